@@ -1,0 +1,195 @@
+//! What may be typed. Every command has an example in its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::domain::span::Span;
+
+/// Encrypted backups of Postgres that are rehearsed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lifeboat",
+    version,
+    max_term_width = 100,
+    after_help = "Start with `lifeboat init`, then `lifeboat check`. Exit codes are listed in docs/EXIT_CODES.md."
+)]
+pub struct Arguments {
+    /// The configuration file.
+    #[arg(long, short, global = true, env = "LIFEBOAT_CONFIG", default_value = crate::config::FILE_NAME, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print the result as JSON on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Show no progress.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Log more; twice for debugging.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// How backups are opened and believed.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Opening {
+    /// An age identity file that may open the backup, such as the offline recovery key. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// A public signing key to believe beside the configured ones: one line, or a PEM file. May be repeated.
+    #[arg(long, value_name = "KEY")]
+    pub trust_key: Vec<String>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a new set-up: lifeboat.toml, keys, and the vault.
+    #[command(after_help = "Example:\n  lifeboat init /etc/lifeboat --new-recovery-key /media/usb/recovery.txt")]
+    Init {
+        /// Where lifeboat.toml goes.
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+        /// Where backups go: s3://bucket/prefix, or a directory.
+        #[arg(long, value_name = "PLACE")]
+        vault: Option<String>,
+        /// Public half of an offline recovery key (age1…) that exists already.
+        #[arg(long, value_name = "RECIPIENT")]
+        recovery_recipient: Option<String>,
+        /// Make a new recovery key and write it to this file; move the file offline afterwards.
+        #[arg(long, value_name = "FILE", conflicts_with = "recovery_recipient")]
+        new_recovery_key: Option<PathBuf>,
+    },
+    /// Check every file, then try everything they name.
+    #[command(after_help = "Example:\n  lifeboat check")]
+    Check,
+    /// Take a backup now.
+    #[command(after_help = "Example:\n  lifeboat backup chat billing")]
+    Backup {
+        /// Datastores, as named in lifeboat.toml.
+        #[arg(required = true, value_name = "DATASTORE")]
+        datastores: Vec<String>,
+    },
+    /// List what there is.
+    #[command(after_help = "Examples:\n  lifeboat list\n  lifeboat list chat --json | jq -r '.[-1].backup'")]
+    List {
+        /// One datastore; all if left out.
+        datastore: Option<String>,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "documented at its type")]
+        opening: Opening,
+    },
+    /// Show one backup's manifest, and whether it is believed.
+    #[command(after_help = "Example:\n  lifeboat show 20261122T031500Z-K3XQ7A")]
+    Show {
+        /// The backup.
+        backup: String,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "documented at its type")]
+        opening: Opening,
+    },
+    /// Read every byte back: signature, hashes, age, zstd, archive, fingerprint.
+    #[command(
+        after_help = "Examples:\n  lifeboat verify 20261122T031500Z-K3XQ7A\n  lifeboat verify --sample 3\n  lifeboat verify --all --identity /media/usb/recovery.txt"
+    )]
+    Verify {
+        /// The backup.
+        #[arg(required_unless_present_any = ["all", "sample"], conflicts_with_all = ["all", "sample"])]
+        backup: Option<String>,
+        /// Every backup in the vault.
+        #[arg(long, conflicts_with = "sample")]
+        all: bool,
+        /// So many backups chosen at random.
+        #[arg(long, value_name = "N")]
+        sample: Option<usize>,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "documented at its type")]
+        opening: Opening,
+    },
+    /// Bring a datastore back: into a database, a directory, or stdout.
+    #[command(
+        after_help = "Examples:\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat --to service=spare --plan\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql."
+    )]
+    Restore(Box<RestoreArguments>),
+    /// Find what interrupted runs left in the vault; remove it with --confirm.
+    #[command(
+        after_help = "Examples:\n  lifeboat sweep\n  lifeboat sweep --older-than 2h --confirm\n\nExits with 10 if something was found and not removed."
+    )]
+    Sweep {
+        /// Leave alone what is younger.
+        #[arg(long, default_value = "24h", value_name = "AGE")]
+        older_than: Span,
+        /// Remove what was found.
+        #[arg(long)]
+        confirm: bool,
+    },
+    /// The catalog of this host.
+    #[command(subcommand)]
+    Catalog(CatalogVerb),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  lifeboat completions bash > /etc/bash_completion.d/lifeboat")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a directory.
+    #[command(after_help = "Example:\n  lifeboat man /usr/local/share/man/man1")]
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+/// What can be done with the catalog.
+#[derive(Debug, Subcommand)]
+pub enum CatalogVerb {
+    /// Learn again from the vault what there is.
+    #[command(after_help = "Example:\n  lifeboat catalog rebuild")]
+    Rebuild {
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "documented at its type")]
+        opening: Opening,
+    },
+}
+
+/// What `restore` takes.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The datastore.
+    pub datastore: String,
+    /// Where to: a Postgres URI or connection string, a directory, or - for stdout.
+    #[arg(long, value_name = "TARGET")]
+    pub to: String,
+    /// This backup instead of the newest.
+    #[arg(long, conflicts_with = "at", value_name = "BACKUP")]
+    pub backup: Option<String>,
+    /// The newest backup taken at or before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// Show what would be done and stop.
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Afterwards compare the database with what was recorded at backup time.
+    #[arg(long)]
+    pub check: bool,
+    /// Leave roles and tablespaces alone.
+    #[arg(long)]
+    pub no_globals: bool,
+    /// Make a tablespace in this directory of the target's host (name=/directory). Others are left out. May be repeated.
+    #[arg(long, value_name = "NAME=DIR")]
+    pub tablespace: Vec<String>,
+    /// Restore although the target database holds tables. What has the same name makes the restore fail half way.
+    #[arg(long)]
+    pub into_database_with_tables: bool,
+    /// Parallel jobs for indexes and constraints; the number of cores here if left out.
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub opening: Opening,
+}

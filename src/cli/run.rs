@@ -1,0 +1,612 @@
+//! One function per verb: arguments in, a call into `work`, and the printing of what came of it.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use clap::CommandFactory;
+use jiff::Timestamp;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::arguments::{Arguments, CatalogVerb, Opening, RestoreArguments, Verb};
+use super::exit::{self, Exit};
+use super::print::{self, Failure, data, table, talk};
+use crate::config::Config;
+use crate::domain::choice::Which;
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::manifest::Manifest;
+use crate::domain::span::{Span, bytes_for_people, for_people};
+use crate::pg::Connection;
+use crate::report::Progress;
+use crate::rig::{self, Extras};
+use crate::target::TargetError;
+use crate::target::globals::TablespaceMap;
+use crate::work::check::Answer;
+use crate::work::shelf::{Believed, Entry};
+use crate::work::{Rig, WorkError, back_up, check, init, rebuild, restore, shelf, sweep, verify};
+
+const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can tell who wrote this backup; pin one with trust = [\"…\"] in lifeboat.toml or --trust-key";
+
+/// Everything a verb needs to begin.
+struct Start {
+    config: std::path::PathBuf,
+    json: bool,
+    progress: Progress,
+    cancel: CancellationToken,
+}
+
+impl Start {
+    async fn rig(&self, opening: &Opening) -> Result<Rig, Failure> {
+        let config = Config::load(&self.config).map_err(WorkError::from)?;
+        let extras = Extras { identities: opening.identity.clone(), trust: opening.trust_key.clone() };
+        Ok(rig::assemble(config, extras, self.progress.clone(), self.cancel.clone()).await?)
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// [`Failure`], which the caller prints and maps to an exit code.
+pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationToken) -> Result<Exit, Failure> {
+    let start = Start { config: arguments.config, json: arguments.json, progress, cancel };
+    match arguments.verb {
+        Verb::Init { directory, vault, recovery_recipient, new_recovery_key } => {
+            run_init(&start, init::NewSetup { directory, vault, recovery_recipient, new_recovery_key }).await
+        }
+        Verb::Check => run_check(&start).await,
+        Verb::Backup { datastores } => run_backup(&start, &datastores).await,
+        Verb::List { datastore, opening } => run_list(&start, datastore.as_deref(), &opening).await,
+        Verb::Show { backup, opening } => run_show(&start, &backup, &opening).await,
+        Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
+        Verb::Restore(arguments) => run_restore(&start, *arguments).await,
+        Verb::Sweep { older_than, confirm } => run_sweep(&start, older_than, confirm).await,
+        Verb::Catalog(CatalogVerb::Rebuild { opening }) => run_rebuild(&start, &opening).await,
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "lifeboat", &mut script);
+            data(String::from_utf8_lossy(&script).trim_end());
+            Ok(Exit::Done)
+        }
+        Verb::Man { directory } => run_man(&directory),
+    }
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str, what: &str, hint: &str) -> Result<T, WorkError> {
+    text.parse().map_err(|error: T::Err| WorkError::Refused { what: what.to_owned(), why: error.to_string(), hint: hint.to_owned() })
+}
+
+fn datastore_name(text: &str) -> Result<DatastoreName, WorkError> {
+    parse(text, "datastore", "datastores are named in lifeboat.toml, [datastores.NAME]")
+}
+
+fn backup_id(text: &str) -> Result<BackupId, WorkError> {
+    parse(text, "backup", "`lifeboat list` shows the ids of all backups")
+}
+
+async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure> {
+    let report = init::write_files(&setup)?;
+    let file = setup.directory.join(crate::config::FILE_NAME);
+    let config = Config::load(&file).map_err(WorkError::from)?;
+    let vault = rig::vault(&config).await?;
+    let created = init::create_vault(vault.as_ref()).await;
+    if start.json {
+        print::json(&report);
+    } else {
+        for file in &report.files {
+            data(&format!("wrote {}", file.display()));
+        }
+    }
+    match created {
+        Ok(id) => talk(&format!("made vault {} ({id})", vault.address())),
+        Err(error) => {
+            return Err(Failure { error: Box::new(error), state: Some("the files above were written, the vault was not made".to_owned()) });
+        }
+    }
+    talk("\nnext:");
+    match (&setup.new_recovery_key, &report.recovery_recipient) {
+        (Some(path), _) => {
+            talk(&format!("  - move {} offline now: it opens every backup, and nothing on this host needs it", path.display()))
+        }
+        (None, None) => talk("  - add a recovery key ([keys.recovery]): with the local key alone, losing this host loses every backup"),
+        _ => {}
+    }
+    talk("  - write the signing key's public half on your recovery card:");
+    talk(&format!("      {}", report.trust));
+    talk(&format!("  - name a datastore in {}, then run `lifeboat check`", file.display()));
+    Ok(Exit::Done)
+}
+
+async fn run_check(start: &Start) -> Result<Exit, Failure> {
+    let rig = start.rig(&Opening::default()).await?;
+    let lines = check::check(&rig).await?;
+    if start.json {
+        print::json(&lines);
+    } else {
+        let mark = |answer| match answer {
+            Answer::Good => "ok",
+            Answer::Note => "note",
+            Answer::Bad => "BAD",
+            Answer::CouldNotLook => "could not look",
+        };
+        let rows = lines.iter().map(|l| vec![l.subject.clone(), l.question.clone(), mark(l.answer).to_owned(), l.detail.clone()]).collect();
+        data(&table(&["WHAT", "QUESTION", "ANSWER", "DETAIL"], rows));
+    }
+    match check::trouble(&lines) {
+        Some(trouble) => {
+            talk("\nsomething is not as it must be; see the lines marked BAD");
+            Ok(exit::of(trouble))
+        }
+        None if lines.iter().any(|l| l.answer == Answer::CouldNotLook) => Ok(Exit::NotVerified),
+        None => Ok(Exit::Done),
+    }
+}
+
+async fn run_backup(start: &Start, names: &[String]) -> Result<Exit, Failure> {
+    let rig = start.rig(&Opening::default()).await?;
+    let names = names.iter().map(|name| datastore_name(name)).collect::<Result<BTreeSet<_>, _>>()?;
+    let mut reports = Vec::new();
+    let mut first_failure: Option<Failure> = None;
+    for name in &names {
+        match back_up::back_up(&rig, name).await {
+            Ok(report) => {
+                if !start.json {
+                    data(&describe_backup(&report));
+                }
+                reports.push(report);
+            }
+            // One datastore's trouble is no reason to leave the others without a backup.
+            Err(error) => {
+                let failure = Failure::from(error);
+                if names.len() > 1 {
+                    print::failure(&failure);
+                }
+                first_failure.get_or_insert(failure);
+            }
+        }
+        if start.cancel.is_cancelled() {
+            break;
+        }
+    }
+    if start.json {
+        print::json(&reports);
+    }
+    first_failure.map_or(Ok(Exit::Done), Err)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "ratios and rates for people")]
+fn describe_backup(report: &back_up::BackupReport) -> String {
+    let ratio = report.plain_bytes as f64 / report.sealed_bytes.max(1) as f64;
+    let rate = bytes_for_people((report.plain_bytes as f64 / report.dump_seconds.max(0.001)) as u64);
+    format!(
+        "backup {} of {}\n  protected  {} tables, {} rows, {} large objects\n  size       {} dumped, {} stored ({ratio:.1}:1)\n  time       {:.1} s ({rate}/s while dumping)\n  opens with {}\n  manifest   {}",
+        report.backup,
+        report.datastore,
+        report.tables,
+        report.rows,
+        report.large_objects,
+        bytes_for_people(report.plain_bytes),
+        bytes_for_people(report.sealed_bytes),
+        report.seconds,
+        report.slots.join(", or "),
+        report.manifest,
+    )
+}
+
+fn age(time: Timestamp) -> String {
+    let elapsed = Timestamp::now().duration_since(time);
+    std::time::Duration::try_from(elapsed).map_or_else(|_| "in the future".to_owned(), for_people)
+}
+
+async fn run_list(start: &Start, name: Option<&str>, opening: &Opening) -> Result<Exit, Failure> {
+    let rig = start.rig(opening).await?;
+    let name = name.map(datastore_name).transpose()?;
+    let entries = shelf::entries(&rig, name.as_ref()).await?;
+    if start.json {
+        print::json(&entries.iter().map(entry_json).collect::<Vec<_>>());
+    } else if entries.is_empty() {
+        talk("there is no backup yet");
+    } else {
+        let rows = entries.iter().map(entry_row).collect();
+        data(&table(&["DATASTORE", "BACKUP", "SNAPSHOT", "AGE", "SIZE", "STORED", "OPENS WITH", "SIGNATURE"], rows));
+    }
+    let refused = entries.iter().find_map(|e| e.manifest.as_ref().err());
+    match refused {
+        Some(error) => {
+            talk(&format!("not every manifest is believed: {error}"));
+            Ok(exit::of(error.trouble()))
+        }
+        None => Ok(Exit::Done),
+    }
+}
+
+fn entry_json(entry: &Entry) -> serde_json::Value {
+    match &entry.manifest {
+        Ok(Believed { manifest, verified }) => json!({
+            "datastore": entry.datastore, "backup": entry.backup, "sequence": manifest.sequence,
+            "snapshot": manifest.source.snapshot_time, "plain_bytes": manifest.plain_bytes(), "sealed_bytes": manifest.sealed_bytes(),
+            "slots": manifest.slots.iter().map(|s| &s.name).collect::<Vec<_>>(), "signature": if *verified { "verified" } else { "unverified" },
+        }),
+        Err(error) => json!({ "datastore": entry.datastore, "backup": entry.backup, "signature": "refused", "error": error.to_string() }),
+    }
+}
+
+fn entry_row(entry: &Entry) -> Vec<String> {
+    let mut row = vec![entry.datastore.to_string(), entry.backup.to_string()];
+    match &entry.manifest {
+        Ok(Believed { manifest, verified }) => row.extend([
+            manifest.source.snapshot_time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+            age(manifest.source.snapshot_time),
+            bytes_for_people(manifest.plain_bytes()),
+            bytes_for_people(manifest.sealed_bytes()),
+            manifest.slots.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
+            if *verified { "verified" } else { "UNVERIFIED" }.to_owned(),
+        ]),
+        Err(error) => row.extend(["-", "-", "-", "-", "-"].map(str::to_owned).into_iter().chain([format!("REFUSED: {error}")])),
+    }
+    row
+}
+
+/// Finds a backup by its id alone.
+async fn find_backup(rig: &Rig, id: &str) -> Result<Believed, WorkError> {
+    let id = backup_id(id)?;
+    let listed = rig.vault.list(crate::domain::layout::MANIFESTS).await?;
+    let place = listed.iter().filter_map(|f| crate::domain::layout::parse_manifest_key(f.key.as_str())).find(|(_, backup)| *backup == id);
+    match place {
+        Some((datastore, _)) => shelf::pick(rig, &datastore, &Which::Exactly(id), &mut Vec::new()).await,
+        None => Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: id.to_string() }),
+    }
+}
+
+async fn run_show(start: &Start, id: &str, opening: &Opening) -> Result<Exit, Failure> {
+    let rig = start.rig(opening).await?;
+    let Believed { manifest, verified } = find_backup(&rig, id).await?;
+    if start.json {
+        print::json(&json!({ "verified": verified, "manifest": manifest }));
+    } else {
+        data(&describe_manifest(&manifest, &rig.vault.address()));
+    }
+    if !verified {
+        talk(UNVERIFIED);
+    }
+    Ok(Exit::Done)
+}
+
+fn describe_manifest(m: &Manifest, address: &str) -> String {
+    let mut text = format!(
+        "backup      {} of {}, number {}\nsnapshot    {} ({} ago)\nserver      PostgreSQL {}\nmade by     lifeboat {}, {}\nopens with  {}\nby hand     {address}/{}\n\n",
+        m.backup,
+        m.datastore,
+        m.sequence,
+        m.source.snapshot_time,
+        age(m.source.snapshot_time),
+        m.source.server_version,
+        m.tools.lifeboat,
+        m.tools.pg_dump,
+        m.slots.iter().map(|s| format!("{} ({})", s.name, s.kind)).collect::<Vec<_>>().join(", or "),
+        m.place().restore_guide(1),
+    );
+    let rows = m.payloads.iter().map(|p| {
+        let objects = p.objects.iter().map(|o| o.key.to_string()).collect::<Vec<_>>().join("\n");
+        vec![p.name.clone(), bytes_for_people(p.plain_bytes), bytes_for_people(p.sealed_bytes()), objects]
+    });
+    text.push_str(&table(&["PAYLOAD", "SIZE", "STORED", "OBJECTS"], rows.collect()));
+    text
+}
+
+async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, opening: &Opening) -> Result<Exit, Failure> {
+    let rig = start.rig(opening).await?;
+    let mut chosen: Vec<Result<Believed, WorkError>> = match id {
+        Some(id) => vec![find_backup(&rig, id).await],
+        None => shelf::entries(&rig, None).await?.into_iter().map(|entry| entry.manifest).collect(),
+    };
+    if let Some(count) = sample {
+        use rand::seq::SliceRandom;
+        chosen.shuffle(&mut rand::rng());
+        chosen.truncate(count);
+    }
+    if chosen.is_empty() {
+        return Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: "to verify".to_owned() }.into());
+    }
+    let mut reports = Vec::new();
+    let mut first_failure: Option<Failure> = None;
+    for believed in chosen {
+        let verified = match believed {
+            Ok(believed) => verify::verify(&rig, &believed.manifest, believed.verified).await,
+            Err(error) => Err(error),
+        };
+        match verified {
+            Ok(report) => {
+                if !start.json {
+                    data(&describe_verified(&report));
+                }
+                reports.push(report);
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                if id.is_none() {
+                    print::failure(&failure);
+                }
+                first_failure.get_or_insert(failure);
+            }
+        }
+        if start.cancel.is_cancelled() {
+            break;
+        }
+    }
+    if start.json {
+        print::json(&reports);
+    }
+    first_failure.map_or(Ok(Exit::Done), Err)
+}
+
+fn describe_verified(report: &verify::VerifyReport) -> String {
+    let mut text = format!(
+        "backup {} of {}: every byte is whole\n  read       {} stored, {} plain, opened with {}\n  compared   {} tables, {} rows with the fingerprint\n  signature  {}",
+        report.backup,
+        report.datastore,
+        bytes_for_people(report.sealed_bytes),
+        bytes_for_people(report.plain_bytes),
+        report.opened_with,
+        report.comparison.tables,
+        report.comparison.rows,
+        if report.signature_verified { "verified" } else { "UNVERIFIED" },
+    );
+    for not in &report.comparison.not_looked_at {
+        text.push_str(&format!("\n  not looked at: {not}"));
+    }
+    text
+}
+
+fn which(arguments: &RestoreArguments) -> Result<Which, WorkError> {
+    match (&arguments.backup, &arguments.at) {
+        (Some(id), _) => Ok(Which::Exactly(backup_id(id)?)),
+        (None, Some(time)) => Ok(Which::At(parse(time, "--at", "write a time like 2026-11-20T12:00:00Z")?)),
+        (None, None) => Ok(Which::Latest),
+    }
+}
+
+/// What the text after `--to` means.
+enum Target {
+    Stdout,
+    Directory(std::path::PathBuf),
+    Database(Connection),
+}
+
+fn target(text: &str) -> Result<Target, WorkError> {
+    if text == "-" {
+        Ok(Target::Stdout)
+    } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
+    {
+        let connection = Connection::parse(text).map_err(|error| WorkError::from(TargetError::from(error)))?;
+        Ok(Target::Database(connection))
+    } else {
+        Ok(Target::Directory(text.into()))
+    }
+}
+
+async fn run_restore(start: &Start, arguments: RestoreArguments) -> Result<Exit, Failure> {
+    let which = which(&arguments)?;
+    let target = target(&arguments.to)?;
+    let tablespaces = TablespaceMap::parse(&arguments.tablespace).map_err(|why| WorkError::Refused {
+        what: "--tablespace".to_owned(),
+        why,
+        hint: "write --tablespace fast=/mnt/fast".to_owned(),
+    })?;
+    let rig = start.rig(&arguments.opening).await?;
+    let name = datastore_name(&arguments.datastore)?;
+    let mut warnings = Vec::new();
+    let Believed { manifest, verified } = shelf::pick(&rig, &name, &which, &mut warnings).await?;
+    if !verified {
+        warnings.push(UNVERIFIED.to_owned());
+    }
+    for warning in &warnings {
+        talk(&format!("warning: {warning}"));
+    }
+    let backup = describe_choice(&manifest);
+    match target {
+        Target::Stdout if arguments.plan => plan(start, &backup, &["write the archive of its main payload to stdout".to_owned()]),
+        Target::Stdout => {
+            restore::to_stdout(&rig, &manifest).await?;
+            Ok(Exit::Done)
+        }
+        Target::Directory(path) if arguments.plan => {
+            plan(start, &backup, &[format!("write its opened payloads, in the clear, to {}", path.display())])
+        }
+        Target::Directory(path) => {
+            for (file, bytes) in restore::into_directory(&rig, &manifest, &path).await? {
+                data(&format!("{}\t{bytes}", path.join(file).display()));
+            }
+            talk("these files hold the data in the clear; remove them when they are no longer needed");
+            Ok(Exit::Done)
+        }
+        Target::Database(connection) => {
+            let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+            let wishes = restore::Wishes {
+                no_globals: arguments.no_globals,
+                beside_tables: arguments.into_database_with_tables,
+                tablespaces,
+                check: arguments.check,
+                jobs,
+            };
+            restore_database(start, &rig, manifest, connection, wishes, &arguments, &backup).await
+        }
+    }
+}
+
+fn describe_choice(manifest: &Manifest) -> String {
+    format!(
+        "backup {} of {}, taken {} ({} ago), {} stored, {} to load",
+        manifest.backup,
+        manifest.datastore,
+        manifest.source.snapshot_time,
+        age(manifest.source.snapshot_time),
+        bytes_for_people(manifest.sealed_bytes()),
+        bytes_for_people(manifest.plain_bytes())
+    )
+}
+
+fn plan(start: &Start, backup: &str, steps: &[String]) -> Result<Exit, Failure> {
+    if start.json {
+        print::json(&json!({ "backup": backup, "steps": steps }));
+    } else {
+        data(&format!("would restore {backup}:"));
+        for (number, step) in steps.iter().enumerate() {
+            data(&format!("  {}. {step}", number + 1));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn restore_database(
+    start: &Start,
+    rig: &Rig,
+    manifest: Manifest,
+    connection: Connection,
+    wishes: restore::Wishes,
+    arguments: &RestoreArguments,
+    backup: &str,
+) -> Result<Exit, Failure> {
+    let prepared = restore::prepare(rig, manifest, connection, wishes.clone()).await?;
+    let mut steps = vec![format!("open it with key slot {}", prepared.slot)];
+    if !wishes.no_globals {
+        steps.push("make roles and tablespaces that are missing; keep and compare those that exist".to_owned());
+    }
+    let verb = if prepared.creates { "create" } else { "use the existing" };
+    steps.push(format!("{verb} database {:?} on PostgreSQL {}", prepared.database, prepared.server));
+    steps.push(format!("load schema, rows, then indexes and constraints with {} jobs", wishes.jobs.max(1)));
+    steps.push("apply the database's own settings and privileges".to_owned());
+    if wishes.check {
+        steps.push("compare every table with what was recorded at backup time".to_owned());
+    }
+    if arguments.plan {
+        return plan(start, backup, &steps);
+    }
+    confirm(arguments.yes, backup, &prepared.database)?;
+    let report =
+        restore::into_database(rig, prepared).await.map_err(|(error, state)| Failure { error: Box::new(error), state: Some(state) })?;
+    if start.json {
+        print::json(&report);
+    } else {
+        data(&describe_restored(&report));
+    }
+    match report.comparison.filter(|comparison| !comparison.agrees()) {
+        None => Ok(Exit::Done),
+        Some(comparison) => Err(WorkError::CheckFailed(format!(
+            "the restored database is not what was recorded at backup time: {}",
+            comparison.differences.join("; ")
+        ))
+        .into()),
+    }
+}
+
+/// Asks on a terminal; elsewhere `--yes` must have been given.
+fn confirm(yes: bool, backup: &str, database: &str) -> Result<(), WorkError> {
+    if yes {
+        return Ok(());
+    }
+    let refused = |why: &str| WorkError::Refused {
+        what: format!("restoring into database {database:?}"),
+        why: why.to_owned(),
+        hint: "give --yes to go ahead, or --plan to see what would be done".to_owned(),
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(refused("nobody is there to confirm it; nothing was changed"));
+    }
+    let _ = write!(std::io::stderr(), "restore {backup} into database {database:?}? [y/N] ");
+    let mut answer = String::new();
+    match std::io::stdin().read_line(&mut answer) {
+        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
+        _ => Err(refused("it was not confirmed; nothing was changed")),
+    }
+}
+
+fn describe_restored(report: &restore::RestoreReport) -> String {
+    let mut text = format!(
+        "restored backup {} into database {:?}\n  loaded     {}, opened with {}",
+        report.backup,
+        report.database,
+        bytes_for_people(report.plain_bytes),
+        report.opened_with
+    );
+    let times = report.seconds.iter().map(|(stage, seconds)| format!("{stage} {seconds:.1} s")).collect::<Vec<_>>().join(", ");
+    text.push_str(&format!("\n  time       {times}"));
+    if let Some(globals) = &report.globals {
+        text.push_str(&format!("\n  roles      {} made, {} the same already", globals.roles_created.len(), globals.roles_same.len()));
+        for (what, names) in [
+            ("role kept as it is on the target, though it differs", &globals.roles_kept),
+            ("membership not made between roles that existed", &globals.memberships_left_out),
+            ("tablespace left out, its tables are in the default one", &globals.tablespaces_left_out),
+        ] {
+            names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
+        }
+    }
+    match &report.comparison {
+        None => text.push_str("\n  compared   nothing; --check compares every table with what was recorded at backup time"),
+        Some(comparison) => {
+            let verdict = if comparison.agrees() { "all as recorded at backup time" } else { "NOT as recorded at backup time" };
+            text.push_str(&format!("\n  compared   {} tables, {} rows: {verdict}", comparison.tables, comparison.rows));
+            comparison.differences.iter().for_each(|d| text.push_str(&format!("\n  differs: {d}")));
+            comparison.not_looked_at.iter().for_each(|n| text.push_str(&format!("\n  not looked at: {n}")));
+        }
+    }
+    text
+}
+
+async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exit, Failure> {
+    let rig = start.rig(&Opening::default()).await?;
+    let found = sweep::look(&rig, older_than).await?;
+    for busy in &found.leftovers.busy {
+        talk(&format!("{busy}: a run is under way, left alone"));
+    }
+    let leftovers = &found.leftovers;
+    if start.json {
+        print::json(&json!({
+            "uploads": leftovers.uploads.iter().map(|u| &u.key).collect::<Vec<_>>(),
+            "orphans": leftovers.orphans.values().flatten().map(ToString::to_string).collect::<Vec<_>>(),
+            "probes": leftovers.probes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "bytes": leftovers.bytes,
+        }));
+    } else {
+        leftovers.uploads.iter().for_each(|u| data(&format!("unfinished upload, begun {}: {}", u.begun, u.key)));
+        leftovers.orphans.values().flatten().for_each(|key| data(&format!("object of a backup that was never published: {key}")));
+        leftovers.probes.iter().for_each(|key| data(&format!("probe: {key}")));
+    }
+    if leftovers.is_empty() {
+        talk(&format!("nothing older than {older_than} was left behind"));
+        return Ok(Exit::Done);
+    }
+    if !confirm {
+        let count = leftovers.count();
+        return Err(WorkError::Leftovers(format!(
+            "{count} things were left behind ({}); none was removed",
+            bytes_for_people(leftovers.bytes)
+        ))
+        .into());
+    }
+    let removed = found.apply(&rig).await?;
+    talk(&format!("removed {removed} things"));
+    Ok(Exit::Done)
+}
+
+async fn run_rebuild(start: &Start, opening: &Opening) -> Result<Exit, Failure> {
+    let rig = start.rig(opening).await?;
+    let (known, refused) = rebuild::rebuild(&rig).await?;
+    if start.json {
+        print::json(&json!({ "backups": known, "refused": refused }));
+    } else {
+        data(&format!("{known} backups are known from the vault"));
+    }
+    match refused.is_empty() {
+        true => Ok(Exit::Done),
+        false => Err(WorkError::NotSigned { what: format!("not everything in the vault: {}", refused.join("; ")) }.into()),
+    }
+}
+
+fn run_man(directory: &Path) -> Result<Exit, Failure> {
+    let fail = |source| WorkError::File { what: format!("writing manual pages to {}", directory.display()), source };
+    std::fs::create_dir_all(directory).map_err(fail)?;
+    clap_mangen::generate_to(Arguments::command(), directory).map_err(fail)?;
+    talk(&format!("wrote manual pages to {}", directory.display()));
+    Ok(Exit::Done)
+}

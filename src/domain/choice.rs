@@ -1,0 +1,50 @@
+//! Which backup a command means, and what is odd about the series it comes from.
+
+use jiff::Timestamp;
+
+use super::id::BackupId;
+use super::manifest::Manifest;
+
+/// Which backup is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The newest.
+    Latest,
+    /// The newest whose snapshot is at or before a time.
+    At(Timestamp),
+    /// This one.
+    Exactly(BackupId),
+}
+
+impl Which {
+    /// Picks from manifests in any order; `None` if nothing fits.
+    pub fn pick<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> Option<&'a Manifest> {
+        let candidates = manifests.into_iter().filter(|m| match self {
+            Self::Latest => true,
+            Self::At(time) => m.source.snapshot_time <= *time,
+            Self::Exactly(id) => &m.backup == id,
+        });
+        candidates.max_by_key(|m| (m.source.snapshot_time, m.epoch, m.backup.clone()))
+    }
+}
+
+/// Sequence numbers missing between the lowest and the highest of a datastore, as ranges.
+///
+/// Numbers below the lowest are not reported: whether they were removed by retention is for the removal records to say.
+#[must_use]
+pub fn gaps(mut sequences: Vec<u64>) -> Vec<(u64, u64)> {
+    sequences.sort_unstable();
+    sequences.windows(2).filter(|pair| pair[1] > pair[0].saturating_add(1)).map(|pair| (pair[0] + 1, pair[1] - 1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deleted_backup_shows_as_a_gap() {
+        assert_eq!(gaps(vec![5, 1, 2, 9]), vec![(3, 4), (6, 8)]);
+        assert_eq!(gaps(vec![3, 4, 5]), vec![]);
+        assert_eq!(gaps(vec![]), vec![]);
+    }
+}

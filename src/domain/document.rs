@@ -1,0 +1,132 @@
+//! The few documents that stand in a vault unsealed, because they must be readable before anything is opened.
+//!
+//! None holds plaintext of a datastore, and the type system keeps it so: a vault takes either `SealedBytes`, which only
+//! the `seal` room makes, or a [`Document`], which can be made only from the types named here.
+
+use serde::Deserialize;
+
+use super::envelope::{Envelope, WrappedIdentity};
+use super::id::VaultId;
+use super::manifest::Manifest;
+
+/// Bytes that may stand in a vault unsealed.
+#[derive(Clone)]
+pub struct Document(Vec<u8>);
+
+impl Document {
+    /// The bytes as they are stored.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    /// The bytes, owned.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+    /// A manifest.
+    #[must_use]
+    pub fn manifest(manifest: &Manifest) -> Self {
+        Self(json(manifest))
+    }
+    /// An envelope, which lists the slots.
+    #[must_use]
+    pub fn envelope(envelope: &Envelope) -> Self {
+        Self(json(envelope))
+    }
+    /// A slot: an identity that a key has wrapped.
+    #[must_use]
+    pub fn slot(wrapped: &WrappedIdentity) -> Self {
+        Self(wrapped.bytes().to_vec())
+    }
+    /// The vault's own document.
+    #[must_use]
+    pub fn header(header: &VaultHeader) -> Self {
+        Self(json(header))
+    }
+    /// A detached signature, raw, as `openssl` reads it.
+    #[must_use]
+    pub fn signature(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+    /// `RESTORE.md`.
+    #[must_use]
+    pub fn restore_guide(text: String) -> Self {
+        Self(text.into_bytes())
+    }
+    /// What `lifeboat check` writes to learn whether it may write.
+    #[must_use]
+    pub fn probe() -> Self {
+        Self(b"lifeboat check: this object may be removed\n".to_vec())
+    }
+}
+
+/// Documents are written indented, so that a person can read them and `diff` them; the stored bytes are what is signed.
+fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Why a document is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// Not JSON, or not with the fields of its format.
+    #[error("the {what} cannot be read")]
+    Malformed {
+        /// What was expected.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Written by a newer lifeboat, or by something else.
+    #[error("the {what} has format {found:?}, and this lifeboat reads {known:?}; a newer lifeboat may be needed")]
+    UnknownFormat {
+        /// What was expected.
+        what: &'static str,
+        /// The format it names.
+        found: String,
+        /// The format that is known.
+        known: &'static str,
+    },
+}
+
+/// Looks at a document's `format` before anything else is believed of it.
+pub(crate) fn format_of(bytes: &[u8], what: &'static str, known: &'static str) -> Result<(), DocumentError> {
+    #[derive(Deserialize)]
+    struct Formatted {
+        format: String,
+    }
+    let head: Formatted = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what, source })?;
+    if head.format == known { Ok(()) } else { Err(DocumentError::UnknownFormat { what, found: head.format, known }) }
+}
+
+/// Format name of `vault.json`.
+pub const VAULT_FORMAT: &str = "lifeboat.vault/1";
+
+/// `vault.json`: made by `lifeboat init`, never replaced.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultHeader {
+    /// Always [`VAULT_FORMAT`].
+    pub format: String,
+    /// The vault's id, part of every encryption context and every manifest.
+    pub vault: VaultId,
+}
+
+impl VaultHeader {
+    /// The header of a new vault.
+    #[must_use]
+    pub fn new(vault: VaultId) -> Self {
+        Self { format: VAULT_FORMAT.to_owned(), vault }
+    }
+    /// Parses `vault.json`.
+    ///
+    /// # Errors
+    /// [`DocumentError`] if it is not JSON of a format this program knows.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        format_of(bytes, "vault header", VAULT_FORMAT)?;
+        serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "vault header", source })
+    }
+}

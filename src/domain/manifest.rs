@@ -1,0 +1,304 @@
+//! The manifest: the commit point of a backup. A backup exists if and only if its manifest is in the vault.
+//!
+//! A manifest is signed, and it is believed only under a key pinned outside the vault. It holds no table names and
+//! nothing derived from the data but sizes; what was true of the data is in the sealed fingerprint.
+//!
+//! It can be made only from [`Receipt`]s, which a vault hands out when an upload was completed, which needs a
+//! `SealProof`, which needs the proof that the source process ended well: a truncated dump has no way to get here.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::document::{DocumentError, format_of};
+use super::id::{BackupId, DatastoreName, VaultId};
+use super::layout::{ObjectKey, Place};
+
+/// Format name of manifests this program writes and reads.
+pub const FORMAT: &str = "lifeboat.manifest/1";
+
+/// What a vault answers when an object is complete: its name, size and hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredObject {
+    /// Name in the vault.
+    pub key: ObjectKey,
+    /// Size of the ciphertext in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the ciphertext, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// What a payload holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The complete custom-format archive, less the data of tables that stand in `data` payloads.
+    Main,
+    /// A data-only custom-format archive of some tables, of the same snapshot.
+    Data,
+    /// `pg_dumpall --globals-only`.
+    Globals,
+    /// What was true of the data at backup time.
+    Fingerprint,
+    /// The restore plan that was in force.
+    Plan,
+}
+
+/// One sealed payload: `zstd` inside `age`, in one object or several to be concatenated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Payload {
+    /// Name within the backup: `main`, `data-001`, `globals.sql`, `fingerprint.json`, `plan.toml`.
+    pub name: String,
+    /// What it holds.
+    pub role: Role,
+    /// Bytes before compression.
+    pub plain_bytes: u64,
+    /// The stored objects, in the order in which they are concatenated.
+    pub objects: Vec<StoredObject>,
+}
+
+impl Payload {
+    /// Ciphertext size over all objects, in bytes.
+    #[must_use]
+    pub fn sealed_bytes(&self) -> u64 {
+        self.objects.iter().map(|o| o.bytes).sum()
+    }
+}
+
+/// Proof that a payload is in the vault, whole. Made by the upload that completed it.
+#[derive(Debug, Clone)]
+pub struct Receipt(Payload);
+
+impl Receipt {
+    /// Only the code that completes an upload under a `SealProof` calls this.
+    #[must_use]
+    pub(crate) fn of_completed(payload: Payload) -> Self {
+        Self(payload)
+    }
+    /// What was stored.
+    #[must_use]
+    pub fn payload(&self) -> &Payload {
+        &self.0
+    }
+}
+
+/// Facts about the server a backup was read from. No names from inside the data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFacts {
+    /// `server_version`, such as `15.18 (Debian 15.18-0+deb12u1)`.
+    pub server_version: String,
+    /// `server_version_num`, such as 150018.
+    pub server_version_num: u32,
+    /// Identifier of the cluster from `pg_control_system()`, where the role may read it.
+    pub system_identifier: Option<String>,
+    /// Time of the exported snapshot by the server's clock. The RPO is measured from here.
+    pub snapshot_time: Timestamp,
+    /// WAL position at the snapshot, where the role may read it.
+    pub snapshot_lsn: Option<String>,
+}
+
+/// Versions of the programs that made the backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tools {
+    /// lifeboat.
+    pub lifeboat: String,
+    /// `pg_dump --version`.
+    pub pg_dump: String,
+    /// Major version of `pg_dump`: a restore needs `pg_restore` of this major or newer.
+    pub pg_dump_major: u32,
+}
+
+/// A reference to a stored document, bound by its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slot {
+    /// Name of the key in the configuration.
+    pub name: String,
+    /// `aws-kms` or `age`.
+    pub kind: String,
+}
+
+/// One backup of one datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// The vault this manifest belongs to.
+    pub vault: VaultId,
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup.
+    pub backup: BackupId,
+    /// Counts the published backups of the datastore from 1. A gap without a removal record is shown to whoever restores.
+    pub sequence: u64,
+    /// The scheduled time this backup answers to; none when it was taken by hand.
+    pub tick: Option<Timestamp>,
+    /// Lease epoch; of two manifests for one tick readers take the highest.
+    pub epoch: u64,
+    /// When the run began and when it published, by this host's clock.
+    pub begun: Timestamp,
+    /// See `begun`.
+    pub published: Timestamp,
+    /// Where the data came from.
+    pub source: SourceFacts,
+    /// What made the backup.
+    pub tools: Tools,
+    /// Everything sealed. `main` and `globals.sql` are always there.
+    pub payloads: Vec<Payload>,
+    /// SHA-256 of the first envelope document, lower-case hexadecimal. Later envelopes are bound by their signature.
+    pub envelope_sha256: String,
+    /// The key slots of the first envelope.
+    pub slots: Vec<Slot>,
+    /// Hash of the newest evidence record at the time, if there is a series.
+    pub evidence_head: Option<String>,
+}
+
+/// Everything but the receipts that a manifest states.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// See [`Manifest::vault`].
+    pub vault: VaultId,
+    /// See [`Manifest::datastore`].
+    pub datastore: DatastoreName,
+    /// See [`Manifest::backup`].
+    pub backup: BackupId,
+    /// See [`Manifest::sequence`].
+    pub sequence: u64,
+    /// See [`Manifest::begun`].
+    pub begun: Timestamp,
+    /// See [`Manifest::published`].
+    pub published: Timestamp,
+    /// See [`Manifest::source`].
+    pub source: SourceFacts,
+    /// See [`Manifest::tools`].
+    pub tools: Tools,
+    /// See [`Manifest::envelope_sha256`].
+    pub envelope_sha256: String,
+    /// See [`Manifest::slots`].
+    pub slots: Vec<Slot>,
+}
+
+/// Why a manifest is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON of this format.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// It names something else than its place does.
+    #[error("the manifest at {place} says it is {field} {found}, which is not where it stands")]
+    Misplaced {
+        /// Key it was read from.
+        place: ObjectKey,
+        /// Which field differs.
+        field: &'static str,
+        /// What the manifest says.
+        found: String,
+    },
+    /// A payload that must be there is not, or one points out of its place.
+    #[error("the manifest of {backup} is not acceptable: {why}")]
+    Unsound {
+        /// The backup.
+        backup: BackupId,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Manifest {
+    /// Makes the manifest of a backup whose payloads are all in the vault.
+    #[must_use]
+    pub fn new(statement: Statement, receipts: Vec<Receipt>) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            vault: statement.vault,
+            datastore: statement.datastore,
+            backup: statement.backup,
+            sequence: statement.sequence,
+            tick: None,
+            epoch: 0,
+            begun: statement.begun,
+            published: statement.published,
+            source: statement.source,
+            tools: statement.tools,
+            payloads: receipts.into_iter().map(|r| r.0).collect(),
+            envelope_sha256: statement.envelope_sha256,
+            slots: statement.slots,
+            evidence_head: None,
+        }
+    }
+
+    /// Parses a manifest read from `place` in vault `vault` and refuses one that belongs elsewhere.
+    ///
+    /// # Errors
+    /// [`ManifestError`] for a format this program does not know, a manifest out of place, or one whose payloads are unsound.
+    pub fn parse(bytes: &[u8], vault: &VaultId, place: &Place<'_>) -> Result<Self, ManifestError> {
+        format_of(bytes, "manifest", FORMAT)?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "manifest", source })?;
+        let misplaced = |field, found: String| ManifestError::Misplaced { place: place.manifest(), field, found };
+        if &manifest.vault != vault {
+            return Err(misplaced("of vault", manifest.vault.to_string()));
+        }
+        if &manifest.datastore != place.datastore {
+            return Err(misplaced("of datastore", manifest.datastore.to_string()));
+        }
+        if &manifest.backup != place.backup {
+            return Err(misplaced("backup", manifest.backup.to_string()));
+        }
+        manifest.sound().map_err(|why| ManifestError::Unsound { backup: manifest.backup.clone(), why })?;
+        Ok(manifest)
+    }
+
+    fn sound(&self) -> Result<(), String> {
+        for (role, times) in [(Role::Main, 1), (Role::Globals, 1), (Role::Fingerprint, 1)] {
+            let found = self.payloads.iter().filter(|p| p.role == role).count();
+            if found != times {
+                return Err(format!("it lists {found} payloads of role {role:?}, and must list {times}"));
+            }
+        }
+        let place = self.place();
+        let (payloads, meta) = (place.payload_prefix(), place.meta_prefix());
+        for payload in &self.payloads {
+            if payload.objects.is_empty() {
+                return Err(format!("payload {:?} has no object", payload.name));
+            }
+            for object in &payload.objects {
+                if !object.key.as_str().starts_with(&payloads) && !object.key.as_str().starts_with(&meta) {
+                    return Err(format!("payload {:?} points at {}, outside the backup's place", payload.name, object.key));
+                }
+                if object.sha256.len() != 64 || !object.sha256.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+                    return Err(format!("payload {:?} has no proper SHA-256", payload.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of this backup's objects.
+    #[must_use]
+    pub fn place(&self) -> Place<'_> {
+        Place { datastore: &self.datastore, backup: &self.backup }
+    }
+    /// The payload of a role that is there exactly once.
+    #[must_use]
+    pub fn payload(&self, role: Role) -> Option<&Payload> {
+        self.payloads.iter().find(|p| p.role == role)
+    }
+    /// The parallel data payloads, in order.
+    pub fn data_payloads(&self) -> impl Iterator<Item = &Payload> {
+        self.payloads.iter().filter(|p| p.role == Role::Data)
+    }
+    /// Stored size of all payloads, in bytes.
+    #[must_use]
+    pub fn sealed_bytes(&self) -> u64 {
+        self.payloads.iter().map(Payload::sealed_bytes).sum()
+    }
+    /// Size of all payloads before compression, in bytes.
+    #[must_use]
+    pub fn plain_bytes(&self) -> u64 {
+        self.payloads.iter().map(|p| p.plain_bytes).sum()
+    }
+}

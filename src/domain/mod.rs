@@ -1,0 +1,20 @@
+//! Pure nouns and decisions. No clock, no network, no disk, no tokio, no SDK.
+//!
+//! Everything another room stores, signs or compares is defined here, once: identifiers that are checked at
+//! birth ([`id`]), the documents of the vault ([`manifest`], [`envelope`], [`document`]), what was true of the
+//! data ([`fingerprint`]), how backups are ordered and chosen ([`choice`]), how long things may take
+//! ([`span`]), and the few ways in which a command can end ([`trouble`]).
+
+pub mod choice;
+pub mod document;
+pub mod envelope;
+pub mod fingerprint;
+pub mod id;
+pub mod layout;
+pub mod manifest;
+pub mod span;
+pub mod trouble;
+
+pub use document::Document;
+pub use id::{BackupId, DatastoreName, VaultId};
+pub use trouble::Trouble;

@@ -1,0 +1,36 @@
+//! Named places at which a test can kill the process: `LIFEBOAT_FAILPOINT=name` sends it SIGKILL there.
+//!
+//! Only in builds with debug assertions, as tests use them; in a release build [`reach`] is empty.
+
+/// Every name, in the order in which a backup passes them. The tests kill at each.
+pub const ALL: [&str; 8] = [
+    "snapshot-listed",
+    "upload-begun",
+    "part-sent",
+    "payloads-done",
+    "envelope-written",
+    "signature-written",
+    "manifest-written",
+    "catalog-written",
+];
+
+/// Passes the named place, unless a test wants the process dead or slow here.
+pub fn reach(name: &str) {
+    debug_assert!(ALL.contains(&name), "unknown failpoint {name}");
+    #[cfg(debug_assertions)]
+    {
+        if std::env::var("LIFEBOAT_FAILPOINT").is_ok_and(|wanted| wanted == name) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+        // A test changes the world while the process waits for a file to appear.
+        if let Ok(wait) = std::env::var("LIFEBOAT_WAITPOINT")
+            && let Some((wanted, file)) = wait.split_once('=')
+            && wanted == name
+        {
+            let _ = std::fs::write(format!("{file}.reached"), "");
+            while !std::path::Path::new(file).exists() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    }
+}

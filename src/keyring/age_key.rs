@@ -1,0 +1,241 @@
+//! Key slots of kind `age`: offline recovery recipients, and the local identity of an embedded set-up.
+//!
+//! A slot is an armored age file, so that `age -d -i recovery.txt slot` opens it with nothing else. Recipients may be
+//! native ones (`age1…`), tagged ones of hardware keys (`age1tag1…`), or ones of any age plugin.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use age::secrecy::{ExposeSecret, SecretString};
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+
+use super::{Key, KeyError, Opener, Unwrapped};
+use crate::domain::envelope::{Context, Slot, SlotKind, WrappedIdentity};
+use crate::seal::Identity;
+
+/// An opened slot is one line of text; anything much larger is not one.
+const IDENTITY_BYTES_MAX: u64 = 4096;
+
+/// A key of recipients: can wrap, cannot open.
+pub struct Recipients {
+    name: String,
+    texts: Vec<String>,
+}
+
+impl Recipients {
+    /// Checks that every text is a recipient.
+    ///
+    /// # Errors
+    /// [`KeyError::Unusable`] naming the text that is not.
+    pub fn new(name: &str, texts: Vec<String>) -> Result<Self, KeyError> {
+        let key = Self { name: name.to_owned(), texts };
+        key.parse()?;
+        Ok(key)
+    }
+
+    fn parse(&self) -> Result<Vec<Box<dyn age::Recipient + Send>>, KeyError> {
+        self.texts.iter().map(|text| parse_recipient(&self.name, text)).collect()
+    }
+}
+
+fn unusable(key: &str, why: String) -> KeyError {
+    KeyError::Unusable { key: key.to_owned(), why }
+}
+
+fn parse_recipient(key: &str, text: &str) -> Result<Box<dyn age::Recipient + Send>, KeyError> {
+    if text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") || text.to_ascii_uppercase().starts_with("AGE-PLUGIN-") {
+        return Err(unusable(
+            key,
+            "a secret identity stands where a public recipient (age1…) belongs; treat that identity as exposed".to_owned(),
+        ));
+    }
+    if let Ok(native) = text.parse::<age::x25519::Recipient>() {
+        return Ok(Box::new(native));
+    }
+    if let Ok(tagged) = text.parse::<age::tag::Recipient>() {
+        return Ok(Box::new(tagged));
+    }
+    if let Ok(tagged) = text.parse::<age::tagpq::Recipient>() {
+        return Ok(Box::new(tagged));
+    }
+    let plugin: age::plugin::Recipient = text.parse().map_err(|_| unusable(key, format!("{text:?} is not an age recipient (age1…)")))?;
+    let name = plugin.plugin().to_owned();
+    let wrapped = age::plugin::RecipientPluginV1::new(&name, &[plugin], &[], Silent)
+        .map_err(|_| unusable(key, format!("recipient {text:?} needs the program age-plugin-{name}, which is not in PATH")))?;
+    Ok(Box::new(wrapped))
+}
+
+/// Nobody is there to answer a plugin's questions.
+#[derive(Clone, Copy)]
+struct Silent;
+
+impl age::Callbacks for Silent {
+    fn display_message(&self, message: &str) {
+        tracing::info!(message, "an age plugin says");
+    }
+    fn confirm(&self, _: &str, _: &str, _: Option<&str>) -> Option<bool> {
+        None
+    }
+    fn request_public_string(&self, _: &str) -> Option<String> {
+        None
+    }
+    fn request_passphrase(&self, _: &str) -> Option<SecretString> {
+        None
+    }
+}
+
+/// First eight bytes of the SHA-256 of a recipient's text, in hexadecimal: tells keys apart, cannot be attacked.
+#[must_use]
+pub fn recipient_tag(text: &str) -> String {
+    hex::encode(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..8])
+}
+
+#[async_trait]
+impl Key for Recipients {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn opens_with(&self) -> SlotKind {
+        SlotKind::Age { recipients: self.texts.iter().map(|text| recipient_tag(text)).collect() }
+    }
+    fn extension(&self) -> &'static str {
+        "age"
+    }
+    async fn wrap(&self, identity: &Identity, _: &Context) -> Result<WrappedIdentity, KeyError> {
+        let refused = |why: String| KeyError::Refused { key: self.name.clone(), what: "wrap an identity", why };
+        let recipients = self.parse()?;
+        let encryptor = age::Encryptor::with_recipients(recipients.iter().map(|r| r.as_ref() as &dyn age::Recipient))
+            .map_err(|e| refused(e.to_string()))?;
+        let mut slot = Vec::new();
+        let seal = |slot: &mut Vec<u8>| -> std::io::Result<()> {
+            let armor = age::armor::ArmoredWriter::wrap_output(slot, age::armor::Format::AsciiArmor)?;
+            let mut stream = encryptor.wrap_output(armor)?;
+            stream.write_all(identity.to_text().expose_secret().as_bytes())?;
+            stream.finish()?.finish()?;
+            Ok(())
+        };
+        seal(&mut slot).map_err(|e| refused(e.to_string()))?;
+        Ok(WrappedIdentity::from_key(slot))
+    }
+}
+
+/// An identity file that opens slots of kind `age`: the local identity, or the recovery key given on the command line.
+pub struct IdentityFile {
+    name: String,
+    path: PathBuf,
+}
+
+impl IdentityFile {
+    /// Names an identity file; it is read when it is needed.
+    #[must_use]
+    pub fn new(name: &str, path: &Path) -> Self {
+        Self { name: name.to_owned(), path: path.to_owned() }
+    }
+
+    fn load(&self) -> Result<Vec<Box<dyn age::Identity + Send + Sync>>, KeyError> {
+        let text = read_secret_file(&self.name, &self.path)?;
+        let file = age::IdentityFile::from_buffer(text.expose_secret().as_bytes())
+            .map_err(|_| unusable(&self.name, format!("{} is not an age identity file", self.path.display())))?;
+        file.with_callbacks(Silent).into_identities().map_err(|error| unusable(&self.name, format!("{}: {error}", self.path.display())))
+    }
+
+    /// The recipient of the file's first native identity, in text form.
+    ///
+    /// # Errors
+    /// [`KeyError::Unusable`] if the file cannot be read or holds no native identity.
+    pub fn recipient(&self) -> Result<String, KeyError> {
+        let text = read_secret_file(&self.name, &self.path)?;
+        let identity = text.expose_secret().lines().find_map(|line| line.trim().parse::<age::x25519::Identity>().ok());
+        identity
+            .map(|identity| identity.to_public().to_string())
+            .ok_or_else(|| unusable(&self.name, format!("{} holds no age identity (AGE-SECRET-KEY-1…)", self.path.display())))
+    }
+}
+
+/// Reads a file that holds a secret, and refuses one that others may read.
+pub(super) fn read_secret_file(key: &str, path: &Path) -> Result<SecretString, KeyError> {
+    use std::os::unix::fs::PermissionsExt;
+    let problem = |why: String| unusable(key, format!("{}: {why}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => problem("the file is missing. lifeboat does not make a new key where backups may be sealed to the old one; bring the file back, or open backups with another slot".to_owned()),
+        _ => problem(error.to_string()),
+    })?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(problem(format!(
+            "others may read this secret file (mode {:03o}); run: chmod 600 {}",
+            metadata.permissions().mode() & 0o777,
+            path.display()
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+    Ok(SecretString::from(text))
+}
+
+#[async_trait]
+impl Opener for IdentityFile {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &Context) -> Result<Unwrapped, KeyError> {
+        if !matches!(slot.opens_with, SlotKind::Age { .. }) {
+            return Ok(Unwrapped::NotMine);
+        }
+        let identities = self.load()?;
+        let refused = |why: String| KeyError::Refused { key: self.name.clone(), what: "unwrap the identity", why };
+        let decryptor = age::Decryptor::new(age::armor::ArmoredReader::new(bytes)).map_err(|e| refused(e.to_string()))?;
+        let stream = match decryptor.decrypt(identities.iter().map(|i| i.as_ref() as &dyn age::Identity)) {
+            Ok(stream) => stream,
+            Err(age::DecryptError::NoMatchingKeys) => return Ok(Unwrapped::NotMine),
+            Err(error) => return Err(refused(error.to_string())),
+        };
+        let mut text = zeroize::Zeroizing::new(String::new());
+        stream.take(IDENTITY_BYTES_MAX).read_to_string(&mut text).map_err(|e| refused(e.to_string()))?;
+        Identity::from_text(&text).map(Unwrapped::Identity).map_err(|e| refused(e.to_string()))
+    }
+}
+
+/// The local identity as a wrapping key: its recipient is derived when needed, so that a missing file is an error of
+/// the verb that needs it and not of every command.
+pub struct LocalIdentity {
+    name: String,
+    path: PathBuf,
+}
+
+impl LocalIdentity {
+    /// Names the identity file.
+    #[must_use]
+    pub fn new(name: &str, path: &Path) -> Self {
+        Self { name: name.to_owned(), path: path.to_owned() }
+    }
+}
+
+#[async_trait]
+impl Key for LocalIdentity {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn opens_with(&self) -> SlotKind {
+        let recipient = IdentityFile::new(&self.name, &self.path).recipient().unwrap_or_default();
+        SlotKind::Age { recipients: vec![recipient_tag(&recipient)] }
+    }
+    fn extension(&self) -> &'static str {
+        "age"
+    }
+    async fn wrap(&self, identity: &Identity, context: &Context) -> Result<WrappedIdentity, KeyError> {
+        let recipient = IdentityFile::new(&self.name, &self.path).recipient()?;
+        Recipients::new(&self.name, vec![recipient])?.wrap(identity, context).await
+    }
+}
+
+/// Writes a new identity file, readable by its owner only, and returns its recipient. Never overwrites.
+///
+/// # Errors
+/// The error of the file system; `AlreadyExists` if there is a file.
+pub fn create_identity_file(path: &Path, comment: &str) -> std::io::Result<String> {
+    let identity = age::x25519::Identity::generate();
+    let recipient = identity.to_public().to_string();
+    let text = zeroize::Zeroizing::new(format!("# {comment}\n# public key: {recipient}\n{}\n", identity.to_string().expose_secret()));
+    super::sign::write_secret_file(path, text.as_bytes())?;
+    Ok(recipient)
+}

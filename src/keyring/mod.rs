@@ -1,0 +1,93 @@
+//! Making and opening envelopes, and signing what is published.
+//!
+//! A [`Key`] wraps the identity of a backup into a slot and may be able to unwrap it again; a backup host's KMS role can
+//! only do the former. Unwrapping answers `Option<Result<_>>` in spirit: *not mine*, *mine but refused*, or the identity
+//! ([`Unwrapped`]). Context is always bound: KMS keys take it as encryption context; every opener is told which
+//! backup it is for, and whoever opens checks the slot's hash against the signed envelope first.
+
+pub mod age_key;
+#[cfg(feature = "aws")]
+pub mod kms;
+pub mod openers;
+pub mod sign;
+
+use async_trait::async_trait;
+
+use crate::domain::Trouble;
+use crate::domain::envelope::{Context, Slot, SlotKind, WrappedIdentity};
+use crate::seal::Identity;
+
+/// What came of trying to open a slot.
+#[derive(Debug)]
+pub enum Unwrapped {
+    /// The slot was made for another key.
+    NotMine,
+    /// The identity.
+    Identity(Identity),
+}
+
+/// A key that wraps identities.
+#[async_trait]
+pub trait Key: Send + Sync {
+    /// Name in the configuration.
+    fn name(&self) -> &str;
+    /// How slots of this key are opened.
+    fn opens_with(&self) -> SlotKind;
+    /// File extension of slots: `kms` or `age`.
+    fn extension(&self) -> &'static str;
+    /// Wraps an identity. May be repeated.
+    async fn wrap(&self, identity: &Identity, context: &Context) -> Result<WrappedIdentity, KeyError>;
+}
+
+/// Something that may open slots: a key of the configuration, or an identity file given on the command line.
+#[async_trait]
+pub trait Opener: Send + Sync {
+    /// Name for messages.
+    fn name(&self) -> &str;
+    /// Tries a slot whose bytes tally with the signed envelope.
+    async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &Context) -> Result<Unwrapped, KeyError>;
+}
+
+/// Why a key did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The key itself cannot be loaded.
+    #[error("key {key} cannot be used: {why}")]
+    Unusable {
+        /// Name in the configuration, or file.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The key refused.
+    #[error("key {key} refused to {what}: {why}")]
+    Refused {
+        /// Name in the configuration.
+        key: String,
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        why: String,
+    },
+    /// The service behind the key does not answer.
+    #[error("key {key} could not be reached to {what}: {why}")]
+    Unavailable {
+        /// Name in the configuration.
+        key: String,
+        /// What was asked.
+        what: &'static str,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl KeyError {
+    /// Class of the error.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Unusable { .. } | Self::Refused { .. } => Trouble::KeyRefused,
+            Self::Unavailable { .. } => Trouble::Unavailable,
+        }
+    }
+}

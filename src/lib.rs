@@ -1,0 +1,18 @@
+//! lifeboat: encrypted backups of Postgres on AWS that are rehearsed. `docs/ARCHITECTURE.md` is the map.
+//!
+//! Imports flow one way: `cli → rig → work → rooms → domain`; `tests/architecture.rs` enforces it.
+
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod failpoint;
+pub mod keyring;
+pub mod pg;
+pub mod report;
+pub mod rig;
+pub mod seal;
+pub mod source;
+pub mod target;
+pub mod vault;
+pub mod work;

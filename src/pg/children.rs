@@ -1,0 +1,146 @@
+//! Child processes: started with an explicit environment and no shell, killed when dropped, their last words kept.
+
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::{Connection, Tool, Tools};
+
+/// How much of a child's standard error is kept, in bytes: the end of it, which is where the reason stands.
+const LAST_WORDS_BYTES_MAX: usize = 4 * 1024;
+
+/// Settings that make values come out the same on both sides, whatever the server's or the role's defaults are.
+pub const PINNED_SETTINGS: [(&str, &str); 9] = [
+    ("bytea_output", "hex"),
+    ("DateStyle", "ISO,MDY"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("xmlbinary", "base64"),
+    ("lc_monetary", "C"),
+    ("search_path", ""),
+    ("statement_timeout", "0"),
+];
+
+/// A child that failed, with its last words.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    /// It could not be started.
+    #[error("{program} could not be started")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ended with an error.
+    #[error("{program} {how}: {last_words}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// Exit status or signal.
+        how: String,
+        /// The end of its standard error.
+        last_words: String,
+    },
+    /// Reading from it or writing to it failed.
+    #[error("the pipe to {program} broke")]
+    Pipe {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A command of a Postgres program, with its connection in the arguments and its secrets in the environment.
+#[must_use]
+pub fn command(tools: &Tools, tool: Tool, connection: &Connection) -> Command {
+    let mut command = Command::new(tools.path(tool));
+    command.env_clear().envs(connection.environment()).kill_on_drop(true);
+    command
+}
+
+/// The `PGOPTIONS` that pin [`PINNED_SETTINGS`], after whatever the person's own `PGOPTIONS` say.
+#[must_use]
+pub fn pinned_options() -> String {
+    let pinned = PINNED_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}"));
+    std::env::var("PGOPTIONS").ok().into_iter().chain(pinned).collect::<Vec<_>>().join(" ")
+}
+
+/// A running child and the task that keeps its last words.
+#[derive(Debug)]
+pub struct Running {
+    program: &'static str,
+    child: Child,
+    last_words: JoinHandle<String>,
+}
+
+impl Running {
+    /// Starts a child; its standard error is read from the first byte on, so that it can never block on it.
+    ///
+    /// # Errors
+    /// [`ChildError::Start`] if the program cannot be run.
+    pub fn start(mut command: Command, tool: Tool) -> Result<Self, ChildError> {
+        let program = tool.name();
+        command.stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|source| ChildError::Start { program: command.as_std().get_program().to_string_lossy().into_owned(), source })?;
+        let last_words = tokio::spawn(keep_last_words(child.stderr.take()));
+        Ok(Self { program, child, last_words })
+    }
+    /// The child, to take its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`ChildError::Failed`] with the last words unless it exited 0.
+    pub async fn finish(mut self) -> Result<ExitStatus, ChildError> {
+        let program = self.program.to_owned();
+        let status = self.child.wait().await.map_err(|source| ChildError::Pipe { program: program.clone(), source })?;
+        let last_words = self.last_words.await.unwrap_or_default();
+        if status.success() {
+            if !last_words.is_empty() {
+                tracing::debug!(program, last_words, "child wrote to standard error and exited 0");
+            }
+            Ok(status)
+        } else {
+            Err(ChildError::Failed { program, how: how_it_ended(status), last_words: or_silence(last_words) })
+        }
+    }
+}
+
+fn or_silence(last_words: String) -> String {
+    if last_words.is_empty() { "it said nothing on standard error".to_owned() } else { last_words }
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    }
+}
+
+/// Reads a stream to its end and returns the last of it, trimmed.
+pub(crate) async fn keep_last_words(stream: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut stream) = stream else { return String::new() };
+    let mut kept: Vec<u8> = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..count]);
+        if kept.len() > 2 * LAST_WORDS_BYTES_MAX {
+            kept.drain(..kept.len() - LAST_WORDS_BYTES_MAX);
+        }
+    }
+    let from = kept.len().saturating_sub(LAST_WORDS_BYTES_MAX);
+    String::from_utf8_lossy(&kept[from..]).trim().to_owned()
+}

@@ -1,0 +1,312 @@
+//! How a server is reached: a libpq connection string without any secret, and the environment of the children that use it.
+//!
+//! libpq decides everything, with one exception: where the host is not local, its default of `sslmode=prefer` would
+//! silently accept an unverified server, so lifeboat sets `verify-full` unless something stricter than `require` is
+//! chosen, and refuses what is weaker.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// Variables that children get from lifeboat's own environment. Nothing else is passed on; cloud credentials least of all.
+const PASSED_ON: [&str; 12] =
+    ["HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE"];
+
+/// How a server is reached.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    conninfo: String,
+    password: Option<SecretString>,
+    extra: Vec<(String, String)>,
+}
+
+/// Why a connection string is not accepted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConnectionError {
+    /// A password in the string would end up in argv and in process listings.
+    #[error("the connection string holds a password; leave it out and use PGPASSWORD, ~/.pgpass, a service file or password_command")]
+    Password,
+    /// Not a connection string.
+    #[error("not a libpq connection string: {0}")]
+    Malformed(String),
+    /// TLS that is not verified, to a host that is not local.
+    #[error("sslmode={mode} does not verify the server {host}; use sslmode=verify-full (or verify-ca)")]
+    UnverifiedTls {
+        /// The mode asked for.
+        mode: String,
+        /// The host.
+        host: String,
+    },
+}
+
+impl Connection {
+    /// Parses a URI (`postgres://…`) or key-value string (`service=chat`), and settles TLS verification.
+    ///
+    /// # Errors
+    /// [`ConnectionError`] if it holds a password, is malformed, or asks for unverified TLS to a host that is not local.
+    pub fn parse(conninfo: &str) -> Result<Self, ConnectionError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        Self::parse_with(conninfo, &environment)
+    }
+
+    fn parse_with(conninfo: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConnectionError> {
+        let settings = parse_conninfo(conninfo)?;
+        if settings.contains_key("password") || settings.contains_key("sslpassword") {
+            return Err(ConnectionError::Password);
+        }
+        let service = settings.get("service").cloned().or_else(|| environment("PGSERVICE"));
+        let from_service = service.map(|name| read_service(&name, environment)).unwrap_or_default();
+        let setting = |key: &str, variable: &str| {
+            settings.get(key).cloned().or_else(|| from_service.get(key).cloned()).or_else(|| environment(variable))
+        };
+        let host = setting("hostaddr", "PGHOSTADDR").or_else(|| setting("host", "PGHOST")).unwrap_or_default();
+        let mut extra = Vec::new();
+        if let Some(remote) = host.split(',').find(|h| !is_local(h)) {
+            match setting("sslmode", "PGSSLMODE") {
+                None => extra.push(("PGSSLMODE".to_owned(), "verify-full".to_owned())),
+                Some(mode) if mode == "verify-full" || mode == "verify-ca" => {}
+                Some(mode) => return Err(ConnectionError::UnverifiedTls { mode, host: remote.to_owned() }),
+            }
+        }
+        Ok(Self { conninfo: conninfo.to_owned(), password: None, extra })
+    }
+
+    /// Uses a password from a command or variable; it reaches children in their environment only.
+    #[must_use]
+    pub fn with_password(mut self, password: SecretString) -> Self {
+        self.password = Some(password);
+        self
+    }
+
+    /// The same server, another database. The last `dbname` given wins in both forms of connection string.
+    #[must_use]
+    pub fn to_database(&self, name: &str) -> Self {
+        let conninfo = if is_uri(&self.conninfo) {
+            let joint = if self.conninfo.contains('?') { '&' } else { '?' };
+            format!("{}{joint}dbname={}", self.conninfo, percent_encode(name))
+        } else {
+            let quoted = name.replace('\\', "\\\\").replace('\'', "\\'");
+            format!("{} dbname='{quoted}'", self.conninfo)
+        };
+        Self { conninfo, ..self.clone() }
+    }
+
+    /// The connection string. Holds no secret.
+    #[must_use]
+    pub fn conninfo(&self) -> &str {
+        &self.conninfo
+    }
+
+    /// The whole environment of a child that uses this connection.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(OsString, OsString)> {
+        let mut all: Vec<(OsString, OsString)> = std::env::vars_os()
+            .filter(|(name, _)| name.to_str().is_some_and(|n| n != "PGCLIENTENCODING" && (n.starts_with("PG") || PASSED_ON.contains(&n))))
+            .collect();
+        all.extend(self.extra.iter().map(|(n, v)| (n.into(), v.into())));
+        all.push(("PGAPPNAME".into(), "lifeboat".into()));
+        // Messages are matched and shown; passwords go last so that they win over the parent's.
+        all.push(("LC_MESSAGES".into(), "C".into()));
+        if std::env::var_os("PGCONNECT_TIMEOUT").is_none() {
+            all.push(("PGCONNECT_TIMEOUT".into(), "15".into()));
+        }
+        if let Some(password) = &self.password {
+            all.push(("PGPASSWORD".into(), password.expose_secret().into()));
+        }
+        all
+    }
+}
+
+fn is_uri(text: &str) -> bool {
+    text.starts_with("postgres://") || text.starts_with("postgresql://")
+}
+
+/// Whether traffic to this host stays on the machine. An `@` begins an abstract Unix socket.
+fn is_local(host: &str) -> bool {
+    let host = host.trim();
+    host.is_empty()
+        || host.starts_with('/')
+        || host.starts_with('@')
+        || host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn percent_encode(text: &str) -> String {
+    text.bytes()
+        .map(|c| if c.is_ascii_alphanumeric() || b"-_.~".contains(&c) { (c as char).to_string() } else { format!("%{c:02X}") })
+        .collect()
+}
+
+fn percent_decode(text: &str) -> Result<String, ConnectionError> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'%' {
+            let byte = text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            out.push(byte.ok_or_else(|| ConnectionError::Malformed("a % is not followed by two hexadecimal digits".into()))?);
+            at += 3;
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    String::from_utf8(out).map_err(|_| ConnectionError::Malformed("it is not UTF-8".into()))
+}
+
+/// The settings that matter to lifeboat, from either form of connection string.
+fn parse_conninfo(text: &str) -> Result<BTreeMap<String, String>, ConnectionError> {
+    match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
+        Some(rest) => parse_uri(rest),
+        None => parse_pairs(text),
+    }
+}
+
+fn parse_uri(rest: &str) -> Result<BTreeMap<String, String>, ConnectionError> {
+    let mut settings = BTreeMap::new();
+    let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = before.split_once('/').unwrap_or((before, ""));
+    let (user, hosts) = authority.rsplit_once('@').map_or((None, authority), |(user, hosts)| (Some(user), hosts));
+    if let Some((_, password)) = user.and_then(|u| u.split_once(':')) {
+        settings.insert("password".to_owned(), percent_decode(password)?);
+    }
+    let host = |one: &str| match one.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+        Some((v6, _)) => Ok(v6.to_owned()),
+        None => percent_decode(one.split(':').next().unwrap_or_default()),
+    };
+    let hosts = hosts.split(',').map(host).collect::<Result<Vec<_>, _>>()?.join(",");
+    if !hosts.is_empty() {
+        settings.insert("host".to_owned(), hosts);
+    }
+    if !database.is_empty() {
+        settings.insert("dbname".to_owned(), percent_decode(database)?);
+    }
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').ok_or_else(|| ConnectionError::Malformed(format!("parameter {pair:?} has no value")))?;
+        settings.insert(percent_decode(key)?, percent_decode(value)?);
+    }
+    Ok(settings)
+}
+
+fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, ConnectionError> {
+    let mut settings = BTreeMap::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (key, after) = rest.split_once('=').ok_or_else(|| {
+            ConnectionError::Malformed("write key=value pairs (\"service=chat\") or a URI (\"postgres://host/chat\")".into())
+        })?;
+        let mut value = String::new();
+        let mut characters = after.trim_start().char_indices();
+        let body = after.trim_start();
+        let quoted = body.starts_with('\'');
+        if quoted {
+            characters.next();
+        }
+        let mut end = body.len();
+        let mut closed = !quoted;
+        while let Some((at, c)) = characters.next() {
+            match c {
+                '\\' => value.extend(characters.next().map(|(_, c)| c)),
+                '\'' if quoted => {
+                    end = at + 1;
+                    closed = true;
+                    break;
+                }
+                c if !quoted && c.is_whitespace() => {
+                    end = at;
+                    break;
+                }
+                c => value.push(c),
+            }
+        }
+        if !closed {
+            return Err(ConnectionError::Malformed("a quote is not closed".into()));
+        }
+        settings.insert(key.trim().to_owned(), value);
+        rest = body[end..].trim_start();
+    }
+    Ok(settings)
+}
+
+/// Settings of a service, from the files libpq looks at, in its order. Nothing found is libpq's to complain about.
+fn read_service(name: &str, environment: &dyn Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+    let own =
+        environment("PGSERVICEFILE").map(PathBuf::from).or_else(|| Some(PathBuf::from(environment("HOME")?).join(".pg_service.conf")));
+    let system = environment("PGSYSCONFDIR").unwrap_or_else(|| "/etc/postgresql-common".to_owned());
+    for file in own.into_iter().chain([PathBuf::from(system).join("pg_service.conf")]) {
+        let Ok(text) = std::fs::read_to_string(file) else { continue };
+        let header = format!("[{name}]");
+        let mut lines = text.lines().map(str::trim).skip_while(|l| *l != header);
+        if lines.next().is_some() {
+            let pairs = lines.take_while(|l| !l.starts_with('[')).filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('='));
+            return pairs.map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect();
+        }
+    }
+    BTreeMap::new()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(conninfo: &str) -> Result<Connection, ConnectionError> {
+        Connection::parse_with(conninfo, &|_| None)
+    }
+
+    #[test]
+    fn a_password_in_the_string_is_refused_in_every_form() {
+        for text in ["postgres://u:secret@h/db", "host=/tmp password=secret", "postgres://h/db?password=x", "password = 'a b' host=x"] {
+            assert_eq!(parse(text).unwrap_err(), ConnectionError::Password, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_remote_host_gets_verified_tls_and_a_weaker_mode_is_refused() {
+        let strict = Some(&("PGSSLMODE".to_owned(), "verify-full".to_owned()));
+        assert_eq!(parse("host=db.example.org").unwrap().extra.first(), strict);
+        assert_eq!(parse("postgres://db.example.org:5433/chat").unwrap().extra.first(), strict);
+        assert_eq!(parse("host=localhost,db.example.org").unwrap().extra.first(), strict);
+        assert!(matches!(parse("host=10.0.0.1 sslmode=require"), Err(ConnectionError::UnverifiedTls { .. })));
+        assert!(matches!(parse("postgres://h/db?sslmode=prefer"), Err(ConnectionError::UnverifiedTls { .. })));
+        for local in [
+            "",
+            "host=/run/postgresql",
+            "host=localhost sslmode=disable",
+            "postgres://127.0.0.1/db",
+            "postgres://[::1]:5432/db",
+            "postgres:///db?host=/tmp",
+        ] {
+            assert!(parse(local).unwrap().extra.is_empty(), "{local}");
+        }
+        assert!(parse("host=h sslmode=verify-ca").unwrap().extra.is_empty());
+    }
+
+    #[test]
+    fn a_service_file_decides_about_tls_like_the_string_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("services");
+        std::fs::write(&file, "[other]\nhost=a\n[chat]\n# comment\nhost=db.example.org\nsslmode=require\n[after]\nhost=b\n").unwrap();
+        let environment = |name: &str| (name == "PGSERVICEFILE").then(|| file.display().to_string());
+        let refused = Connection::parse_with("service=chat", &environment).unwrap_err();
+        assert_eq!(refused, ConnectionError::UnverifiedTls { mode: "require".into(), host: "db.example.org".into() });
+    }
+
+    #[test]
+    fn another_database_is_named_in_either_form() {
+        assert_eq!(
+            parse("postgres://h/a?sslmode=verify-full").unwrap().to_database("b c").conninfo(),
+            "postgres://h/a?sslmode=verify-full&dbname=b%20c"
+        );
+        assert_eq!(parse("host=/tmp dbname=a").unwrap().to_database("it's").conninfo(), r"host=/tmp dbname=a dbname='it\'s'");
+    }
+
+    #[test]
+    fn passwords_are_not_in_debug_output() {
+        let connection = parse("host=/tmp").unwrap().with_password("hunter2".to_owned().into());
+        assert!(!format!("{connection:?}").contains("hunter2"));
+        assert!(connection.environment().contains(&("PGPASSWORD".into(), "hunter2".into())));
+    }
+}

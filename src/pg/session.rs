@@ -1,0 +1,215 @@
+//! A session of our own: one `psql` child that stays connected, one statement at a time.
+//!
+//! `psql` is used as a wire only. Answers come back as NUL-separated fields between random marks, so that no name or
+//! value, however odd, can be taken for something else; statements made of bytes from outside go through
+//! [`Session::run_opaque`], which hands them to the server without `psql` ever reading them as its own language.
+
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::task::JoinHandle;
+
+use super::children::{command, keep_last_words};
+use super::sql::quote_text;
+use super::{Connection, Tool, Tools};
+
+/// Largest answer to one statement, in bytes.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Why a statement has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// `psql` could not be started.
+    #[error("psql could not be started")]
+    Start(#[source] std::io::Error),
+    /// The server did not let us in, or went away.
+    #[error("no connection to the server: {last_words}")]
+    Lost {
+        /// What `psql` said.
+        last_words: String,
+    },
+    /// The server refused the statement.
+    #[error("the server refused {what} ({sqlstate}): {message}")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// SQLSTATE, five characters.
+        sqlstate: String,
+        /// The server's message.
+        message: String,
+    },
+    /// The answer does not have the shape that was expected.
+    #[error("the server's answer to {what} has an unexpected shape")]
+    Shape {
+        /// What was asked.
+        what: String,
+    },
+}
+
+impl SessionError {
+    /// The SQLSTATE, if the server gave one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Refused { sqlstate, .. } => Some(sqlstate),
+            _ => None,
+        }
+    }
+}
+
+/// A row of an answer: fields in order, `None` for NULL.
+pub type Row = Vec<Option<String>>;
+
+/// One connection to a server.
+#[derive(Debug)]
+pub struct Session {
+    _child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    stderr: Option<JoinHandle<String>>,
+    mark: String,
+    null: String,
+}
+
+impl Session {
+    /// Connects, with the pinned settings.
+    ///
+    /// # Errors
+    /// [`SessionError::Lost`] with `psql`'s own words if the server cannot be reached or refuses.
+    pub async fn open(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
+        let mut psql = command(tools, Tool::Psql, connection);
+        psql.args(["-X", "-q", "-A", "-t", "-z", "-0", "--dbname", connection.conninfo()]);
+        psql.env("PGOPTIONS", super::children::pinned_options());
+        psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = psql.spawn().map_err(SessionError::Start)?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(SessionError::Lost { last_words: "psql has no pipes".to_owned() });
+        };
+        let stderr = Some(tokio::spawn(keep_last_words(child.stderr.take())));
+        let random = || hex::encode(rand::random::<[u8; 16]>());
+        let (mark, null) = (random(), random());
+        let mut session = Self { _child: child, stdin, stdout: BufReader::with_capacity(64 * 1024, stdout), stderr, mark, null };
+        let setup = format!("\\set VERBOSITY terse\n\\pset null {}\n", session.null);
+        session.send(&setup).await?;
+        session.ask("a first answer", "SELECT 1", 1).await?;
+        Ok(session)
+    }
+
+    /// Runs one statement of our own and returns its rows of `columns` fields.
+    ///
+    /// # Errors
+    /// [`SessionError`]; after `Refused` the session can be used on.
+    pub async fn ask(&mut self, what: &str, sql: &str, columns: usize) -> Result<Vec<Row>, SessionError> {
+        let mark = self.mark.clone();
+        // A value cannot hold a NUL, so the first line that begins with the mark after the fields is ours.
+        let script = format!("{sql}\n;\n\\echo\n\\echo {mark} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {mark}.\n");
+        self.send(&script).await?;
+        let answer = self.accepted(what).await?;
+        self.rows(&answer, columns).ok_or_else(|| SessionError::Shape { what: what.to_owned() })
+    }
+
+    /// Runs one statement of our own and returns its single field.
+    ///
+    /// # Errors
+    /// As [`Session::ask`]; [`SessionError::Shape`] if there is not exactly one value.
+    pub async fn ask_one(&mut self, what: &str, sql: &str) -> Result<String, SessionError> {
+        let mut rows = self.ask(what, sql, 1).await?;
+        match (rows.len(), rows.pop().and_then(|mut row| row.pop().flatten())) {
+            (1, Some(value)) => Ok(value),
+            _ => Err(SessionError::Shape { what: what.to_owned() }),
+        }
+    }
+
+    /// Runs one statement of our own that returns nothing.
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub async fn run(&mut self, what: &str, sql: &str) -> Result<(), SessionError> {
+        self.ask(what, sql, 1).await.map(|_| ())
+    }
+
+    /// Runs one statement whose text comes from outside, in the encoding named. `psql` sees only hexadecimal digits; the
+    /// server sees the text.
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub async fn run_opaque(&mut self, what: &str, sql: &[u8], encoding: &str) -> Result<(), SessionError> {
+        let mark = self.mark.clone();
+        let (hex, encoding) = (hex::encode(sql), quote_text(encoding));
+        let script = format!(
+            "SELECT pg_catalog.convert_from('\\x{hex}'::pg_catalog.bytea, {encoding}) \\gexec\n\\echo\n\\echo {mark} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {mark}.\n"
+        );
+        self.send(&script).await?;
+        self.accepted(what).await.map(|_| ())
+    }
+
+    /// The fields of an answer, if the server accepted the statement.
+    async fn accepted(&mut self, what: &str) -> Result<Vec<u8>, SessionError> {
+        let mut answer = self.receive(what).await?;
+        let status_line = format!("\n{} ", self.mark).into_bytes();
+        let at = find(&answer, &status_line).ok_or_else(|| SessionError::Shape { what: what.to_owned() })?;
+        let status = String::from_utf8_lossy(&answer[at + status_line.len()..]).into_owned();
+        let (sqlstate, message) = status.split_once(' ').unwrap_or((&status, ""));
+        if sqlstate != "00000" {
+            return Err(SessionError::Refused { what: what.to_owned(), sqlstate: sqlstate.to_owned(), message: message.trim().to_owned() });
+        }
+        answer.truncate(at);
+        Ok(answer)
+    }
+
+    async fn send(&mut self, script: &str) -> Result<(), SessionError> {
+        let sent = async {
+            self.stdin.write_all(script.as_bytes()).await?;
+            self.stdin.flush().await
+        };
+        match sent.await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.lost().await),
+        }
+    }
+
+    /// Reads up to the line that ends an answer.
+    async fn receive(&mut self, what: &str) -> Result<Vec<u8>, SessionError> {
+        let end = format!("\n{}.\n", self.mark).into_bytes();
+        let mut answer = Vec::new();
+        loop {
+            let mut limited = (&mut self.stdout).take(ANSWER_BYTES_MAX as u64);
+            match limited.read_until(b'\n', &mut answer).await {
+                Ok(1..) if answer.ends_with(&end) => {
+                    answer.truncate(answer.len() - end.len());
+                    return Ok(answer);
+                }
+                Ok(1..) if answer.len() < ANSWER_BYTES_MAX => {}
+                Ok(1..) => return Err(SessionError::Shape { what: what.to_owned() }),
+                _ => return Err(self.lost().await),
+            }
+        }
+    }
+
+    async fn lost(&mut self) -> SessionError {
+        let last_words = match self.stderr.take() {
+            Some(task) => task.await.unwrap_or_default(),
+            None => String::new(),
+        };
+        let last_words = last_words.trim_start_matches("psql: error: ").to_owned();
+        SessionError::Lost { last_words: if last_words.is_empty() { "psql ended without a word".to_owned() } else { last_words } }
+    }
+
+    fn rows(&self, fields: &[u8], columns: usize) -> Option<Vec<Row>> {
+        if fields.is_empty() {
+            return Some(Vec::new());
+        }
+        let fields = fields.strip_suffix(b"\0")?;
+        let value = |field: &[u8]| {
+            let text = String::from_utf8_lossy(field).into_owned();
+            (text != self.null).then_some(text)
+        };
+        let all: Vec<Option<String>> = fields.split(|b| *b == 0).map(value).collect();
+        (all.len().is_multiple_of(columns)).then(|| all.chunks(columns).map(<[_]>::to_vec).collect())
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

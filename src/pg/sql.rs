@@ -1,0 +1,283 @@
+//! Just enough SQL lexing to cut scripts into statements and to find identifiers in them, safely.
+//!
+//! Used on what `pg_dumpall` and `pg_dump` wrote, which a hostile vault may have replaced: anything the lexer does not
+//! understand is an error, never a guess. Follows the lexical rules of the PostgreSQL manual, section 4.1.
+
+use std::ops::Range;
+
+/// A token and where it stands in the script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// What it is.
+    pub kind: Kind,
+    /// Its bytes in the script.
+    pub at: Range<usize>,
+}
+
+/// Kinds of token that matter here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// An unquoted word, folded to lower case: a keyword, a number or an identifier.
+    Word(Vec<u8>),
+    /// A quoted identifier, unquoted.
+    Quoted(Vec<u8>),
+    /// A string constant, of any kind.
+    Text,
+    /// Any other single byte.
+    Symbol(u8),
+}
+
+/// One statement, without its semicolon.
+#[derive(Debug, Clone)]
+pub struct Statement<'a> {
+    /// The statement's bytes.
+    pub text: &'a [u8],
+    /// Its tokens, with positions relative to `text`.
+    pub tokens: Vec<Token>,
+}
+
+impl Statement<'_> {
+    /// Whether the statement begins with these keywords.
+    #[must_use]
+    pub fn begins_with(&self, keywords: &[&str]) -> bool {
+        self.tokens.len() >= keywords.len() && keywords.iter().zip(&self.tokens).all(|(k, t)| t.is_word(k))
+    }
+    /// Position of the first token that is this keyword.
+    #[must_use]
+    pub fn position(&self, keyword: &str) -> Option<usize> {
+        self.tokens.iter().position(|t| t.is_word(keyword))
+    }
+    /// The identifier at a token position.
+    #[must_use]
+    pub fn name_at(&self, position: usize) -> Option<&[u8]> {
+        self.tokens.get(position).and_then(Token::name)
+    }
+    /// The statement with the identifier at a token position replaced by another name, quoted.
+    #[must_use]
+    pub fn with_name_at(&self, position: usize, name: &str) -> Vec<u8> {
+        match self.tokens.get(position) {
+            Some(token) => [&self.text[..token.at.start], quote_identifier(name).as_bytes(), &self.text[token.at.end..]].concat(),
+            None => self.text.to_vec(),
+        }
+    }
+}
+
+impl Token {
+    fn is_word(&self, keyword: &str) -> bool {
+        matches!(&self.kind, Kind::Word(word) if word == keyword.as_bytes())
+    }
+    /// The identifier this token is, if it is one.
+    #[must_use]
+    pub fn name(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Word(name) | Kind::Quoted(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// Something the lexer does not understand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the script cannot be cut into statements: {why} at byte {at}")]
+pub struct SqlError {
+    why: &'static str,
+    at: usize,
+}
+
+/// A name as a quoted identifier.
+#[must_use]
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as a string constant, whatever `standard_conforming_strings` says.
+#[must_use]
+pub fn quote_text(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if text.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+}
+
+/// Cuts a script into statements. Comments are dropped; a backslash outside of quotes is an error.
+///
+/// # Errors
+/// [`SqlError`] for an unclosed quote or comment, a `psql` command, or a last statement without semicolon.
+pub fn statements(script: &[u8]) -> Result<Vec<Statement<'_>>, SqlError> {
+    let mut found = Vec::new();
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut at = 0;
+    while at < script.len() {
+        let start = at;
+        match script[at] {
+            b';' => {
+                found.extend(close(script, std::mem::take(&mut tokens)));
+                at += 1;
+                continue;
+            }
+            c if c.is_ascii_whitespace() => {
+                at += 1;
+                continue;
+            }
+            b'-' if script[at..].starts_with(b"--") => {
+                at += script[at..].iter().position(|c| *c == b'\n').unwrap_or(script.len() - at);
+                continue;
+            }
+            b'/' if script[at..].starts_with(b"/*") => {
+                at = block_comment(script, at)?;
+                continue;
+            }
+            b'\\' => return Err(SqlError { why: "a backslash outside of quotes", at }),
+            b'"' => {
+                let (name, end) = quoted(script, at, b'"')?;
+                at = end;
+                tokens.push(Token { kind: Kind::Quoted(name), at: start..at });
+            }
+            b'\'' => {
+                at = text_constant(script, at, escapes(&tokens, start))?;
+                tokens.push(Token { kind: Kind::Text, at: start..at });
+            }
+            b'$' => {
+                if let Some(end) = dollar_quoted(script, at)? {
+                    at = end;
+                    tokens.push(Token { kind: Kind::Text, at: start..at });
+                } else {
+                    at += 1;
+                    tokens.push(Token { kind: Kind::Symbol(b'$'), at: start..at });
+                }
+            }
+            c if is_word(c) => {
+                while at < script.len() && (is_word(script[at]) || script[at] == b'$') {
+                    at += 1;
+                }
+                tokens.push(Token { kind: Kind::Word(script[start..at].to_ascii_lowercase()), at: start..at });
+            }
+            symbol => {
+                at += 1;
+                tokens.push(Token { kind: Kind::Symbol(symbol), at: start..at });
+            }
+        }
+    }
+    if tokens.is_empty() { Ok(found) } else { Err(SqlError { why: "the last statement has no semicolon", at: script.len() }) }
+}
+
+fn close(script: &[u8], mut tokens: Vec<Token>) -> Option<Statement<'_>> {
+    let (from, to) = (tokens.first()?.at.start, tokens.last()?.at.end);
+    for token in &mut tokens {
+        token.at = token.at.start - from..token.at.end - from;
+    }
+    Some(Statement { text: &script[from..to], tokens })
+}
+
+fn is_word(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || c == b'_' || c >= 0x80
+}
+
+/// Whether the quote at `at` follows an `E` that stands right before it.
+fn escapes(tokens: &[Token], at: usize) -> bool {
+    tokens.last().is_some_and(|t| t.at.end == at && t.is_word("e"))
+}
+
+fn quoted(script: &[u8], from: usize, quote: u8) -> Result<(Vec<u8>, usize), SqlError> {
+    let mut name = Vec::new();
+    let mut at = from + 1;
+    while at < script.len() {
+        if script[at] != quote {
+            name.push(script[at]);
+            at += 1;
+        } else if script.get(at + 1) == Some(&quote) {
+            name.push(quote);
+            at += 2;
+        } else {
+            return Ok((name, at + 1));
+        }
+    }
+    Err(SqlError { why: "an unclosed quote", at: from })
+}
+
+fn text_constant(script: &[u8], from: usize, escapes: bool) -> Result<usize, SqlError> {
+    let mut at = from + 1;
+    while at < script.len() {
+        match script[at] {
+            b'\\' if escapes => at += 2,
+            b'\'' if script.get(at + 1) == Some(&b'\'') => at += 2,
+            b'\'' => return Ok(at + 1),
+            _ => at += 1,
+        }
+    }
+    Err(SqlError { why: "an unclosed quote", at: from })
+}
+
+fn dollar_quoted(script: &[u8], from: usize) -> Result<Option<usize>, SqlError> {
+    let tag = script[from + 1..].iter().take_while(|c| is_word(**c)).count();
+    if script.get(from + 1 + tag) != Some(&b'$') || script.get(from + 1).is_some_and(u8::is_ascii_digit) {
+        return Ok(None);
+    }
+    let fence = &script[from..from + tag + 2];
+    let body = from + fence.len();
+    match script[body..].windows(fence.len()).position(|window| window == fence) {
+        Some(length) => Ok(Some(body + length + fence.len())),
+        None => Err(SqlError { why: "an unclosed dollar quote", at: from }),
+    }
+}
+
+fn block_comment(script: &[u8], from: usize) -> Result<usize, SqlError> {
+    let (mut depth, mut at) = (0, from);
+    while at < script.len() {
+        if script[at..].starts_with(b"/*") {
+            depth += 1;
+            at += 2;
+        } else if script[at..].starts_with(b"*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return Ok(at);
+            }
+        } else {
+            at += 1;
+        }
+    }
+    Err(SqlError { why: "an unclosed comment", at: from })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn statements_are_cut_only_at_semicolons_outside_of_quotes() {
+        let script = b"-- c;\nCREATE ROLE \"a;\"\"b\"; /* ; /* ; */ */ SELECT 'it''s;', E'\\';', $x$;$$;$x$;";
+        let cut = statements(script).unwrap();
+        assert_eq!(cut.len(), 2);
+        assert_eq!(cut[0].name_at(2), Some(&b"a;\"b"[..]));
+        assert!(cut[1].begins_with(&["select"]));
+    }
+
+    #[test]
+    fn a_psql_command_is_refused_wherever_it_hides() {
+        for bad in [&b"\\! rm -rf /\n"[..], b"SELECT 1 \\g |sh\n;", b"SELECT 'a", b"CREATE ROLE \"x", b"/* x", b"SELECT 1"] {
+            assert!(statements(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+        assert_eq!(statements(b"SELECT '\\! x';").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_name_is_replaced_where_it_stands_and_nowhere_else() {
+        let cut = statements(b"COMMENT ON DATABASE old IS 'database old';").unwrap();
+        let at = cut[0].position("database").unwrap() + 1;
+        assert_eq!(cut[0].with_name_at(at, "ne\"w"), b"COMMENT ON DATABASE \"ne\"\"w\" IS 'database old'");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_lexer_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = statements(&bytes);
+        }
+        #[test]
+        fn quoted_names_read_back(name in "[^\0]{1,30}") {
+            let script = format!("CREATE ROLE {};", quote_identifier(&name));
+            let cut = statements(script.as_bytes()).unwrap();
+            prop_assert_eq!(cut[0].name_at(2), Some(name.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Finding Postgres' client programs. `pg_dump` must be at least as new as the server, `pg_restore` as the archive.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// A client program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    /// `psql`
+    Psql,
+    /// `pg_dump`
+    PgDump,
+    /// `pg_dumpall`
+    PgDumpall,
+    /// `pg_restore`
+    PgRestore,
+}
+
+impl Tool {
+    /// The program's file name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Psql => "psql",
+            Self::PgDump => "pg_dump",
+            Self::PgDumpall => "pg_dumpall",
+            Self::PgRestore => "pg_restore",
+        }
+    }
+}
+
+/// One installation of the client programs.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    directory: PathBuf,
+    version: String,
+    major: u32,
+}
+
+/// Why no client programs were found.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolsError {
+    /// None at all, or none new enough.
+    #[error("no pg_dump of version {needed} or newer was found (looked in {looked}; found {found})")]
+    NoneFits {
+        /// Oldest major that would do.
+        needed: u32,
+        /// Where was looked.
+        looked: String,
+        /// What was there.
+        found: String,
+    },
+}
+
+impl ToolsError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        let Self::NoneFits { needed, .. } = self;
+        format!("install postgresql-client-{needed} (or newer), or name its directory as pg_bin in lifeboat.toml")
+    }
+}
+
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+impl Tools {
+    /// Finds programs of at least `major_min`: in `directory` if one is configured, else Debian's directories (the
+    /// oldest that fits, so that archives are readable by as many as possible), else along `PATH`.
+    ///
+    /// # Errors
+    /// [`ToolsError::NoneFits`] naming where was looked and what was found.
+    pub async fn find(directory: Option<&Path>, major_min: u32) -> Result<Self, ToolsError> {
+        let candidates: Vec<PathBuf> = match directory {
+            Some(directory) => vec![directory.to_owned()],
+            None => debian_directories().into_iter().chain(path_directories()).collect(),
+        };
+        let mut found = Vec::new();
+        for candidate in &candidates {
+            if let Some(tools) = Self::look(candidate).await {
+                if tools.major >= major_min {
+                    return Ok(tools);
+                }
+                found.push(tools.version);
+            }
+        }
+        let looked = candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ");
+        let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+        Err(ToolsError::NoneFits { needed: major_min, looked, found })
+    }
+
+    async fn look(directory: &Path) -> Option<Self> {
+        let program = directory.join(Tool::PgDump.name());
+        let output = tokio::process::Command::new(program).arg("--version").stdin(Stdio::null()).output().await.ok()?;
+        let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        let major = parse_major(&version)?;
+        Some(Self { directory: directory.to_owned(), version, major })
+    }
+
+    /// Path of a program.
+    #[must_use]
+    pub fn path(&self, tool: Tool) -> PathBuf {
+        self.directory.join(tool.name())
+    }
+    /// What `pg_dump --version` prints.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+    /// Major version of the programs.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.major
+    }
+}
+
+fn parse_major(version: &str) -> Option<u32> {
+    let number = version.strip_prefix("pg_dump (PostgreSQL) ")?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn debian_directories() -> Vec<PathBuf> {
+    let mut majors: Vec<u32> =
+        std::fs::read_dir(DEBIAN).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    majors.sort_unstable();
+    majors.into_iter().map(|major| PathBuf::from(format!("{DEBIAN}/{major}/bin"))).collect()
+}
+
+fn path_directories() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_major;
+
+    #[test]
+    fn majors_are_read_from_released_and_unreleased_versions() {
+        assert_eq!(parse_major("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
+        assert_eq!(parse_major("pg_dump (PostgreSQL) 19beta1"), Some(19));
+        assert_eq!(parse_major("something else"), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! The composition root: the only place that names adapters. Configuration in, a [`Rig`] of trait objects out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::config::{Config, KeyKind, SignerConfig, VaultConfig};
+use crate::keyring::age_key::{IdentityFile, LocalIdentity, Recipients};
+use crate::keyring::sign::{PublicKey, Signer, SigningFile, TrustedKeys};
+use crate::keyring::{Key, KeyError, Opener};
+use crate::report::Progress;
+use crate::vault::directory::Directory;
+use crate::vault::{Vault, VaultError};
+use crate::work::{Rig, WorkError};
+
+/// What the command line adds to the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Identity files that may open backups.
+    pub identities: Vec<PathBuf>,
+    /// Public keys to believe, beside the configured ones: one-line or PEM text, or a file that holds it.
+    pub trust: Vec<String>,
+}
+
+/// Puts a rig together. Makes no connection except for what AWS needs to find its credentials.
+///
+/// # Errors
+/// [`WorkError`] if a key is not usable or a feature is missing from this binary.
+pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel: CancellationToken) -> Result<Rig, WorkError> {
+    let vault = vault(&config).await?;
+    let mut keys: Vec<Box<dyn Key>> = Vec::new();
+    let mut openers: Vec<Box<dyn Opener>> = Vec::new();
+    for path in &extras.identities {
+        openers.push(Box::new(IdentityFile::new(&format!("--identity {}", path.display()), path)));
+    }
+    for key in &config.keys {
+        match &key.kind {
+            KeyKind::AgeRecipients(texts) => keys.push(Box::new(Recipients::new(&key.name, texts.clone())?)),
+            KeyKind::AgeIdentity(path) => {
+                openers.push(Box::new(IdentityFile::new(&key.name, path)));
+                keys.push(Box::new(LocalIdentity::new(&key.name, path)));
+            }
+            KeyKind::AwsKms { key_id, region, endpoint } => {
+                let kms = kms_key(&key.name, key_id, region.clone(), endpoint.clone()).await?;
+                keys.push(kms.0);
+                openers.push(kms.1);
+            }
+        }
+    }
+    let mut trusted = config.signing.trusted.keys().to_vec();
+    for text in &extras.trust {
+        trusted.push(trust_key(text)?);
+    }
+    let signer = signer(&config.signing.signer).await?;
+    let catalog = Catalog::open(&config.catalog).await;
+    Ok(Rig { config, vault, keys, openers, signer, trusted: TrustedKeys::new(trusted), catalog, progress, cancel })
+}
+
+/// A key given as text or as a file.
+fn trust_key(text: &str) -> Result<PublicKey, WorkError> {
+    let content = std::fs::read_to_string(text).unwrap_or_else(|_| text.to_owned());
+    PublicKey::from_text(&content).map_err(|why| WorkError::Refused {
+        what: "--trust-key".to_owned(),
+        why: format!("{text:?} is neither a public key nor a file that holds one: {why}"),
+        hint: "give the base64 line that `lifeboat init` printed, or a PEM file".to_owned(),
+    })
+}
+
+/// The vault a configuration names.
+///
+/// # Errors
+/// [`WorkError`] if this binary was built without what it needs.
+pub async fn vault(config: &Config) -> Result<Arc<dyn Vault>, WorkError> {
+    match &config.vault {
+        VaultConfig::Directory(path) => Ok(Arc::new(Directory::new(path))),
+        #[cfg(feature = "aws")]
+        VaultConfig::S3(s3) => Ok(Arc::new(crate::vault::s3::S3::new(s3).await)),
+        #[cfg(not(feature = "aws"))]
+        VaultConfig::S3(_) => {
+            Err(VaultError::Unusable("this lifeboat was built without AWS; build it with --features aws".to_owned()).into())
+        }
+    }
+}
+
+#[cfg(feature = "aws")]
+async fn kms_key(
+    name: &str,
+    key_id: &str,
+    region: Option<String>,
+    endpoint: Option<String>,
+) -> Result<(Box<dyn Key>, Box<dyn Opener>), KeyError> {
+    let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint).await;
+    Ok((Box::new(key.clone()), Box::new(key)))
+}
+
+#[cfg(not(feature = "aws"))]
+async fn kms_key(name: &str, _: &str, _: Option<String>, _: Option<String>) -> Result<(Box<dyn Key>, Box<dyn Opener>), KeyError> {
+    Err(KeyError::Unusable { key: name.to_owned(), why: "this lifeboat was built without AWS; build it with --features aws".to_owned() })
+}
+
+async fn signer(config: &SignerConfig) -> Result<Box<dyn Signer>, KeyError> {
+    match config {
+        SignerConfig::File(path) => Ok(Box::new(SigningFile::new(path))),
+        #[cfg(feature = "aws")]
+        SignerConfig::AwsKms { key_id, region, endpoint } => {
+            Ok(Box::new(crate::keyring::kms::KmsSigner::new(key_id, region.clone(), endpoint.clone()).await))
+        }
+        #[cfg(not(feature = "aws"))]
+        SignerConfig::AwsKms { .. } => Err(KeyError::Unusable {
+            key: "signing".to_owned(),
+            why: "this lifeboat was built without AWS; build it with --features aws".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,368 @@
+//! From a source to sealed parts: blocks, frames, encryption, hashes.
+//!
+//! One thread reads and cuts the stream into blocks; a few compress, each block an independent zstd frame, so that reading
+//! back can decompress in parallel and plain `zstd -d` still reads it; one puts the frames in order through age and a
+//! running SHA-256 into parts. A tap sees every block on a thread of its own, beside compression, not before it.
+//!
+//! The level adapts between bounds: when compressors wait for the source the next block gets a higher level; when
+//! blocks queue up for compressors it gets a lower one. So compression never holds the dump back.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use aws_lc_rs::digest;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::identity::Identity;
+use super::proof::{SealProof, SealedBytes, SegmentProof, SourceEnd};
+
+/// Bytes of plaintext in one zstd frame.
+pub const BLOCK_BYTES: usize = 4 * 1024 * 1024;
+/// Blocks that may wait for a compressor. More would hide a slow vault behind memory, not make it faster.
+const BLOCKS_QUEUED_MAX: usize = 2;
+
+/// How a stream is sealed.
+#[derive(Debug, Clone)]
+pub struct Sealing {
+    /// Lowest and highest zstd level; equal for a fixed one.
+    pub levels: (i32, i32),
+    /// Compressing threads, at least 1.
+    pub compressors: usize,
+    /// Bytes of each part but the last; the vault's part size.
+    pub part_bytes: usize,
+    /// Parts after which the stream goes on in the next object.
+    pub parts_per_object_max: usize,
+}
+
+/// One part of a sealed stream and the object it belongs to, counted from 1.
+pub struct SealedPart {
+    /// Which object of the payload, from 1.
+    pub object: usize,
+    /// Which part of the object, from 1.
+    pub part: usize,
+    /// The ciphertext.
+    pub bytes: SealedBytes,
+}
+
+/// Why a stream could not be sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// Reading the source failed.
+    #[error("reading the source failed")]
+    Read(#[source] std::io::Error),
+    /// The source did not end as it should; its own error says why.
+    #[error("the source did not end well")]
+    SourceEndedBadly,
+    /// Compression or encryption failed.
+    #[error("sealing failed")]
+    Seal(#[source] std::io::Error),
+    /// Whoever watched the stream refused it.
+    #[error("the stream is not what it should be: {0}")]
+    Refused(String),
+    /// The upload stopped taking parts.
+    #[error("the upload stopped taking parts")]
+    UploadStopped,
+    /// A thread panicked.
+    #[error("a sealing thread died")]
+    ThreadDied,
+}
+
+/// Looks at the plaintext as it passes; its result is part of the outcome.
+pub trait Tap: Send + 'static {
+    /// What it found.
+    type Found: Send + 'static;
+    /// The next bytes of the stream.
+    ///
+    /// # Errors
+    /// A reason for which the stream must not be stored.
+    fn look(&mut self, bytes: &[u8]) -> Result<(), String>;
+    /// The stream ended.
+    ///
+    /// # Errors
+    /// A reason for which the stream must not be stored.
+    fn done(self) -> Result<Self::Found, String>;
+}
+
+impl Tap for () {
+    type Found = ();
+    fn look(&mut self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+    fn done(self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A stream being sealed on its threads.
+pub struct Pouring<F> {
+    outcome: tokio::sync::oneshot::Receiver<Result<(SealProof, F), SealError>>,
+    passed: Arc<AtomicU64>,
+}
+
+impl<F> Pouring<F> {
+    /// Plaintext bytes read so far.
+    #[must_use]
+    pub fn passed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.passed)
+    }
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`SealError`]; then no proof exists and nothing can be completed.
+    pub async fn outcome(self) -> Result<(SealProof, F), SealError> {
+        self.outcome.await.unwrap_or(Err(SealError::ThreadDied))
+    }
+}
+
+/// Seals everything `source` yields to `identity`, sending parts as they fill.
+///
+/// At end of file `end` is called and may block until the source has proved its end; without proof the stream is never
+/// closed. Dropping the receiver of `parts` stops the work.
+pub fn pour<T: Tap>(
+    source: impl Read + Send + 'static,
+    end: impl FnOnce() -> Option<SourceEnd> + Send + 'static,
+    tap: T,
+    identity: &Identity,
+    sealing: Sealing,
+    parts: tokio::sync::mpsc::Sender<SealedPart>,
+) -> Pouring<T::Found> {
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    let passed = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&passed);
+    let recipient = identity.recipient();
+    std::thread::spawn(move || {
+        let _ = answer.send(run(source, end, tap, &recipient, &sealing, parts, &counter));
+    });
+    Pouring { outcome, passed }
+}
+
+type Block = Arc<Vec<u8>>;
+type Compressed = Result<Vec<u8>, std::io::Error>;
+
+/// A block on its way to a compressor, and where the frame goes.
+struct Job {
+    block: Block,
+    level: i32,
+    frame: Sender<Compressed>,
+}
+
+fn run<T: Tap>(
+    source: impl Read,
+    end: impl FnOnce() -> Option<SourceEnd>,
+    tap: T,
+    recipient: &age::x25519::Recipient,
+    sealing: &Sealing,
+    parts: tokio::sync::mpsc::Sender<SealedPart>,
+    passed: &AtomicU64,
+) -> Result<(SealProof, T::Found), SealError> {
+    let (jobs, jobs_in) = bounded::<Job>(BLOCKS_QUEUED_MAX);
+    let (order, order_in) = bounded::<Receiver<Compressed>>(sealing.compressors + BLOCKS_QUEUED_MAX);
+    let (tapped, tapped_in) = bounded::<Block>(BLOCKS_QUEUED_MAX);
+    let (finish, finish_in) = bounded::<()>(1);
+    let idle = Arc::new(AtomicBool::new(false));
+
+    let compressors: Vec<JoinHandle<()>> = (0..sealing.compressors.max(1))
+        .map(|_| {
+            let (jobs, idle) = (jobs_in.clone(), Arc::clone(&idle));
+            std::thread::spawn(move || compress(&jobs, &idle))
+        })
+        .collect();
+    drop(jobs_in);
+    let tap = std::thread::spawn(move || watch(tap, &tapped_in));
+    let writer = Parts::new(parts, sealing);
+    let recipient = recipient.clone();
+    let sealer = std::thread::spawn(move || seal(&order_in, &recipient, writer, &finish_in));
+
+    let read = read_blocks(source, sealing.levels, &idle, &Channels { jobs, order, tapped }, passed);
+    // All senders are gone now, so every thread runs out of work and ends, whatever happened.
+    let found = tap.join().map_err(|_| SealError::ThreadDied)?;
+    let closing = match (&read, &found) {
+        // The proof is asked for only when everything else is well; `end` may wait for a child here.
+        (Ok(_), Ok(_)) => end().ok_or(SealError::SourceEndedBadly).map(|_proof| {
+            let _ = finish.send(());
+        }),
+        _ => Ok(()),
+    };
+    drop(finish);
+    let sealed = sealer.join().map_err(|_| SealError::ThreadDied)?;
+    for compressor in compressors {
+        compressor.join().map_err(|_| SealError::ThreadDied)?;
+    }
+    let found = found.map_err(SealError::Refused)?;
+    closing?;
+    match (read, sealed) {
+        (Ok(plain_bytes), Ok(Some(segments))) => Ok((SealProof { plain_bytes, segments }, found)),
+        // A reader that found the queues closed only noticed; the sealer knows why.
+        (_, Err(error)) | (Err(error), _) => Err(error),
+        (Ok(_), Ok(None)) => Err(SealError::SourceEndedBadly),
+    }
+}
+
+struct Channels {
+    jobs: Sender<Job>,
+    order: Sender<Receiver<Compressed>>,
+    tapped: Sender<Block>,
+}
+
+fn read_blocks(
+    mut source: impl Read,
+    (low, high): (i32, i32),
+    idle: &AtomicBool,
+    to: &Channels,
+    passed: &AtomicU64,
+) -> Result<u64, SealError> {
+    let mut level = low;
+    let mut total = 0;
+    loop {
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        let count = source.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut block).map_err(SealError::Read)?;
+        if count == 0 && total > 0 {
+            return Ok(total);
+        }
+        total += count as u64;
+        passed.store(total, Ordering::Relaxed);
+        let block = Arc::new(block);
+        if to.jobs.is_full() {
+            level = (level - 1).max(low);
+        } else if idle.load(Ordering::Relaxed) && to.jobs.is_empty() {
+            level = (level + 1).min(high);
+        }
+        let (frame, frame_in) = bounded(1);
+        let sent = to.tapped.send(Arc::clone(&block)).is_ok()
+            && to.order.send(frame_in).is_ok()
+            && to.jobs.send(Job { block, level, frame }).is_ok();
+        if !sent {
+            return Err(SealError::UploadStopped);
+        }
+        if count < BLOCK_BYTES {
+            return Ok(total);
+        }
+    }
+}
+
+fn compress(jobs: &Receiver<Job>, idle: &AtomicBool) {
+    let mut compressor = zstd::bulk::Compressor::new(0);
+    loop {
+        idle.store(jobs.is_empty(), Ordering::Relaxed);
+        let Ok(job) = jobs.recv() else { return };
+        let frame = match &mut compressor {
+            Ok(compressor) => compressor
+                .set_compression_level(job.level)
+                .and_then(|()| compressor.include_checksum(true))
+                .and_then(|()| compressor.compress(&job.block)),
+            Err(error) => Err(std::io::Error::new(error.kind(), "zstd could not be set up")),
+        };
+        // Nobody waiting means that the run failed elsewhere and says so there.
+        let _ = job.frame.send(frame);
+    }
+}
+
+fn watch<T: Tap>(mut tap: T, blocks: &Receiver<Block>) -> Result<T::Found, String> {
+    for block in blocks {
+        tap.look(&block)?;
+    }
+    tap.done()
+}
+
+/// Puts frames in order through age into parts. `None` if the stream was not to be closed.
+fn seal(
+    order: &Receiver<Receiver<Compressed>>,
+    recipient: &age::x25519::Recipient,
+    parts: Parts,
+    finish: &Receiver<()>,
+) -> Result<Option<Vec<SegmentProof>>, SealError> {
+    let stopped = Arc::clone(&parts.stopped);
+    let explain = |error: std::io::Error| if stopped.load(Ordering::Relaxed) { SealError::UploadStopped } else { SealError::Seal(error) };
+    let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient as &dyn age::Recipient))
+        .map_err(|error| SealError::Seal(std::io::Error::other(error)))?;
+    let mut stream = encryptor.wrap_output(parts).map_err(explain)?;
+    for frame in order {
+        let frame = frame.recv().map_err(|_| SealError::UploadStopped)?.map_err(SealError::Seal)?;
+        stream.write_all(&frame).map_err(explain)?;
+    }
+    if finish.recv().is_err() {
+        return Ok(None);
+    }
+    stream.finish().map_err(explain)?.close().map(Some).map_err(explain)
+}
+
+/// Gathers ciphertext into parts, hashing it object by object.
+struct Parts {
+    to: tokio::sync::mpsc::Sender<SealedPart>,
+    part_bytes: usize,
+    parts_per_object_max: usize,
+    filling: Vec<u8>,
+    part: usize,
+    hash: digest::Context,
+    bytes: u64,
+    segments: Vec<SegmentProof>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Parts {
+    fn new(to: tokio::sync::mpsc::Sender<SealedPart>, sealing: &Sealing) -> Self {
+        Self {
+            to,
+            part_bytes: sealing.part_bytes,
+            parts_per_object_max: sealing.parts_per_object_max,
+            filling: Vec::with_capacity(sealing.part_bytes),
+            part: 1,
+            hash: digest::Context::new(&digest::SHA256),
+            bytes: 0,
+            segments: Vec::new(),
+            stopped: Arc::default(),
+        }
+    }
+
+    fn send(&mut self) -> std::io::Result<()> {
+        let full = std::mem::replace(&mut self.filling, Vec::with_capacity(self.part_bytes));
+        self.hash.update(&full);
+        self.bytes += full.len() as u64;
+        let part = SealedPart { object: self.segments.len() + 1, part: self.part, bytes: SealedBytes::new(full) };
+        self.part += 1;
+        if self.to.blocking_send(part).is_err() {
+            self.stopped.store(true, Ordering::Relaxed);
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    fn end_object(&mut self) {
+        let hash = std::mem::replace(&mut self.hash, digest::Context::new(&digest::SHA256)).finish();
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(hash.as_ref());
+        self.segments.push(SegmentProof { bytes: std::mem::take(&mut self.bytes), sha256 });
+        self.part = 1;
+    }
+
+    fn close(mut self) -> std::io::Result<Vec<SegmentProof>> {
+        if !self.filling.is_empty() {
+            self.send()?;
+        }
+        if self.bytes > 0 {
+            self.end_object();
+        }
+        Ok(self.segments)
+    }
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // A full object is ended only when more is to come, so that no empty object follows.
+        if self.part > self.parts_per_object_max {
+            self.end_object();
+        }
+        let room = self.part_bytes - self.filling.len();
+        let now = room.min(bytes.len());
+        self.filling.extend_from_slice(&bytes[..now]);
+        if self.filling.len() == self.part_bytes {
+            self.send()?;
+        }
+        Ok(now)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

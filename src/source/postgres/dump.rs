@@ -1,0 +1,238 @@
+//! The children that read in the snapshot, and the proof that together they read everything once.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read};
+use std::process::Stdio;
+
+use tokio::io::AsyncReadExt;
+
+use super::SourceError;
+use super::snapshot::{Snapshot, Table};
+use crate::domain::span::Span;
+use crate::pg::children::{Running, command, pinned_options};
+use crate::pg::globals::{self, without_restrict};
+use crate::pg::rows::Tally;
+use crate::pg::{Connection, Tool, Tools};
+use crate::seal::SourceEnd;
+
+/// How often globals that change while we look make us look again.
+const GLOBALS_ATTEMPTS_MAX: u32 = 3;
+/// Globals are small; a server that sends more than this is not one.
+const GLOBALS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes the kernel may buffer between `pg_dump` and us; the default of 64 KiB makes both sides wait for each other.
+const PIPE_BYTES: usize = 1024 * 1024;
+
+/// Which tables each payload holds. Completeness is by construction: `main` takes everything but what is named elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Tables of each `data-NNN` payload.
+    pub data: Vec<Vec<Table>>,
+}
+
+impl Split {
+    /// Gives the largest tables to `jobs - 1` data payloads, each to the one with the least so far; `main` counts as one.
+    #[must_use]
+    pub fn new(tables: &[Table], jobs: usize) -> Self {
+        let mut largest: Vec<&Table> = tables.iter().filter(|t| t.has_rows && !t.of_extension).collect();
+        largest.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.cmp(b)));
+        let jobs = jobs.min(largest.len().max(1));
+        let mut loads = vec![0u64; jobs];
+        let mut data = vec![Vec::new(); jobs.saturating_sub(1)];
+        // Small tables stay in main: a long list of names on a command line buys nothing.
+        for table in largest.into_iter().take(jobs * 16) {
+            let lightest = (0..jobs).min_by_key(|job| (loads[*job], *job)).unwrap_or_default();
+            loads[lightest] += table.bytes;
+            if lightest > 0 {
+                data[lightest - 1].push(table.clone());
+            }
+        }
+        data.retain(|tables| !tables.is_empty());
+        Self { data }
+    }
+}
+
+/// A child whose output is read by a thread and whose end is proved to the sealer.
+pub struct DumpStream {
+    /// What it writes.
+    pub output: PipeReader,
+    /// Resolves to the child's end.
+    pub end: tokio::task::JoinHandle<Result<SourceEnd, SourceError>>,
+}
+
+/// The read end of a child's standard output.
+pub struct PipeReader(std::fs::File);
+
+impl Read for PipeReader {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.0.read(into) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Quotes a name for the pattern options of `pg_dump`, where everything within double quotes is literal.
+fn pattern(table: &Table) -> String {
+    let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    format!("{}.{}", quote(&table.schema), quote(&table.name))
+}
+
+/// Starts the `pg_dump` of `main`.
+///
+/// # Errors
+/// [`SourceError::Child`] if it cannot be started.
+pub fn main(
+    tools: &Tools,
+    connection: &Connection,
+    snapshot: &Snapshot,
+    split: &Split,
+    lock_wait: Span,
+) -> Result<DumpStream, SourceError> {
+    let excluded = split.data.iter().flatten().map(|table| format!("--exclude-table-data={}", pattern(table)));
+    start(tools, connection, snapshot, lock_wait, excluded)
+}
+
+/// Starts the `pg_dump` of one data payload.
+///
+/// # Errors
+/// [`SourceError::Child`] if it cannot be started.
+pub fn data(
+    tools: &Tools,
+    connection: &Connection,
+    snapshot: &Snapshot,
+    tables: &[Table],
+    lock_wait: Span,
+) -> Result<DumpStream, SourceError> {
+    let wanted = tables.iter().map(|table| format!("--table={}", pattern(table)));
+    start(tools, connection, snapshot, lock_wait, ["--data-only".to_owned(), "--strict-names".to_owned()].into_iter().chain(wanted))
+}
+
+/// Starts a whole `pg_dump` without a snapshot of ours, as a comparison needs it.
+///
+/// # Errors
+/// [`SourceError::Child`] if it cannot be started.
+pub fn whole(tools: &Tools, connection: &Connection) -> Result<DumpStream, SourceError> {
+    spawn(tools, connection, Vec::new())
+}
+
+fn start(
+    tools: &Tools,
+    connection: &Connection,
+    snapshot: &Snapshot,
+    lock_wait: Span,
+    more: impl Iterator<Item = String>,
+) -> Result<DumpStream, SourceError> {
+    let mut arguments =
+        vec![format!("--snapshot={}", snapshot.name), format!("--lock-wait-timeout={}", lock_wait.duration().as_millis().max(1))];
+    arguments.extend(more);
+    spawn(tools, connection, arguments)
+}
+
+fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<String>) -> Result<DumpStream, SourceError> {
+    let mut pg_dump = command(tools, Tool::PgDump, connection);
+    pg_dump.args(["--format=custom", "--compress=0", "--no-password"]).args(arguments);
+    pg_dump.arg(format!("--dbname={}", connection.conninfo()));
+    pg_dump.env("PGOPTIONS", pinned_options()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut running = Running::start(pg_dump, Tool::PgDump)?;
+    let pipe = |source| crate::pg::children::ChildError::Pipe { program: "pg_dump".to_owned(), source };
+    let stdout = running.child().stdout.take().ok_or_else(|| pipe(ErrorKind::BrokenPipe.into()))?;
+    let fd = stdout.into_owned_fd().map_err(pipe)?;
+    // A smaller pipe is only slower.
+    let _ = rustix::pipe::fcntl_setpipe_size(&fd, PIPE_BYTES);
+    let end = tokio::spawn(async move {
+        let status = running.finish().await?;
+        SourceEnd::of_child(status).ok_or_else(|| SourceError::Incomplete("pg_dump did not exit with 0".to_owned()))
+    });
+    Ok(DumpStream { output: PipeReader(std::fs::File::from(fd)), end })
+}
+
+/// Reads the globals once.
+///
+/// # Errors
+/// [`SourceError`] if `pg_dumpall` fails or writes what does not belong into globals.
+pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str, role_passwords: bool) -> Result<Vec<u8>, SourceError> {
+    let mut pg_dumpall = command(tools, Tool::PgDumpall, connection);
+    pg_dumpall.args(["--globals-only", "--no-password", "--database", database]);
+    pg_dumpall.arg(format!("--dbname={}", connection.conninfo()));
+    if !role_passwords {
+        pg_dumpall.arg("--no-role-passwords");
+    }
+    pg_dumpall.env("PGOPTIONS", pinned_options()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut running = Running::start(pg_dumpall, Tool::PgDumpall)?;
+    let mut script = Vec::new();
+    if let Some(stdout) = running.child().stdout.take() {
+        let pipe = |source| crate::pg::children::ChildError::Pipe { program: "pg_dumpall".to_owned(), source };
+        stdout.take(GLOBALS_BYTES_MAX).read_to_end(&mut script).await.map_err(pipe)?;
+    }
+    running.finish().await?;
+    let script = without_restrict(&script);
+    globals::parse(&script)?;
+    Ok(script)
+}
+
+/// Reads the globals again until they equal what was read before `main` began.
+///
+/// # Errors
+/// [`SourceError::RestlessGlobals`] if they change every time.
+pub async fn globals_settled(
+    tools: &Tools,
+    connection: &Connection,
+    database: &str,
+    role_passwords: bool,
+    mut before: Vec<u8>,
+) -> Result<Vec<u8>, SourceError> {
+    for _ in 0..GLOBALS_ATTEMPTS_MAX {
+        let after = globals_once(tools, connection, database, role_passwords).await?;
+        if after == before {
+            return Ok(after);
+        }
+        before = after;
+    }
+    Err(SourceError::RestlessGlobals { attempts: GLOBALS_ATTEMPTS_MAX })
+}
+
+/// Proof that the parsed archives hold the data of every table exactly once.
+///
+/// # Errors
+/// [`SourceError::Incomplete`] naming the first table that is missing, twice or unexpected.
+pub fn complete<'a>(snapshot: &Snapshot, tallies: impl IntoIterator<Item = &'a Tally>) -> Result<(), SourceError> {
+    let mut seen = BTreeSet::new();
+    for table in tallies.into_iter().flat_map(|tally| &tally.tables) {
+        if !seen.insert((table.schema.as_str(), table.table.as_str())) {
+            return Err(SourceError::Incomplete(format!("the data of {}.{} is there twice", table.schema, table.table)));
+        }
+    }
+    for table in snapshot.tables.iter().filter(|t| t.has_rows) {
+        let found = seen.remove(&(table.schema.as_str(), table.name.as_str()));
+        if !found && !table.of_extension {
+            return Err(SourceError::Incomplete(format!("the data of {}.{} is missing", table.schema, table.name)));
+        }
+    }
+    // What is left is not in our list: materialized views and foreign tables have no data of their own in a dump.
+    match seen.first() {
+        Some((schema, table)) => Err(SourceError::Incomplete(format!("{schema}.{table} appeared after the tables were locked"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str, bytes: u64) -> Table {
+        Table { schema: "public".into(), name: name.into(), oid: 1, has_rows: true, of_extension: false, bytes }
+    }
+
+    #[test]
+    fn one_job_means_main_alone_and_more_share_the_weight() {
+        let tables: Vec<Table> = (1..=10).map(|n| table(&format!("t{n}"), n * 100)).collect();
+        assert!(Split::new(&tables, 1).data.is_empty());
+        let split = Split::new(&tables, 3);
+        assert_eq!(split.data.len(), 2);
+        let weights: Vec<u64> = split.data.iter().map(|ts| ts.iter().map(|t| t.bytes).sum()).collect();
+        assert!(weights.iter().all(|w| (1500..2200).contains(w)), "{weights:?}");
+        assert!(Split::new(&[], 4).data.is_empty());
+    }
+}

@@ -1,0 +1,89 @@
+//! Reading a Postgres database: one snapshot, every table locked before it is taken, all children on the same snapshot.
+//!
+//! 1. A session of our own lists the tables, locks each ACCESS SHARE with a bounded wait, *then* exports the snapshot,
+//!    lists again and compares ([`snapshot`]). `pg_dump --snapshot` alone loses data silently: a TRUNCATE between export
+//!    and the child's lock gives no rows and exit 0.
+//! 2. `pg_dump` children read in that snapshot: `main`, and with more than one job `data-NNN` for the largest tables
+//!    ([`dump`]). Globals know no snapshot; they are taken before and after until two agree.
+//! 3. The parsed archives must show the data of every locked table exactly once ([`dump::complete`]).
+
+pub mod dump;
+pub mod snapshot;
+
+use crate::domain::Trouble;
+use crate::pg::SessionError;
+use crate::pg::children::ChildError;
+use crate::pg::globals::GlobalsError;
+use crate::pg::tools::ToolsError;
+
+/// Why a database could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The client programs are missing or too old.
+    #[error(transparent)]
+    Tools(#[from] ToolsError),
+    /// The password could not be had.
+    #[error("{0}")]
+    Password(String),
+    /// The server cannot be reached or refuses.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A table is held by something else for too long.
+    #[error("a table could not be locked for reading within {waited}: {message}")]
+    Locked {
+        /// How long was waited.
+        waited: String,
+        /// The server's words.
+        message: String,
+    },
+    /// Tables come and go faster than they can be locked.
+    #[error("tables were created, dropped or renamed during each of {attempts} attempts to lock them all")]
+    Restless {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A child failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The globals changed every time they were read.
+    #[error("roles or tablespaces changed during each of {attempts} attempts to read them")]
+    RestlessGlobals {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The globals hold something unknown.
+    #[error(transparent)]
+    Globals(#[from] GlobalsError),
+    /// The dumped archives do not hold every table exactly once.
+    #[error("the dump is not complete: {0}")]
+    Incomplete(String),
+}
+
+impl SourceError {
+    /// Class of the error.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Tools(_) | Self::Password(_) => Trouble::Usage,
+            Self::Session(SessionError::Lost { .. }) | Self::Locked { .. } | Self::Restless { .. } | Self::RestlessGlobals { .. } => {
+                Trouble::Unavailable
+            }
+            Self::Session(_) | Self::Child(_) | Self::Globals(_) | Self::Incomplete(_) => Trouble::SourceFailed,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tools(error) => Some(error.hint()),
+            Self::Locked { .. } => Some("find what holds it (select * from pg_locks where not granted), then run the backup again; lock_wait in lifeboat.toml is how long it waits".to_owned()),
+            Self::Session(SessionError::Lost { .. }) => Some("try the same with psql: lifeboat connects exactly as it does; `lifeboat check` tries every connection".to_owned()),
+            Self::Session(SessionError::Refused { sqlstate, .. }) if sqlstate == "42501" => Some(PRIVILEGES.to_owned()),
+            Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("permission denied") => Some(PRIVILEGES.to_owned()),
+            _ => None,
+        }
+    }
+}
+
+const PRIVILEGES: &str = "the backup role lacks a privilege; docs/CONFIG.md (\"The backup role\") lists what it needs, large objects and role passwords included";

@@ -1,0 +1,199 @@
+//! The snapshot: every table locked, then exported, then compared with what was locked.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::SourceError;
+use crate::domain::manifest::SourceFacts;
+use crate::domain::span::Span;
+use crate::pg::sql::quote_identifier;
+use crate::pg::{Connection, Session, SessionError, Tools};
+
+/// How often tables that come and go make us start over.
+const ATTEMPTS_MAX: u32 = 5;
+/// Tables named in one LOCK statement.
+const LOCK_BATCH: usize = 500;
+
+/// A table that holds rows of its own or is the parent of such.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Table {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// OID, to notice one that was dropped and made again.
+    pub oid: u32,
+    /// Whether it has rows of its own (an ordinary table).
+    pub has_rows: bool,
+    /// Whether an extension owns it; the extension decides whether its rows are dumped.
+    pub of_extension: bool,
+    /// Size on disk, TOAST included, in bytes.
+    pub bytes: u64,
+}
+
+/// A session that holds every table's lock and the exported snapshot until it is dropped.
+pub struct Snapshot {
+    session: Session,
+    /// Name under which children import it.
+    pub name: String,
+    /// The tables it shows.
+    pub tables: Vec<Table>,
+    /// Facts for the manifest.
+    pub facts: SourceFacts,
+    /// Name of the database.
+    pub database: String,
+}
+
+/// What is asked of the server before anything else.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `server_version`.
+    pub version: String,
+    /// `server_version_num`.
+    pub version_num: u32,
+    /// Name of the database.
+    pub database: String,
+}
+
+impl Server {
+    /// Major version.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.version_num / 10_000
+    }
+}
+
+/// Asks which server this is. Any `psql` can ask, so this comes before the right programs are chosen.
+///
+/// # Errors
+/// [`SessionError`]
+pub async fn server(session: &mut Session) -> Result<Server, SessionError> {
+    let rows = session
+        .ask("its version", "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num'), pg_catalog.current_database()", 3)
+        .await?;
+    let shape = || SessionError::Shape { what: "its version".to_owned() };
+    match rows.into_iter().next().ok_or_else(shape)?.as_slice() {
+        [Some(version), Some(number), Some(database)] => {
+            Ok(Server { version: version.clone(), version_num: number.parse().map_err(|_| shape())?, database: database.clone() })
+        }
+        _ => Err(shape()),
+    }
+}
+
+const LIST: &str = "SELECT n.nspname, c.relname, c.oid, c.relkind = 'r', \
+    EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'), \
+    CASE WHEN c.relkind = 'r' THEN COALESCE(pg_catalog.pg_table_size(c.oid), 0) ELSE 0 END \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
+    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+    ORDER BY n.nspname, c.relname";
+
+async fn list(session: &mut Session) -> Result<Vec<Table>, SessionError> {
+    let rows = session.ask("the list of tables", LIST, 6).await?;
+    let shape = || SessionError::Shape { what: "the list of tables".to_owned() };
+    let table = |row: Vec<Option<String>>| match row.as_slice() {
+        [Some(schema), Some(name), Some(oid), Some(has_rows), Some(of_extension), Some(bytes)] => Some(Table {
+            schema: schema.clone(),
+            name: name.clone(),
+            oid: oid.parse().ok()?,
+            has_rows: has_rows == "t",
+            of_extension: of_extension == "t",
+            bytes: bytes.parse().ok()?,
+        }),
+        _ => None,
+    };
+    rows.into_iter().map(|row| table(row).ok_or_else(shape)).collect()
+}
+
+fn identities(tables: &[Table]) -> BTreeSet<(&str, &str, u32)> {
+    tables.iter().map(|t| (t.schema.as_str(), t.name.as_str(), t.oid)).collect()
+}
+
+impl Snapshot {
+    /// Locks every table and exports a snapshot. The session stays open, and with it locks and snapshot.
+    ///
+    /// # Errors
+    /// [`SourceError::Locked`] if a table is held longer than `lock_wait`; [`SourceError::Restless`] if tables come and go
+    /// all the time; [`SourceError::Session`] otherwise.
+    pub async fn take(tools: &Tools, connection: &Connection, lock_wait: Span) -> Result<Self, SourceError> {
+        let mut session = Session::open(tools, connection).await?;
+        let server = server(&mut session).await?;
+        for _ in 0..ATTEMPTS_MAX {
+            let wanted = list(&mut session).await?;
+            crate::failpoint::reach("snapshot-listed");
+            session.run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+            if let Some(snapshot) = Self::attempt(&mut session, &wanted, lock_wait).await? {
+                let facts = facts(&mut session, &server).await?;
+                return Ok(Self { session, name: snapshot, tables: wanted, facts, database: server.database });
+            }
+            session.run("a rollback", "ROLLBACK").await?;
+        }
+        Err(SourceError::Restless { attempts: ATTEMPTS_MAX })
+    }
+
+    /// The snapshot's name, or `None` if the tables changed and everything must start over.
+    async fn attempt(session: &mut Session, wanted: &[Table], lock_wait: Span) -> Result<Option<String>, SourceError> {
+        let wait = format!("SET LOCAL lock_timeout = {}", lock_wait.duration().as_millis().max(1));
+        session.run("the lock timeout", &wait).await?;
+        for batch in wanted.chunks(LOCK_BATCH) {
+            // ONLY: children are in the list themselves, and one that is not must be noticed, not locked unseen.
+            let names: Vec<String> =
+                batch.iter().map(|t| format!("ONLY {}.{}", quote_identifier(&t.schema), quote_identifier(&t.name))).collect();
+            let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+            match session.run("the tables' locks", &lock).await {
+                Ok(()) => {}
+                // Dropped or renamed since it was listed.
+                Err(SessionError::Refused { sqlstate, .. }) if sqlstate == "42P01" || sqlstate == "3F000" => return Ok(None),
+                Err(SessionError::Refused { sqlstate, message, .. }) if sqlstate == "55P03" => {
+                    return Err(SourceError::Locked { waited: lock_wait.to_string(), message });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The first statement that needs a snapshot: from here on the transaction sees one moment, later than all locks.
+        let name = session.ask_one("a snapshot", "SELECT pg_catalog.pg_export_snapshot()").await?;
+        let seen = list(session).await?;
+        Ok((identities(&seen) == identities(wanted)).then_some(name))
+    }
+
+    /// Ends the session and gives the locks back.
+    pub fn release(self) {
+        drop(self.session);
+    }
+}
+
+async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, SourceError> {
+    let shape = |what: &str| SessionError::Shape { what: what.to_owned() };
+    let time = session
+        .ask_one(
+            "the time",
+            "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+        )
+        .await?;
+    let snapshot_time: Timestamp = time.parse().map_err(|_| shape("the time"))?;
+    // Both may be forbidden or impossible (a standby); the savepoint keeps the transaction alive.
+    let system_identifier = optional(session, "SELECT system_identifier FROM pg_catalog.pg_control_system()").await?;
+    let lsn =
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END";
+    let snapshot_lsn = optional(session, lsn).await?;
+    Ok(SourceFacts {
+        server_version: server.version.clone(),
+        server_version_num: server.version_num,
+        system_identifier,
+        snapshot_time,
+        snapshot_lsn,
+    })
+}
+
+async fn optional(session: &mut Session, sql: &str) -> Result<Option<String>, SourceError> {
+    session.run("a savepoint", "SAVEPOINT optional").await?;
+    match session.ask_one("an optional fact", sql).await {
+        Ok(value) => Ok(Some(value)),
+        Err(SessionError::Refused { .. }) => {
+            session.run("a savepoint", "ROLLBACK TO SAVEPOINT optional").await?;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

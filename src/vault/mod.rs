@@ -1,0 +1,231 @@
+//! Where backups live: write-once objects under a prefix, in a directory or in S3.
+//!
+//! The contract, which `tests/vault_contract.rs` runs on every adapter:
+//!
+//! - Nothing is stored under a name twice. [`Vault::put`] and [`Upload::complete`] answer [`VaultError::Exists`] if the
+//!   name is taken by other bytes, and succeed if it is taken by the very same bytes (a reply that was lost).
+//! - An object is visible only when it is whole. An upload that is dropped or aborted leaves nothing that
+//!   [`Vault::list`] shows; what it may leave is found by [`Vault::unfinished`].
+//! - After [`VaultError::Unknown`] the object may or may not be there; nothing may be concluded from it.
+//! - [`Vault::list`] is complete or fails; order is by name.
+//!
+//! What is read is hostile until its signature or hash has been checked by the caller.
+
+#[cfg(feature = "aws")]
+pub mod aws;
+pub mod directory;
+pub mod fetch;
+#[cfg(feature = "aws")]
+pub mod s3;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::domain::layout::ObjectKey;
+use crate::domain::{Document, Trouble};
+use crate::seal::{SealedBytes, SegmentProof};
+
+/// What a store allows and how it wants to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of each part but the last.
+    pub part_bytes: usize,
+    /// Parts of one object.
+    pub parts_max: usize,
+    /// Parts under way at once, per upload, and ranges, per read.
+    pub transfers_max: usize,
+}
+
+/// Facts about an object as the store tells them. Not to be believed about content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectFacts {
+    /// Name.
+    pub key: ObjectKey,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// When the store says it was written.
+    pub modified: Timestamp,
+    /// Storage class, where the store has classes.
+    pub class: Option<String>,
+    /// Whether it must be thawed before it can be read.
+    pub frozen: bool,
+}
+
+/// An object that can be read now. Made only from facts that say so.
+#[derive(Debug, Clone)]
+pub struct Warm(ObjectFacts);
+
+impl Warm {
+    /// The object's name.
+    #[must_use]
+    pub fn key(&self) -> &ObjectKey {
+        &self.0.key
+    }
+    /// The object's size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+}
+
+impl ObjectFacts {
+    /// The object as readable.
+    ///
+    /// # Errors
+    /// [`VaultError::Frozen`] if it must be thawed first.
+    pub fn warm(self) -> Result<Warm, VaultError> {
+        if self.frozen { Err(VaultError::Frozen { key: self.key, class: self.class.unwrap_or_default() }) } else { Ok(Warm(self)) }
+    }
+}
+
+/// An upload that was begun and neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The object it was to become, as the store names it.
+    pub key: String,
+    /// The store's handle.
+    pub handle: String,
+    /// When it was begun.
+    pub begun: Timestamp,
+}
+
+/// What a store was found to be able to keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Each question and its answer, for people.
+    pub answers: Vec<Ability>,
+}
+
+/// One question asked of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ability {
+    /// What was asked.
+    pub question: &'static str,
+    /// Yes, no, or could not be looked at.
+    pub answer: Option<bool>,
+    /// Whether the configuration needs a yes.
+    pub needed: bool,
+    /// Details for people.
+    pub detail: String,
+}
+
+/// A place for write-once objects.
+#[async_trait]
+pub trait Vault: Send + Sync {
+    /// The vault's address, for people and for `RESTORE.md`: `file:///…` or `s3://bucket/prefix`.
+    fn address(&self) -> String;
+    /// Sizes and numbers to keep to.
+    fn limits(&self) -> Limits;
+    /// Stores a small document. May be repeated after any error.
+    async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError>;
+    /// Begins the upload of one object of a payload.
+    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError>;
+    /// Facts about one object, `None` if it does not exist.
+    async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError>;
+    /// Bytes `from..from + length` of an object; fewer only at its end.
+    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError>;
+    /// All objects whose names begin with `prefix`, by name. Names that no vault writes are left out.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError>;
+    /// Removes an object; one that is not there is success.
+    async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError>;
+    /// Uploads that were begun and not ended.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError>;
+    /// Removes what an unfinished upload holds.
+    async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError>;
+    /// Writes a probe and asks what the store can keep.
+    async fn probe(&self, key: &ObjectKey) -> Result<Abilities, VaultError>;
+}
+
+/// One object being uploaded. Dropping it without an end leaves what [`Vault::unfinished`] finds.
+#[async_trait]
+pub trait Upload: Send {
+    /// Hands over the next part, in order. Returns when there is room for another.
+    async fn part(&mut self, bytes: SealedBytes) -> Result<(), VaultError>;
+    /// Makes the object visible, if what arrived tallies with `proof`.
+    async fn complete(self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError>;
+    /// Leaves nothing behind.
+    async fn abort(self: Box<Self>) -> Result<(), VaultError>;
+}
+
+/// Why a vault did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The name is taken by other bytes.
+    #[error("{key} exists already, and holds something else")]
+    Exists {
+        /// Name.
+        key: ObjectKey,
+    },
+    /// There is no such object.
+    #[error("there is no {key} in the vault")]
+    Missing {
+        /// Name.
+        key: String,
+    },
+    /// It must be thawed first.
+    #[error("{key} is in storage class {class} and must be thawed before it can be read")]
+    Frozen {
+        /// Name.
+        key: ObjectKey,
+        /// Class.
+        class: String,
+    },
+    /// The store refuses to let us.
+    #[error("the vault refuses {what}: {why}")]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// The store's answer.
+        why: String,
+    },
+    /// The key that encrypts the bucket is not usable.
+    #[error("the key of the vault's own encryption refuses {what}: {why}")]
+    KeyRefused {
+        /// What was tried.
+        what: String,
+        /// The store's answer.
+        why: String,
+    },
+    /// The store does not answer, is throttled, or is full.
+    #[error("the vault is not available for {what}: {why}")]
+    Unavailable {
+        /// What was tried.
+        what: String,
+        /// The store's answer.
+        why: String,
+    },
+    /// The outcome could not be learned.
+    #[error("whether {what} took effect could not be learned: {why}")]
+    Unknown {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// The store has something else than what was sent.
+    #[error("{what} did not arrive whole: {why}")]
+    Tally {
+        /// Object.
+        what: String,
+        /// What differs.
+        why: String,
+    },
+    /// The store or the address cannot be used as configured.
+    #[error("the vault cannot be used: {0}")]
+    Unusable(String),
+}
+
+impl VaultError {
+    /// Class of the error.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Exists { .. } | Self::Tally { .. } => Trouble::Integrity,
+            Self::Missing { .. } => Trouble::Integrity,
+            Self::Frozen { .. } | Self::Unavailable { .. } | Self::Unknown { .. } => Trouble::Unavailable,
+            Self::Refused { .. } | Self::Unusable(_) => Trouble::Usage,
+            Self::KeyRefused { .. } => Trouble::KeyRefused,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Trying everything the configuration names, and telling in a table what came of it.
+//!
+//! Each line is one question with an answer: good, bad, or *could not look*. A role that may only write passes: the probe
+//! is neither read back nor deleted, and carries no retention.
+
+use serde::Serialize;
+
+use super::{Rig, WorkError, back_up, shelf};
+use crate::config::DatastoreConfig;
+use crate::domain::Trouble;
+use crate::domain::envelope::{Context, Slot};
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
+use crate::domain::layout;
+use crate::keyring::{Key, Unwrapped};
+use crate::pg::Session;
+use crate::seal::Identity;
+use crate::source::postgres::snapshot;
+
+/// Answer to one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// As it should be.
+    Good,
+    /// Worth knowing, stops nothing.
+    Note,
+    /// Not as the configuration needs it.
+    Bad,
+    /// Could not be looked at; not a pass.
+    CouldNotLook,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    /// What the question is about.
+    pub subject: String,
+    /// The question.
+    pub question: String,
+    /// The answer.
+    pub answer: Answer,
+    /// Details.
+    pub detail: String,
+    #[serde(skip)]
+    trouble: Option<Trouble>,
+}
+
+fn line(subject: &str, question: &str, answer: Answer, detail: impl Into<String>) -> Line {
+    Line { subject: subject.to_owned(), question: question.to_owned(), answer, detail: detail.into(), trouble: None }
+}
+
+fn bad(subject: &str, question: &str, trouble: Trouble, detail: impl Into<String>) -> Line {
+    Line { trouble: Some(trouble), ..line(subject, question, Answer::Bad, detail) }
+}
+
+/// The worst class of trouble among the answers; `None` if a backup can be taken.
+#[must_use]
+pub fn trouble(lines: &[Line]) -> Option<Trouble> {
+    lines.iter().find_map(|line| line.trouble)
+}
+
+/// Asks every question.
+///
+/// # Errors
+/// Never for an answer that is bad; only if asking itself is impossible.
+pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
+    let mut lines = check_vault(rig).await;
+    lines.extend(check_keys(rig).await);
+    lines.push(match rig.signer.public().await {
+        Err(error) => bad("signing", "can sign", error.trouble(), error.to_string()),
+        Ok(public) => match rig.signer.sign(b"lifeboat check").await {
+            Err(error) => bad("signing", "can sign", error.trouble(), error.to_string()),
+            Ok(signature) if rig.trusted.verify(b"lifeboat check", &signature) => {
+                line("signing", "signs what is believed", Answer::Good, rig.signer.name())
+            }
+            Ok(_) => bad(
+                "signing",
+                "signs what is believed",
+                Trouble::Usage,
+                format!("its public half is not pinned: add trust = [\"{}\"]", public.to_line()),
+            ),
+        },
+    });
+    lines.push(match &rig.catalog {
+        Ok(_) => line("catalog", "opens", Answer::Good, rig.config.catalog.display().to_string()),
+        Err(error) => line("catalog", "opens", Answer::Note, format!("{error}; everything works without it")),
+    });
+    for (name, settings) in &rig.config.datastores {
+        lines.extend(check_datastore(rig, name, settings).await);
+    }
+    if rig.config.datastores.is_empty() {
+        lines.push(bad("datastores", "at least one is configured", Trouble::Usage, "add a section [datastores.NAME]"));
+    }
+    Ok(lines)
+}
+
+async fn check_vault(rig: &Rig) -> Vec<Line> {
+    let address = rig.vault.address();
+    let mut lines = Vec::new();
+    match shelf::vault_id(rig).await {
+        Ok(id) => lines.push(line("vault", "exists", Answer::Good, format!("{address} ({id})"))),
+        Err(error) => return vec![bad("vault", "exists", error.trouble(), error.to_string())],
+    }
+    match rig.vault.probe(&layout::probe(&hex::encode(rand::random::<[u8; 8]>()))).await {
+        Err(error) => lines.push(bad("vault", "may write", error.trouble(), error.to_string())),
+        Ok(abilities) => lines.extend(abilities.answers.into_iter().map(|ability| match (ability.answer, ability.needed) {
+            (Some(true), _) => line("vault", ability.question, Answer::Good, ability.detail),
+            (Some(false), true) => bad("vault", ability.question, Trouble::Usage, ability.detail),
+            (None, true) => line("vault", ability.question, Answer::CouldNotLook, ability.detail),
+            (_, false) => line("vault", ability.question, Answer::Note, ability.detail),
+        })),
+    }
+    lines
+}
+
+async fn check_keys(rig: &Rig) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let identity = Identity::generate();
+    // A context that no backup has: vault 0, at the epoch.
+    let context = Context {
+        vault: VaultId::from_random([0; 16]),
+        datastore: match "lifeboat-check".parse() {
+            Ok(name) => name,
+            Err(_) => return lines,
+        },
+        backup: BackupId::new(jiff::Timestamp::UNIX_EPOCH, 0),
+    };
+    for key in &rig.keys {
+        lines.push(check_key(rig, key.as_ref(), &identity, &context).await);
+    }
+    if rig.keys.len() < 2 {
+        lines.push(line(
+            "keys",
+            "two independent ways to open",
+            Answer::Note,
+            "only one key is configured; when it is lost, every backup is. Add a recovery key",
+        ));
+    }
+    lines
+}
+
+async fn check_key(rig: &Rig, key: &dyn Key, identity: &Identity, context: &Context) -> Line {
+    let subject = format!("key {}", key.name());
+    let bytes = match key.wrap(identity, context).await {
+        Ok(wrapped) => wrapped.bytes().to_vec(),
+        Err(error) => return bad(&subject, "wraps", error.trouble(), error.to_string()),
+    };
+    let slot = Slot {
+        name: key.name().to_owned(),
+        opens_with: key.opens_with(),
+        file: context.place().slot(1, key.name(), key.extension()),
+        sha256: shelf::sha256(&bytes),
+    };
+    let mut refusals = Vec::new();
+    for opener in &rig.openers {
+        match opener.unwrap(&slot, &bytes, context).await {
+            Ok(Unwrapped::Identity(found)) => {
+                let same = age::secrecy::ExposeSecret::expose_secret(&found.to_text())
+                    == age::secrecy::ExposeSecret::expose_secret(&identity.to_text());
+                return if same {
+                    line(&subject, "wraps and unwraps", Answer::Good, format!("unwrapped by {}", opener.name()))
+                } else {
+                    bad(&subject, "wraps and unwraps", Trouble::KeyRefused, "what came back is another identity")
+                };
+            }
+            Ok(Unwrapped::NotMine) => {}
+            Err(error) => refusals.push(error.to_string()),
+        }
+    }
+    let detail = if refusals.is_empty() {
+        "cannot be unwrapped here, as it should be for an offline key".to_owned()
+    } else {
+        format!("may not unwrap here, which a backup host need not: {}", refusals.join("; "))
+    };
+    line(&subject, "wraps", Answer::Good, detail)
+}
+
+async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &DatastoreConfig) -> Vec<Line> {
+    let subject = format!("datastore {name}");
+    let connection = match settings.connect().await {
+        Ok(connection) => connection,
+        Err(why) => return vec![bad(&subject, "password", Trouble::Usage, why)],
+    };
+    let tools = match back_up::fitting_tools(rig, &connection).await {
+        Ok(tools) => tools,
+        Err(error) => {
+            let hint = error.hint().map(|h| format!(" ({h})")).unwrap_or_default();
+            return vec![bad(&subject, "connects, and pg_dump fits the server", error.trouble(), format!("{error}{hint}"))];
+        }
+    };
+    let mut session = match Session::open(&tools, &connection).await {
+        Ok(session) => session,
+        Err(error) => return vec![bad(&subject, "connects", Trouble::Unavailable, error.to_string())],
+    };
+    let mut lines = Vec::new();
+    match snapshot::server(&mut session).await {
+        Ok(server) => {
+            lines.push(line(&subject, "connects", Answer::Good, format!("database {}, PostgreSQL {}", server.database, server.version)));
+            lines.push(line(&subject, "pg_dump is as new as the server", Answer::Good, tools.version()));
+        }
+        Err(error) => return vec![bad(&subject, "connects", Trouble::Unavailable, error.to_string())],
+    }
+    lines.push(tls_line(&subject, &mut session).await);
+    lines.extend(privilege_lines(&subject, &mut session, settings).await);
+    lines
+}
+
+async fn tls_line(subject: &str, session: &mut Session) -> Line {
+    let question = "TLS, or local";
+    let asked = "SELECT CASE WHEN pg_catalog.inet_client_addr() IS NULL THEN 'Unix socket' \
+        ELSE COALESCE((SELECT version || ', ' || cipher FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid() AND ssl), 'loopback without TLS') END";
+    match session.ask_one("TLS", asked).await {
+        Ok(how) => line(subject, question, Answer::Good, how),
+        Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+    }
+}
+
+/// What the backup role lacks, asked before a night goes by.
+async fn privilege_lines(subject: &str, session: &mut Session, settings: &DatastoreConfig) -> Vec<Line> {
+    let mut questions = vec![
+        (
+            "may read every table",
+            "SELECT COALESCE((SELECT 'no: ' || count(*) || ' tables, such as ' || min(n.nspname || '.' || c.relname) FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r','p') AND c.relpersistence <> 't' \
+             AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+             AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')) HAVING count(*) > 0), 'yes')",
+        ),
+        (
+            "sees all rows despite row security",
+            "SELECT CASE WHEN rolsuper OR rolbypassrls OR NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relrowsecurity) THEN 'yes' \
+             ELSE 'no: tables have row security; give the role BYPASSRLS' END FROM pg_catalog.pg_roles WHERE rolname = current_user",
+        ),
+        (
+            "may read large objects",
+            "SELECT CASE WHEN (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+             OR pg_catalog.current_setting('lo_compat_privileges')::bool OR NOT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata) THEN 'yes' \
+             ELSE 'no: pg_read_all_data does not cover them; as superuser: ALTER ROLE ' || pg_catalog.quote_ident(current_user) || ' SET lo_compat_privileges = on' END",
+        ),
+    ];
+    if settings.role_passwords {
+        questions.push((
+            "may read role passwords",
+            "SELECT CASE WHEN pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT') THEN 'yes' \
+             ELSE 'no: GRANT SELECT ON pg_authid TO ' || pg_catalog.quote_ident(current_user) || ', or set role_passwords = false' END",
+        ));
+    }
+    let mut lines = Vec::new();
+    for (question, sql) in questions {
+        lines.push(match session.ask_one(question, sql).await {
+            Ok(answer) if answer == "yes" => line(subject, question, Answer::Good, ""),
+            Ok(answer) => bad(subject, question, Trouble::SourceFailed, answer),
+            Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+        });
+    }
+    lines
+}

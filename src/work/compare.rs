@@ -1,0 +1,154 @@
+//! Comparing a restored database with the fingerprint of its backup: the database is dumped again with the same settings,
+//! through the same code that made the fingerprint, and the two are held against each other.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use serde::Serialize;
+
+use super::back_up::ArchiveTap;
+use super::{Rig, WorkError};
+use crate::domain::fingerprint::{Fingerprint, TableRows};
+use crate::pg::archive::Reader;
+use crate::pg::rows::{Fingerprinter, assemble};
+use crate::pg::{Connection, Tools};
+use crate::seal::pour::Tap;
+use crate::source::postgres::dump;
+
+/// What came of a comparison. *Could not look* is never a pass.
+#[derive(Debug, Default, Serialize)]
+pub struct Comparison {
+    /// Tables compared, row by row.
+    pub tables: u64,
+    /// Rows compared.
+    pub rows: u64,
+    /// What differs, in sentences.
+    pub differences: Vec<String>,
+    /// What was not looked at, and why.
+    pub not_looked_at: Vec<String>,
+}
+
+impl Comparison {
+    /// Whether everything that could be compared is the same.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// Dumps a database and computes its fingerprint with the recorded key and column order.
+///
+/// # Errors
+/// [`WorkError`] if the database cannot be read whole.
+pub async fn fingerprint_of(rig: &Rig, tools: &Tools, connection: &Connection, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
+    let unreadable =
+        |source: &dyn std::error::Error| WorkError::NotVerified(format!("the restored database could not be read back: {source}"));
+    let mut stream = dump::whole(tools, connection).map_err(|e| unreadable(&e))?;
+    let stage = rig.progress.begin("compare", None);
+    let mut tap = ArchiveTap { reader: Reader::new(Fingerprinter::like(recorded)), stage: std::sync::Arc::clone(&stage) };
+    let cancel = rig.cancel.clone();
+    let reading = tokio::task::spawn_blocking(move || -> Result<_, String> {
+        let mut chunk = vec![0; 1024 * 1024];
+        loop {
+            if cancel.is_cancelled() {
+                return Err("interrupted".to_owned());
+            }
+            match stream.output.read(&mut chunk).map_err(|e| e.to_string())? {
+                0 => return tap.done(),
+                count => tap.look(&chunk[..count])?,
+            }
+        }
+    });
+    let tally = reading.await.map_err(|_| WorkError::Bug("the comparing thread died".to_owned()))?;
+    if rig.cancel.is_cancelled() {
+        return Err(WorkError::Interrupted);
+    }
+    stage.end();
+    match stream.end.await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Err(unreadable(&error)),
+        Err(_) => return Err(WorkError::Bug("the task that waits for pg_dump died".to_owned())),
+    }
+    let tally = tally.map_err(WorkError::NotVerified)?;
+    Ok(assemble(recorded.key.clone(), tools.major(), tally, []))
+}
+
+/// Holds what is against what was recorded.
+#[must_use]
+pub fn compare(recorded: &Fingerprint, found: &Fingerprint) -> Comparison {
+    let mut comparison = Comparison::default();
+    compare_tables(recorded, found, &mut comparison);
+    let (was, is) = (&recorded.large_objects, &found.large_objects);
+    if was != is {
+        let what = if was.count == is.count {
+            "their content or owners differ".to_owned()
+        } else {
+            format!("{} were recorded, {} found", was.count, is.count)
+        };
+        comparison.differences.push(format!("large objects: {what}"));
+    }
+    for (name, was) in &recorded.sequences {
+        match found.sequences.get(name) {
+            Some(is) if is == was => {}
+            Some(is) => comparison.differences.push(format!("sequence {name}: recorded {was}, found {is}")),
+            None => comparison.differences.push(format!("sequence {name}: missing")),
+        }
+    }
+    for name in found.sequences.keys().filter(|name| !recorded.sequences.contains_key(*name)) {
+        comparison.differences.push(format!("sequence {name}: was not there at backup time"));
+    }
+    compare_objects(recorded, found, &mut comparison);
+    if !recorded.materialized_views.is_empty() {
+        let names = recorded.materialized_views.join(", ");
+        comparison.not_looked_at.push(format!("contents of materialized views, which a restore computes anew: {names}"));
+    }
+    comparison
+}
+
+fn by_name(fingerprint: &Fingerprint) -> BTreeMap<(&str, &str), &TableRows> {
+    fingerprint.tables.iter().map(|t| ((t.schema.as_str(), t.table.as_str()), t)).collect()
+}
+
+fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
+    let (was, mut is) = (by_name(recorded), by_name(found));
+    for ((schema, table), was) in was {
+        let name = format!("table {schema}.{table}");
+        let Some(is) = is.remove(&(schema, table)) else {
+            comparison.differences.push(format!("{name}: missing"));
+            continue;
+        };
+        comparison.tables += 1;
+        comparison.rows += is.rows;
+        if was.columns != is.columns {
+            comparison.differences.push(format!(
+                "{name}: columns ({}) were recorded, ({}) found",
+                was.columns.join(", "),
+                is.columns.join(", ")
+            ));
+        } else if was.rows != is.rows {
+            comparison.differences.push(format!("{name}: {} rows were recorded, {} found", was.rows, is.rows));
+        } else if was.sum != is.sum {
+            comparison.differences.push(format!("{name}: the number of rows is the same, their content is not"));
+        }
+    }
+    for (schema, table) in is.keys() {
+        comparison.differences.push(format!("table {schema}.{table}: was not there at backup time"));
+    }
+}
+
+fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
+    if recorded.pg_dump_major != found.pg_dump_major {
+        comparison.not_looked_at.push(format!(
+            "numbers of objects: pg_dump {} counted them then and pg_dump {} now, and two majors count differently",
+            recorded.pg_dump_major, found.pg_dump_major
+        ));
+        return;
+    }
+    let kinds: std::collections::BTreeSet<&String> = recorded.objects.keys().chain(found.objects.keys()).collect();
+    for kind in kinds {
+        let count = |f: &Fingerprint| f.objects.get(kind).copied().unwrap_or_default();
+        if count(recorded) != count(found) {
+            comparison.differences.push(format!("objects of kind {kind}: {} were recorded, {} found", count(recorded), count(found)));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `RESTORE.md`: the very commands that open one backup with stock tools, lifeboat lost.
+//!
+//! The text is a document of the vault and is run by the tests exactly as it stands. It is not believed by lifeboat
+//! itself; whoever follows it checks the signature in its first step with a key from elsewhere.
+
+use crate::domain::envelope::{Context, Slot, SlotKind};
+use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::keyring::sign::PublicKey;
+
+/// `aws-kms` or `age`.
+#[must_use]
+pub fn kind(slot: &Slot) -> &'static str {
+    match slot.opens_with {
+        SlotKind::AwsKms { .. } => "aws-kms",
+        SlotKind::Age { .. } => "age",
+    }
+}
+
+/// Quotes a text for a POSIX shell.
+fn shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The guide's text.
+#[must_use]
+pub fn restore_guide(manifest: &Manifest, slots: &[Slot], address: &str, public: &PublicKey, manifest_sha256: &str) -> String {
+    let place = manifest.place();
+    let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
+    let fetch = fetch(address, &place);
+    let sums: String = std::iter::once(format!("{manifest_sha256}  {}\n", place.manifest()))
+        .chain(slots.iter().map(|slot| format!("{}  {}\n", slot.sha256, slot.file)))
+        .chain(manifest.payloads.iter().flat_map(|p| &p.objects).map(|o| format!("{}  {}\n", o.sha256, o.key)))
+        .collect();
+    let open = slots.iter().map(|slot| open_slot(slot, &context)).collect::<Vec<_>>().join("\n");
+    let verify = public.openssl_command("\"$TRUSTED_KEY\"", place.manifest().as_str());
+    let load = load(manifest);
+    let cat = |role| manifest.payload(role).map(cat).unwrap_or_default();
+    let globals = cat(Role::Globals);
+    let major = manifest.tools.pg_dump_major;
+    format!(
+        r#"# Restore {datastore} from backup {backup} without lifeboat
+
+Taken {snapshot} from PostgreSQL {server}. Opened by any one of: {names}.
+
+You need: `bash`, `sha256sum`, `openssl` 1.1.1 or newer, `age` 1.0 or newer, `zstd`, and `psql` and `pg_restore`
+of major version {major} or newer (the oldest `psql` that can run these steps is that of PostgreSQL 10).
+For a KMS slot and for a vault in S3: the AWS CLI, version 1.18 or 2. Run the steps in order, in one bash shell, in an
+empty directory. Payloads are never written in the clear; the identity file is, and step 5 removes it.
+
+Set before you begin:
+
+- `TRUSTED_KEY`: a file with the public signing key, from your configuration or recovery card, **not** from the vault.
+- `IDENTITY`: for an age slot, the file with your recovery key or local identity.
+- `PGHOST`, `PGPORT`, `PGUSER` …: the server to restore to, as for `psql`, with a role that may create roles and databases.
+
+## 1. Fetch
+
+```bash
+set -euo pipefail
+umask 077
+{fetch}
+```
+
+## 2. Check
+
+The signature first, with the key you brought; then every file against its SHA-256. (A damaged age file would feed
+thousands of statements to the server before it is noticed.)
+
+```bash
+{verify}
+sha256sum --check --quiet <<'SUMS'
+{sums}SUMS
+```
+
+The sums stand in this file, which is not signed; the signed manifest holds the same ones for the payloads:
+
+```bash
+for sum in $(grep -o '"sha256": "[0-9a-f]*"' {manifest_file} | cut -d '"' -f 4); do
+  grep -rqs "$sum" <(find payloads meta -type f -name '*.age*' -exec sha256sum {{}} +) || {{ echo "the manifest names $sum, and no file has it"; exit 1; }}
+done
+```
+
+## 3. Open the identity: one of these, whichever key you have
+
+{open}
+## 4. Restore
+
+Roles that exist already are kept, and get the attributes and passwords of the backup; tablespaces must exist as
+directories on the new server (edit the paths if they differ).
+
+```bash
+{globals} | age -d -i identity.txt | zstd -dq \
+  | sed -E 's/^CREATE ROLE (.*);$/SELECT $lb$CREATE ROLE \1$lb$ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE pg_catalog.quote_ident(rolname) = $lb$\1$lb$ OR rolname = $lb$\1$lb$) \\gexec/' \
+  | psql -X --quiet --set ON_ERROR_STOP=1 --dbname postgres --file - > /dev/null
+```
+
+The database is created under its old name with its old properties; it must not exist.
+
+```bash
+{load}
+```
+
+## 5. Forget the identity
+
+```bash
+shred -u identity.txt
+```
+"#,
+        datastore = manifest.datastore,
+        backup = manifest.backup,
+        snapshot = manifest.source.snapshot_time,
+        server = manifest.source.server_version,
+        names = slots.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
+        manifest_file = place.manifest(),
+    )
+}
+
+fn fetch(address: &str, place: &crate::domain::layout::Place<'_>) -> String {
+    let manifest = place.manifest();
+    let folders = [place.meta_prefix(), place.payload_prefix()];
+    if let Some(directory) = address.strip_prefix("file://") {
+        let mut lines = vec![
+            format!("VAULT=${{VAULT:-{}}}", shell(directory)),
+            format!("mkdir -p {}", shell(manifest.as_str().rsplit_once('/').map_or("", |(d, _)| d))),
+        ];
+        lines.push(format!(
+            "cp \"$VAULT\"/{manifest} \"$VAULT\"/{manifest}.sig {}",
+            shell(manifest.as_str().rsplit_once('/').map_or("", |(d, _)| d))
+        ));
+        for folder in folders {
+            let folder = folder.trim_end_matches('/');
+            lines.push(format!("mkdir -p {folder} && cp -r \"$VAULT\"/{folder}/. {folder}"));
+        }
+        return lines.join("\n");
+    }
+    let mut lines = vec![format!("VAULT=${{VAULT:-{}}}", shell(address.trim_end_matches('/')))];
+    lines.push(format!("aws s3 cp --only-show-errors \"$VAULT\"/{manifest} {manifest}"));
+    lines.push(format!("aws s3 cp --only-show-errors \"$VAULT\"/{manifest}.sig {manifest}.sig"));
+    for folder in folders {
+        lines.push(format!("aws s3 cp --only-show-errors --recursive \"$VAULT\"/{folder} {folder}"));
+    }
+    lines.join("\n")
+}
+
+fn open_slot(slot: &Slot, context: &Context) -> String {
+    let command = match &slot.opens_with {
+        SlotKind::Age { .. } => format!("age -d -i \"$IDENTITY\" {} > identity.txt", slot.file),
+        SlotKind::AwsKms { key_id, region } => {
+            let region = region.as_ref().map(|r| format!(" --region {}", shell(r))).unwrap_or_default();
+            let pairs = serde_json::to_string(&context.pairs()).unwrap_or_default();
+            format!(
+                "aws kms decrypt{region} --key-id {} --ciphertext-blob fileb://{} \\\n  --encryption-context {} \\\n  --query Plaintext --output text | base64 -d > identity.txt",
+                shell(key_id),
+                slot.file,
+                shell(&pairs)
+            )
+        }
+    };
+    format!("Slot `{}` ({}):\n\n```bash\n{command}\n```\n", slot.name, kind(slot))
+}
+
+fn cat(payload: &Payload) -> String {
+    let files = payload.objects.iter().map(|o| o.key.as_str()).collect::<Vec<_>>().join(" ");
+    format!("cat {files}")
+}
+
+/// With `main` alone one pass does it. With data payloads, indexes and constraints wait until all rows are there, and
+/// `main` is read a second time for them.
+fn load(manifest: &Manifest) -> String {
+    let main = manifest.payload(Role::Main).map(cat).unwrap_or_default();
+    let open = "age -d -i identity.txt | zstd -dq";
+    let mut data = manifest.data_payloads().peekable();
+    if data.peek().is_none() {
+        return format!("{main} | {open} \\\n  | pg_restore --exit-on-error --create --dbname postgres");
+    }
+    let name = "DATABASE=$(cat database.name)";
+    let mut lines = vec![
+        format!("{main} | {open} | pg_restore --list | sed -n 's/^;     dbname: //p' > database.name || true\n{name}"),
+        format!("{main} | {open} \\\n  | pg_restore --exit-on-error --create --section=pre-data --section=data --dbname postgres"),
+    ];
+    lines.extend(
+        data.map(|payload| format!("{} | {open} \\\n  | pg_restore --exit-on-error --section=data --dbname \"$DATABASE\"", cat(payload))),
+    );
+    lines.push(format!("{main} | {open} \\\n  | pg_restore --exit-on-error --section=post-data --dbname \"$DATABASE\""));
+    lines.join("\n")
+}

@@ -1,0 +1,224 @@
+//! The verbs, one file each. They take a [`Rig`] of trait objects and know nothing of what stands behind them.
+
+pub mod back_up;
+pub mod check;
+pub mod compare;
+pub mod guide;
+pub mod init;
+pub mod payload;
+pub mod rebuild;
+pub mod restore;
+pub mod shelf;
+pub mod sweep;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::{Config, ConfigError};
+use crate::domain::Trouble;
+use crate::domain::document::DocumentError;
+use crate::domain::envelope::EnvelopeError;
+use crate::domain::id::DatastoreName;
+use crate::domain::manifest::ManifestError;
+use crate::keyring::openers::NothingOpens;
+use crate::keyring::sign::{Signer, TrustedKeys};
+use crate::keyring::{Key, KeyError, Opener};
+use crate::report::Progress;
+use crate::seal::{OpenError, SealError};
+use crate::source::postgres::SourceError;
+use crate::target::TargetError;
+use crate::vault::{Vault, VaultError};
+
+/// Everything a verb works with.
+pub struct Rig {
+    /// The configuration.
+    pub config: Config,
+    /// The vault.
+    pub vault: Arc<dyn Vault>,
+    /// Keys that wrap.
+    pub keys: Vec<Box<dyn Key>>,
+    /// What may open, in the order in which it is tried.
+    pub openers: Vec<Box<dyn Opener>>,
+    /// What signs.
+    pub signer: Box<dyn Signer>,
+    /// What is believed.
+    pub trusted: TrustedKeys,
+    /// The catalog, or why there is none: no verb fails for want of it.
+    pub catalog: Result<Catalog, CatalogError>,
+    /// Where to tell what is happening.
+    pub progress: Progress,
+    /// Cancelled by Ctrl-C and SIGTERM.
+    pub cancel: CancellationToken,
+}
+
+impl Rig {
+    /// The catalog, or a warning once it is needed and not there.
+    #[must_use]
+    pub fn catalog(&self) -> Option<&Catalog> {
+        match &self.catalog {
+            Ok(catalog) => Some(catalog),
+            Err(error) => {
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "going on without the catalog; `lifeboat catalog rebuild` makes a new one if its file is removed"
+                );
+                None
+            }
+        }
+    }
+}
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the variants carry their room's error and its name")]
+pub enum WorkError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    NothingOpens(#[from] NothingOpens),
+    #[error("reading datastore {datastore} failed")]
+    Source {
+        datastore: DatastoreName,
+        #[source]
+        source: SourceError,
+    },
+    #[error("sealing payload {payload} failed")]
+    Seal {
+        payload: String,
+        #[source]
+        source: SealError,
+    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error("{what} is not signed by a trusted key")]
+    NotSigned { what: String },
+    #[error("{what} is damaged: {why}")]
+    Damaged { what: String, why: String },
+    #[error("there is no backup {wanted} of datastore {datastore}")]
+    NoSuchBackup { datastore: String, wanted: String },
+    #[error("no datastore {name} is configured or in the vault{}", suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
+    NoSuchDatastore { name: String, suggestion: Option<String> },
+    #[error("{what} is already running for datastore {datastore} on this host")]
+    AlreadyRunning { what: &'static str, datastore: DatastoreName },
+    #[error("there is no vault at {address}: its vault.json is missing")]
+    NoVault { address: String },
+    #[error("{what}: {why}")]
+    Refused { what: String, why: String, hint: String },
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("{0}")]
+    CheckFailed(String),
+    #[error("{0}")]
+    NotVerified(String),
+    #[error("{0}")]
+    Leftovers(String),
+    #[error("{what} failed")]
+    File {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("interrupted; what was begun has been undone")]
+    Interrupted,
+    #[error("this is a defect in lifeboat: {0}")]
+    Bug(String),
+}
+
+impl WorkError {
+    /// Class of the error, which decides the exit code.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Config(_) | Self::NoSuchDatastore { .. } | Self::NoVault { .. } | Self::Refused { .. } => Trouble::Usage,
+            Self::Vault(error) => error.trouble(),
+            Self::Key(error) => error.trouble(),
+            Self::NothingOpens(error) => error.trouble(),
+            Self::Source { source, .. } => source.trouble(),
+            Self::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. } => Trouble::SourceFailed,
+            Self::Seal { .. } | Self::Bug(_) => Trouble::Bug,
+            Self::Open(OpenError::Fetch { .. }) | Self::Catalog(_) | Self::File { .. } => Trouble::Unavailable,
+            Self::Open(_) | Self::Manifest(_) | Self::Envelope(_) | Self::Document(_) | Self::NotSigned { .. } | Self::Damaged { .. } => {
+                Trouble::Integrity
+            }
+            Self::NoSuchBackup { .. } => Trouble::NoSuchBackup,
+            Self::AlreadyRunning { .. } => Trouble::AlreadyRunning,
+            Self::Target(error) => error.trouble(),
+            Self::CheckFailed(_) => Trouble::CheckFailed,
+            Self::NotVerified(_) => Trouble::NotVerified,
+            Self::Leftovers(_) => Trouble::Leftovers,
+            Self::Interrupted => Trouble::Interrupted,
+        }
+    }
+
+    /// What to do next, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Source { source, .. } => source.hint(),
+            Self::Target(error) => error.hint(),
+            Self::NoVault { .. } => Some("`lifeboat init` makes a vault; if there was one, check the address in lifeboat.toml before making another".to_owned()),
+            Self::Refused { hint, .. } => Some(hint.clone()),
+            Self::NoSuchBackup { datastore, .. } => Some(format!("`lifeboat list {datastore}` shows what there is")),
+            Self::AlreadyRunning { .. } => Some("wait for it to end; nothing was changed".to_owned()),
+            Self::NothingOpens(_) => Some("any one key slot is enough: give a recovery key with --identity FILE, or see RESTORE.md beside the backup".to_owned()),
+            Self::NotSigned { .. } => Some("either it was not written by your lifeboat, or the key that signed it is not in trust = [\"…\"]; do not restore it before you know which".to_owned()),
+            Self::Open(_) | Self::Damaged { .. } => Some("restore another backup (`lifeboat list`), and find out what happened to this one (`lifeboat verify --all`)".to_owned()),
+            Self::Vault(VaultError::Frozen { .. }) => Some("ask the store to thaw it (aws s3api restore-object), wait, and run the command again".to_owned()),
+            Self::Vault(VaultError::Unknown { .. } | VaultError::Unavailable { .. }) => Some("nothing was published; run the command again".to_owned()),
+            Self::Catalog(CatalogError::Open { .. }) => Some("move the file away and run `lifeboat catalog rebuild`: everything needed is in the vault".to_owned()),
+            Self::Leftovers(_) => Some("`lifeboat sweep --confirm` removes them".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// A lock on a datastore for runs of this host; given back when dropped, and by the kernel when the process dies.
+#[derive(Debug)]
+pub struct HostLock {
+    _file: std::fs::File,
+}
+
+impl HostLock {
+    /// Takes the lock of a datastore, without waiting.
+    ///
+    /// # Errors
+    /// [`WorkError::AlreadyRunning`] if another process holds it.
+    pub fn take(config: &Config, datastore: &DatastoreName, what: &'static str) -> Result<Self, WorkError> {
+        let directory = Self::directory(config);
+        let fail = |source| WorkError::File { what: format!("locking in {}", directory.display()), source };
+        std::fs::create_dir_all(&directory).map_err(fail)?;
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(directory.join(format!("{datastore}.lock")))
+            .map_err(fail)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(WorkError::AlreadyRunning { what, datastore: datastore.clone() }),
+            Err(error) => Err(fail(error.into())),
+        }
+    }
+
+    fn directory(config: &Config) -> PathBuf {
+        let mut directory = config.catalog.clone();
+        directory.set_extension("locks");
+        directory
+    }
+}

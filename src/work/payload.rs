@@ -1,0 +1,145 @@
+//! One payload on its way into the vault: poured, uploaded, and completed only when everything else is well too.
+
+use std::io::Read;
+
+use tokio_util::sync::CancellationToken;
+
+use super::WorkError;
+use crate::domain::layout::ObjectKey;
+use crate::domain::manifest::{Payload, Receipt, Role, StoredObject};
+use crate::failpoint;
+use crate::seal::pour::{Sealing, Tap, pour};
+use crate::seal::{Identity, SealError, SealProof, SourceEnd};
+use crate::vault::{Upload, Vault};
+
+/// Parts that may wait between sealing and upload.
+const PARTS_QUEUED_MAX: usize = 1;
+
+/// What a payload is called and where it goes.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// Name within the backup.
+    pub name: String,
+    /// What it holds.
+    pub role: Role,
+    /// Its first object.
+    pub key: ObjectKey,
+}
+
+/// A payload that has arrived but is not visible yet.
+pub struct Arrived {
+    destination: Destination,
+    uploads: Vec<(ObjectKey, Box<dyn Upload>)>,
+    proof: SealProof,
+}
+
+impl Arrived {
+    /// Makes the payload's objects visible.
+    ///
+    /// # Errors
+    /// [`WorkError::Vault`] if what arrived does not tally with the proof, or the vault refuses.
+    pub async fn complete(self) -> Result<Receipt, WorkError> {
+        let Self { destination, uploads, proof } = self;
+        let mut objects = Vec::new();
+        for ((key, upload), segment) in uploads.into_iter().zip(proof.segments()) {
+            upload.complete(segment).await?;
+            objects.push(StoredObject { key, bytes: segment.bytes, sha256: hex::encode(segment.sha256) });
+        }
+        let payload = Payload { name: destination.name, role: destination.role, plain_bytes: proof.plain_bytes(), objects };
+        Ok(Receipt::of_completed(payload))
+    }
+
+    /// Leaves nothing behind.
+    pub async fn abort(self) {
+        abort(self.uploads).await;
+    }
+}
+
+async fn abort(uploads: Vec<(ObjectKey, Box<dyn Upload>)>) {
+    for (key, upload) in uploads {
+        if let Err(error) = upload.abort().await {
+            tracing::warn!(%key, error = &error as &dyn std::error::Error, "an unfinished upload could not be aborted; `lifeboat sweep` will find it");
+        }
+    }
+}
+
+/// What is poured: a stream, the proof of its end, and whoever looks at it as it passes.
+pub struct Stream<S, E, T> {
+    /// The bytes.
+    pub source: S,
+    /// Called at end of file; may block until the source has proved its end.
+    pub end: E,
+    /// Sees every byte.
+    pub tap: T,
+}
+
+/// Pours a source into the vault up to, but not including, the moment it becomes visible.
+///
+/// # Errors
+/// [`WorkError`]; everything begun has been aborted then.
+pub async fn send<S, E, T>(
+    vault: &dyn Vault,
+    destination: Destination,
+    stream: Stream<S, E, T>,
+    identity: &Identity,
+    sealing: Sealing,
+    cancel: &CancellationToken,
+) -> Result<(Arrived, T::Found), WorkError>
+where
+    S: Read + Send + 'static,
+    E: FnOnce() -> Option<SourceEnd> + Send + 'static,
+    T: Tap,
+{
+    let (parts, mut arriving) = tokio::sync::mpsc::channel(PARTS_QUEUED_MAX);
+    let pouring = pour(stream.source, stream.end, stream.tap, identity, sealing, parts);
+    let mut uploads: Vec<(ObjectKey, Box<dyn Upload>)> = Vec::new();
+    let taken = loop {
+        let part = tokio::select! {
+            () = cancel.cancelled() => break Err(WorkError::Interrupted),
+            part = arriving.recv() => part,
+        };
+        let Some(part) = part else { break Ok(()) };
+        let stored = async {
+            if part.object > uploads.len() {
+                let key = destination.key.piece(part.object);
+                let upload = vault.begin(&key).await?;
+                uploads.push((key, upload));
+                failpoint::reach("upload-begun");
+            }
+            match uploads.last_mut() {
+                Some((_, upload)) => upload.part(part.bytes).await,
+                None => Ok(()),
+            }
+        };
+        let stored = tokio::select! {
+            () = cancel.cancelled() => Err(WorkError::Interrupted),
+            stored = stored => stored.map_err(WorkError::from),
+        };
+        if stored.is_err() {
+            break stored;
+        }
+        failpoint::reach("part-sent");
+    };
+    drop(arriving);
+    let outcome = match taken {
+        Ok(()) => pouring.outcome().await.map_err(|source| WorkError::Seal { payload: destination.name.clone(), source }),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok((proof, found)) if proof.segments().len() == uploads.len() => Ok((Arrived { destination, uploads, proof }, found)),
+        Ok(_) => {
+            abort(uploads).await;
+            Err(WorkError::Bug(format!("payload {} has another number of objects than were sent", destination.name)))
+        }
+        Err(error) => {
+            abort(uploads).await;
+            Err(error)
+        }
+    }
+}
+
+/// Whether the error only says that the stream was not right, so that its source may know better why.
+#[must_use]
+pub fn source_may_know_better(error: &WorkError) -> bool {
+    matches!(error, WorkError::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. })
+}

@@ -1,0 +1,214 @@
+//! What stands in the vault, believed only under a pinned key: headers, manifests, envelopes.
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::{Rig, WorkError};
+use crate::domain::choice::Which;
+use crate::domain::document::VaultHeader;
+use crate::domain::envelope::{Context, Envelope};
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
+use crate::domain::layout::{self, Place, parse_manifest_key};
+use crate::domain::manifest::{Manifest, Payload};
+use crate::keyring::openers::{self, SlotBytes};
+use crate::seal::open::Expected;
+use crate::seal::{Identity, Opened};
+use crate::vault::fetch;
+
+/// Manifests read at once.
+const READS_MAX: usize = 16;
+/// Envelopes of one backup that are looked at; rotation writes one each time.
+const ENVELOPES_MAX: u32 = 1000;
+
+/// A manifest and whether a pinned key signed it.
+#[derive(Debug, Clone)]
+pub struct Believed {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// False only where no key is pinned at all: then nothing can be verified, and the reader must be told.
+    pub verified: bool,
+}
+
+/// A backup as it stands in the vault.
+#[derive(Debug)]
+pub struct Entry {
+    /// The datastore its place names.
+    pub datastore: DatastoreName,
+    /// The backup its place names.
+    pub backup: BackupId,
+    /// The manifest, or why it is not believed.
+    pub manifest: Result<Believed, WorkError>,
+}
+
+/// Reads `vault.json`.
+///
+/// # Errors
+/// [`WorkError::NoVault`] if it is missing.
+pub async fn vault_id(rig: &Rig) -> Result<VaultId, WorkError> {
+    match fetch::document(rig.vault.as_ref(), &layout::vault_header()).await? {
+        Some(bytes) => Ok(VaultHeader::parse(&bytes)?.vault),
+        None => Err(WorkError::NoVault { address: rig.vault.address() }),
+    }
+}
+
+/// Reads one manifest and its signature.
+///
+/// # Errors
+/// [`WorkError`] if it is missing, not signed by a pinned key, or not where it belongs.
+pub async fn manifest(rig: &Rig, vault: &VaultId, place: &Place<'_>) -> Result<Believed, WorkError> {
+    let key = place.manifest();
+    let no_such = || WorkError::NoSuchBackup { datastore: place.datastore.to_string(), wanted: place.backup.to_string() };
+    let bytes = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(no_such)?;
+    let verified = believe(rig, &key, &bytes, "the manifest").await?;
+    Ok(Believed { manifest: Manifest::parse(&bytes, vault, place)?, verified })
+}
+
+/// Checks the signature beside a document. With no key pinned nothing is believed, and nothing refused.
+async fn believe(rig: &Rig, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
+    if rig.trusted.is_empty() {
+        return Ok(false);
+    }
+    let not_signed = || WorkError::NotSigned { what: format!("{what} {key}") };
+    let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(not_signed)?;
+    if rig.trusted.verify(bytes, &signature) { Ok(true) } else { Err(not_signed()) }
+}
+
+/// Everything that stands under `manifests/`, of one datastore or of all, oldest first.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be listed; a manifest that is not believed is an entry, not an error.
+pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec<Entry>, WorkError> {
+    let vault = vault_id(rig).await?;
+    let prefix = datastore.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
+    let listed = rig.vault.list(&prefix).await?;
+    let names = listed.into_iter().filter_map(|facts| parse_manifest_key(facts.key.as_str()));
+    let read = names.map(|(datastore, backup)| {
+        let vault = &vault;
+        async move {
+            let place = Place { datastore: &datastore, backup: &backup };
+            let manifest = manifest(rig, vault, &place).await;
+            // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
+            match manifest {
+                Err(WorkError::Vault(error)) if error.trouble().is_retryable() => Err(WorkError::Vault(error)),
+                manifest => Ok(Entry { datastore: datastore.clone(), backup: backup.clone(), manifest }),
+            }
+        }
+    });
+    futures::stream::iter(read).buffered(READS_MAX).try_collect().await
+}
+
+/// Picks the backup that is asked for, telling of manifests that were passed over and of gaps.
+///
+/// # Errors
+/// [`WorkError`] if there is none, or if the one asked for by id is not believed.
+pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings: &mut Vec<String>) -> Result<Believed, WorkError> {
+    if let Which::Exactly(backup) = which {
+        let vault = vault_id(rig).await?;
+        return manifest(rig, &vault, &Place { datastore, backup }).await;
+    }
+    let entries = entries(rig, Some(datastore)).await?;
+    if entries.is_empty() {
+        return Err(no_such_datastore_or_backup(rig, datastore).await?);
+    }
+    let mut believed = Vec::new();
+    for entry in entries {
+        match entry.manifest {
+            Ok(manifest) => believed.push(manifest),
+            Err(error) => warnings.push(format!("backup {} is passed over: {error}", entry.backup)),
+        }
+    }
+    for (first, last) in crate::domain::choice::gaps(believed.iter().map(|b| b.manifest.sequence).collect()) {
+        warnings
+            .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
+    }
+    let picked = which.pick(believed.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
+    let wanted = match which {
+        Which::At(time) => format!("at or before {time}"),
+        _ => "that can be believed".to_owned(),
+    };
+    picked
+        .and_then(|id| believed.into_iter().find(|b| b.manifest.backup == id))
+        .ok_or_else(|| WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted })
+}
+
+async fn no_such_datastore_or_backup(rig: &Rig, datastore: &DatastoreName) -> Result<WorkError, WorkError> {
+    if rig.config.datastores.contains_key(datastore) {
+        return Ok(WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted: "at all".to_owned() });
+    }
+    let stored =
+        rig.vault.list(layout::MANIFESTS).await?.into_iter().filter_map(|f| parse_manifest_key(f.key.as_str())).map(|(name, _)| name);
+    let known: Vec<String> = stored.chain(rig.config.datastores.keys().cloned()).map(|n| n.to_string()).collect();
+    Ok(no_such_datastore(datastore.as_str(), &known))
+}
+
+/// The error for a name that is not a datastore, with the nearest one that is.
+#[must_use]
+pub fn no_such_datastore(name: &str, known: &[String]) -> WorkError {
+    let nearest = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
+    let suggestion = nearest.filter(|(distance, _)| *distance <= 1 + name.len() / 3).map(|(_, k)| k.clone());
+    WorkError::NoSuchDatastore { name: name.to_owned(), suggestion }
+}
+
+/// Opens a backup: reads every envelope, newest first, and tries every opener on every slot.
+///
+/// # Errors
+/// [`WorkError`] if no envelope is believed or no slot opens.
+pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<(Identity, String), WorkError> {
+    let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
+    let mut envelopes = Vec::new();
+    for number in 1..=ENVELOPES_MAX {
+        let key = context.place().envelope(number);
+        let Some(bytes) = fetch::document(rig.vault.as_ref(), &key).await? else { break };
+        believe(rig, &key, &bytes, "the envelope").await?;
+        if number == 1 && sha256(&bytes) != manifest.envelope_sha256 {
+            return Err(WorkError::Damaged {
+                what: key.to_string(),
+                why: "it is not the envelope that the signed manifest names".to_owned(),
+            });
+        }
+        let envelope = Envelope::parse(&bytes, &context)?;
+        let mut slots = Vec::new();
+        for slot in &envelope.slots {
+            let bytes = fetch::document(rig.vault.as_ref(), &slot.file).await?;
+            match bytes.filter(|bytes| sha256(bytes) == slot.sha256) {
+                Some(bytes) => slots.push(SlotBytes { slot: slot.clone(), bytes: bytes.to_vec() }),
+                // Another slot may still open the backup.
+                None => tracing::warn!(slot = slot.name, file = %slot.file, "a key slot is missing or damaged"),
+            }
+        }
+        envelopes.insert(0, (envelope, slots));
+    }
+    if envelopes.is_empty() {
+        return Err(WorkError::Damaged { what: context.place().envelope(1).to_string(), why: "the envelope is missing".to_owned() });
+    }
+    Ok(openers::open(&context, &envelopes, &rig.openers).await?)
+}
+
+/// SHA-256 in lower-case hexadecimal.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
+}
+
+/// Begins to open a payload: its objects are fetched ahead and checked against the manifest as they are read.
+///
+/// # Errors
+/// [`WorkError`] if an object is missing, frozen, or does not open.
+pub async fn open_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Opened, WorkError> {
+    let keys = payload.objects.iter().map(|o| o.key.clone()).collect();
+    let chunks = fetch::stream(std::sync::Arc::clone(&rig.vault), keys).await?;
+    let expected = payload.objects.iter().map(|o| Expected { name: o.key.to_string(), bytes: o.bytes, sha256: o.sha256.clone() }).collect();
+    let (name, identity) = (payload.name.clone(), identity.clone());
+    let opened = tokio::task::spawn_blocking(move || Opened::new(&name, chunks, expected, &identity)).await;
+    Ok(opened.map_err(|_| WorkError::Bug("the thread that opens payloads died".to_owned()))??)
+}
+
+/// Reads a small payload whole.
+///
+/// # Errors
+/// As [`open_payload`]; also if it is larger than any real one.
+pub async fn read_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Vec<u8>, WorkError> {
+    const BYTES_MAX: usize = 1024 * 1024 * 1024;
+    let mut opened = open_payload(rig, payload, identity).await?;
+    let read = tokio::task::spawn_blocking(move || opened.read_all(BYTES_MAX)).await;
+    Ok(read.map_err(|_| WorkError::Bug("the thread that reads payloads died".to_owned()))??)
+}

@@ -1,0 +1,132 @@
+//! Removing what runs left behind: unfinished uploads, and objects of backups that were never published.
+//!
+//! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age, nothing of a datastore
+//! whose lock is held by a run on this host, and nothing whose manifest is in the vault.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{HostLock, Rig, WorkError};
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
+use crate::domain::span::Span;
+use crate::vault::Unfinished;
+
+/// What would be removed.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// Uploads that were begun and not ended.
+    pub uploads: Vec<Unfinished>,
+    /// Objects of backups without manifest.
+    pub orphans: BTreeMap<(DatastoreName, BackupId), Vec<ObjectKey>>,
+    /// Probes of `lifeboat check`.
+    pub probes: Vec<ObjectKey>,
+    /// Bytes in orphans.
+    pub bytes: u64,
+    /// Datastores that were passed over because a run holds them.
+    pub busy: Vec<DatastoreName>,
+}
+
+impl Leftovers {
+    /// Whether there is nothing to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.uploads.is_empty() && self.orphans.is_empty() && self.probes.is_empty()
+    }
+    /// How many things would be removed.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.uploads.len() + self.probes.len() + self.orphans.values().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// A sweep that holds the locks of the datastores it concerns.
+pub struct Sweep {
+    /// What it would remove.
+    pub leftovers: Leftovers,
+    locks: BTreeMap<DatastoreName, HostLock>,
+}
+
+/// Looks for leavings older than `older_than`.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be listed.
+pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
+    let before = Timestamp::now() - jiff::SignedDuration::try_from(older_than.duration()).unwrap_or_default();
+    let mut sweep = Sweep { leftovers: Leftovers::default(), locks: BTreeMap::new() };
+    // Payloads are listed before manifests: a backup published in between has its manifest in the second listing.
+    let mut objects = rig.vault.list(layout::PAYLOADS).await?;
+    objects.extend(rig.vault.list(layout::META).await?);
+    let manifests = rig.vault.list(layout::MANIFESTS).await?;
+    let published: std::collections::BTreeSet<_> = manifests.iter().filter_map(|f| parse_manifest_key(f.key.as_str())).collect();
+    objects.extend(manifests);
+    for facts in objects {
+        let Some(owner) = parse_backup_key(facts.key.as_str()) else { continue };
+        if published.contains(&owner) || facts.modified > before || !sweep.may_touch(rig, &owner.0)? {
+            continue;
+        }
+        sweep.leftovers.bytes += facts.bytes;
+        sweep.leftovers.orphans.entry(owner).or_default().push(facts.key);
+    }
+    for upload in rig.vault.unfinished().await? {
+        let free = match parse_backup_key(&upload.key) {
+            Some((datastore, _)) => sweep.may_touch(rig, &datastore)?,
+            None => true,
+        };
+        if free && upload.begun <= before {
+            sweep.leftovers.uploads.push(upload);
+        }
+    }
+    let probes = rig.vault.list(layout::PROBES).await?;
+    sweep.leftovers.probes = probes.into_iter().filter(|f| f.modified <= before).map(|f| f.key).collect();
+    Ok(sweep)
+}
+
+impl Sweep {
+    fn may_touch(&mut self, rig: &Rig, datastore: &DatastoreName) -> Result<bool, WorkError> {
+        if self.locks.contains_key(datastore) {
+            return Ok(true);
+        }
+        if self.leftovers.busy.contains(datastore) {
+            return Ok(false);
+        }
+        match HostLock::take(&rig.config, datastore, "a sweep") {
+            Ok(lock) => {
+                self.locks.insert(datastore.clone(), lock);
+                Ok(true)
+            }
+            Err(WorkError::AlreadyRunning { .. }) => {
+                self.leftovers.busy.push(datastore.clone());
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what was found. The manifest is looked for once more before the objects of its backup go.
+    ///
+    /// # Errors
+    /// [`WorkError`] at the first thing that cannot be removed; it is found again by the next sweep.
+    pub async fn apply(self, rig: &Rig) -> Result<usize, WorkError> {
+        let mut removed = 0;
+        for upload in &self.leftovers.uploads {
+            rig.vault.discard(upload).await?;
+            removed += 1;
+        }
+        for ((datastore, backup), keys) in &self.leftovers.orphans {
+            if rig.vault.find(&layout::Place { datastore, backup }.manifest()).await?.is_some() {
+                continue;
+            }
+            for key in keys {
+                rig.vault.remove(key).await?;
+                removed += 1;
+            }
+        }
+        for key in &self.leftovers.probes {
+            rig.vault.remove(key).await?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,127 @@
+//! Reading a backup back, every byte: signatures, ciphertext hashes, age to the final chunk, zstd frames, the archive's own
+//! structure, and the fingerprint computed again from the stream. Says what it did not look at.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::back_up::ArchiveTap;
+use super::compare::{Comparison, compare};
+use super::{Rig, WorkError, shelf};
+use crate::domain::fingerprint::{Fingerprint, HashKey};
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::pg::archive::Reader;
+use crate::pg::globals;
+use crate::pg::rows::{Fingerprinter, Tally, assemble};
+use crate::report::Stage;
+use crate::seal::pour::Tap;
+use crate::seal::{Identity, Opened};
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct VerifyReport {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup.
+    pub backup: BackupId,
+    /// Whether a pinned key signed it.
+    pub signature_verified: bool,
+    /// The slot that opened it.
+    pub opened_with: String,
+    /// Ciphertext bytes read.
+    pub sealed_bytes: u64,
+    /// Plaintext bytes seen.
+    pub plain_bytes: u64,
+    /// Tables and rows compared with the fingerprint, differences, and what was not looked at.
+    pub comparison: Comparison,
+}
+
+/// Verifies one backup.
+///
+/// # Errors
+/// [`WorkError`] for the first thing that is not whole; [`WorkError::CheckFailed`] if the stream is not what the
+/// fingerprint says; [`WorkError::NotVerified`] never: without a pinned key the report says so instead.
+pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
+    let (identity, slot) = shelf::open(rig, manifest).await?;
+    let sealed = payload_of(manifest, Role::Fingerprint)?;
+    let recorded = Fingerprint::parse(&shelf::read_payload(rig, sealed, &identity).await?)?;
+    let script = shelf::read_payload(rig, payload_of(manifest, Role::Globals)?, &identity).await?;
+    globals::parse(&script).map_err(|error| WorkError::Damaged { what: "globals.sql".to_owned(), why: error.to_string() })?;
+    let stage = rig.progress.begin("verify", Some(manifest.plain_bytes()));
+    let mut tallies = Vec::new();
+    for payload in std::iter::once(payload_of(manifest, Role::Main)?).chain(manifest.data_payloads()) {
+        tallies.push(read_archive(rig, payload, &identity, &recorded.key, Arc::clone(&stage)).await?);
+    }
+    stage.end();
+    let mut tallies = tallies.into_iter();
+    let found = assemble(recorded.key.clone(), recorded.pg_dump_major, tallies.next().unwrap_or_default(), tallies);
+    let mut comparison = compare(&recorded, &found);
+    if !comparison.agrees() {
+        return Err(WorkError::CheckFailed(format!(
+            "backup {} is not what its fingerprint says: {}",
+            manifest.backup,
+            comparison.differences.join("; ")
+        )));
+    }
+    comparison.not_looked_at = not_looked_at(rig, manifest, signature_verified, &slot);
+    Ok(VerifyReport {
+        datastore: manifest.datastore.clone(),
+        backup: manifest.backup.clone(),
+        signature_verified,
+        opened_with: slot,
+        sealed_bytes: manifest.sealed_bytes(),
+        plain_bytes: manifest.plain_bytes(),
+        comparison,
+    })
+}
+
+fn not_looked_at(rig: &Rig, manifest: &Manifest, signature_verified: bool, slot: &str) -> Vec<String> {
+    let mut list = vec!["whether a server accepts the SQL: only a restore shows that".to_owned()];
+    let others: Vec<&str> = manifest.slots.iter().map(|s| s.name.as_str()).filter(|name| *name != slot).collect();
+    if !others.is_empty() {
+        list.push(format!("whether the other key slots open it: {}", others.join(", ")));
+    }
+    if !signature_verified || rig.trusted.is_empty() {
+        list.push("the signature: no key is pinned (trust = […] or --trust-key)".to_owned());
+    }
+    list
+}
+
+/// The payload of a role; the manifest's own check has made sure of it.
+///
+/// # Errors
+/// [`WorkError::Damaged`] if it is not there.
+pub fn payload_of(manifest: &Manifest, role: Role) -> Result<&Payload, WorkError> {
+    manifest.payload(role).ok_or_else(|| WorkError::Damaged {
+        what: format!("the manifest of {}", manifest.backup),
+        why: format!("it has no payload of role {role:?}"),
+    })
+}
+
+async fn read_archive(rig: &Rig, payload: &Payload, identity: &Identity, key: &HashKey, stage: Arc<Stage>) -> Result<Tally, WorkError> {
+    let opened = shelf::open_payload(rig, payload, identity).await?;
+    let tap = ArchiveTap { reader: Reader::new(Fingerprinter::new(key.clone())), stage };
+    let (name, cancel) = (payload.name.clone(), rig.cancel.clone());
+    let read = move || read_through(&name, opened, tap, &cancel);
+    tokio::task::spawn_blocking(read).await.map_err(|_| WorkError::Bug("the verifying thread died".to_owned()))?
+}
+
+fn read_through(
+    name: &str,
+    mut opened: Opened,
+    mut tap: ArchiveTap,
+    cancel: &tokio_util::sync::CancellationToken,
+) -> Result<Tally, WorkError> {
+    let malformed = |why| WorkError::Damaged { what: name.to_owned(), why };
+    let mut chunk = vec![0; 1024 * 1024];
+    loop {
+        if cancel.is_cancelled() {
+            return Err(WorkError::Interrupted);
+        }
+        match opened.read(&mut chunk)? {
+            0 => return tap.done().map_err(malformed),
+            count => tap.look(&chunk[..count]).map_err(malformed)?,
+        }
+    }
+}

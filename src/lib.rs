@@ -2,6 +2,8 @@
 //!
 //! Imports flow one way: `cli → rig → work → rooms → domain`; `tests/architecture.rs` enforces it.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod catalog;
 pub mod cli;
 pub mod config;

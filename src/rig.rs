@@ -11,8 +11,8 @@ use crate::keyring::age_key::{IdentityFile, LocalIdentity, Recipients};
 use crate::keyring::sign::{PublicKey, Signer, SigningFile, TrustedKeys};
 use crate::keyring::{Key, KeyError, Opener};
 use crate::report::Progress;
+use crate::vault::Vault;
 use crate::vault::directory::Directory;
-use crate::vault::{Vault, VaultError};
 use crate::work::{Rig, WorkError};
 
 /// What the command line adds to the configuration.
@@ -79,7 +79,7 @@ pub async fn vault(config: &Config) -> Result<Arc<dyn Vault>, WorkError> {
         VaultConfig::S3(s3) => Ok(Arc::new(crate::vault::s3::S3::new(s3).await)),
         #[cfg(not(feature = "aws"))]
         VaultConfig::S3(_) => {
-            Err(VaultError::Unusable("this lifeboat was built without AWS; build it with --features aws".to_owned()).into())
+            Err(crate::vault::VaultError::Unusable("this lifeboat was built without AWS; build it with --features aws".to_owned()).into())
         }
     }
 }

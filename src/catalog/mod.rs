@@ -3,13 +3,14 @@
 //! Nothing is believed because it stands here: a restore reads and verifies manifests from the vault. The catalog serves
 //! the sequence number when the backup role may not read, and the history.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
-use crate::domain::id::{DatastoreName, VaultId};
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
 
 /// The catalog could not be used.
@@ -103,17 +104,17 @@ impl Catalog {
         Ok(())
     }
 
-    /// The highest sequence number known of a datastore.
+    /// The backups known of a datastore, with their sequence numbers.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn last_sequence(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<Option<u64>, CatalogError> {
-        let highest: Option<i64> = sqlx::query_scalar("SELECT max(sequence) FROM backups WHERE vault = ? AND datastore = ?")
+    pub async fn known(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<BTreeMap<BackupId, u64>, CatalogError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT backup, sequence FROM backups WHERE vault = ? AND datastore = ?")
             .bind(vault.as_str())
             .bind(datastore.as_str())
-            .fetch_one(&self.pool)
+            .fetch_all(&self.pool)
             .await?;
-        Ok(highest.and_then(|n| u64::try_from(n).ok()))
+        Ok(rows.into_iter().filter_map(|(backup, sequence)| Some((backup.parse().ok()?, u64::try_from(sequence).ok()?))).collect())
     }
 
     /// Replaces what is known of a vault's backups in one transaction.

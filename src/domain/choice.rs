@@ -24,7 +24,7 @@ impl Which {
             Self::At(time) => m.source.snapshot_time <= *time,
             Self::Exactly(id) => &m.backup == id,
         });
-        candidates.max_by_key(|m| (m.source.snapshot_time, m.epoch, m.backup.clone()))
+        candidates.max_by_key(|m| (m.source.snapshot_time, m.epoch, m.sequence))
     }
 }
 

@@ -137,10 +137,10 @@ impl TrustedKeys {
     pub fn keys(&self) -> &[PublicKey] {
         &self.0
     }
-    /// Whether one of the keys made this signature.
+    /// The key that made this signature, if it is one of these.
     #[must_use]
-    pub fn verify(&self, bytes: &[u8], signature: &[u8]) -> bool {
-        self.0.iter().any(|key| key.verifies(bytes, signature))
+    pub fn signer_of(&self, bytes: &[u8], signature: &[u8]) -> Option<&PublicKey> {
+        self.0.iter().find(|key| key.verifies(bytes, signature))
     }
 }
 

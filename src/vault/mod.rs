@@ -11,8 +11,6 @@
 //!
 //! What is read is hostile until its signature or hash has been checked by the caller.
 
-#[cfg(feature = "aws")]
-pub mod aws;
 pub mod directory;
 pub mod fetch;
 #[cfg(feature = "aws")]

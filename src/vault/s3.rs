@@ -1,1 +1,561 @@
+//! A vault in S3, or in something that speaks like it.
+//!
+//! Every object carries a SHA-256 that the service verifies and repeats in its reply; that reply is the confirmation, not
+//! reading back. Names are taken with `If-None-Match: *`. A 412 may be our own earlier request whose reply was lost, so it
+//! is resolved by comparing checksums, and if that is not allowed the outcome is *unknown*, neither success nor failure.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, ObjectLockEnabled, ObjectLockMode, OptionalObjectAttributes,
+    ServerSideEncryption, StorageClass,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+
+use super::{Abilities, Ability, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
+use crate::aws::{self, Answer};
+use crate::config::{LockMode, S3Config};
+use crate::domain::Document;
+use crate::domain::layout::ObjectKey;
+use crate::seal::{SealedBytes, SegmentProof};
+
+/// Parts of one object that S3 allows.
+const PARTS_MAX: usize = 10_000;
+/// Attempts of one part, or of one range, beyond what the SDK repeats by itself.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// A vault in S3.
+#[derive(Clone)]
+pub struct S3 {
+    client: Client,
+    config: Arc<S3Config>,
+}
+
+impl S3 {
+    /// A client for the configured bucket. Makes no request.
+    pub async fn new(config: &S3Config) -> Self {
+        let shared = aws::config(config.region.clone(), config.endpoint.clone()).await;
+        // Checksums are ours and stand in headers; trailers are refused by older S3-compatible stores.
+        let settings = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(config.path_style)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        Self { client: Client::from_conf(settings.build()), config: Arc::new(config.clone()) }
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.config.prefix)
+    }
+
+    fn encryption(&self) -> Option<ServerSideEncryption> {
+        self.config.sse_kms_key.as_ref().map(|_| ServerSideEncryption::AwsKms)
+    }
+
+    fn retention(&self) -> (Option<ObjectLockMode>, Option<DateTime>) {
+        match self.config.object_lock {
+            None => (None, None),
+            Some((mode, length)) => {
+                let until = Timestamp::now().as_second() + i64::try_from(length.duration().as_secs()).unwrap_or(i64::MAX / 2);
+                let mode = match mode {
+                    LockMode::Governance => ObjectLockMode::Governance,
+                    LockMode::Compliance => ObjectLockMode::Compliance,
+                };
+                (Some(mode), Some(DateTime::from_secs(until)))
+            }
+        }
+    }
+
+    fn explain(&self, what: &str, answer: Answer) -> VaultError {
+        let (what, why) = (what.to_owned(), answer.message.clone());
+        let about_key = answer.code.starts_with("KMS.") || (answer.code == "AccessDenied" && why.to_ascii_lowercase().contains("kms:"));
+        match answer.code.as_str() {
+            _ if about_key => VaultError::KeyRefused { what, why },
+            "NoSuchBucket" => VaultError::Unusable(format!("there is no bucket {}", self.config.bucket)),
+            "NoSuchKey" | "NotFound" | "NoSuchUpload" => VaultError::Missing { key: what },
+            "BadDigest" | "XAmzContentSHA256Mismatch" | "InvalidDigest" | "XAmzContentChecksumMismatch" => VaultError::Tally { what, why },
+            _ if answer.is_passing() => VaultError::Unavailable { what, why },
+            _ => VaultError::Refused { what, why },
+        }
+    }
+
+    /// Stores a document; `locked` says whether it gets the configured retention.
+    async fn put_document(&self, key: &ObjectKey, document: Document, locked: bool) -> Result<(), VaultError> {
+        let sum = sha256(document.bytes());
+        let (mode, until) = if locked { self.retention() } else { (None, None) };
+        let bytes = document.into_bytes();
+        let length = bytes.len() as u64;
+        let sent = self
+            .client
+            .put_object()
+            .bucket(&self.config.bucket)
+            .key(self.full(key.as_str()))
+            .if_none_match("*")
+            .checksum_sha256(&sum)
+            .set_server_side_encryption(self.encryption())
+            .set_ssekms_key_id(self.config.sse_kms_key.clone())
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
+            .body(ByteStream::from(bytes))
+            .send()
+            .await;
+        match sent {
+            Ok(reply) => confirm(&key.to_string(), reply.checksum_sha256(), &sum),
+            Err(error) => {
+                let answer = Answer::of(&error);
+                if answer.code == "PreconditionFailed" || answer.status.is_none() {
+                    return self.resolve(key, length, &sum, answer).await;
+                }
+                Err(self.explain(&format!("storing {key}"), answer))
+            }
+        }
+    }
+
+    /// After a 412 or no answer at all: is what stands under the name what we sent?
+    async fn resolve(&self, key: &ObjectKey, bytes: u64, sum: &str, answer: Answer) -> Result<(), VaultError> {
+        let taken = answer.code == "PreconditionFailed";
+        let head = self
+            .client
+            .head_object()
+            .bucket(&self.config.bucket)
+            .key(self.full(key.as_str()))
+            .checksum_mode(ChecksumMode::Enabled)
+            .send()
+            .await;
+        match head {
+            Ok(head) => match head.checksum_sha256() {
+                Some(stored) if stored == sum && head.content_length().and_then(|n| u64::try_from(n).ok()) == Some(bytes) => Ok(()),
+                Some(_) => Err(VaultError::Exists { key: key.clone() }),
+                None => Err(VaultError::Unknown {
+                    what: format!("storing {key}"),
+                    why: "something stands under the name, and the store does not tell its checksum".to_owned(),
+                }),
+            },
+            Err(error) => {
+                let looked = Answer::of(&error);
+                match looked.status {
+                    Some(404) if !taken => Err(VaultError::Unavailable { what: format!("storing {key}"), why: answer.message }),
+                    _ => Err(VaultError::Unknown {
+                        what: format!("storing {key}"),
+                        why: format!("{}; and looking was answered with: {}", answer.message, looked.message),
+                    }),
+                }
+            }
+        }
+    }
+
+    async fn lock_ability(&self) -> Ability {
+        let needed = self.config.object_lock.is_some();
+        let reply = self.client.get_object_lock_configuration().bucket(&self.config.bucket).send().await;
+        let (answer, detail) = match reply {
+            Ok(reply) => {
+                let on = reply.object_lock_configuration().and_then(|c| c.object_lock_enabled()) == Some(&ObjectLockEnabled::Enabled);
+                (Some(on), if on { "Object Lock is on" } else { "Object Lock is off" }.to_owned())
+            }
+            Err(error) => {
+                let answer = Answer::of(&error);
+                match answer.code.as_str() {
+                    "ObjectLockConfigurationNotFoundError" | "NotImplemented" | "MethodNotAllowed" => {
+                        (Some(false), "the bucket has no Object Lock".to_owned())
+                    }
+                    _ => (None, answer.message),
+                }
+            }
+        };
+        Ability { question: "object locks", answer, needed, detail }
+    }
+
+    /// Sends bytes with a checksum that is not theirs; a store that takes them verifies nothing.
+    async fn checksum_ability(&self, key: &ObjectKey) -> Ability {
+        let wrong = sha256(b"something else");
+        let sent = self
+            .client
+            .put_object()
+            .bucket(&self.config.bucket)
+            .key(self.full(&format!("{key}-wrong")))
+            .if_none_match("*")
+            .checksum_sha256(wrong)
+            .set_server_side_encryption(self.encryption())
+            .set_ssekms_key_id(self.config.sse_kms_key.clone())
+            .body(ByteStream::from_static(b"lifeboat check: this object may be removed\n"))
+            .send()
+            .await;
+        let (answer, detail) = match sent {
+            Ok(_) => (Some(false), "it took bytes with a wrong SHA-256".to_owned()),
+            Err(error) => {
+                let answer = Answer::of(&error);
+                match answer.status {
+                    Some(400) => (Some(true), "it refuses a wrong SHA-256".to_owned()),
+                    _ => (None, answer.message),
+                }
+            }
+        };
+        Ability { question: "checksums verified by the store", answer, needed: true, detail }
+    }
+
+    async fn class_ability(&self, key: &ObjectKey) -> Ability {
+        let question = "storage classes";
+        let Some(class) = &self.config.storage_class else {
+            return Ability { question, answer: None, needed: false, detail: "none is asked for".to_owned() };
+        };
+        let key = self.full(&format!("{key}-class"));
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.config.bucket)
+            .key(&key)
+            .if_none_match("*")
+            .storage_class(StorageClass::from(class.as_str()));
+        let put = put.set_server_side_encryption(self.encryption()).set_ssekms_key_id(self.config.sse_kms_key.clone());
+        let (answer, detail) = match put.body(ByteStream::from_static(b"lifeboat check: this object may be removed\n")).send().await {
+            Err(error) => (Some(false), Answer::of(&error).message),
+            Ok(_) => match self.client.head_object().bucket(&self.config.bucket).key(&key).send().await {
+                Ok(head) if head.storage_class().map(StorageClass::as_str) == Some(class) => (Some(true), class.clone()),
+                Ok(_) => (Some(false), format!("it takes {class} and does not keep it")),
+                Err(_) => (Some(true), format!("{class} is accepted; whether it is kept may not be looked at")),
+            },
+        };
+        Ability { question, answer, needed: true, detail }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA256, bytes))
+}
+
+/// The reply must repeat our checksum.
+fn confirm(what: &str, replied: Option<&str>, sum: &str) -> Result<(), VaultError> {
+    let why = match replied {
+        Some(replied) if replied == sum => return Ok(()),
+        Some(replied) => format!("the store computed SHA-256 {replied}, and {sum} was sent"),
+        None => "the store does not confirm the checksum it was given".to_owned(),
+    };
+    Err(VaultError::Tally { what: what.to_owned(), why })
+}
+
+fn timestamp(time: Option<&DateTime>) -> Timestamp {
+    time.and_then(|t| Timestamp::from_second(t.secs()).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Classes that must be thawed, unless a thawed copy is there.
+fn is_frozen(class: Option<&str>, thawed: bool) -> bool {
+    matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) && !thawed
+}
+
+struct S3Upload {
+    vault: S3,
+    key: ObjectKey,
+    upload: String,
+    begun: JoinSet<Result<Part, VaultError>>,
+    done: Vec<Part>,
+    next: i32,
+}
+
+struct Part {
+    number: i32,
+    etag: String,
+    sum: String,
+    bytes: u64,
+}
+
+impl S3Upload {
+    fn collect(&mut self, joined: Result<Result<Part, VaultError>, tokio::task::JoinError>) -> Result<(), VaultError> {
+        let part = joined.map_err(|_| VaultError::Unknown { what: self.key.to_string(), why: "an uploading task died".to_owned() })??;
+        self.done.push(part);
+        Ok(())
+    }
+
+    fn composite(&self) -> String {
+        let digests: Vec<u8> = self.done.iter().flat_map(|part| STANDARD.decode(&part.sum).unwrap_or_default()).collect();
+        format!("{}-{}", sha256(&digests), self.done.len())
+    }
+}
+
+/// Sends one part, alone and repeatedly if it must be.
+async fn send_part(vault: S3, key: String, upload: String, number: i32, bytes: Bytes) -> Result<Part, VaultError> {
+    let body = bytes.clone();
+    let sum = tokio::task::spawn_blocking(move || sha256(&body)).await.unwrap_or_default();
+    let what = format!("part {number} of {key}");
+    let mut attempt = 1;
+    loop {
+        let request = vault.client.upload_part().bucket(&vault.config.bucket).key(&key).upload_id(&upload).part_number(number);
+        let sent =
+            request.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(&sum).body(ByteStream::from(bytes.clone())).send().await;
+        let error = match sent {
+            Ok(reply) => match confirm(&what, reply.checksum_sha256(), &sum) {
+                Ok(()) => return Ok(Part { number, etag: reply.e_tag().unwrap_or_default().to_owned(), sum, bytes: bytes.len() as u64 }),
+                Err(error) => error,
+            },
+            Err(error) => vault.explain(&what, Answer::of(&error)),
+        };
+        if attempt >= ATTEMPTS_MAX || !matches!(error, VaultError::Unavailable { .. } | VaultError::Tally { .. }) {
+            return Err(error);
+        }
+        attempt += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(200 << attempt)).await;
+    }
+}
+
+#[async_trait]
+impl Upload for S3Upload {
+    async fn part(&mut self, bytes: SealedBytes) -> Result<(), VaultError> {
+        while self.begun.len() >= self.vault.config.transfers_max {
+            if let Some(joined) = self.begun.join_next().await {
+                self.collect(joined)?;
+            }
+        }
+        let (vault, key) = (self.vault.clone(), self.vault.full(self.key.as_str()));
+        self.begun.spawn(send_part(vault, key, self.upload.clone(), self.next, bytes.bytes().clone()));
+        self.next += 1;
+        Ok(())
+    }
+
+    async fn complete(mut self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
+        while let Some(joined) = self.begun.join_next().await {
+            self.collect(joined)?;
+        }
+        self.done.sort_by_key(|part| part.number);
+        let arrived: u64 = self.done.iter().map(|part| part.bytes).sum();
+        if arrived != proof.bytes {
+            let why = format!("{arrived} bytes were confirmed and {} were sealed", proof.bytes);
+            return Err(VaultError::Tally { what: self.key.to_string(), why });
+        }
+        let parts = self
+            .done
+            .iter()
+            .map(|p| CompletedPart::builder().part_number(p.number).e_tag(&p.etag).checksum_sha256(&p.sum).build())
+            .collect();
+        let sent = self
+            .vault
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.vault.config.bucket)
+            .key(self.vault.full(self.key.as_str()))
+            .upload_id(&self.upload)
+            .if_none_match("*")
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
+            .send()
+            .await;
+        let sum = self.composite();
+        match sent {
+            // Some stores leave the composite checksum out; the parts were confirmed one by one.
+            Ok(reply) => reply.checksum_sha256().map_or(Ok(()), |replied| confirm(self.key.as_str(), Some(replied), &sum)),
+            Err(error) => {
+                let answer = Answer::of(&error);
+                if matches!(answer.code.as_str(), "PreconditionFailed" | "NoSuchUpload") || answer.status.is_none() {
+                    return self.vault.resolve(&self.key, proof.bytes, &sum, answer).await;
+                }
+                Err(self.vault.explain(&format!("completing {}", self.key), answer))
+            }
+        }
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<(), VaultError> {
+        // A part that arrives after the abort would be kept and paid for.
+        self.begun.shutdown().await;
+        let request = self.vault.client.abort_multipart_upload().bucket(&self.vault.config.bucket);
+        match request.key(self.vault.full(self.key.as_str())).upload_id(&self.upload).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => match self.vault.explain(&format!("aborting {}", self.key), Answer::of(&error)) {
+                VaultError::Missing { .. } => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Vault for S3 {
+    fn address(&self) -> String {
+        format!("s3://{}/{}", self.config.bucket, self.config.prefix).trim_end_matches('/').to_owned()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { part_bytes: self.config.part_bytes, parts_max: PARTS_MAX, transfers_max: self.config.transfers_max }
+    }
+
+    async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError> {
+        self.put_document(key, document, true).await
+    }
+
+    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
+        let (mode, until) = self.retention();
+        let reply = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.config.bucket)
+            .key(self.full(key.as_str()))
+            .checksum_algorithm(ChecksumAlgorithm::Sha256)
+            .set_storage_class(self.config.storage_class.as_deref().map(StorageClass::from))
+            .set_server_side_encryption(self.encryption())
+            .set_ssekms_key_id(self.config.sse_kms_key.clone())
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
+            .send()
+            .await
+            .map_err(|error| self.explain(&format!("beginning {key}"), Answer::of(&error)))?;
+        let upload = reply.upload_id().unwrap_or_default().to_owned();
+        Ok(Box::new(S3Upload { vault: self.clone(), key: key.clone(), upload, begun: JoinSet::new(), done: Vec::new(), next: 1 }))
+    }
+
+    async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
+        match self.client.head_object().bucket(&self.config.bucket).key(self.full(key.as_str())).send().await {
+            Ok(head) => {
+                let class = head.storage_class().map(|c| c.as_str().to_owned());
+                let thawed = head.restore().is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
+                let archived = head.archive_status().is_some() && !thawed;
+                Ok(Some(ObjectFacts {
+                    key: key.clone(),
+                    bytes: head.content_length().and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
+                    modified: timestamp(head.last_modified()),
+                    frozen: is_frozen(class.as_deref(), thawed) || archived,
+                    class,
+                }))
+            }
+            Err(error) => {
+                let answer = Answer::of(&error);
+                // A HEAD has no body, so a missing bucket and a missing object look the same; the listing tells them apart.
+                if answer.status == Some(404) { Ok(None) } else { Err(self.explain(&format!("looking at {key}"), answer)) }
+            }
+        }
+    }
+
+    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let what = format!("reading {}", object.key());
+        let range = format!("bytes={from}-{}", from + length as u64 - 1);
+        let mut attempt = 1;
+        loop {
+            let sent =
+                self.client.get_object().bucket(&self.config.bucket).key(self.full(object.key().as_str())).range(&range).send().await;
+            let why = match sent {
+                // A connection that breaks within the body is not the SDK's to repeat.
+                Ok(reply) => match reply.body.collect().await {
+                    Ok(body) => {
+                        let bytes = body.into_bytes();
+                        if bytes.len() <= length {
+                            return Ok(bytes);
+                        }
+                        return Err(VaultError::Tally { what, why: format!("{} bytes came for {length} asked for", bytes.len()) });
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => {
+                    let answer = Answer::of(&error);
+                    if answer.code == "InvalidObjectState" {
+                        return Err(VaultError::Frozen { key: object.key().clone(), class: "an archive class".to_owned() });
+                    }
+                    if !answer.is_passing() {
+                        return Err(self.explain(&what, answer));
+                    }
+                    answer.message
+                }
+            };
+            if attempt >= ATTEMPTS_MAX {
+                return Err(VaultError::Unavailable { what, why });
+            }
+            attempt += 1;
+            tokio::time::sleep(std::time::Duration::from_millis(200 << attempt)).await;
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError> {
+        let mut pages = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.config.bucket)
+            .prefix(self.full(prefix))
+            .optional_object_attributes(OptionalObjectAttributes::RestoreStatus)
+            .into_paginator()
+            .send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| self.explain(&format!("listing {prefix}"), Answer::of(&error)))?;
+            for object in page.contents() {
+                let relative = object.key().and_then(|key| key.strip_prefix(&self.config.prefix));
+                let Some(Ok(key)) = relative.map(str::parse) else { continue };
+                let class = object.storage_class().map(|c| c.as_str().to_owned());
+                let thawed = object.restore_status().is_some_and(|r| r.is_restore_in_progress() == Some(false));
+                found.push(ObjectFacts {
+                    key,
+                    bytes: object.size().and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
+                    modified: timestamp(object.last_modified()),
+                    frozen: is_frozen(class.as_deref(), thawed),
+                    class,
+                });
+            }
+        }
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError> {
+        let sent = self.client.delete_object().bucket(&self.config.bucket).key(self.full(key.as_str())).send().await;
+        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {key}"), Answer::of(&error)))
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
+        let mut found = Vec::new();
+        let (mut key_marker, mut id_marker) = (None, None);
+        loop {
+            let request = self.client.list_multipart_uploads().bucket(&self.config.bucket).prefix(&self.config.prefix);
+            let page = request.set_key_marker(key_marker).set_upload_id_marker(id_marker).send().await;
+            let page = page.map_err(|error| self.explain("looking for unfinished uploads", Answer::of(&error)))?;
+            for upload in page.uploads() {
+                let key = upload.key().and_then(|key| key.strip_prefix(&self.config.prefix));
+                if let (Some(key), Some(handle)) = (key, upload.upload_id()) {
+                    found.push(Unfinished { key: key.to_owned(), handle: handle.to_owned(), begun: timestamp(upload.initiated()) });
+                }
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(found);
+            }
+            key_marker = page.next_key_marker().map(ToOwned::to_owned);
+            id_marker = page.next_upload_id_marker().map(ToOwned::to_owned);
+        }
+    }
+
+    async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError> {
+        let request = self.client.abort_multipart_upload().bucket(&self.config.bucket).key(self.full(&unfinished.key));
+        match request.upload_id(&unfinished.handle).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => match self.explain(&format!("discarding {}", unfinished.key), Answer::of(&error)) {
+                VaultError::Missing { .. } => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    async fn probe(&self, key: &ObjectKey) -> Result<Abilities, VaultError> {
+        self.put_document(key, Document::probe(), false).await?;
+        let yes = |question, detail: String| Ability { question, answer: Some(true), needed: true, detail };
+        let mut answers = vec![yes("may write", self.address())];
+        let second = self.put_document(key, Document::restore_guide("something else".to_owned()), false).await;
+        answers.push(match second {
+            // A role that may only write cannot compare; the 412 itself is the answer here.
+            Err(VaultError::Exists { .. } | VaultError::Unknown { .. }) => {
+                yes("refuses a second object of the same name", "If-None-Match: *".to_owned())
+            }
+            _ => Ability {
+                question: "refuses a second object of the same name",
+                answer: Some(false),
+                needed: true,
+                detail: "it overwrites despite If-None-Match; backups would not be write-once".to_owned(),
+            },
+        });
+        answers.push(self.checksum_ability(key).await);
+        answers.push(self.lock_ability().await);
+        answers.push(self.class_ability(key).await);
+        Ok(Abilities { answers })
+    }
+}

@@ -7,6 +7,7 @@
 //!
 //! Whatever fails before the end leaves no backup, and no upload that was begun.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,12 @@ use tokio::task::JoinHandle;
 use super::payload::{Arrived, Destination, Stream, send, source_may_know_better};
 use super::{HostLock, Rig, WorkError, guide, shelf};
 use crate::config::DatastoreConfig;
-use crate::domain::Document;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::{self, parse_manifest_key};
 use crate::domain::manifest::{self, Manifest, Role, SourceFacts, Statement};
+use crate::domain::{Document, Trouble};
 use crate::failpoint;
 use crate::pg::archive::Reader;
 use crate::pg::rows::{Fingerprinter, Tally, assemble};
@@ -392,15 +393,23 @@ async fn publish_envelope(rig: &Rig, context: &Context, wrapped: Vec<(Slot, Docu
 async fn publish(rig: &Rig, manifest: &Manifest, slots: &[Slot]) -> Result<(), WorkError> {
     let document = Document::manifest(manifest);
     let signature = rig.signer.sign(document.bytes()).await?;
-    let public = rig.signer.public().await?;
-    // A key that signs what nobody will believe makes backups that nobody will restore.
-    if !rig.trusted.is_empty() && !rig.trusted.verify(document.bytes(), &signature) {
-        return Err(WorkError::Refused {
-            what: format!("the signing key {}", rig.signer.name()),
-            why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
-            hint: format!("add it to [signing] in lifeboat.toml: trust = [\"{}\"]", public.to_line()),
-        });
-    }
+    // A key that signs what nobody will believe makes backups that nobody will restore. A signing role need not be able
+    // to tell its public half, so the pinned key is asked first.
+    let public = match rig.trusted.signer_of(document.bytes(), &signature) {
+        Some(pinned) => pinned.clone(),
+        None if rig.trusted.is_empty() => rig.signer.public().await?,
+        None => {
+            let hint = match rig.signer.public().await {
+                Ok(public) => format!("add it to [signing] in lifeboat.toml: trust = [\"{}\"]", public.to_line()),
+                Err(_) => "add its public half to [signing] in lifeboat.toml: trust = [\"…\"]".to_owned(),
+            };
+            return Err(WorkError::Refused {
+                what: format!("the signing key {}", rig.signer.name()),
+                why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
+                hint,
+            });
+        }
+    };
     let place = manifest.place();
     let guide = guide::restore_guide(manifest, slots, &rig.vault.address(), &public, &shelf::sha256(document.bytes()));
     rig.vault.put(&place.restore_guide(1), Document::restore_guide(guide)).await?;
@@ -414,28 +423,26 @@ async fn publish(rig: &Rig, manifest: &Manifest, slots: &[Slot]) -> Result<(), W
     Ok(())
 }
 
-/// One more than the highest sequence number of the datastore, by the vault if it may be read, and by the catalog.
+/// One more than the highest sequence number of the datastore. Manifests that the catalog knows are not read again; those it
+/// does not know are, whoever wrote them and whenever: clocks of hosts differ, so names alone do not tell the newest.
 async fn next_sequence(rig: &Rig, context: &Context) -> Result<u64, WorkError> {
-    let remembered = match rig.catalog() {
-        Some(catalog) => catalog.last_sequence(&context.vault, &context.datastore).await?,
-        None => None,
+    let known = match rig.catalog() {
+        Some(catalog) => catalog.known(&context.vault, &context.datastore).await?,
+        None => BTreeMap::new(),
     };
+    let mut highest = known.values().copied().max();
     let listed = rig.vault.list(&layout::manifests_of(&context.datastore)).await?;
-    let newest = listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).map(|(_, backup)| backup).max();
-    let stored = match newest {
-        None => None,
-        Some(backup) => {
-            let place = layout::Place { datastore: &context.datastore, backup: &backup };
-            match (shelf::manifest(rig, &context.vault, &place).await, remembered) {
-                (Ok(believed), _) => Some(believed.manifest.sequence),
-                // A role that may only write remembers; anything else unreadable must not stop tonight's backup either.
-                (Err(error), Some(_)) => {
-                    tracing::warn!(%backup, error = &error as &dyn std::error::Error, "the newest manifest cannot be used for the sequence number; using the catalog's");
-                    None
-                }
-                (Err(error), None) => return Err(error),
+    let names = listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).map(|(_, backup)| backup);
+    for backup in names.filter(|backup| !known.contains_key(backup)) {
+        let place = layout::Place { datastore: &context.datastore, backup: &backup };
+        match shelf::manifest(rig, &context.vault, &place).await {
+            Ok(believed) => highest = highest.max(Some(believed.manifest.sequence)),
+            // A role that may only write remembers, and a forged manifest must not stop tonight's backup.
+            Err(error) if highest.is_some() || error.trouble() == Trouble::Integrity => {
+                tracing::warn!(%backup, error = &error as &dyn std::error::Error, "a manifest is passed over for the sequence number");
             }
+            Err(error) => return Err(error),
         }
-    };
-    Ok(remembered.max(stored).unwrap_or(0) + 1)
+    }
+    Ok(highest.unwrap_or(0) + 1)
 }

@@ -66,21 +66,7 @@ pub fn trouble(lines: &[Line]) -> Option<Trouble> {
 pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
     let mut lines = check_vault(rig).await;
     lines.extend(check_keys(rig).await);
-    lines.push(match rig.signer.public().await {
-        Err(error) => bad("signing", "can sign", error.trouble(), error.to_string()),
-        Ok(public) => match rig.signer.sign(b"lifeboat check").await {
-            Err(error) => bad("signing", "can sign", error.trouble(), error.to_string()),
-            Ok(signature) if rig.trusted.verify(b"lifeboat check", &signature) => {
-                line("signing", "signs what is believed", Answer::Good, rig.signer.name())
-            }
-            Ok(_) => bad(
-                "signing",
-                "signs what is believed",
-                Trouble::Usage,
-                format!("its public half is not pinned: add trust = [\"{}\"]", public.to_line()),
-            ),
-        },
-    });
+    lines.push(check_signer(rig).await);
     lines.push(match &rig.catalog {
         Ok(_) => line("catalog", "opens", Answer::Good, rig.config.catalog.display().to_string()),
         Err(error) => line("catalog", "opens", Answer::Note, format!("{error}; everything works without it")),
@@ -92,6 +78,22 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
         lines.push(bad("datastores", "at least one is configured", Trouble::Usage, "add a section [datastores.NAME]"));
     }
     Ok(lines)
+}
+
+async fn check_signer(rig: &Rig) -> Line {
+    const PROBE: &[u8] = b"lifeboat check";
+    let signature = match rig.signer.sign(PROBE).await {
+        Ok(signature) => signature,
+        Err(error) => return bad("signing", "can sign", error.trouble(), error.to_string()),
+    };
+    if rig.trusted.signer_of(PROBE, &signature).is_some() {
+        return line("signing", "signs what is believed", Answer::Good, rig.signer.name());
+    }
+    let detail = match rig.signer.public().await {
+        Ok(public) => format!("its public half is not pinned: add trust = [\"{}\"]", public.to_line()),
+        Err(error) => format!("its public half is not pinned, and it does not tell it: {error}"),
+    };
+    bad("signing", "signs what is believed", Trouble::Usage, detail)
 }
 
 async fn check_vault(rig: &Rig) -> Vec<Line> {

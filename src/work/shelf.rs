@@ -69,7 +69,7 @@ async fn believe(rig: &Rig, key: &layout::ObjectKey, bytes: &[u8], what: &str) -
     }
     let not_signed = || WorkError::NotSigned { what: format!("{what} {key}") };
     let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(not_signed)?;
-    if rig.trusted.verify(bytes, &signature) { Ok(true) } else { Err(not_signed()) }
+    rig.trusted.signer_of(bytes, &signature).map(|_| true).ok_or_else(not_signed)
 }
 
 /// Everything that stands under `manifests/`, of one datastore or of all, oldest first.
@@ -93,7 +93,10 @@ pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec
             }
         }
     });
-    futures::stream::iter(read).buffered(READS_MAX).try_collect().await
+    let mut entries: Vec<Entry> = futures::stream::iter(read).buffered(READS_MAX).try_collect().await?;
+    // Names sort by the second; within one, the sequence number tells the order.
+    entries.sort_by_cached_key(|e| (e.datastore.clone(), e.backup.begun(), e.manifest.as_ref().map_or(u64::MAX, |b| b.manifest.sequence)));
+    Ok(entries)
 }
 
 /// Picks the backup that is asked for, telling of manifests that were passed over and of gaps.

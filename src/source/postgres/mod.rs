@@ -81,9 +81,14 @@ impl SourceError {
             Self::Session(SessionError::Lost { .. }) => Some("try the same with psql: lifeboat connects exactly as it does; `lifeboat check` tries every connection".to_owned()),
             Self::Session(SessionError::Refused { sqlstate, .. }) if sqlstate == "42501" => Some(PRIVILEGES.to_owned()),
             Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("permission denied") => Some(PRIVILEGES.to_owned()),
+            Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("max_locks_per_transaction") => Some(LOCKS.to_owned()),
+            Self::Session(SessionError::Refused { sqlstate, .. }) if sqlstate == "53200" => Some(LOCKS.to_owned()),
             _ => None,
         }
     }
 }
+
+const LOCKS: &str =
+    "the server has no room for a lock on each table: raise max_locks_per_transaction (a restart of the server is needed), or lower jobs";
 
 const PRIVILEGES: &str = "the backup role lacks a privilege; docs/CONFIG.md (\"The backup role\") lists what it needs, large objects and role passwords included";

@@ -1,0 +1,103 @@
+//! What every AWS adapter shares: how clients are configured, and how errors are read.
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use std::time::Duration;
+
+/// Attempts of one request, the first included; the SDK backs off between them.
+const ATTEMPTS_MAX: u32 = 4;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// One attempt; a part of 64 MiB at 1 MB/s fits.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Credentials, region and endpoint as the AWS CLI finds them, with lifeboat's limits.
+pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
+        .timeout_config(timeouts);
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region));
+    }
+    if let Some(endpoint) = endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    loader.load().await
+}
+
+/// An AWS error, reduced to what decides.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status, if there was a response.
+    pub status: Option<u16>,
+    /// Error code, such as `AccessDenied`; empty if there was none.
+    pub code: String,
+    /// Text for people.
+    pub message: String,
+}
+
+impl Answer {
+    /// Reads an SDK error.
+    pub fn of<E, R>(error: &aws_sdk_s3::error::SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        R: StatusCode + std::fmt::Debug,
+    {
+        let code = error.code().unwrap_or_default().to_owned();
+        let status = error.raw_response().map(StatusCode::status_code);
+        let message = match (error.message(), code.is_empty()) {
+            (Some(message), _) => format!("{code}: {message}"),
+            (None, false) => code.clone(),
+            (None, true) => chain(error),
+        };
+        Self { status, code, message }
+    }
+
+    /// Whether the service is busy or broken rather than unwilling.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        const CODES: [&str; 11] = [
+            "SlowDown",
+            "ThrottlingException",
+            "Throttling",
+            "TooManyRequestsException",
+            "RequestTimeout",
+            "RequestTimeTooSkewed",
+            "InternalError",
+            "ServiceUnavailable",
+            "KMSInternalException",
+            "DependencyTimeoutException",
+            "ConditionalRequestConflict",
+        ];
+        CODES.contains(&self.code.as_str()) || self.status.is_none_or(|status| status >= 500 || status == 429)
+    }
+}
+
+/// A response's status, whatever its type.
+pub trait StatusCode {
+    /// The number.
+    fn status_code(&self) -> u16;
+}
+
+impl StatusCode for aws_sdk_s3::config::http::HttpResponse {
+    fn status_code(&self) -> u16 {
+        self.status().as_u16()
+    }
+}
+
+/// An error and its causes on one line, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! Integration tests: the built program against real Postgres clusters, real stock tools and real HTTP.
+//!
+//! One crate, so that it is linked once. `support` starts and stops every server; nothing here needs another test to have
+//! run before it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(missing_docs)]
+
+mod support;
+
+mod architecture;
+mod faults;
+mod museum;
+mod refusals;
+mod restore_guide;
+mod round_trip;
+#[cfg(feature = "aws")]
+mod s3;
+mod sources;
+mod vault_contract;

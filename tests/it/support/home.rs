@@ -1,0 +1,156 @@
+//! A set-up of lifeboat in a temporary directory, and the program run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::Cluster;
+
+pub struct Home {
+    directory: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+/// What a run of the program left.
+#[derive(Debug)]
+pub struct Out {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Out {
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Asserts an exit code and words of the message.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in: {}", self.stderr);
+        }
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+}
+
+impl Home {
+    /// Keys, vault and configuration as `lifeboat init` makes them, and a recovery key at `recovery.txt`.
+    pub fn new() -> Self {
+        let home = Self { directory: super::directory(), environment: Vec::new() };
+        let recovery = home.path("recovery.txt");
+        home.run(&["init", home.directory.path().to_str().unwrap(), "--new-recovery-key", recovery.to_str().unwrap()]).ok();
+        home
+    }
+
+    /// The same with datastore `db` in a cluster's database.
+    pub fn of(cluster: &Cluster, database: &str) -> Self {
+        let home = Self::new();
+        home.add_datastore("db", &cluster.conninfo(database), "");
+        home
+    }
+
+    pub fn add_datastore(&self, name: &str, connection: &str, more: &str) {
+        self.configure(&format!(
+            "\n[datastores.{name}]\nkind = \"postgres\"\nconnection = '''{connection}'''\nlock_wait = \"2s\"\n{more}\n"
+        ));
+    }
+
+    /// Appends to `lifeboat.toml`.
+    pub fn configure(&self, text: &str) {
+        let file = self.path("lifeboat.toml");
+        let old = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, old + text).unwrap();
+    }
+
+    /// Replaces a part of `lifeboat.toml`.
+    #[track_caller]
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let file = self.path("lifeboat.toml");
+        let old = std::fs::read_to_string(&file).unwrap();
+        assert!(old.contains(from), "{from:?} is not in {old}");
+        std::fs::write(file, old.replace(from, to)).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+    pub fn vault(&self) -> PathBuf {
+        self.path("vault")
+    }
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.directory.path());
+        command.env("LIFEBOAT_CONFIG", self.path("lifeboat.toml")).envs(self.environment.iter().cloned());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Out {
+        finish(self.command(arguments))
+    }
+
+    pub fn run_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Out {
+        let mut command = self.command(arguments);
+        command.envs(environment.iter().copied());
+        finish(command)
+    }
+
+    /// Takes a backup of `db` and returns its id.
+    #[track_caller]
+    pub fn backup(&self) -> String {
+        let report = self.run(&["backup", "db", "--json"]).ok().json();
+        report[0]["backup"].as_str().unwrap().to_owned()
+    }
+
+    /// Restores the newest backup of `db`, compared.
+    pub fn restore(&self, to: &str) -> Out {
+        self.run(&["restore", "db", "--to", to, "--yes", "--check"])
+    }
+
+    pub fn recovery(&self) -> String {
+        self.path("recovery.txt").to_str().unwrap().to_owned()
+    }
+
+    /// The file of a payload of a backup in the directory vault.
+    pub fn payload(&self, backup: &str, name: &str) -> PathBuf {
+        self.vault().join(format!("payloads/db/{backup}/{name}.zst.age"))
+    }
+    pub fn manifest(&self, backup: &str) -> PathBuf {
+        self.vault().join(format!("manifests/db/{backup}.json"))
+    }
+    pub fn meta(&self, backup: &str) -> PathBuf {
+        self.vault().join(format!("meta/db/{backup}"))
+    }
+}
+
+pub fn finish(mut command: Command) -> Out {
+    let output = command.output().unwrap();
+    out(&output)
+}
+
+pub fn out(output: &std::process::Output) -> Out {
+    use std::os::unix::process::ExitStatusExt;
+    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Out { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+pub fn copy_tree(from: &Path, to: &Path) {
+    for file in super::files(from) {
+        let target = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(&file, target).unwrap();
+    }
+}

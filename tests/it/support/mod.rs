@@ -1,0 +1,57 @@
+//! Clusters, homes and the program under test.
+
+pub mod cluster;
+#[cfg(feature = "aws")]
+pub mod front;
+pub mod home;
+#[cfg(feature = "aws")]
+pub mod localstack;
+
+pub use cluster::{Cluster, Major};
+pub use home::{Home, Out};
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A directory that the server's user may pass through.
+pub fn directory() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::Builder::new().prefix("lifeboat-test-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    directory
+}
+
+/// Where `scripts/install test` put what is not in Debian.
+#[cfg(feature = "aws")]
+pub fn tools() -> PathBuf {
+    let cache = || {
+        std::env::var_os("XDG_CACHE_HOME").map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from)
+    };
+    let tools = std::env::var_os("LIFEBOAT_TEST_TOOLS").map_or_else(|| cache().join("lifeboat/tools"), PathBuf::from);
+    assert!(tools.join("venv/bin/python").exists(), "run scripts/install test first: {} is missing", tools.display());
+    tools
+}
+
+/// Waits until something is true; fails loudly instead of for ever.
+pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Every file below a directory.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}

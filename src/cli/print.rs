@@ -40,7 +40,11 @@ pub fn json<T: Serialize>(value: &T) {
 
 /// Writes an error with its causes, the state of the target, and what to do next.
 pub fn failure(failure: &Failure) {
-    let mut text = format!("error: {}", failure.error);
+    let mut text = failure.error.to_string();
+    // Faults of a file are printed as compilers print them, and begin with the word already.
+    if !text.starts_with("error: ") {
+        text.insert_str(0, "error: ");
+    }
     let mut cause = failure.error.source();
     while let Some(error) = cause {
         let message = error.to_string();

@@ -79,7 +79,7 @@ impl Session {
     /// [`SessionError::Lost`] with `psql`'s own words if the server cannot be reached or refuses.
     pub async fn open(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
         let mut psql = command(tools, Tool::Psql, connection);
-        psql.args(["-X", "-q", "-A", "-t", "-z", "-0", "--dbname", connection.conninfo()]);
+        psql.args(["-X", "--no-password", "-q", "-A", "-t", "-z", "-0", "--dbname", connection.conninfo()]);
         psql.env("PGOPTIONS", super::children::pinned_options());
         psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = psql.spawn().map_err(SessionError::Start)?;

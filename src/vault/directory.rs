@@ -179,6 +179,10 @@ impl Upload for DirectoryUpload {
         Ok(())
     }
 
+    async fn settle(&mut self) -> Result<(), VaultError> {
+        Ok(())
+    }
+
     async fn complete(self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
         let (this, proof) = (*self, proof.clone());
         blocking("completing an object", move || match this.file {

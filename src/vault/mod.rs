@@ -140,7 +140,10 @@ pub trait Vault: Send + Sync {
 pub trait Upload: Send {
     /// Hands over the next part, in order. Returns when there is room for another.
     async fn part(&mut self, bytes: SealedBytes) -> Result<(), VaultError>;
-    /// Makes the object visible, if what arrived tallies with `proof`.
+    /// Waits until every part handed over has arrived and been confirmed.
+    async fn settle(&mut self) -> Result<(), VaultError>;
+    /// Makes the object visible, if what arrived tallies with `proof`. Whatever fails, no unfinished upload stays if that can be
+    /// helped.
     async fn complete(self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError>;
     /// Leaves nothing behind.
     async fn abort(self: Box<Self>) -> Result<(), VaultError>;

@@ -318,10 +318,44 @@ impl Upload for S3Upload {
         Ok(())
     }
 
-    async fn complete(mut self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
+    async fn settle(&mut self) -> Result<(), VaultError> {
         while let Some(joined) = self.begun.join_next().await {
             self.collect(joined)?;
         }
+        Ok(())
+    }
+
+    async fn complete(mut self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
+        let completed = self.try_complete(proof).await;
+        // After an unknown outcome there may be nothing to abort, and nothing is lost by trying.
+        if completed.is_err()
+            && let Err(error) = self.abort().await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "an unfinished upload could not be aborted; `lifeboat sweep` will find it"
+            );
+        }
+        completed
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<(), VaultError> {
+        // A part that arrives after the abort would be kept and paid for.
+        self.begun.shutdown().await;
+        let request = self.vault.client.abort_multipart_upload().bucket(&self.vault.config.bucket);
+        match request.key(self.vault.full(self.key.as_str())).upload_id(&self.upload).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => match self.vault.explain(&format!("aborting {}", self.key), Answer::of(&error)) {
+                VaultError::Missing { .. } => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}
+
+impl S3Upload {
+    async fn try_complete(&mut self, proof: &SegmentProof) -> Result<(), VaultError> {
+        self.settle().await?;
         self.done.sort_by_key(|part| part.number);
         let arrived: u64 = self.done.iter().map(|part| part.bytes).sum();
         if arrived != proof.bytes {
@@ -355,19 +389,6 @@ impl Upload for S3Upload {
                 }
                 Err(self.vault.explain(&format!("completing {}", self.key), answer))
             }
-        }
-    }
-
-    async fn abort(mut self: Box<Self>) -> Result<(), VaultError> {
-        // A part that arrives after the abort would be kept and paid for.
-        self.begun.shutdown().await;
-        let request = self.vault.client.abort_multipart_upload().bucket(&self.vault.config.bucket);
-        match request.key(self.vault.full(self.key.as_str())).upload_id(&self.upload).send().await {
-            Ok(_) => Ok(()),
-            Err(error) => match self.vault.explain(&format!("aborting {}", self.key), Answer::of(&error)) {
-                VaultError::Missing { .. } => Ok(()),
-                error => Err(error),
-            },
         }
     }
 }

@@ -11,22 +11,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use super::payload::{Arrived, Destination, Stream, send, source_may_know_better};
+use super::payload::{Arrived, Destination, Stream, complete_all, send, source_may_know_better};
 use super::{HostLock, Rig, WorkError, guide, shelf};
 use crate::config::DatastoreConfig;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
 use crate::domain::id::{BackupId, DatastoreName};
-use crate::domain::layout::{self, parse_manifest_key};
+use crate::domain::layout::{self, ObjectKey, parse_manifest_key};
 use crate::domain::manifest::{self, Manifest, Role, SourceFacts, Statement};
 use crate::domain::{Document, Trouble};
 use crate::failpoint;
+use crate::keyring::sign::PublicKey;
 use crate::pg::archive::Reader;
 use crate::pg::rows::{Fingerprinter, Tally, assemble};
 use crate::pg::{Connection, Session, Tools};
@@ -104,30 +104,17 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     let dump_seconds = dumping.elapsed().as_secs_f64();
     failpoint::reach("payloads-done");
 
-    let mut receipts = Vec::new();
-    for arrived in read.arrived {
-        receipts.push(arrived.complete().await?);
-    }
-    let (slots, envelope_sha256) = publish_envelope(rig, &context, wrapped).await?;
-    failpoint::reach("envelope-written");
-    let statement = Statement {
-        vault: context.vault.clone(),
-        datastore: datastore.clone(),
-        backup: context.backup.clone(),
-        sequence: next_sequence(rig, &context).await?,
-        begun,
-        published: Timestamp::now(),
-        source: read.facts,
-        tools: manifest::Tools {
-            lifeboat: env!("CARGO_PKG_VERSION").to_owned(),
-            pg_dump: read.tools.version().to_owned(),
-            pg_dump_major: read.tools.major(),
-        },
-        envelope_sha256,
-        slots: slots.iter().map(|s| manifest::Slot { name: s.name.clone(), kind: guide::kind(s).to_owned() }).collect(),
+    let draft = Draft { context: &context, begun, wrapped, facts: read.facts, tools: &read.tools };
+    let mut written = Vec::new();
+    let manifest = match publish(rig, draft, read.arrived, &mut written).await {
+        Ok(manifest) => manifest,
+        Err(NotPublished::NoManifest(error)) => {
+            remove_unpublished(rig, written).await;
+            return Err(error);
+        }
+        // The manifest may be there: nothing that it names may go.
+        Err(NotPublished::PerhapsManifest(error)) => return Err(error),
     };
-    let manifest = Manifest::new(statement, receipts);
-    publish(rig, &manifest, &slots).await?;
     if let Some(catalog) = rig.catalog()
         && let Err(error) = catalog.remember(&manifest).await
     {
@@ -334,7 +321,7 @@ impl Pourer<'_> {
         Err(cause)
     }
 
-    async fn memory(&self, name: &str, role: Role, key: layout::ObjectKey, bytes: Vec<u8>) -> Result<Arrived, WorkError> {
+    async fn memory(&self, name: &str, role: Role, key: ObjectKey, bytes: Vec<u8>) -> Result<Arrived, WorkError> {
         let destination = Destination { name: name.to_owned(), role, key };
         let stream = Stream { source: std::io::Cursor::new(bytes), end: || Some(SourceEnd::of_memory()), tap: () };
         let (arrived, ()) = send(self.rig.vault.as_ref(), destination, stream, self.identity, self.sealing(1), &self.rig.cancel).await?;
@@ -374,53 +361,126 @@ impl Tap for ArchiveTap {
     }
 }
 
+/// What is stated of a backup beside its payloads.
+struct Draft<'a> {
+    context: &'a Context,
+    begun: Timestamp,
+    wrapped: Vec<(Slot, Document)>,
+    facts: SourceFacts,
+    tools: &'a Tools,
+}
+
+/// Why a backup is not published, and whether its manifest may be in the vault all the same.
+enum NotPublished {
+    NoManifest(WorkError),
+    PerhapsManifest(WorkError),
+}
+
+impl<E: Into<WorkError>> From<E> for NotPublished {
+    fn from(error: E) -> Self {
+        Self::NoManifest(error.into())
+    }
+}
+
+/// Writes objects of one backup and remembers which, so that they can be removed if the backup is not published.
+struct Writer<'a> {
+    rig: &'a Rig,
+    written: &'a mut Vec<ObjectKey>,
+}
+
+impl Writer<'_> {
+    async fn put(&mut self, key: &ObjectKey, document: Document) -> Result<(), WorkError> {
+        self.written.push(key.clone());
+        Ok(self.rig.vault.put(key, document).await?)
+    }
+}
+
+/// From arrived payloads to the commit point: payloads visible, slots, envelope, `RESTORE.md`, signature, manifest.
+async fn publish(rig: &Rig, draft: Draft<'_>, arrived: Vec<Arrived>, written: &mut Vec<ObjectKey>) -> Result<Manifest, NotPublished> {
+    let receipts = complete_all(arrived, written).await?;
+    let mut writer = Writer { rig, written };
+    let (slots, envelope_sha256) = publish_envelope(&mut writer, draft.context, draft.wrapped).await?;
+    failpoint::reach("envelope-written");
+    let statement = Statement {
+        vault: draft.context.vault.clone(),
+        datastore: draft.context.datastore.clone(),
+        backup: draft.context.backup.clone(),
+        sequence: next_sequence(rig, draft.context).await?,
+        begun: draft.begun,
+        published: Timestamp::now(),
+        source: draft.facts,
+        tools: manifest::Tools {
+            lifeboat: env!("CARGO_PKG_VERSION").to_owned(),
+            pg_dump: draft.tools.version().to_owned(),
+            pg_dump_major: draft.tools.major(),
+        },
+        envelope_sha256,
+        slots: slots.iter().map(|s| manifest::Slot { name: s.name.clone(), kind: guide::kind(s).to_owned() }).collect(),
+    };
+    let manifest = Manifest::new(statement, receipts);
+    let document = Document::manifest(&manifest);
+    let signature = rig.signer.sign(document.bytes()).await?;
+    let public = believed_signer(rig, &document, &signature).await?;
+    let place = manifest.place();
+    let guide = guide::restore_guide(&manifest, &slots, &rig.vault.address(), &public, &shelf::sha256(document.bytes()));
+    writer.put(&place.restore_guide(1), Document::restore_guide(guide)).await?;
+    writer.put(&place.manifest().signature(), Document::signature(signature)).await?;
+    failpoint::reach("signature-written");
+    if rig.cancel.is_cancelled() {
+        return Err(WorkError::Interrupted.into());
+    }
+    rig.vault.put(&place.manifest(), document).await.map_err(|error| NotPublished::PerhapsManifest(error.into()))?;
+    failpoint::reach("manifest-written");
+    Ok(manifest)
+}
+
 /// Writes slots and the signed envelope that lists them.
-async fn publish_envelope(rig: &Rig, context: &Context, wrapped: Vec<(Slot, Document)>) -> Result<(Vec<Slot>, String), WorkError> {
+async fn publish_envelope(
+    writer: &mut Writer<'_>,
+    context: &Context,
+    wrapped: Vec<(Slot, Document)>,
+) -> Result<(Vec<Slot>, String), WorkError> {
     let mut slots = Vec::new();
     for (slot, document) in wrapped {
-        rig.vault.put(&slot.file, document).await?;
+        writer.put(&slot.file, document).await?;
         slots.push(slot);
     }
     let envelope = Document::envelope(&Envelope::first(context, slots.clone()));
     let key = context.place().envelope(1);
-    rig.vault.put(&key.signature(), Document::signature(rig.signer.sign(envelope.bytes()).await?)).await?;
-    let sha256 = hex::encode(digest::digest(&digest::SHA256, envelope.bytes()));
-    rig.vault.put(&key, envelope).await?;
+    let signature = writer.rig.signer.sign(envelope.bytes()).await?;
+    writer.put(&key.signature(), Document::signature(signature)).await?;
+    let sha256 = shelf::sha256(envelope.bytes());
+    writer.put(&key, envelope).await?;
     Ok((slots, sha256))
 }
 
-/// Writes `RESTORE.md`, the signature, and last of all the manifest.
-async fn publish(rig: &Rig, manifest: &Manifest, slots: &[Slot]) -> Result<(), WorkError> {
-    let document = Document::manifest(manifest);
-    let signature = rig.signer.sign(document.bytes()).await?;
-    // A key that signs what nobody will believe makes backups that nobody will restore. A signing role need not be able
-    // to tell its public half, so the pinned key is asked first.
-    let public = match rig.trusted.signer_of(document.bytes(), &signature) {
-        Some(pinned) => pinned.clone(),
-        None if rig.trusted.is_empty() => rig.signer.public().await?,
-        None => {
-            let hint = match rig.signer.public().await {
-                Ok(public) => format!("add it to [signing] in lifeboat.toml: trust = [\"{}\"]", public.to_line()),
-                Err(_) => "add its public half to [signing] in lifeboat.toml: trust = [\"…\"]".to_owned(),
-            };
-            return Err(WorkError::Refused {
-                what: format!("the signing key {}", rig.signer.name()),
-                why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
-                hint,
-            });
-        }
-    };
-    let place = manifest.place();
-    let guide = guide::restore_guide(manifest, slots, &rig.vault.address(), &public, &shelf::sha256(document.bytes()));
-    rig.vault.put(&place.restore_guide(1), Document::restore_guide(guide)).await?;
-    rig.vault.put(&place.manifest().signature(), Document::signature(signature)).await?;
-    failpoint::reach("signature-written");
-    if rig.cancel.is_cancelled() {
-        return Err(WorkError::Interrupted);
+/// The public key under which the signature will be believed. A key that signs what nobody will believe makes backups that
+/// nobody will restore. A signing role need not be able to tell its public half, so the pinned keys are asked first.
+async fn believed_signer(rig: &Rig, document: &Document, signature: &[u8]) -> Result<PublicKey, WorkError> {
+    if let Some(pinned) = rig.trusted.signer_of(document.bytes(), signature) {
+        return Ok(pinned.clone());
     }
-    rig.vault.put(&place.manifest(), document).await?;
-    failpoint::reach("manifest-written");
-    Ok(())
+    if rig.trusted.is_empty() {
+        return Ok(rig.signer.public().await?);
+    }
+    let hint = match rig.signer.public().await {
+        Ok(public) => format!("add it to [signing] in lifeboat.toml: trust = [\"{}\"]", public.to_line()),
+        Err(_) => "add its public half to [signing] in lifeboat.toml: trust = [\"…\"]".to_owned(),
+    };
+    Err(WorkError::Refused {
+        what: format!("the signing key {}", rig.signer.name()),
+        why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
+        hint,
+    })
+}
+
+/// Takes back what was written of a backup that has no manifest. A role that may only write leaves it to `sweep`.
+async fn remove_unpublished(rig: &Rig, written: Vec<ObjectKey>) {
+    for key in written {
+        if let Err(error) = rig.vault.remove(&key).await {
+            tracing::info!(%key, error = &error as &dyn std::error::Error, "left behind; `lifeboat sweep` removes it");
+        }
+    }
 }
 
 /// One more than the highest sequence number of the datastore. Manifests that the catalog knows are not read again; those it

@@ -75,8 +75,9 @@ sha256sum --check --quiet <<'SUMS'
 The sums stand in this file, which is not signed; the signed manifest holds the same ones for the payloads:
 
 ```bash
+find payloads meta -type f -exec sha256sum {{}} + > found.sums
 for sum in $(grep -o '"sha256": "[0-9a-f]*"' {manifest_file} | cut -d '"' -f 4); do
-  grep -rqs "$sum" <(find payloads meta -type f -name '*.age*' -exec sha256sum {{}} +) || {{ echo "the manifest names $sum, and no file has it"; exit 1; }}
+  grep -q "^$sum " found.sums || {{ echo "the manifest names $sum, and no file has it"; exit 1; }}
 done
 ```
 
@@ -167,20 +168,21 @@ fn cat(payload: &Payload) -> String {
 /// With `main` alone one pass does it. With data payloads, indexes and constraints wait until all rows are there, and
 /// `main` is read a second time for them.
 fn load(manifest: &Manifest) -> String {
-    let main = manifest.payload(Role::Main).map(cat).unwrap_or_default();
-    let open = "age -d -i identity.txt | zstd -dq";
+    // pg_restore stops reading when it has what it wants; the rest must be read too, or `age` dies of a closed pipe
+    // instead of authenticating the end.
+    let mut lines = vec!["load() { pg_restore --exit-on-error \"$@\" && cat > /dev/null; }".to_owned()];
+    let open = |payload: &Payload, then: &str| format!("{} | age -d -i identity.txt | zstd -dq | {then}", cat(payload));
+    let main = |then: &str| manifest.payload(Role::Main).map(|payload| open(payload, then)).unwrap_or_default();
     let mut data = manifest.data_payloads().peekable();
     if data.peek().is_none() {
-        return format!("{main} | {open} \\\n  | pg_restore --exit-on-error --create --dbname postgres");
+        lines.push(main("load --create --dbname postgres"));
+        return lines.join("\n");
     }
-    let name = "DATABASE=$(cat database.name)";
-    let mut lines = vec![
-        format!("{main} | {open} | pg_restore --list | sed -n 's/^;     dbname: //p' > database.name || true\n{name}"),
-        format!("{main} | {open} \\\n  | pg_restore --exit-on-error --create --section=pre-data --section=data --dbname postgres"),
-    ];
-    lines.extend(
-        data.map(|payload| format!("{} | {open} \\\n  | pg_restore --exit-on-error --section=data --dbname \"$DATABASE\"", cat(payload))),
-    );
-    lines.push(format!("{main} | {open} \\\n  | pg_restore --exit-on-error --section=post-data --dbname \"$DATABASE\""));
+    lines.push(main("{ pg_restore --list && cat > /dev/null; } > contents.list"));
+    lines.push("DATABASE=$(sed -n 's/^;     dbname: //p' contents.list)".to_owned());
+    lines.push(main("load --create --section=pre-data --section=data --dbname postgres"));
+    lines.extend(data.map(|payload| open(payload, "load --section=data --dbname \"$DATABASE\"")));
+    lines.push(main("load --section=post-data --dbname \"$DATABASE\""));
+    lines.push("rm contents.list".to_owned());
     lines.join("\n")
 }

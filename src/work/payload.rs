@@ -34,15 +34,17 @@ pub struct Arrived {
 }
 
 impl Arrived {
-    /// Makes the payload's objects visible.
-    ///
-    /// # Errors
-    /// [`WorkError::Vault`] if what arrived does not tally with the proof, or the vault refuses.
-    pub async fn complete(self) -> Result<Receipt, WorkError> {
+    async fn complete(self, completed: &mut Vec<ObjectKey>) -> Result<Receipt, WorkError> {
         let Self { destination, uploads, proof } = self;
         let mut objects = Vec::new();
-        for ((key, upload), segment) in uploads.into_iter().zip(proof.segments()) {
-            upload.complete(segment).await?;
+        let mut left = uploads.into_iter();
+        for segment in proof.segments() {
+            let Some((key, upload)) = left.next() else { break };
+            completed.push(key.clone());
+            if let Err(error) = upload.complete(segment).await {
+                abort(left.collect()).await;
+                return Err(error.into());
+            }
             objects.push(StoredObject { key, bytes: segment.bytes, sha256: hex::encode(segment.sha256) });
         }
         let payload = Payload { name: destination.name, role: destination.role, plain_bytes: proof.plain_bytes(), objects };
@@ -53,6 +55,27 @@ impl Arrived {
     pub async fn abort(self) {
         abort(self.uploads).await;
     }
+}
+
+/// Makes all payloads of a backup visible. `completed` names what became visible, also on failure.
+///
+/// # Errors
+/// [`WorkError::Vault`]; the payloads not yet completed have been aborted then.
+pub async fn complete_all(payloads: Vec<Arrived>, completed: &mut Vec<ObjectKey>) -> Result<Vec<Receipt>, WorkError> {
+    let mut receipts = Vec::new();
+    let mut left = payloads.into_iter();
+    while let Some(payload) = left.next() {
+        match payload.complete(completed).await {
+            Ok(receipt) => receipts.push(receipt),
+            Err(error) => {
+                for payload in left {
+                    payload.abort().await;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(receipts)
 }
 
 async fn abort(uploads: Vec<(ObjectKey, Box<dyn Upload>)>) {
@@ -121,7 +144,11 @@ where
         failpoint::reach("part-sent");
     };
     drop(arriving);
-    let outcome = match taken {
+    let settled = match taken {
+        Ok(()) => settle(&mut uploads).await,
+        Err(error) => Err(error),
+    };
+    let outcome = match settled {
         Ok(()) => pouring.outcome().await.map_err(|source| WorkError::Seal { payload: destination.name.clone(), source }),
         Err(error) => Err(error),
     };
@@ -136,6 +163,13 @@ where
             Err(error)
         }
     }
+}
+
+async fn settle(uploads: &mut [(ObjectKey, Box<dyn Upload>)]) -> Result<(), WorkError> {
+    for (_, upload) in uploads {
+        upload.settle().await?;
+    }
+    Ok(())
 }
 
 /// Whether the error only says that the stream was not right, so that its source may know better why.

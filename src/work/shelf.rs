@@ -46,7 +46,11 @@ pub struct Entry {
 pub async fn vault_id(rig: &Rig) -> Result<VaultId, WorkError> {
     match fetch::document(rig.vault.as_ref(), &layout::vault_header()).await? {
         Some(bytes) => Ok(VaultHeader::parse(&bytes)?.vault),
-        None => Err(WorkError::NoVault { address: rig.vault.address() }),
+        None => {
+            // A listing tells a missing bucket from a missing object, which looking for one object does not.
+            rig.vault.list(layout::vault_header().as_str()).await?;
+            Err(WorkError::NoVault { address: rig.vault.address() })
+        }
     }
 }
 

@@ -1,1 +1,362 @@
-//! todo
+//! S3 vaults and KMS keys, against localstack, with a front that adds the unkindness of AWS.
+
+use std::sync::Arc;
+
+use crate::support::front::{Fault, Front, Rule};
+use crate::support::localstack::{Localstack, credentials};
+use crate::support::{Cluster, Home};
+
+const BUCKET: &str = "backups";
+
+struct Aws {
+    stack: Localstack,
+    front: Front,
+    envelope_key: String,
+    bucket_key: String,
+}
+
+impl Aws {
+    fn start() -> Self {
+        let stack = Localstack::start();
+        let front = Front::start(stack.port);
+        stack.aws(&["s3api", "create-bucket", "--bucket", BUCKET, "--object-lock-enabled-for-bucket"]);
+        let key = || stack.aws(&["kms", "create-key"])["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+        let (envelope_key, bucket_key) = (key(), key());
+        Self { front, envelope_key, bucket_key, stack }
+    }
+
+    /// A home whose vault is in the bucket, through the front.
+    fn home(&self, cluster: &Cluster, more: &str) -> Home {
+        let mut home = Home::new();
+        for (name, value) in credentials() {
+            home.set(name, value);
+        }
+        let vault = format!(
+            "s3 = \"s3://{BUCKET}/{}\"\nendpoint = \"{}\"\npath_style = true\npart_mib = 5\n{more}",
+            hex::encode(rand::random::<[u8; 4]>()),
+            self.front.endpoint()
+        );
+        home.reconfigure("directory = \"vault\"", &vault);
+        home.configure(&format!(
+            "\n[keys.home]\nkind = \"aws-kms\"\nkey_id = \"{}\"\nendpoint = \"{}\"\n",
+            self.envelope_key,
+            self.front.endpoint()
+        ));
+        home.add_datastore("db", &cluster.conninfo("d"), "");
+        // The vault header, as `lifeboat init --vault s3://…` would write it.
+        let vault = serde_json::json!({ "format": "lifeboat.vault/1", "vault": "00112233445566778899aabbccddeeff" }).to_string();
+        let file = home.path("header");
+        std::fs::write(&file, vault).unwrap();
+        self.stack.aws(&[
+            "s3api",
+            "put-object",
+            "--bucket",
+            BUCKET,
+            "--key",
+            &format!("{}vault.json", Self::prefix(&home)),
+            "--body",
+            file.to_str().unwrap(),
+        ]);
+        home
+    }
+
+    fn prefix(home: &Home) -> String {
+        let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+        format!("{}/", text.split(&format!("s3://{BUCKET}/")).nth(1).unwrap().split('"').next().unwrap())
+    }
+
+    fn keys(&self, home: &Home) -> Vec<String> {
+        let listed = self.stack.aws(&["s3api", "list-objects-v2", "--bucket", BUCKET, "--prefix", &Self::prefix(home)]);
+        let contents = listed["Contents"].as_array().cloned().unwrap_or_default();
+        contents.iter().map(|o| o["Key"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn uploads(&self) -> usize {
+        self.stack.aws(&["s3api", "list-multipart-uploads", "--bucket", BUCKET])["Uploads"].as_array().map_or(0, Vec::len)
+    }
+
+    fn head(&self, key: &str) -> serde_json::Value {
+        self.stack.aws(&["s3api", "head-object", "--bucket", BUCKET, "--key", key, "--checksum-mode", "ENABLED"])
+    }
+
+    #[track_caller]
+    fn nothing_is_left(&self, home: &Home) {
+        assert_eq!(self.keys(home), [format!("{}vault.json", Self::prefix(home))]);
+        assert_eq!(self.uploads(), 0);
+    }
+}
+
+/// A database whose dump seals to several parts of 5 MiB.
+fn filled() -> Cluster {
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE DATABASE d");
+    cluster.psql("d", "CREATE TABLE t AS SELECT i, (SELECT string_agg(sha256((i * 1000 + j)::text::bytea), '') FROM generate_series(1, 40) j) AS x FROM generate_series(1, 12000) i");
+    cluster
+}
+
+fn kms_error(code: &str) -> Fault {
+    Fault::Answer(400, "application/x-amz-json-1.1", format!("{{\"__type\":\"{code}\",\"message\":\"the front says {code}\"}}"))
+}
+
+#[test]
+fn a_backup_in_s3_is_locked_encrypted_classed_confirmed_and_restores() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let settings = format!(
+        "sse_kms_key = \"{}\"\nstorage_class = \"STANDARD_IA\"\nobject_lock = \"2d\"\nobject_lock_mode = \"governance\"\n",
+        aws.bucket_key
+    );
+    let home = aws.home(&source, &settings);
+    let check = home.run(&["check"]).ok();
+    for answer in ["refuses a second object of the same name  ok", "Object Lock is on", "it refuses a wrong SHA-256", "STANDARD_IA"] {
+        assert!(check.stdout.contains(answer), "{answer}: {}", check.stdout);
+    }
+    let id = home.backup();
+    assert_eq!(aws.uploads(), 0);
+    let keys = aws.keys(&home);
+    let main = keys.iter().find(|k| k.ends_with("main.zst.age")).unwrap();
+    let head = aws.head(main);
+    assert_eq!(head["StorageClass"], "STANDARD_IA");
+    assert_eq!(head["SSEKMSKeyId"].as_str().unwrap(), aws.bucket_key);
+    assert_eq!(head["ObjectLockMode"], "GOVERNANCE");
+    assert!(head["ChecksumSHA256"].as_str().unwrap().contains('-'), "several parts: {head}");
+    let manifest = aws.head(keys.iter().find(|k| k.ends_with(&format!("{id}.json"))).unwrap());
+    assert!(manifest["StorageClass"].is_null() && manifest["ObjectLockMode"] == "GOVERNANCE");
+    let probe = keys.iter().find(|k| k.contains("/probes/")).unwrap();
+    assert!(aws.head(probe)["ObjectLockMode"].is_null(), "a probe carries no retention");
+
+    // Opened by KMS alone, then by the recovery key alone.
+    std::fs::remove_file(home.path("keys/identity.txt")).unwrap();
+    let report = home.run(&["verify", &id, "--json"]).ok().json();
+    assert_eq!(report[0]["opened_with"], "home");
+    home.restore(&target.conninfo("d")).ok();
+    aws.stack.aws(&["kms", "disable-key", "--key-id", &aws.envelope_key]);
+    home.run(&["verify", &id]).fails(5, &["no key opens backup", "DisabledException"]);
+    assert_eq!(home.run(&["verify", &id, "--identity", &home.recovery(), "--json"]).ok().json()[0]["opened_with"], "recovery");
+    home.run(&["backup", "db"]).fails(5, &["refused to wrap an identity", "DisabledException"]);
+}
+
+#[test]
+fn the_aws_cli_and_stock_tools_open_a_backup_in_s3() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let home = aws.home(&source, "");
+    home.backup();
+    let guide_key = aws.keys(&home).into_iter().find(|k| k.ends_with("RESTORE.md")).unwrap();
+    let file = home.path("RESTORE.md");
+    aws.stack.aws(&["s3api", "get-object", "--bucket", BUCKET, "--key", &guide_key, file.to_str().unwrap()]);
+    let guide = std::fs::read_to_string(file).unwrap();
+    let path = format!("{}:/usr/lib/postgresql/15/bin:/usr/bin:/bin", crate::support::tools().join("venv/bin").display());
+    let (key, socket, endpoint) = (home.path("keys/signing.pub.pem"), target.socket(), aws.stack.endpoint());
+    let mut environment = vec![
+        ("PATH", path.as_str()),
+        ("AWS_ENDPOINT_URL", &endpoint),
+        ("TRUSTED_KEY", key.to_str().unwrap()),
+        ("PGHOST", socket.to_str().unwrap()),
+        ("PGUSER", "postgres"),
+    ];
+    environment.extend(credentials());
+    let commands = crate::restore_guide::commands(&guide, "home");
+    assert!(commands.contains("aws kms decrypt") && commands.contains("--encryption-context"));
+    crate::restore_guide::succeeded(&crate::restore_guide::run(&home.path("by-hand"), &commands, &environment));
+    let sum = "SELECT count(*) || md5(string_agg(md5(x), '' ORDER BY i)) FROM t";
+    assert_eq!(source.psql("d", sum), target.psql("d", sum));
+}
+
+#[test]
+fn passing_faults_of_s3_and_kms_are_survived() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let upload_part = ["PUT", "partNumber=2"];
+    for (what, when, fault, times) in [
+        ("throttled", &["PUT"][..], Fault::SlowDown, 2),
+        ("a part's answer lost", &upload_part, Fault::LoseAnswer, 1),
+        ("a part's checksum wrong", &upload_part, Fault::WrongChecksum, 1),
+        ("the manifest's answer lost", &["PUT", "/manifests/", ".json?x-id"], Fault::LoseAnswer, 1),
+        ("a completion's answer lost", &["POST", "uploadId=", "main"], Fault::LoseAnswer, 1),
+        ("an error in a 200", &["POST", "uploadId=", "main"], Fault::ErrorIn200, 1),
+        ("KMS throttled", &["TrentService.Encrypt"], kms_error("ThrottlingException"), 2),
+    ] {
+        aws.front.fault(when, fault, times);
+        let out = home.run(&["backup", "db"]);
+        assert_eq!(out.code, 0, "{what}: {}", out.stderr);
+        assert_eq!(aws.front.met().len(), times as usize, "{what}: {:?}", aws.front.met());
+        assert_eq!(aws.uploads(), 0, "{what}");
+    }
+    let newest = home.backup();
+    for (what, fault) in [("reset in mid-body", Fault::Reset), ("slow bytes", Fault::SlowBytes), ("throttled", Fault::SlowDown)] {
+        aws.front.fault(&["GET", "main.zst.age"], fault, 2);
+        assert_eq!(home.run(&["verify", &newest]).code, 0, "{what}");
+        assert_eq!(aws.front.met().len(), 2, "{what}");
+    }
+    aws.front.rules(Vec::new());
+    home.run(&["verify", "--all"]).ok();
+}
+
+#[test]
+fn lasting_faults_leave_nothing_and_say_what_to_do() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let denied = |what: &str| {
+        Fault::Answer(
+            403,
+            "application/xml",
+            format!("<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>{what}</Message></Error>"),
+        )
+    };
+    let cases: Vec<(&str, &[&'static str], Fault, i32, &str)> = vec![
+        ("throttled for good", &["PUT", "partNumber"], Fault::SlowDown, 6, "SlowDown"),
+        ("every part arrives wrong", &["PUT", "partNumber"], Fault::WrongChecksum, 7, "did not arrive whole"),
+        ("may not write payloads", &["POST", "uploads"], denied("not you"), 2, "the vault refuses"),
+        (
+            "the bucket's key refuses",
+            &["PUT", "partNumber"],
+            denied("not authorized to perform: kms:GenerateDataKey"),
+            5,
+            "the vault's own encryption refuses",
+        ),
+        ("KMS denies", &["TrentService.Encrypt"], kms_error("AccessDeniedException"), 5, "refused to wrap an identity"),
+        ("KMS throttles for good", &["TrentService.Encrypt"], kms_error("ThrottlingException"), 6, "could not be reached"),
+    ];
+    for (what, when, fault, code, words) in cases {
+        aws.front.fault(when, fault, u32::MAX);
+        let out = home.run(&["backup", "db"]);
+        aws.front.rules(Vec::new());
+        assert_eq!(out.code, code, "{what}: {}", out.stderr);
+        assert!(out.stderr.contains(words), "{what}: {}", out.stderr);
+        aws.nothing_is_left(&home);
+    }
+}
+
+#[test]
+fn an_outcome_that_cannot_be_learned_is_neither_success_nor_failure() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let denied = Fault::Answer(403, "application/xml", "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>".to_owned());
+    // The answer to the manifest is lost, and a role that may only write cannot look.
+    aws.front.rules(vec![
+        Rule { when: vec!["PUT", "/manifests/", ".json?x-id"], fault: Fault::LoseAnswer, times: 9, after: 0 },
+        Rule { when: vec!["HEAD", "/manifests/"], fault: denied, times: 9, after: 0 },
+    ]);
+    home.run(&["backup", "db"]).fails(6, &["could not be learned"]);
+    aws.front.rules(Vec::new());
+    // It did take effect: what is listed is whole.
+    home.run(&["verify", "--all"]).ok();
+}
+
+#[test]
+fn a_slot_opens_under_its_own_encryption_context_only() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let id = home.backup();
+    let slot = aws.keys(&home).into_iter().find(|k| k.ends_with("0001-home.kms")).unwrap();
+    let file = home.path("slot");
+    aws.stack.aws(&["s3api", "get-object", "--bucket", BUCKET, "--key", &slot, file.to_str().unwrap()]);
+    let decrypt = |backup: &str| {
+        let context = serde_json::json!({ "vault": "00112233445566778899aabbccddeeff", "datastore": "db", "backup": backup }).to_string();
+        aws.stack
+            .command()
+            .args(["kms", "decrypt", "--ciphertext-blob", &format!("fileb://{}", file.display()), "--encryption-context", &context])
+            .output()
+            .unwrap()
+    };
+    assert!(decrypt(&id).status.success());
+    let other = decrypt("20200101T000000Z-AAAAAA");
+    assert!(!other.status.success() && String::from_utf8_lossy(&other.stderr).contains("InvalidCiphertext"), "{other:?}");
+}
+
+#[test]
+fn a_kms_key_signs_and_openssl_and_lifeboat_verify() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let key = aws.stack.aws(&["kms", "create-key", "--key-usage", "SIGN_VERIFY", "--key-spec", "ECC_NIST_P256"])["KeyMetadata"]["Arn"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let public = aws.stack.aws(&["kms", "get-public-key", "--key-id", &key])["PublicKey"].as_str().unwrap().to_owned();
+    let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+    let trust = text.lines().find(|l| l.starts_with("trust")).unwrap();
+    home.reconfigure("key_file = \"keys/signing.pem\"", &format!("kms_key_id = \"{key}\"\nendpoint = \"{}\"", aws.front.endpoint()));
+    home.run(&["backup", "db"]).fails(2, &["would not be believed", &public]);
+    home.reconfigure(trust, &format!("trust = [\"{public}\"]"));
+    // A role that may sign and not tell the public half is enough.
+    aws.front.fault(&["TrentService.GetPublicKey"], kms_error("AccessDeniedException"), 99);
+    let id = home.backup();
+    home.run(&["verify", &id]).ok();
+    for (name, file) in [(format!("{id}.json"), "m.json"), (format!("{id}.json.sig"), "m.json.sig")] {
+        let object = aws.keys(&home).into_iter().find(|k| k.ends_with(&name)).unwrap();
+        aws.stack.aws(&["s3api", "get-object", "--bucket", BUCKET, "--key", &object, home.path(file).to_str().unwrap()]);
+    }
+    let pem = home.path("kms.pub.pem");
+    std::fs::write(&pem, format!("-----BEGIN PUBLIC KEY-----\n{public}\n-----END PUBLIC KEY-----\n")).unwrap();
+    let verified = std::process::Command::new("openssl")
+        .args(["dgst", "-sha256", "-verify"])
+        .arg(&pem)
+        .arg("-signature")
+        .arg(home.path("m.json.sig"))
+        .arg(home.path("m.json"))
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+#[test]
+fn a_store_that_cannot_keep_a_promise_is_refused_by_check() {
+    let (aws, source) = (Aws::start(), filled());
+    aws.stack.aws(&["s3api", "create-bucket", "--bucket", "plain"]);
+    let home = aws.home(&source, "object_lock = \"30d\"\n");
+    let prefix = Aws::prefix(&home);
+    home.reconfigure(&format!("s3://{BUCKET}/"), "s3://plain/");
+    aws.stack.aws(&[
+        "s3api",
+        "copy-object",
+        "--bucket",
+        "plain",
+        "--key",
+        &format!("{prefix}vault.json"),
+        "--copy-source",
+        &format!("{BUCKET}/{prefix}vault.json"),
+    ]);
+    let check = home.run(&["check"]);
+    assert_eq!(check.code, 2, "{check:?}");
+    assert!(check.stdout.contains("the bucket has no Object Lock"), "{}", check.stdout);
+    home.reconfigure("s3://plain/", "s3://missing/");
+    home.run(&["list"]).fails(2, &["there is no bucket missing"]);
+}
+
+#[test]
+fn killed_in_mid_upload_the_parts_are_found_and_swept() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    assert_eq!(home.run_with(&[("LIFEBOAT_FAILPOINT", "part-sent")], &["backup", "db"]).code, 137);
+    assert_eq!(aws.uploads(), 1);
+    home.run(&["sweep", "--older-than", "0s"]).fails(10, &["left behind", "--confirm"]);
+    home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
+    aws.nothing_is_left(&home);
+    home.backup();
+}
+
+#[test]
+fn s3_keeps_the_contract_of_a_vault() {
+    let stack = Localstack::start();
+    stack.aws(&["s3api", "create-bucket", "--bucket", BUCKET]);
+    // In a process of its own, since the SDK finds its credentials in the environment.
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--ignored", "--exact", "s3::contract_in_a_process_of_its_own", "--nocapture"]);
+    let output = child.envs(credentials()).env("CONTRACT_ENDPOINT", stack.endpoint()).output().unwrap();
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by s3_keeps_the_contract_of_a_vault"]
+async fn contract_in_a_process_of_its_own() {
+    let config = lifeboat::config::S3Config {
+        bucket: BUCKET.to_owned(),
+        prefix: "contract/".to_owned(),
+        endpoint: Some(std::env::var("CONTRACT_ENDPOINT").unwrap()),
+        path_style: true,
+        part_bytes: 5 * 1024 * 1024,
+        transfers_max: 3,
+        ..Default::default()
+    };
+    crate::vault_contract::keeps_its_contract(Arc::new(lifeboat::vault::s3::S3::new(&config).await)).await;
+}

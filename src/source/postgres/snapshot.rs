@@ -28,7 +28,7 @@ pub struct Table {
     pub has_rows: bool,
     /// Whether an extension owns it; the extension decides whether its rows are dumped.
     pub of_extension: bool,
-    /// Size on disk, TOAST included, in bytes.
+    /// Size on disk as of the last VACUUM or ANALYZE, TOAST included, in bytes. Only weighs tables against each other.
     pub bytes: u64,
 }
 
@@ -81,10 +81,11 @@ pub async fn server(session: &mut Session) -> Result<Server, SessionError> {
     }
 }
 
+/// Sizes come from `relpages`, as of the last VACUUM or ANALYZE: `pg_table_size` would lock every table, and wait for it.
 const LIST: &str = "SELECT n.nspname, c.relname, c.oid, c.relkind = 'r', \
     EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'), \
-    CASE WHEN c.relkind = 'r' THEN COALESCE(pg_catalog.pg_table_size(c.oid), 0) ELSE 0 END \
-    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    (c.relpages + COALESCE(t.relpages, 0))::pg_catalog.int8 * pg_catalog.current_setting('block_size')::pg_catalog.int8 \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid \
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
     AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     ORDER BY n.nspname, c.relname";
@@ -118,6 +119,8 @@ impl Snapshot {
     /// all the time; [`SourceError::Session`] otherwise.
     pub async fn take(tools: &Tools, connection: &Connection, lock_wait: Span) -> Result<Self, SourceError> {
         let mut session = Session::open(tools, connection).await?;
+        let wait = format!("SET lock_timeout = {}", lock_wait.duration().as_millis().max(1));
+        session.run("the lock timeout", &wait).await?;
         let server = server(&mut session).await?;
         for _ in 0..ATTEMPTS_MAX {
             let wanted = list(&mut session).await?;
@@ -134,8 +137,6 @@ impl Snapshot {
 
     /// The snapshot's name, or `None` if the tables changed and everything must start over.
     async fn attempt(session: &mut Session, wanted: &[Table], lock_wait: Span) -> Result<Option<String>, SourceError> {
-        let wait = format!("SET LOCAL lock_timeout = {}", lock_wait.duration().as_millis().max(1));
-        session.run("the lock timeout", &wait).await?;
         for batch in wanted.chunks(LOCK_BATCH) {
             // ONLY: children are in the list themselves, and one that is not must be noticed, not locked unseen.
             let names: Vec<String> =

@@ -4,13 +4,15 @@
 //! back can decompress in parallel and plain `zstd -d` still reads it; one puts the frames in order through age and a
 //! running SHA-256 into parts. A tap sees every block on a thread of its own, beside compression, not before it.
 //!
-//! The level adapts between bounds: when compressors wait for the source the next block gets a higher level; when
-//! blocks queue up for compressors it gets a lower one. So compression never holds the dump back.
+//! The level adapts between bounds: it rises while compressors wait for the source *and* a core of the machine is idle, and
+//! falls when blocks queue up. So compression never holds the dump back, and idle cores are used for smaller backups. A
+//! compressor that waits is not enough of a sign: on a busy machine it waits because the dump has no core either.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -22,6 +24,8 @@ use super::proof::{SealProof, SealedBytes, SegmentProof, SourceEnd};
 pub const BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// Blocks that may wait for a compressor. More would hide a slow vault behind memory, not make it faster.
 const BLOCKS_QUEUED_MAX: usize = 2;
+/// How often the machine is asked for idle cores.
+const CORES_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How a stream is sealed.
 #[derive(Debug, Clone)]
@@ -214,6 +218,7 @@ fn read_blocks(
     passed: &AtomicU64,
 ) -> Result<u64, SealError> {
     let mut level = low;
+    let mut cores = IdleCores::default();
     let mut total = 0;
     loop {
         let mut block = Vec::with_capacity(BLOCK_BYTES);
@@ -226,8 +231,12 @@ fn read_blocks(
         let block = Arc::new(block);
         if to.jobs.is_full() {
             level = (level - 1).max(low);
-        } else if idle.load(Ordering::Relaxed) && to.jobs.is_empty() {
-            level = (level + 1).min(high);
+        } else if low < high && idle.load(Ordering::Relaxed) && to.jobs.is_empty() {
+            match cores.idle() {
+                Some(cores) if cores >= 0.7 => level = (level + 1).min(high),
+                Some(cores) if cores < 0.3 => level = (level - 1).max(low),
+                _ => {}
+            }
         }
         let (frame, frame_in) = bounded(1);
         let sent = to.tapped.send(Arc::clone(&block)).is_ok()
@@ -239,6 +248,30 @@ fn read_blocks(
         if count < BLOCK_BYTES {
             return Ok(total);
         }
+    }
+}
+
+/// How many cores of the machine do nothing, by `/proc/stat`, looked at no more often than [`CORES_INTERVAL`].
+#[derive(Default)]
+struct IdleCores {
+    last: Option<(Instant, u64, u64)>,
+}
+
+impl IdleCores {
+    /// Idle cores since the last look; `None` if it was too recent or the kernel does not tell.
+    #[allow(clippy::cast_precision_loss, reason = "a share of some seconds' ticks")]
+    fn idle(&mut self) -> Option<f64> {
+        if self.last.is_some_and(|(at, ..)| at.elapsed() < CORES_INTERVAL) {
+            return None;
+        }
+        let stat = std::fs::read_to_string("/proc/stat").ok()?;
+        // user nice system idle iowait irq softirq steal, in ticks over all cores.
+        let ticks: Vec<u64> = stat.lines().next()?.split_ascii_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+        let (idle, all) = (*ticks.get(3)?, ticks.iter().sum::<u64>());
+        let (_, idle_before, all_before) = self.last.replace((Instant::now(), idle, all))?;
+        let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let passed = all.saturating_sub(all_before).max(1);
+        Some(idle.saturating_sub(idle_before) as f64 / passed as f64 * count as f64)
     }
 }
 

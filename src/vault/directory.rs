@@ -20,6 +20,8 @@ const TEMPORARY: &str = ".unfinished";
 const PART_BYTES: usize = 4 * 1024 * 1024;
 /// A directory has no parts; the number only has to be out of reach.
 const PARTS_MAX: usize = usize::MAX;
+/// Bytes after which what was written is sent towards the disk.
+const SYNC_BYTES: usize = 32 * 1024 * 1024;
 
 /// A vault in a directory.
 #[derive(Debug, Clone)]
@@ -160,6 +162,23 @@ struct DirectoryUpload {
     root: PathBuf,
     key: ObjectKey,
     file: Option<Temporary>,
+    unsynced_bytes: usize,
+    syncing: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl DirectoryUpload {
+    /// Sends what was written towards the disk while more is being made, so that the last sync has little left to do. Only that
+    /// last sync counts; a failure here shows there again.
+    fn sync_along(&mut self) {
+        let busy = self.syncing.as_ref().is_some_and(|task| !task.is_finished());
+        if self.unsynced_bytes < SYNC_BYTES || busy {
+            return;
+        }
+        self.unsynced_bytes = 0;
+        if let Some(Ok(file)) = self.file.as_ref().map(|temporary| temporary.file.try_clone()) {
+            self.syncing = Some(tokio::task::spawn_blocking(move || drop(file.sync_data())));
+        }
+    }
 }
 
 #[async_trait]
@@ -168,6 +187,7 @@ impl Upload for DirectoryUpload {
         let Some(mut temporary) = self.file.take() else {
             return Err(VaultError::Unknown { what: self.key.to_string(), why: "an earlier part failed".to_owned() });
         };
+        self.unsynced_bytes += bytes.len();
         self.file = Some(
             blocking("writing a part", move || {
                 let path = temporary.path.clone();
@@ -176,6 +196,7 @@ impl Upload for DirectoryUpload {
             })
             .await?,
         );
+        self.sync_along();
         Ok(())
     }
 
@@ -223,7 +244,7 @@ impl Vault for Directory {
         let (root, key) = (self.root.clone(), key.clone());
         blocking("beginning an upload", move || {
             let file = Some(Temporary::create(&root, &key)?);
-            Ok(Box::new(DirectoryUpload { root, key, file }) as Box<dyn Upload>)
+            Ok(Box::new(DirectoryUpload { root, key, file, unsynced_bytes: 0, syncing: None }) as Box<dyn Upload>)
         })
         .await
     }

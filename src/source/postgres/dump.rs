@@ -21,6 +21,8 @@ const GLOBALS_ATTEMPTS_MAX: u32 = 3;
 const GLOBALS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes the kernel may buffer between `pg_dump` and us; the default of 64 KiB makes both sides wait for each other.
 const PIPE_BYTES: usize = 1024 * 1024;
+/// How long the pipe is left alone; at a gigabyte a second it just fills in this time.
+const PIPE_REST: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Which tables each payload holds. Completeness is by construction: `main` takes everything but what is named elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,14 +62,27 @@ pub struct DumpStream {
 }
 
 /// The read end of a child's standard output.
-pub struct PipeReader(std::fs::File);
+///
+/// `pg_dump` writes 4 KiB at a time, and a reader that waits is woken by each write: on a busy machine a good part of the
+/// time goes into that. So after a short read the pipe is left alone for a moment, in which the child goes on writing.
+pub struct PipeReader {
+    pipe: std::fs::File,
+    was_short: bool,
+}
 
 impl Read for PipeReader {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.was_short {
+            std::thread::sleep(PIPE_REST);
+        }
         loop {
-            match self.0.read(into) {
+            match self.pipe.read(into) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                other => return other,
+                Ok(count) => {
+                    self.was_short = count > 0 && count < into.len().min(PIPE_BYTES / 4);
+                    return Ok(count);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -145,7 +160,7 @@ fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<String>) -> Resu
         let status = running.finish().await?;
         SourceEnd::of_child(status).ok_or_else(|| SourceError::Incomplete("pg_dump did not exit with 0".to_owned()))
     });
-    Ok(DumpStream { output: PipeReader(std::fs::File::from(fd)), end })
+    Ok(DumpStream { output: PipeReader { pipe: std::fs::File::from(fd), was_short: false }, end })
 }
 
 /// Reads the globals once.

@@ -521,6 +521,7 @@ fn confirm(yes: bool, backup: &str, database: &str) -> Result<(), WorkError> {
     }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "rates for people")]
 fn describe_restored(report: &restore::RestoreReport) -> String {
     let mut text = format!(
         "restored backup {} into database {:?}\n  loaded     {}, opened with {}",
@@ -529,7 +530,11 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         bytes_for_people(report.plain_bytes),
         report.opened_with
     );
-    let times = report.seconds.iter().map(|(stage, seconds)| format!("{stage} {seconds:.1} s")).collect::<Vec<_>>().join(", ");
+    let time = |t: &restore::StageTime| match t.bytes {
+        Some(bytes) => format!("{} {:.1} s ({}/s)", t.stage, t.seconds, bytes_for_people((bytes as f64 / t.seconds.max(0.001)) as u64)),
+        None => format!("{} {:.1} s", t.stage, t.seconds),
+    };
+    let times = report.stages.iter().map(time).collect::<Vec<_>>().join(", ");
     text.push_str(&format!("\n  time       {times}"));
     if let Some(globals) = &report.globals {
         text.push_str(&format!("\n  roles      {} made, {} the same already", globals.roles_created.len(), globals.roles_same.len()));

@@ -18,6 +18,7 @@ const PASSED_ON: [&str; 12] =
 #[derive(Clone, Debug)]
 pub struct Connection {
     conninfo: String,
+    database: Option<String>,
     password: Option<SecretString>,
     extra: Vec<(String, String)>,
 }
@@ -70,7 +71,8 @@ impl Connection {
                 Some(mode) => return Err(ConnectionError::UnverifiedTls { mode, host: remote.to_owned() }),
             }
         }
-        Ok(Self { conninfo: conninfo.to_owned(), password: None, extra })
+        let database = setting("dbname", "PGDATABASE").filter(|name| !name.is_empty());
+        Ok(Self { conninfo: conninfo.to_owned(), database, password: None, extra })
     }
 
     /// Uses a password from a command or variable; it reaches children in their environment only.
@@ -90,7 +92,13 @@ impl Connection {
             let quoted = name.replace('\\', "\\\\").replace('\'', "\\'");
             format!("{} dbname='{quoted}'", self.conninfo)
         };
-        Self { conninfo, ..self.clone() }
+        Self { conninfo, database: Some(name.to_owned()), ..self.clone() }
+    }
+
+    /// The database that is named, in the string, its service or the environment. libpq takes the user's name if there is none.
+    #[must_use]
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_deref()
     }
 
     /// The connection string. Holds no secret.

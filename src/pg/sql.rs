@@ -3,6 +3,7 @@
 //! Used on what `pg_dumpall` and `pg_dump` wrote, which a hostile vault may have replaced: anything the lexer does not
 //! understand is an error, never a guess. Follows the lexical rules of the PostgreSQL manual, section 4.1.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A token and where it stands in the script.
@@ -31,7 +32,7 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Statement<'a> {
     /// The statement's bytes.
-    pub text: &'a [u8],
+    pub text: Cow<'a, [u8]>,
     /// Its tokens, with positions relative to `text`.
     pub tokens: Vec<Token>,
 }
@@ -60,10 +61,26 @@ impl Statement<'_> {
             None => self.text.to_vec(),
         }
     }
+    /// The statement without `keyword = value`, if that clause stands at or behind a token position.
+    #[must_use]
+    pub fn without_clause(&self, keyword: &str, from: usize) -> Self {
+        let mut shorter = self.clone();
+        let at = (from..self.tokens.len()).find(|at| self.tokens[*at].is_word(keyword));
+        if let Some(at) = at
+            && let Some(last) = self.tokens.get(at + 2)
+        {
+            // Tokens behind the clause would have to move; there is nothing to be done to them, so they go from the list.
+            shorter.text.to_mut().drain(self.tokens[at].at.start..last.at.end);
+            shorter.tokens.truncate(at);
+        }
+        shorter
+    }
 }
 
 impl Token {
-    fn is_word(&self, keyword: &str) -> bool {
+    /// Whether this is the unquoted keyword.
+    #[must_use]
+    pub fn is_word(&self, keyword: &str) -> bool {
         matches!(&self.kind, Kind::Word(word) if word == keyword.as_bytes())
     }
     /// The identifier this token is, if it is one.
@@ -164,7 +181,7 @@ fn close(script: &[u8], mut tokens: Vec<Token>) -> Option<Statement<'_>> {
     for token in &mut tokens {
         token.at = token.at.start - from..token.at.end - from;
     }
-    Some(Statement { text: &script[from..to], tokens })
+    Some(Statement { text: Cow::Borrowed(&script[from..to]), tokens })
 }
 
 fn is_word(c: u8) -> bool {

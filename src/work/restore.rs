@@ -59,6 +59,23 @@ pub struct Prepared {
     pub server: String,
 }
 
+/// How long a stage took.
+#[derive(Debug, Serialize)]
+pub struct StageTime {
+    /// The stage.
+    pub stage: &'static str,
+    /// Seconds.
+    pub seconds: f64,
+    /// Bytes that passed, where that says something.
+    pub bytes: Option<u64>,
+}
+
+impl StageTime {
+    fn since(stage: &'static str, begun: Instant, bytes: Option<u64>) -> Self {
+        Self { stage, seconds: begun.elapsed().as_secs_f64(), bytes }
+    }
+}
+
 /// What a restore did.
 #[derive(Debug, Serialize)]
 pub struct RestoreReport {
@@ -72,8 +89,8 @@ pub struct RestoreReport {
     pub globals: Option<GlobalsReport>,
     /// Plaintext bytes loaded.
     pub plain_bytes: u64,
-    /// Seconds of each stage, in order.
-    pub seconds: Vec<(String, f64)>,
+    /// The stages, in order.
+    pub stages: Vec<StageTime>,
     /// The comparison with the fingerprint, if asked for.
     pub comparison: Option<Comparison>,
 }
@@ -86,10 +103,10 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     // pg_restore must be as new as the archive; as new as the server is better, which the server decides below.
     let tools = Tools::find(rig.config.pg_bin.as_deref(), manifest.tools.pg_dump_major).await.map_err(TargetError::from)?;
     let found = database::look(&tools, &target).await?;
-    let (mut session, creates) = match found {
-        Found::Missing(session) => (session, true),
-        Found::Empty(session) => (session, false),
-        Found::Occupied { session, .. } if wishes.beside_tables => (session, false),
+    let (mut session, new_name) = match found {
+        Found::Missing { session, name } => (session, Some(name)),
+        Found::Empty(session) => (session, None),
+        Found::Occupied { session, .. } if wishes.beside_tables => (session, None),
         Found::Occupied { mut session, count, example } => {
             let database = snapshot::server(&mut session).await.map_err(TargetError::Session)?.database;
             return Err(TargetError::NotEmpty { database, count, example }.into());
@@ -104,7 +121,8 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     let opened = shelf::open_payload(rig, payload_of(&manifest, Role::Main)?, &identity).await?;
     let archive = Archive::begin(opened).await.map_err(before_loading)?;
     let properties = Properties::of(&archive.contents)?;
-    let database = if creates { wanted_database(&tools, &target).await? } else { server.database };
+    let creates = new_name.is_some();
+    let database = new_name.unwrap_or(server.database);
     if !creates {
         let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(TargetError::Session)?;
         if encoding != properties.encoding {
@@ -137,16 +155,6 @@ fn before_loading(source: LoadError) -> WorkError {
     }
 }
 
-/// The name of a database that does not exist yet: what libpq would have connected to, in the words of its refusal.
-async fn wanted_database(tools: &Tools, target: &Connection) -> Result<String, WorkError> {
-    let words = match crate::pg::Session::open(tools, target).await {
-        Err(crate::pg::SessionError::Lost { last_words }) => last_words,
-        _ => String::new(),
-    };
-    let name = words.split_once("database \"").and_then(|(_, rest)| rest.rsplit_once("\" does not exist")).map(|(name, _)| name.to_owned());
-    name.ok_or_else(|| WorkError::Bug("the target database appeared while it was looked at".to_owned()))
-}
-
 /// What has been done so far, for the message after a failure.
 struct State {
     changed: Vec<String>,
@@ -176,9 +184,9 @@ fn state_of_target(state: &State, database: &str, creates: bool) -> String {
 
 async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<RestoreReport, WorkError> {
     let Prepared { manifest, identity, connection, tools, archive, properties, globals, wishes, slot, database, creates, .. } = prepared;
-    let mut seconds = Vec::new();
+    let mut stages = Vec::new();
     let mut session = match database::look(&tools, &connection).await? {
-        Found::Missing(session) if creates => session,
+        Found::Missing { session, .. } if creates => session,
         Found::Empty(session) if !creates => session,
         Found::Occupied { session, .. } if wishes.beside_tables => session,
         // The plan was made for another state of the world.
@@ -201,7 +209,7 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
         state.changed.push("roles and tablespaces of the backup were made where missing".to_owned());
         let report = apply(&mut session, &globals, &existing, &wishes.tablespaces).await?;
         left_out = !report.tablespaces_left_out.is_empty();
-        seconds.push(("globals".to_owned(), begun.elapsed().as_secs_f64()));
+        stages.push(StageTime::since("globals", begun, None));
         Some(report)
     };
     if creates {
@@ -215,13 +223,13 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
         no_tablespaces: left_out,
         cancel: rig.cancel.clone(),
     };
-    load_sections(rig, &manifest, &identity, archive, &loader, state, &mut seconds).await?;
+    load_sections(rig, &manifest, &identity, archive, &loader, state, &mut stages).await?;
     properties.apply(&mut session, &database, &encoding).await?;
     drop(session);
     let comparison = if wishes.check {
         let begun = Instant::now();
         let comparison = check_restored(rig, &manifest, &identity, &tools, &connection).await?;
-        seconds.push(("compare".to_owned(), begun.elapsed().as_secs_f64()));
+        stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
         Some(comparison)
     } else {
         None
@@ -232,7 +240,7 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
         opened_with: slot,
         globals: globals_report,
         plain_bytes: manifest.plain_bytes(),
-        seconds,
+        stages,
         comparison,
     })
 }
@@ -257,19 +265,18 @@ async fn load_sections(
     archive: Archive,
     loader: &Loader,
     state: &mut State,
-    seconds: &mut Vec<(String, f64)>,
+    stages: &mut Vec<StageTime>,
 ) -> Result<(), WorkError> {
     let contents = archive.contents.clone();
-    let timed = |name: &str, begun: Instant| (name.to_owned(), begun.elapsed().as_secs_f64());
     let begun = Instant::now();
     let stage = rig.progress.begin("schema", None);
     state.changed.push("schema (pre-data) was begun".to_owned());
     loader.schema(&contents, "pre-data").await?;
     stage.end();
-    seconds.push(timed("schema", begun));
+    stages.push(StageTime::since("schema", begun, None));
 
     let begun = Instant::now();
-    let stage = rig.progress.begin("rows", Some(manifest.plain_bytes()));
+    let stage = rig.progress.begin("rows", Some(rows_bytes(manifest)));
     state.changed.push("rows were begun".to_owned());
     let main = loader.rows(archive, Arc::clone(&stage));
     let data = manifest.data_payloads().map(|payload| load_data(rig, payload, identity, loader, Arc::clone(&stage)));
@@ -278,7 +285,7 @@ async fn load_sections(
     data.into_iter().collect::<Result<(), WorkError>>()?;
     stage.end();
     state.changed.push("all rows were loaded".to_owned());
-    seconds.push(timed("rows", begun));
+    stages.push(StageTime::since("rows", begun, Some(rows_bytes(manifest))));
 
     let begun = Instant::now();
     let stage = rig.progress.begin("indexes and constraints", None);
@@ -286,8 +293,13 @@ async fn load_sections(
     loader.schema(&contents, "post-data").await?;
     stage.end();
     state.changed.push("indexes and constraints were made".to_owned());
-    seconds.push(timed("indexes and constraints", begun));
+    stages.push(StageTime::since("indexes and constraints", begun, None));
     Ok(())
+}
+
+/// Bytes of the archives that hold rows.
+fn rows_bytes(manifest: &Manifest) -> u64 {
+    manifest.payloads.iter().filter(|p| matches!(p.role, Role::Main | Role::Data)).map(|p| p.plain_bytes).sum()
 }
 
 async fn load_data(

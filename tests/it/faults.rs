@@ -245,6 +245,15 @@ fn a_full_disk_leaves_no_backup_and_says_so() {
 }
 
 #[test]
+fn without_pg_dump_the_message_says_where_it_was_looked_for() {
+    let cluster = filled(10);
+    let home = Home::of(&cluster, "d");
+    std::fs::create_dir(home.path("nothing")).unwrap();
+    home.configure("[postgres]\npg_bin = \"nothing\"\n");
+    home.run(&["backup", "db"]).fails(2, &["no pg_dump of version", "/nothing; found none", "postgresql-client"]);
+}
+
+#[test]
 fn ctrl_c_aborts_uploads_and_exits_130() {
     let cluster = filled(700_000);
     let home = Home::of(&cluster, "d");

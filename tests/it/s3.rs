@@ -299,6 +299,23 @@ fn a_kms_key_signs_and_openssl_and_lifeboat_verify() {
 }
 
 #[test]
+fn init_makes_a_vault_in_s3_once() {
+    let aws = Aws::start();
+    let mut home = Home::new();
+    for (name, value) in credentials() {
+        home.set(name, value);
+    }
+    home.set("AWS_ENDPOINT_URL", &aws.front.endpoint());
+    let address = format!("s3://{BUCKET}/new/one");
+    let (first, second) = (home.path("first"), home.path("second"));
+    let made = home.run(&["init", first.to_str().unwrap(), "--vault", &address]).ok();
+    assert!(made.stderr.contains(&format!("made vault {address}")) && made.stderr.contains("add a recovery key"), "{}", made.stderr);
+    home.run(&["init", second.to_str().unwrap(), "--vault", &address])
+        .fails(2, &["there is a vault already, and it stays as it is", "the vault was not made"]);
+    home.run(&["--config", first.join("lifeboat.toml").to_str().unwrap(), "list"]).ok();
+}
+
+#[test]
 fn a_store_that_cannot_keep_a_promise_is_refused_by_check() {
     let (aws, source) = (Aws::start(), filled());
     aws.stack.aws(&["s3api", "create-bucket", "--bucket", "plain"]);

@@ -1,0 +1,233 @@
+//! The database itself: is it empty, make it if it is missing, give it the properties of the old one under its own name.
+
+use super::TargetError;
+use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::sql::{self, Statement, quote_identifier};
+use crate::pg::{Connection, Session, SessionError, Tools};
+
+/// Databases to connect to in order to create another.
+const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
+
+/// What was found where the restore is to go.
+#[derive(Debug)]
+pub enum Found {
+    /// There is no such database.
+    Missing {
+        /// A session to another one of the same server.
+        session: Session,
+        /// The name it would have.
+        name: String,
+    },
+    /// It exists and is empty.
+    Empty(Session),
+    /// It exists and holds relations.
+    Occupied {
+        /// A session to it.
+        session: Session,
+        /// How many.
+        count: u64,
+        /// One of them.
+        example: String,
+    },
+}
+
+const RELATIONS: &str = "SELECT count(*), COALESCE(min(n.nspname || '.' || c.relname), '') \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')";
+
+/// Looks at the target, changing nothing.
+///
+/// # Errors
+/// [`TargetError::Session`] if the server cannot be reached.
+pub async fn look(tools: &Tools, connection: &Connection) -> Result<Found, TargetError> {
+    let mut session = match Session::open(tools, connection).await {
+        Ok(session) => session,
+        // Why the server refused stands in its words only, in whatever language it speaks; its catalog tells for certain.
+        Err(SessionError::Lost { last_words }) => {
+            return missing(tools, connection).await?.ok_or(TargetError::Session(SessionError::Lost { last_words }));
+        }
+        Err(error) => return Err(TargetError::Session(error)),
+    };
+    let rows = session.ask("what the target holds", RELATIONS, 2).await.map_err(TargetError::Session)?;
+    let (count, example) = match rows.into_iter().next().as_deref() {
+        Some([Some(count), Some(example)]) => (count.parse().unwrap_or(u64::MAX), example.clone()),
+        _ => return Err(TargetError::Session(SessionError::Shape { what: "what the target holds".to_owned() })),
+    };
+    Ok(if count == 0 { Found::Empty(session) } else { Found::Occupied { session, count, example } })
+}
+
+/// The database is missing if the server can be reached and does not list it.
+async fn missing(tools: &Tools, connection: &Connection) -> Result<Option<Found>, TargetError> {
+    let Ok(mut session) = maintenance(tools, connection).await else { return Ok(None) };
+    let name = match connection.database() {
+        Some(name) => name.to_owned(),
+        None => session.ask_one("the user's name", "SELECT session_user").await.map_err(TargetError::Session)?,
+    };
+    let listed = format!("SELECT count(*) FROM pg_catalog.pg_database WHERE datname = {}", sql::quote_text(&name));
+    let count = session.ask_one("the list of databases", &listed).await.map_err(TargetError::Session)?;
+    Ok((count == "0").then_some(Found::Missing { session, name }))
+}
+
+async fn maintenance(tools: &Tools, connection: &Connection) -> Result<Session, TargetError> {
+    let mut last = None;
+    for name in MAINTENANCE {
+        match Session::open(tools, &connection.to_database(name)).await {
+            Ok(session) => return Ok(session),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(TargetError::Session(last.unwrap_or(SessionError::Lost { last_words: "no maintenance database".to_owned() })))
+}
+
+/// The statements of an archive that concern the database itself.
+#[derive(Debug, Default)]
+pub struct Properties {
+    /// `CREATE DATABASE`, with the old name.
+    create: Vec<u8>,
+    /// Owner.
+    owner: String,
+    /// Comment, privileges, labels, settings: in the archive's order.
+    rest: Vec<Vec<u8>>,
+    /// The encoding it was created with.
+    pub encoding: String,
+}
+
+fn is_about_database(entry: &Entry) -> bool {
+    match entry.kind.as_str() {
+        "DATABASE PROPERTIES" => true,
+        "ACL" | "COMMENT" | "SECURITY LABEL" => entry.tag.starts_with(b"DATABASE "),
+        _ => false,
+    }
+}
+
+impl Properties {
+    /// Reads them from an archive's table of contents.
+    ///
+    /// # Errors
+    /// [`TargetError::Content`] if a statement is none that belongs there.
+    pub fn of(contents: &Contents) -> Result<Self, TargetError> {
+        let mut properties = Self::default();
+        for entry in contents.of_kind("DATABASE") {
+            properties.create = entry.definition.clone();
+            properties.owner = readable(&entry.owner);
+            properties.encoding = encoding_of(&entry.definition)?;
+        }
+        for entry in contents.entries.iter().filter(|e| is_about_database(e)) {
+            for statement in sql::statements(&entry.definition)? {
+                let kinds: [&[&str]; 6] = [
+                    &["alter", "database"],
+                    &["alter", "role"],
+                    &["grant"],
+                    &["revoke"],
+                    &["comment", "on", "database"],
+                    &["security", "label"],
+                ];
+                if !kinds.iter().any(|keywords| statement.begins_with(keywords)) {
+                    return Err(TargetError::Content(format!("not a statement about a database: {}", readable(&statement.text)).into()));
+                }
+                properties.rest.push(statement.text.to_vec());
+            }
+        }
+        Ok(properties)
+    }
+
+    /// Creates the database under another name, with the old one's encoding, locale and owner. The tablespace is left to the server.
+    ///
+    /// # Errors
+    /// [`TargetError::Database`]
+    pub async fn create(&self, session: &mut Session, name: &str, encoding: &str) -> Result<(), TargetError> {
+        let failed = |source| TargetError::Database { what: format!("the creation of {name:?}"), source };
+        if let Some(statement) = sql::statements(&self.create)?.first() {
+            if !statement.begins_with(&["create", "database"]) {
+                return Err(TargetError::Content("the archive's CREATE DATABASE is something else".into()));
+            }
+            let text = statement.without_clause("tablespace", 3).with_name_at(2, name);
+            session.run_opaque("the new database", &text, encoding).await.map_err(failed)?;
+        } else {
+            let create = format!("CREATE DATABASE {} TEMPLATE template0", quote_identifier(name));
+            session.run("the new database", &create).await.map_err(failed)?;
+        }
+        if !self.owner.is_empty() {
+            let owner = format!("ALTER DATABASE {} OWNER TO {}", quote_identifier(name), quote_identifier(&self.owner));
+            session.run("the owner of the new database", &owner).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Applies comment, privileges and settings under the target's name. Done last: a setting may forbid writing.
+    ///
+    /// # Errors
+    /// [`TargetError::Database`] naming the statement's kind.
+    pub async fn apply(&self, session: &mut Session, name: &str, encoding: &str) -> Result<(), TargetError> {
+        for text in &self.rest {
+            let text = [text.as_slice(), b";"].concat();
+            for statement in sql::statements(&text)? {
+                let Some(at) = name_position(&statement) else { continue };
+                let renamed = statement.with_name_at(at, name);
+                let done = session.run_opaque("a property of the database", &renamed, encoding).await;
+                done.map_err(|source| TargetError::Database { what: readable(&renamed), source })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the database's name stands. The word before tells the keyword from a role that is called `database`.
+fn name_position(statement: &Statement<'_>) -> Option<usize> {
+    let before = ["on", "in", "alter"];
+    let is = |at: usize, word: &str| statement.tokens.get(at).is_some_and(|t| t.is_word(word));
+    (1..statement.tokens.len()).find(|at| is(*at, "database") && before.iter().any(|word| is(at - 1, word))).map(|at| at + 1)
+}
+
+fn encoding_of(create: &[u8]) -> Result<String, TargetError> {
+    for statement in sql::statements(create)? {
+        if let Some(at) = statement.position("encoding")
+            && let Some(value) = statement.tokens.get(at + 2)
+        {
+            return Ok(readable(&statement.text[value.at.clone()]).trim_matches('\'').to_owned());
+        }
+    }
+    Ok("UTF8".to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_found_beside_roles_with_confusing_names() {
+        let renamed = |text: &str| {
+            let script = format!("{text};");
+            let cut = sql::statements(script.as_bytes()).unwrap();
+            String::from_utf8(cut[0].with_name_at(name_position(&cut[0]).unwrap(), "new")).unwrap()
+        };
+        assert_eq!(
+            renamed("ALTER ROLE database IN DATABASE old SET a TO 'database'"),
+            "ALTER ROLE database IN DATABASE \"new\" SET a TO 'database'"
+        );
+        assert_eq!(renamed("GRANT CONNECT ON DATABASE old TO database"), "GRANT CONNECT ON DATABASE \"new\" TO database");
+        assert_eq!(renamed("ALTER DATABASE database SET x TO 1"), "ALTER DATABASE \"new\" SET x TO 1");
+    }
+
+    #[test]
+    fn a_tablespace_is_left_out_whatever_the_lengths_of_the_names() {
+        for (old, new) in [("a", "much_longer"), ("much_longer_than_the_new_one", "b")] {
+            let script = format!("CREATE DATABASE {old} WITH TEMPLATE = template0 ENCODING = 'UTF8' TABLESPACE = fast;");
+            let cut = sql::statements(script.as_bytes()).unwrap();
+            let text = cut[0].without_clause("tablespace", 3).with_name_at(2, new);
+            assert_eq!(
+                String::from_utf8(text).unwrap().trim_end(),
+                format!("CREATE DATABASE \"{new}\" WITH TEMPLATE = template0 ENCODING = 'UTF8'")
+            );
+        }
+    }
+
+    #[test]
+    fn the_encoding_is_read_from_the_create_statement() {
+        let create =
+            b"CREATE DATABASE \"odd \"\"name\" WITH TEMPLATE = template0 ENCODING = 'SQL_ASCII' LOCALE_PROVIDER = libc LOCALE = 'C';\n";
+        assert_eq!(encoding_of(create).unwrap(), "SQL_ASCII");
+    }
+}

@@ -1,0 +1,199 @@
+//! Loading archives: schema, rows, indexes and constraints.
+//!
+//! `pg_restore -j` needs a file, and no file of ours may hold rows. So header and table of contents of `main`, which hold
+//! the schema and no rows, stand in a file in memory; from it the pre-data and the post-data section are restored, the
+//! latter in parallel. The rows stream through a pipe in between.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{LoadError, TargetError};
+use crate::pg::archive::{ArchiveError, Contents, Entry, Reader, Visitor, readable};
+use crate::pg::children::{Running, command};
+use crate::pg::{Connection, Tool, Tools};
+use crate::report::Stage;
+use crate::seal::Opened;
+
+/// Bytes handed to `pg_restore` at once.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Looks at nothing but the structure, and at which entry's data is passing.
+#[derive(Debug, Default)]
+pub struct Structure {
+    entry: Option<String>,
+}
+
+impl Visitor for Structure {
+    fn contents(&mut self, _: &Contents) -> Result<(), ArchiveError> {
+        Ok(())
+    }
+    fn begin(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+        self.entry = Some(format!("{}.{}", readable(&entry.schema), readable(&entry.tag)));
+        Ok(())
+    }
+    fn data(&mut self, _: &[u8]) {}
+    fn begin_large_object(&mut self, _: u32) {}
+    fn end_large_object(&mut self) {}
+    fn end(&mut self) -> Result<(), ArchiveError> {
+        Ok(())
+    }
+}
+
+/// An archive whose table of contents has been read and whose rows are still to come.
+pub struct Archive {
+    /// Header and table of contents.
+    pub contents: Contents,
+    opened: Opened,
+    reader: Reader<Structure>,
+    /// What was read along with the table of contents, and is to be replayed.
+    read: Vec<u8>,
+}
+
+impl Archive {
+    /// Reads up to the end of the table of contents.
+    ///
+    /// # Errors
+    /// [`LoadError`] if the payload is damaged or is no archive.
+    pub async fn begin(mut opened: Opened) -> Result<Self, LoadError> {
+        let begin = move || {
+            let mut reader = Reader::new(Structure::default());
+            let mut read = Vec::new();
+            let mut chunk = vec![0; CHUNK_BYTES];
+            loop {
+                let count = opened.read(&mut chunk)?;
+                if count == 0 {
+                    let (contents, _) = reader.finish()?;
+                    return Ok(Self { contents, opened, reader: Reader::new(Structure::default()), read });
+                }
+                reader.feed(&chunk[..count])?;
+                read.extend_from_slice(&chunk[..count]);
+                if let Some(contents) = reader.contents() {
+                    return Ok(Self { contents: contents.clone(), opened, reader, read });
+                }
+            }
+        };
+        tokio::task::spawn_blocking(begin).await.map_err(|_| LoadError::ThreadDied)?
+    }
+}
+
+/// Where to load, and with what.
+#[derive(Clone)]
+pub struct Loader {
+    /// Client programs at least as new as the archive.
+    pub tools: Tools,
+    /// The target database.
+    pub connection: Connection,
+    /// Parallel jobs of the sections that allow it.
+    pub jobs: usize,
+    /// Whether tablespaces of the backup are left out.
+    pub no_tablespaces: bool,
+    /// Ctrl-C.
+    pub cancel: CancellationToken,
+}
+
+impl Loader {
+    fn pg_restore(&self, section: &str) -> tokio::process::Command {
+        let mut pg_restore = command(&self.tools, Tool::PgRestore, &self.connection);
+        pg_restore.args(["--format=custom", "--exit-on-error", "--no-password", &format!("--section={section}")]);
+        if self.no_tablespaces {
+            pg_restore.arg("--no-tablespaces");
+        }
+        pg_restore.arg(format!("--dbname={}", self.connection.conninfo())).stdout(Stdio::null());
+        pg_restore
+    }
+
+    /// Restores the pre-data or the post-data section from the table of contents alone.
+    ///
+    /// # Errors
+    /// [`TargetError::Load`]
+    pub async fn schema(&self, contents: &Contents, section: &'static str) -> Result<(), TargetError> {
+        let failed = |source| TargetError::Load { section, source };
+        let file = in_memory(&contents.raw).map_err(|source| failed(LoadError::Memory(source)))?;
+        let mut pg_restore = self.pg_restore(section);
+        // Statements of pre-data depend on each other nearly one by one; only post-data has something to do in parallel.
+        if section == "post-data" && self.jobs > 1 {
+            pg_restore.arg(format!("--jobs={}", self.jobs));
+        }
+        pg_restore.arg("/dev/stdin").stdin(Stdio::from(file));
+        let running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(failed(LoadError::Interrupted)),
+            ended = running.finish() => ended.map(|_| ()).map_err(|e| failed(e.into())),
+        }
+    }
+
+    /// Streams the rows of one archive. The archive's structure is checked on the way, and its end before success.
+    ///
+    /// # Errors
+    /// [`TargetError::Load`]
+    pub async fn rows(&self, archive: Archive, stage: Arc<Stage>) -> Result<(), TargetError> {
+        let failed = |source| TargetError::Load { section: "data", source };
+        let mut pg_restore = self.pg_restore("data");
+        pg_restore.stdin(Stdio::piped());
+        let mut running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
+        let pipe = running.child().stdin.take().and_then(|stdin| stdin.into_owned_fd().ok());
+        let pipe = pipe.ok_or_else(|| failed(LoadError::ThreadDied))?;
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe, CHUNK_BYTES);
+        let cancel = self.cancel.clone();
+        let feeding = tokio::task::spawn_blocking(move || feed(archive, File::from(pipe), &stage, &cancel));
+        let (fed, ended) = tokio::join!(feeding, running.finish());
+        match (fed.map_err(|_| failed(LoadError::ThreadDied))?, ended) {
+            // The payload's damage is the cause even where pg_restore also failed for it.
+            (Err(error), _) => Err(failed(error)),
+            (Ok(Fed::Refused), Ok(_)) => {
+                Err(failed(LoadError::Archive(ArchiveError::Malformed("pg_restore stopped reading before the archive's end".into()))))
+            }
+            (Ok(_), Err(error)) => Err(failed(error.into())),
+            (Ok(Fed::Whole), Ok(_)) => Ok(()),
+        }
+    }
+}
+
+enum Fed {
+    Whole,
+    /// `pg_restore` closed its end; its exit status says why.
+    Refused,
+}
+
+fn feed(mut archive: Archive, mut pipe: File, stage: &Stage, cancel: &CancellationToken) -> Result<Fed, LoadError> {
+    let replay = std::mem::take(&mut archive.read);
+    let mut listening = pipe.write_all(&replay).is_ok();
+    stage.add(replay.len() as u64);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut reader = archive.reader;
+    if reader.contents().is_none() {
+        // The whole archive was read with its table of contents, and found whole.
+        return Ok(Fed::Whole);
+    }
+    loop {
+        if cancel.is_cancelled() {
+            return Err(LoadError::Interrupted);
+        }
+        let count = archive.opened.read(&mut chunk)?;
+        if count == 0 {
+            reader.finish()?;
+            return Ok(Fed::Whole);
+        }
+        reader.feed(&chunk[..count])?;
+        stage.add(count as u64);
+        stage.item(reader.visitor().entry.clone());
+        listening = listening && pipe.write_all(&chunk[..count]).is_ok();
+        if !listening {
+            // Reading on would tell whether the payload is whole, but pg_restore has failed already.
+            return Ok(Fed::Refused);
+        }
+    }
+}
+
+/// A file that exists in memory only, holding the schema and no rows.
+fn in_memory(bytes: &[u8]) -> std::io::Result<File> {
+    let fd = rustix::fs::memfd_create("lifeboat-contents", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}

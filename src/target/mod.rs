@@ -1,0 +1,145 @@
+//! Writing a datastore back: into a Postgres server, step by step, saying at each failure what state the target is in.
+//!
+//! The order of a load: globals ([`globals`]), the database under the target's name ([`database`]), the archive in three
+//! sections ([`load`]), and last the database's own settings, which could stand in the way of loading.
+
+pub mod database;
+pub mod globals;
+pub mod load;
+
+use crate::domain::Trouble;
+use crate::pg::SessionError;
+use crate::pg::archive::ArchiveError;
+use crate::pg::children::ChildError;
+use crate::pg::connection::ConnectionError;
+use crate::pg::globals::GlobalsError;
+use crate::pg::sql::SqlError;
+use crate::pg::tools::ToolsError;
+use crate::seal::OpenError;
+
+/// Why a target could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The address cannot be used.
+    #[error("the target cannot be used")]
+    Address(#[from] ConnectionError),
+    /// The client programs are missing or too old.
+    #[error(transparent)]
+    Tools(#[from] ToolsError),
+    /// It holds tables.
+    #[error("the target database {database} is not empty: it holds {count} relations, such as {example}; nothing was changed")]
+    NotEmpty {
+        /// The database.
+        database: String,
+        /// How many.
+        count: u64,
+        /// One of them.
+        example: String,
+    },
+    /// It exists with an encoding that the data may not fit into.
+    #[error("the target database {database} has encoding {found}, and the backup's is {wanted}; nothing was changed")]
+    Encoding {
+        /// The database.
+        database: String,
+        /// Its encoding.
+        found: String,
+        /// The backup's.
+        wanted: String,
+    },
+    /// The server cannot be reached or refuses, before anything was changed.
+    #[error("the target server cannot be used; nothing was changed")]
+    Session(#[source] SessionError),
+    /// What stands in the backup is not acceptable, found before it was used.
+    #[error("the backup holds what does not belong there")]
+    Content(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A role, tablespace or grant could not be made.
+    #[error("{what} could not be restored")]
+    Globals {
+        /// Which.
+        what: String,
+        /// Why.
+        #[source]
+        source: SessionError,
+    },
+    /// The database or one of its properties could not be made.
+    #[error("{what} of the target database could not be restored")]
+    Database {
+        /// What.
+        what: String,
+        /// Why.
+        #[source]
+        source: SessionError,
+    },
+    /// Loading failed.
+    #[error("loading the {section} section failed")]
+    Load {
+        /// `pre-data`, `data` or `post-data`.
+        section: &'static str,
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
+}
+
+/// Why a section could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// `pg_restore` failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The payload is damaged.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The archive is malformed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A file in memory could not be made.
+    #[error("a file in memory could not be made")]
+    Memory(#[source] std::io::Error),
+    /// A thread died.
+    #[error("a thread died")]
+    ThreadDied,
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl TargetError {
+    /// Class of the error.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Encoding { .. } => Trouble::Usage,
+            Self::Session(SessionError::Lost { .. }) => Trouble::Unavailable,
+            Self::Content(_) => Trouble::Integrity,
+            Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => Trouble::Unavailable,
+            Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => Trouble::Integrity,
+            Self::Load { source: LoadError::Interrupted, .. } => Trouble::Interrupted,
+            Self::Session(_) | Self::Globals { .. } | Self::Database { .. } | Self::Load { .. } => Trouble::RestoreFailed,
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotEmpty { .. } => Some("name a database that does not exist yet (lifeboat creates it) or an empty one; --into-database-with-tables restores beside what is there".to_owned()),
+            Self::Encoding { wanted, .. } => Some(format!("name a database that does not exist yet, and lifeboat creates it with encoding {wanted}")),
+            Self::Tools(error) => Some(error.hint()),
+            Self::Globals { .. } => Some("restore as a role that may create roles, or give --no-globals and make the roles yourself".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl From<GlobalsError> for TargetError {
+    fn from(error: GlobalsError) -> Self {
+        Self::Content(Box::new(error))
+    }
+}
+
+impl From<SqlError> for TargetError {
+    fn from(error: SqlError) -> Self {
+        Self::Content(Box::new(error))
+    }
+}

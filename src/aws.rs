@@ -9,8 +9,9 @@ use std::time::Duration;
 /// Attempts of one request, the first included; the SDK backs off between them.
 const ATTEMPTS_MAX: u32 = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// One attempt; a part of 64 MiB at 1 MB/s fits.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
+/// One attempt of a request. Parts share the uplink, and completing an upload may take minutes; a connection on which nothing
+/// moves is ended earlier, by the SDK's own watch over stalled streams.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Credentials, region and endpoint as the AWS CLI finds them, with lifeboat's limits.
 pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConfig {

@@ -118,7 +118,7 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat sweep\n  lifeboat sweep --older-than 2h --confirm\n\nExits with 10 if something was found and not removed."
     )]
     Sweep {
-        /// Leave alone what is younger.
+        /// Leave alone what is younger. Longer than your longest backup: a run on another host holds no lock here.
         #[arg(long, default_value = "24h", value_name = "AGE")]
         older_than: Span,
         /// Remove what was found.

@@ -565,6 +565,11 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
         talk(&format!("{busy}: a run is under way, left alone"));
     }
     let leftovers = &found.leftovers;
+    for (datastore, backup) in &leftovers.lost {
+        talk(&format!(
+            "warning: {datastore}: backup {backup} was published by this host, and its manifest is gone; its payloads are left alone"
+        ));
+    }
     if start.json {
         print::json(&json!({
             "uploads": leftovers.uploads.iter().map(|u| &u.key).collect::<Vec<_>>(),

@@ -29,6 +29,8 @@ pub struct Fault {
     pub what: String,
     /// What to write instead.
     pub instead: String,
+    /// Whether the value may be shown. Not where it is, or may be, a secret.
+    pub shows_value: bool,
 }
 
 /// Why there is no configuration.
@@ -55,12 +57,25 @@ pub enum ConfigError {
     },
 }
 
+/// The text with the value of the line at `span` left out, and where the key stands: a value may be a secret, and what is printed
+/// ends up in mail and journals.
+fn without_value(text: &str, span: &Range<usize>) -> (String, Range<usize>) {
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[span.start..].find('\n').map_or(text.len(), |at| span.start + at);
+    let line = &text[start..end];
+    let key = line.split('=').next().unwrap_or_default().trim_end();
+    // A list may go on over several lines; everything behind the key goes.
+    let rest = &text[span.end.max(end)..];
+    (format!("{}{key} = …{}", &text[..start], &rest[rest.find('\n').unwrap_or(rest.len())..]), start..start + key.len())
+}
+
 fn render(file: &Path, text: &str, faults: &[Fault]) -> String {
     let renderer = Renderer::plain();
     let path = file.display().to_string();
     let one = |fault: &Fault| {
         let title = format!("{}: {}", fault.key, fault.what);
-        let snippet = Snippet::source(text).path(&path).annotation(AnnotationKind::Primary.span(fault.span.clone()));
+        let (text, span) = if fault.shows_value { (text.to_owned(), fault.span.clone()) } else { without_value(text, &fault.span) };
+        let snippet = Snippet::source(&text).path(&path).annotation(AnnotationKind::Primary.span(span));
         renderer.render(&[
             Level::ERROR.primary_title(title).element(snippet),
             Group::with_title(Level::HELP.secondary_title(fault.instead.clone())),
@@ -91,6 +106,7 @@ impl<'a> Document<'a> {
                 key: "TOML".to_owned(),
                 what: error.message().to_owned(),
                 instead: "see https://toml.io for how values are written".to_owned(),
+                shows_value: false,
             };
             ConfigError::Faulty { file: file.to_owned(), text: text.to_owned(), faults: vec![fault] }
         })?;
@@ -145,7 +161,9 @@ impl<'a> Section<'a> {
 
     /// Records a fault of a key; returns `None` so that it can stand where a value is missing.
     pub fn fault<T>(&self, span: Range<usize>, key: &str, what: &str, instead: &str) -> Option<T> {
-        let fault = Fault { span, key: self.full(key), what: what.to_owned(), instead: instead.to_owned() };
+        // What could not be understood may be a secret in the wrong place.
+        let shows_value = !what.contains("secret") && !what.contains("password") && !what.starts_with("unknown") && key != "connection";
+        let fault = Fault { span, key: self.full(key), what: what.to_owned(), instead: instead.to_owned(), shows_value };
         self.faults.borrow_mut().push(fault);
         None
     }
@@ -153,7 +171,13 @@ impl<'a> Section<'a> {
     /// Records a fault of the section itself.
     pub fn fault_here<T>(&self, what: &str, instead: &str) -> Option<T> {
         let key = if self.path.is_empty() { "lifeboat.toml".to_owned() } else { self.path.clone() };
-        self.faults.borrow_mut().push(Fault { span: self.span.clone(), key, what: what.to_owned(), instead: instead.to_owned() });
+        self.faults.borrow_mut().push(Fault {
+            span: self.span.clone(),
+            key,
+            what: what.to_owned(),
+            instead: instead.to_owned(),
+            shows_value: true,
+        });
         None
     }
 

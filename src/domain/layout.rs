@@ -93,6 +93,13 @@ pub fn probe(random: &str) -> ObjectKey {
     ObjectKey(format!("{PROBES}{random}"))
 }
 
+/// Whether a key is one of [`probe`]'s, or of the questions asked beside it.
+#[must_use]
+pub fn is_probe(key: &str) -> bool {
+    let name = key.strip_prefix(PROBES).map(|name| name.strip_suffix("-wrong").or_else(|| name.strip_suffix("-class")).unwrap_or(name));
+    name.is_some_and(|name| name.len() == 16 && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')))
+}
+
 /// Prefix of the manifests of one datastore.
 #[must_use]
 pub fn manifests_of(datastore: &DatastoreName) -> String {

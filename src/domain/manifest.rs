@@ -261,7 +261,14 @@ impl Manifest {
         }
         let place = self.place();
         let (payloads, meta) = (place.payload_prefix(), place.meta_prefix());
+        let mut names = std::collections::BTreeSet::new();
         for payload in &self.payloads {
+            // Names become file names when a backup is restored to a directory.
+            let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+            if !payload.name.bytes().all(legal) || payload.name.is_empty() || payload.name.starts_with('.') || !names.insert(&payload.name)
+            {
+                return Err(format!("{:?} is not a payload's name, or is there twice", payload.name));
+            }
             if payload.objects.is_empty() {
                 return Err(format!("payload {:?} has no object", payload.name));
             }

@@ -58,12 +58,18 @@ impl Connection {
             return Err(ConnectionError::Password);
         }
         let service = settings.get("service").cloned().or_else(|| environment("PGSERVICE"));
-        let from_service = service.map(|name| read_service(&name, environment)).unwrap_or_default();
+        let found = service.as_ref().map(|name| read_service(name, environment));
+        let unknown_service = matches!(&found, Some(None));
+        let from_service = found.flatten().unwrap_or_default();
         let setting = |key: &str, variable: &str| {
             settings.get(key).cloned().or_else(|| from_service.get(key).cloned()).or_else(|| environment(variable))
         };
         let host = setting("hostaddr", "PGHOSTADDR").or_else(|| setting("host", "PGHOST")).unwrap_or_default();
         let mut extra = Vec::new();
+        // libpq may know a place for service files that we do not. It ignores sslmode on Unix sockets.
+        if unknown_service && setting("sslmode", "PGSSLMODE").is_none() {
+            extra.push(("PGSSLMODE".to_owned(), "verify-full".to_owned()));
+        }
         if let Some(remote) = host.split(',').find(|h| !is_local(h)) {
             match setting("sslmode", "PGSSLMODE") {
                 None => extra.push(("PGSSLMODE".to_owned(), "verify-full".to_owned())),
@@ -238,8 +244,8 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, ConnectionError> 
     Ok(settings)
 }
 
-/// Settings of a service, from the files libpq looks at, in its order. Nothing found is libpq's to complain about.
-fn read_service(name: &str, environment: &dyn Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+/// Settings of a service, from the files libpq looks at on Debian, in its order; `None` if it is in none of them.
+fn read_service(name: &str, environment: &dyn Fn(&str) -> Option<String>) -> Option<BTreeMap<String, String>> {
     let own =
         environment("PGSERVICEFILE").map(PathBuf::from).or_else(|| Some(PathBuf::from(environment("HOME")?).join(".pg_service.conf")));
     let system = environment("PGSYSCONFDIR").unwrap_or_else(|| "/etc/postgresql-common".to_owned());
@@ -249,10 +255,10 @@ fn read_service(name: &str, environment: &dyn Fn(&str) -> Option<String>) -> BTr
         let mut lines = text.lines().map(str::trim).skip_while(|l| *l != header);
         if lines.next().is_some() {
             let pairs = lines.take_while(|l| !l.starts_with('[')).filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('='));
-            return pairs.map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect();
+            return Some(pairs.map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect());
         }
     }
-    BTreeMap::new()
+    None
 }
 
 #[cfg(test)]
@@ -290,6 +296,7 @@ mod tests {
             assert!(parse(local).unwrap().extra.is_empty(), "{local}");
         }
         assert!(parse("host=h sslmode=verify-ca").unwrap().extra.is_empty());
+        assert_eq!(parse("service=in_a_file_we_do_not_know").unwrap().extra.first(), strict);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Session {
         let (mark, null) = (random(), random());
         let mut session = Self { _child: child, stdin, stdout: BufReader::with_capacity(64 * 1024, stdout), stderr, mark, null };
         let setup = format!("\\set VERBOSITY terse\n\\pset null {}\n", session.null);
-        session.send(&setup).await?;
+        session.send(setup.as_bytes()).await?;
         session.ask("a first answer", "SELECT 1", 1).await?;
         Ok(session)
     }
@@ -101,10 +101,7 @@ impl Session {
     /// # Errors
     /// [`SessionError`]; after `Refused` the session can be used on.
     pub async fn ask(&mut self, what: &str, sql: &str, columns: usize) -> Result<Vec<Row>, SessionError> {
-        let mark = self.mark.clone();
-        // A value cannot hold a NUL, so the first line that begins with the mark after the fields is ours.
-        let script = format!("{sql}\n;\n\\echo\n\\echo {mark} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {mark}.\n");
-        self.send(&script).await?;
+        self.send_statement(sql.as_bytes()).await?;
         let answer = self.accepted(what).await?;
         self.rows(&answer, columns).ok_or_else(|| SessionError::Shape { what: what.to_owned() })
     }
@@ -129,18 +126,31 @@ impl Session {
         self.ask(what, sql, 1).await.map(|_| ())
     }
 
+    /// Runs one statement of our own that holds names in the database's encoding, all quoted, and returns nothing.
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub async fn run_bytes(&mut self, what: &str, sql: &[u8]) -> Result<(), SessionError> {
+        self.send_statement(sql).await?;
+        self.accepted(what).await.map(|_| ())
+    }
+
+    async fn send_statement(&mut self, sql: &[u8]) -> Result<(), SessionError> {
+        // What follows the statement tells how it ended, between marks that no value can foresee.
+        let end = format!("\n;\n\\echo\n\\echo {0} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {0}.\n", self.mark);
+        self.send(&[sql, end.as_bytes()].concat()).await
+    }
+
     /// Runs one statement whose text comes from outside, in the encoding named. `psql` sees only hexadecimal digits; the
     /// server sees the text.
     ///
     /// # Errors
     /// As [`Session::ask`].
     pub async fn run_opaque(&mut self, what: &str, sql: &[u8], encoding: &str) -> Result<(), SessionError> {
-        let mark = self.mark.clone();
         let (hex, encoding) = (hex::encode(sql), quote_text(encoding));
-        let script = format!(
-            "SELECT pg_catalog.convert_from('\\x{hex}'::pg_catalog.bytea, {encoding}) \\gexec\n\\echo\n\\echo {mark} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {mark}.\n"
-        );
-        self.send(&script).await?;
+        let select = format!("SELECT pg_catalog.convert_from('\\x{hex}'::pg_catalog.bytea, {encoding}) \\gexec\n\\echo\n");
+        let end = format!("\\echo {0} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {0}.\n", self.mark);
+        self.send((select + &end).as_bytes()).await?;
         self.accepted(what).await.map(|_| ())
     }
 
@@ -158,9 +168,9 @@ impl Session {
         Ok(answer)
     }
 
-    async fn send(&mut self, script: &str) -> Result<(), SessionError> {
+    async fn send(&mut self, script: &[u8]) -> Result<(), SessionError> {
         let sent = async {
-            self.stdin.write_all(script.as_bytes()).await?;
+            self.stdin.write_all(script).await?;
             self.stdin.flush().await
         };
         match sent.await {

@@ -107,6 +107,17 @@ pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A name in whatever encoding as a quoted identifier.
+#[must_use]
+pub fn quote_bytes(name: &[u8]) -> Vec<u8> {
+    let mut quoted = vec![b'"'];
+    for byte in name {
+        quoted.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));
+    }
+    quoted.push(b'"');
+    quoted
+}
+
 /// A text as a string constant, whatever `standard_conforming_strings` says.
 #[must_use]
 pub fn quote_text(text: &str) -> String {

@@ -124,7 +124,7 @@ impl Properties {
                     &["security", "label"],
                 ];
                 if !kinds.iter().any(|keywords| statement.begins_with(keywords)) {
-                    return Err(TargetError::Content(format!("not a statement about a database: {}", readable(&statement.text)).into()));
+                    return Err(TargetError::Content(format!("not a statement about a database: {}", kind_of(&statement)).into()));
                 }
                 properties.rest.push(statement.text.to_vec());
             }
@@ -166,11 +166,16 @@ impl Properties {
                 let Some(at) = name_position(&statement) else { continue };
                 let renamed = statement.with_name_at(at, name);
                 let done = session.run_opaque("a property of the database", &renamed, encoding).await;
-                done.map_err(|source| TargetError::Database { what: readable(&renamed), source })?;
+                done.map_err(|source| TargetError::Database { what: kind_of(&statement), source })?;
             }
         }
         Ok(())
     }
+}
+
+/// The first words of a statement: a setting's value may be a secret.
+fn kind_of(statement: &Statement<'_>) -> String {
+    statement.tokens.iter().take(3).map(|t| readable(&statement.text[t.at.clone()])).collect::<Vec<_>>().join(" ")
 }
 
 /// Where the database's name stands. The word before tells the keyword from a role that is called `database`.

@@ -113,6 +113,10 @@ pub struct Ability {
 pub trait Vault: Send + Sync {
     /// The vault's address, for people and for `RESTORE.md`: `file:///…` or `s3://bucket/prefix`.
     fn address(&self) -> String;
+    /// Options that the AWS CLI needs to find the vault, shell-quoted, each with a space before it; empty without S3.
+    fn cli_options(&self) -> String {
+        String::new()
+    }
     /// Sizes and numbers to keep to.
     fn limits(&self) -> Limits;
     /// Stores a small document. May be repeated after any error.

@@ -399,6 +399,13 @@ impl Vault for S3 {
         format!("s3://{}/{}", self.config.bucket, self.config.prefix).trim_end_matches('/').to_owned()
     }
 
+    fn cli_options(&self) -> String {
+        let quoted = |option: &str, value: &Option<String>| {
+            value.as_ref().map(|v| format!(" {option} '{}'", v.replace('\'', r"'\''"))).unwrap_or_default()
+        };
+        quoted("--endpoint-url", &self.config.endpoint) + &quoted("--region", &self.config.region)
+    }
+
     fn limits(&self) -> Limits {
         Limits { part_bytes: self.config.part_bytes, parts_max: PARTS_MAX, transfers_max: self.config.transfers_max }
     }

@@ -1,6 +1,7 @@
 //! Taking a backup. The order is the promise:
 //!
-//! 1. Keys first: an identity that cannot be wrapped into every slot stops the run before the database is touched.
+//! 1. Keys first: an identity that cannot be wrapped into every slot, or a signature that nobody would believe, stops the run
+//!    before the database is touched.
 //! 2. Snapshot, then all payloads poured at once; not one is completed before every source has proved its end.
 //! 3. The archives must show every table once. Only then are the payloads made visible.
 //! 4. Slots, envelope, `RESTORE.md`, the manifest's signature, and last the manifest: the commit point.
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::payload::{Arrived, Destination, Stream, complete_all, send, source_may_know_better};
 use super::{HostLock, Rig, WorkError, guide, shelf};
+use crate::catalog::CatalogError;
 use crate::config::DatastoreConfig;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
@@ -76,7 +78,7 @@ pub async fn back_up(rig: &Rig, datastore: &DatastoreName) -> Result<BackupRepor
     let settings = rig.config.datastores.get(datastore).ok_or_else(|| shelf::no_such_datastore(datastore.as_str(), &known))?;
     let _lock = HostLock::take(&rig.config, datastore, "a backup")?;
     let run = match rig.catalog() {
-        Some(catalog) => Some((catalog, catalog.begin_run("backup", datastore.as_str()).await?)),
+        Some(catalog) => without_catalog(catalog.begin_run("backup", datastore.as_str()).await).map(|run| (catalog, run)),
         None => None,
     };
     let result = run_backup(rig, datastore, settings).await;
@@ -92,6 +94,13 @@ pub async fn back_up(rig: &Rig, datastore: &DatastoreName) -> Result<BackupRepor
     result
 }
 
+/// A full or locked catalog is no reason to go without tonight's backup.
+fn without_catalog<T>(result: Result<T, CatalogError>) -> Option<T> {
+    result
+        .inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "the catalog cannot be used; going on without it"))
+        .ok()
+}
+
 async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreConfig) -> Result<BackupReport, WorkError> {
     let begun = Timestamp::now();
     let clock = std::time::Instant::now();
@@ -99,6 +108,9 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     let context = Context { vault, datastore: datastore.clone(), backup: BackupId::new(begun, rand::random()) };
     let identity = Identity::generate();
     let wrapped = wrap(rig, &identity, &context).await?;
+    // A key that cannot sign, or that nobody believes, must not be found out after hours of dumping.
+    let probe = Document::probe();
+    believed_signer(rig, &probe, &rig.signer.sign(probe.bytes()).await?).await?;
     let dumping = std::time::Instant::now();
     let read = read_source(rig, settings, &context, &identity).await?;
     let dump_seconds = dumping.elapsed().as_secs_f64();
@@ -422,7 +434,7 @@ async fn publish(rig: &Rig, draft: Draft<'_>, arrived: Vec<Arrived>, written: &m
     let signature = rig.signer.sign(document.bytes()).await?;
     let public = believed_signer(rig, &document, &signature).await?;
     let place = manifest.place();
-    let guide = guide::restore_guide(&manifest, &slots, &rig.vault.address(), &public, &shelf::sha256(document.bytes()));
+    let guide = guide::restore_guide(&manifest, &slots, rig.vault.as_ref(), &public, &shelf::sha256(document.bytes()));
     writer.put(&place.restore_guide(1), Document::restore_guide(guide)).await?;
     writer.put(&place.manifest().signature(), Document::signature(signature)).await?;
     failpoint::reach("signature-written");
@@ -487,7 +499,7 @@ async fn remove_unpublished(rig: &Rig, written: Vec<ObjectKey>) {
 /// does not know are, whoever wrote them and whenever: clocks of hosts differ, so names alone do not tell the newest.
 async fn next_sequence(rig: &Rig, context: &Context) -> Result<u64, WorkError> {
     let known = match rig.catalog() {
-        Some(catalog) => catalog.known(&context.vault, &context.datastore).await?,
+        Some(catalog) => without_catalog(catalog.known(&context.vault, &context.datastore).await).unwrap_or_default(),
         None => BTreeMap::new(),
     };
     let mut highest = known.values().copied().max();

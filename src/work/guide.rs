@@ -6,6 +6,7 @@
 use crate::domain::envelope::{Context, Slot, SlotKind};
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::keyring::sign::PublicKey;
+use crate::vault::Vault;
 
 /// `aws-kms` or `age`.
 #[must_use]
@@ -23,10 +24,10 @@ fn shell(text: &str) -> String {
 
 /// The guide's text.
 #[must_use]
-pub fn restore_guide(manifest: &Manifest, slots: &[Slot], address: &str, public: &PublicKey, manifest_sha256: &str) -> String {
+pub fn restore_guide(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, public: &PublicKey, manifest_sha256: &str) -> String {
     let place = manifest.place();
     let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
-    let fetch = fetch(address, &place);
+    let fetch = fetch(&vault.address(), &vault.cli_options(), &place);
     let sums: String = std::iter::once(format!("{manifest_sha256}  {}\n", place.manifest()))
         .chain(slots.iter().map(|slot| format!("{}  {}\n", slot.sha256, slot.file)))
         .chain(manifest.payloads.iter().flat_map(|p| &p.objects).map(|o| format!("{}  {}\n", o.sha256, o.key)))
@@ -42,7 +43,7 @@ pub fn restore_guide(manifest: &Manifest, slots: &[Slot], address: &str, public:
 
 Taken {snapshot} from PostgreSQL {server}. Opened by any one of: {names}.
 
-You need: `bash`, `sha256sum`, `openssl` 1.1.1 or newer, `age` 1.0 or newer, `zstd`, and `psql` and `pg_restore`
+You need: `bash`, `sha256sum`, `openssl` 3.0 or newer, `age` 1.0 or newer, `zstd`, and `psql` and `pg_restore`
 of major version {major} or newer (the oldest `psql` that can run these steps is that of PostgreSQL 10).
 For a KMS slot and for a vault in S3: the AWS CLI, version 1.18 or 2. Run the steps in order, in one bash shell, in an
 empty directory. Payloads are never written in the clear; the identity file is, and step 5 removes it.
@@ -91,7 +92,7 @@ directories on the new server (edit the paths if they differ).
 
 ```bash
 {globals} | age -d -i identity.txt | zstd -dq \
-  | sed -E 's/^CREATE ROLE (.*);$/SELECT $lb$CREATE ROLE \1$lb$ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE pg_catalog.quote_ident(rolname) = $lb$\1$lb$ OR rolname = $lb$\1$lb$) \\gexec/' \
+  | sed -E 's/^CREATE ROLE ("([^"]|"")*"|[a-z_][a-z0-9_]*);$/SELECT ${tag}$CREATE ROLE \1${tag}$ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE pg_catalog.quote_ident(rolname) = ${tag}$\1${tag}$ OR rolname = ${tag}$\1${tag}$) \\gexec/' \
   | psql -X --quiet --set ON_ERROR_STOP=1 --dbname postgres --file - > /dev/null
 ```
 
@@ -107,6 +108,8 @@ The database is created under its old name with its old properties; it must not 
 shred -u identity.txt
 ```
 "#,
+        // A dollar quote that no role's name can close.
+        tag = format!("lb{}", hex::encode(rand::random::<[u8; 8]>())),
         datastore = manifest.datastore,
         backup = manifest.backup,
         snapshot = manifest.source.snapshot_time,
@@ -116,7 +119,7 @@ shred -u identity.txt
     )
 }
 
-fn fetch(address: &str, place: &crate::domain::layout::Place<'_>) -> String {
+fn fetch(address: &str, options: &str, place: &crate::domain::layout::Place<'_>) -> String {
     let manifest = place.manifest();
     let folders = [place.meta_prefix(), place.payload_prefix()];
     if let Some(directory) = address.strip_prefix("file://") {
@@ -135,10 +138,10 @@ fn fetch(address: &str, place: &crate::domain::layout::Place<'_>) -> String {
         return lines.join("\n");
     }
     let mut lines = vec![format!("VAULT=${{VAULT:-{}}}", shell(address.trim_end_matches('/')))];
-    lines.push(format!("aws s3 cp --only-show-errors \"$VAULT\"/{manifest} {manifest}"));
-    lines.push(format!("aws s3 cp --only-show-errors \"$VAULT\"/{manifest}.sig {manifest}.sig"));
+    lines.push(format!("aws{options} s3 cp --only-show-errors \"$VAULT\"/{manifest} {manifest}"));
+    lines.push(format!("aws{options} s3 cp --only-show-errors \"$VAULT\"/{manifest}.sig {manifest}.sig"));
     for folder in folders {
-        lines.push(format!("aws s3 cp --only-show-errors --recursive \"$VAULT\"/{folder} {folder}"));
+        lines.push(format!("aws{options} s3 cp --only-show-errors --recursive \"$VAULT\"/{folder} {folder}"));
     }
     lines.join("\n")
 }
@@ -179,10 +182,14 @@ fn load(manifest: &Manifest) -> String {
         return lines.join("\n");
     }
     lines.push(main("{ pg_restore --list && cat > /dev/null; } > contents.list"));
-    lines.push("DATABASE=$(sed -n 's/^;     dbname: //p' contents.list)".to_owned());
+    // As a connection string's value: a name that holds a `=` would be taken for a connection string itself.
+    lines.push("DATABASE=\"dbname='$(sed -n \"s/^;     dbname: //p\" contents.list | sed \"s/[\\\\\\\\']/\\\\\\\\&/g\")'\"".to_owned());
+    // A data payload also sets the sequences of its tables, at another moment than `main` did, which is the one recorded.
+    lines.push("grep ' SEQUENCE SET ' contents.list > sequences.list || true".to_owned());
     lines.push(main("load --create --section=pre-data --section=data --dbname postgres"));
     lines.extend(data.map(|payload| open(payload, "load --section=data --dbname \"$DATABASE\"")));
+    lines.push(main("load --section=data --use-list=sequences.list --dbname \"$DATABASE\""));
     lines.push(main("load --section=post-data --dbname \"$DATABASE\""));
-    lines.push("rm contents.list".to_owned());
+    lines.push("rm contents.list sequences.list".to_owned());
     lines.join("\n")
 }

@@ -15,6 +15,7 @@ use super::verify::payload_of;
 use super::{Rig, WorkError, shelf};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::pg::archive::Contents;
 use crate::pg::globals::{self, Globals};
 use crate::pg::{Connection, Tools};
 use crate::seal::Identity;
@@ -117,7 +118,7 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
         Ok(newer) => newer,
         Err(_) => tools,
     };
-    let (identity, slot) = shelf::open(rig, &manifest).await?;
+    let shelf::OpenedBackup { identity, slot, .. } = shelf::open(rig, &manifest).await?;
     let opened = shelf::open_payload(rig, payload_of(&manifest, Role::Main)?, &identity).await?;
     let archive = Archive::begin(opened).await.map_err(before_loading)?;
     let properties = Properties::of(&archive.contents)?;
@@ -163,7 +164,7 @@ struct State {
 /// Runs a prepared restore.
 ///
 /// # Errors
-/// [`WorkError::Target`] and the like; the text of [`state_of_target`] says what was changed.
+/// [`WorkError::Target`] and the like; the text beside it says what was changed.
 pub async fn into_database(rig: &Rig, prepared: Prepared) -> Result<RestoreReport, (WorkError, String)> {
     let mut state = State { changed: Vec::new() };
     let (database, creates) = (prepared.database.clone(), prepared.creates);
@@ -284,6 +285,9 @@ async fn load_sections(
     main?;
     data.into_iter().collect::<Result<(), WorkError>>()?;
     stage.end();
+    if manifest.data_payloads().next().is_some() {
+        set_sequences(loader, &contents).await?;
+    }
     state.changed.push("all rows were loaded".to_owned());
     stages.push(StageTime::since("rows", begun, Some(rows_bytes(manifest))));
 
@@ -294,6 +298,18 @@ async fn load_sections(
     stage.end();
     state.changed.push("indexes and constraints were made".to_owned());
     stages.push(StageTime::since("indexes and constraints", begun, None));
+    Ok(())
+}
+
+/// A data payload also sets the sequences of its tables. Sequences know no snapshot, so it does so at another moment than `main`,
+/// and `main`'s is the one that was recorded: it is set again, last.
+async fn set_sequences(loader: &Loader, contents: &Contents) -> Result<(), WorkError> {
+    let failed = |source| TargetError::Database { what: "a sequence".to_owned(), source };
+    let mut session = crate::pg::Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
+    for entry in contents.of_kind("SEQUENCE SET") {
+        session.run_opaque("a sequence", &entry.definition, &encoding).await.map_err(failed)?;
+    }
     Ok(())
 }
 
@@ -341,7 +357,7 @@ async fn check_restored(
 pub async fn into_directory(rig: &Rig, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
     use std::os::unix::fs::DirBuilderExt;
     let fail = |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
-    let (identity, _) = shelf::open(rig, manifest).await?;
+    let identity = shelf::open(rig, manifest).await?.identity;
     match std::fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             if std::fs::read_dir(directory).map_err(fail)?.next().is_some() {
@@ -393,7 +409,7 @@ pub async fn to_stdout(rig: &Rig, manifest: &Manifest) -> Result<u64, WorkError>
             hint: "restore to a directory or a database".to_owned(),
         });
     }
-    let (identity, _) = shelf::open(rig, manifest).await?;
+    let identity = shelf::open(rig, manifest).await?.identity;
     copy(rig, payload_of(manifest, Role::Main)?, &identity, std::io::stdout(), "writing to standard output").await
 }
 

@@ -3,6 +3,7 @@
 use futures::{StreamExt, TryStreamExt};
 
 use super::{Rig, WorkError};
+use crate::domain::Trouble;
 use crate::domain::choice::Which;
 use crate::domain::document::VaultHeader;
 use crate::domain::envelope::{Context, Envelope};
@@ -155,39 +156,92 @@ pub fn no_such_datastore(name: &str, known: &[String]) -> WorkError {
     WorkError::NoSuchDatastore { name: name.to_owned(), suggestion }
 }
 
+/// A backup that was opened.
+pub struct OpenedBackup {
+    /// Its identity.
+    pub identity: Identity,
+    /// Name of the slot that gave it.
+    pub slot: String,
+    /// Envelopes and slots that are missing, damaged or not believed. One of them may be the only one left some day.
+    pub defects: Vec<String>,
+}
+
 /// Opens a backup: reads every envelope, newest first, and tries every opener on every slot.
+///
+/// What is damaged or does not belong there is passed over and told of: whoever may write to the vault must not be able to
+/// close a backup by adding an envelope.
 ///
 /// # Errors
 /// [`WorkError`] if no envelope is believed or no slot opens.
-pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<(Identity, String), WorkError> {
+pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
     let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
     let mut envelopes = Vec::new();
+    let mut defects = Vec::new();
     for number in 1..=ENVELOPES_MAX {
-        let key = context.place().envelope(number);
-        let Some(bytes) = fetch::document(rig.vault.as_ref(), &key).await? else { break };
-        believe(rig, &key, &bytes, "the envelope").await?;
-        if number == 1 && sha256(&bytes) != manifest.envelope_sha256 {
+        match envelope(rig, manifest, &context, number, &mut defects).await {
+            Ok(None) => break,
+            Ok(Some(envelope)) => {
+                let slots = slots(rig, &envelope, &mut defects).await?;
+                envelopes.insert(0, (envelope, slots));
+            }
+            Err(error) if error.trouble() == Trouble::Integrity => defects.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    if envelopes.is_empty() {
+        let why = if defects.is_empty() { "the envelope is missing".to_owned() } else { defects.join("; ") };
+        return Err(WorkError::Damaged { what: context.place().envelope(1).to_string(), why });
+    }
+    let (identity, slot) = openers::open(&context, &envelopes, &rig.openers).await?;
+    for defect in &defects {
+        tracing::warn!(backup = %manifest.backup, defect, "part of the envelope is not as it should be");
+    }
+    Ok(OpenedBackup { identity, slot, defects })
+}
+
+/// The `number`th envelope. The first is bound by the signed manifest's hash, later ones by their own signature.
+async fn envelope(
+    rig: &Rig,
+    manifest: &Manifest,
+    context: &Context,
+    number: u32,
+    defects: &mut Vec<String>,
+) -> Result<Option<Envelope>, WorkError> {
+    let key = context.place().envelope(number);
+    let Some(bytes) = fetch::document(rig.vault.as_ref(), &key).await? else { return Ok(None) };
+    let believed = believe(rig, &key, &bytes, "the envelope").await;
+    if number == 1 {
+        if sha256(&bytes) != manifest.envelope_sha256 {
             return Err(WorkError::Damaged {
                 what: key.to_string(),
                 why: "it is not the envelope that the signed manifest names".to_owned(),
             });
         }
-        let envelope = Envelope::parse(&bytes, &context)?;
-        let mut slots = Vec::new();
-        for slot in &envelope.slots {
-            let bytes = fetch::document(rig.vault.as_ref(), &slot.file).await?;
-            match bytes.filter(|bytes| sha256(bytes) == slot.sha256) {
-                Some(bytes) => slots.push(SlotBytes { slot: slot.clone(), bytes: bytes.to_vec() }),
-                // Another slot may still open the backup.
-                None => tracing::warn!(slot = slot.name, file = %slot.file, "a key slot is missing or damaged"),
-            }
+        match believed {
+            Err(error) if error.trouble() == Trouble::Integrity => defects.push(error.to_string()),
+            Err(error) => return Err(error),
+            Ok(_) => {}
         }
-        envelopes.insert(0, (envelope, slots));
+    } else {
+        believed?;
     }
-    if envelopes.is_empty() {
-        return Err(WorkError::Damaged { what: context.place().envelope(1).to_string(), why: "the envelope is missing".to_owned() });
+    Ok(Some(Envelope::parse(&bytes, context)?))
+}
+
+async fn slots(rig: &Rig, envelope: &Envelope, defects: &mut Vec<String>) -> Result<Vec<SlotBytes>, WorkError> {
+    let mut whole = Vec::new();
+    for slot in &envelope.slots {
+        let bytes = match fetch::document(rig.vault.as_ref(), &slot.file).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.trouble().is_retryable() => return Err(error.into()),
+            Err(_) => None,
+        };
+        match bytes.filter(|bytes| sha256(bytes) == slot.sha256) {
+            Some(bytes) => whole.push(SlotBytes { slot: slot.clone(), bytes: bytes.to_vec() }),
+            None => defects.push(format!("key slot {} ({}) is missing or damaged", slot.name, slot.file)),
+        }
     }
-    Ok(openers::open(&context, &envelopes, &rig.openers).await?)
+    Ok(whole)
 }
 
 /// SHA-256 in lower-case hexadecimal.

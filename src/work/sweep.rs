@@ -3,12 +3,12 @@
 //! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age, nothing of a datastore
 //! whose lock is held by a run on this host, and nothing whose manifest is in the vault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::{HostLock, Rig, WorkError};
-use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
 use crate::domain::span::Span;
 use crate::vault::Unfinished;
@@ -24,6 +24,8 @@ pub struct Leftovers {
     pub probes: Vec<ObjectKey>,
     /// Bytes in orphans.
     pub bytes: u64,
+    /// Backups that this host published and whose manifest is gone: left alone, and told of.
+    pub lost: BTreeSet<(DatastoreName, BackupId)>,
     /// Datastores that were passed over because a run holds them.
     pub busy: Vec<DatastoreName>,
 }
@@ -48,6 +50,23 @@ pub struct Sweep {
     locks: BTreeMap<DatastoreName, HostLock>,
 }
 
+/// What the catalog knows, asked once for each datastore.
+#[derive(Default)]
+struct Remembered(BTreeMap<DatastoreName, BTreeSet<BackupId>>);
+
+impl Remembered {
+    async fn holds(&mut self, rig: &Rig, vault: &VaultId, (datastore, backup): &(DatastoreName, BackupId)) -> Result<bool, WorkError> {
+        if !self.0.contains_key(datastore) {
+            let known = match rig.catalog() {
+                Some(catalog) => catalog.known(vault, datastore).await?.into_keys().collect(),
+                None => BTreeSet::new(),
+            };
+            self.0.insert(datastore.clone(), known);
+        }
+        Ok(self.0.get(datastore).is_some_and(|known| known.contains(backup)))
+    }
+}
+
 /// Looks for leavings older than `older_than`.
 ///
 /// # Errors
@@ -59,11 +78,17 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let mut objects = rig.vault.list(layout::PAYLOADS).await?;
     objects.extend(rig.vault.list(layout::META).await?);
     let manifests = rig.vault.list(layout::MANIFESTS).await?;
-    let published: std::collections::BTreeSet<_> = manifests.iter().filter_map(|f| parse_manifest_key(f.key.as_str())).collect();
+    let published: BTreeSet<_> = manifests.iter().filter_map(|f| parse_manifest_key(f.key.as_str())).collect();
     objects.extend(manifests);
+    let vault = super::shelf::vault_id(rig).await?;
+    let mut remembered = Remembered::default();
     for facts in objects {
         let Some(owner) = parse_backup_key(facts.key.as_str()) else { continue };
         if published.contains(&owner) || facts.modified > before || !sweep.may_touch(rig, &owner.0)? {
+            continue;
+        }
+        if remembered.holds(rig, &vault, &owner).await? {
+            sweep.leftovers.lost.insert(owner);
             continue;
         }
         sweep.leftovers.bytes += facts.bytes;
@@ -72,14 +97,16 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     for upload in rig.vault.unfinished().await? {
         let free = match parse_backup_key(&upload.key) {
             Some((datastore, _)) => sweep.may_touch(rig, &datastore)?,
-            None => true,
+            // Names that lifeboat does not use belong to somebody else who shares the bucket.
+            None => upload.key == layout::vault_header().as_str() || layout::is_probe(&upload.key),
         };
         if free && upload.begun <= before {
             sweep.leftovers.uploads.push(upload);
         }
     }
     let probes = rig.vault.list(layout::PROBES).await?;
-    sweep.leftovers.probes = probes.into_iter().filter(|f| f.modified <= before).map(|f| f.key).collect();
+    let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
+    sweep.leftovers.probes = own.map(|f| f.key).collect();
     Ok(sweep)
 }
 

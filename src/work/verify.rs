@@ -43,7 +43,7 @@ pub struct VerifyReport {
 /// [`WorkError`] for the first thing that is not whole; [`WorkError::CheckFailed`] if the stream is not what the
 /// fingerprint says; [`WorkError::NotVerified`] never: without a pinned key the report says so instead.
 pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
-    let (identity, slot) = shelf::open(rig, manifest).await?;
+    let shelf::OpenedBackup { identity, slot, defects } = shelf::open(rig, manifest).await?;
     let sealed = payload_of(manifest, Role::Fingerprint)?;
     let recorded = Fingerprint::parse(&shelf::read_payload(rig, sealed, &identity).await?)?;
     let script = shelf::read_payload(rig, payload_of(manifest, Role::Globals)?, &identity).await?;
@@ -63,6 +63,12 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
             manifest.backup,
             comparison.differences.join("; ")
         )));
+    }
+    if !defects.is_empty() {
+        return Err(WorkError::Damaged {
+            what: format!("the envelope of backup {}", manifest.backup),
+            why: format!("{}. The payloads are whole and open with slot {slot}", defects.join("; ")),
+        });
     }
     comparison.not_looked_at = not_looked_at(rig, manifest, signature_verified, &slot);
     Ok(VerifyReport {

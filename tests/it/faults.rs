@@ -180,6 +180,19 @@ fn a_truncate_during_the_dump_waits_for_it() {
 }
 
 #[test]
+fn a_server_that_ends_idle_sessions_does_not_take_the_locks_away() {
+    let cluster = Cluster::start_with(
+        crate::support::Major::Debian15,
+        &["idle_in_transaction_session_timeout = '300ms'", "idle_session_timeout = '300ms'"],
+    );
+    cluster.psql("postgres", "CREATE DATABASE d");
+    cluster.psql("d", "CREATE TABLE t AS SELECT 1 AS x");
+    let home = Home::of(&cluster, "d");
+    wrap_pg_dump(&home, "sleep 1.5; exec $real \"$@\"");
+    home.backup();
+}
+
+#[test]
 fn a_queued_exclusive_lock_is_waited_for_only_so_long_and_blocks_nobody_else() {
     let cluster = filled(1000);
     let home = Home::of(&cluster, "d");
@@ -239,7 +252,7 @@ fn a_full_disk_leaves_no_backup_and_says_so() {
     let disk = SmallDisk::mount(&home.path("small"), 3);
     crate::support::home::copy_tree(&home.vault(), &disk.0.join("vault"));
     home.reconfigure("directory = \"vault\"", "directory = \"small/vault\"");
-    home.run(&["backup", "db"]).fails(6, &["the vault is not available", "No space left on device", "nothing was published"]);
+    home.run(&["backup", "db"]).fails(6, &["the vault is not available", "No space left on device", "run the command again"]);
     home.run(&["sweep", "--older-than", "0s"]).ok();
     assert_eq!(files(&disk.0).len(), 1, "only vault.json is left");
 }

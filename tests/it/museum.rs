@@ -114,7 +114,18 @@ fn any_byte_flipped_in_any_object_is_noticed() {
         |good| Some(good[..100].to_vec()),
         |home| {
             home.run(&["verify", &exhibit.first]).fails(5, &["no key opens backup", "--identity"]);
-            home.run(&["verify", &exhibit.first, "--identity", &home.recovery()]).ok();
+            // Opened with the other, and told all the same: some day this slot may be the only one left.
+            let words = ["key slot local", "is missing or damaged", "open with slot recovery"];
+            home.run(&["verify", &exhibit.first, "--identity", &home.recovery()]).fails(7, &words);
+            let restored = home.run(&["restore", "db", "--backup", &exhibit.first, "--to", "-", "--identity", &home.recovery()]);
+            assert_eq!(restored.code, 0, "{}", restored.stderr);
+        },
+    );
+    exhibit.with(
+        &meta.join("slots/0001-recovery.age"),
+        |_| None,
+        |home| {
+            home.run(&["verify", &exhibit.first]).fails(7, &["key slot recovery"]);
         },
     );
 }
@@ -208,6 +219,11 @@ fn an_envelope_of_another_backup_or_from_the_future_is_refused() {
     std::fs::write(own.join("envelope-0002.json"), &envelope).unwrap();
     std::fs::write(own.join("envelope-0002.json.sig"), &signature).unwrap();
     home.run(&["verify", &exhibit.first]).fails(7, &["says it belongs to db/"]);
+    // But it must not close the backup: whoever may write to the vault could close them all.
+    let restored = || home.run(&["restore", "db", "--backup", &exhibit.first, "--to", "-"]).code;
+    assert_eq!(restored(), 0);
+    std::fs::write(own.join("envelope-0002.json"), "junk").unwrap();
+    assert_eq!(restored(), 0);
     std::fs::remove_file(own.join("envelope-0002.json")).unwrap();
     // A slot of another backup does not open this one: its hash is not the envelope's.
     let slot = read(&other.join("slots/0001-local.age"));
@@ -259,6 +275,11 @@ fn a_gap_in_the_series_is_shown_before_the_newest_is_used() {
     let home = &exhibit.home;
     let third = home.backup();
     std::fs::remove_file(home.manifest(&exhibit.second)).unwrap();
+    // Its payloads are no leavings: this host remembers that it published them.
+    let sweep = home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
+    let told = format!("backup {} was published by this host, and its manifest is gone", exhibit.second);
+    assert!(sweep.stderr.contains(&told), "{}", sweep.stderr);
+    assert!(home.payload(&exhibit.second, "main").exists());
     let out = home.run(&["restore", "db", "--to", "-"]);
     assert!(out.stderr.contains("backups 2 to 2 of this datastore are missing"), "{}", out.stderr);
     assert!(home.run(&["list"]).ok().stdout.contains(&third));

@@ -41,6 +41,8 @@ pub fn succeeded(output: &std::process::Output) {
 fn everything(jobs: usize) -> (Cluster, Home, String) {
     let source = Cluster::start();
     source.psql("postgres", include_str!("everything.sql"));
+    // Names that would run commands if the guide took them for anything but names.
+    source.psql("postgres", "CREATE ROLE \"$lb$\\! touch pwned #\"; CREATE ROLE \"a;\n\\! touch pwned\nCREATE ROLE b;\"");
     let home = Home::new();
     home.add_datastore("db", &source.conninfo("everything"), &format!("jobs = {jobs}"));
     let id = home.backup();
@@ -54,7 +56,7 @@ fn stock_tools_open_every_backup_with_either_key() {
         let (source, home, guide) = everything(jobs);
         // The target is a server in use: the role postgres exists, and so does one of the backup's own.
         let target = Cluster::start();
-        target.psql("postgres", "CREATE ROLE owner_two");
+        target.psql("postgres", r##"CREATE ROLE owner_two; CREATE ROLE "$lb$\! touch pwned #""##);
         let (key, identity, socket) = (home.path("keys/signing.pub.pem"), home.path(identity), target.socket());
         let environment = [
             ("TRUSTED_KEY", key.to_str().unwrap()),
@@ -75,6 +77,7 @@ fn stock_tools_open_every_backup_with_either_key() {
         let rows = "SELECT (SELECT count(*) FROM app.log) || ' ' || (SELECT sum(v) FROM app.log) || ' ' || (SELECT count(*) FROM \"Odd Schema\".\"Table 'x'\") || ' ' || (SELECT md5(string_agg(md5(data), '' ORDER BY loid, pageno)) FROM pg_largeobject)";
         assert_eq!(source.psql("everything", rows), target.psql("everything", rows));
         assert_eq!(source.globals(Major::Debian15), target.globals(Major::Debian15));
+        assert!(!home.path("by-hand/pwned").exists(), "a role's name was run as a command");
         assert!(!home.path("by-hand/identity.txt").exists(), "the identity is removed at the end");
     }
 }

@@ -134,6 +134,42 @@ fn an_sql_ascii_database_survives_with_bytes_that_are_no_text() {
 }
 
 #[test]
+fn names_that_are_not_utf_8_survive() {
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let (source, target) = (Cluster::start(), Cluster::start());
+        source.psql("postgres", &format!("CREATE DATABASE old ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"));
+        let client = if encoding == "LATIN1" { "UTF8" } else { "SQL_ASCII" };
+        let make = "CREATE TABLE \"caf\u{e9}\" (x text); INSERT INTO \"caf\u{e9}\" VALUES ('caf\u{e9}'); CREATE TABLE b (x int); INSERT INTO b VALUES (1)";
+        source.psql("old", &format!("SET client_encoding = '{client}'; {make}"));
+        let home = Home::new();
+        home.add_datastore("db", &source.conninfo("old"), "jobs = 3");
+        home.backup();
+        home.restore(&target.conninfo("old")).ok();
+        let names = "SELECT string_agg(encode(convert_to(relname::text, getdatabaseencoding()), 'hex'), ',' ORDER BY relname) \
+            FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+        assert_eq!(source.psql("old", names), target.psql("old", names), "{encoding}");
+    }
+}
+
+#[test]
+fn sequences_that_move_during_a_parallel_dump_are_as_recorded() {
+    let (source, target) = (Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE DATABASE d");
+    let table = |t: &str| {
+        format!("CREATE TABLE {t} (id serial, x text); INSERT INTO {t} (x) SELECT md5(i::text) FROM generate_series(1, 30000) i;")
+    };
+    source.psql("d", &format!("{} {} ANALYZE", table("a"), table("b")));
+    let home = Home::new();
+    home.add_datastore("db", &source.conninfo("d"), "jobs = 3");
+    let moving = "DO $$ BEGIN FOR i IN 1..10000000 LOOP PERFORM nextval('a_id_seq'), nextval('b_id_seq'); COMMIT; END LOOP; END $$";
+    let mut inserting = std::process::Command::new("psql").args(["-X", "-q", "-d", &source.conninfo("d"), "-c", moving]).spawn().unwrap();
+    home.backup();
+    inserting.kill().unwrap();
+    inserting.wait().unwrap();
+    home.restore(&target.conninfo("d")).ok();
+}
+
+#[test]
 fn a_restore_under_another_name_carries_the_properties_along() {
     let source = Cluster::start();
     source.psql("postgres", "CREATE ROLE reader; CREATE DATABASE one; ALTER DATABASE one SET work_mem TO '9MB'; ALTER ROLE reader IN DATABASE one SET work_mem TO '8MB'; GRANT CREATE ON DATABASE one TO reader; ALTER DATABASE one CONNECTION LIMIT 17");
@@ -209,6 +245,8 @@ fn every_command_works_when_the_catalog_is_deleted() {
     forget();
     assert!(home.run(&["catalog", "rebuild"]).ok().stdout.contains("2 backups are known"));
     home.run(&["verify", "--all"]).ok();
+    // Without its log, from which SQLite would bring the file back to life.
+    forget();
     std::fs::write(home.path("catalog.db"), "this is no database at all, and never was one").unwrap();
     home.run(&["backup", "db"]).ok();
     home.run(&["catalog", "rebuild"]).fails(2, &["the catalog", "cannot be opened", "move its file away"]);

@@ -1,7 +1,9 @@
 //! The children that read in the snapshot, and the proof that together they read everything once.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::process::Stdio;
 
 use tokio::io::AsyncReadExt;
@@ -9,9 +11,11 @@ use tokio::io::AsyncReadExt;
 use super::SourceError;
 use super::snapshot::{Snapshot, Table};
 use crate::domain::span::Span;
+use crate::pg::archive::readable;
 use crate::pg::children::{Running, command, pinned_options};
 use crate::pg::globals::{self, without_restrict};
 use crate::pg::rows::Tally;
+use crate::pg::sql::quote_bytes;
 use crate::pg::{Connection, Tool, Tools};
 use crate::seal::SourceEnd;
 
@@ -88,10 +92,9 @@ impl Read for PipeReader {
     }
 }
 
-/// Quotes a name for the pattern options of `pg_dump`, where everything within double quotes is literal.
-fn pattern(table: &Table) -> String {
-    let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    format!("{}.{}", quote(&table.schema), quote(&table.name))
+/// An option with a table's name as its pattern; everything within double quotes is literal there.
+fn option(name: &str, table: &Table) -> OsString {
+    OsString::from_vec([name.as_bytes(), b"=", quote_bytes(&table.schema).as_slice(), b".", &quote_bytes(&table.name)].concat())
 }
 
 /// Starts the `pg_dump` of `main`.
@@ -105,7 +108,7 @@ pub fn main(
     split: &Split,
     lock_wait: Span,
 ) -> Result<DumpStream, SourceError> {
-    let excluded = split.data.iter().flatten().map(|table| format!("--exclude-table-data={}", pattern(table)));
+    let excluded = split.data.iter().flatten().map(|table| option("--exclude-table-data", table));
     start(tools, connection, snapshot, lock_wait, excluded)
 }
 
@@ -120,8 +123,8 @@ pub fn data(
     tables: &[Table],
     lock_wait: Span,
 ) -> Result<DumpStream, SourceError> {
-    let wanted = tables.iter().map(|table| format!("--table={}", pattern(table)));
-    start(tools, connection, snapshot, lock_wait, ["--data-only".to_owned(), "--strict-names".to_owned()].into_iter().chain(wanted))
+    let wanted = tables.iter().map(|table| option("--table", table));
+    start(tools, connection, snapshot, lock_wait, ["--data-only".into(), "--strict-names".into()].into_iter().chain(wanted))
 }
 
 /// Starts a whole `pg_dump` without a snapshot of ours, as a comparison needs it.
@@ -137,15 +140,15 @@ fn start(
     connection: &Connection,
     snapshot: &Snapshot,
     lock_wait: Span,
-    more: impl Iterator<Item = String>,
+    more: impl Iterator<Item = OsString>,
 ) -> Result<DumpStream, SourceError> {
-    let mut arguments =
-        vec![format!("--snapshot={}", snapshot.name), format!("--lock-wait-timeout={}", lock_wait.duration().as_millis().max(1))];
+    let wait = format!("--lock-wait-timeout={}", lock_wait.duration().as_millis().max(1));
+    let mut arguments: Vec<OsString> = vec![format!("--snapshot={}", snapshot.name).into(), wait.into()];
     arguments.extend(more);
     spawn(tools, connection, arguments)
 }
 
-fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<String>) -> Result<DumpStream, SourceError> {
+fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>) -> Result<DumpStream, SourceError> {
     let mut pg_dump = command(tools, Tool::PgDump, connection);
     pg_dump.args(["--format=custom", "--compress=0", "--no-password"]).args(arguments);
     pg_dump.arg(format!("--dbname={}", connection.conninfo()));
@@ -215,14 +218,15 @@ pub async fn globals_settled(
 pub fn complete<'a>(snapshot: &Snapshot, tallies: impl IntoIterator<Item = &'a Tally>) -> Result<(), SourceError> {
     let mut seen = BTreeSet::new();
     for table in tallies.into_iter().flat_map(|tally| &tally.tables) {
-        if !seen.insert((table.schema.as_str(), table.table.as_str())) {
+        if !seen.insert((table.schema.clone(), table.table.clone())) {
             return Err(SourceError::Incomplete(format!("the data of {}.{} is there twice", table.schema, table.table)));
         }
     }
     for table in snapshot.tables.iter().filter(|t| t.has_rows) {
-        let found = seen.remove(&(table.schema.as_str(), table.name.as_str()));
+        let (schema, name) = (readable(&table.schema), readable(&table.name));
+        let found = seen.remove(&(schema.clone(), name.clone()));
         if !found && !table.of_extension {
-            return Err(SourceError::Incomplete(format!("the data of {}.{} is missing", table.schema, table.name)));
+            return Err(SourceError::Incomplete(format!("the data of {schema}.{name} is missing")));
         }
     }
     // What is left is not in our list: materialized views and foreign tables have no data of their own in a dump.
@@ -237,7 +241,7 @@ mod tests {
     use super::*;
 
     fn table(name: &str, bytes: u64) -> Table {
-        Table { schema: "public".into(), name: name.into(), oid: 1, has_rows: true, of_extension: false, bytes }
+        Table { schema: b"public".to_vec(), name: name.into(), oid: 1, has_rows: true, of_extension: false, bytes }
     }
 
     #[test]

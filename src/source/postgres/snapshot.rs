@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::SourceError;
 use crate::domain::manifest::SourceFacts;
 use crate::domain::span::Span;
-use crate::pg::sql::quote_identifier;
+use crate::pg::sql::quote_bytes;
 use crate::pg::{Connection, Session, SessionError, Tools};
 
 /// How often tables that come and go make us start over.
@@ -18,10 +18,10 @@ const LOCK_BATCH: usize = 500;
 /// A table that holds rows of its own or is the parent of such.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Table {
-    /// Schema.
-    pub schema: String,
-    /// Name.
-    pub name: String,
+    /// Schema, in the database's encoding.
+    pub schema: Vec<u8>,
+    /// Name, in the database's encoding.
+    pub name: Vec<u8>,
     /// OID, to notice one that was dropped and made again.
     pub oid: u32,
     /// Whether it has rows of its own (an ordinary table).
@@ -82,7 +82,10 @@ pub async fn server(session: &mut Session) -> Result<Server, SessionError> {
 }
 
 /// Sizes come from `relpages`, as of the last VACUUM or ANALYZE: `pg_table_size` would lock every table, and wait for it.
-const LIST: &str = "SELECT n.nspname, c.relname, c.oid, c.relkind = 'r', \
+/// Names come as hexadecimal digits: a database need not be UTF-8, and an SQL_ASCII one need not be anything.
+const LIST: &str = "SELECT pg_catalog.encode(pg_catalog.convert_to(n.nspname::pg_catalog.text, pg_catalog.getdatabaseencoding()), 'hex'), \
+    pg_catalog.encode(pg_catalog.convert_to(c.relname::pg_catalog.text, pg_catalog.getdatabaseencoding()), 'hex'), c.oid, \
+    c.relkind = 'r' AND NOT (c.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery()), \
     EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'), \
     (c.relpages + COALESCE(t.relpages, 0))::pg_catalog.int8 * pg_catalog.current_setting('block_size')::pg_catalog.int8 \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid \
@@ -95,8 +98,8 @@ async fn list(session: &mut Session) -> Result<Vec<Table>, SessionError> {
     let shape = || SessionError::Shape { what: "the list of tables".to_owned() };
     let table = |row: Vec<Option<String>>| match row.as_slice() {
         [Some(schema), Some(name), Some(oid), Some(has_rows), Some(of_extension), Some(bytes)] => Some(Table {
-            schema: schema.clone(),
-            name: name.clone(),
+            schema: hex::decode(schema).ok()?,
+            name: hex::decode(name).ok()?,
             oid: oid.parse().ok()?,
             has_rows: has_rows == "t",
             of_extension: of_extension == "t",
@@ -107,8 +110,13 @@ async fn list(session: &mut Session) -> Result<Vec<Table>, SessionError> {
     rows.into_iter().map(|row| table(row).ok_or_else(shape)).collect()
 }
 
-fn identities(tables: &[Table]) -> BTreeSet<(&str, &str, u32)> {
-    tables.iter().map(|t| (t.schema.as_str(), t.name.as_str(), t.oid)).collect()
+/// The session does nothing while the children dump; a server that ends idle sessions would take its locks away. Which of these
+/// settings exist depends on the server's version.
+const NO_TIME_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+    WHERE name IN ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+
+fn identities(tables: &[Table]) -> BTreeSet<(&[u8], &[u8], u32)> {
+    tables.iter().map(|t| (t.schema.as_slice(), t.name.as_slice(), t.oid)).collect()
 }
 
 impl Snapshot {
@@ -121,6 +129,7 @@ impl Snapshot {
         let mut session = Session::open(tools, connection).await?;
         let wait = format!("SET lock_timeout = {}", lock_wait.duration().as_millis().max(1));
         session.run("the lock timeout", &wait).await?;
+        session.ask("time limits on idle sessions", NO_TIME_LIMITS, 1).await?;
         let server = server(&mut session).await?;
         for _ in 0..ATTEMPTS_MAX {
             let wanted = list(&mut session).await?;
@@ -139,10 +148,11 @@ impl Snapshot {
     async fn attempt(session: &mut Session, wanted: &[Table], lock_wait: Span) -> Result<Option<String>, SourceError> {
         for batch in wanted.chunks(LOCK_BATCH) {
             // ONLY: children are in the list themselves, and one that is not must be noticed, not locked unseen.
-            let names: Vec<String> =
-                batch.iter().map(|t| format!("ONLY {}.{}", quote_identifier(&t.schema), quote_identifier(&t.name))).collect();
-            let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
-            match session.run("the tables' locks", &lock).await {
+            let name = |t: &Table| [b"ONLY ", quote_bytes(&t.schema).as_slice(), b".", &quote_bytes(&t.name)].concat();
+            let names: Vec<Vec<u8>> = batch.iter().map(name).collect();
+            let lock = [b"LOCK TABLE ", names.join(&b", "[..]).as_slice(), b" IN ACCESS SHARE MODE"].concat();
+            // As it is, not by way of a SELECT: that would take the snapshot before the locks.
+            match session.run_bytes("the tables' locks", &lock).await {
                 Ok(()) => {}
                 // Dropped or renamed since it was listed.
                 Err(SessionError::Refused { sqlstate, .. }) if sqlstate == "42P01" || sqlstate == "3F000" => return Ok(None),

@@ -20,6 +20,8 @@ use crate::seal::Opened;
 
 /// Bytes handed to `pg_restore` at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// How long a full pipe is left alone; a server that loads 500 MB/s just empties it in this time.
+const PIPE_REST: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Looks at nothing but the structure, and at which entry's data is passing.
 #[derive(Debug, Default)]
@@ -138,8 +140,9 @@ impl Loader {
         let pipe = running.child().stdin.take().and_then(|stdin| stdin.into_owned_fd().ok());
         let pipe = pipe.ok_or_else(|| failed(LoadError::ThreadDied))?;
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, CHUNK_BYTES);
+        rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).map_err(|error| failed(LoadError::Memory(error.into())))?;
         let cancel = self.cancel.clone();
-        let feeding = tokio::task::spawn_blocking(move || feed(archive, File::from(pipe), &stage, &cancel));
+        let feeding = tokio::task::spawn_blocking(move || feed(archive, PipeWriter(File::from(pipe)), &stage, &cancel));
         let (fed, ended) = tokio::join!(feeding, running.finish());
         match (fed.map_err(|_| failed(LoadError::ThreadDied))?, ended) {
             // The payload's damage is the cause even where pg_restore also failed for it.
@@ -153,13 +156,33 @@ impl Loader {
     }
 }
 
+/// The write end of a child's standard input.
+///
+/// `pg_restore` reads 4 KiB at a time, and a writer that waits for room is woken by each read. So the pipe does not block: when
+/// it is full it is left alone for a moment, in which the child reads on.
+struct PipeWriter(File);
+
+impl Write for PipeWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(PIPE_REST),
+                other => return other,
+            }
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 enum Fed {
     Whole,
     /// `pg_restore` closed its end; its exit status says why.
     Refused,
 }
 
-fn feed(mut archive: Archive, mut pipe: File, stage: &Stage, cancel: &CancellationToken) -> Result<Fed, LoadError> {
+fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, cancel: &CancellationToken) -> Result<Fed, LoadError> {
     let replay = std::mem::take(&mut archive.read);
     let mut listening = pipe.write_all(&replay).is_ok();
     stage.add(replay.len() as u64);

@@ -78,6 +78,10 @@ fn update(stage: &Stage, bar: &ProgressBar) {
     }
     bar.set_position(stage.done());
     if ended {
+        // A stage through which no bytes passed has no rate to show.
+        if stage.done() == 0 {
+            bar.set_style(ProgressStyle::with_template("{prefix:>24}   {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+        }
         bar.set_message(format!("done in {}", for_people(took)));
         bar.abandon();
     } else {

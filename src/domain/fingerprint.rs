@@ -69,10 +69,6 @@ impl Sum {
             carry = first || second;
         }
     }
-    /// Adds another sum.
-    pub fn merge(&mut self, other: &Self) {
-        self.add(&other.to_bytes());
-    }
     fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for (to, limb) in bytes.chunks_exact_mut(8).zip(self.0) {

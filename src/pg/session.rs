@@ -136,9 +136,12 @@ impl Session {
     }
 
     async fn send_statement(&mut self, sql: &[u8]) -> Result<(), SessionError> {
-        // What follows the statement tells how it ended, between marks that no value can foresee.
-        let end = format!("\n;\n\\echo\n\\echo {0} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {0}.\n", self.mark);
-        self.send(&[sql, end.as_bytes()].concat()).await
+        self.send(&[sql, b"\n;\n", self.ending().as_bytes()].concat()).await
+    }
+
+    /// What follows a statement and tells how it ended, between marks that no value can foresee.
+    fn ending(&self) -> String {
+        format!("\\echo\n\\echo {0} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {0}.\n", self.mark)
     }
 
     /// Runs one statement whose text comes from outside, in the encoding named. `psql` sees only hexadecimal digits; the
@@ -148,9 +151,8 @@ impl Session {
     /// As [`Session::ask`].
     pub async fn run_opaque(&mut self, what: &str, sql: &[u8], encoding: &str) -> Result<(), SessionError> {
         let (hex, encoding) = (hex::encode(sql), quote_text(encoding));
-        let select = format!("SELECT pg_catalog.convert_from('\\x{hex}'::pg_catalog.bytea, {encoding}) \\gexec\n\\echo\n");
-        let end = format!("\\echo {0} :SQLSTATE :LAST_ERROR_MESSAGE\n\\echo {0}.\n", self.mark);
-        self.send((select + &end).as_bytes()).await?;
+        let select = format!("SELECT pg_catalog.convert_from('\\x{hex}'::pg_catalog.bytea, {encoding}) \\gexec\n");
+        self.send((select + &self.ending()).as_bytes()).await?;
         self.accepted(what).await.map(|_| ())
     }
 

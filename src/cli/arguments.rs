@@ -186,7 +186,7 @@ pub struct RestoreArguments {
     /// Restore although the target database holds tables. What has the same name makes the restore fail half way.
     #[arg(long)]
     pub into_database_with_tables: bool,
-    /// Parallel jobs for indexes and constraints; the number of cores here if left out.
+    /// How many things happen at once on the target (rows, indexes, constraints); the number of cores here if left out.
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
     #[command(flatten)]

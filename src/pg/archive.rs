@@ -63,6 +63,8 @@ pub struct Entry {
     pub schema: Vec<u8>,
     /// Owner.
     pub owner: Vec<u8>,
+    /// Entries that must be restored before it, by their number.
+    pub dependencies: Vec<i64>,
 }
 
 /// Header and table of contents.
@@ -185,6 +187,11 @@ impl<V: Visitor> Reader<V> {
     /// The visitor, to ask how far it is.
     pub fn visitor(&self) -> &V {
         &self.visitor
+    }
+
+    /// The visitor, to take from it what it gathered.
+    pub fn visitor_mut(&mut self) -> &mut V {
+        &mut self.visitor
     }
 
     /// Takes the next chunk.
@@ -454,7 +461,10 @@ fn parse_entry(cursor: &mut Cursor<'_>, version: (u8, u8), offset_bytes: usize) 
     }
     entry.owner = cursor.owned()?;
     cursor.text()?; // WITH OIDS
-    while cursor.text()?.is_some() {} // dependencies
+    while let Some(dependency) = cursor.text()? {
+        let number = std::str::from_utf8(dependency).ok().and_then(|text| text.parse().ok());
+        entry.dependencies.push(number.ok_or_else(|| ArchiveError::Malformed("a dependency that is not a number".into()))?);
+    }
     cursor.byte()?; // state of the offset
     cursor.take(offset_bytes)?;
     Ok(entry)

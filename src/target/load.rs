@@ -2,13 +2,15 @@
 //!
 //! `pg_restore -j` needs a file, and no file of ours may hold rows. So header and table of contents of `main`, which hold
 //! the schema and no rows, stand in a file in memory; from it the pre-data and the post-data section are restored, the
-//! latter in parallel. The rows stream through a pipe in between.
+//! latter in parallel. The rows stream through a pipe in between, and [`super::ahead`] is told of each table that is loaded.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::process::Stdio;
 use std::sync::Arc;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::{LoadError, TargetError};
@@ -20,13 +22,21 @@ use crate::seal::Opened;
 
 /// Bytes handed to `pg_restore` at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// How far `pg_restore` may be behind what was written to it: the pipe's size and its own buffers.
+const BEHIND_BYTES_MAX: u64 = 2 * CHUNK_BYTES as u64;
 /// How long a full pipe is left alone; a server that loads 500 MB/s just empties it in this time.
 const PIPE_REST: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// Schema and name of a table.
+pub type TableName = (Vec<u8>, Vec<u8>);
+/// Takes the tables whose rows are in the database.
+pub type Loaded = UnboundedSender<TableName>;
 
 /// Looks at nothing but the structure, and at which entry's data is passing.
 #[derive(Debug, Default)]
 pub struct Structure {
-    entry: Option<String>,
+    entry: Option<TableName>,
+    ended: Vec<TableName>,
 }
 
 impl Visitor for Structure {
@@ -34,13 +44,14 @@ impl Visitor for Structure {
         Ok(())
     }
     fn begin(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
-        self.entry = Some(format!("{}.{}", readable(&entry.schema), readable(&entry.tag)));
+        self.entry = Some((entry.schema.clone(), entry.tag.clone()));
         Ok(())
     }
     fn data(&mut self, _: &[u8]) {}
     fn begin_large_object(&mut self, _: u32) {}
     fn end_large_object(&mut self) {}
     fn end(&mut self) -> Result<(), ArchiveError> {
+        self.ended.extend(self.entry.clone());
         Ok(())
     }
 }
@@ -108,18 +119,37 @@ impl Loader {
         pg_restore
     }
 
-    /// Restores the pre-data or the post-data section from the table of contents alone.
+    /// Restores the pre-data section from the table of contents alone.
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn schema(&self, contents: &Contents, section: &'static str) -> Result<(), TargetError> {
+    pub async fn pre_data(&self, contents: &Contents) -> Result<(), TargetError> {
+        // Its statements depend on each other nearly one by one; there is nothing to do in parallel.
+        self.schema(contents, "pre-data", self.pg_restore("pre-data")).await
+    }
+
+    /// Restores entries of the post-data section, given by their numbers, from the table of contents alone.
+    ///
+    /// # Errors
+    /// [`TargetError::Load`]
+    pub async fn post_data(&self, contents: &Contents, entries: &[i64], jobs: usize) -> Result<(), TargetError> {
+        let section = "post-data";
+        let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
+        let mut list = tempfile::NamedTempFile::new().map_err(failed)?;
+        for entry in entries {
+            writeln!(list, "{entry};").map_err(failed)?;
+        }
+        let mut pg_restore = self.pg_restore(section);
+        pg_restore.arg("--use-list").arg(list.path());
+        if jobs > 1 {
+            pg_restore.arg(format!("--jobs={jobs}"));
+        }
+        self.schema(contents, section, pg_restore).await
+    }
+
+    async fn schema(&self, contents: &Contents, section: &'static str, mut pg_restore: tokio::process::Command) -> Result<(), TargetError> {
         let failed = |source| TargetError::Load { section, source };
         let file = in_memory(&contents.raw).map_err(|source| failed(LoadError::Memory(source)))?;
-        let mut pg_restore = self.pg_restore(section);
-        // Statements of pre-data depend on each other nearly one by one; only post-data has something to do in parallel.
-        if section == "post-data" && self.jobs > 1 {
-            pg_restore.arg(format!("--jobs={}", self.jobs));
-        }
         pg_restore.arg("/dev/stdin").stdin(Stdio::from(file));
         let running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
         tokio::select! {
@@ -128,11 +158,12 @@ impl Loader {
         }
     }
 
-    /// Streams the rows of one archive. The archive's structure is checked on the way, and its end before success.
+    /// Streams the rows of one archive, telling each table that is loaded. The archive's structure is checked on the way, and
+    /// its end before success.
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn rows(&self, archive: Archive, stage: Arc<Stage>) -> Result<(), TargetError> {
+    pub async fn rows(&self, archive: Archive, stage: Arc<Stage>, loaded: Loaded) -> Result<(), TargetError> {
         let failed = |source| TargetError::Load { section: "data", source };
         let mut pg_restore = self.pg_restore("data");
         pg_restore.stdin(Stdio::piped());
@@ -142,7 +173,7 @@ impl Loader {
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, CHUNK_BYTES);
         rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).map_err(|error| failed(LoadError::Memory(error.into())))?;
         let cancel = self.cancel.clone();
-        let feeding = tokio::task::spawn_blocking(move || feed(archive, PipeWriter(File::from(pipe)), &stage, &cancel));
+        let feeding = tokio::task::spawn_blocking(move || feed(archive, PipeWriter(File::from(pipe)), &stage, &loaded, &cancel));
         let (fed, ended) = tokio::join!(feeding, running.finish());
         match (fed.map_err(|_| failed(LoadError::ThreadDied))?, ended) {
             // The payload's damage is the cause even where pg_restore also failed for it.
@@ -182,10 +213,12 @@ enum Fed {
     Refused,
 }
 
-fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, cancel: &CancellationToken) -> Result<Fed, LoadError> {
+fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, loaded: &Loaded, cancel: &CancellationToken) -> Result<Fed, LoadError> {
     let replay = std::mem::take(&mut archive.read);
     let mut listening = pipe.write_all(&replay).is_ok();
-    stage.add(replay.len() as u64);
+    let mut fed = replay.len() as u64;
+    let mut passed: VecDeque<(u64, TableName)> = VecDeque::new();
+    stage.add(fed);
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut reader = archive.reader;
     if reader.contents().is_none() {
@@ -203,7 +236,12 @@ fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, cancel: &Canc
         }
         reader.feed(&chunk[..count])?;
         stage.add(count as u64);
-        stage.item(reader.visitor().entry.clone());
+        stage.item(reader.visitor().entry.as_ref().map(|(schema, name)| format!("{}.{}", readable(schema), readable(name))));
+        fed += count as u64;
+        passed.extend(reader.visitor_mut().ended.drain(..).map(|table| (fed, table)));
+        while let Some((_, table)) = passed.pop_front_if(|(at, _)| *at + BEHIND_BYTES_MAX <= fed) {
+            let _ = loaded.send(table);
+        }
         listening = listening && pipe.write_all(&chunk[..count]).is_ok();
         if !listening {
             // Reading on would tell whether the payload is whole, but pg_restore has failed already.

@@ -3,6 +3,7 @@
 //! The order of a load: globals ([`globals`]), the database under the target's name ([`database`]), the archive in three
 //! sections ([`load`]), and last the database's own settings, which could stand in the way of loading.
 
+pub mod ahead;
 pub mod database;
 pub mod globals;
 pub mod load;

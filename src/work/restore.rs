@@ -20,9 +20,10 @@ use crate::pg::globals::{self, Globals};
 use crate::pg::{Connection, Tools};
 use crate::seal::Identity;
 use crate::source::postgres::{dump, snapshot};
+use crate::target::ahead::Ahead;
 use crate::target::database::{self, Found, Properties};
 use crate::target::globals::{GlobalsReport, TablespaceMap, apply};
-use crate::target::load::{Archive, Loader};
+use crate::target::load::{Archive, Loaded, Loader};
 use crate::target::{LoadError, TargetError};
 
 /// What the person asked for beside backup and target.
@@ -36,7 +37,7 @@ pub struct Wishes {
     pub tablespaces: TablespaceMap,
     /// Compare with the fingerprint afterwards.
     pub check: bool,
-    /// Parallel jobs for indexes and constraints.
+    /// How many things happen at once on the target: rows, indexes, constraints.
     pub jobs: usize,
 }
 
@@ -272,18 +273,21 @@ async fn load_sections(
     let begun = Instant::now();
     let stage = rig.progress.begin("schema", None);
     state.changed.push("schema (pre-data) was begun".to_owned());
-    loader.schema(&contents, "pre-data").await?;
+    loader.pre_data(&contents).await?;
     stage.end();
     stages.push(StageTime::since("schema", begun, None));
 
     let begun = Instant::now();
     let stage = rig.progress.begin("rows", Some(rows_bytes(manifest)));
     state.changed.push("rows were begun".to_owned());
-    let main = loader.rows(archive, Arc::clone(&stage));
-    let data = manifest.data_payloads().map(|payload| load_data(rig, payload, identity, loader, Arc::clone(&stage)));
-    let (main, data) = tokio::join!(main, futures::future::join_all(data));
-    main?;
-    data.into_iter().collect::<Result<(), WorkError>>()?;
+    let (loaded, tables) = tokio::sync::mpsc::unbounded_channel();
+    let mut ahead = Ahead::new(&contents);
+    let data = manifest.data_payloads().map(|payload| load_data(rig, payload, identity, loader, Arc::clone(&stage), loaded.clone()));
+    let data = futures::future::try_join_all(data.collect::<Vec<_>>());
+    let main = loader.rows(archive, Arc::clone(&stage), loaded);
+    let (main, indexes) = (async { Ok(main.await?) }, async { Ok(ahead.run(loader, tables).await?) });
+    // The first failure ends the others.
+    tokio::try_join!(main, data, indexes)?;
     stage.end();
     if manifest.data_payloads().next().is_some() {
         set_sequences(loader, &contents).await?;
@@ -294,7 +298,7 @@ async fn load_sections(
     let begun = Instant::now();
     let stage = rig.progress.begin("indexes and constraints", None);
     state.changed.push("indexes and constraints (post-data) were begun".to_owned());
-    loader.schema(&contents, "post-data").await?;
+    loader.post_data(&contents, &ahead.rest(), loader.jobs).await?;
     stage.end();
     state.changed.push("indexes and constraints were made".to_owned());
     stages.push(StageTime::since("indexes and constraints", begun, None));
@@ -324,10 +328,11 @@ async fn load_data(
     identity: &Identity,
     loader: &Loader,
     stage: Arc<crate::report::Stage>,
+    loaded: Loaded,
 ) -> Result<(), WorkError> {
     let opened = shelf::open_payload(rig, payload, identity).await?;
     let archive = Archive::begin(opened).await.map_err(before_loading)?;
-    Ok(loader.rows(archive, stage).await?)
+    Ok(loader.rows(archive, stage, loaded).await?)
 }
 
 async fn check_restored(

@@ -1,0 +1,124 @@
+//! Building the indexes of tables that are loaded while others are still loading.
+//!
+//! One stream of rows keeps one server process busy; the other processors build indexes meanwhile, as `pg_restore -j` would
+//! from a file. Only what needs nothing but its own table is made ahead: indexes, primary keys, unique and exclusion
+//! constraints. A table that is told too early costs time and nothing else, since building an index waits for its rows.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::TargetError;
+use super::load::{Loader, TableName};
+use crate::pg::archive::Contents;
+
+/// Kinds of entries that may be made as soon as their table is loaded.
+const KINDS: [&str; 2] = ["INDEX", "CONSTRAINT"];
+
+/// What of the post-data section has been made, and what waits for which tables.
+pub struct Ahead<'a> {
+    contents: &'a Contents,
+    waiting: Vec<Waiting>,
+    loaded: HashSet<TableName>,
+    made: HashSet<i64>,
+}
+
+struct Waiting {
+    entry: i64,
+    tables: Vec<TableName>,
+    entries: Vec<i64>,
+}
+
+impl<'a> Ahead<'a> {
+    /// Nothing is loaded yet.
+    pub fn new(contents: &'a Contents) -> Self {
+        let by_id: HashMap<i64, _> = contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+        let mut waiting = Vec::new();
+        for entry in contents.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str())) {
+            let needed = entry.dependencies.iter().filter_map(|id| by_id.get(id));
+            let tables = needed.clone().filter(|needed| needed.kind == "TABLE");
+            let entries = needed.filter(|needed| KINDS.contains(&needed.kind.as_str()));
+            waiting.push(Waiting {
+                entry: entry.dump_id,
+                tables: tables.map(|table| (table.schema.clone(), table.tag.clone())).collect(),
+                entries: entries.map(|needed| needed.dump_id).collect(),
+            });
+        }
+        Self { contents, waiting, loaded: HashSet::new(), made: HashSet::new() }
+    }
+
+    /// Entries that can be made now; they count as made from here on.
+    fn ready(&mut self) -> Vec<i64> {
+        let Self { waiting, loaded, made, .. } = self;
+        let is_ready = |one: &mut Waiting| {
+            !one.tables.is_empty()
+                && one.tables.iter().all(|table| loaded.contains(table))
+                && one.entries.iter().all(|entry| made.contains(entry))
+        };
+        let ready: Vec<i64> = waiting.extract_if(.., is_ready).map(|one| one.entry).collect();
+        self.made.extend(&ready);
+        ready
+    }
+
+    /// Makes what can be made, until no more tables are told.
+    ///
+    /// # Errors
+    /// [`TargetError::Load`]
+    pub async fn run(&mut self, loader: &Loader, mut loaded: UnboundedReceiver<TableName>) -> Result<(), TargetError> {
+        // One job is the one that loads rows.
+        let Some(jobs @ 1..) = loader.jobs.checked_sub(1) else { return Ok(()) };
+        while let Some(table) = loaded.recv().await {
+            self.loaded.insert(table);
+            while let Ok(table) = loaded.try_recv() {
+                self.loaded.insert(table);
+            }
+            let ready = self.ready();
+            if !ready.is_empty() {
+                loader.post_data(self.contents, &ready, jobs).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is still to be made, in the archive's order.
+    #[must_use]
+    pub fn rest(self) -> Vec<i64> {
+        let rest = self.contents.entries.iter().filter(|entry| !self.made.contains(&entry.dump_id));
+        rest.map(|entry| entry.dump_id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::archive::Entry;
+
+    fn entry(dump_id: i64, kind: &str, tag: &str, dependencies: &[i64]) -> Entry {
+        Entry { dump_id, kind: kind.to_owned(), tag: tag.into(), dependencies: dependencies.to_vec(), ..Entry::default() }
+    }
+
+    #[test]
+    fn only_what_needs_nothing_but_loaded_tables_is_made_ahead() {
+        let entries = vec![
+            entry(1, "TABLE", "a", &[]),
+            entry(2, "TABLE", "b", &[]),
+            entry(3, "MATERIALIZED VIEW", "v", &[1]),
+            entry(10, "CONSTRAINT", "a_pkey", &[1]),
+            entry(11, "INDEX", "b_x", &[2]),
+            entry(12, "FK CONSTRAINT", "b_a", &[2, 10]),
+            entry(13, "INDEX", "v_x", &[3]),
+            entry(14, "CONSTRAINT", "needs_index", &[1, 11]),
+            entry(15, "INDEX", "lone", &[]),
+        ];
+        let contents = Contents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() };
+        let mut ahead = Ahead::new(&contents);
+        assert!(ahead.ready().is_empty());
+        ahead.loaded.insert((Vec::new(), b"a".to_vec()));
+        assert_eq!(ahead.ready(), [10]);
+        assert!(ahead.ready().is_empty(), "nothing is made twice");
+        ahead.loaded.insert((Vec::new(), b"b".to_vec()));
+        assert_eq!(ahead.ready(), [11]);
+        assert_eq!(ahead.ready(), [14]);
+        assert_eq!(ahead.rest(), [1, 2, 3, 12, 13, 15]);
+    }
+}

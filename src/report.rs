@@ -2,6 +2,9 @@
 //!
 //! The verbs only tell; the command line draws bars on a terminal and prints a line now and then elsewhere.
 
+use crate::domain::drill::{CheckResult, ControlResult, Scenario, Verdict};
+use crate::domain::evidence::Finding;
+use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -88,5 +91,121 @@ impl Progress {
     #[must_use]
     pub fn stages(&self) -> Vec<Arc<Stage>> {
         self.stages.lock().map(|stages| stages.clone()).unwrap_or_default()
+    }
+}
+
+/// What happens in a drill, as it happens.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Happening {
+    /// The drill is declared: its clock runs.
+    Declared {
+        /// The drill.
+        drill: String,
+        /// The run.
+        run: String,
+        /// How long the restore may take, in seconds.
+        rto_seconds: f64,
+    },
+    /// It is known what will be restored.
+    Chosen {
+        /// The backups, in sentences.
+        backups: Vec<String>,
+        /// How long earlier drills let one expect it to take, in seconds.
+        predicted_seconds: Option<f64>,
+    },
+    /// A step begins.
+    StepBegan {
+        /// The step.
+        step: &'static str,
+        /// Seconds since the drill was declared.
+        at_seconds: f64,
+    },
+    /// A step ended.
+    StepEnded {
+        /// The step.
+        step: &'static str,
+        /// Seconds it took.
+        seconds: f64,
+        /// What went wrong.
+        error: Option<String>,
+    },
+    /// Something is about to be broken on purpose; the team may want to talk first.
+    AboutToBreak {
+        /// What.
+        scenario: Scenario,
+        /// In words.
+        story: &'static str,
+    },
+    /// What came of it.
+    Broke {
+        /// What.
+        scenario: Scenario,
+        /// In words.
+        outcome: String,
+    },
+    /// A check was answered.
+    Checked {
+        /// The result.
+        result: CheckResult,
+        /// What a person wants to see of it, with names and values.
+        detail: Vec<String>,
+    },
+    /// A negative control was tried.
+    Controlled {
+        /// The result.
+        result: ControlResult,
+    },
+    /// The drill is over.
+    Ended {
+        /// Its verdict.
+        verdict: Verdict,
+        /// Reasons.
+        reasons: Vec<String>,
+    },
+}
+
+type Teller = Box<dyn Fn(&Happening) + Send + Sync>;
+
+/// The people in the room: they are told what happens, may write notes, and may want a pause before something is broken.
+#[derive(Clone)]
+pub struct Team {
+    tell: Arc<Teller>,
+    notes: Arc<Mutex<Vec<Finding>>>,
+    gate: Option<Arc<tokio::sync::Notify>>,
+}
+
+impl Team {
+    /// A team that is told by `tell`; with a gate, each break waits until [`Team::go_on`].
+    #[must_use]
+    pub fn new(tell: impl Fn(&Happening) + Send + Sync + 'static, gated: bool) -> Self {
+        Self { tell: Arc::new(Box::new(tell)), notes: Arc::default(), gate: gated.then(Arc::default) }
+    }
+    /// Tells.
+    pub fn tell(&self, happening: &Happening) {
+        (self.tell)(happening);
+    }
+    /// Waits for the team, if it wants to be waited for.
+    pub async fn pause(&self) {
+        if let Some(gate) = &self.gate {
+            gate.notified().await;
+        }
+    }
+    /// Ends a pause.
+    pub fn go_on(&self) {
+        if let Some(gate) = &self.gate {
+            gate.notify_one();
+        }
+    }
+    /// Writes a note.
+    pub fn note(&self, note: Finding) {
+        if let Ok(mut notes) = self.notes.lock() {
+            notes.push(note);
+        }
+    }
+    /// All notes so far.
+    #[must_use]
+    pub fn notes(&self) -> Vec<Finding> {
+        self.notes.lock().map(|notes| notes.clone()).unwrap_or_default()
     }
 }

@@ -30,17 +30,17 @@ pub struct Extras {
 /// [`WorkError`] if a key is not usable or a feature is missing from this binary.
 pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel: CancellationToken) -> Result<Rig, WorkError> {
     let vault = vault(&config).await?;
-    let mut keys: Vec<Box<dyn Key>> = Vec::new();
-    let mut openers: Vec<Box<dyn Opener>> = Vec::new();
+    let mut keys: Vec<Arc<dyn Key>> = Vec::new();
+    let mut openers: Vec<Arc<dyn Opener>> = Vec::new();
     for path in &extras.identities {
-        openers.push(Box::new(IdentityFile::new(&format!("--identity {}", path.display()), path)));
+        openers.push(Arc::new(IdentityFile::new(&format!("--identity {}", path.display()), path)));
     }
     for key in &config.keys {
         match &key.kind {
-            KeyKind::AgeRecipients(texts) => keys.push(Box::new(Recipients::new(&key.name, texts.clone())?)),
+            KeyKind::AgeRecipients(texts) => keys.push(Arc::new(Recipients::new(&key.name, texts.clone())?)),
             KeyKind::AgeIdentity(path) => {
-                openers.push(Box::new(IdentityFile::new(&key.name, path)));
-                keys.push(Box::new(LocalIdentity::new(&key.name, path)));
+                openers.push(Arc::new(IdentityFile::new(&key.name, path)));
+                keys.push(Arc::new(LocalIdentity::new(&key.name, path)));
             }
             KeyKind::AwsKms { key_id, region, endpoint } => {
                 let kms = kms_key(&key.name, key_id, region.clone(), endpoint.clone()).await?;
@@ -54,7 +54,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         trusted.push(trust_key(text)?);
     }
     let signer = signer(&config.signing.signer).await?;
-    let catalog = Catalog::open(&config.catalog).await;
+    let catalog = Catalog::open(&config.catalog).await.map_err(Arc::new);
     Ok(Rig { config, vault, keys, openers, signer, trusted: TrustedKeys::new(trusted), catalog, progress, cancel })
 }
 
@@ -90,22 +90,22 @@ async fn kms_key(
     key_id: &str,
     region: Option<String>,
     endpoint: Option<String>,
-) -> Result<(Box<dyn Key>, Box<dyn Opener>), KeyError> {
+) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
     let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint).await;
-    Ok((Box::new(key.clone()), Box::new(key)))
+    Ok((Arc::new(key.clone()), Arc::new(key)))
 }
 
 #[cfg(not(feature = "aws"))]
-async fn kms_key(name: &str, _: &str, _: Option<String>, _: Option<String>) -> Result<(Box<dyn Key>, Box<dyn Opener>), KeyError> {
+async fn kms_key(name: &str, _: &str, _: Option<String>, _: Option<String>) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
     Err(KeyError::Unusable { key: name.to_owned(), why: "this lifeboat was built without AWS; build it with --features aws".to_owned() })
 }
 
-async fn signer(config: &SignerConfig) -> Result<Box<dyn Signer>, KeyError> {
+async fn signer(config: &SignerConfig) -> Result<Arc<dyn Signer>, KeyError> {
     match config {
-        SignerConfig::File(path) => Ok(Box::new(SigningFile::new(path))),
+        SignerConfig::File(path) => Ok(Arc::new(SigningFile::new(path))),
         #[cfg(feature = "aws")]
         SignerConfig::AwsKms { key_id, region, endpoint } => {
-            Ok(Box::new(crate::keyring::kms::KmsSigner::new(key_id, region.clone(), endpoint.clone()).await))
+            Ok(Arc::new(crate::keyring::kms::KmsSigner::new(key_id, region.clone(), endpoint.clone()).await))
         }
         #[cfg(not(feature = "aws"))]
         SignerConfig::AwsKms { .. } => Err(KeyError::Unusable {

@@ -3,6 +3,8 @@
 //! Nothing is believed because it stands here: a restore reads and verifies manifests from the vault. The catalog serves
 //! the sequence number when the backup role may not read, and the history.
 
+pub mod journal;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

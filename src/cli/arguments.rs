@@ -125,6 +125,15 @@ pub enum Verb {
         #[arg(long)]
         confirm: bool,
     },
+    /// Rehearse a restore: into a sandbox, checked, damaged, checked again, torn down and signed.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  lifeboat drill nightly\n  lifeboat drill nightly --live\n  lifeboat drill history\n  lifeboat drill abort nightly\n\nExits with 0 for PASS, 8 for FAIL, 9 for NOT_VERIFIED, 10 if something was left behind."
+    )]
+    Drill(Box<super::drill::DrillArguments>),
+    /// The signed series of drill reports.
+    #[command(subcommand)]
+    Evidence(super::evidence::EvidenceVerb),
     /// The catalog of this host.
     #[command(subcommand)]
     Catalog(CatalogVerb),

@@ -3,6 +3,8 @@
 //! stdout is data, stderr is talk. Nothing prompts when stdin is not a terminal. Errors are printed here and only here.
 
 pub mod arguments;
+pub mod drill;
+pub mod evidence;
 pub mod exit;
 pub mod print;
 pub mod progress;
@@ -20,6 +22,9 @@ use exit::Exit;
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == crate::sandbox::jail::COMMAND) {
+        return first_process();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -40,6 +45,17 @@ pub fn main() -> ExitCode {
     // Blocking threads may still wait for a pipe whose other end is gone; the process need not.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     exit.into()
+}
+
+/// This process is the first of a sandbox, and no command line at all.
+fn first_process() -> ExitCode {
+    match crate::sandbox::jail::first_process() {
+        Ok(()) => Exit::Done.into(),
+        Err(why) => {
+            print::talk(&why);
+            Exit::NotVerified.into()
+        }
+    }
 }
 
 fn log(verbose: u8) {
@@ -66,7 +82,7 @@ async fn with_signals(arguments: Arguments) -> Exit {
         std::process::exit(Exit::Interrupted.code().into());
     });
     let progress = Progress::default();
-    let shown = progress::show(progress.clone(), arguments.quiet || arguments.json);
+    let shown = progress::show(progress.clone(), arguments.quiet || arguments.json || matches!(arguments.verb, arguments::Verb::Drill(_)));
     let result = run::run(arguments, progress, cancel.clone()).await;
     shown.stop().await;
     match result {

@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::{Arguments, CatalogVerb, Opening, RestoreArguments, Verb};
 use super::exit::{self, Exit};
 use super::print::{self, Failure, data, table, talk};
-use crate::config::Config;
+use super::{drill, evidence};
+use crate::config::{Config, plans};
 use crate::domain::choice::Which;
+use crate::domain::drill::{Answer, CheckResult};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
 use crate::domain::span::{Span, bytes_for_people, for_people};
@@ -22,22 +24,22 @@ use crate::report::Progress;
 use crate::rig::{self, Extras};
 use crate::target::TargetError;
 use crate::target::globals::TablespaceMap;
-use crate::work::check::Answer;
+use crate::work::check::Answer as Found;
 use crate::work::shelf::{Believed, Entry};
 use crate::work::{Rig, WorkError, back_up, check, init, rebuild, restore, shelf, sweep, verify};
 
 const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can tell who wrote this backup; pin one with trust = [\"…\"] in lifeboat.toml or --trust-key";
 
 /// Everything a verb needs to begin.
-struct Start {
+pub(super) struct Start {
     config: std::path::PathBuf,
-    json: bool,
+    pub(super) json: bool,
     progress: Progress,
-    cancel: CancellationToken,
+    pub(super) cancel: CancellationToken,
 }
 
 impl Start {
-    async fn rig(&self, opening: &Opening) -> Result<Rig, Failure> {
+    pub(super) async fn rig(&self, opening: &Opening) -> Result<Rig, Failure> {
         let config = Config::load(&self.config).map_err(WorkError::from)?;
         let extras = Extras { identities: opening.identity.clone(), trust: opening.trust_key.clone() };
         Ok(rig::assemble(config, extras, self.progress.clone(), self.cancel.clone()).await?)
@@ -61,6 +63,8 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
         Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
         Verb::Restore(arguments) => run_restore(&start, *arguments).await,
         Verb::Sweep { older_than, confirm } => run_sweep(&start, older_than, confirm).await,
+        Verb::Drill(arguments) => drill::run(&start, *arguments).await,
+        Verb::Evidence(verb) => evidence::run(&start, verb).await,
         Verb::Catalog(CatalogVerb::Rebuild { opening }) => run_rebuild(&start, &opening).await,
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -124,10 +128,10 @@ async fn run_check(start: &Start) -> Result<Exit, Failure> {
         print::json(&lines);
     } else {
         let mark = |answer| match answer {
-            Answer::Good => "ok",
-            Answer::Note => "note",
-            Answer::Bad => "BAD",
-            Answer::CouldNotLook => "could not look",
+            Found::Good => "ok",
+            Found::Note => "note",
+            Found::Bad => "BAD",
+            Found::CouldNotLook => "could not look",
         };
         let rows = lines.iter().map(|l| vec![l.subject.clone(), l.question.clone(), mark(l.answer).to_owned(), l.detail.clone()]).collect();
         data(&table(&["WHAT", "QUESTION", "ANSWER", "DETAIL"], rows));
@@ -137,7 +141,7 @@ async fn run_check(start: &Start) -> Result<Exit, Failure> {
             talk("\nsomething is not as it must be; see the lines marked BAD");
             Ok(exit::of(trouble))
         }
-        None if lines.iter().any(|l| l.answer == Answer::CouldNotLook) => Ok(Exit::NotVerified),
+        None if lines.iter().any(|l| l.answer == Found::CouldNotLook) => Ok(Exit::NotVerified),
         None => Ok(Exit::Done),
     }
 }
@@ -421,14 +425,18 @@ async fn run_restore(start: &Start, arguments: RestoreArguments) -> Result<Exit,
             Ok(Exit::Done)
         }
         Target::Database(connection) => {
-            let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-            let wishes = restore::Wishes {
-                no_globals: arguments.no_globals,
-                beside_tables: arguments.into_database_with_tables,
-                tablespaces,
-                check: arguments.check,
-                jobs,
+            let restore_plan = plans::plan_of(&rig.config, &name).map_err(WorkError::from)?;
+            let Some(stage) = restore_plan.stage(&name) else {
+                return Err(WorkError::Bug("a plan without its datastore".to_owned()).into());
             };
+            let mut wishes = restore::Wishes::of(stage)?;
+            wishes.no_globals |= arguments.no_globals;
+            wishes.beside_tables = arguments.into_database_with_tables;
+            wishes.check = arguments.check;
+            wishes.jobs = arguments.jobs.unwrap_or(wishes.jobs);
+            if !arguments.tablespace.is_empty() {
+                wishes.tablespaces = tablespaces;
+            }
             restore_database(start, &rig, manifest, connection, wishes, &arguments, &backup).await
         }
     }
@@ -489,6 +497,13 @@ async fn restore_database(
         print::json(&report);
     } else {
         data(&describe_restored(&report));
+    }
+    let failed: Vec<&CheckResult> = report.smoke.iter().filter(|result| result.answer != Answer::Pass).collect();
+    if !failed.is_empty() {
+        let said = failed.iter().map(|result| format!("{}: {}", result.name, result.summary)).collect::<Vec<_>>().join("; ");
+        return Err(
+            WorkError::CheckFailed(format!("the data is restored, and the plan's smoke commands did not all succeed: {said}")).into()
+        );
     }
     match report.comparison.filter(|comparison| !comparison.agrees()) {
         None => Ok(Exit::Done),

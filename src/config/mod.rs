@@ -3,7 +3,8 @@
 //! Every fault is found in one pass and reported with file, line, key and what to write instead: [`section`] walks the
 //! parsed file, knows which keys were asked for, and so which ones are unknown.
 
-pub mod section;
+pub mod plans;
+mod section;
 pub mod template;
 
 use std::collections::BTreeMap;
@@ -188,6 +189,23 @@ impl DatastoreConfig {
 }
 
 impl Config {
+    /// Files and directories that nothing restored may ever see.
+    #[must_use]
+    pub fn private_files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.file.clone(), self.catalog.clone()];
+        files.extend(self.keys.iter().filter_map(|key| match &key.kind {
+            KeyKind::AgeIdentity(path) => Some(path.clone()),
+            KeyKind::AwsKms { .. } | KeyKind::AgeRecipients(_) => None,
+        }));
+        if let SignerConfig::File(path) = &self.signing.signer {
+            files.push(path.clone());
+        }
+        if let VaultConfig::Directory(path) = &self.vault {
+            files.push(path.clone());
+        }
+        files.into_iter().filter_map(|file| std::path::absolute(file).ok()).collect()
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors

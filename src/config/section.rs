@@ -170,7 +170,7 @@ impl<'a> Section<'a> {
 
     /// Records a fault of the section itself.
     pub fn fault_here<T>(&self, what: &str, instead: &str) -> Option<T> {
-        let key = if self.path.is_empty() { "lifeboat.toml".to_owned() } else { self.path.clone() };
+        let key = if self.path.is_empty() { "this file".to_owned() } else { self.path.clone() };
         self.faults.borrow_mut().push(Fault {
             span: self.span.clone(),
             key,
@@ -310,6 +310,37 @@ impl<'a> Section<'a> {
         let Some(mut parent) = self.section(key) else { return Vec::new() };
         let names: Vec<String> = parent.table.keys().map(|name| name.get_ref().to_string()).collect();
         names.into_iter().filter_map(|name| parent.section(&name).map(|section| (name, section))).collect()
+    }
+
+    /// All sections of a list, `[[name]]`.
+    pub fn list(&mut self, key: &str) -> Vec<Section<'a>> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            let _ = self.wrong_type::<()>(value, key, &format!("a list of sections, [[{key}]]"));
+            return Vec::new();
+        };
+        items.iter().filter_map(|item| self.as_section(key, item)).collect()
+    }
+
+    /// A whole number or one with a point.
+    pub fn quantity(&mut self, key: &str) -> Option<f64> {
+        let value = self.get(key)?;
+        let text = match value.get_ref() {
+            DeValue::Integer(integer) => integer.as_str(),
+            DeValue::Float(float) => float.as_str(),
+            _ => return self.wrong_type(value, key, "a number, without quotes"),
+        };
+        match text.parse() {
+            Ok(number) => Some(number),
+            Err(_) => self.wrong_type(value, key, "a decimal number"),
+        }
+    }
+
+    /// Pairs of a section below this one: names and texts.
+    pub fn pairs(&mut self, key: &str) -> Vec<(String, String)> {
+        let Some(mut below) = self.section(key) else { return Vec::new() };
+        let names: Vec<String> = below.table.keys().map(|name| name.get_ref().to_string()).collect();
+        names.into_iter().filter_map(|name| below.text(&name).map(|text| (name, text.value))).collect()
     }
 
     /// Reports every key that nobody asked for.

@@ -14,17 +14,37 @@ pub enum Which {
     At(Timestamp),
     /// This one.
     Exactly(BackupId),
+    /// The oldest there is.
+    Oldest,
+    /// Any one whose snapshot is not older than a time; the seed decides, and decides again the same way.
+    Random {
+        /// What decides.
+        seed: u64,
+        /// Oldest snapshot that counts.
+        since: Timestamp,
+    },
 }
 
 impl Which {
     /// Picks from manifests in any order; `None` if nothing fits.
     pub fn pick<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> Option<&'a Manifest> {
+        let age = |m: &&Manifest| (m.source.snapshot_time, m.epoch, m.sequence);
         let candidates = manifests.into_iter().filter(|m| match self {
-            Self::Latest => true,
+            Self::Latest | Self::Oldest => true,
             Self::At(time) => m.source.snapshot_time <= *time,
             Self::Exactly(id) => &m.backup == id,
+            Self::Random { since, .. } => m.source.snapshot_time >= *since,
         });
-        candidates.max_by_key(|m| (m.source.snapshot_time, m.epoch, m.sequence))
+        match self {
+            Self::Latest | Self::At(_) | Self::Exactly(_) => candidates.max_by_key(age),
+            Self::Oldest => candidates.min_by_key(age),
+            Self::Random { seed, .. } => {
+                let mut all: Vec<&Manifest> = candidates.collect();
+                all.sort_by_key(age);
+                let count = u64::try_from(all.len()).ok().filter(|count| *count > 0)?;
+                all.get(usize::try_from(seed % count).ok()?).copied()
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 
 use super::envelope::{Envelope, WrappedIdentity};
+use super::evidence::Record;
 use super::id::VaultId;
 use super::manifest::Manifest;
 
@@ -33,6 +34,11 @@ impl Document {
     #[must_use]
     pub fn envelope(envelope: &Envelope) -> Self {
         Self(json(envelope))
+    }
+    /// A record of the evidence series.
+    #[must_use]
+    pub fn evidence(record: &Record) -> Self {
+        Self(json(record))
     }
     /// A slot: an identity that a key has wrapped.
     #[must_use]

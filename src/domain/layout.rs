@@ -5,6 +5,7 @@
 //! manifests/<datastore>/<backup>.json            the commit point (+ .sig before it)
 //! meta/<datastore>/<backup>/                     envelopes, slots, RESTORE.md, sealed fingerprint and plan
 //! payloads/<datastore>/<backup>/                 main.zst.age, globals.sql.zst.age, data-001.zst.age …
+//! evidence/<sequence>.json                       the series of drill reports (+ .sig before each)
 //! probes/<random>                                what `lifeboat check` wrote to see whether it may write
 //! ```
 
@@ -80,6 +81,28 @@ pub const META: &str = "meta/";
 pub const PAYLOADS: &str = "payloads/";
 /// Where `lifeboat check` writes its probes.
 pub const PROBES: &str = "probes/";
+
+/// Where the series of evidence stands.
+pub const EVIDENCE: &str = "evidence/";
+
+/// A record of the series.
+#[must_use]
+pub fn evidence(sequence: u64) -> ObjectKey {
+    ObjectKey(format!("{EVIDENCE}{sequence:08}.json"))
+}
+
+/// The number of a record's key, and whether it is the record or its signature.
+#[must_use]
+pub fn parse_evidence_key(key: &str) -> Option<(u64, bool)> {
+    let name = key.strip_prefix(EVIDENCE)?;
+    let (number, is_record) = match name.strip_suffix(".json.sig") {
+        Some(number) => (number, false),
+        None => (name.strip_suffix(".json")?, true),
+    };
+    let sequence = number.parse().ok().filter(|sequence| *sequence > 0)?;
+    // Only the one spelling counts: two names for one number would be two records under it.
+    (evidence(sequence).as_str() == format!("{EVIDENCE}{number}.json")).then_some((sequence, is_record))
+}
 
 /// The vault's own document.
 #[must_use]

@@ -180,6 +180,8 @@ pub struct Statement {
     pub envelope_sha256: String,
     /// See [`Manifest::slots`].
     pub slots: Vec<Slot>,
+    /// See [`Manifest::evidence_head`].
+    pub evidence_head: Option<String>,
 }
 
 /// Why a manifest is not accepted.
@@ -227,7 +229,7 @@ impl Manifest {
             payloads: receipts.into_iter().map(|r| r.0).collect(),
             envelope_sha256: statement.envelope_sha256,
             slots: statement.slots,
-            evidence_head: None,
+            evidence_head: statement.evidence_head,
         }
     }
 

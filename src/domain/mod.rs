@@ -7,7 +7,9 @@
 
 pub mod choice;
 pub mod document;
+pub mod drill;
 pub mod envelope;
+pub mod evidence;
 pub mod fingerprint;
 pub mod id;
 pub mod layout;

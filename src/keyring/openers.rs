@@ -1,5 +1,7 @@
 //! Opening an envelope: every signed envelope, newest first, every slot, every opener, until one fits.
 
+use std::sync::Arc;
+
 use super::{KeyError, Opener, Unwrapped};
 use crate::domain::Trouble;
 use crate::domain::envelope::{Context, Envelope, Slot};
@@ -37,7 +39,7 @@ pub struct SlotBytes {
 pub async fn open(
     context: &Context,
     envelopes: &[(Envelope, Vec<SlotBytes>)],
-    openers: &[Box<dyn Opener>],
+    openers: &[Arc<dyn Opener>],
 ) -> Result<(Identity, String), NothingOpens> {
     let mut tried = Vec::new();
     let mut unavailable = false;

@@ -57,18 +57,27 @@ pub enum ChildError {
     },
 }
 
-/// A command of a Postgres program, with its connection in the arguments and its secrets in the environment.
+/// A Postgres program, with its connection in the arguments and its secrets in the environment.
 #[must_use]
 pub fn command(tools: &Tools, tool: Tool, connection: &Connection) -> Command {
-    let mut command = Command::new(tools.path(tool));
-    command.env_clear().envs(connection.environment()).kill_on_drop(true);
-    command
+    connection.command(&tools.path(tool))
 }
 
 /// The `PGOPTIONS` that pin [`PINNED_SETTINGS`], after whatever the person's own `PGOPTIONS` say.
 #[must_use]
 pub fn pinned_options() -> String {
-    let pinned = PINNED_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}"));
+    options(&PINNED_SETTINGS)
+}
+
+/// The same for statements that people wrote: names are looked up as they are for everybody else.
+#[must_use]
+pub fn options_for_people() -> String {
+    let pinned: Vec<_> = PINNED_SETTINGS.into_iter().filter(|(name, _)| *name != "search_path").collect();
+    options(&pinned)
+}
+
+fn options(pinned: &[(&str, &str)]) -> String {
+    let pinned = pinned.iter().map(|(name, value)| format!("-c {name}={value}"));
     std::env::var("PGOPTIONS").ok().into_iter().chain(pinned).collect::<Vec<_>>().join(" ")
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -21,6 +22,32 @@ pub struct Connection {
     database: Option<String>,
     password: Option<SecretString>,
     extra: Vec<(String, String)>,
+    jail: Option<Launcher>,
+    addresses: Vec<(String, String)>,
+}
+
+/// Program and arguments that start another program inside a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launcher(Arc<[OsString]>);
+
+impl Launcher {
+    /// A launcher that takes the program to start, and its arguments, behind its own.
+    #[must_use]
+    pub fn new(words: Vec<OsString>) -> Self {
+        Self(words.into())
+    }
+    /// A command that starts `program` in the sandbox, with nothing of our environment.
+    #[must_use]
+    pub fn command(&self, program: &std::path::Path) -> tokio::process::Command {
+        let mut words = self.0.iter();
+        let mut command = tokio::process::Command::new(words.next().map_or(program.as_os_str(), OsString::as_os_str));
+        command.args(words);
+        if !self.0.is_empty() {
+            command.arg(program);
+        }
+        command.env_clear().kill_on_drop(true);
+        command
+    }
 }
 
 /// Why a connection string is not accepted.
@@ -77,8 +104,52 @@ impl Connection {
                 Some(mode) => return Err(ConnectionError::UnverifiedTls { mode, host: remote.to_owned() }),
             }
         }
+        let port = setting("port", "PGPORT").unwrap_or_else(|| "5432".to_owned());
+        let mut ports = port.split(',').cycle();
+        let addresses = host.split(',').map(|host| (host.trim().to_owned(), ports.next().unwrap_or("5432").trim().to_owned())).collect();
         let database = setting("dbname", "PGDATABASE").filter(|name| !name.is_empty());
-        Ok(Self { conninfo: conninfo.to_owned(), database, password: None, extra })
+        Ok(Self { conninfo: conninfo.to_owned(), database, password: None, extra, jail: None, addresses })
+    }
+
+    /// A server inside a sandbox: its clients run in there too, so that nothing the server says can lead them elsewhere, and
+    /// with nothing of our environment.
+    #[must_use]
+    pub fn in_sandbox(socket: &std::path::Path, user: &str, database: &str, launcher: Launcher) -> Self {
+        let conninfo = format!("host={} user={user} dbname={database}", socket.display());
+        Self {
+            conninfo,
+            database: Some(database.to_owned()),
+            password: None,
+            extra: Vec::new(),
+            jail: Some(launcher),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// Hosts and ports that are named, in their order; an empty host is libpq's own socket directory.
+    #[must_use]
+    pub fn addresses(&self) -> &[(String, String)] {
+        &self.addresses
+    }
+
+    /// A program that uses this connection: it runs where clients run, and finds the connection string in `LIFEBOAT_TARGET`.
+    #[must_use]
+    pub fn command(&self, program: &std::path::Path) -> tokio::process::Command {
+        let mut command = match &self.jail {
+            Some(launcher) => launcher.command(program),
+            None => tokio::process::Command::new(program),
+        };
+        command.env_clear().envs(self.environment()).env("LIFEBOAT_TARGET", &self.conninfo).kill_on_drop(true);
+        if self.jail.is_some() {
+            command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        }
+        command
+    }
+
+    /// What starts clients of this server, where that is not simply us.
+    #[must_use]
+    pub fn launcher(&self) -> Option<&Launcher> {
+        self.jail.as_ref()
     }
 
     /// Uses a password from a command or variable; it reaches children in their environment only.
@@ -117,6 +188,7 @@ impl Connection {
     #[must_use]
     pub fn environment(&self) -> Vec<(OsString, OsString)> {
         let mut all: Vec<(OsString, OsString)> = std::env::vars_os()
+            .filter(|_| self.jail.is_none())
             .filter(|(name, _)| name.to_str().is_some_and(|n| n != "PGCLIENTENCODING" && (n.starts_with("PG") || PASSED_ON.contains(&n))))
             .collect();
         all.extend(self.extra.iter().map(|(n, v)| (n.into(), v.into())));

@@ -78,9 +78,21 @@ impl Session {
     /// # Errors
     /// [`SessionError::Lost`] with `psql`'s own words if the server cannot be reached or refuses.
     pub async fn open(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
+        Self::connect(tools, connection, super::children::pinned_options()).await
+    }
+
+    /// Connects for statements that people wrote: values come out pinned, names are looked up along the usual `search_path`.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub async fn open_for_people(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
+        Self::connect(tools, connection, super::children::options_for_people()).await
+    }
+
+    async fn connect(tools: &Tools, connection: &Connection, options: String) -> Result<Self, SessionError> {
         let mut psql = command(tools, Tool::Psql, connection);
         psql.args(["-X", "--no-password", "-q", "-A", "-t", "-z", "-0", "--dbname", connection.conninfo()]);
-        psql.env("PGOPTIONS", super::children::pinned_options());
+        psql.env("PGOPTIONS", options);
         psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = psql.spawn().map_err(SessionError::Start)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {

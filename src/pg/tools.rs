@@ -14,6 +14,12 @@ pub enum Tool {
     PgDumpall,
     /// `pg_restore`
     PgRestore,
+    /// `pg_amcheck`
+    PgAmcheck,
+    /// `initdb`, of a server's installation
+    Initdb,
+    /// `postgres`, of a server's installation
+    Postgres,
 }
 
 impl Tool {
@@ -25,6 +31,9 @@ impl Tool {
             Self::PgDump => "pg_dump",
             Self::PgDumpall => "pg_dumpall",
             Self::PgRestore => "pg_restore",
+            Self::PgAmcheck => "pg_amcheck",
+            Self::Initdb => "initdb",
+            Self::Postgres => "postgres",
         }
     }
 }
@@ -50,14 +59,24 @@ pub enum ToolsError {
         /// What was there.
         found: String,
     },
+    /// No server of the major that is needed.
+    #[error("no PostgreSQL {major} server is installed here")]
+    NoServer {
+        /// The major.
+        major: u32,
+    },
 }
 
 impl ToolsError {
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> String {
-        let Self::NoneFits { needed, .. } = self;
-        format!("install postgresql-client-{needed} (or newer), or name its directory as pg_bin in lifeboat.toml")
+        match self {
+            Self::NoneFits { needed, .. } => {
+                format!("install postgresql-client-{needed} (or newer), or name its directory as pg_bin in lifeboat.toml")
+            }
+            Self::NoServer { major } => format!("install postgresql-{major}, or name its bin directory as pg_bin in lifeboat.toml"),
+        }
     }
 }
 
@@ -88,6 +107,24 @@ impl Tools {
         Err(ToolsError::NoneFits { needed: major_min, looked, found })
     }
 
+    /// Finds an installation that holds a server of exactly this major.
+    ///
+    /// # Errors
+    /// [`ToolsError::NoServer`] naming where was looked.
+    pub async fn find_server(directory: Option<&Path>, major: u32) -> Result<Self, ToolsError> {
+        let candidates: Vec<PathBuf> =
+            directory.map(Path::to_owned).into_iter().chain(debian_directories()).chain(path_directories()).collect();
+        for candidate in &candidates {
+            if !candidate.join(Tool::Postgres.name()).exists() || !candidate.join(Tool::Initdb.name()).exists() {
+                continue;
+            }
+            if let Some(tools) = Self::look(candidate).await.filter(|tools| tools.major == major) {
+                return Ok(tools);
+            }
+        }
+        Err(ToolsError::NoServer { major })
+    }
+
     async fn look(directory: &Path) -> Option<Self> {
         let program = directory.join(Tool::PgDump.name());
         let output = tokio::process::Command::new(program).arg("--version").stdin(Stdio::null()).output().await.ok()?;
@@ -96,6 +133,11 @@ impl Tools {
         Some(Self { directory: directory.to_owned(), version, major })
     }
 
+    /// Where the programs are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
     /// Path of a program.
     #[must_use]
     pub fn path(&self, tool: Tool) -> PathBuf {

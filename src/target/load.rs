@@ -7,9 +7,11 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::os::fd::AsRawFd;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use rustix::fs::MemfdFlags;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
@@ -106,12 +108,21 @@ pub struct Loader {
     pub no_tablespaces: bool,
     /// Ctrl-C.
     pub cancel: CancellationToken,
+    /// Settings of the sessions that load.
+    pub settings: Vec<(String, String)>,
 }
 
 impl Loader {
     fn pg_restore(&self, section: &str) -> tokio::process::Command {
         let mut pg_restore = command(&self.tools, Tool::PgRestore, &self.connection);
         pg_restore.args(["--format=custom", "--exit-on-error", "--no-password", &format!("--section={section}")]);
+        if !self.settings.is_empty() {
+            // libpq splits at spaces that no backslash precedes.
+            let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
+            let settings = self.settings.iter().map(|(name, value)| format!("-c {name}={}", escaped(value)));
+            let own = std::env::var("PGOPTIONS").ok().filter(|_| self.connection.launcher().is_none());
+            pg_restore.env("PGOPTIONS", own.into_iter().chain(settings).collect::<Vec<_>>().join(" "));
+        }
         if self.no_tablespaces {
             pg_restore.arg("--no-tablespaces");
         }
@@ -135,12 +146,12 @@ impl Loader {
     pub async fn post_data(&self, contents: &Contents, entries: &[i64], jobs: usize) -> Result<(), TargetError> {
         let section = "post-data";
         let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
-        let mut list = tempfile::NamedTempFile::new().map_err(failed)?;
-        for entry in entries {
-            writeln!(list, "{entry};").map_err(failed)?;
-        }
+        let list: String = entries.iter().map(|entry| format!("{entry};\n")).collect();
+        // Inherited by its number: pg_restore may run where it sees no file of ours. Other children started meanwhile inherit it
+        // too, which tells them a few numbers.
+        let list = in_memory(list.as_bytes(), MemfdFlags::empty()).map_err(failed)?;
         let mut pg_restore = self.pg_restore(section);
-        pg_restore.arg("--use-list").arg(list.path());
+        pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
         if jobs > 1 {
             pg_restore.arg(format!("--jobs={jobs}"));
         }
@@ -149,7 +160,7 @@ impl Loader {
 
     async fn schema(&self, contents: &Contents, section: &'static str, mut pg_restore: tokio::process::Command) -> Result<(), TargetError> {
         let failed = |source| TargetError::Load { section, source };
-        let file = in_memory(&contents.raw).map_err(|source| failed(LoadError::Memory(source)))?;
+        let file = in_memory(&contents.raw, MemfdFlags::CLOEXEC).map_err(|source| failed(LoadError::Memory(source)))?;
         pg_restore.arg("/dev/stdin").stdin(Stdio::from(file));
         let running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
         tokio::select! {
@@ -251,8 +262,8 @@ fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, loaded: &Load
 }
 
 /// A file that exists in memory only, holding the schema and no rows.
-fn in_memory(bytes: &[u8]) -> std::io::Result<File> {
-    let fd = rustix::fs::memfd_create("lifeboat-contents", rustix::fs::MemfdFlags::CLOEXEC)?;
+fn in_memory(bytes: &[u8], flags: MemfdFlags) -> std::io::Result<File> {
+    let fd = rustix::fs::memfd_create("lifeboat-contents", flags)?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;
     file.rewind()?;

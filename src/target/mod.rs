@@ -47,6 +47,12 @@ pub enum TargetError {
         /// The backup's.
         wanted: String,
     },
+    /// The server lacks what the restore plan expects.
+    #[error("the target server lacks {what}; nothing was changed")]
+    Lacks {
+        /// What.
+        what: String,
+    },
     /// The server cannot be reached or refuses, before anything was changed.
     #[error("the target server cannot be used; nothing was changed")]
     Session(#[source] SessionError),
@@ -110,7 +116,7 @@ impl TargetError {
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {
-            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Encoding { .. } => Trouble::Usage,
+            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Encoding { .. } | Self::Lacks { .. } => Trouble::Usage,
             Self::Session(SessionError::Lost { .. }) => Trouble::Unavailable,
             Self::Content(_) => Trouble::Integrity,
             Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => Trouble::Unavailable,
@@ -120,6 +126,33 @@ impl TargetError {
         }
     }
 
+    /// Whether the target's machine is at fault rather than the backup: something is not installed, full, or died.
+    #[must_use]
+    pub fn is_the_machines(&self) -> bool {
+        const SAYINGS: [&str; 8] = [
+            "could not open extension control file",
+            "is not available",
+            "could not access file \"$libdir",
+            "No space left on device",
+            "could not extend file",
+            "server closed the connection unexpectedly",
+            "terminating connection",
+            "out of memory",
+        ];
+        if matches!(self, Self::Lacks { .. } | Self::Tools(_) | Self::Session(SessionError::Lost { .. })) {
+            return true;
+        }
+        let mut cause: Option<&dyn std::error::Error> = Some(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if SAYINGS.iter().any(|saying| text.contains(saying)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -127,6 +160,7 @@ impl TargetError {
             Self::NotEmpty { .. } => Some("name a database that does not exist yet (lifeboat creates it) or an empty one; --into-database-with-tables restores beside what is there".to_owned()),
             Self::Encoding { wanted, .. } => Some(format!("name a database that does not exist yet, and lifeboat creates it with encoding {wanted}")),
             Self::Tools(error) => Some(error.hint()),
+            Self::Lacks { .. } => Some("install it on the target's host, or correct the restore plan".to_owned()),
             Self::Globals { .. } => Some("restore as a role that may create roles, or give --no-globals and make the roles yourself".to_owned()),
             _ => None,
         }

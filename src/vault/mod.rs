@@ -11,6 +11,7 @@
 //!
 //! What is read is hostile until its signature or hash has been checked by the caller.
 
+pub mod damaged;
 pub mod directory;
 pub mod fetch;
 #[cfg(feature = "aws")]

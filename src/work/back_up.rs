@@ -21,6 +21,7 @@ use super::payload::{Arrived, Destination, Stream, complete_all, send, source_ma
 use super::{HostLock, Rig, WorkError, guide, shelf};
 use crate::catalog::CatalogError;
 use crate::config::DatastoreConfig;
+use crate::config::plans;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
 use crate::domain::id::{BackupId, DatastoreName};
@@ -148,6 +149,14 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     })
 }
 
+/// The newest record of the evidence: as the vault has it, or, for a role that may not read, as this host last saw it.
+async fn evidence_head(rig: &Rig, vault: &crate::domain::id::VaultId) -> Option<String> {
+    match crate::evidence::head(rig.vault.as_ref()).await {
+        Ok(head) => head,
+        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await).flatten(),
+    }
+}
+
 /// Wraps the identity under every key. All of them, or there is no backup: fewer ways to open than configured is not success.
 async fn wrap(rig: &Rig, identity: &Identity, context: &Context) -> Result<Vec<(Slot, Document)>, WorkError> {
     let mut wrapped = Vec::new();
@@ -197,17 +206,28 @@ async fn read_source(rig: &Rig, settings: &DatastoreConfig, context: &Context, i
         let json = serde_json::to_vec(&fingerprint).map_err(|error| WorkError::Bug(error.to_string()))?;
         let place = context.place();
         let globals = pouring.memory("globals.sql", Role::Globals, place.payload("globals.sql"), globals).await?;
-        match pouring.memory("fingerprint.json", Role::Fingerprint, place.sealed_meta("fingerprint.json"), json).await {
-            Ok(sealed) => Ok((globals, sealed, fingerprint, facts)),
-            Err(error) => {
-                globals.abort().await;
-                Err(error)
+        let mut sealed = vec![globals];
+        let mut small = vec![("fingerprint.json", Role::Fingerprint, json)];
+        // As it stands, whether or not it has faults: it is for whoever restores, and no reason to go without a backup.
+        if let Some(plan) = plans::text_of(&rig.config, &context.datastore) {
+            small.push(("plan.toml", Role::Plan, plan));
+        }
+        for (name, role, bytes) in small {
+            match pouring.memory(name, role, place.sealed_meta(name), bytes).await {
+                Ok(payload) => sealed.push(payload),
+                Err(error) => {
+                    for payload in sealed {
+                        payload.abort().await;
+                    }
+                    return Err(error);
+                }
             }
         }
+        Ok((sealed, fingerprint, facts))
     };
     match rest.await {
-        Ok((globals, sealed, fingerprint, facts)) => {
-            arrived.extend([globals, sealed]);
+        Ok((sealed, fingerprint, facts)) => {
+            arrived.extend(sealed);
             Ok(Reading { arrived, fingerprint, facts, tools })
         }
         Err(error) => {
@@ -428,6 +448,7 @@ async fn publish(rig: &Rig, draft: Draft<'_>, arrived: Vec<Arrived>, written: &m
         },
         envelope_sha256,
         slots: slots.iter().map(|s| manifest::Slot { name: s.name.clone(), kind: guide::kind(s).to_owned() }).collect(),
+        evidence_head: evidence_head(rig, &draft.context.vault).await,
     };
     let manifest = Manifest::new(statement, receipts);
     let document = Document::manifest(&manifest);

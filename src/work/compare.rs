@@ -41,9 +41,34 @@ impl Comparison {
 /// # Errors
 /// [`WorkError`] if the database cannot be read whole.
 pub async fn fingerprint_of(rig: &Rig, tools: &Tools, connection: &Connection, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
-    let unreadable =
-        |source: &dyn std::error::Error| WorkError::NotVerified(format!("the restored database could not be read back: {source}"));
-    let mut stream = dump::whole(tools, connection).map_err(|e| unreadable(&e))?;
+    let stream = dump::whole(tools, connection).map_err(|e| unreadable(&e))?;
+    read_back(rig, tools, stream, recorded).await
+}
+
+/// Compares one table, as [`fingerprint_of`] and [`compare`] do with all; the answer says what differs.
+///
+/// # Errors
+/// [`WorkError`] if the database cannot be read.
+pub async fn compare_table(
+    rig: &Rig,
+    tools: &Tools,
+    connection: &Connection,
+    recorded: &Fingerprint,
+    table: &TableRows,
+) -> Result<Vec<String>, WorkError> {
+    let stream = dump::one_table(tools, connection, &table.schema, &table.table).map_err(|e| unreadable(&e))?;
+    let found = read_back(rig, tools, stream, recorded).await?;
+    let only = Fingerprint { tables: vec![table.clone()], ..recorded.clone() };
+    let mut comparison = Comparison::default();
+    compare_tables(&only, &found, &mut comparison);
+    Ok(comparison.differences)
+}
+
+fn unreadable(source: &dyn std::error::Error) -> WorkError {
+    WorkError::NotVerified(format!("the restored database could not be read back: {source}"))
+}
+
+async fn read_back(rig: &Rig, tools: &Tools, mut stream: dump::DumpStream, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
     let stage = rig.progress.begin("compare", None);
     let mut tap = ArchiveTap { reader: Reader::new(Fingerprinter::like(recorded)), stage: std::sync::Arc::clone(&stage) };
     let cancel = rig.cancel.clone();

@@ -119,6 +119,31 @@ shred -u identity.txt
     )
 }
 
+/// The commands of a guide in their order, with only the named slot's way to open the identity: what a person would paste.
+#[must_use]
+pub fn commands(guide: &str, slot: &str) -> Vec<String> {
+    let (mut blocks, mut block, mut heading, mut within) = (Vec::new(), String::new(), String::new(), false);
+    for line in guide.lines() {
+        match line {
+            "```bash" => within = true,
+            "```" => {
+                within = false;
+                if !block.is_empty() {
+                    blocks.push(std::mem::take(&mut block));
+                }
+            }
+            _ if within && (heading.is_empty() || heading.starts_with(&format!("Slot `{slot}`"))) => {
+                block.push_str(line);
+                block.push('\n');
+            }
+            _ if line.starts_with("Slot `") => line.clone_into(&mut heading),
+            _ if line.starts_with("## ") => heading.clear(),
+            _ => {}
+        }
+    }
+    blocks
+}
+
 fn fetch(address: &str, options: &str, place: &crate::domain::layout::Place<'_>) -> String {
     let manifest = place.manifest();
     let folders = [place.meta_prefix(), place.payload_prefix()];

@@ -3,6 +3,8 @@
 pub mod back_up;
 pub mod check;
 pub mod compare;
+pub mod drill;
+pub mod evidence;
 pub mod guide;
 pub mod init;
 pub mod payload;
@@ -22,33 +24,37 @@ use crate::config::{Config, ConfigError};
 use crate::domain::Trouble;
 use crate::domain::document::DocumentError;
 use crate::domain::envelope::EnvelopeError;
+use crate::domain::evidence::Flaw;
 use crate::domain::id::DatastoreName;
 use crate::domain::manifest::ManifestError;
+use crate::evidence::EvidenceError;
 use crate::keyring::openers::NothingOpens;
 use crate::keyring::sign::{Signer, TrustedKeys};
 use crate::keyring::{Key, KeyError, Opener};
 use crate::report::Progress;
+use crate::sandbox::SandboxError;
 use crate::seal::{OpenError, SealError};
 use crate::source::postgres::SourceError;
 use crate::target::TargetError;
 use crate::vault::{Vault, VaultError};
 
-/// Everything a verb works with.
+/// Everything a verb works with. A drill works with a copy in which something is broken.
+#[derive(Clone)]
 pub struct Rig {
     /// The configuration.
     pub config: Config,
     /// The vault.
     pub vault: Arc<dyn Vault>,
     /// Keys that wrap.
-    pub keys: Vec<Box<dyn Key>>,
+    pub keys: Vec<Arc<dyn Key>>,
     /// What may open, in the order in which it is tried.
-    pub openers: Vec<Box<dyn Opener>>,
+    pub openers: Vec<Arc<dyn Opener>>,
     /// What signs.
-    pub signer: Box<dyn Signer>,
+    pub signer: Arc<dyn Signer>,
     /// What is believed.
     pub trusted: TrustedKeys,
     /// The catalog, or why there is none: no verb fails for want of it.
-    pub catalog: Result<Catalog, CatalogError>,
+    pub catalog: Result<Catalog, Arc<CatalogError>>,
     /// Where to tell what is happening.
     pub progress: Progress,
     /// Cancelled by Ctrl-C and SIGTERM.
@@ -63,7 +69,7 @@ impl Rig {
             Ok(catalog) => Some(catalog),
             Err(error) => {
                 tracing::warn!(
-                    error = error as &dyn std::error::Error,
+                    error = error.as_ref() as &dyn std::error::Error,
                     "going on without the catalog; `lifeboat catalog rebuild` makes a new one if its file is removed"
                 );
                 None
@@ -116,6 +122,8 @@ pub enum WorkError {
     NoSuchDatastore { name: String, suggestion: Option<String> },
     #[error("{what} is already running for datastore {datastore} on this host")]
     AlreadyRunning { what: &'static str, datastore: DatastoreName },
+    #[error("drill {drill} is running already on this host")]
+    DrillRunning { drill: String },
     #[error("there is no vault at {address}: its vault.json is missing")]
     NoVault { address: String },
     #[error("{what}: {why}")]
@@ -128,6 +136,14 @@ pub enum WorkError {
     NotVerified(String),
     #[error("{0}")]
     Leftovers(String),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    #[error("there is no drill {name}: {} is not there{}", file.display(), suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
+    NoSuchDrill { name: String, file: PathBuf, suggestion: Option<String> },
+    #[error("the evidence series has {count} flaws", count = .0.len())]
+    Flawed(Vec<Flaw>),
     #[error("{what} failed")]
     File {
         what: String,
@@ -145,7 +161,9 @@ impl WorkError {
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {
-            Self::Config(_) | Self::NoSuchDatastore { .. } | Self::NoVault { .. } | Self::Refused { .. } => Trouble::Usage,
+            Self::Config(_) | Self::NoSuchDatastore { .. } | Self::NoVault { .. } | Self::Refused { .. } | Self::NoSuchDrill { .. } => {
+                Trouble::Usage
+            }
             Self::Vault(error) => error.trouble(),
             Self::Key(error) => error.trouble(),
             Self::NothingOpens(error) => error.trouble(),
@@ -157,10 +175,12 @@ impl WorkError {
                 Trouble::Integrity
             }
             Self::NoSuchBackup { .. } => Trouble::NoSuchBackup,
-            Self::AlreadyRunning { .. } => Trouble::AlreadyRunning,
+            Self::AlreadyRunning { .. } | Self::DrillRunning { .. } => Trouble::AlreadyRunning,
             Self::Target(error) => error.trouble(),
             Self::CheckFailed(_) => Trouble::CheckFailed,
-            Self::NotVerified(_) => Trouble::NotVerified,
+            Self::NotVerified(_) | Self::Sandbox(_) => Trouble::NotVerified,
+            Self::Evidence(error) => error.trouble(),
+            Self::Flawed(_) => Trouble::Integrity,
             Self::Leftovers(_) => Trouble::Leftovers,
             Self::Interrupted => Trouble::Interrupted,
         }
@@ -174,8 +194,12 @@ impl WorkError {
             Self::Target(error) => error.hint(),
             Self::NoVault { .. } => Some("`lifeboat init` makes a vault; if there was one, check the address in lifeboat.toml before making another".to_owned()),
             Self::Refused { hint, .. } => Some(hint.clone()),
+            Self::Sandbox(SandboxError::Tools(error)) => Some(error.hint()),
+            Self::Sandbox(_) => Some("nothing is known about the backup; run the drill again when the sandbox can be raised".to_owned()),
+            Self::Flawed(_) => Some("compare with a copy of the vault or with what the auditor has; a flaw that nobody can explain is an incident".to_owned()),
+            Self::NoSuchDrill { .. } => Some("drills are files in drills/ beside lifeboat.toml; `lifeboat drill list` shows them".to_owned()),
             Self::NoSuchBackup { datastore, .. } => Some(format!("`lifeboat list {datastore}` shows what there is")),
-            Self::AlreadyRunning { .. } => Some("wait for it to end; nothing was changed".to_owned()),
+            Self::AlreadyRunning { .. } | Self::DrillRunning { .. } => Some("wait for it to end; nothing was changed".to_owned()),
             Self::NothingOpens(_) => Some("any one key slot is enough: give a recovery key with --identity FILE, or see RESTORE.md beside the backup".to_owned()),
             Self::NotSigned { .. } => Some("either it was not written by your lifeboat, or the key that signed it is not in trust = [\"…\"]; do not restore it before you know which".to_owned()),
             Self::Open(_) | Self::Damaged { .. } => Some("restore another backup (`lifeboat list`), and find out what happened to this one (`lifeboat verify --all`)".to_owned()),
@@ -200,18 +224,26 @@ impl HostLock {
     /// # Errors
     /// [`WorkError::AlreadyRunning`] if another process holds it.
     pub fn take(config: &Config, datastore: &DatastoreName, what: &'static str) -> Result<Self, WorkError> {
+        Self::named(config, datastore.as_str(), what)?.ok_or_else(|| WorkError::AlreadyRunning { what, datastore: datastore.clone() })
+    }
+
+    /// Takes a lock by name, without waiting; `None` if another process holds it.
+    ///
+    /// # Errors
+    /// [`WorkError::File`] if it cannot be had at all.
+    pub fn named(config: &Config, name: &str, what: &'static str) -> Result<Option<Self>, WorkError> {
         let directory = Self::directory(config);
-        let fail = |source| WorkError::File { what: format!("locking in {}", directory.display()), source };
+        let fail = |source| WorkError::File { what: format!("locking in {} for {what}", directory.display()), source };
         std::fs::create_dir_all(&directory).map_err(fail)?;
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(directory.join(format!("{datastore}.lock")))
+            .open(directory.join(format!("{name}.lock")))
             .map_err(fail)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(WorkError::AlreadyRunning { what, datastore: datastore.clone() }),
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(fail(error.into())),
         }
     }

@@ -13,10 +13,14 @@ use serde::Serialize;
 use super::compare::{Comparison, compare, fingerprint_of};
 use super::verify::payload_of;
 use super::{Rig, WorkError, shelf};
+use crate::check;
+use crate::config::plans::{PlanStage, Smoke};
+use crate::domain::drill::CheckResult;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::pg::archive::Contents;
 use crate::pg::globals::{self, Globals};
+use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Tools};
 use crate::seal::Identity;
 use crate::source::postgres::{dump, snapshot};
@@ -39,6 +43,46 @@ pub struct Wishes {
     pub check: bool,
     /// How many things happen at once on the target: rows, indexes, constraints.
     pub jobs: usize,
+    /// Major version the server must have.
+    pub major: Option<u32>,
+    /// Extensions the server must offer, by name or by name and version.
+    pub extensions: Vec<String>,
+    /// Settings of the sessions that load.
+    pub settings: Vec<(String, String)>,
+    /// Statements for the empty database.
+    pub before: Vec<String>,
+    /// Statements for the loaded database.
+    pub after: Vec<String>,
+    /// Programs that must succeed in the end.
+    pub smoke: Vec<Smoke>,
+}
+
+impl Wishes {
+    /// What a restore plan says about one datastore.
+    ///
+    /// # Errors
+    /// [`WorkError::Refused`] if a tablespace is not written as it must be.
+    pub fn of(stage: &PlanStage) -> Result<Self, WorkError> {
+        let tablespaces = TablespaceMap::parse(&stage.tablespaces).map_err(|why| WorkError::Refused {
+            what: format!("restore plan of {}", stage.datastore),
+            why,
+            hint: "write tablespaces = { name = \"/directory\" }".to_owned(),
+        })?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            no_globals: !stage.globals,
+            beside_tables: false,
+            tablespaces,
+            check: false,
+            jobs: stage.jobs.unwrap_or(cores),
+            major: stage.major,
+            extensions: stage.extensions.clone(),
+            settings: stage.settings.clone(),
+            before: stage.before.clone(),
+            after: stage.after.clone(),
+            smoke: stage.smoke.clone(),
+        })
+    }
 }
 
 /// Everything known before the first change.
@@ -95,6 +139,8 @@ pub struct RestoreReport {
     pub stages: Vec<StageTime>,
     /// The comparison with the fingerprint, if asked for.
     pub comparison: Option<Comparison>,
+    /// What the plan's smoke commands said.
+    pub smoke: Vec<CheckResult>,
 }
 
 /// Opens the backup and looks at the target, changing nothing.
@@ -115,6 +161,7 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
         }
     };
     let server = snapshot::server(&mut session).await.map_err(TargetError::Session)?;
+    offers(&mut session, &server, &wishes).await?;
     let tools = match Tools::find(rig.config.pg_bin.as_deref(), server.major().max(manifest.tools.pg_dump_major)).await {
         Ok(newer) => newer,
         Err(_) => tools,
@@ -147,6 +194,26 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
         creates,
         server: server.version,
     })
+}
+
+/// Whether the server has what the plan expects of it.
+async fn offers(session: &mut crate::pg::Session, server: &snapshot::Server, wishes: &Wishes) -> Result<(), WorkError> {
+    if let Some(major) = wishes.major.filter(|major| *major != server.major()) {
+        return Err(TargetError::Lacks { what: format!("PostgreSQL {major}; it is {}", server.version) }.into());
+    }
+    for extension in &wishes.extensions {
+        let mut words = extension.split_whitespace();
+        let (name, version) = (words.next().unwrap_or_default(), words.next());
+        let versions =
+            format!("SELECT version FROM pg_catalog.pg_available_extension_versions WHERE name = {} ORDER BY version", quote_text(name));
+        let rows = session.ask("its extensions", &versions, 1).await.map_err(TargetError::Session)?;
+        let offered: Vec<String> = rows.into_iter().flatten().flatten().collect();
+        if offered.is_empty() || version.is_some_and(|wanted| !offered.iter().any(|v| v == wanted)) {
+            let has = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+            return Err(TargetError::Lacks { what: format!("extension {extension}; it offers {has}") }.into());
+        }
+    }
+    Ok(())
 }
 
 fn before_loading(source: LoadError) -> WorkError {
@@ -224,10 +291,13 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
         jobs: wishes.jobs.max(1),
         no_tablespaces: left_out,
         cancel: rig.cancel.clone(),
+        settings: wishes.settings.clone(),
     };
+    statements(&loader, &wishes.before, "before", state).await?;
     load_sections(rig, &manifest, &identity, archive, &loader, state, &mut stages).await?;
     properties.apply(&mut session, &database, &encoding).await?;
     drop(session);
+    statements(&loader, &wishes.after, "after", state).await?;
     let comparison = if wishes.check {
         let begun = Instant::now();
         let comparison = check_restored(rig, &manifest, &identity, &tools, &connection).await?;
@@ -236,6 +306,10 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
     } else {
         None
     };
+    let mut smoke = Vec::new();
+    for one in &wishes.smoke {
+        smoke.push(check::smoke(one, &|program| connection.command(program)).await);
+    }
     Ok(RestoreReport {
         backup: manifest.backup.to_string(),
         database,
@@ -244,7 +318,22 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
         plain_bytes: manifest.plain_bytes(),
         stages,
         comparison,
+        smoke,
     })
+}
+
+/// Statements of the restore plan.
+async fn statements(loader: &Loader, statements: &[String], when: &'static str, state: &mut State) -> Result<(), WorkError> {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let mut session = crate::pg::Session::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    for (number, statement) in statements.iter().enumerate() {
+        let what = format!("statement {} of `{when}` in the restore plan", number + 1);
+        session.run(&what, statement).await.map_err(|source| TargetError::Database { what: what.clone(), source })?;
+    }
+    state.changed.push(format!("the plan's `{when}` statements were run"));
+    Ok(())
 }
 
 /// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness be told.

@@ -131,6 +131,7 @@ pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings:
     let picked = which.pick(believed.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
     let wanted = match which {
         Which::At(time) => format!("at or before {time}"),
+        Which::Random { since, .. } => format!("at or after {since}"),
         _ => "that can be believed".to_owned(),
     };
     picked

@@ -16,20 +16,43 @@ fn room(file: &Path) -> String {
 }
 
 /// Which rooms each room may use. `cli → rig → work → rooms → domain`; nothing points back.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("domain", &[]),
     ("failpoint", &[]),
-    ("report", &[]),
+    ("report", &["domain"]),
+    ("saga", &[]),
+    ("sandbox", &["pg"]),
+    ("check", &["domain", "config", "pg"]),
+    ("evidence", &["domain", "keyring", "vault"]),
     ("pg", &["domain"]),
     ("seal", &["domain"]),
     ("aws", &[]),
     ("keyring", &["domain", "seal", "aws"]),
     ("config", &["domain", "keyring", "pg"]),
     ("vault", &["domain", "seal", "config", "aws"]),
-    ("catalog", &["domain"]),
+    ("catalog", &["domain", "saga"]),
     ("source", &["domain", "pg", "seal", "failpoint"]),
     ("target", &["domain", "pg", "seal", "report"]),
-    ("work", &["domain", "config", "pg", "seal", "keyring", "vault", "catalog", "source", "target", "report", "failpoint"]),
+    (
+        "work",
+        &[
+            "domain",
+            "config",
+            "pg",
+            "seal",
+            "keyring",
+            "vault",
+            "catalog",
+            "source",
+            "target",
+            "report",
+            "failpoint",
+            "saga",
+            "sandbox",
+            "check",
+            "evidence",
+        ],
+    ),
     ("rig", &["work", "domain", "config", "keyring", "vault", "catalog", "report"]),
 ];
 

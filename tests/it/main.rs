@@ -9,6 +9,7 @@
 mod support;
 
 mod architecture;
+mod drills;
 mod faults;
 mod museum;
 mod refusals;

@@ -135,6 +135,15 @@ pub fn whole(tools: &Tools, connection: &Connection) -> Result<DumpStream, Sourc
     spawn(tools, connection, Vec::new())
 }
 
+/// Starts a `pg_dump` of one table.
+///
+/// # Errors
+/// [`SourceError::Child`] if it cannot be started.
+pub fn one_table(tools: &Tools, connection: &Connection, schema: &str, table: &str) -> Result<DumpStream, SourceError> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    spawn(tools, connection, vec![format!("--table={}.{}", quoted(schema), quoted(table)).into()])
+}
+
 fn start(
     tools: &Tools,
     connection: &Connection,

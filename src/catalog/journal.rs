@@ -1,0 +1,129 @@
+//! The journal of sagas, and the runs it belongs to.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{Catalog, CatalogError};
+use crate::domain::id::VaultId;
+use crate::saga::{Event, Journal, Refused};
+
+/// A drill that was begun on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillRun {
+    /// The run.
+    pub run: String,
+    /// The drill's name.
+    pub drill: String,
+    /// Number of its `started` record.
+    pub started: u64,
+    /// When it was declared.
+    pub declared: Timestamp,
+}
+
+#[async_trait]
+impl Journal for Catalog {
+    async fn append(&self, run: &str, step: &str, event: &Event) -> Result<(), Refused> {
+        let (word, made) = match event {
+            Event::Started => ("started", None),
+            Event::Succeeded(made) => ("succeeded", Some(made)),
+            Event::Failed(why) => ("failed", Some(why)),
+            Event::Undone => ("undone", None),
+        };
+        let done = sqlx::query("INSERT INTO journal (run, step, event, made, at) VALUES (?, ?, ?, ?, ?)")
+            .bind(run)
+            .bind(step)
+            .bind(word)
+            .bind(made)
+            .bind(Timestamp::now().to_string())
+            .execute(&self.pool)
+            .await;
+        done.map(drop).map_err(|error| Refused(error.to_string()))
+    }
+
+    async fn events(&self, run: &str) -> Result<Vec<(String, Event)>, Refused> {
+        let rows: Vec<(String, String, Option<String>)> = sqlx::query_as("SELECT step, event, made FROM journal WHERE run = ? ORDER BY id")
+            .bind(run)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| Refused(error.to_string()))?;
+        let event = |word: &str, made: Option<String>| match word {
+            "started" => Ok(Event::Started),
+            "succeeded" => Ok(Event::Succeeded(made.unwrap_or_default())),
+            "failed" => Ok(Event::Failed(made.unwrap_or_default())),
+            "undone" => Ok(Event::Undone),
+            other => Err(Refused(format!("it holds an event {other:?}, which this lifeboat does not know"))),
+        };
+        rows.into_iter().map(|(step, word, made)| Ok((step, event(&word, made)?))).collect()
+    }
+}
+
+impl Catalog {
+    /// Notes that a drill began.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn begin_drill(&self, vault: &VaultId, drill: &DrillRun) -> Result<(), CatalogError> {
+        sqlx::query("INSERT INTO drills (run, vault, drill, started, declared_at) VALUES (?, ?, ?, ?, ?)")
+            .bind(&drill.run)
+            .bind(vault.as_str())
+            .bind(&drill.drill)
+            .bind(i64::try_from(drill.started).unwrap_or(i64::MAX))
+            .bind(drill.declared.to_string())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that a drill has its report.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn end_drill(&self, run: &str) -> Result<(), CatalogError> {
+        let now = Timestamp::now().to_string();
+        sqlx::query("UPDATE drills SET ended_at = ? WHERE run = ?").bind(now).bind(run).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Drills of this host that have no report yet.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn open_drills(&self, vault: &VaultId) -> Result<Vec<DrillRun>, CatalogError> {
+        let rows: Vec<(String, String, i64, String)> =
+            sqlx::query_as("SELECT run, drill, started, declared_at FROM drills WHERE vault = ? AND ended_at IS NULL ORDER BY declared_at")
+                .bind(vault.as_str())
+                .fetch_all(&self.pool)
+                .await?;
+        let run = |(run, drill, started, declared): (String, String, i64, String)| {
+            Some(DrillRun { run, drill, started: u64::try_from(started).ok()?, declared: declared.parse().ok()? })
+        };
+        Ok(rows.into_iter().filter_map(run).collect())
+    }
+
+    /// Notes the newest record of the evidence that this host has seen.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn saw_evidence(&self, vault: &VaultId, sequence: u64, sha256: &str) -> Result<(), CatalogError> {
+        sqlx::query(
+            "INSERT INTO evidence_heads (vault, sequence, sha256) VALUES (?1, ?2, ?3)
+             ON CONFLICT (vault) DO UPDATE SET sequence = ?2, sha256 = ?3 WHERE sequence < ?2",
+        )
+        .bind(vault.as_str())
+        .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
+        .bind(sha256)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// The hash of the newest record of the evidence that this host has seen.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Option<String>, CatalogError> {
+        let row: Option<(String,)> =
+            sqlx::query_as("SELECT sha256 FROM evidence_heads WHERE vault = ?").bind(vault.as_str()).fetch_optional(&self.pool).await?;
+        Ok(row.map(|(sha256,)| sha256))
+    }
+}

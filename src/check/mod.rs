@@ -1,0 +1,257 @@
+//! Checks: one question each, asked of restored data. The answers are pass, fail, or *could not look*, which is never a pass.
+//!
+//! What is asked is hostile: answers are data, and whatever takes too long is not waited for. The comparison with the fingerprint
+//! is asked by `work`, through the code that made the fingerprint.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::config::plans::{Ask, CheckConfig, Expect, Smoke};
+use crate::domain::drill::{Answer, CheckKind, CheckResult};
+use crate::domain::span::for_people;
+use crate::pg::children::{Running, command};
+use crate::pg::sql::quote_text;
+use crate::pg::{Connection, Session, SessionError, Tool, Tools};
+
+/// How long a query may take.
+const QUERY_PATIENCE: Duration = Duration::from_secs(600);
+/// How long `pg_amcheck` may take.
+const AMCHECK_PATIENCE: Duration = Duration::from_secs(4 * 3600);
+
+/// What is asked, and what the answers are held against.
+pub struct Subject<'a> {
+    /// Client programs.
+    pub tools: &'a Tools,
+    /// The restored database.
+    pub connection: &'a Connection,
+    /// Makes a command that runs where the database is, with `PGHOST` and the like set.
+    pub command: &'a (dyn Fn(&Path) -> tokio::process::Command + Send + Sync),
+    /// When the backup's snapshot was taken.
+    pub snapshot_time: Timestamp,
+    /// How old the data may be.
+    pub rpo: Duration,
+}
+
+/// An answer before it has its name and time.
+struct Said {
+    answer: Answer,
+    summary: String,
+    detail: Vec<String>,
+}
+
+fn said(answer: Answer, summary: impl Into<String>) -> Said {
+    Said { answer, summary: summary.into(), detail: Vec::new() }
+}
+
+impl From<SessionError> for Said {
+    fn from(error: SessionError) -> Self {
+        // What the server says may quote data; a report holds none.
+        Self { answer: Answer::CouldNotLook, summary: "the server did not answer the question".to_owned(), detail: vec![error.to_string()] }
+    }
+}
+
+/// The kind of a question.
+#[must_use]
+pub fn kind(ask: &Ask) -> CheckKind {
+    match ask {
+        Ask::Fingerprint => CheckKind::Fingerprint,
+        Ask::Sql { .. } => CheckKind::Sql,
+        Ask::Freshness { .. } => CheckKind::Freshness,
+        Ask::Amcheck => CheckKind::Amcheck,
+        Ask::Catalog { .. } => CheckKind::Catalog,
+        Ask::Command(_) => CheckKind::Command,
+    }
+}
+
+/// Asks everything but the fingerprint.
+pub async fn ask(check: &CheckConfig, subject: &Subject<'_>) -> CheckResult {
+    let begun = Instant::now();
+    let said = match &check.ask {
+        Ask::Fingerprint => said(Answer::CouldNotLook, "it is not asked here"),
+        Ask::Sql { query, expect } => sql(subject, query, expect).await,
+        Ask::Freshness { query, within } => freshness(subject, query, within.map_or(subject.rpo, |w| w.duration())).await,
+        Ask::Amcheck => amcheck(subject).await,
+        Ask::Catalog { extensions, roles, unvalidated_max } => catalog(subject, extensions, roles, *unvalidated_max).await,
+        Ask::Command(smoke) => program(smoke, subject.command).await,
+    };
+    named(&check.name, kind(&check.ask), said, begun)
+}
+
+/// The single value of a query; `None` for NULL.
+async fn value(subject: &Subject<'_>, query: &str) -> Result<Option<String>, Said> {
+    let asking = async {
+        let mut session = Session::open_for_people(subject.tools, subject.connection).await?;
+        let rows = session.ask("a check", query.trim().trim_end_matches(';'), 1).await?;
+        Ok::<_, SessionError>(rows)
+    };
+    match tokio::time::timeout(QUERY_PATIENCE, asking).await {
+        Err(_) => Err(said(Answer::CouldNotLook, format!("no answer within {}", for_people(QUERY_PATIENCE)))),
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(rows)) => match rows.as_slice() {
+            [row] => Ok(row.first().cloned().flatten()),
+            rows => Err(said(Answer::CouldNotLook, format!("the query answers with {} rows, and must answer with one value", rows.len()))),
+        },
+    }
+}
+
+async fn sql(subject: &Subject<'_>, query: &str, expect: &Expect) -> Said {
+    let found = match value(subject, query).await {
+        Ok(found) => found,
+        Err(said) => return said,
+    };
+    let shown = found.clone().unwrap_or_else(|| "NULL".to_owned());
+    let (holds, wanted) = match expect {
+        Expect::Is(text) => (found.as_ref() == Some(text), format!("{text:?}")),
+        Expect::Between(low, high) => {
+            let number: Option<f64> = found.and_then(|text| text.parse().ok());
+            let holds = number.is_some_and(|n| low.is_none_or(|low| n >= low) && high.is_none_or(|high| n <= high));
+            let bound = |bound: &Option<f64>, word: &str| bound.map(|b| format!("{word} {b}"));
+            (holds, [bound(low, "at least"), bound(high, "at most")].into_iter().flatten().collect::<Vec<_>>().join(", "))
+        }
+    };
+    let mut said =
+        if holds { said(Answer::Pass, "the answer is as expected") } else { said(Answer::Fail, "the answer is not the one expected") };
+    said.detail.push(format!("answer {shown:?}, expected {wanted}"));
+    said
+}
+
+async fn freshness(subject: &Subject<'_>, query: &str, within: Duration) -> Said {
+    let query = format!("SELECT extract(epoch FROM ({})::timestamptz)", query.trim().trim_end_matches(';'));
+    let newest = match value(subject, &query).await {
+        Ok(Some(text)) => text,
+        Ok(None) => return said(Answer::Fail, "there is no newest row"),
+        Err(said) => return said,
+    };
+    let Ok(newest) = newest.parse::<f64>() else { return said(Answer::CouldNotLook, "the query does not answer with a time") };
+    let snapshot = subject.snapshot_time.as_millisecond() as f64 / 1000.0;
+    let age = Duration::try_from_secs_f64((snapshot - newest).max(0.0)).unwrap_or(Duration::MAX);
+    let summary = format!("the newest row was {} old when the backup was taken; {} are allowed", for_people(age), for_people(within));
+    said(if age <= within { Answer::Pass } else { Answer::Fail }, summary)
+}
+
+async fn catalog(subject: &Subject<'_>, extensions: &[String], roles: &[String], unvalidated_max: usize) -> Said {
+    let missing = |names: &[String], table: &str, column: &str| {
+        let values = names.iter().map(|name| format!("({})", quote_text(name))).collect::<Vec<_>>().join(", ");
+        format!(
+            "SELECT string_agg(name, ', ') FROM (VALUES {values}) AS wanted (name) WHERE NOT EXISTS (SELECT FROM {table} WHERE {column} = wanted.name)"
+        )
+    };
+    let mut wrong = Vec::new();
+    let mut detail = Vec::new();
+    for (names, table, column, what) in
+        [(extensions, "pg_catalog.pg_extension", "extname", "extensions"), (roles, "pg_catalog.pg_roles", "rolname", "roles")]
+    {
+        if names.is_empty() {
+            continue;
+        }
+        match value(subject, &missing(names, table, column)).await {
+            Ok(None) => {}
+            Ok(Some(absent)) => {
+                wrong.push(format!("{what} are missing"));
+                detail.push(format!("missing {what}: {absent}"));
+            }
+            Err(said) => return said,
+        }
+    }
+    let counts = [
+        ("SELECT count(*) FROM pg_catalog.pg_index WHERE NOT indisvalid OR NOT indisready OR NOT indislive", "invalid indexes", 0),
+        ("SELECT count(*) FROM pg_catalog.pg_constraint WHERE NOT convalidated", "constraints that were never validated", unvalidated_max),
+    ];
+    for (query, what, allowed) in counts {
+        match value(subject, query).await.map(|found| found.and_then(|text| text.parse::<usize>().ok())) {
+            Ok(Some(count)) if count <= allowed => {}
+            Ok(Some(count)) => wrong.push(format!("{count} {what}, and {allowed} are allowed")),
+            Ok(None) => return said(Answer::CouldNotLook, format!("{what} could not be counted")),
+            Err(said) => return said,
+        }
+    }
+    let mut said = match wrong.is_empty() {
+        true => said(Answer::Pass, "extensions, roles, indexes and constraints are as expected"),
+        false => said(Answer::Fail, wrong.join("; ")),
+    };
+    said.detail = detail;
+    said
+}
+
+async fn amcheck(subject: &Subject<'_>) -> Said {
+    let installed = "SELECT count(*) FROM pg_catalog.pg_extension WHERE extname = 'amcheck'";
+    let was_there = match value(subject, installed).await {
+        Ok(count) => count.as_deref() != Some("0"),
+        Err(said) => return said,
+    };
+    let mut session = match Session::open(subject.tools, subject.connection).await {
+        Ok(session) => session,
+        Err(error) => return error.into(),
+    };
+    if !was_there && let Err(error) = session.run("the extension amcheck", "CREATE EXTENSION amcheck SCHEMA pg_catalog").await {
+        let mut said = said(Answer::CouldNotLook, "the extension amcheck cannot be had here; it comes with PostgreSQL's contrib package");
+        said.detail.push(error.to_string());
+        return said;
+    }
+    let mut pg_amcheck = command(subject.tools, Tool::PgAmcheck, subject.connection);
+    pg_amcheck.args(["--heapallindexed", "--no-password", subject.connection.conninfo()]);
+    pg_amcheck.stdin(Stdio::null()).stdout(Stdio::null());
+    let run = async { Running::start(pg_amcheck, Tool::PgAmcheck)?.finish().await };
+    let mut said = match tokio::time::timeout(AMCHECK_PATIENCE, run).await {
+        Err(_) => said(Answer::CouldNotLook, format!("pg_amcheck did not end within {}", for_people(AMCHECK_PATIENCE))),
+        Ok(Ok(_)) => said(Answer::Pass, "heaps and indexes are sound, and every row is indexed"),
+        Ok(Err(error)) => {
+            let error = error.to_string();
+            // 2 says that corruption was found, anything else that it could not be looked for.
+            let mut said = match error.contains("exited with 2") {
+                true => said(Answer::Fail, "pg_amcheck found corruption"),
+                false => said(Answer::CouldNotLook, "pg_amcheck could not look"),
+            };
+            said.detail.push(error);
+            said
+        }
+    };
+    // What was added must not be taken for part of the restored data later.
+    if !was_there && let Err(error) = session.run("the extension amcheck", "DROP EXTENSION amcheck").await {
+        said.detail.push(format!("the extension could not be removed again: {error}"));
+    }
+    said
+}
+
+/// Runs a program of the team's where `make` runs it; its exit code is the answer.
+pub async fn smoke(smoke: &Smoke, make: &(dyn Fn(&Path) -> tokio::process::Command + Send + Sync)) -> CheckResult {
+    let begun = Instant::now();
+    let said = program(smoke, make).await;
+    named(&smoke.name, CheckKind::Command, said, begun)
+}
+
+fn named(name: &str, kind: CheckKind, said: Said, begun: Instant) -> CheckResult {
+    CheckResult {
+        name: name.to_owned(),
+        kind,
+        answer: said.answer,
+        summary: said.summary,
+        seconds: begun.elapsed().as_secs_f64(),
+        detail: said.detail,
+    }
+}
+
+async fn program(smoke: &Smoke, make: &(dyn Fn(&Path) -> tokio::process::Command + Send + Sync)) -> Said {
+    let Some((program, arguments)) = smoke.command.split_first() else { return said(Answer::CouldNotLook, "there is no command") };
+    let mut command = make(Path::new(program));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let patience = smoke.within.duration();
+    let output = match tokio::time::timeout(patience, command.output()).await {
+        Err(_) => return said(Answer::Fail, format!("it did not end within {}", for_people(patience))),
+        Ok(Err(error)) => return said(Answer::CouldNotLook, format!("it could not be started: {error}")),
+        Ok(Ok(output)) => output,
+    };
+    let last = |bytes: &[u8]| String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(2000)..]).trim().to_owned();
+    let mut said = match output.status.code() {
+        Some(0) => said(Answer::Pass, "it exited with 0"),
+        // What env, setpriv and shells say when a program is not there or cannot be run.
+        Some(code @ (126 | 127)) => said(Answer::CouldNotLook, format!("it could not be run there (exit code {code})")),
+        Some(code) => said(Answer::Fail, format!("it exited with {code}")),
+        None => said(Answer::Fail, "it was killed"),
+    };
+    said.detail = [last(&output.stdout), last(&output.stderr)].into_iter().filter(|text| !text.is_empty()).collect();
+    said
+}

@@ -1,0 +1,273 @@
+//! `lifeboat drill`: what happens is told line by line as it happens, or as JSON, or on a full screen.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::arguments::Opening;
+use super::exit::Exit;
+use super::print::{self, Failure, data, table, talk};
+use super::run::Start;
+use crate::config::plans;
+use crate::domain::drill::{Answer, Verdict};
+use crate::domain::evidence::DrillReport;
+use crate::domain::span::{bytes_for_people, for_people};
+use crate::report::{Happening, Team};
+use crate::work::{Rig, drill, evidence};
+
+/// Arguments of `lifeboat drill`.
+#[derive(Debug, Args)]
+pub struct DrillArguments {
+    /// The drill: a file in drills/, without .toml.
+    pub name: Option<String>,
+    /// Show it on a full screen, take notes, and wait before each break.
+    #[arg(long)]
+    pub live: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub opening: Opening,
+    /// What else there is to do.
+    #[command(subcommand)]
+    pub verb: Option<DrillVerb>,
+}
+
+/// What else there is to do about drills.
+#[derive(Debug, Subcommand)]
+pub enum DrillVerb {
+    /// List the drills that are configured, and when each was last passed.
+    #[command(after_help = "Example:\n  lifeboat drill list")]
+    List,
+    /// List what was rehearsed, newest last.
+    #[command(after_help = "Example:\n  lifeboat drill history --json | jq '.[-1].verdict'")]
+    History {
+        /// One drill; all if left out.
+        name: Option<String>,
+    },
+    /// Sign that you have looked at a report.
+    #[command(
+        after_help = "Example:\n  lifeboat drill certify 20261124T090000Z-1a2b3c --reviewer 'A. Meyer' --statement 'seen, RTO is fine'"
+    )]
+    Certify {
+        /// The run.
+        run: String,
+        /// Your name.
+        #[arg(long)]
+        reviewer: String,
+        /// What you say.
+        #[arg(long)]
+        statement: String,
+    },
+    /// Go on with a drill whose process died: undo what is left of it, and run its steps again.
+    #[command(after_help = "Example:\n  lifeboat drill resume nightly")]
+    Resume {
+        /// The run, or the name of the drill.
+        run: String,
+    },
+    /// Clean up after a drill whose process died, and write its report.
+    #[command(after_help = "Example:\n  lifeboat drill abort nightly")]
+    Abort {
+        /// The run, or the name of the drill.
+        run: String,
+    },
+}
+
+pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit, Failure> {
+    let rig = start.rig(&arguments.opening).await?;
+    match (arguments.verb, arguments.name) {
+        (Some(DrillVerb::List), _) => list(start, &rig).await,
+        (Some(DrillVerb::History { name }), _) => history(start, &rig, name.as_deref()).await,
+        (Some(DrillVerb::Certify { run, reviewer, statement }), _) => {
+            let written = evidence::certify(&rig, &run, &reviewer, &statement).await?;
+            talk(&format!("signed as record {} of the evidence", written.sequence));
+            Ok(Exit::Done)
+        }
+        (Some(DrillVerb::Resume { run }), _) => {
+            let team = Team::new(tell(start.json), false);
+            ended(start, drill::resume(&rig, &run, &team).await?)
+        }
+        (Some(DrillVerb::Abort { run }), _) => {
+            let team = Team::new(tell(start.json), false);
+            ended(start, drill::abort(&rig, &run, &team).await?)
+        }
+        (None, Some(name)) => {
+            let team = Team::new(tell(start.json), false);
+            ended(start, drill::run(&rig, &name, &team).await?)
+        }
+        (None, None) => list(start, &rig).await,
+    }
+}
+
+/// Tells what happens, a line each.
+fn tell(json: bool) -> impl Fn(&Happening) + Send + Sync {
+    move |happening| {
+        if json {
+            data(&serde_json::to_string(happening).unwrap_or_default());
+        } else {
+            for line in lines(happening) {
+                talk(&line);
+            }
+        }
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    for_people(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
+}
+
+/// What happened, for people.
+pub(super) fn lines(happening: &Happening) -> Vec<String> {
+    match happening {
+        Happening::Declared { drill, run, rto_seconds } => vec![format!("drill {drill}, run {run}: back within {}", seconds(*rto_seconds))],
+        Happening::Chosen { backups, predicted_seconds } => {
+            let mut lines: Vec<String> = backups.iter().map(|backup| format!("    {backup}")).collect();
+            lines.extend(predicted_seconds.map(|predicted| format!("    expected from earlier drills: {}", seconds(predicted))));
+            lines
+        }
+        Happening::StepBegan { step, at_seconds } => vec![format!("{:>8.1} s  {step}", at_seconds)],
+        Happening::StepEnded { error: Some(error), .. } => vec![format!("    failed: {error}")],
+        Happening::StepEnded { error: None, .. } => Vec::new(),
+        Happening::AboutToBreak { story, .. } => vec![format!("    breaking: {story}")],
+        Happening::Broke { scenario, outcome } => vec![format!("    {}: {outcome}", scenario.name())],
+        Happening::Checked { result, detail } => {
+            let word = match result.answer {
+                Answer::Pass => "pass",
+                Answer::Fail => "FAIL",
+                Answer::CouldNotLook => "COULD NOT LOOK",
+            };
+            let shown = detail.iter().take(10).map(|line| format!("        {}", line.replace('\n', "\n        ")));
+            let more = detail.len().checked_sub(10).filter(|more| *more > 0).map(|more| format!("        and {more} more"));
+            std::iter::once(format!("    {word}  {}: {}", result.name, result.summary)).chain(shown).chain(more).collect()
+        }
+        Happening::Controlled { result } => {
+            let word = match result.noticed {
+                Some(true) => "noticed",
+                Some(false) => "NOT NOTICED",
+                None => "COULD NOT BE DONE",
+            };
+            vec![format!("    {word}  {}: {}", result.control.name(), result.summary)]
+        }
+        Happening::Ended { .. } => Vec::new(),
+    }
+}
+
+fn ended(start: &Start, outcome: drill::Outcome) -> Result<Exit, Failure> {
+    let report = &outcome.report;
+    if start.json {
+        // One document a line, like the events before it.
+        let last = json!({ "event": "report", "record": outcome.written.sequence, "sha256": outcome.written.sha256, "report": report });
+        data(&last.to_string());
+    } else {
+        data(&summary(report, outcome.written.sequence));
+    }
+    if start.cancel.is_cancelled() {
+        return Ok(Exit::Interrupted);
+    }
+    Ok(match report.verdict {
+        Verdict::Fail => Exit::CheckFailed,
+        _ if !report.leftovers.is_empty() => Exit::Leftovers,
+        Verdict::NotVerified => Exit::NotVerified,
+        Verdict::Pass => Exit::Done,
+    })
+}
+
+fn summary(report: &DrillReport, record: u64) -> String {
+    let mut lines = vec![format!("drill {} {}", report.drill, report.verdict.name())];
+    lines.extend(report.reasons.iter().map(|reason| format!("  because    {reason}")));
+    for backup in &report.backups {
+        let opened = backup.opened_with.as_deref().unwrap_or("nothing");
+        lines.push(format!(
+            "  restored   {} of {} ({}), {}, opened with {opened}",
+            backup.backup,
+            backup.datastore,
+            backup.chosen,
+            bytes_for_people(backup.plain_bytes)
+        ));
+    }
+    let objective = |name: &str, objective: &crate::domain::drill::Objective| {
+        let measured = objective.measured_seconds.map_or_else(|| "not measured".to_owned(), seconds);
+        format!("  {name}        {measured}, {} allowed", seconds(objective.allowed_seconds))
+    };
+    lines.push(objective("RTO", &report.rto));
+    lines.push(objective("RPO", &report.rpo));
+    let moment = |name: &str, at: Option<f64>| at.map(|at| format!("{name} {}", seconds(at)));
+    let moments = &report.moments;
+    let times = [
+        moment("reachable", moments.payload_reachable),
+        moment("server up", moments.server_up),
+        moment("loaded", moments.loaded),
+        moment("first query", moments.first_query),
+        moment("verified", moments.verified),
+        moment("torn down", moments.torn_down),
+    ];
+    lines.push(format!("  moments    {}", times.into_iter().flatten().collect::<Vec<_>>().join(", ")));
+    let passed = report.checks.iter().filter(|check| check.answer == Answer::Pass).count();
+    let noticed = report.controls.iter().filter(|control| control.noticed == Some(true)).count();
+    lines.push(format!(
+        "  checks     {passed} of {} passed; {noticed} of {} kinds of damage noticed",
+        report.checks.len(),
+        report.controls.len()
+    ));
+    if !report.gaps_accepted.is_empty() {
+        lines.push(format!("  accepted   the sandbox need not be isolated in: {}", report.gaps_accepted.join(", ")));
+    }
+    lines.extend(report.leftovers.iter().map(|leftover| format!("  left       {leftover}")));
+    lines.push(format!("  evidence   record {record}; `lifeboat evidence show {record}`, `lifeboat evidence export DIRECTORY` for pages"));
+    lines.join("\n")
+}
+
+async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
+    let (series, _) = evidence::examine(rig).await?;
+    let reports = evidence::reports(&series);
+    let mut rows = Vec::new();
+    for name in plans::names(&rig.config, plans::DRILLS_DIRECTORY) {
+        let last = reports.iter().rev().find(|(_, report)| report.drill == name).map(|(_, report)| report.verdict.name());
+        let passed = reports.iter().rev().find(|(_, report)| report.drill == name && report.verdict == Verdict::Pass);
+        let fault = drill::script(rig, &name).err().map(|error| error.to_string());
+        rows.push((name, last, passed.map(|(_, report)| report.declared), fault));
+    }
+    if start.json {
+        let all =
+            rows.iter().map(|(name, last, passed, fault)| json!({ "drill": name, "last": last, "last_pass": passed, "fault": fault }));
+        print::json(&all.collect::<Vec<_>>());
+        return Ok(Exit::Done);
+    }
+    let header = ["drill", "last verdict", "last pass"];
+    let shown = rows.iter().map(|(name, last, passed, fault)| {
+        let last = if fault.is_some() { "has faults" } else { last.unwrap_or("never run") };
+        vec![name.clone(), last.to_owned(), passed.map_or_else(|| "never".to_owned(), |time| time.to_string())]
+    });
+    data(&table(&header, shown.collect()));
+    for fault in rows.into_iter().filter_map(|(.., fault)| fault) {
+        talk(&fault);
+    }
+    Ok(Exit::Done)
+}
+
+async fn history(start: &Start, rig: &Rig, name: Option<&str>) -> Result<Exit, Failure> {
+    let (series, flaws) = evidence::examine(rig).await?;
+    let reports: Vec<_> =
+        evidence::reports(&series).into_iter().filter(|(_, report)| name.is_none_or(|name| report.drill == name)).collect();
+    if start.json {
+        let all = reports.iter().map(|(record, report)| json!({ "record": record, "run": report.run, "drill": report.drill, "verdict": report.verdict, "declared": report.declared, "rto_seconds": report.rto.measured_seconds, "rpo_seconds": report.rpo.measured_seconds }));
+        print::json(&all.collect::<Vec<_>>());
+    } else {
+        let header = ["record", "run", "drill", "verdict", "RTO", "RPO"];
+        let rows = reports.iter().map(|(record, report)| {
+            let measured = |objective: &crate::domain::drill::Objective| objective.measured_seconds.map_or_else(|| "-".to_owned(), seconds);
+            vec![
+                record.to_string(),
+                report.run.clone(),
+                report.drill.clone(),
+                report.verdict.name().to_owned(),
+                measured(&report.rto),
+                measured(&report.rpo),
+            ]
+        });
+        data(&table(&header, rows.collect()));
+    }
+    for flaw in flaws {
+        talk(&format!("warning: {flaw}"));
+    }
+    Ok(Exit::Done)
+}

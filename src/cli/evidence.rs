@@ -1,0 +1,69 @@
+//! `lifeboat evidence`: verify the series, show a record, write pages.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::arguments::Opening;
+use super::exit::Exit;
+use super::print::{self, Failure, data, talk};
+use super::run::Start;
+use crate::work::{WorkError, evidence};
+
+/// What can be done with evidence.
+#[derive(Debug, Subcommand)]
+pub enum EvidenceVerb {
+    /// Check every record: signatures, chain, what is missing. Works on a copy of the vault, offline, with the public key.
+    #[command(after_help = "Example:\n  lifeboat evidence verify")]
+    Verify {
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "documented at its type")]
+        opening: Opening,
+    },
+    /// Show one record as it was signed.
+    #[command(after_help = "Example:\n  lifeboat evidence show 12 | jq .body.of.verdict")]
+    Show {
+        /// Its number.
+        record: u64,
+    },
+}
+
+pub(super) async fn run(start: &Start, verb: EvidenceVerb) -> Result<Exit, Failure> {
+    match verb {
+        EvidenceVerb::Verify { opening } => {
+            let rig = start.rig(&opening).await?;
+            if rig.trusted.is_empty() {
+                return Err(
+                    WorkError::NotVerified("no signing key is pinned, so nothing can be verified; give --trust-key".to_owned()).into()
+                );
+            }
+            let (series, flaws) = evidence::examine(&rig).await?;
+            let reports = evidence::reports(&series).len();
+            if start.json {
+                print::json(&json!({ "records": series.found.len(), "reports": reports, "flaws": flaws }));
+            } else {
+                for flaw in &flaws {
+                    data(&format!("FLAW  {flaw}"));
+                }
+            }
+            if !flaws.is_empty() {
+                return Err(WorkError::Flawed(flaws).into());
+            }
+            talk(&format!("{} records, {reports} of them reports of drills: all signed, none missing, none changed", series.found.len()));
+            Ok(Exit::Done)
+        }
+        EvidenceVerb::Show { record } => {
+            let rig = start.rig(&Opening::default()).await?;
+            let key = crate::domain::layout::evidence(record);
+            let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &key).await.map_err(WorkError::from)? else {
+                return Err(WorkError::Refused {
+                    what: format!("record {record}"),
+                    why: "there is no such record in the vault".to_owned(),
+                    hint: "`lifeboat drill history` shows the records of reports".to_owned(),
+                }
+                .into());
+            };
+            data(String::from_utf8_lossy(&bytes).trim_end());
+            Ok(Exit::Done)
+        }
+    }
+}

@@ -1,0 +1,546 @@
+//! Restore plans (`restore/*.toml`) and drill scripts (`drills/*.toml`), which stand beside `lifeboat.toml`.
+//!
+//! A plan says how datastores are brought back and nothing about where; a drill says where, what is broken on purpose, and what is
+//! asked afterwards. They are read when they are needed: a broken drill file must not keep anybody from restoring.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::section::{ConfigError, Document, Section};
+use super::{Config, DatastoreConfig};
+use crate::domain::drill::{Control, Scenario};
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::span::Span;
+
+/// Directory of restore plans.
+pub const RESTORE_DIRECTORY: &str = "restore";
+/// Directory of drill scripts.
+pub const DRILLS_DIRECTORY: &str = "drills";
+const MIB: u64 = 1024 * 1024;
+
+/// How datastores are brought back, in order.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its name, that of its file.
+    pub name: String,
+    /// The file; none for the plan that is meant where there is none.
+    pub file: Option<PathBuf>,
+    /// The file's text.
+    pub text: String,
+    /// One datastore after the other.
+    pub stages: Vec<PlanStage>,
+}
+
+/// How one datastore is brought back.
+#[derive(Debug, Clone)]
+pub struct PlanStage {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// Major version the server must have; none: that of the backup's server, or newer.
+    pub major: Option<u32>,
+    /// Extensions that the server must offer before anything begins.
+    pub extensions: Vec<String>,
+    /// Settings of the sessions that load.
+    pub settings: Vec<(String, String)>,
+    /// `name=/directory` pairs.
+    pub tablespaces: Vec<String>,
+    /// Whether roles and tablespaces are restored.
+    pub globals: bool,
+    /// How many things happen at once; none: as many as there are cores here.
+    pub jobs: Option<usize>,
+    /// Statements run in the empty database.
+    pub before: Vec<String>,
+    /// Statements run in the loaded database.
+    pub after: Vec<String>,
+    /// Programs that must succeed in the end.
+    pub smoke: Vec<Smoke>,
+}
+
+/// A program that tells with its exit code whether the datastore serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smoke {
+    /// Its name.
+    pub name: String,
+    /// Program and arguments; the database is in `PGHOST`, `PGUSER`, `PGDATABASE`.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub within: Span,
+}
+
+/// Which backup a drill takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chosen {
+    /// The newest.
+    Latest,
+    /// The oldest there is.
+    Oldest,
+    /// The newest at or before a time.
+    At(Timestamp),
+    /// This one.
+    Exactly(BackupId),
+    /// Any one of a window before now, by a seed that is recorded.
+    Random(Span),
+}
+
+/// A check of restored data.
+#[derive(Debug, Clone)]
+pub struct CheckConfig {
+    /// Its name.
+    pub name: String,
+    /// The datastore that is asked; none where the plan has only one.
+    pub datastore: DatastoreName,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+/// What a check asks.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// Everything against what was recorded at backup time.
+    Fingerprint,
+    /// A query of one value.
+    Sql {
+        /// The query.
+        query: String,
+        /// What it must answer.
+        expect: Expect,
+    },
+    /// The time of the newest row.
+    Freshness {
+        /// A query of one timestamp.
+        query: String,
+        /// How old it may be at the time the backup was taken; none: the RPO.
+        within: Option<Span>,
+    },
+    /// `pg_amcheck --heapallindexed`.
+    Amcheck,
+    /// What the database's own catalogs say.
+    Catalog {
+        /// Extensions that must be there.
+        extensions: Vec<String>,
+        /// Roles that must be there.
+        roles: Vec<String>,
+        /// Constraints that may be there without having been validated.
+        unvalidated_max: usize,
+    },
+    /// The team's own program.
+    Command(Smoke),
+}
+
+/// What a query must answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expect {
+    /// Exactly this text.
+    Is(String),
+    /// A number not below the first and not above the second.
+    Between(Option<f64>, Option<f64>),
+}
+
+/// Where a drill restores.
+#[derive(Debug, Clone)]
+pub struct LocalSandbox {
+    /// Size of its file system, in bytes.
+    pub size_bytes: u64,
+    /// Directories outside of `/usr` that its programs need, visible read-only.
+    pub programs: Vec<PathBuf>,
+}
+
+/// A drill.
+#[derive(Debug, Clone)]
+pub struct Drill {
+    /// Its name, that of its file.
+    pub name: String,
+    /// The file.
+    pub file: PathBuf,
+    /// The file's text.
+    pub text: String,
+    /// The restore plan.
+    pub plan: Plan,
+    /// How often it is to be run; the calendar's business.
+    pub cadence: Option<String>,
+    /// Which backup.
+    pub chosen: Chosen,
+    /// What decides where chance does; none: chance, and it is recorded.
+    pub seed: Option<u64>,
+    /// Where.
+    pub sandbox: LocalSandbox,
+    /// Names of gaps in the isolation that are accepted.
+    pub accept_gaps: BTreeSet<String>,
+    /// How long it may take, to the last check.
+    pub rto: Span,
+    /// How old the data may be.
+    pub rpo: Span,
+    /// When the sandbox ends by itself.
+    pub time_to_live: Span,
+    /// What is broken on purpose.
+    pub breaks: Vec<Scenario>,
+    /// An offline key that opens when others are lost.
+    pub recovery_identity: Option<PathBuf>,
+    /// What is asked.
+    pub checks: Vec<CheckConfig>,
+    /// Damage that the checks must notice.
+    pub controls: Vec<Control>,
+    /// Who looks at the report.
+    pub reviewers: Vec<String>,
+}
+
+/// The plan that is meant where no file says anything.
+#[must_use]
+pub fn plain_plan(datastore: &DatastoreName) -> Plan {
+    let stage = PlanStage {
+        datastore: datastore.clone(),
+        major: None,
+        extensions: Vec::new(),
+        settings: Vec::new(),
+        tablespaces: Vec::new(),
+        globals: true,
+        jobs: None,
+        before: Vec::new(),
+        after: Vec::new(),
+        smoke: Vec::new(),
+    };
+    Plan { name: datastore.to_string(), file: None, text: String::new(), stages: vec![stage] }
+}
+
+fn read(file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
+}
+
+fn base(config: &Config) -> &Path {
+    config.file.parent().unwrap_or(Path::new("."))
+}
+
+/// Names of the files of a directory, without `.toml`.
+#[must_use]
+pub fn names(config: &Config, directory: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(base(config).join(directory)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned())).collect();
+    names.sort_unstable();
+    names
+}
+
+impl Plan {
+    /// What it says about a datastore.
+    #[must_use]
+    pub fn stage(&self, datastore: &DatastoreName) -> Option<&PlanStage> {
+        self.stages.iter().find(|stage| &stage.datastore == datastore)
+    }
+}
+
+/// The plan of a datastore: that of the file named like it, or the plain one.
+///
+/// # Errors
+/// [`ConfigError`] if there is a file and it has faults.
+pub fn plan_of(config: &Config, datastore: &DatastoreName) -> Result<Plan, ConfigError> {
+    let file = base(config).join(RESTORE_DIRECTORY).join(format!("{datastore}.toml"));
+    if file.exists() { plan(config, datastore.as_str(), &file) } else { Ok(plain_plan(datastore)) }
+}
+
+/// The text of the plan of a datastore, if there is a file.
+#[must_use]
+pub fn text_of(config: &Config, datastore: &DatastoreName) -> Option<Vec<u8>> {
+    std::fs::read(base(config).join(RESTORE_DIRECTORY).join(format!("{datastore}.toml"))).ok()
+}
+
+/// Reads a restore plan.
+///
+/// # Errors
+/// [`ConfigError`] with every fault that was found.
+pub fn plan(config: &Config, name: &str, file: &Path) -> Result<Plan, ConfigError> {
+    let text = read(file)?;
+    let document = Document::parse(file, &text)?;
+    let mut root = document.root();
+    let mut stages: Vec<PlanStage> = Vec::new();
+    for mut section in root.list("restore") {
+        let stage = stage(config, &mut section);
+        if stage.as_ref().is_some_and(|stage| stages.iter().any(|s| s.datastore == stage.datastore)) {
+            section.fault_here::<()>("the datastore is restored twice", "remove one of the two sections");
+        }
+        section.finish();
+        stages.extend(stage);
+    }
+    let named = config.datastores.keys().find(|datastore| datastore.as_str() == name);
+    if let Some(datastore) = named.filter(|datastore| !stages.is_empty() && !stages.iter().any(|stage| stage.datastore == **datastore)) {
+        root.fault_here::<()>(
+            &format!("the plan is named like datastore {datastore} and does not restore it"),
+            "rename the file, or restore it",
+        );
+    }
+    if stages.is_empty() {
+        root.fault_here::<()>("the plan restores nothing", "write [[restore]] and datastore = \"…\" below it");
+    }
+    root.finish();
+    document.verdict()?;
+    Ok(Plan { name: name.to_owned(), file: Some(file.to_owned()), text, stages })
+}
+
+/// Settings that a plan may not make: they reach out of the server, or load code into it.
+const SETTINGS_REFUSED: [&str; 12] = [
+    "listen_addresses",
+    "archive_command",
+    "archive_library",
+    "restore_command",
+    "primary_conninfo",
+    "unix_socket_directories",
+    "data_directory",
+    "hba_file",
+    "shared_preload_libraries",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "dynamic_library_path",
+];
+
+fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
+    let datastore = datastore(config, s, true);
+    let settings = s.pairs("settings");
+    for (name, _) in &settings {
+        let sound = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'.');
+        if !sound || SETTINGS_REFUSED.contains(&name.to_ascii_lowercase().as_str()) {
+            s.fault_here::<()>(&format!("setting {name} is not for a plan to make"), "set it on the server, if it is meant");
+        }
+    }
+    let tablespaces = s.pairs("tablespaces").into_iter().map(|(name, directory)| format!("{name}={directory}")).collect();
+    let smoke = s.list("smoke").into_iter().filter_map(|mut section| {
+        let smoke = smoke(&mut section);
+        section.finish();
+        smoke
+    });
+    Some(PlanStage {
+        smoke: smoke.collect(),
+        datastore: datastore?,
+        major: s.number("major", 12, 99).and_then(|major| u32::try_from(major).ok()),
+        extensions: s.texts("extensions").map(|t| t.value).unwrap_or_default(),
+        settings,
+        tablespaces,
+        globals: s.boolean("globals").unwrap_or(true),
+        jobs: s.number("jobs", 1, 64),
+        before: s.texts("before").map(|t| t.value).unwrap_or_default(),
+        after: s.texts("after").map(|t| t.value).unwrap_or_default(),
+    })
+}
+
+fn smoke(s: &mut Section<'_>) -> Option<Smoke> {
+    let name = s.required_text("name", "name = \"application answers\"").map(|t| t.value);
+    let command = s.texts("command");
+    let within = s.span("within").unwrap_or(Span::seconds(300));
+    match command {
+        Some(command) if !command.value.is_empty() => Some(Smoke { name: name?, command: command.value, within }),
+        Some(command) => {
+            s.fault(command.span, "command", "the command is empty", "write command = [\"/usr/local/bin/smoke\", \"--quick\"]")
+        }
+        None => s.fault_here("command is missing", "write command = [\"/usr/local/bin/smoke\", \"--quick\"]"),
+    }
+}
+
+/// The datastore a section names; it must be configured.
+fn datastore(config: &Config, s: &mut Section<'_>, required: bool) -> Option<DatastoreName> {
+    let text = if required { s.required_text("datastore", "datastore = \"chat\"")? } else { s.text("datastore")? };
+    match text.value.parse::<DatastoreName>() {
+        Ok(name) if config.datastores.contains_key(&name) => Some(name),
+        _ => {
+            let known = config.datastores.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            s.fault(text.span, "datastore", &format!("no datastore {:?} is configured", text.value), &format!("configured are: {known}"))
+        }
+    }
+}
+
+/// Reads a drill script and the plan it names.
+///
+/// # Errors
+/// [`ConfigError`] with every fault of the first of the two files that has any; `Ok(None)` if there is no such drill.
+pub fn drill(config: &Config, name: &str) -> Result<Option<Drill>, ConfigError> {
+    if !names(config, DRILLS_DIRECTORY).iter().any(|known| known == name) {
+        return Ok(None);
+    }
+    let file = base(config).join(DRILLS_DIRECTORY).join(format!("{name}.toml"));
+    let text = read(&file)?;
+    let document = Document::parse(&file, &text)?;
+    let mut root = document.root();
+    let plan = drill_plan(config, &mut root)?;
+    let drill = plan.and_then(|plan| script(config, &mut root, plan, name, &file, &text));
+    root.finish();
+    document.verdict()?;
+    drill.ok_or_else(|| document.incomplete()).map(Some)
+}
+
+fn drill_plan(config: &Config, s: &mut Section<'_>) -> Result<Option<Plan>, ConfigError> {
+    let Some(text) = s.required_text("plan", "plan = \"chat\", for restore/chat.toml") else { return Ok(None) };
+    let known = names(config, RESTORE_DIRECTORY);
+    if known.contains(&text.value) {
+        let file = base(config).join(RESTORE_DIRECTORY).join(format!("{}.toml", text.value));
+        return plan(config, &text.value, &file).map(Some);
+    }
+    let instead = format!("plans in {RESTORE_DIRECTORY}/ are: {}", known.join(", "));
+    s.fault::<()>(text.span, "plan", &format!("there is no plan {:?}", text.value), &instead);
+    Ok(None)
+}
+
+fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &Path, text: &str) -> Option<Drill> {
+    let stores: Vec<&DatastoreConfig> = plan.stages.iter().filter_map(|stage| config.datastores.get(&stage.datastore)).collect();
+    // Objectives of several datastores: all must be back within the longest, and none older than the strictest allows.
+    let (rto, rpo) = (stores.iter().map(|d| d.rto).max(), stores.iter().map(|d| d.rpo).min());
+    let (own_rto, own_rpo) = s.section("objectives").map_or((None, None), |mut o| {
+        let both = (o.span("rto"), o.span("rpo"));
+        o.finish();
+        both
+    });
+    let chosen = chosen(s);
+    let _ = s.choice("sandbox", &[("local", ())]);
+    let sandbox = local(s, base(config));
+    let accept_gaps = words(s, "accept_gaps", &GAPS);
+    let breaks = words(s, "break", &Scenario::ALL.map(|(name, _)| name));
+    let controls = match s.has("controls") {
+        true => words(s, "controls", &Control::ALL.map(|(name, _)| name)),
+        false => Control::ALL.map(|(name, _)| name.to_owned()).into(),
+    };
+    if controls.is_empty() {
+        s.fault_here::<()>("a drill without a negative control proves nothing", "leave controls out, or name at least one");
+    }
+    let mut checks = Vec::new();
+    for (number, mut section) in s.list("checks").into_iter().enumerate() {
+        let check = check(config, &mut section, &plan, number + 1);
+        section.finish();
+        checks.extend(check);
+    }
+    if !s.has("checks") {
+        let fingerprint = |stage: &PlanStage| CheckConfig {
+            name: format!("fingerprint of {}", stage.datastore),
+            datastore: stage.datastore.clone(),
+            ask: Ask::Fingerprint,
+        };
+        checks = plan.stages.iter().map(fingerprint).collect();
+    }
+    let pick = |all: &[(&'static str, Scenario)], names: BTreeSet<String>| {
+        all.iter().filter(|(name, _)| names.contains(*name)).map(|(_, one)| *one).collect::<Vec<_>>()
+    };
+    Some(Drill {
+        name: name.to_owned(),
+        file: file.to_owned(),
+        text: text.to_owned(),
+        cadence: s.text("cadence").map(|t| t.value),
+        chosen: chosen?,
+        seed: s.number("seed", 0, usize::MAX >> 1).and_then(|seed| u64::try_from(seed).ok()),
+        sandbox,
+        accept_gaps,
+        rto: own_rto.or(rto)?,
+        rpo: own_rpo.or(rpo)?,
+        time_to_live: s.span("time_to_live").unwrap_or(Span::seconds(4 * 3600)),
+        breaks: pick(&Scenario::ALL, breaks),
+        recovery_identity: s.text("recovery_identity").map(|t| base(config).join(t.value)),
+        checks,
+        controls: Control::ALL.iter().filter(|(name, _)| controls.contains(*name)).map(|(_, one)| *one).collect(),
+        reviewers: s.texts("reviewers").map(|t| t.value).unwrap_or_default(),
+        plan,
+    })
+}
+
+/// Names of the gaps a sandbox can have; the sandbox room says what they mean.
+pub const GAPS: [&str; 5] = ["network", "files", "processes", "uid", "size"];
+
+fn words(s: &mut Section<'_>, key: &str, known: &[&str]) -> BTreeSet<String> {
+    let Some(list) = s.texts(key) else { return BTreeSet::new() };
+    for word in &list.value {
+        if !known.contains(&word.as_str()) {
+            s.fault::<()>(list.span.clone(), key, &format!("{word:?} is not known"), &format!("known are: {}", known.join(", ")));
+        }
+    }
+    list.value.into_iter().collect()
+}
+
+fn chosen(s: &mut Section<'_>) -> Option<Chosen> {
+    let Some(text) = s.text("backup") else { return (!s.has("backup")).then_some(Chosen::Latest) };
+    let words: Vec<&str> = text.value.split_whitespace().collect();
+    let parsed = match words.as_slice() {
+        ["latest"] => Some(Chosen::Latest),
+        ["oldest"] => Some(Chosen::Oldest),
+        ["at", time] => time.parse().ok().map(Chosen::At),
+        ["random", window] => window.parse().ok().map(Chosen::Random),
+        [id] => id.parse().ok().map(Chosen::Exactly),
+        _ => None,
+    };
+    parsed.or_else(|| {
+        s.fault(
+            text.span,
+            "backup",
+            &format!("{:?} does not say which backup", text.value),
+            "write \"latest\", \"oldest\", \"at 2026-11-20T03:00:00Z\", \"random 30d\" or a backup's id",
+        )
+    })
+}
+
+fn local(s: &mut Section<'_>, base: &Path) -> LocalSandbox {
+    let mut sandbox = LocalSandbox { size_bytes: 4096 * MIB, programs: Vec::new() };
+    if let Some(mut section) = s.section("local") {
+        sandbox.size_bytes = section.number("size_mib", 128, 1_048_576).map_or(sandbox.size_bytes, |mib| mib as u64 * MIB);
+        sandbox.programs = section.texts("programs").map(|t| t.value.iter().map(|path| base.join(path)).collect()).unwrap_or_default();
+        section.finish();
+    }
+    sandbox
+}
+
+fn check(config: &Config, s: &mut Section<'_>, plan: &Plan, number: usize) -> Option<CheckConfig> {
+    let datastore = match datastore(config, s, plan.stages.len() > 1) {
+        Some(name) if !plan.stages.iter().any(|stage| stage.datastore == name) => {
+            s.fault_here(&format!("datastore {name} is not in the plan"), "name one that the plan restores")
+        }
+        Some(name) => Some(name),
+        None if s.has("datastore") => None,
+        None => plan.stages.first().filter(|_| plan.stages.len() == 1).map(|stage| stage.datastore.clone()),
+    };
+    let kinds = [("fingerprint", 0), ("sql", 1), ("freshness", 2), ("amcheck", 3), ("catalog", 4), ("command", 5)];
+    let kind = match s.choice("kind", &kinds) {
+        Some(kind) => kind,
+        None if s.has("kind") => return None,
+        None => {
+            return s.fault_here(
+                "the check has no kind",
+                "write kind = \"fingerprint\", \"sql\", \"freshness\", \"amcheck\", \"catalog\" or \"command\"",
+            );
+        }
+    };
+    let word = kinds[kind].0;
+    let ask = match kind {
+        0 => Some(Ask::Fingerprint),
+        1 => sql(s),
+        2 => {
+            let query = s.required_text("query", "query = \"SELECT max(sent) FROM messages\"");
+            let within = s.span("within");
+            query.map(|query| Ask::Freshness { query: query.value, within })
+        }
+        3 => Some(Ask::Amcheck),
+        4 => Some(Ask::Catalog {
+            extensions: s.texts("extensions").map(|t| t.value).unwrap_or_default(),
+            roles: s.texts("roles").map(|t| t.value).unwrap_or_default(),
+            unvalidated_max: s.number("unvalidated_max", 0, 1_000_000).unwrap_or(0),
+        }),
+        _ => smoke(s).map(Ask::Command),
+    };
+    let name = s.text("name").map_or_else(|| format!("{word} ({number})"), |t| t.value);
+    Some(CheckConfig { name, datastore: datastore?, ask: ask? })
+}
+
+fn sql(s: &mut Section<'_>) -> Option<Ask> {
+    let query = s.required_text("query", "query = \"SELECT count(*) FROM messages\"").map(|t| t.value);
+    let (is, low, high) = (s.text("is").map(|t| t.value), s.quantity("at_least"), s.quantity("at_most"));
+    let expect = match (is, low, high) {
+        (Some(text), None, None) => Some(Expect::Is(text)),
+        (None, None, None) => s.fault_here(
+            "the check compares its answer with nothing, so it could not fail",
+            "write is = \"…\", at_least = 1 or at_most = 10",
+        ),
+        (None, low, high) => Some(Expect::Between(low, high)),
+        (Some(_), _, _) => s.fault_here("the answer is compared in two ways", "keep either is, or at_least and at_most"),
+    };
+    Some(Ask::Sql { query: query?, expect: expect? })
+}
+
+impl Drill {
+    /// How long the whole drill may take before its report counts as missing.
+    #[must_use]
+    pub fn report_within(&self) -> Duration {
+        self.time_to_live.duration() + Duration::from_secs(3600)
+    }
+}

@@ -1,0 +1,402 @@
+//! What a drill finds, and the verdict that follows from it. Pure: the same findings always give the same verdict.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What a drill ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Verdict {
+    /// The datastore came back, was checked, in time, and everything is gone again.
+    Pass,
+    /// Something could not be looked at, or the sandbox is at fault: nothing is known about the backup.
+    NotVerified,
+    /// The backup, the checks or the objectives failed.
+    Fail,
+}
+
+impl Verdict {
+    /// As it is written everywhere.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::NotVerified => "NOT_VERIFIED",
+            Self::Fail => "FAIL",
+        }
+    }
+}
+
+/// The answer of a check. *Could not look* is never a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// What was asked is so.
+    Pass,
+    /// It is not so.
+    Fail,
+    /// It could not be looked at.
+    CouldNotLook,
+}
+
+/// Kinds of checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckKind {
+    /// Everything against what was recorded at backup time.
+    Fingerprint,
+    /// A query with an expected answer.
+    Sql,
+    /// The newest row against the RPO.
+    Freshness,
+    /// `pg_amcheck --heapallindexed`.
+    Amcheck,
+    /// Extensions, roles, invalid indexes, constraints that were never validated.
+    Catalog,
+    /// The team's own program.
+    Command,
+}
+
+/// One check and its answer. Holds no names of tables and no values: those are shown, not stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckResult {
+    /// Its name in the drill file.
+    pub name: String,
+    /// What kind it is.
+    pub kind: CheckKind,
+    /// The answer.
+    pub answer: Answer,
+    /// The answer in words that may be stored.
+    pub summary: String,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// What a person wants to see, with names and values. Never stored.
+    #[serde(skip)]
+    pub detail: Vec<String>,
+}
+
+/// Damage done on purpose, to see whether it is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// A row is deleted from the restored data.
+    RowsDropped,
+    /// A bit of a sealed payload is turned.
+    ByteFlipped,
+    /// A sealed payload ends early.
+    PayloadTruncated,
+    /// The envelope of another backup lies in this one's place.
+    ForeignEnvelope,
+}
+
+impl Control {
+    /// All of them, with their names in drill files.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("rows-dropped", Self::RowsDropped),
+        ("byte-flipped", Self::ByteFlipped),
+        ("payload-truncated", Self::PayloadTruncated),
+        ("foreign-envelope", Self::ForeignEnvelope),
+    ];
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, control)| *control == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What came of a control.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlResult {
+    /// The damage.
+    pub control: Control,
+    /// Whether it was noticed; none if the damage could not be done.
+    pub noticed: Option<bool>,
+    /// In words.
+    pub summary: String,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// What a drill breaks before it restores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scenario {
+    /// The catalog is lost: everything is learned again from the vault.
+    CatalogLost,
+    /// The home region's key is lost: another slot must open.
+    HomeKeyLost,
+    /// KMS is gone altogether: an offline key must open.
+    KmsGone,
+    /// lifeboat itself is lost: stock tools, by `RESTORE.md`.
+    LifeboatLost,
+    /// The newest backup is damaged: that must be noticed, and the one before it used.
+    NewestDamaged,
+}
+
+impl Scenario {
+    /// All of them, with their names in drill files.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("catalog-lost", Self::CatalogLost),
+        ("home-key-lost", Self::HomeKeyLost),
+        ("kms-gone", Self::KmsGone),
+        ("lifeboat-lost", Self::LifeboatLost),
+        ("newest-damaged", Self::NewestDamaged),
+    ];
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, scenario)| *scenario == self).map_or("", |(name, _)| name)
+    }
+    /// What is lost, in words.
+    #[must_use]
+    pub fn story(self) -> &'static str {
+        match self {
+            Self::CatalogLost => "the catalog is lost",
+            Self::HomeKeyLost => "the home region's key is lost",
+            Self::KmsGone => "KMS is gone altogether",
+            Self::LifeboatLost => "lifeboat itself is lost",
+            Self::NewestDamaged => "the newest backup is damaged",
+        }
+    }
+}
+
+/// Why a drill did not get to its checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "at-fault", content = "why")]
+pub enum Halt {
+    /// The backup, its keys or the restore.
+    Backup(Fault),
+    /// The sandbox, or this machine.
+    Sandbox(Fault),
+    /// Somebody interrupted it.
+    Interrupted,
+}
+
+/// What went wrong. What a server or a program said may quote data: that is for people who look, and is never stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fault {
+    why: String,
+    #[serde(skip)]
+    detail: Option<String>,
+}
+
+impl Halt {
+    /// The backup's fault, in words that may be stored.
+    #[must_use]
+    pub fn backup(why: impl Into<String>) -> Self {
+        Self::Backup(Fault { why: why.into(), detail: None })
+    }
+    /// The sandbox's fault, in words that may be stored.
+    #[must_use]
+    pub fn sandbox(why: impl Into<String>) -> Self {
+        Self::Sandbox(Fault { why: why.into(), detail: None })
+    }
+    /// With words that may not be stored.
+    #[must_use]
+    pub fn with_detail(self, detail: String) -> Self {
+        match self {
+            Self::Backup(fault) => Self::Backup(Fault { detail: Some(detail), ..fault }),
+            Self::Sandbox(fault) => Self::Sandbox(Fault { detail: Some(detail), ..fault }),
+            Self::Interrupted => Self::Interrupted,
+        }
+    }
+    /// In words that may be stored.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Backup(fault) | Self::Sandbox(fault) => &fault.why,
+            Self::Interrupted => "interrupted",
+        }
+    }
+    /// In all words there are, for people who look.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Backup(fault) | Self::Sandbox(fault) => fault.detail.as_deref().unwrap_or(&fault.why),
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl std::fmt::Display for Halt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.why())
+    }
+}
+
+/// How long something took against how long it may.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// Seconds allowed.
+    pub allowed_seconds: f64,
+    /// Seconds measured; none if it was not reached.
+    pub measured_seconds: Option<f64>,
+}
+
+impl Objective {
+    /// An objective.
+    #[must_use]
+    pub fn new(allowed: Duration, measured: Option<Duration>) -> Self {
+        Self { allowed_seconds: allowed.as_secs_f64(), measured_seconds: measured.map(|m| m.as_secs_f64()) }
+    }
+    /// Whether it was met; none if it was not measured.
+    #[must_use]
+    pub fn met(&self) -> Option<bool> {
+        self.measured_seconds.map(|measured| measured <= self.allowed_seconds)
+    }
+}
+
+/// Everything the verdict depends on.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// Why the drill stopped early, if it did.
+    pub halt: Option<&'a Halt>,
+    /// The checks that were asked.
+    pub checks: &'a [CheckResult],
+    /// The controls that were tried.
+    pub controls: &'a [ControlResult],
+    /// How long the restore took.
+    pub rto: Objective,
+    /// How old the data is.
+    pub rpo: Objective,
+    /// Gaps of the isolation that the drill file does not accept.
+    pub gaps_not_accepted: &'a [String],
+    /// What was reached from inside and must not have been, and is not covered by an accepted gap.
+    pub reached: &'a [String],
+    /// What the census found.
+    pub leftovers: usize,
+}
+
+/// The verdict and its reasons; none for a pass.
+#[must_use]
+pub fn verdict(facts: &Facts<'_>) -> (Verdict, Vec<String>) {
+    let mut reasons: Vec<(Verdict, String)> = Vec::new();
+    let mut because = |verdict: Verdict, reason: String| reasons.push((verdict, reason));
+    match facts.halt {
+        Some(Halt::Backup(Fault { why, .. })) => because(Verdict::Fail, format!("the restore failed: {why}")),
+        Some(Halt::Sandbox(Fault { why, .. })) => because(Verdict::NotVerified, format!("the sandbox is at fault: {why}")),
+        Some(Halt::Interrupted) => because(Verdict::NotVerified, "it was interrupted".to_owned()),
+        None => {}
+    }
+    for check in facts.checks {
+        match check.answer {
+            Answer::Pass => {}
+            Answer::Fail => because(Verdict::Fail, format!("check {}: {}", check.name, check.summary)),
+            Answer::CouldNotLook => because(Verdict::NotVerified, format!("check {} could not look: {}", check.name, check.summary)),
+        }
+    }
+    let compared = facts.checks.iter().any(|check| check.kind == CheckKind::Fingerprint && check.answer == Answer::Pass);
+    if !compared && facts.halt.is_none() && !facts.checks.iter().any(|check| check.kind == CheckKind::Fingerprint) {
+        because(Verdict::NotVerified, "nothing was compared with what was recorded at backup time".to_owned());
+    }
+    for control in facts.controls {
+        match control.noticed {
+            Some(true) => {}
+            Some(false) => {
+                because(Verdict::Fail, format!("the checks are blind: {} was not noticed: {}", control.control.name(), control.summary))
+            }
+            None => because(Verdict::NotVerified, format!("control {} could not be done: {}", control.control.name(), control.summary)),
+        }
+    }
+    if facts.controls.is_empty() && facts.halt.is_none() {
+        because(Verdict::NotVerified, "no negative control was run".to_owned());
+    }
+    for (name, objective) in [("RTO", facts.rto), ("RPO", facts.rpo)] {
+        match objective.met() {
+            Some(true) => {}
+            Some(false) => because(
+                Verdict::Fail,
+                format!(
+                    "{name} missed: {:.0} s measured, {:.0} s allowed",
+                    objective.measured_seconds.unwrap_or_default(),
+                    objective.allowed_seconds
+                ),
+            ),
+            None if facts.halt.is_none() => because(Verdict::NotVerified, format!("{name} was not measured")),
+            None => {}
+        }
+    }
+    for gap in facts.gaps_not_accepted {
+        because(Verdict::NotVerified, format!("the sandbox is not isolated ({gap}), and the drill file does not accept that"));
+    }
+    for reached in facts.reached {
+        because(Verdict::NotVerified, format!("reached from inside the sandbox: {reached}"));
+    }
+    if facts.leftovers > 0 {
+        because(Verdict::NotVerified, format!("{} things were left behind", facts.leftovers));
+    }
+    let verdict = reasons.iter().map(|(verdict, _)| *verdict).max().unwrap_or(Verdict::Pass);
+    (verdict, reasons.into_iter().map(|(_, reason)| reason).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_said_is_not_stored() {
+        let halt = Halt::backup("loading failed").with_detail("duplicate key (name)=(Ada)".to_owned());
+        let stored = serde_json::to_string(&halt).unwrap_or_default();
+        assert_eq!(stored, r#"{"at-fault":"backup","why":"loading failed"}"#);
+        assert!(halt.detail().contains("Ada"));
+    }
+
+    fn check(kind: CheckKind, answer: Answer) -> CheckResult {
+        CheckResult { name: "one".to_owned(), kind, answer, summary: "so".to_owned(), seconds: 0.0, detail: Vec::new() }
+    }
+    fn control(noticed: Option<bool>) -> ControlResult {
+        ControlResult { control: Control::RowsDropped, noticed, summary: "so".to_owned(), seconds: 0.0 }
+    }
+    fn met() -> Objective {
+        Objective { allowed_seconds: 10.0, measured_seconds: Some(5.0) }
+    }
+    fn good<'a>(checks: &'a [CheckResult], controls: &'a [ControlResult]) -> Facts<'a> {
+        Facts { halt: None, checks, controls, rto: met(), rpo: met(), gaps_not_accepted: &[], reached: &[], leftovers: 0 }
+    }
+
+    #[test]
+    fn only_everything_together_is_a_pass() {
+        let (checks, controls) = ([check(CheckKind::Fingerprint, Answer::Pass)], [control(Some(true))]);
+        assert_eq!(verdict(&good(&checks, &controls)), (Verdict::Pass, vec![]));
+        let text = ["x".to_owned()];
+        let sandbox = Halt::sandbox("x");
+        let late = Objective { measured_seconds: Some(11.0), ..met() };
+        let unmeasured = Objective { measured_seconds: None, ..met() };
+        let blind = [control(Some(false))];
+        let undone = [control(None)];
+        let cases = [
+            (Facts { leftovers: 1, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (Facts { reached: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (Facts { gaps_not_accepted: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (Facts { halt: Some(&sandbox), ..good(&checks, &controls) }, Verdict::NotVerified),
+            (Facts { halt: Some(&Halt::Interrupted), ..good(&checks, &controls) }, Verdict::NotVerified),
+            (Facts { rto: late, ..good(&checks, &controls) }, Verdict::Fail),
+            (Facts { rpo: late, ..good(&checks, &controls) }, Verdict::Fail),
+            (Facts { rpo: unmeasured, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (good(&checks, &blind), Verdict::Fail),
+            (good(&checks, &undone), Verdict::NotVerified),
+            (good(&checks, &[]), Verdict::NotVerified),
+            (good(&[], &controls), Verdict::NotVerified),
+        ];
+        for (facts, expected) in cases {
+            let (found, reasons) = verdict(&facts);
+            assert_eq!((found, reasons.len()), (expected, 1), "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_fingerprint_check_nothing_passes_and_could_not_look_is_no_pass() {
+        let controls = [control(Some(true))];
+        assert_eq!(verdict(&good(&[check(CheckKind::Sql, Answer::Pass)], &controls)).0, Verdict::NotVerified);
+        assert_eq!(verdict(&good(&[check(CheckKind::Fingerprint, Answer::CouldNotLook)], &controls)).0, Verdict::NotVerified);
+        let both = [check(CheckKind::Fingerprint, Answer::Pass), check(CheckKind::Sql, Answer::CouldNotLook)];
+        assert_eq!(verdict(&good(&both, &controls)).0, Verdict::NotVerified);
+        let failed = [check(CheckKind::Fingerprint, Answer::CouldNotLook), check(CheckKind::Sql, Answer::Fail)];
+        assert_eq!(verdict(&good(&failed, &controls)).0, Verdict::Fail, "a failure outweighs what could not be looked at");
+    }
+}

@@ -1,0 +1,416 @@
+//! Evidence: the signed, hash-chained series of what was rehearsed, and what its chain says when somebody has been at it.
+//!
+//! Each record names the hash of the one before it and stands under the next number, where nothing can stand twice. A drill
+//! writes `started` before its first step, so that a report that is missing is seen even where it was the last. Reports hold no
+//! table names, no values, and no hashes of data.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::document::{DocumentError, format_of};
+use super::drill::{CheckResult, Control, ControlResult, Halt, Objective, Scenario, Verdict};
+use super::id::{BackupId, DatastoreName, VaultId};
+use super::layout::ObjectKey;
+
+/// Format name of records.
+pub const FORMAT: &str = "lifeboat.evidence/1";
+/// Schema name of drill reports.
+pub const REPORT_SCHEMA: &str = "lifeboat.drill-report/1";
+
+/// One record of the series.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// The vault whose series it is.
+    pub vault: VaultId,
+    /// Its number, from 1.
+    pub sequence: u64,
+    /// SHA-256 of the record before it, lower-case hexadecimal; none for the first.
+    pub previous: Option<String>,
+    /// When it was written, by this host's clock.
+    pub at: Timestamp,
+    /// Who wrote it.
+    pub by: Actor,
+    /// What it says.
+    pub body: Body,
+}
+
+/// Who did something, as the system names them. Not proof of a person: the signature is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actor {
+    /// User name.
+    pub user: String,
+    /// Host name.
+    pub host: String,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "of")]
+pub enum Body {
+    /// A drill is about to begin.
+    Started(Started),
+    /// A drill has ended.
+    Report(Box<DrillReport>),
+    /// A reviewer has looked at a report.
+    Certify(Certificate),
+}
+
+/// A drill is about to begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Started {
+    /// The run.
+    pub run: String,
+    /// The drill.
+    pub drill: String,
+    /// The datastores it restores.
+    pub datastores: Vec<DatastoreName>,
+    /// When the report must be there. Without one by then the drill counts as failed.
+    pub report_by: Timestamp,
+}
+
+/// A reviewer's statement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// Number of the report.
+    pub report: u64,
+    /// SHA-256 of the report's record.
+    pub report_sha256: String,
+    /// Who looked.
+    pub reviewer: String,
+    /// What they say.
+    pub statement: String,
+}
+
+/// A file under version control.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// Its path, relative to the configuration.
+    pub file: String,
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+    /// The commit that was checked out; none outside of version control.
+    pub git_commit: Option<String>,
+    /// Whether the working tree differed from that commit.
+    pub git_dirty: Option<bool>,
+}
+
+/// The backup that was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoredBackup {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup.
+    pub backup: BackupId,
+    /// How it was chosen, with the seed where chance did.
+    pub chosen: String,
+    /// SHA-256 of its manifest.
+    pub manifest_sha256: String,
+    /// Whether a pinned key signed it.
+    pub signature_verified: bool,
+    /// The slot that opened it.
+    pub opened_with: Option<String>,
+    /// When its snapshot was taken.
+    pub snapshot_time: Timestamp,
+    /// Bytes to load.
+    pub plain_bytes: u64,
+    /// Its stored objects and their SHA-256, which is how lifeboat tells versions of objects apart.
+    pub objects: BTreeMap<ObjectKey, String>,
+}
+
+/// A moment of the drill, in seconds since it was declared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepTime {
+    /// The step.
+    pub step: String,
+    /// When it began.
+    pub from_seconds: f64,
+    /// How long it took.
+    pub seconds: f64,
+    /// What went wrong, if anything did.
+    pub error: Option<String>,
+}
+
+/// Something to be done about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// What was found.
+    pub text: String,
+    /// Who takes care of it.
+    pub owner: Option<String>,
+    /// By when.
+    pub due: Option<jiff::civil::Date>,
+    /// When it was written down, in seconds since the drill was declared.
+    pub at_seconds: f64,
+}
+
+/// Moments that matter, in seconds since the drill was declared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moments {
+    /// The payload was open, its first bytes read.
+    pub payload_reachable: Option<f64>,
+    /// The sandbox's server answered.
+    pub server_up: Option<f64>,
+    /// Everything was loaded.
+    pub loaded: Option<f64>,
+    /// The first query of the restored data was answered.
+    pub first_query: Option<f64>,
+    /// All checks were answered. The RTO is measured to here.
+    pub verified: Option<f64>,
+    /// Nothing of the sandbox was left.
+    pub torn_down: Option<f64>,
+}
+
+/// A drill from its declaration to its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrillReport {
+    /// Always [`REPORT_SCHEMA`].
+    pub schema: String,
+    /// The run.
+    pub run: String,
+    /// Number of the record that said it was about to begin.
+    pub started: u64,
+    /// The drill.
+    pub drill: String,
+    /// The drill file.
+    pub script: SourceFile,
+    /// The restore plan's file.
+    pub plan: SourceFile,
+    /// Version of lifeboat.
+    pub lifeboat_version: String,
+    /// SHA-256 of the binary that ran.
+    pub lifeboat_sha256: String,
+    /// When the drill was declared.
+    pub declared: Timestamp,
+    /// When its report was made.
+    pub ended: Timestamp,
+    /// What was broken on purpose, and what came of it.
+    pub broken: BTreeMap<Scenario, String>,
+    /// What was restored, in order.
+    pub backups: Vec<RestoredBackup>,
+    /// The sandbox's kind and the server's version.
+    pub sandbox: String,
+    /// How the sandbox was cut off: what holds, gaps, probes.
+    pub isolation: serde_json::Value,
+    /// Gaps the drill file accepts.
+    pub gaps_accepted: Vec<String>,
+    /// Each step with its times.
+    pub steps: Vec<StepTime>,
+    /// Moments that matter.
+    pub moments: Moments,
+    /// How long the restore took.
+    pub rto: Objective,
+    /// What had been predicted from earlier drills, in seconds.
+    pub rto_predicted_seconds: Option<f64>,
+    /// How old the data is.
+    pub rpo: Objective,
+    /// The checks.
+    pub checks: Vec<CheckResult>,
+    /// The negative controls.
+    pub controls: Vec<ControlResult>,
+    /// Why it stopped early, if it did.
+    pub halt: Option<Halt>,
+    /// What was left behind.
+    pub leftovers: Vec<String>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Its reasons; none for a pass.
+    pub reasons: Vec<String>,
+    /// What the team wrote down, each with its moment.
+    pub notes: Vec<Finding>,
+    /// Who is to review it.
+    pub reviewers: Vec<String>,
+}
+
+impl DrillReport {
+    /// Whether a control was tried and noticed.
+    #[must_use]
+    pub fn noticed(&self, control: Control) -> Option<bool> {
+        self.controls.iter().find(|result| result.control == control).and_then(|result| result.noticed)
+    }
+}
+
+impl Record {
+    /// Parses a record that was read from the place of number `sequence`.
+    ///
+    /// # Errors
+    /// [`DocumentError`] for a format this program does not know or a malformed record.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        format_of(bytes, "evidence record", FORMAT)?;
+        serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "evidence record", source })
+    }
+}
+
+/// A number of the series, as it was found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The number its place names.
+    pub sequence: u64,
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+    /// The record; why not if it cannot be read.
+    pub record: Result<Record, String>,
+    /// Whether a pinned key signed it.
+    pub signed: bool,
+}
+
+/// Something that is wrong with a series.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Flaw {
+    /// A record was changed, or written by somebody else.
+    NotSigned {
+        /// Number.
+        sequence: u64,
+    },
+    /// A record cannot be read.
+    Unreadable {
+        /// Number.
+        sequence: u64,
+        /// Why.
+        why: String,
+    },
+    /// A record says it belongs elsewhere: they were reordered, or copied from another vault.
+    Misplaced {
+        /// Number of its place.
+        sequence: u64,
+    },
+    /// Numbers are missing.
+    Missing {
+        /// First missing number.
+        from: u64,
+        /// Last missing number.
+        to: u64,
+    },
+    /// A record does not follow the one before it: the one before was replaced, or the series was forked.
+    Forked {
+        /// Number of the record that follows something else.
+        sequence: u64,
+    },
+    /// A record that was seen earlier, by a manifest or by this host, is gone.
+    HeadMissing {
+        /// Who had seen it.
+        seen_by: String,
+    },
+    /// A drill that began and has no report in time. Counts as failed.
+    NoReport {
+        /// Number of its `started` record.
+        started: u64,
+        /// The drill.
+        drill: String,
+    },
+    /// A report or certificate that refers to nothing.
+    Dangling {
+        /// Its number.
+        sequence: u64,
+    },
+}
+
+impl std::fmt::Display for Flaw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotSigned { sequence } => {
+                write!(f, "record {sequence} is not signed by a trusted key: it was edited, or somebody else wrote it")
+            }
+            Self::Unreadable { sequence, why } => write!(f, "record {sequence} cannot be read: {why}"),
+            Self::Misplaced { sequence } => {
+                write!(f, "the record at number {sequence} belongs elsewhere: records were reordered or copied")
+            }
+            Self::Missing { from, to } if from == to => write!(f, "record {from} is missing"),
+            Self::Missing { from, to } => write!(f, "records {from} to {to} are missing"),
+            Self::Forked { sequence } => {
+                write!(f, "record {sequence} follows another record than the one before it: the series was forked or a record replaced")
+            }
+            Self::HeadMissing { seen_by } => write!(f, "a record that {seen_by} had seen is gone: the end of the series was cut off"),
+            Self::NoReport { started, drill } => write!(f, "drill {drill}, started in record {started}, has no report: it counts as FAIL"),
+            Self::Dangling { sequence } => write!(f, "record {sequence} refers to a record that is not there"),
+        }
+    }
+}
+
+/// A hash that must be in the series, and who says so.
+#[derive(Debug, Clone)]
+pub struct SeenHead {
+    /// SHA-256 of a record.
+    pub sha256: String,
+    /// Who had seen it.
+    pub seen_by: String,
+}
+
+/// Looks for everything that can be wrong with a series. `claimed` are numbers whose signature stands without a record: a writer
+/// that died between the two, unless the next record knows better.
+#[must_use]
+pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHead], now: Timestamp) -> Vec<Flaw> {
+    let mut flaws = Vec::new();
+    let mut expected = 1;
+    let mut previous: Option<&str> = None;
+    let mut gap_before = false;
+    for one in found {
+        if one.sequence > expected {
+            let missing: Vec<u64> = (expected..one.sequence).filter(|number| !claimed.contains(number)).collect();
+            if let (Some(from), Some(to)) = (missing.first(), missing.last()) {
+                flaws.push(Flaw::Missing { from: *from, to: *to });
+                gap_before = true;
+            }
+        }
+        expected = one.sequence + 1;
+        if !one.signed {
+            flaws.push(Flaw::NotSigned { sequence: one.sequence });
+        }
+        match &one.record {
+            Err(why) => flaws.push(Flaw::Unreadable { sequence: one.sequence, why: why.clone() }),
+            Ok(record) if record.sequence != one.sequence || &record.vault != vault => {
+                flaws.push(Flaw::Misplaced { sequence: one.sequence })
+            }
+            // After a gap the record names one that is not there; that is the gap's flaw, told already.
+            Ok(record) if record.previous.as_deref() != previous && !gap_before => flaws.push(Flaw::Forked { sequence: one.sequence }),
+            Ok(_) => {}
+        }
+        gap_before = false;
+        previous = Some(&one.sha256);
+    }
+    for head in heads {
+        if !found.iter().any(|one| one.sha256 == head.sha256) {
+            flaws.push(Flaw::HeadMissing { seen_by: head.seen_by.clone() });
+        }
+    }
+    let records: Vec<&Record> = found.iter().filter_map(|one| one.record.as_ref().ok()).collect();
+    for record in &records {
+        match &record.body {
+            Body::Started(started) if started.report_by < now => {
+                let reported = records.iter().any(|r| matches!(&r.body, Body::Report(report) if report.run == started.run));
+                if !reported {
+                    flaws.push(Flaw::NoReport { started: record.sequence, drill: started.drill.clone() });
+                }
+            }
+            Body::Started(_) => {}
+            Body::Report(report) => {
+                let begun =
+                    records.iter().any(|r| matches!(&r.body, Body::Started(s) if s.run == report.run) && r.sequence == report.started);
+                if !begun {
+                    flaws.push(Flaw::Dangling { sequence: record.sequence });
+                }
+            }
+            Body::Certify(certificate) => {
+                let there = found.iter().any(|one| one.sequence == certificate.report && one.sha256 == certificate.report_sha256);
+                if !there {
+                    flaws.push(Flaw::Dangling { sequence: record.sequence });
+                }
+            }
+        }
+    }
+    flaws
+}

@@ -1,0 +1,198 @@
+//! The evidence series in a vault: writing under the next number, reading, and looking for what is wrong with it.
+//!
+//! The signature is written first and claims the number, since nothing can be written over it; then the record. A writer that dies
+//! in between leaves a claimed number without a record, which the next record's `previous` shows to have been so already then.
+
+pub mod html;
+
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+
+use crate::domain::Trouble;
+use crate::domain::document::Document;
+use crate::domain::evidence::{self, Actor, Body, Flaw, Found, Record, SeenHead};
+use crate::domain::id::VaultId;
+use crate::domain::layout::{self, EVIDENCE, parse_evidence_key};
+use crate::keyring::KeyError;
+use crate::keyring::sign::{Signer, TrustedKeys};
+use crate::vault::{Vault, VaultError, fetch};
+
+/// How often a number is tried that somebody else takes first.
+const RACES_MAX: usize = 100;
+/// How long a claimed number may stay without its record before its writer is taken for dead.
+const CLAIM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Why a record could not be written or the series not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceError {
+    /// The vault.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The signing key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Others write faster.
+    #[error("no number of the evidence series could be had in {RACES_MAX} attempts")]
+    TooManyRaces,
+}
+
+impl EvidenceError {
+    /// Class of the error.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Vault(error) => error.trouble(),
+            Self::Key(error) => error.trouble(),
+            Self::TooManyRaces => Trouble::Unavailable,
+        }
+    }
+}
+
+/// A series as it was read.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// The vault whose it is.
+    pub vault: VaultId,
+    /// The records, by number.
+    pub found: Vec<Found>,
+    /// Numbers that are claimed and hold no record.
+    pub claimed: Vec<u64>,
+}
+
+/// A record that was written.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Its number.
+    pub sequence: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes))
+}
+
+/// Reads the whole series.
+///
+/// # Errors
+/// [`EvidenceError::Vault`] if the vault cannot be read; what is wrong with a record is part of the result.
+pub async fn read(vault: &dyn Vault, id: &VaultId, trusted: &TrustedKeys) -> Result<Series, EvidenceError> {
+    let mut series = Series { vault: id.clone(), found: Vec::new(), claimed: Vec::new() };
+    let mut signatures = std::collections::BTreeSet::new();
+    let mut records = Vec::new();
+    for facts in vault.list(EVIDENCE).await? {
+        match parse_evidence_key(facts.key.as_str()) {
+            Some((sequence, true)) => records.push((sequence, facts)),
+            Some((sequence, false)) => drop(signatures.insert(sequence)),
+            None => {}
+        }
+    }
+    records.sort_by_key(|(sequence, _)| *sequence);
+    for (sequence, facts) in records {
+        let bytes = fetch::document_of(vault, facts).await?;
+        let signature = fetch::document(vault, &layout::evidence(sequence).signature()).await?;
+        let signed = signature.is_some_and(|signature| trusted.signer_of(&bytes, &signature).is_some());
+        let record = Record::parse(&bytes).map_err(|error| error.to_string());
+        signatures.remove(&sequence);
+        series.found.push(Found { sequence, sha256: sha256(&bytes), record, signed });
+    }
+    series.claimed = signatures.into_iter().collect();
+    Ok(series)
+}
+
+impl Series {
+    /// What is wrong with it.
+    #[must_use]
+    pub fn flaws(&self, heads: &[SeenHead], now: Timestamp) -> Vec<Flaw> {
+        evidence::flaws(&self.vault, &self.found, &self.claimed, heads, now)
+    }
+    /// The hash of its newest record.
+    #[must_use]
+    pub fn head(&self) -> Option<&str> {
+        self.found.last().map(|found| found.sha256.as_str())
+    }
+    /// Records that a pinned key signed, where they belong.
+    pub fn believed(&self) -> impl DoubleEndedIterator<Item = (&Found, &Record)> {
+        let sound =
+            |found: &&Found| found.signed && found.record.as_ref().is_ok_and(|r| r.sequence == found.sequence && r.vault == self.vault);
+        self.found.iter().filter(sound).filter_map(|found| Some((found, found.record.as_ref().ok()?)))
+    }
+}
+
+/// Writes a record under the next number.
+///
+/// # Errors
+/// [`EvidenceError`]; nothing or a claimed number was written.
+pub async fn append(vault: &dyn Vault, id: &VaultId, signer: &dyn Signer, by: &Actor, body: Body) -> Result<Written, EvidenceError> {
+    for _ in 0..RACES_MAX {
+        let (next, previous) = end(vault).await?;
+        let record = Record {
+            format: evidence::FORMAT.to_owned(),
+            vault: id.clone(),
+            sequence: next,
+            previous,
+            at: Timestamp::now(),
+            by: by.clone(),
+            body: body.clone(),
+        };
+        let document = Document::evidence(&record);
+        let signature = Document::signature(signer.sign(document.bytes()).await?);
+        let key = layout::evidence(next);
+        match vault.put(&key.signature(), signature).await {
+            Err(VaultError::Exists { .. }) => continue,
+            other => other?,
+        }
+        let sha256 = sha256(document.bytes());
+        vault.put(&key, document).await?;
+        return Ok(Written { sequence: next, sha256 });
+    }
+    Err(EvidenceError::TooManyRaces)
+}
+
+/// The hash of the newest record, if there is one.
+///
+/// # Errors
+/// [`EvidenceError::Vault`] if the vault cannot be read, as a role that may only write cannot.
+pub async fn head(vault: &dyn Vault) -> Result<Option<String>, EvidenceError> {
+    Ok(look(vault).await?.previous)
+}
+
+/// The end of a series.
+struct End {
+    /// The next free number.
+    next: u64,
+    /// The hash of the newest record.
+    previous: Option<String>,
+    /// Whether somebody has claimed a number and not written its record yet.
+    under_way: bool,
+}
+
+/// Waits for a writer that has claimed the newest number, as long as one that lives may take.
+async fn end(vault: &dyn Vault) -> Result<(u64, Option<String>), VaultError> {
+    let begun = std::time::Instant::now();
+    loop {
+        let end = look(vault).await?;
+        if !end.under_way || begun.elapsed() > CLAIM_PATIENCE {
+            return Ok((end.next, end.previous));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+async fn look(vault: &dyn Vault) -> Result<End, VaultError> {
+    let mut last_record = None;
+    let mut highest = 0;
+    for facts in vault.list(EVIDENCE).await? {
+        let Some((sequence, is_record)) = parse_evidence_key(facts.key.as_str()) else { continue };
+        highest = highest.max(sequence);
+        if is_record && last_record.as_ref().is_none_or(|(newest, _)| *newest < sequence) {
+            last_record = Some((sequence, facts));
+        }
+    }
+    let newest_record = last_record.as_ref().map_or(0, |(sequence, _)| *sequence);
+    let previous = match last_record {
+        Some((_, facts)) => Some(sha256(&fetch::document_of(vault, facts).await?)),
+        None => None,
+    };
+    Ok(End { next: highest + 1, previous, under_way: highest > newest_record })
+}

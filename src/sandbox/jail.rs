@@ -1,0 +1,223 @@
+//! The first process of a sandbox: lifeboat itself, started again inside new namespaces.
+//!
+//! It makes a file system of its own in memory (programs read-only, nothing else of the host), moves into it, and then
+//! waits: for questions on standard input ([`Reach`], answered with a [`Probe`]), for its end, or for the time to live. When it
+//! goes, the kernel kills everything in its process namespace and drops the file system. Whoever started it need not be alive
+//! for that: standard input ends with it.
+
+use std::io::{BufRead, Write};
+use std::net::ToSocketAddrs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
+use serde::{Deserialize, Serialize};
+
+use super::{Probe, Reach};
+
+/// Name of the hidden command that runs [`first_process`].
+pub const COMMAND: &str = "sandbox-first-process";
+/// Directories inside.
+pub const SOCKET_DIRECTORY: &str = "/run/postgres";
+/// The cluster's directory inside.
+pub const DATA_DIRECTORY: &str = "/data";
+/// The clients' own directory inside.
+pub const CLIENT_DIRECTORY: &str = "/home/client";
+/// How long a probe waits for an answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often orphans are collected.
+const REAP_EVERY: Duration = Duration::from_millis(200);
+/// Parts of the host's file system that programs need.
+const PROGRAMS: [&str; 6] = ["usr", "bin", "sbin", "lib", "lib64", "lib32"];
+/// Files below `/etc` that programs need and that hold nothing of the host but its installation.
+const SETTINGS: [&str; 4] = ["ld.so.cache", "alternatives", "localtime", "ssl/openssl.cnf"];
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// What the first process is told, as one line of JSON on standard input.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// An empty directory of the host to build in.
+    pub root: PathBuf,
+    /// Size of the file system in bytes.
+    pub size_bytes: u64,
+    /// Seconds until everything ends by itself.
+    pub time_to_live_seconds: u64,
+    /// Uid and gid of the server; clients have the next one.
+    pub uid: u32,
+    /// Installations outside of `/usr`, visible read-only under their own path.
+    pub programs: Vec<PathBuf>,
+}
+
+/// Runs the first process until its end. Returns what went wrong before it was ready.
+///
+/// # Errors
+/// The system's error, with what was being done.
+pub fn first_process() -> Result<(), String> {
+    let begun = Instant::now();
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).map_err(|error| format!("no plan came: {error}"))?;
+    let plan: Plan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    build(&plan)?;
+    answer(&serde_json::json!({ "ready": true }))?;
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let time_to_live = Duration::from_secs(plan.time_to_live_seconds);
+    while begun.elapsed() < time_to_live {
+        match told.recv_timeout(REAP_EVERY) {
+            Ok(line) => {
+                let tried: Reach = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+                answer(&probe(tried))?;
+            }
+            Err(RecvTimeoutError::Timeout) => while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {},
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    Ok(())
+}
+
+fn answer(value: &impl Serialize) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value).map_err(|error| error.to_string())?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(|error| error.to_string())
+}
+
+/// Builds the file system and moves into it.
+fn build(plan: &Plan) -> Result<(), String> {
+    let root = plan.root.as_path();
+    let at = |path: &str| root.join(path.trim_start_matches('/'));
+    let bare = MountFlags::NOSUID | MountFlags::NODEV;
+    let options = std::ffi::CString::new(format!("size={},mode=755,nr_inodes=1000000", plan.size_bytes)).map_err(|e| e.to_string())?;
+    mount("tmpfs", root, "tmpfs", bare, options.as_c_str()).map_err(|e| format!("mounting a file system in memory: {e}"))?;
+    for name in PROGRAMS {
+        let source = Path::new("/").join(name);
+        match std::fs::symlink_metadata(&source) {
+            Ok(facts) if facts.is_symlink() => {
+                let target = std::fs::read_link(&source).map_err(|e| format!("reading {}: {e}", source.display()))?;
+                symlink(target, at(name)).map_err(|e| format!("linking {name}: {e}"))?;
+            }
+            Ok(_) => show(&source, &at(name))?,
+            Err(_) => {}
+        }
+    }
+    for source in &plan.programs {
+        show(source, &root.join(source.strip_prefix("/").unwrap_or(source)))?;
+    }
+    for name in SETTINGS {
+        let source = Path::new("/etc").join(name);
+        if source.exists() {
+            show(&source, &at("etc").join(name))?;
+        }
+    }
+    let (server, client) = (plan.uid, plan.uid + 1);
+    let users = format!(
+        "root:x:0:0::/:/bin/false\npostgres:x:{server}:{server}::/:/bin/false\nclient:x:{client}:{client}::{CLIENT_DIRECTORY}:/bin/false\n"
+    );
+    for (name, text) in [
+        ("etc/passwd", users.as_str()),
+        ("etc/group", &format!("root:x:0:\npostgres:x:{server}:\nclient:x:{client}:\n")),
+        ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+        ("etc/hosts", "127.0.0.1 localhost\n"),
+    ] {
+        write(&at(name), text)?;
+    }
+    for (name, mode, owner) in [
+        (SOCKET_DIRECTORY, 0o755, server),
+        (DATA_DIRECTORY, 0o700, server),
+        (CLIENT_DIRECTORY, 0o700, client),
+        ("/tmp", 0o1777, 0),
+        ("/dev/shm", 0o1777, 0),
+        ("/proc", 0o555, 0),
+    ] {
+        let path = at(name);
+        std::fs::create_dir_all(&path).map_err(|e| format!("making {name}: {e}"))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(|e| format!("{name}: {e}"))?;
+        chown(&path, Some(owner), Some(owner)).map_err(|e| format!("giving {name} to uid {owner}: {e}"))?;
+    }
+    for name in DEVICES {
+        let device = at("dev").join(name);
+        write(&device, "")?;
+        mount_bind(Path::new("/dev").join(name), &device).map_err(|e| format!("showing /dev/{name}: {e}"))?;
+    }
+    for (name, target) in
+        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
+    {
+        symlink(target, at("dev").join(name)).map_err(|e| format!("linking /dev/{name}: {e}"))?;
+    }
+    mount("proc", at("proc"), "proc", bare | MountFlags::NOEXEC, None).map_err(|e| format!("mounting /proc: {e}"))?;
+    std::env::set_current_dir(root).map_err(|e| format!("entering {}: {e}", root.display()))?;
+    // The old root is stacked under the new one at the same place, and then dropped: nothing of it has a name any more.
+    rustix::process::pivot_root(".", ".").map_err(|e| format!("moving into the new root: {e}"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(|e| format!("dropping the old root: {e}"))?;
+    std::env::set_current_dir("/").map_err(|e| e.to_string())
+}
+
+/// Shows a file or directory of the host, read-only.
+fn show(source: &Path, target: &Path) -> Result<(), String> {
+    let fail = |e: rustix::io::Errno| format!("showing {} read-only: {e}", source.display());
+    if source.is_dir() {
+        std::fs::create_dir_all(target).map_err(|e| format!("making {}: {e}", target.display()))?;
+    } else {
+        write(target, "")?;
+    }
+    mount_bind(source, target).map_err(fail)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(target, flags, c"").map_err(fail)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    let fail = |e: std::io::Error| format!("writing {}: {e}", path.display());
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(fail)?;
+    }
+    std::fs::write(path, text).map_err(fail)
+}
+
+/// Tries to reach something that must not be reachable.
+#[must_use]
+pub fn probe(tried: Reach) -> Probe {
+    let outcome = match &tried {
+        Reach::Tcp(address) => resolve(address).and_then(|addresses| {
+            let first = addresses.first().ok_or("it has no address")?;
+            std::net::TcpStream::connect_timeout(first, PROBE_TIMEOUT).map(|_| "connected".to_owned()).map_err(|e| e.to_string())
+        }),
+        Reach::Socket(path) => std::os::unix::net::UnixStream::connect(path).map(|_| "connected".to_owned()).map_err(|e| e.to_string()),
+        Reach::File(path) => std::fs::symlink_metadata(path).map(|_| "it is there".to_owned()).map_err(|e| e.to_string()),
+        Reach::Name(name) => resolve(&format!("{name}:1")).map(|addresses| format!("{} addresses", addresses.len())),
+        Reach::Processes => foreign_processes(),
+        Reach::Interfaces => interfaces(),
+    };
+    let (reached, detail) = match outcome {
+        Ok(detail) => (true, detail),
+        Err(detail) => (false, detail),
+    };
+    Probe { tried, reached, detail }
+}
+
+fn resolve(address: &str) -> Result<Vec<std::net::SocketAddr>, String> {
+    // Resolving may take long where a name server does not answer; whoever asks has a limit of its own.
+    address.to_socket_addrs().map(Iterator::collect).map_err(|e| e.to_string())
+}
+
+/// Process 1 is the sandbox's own only inside of it.
+fn foreign_processes() -> Result<String, String> {
+    if std::process::id() == 1 {
+        Err("process 1 is the sandbox's own".to_owned())
+    } else {
+        Ok("the host's processes are visible".to_owned())
+    }
+}
+
+fn interfaces() -> Result<String, String> {
+    let routes = std::fs::read_to_string("/proc/net/route").map_err(|e| e.to_string())?;
+    let addresses = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let (routes, local) = (routes.lines().skip(1).count(), addresses.lines().filter(|line| line.contains("host LOCAL")).count());
+    if routes + local == 0 { Err("no route and no address".to_owned()) } else { Ok(format!("{routes} routes, {local} local addresses")) }
+}

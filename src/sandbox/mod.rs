@@ -1,0 +1,143 @@
+//! Where drills restore: a place of its own, cut off from everything, gone afterwards.
+//!
+//! What is restored is hostile: its functions, triggers and index expressions run as a superuser of the sandbox's server.
+//! So a place sees no network, no process, no file of the host but the programs it needs, and clients of its server run inside
+//! as well. What the machine does not allow is a named [`Gap`], never silence.
+
+pub mod jail;
+pub mod local;
+
+use serde::{Deserialize, Serialize};
+
+/// Why there is no sandbox, or why it did not do what was asked. The backup is not to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// It could not be raised, or its server did not start.
+    #[error("the sandbox could not {what}: {why}")]
+    Failed {
+        /// What was tried.
+        what: &'static str,
+        /// What came of it.
+        why: String,
+    },
+    /// Programs are missing.
+    #[error(transparent)]
+    Tools(#[from] crate::pg::tools::ToolsError),
+}
+
+/// Something that an isolated place has and this one lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gap {
+    /// It shares the host's network.
+    Network,
+    /// It sees the host's files.
+    Files,
+    /// It sees the host's processes.
+    Processes,
+    /// It runs under the uid of whoever started the drill.
+    Uid,
+    /// What it writes is limited by the host's disk alone.
+    Size,
+}
+
+impl Gap {
+    /// All gaps and their names in drill files.
+    pub const ALL: [(&'static str, Self); 5] =
+        [("network", Self::Network), ("files", Self::Files), ("processes", Self::Processes), ("uid", Self::Uid), ("size", Self::Size)];
+
+    /// Its name in drill files and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, gap)| *gap == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// Something that must not be reachable from inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "of")]
+pub enum Reach {
+    /// A TCP connection to `host:port`.
+    Tcp(String),
+    /// A connection to a Unix socket.
+    Socket(String),
+    /// A file or directory.
+    File(String),
+    /// The addresses of a name.
+    Name(String),
+    /// Processes beside the sandbox's own.
+    Processes,
+    /// Network interfaces that are up.
+    Interfaces,
+}
+
+impl Reach {
+    /// The gap that would explain it.
+    #[must_use]
+    pub fn gap(&self) -> Gap {
+        match self {
+            Self::Tcp(_) | Self::Name(_) | Self::Interfaces => Gap::Network,
+            Self::Socket(_) | Self::File(_) => Gap::Files,
+            Self::Processes => Gap::Processes,
+        }
+    }
+}
+
+impl std::fmt::Display for Reach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "TCP {address}"),
+            Self::Socket(path) => write!(f, "socket {path}"),
+            Self::File(path) => write!(f, "file {path}"),
+            Self::Name(name) => write!(f, "the address of {name}"),
+            Self::Processes => write!(f, "processes of the host"),
+            Self::Interfaces => write!(f, "network interfaces"),
+        }
+    }
+}
+
+/// What came of a negative probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// What was tried from inside.
+    pub tried: Reach,
+    /// Whether it was reached. It must not be.
+    pub reached: bool,
+    /// What the system said.
+    pub detail: String,
+}
+
+/// How a place is cut off.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Isolation {
+    /// What holds, in words.
+    pub holds: Vec<String>,
+    /// What does not.
+    pub gaps: Vec<Gap>,
+    /// What was tried from inside and must have failed.
+    pub probes: Vec<Probe>,
+}
+
+impl Isolation {
+    /// Probes that got through.
+    pub fn reached(&self) -> impl Iterator<Item = &Probe> {
+        self.probes.iter().filter(|probe| probe.reached)
+    }
+}
+
+/// What was found of a place after it was torn down. Anything at all is a leftover.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// Processes that still run under the place's uids or as its first process.
+    pub processes: Vec<String>,
+    /// Files and directories.
+    pub files: Vec<String>,
+}
+
+impl Census {
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty() && self.files.is_empty()
+    }
+}

@@ -1,0 +1,120 @@
+//! A vault as it looks after something went wrong with it: for rehearsals, over a real vault that is not touched.
+//!
+//! Drills use it to see whether damage is noticed. It only ever changes what is read; it writes nothing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Abilities, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
+use crate::domain::document::Document;
+use crate::domain::layout::ObjectKey;
+
+/// What is wrong.
+#[derive(Debug, Clone)]
+pub enum Damage {
+    /// One bit of an object is turned.
+    BitTurned {
+        /// The object.
+        key: ObjectKey,
+        /// Offset of the byte.
+        at: u64,
+    },
+    /// An object ends early.
+    CutOff {
+        /// The object.
+        key: ObjectKey,
+        /// Bytes that are left.
+        bytes: u64,
+    },
+    /// Objects of one place lie in another: whoever asks for a name beginning with `to` gets what stands under `from`.
+    Replaced {
+        /// Prefix of the names asked for.
+        to: String,
+        /// Prefix of the names that are read.
+        from: String,
+    },
+}
+
+/// A vault with damage.
+pub struct Damaged {
+    inner: Arc<dyn Vault>,
+    damage: Damage,
+}
+
+impl Damaged {
+    /// Looks at a vault through damage.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Vault>, damage: Damage) -> Self {
+        Self { inner, damage }
+    }
+
+    fn refused<T>() -> Result<T, VaultError> {
+        Err(VaultError::Refused { what: "writing".to_owned(), why: "a rehearsal of damage only reads".to_owned() })
+    }
+
+    fn other(&self, key: &ObjectKey) -> Option<ObjectKey> {
+        let Damage::Replaced { to, from } = &self.damage else { return None };
+        format!("{from}{}", key.as_str().strip_prefix(to)?).parse().ok()
+    }
+}
+
+#[async_trait]
+impl Vault for Damaged {
+    fn address(&self) -> String {
+        self.inner.address()
+    }
+    fn cli_options(&self) -> String {
+        self.inner.cli_options()
+    }
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+    async fn put(&self, _: &ObjectKey, _: Document) -> Result<(), VaultError> {
+        Self::refused()
+    }
+    async fn begin(&self, _: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
+        Self::refused()
+    }
+    async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
+        let found = self.inner.find(&self.other(key).unwrap_or_else(|| key.clone())).await?;
+        Ok(found.map(|facts| match &self.damage {
+            Damage::CutOff { key: cut, bytes } if cut == key => ObjectFacts { bytes: facts.bytes.min(*bytes), ..facts },
+            _ => facts,
+        }))
+    }
+    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
+        let bytes = self.inner.read(object, from, length).await?;
+        match &self.damage {
+            Damage::BitTurned { key, at } if key == object.key() => {
+                let mut bytes = bytes.to_vec();
+                let here = at.checked_sub(from).and_then(|offset| bytes.get_mut(usize::try_from(offset).ok()?));
+                if let Some(byte) = here {
+                    *byte ^= 1;
+                }
+                Ok(bytes.into())
+            }
+            Damage::CutOff { key, bytes: left } if key == object.key() => {
+                let left = usize::try_from(left.saturating_sub(from)).unwrap_or(usize::MAX);
+                Ok(bytes.slice(..bytes.len().min(left)))
+            }
+            _ => Ok(bytes),
+        }
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError> {
+        self.inner.list(prefix).await
+    }
+    async fn remove(&self, _: &ObjectKey) -> Result<(), VaultError> {
+        Self::refused()
+    }
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
+        self.inner.unfinished().await
+    }
+    async fn discard(&self, _: &Unfinished) -> Result<(), VaultError> {
+        Self::refused()
+    }
+    async fn probe(&self, _: &ObjectKey) -> Result<Abilities, VaultError> {
+        Self::refused()
+    }
+}

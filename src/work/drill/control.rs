@@ -1,0 +1,137 @@
+//! Negative controls: damage done on purpose after the real checks, which the same code must notice. A check that passes on damaged
+//! data says nothing about sound data either.
+//!
+//! They are cheap: one row of the smallest table, and the small sealed payload of globals; nothing is restored twice.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use super::{Restored, World};
+use crate::domain::Trouble;
+use crate::domain::drill::{Control, ControlResult, Halt};
+use crate::domain::fingerprint::TableRows;
+use crate::domain::manifest::{Manifest, Role, StoredObject};
+use crate::pg::Session;
+use crate::pg::sql::quote_identifier;
+use crate::report::Happening;
+use crate::saga::Step;
+use crate::seal::Identity;
+use crate::vault::damaged::{Damage, Damaged};
+use crate::work::compare::compare_table;
+use crate::work::verify::payload_of;
+use crate::work::{Rig, WorkError, shelf};
+
+/// Does every damage of the drill and asks whether it is noticed.
+pub(super) struct RunControls;
+vanishes_with_the_sandbox!(RunControls, "negative-controls");
+
+#[async_trait]
+impl<'w> Step<World<'w>> for RunControls {
+    type Output = usize;
+    type Error = Halt;
+    async fn act(&self, world: &mut World<'w>) -> Result<usize, Halt> {
+        let drill = world.drill;
+        let Some(restored) = world.restored.first() else { return Err(Halt::sandbox("nothing is restored".to_owned())) };
+        let mut results = Vec::new();
+        for control in &drill.controls {
+            let begun = Instant::now();
+            let (noticed, summary) = match control {
+                Control::RowsDropped => rows_dropped(&world.rig, restored).await,
+                Control::ByteFlipped => sealed(&world.rig, &restored.manifest, *control).await,
+                Control::PayloadTruncated => sealed(&world.rig, &restored.manifest, *control).await,
+                Control::ForeignEnvelope => foreign_envelope(&world.rig, &restored.manifest).await,
+            };
+            let result = ControlResult { control: *control, noticed, summary, seconds: begun.elapsed().as_secs_f64() };
+            world.team.tell(&Happening::Controlled { result: result.clone() });
+            results.push(result);
+        }
+        world.found.controls = results;
+        Ok(drill.controls.len())
+    }
+}
+
+/// Whether damage was noticed, and in which words.
+type Noticed = (Option<bool>, String);
+
+/// Deletes one row of the smallest table that has any, and compares that table again.
+async fn rows_dropped(rig: &Rig, restored: &Restored) -> Noticed {
+    let with_rows = restored.recorded.tables.iter().filter(|table| table.rows > 0);
+    let Some(table) = with_rows.min_by_key(|table| table.bytes) else {
+        return (None, "no table of the backup has a row".to_owned());
+    };
+    if let Err(error) = delete_one(restored, table).await {
+        return (None, format!("no row could be deleted: {}", error.trouble()));
+    }
+    match compare_table(rig, &restored.tools, &restored.connection, &restored.recorded, table).await {
+        Ok(differences) if differences.is_empty() => (Some(false), "a row is gone, and the comparison found nothing".to_owned()),
+        Ok(_) => (Some(true), "a deleted row was noticed by the fingerprint".to_owned()),
+        Err(_) => (None, "the damaged table could not be read back".to_owned()),
+    }
+}
+
+async fn delete_one(restored: &Restored, table: &TableRows) -> Result<(), WorkError> {
+    let lost = |error| WorkError::Target(crate::target::TargetError::Session(error));
+    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(lost)?;
+    // Without this, triggers, rules of referential integrity and row security would have their say.
+    session.run("its own triggers", "SET session_replication_role = replica").await.map_err(lost)?;
+    let name = format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&table.table));
+    let statement = format!(
+        "WITH gone AS (DELETE FROM ONLY {name} WHERE ctid = (SELECT min(ctid) FROM ONLY {name}) RETURNING 1) SELECT count(*) FROM gone"
+    );
+    match session.ask_one("the row to delete", &statement).await.map_err(lost)?.as_str() {
+        "1" => Ok(()),
+        _ => Err(WorkError::NotVerified("no row was deleted".to_owned())),
+    }
+}
+
+/// Damages the smallest sealed payload and opens it with the backup's own identity.
+async fn sealed(rig: &Rig, manifest: &Manifest, control: Control) -> Noticed {
+    let undone = |error: WorkError| (None, format!("the payload could not be opened as it is: {}", error.trouble()));
+    let identity = match shelf::open(rig, manifest).await {
+        Ok(opened) => opened.identity,
+        Err(error) => return undone(error),
+    };
+    let Ok(payload) = payload_of(manifest, Role::Globals) else { return (None, "there is no payload to damage".to_owned()) };
+    let Some(StoredObject { key, bytes, .. }) = payload.objects.last() else { return (None, "there is no object to damage".to_owned()) };
+    let damage = match control {
+        Control::PayloadTruncated => Damage::CutOff { key: key.clone(), bytes: bytes.saturating_sub(1) },
+        _ => Damage::BitTurned { key: key.clone(), at: rand::random::<u64>() % (*bytes).max(1) },
+    };
+    if let Err(error) = shelf::read_payload(rig, payload, &identity).await {
+        return undone(error);
+    }
+    let mut damaged = rig.clone();
+    damaged.vault = Arc::new(Damaged::new(Arc::clone(&rig.vault), damage));
+    judge(shelf::read_payload(&damaged, payload, &identity).await.map(drop))
+}
+
+/// What a damaged copy must meet is a refusal for its damage, and nothing else.
+fn judge(opened: Result<(), WorkError>) -> Noticed {
+    match opened {
+        Ok(()) => (Some(false), "the damaged payload was opened as if it were sound".to_owned()),
+        Err(error) if matches!(error.trouble(), Trouble::Integrity | Trouble::KeyRefused) => {
+            (Some(true), format!("refused: {}", error.trouble()))
+        }
+        Err(error) => (None, format!("the vault did not answer: {}", error.trouble())),
+    }
+}
+
+/// Lays the envelope of another backup into this one's place; without another backup, a fresh identity is tried on the payload.
+async fn foreign_envelope(rig: &Rig, manifest: &Manifest) -> Noticed {
+    let others = shelf::entries(rig, Some(&manifest.datastore)).await.unwrap_or_default();
+    let other = others.into_iter().rev().find_map(|entry| (entry.backup != manifest.backup).then_some(entry.manifest.ok()?.manifest));
+    match other {
+        Some(other) => {
+            let (to, from) = (manifest.place().meta_prefix(), other.place().meta_prefix());
+            let mut damaged = rig.clone();
+            damaged.vault = Arc::new(Damaged::new(Arc::clone(&rig.vault), Damage::Replaced { to, from }));
+            judge(shelf::open(&damaged, manifest).await.map(drop))
+        }
+        None => {
+            let Ok(payload) = payload_of(manifest, Role::Globals) else { return (None, "there is no payload".to_owned()) };
+            judge(shelf::read_payload(rig, payload, &Identity::generate()).await.map(drop))
+        }
+    }
+}

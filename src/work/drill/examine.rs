@@ -1,0 +1,106 @@
+//! Asking the restored datastores: the fingerprint here, everything else in [`crate::check`].
+
+use std::path::Path;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use super::{Restored, World};
+use crate::check::{self, Subject};
+use crate::config::plans::{Ask, CheckConfig};
+use crate::domain::drill::{Answer, CheckKind, CheckResult, Halt};
+use crate::report::Happening;
+use crate::saga::Step;
+use crate::work::compare::{Comparison, compare, fingerprint_of};
+use crate::work::{Rig, WorkError};
+
+/// Asks every check of the drill, then the plan's smoke commands.
+pub(super) struct Examine;
+vanishes_with_the_sandbox!(Examine, "examine");
+
+#[async_trait]
+impl<'w> Step<World<'w>> for Examine {
+    type Output = usize;
+    type Error = Halt;
+    async fn act(&self, world: &mut World<'w>) -> Result<usize, Halt> {
+        let smoke = world.drill.plan.stages.iter().flat_map(|stage| {
+            stage.smoke.iter().map(|smoke| CheckConfig {
+                name: smoke.name.clone(),
+                datastore: stage.datastore.clone(),
+                ask: Ask::Command(smoke.clone()),
+            })
+        });
+        let checks: Vec<CheckConfig> = world.drill.checks.iter().cloned().chain(smoke).collect();
+        for check in &checks {
+            if world.own.cancel.is_cancelled() {
+                return Err(Halt::Interrupted);
+            }
+            let result = ask(world, check).await;
+            world.team.tell(&Happening::Checked { result: result.clone(), detail: result.detail.clone() });
+            world.found.checks.push(result);
+        }
+        if !world.place.as_mut().is_some_and(crate::sandbox::local::Place::server_runs) {
+            return Err(Halt::sandbox("its server ended while it was asked; was there too little memory or time?".to_owned()));
+        }
+        world.found.moments.verified = Some(world.clock.seconds());
+        Ok(checks.len())
+    }
+}
+
+async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {
+    let restored = world.restored.iter().find(|restored| restored.manifest.datastore == check.datastore);
+    let (Some(restored), Some(place)) = (restored, world.place.as_ref()) else {
+        return CheckResult {
+            name: check.name.clone(),
+            kind: check::kind(&check.ask),
+            answer: Answer::CouldNotLook,
+            summary: format!("{} was not restored", check.datastore),
+            seconds: 0.0,
+            detail: Vec::new(),
+        };
+    };
+    if matches!(check.ask, Ask::Fingerprint) {
+        return fingerprint(&world.rig, &check.name, restored).await;
+    }
+    let database = restored.connection.database().unwrap_or_default();
+    let command = |program: &Path| {
+        let mut command = place.command(program, database);
+        command.env("LIFEBOAT_TARGET", restored.connection.conninfo());
+        command
+    };
+    let subject = Subject {
+        tools: &restored.tools,
+        connection: &restored.connection,
+        command: &command,
+        snapshot_time: restored.manifest.source.snapshot_time,
+        rpo: world.drill.rpo.duration(),
+    };
+    check::ask(check, &subject).await
+}
+
+async fn fingerprint(rig: &Rig, name: &str, restored: &Restored) -> CheckResult {
+    let begun = Instant::now();
+    let compared = match fingerprint_of(rig, &restored.tools, &restored.connection, &restored.recorded).await {
+        Ok(found) => Ok(compare(&restored.recorded, &found)),
+        Err(error) => Err(error),
+    };
+    let (answer, summary, detail) = answer(compared);
+    CheckResult { name: name.to_owned(), kind: CheckKind::Fingerprint, answer, summary, seconds: begun.elapsed().as_secs_f64(), detail }
+}
+
+fn answer(compared: Result<Comparison, WorkError>) -> (Answer, String, Vec<String>) {
+    match compared {
+        Err(error) => (Answer::CouldNotLook, "the restored database could not be read back".to_owned(), vec![error.to_string()]),
+        // Names of tables are for people who look, not for the report.
+        Ok(found) if !found.agrees() => {
+            (Answer::Fail, format!("{} differences from what was recorded at backup time", found.differences.len()), found.differences)
+        }
+        Ok(found) => {
+            let mut summary = format!("{} tables with {} rows are as recorded at backup time", found.tables, found.rows);
+            if !found.not_looked_at.is_empty() {
+                summary.push_str(&format!("; {} things could not be compared", found.not_looked_at.len()));
+            }
+            (Answer::Pass, summary, found.not_looked_at)
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Choosing backups and restoring them, with what the drill breaks.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Restored, World, at_fault, stock};
+use crate::catalog::Catalog;
+use crate::config::KeyKind;
+use crate::config::plans::{Chosen, Drill, PlanStage};
+use crate::domain::Trouble;
+use crate::domain::choice::Which;
+use crate::domain::drill::{Halt, Scenario};
+use crate::domain::evidence::RestoredBackup;
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::manifest::{Manifest, Role};
+use crate::domain::span::{bytes_for_people, for_people};
+use crate::keyring::age_key::IdentityFile;
+use crate::pg::sql::quote_identifier;
+use crate::pg::{Connection, Session, Tools};
+use crate::report::Happening;
+use crate::saga::Step;
+use crate::vault::damaged::{Damage, Damaged};
+use crate::work::restore::{self, Wishes};
+use crate::work::shelf::{self, Believed};
+use crate::work::verify::payload_of;
+use crate::work::{Rig, WorkError, rebuild};
+
+/// Breaks what can be broken before anything is opened, and chooses.
+pub(super) struct Choose;
+vanishes_with_the_sandbox!(Choose, "choose-backup");
+
+/// The file with the age identity that stock tools open with: the drill's own, or the local one.
+pub(super) fn stock_identity(rig: &Rig, drill: &Drill) -> Option<PathBuf> {
+    let local = rig.config.keys.iter().find_map(|key| match &key.kind {
+        KeyKind::AgeIdentity(path) => Some(path.clone()),
+        KeyKind::AwsKms { .. } | KeyKind::AgeRecipients(_) => None,
+    });
+    drill.recovery_identity.clone().or(local)
+}
+
+#[async_trait]
+impl<'w> Step<World<'w>> for Choose {
+    type Output = Vec<String>;
+    type Error = Halt;
+    async fn act(&self, world: &mut World<'w>) -> Result<Vec<String>, Halt> {
+        for scenario in world.drill.breaks.clone() {
+            world.team.tell(&Happening::AboutToBreak { scenario, story: scenario.story() });
+            world.team.pause().await;
+            let outcome = break_it(world, scenario).await.map_err(at_fault)?;
+            if let Some(outcome) = outcome {
+                broke(world, scenario, outcome);
+            }
+        }
+        // An offline key is used when nothing else opens, so it is tried last.
+        if let Some(path) = &world.drill.recovery_identity {
+            world.rig.openers.push(Arc::new(IdentityFile::new("the offline recovery key", path)));
+        }
+        let mut told = Vec::new();
+        for stage in &world.drill.plan.stages {
+            let (which, how) = which(world.drill);
+            let mut warnings = Vec::new();
+            let believed = shelf::pick(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            if !believed.verified {
+                return Err(Halt::backup("no signing key is pinned, so nobody can tell who wrote the backup".to_owned()));
+            }
+            let manifest = &believed.manifest;
+            told.push(format!("backup {} of {} ({how}), {}", manifest.backup, stage.datastore, bytes_for_people(manifest.plain_bytes())));
+            world.chosen.push((believed, how));
+        }
+        let bytes = world.chosen.iter().map(|(chosen, _)| chosen.manifest.plain_bytes()).sum();
+        world.found.predicted = super::predicted_seconds(world.series, &world.drill.name, bytes);
+        world.team.tell(&Happening::Chosen { backups: told.clone(), predicted_seconds: world.found.predicted });
+        Ok(told)
+    }
+}
+
+fn which(drill: &Drill) -> (Which, String) {
+    match &drill.chosen {
+        Chosen::Latest => (Which::Latest, "the newest".to_owned()),
+        Chosen::Oldest => (Which::Oldest, "the oldest".to_owned()),
+        Chosen::At(time) => (Which::At(*time), format!("the newest at or before {time}")),
+        Chosen::Exactly(id) => (Which::Exactly(id.clone()), "named in the drill".to_owned()),
+        Chosen::Random(window) => {
+            let seed = drill.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+            let since = jiff::Timestamp::now() - jiff::SignedDuration::try_from(window.duration()).unwrap_or_default();
+            (Which::Random { seed, since }, format!("at random within {window}, seed {seed}"))
+        }
+    }
+}
+
+fn broke(world: &mut World<'_>, scenario: Scenario, outcome: String) {
+    world.team.tell(&Happening::Broke { scenario, outcome: outcome.clone() });
+    world.found.broken.insert(scenario, outcome);
+}
+
+/// Breaks; the outcome, where it is known at once.
+async fn break_it(world: &mut World<'_>, scenario: Scenario) -> Result<Option<String>, WorkError> {
+    match scenario {
+        Scenario::CatalogLost => catalog_lost(world).await.map(Some),
+        Scenario::HomeKeyLost => {
+            let home = world.rig.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
+            let home = home.unwrap_or_default();
+            world.rig.openers.retain(|opener| opener.name() != home);
+            Ok(None)
+        }
+        Scenario::KmsGone => {
+            world.rig.openers.clear();
+            Ok(None)
+        }
+        Scenario::LifeboatLost | Scenario::NewestDamaged => Ok(None),
+    }
+}
+
+/// A new, empty catalog learns everything again from the vault.
+async fn catalog_lost(world: &mut World<'_>) -> Result<String, WorkError> {
+    let vault = shelf::vault_id(&world.rig).await?;
+    let scratch = tempfile::tempdir().map_err(|source| WorkError::File { what: "making a new catalog".to_owned(), source })?;
+    world.rig.catalog = Ok(Catalog::open(&scratch.path().join("catalog.db")).await?);
+    let (count, refused) = rebuild::rebuild(&world.rig).await?;
+    let Ok(catalog) = &world.rig.catalog else { return Err(WorkError::Bug("a new catalog is no catalog".to_owned())) };
+    for stage in &world.drill.plan.stages {
+        let learned = catalog.known(&vault, &stage.datastore).await?;
+        let lost = match &world.own.catalog {
+            Ok(own) => own.known(&vault, &stage.datastore).await?.into_keys().filter(|id| !learned.contains_key(id)).count(),
+            Err(_) => 0,
+        };
+        if learned.is_empty() || lost > 0 {
+            return Err(WorkError::Damaged {
+                what: format!("what the vault tells of {}", stage.datastore),
+                why: format!("a new catalog learns {} backups from it, and {lost} that this host knew are not among them", learned.len()),
+            });
+        }
+    }
+    Ok(format!("a new catalog learned {count} backups from the vault; {} manifests were not believed", refused.len()))
+}
+
+/// Restores every datastore of the plan, in order.
+pub(super) struct Restore;
+vanishes_with_the_sandbox!(Restore, "restore");
+
+#[async_trait]
+impl<'w> Step<World<'w>> for Restore {
+    type Output = ();
+    type Error = Halt;
+    async fn act(&self, world: &mut World<'w>) -> Result<(), Halt> {
+        let drill = world.drill;
+        for (index, stage) in drill.plan.stages.iter().enumerate() {
+            let (mut believed, mut how) = world.chosen.get(index).cloned().ok_or_else(|| Halt::backup("nothing was chosen".to_owned()))?;
+            if drill.breaks.contains(&Scenario::NewestDamaged) {
+                (believed, how) = damaged(world, stage, believed).await?;
+            }
+            let opened_with = match drill.breaks.contains(&Scenario::LifeboatLost) {
+                true => by_hand(world, stage, &believed).await?,
+                false => restore_one(world, stage, &believed).await?,
+            };
+            let facts = facts(&world.rig, &believed, how, Some(opened_with.clone())).await.map_err(at_fault)?;
+            world.found.backups.push(facts);
+            for scenario in [Scenario::HomeKeyLost, Scenario::KmsGone] {
+                if drill.breaks.contains(&scenario) && !world.found.broken.contains_key(&scenario) {
+                    broke(world, scenario, format!("the backup of {} was opened with {opened_with}", stage.datastore));
+                }
+            }
+        }
+        world.found.moments.loaded = Some(world.clock.seconds());
+        for restored in &world.restored {
+            first_query(restored).await.map_err(at_fault)?;
+        }
+        world.found.moments.first_query = Some(world.clock.seconds());
+        Ok(())
+    }
+}
+
+/// A datastore that does not answer has not come back.
+async fn first_query(restored: &Restored) -> Result<(), WorkError> {
+    let lost = |error| WorkError::Target(crate::target::TargetError::Session(error));
+    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(lost)?;
+    let question = match restored.recorded.tables.first() {
+        Some(table) => {
+            format!(
+                "SELECT count(*) FROM (SELECT FROM {}.{} LIMIT 1) AS one",
+                quote_identifier(&table.schema),
+                quote_identifier(&table.table)
+            )
+        }
+        None => "SELECT count(*) FROM pg_catalog.pg_class".to_owned(),
+    };
+    session.ask_one("the first query", &question).await.map_err(lost)?;
+    Ok(())
+}
+
+async fn facts(rig: &Rig, believed: &Believed, chosen: String, opened_with: Option<String>) -> Result<RestoredBackup, WorkError> {
+    let manifest = &believed.manifest;
+    let bytes = crate::vault::fetch::document(rig.vault.as_ref(), &manifest.place().manifest()).await?.unwrap_or_default();
+    Ok(RestoredBackup {
+        datastore: manifest.datastore.clone(),
+        backup: manifest.backup.clone(),
+        chosen,
+        manifest_sha256: shelf::sha256(&bytes),
+        signature_verified: believed.verified,
+        opened_with,
+        snapshot_time: manifest.source.snapshot_time,
+        plain_bytes: manifest.plain_bytes(),
+        objects: manifest.payloads.iter().flat_map(|p| &p.objects).map(|o| (o.key.clone(), o.sha256.clone())).collect(),
+    })
+}
+
+fn connection(world: &World<'_>, database: &str) -> Result<Connection, Halt> {
+    world.place.as_ref().map(|place| place.connection(database)).ok_or_else(|| Halt::sandbox("it is gone".to_owned()))
+}
+
+/// Restores as on-call would; returns the slot that opened the backup.
+async fn restore_one(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, Halt> {
+    let target = connection(world, stage.datastore.as_str())?;
+    let wishes = Wishes::of(stage).map_err(at_fault)?;
+    // Tablespaces of the plan name directories of another machine; smoke commands are asked with the checks.
+    let wishes = Wishes { tablespaces: crate::target::globals::TablespaceMap::default(), smoke: Vec::new(), ..wishes };
+    let prepared = restore::prepare(&world.rig, believed.manifest.clone(), target, wishes).await.map_err(at_fault)?;
+    world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
+    let slot = prepared.slot.clone();
+    let report = restore::into_database(&world.rig, prepared).await.map_err(|(error, _)| at_fault(error))?;
+    world.found.restores.push(report);
+    remember(world, &believed.manifest, stage.datastore.as_str()).await?;
+    Ok(slot)
+}
+
+/// Keeps what the checks need of a restored datastore.
+async fn remember(world: &mut World<'_>, manifest: &Manifest, database: &str) -> Result<(), Halt> {
+    let recorded = recorded(&world.rig, manifest).await.map_err(at_fault)?;
+    let server = manifest.source.server_version_num / 10_000;
+    let major = server.max(recorded.pg_dump_major);
+    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(|error| Halt::sandbox(error.to_string()))?;
+    let connection = connection(world, database)?;
+    world.restored.push(Restored { manifest: manifest.clone(), recorded, connection, tools });
+    Ok(())
+}
+
+pub(super) async fn recorded(rig: &Rig, manifest: &Manifest) -> Result<Fingerprint, WorkError> {
+    let identity = shelf::open(rig, manifest).await?.identity;
+    Ok(Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, &identity).await?)?)
+}
+
+/// The newest backup turns out to be damaged: that must be noticed, and the one before it is taken.
+async fn damaged(world: &mut World<'_>, stage: &PlanStage, newest: Believed) -> Result<(Believed, String), Halt> {
+    let sound = Arc::clone(&world.rig.vault);
+    let main = payload_of(&newest.manifest, Role::Main).map_err(at_fault)?;
+    let object = main.objects.first().ok_or_else(|| Halt::backup("it has no objects".to_owned()))?;
+    // Behind the header, within what is read first: a later place would be noticed as well, but only after a longer load.
+    let damage = Damage::BitTurned { key: object.key.clone(), at: (object.bytes / 2).min(128 * 1024) };
+    world.rig.vault = Arc::new(Damaged::new(Arc::clone(&sound), damage));
+    let tried = restore_one(world, stage, &newest).await;
+    world.rig.vault = sound;
+    let noticed = match tried {
+        Ok(_) => return Err(Halt::backup("the newest backup was damaged and nobody noticed".to_owned())),
+        Err(halt @ Halt::Backup(_)) => halt.why().to_owned(),
+        Err(other) => return Err(other),
+    };
+    drop_database(world, stage.datastore.as_str()).await?;
+    let before = newest.manifest.source.snapshot_time - jiff::SignedDuration::from_nanos(1);
+    let which = Which::At(before);
+    let older = shelf::pick(&world.rig, &stage.datastore, &which, &mut Vec::new()).await.map_err(|error| match error.trouble() {
+        Trouble::NoSuchBackup => Halt::backup("the newest backup is damaged, and there is none before it".to_owned()),
+        _ => at_fault(error),
+    })?;
+    let cost = newest.manifest.source.snapshot_time.duration_since(older.manifest.source.snapshot_time);
+    let cost = for_people(std::time::Duration::try_from(cost).unwrap_or_default());
+    let outcome = format!("noticed ({noticed}); backup {} was used instead, which costs {cost} of data", older.manifest.backup);
+    broke(world, Scenario::NewestDamaged, outcome);
+    Ok((older, "the one before the damaged newest".to_owned()))
+}
+
+/// Removes what a failed load left, as on-call would before starting over.
+async fn drop_database(world: &World<'_>, name: &str) -> Result<(), Halt> {
+    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), 0).await.map_err(|error| Halt::sandbox(error.to_string()))?;
+    let gone = |error: crate::pg::SessionError| Halt::sandbox(error.to_string());
+    let mut session = Session::open(&tools, &connection(world, "postgres")?).await.map_err(gone)?;
+    let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
+    session.run("the half-loaded database", &statement).await.map_err(gone)
+}
+
+/// Restores with stock tools alone; returns the slot whose key opened it.
+async fn by_hand(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, Halt> {
+    let identity = stock_identity(world.own, world.drill).ok_or_else(|| Halt::backup("no age identity is named".to_owned()))?;
+    let place = world.place.as_ref().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
+    let done = stock::restore(&world.rig, place, &believed.manifest, Path::new(&identity)).await.map_err(at_fault)?;
+    world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
+    broke(
+        world,
+        Scenario::LifeboatLost,
+        format!("RESTORE.md of {} was followed with stock tools alone: {}", believed.manifest.backup, done.summary),
+    );
+    let _ = stage;
+    remember(world, &believed.manifest, &done.database).await?;
+    Ok(done.slot)
+}

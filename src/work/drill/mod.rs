@@ -1,0 +1,567 @@
+//! A drill: restore in a sandbox, ask, damage, ask again, tear down, prove it, sign it.
+//!
+//! The restore is the one that on-call runs ([`super::restore`]), with the same plan; only the place and the ending differ. `started`
+//! stands in the evidence before the first step, and whatever happens afterwards ends in a report: the saga is unwound, the
+//! census is taken, and the verdict follows from what was found.
+
+/// Makes the undo of steps whose work vanishes with the sandbox: there is nothing left to do.
+macro_rules! vanishes_with_the_sandbox {
+    ($step:ty, $name:literal) => {
+        #[async_trait::async_trait]
+        impl<'w> crate::saga::Undo<crate::work::drill::World<'w>> for $step {
+            fn name(&self) -> &'static str {
+                $name
+            }
+            async fn undo(&self, _: &mut crate::work::drill::World<'w>) -> Result<(), String> {
+                Ok(())
+            }
+        }
+    };
+}
+
+mod control;
+mod examine;
+mod load;
+mod stock;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::restore::RestoreReport;
+use super::{HostLock, Rig, WorkError, evidence, shelf};
+use crate::catalog::Catalog;
+use crate::catalog::journal::DrillRun;
+use crate::config::plans::{self, Drill};
+use crate::domain::drill::{CheckResult, ControlResult, Facts, Halt, Objective, Scenario, verdict};
+use crate::domain::evidence::{Body, DrillReport, Moments, REPORT_SCHEMA, RestoredBackup, SourceFile, Started, StepTime};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::manifest::Manifest;
+use crate::evidence::Written;
+use crate::failpoint;
+use crate::pg::{Connection, Tools};
+use crate::report::{Happening, Team};
+use crate::saga::{Halted, Saga, Step, Undo};
+use crate::sandbox::local::{self, Lease, Place, Spec};
+use crate::sandbox::{Gap, Isolation, Reach};
+use crate::work::shelf::Believed;
+
+/// What came of a drill.
+pub struct Outcome {
+    /// The report as it was signed.
+    pub report: DrillReport,
+    /// Where it stands.
+    pub written: Written,
+    /// What a person wants to see of the restores.
+    pub restores: Vec<RestoreReport>,
+}
+
+/// A clock that nobody can set back while the drill runs.
+#[derive(Clone, Copy)]
+struct Clock {
+    declared: Timestamp,
+    before: f64,
+    since: Instant,
+}
+
+impl Clock {
+    fn from(declared: Timestamp) -> Self {
+        // What another process had used up by then is known by the wall clock only.
+        let before = Timestamp::now().duration_since(declared).as_secs_f64().max(0.0);
+        Self { declared, before, since: Instant::now() }
+    }
+    fn seconds(&self) -> f64 {
+        self.before + self.since.elapsed().as_secs_f64()
+    }
+}
+
+/// A datastore that has been restored into the sandbox.
+struct Restored {
+    manifest: Manifest,
+    recorded: Fingerprint,
+    connection: Connection,
+    tools: Tools,
+}
+
+/// Everything the steps work on.
+struct World<'a> {
+    /// The rig as it is.
+    own: &'a Rig,
+    /// The rig with what the drill breaks.
+    rig: Rig,
+    drill: &'a Drill,
+    team: &'a Team,
+    run: String,
+    clock: Clock,
+    state: PathBuf,
+    place: Option<Place>,
+    lease: Option<Lease>,
+    chosen: Vec<(Believed, String)>,
+    restored: Vec<Restored>,
+    found: Findings,
+    /// The evidence so far, for the prediction.
+    series: &'a crate::evidence::Series,
+}
+
+/// What goes into the report.
+#[derive(Default)]
+struct Findings {
+    isolation: Isolation,
+    gaps_not_accepted: Vec<String>,
+    reached: Vec<String>,
+    backups: Vec<RestoredBackup>,
+    restores: Vec<RestoreReport>,
+    checks: Vec<CheckResult>,
+    controls: Vec<ControlResult>,
+    broken: BTreeMap<Scenario, String>,
+    moments: Moments,
+    steps: Vec<StepTime>,
+    sandbox: String,
+    predicted: Option<f64>,
+}
+
+/// Directory of this host's sandboxes.
+#[must_use]
+pub fn state_directory(rig: &Rig) -> PathBuf {
+    let mut directory = rig.config.catalog.clone();
+    directory.set_extension("sandboxes");
+    directory
+}
+
+/// Reads a drill script.
+///
+/// # Errors
+/// [`WorkError::NoSuchDrill`] with a suggestion, or what is wrong with it.
+pub fn script(rig: &Rig, name: &str) -> Result<Drill, WorkError> {
+    if let Some(drill) = plans::drill(&rig.config, name)? {
+        return Ok(drill);
+    }
+    let known = plans::names(&rig.config, plans::DRILLS_DIRECTORY);
+    let nearest = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
+    let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
+    Err(WorkError::NoSuchDrill {
+        name: name.to_owned(),
+        file: base.join(plans::DRILLS_DIRECTORY).join(format!("{name}.toml")),
+        suggestion: nearest.filter(|(distance, _)| *distance <= 1 + name.len() / 3).map(|(_, k)| k.clone()),
+    })
+}
+
+fn catalog(rig: &Rig) -> Result<&Catalog, WorkError> {
+    rig.catalog.as_ref().map_err(|error| WorkError::Refused {
+        what: "the drill".to_owned(),
+        why: format!("its journal stands in the catalog, and {error}"),
+        hint: "move the catalog's file away; what it held is in the vault".to_owned(),
+    })
+}
+
+fn lock(rig: &Rig, drill: &str) -> Result<HostLock, WorkError> {
+    HostLock::named(&rig.config, &format!("drill-{drill}"), "a drill")?.ok_or_else(|| WorkError::DrillRunning { drill: drill.to_owned() })
+}
+
+/// Runs a drill from its declaration to its report.
+///
+/// # Errors
+/// [`WorkError`] if it could not even be declared, or its report not be written.
+pub async fn run(rig: &Rig, name: &str, team: &Team) -> Result<Outcome, WorkError> {
+    let drill = script(rig, name)?;
+    refuse_what_breaks_nothing(rig, &drill)?;
+    let catalog = catalog(rig)?;
+    let _lock = lock(rig, name)?;
+    let vault = shelf::vault_id(rig).await?;
+    let declared = Timestamp::now();
+    let run = format!("{}-{}", declared.strftime("%Y%m%dT%H%M%SZ"), hex::encode(rand::random::<[u8; 3]>()));
+    let report_by = declared + jiff::SignedDuration::try_from(drill.report_within()).unwrap_or_default();
+    let datastores = drill.plan.stages.iter().map(|stage| stage.datastore.clone()).collect();
+    let started = Started { run: run.clone(), drill: name.to_owned(), datastores, report_by };
+    let written = evidence::write(rig, Body::Started(started)).await?;
+    let drill_run = DrillRun { run, drill: name.to_owned(), started: written.sequence, declared };
+    catalog.begin_drill(&vault, &drill_run).await?;
+    failpoint::reach("drill-started");
+    perform(rig, &drill, team, &drill_run, true).await
+}
+
+/// Goes on with a drill whose process died: what is left of it is undone, and its steps are run again.
+///
+/// # Errors
+/// As [`run`]; also if there is no such drill, or it still runs.
+pub async fn resume(rig: &Rig, run: &str, team: &Team) -> Result<Outcome, WorkError> {
+    let drill_run = open_run(rig, run).await?;
+    let _lock = lock(rig, &drill_run.drill)?;
+    let drill = script(rig, &drill_run.drill)?;
+    perform(rig, &drill, team, &drill_run, true).await
+}
+
+/// Cleans up after a drill whose process died, and writes its report.
+///
+/// # Errors
+/// As [`resume`].
+pub async fn abort(rig: &Rig, run: &str, team: &Team) -> Result<Outcome, WorkError> {
+    let drill_run = open_run(rig, run).await?;
+    let _lock = lock(rig, &drill_run.drill)?;
+    let drill = script(rig, &drill_run.drill)?;
+    perform(rig, &drill, team, &drill_run, false).await
+}
+
+/// A drill of this host without a report, by its run or, where only one is open, by nothing.
+async fn open_run(rig: &Rig, run: &str) -> Result<DrillRun, WorkError> {
+    let open = catalog(rig)?.open_drills(&shelf::vault_id(rig).await?).await?;
+    let names = open.iter().map(|one| format!("{} ({})", one.run, one.drill)).collect::<Vec<_>>().join(", ");
+    open.into_iter().find(|one| one.run == run || one.drill == run).ok_or_else(|| WorkError::Refused {
+        what: format!("run {run}"),
+        why: "this host began no such drill, or it has its report".to_owned(),
+        hint: if names.is_empty() {
+            "no drill of this host waits for its report".to_owned()
+        } else {
+            format!("these wait for their report: {names}")
+        },
+    })
+}
+
+fn refuse_what_breaks_nothing(rig: &Rig, drill: &Drill) -> Result<(), WorkError> {
+    let refuse = |scenario: Scenario, why: &str, hint: &str| {
+        Err(WorkError::Refused {
+            what: format!("drill {}: break {}", drill.name, scenario.name()),
+            why: why.to_owned(),
+            hint: hint.to_owned(),
+        })
+    };
+    let kms = rig.config.keys.iter().any(|key| matches!(key.kind, crate::config::KeyKind::AwsKms { .. }));
+    for scenario in &drill.breaks {
+        match scenario {
+            Scenario::KmsGone if !kms => {
+                return refuse(*scenario, "no KMS key is configured, so nothing would be lost", "remove it, or use home-key-lost");
+            }
+            Scenario::LifeboatLost if load::stock_identity(rig, drill).is_none() => {
+                return refuse(
+                    *scenario,
+                    "stock tools need a file with an age identity, and none is named",
+                    "write recovery_identity = \"…\" in the drill",
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: bool) -> Result<Outcome, WorkError> {
+    let clock = Clock::from(run.declared);
+    let (series, _) = evidence::examine(rig).await?;
+    let mut world = World {
+        own: rig,
+        rig: rig.clone(),
+        drill,
+        team,
+        run: run.run.clone(),
+        clock,
+        state: state_directory(rig),
+        place: None,
+        lease: None,
+        chosen: Vec::new(),
+        restored: Vec::new(),
+        found: Findings::default(),
+        series: &series,
+    };
+    team.tell(&Happening::Declared { drill: drill.name.clone(), run: run.run.clone(), rto_seconds: drill.rto.duration().as_secs_f64() });
+    let journal = catalog(rig)?;
+    let mut saga = Saga::open(&run.run, journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
+    let halt = if all { steps(&mut saga, &mut world).await.err() } else { Some(Halt::Interrupted) };
+    tear_down(&mut saga, &mut world).await;
+    failpoint::reach("drill-torn-down");
+    let census = local::census(&world.state, &world.run, world.lease.as_ref());
+    if census.is_empty() {
+        world.found.moments.torn_down = Some(clock.seconds());
+    }
+    let leftovers: Vec<String> = census.processes.into_iter().chain(census.files).collect();
+    let report = report(&world, run, halt, leftovers)?;
+    let written = evidence::write(rig, Body::Report(Box::new(report.clone()))).await?;
+    journal.end_drill(&run.run).await?;
+    team.tell(&Happening::Ended { verdict: report.verdict, reasons: report.reasons.clone() });
+    Ok(Outcome { report, written, restores: world.found.restores })
+}
+
+/// What earlier drills let one expect of a restore of so many bytes, in seconds: the median of their seconds per byte.
+fn predicted_seconds(series: &crate::evidence::Series, drill: &str, bytes: u64) -> Option<f64> {
+    let same = evidence::reports(series).into_iter().filter(|(_, report)| report.drill == drill);
+    let rate = |report: &DrillReport| {
+        let restored: u64 = report.backups.iter().map(|backup| backup.plain_bytes).sum();
+        Some(report.rto.measured_seconds? / restored.max(1) as f64)
+    };
+    let mut rates: Vec<f64> = same.filter_map(|(_, report)| rate(report)).collect();
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).map(|rate| rate * bytes as f64)
+}
+
+async fn steps(saga: &mut Saga<'_>, world: &mut World<'_>) -> Result<(), Halt> {
+    timed(saga, world, &load::Choose).await?;
+    timed(saga, world, &Raise).await?;
+    failpoint::reach("drill-raised");
+    timed(saga, world, &StartServer).await?;
+    timed(saga, world, &Isolate).await?;
+    timed(saga, world, &load::Restore).await?;
+    failpoint::reach("drill-loaded");
+    timed(saga, world, &examine::Examine).await?;
+    failpoint::reach("drill-examined");
+    timed(saga, world, &control::RunControls).await?;
+    failpoint::reach("drill-damaged");
+    Ok(())
+}
+
+const TEAR_DOWN: &str = "tear-down";
+
+async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>) {
+    let from = world.clock.seconds();
+    world.team.tell(&Happening::StepBegan { step: TEAR_DOWN, at_seconds: from });
+    let undos: [&dyn Undo<World<'_>>; 1] = [&Raise];
+    let failures = saga.unwind(world, &undos).await;
+    let failures = failures.join("; ");
+    let error = (!failures.is_empty()).then(|| (failures.clone(), failures));
+    ended(world, TEAR_DOWN, from, error);
+}
+
+/// Notes the end of a step: its error in words to be stored, and in all words.
+fn ended(world: &mut World<'_>, step: &'static str, from: f64, error: Option<(String, String)>) {
+    let seconds = world.clock.seconds() - from;
+    let (error, detail) = error.unzip();
+    world.team.tell(&Happening::StepEnded { step, seconds, error: detail });
+    world.found.steps.push(StepTime { step: step.to_owned(), from_seconds: from, seconds, error });
+}
+
+/// Does a step, tells of it and notes its time.
+async fn timed<'w, S>(saga: &mut Saga<'_>, world: &mut World<'w>, step: &S) -> Result<S::Output, Halt>
+where
+    S: Step<World<'w>, Error = Halt>,
+{
+    let (name, from) = (step.name(), world.clock.seconds());
+    world.team.tell(&Happening::StepBegan { step: name, at_seconds: from });
+    if world.own.cancel.is_cancelled() {
+        return Err(Halt::Interrupted);
+    }
+    let done = saga.step(world, step).await.map_err(|halted| match halted {
+        Halted::Step(halt) => halt,
+        other => Halt::sandbox(other.to_string()),
+    });
+    let error = done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.detail().to_owned()));
+    ended(world, name, from, error);
+    done
+}
+
+/// Why a step's error halts the drill: the backup's fault, or the machine's.
+fn at_fault(error: WorkError) -> Halt {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    let halt = match &error {
+        WorkError::Interrupted => Halt::Interrupted,
+        WorkError::Target(target) if target.trouble() == crate::domain::Trouble::Interrupted => Halt::Interrupted,
+        WorkError::Target(target) if target.is_the_machines() => Halt::sandbox(error.to_string()),
+        WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => Halt::sandbox(error.to_string()),
+        // What a program of the guide said may quote data.
+        WorkError::CheckFailed(_) => Halt::backup("RESTORE.md did not work as it stands"),
+        _ => Halt::backup(error.to_string()),
+    };
+    halt.with_detail(text)
+}
+
+/// Raises the sandbox. The only step that makes anything outside of it.
+struct Raise;
+
+#[async_trait]
+impl<'w> Undo<World<'w>> for Raise {
+    fn name(&self) -> &'static str {
+        "raise-sandbox"
+    }
+    async fn undo(&self, world: &mut World<'w>) -> Result<(), String> {
+        let ended = match world.place.take() {
+            Some(place) => place.tear_down().await,
+            None => local::undo(&world.state, &world.run).await,
+        };
+        ended.map_err(|error| error.to_string())
+    }
+}
+
+#[async_trait]
+impl<'w> Step<World<'w>> for Raise {
+    type Output = Lease;
+    type Error = Halt;
+    async fn act(&self, world: &mut World<'w>) -> Result<Lease, Halt> {
+        let majors = world.chosen.iter().map(|(chosen, _)| chosen.manifest.source.server_version_num / 10_000);
+        let planned = world.drill.plan.stages.iter().filter_map(|stage| stage.major).max();
+        let major = planned.or(majors.max()).unwrap_or_default();
+        let pg_bin = world.rig.config.pg_bin.clone();
+        let tools = Tools::find_server(pg_bin.as_deref(), major).await.map_err(|error| Halt::sandbox(error.to_string()))?;
+        let mut programs = world.drill.sandbox.programs.clone();
+        programs.extend(pg_bin.and_then(|bin| Some(bin.parent()?.to_owned())));
+        world.found.sandbox = format!("local, {}", tools.version().replace("pg_dump", "server and clients of"));
+        let spec = Spec {
+            run: world.run.clone(),
+            state: world.state.clone(),
+            size_bytes: world.drill.sandbox.size_bytes,
+            time_to_live: world.drill.time_to_live.duration(),
+            tools,
+            programs,
+        };
+        let place = local::raise(spec).await.map_err(|error| Halt::sandbox(error.to_string()))?;
+        let lease = place.lease().clone();
+        world.place = Some(place);
+        world.lease = Some(lease.clone());
+        Ok(lease)
+    }
+}
+
+/// Starts the sandbox's server.
+struct StartServer;
+vanishes_with_the_sandbox!(StartServer, "start-server");
+
+#[async_trait]
+impl<'w> Step<World<'w>> for StartServer {
+    type Output = ();
+    type Error = Halt;
+    async fn act(&self, world: &mut World<'w>) -> Result<(), Halt> {
+        // A sandbox's server is ours: what a plan sets for sessions it may as well have throughout.
+        let settings: Vec<(String, String)> = world.drill.plan.stages.iter().flat_map(|stage| stage.settings.clone()).collect();
+        let place = world.place.as_mut().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
+        place.start_server(&settings).await.map_err(|error| Halt::sandbox(error.to_string()))?;
+        world.found.moments.server_up = Some(world.clock.seconds());
+        Ok(())
+    }
+}
+
+/// Proves that the sandbox is cut off. Nothing is restored before it passes.
+struct Isolate;
+vanishes_with_the_sandbox!(Isolate, "prove-isolation");
+
+#[async_trait]
+impl<'w> Step<World<'w>> for Isolate {
+    type Output = Isolation;
+    type Error = Halt;
+    async fn act(&self, world: &mut World<'w>) -> Result<Isolation, Halt> {
+        let reaches = reaches(world.own);
+        let place = world.place.as_mut().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
+        let isolation = place.isolation(reaches).await;
+        let accepted = |gap: Gap| world.drill.accept_gaps.contains(gap.name());
+        world.found.gaps_not_accepted = isolation.gaps.iter().filter(|gap| !accepted(**gap)).map(|gap| gap.name().to_owned()).collect();
+        let open = |gap: Gap| isolation.gaps.contains(&gap) && accepted(gap);
+        let unexpected = isolation.reached().filter(|probe| !open(probe.tried.gap()));
+        world.found.reached = unexpected.map(|probe| format!("{}: {}", probe.tried, probe.detail)).collect();
+        world.found.isolation = isolation.clone();
+        let wrong: Vec<String> =
+            world.found.gaps_not_accepted.iter().map(|gap| format!("gap {gap}")).chain(world.found.reached.clone()).collect();
+        if wrong.is_empty() {
+            Ok(isolation)
+        } else {
+            Err(Halt::sandbox(format!("nothing was restored, since it is not isolated: {}", wrong.join("; "))))
+        }
+    }
+}
+
+/// What must not be reachable from inside: every source, this host's services and names, and every file that matters.
+fn reaches(rig: &Rig) -> Vec<Reach> {
+    let mut all = vec![Reach::Interfaces, Reach::Processes, Reach::Tcp("127.0.0.1:5432".to_owned()), Reach::Name("example.com".to_owned())];
+    for datastore in rig.config.datastores.values() {
+        for (host, port) in datastore.connection.addresses() {
+            match host.as_str() {
+                "" => all.extend(["/var/run/postgresql", "/tmp"].map(|directory| Reach::Socket(format!("{directory}/.s.PGSQL.{port}")))),
+                path if path.starts_with('/') => all.push(Reach::Socket(format!("{path}/.s.PGSQL.{port}"))),
+                name => {
+                    all.push(Reach::Tcp(format!("{name}:{port}")));
+                    all.push(Reach::Tcp(format!("127.0.0.1:{port}")));
+                    if name.parse::<std::net::IpAddr>().is_err() && name != "localhost" {
+                        all.push(Reach::Name(name.to_owned()));
+                    }
+                }
+            }
+        }
+    }
+    for file in rig.config.private_files() {
+        all.push(Reach::File(file.display().to_string()));
+    }
+    let mut seen = Vec::new();
+    all.retain(|reach| {
+        !seen.contains(reach) && {
+            seen.push(reach.clone());
+            true
+        }
+    });
+    all
+}
+
+fn report(world: &World<'_>, run: &DrillRun, halt: Option<Halt>, leftovers: Vec<String>) -> Result<DrillReport, WorkError> {
+    let found = &world.found;
+    let drill = world.drill;
+    // The time that counts: until the restored datastore answered. Checks come on top, and are shown.
+    let rto = Objective { allowed_seconds: drill.rto.duration().as_secs_f64(), measured_seconds: found.moments.first_query };
+    let oldest = found.backups.iter().map(|backup| backup.snapshot_time).min();
+    let age = oldest.map(|snapshot| world.clock.declared.duration_since(snapshot).as_secs_f64());
+    // A snapshot from the future says that a clock is wrong, and then its age is not known.
+    let rpo = Objective {
+        allowed_seconds: drill.rpo.duration().as_secs_f64(),
+        measured_seconds: age.filter(|age| *age > -300.0).map(|age| age.max(0.0)),
+    };
+    let (verdict, reasons) = verdict(&Facts {
+        halt: halt.as_ref(),
+        checks: &found.checks,
+        controls: &found.controls,
+        rto,
+        rpo,
+        gaps_not_accepted: &[],
+        reached: &[],
+        leftovers: leftovers.len(),
+    });
+    let binary = std::env::current_exe()
+        .and_then(std::fs::read)
+        .map_err(|source| WorkError::File { what: "reading lifeboat's own binary".to_owned(), source })?;
+    Ok(DrillReport {
+        schema: REPORT_SCHEMA.to_owned(),
+        run: run.run.clone(),
+        started: run.started,
+        drill: drill.name.clone(),
+        script: source_file(world.own, &drill.file, &drill.text),
+        plan: drill.plan.file.as_ref().map(|file| source_file(world.own, file, &drill.plan.text)).unwrap_or_default(),
+        lifeboat_version: env!("CARGO_PKG_VERSION").to_owned(),
+        lifeboat_sha256: shelf::sha256(&binary),
+        declared: run.declared,
+        ended: Timestamp::now(),
+        broken: found.broken.clone(),
+        backups: found.backups.clone(),
+        sandbox: found.sandbox.clone(),
+        isolation: serde_json::to_value(&found.isolation).unwrap_or_default(),
+        gaps_accepted: drill.accept_gaps.iter().cloned().collect(),
+        steps: found.steps.clone(),
+        moments: found.moments,
+        rto,
+        rto_predicted_seconds: found.predicted,
+        rpo,
+        checks: found.checks.clone(),
+        controls: found.controls.clone(),
+        halt,
+        leftovers,
+        verdict,
+        reasons,
+        notes: world.team.notes(),
+        reviewers: drill.reviewers.clone(),
+    })
+}
+
+/// A file with its hash, and what git says of it.
+fn source_file(rig: &Rig, file: &std::path::Path, text: &str) -> SourceFile {
+    let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
+    let git = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new("git").arg("-C").arg(base).args(arguments).stdin(std::process::Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "HEAD"]);
+    SourceFile {
+        file: file.strip_prefix(base).unwrap_or(file).display().to_string(),
+        sha256: shelf::sha256(text.as_bytes()),
+        git_dirty: commit.as_ref().and_then(|_| git(&["status", "--porcelain", "--", "."])).map(|changes| !changes.is_empty()),
+        git_commit: commit,
+    }
+}

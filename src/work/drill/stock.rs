@@ -1,0 +1,145 @@
+//! Lifeboat is lost: `RESTORE.md` is followed in the sandbox, word by word, with stock tools and nothing else.
+//!
+//! What a person would have is brought into the clients' own directory, which the server's uid cannot read: the sealed objects as they
+//! lie in the vault, the trusted public key, and one age identity. `RESTORE.md` itself comes from the vault and is believed in nothing;
+//! it runs where it can do no harm.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::domain::manifest::Manifest;
+use crate::keyring::age_key::IdentityFile;
+use crate::pg::{Session, Tools};
+use crate::sandbox::local::Place;
+use crate::vault::fetch;
+use crate::work::{Rig, WorkError, guide, shelf};
+
+/// What came of it.
+pub(super) struct Done {
+    /// The slot whose key opened the backup.
+    pub slot: String,
+    /// The database that was made.
+    pub database: String,
+    /// In words.
+    pub summary: String,
+}
+
+fn failed(what: &str, why: impl std::fmt::Display) -> WorkError {
+    WorkError::CheckFailed(format!("{what}: {why}"))
+}
+
+pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, identity: &Path) -> Result<Done, WorkError> {
+    // Which slot the key opens is what a person knows from the key's label.
+    let mut alone = rig.clone();
+    alone.openers = vec![Arc::new(IdentityFile::new("the identity for stock tools", identity))];
+    let slot = shelf::open(&alone, manifest).await?.slot;
+    let home = place.client_directory();
+    let (vault, work) = (home.join("vault"), home.join("by-hand"));
+    let objects = bring_objects(rig, place, manifest, &vault).await?;
+    let key = std::fs::read(identity).map_err(|source| WorkError::File { what: format!("reading {}", identity.display()), source })?;
+    let key = zeroize::Zeroizing::new(key);
+    write(place, &home.join("identity-file"), &key).await?;
+    let trusted = rig.trusted.keys().iter().map(crate::keyring::sign::PublicKey::to_pem);
+    let mut signing_keys = Vec::new();
+    for (number, pem) in trusted.enumerate() {
+        let file = home.join(format!("trusted-{number}.pem"));
+        write(place, &file, pem.as_bytes()).await?;
+        signing_keys.push(file);
+    }
+    let text =
+        fetch::document(rig.vault.as_ref(), &format!("{}RESTORE.md", manifest.place().meta_prefix()).parse().map_err(WorkError::Bug)?)
+            .await?
+            .ok_or_else(|| failed("RESTORE.md", "it is missing"))?;
+    let mut blocks = guide::commands(&String::from_utf8_lossy(&text), &slot);
+    let from_directory = rig.vault.address().starts_with("file://");
+    if !from_directory && !blocks.is_empty() {
+        // A sandbox has no network: what the AWS CLI would fetch is laid where it would lie.
+        let head = "set -euo pipefail\numask 077\ncp -r \"$VAULT\"/. .\n";
+        blocks[0] = head.to_owned();
+    }
+    let script = blocks.concat();
+    let signer = signing_keys.first().ok_or_else(|| failed("the trusted key", "none is pinned"))?;
+    let mut bash = place.command(Path::new("/bin/bash"), "postgres");
+    bash.env("VAULT", &vault).env("IDENTITY", home.join("identity-file")).env("TRUSTED_KEY", signer);
+    bash.arg("-c").arg("mkdir -p \"$0\" && cd \"$0\" && exec /bin/bash -s").arg(&work);
+    let output = feed(bash, script.as_bytes()).await?;
+    if !output.status.success() {
+        let last = String::from_utf8_lossy(&output.stderr[output.stderr.len().saturating_sub(1000)..]).trim().to_owned();
+        return Err(failed("RESTORE.md did not work as it stands", last));
+    }
+    let database = restored_database(rig, place).await?;
+    let fetched = if from_directory { "" } else { "; fetching with the AWS CLI was not part of it" };
+    Ok(Done { summary: format!("{} steps, {objects} objects{fetched}", blocks.len()), slot, database })
+}
+
+/// The database that the guide made: the only one that is not the server's own.
+async fn restored_database(rig: &Rig, place: &Place) -> Result<String, WorkError> {
+    let lost = |error| WorkError::Target(crate::target::TargetError::Session(error));
+    let tools = Tools::find(rig.config.pg_bin.as_deref(), 0).await.map_err(crate::target::TargetError::from)?;
+    let mut session = Session::open(&tools, &place.connection("postgres")).await.map_err(lost)?;
+    let question = "SELECT datname FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY oid DESC LIMIT 1";
+    session.ask_one("the restored database", question).await.map_err(lost)
+}
+
+/// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault.
+async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, vault: &Path) -> Result<usize, WorkError> {
+    let own = manifest.place();
+    let mut keys = vec![own.manifest(), own.manifest().signature()];
+    for prefix in [own.meta_prefix(), own.payload_prefix()] {
+        keys.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| facts.key));
+    }
+    for key in &keys {
+        let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![key.clone()]).await?;
+        let (mut child, mut stdin) = receiver(place, &vault.join(key.as_str())).await?;
+        while let Some(chunk) = chunks.recv().await {
+            let chunk = chunk.map_err(|why| WorkError::Open(crate::seal::OpenError::Fetch { name: key.to_string(), why }))?;
+            stdin.write_all(&chunk).await.map_err(|error| sandbox_is_full(&error))?;
+        }
+        drop(stdin);
+        let status = child.wait().await.map_err(|error| sandbox_is_full(&error))?;
+        if !status.success() {
+            return Err(WorkError::NotVerified(format!("{key} could not be brought into the sandbox; is it large enough?")));
+        }
+    }
+    Ok(keys.len())
+}
+
+fn sandbox_is_full(error: &std::io::Error) -> WorkError {
+    WorkError::NotVerified(format!("nothing more could be brought into the sandbox: {error}; is it large enough?"))
+}
+
+/// A program in the sandbox that writes its standard input to a new file.
+async fn receiver(place: &Place, file: &Path) -> Result<(tokio::process::Child, tokio::process::ChildStdin), WorkError> {
+    let parent: PathBuf = file.parent().map(Path::to_owned).unwrap_or_default();
+    let mut mkdir = place.command(Path::new("/bin/mkdir"), "postgres");
+    mkdir.arg("-p").arg(&parent).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    mkdir.status().await.map_err(|error| sandbox_is_full(&error))?;
+    let mut dd = place.command(Path::new("/bin/dd"), "postgres");
+    let mut target = std::ffi::OsString::from("of=");
+    target.push(file);
+    dd.arg(target).args(["bs=1M", "iflag=fullblock", "status=none", "conv=excl"]);
+    dd.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = dd.spawn().map_err(|error| sandbox_is_full(&error))?;
+    let stdin = child.stdin.take().ok_or_else(|| WorkError::Bug("dd has no standard input".to_owned()))?;
+    Ok((child, stdin))
+}
+
+async fn write(place: &Place, file: &Path, bytes: &[u8]) -> Result<(), WorkError> {
+    let (mut child, mut stdin) = receiver(place, file).await?;
+    stdin.write_all(bytes).await.map_err(|error| sandbox_is_full(&error))?;
+    drop(stdin);
+    child.wait().await.map(drop).map_err(|error| sandbox_is_full(&error))
+}
+
+async fn feed(mut command: tokio::process::Command, input: &[u8]) -> Result<std::process::Output, WorkError> {
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| sandbox_is_full(&error))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // bash reads its script as it goes; one that stops early closes its end.
+        let _ = stdin.write_all(input).await;
+    }
+    child.wait_with_output().await.map_err(|error| sandbox_is_full(&error))
+}

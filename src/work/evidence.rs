@@ -1,0 +1,90 @@
+//! Reading the evidence of a vault, looking for flaws, and adding reviewers' statements.
+
+use jiff::Timestamp;
+
+use super::{Rig, WorkError, shelf};
+use crate::domain::evidence::{Actor, Body, Certificate, DrillReport, Flaw, SeenHead};
+use crate::evidence::{self, Series, Written};
+
+/// Who runs this process, as the system names them.
+#[must_use]
+pub fn actor() -> Actor {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Actor { user: user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())), host }
+}
+
+/// Reads the series and everything that was ever seen of it, and looks for flaws.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be read.
+pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
+    let vault = shelf::vault_id(rig).await?;
+    let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
+    let mut heads = Vec::new();
+    for entry in shelf::entries(rig, None).await? {
+        if let Ok(believed) = entry.manifest
+            && let Some(sha256) = believed.manifest.evidence_head
+        {
+            heads.push(SeenHead { sha256, seen_by: format!("backup {}", believed.manifest.backup) });
+        }
+    }
+    if let Ok(catalog) = &rig.catalog
+        && let Some(sha256) = catalog.evidence_seen(&vault).await?
+    {
+        heads.push(SeenHead { sha256, seen_by: "this host".to_owned() });
+    }
+    let flaws = series.flaws(&heads, Timestamp::now());
+    Ok((series, flaws))
+}
+
+/// Writes a record and remembers it.
+///
+/// # Errors
+/// [`WorkError`] if it could not be written.
+pub async fn write(rig: &Rig, body: Body) -> Result<Written, WorkError> {
+    let vault = shelf::vault_id(rig).await?;
+    let written = evidence::append(rig.vault.as_ref(), &vault, rig.signer.as_ref(), &actor(), body).await?;
+    if let Some(catalog) = rig.catalog()
+        && let Err(error) = catalog.saw_evidence(&vault, written.sequence, &written.sha256).await
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the head of the evidence could not be noted in the catalog");
+    }
+    Ok(written)
+}
+
+/// Reports that are believed, oldest first, with their numbers.
+#[must_use]
+pub fn reports(series: &Series) -> Vec<(u64, &DrillReport)> {
+    let report = |(found, record): (&crate::domain::evidence::Found, _)| match record {
+        &crate::domain::evidence::Record { body: Body::Report(ref report), .. } => Some((found.sequence, report.as_ref())),
+        _ => None,
+    };
+    series.believed().filter_map(report).collect()
+}
+
+/// Adds a reviewer's statement to a report.
+///
+/// # Errors
+/// [`WorkError`] if there is no such report, or it is not believed.
+pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> Result<Written, WorkError> {
+    let (series, _) = examine(rig).await?;
+    let found = series.believed().find_map(|(found, record)| match &record.body {
+        Body::Report(report) if report.run == run => Some(found),
+        _ => None,
+    });
+    let Some(found) = found else {
+        return Err(WorkError::Refused {
+            what: format!("report of run {run}"),
+            why: "there is none in the evidence that a pinned key signed".to_owned(),
+            hint: "`lifeboat drill history` shows the runs".to_owned(),
+        });
+    };
+    let certificate = Certificate {
+        report: found.sequence,
+        report_sha256: found.sha256.clone(),
+        reviewer: reviewer.to_owned(),
+        statement: statement.to_owned(),
+    };
+    write(rig, Body::Certify(certificate)).await
+}

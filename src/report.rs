@@ -156,6 +156,8 @@ pub enum Happening {
         /// The result.
         result: ControlResult,
     },
+    /// Everything is torn down, and the report is about to be signed: the last moment for notes.
+    AboutToSign,
     /// The drill is over.
     Ended {
         /// Its verdict.

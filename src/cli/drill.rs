@@ -1,5 +1,6 @@
 //! `lifeboat drill`: what happens is told line by line as it happens, or as JSON, or on a full screen.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -7,6 +8,7 @@ use serde_json::json;
 
 use super::arguments::Opening;
 use super::exit::Exit;
+use super::live;
 use super::print::{self, Failure, data, table, talk};
 use super::run::Start;
 use crate::config::plans;
@@ -21,7 +23,7 @@ use crate::work::{Rig, drill, evidence};
 pub struct DrillArguments {
     /// The drill: a file in drills/, without .toml.
     pub name: Option<String>,
-    /// Show it on a full screen, take notes, and wait before each break.
+    /// Show it on a full screen, take notes, and wait before each break. Without a terminal: lines, as always.
     #[arg(long)]
     pub live: bool,
     #[command(flatten)]
@@ -90,6 +92,10 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
             let team = Team::new(tell(start.json), false);
             ended(start, drill::abort(&rig, &run, &team).await?)
         }
+        (None, Some(name)) if arguments.live && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() => {
+            let outcome = live::run(&rig, &name, &start.cancel).await?;
+            ended(start, outcome)
+        }
         (None, Some(name)) => {
             let team = Team::new(tell(start.json), false);
             ended(start, drill::run(&rig, &name, &team).await?)
@@ -147,7 +153,7 @@ pub(super) fn lines(happening: &Happening) -> Vec<String> {
             };
             vec![format!("    {word}  {}: {}", result.control.name(), result.summary)]
         }
-        Happening::Ended { .. } => Vec::new(),
+        Happening::AboutToSign | Happening::Ended { .. } => Vec::new(),
     }
 }
 

@@ -19,6 +19,12 @@ pub enum EvidenceVerb {
         #[allow(missing_docs, reason = "documented at its type")]
         opening: Opening,
     },
+    /// Write pages to look at, and the signed records beside them.
+    #[command(after_help = "Example:\n  lifeboat evidence export /tmp/evidence && xdg-open /tmp/evidence/index.html")]
+    Export {
+        /// Where to.
+        directory: std::path::PathBuf,
+    },
     /// Show one record as it was signed.
     #[command(after_help = "Example:\n  lifeboat evidence show 12 | jq .body.of.verdict")]
     Show {
@@ -49,6 +55,17 @@ pub(super) async fn run(start: &Start, verb: EvidenceVerb) -> Result<Exit, Failu
                 return Err(WorkError::Flawed(flaws).into());
             }
             talk(&format!("{} records, {reports} of them reports of drills: all signed, none missing, none changed", series.found.len()));
+            Ok(Exit::Done)
+        }
+        EvidenceVerb::Export { directory } => {
+            let rig = start.rig(&Opening::default()).await?;
+            let exported = evidence::export(&rig, &directory).await?;
+            if start.json {
+                print::json(&exported);
+            } else {
+                exported.pages.iter().for_each(|page| data(&page.display().to_string()));
+                talk(&format!("{} records with their signatures are in {}", exported.records, directory.join("records").display()));
+            }
             Ok(Exit::Done)
         }
         EvidenceVerb::Show { record } => {

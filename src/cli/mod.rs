@@ -6,6 +6,7 @@ pub mod arguments;
 pub mod drill;
 pub mod evidence;
 pub mod exit;
+mod live;
 pub mod print;
 pub mod progress;
 pub mod run;

@@ -580,6 +580,9 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
         talk(&format!("{busy}: a run is under way, left alone"));
     }
     let leftovers = &found.leftovers;
+    for run in &leftovers.unreported {
+        talk(&format!("warning: drill run {run} died without a report; `lifeboat drill resume` or `drill abort` ends it"));
+    }
     for (datastore, backup) in &leftovers.lost {
         talk(&format!(
             "warning: {datastore}: backup {backup} was published by this host, and its manifest is gone; its payloads are left alone"
@@ -591,11 +594,14 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
             "orphans": leftovers.orphans.values().flatten().map(ToString::to_string).collect::<Vec<_>>(),
             "probes": leftovers.probes.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "bytes": leftovers.bytes,
+            "sandboxes": leftovers.sandboxes,
+            "drills_without_report": leftovers.unreported,
         }));
     } else {
         leftovers.uploads.iter().for_each(|u| data(&format!("unfinished upload, begun {}: {}", u.begun, u.key)));
         leftovers.orphans.values().flatten().for_each(|key| data(&format!("object of a backup that was never published: {key}")));
         leftovers.probes.iter().for_each(|key| data(&format!("probe: {key}")));
+        leftovers.sandboxes.iter().for_each(|run| data(&format!("sandbox of drill run {run}")));
     }
     if leftovers.is_empty() {
         talk(&format!("nothing older than {older_than} was left behind"));

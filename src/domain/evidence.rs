@@ -165,9 +165,9 @@ pub struct Moments {
     pub server_up: Option<f64>,
     /// Everything was loaded.
     pub loaded: Option<f64>,
-    /// The first query of the restored data was answered.
+    /// The first query of the restored data was answered. The RTO is measured to here, without the pauses before something is broken.
     pub first_query: Option<f64>,
-    /// All checks were answered. The RTO is measured to here.
+    /// All checks were answered.
     pub verified: Option<f64>,
     /// Nothing of the sandbox was left.
     pub torn_down: Option<f64>,

@@ -5,8 +5,10 @@
 
 use serde::Serialize;
 
+use super::drill;
 use super::{Rig, WorkError, back_up, shelf};
 use crate::config::DatastoreConfig;
+use crate::config::plans;
 use crate::domain::Trouble;
 use crate::domain::envelope::{Context, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
@@ -77,7 +79,39 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
     if rig.config.datastores.is_empty() {
         lines.push(bad("datastores", "at least one is configured", Trouble::Usage, "add a section [datastores.NAME]"));
     }
+    lines.extend(check_files(rig));
     Ok(lines)
+}
+
+/// Restore plans and drills: whether they can be read, and what they name is there.
+fn check_files(rig: &Rig) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
+    for name in plans::names(&rig.config, plans::RESTORE_DIRECTORY) {
+        let file = base.join(plans::RESTORE_DIRECTORY).join(format!("{name}.toml"));
+        lines.push(match plans::plan(&rig.config, &name, &file) {
+            Ok(plan) => {
+                let datastores: Vec<String> = plan.stages.iter().map(|stage| stage.datastore.to_string()).collect();
+                line(&format!("restore plan {name}"), "is sound", Answer::Good, format!("restores {}", datastores.join(", then ")))
+            }
+            Err(error) => bad(&format!("restore plan {name}"), "is sound", Trouble::Usage, error.to_string()),
+        });
+    }
+    for name in plans::names(&rig.config, plans::DRILLS_DIRECTORY) {
+        lines.push(match drill::script(rig, &name).and_then(|script| drill::refuse_what_breaks_nothing(rig, &script).map(|()| script)) {
+            Ok(script) => {
+                let detail = format!(
+                    "{} checks, {} kinds of damage, {} things broken",
+                    script.checks.len(),
+                    script.controls.len(),
+                    script.breaks.len()
+                );
+                line(&format!("drill {name}"), "is sound", Answer::Good, detail)
+            }
+            Err(error) => bad(&format!("drill {name}"), "is sound", Trouble::Usage, error.to_string()),
+        });
+    }
+    lines
 }
 
 async fn check_signer(rig: &Rig) -> Line {

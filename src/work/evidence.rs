@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use super::{Rig, WorkError, shelf};
 use crate::domain::evidence::{Actor, Body, Certificate, DrillReport, Flaw, SeenHead};
-use crate::evidence::{self, Series, Written};
+use crate::domain::layout;
+use crate::evidence::{self, Series, Written, html};
 
 /// Who runs this process, as the system names them.
 #[must_use]
@@ -87,4 +88,57 @@ pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> R
         statement: statement.to_owned(),
     };
     write(rig, Body::Certify(certificate)).await
+}
+
+/// What was exported.
+#[derive(Debug, serde::Serialize)]
+pub struct Exported {
+    /// Pages, the series' first.
+    pub pages: Vec<std::path::PathBuf>,
+    /// Records, each with its signature beside it.
+    pub records: usize,
+}
+
+/// Writes pages to look at, and beside them the signed records and the public keys, with which `openssl` verifies them.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be read or a file not be written.
+pub async fn export(rig: &Rig, directory: &std::path::Path) -> Result<Exported, WorkError> {
+    let (series, flaws) = examine(rig).await?;
+    let fail = |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
+    let records = directory.join("records");
+    std::fs::create_dir_all(&records).map_err(fail)?;
+    let mut exported = Exported { pages: Vec::new(), records: 0 };
+    let mut write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).map_err(fail)?;
+        exported.pages.push(path);
+        Ok::<_, WorkError>(())
+    };
+    write("index.html", &html::series_page(&series, &flaws, Timestamp::now()))?;
+    for (found, record) in series.believed() {
+        if let Body::Report(report) = &record.body {
+            let certificates: Vec<(u64, &Certificate)> = series
+                .believed()
+                .filter_map(|(other, record)| match &record.body {
+                    Body::Certify(certificate) if certificate.report == found.sequence => Some((other.sequence, certificate)),
+                    _ => None,
+                })
+                .collect();
+            let page = html::report_page(found.sequence, &found.sha256, found.signed, report, &certificates);
+            write(&html::page_name(found.sequence), &page)?;
+        }
+    }
+    for found in &series.found {
+        for key in [layout::evidence(found.sequence), layout::evidence(found.sequence).signature()] {
+            if let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &key).await? {
+                std::fs::write(records.join(key.file_name()), bytes).map_err(fail)?;
+            }
+        }
+        exported.records += 1;
+    }
+    for (number, key) in rig.trusted.keys().iter().enumerate() {
+        std::fs::write(directory.join(format!("trusted-{}.pem", number + 1)), key.to_pem()).map_err(fail)?;
+    }
+    Ok(exported)
 }

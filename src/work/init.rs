@@ -37,6 +37,18 @@ pub struct InitReport {
     pub recovery_recipient: Option<String>,
 }
 
+/// Examples of restore plans and drills, as they stand in this repository. They name a datastore that a new set-up does not have,
+/// so they are written as examples, to be renamed.
+pub const EXAMPLES: [(&str, &str); 7] = [
+    ("restore/chat.toml", include_str!("../../restore/chat.toml")),
+    ("drills/nightly.toml", include_str!("../../drills/nightly.toml")),
+    ("drills/catalog-lost.toml", include_str!("../../drills/catalog-lost.toml")),
+    ("drills/home-key-lost.toml", include_str!("../../drills/home-key-lost.toml")),
+    ("drills/kms-gone.toml", include_str!("../../drills/kms-gone.toml")),
+    ("drills/lifeboat-lost.toml", include_str!("../../drills/lifeboat-lost.toml")),
+    ("drills/newest-damaged.toml", include_str!("../../drills/newest-damaged.toml")),
+];
+
 /// Writes keys and configuration. The vault itself is made by [`create_vault`] once the configuration stands.
 ///
 /// # Errors
@@ -97,6 +109,17 @@ pub fn write_files(setup: &NewSetup) -> Result<InitReport, WorkError> {
     let text = lifeboat_toml(&Filling { vault: place, recovery: recovery.clone(), trust: public.to_line() });
     write_new(&file, &text).map_err(fail(&file))?;
     files.extend([identity, signing, public_file, file]);
+    for (name, text) in EXAMPLES {
+        let example = setup.directory.join(format!("{name}.example"));
+        if let Some(parent) = example.parent() {
+            std::fs::create_dir_all(parent).map_err(fail(parent))?;
+        }
+        // An example that is there already may have been changed; it is no reason to stop.
+        if !example.exists() {
+            write_new(&example, text).map_err(fail(&example))?;
+            files.push(example);
+        }
+    }
     Ok(InitReport { files, trust: public.to_line(), recovery_recipient: recovery })
 }
 

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{HostLock, Rig, WorkError};
+use super::{HostLock, Rig, WorkError, drill};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
 use crate::domain::span::Span;
+use crate::sandbox::local;
 use crate::vault::Unfinished;
 
 /// What would be removed.
@@ -28,18 +29,22 @@ pub struct Leftovers {
     pub lost: BTreeSet<(DatastoreName, BackupId)>,
     /// Datastores that were passed over because a run holds them.
     pub busy: Vec<DatastoreName>,
+    /// Runs of drills whose sandbox outlived them.
+    pub sandboxes: Vec<String>,
+    /// Runs of drills of this host whose process died and which have no report: told of, for somebody to resume or abort.
+    pub unreported: Vec<String>,
 }
 
 impl Leftovers {
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.uploads.is_empty() && self.orphans.is_empty() && self.probes.is_empty()
+        self.uploads.is_empty() && self.orphans.is_empty() && self.probes.is_empty() && self.sandboxes.is_empty()
     }
     /// How many things would be removed.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.uploads.len() + self.probes.len() + self.orphans.values().map(Vec::len).sum::<usize>()
+        self.uploads.len() + self.probes.len() + self.sandboxes.len() + self.orphans.values().map(Vec::len).sum::<usize>()
     }
 }
 
@@ -107,7 +112,27 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let probes = rig.vault.list(layout::PROBES).await?;
     let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
     sweep.leftovers.probes = own.map(|f| f.key).collect();
+    drills(rig, &vault, &mut sweep.leftovers).await?;
     Ok(sweep)
+}
+
+/// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more.
+async fn drills(rig: &Rig, vault: &VaultId, leftovers: &mut Leftovers) -> Result<(), WorkError> {
+    let open = match rig.catalog() {
+        Some(catalog) => catalog.open_drills(vault).await?,
+        None => Vec::new(),
+    };
+    let mut dead = BTreeSet::new();
+    for run in open {
+        if HostLock::named(&rig.config, &format!("drill-{}", run.drill), "a sweep")?.is_some() {
+            leftovers.unreported.push(format!("{} (drill {})", run.run, run.drill));
+            dead.insert(run.run);
+        }
+    }
+    let found = local::found(&drill::state_directory(rig)).into_iter();
+    leftovers.sandboxes =
+        found.filter(|lease| lease.expires <= Timestamp::now() || dead.contains(&lease.run)).map(|lease| lease.run).collect();
+    Ok(())
 }
 
 impl Sweep {
@@ -137,6 +162,10 @@ impl Sweep {
     /// [`WorkError`] at the first thing that cannot be removed; it is found again by the next sweep.
     pub async fn apply(self, rig: &Rig) -> Result<usize, WorkError> {
         let mut removed = 0;
+        for run in &self.leftovers.sandboxes {
+            local::undo(&drill::state_directory(rig), run).await?;
+            removed += 1;
+        }
         for upload in &self.leftovers.uploads {
             rig.vault.discard(upload).await?;
             removed += 1;

@@ -189,7 +189,7 @@ fn the_newest_backup_is_damaged_and_the_one_before_is_used() {
     let report = r.report(0);
     assert_eq!(report["backups"][0]["backup"], first, "{report:#}");
     let outcome = report["broken"]["newest-damaged"].as_str().unwrap();
-    assert!(outcome.contains("noticed") && outcome.contains("costs"), "{outcome}");
+    assert!(outcome.contains("refused it as damaged") && outcome.contains("costs"), "{outcome}");
 }
 
 #[test]
@@ -402,4 +402,190 @@ fn what_is_wrong_with_drill_files_is_said_at_once() {
     // No half-begun drill is left of all this.
     r.home.run(&["evidence", "verify"]).ok();
     assert!(!r.home.vault().join("evidence").exists());
+}
+
+#[test]
+fn without_namespaces_the_verdict_is_not_verified_unless_the_gaps_are_accepted() {
+    let r = Rehearsal::new();
+    r.script("");
+    // The same program under an ordinary user, who may make no namespaces.
+    let program = r.home.path("lifeboat");
+    std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
+    let own = std::process::Command::new("chown").args(["-R", "postgres"]).arg(r.home.path("")).status().unwrap();
+    assert!(own.success());
+    let drill = || {
+        let mut command = std::process::Command::new("/usr/bin/setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(&program).args(["drill", "nightly", "--json"]);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml")).stdin(Stdio::null());
+        let out = command.output().unwrap();
+        let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap_or_default())
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
+        (out.status.code().unwrap(), last["report"].clone())
+    };
+    let (code, report) = drill();
+    assert_eq!((code, &report["verdict"]), (9, &Value::from("NOT_VERIFIED")), "{report:#}");
+    assert!(report["reasons"][0].as_str().unwrap().contains("not isolated: gap network; gap files"), "{report:#}");
+    r.script("accept_gaps = [\"network\", \"files\", \"processes\", \"uid\", \"size\"]");
+    let (code, report) = drill();
+    assert_eq!((code, &report["verdict"]), (0, &Value::from("PASS")), "{report:#}");
+    // What is accepted is repeated, gap by gap, and the probes that got through are there.
+    assert_eq!(report["isolation"]["gaps"].as_array().unwrap().len(), 5);
+    assert_eq!(report["gaps_accepted"].as_array().unwrap().len(), 5);
+    assert!(report["isolation"]["probes"].as_array().unwrap().iter().any(|p| p["reached"] == true));
+    r.assert_nothing_is_left();
+}
+
+/// What is wrong with the evidence after `change`, as `evidence verify` says it.
+#[track_caller]
+fn flawed(r: &Rehearsal, change: impl Fn(&std::path::Path), words: &[&str]) {
+    let (vault, kept) = (r.home.vault().join("evidence"), r.home.path("kept"));
+    crate::support::home::copy_tree(&vault, &kept);
+    change(&vault);
+    let out = r.home.run(&["evidence", "verify"]);
+    assert_eq!(out.code, 7, "{out:?}");
+    for word in words {
+        assert!(out.stdout.contains(word), "{word:?} is not in {out:?}");
+    }
+    std::fs::remove_dir_all(&vault).unwrap();
+    std::fs::rename(&kept, &vault).unwrap();
+    r.home.run(&["evidence", "verify"]).ok();
+}
+
+#[test]
+fn evidence_that_was_edited_reordered_removed_cut_off_or_forked_is_found() {
+    let r = Rehearsal::new();
+    r.script("");
+    r.report(0);
+    r.report(0);
+    let json = |vault: &std::path::Path, number: u32| vault.join(format!("{number:08}.json"));
+    let both = |path: &std::path::Path| [path.to_owned(), path.with_extension("json.sig")];
+    let edit = |path: &std::path::Path, from: &str, to: &str| {
+        let old = std::fs::read_to_string(path).unwrap();
+        assert!(old.contains(from));
+        std::fs::write(path, old.replace(from, to)).unwrap();
+    };
+    flawed(&r, |v| edit(&json(v, 2), "\"PASS\"", "\"FAIL\""), &["record 2 is not signed", "record 3 follows another record"]);
+    flawed(
+        &r,
+        |v| {
+            for (a, b) in both(&json(v, 2)).iter().zip(&both(&json(v, 3))) {
+                let (x, y) = (std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
+                std::fs::write(a, y).unwrap();
+                std::fs::write(b, x).unwrap();
+            }
+        },
+        &["the record at number 2 belongs elsewhere", "the record at number 3 belongs elsewhere"],
+    );
+    let remove = |path: std::path::PathBuf| both(&path).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    flawed(&r, |v| remove(json(v, 2)), &["record 2 is missing"]);
+    // A signature left behind does not hide that its record is gone: the next one knows it.
+    flawed(&r, |v| std::fs::remove_file(json(v, 2)).unwrap(), &["record 3 follows another record"]);
+    // The newest, alone or with its beginning.
+    flawed(&r, |v| remove(json(v, 4)), &["a record that this host had seen is gone"]);
+    flawed(&r, |v| (3..=4).for_each(|n| remove(json(v, n))), &["a record that this host had seen is gone"]);
+    flawed(&r, |v| (1..=4).for_each(|n| remove(json(v, n))), &["a record that this host had seen is gone"]);
+    // On another host the manifests tell.
+    r.home.backup();
+    std::fs::remove_file(r.home.path("catalog.db")).unwrap();
+    flawed(&r, |v| remove(json(v, 4)), &["had seen is gone: the end of the series was cut off", "backup "]);
+    // A record of somebody else's, in the right place.
+    flawed(
+        &r,
+        |v| {
+            std::fs::copy(json(v, 4), json(v, 5)).unwrap();
+            std::fs::copy(both(&json(v, 4))[1].clone(), both(&json(v, 5))[1].clone()).unwrap();
+        },
+        &["the record at number 5 belongs elsewhere"],
+    );
+    // Two that follow the same one: a series that was written on in two copies of the vault.
+    let (vault, copy) = (r.home.vault(), r.home.path("other-vault"));
+    crate::support::home::copy_tree(&vault, &copy);
+    r.report(0);
+    let fork = std::fs::read(json(&vault.join("evidence"), 6)).unwrap();
+    let signature = std::fs::read(vault.join("evidence/00000006.json.sig")).unwrap();
+    std::fs::remove_dir_all(&vault).unwrap();
+    std::fs::rename(&copy, &vault).unwrap();
+    std::fs::remove_file(r.home.path("catalog.db")).unwrap();
+    r.report(0);
+    flawed(
+        &r,
+        |v| {
+            std::fs::write(json(v, 6), &fork).unwrap();
+            std::fs::write(v.join("00000006.json.sig"), &signature).unwrap();
+        },
+        &["record 6 follows another record", "refers to a record that is not there"],
+    );
+}
+
+#[test]
+fn pages_and_records_are_exported_and_openssl_verifies_them() {
+    let r = Rehearsal::new();
+    r.script("break = [\"catalog-lost\"]");
+    let report = r.report(0);
+    r.home.run(&["drill", "certify", report["run"].as_str().unwrap(), "--reviewer", "A. <b>Meyer", "--statement", "seen"]).ok();
+    let pages = r.home.path("pages");
+    r.home.run(&["evidence", "export", pages.to_str().unwrap()]).ok();
+    let index = std::fs::read_to_string(pages.join("index.html")).unwrap();
+    assert!(index.contains("PASS") && index.contains("<svg") && index.contains("report-00000002.html"), "{index}");
+    let page = std::fs::read_to_string(pages.join("report-00000002.html")).unwrap();
+    assert!(page.contains("the catalog is lost") && page.contains("A. &lt;b&gt;Meyer") && !page.contains("<b>Meyer"), "{page}");
+    // Self-contained: nothing is fetched from anywhere.
+    for page in [&index, &page] {
+        assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"), "{page}");
+    }
+    let verified = std::process::Command::new("openssl")
+        .args([
+            "pkeyutl",
+            "-verify",
+            "-pubin",
+            "-inkey",
+            "trusted-1.pem",
+            "-rawin",
+            "-in",
+            "records/00000002.json",
+            "-sigfile",
+            "records/00000002.json.sig",
+        ])
+        .current_dir(&pages)
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+#[test]
+fn sweep_finds_a_sandbox_whose_drill_died_and_tells_of_the_missing_report() {
+    let r = Rehearsal::new();
+    r.script("");
+    let mut command = r.home.command(&["drill", "nightly"]);
+    command.env("LIFEBOAT_FAILPOINT", "drill-loaded");
+    assert_eq!(finish(command).code, 137);
+    r.home.run(&["sweep"]).fails(10, &["died without a report", "1 things were left behind"]);
+    r.home.run(&["sweep", "--confirm"]).ok();
+    r.assert_nothing_is_left();
+    let out = r.home.run(&["sweep"]).ok();
+    assert!(out.stderr.contains("died without a report"), "{out:?}");
+    r.report_of(&["drill", "abort", "nightly", "--json"], 9);
+    assert!(!r.home.run(&["sweep"]).ok().stderr.contains("died without a report"));
+}
+
+#[test]
+fn the_examples_that_init_writes_are_sound() {
+    let r = Rehearsal::new();
+    r.home.add_datastore("chat", &r.source.conninfo("d"), "");
+    for (name, text) in lifeboat::work::init::EXAMPLES {
+        assert_eq!(std::fs::read_to_string(r.home.path(&format!("{name}.example"))).unwrap(), text);
+        std::fs::write(r.home.path(name), text).unwrap();
+    }
+    // Everything but the drill that loses a KMS nobody has.
+    let out = r.home.run(&["check", "--json"]);
+    let lines = out.json();
+    let drills: Vec<_> = lines.as_array().unwrap().iter().filter(|l| l["subject"].as_str().unwrap().starts_with("drill ")).collect();
+    assert_eq!(drills.len(), 6, "{out:?}");
+    for line in drills {
+        let good = line["answer"] == "good";
+        assert_eq!(good, line["subject"] != "drill kms-gone", "{line}");
+    }
+    r.home.run(&["backup", "chat"]).ok();
+    r.home.run(&["drill", "nightly"]).ok();
+    r.home.run(&["drill", "list"]).ok();
 }

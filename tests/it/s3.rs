@@ -377,3 +377,27 @@ async fn contract_in_a_process_of_its_own() {
     };
     crate::vault_contract::keeps_its_contract(Arc::new(lifeboat::vault::s3::S3::new(&config).await)).await;
 }
+
+#[test]
+fn kms_is_gone_and_a_drill_opens_the_backup_with_the_offline_key() {
+    let aws = Aws::start();
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE DATABASE d");
+    cluster.psql("d", "CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i");
+    let home = aws.home(&cluster, "");
+    home.backup();
+    for directory in ["restore", "drills"] {
+        std::fs::create_dir_all(home.path(directory)).unwrap();
+    }
+    std::fs::write(home.path("restore/db.toml"), "[[restore]]\ndatastore = \"db\"\n").unwrap();
+    let script =
+        |text: &str| std::fs::write(home.path("drills/nightly.toml"), format!("plan = \"db\"\n{text}\n[local]\nsize_mib = 512\n")).unwrap();
+    script("break = [\"kms-gone\"]");
+    home.run(&["drill", "nightly"]).fails(8, &[]);
+    script("break = [\"kms-gone\", \"lifeboat-lost\"]\nrecovery_identity = \"recovery.txt\"");
+    aws.front.fault(&["TrentService.Decrypt"], kms_error("AccessDeniedException"), 99);
+    let out = home.run(&["drill", "nightly"]).ok();
+    assert!(out.stdout.contains("PASS") && out.stdout.contains("opened with recovery"), "{out:?}");
+    assert!(out.stderr.contains("fetching with the AWS CLI was not part of it"), "{out:?}");
+    home.run(&["evidence", "verify"]).ok();
+}

@@ -1,6 +1,6 @@
 //! Choosing backups and restoring them, with what the drill breaks.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,6 +21,8 @@ use crate::pg::sql::quote_identifier;
 use crate::pg::{Connection, Session, Tools};
 use crate::report::Happening;
 use crate::saga::Step;
+use crate::target::TargetError;
+use crate::target::globals::TablespaceMap;
 use crate::vault::damaged::{Damage, Damaged};
 use crate::work::restore::{self, Wishes};
 use crate::work::shelf::{self, Believed};
@@ -47,7 +49,10 @@ impl<'w> Step<World<'w>> for Choose {
     async fn act(&self, world: &mut World<'w>) -> Result<Vec<String>, Halt> {
         for scenario in world.drill.breaks.clone() {
             world.team.tell(&Happening::AboutToBreak { scenario, story: scenario.story() });
+            // Talking before something is broken is no part of bringing it back.
+            let begun = world.clock.seconds();
             world.team.pause().await;
+            world.found.paused += world.clock.seconds() - begun;
             let outcome = break_it(world, scenario).await.map_err(at_fault)?;
             if let Some(outcome) = outcome {
                 broke(world, scenario, outcome);
@@ -155,9 +160,10 @@ impl<'w> Step<World<'w>> for Restore {
                 (believed, how) = damaged(world, stage, believed).await?;
             }
             let opened_with = match drill.breaks.contains(&Scenario::LifeboatLost) {
-                true => by_hand(world, stage, &believed).await?,
-                false => restore_one(world, stage, &believed).await?,
+                true => by_hand(world, &believed).await,
+                false => restore_one(world, stage, &believed).await,
             };
+            let opened_with = opened_with.map_err(at_fault)?;
             let facts = facts(&world.rig, &believed, how, Some(opened_with.clone())).await.map_err(at_fault)?;
             world.found.backups.push(facts);
             for scenario in [Scenario::HomeKeyLost, Scenario::KmsGone] {
@@ -209,37 +215,39 @@ async fn facts(rig: &Rig, believed: &Believed, chosen: String, opened_with: Opti
     })
 }
 
-fn connection(world: &World<'_>, database: &str) -> Result<Connection, Halt> {
-    world.place.as_ref().map(|place| place.connection(database)).ok_or_else(|| Halt::sandbox("it is gone".to_owned()))
+fn gone() -> WorkError {
+    WorkError::NotVerified("the sandbox is gone".to_owned())
+}
+
+fn connection(world: &World<'_>, database: &str) -> Result<Connection, WorkError> {
+    world.place.as_ref().map(|place| place.connection(database)).ok_or_else(gone)
 }
 
 /// Restores as on-call would; returns the slot that opened the backup.
-async fn restore_one(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, Halt> {
+async fn restore_one(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, WorkError> {
     let target = connection(world, stage.datastore.as_str())?;
-    let wishes = Wishes::of(stage).map_err(at_fault)?;
     // Tablespaces of the plan name directories of another machine; smoke commands are asked with the checks.
-    let wishes = Wishes { tablespaces: crate::target::globals::TablespaceMap::default(), smoke: Vec::new(), ..wishes };
-    let prepared = restore::prepare(&world.rig, believed.manifest.clone(), target, wishes).await.map_err(at_fault)?;
+    let wishes = Wishes { tablespaces: TablespaceMap::default(), smoke: Vec::new(), ..Wishes::of(stage)? };
+    let prepared = restore::prepare(&world.rig, believed.manifest.clone(), target, wishes).await?;
     world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
     let slot = prepared.slot.clone();
-    let report = restore::into_database(&world.rig, prepared).await.map_err(|(error, _)| at_fault(error))?;
+    let report = restore::into_database(&world.rig, prepared).await.map_err(|(error, _)| error)?;
     world.found.restores.push(report);
     remember(world, &believed.manifest, stage.datastore.as_str()).await?;
     Ok(slot)
 }
 
 /// Keeps what the checks need of a restored datastore.
-async fn remember(world: &mut World<'_>, manifest: &Manifest, database: &str) -> Result<(), Halt> {
-    let recorded = recorded(&world.rig, manifest).await.map_err(at_fault)?;
-    let server = manifest.source.server_version_num / 10_000;
-    let major = server.max(recorded.pg_dump_major);
-    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(|error| Halt::sandbox(error.to_string()))?;
+async fn remember(world: &mut World<'_>, manifest: &Manifest, database: &str) -> Result<(), WorkError> {
+    let recorded = recorded(&world.rig, manifest).await?;
+    let major = (manifest.source.server_version_num / 10_000).max(recorded.pg_dump_major);
+    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(TargetError::from)?;
     let connection = connection(world, database)?;
     world.restored.push(Restored { manifest: manifest.clone(), recorded, connection, tools });
     Ok(())
 }
 
-pub(super) async fn recorded(rig: &Rig, manifest: &Manifest) -> Result<Fingerprint, WorkError> {
+async fn recorded(rig: &Rig, manifest: &Manifest) -> Result<Fingerprint, WorkError> {
     let identity = shelf::open(rig, manifest).await?.identity;
     Ok(Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, &identity).await?)?)
 }
@@ -254,12 +262,13 @@ async fn damaged(world: &mut World<'_>, stage: &PlanStage, newest: Believed) -> 
     world.rig.vault = Arc::new(Damaged::new(Arc::clone(&sound), damage));
     let tried = restore_one(world, stage, &newest).await;
     world.rig.vault = sound;
-    let noticed = match tried {
-        Ok(_) => return Err(Halt::backup("the newest backup was damaged and nobody noticed".to_owned())),
-        Err(halt @ Halt::Backup(_)) => halt.why().to_owned(),
-        Err(other) => return Err(other),
-    };
-    drop_database(world, stage.datastore.as_str()).await?;
+    match tried {
+        Ok(_) => return Err(Halt::backup("the newest backup was damaged and nobody noticed")),
+        Err(error) if error.trouble() == Trouble::Integrity => {}
+        // It failed, but not for the damage: nothing is known about noticing.
+        Err(error) => return Err(at_fault(error)),
+    }
+    drop_database(world, stage.datastore.as_str()).await.map_err(at_fault)?;
     let before = newest.manifest.source.snapshot_time - jiff::SignedDuration::from_nanos(1);
     let which = Which::At(before);
     let older = shelf::pick(&world.rig, &stage.datastore, &which, &mut Vec::new()).await.map_err(|error| match error.trouble() {
@@ -268,32 +277,28 @@ async fn damaged(world: &mut World<'_>, stage: &PlanStage, newest: Believed) -> 
     })?;
     let cost = newest.manifest.source.snapshot_time.duration_since(older.manifest.source.snapshot_time);
     let cost = for_people(std::time::Duration::try_from(cost).unwrap_or_default());
-    let outcome = format!("noticed ({noticed}); backup {} was used instead, which costs {cost} of data", older.manifest.backup);
+    let outcome =
+        format!("the restore refused it as damaged; backup {} was used instead, which costs {cost} of data", older.manifest.backup);
     broke(world, Scenario::NewestDamaged, outcome);
     Ok((older, "the one before the damaged newest".to_owned()))
 }
 
 /// Removes what a failed load left, as on-call would before starting over.
-async fn drop_database(world: &World<'_>, name: &str) -> Result<(), Halt> {
-    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), 0).await.map_err(|error| Halt::sandbox(error.to_string()))?;
-    let gone = |error: crate::pg::SessionError| Halt::sandbox(error.to_string());
-    let mut session = Session::open(&tools, &connection(world, "postgres")?).await.map_err(gone)?;
+async fn drop_database(world: &World<'_>, name: &str) -> Result<(), WorkError> {
+    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
+    let mut session = Session::open(&tools, &connection(world, "postgres")?).await.map_err(TargetError::Session)?;
     let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
-    session.run("the half-loaded database", &statement).await.map_err(gone)
+    Ok(session.run("the half-loaded database", &statement).await.map_err(TargetError::Session)?)
 }
 
 /// Restores with stock tools alone; returns the slot whose key opened it.
-async fn by_hand(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, Halt> {
-    let identity = stock_identity(world.own, world.drill).ok_or_else(|| Halt::backup("no age identity is named".to_owned()))?;
-    let place = world.place.as_ref().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
-    let done = stock::restore(&world.rig, place, &believed.manifest, Path::new(&identity)).await.map_err(at_fault)?;
+async fn by_hand(world: &mut World<'_>, believed: &Believed) -> Result<String, WorkError> {
+    let identity = stock_identity(world.own, world.drill).ok_or_else(gone)?;
+    let place = world.place.as_ref().ok_or_else(gone)?;
+    let done = stock::restore(&world.rig, place, &believed.manifest, &identity).await?;
     world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
-    broke(
-        world,
-        Scenario::LifeboatLost,
-        format!("RESTORE.md of {} was followed with stock tools alone: {}", believed.manifest.backup, done.summary),
-    );
-    let _ = stage;
+    let backup = &believed.manifest.backup;
+    broke(world, Scenario::LifeboatLost, format!("RESTORE.md of {backup} was followed with stock tools alone: {}", done.summary));
     remember(world, &believed.manifest, &done.database).await?;
     Ok(done.slot)
 }

@@ -121,6 +121,8 @@ struct Findings {
     steps: Vec<StepTime>,
     sandbox: String,
     predicted: Option<f64>,
+    /// Seconds in which the team talked before something was broken.
+    paused: f64,
 }
 
 /// Directory of this host's sandboxes.
@@ -220,7 +222,11 @@ async fn open_run(rig: &Rig, run: &str) -> Result<DrillRun, WorkError> {
     })
 }
 
-fn refuse_what_breaks_nothing(rig: &Rig, drill: &Drill) -> Result<(), WorkError> {
+/// Refuses a drill that means to break what is not there.
+///
+/// # Errors
+/// [`WorkError::Refused`]
+pub fn refuse_what_breaks_nothing(rig: &Rig, drill: &Drill) -> Result<(), WorkError> {
     let refuse = |scenario: Scenario, why: &str, hint: &str| {
         Err(WorkError::Refused {
             what: format!("drill {}: break {}", drill.name, scenario.name()),
@@ -275,6 +281,8 @@ async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: boo
     if census.is_empty() {
         world.found.moments.torn_down = Some(clock.seconds());
     }
+    team.tell(&Happening::AboutToSign);
+    team.pause().await;
     let leftovers: Vec<String> = census.processes.into_iter().chain(census.files).collect();
     let report = report(&world, run, halt, leftovers)?;
     let written = evidence::write(rig, Body::Report(Box::new(report.clone()))).await?;
@@ -496,7 +504,10 @@ fn report(world: &World<'_>, run: &DrillRun, halt: Option<Halt>, leftovers: Vec<
     let found = &world.found;
     let drill = world.drill;
     // The time that counts: until the restored datastore answered. Checks come on top, and are shown.
-    let rto = Objective { allowed_seconds: drill.rto.duration().as_secs_f64(), measured_seconds: found.moments.first_query };
+    let rto = Objective {
+        allowed_seconds: drill.rto.duration().as_secs_f64(),
+        measured_seconds: found.moments.first_query.map(|at| at - found.paused),
+    };
     let oldest = found.backups.iter().map(|backup| backup.snapshot_time).min();
     let age = oldest.map(|snapshot| world.clock.declared.duration_since(snapshot).as_secs_f64());
     // A snapshot from the future says that a clock is wrong, and then its age is not known.

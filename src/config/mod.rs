@@ -73,6 +73,8 @@ pub struct S3Config {
     pub sse_kms_key: Option<String>,
     /// Retention by Object Lock: mode and length.
     pub object_lock: Option<(LockMode, Span)>,
+    /// Retention of evidence, where objects are locked at all.
+    pub evidence_lock: Span,
     /// Part size in bytes.
     pub part_bytes: usize,
     /// Parts under way at once.
@@ -279,6 +281,8 @@ pub fn parse_s3_address(address: &str) -> Option<(String, String)> {
 }
 
 const MIB: usize = 1024 * 1024;
+/// Six years, which HIPAA asks for of documentation.
+const EVIDENCE_LOCK: Span = Span::seconds(6 * 366 * 86_400);
 
 fn s3_settings(s: &mut Section<'_>) -> S3Config {
     let mode = s.choice("object_lock_mode", &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)]);
@@ -290,6 +294,7 @@ fn s3_settings(s: &mut Section<'_>) -> S3Config {
         storage_class: s.text("storage_class").map(|t| t.value),
         sse_kms_key: s.text("sse_kms_key").map(|t| t.value),
         object_lock: length.map(|length| (mode.unwrap_or(LockMode::Governance), length)),
+        evidence_lock: s.span("evidence_lock").unwrap_or(EVIDENCE_LOCK),
         part_bytes: s.number("part_mib", 5, 64).unwrap_or(8) * MIB,
         transfers_max: s.number("transfers", 1, 16).unwrap_or(4),
         ..S3Config::default()

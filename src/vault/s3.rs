@@ -25,7 +25,7 @@ use super::{Abilities, Ability, Limits, ObjectFacts, Unfinished, Upload, Vault, 
 use crate::aws::{self, Answer};
 use crate::config::{LockMode, S3Config};
 use crate::domain::Document;
-use crate::domain::layout::ObjectKey;
+use crate::domain::layout::{EVIDENCE, ObjectKey};
 use crate::seal::{SealedBytes, SegmentProof};
 
 /// Parts of one object that S3 allows.
@@ -60,10 +60,12 @@ impl S3 {
         self.config.sse_kms_key.as_ref().map(|_| ServerSideEncryption::AwsKms)
     }
 
-    fn retention(&self) -> (Option<ObjectLockMode>, Option<DateTime>) {
+    /// The retention of an object. Evidence has its own length: auditors ask for years, backups go after weeks.
+    fn retention(&self, key: &ObjectKey) -> (Option<ObjectLockMode>, Option<DateTime>) {
         match self.config.object_lock {
             None => (None, None),
             Some((mode, length)) => {
+                let length = if key.as_str().starts_with(EVIDENCE) { length.max(self.config.evidence_lock) } else { length };
                 let until = Timestamp::now().as_second() + i64::try_from(length.duration().as_secs()).unwrap_or(i64::MAX / 2);
                 let mode = match mode {
                     LockMode::Governance => ObjectLockMode::Governance,
@@ -90,7 +92,7 @@ impl S3 {
     /// Stores a document; `locked` says whether it gets the configured retention.
     async fn put_document(&self, key: &ObjectKey, document: Document, locked: bool) -> Result<(), VaultError> {
         let sum = sha256(document.bytes());
-        let (mode, until) = if locked { self.retention() } else { (None, None) };
+        let (mode, until) = if locked { self.retention(key) } else { (None, None) };
         let bytes = document.into_bytes();
         let length = bytes.len() as u64;
         let sent = self
@@ -415,7 +417,7 @@ impl Vault for S3 {
     }
 
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
-        let (mode, until) = self.retention();
+        let (mode, until) = self.retention(key);
         let reply = self
             .client
             .create_multipart_upload()

@@ -384,7 +384,7 @@ fn kms_is_gone_and_a_drill_opens_the_backup_with_the_offline_key() {
     let cluster = Cluster::start();
     cluster.psql("postgres", "CREATE DATABASE d");
     cluster.psql("d", "CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i");
-    let home = aws.home(&cluster, "");
+    let home = aws.home(&cluster, "object_lock = \"1d\"\n");
     home.backup();
     for directory in ["restore", "drills"] {
         std::fs::create_dir_all(home.path(directory)).unwrap();
@@ -400,4 +400,12 @@ fn kms_is_gone_and_a_drill_opens_the_backup_with_the_offline_key() {
     assert!(out.stdout.contains("PASS") && out.stdout.contains("opened with recovery"), "{out:?}");
     assert!(out.stderr.contains("fetching with the AWS CLI was not part of it"), "{out:?}");
     home.run(&["evidence", "verify"]).ok();
+    // Reports are locked for years, though backups are for a day.
+    let keys = aws.keys(&home);
+    let until = |end: &str| {
+        let head = aws.head(keys.iter().find(|key| key.ends_with(end)).unwrap());
+        head["ObjectLockRetainUntilDate"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
+    };
+    let years = |end: &str| until(end).duration_since(jiff::Timestamp::now()).as_hours() / (24 * 365);
+    assert_eq!((years("evidence/00000004.json"), years("main.zst.age")), (6, 0));
 }

@@ -114,6 +114,11 @@ pub enum Happening {
         /// How long earlier drills let one expect it to take, in seconds.
         predicted_seconds: Option<f64>,
     },
+    /// Something the team should know before it goes on.
+    Warned {
+        /// What.
+        warning: String,
+    },
     /// A step begins.
     StepBegan {
         /// The step.

@@ -16,6 +16,8 @@ use crate::pg::children::{Running, command};
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, SessionError, Tool, Tools};
 
+/// Stands for the connection string in the arguments of a command.
+const TARGET: &str = "{target}";
 /// How long a query may take.
 const QUERY_PATIENCE: Duration = Duration::from_secs(600);
 /// How long `pg_amcheck` may take.
@@ -27,8 +29,6 @@ pub struct Subject<'a> {
     pub tools: &'a Tools,
     /// The restored database.
     pub connection: &'a Connection,
-    /// Makes a command that runs where the database is, with `PGHOST` and the like set.
-    pub command: &'a (dyn Fn(&Path) -> tokio::process::Command + Send + Sync),
     /// When the backup's snapshot was taken.
     pub snapshot_time: Timestamp,
     /// How old the data may be.
@@ -75,7 +75,7 @@ pub async fn ask(check: &CheckConfig, subject: &Subject<'_>) -> CheckResult {
         Ask::Freshness { query, within } => freshness(subject, query, within.map_or(subject.rpo, |w| w.duration())).await,
         Ask::Amcheck => amcheck(subject).await,
         Ask::Catalog { extensions, roles, unvalidated_max } => catalog(subject, extensions, roles, *unvalidated_max).await,
-        Ask::Command(smoke) => program(smoke, subject.command).await,
+        Ask::Command(smoke) => program(smoke, subject.connection).await,
     };
     named(&check.name, kind(&check.ask), said, begun)
 }
@@ -216,10 +216,10 @@ async fn amcheck(subject: &Subject<'_>) -> Said {
     said
 }
 
-/// Runs a program of the team's where `make` runs it; its exit code is the answer.
-pub async fn smoke(smoke: &Smoke, make: &(dyn Fn(&Path) -> tokio::process::Command + Send + Sync)) -> CheckResult {
+/// Runs a program of the team's where clients of the database run; its exit code is the answer.
+pub async fn smoke(smoke: &Smoke, connection: &Connection) -> CheckResult {
     let begun = Instant::now();
-    let said = program(smoke, make).await;
+    let said = program(smoke, connection).await;
     named(&smoke.name, CheckKind::Command, said, begun)
 }
 
@@ -234,10 +234,16 @@ fn named(name: &str, kind: CheckKind, said: Said, begun: Instant) -> CheckResult
     }
 }
 
-async fn program(smoke: &Smoke, make: &(dyn Fn(&Path) -> tokio::process::Command + Send + Sync)) -> Said {
+async fn program(smoke: &Smoke, connection: &Connection) -> Said {
     let Some((program, arguments)) = smoke.command.split_first() else { return said(Answer::CouldNotLook, "there is no command") };
-    let mut command = make(Path::new(program));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut command = connection.command(Path::new(program));
+    // A connection string holds no secret, so it may stand among the arguments.
+    command
+        .args(arguments.iter().map(|argument| argument.replace(TARGET, connection.conninfo())))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let patience = smoke.within.duration();
     let output = match tokio::time::timeout(patience, command.output()).await {
         Err(_) => return said(Answer::Fail, format!("it did not end within {}", for_people(patience))),

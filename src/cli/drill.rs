@@ -130,6 +130,7 @@ pub(super) fn lines(happening: &Happening) -> Vec<String> {
             lines.extend(predicted_seconds.map(|predicted| format!("    expected from earlier drills: {}", seconds(predicted))));
             lines
         }
+        Happening::Warned { warning } => vec![format!("    warning: {warning}")],
         Happening::StepBegan { step, at_seconds } => vec![format!("{:>8.1} s  {step}", at_seconds)],
         Happening::StepEnded { error: Some(error), .. } => vec![format!("    failed: {error}")],
         Happening::StepEnded { error: None, .. } => Vec::new(),

@@ -83,12 +83,14 @@ impl Board {
                 self.verdict = Some(*verdict);
                 self.log.extend(reasons.iter().map(|reason| (Color::Yellow, format!("because {reason}"))));
             }
-            Happening::Broke { .. } | Happening::Checked { .. } | Happening::Controlled { .. } => {}
+            Happening::Warned { .. } | Happening::Broke { .. } | Happening::Checked { .. } | Happening::Controlled { .. } => {}
         }
         let color = match happening {
             Happening::Checked { result, .. } if result.answer == Answer::Pass => Color::Green,
             Happening::Checked { result, .. } if result.answer == Answer::Fail => Color::Red,
-            Happening::Checked { .. } | Happening::Broke { .. } | Happening::AboutToBreak { .. } => Color::Yellow,
+            Happening::Checked { .. } | Happening::Warned { .. } | Happening::Broke { .. } | Happening::AboutToBreak { .. } => {
+                Color::Yellow
+            }
             Happening::Controlled { result } if result.noticed == Some(true) => Color::Green,
             Happening::Controlled { .. } | Happening::StepEnded { error: Some(_), .. } => Color::Red,
             _ => Color::Reset,

@@ -64,7 +64,7 @@ pub struct PlanStage {
 pub struct Smoke {
     /// Its name.
     pub name: String,
-    /// Program and arguments; the database is in `PGHOST`, `PGUSER`, `PGDATABASE`.
+    /// Program and arguments; `{target}` in an argument, and `LIFEBOAT_TARGET`, stand for the connection string.
     pub command: Vec<String>,
     /// How long it may take.
     pub within: Span,
@@ -329,9 +329,9 @@ fn smoke(s: &mut Section<'_>) -> Option<Smoke> {
     match command {
         Some(command) if !command.value.is_empty() => Some(Smoke { name: name?, command: command.value, within }),
         Some(command) => {
-            s.fault(command.span, "command", "the command is empty", "write command = [\"/usr/local/bin/smoke\", \"--quick\"]")
+            s.fault(command.span, "command", "the command is empty", "write command = [\"/usr/local/bin/smoke\", \"{target}\"]")
         }
-        None => s.fault_here("command is missing", "write command = [\"/usr/local/bin/smoke\", \"--quick\"]"),
+        None => s.fault_here("command is missing", "write command = [\"/usr/local/bin/smoke\", \"{target}\"]"),
     }
 }
 

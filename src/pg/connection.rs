@@ -45,7 +45,8 @@ impl Launcher {
         if !self.0.is_empty() {
             command.arg(program);
         }
-        command.env_clear().kill_on_drop(true);
+        // Ctrl-C is for lifeboat, which takes the sandbox down in order.
+        command.env_clear().kill_on_drop(true).process_group(0);
         command
     }
 }

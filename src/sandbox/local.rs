@@ -150,7 +150,7 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
     std::fs::create_dir(&root).map_err(|e| e.to_string())?;
     let mut unshare = tokio::process::Command::new("/usr/bin/unshare");
     unshare.args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--propagation", "private", "--"]);
-    unshare.arg(own).arg(jail::COMMAND).arg(&spec.run).env_clear().kill_on_drop(true);
+    unshare.arg(own).arg(jail::COMMAND).arg(&spec.run).env_clear().kill_on_drop(true).process_group(0);
     unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = unshare.spawn().map_err(|e| format!("unshare could not be started: {e}"))?;
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err("no pipes".to_owned()) };

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Rig, WorkError, shelf};
-use crate::domain::evidence::{Actor, Body, Certificate, DrillReport, Flaw, SeenHead};
+use crate::domain::evidence::{Actor, Body, Certificate, DrillReport, Flaw, Found, Record, SeenHead};
 use crate::domain::layout;
 use crate::evidence::{self, Series, Written, html};
 
@@ -57,11 +57,14 @@ pub async fn write(rig: &Rig, body: Body) -> Result<Written, WorkError> {
 /// Reports that are believed, oldest first, with their numbers.
 #[must_use]
 pub fn reports(series: &Series) -> Vec<(u64, &DrillReport)> {
-    let report = |(found, record): (&crate::domain::evidence::Found, _)| match record {
-        &crate::domain::evidence::Record { body: Body::Report(ref report), .. } => Some((found.sequence, report.as_ref())),
-        _ => None,
-    };
-    series.believed().filter_map(report).collect()
+    series.believed().filter_map(report_of).collect()
+}
+
+fn report_of<'a>((found, record): (&'a Found, &'a Record)) -> Option<(u64, &'a DrillReport)> {
+    match &record.body {
+        Body::Report(report) => Some((found.sequence, report)),
+        Body::Started(_) | Body::Certify(_) => None,
+    }
 }
 
 /// Adds a reviewer's statement to a report.

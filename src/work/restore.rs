@@ -308,7 +308,7 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
     };
     let mut smoke = Vec::new();
     for one in &wishes.smoke {
-        smoke.push(check::smoke(one, &|program| connection.command(program)).await);
+        smoke.push(check::smoke(one, &connection).await);
     }
     Ok(RestoreReport {
         backup: manifest.backup.to_string(),

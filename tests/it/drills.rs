@@ -195,8 +195,7 @@ fn the_newest_backup_is_damaged_and_the_one_before_is_used() {
 #[test]
 fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
     let r = Rehearsal::new();
-    let smoke =
-        "[[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/usr/bin/psql\", \"-Atc\", \"SELECT 1/count(*) FROM patients\"]\n";
+    let smoke = "[[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/usr/bin/psql\", \"--dbname={target}\", \"-Atc\", \"SELECT 1/count(*) FROM patients\"]\n";
     r.script(&format!(
         "\n\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n[[checks]]\nkind = \"sql\"\nname = \"count\"\nquery = \"SELECT count(*) FROM patients\"\nis = \"5000\"\n\
          [[checks]]\nkind = \"freshness\"\nname = \"fresh\"\nquery = \"SELECT max(seen) FROM patients\"\n[[checks]]\nkind = \"amcheck\"\nname = \"amcheck\"\n\
@@ -231,7 +230,7 @@ fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
 fn plans_run_their_statements_and_expect_what_they_say() {
     let r = Rehearsal::new();
     r.script("");
-    r.plan("settings = { maintenance_work_mem = \"64MB\" }\nbefore = [\"CREATE SCHEMA before_loading\"]\nafter = [\"DROP SCHEMA before_loading\", \"ANALYZE\"]\nextensions = [\"plpgsql\"]\n[[restore.smoke]]\nname = \"answers\"\ncommand = [\"/usr/bin/psql\", \"-Atc\", \"SELECT count(*) FROM patients\"]");
+    r.plan("settings = { maintenance_work_mem = \"64MB\" }\nbefore = [\"CREATE SCHEMA before_loading\"]\nafter = [\"DROP SCHEMA before_loading\", \"ANALYZE\"]\nextensions = [\"plpgsql\"]\n[[restore.smoke]]\nname = \"answers\"\ncommand = [\"/usr/bin/psql\", \"--dbname={target}\", \"-Atc\", \"SELECT count(*) FROM patients\"]");
     let report = r.report(0);
     assert_eq!(answers(&report).last().unwrap(), &("answers".to_owned(), "pass".to_owned()));
     // What the machine lacks is not the backup's fault.
@@ -273,6 +272,9 @@ fn objectives_that_are_missed_fail_the_drill() {
     let report = r.report(8);
     let reasons = report["reasons"].to_string();
     assert!(reasons.contains("RTO missed") && reasons.contains("RPO missed"), "{reasons}");
+    // The next one is warned of before it begins.
+    let out = r.home.run(&["drill", "nightly"]);
+    assert!(out.stderr.contains("warning: earlier drills let one expect"), "{out:?}");
 }
 
 /// Code in the dump runs as a superuser of the sandbox while it is restored: it looks for keys and for production, tries to forge
@@ -588,4 +590,30 @@ fn the_examples_that_init_writes_are_sound() {
     r.home.run(&["backup", "chat"]).ok();
     r.home.run(&["drill", "nightly"]).ok();
     r.home.run(&["drill", "list"]).ok();
+}
+
+#[test]
+fn ctrl_c_takes_the_sandbox_down_and_leaves_a_report() {
+    let r = Rehearsal::new();
+    r.script("");
+    let go_on = r.home.path("go-on");
+    let mut command = r.home.command(&["drill", "nightly", "--json"]);
+    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
+    let drill = command.spawn().unwrap();
+    let reached = r.home.path("go-on.reached");
+    eventually("the drill has loaded", || reached.exists());
+    let pid = rustix::process::Pid::from_raw(drill.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    // The signal is noticed while the drill stands still; then it goes on, into its end.
+    std::thread::sleep(Duration::from_millis(500));
+    std::fs::write(&go_on, "").unwrap();
+    let out = drill.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{out:?}");
+    let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["report"]["verdict"], &last["report"]["halt"]["at-fault"]),
+        (&"NOT_VERIFIED".into(), &"interrupted".into()),
+        "{last:#}"
+    );
+    r.assert_nothing_is_left();
 }

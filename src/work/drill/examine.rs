@@ -1,6 +1,5 @@
 //! Asking the restored datastores: the fingerprint here, everything else in [`crate::check`].
 
-use std::path::Path;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -49,7 +48,7 @@ impl<'w> Step<World<'w>> for Examine {
 
 async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {
     let restored = world.restored.iter().find(|restored| restored.manifest.datastore == check.datastore);
-    let (Some(restored), Some(place)) = (restored, world.place.as_ref()) else {
+    let Some(restored) = restored else {
         return CheckResult {
             name: check.name.clone(),
             kind: check::kind(&check.ask),
@@ -62,16 +61,9 @@ async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {
     if matches!(check.ask, Ask::Fingerprint) {
         return fingerprint(&world.rig, &check.name, restored).await;
     }
-    let database = restored.connection.database().unwrap_or_default();
-    let command = |program: &Path| {
-        let mut command = place.command(program, database);
-        command.env("LIFEBOAT_TARGET", restored.connection.conninfo());
-        command
-    };
     let subject = Subject {
         tools: &restored.tools,
         connection: &restored.connection,
-        command: &command,
         snapshot_time: restored.manifest.source.snapshot_time,
         rpo: world.drill.rpo.duration(),
     };

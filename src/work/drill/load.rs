@@ -67,8 +67,9 @@ impl<'w> Step<World<'w>> for Choose {
             let (which, how) = which(world.drill);
             let mut warnings = Vec::new();
             let believed = shelf::pick(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
+            warnings.extend(frozen(&world.rig, &believed).await.map_err(at_fault)?);
             for warning in warnings {
-                tracing::warn!("{warning}");
+                world.team.tell(&Happening::Warned { warning });
             }
             if !believed.verified {
                 return Err(Halt::backup("no signing key is pinned, so nobody can tell who wrote the backup".to_owned()));
@@ -79,9 +80,26 @@ impl<'w> Step<World<'w>> for Choose {
         }
         let bytes = world.chosen.iter().map(|(chosen, _)| chosen.manifest.plain_bytes()).sum();
         world.found.predicted = super::predicted_seconds(world.series, &world.drill.name, bytes);
+        let allowed = world.drill.rto.duration().as_secs_f64();
+        if let Some(predicted) = world.found.predicted.filter(|predicted| *predicted > allowed) {
+            world.team.tell(&Happening::Warned {
+                warning: format!("earlier drills let one expect {predicted:.0} s, and the RTO allows {allowed:.0} s"),
+            });
+        }
         world.team.tell(&Happening::Chosen { backups: told.clone(), predicted_seconds: world.found.predicted });
         Ok(told)
     }
+}
+
+/// A payload that must be thawed first takes hours that no RTO of minutes has.
+async fn frozen(rig: &Rig, believed: &Believed) -> Result<Option<String>, WorkError> {
+    for object in believed.manifest.payloads.iter().flat_map(|payload| &payload.objects) {
+        if let Some(facts) = rig.vault.find(&object.key).await?.filter(|facts| facts.frozen) {
+            let class = facts.class.unwrap_or_default();
+            return Ok(Some(format!("{} is in class {class} and must be thawed before it can be read", object.key)));
+        }
+    }
+    Ok(None)
 }
 
 fn which(drill: &Drill) -> (Which, String) {

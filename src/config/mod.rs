@@ -4,7 +4,7 @@
 //! parsed file, knows which keys were asked for, and so which ones are unknown.
 
 pub mod plans;
-mod section;
+pub mod section;
 pub mod template;
 
 use std::collections::BTreeMap;

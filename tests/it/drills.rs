@@ -354,7 +354,7 @@ fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
 #[test]
 fn a_sandbox_ends_by_itself_after_its_time_though_lifeboat_stands_still() {
     let r = Rehearsal::new();
-    r.script("time_to_live = \"6s\"");
+    r.script("time_to_live = \"12s\"");
     let go_on = r.home.path("go-on");
     let mut command = r.home.command(&["drill", "nightly", "--json"]);
     command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display())).stdin(Stdio::null());

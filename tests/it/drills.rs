@@ -617,3 +617,24 @@ fn ctrl_c_takes_the_sandbox_down_and_leaves_a_report() {
     );
     r.assert_nothing_is_left();
 }
+
+#[test]
+fn a_server_that_is_killed_is_the_sandboxs_fault() {
+    let r = Rehearsal::new();
+    r.script("");
+    let go_on = r.home.path("go-on");
+    let mut command = r.home.command(&["drill", "nightly", "--json"]);
+    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
+    let drill = command.spawn().unwrap();
+    let reached = r.home.path("go-on.reached");
+    eventually("the drill has loaded", || reached.exists());
+    // As the kernel does when memory runs out.
+    let uid = lease(&r.home).unwrap()["uid"].as_u64().unwrap().to_string();
+    let killed = std::process::Command::new("setpriv").args(["--reuid", &uid, "--clear-groups", "kill", "-9", "-1"]).status().unwrap();
+    assert!(!killed.success(), "it kills itself as well");
+    std::fs::write(&go_on, "").unwrap();
+    let out = drill.wait_with_output().unwrap();
+    let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!((out.status.code(), &last["report"]["halt"]["at-fault"]), (Some(9), &"sandbox".into()), "{last:#}");
+    r.assert_nothing_is_left();
+}

@@ -314,7 +314,6 @@ async fn by_hand(world: &mut World<'_>, believed: &Believed) -> Result<String, W
     let identity = stock_identity(world.own, world.drill).ok_or_else(gone)?;
     let place = world.place.as_ref().ok_or_else(gone)?;
     let done = stock::restore(&world.rig, place, &believed.manifest, &identity).await?;
-    world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
     let backup = &believed.manifest.backup;
     broke(world, Scenario::LifeboatLost, format!("RESTORE.md of {backup} was followed with stock tools alone: {}", done.summary));
     remember(world, &believed.manifest, &done.database).await?;

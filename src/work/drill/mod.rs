@@ -576,3 +576,17 @@ fn source_file(rig: &Rig, file: &std::path::Path, text: &str) -> SourceFile {
         git_commit: commit,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Clock;
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_turn_time_around() {
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+        let clock = Clock::from(later);
+        let first = clock.seconds();
+        assert!((0.0..60.0).contains(&first), "{first}");
+        assert!(clock.seconds() >= first);
+    }
+}

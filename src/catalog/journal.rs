@@ -100,30 +100,29 @@ impl Catalog {
         Ok(rows.into_iter().filter_map(run).collect())
     }
 
-    /// Notes the newest record of the evidence that this host has seen.
+    /// Notes a record of the evidence that this host has seen. None is ever forgotten: a series may be cut off and written on.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn saw_evidence(&self, vault: &VaultId, sequence: u64, sha256: &str) -> Result<(), CatalogError> {
-        sqlx::query(
-            "INSERT INTO evidence_heads (vault, sequence, sha256) VALUES (?1, ?2, ?3)
-             ON CONFLICT (vault) DO UPDATE SET sequence = ?2, sha256 = ?3 WHERE sequence < ?2",
-        )
-        .bind(vault.as_str())
-        .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
-        .bind(sha256)
-        .execute(&self.pool)
-        .await?;
+        sqlx::query("INSERT OR IGNORE INTO evidence_heads (vault, sequence, sha256) VALUES (?, ?, ?)")
+            .bind(vault.as_str())
+            .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
+            .bind(sha256)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
-    /// The hash of the newest record of the evidence that this host has seen.
+    /// The hashes of the records of the evidence that this host has seen, newest last.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Option<String>, CatalogError> {
-        let row: Option<(String,)> =
-            sqlx::query_as("SELECT sha256 FROM evidence_heads WHERE vault = ?").bind(vault.as_str()).fetch_optional(&self.pool).await?;
-        Ok(row.map(|(sha256,)| sha256))
+    pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Vec<String>, CatalogError> {
+        let rows: Vec<(String,)> = sqlx::query_as("SELECT sha256 FROM evidence_heads WHERE vault = ? ORDER BY sequence")
+            .bind(vault.as_str())
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows.into_iter().map(|(sha256,)| sha256).collect())
     }
 }

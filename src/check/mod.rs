@@ -11,11 +11,14 @@ use jiff::Timestamp;
 
 use crate::config::plans::{Ask, CheckConfig, Expect, Smoke};
 use crate::domain::drill::{Answer, CheckKind, CheckResult};
+use crate::domain::id::DatastoreName;
 use crate::domain::span::for_people;
 use crate::pg::children::{Running, command};
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, SessionError, Tool, Tools};
 
+/// How far the clocks of whoever wrote a row and of the server may be apart.
+const FUTURE_SECONDS: f64 = 300.0;
 /// Stands for the connection string in the arguments of a command.
 const TARGET: &str = "{target}";
 /// How long a query may take.
@@ -77,7 +80,7 @@ pub async fn ask(check: &CheckConfig, subject: &Subject<'_>) -> CheckResult {
         Ask::Catalog { extensions, roles, unvalidated_max } => catalog(subject, extensions, roles, *unvalidated_max).await,
         Ask::Command(smoke) => program(smoke, subject.connection).await,
     };
-    named(&check.name, kind(&check.ask), said, begun)
+    named(&check.name, &check.datastore, kind(&check.ask), said, begun)
 }
 
 /// The single value of a query; `None` for NULL.
@@ -127,6 +130,10 @@ async fn freshness(subject: &Subject<'_>, query: &str, within: Duration) -> Said
     };
     let Ok(newest) = newest.parse::<f64>() else { return said(Answer::CouldNotLook, "the query does not answer with a time") };
     let snapshot = subject.snapshot_time.as_millisecond() as f64 / 1000.0;
+    // `infinity`, or a row from a clock that was wrong: it says nothing about how fresh the others are.
+    if !newest.is_finite() || newest > snapshot + FUTURE_SECONDS {
+        return said(Answer::CouldNotLook, "the newest row is from the future, so it does not tell how fresh the data is");
+    }
     let age = Duration::try_from_secs_f64((snapshot - newest).max(0.0)).unwrap_or(Duration::MAX);
     let summary = format!("the newest row was {} old when the backup was taken; {} are allowed", for_people(age), for_people(within));
     said(if age <= within { Answer::Pass } else { Answer::Fail }, summary)
@@ -217,15 +224,16 @@ async fn amcheck(subject: &Subject<'_>) -> Said {
 }
 
 /// Runs a program of the team's where clients of the database run; its exit code is the answer.
-pub async fn smoke(smoke: &Smoke, connection: &Connection) -> CheckResult {
+pub async fn smoke(smoke: &Smoke, datastore: &DatastoreName, connection: &Connection) -> CheckResult {
     let begun = Instant::now();
     let said = program(smoke, connection).await;
-    named(&smoke.name, CheckKind::Command, said, begun)
+    named(&smoke.name, datastore, CheckKind::Command, said, begun)
 }
 
-fn named(name: &str, kind: CheckKind, said: Said, begun: Instant) -> CheckResult {
+fn named(name: &str, datastore: &DatastoreName, kind: CheckKind, said: Said, begun: Instant) -> CheckResult {
     CheckResult {
         name: name.to_owned(),
+        datastore: datastore.clone(),
         kind,
         answer: said.answer,
         summary: said.summary,

@@ -111,10 +111,15 @@ fn tell(json: bool) -> impl Fn(&Happening) + Send + Sync {
             data(&serde_json::to_string(happening).unwrap_or_default());
         } else {
             for line in lines(happening) {
-                talk(&line);
+                talk(&plain(&line));
             }
         }
     }
+}
+
+/// What comes out of a sandbox may hold what a terminal would act on.
+pub(super) fn plain(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 fn seconds(seconds: f64) -> String {

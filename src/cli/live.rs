@@ -15,7 +15,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Gauge, List, ListItem, Paragraph, Wrap};
 use tokio_util::sync::CancellationToken;
 
-use super::drill::lines;
+use super::drill::{lines, plain};
 use super::print::Failure;
 use crate::domain::drill::{Answer, Verdict};
 use crate::domain::evidence::Finding;
@@ -95,7 +95,7 @@ impl Board {
             Happening::Controlled { .. } | Happening::StepEnded { error: Some(_), .. } => Color::Red,
             _ => Color::Reset,
         };
-        self.log.extend(lines(happening).into_iter().map(|line| (color, line.trim().to_owned())));
+        self.log.extend(lines(happening).into_iter().map(|line| (color, plain(line.trim()))));
     }
 
     fn elapsed(&self) -> f64 {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::id::DatastoreName;
+
 /// What a drill ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -64,6 +66,8 @@ pub enum CheckKind {
 pub struct CheckResult {
     /// Its name in the drill file.
     pub name: String,
+    /// The datastore that was asked.
+    pub datastore: DatastoreName,
     /// What kind it is.
     pub kind: CheckKind,
     /// The answer.
@@ -256,6 +260,8 @@ impl Objective {
 pub struct Facts<'a> {
     /// Why the drill stopped early, if it did.
     pub halt: Option<&'a Halt>,
+    /// The datastores of the plan.
+    pub datastores: &'a [DatastoreName],
     /// The checks that were asked.
     pub checks: &'a [CheckResult],
     /// The controls that were tried.
@@ -290,9 +296,11 @@ pub fn verdict(facts: &Facts<'_>) -> (Verdict, Vec<String>) {
             Answer::CouldNotLook => because(Verdict::NotVerified, format!("check {} could not look: {}", check.name, check.summary)),
         }
     }
-    let compared = facts.checks.iter().any(|check| check.kind == CheckKind::Fingerprint && check.answer == Answer::Pass);
-    if !compared && facts.halt.is_none() && !facts.checks.iter().any(|check| check.kind == CheckKind::Fingerprint) {
-        because(Verdict::NotVerified, "nothing was compared with what was recorded at backup time".to_owned());
+    let asked =
+        |datastore: &DatastoreName| facts.checks.iter().any(|check| check.kind == CheckKind::Fingerprint && &check.datastore == datastore);
+    // A fingerprint that was asked has its answer above.
+    for datastore in facts.datastores.iter().filter(|datastore| facts.halt.is_none() && !asked(datastore)) {
+        because(Verdict::NotVerified, format!("nothing of {datastore} was compared with what was recorded at backup time"));
     }
     for control in facts.controls {
         match control.noticed {
@@ -346,8 +354,17 @@ mod tests {
         assert!(halt.detail().contains("Ada"));
     }
 
+    static STORES: std::sync::LazyLock<Vec<DatastoreName>> = std::sync::LazyLock::new(|| "one".parse().into_iter().collect());
     fn check(kind: CheckKind, answer: Answer) -> CheckResult {
-        CheckResult { name: "one".to_owned(), kind, answer, summary: "so".to_owned(), seconds: 0.0, detail: Vec::new() }
+        CheckResult {
+            name: "one".to_owned(),
+            datastore: STORES[0].clone(),
+            kind,
+            answer,
+            summary: "so".to_owned(),
+            seconds: 0.0,
+            detail: Vec::new(),
+        }
     }
     fn control(noticed: Option<bool>) -> ControlResult {
         ControlResult { control: Control::RowsDropped, noticed, summary: "so".to_owned(), seconds: 0.0 }
@@ -356,7 +373,17 @@ mod tests {
         Objective { allowed_seconds: 10.0, measured_seconds: Some(5.0) }
     }
     fn good<'a>(checks: &'a [CheckResult], controls: &'a [ControlResult]) -> Facts<'a> {
-        Facts { halt: None, checks, controls, rto: met(), rpo: met(), gaps_not_accepted: &[], reached: &[], leftovers: 0 }
+        Facts {
+            halt: None,
+            datastores: &STORES,
+            checks,
+            controls,
+            rto: met(),
+            rpo: met(),
+            gaps_not_accepted: &[],
+            reached: &[],
+            leftovers: 0,
+        }
     }
 
     #[test]
@@ -387,6 +414,15 @@ mod tests {
             let (found, reasons) = verdict(&facts);
             assert_eq!((found, reasons.len()), (expected, 1), "{facts:?}");
         }
+    }
+
+    #[test]
+    fn a_datastore_that_was_not_compared_keeps_the_others_from_passing() {
+        let (checks, controls) = ([check(CheckKind::Fingerprint, Answer::Pass)], [control(Some(true))]);
+        let both: Vec<DatastoreName> = ["one", "two"].iter().filter_map(|name| name.parse().ok()).collect();
+        let (found, reasons) = verdict(&Facts { datastores: &both, ..good(&checks, &controls) });
+        assert_eq!(found, Verdict::NotVerified);
+        assert!(reasons[0].contains("nothing of two was compared"), "{reasons:?}");
     }
 
     #[test]

@@ -312,6 +312,11 @@ pub enum Flaw {
         /// The drill.
         drill: String,
     },
+    /// A run has more than one report.
+    ReportedTwice {
+        /// Number of the later one.
+        sequence: u64,
+    },
     /// A report or certificate that refers to nothing.
     Dangling {
         /// Its number.
@@ -336,6 +341,7 @@ impl std::fmt::Display for Flaw {
             }
             Self::HeadMissing { seen_by } => write!(f, "a record that {seen_by} had seen is gone: the end of the series was cut off"),
             Self::NoReport { started, drill } => write!(f, "drill {drill}, started in record {started}, has no report: it counts as FAIL"),
+            Self::ReportedTwice { sequence } => write!(f, "record {sequence} is a second report of the same run"),
             Self::Dangling { sequence } => write!(f, "record {sequence} refers to a record that is not there"),
         }
     }
@@ -360,13 +366,15 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
     let mut gap_before = false;
     for one in found {
         if one.sequence > expected {
-            let missing: Vec<u64> = (expected..one.sequence).filter(|number| !claimed.contains(number)).collect();
-            if let (Some(from), Some(to)) = (missing.first(), missing.last()) {
-                flaws.push(Flaw::Missing { from: *from, to: *to });
+            // From both ends: somebody may have written under a number far away.
+            let mut missing = (expected..one.sequence).filter(|number| !claimed.contains(number));
+            if let Some(from) = missing.next() {
+                let to = missing.next_back().unwrap_or(from);
+                flaws.push(Flaw::Missing { from, to });
                 gap_before = true;
             }
         }
-        expected = one.sequence + 1;
+        expected = one.sequence.saturating_add(1);
         if !one.signed {
             flaws.push(Flaw::NotSigned { sequence: one.sequence });
         }
@@ -400,6 +408,12 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
             Body::Report(report) => {
                 let begun =
                     records.iter().any(|r| matches!(&r.body, Body::Started(s) if s.run == report.run) && r.sequence == report.started);
+                let earlier = records
+                    .iter()
+                    .any(|r| matches!(&r.body, Body::Report(other) if other.run == report.run) && r.sequence < record.sequence);
+                if earlier {
+                    flaws.push(Flaw::ReportedTwice { sequence: record.sequence });
+                }
                 if !begun {
                     flaws.push(Flaw::Dangling { sequence: record.sequence });
                 }

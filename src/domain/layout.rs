@@ -99,7 +99,7 @@ pub fn parse_evidence_key(key: &str) -> Option<(u64, bool)> {
         Some(number) => (number, false),
         None => (name.strip_suffix(".json")?, true),
     };
-    let sequence = number.parse().ok().filter(|sequence| *sequence > 0)?;
+    let sequence = number.parse().ok().filter(|sequence| (1..100_000_000).contains(sequence))?;
     // Only the one spelling counts: two names for one number would be two records under it.
     (evidence(sequence).as_str() == format!("{EVIDENCE}{number}.json")).then_some((sequence, is_record))
 }

@@ -6,6 +6,7 @@
 //! are used again.
 
 use std::ffi::OsString;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -31,6 +32,8 @@ const PROCESSES_MAX: u32 = 512;
 /// Uids of sandboxes begin here; no system hands these out.
 const UID_FIRST: u32 = 1_500_000_000;
 const UID_PAIRS: u32 = 200_000_000;
+/// Options of `nsenter` and the namespaces they enter.
+const NAMESPACES: [(&str, &str); 5] = [("--mount", "mnt"), ("--net", "net"), ("--pid", "pid"), ("--ipc", "ipc"), ("--uts", "uts")];
 const LEASE: &str = "lease.json";
 
 /// Settings that keep the server inert, whatever the restored content says: they stand on its command line, above every file.
@@ -90,8 +93,8 @@ struct Jail {
     child: Child,
     stdin: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
-    /// The first process, by its number outside. It is ours and waited for by us alone, so the number stays its own.
-    inside: u32,
+    /// Its namespaces, held open: they are entered by these and not by a process number, which may be another's one day.
+    namespaces: Vec<(&'static str, std::fs::File)>,
 }
 
 /// A raised sandbox.
@@ -180,7 +183,12 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
     // The first process is unshare's only child.
     let outer = child.id().ok_or("unshare is gone")?;
     let inside = processes().into_iter().find(|process| process.parent == outer).ok_or("the first process is gone")?.pid;
-    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, inside })))
+    let open = |(option, name): (&'static str, &str)| {
+        let file = std::fs::File::open(format!("/proc/{inside}/ns/{name}"));
+        file.map(|file| (option, file)).map_err(|e| format!("its namespaces could not be held: {e}"))
+    };
+    let namespaces = NAMESPACES.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, namespaces })))
 }
 
 fn bare(spec: Spec, lease: Lease, home: &Path) -> Result<Place, SandboxError> {
@@ -216,7 +224,11 @@ impl Place {
         let mut push = |more: &[&str]| words.extend(more.iter().map(OsString::from));
         match &self.hold {
             Hold::Jail(jail) => {
-                push(&["/usr/bin/nsenter", "--target", &jail.inside.to_string(), "--mount", "--net", "--pid", "--ipc", "--uts", "--"]);
+                push(&["/usr/bin/nsenter"]);
+                for (option, file) in &jail.namespaces {
+                    push(&[&format!("{option}=/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())]);
+                }
+                push(&["--"]);
                 push(&["/usr/bin/prlimit", &format!("--nproc={PROCESSES_MAX}"), "--core=0", "/usr/bin/choom", "-n", "1000", "--"]);
                 push(&["/usr/bin/setpriv"]);
             }
@@ -408,8 +420,9 @@ pub fn found(state: &Path) -> Vec<Lease> {
     let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
     let lease = |entry: std::fs::DirEntry| {
         let run = entry.file_name().into_string().ok()?;
-        // One without a lease died while it was made; it has expired.
-        Some(read_lease(&entry.path()).unwrap_or(Lease { run, uid: None, expires: Timestamp::UNIX_EPOCH }))
+        // One without a lease died while it was made; it has expired. The name is the directory's, whatever the lease says.
+        let found = read_lease(&entry.path());
+        Some(Lease { run, uid: found.as_ref().and_then(|l| l.uid), expires: found.map_or(Timestamp::UNIX_EPOCH, |l| l.expires) })
     };
     entries.filter_map(lease).collect()
 }
@@ -422,8 +435,17 @@ impl Place {
     }
 }
 
+/// The lease of a run's sandbox, if it has a directory.
+#[must_use]
+pub fn lease(state: &Path, run: &str) -> Option<Lease> {
+    read_lease(&directory(state, run))
+}
+
 fn read_lease(home: &Path) -> Option<Lease> {
-    serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()
+    let lease: Lease = serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()?;
+    // Where a sandbox has no uid of its own, what runs in it could write a lease that names somebody else's.
+    let ours = |uid: u32| (UID_FIRST..UID_FIRST + 2 * UID_PAIRS).contains(&uid);
+    Some(Lease { uid: lease.uid.filter(|uid| ours(*uid)), ..lease })
 }
 
 struct Process {

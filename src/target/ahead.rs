@@ -36,6 +36,11 @@ impl<'a> Ahead<'a> {
         let mut waiting = Vec::new();
         for entry in contents.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str())) {
             let needed = entry.dependencies.iter().filter_map(|id| by_id.get(id));
+            // A function of the index could read other tables, and must find them full: that waits for all rows.
+            let expression = entry.kind == "INDEX" && entry.definition.iter().filter(|byte| **byte == b'(').count() > 1;
+            if expression || needed.clone().any(|needed| needed.kind != "TABLE" && !KINDS.contains(&needed.kind.as_str())) {
+                continue;
+            }
             let tables = needed.clone().filter(|needed| needed.kind == "TABLE");
             let entries = needed.filter(|needed| KINDS.contains(&needed.kind.as_str()));
             waiting.push(Waiting {
@@ -100,6 +105,7 @@ mod tests {
     #[test]
     fn only_what_needs_nothing_but_loaded_tables_is_made_ahead() {
         let entries = vec![
+            entry(4, "FUNCTION", "f", &[]),
             entry(1, "TABLE", "a", &[]),
             entry(2, "TABLE", "b", &[]),
             entry(3, "MATERIALIZED VIEW", "v", &[1]),
@@ -109,6 +115,8 @@ mod tests {
             entry(13, "INDEX", "v_x", &[3]),
             entry(14, "CONSTRAINT", "needs_index", &[1, 11]),
             entry(15, "INDEX", "lone", &[]),
+            entry(16, "INDEX", "by_function", &[1, 4]),
+            Entry { definition: b"CREATE INDEX e ON a USING btree (lower(x));".to_vec(), ..entry(17, "INDEX", "e", &[1]) },
         ];
         let contents = Contents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() };
         let mut ahead = Ahead::new(&contents);
@@ -119,6 +127,6 @@ mod tests {
         ahead.loaded.insert((Vec::new(), b"b".to_vec()));
         assert_eq!(ahead.ready(), [11]);
         assert_eq!(ahead.ready(), [14]);
-        assert_eq!(ahead.rest(), [1, 2, 3, 12, 13, 15]);
+        assert_eq!(ahead.rest(), [4, 1, 2, 3, 12, 13, 15, 16, 17]);
     }
 }

@@ -129,7 +129,8 @@ impl TargetError {
     /// Whether the target's machine is at fault rather than the backup: something is not installed, full, or died.
     #[must_use]
     pub fn is_the_machines(&self) -> bool {
-        const SAYINGS: [&str; 8] = [
+        const SAYINGS: [&str; 9] = [
+            "locale name",
             "could not open extension control file",
             "is not available",
             "could not access file \"$libdir",

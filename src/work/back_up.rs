@@ -153,7 +153,7 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
 async fn evidence_head(rig: &Rig, vault: &crate::domain::id::VaultId) -> Option<String> {
     match crate::evidence::head(rig.vault.as_ref()).await {
         Ok(head) => head,
-        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await).flatten(),
+        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await)?.pop(),
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Comparison {
     pub tables: u64,
     /// Rows compared.
     pub rows: u64,
+    /// Whether numbers of objects could be compared.
+    pub objects_compared: bool,
     /// What differs, in sentences.
     pub differences: Vec<String>,
     /// What was not looked at, and why.
@@ -169,6 +171,7 @@ fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut
         ));
         return;
     }
+    comparison.objects_compared = true;
     let kinds: std::collections::BTreeSet<&String> = recorded.objects.keys().chain(found.objects.keys()).collect();
     for kind in kinds {
         let count = |f: &Fingerprint| f.objects.get(kind).copied().unwrap_or_default();

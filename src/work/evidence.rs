@@ -30,12 +30,12 @@ pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
             heads.push(SeenHead { sha256, seen_by: format!("backup {}", believed.manifest.backup) });
         }
     }
-    if let Ok(catalog) = &rig.catalog
-        && let Some(sha256) = catalog.evidence_seen(&vault).await?
-    {
-        heads.push(SeenHead { sha256, seen_by: "this host".to_owned() });
+    if let Ok(catalog) = &rig.catalog {
+        let seen = catalog.evidence_seen(&vault).await?.into_iter();
+        heads.extend(seen.map(|sha256| SeenHead { sha256, seen_by: "this host".to_owned() }));
     }
-    let flaws = series.flaws(&heads, Timestamp::now());
+    let mut flaws = series.flaws(&heads, Timestamp::now());
+    flaws.dedup();
     Ok((series, flaws))
 }
 

@@ -308,7 +308,7 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
     };
     let mut smoke = Vec::new();
     for one in &wishes.smoke {
-        smoke.push(check::smoke(one, &connection).await);
+        smoke.push(check::smoke(one, &manifest.datastore, &connection).await);
     }
     Ok(RestoreReport {
         backup: manifest.backup.to_string(),

@@ -215,15 +215,16 @@ fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
     r.script(
         "\n\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n[[checks]]\nkind = \"sql\"\nname = \"wrong\"\nquery = \"SELECT no_such_column FROM patients\"\nat_least = 1\n\
          [[checks]]\nkind = \"sql\"\nname = \"rows\"\nquery = \"SELECT v FROM tiny\"\nat_least = 1\n\
+         [[checks]]\nkind = \"freshness\"\nname = \"future\"\nquery = \"SELECT 'infinity'::timestamptz\"\n\
          [[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/no/such/program\"]\n",
     );
     let report = r.report(9);
-    let blind = ["wrong", "rows", "smoke"].map(|name| (name.to_owned(), "could-not-look".to_owned()));
+    let blind = ["wrong", "rows", "future", "smoke"].map(|name| (name.to_owned(), "could-not-look".to_owned()));
     assert_eq!(answers(&report)[1..], blind, "{report:#}");
     assert_eq!(report["verdict"], "NOT_VERIFIED");
     // Without the fingerprint nothing passes.
     r.script("\n\n[[checks]]\nkind = \"sql\"\nquery = \"SELECT 1\"\nis = \"1\"\n");
-    assert!(r.report(9)["reasons"][0].as_str().unwrap().contains("nothing was compared"));
+    assert!(r.report(9)["reasons"][0].as_str().unwrap().contains("nothing of db was compared"));
 }
 
 #[test]
@@ -499,12 +500,19 @@ fn evidence_that_was_edited_reordered_removed_cut_off_or_forked_is_found() {
         },
         &["the record at number 5 belongs elsewhere"],
     );
+    // A stray far away is told of, and keeps nobody from writing the next record.
+    let stray = json(&r.home.vault().join("evidence"), 99_999_999);
+    std::fs::write(&stray, "garbage").unwrap();
+    r.report(0);
+    assert!(json(&r.home.vault().join("evidence"), 6).exists());
+    r.home.run(&["evidence", "verify"]).fails(7, &["flaws"]);
+    std::fs::remove_file(&stray).unwrap();
     // Two that follow the same one: a series that was written on in two copies of the vault.
     let (vault, copy) = (r.home.vault(), r.home.path("other-vault"));
     crate::support::home::copy_tree(&vault, &copy);
     r.report(0);
-    let fork = std::fs::read(json(&vault.join("evidence"), 6)).unwrap();
-    let signature = std::fs::read(vault.join("evidence/00000006.json.sig")).unwrap();
+    let fork = std::fs::read(json(&vault.join("evidence"), 8)).unwrap();
+    let signature = std::fs::read(vault.join("evidence/00000008.json.sig")).unwrap();
     std::fs::remove_dir_all(&vault).unwrap();
     std::fs::rename(&copy, &vault).unwrap();
     std::fs::remove_file(r.home.path("catalog.db")).unwrap();
@@ -512,10 +520,10 @@ fn evidence_that_was_edited_reordered_removed_cut_off_or_forked_is_found() {
     flawed(
         &r,
         |v| {
-            std::fs::write(json(v, 6), &fork).unwrap();
-            std::fs::write(v.join("00000006.json.sig"), &signature).unwrap();
+            std::fs::write(json(v, 8), &fork).unwrap();
+            std::fs::write(v.join("00000008.json.sig"), &signature).unwrap();
         },
-        &["record 6 follows another record", "refers to a record that is not there"],
+        &["record 8 follows another record", "refers to a record that is not there"],
     );
 }
 

@@ -20,7 +20,8 @@ CREATE TABLE drills (
 ) STRICT;
 
 CREATE TABLE evidence_heads (
-    vault    TEXT PRIMARY KEY,
+    vault    TEXT NOT NULL,
     sequence INTEGER NOT NULL,
-    sha256   TEXT NOT NULL
+    sha256   TEXT NOT NULL,
+    PRIMARY KEY (vault, sequence, sha256)
 ) STRICT;

@@ -61,6 +61,11 @@ async fn rows_dropped(rig: &Rig, restored: &Restored) -> Noticed {
     let Some(table) = with_rows.min_by_key(|table| table.bytes) else {
         return (None, "no table of the backup has a row".to_owned());
     };
+    // Only a table that agrees before the damage can show that the damage is noticed.
+    let before = compare_table(rig, &restored.tools, &restored.connection, &restored.recorded, table).await;
+    if !before.is_ok_and(|differences| differences.is_empty()) {
+        return (None, "the table to be damaged differs already, or could not be read".to_owned());
+    }
     if let Err(error) = delete_one(restored, table).await {
         return (None, format!("no row could be deleted: {}", error.trouble()));
     }
@@ -124,6 +129,11 @@ async fn foreign_envelope(rig: &Rig, manifest: &Manifest) -> Noticed {
     let other = others.into_iter().rev().find_map(|entry| (entry.backup != manifest.backup).then_some(entry.manifest.ok()?.manifest));
     match other {
         Some(other) => {
+            for sound in [manifest, &other] {
+                if let Err(error) = shelf::open(rig, sound).await {
+                    return (None, format!("a sound envelope could not be opened: {}", error.trouble()));
+                }
+            }
             let (to, from) = (manifest.place().meta_prefix(), other.place().meta_prefix());
             let mut damaged = rig.clone();
             damaged.vault = Arc::new(Damaged::new(Arc::clone(&rig.vault), Damage::Replaced { to, from }));

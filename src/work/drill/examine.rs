@@ -51,6 +51,7 @@ async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {
     let Some(restored) = restored else {
         return CheckResult {
             name: check.name.clone(),
+            datastore: check.datastore.clone(),
             kind: check::kind(&check.ask),
             answer: Answer::CouldNotLook,
             summary: format!("{} was not restored", check.datastore),
@@ -77,7 +78,15 @@ async fn fingerprint(rig: &Rig, name: &str, restored: &Restored) -> CheckResult 
         Err(error) => Err(error),
     };
     let (answer, summary, detail) = answer(compared);
-    CheckResult { name: name.to_owned(), kind: CheckKind::Fingerprint, answer, summary, seconds: begun.elapsed().as_secs_f64(), detail }
+    CheckResult {
+        name: name.to_owned(),
+        datastore: restored.manifest.datastore.clone(),
+        kind: CheckKind::Fingerprint,
+        answer,
+        summary,
+        seconds: begun.elapsed().as_secs_f64(),
+        detail,
+    }
 }
 
 fn answer(compared: Result<Comparison, WorkError>) -> (Answer, String, Vec<String>) {
@@ -86,6 +95,9 @@ fn answer(compared: Result<Comparison, WorkError>) -> (Answer, String, Vec<Strin
         // Names of tables are for people who look, not for the report.
         Ok(found) if !found.agrees() => {
             (Answer::Fail, format!("{} differences from what was recorded at backup time", found.differences.len()), found.differences)
+        }
+        Ok(found) if !found.objects_compared => {
+            (Answer::CouldNotLook, "rows are as recorded, and numbers of objects could not be compared".to_owned(), found.not_looked_at)
         }
         Ok(found) => {
             let mut summary = format!("{} tables with {} rows are as recorded at backup time", found.tables, found.rows);

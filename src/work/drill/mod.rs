@@ -240,6 +240,16 @@ pub fn refuse_what_breaks_nothing(rig: &Rig, drill: &Drill) -> Result<(), WorkEr
             Scenario::KmsGone if !kms => {
                 return refuse(*scenario, "no KMS key is configured, so nothing would be lost", "remove it, or use home-key-lost");
             }
+            Scenario::HomeKeyLost if !rig.config.keys.iter().any(|key| !matches!(key.kind, crate::config::KeyKind::AgeRecipients(_))) => {
+                return refuse(*scenario, "no key is configured that can open, so nothing would be lost", "remove it");
+            }
+            Scenario::LifeboatLost if drill.breaks.contains(&Scenario::HomeKeyLost) && drill.recovery_identity.is_none() => {
+                return refuse(
+                    *scenario,
+                    "stock tools would open with the key that is lost",
+                    "write recovery_identity = \"…\" in the drill",
+                );
+            }
             Scenario::LifeboatLost if load::stock_identity(rig, drill).is_none() => {
                 return refuse(
                     *scenario,
@@ -255,7 +265,20 @@ pub fn refuse_what_breaks_nothing(rig: &Rig, drill: &Drill) -> Result<(), WorkEr
 
 async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: bool) -> Result<Outcome, WorkError> {
     let clock = Clock::from(run.declared);
-    let (series, _) = evidence::examine(rig).await?;
+    let (series, flaws) = evidence::examine(rig).await?;
+    for flaw in flaws {
+        team.tell(&Happening::Warned { warning: format!("evidence: {flaw}") });
+    }
+    // A run has one report. What died behind it is only cleaned up.
+    if let Some((found, report)) = series.believed().find_map(|(found, record)| match &record.body {
+        Body::Report(report) if report.run == run.run => Some((found, report)),
+        _ => None,
+    }) {
+        local::undo(&state_directory(rig), &run.run).await?;
+        catalog(rig)?.end_drill(&run.run).await?;
+        let written = Written { sequence: found.sequence, sha256: found.sha256.clone() };
+        return Ok(Outcome { report: report.as_ref().clone(), written, restores: Vec::new() });
+    }
     let mut world = World {
         own: rig,
         rig: rig.clone(),
@@ -275,6 +298,8 @@ async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: boo
     let journal = catalog(rig)?;
     let mut saga = Saga::open(&run.run, journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
     let halt = if all { steps(&mut saga, &mut world).await.err() } else { Some(Halt::Interrupted) };
+    // An earlier process knew it; its census needs it after the directory is gone.
+    world.lease = world.lease.take().or_else(|| local::lease(&world.state, &world.run));
     tear_down(&mut saga, &mut world).await;
     failpoint::reach("drill-torn-down");
     let census = local::census(&world.state, &world.run, world.lease.as_ref());
@@ -348,10 +373,17 @@ where
     if world.own.cancel.is_cancelled() {
         return Err(Halt::Interrupted);
     }
-    let done = saga.step(world, step).await.map_err(|halted| match halted {
+    let mut done = saga.step(world, step).await.map_err(|halted| match halted {
         Halted::Step(halt) => halt,
         other => Halt::sandbox(other.to_string()),
     });
+    // What fails because the server is gone says nothing about the backup, whatever it looks like.
+    if let Err(Halt::Backup(_)) = &done
+        && world.found.moments.server_up.is_some()
+        && !world.place.as_mut().is_some_and(Place::server_runs)
+    {
+        done = done.map_err(|halt| Halt::sandbox("its server ended").with_detail(halt.detail().to_owned()));
+    }
     let error = done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.detail().to_owned()));
     ended(world, name, from, error);
     done
@@ -370,6 +402,10 @@ fn at_fault(error: WorkError) -> Halt {
         WorkError::Target(target) if target.trouble() == crate::domain::Trouble::Interrupted => Halt::Interrupted,
         WorkError::Target(target) if target.is_the_machines() => Halt::sandbox(error.to_string()),
         WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => Halt::sandbox(error.to_string()),
+        // A full disk, a defect, a vault that does not answer: nothing is known about the backup.
+        other if matches!(other.trouble(), crate::domain::Trouble::Unavailable | crate::domain::Trouble::Bug) => {
+            Halt::sandbox(error.to_string())
+        }
         // What a program of the guide said may quote data.
         WorkError::CheckFailed(_) => Halt::backup("RESTORE.md did not work as it stands"),
         _ => Halt::backup(error.to_string()),
@@ -450,7 +486,7 @@ impl<'w> Step<World<'w>> for Isolate {
     type Output = Isolation;
     type Error = Halt;
     async fn act(&self, world: &mut World<'w>) -> Result<Isolation, Halt> {
-        let reaches = reaches(world.own);
+        let reaches = reaches(world.own, world.drill);
         let place = world.place.as_mut().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
         let isolation = place.isolation(reaches).await;
         let accepted = |gap: Gap| world.drill.accept_gaps.contains(gap.name());
@@ -470,7 +506,7 @@ impl<'w> Step<World<'w>> for Isolate {
 }
 
 /// What must not be reachable from inside: every source, this host's services and names, and every file that matters.
-fn reaches(rig: &Rig) -> Vec<Reach> {
+fn reaches(rig: &Rig, drill: &Drill) -> Vec<Reach> {
     let mut all = vec![Reach::Interfaces, Reach::Processes, Reach::Tcp("127.0.0.1:5432".to_owned()), Reach::Name("example.com".to_owned())];
     for datastore in rig.config.datastores.values() {
         for (host, port) in datastore.connection.addresses() {
@@ -487,7 +523,9 @@ fn reaches(rig: &Rig) -> Vec<Reach> {
             }
         }
     }
-    for file in rig.config.private_files() {
+    // Where EC2 hands out credentials.
+    all.push(Reach::Tcp("169.254.169.254:80".to_owned()));
+    for file in rig.config.private_files().into_iter().chain(drill.recovery_identity.clone()) {
         all.push(Reach::File(file.display().to_string()));
     }
     let mut seen = Vec::new();
@@ -517,6 +555,7 @@ fn report(world: &World<'_>, run: &DrillRun, halt: Option<Halt>, leftovers: Vec<
     };
     let (verdict, reasons) = verdict(&Facts {
         halt: halt.as_ref(),
+        datastores: &drill.plan.stages.iter().map(|stage| stage.datastore.clone()).collect::<Vec<_>>(),
         checks: &found.checks,
         controls: &found.controls,
         rto,

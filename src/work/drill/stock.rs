@@ -37,6 +37,8 @@ pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, ident
     alone.openers = vec![Arc::new(IdentityFile::new("the identity for stock tools", identity))];
     let slot = shelf::open(&alone, manifest).await?.slot;
     let home = place.client_directory();
+    // A directory for each datastore of the plan.
+    let home = home.join(manifest.datastore.as_str());
     let (vault, work) = (home.join("vault"), home.join("by-hand"));
     let objects = bring_objects(rig, place, manifest, &vault).await?;
     let key = std::fs::read(identity).map_err(|source| WorkError::File { what: format!("reading {}", identity.display()), source })?;
@@ -131,7 +133,11 @@ async fn write(place: &Place, file: &Path, bytes: &[u8]) -> Result<(), WorkError
     let (mut child, mut stdin) = receiver(place, file).await?;
     stdin.write_all(bytes).await.map_err(|error| sandbox_is_full(&error))?;
     drop(stdin);
-    child.wait().await.map(drop).map_err(|error| sandbox_is_full(&error))
+    match child.wait().await {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(WorkError::NotVerified(format!("a file could not be brought into the sandbox ({status}); is it large enough?"))),
+        Err(error) => Err(sandbox_is_full(&error)),
+    }
 }
 
 async fn feed(mut command: tokio::process::Command, input: &[u8]) -> Result<std::process::Output, WorkError> {

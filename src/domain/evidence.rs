@@ -123,8 +123,18 @@ pub struct RestoredBackup {
     pub snapshot_time: Timestamp,
     /// Bytes to load.
     pub plain_bytes: u64,
-    /// Its stored objects and their SHA-256, which is how lifeboat tells versions of objects apart.
-    pub objects: BTreeMap<ObjectKey, String>,
+    /// Its stored objects.
+    pub objects: BTreeMap<ObjectKey, ObjectVersion>,
+}
+
+/// An object as it was when it was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectVersion {
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+    /// The store's own name of this version, where the store keeps versions.
+    pub version: Option<String>,
 }
 
 /// A moment of the drill, in seconds since it was declared.

@@ -49,6 +49,8 @@ pub struct ObjectFacts {
     pub class: Option<String>,
     /// Whether it must be thawed before it can be read.
     pub frozen: bool,
+    /// The store's own name of this version of the object; a listing does not tell it.
+    pub version: Option<String>,
 }
 
 /// An object that can be read now. Made only from facts that say so.

@@ -448,6 +448,7 @@ impl Vault for S3 {
                     modified: timestamp(head.last_modified()),
                     frozen: is_frozen(class.as_deref(), thawed) || archived,
                     class,
+                    version: head.version_id().map(str::to_owned),
                 }))
             }
             Err(error) => {
@@ -522,6 +523,7 @@ impl Vault for S3 {
                     modified: timestamp(object.last_modified()),
                     frozen: is_frozen(class.as_deref(), thawed),
                     class,
+                    version: None,
                 });
             }
         }

@@ -646,3 +646,25 @@ fn a_server_that_is_killed_is_the_sandboxs_fault() {
     assert_eq!((out.status.code(), &last["report"]["halt"]["at-fault"]), (Some(9), &"sandbox".into()), "{last:#}");
     r.assert_nothing_is_left();
 }
+
+#[test]
+fn a_plan_brings_several_datastores_back_in_order_and_each_must_be_compared() {
+    let r = Rehearsal::new();
+    r.source.psql("postgres", "CREATE DATABASE e");
+    r.source.psql("e", "CREATE TABLE t AS SELECT i FROM generate_series(1, 10) i");
+    r.home.add_datastore("second", &r.source.conninfo("e"), "");
+    r.home.run(&["backup", "second"]).ok();
+    let plan = "[[restore]]\ndatastore = \"second\"\n[[restore]]\ndatastore = \"db\"\n";
+    std::fs::write(r.home.path("restore/db.toml"), plan).unwrap();
+    r.script("");
+    let report = r.report(0);
+    let restored: Vec<_> = report["backups"].as_array().unwrap().iter().map(|b| b["datastore"].as_str().unwrap()).collect();
+    assert_eq!(restored, ["second", "db"]);
+    assert_eq!(answers(&report).len(), 2);
+    r.script("\n\n[[checks]]\nkind = \"fingerprint\"\ndatastore = \"db\"\n");
+    let report = r.report(9);
+    assert_eq!(report["reasons"][0], "nothing of second was compared with what was recorded at backup time");
+    // With stock tools too.
+    r.script("break = [\"lifeboat-lost\"]");
+    r.report(0);
+}

@@ -400,6 +400,9 @@ fn kms_is_gone_and_a_drill_opens_the_backup_with_the_offline_key() {
     assert!(out.stdout.contains("PASS") && out.stdout.contains("opened with recovery"), "{out:?}");
     assert!(out.stderr.contains("fetching with the AWS CLI was not part of it"), "{out:?}");
     home.run(&["evidence", "verify"]).ok();
+    let last: serde_json::Value = home.run(&["evidence", "show", "4"]).ok().json();
+    let objects = last["body"]["of"]["backups"][0]["objects"].as_object().unwrap();
+    assert!(objects.values().all(|object| object["version"].as_str().is_some_and(|version| version.len() > 4)), "{objects:?}");
     // Reports are locked for years, though backups are for a day.
     let keys = aws.keys(&home);
     let until = |end: &str| {

@@ -1,5 +1,6 @@
 //! Choosing backups and restoring them, with what the drill breaks.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::config::plans::{Chosen, Drill, PlanStage};
 use crate::domain::Trouble;
 use crate::domain::choice::Which;
 use crate::domain::drill::{Halt, Scenario};
-use crate::domain::evidence::RestoredBackup;
+use crate::domain::evidence::{ObjectVersion, RestoredBackup};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Role};
 use crate::domain::span::{bytes_for_people, for_people};
@@ -219,6 +220,11 @@ async fn first_query(restored: &Restored) -> Result<(), WorkError> {
 
 async fn facts(rig: &Rig, believed: &Believed, chosen: String, opened_with: Option<String>) -> Result<RestoredBackup, WorkError> {
     let manifest = &believed.manifest;
+    let mut objects = BTreeMap::new();
+    for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
+        let version = rig.vault.find(&object.key).await?.and_then(|facts| facts.version);
+        objects.insert(object.key.clone(), ObjectVersion { sha256: object.sha256.clone(), version });
+    }
     let bytes = crate::vault::fetch::document(rig.vault.as_ref(), &manifest.place().manifest()).await?.unwrap_or_default();
     Ok(RestoredBackup {
         datastore: manifest.datastore.clone(),
@@ -229,7 +235,7 @@ async fn facts(rig: &Rig, believed: &Believed, chosen: String, opened_with: Opti
         opened_with,
         snapshot_time: manifest.source.snapshot_time,
         plain_bytes: manifest.plain_bytes(),
-        objects: manifest.payloads.iter().flat_map(|p| &p.objects).map(|o| (o.key.clone(), o.sha256.clone())).collect(),
+        objects,
     })
 }
 

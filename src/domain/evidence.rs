@@ -71,6 +71,10 @@ pub struct Started {
     pub drill: String,
     /// The datastores it restores.
     pub datastores: Vec<DatastoreName>,
+    /// SHA-256 of the drill file, and of the plan's file. Nobody may change what is rehearsed while it is under way.
+    pub script_sha256: String,
+    /// See `script_sha256`; of no bytes where there is no file.
+    pub plan_sha256: String,
     /// When the report must be there. Without one by then the drill counts as failed.
     pub report_by: Timestamp,
 }
@@ -195,6 +199,8 @@ pub struct DrillReport {
     pub started: u64,
     /// The drill.
     pub drill: String,
+    /// How often its steps were begun: more than once if a process died and the drill was resumed.
+    pub attempts: u64,
     /// The drill file.
     pub script: SourceFile,
     /// The restore plan's file.

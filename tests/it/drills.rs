@@ -343,9 +343,17 @@ fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
         }
         // Until then the series says that a drill has begun; it is not a flaw before its time.
         r.home.run(&["evidence", "verify"]).ok();
+        if number == 1 {
+            // Nobody changes what is rehearsed while it is under way.
+            r.script("backup = \"oldest\"");
+            r.home.run(&["drill", "resume", "nightly"]).fails(2, &["not the one it was declared with", "drill abort"]);
+            r.script("");
+        }
         let (verb, code, verdict) = if number % 2 == 0 { ("abort", 9, "NOT_VERIFIED") } else { ("resume", 0, "PASS") };
         let report = r.report_of(&["drill", verb, "nightly", "--json"], code);
         assert_eq!(report["verdict"], verdict, "{point}: {report:#}");
+        let attempts = [0, 2, 1, 2, 1, 2][number];
+        assert_eq!(report["attempts"], attempts, "{point}");
         r.home.run(&["drill", "abort", "nightly"]).fails(2, &["or it has its report"]);
     }
     let verified = r.home.run(&["evidence", "verify"]).ok();

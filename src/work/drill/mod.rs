@@ -44,7 +44,7 @@ use crate::evidence::Written;
 use crate::failpoint;
 use crate::pg::{Connection, Tools};
 use crate::report::{Happening, Team};
-use crate::saga::{Halted, Saga, Step, Undo};
+use crate::saga::{Event, Halted, Journal, Saga, Step, Undo};
 use crate::sandbox::local::{self, Lease, Place, Spec};
 use crate::sandbox::{Gap, Isolation, Reach};
 use crate::work::shelf::Believed;
@@ -177,7 +177,14 @@ pub async fn run(rig: &Rig, name: &str, team: &Team) -> Result<Outcome, WorkErro
     let run = format!("{}-{}", declared.strftime("%Y%m%dT%H%M%SZ"), hex::encode(rand::random::<[u8; 3]>()));
     let report_by = declared + jiff::SignedDuration::try_from(drill.report_within()).unwrap_or_default();
     let datastores = drill.plan.stages.iter().map(|stage| stage.datastore.clone()).collect();
-    let started = Started { run: run.clone(), drill: name.to_owned(), datastores, report_by };
+    let started = Started {
+        run: run.clone(),
+        drill: name.to_owned(),
+        datastores,
+        script_sha256: shelf::sha256(drill.text.as_bytes()),
+        plan_sha256: shelf::sha256(drill.plan.text.as_bytes()),
+        report_by,
+    };
     let written = evidence::write(rig, Body::Started(started)).await?;
     let drill_run = DrillRun { run, drill: name.to_owned(), started: written.sequence, declared };
     catalog.begin_drill(&vault, &drill_run).await?;
@@ -193,7 +200,26 @@ pub async fn resume(rig: &Rig, run: &str, team: &Team) -> Result<Outcome, WorkEr
     let drill_run = open_run(rig, run).await?;
     let _lock = lock(rig, &drill_run.drill)?;
     let drill = script(rig, &drill_run.drill)?;
+    same_as_declared(rig, &drill, &drill_run).await?;
     perform(rig, &drill, team, &drill_run, true).await
+}
+
+/// A drill that could be changed while it is under way could be made to pass.
+async fn same_as_declared(rig: &Rig, drill: &Drill, run: &DrillRun) -> Result<(), WorkError> {
+    let (series, _) = evidence::examine(rig).await?;
+    let declared = series.believed().find_map(|(found, record)| match &record.body {
+        Body::Started(started) if found.sequence == run.started && started.run == run.run => Some(started),
+        _ => None,
+    });
+    let (script, plan) = (shelf::sha256(drill.text.as_bytes()), shelf::sha256(drill.plan.text.as_bytes()));
+    if declared.is_some_and(|started| started.script_sha256 == script && started.plan_sha256 == plan) {
+        return Ok(());
+    }
+    Err(WorkError::Refused {
+        what: format!("run {} of drill {}", run.run, run.drill),
+        why: "its drill file or plan is not the one it was declared with".to_owned(),
+        hint: "bring the file back, or end the run with `lifeboat drill abort`".to_owned(),
+    })
 }
 
 /// Cleans up after a drill whose process died, and writes its report.
@@ -308,8 +334,9 @@ async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: boo
     }
     team.tell(&Happening::AboutToSign);
     team.pause().await;
+    let attempts = attempts(journal, &run.run).await;
     let leftovers: Vec<String> = census.processes.into_iter().chain(census.files).collect();
-    let report = report(&world, run, halt, leftovers)?;
+    let report = report(&world, run, attempts, halt, leftovers)?;
     let written = evidence::write(rig, Body::Report(Box::new(report.clone()))).await?;
     journal.end_drill(&run.run).await?;
     team.tell(&Happening::Ended { verdict: report.verdict, reasons: report.reasons.clone() });
@@ -326,6 +353,13 @@ fn predicted_seconds(series: &crate::evidence::Series, drill: &str, bytes: u64) 
     let mut rates: Vec<f64> = same.filter_map(|(_, report)| rate(report)).collect();
     rates.sort_by(f64::total_cmp);
     rates.get(rates.len() / 2).map(|rate| rate * bytes as f64)
+}
+
+/// How often the first step was begun, as the journal knows it.
+async fn attempts(journal: &dyn Journal, run: &str) -> u64 {
+    let events = journal.events(run).await.unwrap_or_default();
+    let first = events.first().map(|(step, _)| step.clone());
+    events.iter().filter(|(step, event)| Some(step) == first.as_ref() && *event == Event::Started).count() as u64
 }
 
 async fn steps(saga: &mut Saga<'_>, world: &mut World<'_>) -> Result<(), Halt> {
@@ -538,7 +572,7 @@ fn reaches(rig: &Rig, drill: &Drill) -> Vec<Reach> {
     all
 }
 
-fn report(world: &World<'_>, run: &DrillRun, halt: Option<Halt>, leftovers: Vec<String>) -> Result<DrillReport, WorkError> {
+fn report(world: &World<'_>, run: &DrillRun, attempts: u64, halt: Option<Halt>, leftovers: Vec<String>) -> Result<DrillReport, WorkError> {
     let found = &world.found;
     let drill = world.drill;
     // The time that counts: until the restored datastore answered. Checks come on top, and are shown.
@@ -572,6 +606,7 @@ fn report(world: &World<'_>, run: &DrillRun, halt: Option<Halt>, leftovers: Vec<
         run: run.run.clone(),
         started: run.started,
         drill: drill.name.clone(),
+        attempts,
         script: source_file(world.own, &drill.file, &drill.text),
         plan: drill.plan.file.as_ref().map(|file| source_file(world.own, file, &drill.plan.text)).unwrap_or_default(),
         lifeboat_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::document::{DocumentError, format_of};
-use super::drill::{CheckResult, Control, ControlResult, Halt, Objective, Scenario, Verdict};
+use super::drill::{CheckResult, ControlResult, Halt, Objective, Scenario, Verdict};
 use super::id::{BackupId, DatastoreName, VaultId};
 use super::layout::ObjectKey;
 
@@ -249,14 +249,6 @@ pub struct DrillReport {
     pub notes: Vec<Finding>,
     /// Who is to review it.
     pub reviewers: Vec<String>,
-}
-
-impl DrillReport {
-    /// Whether a control was tried and noticed.
-    #[must_use]
-    pub fn noticed(&self, control: Control) -> Option<bool> {
-        self.controls.iter().find(|result| result.control == control).and_then(|result| result.noticed)
-    }
 }
 
 impl Record {

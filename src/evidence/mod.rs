@@ -108,11 +108,6 @@ impl Series {
     pub fn flaws(&self, heads: &[SeenHead], now: Timestamp) -> Vec<Flaw> {
         evidence::flaws(&self.vault, &self.found, &self.claimed, heads, now)
     }
-    /// The hash of its newest record.
-    #[must_use]
-    pub fn head(&self) -> Option<&str> {
-        self.found.last().map(|found| found.sha256.as_str())
-    }
     /// Records that a pinned key signed, where they belong.
     pub fn believed(&self) -> impl DoubleEndedIterator<Item = (&Found, &Record)> {
         let sound =

@@ -152,9 +152,13 @@ async fn no_such_datastore_or_backup(rig: &Rig, datastore: &DatastoreName) -> Re
 /// The error for a name that is not a datastore, with the nearest one that is.
 #[must_use]
 pub fn no_such_datastore(name: &str, known: &[String]) -> WorkError {
+    WorkError::NoSuchDatastore { name: name.to_owned(), suggestion: nearest(name, known) }
+}
+
+/// The known name that a mistyped one was probably meant to be.
+pub(super) fn nearest(name: &str, known: &[String]) -> Option<String> {
     let nearest = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
-    let suggestion = nearest.filter(|(distance, _)| *distance <= 1 + name.len() / 3).map(|(_, k)| k.clone());
-    WorkError::NoSuchDatastore { name: name.to_owned(), suggestion }
+    nearest.filter(|(distance, _)| *distance <= 1 + name.len() / 3).map(|(_, k)| k.clone())
 }
 
 /// A backup that was opened.

@@ -57,6 +57,16 @@ impl Rehearsal {
         last["report"].clone()
     }
 
+    /// A drill that has loaded and stands still until the file is written.
+    fn loaded_and_waiting(&self) -> (std::process::Child, std::path::PathBuf) {
+        let (go_on, reached) = (self.home.path("go-on"), self.home.path("go-on.reached"));
+        let mut command = self.home.command(&["drill", "nightly", "--json"]);
+        command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
+        let drill = command.spawn().unwrap();
+        eventually("the drill has loaded", || reached.exists());
+        (drill, go_on)
+    }
+
     #[track_caller]
     pub fn assert_nothing_is_left(&self) {
         let places = std::fs::read_dir(self.home.path("catalog.sandboxes")).map(|all| all.flatten().map(|e| e.path()).collect::<Vec<_>>());
@@ -70,6 +80,11 @@ impl Rehearsal {
         let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
         all.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&tag)).collect()
     }
+}
+
+/// The last line of a drill's JSON, which holds its report.
+fn last_line(out: &std::process::Output) -> Value {
+    serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap()
 }
 
 /// Processes whose first uid belongs to any sandbox.
@@ -364,12 +379,7 @@ fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
 fn a_sandbox_ends_by_itself_after_its_time_though_lifeboat_stands_still() {
     let r = Rehearsal::new();
     r.script("time_to_live = \"12s\"");
-    let go_on = r.home.path("go-on");
-    let mut command = r.home.command(&["drill", "nightly", "--json"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display())).stdin(Stdio::null());
-    let drill = command.spawn().unwrap();
-    let reached = r.home.path("go-on.reached");
-    eventually("the drill has loaded", || reached.exists());
+    let (drill, go_on) = r.loaded_and_waiting();
     let uid = lease(&r.home).unwrap()["uid"].as_u64().unwrap();
     assert!(sandboxed_processes_of(uid) > 0);
     // Another drill of the same name does not begin meanwhile.
@@ -380,7 +390,7 @@ fn a_sandbox_ends_by_itself_after_its_time_though_lifeboat_stands_still() {
     assert!(begun.elapsed() < Duration::from_secs(30));
     std::fs::write(&go_on, "").unwrap();
     let out = drill.wait_with_output().unwrap();
-    let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap();
+    let last = last_line(&out);
     assert_eq!((out.status.code(), &last["report"]["verdict"]), (Some(9), &Value::from("NOT_VERIFIED")), "{last:#}");
     r.assert_nothing_is_left();
 }
@@ -612,12 +622,7 @@ fn the_examples_that_init_writes_are_sound() {
 fn ctrl_c_takes_the_sandbox_down_and_leaves_a_report() {
     let r = Rehearsal::new();
     r.script("");
-    let go_on = r.home.path("go-on");
-    let mut command = r.home.command(&["drill", "nightly", "--json"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
-    let drill = command.spawn().unwrap();
-    let reached = r.home.path("go-on.reached");
-    eventually("the drill has loaded", || reached.exists());
+    let (drill, go_on) = r.loaded_and_waiting();
     let pid = rustix::process::Pid::from_raw(drill.id().try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     // The signal is noticed while the drill stands still; then it goes on, into its end.
@@ -625,7 +630,7 @@ fn ctrl_c_takes_the_sandbox_down_and_leaves_a_report() {
     std::fs::write(&go_on, "").unwrap();
     let out = drill.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(130), "{out:?}");
-    let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap();
+    let last = last_line(&out);
     assert_eq!(
         (&last["report"]["verdict"], &last["report"]["halt"]["at-fault"]),
         (&"NOT_VERIFIED".into(), &"interrupted".into()),
@@ -638,19 +643,14 @@ fn ctrl_c_takes_the_sandbox_down_and_leaves_a_report() {
 fn a_server_that_is_killed_is_the_sandboxs_fault() {
     let r = Rehearsal::new();
     r.script("");
-    let go_on = r.home.path("go-on");
-    let mut command = r.home.command(&["drill", "nightly", "--json"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
-    let drill = command.spawn().unwrap();
-    let reached = r.home.path("go-on.reached");
-    eventually("the drill has loaded", || reached.exists());
+    let (drill, go_on) = r.loaded_and_waiting();
     // As the kernel does when memory runs out.
     let uid = lease(&r.home).unwrap()["uid"].as_u64().unwrap().to_string();
     let killed = std::process::Command::new("setpriv").args(["--reuid", &uid, "--clear-groups", "kill", "-9", "-1"]).status().unwrap();
     assert!(!killed.success(), "it kills itself as well");
     std::fs::write(&go_on, "").unwrap();
     let out = drill.wait_with_output().unwrap();
-    let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap();
+    let last = last_line(&out);
     assert_eq!((out.status.code(), &last["report"]["halt"]["at-fault"]), (Some(9), &"sandbox".into()), "{last:#}");
     r.assert_nothing_is_left();
 }

@@ -18,6 +18,7 @@ use crate::pg::sql::quote_identifier;
 use crate::report::Happening;
 use crate::saga::Step;
 use crate::seal::Identity;
+use crate::target::TargetError;
 use crate::vault::damaged::{Damage, Damaged};
 use crate::work::compare::compare_table;
 use crate::work::verify::payload_of;
@@ -77,15 +78,14 @@ async fn rows_dropped(rig: &Rig, restored: &Restored) -> Noticed {
 }
 
 async fn delete_one(restored: &Restored, table: &TableRows) -> Result<(), WorkError> {
-    let lost = |error| WorkError::Target(crate::target::TargetError::Session(error));
-    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(lost)?;
+    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(TargetError::Session)?;
     // Without this, triggers, rules of referential integrity and row security would have their say.
-    session.run("its own triggers", "SET session_replication_role = replica").await.map_err(lost)?;
+    session.run("its own triggers", "SET session_replication_role = replica").await.map_err(TargetError::Session)?;
     let name = format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&table.table));
     let statement = format!(
         "WITH gone AS (DELETE FROM ONLY {name} WHERE ctid = (SELECT min(ctid) FROM ONLY {name}) RETURNING 1) SELECT count(*) FROM gone"
     );
-    match session.ask_one("the row to delete", &statement).await.map_err(lost)?.as_str() {
+    match session.ask_one("the row to delete", &statement).await.map_err(TargetError::Session)?.as_str() {
         "1" => Ok(()),
         _ => Err(WorkError::NotVerified("no row was deleted".to_owned())),
     }

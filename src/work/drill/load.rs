@@ -202,8 +202,7 @@ impl<'w> Step<World<'w>> for Restore {
 
 /// A datastore that does not answer has not come back.
 async fn first_query(restored: &Restored) -> Result<(), WorkError> {
-    let lost = |error| WorkError::Target(crate::target::TargetError::Session(error));
-    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(lost)?;
+    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(TargetError::Session)?;
     let question = match restored.recorded.tables.first() {
         Some(table) => {
             format!(
@@ -214,7 +213,7 @@ async fn first_query(restored: &Restored) -> Result<(), WorkError> {
         }
         None => "SELECT count(*) FROM pg_catalog.pg_class".to_owned(),
     };
-    session.ask_one("the first query", &question).await.map_err(lost)?;
+    session.ask_one("the first query", &question).await.map_err(TargetError::Session)?;
     Ok(())
 }
 

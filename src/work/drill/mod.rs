@@ -110,8 +110,6 @@ struct World<'a> {
 #[derive(Default)]
 struct Findings {
     isolation: Isolation,
-    gaps_not_accepted: Vec<String>,
-    reached: Vec<String>,
     backups: Vec<RestoredBackup>,
     restores: Vec<RestoreReport>,
     checks: Vec<CheckResult>,
@@ -142,12 +140,11 @@ pub fn script(rig: &Rig, name: &str) -> Result<Drill, WorkError> {
         return Ok(drill);
     }
     let known = plans::names(&rig.config, plans::DRILLS_DIRECTORY);
-    let nearest = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
     let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
     Err(WorkError::NoSuchDrill {
         name: name.to_owned(),
         file: base.join(plans::DRILLS_DIRECTORY).join(format!("{name}.toml")),
-        suggestion: nearest.filter(|(distance, _)| *distance <= 1 + name.len() / 3).map(|(_, k)| k.clone()),
+        suggestion: shelf::nearest(name, &known),
     })
 }
 
@@ -233,7 +230,7 @@ pub async fn abort(rig: &Rig, run: &str, team: &Team) -> Result<Outcome, WorkErr
     perform(rig, &drill, team, &drill_run, false).await
 }
 
-/// A drill of this host without a report, by its run or, where only one is open, by nothing.
+/// A drill of this host without a report, by its run or by the drill's name.
 async fn open_run(rig: &Rig, run: &str) -> Result<DrillRun, WorkError> {
     let open = catalog(rig)?.open_drills(&shelf::vault_id(rig).await?).await?;
     let names = open.iter().map(|one| format!("{} ({})", one.run, one.drill)).collect::<Vec<_>>().join(", ");
@@ -524,13 +521,11 @@ impl<'w> Step<World<'w>> for Isolate {
         let place = world.place.as_mut().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
         let isolation = place.isolation(reaches).await;
         let accepted = |gap: Gap| world.drill.accept_gaps.contains(gap.name());
-        world.found.gaps_not_accepted = isolation.gaps.iter().filter(|gap| !accepted(**gap)).map(|gap| gap.name().to_owned()).collect();
+        let refused = isolation.gaps.iter().filter(|gap| !accepted(**gap)).map(|gap| format!("gap {}", gap.name()));
         let open = |gap: Gap| isolation.gaps.contains(&gap) && accepted(gap);
         let unexpected = isolation.reached().filter(|probe| !open(probe.tried.gap()));
-        world.found.reached = unexpected.map(|probe| format!("{}: {}", probe.tried, probe.detail)).collect();
+        let wrong: Vec<String> = refused.chain(unexpected.map(|probe| format!("{}: {}", probe.tried, probe.detail))).collect();
         world.found.isolation = isolation.clone();
-        let wrong: Vec<String> =
-            world.found.gaps_not_accepted.iter().map(|gap| format!("gap {gap}")).chain(world.found.reached.clone()).collect();
         if wrong.is_empty() {
             Ok(isolation)
         } else {
@@ -594,6 +589,7 @@ fn report(world: &World<'_>, run: &DrillRun, attempts: u64, halt: Option<Halt>, 
         controls: &found.controls,
         rto,
         rpo,
+        // The step that proves isolation halts the drill for both.
         gaps_not_accepted: &[],
         reached: &[],
         leftovers: leftovers.len(),

@@ -14,6 +14,7 @@ use crate::domain::manifest::Manifest;
 use crate::keyring::age_key::IdentityFile;
 use crate::pg::{Session, Tools};
 use crate::sandbox::local::Place;
+use crate::target::TargetError;
 use crate::vault::fetch;
 use crate::work::{Rig, WorkError, guide, shelf};
 
@@ -79,11 +80,10 @@ pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, ident
 
 /// The database that the guide made: the only one that is not the server's own.
 async fn restored_database(rig: &Rig, place: &Place) -> Result<String, WorkError> {
-    let lost = |error| WorkError::Target(crate::target::TargetError::Session(error));
-    let tools = Tools::find(rig.config.pg_bin.as_deref(), 0).await.map_err(crate::target::TargetError::from)?;
-    let mut session = Session::open(&tools, &place.connection("postgres")).await.map_err(lost)?;
+    let tools = Tools::find(rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
+    let mut session = Session::open(&tools, &place.connection("postgres")).await.map_err(TargetError::Session)?;
     let question = "SELECT datname FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY oid DESC LIMIT 1";
-    session.ask_one("the restored database", question).await.map_err(lost)
+    Ok(session.ask_one("the restored database", question).await.map_err(TargetError::Session)?)
 }
 
 /// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault.

@@ -113,7 +113,7 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat --to service=spare --plan\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql."
     )]
     Restore(Box<RestoreArguments>),
-    /// Find what interrupted runs left in the vault; remove it with --confirm.
+    /// Find what interrupted runs left: in the vault, and sandboxes on this host; remove it with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat sweep\n  lifeboat sweep --older-than 2h --confirm\n\nExits with 10 if something was found and not removed."
     )]

@@ -49,6 +49,8 @@ pub struct PlanStage {
     pub tablespaces: Vec<String>,
     /// Whether roles and tablespaces are restored.
     pub globals: bool,
+    /// Tables whose rows stay in the backup: schema and name.
+    pub without_rows_of: Vec<(String, String)>,
     /// How many things happen at once; none: as many as there are cores here.
     pub jobs: Option<usize>,
     /// Statements run in the empty database.
@@ -197,6 +199,7 @@ pub fn plain_plan(datastore: &DatastoreName) -> Plan {
         settings: Vec::new(),
         tablespaces: Vec::new(),
         globals: true,
+        without_rows_of: Vec::new(),
         jobs: None,
         before: Vec::new(),
         after: Vec::new(),
@@ -316,10 +319,21 @@ fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
         settings,
         tablespaces,
         globals: s.boolean("globals").unwrap_or(true),
+        without_rows_of: tables(s, "without_rows_of"),
         jobs: s.number("jobs", 1, 64),
         before: s.texts("before").map(|t| t.value).unwrap_or_default(),
         after: s.texts("after").map(|t| t.value).unwrap_or_default(),
     })
+}
+
+/// Tables, each written as `schema.table`.
+fn tables(s: &mut Section<'_>, key: &str) -> Vec<(String, String)> {
+    let Some(texts) = s.texts(key) else { return Vec::new() };
+    let split = |text: &String| match text.split_once('.') {
+        Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Some((schema.to_owned(), table.to_owned())),
+        _ => s.fault(texts.span.clone(), key, &format!("{text:?} names no table"), "write \"schema.table\""),
+    };
+    texts.value.iter().filter_map(split).collect()
 }
 
 fn smoke(s: &mut Section<'_>) -> Option<Smoke> {

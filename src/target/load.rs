@@ -110,6 +110,8 @@ pub struct Loader {
     pub cancel: CancellationToken,
     /// Settings of the sessions that load.
     pub settings: Vec<(String, String)>,
+    /// Tables whose rows stay in the backup: schema and name.
+    pub without_rows_of: Vec<(String, String)>,
 }
 
 impl Loader {
@@ -146,10 +148,7 @@ impl Loader {
     pub async fn post_data(&self, contents: &Contents, entries: &[i64], jobs: usize) -> Result<(), TargetError> {
         let section = "post-data";
         let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
-        let list: String = entries.iter().map(|entry| format!("{entry};\n")).collect();
-        // Inherited by its number: pg_restore may run where it sees no file of ours. Other children started meanwhile inherit it
-        // too, which tells them a few numbers.
-        let list = in_memory(list.as_bytes(), MemfdFlags::empty()).map_err(failed)?;
+        let list = list_of(entries.iter().copied()).map_err(failed)?;
         let mut pg_restore = self.pg_restore(section);
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
         if jobs > 1 {
@@ -177,8 +176,19 @@ impl Loader {
     pub async fn rows(&self, archive: Archive, stage: Arc<Stage>, loaded: Loaded) -> Result<(), TargetError> {
         let failed = |source| TargetError::Load { section: "data", source };
         let mut pg_restore = self.pg_restore("data");
+        let left_out = |entry: &&Entry| {
+            let is = |(schema, name): &(String, String)| entry.schema == schema.as_bytes() && entry.tag == name.as_bytes();
+            entry.kind == "TABLE DATA" && self.without_rows_of.iter().any(is)
+        };
+        let mut list = None;
+        if archive.contents.entries.iter().any(|entry| left_out(&entry)) {
+            let kept = archive.contents.entries.iter().filter(|entry| !left_out(entry)).map(|entry| entry.dump_id);
+            let file = list.insert(list_of(kept).map_err(|source| failed(LoadError::Memory(source)))?);
+            pg_restore.arg(format!("--use-list=/dev/fd/{}", file.as_raw_fd()));
+        }
         pg_restore.stdin(Stdio::piped());
         let mut running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
+        drop(list);
         let pipe = running.child().stdin.take().and_then(|stdin| stdin.into_owned_fd().ok());
         let pipe = pipe.ok_or_else(|| failed(LoadError::ThreadDied))?;
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, CHUNK_BYTES);
@@ -259,6 +269,12 @@ fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, loaded: &Load
             return Ok(Fed::Refused);
         }
     }
+}
+
+/// A list for `pg_restore --use-list`, inherited by its number: it may run where it sees no file of ours. Other children started
+/// meanwhile inherit it too, which tells them a few numbers.
+fn list_of(entries: impl Iterator<Item = i64>) -> std::io::Result<File> {
+    in_memory(entries.map(|entry| format!("{entry};\n")).collect::<String>().as_bytes(), MemfdFlags::empty())
 }
 
 /// A file that exists in memory only, holding the schema and no rows.

@@ -37,6 +37,8 @@ pub struct Wishes {
     pub no_globals: bool,
     /// Load beside relations that are there.
     pub beside_tables: bool,
+    /// Tables whose rows stay in the backup: schema and name.
+    pub without_rows_of: Vec<(String, String)>,
     /// `name=/directory` pairs.
     pub tablespaces: TablespaceMap,
     /// Compare with the fingerprint afterwards.
@@ -72,6 +74,7 @@ impl Wishes {
         Ok(Self {
             no_globals: !stage.globals,
             beside_tables: false,
+            without_rows_of: stage.without_rows_of.clone(),
             tablespaces,
             check: false,
             jobs: stage.jobs.unwrap_or(cores),
@@ -169,6 +172,7 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     let shelf::OpenedBackup { identity, slot, .. } = shelf::open(rig, &manifest).await?;
     let opened = shelf::open_payload(rig, payload_of(&manifest, Role::Main)?, &identity).await?;
     let archive = Archive::begin(opened).await.map_err(before_loading)?;
+    holds(&archive.contents, &wishes.without_rows_of)?;
     let properties = Properties::of(&archive.contents)?;
     let creates = new_name.is_some();
     let database = new_name.unwrap_or(server.database);
@@ -214,6 +218,21 @@ async fn offers(session: &mut crate::pg::Session, server: &snapshot::Server, wis
         }
     }
     Ok(())
+}
+
+/// A table whose rows are to be left out and that is not there is a mistake in the plan, and perhaps in the name of what matters.
+fn holds(contents: &Contents, tables: &[(String, String)]) -> Result<(), WorkError> {
+    let is = |entry: &crate::pg::archive::Entry, (schema, name): &(String, String)| {
+        entry.schema == schema.as_bytes() && entry.tag == name.as_bytes()
+    };
+    match tables.iter().find(|table| !contents.of_kind("TABLE").any(|entry| is(entry, table))) {
+        None => Ok(()),
+        Some((schema, name)) => Err(WorkError::Refused {
+            what: "the restore plan".to_owned(),
+            why: format!("it leaves out the rows of {schema}.{name}, and the backup holds no such table; nothing was changed"),
+            hint: "correct without_rows_of in the plan".to_owned(),
+        }),
+    }
 }
 
 fn before_loading(source: LoadError) -> WorkError {
@@ -292,6 +311,7 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
         no_tablespaces: left_out,
         cancel: rig.cancel.clone(),
         settings: wishes.settings.clone(),
+        without_rows_of: wishes.without_rows_of.clone(),
     };
     statements(&loader, &wishes.before, "before", state).await?;
     load_sections(rig, &manifest, &identity, archive, &loader, state, &mut stages).await?;
@@ -300,7 +320,7 @@ async fn load(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restor
     statements(&loader, &wishes.after, "after", state).await?;
     let comparison = if wishes.check {
         let begun = Instant::now();
-        let comparison = check_restored(rig, &manifest, &identity, &tools, &connection).await?;
+        let comparison = check_restored(rig, &manifest, &identity, &loader).await?;
         stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
         Some(comparison)
     } else {
@@ -424,13 +444,8 @@ async fn load_data(
     Ok(loader.rows(archive, stage, loaded).await?)
 }
 
-async fn check_restored(
-    rig: &Rig,
-    manifest: &Manifest,
-    identity: &Identity,
-    tools: &Tools,
-    connection: &Connection,
-) -> Result<Comparison, WorkError> {
+async fn check_restored(rig: &Rig, manifest: &Manifest, identity: &Identity, loader: &Loader) -> Result<Comparison, WorkError> {
+    let (tools, connection) = (&loader.tools, &loader.connection);
     let recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, identity).await?)?;
     // The same major as then makes object counts comparable, if the target's server allows it.
     let mut session = crate::pg::Session::open(tools, connection).await.map_err(TargetError::Session)?;
@@ -441,7 +456,7 @@ async fn check_restored(
         Err(_) => tools.clone(),
     };
     let found = fingerprint_of(rig, &tools, connection, &recorded).await?;
-    Ok(compare(&recorded, &found))
+    Ok(compare(&recorded, &found, &loader.without_rows_of))
 }
 
 /// Writes the opened payloads as files a stock `pg_restore` and `psql` take. The directory must not exist or be empty.

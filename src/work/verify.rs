@@ -56,7 +56,7 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
     stage.end();
     let mut tallies = tallies.into_iter();
     let found = assemble(recorded.key.clone(), recorded.pg_dump_major, tallies.next().unwrap_or_default(), tallies);
-    let mut comparison = compare(&recorded, &found);
+    let mut comparison = compare(&recorded, &found, &[]);
     if !comparison.agrees() {
         return Err(WorkError::CheckFailed(format!(
             "backup {} is not what its fingerprint says: {}",

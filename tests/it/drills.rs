@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::home::finish;
-use crate::support::{Cluster, Home, eventually};
+use crate::support::{Cluster, Home, Major, eventually};
 
 /// A source with a small database, a set-up, and one backup of it.
 pub struct Rehearsal {
@@ -20,10 +20,17 @@ const TABLES: &str = "CREATE TABLE patients (id int PRIMARY KEY, name text NOT N
 
 impl Rehearsal {
     pub fn new() -> Self {
-        let source = Cluster::start();
+        Self::of(Cluster::start(), "")
+    }
+
+    /// The same with another server, and more lines in `[postgres]`.
+    fn of(source: Cluster, postgres: &str) -> Self {
         source.psql("postgres", "CREATE DATABASE d");
         source.psql("d", TABLES);
         let home = Home::of(&source, "d");
+        if !postgres.is_empty() {
+            home.configure(&format!("\n[postgres]\n{postgres}\n"));
+        }
         for directory in ["restore", "drills"] {
             std::fs::create_dir_all(home.path(directory)).unwrap();
         }
@@ -269,6 +276,37 @@ fn plans_run_their_statements_and_expect_what_they_say() {
 }
 
 #[test]
+fn a_plan_may_leave_rows_of_tables_in_the_backup() {
+    let r = Rehearsal::new();
+    r.script("");
+    r.plan("without_rows_of = [\"public.tiny\"]");
+    let report = r.report(0);
+    let summary = report["checks"][0]["summary"].as_str().unwrap();
+    assert!(summary.contains("1 things could not be compared"), "{summary}");
+    assert!(!report.to_string().contains("tiny"), "names of tables are not stored");
+    let target = Cluster::start();
+    let out = r.home.restore(&target.conninfo("back")).ok();
+    assert!(out.stdout.contains("rows of public.tiny, which the plan leaves out"), "{out:?}");
+    let rows = "SELECT (SELECT count(*) FROM patients), (SELECT count(*) FROM tiny)";
+    assert_eq!(target.psql("back", rows), "5000|0");
+    r.plan("without_rows_of = [\"public.tinny\"]");
+    r.home.restore(&target.conninfo("again")).fails(2, &["rows of public.tinny", "no such table"]);
+    r.plan("without_rows_of = [\"tiny\"]");
+    r.home.restore(&target.conninfo("again")).fails(2, &["names no table", "schema.table"]);
+}
+
+#[test]
+fn sandboxes_of_newer_majors_are_raised_from_their_own_installation() {
+    for (major, number) in [(Major::V17, "17"), (Major::V18, "18")] {
+        let r = Rehearsal::of(Cluster::start_with(major, &[]), &format!("\npg_bin = \"{}\"\n", major.bin().display()));
+        r.script("\n\n[local]\nsize_mib = 512\nprograms = [\"/var/tmp/lifeboat-postgres\"]\n\n[[checks]]\nkind = \"fingerprint\"\n\n[[checks]]\nkind = \"amcheck\"\n");
+        let report = r.report(0);
+        assert_eq!(report["verdict"], "PASS", "{report:#}");
+        assert!(report["sandbox"].as_str().unwrap().contains(number), "{report:#}");
+    }
+}
+
+#[test]
 fn a_sandbox_that_is_too_small_or_without_time_is_at_fault_itself() {
     let r = Rehearsal::new();
     r.source.psql(
@@ -373,6 +411,26 @@ fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
     }
     let verified = r.home.run(&["evidence", "verify"]).ok();
     assert!(verified.stderr.contains("12 records, 6 of them reports"), "{verified:?}");
+}
+
+/// A reboot is a kill after which process numbers mean somebody else. None is remembered: what is ended is known by its uid and tag.
+#[test]
+fn after_a_reboot_nobody_is_taken_for_the_sandbox() {
+    let r = Rehearsal::new();
+    r.script("");
+    let mut command = r.home.command(&["drill", "nightly"]);
+    command.env("LIFEBOAT_FAILPOINT", "drill-loaded");
+    assert_eq!(finish(command).code, 137);
+    let lease = lease(&r.home).unwrap();
+    assert_eq!(lease.as_object().unwrap().keys().collect::<Vec<_>>(), ["expires", "run", "uid"]);
+    // Somebody who looks into it, under the run's name, perhaps with a number that the sandbox had.
+    let run = lease["run"].as_str().unwrap();
+    let mut bystander = std::process::Command::new("sh").args(["-c", "read line", run]).stdin(Stdio::piped()).spawn().unwrap();
+    let report = r.report_of(&["drill", "abort", "nightly", "--json"], 9);
+    assert_eq!(report["verdict"], "NOT_VERIFIED");
+    assert!(bystander.try_wait().unwrap().is_none(), "it was killed");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
 }
 
 #[test]

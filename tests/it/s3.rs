@@ -71,6 +71,17 @@ impl Aws {
         contents.iter().map(|o| o["Key"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// Lets a KMS key sign; returns its public half and the line that pins the key from before.
+    fn sign_with_kms(&self, home: &Home) -> (String, String) {
+        let made = self.stack.aws(&["kms", "create-key", "--key-usage", "SIGN_VERIFY", "--key-spec", "ECC_NIST_P256"]);
+        let key = made["KeyMetadata"]["Arn"].as_str().unwrap();
+        let public = self.stack.aws(&["kms", "get-public-key", "--key-id", key])["PublicKey"].as_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+        let trust = text.lines().find(|l| l.starts_with("trust")).unwrap().to_owned();
+        home.reconfigure("key_file = \"keys/signing.pem\"", &format!("kms_key_id = \"{key}\"\nendpoint = \"{}\"", self.front.endpoint()));
+        (public, trust)
+    }
+
     fn uploads(&self) -> usize {
         self.stack.aws(&["s3api", "list-multipart-uploads", "--bucket", BUCKET])["Uploads"].as_array().map_or(0, Vec::len)
     }
@@ -267,16 +278,9 @@ fn a_slot_opens_under_its_own_encryption_context_only() {
 fn a_kms_key_signs_and_openssl_and_lifeboat_verify() {
     let (aws, source) = (Aws::start(), filled());
     let home = aws.home(&source, "");
-    let key = aws.stack.aws(&["kms", "create-key", "--key-usage", "SIGN_VERIFY", "--key-spec", "ECC_NIST_P256"])["KeyMetadata"]["Arn"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let public = aws.stack.aws(&["kms", "get-public-key", "--key-id", &key])["PublicKey"].as_str().unwrap().to_owned();
-    let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
-    let trust = text.lines().find(|l| l.starts_with("trust")).unwrap();
-    home.reconfigure("key_file = \"keys/signing.pem\"", &format!("kms_key_id = \"{key}\"\nendpoint = \"{}\"", aws.front.endpoint()));
+    let (public, trust) = aws.sign_with_kms(&home);
     home.run(&["backup", "db"]).fails(2, &["would not be believed", &public]);
-    home.reconfigure(trust, &format!("trust = [\"{public}\"]"));
+    home.reconfigure(&trust, &format!("trust = [\"{public}\"]"));
     // A role that may sign and not tell the public half is enough.
     aws.front.fault(&["TrentService.GetPublicKey"], kms_error("AccessDeniedException"), 99);
     let id = home.backup();
@@ -411,4 +415,26 @@ fn kms_is_gone_and_a_drill_opens_the_backup_with_the_offline_key() {
     };
     let years = |end: &str| until(end).duration_since(jiff::Timestamp::now()).as_hours() / (24 * 365);
     assert_eq!((years("evidence/00000004.json"), years("main.zst.age")), (6, 0));
+}
+
+#[test]
+fn a_drill_of_a_frozen_backup_is_warned_of_and_its_report_is_signed_by_a_kms_key() {
+    let aws = Aws::start();
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE DATABASE d");
+    cluster.psql("d", "CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i");
+    let home = aws.home(&cluster, "storage_class = \"DEEP_ARCHIVE\"\n");
+    let (public, trust) = aws.sign_with_kms(&home);
+    home.reconfigure(&trust, &format!("trust = [\"{public}\"]"));
+    home.backup();
+    for directory in ["restore", "drills"] {
+        std::fs::create_dir_all(home.path(directory)).unwrap();
+    }
+    std::fs::write(home.path("restore/db.toml"), "[[restore]]\ndatastore = \"db\"\n").unwrap();
+    std::fs::write(home.path("drills/nightly.toml"), "plan = \"db\"\n[objectives]\nrto = \"1h\"\n[local]\nsize_mib = 512\n").unwrap();
+    let out = home.run(&["drill", "nightly"]);
+    assert_eq!(out.code, 8, "{out:?}");
+    assert!(out.stderr.contains("is in class DEEP_ARCHIVE and must be thawed") && out.stderr.contains("the RTO allows 1h"), "{out:?}");
+    assert!(out.stdout.contains("FAIL") && out.stdout.contains("the restore failed: payloads/"), "{out:?}");
+    home.run(&["evidence", "verify"]).ok();
 }

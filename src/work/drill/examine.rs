@@ -74,7 +74,7 @@ async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {
 async fn fingerprint(rig: &Rig, name: &str, restored: &Restored) -> CheckResult {
     let begun = Instant::now();
     let compared = match fingerprint_of(rig, &restored.tools, &restored.connection, &restored.recorded).await {
-        Ok(found) => Ok(compare(&restored.recorded, &found)),
+        Ok(found) => Ok(compare(&restored.recorded, &found, &restored.without_rows_of)),
         Err(error) => Err(error),
     };
     let (answer, summary, detail) = answer(compared);

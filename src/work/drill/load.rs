@@ -16,7 +16,7 @@ use crate::domain::drill::{Halt, Scenario};
 use crate::domain::evidence::{ObjectVersion, RestoredBackup};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Role};
-use crate::domain::span::{bytes_for_people, for_people};
+use crate::domain::span::{Span, bytes_for_people, for_people};
 use crate::keyring::age_key::IdentityFile;
 use crate::pg::sql::quote_identifier;
 use crate::pg::{Connection, Session, Tools};
@@ -68,7 +68,7 @@ impl<'w> Step<World<'w>> for Choose {
             let (which, how) = which(world.drill);
             let mut warnings = Vec::new();
             let believed = shelf::pick(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
-            warnings.extend(frozen(&world.rig, &believed).await.map_err(at_fault)?);
+            warnings.extend(frozen(&world.rig, &believed, world.drill.rto).await.map_err(at_fault)?);
             for warning in warnings {
                 world.team.tell(&Happening::Warned { warning });
             }
@@ -93,11 +93,16 @@ impl<'w> Step<World<'w>> for Choose {
 }
 
 /// A payload that must be thawed first takes hours that no RTO of minutes has.
-async fn frozen(rig: &Rig, believed: &Believed) -> Result<Option<String>, WorkError> {
+async fn frozen(rig: &Rig, believed: &Believed, rto: Span) -> Result<Option<String>, WorkError> {
     for object in believed.manifest.payloads.iter().flat_map(|payload| &payload.objects) {
         if let Some(facts) = rig.vault.find(&object.key).await?.filter(|facts| facts.frozen) {
             let class = facts.class.unwrap_or_default();
-            return Ok(Some(format!("{} is in class {class} and must be thawed before it can be read", object.key)));
+            // https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html
+            let takes = if class == "DEEP_ARCHIVE" { "12 to 48 hours" } else { "3 to 5 hours unless expedited" };
+            return Ok(Some(format!(
+                "{} is in class {class} and must be thawed before it can be read, which takes {takes}; the RTO allows {rto}",
+                object.key
+            )));
         }
     }
     Ok(None)
@@ -256,17 +261,22 @@ async fn restore_one(world: &mut World<'_>, stage: &PlanStage, believed: &Believ
     let slot = prepared.slot.clone();
     let report = restore::into_database(&world.rig, prepared).await.map_err(|(error, _)| error)?;
     world.found.restores.push(report);
-    remember(world, &believed.manifest, stage.datastore.as_str()).await?;
+    remember(world, &believed.manifest, stage.datastore.as_str(), stage.without_rows_of.clone()).await?;
     Ok(slot)
 }
 
 /// Keeps what the checks need of a restored datastore.
-async fn remember(world: &mut World<'_>, manifest: &Manifest, database: &str) -> Result<(), WorkError> {
+async fn remember(
+    world: &mut World<'_>,
+    manifest: &Manifest,
+    database: &str,
+    without_rows_of: Vec<(String, String)>,
+) -> Result<(), WorkError> {
     let recorded = recorded(&world.rig, manifest).await?;
     let major = (manifest.source.server_version_num / 10_000).max(recorded.pg_dump_major);
     let tools = Tools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(TargetError::from)?;
     let connection = connection(world, database)?;
-    world.restored.push(Restored { manifest: manifest.clone(), recorded, connection, tools });
+    world.restored.push(Restored { manifest: manifest.clone(), recorded, without_rows_of, connection, tools });
     Ok(())
 }
 
@@ -321,6 +331,7 @@ async fn by_hand(world: &mut World<'_>, believed: &Believed) -> Result<String, W
     let done = stock::restore(&world.rig, place, &believed.manifest, &identity).await?;
     let backup = &believed.manifest.backup;
     broke(world, Scenario::LifeboatLost, format!("RESTORE.md of {backup} was followed with stock tools alone: {}", done.summary));
-    remember(world, &believed.manifest, &done.database).await?;
+    // RESTORE.md knows no plan and leaves nothing out.
+    remember(world, &believed.manifest, &done.database, Vec::new()).await?;
     Ok(done.slot)
 }

@@ -82,6 +82,7 @@ impl Clock {
 struct Restored {
     manifest: Manifest,
     recorded: Fingerprint,
+    without_rows_of: Vec<(String, String)>,
     connection: Connection,
     tools: Tools,
 }
@@ -433,6 +434,8 @@ fn at_fault(error: WorkError) -> Halt {
         WorkError::Target(target) if target.trouble() == crate::domain::Trouble::Interrupted => Halt::Interrupted,
         WorkError::Target(target) if target.is_the_machines() => Halt::sandbox(error.to_string()),
         WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => Halt::sandbox(error.to_string()),
+        // It may be whole, and it is not to be had in time.
+        WorkError::Vault(crate::vault::VaultError::Frozen { .. }) => Halt::backup(error.to_string()),
         // A full disk, a defect, a vault that does not answer: nothing is known about the backup.
         other if matches!(other.trouble(), crate::domain::Trouble::Unavailable | crate::domain::Trouble::Bug) => {
             Halt::sandbox(error.to_string())

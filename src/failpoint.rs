@@ -3,13 +3,14 @@
 //! Only in builds with debug assertions, as tests use them; in a release build [`reach`] is empty.
 
 /// Every name, in the order in which a backup passes them. The tests kill at each.
-pub const ALL: [&str; 8] = [
+pub const ALL: [&str; 9] = [
     "snapshot-listed",
     "upload-begun",
     "part-sent",
     "payloads-done",
     "envelope-written",
     "signature-written",
+    "about-to-publish",
     "manifest-written",
     "catalog-written",
 ];

@@ -6,10 +6,15 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
+use crate::config::serve::How;
 use crate::config::{Config, KeyKind, SignerConfig, VaultConfig};
 use crate::keyring::age_key::{IdentityFile, LocalIdentity, Recipients};
 use crate::keyring::sign::{PublicKey, Signer, SigningFile, TrustedKeys};
 use crate::keyring::{Key, KeyError, Opener};
+use crate::notify::command::Program;
+use crate::notify::smtp::Smtp;
+use crate::notify::webhook::{Switch, Webhook};
+use crate::notify::{Bell, Channel, Way};
 use crate::report::Progress;
 use crate::vault::Vault;
 use crate::vault::directory::Directory;
@@ -54,8 +59,12 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         trusted.push(trust_key(text)?);
     }
     let signer = signer(&config.signing.signer).await?;
-    let catalog = Catalog::open(&config.catalog).await.map_err(Arc::new);
-    Ok(Rig { config, vault, keys, openers, signer, trusted: TrustedKeys::new(trusted), catalog, progress, cancel })
+    let catalog = match &config.catalog.url {
+        Some(url) => Catalog::open_shared(url).await,
+        None => Catalog::open(&config.catalog.file).await,
+    };
+    let catalog = catalog.map_err(Arc::new);
+    Ok(Rig { config, vault, keys, openers, signer, trusted: TrustedKeys::new(trusted), catalog, progress, cancel, reading: Arc::default() })
 }
 
 /// A key given as text or as a file.
@@ -113,4 +122,41 @@ async fn signer(config: &SignerConfig) -> Result<Arc<dyn Signer>, KeyError> {
             why: "this lifeboat was built without AWS; build it with --features aws".to_owned(),
         }),
     }
+}
+
+/// Everybody who can be told.
+///
+/// # Errors
+/// [`WorkError`] if a channel cannot be made, or this binary was built without what it needs.
+pub async fn bell(config: &Config) -> Result<Bell, WorkError> {
+    let mut bell = Bell::default();
+    for notify in &config.notify {
+        let refuse = |why: String| WorkError::Refused {
+            what: format!("[notify.{}]", notify.name),
+            why,
+            hint: "correct it in lifeboat.toml".to_owned(),
+        };
+        let way: Arc<dyn Way> = match &notify.how {
+            How::Webhook { url, slack } => Arc::new(Webhook::new(url.clone(), *slack).map_err(refuse)?),
+            How::Smtp { server, from, to, user, password_file, plain } => Arc::new(Smtp {
+                server: server.clone(),
+                from: from.clone(),
+                to: to.clone(),
+                user: user.clone(),
+                password_file: password_file.clone(),
+                plain: *plain,
+            }),
+            How::Command(words) => Arc::new(Program(words.clone())),
+            How::Ping(url) => {
+                bell.pulses.push(Arc::new(Switch::new(url.clone()).map_err(refuse)?));
+                continue;
+            }
+            #[cfg(feature = "aws")]
+            How::Sns { topic, region, endpoint } => Arc::new(crate::notify::sns::Sns::new(topic, region.clone(), endpoint.clone()).await),
+            #[cfg(not(feature = "aws"))]
+            How::Sns { .. } => return Err(refuse("this lifeboat was built without AWS; build it with --features aws".to_owned())),
+        };
+        bell.channels.push(Channel { name: notify.name.clone(), on: notify.on.clone(), way });
+    }
+    Ok(bell)
 }

@@ -29,7 +29,7 @@ impl Journal for Catalog {
             Event::Failed(why) => ("failed", Some(why)),
             Event::Undone => ("undone", None),
         };
-        let done = sqlx::query("INSERT INTO journal (run, step, event, made, at) VALUES (?, ?, ?, ?, ?)")
+        let done = sqlx::query("INSERT INTO journal (run, step, event, made, at) VALUES ($1, $2, $3, $4, $5)")
             .bind(run)
             .bind(step)
             .bind(word)
@@ -41,11 +41,12 @@ impl Journal for Catalog {
     }
 
     async fn events(&self, run: &str) -> Result<Vec<(String, Event)>, Refused> {
-        let rows: Vec<(String, String, Option<String>)> = sqlx::query_as("SELECT step, event, made FROM journal WHERE run = ? ORDER BY id")
-            .bind(run)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|error| Refused(error.to_string()))?;
+        let rows: Vec<(String, String, Option<String>)> =
+            sqlx::query_as("SELECT step, event, made FROM journal WHERE run = $1 ORDER BY id")
+                .bind(run)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(|error| Refused(error.to_string()))?;
         let event = |word: &str, made: Option<String>| match word {
             "started" => Ok(Event::Started),
             "succeeded" => Ok(Event::Succeeded(made.unwrap_or_default())),
@@ -63,12 +64,13 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn begin_drill(&self, vault: &VaultId, drill: &DrillRun) -> Result<(), CatalogError> {
-        sqlx::query("INSERT INTO drills (run, vault, drill, started, declared_at) VALUES (?, ?, ?, ?, ?)")
+        sqlx::query("INSERT INTO drills (run, vault, drill, started, declared_at, host) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(&drill.run)
             .bind(vault.as_str())
             .bind(&drill.drill)
             .bind(i64::try_from(drill.started).unwrap_or(i64::MAX))
             .bind(drill.declared.to_string())
+            .bind(host())
             .execute(&self.pool)
             .await?;
         Ok(())
@@ -80,7 +82,7 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn end_drill(&self, run: &str) -> Result<(), CatalogError> {
         let now = Timestamp::now().to_string();
-        sqlx::query("UPDATE drills SET ended_at = ? WHERE run = ?").bind(now).bind(run).execute(&self.pool).await?;
+        sqlx::query("UPDATE drills SET ended_at = $1 WHERE run = $2").bind(now).bind(run).execute(&self.pool).await?;
         Ok(())
     }
 
@@ -90,8 +92,9 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn open_drills(&self, vault: &VaultId) -> Result<Vec<DrillRun>, CatalogError> {
         let rows: Vec<(String, String, i64, String)> =
-            sqlx::query_as("SELECT run, drill, started, declared_at FROM drills WHERE vault = ? AND ended_at IS NULL ORDER BY declared_at")
+            sqlx::query_as("SELECT run, drill, started, declared_at FROM drills WHERE vault = $1 AND host IN ('', $2) AND ended_at IS NULL ORDER BY declared_at")
                 .bind(vault.as_str())
+                .bind(host())
                 .fetch_all(&self.pool)
                 .await?;
         let run = |(run, drill, started, declared): (String, String, i64, String)| {
@@ -105,7 +108,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn saw_evidence(&self, vault: &VaultId, sequence: u64, sha256: &str) -> Result<(), CatalogError> {
-        sqlx::query("INSERT OR IGNORE INTO evidence_heads (vault, sequence, sha256) VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO evidence_heads (vault, sequence, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(vault.as_str())
             .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
             .bind(sha256)
@@ -119,10 +122,15 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Vec<String>, CatalogError> {
-        let rows: Vec<(String,)> = sqlx::query_as("SELECT sha256 FROM evidence_heads WHERE vault = ? ORDER BY sequence")
+        let rows: Vec<(String,)> = sqlx::query_as("SELECT sha256 FROM evidence_heads WHERE vault = $1 ORDER BY sequence")
             .bind(vault.as_str())
             .fetch_all(&self.pool)
             .await?;
         Ok(rows.into_iter().map(|(sha256,)| sha256).collect())
     }
+}
+
+/// This host's name.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

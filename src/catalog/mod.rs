@@ -1,28 +1,44 @@
-//! What this host remembers, in SQLite: backups it made or read, and runs. May be deleted at any time.
+//! What is remembered: backups, runs, what is scheduled and who runs it. In SQLite for one host, in PostgreSQL for several.
 //!
 //! Nothing is believed because it stands here: a restore reads and verifies manifests from the vault. The catalog serves
-//! the sequence number when the backup role may not read, and the history.
+//! the sequence number when the backup role may not read, the history, and, where hosts share one, which of them runs what
+//! ([`ticks`]). It may be lost at any time; what is lost with it is the history, and what has been planned and not run.
+//!
+//! Times come from one clock for all hosts: that of the catalog's server, or of the only host there is.
 
+pub mod alarms;
 pub mod journal;
+pub mod ticks;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::AnyPool;
+use sqlx::ConnectOptions;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
 
+/// How long to wait for a connection, or for another process that writes.
+const PATIENCE: Duration = Duration::from_secs(10);
+static SQLITE: Migrator = sqlx::migrate!("src/catalog/migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("src/catalog/migrations/postgres");
+
 /// The catalog could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// The file cannot be opened or is not a catalog.
-    #[error("the catalog {} cannot be opened", file.display())]
+    /// It cannot be opened, or is not a catalog.
+    #[error("the catalog {place} cannot be opened")]
     Open {
-        /// The file.
-        file: PathBuf,
+        /// The file, or the server without its password.
+        place: String,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -32,33 +48,142 @@ pub enum CatalogError {
     Query(#[from] sqlx::Error),
 }
 
+/// The clock of a catalog that is not shared.
+#[derive(Debug, Clone, Default)]
+enum Clock {
+    #[default]
+    Host,
+    /// Set by a simulation, in milliseconds since 1970.
+    Virtual(Arc<AtomicI64>),
+}
+
+impl Clock {
+    fn millis(&self) -> i64 {
+        match self {
+            Self::Host => millis(Timestamp::now()),
+            Self::Virtual(millis) => millis.load(Ordering::SeqCst),
+        }
+    }
+}
+
+const SERVER_CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
 /// The catalog.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    pool: SqlitePool,
+    pool: AnyPool,
+    shared: bool,
+    clock: Clock,
 }
 
 /// A run that was begun.
 #[derive(Debug, Clone, Copy)]
 pub struct RunId(i64);
 
+/// Milliseconds since 1970, as the catalog keeps times.
+pub(crate) fn millis(time: Timestamp) -> i64 {
+    time.as_millisecond()
+}
+
+fn time(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 impl Catalog {
-    /// Opens the catalog, making it if it is not there.
+    /// Opens the catalog of this host, making it if it is not there.
     ///
     /// # Errors
     /// [`CatalogError::Open`] if the file cannot be opened or migrated.
     pub async fn open(file: &Path) -> Result<Self, CatalogError> {
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open { file: file.to_owned(), source };
-        let options = SqliteConnectOptions::from_str("sqlite:")
-            .map_err(|e| fail(e.into()))?
-            .filename(file)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(std::time::Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new().max_connections(2).connect_with(options).await.map_err(|e| fail(e.into()))?;
-        sqlx::migrate!("src/catalog/migrations").run(&pool).await.map_err(|e| fail(e.into()))?;
-        Ok(Self { pool })
+        Self::open_file(file, Clock::Host).await
+    }
+
+    /// The same for a simulation, which sets the clock (milliseconds since 1970) and survives no power cut.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`].
+    pub async fn open_virtual(file: &Path, clock: Arc<AtomicI64>) -> Result<Self, CatalogError> {
+        Self::open_file(file, Clock::Virtual(clock)).await
+    }
+
+    async fn open_file(file: &Path, clock: Clock) -> Result<Self, CatalogError> {
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open { place: file.display().to_string(), source };
+        sqlx::any::install_default_drivers();
+        let file = std::path::absolute(file).map_err(|e| fail(e.into()))?;
+        let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+        let url = options.to_url_lossy();
+        let migrating = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+        let migrating = migrating.connect_with(options.busy_timeout(PATIENCE)).await.map_err(|e| fail(e.into()))?;
+        SQLITE.run(&migrating).await.map_err(|e| fail(e.into()))?;
+        migrating.close().await;
+        let pool = AnyPoolOptions::new().max_connections(2).after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql("PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        });
+        let options = AnyConnectOptions::from_url(&url).map_err(|e| fail(e.into()))?.disable_statement_logging();
+        let pool = pool.connect_with(options).await.map_err(|e| fail(e.into()))?;
+        Ok(Self { pool, shared: false, clock })
+    }
+
+    /// Opens a catalog that several hosts share, by its URL. The password comes from the environment or `~/.pgpass`.
+    ///
+    /// # Errors
+    /// [`CatalogError::Open`] if the server cannot be reached or the catalog not be migrated.
+    pub async fn open_shared(url: &str) -> Result<Self, CatalogError> {
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open { place: without_password(url), source };
+        sqlx::any::install_default_drivers();
+        let parsed: sqlx::postgres::PgConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
+        let migrating = sqlx::postgres::PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
+        let migrating = migrating.connect_with(parsed).await.map_err(|e| fail(e.into()))?;
+        POSTGRES.run(&migrating).await.map_err(|e| fail(e.into()))?;
+        migrating.close().await;
+        let options: AnyConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
+        let pool = AnyPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE).after_connect(|connection, _| {
+            Box::pin(async move {
+                // A host that stands still in a transaction must not hold up the others.
+                let settings = "SET statement_timeout = '20s'; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '20s'";
+                sqlx::raw_sql(settings).execute(connection).await?;
+                Ok(())
+            })
+        });
+        let pool = pool.connect_with(options.disable_statement_logging()).await.map_err(|e| fail(e.into()))?;
+        Ok(Self { pool, shared: true, clock: Clock::Host })
+    }
+
+    /// Whether other hosts work with it too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// What time it is, by the one clock that counts.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn now(&self) -> Result<Timestamp, CatalogError> {
+        if !self.shared {
+            return Ok(time(self.clock.millis()));
+        }
+        let (now,): (i64,) = sqlx::query_as(SERVER_CLOCK).fetch_one(&self.pool).await?;
+        Ok(time(now))
+    }
+
+    /// The same on a transaction's own connection, in milliseconds since 1970.
+    async fn now_within(&self, transaction: &mut sqlx::Transaction<'static, sqlx::Any>) -> Result<i64, CatalogError> {
+        if !self.shared {
+            return Ok(self.clock.millis());
+        }
+        let (now,): (i64,) = sqlx::query_as(SERVER_CLOCK).fetch_one(&mut **transaction).await?;
+        Ok(now)
+    }
+
+    /// A transaction in which nobody else writes what is read in it, if `FOR UPDATE` is said where the catalog knows it.
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Any>, CatalogError> {
+        Ok(if self.shared { self.pool.begin().await? } else { self.pool.begin_with("BEGIN IMMEDIATE").await? })
     }
 
     /// Notes that a run began.
@@ -66,13 +191,13 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn begin_run(&self, verb: &str, subject: &str) -> Result<RunId, CatalogError> {
-        let done = sqlx::query("INSERT INTO runs (verb, subject, begun_at) VALUES (?, ?, ?)")
+        let (id,): (i64,) = sqlx::query_as("INSERT INTO runs (verb, subject, begun_at) VALUES ($1, $2, $3) RETURNING id")
             .bind(verb)
             .bind(subject)
             .bind(Timestamp::now().to_string())
-            .execute(&self.pool)
+            .fetch_one(&self.pool)
             .await?;
-        Ok(RunId(done.last_insert_rowid()))
+        Ok(RunId(id))
     }
 
     /// Notes how a run ended.
@@ -80,7 +205,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn end_run(&self, run: RunId, outcome: &str) -> Result<(), CatalogError> {
-        sqlx::query("UPDATE runs SET ended_at = ?, outcome = ? WHERE id = ?")
+        sqlx::query("UPDATE runs SET ended_at = $1, outcome = $2 WHERE id = $3")
             .bind(Timestamp::now().to_string())
             .bind(outcome)
             .bind(run.0)
@@ -94,15 +219,18 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn remember(&self, manifest: &Manifest) -> Result<(), CatalogError> {
-        sqlx::query("INSERT OR REPLACE INTO backups (vault, datastore, backup, sequence, snapshot_at, manifest) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(manifest.vault.as_str())
-            .bind(manifest.datastore.as_str())
-            .bind(manifest.backup.as_str())
-            .bind(i64::try_from(manifest.sequence).unwrap_or(i64::MAX))
-            .bind(manifest.source.snapshot_time.to_string())
-            .bind(serde_json::to_string(manifest).unwrap_or_default())
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "INSERT INTO backups (vault, datastore, backup, sequence, snapshot_at, manifest) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (vault, datastore, backup) DO UPDATE SET sequence = $4, snapshot_at = $5, manifest = $6",
+        )
+        .bind(manifest.vault.as_str())
+        .bind(manifest.datastore.as_str())
+        .bind(manifest.backup.as_str())
+        .bind(i64::try_from(manifest.sequence).unwrap_or(i64::MAX))
+        .bind(manifest.source.snapshot_time.to_string())
+        .bind(serde_json::to_string(manifest).unwrap_or_default())
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
@@ -111,12 +239,26 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn known(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<BTreeMap<BackupId, u64>, CatalogError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT backup, sequence FROM backups WHERE vault = ? AND datastore = ?")
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT backup, sequence FROM backups WHERE vault = $1 AND datastore = $2")
             .bind(vault.as_str())
             .bind(datastore.as_str())
             .fetch_all(&self.pool)
             .await?;
         Ok(rows.into_iter().filter_map(|(backup, sequence)| Some((backup.parse().ok()?, u64::try_from(sequence).ok()?))).collect())
+    }
+
+    /// Forgets a backup of which nothing is left.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn forget(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Result<(), CatalogError> {
+        sqlx::query("DELETE FROM backups WHERE vault = $1 AND datastore = $2 AND backup = $3")
+            .bind(vault.as_str())
+            .bind(datastore.as_str())
+            .bind(backup.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
     }
 
     /// Replaces what is known of a vault's backups in one transaction.
@@ -125,11 +267,20 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn replace(&self, vault: &VaultId, manifests: &[Manifest]) -> Result<(), CatalogError> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query("DELETE FROM backups WHERE vault = ?").bind(vault.as_str()).execute(&mut *transaction).await?;
+        sqlx::query("DELETE FROM backups WHERE vault = $1").bind(vault.as_str()).execute(&mut *transaction).await?;
         transaction.commit().await?;
         for manifest in manifests {
             self.remember(manifest).await?;
         }
         Ok(())
+    }
+}
+
+/// A URL as it may be shown.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?))) {
+        Some((scheme, (user, place))) => format!("{scheme}://{}@{place}", user.split(':').next().unwrap_or_default()),
+        None => url.to_owned(),
     }
 }

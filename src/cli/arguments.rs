@@ -27,9 +27,22 @@ pub struct Arguments {
     /// Log more; twice for debugging.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// How the log on stderr is written.
+    #[arg(long, global = true, value_enum, default_value_t, env = "LIFEBOAT_LOG_FORMAT")]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object for each line.
+    Json,
 }
 
 /// How backups are opened and believed.
@@ -125,6 +138,49 @@ pub enum Verb {
         #[arg(long)]
         confirm: bool,
     },
+    /// Run schedules/ and the cadences in drills/, tell somebody, and show how things stand.
+    #[command(
+        after_help = "Examples:\n  lifeboat serve\n  systemctl reload lifeboat    # SIGHUP: read the configuration again\n\nThe same jobs can be started one at a time by cron or systemd timers: lifeboat backup, drill, prune, sweep, verify."
+    )]
+    Serve,
+    /// Show what will run, when, and why then.
+    #[command(after_help = "Examples:\n  lifeboat next\n  lifeboat next --within 2w --json")]
+    Next {
+        /// How far to look ahead.
+        #[arg(long, default_value = "1w", value_name = "TIME")]
+        within: Span,
+    },
+    /// Show what is fresh, stale, never drilled; exits with 11 if something needs somebody.
+    #[command(
+        after_help = "Examples:\n  lifeboat status\n  lifeboat status --json | jq .alarms\n\nExits with 0 if everything is within its objectives, else with 11."
+    )]
+    Status,
+    /// Remove backups that no schedule's [keep] keeps. Shows the plan first; acts with --confirm.
+    #[command(
+        after_help = "Examples:\n  lifeboat prune\n  lifeboat prune chat --confirm\n\nExits with 10 if something was to go and could not be deleted."
+    )]
+    Prune {
+        /// One datastore; all if left out.
+        datastore: Option<String>,
+        /// Remove what the plan says.
+        #[arg(long)]
+        confirm: bool,
+    },
+    /// Keep a backup whatever its schedule says, until it is released. The hold is a signed record.
+    #[command(after_help = "Example:\n  lifeboat hold 20261122T031500Z-K3XQ7A --reason 'incident 17'")]
+    Hold {
+        /// The backup.
+        backup: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a hold.
+    #[command(after_help = "Example:\n  lifeboat release 20261122T031500Z-K3XQ7A")]
+    Release {
+        /// The backup.
+        backup: String,
+    },
     /// Rehearse a restore: into a sandbox, checked, damaged, checked again, torn down and signed.
     #[command(
         args_conflicts_with_subcommands = true,
@@ -134,6 +190,9 @@ pub enum Verb {
     /// The signed series of drill reports.
     #[command(subcommand)]
     Evidence(super::evidence::EvidenceVerb),
+    /// Print configuration for AWS that belongs to lifeboat.toml.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// The catalog of this host.
     #[command(subcommand)]
     Catalog(CatalogVerb),
@@ -149,6 +208,16 @@ pub enum Verb {
         /// The directory.
         directory: PathBuf,
     },
+}
+
+/// What can be printed for AWS.
+#[derive(Debug, Subcommand)]
+pub enum PolicyVerb {
+    /// The bucket's lifecycle rules: colder classes by age, and the end of uploads that nobody finished.
+    #[command(
+        after_help = "Example:\n  lifeboat policy lifecycle > rules.json\n  aws s3api put-bucket-lifecycle-configuration --bucket backups --lifecycle-configuration file://rules.json"
+    )]
+    Lifecycle,
 }
 
 /// What can be done with the catalog.

@@ -10,7 +10,9 @@ mod live;
 pub mod print;
 pub mod progress;
 pub mod run;
+pub mod unattended;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -34,7 +36,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    log(arguments.verbose);
+    log(&arguments);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -59,31 +61,46 @@ fn first_process() -> ExitCode {
     }
 }
 
-fn log(verbose: u8) {
-    let default = match verbose {
+fn log(arguments: &Arguments) {
+    let serves = matches!(arguments.verb, arguments::Verb::Serve);
+    let default = match arguments.verbose {
+        0 if serves => "lifeboat=info",
         0 => "lifeboat=warn",
         1 => "lifeboat=info",
         _ => "lifeboat=debug",
     };
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("LIFEBOAT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().try_init();
+    let text = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let text = text.with_ansi(std::io::stderr().is_terminal());
+    let _ = match arguments.log_format {
+        arguments::LogFormat::Json => text.json().try_init(),
+        // systemd's journal and a person at a terminal know the time themselves.
+        arguments::LogFormat::Text => text.without_time().try_init(),
+    };
 }
 
 async fn with_signals(arguments: Arguments) -> Exit {
     let cancel = CancellationToken::new();
     let signalled = cancel.clone();
+    let serves = matches!(arguments.verb, arguments::Verb::Serve);
     tokio::spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
         tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
-        print::talk("interrupted: undoing what was begun (once more to stop at once)");
+        print::talk(match serves {
+            true => "stopping: waiting for what runs (once more to stop at once)",
+            false => "interrupted: undoing what was begun (once more to stop at once)",
+        });
         signalled.cancel();
         tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
         std::process::exit(Exit::Interrupted.code().into());
     });
     let progress = Progress::default();
-    let shown = progress::show(progress.clone(), arguments.quiet || arguments.json || matches!(arguments.verb, arguments::Verb::Drill(_)));
+    let shown = progress::show(
+        progress.clone(),
+        arguments.quiet || arguments.json || matches!(arguments.verb, arguments::Verb::Drill(_) | arguments::Verb::Serve),
+    );
     let result = run::run(arguments, progress, cancel.clone()).await;
     shown.stop().await;
     match result {

@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{Arguments, CatalogVerb, Opening, RestoreArguments, Verb};
+use super::arguments::{Arguments, CatalogVerb, Opening, PolicyVerb, RestoreArguments, Verb};
 use super::exit::{self, Exit};
 use super::print::{self, Failure, data, table, talk};
-use super::{drill, evidence};
+use super::{drill, evidence, unattended};
 use crate::config::{Config, plans};
 use crate::domain::choice::Which;
 use crate::domain::drill::{Answer, CheckResult};
@@ -32,7 +32,7 @@ const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can te
 
 /// Everything a verb needs to begin.
 pub(super) struct Start {
-    config: std::path::PathBuf,
+    pub(super) config: std::path::PathBuf,
     pub(super) json: bool,
     progress: Progress,
     pub(super) cancel: CancellationToken,
@@ -63,6 +63,13 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
         Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
         Verb::Restore(arguments) => run_restore(&start, *arguments).await,
         Verb::Sweep { older_than, confirm } => run_sweep(&start, older_than, confirm).await,
+        Verb::Serve => unattended::serve(&start).await,
+        Verb::Next { within } => unattended::next(&start, within).await,
+        Verb::Status => unattended::status(&start).await,
+        Verb::Prune { datastore, confirm } => unattended::prune(&start, datastore.as_deref(), confirm).await,
+        Verb::Hold { backup, reason } => unattended::hold(&start, &backup, Some(&reason)).await,
+        Verb::Release { backup } => unattended::hold(&start, &backup, None).await,
+        Verb::Policy(PolicyVerb::Lifecycle) => unattended::lifecycle(&start),
         Verb::Drill(arguments) => drill::run(&start, *arguments).await,
         Verb::Evidence(verb) => evidence::run(&start, verb).await,
         Verb::Catalog(CatalogVerb::Rebuild { opening }) => run_rebuild(&start, &opening).await,
@@ -80,11 +87,11 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str, what: &str, h
     text.parse().map_err(|error: T::Err| WorkError::Refused { what: what.to_owned(), why: error.to_string(), hint: hint.to_owned() })
 }
 
-fn datastore_name(text: &str) -> Result<DatastoreName, WorkError> {
+pub(super) fn datastore_name(text: &str) -> Result<DatastoreName, WorkError> {
     parse(text, "datastore", "datastores are named in lifeboat.toml, [datastores.NAME]")
 }
 
-fn backup_id(text: &str) -> Result<BackupId, WorkError> {
+pub(super) fn backup_id(text: &str) -> Result<BackupId, WorkError> {
     parse(text, "backup", "`lifeboat list` shows the ids of all backups")
 }
 

@@ -4,7 +4,9 @@
 //! parsed file, knows which keys were asked for, and so which ones are unknown.
 
 pub mod plans;
+pub mod schedules;
 pub mod section;
+pub mod serve;
 pub mod template;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use std::process::Stdio;
 use secrecy::SecretString;
 
 use crate::domain::DatastoreName;
+use crate::domain::retention::minimum_days;
 use crate::domain::span::Span;
 use crate::keyring::age_key::Recipients;
 use crate::keyring::sign::{PublicKey, TrustedKeys};
@@ -35,8 +38,12 @@ pub struct Config {
     pub keys: Vec<KeyConfig>,
     /// What signs and what is believed.
     pub signing: SigningConfig,
-    /// The catalog's file.
-    pub catalog: PathBuf,
+    /// The catalog.
+    pub catalog: serve::CatalogConfig,
+    /// How it lives unattended.
+    pub serve: serve::ServeConfig,
+    /// Whom it tells.
+    pub notify: Vec<serve::NotifyConfig>,
     /// Directory of Postgres' client programs, if not found by themselves.
     pub pg_bin: Option<PathBuf>,
     /// How payloads are compressed.
@@ -51,7 +58,7 @@ pub enum VaultConfig {
     /// In a directory.
     Directory(PathBuf),
     /// In a bucket.
-    S3(S3Config),
+    S3(Box<S3Config>),
 }
 
 /// A vault in S3 or something that speaks like it.
@@ -69,6 +76,8 @@ pub struct S3Config {
     pub path_style: bool,
     /// Storage class of payloads.
     pub storage_class: Option<String>,
+    /// Classes into which the bucket moves payloads, by age.
+    pub colder: Vec<Colder>,
     /// KMS key of the bucket's own encryption.
     pub sse_kms_key: Option<String>,
     /// Retention by Object Lock: mode and length.
@@ -79,6 +88,15 @@ pub struct S3Config {
     pub part_bytes: usize,
     /// Parts under way at once.
     pub transfers_max: usize,
+}
+
+/// A class into which the bucket moves payloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Colder {
+    /// At which age, in days.
+    pub after_days: i64,
+    /// The storage class.
+    pub class: String,
 }
 
 /// Mode of Object Lock.
@@ -162,6 +180,8 @@ pub struct DatastoreConfig {
     pub rpo: Span,
     /// How long a restore may take.
     pub rto: Span,
+    /// How long ago a drill of it may have passed.
+    pub drilled_within: Span,
     /// Payloads dumped in parallel; 1 means `main` alone.
     pub jobs: usize,
     /// How long to wait for a table's lock.
@@ -191,10 +211,16 @@ impl DatastoreConfig {
 }
 
 impl Config {
+    /// The directory that schedules, plans and drills stand in.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("."))
+    }
+
     /// Files and directories that nothing restored may ever see.
     #[must_use]
     pub fn private_files(&self) -> Vec<PathBuf> {
-        let mut files = vec![self.file.clone(), self.catalog.clone()];
+        let mut files = vec![self.file.clone(), self.catalog.file.clone()];
         files.extend(self.keys.iter().filter_map(|key| match &key.kind {
             KeyKind::AgeIdentity(path) => Some(path.clone()),
             KeyKind::AwsKms { .. } | KeyKind::AgeRecipients(_) => None,
@@ -228,18 +254,15 @@ impl Config {
         let vault = root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|s| vault(s, base));
         let keys = keys(&mut root, base);
         let signing = root.required_section("signing", "[signing]\nkey_file = \"keys/signing.pem\"").and_then(|s| signing(s, base));
-        let catalog = root.section("catalog").map_or(Some(base.join("catalog.db")), |mut s| {
-            let file = s.text("file").map(|f| base.join(f.value));
-            s.finish();
-            Some(file.unwrap_or_else(|| base.join("catalog.db")))
-        });
+        let catalog = serve::catalog(&mut root, base);
+        let (serve, notify) = (serve::serve(&mut root, base), serve::notify(&mut root, base));
         let (pg_bin, compression) = (postgres(&mut root, base), compression(&mut root));
         let datastores = datastores(&mut root);
         root.finish();
         document.verdict()?;
-        match (vault, signing, catalog) {
-            (Some(vault), Some(signing), Some(catalog)) => {
-                Ok(Self { file: file.to_owned(), vault, keys, signing, catalog, pg_bin, compression, datastores })
+        match (vault, signing) {
+            (Some(vault), Some(signing)) => {
+                Ok(Self { file: file.to_owned(), vault, keys, signing, catalog, serve, notify, pg_bin, compression, datastores })
             }
             _ => Err(document.incomplete()),
         }
@@ -256,7 +279,7 @@ fn vault(mut s: Section<'_>, base: &Path) -> Option<VaultConfig> {
             match parse_s3_address(&address.value) {
                 Some((bucket, prefix)) => {
                     (config.bucket, config.prefix) = (bucket, prefix);
-                    Some(VaultConfig::S3(config))
+                    Some(VaultConfig::S3(Box::new(config)))
                 }
                 None => s.fault(address.span, "s3", "not an S3 address", "write s3 = \"s3://bucket/prefix\""),
             }
@@ -291,6 +314,7 @@ fn s3_settings(s: &mut Section<'_>) -> S3Config {
         region: s.text("region").map(|t| t.value),
         endpoint: s.text("endpoint").map(|t| t.value),
         path_style: s.boolean("path_style").unwrap_or(false),
+        colder: colder(s),
         storage_class: s.text("storage_class").map(|t| t.value),
         sse_kms_key: s.text("sse_kms_key").map(|t| t.value),
         object_lock: length.map(|length| (mode.unwrap_or(LockMode::Governance), length)),
@@ -299,6 +323,39 @@ fn s3_settings(s: &mut Section<'_>) -> S3Config {
         transfers_max: s.number("transfers", 1, 16).unwrap_or(4),
         ..S3Config::default()
     }
+}
+
+/// Steps into colder classes: each later than the one before, and not before that one's minimum is paid.
+fn colder(s: &mut Section<'_>) -> Vec<Colder> {
+    const CLASSES: [(&str, &str); 5] = [
+        ("STANDARD_IA", "STANDARD_IA"),
+        ("ONEZONE_IA", "ONEZONE_IA"),
+        ("GLACIER_IR", "GLACIER_IR"),
+        ("GLACIER", "GLACIER"),
+        ("DEEP_ARCHIVE", "DEEP_ARCHIVE"),
+    ];
+    let mut steps: Vec<Colder> = Vec::new();
+    for mut step in s.list("colder") {
+        let (after, class) = (step.span("after"), step.choice("class", &CLASSES));
+        if let (Some(after), Some(class)) = (after, class) {
+            let after_days = i64::try_from(after.duration().as_secs() / 86_400).unwrap_or(i64::MAX);
+            let earliest = match steps.last() {
+                // https://docs.aws.amazon.com/AmazonS3/latest/userguide/lifecycle-transition-general-considerations.html
+                None if class.ends_with("_IA") => 30,
+                None => 0,
+                Some(before) => before.after_days + minimum_days(&before.class).max(1),
+            };
+            if after_days < earliest {
+                step.fault_here::<()>(
+                    &format!("{class} after {after_days} days comes before the class before it is paid for"),
+                    &format!("write after = \"{earliest}d\" or later"),
+                );
+            }
+            steps.push(Colder { after_days, class: class.to_owned() });
+        }
+        step.finish();
+    }
+    steps
 }
 
 fn keys(root: &mut Section<'_>, base: &Path) -> Vec<KeyConfig> {
@@ -449,6 +506,7 @@ fn datastore(s: &mut Section<'_>) -> Option<DatastoreConfig> {
         password_command: s.texts("password_command").map(|t| t.value),
         rpo: s.span("rpo").unwrap_or(Span::seconds(86_400)),
         rto: s.span("rto").unwrap_or(Span::seconds(4 * 3_600)),
+        drilled_within: s.span("drilled_within").unwrap_or(Span::seconds(30 * 86_400)),
         jobs: s.number("jobs", 1, 32).unwrap_or(1),
         lock_wait: s.span("lock_wait").unwrap_or(Span::seconds(30)),
         role_passwords: s.boolean("role_passwords").unwrap_or(true),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::schedules::{Timing, timing};
 use super::section::{ConfigError, Document, Section};
 use super::{Config, DatastoreConfig};
 use crate::domain::drill::{Control, Scenario};
@@ -161,8 +162,8 @@ pub struct Drill {
     pub text: String,
     /// The restore plan.
     pub plan: Plan,
-    /// How often it is to be run; the calendar's business.
-    pub cadence: Option<String>,
+    /// When it is run.
+    pub cadence: Option<Timing>,
     /// Which backup.
     pub chosen: Chosen,
     /// What decides where chance does; none: chance, and it is recorded.
@@ -212,14 +213,10 @@ fn read(file: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
-fn base(config: &Config) -> &Path {
-    config.file.parent().unwrap_or(Path::new("."))
-}
-
 /// Names of the files of a directory, without `.toml`.
 #[must_use]
 pub fn names(config: &Config, directory: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(base(config).join(directory)).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(config.base().join(directory)).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned())).collect();
     names.sort_unstable();
     names
@@ -238,14 +235,14 @@ impl Plan {
 /// # Errors
 /// [`ConfigError`] if there is a file and it has faults.
 pub fn plan_of(config: &Config, datastore: &DatastoreName) -> Result<Plan, ConfigError> {
-    let file = base(config).join(RESTORE_DIRECTORY).join(format!("{datastore}.toml"));
+    let file = config.base().join(RESTORE_DIRECTORY).join(format!("{datastore}.toml"));
     if file.exists() { plan(config, datastore.as_str(), &file) } else { Ok(plain_plan(datastore)) }
 }
 
 /// The text of the plan of a datastore, if there is a file.
 #[must_use]
 pub fn text_of(config: &Config, datastore: &DatastoreName) -> Option<Vec<u8>> {
-    std::fs::read(base(config).join(RESTORE_DIRECTORY).join(format!("{datastore}.toml"))).ok()
+    std::fs::read(config.base().join(RESTORE_DIRECTORY).join(format!("{datastore}.toml"))).ok()
 }
 
 /// Reads a restore plan.
@@ -369,7 +366,7 @@ pub fn drill(config: &Config, name: &str) -> Result<Option<Drill>, ConfigError> 
     if !names(config, DRILLS_DIRECTORY).iter().any(|known| known == name) {
         return Ok(None);
     }
-    let file = base(config).join(DRILLS_DIRECTORY).join(format!("{name}.toml"));
+    let file = config.base().join(DRILLS_DIRECTORY).join(format!("{name}.toml"));
     let text = read(&file)?;
     let document = Document::parse(&file, &text)?;
     let mut root = document.root();
@@ -384,7 +381,7 @@ fn drill_plan(config: &Config, s: &mut Section<'_>) -> Result<Option<Plan>, Conf
     let Some(text) = s.required_text("plan", "plan = \"chat\", for restore/chat.toml") else { return Ok(None) };
     let known = names(config, RESTORE_DIRECTORY);
     if known.contains(&text.value) {
-        let file = base(config).join(RESTORE_DIRECTORY).join(format!("{}.toml", text.value));
+        let file = config.base().join(RESTORE_DIRECTORY).join(format!("{}.toml", text.value));
         return plan(config, &text.value, &file).map(Some);
     }
     let instead = format!("plans in {RESTORE_DIRECTORY}/ are: {}", known.join(", "));
@@ -402,8 +399,13 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         both
     });
     let chosen = chosen(s);
+    let cadence = s.section("cadence").and_then(|mut section| {
+        let timing = timing(&mut section);
+        section.finish();
+        timing
+    });
     let _ = s.choice("sandbox", &[("local", ())]);
-    let sandbox = local(s, base(config));
+    let sandbox = local(s, config.base());
     let accept_gaps = words(s, "accept_gaps", &GAPS);
     let breaks = words(s, "break", &Scenario::ALL.map(|(name, _)| name));
     let controls = match s.has("controls") {
@@ -434,7 +436,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         name: name.to_owned(),
         file: file.to_owned(),
         text: text.to_owned(),
-        cadence: s.text("cadence").map(|t| t.value),
+        cadence,
         chosen: chosen?,
         seed: s.number("seed", 0, usize::MAX >> 1).and_then(|seed| u64::try_from(seed).ok()),
         sandbox,
@@ -443,7 +445,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         rpo: own_rpo.or(rpo)?,
         time_to_live: s.span("time_to_live").unwrap_or(Span::seconds(4 * 3600)),
         breaks: pick(&Scenario::ALL, breaks),
-        recovery_identity: s.text("recovery_identity").map(|t| base(config).join(t.value)),
+        recovery_identity: s.text("recovery_identity").map(|t| config.base().join(t.value)),
         checks,
         controls: Control::ALL.iter().filter(|(name, _)| controls.contains(*name)).map(|(_, one)| *one).collect(),
         reviewers: s.texts("reviewers").map(|t| t.value).unwrap_or_default(),

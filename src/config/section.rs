@@ -271,6 +271,20 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A date, with or without quotes.
+    pub fn date(&mut self, key: &str) -> Option<jiff::civil::Date> {
+        let value = self.get(key)?;
+        let text = match value.get_ref() {
+            DeValue::Datetime(date) => date.to_string(),
+            DeValue::String(text) => text.clone().into_owned(),
+            _ => return self.wrong_type(value, key, "a date, 2026-11-24"),
+        };
+        match text.parse() {
+            Ok(date) => Some(date),
+            Err(_) => self.fault(value.span(), key, "not a date", "write a date, 2026-11-24"),
+        }
+    }
+
     /// One of several words.
     pub fn choice<T: Clone>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(key)?;

@@ -29,7 +29,9 @@ impl Which {
     /// Picks from manifests in any order; `None` if nothing fits.
     pub fn pick<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> Option<&'a Manifest> {
         let age = |m: &&Manifest| (m.source.snapshot_time, m.epoch, m.sequence);
-        let candidates = manifests.into_iter().filter(|m| match self {
+        let manifests: Vec<&Manifest> = manifests.into_iter().collect();
+        let sound = manifests.iter().copied().filter(|m| matches!(self, Self::Exactly(_)) || !superseded(m, &manifests));
+        let candidates = sound.filter(|m| match self {
             Self::Latest | Self::Oldest => true,
             Self::At(time) => m.source.snapshot_time <= *time,
             Self::Exactly(id) => &m.backup == id,
@@ -46,6 +48,12 @@ impl Which {
             }
         }
     }
+}
+
+/// Whether another manifest answers the same tick under a higher epoch: then this one was published by a host that had stood still.
+#[must_use]
+pub fn superseded(one: &Manifest, all: &[&Manifest]) -> bool {
+    one.tick.is_some() && all.iter().any(|other| other.tick == one.tick && other.datastore == one.datastore && other.epoch > one.epoch)
 }
 
 /// Sequence numbers missing between the lowest and the highest of a datastore, as ranges.

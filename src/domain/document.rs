@@ -6,8 +6,8 @@
 use serde::Deserialize;
 
 use super::envelope::{Envelope, WrappedIdentity};
-use super::evidence::Record;
-use super::id::VaultId;
+use super::evidence::{Actor, Record};
+use super::id::{DatastoreName, VaultId};
 use super::manifest::Manifest;
 
 /// Bytes that may stand in a vault unsealed.
@@ -49,6 +49,11 @@ impl Document {
     #[must_use]
     pub fn header(header: &VaultHeader) -> Self {
         Self(json(header))
+    }
+    /// A claim of an epoch.
+    #[must_use]
+    pub fn epoch(claim: &EpochClaim) -> Self {
+        Self(json(claim))
     }
     /// A detached signature, raw, as `openssl` reads it.
     #[must_use]
@@ -134,5 +139,35 @@ impl VaultHeader {
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         format_of(bytes, "vault header", VAULT_FORMAT)?;
         serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "vault header", source })
+    }
+}
+
+/// Format name of claims.
+pub const EPOCH_FORMAT: &str = "lifeboat.epoch/1";
+
+/// Who holds a datastore under which epoch. Stands under a name that only one can write.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochClaim {
+    /// Always [`EPOCH_FORMAT`].
+    pub format: String,
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The epoch.
+    pub epoch: u64,
+    /// The scheduled time; none by hand.
+    pub tick: Option<jiff::Timestamp>,
+    /// Who.
+    pub by: Actor,
+    /// Makes two claims of one host differ.
+    #[serde(with = "hex::serde")]
+    pub nonce: [u8; 8],
+}
+
+impl EpochClaim {
+    /// A claim.
+    #[must_use]
+    pub fn new(datastore: DatastoreName, epoch: u64, tick: Option<jiff::Timestamp>, by: Actor, nonce: [u8; 8]) -> Self {
+        Self { format: EPOCH_FORMAT.to_owned(), datastore, epoch, tick, by, nonce }
     }
 }

@@ -59,6 +59,46 @@ pub enum Body {
     Report(Box<DrillReport>),
     /// A reviewer has looked at a report.
     Certify(Certificate),
+    /// Backups are about to be removed by retention.
+    Removed(Removed),
+    /// A backup is held: retention leaves it alone.
+    Hold(Hold),
+    /// A backup is held no more.
+    Release(Hold),
+}
+
+/// Backups that retention removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removed {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backups.
+    pub backups: Vec<RemovedBackup>,
+}
+
+/// A backup that retention removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemovedBackup {
+    /// The backup.
+    pub backup: BackupId,
+    /// Its number, which is missing from then on.
+    pub sequence: u64,
+    /// Why it went.
+    pub reason: String,
+}
+
+/// A backup that somebody holds, or holds no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup.
+    pub backup: BackupId,
+    /// Why.
+    pub reason: String,
 }
 
 /// A drill is about to begin.
@@ -332,6 +372,14 @@ pub enum Flaw {
     },
 }
 
+impl Flaw {
+    /// Whether what a record said may be unknown for it. A drill without a report hides nothing.
+    #[must_use]
+    pub fn hides_records(&self) -> bool {
+        !matches!(self, Self::NoReport { .. } | Self::ReportedTwice { .. } | Self::Dangling { .. })
+    }
+}
+
 impl std::fmt::Display for Flaw {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -432,6 +480,7 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
                     flaws.push(Flaw::Dangling { sequence: record.sequence });
                 }
             }
+            Body::Removed(_) | Body::Hold(_) | Body::Release(_) => {}
         }
     }
     flaws

@@ -6,6 +6,7 @@
 //! meta/<datastore>/<backup>/                     envelopes, slots, RESTORE.md, sealed fingerprint and plan
 //! payloads/<datastore>/<backup>/                 main.zst.age, globals.sql.zst.age, data-001.zst.age …
 //! evidence/<sequence>.json                       the series of drill reports (+ .sig before each)
+//! runs/epochs/<datastore>/<epoch>.json           who held a datastore, where hosts share the work
 //! probes/<random>                                what `lifeboat check` wrote to see whether it may write
 //! ```
 
@@ -102,6 +103,28 @@ pub fn parse_evidence_key(key: &str) -> Option<(u64, bool)> {
     let sequence = number.parse().ok().filter(|sequence| (1..100_000_000).contains(sequence))?;
     // Only the one spelling counts: two names for one number would be two records under it.
     (evidence(sequence).as_str() == format!("{EVIDENCE}{number}.json")).then_some((sequence, is_record))
+}
+
+/// Where claims of epochs stand.
+pub const EPOCHS: &str = "runs/epochs/";
+
+/// Prefix of the claims of one datastore.
+#[must_use]
+pub fn epochs_of(datastore: &DatastoreName) -> String {
+    format!("{EPOCHS}{datastore}/")
+}
+
+/// The claim of an epoch.
+#[must_use]
+pub fn epoch(datastore: &DatastoreName, epoch: u64) -> ObjectKey {
+    ObjectKey(format!("{}{epoch:012}.json", epochs_of(datastore)))
+}
+
+/// The epoch of a claim's key.
+#[must_use]
+pub fn parse_epoch_key(datastore: &DatastoreName, key: &str) -> Option<u64> {
+    let number: u64 = key.strip_prefix(&epochs_of(datastore))?.strip_suffix(".json")?.parse().ok()?;
+    (epoch(datastore, number).as_str() == key).then_some(number)
 }
 
 /// The vault's own document.

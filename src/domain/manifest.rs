@@ -168,6 +168,10 @@ pub struct Statement {
     pub backup: BackupId,
     /// See [`Manifest::sequence`].
     pub sequence: u64,
+    /// See [`Manifest::tick`].
+    pub tick: Option<Timestamp>,
+    /// See [`Manifest::epoch`].
+    pub epoch: u64,
     /// See [`Manifest::begun`].
     pub begun: Timestamp,
     /// See [`Manifest::published`].
@@ -220,8 +224,8 @@ impl Manifest {
             datastore: statement.datastore,
             backup: statement.backup,
             sequence: statement.sequence,
-            tick: None,
-            epoch: 0,
+            tick: statement.tick,
+            epoch: statement.epoch,
             begun: statement.begun,
             published: statement.published,
             source: statement.source,

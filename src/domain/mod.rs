@@ -5,15 +5,20 @@
 //! data ([`fingerprint`]), how backups are ordered and chosen ([`choice`]), how long things may take
 //! ([`span`]), and the few ways in which a command can end ([`trouble`]).
 
+pub mod alarm;
+pub mod calendar;
 pub mod choice;
 pub mod document;
 pub mod drill;
 pub mod envelope;
 pub mod evidence;
 pub mod fingerprint;
+pub mod health;
 pub mod id;
+pub mod job;
 pub mod layout;
 pub mod manifest;
+pub mod retention;
 pub mod span;
 pub mod trouble;
 

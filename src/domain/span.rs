@@ -23,12 +23,26 @@ impl Span {
 
 const UNITS: [(&str, u64); 5] = [("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
 
+/// Also understood, in the plural before the singular.
+const WORDS: [(&str, u64); 10] = [
+    ("weeks", 604_800),
+    ("week", 604_800),
+    ("days", 86_400),
+    ("day", 86_400),
+    ("hours", 3_600),
+    ("hour", 3_600),
+    ("minutes", 60),
+    ("minute", 60),
+    ("seconds", 1),
+    ("second", 1),
+];
+
 impl FromStr for Span {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let help =
             || format!("{text:?} is not a length of time; write a number and a unit, like \"90s\", \"15m\", \"24h\", \"2d\" or \"2w\"");
-        for (unit, seconds) in UNITS {
+        for (unit, seconds) in WORDS.into_iter().chain(UNITS) {
             if let Some(number) = text.strip_suffix(unit) {
                 let count: u64 = number.trim().parse().map_err(|_| help())?;
                 return count.checked_mul(seconds).map(Self::seconds).ok_or_else(help);
@@ -84,7 +98,9 @@ mod tests {
             assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
         }
         assert_eq!("24h".parse::<Span>().unwrap().to_string(), "1d");
-        for bad in ["", "h", "1", "-1h", "1.5h", "99999999999999999999w", "9999999999999999w", "1 fortnight"] {
+        assert_eq!("2 weeks".parse::<Span>().unwrap(), "2w".parse().unwrap());
+        assert_eq!("1 hour".parse::<Span>().unwrap(), "3600 seconds".parse().unwrap());
+        for bad in ["", "weeks", "h", "1", "-1h", "1.5h", "99999999999999999999w", "9999999999999999w", "1 fortnight"] {
             assert!(bad.parse::<Span>().is_err(), "{bad}");
         }
     }

@@ -40,7 +40,7 @@ impl Trouble {
     /// Whether the same command may succeed later without anybody changing anything.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::Unavailable | Self::AlreadyRunning)
+        matches!(self, Self::Unavailable | Self::AlreadyRunning | Self::SourceFailed)
     }
 }
 

@@ -371,7 +371,7 @@ fn modified(metadata: &std::fs::Metadata) -> Timestamp {
 }
 
 fn facts(key: ObjectKey, metadata: &std::fs::Metadata) -> ObjectFacts {
-    ObjectFacts { key, bytes: metadata.len(), modified: modified(metadata), class: None, frozen: false, version: None }
+    ObjectFacts { key, bytes: metadata.len(), modified: modified(metadata), class: None, frozen: false, locked_until: None, version: None }
 }
 
 fn walk(root: &Path, directory: &Path, prefix: &str, found: &mut Vec<ObjectFacts>) -> std::io::Result<()> {

@@ -49,6 +49,8 @@ pub struct ObjectFacts {
     pub class: Option<String>,
     /// Whether it must be thawed before it can be read.
     pub frozen: bool,
+    /// Until when the store refuses to remove it; a listing does not tell it.
+    pub locked_until: Option<Timestamp>,
     /// The store's own name of this version of the object; a listing does not tell it.
     pub version: Option<String>,
 }
@@ -134,6 +136,10 @@ pub trait Vault: Send + Sync {
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError>;
     /// Removes an object; one that is not there is success.
     async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError>;
+    /// Removes exactly the version of an object that was looked at, for good; one that is not there is success.
+    async fn erase(&self, object: &ObjectFacts) -> Result<(), VaultError> {
+        self.remove(&object.key).await
+    }
     /// Uploads that were begun and not ended.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError>;
     /// Removes what an unfinished upload holds.

@@ -248,6 +248,13 @@ fn timestamp(time: Option<&DateTime>) -> Timestamp {
 }
 
 /// Classes that must be thawed, unless a thawed copy is there.
+/// Until when an object is locked. A legal hold ends when somebody lifts it.
+fn locked_until(head: &aws_sdk_s3::operation::head_object::HeadObjectOutput) -> Option<Timestamp> {
+    let held = head.object_lock_legal_hold_status().is_some_and(|status| status.as_str() == "ON");
+    let until = head.object_lock_retain_until_date().map(|date| timestamp(Some(date)));
+    if held { Some(Timestamp::MAX) } else { until }
+}
+
 fn is_frozen(class: Option<&str>, thawed: bool) -> bool {
     matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) && !thawed
 }
@@ -448,6 +455,7 @@ impl Vault for S3 {
                     modified: timestamp(head.last_modified()),
                     frozen: is_frozen(class.as_deref(), thawed) || archived,
                     class,
+                    locked_until: locked_until(&head),
                     version: head.version_id().map(str::to_owned),
                 }))
             }
@@ -523,6 +531,7 @@ impl Vault for S3 {
                     modified: timestamp(object.last_modified()),
                     frozen: is_frozen(class.as_deref(), thawed),
                     class,
+                    locked_until: None,
                     version: None,
                 });
             }
@@ -534,6 +543,13 @@ impl Vault for S3 {
     async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError> {
         let sent = self.client.delete_object().bucket(&self.config.bucket).key(self.full(key.as_str())).send().await;
         sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {key}"), Answer::of(&error)))
+    }
+
+    async fn erase(&self, object: &ObjectFacts) -> Result<(), VaultError> {
+        let request = self.client.delete_object().bucket(&self.config.bucket).key(self.full(object.key.as_str()));
+        // Without a version a bucket that keeps versions would only hide it.
+        let sent = request.set_version_id(object.version.clone().filter(|version| version != "null")).send().await;
+        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {}", object.key), Answer::of(&error)))
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {

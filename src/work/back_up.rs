@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
+use super::fence::{Held, Mandate};
 use super::payload::{Arrived, Destination, Stream, complete_all, send, source_may_know_better};
 use super::{HostLock, Rig, WorkError, guide, shelf};
 use crate::catalog::CatalogError;
@@ -75,6 +76,21 @@ pub struct BackupReport {
 /// # Errors
 /// [`WorkError`]; there is no backup then, and nothing of it that `sweep` would not find.
 pub async fn back_up(rig: &Rig, datastore: &DatastoreName) -> Result<BackupReport, WorkError> {
+    let lost = rig.cancel.child_token();
+    let held = Held::take(rig, datastore, &lost).await?;
+    let holding = Rig { cancel: lost.clone(), ..rig.clone() };
+    match back_up_as(&holding, datastore, held.mandate).await {
+        // Nobody pressed Ctrl-C.
+        Err(WorkError::Interrupted) if !rig.cancel.is_cancelled() => Err(WorkError::TakenOver { datastore: datastore.clone() }),
+        done => done,
+    }
+}
+
+/// Takes a backup of a datastore that is held under a mandate.
+///
+/// # Errors
+/// As [`back_up`].
+pub async fn back_up_as(rig: &Rig, datastore: &DatastoreName, mandate: Mandate) -> Result<BackupReport, WorkError> {
     let known: Vec<String> = rig.config.datastores.keys().map(ToString::to_string).collect();
     let settings = rig.config.datastores.get(datastore).ok_or_else(|| shelf::no_such_datastore(datastore.as_str(), &known))?;
     let _lock = HostLock::take(&rig.config, datastore, "a backup")?;
@@ -82,7 +98,7 @@ pub async fn back_up(rig: &Rig, datastore: &DatastoreName) -> Result<BackupRepor
         Some(catalog) => without_catalog(catalog.begin_run("backup", datastore.as_str()).await).map(|run| (catalog, run)),
         None => None,
     };
-    let result = run_backup(rig, datastore, settings).await;
+    let result = run_backup(rig, datastore, settings, mandate).await;
     if let Some((catalog, run)) = run {
         let outcome = match &result {
             Ok(report) => format!("published {}", report.backup),
@@ -102,7 +118,7 @@ fn without_catalog<T>(result: Result<T, CatalogError>) -> Option<T> {
         .ok()
 }
 
-async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreConfig) -> Result<BackupReport, WorkError> {
+async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreConfig, mandate: Mandate) -> Result<BackupReport, WorkError> {
     let begun = Timestamp::now();
     let clock = std::time::Instant::now();
     let vault = shelf::vault_id(rig).await?;
@@ -117,7 +133,7 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     let dump_seconds = dumping.elapsed().as_secs_f64();
     failpoint::reach("payloads-done");
 
-    let draft = Draft { context: &context, begun, wrapped, facts: read.facts, tools: &read.tools };
+    let draft = Draft { context: &context, mandate, begun, wrapped, facts: read.facts, tools: &read.tools };
     let mut written = Vec::new();
     let manifest = match publish(rig, draft, read.arrived, &mut written).await {
         Ok(manifest) => manifest,
@@ -396,6 +412,7 @@ impl Tap for ArchiveTap {
 /// What is stated of a backup beside its payloads.
 struct Draft<'a> {
     context: &'a Context,
+    mandate: Mandate,
     begun: Timestamp,
     wrapped: Vec<(Slot, Document)>,
     facts: SourceFacts,
@@ -438,6 +455,8 @@ async fn publish(rig: &Rig, draft: Draft<'_>, arrived: Vec<Arrived>, written: &m
         datastore: draft.context.datastore.clone(),
         backup: draft.context.backup.clone(),
         sequence: next_sequence(rig, draft.context).await?,
+        tick: draft.mandate.tick,
+        epoch: draft.mandate.epoch,
         begun: draft.begun,
         published: Timestamp::now(),
         source: draft.facts,
@@ -462,6 +481,8 @@ async fn publish(rig: &Rig, draft: Draft<'_>, arrived: Vec<Arrived>, written: &m
     if rig.cancel.is_cancelled() {
         return Err(WorkError::Interrupted.into());
     }
+    draft.mandate.holds(rig, &draft.context.datastore).await?;
+    failpoint::reach("about-to-publish");
     rig.vault.put(&place.manifest(), document).await.map_err(|error| NotPublished::PerhapsManifest(error.into()))?;
     failpoint::reach("manifest-written");
     Ok(manifest)

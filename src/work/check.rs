@@ -70,7 +70,7 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
     lines.extend(check_keys(rig).await);
     lines.push(check_signer(rig).await);
     lines.push(match &rig.catalog {
-        Ok(_) => line("catalog", "opens", Answer::Good, rig.config.catalog.display().to_string()),
+        Ok(_) => line("catalog", "opens", Answer::Good, rig.config.catalog.place()),
         Err(error) => line("catalog", "opens", Answer::Note, format!("{error}; everything works without it")),
     });
     for (name, settings) in &rig.config.datastores {

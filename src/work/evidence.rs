@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{Rig, WorkError, shelf};
 use crate::domain::evidence::{Actor, Body, Certificate, DrillReport, Flaw, Found, Record, SeenHead};
+use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout;
 use crate::evidence::{self, Series, Written, html};
 
@@ -63,7 +64,7 @@ pub fn reports(series: &Series) -> Vec<(u64, &DrillReport)> {
 fn report_of<'a>((found, record): (&'a Found, &'a Record)) -> Option<(u64, &'a DrillReport)> {
     match &record.body {
         Body::Report(report) => Some((found.sequence, report)),
-        Body::Started(_) | Body::Certify(_) => None,
+        _ => None,
     }
 }
 
@@ -93,6 +94,22 @@ pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> R
     write(rig, Body::Certify(certificate)).await
 }
 
+/// The page of each report that is believed, with its name.
+pub fn pages(series: &Series) -> impl Iterator<Item = (String, String)> {
+    series.believed().filter_map(|(found, record)| {
+        let Body::Report(report) = &record.body else { return None };
+        let certificates: Vec<(u64, &Certificate)> = series
+            .believed()
+            .filter_map(|(other, record)| match &record.body {
+                Body::Certify(certificate) if certificate.report == found.sequence => Some((other.sequence, certificate)),
+                _ => None,
+            })
+            .collect();
+        let page = html::report_page(found.sequence, &found.sha256, found.signed, report, &certificates);
+        Some((html::page_name(found.sequence), page))
+    })
+}
+
 /// What was exported.
 #[derive(Debug, serde::Serialize)]
 pub struct Exported {
@@ -119,18 +136,8 @@ pub async fn export(rig: &Rig, directory: &std::path::Path) -> Result<Exported, 
         Ok::<_, WorkError>(())
     };
     write("index.html", &html::series_page(&series, &flaws, Timestamp::now()))?;
-    for (found, record) in series.believed() {
-        if let Body::Report(report) = &record.body {
-            let certificates: Vec<(u64, &Certificate)> = series
-                .believed()
-                .filter_map(|(other, record)| match &record.body {
-                    Body::Certify(certificate) if certificate.report == found.sequence => Some((other.sequence, certificate)),
-                    _ => None,
-                })
-                .collect();
-            let page = html::report_page(found.sequence, &found.sha256, found.signed, report, &certificates);
-            write(&html::page_name(found.sequence), &page)?;
-        }
+    for (name, page) in pages(&series) {
+        write(&name, &page)?;
     }
     for found in &series.found {
         for key in [layout::evidence(found.sequence), layout::evidence(found.sequence).signature()] {
@@ -144,4 +151,20 @@ pub async fn export(rig: &Rig, directory: &std::path::Path) -> Result<Exported, 
         std::fs::write(directory.join(format!("trusted-{}.pem", number + 1)), key.to_pem()).map_err(fail)?;
     }
     Ok(exported)
+}
+
+/// Backups of a datastore that signed records say were removed, with their numbers.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be read.
+pub async fn removed(rig: &Rig, datastore: &DatastoreName) -> Result<Vec<(BackupId, u64)>, WorkError> {
+    let vault = shelf::vault_id(rig).await?;
+    let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
+    let records = series.believed().filter_map(|(_, record)| match &record.body {
+        Body::Removed(removed) if &removed.datastore == datastore => {
+            Some(removed.backups.iter().map(|one| (one.backup.clone(), one.sequence)))
+        }
+        _ => None,
+    });
+    Ok(records.flatten().collect())
 }

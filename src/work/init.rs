@@ -39,7 +39,11 @@ pub struct InitReport {
 
 /// Examples of restore plans and drills, as they stand in this repository. They name a datastore that a new set-up does not have,
 /// so they are written as examples, to be renamed.
-pub const EXAMPLES: [(&str, &str); 7] = [
+pub const EXAMPLES: [(&str, &str); 11] = [
+    ("schedules/nightly.toml", include_str!("../../schedules/nightly.toml")),
+    ("schedules/housekeeping.toml", include_str!("../../schedules/housekeeping.toml")),
+    ("schedules/sweep.toml", include_str!("../../schedules/sweep.toml")),
+    ("schedules/readback.toml", include_str!("../../schedules/readback.toml")),
     ("restore/chat.toml", include_str!("../../restore/chat.toml")),
     ("drills/nightly.toml", include_str!("../../drills/nightly.toml")),
     ("drills/catalog-lost.toml", include_str!("../../drills/catalog-lost.toml")),

@@ -5,17 +5,20 @@ pub mod check;
 pub mod compare;
 pub mod drill;
 pub mod evidence;
+pub mod fence;
 pub mod guide;
 pub mod init;
 pub mod payload;
+pub mod prune;
 pub mod rebuild;
 pub mod restore;
 pub mod shelf;
+pub mod status;
 pub mod sweep;
 pub mod verify;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +28,7 @@ use crate::domain::Trouble;
 use crate::domain::document::DocumentError;
 use crate::domain::envelope::EnvelopeError;
 use crate::domain::evidence::Flaw;
-use crate::domain::id::DatastoreName;
+use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::ManifestError;
 use crate::evidence::EvidenceError;
 use crate::keyring::openers::NothingOpens;
@@ -59,6 +62,8 @@ pub struct Rig {
     pub progress: Progress,
     /// Cancelled by Ctrl-C and SIGTERM.
     pub cancel: CancellationToken,
+    /// Locks of the backups that this work reads, held until it is over.
+    pub reading: Arc<Mutex<Vec<HostLock>>>,
 }
 
 impl Rig {
@@ -120,8 +125,10 @@ pub enum WorkError {
     NoSuchBackup { datastore: String, wanted: String },
     #[error("no datastore {name} is configured or in the vault{}", suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
     NoSuchDatastore { name: String, suggestion: Option<String> },
-    #[error("{what} is already running for datastore {datastore} on this host")]
+    #[error("{what} is already running for datastore {datastore}")]
     AlreadyRunning { what: &'static str, datastore: DatastoreName },
+    #[error("datastore {datastore} has been taken over by another run: this one was not heard of for too long; nothing was published")]
+    TakenOver { datastore: DatastoreName },
     #[error("drill {drill} is running already on this host")]
     DrillRunning { drill: String },
     #[error("there is no vault at {address}: its vault.json is missing")]
@@ -136,6 +143,8 @@ pub enum WorkError {
     NotVerified(String),
     #[error("{0}")]
     Leftovers(String),
+    #[error("nobody could be told: {0}")]
+    NotTold(String),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
@@ -170,12 +179,12 @@ impl WorkError {
             Self::Source { source, .. } => source.trouble(),
             Self::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. } => Trouble::SourceFailed,
             Self::Seal { .. } | Self::Bug(_) => Trouble::Bug,
-            Self::Open(OpenError::Fetch { .. }) | Self::Catalog(_) | Self::File { .. } => Trouble::Unavailable,
+            Self::Open(OpenError::Fetch { .. }) | Self::Catalog(_) | Self::File { .. } | Self::NotTold(_) => Trouble::Unavailable,
             Self::Open(_) | Self::Manifest(_) | Self::Envelope(_) | Self::Document(_) | Self::NotSigned { .. } | Self::Damaged { .. } => {
                 Trouble::Integrity
             }
             Self::NoSuchBackup { .. } => Trouble::NoSuchBackup,
-            Self::AlreadyRunning { .. } | Self::DrillRunning { .. } => Trouble::AlreadyRunning,
+            Self::AlreadyRunning { .. } | Self::TakenOver { .. } | Self::DrillRunning { .. } => Trouble::AlreadyRunning,
             Self::Target(error) => error.trouble(),
             Self::CheckFailed(_) => Trouble::CheckFailed,
             Self::NotVerified(_) | Self::Sandbox(_) => Trouble::NotVerified,
@@ -200,6 +209,7 @@ impl WorkError {
             Self::NoSuchDrill { .. } => Some("drills are files in drills/ beside lifeboat.toml; `lifeboat drill list` shows them".to_owned()),
             Self::NoSuchBackup { datastore, .. } => Some(format!("`lifeboat list {datastore}` shows what there is")),
             Self::AlreadyRunning { .. } | Self::DrillRunning { .. } => Some("wait for it to end; nothing was changed".to_owned()),
+            Self::TakenOver { .. } => Some("nothing: the other run does what this one would have done; `lifeboat status` shows it".to_owned()),
             Self::NothingOpens(_) => Some("any one key slot is enough: give a recovery key with --identity FILE, or see RESTORE.md beside the backup".to_owned()),
             Self::NotSigned { .. } => Some("either it was not written by your lifeboat, or the key that signed it is not in trust = [\"…\"]; do not restore it before you know which".to_owned()),
             Self::Open(_) | Self::Damaged { .. } => Some("restore another backup (`lifeboat list`), and find out what happened to this one (`lifeboat verify --all`)".to_owned()),
@@ -232,6 +242,10 @@ impl HostLock {
     /// # Errors
     /// [`WorkError::File`] if it cannot be had at all.
     pub fn named(config: &Config, name: &str, what: &'static str) -> Result<Option<Self>, WorkError> {
+        Self::flock(config, name, what, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn flock(config: &Config, name: &str, what: &'static str, operation: rustix::fs::FlockOperation) -> Result<Option<Self>, WorkError> {
         let directory = Self::directory(config);
         let fail = |source| WorkError::File { what: format!("locking in {} for {what}", directory.display()), source };
         std::fs::create_dir_all(&directory).map_err(fail)?;
@@ -241,15 +255,29 @@ impl HostLock {
             .write(true)
             .open(directory.join(format!("{name}.lock")))
             .map_err(fail)?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&file, operation) {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(fail(error.into())),
         }
     }
 
+    /// Name of the lock of those who read a backup.
+    #[must_use]
+    pub fn reading(backup: &BackupId) -> String {
+        format!("reading-{backup}")
+    }
+
+    /// Shares a lock by name with others who share it, waiting for nobody; `None` if somebody has it alone.
+    ///
+    /// # Errors
+    /// [`WorkError::File`] if it cannot be had at all.
+    pub fn share(config: &Config, name: &str, what: &'static str) -> Result<Option<Self>, WorkError> {
+        Self::flock(config, name, what, rustix::fs::FlockOperation::NonBlockingLockShared)
+    }
+
     fn directory(config: &Config) -> PathBuf {
-        let mut directory = config.catalog.clone();
+        let mut directory = config.catalog.file.clone();
         directory.set_extension("locks");
         directory
     }

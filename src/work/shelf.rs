@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Rig, WorkError};
+use super::{HostLock, Rig, WorkError, evidence};
 use crate::domain::Trouble;
 use crate::domain::choice::Which;
 use crate::domain::document::VaultHeader;
@@ -124,7 +124,12 @@ pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings:
             Err(error) => warnings.push(format!("backup {} is passed over: {error}", entry.backup)),
         }
     }
-    for (first, last) in crate::domain::choice::gaps(believed.iter().map(|b| b.manifest.sequence).collect()) {
+    let mut numbers: Vec<u64> = believed.iter().map(|b| b.manifest.sequence).collect();
+    if !crate::domain::choice::gaps(numbers.clone()).is_empty() {
+        // Only now is the evidence asked what retention removed.
+        numbers.extend(evidence::removed(rig, datastore).await?.into_iter().map(|(_, number)| number));
+    }
+    for (first, last) in crate::domain::choice::gaps(numbers) {
         warnings
             .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
     }
@@ -179,6 +184,7 @@ pub struct OpenedBackup {
 /// # Errors
 /// [`WorkError`] if no envelope is believed or no slot opens.
 pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
+    read_it(rig, manifest)?;
     let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
     let mut envelopes = Vec::new();
     let mut defects = Vec::new();
@@ -202,6 +208,27 @@ pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkEr
         tracing::warn!(backup = %manifest.backup, defect, "part of the envelope is not as it should be");
     }
     Ok(OpenedBackup { identity, slot, defects })
+}
+
+/// Keeps retention of this host away from a backup as long as the rig lives. Who may not lock may still restore.
+fn read_it(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
+    match HostLock::share(&rig.config, &HostLock::reading(&manifest.backup), "reading") {
+        Ok(Some(lock)) => {
+            if let Ok(mut reading) = rig.reading.lock() {
+                reading.push(lock);
+            }
+            Ok(())
+        }
+        Ok(None) => Err(WorkError::Refused {
+            what: format!("backup {}", manifest.backup),
+            why: "retention is removing it at this moment".to_owned(),
+            hint: format!("`lifeboat list {}` shows the others", manifest.datastore),
+        }),
+        Err(error) => {
+            tracing::info!(error = &error as &dyn std::error::Error, "reading without a lock");
+            Ok(())
+        }
+    }
 }
 
 /// The `number`th envelope. The first is bound by the signed manifest's hash, later ones by their own signature.

@@ -99,6 +99,7 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
         sweep.leftovers.bytes += facts.bytes;
         sweep.leftovers.orphans.entry(owner).or_default().push(facts.key);
     }
+    sweep.forget_what_retention_removes(rig).await?;
     for upload in rig.vault.unfinished().await? {
         let free = match parse_backup_key(&upload.key) {
             Some((datastore, _)) => sweep.may_touch(rig, &datastore)?,
@@ -136,6 +137,17 @@ async fn drills(rig: &Rig, vault: &VaultId, leftovers: &mut Leftovers) -> Result
 }
 
 impl Sweep {
+    /// What a signed record says is removed is not lost; `prune` goes on with it.
+    async fn forget_what_retention_removes(&mut self, rig: &Rig) -> Result<(), WorkError> {
+        let datastores: BTreeSet<DatastoreName> = self.leftovers.lost.iter().map(|(datastore, _)| datastore.clone()).collect();
+        for datastore in datastores {
+            for (backup, _) in super::evidence::removed(rig, &datastore).await? {
+                self.leftovers.lost.remove(&(datastore.clone(), backup));
+            }
+        }
+        Ok(())
+    }
+
     fn may_touch(&mut self, rig: &Rig, datastore: &DatastoreName) -> Result<bool, WorkError> {
         if self.locks.contains_key(datastore) {
             return Ok(true);

@@ -43,6 +43,8 @@ pub struct VerifyReport {
 /// [`WorkError`] for the first thing that is not whole; [`WorkError::CheckFailed`] if the stream is not what the
 /// fingerprint says; [`WorkError::NotVerified`] never: without a pinned key the report says so instead.
 pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
+    // What is read is locked until this backup is done, not until all are.
+    let rig = &Rig { reading: Arc::default(), ..rig.clone() };
     let shelf::OpenedBackup { identity, slot, defects } = shelf::open(rig, manifest).await?;
     let sealed = payload_of(manifest, Role::Fingerprint)?;
     let recorded = Fingerprint::parse(&shelf::read_payload(rig, sealed, &identity).await?)?;

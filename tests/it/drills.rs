@@ -65,7 +65,7 @@ impl Rehearsal {
     }
 
     /// A drill that has loaded and stands still until the file is written.
-    fn loaded_and_waiting(&self) -> (std::process::Child, std::path::PathBuf) {
+    pub fn loaded_and_waiting(&self) -> (std::process::Child, std::path::PathBuf) {
         let (go_on, reached) = (self.home.path("go-on"), self.home.path("go-on.reached"));
         let mut command = self.home.command(&["drill", "nightly", "--json"]);
         command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));

@@ -115,8 +115,8 @@ fn killed_at_every_failpoint_the_next_run_succeeds_and_sweep_removes_the_leaving
         }
         home.backup();
         let found = home.run(&["sweep", "--older-than", "0s"]);
-        // From the first upload to the signature something is left; before and after, nothing.
-        assert_eq!(found.code, if (1..=5).contains(&number) { 10 } else { 0 }, "{name}: {found:?}");
+        // From the first upload to the manifest something is left; before and after, nothing.
+        assert_eq!(found.code, if (1..=6).contains(&number) { 10 } else { 0 }, "{name}: {found:?}");
         home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
         home.run(&["sweep", "--older-than", "0s"]).ok();
         assert_eq!(home.run(&["list", "--json"]).ok().json().as_array().unwrap().len(), published + 1, "{name}");

@@ -14,8 +14,11 @@ mod faults;
 mod museum;
 mod refusals;
 mod restore_guide;
+mod retention;
 mod round_trip;
 #[cfg(feature = "aws")]
 mod s3;
+mod simulation;
 mod sources;
+mod unattended;
 mod vault_contract;

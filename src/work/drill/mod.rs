@@ -127,7 +127,7 @@ struct Findings {
 /// Directory of this host's sandboxes.
 #[must_use]
 pub fn state_directory(rig: &Rig) -> PathBuf {
-    let mut directory = rig.config.catalog.clone();
+    let mut directory = rig.config.catalog.file.clone();
     directory.set_extension("sandboxes");
     directory
 }

@@ -1,0 +1,219 @@
+//! What is wrong now and since when, and the messages about it, each kept until it has been delivered.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Catalog, CatalogError, millis, time};
+use crate::domain::alarm::{Alarm, Kind};
+
+/// An alarm that stands, and since when.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Standing {
+    /// What is wrong.
+    #[serde(flatten)]
+    pub alarm: Alarm,
+    /// Since when.
+    pub since: Timestamp,
+    /// When somebody was told last.
+    pub told: Timestamp,
+}
+
+/// A message that waits for its delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its number.
+    pub id: i64,
+    /// Name of the channel.
+    pub channel: String,
+    /// What it is about.
+    pub kind: Kind,
+    /// What it says, as JSON of [`crate::domain::alarm::Message`].
+    pub body: String,
+    /// How often delivery has been tried.
+    pub attempts: u32,
+}
+
+/// A message that could not be delivered so far.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Undelivered {
+    /// Name of the channel.
+    pub channel: String,
+    /// When it was made.
+    pub made: Timestamp,
+    /// How often delivery has been tried.
+    pub attempts: i64,
+    /// Why it failed last.
+    pub error: Option<String>,
+}
+
+impl Catalog {
+    /// Alarms that stand.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn alarms(&self) -> Result<Vec<Standing>, CatalogError> {
+        let rows: Vec<(String, String, String, String, i64, i64)> =
+            sqlx::query_as("SELECT kind, subject, text, next_step, since, told FROM alarms ORDER BY since, alarm")
+                .fetch_all(&self.pool)
+                .await?;
+        let standing = |(kind, subject, text, next_step, since, told): (String, String, String, String, i64, i64)| {
+            let alarm = Alarm { kind: Kind::named(&kind)?, subject, text, next_step };
+            Some(Standing { alarm, since: time(since), told: time(told) })
+        };
+        Ok(rows.into_iter().filter_map(standing).collect())
+    }
+
+    /// Notes that an alarm stands, or that somebody was told of it again. False if another host has just said so.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn raise(&self, alarm: &Alarm, now: Timestamp, told_before: Option<Timestamp>) -> Result<bool, CatalogError> {
+        let now = millis(now);
+        let done = match told_before {
+            None => {
+                sqlx::query(
+                    "INSERT INTO alarms (alarm, kind, subject, text, next_step, since, told) VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT DO NOTHING",
+                )
+                .bind(alarm.key())
+                .bind(alarm.kind.name())
+                .bind(&alarm.subject)
+                .bind(&alarm.text)
+                .bind(&alarm.next_step)
+                .bind(now)
+                .execute(&self.pool)
+                .await?
+            }
+            Some(before) => {
+                sqlx::query("UPDATE alarms SET told = $2, text = $4, next_step = $5 WHERE alarm = $1 AND told = $3")
+                    .bind(alarm.key())
+                    .bind(now)
+                    .bind(millis(before))
+                    .bind(&alarm.text)
+                    .bind(&alarm.next_step)
+                    .execute(&self.pool)
+                    .await?
+            }
+        };
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Notes that an alarm stands no more. False if another host has just said so.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn settle(&self, alarm: &Alarm) -> Result<bool, CatalogError> {
+        let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1").bind(alarm.key()).execute(&self.pool).await?;
+        Ok(gone.rows_affected() == 1)
+    }
+
+    /// Puts a message into the box of each channel.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn post(&self, channels: &[String], kind: Kind, body: &str, now: Timestamp) -> Result<(), CatalogError> {
+        let mut transaction = self.begin().await?;
+        for channel in channels {
+            post_within(&mut transaction, channel, kind, body, millis(now)).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Takes messages that are to be delivered now. For `patience` no other host takes them.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn outgoing(&self, patience: Duration, limit: usize) -> Result<Vec<Outgoing>, CatalogError> {
+        let mut transaction = self.begin().await?;
+        let now = self.now_within(&mut transaction).await?;
+        let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
+        let query = format!(
+            "SELECT id, channel, kind, body, attempts FROM messages WHERE sent IS NULL AND next_try <= $1 ORDER BY next_try LIMIT $2{locked}"
+        );
+        let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(now)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&mut *transaction)
+            .await?;
+        for (id, ..) in &rows {
+            sqlx::query("UPDATE messages SET next_try = $2 WHERE id = $1")
+                .bind(id)
+                .bind(now + i64::try_from(patience.as_millis()).unwrap_or(60_000))
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        let outgoing = |(id, channel, kind, body, attempts): (i64, String, String, String, i64)| {
+            Some(Outgoing { id, channel, kind: Kind::named(&kind)?, body, attempts: u32::try_from(attempts).unwrap_or_default() })
+        };
+        Ok(rows.into_iter().filter_map(outgoing).collect())
+    }
+
+    /// Notes what came of a delivery: nothing is wrong, or why and when it is tried again.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn delivered(&self, id: i64, failed: Option<(&str, Duration)>) -> Result<(), CatalogError> {
+        let now = millis(self.now().await?);
+        let query = match failed {
+            None => sqlx::query("UPDATE messages SET sent = $2, attempts = attempts + 1, error = NULL WHERE id = $1").bind(id).bind(now),
+            Some((error, again)) => sqlx::query("UPDATE messages SET next_try = $2, attempts = attempts + 1, error = $3 WHERE id = $1")
+                .bind(id)
+                .bind(now + i64::try_from(again.as_millis()).unwrap_or(i64::MAX / 2))
+                .bind(error.to_owned()),
+        };
+        query.execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Messages whose delivery has failed and not succeeded since, the oldest first.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn undelivered(&self) -> Result<Vec<Undelivered>, CatalogError> {
+        let rows: Vec<(String, i64, i64, Option<String>)> =
+            sqlx::query_as("SELECT channel, made, attempts, error FROM messages WHERE sent IS NULL AND attempts > 0 ORDER BY made")
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(rows.into_iter().map(|(channel, made, attempts, error)| Undelivered { channel, made: time(made), attempts, error }).collect())
+    }
+
+    /// Forgets messages made before a time, and alarms' messages that nobody could be told in that time.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn forget_messages(&self, before: Timestamp) -> Result<u64, CatalogError> {
+        let gone = sqlx::query("DELETE FROM messages WHERE made < $1").bind(millis(before)).execute(&self.pool).await?;
+        Ok(gone.rows_affected())
+    }
+
+    /// How many messages have been delivered and how many wait, for each channel.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn message_counts(&self) -> Result<BTreeMap<String, (u64, u64)>, CatalogError> {
+        let rows: Vec<(String, i64, i64)> =
+            sqlx::query_as("SELECT channel, count(sent), count(*) FROM messages GROUP BY channel").fetch_all(&self.pool).await?;
+        let number = |count: i64| u64::try_from(count).unwrap_or_default();
+        Ok(rows.into_iter().map(|(channel, sent, all)| (channel, (number(sent), number(all - sent)))).collect())
+    }
+}
+
+/// Puts a message into a channel's box.
+pub(super) async fn post_within(
+    transaction: &mut sqlx::Transaction<'static, sqlx::Any>,
+    channel: &str,
+    kind: Kind,
+    body: &str,
+    now: i64,
+) -> Result<(), CatalogError> {
+    sqlx::query("INSERT INTO messages (channel, kind, body, made, next_try) VALUES ($1, $2, $3, $4, $4)")
+        .bind(channel)
+        .bind(kind.name())
+        .bind(body)
+        .bind(now)
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,591 @@
+//! Who runs what: ticks are planned by every host, claimed by one, and held by a lease.
+//!
+//! A tick is a row, made once however many hosts plan it. To claim one, a host locks the row of its *subject* (the datastore, the drill)
+//! with `FOR UPDATE SKIP LOCKED`, finds that its lease has run out, and raises its *epoch*. Everything that is written afterwards names
+//! that epoch: a host that stood still and wakes up changes nothing. What its holder does outside of the catalog is fenced in the
+//! vault (`work/fence.rs`).
+//!
+//! A run whose lease ends without a word is taken up again by whoever looks next, as another attempt.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::AssertSqlSafe;
+
+use super::{Catalog, CatalogError, millis, time};
+use crate::domain::alarm::Kind;
+use crate::domain::job::{CatchUp, Fate, Job, Planned, TICKS_PLANNED_MAX};
+
+/// Candidates that are looked at for one claim.
+const CANDIDATES_MAX: i64 = 64;
+/// Any number, the same for every lifeboat: whoever counts all runs holds this advisory lock.
+const COUNTING_LOCK: i64 = 0x6c69_6665_626f_6174;
+/// A clock that goes back by less is being corrected; by more, it was wrong.
+const CLOCK_TOLERANCE_MILLIS: i64 = 3_600_000;
+
+/// A tick that this host runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The job.
+    pub job: String,
+    /// The tick.
+    pub tick: Timestamp,
+    /// What nobody else may touch meanwhile.
+    pub subject: String,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// What every word about it must name.
+    pub epoch: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// As it should.
+    Done(String),
+    /// Not, and it is tried again.
+    Retry {
+        /// When.
+        at: Timestamp,
+        /// Why.
+        outcome: String,
+    },
+    /// Not, and that is that.
+    Failed(String),
+    /// It was stopped, by nobody's fault: it waits as if it had not begun.
+    Returned(String),
+}
+
+/// A tick as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct TickRow {
+    /// The job.
+    pub job: String,
+    /// The scheduled time.
+    pub tick: Timestamp,
+    /// `waiting`, `running`, `done`, `failed`, `missed`, `covered` or `left-out`.
+    pub state: String,
+    /// How often it was begun.
+    pub attempt: i64,
+    /// The host that runs or ran it last.
+    pub host: Option<String>,
+    /// When it was begun last.
+    pub begun: Option<Timestamp>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// What came of it.
+    pub outcome: Option<String>,
+}
+
+type RawTick = (String, i64, String, i64, Option<String>, Option<i64>, Option<i64>, Option<String>);
+
+impl TickRow {
+    fn of((job, tick, state, attempt, host, begun, ended, outcome): RawTick) -> Self {
+        Self { job, tick: time(tick), state, attempt, host, begun: begun.map(time), ended: ended.map(time), outcome }
+    }
+}
+
+const COLUMNS: &str = "job, tick, state, attempt, host, begun, ended, outcome";
+
+impl Fate {
+    fn state(self) -> &'static str {
+        match self {
+            Self::Missed => "missed",
+            Self::Covered => "covered",
+            Self::LeftOut => "left-out",
+        }
+    }
+}
+
+/// A scheduled time that passed without a run, and of which nobody has been told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untold {
+    /// The job.
+    pub job: String,
+    /// The scheduled time.
+    pub tick: Timestamp,
+    /// Whether a later run covers it.
+    pub covered: bool,
+}
+
+/// A message and who gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Names of the channels.
+    pub channels: Vec<String>,
+    /// What it is about.
+    pub kind: Kind,
+    /// What it says, as JSON of [`crate::domain::alarm::Message`].
+    pub body: String,
+}
+
+/// A host that was heard of.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct HostRow {
+    /// Its name.
+    pub host: String,
+    /// When it was heard of last.
+    pub seen: Timestamp,
+    /// How far its clock is from the catalog's, in milliseconds.
+    pub skew_millis: i64,
+    /// Version of its lifeboat.
+    pub version: String,
+}
+
+impl Catalog {
+    /// Up to when every known job has been planned.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn planned(&self) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT job, planned_until FROM jobs").fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|(job, until)| (job, time(until))).collect())
+    }
+
+    /// Notes jobs that were not known: they are planned from `now` on.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn meet(&self, jobs: &[String], now: Timestamp) -> Result<(), CatalogError> {
+        let mut transaction = self.begin().await?;
+        for job in jobs {
+            sqlx::query("INSERT INTO jobs (job, planned_until) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                .bind(job)
+                .bind(millis(now))
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Writes down what is to be done about a job's ticks. Another host may have done so; then nothing changes.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn plan(&self, job: &Job, planned: &Planned, now: Timestamp) -> Result<(), CatalogError> {
+        let mut transaction = self.begin().await?;
+        let hosts = if job.hosts.is_empty() { String::new() } else { format!(",{},", job.hosts.join(",")) };
+        let waiting = planned.waiting.iter().map(|tick| (tick, "waiting", None));
+        let passed = planned.passed.iter().map(|(tick, fate)| (tick, fate.state(), Some(millis(now))));
+        for (tick, state, ended) in waiting.chain(passed) {
+            let why = if tick.why.is_empty() { "nobody ran".to_owned() } else { tick.why.join(", ") };
+            let due = millis(tick.due.unwrap_or(tick.nominal));
+            sqlx::query(
+                "INSERT INTO ticks (job, tick, subject, hosts, due, not_before, state, ended, outcome) VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8)
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(&job.key)
+            .bind(millis(tick.nominal))
+            .bind(job.subject())
+            .bind(&hosts)
+            .bind(due)
+            .bind(state)
+            .bind(ended)
+            .bind(ended.map(|_| why))
+            .execute(&mut *transaction)
+            .await?;
+        }
+        sqlx::query("UPDATE jobs SET planned_until = $2 WHERE job = $1 AND planned_until < $2")
+            .bind(&job.key)
+            .bind(millis(planned.until))
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Ticks of a job that waited longer than it catches up are missed.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn give_up(&self, job: &Job, now: Timestamp) -> Result<(), CatalogError> {
+        let CatchUp::Skip(within) = job.catch_up else { return Ok(()) };
+        let before = millis(now) - i64::try_from(within.duration().as_millis()).unwrap_or(i64::MAX);
+        sqlx::query(
+            "UPDATE ticks SET state = 'missed', ended = $3, outcome = 'no host was free in time'
+             WHERE job = $1 AND state = 'waiting' AND attempt = 0 AND due < $2",
+        )
+        .bind(&job.key)
+        .bind(before)
+        .bind(millis(now))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Ticks that passed without a run and of which nobody has been told. Each is returned once; the messages that `write` makes of them
+    /// are kept in the same breath.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn tell_of_missed(&self, write: &(dyn Fn(&[Untold]) -> Vec<Letter> + Sync)) -> Result<usize, CatalogError> {
+        let mut transaction = self.begin().await?;
+        let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
+        let query = format!(
+            "SELECT job, tick, state FROM ticks WHERE state IN ('missed', 'covered') AND told = 0 ORDER BY job, tick LIMIT 1000{locked}"
+        );
+        let rows: Vec<(String, i64, String)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(&mut *transaction).await?;
+        let now = self.now_within(&mut transaction).await?;
+        for (job, tick, _) in &rows {
+            sqlx::query("UPDATE ticks SET told = $3 WHERE job = $1 AND tick = $2")
+                .bind(job)
+                .bind(tick)
+                .bind(now)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        let told: Vec<Untold> =
+            rows.into_iter().map(|(job, tick, state)| Untold { job, tick: time(tick), covered: state == "covered" }).collect();
+        for letter in write(&told) {
+            for channel in letter.channels {
+                super::alarms::post_within(&mut transaction, &channel, letter.kind, &letter.body, now).await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok(told.len())
+    }
+
+    /// Takes a tick that is due, if there is one that this host may run. `known` tells the job of a key; `in_all` is how many runs there
+    /// may be on all hosts.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn claim(
+        &self,
+        host: &str,
+        known: &(dyn Fn(&str) -> Option<Job> + Sync),
+        lease: Duration,
+        in_all: Option<usize>,
+    ) -> Result<Option<Claim>, CatalogError> {
+        let now = millis(self.now().await?);
+        if let Some(limit) = in_all {
+            // Asked again under a lock before anything is taken.
+            let (running,): (i64,) =
+                sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1").bind(now).fetch_one(&self.pool).await?;
+            if usize::try_from(running).unwrap_or(usize::MAX) >= limit {
+                return Ok(None);
+            }
+        }
+        let candidates: Vec<(String, String)> = sqlx::query_as(
+            "SELECT t.job, t.subject FROM ticks t LEFT JOIN subjects s ON s.subject = t.subject
+             WHERE t.state IN ('waiting', 'running') AND t.not_before <= $1 AND (t.hosts = '' OR t.hosts LIKE $2)
+               AND (s.lease_until IS NULL OR s.lease_until < $1)
+             GROUP BY t.job, t.subject ORDER BY min(t.due) LIMIT $3",
+        )
+        .bind(now)
+        .bind(format!("%,{host},%"))
+        .bind(CANDIDATES_MAX)
+        .fetch_all(&self.pool)
+        .await?;
+        for (key, subject) in candidates {
+            let Some(job) = known(&key).filter(|job| job.may_run_on(host)) else { continue };
+            if let Some(claim) = self.take(host, &job, &subject, lease, in_all).await? {
+                return Ok(Some(claim));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn take(
+        &self,
+        host: &str,
+        job: &Job,
+        subject: &str,
+        lease: Duration,
+        in_all: Option<usize>,
+    ) -> Result<Option<Claim>, CatalogError> {
+        let mut transaction = self.begin().await?;
+        let now = self.now_within(&mut transaction).await?;
+        if let Some(limit) = in_all {
+            if self.shared {
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(COUNTING_LOCK).execute(&mut *transaction).await?;
+            }
+            let (running,): (i64,) =
+                sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1").bind(now).fetch_one(&mut *transaction).await?;
+            if usize::try_from(running).unwrap_or(usize::MAX) >= limit {
+                return Ok(None);
+            }
+        }
+        let Some(epoch) = self.lock_subject(&mut transaction, subject, now).await? else { return Ok(None) };
+        // Whoever held it has not been heard of in time; each of its runs was an attempt.
+        let allowed = i64::from(job.retries) + 1;
+        sqlx::query(
+            "UPDATE ticks SET state = CASE WHEN attempt < $2 OR job <> $3 THEN 'waiting' ELSE 'failed' END, ended = $4,
+               outcome = 'its host was not heard of any more' WHERE subject = $1 AND state = 'running'",
+        )
+        .bind(subject)
+        .bind(allowed)
+        .bind(&job.key)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        // Where one run covers all, the newest is run; else each in its order.
+        let order = if job.catch_up == CatchUp::Once { "DESC" } else { "ASC" };
+        let due = format!(
+            "SELECT tick, attempt FROM ticks WHERE job = $1 AND state = 'waiting' AND not_before <= $2 ORDER BY tick {order} LIMIT 1"
+        );
+        let found: Option<(i64, i64)> =
+            sqlx::query_as(AssertSqlSafe(due)).bind(&job.key).bind(now).fetch_optional(&mut *transaction).await?;
+        let Some((tick, attempt)) = found else {
+            transaction.commit().await?;
+            return Ok(None);
+        };
+        if job.catch_up == CatchUp::Once {
+            sqlx::query("UPDATE ticks SET state = 'covered', ended = $3, outcome = 'a later tick is run instead' WHERE job = $1 AND state = 'waiting' AND tick < $2")
+                .bind(&job.key)
+                .bind(tick)
+                .bind(now)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        let epoch = epoch + 1;
+        sqlx::query("UPDATE subjects SET epoch = $2, holder = $3, lease_until = $4 WHERE subject = $1")
+            .bind(subject)
+            .bind(epoch)
+            .bind(host)
+            .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query("UPDATE ticks SET state = 'running', attempt = attempt + 1, epoch = $3, host = $4, begun = $5, ended = NULL, outcome = NULL WHERE job = $1 AND tick = $2")
+            .bind(&job.key)
+            .bind(tick)
+            .bind(epoch)
+            .bind(host)
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Some(Claim {
+            job: job.key.clone(),
+            tick: time(tick),
+            subject: subject.to_owned(),
+            attempt: u32::try_from(attempt).unwrap_or(u32::MAX).saturating_add(1),
+            epoch: u64::try_from(epoch).unwrap_or_default(),
+        }))
+    }
+
+    /// Locks the row of a subject whose lease has run out, and tells its epoch; none if somebody holds it.
+    async fn lock_subject(
+        &self,
+        transaction: &mut sqlx::Transaction<'static, sqlx::Any>,
+        subject: &str,
+        now: i64,
+    ) -> Result<Option<i64>, CatalogError> {
+        sqlx::query("INSERT INTO subjects (subject, epoch, holder, lease_until) VALUES ($1, 0, '', 0) ON CONFLICT DO NOTHING")
+            .bind(subject)
+            .execute(&mut **transaction)
+            .await?;
+        let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
+        let query = format!("SELECT epoch FROM subjects WHERE subject = $1 AND lease_until < $2{locked}");
+        let free: Option<(i64,)> = sqlx::query_as(AssertSqlSafe(query)).bind(subject).bind(now).fetch_optional(&mut **transaction).await?;
+        Ok(free.map(|(epoch,)| epoch))
+    }
+
+    /// Takes a subject for a run that no tick asked for. None if somebody holds it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn hold(&self, host: &str, subject: &str, lease: Duration) -> Result<Option<u64>, CatalogError> {
+        let mut transaction = self.begin().await?;
+        let now = self.now_within(&mut transaction).await?;
+        let Some(epoch) = self.lock_subject(&mut transaction, subject, now).await? else { return Ok(None) };
+        sqlx::query("UPDATE subjects SET epoch = $2, holder = $3, lease_until = $4 WHERE subject = $1")
+            .bind(subject)
+            .bind(epoch + 1)
+            .bind(host)
+            .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(u64::try_from(epoch + 1).ok())
+    }
+
+    /// Goes on holding a subject. False if it has been taken by somebody else.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn renew(&self, subject: &str, epoch: u64, lease: Duration) -> Result<bool, CatalogError> {
+        let until = millis(self.now().await?) + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2);
+        let done = sqlx::query("UPDATE subjects SET lease_until = $3 WHERE subject = $1 AND epoch = $2 AND lease_until > 0")
+            .bind(subject)
+            .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
+            .bind(until)
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Lets go of a subject.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn release(&self, subject: &str, epoch: u64) -> Result<(), CatalogError> {
+        sqlx::query("UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2")
+            .bind(subject)
+            .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The epoch of a subject goes up to at least this: the vault knew of a later one than a catalog that was lost.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn raise_epoch(&self, subject: &str, from: u64, to: u64) -> Result<bool, CatalogError> {
+        let number = |epoch: u64| i64::try_from(epoch).unwrap_or(i64::MAX);
+        let mut transaction = self.begin().await?;
+        let done = sqlx::query("UPDATE subjects SET epoch = $3 WHERE subject = $1 AND epoch = $2")
+            .bind(subject)
+            .bind(number(from))
+            .bind(number(to))
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query("UPDATE ticks SET epoch = $3 WHERE subject = $1 AND epoch = $2 AND state = 'running'")
+            .bind(subject)
+            .bind(number(from))
+            .bind(number(to))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Writes down how a run ended. False if it is no longer this host's to say.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn finish(&self, claim: &Claim, end: &End) -> Result<bool, CatalogError> {
+        let mut transaction = self.begin().await?;
+        let now = self.now_within(&mut transaction).await?;
+        let epoch = i64::try_from(claim.epoch).unwrap_or(i64::MAX);
+        let mine = sqlx::query("UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2")
+            .bind(&claim.subject)
+            .bind(epoch)
+            .execute(&mut *transaction)
+            .await?;
+        if mine.rows_affected() != 1 {
+            return Ok(false);
+        }
+        let (state, not_before, outcome, back) = match end {
+            End::Done(outcome) => ("done", now, outcome, 0),
+            End::Retry { at, outcome } => ("waiting", millis(*at), outcome, 0),
+            End::Failed(outcome) => ("failed", now, outcome, 0),
+            End::Returned(outcome) => ("waiting", now, outcome, 1),
+        };
+        let done = sqlx::query(
+            "UPDATE ticks SET state = $4, not_before = $5, outcome = $6, ended = $7, attempt = attempt - $8
+             WHERE job = $1 AND tick = $2 AND epoch = $3 AND state = 'running'",
+        )
+        .bind(&claim.job)
+        .bind(millis(claim.tick))
+        .bind(epoch)
+        .bind(state)
+        .bind(not_before)
+        .bind(outcome)
+        .bind(now)
+        .bind(back)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// After a clock that was wrong by more than an hour has been set back: what was planned in its future is planned again when it
+    /// comes. Returns how many ticks that concerns.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn forget_the_future(&self, now: Timestamp) -> Result<u64, CatalogError> {
+        let limit = millis(now) + CLOCK_TOLERANCE_MILLIS;
+        let mut transaction = self.begin().await?;
+        let gone = sqlx::query("DELETE FROM ticks WHERE tick > $1 AND state <> 'running'").bind(limit).execute(&mut *transaction).await?;
+        let back = sqlx::query("UPDATE jobs SET planned_until = $2 WHERE planned_until > $1")
+            .bind(limit)
+            .bind(millis(now))
+            .execute(&mut *transaction)
+            .await?;
+        // A lease from the future would be held until then.
+        sqlx::query("UPDATE subjects SET lease_until = $2 WHERE lease_until > $1")
+            .bind(limit + CLOCK_TOLERANCE_MILLIS * 24)
+            .bind(millis(now))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(gone.rows_affected().max(back.rows_affected()))
+    }
+
+    /// The newest tick of each job that has ended, and everything that runs or waits.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn board(&self) -> Result<Vec<TickRow>, CatalogError> {
+        let query = format!(
+            "SELECT {COLUMNS} FROM ticks t WHERE state IN ('running', 'waiting')
+               OR tick = (SELECT max(tick) FROM ticks o WHERE o.job = t.job AND o.state IN ('done', 'failed', 'missed')) ORDER BY tick, job"
+        );
+        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(TickRow::of).collect())
+    }
+
+    /// Ticks of a job, the newest first.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn ticks(&self, job: &str, limit: usize) -> Result<Vec<TickRow>, CatalogError> {
+        let query = format!("SELECT {COLUMNS} FROM ticks WHERE job = $1 ORDER BY tick DESC LIMIT $2");
+        let limit = i64::try_from(limit.min(TICKS_PLANNED_MAX)).unwrap_or(i64::MAX);
+        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).bind(job).bind(limit).fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(TickRow::of).collect())
+    }
+
+    /// How many ticks are in each state.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn tick_counts(&self) -> Result<BTreeMap<String, u64>, CatalogError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM ticks GROUP BY state").fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|(state, count)| (state, u64::try_from(count).unwrap_or_default())).collect())
+    }
+
+    /// Says that this host is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn greet(&self, host: &str, skew_millis: i64) -> Result<(), CatalogError> {
+        let now = millis(self.now().await?);
+        sqlx::query(
+            "INSERT INTO hosts (host, seen, skew, version) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (host) DO UPDATE SET seen = $2, skew = $3, version = $4",
+        )
+        .bind(host)
+        .bind(now)
+        .bind(skew_millis)
+        .bind(env!("CARGO_PKG_VERSION"))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Hosts that were heard of.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn hosts(&self) -> Result<Vec<HostRow>, CatalogError> {
+        let rows: Vec<(String, i64, i64, String)> =
+            sqlx::query_as("SELECT host, seen, skew, version FROM hosts ORDER BY host").fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|(host, seen, skew_millis, version)| HostRow { host, seen: time(seen), skew_millis, version }).collect())
+    }
+
+    /// Forgets ticks that ended before a time.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn forget_ticks(&self, before: Timestamp) -> Result<u64, CatalogError> {
+        let gone = sqlx::query("DELETE FROM ticks WHERE ended < $1 AND state NOT IN ('running', 'waiting')")
+            .bind(millis(before))
+            .execute(&self.pool)
+            .await?;
+        Ok(gone.rows_affected())
+    }
+}

@@ -1,0 +1,95 @@
+//! Ways to tell somebody. A delivery that fails or hangs is a result like any other: the message is kept and tried again.
+//!
+//! No error here names an address: whoever knows a webhook's may use it.
+
+pub mod command;
+pub mod smtp;
+#[cfg(feature = "aws")]
+pub mod sns;
+pub mod webhook;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::config::serve::UrlFrom;
+use crate::domain::alarm::{Kind, Message};
+
+/// How long one delivery may take.
+pub const DELIVERY_MAX: Duration = Duration::from_secs(20);
+
+/// A way to tell somebody.
+#[async_trait]
+pub trait Way: Send + Sync {
+    /// Delivers a message. May be repeated after any error.
+    ///
+    /// # Errors
+    /// Why not, without addresses and secrets.
+    async fn send(&self, message: &Message) -> Result<(), String>;
+}
+
+/// Something that misses us when we are silent.
+#[async_trait]
+pub trait Pulse: Send + Sync {
+    /// Shows that somebody is alive.
+    ///
+    /// # Errors
+    /// Why not, without the address.
+    async fn beat(&self) -> Result<(), String>;
+}
+
+/// A way, its name, and what it wants to hear of.
+#[derive(Clone)]
+pub struct Channel {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it is told of.
+    pub on: BTreeSet<Kind>,
+    /// The way.
+    pub way: Arc<dyn Way>,
+}
+
+/// Everybody who can be told.
+#[derive(Clone, Default)]
+pub struct Bell {
+    /// Who gets messages.
+    pub channels: Vec<Channel>,
+    /// Who wants to hear that we are alive.
+    pub pulses: Vec<Arc<dyn Pulse>>,
+}
+
+impl Bell {
+    /// Names of the channels that want to hear of something.
+    #[must_use]
+    pub fn who_wants(&self, kind: Kind) -> Vec<String> {
+        self.channels.iter().filter(|channel| channel.on.contains(&kind)).map(|channel| channel.name.clone()).collect()
+    }
+
+    /// Delivers a message, within a time.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn deliver(&self, channel: &str, message: &Message) -> Result<(), String> {
+        let Some(channel) = self.channels.iter().find(|known| known.name == channel) else {
+            return Err("this channel is not configured any more".to_owned());
+        };
+        let sent = tokio::time::timeout(DELIVERY_MAX, channel.way.send(message)).await;
+        sent.unwrap_or_else(|_| Err(format!("no answer within {} seconds", DELIVERY_MAX.as_secs())))
+    }
+}
+
+/// An address, read when it is used: a file may be replaced while the program runs.
+fn read_url(from: &UrlFrom) -> Result<String, String> {
+    match from {
+        UrlFrom::Text(text) => Ok(text.clone()),
+        UrlFrom::File(file) => read_secret(file),
+    }
+}
+
+fn read_secret(file: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    Ok(text.trim().to_owned())
+}

@@ -1,0 +1,190 @@
+//! What the scheduler's runs do: the verbs that a person would type.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::scheduler::Failure;
+use crate::catalog::ticks::Claim;
+use crate::config::schedules;
+use crate::domain::Trouble;
+use crate::domain::alarm::Kind;
+use crate::domain::drill::Verdict;
+use crate::domain::job::{Action, Job};
+use crate::domain::span::{Span, bytes_for_people};
+use crate::notify::Bell;
+use crate::report::{Progress, Team};
+use crate::work::fence::Mandate;
+use crate::work::{Rig, WorkError, back_up, drill, prune, shelf, sweep, verify};
+
+/// Whoever does what is due.
+#[async_trait]
+pub trait Hands: Send + Sync {
+    /// Does it, and says in a few words what came of it.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    async fn perform(&self, job: &Job, claim: &Claim, progress: Progress, cancel: CancellationToken) -> Result<String, Failure>;
+
+    /// Confirms a claim where it counts, which may give it a later epoch.
+    ///
+    /// # Errors
+    /// [`Failure`] if it is somebody else's by now.
+    async fn confirm(&self, job: &Job, claim: Claim) -> Result<Claim, Failure> {
+        let _ = job;
+        Ok(claim)
+    }
+}
+
+/// Something noticed on the way that somebody must hear of, though the run did what it should.
+pub type News = tokio::sync::mpsc::UnboundedSender<(Kind, String, String, String)>;
+
+/// The verbs.
+pub struct Verbs {
+    /// The rig.
+    pub rig: Rig,
+    /// Who wants to hear that we are alive.
+    pub bell: Bell,
+    /// What is noticed on the way.
+    pub news: News,
+}
+
+/// Errors of verbs, in words without data: a server's own words may quote it, and stay with the causes.
+fn failure(error: &WorkError) -> Failure {
+    let mut text = error.to_string();
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!(" ({hint})"));
+    }
+    Failure { trouble: error.trouble(), text }
+}
+
+#[async_trait]
+impl Hands for Verbs {
+    async fn confirm(&self, job: &Job, claim: Claim) -> Result<Claim, Failure> {
+        let Action::Backup(datastore) = &job.action else { return Ok(claim) };
+        let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch };
+        let confirmed = mandate.claim(&self.rig, datastore).await.map_err(|error| failure(&error))?;
+        Ok(Claim { epoch: confirmed.epoch, ..claim })
+    }
+
+    async fn perform(&self, job: &Job, claim: &Claim, progress: Progress, cancel: CancellationToken) -> Result<String, Failure> {
+        let rig = Rig { progress, cancel, reading: Arc::default(), ..self.rig.clone() };
+        let done = match &job.action {
+            Action::Backup(datastore) => {
+                let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch };
+                backup(&rig, datastore, mandate, claim.attempt).await
+            }
+            Action::Drill(name) => rehearse(&rig, name).await,
+            Action::Verify(count) => read_back(&rig, *count).await,
+            Action::Prune => self.prune(&rig).await,
+            Action::Sweep => self.sweep(&rig).await,
+            Action::Heartbeat => self.beat().await,
+        };
+        done.map_err(|error| {
+            tracing::error!(job = %job.key, error = &error as &dyn std::error::Error, "the run failed");
+            failure(&error)
+        })
+    }
+}
+
+async fn backup(rig: &Rig, datastore: &crate::domain::DatastoreName, mandate: Mandate, attempt: u32) -> Result<String, WorkError> {
+    if attempt > 1
+        && let Some(backup) = mandate.answered(rig, datastore).await?
+    {
+        return Ok(format!("an earlier attempt had published {backup}"));
+    }
+    let report = back_up::back_up_as(rig, datastore, mandate).await?;
+    let (bytes, seconds) = (bytes_for_people(report.sealed_bytes), report.seconds);
+    Ok(format!("published {}, {bytes} in {seconds:.0} s", report.backup))
+}
+
+async fn rehearse(rig: &Rig, name: &str) -> Result<String, WorkError> {
+    let team = Team::new(|_| {}, false);
+    // One that died here has no report yet; it gets one before the next begins.
+    let vault = shelf::vault_id(rig).await?;
+    if let Some(catalog) = rig.catalog() {
+        for open in catalog.open_drills(&vault).await?.into_iter().filter(|open| open.drill == name) {
+            drill::abort(rig, &open.run, &team).await?;
+        }
+    }
+    let outcome = drill::run(rig, name, &team).await?;
+    let report = outcome.report;
+    let said = format!("{}, record {}", report.verdict.name(), outcome.written.sequence);
+    match report.verdict {
+        Verdict::Pass => Ok(said),
+        Verdict::Fail => Err(WorkError::CheckFailed(format!("{said}: {}", report.reasons.join("; ")))),
+        Verdict::NotVerified if rig.cancel.is_cancelled() => Err(WorkError::Interrupted),
+        Verdict::NotVerified => Err(WorkError::NotVerified(format!("{said}: {}", report.reasons.join("; ")))),
+    }
+}
+
+async fn read_back(rig: &Rig, count: usize) -> Result<String, WorkError> {
+    let mut entries = shelf::entries(rig, None).await?;
+    let mut read = 0;
+    while read < count && !entries.is_empty() {
+        let entry = entries.swap_remove(rand::random_range(0..entries.len()));
+        let believed = entry.manifest?;
+        verify::verify(rig, &believed.manifest, believed.verified).await?;
+        read += 1;
+    }
+    Ok(format!("read {read} backups back"))
+}
+
+impl Verbs {
+    async fn prune(&self, rig: &Rig) -> Result<String, WorkError> {
+        let all = schedules::jobs(&rig.config)?;
+        let (mut removed, mut left) = (0, Vec::new());
+        for datastore in rig.config.datastores.keys() {
+            let policies = prune::policies_of(&all.schedules, datastore);
+            let pruning = prune::look(rig, datastore, policies).await?;
+            let done = prune::apply(rig, pruning).await?;
+            removed += done.removed.len();
+            left.extend(done.left.into_iter().map(|(backup, why)| format!("{backup}: {why}")));
+            if rig.cancel.is_cancelled() {
+                return Err(WorkError::Interrupted);
+            }
+        }
+        if left.is_empty() { Ok(format!("removed {removed} backups")) } else { Err(WorkError::Leftovers(left.join("; "))) }
+    }
+
+    async fn sweep(&self, rig: &Rig) -> Result<String, WorkError> {
+        let found = sweep::look(rig, Span::seconds(86_400)).await?;
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        let leftovers = &found.leftovers;
+        kinds.insert("unfinished uploads", leftovers.uploads.len());
+        kinds.insert("objects of unpublished backups", leftovers.orphans.values().map(Vec::len).sum());
+        kinds.insert("sandboxes", leftovers.sandboxes.len());
+        kinds.insert("drills without a report", leftovers.unreported.len());
+        kinds.insert("backups whose manifest is gone", leftovers.lost.len());
+        kinds.retain(|_, count| *count > 0);
+        let said = kinds.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
+        if !kinds.is_empty() {
+            let next = "find out which run died and why (`lifeboat status`); what may go has been removed".to_owned();
+            let _ = self.news.send((Kind::Leftovers, "sweep".to_owned(), format!("a sweep found {said}"), next));
+        }
+        let removed = found.apply(rig).await?;
+        Ok(if said.is_empty() { "found nothing".to_owned() } else { format!("found {said}; removed {removed} things") })
+    }
+
+    async fn beat(&self) -> Result<String, WorkError> {
+        let mut silent = Vec::new();
+        for pulse in &self.bell.pulses {
+            let beat = tokio::time::timeout(crate::notify::DELIVERY_MAX, pulse.beat()).await;
+            if let Err(why) = beat.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                silent.push(why);
+            }
+        }
+        match silent.is_empty() {
+            true => Ok(format!("{} switches told", self.bell.pulses.len())),
+            false => Err(WorkError::NotTold(format!("a dead man's switch was not reached: {}", silent.join("; ")))),
+        }
+    }
+}
+
+/// A run that took longer than it may.
+#[must_use]
+pub fn timed_out(within: Span) -> Failure {
+    Failure { trouble: Trouble::Unavailable, text: format!("it took longer than {within} and was stopped") }
+}

@@ -1,0 +1,411 @@
+//! The daemon: plans, claims and runs what is due, tells somebody, and shows how things stand. For years.
+//!
+//! Its loop does little and never waits for a run: runs are tasks with a lease that is renewed beside them. What it needs to know stands
+//! in the catalog; while that does not answer, runs go on and nothing new is begun.
+
+pub mod hands;
+pub mod metrics;
+pub mod page;
+pub mod scheduler;
+pub mod telling;
+pub mod web;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::catalog::ticks::{Claim, End};
+use crate::config::schedules::Jobs;
+use crate::config::serve::{OnStop, ServeConfig};
+use crate::domain::Trouble;
+use crate::domain::job::Job;
+use crate::notify::Bell;
+use crate::report::Progress;
+use crate::work::status::{self, EvidenceCache, Status};
+use crate::work::{Rig, WorkError, fence};
+use hands::{Hands, News, Verbs};
+use scheduler::{Failure, Scheduler, end_of};
+
+/// How often the catalog is asked, if nothing happens before.
+const POLL: Duration = Duration::from_secs(1);
+/// How often it is looked how things stand.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long a run may take to end once it has been told to.
+const GRACE: Duration = Duration::from_secs(60);
+/// How long the end of a run is kept trying to be written down, one attempt after the other.
+const WRITE_AGAIN: Duration = Duration::from_secs(2);
+/// Ticks and messages are forgotten after this.
+const HISTORY: jiff::SignedDuration = jiff::SignedDuration::from_hours(24 * 400);
+
+/// What a configuration amounts to.
+pub struct Setup {
+    /// The rig.
+    pub rig: Rig,
+    /// Whom to tell.
+    pub bell: Bell,
+    /// What runs, and when.
+    pub jobs: Jobs,
+}
+
+/// Reads the configuration, now and on SIGHUP.
+pub type Load = Box<dyn Fn() -> BoxFuture<'static, Result<Setup, WorkError>> + Send + Sync>;
+
+/// A run that is under way on this host.
+#[derive(Clone)]
+pub struct Running {
+    /// The job.
+    pub job: Job,
+    /// Its claim.
+    pub claim: Claim,
+    /// How far it is.
+    pub progress: Progress,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// What the page and the metrics show. Written by the loop, read by everybody.
+#[derive(Default)]
+pub struct Board {
+    /// How things stood when it was looked last.
+    pub status: Mutex<Option<Arc<Status>>>,
+    /// The evidence as it was read then.
+    pub series: Mutex<Option<Arc<crate::evidence::Series>>>,
+    /// Runs of this host.
+    pub running: Mutex<BTreeMap<String, Running>>,
+    /// Runs of this host that have ended, by what they did and how.
+    pub ended: Mutex<BTreeMap<(String, &'static str), u64>>,
+}
+
+impl Board {
+    /// How things stood when it was looked last.
+    #[must_use]
+    pub fn status(&self) -> Option<Arc<Status>> {
+        self.status.lock().ok().and_then(|status| status.clone())
+    }
+    /// The evidence as it was read then.
+    #[must_use]
+    pub fn series(&self) -> Option<Arc<crate::evidence::Series>> {
+        self.series.lock().ok().and_then(|series| series.clone())
+    }
+    /// Runs of this host.
+    #[must_use]
+    pub fn running(&self) -> Vec<Running> {
+        self.running.lock().map(|running| running.values().cloned().collect()).unwrap_or_default()
+    }
+}
+
+/// Runs until `cancel` is cancelled and what was begun has ended.
+///
+/// # Errors
+/// [`WorkError`] if the first configuration is not acceptable, or the page cannot be served.
+pub async fn run(load: Load, cancel: CancellationToken, mut hangup: tokio::sync::mpsc::UnboundedReceiver<()>) -> Result<(), WorkError> {
+    let setup = load().await?;
+    let catalog = match &setup.rig.catalog {
+        Ok(catalog) => catalog.clone(),
+        Err(error) => {
+            return Err(WorkError::Refused {
+                what: "serve".to_owned(),
+                why: format!("what ran and what is due stands in the catalog, and {error}"),
+                hint: "move the catalog's file away, or start its server; what it held of backups is in the vault".to_owned(),
+            });
+        }
+    };
+    let board = Arc::new(Board::default());
+    let serving = web::serve(&setup.rig.config.serve, Arc::clone(&board), cancel.clone()).await?;
+    let (news, heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut daemon = Daemon::new(setup, catalog, board, news).await?;
+    tokio::spawn(telling::pass_on(heard, daemon.catalog.clone(), Arc::clone(&daemon.telling)));
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let mut looked: Option<Instant> = None;
+    while !cancel.is_cancelled() {
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        if let Err(error) = daemon.begin_what_is_due().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the catalog does not answer; nothing new is begun until it does");
+        }
+        if looked.is_none_or(|at| at.elapsed() > LOOK) || daemon.reap() {
+            daemon.look().await;
+            looked = Some(Instant::now());
+        }
+        daemon.telling.deliver(&daemon.catalog).await;
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            Some(()) = hangup.recv() => {
+                daemon.reload(&load).await;
+                looked = None;
+            }
+            _ = daemon.tasks.join_next(), if !daemon.tasks.is_empty() => looked = None,
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    daemon.stop().await;
+    if let Some(serving) = serving {
+        let _ = serving.await;
+    }
+    Ok(())
+}
+
+struct Daemon {
+    scheduler: Scheduler,
+    catalog: Catalog,
+    settings: ServeConfig,
+    rig: Rig,
+    verbs: Arc<Verbs>,
+    news: News,
+    telling: Arc<telling::Telling>,
+    board: Arc<Board>,
+    cache: EvidenceCache,
+    tasks: JoinSet<()>,
+    running_cancel: CancellationToken,
+    faults: Vec<crate::domain::alarm::Alarm>,
+    cleaned: Option<Instant>,
+}
+
+impl Daemon {
+    async fn new(setup: Setup, catalog: Catalog, board: Arc<Board>, news: News) -> Result<Self, WorkError> {
+        let settings = setup.rig.config.serve.clone();
+        let mut scheduler = Scheduler::new(catalog.clone(), &settings.host, settings.lease.duration(), settings.runs_in_all);
+        scheduler.take_jobs(setup.jobs.jobs).await?;
+        let telling = Arc::new(telling::Telling::new(setup.bell.clone(), setup.rig.vault.address(), settings.remind));
+        Ok(Self {
+            scheduler,
+            settings,
+            verbs: Arc::new(Verbs { rig: setup.rig.clone(), bell: setup.bell, news: news.clone() }),
+            rig: setup.rig,
+            catalog,
+            news,
+            telling,
+            board,
+            cache: EvidenceCache::default(),
+            tasks: JoinSet::new(),
+            running_cancel: CancellationToken::new(),
+            faults: Vec::new(),
+            cleaned: None,
+        })
+    }
+
+    async fn begin_what_is_due(&mut self) -> Result<(), crate::catalog::CatalogError> {
+        self.scheduler.plan().await?;
+        self.telling.tell_of_missed(&self.catalog).await?;
+        while self.tasks.len() < self.settings.runs {
+            let Some((claim, job)) = self.scheduler.claim().await? else { return Ok(()) };
+            tracing::info!(job = %job.key, tick = %claim.tick, attempt = claim.attempt, epoch = claim.epoch, "begun");
+            let running = Running { job, claim, progress: Progress::default(), since: Timestamp::now() };
+            if let Ok(mut all) = self.board.running.lock() {
+                all.insert(running.job.key.clone(), running.clone());
+            }
+            let run = Run {
+                catalog: self.catalog.clone(),
+                hands: Arc::clone(&self.verbs) as Arc<dyn Hands>,
+                lease: self.settings.lease.duration(),
+                stop: self.running_cancel.clone(),
+                running,
+            };
+            let board = Arc::clone(&self.board);
+            self.tasks.spawn(async move {
+                let key = run.running.job.key.clone();
+                let what = run.running.job.describe();
+                let how = run.perform().await;
+                if let Ok(mut all) = board.running.lock() {
+                    all.remove(&key);
+                }
+                if let Ok(mut ended) = board.ended.lock() {
+                    let verb = what.split(' ').next().unwrap_or_default().to_owned();
+                    *ended.entry((verb, how)).or_default() += 1;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether runs have ended since.
+    fn reap(&mut self) -> bool {
+        let mut any = false;
+        while self.tasks.try_join_next().is_some() {
+            any = true;
+        }
+        any
+    }
+
+    /// Looks how things stand, and raises and settles alarms.
+    async fn look(&mut self) {
+        let status = match status::look(&self.rig, &mut self.cache).await {
+            Ok(status) => Arc::new(status),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "it could not be looked how things stand");
+                return;
+            }
+        };
+        let skew = match self.catalog.now().await {
+            Ok(now) => Timestamp::now().duration_since(now),
+            Err(_) => return,
+        };
+        if let Err(error) = self.catalog.greet(&self.settings.host, i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "this host could not say that it is there");
+        }
+        let mut alarms = telling::alarms_of(&status);
+        alarms.extend(telling::clock_skew(&self.settings.host, skew));
+        alarms.extend(self.faults.iter().cloned());
+        if let Err(error) = self.telling.update(&self.catalog, &self.settings.host, alarms).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "alarms could not be noted in the catalog");
+        }
+        if let (Ok(mut at), Ok(series)) = (self.board.series.lock(), self.cache.series(&self.rig).await.cloned()) {
+            *at = Some(Arc::new(series));
+        }
+        if let Ok(mut at) = self.board.status.lock() {
+            *at = Some(status);
+        }
+        self.clean().await;
+    }
+
+    /// Forgets history, once a day.
+    async fn clean(&mut self) {
+        if self.cleaned.is_some_and(|at| at.elapsed() < Duration::from_secs(86_400)) {
+            return;
+        }
+        self.cleaned = Some(Instant::now());
+        let before = Timestamp::now() - HISTORY;
+        let forgotten = async {
+            Ok::<_, crate::catalog::CatalogError>(self.catalog.forget_ticks(before).await? + self.catalog.forget_messages(before).await?)
+        };
+        match forgotten.await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "old ticks and messages are forgotten"),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "old ticks could not be forgotten"),
+        }
+    }
+
+    /// Takes a new configuration, or keeps the old one and says why.
+    async fn reload(&mut self, load: &Load) {
+        let _ = sd_notify::notify(&[NotifyState::Reloading]);
+        let taken = async {
+            let setup = load().await?;
+            self.scheduler.take_jobs(setup.jobs.jobs).await?;
+            Ok::<_, WorkError>((setup.rig, setup.bell))
+        };
+        match taken.await {
+            Ok((rig, bell)) => {
+                self.faults.clear();
+                self.settings.runs = rig.config.serve.runs;
+                self.telling.replace(bell.clone());
+                self.verbs = Arc::new(Verbs { rig: rig.clone(), bell, news: self.news.clone() });
+                self.rig = rig;
+                self.cache = EvidenceCache::default();
+                tracing::info!("the configuration was read again and is in force");
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the new configuration is not acceptable; the old one stays in force"
+                );
+                self.faults = vec![telling::configuration(&self.settings.host, &error)];
+            }
+        }
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+    }
+
+    async fn stop(&mut self) {
+        let count = self.tasks.len();
+        if count > 0 {
+            tracing::info!(count, "waiting for runs to end");
+        }
+        if self.settings.on_stop == OnStop::Finish {
+            let all = async { while self.tasks.join_next().await.is_some() {} };
+            if tokio::time::timeout(self.settings.stop_within.duration(), all).await.is_ok() {
+                return;
+            }
+        }
+        self.running_cancel.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GRACE, all).await;
+    }
+}
+
+/// One run, from its claim to its end in the catalog.
+struct Run {
+    catalog: Catalog,
+    hands: Arc<dyn Hands>,
+    lease: Duration,
+    stop: CancellationToken,
+    running: Running,
+}
+
+impl Run {
+    /// Performs it; returns how it ended, as metrics count it.
+    async fn perform(self) -> &'static str {
+        let Running { job, claim, progress, .. } = self.running;
+        let (claim, result) = match self.hands.confirm(&job, claim.clone()).await {
+            Err(failure) => (claim, Err(failure)),
+            Ok(claim) => {
+                let (lost, cancel) = (CancellationToken::new(), self.stop.child_token());
+                let renewing = fence::renew(self.catalog.clone(), claim.subject.clone(), claim.epoch, self.lease, lost.clone());
+                let result = {
+                    let work = self.hands.perform(&job, &claim, progress, cancel.clone());
+                    tokio::pin!(work);
+                    let limit = job.timeout.duration();
+                    tokio::select! {
+                        result = &mut work => Some(result),
+                        () = tokio::time::sleep(limit) => {
+                            cancel.cancel();
+                            let _ = tokio::time::timeout(GRACE, &mut work).await;
+                            Some(Err(hands::timed_out(job.timeout)))
+                        }
+                        () = lost.cancelled() => {
+                            cancel.cancel();
+                            let _ = tokio::time::timeout(GRACE, &mut work).await;
+                            None
+                        }
+                    }
+                };
+                renewing.abort();
+                match result {
+                    Some(result) => (claim, result),
+                    None => {
+                        tracing::warn!(job = %job.key, tick = %claim.tick, "another host has taken over this run");
+                        return "taken-over";
+                    }
+                }
+            }
+        };
+        write_down(&self.catalog, &job, &claim, result).await
+    }
+}
+
+/// Writes the end of a run into the catalog, as often as it takes: a run that ended and is not known to have ended is run again.
+async fn write_down(catalog: &Catalog, job: &Job, claim: &Claim, result: Result<String, Failure>) -> &'static str {
+    let how = match &result {
+        Ok(_) => "done",
+        Err(failure) if failure.trouble == Trouble::Interrupted => "interrupted",
+        Err(_) => "failed",
+    };
+    loop {
+        let now = catalog.now().await;
+        let written = match now {
+            Ok(now) => {
+                let end = end_of(job, claim, result.clone(), now);
+                tracing::info!(job = %job.key, tick = %claim.tick, end = ?end, "ended");
+                catalog.finish(claim, &end).await.map(|mine| (mine, end))
+            }
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok((true, End::Retry { .. })) => return "retried",
+            Ok((true, _)) => return how,
+            Ok((false, _)) => {
+                tracing::warn!(job = %job.key, tick = %claim.tick, "it ended after another host had taken over");
+                return "taken-over";
+            }
+            Err(error) => {
+                tracing::warn!(job = %job.key, error = &error as &dyn std::error::Error, "its end could not be written down; trying again");
+                tokio::time::sleep(WRITE_AGAIN).await;
+            }
+        }
+    }
+}

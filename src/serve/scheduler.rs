@@ -1,0 +1,138 @@
+//! The scheduler without its clock and its hands: what is due, who takes it, and what comes of how it ended.
+//!
+//! It keeps nothing that matters: ticks, leases and outcomes stand in the catalog, and any process with the same schedules goes on where
+//! another died. A simulation drives it by a virtual clock; [`super::run`] by the real one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::catalog::ticks::{Claim, End};
+use crate::catalog::{Catalog, CatalogError};
+use crate::domain::Trouble;
+use crate::domain::job::{CatchUp, Job, backoff};
+
+/// How a run failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Class of the error.
+    pub trouble: Trouble,
+    /// In words that may be sent: no secrets, no names from inside the data.
+    pub text: String,
+}
+
+/// The scheduler of one host.
+pub struct Scheduler {
+    catalog: Catalog,
+    host: String,
+    lease: Duration,
+    in_all: Option<usize>,
+    jobs: Arc<BTreeMap<String, Job>>,
+    /// The next nominal time of every job, in order.
+    upcoming: BTreeSet<(Timestamp, String)>,
+    /// Up to when each job has been planned, as far as this process knows.
+    planned: BTreeMap<String, Timestamp>,
+}
+
+impl Scheduler {
+    /// A scheduler that knows no jobs yet.
+    #[must_use]
+    pub fn new(catalog: Catalog, host: &str, lease: Duration, in_all: Option<usize>) -> Self {
+        Self { catalog, host: host.to_owned(), lease, in_all, jobs: Arc::default(), upcoming: BTreeSet::new(), planned: BTreeMap::new() }
+    }
+
+    /// The jobs.
+    #[must_use]
+    pub fn jobs(&self) -> Arc<BTreeMap<String, Job>> {
+        Arc::clone(&self.jobs)
+    }
+
+    /// Takes other jobs. Those that were not known are planned from now on.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn take_jobs(&mut self, jobs: Vec<Job>) -> Result<(), CatalogError> {
+        let now = self.catalog.now().await?;
+        self.jobs = Arc::new(jobs.into_iter().map(|job| (job.key.clone(), job)).collect());
+        let known = self.catalog.planned().await?;
+        let new: Vec<String> = self.jobs.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
+        if !new.is_empty() {
+            self.catalog.meet(&new, now).await?;
+        }
+        self.look_up(known, now);
+        Ok(())
+    }
+
+    fn look_up(&mut self, known: BTreeMap<String, Timestamp>, now: Timestamp) {
+        self.planned = self.jobs.keys().map(|key| (key.clone(), known.get(key).copied().unwrap_or(now))).collect();
+        let next = |job: &Job| self.planned.get(&job.key).and_then(|since| job.calendar.next_nominal(*since));
+        self.upcoming = self.jobs.values().filter_map(|job| Some((next(job)?, job.key.clone()))).collect();
+    }
+
+    /// Writes down every tick that has come, those that passed without a run as well.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn plan(&mut self) -> Result<(), CatalogError> {
+        let now = self.catalog.now().await?;
+        if self.planned.values().any(|until| *until > now + SignedDuration::from_hours(1)) {
+            let concerned = self.catalog.forget_the_future(now).await?;
+            tracing::warn!(concerned, "the clock was set back by more than an hour; what was planned in its future is planned again");
+            let known = self.catalog.planned().await?;
+            self.look_up(known, now);
+        }
+        while let Some((next, _)) = self.upcoming.first().filter(|(next, _)| *next <= now) {
+            debug_assert!(*next <= now);
+            let Some((_, key)) = self.upcoming.pop_first() else { break };
+            let Some(job) = self.jobs.get(&key).cloned() else { continue };
+            let since = self.planned.get(&key).copied().unwrap_or(now);
+            let planned = job.plan(since, now);
+            self.catalog.plan(&job, &planned, now).await?;
+            self.planned.insert(key.clone(), planned.until);
+            if let Some(next) = job.calendar.next_nominal(planned.until) {
+                self.upcoming.insert((next, key));
+            }
+        }
+        for job in self.jobs.values().filter(|job| matches!(job.catch_up, CatchUp::Skip(_))) {
+            self.catalog.give_up(job, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a tick that is due, with its job.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn claim(&self) -> Result<Option<(Claim, Job)>, CatalogError> {
+        let jobs = Arc::clone(&self.jobs);
+        let known = move |key: &str| jobs.get(key).cloned();
+        let claim = self.catalog.claim(&self.host, &known, self.lease, self.in_all).await?;
+        Ok(claim.and_then(|claim| Some((claim.clone(), self.jobs.get(&claim.job)?.clone()))))
+    }
+
+    /// When the next tick of any job comes.
+    #[must_use]
+    pub fn next(&self) -> Option<Timestamp> {
+        self.upcoming.first().map(|(next, _)| *next)
+    }
+}
+
+/// Decides what comes of how a run ended.
+#[must_use]
+pub fn end_of(job: &Job, claim: &Claim, result: Result<String, Failure>, now: Timestamp) -> End {
+    let failure = match result {
+        Ok(outcome) => return End::Done(outcome),
+        Err(failure) => failure,
+    };
+    let text = format!("{}: {}", failure.trouble, failure.text);
+    match failure.trouble {
+        Trouble::Interrupted => End::Returned(failure.text),
+        trouble if trouble.is_retryable() && claim.attempt <= job.retries => {
+            let wait = SignedDuration::try_from(backoff(claim.attempt)).unwrap_or_default();
+            End::Retry { at: now.checked_add(wait).unwrap_or(now), outcome: text }
+        }
+        _ => End::Failed(text),
+    }
+}

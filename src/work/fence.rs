@@ -1,0 +1,162 @@
+//! By what right a run publishes: a claim in the vault that a later holder of the datastore outdoes.
+//!
+//! A lease ends by a clock, and a host that stood still does not know what time it is. So each holder writes the epoch of its lease
+//! into the vault, conditionally, before it begins, and looks before its manifest whether there is a later one. Between that look and
+//! the manifest it may still stand still: then two manifests answer one tick, and readers take the one of the higher epoch
+//! ([`crate::domain::choice`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Rig, WorkError, evidence, shelf};
+use crate::catalog::Catalog;
+use crate::domain::Document;
+use crate::domain::document::EpochClaim;
+use crate::domain::id::DatastoreName;
+use crate::domain::job::subject_of;
+use crate::domain::layout;
+use crate::vault::VaultError;
+
+/// How often a number is tried that others have taken.
+const RACES_MAX: usize = 20;
+
+/// By what right a run publishes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mandate {
+    /// The scheduled time it answers to; none by hand.
+    pub tick: Option<Timestamp>,
+    /// Epoch of its lease; 0 where hosts share nothing.
+    pub epoch: u64,
+}
+
+impl Mandate {
+    /// Makes the claim in the vault. A catalog that was lost counts from the beginning again; then the vault knows better, and the
+    /// lease gets the number behind the vault's.
+    ///
+    /// # Errors
+    /// [`WorkError::TakenOver`] if somebody else holds the datastore by now.
+    pub async fn claim(self, rig: &Rig, datastore: &DatastoreName) -> Result<Self, WorkError> {
+        if self.epoch == 0 {
+            return Ok(self);
+        }
+        let mut epoch = self.epoch;
+        for _ in 0..RACES_MAX {
+            let claim = EpochClaim::new(datastore.clone(), epoch, self.tick, evidence::actor(), rand::random());
+            match rig.vault.put(&layout::epoch(datastore, epoch), Document::epoch(&claim)).await {
+                Ok(()) => return Ok(Self { epoch, ..self }),
+                Err(VaultError::Exists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let next = highest(rig, datastore).await?.max(epoch) + 1;
+            let catalog = rig.catalog.as_ref().map_err(|_| taken_over(datastore))?;
+            if !catalog.raise_epoch(&subject_of(datastore), epoch, next).await? {
+                return Err(taken_over(datastore));
+            }
+            epoch = next;
+        }
+        Err(taken_over(datastore))
+    }
+
+    /// Whether nobody has claimed a later epoch.
+    ///
+    /// # Errors
+    /// [`WorkError::TakenOver`] if somebody has.
+    pub async fn holds(self, rig: &Rig, datastore: &DatastoreName) -> Result<(), WorkError> {
+        if self.epoch > 0 && highest(rig, datastore).await? > self.epoch { Err(taken_over(datastore)) } else { Ok(()) }
+    }
+
+    /// The backup that an earlier attempt at the same tick has published, if one has.
+    ///
+    /// # Errors
+    /// [`WorkError`] if the vault cannot be read.
+    pub async fn answered(self, rig: &Rig, datastore: &DatastoreName) -> Result<Option<String>, WorkError> {
+        let Some(tick) = self.tick else { return Ok(None) };
+        let vault = shelf::vault_id(rig).await?;
+        let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
+        for facts in listed.into_iter().rev() {
+            let Some((_, backup)) = layout::parse_manifest_key(facts.key.as_str()) else { continue };
+            // Names begin with the time at which a run began; hosts' clocks differ a little.
+            if backup.begun() < tick - jiff::SignedDuration::from_hours(1) {
+                break;
+            }
+            let place = layout::Place { datastore, backup: &backup };
+            if let Ok(believed) = shelf::manifest(rig, &vault, &place).await
+                && believed.manifest.tick == Some(tick)
+            {
+                return Ok(Some(backup.to_string()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn taken_over(datastore: &DatastoreName) -> WorkError {
+    WorkError::TakenOver { datastore: datastore.clone() }
+}
+
+async fn highest(rig: &Rig, datastore: &DatastoreName) -> Result<u64, WorkError> {
+    let listed = rig.vault.list(&layout::epochs_of(datastore)).await?;
+    Ok(listed.iter().filter_map(|facts| layout::parse_epoch_key(datastore, facts.key.as_str())).max().unwrap_or(0))
+}
+
+/// A datastore that is held for a run by hand, where other hosts could begin one. Given back when dropped, or when its lease ends.
+pub struct Held {
+    /// By what right the run publishes.
+    pub mandate: Mandate,
+    release: Option<(Catalog, String, u64)>,
+    renewing: Option<JoinHandle<()>>,
+}
+
+impl Held {
+    /// Takes a datastore, where the catalog is shared. `lost` is cancelled if somebody else has taken it.
+    ///
+    /// # Errors
+    /// [`WorkError::AlreadyRunning`] if somebody holds it.
+    pub async fn take(rig: &Rig, datastore: &DatastoreName, lost: &CancellationToken) -> Result<Self, WorkError> {
+        let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) else {
+            return Ok(Self { mandate: Mandate::default(), release: None, renewing: None });
+        };
+        let (subject, lease) = (subject_of(datastore), rig.config.serve.lease.duration());
+        let held = catalog.hold(&rig.config.serve.host, &subject, lease).await?;
+        let Some(epoch) = held else { return Err(WorkError::AlreadyRunning { what: "a run", datastore: datastore.clone() }) };
+        let mandate = Mandate { tick: None, epoch }.claim(rig, datastore).await?;
+        let epoch = mandate.epoch;
+        let renewing = renew(catalog.clone(), subject.clone(), epoch, lease, lost.clone());
+        Ok(Self { mandate, release: Some((catalog.clone(), subject, epoch)), renewing: Some(renewing) })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+        }
+        if let Some((catalog, subject, epoch)) = self.release.take() {
+            // What cannot be said now the end of the lease says later.
+            tokio::spawn(async move { catalog.release(&subject, epoch).await });
+        }
+    }
+}
+
+/// Renews a lease until the task is aborted; cancels `lost` if it has become somebody else's. A catalog that does not answer is no
+/// reason to stop: whoever takes over claims a later epoch in the vault.
+#[must_use]
+pub fn renew(catalog: Catalog, subject: String, epoch: u64, lease: Duration, lost: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(lease / 3).await;
+            match catalog.renew(&subject, epoch, lease).await {
+                Ok(true) => {}
+                Ok(false) => return lost.cancel(),
+                Err(error) => {
+                    let error: Arc<dyn std::error::Error> = Arc::new(error);
+                    tracing::warn!(%subject, error = error.as_ref(), "the lease could not be renewed; going on");
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,273 @@
+//! Removing backups that retention does not keep. A plan is shown first and applied only when confirmed.
+//!
+//! What is to go is written into the evidence first, signed: a gap in the numbers of the backups is explained by that record or by
+//! nothing. Then the manifest goes, and with it the backup, since a backup is whole or absent; then its payloads and the rest; and only
+//! when nothing of it is left does the catalog forget it. What could not be deleted is found again by the next plan, from the record.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{HostLock, Rig, WorkError, evidence, shelf};
+use crate::config::VaultConfig;
+use crate::config::schedules::Schedule;
+use crate::domain::drill::Verdict;
+use crate::domain::evidence::{Body, Hold, Removed, RemovedBackup};
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::layout::{self, ObjectKey, Place};
+use crate::domain::manifest::Manifest;
+use crate::domain::retention::{Candidate, Guard, Plan, Policy, minimum_days, plan};
+use crate::evidence::Series;
+
+/// What would be removed of one datastore, and why everything else stays.
+pub struct Pruning {
+    /// The decisions.
+    pub plan: Plan,
+    /// Objects of backups whose removal was begun earlier.
+    pub unfinished: Vec<ObjectKey>,
+    /// Manifests that are not believed: never counted, never removed.
+    pub not_believed: usize,
+    manifests: BTreeMap<BackupId, Manifest>,
+    policies: Vec<Policy>,
+}
+
+/// What was done.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Pruned {
+    /// Backups that are gone.
+    pub removed: Vec<BackupId>,
+    /// Backups that were to go and stay for now, each with the reason.
+    pub left: Vec<(BackupId, String)>,
+}
+
+/// Policies of a datastore, from every schedule that backs it up.
+#[must_use]
+pub fn policies_of(schedules: &[Schedule], datastore: &DatastoreName) -> Vec<Policy> {
+    let of = schedules.iter().filter(|schedule| schedule.datastores().any(|name| name == datastore));
+    of.filter_map(|schedule| schedule.keep.clone()).collect()
+}
+
+/// What the evidence says about backups of a datastore.
+#[derive(Default)]
+struct Testimony {
+    last_drilled: Option<BackupId>,
+    held: BTreeMap<BackupId, String>,
+    removed: BTreeSet<BackupId>,
+}
+
+fn testimony(series: &Series, datastore: &DatastoreName) -> Testimony {
+    let mut found = Testimony::default();
+    for (_, record) in series.believed() {
+        match &record.body {
+            Body::Report(report) if report.verdict == Verdict::Pass => {
+                if let Some(backup) = report.backups.iter().find(|backup| &backup.datastore == datastore) {
+                    found.last_drilled = Some(backup.backup.clone());
+                }
+            }
+            Body::Hold(hold) if &hold.datastore == datastore => drop(found.held.insert(hold.backup.clone(), hold.reason.clone())),
+            Body::Release(hold) if &hold.datastore == datastore => drop(found.held.remove(&hold.backup)),
+            Body::Removed(removed) if &removed.datastore == datastore => {
+                found.removed.extend(removed.backups.iter().map(|one| one.backup.clone()));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Looks at every backup of a datastore and decides.
+///
+/// # Errors
+/// [`WorkError`] if vault or evidence cannot be read.
+pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -> Result<Pruning, WorkError> {
+    let (series, flaws) = evidence::examine(rig).await?;
+    // A series with holes cannot say what was drilled or held.
+    if let Some(flaw) = flaws.iter().find(|flaw| flaw.hides_records()) {
+        return Err(WorkError::Refused {
+            what: format!("pruning {datastore}"),
+            why: format!("the evidence says what was drilled and what is held, and it has a flaw: {flaw}"),
+            hint: "`lifeboat evidence verify` shows all; nothing is removed until somebody has explained it".to_owned(),
+        });
+    }
+    let said = testimony(&series, datastore);
+    let (mut manifests, mut not_believed) = (BTreeMap::new(), 0);
+    for entry in shelf::entries(rig, Some(datastore)).await? {
+        match entry.manifest {
+            Ok(believed) if believed.verified => drop(manifests.insert(entry.backup, believed.manifest)),
+            _ => not_believed += 1,
+        }
+    }
+    let mut candidates: Vec<Candidate> = manifests
+        .values()
+        .map(|manifest| Candidate {
+            backup: manifest.backup.clone(),
+            sequence: manifest.sequence,
+            taken: manifest.source.snapshot_time,
+            bytes: manifest.sealed_bytes(),
+            guards: spoken_guards(&said, &manifest.backup),
+        })
+        .collect();
+    // Only what would go is asked about in the store, one object each.
+    let now = Timestamp::now();
+    let going: BTreeSet<BackupId> =
+        plan(datastore, &policies, &candidates, now).removals().iter().map(|removal| removal.backup().clone()).collect();
+    for candidate in candidates.iter_mut().filter(|candidate| going.contains(&candidate.backup)) {
+        if let Some(manifest) = manifests.get(&candidate.backup) {
+            candidate.guards.extend(stored_guards(rig, manifest, now).await?);
+        }
+    }
+    let mut unfinished = Vec::new();
+    if !said.removed.is_empty() {
+        for prefix in [layout::MANIFESTS, layout::PAYLOADS, layout::META] {
+            let listed = rig.vault.list(&format!("{prefix}{datastore}/")).await?.into_iter().map(|facts| facts.key);
+            let ours = |key: &ObjectKey| {
+                layout::parse_backup_key(key.as_str()).is_some_and(|(store, backup)| &store == datastore && said.removed.contains(&backup))
+            };
+            unfinished.extend(listed.filter(ours));
+        }
+    }
+    // What a record says is gone is no candidate: its removal goes on.
+    candidates.retain(|candidate| !said.removed.contains(&candidate.backup));
+    let plan = plan(datastore, &policies, &candidates, now);
+    Ok(Pruning { plan, unfinished, not_believed, manifests, policies })
+}
+
+fn spoken_guards(said: &Testimony, backup: &BackupId) -> Vec<Guard> {
+    let mut guards = Vec::new();
+    if said.last_drilled.as_ref() == Some(backup) {
+        guards.push(Guard::LastDrilled);
+    }
+    if let Some(reason) = said.held.get(backup) {
+        guards.push(Guard::Held(reason.clone()));
+    }
+    guards
+}
+
+/// What the store and the runs of this host say.
+async fn stored_guards(rig: &Rig, manifest: &Manifest, now: Timestamp) -> Result<Vec<Guard>, WorkError> {
+    let mut guards = Vec::new();
+    if HostLock::named(&rig.config, &HostLock::reading(&manifest.backup), "a prune")?.is_none() {
+        guards.push(Guard::InUse("a run of this host is reading it".to_owned()));
+    }
+    for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
+        let Some(facts) = rig.vault.find(&object.key).await? else { continue };
+        if let Some(until) = facts.locked_until.filter(|until| *until > now) {
+            guards.push(Guard::Locked(until));
+        }
+        let days = facts.class.as_deref().map_or(0, |class| match minimum_days(class) {
+            0 => 0,
+            // Counted from when the bucket moved it there.
+            minimum => minimum + moved_after_days(rig, class),
+        });
+        let paid = facts.modified + SignedDuration::from_hours(24 * days);
+        if days > 0 && paid > now {
+            guards.push(Guard::PaidUntil(paid));
+        }
+    }
+    guards.sort();
+    guards.dedup();
+    Ok(guards)
+}
+
+/// At which age the bucket moves payloads into a class.
+fn moved_after_days(rig: &Rig, class: &str) -> i64 {
+    match &rig.config.vault {
+        VaultConfig::S3(s3) => s3.colder.iter().find(|step| step.class == class).map_or(0, |step| step.after_days),
+        VaultConfig::Directory(_) => 0,
+    }
+}
+
+/// Removes what the plan says, looking at everything once more: what has become worth keeping since stays.
+///
+/// # Errors
+/// [`WorkError`] if the record cannot be written; what cannot be deleted is part of the answer.
+pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
+    let datastore = shown.plan.datastore.clone();
+    let _lock = HostLock::take(&rig.config, &datastore, "a prune")?;
+    let allowed: BTreeSet<BackupId> = shown.plan.removals().iter().map(|removal| removal.backup().clone()).collect();
+    let now = look(rig, &datastore, shown.policies).await?;
+    let mut done = Pruned::default();
+    let mut reading = Vec::new();
+    let mut going = Vec::new();
+    for removal in now.plan.removals().iter().filter(|removal| allowed.contains(removal.backup())) {
+        // Held until the end: nobody on this host begins to read it meanwhile.
+        match HostLock::named(&rig.config, &HostLock::reading(removal.backup()), "a prune")? {
+            Some(lock) => {
+                reading.push(lock);
+                going.push(removal);
+            }
+            None => done.left.push((removal.backup().clone(), "a run of this host began to read it".to_owned())),
+        }
+    }
+    if !going.is_empty() {
+        let backups = going.iter().map(|removal| RemovedBackup {
+            backup: removal.backup().clone(),
+            sequence: removal.sequence(),
+            reason: removal.reason().to_owned(),
+        });
+        evidence::write(rig, Body::Removed(Removed { datastore: datastore.clone(), backups: backups.collect() })).await?;
+    }
+    let mut left: BTreeMap<BackupId, Vec<ObjectKey>> = BTreeMap::new();
+    for key in now.unfinished {
+        if let Some((_, backup)) = layout::parse_backup_key(key.as_str()) {
+            left.entry(backup).or_default().push(key);
+        }
+    }
+    for removal in going {
+        if let Some(manifest) = now.manifests.get(removal.backup()) {
+            left.insert(removal.backup().clone(), objects_of(rig, manifest).await?);
+        }
+    }
+    for (backup, keys) in left {
+        match delete(rig, &keys).await {
+            Ok(()) => {
+                if let (Some(catalog), Ok(vault)) = (rig.catalog(), shelf::vault_id(rig).await)
+                    && let Err(error) = catalog.forget(&vault, &datastore, &backup).await
+                {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the catalog still remembers a backup that is gone");
+                }
+                done.removed.push(backup);
+            }
+            Err(why) => done.left.push((backup, why)),
+        }
+        if rig.cancel.is_cancelled() {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// Everything of a backup, the manifest first and its signature last.
+async fn objects_of(rig: &Rig, manifest: &Manifest) -> Result<Vec<ObjectKey>, WorkError> {
+    let place = Place { datastore: &manifest.datastore, backup: &manifest.backup };
+    let mut keys = vec![place.manifest()];
+    for prefix in [place.payload_prefix(), place.meta_prefix()] {
+        keys.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| facts.key));
+    }
+    keys.push(place.manifest().signature());
+    Ok(keys)
+}
+
+async fn delete(rig: &Rig, keys: &[ObjectKey]) -> Result<(), String> {
+    for key in keys {
+        let found = rig.vault.find(key).await.map_err(|error| error.to_string())?;
+        if let Some(facts) = found {
+            rig.vault.erase(&facts).await.map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Holds a backup, or lets it go, in a signed record.
+///
+/// # Errors
+/// [`WorkError`] if there is no such backup, or the record cannot be written.
+pub async fn hold(rig: &Rig, backup: &BackupId, reason: Option<&str>) -> Result<DatastoreName, WorkError> {
+    let entries = shelf::entries(rig, None).await?;
+    let Some(entry) = entries.into_iter().find(|entry| &entry.backup == backup) else {
+        return Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: backup.to_string() });
+    };
+    let hold = Hold { datastore: entry.datastore.clone(), backup: backup.clone(), reason: reason.unwrap_or_default().to_owned() };
+    evidence::write(rig, if reason.is_some() { Body::Hold(hold) } else { Body::Release(hold) }).await?;
+    Ok(entry.datastore)
+}

@@ -1,0 +1,230 @@
+//! How things stand: every datastore against its objectives, what ran and what will, what is wrong.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Rig, WorkError, shelf};
+use crate::catalog::alarms::{Standing, Undelivered};
+use crate::catalog::ticks::{HostRow, TickRow};
+use crate::config::schedules;
+use crate::domain::alarm::Alarm;
+use crate::domain::calendar::Tick;
+use crate::domain::drill::Verdict;
+use crate::domain::evidence::{Body, DrillReport};
+use crate::domain::health::Health;
+use crate::domain::id::DatastoreName;
+use crate::domain::job::Job;
+use crate::domain::layout::{self, Place};
+use crate::evidence::{self, Series};
+
+/// Manifests that are tried for the newest one that is believed.
+const TRIED_MAX: usize = 20;
+
+/// A job and what is known of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobStatus {
+    /// Its key.
+    pub job: String,
+    /// What it does.
+    pub what: String,
+    /// When, in words.
+    pub when: String,
+    /// The next tick.
+    pub next: Option<Timestamp>,
+    /// When that is due, by the clock on the wall of its zone.
+    pub next_local: Option<String>,
+    /// Why then.
+    pub why: Vec<String>,
+    /// The newest tick that ended, runs or waits.
+    pub last: Option<TickRow>,
+}
+
+/// How things stand.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// When this was looked at.
+    pub at: Timestamp,
+    /// The vault.
+    pub vault: String,
+    /// Every datastore.
+    pub datastores: Vec<Health>,
+    /// Every job.
+    pub jobs: Vec<JobStatus>,
+    /// What is wrong with datastores at this moment.
+    pub alarms: Vec<Alarm>,
+    /// What somebody was told of and is not over.
+    pub standing: Vec<Standing>,
+    /// Messages that could not be delivered so far.
+    pub undelivered: Vec<Undelivered>,
+    /// Hosts that share the catalog.
+    pub hosts: Vec<HostRow>,
+    /// What is wrong with the catalog or with files, where that kept something from being looked at.
+    pub not_looked_at: Vec<String>,
+}
+
+impl Status {
+    /// Whether a monitor should be content.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.alarms.is_empty() && self.standing.is_empty() && self.undelivered.is_empty() && self.not_looked_at.is_empty()
+    }
+}
+
+/// The evidence as it was read last: records are written once, so the same names are the same records.
+#[derive(Default)]
+pub struct EvidenceCache {
+    names: Vec<String>,
+    series: Option<Series>,
+}
+
+impl EvidenceCache {
+    /// The series, read again only if something was added or removed.
+    ///
+    /// # Errors
+    /// [`WorkError`] if the vault cannot be read.
+    pub async fn series(&mut self, rig: &Rig) -> Result<&Series, WorkError> {
+        let names: Vec<String> = rig.vault.list(layout::EVIDENCE).await?.into_iter().map(|facts| facts.key.to_string()).collect();
+        if self.series.is_none() || names != self.names {
+            let vault = shelf::vault_id(rig).await?;
+            self.series = Some(evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?);
+            self.names = names;
+        }
+        self.series.as_ref().ok_or_else(|| WorkError::Bug("a series that was read is not there".to_owned()))
+    }
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be read.
+pub async fn look(rig: &Rig, cache: &mut EvidenceCache) -> Result<Status, WorkError> {
+    let mut not_looked_at = Vec::new();
+    let series = cache.series(rig).await?;
+    let mut names: BTreeMap<DatastoreName, Vec<_>> = BTreeMap::new();
+    for facts in rig.vault.list(layout::MANIFESTS).await? {
+        if let Some((datastore, backup)) = layout::parse_manifest_key(facts.key.as_str()) {
+            names.entry(datastore).or_default().push(backup);
+        }
+    }
+    let mut datastores = Vec::new();
+    for (datastore, settings) in &rig.config.datastores {
+        let mut health = Health {
+            datastore: datastore.clone(),
+            rpo_seconds: settings.rpo.duration().as_secs(),
+            rto_seconds: settings.rto.duration().as_secs(),
+            drilled_within_seconds: settings.drilled_within.duration().as_secs(),
+            backups: 0,
+            not_believed: 0,
+            newest: None,
+            newest_snapshot: None,
+            newest_bytes: 0,
+            last_pass: None,
+            last_pass_record: None,
+            verified_snapshot: None,
+            last_verdict: None,
+        };
+        let backups = names.remove(datastore).unwrap_or_default();
+        health.backups = backups.len();
+        let vault = shelf::vault_id(rig).await?;
+        for backup in backups.iter().rev().take(TRIED_MAX) {
+            match shelf::manifest(rig, &vault, &Place { datastore, backup }).await {
+                Ok(believed) if believed.verified => {
+                    health.newest = Some(backup.clone());
+                    health.newest_snapshot = Some(believed.manifest.source.snapshot_time);
+                    health.newest_bytes = believed.manifest.sealed_bytes();
+                    break;
+                }
+                Err(WorkError::Vault(error)) => return Err(error.into()),
+                _ => health.not_believed += 1,
+            }
+        }
+        drilled(series, &mut health);
+        datastores.push(health);
+    }
+    let now = Timestamp::now();
+    let alarms = datastores.iter().flat_map(|health| health.alarms(now)).collect();
+    let jobs = match schedules::jobs(&rig.config) {
+        Ok(all) => all.jobs,
+        Err(error) => {
+            not_looked_at.push(error.to_string());
+            Vec::new()
+        }
+    };
+    let mut status = Status {
+        at: now,
+        vault: rig.vault.address(),
+        datastores,
+        jobs: Vec::new(),
+        alarms,
+        standing: Vec::new(),
+        undelivered: Vec::new(),
+        hosts: Vec::new(),
+        not_looked_at,
+    };
+    let mut board = BTreeMap::new();
+    match of_catalog(rig, &mut status).await {
+        Ok(rows) => {
+            for row in rows {
+                // Rows come by their ticks; a running one says more than one that waits behind it.
+                let entry = board.entry(row.job.clone()).or_insert_with(|| row.clone());
+                if row.state != "waiting" || entry.state == "waiting" {
+                    *entry = row;
+                }
+            }
+        }
+        Err(error) => status.not_looked_at.push(error),
+    }
+    status.jobs = jobs.iter().map(|job| job_status(job, board.remove(&job.key), now)).collect();
+    Ok(status)
+}
+
+async fn of_catalog(rig: &Rig, status: &mut Status) -> Result<Vec<TickRow>, String> {
+    let in_words = |error: &dyn std::error::Error| match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let catalog = rig.catalog.as_ref().map_err(|error| in_words(error.as_ref()))?;
+    let read = async {
+        status.standing = catalog.alarms().await?;
+        status.undelivered = catalog.undelivered().await?;
+        status.hosts = catalog.hosts().await?;
+        catalog.board().await
+    };
+    read.await.map_err(|error| in_words(&error))
+}
+
+fn job_status(job: &Job, last: Option<TickRow>, now: Timestamp) -> JobStatus {
+    let next: Option<Tick> = job.calendar.next(&job.key, now);
+    JobStatus {
+        job: job.key.clone(),
+        what: job.describe(),
+        when: job.calendar.describe(),
+        next: next.as_ref().map(|tick| tick.nominal),
+        next_local: next.as_ref().and_then(|tick| tick.due).map(|due| job.calendar.zone.show(due)),
+        why: next.map(|tick| tick.why).unwrap_or_default(),
+        last,
+    }
+}
+
+/// Reports of drills that restored a datastore, oldest first, with the numbers of their records.
+pub fn reports_of<'a>(series: &'a Series, datastore: &'a DatastoreName) -> impl DoubleEndedIterator<Item = (u64, &'a DrillReport)> {
+    series.believed().filter_map(move |(found, record)| match &record.body {
+        Body::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
+            Some((found.sequence, report.as_ref()))
+        }
+        _ => None,
+    })
+}
+
+fn drilled(series: &Series, health: &mut Health) {
+    let datastore = health.datastore.clone();
+    health.last_verdict = reports_of(series, &datastore).next_back().map(|(_, report)| report.verdict.name().to_owned());
+    let passed = reports_of(series, &datastore).rev().find(|(_, report)| report.verdict == Verdict::Pass);
+    if let Some((record, report)) = passed {
+        health.last_pass = Some(report.declared);
+        health.last_pass_record = Some(record);
+        health.verified_snapshot = report.backups.iter().find(|backup| backup.datastore == datastore).map(|backup| backup.snapshot_time);
+    }
+}

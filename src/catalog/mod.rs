@@ -111,7 +111,6 @@ impl Catalog {
         sqlx::any::install_default_drivers();
         let file = std::path::absolute(file).map_err(|e| fail(e.into()))?;
         let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
-        let url = options.to_url_lossy();
         let migrating = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
         let migrating = migrating.connect_with(options.busy_timeout(PATIENCE)).await.map_err(|e| fail(e.into()))?;
         SQLITE.run(&migrating).await.map_err(|e| fail(e.into()))?;
@@ -124,7 +123,8 @@ impl Catalog {
                 Ok(())
             })
         });
-        let options = AnyConnectOptions::from_url(&url).map_err(|e| fail(e.into()))?.disable_statement_logging();
+        let options: AnyConnectOptions = url_of(&file).parse().map_err(|e: sqlx::Error| fail(e.into()))?;
+        let options = options.disable_statement_logging();
         let pool = pool.connect_with(options).await.map_err(|e| fail(e.into()))?;
         Ok(Self { pool, shared: false, clock })
     }
@@ -274,6 +274,18 @@ impl Catalog {
         }
         Ok(())
     }
+}
+
+/// A file's name as a URL. sqlx's own way back from options to a URL does not escape percent signs.
+fn url_of(file: &Path) -> String {
+    let mut url = "sqlite://".to_owned();
+    for byte in file.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => url.push(char::from(*byte)),
+            other => url.push_str(&format!("%{other:02X}")),
+        }
+    }
+    url
 }
 
 /// A URL as it may be shown.

@@ -600,6 +600,7 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
             "uploads": leftovers.uploads.iter().map(|u| &u.key).collect::<Vec<_>>(),
             "orphans": leftovers.orphans.values().flatten().map(ToString::to_string).collect::<Vec<_>>(),
             "probes": leftovers.probes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "claims": leftovers.claims.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "bytes": leftovers.bytes,
             "sandboxes": leftovers.sandboxes,
             "drills_without_report": leftovers.unreported,
@@ -608,6 +609,7 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
         leftovers.uploads.iter().for_each(|u| data(&format!("unfinished upload, begun {}: {}", u.begun, u.key)));
         leftovers.orphans.values().flatten().for_each(|key| data(&format!("object of a backup that was never published: {key}")));
         leftovers.probes.iter().for_each(|key| data(&format!("probe: {key}")));
+        leftovers.claims.iter().for_each(|key| data(&format!("claim that later ones have outdone: {key}")));
         leftovers.sandboxes.iter().for_each(|run| data(&format!("sandbox of drill run {run}")));
     }
     if leftovers.is_empty() {
@@ -635,6 +637,7 @@ async fn run_rebuild(start: &Start, opening: &Opening) -> Result<Exit, Failure> 
     } else {
         data(&format!("{known} backups are known from the vault"));
     }
+    talk("not in the vault, and so not known again if it was lost: what ran when, what waited to be run, alarms and their messages");
     match refused.is_empty() {
         true => Ok(Exit::Done),
         false => Err(WorkError::NotSigned { what: format!("not everything in the vault: {}", refused.join("; ")) }.into()),

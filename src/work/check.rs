@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::drill;
 use super::{Rig, WorkError, back_up, shelf};
 use crate::config::DatastoreConfig;
-use crate::config::plans;
+use crate::config::serve::{How, UrlFrom};
+use crate::config::{plans, schedules};
 use crate::domain::Trouble;
 use crate::domain::envelope::{Context, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
@@ -80,6 +81,7 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
         lines.push(bad("datastores", "at least one is configured", Trouble::Usage, "add a section [datastores.NAME]"));
     }
     lines.extend(check_files(rig));
+    lines.extend(check_unattended(rig));
     Ok(lines)
 }
 
@@ -109,6 +111,38 @@ fn check_files(rig: &Rig) -> Vec<Line> {
                 line(&format!("drill {name}"), "is sound", Answer::Good, detail)
             }
             Err(error) => bad(&format!("drill {name}"), "is sound", Trouble::Usage, error.to_string()),
+        });
+    }
+    lines
+}
+
+/// Schedules, and the secrets that channels need. Nobody is told anything by a check.
+fn check_unattended(rig: &Rig) -> Vec<Line> {
+    let now = jiff::Timestamp::now();
+    let mut lines = Vec::new();
+    for name in plans::names(&rig.config, schedules::SCHEDULES_DIRECTORY) {
+        let subject = format!("schedule {name}");
+        lines.push(match schedules::schedule(&rig.config, &name) {
+            Ok(schedule) => {
+                let calendar = &schedule.timing.calendar;
+                let due = calendar.next(&name, now).and_then(|tick| tick.due).map(|due| calendar.zone.show(due));
+                let next = due.map_or_else(|| "never again".to_owned(), |due| format!("next {due}"));
+                line(&subject, "is sound", Answer::Good, format!("{}; {next}", calendar.describe()))
+            }
+            Err(error) => bad(&subject, "is sound", Trouble::Usage, error.to_string()),
+        });
+    }
+    for notify in &rig.config.notify {
+        let subject = format!("channel {}", notify.name);
+        let secret = match &notify.how {
+            How::Webhook { url: UrlFrom::File(file), .. } | How::Ping(UrlFrom::File(file)) => Some(file),
+            How::Smtp { password_file: Some(file), .. } => Some(file),
+            _ => None,
+        };
+        lines.push(match secret.map(std::fs::read) {
+            None => line(&subject, "is named", Answer::Good, "not tried: nobody is told anything by a check"),
+            Some(Ok(_)) => line(&subject, "has its secret", Answer::Good, "not tried: nobody is told anything by a check"),
+            Some(Err(error)) => bad(&subject, "has its secret", Trouble::Usage, error.to_string()),
         });
     }
     lines

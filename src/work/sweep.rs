@@ -14,6 +14,9 @@ use crate::domain::span::Span;
 use crate::sandbox::local;
 use crate::vault::Unfinished;
 
+/// Claims of epochs that are kept of each datastore.
+const CLAIMS_KEPT: usize = 10;
+
 /// What would be removed.
 #[derive(Debug, Default)]
 pub struct Leftovers {
@@ -23,6 +26,8 @@ pub struct Leftovers {
     pub orphans: BTreeMap<(DatastoreName, BackupId), Vec<ObjectKey>>,
     /// Probes of `lifeboat check`.
     pub probes: Vec<ObjectKey>,
+    /// Claims of epochs that later ones have outdone.
+    pub claims: Vec<ObjectKey>,
     /// Bytes in orphans.
     pub bytes: u64,
     /// Backups that this host published and whose manifest is gone: left alone, and told of.
@@ -39,12 +44,16 @@ impl Leftovers {
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.uploads.is_empty() && self.orphans.is_empty() && self.probes.is_empty() && self.sandboxes.is_empty()
+        self.uploads.is_empty() && self.orphans.is_empty() && self.probes.is_empty() && self.claims.is_empty() && self.sandboxes.is_empty()
     }
     /// How many things would be removed.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.uploads.len() + self.probes.len() + self.sandboxes.len() + self.orphans.values().map(Vec::len).sum::<usize>()
+        self.uploads.len()
+            + self.probes.len()
+            + self.claims.len()
+            + self.sandboxes.len()
+            + self.orphans.values().map(Vec::len).sum::<usize>()
     }
 }
 
@@ -113,8 +122,28 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let probes = rig.vault.list(layout::PROBES).await?;
     let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
     sweep.leftovers.probes = own.map(|f| f.key).collect();
+    claims(rig, before, &mut sweep.leftovers).await?;
     drills(rig, &vault, &mut sweep.leftovers).await?;
     Ok(sweep)
+}
+
+/// Claims of epochs, but for the last few of each datastore: those may still keep somebody from publishing.
+async fn claims(rig: &Rig, before: Timestamp, leftovers: &mut Leftovers) -> Result<(), WorkError> {
+    let mut by_datastore: BTreeMap<DatastoreName, Vec<_>> = BTreeMap::new();
+    for facts in rig.vault.list(layout::EPOCHS).await? {
+        let datastore = facts.key.as_str().strip_prefix(layout::EPOCHS).and_then(|rest| rest.split('/').next()?.parse().ok());
+        if let Some(datastore) = datastore
+            && let Some(epoch) = layout::parse_epoch_key(&datastore, facts.key.as_str())
+        {
+            by_datastore.entry(datastore).or_default().push((epoch, facts));
+        }
+    }
+    for mut claims in by_datastore.into_values() {
+        claims.sort_by_key(|(epoch, _)| *epoch);
+        let outdone = claims.len().saturating_sub(CLAIMS_KEPT);
+        leftovers.claims.extend(claims.into_iter().take(outdone).filter(|(_, facts)| facts.modified <= before).map(|(_, facts)| facts.key));
+    }
+    Ok(())
 }
 
 /// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more.
@@ -191,7 +220,7 @@ impl Sweep {
                 removed += 1;
             }
         }
-        for key in &self.leftovers.probes {
+        for key in self.leftovers.probes.iter().chain(&self.leftovers.claims) {
             rig.vault.remove(key).await?;
             removed += 1;
         }

@@ -671,6 +671,9 @@ fn the_examples_that_init_writes_are_sound() {
         let good = line["answer"] == "good";
         assert_eq!(good, line["subject"] != "drill kms-gone", "{line}");
     }
+    let schedules: Vec<_> = lines.as_array().unwrap().iter().filter(|l| l["subject"].as_str().unwrap().starts_with("schedule ")).collect();
+    assert_eq!(schedules.len(), 4, "{out:?}");
+    assert!(schedules.iter().all(|line| line["answer"] == "good" && line["detail"].as_str().unwrap().contains("next")), "{schedules:?}");
     r.home.run(&["backup", "chat"]).ok();
     r.home.run(&["drill", "nightly"]).ok();
     r.home.run(&["drill", "list"]).ok();

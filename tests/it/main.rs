@@ -9,6 +9,7 @@
 mod support;
 
 mod architecture;
+mod catalog_contract;
 mod drills;
 mod faults;
 mod museum;
@@ -20,5 +21,6 @@ mod round_trip;
 mod s3;
 mod simulation;
 mod sources;
+mod telling;
 mod unattended;
 mod vault_contract;

@@ -438,3 +438,39 @@ fn a_drill_of_a_frozen_backup_is_warned_of_and_its_report_is_signed_by_a_kms_key
     assert!(out.stdout.contains("FAIL") && out.stdout.contains("the restore failed: payloads/"), "{out:?}");
     home.run(&["evidence", "verify"]).ok();
 }
+
+#[test]
+fn retention_respects_locks_and_what_is_paid_for_and_erases_versions() {
+    let aws = Aws::start();
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE DATABASE d");
+    cluster.psql("d", "CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i");
+    let with = |more: &str| {
+        let home = aws.home(&cluster, more);
+        std::fs::create_dir_all(home.path("schedules")).unwrap();
+        std::fs::write(home.path("schedules/nightly.toml"), "cron = \"@daily\"\n[keep]\ndaily = 1\nat_least = 1\n").unwrap();
+        (home.backup(), home.backup(), home)
+    };
+    let (old, _, locked) = with("object_lock = \"1d\"\n");
+    let shown = locked.run(&["prune", "--confirm"]).ok();
+    assert!(shown.stdout.contains("locked by the store until"), "{shown:?}");
+    assert!(aws.keys(&locked).iter().any(|key| key.contains(&old)), "{shown:?}");
+    let colder = "storage_class = \"GLACIER_IR\"\n[[vault.colder]]\nafter = \"120d\"\nclass = \"DEEP_ARCHIVE\"\n";
+    let (_, _, paid) = with(colder);
+    let shown = paid.run(&["prune", "--confirm"]).ok();
+    assert!(shown.stdout.contains("its storage class is paid for until"), "{shown:?}");
+    // What it prints the store takes.
+    let rules = paid.run(&["policy", "lifecycle"]).ok();
+    assert!(rules.stdout.contains("DEEP_ARCHIVE") && rules.stdout.contains("payloads/"), "{rules:?}");
+    std::fs::write(paid.path("rules.json"), &rules.stdout).unwrap();
+    let file = format!("file://{}", paid.path("rules.json").display());
+    aws.stack.aws(&["s3api", "put-bucket-lifecycle-configuration", "--bucket", BUCKET, "--lifecycle-configuration", &file]);
+    paid.reconfigure("after = \"120d\"", "after = \"3d\"\nclass = \"STANDARD_IA\"\n[[vault.colder]]\nafter = \"20d\"");
+    paid.run(&["policy", "lifecycle"]).fails(2, &["STANDARD_IA after 3 days", "30d", "DEEP_ARCHIVE after 20 days"]);
+    // In a bucket that keeps versions nothing of a removed backup is left, no marker either.
+    let (old, new, free) = with("");
+    let done = free.run(&["prune", "--confirm"]).ok();
+    assert!(done.stdout.contains("removed 1 backups"), "{done:?}");
+    let listed = aws.stack.aws(&["s3api", "list-object-versions", "--bucket", BUCKET, "--prefix", &Aws::prefix(&free)]).to_string();
+    assert!(!listed.contains(&old) && listed.contains(&new), "{listed}");
+}

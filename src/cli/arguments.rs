@@ -210,6 +210,35 @@ pub enum Verb {
     },
 }
 
+impl Verb {
+    /// Its name, for spans.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Init { .. } => "init",
+            Self::Check => "check",
+            Self::Backup { .. } => "backup",
+            Self::List { .. } => "list",
+            Self::Show { .. } => "show",
+            Self::Verify { .. } => "verify",
+            Self::Restore(_) => "restore",
+            Self::Sweep { .. } => "sweep",
+            Self::Serve => "serve",
+            Self::Next { .. } => "next",
+            Self::Status => "status",
+            Self::Prune { .. } => "prune",
+            Self::Hold { .. } => "hold",
+            Self::Release { .. } => "release",
+            Self::Drill(_) => "drill",
+            Self::Evidence(_) => "evidence",
+            Self::Policy(_) => "policy",
+            Self::Catalog(_) => "catalog",
+            Self::Completions { .. } => "completions",
+            Self::Man { .. } => "man",
+        }
+    }
+}
+
 /// What can be printed for AWS.
 #[derive(Debug, Subcommand)]
 pub enum PolicyVerb {

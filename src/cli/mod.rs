@@ -16,7 +16,14 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::report::Progress;
 use arguments::Arguments;
@@ -36,7 +43,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    log(&arguments);
+    let _spans = log(&arguments);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -61,7 +68,8 @@ fn first_process() -> ExitCode {
     }
 }
 
-fn log(arguments: &Arguments) {
+/// Begins to log, and to send spans if the environment says where. The guard sends the last ones.
+fn log(arguments: &Arguments) -> Spans {
     let serves = matches!(arguments.verb, arguments::Verb::Serve);
     let default = match arguments.verbose {
         0 if serves => "lifeboat=info",
@@ -69,15 +77,51 @@ fn log(arguments: &Arguments) {
         1 => "lifeboat=info",
         _ => "lifeboat=debug",
     };
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("LIFEBOAT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let text = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let text = text.with_ansi(std::io::stderr().is_terminal());
-    let _ = match arguments.log_format {
-        arguments::LogFormat::Json => text.json().try_init(),
+    let filter = EnvFilter::try_from_env("LIFEBOAT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
+    let lines = match arguments.log_format {
+        arguments::LogFormat::Json => lines.json().boxed(),
         // systemd's journal and a person at a terminal know the time themselves.
-        arguments::LogFormat::Text => text.without_time().try_init(),
+        arguments::LogFormat::Text => lines.without_time().boxed(),
     };
+    let spans = Spans::begin();
+    let exported = spans.0.as_ref().map(|provider| {
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("lifeboat"));
+        layer.with_filter(EnvFilter::new("lifeboat=info"))
+    });
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
+    spans
+}
+
+/// Spans on their way to a collector, as OpenTelemetry's own environment variables name it.
+struct Spans(Option<SdkTracerProvider>);
+
+impl Spans {
+    fn begin() -> Self {
+        let named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+        if !named.iter().any(|name| std::env::var(name).is_ok_and(|value| !value.is_empty())) {
+            return Self(None);
+        }
+        match opentelemetry_otlp::SpanExporter::builder().with_http().build() {
+            Ok(exporter) => {
+                let resource = Resource::builder().with_service_name("lifeboat").build();
+                Self(Some(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()))
+            }
+            Err(error) => {
+                print::talk(&format!("warning: no spans are sent: {error}"));
+                Self(None)
+            }
+        }
+    }
+}
+
+impl Drop for Spans {
+    fn drop(&mut self) {
+        // A collector that does not answer is no reason for another exit code.
+        if let Some(provider) = self.0.take() {
+            let _ = provider.shutdown_with_timeout(std::time::Duration::from_secs(3));
+        }
+    }
 }
 
 async fn with_signals(arguments: Arguments) -> Exit {
@@ -101,7 +145,8 @@ async fn with_signals(arguments: Arguments) -> Exit {
         progress.clone(),
         arguments.quiet || arguments.json || matches!(arguments.verb, arguments::Verb::Drill(_) | arguments::Verb::Serve),
     );
-    let result = run::run(arguments, progress, cancel.clone()).await;
+    let span = tracing::info_span!("lifeboat", verb = arguments.verb.name());
+    let result = run::run(arguments, progress, cancel.clone()).instrument(span).await;
     shown.stop().await;
     match result {
         Ok(exit) => exit,

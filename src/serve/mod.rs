@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::catalog::Catalog;
 use crate::catalog::ticks::{Claim, End};
@@ -212,7 +213,9 @@ impl Daemon {
             self.tasks.spawn(async move {
                 let key = run.running.job.key.clone();
                 let what = run.running.job.describe();
-                let how = run.perform().await;
+                let (tick, attempt) = (run.running.claim.tick, run.running.claim.attempt);
+                let span = tracing::info_span!("run", job = key, %tick, attempt);
+                let how = run.perform().instrument(span).await;
                 if let Ok(mut all) = board.running.lock() {
                     all.remove(&key);
                 }

@@ -133,7 +133,9 @@ fn one_host_backs_up_tells_shows_and_stops() {
     schedule(&home, "beat", "do = \"heartbeat\"\nevery = \"3s\"\nstarting = 2026-01-01\n");
     // Nobody was told before; a monitor sees it all the same.
     home.run(&["status"]).fails(11, &[]);
-    let serving = Serving::start(&home, &[]);
+    let collector = Listener::start();
+    let endpoint = format!("http://127.0.0.1:{}", collector.port);
+    let serving = Serving::start(&home, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("LIFEBOAT_LOG_FORMAT", "json")]);
     eventually("three backups were published", || serving.log().matches("published").count() >= 3);
     let page = get(port, "localhost", "/");
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("script-src").eq(&false) && page.contains("default-src 'none'"), "{page}");
@@ -155,7 +157,14 @@ fn one_host_backs_up_tells_shows_and_stops() {
     assert!(!serving.log().contains("secret-path"), "{}", serving.log());
     // Each was told once, however often it was looked: two channels.
     assert_eq!(got.iter().filter(|request| request.contains("NEVER-DRILLED")).count(), 2, "{got:#?}");
+    assert!(
+        serving.log().lines().all(|line| serde_json::from_str::<Value>(line).is_ok() || line.starts_with("stopping")),
+        "{}",
+        serving.log()
+    );
     assert_eq!(serving.stop(), 0);
+    let spans = collector.got().concat();
+    assert!(spans.contains("POST /v1/traces") && spans.contains("often/db"), "spans of runs were sent");
     let status = home.run(&["status", "--json"]);
     assert_eq!(status.code, 11);
     let status: Value = serde_json::from_str(&status.stdout).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::ticks::Letter;
 use super::{Catalog, CatalogError, millis, time};
 use crate::domain::alarm::{Alarm, Kind};
 
@@ -65,11 +66,13 @@ impl Catalog {
         Ok(rows.into_iter().filter_map(standing).collect())
     }
 
-    /// Notes that an alarm stands, or that somebody was told of it again. False if another host has just said so.
+    /// Notes that an alarm stands, or that somebody was told of it again, and keeps the message about it in the same breath. False if
+    /// another host has just said so.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn raise(&self, alarm: &Alarm, now: Timestamp, told_before: Option<Timestamp>) -> Result<bool, CatalogError> {
+    pub async fn raise(&self, alarm: &Alarm, now: Timestamp, told_before: Option<Timestamp>, letter: Letter) -> Result<bool, CatalogError> {
+        let mut transaction = self.begin().await?;
         let now = millis(now);
         let done = match told_before {
             None => {
@@ -82,7 +85,7 @@ impl Catalog {
                 .bind(&alarm.text)
                 .bind(&alarm.next_step)
                 .bind(now)
-                .execute(&self.pool)
+                .execute(&mut *transaction)
                 .await?
             }
             Some(before) => {
@@ -92,20 +95,36 @@ impl Catalog {
                     .bind(millis(before))
                     .bind(&alarm.text)
                     .bind(&alarm.next_step)
-                    .execute(&self.pool)
+                    .execute(&mut *transaction)
                     .await?
             }
         };
-        Ok(done.rows_affected() == 1)
+        if done.rows_affected() != 1 {
+            return Ok(false);
+        }
+        for channel in &letter.channels {
+            post_within(&mut transaction, channel, letter.kind, &letter.body, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Notes that an alarm stands no more. False if another host has just said so.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn settle(&self, alarm: &Alarm) -> Result<bool, CatalogError> {
-        let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1").bind(alarm.key()).execute(&self.pool).await?;
-        Ok(gone.rows_affected() == 1)
+    pub async fn settle(&self, alarm: &Alarm, letter: Letter) -> Result<bool, CatalogError> {
+        let mut transaction = self.begin().await?;
+        let now = self.now_within(&mut transaction).await?;
+        let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1").bind(alarm.key()).execute(&mut *transaction).await?;
+        if gone.rows_affected() != 1 {
+            return Ok(false);
+        }
+        for channel in &letter.channels {
+            post_within(&mut transaction, channel, letter.kind, &letter.body, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Puts a message into the box of each channel.
@@ -120,20 +139,21 @@ impl Catalog {
         Ok(transaction.commit().await?)
     }
 
-    /// Takes messages that are to be delivered now. For `patience` no other host takes them.
+    /// Takes messages to a channel that are to be delivered now. For `patience` no other host takes them.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn outgoing(&self, patience: Duration, limit: usize) -> Result<Vec<Outgoing>, CatalogError> {
+    pub async fn outgoing(&self, channel: &str, patience: Duration, limit: usize) -> Result<Vec<Outgoing>, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
         let query = format!(
-            "SELECT id, channel, kind, body, attempts FROM messages WHERE sent IS NULL AND next_try <= $1 ORDER BY next_try LIMIT $2{locked}"
+            "SELECT id, channel, kind, body, attempts FROM messages WHERE sent IS NULL AND next_try <= $1 AND channel = $3 ORDER BY next_try LIMIT $2{locked}"
         );
         let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(query))
             .bind(now)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(channel)
             .fetch_all(&mut *transaction)
             .await?;
         for (id, ..) in &rows {

@@ -43,6 +43,9 @@ pub enum CatalogError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Nothing came back.
+    #[error("the catalog did not answer in time")]
+    Silent,
     /// A query failed.
     #[error("the catalog could not be read or written")]
     Query(#[from] sqlx::Error),

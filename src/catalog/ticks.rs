@@ -21,6 +21,8 @@ use crate::domain::job::{CatchUp, Fate, Job, Planned, TICKS_PLANNED_MAX};
 const CANDIDATES_MAX: i64 = 64;
 /// Any number, the same for every lifeboat: whoever counts all runs holds this advisory lock.
 const COUNTING_LOCK: i64 = 0x6c69_6665_626f_6174;
+/// A tick that nobody has taken for so long belongs to a job that there is no more.
+const UNKNOWN_MILLIS: i64 = 7 * 86_400_000;
 /// A clock that goes back by less is being corrected; by more, it was wrong.
 const CLOCK_TOLERANCE_MILLIS: i64 = 3_600_000;
 
@@ -143,20 +145,34 @@ impl Catalog {
         Ok(rows.into_iter().map(|(job, until)| (job, time(until))).collect())
     }
 
-    /// Notes jobs that were not known: they are planned from `now` on.
+    /// Notes jobs and their calendars. One that was not known, or whose calendar is another now, is planned from `now` on: the times of a
+    /// calendar that was not in force were never missed. Returns up to when each has been planned.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn meet(&self, jobs: &[String], now: Timestamp) -> Result<(), CatalogError> {
+    pub async fn meet(&self, jobs: &[(String, String)], now: Timestamp) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
+        let rows: Vec<(String, i64, String)> =
+            sqlx::query_as("SELECT job, planned_until, calendar FROM jobs").fetch_all(&self.pool).await?;
+        let known: BTreeMap<String, (i64, String)> = rows.into_iter().map(|(job, until, calendar)| (job, (until, calendar))).collect();
+        let mut planned = BTreeMap::new();
         let mut transaction = self.begin().await?;
-        for job in jobs {
-            sqlx::query("INSERT INTO jobs (job, planned_until) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        for (job, calendar) in jobs {
+            if let Some((until, same)) = known.get(job)
+                && same == calendar
+            {
+                planned.insert(job.clone(), time(*until));
+                continue;
+            }
+            sqlx::query("INSERT INTO jobs (job, planned_until, calendar) VALUES ($1, $2, $3) ON CONFLICT (job) DO UPDATE SET planned_until = $2, calendar = $3")
                 .bind(job)
                 .bind(millis(now))
+                .bind(calendar)
                 .execute(&mut *transaction)
                 .await?;
+            planned.insert(job.clone(), now);
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        Ok(planned)
     }
 
     /// Writes down what is to be done about a job's ticks. Another host may have done so; then nothing changes.
@@ -165,22 +181,30 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn plan(&self, job: &Job, planned: &Planned, now: Timestamp) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
-        let hosts = if job.hosts.is_empty() { String::new() } else { format!(",{},", job.hosts.join(",")) };
+        let give_up = |due: i64| match job.catch_up {
+            CatchUp::Skip(within) => Some(due.saturating_add(i64::try_from(within.duration().as_millis()).unwrap_or(i64::MAX))),
+            CatchUp::Once => None,
+        };
         let waiting = planned.waiting.iter().map(|tick| (tick, "waiting", None));
         let passed = planned.passed.iter().map(|(tick, fate)| (tick, fate.state(), Some(millis(now))));
         for (tick, state, ended) in waiting.chain(passed) {
-            let why = if tick.why.is_empty() { "nobody ran".to_owned() } else { tick.why.join(", ") };
+            let mut why = if tick.why.is_empty() { "nobody ran".to_owned() } else { tick.why.join(", ") };
+            if planned.unlisted > 0 && planned.passed.first().is_some_and(|(first, _)| first.nominal == tick.nominal) {
+                why = format!("{why}; and {} earlier times, which are not listed", planned.unlisted);
+            }
             let due = millis(tick.due.unwrap_or(tick.nominal));
             sqlx::query(
-                "INSERT INTO ticks (job, tick, subject, hosts, due, not_before, state, ended, outcome) VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8)
+                "INSERT INTO ticks (job, tick, subject, give_up, due, not_before, state, attempts_max, ended, outcome)
+                 VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9)
                  ON CONFLICT DO NOTHING",
             )
             .bind(&job.key)
             .bind(millis(tick.nominal))
             .bind(job.subject())
-            .bind(&hosts)
+            .bind(give_up(due))
             .bind(due)
             .bind(state)
+            .bind(i64::from(job.retries) + 1)
             .bind(ended)
             .bind(ended.map(|_| why))
             .execute(&mut *transaction)
@@ -194,20 +218,17 @@ impl Catalog {
         Ok(transaction.commit().await?)
     }
 
-    /// Ticks of a job that waited longer than it catches up are missed.
+    /// Ticks that waited longer than their job catches up, and those that no host has known for a week, are missed.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn give_up(&self, job: &Job, now: Timestamp) -> Result<(), CatalogError> {
-        let CatchUp::Skip(within) = job.catch_up else { return Ok(()) };
-        let before = millis(now) - i64::try_from(within.duration().as_millis()).unwrap_or(i64::MAX);
+    pub async fn give_up(&self, now: Timestamp) -> Result<(), CatalogError> {
         sqlx::query(
-            "UPDATE ticks SET state = 'missed', ended = $3, outcome = 'no host was free in time'
-             WHERE job = $1 AND state = 'waiting' AND attempt = 0 AND due < $2",
+            "UPDATE ticks SET state = 'missed', ended = $1, outcome = 'no host was free in time'
+             WHERE state = 'waiting' AND attempt = 0 AND (give_up < $1 OR due < $2)",
         )
-        .bind(&job.key)
-        .bind(before)
         .bind(millis(now))
+        .bind(millis(now) - UNKNOWN_MILLIS)
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -266,21 +287,35 @@ impl Catalog {
                 return Ok(None);
             }
         }
-        let candidates: Vec<(String, String)> = sqlx::query_as(
-            "SELECT t.job, t.subject FROM ticks t LEFT JOIN subjects s ON s.subject = t.subject
-             WHERE t.state IN ('waiting', 'running') AND t.not_before <= $1 AND (t.hosts = '' OR t.hosts LIKE $2)
-               AND (s.lease_until IS NULL OR s.lease_until < $1)
-             GROUP BY t.job, t.subject ORDER BY min(t.due) LIMIT $3",
-        )
-        .bind(now)
-        .bind(format!("%,{host},%"))
-        .bind(CANDIDATES_MAX)
-        .fetch_all(&self.pool)
-        .await?;
-        for (key, subject) in candidates {
-            let Some(job) = known(&key).filter(|job| job.may_run_on(host)) else { continue };
-            if let Some(claim) = self.take(host, &job, &subject, lease, in_all).await? {
-                return Ok(Some(claim));
+        // Leases run out while nobody can renew them: after a restart of the server their holders come first.
+        let grace = self.shared && {
+            let (since,): (i64,) =
+                sqlx::query_as("SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint").fetch_one(&self.pool).await?;
+            now - since < i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
+        };
+        let free = if grace { 1 } else { now };
+        for page in 0.. {
+            // Those of jobs that this host does not know, or may not run, are passed over, however many they are.
+            let candidates: Vec<(String, String)> = sqlx::query_as(
+                "SELECT t.job, t.subject FROM ticks t LEFT JOIN subjects s ON s.subject = t.subject
+                 WHERE t.state IN ('waiting', 'running') AND t.not_before <= $1 AND (s.lease_until IS NULL OR s.lease_until < $2)
+                 GROUP BY t.job, t.subject ORDER BY min(t.due), t.job LIMIT $3 OFFSET $4",
+            )
+            .bind(now)
+            .bind(free)
+            .bind(CANDIDATES_MAX)
+            .bind(page * CANDIDATES_MAX)
+            .fetch_all(&self.pool)
+            .await?;
+            let last = i64::try_from(candidates.len()).unwrap_or_default() < CANDIDATES_MAX;
+            for (key, subject) in candidates {
+                let Some(job) = known(&key).filter(|job| job.may_run_on(host)) else { continue };
+                if let Some(claim) = self.take(host, &job, &subject, lease, in_all).await? {
+                    return Ok(Some(claim));
+                }
+            }
+            if last {
+                break;
             }
         }
         Ok(None)
@@ -308,14 +343,11 @@ impl Catalog {
         }
         let Some(epoch) = self.lock_subject(&mut transaction, subject, now).await? else { return Ok(None) };
         // Whoever held it has not been heard of in time; each of its runs was an attempt.
-        let allowed = i64::from(job.retries) + 1;
         sqlx::query(
-            "UPDATE ticks SET state = CASE WHEN attempt < $2 OR job <> $3 THEN 'waiting' ELSE 'failed' END, ended = $4,
+            "UPDATE ticks SET state = CASE WHEN attempt < attempts_max THEN 'waiting' ELSE 'failed' END, ended = $2,
                outcome = 'its host was not heard of any more' WHERE subject = $1 AND state = 'running'",
         )
         .bind(subject)
-        .bind(allowed)
-        .bind(&job.key)
         .bind(now)
         .execute(&mut *transaction)
         .await?;
@@ -331,12 +363,16 @@ impl Catalog {
             return Ok(None);
         };
         if job.catch_up == CatchUp::Once {
-            sqlx::query("UPDATE ticks SET state = 'covered', ended = $3, outcome = 'a later tick is run instead' WHERE job = $1 AND state = 'waiting' AND tick < $2")
-                .bind(&job.key)
-                .bind(tick)
-                .bind(now)
-                .execute(&mut *transaction)
-                .await?;
+            // One that was tried has failed, whatever the later one does.
+            sqlx::query(
+                "UPDATE ticks SET state = CASE WHEN attempt = 0 THEN 'covered' ELSE 'failed' END, ended = $3,
+                   outcome = COALESCE(outcome, 'a later tick is run instead') WHERE job = $1 AND state = 'waiting' AND tick < $2",
+            )
+            .bind(&job.key)
+            .bind(tick)
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
         }
         let epoch = epoch + 1;
         sqlx::query("UPDATE subjects SET epoch = $2, holder = $3, lease_until = $4 WHERE subject = $1")
@@ -346,14 +382,21 @@ impl Catalog {
             .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
             .execute(&mut *transaction)
             .await?;
-        sqlx::query("UPDATE ticks SET state = 'running', attempt = attempt + 1, epoch = $3, host = $4, begun = $5, ended = NULL, outcome = NULL WHERE job = $1 AND tick = $2")
-            .bind(&job.key)
-            .bind(tick)
-            .bind(epoch)
-            .bind(host)
-            .bind(now)
-            .execute(&mut *transaction)
-            .await?;
+        let begun = sqlx::query(
+            "UPDATE ticks SET state = 'running', attempt = attempt + 1, epoch = $3, host = $4, begun = $5, ended = NULL, outcome = NULL
+             WHERE job = $1 AND tick = $2 AND state = 'waiting'",
+        )
+        .bind(&job.key)
+        .bind(tick)
+        .bind(epoch)
+        .bind(host)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        if begun.rows_affected() != 1 {
+            // Another host has given it up in this very moment.
+            return Ok(None);
+        }
         transaction.commit().await?;
         Ok(Some(Claim {
             job: job.key.clone(),
@@ -515,14 +558,18 @@ impl Catalog {
         Ok(gone.rows_affected().max(back.rows_affected()))
     }
 
-    /// The newest tick of each job that has ended, and everything that runs or waits.
+    /// The newest tick of each job that was done or failed, and everything that runs or waits.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn board(&self) -> Result<Vec<TickRow>, CatalogError> {
+        let columns = COLUMNS.split(", ").map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", ");
+        // One step in the primary key for each job, however long its history.
         let query = format!(
-            "SELECT {COLUMNS} FROM ticks t WHERE state IN ('running', 'waiting')
-               OR tick = (SELECT max(tick) FROM ticks o WHERE o.job = t.job AND o.state IN ('done', 'failed', 'missed')) ORDER BY tick, job"
+            "SELECT {COLUMNS} FROM ticks WHERE state IN ('running', 'waiting')
+             UNION ALL SELECT {columns} FROM jobs j JOIN ticks t ON t.job = j.job
+               AND t.tick = (SELECT max(o.tick) FROM ticks o WHERE o.job = j.job AND o.state IN ('done', 'failed'))
+             ORDER BY tick, job"
         );
         let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(&self.pool).await?;
         Ok(rows.into_iter().map(TickRow::of).collect())

@@ -89,7 +89,12 @@ pub(super) async fn next(start: &Start, within: Span) -> Result<Exit, Failure> {
 /// Shows how things stand.
 pub(super) async fn status(start: &Start) -> Result<Exit, Failure> {
     let rig = start.rig(&Opening::default()).await?;
-    let status = standing::look(&rig, &mut EvidenceCache::default()).await?;
+    let (jobs, fault) = match schedules::jobs(&rig.config) {
+        Ok(all) => (all.jobs, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let mut status = standing::look(&rig, &jobs, &mut EvidenceCache::default()).await?;
+    status.not_looked_at.extend(fault);
     if start.json {
         print::json(&json!({ "well": status.is_well(), "status": status }));
     } else {

@@ -182,6 +182,8 @@ pub struct DatastoreConfig {
     pub rto: Span,
     /// How long ago a drill of it may have passed.
     pub drilled_within: Span,
+    /// The hosts that may run its scheduled backups; none: all.
+    pub hosts: Vec<String>,
     /// Payloads dumped in parallel; 1 means `main` alone.
     pub jobs: usize,
     /// How long to wait for a table's lock.
@@ -506,6 +508,7 @@ fn datastore(s: &mut Section<'_>) -> Option<DatastoreConfig> {
         password_command: s.texts("password_command").map(|t| t.value),
         rpo: s.span("rpo").unwrap_or(Span::seconds(86_400)),
         rto: s.span("rto").unwrap_or(Span::seconds(4 * 3_600)),
+        hosts: s.texts("hosts").map(|t| t.value).unwrap_or_default(),
         drilled_within: s.span("drilled_within").unwrap_or(Span::seconds(30 * 86_400)),
         jobs: s.number("jobs", 1, 32).unwrap_or(1),
         lock_wait: s.span("lock_wait").unwrap_or(Span::seconds(30)),

@@ -98,9 +98,17 @@ pub struct Jobs {
 /// [`ConfigError`] with every fault of the first file that has any.
 pub fn jobs(config: &Config) -> Result<Jobs, ConfigError> {
     let mut all = Jobs::default();
+    for directory in [SCHEDULES_DIRECTORY, DRILLS_DIRECTORY] {
+        let file = config.base().join(directory);
+        // None is none; one that cannot be read may hold anything.
+        match std::fs::read_dir(&file) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(ConfigError::Unreadable { file, source }),
+            _ => {}
+        }
+    }
     for name in plans::names(config, SCHEDULES_DIRECTORY).into_iter().take(SCHEDULES_MAX) {
         let schedule = schedule(config, &name)?;
-        all.jobs.extend(schedule.jobs());
+        all.jobs.extend(schedule.jobs().into_iter().map(|job| pinned(config, job)));
         all.schedules.push(schedule);
     }
     for name in plans::names(config, DRILLS_DIRECTORY) {
@@ -111,6 +119,17 @@ pub fn jobs(config: &Config) -> Result<Jobs, ConfigError> {
         }
     }
     Ok(all)
+}
+
+/// A datastore's own hosts count where its schedule names none.
+fn pinned(config: &Config, mut job: Job) -> Job {
+    if let Action::Backup(datastore) = &job.action
+        && job.hosts.is_empty()
+        && let Some(settings) = config.datastores.get(datastore)
+    {
+        job.hosts.clone_from(&settings.hosts);
+    }
+    job
 }
 
 /// Reads a schedule.

@@ -158,12 +158,30 @@ pub(super) fn catalog(root: &mut Section<'_>, base: &Path) -> CatalogConfig {
                 Some(rest) if rest.split_once('@').is_some_and(|(user, _)| user.contains(':')) || rest.contains("password=") => {
                     s.fault::<()>(url.span, "url", "a password stands in the URL", "leave it out: PGPASSWORD or ~/.pgpass tell it");
                 }
+                Some(rest) if !is_local(rest) && !["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| rest.contains(mode)) => {
+                    s.fault::<()>(
+                        url.span,
+                        "url",
+                        "to a host that is not local TLS must be verified",
+                        "add ?sslmode=verify-full (and sslrootcert=…) to the URL",
+                    );
+                }
                 Some(_) => config.url = Some(url.value),
             }
         }
         s.finish();
     }
     config
+}
+
+/// Whether a URL, behind its scheme, leads to a socket or to this host.
+fn is_local(rest: &str) -> bool {
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    let (host, query) = place.split_once('?').unwrap_or((place, ""));
+    let host = host.split('/').next().unwrap_or_default();
+    let host = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|c| c.is_ascii_digit())).map_or(host, |(host, _)| host);
+    let named = query.split('&').find_map(|pair| pair.strip_prefix("host=")).unwrap_or(host);
+    named.is_empty() || named.starts_with('/') || named.starts_with("%2F") || ["localhost", "127.0.0.1", "[::1]"].contains(&named)
 }
 
 pub(super) fn serve(root: &mut Section<'_>, base: &Path) -> ServeConfig {

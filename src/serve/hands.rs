@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::scheduler::Failure;
 use crate::catalog::ticks::Claim;
-use crate::config::schedules;
+use crate::config::schedules::Schedule;
 use crate::domain::Trouble;
 use crate::domain::alarm::Kind;
 use crate::domain::drill::Verdict;
@@ -49,6 +49,8 @@ pub struct Verbs {
     pub bell: Bell,
     /// What is noticed on the way.
     pub news: News,
+    /// The schedules in force, which say how long backups are kept.
+    pub schedules: Vec<Schedule>,
 }
 
 /// Errors of verbs, in words without data: a server's own words may quote it, and stay with the causes.
@@ -134,19 +136,29 @@ async fn read_back(rig: &Rig, count: usize) -> Result<String, WorkError> {
 
 impl Verbs {
     async fn prune(&self, rig: &Rig) -> Result<String, WorkError> {
-        let all = schedules::jobs(&rig.config)?;
-        let (mut removed, mut left) = (0, Vec::new());
+        let (mut removed, mut left, mut busy) = (0, Vec::new(), Vec::new());
         for datastore in rig.config.datastores.keys() {
-            let policies = prune::policies_of(&all.schedules, datastore);
-            let pruning = prune::look(rig, datastore, policies).await?;
-            let done = prune::apply(rig, pruning).await?;
+            let policies = prune::policies_of(&self.schedules, datastore);
+            let done = match prune::look(rig, datastore, policies).await {
+                Ok(pruning) => prune::apply(rig, pruning).await,
+                Err(error) => Err(error),
+            };
+            let done = match done {
+                // A run holds it; the others are not left for that.
+                Err(WorkError::AlreadyRunning { .. }) => {
+                    busy.push(datastore.to_string());
+                    continue;
+                }
+                done => done?,
+            };
             removed += done.removed.len();
             left.extend(done.left.into_iter().map(|(backup, why)| format!("{backup}: {why}")));
             if rig.cancel.is_cancelled() {
                 return Err(WorkError::Interrupted);
             }
         }
-        if left.is_empty() { Ok(format!("removed {removed} backups")) } else { Err(WorkError::Leftovers(left.join("; "))) }
+        let passed = if busy.is_empty() { String::new() } else { format!("; passed over while a run held them: {}", busy.join(", ")) };
+        if left.is_empty() { Ok(format!("removed {removed} backups{passed}")) } else { Err(WorkError::Leftovers(left.join("; "))) }
     }
 
     async fn sweep(&self, rig: &Rig) -> Result<String, WorkError> {

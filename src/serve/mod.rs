@@ -21,11 +21,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::catalog::Catalog;
 use crate::catalog::ticks::{Claim, End};
+use crate::catalog::{Catalog, CatalogError};
 use crate::config::schedules::Jobs;
 use crate::config::serve::{OnStop, ServeConfig};
 use crate::domain::Trouble;
+use crate::domain::alarm::Phase;
 use crate::domain::job::Job;
 use crate::notify::Bell;
 use crate::report::Progress;
@@ -38,6 +39,12 @@ use scheduler::{Failure, Scheduler, end_of};
 const POLL: Duration = Duration::from_secs(1);
 /// How often it is looked how things stand.
 const LOOK: Duration = Duration::from_secs(30);
+/// How long the catalog may take for what is asked of it in one go.
+const CATALOG_MAX: Duration = Duration::from_secs(30);
+/// How long a look may take: the loop stands still meanwhile.
+const LOOK_MAX: Duration = Duration::from_secs(45);
+/// How long the catalog may be silent before somebody is told.
+const CATALOG_PATIENCE: Duration = Duration::from_secs(40);
 /// How long a run may take to end once it has been told to.
 const GRACE: Duration = Duration::from_secs(60);
 /// How long the end of a run is kept trying to be written down, one attempt after the other.
@@ -69,6 +76,13 @@ pub struct Running {
     pub progress: Progress,
     /// Since when.
     pub since: Timestamp,
+}
+
+impl Running {
+    /// One run, and not another of the same job.
+    fn key(&self) -> String {
+        format!("{} {} {}", self.claim.job, self.claim.tick, self.claim.epoch)
+    }
 }
 
 /// What the page and the metrics show. Written by the loop, read by everybody.
@@ -124,17 +138,22 @@ pub async fn run(load: Load, cancel: CancellationToken, mut hangup: tokio::sync:
     let mut daemon = Daemon::new(setup, catalog, board, news).await?;
     tokio::spawn(telling::pass_on(heard, daemon.catalog.clone(), Arc::clone(&daemon.telling)));
     let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let watched = std::env::var_os("WATCHDOG_USEC").is_some();
     let mut looked: Option<Instant> = None;
     while !cancel.is_cancelled() {
-        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-        if let Err(error) = daemon.begin_what_is_due().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the catalog does not answer; nothing new is begun until it does");
+        if watched {
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
+        let begun = tokio::time::timeout(CATALOG_MAX, daemon.begin_what_is_due()).await.unwrap_or(Err(CatalogError::Silent));
+        if let Err(error) = &begun {
+            tracing::warn!(error = error as &dyn std::error::Error, "the catalog does not answer; nothing new is begun until it does");
+        }
+        daemon.mind_the_catalog(begun.is_ok());
         if looked.is_none_or(|at| at.elapsed() > LOOK) || daemon.reap() {
             daemon.look().await;
             looked = Some(Instant::now());
         }
-        daemon.telling.deliver(&daemon.catalog).await;
+        daemon.telling.deliver(&daemon.catalog);
         tokio::select! {
             () = cancel.cancelled() => {}
             Some(()) = hangup.recv() => {
@@ -167,6 +186,14 @@ struct Daemon {
     running_cancel: CancellationToken,
     faults: Vec<crate::domain::alarm::Alarm>,
     cleaned: Option<Instant>,
+    silent: Option<Silent>,
+}
+
+/// Since when the catalog does not answer, and whether somebody was told.
+struct Silent {
+    from: Instant,
+    since: Timestamp,
+    told: bool,
 }
 
 impl Daemon {
@@ -178,7 +205,7 @@ impl Daemon {
         Ok(Self {
             scheduler,
             settings,
-            verbs: Arc::new(Verbs { rig: setup.rig.clone(), bell: setup.bell, news: news.clone() }),
+            verbs: Arc::new(Verbs { rig: setup.rig.clone(), bell: setup.bell, news: news.clone(), schedules: setup.jobs.schedules }),
             rig: setup.rig,
             catalog,
             news,
@@ -189,18 +216,20 @@ impl Daemon {
             running_cancel: CancellationToken::new(),
             faults: Vec::new(),
             cleaned: None,
+            silent: None,
         })
     }
 
-    async fn begin_what_is_due(&mut self) -> Result<(), crate::catalog::CatalogError> {
+    async fn begin_what_is_due(&mut self) -> Result<(), CatalogError> {
         self.scheduler.plan().await?;
         self.telling.tell_of_missed(&self.catalog).await?;
         while self.tasks.len() < self.settings.runs {
-            let Some((claim, job)) = self.scheduler.claim().await? else { return Ok(()) };
+            let busy = self.board.running().iter().map(|run| run.claim.subject.clone()).collect();
+            let Some((claim, job)) = self.scheduler.claim(&busy).await? else { return Ok(()) };
             tracing::info!(job = %job.key, tick = %claim.tick, attempt = claim.attempt, epoch = claim.epoch, "begun");
             let running = Running { job, claim, progress: Progress::default(), since: Timestamp::now() };
             if let Ok(mut all) = self.board.running.lock() {
-                all.insert(running.job.key.clone(), running.clone());
+                all.insert(running.key(), running.clone());
             }
             let run = Run {
                 catalog: self.catalog.clone(),
@@ -211,10 +240,10 @@ impl Daemon {
             };
             let board = Arc::clone(&self.board);
             self.tasks.spawn(async move {
-                let key = run.running.job.key.clone();
+                let (key, job) = (run.running.key(), run.running.job.key.clone());
                 let what = run.running.job.describe();
                 let (tick, attempt) = (run.running.claim.tick, run.running.claim.attempt);
-                let span = tracing::info_span!("run", job = key, %tick, attempt);
+                let span = tracing::info_span!("run", job, %tick, attempt);
                 let how = run.perform().instrument(span).await;
                 if let Ok(mut all) = board.running.lock() {
                     all.remove(&key);
@@ -228,6 +257,32 @@ impl Daemon {
         Ok(())
     }
 
+    /// A catalog that does not answer for long cannot keep the message about it: somebody is told directly, and when it is over.
+    fn mind_the_catalog(&mut self, answers: bool) {
+        let (phase, since) = match (&mut self.silent, answers) {
+            (None, true) => return,
+            (Some(silent), true) => {
+                let (told, since) = (silent.told, silent.since);
+                self.silent = None;
+                if !told {
+                    return;
+                }
+                (Phase::Recovered, since)
+            }
+            (None, false) => {
+                self.silent = Some(Silent { from: Instant::now(), since: Timestamp::now(), told: false });
+                return;
+            }
+            (Some(silent), false) if !silent.told && silent.from.elapsed() > CATALOG_PATIENCE => {
+                silent.told = true;
+                (Phase::Raised, silent.since)
+            }
+            (Some(_), false) => return,
+        };
+        let (telling, alarm) = (Arc::clone(&self.telling), telling::catalog_gone(&self.settings.host));
+        tokio::spawn(async move { telling.cry(&alarm, phase, since).await });
+    }
+
     /// Whether runs have ended since.
     fn reap(&mut self) -> bool {
         let mut any = false;
@@ -239,11 +294,23 @@ impl Daemon {
 
     /// Looks how things stand, and raises and settles alarms.
     async fn look(&mut self) {
-        let status = match status::look(&self.rig, &mut self.cache).await {
-            Ok(status) => Arc::new(status),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "it could not be looked how things stand");
-                return;
+        let jobs: Vec<Job> = self.scheduler.jobs().values().cloned().collect();
+        let looked = tokio::time::timeout(LOOK_MAX, status::look(&self.rig, &jobs, &mut self.cache)).await;
+        let found = match looked {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(error)) => Err(format!("{} ({error})", error.trouble())),
+            Err(_) => Err(format!("no answer within {} seconds", LOOK_MAX.as_secs())),
+        };
+        let mut alarms = Vec::new();
+        let vault = found.is_ok();
+        let status = match found {
+            Ok(status) => status,
+            Err(why) => {
+                tracing::warn!(why, "it could not be looked how things stand");
+                alarms.push(telling::vault_gone(&why));
+                let mut status = Status::without_the_vault(&self.rig, Timestamp::now());
+                status::of_jobs(&self.rig, &jobs, &mut status).await;
+                status
             }
         };
         let skew = match self.catalog.now().await {
@@ -253,17 +320,19 @@ impl Daemon {
         if let Err(error) = self.catalog.greet(&self.settings.host, i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "this host could not say that it is there");
         }
-        let mut alarms = telling::alarms_of(&status);
+        let looked = telling::Looked { vault, jobs: status.not_looked_at.is_empty() || !vault && status.not_looked_at.len() == 1 };
+        alarms.extend(telling::alarms_of(&status));
         alarms.extend(telling::clock_skew(&self.settings.host, skew));
         alarms.extend(self.faults.iter().cloned());
-        if let Err(error) = self.telling.update(&self.catalog, &self.settings.host, alarms).await {
+        if let Err(error) = self.telling.update(&self.catalog, &self.settings.host, alarms, looked).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "alarms could not be noted in the catalog");
         }
-        if let (Ok(mut at), Ok(series)) = (self.board.series.lock(), self.cache.series(&self.rig).await.cloned()) {
-            *at = Some(Arc::new(series));
+        let series = self.cache.read();
+        if let Ok(mut at) = self.board.series.lock() {
+            *at = series;
         }
         if let Ok(mut at) = self.board.status.lock() {
-            *at = Some(status);
+            *at = Some(Arc::new(status));
         }
         self.clean().await;
     }
@@ -274,10 +343,10 @@ impl Daemon {
             return;
         }
         self.cleaned = Some(Instant::now());
-        let before = Timestamp::now() - HISTORY;
-        let forgotten = async {
-            Ok::<_, crate::catalog::CatalogError>(self.catalog.forget_ticks(before).await? + self.catalog.forget_messages(before).await?)
-        };
+        let Ok(now) = self.catalog.now().await else { return };
+        let before = now - HISTORY;
+        let forgotten =
+            async { Ok::<_, CatalogError>(self.catalog.forget_ticks(before).await? + self.catalog.forget_messages(before).await?) };
         match forgotten.await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "old ticks and messages are forgotten"),
@@ -290,16 +359,18 @@ impl Daemon {
         let _ = sd_notify::notify(&[NotifyState::Reloading]);
         let taken = async {
             let setup = load().await?;
-            self.scheduler.take_jobs(setup.jobs.jobs).await?;
-            Ok::<_, WorkError>((setup.rig, setup.bell))
+            refuse_another_place(&self.rig, &setup.rig)?;
+            self.scheduler.take_jobs(setup.jobs.jobs.clone()).await?;
+            Ok::<_, WorkError>(setup)
         };
         match taken.await {
-            Ok((rig, bell)) => {
+            Ok(setup) => {
                 self.faults.clear();
-                self.settings.runs = rig.config.serve.runs;
-                self.telling.replace(bell.clone());
-                self.verbs = Arc::new(Verbs { rig: rig.clone(), bell, news: self.news.clone() });
-                self.rig = rig;
+                self.settings = setup.rig.config.serve.clone();
+                self.telling.replace(setup.bell.clone());
+                self.rig = Rig { catalog: self.rig.catalog.clone(), ..setup.rig };
+                self.verbs =
+                    Arc::new(Verbs { rig: self.rig.clone(), bell: setup.bell, news: self.news.clone(), schedules: setup.jobs.schedules });
                 self.cache = EvidenceCache::default();
                 tracing::info!("the configuration was read again and is in force");
             }
@@ -329,6 +400,24 @@ impl Daemon {
         let all = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, all).await;
     }
+}
+
+/// What this process holds, leases and locks, it holds there: another catalog, host name or page needs another process.
+fn refuse_another_place(old: &Rig, new: &Rig) -> Result<(), WorkError> {
+    let place = |rig: &Rig| {
+        let page =
+            rig.config.serve.page.as_ref().map(|page| (page.listen, page.tls.clone(), page.client_ca.clone(), page.token_file.clone()));
+        (rig.config.catalog.place(), rig.config.catalog.file.clone(), rig.config.serve.host.clone(), rig.config.serve.lease, page)
+    };
+    if place(old) == place(new) && new.catalog.is_ok() {
+        return Ok(());
+    }
+    Err(WorkError::Refused {
+        what: "reloading".to_owned(),
+        why: "another catalog, host, lease or status page, or a catalog that does not answer, cannot be taken while runs are under way"
+            .to_owned(),
+        hint: "restart the service".to_owned(),
+    })
 }
 
 /// One run, from its claim to its end in the catalog.
@@ -367,10 +456,15 @@ impl Run {
                         }
                     }
                 };
-                renewing.abort();
                 match result {
-                    Some(result) => (claim, result),
+                    Some(result) => {
+                        // Held until its end is known: else another host would run it again.
+                        let how = write_down(&self.catalog, &job, &claim, result).await;
+                        renewing.abort();
+                        return how;
+                    }
                     None => {
+                        renewing.abort();
                         tracing::warn!(job = %job.key, tick = %claim.tick, "another host has taken over this run");
                         return "taken-over";
                     }
@@ -389,12 +483,13 @@ async fn write_down(catalog: &Catalog, job: &Job, claim: &Claim, result: Result<
         Err(_) => "failed",
     };
     loop {
-        let now = catalog.now().await;
+        let now = tokio::time::timeout(CATALOG_MAX, catalog.now()).await.unwrap_or(Err(CatalogError::Silent));
         let written = match now {
             Ok(now) => {
                 let end = end_of(job, claim, result.clone(), now);
                 tracing::info!(job = %job.key, tick = %claim.tick, end = ?end, "ended");
-                catalog.finish(claim, &end).await.map(|mine| (mine, end))
+                let written = tokio::time::timeout(CATALOG_MAX, catalog.finish(claim, &end)).await;
+                written.unwrap_or(Err(CatalogError::Silent)).map(|mine| (mine, end))
             }
             Err(error) => Err(error),
         };

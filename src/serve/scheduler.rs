@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::catalog::ticks::{Claim, End};
 use crate::catalog::{Catalog, CatalogError};
 use crate::domain::Trouble;
-use crate::domain::job::{CatchUp, Job, backoff};
+use crate::domain::job::{Job, backoff};
 
 /// How a run failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,13 +55,11 @@ impl Scheduler {
     /// [`CatalogError::Query`]
     pub async fn take_jobs(&mut self, jobs: Vec<Job>) -> Result<(), CatalogError> {
         let now = self.catalog.now().await?;
+        let calendars: Vec<(String, String)> = jobs.iter().map(|job| (job.key.clone(), job.calendar.describe())).collect();
+        let planned = self.catalog.meet(&calendars, now).await?;
+        // Only now: a catalog that does not answer leaves everything as it was.
         self.jobs = Arc::new(jobs.into_iter().map(|job| (job.key.clone(), job)).collect());
-        let known = self.catalog.planned().await?;
-        let new: Vec<String> = self.jobs.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
-        if !new.is_empty() {
-            self.catalog.meet(&new, now).await?;
-        }
-        self.look_up(known, now);
+        self.look_up(planned, now);
         Ok(())
     }
 
@@ -95,19 +93,18 @@ impl Scheduler {
                 self.upcoming.insert((next, key));
             }
         }
-        for job in self.jobs.values().filter(|job| matches!(job.catch_up, CatchUp::Skip(_))) {
-            self.catalog.give_up(job, now).await?;
-        }
+        self.catalog.give_up(now).await?;
         Ok(())
     }
 
-    /// Takes a tick that is due, with its job.
+    /// Takes a tick that is due, with its job. `busy` are subjects of runs in this process: one whose lease has run out meanwhile, because
+    /// the host slept, is still its own.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn claim(&self) -> Result<Option<(Claim, Job)>, CatalogError> {
+    pub async fn claim(&self, busy: &BTreeSet<String>) -> Result<Option<(Claim, Job)>, CatalogError> {
         let jobs = Arc::clone(&self.jobs);
-        let known = move |key: &str| jobs.get(key).cloned();
+        let known = move |key: &str| jobs.get(key).filter(|job| !busy.contains(&job.subject())).cloned();
         let claim = self.catalog.claim(&self.host, &known, self.lease, self.in_all).await?;
         Ok(claim.and_then(|claim| Some((claim.clone(), self.jobs.get(&claim.job)?.clone()))))
     }

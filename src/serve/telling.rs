@@ -1,5 +1,6 @@
 //! Telling somebody: what is wrong is compared with what was wrong, and the difference becomes messages that are kept until delivered.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,24 +16,34 @@ use crate::notify::{Bell, DELIVERY_MAX};
 use crate::work::WorkError;
 use crate::work::status::Status;
 
-/// Messages that are delivered in one go.
-const DELIVERIES_MAX: usize = 16;
+/// Messages that are delivered to one channel in one go.
+const DELIVERIES_MAX: usize = 4;
 /// Clocks that differ by more make times in the history unreliable.
 const SKEW_MAX: SignedDuration = SignedDuration::from_secs(30);
+
+/// What was looked at: what was not may be as wrong as it was.
+#[derive(Debug, Clone, Copy)]
+pub struct Looked {
+    /// Vault and evidence.
+    pub vault: bool,
+    /// The jobs' ends.
+    pub jobs: bool,
+}
 
 /// Whom to tell, and how it is said.
 pub struct Telling {
     bell: Mutex<Bell>,
     vault: String,
     remind: Span,
-    delivering: tokio::sync::Mutex<()>,
+    /// One delivery at a time for each channel.
+    lines: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Telling {
     /// A way to tell everybody.
     #[must_use]
     pub fn new(bell: Bell, vault: String, remind: Span) -> Self {
-        Self { bell: Mutex::new(bell), vault, remind, delivering: tokio::sync::Mutex::new(()) }
+        Self { bell: Mutex::new(bell), vault, remind, lines: Mutex::default() }
     }
 
     /// Tells others from now on.
@@ -59,6 +70,10 @@ impl Telling {
         serde_json::to_string(&message).unwrap_or_default()
     }
 
+    fn letter(&self, kind: Kind, body: String) -> Letter {
+        Letter { channels: self.bell().who_wants(kind), kind, body }
+    }
+
     /// Says something once.
     ///
     /// # Errors
@@ -66,6 +81,17 @@ impl Telling {
     pub async fn say(&self, catalog: &Catalog, alarm: &Alarm) -> Result<(), CatalogError> {
         let now = catalog.now().await?;
         catalog.post(&self.bell().who_wants(alarm.kind), alarm.kind, &self.message(alarm, Phase::Raised, now), now).await
+    }
+
+    /// Says something at once to whoever wants to hear it, without the catalog: it is what is broken. What does not arrive is logged.
+    pub async fn cry(&self, alarm: &Alarm, phase: Phase, since: Timestamp) {
+        let bell = self.bell();
+        let Ok(message) = serde_json::from_str::<Message>(&self.message(alarm, phase, since)) else { return };
+        for channel in bell.who_wants(alarm.kind) {
+            if let Err(why) = bell.deliver(&channel, &message).await {
+                tracing::error!(channel, why, "nobody could be told that the catalog does not answer");
+            }
+        }
     }
 
     /// Tells of scheduled times that passed without a run: one message for each job.
@@ -104,10 +130,9 @@ impl Telling {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn update(&self, catalog: &Catalog, host: &str, alarms: Vec<Alarm>) -> Result<(), CatalogError> {
+    pub async fn update(&self, catalog: &Catalog, host: &str, alarms: Vec<Alarm>, looked: Looked) -> Result<(), CatalogError> {
         let now = catalog.now().await?;
         let standing = catalog.alarms().await?;
-        let bell = self.bell();
         for alarm in &alarms {
             let known = standing.iter().find(|known| known.alarm.key() == alarm.key());
             let (phase, since, before) = match known {
@@ -117,52 +142,66 @@ impl Telling {
                 }
                 Some(_) => continue,
             };
-            if catalog.raise(alarm, now, before).await? {
-                catalog.post(&bell.who_wants(alarm.kind), alarm.kind, &self.message(alarm, phase, since), now).await?;
-            }
+            let letter = self.letter(alarm.kind, self.message(alarm, phase, since));
+            catalog.raise(alarm, now, before, letter).await?;
         }
         for known in standing {
             let others = matches!(known.alarm.kind, Kind::ClockSkew | Kind::Configuration) && known.alarm.subject != host;
             let stands = alarms.iter().any(|alarm| alarm.key() == known.alarm.key());
-            if !stands && !others && catalog.settle(&known.alarm).await? {
+            // What was not looked at is not over.
+            let unknown = match known.alarm.kind {
+                Kind::ClockSkew | Kind::Configuration => false,
+                Kind::Failed => !looked.jobs,
+                _ => !looked.vault,
+            };
+            if !stands && !others && !unknown {
                 let message = self.message(&known.alarm, Phase::Recovered, known.since);
-                catalog.post(&bell.who_wants(known.alarm.kind), known.alarm.kind, &message, now).await?;
+                catalog.settle(&known.alarm, self.letter(known.alarm.kind, message)).await?;
             }
         }
         Ok(())
     }
 
-    /// Begins to deliver what waits; one that hangs holds up nothing but itself.
-    pub async fn deliver(self: &Arc<Self>, catalog: &Catalog) {
-        let (own, catalog) = (Arc::clone(self), catalog.clone());
-        tokio::spawn(async move {
-            let Ok(_only_one) = own.delivering.try_lock() else { return };
-            let bell = own.bell();
-            let outgoing = match catalog.outgoing(DELIVERY_MAX * 2, DELIVERIES_MAX).await {
-                Ok(outgoing) => outgoing,
-                Err(_) => return,
-            };
-            let deliveries = outgoing.into_iter().map(|one| {
-                let (bell, catalog) = (bell.clone(), catalog.clone());
-                async move {
-                    let sent = match serde_json::from_str::<Message>(&one.body) {
-                        Ok(message) => bell.deliver(&one.channel, &message).await,
-                        Err(error) => Err(error.to_string()),
-                    };
-                    let noted = match &sent {
-                        Ok(()) => catalog.delivered(one.id, None).await,
-                        Err(why) => {
-                            tracing::warn!(channel = one.channel, why, "a message could not be delivered; it is tried again");
-                            catalog.delivered(one.id, Some((why, backoff(one.attempts + 1)))).await
-                        }
-                    };
-                    if let Err(error) = noted {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "a delivery could not be noted; it may be repeated");
-                    }
+    /// Begins to deliver what waits, each channel by itself: one that hangs holds up nothing but itself.
+    pub fn deliver(self: &Arc<Self>, catalog: &Catalog) {
+        for channel in self.bell().channels {
+            let Some(free) = self.line_of(&channel.name) else { continue };
+            let (own, catalog) = (Arc::clone(self), catalog.clone());
+            tokio::spawn(async move {
+                if let Ok(_alone) = free.try_lock() {
+                    own.deliver_to(&catalog, &channel.name).await;
                 }
             });
-            futures::future::join_all(deliveries).await;
+        }
+    }
+
+    fn line_of(&self, channel: &str) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        Some(Arc::clone(self.lines.lock().ok()?.entry(channel.to_owned()).or_default()))
+    }
+
+    async fn deliver_to(&self, catalog: &Catalog, channel: &str) {
+        let Ok(outgoing) = catalog.outgoing(channel, DELIVERY_MAX * 2, DELIVERIES_MAX).await else { return };
+        let bell = self.bell();
+        let deliveries = outgoing.into_iter().map(|one| {
+            let bell = &bell;
+            async move {
+                let sent = match serde_json::from_str::<Message>(&one.body) {
+                    Ok(message) => bell.deliver(&one.channel, &message).await,
+                    Err(error) => Err(error.to_string()),
+                };
+                let noted = match &sent {
+                    Ok(()) => catalog.delivered(one.id, None).await,
+                    Err(why) => {
+                        tracing::warn!(channel = one.channel, why, "a message could not be delivered; it is tried again");
+                        catalog.delivered(one.id, Some((why, backoff(one.attempts + 1)))).await
+                    }
+                };
+                if let Err(error) = noted {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a delivery could not be noted; it may be repeated");
+                }
+            }
         });
+        futures::future::join_all(deliveries).await;
     }
 }
 
@@ -173,8 +212,15 @@ fn signed(duration: Duration) -> SignedDuration {
 /// Passes on what runs notice.
 pub async fn pass_on(mut heard: UnboundedReceiver<(Kind, String, String, String)>, catalog: Catalog, telling: Arc<Telling>) {
     while let Some((kind, subject, text, next_step)) = heard.recv().await {
-        if let Err(error) = telling.say(&catalog, &Alarm { kind, subject, text, next_step }).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "something was noticed and could not be passed on");
+        let alarm = Alarm { kind, subject, text, next_step };
+        // It is noticed once only, so it is said until it is said.
+        while let Err(error) = telling.say(&catalog, &alarm).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                what = alarm.text,
+                "something was noticed and could not be passed on yet"
+            );
+            tokio::time::sleep(Duration::from_secs(5)).await;
         }
     }
 }
@@ -184,7 +230,7 @@ pub async fn pass_on(mut heard: UnboundedReceiver<(Kind, String, String, String)
 pub fn alarms_of(status: &Status) -> Vec<Alarm> {
     let mut alarms = status.alarms.clone();
     for job in &status.jobs {
-        let Some(last) = job.last.as_ref().filter(|last| last.state == "failed") else { continue };
+        let Some(last) = job.ended.as_ref().filter(|ended| ended.state == "failed") else { continue };
         alarms.push(Alarm {
             kind: Kind::Failed,
             subject: job.job.clone(),
@@ -193,6 +239,29 @@ pub fn alarms_of(status: &Status) -> Vec<Alarm> {
         });
     }
     alarms
+}
+
+/// The vault does not answer.
+#[must_use]
+pub fn vault_gone(why: &str) -> Alarm {
+    Alarm {
+        kind: Kind::Failed,
+        subject: "vault".to_owned(),
+        text: format!("the vault cannot be looked at: {why}"),
+        next_step: "`lifeboat check` tries everything that is configured".to_owned(),
+    }
+}
+
+/// The catalog does not answer.
+#[must_use]
+pub fn catalog_gone(host: &str) -> Alarm {
+    Alarm {
+        kind: Kind::Failed,
+        subject: format!("catalog, as seen from {host}"),
+        text: "the catalog does not answer: what runs goes on, and nothing new is begun".to_owned(),
+        next_step: "look at its server or its disk; if it is lost, move it away, restart lifeboat, and `lifeboat catalog rebuild`"
+            .to_owned(),
+    }
 }
 
 /// Whether a host's clock is not to be trusted.

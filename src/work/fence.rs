@@ -5,7 +5,6 @@
 //! the manifest it may still stand still: then two manifests answer one tick, and readers take the one of the higher epoch
 //! ([`crate::domain::choice`]).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Rig, WorkError, evidence, shelf};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogError};
 use crate::domain::Document;
 use crate::domain::document::EpochClaim;
 use crate::domain::id::DatastoreName;
@@ -21,6 +20,8 @@ use crate::domain::job::subject_of;
 use crate::domain::layout;
 use crate::vault::VaultError;
 
+/// How long one renewal may take.
+const RENEWAL_MAX: Duration = Duration::from_secs(10);
 /// How often a number is tried that others have taken.
 const RACES_MAX: usize = 20;
 
@@ -47,8 +48,9 @@ impl Mandate {
         for _ in 0..RACES_MAX {
             let claim = EpochClaim::new(datastore.clone(), epoch, self.tick, evidence::actor(), rand::random());
             match rig.vault.put(&layout::epoch(datastore, epoch), Document::epoch(&claim)).await {
-                Ok(()) => return Ok(Self { epoch, ..self }),
-                Err(VaultError::Exists { .. }) => {}
+                Ok(()) if highest(rig, datastore).await? <= epoch => return Ok(Self { epoch, ..self }),
+                // Lower numbers may have been swept: that this one was free says nothing.
+                Ok(()) | Err(VaultError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
             let next = highest(rig, datastore).await?.max(epoch) + 1;
@@ -147,14 +149,18 @@ impl Drop for Held {
 #[must_use]
 pub fn renew(catalog: Catalog, subject: String, epoch: u64, lease: Duration, lost: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
+        let mut wait = lease / 3;
         loop {
-            tokio::time::sleep(lease / 3).await;
-            match catalog.renew(&subject, epoch, lease).await {
+            tokio::time::sleep(wait).await;
+            wait = lease / 3;
+            let renewed = tokio::time::timeout(RENEWAL_MAX, catalog.renew(&subject, epoch, lease)).await;
+            match renewed.unwrap_or_else(|_| Err(CatalogError::Silent)) {
                 Ok(true) => {}
                 Ok(false) => return lost.cancel(),
                 Err(error) => {
-                    let error: Arc<dyn std::error::Error> = Arc::new(error);
-                    tracing::warn!(%subject, error = error.as_ref(), "the lease could not be renewed; going on");
+                    tracing::warn!(%subject, error = &error as &dyn std::error::Error, "the lease could not be renewed; going on");
+                    // As soon as it answers again, before somebody takes over.
+                    wait = Duration::from_secs(1);
                 }
             }
         }

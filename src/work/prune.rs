@@ -62,9 +62,14 @@ fn testimony(series: &Series, datastore: &DatastoreName) -> Testimony {
             Body::Report(report) if report.verdict == Verdict::Pass => {
                 if let Some(backup) = report.backups.iter().find(|backup| &backup.datastore == datastore) {
                     found.last_drilled = Some(backup.backup.clone());
+                    // Whatever was to happen to it: it was there, and restored.
+                    found.removed.remove(&backup.backup);
                 }
             }
-            Body::Hold(hold) if &hold.datastore == datastore => drop(found.held.insert(hold.backup.clone(), hold.reason.clone())),
+            Body::Hold(hold) if &hold.datastore == datastore => {
+                found.held.insert(hold.backup.clone(), hold.reason.clone());
+                found.removed.remove(&hold.backup);
+            }
             Body::Release(hold) if &hold.datastore == datastore => drop(found.held.remove(&hold.backup)),
             Body::Removed(removed) if &removed.datastore == datastore => {
                 found.removed.extend(removed.backups.iter().map(|one| one.backup.clone()));
@@ -121,7 +126,9 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
         for prefix in [layout::MANIFESTS, layout::PAYLOADS, layout::META] {
             let listed = rig.vault.list(&format!("{prefix}{datastore}/")).await?.into_iter().map(|facts| facts.key);
             let ours = |key: &ObjectKey| {
-                layout::parse_backup_key(key.as_str()).is_some_and(|(store, backup)| &store == datastore && said.removed.contains(&backup))
+                let spoken = |backup: &BackupId| !spoken_guards(&said, backup).is_empty();
+                layout::parse_backup_key(key.as_str())
+                    .is_some_and(|(store, backup)| &store == datastore && said.removed.contains(&backup) && !spoken(&backup))
             };
             unfinished.extend(listed.filter(ours));
         }
@@ -206,12 +213,27 @@ pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
             reason: removal.reason().to_owned(),
         });
         evidence::write(rig, Body::Removed(Removed { datastore: datastore.clone(), backups: backups.collect() })).await?;
+        // Somebody may have held or drilled one of them since it was looked; their word stands before ours in the series.
+        let (series, _) = evidence::examine(rig).await?;
+        let said = testimony(&series, &datastore);
+        going.retain(|removal| {
+            let guards = spoken_guards(&said, removal.backup());
+            if !guards.is_empty() {
+                done.left.push((removal.backup().clone(), "it was held or drilled at this moment; release it or drill another".to_owned()));
+            }
+            guards.is_empty()
+        });
     }
     let mut left: BTreeMap<BackupId, Vec<ObjectKey>> = BTreeMap::new();
     for key in now.unfinished {
-        if let Some((_, backup)) = layout::parse_backup_key(key.as_str()) {
-            left.entry(backup).or_default().push(key);
+        let Some((_, backup)) = layout::parse_backup_key(key.as_str()) else { continue };
+        if !left.contains_key(&backup) {
+            match HostLock::named(&rig.config, &HostLock::reading(&backup), "a prune")? {
+                Some(lock) => reading.push(lock),
+                None => continue,
+            }
         }
+        left.entry(backup).or_default().push(key);
     }
     for removal in going {
         if let Some(manifest) = now.manifests.get(removal.backup()) {

@@ -1,6 +1,7 @@
 //! How things stand: every datastore against its objectives, what ran and what will, what is wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,7 +9,6 @@ use serde::Serialize;
 use super::{Rig, WorkError, shelf};
 use crate::catalog::alarms::{Standing, Undelivered};
 use crate::catalog::ticks::{HostRow, TickRow};
-use crate::config::schedules;
 use crate::domain::alarm::Alarm;
 use crate::domain::calendar::Tick;
 use crate::domain::drill::Verdict;
@@ -19,6 +19,8 @@ use crate::domain::job::Job;
 use crate::domain::layout::{self, Place};
 use crate::evidence::{self, Series};
 
+/// Clocks differ by less; what lies further ahead was made by one that was wrong.
+const FUTURE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Manifests that are tried for the newest one that is believed.
 const TRIED_MAX: usize = 20;
 
@@ -39,6 +41,8 @@ pub struct JobStatus {
     pub why: Vec<String>,
     /// The newest tick that ended, runs or waits.
     pub last: Option<TickRow>,
+    /// The newest tick that was done or failed.
+    pub ended: Option<TickRow>,
 }
 
 /// How things stand.
@@ -76,7 +80,7 @@ impl Status {
 #[derive(Default)]
 pub struct EvidenceCache {
     names: Vec<String>,
-    series: Option<Series>,
+    series: Option<Arc<Series>>,
 }
 
 impl EvidenceCache {
@@ -84,14 +88,20 @@ impl EvidenceCache {
     ///
     /// # Errors
     /// [`WorkError`] if the vault cannot be read.
-    pub async fn series(&mut self, rig: &Rig) -> Result<&Series, WorkError> {
+    pub async fn series(&mut self, rig: &Rig) -> Result<Arc<Series>, WorkError> {
         let names: Vec<String> = rig.vault.list(layout::EVIDENCE).await?.into_iter().map(|facts| facts.key.to_string()).collect();
         if self.series.is_none() || names != self.names {
             let vault = shelf::vault_id(rig).await?;
-            self.series = Some(evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?);
+            self.series = Some(Arc::new(evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?));
             self.names = names;
         }
-        self.series.as_ref().ok_or_else(|| WorkError::Bug("a series that was read is not there".to_owned()))
+        self.read().ok_or_else(|| WorkError::Bug("a series that was read is not there".to_owned()))
+    }
+
+    /// The series as it was read last.
+    #[must_use]
+    pub fn read(&self) -> Option<Arc<Series>> {
+        self.series.clone()
     }
 }
 
@@ -99,9 +109,13 @@ impl EvidenceCache {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn look(rig: &Rig, cache: &mut EvidenceCache) -> Result<Status, WorkError> {
-    let mut not_looked_at = Vec::new();
+pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<Status, WorkError> {
     let series = cache.series(rig).await?;
+    // One clock for all hosts, where there is one.
+    let now = match &rig.catalog {
+        Ok(catalog) => catalog.now().await.unwrap_or_else(|_| Timestamp::now()),
+        Err(_) => Timestamp::now(),
+    };
     let mut names: BTreeMap<DatastoreName, Vec<_>> = BTreeMap::new();
     for facts in rig.vault.list(layout::MANIFESTS).await? {
         if let Some((datastore, backup)) = layout::parse_manifest_key(facts.key.as_str()) {
@@ -130,28 +144,21 @@ pub async fn look(rig: &Rig, cache: &mut EvidenceCache) -> Result<Status, WorkEr
         let vault = shelf::vault_id(rig).await?;
         for backup in backups.iter().rev().take(TRIED_MAX) {
             match shelf::manifest(rig, &vault, &Place { datastore, backup }).await {
-                Ok(believed) if believed.verified => {
+                // One from the future would hide for years that there is none from today.
+                Ok(believed) if believed.verified && believed.manifest.source.snapshot_time <= now + FUTURE => {
                     health.newest = Some(backup.clone());
                     health.newest_snapshot = Some(believed.manifest.source.snapshot_time);
                     health.newest_bytes = believed.manifest.sealed_bytes();
                     break;
                 }
-                Err(WorkError::Vault(error)) => return Err(error.into()),
+                Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
                 _ => health.not_believed += 1,
             }
         }
-        drilled(series, &mut health);
+        drilled(&series, &mut health, now);
         datastores.push(health);
     }
-    let now = Timestamp::now();
     let alarms = datastores.iter().flat_map(|health| health.alarms(now)).collect();
-    let jobs = match schedules::jobs(&rig.config) {
-        Ok(all) => all.jobs,
-        Err(error) => {
-            not_looked_at.push(error.to_string());
-            Vec::new()
-        }
-    };
     let mut status = Status {
         at: now,
         vault: rig.vault.address(),
@@ -161,23 +168,50 @@ pub async fn look(rig: &Rig, cache: &mut EvidenceCache) -> Result<Status, WorkEr
         standing: Vec::new(),
         undelivered: Vec::new(),
         hosts: Vec::new(),
-        not_looked_at,
+        not_looked_at: Vec::new(),
     };
-    let mut board = BTreeMap::new();
-    match of_catalog(rig, &mut status).await {
+    of_jobs(rig, jobs, &mut status).await;
+    Ok(status)
+}
+
+/// What the catalog says of the jobs, which needs no vault.
+pub async fn of_jobs(rig: &Rig, jobs: &[Job], status: &mut Status) {
+    let mut board: BTreeMap<String, (Option<TickRow>, Option<TickRow>)> = BTreeMap::new();
+    match of_catalog(rig, status).await {
         Ok(rows) => {
+            // Rows come by their ticks; a running one says more than one that waits behind it.
             for row in rows {
-                // Rows come by their ticks; a running one says more than one that waits behind it.
-                let entry = board.entry(row.job.clone()).or_insert_with(|| row.clone());
-                if row.state != "waiting" || entry.state == "waiting" {
-                    *entry = row;
+                let (last, ended) = board.entry(row.job.clone()).or_default();
+                if row.ended.is_some() && row.state != "waiting" {
+                    *ended = Some(row.clone());
+                }
+                if row.state != "waiting" || last.as_ref().is_none_or(|last| last.state == "waiting") {
+                    *last = Some(row);
                 }
             }
         }
         Err(error) => status.not_looked_at.push(error),
     }
-    status.jobs = jobs.iter().map(|job| job_status(job, board.remove(&job.key), now)).collect();
-    Ok(status)
+    let at = status.at;
+    status.jobs = jobs.iter().map(|job| job_status(job, board.remove(&job.key).unwrap_or_default(), at)).collect();
+}
+
+impl Status {
+    /// What can be said while the vault does not answer.
+    #[must_use]
+    pub fn without_the_vault(rig: &Rig, at: Timestamp) -> Self {
+        Self {
+            at,
+            vault: rig.vault.address(),
+            datastores: Vec::new(),
+            jobs: Vec::new(),
+            alarms: Vec::new(),
+            standing: Vec::new(),
+            undelivered: Vec::new(),
+            hosts: Vec::new(),
+            not_looked_at: vec!["the vault does not answer".to_owned()],
+        }
+    }
 }
 
 async fn of_catalog(rig: &Rig, status: &mut Status) -> Result<Vec<TickRow>, String> {
@@ -188,14 +222,16 @@ async fn of_catalog(rig: &Rig, status: &mut Status) -> Result<Vec<TickRow>, Stri
     let catalog = rig.catalog.as_ref().map_err(|error| in_words(error.as_ref()))?;
     let read = async {
         status.standing = catalog.alarms().await?;
-        status.undelivered = catalog.undelivered().await?;
+        // One that is configured no more is nobody's trouble.
+        let configured = |channel: &str| rig.config.notify.iter().any(|notify| notify.name == channel);
+        status.undelivered = catalog.undelivered().await?.into_iter().filter(|message| configured(&message.channel)).collect();
         status.hosts = catalog.hosts().await?;
         catalog.board().await
     };
     read.await.map_err(|error| in_words(&error))
 }
 
-fn job_status(job: &Job, last: Option<TickRow>, now: Timestamp) -> JobStatus {
+fn job_status(job: &Job, (last, ended): (Option<TickRow>, Option<TickRow>), now: Timestamp) -> JobStatus {
     let next: Option<Tick> = job.calendar.next(&job.key, now);
     JobStatus {
         job: job.key.clone(),
@@ -205,6 +241,7 @@ fn job_status(job: &Job, last: Option<TickRow>, now: Timestamp) -> JobStatus {
         next_local: next.as_ref().and_then(|tick| tick.due).map(|due| job.calendar.zone.show(due)),
         why: next.map(|tick| tick.why).unwrap_or_default(),
         last,
+        ended,
     }
 }
 
@@ -218,10 +255,11 @@ pub fn reports_of<'a>(series: &'a Series, datastore: &'a DatastoreName) -> impl 
     })
 }
 
-fn drilled(series: &Series, health: &mut Health) {
+fn drilled(series: &Series, health: &mut Health, now: Timestamp) {
     let datastore = health.datastore.clone();
     health.last_verdict = reports_of(series, &datastore).next_back().map(|(_, report)| report.verdict.name().to_owned());
-    let passed = reports_of(series, &datastore).rev().find(|(_, report)| report.verdict == Verdict::Pass);
+    let passed =
+        reports_of(series, &datastore).rev().find(|(_, report)| report.verdict == Verdict::Pass && report.declared <= now + FUTURE);
     if let Some((record, report)) = passed {
         health.last_pass = Some(report.declared);
         health.last_pass_record = Some(record);

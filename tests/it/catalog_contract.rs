@@ -1,5 +1,6 @@
 //! What both catalogs keep: one suite, on SQLite and on PostgreSQL.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -37,9 +38,13 @@ async fn claim(catalog: &Catalog, host: &str, jobs: &[&Job], in_all: Option<usiz
 async fn keeps_the_contract(catalog: &Catalog) {
     let now = catalog.now().await.unwrap();
     let (chat, mail) = (job("a/chat", "chat", CatchUp::Skip(Span::seconds(86_400))), job("a/mail", "mail", CatchUp::Once));
-    catalog.meet(&["a/chat".to_owned(), "a/mail".to_owned()], now).await.unwrap();
-    catalog.meet(&["a/chat".to_owned()], now + SignedDuration::from_hours(9)).await.unwrap();
-    assert!(catalog.planned().await.unwrap().values().all(|until| *until <= now), "known jobs keep their time");
+    let met = |name: &str, calendar: &str| vec![(name.to_owned(), calendar.to_owned())];
+    let later = now + SignedDuration::from_hours(9);
+    catalog.meet(&[met("a/chat", "nightly"), met("a/mail", "nightly")].concat(), now).await.unwrap();
+    let known = catalog.meet(&met("a/chat", "nightly"), later).await.unwrap();
+    assert!(known["a/chat"] <= now, "a known job keeps its time");
+    assert_eq!(catalog.meet(&met("a/mail", "weekly"), later).await.unwrap()["a/mail"], later, "another calendar begins now");
+    catalog.meet(&met("a/mail", "nightly"), now).await.unwrap();
     // Planning twice, as two hosts do, is planning once.
     let since = now - SignedDuration::from_mins(3);
     for job in [&chat, &mail] {
@@ -113,17 +118,21 @@ async fn claim_when_free(catalog: &Catalog, job: &Job) -> Option<Claim> {
 async fn messages(catalog: &Catalog) {
     let now = catalog.now().await.unwrap();
     let alarm = Alarm { kind: Kind::Stale, subject: "chat".to_owned(), text: "old".to_owned(), next_step: "look".to_owned() };
-    assert!(catalog.raise(&alarm, now, None).await.unwrap());
-    assert!(!catalog.raise(&alarm, now, None).await.unwrap(), "two hosts raise it once");
+    let letter = || Letter { channels: vec!["nobody".to_owned()], kind: Kind::Stale, body: "{}".to_owned() };
+    assert!(catalog.raise(&alarm, now, None, letter()).await.unwrap());
+    assert!(!catalog.raise(&alarm, now, None, letter()).await.unwrap(), "two hosts raise it once");
     let standing = catalog.alarms().await.unwrap().remove(0);
     assert_eq!(standing.alarm, alarm);
-    assert!(catalog.raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told)).await.unwrap());
-    assert!(!catalog.raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told)).await.unwrap(), "and remind once");
-    assert!(catalog.settle(&alarm).await.unwrap() && !catalog.settle(&alarm).await.unwrap());
+    assert!(catalog.raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told), letter()).await.unwrap());
+    assert!(!catalog.raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told), letter()).await.unwrap(), "and remind once");
+    assert!(catalog.settle(&alarm, letter()).await.unwrap() && !catalog.settle(&alarm, letter()).await.unwrap());
+    assert_eq!(catalog.message_counts().await.unwrap()["nobody"], (0, 3), "raised, reminded, settled");
+    assert_eq!(catalog.outgoing("nobody", Duration::from_secs(3_600), 10).await.unwrap().len(), 2, "the reminder is due in an hour");
     catalog.post(&["team".to_owned(), "ops".to_owned()], Kind::Stale, "{}", now).await.unwrap();
-    let outgoing = catalog.outgoing(Duration::from_secs(60), 10).await.unwrap();
+    let mut outgoing = catalog.outgoing("team", Duration::from_secs(60), 10).await.unwrap();
+    outgoing.extend(catalog.outgoing("ops", Duration::from_secs(60), 10).await.unwrap());
     assert_eq!(outgoing.len(), 2);
-    assert!(catalog.outgoing(Duration::from_secs(60), 10).await.unwrap().is_empty(), "nobody else takes them meanwhile");
+    assert!(catalog.outgoing("team", Duration::from_secs(60), 10).await.unwrap().is_empty(), "nobody else takes them meanwhile");
     catalog.delivered(outgoing[0].id, None).await.unwrap();
     catalog.delivered(outgoing[1].id, Some(("no answer", Duration::from_secs(60)))).await.unwrap();
     let undelivered = catalog.undelivered().await.unwrap();
@@ -187,19 +196,19 @@ async fn a_clock_that_jumps_both_ways_loses_no_tick() {
     let year = SignedDuration::from_hours(24 * 365);
     clock.store((right + year).as_millisecond(), Ordering::SeqCst);
     scheduler.plan().await.unwrap();
-    let (wrong, _) = scheduler.claim().await.unwrap().unwrap();
+    let (wrong, _) = scheduler.claim(&BTreeSet::new()).await.unwrap().unwrap();
     assert!(catalog.finish(&wrong, &End::Done("ran a year early".to_owned())).await.unwrap());
     // Set right: the real next hour is planned and run.
     clock.store((right + SignedDuration::from_mins(61)).as_millisecond(), Ordering::SeqCst);
     scheduler.plan().await.unwrap();
     clock.store((right + SignedDuration::from_mins(121)).as_millisecond(), Ordering::SeqCst);
     scheduler.plan().await.unwrap();
-    let (claim, _) = scheduler.claim().await.unwrap().unwrap();
+    let (claim, _) = scheduler.claim(&BTreeSet::new()).await.unwrap().unwrap();
     assert_eq!(claim.tick.to_string(), "2026-11-24T12:00:00Z");
     assert!(catalog.finish(&claim, &End::Done("in time".to_owned())).await.unwrap());
     assert!(catalog.ticks("a/chat", 500).await.unwrap().iter().all(|row| row.tick <= claim.tick), "nothing of the wrong year is left");
     // Set back by seconds, as clocks are: nothing is run twice.
     clock.fetch_sub(90_000, Ordering::SeqCst);
     scheduler.plan().await.unwrap();
-    assert!(scheduler.claim().await.unwrap().is_none());
+    assert!(scheduler.claim(&BTreeSet::new()).await.unwrap().is_none());
 }

@@ -89,7 +89,7 @@ impl World {
         let Some(mut scheduler) = self.hosts[host].take() else { return };
         scheduler.plan().await.unwrap();
         while self.underway.values().filter(|run| run.host == host).count() < 4 {
-            let Some((claim, job)) = scheduler.claim().await.unwrap() else { break };
+            let Some((claim, job)) = scheduler.claim(&BTreeSet::new()).await.unwrap() else { break };
             let mut minutes: i64 = self.random.random_range(1..40);
             let result = match self.random.random_range(0..100) {
                 0..4 => Err(Failure { trouble: Trouble::Unavailable, text: "the store did not answer".to_owned() }),

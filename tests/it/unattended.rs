@@ -135,7 +135,25 @@ fn one_host_backs_up_tells_shows_and_stops() {
     home.run(&["status"]).fails(11, &[]);
     let collector = Listener::start();
     let endpoint = format!("http://127.0.0.1:{}", collector.port);
-    let serving = Serving::start(&home, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("LIFEBOAT_LOG_FORMAT", "json")]);
+    let socket = home.path("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let heard = Arc::<Mutex<String>>::default();
+    let hearing = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count) = systemd.recv(&mut buffer) {
+            hearing.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    });
+    let serving = Serving::start(
+        &home,
+        &[
+            ("NOTIFY_SOCKET", socket.to_str().unwrap()),
+            ("WATCHDOG_USEC", "300000000"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("LIFEBOAT_LOG_FORMAT", "json"),
+        ],
+    );
     eventually("three backups were published", || serving.log().matches("published").count() >= 3);
     let page = get(port, "localhost", "/");
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("script-src").eq(&false) && page.contains("default-src 'none'"), "{page}");
@@ -163,6 +181,8 @@ fn one_host_backs_up_tells_shows_and_stops() {
         serving.log()
     );
     assert_eq!(serving.stop(), 0);
+    let said = heard.lock().unwrap().clone();
+    assert!(["READY=1", "WATCHDOG=1", "STOPPING=1"].iter().all(|word| said.contains(word)), "{said}");
     let spans = collector.got().concat();
     assert!(spans.contains("POST /v1/traces") && spans.contains("often/db"), "spans of runs were sent");
     let status = home.run(&["status", "--json"]);
@@ -463,6 +483,44 @@ fn states_of(catalog: &Cluster, job: &str, state: &str) -> usize {
     catalog.psql("catalog", &format!("SELECT count(*) FROM ticks WHERE job LIKE '{job}' AND state = '{state}'")).parse().unwrap()
 }
 
+/// Without its catalog nothing new is begun, what runs goes on and publishes, and somebody is told without it.
+#[test]
+fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
+    let (source, told) = (source(), Listener::start());
+    let catalog = Cluster::start();
+    catalog.psql("postgres", "CREATE DATABASE catalog");
+    let home = Home::of(&source, "d");
+    home.configure(&format!("\n[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\non = [\"failed\", \"missed\"]\n", told.url()));
+    let url = format!("postgres://postgres@localhost/catalog?host={}", catalog.socket().display());
+    home.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
+    home.reconfigure("lock_wait = \"2s\"", "lock_wait = \"10m\"\nhosts = [\"here\"]");
+    schedule(&home, "often", "every = \"5s\"\nstarting = 2026-01-01\n");
+    // A host that it is not pinned to does nothing.
+    let elsewhere = Serving::start(&home, &[("LIFEBOAT_HOST", "elsewhere")]);
+    let serving = Serving::start(&home, &[("LIFEBOAT_HOST", "here")]);
+    eventually("it runs", || serving.log().contains("published"));
+    let mut holder = Command::new(source.bin().join("psql"));
+    holder.args(["-X", "-d", &source.conninfo("d"), "-c", "BEGIN; LOCK TABLE t; SELECT pg_sleep(12)"]);
+    let mut holder = holder.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let begun = || serving.log().matches(" begun job").count();
+    let published = || home.run(&["list", "--json"]).json().as_array().map_or(0, Vec::len);
+    eventually("a run waits", || begun() > serving.log().matches(" ended job").count());
+    let before = published();
+    catalog.stop("immediate");
+    eventually("the run that waited has published", || published() > before);
+    let holding = begun();
+    eventually("somebody was told", || told.got().iter().any(|got| got.contains("the catalog does not answer") && got.contains("raised")));
+    assert_eq!(begun(), holding, "nothing new was begun");
+    catalog.start_server();
+    eventually("that it is over too", || {
+        told.got().iter().any(|got| got.contains("the catalog does not answer") && got.contains("recovered"))
+    });
+    eventually("it goes on", || begun() > holding);
+    assert!(!elsewhere.log().contains(" begun job"), "{}", elsewhere.log());
+    let _ = holder.wait();
+    assert_eq!(serving.stop(), 0);
+}
+
 /// The one moment at which a lease alone would not do: the host stands still between its last look and its manifest.
 #[test]
 fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
@@ -507,6 +565,15 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     let epochs = std::fs::read_dir(home.vault().join("runs/epochs/db")).unwrap().count();
     assert_eq!(epochs, 3);
     assert_eq!(catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"), "3");
+    // Also where the low numbers have been swept.
+    let claims = home.vault().join("runs/epochs/db");
+    std::fs::rename(claims.join("000000000003.json"), claims.join("000000000500.json")).unwrap();
+    for swept in ["000000000001.json", "000000000002.json"] {
+        std::fs::remove_file(claims.join(swept)).unwrap();
+    }
+    catalog.psql("catalog", "DELETE FROM subjects");
+    quick.run(&["backup", "db"]).ok();
+    assert_eq!(catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"), "501");
 }
 
 #[test]
@@ -538,6 +605,13 @@ fn serve_needs_its_catalog_and_says_what_is_wrong_with_schedules() {
     schedule(&home, "bad", "cron = \"30 25 * * *\"\ntime_zone = \"Mars/Olympus\"\n[keep]\n");
     home.run(&["serve"]).fails(2, &["bad.toml", "no hour", "Mars/Olympus", "nothing says which backups are kept"]);
     home.run(&["next"]).fails(2, &["bad.toml"]);
+    // Beyond this host the catalog's TLS is verified.
+    home.reconfigure("file = \"catalog.db\"", "url = \"postgres://lifeboat@db.internal/lifeboat\"");
+    home.run(&["status"]).fails(2, &["TLS must be verified", "sslmode=verify-full"]);
+    home.reconfigure("postgres://lifeboat@", "postgres://lifeboat:hunter2@");
+    let out = home.run(&["status"]).fails(2, &["a password stands in the URL", "PGPASSWORD"]);
+    assert!(!out.stderr.contains("hunter2"), "{out:?}");
+    home.reconfigure("url = \"postgres://lifeboat:hunter2@db.internal/lifeboat\"", "file = \"catalog.db\"");
     for (text, word) in [
         ("", "it is not said when"),
         ("cron = \"@daily\"\nevery = \"1d\"", "said in two ways"),

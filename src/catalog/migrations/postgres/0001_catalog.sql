@@ -51,7 +51,8 @@ CREATE TABLE evidence_heads (
 -- What is scheduled, who runs it, and what came of it. Times are milliseconds since 1970.
 CREATE TABLE jobs (
     job           TEXT PRIMARY KEY,
-    planned_until BIGINT NOT NULL
+    planned_until BIGINT NOT NULL,
+    calendar      TEXT NOT NULL
 );
 
 -- One row for each scheduled time of each job.
@@ -59,10 +60,11 @@ CREATE TABLE ticks (
     job        TEXT NOT NULL,
     tick       BIGINT NOT NULL,
     subject    TEXT NOT NULL,
-    hosts      TEXT NOT NULL,
     due        BIGINT NOT NULL,
     not_before BIGINT NOT NULL,
+    give_up    BIGINT,
     state      TEXT NOT NULL,
+    attempts_max BIGINT NOT NULL,
     attempt    BIGINT NOT NULL DEFAULT 0,
     epoch      BIGINT NOT NULL DEFAULT 0,
     host       TEXT,

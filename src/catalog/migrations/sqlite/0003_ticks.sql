@@ -1,7 +1,8 @@
 -- What is scheduled, who runs it, and what came of it. Times are milliseconds since 1970.
 CREATE TABLE jobs (
     job           TEXT PRIMARY KEY,
-    planned_until INTEGER NOT NULL
+    planned_until INTEGER NOT NULL,
+    calendar      TEXT NOT NULL
 ) STRICT;
 
 -- One row for each scheduled time of each job.
@@ -9,10 +10,11 @@ CREATE TABLE ticks (
     job        TEXT NOT NULL,
     tick       INTEGER NOT NULL,
     subject    TEXT NOT NULL,
-    hosts      TEXT NOT NULL,
     due        INTEGER NOT NULL,
     not_before INTEGER NOT NULL,
+    give_up    INTEGER,
     state      TEXT NOT NULL,
+    attempts_max INTEGER NOT NULL,
     attempt    INTEGER NOT NULL DEFAULT 0,
     epoch      INTEGER NOT NULL DEFAULT 0,
     host       TEXT,

@@ -15,8 +15,11 @@ use sqlx::AssertSqlSafe;
 
 use super::{Catalog, CatalogError, millis, time};
 use crate::domain::alarm::Kind;
+use crate::domain::id::BackupId;
 use crate::domain::job::{CatchUp, Fate, Job, Planned, TICKS_PLANNED_MAX};
 
+/// Subjects of readers begin with it: the backup and something random follow.
+pub const READING: &str = "reading/";
 /// Candidates that are looked at for one claim.
 const CANDIDATES_MAX: i64 = 64;
 /// Any number, the same for every lifeboat: whoever counts all runs holds this advisory lock.
@@ -282,7 +285,10 @@ impl Catalog {
         if let Some(limit) = in_all {
             // Asked again under a lock before anything is taken.
             let (running,): (i64,) =
-                sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1").bind(now).fetch_one(&self.pool).await?;
+                sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1 AND subject NOT LIKE 'reading/%'")
+                    .bind(now)
+                    .fetch_one(&self.pool)
+                    .await?;
             if usize::try_from(running).unwrap_or(usize::MAX) >= limit {
                 return Ok(None);
             }
@@ -336,7 +342,10 @@ impl Catalog {
                 sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(COUNTING_LOCK).execute(&mut *transaction).await?;
             }
             let (running,): (i64,) =
-                sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1").bind(now).fetch_one(&mut *transaction).await?;
+                sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1 AND subject NOT LIKE 'reading/%'")
+                    .bind(now)
+                    .fetch_one(&mut *transaction)
+                    .await?;
             if usize::try_from(running).unwrap_or(usize::MAX) >= limit {
                 return Ok(None);
             }
@@ -458,17 +467,32 @@ impl Catalog {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Lets go of a subject.
+    /// Lets go of a subject. A reader's has no history and goes altogether.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn release(&self, subject: &str, epoch: u64) -> Result<(), CatalogError> {
-        sqlx::query("UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2")
-            .bind(subject)
-            .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
-            .execute(&self.pool)
-            .await?;
+        let query = match subject.starts_with(READING) {
+            true => "DELETE FROM subjects WHERE subject = $1 AND epoch = $2",
+            false => "UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2",
+        };
+        sqlx::query(query).bind(subject).bind(i64::try_from(epoch).unwrap_or(i64::MAX)).execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// Who reads a backup at this moment, on any host.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn readers(&self, backup: &BackupId) -> Result<Vec<String>, CatalogError> {
+        let now = millis(self.now().await?);
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT holder FROM subjects WHERE subject LIKE $1 AND lease_until >= $2 ORDER BY holder")
+                .bind(format!("{READING}{backup}/%"))
+                .bind(now)
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(rows.into_iter().map(|(holder,)| holder).collect())
     }
 
     /// The epoch of a subject goes up to at least this: the vault knew of a later one than a catalog that was lost.
@@ -630,6 +654,11 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn forget_ticks(&self, before: Timestamp) -> Result<u64, CatalogError> {
         let gone = sqlx::query("DELETE FROM ticks WHERE ended < $1 AND state NOT IN ('running', 'waiting')")
+            .bind(millis(before))
+            .execute(&self.pool)
+            .await?;
+        // Readers that died.
+        sqlx::query("DELETE FROM subjects WHERE subject LIKE 'reading/%' AND lease_until < $1")
             .bind(millis(before))
             .execute(&self.pool)
             .await?;

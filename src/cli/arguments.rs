@@ -155,7 +155,7 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat status\n  lifeboat status --json | jq .alarms\n\nExits with 0 if everything is within its objectives, else with 11."
     )]
     Status,
-    /// Remove backups that no schedule's [keep] keeps. Shows the plan first; acts with --confirm.
+    /// Remove backups that no schedule keeps. Shows the plan first; acts with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat prune\n  lifeboat prune chat --confirm\n\nExits with 10 if something was to go and could not be deleted."
     )]

@@ -147,6 +147,7 @@ async fn with_signals(arguments: Arguments) -> Exit {
     );
     let span = tracing::info_span!("lifeboat", verb = arguments.verb.name());
     let result = run::run(arguments, progress, cancel.clone()).instrument(span).await;
+    crate::work::fence::given_back().await;
     shown.stop().await;
     match result {
         Ok(exit) => exit,

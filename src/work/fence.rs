@@ -5,21 +5,27 @@
 //! the manifest it may still stand still: then two manifests answer one tick, and readers take the one of the higher epoch
 //! ([`crate::domain::choice`]).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Rig, WorkError, evidence, shelf};
+use super::{HostLock, Rig, WorkError, evidence, shelf};
+use crate::catalog::ticks::READING;
 use crate::catalog::{Catalog, CatalogError};
 use crate::domain::Document;
 use crate::domain::document::EpochClaim;
-use crate::domain::id::DatastoreName;
+use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::job::subject_of;
 use crate::domain::layout;
 use crate::vault::VaultError;
 
+/// Leases that are being given back in this process.
+static RELEASING: AtomicUsize = AtomicUsize::new(0);
+/// How long giving one back may take.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
 /// How long one renewal may take.
 const RENEWAL_MAX: Duration = Duration::from_secs(10);
 /// How often a number is tried that others have taken.
@@ -105,12 +111,50 @@ async fn highest(rig: &Rig, datastore: &DatastoreName) -> Result<u64, WorkError>
     Ok(listed.iter().filter_map(|facts| layout::parse_epoch_key(datastore, facts.key.as_str())).max().unwrap_or(0))
 }
 
-/// A datastore that is held for a run by hand, where other hosts could begin one. Given back when dropped, or when its lease ends.
+/// A datastore that is held for a run by hand, where other hosts could begin one.
 pub struct Held {
     /// By what right the run publishes.
     pub mandate: Mandate,
-    release: Option<(Catalog, String, u64)>,
-    renewing: Option<JoinHandle<()>>,
+    _lease: Option<Lease>,
+}
+
+/// A subject that is held as long as this lives. Given back when dropped, or when its time ends.
+pub struct Lease {
+    catalog: Catalog,
+    subject: String,
+    epoch: u64,
+    renewing: JoinHandle<()>,
+}
+
+impl Lease {
+    /// Goes on holding a subject that was taken under an epoch. `lost` is cancelled if somebody else has taken it.
+    #[must_use]
+    pub fn of(catalog: &Catalog, subject: String, epoch: u64, length: Duration, lost: CancellationToken) -> Self {
+        let renewing = renew(catalog.clone(), subject.clone(), epoch, length, lost);
+        Self { catalog: catalog.clone(), subject, epoch, renewing }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewing.abort();
+        // What cannot be said now the end of the lease says later.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (catalog, subject, epoch) = (self.catalog.clone(), self.subject.clone(), self.epoch);
+            RELEASING.fetch_add(1, Ordering::SeqCst);
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(RELEASE_MAX, catalog.release(&subject, epoch)).await;
+                RELEASING.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    }
+}
+
+/// Waits until everything that was dropped has been given back: a process that ends at once would leave it held until its time ends.
+pub async fn given_back() {
+    while RELEASING.load(Ordering::SeqCst) > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 impl Held {
@@ -120,27 +164,55 @@ impl Held {
     /// [`WorkError::AlreadyRunning`] if somebody holds it.
     pub async fn take(rig: &Rig, datastore: &DatastoreName, lost: &CancellationToken) -> Result<Self, WorkError> {
         let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) else {
-            return Ok(Self { mandate: Mandate::default(), release: None, renewing: None });
+            return Ok(Self { mandate: Mandate::default(), _lease: None });
         };
-        let (subject, lease) = (subject_of(datastore), rig.config.serve.lease.duration());
-        let held = catalog.hold(&rig.config.serve.host, &subject, lease).await?;
+        let (subject, length) = (subject_of(datastore), rig.config.serve.lease.duration());
+        let held = catalog.hold(&rig.config.serve.host, &subject, length).await?;
         let Some(epoch) = held else { return Err(WorkError::AlreadyRunning { what: "a run", datastore: datastore.clone() }) };
         let mandate = Mandate { tick: None, epoch }.claim(rig, datastore).await?;
-        let epoch = mandate.epoch;
-        let renewing = renew(catalog.clone(), subject.clone(), epoch, lease, lost.clone());
-        Ok(Self { mandate, release: Some((catalog.clone(), subject, epoch)), renewing: Some(renewing) })
+        let lease = Lease::of(catalog, subject, mandate.epoch, length, lost.clone());
+        Ok(Self { mandate, _lease: Some(lease) })
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(renewing) = self.renewing.take() {
-            renewing.abort();
-        }
-        if let Some((catalog, subject, epoch)) = self.release.take() {
-            // What cannot be said now the end of the lease says later.
-            tokio::spawn(async move { catalog.release(&subject, epoch).await });
-        }
+/// A backup that is being read: retention leaves it alone, on this host by a lock, on others by a lease where they share a catalog.
+#[derive(Default)]
+pub struct Reading {
+    _lock: Option<HostLock>,
+    _lease: Option<Lease>,
+}
+
+impl Reading {
+    /// Begins to read. Who may neither lock nor reach the catalog may still restore.
+    ///
+    /// # Errors
+    /// [`WorkError::Refused`] if retention is removing it at this moment.
+    pub async fn begin(rig: &Rig, backup: &BackupId) -> Result<Self, WorkError> {
+        let lock = match HostLock::share(&rig.config, &HostLock::reading(backup), "reading") {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => {
+                return Err(WorkError::Refused {
+                    what: format!("backup {backup}"),
+                    why: "retention is removing it at this moment".to_owned(),
+                    hint: "`lifeboat list` shows the others".to_owned(),
+                });
+            }
+            Err(error) => {
+                tracing::info!(error = &error as &dyn std::error::Error, "reading without a lock");
+                None
+            }
+        };
+        let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) else { return Ok(Self { _lock: lock, _lease: None }) };
+        let subject = format!("{READING}{backup}/{}", hex::encode(rand::random::<[u8; 4]>()));
+        let length = rig.config.serve.lease.duration();
+        let lease = match catalog.hold(&rig.config.serve.host, &subject, length).await {
+            Ok(epoch) => epoch.map(|epoch| Lease::of(catalog, subject, epoch, length, CancellationToken::new())),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "other hosts do not know that this backup is being read");
+                None
+            }
+        };
+        Ok(Self { _lock: lock, _lease: lease })
     }
 }
 

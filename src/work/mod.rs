@@ -62,8 +62,8 @@ pub struct Rig {
     pub progress: Progress,
     /// Cancelled by Ctrl-C and SIGTERM.
     pub cancel: CancellationToken,
-    /// Locks of the backups that this work reads, held until it is over.
-    pub reading: Arc<Mutex<Vec<HostLock>>>,
+    /// The backups that this work reads, until it is over.
+    pub reading: Arc<Mutex<Vec<fence::Reading>>>,
 }
 
 impl Rig {

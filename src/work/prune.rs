@@ -156,6 +156,10 @@ async fn stored_guards(rig: &Rig, manifest: &Manifest, now: Timestamp) -> Result
     if HostLock::named(&rig.config, &HostLock::reading(&manifest.backup), "a prune")?.is_none() {
         guards.push(Guard::InUse("a run of this host is reading it".to_owned()));
     }
+    if let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) {
+        let readers = catalog.readers(&manifest.backup).await?;
+        guards.extend(readers.into_iter().map(|host| Guard::InUse(format!("a run of {host} is reading it"))));
+    }
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
         let Some(facts) = rig.vault.find(&object.key).await? else { continue };
         if let Some(until) = facts.locked_until.filter(|until| *until > now) {

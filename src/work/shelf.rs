@@ -2,7 +2,8 @@
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::{HostLock, Rig, WorkError, evidence};
+use super::fence::Reading;
+use super::{Rig, WorkError, evidence};
 use crate::domain::Trouble;
 use crate::domain::choice::Which;
 use crate::domain::document::VaultHeader;
@@ -184,7 +185,10 @@ pub struct OpenedBackup {
 /// # Errors
 /// [`WorkError`] if no envelope is believed or no slot opens.
 pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
-    read_it(rig, manifest)?;
+    let reading = Reading::begin(rig, &manifest.backup).await?;
+    if let Ok(mut all) = rig.reading.lock() {
+        all.push(reading);
+    }
     let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
     let mut envelopes = Vec::new();
     let mut defects = Vec::new();
@@ -208,27 +212,6 @@ pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkEr
         tracing::warn!(backup = %manifest.backup, defect, "part of the envelope is not as it should be");
     }
     Ok(OpenedBackup { identity, slot, defects })
-}
-
-/// Keeps retention of this host away from a backup as long as the rig lives. Who may not lock may still restore.
-fn read_it(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
-    match HostLock::share(&rig.config, &HostLock::reading(&manifest.backup), "reading") {
-        Ok(Some(lock)) => {
-            if let Ok(mut reading) = rig.reading.lock() {
-                reading.push(lock);
-            }
-            Ok(())
-        }
-        Ok(None) => Err(WorkError::Refused {
-            what: format!("backup {}", manifest.backup),
-            why: "retention is removing it at this moment".to_owned(),
-            hint: format!("`lifeboat list {}` shows the others", manifest.datastore),
-        }),
-        Err(error) => {
-            tracing::info!(error = &error as &dyn std::error::Error, "reading without a lock");
-            Ok(())
-        }
-    }
 }
 
 /// The `number`th envelope. The first is bound by the signed manifest's hash, later ones by their own signature.

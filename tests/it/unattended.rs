@@ -221,6 +221,11 @@ fn a_broken_configuration_is_refused_while_the_old_one_goes_on_and_a_failing_job
     // The source goes away, and comes back.
     source.stop("immediate");
     eventually("the failure is told", || told.got().iter().any(|got| got.contains("\"kind\":\"failed\"") && got.contains("raised")));
+    // Several runs fail: it is one alarm, and each new attempt is no recovery.
+    let failures = serving.log().matches("Failed(").count();
+    eventually("more fail", || serving.log().matches("Failed(").count() > failures + 2);
+    let about = |phase: &str| told.got().iter().filter(|got| got.contains("\"kind\":\"failed\"") && got.contains(phase)).count();
+    assert_eq!((about("\"phase\":\"raised\""), about("\"phase\":\"recovered\"")), (1, 0), "{:#?}", told.got());
     source.start_server();
     eventually("so is its end", || told.got().iter().any(|got| got.contains("\"kind\":\"failed\"") && got.contains("recovered")));
     assert_eq!(serving.stop(), 0);
@@ -483,6 +488,61 @@ fn states_of(catalog: &Cluster, job: &str, state: &str) -> usize {
     catalog.psql("catalog", &format!("SELECT count(*) FROM ticks WHERE job LIKE '{job}' AND state = '{state}'")).parse().unwrap()
 }
 
+/// A run that has ended is known to have ended as soon as there is room again, and is not run twice.
+#[test]
+fn a_full_disk_under_the_catalog_stops_nothing_that_runs() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    let disk = crate::faults::SmallDisk::mount(&home.path("small"), 2);
+    home.reconfigure("file = \"catalog.db\"", "file = \"small/catalog.db\"");
+    // A claim whose answer was lost is nobody's until its lease ends.
+    home.configure("\n[serve]\nlease = \"5s\"\n");
+    schedule(&home, "often", "every = \"3s\"\nstarting = 2026-01-01\nretries = 0\n");
+    let serving = Serving::start(&home, &[]);
+    eventually("it runs", || serving.log().contains("published"));
+    let filler = home.path("small/filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    eventually("it says so", || serving.log().contains("the catalog does not answer"));
+    // By hand a backup is taken all the same.
+    home.backup();
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    let published = serving.log().matches("published").count();
+    eventually("it goes on", || serving.log().matches("published").count() > published + 1);
+    assert_eq!(serving.stop(), 0);
+    let mut ticks = BTreeSet::new();
+    for backup in home.run(&["list", "--json"]).ok().json().as_array().unwrap() {
+        let shown = home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
+        let manifest = shown.get("manifest").unwrap_or(&shown);
+        assert!(manifest["tick"].is_null() || ticks.insert(manifest["tick"].to_string()), "{} was answered twice", manifest["tick"]);
+    }
+    drop(disk);
+}
+
+/// What cannot be looked at is told of, and what was wrong before is not taken for over.
+#[test]
+fn a_vault_that_is_gone_is_told_of_and_nothing_is_taken_for_over() {
+    let (source, told) = (source(), Listener::start());
+    let home = Home::of(&source, "d");
+    home.configure(&format!("\n[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\n", told.url()));
+    schedule(&home, "often", "every = \"3s\"\nstarting = 2026-01-01\nretries = 0\n");
+    let serving = Serving::start(&home, &[]);
+    eventually("it runs, and is known never to have been drilled", || {
+        serving.log().contains("published") && told.got().iter().any(|got| got.contains("\"kind\":\"never-drilled\""))
+    });
+    let header = home.vault().join("vault.json");
+    std::fs::rename(&header, home.path("elsewhere")).unwrap();
+    let told_of = |words: &[&str]| told.got().iter().any(|got| words.iter().all(|word| got.contains(word)));
+    eventually("it is told of", || told_of(&["the vault cannot be looked at", "raised"]));
+    eventually("so is the job that fails for it", || told_of(&["\"subject\":\"often/db\"", "raised"]));
+    std::fs::rename(home.path("elsewhere"), &header).unwrap();
+    eventually("that it is back, too", || told_of(&["the vault cannot be looked at", "recovered"]));
+    eventually("the job as well", || told_of(&["\"subject\":\"often/db\"", "recovered"]));
+    assert!(!told_of(&["\"kind\":\"never-drilled\"", "recovered"]), "{:#?}", told.got());
+    assert_eq!(serving.stop(), 0);
+}
+
 /// Without its catalog nothing new is begun, what runs goes on and publishes, and somebody is told without it.
 #[test]
 fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
@@ -490,7 +550,11 @@ fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
     let catalog = Cluster::start();
     catalog.psql("postgres", "CREATE DATABASE catalog");
     let home = Home::of(&source, "d");
-    home.configure(&format!("\n[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\non = [\"failed\", \"missed\"]\n", told.url()));
+    // A claim whose answer was lost is nobody's until its lease ends.
+    home.configure(&format!(
+        "\n[serve]\nlease = \"5s\"\n[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\non = [\"failed\", \"missed\"]\n",
+        told.url()
+    ));
     let url = format!("postgres://postgres@localhost/catalog?host={}", catalog.socket().display());
     home.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
     home.reconfigure("lock_wait = \"2s\"", "lock_wait = \"10m\"\nhosts = [\"here\"]");
@@ -557,18 +621,36 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     assert_eq!(out.status.code(), Some(4), "{text}");
     assert!(text.contains("has been taken over by another run") && text.contains("what next"), "{text}");
     assert_eq!(home.run(&["list", "--json"]).ok().json().as_array().unwrap().len(), 1);
+    // What one host reads no other removes.
+    let id = home.run(&["list", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
+    quick.run(&["backup", "db"]).ok();
+    for host in [&slow, &quick] {
+        schedule(host, "often", "every = \"1h\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n");
+    }
+    let mut reader = slow.command(&["restore", "db", "--backup", &id, "--to", "-"]).spawn().unwrap();
+    let shown = || quick.run(&["prune"]).ok().stdout;
+    let mut said = String::new();
+    catalog.psql("catalog", &format!("INSERT INTO subjects VALUES ('reading/{id}/0a', 1, 'far', 9000000000000)"));
+    eventually("it is known to be read", || {
+        said = shown();
+        said.contains("in use: a run of far is reading it")
+    });
+    let _ = reader.wait();
+    catalog.psql("catalog", "DELETE FROM subjects WHERE holder = 'far'");
+    assert!(shown().contains("no rule keeps it"), "{said}");
+    assert_eq!(catalog.psql("catalog", "SELECT count(*) FROM subjects WHERE subject LIKE 'reading/%'"), "0", "who has read lets go");
     // And what it had written by then is gone.
     home.run(&["sweep", "--older-than", "0s"]).ok();
     // A catalog that was lost counts again from the beginning; the vault knows better.
     catalog.psql("catalog", "DELETE FROM subjects");
     quick.run(&["backup", "db"]).ok();
     let epochs = std::fs::read_dir(home.vault().join("runs/epochs/db")).unwrap().count();
-    assert_eq!(epochs, 3);
-    assert_eq!(catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"), "3");
+    assert_eq!(epochs, 4);
+    assert_eq!(catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"), "4");
     // Also where the low numbers have been swept.
     let claims = home.vault().join("runs/epochs/db");
-    std::fs::rename(claims.join("000000000003.json"), claims.join("000000000500.json")).unwrap();
-    for swept in ["000000000001.json", "000000000002.json"] {
+    std::fs::rename(claims.join("000000000004.json"), claims.join("000000000500.json")).unwrap();
+    for swept in ["000000000001.json", "000000000002.json", "000000000003.json"] {
         std::fs::remove_file(claims.join(swept)).unwrap();
     }
     catalog.psql("catalog", "DELETE FROM subjects");

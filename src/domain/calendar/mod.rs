@@ -402,19 +402,6 @@ impl Calendar {
         };
         format!("{what}, {}", self.zone.name())
     }
-
-    /// How far apart ticks usually are: the longest distance of the next few from an instant on.
-    #[must_use]
-    pub fn usual_distance(&self, from: Timestamp) -> Option<Duration> {
-        let mut here = self.next_nominal(from)?;
-        let mut longest = None;
-        for _ in 0..8 {
-            let next = self.next_nominal(here)?;
-            longest = longest.max(Duration::try_from(next.duration_since(here)).ok());
-            here = next;
-        }
-        longest
-    }
 }
 
 /// The civil time of a date and an optional time of day.

@@ -488,38 +488,6 @@ fn states_of(catalog: &Cluster, job: &str, state: &str) -> usize {
     catalog.psql("catalog", &format!("SELECT count(*) FROM ticks WHERE job LIKE '{job}' AND state = '{state}'")).parse().unwrap()
 }
 
-/// A run that has ended is known to have ended as soon as there is room again, and is not run twice.
-#[test]
-fn a_full_disk_under_the_catalog_stops_nothing_that_runs() {
-    let source = source();
-    let home = Home::of(&source, "d");
-    let disk = crate::faults::SmallDisk::mount(&home.path("small"), 2);
-    home.reconfigure("file = \"catalog.db\"", "file = \"small/catalog.db\"");
-    // A claim whose answer was lost is nobody's until its lease ends.
-    home.configure("\n[serve]\nlease = \"5s\"\n");
-    schedule(&home, "often", "every = \"3s\"\nstarting = 2026-01-01\nretries = 0\n");
-    let serving = Serving::start(&home, &[]);
-    eventually("it runs", || serving.log().contains("published"));
-    let filler = home.path("small/filler");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    while file.write_all(&[1; 4096]).is_ok() {}
-    eventually("it says so", || serving.log().contains("the catalog does not answer"));
-    // By hand a backup is taken all the same.
-    home.backup();
-    drop(file);
-    std::fs::remove_file(&filler).unwrap();
-    let published = serving.log().matches("published").count();
-    eventually("it goes on", || serving.log().matches("published").count() > published + 1);
-    assert_eq!(serving.stop(), 0);
-    let mut ticks = BTreeSet::new();
-    for backup in home.run(&["list", "--json"]).ok().json().as_array().unwrap() {
-        let shown = home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
-        let manifest = shown.get("manifest").unwrap_or(&shown);
-        assert!(manifest["tick"].is_null() || ticks.insert(manifest["tick"].to_string()), "{} was answered twice", manifest["tick"]);
-    }
-    drop(disk);
-}
-
 /// What cannot be looked at is told of, and what was wrong before is not taken for over.
 #[test]
 fn a_vault_that_is_gone_is_told_of_and_nothing_is_taken_for_over() {

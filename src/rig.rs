@@ -17,6 +17,7 @@ use crate::notify::webhook::{Switch, Webhook};
 use crate::notify::{Bell, Channel, Way};
 use crate::report::Progress;
 use crate::vault::Vault;
+use crate::vault::cold::{Clock, Cold};
 use crate::vault::directory::Directory;
 use crate::work::{Rig, WorkError};
 
@@ -83,7 +84,8 @@ fn trust_key(text: &str) -> Result<PublicKey, WorkError> {
 /// [`WorkError`] if this binary was built without what it needs.
 pub async fn vault(config: &Config) -> Result<Arc<dyn Vault>, WorkError> {
     match &config.vault {
-        VaultConfig::Directory(path) => Ok(Arc::new(Directory::new(path))),
+        VaultConfig::Directory(path, None) => Ok(Arc::new(Directory::new(path))),
+        VaultConfig::Directory(path, Some(cold)) => Ok(Arc::new(Cold::new(Directory::new(path), cold.clone(), Clock::Host))),
         #[cfg(feature = "aws")]
         VaultConfig::S3(s3) => Ok(Arc::new(crate::vault::s3::S3::new(s3).await)),
         #[cfg(not(feature = "aws"))]

@@ -118,14 +118,18 @@ impl Catalog {
         let migrating = migrating.connect_with(options.busy_timeout(PATIENCE)).await.map_err(|e| fail(e.into()))?;
         SQLITE.run(&migrating).await.map_err(|e| fail(e.into()))?;
         migrating.close().await;
-        let pool = AnyPoolOptions::new().max_connections(2).after_connect(|connection, _| {
-            Box::pin(async move {
-                sqlx::raw_sql("PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-                    .execute(connection)
-                    .await?;
-                Ok(())
-            })
-        });
+        let pool = AnyPoolOptions::new()
+            .max_connections(2)
+            // A full disk ends a transaction in SQLite, and sqlx goes on counting it: such a connection begins nothing any more.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!sqlx::Connection::is_in_transaction(connection)) }))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    sqlx::raw_sql("PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+                        .execute(connection)
+                        .await?;
+                    Ok(())
+                })
+            });
         let options: AnyConnectOptions = url_of(&file).parse().map_err(|e: sqlx::Error| fail(e.into()))?;
         let options = options.disable_statement_logging();
         let pool = pool.connect_with(options).await.map_err(|e| fail(e.into()))?;

@@ -55,8 +55,8 @@ pub struct Config {
 /// Where backups live.
 #[derive(Debug, Clone)]
 pub enum VaultConfig {
-    /// In a directory.
-    Directory(PathBuf),
+    /// In a directory, some of whose payloads may be cold.
+    Directory(PathBuf, Option<ColdConfig>),
     /// In a bucket.
     S3(Box<S3Config>),
 }
@@ -88,6 +88,19 @@ pub struct S3Config {
     pub part_bytes: usize,
     /// Parts under way at once.
     pub transfers_max: usize,
+    /// How long reading a payload is tried again while the store does not answer.
+    pub patience: Span,
+}
+
+/// Which payloads of a directory are cold, and how fast time passes for them: a rehearsal of S3's classes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ColdConfig {
+    /// Class in which payloads are stored.
+    pub class: Option<String>,
+    /// Classes into which they move, by age.
+    pub colder: Vec<Colder>,
+    /// How many times faster than real time passes while something thaws.
+    pub speed: u32,
 }
 
 /// A class into which the bucket moves payloads.
@@ -230,7 +243,7 @@ impl Config {
         if let SignerConfig::File(path) = &self.signing.signer {
             files.push(path.clone());
         }
-        if let VaultConfig::Directory(path) = &self.vault {
+        if let VaultConfig::Directory(path, _) = &self.vault {
             files.push(path.clone());
         }
         files.into_iter().filter_map(|file| std::path::absolute(file).ok()).collect()
@@ -275,7 +288,10 @@ fn vault(mut s: Section<'_>, base: &Path) -> Option<VaultConfig> {
     let directory = s.text("directory");
     let s3 = s.text("s3");
     let config = match (directory, s3) {
-        (Some(directory), None) => Some(VaultConfig::Directory(std::path::absolute(base.join(directory.value)).ok()?)),
+        (Some(directory), None) => {
+            let cold = cold(&mut s);
+            Some(VaultConfig::Directory(std::path::absolute(base.join(directory.value)).ok()?, cold))
+        }
         (None, Some(address)) => {
             let mut config = s3_settings(&mut s);
             match parse_s3_address(&address.value) {
@@ -309,6 +325,16 @@ const MIB: usize = 1024 * 1024;
 /// Six years, which HIPAA asks for of documentation.
 const EVIDENCE_LOCK: Span = Span::seconds(6 * 366 * 86_400);
 
+/// How long a store may be away in the middle of a restore.
+const PATIENCE: Span = Span::seconds(15 * 60);
+
+/// Classes of a directory's payloads, if it has any.
+fn cold(s: &mut Section<'_>) -> Option<ColdConfig> {
+    let (class, colder) = (s.text("storage_class").map(|t| t.value), colder(s));
+    let speed = s.number("cold_speed", 1, 1_000_000).and_then(|speed| u32::try_from(speed).ok()).unwrap_or(1);
+    (class.is_some() || !colder.is_empty()).then_some(ColdConfig { class, colder, speed })
+}
+
 fn s3_settings(s: &mut Section<'_>) -> S3Config {
     let mode = s.choice("object_lock_mode", &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)]);
     let length = s.span("object_lock");
@@ -323,6 +349,7 @@ fn s3_settings(s: &mut Section<'_>) -> S3Config {
         evidence_lock: s.span("evidence_lock").unwrap_or(EVIDENCE_LOCK),
         part_bytes: s.number("part_mib", 5, 64).unwrap_or(8) * MIB,
         transfers_max: s.number("transfers", 1, 16).unwrap_or(4),
+        patience: s.span("patience").unwrap_or(PATIENCE),
         ..S3Config::default()
     }
 }

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod manifest;
 pub mod retention;
 pub mod span;
+pub mod thaw;
 pub mod trouble;
 
 pub use document::Document;

@@ -81,13 +81,16 @@ impl Scheduler {
             let known = self.catalog.planned().await?;
             self.look_up(known, now);
         }
-        while let Some((next, _)) = self.upcoming.first().filter(|(next, _)| *next <= now) {
-            debug_assert!(*next <= now);
-            let Some((_, key)) = self.upcoming.pop_first() else { break };
-            let Some(job) = self.jobs.get(&key).cloned() else { continue };
+        while let Some((next, key)) = self.upcoming.first().filter(|(next, _)| *next <= now).cloned() {
+            let Some(job) = self.jobs.get(&key).cloned() else {
+                self.upcoming.pop_first();
+                continue;
+            };
             let since = self.planned.get(&key).copied().unwrap_or(now);
             let planned = job.plan(since, now);
             self.catalog.plan(&job, &planned, now).await?;
+            // Only now that it is written down: a catalog that does not answer must not make a job forgotten.
+            self.upcoming.remove(&(next, key.clone()));
             self.planned.insert(key.clone(), planned.until);
             if let Some(next) = job.calendar.next_nominal(planned.until) {
                 self.upcoming.insert((next, key));

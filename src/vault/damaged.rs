@@ -7,9 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Abilities, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
+use super::{Abilities, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Warm};
 use crate::domain::document::Document;
 use crate::domain::layout::ObjectKey;
+use crate::domain::thaw::Tier;
 
 /// What is wrong.
 #[derive(Debug, Clone)]
@@ -107,6 +108,9 @@ impl Vault for Damaged {
     }
     async fn remove(&self, _: &ObjectKey) -> Result<(), VaultError> {
         Self::refused()
+    }
+    async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+        self.inner.thaw(object, tier, days).await
     }
     async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
         self.inner.unfinished().await

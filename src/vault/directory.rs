@@ -5,6 +5,7 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use super::{Abilities, Ability, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
 use crate::domain::Document;
 use crate::domain::layout::ObjectKey;
+use crate::domain::thaw::Warmth;
 use crate::seal::{SealedBytes, SegmentProof};
 
 const TEMPORARY: &str = ".unfinished";
@@ -34,7 +36,10 @@ impl Directory {
     /// The vault at `root`, which need not exist until something is written.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), limits: Limits { part_bytes: PART_BYTES, parts_max: PARTS_MAX, transfers_max: 4 } }
+        Self {
+            root: root.to_owned(),
+            limits: Limits { part_bytes: PART_BYTES, parts_max: PARTS_MAX, transfers_max: 4, patience: Duration::ZERO },
+        }
     }
 
     /// The same vault with other limits, which is how rollover is tested without terabytes.
@@ -44,18 +49,27 @@ impl Directory {
         self
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn path(&self, key: &str) -> PathBuf {
         self.root.join(key)
     }
 }
 
 /// Runs blocking file work off the runtime's threads.
-async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T, VaultError> + Send + 'static) -> Result<T, VaultError> {
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
+) -> Result<T, VaultError> {
     let what = what.to_owned();
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(VaultError::Unknown { what, why: "a thread died".to_owned() }))
 }
 
-fn explain(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> VaultError {
+pub(super) fn explain(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> VaultError {
     let (what, place) = (what.to_owned(), path.display().to_string());
     move |error| match error.kind() {
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
@@ -71,7 +85,7 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
 }
 
 /// Creates missing directories, each readable by the owner only and synced into its parent.
-fn create_directories(root: &Path, directory: &Path) -> std::io::Result<()> {
+pub(super) fn create_directories(root: &Path, directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     if directory.is_dir() {
         return Ok(());
@@ -371,7 +385,15 @@ fn modified(metadata: &std::fs::Metadata) -> Timestamp {
 }
 
 fn facts(key: ObjectKey, metadata: &std::fs::Metadata) -> ObjectFacts {
-    ObjectFacts { key, bytes: metadata.len(), modified: modified(metadata), class: None, frozen: false, locked_until: None, version: None }
+    ObjectFacts {
+        key,
+        bytes: metadata.len(),
+        modified: modified(metadata),
+        class: None,
+        warmth: Warmth::Warm,
+        locked_until: None,
+        version: None,
+    }
 }
 
 fn walk(root: &Path, directory: &Path, prefix: &str, found: &mut Vec<ObjectFacts>) -> std::io::Result<()> {
@@ -384,7 +406,7 @@ fn walk(root: &Path, directory: &Path, prefix: &str, found: &mut Vec<ObjectFacts
         let path = entry?.path();
         let metadata = std::fs::symlink_metadata(&path)?;
         let Some(relative) = path.strip_prefix(root).ok().and_then(Path::to_str) else { continue };
-        if metadata.is_dir() && relative != TEMPORARY {
+        if metadata.is_dir() && !relative.starts_with('.') {
             walk(root, &path, prefix, found)?;
         } else if metadata.is_file()
             && relative.starts_with(prefix)

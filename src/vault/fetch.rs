@@ -1,12 +1,19 @@
 //! Reading whole objects: small ones at once, payloads as a stream of ranges fetched ahead in parallel, in order.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
 
-use super::{ObjectFacts, Vault, VaultError};
+use super::{ObjectFacts, Vault, VaultError, Warm};
 use crate::domain::layout::ObjectKey;
+
+/// Shortest and longest pause before a store that does not answer is asked again.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// See [`PAUSE_MIN`].
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 
 /// Largest small document that is read at once, in bytes.
 pub const DOCUMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -32,16 +39,58 @@ pub async fn document_of(vault: &dyn Vault, facts: ObjectFacts) -> Result<Bytes,
     }
     let length = usize::try_from(facts.bytes).unwrap_or_default();
     let warm = facts.warm()?;
-    vault.read(&warm, 0, length).await
+    range(vault, &warm, 0, length, Duration::ZERO).await
 }
 
-/// Streams objects one after the other, `transfers_max` ranges ahead. Dropping the receiver stops the reading.
+/// Bytes `from..from + length` of an object, going on at the byte where the store stopped sending; fewer only at the object's end.
+///
+/// While the store does not answer it is asked again, ever less often, for so long. Bytes that came
+/// begin that time anew.
+///
+/// # Errors
+/// [`VaultError`]
+async fn range(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
+    let first = patiently(vault, object, from, length, patience).await?;
+    if first.len() == length || first.is_empty() {
+        return Ok(first);
+    }
+    let mut bytes = BytesMut::from(first);
+    while bytes.len() < length {
+        let more = patiently(vault, object, from + bytes.len() as u64, length - bytes.len(), patience).await?;
+        if more.is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(&more);
+    }
+    Ok(bytes.freeze())
+}
+
+async fn patiently(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
+    let begun = Instant::now();
+    let mut pause = PAUSE_MIN;
+    loop {
+        match vault.read(object, from, length).await {
+            Err(VaultError::Unavailable { what, why }) if begun.elapsed() + pause < patience => {
+                if pause == PAUSE_MIN {
+                    let minutes = patience.as_secs() / 60;
+                    tracing::warn!("{what} at byte {from}: {why}; it is tried again for {minutes} minutes");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Streams objects one after the other, `transfers_max` ranges ahead. Dropping the receiver stops the reading, and so does `cancel`.
 ///
 /// # Errors
 /// [`VaultError::Missing`] or [`VaultError::Frozen`] before anything is read; later errors come through the channel.
 pub async fn stream(
     vault: Arc<dyn Vault>,
     objects: Vec<ObjectKey>,
+    cancel: CancellationToken,
 ) -> Result<tokio::sync::mpsc::Receiver<Result<Bytes, String>>, VaultError> {
     let mut ranges = Vec::new();
     let limits = vault.limits();
@@ -59,12 +108,19 @@ pub async fn stream(
     tokio::spawn(async move {
         let reads = ranges.into_iter().map(|(warm, from, length)| {
             let vault = Arc::clone(&vault);
-            async move { vault.read(&warm, from, length).await }
+            async move { range(vault.as_ref(), &warm, from, length, limits.patience).await }
         });
         let mut reads = futures::stream::iter(reads).buffered(limits.transfers_max);
-        while let Some(read) = reads.next().await {
+        loop {
+            let read = tokio::select! {
+                () = cancel.cancelled() => Err("interrupted".to_owned()),
+                read = reads.next() => match read {
+                    Some(read) => read.map_err(|error| error.to_string()),
+                    None => return,
+                },
+            };
             let failed = read.is_err();
-            if to.send(read.map_err(|error| error.to_string())).await.is_err() || failed {
+            if to.send(read).await.is_err() || failed {
                 return;
             }
         }

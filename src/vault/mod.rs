@@ -11,17 +11,21 @@
 //!
 //! What is read is hostile until its signature or hash has been checked by the caller.
 
+pub mod cold;
 pub mod damaged;
 pub mod directory;
 pub mod fetch;
 #[cfg(feature = "aws")]
 pub mod s3;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::domain::layout::ObjectKey;
+use crate::domain::thaw::{Tier, Warmth};
 use crate::domain::{Document, Trouble};
 use crate::seal::{SealedBytes, SegmentProof};
 
@@ -34,6 +38,8 @@ pub struct Limits {
     pub parts_max: usize,
     /// Parts under way at once, per upload, and ranges, per read.
     pub transfers_max: usize,
+    /// How long reading a payload is tried again while the store does not answer.
+    pub patience: Duration,
 }
 
 /// Facts about an object as the store tells them. Not to be believed about content.
@@ -47,8 +53,8 @@ pub struct ObjectFacts {
     pub modified: Timestamp,
     /// Storage class, where the store has classes.
     pub class: Option<String>,
-    /// Whether it must be thawed before it can be read.
-    pub frozen: bool,
+    /// Whether it can be read, or must be thawed before.
+    pub warmth: Warmth,
     /// Until when the store refuses to remove it; a listing does not tell it.
     pub locked_until: Option<Timestamp>,
     /// The store's own name of this version of the object; a listing does not tell it.
@@ -70,6 +76,11 @@ impl Warm {
     pub fn bytes(&self) -> u64 {
         self.0.bytes
     }
+    /// Its storage class, empty where the store has none.
+    #[must_use]
+    pub fn class(&self) -> &str {
+        self.0.class.as_deref().unwrap_or_default()
+    }
 }
 
 impl ObjectFacts {
@@ -78,8 +89,22 @@ impl ObjectFacts {
     /// # Errors
     /// [`VaultError::Frozen`] if it must be thawed first.
     pub fn warm(self) -> Result<Warm, VaultError> {
-        if self.frozen { Err(VaultError::Frozen { key: self.key, class: self.class.unwrap_or_default() }) } else { Ok(Warm(self)) }
+        match self.warmth {
+            Warmth::Warm | Warmth::Thawed { .. } => Ok(Warm(self)),
+            Warmth::Frozen | Warmth::UnderWay => Err(VaultError::Frozen { key: self.key, class: self.class.unwrap_or_default() }),
+        }
     }
+}
+
+/// What a store answers to the wish for a readable copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThawAnswer {
+    /// It will be there, or will stay longer.
+    Accepted,
+    /// It was asked for already, and not slower.
+    UnderWay,
+    /// Not at this tier, for want of capacity.
+    NoCapacity,
 }
 
 /// An upload that was begun and neither completed nor aborted.
@@ -130,7 +155,8 @@ pub trait Vault: Send + Sync {
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError>;
     /// Facts about one object, `None` if it does not exist.
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError>;
-    /// Bytes `from..from + length` of an object; fewer only at its end.
+    /// Bytes `from..from + length` of an object: at least one unless its end is reached, perhaps fewer than asked for where the store
+    /// stopped sending. [`fetch`] goes on at the byte.
     async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError>;
     /// All objects whose names begin with `prefix`, by name. Names that no vault writes are left out.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError>;
@@ -139,6 +165,11 @@ pub trait Vault: Send + Sync {
     /// Removes exactly the version of an object that was looked at, for good; one that is not there is success.
     async fn erase(&self, object: &ObjectFacts) -> Result<(), VaultError> {
         self.remove(&object.key).await
+    }
+    /// Asks for a readable copy of a frozen object, for `days`; of one that is thawed, that it stays so much longer from now. May be
+    /// repeated. After [`VaultError::Unknown`] the object's facts tell whether it took effect.
+    async fn thaw(&self, object: &ObjectFacts, _: Tier, _: u32) -> Result<ThawAnswer, VaultError> {
+        Err(VaultError::Refused { what: format!("thawing {}", object.key), why: "nothing in this vault is cold".to_owned() })
     }
     /// Uploads that were begun and not ended.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError>;

@@ -12,8 +12,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, ObjectLockEnabled, ObjectLockMode, OptionalObjectAttributes,
-    ServerSideEncryption, StorageClass,
+    ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, GlacierJobParameters, ObjectLockEnabled, ObjectLockMode,
+    OptionalObjectAttributes, RestoreRequest, ServerSideEncryption, StorageClass,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,11 +21,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::{Abilities, Ability, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
+use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Warm};
 use crate::aws::{self, Answer};
 use crate::config::{LockMode, S3Config};
 use crate::domain::Document;
 use crate::domain::layout::{EVIDENCE, ObjectKey};
+use crate::domain::thaw::{ColdClass, Tier, Warmth};
 use crate::seal::{SealedBytes, SegmentProof};
 
 /// Parts of one object that S3 allows.
@@ -247,7 +248,6 @@ fn timestamp(time: Option<&DateTime>) -> Timestamp {
     time.and_then(|t| Timestamp::from_second(t.secs()).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Classes that must be thawed, unless a thawed copy is there.
 /// Until when an object is locked. A legal hold ends when somebody lifts it.
 fn locked_until(head: &aws_sdk_s3::operation::head_object::HeadObjectOutput) -> Option<Timestamp> {
     let held = head.object_lock_legal_hold_status().is_some_and(|status| status.as_str() == "ON");
@@ -255,8 +255,43 @@ fn locked_until(head: &aws_sdk_s3::operation::head_object::HeadObjectOutput) -> 
     if held { Some(Timestamp::MAX) } else { until }
 }
 
-fn is_frozen(class: Option<&str>, thawed: bool) -> bool {
-    matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) && !thawed
+/// What a class and the state of a retrieval (under way, until when) say of an object.
+fn warmth(class: Option<&str>, archived: bool, retrieval: Option<(bool, Option<Timestamp>)>) -> Warmth {
+    match retrieval {
+        _ if class.and_then(ColdClass::of).is_none() && !archived => Warmth::Warm,
+        None => Warmth::Frozen,
+        Some((true, _)) => Warmth::UnderWay,
+        Some((false, until)) => Warmth::Thawed { until },
+    }
+}
+
+/// Reads `x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html>
+fn retrieval(header: &str) -> Option<(bool, Option<Timestamp>)> {
+    let under_way = match header.split_once("ongoing-request=\"")?.1.split_once('"')?.0 {
+        "true" => true,
+        "false" => false,
+        _ => return None,
+    };
+    let date = header.split_once("expiry-date=\"").and_then(|(_, rest)| Some(rest.split_once('"')?.0));
+    let until = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|until| until.timestamp());
+    Some((under_way, until))
+}
+
+/// What came of a body. One that breaks off gives what came before, and that is not the SDK's to repeat; one that brings nothing
+/// fails.
+async fn collect(mut body: ByteStream, length: usize) -> Result<Bytes, String> {
+    let mut bytes = bytes::BytesMut::with_capacity(length);
+    loop {
+        match body.next().await {
+            Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
+            Some(Err(error)) if bytes.is_empty() => return Err(error.to_string()),
+            Some(Err(_)) | None => return Ok(bytes.freeze()),
+        }
+        if bytes.len() > length {
+            return Ok(bytes.freeze());
+        }
+    }
 }
 
 struct S3Upload {
@@ -416,7 +451,12 @@ impl Vault for S3 {
     }
 
     fn limits(&self) -> Limits {
-        Limits { part_bytes: self.config.part_bytes, parts_max: PARTS_MAX, transfers_max: self.config.transfers_max }
+        Limits {
+            part_bytes: self.config.part_bytes,
+            parts_max: PARTS_MAX,
+            transfers_max: self.config.transfers_max,
+            patience: self.config.patience.duration(),
+        }
     }
 
     async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError> {
@@ -447,13 +487,12 @@ impl Vault for S3 {
         match self.client.head_object().bucket(&self.config.bucket).key(self.full(key.as_str())).send().await {
             Ok(head) => {
                 let class = head.storage_class().map(|c| c.as_str().to_owned());
-                let thawed = head.restore().is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
-                let archived = head.archive_status().is_some() && !thawed;
+                let warmth = warmth(class.as_deref(), head.archive_status().is_some(), head.restore().and_then(retrieval));
                 Ok(Some(ObjectFacts {
                     key: key.clone(),
                     bytes: head.content_length().and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
                     modified: timestamp(head.last_modified()),
-                    frozen: is_frozen(class.as_deref(), thawed) || archived,
+                    warmth,
                     class,
                     locked_until: locked_until(&head),
                     version: head.version_id().map(str::to_owned),
@@ -478,21 +517,15 @@ impl Vault for S3 {
             let sent =
                 self.client.get_object().bucket(&self.config.bucket).key(self.full(object.key().as_str())).range(&range).send().await;
             let why = match sent {
-                // A connection that breaks within the body is not the SDK's to repeat.
-                Ok(reply) => match reply.body.collect().await {
-                    Ok(body) => {
-                        let bytes = body.into_bytes();
-                        if bytes.len() <= length {
-                            return Ok(bytes);
-                        }
-                        return Err(VaultError::Tally { what, why: format!("{} bytes came for {length} asked for", bytes.len()) });
-                    }
-                    Err(error) => error.to_string(),
+                Ok(reply) => match collect(reply.body, length).await {
+                    Ok(bytes) if bytes.len() <= length => return Ok(bytes),
+                    Ok(_) => return Err(VaultError::Tally { what, why: format!("more bytes came than the {length} asked for") }),
+                    Err(error) => error,
                 },
                 Err(error) => {
                     let answer = Answer::of(&error);
                     if answer.code == "InvalidObjectState" {
-                        return Err(VaultError::Frozen { key: object.key().clone(), class: "an archive class".to_owned() });
+                        return Err(VaultError::Frozen { key: object.key().clone(), class: object.class().to_owned() });
                     }
                     if !answer.is_passing() {
                         return Err(self.explain(&what, answer));
@@ -524,12 +557,17 @@ impl Vault for S3 {
                 let relative = object.key().and_then(|key| key.strip_prefix(&self.config.prefix));
                 let Some(Ok(key)) = relative.map(str::parse) else { continue };
                 let class = object.storage_class().map(|c| c.as_str().to_owned());
-                let thawed = object.restore_status().is_some_and(|r| r.is_restore_in_progress() == Some(false));
+                let retrieval = object.restore_status().and_then(|status| {
+                    let until = status.restore_expiry_date().map(|date| timestamp(Some(date)));
+                    // An object that was never asked for has a status too, in some stores.
+                    (status.is_restore_in_progress() == Some(true) || until.is_some())
+                        .then_some((status.is_restore_in_progress() == Some(true), until))
+                });
                 found.push(ObjectFacts {
                     key,
                     bytes: object.size().and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
                     modified: timestamp(object.last_modified()),
-                    frozen: is_frozen(class.as_deref(), thawed),
+                    warmth: warmth(class.as_deref(), false, retrieval),
                     class,
                     locked_until: None,
                     version: None,
@@ -550,6 +588,29 @@ impl Vault for S3 {
         // Without a version a bucket that keeps versions would only hide it.
         let sent = request.set_version_id(object.version.clone().filter(|version| version != "null")).send().await;
         sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {}", object.key), Answer::of(&error)))
+    }
+
+    async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+        let tier = match tier {
+            Tier::Expedited => aws_sdk_s3::types::Tier::Expedited,
+            Tier::Standard => aws_sdk_s3::types::Tier::Standard,
+            Tier::Bulk => aws_sdk_s3::types::Tier::Bulk,
+        };
+        let what = format!("thawing {}", object.key);
+        let job = GlacierJobParameters::builder().tier(tier).build().map_err(|error| VaultError::Unusable(error.to_string()))?;
+        let wish = RestoreRequest::builder().days(i32::try_from(days).unwrap_or(i32::MAX)).glacier_job_parameters(job).build();
+        let request = self.client.restore_object().bucket(&self.config.bucket).key(self.full(object.key.as_str()));
+        match request.restore_request(wish).send().await {
+            Ok(_) => Ok(ThawAnswer::Accepted),
+            Err(error) => {
+                let answer = Answer::of(&error);
+                match answer.code.as_str() {
+                    "RestoreAlreadyInProgress" => Ok(ThawAnswer::UnderWay),
+                    "GlacierExpeditedRetrievalNotAvailable" => Ok(ThawAnswer::NoCapacity),
+                    _ => Err(self.explain(&what, answer)),
+                }
+            }
+        }
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
@@ -605,5 +666,23 @@ impl Vault for S3 {
         answers.push(self.lock_ability().await);
         answers.push(self.class_ability(key).await);
         Ok(Abilities { answers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_retrieval_is_read_from_its_header() {
+        let until = "2012-12-21T00:00:00Z".parse().ok();
+        assert_eq!(retrieval("ongoing-request=\"false\", expiry-date=\"Fri, 21 Dec 2012 00:00:00 GMT\""), Some((false, until)));
+        assert_eq!(retrieval("ongoing-request=\"true\""), Some((true, None)));
+        for odd in ["", "ongoing-request", "ongoing-request=\"maybe\"", "expiry-date=\"Fri, 21 Dec 2012 00:00:00 GMT\""] {
+            assert_eq!(retrieval(odd), None, "{odd}");
+        }
+        assert_eq!(warmth(Some("GLACIER"), false, retrieval("what is this")), Warmth::Frozen, "what is not understood is not readable");
+        assert_eq!(warmth(Some("GLACIER_IR"), false, None), Warmth::Warm);
+        assert_eq!(warmth(Some("INTELLIGENT_TIERING"), true, None), Warmth::Frozen);
     }
 }

@@ -184,7 +184,7 @@ async fn stored_guards(rig: &Rig, manifest: &Manifest, now: Timestamp) -> Result
 fn moved_after_days(rig: &Rig, class: &str) -> i64 {
     match &rig.config.vault {
         VaultConfig::S3(s3) => s3.colder.iter().find(|step| step.class == class).map_or(0, |step| step.after_days),
-        VaultConfig::Directory(_) => 0,
+        VaultConfig::Directory(..) => 0,
     }
 }
 

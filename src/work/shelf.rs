@@ -271,7 +271,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// [`WorkError`] if an object is missing, frozen, or does not open.
 pub async fn open_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Opened, WorkError> {
     let keys = payload.objects.iter().map(|o| o.key.clone()).collect();
-    let chunks = fetch::stream(std::sync::Arc::clone(&rig.vault), keys).await?;
+    let chunks = fetch::stream(std::sync::Arc::clone(&rig.vault), keys, rig.cancel.clone()).await?;
     let expected = payload.objects.iter().map(|o| Expected { name: o.key.to_string(), bytes: o.bytes, sha256: o.sha256.clone() }).collect();
     let (name, identity) = (payload.name.clone(), identity.clone());
     let opened = tokio::task::spawn_blocking(move || Opened::new(&name, chunks, expected, &identity)).await;

@@ -212,3 +212,33 @@ async fn a_clock_that_jumps_both_ways_loses_no_tick() {
     scheduler.plan().await.unwrap();
     assert!(scheduler.claim(&BTreeSet::new()).await.unwrap().is_none());
 }
+
+/// A disk that was full is not full for ever: whatever was refused then works as soon as there is room.
+#[tokio::test]
+async fn a_catalog_on_a_disk_that_was_full_is_written_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = crate::faults::SmallDisk::mount(&directory.path().join("small"), 1);
+    let place = directory.path().join("small");
+    let catalog = Catalog::open(&place.join("catalog.db")).await.unwrap();
+    let now = catalog.now().await.unwrap();
+    let meet = |number: usize| {
+        let jobs: Vec<_> = (0..200).map(|job| (format!("{number}/{job}"), "nightly".to_owned())).collect();
+        let catalog = catalog.clone();
+        async move { catalog.meet(&jobs, now).await.map(drop) }
+    };
+    meet(0).await.unwrap();
+    let filler = place.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    let mut refused = 0;
+    for number in 1..8 {
+        refused += usize::from(meet(number).await.is_err());
+    }
+    assert!(refused > 0, "the disk was not full");
+    drop(file);
+    std::fs::remove_file(filler).unwrap();
+    for number in 8..12 {
+        meet(number).await.unwrap();
+    }
+    drop(disk);
+}

@@ -228,10 +228,10 @@ fn a_queued_exclusive_lock_is_waited_for_only_so_long_and_blocks_nobody_else() {
 }
 
 /// A small file system of its own. Needs root, as CI and Debian machines of developers give it.
-struct SmallDisk(std::path::PathBuf);
+pub struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path, mib: u32) -> Self {
+    pub fn mount(at: &Path, mib: u32) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(at).status().unwrap();
         assert!(mounted.success(), "mounting a tmpfs needs root");

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::support::home::{Out, copy_tree};
 use crate::support::localstack::free_port;
-use crate::support::{Cluster, Home, eventually};
+use crate::support::{Cluster, Home, browser, eventually};
 
 /// A `serve` that is stopped when dropped.
 struct Serving {
@@ -163,6 +163,7 @@ fn one_host_backs_up_tells_shows_and_stops() {
     let metrics = get(port, "localhost", "/metrics");
     assert!(metrics.contains("lifeboat_last_verified_restore_age_seconds{datastore=\"db\"} inf"), "{metrics}");
     assert!(metrics.contains("lifeboat_runs_total{verb=\"backup\",outcome=\"done\"}") && metrics.contains("# EOF"), "{metrics}");
+    browser::look(&format!("http://localhost:{port}/"), "status");
     eventually("somebody was told", || told.got().iter().any(|request| request.contains("NEVER-DRILLED: db")));
     eventually("the switch was told", || told.got().iter().any(|request| request.starts_with("GET /secret-path")));
     let got = told.got();
@@ -486,6 +487,90 @@ fn account(catalog: &Cluster, home: &Home, logs: &str) {
 
 fn states_of(catalog: &Cluster, job: &str, state: &str) -> usize {
     catalog.psql("catalog", &format!("SELECT count(*) FROM ticks WHERE job LIKE '{job}' AND state = '{state}'")).parse().unwrap()
+}
+
+/// Two hosts whose clocks are twenty minutes apart, one of which then jumps back by hours: the catalog's clock is the only one that counts.
+#[test]
+fn hosts_with_wrong_clocks_share_the_ticks_of_the_catalogs_clock() {
+    let (source, catalog) = (source(), Cluster::start());
+    catalog.psql("postgres", "CREATE DATABASE catalog");
+    let home = Home::of(&source, "d");
+    schedule(&home, "backups", "every = \"3s\"\ncatch_up = \"skip\"\nlate_at_most = \"30s\"\nretries = 5\nstarting = 2026-01-01\n");
+    let url = format!("postgres://postgres@localhost/catalog?host={}", catalog.socket().display());
+    let clock = |name: &str, offset: &str| {
+        let host = another(&home, name);
+        host.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
+        let file = host.path("clock");
+        std::fs::write(&file, offset).unwrap();
+        let faked = [
+            ("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
+            ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("DONT_FAKE_MONOTONIC", "1"),
+        ];
+        let serving = Serving::start(&host, &faked);
+        (host, serving, file.clone())
+    };
+    let (_ahead, one, hand) = clock("ahead", "+10m");
+    let (_behind, two, _) = clock("behind", "-10m");
+    eventually("both run something", || one.log().contains("published") && two.log().contains("published"));
+    std::fs::write(hand, "-3h").unwrap();
+    let before = states_of(&catalog, "backups/%", "done");
+    eventually("it goes on after the jump", || states_of(&catalog, "backups/%", "done") > before + 2);
+    // Hosts say how far off they are every half minute.
+    eventually("somebody is told of both", || catalog.psql("catalog", "SELECT count(*) FROM hosts WHERE abs(skew) > 500000") == "2");
+    let logs = one.log() + &two.log();
+    assert_eq!((one.stop(), two.stop()), (0, 0), "{logs}");
+    let rows = catalog.psql("catalog", "SELECT tick / 1000, state FROM ticks ORDER BY tick");
+    let ticks: Vec<(i64, &str)> =
+        rows.lines().map(|row| row.split_once('|').map(|(tick, state)| (tick.parse().unwrap(), state)).unwrap()).collect();
+    assert!(ticks.windows(2).all(|pair| pair[1].0 - pair[0].0 == 3), "{ticks:?}\n{logs}");
+    let now = jiff::Timestamp::now().as_second();
+    assert!(ticks.iter().all(|(tick, _)| *tick <= now + 5), "nothing is planned by a clock that is ahead: {ticks:?}");
+    let settled = &ticks[..ticks.len().saturating_sub(3)];
+    assert!(settled.iter().all(|(_, state)| ["done", "missed"].contains(state)), "{ticks:?}\n{logs}");
+    let mut answered = BTreeSet::new();
+    for backup in home.run(&["list", "--json"]).ok().json().as_array().unwrap() {
+        let shown = home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
+        assert!(answered.insert(shown["manifest"]["tick"].to_string()), "{} was answered twice", shown["manifest"]["tick"]);
+    }
+    assert!(answered.len() >= before + 3);
+}
+
+/// A run that has ended is known to have ended as soon as there is room again, and is not run twice.
+#[test]
+fn a_full_disk_under_the_catalog_stops_nothing_that_runs() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    let disk = crate::faults::SmallDisk::mount(&home.path("small"), 2);
+    home.reconfigure("file = \"catalog.db\"", "file = \"small/catalog.db\"");
+    // A claim whose answer was lost is nobody's until its lease ends.
+    home.configure("\n[serve]\nlease = \"5s\"\n");
+    schedule(&home, "often", "every = \"3s\"\nstarting = 2026-01-01\nretries = 0\n");
+    let serving = Serving::start(&home, &[]);
+    eventually("it runs", || serving.log().contains("published"));
+    let filler = home.path("small/filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    eventually("it says so", || serving.log().contains("the catalog does not answer"));
+    // By hand a backup is taken all the same.
+    home.backup();
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    let published = serving.log().matches("published").count();
+    let since = Instant::now();
+    while serving.log().matches("published").count() <= published + 1 {
+        assert!(since.elapsed() < Duration::from_secs(14), "it does not go on: {}", serving.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(serving.stop(), 0);
+    let mut ticks = BTreeSet::new();
+    for backup in home.run(&["list", "--json"]).ok().json().as_array().unwrap() {
+        let shown = home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
+        let manifest = shown.get("manifest").unwrap_or(&shown);
+        assert!(manifest["tick"].is_null() || ticks.insert(manifest["tick"].to_string()), "{} was answered twice", manifest["tick"]);
+    }
+    drop(disk);
 }
 
 /// What cannot be looked at is told of, and what was wrong before is not taken for over.

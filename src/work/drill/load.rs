@@ -95,7 +95,7 @@ impl<'w> Step<World<'w>> for Choose {
 /// A payload that must be thawed first takes hours that no RTO of minutes has.
 async fn frozen(rig: &Rig, believed: &Believed, rto: Span) -> Result<Option<String>, WorkError> {
     for object in believed.manifest.payloads.iter().flat_map(|payload| &payload.objects) {
-        if let Some(facts) = rig.vault.find(&object.key).await?.filter(|facts| facts.frozen) {
+        if let Some(facts) = rig.vault.find(&object.key).await?.filter(|facts| facts.clone().warm().is_err()) {
             let class = facts.class.unwrap_or_default();
             // https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html
             let takes = if class == "DEEP_ARCHIVE" { "12 to 48 hours" } else { "3 to 5 hours unless expedited" };

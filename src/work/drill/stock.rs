@@ -94,7 +94,7 @@ async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, vault: &Pa
         keys.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| facts.key));
     }
     for key in &keys {
-        let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![key.clone()]).await?;
+        let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![key.clone()], rig.cancel.clone()).await?;
         let (mut child, mut stdin) = receiver(place, &vault.join(key.as_str())).await?;
         while let Some(chunk) = chunks.recv().await {
             let chunk = chunk.map_err(|why| WorkError::Open(crate::seal::OpenError::Fetch { name: key.to_string(), why }))?;

@@ -1,5 +1,6 @@
 //! Clusters, homes and the program under test.
 
+pub mod browser;
 pub mod cluster;
 #[cfg(feature = "aws")]
 pub mod front;

@@ -1,0 +1,301 @@
+//! Thawing: what is cold, how it is asked back, how long that takes and what it costs.
+//!
+//! Each object goes through the same states, and [`next`] says what to do in each of them. It is pure and total: the store tells the
+//! state, the clock tells the time, and whatever was forgotten by a process that died is asked again.
+//!
+//! ```text
+//! Frozen ──request──▶ UnderWay ──hours──▶ Thawed until … ──expiry──▶ Frozen
+//!    └── refused for want of capacity: the next slower tier ◀┘
+//! ```
+//!
+//! Times and rules: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html>. Prices are list
+//! prices of us-east-1 as of 2023; they are for an estimate, not for an invoice.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// How much hurry there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Minutes, dear, and refused where there is no capacity.
+    Expedited,
+    /// Hours.
+    Standard,
+    /// Half a day to two, cheap.
+    Bulk,
+}
+
+impl Tier {
+    /// Every tier, fastest first.
+    pub const ALL: [Self; 3] = [Self::Expedited, Self::Standard, Self::Bulk];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Expedited => "expedited",
+            Self::Standard => "standard",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Tier {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|tier| tier.name() == text)
+            .ok_or_else(|| format!("{text:?} is no retrieval tier; write expedited, standard or bulk"))
+    }
+}
+
+/// A storage class whose objects must be thawed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum ColdClass {
+    /// `GLACIER`, Flexible Retrieval.
+    Flexible,
+    /// `DEEP_ARCHIVE`.
+    DeepArchive,
+}
+
+const HOUR: u64 = 3_600;
+
+impl ColdClass {
+    /// The class of a name; `None` for one that can be read at once.
+    #[must_use]
+    pub fn of(class: &str) -> Option<Self> {
+        match class {
+            "GLACIER" => Some(Self::Flexible),
+            "DEEP_ARCHIVE" => Some(Self::DeepArchive),
+            _ => None,
+        }
+    }
+
+    /// How long a tier takes, at most as documented; `None` if the class does not offer it.
+    #[must_use]
+    pub fn takes(self, tier: Tier) -> Option<Duration> {
+        let seconds = match (self, tier) {
+            (Self::Flexible, Tier::Expedited) => 5 * 60,
+            (Self::Flexible, Tier::Standard) => 5 * HOUR,
+            (Self::Flexible, Tier::Bulk) => 12 * HOUR,
+            (Self::DeepArchive, Tier::Expedited) => return None,
+            (Self::DeepArchive, Tier::Standard) => 12 * HOUR,
+            (Self::DeepArchive, Tier::Bulk) => 48 * HOUR,
+        };
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// Dollars for each GB retrieved and for each 1,000 requests.
+    fn prices(self, tier: Tier) -> (f64, f64) {
+        match (self, tier) {
+            (Self::Flexible, Tier::Expedited) => (0.03, 10.0),
+            (Self::Flexible, Tier::Standard) => (0.01, 0.05),
+            (Self::Flexible, Tier::Bulk) => (0.0, 0.025),
+            (Self::DeepArchive, Tier::Standard | Tier::Expedited) => (0.02, 0.10),
+            (Self::DeepArchive, Tier::Bulk) => (0.0025, 0.025),
+        }
+    }
+}
+
+/// Dollars for each GB of readable copies, each 30 days.
+const COPY_PER_GB: f64 = 0.023;
+/// Bytes of a GB as it is billed.
+const GB: f64 = 1_073_741_824.0;
+
+/// What retrieving costs, in dollars, readable copies for `days` included. An estimate from list prices.
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "an estimate of money")]
+pub fn dollars(class: ColdClass, tier: Tier, objects: usize, bytes: u64, days: u32) -> f64 {
+    let (per_gb, per_thousand) = class.prices(tier);
+    let gb = bytes as f64 / GB;
+    gb * per_gb + objects as f64 / 1000.0 * per_thousand + gb * COPY_PER_GB * f64::from(days) / 30.0
+}
+
+/// Whether an object can be read, as its store tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warmth {
+    /// It can always be read.
+    Warm,
+    /// It must be thawed first.
+    Frozen,
+    /// A readable copy was asked for and is not there yet.
+    UnderWay,
+    /// A readable copy is there.
+    Thawed {
+        /// When it goes away; none if the store does not tell.
+        until: Option<Timestamp>,
+    },
+}
+
+impl Warmth {
+    /// Whether it can be read at a moment.
+    #[must_use]
+    pub fn is_readable(self, now: Timestamp) -> bool {
+        match self {
+            Self::Warm => true,
+            Self::Frozen | Self::UnderWay => false,
+            Self::Thawed { until } => until.is_none_or(|until| now < until),
+        }
+    }
+}
+
+/// What is wanted of a thaw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// How fast.
+    pub tier: Tier,
+    /// For how many days the copy is to stay.
+    pub days: u32,
+    /// Until when the copy must stay, at the least.
+    pub needed_until: Timestamp,
+    /// The tier of the request under way, where that is known.
+    pub asked: Option<Tier>,
+}
+
+/// What to do about one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// It can be read for as long as needed.
+    Nothing,
+    /// Ask for a copy.
+    Request,
+    /// A copy is on its way; ask for it to come faster.
+    Upgrade,
+    /// A copy is on its way.
+    Wait,
+    /// A copy is there and goes away too early: ask again, which makes it stay longer.
+    Prolong,
+}
+
+/// What to do about an object in a state.
+#[must_use]
+pub fn next(warmth: Warmth, wish: &Wish, now: Timestamp) -> Act {
+    match warmth {
+        Warmth::Warm => Act::Nothing,
+        Warmth::Frozen => Act::Request,
+        // Faster tiers come first in the order.
+        Warmth::UnderWay if wish.asked.is_some_and(|asked| wish.tier < asked) => Act::Upgrade,
+        Warmth::UnderWay => Act::Wait,
+        Warmth::Thawed { until: Some(until) } if until <= now => Act::Request,
+        Warmth::Thawed { until: Some(until) } if until < wish.needed_until => Act::Prolong,
+        Warmth::Thawed { .. } => Act::Nothing,
+    }
+}
+
+/// The cheapest tier that is through in time, or else the fastest that there is.
+#[must_use]
+pub fn tier_within(class: ColdClass, allowed: Duration) -> Tier {
+    let offered = || Tier::ALL.into_iter().filter_map(|tier| Some((tier, class.takes(tier)?)));
+    let slowest = offered().rfind(|(_, takes)| *takes <= allowed);
+    slowest.or_else(|| offered().next()).map_or(Tier::Standard, |(tier, _)| tier)
+}
+
+/// The next slower tier that a class offers, for when a faster one is refused.
+#[must_use]
+pub fn slower(class: ColdClass, tier: Tier) -> Option<Tier> {
+    Tier::ALL.into_iter().find(|other| *other > tier && class.takes(*other).is_some())
+}
+
+/// When a copy that became readable at `from` goes away: `days` later, rounded up to the next midnight UTC.
+#[must_use]
+pub fn expiry(from: Timestamp, days: u32) -> Timestamp {
+    const DAY: i64 = 86_400;
+    let end = from.as_second().saturating_add(i64::from(days) * DAY);
+    Timestamp::from_second((end + DAY - 1).div_euclid(DAY) * DAY).unwrap_or(Timestamp::MAX)
+}
+
+/// How long to wait before looking again: a twentieth of what is left, not under a second, not over five minutes. A request that is
+/// overdue is looked at less and less often.
+#[must_use]
+pub fn pause(since: Duration, expected: Duration) -> Duration {
+    let left = expected.checked_sub(since).unwrap_or(since / 4);
+    (left / 20).clamp(Duration::from_secs(1), Duration::from_secs(300))
+}
+
+/// A moment so much later.
+#[must_use]
+pub fn after(now: Timestamp, seconds: f64) -> Timestamp {
+    now.checked_add(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_cheapest_tier_that_is_in_time_is_taken() {
+        let hours = |h: u64| Duration::from_secs(h * HOUR);
+        assert_eq!(tier_within(ColdClass::Flexible, hours(24)), Tier::Bulk);
+        assert_eq!(tier_within(ColdClass::Flexible, hours(6)), Tier::Standard);
+        assert_eq!(tier_within(ColdClass::Flexible, hours(1)), Tier::Expedited);
+        assert_eq!(tier_within(ColdClass::Flexible, Duration::from_secs(10)), Tier::Expedited, "none is in time: the fastest");
+        assert_eq!(tier_within(ColdClass::DeepArchive, hours(1)), Tier::Standard, "it offers no faster one");
+        assert_eq!(tier_within(ColdClass::DeepArchive, hours(72)), Tier::Bulk);
+        assert_eq!(slower(ColdClass::Flexible, Tier::Expedited), Some(Tier::Standard));
+        assert_eq!(slower(ColdClass::DeepArchive, Tier::Bulk), None);
+    }
+
+    #[test]
+    fn the_copy_goes_away_at_a_midnight() {
+        assert_eq!(expiry(at("2026-11-25T13:00:00Z"), 1), at("2026-11-27T00:00:00Z"));
+        assert_eq!(expiry(at("2026-11-25T00:00:00Z"), 1), at("2026-11-26T00:00:00Z"));
+    }
+
+    #[test]
+    fn what_it_costs_is_what_the_price_list_says() {
+        let cost = dollars(ColdClass::Flexible, Tier::Standard, 1000, 100 * 1_073_741_824, 30);
+        assert!((cost - (1.0 + 0.05 + 2.3)).abs() < 1e-9, "{cost}");
+    }
+
+    fn warmth() -> impl Strategy<Value = Warmth> {
+        prop_oneof![
+            Just(Warmth::Warm),
+            Just(Warmth::Frozen),
+            Just(Warmth::UnderWay),
+            Just(Warmth::Thawed { until: None }),
+            (0..4_000_i64).prop_map(|s| Warmth::Thawed { until: Timestamp::from_second(s).ok() }),
+        ]
+    }
+
+    proptest! {
+        /// Nothing is left undone that cannot be read for long enough, and nothing is asked for that can.
+        #[test]
+        fn every_state_leads_to_a_copy_that_stays(warmth in warmth(), now in 0..2_000_i64, need in 0..4_000_i64) {
+            let now = Timestamp::from_second(now).unwrap();
+            let needed_until = Timestamp::from_second(need).unwrap().max(now);
+            let wish = Wish { tier: Tier::Standard, days: 1, needed_until, asked: Some(Tier::Standard) };
+            let act = next(warmth, &wish, now);
+            let stays = match warmth {
+                Warmth::Warm | Warmth::Thawed { until: None } => true,
+                Warmth::Thawed { until: Some(until) } => now < until && needed_until <= until,
+                Warmth::Frozen | Warmth::UnderWay => false,
+            };
+            prop_assert_eq!(act == Act::Nothing, stays);
+            prop_assert_eq!(act == Act::Wait, warmth == Warmth::UnderWay);
+        }
+    }
+
+    #[test]
+    fn a_request_under_way_is_made_faster_and_never_slower() {
+        let wish = |tier, asked| Wish { tier, days: 1, needed_until: Timestamp::UNIX_EPOCH, asked };
+        assert_eq!(next(Warmth::UnderWay, &wish(Tier::Expedited, Some(Tier::Bulk)), Timestamp::UNIX_EPOCH), Act::Upgrade);
+        assert_eq!(next(Warmth::UnderWay, &wish(Tier::Bulk, Some(Tier::Expedited)), Timestamp::UNIX_EPOCH), Act::Wait);
+        assert_eq!(next(Warmth::UnderWay, &wish(Tier::Expedited, None), Timestamp::UNIX_EPOCH), Act::Wait, "nobody knows what was asked");
+    }
+}

@@ -1,0 +1,302 @@
+//! A cold tier for a vault in a directory: the rules of S3's archive classes, for rehearsals and for tests.
+//!
+//! Payloads of a cold class stand in the directory as ever, and reading them is refused until a copy was asked for and its time has
+//! passed. What was asked for stands in `.cold/`, a file for each object. The rules, and the pages they come from:
+//!
+//! | rule | page |
+//! |---|---|
+//! | a frozen object is not read (`InvalidObjectState`) | S3 API, GetObject |
+//! | minutes, hours or days by tier; Deep Archive has no expedited one | S3 user guide, Archive retrieval options |
+//! | a second request while one is under way is answered so, unless it is for a faster tier | S3 API, RestoreObject; Upgrading the speed |
+//! | asking again for a thawed object moves its expiry | S3 API, RestoreObject |
+//! | a copy goes away at the midnight UTC after its days | S3 API, RestoreObject |
+//! | expedited may be refused for want of capacity | S3 user guide, Provisioned capacity |
+//!
+//! Two things differ on purpose: each tier takes its longest documented time, always; and with `cold_speed` above 1 that time and the
+//! days pass so much faster, without rounding to midnight. Expedited retrievals are refused while `.cold/no-capacity` exists.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::directory::{Directory, blocking, create_directories, explain};
+use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Warm};
+use crate::config::ColdConfig;
+use crate::domain::Document;
+use crate::domain::layout::{ObjectKey, PAYLOADS};
+use crate::domain::thaw::{ColdClass, Tier, Warmth, expiry};
+
+const STATE: &str = ".cold";
+const NO_CAPACITY: &str = "no-capacity";
+
+/// What time it is.
+#[derive(Debug, Clone, Default)]
+pub enum Clock {
+    /// This host's.
+    #[default]
+    Host,
+    /// Set by a test, in seconds since 1970.
+    Virtual(Arc<AtomicI64>),
+}
+
+impl Clock {
+    fn now(&self) -> Timestamp {
+        match self {
+            Self::Host => Timestamp::now(),
+            Self::Virtual(seconds) => Timestamp::from_second(seconds.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX),
+        }
+    }
+}
+
+/// A vault in a directory in which payloads are cold.
+#[derive(Debug, Clone)]
+pub struct Cold {
+    inner: Directory,
+    state: PathBuf,
+    rules: ColdConfig,
+    clock: Clock,
+}
+
+/// A retrieval that was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Retrieval {
+    tier: Tier,
+    ready: Timestamp,
+    until: Timestamp,
+}
+
+impl Cold {
+    /// Puts rules over a directory.
+    #[must_use]
+    pub fn new(inner: Directory, rules: ColdConfig, clock: Clock) -> Self {
+        Self { state: inner.root().join(STATE), inner, rules, clock }
+    }
+
+    fn class(&self, facts: &ObjectFacts, now: Timestamp) -> Option<String> {
+        if !facts.key.as_str().starts_with(PAYLOADS) {
+            return None;
+        }
+        let days = now.duration_since(facts.modified).as_hours() / 24;
+        let moved = self.rules.colder.iter().rev().find(|step| step.after_days <= days).map(|step| step.class.clone());
+        moved.or_else(|| self.rules.class.clone())
+    }
+
+    fn file(&self, key: &ObjectKey) -> PathBuf {
+        self.state.join(format!("{}.json", key.as_str().replace('/', "~")))
+    }
+
+    /// What was asked for of an object; a file that cannot be read counts as nothing.
+    fn retrieval(&self, key: &ObjectKey) -> Option<Retrieval> {
+        serde_json::from_slice(&std::fs::read(self.file(key)).ok()?).ok()
+    }
+
+    fn warmth(&self, key: &ObjectKey, class: Option<&str>, now: Timestamp) -> Warmth {
+        if class.and_then(ColdClass::of).is_none() {
+            return Warmth::Warm;
+        }
+        match self.retrieval(key) {
+            Some(retrieval) if now < retrieval.ready => Warmth::UnderWay,
+            Some(retrieval) if now < retrieval.until => Warmth::Thawed { until: Some(retrieval.until) },
+            _ => Warmth::Frozen,
+        }
+    }
+
+    fn chill(&self, mut facts: ObjectFacts) -> ObjectFacts {
+        let now = self.clock.now();
+        facts.class = self.class(&facts, now);
+        facts.warmth = self.warmth(&facts.key, facts.class.as_deref(), now);
+        facts
+    }
+
+    /// A time that passes `speed` times faster.
+    fn hastened(&self, time: std::time::Duration) -> SignedDuration {
+        SignedDuration::try_from(time / self.rules.speed.max(1)).unwrap_or(SignedDuration::MAX)
+    }
+
+    fn until(&self, from: Timestamp, days: u32) -> Timestamp {
+        match self.rules.speed {
+            0 | 1 => expiry(from, days),
+            _ => from + self.hastened(std::time::Duration::from_secs(u64::from(days) * 86_400)),
+        }
+    }
+
+    fn ask(&self, facts: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+        let what = || format!("thawing {}", facts.key);
+        let now = self.clock.now();
+        let Some(class) = facts.class.as_deref().and_then(ColdClass::of) else {
+            return Err(VaultError::Refused { what: what(), why: "it is not in an archive class".to_owned() });
+        };
+        let Some(takes) = class.takes(tier) else {
+            return Err(VaultError::Refused { what: what(), why: format!("class {class:?} offers no {tier} retrieval") });
+        };
+        let root = self.inner.root();
+        create_directories(root, &self.state).map_err(explain("creating a directory", &self.state))?;
+        let lock = self.state.join("lock");
+        let file = std::fs::File::create(&lock).map_err(explain("locking", &lock))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(|error| explain("locking", &lock)(error.into()))?;
+        let before = self.retrieval(&facts.key).filter(|retrieval| now < retrieval.until);
+        let ready = match before {
+            Some(before) if now >= before.ready => before.ready,
+            Some(before) if tier >= before.tier => return Ok(ThawAnswer::UnderWay),
+            _ if tier == Tier::Expedited && self.state.join(NO_CAPACITY).exists() => return Ok(ThawAnswer::NoCapacity),
+            _ => now + self.hastened(takes),
+        };
+        let retrieval = Retrieval { tier, ready, until: self.until(ready.max(now), days) };
+        let (name, text) = (self.file(&facts.key), serde_json::to_vec(&retrieval).unwrap_or_default());
+        let temporary = name.with_extension("new");
+        std::fs::write(&temporary, text).map_err(explain("writing", &temporary))?;
+        std::fs::rename(&temporary, &name).map_err(explain("writing", &name))?;
+        Ok(ThawAnswer::Accepted)
+    }
+}
+
+#[async_trait]
+impl Vault for Cold {
+    fn address(&self) -> String {
+        self.inner.address()
+    }
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+    async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError> {
+        self.inner.put(key, document).await
+    }
+    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
+        self.inner.begin(key).await
+    }
+    async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
+        Ok(self.inner.find(key).await?.map(|facts| self.chill(facts)))
+    }
+    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
+        // It was warm when it was looked at.
+        if !self.warmth(object.key(), Some(object.class()), self.clock.now()).is_readable(self.clock.now()) {
+            return Err(VaultError::Frozen { key: object.key().clone(), class: object.class().to_owned() });
+        }
+        self.inner.read(object, from, length).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError> {
+        Ok(self.inner.list(prefix).await?.into_iter().map(|facts| self.chill(facts)).collect())
+    }
+    async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError> {
+        let _ = std::fs::remove_file(self.file(key));
+        self.inner.remove(key).await
+    }
+    async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+        let (this, object) = (self.clone(), object.clone());
+        blocking("thawing", move || this.ask(&object, tier, days)).await
+    }
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
+        self.inner.unfinished().await
+    }
+    async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError> {
+        self.inner.discard(unfinished).await
+    }
+    async fn probe(&self, key: &ObjectKey) -> Result<Abilities, VaultError> {
+        let mut abilities = self.inner.probe(key).await?;
+        let question = "storage classes";
+        abilities.answers.retain(|ability| ability.question != question);
+        let detail = format!("rehearsed: payloads behave as in S3, {} times as fast", self.rules.speed.max(1));
+        abilities.answers.push(Ability { question, answer: Some(true), needed: true, detail });
+        Ok(abilities)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::Colder;
+
+    struct Frost {
+        vault: Cold,
+        clock: Arc<AtomicI64>,
+        _directory: tempfile::TempDir,
+        key: ObjectKey,
+    }
+
+    impl Frost {
+        /// A payload of a class, as it is a minute after it was stored.
+        fn of(class: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let key: ObjectKey = "payloads/db/20261122T031500Z-K3XQ7A/main.zst.age".parse().unwrap();
+            let file = directory.path().join(key.as_str());
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, b"sealed").unwrap();
+            let clock = Arc::new(AtomicI64::new(Timestamp::now().as_second() + 60));
+            let rules = ColdConfig { class: Some(class.to_owned()), colder: Vec::new(), speed: 1 };
+            let vault = Cold::new(Directory::new(directory.path()), rules, Clock::Virtual(Arc::clone(&clock)));
+            Self { vault, clock, _directory: directory, key }
+        }
+        fn pass(&self, hours: i64) {
+            self.clock.fetch_add(hours * 3600, Ordering::SeqCst);
+        }
+        async fn facts(&self) -> ObjectFacts {
+            self.vault.find(&self.key).await.unwrap().unwrap()
+        }
+        async fn ask(&self, tier: Tier) -> Result<ThawAnswer, VaultError> {
+            self.vault.thaw(&self.facts().await, tier, 2).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_comes_in_its_time_stays_and_goes() {
+        let frost = Frost::of("GLACIER");
+        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
+        assert!(matches!(frost.facts().await.warm(), Err(VaultError::Frozen { .. })));
+        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::Accepted);
+        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::UnderWay, "one at a time");
+        frost.pass(4);
+        assert_eq!(frost.facts().await.warmth, Warmth::UnderWay);
+        frost.pass(1);
+        let warm = frost.facts().await.warm().unwrap();
+        assert_eq!(frost.vault.read(&warm, 0, 100).await.unwrap(), Bytes::from_static(b"sealed"));
+        let Warmth::Thawed { until: Some(until) } = frost.facts().await.warmth else { unreachable!() };
+        assert_eq!(until.as_second() % 86_400, 0, "rounded to midnight UTC");
+        frost.pass(24);
+        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::Accepted, "asking again prolongs it");
+        let Warmth::Thawed { until: Some(longer) } = frost.facts().await.warmth else { unreachable!() };
+        assert!(longer > until);
+        frost.pass(24 * 4);
+        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
+        assert!(matches!(frost.vault.read(&warm, 0, 100).await, Err(VaultError::Frozen { .. })), "also for who looked earlier");
+    }
+
+    #[tokio::test]
+    async fn a_request_can_be_made_faster_and_not_slower() {
+        let frost = Frost::of("GLACIER");
+        assert_eq!(frost.ask(Tier::Bulk).await.unwrap(), ThawAnswer::Accepted);
+        frost.pass(1);
+        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::Accepted);
+        assert_eq!(frost.ask(Tier::Bulk).await.unwrap(), ThawAnswer::UnderWay);
+        frost.pass(5);
+        assert!(frost.facts().await.warmth.is_readable(frost.vault.clock.now()));
+    }
+
+    #[tokio::test]
+    async fn expedited_is_refused_where_there_is_no_capacity_or_no_such_tier() {
+        let frost = Frost::of("GLACIER");
+        std::fs::create_dir_all(&frost.vault.state).unwrap();
+        std::fs::write(frost.vault.state.join(NO_CAPACITY), "").unwrap();
+        assert_eq!(frost.ask(Tier::Expedited).await.unwrap(), ThawAnswer::NoCapacity);
+        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
+        assert!(matches!(Frost::of("DEEP_ARCHIVE").ask(Tier::Expedited).await, Err(VaultError::Refused { .. })));
+        assert!(matches!(Frost::of("STANDARD_IA").ask(Tier::Standard).await, Err(VaultError::Refused { .. })));
+    }
+
+    #[tokio::test]
+    async fn payloads_grow_cold_with_age_and_nothing_else_does() {
+        let mut frost = Frost::of("STANDARD");
+        frost.vault.rules.colder = vec![Colder { after_days: 30, class: "DEEP_ARCHIVE".to_owned() }];
+        assert_eq!(frost.facts().await.warmth, Warmth::Warm);
+        frost.pass(24 * 31);
+        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
+        frost.vault.put(&"manifests/db/x.json".parse().unwrap(), Document::probe()).await.unwrap();
+        frost.pass(24 * 365);
+        assert_eq!(frost.vault.find(&"manifests/db/x.json".parse().unwrap()).await.unwrap().unwrap().warmth, Warmth::Warm);
+    }
+}

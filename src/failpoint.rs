@@ -18,9 +18,12 @@ pub const ALL: [&str; 9] = [
 /// The same for a drill.
 pub const OF_DRILLS: [&str; 6] = ["drill-started", "drill-raised", "drill-loaded", "drill-examined", "drill-damaged", "drill-torn-down"];
 
+/// The same for a restore into a database.
+pub const OF_RESTORES: [&str; 4] = ["restore-marked", "restore-schema", "restore-rows", "restore-indexes"];
+
 /// Passes the named place, unless a test wants the process dead or slow here.
 pub fn reach(name: &str) {
-    debug_assert!(ALL.contains(&name) || OF_DRILLS.contains(&name), "unknown failpoint {name}");
+    debug_assert!(ALL.contains(&name) || OF_DRILLS.contains(&name) || OF_RESTORES.contains(&name), "unknown failpoint {name}");
     #[cfg(debug_assertions)]
     {
         if std::env::var("LIFEBOAT_FAILPOINT").is_ok_and(|wanted| wanted == name) {

@@ -55,6 +55,10 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
             }
         }
     }
+    if config.keys.is_empty() {
+        // A host that has nothing but credentials: the backup itself names the KMS keys that may open it.
+        openers.extend(kms_of_slots());
+    }
     let mut trusted = config.signing.trusted.keys().to_vec();
     for text in &extras.trust {
         trusted.push(trust_key(text)?);
@@ -104,6 +108,16 @@ async fn kms_key(
 ) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
     let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint).await;
     Ok((Arc::new(key.clone()), Arc::new(key)))
+}
+
+#[cfg(feature = "aws")]
+fn kms_of_slots() -> Option<Arc<dyn Opener>> {
+    Some(Arc::new(crate::keyring::kms::NamedBySlot))
+}
+
+#[cfg(not(feature = "aws"))]
+fn kms_of_slots() -> Option<Arc<dyn Opener>> {
+    None
 }
 
 #[cfg(not(feature = "aws"))]

@@ -8,6 +8,7 @@
 
 pub mod alarms;
 pub mod journal;
+pub mod thaws;
 pub mod ticks;
 
 use std::collections::BTreeMap;

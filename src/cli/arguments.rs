@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::domain::span::Span;
+use crate::domain::thaw::Tier;
 
 /// Encrypted backups of Postgres that are rehearsed.
 #[derive(Debug, Parser)]
@@ -123,9 +124,15 @@ pub enum Verb {
     },
     /// Bring a datastore back: into a database, a directory, or stdout.
     #[command(
-        after_help = "Examples:\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat --to service=spare --plan\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql."
+        after_help = "Examples:\n  lifeboat restore chat --plan\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to service=chat --swap\n  lifeboat restore chat --to postgres:///rescue --table public.messages\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat --vault s3://backups-dr/prod --identity recovery.txt --trust-key KEY --to postgres:///chat\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql. After Ctrl-C or a lost connection the same\ncommand goes on where it stopped."
     )]
     Restore(Box<RestoreArguments>),
+    /// Ask for readable copies of a backup in an archive class. Shows time and cost first; asks with --confirm.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  lifeboat thaw chat\n  lifeboat thaw 20261122T031500Z-K3XQ7A --tier expedited --confirm\n  lifeboat thaw list\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A\n\nA restore thaws what it needs by itself; what was asked for goes on in the store whatever happens here."
+    )]
+    Thaw(super::thaw::ThawArguments),
     /// Find what interrupted runs left: in the vault, and sandboxes on this host; remove it with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat sweep\n  lifeboat sweep --older-than 2h --confirm\n\nExits with 10 if something was found and not removed."
@@ -222,6 +229,7 @@ impl Verb {
             Self::Show { .. } => "show",
             Self::Verify { .. } => "verify",
             Self::Restore(_) => "restore",
+            Self::Thaw(_) => "thaw",
             Self::Sweep { .. } => "sweep",
             Self::Serve => "serve",
             Self::Next { .. } => "next",
@@ -266,24 +274,36 @@ pub enum CatalogVerb {
 pub struct RestoreArguments {
     /// The datastore.
     pub datastore: String,
-    /// Where to: a Postgres URI or connection string, a directory, or - for stdout.
-    #[arg(long, value_name = "TARGET")]
-    pub to: String,
+    /// Where to: a Postgres URI or connection string, a directory, or - for stdout. May be left out with --plan.
+    #[arg(long, value_name = "TARGET", required_unless_present = "plan")]
+    pub to: Option<String>,
     /// This backup instead of the newest.
     #[arg(long, conflicts_with = "at", value_name = "BACKUP")]
     pub backup: Option<String>,
     /// The newest backup taken at or before this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
-    /// Show what would be done and stop.
+    /// Another vault: one of [vaults] in lifeboat.toml, s3://bucket/prefix, or a directory. Needs no lifeboat.toml.
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
+    /// Show what can be restored, how long it takes, what it costs and what is missing; change nothing.
     #[arg(long)]
     pub plan: bool,
     /// Do not ask.
     #[arg(long, short)]
     pub yes: bool,
-    /// Afterwards compare the database with what was recorded at backup time.
+    /// Afterwards compare the database with what was recorded at backup time. Always done before a --swap.
     #[arg(long)]
     pub check: bool,
+    /// Load beside the target database, compare, and then trade the names: the old one is renamed, not dropped.
+    #[arg(long, conflicts_with_all = ["into_database_with_tables", "table", "schema"])]
+    pub swap: bool,
+    /// Only this table (schema.table) with what belongs to it and what it needs. May be repeated.
+    #[arg(long, value_name = "TABLE")]
+    pub table: Vec<String>,
+    /// Only this schema. May be repeated.
+    #[arg(long, value_name = "SCHEMA")]
+    pub schema: Vec<String>,
     /// Leave roles and tablespaces alone.
     #[arg(long)]
     pub no_globals: bool,
@@ -293,6 +313,15 @@ pub struct RestoreArguments {
     /// Restore although the target database holds tables. What has the same name makes the restore fail half way.
     #[arg(long)]
     pub into_database_with_tables: bool,
+    /// Restore although the target server is older than the backup's. What it does not understand makes the restore fail half way.
+    #[arg(long)]
+    pub into_older_server: bool,
+    /// How fast a frozen backup is thawed: expedited, standard or bulk; the cheapest that keeps the RTO if left out.
+    #[arg(long, value_name = "TIER")]
+    pub tier: Option<Tier>,
+    /// For how many days thawed copies are kept.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=365))]
+    pub days: Option<u32>,
     /// How many things happen at once on the target (rows, indexes, constraints); the number of cores here if left out.
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,

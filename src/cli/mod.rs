@@ -4,12 +4,15 @@
 
 pub mod arguments;
 pub mod drill;
+mod elsewhere;
 pub mod evidence;
 pub mod exit;
 mod live;
 pub mod print;
 pub mod progress;
+pub mod restore;
 pub mod run;
+mod thaw;
 pub mod unattended;
 
 use std::io::IsTerminal;

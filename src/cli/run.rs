@@ -1,7 +1,6 @@
 //! One function per verb: arguments in, a call into `work`, and the printing of what came of it.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use clap::CommandFactory;
@@ -9,26 +8,22 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{Arguments, CatalogVerb, Opening, PolicyVerb, RestoreArguments, Verb};
+use super::arguments::{Arguments, CatalogVerb, Opening, PolicyVerb, Verb};
 use super::exit::{self, Exit};
 use super::print::{self, Failure, data, table, talk};
 use super::{drill, evidence, unattended};
-use crate::config::{Config, plans};
+use crate::config::Config;
 use crate::domain::choice::Which;
-use crate::domain::drill::{Answer, CheckResult};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
 use crate::domain::span::{Span, bytes_for_people, for_people};
-use crate::pg::Connection;
 use crate::report::Progress;
 use crate::rig::{self, Extras};
-use crate::target::TargetError;
-use crate::target::globals::TablespaceMap;
 use crate::work::check::Answer as Found;
 use crate::work::shelf::{Believed, Entry};
-use crate::work::{Rig, WorkError, back_up, check, init, rebuild, restore, shelf, sweep, verify};
+use crate::work::{Rig, WorkError, back_up, check, init, rebuild, shelf, sweep, verify};
 
-const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can tell who wrote this backup; pin one with trust = [\"…\"] in lifeboat.toml or --trust-key";
+pub(super) const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can tell who wrote this backup; pin one with trust = [\"…\"] in lifeboat.toml or --trust-key";
 
 /// Everything a verb needs to begin.
 pub(super) struct Start {
@@ -40,7 +35,15 @@ pub(super) struct Start {
 
 impl Start {
     pub(super) async fn rig(&self, opening: &Opening) -> Result<Rig, Failure> {
-        let config = Config::load(&self.config).map_err(WorkError::from)?;
+        self.rig_of(None, opening).await
+    }
+
+    /// The same with another vault: one that the configuration names, or an address, for which no configuration is needed.
+    pub(super) async fn rig_of(&self, vault: Option<&str>, opening: &Opening) -> Result<Rig, Failure> {
+        let config = match vault {
+            None => Config::load(&self.config).map_err(WorkError::from)?,
+            Some(vault) => super::elsewhere::config(&self.config, vault)?,
+        };
         let extras = Extras { identities: opening.identity.clone(), trust: opening.trust_key.clone() };
         Ok(rig::assemble(config, extras, self.progress.clone(), self.cancel.clone()).await?)
     }
@@ -61,7 +64,8 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
         Verb::List { datastore, opening } => run_list(&start, datastore.as_deref(), &opening).await,
         Verb::Show { backup, opening } => run_show(&start, &backup, &opening).await,
         Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
-        Verb::Restore(arguments) => run_restore(&start, *arguments).await,
+        Verb::Restore(arguments) => super::restore::run(&start, *arguments).await,
+        Verb::Thaw(arguments) => super::thaw::run(&start, arguments).await,
         Verb::Sweep { older_than, confirm } => run_sweep(&start, older_than, confirm).await,
         Verb::Serve => unattended::serve(&start).await,
         Verb::Next { within } => unattended::next(&start, within).await,
@@ -83,7 +87,7 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
     }
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str, what: &str, hint: &str) -> Result<T, WorkError> {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str, what: &str, hint: &str) -> Result<T, WorkError> {
     text.parse().map_err(|error: T::Err| WorkError::Refused { what: what.to_owned(), why: error.to_string(), hint: hint.to_owned() })
 }
 
@@ -259,7 +263,7 @@ fn entry_row(entry: &Entry) -> Vec<String> {
 }
 
 /// Finds a backup by its id alone.
-async fn find_backup(rig: &Rig, id: &str) -> Result<Believed, WorkError> {
+pub(super) async fn find_backup(rig: &Rig, id: &str) -> Result<Believed, WorkError> {
     let id = backup_id(id)?;
     let listed = rig.vault.list(crate::domain::layout::MANIFESTS).await?;
     let place = listed.iter().filter_map(|f| crate::domain::layout::parse_manifest_key(f.key.as_str())).find(|(_, backup)| *backup == id);
@@ -365,217 +369,6 @@ fn describe_verified(report: &verify::VerifyReport) -> String {
     );
     for not in &report.comparison.not_looked_at {
         text.push_str(&format!("\n  not looked at: {not}"));
-    }
-    text
-}
-
-fn which(arguments: &RestoreArguments) -> Result<Which, WorkError> {
-    match (&arguments.backup, &arguments.at) {
-        (Some(id), _) => Ok(Which::Exactly(backup_id(id)?)),
-        (None, Some(time)) => Ok(Which::At(parse(time, "--at", "write a time like 2026-11-20T12:00:00Z")?)),
-        (None, None) => Ok(Which::Latest),
-    }
-}
-
-/// What the text after `--to` means.
-enum Target {
-    Stdout,
-    Directory(std::path::PathBuf),
-    Database(Connection),
-}
-
-fn target(text: &str) -> Result<Target, WorkError> {
-    if text == "-" {
-        Ok(Target::Stdout)
-    } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
-    {
-        let connection = Connection::parse(text).map_err(|error| WorkError::from(TargetError::from(error)))?;
-        Ok(Target::Database(connection))
-    } else {
-        Ok(Target::Directory(text.into()))
-    }
-}
-
-async fn run_restore(start: &Start, arguments: RestoreArguments) -> Result<Exit, Failure> {
-    let which = which(&arguments)?;
-    let target = target(&arguments.to)?;
-    let tablespaces = TablespaceMap::parse(&arguments.tablespace).map_err(|why| WorkError::Refused {
-        what: "--tablespace".to_owned(),
-        why,
-        hint: "write --tablespace fast=/mnt/fast".to_owned(),
-    })?;
-    let rig = start.rig(&arguments.opening).await?;
-    let name = datastore_name(&arguments.datastore)?;
-    let mut warnings = Vec::new();
-    let Believed { manifest, verified } = shelf::pick(&rig, &name, &which, &mut warnings).await?;
-    if !verified {
-        warnings.push(UNVERIFIED.to_owned());
-    }
-    for warning in &warnings {
-        talk(&format!("warning: {warning}"));
-    }
-    let backup = describe_choice(&manifest);
-    match target {
-        Target::Stdout if arguments.plan => plan(start, &backup, &["write the archive of its main payload to stdout".to_owned()]),
-        Target::Stdout => {
-            restore::to_stdout(&rig, &manifest).await?;
-            Ok(Exit::Done)
-        }
-        Target::Directory(path) if arguments.plan => {
-            plan(start, &backup, &[format!("write its opened payloads, in the clear, to {}", path.display())])
-        }
-        Target::Directory(path) => {
-            for (file, bytes) in restore::into_directory(&rig, &manifest, &path).await? {
-                data(&format!("{}\t{bytes}", path.join(file).display()));
-            }
-            talk("these files hold the data in the clear; remove them when they are no longer needed");
-            Ok(Exit::Done)
-        }
-        Target::Database(connection) => {
-            let restore_plan = plans::plan_of(&rig.config, &name).map_err(WorkError::from)?;
-            let Some(stage) = restore_plan.stage(&name) else {
-                return Err(WorkError::Bug("a plan without its datastore".to_owned()).into());
-            };
-            let mut wishes = restore::Wishes::of(stage)?;
-            wishes.no_globals |= arguments.no_globals;
-            wishes.beside_tables = arguments.into_database_with_tables;
-            wishes.check = arguments.check;
-            wishes.jobs = arguments.jobs.unwrap_or(wishes.jobs);
-            if !arguments.tablespace.is_empty() {
-                wishes.tablespaces = tablespaces;
-            }
-            restore_database(start, &rig, manifest, connection, wishes, &arguments, &backup).await
-        }
-    }
-}
-
-fn describe_choice(manifest: &Manifest) -> String {
-    format!(
-        "backup {} of {}, taken {} ({} ago), {} stored, {} to load",
-        manifest.backup,
-        manifest.datastore,
-        manifest.source.snapshot_time,
-        age(manifest.source.snapshot_time),
-        bytes_for_people(manifest.sealed_bytes()),
-        bytes_for_people(manifest.plain_bytes())
-    )
-}
-
-fn plan(start: &Start, backup: &str, steps: &[String]) -> Result<Exit, Failure> {
-    if start.json {
-        print::json(&json!({ "backup": backup, "steps": steps }));
-    } else {
-        data(&format!("would restore {backup}:"));
-        for (number, step) in steps.iter().enumerate() {
-            data(&format!("  {}. {step}", number + 1));
-        }
-    }
-    Ok(Exit::Done)
-}
-
-async fn restore_database(
-    start: &Start,
-    rig: &Rig,
-    manifest: Manifest,
-    connection: Connection,
-    wishes: restore::Wishes,
-    arguments: &RestoreArguments,
-    backup: &str,
-) -> Result<Exit, Failure> {
-    let prepared = restore::prepare(rig, manifest, connection, wishes.clone()).await?;
-    let mut steps = vec![format!("open it with key slot {}", prepared.slot)];
-    if !wishes.no_globals {
-        steps.push("make roles and tablespaces that are missing; keep and compare those that exist".to_owned());
-    }
-    let verb = if prepared.creates { "create" } else { "use the existing" };
-    steps.push(format!("{verb} database {:?} on PostgreSQL {}", prepared.database, prepared.server));
-    steps.push(format!("load schema, rows, then indexes and constraints with {} jobs", wishes.jobs.max(1)));
-    steps.push("apply the database's own settings and privileges".to_owned());
-    if wishes.check {
-        steps.push("compare every table with what was recorded at backup time".to_owned());
-    }
-    if arguments.plan {
-        return plan(start, backup, &steps);
-    }
-    confirm(arguments.yes, backup, &prepared.database)?;
-    let report =
-        restore::into_database(rig, prepared).await.map_err(|(error, state)| Failure { error: Box::new(error), state: Some(state) })?;
-    if start.json {
-        print::json(&report);
-    } else {
-        data(&describe_restored(&report));
-    }
-    let failed: Vec<&CheckResult> = report.smoke.iter().filter(|result| result.answer != Answer::Pass).collect();
-    if !failed.is_empty() {
-        let said = failed.iter().map(|result| format!("{}: {}", result.name, result.summary)).collect::<Vec<_>>().join("; ");
-        return Err(
-            WorkError::CheckFailed(format!("the data is restored, and the plan's smoke commands did not all succeed: {said}")).into()
-        );
-    }
-    match report.comparison.filter(|comparison| !comparison.agrees()) {
-        None => Ok(Exit::Done),
-        Some(comparison) => Err(WorkError::CheckFailed(format!(
-            "the restored database is not what was recorded at backup time: {}",
-            comparison.differences.join("; ")
-        ))
-        .into()),
-    }
-}
-
-/// Asks on a terminal; elsewhere `--yes` must have been given.
-fn confirm(yes: bool, backup: &str, database: &str) -> Result<(), WorkError> {
-    if yes {
-        return Ok(());
-    }
-    let refused = |why: &str| WorkError::Refused {
-        what: format!("restoring into database {database:?}"),
-        why: why.to_owned(),
-        hint: "give --yes to go ahead, or --plan to see what would be done".to_owned(),
-    };
-    if !std::io::stdin().is_terminal() {
-        return Err(refused("nobody is there to confirm it; nothing was changed"));
-    }
-    let _ = write!(std::io::stderr(), "restore {backup} into database {database:?}? [y/N] ");
-    let mut answer = String::new();
-    match std::io::stdin().read_line(&mut answer) {
-        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
-        _ => Err(refused("it was not confirmed; nothing was changed")),
-    }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "rates for people")]
-fn describe_restored(report: &restore::RestoreReport) -> String {
-    let mut text = format!(
-        "restored backup {} into database {:?}\n  loaded     {}, opened with {}",
-        report.backup,
-        report.database,
-        bytes_for_people(report.plain_bytes),
-        report.opened_with
-    );
-    let time = |t: &restore::StageTime| match t.bytes {
-        Some(bytes) => format!("{} {:.1} s ({}/s)", t.stage, t.seconds, bytes_for_people((bytes as f64 / t.seconds.max(0.001)) as u64)),
-        None => format!("{} {:.1} s", t.stage, t.seconds),
-    };
-    let times = report.stages.iter().map(time).collect::<Vec<_>>().join(", ");
-    text.push_str(&format!("\n  time       {times}"));
-    if let Some(globals) = &report.globals {
-        text.push_str(&format!("\n  roles      {} made, {} the same already", globals.roles_created.len(), globals.roles_same.len()));
-        for (what, names) in [
-            ("role kept as it is on the target, though it differs", &globals.roles_kept),
-            ("membership not made between roles that existed", &globals.memberships_left_out),
-            ("tablespace left out, its tables are in the default one", &globals.tablespaces_left_out),
-        ] {
-            names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
-        }
-    }
-    match &report.comparison {
-        None => text.push_str("\n  compared   nothing; --check compares every table with what was recorded at backup time"),
-        Some(comparison) => {
-            let verdict = if comparison.agrees() { "all as recorded at backup time" } else { "NOT as recorded at backup time" };
-            text.push_str(&format!("\n  compared   {} tables, {} rows: {verdict}", comparison.tables, comparison.rows));
-            comparison.differences.iter().for_each(|d| text.push_str(&format!("\n  differs: {d}")));
-            comparison.not_looked_at.iter().for_each(|n| text.push_str(&format!("\n  not looked at: {n}")));
-        }
     }
     text
 }

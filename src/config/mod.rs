@@ -8,6 +8,7 @@ pub mod schedules;
 pub mod section;
 pub mod serve;
 pub mod template;
+mod vault;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,13 +17,13 @@ use std::process::Stdio;
 use secrecy::SecretString;
 
 use crate::domain::DatastoreName;
-use crate::domain::retention::minimum_days;
 use crate::domain::span::Span;
 use crate::keyring::age_key::Recipients;
 use crate::keyring::sign::{PublicKey, TrustedKeys};
 use crate::pg::Connection;
 pub use section::{ConfigError, Fault};
 use section::{Document, Section};
+pub use vault::{ColdConfig, Colder, LockMode, S3Config, VaultConfig, parse_s3_address};
 
 /// Name of the configuration file.
 pub const FILE_NAME: &str = "lifeboat.toml";
@@ -34,6 +35,8 @@ pub struct Config {
     pub file: PathBuf,
     /// The vault.
     pub vault: VaultConfig,
+    /// Other vaults by name: replicas of this one, in another region or another building.
+    pub vaults: BTreeMap<String, VaultConfig>,
     /// Keys by name, in the order in which they are tried.
     pub keys: Vec<KeyConfig>,
     /// What signs and what is believed.
@@ -50,75 +53,6 @@ pub struct Config {
     pub compression: CompressionConfig,
     /// Datastores by name.
     pub datastores: BTreeMap<DatastoreName, DatastoreConfig>,
-}
-
-/// Where backups live.
-#[derive(Debug, Clone)]
-pub enum VaultConfig {
-    /// In a directory, some of whose payloads may be cold.
-    Directory(PathBuf, Option<ColdConfig>),
-    /// In a bucket.
-    S3(Box<S3Config>),
-}
-
-/// A vault in S3 or something that speaks like it.
-#[derive(Debug, Clone, Default)]
-pub struct S3Config {
-    /// Bucket.
-    pub bucket: String,
-    /// Prefix, empty or ending in `/`.
-    pub prefix: String,
-    /// Region; the SDK's own chain decides where it is missing.
-    pub region: Option<String>,
-    /// Endpoint of an S3-compatible store.
-    pub endpoint: Option<String>,
-    /// Bucket in the path instead of the host name.
-    pub path_style: bool,
-    /// Storage class of payloads.
-    pub storage_class: Option<String>,
-    /// Classes into which the bucket moves payloads, by age.
-    pub colder: Vec<Colder>,
-    /// KMS key of the bucket's own encryption.
-    pub sse_kms_key: Option<String>,
-    /// Retention by Object Lock: mode and length.
-    pub object_lock: Option<(LockMode, Span)>,
-    /// Retention of evidence, where objects are locked at all.
-    pub evidence_lock: Span,
-    /// Part size in bytes.
-    pub part_bytes: usize,
-    /// Parts under way at once.
-    pub transfers_max: usize,
-    /// How long reading a payload is tried again while the store does not answer.
-    pub patience: Span,
-}
-
-/// Which payloads of a directory are cold, and how fast time passes for them: a rehearsal of S3's classes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ColdConfig {
-    /// Class in which payloads are stored.
-    pub class: Option<String>,
-    /// Classes into which they move, by age.
-    pub colder: Vec<Colder>,
-    /// How many times faster than real time passes while something thaws.
-    pub speed: u32,
-}
-
-/// A class into which the bucket moves payloads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Colder {
-    /// At which age, in days.
-    pub after_days: i64,
-    /// The storage class.
-    pub class: String,
-}
-
-/// Mode of Object Lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockMode {
-    /// May be lifted by who has the permission.
-    Governance,
-    /// May be lifted by nobody.
-    Compliance,
 }
 
 /// A key that wraps identities.
@@ -226,6 +160,26 @@ impl DatastoreConfig {
 }
 
 impl Config {
+    /// What is known on a host that has nothing but a vault's address: no keys, no datastores, nothing that signs. `state` is where locks
+    /// go.
+    #[must_use]
+    pub fn bare(vault: VaultConfig, state: &Path) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            file: state.join(FILE_NAME),
+            vault,
+            vaults: BTreeMap::new(),
+            keys: Vec::new(),
+            signing: SigningConfig { signer: SignerConfig::File(state.join("no-signing-key")), trusted: TrustedKeys::new(Vec::new()) },
+            catalog: serve::CatalogConfig { file: state.join("catalog.db"), url: None },
+            serve: serve::ServeConfig::default(),
+            notify: Vec::new(),
+            pg_bin: None,
+            compression: CompressionConfig { levels: template::LEVELS, compressors: cores.min(8) },
+            datastores: BTreeMap::new(),
+        }
+    }
+
     /// The directory that schedules, plans and drills stand in.
     #[must_use]
     pub fn base(&self) -> &Path {
@@ -266,7 +220,8 @@ impl Config {
         let document = Document::parse(file, text)?;
         let base = file.parent().unwrap_or(Path::new("."));
         let mut root = document.root();
-        let vault = root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|s| vault(s, base));
+        let vault = root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|s| vault::vault(s, base));
+        let vaults = vault::others(&mut root, base);
         let keys = keys(&mut root, base);
         let signing = root.required_section("signing", "[signing]\nkey_file = \"keys/signing.pem\"").and_then(|s| signing(s, base));
         let catalog = serve::catalog(&mut root, base);
@@ -277,114 +232,11 @@ impl Config {
         document.verdict()?;
         match (vault, signing) {
             (Some(vault), Some(signing)) => {
-                Ok(Self { file: file.to_owned(), vault, keys, signing, catalog, serve, notify, pg_bin, compression, datastores })
+                Ok(Self { file: file.to_owned(), vault, vaults, keys, signing, catalog, serve, notify, pg_bin, compression, datastores })
             }
             _ => Err(document.incomplete()),
         }
     }
-}
-
-fn vault(mut s: Section<'_>, base: &Path) -> Option<VaultConfig> {
-    let directory = s.text("directory");
-    let s3 = s.text("s3");
-    let config = match (directory, s3) {
-        (Some(directory), None) => {
-            let cold = cold(&mut s);
-            Some(VaultConfig::Directory(std::path::absolute(base.join(directory.value)).ok()?, cold))
-        }
-        (None, Some(address)) => {
-            let mut config = s3_settings(&mut s);
-            match parse_s3_address(&address.value) {
-                Some((bucket, prefix)) => {
-                    (config.bucket, config.prefix) = (bucket, prefix);
-                    Some(VaultConfig::S3(Box::new(config)))
-                }
-                None => s.fault(address.span, "s3", "not an S3 address", "write s3 = \"s3://bucket/prefix\""),
-            }
-        }
-        (Some(both), Some(_)) => {
-            s.fault(both.span, "directory", "a vault is in a directory or in S3, not both", "remove one of directory and s3")
-        }
-        (None, None) => s.fault_here("the vault has no place", "write directory = \"vault\" or s3 = \"s3://bucket/prefix\""),
-    };
-    s.finish();
-    config
-}
-
-/// Splits `s3://bucket/prefix`; the prefix comes back empty or with a `/` at its end.
-#[must_use]
-pub fn parse_s3_address(address: &str) -> Option<(String, String)> {
-    let rest = address.strip_prefix("s3://")?;
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let prefix = prefix.trim_matches('/');
-    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    (!bucket.is_empty()).then(|| (bucket.to_owned(), prefix))
-}
-
-const MIB: usize = 1024 * 1024;
-/// Six years, which HIPAA asks for of documentation.
-const EVIDENCE_LOCK: Span = Span::seconds(6 * 366 * 86_400);
-
-/// How long a store may be away in the middle of a restore.
-const PATIENCE: Span = Span::seconds(15 * 60);
-
-/// Classes of a directory's payloads, if it has any.
-fn cold(s: &mut Section<'_>) -> Option<ColdConfig> {
-    let (class, colder) = (s.text("storage_class").map(|t| t.value), colder(s));
-    let speed = s.number("cold_speed", 1, 1_000_000).and_then(|speed| u32::try_from(speed).ok()).unwrap_or(1);
-    (class.is_some() || !colder.is_empty()).then_some(ColdConfig { class, colder, speed })
-}
-
-fn s3_settings(s: &mut Section<'_>) -> S3Config {
-    let mode = s.choice("object_lock_mode", &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)]);
-    let length = s.span("object_lock");
-    S3Config {
-        region: s.text("region").map(|t| t.value),
-        endpoint: s.text("endpoint").map(|t| t.value),
-        path_style: s.boolean("path_style").unwrap_or(false),
-        colder: colder(s),
-        storage_class: s.text("storage_class").map(|t| t.value),
-        sse_kms_key: s.text("sse_kms_key").map(|t| t.value),
-        object_lock: length.map(|length| (mode.unwrap_or(LockMode::Governance), length)),
-        evidence_lock: s.span("evidence_lock").unwrap_or(EVIDENCE_LOCK),
-        part_bytes: s.number("part_mib", 5, 64).unwrap_or(8) * MIB,
-        transfers_max: s.number("transfers", 1, 16).unwrap_or(4),
-        patience: s.span("patience").unwrap_or(PATIENCE),
-        ..S3Config::default()
-    }
-}
-
-/// Steps into colder classes: each later than the one before, and not before that one's minimum is paid.
-fn colder(s: &mut Section<'_>) -> Vec<Colder> {
-    const CLASSES: [(&str, &str); 5] = [
-        ("STANDARD_IA", "STANDARD_IA"),
-        ("ONEZONE_IA", "ONEZONE_IA"),
-        ("GLACIER_IR", "GLACIER_IR"),
-        ("GLACIER", "GLACIER"),
-        ("DEEP_ARCHIVE", "DEEP_ARCHIVE"),
-    ];
-    let mut steps: Vec<Colder> = Vec::new();
-    for mut step in s.list("colder") {
-        let (after, class) = (step.span("after"), step.choice("class", &CLASSES));
-        if let (Some(after), Some(class)) = (after, class) {
-            let after_days = i64::try_from(after.duration().as_secs() / 86_400).unwrap_or(i64::MAX);
-            let earliest = match steps.last() {
-                // https://docs.aws.amazon.com/AmazonS3/latest/userguide/lifecycle-transition-general-considerations.html
-                None if class.ends_with("_IA") => 30,
-                None => 0,
-                Some(before) => before.after_days + minimum_days(&before.class).max(1),
-            };
-            if after_days < earliest {
-                step.fault_here::<()>(
-                    &format!("{class} after {after_days} days comes before the class before it is paid for"),
-                    &format!("write after = \"{earliest}d\" or later"),
-                );
-            }
-            steps.push(Colder { after_days, class: class.to_owned() });
-        }
-        step.finish();
-    }
-    steps
 }
 
 fn keys(root: &mut Section<'_>, base: &Path) -> Vec<KeyConfig> {

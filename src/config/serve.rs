@@ -29,6 +29,22 @@ pub struct ServeConfig {
     pub page: Option<PageConfig>,
 }
 
+impl Default for ServeConfig {
+    fn default() -> Self {
+        let own = std::env::var("LIFEBOAT_HOST").ok().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        Self {
+            host: own,
+            runs: 2,
+            runs_in_all: None,
+            lease: Span::seconds(120),
+            on_stop: OnStop::Finish,
+            stop_within: Span::seconds(3_600),
+            remind: Span::seconds(86_400),
+            page: None,
+        }
+    }
+}
+
 /// What a stop does to runs that are under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStop {
@@ -185,17 +201,7 @@ fn is_local(rest: &str) -> bool {
 }
 
 pub(super) fn serve(root: &mut Section<'_>, base: &Path) -> ServeConfig {
-    let own = std::env::var("LIFEBOAT_HOST").ok().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-    let mut config = ServeConfig {
-        host: own,
-        runs: 2,
-        runs_in_all: None,
-        lease: Span::seconds(120),
-        on_stop: OnStop::Finish,
-        stop_within: Span::seconds(3_600),
-        remind: Span::seconds(86_400),
-        page: None,
-    };
+    let mut config = ServeConfig::default();
     let Some(mut s) = root.section("serve") else { return config };
     if let Some(host) = s.text("host") {
         config.host = host.value;

@@ -61,10 +61,50 @@ pub enum Body {
     Certify(Certificate),
     /// Backups are about to be removed by retention.
     Removed(Removed),
+    /// A backup was restored in earnest.
+    Restored(Restored),
     /// A backup is held: retention leaves it alone.
     Hold(Hold),
     /// A backup is held no more.
     Release(Hold),
+}
+
+/// A restore that was no drill: an incident is the best of drills.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restored {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup.
+    pub backup: BackupId,
+    /// Whether a pinned key signed it.
+    pub signature_verified: bool,
+    /// The slot that opened it.
+    pub opened_with: String,
+    /// When its snapshot was taken.
+    pub snapshot_time: Timestamp,
+    /// Bytes of the backup before compression.
+    pub plain_bytes: u64,
+    /// When the restore was begun, waiting for a thaw included.
+    pub begun: Timestamp,
+    /// Seconds of waiting until everything could be read.
+    pub thaw_seconds: f64,
+    /// Seconds of loading and checking, by the run that ended it.
+    pub seconds: f64,
+    /// Whether all of it was restored.
+    pub whole: bool,
+    /// Whether an earlier run of it was interrupted.
+    pub resumed: bool,
+    /// Whether it took the place of an older database.
+    pub swapped: bool,
+    /// Whether the data was as recorded at backup time; none if nobody asked.
+    pub as_recorded: Option<bool>,
+    /// Smoke commands, and how many of them failed.
+    pub smoke: usize,
+    /// See `smoke`.
+    pub smoke_failed: usize,
+    /// Version of the target's server.
+    pub server: String,
 }
 
 /// Backups that retention removed.
@@ -480,7 +520,7 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
                     flaws.push(Flaw::Dangling { sequence: record.sequence });
                 }
             }
-            Body::Removed(_) | Body::Hold(_) | Body::Release(_) => {}
+            Body::Removed(_) | Body::Restored(_) | Body::Hold(_) | Body::Release(_) => {}
         }
     }
     flaws

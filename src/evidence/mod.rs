@@ -15,8 +15,10 @@ use crate::domain::id::VaultId;
 use crate::domain::layout::{self, EVIDENCE, parse_evidence_key};
 use crate::keyring::KeyError;
 use crate::keyring::sign::{Signer, TrustedKeys};
-use crate::vault::{Vault, VaultError, fetch};
+use crate::vault::{ObjectFacts, Vault, VaultError, fetch};
 
+/// Records read at once.
+const READS_MAX: usize = 32;
 /// How often a number is tried that somebody else takes first.
 const RACES_MAX: usize = 100;
 /// Numbers that may be missing before one is taken for a stray. It is a flaw of the series, and not its end.
@@ -91,15 +93,51 @@ pub async fn read(vault: &dyn Vault, id: &VaultId, trusted: &TrustedKeys) -> Res
     }
     records.sort_by_key(|(sequence, _)| *sequence);
     for (sequence, facts) in records {
-        let bytes = fetch::document_of(vault, facts).await?;
-        let signature = fetch::document(vault, &layout::evidence(sequence).signature()).await?;
-        let signed = signature.is_some_and(|signature| trusted.signer_of(&bytes, &signature).is_some());
-        let record = Record::parse(&bytes).map_err(|error| error.to_string());
         signatures.remove(&sequence);
-        series.found.push(Found { sequence, sha256: sha256(&bytes), record, signed });
+        series.found.push(record(vault, trusted, sequence, facts).await?);
     }
     series.claimed = signatures.into_iter().collect();
     Ok(series)
+}
+
+/// Reads a series from its end until `enough` says so of what was read, or `records_max` were. What is older is not part of the result,
+/// so its flaws cannot be told.
+///
+/// # Errors
+/// As [`read`].
+pub async fn newest(
+    vault: &dyn Vault,
+    id: &VaultId,
+    trusted: &TrustedKeys,
+    records_max: usize,
+    enough: impl Fn(&Series) -> bool,
+) -> Result<Series, EvidenceError> {
+    let mut series = Series { vault: id.clone(), found: Vec::new(), claimed: Vec::new() };
+    let listed = vault.list(EVIDENCE).await?;
+    let mut records: Vec<_> = listed
+        .into_iter()
+        .filter_map(|facts| match parse_evidence_key(facts.key.as_str()) {
+            Some((sequence, true)) => Some((sequence, facts)),
+            _ => None,
+        })
+        .collect();
+    records.sort_by_key(|(sequence, _)| *sequence);
+    while !records.is_empty() && series.found.len() < records_max && !enough(&series) {
+        let some = records.split_off(records.len().saturating_sub(READS_MAX));
+        let reading = some.into_iter().map(|(sequence, facts)| record(vault, trusted, sequence, facts));
+        let mut found = futures::future::try_join_all(reading).await?;
+        found.append(&mut series.found);
+        series.found = found;
+    }
+    Ok(series)
+}
+
+async fn record(vault: &dyn Vault, trusted: &TrustedKeys, sequence: u64, facts: ObjectFacts) -> Result<Found, EvidenceError> {
+    let bytes = fetch::document_of(vault, facts).await?;
+    let signature = fetch::document(vault, &layout::evidence(sequence).signature()).await?;
+    let signed = signature.is_some_and(|signature| trusted.signer_of(&bytes, &signature).is_some());
+    let record = Record::parse(&bytes).map_err(|error| error.to_string());
+    Ok(Found { sequence, sha256: sha256(&bytes), record, signed })
 }
 
 impl Series {

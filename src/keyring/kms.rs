@@ -91,6 +91,21 @@ impl Opener for KmsKey {
     }
 }
 
+/// Opens with whichever KMS key a slot names, where no key is configured: on a fresh host that has only credentials. What a hostile vault
+/// could gain by naming a key of its own is a backup of its own, which the signature tells.
+pub struct NamedBySlot;
+
+#[async_trait]
+impl Opener for NamedBySlot {
+    fn name(&self) -> &str {
+        "the KMS key that the backup names"
+    }
+    async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &Context) -> Result<Unwrapped, KeyError> {
+        let SlotKind::AwsKms { key_id, region } = &slot.opens_with else { return Ok(Unwrapped::NotMine) };
+        KmsKey::new(&slot.name, key_id, region.clone(), None).await.unwrap(slot, bytes, context).await
+    }
+}
+
 /// An asymmetric KMS key (`ECC_NIST_P256`) that signs. A backup role needs `kms:Sign` only.
 pub struct KmsSigner {
     key_id: String,

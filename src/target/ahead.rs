@@ -30,11 +30,12 @@ struct Waiting {
 }
 
 impl<'a> Ahead<'a> {
-    /// Nothing is loaded yet.
-    pub fn new(contents: &'a Contents) -> Self {
+    /// Nothing is loaded yet. Entries in `made` are there already, or are not wanted.
+    pub fn new(contents: &'a Contents, made: HashSet<i64>) -> Self {
         let by_id: HashMap<i64, _> = contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         let mut waiting = Vec::new();
-        for entry in contents.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str())) {
+        let wanted = contents.entries.iter().filter(|entry| !made.contains(&entry.dump_id));
+        for entry in wanted.filter(|entry| KINDS.contains(&entry.kind.as_str())) {
             let needed = entry.dependencies.iter().filter_map(|id| by_id.get(id));
             // A function of the index could read other tables, and must find them full: that waits for all rows.
             let expression = entry.kind == "INDEX" && entry.definition.iter().filter(|byte| **byte == b'(').count() > 1;
@@ -49,7 +50,7 @@ impl<'a> Ahead<'a> {
                 entries: entries.map(|needed| needed.dump_id).collect(),
             });
         }
-        Self { contents, waiting, loaded: HashSet::new(), made: HashSet::new() }
+        Self { contents, waiting, loaded: HashSet::new(), made }
     }
 
     /// Entries that can be made now; they count as made from here on.
@@ -119,7 +120,7 @@ mod tests {
             Entry { definition: b"CREATE INDEX e ON a USING btree (lower(x));".to_vec(), ..entry(17, "INDEX", "e", &[1]) },
         ];
         let contents = Contents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() };
-        let mut ahead = Ahead::new(&contents);
+        let mut ahead = Ahead::new(&contents, HashSet::new());
         assert!(ahead.ready().is_empty());
         ahead.loaded.insert((Vec::new(), b"a".to_vec()));
         assert_eq!(ahead.ready(), [10]);

@@ -1,6 +1,7 @@
 //! The database itself: is it empty, make it if it is missing, give it the properties of the old one under its own name.
 
 use super::TargetError;
+use super::mark::Mark;
 use crate::pg::archive::{Contents, Entry, readable};
 use crate::pg::sql::{self, Statement, quote_identifier};
 use crate::pg::{Connection, Session, SessionError, Tools};
@@ -20,6 +21,8 @@ pub enum Found {
     },
     /// It exists and is empty.
     Empty(Session),
+    /// An interrupted restore left it.
+    Unfinished(Session, Mark),
     /// It exists and holds relations.
     Occupied {
         /// A session to it.
@@ -49,6 +52,9 @@ pub async fn look(tools: &Tools, connection: &Connection) -> Result<Found, Targe
         }
         Err(error) => return Err(TargetError::Session(error)),
     };
+    if let Some(mark) = Mark::read(&mut session).await? {
+        return Ok(Found::Unfinished(session, mark));
+    }
     let rows = session.ask("what the target holds", RELATIONS, 2).await.map_err(TargetError::Session)?;
     let (count, example) = match rows.into_iter().next().as_deref() {
         Some([Some(count), Some(example)]) => (count.parse().unwrap_or(u64::MAX), example.clone()),
@@ -69,7 +75,11 @@ async fn missing(tools: &Tools, connection: &Connection) -> Result<Option<Found>
     Ok((count == "0").then_some(Found::Missing { session, name }))
 }
 
-async fn maintenance(tools: &Tools, connection: &Connection) -> Result<Session, TargetError> {
+/// A session to a database of the same server that nobody restores into.
+///
+/// # Errors
+/// [`TargetError::Session`] if none of them can be connected to.
+pub async fn maintenance(tools: &Tools, connection: &Connection) -> Result<Session, TargetError> {
     let mut last = None;
     for name in MAINTENANCE {
         match Session::open(tools, &connection.to_database(name)).await {
@@ -91,6 +101,15 @@ pub struct Properties {
     rest: Vec<Vec<u8>>,
     /// The encoding it was created with.
     pub encoding: String,
+}
+
+/// What of a database's properties is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the comment.
+    Settings,
+    /// The comment.
+    Comment,
 }
 
 fn is_about_database(entry: &Entry) -> bool {
@@ -132,6 +151,16 @@ impl Properties {
         Ok(properties)
     }
 
+    /// Whether the database has a comment of its own.
+    #[must_use]
+    pub fn has_comment(&self) -> bool {
+        let says = |text: &Vec<u8>| {
+            let text = [text.as_slice(), b";"].concat();
+            sql::statements(&text).is_ok_and(|statements| statements.iter().any(|statement| statement.begins_with(&["comment"])))
+        };
+        self.rest.iter().any(says)
+    }
+
     /// Creates the database under another name, with the old one's encoding, locale and owner. The tablespace is left to the server.
     ///
     /// # Errors
@@ -155,14 +184,30 @@ impl Properties {
         Ok(())
     }
 
-    /// Applies comment, privileges and settings under the target's name. Done last: a setting may forbid writing.
+    /// Drops a database that a restore made and did not finish.
+    ///
+    /// # Errors
+    /// [`TargetError::Database`]
+    pub async fn drop_unfinished(tools: &Tools, connection: &Connection, name: &str) -> Result<Session, TargetError> {
+        let mut session = maintenance(tools, connection).await?;
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
+        let done = session.run("the half-loaded database", &drop).await;
+        done.map_err(|source| TargetError::Database { what: format!("the removal of half-loaded {name:?}"), source })?;
+        Ok(session)
+    }
+
+    /// Applies privileges and settings under the target's name, or the comment alone. Done last: a setting may forbid writing, and the
+    /// comment says until then how far the restore is.
     ///
     /// # Errors
     /// [`TargetError::Database`] naming the statement's kind.
-    pub async fn apply(&self, session: &mut Session, name: &str, encoding: &str) -> Result<(), TargetError> {
+    pub async fn apply(&self, session: &mut Session, name: &str, encoding: &str, part: Part) -> Result<(), TargetError> {
         for text in &self.rest {
             let text = [text.as_slice(), b";"].concat();
             for statement in sql::statements(&text)? {
+                if statement.begins_with(&["comment"]) != (part == Part::Comment) {
+                    continue;
+                }
                 let Some(at) = name_position(&statement) else { continue };
                 let renamed = statement.with_name_at(at, name);
                 let done = session.run_opaque("a property of the database", &renamed, encoding).await;

@@ -32,6 +32,11 @@ pub struct GlobalsReport {
 pub struct TablespaceMap(BTreeMap<String, String>);
 
 impl TablespaceMap {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
     /// Parses `name=/directory` pairs.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use rustix::fs::MemfdFlags;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use super::selection::Selection;
 use super::{LoadError, TargetError};
 use crate::pg::archive::{ArchiveError, Contents, Entry, Reader, Visitor, readable};
 use crate::pg::children::{Running, command};
@@ -112,6 +113,8 @@ pub struct Loader {
     pub settings: Vec<(String, String)>,
     /// Tables whose rows stay in the backup: schema and name.
     pub without_rows_of: Vec<(String, String)>,
+    /// What is restored, if not everything.
+    pub selection: Option<Selection>,
 }
 
 impl Loader {
@@ -138,7 +141,16 @@ impl Loader {
     /// [`TargetError::Load`]
     pub async fn pre_data(&self, contents: &Contents) -> Result<(), TargetError> {
         // Its statements depend on each other nearly one by one; there is nothing to do in parallel.
-        self.schema(contents, "pre-data", self.pg_restore("pre-data")).await
+        let section = "pre-data";
+        let mut pg_restore = self.pg_restore(section);
+        let mut list = None;
+        if let Some(selection) = &self.selection {
+            let chosen = contents.entries.iter().map(|entry| entry.dump_id).filter(|id| selection.holds(*id));
+            let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
+            let file = list.insert(list_of(chosen).map_err(failed)?);
+            pg_restore.arg(format!("--use-list=/dev/fd/{}", file.as_raw_fd()));
+        }
+        self.schema(contents, section, pg_restore).await
     }
 
     /// Restores entries of the post-data section, given by their numbers, from the table of contents alone.
@@ -168,6 +180,19 @@ impl Loader {
         }
     }
 
+    /// Whether an entry's data is loaded. Archives of rows alone have other numbers than `main`, so tables are told by their names.
+    #[must_use]
+    pub fn loads(&self, entry: &Entry) -> bool {
+        let is = |(schema, name): &(String, String)| entry.schema == schema.as_bytes() && entry.tag == name.as_bytes();
+        match (entry.kind.as_str(), &self.selection) {
+            ("TABLE DATA", None) => !self.without_rows_of.iter().any(is),
+            ("TABLE DATA", Some(selection)) => selection.has_rows_of(entry) && !self.without_rows_of.iter().any(is),
+            ("SEQUENCE SET", Some(selection)) => selection.holds_sequence(entry),
+            (_, None) => true,
+            (_, Some(_)) => false,
+        }
+    }
+
     /// Streams the rows of one archive, telling each table that is loaded. The archive's structure is checked on the way, and
     /// its end before success.
     ///
@@ -176,25 +201,22 @@ impl Loader {
     pub async fn rows(&self, archive: Archive, stage: Arc<Stage>, loaded: Loaded) -> Result<(), TargetError> {
         let failed = |source| TargetError::Load { section: "data", source };
         let mut pg_restore = self.pg_restore("data");
-        let left_out = |entry: &&Entry| {
-            let is = |(schema, name): &(String, String)| entry.schema == schema.as_bytes() && entry.tag == name.as_bytes();
-            entry.kind == "TABLE DATA" && self.without_rows_of.iter().any(is)
-        };
         let mut list = None;
-        if archive.contents.entries.iter().any(|entry| left_out(&entry)) {
-            let kept = archive.contents.entries.iter().filter(|entry| !left_out(entry)).map(|entry| entry.dump_id);
+        if archive.contents.entries.iter().any(|entry| !self.loads(entry)) {
+            let kept = archive.contents.entries.iter().filter(|entry| self.loads(entry)).map(|entry| entry.dump_id);
             let file = list.insert(list_of(kept).map_err(|source| failed(LoadError::Memory(source)))?);
             pg_restore.arg(format!("--use-list=/dev/fd/{}", file.as_raw_fd()));
         }
         pg_restore.stdin(Stdio::piped());
         let mut running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
-        drop(list);
+        // With a list pg_restore leaves when it has what it wants, and the rest is read all the same: damage there is damage.
+        let partial = list.take().is_some();
         let pipe = running.child().stdin.take().and_then(|stdin| stdin.into_owned_fd().ok());
         let pipe = pipe.ok_or_else(|| failed(LoadError::ThreadDied))?;
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, CHUNK_BYTES);
         rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).map_err(|error| failed(LoadError::Memory(error.into())))?;
         let cancel = self.cancel.clone();
-        let feeding = tokio::task::spawn_blocking(move || feed(archive, PipeWriter(File::from(pipe)), &stage, &loaded, &cancel));
+        let feeding = tokio::task::spawn_blocking(move || feed(archive, PipeWriter(File::from(pipe)), partial, &stage, &loaded, &cancel));
         let (fed, ended) = tokio::join!(feeding, running.finish());
         match (fed.map_err(|_| failed(LoadError::ThreadDied))?, ended) {
             // The payload's damage is the cause even where pg_restore also failed for it.
@@ -234,7 +256,14 @@ enum Fed {
     Refused,
 }
 
-fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, loaded: &Loaded, cancel: &CancellationToken) -> Result<Fed, LoadError> {
+fn feed(
+    mut archive: Archive,
+    mut pipe: PipeWriter,
+    partial: bool,
+    stage: &Stage,
+    loaded: &Loaded,
+    cancel: &CancellationToken,
+) -> Result<Fed, LoadError> {
     let replay = std::mem::take(&mut archive.read);
     let mut listening = pipe.write_all(&replay).is_ok();
     let mut fed = replay.len() as u64;
@@ -264,7 +293,7 @@ fn feed(mut archive: Archive, mut pipe: PipeWriter, stage: &Stage, loaded: &Load
             let _ = loaded.send(table);
         }
         listening = listening && pipe.write_all(&chunk[..count]).is_ok();
-        if !listening {
+        if !listening && !partial {
             // Reading on would tell whether the payload is whole, but pg_restore has failed already.
             return Ok(Fed::Refused);
         }

@@ -7,6 +7,11 @@ pub mod ahead;
 pub mod database;
 pub mod globals;
 pub mod load;
+pub mod mark;
+pub mod resume;
+pub mod selection;
+pub mod swap;
+pub mod turn;
 
 use crate::domain::Trouble;
 use crate::pg::SessionError;
@@ -36,6 +41,32 @@ pub enum TargetError {
         count: u64,
         /// One of them.
         example: String,
+    },
+    /// It holds what an interrupted restore of something else left.
+    #[error("in the target database {database} a restore of backup {backup} ({what}) was begun and not finished; nothing was changed")]
+    Unfinished {
+        /// The database.
+        database: String,
+        /// The backup that was being restored.
+        backup: String,
+        /// What of it.
+        what: String,
+    },
+    /// Somebody else restores into it.
+    #[error("somebody else is restoring into the target database {database} at this moment; nothing was changed")]
+    Busy {
+        /// The database.
+        database: String,
+    },
+    /// The server is older than the backup's.
+    #[error(
+        "the target server is PostgreSQL {found}, and the backup was taken from {wanted}; an older server may not understand it; nothing was changed"
+    )]
+    Older {
+        /// The target's version.
+        found: String,
+        /// The backup's.
+        wanted: String,
     },
     /// It exists with an encoding that the data may not fit into.
     #[error("the target database {database} has encoding {found}, and the backup's is {wanted}; nothing was changed")]
@@ -116,7 +147,9 @@ impl TargetError {
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {
-            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Encoding { .. } | Self::Lacks { .. } => Trouble::Usage,
+            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Unfinished { .. } => Trouble::Usage,
+            Self::Encoding { .. } | Self::Lacks { .. } | Self::Older { .. } => Trouble::Usage,
+            Self::Busy { .. } => Trouble::AlreadyRunning,
             Self::Session(SessionError::Lost { .. }) => Trouble::Unavailable,
             Self::Content(_) => Trouble::Integrity,
             Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => Trouble::Unavailable,
@@ -158,7 +191,10 @@ impl TargetError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotEmpty { .. } => Some("name a database that does not exist yet (lifeboat creates it) or an empty one; --into-database-with-tables restores beside what is there".to_owned()),
+            Self::NotEmpty { .. } => Some("name a database that does not exist yet (lifeboat creates it) or an empty one; --swap loads beside it and then trades the names; --into-database-with-tables loads into it as it is".to_owned()),
+            Self::Unfinished { backup, .. } => Some(format!("finish it with --backup {backup}, or drop the database and run this command again")),
+            Self::Busy { .. } => Some("find out who: SELECT pid, usename, client_addr FROM pg_stat_activity WHERE application_name = 'lifeboat'".to_owned()),
+            Self::Older { .. } => Some("restore to a server of that version or newer, or give --into-older-server to try it all the same".to_owned()),
             Self::Encoding { wanted, .. } => Some(format!("name a database that does not exist yet, and lifeboat creates it with encoding {wanted}")),
             Self::Tools(error) => Some(error.hint()),
             Self::Lacks { .. } => Some("install it on the target's host, or correct the restore plan".to_owned()),

@@ -141,6 +141,25 @@ pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(
     comparison
 }
 
+/// Holds the tables that were restored against what was recorded of them, and nothing else.
+#[must_use]
+pub fn compare_some(
+    recorded: &Fingerprint,
+    found: &Fingerprint,
+    restored: impl Fn(&str, &str) -> bool,
+    without_rows_of: &[(String, String)],
+) -> Comparison {
+    let only = |all: &Fingerprint| Fingerprint {
+        tables: all.tables.iter().filter(|table| restored(&table.schema, &table.table)).cloned().collect(),
+        sequences: BTreeMap::new(),
+        ..recorded.clone()
+    };
+    let mut comparison = compare(&only(recorded), &only(found), without_rows_of);
+    comparison.objects_compared = false;
+    comparison.not_looked_at.push("everything but the tables that were restored, and numbers of objects".to_owned());
+    comparison
+}
+
 fn by_name(fingerprint: &Fingerprint) -> BTreeMap<(&str, &str), &TableRows> {
     fingerprint.tables.iter().map(|t| ((t.schema.as_str(), t.table.as_str()), t)).collect()
 }

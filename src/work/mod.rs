@@ -10,11 +10,13 @@ pub mod guide;
 pub mod init;
 pub mod payload;
 pub mod prune;
+pub mod quote;
 pub mod rebuild;
 pub mod restore;
 pub mod shelf;
 pub mod status;
 pub mod sweep;
+pub mod thaw;
 pub mod verify;
 
 use std::path::PathBuf;
@@ -213,7 +215,7 @@ impl WorkError {
             Self::NothingOpens(_) => Some("any one key slot is enough: give a recovery key with --identity FILE, or see RESTORE.md beside the backup".to_owned()),
             Self::NotSigned { .. } => Some("either it was not written by your lifeboat, or the key that signed it is not in trust = [\"…\"]; do not restore it before you know which".to_owned()),
             Self::Open(_) | Self::Damaged { .. } => Some("restore another backup (`lifeboat list`), and find out what happened to this one (`lifeboat verify --all`)".to_owned()),
-            Self::Vault(VaultError::Frozen { .. }) => Some("ask the store to thaw it (aws s3api restore-object), wait, and run the command again".to_owned()),
+            Self::Vault(VaultError::Frozen { .. }) => Some("`lifeboat thaw BACKUP --confirm` asks for it, `lifeboat thaw wait BACKUP` waits; a restore does both by itself".to_owned()),
             Self::Vault(VaultError::Unknown { .. } | VaultError::Unavailable { .. }) => Some("run the command again; `lifeboat list` tells whether a backup was published".to_owned()),
             Self::Catalog(CatalogError::Open { .. }) => Some("move the file away and run `lifeboat catalog rebuild`: everything needed is in the vault".to_owned()),
             Self::Leftovers(_) => Some("`lifeboat sweep --confirm` removes them".to_owned()),

@@ -1,6 +1,7 @@
 //! What stands in the vault, believed only under a pinned key: headers, manifests, envelopes.
 
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 
 use super::fence::Reading;
 use super::{Rig, WorkError, evidence};
@@ -16,6 +17,12 @@ use crate::seal::open::Expected;
 use crate::seal::{Identity, Opened};
 use crate::vault::fetch;
 
+/// Manifests that are read of the end of a long series, at first.
+const WINDOW: usize = 64;
+/// Manifests that are not believed after which it is no use to go on: somebody writes them, or the pinned key is the wrong one.
+const REFUSED_MAX: usize = 1000;
+/// How far the clocks of hosts may be apart.
+const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Manifests read at once.
 const READS_MAX: usize = 16;
 /// Envelopes of one backup that are looked at; rotation writes one each time.
@@ -86,45 +93,93 @@ pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec
     let vault = vault_id(rig).await?;
     let prefix = datastore.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
     let listed = rig.vault.list(&prefix).await?;
-    let names = listed.into_iter().filter_map(|facts| parse_manifest_key(facts.key.as_str()));
-    let read = names.map(|(datastore, backup)| {
-        let vault = &vault;
-        async move {
-            let place = Place { datastore: &datastore, backup: &backup };
-            let manifest = manifest(rig, vault, &place).await;
-            // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
-            match manifest {
-                Err(WorkError::Vault(error)) if error.trouble().is_retryable() => Err(WorkError::Vault(error)),
-                manifest => Ok(Entry { datastore: datastore.clone(), backup: backup.clone(), manifest }),
-            }
-        }
-    });
-    let mut entries: Vec<Entry> = futures::stream::iter(read).buffered(READS_MAX).try_collect().await?;
+    let mut names: std::collections::BTreeMap<DatastoreName, Vec<BackupId>> = Default::default();
+    for (datastore, backup) in listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())) {
+        names.entry(datastore).or_default().push(backup);
+    }
+    let mut entries = Vec::new();
+    for (datastore, backups) in names {
+        let read = read(rig, &vault, &datastore, backups).await?;
+        entries.extend(read.into_iter().map(|(backup, manifest)| Entry { datastore: datastore.clone(), backup, manifest }));
+    }
     // Names sort by the second; within one, the sequence number tells the order.
     entries.sort_by_cached_key(|e| (e.datastore.clone(), e.backup.begun(), e.manifest.as_ref().map_or(u64::MAX, |b| b.manifest.sequence)));
     Ok(entries)
 }
 
+/// A backup that was picked, and what was seen on the way to it.
+#[derive(Debug)]
+pub struct Picked {
+    /// The backup.
+    pub believed: Believed,
+    /// Other backups that were looked at and are believed, newest first.
+    pub others: Vec<Believed>,
+    /// Backups that were looked at and are not believed, newest first, and why.
+    pub refused: Vec<(BackupId, WorkError)>,
+    /// What whoever restores must know: backups that are passed over, numbers that are missing.
+    pub warnings: Vec<String>,
+    /// All backups of the datastore that stand in the vault, believed or not.
+    pub count: usize,
+    /// When the oldest of them was begun, as its name says.
+    pub oldest: Timestamp,
+}
+
 /// Picks the backup that is asked for, telling of manifests that were passed over and of gaps.
 ///
 /// # Errors
-/// [`WorkError`] if there is none, or if the one asked for by id is not believed.
+/// As [`survey`].
 pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings: &mut Vec<String>) -> Result<Believed, WorkError> {
     if let Which::Exactly(backup) = which {
         let vault = vault_id(rig).await?;
         return manifest(rig, &vault, &Place { datastore, backup }).await;
     }
-    let entries = entries(rig, Some(datastore)).await?;
-    if entries.is_empty() {
-        return Err(no_such_datastore_or_backup(rig, datastore).await?);
+    let picked = survey(rig, datastore, which).await?;
+    warnings.extend(picked.warnings);
+    Ok(picked.believed)
+}
+
+/// Picks the backup that is asked for and looks at those around it. Of thousands of backups only the newest that may be meant are read:
+/// [`WINDOW`] at a time, until one of them fits.
+///
+/// # Errors
+/// [`WorkError`] if there is none, or if the one asked for by id is not believed.
+pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Result<Picked, WorkError> {
+    let vault = vault_id(rig).await?;
+    let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
+    let mut names: Vec<BackupId> = listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
+    names.sort_by_key(BackupId::begun);
+    let Some(oldest) = names.first().map(BackupId::begun) else { return Err(no_such_datastore_or_backup(rig, datastore).await?) };
+    let (count, all) = (names.len(), matches!(which, Which::Oldest | Which::Random { .. }));
+    let newer = match which {
+        // A snapshot is not older than the beginning of its run, by one clock; hosts' clocks differ a little.
+        Which::At(time) => names.split_off(names.partition_point(|backup| backup.begun() <= *time + CLOCKS_DIFFER)),
+        _ => Vec::new(),
+    };
+    let (mut believed, mut refused): (Vec<Believed>, Vec<(BackupId, WorkError)>) = (Vec::new(), Vec::new());
+    let mut picked = None;
+    if let Which::Exactly(backup) = which
+        && names.len().saturating_sub(WINDOW) > names.iter().position(|name| name == backup).unwrap_or(usize::MAX)
+    {
+        // Far from the newest, which are shown beside it.
+        names = vec![backup.clone()];
     }
-    let mut believed = Vec::new();
-    for entry in entries {
-        match entry.manifest {
-            Ok(manifest) => believed.push(manifest),
-            Err(error) => warnings.push(format!("backup {} is passed over: {error}", entry.backup)),
+    while picked.is_none() && refused.len() < REFUSED_MAX && !names.is_empty() {
+        let window = names.split_off(if all { 0 } else { names.len().saturating_sub(WINDOW) });
+        for (backup, read) in read(rig, &vault, datastore, window).await? {
+            match read {
+                Ok(manifest) => believed.push(manifest),
+                Err(error) => refused.push((backup, error)),
+            }
         }
+        picked = which.pick(believed.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
     }
+    if let Which::Exactly(backup) = which
+        && let Some(at) = refused.iter().position(|(refused, _)| refused == backup)
+    {
+        return Err(refused.swap_remove(at).1);
+    }
+    refused.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.begun()));
+    let mut warnings: Vec<String> = refused.iter().map(|(backup, error)| format!("backup {backup} is passed over: {error}")).collect();
     let mut numbers: Vec<u64> = believed.iter().map(|b| b.manifest.sequence).collect();
     if !crate::domain::choice::gaps(numbers.clone()).is_empty() {
         // Only now is the evidence asked what retention removed.
@@ -134,15 +189,34 @@ pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings:
         warnings
             .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
     }
-    let picked = which.pick(believed.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
     let wanted = match which {
-        Which::At(time) => format!("at or before {time}"),
+        Which::At(time) => format!("at or before {time}; {} are newer", newer.len()),
         Which::Random { since, .. } => format!("at or after {since}"),
-        _ => "that can be believed".to_owned(),
+        Which::Exactly(backup) => backup.to_string(),
+        Which::Latest | Which::Oldest => "that can be believed".to_owned(),
     };
-    picked
-        .and_then(|id| believed.into_iter().find(|b| b.manifest.backup == id))
-        .ok_or_else(|| WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted })
+    let at = picked.and_then(|id| believed.iter().position(|b| b.manifest.backup == id));
+    let Some(at) = at else { return Err(WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted }) };
+    let chosen = believed.swap_remove(at);
+    believed.sort_by_key(|b| std::cmp::Reverse(b.manifest.source.snapshot_time));
+    Ok(Picked { believed: chosen, others: believed, refused, warnings, count, oldest })
+}
+
+/// Reads manifests of one datastore.
+async fn read(
+    rig: &Rig,
+    vault: &VaultId,
+    datastore: &DatastoreName,
+    backups: Vec<BackupId>,
+) -> Result<Vec<(BackupId, Result<Believed, WorkError>)>, WorkError> {
+    let read = backups.into_iter().map(|backup| async move {
+        match manifest(rig, vault, &Place { datastore, backup: &backup }).await {
+            // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
+            Err(WorkError::Vault(error)) if error.trouble().is_retryable() => Err(WorkError::Vault(error)),
+            manifest => Ok((backup, manifest)),
+        }
+    });
+    futures::stream::iter(read).buffered(READS_MAX).try_collect().await
 }
 
 async fn no_such_datastore_or_backup(rig: &Rig, datastore: &DatastoreName) -> Result<WorkError, WorkError> {

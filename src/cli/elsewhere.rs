@@ -1,0 +1,45 @@
+//! Another vault than the configured one: a replica that lifeboat.toml names, or an address typed on a host that has nothing else.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, VaultConfig, parse_s3_address};
+use crate::work::WorkError;
+
+/// The configuration with another vault. Without a file, nothing is configured but the vault: keys come from `--identity` or from the KMS
+/// keys that the backup itself names, and what is believed from `--trust-key`.
+pub(super) fn config(file: &Path, vault: &str) -> Result<Config, WorkError> {
+    if file.exists() {
+        let mut config = Config::load(file)?;
+        match config.vaults.get(vault) {
+            Some(named) => config.vault = named.clone(),
+            None => config.vault = address(vault, &config.vaults.keys().cloned().collect::<Vec<_>>())?,
+        }
+        return Ok(config);
+    }
+    let (vault, state) = (address(vault, &[])?, state_directory());
+    let made = std::fs::create_dir_all(&state);
+    made.map_err(|source| WorkError::File { what: format!("making {}", state.display()), source })?;
+    Ok(Config::bare(vault, &state))
+}
+
+fn address(vault: &str, names: &[String]) -> Result<VaultConfig, WorkError> {
+    if let Some((bucket, prefix)) = parse_s3_address(vault) {
+        return Ok(VaultConfig::S3(Box::new(crate::config::S3Config::at(bucket, prefix))));
+    }
+    let directory = Path::new(vault);
+    if directory.join("vault.json").is_file() {
+        return Ok(VaultConfig::Directory(std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned()), None));
+    }
+    let known = if names.is_empty() { String::new() } else { format!("; lifeboat.toml names {}", names.join(", ")) };
+    Err(WorkError::Refused {
+        what: format!("--vault {vault}"),
+        why: format!("it is no vault: neither s3://bucket/prefix nor a directory with a vault.json{known}"),
+        hint: "write the address that stands on the recovery card".to_owned(),
+    })
+}
+
+/// Where this host keeps locks and the catalog of a restore without configuration.
+fn state_directory() -> PathBuf {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or(home).unwrap_or_else(std::env::temp_dir).join("lifeboat")
+}

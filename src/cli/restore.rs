@@ -1,0 +1,379 @@
+//! `lifeboat restore`: the quote, the question, the restore, and what came of it. Everything printed can be pasted into an incident
+//! channel: names of backups, times and sizes, nothing from inside the data.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::arguments::RestoreArguments;
+use super::exit::Exit;
+use super::print::{self, Failure, data, talk};
+use super::run::{Start, UNVERIFIED, backup_id, datastore_name, parse};
+use crate::config::plans;
+use crate::domain::choice::Which;
+use crate::domain::drill::{Answer, CheckResult};
+use crate::domain::span::{bytes_for_people, for_people};
+use crate::pg::Connection;
+use crate::target::TargetError;
+use crate::target::globals::TablespaceMap;
+use crate::target::selection::Only;
+use crate::work::quote::{self, Question, Quote};
+use crate::work::restore::{self, Order, Wishes};
+use crate::work::{Rig, WorkError, thaw};
+
+fn which(arguments: &RestoreArguments) -> Result<Which, WorkError> {
+    match (&arguments.backup, &arguments.at) {
+        (Some(id), _) => Ok(Which::Exactly(backup_id(id)?)),
+        (None, Some(time)) => Ok(Which::At(parse(time, "--at", "write a time like 2026-11-20T12:00:00Z")?)),
+        (None, None) => Ok(Which::Latest),
+    }
+}
+
+/// What the text after `--to` means.
+enum Target {
+    /// Nothing was named: only a plan can be shown.
+    Nowhere,
+    Stdout,
+    Directory(std::path::PathBuf),
+    Database(Connection),
+}
+
+fn target(text: Option<&str>) -> Result<Target, WorkError> {
+    let Some(text) = text else { return Ok(Target::Nowhere) };
+    if text == "-" {
+        Ok(Target::Stdout)
+    } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
+    {
+        let connection = Connection::parse(text).map_err(|error| WorkError::from(TargetError::from(error)))?;
+        Ok(Target::Database(connection))
+    } else {
+        Ok(Target::Directory(text.into()))
+    }
+}
+
+pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Exit, Failure> {
+    let (which, target) = (which(&arguments)?, target(arguments.to.as_deref())?);
+    let wishes = wishes_of(&arguments)?;
+    let rig = start.rig_of(arguments.vault.as_deref(), &arguments.opening).await?;
+    let name = datastore_name(&arguments.datastore)?;
+    let question = Question { datastore: &name, which: &which, tier: arguments.tier, days: arguments.days };
+    let mut quote = quote::quote(&rig, &question).await?;
+    if !quote.verified {
+        quote.warnings.push(UNVERIFIED.to_owned());
+    }
+    match target {
+        Target::Nowhere => plan(start, quote),
+        Target::Stdout | Target::Directory(_) => to_files(start, &rig, target, quote, &question, &arguments).await,
+        Target::Database(connection) => {
+            let wishes = planned(&rig, &question, wishes)?;
+            quote.of_target(&rig, &connection, &wishes).await;
+            if arguments.plan {
+                return plan(start, quote);
+            }
+            if !start.json {
+                talk(&describe(&quote));
+            }
+            let order = Order {
+                hurry: quote::hurry(&question, &quote.takes, &quote.manifest),
+                verified: quote.verified,
+                manifest: quote.manifest.clone(),
+                target: connection,
+                wishes,
+            };
+            let backup = quote.backup.to_string();
+            if let Some(error) = quote.refusal() {
+                return Err(error.into());
+            }
+            confirm(arguments.yes, &backup, order.target.database().unwrap_or(name.as_str()))?;
+            let done = restore::carry_out(&rig, order).await;
+            ended(start, done.map_err(|(error, state)| Failure { error: Box::new(error), state: Some(state) })?)
+        }
+    }
+}
+
+/// What the command line says, without the restore plan.
+fn wishes_of(arguments: &RestoreArguments) -> Result<Wishes, WorkError> {
+    let tablespaces = TablespaceMap::parse(&arguments.tablespace).map_err(|why| WorkError::Refused {
+        what: "--tablespace".to_owned(),
+        why,
+        hint: "write --tablespace fast=/mnt/fast".to_owned(),
+    })?;
+    Ok(Wishes {
+        no_globals: arguments.no_globals,
+        beside_tables: arguments.into_database_with_tables,
+        swap: arguments.swap,
+        older_server: arguments.into_older_server,
+        only: Only::of(&arguments.table, &arguments.schema),
+        check: arguments.check || arguments.swap,
+        tablespaces,
+        jobs: arguments.jobs.unwrap_or(0),
+        ..Wishes::default()
+    })
+}
+
+/// What the restore plan says, and the command line over it.
+fn planned(rig: &Rig, question: &Question<'_>, typed: Wishes) -> Result<Wishes, WorkError> {
+    let restore_plan = plans::plan_of(&rig.config, question.datastore)?;
+    let Some(stage) = restore_plan.stage(question.datastore) else {
+        return Err(WorkError::Bug("a plan without its datastore".to_owned()));
+    };
+    let plan = Wishes::of(stage)?;
+    Ok(Wishes {
+        no_globals: plan.no_globals || typed.no_globals,
+        jobs: if typed.jobs > 0 { typed.jobs } else { plan.jobs },
+        tablespaces: if typed.tablespaces.is_empty() { plan.tablespaces } else { typed.tablespaces },
+        beside_tables: typed.beside_tables,
+        swap: typed.swap,
+        older_server: typed.older_server,
+        only: typed.only,
+        check: typed.check,
+        ..plan
+    })
+}
+
+async fn to_files(
+    start: &Start,
+    rig: &Rig,
+    target: Target,
+    mut quote: Quote,
+    question: &Question<'_>,
+    arguments: &RestoreArguments,
+) -> Result<Exit, Failure> {
+    quote.steps = match &target {
+        Target::Directory(path) => vec![format!("write its opened payloads, in the clear, to {}", path.display())],
+        _ => vec!["write the archive of its main payload to stdout".to_owned()],
+    };
+    if arguments.plan {
+        return plan(start, quote);
+    }
+    quote.warnings.iter().for_each(|warning| talk(&format!("warning: {warning}")));
+    let (hurry, manifest) = (quote::hurry(question, &quote.takes, &quote.manifest), quote.manifest.clone());
+    if let Some(thaw) = &quote.thaw
+        && !arguments.yes
+    {
+        let what = format!("{} objects must be thawed first, which takes time and costs money", thaw.objects);
+        return Err(refused(&format!("restoring backup {}", quote.backup), &what).into());
+    }
+    if let Some(error) = quote.refusal() {
+        return Err(error.into());
+    }
+    thaw::bring(rig, &manifest, &hurry).await?;
+    match target {
+        Target::Directory(path) => {
+            for (file, bytes) in restore::into_directory(rig, &manifest, &path).await? {
+                data(&format!("{}\t{bytes}", path.join(file).display()));
+            }
+            talk("these files hold the data in the clear; remove them when they are no longer needed");
+        }
+        _ => drop(restore::to_stdout(rig, &manifest).await?),
+    }
+    Ok(Exit::Done)
+}
+
+fn plan(start: &Start, quote: Quote) -> Result<Exit, Failure> {
+    if start.json {
+        print::json(&quote);
+    } else {
+        data(&describe(&quote));
+    }
+    match quote.refusal() {
+        Some(error) => Err(error.into()),
+        None => Ok(Exit::Done),
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    for_people(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+fn ago(time: Timestamp) -> String {
+    let elapsed = Timestamp::now().duration_since(time);
+    Duration::try_from(elapsed).map_or_else(|_| "in the future".to_owned(), |elapsed| format!("{} ago", for_people(elapsed)))
+}
+
+fn minute(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// The quote for people.
+fn describe(quote: &Quote) -> String {
+    let mut lines = vec![format!("restore of {} from {}", quote.datastore, quote.vault)];
+    let mut line = |name: &str, text: String| lines.push(format!("  {name:<9}{text}"));
+    line("backup", format!("{}, number {}, {}", quote.backup, quote.sequence, quote.chosen));
+    line("data of", format!("{} ({})", minute(quote.taken), ago(quote.taken)));
+    let signed = if quote.verified { "signature verified" } else { "UNVERIFIED" };
+    line("size", format!("{} stored, {} to load, {signed}", bytes_for_people(quote.sealed_bytes), bytes_for_people(quote.plain_bytes)));
+    line("drilled", drilled(quote));
+    line("takes", takes(quote));
+    if let Some(thaw) = &quote.thaw {
+        line("thaw", format!("{} objects, {} in {}", thaw.objects, bytes_for_people(thaw.bytes), thaw::name(thaw.class)));
+        for offer in &thaw.offers {
+            let mark = if offer.tier == thaw.tier { '*' } else { ' ' };
+            let within = for_people(Duration::from_secs(offer.seconds));
+            line("", format!("{mark} {:<9} within {within:<12} about ${:.2}", offer.tier.name(), offer.dollars));
+        }
+        if thaw.under_way > 0 {
+            line("", format!("{} of them were asked for already", thaw.under_way));
+        }
+    }
+    line("costs", costs(quote));
+    match &quote.opens_with {
+        Some(slot) => line("opens", format!("with key slot {slot}")),
+        None => line("opens", "with no key that is here".to_owned()),
+    }
+    for (number, step) in quote.steps.iter().enumerate() {
+        line(if number == 0 { "then" } else { "" }, format!("{}. {step}", number + 1));
+    }
+    for (number, other) in quote.others.iter().enumerate() {
+        let text = format!("{}  {} ({}), {}", other.backup, minute(other.taken), ago(other.taken), bytes_for_people(other.plain_bytes));
+        line(if number == 0 { "others" } else { "" }, text);
+    }
+    let more = quote.backups.saturating_sub(quote.others.len() + 1);
+    if more > 0 {
+        line("", format!("{more} more, the oldest of {} (`lifeboat list {}`)", minute(quote.oldest), quote.datastore));
+    }
+    for warning in &quote.warnings {
+        line("warning:", format!(" {warning}"));
+    }
+    if quote.missing.is_empty() {
+        line("missing", "nothing".to_owned());
+    }
+    for missing in &quote.missing {
+        line("MISSING", missing.what.clone());
+        if let Some(next) = &missing.next {
+            line("", format!("what next: {next}"));
+        }
+    }
+    lines.join("\n")
+}
+
+fn drilled(quote: &Quote) -> String {
+    match &quote.drilled {
+        None => "never: nobody knows whether it can be restored".to_owned(),
+        Some(drilled) => {
+            let which = if drilled.this_backup { "this very backup" } else { "another backup of it" };
+            format!("{} {}, {} ({which}, run {})", drilled.verdict.name(), ago(drilled.declared), minute(drilled.declared), drilled.run)
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "seconds for people")]
+fn takes(quote: &Quote) -> String {
+    let takes = &quote.takes;
+    let allowed = for_people(Duration::from_secs(takes.rto_seconds));
+    let basis = match takes.measured {
+        0 => return format!("unknown: no drill or restore of it was ever measured; the RTO is {allowed}"),
+        1 => "one measured restore of it".to_owned(),
+        count => format!("{count} measured restores of it"),
+    };
+    let Some(total) = takes.total_seconds() else { return "unknown".to_owned() };
+    let thaw = match takes.thaw_seconds {
+        0 => String::new(),
+        seconds => format!(", up to {} of it thawing", for_people(Duration::from_secs(seconds))),
+    };
+    let verdict = if total <= takes.rto_seconds as f64 { "within" } else { "MORE THAN" };
+    format!("about {} (median of {basis}, scaled to its size{thaw}), {verdict} the RTO of {allowed}", seconds(total))
+}
+
+fn costs(quote: &Quote) -> String {
+    match (quote.dollars, &quote.thaw) {
+        (dollars, None) if dollars < 0.005 => "next to nothing at the store".to_owned(),
+        (dollars, _) => format!("about ${dollars:.2} at the store, by list prices, transfer out of the region not included"),
+    }
+}
+
+fn refused(what: &str, why: &str) -> WorkError {
+    WorkError::Refused {
+        what: what.to_owned(),
+        why: format!("{why}; nothing was changed"),
+        hint: "give --yes to go ahead, or --plan to see what would be done".to_owned(),
+    }
+}
+
+/// Asks on a terminal for the database's name; elsewhere `--yes` must have been given.
+fn confirm(yes: bool, backup: &str, database: &str) -> Result<(), WorkError> {
+    if yes {
+        return Ok(());
+    }
+    let what = format!("restoring into database {database:?}");
+    if !std::io::stdin().is_terminal() {
+        return Err(refused(&what, "nobody is there to confirm it"));
+    }
+    let _ = write!(std::io::stderr(), "\nto restore backup {backup}, type the name of the database ({database}): ");
+    let mut answer = String::new();
+    match std::io::stdin().read_line(&mut answer) {
+        Ok(_) if answer.trim() == database => Ok(()),
+        _ => Err(refused(&what, "it was not confirmed")),
+    }
+}
+
+fn ended(start: &Start, report: restore::RestoreReport) -> Result<Exit, Failure> {
+    if start.json {
+        print::json(&report);
+    } else {
+        data(&describe_restored(&report));
+    }
+    let failed: Vec<&CheckResult> = report.smoke.iter().filter(|result| result.answer != Answer::Pass).collect();
+    if !failed.is_empty() {
+        let said = failed.iter().map(|result| format!("{}: {}", result.name, result.summary)).collect::<Vec<_>>().join("; ");
+        return Err(
+            WorkError::CheckFailed(format!("the data is restored, and the plan's smoke commands did not all succeed: {said}")).into()
+        );
+    }
+    match report.comparison.filter(|comparison| !comparison.agrees()) {
+        None => Ok(Exit::Done),
+        Some(comparison) => Err(WorkError::CheckFailed(format!(
+            "the restored database is not what was recorded at backup time: {}",
+            comparison.differences.join("; ")
+        ))
+        .into()),
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "rates for people")]
+fn describe_restored(report: &restore::RestoreReport) -> String {
+    let mut text = format!(
+        "restored backup {} into database {:?}\n  loaded     {}, opened with {}",
+        report.backup,
+        report.database,
+        bytes_for_people(report.plain_bytes),
+        report.opened_with
+    );
+    if let Some(only) = &report.only {
+        text.push_str(&format!("\n  only       {only}, and what belongs to it"));
+    }
+    report.left_out.iter().for_each(|key| text.push_str(&format!("\n  left out   {key}: its other table was not restored")));
+    if !report.resumed_after.is_empty() {
+        text.push_str(&format!("\n  went on    from an interrupted restore; done already: {}", report.resumed_after.join(", ")));
+    }
+    if let Some(swap) = &report.swapped {
+        text.push_str(&format!("\n  swapped    the old database is {:?} now; the way back: {}", swap.aside, swap.way_back()));
+    }
+    let time = |t: &restore::StageTime| match t.bytes {
+        Some(bytes) => format!("{} {:.1} s ({}/s)", t.stage, t.seconds, bytes_for_people((bytes as f64 / t.seconds.max(0.001)) as u64)),
+        None => format!("{} {:.1} s", t.stage, t.seconds),
+    };
+    let times = report.stages.iter().map(time).collect::<Vec<_>>().join(", ");
+    text.push_str(&format!("\n  time       {times}"));
+    if let Some(globals) = &report.globals {
+        text.push_str(&format!("\n  roles      {} made, {} the same already", globals.roles_created.len(), globals.roles_same.len()));
+        for (what, names) in [
+            ("role kept as it is on the target, though it differs", &globals.roles_kept),
+            ("membership not made between roles that existed", &globals.memberships_left_out),
+            ("tablespace left out, its tables are in the default one", &globals.tablespaces_left_out),
+        ] {
+            names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
+        }
+    }
+    match &report.comparison {
+        None => text.push_str("\n  compared   nothing; --check compares every table with what was recorded at backup time"),
+        Some(comparison) => {
+            let verdict = if comparison.agrees() { "all as recorded at backup time" } else { "NOT as recorded at backup time" };
+            text.push_str(&format!("\n  compared   {} tables, {} rows: {verdict}", comparison.tables, comparison.rows));
+            comparison.differences.iter().for_each(|d| text.push_str(&format!("\n  differs: {d}")));
+            comparison.not_looked_at.iter().for_each(|n| text.push_str(&format!("\n  not looked at: {n}")));
+        }
+    }
+    text
+}

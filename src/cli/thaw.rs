@@ -1,0 +1,192 @@
+//! `lifeboat thaw`: what thawing a backup takes and costs, asking for it, and how far it is.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+use super::arguments::Opening;
+use super::exit::Exit;
+use super::print::{self, Failure, data, table, talk};
+use super::run::{Start, find_backup};
+use crate::domain::choice::Which;
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::manifest::Manifest;
+use crate::domain::span::{bytes_for_people, for_people};
+use crate::domain::thaw::Tier;
+use crate::work::thaw::{self, BYTES_PER_SECOND_ASSUMED, Hurry, ThawPlan};
+use crate::work::{Rig, WorkError, shelf};
+
+/// What `thaw` takes.
+#[derive(Debug, Args)]
+pub struct ThawArguments {
+    /// A backup, or a datastore: its newest backup.
+    #[arg(required = true, value_name = "BACKUP|DATASTORE")]
+    pub what: Option<String>,
+    /// How fast: expedited, standard or bulk; the cheapest that keeps the RTO if left out.
+    #[arg(long, value_name = "TIER")]
+    pub tier: Option<Tier>,
+    /// For how many days the copies are kept.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=365))]
+    pub days: Option<u32>,
+    /// Ask for it.
+    #[arg(long)]
+    pub confirm: bool,
+    #[command(subcommand)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub verb: Option<ThawVerb>,
+}
+
+/// What can be done with retrievals under way.
+#[derive(Debug, Subcommand)]
+pub enum ThawVerb {
+    /// Show what is thawed or on its way, in the whole vault.
+    #[command(after_help = "Example:\n  lifeboat thaw list")]
+    List,
+    /// Wait until a backup can be read. Asks for nothing.
+    #[command(after_help = "Example:\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A && lifeboat restore chat --to service=spare --yes")]
+    Wait {
+        /// The backup, or a datastore: its newest backup.
+        what: String,
+    },
+    /// Go on with a thaw that was interrupted: ask for what is still frozen, and wait.
+    #[command(after_help = "Example:\n  lifeboat thaw resume 20261122T031500Z-K3XQ7A")]
+    Resume {
+        /// The backup, or a datastore: its newest backup.
+        what: String,
+    },
+}
+
+pub(super) async fn run(start: &Start, arguments: ThawArguments) -> Result<Exit, Failure> {
+    let rig = start.rig(&Opening::default()).await?;
+    match (arguments.verb, arguments.what) {
+        (Some(ThawVerb::List), _) => list(start, &rig).await,
+        (Some(ThawVerb::Wait { what }), _) => {
+            let manifest = find(&rig, &what).await?;
+            let frost = thaw::look(&rig, &manifest).await?;
+            let (objects, _) = frost.frozen(Timestamp::now());
+            let asked = frost.objects.iter().filter(|facts| facts.warmth == crate::domain::thaw::Warmth::UnderWay).count();
+            if objects > asked {
+                return Err(WorkError::Refused {
+                    what: format!("waiting for backup {}", manifest.backup),
+                    why: format!("nobody has asked for {} of its objects", objects - asked),
+                    hint: format!("`lifeboat thaw resume {}` asks for them and waits", manifest.backup),
+                }
+                .into());
+            }
+            bring(&rig, &manifest, &hurry(&rig, &manifest, None, None)).await
+        }
+        (Some(ThawVerb::Resume { what }), _) => {
+            let manifest = find(&rig, &what).await?;
+            bring(&rig, &manifest, &hurry(&rig, &manifest, None, None)).await
+        }
+        (None, Some(what)) => {
+            let manifest = find(&rig, &what).await?;
+            let hurry = hurry(&rig, &manifest, arguments.tier, arguments.days);
+            ask(start, &rig, &manifest, &hurry, arguments.confirm).await
+        }
+        (None, None) => Err(WorkError::Bug("clap let nothing through".to_owned()).into()),
+    }
+}
+
+/// A backup by its id, or the newest of a datastore.
+async fn find(rig: &Rig, what: &str) -> Result<Manifest, WorkError> {
+    if what.parse::<BackupId>().is_ok() {
+        return Ok(find_backup(rig, what).await?.manifest);
+    }
+    let datastore: DatastoreName = super::run::datastore_name(what)?;
+    Ok(shelf::pick(rig, &datastore, &Which::Latest, &mut Vec::new()).await?.manifest)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "seconds")]
+fn hurry(rig: &Rig, manifest: &Manifest, tier: Option<Tier>, days: Option<u32>) -> Hurry {
+    let allowed = rig.config.datastores.get(&manifest.datastore).map_or(Duration::from_secs(4 * 3_600), |settings| settings.rto.duration());
+    let load = Duration::from_secs_f64(manifest.plain_bytes() as f64 / BYTES_PER_SECOND_ASSUMED);
+    Hurry { tier, days, allowed: allowed.saturating_sub(load), load }
+}
+
+async fn ask(start: &Start, rig: &Rig, manifest: &Manifest, hurry: &Hurry, confirm: bool) -> Result<Exit, Failure> {
+    let frost = thaw::look(rig, manifest).await?;
+    let Some(plan) = ThawPlan::of(&frost, hurry, Timestamp::now())? else {
+        // Readable copies stay longer only if somebody says for how long.
+        if let Some(until) = frost.until().filter(|_| hurry.days.is_some() && confirm) {
+            let until = thaw::prolong(rig, manifest, hurry).await?.unwrap_or(until);
+            data(&format!("backup {} can be read until {until}", manifest.backup));
+            return Ok(Exit::Done);
+        }
+        match frost.until() {
+            Some(until) => data(&format!("backup {} can be read, until {until}", manifest.backup)),
+            None => data(&format!("backup {} can be read at once: it is in no archive class", manifest.backup)),
+        }
+        return Ok(Exit::Done);
+    };
+    if start.json {
+        print::json(&plan);
+    } else {
+        data(&describe(&plan, manifest));
+    }
+    if !confirm {
+        talk("\nnothing was asked for; --confirm asks for it");
+        return Ok(Exit::Done);
+    }
+    thaw::begin(rig, manifest, hurry).await?;
+    talk(&format!("\nasked for; `lifeboat thaw wait {}` waits for it, and so does a restore", manifest.backup));
+    Ok(Exit::Done)
+}
+
+async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Exit, Failure> {
+    let state = "what was asked for goes on in the store; the same command waits on for it";
+    match thaw::bring(rig, manifest, hurry).await {
+        Ok(Some(until)) => data(&format!("backup {} can be read until {until}", manifest.backup)),
+        Ok(None) => data(&format!("backup {} can be read", manifest.backup)),
+        Err(error) => return Err(Failure { error: Box::new(error), state: Some(state.to_owned()) }),
+    }
+    Ok(Exit::Done)
+}
+
+fn describe(plan: &ThawPlan, manifest: &Manifest) -> String {
+    let mut lines = vec![format!(
+        "backup {} of {}: {} objects, {} in {}",
+        manifest.backup,
+        manifest.datastore,
+        plan.objects,
+        bytes_for_people(plan.bytes),
+        thaw::name(plan.class)
+    )];
+    if plan.under_way > 0 {
+        lines.push(format!("  {} of them were asked for already", plan.under_way));
+    }
+    for offer in &plan.offers {
+        let mark = if offer.tier == plan.tier { '*' } else { ' ' };
+        let within = for_people(Duration::from_secs(offer.seconds));
+        lines.push(format!("  {mark} {:<9} within {within:<12} about ${:.2}", offer.tier.name(), offer.dollars));
+    }
+    if !plan.in_time {
+        lines.push("  no tier keeps the RTO".to_owned());
+    }
+    lines.push(format!("  copies stay for {} days; prices are list prices, for an estimate", plan.days));
+    lines.join("\n")
+}
+
+async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
+    let rows = thaw::list(rig).await?;
+    if start.json {
+        print::json(&rows);
+    } else if rows.is_empty() {
+        talk("nothing is thawed or on its way");
+    } else {
+        let minute = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%MZ").to_string());
+        let row = |row: &thaw::ThawRow| {
+            let tier = row.tier.map_or("-", Tier::name).to_owned();
+            let counts = [row.ready, row.under_way, row.frozen].map(|count| count.to_string());
+            [row.datastore.to_string(), row.backup.to_string()]
+                .into_iter()
+                .chain(counts)
+                .chain([tier, minute(row.expected), minute(row.until)])
+                .collect()
+        };
+        let header = ["DATASTORE", "BACKUP", "READY", "UNDER WAY", "FROZEN", "TIER", "EXPECTED BY", "READABLE UNTIL"];
+        data(&table(&header, rows.iter().map(row).collect()));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,110 @@
+//! The mark on a database that is being restored: its comment says from what, and how far it has got.
+//!
+//! It stands in the target itself, so that whoever comes next, from whichever host, can go on; and anybody who looks (`\l+`) sees that the
+//! database is not finished. The last thing a restore does is to put the backup's own comment in its place.
+
+use std::collections::BTreeSet;
+
+use super::TargetError;
+use crate::domain::id::{BackupId, VaultId};
+use crate::pg::sql::{quote_identifier, quote_text};
+use crate::pg::{Session, SessionError};
+
+const BEGINNING: &str = "lifeboat: this database is being restored and is not finished; ";
+
+/// How far a restore has got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The vault.
+    pub vault: VaultId,
+    /// The backup.
+    pub backup: BackupId,
+    /// What of it is restored, in a few words without `;`; `all` unless somebody asked for less.
+    pub what: String,
+    /// Whether the restore made the database, and so may drop it.
+    pub created: bool,
+    /// What is done: `schema`, the names of payloads whose rows are loaded, `indexes`, `after`.
+    pub done: BTreeSet<String>,
+}
+
+impl Mark {
+    /// The comment's text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let done: Vec<&str> = self.done.iter().map(String::as_str).collect();
+        let created = if self.created { "yes" } else { "no" };
+        format!("{BEGINNING}vault={}; backup={}; what={}; created={created}; done={}", self.vault, self.backup, self.what, done.join(","))
+    }
+
+    /// Reads a comment; `None` for any other.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix(BEGINNING)?.split("; ");
+        let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        Some(Self {
+            vault: part("vault")?.parse().ok()?,
+            backup: part("backup")?.parse().ok()?,
+            what: part("what")?,
+            created: part("created")? == "yes",
+            done: part("done")?.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+        })
+    }
+
+    /// The mark of the database that a session is connected to.
+    ///
+    /// # Errors
+    /// [`TargetError::Session`]
+    pub async fn read(session: &mut Session) -> Result<Option<Self>, TargetError> {
+        let question = "SELECT COALESCE(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
+        let text = session.ask_one("the database's comment", question).await.map_err(TargetError::Session)?;
+        Ok(Self::parse(&text))
+    }
+
+    /// Writes it onto a database.
+    ///
+    /// # Errors
+    /// [`TargetError::Database`]
+    pub async fn write(&self, session: &mut Session, database: &str) -> Result<(), TargetError> {
+        comment(session, database, &quote_text(&self.text())).await.map_err(failed)
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// [`TargetError::Database`]
+    pub async fn clear(session: &mut Session, database: &str) -> Result<(), TargetError> {
+        comment(session, database, "NULL").await.map_err(failed)
+    }
+}
+
+fn failed(source: SessionError) -> TargetError {
+    TargetError::Database { what: "the mark of an unfinished restore".to_owned(), source }
+}
+
+async fn comment(session: &mut Session, database: &str, value: &str) -> Result<(), SessionError> {
+    let statement = format!("COMMENT ON DATABASE {} IS {value}", quote_identifier(database));
+    session.run("the mark of an unfinished restore", &statement).await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_reads_back_as_written_and_nothing_else_does() {
+        let mut mark = Mark {
+            vault: VaultId::from_random([7; 16]),
+            backup: "20261122T031500Z-K3XQ7A".parse().unwrap(),
+            what: "all".to_owned(),
+            created: true,
+            done: BTreeSet::new(),
+        };
+        assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
+        mark.done.extend(["schema".to_owned(), "data-001".to_owned()]);
+        assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
+        for other in ["", "the chat database", BEGINNING, &mark.text().replace("backup=", "backup=x")] {
+            assert_eq!(Mark::parse(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Going on with a restore that was interrupted: what is half loaded is emptied, what is made is not made again.
+
+use std::collections::HashSet;
+
+use super::TargetError;
+use super::load::TableName;
+use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::sql::quote_identifier;
+use crate::pg::{Session, SessionError};
+
+/// Kind, schema and name of an object, the name as a table of contents writes it.
+type Object = (String, String, String);
+
+/// Every object of the post-data section that a database holds. Objects that have no schema of their own have an empty one.
+const MADE: &str = "SELECT 'INDEX', n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I')
+UNION ALL SELECT CASE k.contype WHEN 'f' THEN 'FK CONSTRAINT' WHEN 'c' THEN 'CHECK CONSTRAINT' ELSE 'CONSTRAINT' END, n.nspname, c.relname || ' ' || k.conname
+  FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+UNION ALL SELECT 'TRIGGER', n.nspname, c.relname || ' ' || t.tgname
+  FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal
+UNION ALL SELECT 'RULE', n.nspname, c.relname || ' ' || r.rulename
+  FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+UNION ALL SELECT 'POLICY', n.nspname, c.relname || ' ' || p.polname
+  FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+UNION ALL SELECT 'STATISTICS', n.nspname, s.stxname FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
+UNION ALL SELECT 'PUBLICATION', '', pubname FROM pg_catalog.pg_publication
+UNION ALL SELECT 'PUBLICATION TABLE', n.nspname, p.pubname || ' ' || c.relname FROM pg_catalog.pg_publication_rel r
+  JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+UNION ALL SELECT 'SUBSCRIPTION', '', subname FROM pg_catalog.pg_subscription
+UNION ALL SELECT 'EVENT TRIGGER', '', evtname FROM pg_catalog.pg_event_trigger";
+
+/// Numbers of entries of the post-data section that need not be made: a statement is whole or it left nothing.
+///
+/// # Errors
+/// [`TargetError::Database`]
+pub async fn made(session: &mut Session, contents: &Contents) -> Result<HashSet<i64>, TargetError> {
+    let rows = session.ask("what is made already", MADE, 3).await.map_err(failed)?;
+    let objects: HashSet<Object> = rows
+        .into_iter()
+        .filter_map(|row| match row.as_slice() {
+            [Some(kind), Some(schema), Some(name)] => Some((kind.clone(), schema.clone(), name.clone())),
+            _ => None,
+        })
+        .collect();
+    let is_made = |entry: &&Entry| {
+        let nowhere = matches!(entry.kind.as_str(), "PUBLICATION" | "SUBSCRIPTION" | "EVENT TRIGGER");
+        let schema = if nowhere { String::new() } else { readable(&entry.schema) };
+        objects.contains(&(entry.kind.clone(), schema, readable(&entry.tag)))
+    };
+    Ok(contents.entries.iter().filter(is_made).map(|entry| entry.dump_id).collect())
+}
+
+/// Empties tables whose rows were half loaded, and takes away indexes and constraints that were built ahead for them.
+///
+/// # Errors
+/// [`TargetError::Database`]
+pub async fn reset(session: &mut Session, contents: &Contents, tables: &[TableName]) -> Result<(), TargetError> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let concerned: HashSet<i64> = contents
+        .of_kind("TABLE")
+        .filter(|entry| tables.iter().any(|(schema, name)| (&entry.schema, &entry.tag) == (schema, name)))
+        .map(|entry| entry.dump_id)
+        .collect();
+    let built = |kind: &'static str| contents.of_kind(kind).filter(|entry| entry.dependencies.iter().any(|id| concerned.contains(id)));
+    for entry in built("CONSTRAINT") {
+        let tag = readable(&entry.tag);
+        let table = contents.of_kind("TABLE").find(|table| entry.dependencies.contains(&table.dump_id)).map(|table| readable(&table.tag));
+        let Some(table) = table else { continue };
+        let Some(name) = tag.strip_prefix(&format!("{table} ")) else { continue };
+        let drop = format!(
+            "ALTER TABLE IF EXISTS ONLY {}.{} DROP CONSTRAINT IF EXISTS {}",
+            quote_identifier(&readable(&entry.schema)),
+            quote_identifier(&table),
+            quote_identifier(name)
+        );
+        session.run("a constraint that was made ahead", &drop).await.map_err(failed)?;
+    }
+    for entry in built("INDEX") {
+        let drop =
+            format!("DROP INDEX IF EXISTS {}.{}", quote_identifier(&readable(&entry.schema)), quote_identifier(&readable(&entry.tag)));
+        session.run("an index that was made ahead", &drop).await.map_err(failed)?;
+    }
+    let names =
+        tables.iter().map(|(schema, name)| format!("ONLY {}.{}", quote_identifier(&readable(schema)), quote_identifier(&readable(name))));
+    let truncate = format!("TRUNCATE {}", names.collect::<Vec<_>>().join(", "));
+    session.run("emptying half-loaded tables", &truncate).await.map_err(failed)
+}
+
+fn failed(source: SessionError) -> TargetError {
+    TargetError::Database { what: "what an interrupted restore left".to_owned(), source }
+}
+
+/// Whether rows of an archive can be taken back by emptying tables: large objects cannot.
+#[must_use]
+pub fn can_be_reset(contents: &Contents) -> bool {
+    !contents.entries.iter().any(|entry| entry.kind.starts_with("BLOB"))
+}

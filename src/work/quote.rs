@@ -1,0 +1,383 @@
+//! What a restore would be, before anybody presses enter: from what, how old, how long it takes, what it costs, what is missing.
+//!
+//! Nothing here changes anything, and nothing grows with the vault: the newest manifests of one datastore are read, the end of the
+//! evidence, the envelope of one backup, and the facts of its payloads.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::restore::{self, Sight, Wishes};
+use super::thaw::{self, BYTES_PER_SECOND_ASSUMED, Hurry, ThawPlan};
+use super::{Rig, WorkError, shelf, status};
+use crate::config::VaultConfig;
+use crate::domain::choice::Which;
+use crate::domain::drill::Verdict;
+use crate::domain::evidence::Body;
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::manifest::Manifest;
+use crate::domain::thaw::Tier;
+use crate::evidence::{self, Series};
+use crate::pg::Connection;
+
+/// Records of the evidence that are read at most.
+const RECORDS_MAX: usize = 512;
+/// Measured restores of a datastore that are enough to foretell the next.
+const MEASURED_ENOUGH: usize = 5;
+/// Backups that are named beside the chosen one.
+const OTHERS_SHOWN: usize = 4;
+/// What a database takes on disk for each byte of its dump, indexes included: a guess on the safe side.
+const ROOM_FACTOR: u64 = 2;
+/// Dollars for 1,000 GET requests, S3 Standard, us-east-1, 2023.
+const GET_PER_THOUSAND: f64 = 0.0004;
+
+/// A backup beside the chosen one.
+#[derive(Debug, Serialize)]
+pub struct Other {
+    /// The backup.
+    pub backup: BackupId,
+    /// When its snapshot was taken.
+    pub taken: Timestamp,
+    /// Bytes to load.
+    pub plain_bytes: u64,
+}
+
+/// The newest drill of the datastore.
+#[derive(Debug, Serialize)]
+pub struct Drilled {
+    /// The run.
+    pub run: String,
+    /// When it was declared.
+    pub declared: Timestamp,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// Whether it restored the very backup that is chosen.
+    pub this_backup: bool,
+}
+
+/// How long it will take.
+#[derive(Debug, Serialize)]
+pub struct Takes {
+    /// Seconds of loading and checking as drills and restores of the same datastore let one expect; none if none was ever measured.
+    pub load_seconds: Option<f64>,
+    /// Of how many measured restores that is the median.
+    pub measured: usize,
+    /// Seconds until everything can be read, at most.
+    pub thaw_seconds: u64,
+    /// The objective, in seconds.
+    pub rto_seconds: u64,
+}
+
+impl Takes {
+    /// The whole time, if it can be foretold.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
+    pub fn total_seconds(&self) -> Option<f64> {
+        Some(self.load_seconds? + self.thaw_seconds as f64)
+    }
+
+    /// What a load is taken to last where a limit has to be kept: what was measured, or a slow server.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
+    pub fn load(&self, manifest: &Manifest) -> Duration {
+        let assumed = manifest.plain_bytes() as f64 / BYTES_PER_SECOND_ASSUMED;
+        Duration::try_from_secs_f64(self.load_seconds.unwrap_or(assumed)).unwrap_or(Duration::MAX)
+    }
+}
+
+/// Something that stands in the way.
+#[derive(Debug, Serialize)]
+pub struct Missing {
+    /// What.
+    pub what: String,
+    /// What to do.
+    pub next: Option<String>,
+    /// What will be the error if nothing is done.
+    #[serde(skip)]
+    pub error: Option<WorkError>,
+}
+
+/// What a restore would be.
+#[derive(Debug, Serialize)]
+pub struct Quote {
+    /// The vault.
+    pub vault: String,
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The chosen backup.
+    pub backup: BackupId,
+    /// Its number.
+    pub sequence: u64,
+    /// When its snapshot was taken.
+    pub taken: Timestamp,
+    /// How old that is, in seconds.
+    pub age_seconds: i64,
+    /// Why this one.
+    pub chosen: String,
+    /// Whether a pinned key signed it.
+    pub verified: bool,
+    /// Bytes in the vault, and bytes to load.
+    pub sealed_bytes: u64,
+    /// See `sealed_bytes`.
+    pub plain_bytes: u64,
+    /// Other backups, newest first.
+    pub others: Vec<Other>,
+    /// All backups of the datastore in the vault.
+    pub backups: usize,
+    /// When the oldest was begun.
+    pub oldest: Timestamp,
+    /// What whoever restores must know.
+    pub warnings: Vec<String>,
+    /// The newest drill.
+    pub drilled: Option<Drilled>,
+    /// How long it will take.
+    pub takes: Takes,
+    /// What must be thawed first.
+    pub thaw: Option<ThawPlan>,
+    /// What it costs at the store, in dollars; an estimate by list prices, transfer out of the region not included.
+    pub dollars: f64,
+    /// The slot that opens it.
+    pub opens_with: Option<String>,
+    /// What would be done, in order.
+    pub steps: Vec<String>,
+    /// What stands in the way.
+    pub missing: Vec<Missing>,
+    /// The chosen backup's manifest.
+    #[serde(skip)]
+    pub manifest: Manifest,
+}
+
+/// What is asked for.
+pub struct Question<'a> {
+    /// The datastore.
+    pub datastore: &'a DatastoreName,
+    /// Which backup.
+    pub which: &'a Which,
+    /// How it is wished to be thawed.
+    pub tier: Option<Tier>,
+    /// See [`Hurry::days`].
+    pub days: Option<u32>,
+}
+
+/// Looks at everything that does not depend on the target.
+///
+/// # Errors
+/// [`WorkError`] if there is no such backup, or the vault cannot be read.
+pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkError> {
+    let picked = shelf::survey(rig, question.datastore, question.which).await?;
+    let (manifest, now) = (picked.believed.manifest, Timestamp::now());
+    let series = newest_evidence(rig, &manifest).await?;
+    let frost = thaw::look(rig, &manifest).await;
+    let rto_seconds = rig.config.datastores.get(question.datastore).map_or(4 * 3_600, |settings| settings.rto.duration().as_secs());
+    let (load_seconds, measured) = foretold(&series, &manifest);
+    let mut takes = Takes { load_seconds, measured, thaw_seconds: 0, rto_seconds };
+    let mut missing = Vec::new();
+    let thaw = match &frost {
+        Ok(frost) => ThawPlan::of(frost, &hurry(question, &takes, &manifest), now)?,
+        Err(error) => {
+            missing.push(Missing { what: error.to_string(), next: Some("restore another backup".to_owned()), error: None });
+            None
+        }
+    };
+    if let (Some(missing), Err(error)) = (missing.last_mut(), frost) {
+        missing.error = Some(error);
+    }
+    takes.thaw_seconds = thaw.as_ref().and_then(ThawPlan::offer).map_or(0, |offer| offer.seconds);
+    let opens_with = match shelf::open(rig, &manifest).await {
+        Ok(opened) => {
+            missing.extend(opened.defects.iter().map(|defect| Missing { what: defect.clone(), next: None, error: None }));
+            Some(opened.slot)
+        }
+        Err(error) => {
+            missing.push(Missing { what: format!("a key: {error}"), next: error.hint(), error: Some(error) });
+            None
+        }
+    };
+    let drilled = status::reports_of(&series, question.datastore).next_back().map(|(_, report)| Drilled {
+        run: report.run.clone(),
+        declared: report.declared,
+        verdict: report.verdict,
+        this_backup: report.backups.iter().any(|backup| backup.backup == manifest.backup),
+    });
+    let dollars = thaw.as_ref().and_then(ThawPlan::offer).map_or(0.0, |offer| offer.dollars) + requests(rig, &manifest);
+    let other = |believed: &shelf::Believed| Other {
+        backup: believed.manifest.backup.clone(),
+        taken: believed.manifest.source.snapshot_time,
+        plain_bytes: believed.manifest.plain_bytes(),
+    };
+    let taken = manifest.source.snapshot_time;
+    Ok(Quote {
+        vault: rig.vault.address(),
+        datastore: question.datastore.clone(),
+        backup: manifest.backup.clone(),
+        sequence: manifest.sequence,
+        taken,
+        age_seconds: now.duration_since(taken).as_secs(),
+        chosen: why(question.which, taken, &picked.refused),
+        verified: picked.believed.verified,
+        sealed_bytes: manifest.sealed_bytes(),
+        plain_bytes: manifest.plain_bytes(),
+        others: picked.others.iter().take(OTHERS_SHOWN).map(other).collect(),
+        backups: picked.count,
+        oldest: picked.oldest,
+        warnings: picked.warnings,
+        drilled,
+        takes,
+        thaw,
+        dollars,
+        opens_with,
+        steps: Vec::new(),
+        missing,
+        manifest,
+    })
+}
+
+/// How a thaw of it would be wished.
+#[must_use]
+pub fn hurry(question: &Question<'_>, takes: &Takes, manifest: &Manifest) -> Hurry {
+    let load = takes.load(manifest);
+    let allowed = Duration::from_secs(takes.rto_seconds).saturating_sub(load);
+    Hurry { tier: question.tier, days: question.days, allowed, load }
+}
+
+impl Quote {
+    /// Looks at the target, and says what would become of it. What can be read at once is looked into as well: whether the server offers
+    /// its extensions, and whether what was asked for is in it.
+    pub async fn of_target(&mut self, rig: &Rig, connection: &Connection, wishes: &Wishes) {
+        let seen = match self.thaw.is_none() && self.opens_with.is_some() {
+            true => restore::prepare(rig, self.manifest.clone(), connection.clone(), wishes.clone()).await.map(|prepared| {
+                self.warnings.extend(prepared.left_out().iter().map(|key| format!("{key} is left out: its other table is not restored")));
+                self.missing.extend(room(prepared.sight(), self.plain_bytes));
+                steps(self, prepared.sight(), wishes)
+            }),
+            false => restore::sight(rig, &self.manifest, connection, wishes).await.map(|sight| {
+                self.missing.extend(room(&sight, self.plain_bytes));
+                steps(self, &sight, wishes)
+            }),
+        };
+        match seen {
+            Ok(steps) => self.steps = steps,
+            Err(error) => self.missing.push(Missing { what: error_line(&error), next: error.hint(), error: Some(error) }),
+        }
+    }
+
+    /// The first thing that stands in the way and would be an error.
+    #[must_use]
+    pub fn refusal(self) -> Option<WorkError> {
+        self.missing.into_iter().find_map(|missing| missing.error)
+    }
+}
+
+fn error_line(error: &WorkError) -> String {
+    let mut line = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        line = format!("{line}: {source}");
+        cause = source.source();
+    }
+    line
+}
+
+fn why(which: &Which, taken: Timestamp, refused: &[(BackupId, WorkError)]) -> String {
+    let newer = refused.iter().filter(|(backup, _)| backup.begun() > taken).count();
+    let passed = match newer {
+        0 => String::new(),
+        1 => ", 1 newer one is damaged or not believed".to_owned(),
+        count => format!(", {count} newer ones are damaged or not believed"),
+    };
+    match which {
+        Which::Latest => format!("the newest{passed}"),
+        Which::At(time) => {
+            let gap = Duration::try_from(time.duration_since(taken)).unwrap_or_default();
+            format!("the newest at or before {time}: {} earlier{passed}", crate::domain::span::for_people(gap))
+        }
+        Which::Exactly(_) => "named on the command line".to_owned(),
+        Which::Oldest => "the oldest".to_owned(),
+        Which::Random { seed, .. } => format!("at random, seed {seed}"),
+    }
+}
+
+/// The end of the evidence, as far as it tells of the datastore.
+async fn newest_evidence(rig: &Rig, manifest: &Manifest) -> Result<Series, WorkError> {
+    let enough = |series: &Series| rates(series, &manifest.datastore).len() >= MEASURED_ENOUGH;
+    Ok(evidence::newest(rig.vault.as_ref(), &manifest.vault, &rig.trusted, RECORDS_MAX, enough).await?)
+}
+
+/// Seconds for each byte of every measured restore of a datastore.
+#[allow(clippy::cast_precision_loss, reason = "rates")]
+fn rates(series: &Series, datastore: &DatastoreName) -> Vec<f64> {
+    let rate = |seconds: f64, bytes: u64| seconds / bytes.max(1) as f64;
+    let measured = series.believed().filter_map(|(_, record)| match &record.body {
+        Body::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
+            let bytes = report.backups.iter().map(|backup| backup.plain_bytes).sum();
+            Some(rate(report.rto.measured_seconds?, bytes))
+        }
+        Body::Restored(restored) if &restored.datastore == datastore => Some(rate(restored.seconds, restored.plain_bytes)),
+        _ => None,
+    });
+    measured.collect()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "rates")]
+fn foretold(series: &Series, manifest: &Manifest) -> (Option<f64>, usize) {
+    let mut rates = rates(series, &manifest.datastore);
+    rates.sort_by(f64::total_cmp);
+    (rates.get(rates.len() / 2).map(|rate| rate * manifest.plain_bytes() as f64), rates.len())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "an estimate of money")]
+fn requests(rig: &Rig, manifest: &Manifest) -> f64 {
+    match &rig.config.vault {
+        VaultConfig::Directory(..) => 0.0,
+        VaultConfig::S3(s3) => manifest.sealed_bytes().div_ceil(s3.part_bytes.max(1) as u64) as f64 / 1000.0 * GET_PER_THOUSAND,
+    }
+}
+
+/// Whether the data fits, where that can be seen from here.
+fn room(sight: &Sight, plain_bytes: u64) -> Option<Missing> {
+    let directory = sight.data_directory.as_deref()?;
+    let free = free_bytes(directory)?;
+    let needed = plain_bytes.saturating_mul(ROOM_FACTOR);
+    (free < needed).then(|| Missing {
+        what: format!(
+            "room: about {} are needed in {}, and {} are free",
+            crate::domain::span::bytes_for_people(needed),
+            directory.display(),
+            crate::domain::span::bytes_for_people(free)
+        ),
+        next: Some("make room, or restore to another server".to_owned()),
+        error: None,
+    })
+}
+
+fn free_bytes(directory: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(directory).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+fn steps(quote: &Quote, sight: &Sight, wishes: &Wishes) -> Vec<String> {
+    let mut steps = Vec::new();
+    if let Some(thaw) = &quote.thaw {
+        steps.push(format!("thaw {} objects by {} retrieval, for {} days", thaw.objects, thaw.tier, thaw.days));
+    }
+    if let Some(slot) = &quote.opens_with {
+        steps.push(format!("open it with key slot {slot}"));
+    }
+    if !wishes.no_globals {
+        steps.push("make roles and tablespaces that are missing; keep and compare those that exist".to_owned());
+    }
+    steps.push(sight.step(wishes));
+    let what = match wishes.only.as_ref() {
+        None => "schema, rows, then indexes and constraints".to_owned(),
+        Some(only) => format!("{only}: schema, rows, then indexes and constraints"),
+    };
+    steps.push(format!("load {what} with {} jobs", wishes.jobs.max(1)));
+    steps.push("apply the database's own settings and privileges, then ANALYZE".to_owned());
+    if wishes.check {
+        steps.push("compare every table with what was recorded at backup time".to_owned());
+    }
+    steps.extend(sight.swap_step(wishes));
+    steps
+}

@@ -1,0 +1,492 @@
+//! The restore itself, step by step, marked on the target as it goes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Mutex;
+
+use super::sight::Sight;
+use super::{Prepared, RestoreReport, StageTime, before_loading};
+use crate::check;
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::failpoint;
+use crate::pg::archive::Contents;
+use crate::pg::globals::{self, Globals};
+use crate::pg::sql::quote_identifier;
+use crate::pg::{Connection, Session, Tools};
+use crate::seal::Identity;
+use crate::source::postgres::{dump, snapshot};
+use crate::target::ahead::Ahead;
+use crate::target::database::{self, Found, Part, Properties};
+use crate::target::globals::apply;
+use crate::target::load::{Archive, Loaded, Loader, TableName};
+use crate::target::mark::Mark;
+use crate::target::turn::Turn;
+use crate::target::{TargetError, resume};
+use crate::work::compare::{Comparison, compare, compare_some, fingerprint_of};
+use crate::work::verify::payload_of;
+use crate::work::{Rig, WorkError, shelf};
+
+/// Words of the mark.
+const SCHEMA: &str = "schema";
+const INDEXES: &str = "indexes";
+const AFTER: &str = "after";
+
+/// What has been done so far, for the message after a failure.
+#[derive(Default)]
+struct State {
+    changed: Vec<String>,
+    /// Whether the same command goes on from here.
+    marked: bool,
+}
+
+impl State {
+    fn of_target(&self, database: &str, creates: bool) -> String {
+        if self.changed.is_empty() {
+            return "nothing was changed on the target".to_owned();
+        }
+        let again = match (self.marked, creates) {
+            (true, _) => "The same command goes on from here".to_owned(),
+            (false, true) => format!(
+                "To start over: drop database {database:?}, and run the same command again; roles that were made are found and kept"
+            ),
+            (false, false) => format!(
+                "To start over: drop and recreate database {database:?}, or empty it, and run the same command again; roles that were made are found and kept"
+            ),
+        };
+        format!("state of the target: {}. The backup is untouched. {again}", self.changed.join("; "))
+    }
+}
+
+/// Runs a prepared restore.
+///
+/// # Errors
+/// [`WorkError::Target`] and the like; the text beside it says what was changed.
+pub async fn into_database(rig: &Rig, prepared: Prepared) -> Result<RestoreReport, (WorkError, String)> {
+    let mut state = State::default();
+    let (database, creates) = (prepared.sight.database.clone(), prepared.sight.creates());
+    run(rig, prepared, &mut state).await.map_err(|error| (error, state.of_target(&database, creates)))
+}
+
+/// A mark that is kept up to date on the target while payloads load side by side. A role that may not comment on its database goes without.
+struct Marker {
+    mark: Mutex<(Mark, Option<Session>)>,
+    database: String,
+}
+
+impl Marker {
+    async fn begin(sight: &Sight, mark: Mark, state: &mut State) -> Self {
+        let mut session = Session::open(&sight.tools, &sight.connection).await.ok();
+        if let Some(open) = &mut session
+            && let Err(error) = mark.write(open, &sight.database).await
+        {
+            tracing::info!(error = &error as &dyn std::error::Error, "the target cannot be marked; an interrupted restore begins anew");
+            session = None;
+        }
+        state.marked = session.is_some() && (mark.created || mark.done.contains(SCHEMA));
+        Self { mark: Mutex::new((mark, session)), database: sight.database.clone() }
+    }
+
+    async fn done(&self, word: &str) {
+        let mut held = self.mark.lock().await;
+        let (mark, session) = &mut *held;
+        mark.done.insert(word.to_owned());
+        if let Some(open) = session
+            && mark.write(open, &self.database).await.is_err()
+        {
+            // The server is gone, which the load notices by itself.
+            *session = None;
+        }
+    }
+
+    async fn is_written(&self) -> bool {
+        self.mark.lock().await.1.is_some()
+    }
+
+    async fn is_done(&self, word: &str) -> bool {
+        self.mark.lock().await.0.done.contains(word)
+    }
+
+    async fn clear(self, session: &mut Session) -> Result<(), TargetError> {
+        match self.mark.into_inner() {
+            (_, Some(_)) => Mark::clear(session, &self.database).await,
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+/// What a restore works on.
+struct Work<'a> {
+    rig: &'a Rig,
+    manifest: &'a Manifest,
+    identity: &'a Identity,
+    loader: &'a Loader,
+    marker: &'a Marker,
+    /// Whether an earlier attempt has loaded something.
+    resumed: bool,
+}
+
+async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<RestoreReport, WorkError> {
+    let Prepared { manifest, identity, mut sight, archive, selection, properties, globals, wishes, slot } = prepared;
+    let clock = Instant::now();
+    let mut stages = Vec::new();
+    let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
+    let mut mark = look_again(&mut sight, &manifest, wishes.beside_tables).await?;
+    let resumed_after: Vec<String> = mark.as_ref().map(|mark| mark.done.iter().cloned().collect()).unwrap_or_default();
+    // What cannot be taken back is begun anew, where the database is a restore's own.
+    if let Some(left) = mark.take_if(|mark| !can_go_on(mark, &archive.contents)) {
+        if !left.created {
+            return Err(WorkError::Refused {
+                what: format!("the unfinished database {:?}", sight.database),
+                why: "its schema is incomplete, and it was there before the restore; nothing was changed".to_owned(),
+                hint: "drop and recreate it, or name a database that does not exist yet".to_owned(),
+            });
+        }
+        let session = Properties::drop_unfinished(&sight.tools, &sight.connection, &sight.database).await?;
+        sight.found = Found::Missing { session, name: sight.database.clone() };
+        state.changed.push("what an interrupted restore had left was dropped".to_owned());
+    }
+    let resumed = mark.is_some();
+    let encoding = globals.encoding.clone();
+    let mut left_out = false;
+    let globals_report = if wishes.no_globals {
+        None
+    } else {
+        let begun = Instant::now();
+        let creates = sight.creates();
+        let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
+        let existing = target_globals(&sight.tools, &sight.connection, &here.database, creates).await?;
+        state.changed.push("roles and tablespaces of the backup were made where missing".to_owned());
+        let report = apply(sight.session(), &globals, &existing, &wishes.tablespaces).await?;
+        left_out = !report.tablespaces_left_out.is_empty();
+        stages.push(StageTime::since("globals", begun, None));
+        Some(report)
+    };
+    let created = sight.creates();
+    if created {
+        let database = sight.database.clone();
+        properties.create(sight.session(), &database, &encoding).await?;
+        state.changed.push(format!("database {database:?} was created"));
+    }
+    let loader = Loader {
+        tools: sight.tools.clone(),
+        connection: sight.connection.clone(),
+        jobs: wishes.jobs.max(1),
+        no_tablespaces: left_out,
+        cancel: rig.cancel.clone(),
+        settings: wishes.settings.clone(),
+        without_rows_of: wishes.without_rows_of.clone(),
+        selection,
+    };
+    // A database that held something before is not the restore's to go on with.
+    let alone = !matches!(sight.found, Found::Occupied { .. });
+    let fresh =
+        || Mark { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done: Default::default() };
+    let marker = match mark {
+        Some(mark) => Marker::begin(&sight, mark, state).await,
+        None if alone => Marker::begin(&sight, fresh(), state).await,
+        None => Marker { mark: Mutex::new((fresh(), None)), database: sight.database.clone() },
+    };
+    failpoint::reach("restore-marked");
+    let contents = archive.contents.clone();
+    let work = Work { rig, manifest: &manifest, identity: &identity, loader: &loader, marker: &marker, resumed };
+    if !resumed {
+        statements(&loader, &wishes.before, "before", state).await?;
+    }
+    work.sections(archive, state, &mut stages).await?;
+    let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    if wishes.only.is_none() {
+        properties.apply(&mut session, &sight.database, &encoding, Part::Settings).await?;
+    }
+    if !marker.is_done(AFTER).await {
+        statements(&loader, &wishes.after, "after", state).await?;
+        marker.done(AFTER).await;
+    }
+    analyze(rig, &loader, &mut session, &mut stages).await?;
+    let comparison = if wishes.check {
+        let begun = Instant::now();
+        let mark = marker.is_written().await && !properties.has_comment();
+        let comparison = check_restored(rig, &manifest, &identity, &loader, &contents, mark).await?;
+        stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
+        Some(comparison)
+    } else {
+        None
+    };
+    marker.clear(&mut session).await?;
+    if wishes.only.is_none() {
+        properties.apply(&mut session, &sight.database, &encoding, Part::Comment).await?;
+    }
+    state.marked = false;
+    state.changed.push("everything is loaded".to_owned());
+    drop(session);
+    let mut connection = sight.connection.clone();
+    let mut database = sight.database.clone();
+    // What is not as it was recorded must not take the place of anything.
+    let swapped = match sight.swap.take().filter(|_| comparison.as_ref().is_none_or(Comparison::agrees)) {
+        Some(swap) => {
+            let begun = Instant::now();
+            let mut session = database::maintenance(&loader.tools, &sight.connection).await?;
+            swap.perform(&mut session).await?;
+            stages.push(StageTime::since("swap", begun, None));
+            connection = sight.connection.to_database(&swap.database);
+            database.clone_from(&swap.database);
+            Some(swap)
+        }
+        None => None,
+    };
+    let mut smoke = Vec::new();
+    for one in &wishes.smoke {
+        smoke.push(check::smoke(one, &manifest.datastore, &connection).await);
+    }
+    Ok(RestoreReport {
+        backup: manifest.backup.to_string(),
+        database,
+        swapped,
+        opened_with: slot,
+        resumed_after,
+        globals: globals_report,
+        only: wishes.only.as_ref().map(ToString::to_string),
+        left_out: loader.selection.map(|selection| selection.left_out).unwrap_or_default(),
+        plain_bytes: manifest.plain_bytes(),
+        seconds: clock.elapsed().as_secs_f64(),
+        stages,
+        comparison,
+        smoke,
+    })
+}
+
+/// The world may have changed since it was looked at; now that nobody else restores here, it is looked at once more.
+async fn look_again(sight: &mut Sight, manifest: &Manifest, beside_tables: bool) -> Result<Option<Mark>, WorkError> {
+    let found = database::look(&sight.tools, &sight.connection).await?;
+    let mark = match (&found, &sight.found) {
+        (Found::Missing { .. }, Found::Missing { .. }) | (Found::Empty(_), Found::Empty(_)) => None,
+        (Found::Occupied { .. }, _) if beside_tables => None,
+        (Found::Unfinished(_, mark), Found::Unfinished(..)) if mark.backup == manifest.backup => Some(mark.clone()),
+        // The plan was made for another state of the world.
+        _ => {
+            return Err(WorkError::Refused {
+                what: format!("target database {}", sight.database),
+                why: "it changed since it was looked at; nothing was changed".to_owned(),
+                hint: "run the command again".to_owned(),
+            });
+        }
+    };
+    sight.found = found;
+    Ok(mark)
+}
+
+/// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded can be taken back.
+fn can_go_on(mark: &Mark, contents: &Contents) -> bool {
+    mark.done.contains(SCHEMA) && (mark.done.contains("main") || resume::can_be_reset(contents))
+}
+
+/// Statements of the restore plan.
+async fn statements(loader: &Loader, statements: &[String], when: &'static str, state: &mut State) -> Result<(), WorkError> {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let mut session = Session::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    for (number, statement) in statements.iter().enumerate() {
+        let what = format!("statement {} of `{when}` in the restore plan", number + 1);
+        session.run(&what, statement).await.map_err(|source| TargetError::Database { what: what.clone(), source })?;
+    }
+    state.changed.push(format!("the plan's `{when}` statements were run"));
+    Ok(())
+}
+
+/// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness be told.
+async fn target_globals(tools: &Tools, connection: &Connection, database: &str, creates: bool) -> Result<Globals, WorkError> {
+    let connection = if creates { connection.to_database(database) } else { connection.clone() };
+    let unreadable = |error: crate::source::postgres::SourceError| {
+        WorkError::NotVerified(format!("roles of the target could not be read, so nothing was changed: {error}"))
+    };
+    let script = match dump::globals_once(tools, &connection, database, true).await {
+        Ok(script) => script,
+        Err(_) => dump::globals_once(tools, &connection, database, false).await.map_err(unreadable)?,
+    };
+    Ok(globals::parse(&script).map_err(TargetError::from)?)
+}
+
+impl Work<'_> {
+    async fn sections(&self, archive: Archive, state: &mut State, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {
+        let contents = archive.contents.clone();
+        if !self.marker.is_done(SCHEMA).await {
+            let begun = Instant::now();
+            let stage = self.rig.progress.begin("schema", None);
+            state.changed.push("schema (pre-data) was begun".to_owned());
+            self.loader.pre_data(&contents).await?;
+            stage.end();
+            self.marker.done(SCHEMA).await;
+            state.marked = self.marker.is_written().await;
+            stages.push(StageTime::since("schema", begun, None));
+            failpoint::reach("restore-schema");
+        }
+        if self.marker.is_done(INDEXES).await {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let stage = self.rig.progress.begin("rows", Some(rows_bytes(self.manifest)));
+        state.changed.push("rows were begun".to_owned());
+        let mut not_to_make = self.take_up(&contents).await?;
+        if let Some(selection) = &self.loader.selection {
+            not_to_make.extend(contents.entries.iter().map(|entry| entry.dump_id).filter(|id| !selection.holds(*id)));
+        }
+        let (loaded, tables) = tokio::sync::mpsc::unbounded_channel();
+        let mut ahead = Ahead::new(&contents, not_to_make);
+        let data = self.manifest.data_payloads().map(|payload| self.data(payload, &contents, Arc::clone(&stage), loaded.clone()));
+        let data = futures::future::try_join_all(data.collect::<Vec<_>>());
+        let main = self.main(archive, Arc::clone(&stage), loaded);
+        let indexes = async { Ok(ahead.run(self.loader, tables).await?) };
+        // The first failure ends the others.
+        tokio::try_join!(main, data, indexes)?;
+        stage.end();
+        if self.manifest.data_payloads().next().is_some() {
+            set_sequences(self.loader, &contents).await?;
+        }
+        state.changed.push("all rows were loaded".to_owned());
+        stages.push(StageTime::since("rows", begun, Some(rows_bytes(self.manifest))));
+        failpoint::reach("restore-rows");
+
+        let begun = Instant::now();
+        let stage = self.rig.progress.begin("indexes and constraints", None);
+        state.changed.push("indexes and constraints (post-data) were begun".to_owned());
+        self.loader.post_data(&contents, &ahead.rest(), self.loader.jobs).await?;
+        stage.end();
+        self.marker.done(INDEXES).await;
+        state.changed.push("indexes and constraints were made".to_owned());
+        stages.push(StageTime::since("indexes and constraints", begun, None));
+        failpoint::reach("restore-indexes");
+        Ok(())
+    }
+
+    /// After an interruption: empties what was half loaded, and tells what is made already.
+    async fn take_up(&self, contents: &Contents) -> Result<HashSet<i64>, WorkError> {
+        if !self.resumed {
+            return Ok(HashSet::new());
+        }
+        let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+        if !self.marker.is_done("main").await {
+            resume::reset(&mut session, contents, &self.tables_of(contents)).await?;
+        }
+        Ok(resume::made(&mut session, contents).await?)
+    }
+
+    /// Tables whose rows an archive holds and that are loaded.
+    fn tables_of(&self, contents: &Contents) -> Vec<TableName> {
+        let rows = contents.of_kind("TABLE DATA").filter(|entry| self.loader.loads(entry));
+        rows.map(|entry| (entry.schema.clone(), entry.tag.clone())).collect()
+    }
+
+    async fn main(&self, archive: Archive, stage: Arc<crate::report::Stage>, loaded: Loaded) -> Result<(), WorkError> {
+        let name = &payload_of(self.manifest, Role::Main)?.name;
+        if self.marker.is_done(name).await {
+            // Its indexes that are not there yet are made with the rest.
+            stage.add(payload_of(self.manifest, Role::Main)?.plain_bytes);
+            return Ok(());
+        }
+        self.loader.rows(archive, stage, loaded).await?;
+        self.marker.done(name).await;
+        Ok(())
+    }
+
+    async fn data(&self, payload: &Payload, of_main: &Contents, stage: Arc<crate::report::Stage>, loaded: Loaded) -> Result<(), WorkError> {
+        if self.marker.is_done(&payload.name).await {
+            stage.add(payload.plain_bytes);
+            return Ok(());
+        }
+        let opened = shelf::open_payload(self.rig, payload, self.identity).await?;
+        let archive = Archive::begin(opened).await.map_err(before_loading)?;
+        let tables = self.tables_of(&archive.contents);
+        if tables.is_empty() {
+            return Ok(());
+        }
+        if self.resumed {
+            let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+            resume::reset(&mut session, of_main, &tables).await?;
+        }
+        self.loader.rows(archive, stage, loaded).await?;
+        self.marker.done(&payload.name).await;
+        Ok(())
+    }
+}
+
+/// A data payload also sets the sequences of its tables. Sequences know no snapshot, so it does so at another moment than `main`,
+/// and `main`'s is the one that was recorded: it is set again, last.
+async fn set_sequences(loader: &Loader, contents: &Contents) -> Result<(), WorkError> {
+    let failed = |source| TargetError::Database { what: "a sequence".to_owned(), source };
+    let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
+    for entry in contents.of_kind("SEQUENCE SET").filter(|entry| loader.loads(entry)) {
+        session.run_opaque("a sequence", &entry.definition, &encoding).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// A planner without statistics makes the first hours after an incident slow ones.
+async fn analyze(rig: &Rig, loader: &Loader, session: &mut Session, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {
+    let begun = Instant::now();
+    let stage = rig.progress.begin("analyze", None);
+    let statement = match &loader.selection {
+        None => "ANALYZE".to_owned(),
+        Some(selection) => {
+            let name = |(schema, table): &TableName| {
+                Some(format!(
+                    "{}.{}",
+                    quote_identifier(std::str::from_utf8(schema).ok()?),
+                    quote_identifier(std::str::from_utf8(table).ok()?)
+                ))
+            };
+            let names: Vec<String> = selection.tables.iter().filter_map(name).collect();
+            if names.is_empty() { "SELECT 1".to_owned() } else { format!("ANALYZE {}", names.join(", ")) }
+        }
+    };
+    tokio::select! {
+        () = rig.cancel.cancelled() => return Err(WorkError::Interrupted),
+        done = session.run("the statistics", &statement) => done.map_err(|source| TargetError::Database { what: "the statistics".to_owned(), source })?,
+    }
+    stage.end();
+    stages.push(StageTime::since("analyze", begun, None));
+    Ok(())
+}
+
+/// Bytes of the archives that hold rows.
+fn rows_bytes(manifest: &Manifest) -> u64 {
+    manifest.payloads.iter().filter(|p| matches!(p.role, Role::Main | Role::Data)).map(|p| p.plain_bytes).sum()
+}
+
+async fn check_restored(
+    rig: &Rig,
+    manifest: &Manifest,
+    identity: &Identity,
+    loader: &Loader,
+    contents: &Contents,
+    mark: bool,
+) -> Result<Comparison, WorkError> {
+    let (tools, connection) = (&loader.tools, &loader.connection);
+    let recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, identity).await?)?;
+    // The same major as then makes object counts comparable, if the target's server allows it.
+    let mut session = Session::open(tools, connection).await.map_err(TargetError::Session)?;
+    let server = snapshot::server(&mut session).await.map_err(TargetError::Session)?;
+    drop(session);
+    let tools = match Tools::find(rig.config.pg_bin.as_deref(), server.major().max(recorded.pg_dump_major)).await {
+        Ok(fitting) => fitting,
+        Err(_) => tools.clone(),
+    };
+    let mut found = fingerprint_of(rig, &tools, connection, &recorded).await?;
+    // The mark of the restore itself is a comment that nobody recorded.
+    if mark && let Some(comments) = found.objects.get_mut("COMMENT") {
+        *comments = comments.saturating_sub(1);
+    }
+    Ok(match &loader.selection {
+        None => compare(&recorded, &found, &loader.without_rows_of),
+        Some(selection) => {
+            let loads = |schema: &str, table: &str| {
+                let wanted = selection.tables.contains(&(schema.into(), table.into()));
+                wanted && contents.of_kind("TABLE").any(|entry| entry.schema == schema.as_bytes() && entry.tag == table.as_bytes())
+            };
+            compare_some(&recorded, &found, loads, &loader.without_rows_of)
+        }
+    })
+}

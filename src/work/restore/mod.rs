@@ -1,0 +1,326 @@
+//! Restoring a backup: into a database, a directory, or standard output.
+//!
+//! Into a database: everything that can refuse is asked first ([`sight()`], [`prepare`]), and the answer is a plan that can be shown;
+//! [`into_database`] consumes it. On the way the target carries a mark of how far it is ([`crate::target::mark`]): after Ctrl-C, a lost
+//! connection or a lost host the same command goes on where the last whole step ended. With `--swap` the old database stays untouched
+//! under its name until the new one is loaded and compared. Whatever happens is told: the state of the target on failure, and a record in
+//! the evidence on success.
+
+mod files;
+mod load;
+mod sight;
+
+pub use files::{into_directory, to_stdout};
+pub use load::into_database;
+pub use sight::{Sight, sight};
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::compare::Comparison;
+use super::thaw::{self, Hurry};
+use super::verify::payload_of;
+use super::{Rig, WorkError, evidence, shelf};
+use crate::config::plans::{PlanStage, Smoke};
+use crate::domain::drill::{Answer, CheckResult};
+use crate::domain::evidence::{Body, Restored};
+use crate::domain::manifest::{Manifest, Role};
+use crate::pg::Connection;
+use crate::pg::archive::Contents;
+use crate::pg::globals::{self, Globals};
+use crate::pg::sql::quote_text;
+use crate::seal::Identity;
+use crate::target::database::{Found, Properties};
+use crate::target::globals::{GlobalsReport, TablespaceMap};
+use crate::target::load::Archive;
+use crate::target::selection::{Only, Selection};
+use crate::target::swap::Swap;
+use crate::target::{LoadError, TargetError};
+
+/// What the person asked for beside backup and target.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// Leave roles and tablespaces alone.
+    pub no_globals: bool,
+    /// Load beside relations that are there.
+    pub beside_tables: bool,
+    /// Load beside the database and trade their names in the end.
+    pub swap: bool,
+    /// Load into a server older than the backup's.
+    pub older_server: bool,
+    /// Less than everything.
+    pub only: Option<Only>,
+    /// Tables whose rows stay in the backup: schema and name.
+    pub without_rows_of: Vec<(String, String)>,
+    /// `name=/directory` pairs.
+    pub tablespaces: TablespaceMap,
+    /// Compare with the fingerprint afterwards.
+    pub check: bool,
+    /// How many things happen at once on the target: rows, indexes, constraints.
+    pub jobs: usize,
+    /// Major version the server must have.
+    pub major: Option<u32>,
+    /// Extensions the server must offer, by name or by name and version.
+    pub extensions: Vec<String>,
+    /// Settings of the sessions that load.
+    pub settings: Vec<(String, String)>,
+    /// Statements for the empty database.
+    pub before: Vec<String>,
+    /// Statements for the loaded database.
+    pub after: Vec<String>,
+    /// Programs that must succeed in the end.
+    pub smoke: Vec<Smoke>,
+}
+
+impl Wishes {
+    /// What a restore plan says about one datastore.
+    ///
+    /// # Errors
+    /// [`WorkError::Refused`] if a tablespace is not written as it must be.
+    pub fn of(stage: &PlanStage) -> Result<Self, WorkError> {
+        let tablespaces = TablespaceMap::parse(&stage.tablespaces).map_err(|why| WorkError::Refused {
+            what: format!("restore plan of {}", stage.datastore),
+            why,
+            hint: "write tablespaces = { name = \"/directory\" }".to_owned(),
+        })?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            no_globals: !stage.globals,
+            without_rows_of: stage.without_rows_of.clone(),
+            tablespaces,
+            jobs: stage.jobs.unwrap_or(cores),
+            major: stage.major,
+            extensions: stage.extensions.clone(),
+            settings: stage.settings.clone(),
+            before: stage.before.clone(),
+            after: stage.after.clone(),
+            smoke: stage.smoke.clone(),
+            ..Self::default()
+        })
+    }
+
+    /// What is restored, in the words of the mark on the target.
+    fn what(&self) -> String {
+        self.only.as_ref().map_or("all".to_owned(), |only| only.to_string().replace(';', ","))
+    }
+}
+
+/// Everything known before the first change.
+pub struct Prepared {
+    manifest: Manifest,
+    identity: Identity,
+    sight: Sight,
+    archive: Archive,
+    selection: Option<Selection>,
+    properties: Properties,
+    globals: Globals,
+    wishes: Wishes,
+    /// The slot that opened the backup.
+    pub slot: String,
+}
+
+impl Prepared {
+    /// What was seen of the target.
+    #[must_use]
+    pub fn sight(&self) -> &Sight {
+        &self.sight
+    }
+    /// Foreign keys to tables that were not asked for.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        self.selection.as_ref().map_or(&[], |selection| &selection.left_out)
+    }
+}
+
+/// How long a stage took.
+#[derive(Debug, Serialize)]
+pub struct StageTime {
+    /// The stage.
+    pub stage: &'static str,
+    /// Seconds.
+    pub seconds: f64,
+    /// Bytes that passed, where that says something.
+    pub bytes: Option<u64>,
+}
+
+impl StageTime {
+    fn since(stage: &'static str, begun: Instant, bytes: Option<u64>) -> Self {
+        Self { stage, seconds: begun.elapsed().as_secs_f64(), bytes }
+    }
+}
+
+/// What a restore did.
+#[derive(Debug, Serialize)]
+pub struct RestoreReport {
+    /// The backup.
+    pub backup: String,
+    /// Target database.
+    pub database: String,
+    /// The names that were traded, with `--swap`.
+    pub swapped: Option<Swap>,
+    /// The slot that opened the backup.
+    pub opened_with: String,
+    /// What an interrupted restore had done already.
+    pub resumed_after: Vec<String>,
+    /// What happened to roles and tablespaces; none if they were left alone.
+    pub globals: Option<GlobalsReport>,
+    /// What was restored, if not everything.
+    pub only: Option<String>,
+    /// Foreign keys to tables that were not restored.
+    pub left_out: Vec<String>,
+    /// Plaintext bytes of the backup.
+    pub plain_bytes: u64,
+    /// Seconds from the first change to the end.
+    pub seconds: f64,
+    /// The stages, in order.
+    pub stages: Vec<StageTime>,
+    /// The comparison with the fingerprint, if asked for.
+    pub comparison: Option<Comparison>,
+    /// What the plan's smoke commands said.
+    pub smoke: Vec<CheckResult>,
+}
+
+/// A restore that somebody has said yes to.
+pub struct Order {
+    /// The backup.
+    pub manifest: Manifest,
+    /// Whether a pinned key signed it.
+    pub verified: bool,
+    /// The target, as it was named.
+    pub target: Connection,
+    /// How.
+    pub wishes: Wishes,
+    /// How it is thawed, if it must be.
+    pub hurry: Hurry,
+}
+
+/// Thaws what must be thawed, restores, and records it in the evidence.
+///
+/// # Errors
+/// [`WorkError`], and what state the target is in then.
+pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkError, String)> {
+    let untouched = |error: WorkError| (error, "nothing was changed on the target".to_owned());
+    let Order { manifest, verified, target, wishes, hurry } = order;
+    let begun = Timestamp::now();
+    let thawed = thaw_first(rig, &manifest, &hurry).await?;
+    let whole = wishes.only.is_none();
+    let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(untouched)?;
+    let server = prepared.sight.server.clone();
+    let report = into_database(rig, prepared).await?;
+    let record = Restored {
+        datastore: manifest.datastore.clone(),
+        backup: manifest.backup.clone(),
+        signature_verified: verified,
+        opened_with: report.opened_with.clone(),
+        snapshot_time: manifest.source.snapshot_time,
+        plain_bytes: manifest.plain_bytes(),
+        begun,
+        thaw_seconds: thawed.as_secs_f64(),
+        seconds: report.seconds,
+        whole,
+        resumed: !report.resumed_after.is_empty(),
+        swapped: report.swapped.is_some(),
+        as_recorded: report.comparison.as_ref().map(Comparison::agrees),
+        smoke: report.smoke.len(),
+        smoke_failed: report.smoke.iter().filter(|result| result.answer != Answer::Pass).count(),
+        server,
+    };
+    // Whoever restores on a fresh laptop may not be able to sign. The data is what counts.
+    if let Err(error) = evidence::write(rig, Body::Restored(record)).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the restore could not be recorded in the evidence");
+    }
+    Ok(report)
+}
+
+/// Waits until everything can be read for as long as the load takes.
+async fn thaw_first(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Duration, (WorkError, String)> {
+    let begun = Instant::now();
+    let state = "nothing was changed on the target; what was asked for goes on in the store, and the same command waits on for it";
+    thaw::bring(rig, manifest, hurry).await.map_err(|error| (error, state.to_owned()))?;
+    let frost = thaw::look(rig, manifest).await.map_err(|error| (error, state.to_owned()))?;
+    thaw::outlives(&frost, hurry.load, &manifest.backup, Timestamp::now()).map_err(|error| (error, state.to_owned()))?;
+    Ok(begun.elapsed())
+}
+
+/// Opens the backup and looks at the target, changing nothing.
+///
+/// # Errors
+/// [`WorkError`] for everything that stands in the way.
+pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: Wishes) -> Result<Prepared, WorkError> {
+    let mut sight = sight(rig, &manifest, &target, &wishes).await?;
+    let shelf::OpenedBackup { identity, slot, .. } = shelf::open(rig, &manifest).await?;
+    let opened = shelf::open_payload(rig, payload_of(&manifest, Role::Main)?, &identity).await?;
+    let archive = Archive::begin(opened).await.map_err(before_loading)?;
+    holds(&archive.contents, &wishes.without_rows_of)?;
+    let selection = wishes.only.as_ref().map(|only| select(&archive.contents, only)).transpose()?;
+    extensions_are_offered(&mut sight, &archive.contents, selection.as_ref()).await?;
+    let properties = Properties::of(&archive.contents)?;
+    if let Found::Empty(session) | Found::Occupied { session, .. } = &mut sight.found {
+        let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(TargetError::Session)?;
+        if encoding != properties.encoding {
+            return Err(TargetError::Encoding { database: sight.database, found: encoding, wanted: properties.encoding }.into());
+        }
+    }
+    let script = shelf::read_payload(rig, payload_of(&manifest, Role::Globals)?, &identity).await?;
+    let globals = globals::parse(&script).map_err(TargetError::from)?;
+    Ok(Prepared { manifest, identity, sight, archive, selection, properties, globals, wishes, slot })
+}
+
+fn select(contents: &Contents, only: &Only) -> Result<Selection, WorkError> {
+    Selection::of(contents, only).map_err(|(name, known)| {
+        let hint = match shelf::nearest(&name, &known) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => format!(
+                "the backup holds {} such objects; `pg_restore --list` shows them: lifeboat restore … --to - | pg_restore --list",
+                known.len()
+            ),
+        };
+        WorkError::Refused {
+            what: "what is to be restored".to_owned(),
+            why: format!("the backup holds no {name}; nothing was changed"),
+            hint,
+        }
+    })
+}
+
+/// An extension that is not installed would be found out in the middle of the schema.
+async fn extensions_are_offered(sight: &mut Sight, contents: &Contents, selection: Option<&Selection>) -> Result<(), WorkError> {
+    let wanted = contents.of_kind("EXTENSION").filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
+    let names: Vec<String> = wanted.map(|entry| crate::pg::archive::readable(&entry.tag)).collect();
+    let mut missing = Vec::new();
+    for name in names {
+        let question = format!("SELECT count(*) FROM pg_catalog.pg_available_extensions WHERE name = {}", quote_text(&name));
+        if sight.session().ask_one("its extensions", &question).await.map_err(TargetError::Session)? == "0" {
+            missing.push(name);
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(TargetError::Lacks { what: format!("extension {}, which the backup uses", missing.join(", ")) }.into()),
+    }
+}
+
+/// A table whose rows are to be left out and that is not there is a mistake in the plan, and perhaps in the name of what matters.
+fn holds(contents: &Contents, tables: &[(String, String)]) -> Result<(), WorkError> {
+    let is = |entry: &crate::pg::archive::Entry, (schema, name): &(String, String)| {
+        entry.schema == schema.as_bytes() && entry.tag == name.as_bytes()
+    };
+    match tables.iter().find(|table| !contents.of_kind("TABLE").any(|entry| is(entry, table))) {
+        None => Ok(()),
+        Some((schema, name)) => Err(WorkError::Refused {
+            what: "the restore plan".to_owned(),
+            why: format!("it leaves out the rows of {schema}.{name}, and the backup holds no such table; nothing was changed"),
+            hint: "correct without_rows_of in the plan".to_owned(),
+        }),
+    }
+}
+
+fn before_loading(source: LoadError) -> WorkError {
+    match source {
+        LoadError::Open(error) => WorkError::Open(error),
+        LoadError::Archive(error) => WorkError::Damaged { what: "payload main".to_owned(), why: error.to_string() },
+        other => WorkError::Bug(other.to_string()),
+    }
+}

@@ -1,0 +1,181 @@
+//! Looking at the target before anything is changed.
+
+use std::path::{Path, PathBuf};
+
+use super::Wishes;
+use crate::domain::manifest::Manifest;
+use crate::pg::sql::quote_text;
+use crate::pg::{Connection, Session, Tools};
+use crate::source::postgres::snapshot;
+use crate::target::TargetError;
+use crate::target::database::{self, Found};
+use crate::target::mark::Mark;
+use crate::target::swap::Swap;
+use crate::work::{Rig, WorkError};
+
+/// What was seen.
+pub struct Sight {
+    /// Client programs that fit the server and the archive.
+    pub(super) tools: Tools,
+    /// Where it is loaded: with `--swap` another database than the one that was named.
+    pub(super) connection: Connection,
+    pub(super) found: Found,
+    /// Name of the database that is loaded.
+    pub database: String,
+    /// Version of the server.
+    pub server: String,
+    /// The names that are traded in the end.
+    pub swap: Option<Swap>,
+    /// The server's data directory, if it is on this host.
+    pub data_directory: Option<PathBuf>,
+}
+
+impl Sight {
+    /// Whether the database will be created.
+    #[must_use]
+    pub fn creates(&self) -> bool {
+        matches!(self.found, Found::Missing { .. })
+    }
+
+    /// What an interrupted restore of the same backup has left to go on with.
+    #[must_use]
+    pub fn mark(&self) -> Option<&Mark> {
+        match &self.found {
+            Found::Unfinished(_, mark) => Some(mark),
+            _ => None,
+        }
+    }
+
+    pub(super) fn session(&mut self) -> &mut Session {
+        match &mut self.found {
+            Found::Missing { session, .. } | Found::Empty(session) | Found::Occupied { session, .. } | Found::Unfinished(session, _) => {
+                session
+            }
+        }
+    }
+
+    /// What becomes of the database, for people.
+    #[must_use]
+    pub fn step(&self, _: &Wishes) -> String {
+        let (name, server) = (&self.database, &self.server);
+        match &self.found {
+            Found::Missing { .. } => format!("create database {name:?} on PostgreSQL {server}"),
+            Found::Empty(_) => format!("use the existing, empty database {name:?} on PostgreSQL {server}"),
+            Found::Occupied { count, .. } => {
+                format!("use the existing database {name:?} with its {count} relations on PostgreSQL {server}")
+            }
+            Found::Unfinished(_, mark) if mark.done.is_empty() => {
+                format!("begin again with the unfinished database {name:?} on PostgreSQL {server}")
+            }
+            Found::Unfinished(_, mark) => {
+                let done: Vec<&str> = mark.done.iter().map(String::as_str).collect();
+                format!("go on in the unfinished database {name:?} on PostgreSQL {server}; done already: {}", done.join(", "))
+            }
+        }
+    }
+
+    /// What happens to the names in the end.
+    #[must_use]
+    pub fn swap_step(&self, _: &Wishes) -> Option<String> {
+        let swap = self.swap.as_ref()?;
+        Some(format!(
+            "end the sessions of {:?}, rename it to {:?}, and {:?} to {:?}; nothing is dropped",
+            swap.database, swap.aside, swap.beside, swap.database
+        ))
+    }
+}
+
+/// Looks at the target, changing nothing.
+///
+/// # Errors
+/// [`WorkError`] for everything that stands in the way.
+pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: &Wishes) -> Result<Sight, WorkError> {
+    // pg_restore must be as new as the archive; as new as the server is better, which the server decides below.
+    let tools = Tools::find(rig.config.pg_bin.as_deref(), manifest.tools.pg_dump_major).await.map_err(TargetError::from)?;
+    let (mut connection, mut swap) = (target.clone(), None);
+    let mut found = database::look(&tools, target).await?;
+    if wishes.swap
+        && let Found::Empty(session) | Found::Occupied { session, .. } = &mut found
+    {
+        let names = Swap::named(&name(session).await?, manifest.backup.as_str());
+        free(session, &names.aside).await?;
+        connection = target.to_database(&names.beside);
+        found = database::look(&tools, &connection).await?;
+        swap = Some(names);
+    }
+    let database = match &mut found {
+        Found::Missing { name, .. } => name.clone(),
+        Found::Empty(session) => name(session).await?,
+        Found::Occupied { session, .. } if wishes.beside_tables && swap.is_none() => name(session).await?,
+        Found::Occupied { session, count, example } => {
+            return Err(TargetError::NotEmpty { database: name(session).await?, count: *count, example: example.clone() }.into());
+        }
+        Found::Unfinished(session, mark) => {
+            let database = name(session).await?;
+            if mark.vault != manifest.vault || mark.backup != manifest.backup || mark.what != wishes.what() {
+                return Err(TargetError::Unfinished { database, backup: mark.backup.to_string(), what: mark.what.clone() }.into());
+            }
+            database
+        }
+    };
+    let (Found::Missing { session, .. } | Found::Empty(session) | Found::Occupied { session, .. } | Found::Unfinished(session, _)) =
+        &mut found;
+    let server = snapshot::server(session).await.map_err(TargetError::Session)?;
+    offers(session, &server, wishes).await?;
+    let wanted = manifest.source.server_version_num / 10_000;
+    if server.major() < wanted && !wishes.older_server {
+        return Err(TargetError::Older { found: server.version, wanted: manifest.source.server_version.clone() }.into());
+    }
+    let data_directory = if connection.launcher().is_some() { None } else { data_directory(session).await };
+    let tools = match Tools::find(rig.config.pg_bin.as_deref(), server.major().max(manifest.tools.pg_dump_major)).await {
+        Ok(newer) => newer,
+        // Roles of a server are read by a pg_dumpall that is at least as new.
+        Err(error) if !wishes.no_globals => return Err(TargetError::Tools(error).into()),
+        Err(_) => tools,
+    };
+    Ok(Sight { tools, connection, found, database, server: server.version, swap, data_directory })
+}
+
+async fn name(session: &mut Session) -> Result<String, TargetError> {
+    Ok(snapshot::server(session).await.map_err(TargetError::Session)?.database)
+}
+
+/// The name that the old database gets must be free.
+async fn free(session: &mut Session, name: &str) -> Result<(), WorkError> {
+    let question = format!("SELECT count(*) FROM pg_catalog.pg_database WHERE datname = {}", quote_text(name));
+    if session.ask_one("the list of databases", &question).await.map_err(TargetError::Session)? == "0" {
+        return Ok(());
+    }
+    Err(WorkError::Refused {
+        what: "--swap".to_owned(),
+        why: format!("there is a database {name:?} already, from an earlier swap to the same backup; nothing was changed"),
+        hint: "rename or drop it, if it is no longer needed".to_owned(),
+    })
+}
+
+/// Whether the server has what the plan expects of it.
+async fn offers(session: &mut Session, server: &snapshot::Server, wishes: &Wishes) -> Result<(), WorkError> {
+    if let Some(major) = wishes.major.filter(|major| *major != server.major()) {
+        return Err(TargetError::Lacks { what: format!("PostgreSQL {major}; it is {}", server.version) }.into());
+    }
+    for extension in &wishes.extensions {
+        let mut words = extension.split_whitespace();
+        let (name, version) = (words.next().unwrap_or_default(), words.next());
+        let versions =
+            format!("SELECT version FROM pg_catalog.pg_available_extension_versions WHERE name = {} ORDER BY version", quote_text(name));
+        let rows = session.ask("its extensions", &versions, 1).await.map_err(TargetError::Session)?;
+        let offered: Vec<String> = rows.into_iter().flatten().flatten().collect();
+        if offered.is_empty() || version.is_some_and(|wanted| !offered.iter().any(|v| v == wanted)) {
+            let has = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+            return Err(TargetError::Lacks { what: format!("extension {extension}; it offers {has}") }.into());
+        }
+    }
+    Ok(())
+}
+
+/// The server's data directory, if it tells it and it is on this host: the same cluster, not only the same path.
+async fn data_directory(session: &mut Session) -> Option<PathBuf> {
+    let rows = session.ask("its data directory", "SELECT pg_catalog.current_setting('data_directory', true)", 1).await.ok()?;
+    let directory = PathBuf::from(rows.into_iter().flatten().flatten().next()?);
+    Path::new(&directory).join("postmaster.pid").exists().then_some(directory)
+}

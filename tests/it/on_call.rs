@@ -1,0 +1,268 @@
+//! 3 a.m.: what the person on call types, and what comes of it when things go wrong on the way.
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::home::out;
+use crate::support::{Cluster, Home, eventually};
+
+/// Two tables with a key between them, a third with its own schema, indexes, a trigger, a view, and a comment on the database.
+const CHAT: &str = "
+    CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL);
+    CREATE TABLE messages (id bigserial PRIMARY KEY, author int REFERENCES people, body text, at timestamptz DEFAULT '2026-01-01');
+    CREATE INDEX messages_at ON messages (at);
+    CREATE SCHEMA audit;
+    CREATE TYPE audit.kind AS ENUM ('in', 'out');
+    CREATE TABLE audit.log (id int PRIMARY KEY, kind audit.kind, note text);
+    CREATE FUNCTION audit.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER touch BEFORE UPDATE ON audit.log FOR EACH ROW EXECUTE FUNCTION audit.touch();
+    CREATE VIEW recent AS SELECT * FROM messages ORDER BY at DESC LIMIT 10;
+    INSERT INTO people SELECT i, 'person ' || i FROM generate_series(1, 500) i;
+    INSERT INTO messages (author, body) SELECT 1 + i % 500, md5(i::text) || repeat('x', 300) FROM generate_series(1, 20000) i;
+    INSERT INTO audit.log SELECT i, 'in', md5(i::text) FROM generate_series(1, 3000) i;
+    COMMENT ON DATABASE chat IS 'the chat';";
+
+fn chat() -> Cluster {
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE DATABASE chat");
+    cluster.psql("chat", CHAT);
+    cluster
+}
+
+fn count(cluster: &Cluster, database: &str, table: &str) -> String {
+    cluster.psql(database, &format!("SELECT count(*) FROM {table}"))
+}
+
+#[test]
+fn a_plan_says_what_how_old_how_long_and_what_is_missing_and_changes_nothing() {
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::of(&source, "chat");
+    let first = home.backup();
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let second = home.backup();
+    // Without a target: what there is.
+    let plan = home.run(&["restore", "db", "--plan"]).ok();
+    for words in [&second, &first, "the newest", "never: nobody knows", "unknown: no drill", "number 2", "missing  nothing"] {
+        assert!(plan.stdout.contains(words), "{words}: {}", plan.stdout);
+    }
+    // With one: what would become of it.
+    let to = target.conninfo("chat");
+    let plan = home.run(&["restore", "db", "--to", &to, "--plan", "--check"]).ok();
+    for words in ["create database \"chat\"", "ANALYZE", "compare every table", "open it with key slot local"] {
+        assert!(plan.stdout.contains(words), "{words}: {}", plan.stdout);
+    }
+    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'chat'"), "0", "nothing was changed");
+    let json = home.run(&["restore", "db", "--to", &to, "--plan", "--json"]).ok().json();
+    assert_eq!((json["backup"].as_str(), json["backups"].as_u64()), (Some(second.as_str()), Some(2)), "{json:#}");
+    // A time between the two, and before both.
+    let shown = home.run(&["show", &first, "--json"]).ok().json();
+    let taken: jiff::Timestamp = shown["manifest"]["source"]["snapshot_time"].as_str().unwrap().parse().unwrap();
+    let at = (taken + jiff::SignedDuration::from_millis(300)).to_string();
+    let plan = home.run(&["restore", "db", "--at", &at, "--plan"]).ok();
+    assert!(plan.stdout.contains(&format!("{first}, number 1, the newest at or before {at}: 0.3 s earlier")), "{}", plan.stdout);
+    home.run(&["restore", "db", "--at", "2020-01-01T00:00:00Z", "--plan"]).fails(3, &["no backup at or before 2020-01-01T00:00:00Z"]);
+    // A name that is nearly one.
+    home.run(&["restore", "dv", "--plan"]).fails(2, &["no datastore dv", "did you mean db?"]);
+    // Keys that are not here, and a target that cannot be reached: everything else is said all the same.
+    std::fs::rename(home.path("keys/identity.txt"), home.path("elsewhere")).unwrap();
+    let plan = home.run(&["restore", "db", "--to", &to, "--plan"]).fails(5, &["no key opens"]);
+    assert!(plan.stdout.contains("MISSING  a key") && plan.stdout.contains("create database"), "{}", plan.stdout);
+    home.run(&["restore", "db", "--plan", "--identity", &home.recovery()]).ok();
+    std::fs::rename(home.path("elsewhere"), home.path("keys/identity.txt")).unwrap();
+    target.stop("fast");
+    let plan = home.run(&["restore", "db", "--to", &to, "--plan"]).fails(6, &["the target server cannot be used"]);
+    assert!(plan.stdout.contains("MISSING") && plan.stdout.contains(&second), "{}", plan.stdout);
+}
+
+#[test]
+fn a_damaged_newest_backup_is_listed_as_such_and_not_chosen_silently() {
+    let source = chat();
+    let home = Home::of(&source, "chat");
+    let first = home.backup();
+    let second = home.backup();
+    let mut manifest = std::fs::read(home.manifest(&second)).unwrap();
+    manifest[300] ^= 1;
+    std::fs::write(home.manifest(&second), manifest).unwrap();
+    let plan = home.run(&["restore", "db", "--plan"]).ok();
+    assert!(
+        plan.stdout.contains(&format!("backup   {first}")) && plan.stdout.contains("1 newer one is damaged or not believed"),
+        "{}",
+        plan.stdout
+    );
+    assert!(plan.stdout.contains(&format!("backup {second} is passed over")), "{}", plan.stdout);
+    home.run(&["restore", "db", "--backup", &second, "--plan"]).fails(7, &["not signed by a trusted key"]);
+}
+
+#[test]
+fn what_was_measured_foretells_the_next_and_a_restore_is_evidence() {
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::of(&source, "chat");
+    home.backup();
+    home.restore(&target.conninfo("one")).ok();
+    let plan = home.run(&["restore", "db", "--to", &target.conninfo("two"), "--plan"]).ok();
+    assert!(plan.stdout.contains("median of one measured restore of it") && plan.stdout.contains("within the RTO"), "{}", plan.stdout);
+    let shown = home.run(&["evidence", "show", "1"]).ok();
+    assert!(shown.stdout.contains("restored") && shown.stdout.contains("\"as_recorded\": true"), "{}", shown.stdout);
+    home.run(&["evidence", "verify"]).ok();
+    assert_eq!(target.psql("one", "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'one'"), "the chat");
+    assert_ne!(target.psql("one", "SELECT count(*) FROM pg_statistic"), "0", "statistics are there");
+}
+
+#[test]
+fn one_table_or_one_schema_comes_back_with_what_belongs_to_it() {
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::new();
+    home.add_datastore("db", &source.conninfo("chat"), "jobs = 3");
+    home.backup();
+    let rescue = target.conninfo("rescue");
+    let restored = home.run(&["restore", "db", "--to", &rescue, "--table", "messages", "--yes", "--check"]).ok();
+    assert!(restored.stdout.contains("foreign key messages messages_author_fkey"), "{}", restored.stdout);
+    assert_eq!(count(&target, "rescue", "messages"), "20000");
+    assert_eq!(target.psql("rescue", "SELECT count(*) FROM pg_class WHERE relname IN ('people', 'recent', 'log')"), "0");
+    assert_eq!(target.psql("rescue", "SELECT last_value FROM messages_id_seq"), "20000");
+    assert_eq!(target.psql("rescue", "SELECT count(*) FROM pg_indexes WHERE tablename = 'messages'"), "2");
+    let both = target.conninfo("both");
+    let restored = home.run(&["restore", "db", "--to", &both, "--table", "messages", "--table", "public.people", "--yes", "--check"]).ok();
+    assert!(!restored.stdout.contains("left out"), "{}", restored.stdout);
+    assert_eq!(target.psql("both", "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"), "1");
+    home.run(&["restore", "db", "--to", &target.conninfo("audit"), "--schema", "audit", "--yes", "--check"]).ok();
+    assert_eq!(count(&target, "audit", "audit.log"), "3000");
+    assert_eq!(target.psql("audit", "SELECT count(*) FROM pg_trigger WHERE tgname = 'touch'"), "1");
+    assert_eq!(target.psql("audit", "SELECT count(*) FROM pg_class WHERE relname = 'messages'"), "0");
+    home.run(&["restore", "db", "--to", &target.conninfo("x"), "--table", "mesages", "--plan"])
+        .fails(2, &["the backup holds no public.mesages", "did you mean public.messages?"]);
+}
+
+#[test]
+fn a_swap_takes_the_place_of_the_old_database_and_drops_nothing() {
+    let source = chat();
+    let home = Home::of(&source, "chat");
+    let backup = home.backup();
+    let tail = backup.rsplit('-').next().unwrap().to_ascii_lowercase();
+    source.psql("chat", "DELETE FROM messages; INSERT INTO people VALUES (1000, 'latecomer')");
+    let to = source.conninfo("chat");
+    // Without a word about it, nothing is touched.
+    home.restore(&to).fails(2, &["is not empty", "--swap"]);
+    let plan = home.run(&["restore", "db", "--to", &to, "--swap", "--plan"]).ok();
+    assert!(plan.stdout.contains(&format!("rename it to \"chat_before_{tail}\"")), "{}", plan.stdout);
+    // An application that is connected all the time.
+    let mut application = std::process::Command::new(source.bin().join("psql"))
+        .args(["-X", "-d", &to, "-c", "SELECT pg_sleep(60)"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let swapped = home.run(&["restore", "db", "--to", &to, "--swap", "--yes"]).ok();
+    assert!(swapped.stdout.contains("all as recorded") && swapped.stdout.contains("ALTER DATABASE"), "{}", swapped.stdout);
+    assert_eq!((count(&source, "chat", "messages").as_str(), count(&source, "chat", "people").as_str()), ("20000", "500"));
+    let aside = format!("chat_before_{tail}");
+    assert_eq!((count(&source, &aside, "messages").as_str(), count(&source, &aside, "people").as_str()), ("0", "501"));
+    assert!(!application.wait().unwrap().success(), "its session was ended");
+    home.run(&["restore", "db", "--to", &to, "--swap", "--yes"]).fails(2, &["there is a database", &aside]);
+}
+
+#[test]
+fn data_that_is_not_as_recorded_takes_the_place_of_nothing() {
+    let source = chat();
+    let home = Home::of(&source, "chat");
+    home.backup();
+    std::fs::create_dir_all(home.path("restore")).unwrap();
+    std::fs::write(home.path("restore/db.toml"), "[[restore]]\ndatastore = \"db\"\nafter = [\"DELETE FROM audit.log WHERE id = 1\"]\n")
+        .unwrap();
+    home.run(&["restore", "db", "--to", &source.conninfo("chat"), "--swap", "--yes"]).fails(8, &["not what was recorded"]);
+    assert_eq!(count(&source, "chat", "audit.log"), "3000");
+    assert_eq!(source.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE 'chat_before%'"), "0");
+}
+
+/// Killed at every step, with one payload and with several: the same command ends it.
+#[test]
+fn a_restore_that_was_killed_goes_on_where_it_was() {
+    let source = chat();
+    for (jobs, place) in [(1, "restore-marked"), (1, "restore-schema"), (3, "restore-rows"), (1, "restore-indexes"), (3, "restore-indexes")]
+    {
+        let target = Cluster::start();
+        let home = Home::new();
+        home.add_datastore("db", &source.conninfo("chat"), &format!("jobs = {jobs}"));
+        let backup = home.backup();
+        let arguments = ["restore", "db", "--to", &target.conninfo("chat"), "--yes", "--check"];
+        home.run_with(&[("LIFEBOAT_FAILPOINT", place)], &arguments).fails(137, &[]);
+        let comment = target.psql("postgres", "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'chat'");
+        assert!(comment.contains("is being restored and is not finished") && comment.contains(&backup), "{place}: {comment}");
+        // Another backup is not mixed with it.
+        let other = home.backup();
+        home.run(&["restore", "db", "--to", &target.conninfo("chat"), "--yes"])
+            .fails(2, &["was begun and not finished", &format!("--backup {backup}")]);
+        let resumed = home.run(&[&arguments[..], &["--backup", &backup]].concat()).ok();
+        assert!(resumed.stdout.contains("all as recorded"), "{place}: {}", resumed.stdout);
+        assert_eq!(resumed.stdout.contains("went on"), place != "restore-marked", "{place}: {}", resumed.stdout);
+        assert_eq!(count(&target, "chat", "messages"), "20000", "{place}");
+        assert_eq!(
+            target.psql("chat", "SELECT count(*) FROM pg_constraint WHERE contype IN ('f', 'p') AND connamespace >= 2200"),
+            "4",
+            "{place}"
+        );
+        assert_eq!(
+            target.psql("postgres", "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'chat'"),
+            "the chat"
+        );
+        assert_ne!(backup, other);
+    }
+}
+
+#[test]
+fn two_people_do_not_restore_into_one_database_at_once() {
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::of(&source, "chat");
+    home.backup();
+    let to = target.conninfo("chat");
+    let waiting = format!("restore-schema={}", home.path("go").display());
+    let mut first = home.command(&["restore", "db", "--to", &to, "--yes"]);
+    let first = first.env("LIFEBOAT_WAITPOINT", waiting).spawn().unwrap();
+    eventually("the first is at work", || home.path("go.reached").exists());
+    home.run(&["restore", "db", "--to", &to, "--yes"]).fails(4, &["somebody else is restoring into the target database chat", "what next"]);
+    std::fs::write(home.path("go"), "").unwrap();
+    out(&first.wait_with_output().unwrap()).ok();
+}
+
+#[test]
+fn an_older_server_and_a_missing_extension_are_refused_before_anything_is_changed() {
+    let source = Cluster::start_with(crate::support::Major::V17, &[]);
+    source.psql("postgres", "CREATE DATABASE chat");
+    source.psql("chat", "CREATE TABLE t AS SELECT 1 AS i");
+    let home = Home::of(&source, "chat");
+    home.configure(&format!("\n[postgres]\npg_bin = \"{}\"\n", source.bin().display()));
+    home.backup();
+    let old = Cluster::start();
+    home.restore(&old.conninfo("chat")).fails(2, &["PostgreSQL 15", "an older server may not understand it", "--into-older-server"]);
+    assert_eq!(old.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'chat'"), "0");
+    // PostgreSQL 17 has no adminpack any more.
+    old.psql("postgres", "CREATE DATABASE used");
+    old.psql("used", "CREATE EXTENSION adminpack; CREATE TABLE t AS SELECT 1 AS i");
+    let home = Home::of(&old, "used");
+    home.backup();
+    let to = source.conninfo("used");
+    home.restore(&to).fails(2, &["no pg_dump of version 17 or newer was found"]);
+    home.configure(&format!("\n[postgres]\npg_bin = \"{}\"\n", source.bin().display()));
+    home.restore(&to).fails(2, &["lacks extension adminpack", "install it on the target's host"]);
+    assert_eq!(source.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'used'"), "0");
+    // A table that does not need it comes back all the same.
+    home.run(&["restore", "db", "--to", &to, "--table", "t", "--yes", "--check"]).ok();
+}
+
+#[test]
+fn ctrl_c_says_how_to_go_on() {
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::of(&source, "chat");
+    home.backup();
+    let to = target.conninfo("chat");
+    let mut command = home.command(&["restore", "db", "--to", &to, "--yes"]);
+    let child = command.env("LIFEBOAT_WAITPOINT", format!("restore-schema={}", home.path("go").display())).spawn().unwrap();
+    eventually("the schema is there", || home.path("go.reached").exists());
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::fs::write(home.path("go"), "").unwrap();
+    let stopped = out(&child.wait_with_output().unwrap()).fails(130, &["The same command goes on from here"]);
+    assert!(stopped.stderr.contains("The backup is untouched"), "{}", stopped.stderr);
+    home.restore(&to).ok();
+}

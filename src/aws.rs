@@ -59,7 +59,11 @@ impl Answer {
     /// Whether the service is busy or broken rather than unwilling.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        const CODES: [&str; 11] = [
+        const CODES: [&str; 14] = [
+            // Whoever gave them out gives out new ones, which the SDK asks for.
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "RequestExpired",
             "SlowDown",
             "ThrottlingException",
             "Throttling",

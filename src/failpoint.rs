@@ -18,8 +18,8 @@ pub const ALL: [&str; 9] = [
 /// The same for a drill.
 pub const OF_DRILLS: [&str; 6] = ["drill-started", "drill-raised", "drill-loaded", "drill-examined", "drill-damaged", "drill-torn-down"];
 
-/// The same for a restore into a database.
-pub const OF_RESTORES: [&str; 4] = ["restore-marked", "restore-schema", "restore-rows", "restore-indexes"];
+/// The same for a restore into a database, and for a rotation.
+pub const OF_RESTORES: [&str; 5] = ["restore-marked", "restore-schema", "restore-rows", "restore-indexes", "rekey-signed"];
 
 /// Passes the named place, unless a test wants the process dead or slow here.
 pub fn reach(name: &str) {

@@ -133,6 +133,14 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat thaw chat\n  lifeboat thaw 20261122T031500Z-K3XQ7A --tier expedited --confirm\n  lifeboat thaw list\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A\n\nA restore thaws what it needs by itself; what was asked for goes on in the store whatever happens here."
     )]
     Thaw(super::thaw::ThawArguments),
+    /// The offline key that opens every backup when all else is lost.
+    #[command(subcommand)]
+    RecoveryKey(super::recovery::RecoveryVerb),
+    /// Give every backup the key slots that lifeboat.toml asks for, touching no payload. Shows the plan first; acts with --confirm.
+    #[command(
+        after_help = "Examples:\n  lifeboat rekey\n  lifeboat rekey --confirm\n  lifeboat rekey chat --confirm --identity /media/usb/recovery.txt\n\nWhat was interrupted goes on with the same command. A key that is not in lifeboat.toml any more is retired: its slots go as soon as\nnothing locks them, and until then are reported as still opening backups."
+    )]
+    Rekey(super::rekey::RekeyArguments),
     /// Find what interrupted runs left: in the vault, and sandboxes on this host; remove it with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat sweep\n  lifeboat sweep --older-than 2h --confirm\n\nExits with 10 if something was found and not removed."
@@ -230,6 +238,8 @@ impl Verb {
             Self::Verify { .. } => "verify",
             Self::Restore(_) => "restore",
             Self::Thaw(_) => "thaw",
+            Self::RecoveryKey(_) => "recovery-key",
+            Self::Rekey(_) => "rekey",
             Self::Sweep { .. } => "sweep",
             Self::Serve => "serve",
             Self::Next { .. } => "next",

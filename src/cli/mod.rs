@@ -10,6 +10,8 @@ pub mod exit;
 mod live;
 pub mod print;
 pub mod progress;
+mod recovery;
+mod rekey;
 pub mod restore;
 pub mod run;
 mod thaw;

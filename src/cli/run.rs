@@ -65,6 +65,8 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
         Verb::Show { backup, opening } => run_show(&start, &backup, &opening).await,
         Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
         Verb::Restore(arguments) => super::restore::run(&start, *arguments).await,
+        Verb::RecoveryKey(verb) => super::recovery::run(&start, verb).await,
+        Verb::Rekey(arguments) => super::rekey::run(&start, arguments).await,
         Verb::Thaw(arguments) => super::thaw::run(&start, arguments).await,
         Verb::Sweep { older_than, confirm } => run_sweep(&start, older_than, confirm).await,
         Verb::Serve => unattended::serve(&start).await,

@@ -45,6 +45,8 @@ pub struct S3Config {
     pub transfers_max: usize,
     /// How long reading a payload is tried again while the store does not answer.
     pub patience: Span,
+    /// Longest pause before it is looked again whether something has thawed.
+    pub thaw_poll: Span,
 }
 
 /// Which payloads of a directory are cold, and how fast time passes for them: a rehearsal of S3's classes.
@@ -90,6 +92,7 @@ impl S3Config {
             part_bytes: 8 * MIB,
             transfers_max: 4,
             patience: PATIENCE,
+            thaw_poll: THAW_POLL,
             ..Self::default()
         }
     }
@@ -144,6 +147,9 @@ const EVIDENCE_LOCK: Span = Span::seconds(6 * 366 * 86_400);
 /// How long a store may be away in the middle of a restore.
 const PATIENCE: Span = Span::seconds(15 * 60);
 
+/// See [`S3Config::thaw_poll`].
+const THAW_POLL: Span = Span::seconds(5 * 60);
+
 /// Classes of a directory's payloads, if it has any.
 fn cold(s: &mut Section<'_>) -> Option<ColdConfig> {
     let (class, colder) = (s.text("storage_class").map(|t| t.value), colder(s));
@@ -166,6 +172,7 @@ fn s3_settings(s: &mut Section<'_>) -> S3Config {
         part_bytes: s.number("part_mib", 5, 64).unwrap_or(8) * MIB,
         transfers_max: s.number("transfers", 1, 16).unwrap_or(4),
         patience: s.span("patience").unwrap_or(PATIENCE),
+        thaw_poll: s.span("thaw_poll").unwrap_or(THAW_POLL),
         ..S3Config::default()
     }
 }

@@ -124,6 +124,12 @@ impl Envelope {
         }
     }
 
+    /// The envelope that rotation writes under a number.
+    #[must_use]
+    pub fn numbered(context: &Context, number: u32, slots: Vec<Slot>) -> Self {
+        Self { number, ..Self::first(context, slots) }
+    }
+
     /// Parses an envelope and refuses one that belongs to another backup.
     ///
     /// # Errors

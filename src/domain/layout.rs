@@ -205,6 +205,21 @@ impl Place<'_> {
     }
 }
 
+impl Place<'_> {
+    /// The number of the rotation that a key under `meta/` belongs to, and whether it is an envelope.
+    #[must_use]
+    pub fn rotation(&self, key: &ObjectKey) -> Option<(u32, bool)> {
+        let name = key.as_str().strip_prefix(&self.meta_prefix())?;
+        let digits = |text: &str| text.get(..4)?.parse().ok();
+        if let Some(rest) = name.strip_prefix("envelope-") {
+            let number = digits(rest)?;
+            return Some((number, self.envelope(number) == *key));
+        }
+        let rest = name.strip_prefix("slots/").or_else(|| name.strip_prefix("RESTORE-"))?;
+        Some((digits(rest)?, false))
+    }
+}
+
 /// Reads datastore and backup id out of a manifest's key; `None` for anything else, signatures included.
 #[must_use]
 pub fn parse_manifest_key(key: &str) -> Option<(DatastoreName, BackupId)> {

@@ -134,10 +134,7 @@ impl IdentityFile {
     }
 
     fn load(&self) -> Result<Vec<Box<dyn age::Identity + Send + Sync>>, KeyError> {
-        let text = read_secret_file(&self.name, &self.path)?;
-        let file = age::IdentityFile::from_buffer(text.expose_secret().as_bytes())
-            .map_err(|_| unusable(&self.name, format!("{} is not an age identity file", self.path.display())))?;
-        file.with_callbacks(Silent).into_identities().map_err(|error| unusable(&self.name, format!("{}: {error}", self.path.display())))
+        identities(&self.name, &read_secret_file(&self.name, &self.path)?, &self.path.display().to_string())
     }
 
     /// The recipient of the file's first native identity, in text form.
@@ -172,6 +169,46 @@ pub(super) fn read_secret_file(key: &str, path: &Path) -> Result<SecretString, K
     Ok(SecretString::from(text))
 }
 
+/// Reads identities from the text of an identity file that stands at `place`.
+fn identities(name: &str, text: &SecretString, place: &str) -> Result<Vec<Box<dyn age::Identity + Send + Sync>>, KeyError> {
+    let file = age::IdentityFile::from_buffer(text.expose_secret().as_bytes())
+        .map_err(|_| unusable(name, format!("{place} is not an age identity file")))?;
+    file.with_callbacks(Silent).into_identities().map_err(|error| unusable(name, format!("{place}: {error}")))
+}
+
+/// An identity that is held in memory only: a recovery key that was typed, and stands in no file of this host.
+pub struct IdentityText {
+    name: String,
+    text: SecretString,
+}
+
+impl IdentityText {
+    /// Takes the text of an identity file.
+    ///
+    /// # Errors
+    /// [`KeyError::Unusable`] if it is none; the message holds nothing of it.
+    pub fn new(name: &str, text: SecretString) -> Result<Self, KeyError> {
+        let own = Self { name: name.to_owned(), text };
+        match identities(name, &own.text, "what was given") {
+            Ok(found) if !found.is_empty() => Ok(own),
+            _ => Err(unusable(name, "what was given is not an age identity (AGE-SECRET-KEY-1…)".to_owned())),
+        }
+    }
+}
+
+#[async_trait]
+impl Opener for IdentityText {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &Context) -> Result<Unwrapped, KeyError> {
+        if !matches!(slot.opens_with, SlotKind::Age { .. }) {
+            return Ok(Unwrapped::NotMine);
+        }
+        open_slot(&self.name, identities(&self.name, &self.text, "what was given")?, bytes)
+    }
+}
+
 #[async_trait]
 impl Opener for IdentityFile {
     fn name(&self) -> &str {
@@ -181,18 +218,21 @@ impl Opener for IdentityFile {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {
             return Ok(Unwrapped::NotMine);
         }
-        let identities = self.load()?;
-        let refused = |why: String| KeyError::Refused { key: self.name.clone(), what: "unwrap the identity", why };
-        let decryptor = age::Decryptor::new(age::armor::ArmoredReader::new(bytes)).map_err(|e| refused(e.to_string()))?;
-        let stream = match decryptor.decrypt(identities.iter().map(|i| i.as_ref() as &dyn age::Identity)) {
-            Ok(stream) => stream,
-            Err(age::DecryptError::NoMatchingKeys) => return Ok(Unwrapped::NotMine),
-            Err(error) => return Err(refused(error.to_string())),
-        };
-        let mut text = zeroize::Zeroizing::new(String::new());
-        stream.take(IDENTITY_BYTES_MAX).read_to_string(&mut text).map_err(|e| refused(e.to_string()))?;
-        Identity::from_text(&text).map(Unwrapped::Identity).map_err(|e| refused(e.to_string()))
+        open_slot(&self.name, self.load()?, bytes)
     }
+}
+
+fn open_slot(name: &str, identities: Vec<Box<dyn age::Identity + Send + Sync>>, bytes: &[u8]) -> Result<Unwrapped, KeyError> {
+    let refused = |why: String| KeyError::Refused { key: name.to_owned(), what: "unwrap the identity", why };
+    let decryptor = age::Decryptor::new(age::armor::ArmoredReader::new(bytes)).map_err(|e| refused(e.to_string()))?;
+    let stream = match decryptor.decrypt(identities.iter().map(|i| i.as_ref() as &dyn age::Identity)) {
+        Ok(stream) => stream,
+        Err(age::DecryptError::NoMatchingKeys) => return Ok(Unwrapped::NotMine),
+        Err(error) => return Err(refused(error.to_string())),
+    };
+    let mut text = zeroize::Zeroizing::new(String::new());
+    stream.take(IDENTITY_BYTES_MAX).read_to_string(&mut text).map_err(|e| refused(e.to_string()))?;
+    Identity::from_text(&text).map(Unwrapped::Identity).map_err(|e| refused(e.to_string()))
 }
 
 /// The local identity as a wrapping key: its recipient is derived when needed, so that a missing file is an error of
@@ -228,14 +268,21 @@ impl Key for LocalIdentity {
     }
 }
 
+/// A new identity that stands in no file yet: its text as in an identity file, and its recipient.
+#[must_use]
+pub fn new_identity(comment: &str) -> (SecretString, String) {
+    let identity = age::x25519::Identity::generate();
+    let recipient = identity.to_public().to_string();
+    let text = format!("# {comment}\n# public key: {recipient}\n{}\n", identity.to_string().expose_secret());
+    (SecretString::from(text), recipient)
+}
+
 /// Writes a new identity file, readable by its owner only, and returns its recipient. Never overwrites.
 ///
 /// # Errors
 /// The error of the file system; `AlreadyExists` if there is a file.
 pub fn create_identity_file(path: &Path, comment: &str) -> std::io::Result<String> {
-    let identity = age::x25519::Identity::generate();
-    let recipient = identity.to_public().to_string();
-    let text = zeroize::Zeroizing::new(format!("# {comment}\n# public key: {recipient}\n{}\n", identity.to_string().expose_secret()));
-    super::sign::write_secret_file(path, text.as_bytes())?;
+    let (text, recipient) = new_identity(comment);
+    super::sign::write_secret_file(path, text.expose_secret().as_bytes())?;
     Ok(recipient)
 }

@@ -68,6 +68,18 @@ impl Key for KmsKey {
             || KeyError::Refused { key: self.name.clone(), what: "wrap an identity", why: "KMS answered without ciphertext".to_owned() };
         Ok(WrappedIdentity::from_key(reply.ciphertext_blob.ok_or_else(empty)?.into_inner()))
     }
+    async fn rewrap(&self, from: &Slot, bytes: &[u8], context: &Context) -> Result<Option<WrappedIdentity>, KeyError> {
+        let SlotKind::AwsKms { key_id, region } = &from.opens_with else { return Ok(None) };
+        // Both keys must be known to one endpoint.
+        if *region != self.region {
+            return Ok(None);
+        }
+        let pairs = || Some(context.pairs().into_iter().collect());
+        let request = self.client.re_encrypt().ciphertext_blob(Blob::new(bytes)).source_key_id(key_id).destination_key_id(&self.key_id);
+        let sent = request.set_source_encryption_context(pairs()).set_destination_encryption_context(pairs()).send().await;
+        let reply = sent.map_err(|error| explain(&self.name, "wrap anew what another key had wrapped", Answer::of(&error)))?;
+        Ok(reply.ciphertext_blob.map(|blob| WrappedIdentity::from_key(blob.into_inner())))
+    }
 }
 
 #[async_trait]

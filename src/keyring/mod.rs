@@ -37,6 +37,10 @@ pub trait Key: Send + Sync {
     fn extension(&self) -> &'static str;
     /// Wraps an identity. May be repeated.
     async fn wrap(&self, identity: &Identity, context: &Context) -> Result<WrappedIdentity, KeyError>;
+    /// Wraps what another key's slot holds, without anybody seeing it; `None` if these two keys cannot do that.
+    async fn rewrap(&self, _: &Slot, _: &[u8], _: &Context) -> Result<Option<WrappedIdentity>, KeyError> {
+        Ok(None)
+    }
 }
 
 /// Something that may open slots: a key of the configuration, or an identity file given on the command line.

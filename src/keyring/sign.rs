@@ -196,7 +196,10 @@ pub fn create_signing_file(path: &Path) -> std::io::Result<PublicKey> {
 }
 
 /// Writes a file that only its owner may read, synced, never over another.
-pub(super) fn write_secret_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+///
+/// # Errors
+/// The error of the file system; `AlreadyExists` if there is a file.
+pub fn write_secret_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;

@@ -32,6 +32,9 @@ use crate::domain::layout::{ObjectKey, PAYLOADS};
 use crate::domain::thaw::{ColdClass, Tier, Warmth, expiry};
 
 const STATE: &str = ".cold";
+/// Pauses between looks in real time.
+const POLL_MAX: std::time::Duration = std::time::Duration::from_secs(300);
+const POLL_MIN: std::time::Duration = std::time::Duration::from_millis(200);
 const NO_CAPACITY: &str = "no-capacity";
 
 /// What time it is.
@@ -161,7 +164,9 @@ impl Vault for Cold {
         self.inner.address()
     }
     fn limits(&self) -> Limits {
-        self.inner.limits()
+        // Hours that pass like seconds are looked at more often.
+        let thaw_poll = (POLL_MAX / self.rules.speed.max(1)).max(POLL_MIN);
+        Limits { thaw_poll, ..self.inner.limits() }
     }
     async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError> {
         self.inner.put(key, document).await

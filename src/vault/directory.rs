@@ -38,7 +38,13 @@ impl Directory {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            limits: Limits { part_bytes: PART_BYTES, parts_max: PARTS_MAX, transfers_max: 4, patience: Duration::ZERO },
+            limits: Limits {
+                part_bytes: PART_BYTES,
+                parts_max: PARTS_MAX,
+                transfers_max: 4,
+                patience: Duration::ZERO,
+                thaw_poll: Duration::ZERO,
+            },
         }
     }
 

@@ -40,6 +40,8 @@ pub struct Limits {
     pub transfers_max: usize,
     /// How long reading a payload is tried again while the store does not answer.
     pub patience: Duration,
+    /// Longest pause before it is looked again whether something has thawed.
+    pub thaw_poll: Duration,
 }
 
 /// Facts about an object as the store tells them. Not to be believed about content.

@@ -25,7 +25,7 @@ use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upl
 use crate::aws::{self, Answer};
 use crate::config::{LockMode, S3Config};
 use crate::domain::Document;
-use crate::domain::layout::{EVIDENCE, ObjectKey};
+use crate::domain::layout::{EVIDENCE, ObjectKey, PAYLOADS};
 use crate::domain::thaw::{ColdClass, Tier, Warmth};
 use crate::seal::{SealedBytes, SegmentProof};
 
@@ -456,6 +456,7 @@ impl Vault for S3 {
             parts_max: PARTS_MAX,
             transfers_max: self.config.transfers_max,
             patience: self.config.patience.duration(),
+            thaw_poll: self.config.thaw_poll.duration(),
         }
     }
 
@@ -465,13 +466,15 @@ impl Vault for S3 {
 
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
         let (mode, until) = self.retention(key);
+        // What is small and asked for before anything is decided stays warm: fingerprint and plan.
+        let class = self.config.storage_class.as_deref().filter(|_| key.as_str().starts_with(PAYLOADS));
         let reply = self
             .client
             .create_multipart_upload()
             .bucket(&self.config.bucket)
             .key(self.full(key.as_str()))
             .checksum_algorithm(ChecksumAlgorithm::Sha256)
-            .set_storage_class(self.config.storage_class.as_deref().map(StorageClass::from))
+            .set_storage_class(class.map(StorageClass::from))
             .set_server_side_encryption(self.encryption())
             .set_ssekms_key_id(self.config.sse_kms_key.clone())
             .set_object_lock_mode(mode)

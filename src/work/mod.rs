@@ -12,6 +12,8 @@ pub mod payload;
 pub mod prune;
 pub mod quote;
 pub mod rebuild;
+pub mod recovery;
+pub mod rekey;
 pub mod restore;
 pub mod shelf;
 pub mod status;
@@ -145,6 +147,8 @@ pub enum WorkError {
     NotVerified(String),
     #[error("{0}")]
     Leftovers(String),
+    #[error("this key does not open the newest backup of {datastores}")]
+    KeyFails { datastores: String },
     #[error("nobody could be told: {0}")]
     NotTold(String),
     #[error(transparent)]
@@ -185,6 +189,7 @@ impl WorkError {
             Self::Open(_) | Self::Manifest(_) | Self::Envelope(_) | Self::Document(_) | Self::NotSigned { .. } | Self::Damaged { .. } => {
                 Trouble::Integrity
             }
+            Self::KeyFails { .. } => Trouble::KeyRefused,
             Self::NoSuchBackup { .. } => Trouble::NoSuchBackup,
             Self::AlreadyRunning { .. } | Self::TakenOver { .. } | Self::DrillRunning { .. } => Trouble::AlreadyRunning,
             Self::Target(error) => error.trouble(),
@@ -218,6 +223,7 @@ impl WorkError {
             Self::Vault(VaultError::Frozen { .. }) => Some("`lifeboat thaw BACKUP --confirm` asks for it, `lifeboat thaw wait BACKUP` waits; a restore does both by itself".to_owned()),
             Self::Vault(VaultError::Unknown { .. } | VaultError::Unavailable { .. }) => Some("run the command again; `lifeboat list` tells whether a backup was published".to_owned()),
             Self::Catalog(CatalogError::Open { .. }) => Some("move the file away and run `lifeboat catalog rebuild`: everything needed is in the vault".to_owned()),
+            Self::KeyFails { .. } => Some("is its public half in [keys] of lifeboat.toml? Then `lifeboat rekey` gives it to the backups that are there already".to_owned()),
             Self::Leftovers(_) => Some("`lifeboat sweep --confirm` removes them".to_owned()),
             _ => None,
         }

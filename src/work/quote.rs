@@ -215,7 +215,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         sequence: manifest.sequence,
         taken,
         age_seconds: now.duration_since(taken).as_secs(),
-        chosen: why(question.which, taken, &picked.refused),
+        chosen: why(question.which, &manifest, &picked.refused),
         verified: picked.believed.verified,
         sealed_bytes: manifest.sealed_bytes(),
         plain_bytes: manifest.plain_bytes(),
@@ -280,8 +280,10 @@ fn error_line(error: &WorkError) -> String {
     line
 }
 
-fn why(which: &Which, taken: Timestamp, refused: &[(BackupId, WorkError)]) -> String {
-    let newer = refused.iter().filter(|(backup, _)| backup.begun() > taken).count();
+fn why(which: &Which, manifest: &Manifest, refused: &[(BackupId, WorkError)]) -> String {
+    let taken = manifest.source.snapshot_time;
+    // Names tell the second; of the same second any may be the newer.
+    let newer = refused.iter().filter(|(backup, _)| backup.begun() >= manifest.backup.begun()).count();
     let passed = match newer {
         0 => String::new(),
         1 => ", 1 newer one is damaged or not believed".to_owned(),

@@ -8,7 +8,7 @@ use super::{Rig, WorkError, evidence};
 use crate::domain::Trouble;
 use crate::domain::choice::Which;
 use crate::domain::document::VaultHeader;
-use crate::domain::envelope::{Context, Envelope};
+use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, Place, parse_manifest_key};
 use crate::domain::manifest::{Manifest, Payload};
@@ -26,7 +26,7 @@ const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Manifests read at once.
 const READS_MAX: usize = 16;
 /// Envelopes of one backup that are looked at; rotation writes one each time.
-const ENVELOPES_MAX: u32 = 1000;
+pub const ENVELOPES_MAX: u32 = 1000;
 
 /// A manifest and whether a pinned key signed it.
 #[derive(Debug, Clone)]
@@ -263,29 +263,63 @@ pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkEr
     if let Ok(mut all) = rig.reading.lock() {
         all.push(reading);
     }
-    let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
-    let mut envelopes = Vec::new();
-    let mut defects = Vec::new();
-    for number in 1..=ENVELOPES_MAX {
-        match envelope(rig, manifest, &context, number, &mut defects).await {
-            Ok(None) => break,
-            Ok(Some(envelope)) => {
-                let slots = slots(rig, &envelope, &mut defects).await?;
-                envelopes.insert(0, (envelope, slots));
-            }
-            Err(error) if error.trouble() == Trouble::Integrity => defects.push(error.to_string()),
-            Err(error) => return Err(error),
-        }
-    }
-    if envelopes.is_empty() {
-        let why = if defects.is_empty() { "the envelope is missing".to_owned() } else { defects.join("; ") };
-        return Err(WorkError::Damaged { what: context.place().envelope(1).to_string(), why });
-    }
-    let (identity, slot) = openers::open(&context, &envelopes, &rig.openers).await?;
+    let Envelopes { believed, defects, .. } = envelopes(rig, manifest).await?;
+    let (identity, slot) = openers::open(&context_of(manifest), &believed, &rig.openers).await?;
     for defect in &defects {
         tracing::warn!(backup = %manifest.backup, defect, "part of the envelope is not as it should be");
     }
     Ok(OpenedBackup { identity, slot, defects })
+}
+
+/// What a backup's identity is bound to.
+#[must_use]
+pub fn context_of(manifest: &Manifest) -> Context {
+    Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() }
+}
+
+/// The envelopes of a backup.
+pub struct Envelopes {
+    /// Those that are believed, newest first, each with those of its slots that are whole.
+    pub believed: Vec<(Envelope, Vec<SlotBytes>)>,
+    /// What is missing, damaged or not believed.
+    pub defects: Vec<String>,
+    /// A number that no rotation has used, finished or not.
+    pub next: u32,
+}
+
+/// Reads every envelope of a backup. Their numbers may have holes, where a rotation was interrupted.
+///
+/// # Errors
+/// [`WorkError`] if none is believed, or the vault does not answer.
+pub async fn envelopes(rig: &Rig, manifest: &Manifest) -> Result<Envelopes, WorkError> {
+    let context = context_of(manifest);
+    let place = manifest.place();
+    let listed = rig.vault.list(&place.meta_prefix()).await?;
+    let used: Vec<(u32, bool)> = listed.iter().filter_map(|facts| place.rotation(&facts.key)).collect();
+    let numbers: std::collections::BTreeSet<u32> = used.iter().filter(|(_, envelope)| *envelope).map(|(number, _)| *number).collect();
+    let mut read = Envelopes { believed: Vec::new(), defects: Vec::new(), next: 0 };
+    for number in numbers.into_iter().rev().filter(|number| (1..=ENVELOPES_MAX).contains(number)) {
+        match envelope(rig, manifest, &context, number, &mut read.defects).await {
+            Ok(None) => {}
+            Ok(Some(envelope)) => {
+                // A slot that rotation has retired may be gone, and is no loss.
+                let retired = |slot: &Slot| read.believed.first().is_some_and(|(newest, _)| !newest.slots.contains(slot));
+                let mut own = Vec::new();
+                let slots = slots(rig, &envelope, &retired, &mut own).await?;
+                read.defects.append(&mut own);
+                read.believed.push((envelope, slots));
+            }
+            Err(error) if error.trouble() == Trouble::Integrity => read.defects.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    if read.believed.is_empty() {
+        let why = if read.defects.is_empty() { "the envelope is missing".to_owned() } else { read.defects.join("; ") };
+        return Err(WorkError::Damaged { what: place.envelope(1).to_string(), why });
+    }
+    let newest = read.believed.iter().map(|(envelope, _)| envelope.number).max().unwrap_or(1);
+    read.next = (newest + 1..=ENVELOPES_MAX).find(|number| !used.iter().any(|(used, _)| used == number)).unwrap_or(ENVELOPES_MAX + 1);
+    Ok(read)
 }
 
 /// The `number`th envelope. The first is bound by the signed manifest's hash, later ones by their own signature.
@@ -317,7 +351,12 @@ async fn envelope(
     Ok(Some(Envelope::parse(&bytes, context)?))
 }
 
-async fn slots(rig: &Rig, envelope: &Envelope, defects: &mut Vec<String>) -> Result<Vec<SlotBytes>, WorkError> {
+async fn slots(
+    rig: &Rig,
+    envelope: &Envelope,
+    retired: &impl Fn(&Slot) -> bool,
+    defects: &mut Vec<String>,
+) -> Result<Vec<SlotBytes>, WorkError> {
     let mut whole = Vec::new();
     for slot in &envelope.slots {
         let bytes = match fetch::document(rig.vault.as_ref(), &slot.file).await {
@@ -327,6 +366,7 @@ async fn slots(rig: &Rig, envelope: &Envelope, defects: &mut Vec<String>) -> Res
         };
         match bytes.filter(|bytes| sha256(bytes) == slot.sha256) {
             Some(bytes) => whole.push(SlotBytes { slot: slot.clone(), bytes: bytes.to_vec() }),
+            None if retired(slot) => {}
             None => defects.push(format!("key slot {} ({}) is missing or damaged", slot.name, slot.file)),
         }
     }

@@ -207,16 +207,8 @@ pub async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Opti
         stage.item(Some(format!("{tier} retrieval, within {}; Ctrl-C leaves it under way", for_people(expected))));
         tokio::select! {
             () = rig.cancel.cancelled() => return Err(WorkError::Interrupted),
-            () = tokio::time::sleep(thaw::pause(since, expected).min(rehearsed(rig))) => {}
+            () = tokio::time::sleep(thaw::pause(since, expected).min(rig.vault.limits().thaw_poll)) => {}
         }
-    }
-}
-
-/// A rehearsal whose hours pass like seconds is looked at more often.
-fn rehearsed(rig: &Rig) -> Duration {
-    match &rig.config.vault {
-        crate::config::VaultConfig::Directory(_, Some(cold)) if cold.speed > 1 => Duration::from_millis(200),
-        _ => Duration::MAX,
     }
 }
 

@@ -12,6 +12,7 @@ mod architecture;
 mod catalog_contract;
 mod drills;
 mod faults;
+mod keys;
 mod museum;
 mod on_call;
 mod refusals;

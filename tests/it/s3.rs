@@ -474,3 +474,49 @@ fn retention_respects_locks_and_what_is_paid_for_and_erases_versions() {
     let listed = aws.stack.aws(&["s3api", "list-object-versions", "--bucket", BUCKET, "--prefix", &Aws::prefix(&free)]).to_string();
     assert!(!listed.contains(&old) && listed.contains(&new), "{listed}");
 }
+
+/// Three connections that break in the middle of what they bring, and a store that says "slow down" for a while: no byte is fetched twice
+/// that came, and the restore goes on by itself.
+#[test]
+fn a_restore_goes_on_at_the_byte_after_connections_break_and_through_an_outage() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let home = aws.home(&source, "patience = \"60s\"\n");
+    home.backup();
+    let rule = |fault, times, after| Rule { when: vec!["GET", "main.zst.age"], fault, times, after };
+    aws.front.rules(vec![rule(Fault::Reset, 3, 1), rule(Fault::SlowDown, 14, 0)]);
+    let restored = home.restore(&target.conninfo("d")).ok();
+    assert!(restored.stdout.contains("all as recorded"), "{}", restored.stdout);
+    let met = aws.front.met();
+    assert_eq!(met.len(), 17, "{met:#?}");
+    // Patience that is over is an error that says how to go on.
+    let home = aws.home(&source, "patience = \"1s\"\n");
+    home.backup();
+    aws.front.rules(vec![rule(Fault::SlowDown, 10_000, 1)]);
+    home.restore(&target.conninfo("e")).fails(6, &["could not be fetched", "Please reduce your request rate"]);
+    aws.front.rules(Vec::new());
+    home.restore(&target.conninfo("e")).ok();
+}
+
+/// Retrievals that take time, are refused for want of capacity, and are asked for twice.
+#[test]
+fn a_backup_in_glacier_is_asked_for_waited_for_and_restored() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let home = aws.home(&source, "storage_class = \"GLACIER\"\nthaw_poll = \"1s\"\n");
+    let backup = home.backup();
+    aws.front.glacier.freeze(std::time::Duration::from_secs(4), true);
+    let plan = home.run(&["restore", "db", "--to", &target.conninfo("d"), "--plan"]).ok();
+    assert!(plan.stdout.contains("Glacier Flexible Retrieval") && plan.stdout.contains("expedited"), "{}", plan.stdout);
+    home.run(&["verify", &backup]).fails(6, &["must be thawed before it can be read"]);
+    // No capacity: the next tier. Asked again while it is under way: that is all right.
+    let asked = home.run(&["thaw", "db", "--tier", "expedited", "--confirm"]).ok();
+    assert!(asked.stderr.contains("standard is asked for instead"), "{}", asked.stderr);
+    std::fs::remove_file(home.path("catalog.db")).unwrap();
+    home.run(&["thaw", "db", "--tier", "standard", "--confirm"]).ok();
+    let restored = home.run(&["restore", "db", "--to", &target.conninfo("d"), "--tier", "standard", "--yes", "--check"]).ok();
+    assert!(restored.stdout.contains("all as recorded"), "{}", restored.stdout);
+    let answers = aws.front.glacier.answers();
+    let times = |tier: &str, status: u16| answers.iter().filter(|answer| **answer == (tier.to_owned(), status)).count();
+    // Two objects; the SDK itself asks some times before it believes a 503. What is under way is not asked for again.
+    assert!(times("Expedited", 503) >= 2, "{answers:?}");
+    assert_eq!((times("Standard", 202), answers.len() - times("Expedited", 503)), (2, 2), "{answers:?}");
+}

@@ -20,6 +20,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
+use super::glacier::Glacier;
+
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// 503 with S3's error document; the request does not reach the server.
@@ -51,6 +53,8 @@ pub struct Rule {
 
 pub struct Front {
     pub port: u16,
+    /// Objects in archive classes.
+    pub glacier: Arc<Glacier>,
     rules: Arc<Mutex<Vec<Rule>>>,
     met: Arc<Mutex<Vec<String>>>,
     _runtime: tokio::runtime::Runtime,
@@ -62,18 +66,20 @@ impl Front {
         let (rules, met) = (Arc::<Mutex<Vec<Rule>>>::default(), Arc::<Mutex<Vec<String>>>::default());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (rules_in, met_in) = (Arc::clone(&rules), Arc::clone(&met));
+        let glacier = Arc::<Glacier>::default();
+        let (rules_in, met_in, glacier_in) = (Arc::clone(&rules), Arc::clone(&met), Arc::clone(&glacier));
         runtime.spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                let (rules, met) = (Arc::clone(&rules_in), Arc::clone(&met_in));
+                let (rules, met, glacier) = (Arc::clone(&rules_in), Arc::clone(&met_in), Arc::clone(&glacier_in));
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| pass(request, to_port, Arc::clone(&rules), Arc::clone(&met)));
+                    let service =
+                        service_fn(move |request| pass(request, to_port, Arc::clone(&rules), Arc::clone(&met), Arc::clone(&glacier)));
                     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Self { port, rules, met, _runtime: runtime }
+        Self { port, glacier, rules, met, _runtime: runtime }
     }
 
     pub fn endpoint(&self) -> String {
@@ -123,9 +129,16 @@ fn matching(rules: &Mutex<Vec<Rule>>, line: &str) -> Option<Fault> {
     Some(rule.fault.clone())
 }
 
-async fn pass(request: Request<Incoming>, to_port: u16, rules: Arc<Mutex<Vec<Rule>>>, met: Arc<Mutex<Vec<String>>>) -> Answered {
+async fn pass(
+    request: Request<Incoming>,
+    to_port: u16,
+    rules: Arc<Mutex<Vec<Rule>>>,
+    met: Arc<Mutex<Vec<String>>>,
+    glacier: Arc<Glacier>,
+) -> Answered {
     let target = request.headers().get("x-amz-target").and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let line = format!("{} {} {target}", request.method(), request.uri());
+    let range = request.headers().get("range").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let line = format!("{} {} {target} {range}", request.method(), request.uri());
     let fault = matching(&rules, &line);
     if fault.is_some() {
         met.lock().unwrap().push(line);
@@ -151,12 +164,19 @@ async fn pass(request: Request<Incoming>, to_port: u16, rules: Arc<Mutex<Vec<Rul
         Some(Fault::Answer(status, kind, body)) => return answer(*status, kind, body.clone()),
         _ => {}
     }
+    let (method, uri) = (head.method.to_string(), head.uri.clone());
+    if let Some((status, body)) = glacier.before(&method, &uri, &body) {
+        return answer(status, XML, body);
+    }
     let stream = tokio::net::TcpStream::connect(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, to_port))).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
     tokio::spawn(connection);
     let response = sender.send_request(Request::from_parts(head, Full::new(body))).await.map_err(std::io::Error::other)?;
     let (mut head, body) = response.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    if let Some((status, body)) = glacier.after(&method, uri.path(), &mut head) {
+        return answer(status, XML, body);
+    }
     match fault {
         Some(Fault::LoseAnswer) => broken(),
         Some(Fault::Reset) => {

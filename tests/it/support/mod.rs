@@ -4,6 +4,8 @@ pub mod browser;
 pub mod cluster;
 #[cfg(feature = "aws")]
 pub mod front;
+#[cfg(feature = "aws")]
+pub mod glacier;
 pub mod home;
 #[cfg(feature = "aws")]
 pub mod localstack;

@@ -1,0 +1,189 @@
+//! The offline recovery key: made once, printed once, proven again and again.
+//!
+//! It is the second, independent way to open every backup. Nothing of it stays on this host unless somebody names a file: [`new`] hands
+//! the text over to be printed, [`prove`] holds it in memory while it opens the newest backup of every datastore.
+
+use std::sync::Arc;
+
+use age::secrecy::{ExposeSecret, SecretString};
+use maud::{DOCTYPE, PreEscaped, html};
+use qrcode::{QrCode, render};
+use serde::Serialize;
+
+use super::{Rig, WorkError, shelf};
+use crate::domain::choice::Which;
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::layout::{MANIFESTS, parse_manifest_key};
+use crate::domain::manifest::Role;
+use crate::keyring::Opener;
+use crate::keyring::age_key::{IdentityText, new_identity};
+use crate::keyring::sign::write_secret_file;
+use crate::work::verify::payload_of;
+
+/// Colours that any printer knows; the page needs nothing from anywhere.
+const CARD_STYLE: &str = "body{font:11pt/1.45 sans-serif;max-width:17cm;margin:1.5cm auto;color:#000;background:#fff}h1{font-size:16pt}
+code,pre{font:9.5pt/1.4 monospace;overflow-wrap:anywhere;white-space:pre-wrap}pre{border:1px solid #888;padding:.3cm}
+.key{font-size:12pt;font-weight:bold}.qr{float:right;width:4.6cm;margin:0 0 .4cm .6cm}.qr svg{width:100%;height:auto}
+@media print{body{margin:0}}";
+
+/// A new recovery key and the card that goes into the safe.
+pub struct RecoveryKey {
+    /// Its public half, for lifeboat.toml.
+    pub recipient: String,
+    /// The card as text, the secret in it.
+    pub card: SecretString,
+    /// The card as a page to be printed, the secret in it.
+    page: SecretString,
+    /// The identity file.
+    text: SecretString,
+}
+
+/// Makes a key. Nothing is written.
+///
+/// # Errors
+/// [`WorkError::Bug`] if it cannot be drawn.
+pub fn new(rig: &Rig) -> Result<RecoveryKey, WorkError> {
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let (text, recipient) = new_identity(&format!("lifeboat recovery key, made {today}"));
+    let secret = text.expose_secret().lines().last().unwrap_or_default().to_owned();
+    // The bech32 of a secret key is upper case, which a QR code holds in fewer dots.
+    let code = QrCode::new(secret.as_bytes()).map_err(|error| WorkError::Bug(error.to_string()))?;
+    let trust: Vec<String> = rig.trusted.keys().iter().map(crate::keyring::sign::PublicKey::to_line).collect();
+    let facts = Facts { today, vault: rig.vault.address(), recipient: recipient.clone(), trust };
+    let blocks = code.render::<render::unicode::Dense1x2>().quiet_zone(true).build();
+    let card = format!(
+        "{}\n\n  {secret}\n\n{blocks}\n\n{}\n",
+        facts.heading().join("\n"),
+        facts.instructions().iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    );
+    let svg = code.render::<render::svg::Color<'_>>().min_dimensions(200, 200).build();
+    Ok(RecoveryKey { recipient, card: SecretString::from(card), page: SecretString::from(facts.page(&secret, &svg)), text })
+}
+
+impl RecoveryKey {
+    /// Writes the key as an identity file that only its owner may read; never over another file.
+    ///
+    /// # Errors
+    /// [`WorkError::File`]
+    pub fn write(&self, file: &std::path::Path) -> Result<(), WorkError> {
+        write(file, &self.text)
+    }
+
+    /// Writes the card as a page, likewise.
+    ///
+    /// # Errors
+    /// [`WorkError::File`]
+    pub fn write_card(&self, file: &std::path::Path) -> Result<(), WorkError> {
+        write(file, &self.page)
+    }
+}
+
+fn write(file: &std::path::Path, text: &SecretString) -> Result<(), WorkError> {
+    let written = write_secret_file(file, text.expose_secret().as_bytes());
+    written.map_err(|source| WorkError::File { what: format!("writing {}", file.display()), source })
+}
+
+/// What stands on a card beside the key.
+struct Facts {
+    today: String,
+    vault: String,
+    recipient: String,
+    trust: Vec<String>,
+}
+
+impl Facts {
+    fn heading(&self) -> Vec<String> {
+        vec![
+            "LIFEBOAT RECOVERY KEY".to_owned(),
+            format!("made {} for vault {}", self.today, self.vault),
+            "Whoever holds this key can read every backup that is sealed to it. Keep it offline, in a safe, in two places.".to_owned(),
+        ]
+    }
+
+    /// What to do with it, with lifeboat and without.
+    fn instructions(&self) -> Vec<String> {
+        let mut lines = vec![format!("public half   {}", self.recipient), format!("vault         {}", self.vault)];
+        lines.extend(self.trust.iter().map(|key| format!("signing key   {key}")));
+        lines.extend([
+            String::new(),
+            "With lifeboat, on any host: put the key into a file recovery.txt (chmod 600), then".to_owned(),
+            format!(
+                "  lifeboat restore DATASTORE --vault {} --identity recovery.txt --trust-key SIGNING_KEY --to postgres:///DATASTORE --plan",
+                self.vault.trim_start_matches("file://")
+            ),
+            "Without lifeboat: fetch meta/DATASTORE/BACKUP/RESTORE.md from the vault and follow it with IDENTITY=recovery.txt;".to_owned(),
+            "it needs age, zstd, openssl, psql and pg_restore. The heart of it:".to_owned(),
+            "  age -d -i recovery.txt SLOT.age > identity.txt".to_owned(),
+            "  age -d -i identity.txt main.zst.age | zstd -d | pg_restore --exit-on-error --create --dbname postgres".to_owned(),
+            "Twice a year: lifeboat recovery-key test < recovery.txt".to_owned(),
+        ]);
+        lines
+    }
+
+    fn page(&self, secret: &str, svg: &str) -> String {
+        let heading = self.heading();
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    title { "lifeboat recovery key" }
+                    style { (PreEscaped(CARD_STYLE)) }
+                }
+                body {
+                    // From the first tag on: what comes before is a declaration of XML, which no page wants within.
+                    div class="qr" { (PreEscaped(svg.find("<svg").map_or("", |at| &svg[at..]))) }
+                    h1 { (heading[0]) }
+                    @for line in &heading[1..] { p { (line) } }
+                    p class="key" { code { (secret) } }
+                    pre { (self.instructions().join("\n")) }
+                }
+            }
+        }
+        .into_string()
+    }
+}
+
+/// What a recovery key did with the newest backup of a datastore.
+#[derive(Debug, Serialize)]
+pub struct Proof {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup; none if there is none that is believed.
+    pub backup: Option<BackupId>,
+    /// The slot that it opened.
+    pub slot: Option<String>,
+    /// Why it did not.
+    pub error: Option<String>,
+}
+
+/// Opens the newest backup of every datastore in the vault with one key and no other, and reads its fingerprint with it.
+///
+/// # Errors
+/// [`WorkError`] if the text is no key, or the vault cannot be read; a backup that does not open is part of the result.
+pub async fn prove(rig: &Rig, key: SecretString) -> Result<Vec<Proof>, WorkError> {
+    let opener: Arc<dyn Opener> = Arc::new(IdentityText::new("the recovery key", key)?);
+    let alone = Rig { openers: vec![opener], ..rig.clone() };
+    let listed = rig.vault.list(MANIFESTS).await?;
+    let names: std::collections::BTreeSet<DatastoreName> =
+        listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.0)).collect();
+    let mut proofs = Vec::new();
+    for datastore in names {
+        let mut proof = Proof { datastore: datastore.clone(), backup: None, slot: None, error: None };
+        let opened = async {
+            let believed = shelf::pick(&alone, &datastore, &Which::Latest, &mut Vec::new()).await?;
+            proof.backup = Some(believed.manifest.backup.clone());
+            let opened = shelf::open(&alone, &believed.manifest).await?;
+            // The slot opened; that the identity in it is the right one, only a payload proves.
+            shelf::read_payload(&alone, payload_of(&believed.manifest, Role::Fingerprint)?, &opened.identity).await?;
+            Ok::<_, WorkError>(opened.slot)
+        };
+        match opened.await {
+            Ok(slot) => proof.slot = Some(slot),
+            Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
+            Err(error) => proof.error = Some(error.to_string()),
+        }
+        proofs.push(proof);
+    }
+    Ok(proofs)
+}

@@ -1,0 +1,318 @@
+//! Rotation: every backup gets the key slots that the configuration asks for, and no payload is touched.
+//!
+//! For each backup a new numbered envelope is written: slots that fit are carried over, missing ones are made, those of keys that are not
+//! configured any more are left out. Order: slots, `RESTORE-000n.md`, signature, envelope; so an interrupted rotation leaves files that
+//! nobody reads, and the next one takes the next number. Then it is proven that backups still open, with each key alone. Only then are
+//! files of retired slots removed, as far as nothing locks them: until they are, the old key still opens those backups, and that is said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::shelf::{self, Envelopes};
+use super::{Rig, WorkError, guide};
+use crate::domain::Document;
+use crate::domain::envelope::{Envelope, Slot};
+use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::layout::ObjectKey;
+use crate::domain::manifest::{Manifest, Role};
+use crate::keyring::openers;
+use crate::seal::Identity;
+use crate::vault::{ObjectFacts, VaultError, fetch};
+use crate::work::verify::payload_of;
+
+/// Backups looked at at once.
+const LOOKS_MAX: usize = 8;
+/// Backups of the middle that are opened to prove the rotation.
+const SAMPLE: usize = 3;
+
+/// What is to be done with one backup.
+#[derive(Debug, Serialize)]
+pub struct Change {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup.
+    pub backup: BackupId,
+    /// Names of keys whose slots are made.
+    pub add: Vec<String>,
+    /// Names of slots that the new envelope leaves out.
+    pub retire: Vec<String>,
+    #[serde(skip)]
+    keep: Vec<Slot>,
+    #[serde(skip)]
+    manifest: Manifest,
+}
+
+/// A slot that no current envelope lists, and whose file still opens a backup.
+#[derive(Debug, Serialize)]
+pub struct Retired {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The backup.
+    pub backup: BackupId,
+    /// The slot's name.
+    pub slot: String,
+    /// Until when its file is locked.
+    pub locked_until: Option<Timestamp>,
+    #[serde(skip)]
+    facts: ObjectFacts,
+}
+
+/// What rotation would do.
+#[derive(Debug, Default, Serialize)]
+pub struct RekeyPlan {
+    /// Backups that get a new envelope.
+    pub changes: Vec<Change>,
+    /// Slots that were retired earlier and still open a backup.
+    pub retired: Vec<Retired>,
+    /// Backups that are as they should be.
+    pub unchanged: usize,
+    /// Backups that are left alone, and why.
+    pub refused: Vec<String>,
+    #[serde(skip)]
+    all: Vec<Manifest>,
+}
+
+/// Looks at every backup, of one datastore or of all.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be read, or no key is pinned.
+pub async fn plan(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<RekeyPlan, WorkError> {
+    if rig.trusted.is_empty() {
+        return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell which envelopes are genuine".to_owned()));
+    }
+    let entries = shelf::entries(rig, datastore).await?;
+    let mut plan = RekeyPlan::default();
+    let looked = entries.into_iter().map(|entry| async move {
+        let believed = match entry.manifest {
+            Ok(believed) => believed,
+            Err(error) => return Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore))),
+        };
+        match shelf::envelopes(rig, &believed.manifest).await {
+            Ok(envelopes) => {
+                let change = change(rig, &believed.manifest, &envelopes);
+                let retired = retired(rig, &believed.manifest, &envelopes).await?;
+                Ok(Ok((believed.manifest, change, retired)))
+            }
+            Err(WorkError::Vault(error)) if error.trouble().is_retryable() => Err(WorkError::Vault(error)),
+            Err(error) => Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore))),
+        }
+    });
+    let looked: Vec<Result<_, String>> = futures::stream::iter(looked).buffered(LOOKS_MAX).try_collect().await?;
+    for one in looked {
+        match one {
+            Err(why) => plan.refused.push(why),
+            Ok((manifest, change, retired)) => {
+                plan.unchanged += usize::from(change.is_none());
+                plan.changes.extend(change);
+                plan.retired.extend(retired);
+                plan.all.push(manifest);
+            }
+        }
+    }
+    Ok(plan)
+}
+
+fn change(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Option<Change> {
+    let (current, whole) = envelopes.believed.first()?;
+    // A slot whose file is damaged is made anew.
+    let is_whole = |slot: &Slot| whole.iter().any(|bytes| bytes.slot == *slot);
+    let fits = |slot: &&Slot| rig.keys.iter().any(|key| key.name() == slot.name && key.opens_with() == slot.opens_with) && is_whole(slot);
+    let keep: Vec<Slot> = current.slots.iter().filter(fits).cloned().collect();
+    let add: Vec<String> =
+        rig.keys.iter().map(|key| key.name().to_owned()).filter(|name| !keep.iter().any(|slot| slot.name == *name)).collect();
+    let retire: Vec<String> = current.slots.iter().filter(|slot| !keep.contains(slot)).map(|slot| slot.name.clone()).collect();
+    (!add.is_empty() || !retire.is_empty()).then(|| Change {
+        datastore: manifest.datastore.clone(),
+        backup: manifest.backup.clone(),
+        add,
+        retire,
+        keep,
+        manifest: manifest.clone(),
+    })
+}
+
+/// Slots of older envelopes that the newest does not list, as far as their files are there.
+async fn retired(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result<Vec<Retired>, WorkError> {
+    let Some((current, _)) = envelopes.believed.first() else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    let mut seen: BTreeSet<ObjectKey> = current.slots.iter().map(|slot| slot.file.clone()).collect();
+    for slot in envelopes.believed.iter().skip(1).flat_map(|(envelope, _)| &envelope.slots) {
+        if !seen.insert(slot.file.clone()) {
+            continue;
+        }
+        if let Some(facts) = rig.vault.find(&slot.file).await? {
+            let (datastore, backup) = (manifest.datastore.clone(), manifest.backup.clone());
+            found.push(Retired { datastore, backup, slot: slot.name.clone(), locked_until: facts.locked_until, facts });
+        }
+    }
+    Ok(found)
+}
+
+/// How a rotation is paced.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Backups that are changed at most; the rest is for the next run.
+    pub backups_max: usize,
+    /// Backups each second.
+    pub per_second: u32,
+}
+
+/// What a rotation did.
+#[derive(Debug, Default, Serialize)]
+pub struct RekeyReport {
+    /// Backups that have a new envelope.
+    pub changed: usize,
+    /// Backups that are left for the next run.
+    pub left: usize,
+    /// For each key that can open here, by name: how many of the backups that were tried it opened alone.
+    pub opens: BTreeMap<String, usize>,
+    /// Backups that were tried: the oldest, the newest, and some between.
+    pub tried: Vec<BackupId>,
+    /// Files of retired slots that were removed.
+    pub removed: usize,
+    /// Retired slots that still open backups.
+    pub still_open: Vec<Retired>,
+}
+
+impl RekeyPlan {
+    /// Writes the envelopes, proves that backups open, and removes what is retired.
+    ///
+    /// # Errors
+    /// [`WorkError`]; what was changed by then is whole, and the next run goes on.
+    pub async fn apply(self, rig: &Rig, pace: Pace) -> Result<RekeyReport, WorkError> {
+        let mut report = RekeyReport::default();
+        let stage = rig.progress.begin("rekey", None);
+        let pause = Duration::from_secs(1) / pace.per_second.max(1);
+        let wanted = self.changes.len();
+        for change in self.changes.iter().take(pace.backups_max) {
+            if rig.cancel.is_cancelled() {
+                return Err(WorkError::Interrupted);
+            }
+            rotate(rig, change).await?;
+            report.changed += 1;
+            stage.item(Some(format!("{} of {wanted}", report.changed)));
+            tokio::time::sleep(pause).await;
+        }
+        stage.end();
+        report.left = wanted - report.changed;
+        self.prove(rig, &mut report).await?;
+        if report.left == 0 {
+            self.remove(rig, &mut report).await?;
+        }
+        Ok(report)
+    }
+
+    /// Opens the oldest, the newest and some others with every key alone, through their newest envelope.
+    async fn prove(&self, rig: &Rig, report: &mut RekeyReport) -> Result<(), WorkError> {
+        use rand::seq::IndexedRandom;
+        let mut order: Vec<&Manifest> = self.all.iter().collect();
+        order.sort_by_key(|manifest| manifest.source.snapshot_time);
+        let mut tried: Vec<&Manifest> = order.first().into_iter().chain(order.last()).copied().collect();
+        tried.extend(order.sample(&mut rand::rng(), SAMPLE).copied());
+        tried.sort_by_key(|manifest| &manifest.backup);
+        tried.dedup_by_key(|manifest| &manifest.backup);
+        for manifest in &tried {
+            let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
+            let newest = &believed[..believed.len().min(1)];
+            let mut opened = 0;
+            for opener in &rig.openers {
+                let alone = [Arc::clone(opener)];
+                let Ok((identity, _)) = openers::open(&shelf::context_of(manifest), newest, &alone).await else { continue };
+                shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, &identity).await?;
+                *report.opens.entry(opener.name().to_owned()).or_default() += 1;
+                opened += 1;
+            }
+            if opened == 0 {
+                return Err(WorkError::KeyFails { datastores: format!("{} (backup {})", manifest.datastore, manifest.backup) });
+            }
+        }
+        report.tried = tried.into_iter().map(|manifest| manifest.backup.clone()).collect();
+        Ok(())
+    }
+
+    /// Removes files of retired slots whose backups have a newer envelope, as far as nothing locks them.
+    async fn remove(&self, rig: &Rig, report: &mut RekeyReport) -> Result<(), WorkError> {
+        for manifest in &self.all {
+            let envelopes = shelf::envelopes(rig, manifest).await?;
+            for slot in retired(rig, manifest, &envelopes).await? {
+                if slot.locked_until.is_some_and(|until| until > Timestamp::now()) {
+                    report.still_open.push(slot);
+                    continue;
+                }
+                match rig.vault.erase(&slot.facts).await {
+                    Ok(()) => report.removed += 1,
+                    // Who may rotate need not be allowed to delete.
+                    Err(VaultError::Refused { .. }) => report.still_open.push(slot),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the next envelope of one backup.
+async fn rotate(rig: &Rig, change: &Change) -> Result<(), WorkError> {
+    let manifest = &change.manifest;
+    let context = shelf::context_of(manifest);
+    let envelopes = shelf::envelopes(rig, manifest).await?;
+    let (place, number) = (manifest.place(), envelopes.next);
+    if number > shelf::ENVELOPES_MAX {
+        return Err(WorkError::Refused {
+            what: format!("rotating backup {}", manifest.backup),
+            why: format!("all {} numbers of its envelopes are taken", shelf::ENVELOPES_MAX),
+            hint: format!("find out who writes under {}", place.meta_prefix()),
+        });
+    }
+    let mut identity: Option<Identity> = None;
+    let mut slots = change.keep.clone();
+    for key in rig.keys.iter().filter(|key| change.add.iter().any(|name| name == key.name())) {
+        let mut wrapped = None;
+        // KMS wraps anew what KMS had wrapped, and nobody sees it.
+        for old in envelopes.believed.iter().take(1).flat_map(|(_, slots)| slots) {
+            match key.rewrap(&old.slot, &old.bytes, &context).await {
+                Ok(Some(done)) => wrapped = Some(done),
+                Ok(None) => {}
+                Err(error) => tracing::info!(error = &error as &dyn std::error::Error, "the identity is opened here instead"),
+            }
+        }
+        let wrapped = match (wrapped, &identity) {
+            (Some(wrapped), _) => wrapped,
+            (None, Some(identity)) => key.wrap(identity, &context).await?,
+            (None, None) => {
+                key.wrap(identity.insert(openers::open(&context, &envelopes.believed, &rig.openers).await?.0), &context).await?
+            }
+        };
+        let slot = Slot {
+            name: key.name().to_owned(),
+            opens_with: key.opens_with(),
+            file: place.slot(number, key.name(), key.extension()),
+            sha256: shelf::sha256(wrapped.bytes()),
+        };
+        rig.vault.put(&slot.file, Document::slot(&wrapped)).await?;
+        slots.push(slot);
+    }
+    // In the order of the configuration, as a new backup would have them.
+    slots.sort_by_key(|slot| rig.keys.iter().position(|key| key.name() == slot.name));
+    let envelope = Document::envelope(&Envelope::numbered(&context, number, slots.clone()));
+    let signature = rig.signer.sign(envelope.bytes()).await?;
+    let Some(public) = rig.trusted.signer_of(envelope.bytes(), &signature) else {
+        return Err(WorkError::Refused {
+            what: format!("the signing key {}", rig.signer.name()),
+            why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
+            hint: "add it to [signing] in lifeboat.toml".to_owned(),
+        });
+    };
+    let bytes = fetch::document(rig.vault.as_ref(), &place.manifest()).await?.unwrap_or_default();
+    let text = guide::restore_guide(manifest, &slots, rig.vault.as_ref(), public, &shelf::sha256(&bytes));
+    rig.vault.put(&place.restore_guide(number), Document::restore_guide(text)).await?;
+    let key = place.envelope(number);
+    rig.vault.put(&key.signature(), Document::signature(signature)).await?;
+    crate::failpoint::reach("rekey-signed");
+    Ok(rig.vault.put(&key, envelope).await?)
+}

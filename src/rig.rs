@@ -1,5 +1,6 @@
 //! The composition root: the only place that names adapters. Configuration in, a [`Rig`] of trait objects out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,7 +36,11 @@ pub struct Extras {
 /// # Errors
 /// [`WorkError`] if a key is not usable or a feature is missing from this binary.
 pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel: CancellationToken) -> Result<Rig, WorkError> {
-    let vault = vault(&config).await?;
+    let vault = vault_of(&config.vault).await?;
+    let mut replicas = BTreeMap::new();
+    for (name, place) in &config.vaults {
+        replicas.insert(name.clone(), vault_of(place).await?);
+    }
     let mut keys: Vec<Arc<dyn Key>> = Vec::new();
     let mut openers: Vec<Arc<dyn Opener>> = Vec::new();
     for path in &extras.identities {
@@ -69,7 +74,19 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         None => Catalog::open(&config.catalog.file).await,
     };
     let catalog = catalog.map_err(Arc::new);
-    Ok(Rig { config, vault, keys, openers, signer, trusted: TrustedKeys::new(trusted), catalog, progress, cancel, reading: Arc::default() })
+    Ok(Rig {
+        config,
+        vault,
+        replicas,
+        keys,
+        openers,
+        signer,
+        trusted: TrustedKeys::new(trusted),
+        catalog,
+        progress,
+        cancel,
+        reading: Arc::default(),
+    })
 }
 
 /// A key given as text or as a file.
@@ -87,7 +104,11 @@ fn trust_key(text: &str) -> Result<PublicKey, WorkError> {
 /// # Errors
 /// [`WorkError`] if this binary was built without what it needs.
 pub async fn vault(config: &Config) -> Result<Arc<dyn Vault>, WorkError> {
-    match &config.vault {
+    vault_of(&config.vault).await
+}
+
+async fn vault_of(place: &VaultConfig) -> Result<Arc<dyn Vault>, WorkError> {
+    match place {
         VaultConfig::Directory(path, None) => Ok(Arc::new(Directory::new(path))),
         VaultConfig::Directory(path, Some(cold)) => Ok(Arc::new(Cold::new(Directory::new(path), cold.clone(), Clock::Host))),
         #[cfg(feature = "aws")]

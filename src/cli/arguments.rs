@@ -133,6 +133,22 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat thaw chat\n  lifeboat thaw 20261122T031500Z-K3XQ7A --tier expedited --confirm\n  lifeboat thaw list\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A\n\nA restore thaws what it needs by itself; what was asked for goes on in the store whatever happens here."
     )]
     Thaw(super::thaw::ThawArguments),
+    /// Copy backups, envelopes and evidence to another vault of lifeboat.toml. Sends what is not there yet; nothing is opened.
+    #[command(
+        after_help = "Examples:\n  lifeboat copy dr\n  lifeboat copy dr chat --json\n\nThen `lifeboat restore chat --vault dr …` restores from there, with any key that opens."
+    )]
+    Copy {
+        /// The vault, one of [vaults] in lifeboat.toml.
+        vault: String,
+        /// One datastore; all if left out.
+        datastore: Option<String>,
+    },
+    /// Print the exact steps that bring a datastore back, with its real names: for paper.
+    #[command(after_help = "Example:\n  lifeboat runbook chat > runbook-chat.md")]
+    Runbook {
+        /// The datastore.
+        datastore: String,
+    },
     /// The offline key that opens every backup when all else is lost.
     #[command(subcommand)]
     RecoveryKey(super::recovery::RecoveryVerb),
@@ -238,6 +254,8 @@ impl Verb {
             Self::Verify { .. } => "verify",
             Self::Restore(_) => "restore",
             Self::Thaw(_) => "thaw",
+            Self::Copy { .. } => "copy",
+            Self::Runbook { .. } => "runbook",
             Self::RecoveryKey(_) => "recovery-key",
             Self::Rekey(_) => "rekey",
             Self::Sweep { .. } => "sweep",

@@ -21,7 +21,7 @@ use crate::report::Progress;
 use crate::rig::{self, Extras};
 use crate::work::check::Answer as Found;
 use crate::work::shelf::{Believed, Entry};
-use crate::work::{Rig, WorkError, back_up, check, init, rebuild, shelf, sweep, verify};
+use crate::work::{Rig, WorkError, back_up, check, copy, init, rebuild, runbook, shelf, sweep, verify};
 
 pub(super) const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can tell who wrote this backup; pin one with trust = [\"…\"] in lifeboat.toml or --trust-key";
 
@@ -65,6 +65,8 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
         Verb::Show { backup, opening } => run_show(&start, &backup, &opening).await,
         Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
         Verb::Restore(arguments) => super::restore::run(&start, *arguments).await,
+        Verb::Copy { vault, datastore } => run_copy(&start, &vault, datastore.as_deref()).await,
+        Verb::Runbook { datastore } => run_runbook(&start, &datastore).await,
         Verb::RecoveryKey(verb) => super::recovery::run(&start, verb).await,
         Verb::Rekey(arguments) => super::rekey::run(&start, arguments).await,
         Verb::Thaw(arguments) => super::thaw::run(&start, arguments).await,
@@ -421,6 +423,37 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     }
     let removed = found.apply(&rig).await?;
     talk(&format!("removed {removed} things"));
+    Ok(Exit::Done)
+}
+
+async fn run_copy(start: &Start, vault: &str, datastore: Option<&str>) -> Result<Exit, Failure> {
+    let rig = start.rig(&Opening::default()).await?;
+    let datastore = datastore.map(datastore_name).transpose()?;
+    let state = "backups that were copied are whole there; the same command goes on with the rest";
+    let copied = copy::copy(&rig, vault, datastore.as_ref()).await;
+    let report = copied.map_err(|error| Failure { error: Box::new(error), state: Some(state.to_owned()) })?;
+    match start.json {
+        true => print::json(&report),
+        false => data(&format!(
+            "{} backups are new in vault {vault}, {} got new envelopes, {} were there already\n  sent       {} objects, {}, {} records of the evidence",
+            report.backups,
+            report.updated,
+            report.unchanged,
+            report.objects,
+            bytes_for_people(report.bytes),
+            report.records
+        )),
+    }
+    match report.refused.is_empty() {
+        true => Ok(Exit::Done),
+        false => Err(WorkError::NotSigned { what: format!("not everything: {}", report.refused.join("; ")) }.into()),
+    }
+}
+
+async fn run_runbook(start: &Start, datastore: &str) -> Result<Exit, Failure> {
+    let rig = start.rig(&Opening::default()).await?;
+    let name = datastore_name(datastore)?;
+    data(&runbook::runbook(&rig, &name).await?);
     Ok(Exit::Done)
 }
 

@@ -15,6 +15,7 @@ use super::{Config, DatastoreConfig};
 use crate::domain::drill::{Control, Scenario};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::span::Span;
+use crate::domain::thaw::Tier;
 
 /// Directory of restore plans.
 pub const RESTORE_DIRECTORY: &str = "restore";
@@ -178,6 +179,8 @@ pub struct Drill {
     pub rpo: Span,
     /// When the sandbox ends by itself.
     pub time_to_live: Span,
+    /// The tier at which a frozen backup is thawed first; none: it is not.
+    pub thaw: Option<Tier>,
     /// What is broken on purpose.
     pub breaks: Vec<Scenario>,
     /// An offline key that opens when others are lost.
@@ -407,6 +410,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
     let _ = s.choice("sandbox", &[("local", ())]);
     let sandbox = local(s, config.base());
     let accept_gaps = words(s, "accept_gaps", &GAPS);
+    let thaw = s.choice("thaw", &Tier::ALL.map(|tier| (tier.name(), tier)));
     let breaks = words(s, "break", &Scenario::ALL.map(|(name, _)| name));
     let controls = match s.has("controls") {
         true => words(s, "controls", &Control::ALL.map(|(name, _)| name)),
@@ -445,6 +449,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         rpo: own_rpo.or(rpo)?,
         time_to_live: s.span("time_to_live").unwrap_or(Span::seconds(4 * 3600)),
         breaks: pick(&Scenario::ALL, breaks),
+        thaw,
         recovery_identity: s.text("recovery_identity").map(|t| config.base().join(t.value)),
         checks,
         controls: Control::ALL.iter().filter(|(name, _)| controls.contains(*name)).map(|(_, one)| *one).collect(),

@@ -171,14 +171,27 @@ pub fn parse(config: &Config, name: &str, file: &Path, text: &str) -> Result<Sch
 }
 
 fn actions(config: &Config, s: &mut Section<'_>) -> Vec<Action> {
-    let what = s.choice("do", &[("backup", 0), ("verify", 1), ("prune", 2), ("sweep", 3), ("heartbeat", 4)]).unwrap_or(0);
+    let what = s.choice("do", &[("backup", 0), ("verify", 1), ("prune", 2), ("sweep", 3), ("heartbeat", 4), ("copy", 5)]).unwrap_or(0);
     let named = s.texts("datastores");
     let sample = s.number("sample", 1, 1_000);
     if what != 0 && named.is_some() {
         s.fault_here::<()>("only do = \"backup\" takes datastores", "remove datastores");
     }
+    let to = s.text("to");
     match what {
         0 => {}
+        5 => {
+            let known = || config.vaults.keys().cloned().collect::<Vec<_>>().join(", ");
+            return match to {
+                Some(to) if config.vaults.contains_key(&to.value) => vec![Action::Copy(to.value)],
+                Some(to) => s
+                    .fault(to.span, "to", &format!("no vault {:?} is configured", to.value), &format!("[vaults] names: {}", known()))
+                    .unwrap_or_default(),
+                None => {
+                    s.fault_here("it does not say where to", "write to = \"NAME\", one of [vaults] in lifeboat.toml").unwrap_or_default()
+                }
+            };
+        }
         1 => return vec![Action::Verify(sample.unwrap_or(1))],
         2 => return vec![Action::Prune],
         3 => return vec![Action::Sweep],

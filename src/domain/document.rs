@@ -60,6 +60,11 @@ impl Document {
     pub fn signature(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
+    /// A document of another vault, signed there or bound by something that is: it is passed on as it stands.
+    #[must_use]
+    pub fn of_another_vault(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
     /// `RESTORE.md`.
     #[must_use]
     pub fn restore_guide(text: String) -> Self {

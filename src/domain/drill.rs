@@ -138,16 +138,19 @@ pub enum Scenario {
     LifeboatLost,
     /// The newest backup is damaged: that must be noticed, and the one before it used.
     NewestDamaged,
+    /// The home region is lost, its vault and its key: a copy in another vault must open with another key.
+    RegionLost,
 }
 
 impl Scenario {
     /// All of them, with their names in drill files.
-    pub const ALL: [(&'static str, Self); 5] = [
+    pub const ALL: [(&'static str, Self); 6] = [
         ("catalog-lost", Self::CatalogLost),
         ("home-key-lost", Self::HomeKeyLost),
         ("kms-gone", Self::KmsGone),
         ("lifeboat-lost", Self::LifeboatLost),
         ("newest-damaged", Self::NewestDamaged),
+        ("region-lost", Self::RegionLost),
     ];
     /// Its name.
     #[must_use]
@@ -163,6 +166,7 @@ impl Scenario {
             Self::KmsGone => "KMS is gone altogether",
             Self::LifeboatLost => "lifeboat itself is lost",
             Self::NewestDamaged => "the newest backup is damaged",
+            Self::RegionLost => "the home region is lost, its vault and its key",
         }
     }
 }

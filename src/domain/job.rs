@@ -24,6 +24,8 @@ pub enum Action {
     Drill(String),
     /// Reads so many backups back, chosen by chance.
     Verify(usize),
+    /// Copies backups to another vault.
+    Copy(String),
     /// Removes what retention does not keep.
     Prune,
     /// Removes what interrupted runs left.
@@ -68,6 +70,7 @@ impl Job {
             Action::Backup(datastore) => subject_of(datastore),
             Action::Drill(name) => format!("drill/{name}"),
             Action::Verify(_) => format!("verify/{}", self.key),
+            Action::Copy(vault) => format!("copy/{vault}"),
             Action::Prune => "prune".to_owned(),
             Action::Sweep => "sweep".to_owned(),
             Action::Heartbeat => format!("heartbeat/{}", self.key),
@@ -87,6 +90,7 @@ impl Job {
             Action::Backup(datastore) => format!("backup {datastore}"),
             Action::Drill(name) => format!("drill {name}"),
             Action::Verify(count) => format!("verify {count} backups"),
+            Action::Copy(vault) => format!("copy to {vault}"),
             Action::Prune => "prune".to_owned(),
             Action::Sweep => "sweep".to_owned(),
             Action::Heartbeat => "heartbeat".to_owned(),

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod open;
 pub mod pour;
 pub mod proof;
+pub mod relay;
 
 pub use identity::Identity;
 pub use open::{OpenError, Opened};

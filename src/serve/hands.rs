@@ -17,7 +17,7 @@ use crate::domain::span::{Span, bytes_for_people};
 use crate::notify::Bell;
 use crate::report::{Progress, Team};
 use crate::work::fence::Mandate;
-use crate::work::{Rig, WorkError, back_up, drill, prune, shelf, sweep, verify};
+use crate::work::{Rig, WorkError, back_up, copy, drill, prune, shelf, sweep, verify};
 
 /// Whoever does what is due.
 #[async_trait]
@@ -80,6 +80,7 @@ impl Hands for Verbs {
             }
             Action::Drill(name) => rehearse(&rig, name).await,
             Action::Verify(count) => read_back(&rig, *count).await,
+            Action::Copy(vault) => replicate(&rig, vault).await,
             Action::Prune => self.prune(&rig).await,
             Action::Sweep => self.sweep(&rig).await,
             Action::Heartbeat => self.beat().await,
@@ -132,6 +133,12 @@ async fn read_back(rig: &Rig, count: usize) -> Result<String, WorkError> {
         read += 1;
     }
     Ok(format!("read {read} backups back"))
+}
+
+async fn replicate(rig: &Rig, vault: &str) -> Result<String, WorkError> {
+    let report = copy::copy(rig, vault, None).await?;
+    let refused = if report.refused.is_empty() { String::new() } else { format!("; left alone: {}", report.refused.join("; ")) };
+    Ok(format!("{} new backups, {} updated, {}{refused}", report.backups, report.updated, bytes_for_people(report.bytes)))
 }
 
 impl Verbs {

@@ -3,6 +3,7 @@
 pub mod back_up;
 pub mod check;
 pub mod compare;
+pub mod copy;
 pub mod drill;
 pub mod evidence;
 pub mod fence;
@@ -15,12 +16,14 @@ pub mod rebuild;
 pub mod recovery;
 pub mod rekey;
 pub mod restore;
+pub mod runbook;
 pub mod shelf;
 pub mod status;
 pub mod sweep;
 pub mod thaw;
 pub mod verify;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -52,6 +55,8 @@ pub struct Rig {
     pub config: Config,
     /// The vault.
     pub vault: Arc<dyn Vault>,
+    /// Other vaults by name: copies of this one.
+    pub replicas: BTreeMap<String, Arc<dyn Vault>>,
     /// Keys that wrap.
     pub keys: Vec<Arc<dyn Key>>,
     /// What may open, in the order in which it is tried.

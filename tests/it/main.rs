@@ -13,6 +13,7 @@ mod catalog_contract;
 mod drills;
 mod faults;
 mod keys;
+mod lost;
 mod museum;
 mod on_call;
 mod refusals;

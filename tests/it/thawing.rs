@@ -78,6 +78,25 @@ fn a_thaw_goes_on_whatever_happens_to_whoever_asked_for_it() {
     home.run(&["thaw", "resume", &backup]).ok();
 }
 
+/// Drills rehearse it with the same code: without a word about it they warn and fail.
+#[test]
+fn a_drill_rehearses_a_thaw() {
+    let (_source, home, _) = cold("GLACIER", 3600);
+    std::fs::create_dir_all(home.path("drills")).unwrap();
+    std::fs::create_dir_all(home.path("restore")).unwrap();
+    std::fs::write(home.path("restore/db.toml"), "[[restore]]\ndatastore = \"db\"\n").unwrap();
+    let script = |thaw: &str| {
+        let text = format!("plan = \"db\"\n{thaw}\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n");
+        std::fs::write(home.path("drills/cold.toml"), text).unwrap();
+    };
+    script("");
+    let failed = home.run(&["drill", "cold"]).fails(8, &["must be thawed before they can be read", "thaw = \"expedited\" in the drill"]);
+    assert!(failed.stderr.contains("Glacier Flexible Retrieval"), "{}", failed.stderr);
+    script("thaw = \"standard\"");
+    let passed = home.run(&["drill", "cold"]).ok();
+    assert!(passed.stdout.contains("PASS"), "{}", passed.stdout);
+}
+
 #[test]
 fn a_request_is_made_faster_and_one_that_is_refused_takes_the_next_tier() {
     let (_source, home, backup) = cold("GLACIER", 600);

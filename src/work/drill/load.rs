@@ -16,7 +16,7 @@ use crate::domain::drill::{Halt, Scenario};
 use crate::domain::evidence::{ObjectVersion, RestoredBackup};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Role};
-use crate::domain::span::{Span, bytes_for_people, for_people};
+use crate::domain::span::{bytes_for_people, for_people};
 use crate::keyring::age_key::IdentityFile;
 use crate::pg::sql::quote_identifier;
 use crate::pg::{Connection, Session, Tools};
@@ -27,6 +27,7 @@ use crate::target::globals::TablespaceMap;
 use crate::vault::damaged::{Damage, Damaged};
 use crate::work::restore::{self, Wishes};
 use crate::work::shelf::{self, Believed};
+use crate::work::thaw::{self, Hurry};
 use crate::work::verify::payload_of;
 use crate::work::{Rig, WorkError, rebuild};
 
@@ -68,7 +69,7 @@ impl<'w> Step<World<'w>> for Choose {
             let (which, how) = which(world.drill);
             let mut warnings = Vec::new();
             let believed = shelf::pick(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
-            warnings.extend(frozen(&world.rig, &believed, world.drill.rto).await.map_err(at_fault)?);
+            warnings.extend(frozen(&world.rig, &believed, world.drill).await.map_err(at_fault)?);
             for warning in warnings {
                 world.team.tell(&Happening::Warned { warning });
             }
@@ -93,19 +94,36 @@ impl<'w> Step<World<'w>> for Choose {
 }
 
 /// A payload that must be thawed first takes hours that no RTO of minutes has.
-async fn frozen(rig: &Rig, believed: &Believed, rto: Span) -> Result<Option<String>, WorkError> {
-    for object in believed.manifest.payloads.iter().flat_map(|payload| &payload.objects) {
-        if let Some(facts) = rig.vault.find(&object.key).await?.filter(|facts| facts.clone().warm().is_err()) {
-            let class = facts.class.unwrap_or_default();
-            // https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html
-            let takes = if class == "DEEP_ARCHIVE" { "12 to 48 hours" } else { "3 to 5 hours unless expedited" };
-            return Ok(Some(format!(
-                "{} is in class {class} and must be thawed before it can be read, which takes {takes}; the RTO allows {rto}",
-                object.key
-            )));
-        }
+async fn frozen(rig: &Rig, believed: &Believed, drill: &Drill) -> Result<Option<String>, WorkError> {
+    let frost = thaw::look(rig, &believed.manifest).await?;
+    let plan = thaw::ThawPlan::of(&frost, &hurry(drill, &believed.manifest), jiff::Timestamp::now())?;
+    Ok(plan.and_then(|plan| {
+        let offer = plan.offer()?;
+        let takes = for_people(std::time::Duration::from_secs(offer.seconds));
+        let what = format!("{} objects are in {} and must be thawed before they can be read", plan.objects, thaw::name(plan.class));
+        Some(match drill.thaw {
+            Some(_) => format!("{what}: {} retrieval, within {takes}; the RTO allows {}", plan.tier, drill.rto),
+            None => format!(
+                "{what}, within {takes} by {} retrieval; the RTO allows {}; thaw = \"{}\" in the drill rehearses it",
+                plan.tier, drill.rto, plan.tier
+            ),
+        })
+    }))
+}
+
+/// How a drill thaws: at the tier it names.
+#[allow(clippy::cast_precision_loss, reason = "seconds")]
+fn hurry(drill: &Drill, manifest: &Manifest) -> Hurry {
+    let load = std::time::Duration::from_secs_f64(manifest.plain_bytes() as f64 / thaw::BYTES_PER_SECOND_ASSUMED);
+    Hurry { tier: drill.thaw, days: None, allowed: drill.rto.duration().saturating_sub(load), load }
+}
+
+/// Thaws what must be thawed, as on-call's restore does, if the drill means to rehearse that.
+async fn thawed(world: &World<'_>, believed: &Believed) -> Result<(), WorkError> {
+    if world.drill.thaw.is_some() {
+        thaw::bring(&world.rig, &believed.manifest, &hurry(world.drill, &believed.manifest)).await?;
     }
-    Ok(None)
+    Ok(())
 }
 
 fn which(drill: &Drill) -> (Which, String) {
@@ -137,12 +155,28 @@ async fn break_it(world: &mut World<'_>, scenario: Scenario) -> Result<Option<St
             world.rig.openers.retain(|opener| opener.name() != home);
             Ok(None)
         }
+        Scenario::RegionLost => {
+            let (name, replica) = region_left(&world.rig).map(|(name, vault)| (name.to_owned(), Arc::clone(vault)))?;
+            (world.rig.vault, world.region) = (replica, Some(name));
+            let home = world.rig.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
+            world.rig.openers.retain(|opener| Some(opener.name()) != home.as_deref());
+            Ok(None)
+        }
         Scenario::KmsGone => {
             world.rig.openers.clear();
             Ok(None)
         }
         Scenario::LifeboatLost | Scenario::NewestDamaged => Ok(None),
     }
+}
+
+/// The copy that is left when the home region is gone: the first that the configuration names.
+pub(super) fn region_left(rig: &Rig) -> Result<(&str, &Arc<dyn crate::vault::Vault>), WorkError> {
+    rig.replicas.iter().next().map(|(name, vault)| (name.as_str(), vault)).ok_or_else(|| WorkError::Refused {
+        what: format!("break {}", Scenario::RegionLost.name()),
+        why: "lifeboat.toml names no other vault, so nothing would be left".to_owned(),
+        hint: "add a section [vaults.NAME], and copy backups to it (`lifeboat copy NAME`)".to_owned(),
+    })
 }
 
 /// A new, empty catalog learns everything again from the vault.
@@ -183,6 +217,7 @@ impl<'w> Step<World<'w>> for Restore {
             if drill.breaks.contains(&Scenario::NewestDamaged) {
                 (believed, how) = damaged(world, stage, believed).await?;
             }
+            thawed(world, &believed).await.map_err(at_fault)?;
             let opened_with = match drill.breaks.contains(&Scenario::LifeboatLost) {
                 true => by_hand(world, &believed).await,
                 false => restore_one(world, stage, &believed).await,
@@ -190,9 +225,10 @@ impl<'w> Step<World<'w>> for Restore {
             let opened_with = opened_with.map_err(at_fault)?;
             let facts = facts(&world.rig, &believed, how, Some(opened_with.clone())).await.map_err(at_fault)?;
             world.found.backups.push(facts);
-            for scenario in [Scenario::HomeKeyLost, Scenario::KmsGone] {
+            for scenario in [Scenario::HomeKeyLost, Scenario::KmsGone, Scenario::RegionLost] {
                 if drill.breaks.contains(&scenario) && !world.found.broken.contains_key(&scenario) {
-                    broke(world, scenario, format!("the backup of {} was opened with {opened_with}", stage.datastore));
+                    let from = world.region.as_ref().map(|name| format!(" from vault {name}")).unwrap_or_default();
+                    broke(world, scenario, format!("the backup of {} was restored{from} and opened with {opened_with}", stage.datastore));
                 }
             }
         }

@@ -103,6 +103,8 @@ struct World<'a> {
     chosen: Vec<(Believed, String)>,
     restored: Vec<Restored>,
     found: Findings,
+    /// The vault that is left when the home region is lost.
+    region: Option<String>,
     /// The evidence so far, for the prediction.
     series: &'a crate::evidence::Series,
 }
@@ -264,6 +266,7 @@ pub fn refuse_what_breaks_nothing(rig: &Rig, drill: &Drill) -> Result<(), WorkEr
             Scenario::KmsGone if !kms => {
                 return refuse(*scenario, "no KMS key is configured, so nothing would be lost", "remove it, or use home-key-lost");
             }
+            Scenario::RegionLost => drop(load::region_left(rig)?),
             Scenario::HomeKeyLost if !rig.config.keys.iter().any(|key| !matches!(key.kind, crate::config::KeyKind::AgeRecipients(_))) => {
                 return refuse(*scenario, "no key is configured that can open, so nothing would be lost", "remove it");
             }
@@ -316,6 +319,7 @@ async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: boo
         chosen: Vec::new(),
         restored: Vec::new(),
         found: Findings::default(),
+        region: None,
         series: &series,
     };
     team.tell(&Happening::Declared { drill: drill.name.clone(), run: run.run.clone(), rto_seconds: drill.rto.duration().as_secs_f64() });

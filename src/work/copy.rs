@@ -1,0 +1,246 @@
+//! Copying backups to another vault: another region, another account, another building.
+//!
+//! Nothing is opened: ciphertext passes with its hash checked against the signed manifest, documents only if they are signed or bound by
+//! something that is. The order is that of a backup: payloads, slots, envelopes, and the manifest last, so that a backup is in the other
+//! vault whole or not at all. What is there already is not sent again; a copy that was interrupted goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::shelf::{self, Envelopes};
+use super::{Rig, WorkError};
+use crate::domain::Document;
+use crate::domain::document::VaultHeader;
+use crate::domain::id::DatastoreName;
+use crate::domain::layout::{self, EVIDENCE, META, ObjectKey, PAYLOADS};
+use crate::domain::manifest::{Manifest, StoredObject};
+use crate::seal::OpenError;
+use crate::seal::open::Expected;
+use crate::seal::relay::Relay;
+use crate::vault::{Vault, VaultError, fetch};
+
+/// What came of it.
+#[derive(Debug, Default, Serialize)]
+pub struct CopyReport {
+    /// Backups that are new in the other vault.
+    pub backups: usize,
+    /// Backups that were there and got new envelopes.
+    pub updated: usize,
+    /// Backups that were there as they are.
+    pub unchanged: usize,
+    /// Objects and documents that were sent.
+    pub objects: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Records of the evidence that were sent.
+    pub records: usize,
+    /// What is left alone, and why.
+    pub refused: Vec<String>,
+}
+
+/// The other vault, and what stands in it.
+struct Other {
+    vault: Arc<dyn Vault>,
+    keys: BTreeSet<ObjectKey>,
+}
+
+/// Copies what another vault lacks.
+///
+/// # Errors
+/// [`WorkError`] if one of the two cannot be read or written; what was copied by then is whole.
+pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> Result<CopyReport, WorkError> {
+    let vault = Arc::clone(replica(rig, name)?);
+    if rig.trusted.is_empty() {
+        return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell what is worth copying".to_owned()));
+    }
+    same_vault(rig, vault.as_ref(), name).await?;
+    let mut keys = BTreeSet::new();
+    for prefix in [layout::MANIFESTS, META, PAYLOADS, EVIDENCE] {
+        keys.extend(vault.list(prefix).await?.into_iter().map(|facts| facts.key));
+    }
+    let mut other = Other { vault, keys };
+    let mut report = CopyReport::default();
+    let entries = shelf::entries(rig, datastore).await?;
+    let total = entries.iter().filter_map(|entry| entry.manifest.as_ref().ok());
+    let total =
+        total.filter(|believed| !other.keys.contains(&believed.manifest.place().manifest())).map(|b| b.manifest.sealed_bytes()).sum();
+    let stage = rig.progress.begin("copy", Some(total));
+    let mut meta: BTreeMap<String, Vec<ObjectKey>> = BTreeMap::new();
+    for facts in rig.vault.list(META).await? {
+        if let Some((datastore, backup)) = layout::parse_backup_key(facts.key.as_str()) {
+            meta.entry(format!("{datastore}/{backup}")).or_default().push(facts.key);
+        }
+    }
+    for entry in entries {
+        let manifest = match entry.manifest {
+            Ok(believed) => believed.manifest,
+            Err(error) => {
+                report.refused.push(format!("backup {} of {}: {error}", entry.backup, entry.datastore));
+                continue;
+            }
+        };
+        let is_new = !other.keys.contains(&manifest.place().manifest());
+        let own = meta.remove(&format!("{}/{}", manifest.datastore, manifest.backup)).unwrap_or_default();
+        if !is_new && own.iter().all(|key| other.keys.contains(key)) {
+            report.unchanged += 1;
+            continue;
+        }
+        let before = report.objects;
+        one(rig, &mut other, &manifest, &stage, &mut report).await?;
+        match (is_new, report.objects > before) {
+            (true, _) => report.backups += 1,
+            (false, true) => report.updated += 1,
+            (false, false) => report.unchanged += 1,
+        }
+    }
+    evidence(rig, &mut other, &mut report).await?;
+    stage.end();
+    Ok(report)
+}
+
+/// A vault that the configuration names.
+///
+/// # Errors
+/// [`WorkError::Refused`] if it names no such vault.
+pub fn replica<'a>(rig: &'a Rig, name: &str) -> Result<&'a Arc<dyn Vault>, WorkError> {
+    rig.replicas.get(name).ok_or_else(|| {
+        let known: Vec<&str> = rig.replicas.keys().map(String::as_str).collect();
+        WorkError::Refused {
+            what: format!("vault {name}"),
+            why: match known.is_empty() {
+                true => "lifeboat.toml names no other vault".to_owned(),
+                false => format!("lifeboat.toml names {}", known.join(", ")),
+            },
+            hint: format!("add a section [vaults.{name}] with s3 = \"s3://…\" or directory = \"…\""),
+        }
+    })
+}
+
+/// A copy is the same vault in another place, and has its id; an empty place becomes one.
+async fn same_vault(rig: &Rig, other: &dyn Vault, name: &str) -> Result<(), WorkError> {
+    let own = shelf::vault_id(rig).await?;
+    match fetch::document(other, &layout::vault_header()).await? {
+        Some(bytes) => match VaultHeader::parse(&bytes)?.vault {
+            found if found == own => Ok(()),
+            found => Err(WorkError::Refused {
+                what: format!("vault {name}"),
+                why: format!("it is a vault of its own ({found}) and no copy of this one ({own}); nothing was copied"),
+                hint: "name an empty place".to_owned(),
+            }),
+        },
+        None => Ok(other.put(&layout::vault_header(), Document::header(&VaultHeader::new(own))).await?),
+    }
+}
+
+async fn one(
+    rig: &Rig,
+    other: &mut Other,
+    manifest: &Manifest,
+    stage: &crate::report::Stage,
+    report: &mut CopyReport,
+) -> Result<(), WorkError> {
+    for payload in &manifest.payloads {
+        for (number, object) in payload.objects.iter().enumerate() {
+            if rig.cancel.is_cancelled() {
+                return Err(WorkError::Interrupted);
+            }
+            if !other.keys.contains(&object.key) {
+                relay(rig, other.vault.as_ref(), object, number == 0, stage).await?;
+                sent(other, report, &object.key, object.bytes);
+            }
+        }
+    }
+    let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
+    let place = manifest.place();
+    for (envelope, slots) in believed.iter().rev() {
+        for slot in slots {
+            document(other, report, &slot.slot.file, slot.bytes.clone()).await?;
+        }
+        let key = place.envelope(envelope.number);
+        // The guide before the envelope that it belongs to, the signature before what it signs.
+        for key in [place.restore_guide(envelope.number), key.signature(), key] {
+            if let Some(bytes) = fetch::document(rig.vault.as_ref(), &key).await? {
+                document(other, report, &key, bytes.to_vec()).await?;
+            }
+        }
+    }
+    let key = place.manifest();
+    for key in [key.signature(), key] {
+        let bytes = fetch::document(rig.vault.as_ref(), &key).await?;
+        let bytes = bytes.ok_or_else(|| WorkError::Damaged { what: key.to_string(), why: "it is gone".to_owned() })?;
+        document(other, report, &key, bytes.to_vec()).await?;
+    }
+    Ok(())
+}
+
+fn sent(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: u64) {
+    other.keys.insert(key.clone());
+    report.objects += 1;
+    report.bytes += bytes;
+}
+
+async fn document(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: Vec<u8>) -> Result<(), WorkError> {
+    if other.keys.contains(key) {
+        return Ok(());
+    }
+    let length = bytes.len() as u64;
+    other.vault.put(key, Document::of_another_vault(bytes)).await?;
+    sent(other, report, key, length);
+    Ok(())
+}
+
+async fn relay(rig: &Rig, to: &dyn Vault, object: &StoredObject, begins: bool, stage: &crate::report::Stage) -> Result<(), WorkError> {
+    let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![object.key.clone()], rig.cancel.clone()).await?;
+    let expected = Expected { name: object.key.to_string(), bytes: object.bytes, sha256: object.sha256.clone() };
+    let mut relay = Relay::new(expected, to.limits().part_bytes, begins);
+    let mut upload = to.begin(&object.key).await?;
+    let passed = async {
+        while let Some(chunk) = chunks.recv().await {
+            let chunk = chunk.map_err(|why| OpenError::Fetch { name: object.key.to_string(), why })?;
+            stage.add(chunk.len() as u64);
+            for part in relay.pass(&chunk)? {
+                upload.part(part).await?;
+            }
+        }
+        let (last, proof) = relay.done()?;
+        upload.part(last).await?;
+        upload.settle().await?;
+        Ok::<_, WorkError>(proof)
+    };
+    match passed.await {
+        Ok(proof) => match upload.complete(&proof).await {
+            // Another copy of the same was quicker.
+            Err(VaultError::Exists { key }) => Err(VaultError::Exists { key }.into()),
+            other => Ok(other?),
+        },
+        Err(error) => {
+            if let Err(error) = upload.abort().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished upload could not be aborted");
+            }
+            Err(if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error })
+        }
+    }
+}
+
+/// Records that a pinned key signed, in their order.
+async fn evidence(rig: &Rig, other: &mut Other, report: &mut CopyReport) -> Result<(), WorkError> {
+    for facts in rig.vault.list(EVIDENCE).await? {
+        let Some((sequence, true)) = layout::parse_evidence_key(facts.key.as_str()) else { continue };
+        let key = layout::evidence(sequence);
+        if other.keys.contains(&key) {
+            continue;
+        }
+        let bytes = fetch::document_of(rig.vault.as_ref(), facts).await?;
+        let Some(signature) = fetch::document(rig.vault.as_ref(), &key.signature()).await? else { continue };
+        if rig.trusted.signer_of(&bytes, &signature).is_none() {
+            report.refused.push(format!("evidence record {sequence} is not signed by a trusted key"));
+            continue;
+        }
+        document(other, report, &key.signature(), signature.to_vec()).await?;
+        document(other, report, &key, bytes.to_vec()).await?;
+        report.records += 1;
+    }
+    Ok(())
+}

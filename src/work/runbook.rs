@@ -1,0 +1,130 @@
+//! The runbook of one datastore: what to type at 3 a.m., with its real names, for paper.
+//!
+//! It is made from the configuration, the restore plan and the newest backup, so it is printed again whenever one of them changes. Its
+//! commands are those of `docs/RUNBOOK.md`, which the tests run.
+
+use std::fmt::Write;
+
+use super::{Rig, WorkError, shelf};
+use crate::config::plans::{self, PlanStage};
+use crate::config::{KeyKind, VaultConfig};
+use crate::domain::choice::Which;
+use crate::domain::id::DatastoreName;
+
+/// Writes it.
+///
+/// # Errors
+/// [`WorkError`] if there is no such datastore, its plan has faults, or the vault cannot be read.
+pub async fn runbook(rig: &Rig, datastore: &DatastoreName) -> Result<String, WorkError> {
+    let picked = shelf::survey(rig, datastore, &Which::Latest).await?;
+    let manifest = &picked.believed.manifest;
+    let plan = plans::plan_of(&rig.config, datastore)?;
+    let settings = rig.config.datastores.get(datastore);
+    let database = settings.and_then(|settings| settings.connection.database()).unwrap_or(datastore.as_str()).to_owned();
+    let place = match &rig.config.vault {
+        VaultConfig::Directory(path, _) => path.display().to_string(),
+        VaultConfig::S3(_) => rig.vault.address(),
+    };
+    let mut page = format!(
+        "# Bring back {datastore}\n\nPrinted {} by lifeboat {}. Print it again after every change of lifeboat.toml, its keys or its restore plan.\n\n",
+        jiff::Timestamp::now().strftime("%Y-%m-%d"),
+        env!("CARGO_PKG_VERSION"),
+    );
+    let mut fact = |name: &str, value: &str| drop(writeln!(page, "- {name}: `{value}`"));
+    fact("vault", &place);
+    for name in rig.config.vaults.keys() {
+        fact("its copy", name);
+    }
+    fact("configuration", &rig.config.file.display().to_string());
+    fact("database", &database);
+    fact("server", &format!("PostgreSQL {}", manifest.source.server_version));
+    for key in rig.trusted.keys() {
+        fact("signing key, public half", &key.to_line());
+    }
+    for key in &rig.config.keys {
+        let what = match &key.kind {
+            KeyKind::AwsKms { key_id, .. } => format!("{}, KMS key {key_id}", key.name),
+            KeyKind::AgeRecipients(_) => format!("{}, offline: fetch the card from the safe", key.name),
+            KeyKind::AgeIdentity(file) => format!("{}, file {}", key.name, file.display()),
+        };
+        fact("opens backups", &what);
+    }
+    if let Some(settings) = settings {
+        fact("objectives", &format!("data no older than {}, back within {}", settings.rpo, settings.rto));
+    }
+    steps(&mut page, rig, datastore, &database);
+    if let Some(stage) = plan.stage(datastore) {
+        told_by_plan(&mut page, stage);
+    }
+    lost(&mut page, rig, datastore, &database, &place);
+    Ok(page)
+}
+
+fn block(page: &mut String, commands: &str) {
+    let _ = write!(page, "\n```bash\n{commands}\n```\n");
+}
+
+fn steps(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str) {
+    let config = rig.config.file.display();
+    page.push_str("\n## 1. Look before anything else\n\nChanges nothing. It says which backup, how old, how long, and what is missing.\n");
+    block(page, &format!("export LIFEBOAT_CONFIG={config}\nlifeboat restore {datastore} --plan"));
+    page.push_str("\nTo a moment before the damage, not to the newest: add `--at 2026-11-20T12:00:00Z` to every command below.\n");
+    page.push_str("\n## 2. Restore\n\nSet `TARGET` to the server, without a database: `host=db.internal user=postgres`. The password comes from `PGPASSWORD` or `~/.pgpass`.\n\nThe database is gone, or the server is new:\n");
+    block(page, &format!("lifeboat restore {datastore} --to \"$TARGET dbname={database}\" --check --yes"));
+    page.push_str(
+        "\nThe database is there and its data is wrong. The old one is renamed, not dropped, and only after every table was compared:\n",
+    );
+    block(page, &format!("lifeboat restore {datastore} --to \"$TARGET dbname={database}\" --swap --yes"));
+    page.push_str("\nOne table only, into a database beside it:\n");
+    block(page, &format!("lifeboat restore {datastore} --to \"$TARGET dbname={database}_rescue\" --table SCHEMA.TABLE --check --yes"));
+    page.push_str("\nStopped by Ctrl-C, a lost connection or a lost host: the same command again goes on where it stopped.\n");
+    page.push_str("\n## 3. The backup is frozen\n\nThe plan says so, with hours and cost; the restore asks for it and waits by itself. To begin at once, before the target is ready:\n");
+    block(page, &format!("lifeboat thaw {datastore} --confirm\nlifeboat thaw list"));
+}
+
+fn told_by_plan(page: &mut String, stage: &PlanStage) {
+    let mut lines = Vec::new();
+    lines.extend(stage.major.map(|major| format!("the server must be PostgreSQL {major}")));
+    lines.extend(stage.extensions.iter().map(|extension| format!("the server must offer extension {extension}")));
+    lines.extend(
+        stage.tablespaces.iter().map(|pair| format!("tablespace {pair}: the directory must exist, empty, owned by the server's user")),
+    );
+    lines.extend(stage.without_rows_of.iter().map(|(schema, table)| format!("rows of {schema}.{table} are left in the backup")));
+    lines.extend(stage.before.iter().map(|sql| format!("before the rows: {sql}")));
+    lines.extend(stage.after.iter().map(|sql| format!("after the rows: {sql}")));
+    lines.extend(stage.smoke.iter().map(|smoke| format!("in the end `{}` must succeed: {}", smoke.name, smoke.command.join(" "))));
+    if lines.is_empty() {
+        return;
+    }
+    page.push_str("\n## What its restore plan does by itself\n\n");
+    lines.iter().for_each(|line| drop(writeln!(page, "- {line}")));
+}
+
+fn lost(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str, place: &str) {
+    page.push_str("\n## When more is lost\n");
+    for name in rig.config.vaults.keys() {
+        let _ = write!(page, "\nThe home region is gone; its copy `{name}` is left:\n");
+        block(
+            page,
+            &format!(
+                "lifeboat restore {datastore} --vault {name} --plan\nlifeboat restore {datastore} --vault {name} --to \"$TARGET dbname={database}\" --check --yes"
+            ),
+        );
+    }
+    let trust: Vec<String> = rig.trusted.keys().iter().map(|key| format!("--trust-key '{}'", key.to_line())).collect();
+    let trust = trust.join(" ");
+    page.push_str("\nThis host is gone: on any machine with lifeboat, credentials for the vault, and the recovery key in `recovery.txt` (chmod 600):\n");
+    block(
+        page,
+        &format!(
+            "cd \"$(mktemp -d)\"\nlifeboat restore {datastore} --vault {place} --identity recovery.txt {trust} --to \"$TARGET dbname={database}\" --check --yes"
+        ),
+    );
+    page.push_str("\nThe home key is gone (KMS refuses, the identity file is lost): any other key slot opens as well.\n");
+    block(page, &format!("lifeboat restore {datastore} --identity recovery.txt --to \"$TARGET dbname={database}\" --check --yes"));
+    let _ = write!(
+        page,
+        "\nlifeboat itself is gone: follow `meta/{datastore}/BACKUP/RESTORE.md` in the vault, the one with the highest number. It needs `age`, `zstd`, `openssl`, `psql` and `pg_restore`.\n"
+    );
+    page.push_str("\n## Afterwards\n\n- `lifeboat evidence show` has the restore's record: it goes into the incident's file.\n- `lifeboat backup` takes a new backup of what was restored; `lifeboat status` says whether all is well.\n");
+}

@@ -39,7 +39,7 @@ pub struct InitReport {
 
 /// Examples of restore plans and drills, as they stand in this repository. They name a datastore that a new set-up does not have,
 /// so they are written as examples, to be renamed.
-pub const EXAMPLES: [(&str, &str); 11] = [
+pub const EXAMPLES: [(&str, &str); 13] = [
     ("schedules/nightly.toml", include_str!("../../schedules/nightly.toml")),
     ("schedules/housekeeping.toml", include_str!("../../schedules/housekeeping.toml")),
     ("schedules/sweep.toml", include_str!("../../schedules/sweep.toml")),
@@ -50,6 +50,8 @@ pub const EXAMPLES: [(&str, &str); 11] = [
     ("drills/home-key-lost.toml", include_str!("../../drills/home-key-lost.toml")),
     ("drills/kms-gone.toml", include_str!("../../drills/kms-gone.toml")),
     ("drills/lifeboat-lost.toml", include_str!("../../drills/lifeboat-lost.toml")),
+    ("drills/region-lost.toml", include_str!("../../drills/region-lost.toml")),
+    ("drills/thaw.toml", include_str!("../../drills/thaw.toml")),
     ("drills/newest-damaged.toml", include_str!("../../drills/newest-damaged.toml")),
 ];
 

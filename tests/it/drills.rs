@@ -215,6 +215,22 @@ fn the_newest_backup_is_damaged_and_the_one_before_is_used() {
 }
 
 #[test]
+fn the_home_region_is_lost_and_its_copy_opens_with_another_key() {
+    let r = Rehearsal::new();
+    r.script(&format!("break = [\"region-lost\"]\nrecovery_identity = \"{}\"", r.home.recovery()));
+    r.home.run(&["drill", "nightly"]).fails(2, &["lifeboat.toml names no other vault"]);
+    r.home.configure("\n[vaults.dr]\ndirectory = \"elsewhere\"\n");
+    // A copy that nobody keeps up to date is found out.
+    r.home.run(&["copy", "dr"]).ok();
+    let report = r.report(0);
+    let outcome = report["broken"]["region-lost"].as_str().unwrap();
+    assert!(outcome.contains("from vault dr") && outcome.contains("opened with recovery"), "{outcome}");
+    std::fs::remove_dir_all(r.home.path("elsewhere")).unwrap();
+    let report = r.report(8);
+    assert_eq!(report["verdict"], "FAIL", "{report:#}");
+}
+
+#[test]
 fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
     let r = Rehearsal::new();
     let smoke = "[[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/usr/bin/psql\", \"--dbname={target}\", \"-Atc\", \"SELECT 1/count(*) FROM patients\"]\n";

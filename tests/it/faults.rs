@@ -231,6 +231,12 @@ fn a_queued_exclusive_lock_is_waited_for_only_so_long_and_blocks_nobody_else() {
 pub struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
+    /// Makes room.
+    pub fn grow(&self, mib: u32) {
+        let grown = Command::new("mount").args(["-o", &format!("remount,size={mib}m")]).arg(&self.0).status().unwrap();
+        assert!(grown.success());
+    }
+
     pub fn mount(at: &Path, mib: u32) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(at).status().unwrap();

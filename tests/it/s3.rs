@@ -497,6 +497,61 @@ fn a_restore_goes_on_at_the_byte_after_connections_break_and_through_an_outage()
     home.restore(&target.conninfo("e")).ok();
 }
 
+/// The whole night: frozen, asked for, three connections cut, one Ctrl-C, a store that is slow for a while; in the end every row is there.
+/// `LIFEBOAT_SHOW_ROWS` makes it as large as one likes: 580000 rows are 1.5 GB.
+#[test]
+fn a_cold_backup_survives_cut_connections_and_ctrl_c() {
+    let rows: u64 = std::env::var("LIFEBOAT_SHOW_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(30_000);
+    let (aws, source, target) = (Aws::start(), Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE DATABASE d");
+    source.psql("d", &format!("CREATE TABLE t AS SELECT i, (SELECT string_agg(sha256((i * 1000 + j)::text::bytea), '') FROM generate_series(1, 40) j) AS x FROM generate_series(1, {rows}) i; ALTER TABLE t ADD PRIMARY KEY (i)"));
+    let home = aws.home(&source, "storage_class = \"GLACIER\"\nthaw_poll = \"1s\"\n");
+    home.backup();
+    aws.front.glacier.freeze(std::time::Duration::from_secs(3), false);
+    let cut = |after| Rule { when: vec!["GET", "main.zst.age"], fault: Fault::Reset, times: 1, after };
+    aws.front.rules(vec![cut(2), cut(2), cut(2)]);
+    let to = target.conninfo("d");
+    let arguments = ["restore", "db", "--to", &to, "--tier", "expedited", "--yes", "--check"];
+    let begun = std::time::Instant::now();
+    let child = home.command(&arguments).spawn().unwrap();
+    let loading = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND datname = 'd'";
+    crate::support::eventually("rows are loading", || target.psql("postgres", loading) == "1");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    crate::support::home::out(&child.wait_with_output().unwrap()).fails(130, &["The same command goes on from here"]);
+    let restored = home.run(&arguments).ok();
+    assert!(restored.stdout.contains("all as recorded") && restored.stdout.contains("done already: schema"), "{}", restored.stdout);
+    eprintln!("{} rows, thaw and Ctrl-C included: {:.1} s\n{}", rows, begun.elapsed().as_secs_f64(), restored.stdout);
+    assert!(aws.front.met().len() == 3, "{:?}", aws.front.met());
+    assert_eq!(target.psql("d", "SELECT count(*) FROM t"), rows.to_string());
+}
+
+/// Credentials that end in the middle are asked for anew where something gives them out.
+#[test]
+fn credentials_that_expire_midway_are_refreshed() {
+    use std::os::unix::fs::PermissionsExt;
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let mut home = aws.home(&source, "patience = \"60s\"\n");
+    home.backup();
+    let (program, asked) = (home.path("credentials"), home.path("asked"));
+    let script = format!(
+        "#!/bin/sh\necho x >> {}\ndate -u -d '+6 seconds' '+{{\"Version\":1,\"AccessKeyId\":\"test\",\"SecretAccessKey\":\"test\",\"SessionToken\":\"t\",\"Expiration\":\"%Y-%m-%dT%H:%M:%SZ\"}}'\n",
+        asked.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let profile = format!("[default]\ncredential_process = {}\nregion = us-east-1\n", program.display());
+    std::fs::write(home.path("profile"), profile).unwrap();
+    home.set("AWS_CONFIG_FILE", home.path("profile").to_str().unwrap());
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+        home.set(name, "");
+    }
+    let expired = "<?xml version=\"1.0\"?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>";
+    let fault = Fault::Answer(400, "application/xml", expired.to_owned());
+    aws.front.rules(vec![Rule { when: vec!["GET", "main.zst.age"], fault, times: 5, after: 1 }]);
+    home.restore(&target.conninfo("d")).ok();
+    assert!(std::fs::read_to_string(&asked).unwrap().lines().count() > 1, "they were asked for again");
+}
+
 /// Retrievals that take time, are refused for want of capacity, and are asked for twice.
 #[test]
 fn a_backup_in_glacier_is_asked_for_waited_for_and_restored() {

@@ -77,6 +77,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
     Ok(Rig {
         config,
         vault,
+        is_elsewhere: false,
         replicas,
         keys,
         openers,

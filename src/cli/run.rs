@@ -45,7 +45,8 @@ impl Start {
             Some(vault) => super::elsewhere::config(&self.config, vault)?,
         };
         let extras = Extras { identities: opening.identity.clone(), trust: opening.trust_key.clone() };
-        Ok(rig::assemble(config, extras, self.progress.clone(), self.cancel.clone()).await?)
+        let rig = rig::assemble(config, extras, self.progress.clone(), self.cancel.clone()).await?;
+        Ok(Rig { is_elsewhere: vault.is_some(), ..rig })
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Rig {
     pub config: Config,
     /// The vault.
     pub vault: Arc<dyn Vault>,
+    /// Whether the vault is another than the configured one, and so perhaps a copy, whose evidence must not go on by itself.
+    pub is_elsewhere: bool,
     /// Other vaults by name: copies of this one.
     pub replicas: BTreeMap<String, Arc<dyn Vault>>,
     /// Keys that wrap.

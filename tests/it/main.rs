@@ -22,6 +22,7 @@ mod retention;
 mod round_trip;
 #[cfg(feature = "aws")]
 mod s3;
+mod sessions;
 mod simulation;
 mod sources;
 mod telling;

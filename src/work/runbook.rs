@@ -30,7 +30,7 @@ pub async fn runbook(rig: &Rig, datastore: &DatastoreName) -> Result<String, Wor
         jiff::Timestamp::now().strftime("%Y-%m-%d"),
         env!("CARGO_PKG_VERSION"),
     );
-    let mut fact = |name: &str, value: &str| drop(writeln!(page, "- {name}: `{value}`"));
+    let mut fact = |name: &str, value: &str| page.push_str(&format!("- {name}: `{value}`\n"));
     fact("vault", &place);
     for name in rig.config.vaults.keys() {
         fact("its copy", name);
@@ -97,7 +97,7 @@ fn told_by_plan(page: &mut String, stage: &PlanStage) {
         return;
     }
     page.push_str("\n## What its restore plan does by itself\n\n");
-    lines.iter().for_each(|line| drop(writeln!(page, "- {line}")));
+    lines.iter().for_each(|line| page.push_str(&format!("- {line}\n")));
 }
 
 fn lost(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str, place: &str) {

@@ -44,6 +44,14 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
     let mut keys: Vec<Arc<dyn Key>> = Vec::new();
     let mut openers: Vec<Arc<dyn Opener>> = Vec::new();
     for path in &extras.identities {
+        // Another key may open as well; a mistyped name is a mistake all the same.
+        if !path.exists() {
+            return Err(WorkError::Refused {
+                what: format!("--identity {}", path.display()),
+                why: "there is no such file".to_owned(),
+                hint: "name the file with the key; it begins with AGE-SECRET-KEY-1, or lines with # before that".to_owned(),
+            });
+        }
         openers.push(Arc::new(IdentityFile::new(&format!("--identity {}", path.display()), path)));
     }
     for key in &config.keys {

@@ -52,6 +52,9 @@ pub struct Opening {
     /// An age identity file that may open the backup, such as the offline recovery key. May be repeated.
     #[arg(long, value_name = "FILE")]
     pub identity: Vec<PathBuf>,
+    /// Another vault: one of [vaults] in lifeboat.toml, s3://bucket/prefix, or a directory. An address needs no lifeboat.toml.
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
     /// A public signing key to believe beside the configured ones: one line, or a PEM file. May be repeated.
     #[arg(long, value_name = "KEY")]
     pub trust_key: Vec<String>,
@@ -127,7 +130,7 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat restore chat --plan\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to service=chat --swap\n  lifeboat restore chat --to postgres:///rescue --table public.messages\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat --vault s3://backups-dr/prod --identity recovery.txt --trust-key KEY --to postgres:///chat\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql. After Ctrl-C or a lost connection the same\ncommand goes on where it stopped."
     )]
     Restore(Box<RestoreArguments>),
-    /// Ask for readable copies of a backup in an archive class. Shows time and cost first; asks with --confirm.
+    /// Ask for readable copies of a backup in an archive class. Shows time and cost first; sends the request with --confirm.
     #[command(
         args_conflicts_with_subcommands = true,
         after_help = "Examples:\n  lifeboat thaw chat\n  lifeboat thaw 20261122T031500Z-K3XQ7A --tier expedited --confirm\n  lifeboat thaw list\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A\n\nA restore thaws what it needs by itself; what was asked for goes on in the store whatever happens here."
@@ -311,9 +314,6 @@ pub struct RestoreArguments {
     /// The newest backup taken at or before this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
-    /// Another vault: one of [vaults] in lifeboat.toml, s3://bucket/prefix, or a directory. Needs no lifeboat.toml.
-    #[arg(long, value_name = "VAULT")]
-    pub vault: Option<String>,
     /// Show what can be restored, how long it takes, what it costs and what is missing; change nothing.
     #[arg(long)]
     pub plan: bool,

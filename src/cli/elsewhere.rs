@@ -26,7 +26,7 @@ fn address(vault: &str, names: &[String]) -> Result<VaultConfig, WorkError> {
     if let Some((bucket, prefix)) = parse_s3_address(vault) {
         return Ok(VaultConfig::S3(Box::new(crate::config::S3Config::at(bucket, prefix))));
     }
-    let directory = Path::new(vault);
+    let directory = Path::new(vault.strip_prefix("file://").unwrap_or(vault));
     if directory.join("vault.json").is_file() {
         return Ok(VaultConfig::Directory(std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned()), None));
     }
@@ -34,7 +34,10 @@ fn address(vault: &str, names: &[String]) -> Result<VaultConfig, WorkError> {
     Err(WorkError::Refused {
         what: format!("--vault {vault}"),
         why: format!("it is no vault: neither s3://bucket/prefix nor a directory with a vault.json{known}"),
-        hint: "write the address that stands on the recovery card".to_owned(),
+        hint: match names.is_empty() {
+            true => "write the address that stands on the recovery card".to_owned(),
+            false => format!("--vault {}", names.join(", or --vault ")),
+        },
     })
 }
 

@@ -83,7 +83,7 @@ fn log(arguments: &Arguments) -> Spans {
         _ => "lifeboat=debug",
     };
     let filter = EnvFilter::try_from_env("LIFEBOAT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(settled).with_target(false).with_ansi(std::io::stderr().is_terminal());
     let lines = match arguments.log_format {
         arguments::LogFormat::Json => lines.json().boxed(),
         // systemd's journal and a person at a terminal know the time themselves.
@@ -96,6 +96,12 @@ fn log(arguments: &Arguments) -> Spans {
     });
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
     spans
+}
+
+/// Standard error, with the progress that is on it in order.
+fn settled() -> std::io::Stderr {
+    progress::settle();
+    std::io::stderr()
 }
 
 /// Spans on their way to a collector, as OpenTelemetry's own environment variables name it.
@@ -139,7 +145,7 @@ async fn with_signals(arguments: Arguments) -> Exit {
         tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
         print::talk(match serves {
             true => "stopping: waiting for what runs (once more to stop at once)",
-            false => "interrupted: undoing what was begun (once more to stop at once)",
+            false => "interrupted: stopping cleanly (once more to stop at once)",
         });
         signalled.cancel();
         tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }

@@ -25,11 +25,13 @@ impl<E: Into<WorkError>> From<E> for Failure {
 
 /// Writes a line of talk to stderr. A reader that is gone is not an error.
 pub fn talk(text: &str) {
+    super::progress::settle();
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Writes data to stdout. A reader that is gone is not an error.
 pub fn data(text: &str) {
+    super::progress::settle();
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 

@@ -1,17 +1,20 @@
 //! Progress: bars on a terminal, a line now and then elsewhere, always on stderr.
 
-use std::io::IsTerminal;
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::print::talk;
 use crate::domain::span::{bytes_for_people, for_people};
 use crate::report::{Progress, Stage};
 
 const BAR_INTERVAL: Duration = Duration::from_millis(120);
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What is on the screen. Whoever prints something else brings it in order first ([`settle`]).
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
 
 /// Something that shows progress until it is stopped.
 pub struct Shown {
@@ -34,32 +37,127 @@ pub fn show(progress: Progress, quiet: bool) -> Shown {
     if quiet {
         return Shown { stop: None };
     }
-    let (stop, stopped) = tokio::sync::oneshot::channel();
-    let task = if std::io::stderr().is_terminal() { tokio::spawn(bars(progress, stopped)) } else { tokio::spawn(lines(progress, stopped)) };
+    let (screen, interval) = match std::io::stderr().is_terminal() {
+        true => (Screen::Bars(Bars { progress, screen: MultiProgress::new(), shown: Vec::new(), seen: 0 }), BAR_INTERVAL),
+        false => (Screen::Lines(Lines { progress, told: 0, since: Instant::now() }), LOOK_INTERVAL),
+    };
+    if let Ok(mut at) = SCREEN.lock() {
+        *at = Some(screen);
+    }
+    let (stop, mut stopped) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(async move {
+        while tokio::time::timeout(interval, &mut stopped).await.is_err() {
+            on_screen(Screen::tick);
+        }
+        settle();
+        if let Ok(mut at) = SCREEN.lock() {
+            *at = None;
+        }
+    });
     Shown { stop: Some((stop, task)) }
 }
 
-async fn bars(progress: Progress, mut stopped: tokio::sync::oneshot::Receiver<()>) {
-    let screen = MultiProgress::new();
-    let mut bars: Vec<(Arc<Stage>, ProgressBar)> = Vec::new();
-    loop {
-        let last = tokio::time::timeout(BAR_INTERVAL, &mut stopped).await.is_ok();
-        for stage in progress.stages().into_iter().skip(bars.len()) {
-            let bar = screen.add(ProgressBar::new(stage.total.unwrap_or(0)));
-            bar.set_style(style(&stage));
-            bar.set_prefix(stage.name.clone());
-            bars.push((stage, bar));
-        }
-        for (stage, bar) in &bars {
-            update(stage, bar);
-            if last {
-                bar.abandon();
-            }
-        }
-        if last {
-            return;
+fn on_screen(what: impl FnOnce(&mut Screen)) {
+    if let Ok(mut at) = SCREEN.lock()
+        && let Some(screen) = at.as_mut()
+    {
+        what(screen);
+    }
+}
+
+/// Shows what has ended by now and lets go of it, so that what is printed next stands below and is not drawn over.
+pub fn settle() {
+    on_screen(Screen::settle);
+}
+
+enum Screen {
+    Bars(Bars),
+    Lines(Lines),
+}
+
+impl Screen {
+    fn tick(&mut self) {
+        match self {
+            Self::Bars(bars) => bars.tick(),
+            Self::Lines(lines) => lines.tick(),
         }
     }
+    fn settle(&mut self) {
+        match self {
+            Self::Bars(bars) => bars.settle(),
+            Self::Lines(lines) => lines.tell_ended(),
+        }
+    }
+}
+
+/// Bars on a terminal.
+struct Bars {
+    progress: Progress,
+    screen: MultiProgress,
+    shown: Vec<(Arc<Stage>, ProgressBar)>,
+    seen: usize,
+}
+
+impl Bars {
+    fn add(&mut self, stage: Arc<Stage>) {
+        let bar = self.screen.add(ProgressBar::new(stage.total.unwrap_or(0)));
+        bar.set_style(style(&stage));
+        bar.set_prefix(stage.name.clone());
+        self.shown.push((stage, bar));
+    }
+
+    fn tick(&mut self) {
+        for stage in self.progress.stages().into_iter().skip(self.seen) {
+            self.seen += 1;
+            self.add(stage);
+        }
+        self.shown.iter().for_each(|(stage, bar)| update(stage, bar));
+    }
+
+    fn settle(&mut self) {
+        self.tick();
+        let mut going_on = Vec::new();
+        for (stage, bar) in self.shown.drain(..) {
+            match stage.time().1 {
+                true => bar.abandon(),
+                false => {
+                    bar.finish_and_clear();
+                    going_on.push(stage);
+                }
+            }
+        }
+        self.screen = MultiProgress::new();
+        going_on.into_iter().for_each(|stage| self.add(stage));
+    }
+}
+
+/// A line for each stage that has ended, and one now and then for those that go on.
+struct Lines {
+    progress: Progress,
+    told: usize,
+    since: Instant,
+}
+
+impl Lines {
+    fn tick(&mut self) {
+        self.tell_ended();
+        if self.since.elapsed() >= LINE_INTERVAL {
+            self.since = Instant::now();
+            self.progress.stages().iter().skip(self.told).for_each(|stage| say(&line(stage)));
+        }
+    }
+
+    fn tell_ended(&mut self) {
+        let stages = self.progress.stages();
+        while let Some(stage) = stages.get(self.told).filter(|stage| stage.time().1) {
+            say(&line(stage));
+            self.told += 1;
+        }
+    }
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn style(stage: &Stage) -> ProgressStyle {
@@ -87,28 +185,6 @@ fn update(stage: &Stage, bar: &ProgressBar) {
     } else {
         bar.set_message(stage.current().unwrap_or_default());
         bar.tick();
-    }
-}
-
-async fn lines(progress: Progress, mut stopped: tokio::sync::oneshot::Receiver<()>) {
-    let mut told = 0;
-    let mut elapsed = Duration::ZERO;
-    loop {
-        let interval = Duration::from_millis(250);
-        let last = tokio::time::timeout(interval, &mut stopped).await.is_ok();
-        elapsed += interval;
-        let stages = progress.stages();
-        while let Some(stage) = stages.get(told).filter(|stage| stage.time().1) {
-            talk(&line(stage));
-            told += 1;
-        }
-        if last {
-            return;
-        }
-        if elapsed >= LINE_INTERVAL {
-            elapsed = Duration::ZERO;
-            stages.iter().skip(told).for_each(|stage| talk(&line(stage)));
-        }
     }
 }
 

@@ -54,9 +54,13 @@ pub(super) async fn run(start: &Start, verb: RecoveryVerb) -> Result<Exit, Failu
             if start.json {
                 print::json(&json!({ "recipient": key.recipient, "key": out, "card": card }));
             }
-            talk("it is not kept here. Next:");
-            talk(&format!("  - in lifeboat.toml: [keys.recovery] with kind = \"age\" and recipients = [\"{}\"]", key.recipient));
-            talk("  - `lifeboat rekey` gives it to the backups that are there already");
+            for file in out.iter().chain(&card) {
+                talk(&format!("wrote {}: bring it offline, and remove it here", file.display()));
+            }
+            talk("lifeboat itself keeps nothing of it. Next:");
+            talk(&format!("  - add \"{}\" to recipients = […] of [keys.recovery] in lifeboat.toml (kind = \"age\")", key.recipient));
+            talk("    (a recipient that is taken out there is retired: only if that key is lost)");
+            talk("  - `lifeboat rekey --confirm` gives it to the backups that are there already");
             talk("  - `lifeboat recovery-key test` proves that it opens them; then bring it to the safe");
             Ok(Exit::Done)
         }
@@ -68,6 +72,9 @@ pub(super) async fn run(start: &Start, verb: RecoveryVerb) -> Result<Exit, Failu
                 let row = |proof: &recovery::Proof| {
                     let backup = proof.backup.as_ref().map_or("-".to_owned(), ToString::to_string);
                     let answer = match (&proof.slot, &proof.error) {
+                        (Some(slot), _) if proof.is_local => {
+                            format!("opens, slot {slot}: but that is this host's own key, and lost with it")
+                        }
                         (Some(slot), _) => format!("opens, slot {slot}"),
                         (None, error) => format!("DOES NOT OPEN: {}", error.as_deref().unwrap_or("nobody knows why")),
                     };
@@ -78,6 +85,9 @@ pub(super) async fn run(start: &Start, verb: RecoveryVerb) -> Result<Exit, Failu
             let closed: Vec<&str> = proofs.iter().filter(|proof| proof.slot.is_none()).map(|proof| proof.datastore.as_str()).collect();
             if proofs.is_empty() {
                 return Err(WorkError::NotVerified("there is no backup in the vault that it could open".to_owned()).into());
+            }
+            if proofs.iter().any(|proof| proof.is_local) {
+                return Err(WorkError::NotVerified("this is a key of this host: it proves nothing of the offline one".to_owned()).into());
             }
             match closed.is_empty() {
                 true => Ok(Exit::Done),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::arguments::RestoreArguments;
 use super::exit::Exit;
 use super::print::{self, Failure, data, talk};
-use super::run::{Start, UNVERIFIED, backup_id, datastore_name, parse};
+use super::run::{Start, UNVERIFIED, backup_id, datastore_name};
 use crate::config::plans;
 use crate::domain::choice::Which;
 use crate::domain::drill::{Answer, CheckResult};
@@ -25,7 +25,11 @@ use crate::work::{Rig, WorkError, thaw};
 fn which(arguments: &RestoreArguments) -> Result<Which, WorkError> {
     match (&arguments.backup, &arguments.at) {
         (Some(id), _) => Ok(Which::Exactly(backup_id(id)?)),
-        (None, Some(time)) => Ok(Which::At(parse(time, "--at", "write a time like 2026-11-20T12:00:00Z")?)),
+        (None, Some(time)) => Ok(Which::At(time.parse().map_err(|_| WorkError::Refused {
+            what: "--at".to_owned(),
+            why: format!("{time:?} is not a time with its zone"),
+            hint: "write it like 2026-11-20T12:00:00Z (Z for UTC) or 2026-11-20T13:00:00+01:00".to_owned(),
+        })?)),
         (None, None) => Ok(Which::Latest),
     }
 }
@@ -46,16 +50,30 @@ fn target(text: Option<&str>) -> Result<Target, WorkError> {
     } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
     {
         let connection = Connection::parse(text).map_err(|error| WorkError::from(TargetError::from(error)))?;
+        if connection.database().is_none() {
+            return Err(WorkError::Refused {
+                what: "--to".to_owned(),
+                why: "it names a server and no database".to_owned(),
+                hint: "add dbname=NAME, or /NAME to a URI; a database that does not exist yet is created".to_owned(),
+            });
+        }
         Ok(Target::Database(connection))
-    } else {
+    } else if text.contains('/') || text.starts_with('.') {
         Ok(Target::Directory(text.into()))
+    } else {
+        // A database's name without a server would make a directory full of plaintext.
+        Err(WorkError::Refused {
+            what: format!("--to {text}"),
+            why: "it may mean a database or a directory".to_owned(),
+            hint: format!("write postgres:///{text} or \"host=… dbname={text}\" for a database, ./{text} for files in the clear"),
+        })
     }
 }
 
 pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Exit, Failure> {
     let (which, target) = (which(&arguments)?, target(arguments.to.as_deref())?);
     let wishes = wishes_of(&arguments)?;
-    let rig = start.rig_of(arguments.vault.as_deref(), &arguments.opening).await?;
+    let rig = start.rig(&arguments.opening).await?;
     let name = datastore_name(&arguments.datastore)?;
     let question = Question { datastore: &name, which: &which, tier: arguments.tier, days: arguments.days };
     let mut quote = quote::quote(&rig, &question).await?;
@@ -140,6 +158,14 @@ async fn to_files(
     question: &Question<'_>,
     arguments: &RestoreArguments,
 ) -> Result<Exit, Failure> {
+    if arguments.check || arguments.swap || !arguments.table.is_empty() || !arguments.schema.is_empty() {
+        return Err(WorkError::Refused {
+            what: "--check, --swap, --table and --schema".to_owned(),
+            why: "they are for a restore into a database".to_owned(),
+            hint: "leave them out, or name a database: --to postgres:///NAME".to_owned(),
+        }
+        .into());
+    }
     quote.steps = match &target {
         Target::Directory(path) => vec![format!("write its opened payloads, in the clear, to {}", path.display())],
         _ => vec!["write the archive of its main payload to stdout".to_owned()],
@@ -261,9 +287,9 @@ fn drilled(quote: &Quote) -> String {
 #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
 fn takes(quote: &Quote) -> String {
     let takes = &quote.takes;
-    let allowed = for_people(Duration::from_secs(takes.rto_seconds));
+    let allowed = takes.rto_seconds.map_or("not known here".to_owned(), |seconds| for_people(Duration::from_secs(seconds)));
     let basis = match takes.measured {
-        0 => return format!("unknown: no drill or restore of it was ever measured; the RTO is {allowed}"),
+        0 => return format!("unknown: no drill or restore of it was ever measured; its RTO is {allowed}"),
         1 => "one measured restore of it".to_owned(),
         count => format!("{count} measured restores of it"),
     };
@@ -272,8 +298,12 @@ fn takes(quote: &Quote) -> String {
         0 => String::new(),
         seconds => format!(", up to {} of it thawing", for_people(Duration::from_secs(seconds))),
     };
-    let verdict = if total <= takes.rto_seconds as f64 { "within" } else { "MORE THAN" };
-    format!("about {} (median of {basis}, scaled to its size{thaw}), {verdict} the RTO of {allowed}", seconds(total))
+    let about = format!("about {} (median of {basis}, scaled to its size{thaw})", seconds(total));
+    match takes.rto_seconds {
+        None => about,
+        Some(rto) if total <= rto as f64 => format!("{about}, within the RTO of {allowed}"),
+        Some(_) => format!("{about}, MORE THAN the RTO of {allowed}"),
+    }
 }
 
 fn costs(quote: &Quote) -> String {
@@ -348,7 +378,11 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         text.push_str(&format!("\n  went on    from an interrupted restore; done already: {}", report.resumed_after.join(", ")));
     }
     if let Some(swap) = &report.swapped {
-        text.push_str(&format!("\n  swapped    the old database is {:?} now; the way back: {}", swap.aside, swap.way_back()));
+        text.push_str(&format!(
+            "\n  swapped    the old database is {:?} now; the way back, from another database and with nobody connected to either: {}",
+            swap.aside,
+            swap.way_back()
+        ));
     }
     let time = |t: &restore::StageTime| match t.bytes {
         Some(bytes) => format!("{} {:.1} s ({}/s)", t.stage, t.seconds, bytes_for_people((bytes as f64 / t.seconds.max(0.001)) as u64)),
@@ -365,6 +399,9 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         ] {
             names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
         }
+    }
+    if let Some(number) = report.recorded {
+        text.push_str(&format!("\n  recorded   as number {number} of the evidence"));
     }
     match &report.comparison {
         None => text.push_str("\n  compared   nothing; --check compares every table with what was recorded at backup time"),

@@ -35,11 +35,7 @@ pub(super) struct Start {
 
 impl Start {
     pub(super) async fn rig(&self, opening: &Opening) -> Result<Rig, Failure> {
-        self.rig_of(None, opening).await
-    }
-
-    /// The same with another vault: one that the configuration names, or an address, for which no configuration is needed.
-    pub(super) async fn rig_of(&self, vault: Option<&str>, opening: &Opening) -> Result<Rig, Failure> {
+        let vault = opening.vault.as_deref();
         let config = match vault {
             None => Config::load(&self.config).map_err(WorkError::from)?,
             Some(vault) => super::elsewhere::config(&self.config, vault)?,
@@ -432,7 +428,8 @@ async fn run_copy(start: &Start, vault: &str, datastore: Option<&str>) -> Result
     let datastore = datastore.map(datastore_name).transpose()?;
     let state = "backups that were copied are whole there; the same command goes on with the rest";
     let copied = copy::copy(&rig, vault, datastore.as_ref()).await;
-    let report = copied.map_err(|error| Failure { error: Box::new(error), state: Some(state.to_owned()) })?;
+    let begun = |error: &WorkError| (error.trouble() != crate::domain::Trouble::Usage).then(|| state.to_owned());
+    let report = copied.map_err(|error| Failure { state: begun(&error), error: Box::new(error) })?;
     match start.json {
         true => print::json(&report),
         false => data(&format!(

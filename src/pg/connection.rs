@@ -141,6 +141,8 @@ impl Connection {
             None => tokio::process::Command::new(program),
         };
         command.env_clear().envs(self.environment()).env("LIFEBOAT_TARGET", &self.conninfo).kill_on_drop(true);
+        // Ctrl-C on a terminal goes to the whole group: what a child is in the middle of is for lifeboat to end.
+        command.process_group(0);
         if self.jail.is_some() {
             command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         }

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::drill;
-use super::{Rig, WorkError, back_up, shelf};
+use super::{Rig, WorkError, back_up, copy, shelf};
 use crate::config::DatastoreConfig;
 use crate::config::serve::{How, UrlFrom};
 use crate::config::{plans, schedules};
@@ -68,6 +68,7 @@ pub fn trouble(lines: &[Line]) -> Option<Trouble> {
 /// Never for an answer that is bad; only if asking itself is impossible.
 pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
     let mut lines = check_vault(rig).await;
+    lines.extend(check_copies(rig).await);
     lines.extend(check_keys(rig).await);
     lines.push(check_signer(rig).await);
     lines.push(match &rig.catalog {
@@ -179,6 +180,22 @@ async fn check_vault(rig: &Rig) -> Vec<Line> {
             (None, true) => line("vault", ability.question, Answer::CouldNotLook, ability.detail),
             (_, false) => line("vault", ability.question, Answer::Note, ability.detail),
         })),
+    }
+    lines
+}
+
+/// Whether each of [vaults] is a copy of this one, and how far behind it is.
+async fn check_copies(rig: &Rig) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for name in rig.replicas.keys() {
+        let (subject, question) = (format!("vault {name}"), "is a copy of this one");
+        lines.push(match copy::behind(rig, name).await {
+            Ok(copy::Behind::Nothing) => line(&subject, question, Answer::Good, "it has every backup"),
+            Ok(copy::Behind::Backups(count)) => {
+                line(&subject, question, Answer::Note, format!("it lacks {count} backups; `lifeboat copy {name}` brings them"))
+            }
+            Err(error) => bad(&subject, question, error.trouble(), error.to_string()),
+        });
     }
     lines
 }

@@ -55,6 +55,9 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
     if rig.trusted.is_empty() {
         return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell what is worth copying".to_owned()));
     }
+    if let Some(datastore) = datastore {
+        shelf::known(rig, datastore).await?;
+    }
     same_vault(rig, vault.as_ref(), name).await?;
     let mut keys = BTreeSet::new();
     for prefix in [layout::MANIFESTS, META, PAYLOADS, EVIDENCE] {
@@ -98,6 +101,34 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
     evidence(rig, &mut other, &mut report).await?;
     stage.end();
     Ok(report)
+}
+
+/// How far a copy is behind.
+pub enum Behind {
+    /// It has every backup.
+    Nothing,
+    /// It lacks so many.
+    Backups(usize),
+}
+
+/// Looks how far a copy is behind, by names alone.
+///
+/// # Errors
+/// [`WorkError`] if it is no copy of this vault, or one of the two cannot be read.
+pub async fn behind(rig: &Rig, name: &str) -> Result<Behind, WorkError> {
+    let other = replica(rig, name)?;
+    match fetch::document(other.as_ref(), &layout::vault_header()).await? {
+        Some(_) => same_vault(rig, other.as_ref(), name).await?,
+        None => {
+            // Nothing was ever copied there; only `copy` makes a vault of it.
+            let own = rig.vault.list(layout::MANIFESTS).await?;
+            return Ok(Behind::Backups(own.iter().filter(|facts| layout::parse_manifest_key(facts.key.as_str()).is_some()).count()));
+        }
+    }
+    let there: BTreeSet<ObjectKey> = other.list(layout::MANIFESTS).await?.into_iter().map(|facts| facts.key).collect();
+    let own = rig.vault.list(layout::MANIFESTS).await?.into_iter().map(|facts| facts.key);
+    let missing = own.filter(|key| layout::parse_manifest_key(key.as_str()).is_some() && !there.contains(key)).count();
+    Ok(if missing == 0 { Behind::Nothing } else { Behind::Backups(missing) })
 }
 
 /// A vault that the configuration names.

@@ -172,7 +172,7 @@ pub enum WorkError {
         #[source]
         source: std::io::Error,
     },
-    #[error("interrupted; what was begun has been undone")]
+    #[error("interrupted")]
     Interrupted,
     #[error("this is a defect in lifeboat: {0}")]
     Bug(String),
@@ -215,7 +215,7 @@ impl WorkError {
         match self {
             Self::Source { source, .. } => source.hint(),
             Self::Target(error) => error.hint(),
-            Self::NoVault { .. } => Some("`lifeboat init` makes a vault; if there was one, check the address in lifeboat.toml before making another".to_owned()),
+            Self::NoVault { .. } => Some("if there was one, check the address in lifeboat.toml; where it is lost, a copy is restored from with --vault; `lifeboat init` makes a new one".to_owned()),
             Self::Refused { hint, .. } => Some(hint.clone()),
             Self::Sandbox(SandboxError::Tools(error)) => Some(error.hint()),
             Self::Sandbox(_) => Some("nothing is known about the backup; run the drill again when the sandbox can be raised".to_owned()),
@@ -226,6 +226,8 @@ impl WorkError {
             Self::TakenOver { .. } => Some("nothing: the other run does what this one would have done; `lifeboat status` shows it".to_owned()),
             Self::NothingOpens(_) => Some("any one key slot is enough: give a recovery key with --identity FILE, or see RESTORE.md beside the backup".to_owned()),
             Self::NotSigned { .. } => Some("either it was not written by your lifeboat, or the key that signed it is not in trust = [\"…\"]; do not restore it before you know which".to_owned()),
+            Self::Config(ConfigError::Unreadable { .. }) => Some("name it with --config or LIFEBOAT_CONFIG; a restore without any configuration names its vault: lifeboat restore DATASTORE --vault ADDRESS".to_owned()),
+            Self::Open(OpenError::Fetch { .. }) => Some("run the same command again".to_owned()),
             Self::Open(_) | Self::Damaged { .. } => Some("restore another backup (`lifeboat list`), and find out what happened to this one (`lifeboat verify --all`)".to_owned()),
             Self::Vault(VaultError::Frozen { .. }) => Some("`lifeboat thaw BACKUP --confirm` asks for it, `lifeboat thaw wait BACKUP` waits; a restore does both by itself".to_owned()),
             Self::Vault(VaultError::Unknown { .. } | VaultError::Unavailable { .. }) => Some("run the command again; `lifeboat list` tells whether a backup was published".to_owned()),

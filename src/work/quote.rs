@@ -18,6 +18,7 @@ use crate::domain::drill::Verdict;
 use crate::domain::evidence::Body;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
+use crate::domain::span::bytes_for_people;
 use crate::domain::thaw::Tier;
 use crate::evidence::{self, Series};
 use crate::pg::Connection;
@@ -30,6 +31,10 @@ const MEASURED_ENOUGH: usize = 5;
 const OTHERS_SHOWN: usize = 4;
 /// What a database takes on disk for each byte of its dump, indexes included: a guess on the safe side.
 const ROOM_FACTOR: u64 = 2;
+/// What decides the tier of a thaw where no objective is known.
+const RTO_ASSUMED_SECONDS: u64 = 4 * 3_600;
+/// A backup that is so many times smaller than the one before it may be one of what the damage left.
+const SHRUNK_FACTOR: u64 = 2;
 /// Dollars for 1,000 GET requests, S3 Standard, us-east-1, 2023.
 const GET_PER_THOUSAND: f64 = 0.0004;
 
@@ -66,8 +71,8 @@ pub struct Takes {
     pub measured: usize,
     /// Seconds until everything can be read, at most.
     pub thaw_seconds: u64,
-    /// The objective, in seconds.
-    pub rto_seconds: u64,
+    /// The objective, in seconds; none on a host that knows no objectives.
+    pub rto_seconds: Option<u64>,
 }
 
 impl Takes {
@@ -170,7 +175,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
     let (manifest, now) = (picked.believed.manifest, Timestamp::now());
     let series = newest_evidence(rig, &manifest).await?;
     let frost = thaw::look(rig, &manifest).await;
-    let rto_seconds = rig.config.datastores.get(question.datastore).map_or(4 * 3_600, |settings| settings.rto.duration().as_secs());
+    let rto_seconds = rig.config.datastores.get(question.datastore).map(|settings| settings.rto.duration().as_secs());
     let (load_seconds, measured) = foretold(&series, &manifest);
     let mut takes = Takes { load_seconds, measured, thaw_seconds: 0, rto_seconds };
     let mut missing = Vec::new();
@@ -208,6 +213,16 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         plain_bytes: believed.manifest.plain_bytes(),
     };
     let taken = manifest.source.snapshot_time;
+    let mut warnings = picked.warnings;
+    let before = picked.others.iter().map(|other| &other.manifest).find(|other| other.source.snapshot_time < taken);
+    warnings.extend(before.filter(|before| before.plain_bytes() > manifest.plain_bytes().saturating_mul(SHRUNK_FACTOR)).map(|before| {
+        format!(
+            "it is much smaller than the one before it ({} after {}, {}): was the data damaged by then? --at TIME or --backup takes an older one",
+            bytes_for_people(manifest.plain_bytes()),
+            bytes_for_people(before.plain_bytes()),
+            before.backup
+        )
+    }));
     Ok(Quote {
         vault: rig.vault.address(),
         datastore: question.datastore.clone(),
@@ -222,7 +237,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         others: picked.others.iter().take(OTHERS_SHOWN).map(other).collect(),
         backups: picked.count,
         oldest: picked.oldest,
-        warnings: picked.warnings,
+        warnings,
         drilled,
         takes,
         thaw,
@@ -238,7 +253,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
 #[must_use]
 pub fn hurry(question: &Question<'_>, takes: &Takes, manifest: &Manifest) -> Hurry {
     let load = takes.load(manifest);
-    let allowed = Duration::from_secs(takes.rto_seconds).saturating_sub(load);
+    let allowed = Duration::from_secs(takes.rto_seconds.unwrap_or(RTO_ASSUMED_SECONDS)).saturating_sub(load);
     Hurry { tier: question.tier, days: question.days, allowed, load }
 }
 
@@ -345,9 +360,9 @@ fn room(sight: &Sight, plain_bytes: u64) -> Option<Missing> {
     (free < needed).then(|| Missing {
         what: format!(
             "room: about {} are needed in {}, and {} are free",
-            crate::domain::span::bytes_for_people(needed),
+            bytes_for_people(needed),
             directory.display(),
-            crate::domain::span::bytes_for_people(free)
+            bytes_for_people(free)
         ),
         next: Some("make room, or restore to another server".to_owned()),
         error: None,
@@ -370,7 +385,7 @@ fn steps(quote: &Quote, sight: &Sight, wishes: &Wishes) -> Vec<String> {
     if !wishes.no_globals {
         steps.push("make roles and tablespaces that are missing; keep and compare those that exist".to_owned());
     }
-    steps.push(sight.step(wishes));
+    steps.push(sight.step());
     let what = match wishes.only.as_ref() {
         None => "schema, rows, then indexes and constraints".to_owned(),
         Some(only) => format!("{only}: schema, rows, then indexes and constraints"),
@@ -380,6 +395,9 @@ fn steps(quote: &Quote, sight: &Sight, wishes: &Wishes) -> Vec<String> {
     if wishes.check {
         steps.push("compare every table with what was recorded at backup time".to_owned());
     }
-    steps.extend(sight.swap_step(wishes));
+    steps.extend(sight.swap_step());
+    if wishes.swap && sight.swap.is_none() {
+        steps.push(format!("trade no names: there is no database {:?} yet", sight.database));
+    }
     steps
 }

@@ -11,6 +11,7 @@ use qrcode::{QrCode, render};
 use serde::Serialize;
 
 use super::{Rig, WorkError, shelf};
+use crate::config::{KeyConfig, KeyKind};
 use crate::domain::choice::Which;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::{MANIFESTS, parse_manifest_key};
@@ -23,7 +24,7 @@ use crate::work::verify::payload_of;
 /// Colours that any printer knows; the page needs nothing from anywhere.
 const CARD_STYLE: &str = "body{font:11pt/1.45 sans-serif;max-width:17cm;margin:1.5cm auto;color:#000;background:#fff}h1{font-size:16pt}
 code,pre{font:9.5pt/1.4 monospace;overflow-wrap:anywhere;white-space:pre-wrap}pre{border:1px solid #888;padding:.3cm}
-.key{font-size:12pt;font-weight:bold}.qr{float:right;width:4.6cm;margin:0 0 .4cm .6cm}.qr svg{width:100%;height:auto}
+.key{clear:both;font-size:11pt;font-weight:bold}.key code{white-space:nowrap}.qr{float:right;width:4.6cm;margin:0 0 .4cm .6cm}.qr svg{width:100%;height:auto}
 @media print{body{margin:0}}";
 
 /// A new recovery key and the card that goes into the safe.
@@ -49,7 +50,8 @@ pub fn new(rig: &Rig) -> Result<RecoveryKey, WorkError> {
     // The bech32 of a secret key is upper case, which a QR code holds in fewer dots.
     let code = QrCode::new(secret.as_bytes()).map_err(|error| WorkError::Bug(error.to_string()))?;
     let trust: Vec<String> = rig.trusted.keys().iter().map(crate::keyring::sign::PublicKey::to_line).collect();
-    let facts = Facts { today, vault: rig.vault.address(), recipient: recipient.clone(), trust };
+    let copies = rig.replicas.values().map(|vault| vault.address()).collect();
+    let facts = Facts { today, vault: rig.vault.address(), copies, recipient: recipient.clone(), trust };
     let blocks = code.render::<render::unicode::Dense1x2>().quiet_zone(true).build();
     let card = format!(
         "{}\n\n  {secret}\n\n{blocks}\n\n{}\n",
@@ -79,14 +81,22 @@ impl RecoveryKey {
 }
 
 fn write(file: &std::path::Path, text: &SecretString) -> Result<(), WorkError> {
-    let written = write_secret_file(file, text.expose_secret().as_bytes());
-    written.map_err(|source| WorkError::File { what: format!("writing {}", file.display()), source })
+    write_secret_file(file, text.expose_secret().as_bytes()).map_err(|source| match source.kind() {
+        std::io::ErrorKind::AlreadyExists => WorkError::Refused {
+            what: format!("writing {}", file.display()),
+            why: "the file exists already, and a key is never written over another".to_owned(),
+            hint: "name a file that does not exist yet".to_owned(),
+        },
+        _ => WorkError::File { what: format!("writing {}", file.display()), source },
+    })
 }
 
 /// What stands on a card beside the key.
 struct Facts {
     today: String,
     vault: String,
+    /// Addresses of copies of the vault.
+    copies: Vec<String>,
     recipient: String,
     trust: Vec<String>,
 }
@@ -103,6 +113,7 @@ impl Facts {
     /// What to do with it, with lifeboat and without.
     fn instructions(&self) -> Vec<String> {
         let mut lines = vec![format!("public half   {}", self.recipient), format!("vault         {}", self.vault)];
+        lines.extend(self.copies.iter().map(|copy| format!("its copy      {copy}")));
         lines.extend(self.trust.iter().map(|key| format!("signing key   {key}")));
         lines.extend([
             String::new(),
@@ -153,6 +164,8 @@ pub struct Proof {
     pub backup: Option<BackupId>,
     /// The slot that it opened.
     pub slot: Option<String>,
+    /// Whether that slot is of a key that this host has itself, and so proves nothing of an offline key.
+    pub is_local: bool,
     /// Why it did not.
     pub error: Option<String>,
 }
@@ -162,14 +175,14 @@ pub struct Proof {
 /// # Errors
 /// [`WorkError`] if the text is no key, or the vault cannot be read; a backup that does not open is part of the result.
 pub async fn prove(rig: &Rig, key: SecretString) -> Result<Vec<Proof>, WorkError> {
-    let opener: Arc<dyn Opener> = Arc::new(IdentityText::new("the recovery key", key)?);
+    let opener: Arc<dyn Opener> = Arc::new(IdentityText::new("from standard input", key)?);
     let alone = Rig { openers: vec![opener], ..rig.clone() };
     let listed = rig.vault.list(MANIFESTS).await?;
     let names: std::collections::BTreeSet<DatastoreName> =
         listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.0)).collect();
     let mut proofs = Vec::new();
     for datastore in names {
-        let mut proof = Proof { datastore: datastore.clone(), backup: None, slot: None, error: None };
+        let mut proof = Proof { datastore: datastore.clone(), backup: None, slot: None, is_local: false, error: None };
         let opened = async {
             let believed = shelf::pick(&alone, &datastore, &Which::Latest, &mut Vec::new()).await?;
             proof.backup = Some(believed.manifest.backup.clone());
@@ -179,7 +192,11 @@ pub async fn prove(rig: &Rig, key: SecretString) -> Result<Vec<Proof>, WorkError
             Ok::<_, WorkError>(opened.slot)
         };
         match opened.await {
-            Ok(slot) => proof.slot = Some(slot),
+            Ok(slot) => {
+                let local = |key: &&KeyConfig| matches!(key.kind, KeyKind::AgeIdentity(_)) && key.name == slot;
+                proof.is_local = rig.config.keys.iter().any(|key| local(&key));
+                proof.slot = Some(slot);
+            }
             Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
             Err(error) => proof.error = Some(error.to_string()),
         }

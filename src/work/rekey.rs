@@ -85,6 +85,9 @@ pub async fn plan(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<RekeyP
     if rig.trusted.is_empty() {
         return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell which envelopes are genuine".to_owned()));
     }
+    if let Some(datastore) = datastore {
+        shelf::known(rig, datastore).await?;
+    }
     let entries = shelf::entries(rig, datastore).await?;
     let mut plan = RekeyPlan::default();
     let looked = entries.into_iter().map(|entry| async move {

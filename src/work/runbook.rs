@@ -32,8 +32,8 @@ pub async fn runbook(rig: &Rig, datastore: &DatastoreName) -> Result<String, Wor
     );
     let mut fact = |name: &str, value: &str| page.push_str(&format!("- {name}: `{value}`\n"));
     fact("vault", &place);
-    for name in rig.config.vaults.keys() {
-        fact("its copy", name);
+    for (name, copy) in &rig.replicas {
+        fact("its copy", &format!("{name}, {}", copy.address()));
     }
     fact("configuration", &rig.config.file.display().to_string());
     fact("database", &database);
@@ -110,6 +110,7 @@ fn lost(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str,
                 "lifeboat restore {datastore} --vault {name} --plan\nlifeboat restore {datastore} --vault {name} --to \"$TARGET dbname={database}\" --check --yes"
             ),
         );
+        page.push_str("\nAdd `--identity recovery.txt` if the home key is gone with it.\n");
     }
     let trust: Vec<String> = rig.trusted.keys().iter().map(|key| format!("--trust-key '{}'", key.to_line())).collect();
     let trust = trust.join(" ");
@@ -117,7 +118,7 @@ fn lost(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str,
     block(
         page,
         &format!(
-            "cd \"$(mktemp -d)\"\nlifeboat restore {datastore} --vault {place} --identity recovery.txt {trust} --to \"$TARGET dbname={database}\" --check --yes"
+            "cd \"$(mktemp -d)\"\nunset LIFEBOAT_CONFIG\nlifeboat restore {datastore} --vault {place} --identity recovery.txt {trust} --to \"$TARGET dbname={database}\" --check --yes"
         ),
     );
     page.push_str("\nThe home key is gone (KMS refuses, the identity file is lost): any other key slot opens as well.\n");
@@ -126,5 +127,8 @@ fn lost(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str,
         page,
         "\nlifeboat itself is gone: follow `meta/{datastore}/BACKUP/RESTORE.md` in the vault, the one with the highest number. It needs `age`, `zstd`, `openssl`, `psql` and `pg_restore`.\n"
     );
-    page.push_str("\n## Afterwards\n\n- `lifeboat evidence show` has the restore's record: it goes into the incident's file.\n- `lifeboat backup` takes a new backup of what was restored; `lifeboat status` says whether all is well.\n");
+    page.push_str("\n## Afterwards\n\n- The restore says under which number it is recorded: `lifeboat evidence show NUMBER` goes into the incident's file.\n");
+    page.push_str(&format!(
+        "- `lifeboat backup {datastore}` takes a new backup of what was restored; `lifeboat status` says whether all is well.\n"
+    ));
 }

@@ -190,13 +190,19 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
             .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
     }
     let wanted = match which {
-        Which::At(time) => format!("at or before {time}; {} are newer", newer.len()),
+        Which::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
         Which::Random { since, .. } => format!("at or after {since}"),
         Which::Exactly(backup) => backup.to_string(),
         Which::Latest | Which::Oldest => "that can be believed".to_owned(),
     };
     let at = picked.and_then(|id| believed.iter().position(|b| b.manifest.backup == id));
-    let Some(at) = at else { return Err(WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted }) };
+    let Some(at) = at else {
+        // Where not one is believed, the pinned key is the wrong one, or all are damaged: that is what must be said.
+        return Err(match believed.is_empty().then(|| refused.into_iter().next()).flatten() {
+            Some((_, error)) => error,
+            None => WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted },
+        });
+    };
     let chosen = believed.swap_remove(at);
     believed.sort_by_key(|b| std::cmp::Reverse(b.manifest.source.snapshot_time));
     Ok(Picked { believed: chosen, others: believed, refused, warnings, count, oldest })
@@ -217,6 +223,17 @@ async fn read(
         }
     });
     futures::stream::iter(read).buffered(READS_MAX).try_collect().await
+}
+
+/// Refuses the name of a datastore of which nothing is known.
+///
+/// # Errors
+/// [`WorkError::NoSuchDatastore`] or [`WorkError::NoSuchBackup`]
+pub async fn known(rig: &Rig, datastore: &DatastoreName) -> Result<(), WorkError> {
+    match rig.vault.list(&layout::manifests_of(datastore)).await?.is_empty() {
+        true => Err(no_such_datastore_or_backup(rig, datastore).await?),
+        false => Ok(()),
+    }
 }
 
 async fn no_such_datastore_or_backup(rig: &Rig, datastore: &DatastoreName) -> Result<WorkError, WorkError> {

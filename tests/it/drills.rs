@@ -674,6 +674,7 @@ fn sweep_finds_a_sandbox_whose_drill_died_and_tells_of_the_missing_report() {
 fn the_examples_that_init_writes_are_sound() {
     let r = Rehearsal::new();
     r.home.add_datastore("chat", &r.source.conninfo("d"), "");
+    r.home.configure("\n[vaults.dr]\ndirectory = \"elsewhere\"\n");
     for (name, text) in lifeboat::work::init::EXAMPLES {
         assert_eq!(std::fs::read_to_string(r.home.path(&format!("{name}.example"))).unwrap(), text);
         std::fs::write(r.home.path(name), text).unwrap();
@@ -682,7 +683,7 @@ fn the_examples_that_init_writes_are_sound() {
     let out = r.home.run(&["check", "--json"]);
     let lines = out.json();
     let drills: Vec<_> = lines.as_array().unwrap().iter().filter(|l| l["subject"].as_str().unwrap().starts_with("drill ")).collect();
-    assert_eq!(drills.len(), 6, "{out:?}");
+    assert_eq!(drills.len(), 8, "{out:?}");
     for line in drills {
         let good = line["answer"] == "good";
         assert_eq!(good, line["subject"] != "drill kms-gone", "{line}");

@@ -53,7 +53,7 @@ fn a_recovery_key_is_made_printed_once_and_proven() {
     for secret in [&file, &card] {
         assert_eq!(std::fs::metadata(secret).unwrap().permissions().mode() & 0o077, 0, "{}", secret.display());
     }
-    home.run(&["recovery-key", "new", "--out", file.to_str().unwrap()]).fails(6, &["File exists"]);
+    home.run(&["recovery-key", "new", "--out", file.to_str().unwrap()]).fails(2, &["never written over another"]);
     browser::shows(&format!("file://{}", card.display()), "recovery-card");
     // It opens nothing yet, and that is said; nonsense is refused without being repeated.
     with_input(&home, &["recovery-key", "test"], &std::fs::read(&file).unwrap())
@@ -61,6 +61,10 @@ fn a_recovery_key_is_made_printed_once_and_proven() {
     let refused = with_input(&home, &["recovery-key", "test"], b"AGE-SECRET-KEY-1NONSENSE").fails(5, &["is not an age identity"]);
     assert!(!refused.stderr.contains("NONSENSE"), "{}", refused.stderr);
     with_input(&home, &["recovery-key", "test"], secret.as_bytes()).fails(5, &["does not open"]);
+    // The key of this host proves nothing of the offline one.
+    let own = std::fs::read(home.path("keys/identity.txt")).unwrap();
+    let proven = with_input(&home, &["recovery-key", "test"], &own).fails(9, &["this is a key of this host"]);
+    assert!(proven.stdout.contains("this host's own key, and lost with it"), "{}", proven.stdout);
     // The stock tool reads the identity file.
     let recipient = std::process::Command::new("age-keygen").args(["-y", file.to_str().unwrap()]).output().unwrap();
     assert!(String::from_utf8_lossy(&recipient.stdout).starts_with("age1"));

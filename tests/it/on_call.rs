@@ -336,6 +336,44 @@ fn a_plan_in_a_vault_of_ten_thousand_backups_is_quick() {
 }
 
 #[test]
+fn what_a_tired_person_mistypes_is_refused_and_says_what_to_write() {
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::of(&source, "chat");
+    home.configure("\n[vaults.dr]\ndirectory = \"elsewhere\"\n");
+    home.backup();
+    let server = format!("host={} user=postgres", target.socket().display());
+    let restore = |arguments: &[&str]| home.run(&[&["restore", "db", "--yes"], arguments].concat());
+    restore(&["--to", &server]).fails(2, &["it names a server and no database", "add dbname=NAME"]);
+    restore(&["--to", "chat"]).fails(2, &["it may mean a database or a directory", "postgres:///chat", "./chat"]);
+    restore(&["--to", "./out", "--check"]).fails(2, &["they are for a restore into a database"]);
+    restore(&["--to", &target.conninfo("chat"), "--at", "2026-11-25 03:00"]).fails(2, &["is not a time with its zone", "Z for UTC"]);
+    restore(&["--to", &target.conninfo("chat"), "--identity", "/nope.txt"]).fails(2, &["--identity /nope.txt", "there is no such file"]);
+    home.run(&["restore", "db"]).fails(2, &["--to <TARGET>"]);
+    home.run(&["rekey", "bd"]).fails(2, &["no datastore bd", "did you mean db?"]);
+    home.run(&["copy", "dr", "bd"]).fails(2, &["no datastore bd"]);
+    home.run(&["restore", "db", "--vault", "rd", "--plan"]).fails(2, &["it is no vault", "--vault dr"]);
+    // A key of somebody else is pinned: that is what is wrong, not the backups.
+    let other = Home::new();
+    let other = std::fs::read_to_string(other.path("lifeboat.toml")).unwrap();
+    let other = other.lines().find(|line| line.starts_with("trust")).unwrap().to_owned();
+    let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+    home.reconfigure(text.lines().find(|line| line.starts_with("trust")).unwrap(), &other);
+    home.run(&["restore", "db", "--plan"]).fails(7, &["is not signed by a trusted key", "trust = "]);
+    home.reconfigure(&other, text.lines().find(|line| line.starts_with("trust")).unwrap());
+    // Nothing was changed by any of it.
+    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'chat'"), "0");
+    std::fs::rename(home.path("lifeboat.toml"), home.path("gone.toml")).unwrap();
+    home.run(&["restore", "db", "--plan"]).fails(2, &["lifeboat.toml", "--vault ADDRESS"]);
+    std::fs::rename(home.path("gone.toml"), home.path("lifeboat.toml")).unwrap();
+    // A backup of what the damage left.
+    source.psql("chat", "DELETE FROM messages");
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    home.backup();
+    let plan = home.run(&["restore", "db", "--plan"]).ok();
+    assert!(plan.stdout.contains("it is much smaller than the one before it"), "{}", plan.stdout);
+}
+
+#[test]
 fn ctrl_c_says_how_to_go_on() {
     let (source, target) = (chat(), Cluster::start());
     let home = Home::of(&source, "chat");

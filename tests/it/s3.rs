@@ -434,7 +434,12 @@ fn a_drill_of_a_frozen_backup_is_warned_of_and_its_report_is_signed_by_a_kms_key
     std::fs::write(home.path("drills/nightly.toml"), "plan = \"db\"\n[objectives]\nrto = \"1h\"\n[local]\nsize_mib = 512\n").unwrap();
     let out = home.run(&["drill", "nightly"]);
     assert_eq!(out.code, 8, "{out:?}");
-    assert!(out.stderr.contains("is in class DEEP_ARCHIVE and must be thawed") && out.stderr.contains("the RTO allows 1h"), "{out:?}");
+    assert!(
+        out.stderr.contains("2 objects are in Glacier Deep Archive and must be thawed")
+            && out.stderr.contains("within 12 h")
+            && out.stderr.contains("the RTO allows 1h"),
+        "{out:?}"
+    );
     assert!(out.stdout.contains("FAIL") && out.stdout.contains("the restore failed: payloads/"), "{out:?}");
     home.run(&["evidence", "verify"]).ok();
 }
@@ -523,6 +528,38 @@ fn a_cold_backup_survives_cut_connections_and_ctrl_c() {
     eprintln!("{} rows, thaw and Ctrl-C included: {:.1} s\n{}", rows, begun.elapsed().as_secs_f64(), restored.stdout);
     assert!(aws.front.met().len() == 3, "{:?}", aws.front.met());
     assert_eq!(target.psql("d", "SELECT count(*) FROM t"), rows.to_string());
+}
+
+/// The envelope key is replaced: KMS wraps anew what it had wrapped, payloads stay, and the old slots are reported for as long as they are
+/// locked.
+#[test]
+fn a_kms_key_is_rotated_by_re_encryption_and_locked_slots_are_reported() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let home = aws.home(&source, "object_lock = \"2d\"\nobject_lock_mode = \"governance\"\n");
+    home.backup();
+    home.backup();
+    let key = aws.stack.aws(&["kms", "create-key"])["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+    home.reconfigure(&aws.envelope_key, &key);
+    let plan = home.run(&["rekey"]).ok();
+    assert!(plan.stdout.contains("2 backups: add home, retire home"), "{}", plan.stdout);
+    // Nobody opens anything here: a Decrypt would be refused.
+    let refused = Rule { when: vec!["TrentService.Decrypt"], fault: kms_error("AccessDeniedException"), times: 2, after: 0 };
+    aws.front.rules(vec![refused]);
+    let done = home.run(&["rekey", "--confirm", "--per-second", "100"]).ok();
+    assert!(done.stdout.contains("2 backups have a new envelope"), "{}", done.stdout);
+    assert!(done.stdout.contains("retired slot home still opens 2 backups; the last of its files is locked until"), "{}", done.stdout);
+    let plan = home.run(&["rekey"]).ok();
+    assert!(
+        plan.stdout.contains("2 backups are as lifeboat.toml asks") && plan.stdout.contains("still opens 2 backups"),
+        "{}",
+        plan.stdout
+    );
+    // The old key dies; the new one opens old backups, alone.
+    aws.stack.aws(&["kms", "disable-key", "--key-id", &aws.envelope_key]);
+    aws.front.rules(Vec::new());
+    std::fs::remove_file(home.path("keys/identity.txt")).unwrap();
+    let restored = home.restore(&target.conninfo("d")).ok();
+    assert!(restored.stdout.contains("opened with home"), "{}", restored.stdout);
 }
 
 /// Credentials that end in the middle are asked for anew where something gives them out.

@@ -227,8 +227,8 @@ impl<'w> Step<World<'w>> for Restore {
             world.found.backups.push(facts);
             for scenario in [Scenario::HomeKeyLost, Scenario::KmsGone, Scenario::RegionLost] {
                 if drill.breaks.contains(&scenario) && !world.found.broken.contains_key(&scenario) {
-                    let from = world.region.as_ref().map(|name| format!(" from vault {name}")).unwrap_or_default();
-                    broke(world, scenario, format!("the backup of {} was restored{from} and opened with {opened_with}", stage.datastore));
+                    let from = world.region.as_ref().map(|name| format!("restored from vault {name} and ")).unwrap_or_default();
+                    broke(world, scenario, format!("the backup of {} was {from}opened with {opened_with}", stage.datastore));
                 }
             }
         }

@@ -40,6 +40,8 @@ struct State {
     changed: Vec<String>,
     /// Whether the same command goes on from here.
     marked: bool,
+    /// Whether there is a database that the restore has begun to fill.
+    begun: bool,
 }
 
 impl State {
@@ -47,7 +49,8 @@ impl State {
         if self.changed.is_empty() {
             return "nothing was changed on the target".to_owned();
         }
-        let again = match (self.marked, creates) {
+        let again = match (self.marked || !self.begun, creates) {
+            (true, _) if !self.begun => "The same command begins anew".to_owned(),
             (true, _) => "The same command goes on from here".to_owned(),
             (false, true) => format!(
                 "To start over: drop database {database:?}, and run the same command again; roles that were made are found and kept"
@@ -67,7 +70,10 @@ impl State {
 pub async fn into_database(rig: &Rig, prepared: Prepared) -> Result<RestoreReport, (WorkError, String)> {
     let mut state = State::default();
     let (database, creates) = (prepared.sight.database.clone(), prepared.sight.creates());
-    run(rig, prepared, &mut state).await.map_err(|error| (error, state.of_target(&database, creates)))
+    let done = run(rig, prepared, &mut state).await;
+    // What failed because of the signal failed for that reason, whatever it says itself.
+    let done = done.map_err(|error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error });
+    done.map_err(|error| (error, state.of_target(&database, creates)))
 }
 
 /// A mark that is kept up to date on the target while payloads load side by side. A role that may not comment on its database goes without.
@@ -144,9 +150,11 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
                 hint: "drop and recreate it, or name a database that does not exist yet".to_owned(),
             });
         }
+        state
+            .changed
+            .push(format!("the unfinished database {:?}, which an interrupted restore had left, was begun to be dropped", sight.database));
         let session = Properties::drop_unfinished(&sight.tools, &sight.connection, &sight.database).await?;
         sight.found = Found::Missing { session, name: sight.database.clone() };
-        state.changed.push("what an interrupted restore had left was dropped".to_owned());
     }
     let resumed = mark.is_some();
     let encoding = globals.encoding.clone();
@@ -170,6 +178,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         properties.create(sight.session(), &database, &encoding).await?;
         state.changed.push(format!("database {database:?} was created"));
     }
+    state.begun = true;
     let loader = Loader {
         tools: sight.tools.clone(),
         connection: sight.connection.clone(),
@@ -254,6 +263,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         stages,
         comparison,
         smoke,
+        recorded: None,
     })
 }
 

@@ -180,6 +180,8 @@ pub struct RestoreReport {
     pub comparison: Option<Comparison>,
     /// What the plan's smoke commands said.
     pub smoke: Vec<CheckResult>,
+    /// The number of its record in the evidence.
+    pub recorded: Option<u64>,
 }
 
 /// A restore that somebody has said yes to.
@@ -206,9 +208,10 @@ pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkEr
     let begun = Timestamp::now();
     let thawed = thaw_first(rig, &manifest, &hurry).await?;
     let whole = wishes.only.is_none();
-    let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(untouched)?;
+    let interrupted = |error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error };
+    let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(|error| untouched(interrupted(error)))?;
     let server = prepared.sight.server.clone();
-    let report = into_database(rig, prepared).await?;
+    let mut report = into_database(rig, prepared).await?;
     let record = Restored {
         datastore: manifest.datastore.clone(),
         backup: manifest.backup.clone(),
@@ -233,8 +236,11 @@ pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkEr
         return Ok(report);
     }
     // Whoever restores may not be able to sign. The data is what counts.
-    if let Err(error) = evidence::write(rig, Body::Restored(record)).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the restore could not be recorded in the evidence");
+    match evidence::write(rig, Body::Restored(record)).await {
+        Ok(written) => report.recorded = Some(written.sequence),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the restore could not be recorded in the evidence");
+        }
     }
     Ok(report)
 }

@@ -9,7 +9,6 @@ use crate::pg::{Connection, Session, Tools};
 use crate::source::postgres::snapshot;
 use crate::target::TargetError;
 use crate::target::database::{self, Found};
-use crate::target::mark::Mark;
 use crate::target::swap::Swap;
 use crate::work::{Rig, WorkError};
 
@@ -37,15 +36,6 @@ impl Sight {
         matches!(self.found, Found::Missing { .. })
     }
 
-    /// What an interrupted restore of the same backup has left to go on with.
-    #[must_use]
-    pub fn mark(&self) -> Option<&Mark> {
-        match &self.found {
-            Found::Unfinished(_, mark) => Some(mark),
-            _ => None,
-        }
-    }
-
     pub(super) fn session(&mut self) -> &mut Session {
         match &mut self.found {
             Found::Missing { session, .. } | Found::Empty(session) | Found::Occupied { session, .. } | Found::Unfinished(session, _) => {
@@ -56,7 +46,7 @@ impl Sight {
 
     /// What becomes of the database, for people.
     #[must_use]
-    pub fn step(&self, _: &Wishes) -> String {
+    pub fn step(&self) -> String {
         let (name, server) = (&self.database, &self.server);
         match &self.found {
             Found::Missing { .. } => format!("create database {name:?} on PostgreSQL {server}"),
@@ -76,7 +66,7 @@ impl Sight {
 
     /// What happens to the names in the end.
     #[must_use]
-    pub fn swap_step(&self, _: &Wishes) -> Option<String> {
+    pub fn swap_step(&self) -> Option<String> {
         let swap = self.swap.as_ref()?;
         Some(format!(
             "end the sessions of {:?}, rename it to {:?}, and {:?} to {:?}; nothing is dropped",

@@ -34,7 +34,7 @@ pub(super) async fn run(start: &Start, arguments: RekeyArguments) -> Result<Exit
     let rig = start.rig(&arguments.opening).await?;
     let datastore = arguments.datastore.as_deref().map(datastore_name).transpose()?;
     let plan = rekey::plan(&rig, datastore.as_ref()).await?;
-    let refused = (!plan.refused.is_empty()).then(|| WorkError::NotSigned { what: format!("not everything: {}", plan.refused.join("; ")) });
+    let refused = (!plan.refused.is_empty()).then(|| WorkError::NotAll { done: "backups were looked at", refused: plan.refused.clone() });
     if !arguments.confirm {
         match start.json {
             true => print::json(&plan),

@@ -181,10 +181,13 @@ async fn to_files(
         let what = format!("{} objects must be thawed first, which takes time and costs money", thaw.objects);
         return Err(refused(&format!("restoring backup {}", quote.backup), &what).into());
     }
+    let is_frozen = quote.thaw.is_some();
     if let Some(error) = quote.refusal() {
         return Err(error.into());
     }
-    thaw::bring(rig, &manifest, &hurry).await?;
+    if is_frozen {
+        thaw::bring(rig, &manifest, &hurry).await?;
+    }
     match target {
         Target::Directory(path) => {
             for (file, bytes) in restore::into_directory(rig, &manifest, &path).await? {

@@ -444,7 +444,7 @@ async fn run_copy(start: &Start, vault: &str, datastore: Option<&str>) -> Result
     }
     match report.refused.is_empty() {
         true => Ok(Exit::Done),
-        false => Err(WorkError::NotSigned { what: format!("not everything: {}", report.refused.join("; ")) }.into()),
+        false => Err(WorkError::NotAll { done: "backups were copied", refused: report.refused }.into()),
     }
 }
 

@@ -63,18 +63,7 @@ pub(super) async fn run(start: &Start, arguments: ThawArguments) -> Result<Exit,
         (Some(ThawVerb::List), _) => list(start, &rig).await,
         (Some(ThawVerb::Wait { what }), _) => {
             let manifest = find(&rig, &what).await?;
-            let frost = thaw::look(&rig, &manifest).await?;
-            let (objects, _) = frost.frozen(Timestamp::now());
-            let asked = frost.objects.iter().filter(|facts| facts.warmth == crate::domain::thaw::Warmth::UnderWay).count();
-            if objects > asked {
-                return Err(WorkError::Refused {
-                    what: format!("waiting for backup {}", manifest.backup),
-                    why: format!("nobody has asked for {} of its objects", objects - asked),
-                    hint: format!("`lifeboat thaw resume {}` asks for them and waits", manifest.backup),
-                }
-                .into());
-            }
-            bring(&rig, &manifest, &hurry(&rig, &manifest, None, None)).await
+            told(&manifest, thaw::wait(&rig, &manifest).await)
         }
         (Some(ThawVerb::Resume { what }), _) => {
             let manifest = find(&rig, &what).await?;
@@ -135,8 +124,12 @@ async fn ask(start: &Start, rig: &Rig, manifest: &Manifest, hurry: &Hurry, confi
 }
 
 async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Exit, Failure> {
+    told(manifest, thaw::bring(rig, manifest, hurry).await)
+}
+
+fn told(manifest: &Manifest, until: Result<Option<Timestamp>, WorkError>) -> Result<Exit, Failure> {
     let state = "what was asked for goes on in the store; the same command waits on for it";
-    match thaw::bring(rig, manifest, hurry).await {
+    match until {
         Ok(Some(until)) => data(&format!("backup {} can be read until {until}", manifest.backup)),
         Ok(None) => data(&format!("backup {} can be read", manifest.backup)),
         Err(error) => return Err(Failure { error: Box::new(error), state: Some(state.to_owned()) }),
@@ -161,9 +154,11 @@ fn describe(plan: &ThawPlan, manifest: &Manifest) -> String {
         let within = for_people(Duration::from_secs(offer.seconds));
         lines.push(format!("  {mark} {:<9} within {within:<12} about ${:.2}", offer.tier.name(), offer.dollars));
     }
-    if !plan.in_time {
-        lines.push("  no tier keeps the RTO".to_owned());
-    }
+    lines.extend(match (plan.in_time, plan.in_time_would_be) {
+        (true, _) => None,
+        (false, Some(other)) => Some(format!("  {} does not keep the RTO, {other} would", plan.tier)),
+        (false, None) => Some("  no tier keeps the RTO".to_owned()),
+    });
     lines.push(format!("  copies stay for {} days; prices are list prices, for an estimate", plan.days));
     lines.join("\n")
 }

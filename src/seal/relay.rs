@@ -50,6 +50,11 @@ impl Relay {
         Ok(parts)
     }
 
+    /// Lets go of what came: for a reader that only wants the proof.
+    pub fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
     /// The last part, and the proof that everything came as the manifest says.
     ///
     /// # Errors

@@ -205,7 +205,7 @@ impl Properties {
         for text in &self.rest {
             let text = [text.as_slice(), b";"].concat();
             for statement in sql::statements(&text)? {
-                if statement.begins_with(&["comment"]) != (part == Part::Comment) {
+                if statement.begins_with(&["comment"]) != (part == Part::Comment) || Mark::is_within(&statement.text) {
                     continue;
                 }
                 let Some(at) = name_position(&statement) else { continue };

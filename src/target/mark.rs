@@ -36,6 +36,18 @@ impl Mark {
         format!("{BEGINNING}vault={}; backup={}; what={}; created={created}; done={}", self.vault, self.backup, self.what, done.join(","))
     }
 
+    /// Whether another mark is of the same restore, however far that had got.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (&self.vault, &self.backup, &self.what, self.created) == (&other.vault, &other.backup, &other.what, other.created)
+    }
+
+    /// Whether the text of a statement would write a mark: one that was taken along in a backup is no mark of this restore.
+    #[must_use]
+    pub fn is_within(statement: &[u8]) -> bool {
+        memchr::memmem::find(statement, BEGINNING.trim_end().as_bytes()).is_some()
+    }
+
     /// Reads a comment; `None` for any other.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -103,6 +115,8 @@ mod tests {
         assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
         mark.done.extend(["schema".to_owned(), "data-001".to_owned()]);
         assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
+        assert!(Mark::is_within(format!("COMMENT ON DATABASE x IS '{}'", mark.text()).as_bytes()));
+        assert!(!Mark::is_within(b"COMMENT ON DATABASE x IS 'the chat'"));
         for other in ["", "the chat database", BEGINNING, &mark.text().replace("backup=", "backup=x")] {
             assert_eq!(Mark::parse(other), None, "{other}");
         }

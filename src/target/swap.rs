@@ -40,7 +40,7 @@ impl Swap {
     /// Renames both in one transaction, after the sessions of the old one were ended.
     ///
     /// # Errors
-    /// [`TargetError::Database`]; then both have the names they had, and the old one can be connected to again.
+    /// [`TargetError::Database`]; then both have the names they had.
     pub async fn perform(&self, session: &mut Session) -> Result<(), TargetError> {
         let mut attempt = 1;
         let swapped = loop {
@@ -53,22 +53,15 @@ impl Swap {
                 other => break other,
             }
         };
-        let _ = match &swapped {
-            Ok(()) => session.run("letting sessions in again", &self.allow(&self.aside, true)).await,
-            Err(_) => {
-                let _ = session.run("the end of a transaction", "ROLLBACK").await;
-                session.run("letting sessions in again", &self.allow(&self.database, true)).await
-            }
-        };
+        if swapped.is_err() {
+            let _ = session.run("the end of a transaction", "ROLLBACK").await;
+        }
         swapped.map_err(|source| TargetError::Database { what: format!("the name of {}", self.database), source })
     }
 
-    fn allow(&self, database: &str, allow: bool) -> String {
-        format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {allow}", quote_identifier(database))
-    }
-
     async fn rename(&self, session: &mut Session) -> Result<(), SessionError> {
-        session.run("keeping new sessions out", &self.allow(&self.database, false)).await?;
+        // A rename locks the database before it looks for sessions, so those that come later wait; nothing has to be forbidden that would stay
+        // forbidden if this process died.
         for database in [&self.database, &self.beside] {
             let end = format!(
                 "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {} AND pid <> pg_catalog.pg_backend_pid()",

@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::shelf::{self, Envelopes};
 use super::{Rig, WorkError};
-use crate::domain::Document;
 use crate::domain::document::VaultHeader;
+use crate::domain::envelope::Envelope;
 use crate::domain::id::DatastoreName;
 use crate::domain::layout::{self, EVIDENCE, META, ObjectKey, PAYLOADS};
 use crate::domain::manifest::{Manifest, StoredObject};
+use crate::domain::{Document, Trouble};
 use crate::seal::OpenError;
 use crate::seal::open::Expected;
 use crate::seal::relay::Relay;
@@ -91,7 +92,15 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
             continue;
         }
         let before = report.objects;
-        one(rig, &mut other, &manifest, &stage, &mut report).await?;
+        match one(rig, &mut other, &manifest, is_new, &stage, &mut report).await {
+            Ok(()) => {}
+            // One that is damaged or frozen is no reason to go without the others.
+            Err(error) if error.trouble() == Trouble::Integrity || is_frozen(&error) => {
+                report.refused.push(format!("backup {} of {}: {error}", manifest.backup, manifest.datastore));
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         match (is_new, report.objects > before) {
             (true, _) => report.backups += 1,
             (false, true) => report.updated += 1,
@@ -165,10 +174,15 @@ async fn same_vault(rig: &Rig, other: &dyn Vault, name: &str) -> Result<(), Work
     }
 }
 
+fn is_frozen(error: &WorkError) -> bool {
+    matches!(error, WorkError::Vault(VaultError::Frozen { .. }))
+}
+
 async fn one(
     rig: &Rig,
     other: &mut Other,
     manifest: &Manifest,
+    is_new: bool,
     stage: &crate::report::Stage,
     report: &mut CopyReport,
 ) -> Result<(), WorkError> {
@@ -177,7 +191,12 @@ async fn one(
             if rig.cancel.is_cancelled() {
                 return Err(WorkError::Interrupted);
             }
-            if !other.keys.contains(&object.key) {
+            if other.keys.contains(&object.key) {
+                // Left by a copy that was interrupted, or put there by somebody: no manifest may name what was not looked at.
+                if is_new {
+                    is_whole(rig, &other.vault, object).await?;
+                }
+            } else {
                 relay(rig, other.vault.as_ref(), object, number == 0, stage).await?;
                 sent(other, report, &object.key, object.bytes);
             }
@@ -185,25 +204,57 @@ async fn one(
     }
     let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
     let place = manifest.place();
+    let newest_is_whole = believed.first().is_some_and(|(newest, slots)| newest.slots.len() == slots.len());
+    if !newest_is_whole || !believed.iter().any(|(envelope, _)| envelope.number == 1) {
+        return Err(WorkError::Damaged { what: format!("the envelope of {}", manifest.backup), why: "parts of it are missing".to_owned() });
+    }
     for (envelope, slots) in believed.iter().rev() {
         for slot in slots {
             document(other, report, &slot.slot.file, slot.bytes.clone()).await?;
         }
         let key = place.envelope(envelope.number);
         // The guide before the envelope that it belongs to, the signature before what it signs.
-        for key in [place.restore_guide(envelope.number), key.signature(), key] {
-            if let Some(bytes) = fetch::document(rig.vault.as_ref(), &key).await? {
-                document(other, report, &key, bytes.to_vec()).await?;
-            }
+        let guide = place.restore_guide(envelope.number);
+        if let Some(bytes) = fetch::document(rig.vault.as_ref(), &guide).await? {
+            document(other, report, &guide, bytes.to_vec()).await?;
         }
+        signed(rig, other, report, &key, |bytes| Envelope::parse(bytes, &shelf::context_of(manifest)).is_ok_and(|read| read == *envelope))
+            .await?;
     }
-    let key = place.manifest();
-    for key in [key.signature(), key] {
-        let bytes = fetch::document(rig.vault.as_ref(), &key).await?;
-        let bytes = bytes.ok_or_else(|| WorkError::Damaged { what: key.to_string(), why: "it is gone".to_owned() })?;
-        document(other, report, &key, bytes.to_vec()).await?;
+    signed(rig, other, report, &place.manifest(), |bytes| {
+        Manifest::parse(bytes, &manifest.vault, &manifest.place()).is_ok_and(|read| read == *manifest)
+    })
+    .await
+}
+
+/// Passes on a document and its signature, the signature first: the very bytes that are signed and that say what was read before.
+async fn signed(
+    rig: &Rig,
+    other: &mut Other,
+    report: &mut CopyReport,
+    key: &ObjectKey,
+    is_same: impl Fn(&[u8]) -> bool,
+) -> Result<(), WorkError> {
+    let damaged = |why: &str| WorkError::Damaged { what: key.to_string(), why: why.to_owned() };
+    let bytes = fetch::document(rig.vault.as_ref(), key).await?.ok_or_else(|| damaged("it is gone"))?;
+    let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(|| damaged("its signature is gone"))?;
+    if rig.trusted.signer_of(&bytes, &signature).is_none() || !is_same(&bytes) {
+        return Err(damaged("it is another than a moment ago"));
     }
-    Ok(())
+    document(other, report, &key.signature(), signature.to_vec()).await?;
+    document(other, report, key, bytes.to_vec()).await
+}
+
+/// Reads an object of the other vault back, and holds it against the manifest.
+async fn is_whole(rig: &Rig, vault: &Arc<dyn Vault>, object: &StoredObject) -> Result<(), WorkError> {
+    let mut chunks = fetch::stream(Arc::clone(vault), vec![object.key.clone()], rig.cancel.clone()).await?;
+    let expected = Expected { name: object.key.to_string(), bytes: object.bytes, sha256: object.sha256.clone() };
+    let mut reading = Relay::new(expected, usize::MAX, false);
+    while let Some(chunk) = chunks.recv().await {
+        reading.pass(&chunk.map_err(|why| OpenError::Fetch { name: object.key.to_string(), why })?)?;
+        reading.forget();
+    }
+    Ok(reading.done().map(drop)?)
 }
 
 fn sent(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: u64) {

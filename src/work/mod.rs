@@ -154,6 +154,8 @@ pub enum WorkError {
     NotVerified(String),
     #[error("{0}")]
     Leftovers(String),
+    #[error("{done}, and not everything: {}", refused.join("; "))]
+    NotAll { done: &'static str, refused: Vec<String> },
     #[error("this key does not open the newest backup of {datastores}")]
     KeyFails { datastores: String },
     #[error("nobody could be told: {0}")]
@@ -196,6 +198,7 @@ impl WorkError {
             Self::Open(_) | Self::Manifest(_) | Self::Envelope(_) | Self::Document(_) | Self::NotSigned { .. } | Self::Damaged { .. } => {
                 Trouble::Integrity
             }
+            Self::NotAll { .. } => Trouble::Integrity,
             Self::KeyFails { .. } => Trouble::KeyRefused,
             Self::NoSuchBackup { .. } => Trouble::NoSuchBackup,
             Self::AlreadyRunning { .. } | Self::TakenOver { .. } | Self::DrillRunning { .. } => Trouble::AlreadyRunning,
@@ -232,6 +235,7 @@ impl WorkError {
             Self::Vault(VaultError::Frozen { .. }) => Some("`lifeboat thaw BACKUP --confirm` asks for it, `lifeboat thaw wait BACKUP` waits; a restore does both by itself".to_owned()),
             Self::Vault(VaultError::Unknown { .. } | VaultError::Unavailable { .. }) => Some("run the command again; `lifeboat list` tells whether a backup was published".to_owned()),
             Self::Catalog(CatalogError::Open { .. }) => Some("move the file away and run `lifeboat catalog rebuild`: everything needed is in the vault".to_owned()),
+            Self::NotAll { .. } => Some("the rest is done; find out what happened to these (`lifeboat verify BACKUP`)".to_owned()),
             Self::KeyFails { .. } => Some("is its public half in [keys] of lifeboat.toml? Then `lifeboat rekey` gives it to the backups that are there already".to_owned()),
             Self::Leftovers(_) => Some("`lifeboat sweep --confirm` removes them".to_owned()),
             _ => None,

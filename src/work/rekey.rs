@@ -242,7 +242,16 @@ impl RekeyPlan {
     async fn remove(&self, rig: &Rig, report: &mut RekeyReport) -> Result<(), WorkError> {
         for manifest in &self.all {
             let envelopes = shelf::envelopes(rig, manifest).await?;
-            for slot in retired(rig, manifest, &envelopes).await? {
+            let retired = retired(rig, manifest, &envelopes).await?;
+            if retired.is_empty() {
+                continue;
+            }
+            // Whatever else was proven: this very backup must open without them.
+            if !opens_anew(rig, manifest, &envelopes).await? {
+                report.still_open.extend(retired);
+                continue;
+            }
+            for slot in retired {
                 if slot.locked_until.is_some_and(|until| until > Timestamp::now()) {
                     report.still_open.push(slot);
                     continue;
@@ -259,11 +268,25 @@ impl RekeyPlan {
     }
 }
 
+/// Whether a backup opens through its newest envelope alone, all of whose slots are there.
+async fn opens_anew(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result<bool, WorkError> {
+    let Some((newest, whole)) = envelopes.believed.first() else { return Ok(false) };
+    if whole.len() != newest.slots.len() {
+        return Ok(false);
+    }
+    let Ok((identity, _)) = openers::open(&shelf::context_of(manifest), &envelopes.believed[..1], &rig.openers).await else {
+        return Ok(false);
+    };
+    Ok(shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, &identity).await.is_ok())
+}
+
 /// Writes the next envelope of one backup.
-async fn rotate(rig: &Rig, change: &Change) -> Result<(), WorkError> {
-    let manifest = &change.manifest;
+async fn rotate(rig: &Rig, planned: &Change) -> Result<(), WorkError> {
+    let manifest = &planned.manifest;
     let context = shelf::context_of(manifest);
     let envelopes = shelf::envelopes(rig, manifest).await?;
+    // Somebody else may have rotated it since the plan was made: only what is so now counts.
+    let Some(change) = change(rig, manifest, &envelopes) else { return Ok(()) };
     let (place, number) = (manifest.place(), envelopes.next);
     if number > shelf::ENVELOPES_MAX {
         return Err(WorkError::Refused {

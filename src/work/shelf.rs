@@ -15,7 +15,7 @@ use crate::domain::manifest::{Manifest, Payload};
 use crate::keyring::openers::{self, SlotBytes};
 use crate::seal::open::Expected;
 use crate::seal::{Identity, Opened};
-use crate::vault::fetch;
+use crate::vault::{VaultError, fetch};
 
 /// Manifests that are read of the end of a long series, at first.
 const WINDOW: usize = 64;
@@ -208,6 +208,12 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
     Ok(Picked { believed: chosen, others: believed, refused, warnings, count, oldest })
 }
 
+/// Whether the vault does not answer. A document in an archive class is another matter: lifeboat puts none there, and whoever may write must
+/// not be able to close a backup by it.
+fn is_outage(error: &VaultError) -> bool {
+    error.trouble().is_retryable() && !matches!(error, VaultError::Frozen { .. })
+}
+
 /// Reads manifests of one datastore.
 async fn read(
     rig: &Rig,
@@ -218,7 +224,7 @@ async fn read(
     let read = backups.into_iter().map(|backup| async move {
         match manifest(rig, vault, &Place { datastore, backup: &backup }).await {
             // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
-            Err(WorkError::Vault(error)) if error.trouble().is_retryable() => Err(WorkError::Vault(error)),
+            Err(WorkError::Vault(error)) if is_outage(&error) => Err(WorkError::Vault(error)),
             manifest => Ok((backup, manifest)),
         }
     });
@@ -327,6 +333,7 @@ pub async fn envelopes(rig: &Rig, manifest: &Manifest) -> Result<Envelopes, Work
                 read.believed.push((envelope, slots));
             }
             Err(error) if error.trouble() == Trouble::Integrity => read.defects.push(error.to_string()),
+            Err(WorkError::Vault(error)) if !is_outage(&error) => read.defects.push(error.to_string()),
             Err(error) => return Err(error),
         }
     }
@@ -378,7 +385,7 @@ async fn slots(
     for slot in &envelope.slots {
         let bytes = match fetch::document(rig.vault.as_ref(), &slot.file).await {
             Ok(bytes) => bytes,
-            Err(error) if error.trouble().is_retryable() => return Err(error.into()),
+            Err(error) if is_outage(&error) => return Err(error.into()),
             Err(_) => None,
         };
         match bytes.filter(|bytes| sha256(bytes) == slot.sha256) {

@@ -25,6 +25,8 @@ const AT_ONCE_MAX: usize = 8;
 const REQUEST_PAUSE: Duration = Duration::from_millis(100);
 /// How often a request is repeated that the store did not answer.
 const ATTEMPTS_MAX: u32 = 5;
+/// Rounds of requests that one call makes: the first, a slower tier, copies that expired while others thawed.
+const ROUNDS_MAX: u32 = 5;
 /// What a restore is taken to load each second where no drill has measured it, in bytes: a slow server.
 pub const BYTES_PER_SECOND_ASSUMED: f64 = 5_000_000.0;
 
@@ -113,8 +115,10 @@ pub struct ThawPlan {
     pub tier: Tier,
     /// Days for which the copies stay.
     pub days: u32,
-    /// Whether the tier was chosen here because it is the cheapest in time, or the fastest where none is.
+    /// Whether the tier that is taken is through in the time allowed.
     pub in_time: bool,
+    /// The cheapest tier that would be, if one is.
+    pub in_time_would_be: Option<Tier>,
     /// Every tier of the class, fastest first.
     pub offers: Vec<Offer>,
 }
@@ -140,8 +144,20 @@ impl ThawPlan {
             let seconds = class.takes(tier)?.as_secs();
             Some(Offer { tier, seconds, dollars: thaw::dollars(class, tier, objects, bytes, days) })
         });
+        let cheapest = thaw::tier_within(class, hurry.allowed);
+        let in_time_would_be = class.takes(cheapest).filter(|takes| *takes <= hurry.allowed).map(|_| cheapest);
         let under_way = frost.objects.iter().filter(|facts| facts.warmth == Warmth::UnderWay).count();
-        Ok(Some(Self { class, objects, bytes, under_way, tier, days, in_time: takes <= hurry.allowed, offers: offers.collect() }))
+        Ok(Some(Self {
+            class,
+            objects,
+            bytes,
+            under_way,
+            tier,
+            days,
+            in_time: takes <= hurry.allowed,
+            in_time_would_be,
+            offers: offers.collect(),
+        }))
     }
 
     /// What the chosen tier means.
@@ -167,6 +183,13 @@ impl Hurry {
     }
 }
 
+/// What one call has asked for by now. Each request is paid for.
+#[derive(Default)]
+struct Sent {
+    rounds: u32,
+    prolonged: bool,
+}
+
 /// What was found out, or done, in one round.
 enum Round {
     /// Everything can be read for long enough.
@@ -188,9 +211,9 @@ pub async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Opti
     let total: u64 = frost.objects.iter().map(|facts| facts.bytes).sum();
     let mut tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
     let stage = rig.progress.begin("thaw", Some(total));
-    let (begun, mut prolonged) = (Instant::now(), false);
+    let (begun, mut sent) = (Instant::now(), Sent::default());
     loop {
-        let round = round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut prolonged).await?;
+        let round = round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut sent).await?;
         let waiting = match round {
             Round::Done(until) => {
                 stage.add(total.saturating_sub(stage.done()));
@@ -221,7 +244,38 @@ pub async fn begin(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<(), 
     let frost = look(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(()) };
     let mut tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
-    round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut false).await.map(drop)
+    round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut Sent::default()).await.map(drop)
+}
+
+/// Waits until everything that was asked for can be read, and asks for nothing; tells until when it can be.
+///
+/// # Errors
+/// [`WorkError::Refused`] if nobody has asked for part of it; [`WorkError::Interrupted`] on Ctrl-C.
+pub async fn wait(rig: &Rig, manifest: &Manifest) -> Result<Option<Timestamp>, WorkError> {
+    let stage = rig.progress.begin("thaw", None);
+    let begun = Instant::now();
+    loop {
+        let frost = look(rig, manifest).await?;
+        let now = Timestamp::now();
+        let (left, _) = frost.frozen(now);
+        let under_way = frost.objects.iter().filter(|facts| facts.warmth == Warmth::UnderWay).count();
+        if left > under_way {
+            return Err(WorkError::Refused {
+                what: format!("waiting for backup {}", manifest.backup),
+                why: format!("nobody has asked for {} of its objects, or their copies have gone away", left - under_way),
+                hint: format!("`lifeboat thaw resume {}` asks for them and waits", manifest.backup),
+            });
+        }
+        if left == 0 {
+            stage.end();
+            return Ok(frost.until());
+        }
+        let expected = frost.class().and_then(|class| class.takes(Tier::Standard)).unwrap_or_default();
+        tokio::select! {
+            () = rig.cancel.cancelled() => return Err(WorkError::Interrupted),
+            () = tokio::time::sleep(thaw::pause(begun.elapsed(), expected).min(rig.vault.limits().thaw_poll)) => {}
+        }
+    }
 }
 
 /// Makes thawed copies stay for so many days from now; tells until when.
@@ -243,22 +297,29 @@ async fn round(
     class: ColdClass,
     tier: &mut Tier,
     asked: &mut Option<Asked>,
-    prolonged: &mut bool,
+    sent: &mut Sent,
 ) -> Result<Round, WorkError> {
     let frost = look(rig, manifest).await?;
     let now = Timestamp::now();
     let needed_until = thaw::after(now, hurry.load.as_secs_f64());
     let wish = Wish { tier: *tier, days: hurry.days(), needed_until, asked: asked.as_ref().map(|asked| asked.tier) };
     let acts: Vec<(ObjectFacts, Act)> = frost.objects.iter().map(|facts| (facts.clone(), thaw::next(facts.warmth, &wish, now))).collect();
-    let stays = |act: &Act| *act == Act::Nothing || (*prolonged && *act == Act::Prolong);
+    let stays = |act: &Act| *act == Act::Nothing || (sent.prolonged && *act == Act::Prolong);
     if acts.iter().all(|(_, act)| stays(act)) {
         return Ok(Round::Done(frost.until()));
     }
-    // Once is enough: copies that are kept for too few days are for whoever begins the load to refuse.
-    *prolonged = true;
-    let wanted: Vec<ObjectFacts> =
-        acts.into_iter().filter(|(_, act)| matches!(act, Act::Request | Act::Upgrade | Act::Prolong)).map(|(facts, _)| facts).collect();
+    let wanted: Vec<ObjectFacts> = acts.into_iter().filter(|(_, act)| !stays(act) && *act != Act::Wait).map(|(facts, _)| facts).collect();
     if !wanted.is_empty() {
+        sent.rounds += 1;
+        if sent.rounds > ROUNDS_MAX {
+            return Err(VaultError::Unavailable {
+                what: format!("thawing backup {}", manifest.backup),
+                why: format!("it was asked for {ROUNDS_MAX} times and is still not readable for long enough; is this host's clock right?"),
+            }
+            .into());
+        }
+        // Once is enough: copies that are kept for too few days are for whoever begins the load to refuse.
+        sent.prolonged = true;
         // Before the first request, so that no process forgets what it has begun to pay for.
         *asked = Some(remember(rig, manifest, *tier).await?);
         let reached = request(rig, class, *tier, wish.days, wanted).await?;

@@ -85,15 +85,22 @@ fn what_is_damaged_or_forged_is_not_copied_and_another_vault_is_not_written_to()
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     std::fs::write(&main, bytes).unwrap();
-    let failed = home.run(&["copy", "dr"]).fails(7, &["is damaged", "SHA-256", "goes on with the rest"]);
-    assert!(failed.stderr.contains(&damaged), "{}", failed.stderr);
+    let failed = home.run(&["copy", "dr"]).fails(7, &["is damaged", "SHA-256", "and not everything"]);
+    assert!(failed.stderr.contains(&damaged) && failed.stdout.contains("1 backups are new"), "{failed:?}");
     let manifests = home.path("elsewhere/manifests");
-    assert!(files(&manifests).is_empty(), "a damaged backup never looks like a whole one");
+    assert_eq!(files(&manifests).len(), 2, "a damaged backup never looks like a whole one, and keeps no other from being copied");
     assert!(files(&home.path("elsewhere/.unfinished")).is_empty(), "nothing unfinished is left");
     // A forged manifest is left alone and named.
     std::fs::remove_file(home.manifest(&damaged)).unwrap();
     std::fs::copy(home.manifest(&good), home.manifest(&damaged)).unwrap();
     home.run(&["copy", "dr"]).fails(7, &[&damaged, "not everything"]);
+    // Something else under a payload's name in the other vault is noticed before a manifest names it.
+    let third = home.backup();
+    let there = home.path(&format!("elsewhere/payloads/db/{third}/main.zst.age"));
+    std::fs::create_dir_all(there.parent().unwrap()).unwrap();
+    std::fs::write(&there, b"age-encryption.org/v1\nsomething else").unwrap();
+    home.run(&["copy", "dr"]).fails(7, &[&third, "the signed manifest says"]);
+    std::fs::remove_file(there).unwrap();
     assert_eq!(files(&manifests).len(), 2, "the good one and its signature");
     let other = Home::new();
     home.configure(&format!("\n[vaults.other]\ndirectory = \"{}\"\n", other.vault().display()));

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::home::out;
 use crate::support::{Cluster, Home, eventually};
 
-/// Two tables with a key between them, a third with its own schema, indexes, a trigger, a view, and a comment on the database.
+/// Two tables with a key between them (known to be large, so that parallel payloads are made of them), a third with its own schema, indexes, a trigger, a view, and a comment on the database.
 const CHAT: &str = "
     CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL);
     CREATE TABLE messages (id bigserial PRIMARY KEY, author int REFERENCES people, body text, at timestamptz DEFAULT '2026-01-01');
@@ -21,7 +21,8 @@ const CHAT: &str = "
     INSERT INTO people SELECT i, 'person ' || i FROM generate_series(1, 500) i;
     INSERT INTO messages (author, body) SELECT 1 + i % 500, md5(i::text) || repeat('x', 300) FROM generate_series(1, 20000) i;
     INSERT INTO audit.log SELECT i, 'in', md5(i::text) FROM generate_series(1, 3000) i;
-    COMMENT ON DATABASE chat IS 'the chat';";
+    COMMENT ON DATABASE chat IS 'the chat';
+    VACUUM ANALYZE;";
 
 fn chat() -> Cluster {
     let cluster = Cluster::start();
@@ -210,6 +211,38 @@ fn a_restore_that_was_killed_goes_on_where_it_was() {
     }
 }
 
+/// What was built ahead for a payload that is loaded again is built again, and nothing that is not a restore's own is taken for it.
+#[test]
+fn a_payload_that_is_loaded_again_gets_its_indexes_again_and_a_mark_is_taken_from_nowhere_else() {
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::new();
+    home.add_datastore("db", &source.conninfo("chat"), "jobs = 2");
+    let backup = home.backup();
+    let to = target.conninfo("chat");
+    let arguments = ["restore", "db", "--to", &to, "--yes", "--check"];
+    home.run_with(&[("LIFEBOAT_FAILPOINT", "restore-rows")], &arguments).fails(137, &[]);
+    let read = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'chat'";
+    let mark = target.psql("postgres", read);
+    let (before, done) = mark.split_once("done=").unwrap();
+    assert!(done.contains("data-001") && done.contains("main"), "{mark}");
+    // As if it had died in the middle of that payload, some of its indexes built ahead.
+    target.psql("postgres", &format!("COMMENT ON DATABASE chat IS '{before}done=main,schema'"));
+    // A half new database is not what a swap would keep as the old one.
+    home.run(&["restore", "db", "--to", &to, "--swap", "--yes"]).fails(2, &["was begun and not finished"]);
+    let resumed = home.run(&arguments).ok();
+    assert!(resumed.stdout.contains("all as recorded"), "{}", resumed.stdout);
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE schemaname IN ('public', 'audit')";
+    assert_eq!(target.psql("chat", indexes), source.psql("chat", indexes));
+    let keys = "SELECT count(*) FROM pg_constraint WHERE contype IN ('f', 'p') AND connamespace >= 2200";
+    assert_eq!(target.psql("chat", keys), source.psql("chat", keys));
+    assert_eq!(target.psql("postgres", read), "the chat");
+    // A backup that was taken of a database with a mark brings none along: its restore would be taken for an unfinished one.
+    source.psql("postgres", &format!("COMMENT ON DATABASE chat IS '{mark}'"));
+    let marked = home.backup();
+    home.run(&["restore", "db", "--backup", &marked, "--to", &target.conninfo("other"), "--yes"]).ok();
+    assert_eq!(target.psql("postgres", &read.replace("'chat'", "'other'")), "", "{backup}");
+}
+
 #[test]
 fn two_people_do_not_restore_into_one_database_at_once() {
     let (source, target) = (chat(), Cluster::start());
@@ -333,6 +366,36 @@ fn a_plan_in_a_vault_of_ten_thousand_backups_is_quick() {
     let (_, other) = plan("store-002");
     assert!(other.stdout.contains("is passed over") && other.stdout.contains("1 newer one is damaged"), "{other:?}");
     assert!(other.stdout.contains("number 49") && other.stdout.contains("45 more"), "{}", other.stdout);
+}
+
+/// On a terminal the name of the database must be typed; anything else changes nothing.
+#[test]
+fn a_restore_is_confirmed_by_typing_the_name_of_the_database() {
+    use std::io::Write;
+    let (source, target) = (chat(), Cluster::start());
+    let home = Home::of(&source, "chat");
+    home.backup();
+    let to = target.conninfo("chat");
+    let typed = |answer: &str| {
+        // `script` gives it a terminal.
+        let line = format!("{} restore db --to \"{to}\"", env!("CARGO_BIN_EXE_lifeboat"));
+        let mut command = std::process::Command::new("script");
+        command
+            .args(["-qec", &line, "/dev/null"])
+            .env("LIFEBOAT_CONFIG", home.path("lifeboat.toml"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(format!("{answer}\n").as_bytes()).unwrap();
+        out(&child.wait_with_output().unwrap())
+    };
+    let refused = typed("yes");
+    assert!(refused.code == 2 && refused.stdout.contains("it was not confirmed; nothing was changed"), "{refused:?}");
+    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'chat'"), "0");
+    let done = typed("chat");
+    assert!(done.code == 0 && done.stdout.contains("type the name of the database (chat)"), "{done:?}");
+    assert_eq!(count(&target, "chat", "messages"), "20000");
+    home.run(&["restore", "db", "--to", &target.conninfo("other")]).fails(2, &["nobody is there to confirm it", "--yes"]);
 }
 
 #[test]

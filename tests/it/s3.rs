@@ -562,6 +562,36 @@ fn a_kms_key_is_rotated_by_re_encryption_and_locked_slots_are_reported() {
     assert!(restored.stdout.contains("opened with home"), "{}", restored.stdout);
 }
 
+/// A fresh laptop with credentials and nothing else: the backup itself names the KMS key that opens it.
+#[test]
+fn credentials_alone_are_enough_on_a_fresh_laptop() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let home = aws.home(&source, "");
+    home.backup();
+    let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+    let trust = text.split("trust = [\"").nth(1).unwrap().split('"').next().unwrap();
+    let vault = format!("s3://{BUCKET}/{}", Aws::prefix(&home).trim_end_matches('/'));
+    let laptop = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        command.env_remove("LIFEBOAT_CONFIG").env("HOME", laptop.path()).env("AWS_ENDPOINT_URL", aws.front.endpoint());
+        crate::support::home::finish({
+            command.current_dir(laptop.path());
+            command
+        })
+    };
+    let base = ["restore", "db", "--vault", &vault, "--trust-key", trust, "--to", &target.conninfo("d")];
+    let plan = run(&[&base[..], &["--plan"]].concat()).ok();
+    assert!(plan.stdout.contains("with key slot home") && plan.stdout.contains("signature verified"), "{}", plan.stdout);
+    let restored = run(&[&base[..], &["--yes", "--check"]].concat()).ok();
+    assert!(restored.stdout.contains("all as recorded"), "{}", restored.stdout);
+    let listed = run(&["list", "--vault", &vault, "--trust-key", trust]).ok();
+    assert!(listed.stdout.contains("verified"), "{}", listed.stdout);
+    // The key is gone as well: then it is the card's turn.
+    aws.stack.aws(&["kms", "disable-key", "--key-id", &aws.envelope_key]);
+    run(&[&base[..], &["--plan"]].concat()).fails(5, &["no key opens", "--identity FILE"]);
+}
+
 /// Credentials that end in the middle are asked for anew where something gives them out.
 #[test]
 fn credentials_that_expire_midway_are_refreshed() {

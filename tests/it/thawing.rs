@@ -59,6 +59,7 @@ fn a_thaw_goes_on_whatever_happens_to_whoever_asked_for_it() {
     assert!(list.stderr.contains("nothing is thawed or on its way"), "{list:?}");
     home.run(&["thaw", "wait", &backup]).fails(2, &["nobody has asked for 2 of its objects", "lifeboat thaw resume"]);
     let asked = home.run(&["thaw", &backup, "--tier", "standard", "--confirm"]).ok();
+    assert!(asked.stdout.contains("standard does not keep the RTO, expedited would"), "{}", asked.stdout);
     assert!(asked.stdout.contains("* standard") && asked.stderr.contains("lifeboat thaw wait"), "{asked:?}");
     let rows = home.run(&["thaw", "list", "--json"]).ok().json();
     assert_eq!((rows[0]["under_way"].as_u64(), rows[0]["tier"].as_str()), (Some(2), Some("standard")), "{rows:#}");

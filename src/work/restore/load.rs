@@ -79,11 +79,15 @@ pub async fn into_database(rig: &Rig, prepared: Prepared) -> Result<RestoreRepor
 /// A mark that is kept up to date on the target while payloads load side by side. A role that may not comment on its database goes without.
 struct Marker {
     mark: Mutex<(Mark, Option<Session>)>,
+    /// Whether there is a mark on the target. One that stayed would let a later restore take a finished database for its own.
+    is_there: bool,
+    tools: Tools,
+    connection: Connection,
     database: String,
 }
 
 impl Marker {
-    async fn begin(sight: &Sight, mark: Mark, state: &mut State) -> Self {
+    async fn begin(sight: &Sight, mark: Mark, found: bool, state: &mut State) -> Self {
         let mut session = Session::open(&sight.tools, &sight.connection).await.ok();
         if let Some(open) = &mut session
             && let Err(error) = mark.write(open, &sight.database).await
@@ -92,34 +96,50 @@ impl Marker {
             session = None;
         }
         state.marked = session.is_some() && (mark.created || mark.done.contains(SCHEMA));
-        Self { mark: Mutex::new((mark, session)), database: sight.database.clone() }
+        let is_there = found || session.is_some();
+        Self {
+            mark: Mutex::new((mark, session)),
+            is_there,
+            tools: sight.tools.clone(),
+            connection: sight.connection.clone(),
+            database: sight.database.clone(),
+        }
+    }
+
+    /// For a database that held something before: it is not the restore's to go on with.
+    fn none(sight: &Sight, mark: Mark) -> Self {
+        let (tools, connection) = (sight.tools.clone(), sight.connection.clone());
+        Self { mark: Mutex::new((mark, None)), is_there: false, tools, connection, database: sight.database.clone() }
     }
 
     async fn done(&self, word: &str) {
         let mut held = self.mark.lock().await;
         let (mark, session) = &mut *held;
         mark.done.insert(word.to_owned());
-        if let Some(open) = session
-            && mark.write(open, &self.database).await.is_err()
-        {
-            // The server is gone, which the load notices by itself.
-            *session = None;
+        if !self.is_there {
+            return;
         }
-    }
-
-    async fn is_written(&self) -> bool {
-        self.mark.lock().await.1.is_some()
+        if let Some(open) = session
+            && mark.write(open, &self.database).await.is_ok()
+        {
+            return;
+        }
+        // An idle session may have been ended while rows were loading for hours.
+        *session = Session::open(&self.tools, &self.connection).await.ok();
+        if let Some(open) = session
+            && let Err(error) = mark.write(open, &self.database).await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the target's mark could not be kept up to date");
+        }
     }
 
     async fn is_done(&self, word: &str) -> bool {
         self.mark.lock().await.0.done.contains(word)
     }
 
-    async fn clear(self, session: &mut Session) -> Result<(), TargetError> {
-        match self.mark.into_inner() {
-            (_, Some(_)) => Mark::clear(session, &self.database).await,
-            (_, None) => Ok(()),
-        }
+    /// Takes the mark away from the database, which may have another name by now.
+    async fn clear(self, session: &mut Session, database: &str) -> Result<(), TargetError> {
+        if self.is_there { Mark::clear(session, database).await } else { Ok(()) }
     }
 }
 
@@ -194,9 +214,9 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let fresh =
         || Mark { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done: Default::default() };
     let marker = match mark {
-        Some(mark) => Marker::begin(&sight, mark, state).await,
-        None if alone => Marker::begin(&sight, fresh(), state).await,
-        None => Marker { mark: Mutex::new((fresh(), None)), database: sight.database.clone() },
+        Some(mark) => Marker::begin(&sight, mark, true, state).await,
+        None if alone => Marker::begin(&sight, fresh(), false, state).await,
+        None => Marker::none(&sight, fresh()),
     };
     failpoint::reach("restore-marked");
     let contents = archive.contents.clone();
@@ -216,18 +236,13 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     analyze(rig, &loader, &mut session, &mut stages).await?;
     let comparison = if wishes.check {
         let begun = Instant::now();
-        let mark = marker.is_written().await && !properties.has_comment();
+        let mark = marker.is_there && !properties.has_comment();
         let comparison = check_restored(rig, &manifest, &identity, &loader, &contents, mark).await?;
         stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
         Some(comparison)
     } else {
         None
     };
-    marker.clear(&mut session).await?;
-    if wishes.only.is_none() {
-        properties.apply(&mut session, &sight.database, &encoding, Part::Comment).await?;
-    }
-    state.marked = false;
     state.changed.push("everything is loaded".to_owned());
     drop(session);
     let mut connection = sight.connection.clone();
@@ -245,6 +260,14 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         }
         None => None,
     };
+    // Last, under whatever name it has by now: until then the same command goes on, the trade of names included.
+    let mut session = Session::open(&loader.tools, &connection).await.map_err(TargetError::Session)?;
+    marker.clear(&mut session, &database).await?;
+    state.marked = false;
+    if wishes.only.is_none() {
+        properties.apply(&mut session, &database, &encoding, Part::Comment).await?;
+    }
+    drop(session);
     let mut smoke = Vec::new();
     for one in &wishes.smoke {
         smoke.push(check::smoke(one, &manifest.datastore, &connection).await);
@@ -273,7 +296,9 @@ async fn look_again(sight: &mut Sight, manifest: &Manifest, beside_tables: bool)
     let mark = match (&found, &sight.found) {
         (Found::Missing { .. }, Found::Missing { .. }) | (Found::Empty(_), Found::Empty(_)) => None,
         (Found::Occupied { .. }, _) if beside_tables => None,
-        (Found::Unfinished(_, mark), Found::Unfinished(..)) if mark.backup == manifest.backup => Some(mark.clone()),
+        (Found::Unfinished(_, mark), Found::Unfinished(_, seen)) if mark.is_of(seen) && mark.backup == manifest.backup => {
+            Some(mark.clone())
+        }
         // The plan was made for another state of the world.
         _ => {
             return Err(WorkError::Refused {
@@ -329,7 +354,7 @@ impl Work<'_> {
             self.loader.pre_data(&contents).await?;
             stage.end();
             self.marker.done(SCHEMA).await;
-            state.marked = self.marker.is_written().await;
+            state.marked = self.marker.is_there;
             stages.push(StageTime::since("schema", begun, None));
             failpoint::reach("restore-schema");
         }
@@ -345,7 +370,7 @@ impl Work<'_> {
         }
         let (loaded, tables) = tokio::sync::mpsc::unbounded_channel();
         let mut ahead = Ahead::new(&contents, not_to_make);
-        let data = self.manifest.data_payloads().map(|payload| self.data(payload, &contents, Arc::clone(&stage), loaded.clone()));
+        let data = self.manifest.data_payloads().map(|payload| self.data(payload, Arc::clone(&stage), loaded.clone()));
         let data = futures::future::try_join_all(data.collect::<Vec<_>>());
         let main = self.main(archive, Arc::clone(&stage), loaded);
         let indexes = async { Ok(ahead.run(self.loader, tables).await?) };
@@ -380,6 +405,14 @@ impl Work<'_> {
         if !self.marker.is_done("main").await {
             resume::reset(&mut session, contents, &self.tables_of(contents)).await?;
         }
+        // Before it is asked what is made: indexes of half-loaded tables were built ahead, and go with their rows.
+        for payload in self.manifest.data_payloads() {
+            if !self.marker.is_done(&payload.name).await {
+                let opened = shelf::open_payload(self.rig, payload, self.identity).await?;
+                let archive = Archive::begin(opened).await.map_err(before_loading)?;
+                resume::reset(&mut session, contents, &self.tables_of(&archive.contents)).await?;
+            }
+        }
         Ok(resume::made(&mut session, contents).await?)
     }
 
@@ -401,20 +434,15 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn data(&self, payload: &Payload, of_main: &Contents, stage: Arc<crate::report::Stage>, loaded: Loaded) -> Result<(), WorkError> {
+    async fn data(&self, payload: &Payload, stage: Arc<crate::report::Stage>, loaded: Loaded) -> Result<(), WorkError> {
         if self.marker.is_done(&payload.name).await {
             stage.add(payload.plain_bytes);
             return Ok(());
         }
         let opened = shelf::open_payload(self.rig, payload, self.identity).await?;
         let archive = Archive::begin(opened).await.map_err(before_loading)?;
-        let tables = self.tables_of(&archive.contents);
-        if tables.is_empty() {
+        if self.tables_of(&archive.contents).is_empty() {
             return Ok(());
-        }
-        if self.resumed {
-            let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
-            resume::reset(&mut session, of_main, &tables).await?;
         }
         self.loader.rows(archive, stage, loaded).await?;
         self.marker.done(&payload.name).await;

@@ -85,6 +85,14 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
     let (mut connection, mut swap) = (target.clone(), None);
     let mut found = database::look(&tools, target).await?;
     if wishes.swap
+        && let Found::Unfinished(session, mark) = &mut found
+    {
+        // What is loaded in its place would not be the old database but a half new one.
+        return Err(
+            TargetError::Unfinished { database: name(session).await?, backup: mark.backup.to_string(), what: mark.what.clone() }.into()
+        );
+    }
+    if wishes.swap
         && let Found::Empty(session) | Found::Occupied { session, .. } = &mut found
     {
         let names = Swap::named(&name(session).await?, manifest.backup.as_str());

@@ -52,7 +52,7 @@ pub struct Opening {
     /// An age identity file that may open the backup, such as the offline recovery key. May be repeated.
     #[arg(long, value_name = "FILE")]
     pub identity: Vec<PathBuf>,
-    /// Another vault: one of [vaults] in lifeboat.toml, s3://bucket/prefix, or a directory. An address needs no lifeboat.toml.
+    /// Another vault: one of `[vaults]` in lifeboat.toml, s3://bucket/prefix, or a directory. An address needs no lifeboat.toml.
     #[arg(long, value_name = "VAULT")]
     pub vault: Option<String>,
     /// A public signing key to believe beside the configured ones: one line, or a PEM file. May be repeated.
@@ -141,7 +141,7 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat copy dr\n  lifeboat copy dr chat --json\n\nThen `lifeboat restore chat --vault dr …` restores from there, with any key that opens."
     )]
     Copy {
-        /// The vault, one of [vaults] in lifeboat.toml.
+        /// The vault, one of `[vaults]` in lifeboat.toml.
         vault: String,
         /// One datastore; all if left out.
         datastore: Option<String>,

@@ -162,7 +162,7 @@ pub struct Question<'a> {
     pub which: &'a Which,
     /// How it is wished to be thawed.
     pub tier: Option<Tier>,
-    /// See [`Hurry::days`].
+    /// For how many days thawed copies are kept, if somebody chose.
     pub days: Option<u32>,
 }
 

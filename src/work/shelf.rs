@@ -139,7 +139,7 @@ pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings:
 }
 
 /// Picks the backup that is asked for and looks at those around it. Of thousands of backups only the newest that may be meant are read:
-/// [`WINDOW`] at a time, until one of them fits.
+/// 64 at a time, until one of them fits.
 ///
 /// # Errors
 /// [`WorkError`] if there is none, or if the one asked for by id is not believed.

@@ -26,7 +26,7 @@ fn shell(text: &str) -> String {
 #[must_use]
 pub fn restore_guide(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, public: &PublicKey, manifest_sha256: &str) -> String {
     let place = manifest.place();
-    let context = Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() };
+    let context = super::shelf::context_of(manifest);
     let fetch = fetch(&vault.address(), &vault.cli_options(), &place);
     let sums: String = std::iter::once(format!("{manifest_sha256}  {}\n", place.manifest()))
         .chain(slots.iter().map(|slot| format!("{}  {}\n", slot.sha256, slot.file)))

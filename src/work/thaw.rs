@@ -66,6 +66,12 @@ impl Frost {
         (frozen().count(), frozen().map(|facts| facts.bytes).sum())
     }
 
+    /// Objects that were asked for and are not there yet.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.objects.iter().filter(|facts| facts.warmth == Warmth::UnderWay).count()
+    }
+
     /// When the first of the thawed copies goes away.
     #[must_use]
     pub fn until(&self) -> Option<Timestamp> {
@@ -146,7 +152,7 @@ impl ThawPlan {
         });
         let cheapest = thaw::tier_within(class, hurry.allowed);
         let in_time_would_be = class.takes(cheapest).filter(|takes| *takes <= hurry.allowed).map(|_| cheapest);
-        let under_way = frost.objects.iter().filter(|facts| facts.warmth == Warmth::UnderWay).count();
+        let under_way = frost.under_way();
         Ok(Some(Self {
             class,
             objects,
@@ -258,7 +264,7 @@ pub async fn wait(rig: &Rig, manifest: &Manifest) -> Result<Option<Timestamp>, W
         let frost = look(rig, manifest).await?;
         let now = Timestamp::now();
         let (left, _) = frost.frozen(now);
-        let under_way = frost.objects.iter().filter(|facts| facts.warmth == Warmth::UnderWay).count();
+        let under_way = frost.under_way();
         if left > under_way {
             return Err(WorkError::Refused {
                 what: format!("waiting for backup {}", manifest.backup),
@@ -457,7 +463,7 @@ pub async fn list(rig: &Rig) -> Result<Vec<ThawRow>, WorkError> {
     let row = |((datastore, backup), (objects, class)): ((DatastoreName, BackupId), (Vec<ObjectFacts>, Option<ColdClass>))| {
         let frost = Frost { objects };
         let ready = frost.objects.iter().filter(|facts| facts.warmth.is_readable(now)).count();
-        let under_way = frost.objects.iter().filter(|facts| facts.warmth == Warmth::UnderWay).count();
+        let under_way = frost.under_way();
         let asked = asked.iter().find(|asked| (&asked.datastore, &asked.backup) == (&datastore, &backup));
         let expected =
             asked.filter(|_| under_way > 0).and_then(|asked| Some(thaw::after(asked.at, class?.takes(asked.tier)?.as_secs_f64())));

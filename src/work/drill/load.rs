@@ -150,16 +150,13 @@ async fn break_it(world: &mut World<'_>, scenario: Scenario) -> Result<Option<St
     match scenario {
         Scenario::CatalogLost => catalog_lost(world).await.map(Some),
         Scenario::HomeKeyLost => {
-            let home = world.rig.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
-            let home = home.unwrap_or_default();
-            world.rig.openers.retain(|opener| opener.name() != home);
+            lose_home_key(&mut world.rig);
             Ok(None)
         }
         Scenario::RegionLost => {
             let (name, replica) = region_left(&world.rig).map(|(name, vault)| (name.to_owned(), Arc::clone(vault)))?;
             (world.rig.vault, world.region) = (replica, Some(name));
-            let home = world.rig.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
-            world.rig.openers.retain(|opener| Some(opener.name()) != home.as_deref());
+            lose_home_key(&mut world.rig);
             Ok(None)
         }
         Scenario::KmsGone => {
@@ -168,6 +165,12 @@ async fn break_it(world: &mut World<'_>, scenario: Scenario) -> Result<Option<St
         }
         Scenario::LifeboatLost | Scenario::NewestDamaged => Ok(None),
     }
+}
+
+/// The first configured key that can open does not open any more.
+fn lose_home_key(rig: &mut Rig) {
+    let home = rig.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
+    rig.openers.retain(|opener| Some(opener.name()) != home.as_deref());
 }
 
 /// The copy that is left when the home region is gone: the first that the configuration names.

@@ -97,13 +97,9 @@ impl Marker {
         }
         state.marked = session.is_some() && (mark.created || mark.done.contains(SCHEMA));
         let is_there = found || session.is_some();
-        Self {
-            mark: Mutex::new((mark, session)),
-            is_there,
-            tools: sight.tools.clone(),
-            connection: sight.connection.clone(),
-            database: sight.database.clone(),
-        }
+        let mut marker = Self::none(sight, mark);
+        marker.mark.get_mut().1 = session;
+        Self { is_there, ..marker }
     }
 
     /// For a database that held something before: it is not the restore's to go on with.

@@ -21,9 +21,15 @@ pub const OF_DRILLS: [&str; 6] = ["drill-started", "drill-raised", "drill-loaded
 /// The same for a restore into a database, and for a rotation.
 pub const OF_RESTORES: [&str; 5] = ["restore-marked", "restore-schema", "restore-rows", "restore-indexes", "rekey-signed"];
 
+/// The same for a volume set.
+pub const OF_SETS: [&str; 7] = ["set-still", "set-half", "set-cut", "set-noted", "set-whole", "set-copied", "set-locked"];
+
 /// Passes the named place, unless a test wants the process dead or slow here.
 pub fn reach(name: &str) {
-    debug_assert!(ALL.contains(&name) || OF_DRILLS.contains(&name) || OF_RESTORES.contains(&name), "unknown failpoint {name}");
+    debug_assert!(
+        ALL.contains(&name) || OF_DRILLS.contains(&name) || OF_RESTORES.contains(&name) || OF_SETS.contains(&name),
+        "unknown failpoint {name}"
+    );
     #[cfg(debug_assertions)]
     {
         if std::env::var("LIFEBOAT_FAILPOINT").is_ok_and(|wanted| wanted == name) {

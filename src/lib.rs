@@ -23,4 +23,5 @@ pub mod serve;
 pub mod source;
 pub mod target;
 pub mod vault;
+pub mod volumes;
 pub mod work;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::config::serve::How;
 use crate::config::{Config, KeyKind, SignerConfig, VaultConfig};
+use crate::domain::volumes::SetPlace;
 use crate::keyring::age_key::{IdentityFile, LocalIdentity, Recipients};
 use crate::keyring::sign::{PublicKey, Signer, SigningFile, TrustedKeys};
 use crate::keyring::{Key, KeyError, Opener};
@@ -20,6 +22,8 @@ use crate::report::Progress;
 use crate::vault::Vault;
 use crate::vault::cold::{Clock, Cold};
 use crate::vault::directory::Directory;
+use crate::volumes::local::Local;
+use crate::volumes::{self, Volumes, VolumesError};
 use crate::work::{Rig, WorkError};
 
 /// What the command line adds to the configuration.
@@ -88,6 +92,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         is_elsewhere: false,
         replicas,
         keys,
+        volumes: Arc::new(Places),
         openers,
         signer,
         trusted: TrustedKeys::new(trusted),
@@ -125,6 +130,24 @@ async fn vault_of(place: &VaultConfig) -> Result<Arc<dyn Vault>, WorkError> {
         #[cfg(not(feature = "aws"))]
         VaultConfig::S3(_) => {
             Err(crate::vault::VaultError::Unusable("this lifeboat was built without AWS; build it with --features aws".to_owned()).into())
+        }
+    }
+}
+
+/// Opens places with volumes.
+struct Places;
+
+#[async_trait]
+impl volumes::Places for Places {
+    async fn open(&self, place: &SetPlace) -> Result<Arc<dyn Volumes>, VolumesError> {
+        match place {
+            SetPlace::Local { directory } => Ok(Arc::new(Local::new(std::path::Path::new(directory)))),
+            #[cfg(feature = "ec2")]
+            SetPlace::Ebs { .. } => Ok(Arc::new(crate::volumes::ebs::Ebs::new(place).await?)),
+            #[cfg(not(feature = "ec2"))]
+            SetPlace::Ebs { .. } => {
+                Err(VolumesError::Unusable("this lifeboat was built without EBS; build it with --features ec2".to_owned()))
+            }
         }
     }
 }

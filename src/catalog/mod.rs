@@ -8,6 +8,7 @@
 
 pub mod alarms;
 pub mod journal;
+mod sets;
 pub mod thaws;
 pub mod ticks;
 

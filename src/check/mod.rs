@@ -61,6 +61,7 @@ impl From<SessionError> for Said {
 pub fn kind(ask: &Ask) -> CheckKind {
     match ask {
         Ask::Fingerprint => CheckKind::Fingerprint,
+        Ask::CrossCheck { .. } => CheckKind::CrossCheck,
         Ask::Sql { .. } => CheckKind::Sql,
         Ask::Freshness { .. } => CheckKind::Freshness,
         Ask::Amcheck => CheckKind::Amcheck,
@@ -73,7 +74,7 @@ pub fn kind(ask: &Ask) -> CheckKind {
 pub async fn ask(check: &CheckConfig, subject: &Subject<'_>) -> CheckResult {
     let begun = Instant::now();
     let said = match &check.ask {
-        Ask::Fingerprint => said(Answer::CouldNotLook, "it is not asked here"),
+        Ask::Fingerprint | Ask::CrossCheck { .. } => said(Answer::CouldNotLook, "it is not asked here"),
         Ask::Sql { query, expect } => sql(subject, query, expect).await,
         Ask::Freshness { query, within } => freshness(subject, query, within.map_or(subject.rpo, |w| w.duration())).await,
         Ask::Amcheck => amcheck(subject).await,

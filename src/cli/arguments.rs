@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::domain::span::Span;
 use crate::domain::thaw::Tier;
+use crate::domain::volumes::InstanceId;
 
 /// Encrypted backups of Postgres that are rehearsed.
 #[derive(Debug, Parser)]
@@ -125,9 +126,9 @@ pub enum Verb {
         #[allow(missing_docs, reason = "documented at its type")]
         opening: Opening,
     },
-    /// Bring a datastore back: into a database, a directory, or stdout.
+    /// Bring a datastore back: into a database, a directory, or stdout; volumes into a zone.
     #[command(
-        after_help = "Examples:\n  lifeboat restore chat --plan\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to service=chat --swap\n  lifeboat restore chat --to postgres:///rescue --table public.messages\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat --vault s3://backups-dr/prod --identity recovery.txt --trust-key KEY --to postgres:///chat\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql. After Ctrl-C or a lost connection the same\ncommand goes on where it stopped."
+        after_help = "Examples:\n  lifeboat restore chat --plan\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to service=chat --swap\n  lifeboat restore chat --to postgres:///rescue --table public.messages\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat-volumes --to zone:eu-west-1a --attach i-0123456789abcdef0\n  lifeboat restore chat --vault s3://backups-dr/prod --identity recovery.txt --trust-key KEY --to postgres:///chat\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql. After Ctrl-C or a lost connection the same\ncommand goes on where it stopped."
     )]
     Restore(Box<RestoreArguments>),
     /// Ask for readable copies of a backup in an archive class. Shows time and cost first; sends the request with --confirm.
@@ -305,7 +306,7 @@ pub enum CatalogVerb {
 pub struct RestoreArguments {
     /// The datastore.
     pub datastore: String,
-    /// Where to: a Postgres URI or connection string, a directory, or - for stdout. May be left out with --plan.
+    /// Where to: a Postgres URI or connection string, a directory, or - for stdout; volumes to zone:NAME. May be left out with --plan.
     #[arg(long, value_name = "TARGET", required_unless_present = "plan")]
     pub to: Option<String>,
     /// This backup instead of the newest.
@@ -355,5 +356,41 @@ pub struct RestoreArguments {
     pub jobs: Option<usize>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
+    pub volumes: VolumeArguments,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
     pub opening: Opening,
+}
+
+/// What `restore` takes for volumes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Volumes (--to zone:NAME)")]
+pub struct VolumeArguments {
+    /// Attach them to this instance, under the devices they had. Handed over unattached if left out.
+    #[arg(long, value_name = "INSTANCE")]
+    pub attach: Option<InstanceId>,
+    /// Their type, such as gp3; as it was if left out.
+    #[arg(long, value_name = "TYPE")]
+    pub volume_type: Option<String>,
+    /// Provisioned I/O operations per second; as it was if left out.
+    #[arg(long, value_name = "N")]
+    pub iops: Option<u32>,
+    /// Provisioned throughput in MiB/s; as it was if left out.
+    #[arg(long, value_name = "N")]
+    pub throughput: Option<u32>,
+    /// The key they are encrypted under, as an ARN; the snapshots' if left out.
+    #[arg(long, value_name = "ARN")]
+    pub volume_key: Option<String>,
+    /// Read them in at this rate, in MiB/s, instead of on first use.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..=300))]
+    pub initialization_rate: Option<u32>,
+    /// Wait until everything is read in, and say how long that took.
+    #[arg(long)]
+    pub until_hydrated: bool,
+    /// How long a volume may take to be made or attached before the command ends; the same command goes on waiting.
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub patience: Span,
+    /// Tells this restore from another of the same backup: the same name goes on with the same volumes.
+    #[arg(long, value_name = "NAME", default_value = "restore")]
+    pub restore_name: String,
 }

@@ -14,8 +14,10 @@ mod recovery;
 mod rekey;
 pub mod restore;
 pub mod run;
+mod sets;
 mod thaw;
 pub mod unattended;
+mod volumes;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ use exit::Exit;
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == crate::sandbox::jail::COMMAND) {
         return first_process();
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == crate::volumes::watchdog::COMMAND) {
+        return watchdog();
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -71,6 +76,19 @@ fn first_process() -> ExitCode {
             Exit::NotVerified.into()
         }
     }
+}
+
+/// This process keeps file systems from being frozen for too long, and is no command line at all.
+fn watchdog() -> ExitCode {
+    let state = std::env::args_os().nth(2).map(std::path::PathBuf::from).unwrap_or_default();
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Exit::Bug.into() };
+    let exit = match runtime.block_on(crate::volumes::watchdog::watch(&state)) {
+        Ok(()) => Exit::Done,
+        Err(_) => Exit::SourceFailed,
+    };
+    // The thread that waits on standard input need not be waited for.
+    runtime.shutdown_background();
+    exit.into()
 }
 
 /// Begins to log, and to send spans if the environment says where. The guard sends the last ones.

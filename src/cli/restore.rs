@@ -10,6 +10,7 @@ use super::arguments::RestoreArguments;
 use super::exit::Exit;
 use super::print::{self, Failure, data, talk};
 use super::run::{Start, UNVERIFIED, backup_id, datastore_name};
+use super::volumes;
 use crate::config::plans;
 use crate::domain::choice::Which;
 use crate::domain::drill::{Answer, CheckResult};
@@ -40,6 +41,7 @@ enum Target {
     Nowhere,
     Stdout,
     Directory(std::path::PathBuf),
+    Zone(String),
     Database(Connection),
 }
 
@@ -47,6 +49,16 @@ fn target(text: Option<&str>) -> Result<Target, WorkError> {
     let Some(text) = text else { return Ok(Target::Nowhere) };
     if text == "-" {
         Ok(Target::Stdout)
+    } else if let Some(zone) = text.strip_prefix("zone:") {
+        let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        match !zone.is_empty() && zone.bytes().all(legal) {
+            true => Ok(Target::Zone(zone.to_owned())),
+            false => Err(WorkError::Refused {
+                what: format!("--to {text}"),
+                why: "it names no availability zone".to_owned(),
+                hint: "write --to zone:eu-west-1a".to_owned(),
+            }),
+        }
     } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
     {
         let connection = Connection::parse(text).map_err(|error| WorkError::from(TargetError::from(error)))?;
@@ -80,10 +92,22 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
     if !quote.verified {
         quote.warnings.push(UNVERIFIED.to_owned());
     }
+    if !matches!(target, Target::Zone(_)) {
+        volumes::refuse_others(&arguments.volumes)?;
+    }
     match target {
         Target::Nowhere => plan(start, quote),
+        Target::Zone(zone) => volumes::to_zone(start, &rig, &zone, quote, &arguments).await,
         Target::Stdout | Target::Directory(_) => to_files(start, &rig, target, quote, &question, &arguments).await,
         Target::Database(connection) => {
+            if quote.manifest.set.is_some() {
+                return Err(WorkError::Refused {
+                    what: format!("restoring {name} into a database"),
+                    why: "it is a set of volumes; nothing was changed".to_owned(),
+                    hint: "name a zone (--to zone:NAME), or a directory for disk images (--to ./DIR)".to_owned(),
+                }
+                .into());
+            }
             let wishes = planned(&rig, &question, wishes)?;
             quote.of_target(&rig, &connection, &wishes).await;
             if arguments.plan {
@@ -103,7 +127,7 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
             if let Some(error) = quote.refusal() {
                 return Err(error.into());
             }
-            confirm(arguments.yes, &backup, order.target.database().unwrap_or(name.as_str()))?;
+            confirm(arguments.yes, &backup, "database", order.target.database().unwrap_or(name.as_str()))?;
             let done = restore::carry_out(&rig, order).await;
             ended(start, done.map_err(|(error, state)| Failure { error: Box::new(error), state: Some(state) })?)
         }
@@ -167,6 +191,9 @@ async fn to_files(
         .into());
     }
     quote.steps = match &target {
+        Target::Directory(path) if quote.manifest.set.is_some() => {
+            vec![format!("write its volumes, in the clear, as disk images to {}", path.display())]
+        }
         Target::Directory(path) => vec![format!("write its opened payloads, in the clear, to {}", path.display())],
         _ => vec!["write the archive of its main payload to stdout".to_owned()],
     };
@@ -200,7 +227,7 @@ async fn to_files(
     Ok(Exit::Done)
 }
 
-fn plan(start: &Start, quote: Quote) -> Result<Exit, Failure> {
+pub(super) fn plan(start: &Start, quote: Quote) -> Result<Exit, Failure> {
     if start.json {
         print::json(&quote);
     } else {
@@ -226,7 +253,7 @@ fn minute(time: Timestamp) -> String {
 }
 
 /// The quote for people.
-fn describe(quote: &Quote) -> String {
+pub(super) fn describe(quote: &Quote) -> String {
     let mut lines = vec![format!("restore of {} from {}", quote.datastore, quote.vault)];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<9}{text}"));
     line("backup", format!("{}, number {}, {}", quote.backup, quote.sequence, quote.chosen));
@@ -324,19 +351,19 @@ fn refused(what: &str, why: &str) -> WorkError {
     }
 }
 
-/// Asks on a terminal for the database's name; elsewhere `--yes` must have been given.
-fn confirm(yes: bool, backup: &str, database: &str) -> Result<(), WorkError> {
+/// Asks on a terminal for the target's name; elsewhere `--yes` must have been given.
+pub(super) fn confirm(yes: bool, backup: &str, kind: &str, name: &str) -> Result<(), WorkError> {
     if yes {
         return Ok(());
     }
-    let what = format!("restoring into database {database:?}");
+    let what = format!("restoring into {kind} {name:?}");
     if !std::io::stdin().is_terminal() {
         return Err(refused(&what, "nobody is there to confirm it"));
     }
-    let _ = write!(std::io::stderr(), "\nto restore backup {backup}, type the name of the database ({database}): ");
+    let _ = write!(std::io::stderr(), "\nto restore backup {backup}, type the name of the {kind} ({name}): ");
     let mut answer = String::new();
     match std::io::stdin().read_line(&mut answer) {
-        Ok(_) if answer.trim() == database => Ok(()),
+        Ok(_) if answer.trim() == name => Ok(()),
         _ => Err(refused(&what, "it was not confirmed")),
     }
 }

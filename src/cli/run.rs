@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::{Arguments, CatalogVerb, Opening, PolicyVerb, Verb};
 use super::exit::{self, Exit};
 use super::print::{self, Failure, data, table, talk};
-use super::{drill, evidence, unattended};
+use super::{drill, evidence, sets, unattended};
 use crate::config::Config;
 use crate::domain::choice::Which;
 use crate::domain::id::{BackupId, DatastoreName};
@@ -192,15 +192,16 @@ async fn run_backup(start: &Start, names: &[String]) -> Result<Exit, Failure> {
 
 #[allow(clippy::cast_precision_loss, reason = "ratios and rates for people")]
 fn describe_backup(report: &back_up::BackupReport) -> String {
+    let Some(dump) = &report.dump else { return sets::describe_backup(report) };
     let ratio = report.plain_bytes as f64 / report.sealed_bytes.max(1) as f64;
-    let rate = bytes_for_people((report.plain_bytes as f64 / report.dump_seconds.max(0.001)) as u64);
+    let rate = bytes_for_people((report.plain_bytes as f64 / dump.dump_seconds.max(0.001)) as u64);
     format!(
         "backup {} of {}\n  protected  {} tables, {} rows, {} large objects\n  size       {} dumped, {} stored ({ratio:.1}:1)\n  time       {:.1} s ({rate}/s while dumping)\n  opens with {}\n  manifest   {}",
         report.backup,
         report.datastore,
-        report.tables,
-        report.rows,
-        report.large_objects,
+        dump.tables,
+        dump.rows,
+        dump.large_objects,
         bytes_for_people(report.plain_bytes),
         bytes_for_people(report.sealed_bytes),
         report.seconds,
@@ -289,6 +290,9 @@ async fn run_show(start: &Start, id: &str, opening: &Opening) -> Result<Exit, Fa
 }
 
 fn describe_manifest(m: &Manifest, address: &str) -> String {
+    if let Some(set) = &m.set {
+        return sets::describe_manifest(m, set, address);
+    }
     let mut text = format!(
         "backup      {} of {}, number {}\nsnapshot    {} ({} ago)\nserver      PostgreSQL {}\nmade by     lifeboat {}, {}\nopens with  {}\nby hand     {address}/{}\n\n",
         m.backup,
@@ -296,9 +300,9 @@ fn describe_manifest(m: &Manifest, address: &str) -> String {
         m.sequence,
         m.source.snapshot_time,
         age(m.source.snapshot_time),
-        m.source.server_version,
+        m.source.version(),
         m.tools.lifeboat,
-        m.tools.pg_dump,
+        m.tools.pg_dump.as_deref().unwrap_or_default(),
         m.slots.iter().map(|s| format!("{} ({})", s.name, s.kind)).collect::<Vec<_>>().join(", or "),
         m.place().restore_guide(1),
     );
@@ -357,18 +361,21 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
 }
 
 fn describe_verified(report: &verify::VerifyReport) -> String {
+    let compared = match (&report.comparison, &report.set) {
+        (Some(comparison), _) => format!("{} tables, {} rows with the fingerprint", comparison.tables, comparison.rows),
+        (None, Some(set)) => format!("{} blocks of {} volumes with their hashes, read in {}", set.blocks, set.volumes, set.read_in),
+        (None, None) => "nothing".to_owned(),
+    };
     let mut text = format!(
-        "backup {} of {}: every byte is whole\n  read       {} stored, {} plain, opened with {}\n  compared   {} tables, {} rows with the fingerprint\n  signature  {}",
+        "backup {} of {}: every byte is whole\n  read       {} stored, {} plain, opened with {}\n  compared   {compared}\n  signature  {}",
         report.backup,
         report.datastore,
         bytes_for_people(report.sealed_bytes),
         bytes_for_people(report.plain_bytes),
         report.opened_with,
-        report.comparison.tables,
-        report.comparison.rows,
         if report.signature_verified { "verified" } else { "UNVERIFIED" },
     );
-    for not in &report.comparison.not_looked_at {
+    for not in &report.not_looked_at {
         text.push_str(&format!("\n  not looked at: {not}"));
     }
     text
@@ -397,6 +404,8 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
             "claims": leftovers.claims.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "bytes": leftovers.bytes,
             "sandboxes": leftovers.sandboxes,
+            "snapshots": leftovers.snapshots.iter().map(|stray| stray.id.to_string()).collect::<Vec<_>>(),
+            "frozen": leftovers.frozen,
             "drills_without_report": leftovers.unreported,
         }));
     } else {
@@ -404,6 +413,11 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
         leftovers.orphans.values().flatten().for_each(|key| data(&format!("object of a backup that was never published: {key}")));
         leftovers.probes.iter().for_each(|key| data(&format!("probe: {key}")));
         leftovers.claims.iter().for_each(|key| data(&format!("claim that later ones have outdone: {key}")));
+        let told = |stray: &sweep::Stray| data(&format!("snapshot without a backup: {} of {} in {}", stray.id, stray.owner.0, stray.place));
+        leftovers.snapshots.iter().for_each(told);
+        if leftovers.frozen > 0 {
+            data("file systems that a dead run has left frozen");
+        }
         leftovers.sandboxes.iter().for_each(|run| data(&format!("sandbox of drill run {run}")));
     }
     if leftovers.is_empty() {

@@ -179,7 +179,7 @@ pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool)
     let (mut plans, mut left) = (Vec::new(), Vec::new());
     for datastore in &datastores {
         let found = pruning::look(&rig, datastore, pruning::policies_of(&all.schedules, datastore)).await?;
-        let mut json = json!({ "plan": found.plan, "unfinished": found.unfinished, "not_believed": found.not_believed });
+        let mut json = json!({ "plan": found.plan, "unfinished": found.unfinished, "not_believed": found.not_believed, "archive": found.archive.keys().collect::<Vec<_>>() });
         if !start.json {
             show_plan(&found, confirm);
         }
@@ -188,6 +188,9 @@ pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool)
             left.extend(done.left.iter().map(|(backup, why)| format!("{backup}: {why}")));
             if !start.json && !done.removed.is_empty() {
                 data(&format!("{datastore}: removed {} backups", done.removed.len()));
+            }
+            if !start.json && !done.archived.is_empty() {
+                data(&format!("{datastore}: {} sets went to the archive tier", done.archived.len()));
             }
             json["done"] = json!(done);
         }
@@ -227,6 +230,9 @@ fn show_plan(found: &pruning::Pruning, confirm: bool) {
     }
     if !found.unfinished.is_empty() {
         data(&format!("{} objects of backups removed earlier are still there", found.unfinished.len()));
+    }
+    if !found.archive.is_empty() {
+        data(&format!("{} sets are old enough for the archive tier (archive_after)", found.archive.len()));
     }
     let count = found.plan.removals().len();
     if count + found.unfinished.len() > 0 && !confirm {

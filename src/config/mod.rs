@@ -3,6 +3,7 @@
 //! Every fault is found in one pass and reported with file, line, key and what to write instead: [`section`] walks the
 //! parsed file, knows which keys were asked for, and so which ones are unknown.
 
+mod datastores;
 pub mod plans;
 pub mod schedules;
 pub mod section;
@@ -12,15 +13,11 @@ mod vault;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-
-use secrecy::SecretString;
 
 use crate::domain::DatastoreName;
-use crate::domain::span::Span;
 use crate::keyring::age_key::Recipients;
 use crate::keyring::sign::{PublicKey, TrustedKeys};
-use crate::pg::Connection;
+pub use datastores::{CopyConfig, DatastoreConfig, DatastoreKind, PostgresConfig, VolumesConfig};
 pub use section::{ConfigError, Fault};
 use section::{Document, Section};
 pub use vault::{ColdConfig, Colder, LockMode, S3Config, VaultConfig, parse_s3_address};
@@ -116,49 +113,6 @@ pub struct CompressionConfig {
     pub compressors: usize,
 }
 
-/// A Postgres database and what is promised for it.
-#[derive(Debug, Clone)]
-pub struct DatastoreConfig {
-    /// How to reach it.
-    pub connection: Connection,
-    /// A command whose output is the password.
-    pub password_command: Option<Vec<String>>,
-    /// How old the newest backup may be.
-    pub rpo: Span,
-    /// How long a restore may take.
-    pub rto: Span,
-    /// How long ago a drill of it may have passed.
-    pub drilled_within: Span,
-    /// The hosts that may run its scheduled backups; none: all.
-    pub hosts: Vec<String>,
-    /// Payloads dumped in parallel; 1 means `main` alone.
-    pub jobs: usize,
-    /// How long to wait for a table's lock.
-    pub lock_wait: Span,
-    /// Whether globals hold role passwords (needs to read `pg_authid`).
-    pub role_passwords: bool,
-}
-
-impl DatastoreConfig {
-    /// The connection with its password, if a command gives one.
-    ///
-    /// # Errors
-    /// What went wrong with the command; its output is not part of the text.
-    pub async fn connect(&self) -> Result<Connection, String> {
-        let Some(command) = &self.password_command else { return Ok(self.connection.clone()) };
-        let (program, arguments) = command.split_first().ok_or("password_command is empty")?;
-        let output = tokio::process::Command::new(program).args(arguments).stdin(Stdio::null()).output().await;
-        let output = output.map_err(|error| format!("password_command {program:?} could not be run: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("password_command {program:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
-        }
-        let password = zeroize::Zeroizing::new(
-            String::from_utf8(output.stdout).map_err(|_| format!("password_command {program:?} did not print text"))?,
-        );
-        Ok(self.connection.clone().with_password(SecretString::from(password.trim_end_matches(['\n', '\r']).to_owned())))
-    }
-}
-
 impl Config {
     /// What is known on a host that has nothing but a vault's address: no keys, no datastores, nothing that signs. `state` is where locks
     /// go.
@@ -227,7 +181,7 @@ impl Config {
         let catalog = serve::catalog(&mut root, base);
         let (serve, notify) = (serve::serve(&mut root, base), serve::notify(&mut root, base));
         let (pg_bin, compression) = (postgres(&mut root, base), compression(&mut root));
-        let datastores = datastores(&mut root);
+        let datastores = datastores::datastores(&mut root, base);
         root.finish();
         document.verdict()?;
         match (vault, signing) {
@@ -344,54 +298,4 @@ fn compression(root: &mut Section<'_>) -> CompressionConfig {
         s.finish();
     }
     config
-}
-
-fn datastores(root: &mut Section<'_>) -> BTreeMap<DatastoreName, DatastoreConfig> {
-    let mut all = BTreeMap::new();
-    for (name, mut s) in root.sections("datastores") {
-        let parsed_name = match name.parse::<DatastoreName>() {
-            Ok(name) => Some(name),
-            Err(error) => s.fault_here(&error.to_string(), "rename the section"),
-        };
-        let datastore = datastore(&mut s);
-        s.finish();
-        if let (Some(name), Some(datastore)) = (parsed_name, datastore) {
-            all.insert(name, datastore);
-        }
-    }
-    all
-}
-
-fn datastore(s: &mut Section<'_>) -> Option<DatastoreConfig> {
-    match s.required_text("kind", "kind = \"postgres\"") {
-        Some(kind) if kind.value == "postgres" => {}
-        Some(kind) if kind.value == "ebs" => {
-            s.fault::<()>(kind.span, "kind", "this lifeboat does not protect EBS volumes yet", "leave the datastore out until it does");
-        }
-        Some(kind) => {
-            s.fault::<()>(kind.span, "kind", "there is no such kind of datastore", "write kind = \"postgres\"");
-        }
-        None => {}
-    }
-    let connection = s.required_text("connection", "connection = \"service=chat\"").and_then(|text| match Connection::parse(&text.value) {
-        Ok(connection) => Some(connection),
-        Err(error) => s.fault(
-            text.span,
-            "connection",
-            &error.to_string(),
-            "name host, user and database only: \"host=db.internal dbname=chat user=lifeboat\" or \"service=chat\"",
-        ),
-    });
-    let config = DatastoreConfig {
-        connection: connection.unwrap_or(Connection::parse("").ok()?),
-        password_command: s.texts("password_command").map(|t| t.value),
-        rpo: s.span("rpo").unwrap_or(Span::seconds(86_400)),
-        rto: s.span("rto").unwrap_or(Span::seconds(4 * 3_600)),
-        hosts: s.texts("hosts").map(|t| t.value).unwrap_or_default(),
-        drilled_within: s.span("drilled_within").unwrap_or(Span::seconds(30 * 86_400)),
-        jobs: s.number("jobs", 1, 32).unwrap_or(1),
-        lock_wait: s.span("lock_wait").unwrap_or(Span::seconds(30)),
-        role_passwords: s.boolean("role_passwords").unwrap_or(true),
-    };
-    Some(config)
 }

@@ -61,6 +61,19 @@ pub struct PlanStage {
     pub after: Vec<String>,
     /// Programs that must succeed in the end.
     pub smoke: Vec<Smoke>,
+    /// What lives on the volumes, where it is a set of them.
+    pub volumes: Option<VolumeStage>,
+}
+
+/// What lives on a set of volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeStage {
+    /// Where each is mounted, by the volume's id or its device's name.
+    pub mounts: Vec<(String, PathBuf)>,
+    /// The server's data directory, below one of the mount points.
+    pub data_directory: PathBuf,
+    /// The database that is asked.
+    pub database: String,
 }
 
 /// A program that tells with its exit code whether the datastore serves.
@@ -105,6 +118,15 @@ pub struct CheckConfig {
 pub enum Ask {
     /// Everything against what was recorded at backup time.
     Fingerprint,
+    /// A set of volumes against the dump of the same database that was taken nearest to it.
+    CrossCheck {
+        /// The datastore that dumps the database.
+        with: DatastoreName,
+        /// How far apart the two may be.
+        within: Span,
+        /// Tables and sequences that may differ, since they are written to all the time: schema and name.
+        changing: Vec<(String, String)>,
+    },
     /// A query of one value.
     Sql {
         /// The query.
@@ -208,6 +230,7 @@ pub fn plain_plan(datastore: &DatastoreName) -> Plan {
         before: Vec::new(),
         after: Vec::new(),
         smoke: Vec::new(),
+        volumes: None,
     };
     Plan { name: datastore.to_string(), file: None, text: String::new(), stages: vec![stage] }
 }
@@ -311,8 +334,11 @@ fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
         section.finish();
         smoke
     });
+    let smoke = smoke.collect();
+    let is_volumes = datastore.as_ref().and_then(|name| config.datastores.get(name)).is_some_and(|settings| settings.volumes().is_some());
     Some(PlanStage {
-        smoke: smoke.collect(),
+        smoke,
+        volumes: if is_volumes { volume_stage(s) } else { None },
         datastore: datastore?,
         major: s.number("major", 12, 99).and_then(|major| u32::try_from(major).ok()),
         extensions: s.texts("extensions").map(|t| t.value).unwrap_or_default(),
@@ -324,6 +350,35 @@ fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
         before: s.texts("before").map(|t| t.value).unwrap_or_default(),
         after: s.texts("after").map(|t| t.value).unwrap_or_default(),
     })
+}
+
+/// What lives on volumes; none if the plan does not say: then they can be restored, and not drilled.
+fn volume_stage(s: &mut Section<'_>) -> Option<VolumeStage> {
+    let mounts: Vec<(String, PathBuf)> = s.pairs("mounts").into_iter().map(|(volume, at)| (volume, PathBuf::from(at))).collect();
+    let data_directory = s.text("data_directory").map(|t| (PathBuf::from(t.value), t.span));
+    let database = s.text("database").map_or_else(|| "postgres".to_owned(), |t| t.value);
+    let (data_directory, span) = data_directory?;
+    const OWN: [&str; 11] = ["usr", "bin", "sbin", "lib", "lib64", "lib32", "etc", "proc", "sys", "dev", "run"];
+    for (volume, at) in &mounts {
+        let mut parts = at.components().skip(1);
+        let first = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+        let plain = at.is_absolute() && at.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+        if !plain || first.is_empty() || OWN.contains(&first.as_str()) {
+            s.fault_here::<()>(
+                &format!("{volume} cannot be mounted at {}", at.display()),
+                "write an absolute path such as \"/var/lib/postgresql\"",
+            );
+        }
+    }
+    if !mounts.iter().any(|(_, at)| data_directory.starts_with(at)) {
+        return s.fault(
+            span,
+            "data_directory",
+            "it lies on none of the volumes",
+            "write mounts = { \"/dev/sdf\" = \"/var/lib/postgresql\" } and a directory below that",
+        );
+    }
+    Some(VolumeStage { mounts, data_directory, database })
 }
 
 /// Tables, each written as `schema.table`.
@@ -393,6 +448,14 @@ fn drill_plan(config: &Config, s: &mut Section<'_>) -> Result<Option<Plan>, Conf
 }
 
 fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &Path, text: &str) -> Option<Drill> {
+    // The server of a drill lives on the volumes, so there is no other beside it.
+    let of_volumes = |stage: &PlanStage| config.datastores.get(&stage.datastore).is_some_and(|settings| settings.volumes().is_some());
+    if plan.stages.iter().any(of_volumes) && (plan.stages.len() > 1 || plan.stages.iter().any(|stage| stage.volumes.is_none())) {
+        s.fault_here::<()>(
+            "volumes are drilled alone, and the plan must say what lives on them",
+            "write a plan with one [[restore]], its mounts and its data_directory",
+        );
+    }
     let stores: Vec<&DatastoreConfig> = plan.stages.iter().filter_map(|stage| config.datastores.get(&stage.datastore)).collect();
     // Objectives of several datastores: all must be back within the longest, and none older than the strictest allows.
     let (rto, rpo) = (stores.iter().map(|d| d.rto).max(), stores.iter().map(|d| d.rpo).min());
@@ -432,6 +495,9 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
             ask: Ask::Fingerprint,
         };
         checks = plan.stages.iter().map(fingerprint).collect();
+        if let Some(stage) = plan.stages.first().filter(|stage| of_volumes(stage)) {
+            checks = cross_check_of(config, s, stage).into_iter().collect();
+        }
     }
     let pick = |all: &[(&'static str, Scenario)], names: BTreeSet<String>| {
         all.iter().filter(|(name, _)| names.contains(*name)).map(|(_, one)| *one).collect::<Vec<_>>()
@@ -457,6 +523,22 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         plan,
     })
 }
+
+/// The check that is meant for volumes where none is written.
+fn cross_check_of(config: &Config, s: &mut Section<'_>, stage: &PlanStage) -> Option<CheckConfig> {
+    let server = config.datastores.get(&stage.datastore).and_then(|settings| settings.volumes()?.postgres.clone());
+    let Some(with) = server else {
+        return s.fault_here(
+            "nothing says what is true of the volumes' data",
+            "write [[checks]] with kind = \"cross-check\" and with = \"…\", the datastore that dumps the same database",
+        );
+    };
+    let ask = Ask::CrossCheck { with, within: CROSS_CHECK_WITHIN, changing: Vec::new() };
+    Some(CheckConfig { name: format!("{} against its dump", stage.datastore), datastore: stage.datastore.clone(), ask })
+}
+
+/// How far apart a set of volumes and a dump may be that are compared, if the drill says nothing.
+const CROSS_CHECK_WITHIN: Span = Span::seconds(24 * 3600);
 
 /// Names of the gaps a sandbox can have; the sandbox room says what they mean.
 pub const GAPS: [&str; 5] = ["network", "files", "processes", "uid", "size"];
@@ -511,20 +593,24 @@ fn check(config: &Config, s: &mut Section<'_>, plan: &Plan, number: usize) -> Op
         None if s.has("datastore") => None,
         None => plan.stages.first().filter(|_| plan.stages.len() == 1).map(|stage| stage.datastore.clone()),
     };
-    let kinds = [("fingerprint", 0), ("sql", 1), ("freshness", 2), ("amcheck", 3), ("catalog", 4), ("command", 5)];
+    let kinds = [("fingerprint", 0), ("sql", 1), ("freshness", 2), ("amcheck", 3), ("catalog", 4), ("command", 5), ("cross-check", 6)];
     let kind = match s.choice("kind", &kinds) {
         Some(kind) => kind,
         None if s.has("kind") => return None,
         None => {
             return s.fault_here(
                 "the check has no kind",
-                "write kind = \"fingerprint\", \"sql\", \"freshness\", \"amcheck\", \"catalog\" or \"command\"",
+                "write kind = \"fingerprint\", \"sql\", \"freshness\", \"amcheck\", \"catalog\", \"command\" or \"cross-check\"",
             );
         }
     };
     let word = kinds[kind].0;
     let ask = match kind {
+        0 if datastore.as_ref().and_then(|name| config.datastores.get(name)).is_some_and(|settings| settings.volumes().is_some()) => {
+            s.fault_here("volumes have no fingerprint of their own", "write kind = \"cross-check\", which asks for that of a dump")
+        }
         0 => Some(Ask::Fingerprint),
+        6 => cross_check(config, s),
         1 => sql(s),
         2 => {
             let query = s.required_text("query", "query = \"SELECT max(sent) FROM messages\"");
@@ -541,6 +627,16 @@ fn check(config: &Config, s: &mut Section<'_>, plan: &Plan, number: usize) -> Op
     };
     let name = s.text("name").map_or_else(|| format!("{word} ({number})"), |t| t.value);
     Some(CheckConfig { name, datastore: datastore?, ask: ask? })
+}
+
+fn cross_check(config: &Config, s: &mut Section<'_>) -> Option<Ask> {
+    let text = s.required_text("with", "with = \"chat\", the datastore that dumps the same database")?;
+    let with = config.datastores.iter().find(|(name, settings)| name.as_str() == text.value && settings.postgres().is_some());
+    let (within, changing) = (s.span("within").unwrap_or(CROSS_CHECK_WITHIN), tables(s, "changing"));
+    match with {
+        Some((with, _)) => Some(Ask::CrossCheck { with: with.clone(), within, changing }),
+        None => s.fault(text.span, "with", "no datastore of kind \"postgres\" has this name", "name the one that dumps the same database"),
+    }
 }
 
 fn sql(s: &mut Section<'_>) -> Option<Ask> {

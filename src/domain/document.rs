@@ -103,19 +103,20 @@ pub enum DocumentError {
         what: &'static str,
         /// The format it names.
         found: String,
-        /// The format that is known.
-        known: &'static str,
+        /// The formats that are known.
+        known: String,
     },
 }
 
-/// Looks at a document's `format` before anything else is believed of it.
-pub(crate) fn format_of(bytes: &[u8], what: &'static str, known: &'static str) -> Result<(), DocumentError> {
+/// Looks at a document's `format` before anything else is believed of it; which of those that are known it is.
+pub(crate) fn format_of(bytes: &[u8], what: &'static str, known: &[&'static str]) -> Result<&'static str, DocumentError> {
     #[derive(Deserialize)]
     struct Formatted {
         format: String,
     }
     let head: Formatted = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what, source })?;
-    if head.format == known { Ok(()) } else { Err(DocumentError::UnknownFormat { what, found: head.format, known }) }
+    let found = known.iter().find(|known| **known == head.format).copied();
+    found.ok_or_else(|| DocumentError::UnknownFormat { what, found: head.format, known: known.join(" and ") })
 }
 
 /// Format name of `vault.json`.
@@ -142,7 +143,7 @@ impl VaultHeader {
     /// # Errors
     /// [`DocumentError`] if it is not JSON of a format this program knows.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
-        format_of(bytes, "vault header", VAULT_FORMAT)?;
+        format_of(bytes, "vault header", &[VAULT_FORMAT])?;
         serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "vault header", source })
     }
 }

@@ -48,6 +48,8 @@ pub enum Answer {
 pub enum CheckKind {
     /// Everything against what was recorded at backup time.
     Fingerprint,
+    /// A set of volumes against what was recorded with the dump of the same database.
+    CrossCheck,
     /// A query with an expected answer.
     Sql,
     /// The newest row against the RPO.
@@ -300,8 +302,10 @@ pub fn verdict(facts: &Facts<'_>) -> (Verdict, Vec<String>) {
             Answer::CouldNotLook => because(Verdict::NotVerified, format!("check {} could not look: {}", check.name, check.summary)),
         }
     }
-    let asked =
-        |datastore: &DatastoreName| facts.checks.iter().any(|check| check.kind == CheckKind::Fingerprint && &check.datastore == datastore);
+    let asked = |datastore: &DatastoreName| {
+        let recorded = |kind| matches!(kind, CheckKind::Fingerprint | CheckKind::CrossCheck);
+        facts.checks.iter().any(|check| recorded(check.kind) && &check.datastore == datastore)
+    };
     // A fingerprint that was asked has its answer above.
     for datastore in facts.datastores.iter().filter(|datastore| facts.halt.is_none() && !asked(datastore)) {
         because(Verdict::NotVerified, format!("nothing of {datastore} was compared with what was recorded at backup time"));

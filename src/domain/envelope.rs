@@ -135,7 +135,7 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError`] for an unknown format, an envelope of another backup, or slots that point elsewhere.
     pub fn parse(bytes: &[u8], context: &Context) -> Result<Self, EnvelopeError> {
-        format_of(bytes, "envelope", FORMAT)?;
+        format_of(bytes, "envelope", &[FORMAT])?;
         let envelope: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "envelope", source })?;
         let own = (&envelope.vault, &envelope.datastore, &envelope.backup);
         if own != (&context.vault, &context.datastore, &context.backup) {

@@ -337,7 +337,7 @@ impl Record {
     /// # Errors
     /// [`DocumentError`] for a format this program does not know or a malformed record.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
-        format_of(bytes, "evidence record", FORMAT)?;
+        format_of(bytes, "evidence record", &[FORMAT])?;
         serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "evidence record", source })
     }
 }

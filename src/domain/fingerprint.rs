@@ -154,7 +154,7 @@ impl Fingerprint {
     /// # Errors
     /// [`DocumentError`] if it is not JSON of a format this program knows.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
-        format_of(bytes, "fingerprint", FORMAT)?;
+        format_of(bytes, "fingerprint", &[FORMAT])?;
         serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "fingerprint", source })
     }
     /// Rows of all tables.

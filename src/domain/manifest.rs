@@ -12,9 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::document::{DocumentError, format_of};
 use super::id::{BackupId, DatastoreName, VaultId};
 use super::layout::{ObjectKey, Place};
+use super::volumes::{BLOCK_BYTES, VolumeSet};
 
-/// Format name of manifests this program writes and reads.
+/// Format name of manifests of dumps.
 pub const FORMAT: &str = "lifeboat.manifest/1";
+/// Format name of manifests of volume sets.
+pub const FORMAT_SET: &str = "lifeboat.manifest/2";
 
 /// What a vault answers when an object is complete: its name, size and hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,8 @@ pub enum Role {
     Fingerprint,
     /// The restore plan that was in force.
     Plan,
+    /// Of a volume set: the SHA-256 of every block that one snapshot holds.
+    Blocks,
 }
 
 /// One sealed payload: `zstd` inside `age`, in one object or several to be concatenated.
@@ -83,20 +88,36 @@ impl Receipt {
     }
 }
 
-/// Facts about the server a backup was read from. No names from inside the data.
+/// Facts about what a backup was read from. No names from inside the data. A dump always has the server's version; a volume set has it where
+/// its Postgres was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFacts {
     /// `server_version`, such as `15.18 (Debian 15.18-0+deb12u1)`.
-    pub server_version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
     /// `server_version_num`, such as 150018.
-    pub server_version_num: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version_num: Option<u32>,
     /// Identifier of the cluster from `pg_control_system()`, where the role may read it.
     pub system_identifier: Option<String>,
-    /// Time of the exported snapshot by the server's clock. The RPO is measured from here.
+    /// Time of the exported snapshot by the server's clock, or just before the first volume was cut. The RPO is measured from here.
     pub snapshot_time: Timestamp,
     /// WAL position at the snapshot, where the role may read it.
     pub snapshot_lsn: Option<String>,
+}
+
+impl SourceFacts {
+    /// The server's version for people.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        self.server_version.as_deref().unwrap_or("of an unknown version")
+    }
+    /// The server's major version; 0 if it is not known.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.server_version_num.unwrap_or_default() / 10_000
+    }
 }
 
 /// Versions of the programs that made the backup.
@@ -105,10 +126,20 @@ pub struct SourceFacts {
 pub struct Tools {
     /// lifeboat.
     pub lifeboat: String,
-    /// `pg_dump --version`.
-    pub pg_dump: String,
+    /// `pg_dump --version`, of a dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_dump: Option<String>,
     /// Major version of `pg_dump`: a restore needs `pg_restore` of this major or newer.
-    pub pg_dump_major: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_dump_major: Option<u32>,
+}
+
+impl Tools {
+    /// Major version of `pg_dump`; 0 where there was none.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.pg_dump_major.unwrap_or_default()
+    }
 }
 
 /// A reference to a stored document, bound by its hash.
@@ -125,7 +156,7 @@ pub struct Slot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Always [`FORMAT`].
+    /// [`FORMAT`], or [`FORMAT_SET`] if there is a `set`.
     pub format: String,
     /// The vault this manifest belongs to.
     pub vault: VaultId,
@@ -147,7 +178,10 @@ pub struct Manifest {
     pub source: SourceFacts,
     /// What made the backup.
     pub tools: Tools,
-    /// Everything sealed. `main` and `globals.sql` are always there.
+    /// The snapshots, of a volume set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<VolumeSet>,
+    /// Everything sealed. `main` and `globals.sql` are always there, of a dump.
     pub payloads: Vec<Payload>,
     /// SHA-256 of the first envelope document, lower-case hexadecimal. Later envelopes are bound by their signature.
     pub envelope_sha256: String,
@@ -180,6 +214,8 @@ pub struct Statement {
     pub source: SourceFacts,
     /// See [`Manifest::tools`].
     pub tools: Tools,
+    /// See [`Manifest::set`].
+    pub set: Option<VolumeSet>,
     /// See [`Manifest::envelope_sha256`].
     pub envelope_sha256: String,
     /// See [`Manifest::slots`].
@@ -219,7 +255,7 @@ impl Manifest {
     #[must_use]
     pub fn new(statement: Statement, receipts: Vec<Receipt>) -> Self {
         Self {
-            format: FORMAT.to_owned(),
+            format: if statement.set.is_some() { FORMAT_SET } else { FORMAT }.to_owned(),
             vault: statement.vault,
             datastore: statement.datastore,
             backup: statement.backup,
@@ -230,6 +266,7 @@ impl Manifest {
             published: statement.published,
             source: statement.source,
             tools: statement.tools,
+            set: statement.set,
             payloads: receipts.into_iter().map(|r| r.0).collect(),
             envelope_sha256: statement.envelope_sha256,
             slots: statement.slots,
@@ -242,7 +279,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] for a format this program does not know, a manifest out of place, or one whose payloads are unsound.
     pub fn parse(bytes: &[u8], vault: &VaultId, place: &Place<'_>) -> Result<Self, ManifestError> {
-        format_of(bytes, "manifest", FORMAT)?;
+        let format = format_of(bytes, "manifest", &[FORMAT, FORMAT_SET])?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "manifest", source })?;
         let misplaced = |field, found: String| ManifestError::Misplaced { place: place.manifest(), field, found };
         if &manifest.vault != vault {
@@ -254,17 +291,44 @@ impl Manifest {
         if &manifest.backup != place.backup {
             return Err(misplaced("backup", manifest.backup.to_string()));
         }
+        if manifest.set.is_some() != (format == FORMAT_SET) {
+            let why = format!("a manifest of format {format} {} a volume set", if manifest.set.is_some() { "is not of" } else { "is of" });
+            return Err(ManifestError::Unsound { backup: manifest.backup.clone(), why });
+        }
         manifest.sound().map_err(|why| ManifestError::Unsound { backup: manifest.backup.clone(), why })?;
         Ok(manifest)
     }
 
     fn sound(&self) -> Result<(), String> {
-        for (role, times) in [(Role::Main, 1), (Role::Globals, 1), (Role::Fingerprint, 1)] {
+        match &self.set {
+            Some(set) => self.sound_set(set)?,
+            None => self.sound_dump()?,
+        }
+        self.sound_payloads()
+    }
+
+    fn sound_set(&self, set: &VolumeSet) -> Result<(), String> {
+        set.sound()?;
+        match self.payloads.iter().find(|payload| !matches!(payload.role, Role::Blocks | Role::Plan)) {
+            Some(payload) => Err(format!("payload {:?} is not one of a volume set", payload.name)),
+            None => Ok(()),
+        }
+    }
+
+    fn sound_dump(&self) -> Result<(), String> {
+        if self.source.server_version_num.is_none() || self.tools.pg_dump_major.is_none() {
+            return Err("it does not say which server it is of, or what dumped it".to_owned());
+        }
+        for (role, times) in [(Role::Main, 1), (Role::Globals, 1), (Role::Fingerprint, 1), (Role::Blocks, 0)] {
             let found = self.payloads.iter().filter(|p| p.role == role).count();
             if found != times {
                 return Err(format!("it lists {found} payloads of role {role:?}, and must list {times}"));
             }
         }
+        Ok(())
+    }
+
+    fn sound_payloads(&self) -> Result<(), String> {
         let place = self.place();
         let (payloads, meta) = (place.payload_prefix(), place.meta_prefix());
         let mut names = std::collections::BTreeSet::new();
@@ -309,9 +373,13 @@ impl Manifest {
     pub fn sealed_bytes(&self) -> u64 {
         self.payloads.iter().map(Payload::sealed_bytes).sum()
     }
-    /// Size of all payloads before compression, in bytes.
+    /// Bytes that a restore brings back: all payloads before compression, or what the snapshots of a set hold (the whole volumes, where their
+    /// blocks were not counted).
     #[must_use]
     pub fn plain_bytes(&self) -> u64 {
+        if let Some(set) = &self.set {
+            return set.members.iter().map(|member| member.blocks.map_or(member.bytes, |blocks| blocks * BLOCK_BYTES as u64)).sum();
+        }
         self.payloads.iter().map(|p| p.plain_bytes).sum()
     }
 }

@@ -22,6 +22,7 @@ pub mod retention;
 pub mod span;
 pub mod thaw;
 pub mod trouble;
+pub mod volumes;
 
 pub use document::Document;
 pub use id::{BackupId, DatastoreName, VaultId};

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use serde::{Deserialize, Serialize};
 
-use super::{Probe, Reach};
+use super::{Probe, Reach, volumes};
 
 /// Name of the hidden command that runs [`first_process`].
 pub const COMMAND: &str = "sandbox-first-process";
@@ -50,6 +50,44 @@ pub struct Plan {
     pub programs: Vec<PathBuf>,
 }
 
+/// What the first process can be asked, each as one line of JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Question {
+    /// Try to reach something; answered with a [`Probe`].
+    Probe(Reach),
+    /// Mount a loop device of the host; answered with [`Done`].
+    Mount {
+        /// Its name, such as `loop7`.
+        device: String,
+        /// The file system: `ext4` or `xfs`.
+        kind: String,
+        /// Where, inside.
+        at: PathBuf,
+    },
+    /// Undo a mount; answered with [`Done`].
+    Unmount(PathBuf),
+    /// Give what is mounted to the server, and make a data directory ready for it; answered with [`Done`].
+    Adopt {
+        /// The mount points.
+        mounts: Vec<PathBuf>,
+        /// The data directory.
+        data: PathBuf,
+        /// Files that are written, by their absolute path.
+        files: Vec<(PathBuf, String)>,
+    },
+}
+
+/// What came of a question that is not a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Done {
+    /// It is done.
+    Well,
+    /// It is not, and why.
+    Failed(String),
+}
+
 /// Runs the first process until its end. Returns what went wrong before it was ready.
 ///
 /// # Errors
@@ -72,15 +110,21 @@ pub fn first_process() -> Result<(), String> {
     let time_to_live = Duration::from_secs(plan.time_to_live_seconds);
     while begun.elapsed() < time_to_live {
         match told.recv_timeout(REAP_EVERY) {
-            Ok(line) => {
-                let tried: Reach = serde_json::from_str(&line).map_err(|error| error.to_string())?;
-                answer(&probe(tried))?;
-            }
+            Ok(line) => match serde_json::from_str(&line).map_err(|error| error.to_string())? {
+                Question::Probe(tried) => answer(&probe(tried))?,
+                Question::Mount { device, kind, at } => answer(&done(volumes::mount_device(&device, &kind, &at)))?,
+                Question::Unmount(at) => answer(&done(unmount(&at, UnmountFlags::empty()).map_err(|error| error.to_string())))?,
+                Question::Adopt { mounts, data, files } => answer(&done(volumes::adopt(&mounts, &data, &files, plan.uid)))?,
+            },
             Err(RecvTimeoutError::Timeout) => while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {},
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     Ok(())
+}
+
+fn done(outcome: Result<(), String>) -> Done {
+    outcome.map_or_else(Done::Failed, |()| Done::Well)
 }
 
 fn answer(value: &impl Serialize) -> Result<(), String> {

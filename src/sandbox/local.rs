@@ -93,6 +93,8 @@ struct Jail {
     child: Child,
     stdin: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
+    /// The first process, as the host numbers it; it lives as long as `child` does.
+    inside: u32,
     /// Its namespaces, held open: they are entered by these and not by a process number, which may be another's one day.
     namespaces: Vec<(&'static str, std::fs::File)>,
 }
@@ -188,7 +190,7 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
         file.map(|file| (option, file)).map_err(|e| format!("its namespaces could not be held: {e}"))
     };
     let namespaces = NAMESPACES.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, namespaces })))
+    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, inside, namespaces })))
 }
 
 fn bare(spec: Spec, lease: Lease, home: &Path) -> Result<Place, SandboxError> {
@@ -208,6 +210,17 @@ fn bare(spec: Spec, lease: Lease, home: &Path) -> Result<Place, SandboxError> {
         gaps.push(Gap::Uid);
     }
     Ok(Place { spec, lease, hold: Hold::Bare, server: None, gaps })
+}
+
+impl Jail {
+    async fn ask(&mut self, question: &jail::Question, patience: Duration) -> Option<String> {
+        let line = serde_json::to_string(question).ok()? + "\n";
+        let answer = async {
+            self.stdin.write_all(line.as_bytes()).await.ok()?;
+            self.answers.next_line().await.ok().flatten()
+        };
+        tokio::time::timeout(patience, answer).await.ok().flatten()
+    }
 }
 
 impl Place {
@@ -280,8 +293,14 @@ impl Place {
         initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]);
         initdb.stdin(Stdio::null()).stdout(Stdio::null());
         Running::start(initdb, Tool::Initdb).map_err(lost("make a cluster"))?.finish().await.map_err(lost("make a cluster"))?;
+        self.run_server(&data, settings, SERVER_PATIENCE).await
+    }
+
+    /// Starts a server on a data directory, inert, and waits until it answers.
+    pub(super) async fn run_server(&mut self, data: &Path, settings: &[(String, String)], patience: Duration) -> Result<(), SandboxError> {
+        let lost = |what: &'static str| move |error: crate::pg::children::ChildError| SandboxError::Failed { what, why: error.to_string() };
         let mut server = self.launcher(false).command(&self.spec.tools.path(Tool::Postgres));
-        server.env("LC_ALL", "C").arg("-D").arg(&data).stdin(Stdio::null()).stdout(Stdio::null());
+        server.env("LC_ALL", "C").arg("-D").arg(data).stdin(Stdio::null()).stdout(Stdio::null());
         for (name, value) in settings {
             server.arg("-c").arg(format!("{name}={value}"));
         }
@@ -303,8 +322,8 @@ impl Place {
                 let why = running.finish().await.map_or_else(|e| e.to_string(), |_| "it ended".to_owned());
                 return Err(SandboxError::Failed { what: "start its server", why });
             }
-            () = tokio::time::sleep(SERVER_PATIENCE) => {
-                let why = format!("it did not answer within {} seconds", SERVER_PATIENCE.as_secs());
+            () = tokio::time::sleep(patience) => {
+                let why = format!("it did not answer within {} seconds", patience.as_secs());
                 return Err(SandboxError::Failed { what: "start its server", why });
             }
         }
@@ -346,16 +365,40 @@ impl Place {
                 tokio::task::spawn_blocking(move || jail::probe(asked)).await.unwrap_or_else(|_| unanswered(tried))
             }
             Hold::Jail(jail) => {
-                let Jail { stdin, answers, .. } = jail.as_mut();
-                let Ok(question) = serde_json::to_string(&tried) else { return unanswered(tried) };
-                let answer = async {
-                    stdin.write_all(format!("{question}\n").as_bytes()).await.ok()?;
-                    answers.next_line().await.ok().flatten()
-                };
-                let answer = tokio::time::timeout(PATIENCE, answer).await.ok().flatten();
+                let answer = jail.ask(&jail::Question::Probe(tried.clone()), PATIENCE).await;
                 answer.and_then(|line| serde_json::from_str(&line).ok()).unwrap_or_else(|| unanswered(tried))
             }
         }
+    }
+
+    /// Has the first process do something.
+    ///
+    /// # Errors
+    /// [`SandboxError::Failed`] with its words; also where there is no first process.
+    pub(super) async fn have(&mut self, what: &'static str, question: &jail::Question, patience: Duration) -> Result<(), SandboxError> {
+        let Hold::Jail(jail) = &mut self.hold else {
+            let why = "there are no namespaces here, and volumes are mounted nowhere else; start the drill as root".to_owned();
+            return Err(SandboxError::Failed { what, why });
+        };
+        match jail.ask(question, patience).await.and_then(|line| serde_json::from_str(&line).ok()) {
+            Some(jail::Done::Well) => Ok(()),
+            Some(jail::Done::Failed(why)) => Err(SandboxError::Failed { what, why }),
+            None => Err(SandboxError::Failed { what, why: "its first process did not answer".to_owned() }),
+        }
+    }
+
+    /// A path inside, as the host reaches it; none where there are no namespaces.
+    #[must_use]
+    pub(super) fn seen_from_host(&self, inside: &Path) -> Option<PathBuf> {
+        match &self.hold {
+            Hold::Jail(jail) => Some(Path::new("/proc").join(jail.inside.to_string()).join("root").join(inside.strip_prefix("/").ok()?)),
+            Hold::Bare => None,
+        }
+    }
+
+    /// What it was raised as.
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
     }
 
     /// Ends the sandbox. What is left, if anything, is for [`census`] to find.
@@ -398,6 +441,7 @@ pub async fn undo(state: &Path, run: &str) -> Result<(), SandboxError> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    super::volumes::detach_all(run);
     match std::fs::remove_dir_all(&home) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove its directory")(error)),
         _ => Ok(()),
@@ -410,7 +454,8 @@ pub fn census(state: &Path, run: &str, lease: Option<&Lease>) -> Census {
     let home = directory(state, run);
     let lease = read_lease(&home).or_else(|| lease.cloned());
     let processes = tagged(state, run, lease.as_ref()).into_iter().map(|p| format!("process {} ({})", p.pid, p.name)).collect();
-    let files = if home.exists() { vec![home.display().to_string()] } else { Vec::new() };
+    let mut files = if home.exists() { vec![home.display().to_string()] } else { Vec::new() };
+    files.extend(super::volumes::attached(run).into_iter().map(|device| format!("/dev/{device}")));
     Census { processes, files }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod jail;
 pub mod local;
+pub mod volumes;
 
 use serde::{Deserialize, Serialize};
 

@@ -44,6 +44,11 @@ impl SourceEnd {
     pub fn of_memory() -> Self {
         Self(())
     }
+    /// The source was a listing that was read to its last page.
+    #[must_use]
+    pub fn of_listing() -> Self {
+        Self(())
+    }
 }
 
 /// One stored object's worth of a sealed stream.

@@ -174,6 +174,8 @@ impl Verbs {
         let leftovers = &found.leftovers;
         kinds.insert("unfinished uploads", leftovers.uploads.len());
         kinds.insert("objects of unpublished backups", leftovers.orphans.values().map(Vec::len).sum());
+        kinds.insert("snapshots without a backup", leftovers.snapshots.len());
+        kinds.insert("file systems left frozen", leftovers.frozen);
         kinds.insert("sandboxes", leftovers.sandboxes.len());
         kinds.insert("drills without a report", leftovers.unreported.len());
         kinds.insert("backups whose manifest is gone", leftovers.lost.len());

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::drill;
 use super::{Rig, WorkError, back_up, copy, shelf};
-use crate::config::DatastoreConfig;
 use crate::config::serve::{How, UrlFrom};
+use crate::config::{DatastoreKind, PostgresConfig};
 use crate::config::{plans, schedules};
 use crate::domain::Trouble;
 use crate::domain::envelope::{Context, Slot};
@@ -48,11 +48,11 @@ pub struct Line {
     trouble: Option<Trouble>,
 }
 
-fn line(subject: &str, question: &str, answer: Answer, detail: impl Into<String>) -> Line {
+pub(super) fn line(subject: &str, question: &str, answer: Answer, detail: impl Into<String>) -> Line {
     Line { subject: subject.to_owned(), question: question.to_owned(), answer, detail: detail.into(), trouble: None }
 }
 
-fn bad(subject: &str, question: &str, trouble: Trouble, detail: impl Into<String>) -> Line {
+pub(super) fn bad(subject: &str, question: &str, trouble: Trouble, detail: impl Into<String>) -> Line {
     Line { trouble: Some(trouble), ..line(subject, question, Answer::Bad, detail) }
 }
 
@@ -76,7 +76,13 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
         Err(error) => line("catalog", "opens", Answer::Note, format!("{error}; everything works without it")),
     });
     for (name, settings) in &rig.config.datastores {
-        lines.extend(check_datastore(rig, name, settings).await);
+        lines.extend(match &settings.kind {
+            DatastoreKind::Postgres(postgres) => check_datastore(rig, name, postgres).await,
+            DatastoreKind::Volumes(volumes) => match shelf::vault_id(rig).await {
+                Ok(vault) => super::snapshot::check::check(rig, &vault, name, volumes).await,
+                Err(error) => vec![bad(&format!("datastore {name}"), "its vault is there", error.trouble(), error.to_string())],
+            },
+        });
     }
     if rig.config.datastores.is_empty() {
         lines.push(bad("datastores", "at least one is configured", Trouble::Usage, "add a section [datastores.NAME]"));
@@ -262,7 +268,7 @@ async fn check_key(rig: &Rig, key: &dyn Key, identity: &Identity, context: &Cont
     line(&subject, "wraps", Answer::Good, detail)
 }
 
-async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &DatastoreConfig) -> Vec<Line> {
+async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresConfig) -> Vec<Line> {
     let subject = format!("datastore {name}");
     let connection = match settings.connect().await {
         Ok(connection) => connection,
@@ -303,7 +309,7 @@ async fn tls_line(subject: &str, session: &mut Session) -> Line {
 }
 
 /// What the backup role lacks, asked before a night goes by.
-async fn privilege_lines(subject: &str, session: &mut Session, settings: &DatastoreConfig) -> Vec<Line> {
+async fn privilege_lines(subject: &str, session: &mut Session, settings: &PostgresConfig) -> Vec<Line> {
     let mut questions = vec![
         (
             "may read every table",

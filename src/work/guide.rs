@@ -5,6 +5,7 @@
 
 use crate::domain::envelope::{Context, Slot, SlotKind};
 use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::domain::volumes::{PostgresCut, SetPlace, VolumeSet};
 use crate::keyring::sign::PublicKey;
 use crate::vault::Vault;
 
@@ -27,17 +28,22 @@ fn shell(text: &str) -> String {
 pub fn restore_guide(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, public: &PublicKey, manifest_sha256: &str) -> String {
     let place = manifest.place();
     let context = super::shelf::context_of(manifest);
-    let fetch = fetch(&vault.address(), &vault.cli_options(), &place);
+    // Everything that is sealed of a set is small and stands beside its envelope.
+    let folders = if manifest.set.is_some() { vec![place.meta_prefix()] } else { vec![place.meta_prefix(), place.payload_prefix()] };
+    let fetch = fetch(&vault.address(), &vault.cli_options(), &place, &folders);
     let sums: String = std::iter::once(format!("{manifest_sha256}  {}\n", place.manifest()))
         .chain(slots.iter().map(|slot| format!("{}  {}\n", slot.sha256, slot.file)))
         .chain(manifest.payloads.iter().flat_map(|p| &p.objects).map(|o| format!("{}  {}\n", o.sha256, o.key)))
         .collect();
     let open = slots.iter().map(|slot| open_slot(slot, &context)).collect::<Vec<_>>().join("\n");
     let verify = public.openssl_command("\"$TRUSTED_KEY\"", place.manifest().as_str());
+    if let Some(set) = &manifest.set {
+        return set_guide(manifest, set, slots, &Checked { fetch, sums, open, verify });
+    }
     let load = load(manifest);
     let cat = |role| manifest.payload(role).map(cat).unwrap_or_default();
     let globals = cat(Role::Globals);
-    let major = manifest.tools.pg_dump_major;
+    let major = manifest.tools.major();
     format!(
         r#"# Restore {datastore} from backup {backup} without lifeboat
 
@@ -113,9 +119,111 @@ shred -u identity.txt
         datastore = manifest.datastore,
         backup = manifest.backup,
         snapshot = manifest.source.snapshot_time,
-        server = manifest.source.server_version,
+        server = manifest.source.version(),
         names = slots.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
         manifest_file = place.manifest(),
+    )
+}
+
+/// The parts that every guide has.
+struct Checked {
+    fetch: String,
+    sums: String,
+    open: String,
+    verify: String,
+}
+
+/// The guide of a set of volumes: the AWS CLI makes them, no key slot is needed for that; one opens the hashes.
+fn set_guide(manifest: &Manifest, set: &VolumeSet, slots: &[Slot], checked: &Checked) -> String {
+    let Checked { fetch, sums, open, verify } = checked;
+    let mut make = String::new();
+    let places = std::iter::once((&set.place, false)).chain(set.copied_to.as_ref().map(|place| (place, true)));
+    for (place, is_copy) in places {
+        // One of the two, and only the first is for who pastes everything.
+        let (heading, fence) = if is_copy { ("Or, from the copies, in", "text") } else { ("In", "bash") };
+        make.push_str(&format!("{heading} {place}:\n\n```{fence}\n"));
+        for member in &set.members {
+            let copy = member.copy.as_ref().filter(|_| is_copy);
+            let (snapshot, key) = copy.map_or((&member.snapshot, &member.key), |copy| (&copy.snapshot, &copy.key));
+            let line = match place {
+                SetPlace::Ebs { region, .. } => format!(
+                    "aws ec2 create-volume --region {} --availability-zone \"$ZONE\" --snapshot-id {snapshot} \\\n  --volume-type {}{}{} --encrypted --kms-key-id {} --query VolumeId --output text   # was {}{}\n",
+                    shell(region),
+                    shell(&member.class),
+                    member.iops.filter(|_| member.class != "gp2").map(|iops| format!(" --iops {iops}")).unwrap_or_default(),
+                    member.throughput.map(|rate| format!(" --throughput {rate}")).unwrap_or_default(),
+                    shell(key),
+                    member.volume,
+                    member.attached.as_ref().map(|at| format!(", {} of {}", at.device, at.instance)).unwrap_or_default(),
+                ),
+                SetPlace::Local { directory } => {
+                    format!("cp --sparse=always {}/snapshots/{snapshot}/disk {}.img\n", shell(directory), member.volume)
+                }
+            };
+            make.push_str(&line);
+        }
+        make.push_str("```\n\n");
+    }
+    let label = match &set.postgres {
+        Some(PostgresCut::OnlineBackup { label, tablespace_map, .. }) => {
+            let mut text = format!(
+                "## 4. The label\n\nThe volumes were cut within an online backup. Mount them, and before Postgres is started:\n\n```bash\nprintf %s {} > \"$PGDATA\"/backup_label\nrm -f \"$PGDATA\"/postmaster.pid\n",
+                shell(label)
+            );
+            if !tablespace_map.is_empty() {
+                text.push_str(&format!("printf %s {} > \"$PGDATA\"/tablespace_map\n", shell(tablespace_map)));
+            }
+            text + "```\n"
+        }
+        Some(PostgresCut::Checkpoint) => "## 4. Start\n\nMount the volumes, remove `postmaster.pid`, start Postgres: it recovers as after a power cut.\n".to_owned(),
+        None => "## 4. Mount\n\nMount the volumes as they were (XFS clones on one host with `-o nouuid`). The set is consistent as the manifest says.\n".to_owned(),
+    };
+    format!(
+        r#"# Restore {datastore} from backup {backup} without lifeboat
+
+A set of {count} volumes, cut {snapshot}, {consistency}-consistent. The volumes open with the KMS keys they are encrypted under; the
+hashes of their blocks, in `blocks-NNN.zst.age`, with any one of: {names}.
+
+You need: `bash`, `sha256sum`, `openssl` 3.0 or newer and the AWS CLI; for the hashes `age` and `zstd`. Run the steps in order, in one
+bash shell, in an empty directory.
+
+Set before you begin:
+
+- `TRUSTED_KEY`: a file with the public signing key, from your configuration or recovery card, **not** from the vault.
+- `ZONE`: the availability zone in which the volumes are made.
+- `IDENTITY`: only for the hashes, with an age slot: the file with your recovery key or local identity.
+
+## 1. Fetch
+
+```bash
+set -euo pipefail
+umask 077
+{fetch}
+```
+
+## 2. Check
+
+```bash
+{verify}
+sha256sum --check --quiet <<'SUMS'
+{sums}SUMS
+```
+
+## 3. Make the volumes
+
+{make}{label}
+## 5. The hashes, if you want to compare
+
+{open}
+`age -d -i identity.txt FILE | zstd -dq` of a `blocks-NNN.zst.age` prints, per block of 512 KiB, its number and its SHA-256; those that are
+not listed are zeros. `dd if=DEVICE bs=512K skip=NUMBER count=1 | sha256sum` reads one. Then `shred -u identity.txt`.
+"#,
+        datastore = manifest.datastore,
+        backup = manifest.backup,
+        count = set.members.len(),
+        snapshot = manifest.source.snapshot_time,
+        consistency = set.consistency,
+        names = slots.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
     )
 }
 
@@ -144,9 +252,8 @@ pub fn commands(guide: &str, slot: &str) -> Vec<String> {
     blocks
 }
 
-fn fetch(address: &str, options: &str, place: &crate::domain::layout::Place<'_>) -> String {
+fn fetch(address: &str, options: &str, place: &crate::domain::layout::Place<'_>, folders: &[String]) -> String {
     let manifest = place.manifest();
-    let folders = [place.meta_prefix(), place.payload_prefix()];
     if let Some(directory) = address.strip_prefix("file://") {
         let mut lines = vec![
             format!("VAULT=${{VAULT:-{}}}", shell(directory)),

@@ -11,6 +11,7 @@ pub mod guide;
 pub mod init;
 pub mod payload;
 pub mod prune;
+pub mod publish;
 pub mod quote;
 pub mod rebuild;
 pub mod recovery;
@@ -18,6 +19,7 @@ pub mod rekey;
 pub mod restore;
 pub mod runbook;
 pub mod shelf;
+pub mod snapshot;
 pub mod status;
 pub mod sweep;
 pub mod thaw;
@@ -47,6 +49,7 @@ use crate::seal::{OpenError, SealError};
 use crate::source::postgres::SourceError;
 use crate::target::TargetError;
 use crate::vault::{Vault, VaultError};
+use crate::volumes::Places;
 
 /// Everything a verb works with. A drill works with a copy in which something is broken.
 #[derive(Clone)]
@@ -61,6 +64,8 @@ pub struct Rig {
     pub replicas: BTreeMap<String, Arc<dyn Vault>>,
     /// Keys that wrap.
     pub keys: Vec<Arc<dyn Key>>,
+    /// What opens places with volumes.
+    pub volumes: Arc<dyn Places>,
     /// What may open, in the order in which it is tried.
     pub openers: Vec<Arc<dyn Opener>>,
     /// What signs.
@@ -111,6 +116,18 @@ pub enum WorkError {
         datastore: DatastoreName,
         #[source]
         source: SourceError,
+    },
+    #[error("taking volumes of datastore {datastore} failed")]
+    Set {
+        datastore: DatastoreName,
+        #[source]
+        source: snapshot::SetError,
+    },
+    #[error("bringing volumes of datastore {datastore} back failed")]
+    Volumes {
+        datastore: DatastoreName,
+        #[source]
+        source: snapshot::SetError,
     },
     #[error("sealing payload {payload} failed")]
     Seal {
@@ -192,6 +209,11 @@ impl WorkError {
             Self::Key(error) => error.trouble(),
             Self::NothingOpens(error) => error.trouble(),
             Self::Source { source, .. } => source.trouble(),
+            Self::Set { source, .. } => source.trouble(),
+            Self::Volumes { source, .. } => match source.trouble() {
+                Trouble::SourceFailed => Trouble::RestoreFailed,
+                other => other,
+            },
             Self::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. } => Trouble::SourceFailed,
             Self::Seal { .. } | Self::Bug(_) => Trouble::Bug,
             Self::Open(OpenError::Fetch { .. }) | Self::Catalog(_) | Self::File { .. } | Self::NotTold(_) => Trouble::Unavailable,
@@ -217,6 +239,7 @@ impl WorkError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Source { source, .. } => source.hint(),
+            Self::Set { source, .. } | Self::Volumes { source, .. } => source.hint(),
             Self::Target(error) => error.hint(),
             Self::NoVault { .. } => Some("if there was one, check the address in lifeboat.toml; where it is lost, a copy is restored from with --vault; `lifeboat init` makes a new one".to_owned()),
             Self::Refused { hint, .. } => Some(hint.clone()),

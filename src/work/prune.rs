@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::snapshot::stray;
 use super::{HostLock, Rig, WorkError, evidence, shelf};
 use crate::config::VaultConfig;
 use crate::config::schedules::Schedule;
@@ -17,6 +18,7 @@ use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::{self, ObjectKey, Place};
 use crate::domain::manifest::Manifest;
 use crate::domain::retention::{Candidate, Guard, Plan, Policy, minimum_days, plan};
+use crate::domain::volumes::SnapshotId;
 use crate::evidence::Series;
 
 /// What would be removed of one datastore, and why everything else stays.
@@ -25,6 +27,8 @@ pub struct Pruning {
     pub plan: Plan,
     /// Objects of backups whose removal was begun earlier.
     pub unfinished: Vec<ObjectKey>,
+    /// Snapshots of sets that stay and are old enough for the archive tier.
+    pub archive: BTreeMap<BackupId, Vec<SnapshotId>>,
     /// Manifests that are not believed: never counted, never removed.
     pub not_believed: usize,
     manifests: BTreeMap<BackupId, Manifest>,
@@ -36,6 +40,8 @@ pub struct Pruning {
 pub struct Pruned {
     /// Backups that are gone.
     pub removed: Vec<BackupId>,
+    /// Sets whose snapshots went to the archive tier.
+    pub archived: Vec<BackupId>,
     /// Backups that were to go and stay for now, each with the reason.
     pub left: Vec<(BackupId, String)>,
 }
@@ -108,7 +114,7 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
             backup: manifest.backup.clone(),
             sequence: manifest.sequence,
             taken: manifest.source.snapshot_time,
-            bytes: manifest.sealed_bytes(),
+            bytes: if manifest.set.is_some() { manifest.plain_bytes() } else { manifest.sealed_bytes() },
             guards: spoken_guards(&said, &manifest.backup),
         })
         .collect();
@@ -136,7 +142,14 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
     // What a record says is gone is no candidate: its removal goes on.
     candidates.retain(|candidate| !said.removed.contains(&candidate.backup));
     let plan = plan(datastore, &policies, &candidates, now);
-    Ok(Pruning { plan, unfinished, not_believed, manifests, policies })
+    let mut archive = BTreeMap::new();
+    for manifest in manifests.values().filter(|manifest| !plan.removals().iter().any(|removal| *removal.backup() == manifest.backup)) {
+        let ids = stray::to_archive(rig, manifest).await?;
+        if !ids.is_empty() {
+            archive.insert(manifest.backup.clone(), ids);
+        }
+    }
+    Ok(Pruning { plan, unfinished, archive, not_believed, manifests, policies })
 }
 
 fn spoken_guards(said: &Testimony, backup: &BackupId) -> Vec<Guard> {
@@ -175,6 +188,7 @@ async fn stored_guards(rig: &Rig, manifest: &Manifest, now: Timestamp) -> Result
             guards.push(Guard::PaidUntil(paid));
         }
     }
+    guards.extend(stray::guards(rig, manifest).await?);
     guards.sort();
     guards.dedup();
     Ok(guards)
@@ -245,7 +259,11 @@ pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
         }
     }
     for (backup, keys) in left {
-        match delete(rig, &keys).await {
+        let mut deleted = delete(rig, &keys).await;
+        if let (Ok(()), Some(manifest)) = (&deleted, now.manifests.get(&backup)) {
+            deleted = stray::remove_of(rig, manifest).await;
+        }
+        match deleted {
             Ok(()) => {
                 if let (Some(catalog), Ok(vault)) = (rig.catalog(), shelf::vault_id(rig).await)
                     && let Err(error) = catalog.forget(&vault, &datastore, &backup).await
@@ -258,6 +276,13 @@ pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
         }
         if rig.cancel.is_cancelled() {
             break;
+        }
+    }
+    for (backup, ids) in now.archive.iter().filter(|(backup, _)| shown.archive.contains_key(*backup)) {
+        let Some(manifest) = now.manifests.get(backup) else { continue };
+        match stray::archive(rig, manifest, ids).await {
+            Ok(()) => done.archived.push(backup.clone()),
+            Err(error) => done.left.push((backup.clone(), error.to_string())),
         }
     }
     Ok(done)

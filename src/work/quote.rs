@@ -10,6 +10,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::restore::{self, Sight, Wishes};
+use super::snapshot::SetError;
+use super::snapshot::restore::{VolumeWishes, place_of};
+use super::snapshot::verify::set_of;
 use super::thaw::{self, BYTES_PER_SECOND_ASSUMED, Hurry, ThawPlan};
 use super::{Rig, WorkError, shelf, status};
 use crate::config::VaultConfig;
@@ -20,6 +23,7 @@ use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
 use crate::domain::span::bytes_for_people;
 use crate::domain::thaw::Tier;
+use crate::domain::volumes::{Member, Progress, SnapshotId};
 use crate::evidence::{self, Series};
 use crate::pg::Connection;
 
@@ -196,7 +200,9 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
             Some(opened.slot)
         }
         Err(error) => {
-            missing.push(Missing { what: format!("a key: {error}"), next: error.hint(), error: Some(error) });
+            // Volumes open with their own keys; only their hashes need this one.
+            let (next, stops) = (error.hint(), manifest.set.is_none());
+            missing.push(Missing { what: format!("a key: {error}"), next, error: stops.then_some(error) });
             None
         }
     };
@@ -278,11 +284,65 @@ impl Quote {
         }
     }
 
+    /// Says what would become of a set of volumes in a zone.
+    pub async fn of_volumes(&mut self, rig: &Rig, wishes: &VolumeWishes) {
+        match volumes_of(rig, &self.manifest, wishes).await {
+            Ok((steps, warnings)) => {
+                self.steps = steps;
+                self.warnings.extend(warnings);
+            }
+            Err(error) => self.missing.push(Missing { what: error_line(&error), next: error.hint(), error: Some(error) }),
+        }
+    }
+
     /// The first thing that stands in the way and would be an error.
     #[must_use]
     pub fn refusal(self) -> Option<WorkError> {
         self.missing.into_iter().find_map(|missing| missing.error)
     }
+}
+
+/// What would be done about a set, and what whoever restores must know.
+async fn volumes_of(rig: &Rig, manifest: &Manifest, wishes: &VolumeWishes) -> Result<(Vec<String>, Vec<String>), WorkError> {
+    let set = set_of(manifest)?;
+    let (place, is_copy) = place_of(set, &wishes.zone)?;
+    let failed = |error: crate::volumes::VolumesError| WorkError::Set { datastore: manifest.datastore.clone(), source: error.into() };
+    let volumes = rig.volumes.open(place).await.map_err(failed)?;
+    let snapshot =
+        |member: &Member| if is_copy { member.copy.as_ref().map(|copy| copy.snapshot.clone()) } else { Some(member.snapshot.clone()) };
+    let ids: Vec<SnapshotId> = set.members.iter().filter_map(snapshot).collect();
+    let found = volumes.snapshots(&ids).await.map_err(failed)?;
+    if let Some(gone) = ids.iter().find(|id| !found.iter().any(|one| one.id == **id)) {
+        return Err(WorkError::Set { datastore: manifest.datastore.clone(), source: SetError::Vanished(gone.clone()) });
+    }
+    let mut steps = Vec::new();
+    let archived = found.iter().filter(|one| matches!(one.progress, Progress::Archived | Progress::Recovering)).count();
+    if archived > 0 {
+        steps.push(format!("bring {archived} snapshots back from the archive tier, which takes up to 72 hours"));
+    }
+    let class = |member: &Member| wishes.class.clone().unwrap_or_else(|| member.class.clone());
+    let classes: std::collections::BTreeSet<String> = set.members.iter().map(class).collect();
+    let what =
+        format!("{} volumes, {}, {}", set.members.len(), bytes_for_people(set.bytes()), classes.into_iter().collect::<Vec<_>>().join(", "));
+    let from = if is_copy { format!("the copies in {place}") } else { format!("the snapshots in {place}") };
+    steps.push(format!("make {what}, in {} of {from}; those of restore {:?} that are there already stay", wishes.zone, wishes.name));
+    match &wishes.attach {
+        Some(instance) => steps.push(format!("attach them to {instance} under the devices they had")),
+        None => steps.push("hand them over unattached".to_owned()),
+    }
+    let hydration = match wishes.rate {
+        Some(rate) => {
+            let seconds = set.members.iter().map(|member| member.bytes / (1 << 20) / u64::from(rate)).max().unwrap_or(0);
+            format!("read them in at {rate} MiB/s: up to {}", crate::domain::span::for_people(Duration::from_secs(seconds)))
+        }
+        None => "read them in on first use, slowly (--initialization-rate 300 is faster)".to_owned(),
+    };
+    steps.push(hydration);
+    let mut warnings = Vec::new();
+    if !set.one_moment && set.postgres.is_none() {
+        warnings.push("its volumes were not cut at one moment: what spans them may not fit together".to_owned());
+    }
+    Ok((steps, warnings))
 }
 
 fn error_line(error: &WorkError) -> String {

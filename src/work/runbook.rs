@@ -10,6 +10,7 @@ use crate::config::plans::{self, PlanStage};
 use crate::config::{KeyKind, VaultConfig};
 use crate::domain::choice::Which;
 use crate::domain::id::DatastoreName;
+use crate::domain::volumes::{PostgresCut, VolumeSet};
 
 /// Writes it.
 ///
@@ -20,7 +21,7 @@ pub async fn runbook(rig: &Rig, datastore: &DatastoreName) -> Result<String, Wor
     let manifest = &picked.believed.manifest;
     let plan = plans::plan_of(&rig.config, datastore)?;
     let settings = rig.config.datastores.get(datastore);
-    let database = settings.and_then(|settings| settings.connection.database()).unwrap_or(datastore.as_str()).to_owned();
+    let database = settings.and_then(|settings| settings.postgres()?.connection.database()).unwrap_or(datastore.as_str()).to_owned();
     let place = match &rig.config.vault {
         VaultConfig::Directory(path, _) => path.display().to_string(),
         VaultConfig::S3(_) => rig.vault.address(),
@@ -36,8 +37,18 @@ pub async fn runbook(rig: &Rig, datastore: &DatastoreName) -> Result<String, Wor
         fact("its copy", &format!("{name}, {}", copy.address()));
     }
     fact("configuration", &rig.config.file.display().to_string());
-    fact("database", &database);
-    fact("server", &format!("PostgreSQL {}", manifest.source.server_version));
+    match &manifest.set {
+        Some(set) => {
+            fact("volumes", &format!("{} in {}", set.members.len(), set.place));
+            if let Some(copy) = &set.copied_to {
+                fact("their copies", &copy.to_string());
+            }
+        }
+        None => fact("database", &database),
+    }
+    if manifest.source.server_version.is_some() {
+        fact("server", &format!("PostgreSQL {}", manifest.source.version()));
+    }
     for key in rig.trusted.keys() {
         fact("signing key, public half", &key.to_line());
     }
@@ -51,6 +62,10 @@ pub async fn runbook(rig: &Rig, datastore: &DatastoreName) -> Result<String, Wor
     }
     if let Some(settings) = settings {
         fact("objectives", &format!("data no older than {}, back within {}", settings.rpo, settings.rto));
+    }
+    if let Some(set) = &manifest.set {
+        volumes(&mut page, rig, datastore, set);
+        return Ok(page);
     }
     steps(&mut page, rig, datastore, &database);
     if let Some(stage) = plan.stage(datastore) {
@@ -80,6 +95,44 @@ fn steps(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str
     page.push_str("\nStopped by Ctrl-C, a lost connection or a lost host: the same command again goes on where it stopped.\n");
     page.push_str("\n## 3. The backup is frozen\n\nThe plan says so, with hours and cost; the restore asks for it and waits by itself. To begin at once, before the target is ready:\n");
     block(page, &format!("lifeboat thaw {datastore} --confirm\nlifeboat thaw list"));
+}
+
+/// The steps of a set of volumes.
+fn volumes(page: &mut String, rig: &Rig, datastore: &DatastoreName, set: &VolumeSet) {
+    let config = rig.config.file.display();
+    let zone = set.members.first().map(|member| member.zone.clone()).unwrap_or_default();
+    page.push_str("\n## 1. Look before anything else\n\nChanges nothing. It says which set, how old, and what would be made.\n");
+    block(page, &format!("export LIFEBOAT_CONFIG={config}\nZONE={zone}\nlifeboat restore {datastore} --to zone:$ZONE --plan"));
+    page.push_str("\nTo a moment before the damage, not to the newest: add `--at 2026-11-20T12:00:00Z` to every command below.\n");
+    page.push_str("\n## 2. Make the volumes\n\nHanded over unattached; with `--attach i-…` under the devices they had. Stopped: the same command goes on.\n");
+    block(page, &format!("lifeboat restore {datastore} --to zone:$ZONE --initialization-rate 300 --yes"));
+    if let Some(copy) = &set.copied_to {
+        let _ = write!(page, "\nThe home region is gone: a zone of the copies ({copy}) in `ZONE`, and the same command.\n");
+    }
+    page.push_str("\nWithout any instance, as disk images:\n");
+    block(page, &format!("lifeboat restore {datastore} --to ./{datastore}-images"));
+    page.push_str("\n## 3. Start what lives on them\n\nMount them as they were");
+    page.push_str(match &set.postgres {
+        Some(PostgresCut::OnlineBackup { .. }) => ", remove `postmaster.pid`, and write the labels before Postgres is started:\n",
+        Some(PostgresCut::Checkpoint) => ", remove `postmaster.pid`, start Postgres: it recovers as after a power cut.\n",
+        None => ".\n",
+    });
+    if let Some(PostgresCut::OnlineBackup { tablespace_map, .. }) = &set.postgres {
+        let map = match tablespace_map.is_empty() {
+            true => "",
+            false => "\nlifeboat show BACKUP --json | jq -j .manifest.set.postgres.tablespace_map > \"$PGDATA/tablespace_map\"",
+        };
+        block(
+            page,
+            &format!(
+                "rm -f \"$PGDATA/postmaster.pid\"\nlifeboat show BACKUP --json | jq -j .manifest.set.postgres.label > \"$PGDATA/backup_label\"{map}"
+            ),
+        );
+    }
+    let _ = write!(
+        page,
+        "\n## When lifeboat itself is gone\n\nFollow `meta/{datastore}/BACKUP/RESTORE.md` in the vault. It needs `openssl` and the AWS CLI; `age` and `zstd` to compare the blocks.\n"
+    );
 }
 
 fn told_by_plan(page: &mut String, stage: &PlanStage) {

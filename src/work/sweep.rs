@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use super::snapshot::stray::Stray;
+use super::snapshot::{self, stray};
 use super::{HostLock, Rig, WorkError, drill};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
 use crate::domain::span::Span;
 use crate::sandbox::local;
 use crate::vault::Unfinished;
+use crate::volumes::watchdog;
 
 /// Claims of epochs that are kept of each datastore.
 const CLAIMS_KEPT: usize = 10;
@@ -34,6 +37,10 @@ pub struct Leftovers {
     pub lost: BTreeSet<(DatastoreName, BackupId)>,
     /// Datastores that were passed over because a run holds them.
     pub busy: Vec<DatastoreName>,
+    /// Snapshots of volume sets that were never published, or whose backup is removed.
+    pub snapshots: Vec<Stray>,
+    /// Mount points that a dead run has left frozen.
+    pub frozen: usize,
     /// Runs of drills whose sandbox outlived them.
     pub sandboxes: Vec<String>,
     /// Runs of drills of this host whose process died and which have no report: told of, for somebody to resume or abort.
@@ -44,7 +51,13 @@ impl Leftovers {
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.uploads.is_empty() && self.orphans.is_empty() && self.probes.is_empty() && self.claims.is_empty() && self.sandboxes.is_empty()
+        self.uploads.is_empty()
+            && self.orphans.is_empty()
+            && self.probes.is_empty()
+            && self.claims.is_empty()
+            && self.sandboxes.is_empty()
+            && self.snapshots.is_empty()
+            && self.frozen == 0
     }
     /// How many things would be removed.
     #[must_use]
@@ -53,6 +66,8 @@ impl Leftovers {
             + self.probes.len()
             + self.claims.len()
             + self.sandboxes.len()
+            + self.snapshots.len()
+            + self.frozen
             + self.orphans.values().map(Vec::len).sum::<usize>()
     }
 }
@@ -108,6 +123,9 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
         sweep.leftovers.bytes += facts.bytes;
         sweep.leftovers.orphans.entry(owner).or_default().push(facts.key);
     }
+    let removed_by_prune = sweep.snapshots(rig, &vault, &published, before, &mut remembered).await?;
+    sweep.leftovers.snapshots.extend(removed_by_prune);
+    sweep.leftovers.frozen = watchdog::abandoned(&snapshot::state_directory(rig)).len();
     sweep.forget_what_retention_removes(rig).await?;
     for upload in rig.vault.unfinished().await? {
         let free = match parse_backup_key(&upload.key) {
@@ -166,6 +184,30 @@ async fn drills(rig: &Rig, vault: &VaultId, leftovers: &mut Leftovers) -> Result
 }
 
 impl Sweep {
+    /// Snapshots without a backup. Those of a backup that this host published are left alone, unless a signed record says that it is removed.
+    async fn snapshots(
+        &mut self,
+        rig: &Rig,
+        vault: &VaultId,
+        published: &BTreeSet<(DatastoreName, BackupId)>,
+        before: Timestamp,
+        remembered: &mut Remembered,
+    ) -> Result<Vec<Stray>, WorkError> {
+        let mut found = Vec::new();
+        for stray in stray::strays(rig, vault, published, before).await? {
+            if !self.may_touch(rig, &stray.owner.0)? {
+                continue;
+            }
+            let removed = || super::evidence::removed(rig, &stray.owner.0);
+            if remembered.holds(rig, vault, &stray.owner).await? && !removed().await?.iter().any(|(backup, _)| *backup == stray.owner.1) {
+                self.leftovers.lost.insert(stray.owner);
+                continue;
+            }
+            found.push(stray);
+        }
+        Ok(found)
+    }
+
     /// What a signed record says is removed is not lost; `prune` goes on with it.
     async fn forget_what_retention_removes(&mut self, rig: &Rig) -> Result<(), WorkError> {
         let datastores: BTreeSet<DatastoreName> = self.leftovers.lost.iter().map(|(datastore, _)| datastore.clone()).collect();
@@ -207,6 +249,25 @@ impl Sweep {
             local::undo(&drill::state_directory(rig), run).await?;
             removed += 1;
         }
+        if self.leftovers.frozen > 0 {
+            removed += watchdog::undo_abandoned(&snapshot::state_directory(rig))
+                .await
+                .map_err(|error| WorkError::Leftovers(error.to_string()))?
+                .len();
+        }
+        let used = if self.leftovers.snapshots.is_empty() { stray::Used::default() } else { stray::Used::read(rig).await? };
+        let mut held = Vec::new();
+        for stray in &self.leftovers.snapshots {
+            let (datastore, backup) = &stray.owner;
+            if used.holds(&stray.owner) || rig.vault.find(&layout::Place { datastore, backup }.manifest()).await?.is_some() {
+                continue;
+            }
+            match stray::remove(rig, stray).await {
+                Ok(()) => removed += 1,
+                Err(WorkError::Set { source, .. }) => held.push(source.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
         for upload in &self.leftovers.uploads {
             rig.vault.discard(upload).await?;
             removed += 1;
@@ -224,6 +285,10 @@ impl Sweep {
             rig.vault.remove(key).await?;
             removed += 1;
         }
-        Ok(removed)
+        if held.is_empty() {
+            Ok(removed)
+        } else {
+            Err(WorkError::Leftovers(format!("{removed} things were removed, and not these: {}", held.join("; "))))
+        }
     }
 }

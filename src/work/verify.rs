@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::back_up::ArchiveTap;
 use super::compare::{Comparison, compare};
-use super::{Rig, WorkError, shelf};
+use super::snapshot::verify::SetRead;
+use super::{Rig, WorkError, shelf, snapshot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::{Manifest, Payload, Role};
@@ -33,8 +34,14 @@ pub struct VerifyReport {
     pub sealed_bytes: u64,
     /// Plaintext bytes seen.
     pub plain_bytes: u64,
-    /// Tables and rows compared with the fingerprint, differences, and what was not looked at.
-    pub comparison: Comparison,
+    /// Tables and rows compared with the fingerprint, and differences, of a dump.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
+    /// What was read of a volume set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<SetRead>,
+    /// What was not looked at.
+    pub not_looked_at: Vec<String>,
 }
 
 /// Verifies one backup.
@@ -45,6 +52,9 @@ pub struct VerifyReport {
 pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
     // What is read is locked until this backup is done, not until all are.
     let rig = &Rig { reading: Arc::default(), ..rig.clone() };
+    if manifest.set.is_some() {
+        return snapshot::verify::verify(rig, manifest, signature_verified).await;
+    }
     let shelf::OpenedBackup { identity, slot, defects } = shelf::open(rig, manifest).await?;
     let sealed = payload_of(manifest, Role::Fingerprint)?;
     let recorded = Fingerprint::parse(&shelf::read_payload(rig, sealed, &identity).await?)?;
@@ -58,7 +68,7 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
     stage.end();
     let mut tallies = tallies.into_iter();
     let found = assemble(recorded.key.clone(), recorded.pg_dump_major, tallies.next().unwrap_or_default(), tallies);
-    let mut comparison = compare(&recorded, &found, &[]);
+    let comparison = compare(&recorded, &found, &[]);
     if !comparison.agrees() {
         return Err(WorkError::CheckFailed(format!(
             "backup {} is not what its fingerprint says: {}",
@@ -72,7 +82,7 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
             why: format!("{}. The payloads are whole and open with slot {slot}", defects.join("; ")),
         });
     }
-    comparison.not_looked_at = not_looked_at(rig, manifest, signature_verified, &slot);
+    let not_looked_at = not_looked_at(rig, manifest, signature_verified, &slot);
     Ok(VerifyReport {
         datastore: manifest.datastore.clone(),
         backup: manifest.backup.clone(),
@@ -80,7 +90,9 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
         opened_with: slot,
         sealed_bytes: manifest.sealed_bytes(),
         plain_bytes: manifest.plain_bytes(),
-        comparison,
+        comparison: Some(comparison),
+        set: None,
+        not_looked_at,
     })
 }
 

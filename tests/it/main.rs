@@ -11,6 +11,8 @@ mod support;
 mod architecture;
 mod catalog_contract;
 mod drills;
+#[cfg(feature = "ec2")]
+mod ebs;
 mod faults;
 mod keys;
 mod lost;
@@ -29,3 +31,4 @@ mod telling;
 mod thawing;
 mod unattended;
 mod vault_contract;
+mod volumes;

@@ -193,8 +193,11 @@ fn a_manifest_that_is_edited_moved_unsigned_or_from_the_future_is_refused() {
     home.reconfigure(&trust, "trust = []");
     assert!(home.run(&["verify", &exhibit.first]).ok().stdout.contains("UNVERIFIED"));
     assert!(home.run(&["restore", "db", "--to", "-"]).stderr.contains("UNVERIFIED"));
+    exhibit.with(&manifest, edit("lifeboat.manifest/1", "lifeboat.manifest/3"), |home| {
+        home.run(&["verify", &exhibit.first]).fails(7, &["has format \"lifeboat.manifest/3\"", "a newer lifeboat may be needed"]);
+    });
     exhibit.with(&manifest, edit("lifeboat.manifest/1", "lifeboat.manifest/2"), |home| {
-        home.run(&["verify", &exhibit.first]).fails(7, &["has format \"lifeboat.manifest/2\"", "a newer lifeboat may be needed"]);
+        home.run(&["verify", &exhibit.first]).fails(7, &["a manifest of format lifeboat.manifest/2 is of a volume set"]);
     });
     exhibit.with(&manifest, edit("payloads/db/", "payloads/other/"), |home| {
         home.run(&["verify", &exhibit.first]).fails(7, &["outside the backup's place"]);

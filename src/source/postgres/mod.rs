@@ -8,6 +8,7 @@
 //! 3. The parsed archives must show the data of every locked table exactly once ([`dump::complete`]).
 
 pub mod dump;
+pub mod online;
 pub mod snapshot;
 
 use crate::domain::Trouble;

@@ -189,8 +189,8 @@ async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, So
         "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END";
     let snapshot_lsn = optional(session, lsn).await?;
     Ok(SourceFacts {
-        server_version: server.version.clone(),
-        server_version_num: server.version_num,
+        server_version: Some(server.version.clone()),
+        server_version_num: Some(server.version_num),
         system_identifier,
         snapshot_time,
         snapshot_lsn,

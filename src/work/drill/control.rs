@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{Restored, World};
+use super::{Restored, World, volumes};
 use crate::domain::Trouble;
-use crate::domain::drill::{Control, ControlResult, Halt};
+use crate::domain::drill::{Control, ControlResult, Halt, Scenario};
 use crate::domain::fingerprint::TableRows;
-use crate::domain::manifest::{Manifest, Role, StoredObject};
+use crate::domain::manifest::{Manifest, Payload, Role, StoredObject};
 use crate::pg::Session;
 use crate::pg::sql::quote_identifier;
 use crate::report::Happening;
@@ -21,7 +21,6 @@ use crate::seal::Identity;
 use crate::target::TargetError;
 use crate::vault::damaged::{Damage, Damaged};
 use crate::work::compare::compare_table;
-use crate::work::verify::payload_of;
 use crate::work::{Rig, WorkError, shelf};
 
 /// Does every damage of the drill and asks whether it is noticed.
@@ -40,6 +39,9 @@ impl<'w> Step<World<'w>> for RunControls {
             let begun = Instant::now();
             let (noticed, summary) = match control {
                 Control::RowsDropped => rows_dropped(&world.rig, restored).await,
+                Control::ByteFlipped if restored.manifest.set.is_some() => {
+                    volumes::block_damaged(&world.rig, &restored.manifest, drill.breaks.contains(&Scenario::RegionLost)).await
+                }
                 Control::ByteFlipped => sealed(&world.rig, &restored.manifest, *control).await,
                 Control::PayloadTruncated => sealed(&world.rig, &restored.manifest, *control).await,
                 Control::ForeignEnvelope => foreign_envelope(&world.rig, &restored.manifest).await,
@@ -103,7 +105,7 @@ async fn sealed(rig: &Rig, manifest: &Manifest, control: Control) -> Noticed {
         Ok(opened) => opened.identity,
         Err(error) => return undone(error),
     };
-    let Ok(payload) = payload_of(manifest, Role::Globals) else { return (None, "there is no payload to damage".to_owned()) };
+    let Some(payload) = smallest(manifest) else { return (None, "there is no payload to damage".to_owned()) };
     let Some(StoredObject { key, bytes, .. }) = payload.objects.last() else { return (None, "there is no object to damage".to_owned()) };
     let damage = match control {
         Control::PayloadTruncated => Damage::CutOff { key: key.clone(), bytes: bytes.saturating_sub(1) },
@@ -115,6 +117,15 @@ async fn sealed(rig: &Rig, manifest: &Manifest, control: Control) -> Noticed {
     let mut damaged = rig.clone();
     damaged.vault = Arc::new(Damaged::new(Arc::clone(&rig.vault), damage));
     judge(shelf::read_payload(&damaged, payload, &identity).await.map(drop))
+}
+
+/// The small payload that every backup of its kind has.
+fn smallest(manifest: &Manifest) -> Option<&Payload> {
+    manifest
+        .payloads
+        .iter()
+        .filter(|payload| matches!(payload.role, Role::Globals | Role::Blocks))
+        .min_by_key(|payload| payload.plain_bytes)
 }
 
 /// What a damaged copy must meet is a refusal for its damage, and nothing else.
@@ -145,7 +156,7 @@ async fn foreign_envelope(rig: &Rig, manifest: &Manifest) -> Noticed {
             judge(shelf::open(&damaged, manifest).await.map(drop))
         }
         None => {
-            let Ok(payload) = payload_of(manifest, Role::Globals) else { return (None, "there is no payload".to_owned()) };
+            let Some(payload) = smallest(manifest) else { return (None, "there is no payload".to_owned()) };
             judge(shelf::read_payload(rig, payload, &Identity::generate()).await.map(drop))
         }
     }

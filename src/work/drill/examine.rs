@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{Restored, World};
+use super::{Restored, World, volumes};
 use crate::check::{self, Subject};
 use crate::config::plans::{Ask, CheckConfig};
 use crate::domain::drill::{Answer, CheckKind, CheckResult, Halt};
@@ -61,6 +61,9 @@ async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {
     };
     if matches!(check.ask, Ask::Fingerprint) {
         return fingerprint(&world.rig, &check.name, restored).await;
+    }
+    if matches!(check.ask, Ask::CrossCheck { .. }) {
+        return volumes::cross_check(world, check, restored).await;
     }
     let subject = Subject {
         tools: &restored.tools,

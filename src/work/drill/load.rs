@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Restored, World, at_fault, stock};
+use super::{Restored, World, at_fault, stock, volumes};
 use crate::catalog::Catalog;
 use crate::config::KeyKind;
 use crate::config::plans::{Chosen, Drill, PlanStage};
@@ -222,6 +222,7 @@ impl<'w> Step<World<'w>> for Restore {
             }
             thawed(world, &believed).await.map_err(at_fault)?;
             let opened_with = match drill.breaks.contains(&Scenario::LifeboatLost) {
+                _ if stage.volumes.is_some() => volumes::restore_set(world, stage, &believed).await,
                 true => by_hand(world, &believed).await,
                 false => restore_one(world, stage, &believed).await,
             };
@@ -286,7 +287,7 @@ fn gone() -> WorkError {
     WorkError::NotVerified("the sandbox is gone".to_owned())
 }
 
-fn connection(world: &World<'_>, database: &str) -> Result<Connection, WorkError> {
+pub(super) fn connection(world: &World<'_>, database: &str) -> Result<Connection, WorkError> {
     world.place.as_ref().map(|place| place.connection(database)).ok_or_else(gone)
 }
 
@@ -312,10 +313,10 @@ async fn remember(
     without_rows_of: Vec<(String, String)>,
 ) -> Result<(), WorkError> {
     let recorded = recorded(&world.rig, manifest).await?;
-    let major = (manifest.source.server_version_num / 10_000).max(recorded.pg_dump_major);
+    let major = manifest.source.major().max(recorded.pg_dump_major);
     let tools = Tools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(TargetError::from)?;
     let connection = connection(world, database)?;
-    world.restored.push(Restored { manifest: manifest.clone(), recorded, without_rows_of, connection, tools });
+    world.restored.push(Restored { manifest: manifest.clone(), recorded, without_rows_of, connection, tools, dumped: None });
     Ok(())
 }
 

@@ -23,6 +23,7 @@ mod control;
 mod examine;
 mod load;
 mod stock;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -85,6 +86,8 @@ struct Restored {
     without_rows_of: Vec<(String, String)>,
     connection: Connection,
     tools: Tools,
+    /// What a set of volumes is compared with.
+    dumped: Option<volumes::Dumped>,
 }
 
 /// Everything the steps work on.
@@ -262,6 +265,9 @@ pub fn refuse_what_breaks_nothing(rig: &Rig, drill: &Drill) -> Result<(), WorkEr
     };
     let kms = rig.config.keys.iter().any(|key| matches!(key.kind, crate::config::KeyKind::AwsKms { .. }));
     for scenario in &drill.breaks {
+        if of_volumes(drill) {
+            volumes::breakable(&drill.name, *scenario)?;
+        }
         match scenario {
             Scenario::KmsGone if !kms => {
                 return refuse(*scenario, "no KMS key is configured, so nothing would be lost", "remove it, or use home-key-lost");
@@ -368,7 +374,10 @@ async fn steps(saga: &mut Saga<'_>, world: &mut World<'_>) -> Result<(), Halt> {
     timed(saga, world, &load::Choose).await?;
     timed(saga, world, &Raise).await?;
     failpoint::reach("drill-raised");
-    timed(saga, world, &StartServer).await?;
+    // Of volumes, the server lives on them, and comes with them.
+    if !of_volumes(world.drill) {
+        timed(saga, world, &StartServer).await?;
+    }
     timed(saga, world, &Isolate).await?;
     timed(saga, world, &load::Restore).await?;
     failpoint::reach("drill-loaded");
@@ -377,6 +386,11 @@ async fn steps(saga: &mut Saga<'_>, world: &mut World<'_>) -> Result<(), Halt> {
     timed(saga, world, &control::RunControls).await?;
     failpoint::reach("drill-damaged");
     Ok(())
+}
+
+/// Whether a drill is one of volumes, which are drilled alone.
+fn of_volumes(drill: &Drill) -> bool {
+    drill.plan.stages.iter().any(|stage| stage.volumes.is_some())
 }
 
 const TEAR_DOWN: &str = "tear-down";
@@ -473,7 +487,7 @@ impl<'w> Step<World<'w>> for Raise {
     type Output = Lease;
     type Error = Halt;
     async fn act(&self, world: &mut World<'w>) -> Result<Lease, Halt> {
-        let majors = world.chosen.iter().map(|(chosen, _)| chosen.manifest.source.server_version_num / 10_000);
+        let majors = world.chosen.iter().map(|(chosen, _)| chosen.manifest.source.major());
         let planned = world.drill.plan.stages.iter().filter_map(|stage| stage.major).max();
         let major = planned.or(majors.max()).unwrap_or_default();
         let pg_bin = world.rig.config.pg_bin.clone();
@@ -544,7 +558,7 @@ impl<'w> Step<World<'w>> for Isolate {
 /// What must not be reachable from inside: every source, this host's services and names, and every file that matters.
 fn reaches(rig: &Rig, drill: &Drill) -> Vec<Reach> {
     let mut all = vec![Reach::Interfaces, Reach::Processes, Reach::Tcp("127.0.0.1:5432".to_owned()), Reach::Name("example.com".to_owned())];
-    for datastore in rig.config.datastores.values() {
+    for datastore in rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres) {
         for (host, port) in datastore.connection.addresses() {
             match host.as_str() {
                 "" => all.extend(["/var/run/postgresql", "/tmp"].map(|directory| Reach::Socket(format!("{directory}/.s.PGSQL.{port}")))),

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::seal::Identity;
 use crate::work::verify::payload_of;
-use crate::work::{Rig, WorkError, shelf};
+use crate::work::{Rig, WorkError, shelf, snapshot};
 
 /// Writes the opened payloads as files a stock `pg_restore` and `psql` take. The directory must not exist or be empty.
 ///
@@ -15,7 +15,6 @@ use crate::work::{Rig, WorkError, shelf};
 pub async fn into_directory(rig: &Rig, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
     use std::os::unix::fs::DirBuilderExt;
     let fail = |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
-    let identity = shelf::open(rig, manifest).await?.identity;
     match std::fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             if std::fs::read_dir(directory).map_err(fail)?.next().is_some() {
@@ -28,6 +27,10 @@ pub async fn into_directory(rig: &Rig, manifest: &Manifest, directory: &Path) ->
         }
         other => other.map_err(fail)?,
     }
+    if manifest.set.is_some() {
+        return snapshot::restore::images(rig, manifest, directory).await;
+    }
+    let identity = shelf::open(rig, manifest).await?.identity;
     let mut written = Vec::new();
     for payload in manifest.payloads.iter().filter(|p| matches!(p.role, Role::Main | Role::Data | Role::Globals)) {
         let name = if payload.role == Role::Globals { payload.name.clone() } else { format!("{}.pgdump", payload.name) };
@@ -60,6 +63,13 @@ async fn write_file(rig: &Rig, payload: &Payload, identity: &Identity, path: &Pa
 /// # Errors
 /// [`WorkError`]; what was written by then must not be used, which only the exit code can tell the reader of a pipe.
 pub async fn to_stdout(rig: &Rig, manifest: &Manifest) -> Result<u64, WorkError> {
+    if manifest.set.is_some() {
+        return Err(WorkError::Refused {
+            what: "restoring to standard output".to_owned(),
+            why: "this backup is a set of volumes, and one stream holds only one archive".to_owned(),
+            hint: "restore to a directory, which gets disk images, or to a zone: --to zone:NAME".to_owned(),
+        });
+    }
     if manifest.data_payloads().next().is_some() {
         return Err(WorkError::Refused {
             what: "restoring to standard output".to_owned(),

@@ -81,7 +81,7 @@ impl Sight {
 /// [`WorkError`] for everything that stands in the way.
 pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: &Wishes) -> Result<Sight, WorkError> {
     // pg_restore must be as new as the archive; as new as the server is better, which the server decides below.
-    let tools = Tools::find(rig.config.pg_bin.as_deref(), manifest.tools.pg_dump_major).await.map_err(TargetError::from)?;
+    let tools = Tools::find(rig.config.pg_bin.as_deref(), manifest.tools.major()).await.map_err(TargetError::from)?;
     let (mut connection, mut swap) = (target.clone(), None);
     let mut found = database::look(&tools, target).await?;
     if wishes.swap
@@ -120,12 +120,12 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
         &mut found;
     let server = snapshot::server(session).await.map_err(TargetError::Session)?;
     offers(session, &server, wishes).await?;
-    let wanted = manifest.source.server_version_num / 10_000;
+    let wanted = manifest.source.major();
     if server.major() < wanted && !wishes.older_server {
-        return Err(TargetError::Older { found: server.version, wanted: manifest.source.server_version.clone() }.into());
+        return Err(TargetError::Older { found: server.version, wanted: manifest.source.version().to_owned() }.into());
     }
     let data_directory = if connection.launcher().is_some() { None } else { data_directory(session).await };
-    let tools = match Tools::find(rig.config.pg_bin.as_deref(), server.major().max(manifest.tools.pg_dump_major)).await {
+    let tools = match Tools::find(rig.config.pg_bin.as_deref(), server.major().max(manifest.tools.major())).await {
         Ok(newer) => newer,
         // Roles of a server are read by a pg_dumpall that is at least as new.
         Err(error) if !wishes.no_globals => return Err(TargetError::Tools(error).into()),

@@ -23,6 +23,7 @@ impl Major {
 
 pub struct Cluster {
     directory: tempfile::TempDir,
+    data: Option<PathBuf>,
     major: Major,
 }
 
@@ -49,8 +50,12 @@ impl Cluster {
     }
 
     pub fn start_with(major: Major, settings: &[&str]) -> Self {
-        let directory = super::directory();
-        let cluster = Self { directory, major };
+        Self::start_at(major, settings, None, None)
+    }
+
+    /// A cluster whose data, and whose WAL, stand in directories that the caller made; with `fsync`, since their volumes are cut.
+    pub fn start_at(major: Major, settings: &[&str], data: Option<PathBuf>, wal: Option<&Path>) -> Self {
+        let cluster = Self { directory: super::directory(), data, major };
         let data = cluster.data();
         std::fs::create_dir(cluster.socket()).unwrap();
         if rustix::process::geteuid().is_root() {
@@ -59,11 +64,14 @@ impl Cluster {
             }
         }
         run(as_server(&major.bin().join("initdb"))
-            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
+            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"])
+            .args(cluster.data.is_none().then_some("--no-sync"))
+            .args(wal.map(|wal| format!("--waldir={}", wal.display())))
             .arg("-D")
             .arg(&data));
         let mut text = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
-        text.push_str(&format!("\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\n", cluster.socket().display()));
+        let fsync = if cluster.data.is_some() { "on" } else { "off" };
+        text.push_str(&format!("\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = {fsync}\n", cluster.socket().display()));
         settings.iter().for_each(|setting| text.push_str(&format!("{setting}\n")));
         std::fs::write(data.join("postgresql.conf"), text).unwrap();
         cluster.start_server();
@@ -90,7 +98,7 @@ impl Cluster {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
     pub fn log(&self) -> PathBuf {
         self.directory.path().join("log")

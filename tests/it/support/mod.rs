@@ -1,7 +1,10 @@
 //! Clusters, homes and the program under test.
 
 pub mod browser;
+#[cfg(feature = "ec2")]
+pub mod cloud;
 pub mod cluster;
+pub mod disks;
 #[cfg(feature = "aws")]
 pub mod front;
 #[cfg(feature = "aws")]
@@ -11,6 +14,7 @@ pub mod home;
 pub mod localstack;
 
 pub use cluster::{Cluster, Major};
+pub use disks::Disks;
 pub use home::{Home, Out};
 
 use std::path::{Path, PathBuf};

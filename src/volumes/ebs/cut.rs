@@ -1,0 +1,215 @@
+//! Snapshots taken: of an instance's volumes at one moment, or of one volume.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aws_sdk_ec2::operation::create_snapshot::CreateSnapshotOutput;
+use aws_sdk_ec2::types::{self, InstanceSpecification, ResourceType, SnapshotInfo};
+use futures::future::try_join_all;
+
+use super::{Ebs, once, tag, tag_map, tagged_as};
+use crate::aws::Answer;
+use crate::domain::volumes::tag::VOLUME as VOLUME_TAG;
+use crate::domain::volumes::{InstanceId, Snapshot, SnapshotId, VolumeId};
+use crate::volumes::{Cut, Tags, VolumesError};
+
+/// Volumes that one request can leave out.
+const LEFT_OUT_MAX: usize = 40;
+/// Tags set at once. A file system may be frozen meanwhile, and EC2 throttles.
+const TAGGING_AT_ONCE: usize = 8;
+/// Times a new snapshot is looked for when it is tagged: EC2 does not know everywhere at once what it has just made.
+const TAG_ATTEMPTS_MAX: u32 = 4;
+const TAG_PAUSE: Duration = Duration::from_millis(500);
+
+impl Ebs {
+    pub(super) async fn take(&self, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+        let mut taken = match &cut.instance {
+            Some(instance) => self.take_together(instance, cut).await?,
+            None => vec![self.take_one(cut).await?],
+        };
+        taken.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(taken)
+    }
+
+    async fn take_together(&self, instance: &InstanceId, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+        let what = format!("taking snapshots of {instance}");
+        let left_out = self.left_out(&what, instance, cut).await?;
+        if left_out.len() > LEFT_OUT_MAX {
+            let why = format!("{} data volumes are to be left out, and EC2 leaves out {LEFT_OUT_MAX} at most", left_out.len());
+            return Err(self.refused(&what, why));
+        }
+        let own = self.own_tags_of(&what, &cut.volumes).await?;
+        let volumes = InstanceSpecification::builder()
+            .instance_id(instance.as_str())
+            .exclude_boot_volume(cut.without_boot)
+            .set_exclude_data_volume_ids((!left_out.is_empty()).then_some(left_out));
+        let request = self
+            .ec2
+            .create_snapshots()
+            .instance_specification(volumes.build())
+            .description(&cut.description)
+            .tag_specifications(tagged_as(ResourceType::Snapshot, &cut.tags));
+        let sent = request.customize().config_override(once()).send().await;
+        let reply = sent.map_err(|error| self.explain_once(&what, &error))?;
+        let mut taken = Vec::new();
+        for info in reply.snapshots.unwrap_or_default() {
+            taken.push(self.snapshot(&what, &of_several(info), None, false)?);
+        }
+        self.covers(&what, &cut.volumes, &taken)?;
+        self.name_volumes(&what, &own, &mut taken).await?;
+        Ok(taken)
+    }
+
+    async fn take_one(&self, cut: &Cut) -> Result<Snapshot, VolumesError> {
+        let [volume] = cut.volumes.as_slice() else {
+            return Err(self.refused("taking a snapshot", format!("{} volumes are named without an instance", cut.volumes.len())));
+        };
+        let what = format!("taking a snapshot of {volume}");
+        let mut tags = self.own_tags(&what, volume).await?;
+        tags.extend(cut.tags.clone());
+        tags.insert(VOLUME_TAG.to_owned(), volume.to_string());
+        let request = self.ec2.create_snapshot().volume_id(volume.as_str()).description(&cut.description);
+        let request = request.tag_specifications(tagged_as(ResourceType::Snapshot, &tags));
+        let sent = request.customize().config_override(once()).send().await;
+        let reply = sent.map_err(|error| self.explain_once(&what, &error))?;
+        let taken = self.snapshot(&what, &of_one(reply), None, false)?;
+        self.covers(&what, &cut.volumes, std::slice::from_ref(&taken))?;
+        Ok(taken)
+    }
+
+    /// The data volumes to leave out. The boot volume has a switch of its own, and among these EC2 refuses it.
+    async fn left_out(&self, what: &str, instance: &InstanceId, cut: &Cut) -> Result<Vec<String>, VolumesError> {
+        let mut left_out: Vec<String> = cut.left_out.iter().map(ToString::to_string).collect();
+        if cut.without_boot && !left_out.is_empty() {
+            let found = self.describe_instances(what, &[instance.to_string()]).await?;
+            let found = found.first().ok_or_else(|| self.missing(instance.to_string()))?;
+            let boot = boot_volume(found).ok_or_else(|| self.nonsense(what, "the instance boots from no volume"))?;
+            left_out.retain(|volume| volume != boot);
+        }
+        Ok(left_out)
+    }
+
+    /// A volume's own tags, for its snapshot: neither AWS's, which nobody else may set, nor ours, which say other things of a volume.
+    async fn own_tags(&self, what: &str, volume: &VolumeId) -> Result<Tags, VolumesError> {
+        let found = self.describe_volumes_by_id(what, std::slice::from_ref(volume)).await?;
+        let found = found.first().ok_or_else(|| self.missing(volume.to_string()))?;
+        Ok(not_reserved(tag_map(found.tags())))
+    }
+
+    /// The own tags of several volumes. `CopyTagsFromSource` would bring those of a restored volume, which are lifeboat's and say other things.
+    async fn own_tags_of(&self, what: &str, volumes: &[VolumeId]) -> Result<BTreeMap<VolumeId, Tags>, VolumesError> {
+        let found = self.describe_volumes_by_id(what, volumes).await?;
+        let own = |volume: &types::Volume| Some((volume.volume_id()?.parse().ok()?, not_reserved(tag_map(volume.tags()))));
+        Ok(found.iter().filter_map(own).collect())
+    }
+
+    /// Whether snapshots are those of the volumes that were wanted, one of each.
+    fn covers(&self, what: &str, wanted: &[VolumeId], taken: &[Snapshot]) -> Result<(), VolumesError> {
+        let found: BTreeSet<&VolumeId> = taken.iter().filter_map(|snapshot| snapshot.volume.as_ref()).collect();
+        let asked: BTreeSet<&VolumeId> = wanted.iter().collect();
+        if found == asked && taken.len() == asked.len() {
+            return Ok(());
+        }
+        let list = |volumes: &BTreeSet<&VolumeId>| volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let why = format!("{} snapshots were taken, of {}, and those of {} were wanted", taken.len(), list(&found), list(&asked));
+        Err(self.nonsense(what, why))
+    }
+
+    /// Tags each snapshot with its volume: the request that takes them sets the same tags on all. They exist by now, so whoever hears of a
+    /// failure must look for them.
+    async fn name_volumes(&self, what: &str, own: &BTreeMap<VolumeId, Tags>, taken: &mut [Snapshot]) -> Result<(), VolumesError> {
+        for some in taken.chunks(TAGGING_AT_ONCE) {
+            let mut tagging = Vec::new();
+            for snapshot in some {
+                if let Some(volume) = &snapshot.volume {
+                    tagging.push(self.name_volume(&snapshot.id, volume, own.get(volume)));
+                }
+            }
+            try_join_all(tagging).await.map_err(|error| self.unknown(what, format!("the snapshots were begun, and then: {error}")))?;
+        }
+        for snapshot in taken {
+            if let Some(volume) = &snapshot.volume {
+                snapshot.tags.insert(VOLUME_TAG.to_owned(), volume.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    async fn name_volume(&self, id: &SnapshotId, volume: &VolumeId, own: Option<&Tags>) -> Result<(), VolumesError> {
+        let mut attempt = 1;
+        loop {
+            let mut request = self.ec2.create_tags().resources(id.as_str()).tags(tag(VOLUME_TAG, volume.as_str()));
+            for (key, value) in own.into_iter().flatten() {
+                request = request.tags(tag(key, value));
+            }
+            let error = match request.send().await {
+                Ok(_) => return Ok(()),
+                Err(error) => self.explain(&format!("tagging {id}"), Answer::of(&error)),
+            };
+            if attempt >= TAG_ATTEMPTS_MAX || !matches!(error, VolumesError::Missing { .. }) {
+                return Err(error);
+            }
+            attempt += 1;
+            tokio::time::sleep(TAG_PAUSE).await;
+        }
+    }
+}
+
+fn not_reserved(mut tags: Tags) -> Tags {
+    tags.retain(|key, _| !key.starts_with("aws:") && !key.starts_with("lifeboat:"));
+    tags
+}
+
+fn boot_volume(instance: &types::Instance) -> Option<&str> {
+    let root = instance.root_device_name()?;
+    let mapping = instance.block_device_mappings().iter().find(|mapping| mapping.device_name() == Some(root))?;
+    mapping.ebs()?.volume_id()
+}
+
+/// What EC2 says of one of several new snapshots, which is less than it says of others: the key is not among it.
+fn of_several(info: SnapshotInfo) -> types::Snapshot {
+    types::Snapshot::builder()
+        .set_snapshot_id(info.snapshot_id)
+        .set_volume_id(info.volume_id)
+        .set_volume_size(info.volume_size)
+        .set_state(info.state)
+        .set_progress(info.progress)
+        .set_start_time(info.start_time)
+        .set_encrypted(info.encrypted)
+        .set_tags(info.tags)
+        .build()
+}
+
+/// The same of a single new snapshot.
+fn of_one(reply: CreateSnapshotOutput) -> types::Snapshot {
+    types::Snapshot::builder()
+        .set_snapshot_id(reply.snapshot_id)
+        .set_volume_id(reply.volume_id)
+        .set_volume_size(reply.volume_size)
+        .set_state(reply.state)
+        .set_progress(reply.progress)
+        .set_start_time(reply.start_time)
+        .set_encrypted(reply.encrypted)
+        .set_kms_key_id(reply.kms_key_id)
+        .set_tags(reply.tags)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ec2::types::{EbsInstanceBlockDevice, Instance, InstanceBlockDeviceMapping};
+
+    use super::*;
+
+    #[test]
+    fn the_boot_volume_is_on_the_root_device() {
+        let on = |device: &str, volume: &str| {
+            let ebs = EbsInstanceBlockDevice::builder().volume_id(volume).build();
+            InstanceBlockDeviceMapping::builder().device_name(device).ebs(ebs).build()
+        };
+        let bare = Instance::builder().block_device_mappings(on("/dev/sdf", "vol-1")).block_device_mappings(on("/dev/xvda", "vol-2"));
+        assert_eq!(boot_volume(&bare.clone().root_device_name("/dev/xvda").build()), Some("vol-2"));
+        assert_eq!(boot_volume(&bare.clone().root_device_name("/dev/sda1").build()), None);
+        assert_eq!(boot_volume(&bare.build()), None);
+    }
+}

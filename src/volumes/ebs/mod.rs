@@ -1,0 +1,352 @@
+//! EBS volumes and their snapshots, in one region of one account.
+//!
+//! EC2 takes no token for what makes snapshots, copies and attachments: sent twice, it happens twice. Such a request goes out once, without
+//! the SDK's retries, and silence is [`VolumesError::Unknown`]; whoever asked looks for the tags. Everything else the SDK repeats.
+//!
+//! EC2 tells a thing in pieces: locks, tiers, images and how far a volume has been read in are each a question of their own. What the
+//! trait promises is put together here, and a permission that is missing for one piece fails the whole rather than leave it out.
+//!
+//! Lists are asked for by filter, never by id: an id that is gone fails a list by ids, and a filter just does not find it.
+
+mod blocks;
+mod copy;
+mod cut;
+mod protect;
+mod snapshots;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_ec2::config::SharedCredentialsProvider;
+use aws_sdk_ec2::config::retry::RetryConfig;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::primitives::DateTime;
+use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{BlockPage, BlockRef, Cut, Lock, NewVolume, Selection, Tags, Volumes, VolumesError};
+use crate::aws::{self, Answer};
+use crate::domain::volumes::{InstanceId, LockState, SetPlace, Snapshot, SnapshotId, Volume, VolumeId};
+
+/// Pages of one list. Half a million snapshots are more than an account may have.
+const PAGES_MAX: usize = 1_000;
+/// Items of one page; what every list of EC2 used here allows.
+const PAGE_ITEMS: i32 = 500;
+/// Values of one filter that EC2 allows.
+const FILTER_VALUES_MAX: usize = 200;
+/// One attempt of a request. They are small and answered at once; a snapshot that is waited for may keep a file system frozen.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// What an assumed role's sessions are called in CloudTrail.
+const SESSION: &str = "lifeboat";
+
+/// Volumes and snapshots in EBS.
+pub struct Ebs {
+    place: SetPlace,
+    region: String,
+    ec2: aws_sdk_ec2::Client,
+    ebs: aws_sdk_ebs::Client,
+    /// The clients have them too; here they sign what another region is to believe.
+    credentials: Option<SharedCredentialsProvider>,
+}
+
+impl Ebs {
+    /// Clients for a region, by the role the place names if it names one. Makes no request.
+    ///
+    /// # Errors
+    /// [`VolumesError::Unusable`] if the place is not in EBS.
+    pub async fn new(place: &SetPlace) -> Result<Self, VolumesError> {
+        let SetPlace::Ebs { region, role } = place else {
+            return Err(VolumesError::Unusable(format!("{place} are not in EBS")));
+        };
+        let shared = aws::config(Some(region.clone()), None).await;
+        let timeouts = shared.timeout_config().map(TimeoutConfig::to_builder).unwrap_or_default();
+        let timeouts = timeouts.operation_attempt_timeout(CALL_TIMEOUT).build();
+        let shared = shared.into_builder().timeout_config(timeouts).build();
+        let shared = match role {
+            Some(role) => assume(role, shared).await,
+            None => shared,
+        };
+        Ok(Self {
+            place: place.clone(),
+            region: region.clone(),
+            ec2: aws_sdk_ec2::Client::new(&shared),
+            ebs: aws_sdk_ebs::Client::new(&shared),
+            credentials: shared.credentials_provider(),
+        })
+    }
+
+    /// Why a request failed that changes nothing, or that may be repeated.
+    fn explain(&self, what: &str, answer: Answer) -> VolumesError {
+        let (what, place, why) = (what.to_owned(), self.place.to_string(), answer.message.clone());
+        let code = answer.code.as_str();
+        if is_missing(code) {
+            return VolumesError::Missing { what: format!("what {what} needs"), place };
+        }
+        if is_busy(code) {
+            return VolumesError::Busy { what, place, why };
+        }
+        if is_throttled(code) || answer.is_passing() {
+            return VolumesError::Unavailable { what, place, why };
+        }
+        // The service agreed, and what it said could not be read.
+        if answer.status.is_some_and(|status| status < 400) {
+            return VolumesError::Nonsense { what, place, why };
+        }
+        VolumesError::Refused { what, place, why }
+    }
+
+    /// Why a request failed that must not be sent twice.
+    fn explain_once<E>(&self, what: &str, error: &SdkError<E>) -> VolumesError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let answer = Answer::of(error);
+        let sent = !matches!(error, SdkError::ConstructionFailure(_));
+        let turned_down = answer.status.is_some_and(|status| (400..500).contains(&status));
+        if turned_down || !sent || is_throttled(&answer.code) || is_busy(&answer.code) {
+            return self.explain(what, answer);
+        }
+        self.unknown(what, answer.message)
+    }
+
+    fn unknown(&self, what: &str, why: impl Into<String>) -> VolumesError {
+        VolumesError::Unknown { what: what.to_owned(), place: self.place.to_string(), why: why.into() }
+    }
+
+    fn nonsense(&self, what: &str, why: impl Into<String>) -> VolumesError {
+        VolumesError::Nonsense { what: what.to_owned(), place: self.place.to_string(), why: why.into() }
+    }
+
+    fn refused(&self, what: &str, why: impl Into<String>) -> VolumesError {
+        VolumesError::Refused { what: what.to_owned(), place: self.place.to_string(), why: why.into() }
+    }
+
+    fn missing(&self, what: impl Into<String>) -> VolumesError {
+        VolumesError::Missing { what: what.into(), place: self.place.to_string() }
+    }
+
+    /// All pages of a list, one after another.
+    async fn all<T, F, P>(&self, what: &str, page: F) -> Result<Vec<T>, VolumesError>
+    where
+        F: Fn(Option<String>) -> P,
+        P: Future<Output = Result<(Vec<T>, Option<String>), VolumesError>>,
+    {
+        let mut found = Vec::new();
+        let mut next: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let (some, token) = page(next).await?;
+            found.extend(some);
+            // The last page has no token, or an empty one.
+            next = token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(found);
+            }
+        }
+        Err(self.nonsense(what, format!("it has more than {PAGES_MAX} pages")))
+    }
+
+    /// Filters for what carries all of some tags. Without any they would find everything, which nobody means.
+    fn tag_filters(&self, what: &str, tags: &Tags) -> Result<Vec<Filter>, VolumesError> {
+        if tags.is_empty() {
+            return Err(self.refused(what, "no tags are named"));
+        }
+        Ok(tags.iter().map(|(key, value)| filter(format!("tag:{key}"), vec![literal(value)])).collect())
+    }
+
+    fn volume_id(&self, what: &str, id: Option<&str>) -> Result<VolumeId, VolumesError> {
+        id.unwrap_or_default().parse().map_err(|why: String| self.nonsense(what, why))
+    }
+
+    fn snapshot_id(&self, what: &str, id: Option<&str>) -> Result<SnapshotId, VolumesError> {
+        id.unwrap_or_default().parse().map_err(|why: String| self.nonsense(what, why))
+    }
+}
+
+/// The same configuration with the credentials of a role.
+async fn assume(role: &str, shared: SdkConfig) -> SdkConfig {
+    let provider = AssumeRoleProvider::builder(role).session_name(SESSION).configure(&shared).build().await;
+    shared.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
+}
+
+/// What a request is sent with that must not be sent twice.
+fn once() -> aws_sdk_ec2::config::Builder {
+    aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled())
+}
+
+fn is_missing(code: &str) -> bool {
+    code.ends_with(".NotFound") || code == "ResourceNotFoundException"
+}
+
+/// Whether a limit is in the way that goes by itself. Quotas of an account do not: they are refusals.
+fn is_busy(code: &str) -> bool {
+    const CODES: [&str; 4] =
+        ["ResourceLimitExceeded", "SnapshotCreationPerVolumeRateExceeded", "InsufficientVolumeCapacity", "ServiceQuotaExceededException"];
+    code.starts_with("Concurrent") || CODES.contains(&code)
+}
+
+/// EC2 throttles with status 503, and nothing has happened then.
+fn is_throttled(code: &str) -> bool {
+    code == "RequestLimitExceeded" || code.contains("Throttl")
+}
+
+fn filter(name: impl Into<String>, values: Vec<String>) -> Filter {
+    Filter::builder().name(name).set_values(Some(values)).build()
+}
+
+/// A filter's value that means itself: `*` and `?` would match anything.
+fn literal(value: &str) -> String {
+    value.replace('\\', r"\\").replace('*', r"\*").replace('?', r"\?")
+}
+
+fn texts<T: Display>(ids: &[T]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
+
+fn tag(key: &str, value: &str) -> Tag {
+    Tag::builder().key(key).value(value).build()
+}
+
+fn tagged_as(kind: ResourceType, tags: &Tags) -> TagSpecification {
+    let tags = tags.iter().map(|(key, value)| tag(key, value)).collect();
+    TagSpecification::builder().resource_type(kind).set_tags(Some(tags)).build()
+}
+
+fn tag_map(tags: &[Tag]) -> Tags {
+    tags.iter().filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()))).collect()
+}
+
+fn timestamp(time: &DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}
+
+/// Bytes of so many GiB.
+fn gib(size: i32) -> Option<u64> {
+    u64::try_from(size).ok().filter(|size| *size > 0).map(|size| size << 30)
+}
+
+/// A number as EC2 takes it; what does not fit is refused there.
+fn whole(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[async_trait]
+impl Volumes for Ebs {
+    fn cuts_together(&self) -> bool {
+        true
+    }
+
+    fn place(&self) -> &SetPlace {
+        &self.place
+    }
+
+    async fn select(&self, wanted: &Selection) -> Result<Vec<Volume>, VolumesError> {
+        self.select_volumes(wanted).await
+    }
+
+    async fn cut(&self, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+        self.take(cut).await
+    }
+
+    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {
+        self.snapshots_by_id(ids).await
+    }
+
+    async fn tagged(&self, tags: &Tags) -> Result<Vec<Snapshot>, VolumesError> {
+        self.snapshots_by_tags(tags).await
+    }
+
+    async fn users(&self, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
+        self.images_of(ids).await
+    }
+
+    async fn delete(&self, id: &SnapshotId) -> Result<(), VolumesError> {
+        self.delete_snapshot(id).await
+    }
+
+    async fn copy(&self, from: &dyn Volumes, snapshot: &SnapshotId, key: &str, tags: &Tags) -> Result<SnapshotId, VolumesError> {
+        let SetPlace::Ebs { region, .. } = from.place() else {
+            return Err(self.refused(&format!("copying {snapshot}"), format!("its source is {}", from.place())));
+        };
+        self.copy_from(region, snapshot, key, tags).await
+    }
+
+    async fn share(&self, id: &SnapshotId, account: &str, may: bool) -> Result<(), VolumesError> {
+        self.share_snapshot(id, account, may).await
+    }
+
+    async fn lock(&self, id: &SnapshotId, lock: &Lock) -> Result<LockState, VolumesError> {
+        self.lock_snapshot(id, lock).await
+    }
+
+    async fn archive(&self, id: &SnapshotId) -> Result<(), VolumesError> {
+        self.archive_snapshot(id).await
+    }
+
+    async fn recover(&self, id: &SnapshotId, days: u32) -> Result<(), VolumesError> {
+        self.recover_snapshot(id, days).await
+    }
+
+    async fn blocks(&self, id: &SnapshotId, since: Option<&SnapshotId>, page: Option<&str>) -> Result<BlockPage, VolumesError> {
+        match since {
+            Some(since) => self.changed_blocks(id, since, page).await,
+            None => self.held_blocks(id, page).await,
+        }
+    }
+
+    async fn read(&self, id: &SnapshotId, block: &BlockRef) -> Result<Bytes, VolumesError> {
+        self.read_block(id, block).await
+    }
+
+    async fn create(&self, volume: &NewVolume) -> Result<VolumeId, VolumesError> {
+        self.create_volume(volume).await
+    }
+
+    async fn volumes(&self, tags: &Tags) -> Result<Vec<Volume>, VolumesError> {
+        self.volumes_by_tags(tags).await
+    }
+
+    async fn attach(&self, volume: &VolumeId, instance: &InstanceId, device: &str) -> Result<(), VolumesError> {
+        self.attach_volume(volume, instance, device).await
+    }
+
+    async fn detach(&self, volume: &VolumeId) -> Result<(), VolumesError> {
+        self.detach_volume(volume).await
+    }
+
+    async fn delete_volume(&self, volume: &VolumeId) -> Result<(), VolumesError> {
+        self.remove_volume(volume).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_told_apart() {
+        assert!(is_missing("InvalidSnapshot.NotFound") && is_missing("InvalidVolume.NotFound") && is_missing("ResourceNotFoundException"));
+        assert!(!is_missing("InvalidSnapshot.InUse"));
+        assert!(is_busy("ConcurrentSnapshotLimitExceeded") && is_busy("ResourceLimitExceeded"));
+        assert!(!is_busy("VolumeLimitExceeded"), "a quota does not go by itself");
+        assert!(is_throttled("RequestLimitExceeded") && is_throttled("EC2ThrottledException") && is_throttled("RequestThrottledException"));
+    }
+
+    #[test]
+    fn a_tag_that_looks_like_a_pattern_finds_itself_only() {
+        assert_eq!(literal(r"a*b?c\d"), r"a\*b\?c\\d");
+        assert_eq!(literal("plain"), "plain");
+    }
+
+    #[test]
+    fn sizes_are_gibibytes() {
+        assert_eq!(gib(8), Some(8 * 1024 * 1024 * 1024));
+        assert_eq!((gib(0), gib(-1)), (None, None));
+    }
+}

@@ -1,0 +1,346 @@
+//! Standing still, and never longer than allowed.
+//!
+//! File systems are frozen, and the team's own program is run, by a process beside lifeboat: lifeboat started again, in a group of its own.
+//! It undoes everything when it is told to, when the time is over, when a signal comes, and when lifeboat is gone, whichever is first. If
+//! the watchdog itself is killed, lifeboat undoes; if both are, the note that stands in the state directory while anything is frozen is found
+//! by the next run or by `lifeboat sweep` ([`undo_abandoned`]).
+//!
+//! A process that writes to a frozen file system cannot even be killed, so neither of the two may: whoever calls sees to it that state, vault and
+//! temporary files are elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Name of the hidden command that runs [`watch`].
+pub const COMMAND: &str = "freeze-watchdog";
+/// How long undoing may take for each thing, whatever the limit was.
+const UNDO_PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer than the limit lifeboat waits for the watchdog's answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+const FSFREEZE: [&str; 3] = ["/usr/sbin/fsfreeze", "/sbin/fsfreeze", "/usr/bin/fsfreeze"];
+
+/// What is to stand still, and for how long at most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Mount points to be frozen, in this order.
+    pub freeze: Vec<PathBuf>,
+    /// A program that is run first: its absolute path and arguments.
+    pub before: Option<Vec<String>>,
+    /// What undoes it; run last, whenever the first was begun.
+    pub after: Option<Vec<String>>,
+    /// After so long everything is undone.
+    pub limit: Duration,
+}
+
+/// Why nothing stands still, or did not for as long as it should have.
+#[derive(Debug, thiserror::Error)]
+pub enum StandstillError {
+    /// The watchdog could not be started.
+    #[error("the watchdog could not be started: {0}")]
+    NoWatchdog(String),
+    /// Something could not be frozen, or the program failed; everything has been undone.
+    #[error("{0}; everything was undone")]
+    Failed(String),
+    /// It was undone before it was asked for.
+    #[error("nothing stood still any more when the volumes had been cut: {0}")]
+    TooShort(String),
+    /// Something could not be undone.
+    #[error("{what} may still be frozen: {why}; `fsfreeze --unfreeze` thaws it")]
+    StillFrozen {
+        /// The mount point, or the program.
+        what: String,
+        /// What came of trying.
+        why: String,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Said {
+    Still,
+    Failed(String),
+    Undone { seconds: f64, because: Because, failures: Vec<String> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Because {
+    Told,
+    TimeOver,
+    Signal,
+    LifeboatGone,
+}
+
+impl Because {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Told => "it was told to",
+            Self::TimeOver => "the time was over (freeze_limit)",
+            Self::Signal => "a signal came",
+            Self::LifeboatGone => "lifeboat was gone",
+        }
+    }
+}
+
+/// The time in which nothing is written. Ends when it is dropped, too: the watchdog sees that.
+pub struct Standstill {
+    plan: Plan,
+    child: Child,
+    stdin: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Standstill {
+    /// Makes everything stand still. Returns when it does.
+    ///
+    /// # Errors
+    /// [`StandstillError`]; nothing stands still then, unless it says so.
+    pub async fn begin(plan: Plan, state: &Path) -> Result<Self, StandstillError> {
+        let no_watchdog = |error: std::io::Error| StandstillError::NoWatchdog(error.to_string());
+        let own = std::env::current_exe().map_err(no_watchdog)?;
+        std::fs::create_dir_all(state).map_err(no_watchdog)?;
+        let mut command = Command::new(own);
+        command.arg(COMMAND).arg(state).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").process_group(0);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(no_watchdog)?;
+        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(StandstillError::NoWatchdog("it has no pipes".to_owned()));
+        };
+        let line = serde_json::to_string(&plan).map_err(|error| StandstillError::NoWatchdog(error.to_string()))? + "\n";
+        stdin.write_all(line.as_bytes()).await.map_err(no_watchdog)?;
+        let mut still = Self { answers: BufReader::new(stdout).lines(), plan, child, stdin };
+        match still.answer(still.plan.limit + UNDO_PATIENCE).await {
+            Some(Said::Still) => Ok(still),
+            Some(Said::Failed(why)) => Err(StandstillError::Failed(why)),
+            _ => Err(still.gone().await),
+        }
+    }
+
+    async fn answer(&mut self, within: Duration) -> Option<Said> {
+        let line = tokio::time::timeout(within, self.answers.next_line()).await.ok()?.ok()??;
+        serde_json::from_str(&line).ok()
+    }
+
+    /// The watchdog is dead or mute: it is ended, and what it did is undone here.
+    async fn gone(mut self) -> StandstillError {
+        let _ = self.child.start_kill();
+        let _ = self.child.wait().await;
+        match undo(&self.plan, true).await.into_iter().next() {
+            Some((what, why)) => StandstillError::StillFrozen { what, why },
+            None => StandstillError::TooShort("the watchdog died".to_owned()),
+        }
+    }
+
+    /// Ends it; how long it lasted.
+    ///
+    /// # Errors
+    /// [`StandstillError`] if it had ended before, or something could not be undone.
+    pub async fn end(mut self) -> Result<Duration, StandstillError> {
+        if self.stdin.write_all(b"undo\n").await.is_err() {
+            tracing::warn!("the watchdog no longer listens");
+        }
+        match self.answer(UNDO_PATIENCE + ANSWER_PATIENCE).await {
+            Some(Said::Undone { failures, .. }) if !failures.is_empty() => {
+                Err(StandstillError::StillFrozen { what: failures.join("; "), why: "undoing it failed".to_owned() })
+            }
+            Some(Said::Undone { seconds, because: Because::Told, .. }) => {
+                let _ = self.child.wait().await;
+                Ok(Duration::from_secs_f64(seconds.max(0.0)))
+            }
+            Some(Said::Undone { seconds, because, .. }) => {
+                Err(StandstillError::TooShort(format!("it was undone after {seconds:.1} seconds, since {}", because.words())))
+            }
+            _ => Err(self.gone().await),
+        }
+    }
+}
+
+/// The watchdog's own life: hears a plan on standard input, carries it out, waits, undoes.
+///
+/// # Errors
+/// What kept it from beginning.
+pub async fn watch(state: &Path) -> Result<(), String> {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let line = lines.next_line().await.ok().flatten().ok_or("no plan came")?;
+    let plan: Plan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    let mut signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
+        .map(|kind| signal(kind).map_err(|error| error.to_string()))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    let note = Note::write(state, &plan)?;
+    let begun = Instant::now();
+    let [first, second, third] = signals.as_mut_slice() else { return Err("signals cannot be heard".to_owned()) };
+    let mut told = false;
+    // Until it stands still, the same things end it as afterwards.
+    let still = tokio::select! {
+        still = stand_still(&plan) => still,
+        () = tokio::time::sleep(plan.limit) => Err(format!("nothing stood still within {} seconds", plan.limit.as_secs())),
+        _ = first.recv() => Err("a signal came".to_owned()),
+        _ = second.recv() => Err("a signal came".to_owned()),
+        _ = third.recv() => Err("a signal came".to_owned()),
+        line = lines.next_line() => Err(match line { Ok(Some(_)) => "it was called off".to_owned(), _ => "lifeboat was gone".to_owned() }),
+    };
+    if let Err(why) = still {
+        let failures = undo(&plan, true).await;
+        note.remove();
+        say(&Said::Failed(why_and(why, &failures)));
+        return Ok(());
+    }
+    say(&Said::Still);
+    let because = tokio::select! {
+        line = lines.next_line() => match line {
+            Ok(Some(_)) => { told = true; Because::Told }
+            _ => Because::LifeboatGone,
+        },
+        () = tokio::time::sleep(plan.limit.saturating_sub(begun.elapsed())) => Because::TimeOver,
+        _ = first.recv() => Because::Signal,
+        _ = second.recv() => Because::Signal,
+        _ = third.recv() => Because::Signal,
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let failures = undo(&plan, false).await;
+    if failures.is_empty() {
+        note.remove();
+    }
+    // Nobody has asked yet: the answer waits for the question.
+    if !told && because != Because::LifeboatGone {
+        let _ = lines.next_line().await;
+    }
+    say(&Said::Undone { seconds, because, failures: failures.into_iter().map(|(what, why)| format!("{what}: {why}")).collect() });
+    Ok(())
+}
+
+fn why_and(why: String, failures: &[(String, String)]) -> String {
+    let failures: Vec<String> = failures.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+    if failures.is_empty() { why } else { format!("{why}, and undoing failed: {}", failures.join("; ")) }
+}
+
+/// An answer that nobody hears is no reason to do anything else.
+fn say(said: &Said) {
+    use std::io::Write;
+    if let Ok(line) = serde_json::to_string(said) {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}
+
+async fn stand_still(plan: &Plan) -> Result<(), String> {
+    if let Some(words) = &plan.before {
+        run(words, plan.limit).await.map_err(|why| format!("the program before the cut, {}: {why}", words.join(" ")))?;
+    }
+    for point in &plan.freeze {
+        freeze(point, true, plan.limit).await.map_err(|why| format!("freezing {}: {why}", point.display()))?;
+    }
+    Ok(())
+}
+
+/// Undoes a plan, in reverse order; what could not be undone, and why. What was never frozen may be left: `maybe` says that a refusal may mean
+/// that.
+async fn undo(plan: &Plan, maybe: bool) -> Vec<(String, String)> {
+    let mut failures = Vec::new();
+    for point in plan.freeze.iter().rev() {
+        if let Err(why) = freeze(point, false, UNDO_PATIENCE).await
+            && !(maybe && why.contains("Invalid argument"))
+        {
+            failures.push((point.display().to_string(), why));
+        }
+    }
+    if let Some(words) = &plan.after
+        && let Err(why) = run(words, UNDO_PATIENCE).await
+    {
+        failures.push((words.join(" "), why));
+    }
+    failures
+}
+
+async fn freeze(point: &Path, still: bool, within: Duration) -> Result<(), String> {
+    let program = FSFREEZE.iter().find(|path| Path::new(path).exists()).ok_or("fsfreeze (util-linux) is not installed")?;
+    let words = [(*program).to_owned(), if still { "--freeze" } else { "--unfreeze" }.to_owned(), point.display().to_string()];
+    run(&words, within).await
+}
+
+/// Runs a program to its end, or ends it and everything it started.
+async fn run(words: &[String], within: Duration) -> Result<(), String> {
+    let (program, arguments) = words.split_first().ok_or("no program is named")?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    let child = command.spawn().map_err(|error| error.to_string())?;
+    let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw));
+    match tokio::time::timeout(within, child.wait_with_output()).await {
+        Ok(ended) => {
+            group.0 = None;
+            let output = ended.map_err(|error| error.to_string())?;
+            if output.status.success() {
+                return Ok(());
+            }
+            let said = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect::<String>();
+            Err(format!("{} ({})", if said.is_empty() { "it failed" } else { &said }, output.status))
+        }
+        Err(_) => Err(format!("it did not end within {} seconds", within.as_secs())),
+    }
+}
+
+/// A program and everything it started: ended when nobody waits for it any more.
+struct Group(Option<rustix::process::Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// A note of what is frozen, locked by the watchdog while it lives.
+struct Note {
+    path: PathBuf,
+    _locked: std::fs::File,
+}
+
+impl Note {
+    fn write(state: &Path, plan: &Plan) -> Result<Self, String> {
+        let path = state.join(format!("{}-{}.frozen", std::process::id(), hex::encode(rand::random::<[u8; 4]>())));
+        let file = std::fs::File::create_new(&path).map_err(|error| error.to_string())?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|error| error.to_string())?;
+        serde_json::to_writer(&file, plan).map_err(|error| error.to_string())?;
+        file.sync_all().map_err(|error| error.to_string())?;
+        Ok(Self { path, _locked: file })
+    }
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Notes of watchdogs that were killed while something was frozen.
+#[must_use]
+pub fn abandoned(state: &Path) -> Vec<PathBuf> {
+    let notes = std::fs::read_dir(state).into_iter().flatten().flatten().map(|entry| entry.path());
+    let nobodys = |path: &PathBuf| {
+        let locked = |file: std::fs::File| rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+        path.extension().is_some_and(|extension| extension == "frozen") && std::fs::File::open(path).is_ok_and(locked)
+    };
+    notes.filter(nobodys).collect()
+}
+
+/// Undoes what a watchdog that was killed has left; what was undone.
+///
+/// # Errors
+/// [`StandstillError::StillFrozen`] if something could not be undone.
+pub async fn undo_abandoned(state: &Path) -> Result<Vec<String>, StandstillError> {
+    let mut undone = Vec::new();
+    for path in abandoned(state) {
+        if let Some(plan) = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Plan>(&bytes).ok()) {
+            if let Some((what, why)) = undo(&plan, true).await.into_iter().next() {
+                return Err(StandstillError::StillFrozen { what, why });
+            }
+            undone.extend(plan.freeze.iter().map(|point| point.display().to_string()));
+        }
+        let _ = std::fs::remove_file(&path);
+    }
+    Ok(undone)
+}

@@ -1,0 +1,294 @@
+//! A set of volumes in the sandbox: its images, every block compared, mounted; the server that lives there; the dump it is compared with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::{Restored, World};
+use crate::config::plans::{Ask, CheckConfig, PlanStage, VolumeStage};
+use crate::domain::choice::Which;
+use crate::domain::drill::{Answer, CheckKind, CheckResult, Scenario};
+use crate::domain::fingerprint::{Fingerprint, HashKey};
+use crate::domain::id::DatastoreName;
+use crate::domain::manifest::{Manifest, Role};
+use crate::domain::span::{Span, for_people};
+use crate::domain::volumes::{Member, PostgresCut, VolumeSet};
+use crate::pg::Tools;
+use crate::pg::rows::{Tally, assemble};
+use crate::sandbox::SandboxError;
+use crate::sandbox::volumes::UNSOUND;
+use crate::target::TargetError;
+use crate::volumes::damaged::Damaged;
+use crate::work::compare::{compare, fingerprint_of};
+use crate::work::shelf::{self, Believed};
+use crate::work::snapshot::blocks::{self, Recorded};
+use crate::work::snapshot::verify::{Source, bytes_to_read, set_of};
+use crate::work::verify::payload_of;
+use crate::work::{Rig, WorkError};
+
+/// A dump of the same database.
+pub(super) struct Dumped {
+    manifest: Manifest,
+    recorded: Fingerprint,
+}
+
+fn gone() -> WorkError {
+    WorkError::NotVerified("the sandbox is gone".to_owned())
+}
+
+/// Where a volume is mounted, as the plan says.
+fn mount_of<'a>(stage: &'a VolumeStage, member: &Member) -> Result<&'a PathBuf, WorkError> {
+    let device = member.attached.as_ref().map(|at| at.device.as_str());
+    let of = |name: &str| name == member.volume.as_str() || Some(name) == device;
+    stage.mounts.iter().find(|(name, _)| of(name)).map(|(_, at)| at).ok_or_else(|| WorkError::Refused {
+        what: format!("the restore plan of volume {}", member.volume),
+        why: "it does not say where it is mounted".to_owned(),
+        hint: format!("write mounts = {{ \"{}\" = \"/path\" }}", device.unwrap_or(member.volume.as_str())),
+    })
+}
+
+/// Brings a set back in the sandbox; returns the slot that opened its hashes.
+pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, WorkError> {
+    let manifest = believed.manifest.clone();
+    let set = set_of(&manifest)?;
+    let plan = stage.volumes.clone().ok_or_else(|| WorkError::Bug("a plan that was checked says nothing of volumes".to_owned()))?;
+    fits(world, &manifest)?;
+    // Mount points within others come after them.
+    let mut members: Vec<(usize, &Member, &PathBuf)> = Vec::new();
+    for (index, member) in set.members.iter().enumerate() {
+        members.push((index, member, mount_of(&plan, member)?));
+    }
+    members.sort_by_key(|(_, _, at)| at.components().count());
+    let opened = shelf::open(&world.rig, &manifest).await?;
+    let lost = world.drill.breaks.contains(&Scenario::RegionLost);
+    let source = if lost { Source::elsewhere(&world.rig, &manifest).await? } else { Source::find(&world.rig, &manifest).await? };
+    let stage_told = world.rig.progress.begin("read blocks", bytes_to_read(&manifest));
+    let mut sound = Vec::new();
+    for (index, member, at) in &members {
+        let place = world.place.as_mut().ok_or_else(gone)?;
+        let image = place.image(member.volume.as_str())?;
+        let payload = blocks::payload_of(&manifest, *index).ok_or_else(|| {
+            WorkError::NotVerified(format!("no hashes were recorded of {} (hash = false), so nothing can be said about it", member.volume))
+        })?;
+        let recorded = Recorded::open(&world.rig, payload, &opened.identity).await?;
+        let snapshot = source.snapshot(member).ok_or_else(|| WorkError::Bug("a copied set without a copy".to_owned()))?;
+        let from = (source.volumes.as_ref(), snapshot);
+        blocks::to_file(&world.rig, &manifest, from, Some(recorded), (&image, member.bytes), &stage_told).await?;
+        world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
+        sound.push(unsound(place.mount_image(&image, at).await)?);
+    }
+    stage_told.end();
+    let mounts = members.iter().map(|(_, _, at)| (*at).clone()).collect();
+    let place = world.place.as_mut().ok_or_else(gone)?;
+    place.adopt_server(mounts, &plan.data_directory, labels(set), &stage.settings).await?;
+    world.found.moments.server_up = Some(world.clock.seconds());
+    let dumped = dumped(world, stage, &manifest).await?;
+    let recorded = dumped.as_ref().map_or_else(nothing_recorded, |dumped| dumped.recorded.clone());
+    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), manifest.source.major()).await.map_err(TargetError::from)?;
+    let connection = super::load::connection(world, &plan.database)?;
+    world.restored.push(Restored {
+        manifest: manifest.clone(),
+        recorded,
+        without_rows_of: changing(world, stage),
+        connection,
+        tools,
+        dumped,
+    });
+    Ok(opened.slot)
+}
+
+/// A file system that is not sound is the backup's fault; everything else the machine's.
+fn unsound(mounted: Result<&'static str, SandboxError>) -> Result<&'static str, WorkError> {
+    match mounted {
+        Err(SandboxError::Failed { what: UNSOUND, why }) => Err(WorkError::Damaged { what: "a file system of the set".to_owned(), why }),
+        other => Ok(other?),
+    }
+}
+
+/// Images are in the sandbox's own memory.
+fn fits(world: &World<'_>, manifest: &Manifest) -> Result<(), WorkError> {
+    let (needed, there) = (manifest.plain_bytes(), world.drill.sandbox.size_bytes);
+    if needed < there {
+        return Ok(());
+    }
+    Err(WorkError::NotVerified(format!(
+        "the set holds {needed} bytes, and the sandbox {there}: write a larger size_mib in [local] of the drill"
+    )))
+}
+
+/// Tables that a check says may differ: no row of theirs can show that damage is noticed.
+fn changing(world: &World<'_>, stage: &PlanStage) -> Vec<(String, String)> {
+    let of = |check: &CheckConfig| match &check.ask {
+        Ask::CrossCheck { changing, .. } if check.datastore == stage.datastore => changing.clone(),
+        _ => Vec::new(),
+    };
+    world.drill.checks.iter().flat_map(of).collect()
+}
+
+/// What an online backup needs before its server is started.
+fn labels(set: &VolumeSet) -> Vec<(String, String)> {
+    match &set.postgres {
+        Some(PostgresCut::OnlineBackup { label, tablespace_map, .. }) => {
+            let mut files = vec![("backup_label".to_owned(), label.clone())];
+            if !tablespace_map.is_empty() {
+                files.push(("tablespace_map".to_owned(), tablespace_map.clone()));
+            }
+            files
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn nothing_recorded() -> Fingerprint {
+    assemble(HashKey::from_random(rand::random()), 0, Tally::default(), [])
+}
+
+/// The dump of the same database that was taken nearest to the set, if a check asks for it.
+async fn dumped(world: &World<'_>, stage: &PlanStage, manifest: &Manifest) -> Result<Option<Dumped>, WorkError> {
+    let asks = |check: &&CheckConfig| check.datastore == stage.datastore;
+    let with = world.drill.checks.iter().filter(asks).find_map(|check| match &check.ask {
+        Ask::CrossCheck { with, .. } => Some(with),
+        _ => None,
+    });
+    let Some(with) = with else { return Ok(None) };
+    let Some(nearest) = nearest(&world.rig, with, manifest.source.snapshot_time).await? else { return Ok(None) };
+    let identity = shelf::open(&world.rig, &nearest).await?.identity;
+    let recorded = Fingerprint::parse(&shelf::read_payload(&world.rig, payload_of(&nearest, Role::Fingerprint)?, &identity).await?)?;
+    Ok(Some(Dumped { manifest: nearest, recorded }))
+}
+
+async fn nearest(rig: &Rig, datastore: &DatastoreName, time: Timestamp) -> Result<Option<Manifest>, WorkError> {
+    // Of those before it and around it; a dump long after it is looked for among the newest.
+    let mut found: Vec<Manifest> = Vec::new();
+    for which in [Which::At(time), Which::Latest] {
+        match shelf::survey(rig, datastore, &which).await {
+            Ok(picked) => {
+                found.push(picked.believed.manifest);
+                found.extend(picked.others.into_iter().map(|other| other.manifest));
+            }
+            Err(WorkError::NoSuchBackup { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found.into_iter().min_by_key(|manifest| manifest.source.snapshot_time.duration_since(time).abs()))
+}
+
+/// Compares what recovered with what was recorded when the same database was dumped: two independent backups must agree.
+pub(super) async fn cross_check(world: &World<'_>, check: &CheckConfig, restored: &Restored) -> CheckResult {
+    let begun = Instant::now();
+    let Ask::CrossCheck { with, within, changing } = &check.ask else {
+        return result(check, (Answer::CouldNotLook, "it is no cross-check".to_owned(), Vec::new()), begun);
+    };
+    let answer = compared(world, restored, with, *within, changing).await;
+    result(check, answer, begun)
+}
+
+fn result(check: &CheckConfig, (answer, summary, detail): (Answer, String, Vec<String>), begun: Instant) -> CheckResult {
+    CheckResult {
+        name: check.name.clone(),
+        datastore: check.datastore.clone(),
+        kind: CheckKind::CrossCheck,
+        answer,
+        summary,
+        seconds: begun.elapsed().as_secs_f64(),
+        detail,
+    }
+}
+
+async fn compared(
+    world: &World<'_>,
+    restored: &Restored,
+    with: &DatastoreName,
+    within: Span,
+    changing: &[(String, String)],
+) -> (Answer, String, Vec<String>) {
+    let Some(dumped) = &restored.dumped else {
+        return (Answer::CouldNotLook, format!("there is no dump of {with}"), Vec::new());
+    };
+    let (set, dump) = (restored.manifest.source.snapshot_time, dumped.manifest.source.snapshot_time);
+    let apart = std::time::Duration::try_from(set.duration_since(dump).abs()).unwrap_or_default();
+    let which =
+        format!("dump {} of {with}, taken {} {}", dumped.manifest.backup, for_people(apart), if dump > set { "later" } else { "earlier" });
+    if apart > within.duration() {
+        return (Answer::CouldNotLook, format!("the nearest is {which}, and no more than {within} are allowed"), Vec::new());
+    }
+    let found = match fingerprint_of(&world.rig, &restored.tools, &restored.connection, &dumped.recorded).await {
+        Ok(found) => found,
+        Err(error) => return (Answer::CouldNotLook, "the recovered database could not be read back".to_owned(), vec![error.to_string()]),
+    };
+    // Where a table may differ, so may its sequence; each is named by whoever says so.
+    let mut expected = dumped.recorded.clone();
+    let is_table = |(schema, name): &&(String, String)| expected.tables.iter().any(|table| (&table.schema, &table.table) == (schema, name));
+    let is_known = |one: &&(String, String)| is_table(one) || expected.sequences.contains_key(&format!("{}.{}", one.0, one.1));
+    if changing.iter().any(|one| !is_known(&one)) {
+        let detail =
+            changing.iter().filter(|one| !is_known(one)).map(|(schema, name)| format!("{schema}.{name} is not in the dump")).collect();
+        return (Answer::CouldNotLook, "a table or sequence that may differ is not in the dump; is it mistyped?".to_owned(), detail);
+    }
+    let left = expected.tables.len().saturating_sub(changing.iter().filter(is_table).count());
+    if left == 0 {
+        return (Answer::CouldNotLook, "every table may differ, so nothing is left to compare".to_owned(), Vec::new());
+    }
+    for (schema, name) in changing {
+        for (sequence, statement) in &mut expected.sequences {
+            if *sequence == format!("{schema}.{name}")
+                && let Some(is) = found.sequences.get(sequence)
+            {
+                statement.clone_from(is);
+            }
+        }
+    }
+    let comparison = compare(&expected, &found, changing);
+    if !comparison.agrees() {
+        let count = comparison.differences.len();
+        return (Answer::Fail, format!("{count} differences from {which}"), comparison.differences);
+    }
+    let may = if changing.is_empty() { String::new() } else { format!("; {} may differ and were not compared", changing.len()) };
+    let rows: u64 =
+        expected.tables.iter().filter(|table| !changing.contains(&(table.schema.clone(), table.table.clone()))).map(|t| t.rows).sum();
+    let summary = format!("{left} tables with {rows} rows are as in {which}{may}");
+    (Answer::Pass, summary, comparison.not_looked_at)
+}
+
+/// Turns one bit of a block and compares it with what was recorded.
+pub(super) async fn block_damaged(rig: &Rig, manifest: &Manifest, elsewhere: bool) -> (Option<bool>, String) {
+    let tried = async {
+        let set = set_of(manifest)?;
+        let identity = shelf::open(rig, manifest).await?.identity;
+        let source = if elsewhere { Source::elsewhere(rig, manifest).await? } else { Source::find(rig, manifest).await? };
+        let smallest = set.members.iter().enumerate().min_by_key(|(_, member)| member.blocks.unwrap_or(u64::MAX));
+        let (index, member) = smallest.ok_or_else(|| WorkError::NotVerified("the set is empty".to_owned()))?;
+        let (Some(payload), Some(snapshot)) = (blocks::payload_of(manifest, index), source.snapshot(member)) else {
+            return Err(WorkError::NotVerified("no hashes were recorded".to_owned()));
+        };
+        let recorded = Recorded::open(rig, payload, &identity).await?;
+        let damaged = Damaged::new(Arc::clone(&source.volumes));
+        let stage = rig.progress.begin("read damaged blocks", None);
+        let walked = blocks::walk(rig, manifest, (&damaged, snapshot), Some(recorded), &stage, |_, _| Ok(())).await;
+        stage.end();
+        Ok(walked)
+    };
+    match tried.await {
+        Err(error) => (None, format!("the blocks could not be read as they are: {}", error.trouble())),
+        Ok(Ok(_)) => (Some(false), "a bit of a block was turned, and the comparison found nothing".to_owned()),
+        Ok(Err(WorkError::Damaged { .. })) => (Some(true), "a turned bit of a block was noticed by its hash".to_owned()),
+        Ok(Err(error)) => (None, format!("the volumes could not be read: {}", error.trouble())),
+    }
+}
+
+/// What a drill of volumes can break so far.
+///
+/// # Errors
+/// [`WorkError::Refused`] for what it cannot.
+pub(super) fn breakable(drill: &str, scenario: Scenario) -> Result<(), WorkError> {
+    match scenario {
+        Scenario::LifeboatLost | Scenario::NewestDamaged => Err(WorkError::Refused {
+            what: format!("drill {drill}: break {}", scenario.name()),
+            why: "it is not rehearsed with volumes".to_owned(),
+            hint: "remove it, or drill a dump with it".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,262 @@
+//! From payloads that have arrived to the commit point: what every kind of backup has in common.
+//!
+//! Keys come first ([`Opening::begin`]): an identity that cannot be wrapped into every slot, or a signature that nobody would believe, stops the run
+//! before anything is touched. [`commit`] makes payloads visible, writes slots, envelope and `RESTORE.md`, the manifest's signature, and last
+//! the manifest. Whatever fails before that is taken back.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::fence::Mandate;
+use super::payload::{Arrived, complete_all};
+use super::{Rig, WorkError, guide, shelf};
+use crate::catalog::CatalogError;
+use crate::domain::envelope::{Context, Envelope, Slot};
+use crate::domain::layout::{self, ObjectKey, parse_manifest_key};
+use crate::domain::manifest::{self, Manifest, SourceFacts, Statement};
+use crate::domain::volumes::VolumeSet;
+use crate::domain::{Document, Trouble};
+use crate::failpoint;
+use crate::keyring::sign::PublicKey;
+use crate::seal::Identity;
+
+/// A backup that is begun: its identity, wrapped under every key.
+pub struct Opening {
+    /// What it is of.
+    pub context: Context,
+    /// What its payloads are sealed to.
+    pub identity: Identity,
+    /// When it was begun.
+    pub begun: Timestamp,
+    wrapped: Vec<(Slot, Document)>,
+}
+
+impl Opening {
+    /// Makes the identity of a backup and wraps it, and sees to it that what will be signed will be believed.
+    ///
+    /// # Errors
+    /// [`WorkError`] if a key or the signer refuses.
+    pub async fn begin(rig: &Rig, context: Context, begun: Timestamp) -> Result<Self, WorkError> {
+        let identity = Identity::generate();
+        let wrapped = wrap(rig, &identity, &context).await?;
+        // A key that cannot sign, or that nobody believes, must not be found out after hours of dumping.
+        let probe = Document::probe();
+        believed_signer(rig, &probe, &rig.signer.sign(probe.bytes()).await?).await?;
+        Ok(Self { context, identity, begun, wrapped })
+    }
+}
+
+/// What was backed up, beside its payloads.
+pub struct Contents {
+    /// Where it came from.
+    pub facts: SourceFacts,
+    /// `pg_dump`'s version and its major, of a dump.
+    pub pg_dump: Option<(String, u32)>,
+    /// The snapshots, of a volume set.
+    pub set: Option<VolumeSet>,
+    /// The payloads.
+    pub arrived: Vec<Arrived>,
+}
+
+/// Publishes a backup, or leaves nothing of it.
+///
+/// # Errors
+/// [`WorkError`]; only where the manifest's own fate is unknown may there be a backup all the same.
+pub async fn commit(rig: &Rig, opening: Opening, mandate: Mandate, contents: Contents) -> Result<Manifest, WorkError> {
+    let mut written = Vec::new();
+    let manifest = match publish(rig, opening, mandate, contents, &mut written).await {
+        Ok(manifest) => manifest,
+        Err(NotPublished::NoManifest(error)) => {
+            remove_unpublished(rig, written).await;
+            return Err(error);
+        }
+        // The manifest may be there: nothing that it names may go.
+        Err(NotPublished::PerhapsManifest(error)) => return Err(error),
+    };
+    if let Some(catalog) = rig.catalog()
+        && let Err(error) = catalog.remember(&manifest).await
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the backup is published but could not be noted in the catalog");
+    }
+    failpoint::reach("catalog-written");
+    Ok(manifest)
+}
+
+/// Wraps the identity under every key. All of them, or there is no backup: fewer ways to open than configured is not success.
+async fn wrap(rig: &Rig, identity: &Identity, context: &Context) -> Result<Vec<(Slot, Document)>, WorkError> {
+    let mut wrapped = Vec::new();
+    for key in &rig.keys {
+        let bytes = key.wrap(identity, context).await?;
+        let slot = Slot {
+            name: key.name().to_owned(),
+            opens_with: key.opens_with(),
+            file: context.place().slot(1, key.name(), key.extension()),
+            sha256: shelf::sha256(bytes.bytes()),
+        };
+        wrapped.push((slot, Document::slot(&bytes)));
+    }
+    Ok(wrapped)
+}
+
+/// The newest record of the evidence: as the vault has it, or, for a role that may not read, as this host last saw it.
+async fn evidence_head(rig: &Rig, vault: &crate::domain::id::VaultId) -> Option<String> {
+    match crate::evidence::head(rig.vault.as_ref()).await {
+        Ok(head) => head,
+        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await)?.pop(),
+    }
+}
+
+/// A full or locked catalog is no reason to go without tonight's backup.
+pub(super) fn without_catalog<T>(result: Result<T, CatalogError>) -> Option<T> {
+    result
+        .inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "the catalog cannot be used; going on without it"))
+        .ok()
+}
+
+/// Why a backup is not published, and whether its manifest may be in the vault all the same.
+enum NotPublished {
+    NoManifest(WorkError),
+    PerhapsManifest(WorkError),
+}
+
+impl<E: Into<WorkError>> From<E> for NotPublished {
+    fn from(error: E) -> Self {
+        Self::NoManifest(error.into())
+    }
+}
+
+/// Writes objects of one backup and remembers which, so that they can be removed if the backup is not published.
+struct Writer<'a> {
+    rig: &'a Rig,
+    written: &'a mut Vec<ObjectKey>,
+}
+
+impl Writer<'_> {
+    async fn put(&mut self, key: &ObjectKey, document: Document) -> Result<(), WorkError> {
+        self.written.push(key.clone());
+        Ok(self.rig.vault.put(key, document).await?)
+    }
+}
+
+/// From arrived payloads to the commit point: payloads visible, slots, envelope, `RESTORE.md`, signature, manifest.
+async fn publish(
+    rig: &Rig,
+    opening: Opening,
+    mandate: Mandate,
+    contents: Contents,
+    written: &mut Vec<ObjectKey>,
+) -> Result<Manifest, NotPublished> {
+    let Opening { context, begun, wrapped, .. } = opening;
+    let receipts = complete_all(contents.arrived, written).await?;
+    let mut writer = Writer { rig, written };
+    let (slots, envelope_sha256) = publish_envelope(&mut writer, &context, wrapped).await?;
+    failpoint::reach("envelope-written");
+    let (pg_dump, pg_dump_major) = contents.pg_dump.unzip();
+    let statement = Statement {
+        vault: context.vault.clone(),
+        datastore: context.datastore.clone(),
+        backup: context.backup.clone(),
+        sequence: next_sequence(rig, &context).await?,
+        tick: mandate.tick,
+        epoch: mandate.epoch,
+        begun,
+        published: Timestamp::now(),
+        source: contents.facts,
+        tools: manifest::Tools { lifeboat: env!("CARGO_PKG_VERSION").to_owned(), pg_dump, pg_dump_major },
+        set: contents.set,
+        envelope_sha256,
+        slots: slots.iter().map(|s| manifest::Slot { name: s.name.clone(), kind: guide::kind(s).to_owned() }).collect(),
+        evidence_head: evidence_head(rig, &context.vault).await,
+    };
+    let manifest = Manifest::new(statement, receipts);
+    let document = Document::manifest(&manifest);
+    let signature = rig.signer.sign(document.bytes()).await?;
+    let public = believed_signer(rig, &document, &signature).await?;
+    let place = manifest.place();
+    let guide = guide::restore_guide(&manifest, &slots, rig.vault.as_ref(), &public, &shelf::sha256(document.bytes()));
+    writer.put(&place.restore_guide(1), Document::restore_guide(guide)).await?;
+    writer.put(&place.manifest().signature(), Document::signature(signature)).await?;
+    failpoint::reach("signature-written");
+    if rig.cancel.is_cancelled() {
+        return Err(WorkError::Interrupted.into());
+    }
+    mandate.holds(rig, &context.datastore).await?;
+    failpoint::reach("about-to-publish");
+    rig.vault.put(&place.manifest(), document).await.map_err(|error| NotPublished::PerhapsManifest(error.into()))?;
+    failpoint::reach("manifest-written");
+    Ok(manifest)
+}
+
+/// Writes slots and the signed envelope that lists them.
+async fn publish_envelope(
+    writer: &mut Writer<'_>,
+    context: &Context,
+    wrapped: Vec<(Slot, Document)>,
+) -> Result<(Vec<Slot>, String), WorkError> {
+    let mut slots = Vec::new();
+    for (slot, document) in wrapped {
+        writer.put(&slot.file, document).await?;
+        slots.push(slot);
+    }
+    let envelope = Document::envelope(&Envelope::first(context, slots.clone()));
+    let key = context.place().envelope(1);
+    let signature = writer.rig.signer.sign(envelope.bytes()).await?;
+    writer.put(&key.signature(), Document::signature(signature)).await?;
+    let sha256 = shelf::sha256(envelope.bytes());
+    writer.put(&key, envelope).await?;
+    Ok((slots, sha256))
+}
+
+/// The public key under which the signature will be believed. A key that signs what nobody will believe makes backups that
+/// nobody will restore. A signing role need not be able to tell its public half, so the pinned keys are asked first.
+async fn believed_signer(rig: &Rig, document: &Document, signature: &[u8]) -> Result<PublicKey, WorkError> {
+    if let Some(pinned) = rig.trusted.signer_of(document.bytes(), signature) {
+        return Ok(pinned.clone());
+    }
+    if rig.trusted.is_empty() {
+        return Ok(rig.signer.public().await?);
+    }
+    let hint = match rig.signer.public().await {
+        Ok(public) => format!("add it to [signing] in lifeboat.toml: trust = [\"{}\"]", public.to_line()),
+        Err(_) => "add its public half to [signing] in lifeboat.toml: trust = [\"…\"]".to_owned(),
+    };
+    Err(WorkError::Refused {
+        what: format!("the signing key {}", rig.signer.name()),
+        why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
+        hint,
+    })
+}
+
+/// Takes back what was written of a backup that has no manifest. A role that may only write leaves it to `sweep`.
+async fn remove_unpublished(rig: &Rig, written: Vec<ObjectKey>) {
+    for key in written {
+        if let Err(error) = rig.vault.remove(&key).await {
+            tracing::info!(%key, error = &error as &dyn std::error::Error, "left behind; `lifeboat sweep` removes it");
+        }
+    }
+}
+
+/// One more than the highest sequence number of the datastore. Manifests that the catalog knows are not read again; those it
+/// does not know are, whoever wrote them and whenever: clocks of hosts differ, so names alone do not tell the newest.
+async fn next_sequence(rig: &Rig, context: &Context) -> Result<u64, WorkError> {
+    let known = match rig.catalog() {
+        Some(catalog) => without_catalog(catalog.known(&context.vault, &context.datastore).await).unwrap_or_default(),
+        None => BTreeMap::new(),
+    };
+    let mut highest = known.values().copied().max();
+    let listed = rig.vault.list(&layout::manifests_of(&context.datastore)).await?;
+    let names = listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).map(|(_, backup)| backup);
+    for backup in names.filter(|backup| !known.contains_key(backup)) {
+        let place = layout::Place { datastore: &context.datastore, backup: &backup };
+        match shelf::manifest(rig, &context.vault, &place).await {
+            Ok(believed) => highest = highest.max(Some(believed.manifest.sequence)),
+            // A role that may only write remembers, and a forged manifest must not stop tonight's backup.
+            Err(error) if highest.is_some() || error.trouble() == Trouble::Integrity => {
+                tracing::warn!(%backup, error = &error as &dyn std::error::Error, "a manifest is passed over for the sequence number");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(highest.unwrap_or(0) + 1)
+}

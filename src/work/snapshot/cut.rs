@@ -1,0 +1,400 @@
+//! Selecting the volumes, and cutting them as consistently as was asked for.
+//!
+//! The strongest thing is one moment: all volumes of one instance in one call, or everything while it stands still. Where there is no one moment,
+//! Postgres can still be had by an online backup, whose label goes into the manifest and whose WAL is cut last.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{CutMade, OpenSet, Run, SetError, keep};
+use crate::config::VaultConfig;
+use crate::domain::id::BackupId;
+use crate::domain::manifest::SourceFacts;
+use crate::domain::volumes::{Consistency, InstanceId, Member, PostgresCut, Selection, Snapshot, VOLUMES_MAX, Volume, VolumeId, VolumeSet};
+use crate::failpoint;
+use crate::source::postgres::SourceError;
+use crate::source::postgres::online::Online;
+use crate::volumes::watchdog::{Plan, Standstill};
+use crate::volumes::{Cut, VolumesError, mounts};
+use crate::work::{WorkError, back_up};
+
+/// Pause before a limit of the service is tried again, and before a lost answer is looked for.
+const PAUSE: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often a cut is made anew whose answer was lost and of which nothing is found.
+const LOST_MAX: u32 = 5;
+
+/// The volumes that the configuration means, each of them allowed.
+///
+/// # Errors
+/// [`SetError::Empty`], [`SetError::NotAllowed`]
+pub(super) async fn select(run: &Run<'_>) -> Result<Vec<Volume>, SetError> {
+    let settings = run.settings;
+    let mut volumes = run.home.select(&settings.selection).await?;
+    let boots = |volume: &Volume| volume.attached.as_ref().is_some_and(|attached| attached.boot);
+    volumes.retain(|volume| !settings.exclude.contains(&volume.id) && (!settings.exclude_boot || !boots(volume)));
+    if volumes.is_empty() {
+        return Err(SetError::Empty);
+    }
+    let mut refused: Vec<String> = volumes.iter().filter_map(|volume| why_not(volume, &settings.kms_keys)).collect();
+    if volumes.len() > VOLUMES_MAX {
+        refused.push(format!("{} volumes, and a set has {VOLUMES_MAX} at most", volumes.len()));
+    }
+    if refused.is_empty() { Ok(volumes) } else { Err(SetError::NotAllowed(refused)) }
+}
+
+/// Why a volume must not be in a set.
+#[must_use]
+pub fn why_not(volume: &Volume, allowed: &[String]) -> Option<String> {
+    let key = volume.key.as_deref().unwrap_or("an unnamed key");
+    if !volume.encrypted {
+        Some(format!("{} is not encrypted", volume.id))
+    } else if !allowed.iter().any(|allowed| allowed == key) {
+        Some(format!("{} is encrypted under {key}, which kms_keys does not allow", volume.id))
+    } else if !matches!(volume.state.as_str(), "available" | "in-use") {
+        Some(format!("{} is in state {}", volume.id, volume.state))
+    } else {
+        None
+    }
+}
+
+/// Which volumes are cut in one call.
+struct Group {
+    instance: Option<InstanceId>,
+    volumes: Vec<VolumeId>,
+}
+
+fn groups(volumes: &[&Volume], together: bool) -> Vec<Group> {
+    let mut attached: BTreeMap<InstanceId, Vec<VolumeId>> = BTreeMap::new();
+    let mut single = Vec::new();
+    for volume in volumes {
+        match &volume.attached {
+            Some(place) if together => attached.entry(place.instance.clone()).or_default().push(volume.id.clone()),
+            _ => single.push(Group { instance: None, volumes: vec![volume.id.clone()] }),
+        }
+    }
+    attached.into_iter().map(|(instance, volumes)| Group { instance: Some(instance), volumes }).chain(single).collect()
+}
+
+/// Selects and cuts. What was cut is not noted yet when this returns.
+pub(super) async fn cut(run: &Run<'_>, open: &mut OpenSet) -> Result<CutMade, WorkError> {
+    let volumes = select(run).await.map_err(|error| run.failed(error))?;
+    open.volumes = volumes.iter().map(|volume| volume.id.clone()).collect();
+    run.note(open).await?;
+    let cutting = Cutting::plan(run, open, &volumes).map_err(|error| run.failed(error))?;
+    let stage = run.rig.progress.begin("cut volumes", None);
+    let mut pause = PAUSE;
+    let made = loop {
+        let attempt = tokio::select! {
+            // What stands still is let go when the future is dropped.
+            () = run.rig.cancel.cancelled() => break Err(WorkError::Interrupted),
+            made = cutting.once() => made,
+        };
+        match attempt {
+            // Everything was let go before: nothing waits while this does.
+            Err(WorkError::Set { source: SetError::Volumes(error @ VolumesError::Busy { .. }), .. }) => {
+                stage.item(Some(error.to_string()));
+                cutting.remove_partial().await?;
+                tokio::select! { () = run.rig.cancel.cancelled() => break Err(WorkError::Interrupted), () = tokio::time::sleep(pause) => {} }
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            made => break made,
+        }
+    };
+    stage.end();
+    failpoint::reach("set-cut");
+    made
+}
+
+struct Cutting<'a> {
+    run: &'a Run<'a>,
+    open: &'a OpenSet,
+    volumes: &'a [Volume],
+    still: Option<Plan>,
+    one_moment: bool,
+}
+
+impl<'a> Cutting<'a> {
+    /// Decides how, and refuses what could not be had.
+    fn plan(run: &'a Run<'a>, open: &'a OpenSet, volumes: &'a [Volume]) -> Result<Self, SetError> {
+        let settings = run.settings;
+        let less = |why: String| SetError::LessConsistent { asked: settings.consistency, why };
+        let still = (!settings.freeze.is_empty() || settings.before.is_some()).then(|| Plan {
+            freeze: settings.freeze.clone(),
+            before: settings.before.clone(),
+            after: settings.after.clone(),
+            limit: settings.freeze_limit.duration(),
+        });
+        if let Some(plan) = &still {
+            can_stand_still(run, plan)?;
+            // A program of the team's own may stop writers that lifeboat knows nothing of; file systems must all be frozen.
+            let bare = mounts::uncovered(&plan.freeze, volumes).map_err(less)?;
+            if plan.before.is_none() && !bare.is_empty() {
+                let bare: Vec<String> = bare.iter().map(|volume| volume.id.to_string()).collect();
+                return Err(less(format!("none of the frozen file systems lies on {}", bare.join(", "))));
+            }
+        }
+        let all: Vec<&Volume> = volumes.iter().collect();
+        let groups = groups(&all, run.home.cuts_together());
+        let one_moment = still.is_some() || groups.len() == 1;
+        let instances: std::collections::BTreeSet<&InstanceId> =
+            volumes.iter().filter_map(|volume| volume.attached.as_ref().map(|attached| &attached.instance)).collect();
+        match settings.consistency {
+            Consistency::Crash if !one_moment && !run.home.cuts_together() => {
+                return Err(less("files cannot be cut at one moment while they are written to; freeze them".to_owned()));
+            }
+            Consistency::Postgres if !one_moment => {
+                let known = settings.wal_volume.as_ref().is_some_and(|wal| volumes.iter().any(|volume| volume.id == *wal));
+                if !known {
+                    return Err(less(
+                        "the volumes cannot be cut at one moment, so the one with pg_wal must be cut last; wal_volume must name one of the set"
+                            .to_owned(),
+                    ));
+                }
+            }
+            _ => {}
+        }
+        if instances.len() > 1 && !one_moment {
+            tracing::warn!(
+                instances = instances.len(),
+                "the set spans instances, whose volumes are not cut at one moment; the manifest says so"
+            );
+        }
+        Ok(Self { run, open, volumes, still, one_moment })
+    }
+
+    fn failed(&self, source: impl Into<SetError>) -> WorkError {
+        self.run.failed(source)
+    }
+
+    /// One attempt: make ready, stand still, cut, let go.
+    async fn once(&self) -> Result<CutMade, WorkError> {
+        let begun = Instant::now();
+        let (facts, postgres, snapshots, frozen) = match (self.run.settings.consistency, self.one_moment) {
+            (Consistency::Postgres, true) => {
+                let facts = self.online().await?.checkpoint().await.map_err(|source| self.source(source))?;
+                let (snapshots, frozen) = self.still(self.volumes.iter().collect()).await?;
+                (facts, Some(PostgresCut::Checkpoint), snapshots, frozen)
+            }
+            (Consistency::Postgres, false) => {
+                let (facts, postgres, snapshots) = self.online_backup().await?;
+                (facts, Some(postgres), snapshots, None)
+            }
+            _ => {
+                let facts = self.facts_now();
+                let (snapshots, frozen) = self.still(self.volumes.iter().collect()).await?;
+                (facts, None, snapshots, frozen)
+            }
+        };
+        let cut_millis = if self.one_moment { 0 } else { millis(begun.elapsed()) };
+        let members = self.members(snapshots).map_err(|error| self.failed(error))?;
+        let set = VolumeSet {
+            place: self.run.settings.place.clone(),
+            tagged: self.open.backup.clone(),
+            consistency: self.run.settings.consistency,
+            one_moment: self.one_moment,
+            cut_millis,
+            frozen_millis: frozen.map(millis),
+            postgres,
+            members,
+            copied_to: None,
+            lock: None,
+        };
+        Ok(CutMade { facts, set })
+    }
+
+    fn facts_now(&self) -> SourceFacts {
+        SourceFacts {
+            server_version: None,
+            server_version_num: None,
+            system_identifier: None,
+            snapshot_time: Timestamp::now(),
+            snapshot_lsn: None,
+        }
+    }
+
+    fn source(&self, source: SourceError) -> WorkError {
+        WorkError::Source { datastore: self.run.datastore.clone(), source }
+    }
+
+    async fn online(&self) -> Result<Online, WorkError> {
+        let rig = self.run.rig;
+        let server = self.run.settings.postgres.as_ref().and_then(|name| rig.config.datastores.get(name)?.postgres());
+        let server = server.ok_or_else(|| WorkError::Bug("a server that is checked to be configured is not".to_owned()))?;
+        let connection = server.connect().await.map_err(|why| self.source(SourceError::Password(why)))?;
+        let tools = back_up::fitting_tools(rig, &connection).await.map_err(|source| self.source(source))?;
+        Online::open(&tools, &connection).await.map_err(|source| self.source(source))
+    }
+
+    /// Everything but the WAL within an online backup, the WAL behind it.
+    async fn online_backup(&self) -> Result<(SourceFacts, PostgresCut, Vec<Snapshot>), WorkError> {
+        let wal = self.run.settings.wal_volume.clone().ok_or_else(|| WorkError::Bug("no volume with the WAL".to_owned()))?;
+        let (last, first): (Vec<&Volume>, Vec<&Volume>) = self.volumes.iter().partition(|volume| volume.id == wal);
+        let backup = self.online().await?.begin(&format!("lifeboat {}", self.open.backup)).await.map_err(|source| self.source(source))?;
+        let mut snapshots = self.groups(first, false).await?;
+        failpoint::reach("set-half");
+        let ended = backup.end().await.map_err(|source| self.source(source))?;
+        snapshots.extend(self.groups(last, false).await?);
+        let labels = ended.labels.clone();
+        let postgres = PostgresCut::OnlineBackup {
+            label: labels.label,
+            tablespace_map: labels.tablespace_map,
+            start_lsn: labels.start_lsn,
+            stop_lsn: labels.stop_lsn,
+            wal_volume: wal,
+        };
+        Ok((ended.facts.clone(), postgres, snapshots))
+    }
+
+    /// Cuts while everything stands still, if it should; how long it did.
+    async fn still(&self, volumes: Vec<&Volume>) -> Result<(Vec<Snapshot>, Option<Duration>), WorkError> {
+        let Some(plan) = &self.still else { return Ok((self.groups(volumes, false).await?, None)) };
+        // Everything that can be asked before is asked before.
+        let cuts = self.cuts(volumes, true).await?;
+        let still = Standstill::begin(plan.clone(), &super::state_directory(self.run.rig)).await.map_err(|error| self.failed(error))?;
+        failpoint::reach("set-still");
+        let cut = self.perform(&cuts).await;
+        // Let go first, whatever came of the cut; what may still be frozen is told before everything else.
+        let lasted = still.end().await.map_err(|error| self.failed(error))?;
+        Ok((cut?, Some(lasted)))
+    }
+
+    async fn groups(&self, volumes: Vec<&Volume>, still: bool) -> Result<Vec<Snapshot>, WorkError> {
+        let cuts = self.cuts(volumes, still).await?;
+        self.perform(&cuts).await
+    }
+
+    /// The calls that cut some volumes.
+    async fn cuts(&self, volumes: Vec<&Volume>, still: bool) -> Result<Vec<Cut>, WorkError> {
+        let mut cuts = Vec::new();
+        for Group { instance, volumes } in groups(&volumes, self.run.home.cuts_together()) {
+            let (left_out, without_boot) = match &instance {
+                Some(instance) => self.left_out(instance, &volumes).await.map_err(|error| self.failed(error))?,
+                None => (Vec::new(), false),
+            };
+            let tags = self.run.tags(&self.open.backup);
+            let description = format!("lifeboat: {} {}", self.run.datastore, self.open.backup);
+            cuts.push(Cut { instance, volumes, left_out, without_boot, still, tags, description });
+        }
+        Ok(cuts)
+    }
+
+    async fn perform(&self, cuts: &[Cut]) -> Result<Vec<Snapshot>, WorkError> {
+        let mut taken = Vec::new();
+        for cut in cuts {
+            taken.extend(self.once_each(cut).await?);
+        }
+        Ok(taken)
+    }
+
+    /// Cuts, and looks for what was made where the answer was lost.
+    async fn once_each(&self, cut: &Cut) -> Result<Vec<Snapshot>, WorkError> {
+        let (tags, wanted) = (&cut.tags, &cut.volumes);
+        for _ in 0..LOST_MAX {
+            match self.run.home.cut(cut).await {
+                // Made perhaps, and the answer lost: the tags tell.
+                Err(VolumesError::Unknown { .. }) => {
+                    let found = self.run.home.tagged(tags).await.map_err(|error| self.failed(error))?;
+                    let ours: Vec<Snapshot> =
+                        found.into_iter().filter(|one| one.volume.as_ref().is_some_and(|id| wanted.contains(id))).collect();
+                    if ours.len() == wanted.len() {
+                        return Ok(ours);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done.map_err(|error| self.failed(error)),
+            }
+        }
+        let place = self.run.home.place().to_string();
+        Err(self.failed(VolumesError::Unavailable { what: "taking snapshots".to_owned(), place, why: "every answer was lost".to_owned() }))
+    }
+
+    /// The other volumes of an instance, which must be named to be left out, and whether its boot volume is among them.
+    async fn left_out(&self, instance: &InstanceId, wanted: &[VolumeId]) -> Result<(Vec<VolumeId>, bool), VolumesError> {
+        let all = self.run.home.select(&Selection::Instance(instance.clone())).await?;
+        let (boot, data): (Vec<Volume>, Vec<Volume>) =
+            all.into_iter().filter(|volume| !wanted.contains(&volume.id)).partition(|one| one.attached.as_ref().is_some_and(|a| a.boot));
+        Ok((data.into_iter().map(|volume| volume.id).collect(), !boot.is_empty()))
+    }
+
+    fn members(&self, snapshots: Vec<Snapshot>) -> Result<Vec<Member>, SetError> {
+        let mut by_volume: BTreeMap<VolumeId, Snapshot> =
+            snapshots.into_iter().filter_map(|one| Some((one.volume.clone()?, one))).collect();
+        let member = |volume: &Volume| {
+            let snapshot = by_volume.remove(&volume.id).ok_or_else(|| VolumesError::Nonsense {
+                what: "taking snapshots".to_owned(),
+                place: self.run.home.place().to_string(),
+                why: format!("there is none of {}", volume.id),
+            })?;
+            Ok(Member {
+                volume: volume.id.clone(),
+                attached: volume.attached.clone(),
+                bytes: volume.bytes,
+                class: volume.class.clone(),
+                iops: volume.iops,
+                throughput: volume.throughput,
+                zone: volume.zone.clone(),
+                snapshot: snapshot.id,
+                // Known for certain once it is whole.
+                key: snapshot.key.or(volume.key.clone()).unwrap_or_default(),
+                started: snapshot.started,
+                copy: None,
+                blocks: None,
+                changed: None,
+            })
+        };
+        self.volumes.iter().map(member).collect()
+    }
+
+    /// Snapshots of groups that were cut before another had to wait: they are of another moment.
+    async fn remove_partial(&self) -> Result<(), WorkError> {
+        let tags = self.run.tags(&self.open.backup);
+        keep::remove_tagged(self.run.home.as_ref(), &tags).await.map_err(|error| self.failed(error))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How the configured consistency would be had of some volumes, in words.
+///
+/// # Errors
+/// [`SetError`] if it cannot be had.
+pub(super) fn could(run: &Run<'_>, volumes: &[Volume]) -> Result<String, SetError> {
+    let open =
+        OpenSet { backup: BackupId::new(Timestamp::now(), 0), publishing: None, begun: Timestamp::now(), volumes: Vec::new(), cut: None };
+    let cutting = Cutting::plan(run, &open, volumes)?;
+    let how = match (run.settings.consistency, cutting.one_moment, cutting.still.is_some()) {
+        (Consistency::Postgres, false, _) => "an online backup, the WAL last",
+        (Consistency::Postgres, true, _) => "a checkpoint, then one moment",
+        (_, _, true) => "one moment, while file systems stand still",
+        (_, true, false) => "one moment",
+        (_, false, false) => "one moment per instance, and not of the whole",
+    };
+    Ok(format!("{}: {how}", run.settings.consistency))
+}
+
+/// A process that writes to a frozen file system cannot even be killed.
+fn can_stand_still(run: &Run<'_>, plan: &Plan) -> Result<(), SetError> {
+    let rig = run.rig;
+    let mut needed: Vec<PathBuf> = vec![rig.config.catalog.file.clone(), std::env::temp_dir(), rig.config.file.clone()];
+    if let VaultConfig::Directory(path, _) = &rig.config.vault {
+        needed.push(path.clone());
+    }
+    needed.extend(std::env::current_exe().ok());
+    if let crate::domain::volumes::SetPlace::Local { directory } = &run.settings.place {
+        needed.push(PathBuf::from(directory));
+    }
+    let needed: Vec<PathBuf> = needed.into_iter().filter_map(|path| std::path::absolute(path).ok()).collect();
+    for point in &plan.freeze {
+        mounts::is_mount_point(point).map_err(|why| SetError::LessConsistent { asked: run.settings.consistency, why })?;
+        if let Some(needed) = mounts::lying_on(point, &needed) {
+            return Err(SetError::SawsItsOwnBranch { frozen: point.clone(), needed });
+        }
+    }
+    Ok(())
+}

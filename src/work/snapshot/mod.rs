@@ -1,0 +1,359 @@
+//! Taking a backup of volumes: a set of snapshots that belong together.
+//!
+//! 1. Keys first, as for every backup; then the volumes are selected, and refused if one of them is not encrypted as the policy wants.
+//! 2. What is about to be done is noted. Everything stands still as far as was asked for, the volumes are cut ([`cut`]), and what was achieved
+//!    is noted with the snapshots' ids. From here on any run goes on where this one ended (`OpenSet`).
+//! 3. Every snapshot is waited for, copied under the other place's key, waited for again, and locked ([`keep`]).
+//! 4. Every block is hashed; only what differs from the set before is read ([`blocks`]).
+//! 5. The manifest: the commit point. No manifest, no backup; snapshots without one are removed, at once or by `lifeboat sweep`.
+//!
+//! What was asked for and not achieved is a failure, never a lesser set.
+
+pub mod blocks;
+pub mod check;
+pub mod cut;
+pub mod keep;
+pub mod restore;
+pub mod stray;
+pub mod verify;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::back_up::BackupReport;
+use super::fence::Mandate;
+use super::payload::Arrived;
+use super::publish::{self, Contents, Opening, without_catalog};
+use super::{Rig, WorkError, shelf};
+use crate::config::{VolumesConfig, plans};
+use crate::domain::Trouble;
+use crate::domain::choice::Which;
+use crate::domain::envelope::Context;
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
+use crate::domain::layout::Place;
+use crate::domain::manifest::{Manifest, Role, SourceFacts};
+use crate::domain::span::Span;
+use crate::domain::volumes::{Consistency, NotProtected, SnapshotId, Tags, VolumeId, VolumeSet, tag};
+use crate::failpoint;
+use crate::volumes::watchdog::{self, StandstillError};
+use crate::volumes::{Volumes, VolumesError};
+
+/// Why there is no set.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the variants say what they are")]
+pub enum SetError {
+    #[error("no volume is selected")]
+    Empty,
+    #[error("volumes that must not be in a set are selected: {}", .0.join("; "))]
+    NotAllowed(Vec<String>),
+    #[error(transparent)]
+    Volumes(#[from] VolumesError),
+    #[error(transparent)]
+    Standstill(#[from] StandstillError),
+    #[error(transparent)]
+    NotProtected(#[from] NotProtected),
+    #[error("{asked} consistency was asked for and cannot be had: {why}")]
+    LessConsistent { asked: Consistency, why: String },
+    #[error("snapshot {id} of {volume} failed: {why}")]
+    SnapshotFailed { id: SnapshotId, volume: VolumeId, why: String },
+    #[error("the copy of snapshot {id} of {volume} to {place} failed: {why}")]
+    CopyFailed { id: SnapshotId, volume: VolumeId, place: String, why: String },
+    #[error("snapshot {0} has vanished")]
+    Vanished(SnapshotId),
+    #[error("{frozen} would be frozen, and {needed} lies on it")]
+    SawsItsOwnBranch { frozen: PathBuf, needed: PathBuf },
+}
+
+impl SetError {
+    /// Its class.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Empty | Self::NotAllowed(_) | Self::SawsItsOwnBranch { .. } | Self::LessConsistent { .. } => Trouble::Usage,
+            Self::Volumes(error) => error.trouble(),
+            Self::Standstill(_) | Self::NotProtected(_) | Self::SnapshotFailed { .. } | Self::CopyFailed { .. } | Self::Vanished(_) => {
+                Trouble::SourceFailed
+            }
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(
+            match self {
+                Self::Empty => "look at instance, tags, volumes, exclude and exclude_boot of the datastore in lifeboat.toml; a volume that is not there is not protected",
+                Self::NotAllowed(_) => "encrypt the volume under a key of kms_keys (a snapshot copied under the key, and a volume made of it), or leave it out by exclude = [\"vol-…\"]; nothing was done",
+                Self::Standstill(StandstillError::StillFrozen { .. }) => "do it now: everything that writes there waits. `lifeboat sweep --confirm` tries again",
+                Self::Standstill(_) => "nothing was published. Is something very large being written? freeze_limit in lifeboat.toml is how long it may take",
+                Self::CopyFailed { .. } => "may lifeboat's role, and EBS on its behalf (kms:CreateGrant, kms:ReEncrypt*, kms:GenerateDataKey*, kms:Decrypt, kms:DescribeKey), use the key there? The snapshots are kept: run the backup again, and it goes on from here",
+                Self::SnapshotFailed { .. } | Self::Vanished(_) | Self::NotProtected(_) => "the snapshots of this set were removed; run the backup again",
+                Self::SawsItsOwnBranch { .. } => "keep lifeboat's catalog and vault on another file system, or do not freeze this one",
+                Self::LessConsistent { .. } => "nothing was done; ask for what can be had, or make it possible as it says",
+                Self::Volumes(VolumesError::Refused { .. }) => "docs/AWS.md lists the permissions that this takes",
+                Self::Volumes(_) => return None,
+            }
+            .to_owned(),
+        )
+    }
+
+    /// Whether what there is of the set is worth keeping: the next run goes on with it.
+    fn keeps_the_set(&self) -> bool {
+        matches!(self, Self::CopyFailed { .. }) || self.trouble().is_retryable() && matches!(self, Self::Volumes(_))
+    }
+}
+
+/// A set that was begun: what a later run needs to go on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OpenSet {
+    /// The tag of its snapshots, and its name unless that is used up.
+    backup: BackupId,
+    /// The name under which it was last to be published.
+    publishing: Option<BackupId>,
+    begun: Timestamp,
+    volumes: Vec<VolumeId>,
+    cut: Option<CutMade>,
+}
+
+/// The volumes have been cut, and this is what was achieved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct CutMade {
+    facts: SourceFacts,
+    set: VolumeSet,
+}
+
+/// One run of this verb.
+struct Run<'a> {
+    rig: &'a Rig,
+    vault: VaultId,
+    datastore: &'a DatastoreName,
+    settings: &'a VolumesConfig,
+    home: Arc<dyn Volumes>,
+}
+
+/// Where notes of frozen file systems stand.
+#[must_use]
+pub fn state_directory(rig: &Rig) -> PathBuf {
+    let mut directory = rig.config.catalog.file.clone();
+    directory.set_extension("frozen");
+    directory
+}
+
+/// Takes a backup of volumes, or goes on with one that was begun and is not older than the RPO.
+///
+/// # Errors
+/// [`WorkError`]; nothing is published then. Snapshots are kept only where the next run can go on with them.
+pub async fn take(
+    rig: &Rig,
+    datastore: &DatastoreName,
+    settings: &VolumesConfig,
+    rpo: Span,
+    mandate: Mandate,
+) -> Result<BackupReport, WorkError> {
+    let clock = Instant::now();
+    let failed = |source: SetError| WorkError::Set { datastore: datastore.clone(), source };
+    for point in watchdog::undo_abandoned(&state_directory(rig)).await.map_err(|error| failed(error.into()))? {
+        tracing::warn!(point, "a file system that a dead run had left frozen was thawed");
+    }
+    let vault = shelf::vault_id(rig).await?;
+    let home = rig.volumes.open(&settings.place).await.map_err(|error| failed(error.into()))?;
+    let run = Run { rig, vault, datastore, settings, home };
+    let mut open = run.open(rpo).await?;
+    match run.to_the_end(&mut open, mandate).await {
+        Ok(manifest) => {
+            run.forget(&open.backup).await;
+            Ok(BackupReport::of(rig, &manifest, None, clock))
+        }
+        Err(error) => {
+            run.after(&open, &error).await;
+            Err(error)
+        }
+    }
+}
+
+impl Run<'_> {
+    fn failed(&self, source: impl Into<SetError>) -> WorkError {
+        WorkError::Set { datastore: self.datastore.clone(), source: source.into() }
+    }
+
+    /// Tags by which a set is found, whoever made it.
+    fn tags(&self, backup: &BackupId) -> Tags {
+        tags(&self.vault, self.datastore, backup)
+    }
+
+    /// The set to go on with, or a new one.
+    async fn open(&self, rpo: Span) -> Result<OpenSet, WorkError> {
+        if let Some(open) = self.noted().await {
+            if self.goes_on(&open, rpo).await? {
+                tracing::warn!(backup = %open.backup, "going on with the set that an earlier run began");
+                return Ok(open);
+            }
+            self.remove(&open).await;
+            self.forget(&open.backup).await;
+        }
+        let begun = Timestamp::now();
+        Ok(OpenSet { backup: BackupId::new(begun, rand::random()), publishing: None, begun, volumes: Vec::new(), cut: None })
+    }
+
+    async fn noted(&self) -> Option<OpenSet> {
+        let noted = without_catalog(self.rig.catalog()?.noted_set(&self.vault, self.datastore).await)??;
+        serde_json::from_str(&noted).ok()
+    }
+
+    /// A set whose cut was never noted is not known to be consistent; one that is older than the RPO is not tonight's backup; one whose manifest is
+    /// there was published by a run that died behind it.
+    async fn goes_on(&self, open: &OpenSet, rpo: Span) -> Result<bool, WorkError> {
+        let Some(made) = &open.cut else { return Ok(false) };
+        if self.published(open).await? {
+            return Ok(false);
+        }
+        let age = Timestamp::now().duration_since(made.facts.snapshot_time);
+        let ids: Vec<SnapshotId> = made.set.members.iter().map(|member| member.snapshot.clone()).collect();
+        let there = self.home.snapshots(&ids).await.map_err(|error| self.failed(error))?;
+        // What is meant may have changed since.
+        let meant: BTreeSet<VolumeId> =
+            cut::select(self).await.map_err(|error| self.failed(error))?.into_iter().map(|volume| volume.id).collect();
+        let same = made.set.place == self.settings.place
+            && made.set.consistency == self.settings.consistency
+            && open.volumes.iter().all(|volume| meant.contains(volume))
+            && open.volumes.len() == meant.len();
+        Ok(same && there.len() == ids.len() && age < jiff::SignedDuration::try_from(rpo.duration()).unwrap_or(jiff::SignedDuration::MAX))
+    }
+
+    async fn note(&self, open: &OpenSet) -> Result<(), WorkError> {
+        let state = serde_json::to_string(open).map_err(|error| WorkError::Bug(error.to_string()))?;
+        if let Some(catalog) = self.rig.catalog() {
+            without_catalog(catalog.note_set(&self.vault, self.datastore, &open.backup, &state).await);
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, backup: &BackupId) {
+        if let Some(catalog) = self.rig.catalog() {
+            without_catalog(catalog.forget_set(&self.vault, backup).await);
+        }
+    }
+
+    /// After a failure: the set stays for the next run where that can go on with it, else nothing stays.
+    async fn after(&self, open: &OpenSet, error: &WorkError) {
+        let keeps = match error {
+            WorkError::Set { source, .. } => source.keeps_the_set(),
+            WorkError::Interrupted => true,
+            other => other.trouble().is_retryable(),
+        };
+        if open.cut.is_some() && keeps {
+            tracing::warn!(backup = %open.backup, "the snapshots are kept: the next backup of this datastore goes on with them");
+            return;
+        }
+        self.remove(open).await;
+        self.forget(&open.backup).await;
+    }
+
+    /// Whether the manifest is there under either name.
+    async fn published(&self, open: &OpenSet) -> Result<bool, WorkError> {
+        for backup in std::iter::once(&open.backup).chain(&open.publishing) {
+            let place = Place { datastore: self.datastore, backup };
+            if self.rig.vault.find(&place.manifest()).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The name under which the set is published: its own, or a new one where a run that died has left objects under that. Nothing is stored
+    /// under a name twice.
+    async fn name(&self, open: &OpenSet) -> Result<BackupId, WorkError> {
+        let last = open.publishing.as_ref().unwrap_or(&open.backup);
+        let place = Place { datastore: self.datastore, backup: last };
+        let used = !self.rig.vault.list(&place.meta_prefix()).await?.is_empty();
+        Ok(if used { BackupId::new(open.begun, rand::random()) } else { last.clone() })
+    }
+
+    /// Removes what there is of a set that is not published. What cannot be removed now is left to `sweep`.
+    async fn remove(&self, open: &OpenSet) {
+        // Whoever cannot tell whether it is published leaves it alone.
+        if !matches!(self.published(open).await, Ok(false)) {
+            return;
+        }
+        let mut places = vec![Arc::clone(&self.home)];
+        if let Some(copy) = &self.settings.copy {
+            places.extend(self.rig.volumes.open(&copy.place).await.ok());
+        }
+        for place in places {
+            if let Err(error) = keep::remove_tagged(place.as_ref(), &self.tags(&open.backup)).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "snapshots are left behind; `lifeboat sweep` removes them");
+            }
+        }
+    }
+
+    async fn to_the_end(&self, open: &mut OpenSet, mandate: Mandate) -> Result<Manifest, WorkError> {
+        let name = self.name(open).await?;
+        open.publishing = Some(name.clone());
+        let context = Context { vault: self.vault.clone(), datastore: self.datastore.clone(), backup: name };
+        let opening = Opening::begin(self.rig, context, open.begun).await?;
+        let made = match open.cut.take() {
+            Some(made) => made,
+            None => cut::cut(self, open).await?,
+        };
+        open.cut = Some(made.clone());
+        self.note(open).await?;
+        failpoint::reach("set-noted");
+        let CutMade { facts, mut set } = made;
+        keep::whole(self, &mut set).await?;
+        failpoint::reach("set-whole");
+        keep::copied(self, &open.backup, &mut set).await?;
+        failpoint::reach("set-copied");
+        let arrived = self.payloads(&opening, &mut set).await?;
+        let locked = keep::locked(self, &mut set).await;
+        if let Err(error) = locked {
+            futures::future::join_all(arrived.into_iter().map(Arrived::abort)).await;
+            return Err(error);
+        }
+        failpoint::reach("set-locked");
+        let contents = Contents { facts, pg_dump: None, set: Some(set), arrived };
+        publish::commit(self.rig, opening, mandate, contents).await
+    }
+
+    /// The sealed payloads: hashes of every block, and the restore plan that is in force.
+    async fn payloads(&self, opening: &Opening, set: &mut VolumeSet) -> Result<Vec<Arrived>, WorkError> {
+        let mut arrived = Vec::new();
+        if self.settings.hash {
+            let before = self.before().await;
+            match blocks::hash(self.rig, self.home.as_ref(), opening, set, before.as_ref()).await {
+                Ok(payloads) => arrived.extend(payloads),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(plan) = plans::text_of(&self.rig.config, self.datastore) {
+            match super::back_up::memory(self.rig, opening, "plan.toml", Role::Plan, plan).await {
+                Ok(payload) => arrived.push(payload),
+                Err(error) => {
+                    futures::future::join_all(arrived.into_iter().map(Arrived::abort)).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(arrived)
+    }
+
+    /// The newest set, whose hashes of unchanged blocks still hold. Whoever may not read goes without.
+    async fn before(&self) -> Option<Manifest> {
+        let picked = shelf::survey(self.rig, self.datastore, &Which::Latest).await.ok()?;
+        Some(picked.believed.manifest).filter(|manifest| manifest.set.as_ref().is_some_and(|set| set.place == self.settings.place))
+    }
+}
+
+/// Tags of everything that belongs to a set.
+#[must_use]
+pub fn tags(vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Tags {
+    Tags::from([
+        (tag::VAULT.to_owned(), vault.to_string()),
+        (tag::DATASTORE.to_owned(), datastore.to_string()),
+        (tag::BACKUP.to_owned(), backup.to_string()),
+    ])
+}

@@ -1,0 +1,211 @@
+//! Snapshots that belong to no backup, and what keeps the snapshots of one from being removed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::OpenSet;
+use super::keep;
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
+use crate::domain::manifest::Manifest;
+use crate::domain::retention::Guard;
+use crate::domain::volumes::{Progress, SetPlace, SnapshotId, Tags, VolumeSet, tag};
+use crate::volumes::{Volumes, VolumesError};
+use crate::work::{Rig, WorkError, shelf};
+
+/// A snapshot with this vault's tags and no manifest.
+#[derive(Debug, Clone)]
+pub struct Stray {
+    /// Where it is.
+    pub place: SetPlace,
+    /// Its id.
+    pub id: SnapshotId,
+    /// Whose it would have been.
+    pub owner: (DatastoreName, BackupId),
+}
+
+fn failed(datastore: &DatastoreName) -> impl Fn(VolumesError) -> WorkError {
+    let datastore = datastore.clone();
+    move |error| WorkError::Set { datastore: datastore.clone(), source: error.into() }
+}
+
+/// Every place that the configuration names for volumes, once, with a datastore that names it.
+fn places(rig: &Rig) -> Vec<(SetPlace, DatastoreName)> {
+    let mut all: Vec<(SetPlace, DatastoreName)> = Vec::new();
+    for (name, settings) in &rig.config.datastores {
+        let Some(volumes) = settings.volumes() else { continue };
+        let copy = volumes.copy.as_ref().map(|copy| copy.place.clone());
+        for place in std::iter::once(volumes.place.clone()).chain(copy) {
+            if !all.iter().any(|(known, _)| *known == place) {
+                all.push((place, name.clone()));
+            }
+        }
+    }
+    all
+}
+
+/// Looks for snapshots of this vault begun before a time whose backup is not published, and with which no run goes on.
+///
+/// # Errors
+/// [`WorkError`] if a place cannot be asked.
+pub async fn strays(
+    rig: &Rig,
+    vault: &VaultId,
+    published: &BTreeSet<(DatastoreName, BackupId)>,
+    before: Timestamp,
+) -> Result<Vec<Stray>, WorkError> {
+    let mut found = Vec::new();
+    let places = places(rig);
+    if places.is_empty() {
+        return Ok(found);
+    }
+    let used = Used::read(rig).await?;
+    for (place, _) in places {
+        let ours = Tags::from([(tag::VAULT.to_owned(), vault.to_string())]);
+        let tagged = async { rig.volumes.open(&place).await?.tagged(&ours).await };
+        // One region that does not answer is no reason to leave the others.
+        let snapshots = match tagged.await {
+            Ok(snapshots) => snapshots,
+            Err(error) => {
+                tracing::warn!(%place, error = &error as &dyn std::error::Error, "a place with volumes is not looked at");
+                continue;
+            }
+        };
+        for snapshot in snapshots {
+            let value = |key: &str| snapshot.tags.get(key);
+            let owner = value(tag::DATASTORE).and_then(|text| text.parse().ok()).zip(value(tag::BACKUP).and_then(|text| text.parse().ok()));
+            // Tags that make no sense are somebody else's.
+            let Some(owner) = owner else { continue };
+            if published.contains(&owner) || used.holds(&owner) || snapshot.started > before || goes_on(rig, vault, &owner).await? {
+                continue;
+            }
+            found.push(Stray { place: place.clone(), id: snapshot.id, owner });
+        }
+    }
+    Ok(found)
+}
+
+/// The tags of snapshots that published sets use, and datastores of which not every manifest is believed: nothing of theirs is removed.
+#[derive(Debug, Default)]
+pub struct Used {
+    tagged: BTreeSet<(DatastoreName, BackupId)>,
+    unclear: BTreeSet<DatastoreName>,
+}
+
+impl Used {
+    /// Reads every manifest of the vault: a datastore that is no longer configured has snapshots all the same.
+    ///
+    /// # Errors
+    /// [`WorkError`] if the vault cannot be read.
+    pub async fn read(rig: &Rig) -> Result<Self, WorkError> {
+        let mut used = Self::default();
+        for entry in shelf::entries(rig, None).await? {
+            match entry.manifest {
+                Ok(believed) => used.tagged.extend(believed.manifest.set.map(|set| (entry.datastore, set.tagged))),
+                Err(error) => {
+                    tracing::warn!(datastore = %entry.datastore, error = &error as &dyn std::error::Error, "a manifest is not believed; no snapshot of its datastore is swept");
+                    used.unclear.insert(entry.datastore);
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    /// Whether snapshots with this tag must stay.
+    #[must_use]
+    pub fn holds(&self, owner: &(DatastoreName, BackupId)) -> bool {
+        self.tagged.contains(owner) || self.unclear.contains(&owner.0)
+    }
+}
+
+/// Whether the next run would go on with a set.
+async fn goes_on(rig: &Rig, vault: &VaultId, (datastore, backup): &(DatastoreName, BackupId)) -> Result<bool, WorkError> {
+    let Some(catalog) = rig.catalog() else { return Ok(false) };
+    let noted = catalog.noted_set(vault, datastore).await?.and_then(|text| serde_json::from_str::<OpenSet>(&text).ok());
+    let Some(noted) = noted.filter(|noted| noted.backup == *backup) else { return Ok(false) };
+    let rpo = rig.config.datastores.get(datastore).map(|settings| settings.rpo.duration()).unwrap_or_default();
+    let age = Timestamp::now().duration_since(noted.begun);
+    Ok(age < SignedDuration::try_from(rpo).unwrap_or(SignedDuration::MAX))
+}
+
+/// Removes a stray snapshot.
+///
+/// # Errors
+/// [`WorkError::Set`] if it is held.
+pub async fn remove(rig: &Rig, stray: &Stray) -> Result<(), WorkError> {
+    let volumes = rig.volumes.open(&stray.place).await.map_err(failed(&stray.owner.0))?;
+    volumes.delete(&stray.id).await.map_err(failed(&stray.owner.0))
+}
+
+/// A set's snapshots, by place.
+async fn held_in(rig: &Rig, manifest: &Manifest, set: &VolumeSet) -> Result<Vec<(Arc<dyn Volumes>, Vec<SnapshotId>)>, WorkError> {
+    let home = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
+    let mut all = vec![(home, set.members.iter().map(|member| member.snapshot.clone()).collect())];
+    if let Some(place) = &set.copied_to {
+        let copies = set.members.iter().filter_map(|member| Some(member.copy.as_ref()?.snapshot.clone())).collect();
+        all.push((rig.volumes.open(place).await.map_err(failed(&manifest.datastore))?, copies));
+    }
+    Ok(all)
+}
+
+/// What keeps the snapshots of a set from being removed: locks, images.
+///
+/// # Errors
+/// [`WorkError::Set`] if a place cannot be asked.
+pub async fn guards(rig: &Rig, manifest: &Manifest) -> Result<Vec<Guard>, WorkError> {
+    let Some(set) = &manifest.set else { return Ok(Vec::new()) };
+    let mut guards = Vec::new();
+    for (place, ids) in held_in(rig, manifest, set).await? {
+        for snapshot in place.snapshots(&ids).await.map_err(failed(&manifest.datastore))? {
+            guards.extend(snapshot.lock.map(|lock| Guard::Locked(lock.until)));
+        }
+        for (snapshot, users) in place.users(&ids).await.map_err(failed(&manifest.datastore))? {
+            guards.extend(users.into_iter().map(|user| Guard::InUse(format!("{user} uses {snapshot}"))));
+        }
+    }
+    Ok(guards)
+}
+
+/// Removes the snapshots of a backup that is gone, found by their tags. What cannot be removed, `sweep` finds.
+///
+/// # Errors
+/// What stands in the way, in words.
+pub async fn remove_of(rig: &Rig, manifest: &Manifest) -> Result<(), String> {
+    let Some(set) = &manifest.set else { return Ok(()) };
+    let tags = super::tags(&manifest.vault, &manifest.datastore, &set.tagged);
+    for (place, _) in held_in(rig, manifest, set).await.map_err(|error| error.to_string())? {
+        keep::remove_tagged(place.as_ref(), &tags).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// Whether a set is old enough for the archive tier and not yet there: its snapshots that would go.
+///
+/// # Errors
+/// [`WorkError::Set`] if its place cannot be asked.
+pub async fn to_archive(rig: &Rig, manifest: &Manifest) -> Result<Vec<SnapshotId>, WorkError> {
+    let settings = rig.config.datastores.get(&manifest.datastore).and_then(|settings| settings.volumes());
+    let (Some(set), Some(after)) = (&manifest.set, settings.and_then(|settings| settings.archive_after)) else { return Ok(Vec::new()) };
+    let age = Timestamp::now().duration_since(manifest.source.snapshot_time);
+    if age < SignedDuration::try_from(after.duration()).unwrap_or(SignedDuration::MAX) {
+        return Ok(Vec::new());
+    }
+    let place = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
+    let ids: Vec<SnapshotId> = set.members.iter().map(|member| member.snapshot.clone()).collect();
+    let found = place.snapshots(&ids).await.map_err(failed(&manifest.datastore))?;
+    Ok(found.into_iter().filter(|snapshot| snapshot.progress == Progress::Completed).map(|snapshot| snapshot.id).collect())
+}
+
+/// Moves the snapshots of a set to the archive tier.
+///
+/// # Errors
+/// [`WorkError::Set`]
+pub async fn archive(rig: &Rig, manifest: &Manifest, ids: &[SnapshotId]) -> Result<(), WorkError> {
+    let Some(set) = &manifest.set else { return Ok(()) };
+    let place = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
+    for id in ids {
+        place.archive(id).await.map_err(failed(&manifest.datastore))?;
+    }
+    Ok(())
+}

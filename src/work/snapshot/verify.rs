@@ -1,0 +1,156 @@
+//! Reading a set back without an instance: every block of every snapshot against what was recorded when it was taken.
+
+use serde::Serialize;
+
+use super::blocks::{self, Recorded};
+use crate::domain::manifest::Manifest;
+use crate::domain::volumes::{Member, NotProtected, Progress, SetPlace, SnapshotId, VolumeSet};
+use crate::report::Stage;
+use crate::volumes::Volumes;
+use crate::work::verify::VerifyReport;
+use crate::work::{Rig, WorkError, shelf};
+use std::sync::Arc;
+
+/// What was read of a set.
+#[derive(Debug, Serialize)]
+pub struct SetRead {
+    /// Volumes whose snapshots were read.
+    pub volumes: usize,
+    /// Blocks that were read and compared.
+    pub blocks: u64,
+    /// Where they were read.
+    pub read_in: SetPlace,
+}
+
+/// The set of a manifest.
+///
+/// # Errors
+/// [`WorkError::Refused`] if it is a dump.
+pub fn set_of(manifest: &Manifest) -> Result<&VolumeSet, WorkError> {
+    manifest.set.as_ref().ok_or_else(|| WorkError::Refused {
+        what: format!("backup {}", manifest.backup),
+        why: "it is a dump, and no set of volumes".to_owned(),
+        hint: "`lifeboat list` shows what there is".to_owned(),
+    })
+}
+
+/// Where a set's snapshots can be read: where they were taken, or, if that does not have all of them, where they were copied.
+pub struct Source {
+    /// The place.
+    pub volumes: Arc<dyn Volumes>,
+    is_copy: bool,
+}
+
+impl Source {
+    /// Looks for a place that has every snapshot of a set, whole.
+    ///
+    /// # Errors
+    /// [`WorkError::Set`] of the place where they were taken, if there is no other.
+    pub async fn find(rig: &Rig, manifest: &Manifest) -> Result<Self, WorkError> {
+        let set = set_of(manifest)?;
+        let home = Self::open(rig, manifest, &set.place, false).await;
+        match (home, &set.copied_to) {
+            (Ok(home), _) => Ok(home),
+            (Err(error), Some(copy)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the copies are used");
+                Self::open(rig, manifest, copy, true).await
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The place where they were copied.
+    ///
+    /// # Errors
+    /// [`WorkError::NotVerified`] if they were not.
+    pub async fn elsewhere(rig: &Rig, manifest: &Manifest) -> Result<Self, WorkError> {
+        match &set_of(manifest)?.copied_to {
+            Some(copy) => Self::open(rig, manifest, copy, true).await,
+            None => Err(WorkError::NotVerified(format!("backup {} was not copied anywhere", manifest.backup))),
+        }
+    }
+
+    async fn open(rig: &Rig, manifest: &Manifest, place: &SetPlace, is_copy: bool) -> Result<Self, WorkError> {
+        let failed = |source: super::SetError| WorkError::Set { datastore: manifest.datastore.clone(), source };
+        let volumes = rig.volumes.open(place).await.map_err(|error| failed(error.into()))?;
+        let source = Self { volumes, is_copy };
+        let ids: Vec<SnapshotId> = set_of(manifest)?.members.iter().filter_map(|member| source.snapshot(member).cloned()).collect();
+        let found = source.volumes.snapshots(&ids).await.map_err(|error| failed(error.into()))?;
+        for id in &ids {
+            match found.iter().find(|snapshot| snapshot.id == *id) {
+                None => return Err(failed(super::SetError::Vanished(id.clone()))),
+                Some(snapshot) if snapshot.progress != Progress::Completed => {
+                    let why = snapshot.message.clone().unwrap_or_else(|| match snapshot.progress {
+                        Progress::Archived => "it is in the archive tier; a restore brings it back first".to_owned(),
+                        other => format!("{other:?}").to_lowercase(),
+                    });
+                    return Err(failed(NotProtected::Unfinished { id: id.clone(), why }.into()));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(source)
+    }
+
+    /// The snapshot of a volume in this place.
+    #[must_use]
+    pub fn snapshot<'a>(&self, member: &'a Member) -> Option<&'a SnapshotId> {
+        if self.is_copy { member.copy.as_ref().map(|copy| &copy.snapshot) } else { Some(&member.snapshot) }
+    }
+}
+
+/// Bytes that are read of a set.
+#[must_use]
+pub fn bytes_to_read(manifest: &Manifest) -> Option<u64> {
+    manifest.set.as_ref()?.members.iter().all(|member| member.blocks.is_some()).then(|| manifest.plain_bytes())
+}
+
+/// Verifies a set.
+///
+/// # Errors
+/// [`WorkError`] for the first thing that is not whole; [`WorkError::NotVerified`] if no hashes were recorded, so that nothing can be said.
+pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
+    let set = set_of(manifest)?;
+    let shelf::OpenedBackup { identity, slot, defects } = shelf::open(rig, manifest).await?;
+    let source = Source::find(rig, manifest).await?;
+    let stage: Arc<Stage> = rig.progress.begin("verify", bytes_to_read(manifest));
+    let mut blocks = 0;
+    for (index, member) in set.members.iter().enumerate() {
+        let Some(payload) = blocks::payload_of(manifest, index) else {
+            return Err(WorkError::NotVerified(format!(
+                "no hashes were recorded of {} (hash = false), so nothing can be said about its blocks",
+                member.volume
+            )));
+        };
+        let Some(snapshot) = source.snapshot(member) else { continue };
+        stage.item(Some(member.volume.to_string()));
+        let recorded = Recorded::open(rig, payload, &identity).await?;
+        blocks += blocks::walk(rig, manifest, (source.volumes.as_ref(), snapshot), Some(recorded), &stage, |_, _| Ok(())).await?;
+    }
+    stage.end();
+    if !defects.is_empty() {
+        return Err(WorkError::Damaged {
+            what: format!("the envelope of backup {}", manifest.backup),
+            why: format!("{}. The snapshots are whole, and the hashes open with slot {slot}", defects.join("; ")),
+        });
+    }
+    let mut not_looked_at =
+        vec!["whether the file systems can be mounted, and what lives on them starts: only a drill shows that".to_owned()];
+    if set.copied_to.is_some() && !source.is_copy {
+        not_looked_at.push("the blocks of the copies".to_owned());
+    }
+    if !signature_verified || rig.trusted.is_empty() {
+        not_looked_at.push("the signature: no key is pinned (trust = […] or --trust-key)".to_owned());
+    }
+    Ok(VerifyReport {
+        datastore: manifest.datastore.clone(),
+        backup: manifest.backup.clone(),
+        signature_verified,
+        opened_with: slot,
+        sealed_bytes: manifest.sealed_bytes(),
+        plain_bytes: manifest.plain_bytes(),
+        comparison: None,
+        set: Some(SetRead { volumes: set.members.len(), blocks, read_in: source.volumes.place().clone() }),
+        not_looked_at,
+    })
+}

@@ -340,3 +340,116 @@ impl Drop for Mounted {
         }
     }
 }
+
+/// A schedule that keeps one set, and two sets.
+fn two_sets(night: &Night) -> (String, String) {
+    std::fs::create_dir_all(night.home.path("schedules")).unwrap();
+    std::fs::write(
+        night.home.path("schedules/nightly.toml"),
+        "cron = \"0 3 * * *\"\ndatastores = [\"disks\"]\n[keep]\ndaily = 1\nat_least = 1\n",
+    )
+    .unwrap();
+    let take = || night.home.run(&["backup", "disks", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
+    (take(), take())
+}
+
+#[test]
+fn retention_removes_snapshots_and_copies_and_stops_at_locks_images_readers_and_drills() {
+    let night = Night::copied();
+    let (old, new) = two_sets(&night);
+    let of = |backup: &str, region: &str| {
+        let ours = |one: &crate::support::cloud::SnapshotView| one.tags.get("lifeboat:backup").is_some_and(|tag| tag == backup);
+        night.cloud.snapshots(region).into_iter().filter(ours).map(|one| one.id).collect::<Vec<_>>()
+    };
+    let plan = |words: &[&str]| {
+        let shown = night.home.run(&["prune"]).ok().stdout;
+        let line = shown.lines().find(|line| line.contains(&old)).unwrap().to_owned();
+        words.iter().for_each(|word| assert!(line.contains(word), "{word:?} is not in {line}"));
+    };
+    plan(&["remove"]);
+    // An image uses a copy of it.
+    let image = night.cloud.image_of(AWAY, &of(&old, AWAY)[0]);
+    plan(&["keep", &image]);
+    night.home.run(&["prune", "--confirm"]).ok();
+    assert_eq!((of(&old, HOME).len(), of(&old, AWAY).len()), (3, 3));
+    night.cloud.call(AWAY, "DeregisterImage", &[("ImageId", &image)]);
+    plan(&["remove"]);
+    // Somebody locks one of its snapshots.
+    let locked = &of(&old, HOME)[1];
+    night.cloud.call(HOME, "LockSnapshot", &[("SnapshotId", locked), ("LockMode", "governance"), ("LockDuration", "1")]);
+    plan(&["keep", "locked by the store until"]);
+    night.cloud.call(HOME, "UnlockSnapshot", &[("SnapshotId", locked)]);
+    plan(&["remove"]);
+    // A run reads it.
+    night.cloud.rule(Rule::delay("GetSnapshotBlock", std::time::Duration::from_secs(5)).times(1));
+    let reading = night.home.command(&["verify", &old]).spawn().unwrap();
+    crate::support::eventually("it is read", || !night.cloud.calls_of("GetSnapshotBlock").is_empty());
+    plan(&["keep", "reading it"]);
+    assert!(crate::support::home::out(&reading.wait_with_output().unwrap()).code == 0);
+    night.home.run(&["hold", &old, "--reason", "incident"]).ok();
+    plan(&["keep", "incident"]);
+    night.home.run(&["release", &old]).ok();
+    night.home.run(&["prune", "--confirm"]).ok();
+    assert_eq!((of(&old, HOME), of(&old, AWAY)), (Vec::new(), Vec::new()));
+    assert_eq!((of(&new, HOME).len(), of(&new, AWAY).len()), (3, 3));
+    night.home.run(&["verify", &new]).ok();
+}
+
+#[test]
+fn snapshots_without_a_backup_are_swept_and_nothing_else_is_touched() {
+    let night = Night::copied();
+    night.home.run(&["backup", "disks"]).ok();
+    let foreign = night.cloud.foreign_snapshot(HOME);
+    let other = night.cloud.call(HOME, "CreateSnapshot", &[("VolumeId", &night.volumes[0])]);
+    assert!(other.contains("snap-"));
+    // A run that died, on a host whose catalog is lost.
+    let out = night.home.run_with(&[("LIFEBOAT_FAILPOINT", "set-copied")], &["backup", "disks"]);
+    assert_eq!(out.code, 137, "{out:?}");
+    for file in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(night.home.path(file));
+    }
+    assert_eq!((night.ours(HOME), night.ours(AWAY)), (6, 6));
+    night.home.run(&["sweep", "--older-than", "24h"]).ok();
+    let found = night.home.run(&["sweep", "--older-than", "0s"]).fails(10, &["were left behind"]);
+    assert_eq!(found.stdout.lines().filter(|line| line.starts_with("snapshot without a backup")).count(), 6, "{}", found.stdout);
+    night.home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
+    assert_eq!((night.ours(HOME), night.ours(AWAY)), (3, 3));
+    assert!(night.cloud.snapshots(HOME).iter().any(|one| one.id == foreign), "somebody else's");
+    assert_eq!(night.cloud.snapshots(HOME).len(), 3 + 2);
+    night.home.run(&["verify", "--all"]).ok();
+}
+
+#[test]
+fn old_sets_go_to_the_archive_tier_and_come_back_for_a_restore() {
+    let night = Night::new("archive_after = \"1s\"");
+    let (_, _) = two_sets(&night);
+    std::fs::write(
+        night.home.path("schedules/nightly.toml"),
+        "cron = \"0 3 * * *\"\ndatastores = [\"disks\"]\n[keep]\ndaily = 1\nat_least = 5\n",
+    )
+    .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(night.home.run(&["prune"]).ok().stdout.contains("2 sets are old enough for the archive tier"));
+    night.cloud.settings(|settings| settings.tier = 0);
+    night.home.run(&["prune", "--confirm"]).ok();
+    assert!(night.cloud.snapshots(HOME).iter().all(|one| one.tier == "archive"));
+    night.cloud.settings(|settings| settings.tier = 3);
+    night.home.run(&["verify", "--all"]).fails(12, &["is in the archive tier"]);
+    let plan = night.home.run(&["restore", "disks", "--to", "zone:eu-west-1a", "--plan"]).ok().stdout;
+    assert!(plan.contains("bring 3 snapshots back from the archive tier, which takes up to 72 hours"), "{plan}");
+    let back = night.home.run(&["restore", "disks", "--to", "zone:eu-west-1a", "--yes", "--json"]).ok().json();
+    assert_eq!(back["volumes"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn copies_go_to_another_account_that_is_let_copy_and_then_not_any_more() {
+    let night = Night::new("");
+    let key = AWAY_KEY.replace("123456789012", "222222222222");
+    night.home.configure(&format!(
+        "[datastores.disks.copy]\nregion = \"{AWAY}\"\nkms_key = \"{key}\"\nrole = \"arn:aws:iam::222222222222:role/dr\"\naccount = \"222222222222\"\n"
+    ));
+    night.home.run(&["backup", "disks"]).ok();
+    let copies: Vec<_> = night.cloud.snapshots(AWAY).into_iter().filter(|one| one.account == "222222222222").collect();
+    assert!(copies.len() == 3 && copies.iter().all(|one| one.key.as_deref() == Some(&key)), "{copies:#?}");
+    assert!(night.cloud.snapshots(HOME).iter().all(|one| one.shared_with.is_empty()), "nobody is let any longer");
+}

@@ -32,3 +32,4 @@ mod thawing;
 mod unattended;
 mod vault_contract;
 mod volumes;
+mod volumes_contract;

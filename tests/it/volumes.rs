@@ -441,3 +441,80 @@ fn a_snapshot_that_is_not_what_was_recorded_is_noticed_and_not_written() {
     std::fs::remove_dir_all(disk.parent().unwrap()).unwrap();
     home.run(&["verify", "--all"]).fails(12, &["has vanished"]);
 }
+
+#[test]
+fn check_says_what_the_servers_role_lacks_before_a_night_goes_by() {
+    let home = Home::new();
+    let mut disks = Disks::new(&home.path("."));
+    let (cluster, mounts) = server(&mut disks, true);
+    cluster.psql("bench", "CREATE ROLE keeper LOGIN IN ROLE pg_read_all_data; GRANT SELECT ON pg_authid TO keeper");
+    protected(&home, &cluster, &mounts, "wal_volume = \"vol-wal\"");
+    home.reconfigure("user=postgres", "user=keeper");
+    let told = |words: &str| {
+        let out = home.run(&["check"]);
+        assert_eq!(out.code, 12, "{out:?}");
+        assert!(out.stdout.contains(words), "{words:?} is not in {}", out.stdout);
+    };
+    told("ALTER ROLE keeper REPLICATION");
+    cluster.psql("bench", "ALTER ROLE keeper REPLICATION");
+    told("GRANT EXECUTE ON FUNCTION pg_backup_start");
+    cluster.psql("bench", "GRANT EXECUTE ON FUNCTION pg_backup_start, pg_backup_stop TO keeper");
+    let out = home.run(&["check"]).ok();
+    assert!(out.stdout.contains("files of this host stand in for EBS"), "{}", out.stdout);
+    home.run(&["backup", "disks"]).ok();
+    // With one volume fewer there is one moment, and a checkpoint does.
+    home.reconfigure("wal_volume = \"vol-wal\"", "exclude = [\"vol-wal\"]");
+    told("GRANT pg_checkpoint TO keeper");
+    cluster.psql("bench", "GRANT pg_checkpoint TO keeper");
+    home.run(&["check"]).ok();
+}
+
+#[test]
+fn restore_md_of_a_set_works_as_it_stands() {
+    let (home, disks) = two();
+    let backup = home.run(&["backup", "disks", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
+    let guide = std::fs::read_to_string(home.vault().join(format!("meta/disks/{backup}/RESTORE.md"))).unwrap();
+    let at = home.path("by-hand");
+    std::fs::create_dir(&at).unwrap();
+    let commands = lifeboat::work::guide::commands(&guide, "recovery");
+    assert!(commands.len() >= 4, "{guide}");
+    let mut script = format!(
+        "cd {}\nexport TRUSTED_KEY={} IDENTITY={} ZONE=local-a\n",
+        at.display(),
+        home.path("trusted.pem").display(),
+        home.recovery()
+    );
+    script.push_str(&commands.join("\n"));
+    script.push_str("\nfor f in meta/disks/*/blocks-001.zst.age; do age -d -i identity.txt $f | zstd -dq > blocks.txt; done\n");
+    script.push_str("while read number sum; do [ \"$(dd if=vol-a.img bs=512K skip=$number count=1 status=none | sha256sum | cut -d ' ' -f 1)\" = $sum ]; done < blocks.txt\n");
+    let line =
+        std::fs::read_to_string(home.path("lifeboat.toml")).unwrap().lines().find(|line| line.starts_with("trust")).unwrap().to_owned();
+    let key = line.split('"').nth(1).unwrap();
+    let pem = lifeboat::keyring::sign::PublicKey::from_text(key).unwrap().to_pem();
+    std::fs::write(home.path("trusted.pem"), pem).unwrap();
+    run("bash", &["-euc", &script]);
+    let look = home.path("look");
+    crate::support::disks::mount(&at.join("vol-b.img"), &look, "ro,norecovery,nouuid");
+    assert_eq!(std::fs::read_to_string(look.join("pg/file")).unwrap(), "vol-b".repeat(100_000));
+    run("umount", &[look.to_str().unwrap()]);
+    drop(disks);
+}
+
+#[test]
+fn the_runbook_of_a_set_names_commands_that_work() {
+    let (home, _disks) = two();
+    home.run(&["backup", "disks"]).ok();
+    let page = home.run(&["runbook", "disks"]).ok().stdout;
+    let mut script = "set -eu\n".to_owned();
+    for block in page.split("```bash\n").skip(1) {
+        script.push_str(block.split("```").next().unwrap());
+    }
+    let lifeboat = Path::new(env!("CARGO_BIN_EXE_lifeboat")).parent().unwrap().display().to_string();
+    let script = format!("cd {}\nPATH={lifeboat}:$PATH\n{script}", home.path(".").display());
+    let mut command = home.command(&[]);
+    let path = command.get_envs().map(|(name, value)| (name.to_owned(), value.unwrap().to_owned())).collect::<Vec<_>>();
+    command = std::process::Command::new("bash");
+    command.args(["-c", &script]).env_clear().envs(path);
+    let out = crate::support::home::finish(command).ok();
+    assert!(out.stdout.contains("restored backup") && home.path("disks-images/vol-a.img").exists(), "{out:?}\n{page}");
+}

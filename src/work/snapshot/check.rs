@@ -2,9 +2,10 @@
 
 use super::{Run, cut};
 use crate::config::VolumesConfig;
+use crate::domain::Trouble;
 use crate::domain::id::{DatastoreName, VaultId};
 use crate::domain::span::bytes_for_people;
-use crate::domain::volumes::{SetPlace, Tags, Volume, tag};
+use crate::domain::volumes::{Consistency, SetPlace, Tags, Volume, tag};
 use crate::work::Rig;
 use crate::work::check::{Answer, Line, bad, line};
 
@@ -22,10 +23,15 @@ pub async fn check(rig: &Rig, vault: &VaultId, name: &DatastoreName, settings: &
             let bytes = volumes.iter().map(|volume: &Volume| volume.bytes).sum();
             let found = format!("{} volumes, {}, in {}", volumes.len(), bytes_for_people(bytes), settings.place);
             lines.push(line(&subject, "its volumes are there, each encrypted under a key of kms_keys", Answer::Good, found));
-            lines.push(match cut::could(&run, &volumes) {
-                Ok(how) => line(&subject, "its consistency can be had", Answer::Good, how),
-                Err(error) => bad(&subject, "its consistency can be had", error.trouble(), error.to_string()),
-            });
+            match cut::could(&run, &volumes) {
+                Ok((how, online)) => {
+                    lines.push(line(&subject, "its consistency can be had", Answer::Good, how));
+                    if settings.consistency == Consistency::Postgres {
+                        lines.extend(check_server(&run, &subject, online).await);
+                    }
+                }
+                Err(error) => lines.push(bad(&subject, "its consistency can be had", error.trouble(), error.to_string())),
+            }
         }
         Err(error) => {
             lines.push(bad(&subject, "its volumes are there, each encrypted under a key of kms_keys", error.trouble(), error.to_string()))
@@ -42,6 +48,37 @@ pub async fn check(rig: &Rig, vault: &VaultId, name: &DatastoreName, settings: &
     lines.extend(check_copy(&run, &subject).await);
     lines
 }
+
+/// What the role lacks that asks the server to get ready.
+async fn check_server(run: &Run<'_>, subject: &str, online: bool) -> Vec<Line> {
+    let question = "its server can be asked to get ready";
+    let mut session = match cut::session(run).await {
+        Ok(session) => session,
+        Err(error) => return vec![bad(subject, question, error.trouble(), error.to_string())],
+    };
+    let asked = if online { ONLINE } else { CHECKPOINT };
+    vec![match session.ask_one(question, asked).await {
+        Ok(answer) if answer == "yes" => line(subject, question, Answer::Good, ""),
+        Ok(answer) => bad(subject, question, Trouble::SourceFailed, answer),
+        Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+    }]
+}
+
+/// Roles may run CHECKPOINT since PostgreSQL 15, as members of `pg_checkpoint`; before, superusers only.
+const CHECKPOINT: &str = "SELECT CASE WHEN rolsuper THEN 'yes' \
+    WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pg_checkpoint') THEN 'no: before PostgreSQL 15 only a superuser may run CHECKPOINT' \
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles c WHERE c.rolname = 'pg_checkpoint' AND pg_catalog.pg_has_role(c.oid, 'MEMBER')) THEN 'yes' \
+    ELSE 'no: GRANT pg_checkpoint TO ' || pg_catalog.quote_ident(current_user) END FROM pg_catalog.pg_roles WHERE rolname = current_user";
+
+const ONLINE: &str = "SELECT CASE WHEN pg_catalog.current_setting('wal_level') = 'minimal' THEN 'no: wal_level is minimal, and an online backup needs replica' \
+    WHEN pg_catalog.current_setting('max_replication_slots')::int = 0 THEN 'no: max_replication_slots is 0, and a slot keeps the WAL' \
+    WHEN rolsuper THEN 'yes' \
+    WHEN NOT rolreplication THEN 'no: ALTER ROLE ' || pg_catalog.quote_ident(current_user) || ' REPLICATION, for the slot that keeps the WAL' \
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace \
+      AND p.proname IN ('pg_backup_start', 'pg_backup_stop', 'pg_start_backup', 'pg_stop_backup') \
+      AND NOT pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) \
+    THEN 'no: GRANT EXECUTE ON FUNCTION pg_backup_start, pg_backup_stop TO ' || pg_catalog.quote_ident(current_user) \
+    ELSE 'yes' END FROM pg_catalog.pg_roles WHERE rolname = current_user";
 
 async fn check_copy(run: &Run<'_>, subject: &str) -> Vec<Line> {
     let Some(copy) = &run.settings.copy else {

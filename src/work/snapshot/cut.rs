@@ -15,6 +15,7 @@ use crate::domain::id::BackupId;
 use crate::domain::manifest::SourceFacts;
 use crate::domain::volumes::{Consistency, InstanceId, Member, PostgresCut, Selection, Snapshot, VOLUMES_MAX, Volume, VolumeId, VolumeSet};
 use crate::failpoint;
+use crate::pg::{Connection, Session, Tools};
 use crate::source::postgres::SourceError;
 use crate::source::postgres::online::Online;
 use crate::volumes::watchdog::{Plan, Standstill};
@@ -221,11 +222,7 @@ impl<'a> Cutting<'a> {
     }
 
     async fn online(&self) -> Result<Online, WorkError> {
-        let rig = self.run.rig;
-        let server = self.run.settings.postgres.as_ref().and_then(|name| rig.config.datastores.get(name)?.postgres());
-        let server = server.ok_or_else(|| WorkError::Bug("a server that is checked to be configured is not".to_owned()))?;
-        let connection = server.connect().await.map_err(|why| self.source(SourceError::Password(why)))?;
-        let tools = back_up::fitting_tools(rig, &connection).await.map_err(|source| self.source(source))?;
+        let (tools, connection) = server(self.run).await?;
         Online::open(&tools, &connection).await.map_err(|source| self.source(source))
     }
 
@@ -356,15 +353,31 @@ impl<'a> Cutting<'a> {
     }
 }
 
+/// The server that lives on the volumes.
+async fn server(run: &Run<'_>) -> Result<(Tools, Connection), WorkError> {
+    let failed = |source| WorkError::Source { datastore: run.datastore.clone(), source };
+    let server = run.settings.postgres.as_ref().and_then(|name| run.rig.config.datastores.get(name)?.postgres());
+    let server = server.ok_or_else(|| WorkError::Bug("a server that is checked to be configured is not".to_owned()))?;
+    let connection = server.connect().await.map_err(|why| failed(SourceError::Password(why)))?;
+    let tools = back_up::fitting_tools(run.rig, &connection).await.map_err(failed)?;
+    Ok((tools, connection))
+}
+
+/// A session on it.
+pub(super) async fn session(run: &Run<'_>) -> Result<Session, WorkError> {
+    let (tools, connection) = server(run).await?;
+    Session::open(&tools, &connection).await.map_err(|error| WorkError::Source { datastore: run.datastore.clone(), source: error.into() })
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How the configured consistency would be had of some volumes, in words.
+/// How the configured consistency would be had of some volumes, in words, and whether that takes an online backup.
 ///
 /// # Errors
 /// [`SetError`] if it cannot be had.
-pub(super) fn could(run: &Run<'_>, volumes: &[Volume]) -> Result<String, SetError> {
+pub(super) fn could(run: &Run<'_>, volumes: &[Volume]) -> Result<(String, bool), SetError> {
     let open =
         OpenSet { backup: BackupId::new(Timestamp::now(), 0), publishing: None, begun: Timestamp::now(), volumes: Vec::new(), cut: None };
     let cutting = Cutting::plan(run, &open, volumes)?;
@@ -375,7 +388,8 @@ pub(super) fn could(run: &Run<'_>, volumes: &[Volume]) -> Result<String, SetErro
         (_, true, false) => "one moment",
         (_, false, false) => "one moment per instance, and not of the whole",
     };
-    Ok(format!("{}: {how}", run.settings.consistency))
+    let online = run.settings.consistency == Consistency::Postgres && !cutting.one_moment;
+    Ok((format!("{}: {how}", run.settings.consistency), online))
 }
 
 /// A process that writes to a frozen file system cannot even be killed.

@@ -120,7 +120,7 @@ impl fmt::Display for SetPlace {
         match self {
             Self::Ebs { region, role: None } => write!(f, "EBS in {region}"),
             Self::Ebs { region, role: Some(role) } => write!(f, "EBS in {region} (by {role})"),
-            Self::Local { directory } => write!(f, "files in {directory}"),
+            Self::Local { directory } => write!(f, "the files of {directory}"),
         }
     }
 }

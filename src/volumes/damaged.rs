@@ -42,6 +42,9 @@ impl Volumes for Damaged {
     async fn cut(&self, _: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
         self.refused("taking snapshots")
     }
+    async fn name(&self, _: &[SnapshotId]) -> Result<(), VolumesError> {
+        self.refused("tagging snapshots")
+    }
     async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {
         self.sound.snapshots(ids).await
     }

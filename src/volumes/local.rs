@@ -196,15 +196,12 @@ impl Local {
         let home = self.snapshot_home(&snapshot);
         std::fs::create_dir_all(&home).map_err(self.failed(&what))?;
         let cloned = clone(&self.volume_home(id).join(DISK), &home.join(DISK), cut.still).map_err(|why| self.refused(&what, why));
-        let mut tags = volume.tags;
-        tags.extend(cut.tags.clone());
-        tags.insert(tag::VOLUME.to_owned(), id.to_string());
         let facts = SnapshotFile {
             volume: Some(id.clone()),
             encrypted: volume.encrypted,
             key: volume.key,
             started: Timestamp::now(),
-            tags,
+            tags: cut.tags.clone(),
             lock: None,
             archived: false,
             recovered_until: None,
@@ -383,6 +380,20 @@ impl Volumes for Local {
             Ok(taken)
         })
         .await
+    }
+
+    async fn name(&self, ids: &[SnapshotId]) -> Result<(), VolumesError> {
+        for id in ids {
+            let Some(volume) = self.snapshot(id)?.volume else { continue };
+            // The volume may be gone; its snapshot stands for it all the same.
+            let mut own = self.volume(&volume).map(|volume| volume.tags).unwrap_or_default();
+            own.retain(|key, _| !key.starts_with("lifeboat:"));
+            self.change(id, |facts| {
+                facts.tags.extend(own);
+                facts.tags.insert(tag::VOLUME.to_owned(), volume.to_string());
+            })?;
+        }
+        Ok(())
     }
 
     async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {

@@ -129,7 +129,7 @@ pub struct Cut {
     pub without_boot: bool,
     /// Whether nothing is written to the volumes until the call returns.
     pub still: bool,
-    /// Tags of every snapshot; [`crate::domain::volumes::tag::VOLUME`] is added to each. The volume's own tags are copied too.
+    /// Tags of every snapshot, from its first moment.
     pub tags: Tags,
     /// What people read in a console.
     pub description: String,
@@ -191,6 +191,10 @@ pub trait Volumes: Send + Sync {
 
     /// Begins snapshots of volumes at one point in time: of all of them, or of none. They are there when this returns, and pending.
     async fn cut(&self, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError>;
+
+    /// Gives snapshots that were cut here the tags of their volumes, but for reserved ones, and each the id of its volume
+    /// ([`crate::domain::volumes::tag::VOLUME`]). Apart from the cut, which may have to be quick; may be called again.
+    async fn name(&self, ids: &[SnapshotId]) -> Result<(), VolumesError>;
 
     /// What is known of some snapshots, by id. Those that are not there are left out.
     async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError>;

@@ -148,7 +148,11 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
                 Ok(believed) if believed.verified && believed.manifest.source.snapshot_time <= now + FUTURE => {
                     health.newest = Some(backup.clone());
                     health.newest_snapshot = Some(believed.manifest.source.snapshot_time);
-                    health.newest_bytes = believed.manifest.sealed_bytes();
+                    // What a set protects is not in the vault.
+                    health.newest_bytes = match &believed.manifest.set {
+                        Some(_) => believed.manifest.plain_bytes(),
+                        None => believed.manifest.sealed_bytes(),
+                    };
                     break;
                 }
                 Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),

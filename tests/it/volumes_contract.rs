@@ -82,6 +82,9 @@ async fn keeps_its_contract(subject: Subject<'_>) {
     let first = home.cut(&cut_of(&subject, &tags)).await.unwrap();
     assert_eq!((first.len(), first[0].volume.as_ref()), (1, Some(&subject.volume)));
     assert_eq!(home.tagged(&tags).await.unwrap()[0].id, first[0].id);
+    for _ in 0..2 {
+        home.name(std::slice::from_ref(&first[0].id)).await.unwrap();
+    }
     let first = settled(home, &first[0].id).await;
     assert_eq!((first.progress, first.encrypted, first.key.as_ref()), (Progress::Completed, true, Some(&subject.key)));
     assert_eq!(first.tags.get(tag::VOLUME), Some(&subject.volume.to_string()));

@@ -15,7 +15,7 @@ use crate::volumes::{Cut, Tags, VolumesError};
 
 /// Volumes that one request can leave out.
 const LEFT_OUT_MAX: usize = 40;
-/// Tags set at once. A file system may be frozen meanwhile, and EC2 throttles.
+/// Tags set at once: EC2 throttles.
 const TAGGING_AT_ONCE: usize = 8;
 /// Times a new snapshot is looked for when it is tagged: EC2 does not know everywhere at once what it has just made.
 const TAG_ATTEMPTS_MAX: u32 = 4;
@@ -38,7 +38,6 @@ impl Ebs {
             let why = format!("{} data volumes are to be left out, and EC2 leaves out {LEFT_OUT_MAX} at most", left_out.len());
             return Err(self.refused(&what, why));
         }
-        let own = self.own_tags_of(&what, &cut.volumes).await?;
         let volumes = InstanceSpecification::builder()
             .instance_id(instance.as_str())
             .exclude_boot_volume(cut.without_boot)
@@ -56,7 +55,6 @@ impl Ebs {
             taken.push(self.snapshot(&what, &of_several(info), None, false)?);
         }
         self.covers(&what, &cut.volumes, &taken)?;
-        self.name_volumes(&what, &own, &mut taken).await?;
         Ok(taken)
     }
 
@@ -65,11 +63,8 @@ impl Ebs {
             return Err(self.refused("taking a snapshot", format!("{} volumes are named without an instance", cut.volumes.len())));
         };
         let what = format!("taking a snapshot of {volume}");
-        let mut tags = self.own_tags(&what, volume).await?;
-        tags.extend(cut.tags.clone());
-        tags.insert(VOLUME_TAG.to_owned(), volume.to_string());
         let request = self.ec2.create_snapshot().volume_id(volume.as_str()).description(&cut.description);
-        let request = request.tag_specifications(tagged_as(ResourceType::Snapshot, &tags));
+        let request = request.tag_specifications(tagged_as(ResourceType::Snapshot, &cut.tags));
         let sent = request.customize().config_override(once()).send().await;
         let reply = sent.map_err(|error| self.explain_once(&what, &error))?;
         let taken = self.snapshot(&what, &of_one(reply), None, false)?;
@@ -89,15 +84,9 @@ impl Ebs {
         Ok(left_out)
     }
 
-    /// A volume's own tags, for its snapshot: neither AWS's, which nobody else may set, nor ours, which say other things of a volume.
-    async fn own_tags(&self, what: &str, volume: &VolumeId) -> Result<Tags, VolumesError> {
-        let found = self.describe_volumes_by_id(what, std::slice::from_ref(volume)).await?;
-        let found = found.first().ok_or_else(|| self.missing(volume.to_string()))?;
-        Ok(not_reserved(tag_map(found.tags())))
-    }
-
     /// The own tags of several volumes. `CopyTagsFromSource` would bring those of a restored volume, which are lifeboat's and say other things.
     async fn own_tags_of(&self, what: &str, volumes: &[VolumeId]) -> Result<BTreeMap<VolumeId, Tags>, VolumesError> {
+        // One that is gone by now is left out, and has no tags to give.
         let found = self.describe_volumes_by_id(what, volumes).await?;
         let own = |volume: &types::Volume| Some((volume.volume_id()?.parse().ok()?, not_reserved(tag_map(volume.tags()))));
         Ok(found.iter().filter_map(own).collect())
@@ -115,22 +104,15 @@ impl Ebs {
         Err(self.nonsense(what, why))
     }
 
-    /// Tags each snapshot with its volume: the request that takes them sets the same tags on all. They exist by now, so whoever hears of a
-    /// failure must look for them.
-    async fn name_volumes(&self, what: &str, own: &BTreeMap<VolumeId, Tags>, taken: &mut [Snapshot]) -> Result<(), VolumesError> {
-        for some in taken.chunks(TAGGING_AT_ONCE) {
-            let mut tagging = Vec::new();
-            for snapshot in some {
-                if let Some(volume) = &snapshot.volume {
-                    tagging.push(self.name_volume(&snapshot.id, volume, own.get(volume)));
-                }
-            }
-            try_join_all(tagging).await.map_err(|error| self.unknown(what, format!("the snapshots were begun, and then: {error}")))?;
-        }
-        for snapshot in taken {
-            if let Some(volume) = &snapshot.volume {
-                snapshot.tags.insert(VOLUME_TAG.to_owned(), volume.to_string());
-            }
+    /// Tags each snapshot as its volume is, and with its volume's id. The request that takes them sets the same tags on all.
+    pub(super) async fn name_snapshots(&self, ids: &[SnapshotId]) -> Result<(), VolumesError> {
+        let what = "tagging snapshots";
+        let found = self.snapshots_by_id(ids).await?;
+        let named: Vec<(&SnapshotId, &VolumeId)> = found.iter().filter_map(|one| Some((&one.id, one.volume.as_ref()?))).collect();
+        let volumes: Vec<VolumeId> = named.iter().map(|(_, volume)| (*volume).clone()).collect();
+        let own = self.own_tags_of(what, &volumes).await?;
+        for some in named.chunks(TAGGING_AT_ONCE) {
+            try_join_all(some.iter().map(|(id, volume)| self.name_volume(id, volume, own.get(*volume)))).await?;
         }
         Ok(())
     }

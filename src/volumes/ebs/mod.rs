@@ -254,6 +254,10 @@ impl Volumes for Ebs {
         self.take(cut).await
     }
 
+    async fn name(&self, ids: &[SnapshotId]) -> Result<(), VolumesError> {
+        self.name_snapshots(ids).await
+    }
+
     async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {
         self.snapshots_by_id(ids).await
     }

@@ -372,7 +372,16 @@ async fn produce(
             };
             blocks += 1;
             let held = match &mut known {
-                Some(known) => known.of(block.index).await?,
+                Some(old) => match old.of(block.index).await {
+                    Ok(held) => held,
+                    // Hashes of the set before that cannot be read are no reason to go without tonight's: from here on everything is read.
+                    Err(HashError::Work(error)) => {
+                        tracing::warn!(error = error.as_ref() as &dyn std::error::Error, "the hashes of the set before cannot be used");
+                        known = None;
+                        None
+                    }
+                    Err(error) => return Err(error),
+                },
                 None => None,
             };
             reads += u64::from(held.is_none());

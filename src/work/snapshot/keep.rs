@@ -37,6 +37,7 @@ impl Pauses {
 /// Waits until every snapshot of the set is whole, and sees to it that each is encrypted as the policy wants.
 pub(super) async fn whole(run: &Run<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
     let ids: Vec<SnapshotId> = set.members.iter().map(|member| member.snapshot.clone()).collect();
+    run.home.name(&ids).await.map_err(|error| run.failed(error))?;
     let stage = run.rig.progress.begin("wait for snapshots", Some(set.bytes()));
     let found = wait(run, run.home.as_ref(), &ids, &stage).await?;
     stage.end();

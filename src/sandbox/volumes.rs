@@ -184,13 +184,31 @@ pub(super) fn mount_device(device: &str, kind: &str, at: &Path) -> Result<(), St
     std::fs::create_dir_all(DEVICES).map_err(fail("making a directory for devices"))?;
     mount("devtmpfs", DEVICES, "devtmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, None)
         .map_err(|error| format!("seeing the host's devices: {error}"))?;
-    std::fs::create_dir_all(at).map_err(fail("making the mount point"))?;
+    let made = mount_point(at);
+    if let Err(why) = made {
+        let _ = unmount(DEVICES, UnmountFlags::DETACH);
+        return Err(why);
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     let options = (kind == "xfs").then_some(c"nouuid");
     let mounted = mount(Path::new(DEVICES).join(device), at, kind, flags, options).map_err(|error| format!("{}: {error}", at.display()));
     let hidden = unmount(DEVICES, UnmountFlags::DETACH).map_err(|error| format!("hiding the host's devices: {error}"));
     let _ = std::fs::remove_dir(DEVICES);
     mounted.and(hidden)
+}
+
+/// Makes a mount point. A volume that is mounted above it is hostile: what it calls a directory may lead to the sandbox's own files.
+fn mount_point(at: &Path) -> Result<(), String> {
+    let mut here = PathBuf::from("/");
+    for part in at.components().skip(1) {
+        here.push(part);
+        match std::fs::symlink_metadata(&here) {
+            Ok(facts) if facts.is_dir() => {}
+            Ok(_) => return Err(format!("{} is no directory", here.display())),
+            Err(_) => std::fs::create_dir(&here).map_err(|error| format!("{}: {error}", here.display()))?,
+        }
+    }
+    Ok(())
 }
 
 /// Gives mounted volumes to the server's uid and makes its data directory ready: the first process' side.
@@ -206,7 +224,11 @@ pub(super) fn adopt(mounts: &[PathBuf], data: &Path, files: &[(PathBuf, String)]
         remove(&canonical.join(name))?;
     }
     // A server without replication does not start beside slots.
-    for slot in std::fs::read_dir(canonical.join("pg_replslot")).into_iter().flatten().flatten() {
+    let slots = canonical.join("pg_replslot");
+    if !std::fs::symlink_metadata(&slots).is_ok_and(|facts| facts.is_dir()) {
+        return Err(format!("{} is no directory", slots.display()));
+    }
+    for slot in std::fs::read_dir(slots).into_iter().flatten().flatten() {
         std::fs::remove_dir_all(slot.path()).map_err(|error| format!("removing a replication slot: {error}"))?;
     }
     for (path, text) in files {
@@ -262,5 +284,42 @@ fn detach(device: &str) {
 pub fn detach_all(run: &str) {
     for device in attached(run) {
         detach(&device);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_cannot_lead_a_mount_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        std::os::unix::fs::symlink("/etc", at("wal")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        for hostile in ["wal", "wal/below", "file"] {
+            assert!(mount_point(&at(hostile)).unwrap_err().contains("is no directory"), "{hostile}");
+        }
+        mount_point(&at("a/b")).unwrap();
+        mount_point(&at("a/b")).unwrap();
+    }
+
+    #[test]
+    fn what_is_on_an_image_is_told_by_its_own_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        for (at, word, told) in [(0, &b"XFSB"[..], Ok(FileSystem::Xfs)), (1080, &[0x53, 0xef], Ok(FileSystem::Ext4))] {
+            let mut bytes = vec![0; 4096];
+            bytes[at..at + word.len()].copy_from_slice(word);
+            std::fs::write(&image, bytes).unwrap();
+            assert_eq!(file_system(&image).map_err(|error| error.to_string()), told);
+        }
+        for (at, word, told) in [(512, &b"LABELONE"[..], "LVM"), (510, &[0x55, 0xaa], "partitions"), (0, b"?", "neither ext4 nor XFS")] {
+            let mut bytes = vec![0; 4096];
+            bytes[at..at + word.len()].copy_from_slice(word);
+            std::fs::write(&image, bytes).unwrap();
+            assert!(file_system(&image).unwrap_err().to_string().contains(told));
+        }
     }
 }

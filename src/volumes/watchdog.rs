@@ -10,6 +10,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,7 @@ impl Because {
 /// The time in which nothing is written. Ends when it is dropped, too: the watchdog sees that.
 pub struct Standstill {
     plan: Plan,
+    state: PathBuf,
     child: Child,
     stdin: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
@@ -113,10 +115,13 @@ impl Standstill {
         };
         let line = serde_json::to_string(&plan).map_err(|error| StandstillError::NoWatchdog(error.to_string()))? + "\n";
         stdin.write_all(line.as_bytes()).await.map_err(no_watchdog)?;
-        let mut still = Self { answers: BufReader::new(stdout).lines(), plan, child, stdin };
+        let mut still = Self { answers: BufReader::new(stdout).lines(), plan, state: state.to_owned(), child, stdin };
         match still.answer(still.plan.limit + UNDO_PATIENCE).await {
             Some(Said::Still) => Ok(still),
             Some(Said::Failed(why)) => Err(StandstillError::Failed(why)),
+            Some(Said::Undone { failures, .. }) => {
+                Err(StandstillError::StillFrozen { what: failures.join("; "), why: "undoing it failed".to_owned() })
+            }
             _ => Err(still.gone().await),
         }
     }
@@ -132,7 +137,16 @@ impl Standstill {
         let _ = self.child.wait().await;
         match undo(&self.plan, true).await.into_iter().next() {
             Some((what, why)) => StandstillError::StillFrozen { what, why },
-            None => StandstillError::TooShort("the watchdog died".to_owned()),
+            None => {
+                // Undone: nobody need do it again.
+                for note in abandoned(&self.state) {
+                    let same = read_note(&note).is_some_and(|noted| noted.plan == self.plan);
+                    if same {
+                        let _ = std::fs::remove_file(note);
+                    }
+                }
+                StandstillError::TooShort("the watchdog died".to_owned())
+            }
         }
     }
 
@@ -177,18 +191,26 @@ pub async fn watch(state: &Path) -> Result<(), String> {
     let [first, second, third] = signals.as_mut_slice() else { return Err("signals cannot be heard".to_owned()) };
     let mut told = false;
     // Until it stands still, the same things end it as afterwards.
+    let frozen = Mutex::new(Vec::new());
     let still = tokio::select! {
-        still = stand_still(&plan) => still,
+        still = stand_still(&plan, &frozen) => still,
         () = tokio::time::sleep(plan.limit) => Err(format!("nothing stood still within {} seconds", plan.limit.as_secs())),
         _ = first.recv() => Err("a signal came".to_owned()),
         _ = second.recv() => Err("a signal came".to_owned()),
         _ = third.recv() => Err("a signal came".to_owned()),
         line = lines.next_line() => Err(match line { Ok(Some(_)) => "it was called off".to_owned(), _ => "lifeboat was gone".to_owned() }),
     };
+    // What was never begun is not undone: somebody else may have frozen it.
+    let plan = Plan { freeze: frozen.into_inner().unwrap_or_else(|_| plan.freeze.clone()), ..plan };
     if let Err(why) = still {
         let failures = undo(&plan, true).await;
-        note.remove();
-        say(&Said::Failed(why_and(why, &failures)));
+        if failures.is_empty() {
+            note.remove();
+            say(&Said::Failed(why));
+        } else {
+            let seconds = begun.elapsed().as_secs_f64();
+            say(&Said::Undone { seconds, because: Because::TimeOver, failures: in_words(failures) });
+        }
         return Ok(());
     }
     say(&Said::Still);
@@ -211,13 +233,12 @@ pub async fn watch(state: &Path) -> Result<(), String> {
     if !told && because != Because::LifeboatGone {
         let _ = lines.next_line().await;
     }
-    say(&Said::Undone { seconds, because, failures: failures.into_iter().map(|(what, why)| format!("{what}: {why}")).collect() });
+    say(&Said::Undone { seconds, because, failures: in_words(failures) });
     Ok(())
 }
 
-fn why_and(why: String, failures: &[(String, String)]) -> String {
-    let failures: Vec<String> = failures.iter().map(|(what, why)| format!("{what}: {why}")).collect();
-    if failures.is_empty() { why } else { format!("{why}, and undoing failed: {}", failures.join("; ")) }
+fn in_words(failures: Vec<(String, String)>) -> Vec<String> {
+    failures.into_iter().map(|(what, why)| format!("{what}: {why}")).collect()
 }
 
 /// An answer that nobody hears is no reason to do anything else.
@@ -229,12 +250,20 @@ fn say(said: &Said) {
     }
 }
 
-async fn stand_still(plan: &Plan) -> Result<(), String> {
+async fn stand_still(plan: &Plan, begun: &Mutex<Vec<PathBuf>>) -> Result<(), String> {
     if let Some(words) = &plan.before {
         run(words, plan.limit).await.map_err(|why| format!("the program before the cut, {}: {why}", words.join(" ")))?;
     }
     for point in &plan.freeze {
-        freeze(point, true, plan.limit).await.map_err(|why| format!("freezing {}: {why}", point.display()))?;
+        let note = |change: &dyn Fn(&mut Vec<PathBuf>)| begun.lock().map(|mut begun| change(&mut begun)).unwrap_or_default();
+        note(&|begun| begun.push(point.clone()));
+        if let Err(why) = freeze(point, true, plan.limit).await {
+            // Frozen by somebody else, whose work it would be to thaw.
+            if why.contains("Device or resource busy") {
+                note(&|begun| begun.retain(|one| one != point));
+            }
+            return Err(format!("freezing {}: {why}", point.display()));
+        }
     }
     Ok(())
 }
@@ -244,6 +273,15 @@ async fn stand_still(plan: &Plan) -> Result<(), String> {
 async fn undo(plan: &Plan, maybe: bool) -> Vec<(String, String)> {
     let mut failures = Vec::new();
     for point in plan.freeze.iter().rev() {
+        // A freezer that was killed while it waited for a writer may still succeed, after a thaw that found nothing to do.
+        let waiting = Instant::now();
+        while freezer_lives(point) && waiting.elapsed() < UNDO_PATIENCE {
+            let _ = freeze(point, false, UNDO_PATIENCE).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if freezer_lives(point) {
+            failures.push((point.display().to_string(), "a process that freezes it does not end".to_owned()));
+        }
         // What is not there any more, or was never frozen, is not frozen.
         let gone = maybe && !point.exists();
         if let Err(why) = freeze(point, false, UNDO_PATIENCE).await
@@ -261,6 +299,17 @@ async fn undo(plan: &Plan, maybe: bool) -> Vec<(String, String)> {
     failures
 }
 
+/// Whether a process is still freezing a mount point.
+fn freezer_lives(point: &Path) -> bool {
+    let wanted = point.as_os_str().as_encoded_bytes();
+    let freezes = |entry: std::fs::DirEntry| {
+        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
+        words.contains(&b"--freeze".as_slice()) && words.contains(&wanted)
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().any(freezes)
+}
+
 async fn freeze(point: &Path, still: bool, within: Duration) -> Result<(), String> {
     let program = FSFREEZE.iter().find(|path| Path::new(path).exists()).ok_or("fsfreeze (util-linux) is not installed")?;
     let words = [(*program).to_owned(), if still { "--freeze" } else { "--unfreeze" }.to_owned(), point.display().to_string()];
@@ -271,6 +320,8 @@ async fn freeze(point: &Path, still: bool, within: Duration) -> Result<(), Strin
 async fn run(words: &[String], within: Duration) -> Result<(), String> {
     let (program, arguments) = words.split_first().ok_or("no program is named")?;
     let mut command = Command::new(program);
+    // Its words are compared.
+    command.env("LC_ALL", "C");
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let child = command.spawn().map_err(|error| error.to_string())?;
     let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw));
@@ -299,6 +350,22 @@ impl Drop for Group {
     }
 }
 
+/// What stands in a note.
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    plan: Plan,
+    /// A host that was started anew has nothing frozen.
+    boot: String,
+}
+
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+fn read_note(path: &Path) -> Option<Noted> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
 /// A note of what is frozen, locked by the watchdog while it lives.
 struct Note {
     path: PathBuf,
@@ -310,7 +377,7 @@ impl Note {
         let path = state.join(format!("{}-{}.frozen", std::process::id(), hex::encode(rand::random::<[u8; 4]>())));
         let file = std::fs::File::create_new(&path).map_err(|error| error.to_string())?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|error| error.to_string())?;
-        serde_json::to_writer(&file, plan).map_err(|error| error.to_string())?;
+        serde_json::to_writer(&file, &Noted { plan: plan.clone(), boot: boot() }).map_err(|error| error.to_string())?;
         file.sync_all().map_err(|error| error.to_string())?;
         Ok(Self { path, _locked: file })
     }
@@ -335,15 +402,20 @@ pub fn abandoned(state: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// [`StandstillError::StillFrozen`] if something could not be undone.
 pub async fn undo_abandoned(state: &Path) -> Result<Vec<String>, StandstillError> {
-    let mut undone = Vec::new();
+    let (mut undone, mut failed) = (Vec::new(), None);
     for path in abandoned(state) {
-        if let Some(plan) = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Plan>(&bytes).ok()) {
-            if let Some((what, why)) = undo(&plan, true).await.into_iter().next() {
-                return Err(StandstillError::StillFrozen { what, why });
+        if let Some(mut noted) = read_note(&path) {
+            if noted.boot != boot() {
+                noted.plan.freeze.clear();
             }
-            undone.extend(plan.freeze.iter().map(|point| point.display().to_string()));
+            // One that cannot be thawed is no reason to leave the others.
+            if let Some((what, why)) = undo(&noted.plan, true).await.into_iter().next() {
+                failed.get_or_insert(StandstillError::StillFrozen { what, why });
+                continue;
+            }
+            undone.extend(noted.plan.freeze.iter().map(|point| point.display().to_string()));
         }
         let _ = std::fs::remove_file(&path);
     }
-    Ok(undone)
+    failed.map_or(Ok(undone), Err)
 }

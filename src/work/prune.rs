@@ -143,7 +143,12 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
     candidates.retain(|candidate| !said.removed.contains(&candidate.backup));
     let plan = plan(datastore, &policies, &candidates, now);
     let mut archive = BTreeMap::new();
-    for manifest in manifests.values().filter(|manifest| !plan.removals().iter().any(|removal| *removal.backup() == manifest.backup)) {
+    // Not the one that would be needed first, nor what somebody holds or rehearses.
+    let newest = manifests.values().max_by_key(|manifest| manifest.source.snapshot_time).map(|manifest| manifest.backup.clone());
+    let may_freeze = |manifest: &&Manifest| Some(&manifest.backup) != newest.as_ref() && spoken_guards(&said, &manifest.backup).is_empty();
+    for manifest in
+        manifests.values().filter(may_freeze).filter(|manifest| !plan.removals().iter().any(|removal| *removal.backup() == manifest.backup))
+    {
         let ids = stray::to_archive(rig, manifest).await?;
         if !ids.is_empty() {
             archive.insert(manifest.backup.clone(), ids);
@@ -280,6 +285,8 @@ pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
     }
     for (backup, ids) in now.archive.iter().filter(|(backup, _)| shown.archive.contains_key(*backup)) {
         let Some(manifest) = now.manifests.get(backup) else { continue };
+        // Whoever reads it would be left without.
+        let Some(_alone) = HostLock::named(&rig.config, &HostLock::reading(backup), "a prune")? else { continue };
         match stray::archive(rig, manifest, ids).await {
             Ok(()) => done.archived.push(backup.clone()),
             Err(error) => done.left.push((backup.clone(), error.to_string())),

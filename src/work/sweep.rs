@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use super::fence::Held;
 pub use super::snapshot::stray::Stray;
 use super::snapshot::{self, stray};
 use super::{HostLock, Rig, WorkError, drill};
@@ -76,7 +77,7 @@ impl Leftovers {
 pub struct Sweep {
     /// What it would remove.
     pub leftovers: Leftovers,
-    locks: BTreeMap<DatastoreName, HostLock>,
+    locks: BTreeMap<DatastoreName, (HostLock, Held)>,
 }
 
 /// What the catalog knows, asked once for each datastore.
@@ -113,7 +114,7 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let mut remembered = Remembered::default();
     for facts in objects {
         let Some(owner) = parse_backup_key(facts.key.as_str()) else { continue };
-        if published.contains(&owner) || facts.modified > before || !sweep.may_touch(rig, &owner.0)? {
+        if published.contains(&owner) || facts.modified > before || !sweep.may_touch(rig, &owner.0).await? {
             continue;
         }
         if remembered.holds(rig, &vault, &owner).await? {
@@ -129,7 +130,7 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     sweep.forget_what_retention_removes(rig).await?;
     for upload in rig.vault.unfinished().await? {
         let free = match parse_backup_key(&upload.key) {
-            Some((datastore, _)) => sweep.may_touch(rig, &datastore)?,
+            Some((datastore, _)) => sweep.may_touch(rig, &datastore).await?,
             // Names that lifeboat does not use belong to somebody else who shares the bucket.
             None => upload.key == layout::vault_header().as_str() || layout::is_probe(&upload.key),
         };
@@ -195,7 +196,7 @@ impl Sweep {
     ) -> Result<Vec<Stray>, WorkError> {
         let mut found = Vec::new();
         for stray in stray::strays(rig, vault, published, before).await? {
-            if !self.may_touch(rig, &stray.owner.0)? {
+            if !self.may_touch(rig, &stray.owner.0).await? {
                 continue;
             }
             let removed = || super::evidence::removed(rig, &stray.owner.0);
@@ -219,7 +220,8 @@ impl Sweep {
         Ok(())
     }
 
-    fn may_touch(&mut self, rig: &Rig, datastore: &DatastoreName) -> Result<bool, WorkError> {
+    /// Holds a datastore, on this host and, where hosts share a catalog, among them: a run of another host may have taken longer than any age.
+    async fn may_touch(&mut self, rig: &Rig, datastore: &DatastoreName) -> Result<bool, WorkError> {
         if self.locks.contains_key(datastore) {
             return Ok(true);
         }
@@ -227,10 +229,17 @@ impl Sweep {
             return Ok(false);
         }
         match HostLock::take(&rig.config, datastore, "a sweep") {
-            Ok(lock) => {
-                self.locks.insert(datastore.clone(), lock);
-                Ok(true)
-            }
+            Ok(lock) => match Held::take(rig, datastore, &rig.cancel.child_token()).await {
+                Ok(held) => {
+                    self.locks.insert(datastore.clone(), (lock, held));
+                    Ok(true)
+                }
+                Err(WorkError::AlreadyRunning { .. }) => {
+                    self.leftovers.busy.push(datastore.clone());
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            },
             Err(WorkError::AlreadyRunning { .. }) => {
                 self.leftovers.busy.push(datastore.clone());
                 Ok(false)

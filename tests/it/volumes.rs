@@ -152,6 +152,19 @@ fn a_watchdog_that_is_killed_is_replaced_by_lifeboat_itself() {
 }
 
 #[test]
+fn what_somebody_else_has_frozen_is_not_thawed() {
+    let (home, disks) = two();
+    let theirs = disks.mounted("vol-b");
+    run("fsfreeze", &["--freeze", theirs.to_str().unwrap()]);
+    home.run(&["backup", "disks"]).fails(12, &["freezing", "vol-b", "busy", "everything was undone"]);
+    assert!(disks.is_writable("vol-a"));
+    assert!(!disks.is_writable("vol-b"), "it is still theirs");
+    run("fsfreeze", &["--unfreeze", theirs.to_str().unwrap()]);
+    home.run(&["backup", "disks"]).ok();
+    assert_eq!(snapshots(&disks), 2);
+}
+
+#[test]
 fn a_freeze_that_lasts_too_long_is_undone_and_there_is_no_set() {
     let (home, disks) = two();
     home.reconfigure("consistency = \"filesystem\"", "consistency = \"filesystem\"\nfreeze_limit = \"2s\"");
@@ -440,6 +453,14 @@ fn a_snapshot_that_is_not_what_was_recorded_is_noticed_and_not_written() {
     assert_eq!(std::fs::read_dir(&images).unwrap().count(), 0);
     std::fs::remove_dir_all(disk.parent().unwrap()).unwrap();
     home.run(&["verify", "--all"]).fails(12, &["has vanished"]);
+    // A copy that is gone is noticed while the home is whole.
+    let (home, disks) = two();
+    home.configure("\n[datastores.disks.copy]\ndirectory = \"elsewhere\"\nkms_key = \"other-key\"\n");
+    home.run(&["backup", "disks"]).ok();
+    home.run(&["verify", "--all"]).ok();
+    std::fs::remove_dir_all(home.path("elsewhere/snapshots")).unwrap();
+    home.run(&["verify", "--all"]).fails(7, &["elsewhere is gone; the rest is whole"]);
+    drop(disks);
 }
 
 #[test]

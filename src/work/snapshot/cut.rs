@@ -25,6 +25,10 @@ use crate::work::{WorkError, back_up};
 /// Pause before a limit of the service is tried again, and before a lost answer is looked for.
 const PAUSE: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often a run stops the writers for a service that has no room; the next run tries again.
+const STANDSTILLS_MAX: u32 = 3;
+/// How often it asks while nobody waits.
+const CUTS_MAX: u32 = 60;
 /// How often a cut is made anew whose answer was lost and of which nothing is found.
 const LOST_MAX: u32 = 5;
 
@@ -88,7 +92,9 @@ pub(super) async fn cut(run: &Run<'_>, open: &mut OpenSet) -> Result<CutMade, Wo
     let cutting = Cutting::plan(run, open, &volumes).map_err(|error| run.failed(error))?;
     let stage = run.rig.progress.begin("cut volumes", None);
     let mut pause = PAUSE;
+    let mut attempts_left = if cutting.still.is_some() { STANDSTILLS_MAX } else { CUTS_MAX };
     let made = loop {
+        attempts_left -= 1;
         let attempt = tokio::select! {
             // What stands still is let go when the future is dropped.
             () = run.rig.cancel.cancelled() => break Err(WorkError::Interrupted),
@@ -96,7 +102,7 @@ pub(super) async fn cut(run: &Run<'_>, open: &mut OpenSet) -> Result<CutMade, Wo
         };
         match attempt {
             // Everything was let go before: nothing waits while this does.
-            Err(WorkError::Set { source: SetError::Volumes(error @ VolumesError::Busy { .. }), .. }) => {
+            Err(WorkError::Set { source: SetError::Volumes(error @ VolumesError::Busy { .. }), .. }) if attempts_left > 0 => {
                 stage.item(Some(error.to_string()));
                 cutting.remove_partial().await?;
                 tokio::select! { () = run.rig.cancel.cancelled() => break Err(WorkError::Interrupted), () = tokio::time::sleep(pause) => {} }

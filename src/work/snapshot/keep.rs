@@ -17,6 +17,8 @@ use crate::work::WorkError;
 /// Shortest and longest pause between two looks.
 const LOOK_FIRST: Duration = Duration::from_millis(500);
 const LOOK_MAX: Duration = Duration::from_secs(30);
+/// How long a snapshot that was made may be missing from lists.
+const UNSEEN_MAX: Duration = Duration::from_secs(30);
 /// How often in a row the place may fail to answer before the run ends; the next run goes on.
 const SILENT_MAX: u32 = 20;
 
@@ -80,11 +82,30 @@ fn percent(snapshot: &Snapshot) -> u64 {
     }
 }
 
+/// Whether every snapshot and every copy is there and whole, at the end.
+pub(super) async fn still_there(run: &Run<'_>, set: &VolumeSet) -> Result<(), WorkError> {
+    let mut places = vec![(std::sync::Arc::clone(&run.home), set.members.iter().map(|member| member.snapshot.clone()).collect::<Vec<_>>())];
+    if let Some(copy) = &set.copied_to {
+        let elsewhere = run.rig.volumes.open(copy).await.map_err(|error| run.failed(error))?;
+        places.push((elsewhere, set.members.iter().filter_map(|member| Some(member.copy.as_ref()?.snapshot.clone())).collect()));
+    }
+    for (place, ids) in places {
+        for snapshot in look(run, place.as_ref(), &ids).await? {
+            if snapshot.progress != Progress::Completed {
+                return Err(run.failed(SetError::Vanished(snapshot.id)));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What is known of all of them; a place that does not answer for a while is asked again.
 async fn look(run: &Run<'_>, place: &dyn Volumes, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, WorkError> {
-    let (mut silent, mut pauses) = (0, Pauses(LOOK_FIRST));
+    let (mut silent, mut pauses, begun) = (0, Pauses(LOOK_FIRST), std::time::Instant::now());
     let mut found = loop {
         match place.snapshots(ids).await {
+            // What was made a moment ago need not be in a list yet.
+            Ok(found) if found.len() < ids.len() && begun.elapsed() < UNSEEN_MAX => pauses.pause(run).await?,
             Ok(found) => break found,
             Err(VolumesError::Unavailable { .. } | VolumesError::Unknown { .. }) if silent < SILENT_MAX => {
                 silent += 1;

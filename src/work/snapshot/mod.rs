@@ -309,8 +309,12 @@ impl Run<'_> {
         keep::copied(self, &open.backup, &mut set).await?;
         failpoint::reach("set-copied");
         let arrived = self.payloads(&opening, &mut set).await?;
-        let locked = keep::locked(self, &mut set).await;
-        if let Err(error) = locked {
+        // Copying and hashing take hours, in which anything may have been deleted.
+        let kept = async {
+            keep::still_there(self, &set).await?;
+            keep::locked(self, &mut set).await
+        };
+        if let Err(error) = kept.await {
             futures::future::join_all(arrived.into_iter().map(Arrived::abort)).await;
             return Err(error);
         }

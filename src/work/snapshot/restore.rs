@@ -25,6 +25,10 @@ const UNSEEN_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Days for which snapshots are brought back from the archive tier.
 const RECOVERED_DAYS: u32 = 7;
+/// How often in a row a place may fail to answer while something is waited for that takes days.
+const SILENT_MAX: u32 = 60;
+/// When a snapshot that is still archived is asked for again: what failed before is refused then, and says why.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// How often a volume is made anew that ended in state `error` or was removed by its place.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -199,17 +203,26 @@ impl Restoring<'_> {
     async fn recover(&self) -> Result<Duration, WorkError> {
         let begun = Instant::now();
         let ids: Vec<SnapshotId> = self.set.members.iter().filter_map(|member| Some(self.source(member)?.0.clone())).collect();
-        let mut asked = false;
+        let (mut asked, mut silent): (Option<Instant>, u32) = (None, 0);
         let stage = self.rig.progress.begin("look at snapshots", None);
         loop {
-            let found = self.place.snapshots(&ids).await.map_err(|error| self.failed(error))?;
+            let found = match self.place.snapshots(&ids).await {
+                Err(VolumesError::Unavailable { .. } | VolumesError::Unknown { .. }) if asked.is_some() && silent < SILENT_MAX => {
+                    silent += 1;
+                    self.pause().await?;
+                    continue;
+                }
+                found => found.map_err(|error| self.failed(error))?,
+            };
+            silent = 0;
+            let ask = asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN);
             if let Some(gone) = ids.iter().find(|id| !found.iter().any(|snapshot| snapshot.id == **id)) {
                 return Err(self.failed(SetError::Vanished(gone.clone())));
             }
             let mut waiting = 0;
             for snapshot in &found {
                 match snapshot.progress {
-                    Progress::Archived if !asked => {
+                    Progress::Archived if ask => {
                         self.place.recover(&snapshot.id, RECOVERED_DAYS).await.map_err(|error| self.failed(error))?;
                         waiting += 1;
                     }
@@ -222,7 +235,9 @@ impl Restoring<'_> {
                     }
                 }
             }
-            asked = true;
+            if ask {
+                asked = Some(Instant::now());
+            }
             if waiting == 0 {
                 stage.end();
                 return Ok(begun.elapsed());

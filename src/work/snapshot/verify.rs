@@ -105,6 +105,25 @@ pub fn bytes_to_read(manifest: &Manifest) -> Option<u64> {
     manifest.set.as_ref()?.members.iter().all(|member| member.blocks.is_some()).then(|| manifest.plain_bytes())
 }
 
+/// Whether every place has every snapshot: the blocks are read in one of them, and the other is what a bad night needs.
+async fn every_place(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
+    let set = set_of(manifest)?;
+    for (place, is_copy) in std::iter::once((&set.place, false)).chain(set.copied_to.as_ref().map(|place| (place, true))) {
+        match Source::open(rig, manifest, place, is_copy).await {
+            Err(WorkError::Set { source: super::SetError::Vanished(id), .. }) => {
+                return Err(WorkError::Damaged {
+                    what: format!("the set of backup {}", manifest.backup),
+                    why: format!("snapshot {id} in {place} is gone; the rest is whole"),
+                });
+            }
+            // Archived, or a region that does not answer: nothing is known to be missing.
+            Err(error) => tracing::warn!(%place, error = &error as &dyn std::error::Error, "a place of the set is not looked at"),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Verifies a set.
 ///
 /// # Errors
@@ -134,6 +153,7 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
             why: format!("{}. The snapshots are whole, and the hashes open with slot {slot}", defects.join("; ")),
         });
     }
+    every_place(rig, manifest).await?;
     let mut not_looked_at =
         vec!["whether the file systems can be mounted, and what lives on them starts: only a drill shows that".to_owned()];
     if set.copied_to.is_some() && !source.is_copy {

@@ -152,6 +152,23 @@ fn a_watchdog_that_is_killed_is_replaced_by_lifeboat_itself() {
 }
 
 #[test]
+fn a_watchdog_that_is_told_to_end_thaws_first() {
+    let (home, disks) = two();
+    let go_on = home.path("go-on");
+    let mut command = home.command(&["backup", "disks"]);
+    command.env("LIFEBOAT_WAITPOINT", format!("set-still={}", go_on.display()));
+    let child = command.spawn().unwrap();
+    eventually("it stands still", || home.path("go-on.reached").exists());
+    for pid in pids(&home.path("catalog.frozen").display().to_string()) {
+        run("kill", &["-TERM", &pid]);
+    }
+    eventually("the watchdog thaws", || disks.is_writable("vol-a") && disks.is_writable("vol-b"));
+    std::fs::write(&go_on, "").unwrap();
+    crate::support::home::out(&child.wait_with_output().unwrap()).fails(12, &["nothing stood still any more", "a signal came"]);
+    assert_eq!(snapshots(&disks), 0);
+}
+
+#[test]
 fn what_somebody_else_has_frozen_is_not_thawed() {
     let (home, disks) = two();
     let theirs = disks.mounted("vol-b");

@@ -224,6 +224,16 @@ fn a_hook_that_hangs_or_fails_is_undone_and_there_is_no_set() {
     script("before", "exit 0");
     home.run(&["backup", "disks"]).ok();
     assert_eq!(snapshots(&disks), 2);
+    // What cannot be undone is told, stays on record, and is undone once it can be.
+    script("before", "exit 3");
+    script("after", "exit 1");
+    home.run(&["backup", "disks"]).fails(12, &["may still be frozen", "after", "do it now"]);
+    let found = home.run(&["sweep"]).fails(10, &["1 things were left behind"]);
+    assert!(found.stdout.contains("file systems that a dead run has left frozen"), "{}", found.stdout);
+    script("after", "exit 0");
+    home.run(&["sweep", "--confirm"]).ok();
+    script("before", "exit 0");
+    home.run(&["backup", "disks"]).ok();
 }
 
 #[test]
@@ -555,4 +565,21 @@ fn the_runbook_of_a_set_names_commands_that_work() {
     command.args(["-c", &script]).env_clear().envs(path);
     let out = crate::support::home::finish(command).ok();
     assert!(out.stdout.contains("restored backup") && home.path("disks-images/vol-a.img").exists(), "{out:?}\n{page}");
+}
+
+#[test]
+fn a_snapshot_that_is_deleted_before_the_manifest_is_written_makes_no_set() {
+    let (home, disks) = two();
+    home.reconfigure("consistency = \"filesystem\"", "consistency = \"filesystem\"\nhash = false");
+    let go_on = home.path("go-on");
+    let mut command = home.command(&["backup", "disks"]);
+    command.env("LIFEBOAT_WAITPOINT", format!("set-copied={}", go_on.display()));
+    let child = command.spawn().unwrap();
+    eventually("it is about to be locked", || home.path("go-on.reached").exists());
+    let one = std::fs::read_dir(disks.directory().join("snapshots")).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_dir_all(one).unwrap();
+    std::fs::write(&go_on, "").unwrap();
+    crate::support::home::out(&child.wait_with_output().unwrap()).fails(12, &["has vanished", "the snapshots of this set were removed"]);
+    assert!(home.run(&["list"]).ok().stderr.contains("there is no backup yet"));
+    assert_eq!(snapshots(&disks), 0);
 }

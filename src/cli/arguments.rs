@@ -161,7 +161,8 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat rekey\n  lifeboat rekey --confirm\n  lifeboat rekey chat --confirm --identity /media/usb/recovery.txt\n\nWhat was interrupted goes on with the same command. A key that is not in lifeboat.toml any more is retired: its slots go as soon as\nnothing locks them, and until then are reported as still opening backups."
     )]
     Rekey(super::rekey::RekeyArguments),
-    /// Find what interrupted runs left: in the vault, and sandboxes on this host; remove it with --confirm.
+    /// Find what interrupted runs left: in the vault, snapshots of volumes, file systems left frozen and sandboxes on this host; remove it with
+    /// --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat sweep\n  lifeboat sweep --older-than 2h --confirm\n\nExits with 10 if something was found and not removed."
     )]
@@ -190,7 +191,7 @@ pub enum Verb {
         after_help = "Examples:\n  lifeboat status\n  lifeboat status --json | jq .alarms\n\nExits with 0 if everything is within its objectives, else with 11."
     )]
     Status,
-    /// Remove backups that no schedule keeps. Shows the plan first; acts with --confirm.
+    /// Remove backups that no schedule keeps, and move old sets of volumes to the archive tier. Shows the plan first; acts with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat prune\n  lifeboat prune chat --confirm\n\nExits with 10 if something was to go and could not be deleted."
     )]

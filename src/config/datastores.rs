@@ -300,6 +300,7 @@ fn volumes(s: &mut Section<'_>, place: Option<SetPlace>, base: &Path) -> Option<
         }
         _ => {}
     }
+    let wal_volume = s.text("wal_volume").and_then(|text| volume_id(s, "wal_volume", &text.value, &text.span));
     let copy = s.section("copy").and_then(|mut section| {
         let copy = copy(&mut section, place.as_ref(), base);
         section.finish();
@@ -321,7 +322,7 @@ fn volumes(s: &mut Section<'_>, place: Option<SetPlace>, base: &Path) -> Option<
         after,
         freeze_limit,
         postgres: server,
-        wal_volume: ids(s, "wal_volume").pop(),
+        wal_volume,
         hash: s.boolean("hash").unwrap_or(true),
         copy,
         lock,
@@ -368,30 +369,13 @@ fn selection(s: &mut Section<'_>) -> Option<Selection> {
     }
 }
 
-/// Ids of volumes, given as one text or as a list.
 fn ids(s: &mut Section<'_>, key: &str) -> Vec<VolumeId> {
-    if !s.has(key) {
-        return Vec::new();
-    }
-    let (texts, span) = if key == "wal_volume" {
-        match s.text(key) {
-            Some(text) => (vec![text.value], text.span),
-            None => return Vec::new(),
-        }
-    } else {
-        match s.texts(key) {
-            Some(texts) => (texts.value, texts.span),
-            None => return Vec::new(),
-        }
-    };
-    let mut ids = Vec::new();
-    for text in texts {
-        match text.parse::<VolumeId>() {
-            Ok(id) => ids.push(id),
-            Err(why) => drop(s.fault::<()>(span.clone(), key, &why, "write ids such as \"vol-0123456789abcdef0\"")),
-        }
-    }
-    ids
+    let Some(texts) = s.texts(key) else { return Vec::new() };
+    texts.value.iter().filter_map(|text| volume_id(s, key, text, &texts.span)).collect()
+}
+
+fn volume_id(s: &mut Section<'_>, key: &str, text: &str, span: &std::ops::Range<usize>) -> Option<VolumeId> {
+    text.parse().map_or_else(|why: String| s.fault(span.clone(), key, &why, "write ids such as \"vol-0123456789abcdef0\""), Some)
 }
 
 fn copy(s: &mut Section<'_>, home: Option<&SetPlace>, base: &Path) -> Option<CopyConfig> {

@@ -368,6 +368,17 @@ pub struct Member {
     pub changed: Option<u64>,
 }
 
+impl Member {
+    /// Its snapshot and the key of that, where it was taken or where it was copied; none if it was not copied.
+    #[must_use]
+    pub fn snapshot_in(&self, copies: bool) -> Option<(&SnapshotId, &str)> {
+        match copies {
+            true => self.copy.as_ref().map(|copy| (&copy.snapshot, copy.key.as_str())),
+            false => Some((&self.snapshot, self.key.as_str())),
+        }
+    }
+}
+
 /// How Postgres was brought to a state it can recover from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "by", deny_unknown_fields)]
@@ -448,6 +459,17 @@ impl VolumeSet {
             Some(PostgresCut::OnlineBackup { wal_volume, .. }) if !known(wal_volume) => Err(format!("{wal_volume} is not in the set")),
             _ => Ok(()),
         }
+    }
+
+    /// The places that have its snapshots: where they were taken, and then where they were copied; and whether it is the latter.
+    pub fn places(&self) -> impl Iterator<Item = (&SetPlace, bool)> {
+        std::iter::once((&self.place, false)).chain(self.copied_to.as_ref().map(|place| (place, true)))
+    }
+
+    /// Its snapshots where they were taken, or where they were copied, in the order of the volumes.
+    #[must_use]
+    pub fn snapshots(&self, copies: bool) -> Vec<SnapshotId> {
+        self.members.iter().filter_map(|member| Some(member.snapshot_in(copies)?.0.clone())).collect()
     }
 
     /// Bytes of all volumes.

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::fence::{Held, Mandate};
 use super::payload::{Arrived, Destination, Stream, send, source_may_know_better};
 use super::publish::{self, Contents, Opening, without_catalog};
-use super::{HostLock, Rig, WorkError, shelf, snapshot};
+use super::{HostLock, Rig, WorkError, cancellable, shelf, snapshot};
 use crate::config::plans;
 use crate::config::{DatastoreConfig, DatastoreKind, PostgresConfig};
 use crate::domain::envelope::Context;
@@ -223,13 +223,6 @@ async fn read_source(rig: &Rig, settings: &PostgresConfig, context: &Context, id
             join_all(arrived.into_iter().map(Arrived::abort)).await;
             Err(error)
         }
-    }
-}
-
-async fn cancellable<T>(rig: &Rig, work: impl Future<Output = T>) -> Result<T, WorkError> {
-    tokio::select! {
-        () = rig.cancel.cancelled() => Err(WorkError::Interrupted),
-        done = work => Ok(done),
     }
 }
 

@@ -137,14 +137,12 @@ struct Checked {
 fn set_guide(manifest: &Manifest, set: &VolumeSet, slots: &[Slot], checked: &Checked) -> String {
     let Checked { fetch, sums, open, verify } = checked;
     let mut make = String::new();
-    let places = std::iter::once((&set.place, false)).chain(set.copied_to.as_ref().map(|place| (place, true)));
-    for (place, is_copy) in places {
+    for (place, is_copy) in set.places() {
         // One of the two, and only the first is for who pastes everything.
         let (heading, fence) = if is_copy { ("Or, from the copies, in", "text") } else { ("In", "bash") };
         make.push_str(&format!("{heading} {place}:\n\n```{fence}\n"));
         for member in &set.members {
-            let copy = member.copy.as_ref().filter(|_| is_copy);
-            let (snapshot, key) = copy.map_or((&member.snapshot, &member.key), |copy| (&copy.snapshot, &copy.key));
+            let Some((snapshot, key)) = member.snapshot_in(is_copy) else { continue };
             let line = match place {
                 SetPlace::Ebs { region, .. } => format!(
                     "aws ec2 create-volume --region {} --availability-zone \"$ZONE\" --snapshot-id {snapshot} \\\n  --volume-type {}{}{} --encrypted --kms-key-id {} --query VolumeId --output text   # was {}{}\n",

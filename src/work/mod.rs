@@ -99,6 +99,17 @@ impl Rig {
     }
 }
 
+/// Works until it is done or somebody presses Ctrl-C.
+///
+/// # Errors
+/// [`WorkError::Interrupted`]
+async fn cancellable<T>(rig: &Rig, work: impl Future<Output = T>) -> Result<T, WorkError> {
+    tokio::select! {
+        () = rig.cancel.cancelled() => Err(WorkError::Interrupted),
+        done = work => Ok(done),
+    }
+}
+
 /// Why a verb did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the variants carry their room's error and its name")]
@@ -321,8 +332,6 @@ impl HostLock {
     }
 
     fn directory(config: &Config) -> PathBuf {
-        let mut directory = config.catalog.file.clone();
-        directory.set_extension("locks");
-        directory
+        config.catalog.file.with_extension("locks")
     }
 }

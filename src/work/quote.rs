@@ -23,7 +23,7 @@ use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
 use crate::domain::span::bytes_for_people;
 use crate::domain::thaw::Tier;
-use crate::domain::volumes::{Member, Progress, SnapshotId};
+use crate::domain::volumes::{Member, Progress};
 use crate::evidence::{self, Series};
 use crate::pg::Connection;
 
@@ -308,9 +308,7 @@ async fn volumes_of(rig: &Rig, manifest: &Manifest, wishes: &VolumeWishes) -> Re
     let (place, is_copy) = place_of(set, &wishes.zone)?;
     let failed = |error: crate::volumes::VolumesError| WorkError::Set { datastore: manifest.datastore.clone(), source: error.into() };
     let volumes = rig.volumes.open(place).await.map_err(failed)?;
-    let snapshot =
-        |member: &Member| if is_copy { member.copy.as_ref().map(|copy| copy.snapshot.clone()) } else { Some(member.snapshot.clone()) };
-    let ids: Vec<SnapshotId> = set.members.iter().filter_map(snapshot).collect();
+    let ids = set.snapshots(is_copy);
     let found = volumes.snapshots(&ids).await.map_err(failed)?;
     if let Some(gone) = ids.iter().find(|id| !found.iter().any(|one| one.id == **id)) {
         return Err(WorkError::Set { datastore: manifest.datastore.clone(), source: SetError::Vanished(gone.clone()) });

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Rig, WorkError, shelf};
+use super::{Rig, WorkError, cancellable, shelf};
 use crate::catalog::thaws::Asked;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::{PAYLOADS, parse_backup_key};
@@ -234,10 +234,7 @@ pub async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Opti
             .as_ref()
             .map_or(begun.elapsed(), |asked| Duration::try_from(Timestamp::now().duration_since(asked.at)).unwrap_or_default());
         stage.item(Some(format!("{tier} retrieval, within {}; Ctrl-C leaves it under way", for_people(expected))));
-        tokio::select! {
-            () = rig.cancel.cancelled() => return Err(WorkError::Interrupted),
-            () = tokio::time::sleep(thaw::pause(since, expected).min(rig.vault.limits().thaw_poll)) => {}
-        }
+        cancellable(rig, tokio::time::sleep(thaw::pause(since, expected).min(rig.vault.limits().thaw_poll))).await?;
     }
 }
 
@@ -277,10 +274,7 @@ pub async fn wait(rig: &Rig, manifest: &Manifest) -> Result<Option<Timestamp>, W
             return Ok(frost.until());
         }
         let expected = frost.class().and_then(|class| class.takes(Tier::Standard)).unwrap_or_default();
-        tokio::select! {
-            () = rig.cancel.cancelled() => return Err(WorkError::Interrupted),
-            () = tokio::time::sleep(thaw::pause(begun.elapsed(), expected).min(rig.vault.limits().thaw_poll)) => {}
-        }
+        cancellable(rig, tokio::time::sleep(thaw::pause(begun.elapsed(), expected).min(rig.vault.limits().thaw_poll))).await?;
     }
 }
 

@@ -82,22 +82,30 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
             why: format!("{}. The payloads are whole and open with slot {slot}", defects.join("; ")),
         });
     }
-    let not_looked_at = not_looked_at(rig, manifest, signature_verified, &slot);
-    Ok(VerifyReport {
-        datastore: manifest.datastore.clone(),
-        backup: manifest.backup.clone(),
-        signature_verified,
-        opened_with: slot,
-        sealed_bytes: manifest.sealed_bytes(),
-        plain_bytes: manifest.plain_bytes(),
-        comparison: Some(comparison),
-        set: None,
-        not_looked_at,
-    })
+    let unseen = vec!["whether a server accepts the SQL: only a restore shows that".to_owned()];
+    let unseen = not_looked_at(rig, manifest, signature_verified, &slot, unseen);
+    Ok(VerifyReport { comparison: Some(comparison), ..VerifyReport::of(manifest, signature_verified, slot, unseen) })
 }
 
-fn not_looked_at(rig: &Rig, manifest: &Manifest, signature_verified: bool, slot: &str) -> Vec<String> {
-    let mut list = vec!["whether a server accepts the SQL: only a restore shows that".to_owned()];
+impl VerifyReport {
+    /// What is told of every backup, whatever it holds.
+    pub(super) fn of(manifest: &Manifest, signature_verified: bool, opened_with: String, not_looked_at: Vec<String>) -> Self {
+        Self {
+            datastore: manifest.datastore.clone(),
+            backup: manifest.backup.clone(),
+            signature_verified,
+            opened_with,
+            sealed_bytes: manifest.sealed_bytes(),
+            plain_bytes: manifest.plain_bytes(),
+            comparison: None,
+            set: None,
+            not_looked_at,
+        }
+    }
+}
+
+/// What was not looked at: `list` of this kind of backup, and what no verification sees.
+pub(super) fn not_looked_at(rig: &Rig, manifest: &Manifest, signature_verified: bool, slot: &str, mut list: Vec<String>) -> Vec<String> {
     let others: Vec<&str> = manifest.slots.iter().map(|s| s.name.as_str()).filter(|name| *name != slot).collect();
     if !others.is_empty() {
         list.push(format!("whether the other key slots open it: {}", others.join(", ")));

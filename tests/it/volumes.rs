@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::support::disks::run;
-use crate::support::{Cluster, Disks, Home, Major, eventually};
+use crate::support::home::out;
+use crate::support::{Cluster, Disks, Home, Major, Out, eventually};
 
 const BASE: &str = "\n[datastores.disks]\nkind = \"local-volumes\"\ndirectory = \"volumes\"\nkms_keys = [\"local-key\"]\n";
 
@@ -22,6 +23,33 @@ fn two() -> (Home, Disks) {
     }
     home.configure(&format!("{BASE}instance = \"i-local\"\n{}", frozen(&[&disks.mounted("vol-a"), &disks.mounted("vol-b")])));
     (home, disks)
+}
+
+/// A backup that stands still at a named place.
+struct Paused {
+    child: std::process::Child,
+    go_on: std::path::PathBuf,
+}
+
+impl Paused {
+    fn at(home: &Home, place: &str) -> Self {
+        let go_on = home.path("go-on");
+        let mut command = home.command(&["backup", "disks", "--json"]);
+        command.env("LIFEBOAT_WAITPOINT", format!("{place}={}", go_on.display()));
+        let child = command.spawn().unwrap();
+        eventually(place, || home.path("go-on.reached").exists());
+        Self { child, go_on }
+    }
+
+    fn goes_on(self) -> Out {
+        std::fs::write(&self.go_on, "").unwrap();
+        out(&self.child.wait_with_output().unwrap())
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
 }
 
 fn snapshots(disks: &Disks) -> usize {
@@ -119,16 +147,11 @@ fn lifeboat_dies_between_freeze_and_thaw_and_nothing_stays_frozen() {
 #[test]
 fn with_lifeboat_and_its_watchdog_killed_the_next_run_thaws() {
     let (home, disks) = two();
-    let go_on = home.path("go-on");
-    let mut command = home.command(&["backup", "disks"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("set-still={}", go_on.display()));
-    let mut child = command.spawn().unwrap();
-    eventually("it stands still", || home.path("go-on.reached").exists());
+    let paused = Paused::at(&home, "set-still");
     let watchdogs = pids(&home.path("catalog.frozen").display().to_string());
     assert_eq!(watchdogs.len(), 1);
     kill(&watchdogs);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    paused.kill();
     assert!(!disks.is_writable("vol-a"), "nobody is left to thaw it");
     let out = home.run(&["backup", "disks"]).ok();
     assert!(out.stderr.contains("a dead run had left frozen was thawed"), "{}", out.stderr);
@@ -138,15 +161,9 @@ fn with_lifeboat_and_its_watchdog_killed_the_next_run_thaws() {
 #[test]
 fn a_watchdog_that_is_killed_is_replaced_by_lifeboat_itself() {
     let (home, disks) = two();
-    let go_on = home.path("go-on");
-    let mut command = home.command(&["backup", "disks"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("set-still={}", go_on.display()));
-    let child = command.spawn().unwrap();
-    eventually("it stands still", || home.path("go-on.reached").exists());
+    let paused = Paused::at(&home, "set-still");
     kill(&pids(&home.path("catalog.frozen").display().to_string()));
-    std::fs::write(&go_on, "").unwrap();
-    let out = crate::support::home::out(&child.wait_with_output().unwrap());
-    out.fails(12, &["the watchdog died"]);
+    paused.goes_on().fails(12, &["the watchdog died"]);
     assert!(disks.is_writable("vol-a") && disks.is_writable("vol-b"));
     assert_eq!(snapshots(&disks), 0, "a set that may have been written to is none");
 }
@@ -154,17 +171,12 @@ fn a_watchdog_that_is_killed_is_replaced_by_lifeboat_itself() {
 #[test]
 fn a_watchdog_that_is_told_to_end_thaws_first() {
     let (home, disks) = two();
-    let go_on = home.path("go-on");
-    let mut command = home.command(&["backup", "disks"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("set-still={}", go_on.display()));
-    let child = command.spawn().unwrap();
-    eventually("it stands still", || home.path("go-on.reached").exists());
+    let paused = Paused::at(&home, "set-still");
     for pid in pids(&home.path("catalog.frozen").display().to_string()) {
         run("kill", &["-TERM", &pid]);
     }
     eventually("the watchdog thaws", || disks.is_writable("vol-a") && disks.is_writable("vol-b"));
-    std::fs::write(&go_on, "").unwrap();
-    crate::support::home::out(&child.wait_with_output().unwrap()).fails(12, &["nothing stood still any more", "a signal came"]);
+    paused.goes_on().fails(12, &["nothing stood still any more", "a signal came"]);
     assert_eq!(snapshots(&disks), 0);
 }
 
@@ -185,16 +197,10 @@ fn what_somebody_else_has_frozen_is_not_thawed() {
 fn a_freeze_that_lasts_too_long_is_undone_and_there_is_no_set() {
     let (home, disks) = two();
     home.reconfigure("consistency = \"filesystem\"", "consistency = \"filesystem\"\nfreeze_limit = \"2s\"");
-    let go_on = home.path("go-on");
-    let mut command = home.command(&["backup", "disks"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("set-still={}", go_on.display()));
-    let child = command.spawn().unwrap();
-    eventually("it stands still", || home.path("go-on.reached").exists());
+    let paused = Paused::at(&home, "set-still");
     // Undone without anybody having asked.
     eventually("the watchdog thaws", || disks.is_writable("vol-a"));
-    std::fs::write(&go_on, "").unwrap();
-    let out = crate::support::home::out(&child.wait_with_output().unwrap());
-    out.fails(12, &["nothing stood still any more", "the time was over (freeze_limit)", "nothing was published"]);
+    paused.goes_on().fails(12, &["nothing stood still any more", "the time was over (freeze_limit)", "nothing was published"]);
     assert_eq!(snapshots(&disks), 0);
     assert!(home.run(&["list"]).ok().stderr.contains("there is no backup yet"));
 }
@@ -379,17 +385,12 @@ fn cut_one_after_another_within_an_online_backup_two_volumes_recover() {
     home.backup();
     let writing = Writing::begin(&cluster);
     // Between the cut of the data and the end of the online backup the server goes on writing for a while.
-    let go_on = home.path("go-on");
-    let mut command = home.command(&["backup", "disks", "--json"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("set-half={}", go_on.display()));
-    let child = command.spawn().unwrap();
-    eventually("the data is cut", || home.path("go-on.reached").exists());
+    let paused = Paused::at(&home, "set-half");
     let half = committed(&cluster);
     eventually("it is written to", || committed(&cluster) > half + 100);
     cluster.psql("bench", "CHECKPOINT");
     let before = committed(&cluster);
-    std::fs::write(&go_on, "").unwrap();
-    let report = crate::support::home::out(&child.wait_with_output().unwrap()).ok().json();
+    let report = paused.goes_on().ok().json();
     drop(writing);
     let set = &report[0]["set"];
     assert_eq!((set["postgres"]["by"].as_str(), set["one_moment"].as_bool()), (Some("online-backup"), Some(false)), "{set}");
@@ -571,15 +572,10 @@ fn the_runbook_of_a_set_names_commands_that_work() {
 fn a_snapshot_that_is_deleted_before_the_manifest_is_written_makes_no_set() {
     let (home, disks) = two();
     home.reconfigure("consistency = \"filesystem\"", "consistency = \"filesystem\"\nhash = false");
-    let go_on = home.path("go-on");
-    let mut command = home.command(&["backup", "disks"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("set-copied={}", go_on.display()));
-    let child = command.spawn().unwrap();
-    eventually("it is about to be locked", || home.path("go-on.reached").exists());
+    let paused = Paused::at(&home, "set-copied");
     let one = std::fs::read_dir(disks.directory().join("snapshots")).unwrap().next().unwrap().unwrap().path();
     std::fs::remove_dir_all(one).unwrap();
-    std::fs::write(&go_on, "").unwrap();
-    crate::support::home::out(&child.wait_with_output().unwrap()).fails(12, &["has vanished", "the snapshots of this set were removed"]);
+    paused.goes_on().fails(12, &["has vanished", "the snapshots of this set were removed"]);
     assert!(home.run(&["list"]).ok().stderr.contains("there is no backup yet"));
     assert_eq!(snapshots(&disks), 0);
 }

@@ -132,9 +132,7 @@ struct Findings {
 /// Directory of this host's sandboxes.
 #[must_use]
 pub fn state_directory(rig: &Rig) -> PathBuf {
-    let mut directory = rig.config.catalog.file.clone();
-    directory.set_extension("sandboxes");
-    directory
+    rig.config.catalog.file.with_extension("sandboxes")
 }
 
 /// Reads a drill script.

@@ -65,7 +65,6 @@ pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believ
     let lost = world.drill.breaks.contains(&Scenario::RegionLost);
     let source = if lost { Source::elsewhere(&world.rig, &manifest).await? } else { Source::find(&world.rig, &manifest).await? };
     let stage_told = world.rig.progress.begin("read blocks", bytes_to_read(&manifest));
-    let mut sound = Vec::new();
     for (index, member, at) in &members {
         let place = world.place.as_mut().ok_or_else(gone)?;
         let image = place.image(member.volume.as_str())?;
@@ -77,7 +76,7 @@ pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believ
         let from = (source.volumes.as_ref(), snapshot);
         blocks::to_file(&world.rig, &manifest, from, Some(recorded), (&image, member.bytes), &stage_told).await?;
         world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
-        sound.push(unsound(place.mount_image(&image, at).await)?);
+        place.mount_image(&image, at).await.map_err(unsound)?;
     }
     stage_told.end();
     let mounts = members.iter().map(|(_, _, at)| (*at).clone()).collect();
@@ -100,10 +99,10 @@ pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believ
 }
 
 /// A file system that is not sound is the backup's fault; everything else the machine's.
-fn unsound(mounted: Result<&'static str, SandboxError>) -> Result<&'static str, WorkError> {
-    match mounted {
-        Err(SandboxError::Failed { what: UNSOUND, why }) => Err(WorkError::Damaged { what: "a file system of the set".to_owned(), why }),
-        other => Ok(other?),
+fn unsound(error: SandboxError) -> WorkError {
+    match error {
+        SandboxError::Failed { what: UNSOUND, why } => WorkError::Damaged { what: "a file system of the set".to_owned(), why },
+        other => other.into(),
     }
 }
 

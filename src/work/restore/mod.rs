@@ -230,19 +230,25 @@ pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkEr
         smoke_failed: report.smoke.iter().filter(|result| result.answer != Answer::Pass).count(),
         server,
     };
+    report.recorded = record_restore(rig, record).await;
+    Ok(report)
+}
+
+/// Records a restore in the evidence; its number, if that could be done.
+pub(super) async fn record_restore(rig: &Rig, record: Restored) -> Option<u64> {
     // There is one series, and it goes on in the vault that others were copied from.
     if rig.is_elsewhere {
         tracing::warn!("the restore is not recorded in the evidence: this vault may be a copy, and the series goes on in its home");
-        return Ok(report);
+        return None;
     }
     // Whoever restores may not be able to sign. The data is what counts.
     match evidence::write(rig, Body::Restored(record)).await {
-        Ok(written) => report.recorded = Some(written.sequence),
+        Ok(written) => Some(written.sequence),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "the restore could not be recorded in the evidence");
+            None
         }
     }
-    Ok(report)
 }
 
 /// Waits until everything can be read for as long as the load takes.

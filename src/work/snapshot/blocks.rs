@@ -24,7 +24,7 @@ use crate::seal::{Identity, SourceEnd};
 use crate::volumes::{BlockRef, Volumes, VolumesError};
 use crate::work::payload::{Arrived, Destination, Stream, send};
 use crate::work::publish::Opening;
-use crate::work::{Rig, WorkError, back_up, shelf};
+use crate::work::{Rig, WorkError, back_up, cancellable, shelf};
 
 /// Blocks read at once.
 const READS_MAX: usize = 16;
@@ -297,10 +297,7 @@ async fn hash_one(
             None => None,
         };
         let incremental = known.is_some();
-        let counts = tokio::select! {
-            () = rig.cancel.cancelled() => return Err(WorkError::Interrupted.into()),
-            counts = produce(volumes, &snapshot, known, tell, stage) => counts?,
-        };
+        let counts = cancellable(rig, produce(volumes, &snapshot, known, tell, stage)).await??;
         let _ = proved.send(SourceEnd::of_listing());
         Ok((counts, incremental))
     };
@@ -429,11 +426,7 @@ pub async fn walk(
                 None => ended = true,
             }
         }
-        let next = tokio::select! {
-            () = rig.cancel.cancelled() => return Err(WorkError::Interrupted),
-            next = under_way.next() => next,
-        };
-        let Some(next) = next else { break };
+        let Some(next) = cancellable(rig, under_way.next()).await? else { break };
         let (block, bytes) = next.map_err(failed)?;
         if bytes.len() != BLOCK_BYTES {
             return Err(differs(block.index, "it is not 512 KiB long"));

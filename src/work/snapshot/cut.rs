@@ -20,7 +20,7 @@ use crate::source::postgres::SourceError;
 use crate::source::postgres::online::Online;
 use crate::volumes::watchdog::{Plan, Standstill};
 use crate::volumes::{Cut, VolumesError, mounts};
-use crate::work::{WorkError, back_up};
+use crate::work::{WorkError, back_up, cancellable};
 
 /// Pause before a limit of the service is tried again, and before a lost answer is looked for.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -85,27 +85,23 @@ fn groups(volumes: &[&Volume], together: bool) -> Vec<Group> {
 }
 
 /// Selects and cuts. What was cut is not noted yet when this returns.
-pub(super) async fn cut(run: &Run<'_>, open: &mut OpenSet) -> Result<CutMade, WorkError> {
+pub(super) async fn cut(run: &Run<'_>, open: &OpenSet) -> Result<CutMade, WorkError> {
     let volumes = select(run).await.map_err(|error| run.failed(error))?;
-    open.volumes = volumes.iter().map(|volume| volume.id.clone()).collect();
     run.note(open).await?;
-    let cutting = Cutting::plan(run, open, &volumes).map_err(|error| run.failed(error))?;
+    let Way { still, one_moment } = Way::choose(run, &volumes).map_err(|error| run.failed(error))?;
+    let cutting = Cutting { run, tagged: &open.backup, volumes: &volumes, still, one_moment };
     let stage = run.rig.progress.begin("cut volumes", None);
     let mut pause = PAUSE;
     let mut attempts_left = if cutting.still.is_some() { STANDSTILLS_MAX } else { CUTS_MAX };
     let made = loop {
         attempts_left -= 1;
-        let attempt = tokio::select! {
-            // What stands still is let go when the future is dropped.
-            () = run.rig.cancel.cancelled() => break Err(WorkError::Interrupted),
-            made = cutting.once() => made,
-        };
-        match attempt {
+        // What stands still is let go when the future is dropped.
+        match cancellable(run.rig, cutting.once()).await.flatten() {
             // Everything was let go before: nothing waits while this does.
             Err(WorkError::Set { source: SetError::Volumes(error @ VolumesError::Busy { .. }), .. }) if attempts_left > 0 => {
                 stage.item(Some(error.to_string()));
                 cutting.remove_partial().await?;
-                tokio::select! { () = run.rig.cancel.cancelled() => break Err(WorkError::Interrupted), () = tokio::time::sleep(pause) => {} }
+                cancellable(run.rig, tokio::time::sleep(pause)).await?;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
             made => break made,
@@ -116,17 +112,17 @@ pub(super) async fn cut(run: &Run<'_>, open: &mut OpenSet) -> Result<CutMade, Wo
     made
 }
 
-struct Cutting<'a> {
-    run: &'a Run<'a>,
-    open: &'a OpenSet,
-    volumes: &'a [Volume],
+/// How the configured consistency is had.
+struct Way {
+    /// What stands still meanwhile.
     still: Option<Plan>,
+    /// Whether all volumes are cut at one point in time.
     one_moment: bool,
 }
 
-impl<'a> Cutting<'a> {
-    /// Decides how, and refuses what could not be had.
-    fn plan(run: &'a Run<'a>, open: &'a OpenSet, volumes: &'a [Volume]) -> Result<Self, SetError> {
+impl Way {
+    /// Chooses, and refuses what could not be had.
+    fn choose(run: &Run<'_>, volumes: &[Volume]) -> Result<Self, SetError> {
         let settings = run.settings;
         let less = |why: String| SetError::LessConsistent { asked: settings.consistency, why };
         let still = (!settings.freeze.is_empty() || settings.before.is_some()).then(|| Plan {
@@ -170,9 +166,20 @@ impl<'a> Cutting<'a> {
                 "the set spans instances, whose volumes are not cut at one moment; the manifest says so"
             );
         }
-        Ok(Self { run, open, volumes, still, one_moment })
+        Ok(Self { still, one_moment })
     }
+}
 
+struct Cutting<'a> {
+    run: &'a Run<'a>,
+    /// The tag of the snapshots.
+    tagged: &'a BackupId,
+    volumes: &'a [Volume],
+    still: Option<Plan>,
+    one_moment: bool,
+}
+
+impl Cutting<'_> {
     fn failed(&self, source: impl Into<SetError>) -> WorkError {
         self.run.failed(source)
     }
@@ -200,7 +207,7 @@ impl<'a> Cutting<'a> {
         let members = self.members(snapshots).map_err(|error| self.failed(error))?;
         let set = VolumeSet {
             place: self.run.settings.place.clone(),
-            tagged: self.open.backup.clone(),
+            tagged: self.tagged.clone(),
             consistency: self.run.settings.consistency,
             one_moment: self.one_moment,
             cut_millis,
@@ -236,7 +243,7 @@ impl<'a> Cutting<'a> {
     async fn online_backup(&self) -> Result<(SourceFacts, PostgresCut, Vec<Snapshot>), WorkError> {
         let wal = self.run.settings.wal_volume.clone().ok_or_else(|| WorkError::Bug("no volume with the WAL".to_owned()))?;
         let (last, first): (Vec<&Volume>, Vec<&Volume>) = self.volumes.iter().partition(|volume| volume.id == wal);
-        let backup = self.online().await?.begin(&format!("lifeboat {}", self.open.backup)).await.map_err(|source| self.source(source))?;
+        let backup = self.online().await?.begin(&format!("lifeboat {}", self.tagged)).await.map_err(|source| self.source(source))?;
         let mut snapshots = self.groups(first, false).await?;
         failpoint::reach("set-half");
         let ended = backup.end().await.map_err(|source| self.source(source))?;
@@ -278,8 +285,8 @@ impl<'a> Cutting<'a> {
                 Some(instance) => self.left_out(instance, &volumes).await.map_err(|error| self.failed(error))?,
                 None => (Vec::new(), false),
             };
-            let tags = self.run.tags(&self.open.backup);
-            let description = format!("lifeboat: {} {}", self.run.datastore, self.open.backup);
+            let tags = self.run.tags(self.tagged);
+            let description = format!("lifeboat: {} {}", self.run.datastore, self.tagged);
             cuts.push(Cut { instance, volumes, left_out, without_boot, still, tags, description });
         }
         Ok(cuts)
@@ -354,7 +361,7 @@ impl<'a> Cutting<'a> {
 
     /// Snapshots of groups that were cut before another had to wait: they are of another moment.
     async fn remove_partial(&self) -> Result<(), WorkError> {
-        let tags = self.run.tags(&self.open.backup);
+        let tags = self.run.tags(self.tagged);
         keep::remove_tagged(self.run.home.as_ref(), &tags).await.map_err(|error| self.failed(error))
     }
 }
@@ -384,17 +391,15 @@ fn millis(duration: Duration) -> u64 {
 /// # Errors
 /// [`SetError`] if it cannot be had.
 pub(super) fn could(run: &Run<'_>, volumes: &[Volume]) -> Result<(String, bool), SetError> {
-    let open =
-        OpenSet { backup: BackupId::new(Timestamp::now(), 0), publishing: None, begun: Timestamp::now(), volumes: Vec::new(), cut: None };
-    let cutting = Cutting::plan(run, &open, volumes)?;
-    let how = match (run.settings.consistency, cutting.one_moment, cutting.still.is_some()) {
+    let Way { still, one_moment } = Way::choose(run, volumes)?;
+    let how = match (run.settings.consistency, one_moment, still.is_some()) {
         (Consistency::Postgres, false, _) => "an online backup, the WAL last",
         (Consistency::Postgres, true, _) => "a checkpoint, then one moment",
         (_, _, true) => "one moment, while file systems stand still",
         (_, true, false) => "one moment",
         (_, false, false) => "one moment per instance, and not of the whole",
     };
-    let online = run.settings.consistency == Consistency::Postgres && !cutting.one_moment;
+    let online = run.settings.consistency == Consistency::Postgres && !one_moment;
     Ok((format!("{}: {how}", run.settings.consistency), online))
 }
 

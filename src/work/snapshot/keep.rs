@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Run, SetError};
+use super::{Run, SetError, stray};
 use crate::config::CopyConfig;
 use crate::domain::id::BackupId;
 use crate::domain::volumes::{Copied, LockState, Member, Progress, Snapshot, SnapshotId, Tags, VolumeSet, tag};
 use crate::report::Stage;
 use crate::volumes::{Volumes, VolumesError};
-use crate::work::WorkError;
+use crate::work::{WorkError, cancellable};
 
 /// Shortest and longest pause between two looks.
 const LOOK_FIRST: Duration = Duration::from_millis(500);
@@ -27,10 +27,7 @@ struct Pauses(Duration);
 
 impl Pauses {
     async fn pause(&mut self, run: &Run<'_>) -> Result<(), WorkError> {
-        tokio::select! {
-            () = run.rig.cancel.cancelled() => return Err(WorkError::Interrupted),
-            () = tokio::time::sleep(self.0) => {}
-        }
+        cancellable(run.rig, tokio::time::sleep(self.0)).await?;
         self.0 = (self.0 * 3 / 2).min(LOOK_MAX);
         Ok(())
     }
@@ -38,7 +35,7 @@ impl Pauses {
 
 /// Waits until every snapshot of the set is whole, and sees to it that each is encrypted as the policy wants.
 pub(super) async fn whole(run: &Run<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
-    let ids: Vec<SnapshotId> = set.members.iter().map(|member| member.snapshot.clone()).collect();
+    let ids = set.snapshots(false);
     run.home.name(&ids).await.map_err(|error| run.failed(error))?;
     let stage = run.rig.progress.begin("wait for snapshots", Some(set.bytes()));
     let found = wait(run, run.home.as_ref(), &ids, &stage).await?;
@@ -84,12 +81,7 @@ fn percent(snapshot: &Snapshot) -> u64 {
 
 /// Whether every snapshot and every copy is there and whole, at the end.
 pub(super) async fn still_there(run: &Run<'_>, set: &VolumeSet) -> Result<(), WorkError> {
-    let mut places = vec![(std::sync::Arc::clone(&run.home), set.members.iter().map(|member| member.snapshot.clone()).collect::<Vec<_>>())];
-    if let Some(copy) = &set.copied_to {
-        let elsewhere = run.rig.volumes.open(copy).await.map_err(|error| run.failed(error))?;
-        places.push((elsewhere, set.members.iter().filter_map(|member| Some(member.copy.as_ref()?.snapshot.clone())).collect()));
-    }
-    for (place, ids) in places {
+    for (place, ids) in stray::held_in(run.rig, set).await.map_err(|error| run.failed(error))? {
         for snapshot in look(run, place.as_ref(), &ids).await? {
             if snapshot.progress != Progress::Completed {
                 return Err(run.failed(SetError::Vanished(snapshot.id)));

@@ -116,7 +116,6 @@ struct OpenSet {
     /// The name under which it was last to be published.
     publishing: Option<BackupId>,
     begun: Timestamp,
-    volumes: Vec<VolumeId>,
     cut: Option<CutMade>,
 }
 
@@ -139,9 +138,12 @@ struct Run<'a> {
 /// Where notes of frozen file systems stand.
 #[must_use]
 pub fn state_directory(rig: &Rig) -> PathBuf {
-    let mut directory = rig.config.catalog.file.clone();
-    directory.set_extension("frozen");
-    directory
+    rig.config.catalog.file.with_extension("frozen")
+}
+
+/// Whether something is not as old as a time that is allowed.
+fn is_younger(than: Timestamp, allowed: Span) -> bool {
+    Timestamp::now().duration_since(than) < jiff::SignedDuration::try_from(allowed.duration()).unwrap_or(jiff::SignedDuration::MAX)
 }
 
 /// Takes a backup of volumes, or goes on with one that was begun and is not older than the RPO.
@@ -197,7 +199,7 @@ impl Run<'_> {
             self.forget(&open.backup).await;
         }
         let begun = Timestamp::now();
-        Ok(OpenSet { backup: BackupId::new(begun, rand::random()), publishing: None, begun, volumes: Vec::new(), cut: None })
+        Ok(OpenSet { backup: BackupId::new(begun, rand::random()), publishing: None, begun, cut: None })
     }
 
     async fn noted(&self) -> Option<OpenSet> {
@@ -212,17 +214,15 @@ impl Run<'_> {
         if self.published(open).await? {
             return Ok(false);
         }
-        let age = Timestamp::now().duration_since(made.facts.snapshot_time);
-        let ids: Vec<SnapshotId> = made.set.members.iter().map(|member| member.snapshot.clone()).collect();
+        let ids = made.set.snapshots(false);
         let there = self.home.snapshots(&ids).await.map_err(|error| self.failed(error))?;
         // What is meant may have changed since.
-        let meant: BTreeSet<VolumeId> =
-            cut::select(self).await.map_err(|error| self.failed(error))?.into_iter().map(|volume| volume.id).collect();
+        let meant = cut::select(self).await.map_err(|error| self.failed(error))?;
+        let meant: BTreeSet<&VolumeId> = meant.iter().map(|volume| &volume.id).collect();
         let same = made.set.place == self.settings.place
             && made.set.consistency == self.settings.consistency
-            && open.volumes.iter().all(|volume| meant.contains(volume))
-            && open.volumes.len() == meant.len();
-        Ok(same && there.len() == ids.len() && age < jiff::SignedDuration::try_from(rpo.duration()).unwrap_or(jiff::SignedDuration::MAX))
+            && meant == made.set.members.iter().map(|member| &member.volume).collect();
+        Ok(same && there.len() == ids.len() && is_younger(made.facts.snapshot_time, rpo))
     }
 
     async fn note(&self, open: &OpenSet) -> Result<(), WorkError> {
@@ -325,14 +325,10 @@ impl Run<'_> {
 
     /// The sealed payloads: hashes of every block, and the restore plan that is in force.
     async fn payloads(&self, opening: &Opening, set: &mut VolumeSet) -> Result<Vec<Arrived>, WorkError> {
-        let mut arrived = Vec::new();
-        if self.settings.hash {
-            let before = self.before().await;
-            match blocks::hash(self.rig, self.home.as_ref(), opening, set, before.as_ref()).await {
-                Ok(payloads) => arrived.extend(payloads),
-                Err(error) => return Err(error),
-            }
-        }
+        let mut arrived = match self.settings.hash {
+            true => blocks::hash(self.rig, self.home.as_ref(), opening, set, self.before().await.as_ref()).await?,
+            false => Vec::new(),
+        };
         if let Some(plan) = plans::text_of(&self.rig.config, self.datastore) {
             match super::back_up::memory(self.rig, opening, "plan.toml", Role::Plan, plan).await {
                 Ok(payload) => arrived.push(payload),

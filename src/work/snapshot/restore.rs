@@ -13,12 +13,13 @@ use serde::Serialize;
 use super::blocks::{self, Recorded};
 use super::verify::{Source, bytes_to_read, set_of};
 use super::{SetError, tags};
-use crate::domain::evidence::{Body, Restored};
+use crate::domain::evidence::Restored;
 use crate::domain::manifest::Manifest;
 use crate::domain::span::for_people;
 use crate::domain::volumes::{InstanceId, Member, Progress, SetPlace, SnapshotId, Tags, Volume, VolumeId, VolumeSet, tag};
 use crate::volumes::{NewVolume, Volumes, VolumesError};
-use crate::work::{Rig, WorkError, evidence, shelf};
+use crate::work::restore::record_restore;
+use crate::work::{Rig, WorkError, cancellable, shelf};
 
 /// How long something that was asked for may be invisible: describing lags behind making.
 const UNSEEN_MAX: Duration = Duration::from_secs(60);
@@ -173,7 +174,7 @@ pub async fn to_zone(rig: &Rig, manifest: &Manifest, verified: bool, wishes: &Vo
         recorded: None,
     };
     // Nothing new was made: nothing new is recorded.
-    if !rig.is_elsewhere && report.volumes.iter().any(|volume| !volume.was_there) {
+    if report.volumes.iter().any(|volume| !volume.was_there) {
         report.recorded = restoring.record(verified, begun, recovering, first_use).await;
     }
     Ok(report)
@@ -184,25 +185,14 @@ impl Restoring<'_> {
         WorkError::Volumes { datastore: self.manifest.datastore.clone(), source: error.into() }
     }
 
-    fn source<'m>(&self, member: &'m Member) -> Option<(&'m SnapshotId, &'m str)> {
-        if self.is_copy {
-            member.copy.as_ref().map(|copy| (&copy.snapshot, copy.key.as_str()))
-        } else {
-            Some((&member.snapshot, member.key.as_str()))
-        }
-    }
-
     async fn pause(&self) -> Result<(), WorkError> {
-        tokio::select! {
-            () = self.rig.cancel.cancelled() => Err(WorkError::Interrupted),
-            () = tokio::time::sleep(LOOK_EVERY) => Ok(()),
-        }
+        cancellable(self.rig, tokio::time::sleep(LOOK_EVERY)).await
     }
 
     /// Brings snapshots back from the archive tier, which may take three days; how long it took.
     async fn recover(&self) -> Result<Duration, WorkError> {
         let begun = Instant::now();
-        let ids: Vec<SnapshotId> = self.set.members.iter().filter_map(|member| Some(self.source(member)?.0.clone())).collect();
+        let ids = self.set.snapshots(self.is_copy);
         let (mut asked, mut silent): (Option<Instant>, u32) = (None, 0);
         let stage = self.rig.progress.begin("look at snapshots", None);
         loop {
@@ -261,7 +251,9 @@ impl Restoring<'_> {
     }
 
     async fn make(&self, member: &Member) -> Result<NewlyMade, WorkError> {
-        let Some((snapshot, key)) = self.source(member) else { return Err(WorkError::Bug("a copied set without a copy".to_owned())) };
+        let Some((snapshot, key)) = member.snapshot_in(self.is_copy) else {
+            return Err(WorkError::Bug("a copied set without a copy".to_owned()));
+        };
         let of = |volume: VolumeId, was_there: bool| NewlyMade {
             volume,
             of: member.volume.clone(),
@@ -448,13 +440,7 @@ impl Restoring<'_> {
             smoke_failed: 0,
             server: format!("volumes in {}", self.wishes.zone),
         };
-        match evidence::write(self.rig, Body::Restored(record)).await {
-            Ok(written) => Some(written.sequence),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the restore could not be recorded in the evidence");
-                None
-            }
-        }
+        record_restore(self.rig, record).await
     }
 }
 

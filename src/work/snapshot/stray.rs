@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::OpenSet;
-use super::keep;
+use super::{OpenSet, is_younger, keep};
+use crate::config::DatastoreConfig;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
 use crate::domain::retention::Guard;
@@ -30,25 +30,16 @@ fn failed(datastore: &DatastoreName) -> impl Fn(VolumesError) -> WorkError {
     move |error| WorkError::Set { datastore: datastore.clone(), source: error.into() }
 }
 
-/// Every place that the configuration names for volumes, once, with a datastore that names it.
-fn places(rig: &Rig) -> Vec<(SetPlace, DatastoreName)> {
-    let mut all: Vec<(SetPlace, DatastoreName)> = Vec::new();
-    for (name, settings) in &rig.config.datastores {
-        let Some(volumes) = settings.volumes() else { continue };
-        let copy = volumes.copy.as_ref().map(|copy| copy.place.clone());
-        for place in std::iter::once(volumes.place.clone()).chain(copy) {
-            if !all.iter().any(|(known, _)| *known == place) {
-                all.push((place, name.clone()));
-            }
-        }
-    }
-    all
+/// Every place that the configuration names for volumes.
+fn places(rig: &Rig) -> BTreeSet<&SetPlace> {
+    let volumes = rig.config.datastores.values().filter_map(DatastoreConfig::volumes);
+    volumes.flat_map(|volumes| std::iter::once(&volumes.place).chain(volumes.copy.as_ref().map(|copy| &copy.place))).collect()
 }
 
 /// Looks for snapshots of this vault begun before a time whose backup is not published, and with which no run goes on.
 ///
 /// # Errors
-/// [`WorkError`] if a place cannot be asked.
+/// [`WorkError`] if vault or catalog cannot be read; a place that does not answer is passed over, and told.
 pub async fn strays(
     rig: &Rig,
     vault: &VaultId,
@@ -61,9 +52,9 @@ pub async fn strays(
         return Ok(found);
     }
     let used = Used::read(rig).await?;
-    for (place, _) in places {
+    for place in places {
         let ours = Tags::from([(tag::VAULT.to_owned(), vault.to_string())]);
-        let tagged = async { rig.volumes.open(&place).await?.tagged(&ours).await };
+        let tagged = async { rig.volumes.open(place).await?.tagged(&ours).await };
         // One region that does not answer is no reason to leave the others.
         let snapshots = match tagged.await {
             Ok(snapshots) => snapshots,
@@ -124,9 +115,7 @@ async fn goes_on(rig: &Rig, vault: &VaultId, (datastore, backup): &(DatastoreNam
     let Some(catalog) = rig.catalog() else { return Ok(false) };
     let noted = catalog.noted_set(vault, datastore).await?.and_then(|text| serde_json::from_str::<OpenSet>(&text).ok());
     let Some(noted) = noted.filter(|noted| noted.backup == *backup) else { return Ok(false) };
-    let rpo = rig.config.datastores.get(datastore).map(|settings| settings.rpo.duration()).unwrap_or_default();
-    let age = Timestamp::now().duration_since(noted.begun);
-    Ok(age < SignedDuration::try_from(rpo).unwrap_or(SignedDuration::MAX))
+    Ok(rig.config.datastores.get(datastore).is_some_and(|settings| is_younger(noted.begun, settings.rpo)))
 }
 
 /// Removes a stray snapshot.
@@ -139,12 +128,10 @@ pub async fn remove(rig: &Rig, stray: &Stray) -> Result<(), WorkError> {
 }
 
 /// A set's snapshots, by place.
-async fn held_in(rig: &Rig, manifest: &Manifest, set: &VolumeSet) -> Result<Vec<(Arc<dyn Volumes>, Vec<SnapshotId>)>, WorkError> {
-    let home = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
-    let mut all = vec![(home, set.members.iter().map(|member| member.snapshot.clone()).collect())];
-    if let Some(place) = &set.copied_to {
-        let copies = set.members.iter().filter_map(|member| Some(member.copy.as_ref()?.snapshot.clone())).collect();
-        all.push((rig.volumes.open(place).await.map_err(failed(&manifest.datastore))?, copies));
+pub(super) async fn held_in(rig: &Rig, set: &VolumeSet) -> Result<Vec<(Arc<dyn Volumes>, Vec<SnapshotId>)>, VolumesError> {
+    let mut all = Vec::new();
+    for (place, is_copy) in set.places() {
+        all.push((rig.volumes.open(place).await?, set.snapshots(is_copy)));
     }
     Ok(all)
 }
@@ -156,7 +143,7 @@ async fn held_in(rig: &Rig, manifest: &Manifest, set: &VolumeSet) -> Result<Vec<
 pub async fn guards(rig: &Rig, manifest: &Manifest) -> Result<Vec<Guard>, WorkError> {
     let Some(set) = &manifest.set else { return Ok(Vec::new()) };
     let mut guards = Vec::new();
-    for (place, ids) in held_in(rig, manifest, set).await? {
+    for (place, ids) in held_in(rig, set).await.map_err(failed(&manifest.datastore))? {
         for snapshot in place.snapshots(&ids).await.map_err(failed(&manifest.datastore))? {
             guards.extend(snapshot.lock.map(|lock| Guard::Locked(lock.until)));
         }
@@ -174,7 +161,7 @@ pub async fn guards(rig: &Rig, manifest: &Manifest) -> Result<Vec<Guard>, WorkEr
 pub async fn remove_of(rig: &Rig, manifest: &Manifest) -> Result<(), String> {
     let Some(set) = &manifest.set else { return Ok(()) };
     let tags = super::tags(&manifest.vault, &manifest.datastore, &set.tagged);
-    for (place, _) in held_in(rig, manifest, set).await.map_err(|error| error.to_string())? {
+    for (place, _) in held_in(rig, set).await.map_err(|error| failed(&manifest.datastore)(error).to_string())? {
         keep::remove_tagged(place.as_ref(), &tags).await.map_err(|error| error.to_string())?;
     }
     Ok(())
@@ -187,13 +174,11 @@ pub async fn remove_of(rig: &Rig, manifest: &Manifest) -> Result<(), String> {
 pub async fn to_archive(rig: &Rig, manifest: &Manifest) -> Result<Vec<SnapshotId>, WorkError> {
     let settings = rig.config.datastores.get(&manifest.datastore).and_then(|settings| settings.volumes());
     let (Some(set), Some(after)) = (&manifest.set, settings.and_then(|settings| settings.archive_after)) else { return Ok(Vec::new()) };
-    let age = Timestamp::now().duration_since(manifest.source.snapshot_time);
-    if age < SignedDuration::try_from(after.duration()).unwrap_or(SignedDuration::MAX) {
+    if is_younger(manifest.source.snapshot_time, after) {
         return Ok(Vec::new());
     }
     let place = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
-    let ids: Vec<SnapshotId> = set.members.iter().map(|member| member.snapshot.clone()).collect();
-    let found = place.snapshots(&ids).await.map_err(failed(&manifest.datastore))?;
+    let found = place.snapshots(&set.snapshots(false)).await.map_err(failed(&manifest.datastore))?;
     Ok(found.into_iter().filter(|snapshot| snapshot.progress == Progress::Completed).map(|snapshot| snapshot.id).collect())
 }
 

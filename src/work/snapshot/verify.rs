@@ -1,5 +1,7 @@
 //! Reading a set back without an instance: every block of every snapshot against what was recorded when it was taken.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::blocks::{self, Recorded};
@@ -7,9 +9,8 @@ use crate::domain::manifest::Manifest;
 use crate::domain::volumes::{Member, NotProtected, Progress, SetPlace, SnapshotId, VolumeSet};
 use crate::report::Stage;
 use crate::volumes::Volumes;
-use crate::work::verify::VerifyReport;
+use crate::work::verify::{VerifyReport, not_looked_at};
 use crate::work::{Rig, WorkError, shelf};
-use std::sync::Arc;
 
 /// What was read of a set.
 #[derive(Debug, Serialize)]
@@ -74,7 +75,7 @@ impl Source {
         let failed = |source: super::SetError| WorkError::Set { datastore: manifest.datastore.clone(), source };
         let volumes = rig.volumes.open(place).await.map_err(|error| failed(error.into()))?;
         let source = Self { volumes, is_copy };
-        let ids: Vec<SnapshotId> = set_of(manifest)?.members.iter().filter_map(|member| source.snapshot(member).cloned()).collect();
+        let ids = set_of(manifest)?.snapshots(is_copy);
         let found = source.volumes.snapshots(&ids).await.map_err(|error| failed(error.into()))?;
         for id in &ids {
             match found.iter().find(|snapshot| snapshot.id == *id) {
@@ -95,7 +96,7 @@ impl Source {
     /// The snapshot of a volume in this place.
     #[must_use]
     pub fn snapshot<'a>(&self, member: &'a Member) -> Option<&'a SnapshotId> {
-        if self.is_copy { member.copy.as_ref().map(|copy| &copy.snapshot) } else { Some(&member.snapshot) }
+        member.snapshot_in(self.is_copy).map(|(snapshot, _)| snapshot)
     }
 }
 
@@ -108,7 +109,7 @@ pub fn bytes_to_read(manifest: &Manifest) -> Option<u64> {
 /// Whether every place has every snapshot: the blocks are read in one of them, and the other is what a bad night needs.
 async fn every_place(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
     let set = set_of(manifest)?;
-    for (place, is_copy) in std::iter::once((&set.place, false)).chain(set.copied_to.as_ref().map(|place| (place, true))) {
+    for (place, is_copy) in set.places() {
         match Source::open(rig, manifest, place, is_copy).await {
             Err(WorkError::Set { source: super::SetError::Vanished(id), .. }) => {
                 return Err(WorkError::Damaged {
@@ -154,23 +155,11 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
         });
     }
     every_place(rig, manifest).await?;
-    let mut not_looked_at =
-        vec!["whether the file systems can be mounted, and what lives on them starts: only a drill shows that".to_owned()];
+    let mut unseen = vec!["whether the file systems can be mounted, and what lives on them starts: only a drill shows that".to_owned()];
     if set.copied_to.is_some() && !source.is_copy {
-        not_looked_at.push("the blocks of the copies".to_owned());
+        unseen.push("the blocks of the copies".to_owned());
     }
-    if !signature_verified || rig.trusted.is_empty() {
-        not_looked_at.push("the signature: no key is pinned (trust = […] or --trust-key)".to_owned());
-    }
-    Ok(VerifyReport {
-        datastore: manifest.datastore.clone(),
-        backup: manifest.backup.clone(),
-        signature_verified,
-        opened_with: slot,
-        sealed_bytes: manifest.sealed_bytes(),
-        plain_bytes: manifest.plain_bytes(),
-        comparison: None,
-        set: Some(SetRead { volumes: set.members.len(), blocks, read_in: source.volumes.place().clone() }),
-        not_looked_at,
-    })
+    let read = SetRead { volumes: set.members.len(), blocks, read_in: source.volumes.place().clone() };
+    let unseen = not_looked_at(rig, manifest, signature_verified, &slot, unseen);
+    Ok(VerifyReport { set: Some(read), ..VerifyReport::of(manifest, signature_verified, slot, unseen) })
 }

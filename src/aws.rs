@@ -1,8 +1,10 @@
 //! What every AWS adapter shares: how clients are configured, and how errors are read.
 
 use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::SharedCredentialsProvider;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use std::time::Duration;
 
@@ -12,6 +14,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One attempt of a request. Parts share the uplink, and completing an upload may take minutes; a connection on which nothing
 /// moves is ended earlier, by the SDK's own watch over stalled streams.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(900);
+/// One attempt of a request that is small; a snapshot that is waited for may keep a file system frozen.
+const SMALL_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// What an assumed role's sessions are called in CloudTrail.
+const SESSION: &str = "lifeboat";
 
 /// Credentials, region and endpoint as the AWS CLI finds them, with lifeboat's limits.
 pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConfig {
@@ -26,6 +32,21 @@ pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConf
         loader = loader.endpoint_url(endpoint);
     }
     loader.load().await
+}
+
+/// The same for calls that are small and answered at once, by a role if one is named.
+pub async fn config_of(region: &str, role: Option<&str>) -> SdkConfig {
+    let shared = config(Some(region.to_owned()), None).await;
+    let timeouts = shared.timeout_config().map(TimeoutConfig::to_builder).unwrap_or_default();
+    let timeouts = timeouts.operation_attempt_timeout(SMALL_CALL_TIMEOUT).build();
+    let shared = shared.into_builder().timeout_config(timeouts).build();
+    match role {
+        Some(role) => {
+            let provider = AssumeRoleProvider::builder(role).session_name(SESSION).configure(&shared).build().await;
+            shared.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
+        }
+        None => shared,
+    }
 }
 
 /// An AWS error, reduced to what decides.

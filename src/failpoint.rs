@@ -24,10 +24,17 @@ pub const OF_RESTORES: [&str; 5] = ["restore-marked", "restore-schema", "restore
 /// The same for a volume set.
 pub const OF_SETS: [&str; 7] = ["set-still", "set-half", "set-cut", "set-noted", "set-whole", "set-copied", "set-locked"];
 
+/// The same for a drill in a scratch VPC, beside those of drills.
+pub const OF_SCRATCH: [&str; 5] = ["scratch-leased", "scratch-built", "scratch-gated", "scratch-launched", "scratch-ordered"];
+
 /// Passes the named place, unless a test wants the process dead or slow here.
 pub fn reach(name: &str) {
     debug_assert!(
-        ALL.contains(&name) || OF_DRILLS.contains(&name) || OF_RESTORES.contains(&name) || OF_SETS.contains(&name),
+        ALL.contains(&name)
+            || OF_DRILLS.contains(&name)
+            || OF_RESTORES.contains(&name)
+            || OF_SETS.contains(&name)
+            || OF_SCRATCH.contains(&name),
         "unknown failpoint {name}"
     );
     #[cfg(debug_assertions)]

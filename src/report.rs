@@ -122,14 +122,14 @@ pub enum Happening {
     /// A step begins.
     StepBegan {
         /// The step.
-        step: &'static str,
+        step: String,
         /// Seconds since the drill was declared.
         at_seconds: f64,
     },
     /// A step ended.
     StepEnded {
         /// The step.
-        step: &'static str,
+        step: String,
         /// Seconds it took.
         seconds: f64,
         /// What went wrong.
@@ -160,6 +160,20 @@ pub enum Happening {
     Controlled {
         /// The result.
         result: ControlResult,
+    },
+    /// Something worth a line.
+    Told {
+        /// What.
+        text: String,
+    },
+    /// Something is being worked on elsewhere.
+    Worked {
+        /// What.
+        stage: String,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all, if known.
+        total: Option<u64>,
     },
     /// Everything is torn down, and the report is about to be signed: the last moment for notes.
     AboutToSign,

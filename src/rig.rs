@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::config::serve::How;
 use crate::config::{Config, KeyKind, SignerConfig, VaultConfig};
+use crate::domain::scratch::ScratchSettings;
 use crate::domain::volumes::SetPlace;
 use crate::keyring::age_key::{IdentityFile, LocalIdentity, Recipients};
 use crate::keyring::sign::{PublicKey, Signer, SigningFile, TrustedKeys};
@@ -19,6 +20,8 @@ use crate::notify::smtp::Smtp;
 use crate::notify::webhook::{Switch, Webhook};
 use crate::notify::{Bell, Channel, Way};
 use crate::report::Progress;
+use crate::sandbox::vpc::Clouds;
+use crate::sandbox::vpc::cloud::{Cloud, CloudError};
 use crate::vault::Vault;
 use crate::vault::cold::{Clock, Cold};
 use crate::vault::directory::Directory;
@@ -33,6 +36,8 @@ pub struct Extras {
     pub identities: Vec<PathBuf>,
     /// Public keys to believe, beside the configured ones: one-line or PEM text, or a file that holds it.
     pub trust: Vec<String>,
+    /// Tokens of KMS grants that are sent with every decryption: no secrets.
+    pub grant_tokens: Vec<String>,
 }
 
 /// Puts a rig together. Makes no connection except for what AWS needs to find its credentials.
@@ -66,7 +71,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
                 keys.push(Arc::new(LocalIdentity::new(&key.name, path)));
             }
             KeyKind::AwsKms { key_id, region, endpoint } => {
-                let kms = kms_key(&key.name, key_id, region.clone(), endpoint.clone()).await?;
+                let kms = kms_key(&key.name, key_id, region.clone(), endpoint.clone(), &extras.grant_tokens).await?;
                 keys.push(kms.0);
                 openers.push(kms.1);
             }
@@ -92,6 +97,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         is_elsewhere: false,
         replicas,
         keys,
+        clouds: Arc::new(Regions),
         volumes: Arc::new(Places),
         openers,
         signer,
@@ -152,14 +158,30 @@ impl volumes::Places for Places {
     }
 }
 
+/// Opens the regions in which scratch VPCs are.
+struct Regions;
+
+#[async_trait]
+impl Clouds for Regions {
+    #[cfg(feature = "ec2")]
+    async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, CloudError> {
+        Ok(Arc::new(crate::sandbox::vpc::aws::Ec2::new(&settings.region, settings.role.as_deref()).await))
+    }
+    #[cfg(not(feature = "ec2"))]
+    async fn open(&self, _: &ScratchSettings) -> Result<Arc<dyn Cloud>, CloudError> {
+        Err(CloudError::Unusable("this lifeboat was built without EC2; build it with --features ec2".to_owned()))
+    }
+}
+
 #[cfg(feature = "aws")]
 async fn kms_key(
     name: &str,
     key_id: &str,
     region: Option<String>,
     endpoint: Option<String>,
+    grant_tokens: &[String],
 ) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
-    let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint).await;
+    let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint).await.with_grants(grant_tokens.to_vec());
     Ok((Arc::new(key.clone()), Arc::new(key)))
 }
 
@@ -174,7 +196,13 @@ fn kms_of_slots() -> Option<Arc<dyn Opener>> {
 }
 
 #[cfg(not(feature = "aws"))]
-async fn kms_key(name: &str, _: &str, _: Option<String>, _: Option<String>) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
+async fn kms_key(
+    name: &str,
+    _: &str,
+    _: Option<String>,
+    _: Option<String>,
+    _: &[String],
+) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
     Err(KeyError::Unusable { key: name.to_owned(), why: "this lifeboat was built without AWS; build it with --features aws".to_owned() })
 }
 

@@ -64,6 +64,13 @@ pub struct Opening {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Carry out the order of a drill, on the instance of its scratch VPC. Started by the instance's own boot, not by people.
+    #[command(hide = true)]
+    Agent {
+        /// The order.
+        #[arg(long, value_name = "FILE")]
+        order: PathBuf,
+    },
     /// Make a new set-up: lifeboat.toml, keys, and the vault.
     #[command(after_help = "Example:\n  lifeboat init /etc/lifeboat --new-recovery-key /media/usb/recovery.txt")]
     Init {
@@ -252,6 +259,7 @@ impl Verb {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Init { .. } => "init",
+            Self::Agent { .. } => "agent",
             Self::Check => "check",
             Self::Backup { .. } => "backup",
             Self::List { .. } => "list",
@@ -288,6 +296,15 @@ pub enum PolicyVerb {
         after_help = "Example:\n  lifeboat policy lifecycle > rules.json\n  aws s3api put-bucket-lifecycle-configuration --bucket backups --lifecycle-configuration file://rules.json"
     )]
     Lifecycle,
+    /// What the role of whoever runs drills with sandbox = "vpc" may do in the drill account.
+    #[command(after_help = "Example:\n  lifeboat policy drill-role > drill-role.json")]
+    DrillRole,
+    /// What the role of a scratch instance may do.
+    #[command(after_help = "Example:\n  lifeboat policy instance-role > instance-role.json")]
+    InstanceRole,
+    /// What nobody in the drill account may do: for a service control policy or a permissions boundary.
+    #[command(after_help = "Example:\n  lifeboat policy guardrails > guardrails.json")]
+    Guardrails,
 }
 
 /// What can be done with the catalog.

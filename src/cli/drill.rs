@@ -16,7 +16,7 @@ use crate::domain::drill::{Answer, Verdict};
 use crate::domain::evidence::DrillReport;
 use crate::domain::span::{bytes_for_people, for_people};
 use crate::report::{Happening, Team};
-use crate::work::{Rig, drill, evidence};
+use crate::work::{Rig, WorkError, drill, evidence, scratch};
 
 /// Arguments of `lifeboat drill`.
 #[derive(Debug, Args)]
@@ -26,6 +26,9 @@ pub struct DrillArguments {
     /// Show it on a full screen, take notes, and wait before each break. Without a terminal: lines, as always.
     #[arg(long)]
     pub live: bool,
+    /// Show every AWS call that the drill would make, in order, with the permissions each needs; make none. For sandbox = "vpc".
+    #[arg(long, conflicts_with = "live")]
+    pub plan: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub opening: Opening,
@@ -60,6 +63,9 @@ pub enum DrillVerb {
         #[arg(long)]
         statement: String,
     },
+    /// List the runs in scratch VPCs that any host has a lease for: what is under way, what is overdue.
+    #[command(after_help = "Example:\n  lifeboat drill runs")]
+    Runs,
     /// Go on with a drill whose process died: undo what is left of it, and run its steps again.
     #[command(after_help = "Example:\n  lifeboat drill resume nightly")]
     Resume {
@@ -84,6 +90,7 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
             talk(&format!("signed as record {} of the evidence", written.sequence));
             Ok(Exit::Done)
         }
+        (Some(DrillVerb::Runs), _) => runs(start, &rig).await,
         (Some(DrillVerb::Resume { run }), _) => {
             let team = Team::new(tell(start.json), false);
             ended(start, drill::resume(&rig, &run, &team).await?)
@@ -92,6 +99,7 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
             let team = Team::new(tell(start.json), false);
             ended(start, drill::abort(&rig, &run, &team).await?)
         }
+        (None, Some(name)) if arguments.plan => plan(start, &rig, &name).await,
         (None, Some(name)) if arguments.live && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() => {
             let outcome = live::run(&rig, &name, &start.cancel).await?;
             ended(start, outcome)
@@ -158,6 +166,11 @@ pub(super) fn lines(happening: &Happening) -> Vec<String> {
                 None => "COULD NOT BE DONE",
             };
             vec![format!("    {word}  {}: {}", result.control.name(), result.summary)]
+        }
+        Happening::Told { text } => vec![format!("    {text}")],
+        Happening::Worked { stage, done, total } => {
+            let of = total.map(|total| format!(" of {}", bytes_for_people(total))).unwrap_or_default();
+            vec![format!("    {stage}: {}{of}", bytes_for_people(*done))]
         }
         Happening::AboutToSign | Happening::Ended { .. } => Vec::new(),
     }
@@ -226,6 +239,84 @@ fn summary(report: &DrillReport, record: u64) -> String {
     lines.extend(report.leftovers.iter().map(|leftover| format!("  left       {leftover}")));
     lines.push(format!("  evidence   record {record}; `lifeboat evidence show {record}`, `lifeboat evidence export DIRECTORY` for pages"));
     lines.join("\n")
+}
+
+/// What a drill would call. Calls that come in a row are one line.
+async fn plan(start: &Start, rig: &Rig, name: &str) -> Result<Exit, Failure> {
+    let script = drill::script(rig, name)?;
+    if script.place == plans::DrillPlace::Local {
+        return Err(WorkError::Refused {
+            what: format!("drill {name} --plan"),
+            why: "it restores on this host and calls nothing of AWS but what reading the vault takes".to_owned(),
+            hint: "--plan is for drills with sandbox = \"vpc\"; `lifeboat restore DATASTORE --plan` shows what a restore would do"
+                .to_owned(),
+        }
+        .into());
+    }
+    let phases = drill::vpc::plan(rig, &script, &Team::new(|_| {}, false)).await?;
+    if start.json {
+        let all = phases.iter().flat_map(|(phase, calls)| {
+            calls.iter().map(
+                move |call| json!({ "phase": phase, "action": call.action, "about": call.about, "permissions": call.all_permissions() }),
+            )
+        });
+        print::json(&all.collect::<Vec<_>>());
+        return Ok(Exit::Done);
+    }
+    let mut lines = Vec::new();
+    for (phase, calls) in phases {
+        lines.push(format!("{phase}:"));
+        let mut before: Option<String> = None;
+        for call in calls {
+            let more = if call.permissions.is_empty() { String::new() } else { format!("  [with {}]", call.permissions.join(", ")) };
+            let about = if call.about.is_empty() { String::new() } else { format!("  {}", call.about) };
+            let line = format!("  {}{about}{more}", call.action);
+            // Looks are repeated until something is in the state that is waited for.
+            if before.as_ref() != Some(&line) {
+                lines.push(line.clone());
+            }
+            before = Some(line);
+        }
+    }
+    data(&plain(&lines.join("\n")));
+    Ok(Exit::Done)
+}
+
+async fn runs(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
+    let leases = scratch::leases(rig).await?;
+    let now = jiff::Timestamp::now();
+    let state = |leased: &scratch::Leased| match &leased.lease {
+        Err(_) => "not believed",
+        Ok(_) if leased.over => "over, nothing left",
+        Ok(_) if leased.is_abandoned(now) => "overdue",
+        Ok(_) => "under way",
+    };
+    if start.json {
+        let all = leases.iter().map(|leased| json!({ "run": leased.run, "state": state(leased), "lease": leased.lease.as_ref().ok() }));
+        print::json(&all.collect::<Vec<_>>());
+    } else {
+        let rows = leases.iter().map(|leased| match &leased.lease {
+            Ok(lease) => {
+                let (place, cost) = (format!("{} {}", lease.account, lease.region), lease.cost_ceiling.to_string());
+                vec![
+                    leased.run.clone(),
+                    lease.drill.clone(),
+                    lease.host.clone(),
+                    place,
+                    lease.expires.to_string(),
+                    cost,
+                    state(leased).to_owned(),
+                ]
+            }
+            Err(why) => {
+                let unknown = || "?".to_owned();
+                vec![leased.run.clone(), unknown(), unknown(), unknown(), unknown(), unknown(), format!("not believed: {why}")]
+            }
+        });
+        data(&table(&["run", "drill", "host", "account, region", "gone by", "at most", "state"], rows.collect()));
+    }
+    // A monitor may ask: something is overdue.
+    Ok(if leases.iter().any(|leased| leased.is_abandoned(now)) { Exit::Leftovers } else { Exit::Done })
 }
 
 async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {

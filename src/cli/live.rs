@@ -33,7 +33,7 @@ struct Board {
     rto_seconds: f64,
     predicted_seconds: Option<f64>,
     restored_seconds: Option<f64>,
-    steps: Vec<(&'static str, Option<f64>, bool)>,
+    steps: Vec<(String, Option<f64>, bool)>,
     log: Vec<(Color, String)>,
     waiting_for: Option<String>,
     verdict: Option<Verdict>,
@@ -66,15 +66,15 @@ impl Board {
             }
             Happening::Chosen { predicted_seconds, .. } => self.predicted_seconds = *predicted_seconds,
             Happening::StepBegan { step, .. } => {
-                if *step == "examine" {
+                if step == "examine" {
                     self.restored_seconds = Some(self.begun.elapsed().as_secs_f64());
                 }
-                self.steps.push((step, None, false));
+                self.steps.push((step.clone(), None, false));
                 return;
             }
             Happening::StepEnded { step, seconds, error } => {
                 if let Some(last) = self.steps.iter_mut().rev().find(|(name, ..)| name == step) {
-                    *last = (step, Some(*seconds), error.is_some());
+                    *last = (step.clone(), Some(*seconds), error.is_some());
                 }
             }
             Happening::AboutToBreak { story, .. } => self.waiting_for = Some(format!("about to break: {story}")),
@@ -83,7 +83,12 @@ impl Board {
                 self.verdict = Some(*verdict);
                 self.log.extend(reasons.iter().map(|reason| (Color::Yellow, format!("because {reason}"))));
             }
-            Happening::Warned { .. } | Happening::Broke { .. } | Happening::Checked { .. } | Happening::Controlled { .. } => {}
+            Happening::Warned { .. }
+            | Happening::Broke { .. }
+            | Happening::Checked { .. }
+            | Happening::Controlled { .. }
+            | Happening::Told { .. }
+            | Happening::Worked { .. } => {}
         }
         let color = match happening {
             Happening::Checked { result, .. } if result.answer == Answer::Pass => Color::Green,

@@ -2,6 +2,7 @@
 //!
 //! stdout is data, stderr is talk. Nothing prompts when stdin is not a terminal. Errors are printed here and only here.
 
+mod agent;
 pub mod arguments;
 pub mod drill;
 mod elsewhere;

@@ -21,7 +21,7 @@ use crate::report::Progress;
 use crate::rig::{self, Extras};
 use crate::work::check::Answer as Found;
 use crate::work::shelf::{Believed, Entry};
-use crate::work::{Rig, WorkError, back_up, check, copy, init, rebuild, runbook, shelf, sweep, verify};
+use crate::work::{Rig, WorkError, back_up, check, copy, init, policy, rebuild, runbook, shelf, sweep, verify};
 
 pub(super) const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can tell who wrote this backup; pin one with trust = [\"…\"] in lifeboat.toml or --trust-key";
 
@@ -29,7 +29,7 @@ pub(super) const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so no
 pub(super) struct Start {
     pub(super) config: std::path::PathBuf,
     pub(super) json: bool,
-    progress: Progress,
+    pub(super) progress: Progress,
     pub(super) cancel: CancellationToken,
 }
 
@@ -40,7 +40,7 @@ impl Start {
             None => Config::load(&self.config).map_err(WorkError::from)?,
             Some(vault) => super::elsewhere::config(&self.config, vault)?,
         };
-        let extras = Extras { identities: opening.identity.clone(), trust: opening.trust_key.clone() };
+        let extras = Extras { identities: opening.identity.clone(), trust: opening.trust_key.clone(), ..Extras::default() };
         let rig = rig::assemble(config, extras, self.progress.clone(), self.cancel.clone()).await?;
         Ok(Rig { is_elsewhere: vault.is_some(), ..rig })
     }
@@ -75,6 +75,8 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
         Verb::Hold { backup, reason } => unattended::hold(&start, &backup, Some(&reason)).await,
         Verb::Release { backup } => unattended::hold(&start, &backup, None).await,
         Verb::Policy(PolicyVerb::Lifecycle) => unattended::lifecycle(&start),
+        Verb::Policy(verb) => run_policy(&start, verb).await,
+        Verb::Agent { order } => super::agent::run(&start, &order).await,
         Verb::Drill(arguments) => drill::run(&start, *arguments).await,
         Verb::Evidence(verb) => evidence::run(&start, verb).await,
         Verb::Catalog(CatalogVerb::Rebuild { opening }) => run_rebuild(&start, &opening).await,
@@ -404,6 +406,8 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
             "claims": leftovers.claims.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "bytes": leftovers.bytes,
             "sandboxes": leftovers.sandboxes,
+            "scratch": leftovers.scratch.iter().map(|stray| json!({ "run": stray.run, "expires": stray.expires, "things": stray.things })).collect::<Vec<_>>(),
+            "papers": leftovers.papers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "snapshots": leftovers.snapshots.iter().map(|stray| stray.id.to_string()).collect::<Vec<_>>(),
             "frozen": leftovers.frozen,
             "drills_without_report": leftovers.unreported,
@@ -419,6 +423,12 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
             data("file systems that a dead run has left frozen");
         }
         leftovers.sandboxes.iter().for_each(|run| data(&format!("sandbox of drill run {run}")));
+        for stray in &leftovers.scratch {
+            let expired = stray.expires.map(|time| format!(", to be gone by {time}")).unwrap_or_default();
+            let things = if stray.things.is_empty() { "perhaps grants".to_owned() } else { stray.things.join(", ") };
+            data(&format!("scratch VPC of drill run {}{expired}: {things}", stray.run));
+        }
+        leftovers.papers.iter().for_each(|key| data(&format!("paper of a drill run that is over: {key}")));
     }
     if leftovers.is_empty() {
         talk(&format!("nothing older than {older_than} was left behind"));
@@ -434,6 +444,17 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     }
     let removed = found.apply(&rig).await?;
     talk(&format!("removed {removed} things"));
+    Ok(Exit::Done)
+}
+
+async fn run_policy(start: &Start, verb: PolicyVerb) -> Result<Exit, Failure> {
+    let rig = start.rig(&Opening::default()).await?;
+    print::json(&match verb {
+        PolicyVerb::DrillRole => policy::drill_role(&rig).await?,
+        PolicyVerb::InstanceRole => policy::instance_role(&rig)?,
+        PolicyVerb::Guardrails => policy::guardrails(&rig)?,
+        PolicyVerb::Lifecycle => return unattended::lifecycle(start),
+    });
     Ok(Exit::Done)
 }
 

@@ -6,6 +6,7 @@
 mod datastores;
 pub mod plans;
 pub mod schedules;
+mod scratch;
 pub mod section;
 pub mod serve;
 pub mod template;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::domain::DatastoreName;
+use crate::domain::scratch::ScratchSettings;
 use crate::keyring::age_key::Recipients;
 use crate::keyring::sign::{PublicKey, TrustedKeys};
 pub use datastores::{CopyConfig, DatastoreConfig, DatastoreKind, PostgresConfig, VolumesConfig};
@@ -50,6 +52,8 @@ pub struct Config {
     pub compression: CompressionConfig,
     /// Datastores by name.
     pub datastores: BTreeMap<DatastoreName, DatastoreConfig>,
+    /// Where drills in the cloud happen.
+    pub scratch_vpc: Option<ScratchSettings>,
 }
 
 /// A key that wraps identities.
@@ -131,6 +135,7 @@ impl Config {
             pg_bin: None,
             compression: CompressionConfig { levels: template::LEVELS, compressors: cores.min(8) },
             datastores: BTreeMap::new(),
+            scratch_vpc: None,
         }
     }
 
@@ -182,12 +187,24 @@ impl Config {
         let (serve, notify) = (serve::serve(&mut root, base), serve::notify(&mut root, base));
         let (pg_bin, compression) = (postgres(&mut root, base), compression(&mut root));
         let datastores = datastores::datastores(&mut root, base);
+        let scratch_vpc = scratch::scratch_vpc(&mut root, base);
         root.finish();
         document.verdict()?;
         match (vault, signing) {
-            (Some(vault), Some(signing)) => {
-                Ok(Self { file: file.to_owned(), vault, vaults, keys, signing, catalog, serve, notify, pg_bin, compression, datastores })
-            }
+            (Some(vault), Some(signing)) => Ok(Self {
+                file: file.to_owned(),
+                vault,
+                vaults,
+                keys,
+                signing,
+                catalog,
+                serve,
+                notify,
+                pg_bin,
+                compression,
+                datastores,
+                scratch_vpc,
+            }),
             _ => Err(document.incomplete()),
         }
     }

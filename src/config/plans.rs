@@ -166,6 +166,15 @@ pub enum Expect {
 }
 
 /// Where a drill restores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrillPlace {
+    /// In a throwaway cluster on this host.
+    Local,
+    /// In a scratch VPC: the same cluster, on an instance of its own.
+    Vpc,
+}
+
+/// The throwaway cluster.
 #[derive(Debug, Clone)]
 pub struct LocalSandbox {
     /// Size of its file system, in bytes.
@@ -192,6 +201,8 @@ pub struct Drill {
     /// What decides where chance does; none: chance, and it is recorded.
     pub seed: Option<u64>,
     /// Where.
+    pub place: DrillPlace,
+    /// The cluster there.
     pub sandbox: LocalSandbox,
     /// Names of gaps in the isolation that are accepted.
     pub accept_gaps: BTreeSet<String>,
@@ -470,7 +481,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         section.finish();
         timing
     });
-    let _ = s.choice("sandbox", &[("local", ())]);
+    let place = s.choice("sandbox", &[("local", DrillPlace::Local), ("vpc", DrillPlace::Vpc)]).unwrap_or(DrillPlace::Local);
     let sandbox = local(s, config.base());
     let accept_gaps = words(s, "accept_gaps", &GAPS);
     let thaw = s.choice("thaw", &Tier::ALL.map(|tier| (tier.name(), tier)));
@@ -509,6 +520,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         cadence,
         chosen: chosen?,
         seed: s.number("seed", 0, usize::MAX >> 1).and_then(|seed| u64::try_from(seed).ok()),
+        place,
         sandbox,
         accept_gaps,
         rto: own_rto.or(rto)?,
@@ -541,7 +553,7 @@ fn cross_check_of(config: &Config, s: &mut Section<'_>, stage: &PlanStage) -> Op
 const CROSS_CHECK_WITHIN: Span = Span::seconds(24 * 3600);
 
 /// Names of the gaps a sandbox can have; the sandbox room says what they mean.
-pub const GAPS: [&str; 5] = ["network", "files", "processes", "uid", "size"];
+pub const GAPS: [&str; 6] = ["network", "files", "processes", "uid", "size", "names"];
 
 fn words(s: &mut Section<'_>, key: &str, known: &[&str]) -> BTreeSet<String> {
     let Some(list) = s.texts(key) else { return BTreeSet::new() };

@@ -9,6 +9,7 @@ use super::envelope::{Envelope, WrappedIdentity};
 use super::evidence::{Actor, Record};
 use super::id::{DatastoreName, VaultId};
 use super::manifest::Manifest;
+use super::scratch::{Lease, Letter, Order};
 
 /// Bytes that may stand in a vault unsealed.
 #[derive(Clone)]
@@ -64,6 +65,26 @@ impl Document {
     #[must_use]
     pub fn of_another_vault(bytes: Vec<u8>) -> Self {
         Self(bytes)
+    }
+    /// What any host can see of a run in a scratch VPC.
+    #[must_use]
+    pub fn lease(lease: &Lease) -> Self {
+        Self(json(lease))
+    }
+    /// What the agent of a scratch VPC is to do.
+    #[must_use]
+    pub fn order(order: &Order) -> Self {
+        Self(json(order))
+    }
+    /// A letter of that agent.
+    #[must_use]
+    pub fn letter(letter: &Letter) -> Self {
+        Self(json(letter))
+    }
+    /// The agent itself: a binary of lifeboat, stored under its hash.
+    #[must_use]
+    pub fn agent(binary: Vec<u8>) -> Self {
+        Self(binary)
     }
     /// `RESTORE.md`.
     #[must_use]

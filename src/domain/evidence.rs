@@ -13,6 +13,7 @@ use super::document::{DocumentError, format_of};
 use super::drill::{CheckResult, ControlResult, Halt, Objective, Scenario, Verdict};
 use super::id::{BackupId, DatastoreName, VaultId};
 use super::layout::ObjectKey;
+use super::scratch::ScratchReport;
 
 /// Format name of records.
 pub const FORMAT: &str = "lifeboat.evidence/1";
@@ -301,6 +302,9 @@ pub struct DrillReport {
     pub sandbox: String,
     /// How the sandbox was cut off: what holds, gaps, probes.
     pub isolation: serde_json::Value,
+    /// The scratch VPC, where the drill was in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Box<ScratchReport>>,
     /// Gaps the drill file accepts.
     pub gaps_accepted: Vec<String>,
     /// Each step with its times.

@@ -7,6 +7,8 @@
 //! payloads/<datastore>/<backup>/                 main.zst.age, globals.sql.zst.age, data-001.zst.age …
 //! evidence/<sequence>.json                       the series of drill reports (+ .sig before each)
 //! runs/epochs/<datastore>/<epoch>.json           who held a datastore, where hosts share the work
+//! runs/<run>/…                                   lease, order and inbox of a drill in a scratch VPC
+//! agent/<sha256>                                 the binary that its instance fetches
 //! probes/<random>                                what `lifeboat check` wrote to see whether it may write
 //! ```
 
@@ -125,6 +127,61 @@ pub fn epoch(datastore: &DatastoreName, epoch: u64) -> ObjectKey {
 pub fn parse_epoch_key(datastore: &DatastoreName, key: &str) -> Option<u64> {
     let number: u64 = key.strip_prefix(&epochs_of(datastore))?.strip_suffix(".json")?.parse().ok()?;
     (epoch(datastore, number).as_str() == key).then_some(number)
+}
+
+/// Where runs stand.
+pub const RUNS: &str = "runs/";
+
+/// Everything of a run in a scratch VPC. A run's name is made by lifeboat: a time and six hexadecimal digits.
+#[must_use]
+pub fn run_prefix(run: &str) -> String {
+    format!("{RUNS}{run}/")
+}
+
+/// The lease of a run.
+#[must_use]
+pub fn lease(run: &str) -> ObjectKey {
+    ObjectKey(format!("{}lease.json", run_prefix(run)))
+}
+
+/// What says that a run is over and nothing of it is left.
+#[must_use]
+pub fn run_over(run: &str) -> ObjectKey {
+    ObjectKey(format!("{}over.json", run_prefix(run)))
+}
+
+/// The order of a run's agent, by attempt: a run that is resumed has another.
+#[must_use]
+pub fn order(run: &str, attempt: u64) -> ObjectKey {
+    ObjectKey(format!("{}order-{attempt:04}.json", run_prefix(run)))
+}
+
+/// Where the agent of an attempt puts its letters.
+#[must_use]
+pub fn inbox(run: &str, attempt: u64) -> String {
+    format!("{}inbox/{attempt:04}/", run_prefix(run))
+}
+
+/// The `number`th letter.
+#[must_use]
+pub fn letter(run: &str, attempt: u64, number: u64) -> ObjectKey {
+    ObjectKey(format!("{}{number:08}.json", inbox(run, attempt)))
+}
+
+/// The run that an object below [`RUNS`] belongs to; none of claims of epochs.
+#[must_use]
+pub fn parse_run_key(key: &str) -> Option<String> {
+    let run = key.strip_prefix(RUNS)?.split('/').next()?;
+    let (time, random) = run.split_once('-')?;
+    let hexadecimal = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
+    let is_time = time.len() == 16 && time.bytes().all(|c| c.is_ascii_digit() || c == b'T' || c == b'Z');
+    (is_time && random.len() == 6 && random.bytes().all(hexadecimal)).then(|| run.to_owned())
+}
+
+/// The binary that scratch instances fetch.
+#[must_use]
+pub fn agent(sha256: &str) -> ObjectKey {
+    ObjectKey(format!("agent/{sha256}"))
 }
 
 /// The vault's own document.

@@ -14,6 +14,11 @@ impl Span {
     pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
+    /// A span of so many thousandths of a second.
+    #[must_use]
+    pub const fn milliseconds(milliseconds: u64) -> Self {
+        Self(Duration::from_millis(milliseconds))
+    }
     /// The span as a [`Duration`].
     #[must_use]
     pub const fn duration(self) -> Duration {
@@ -42,6 +47,9 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         let help =
             || format!("{text:?} is not a length of time; write a number and a unit, like \"90s\", \"15m\", \"24h\", \"2d\" or \"2w\"");
+        if let Some(number) = text.strip_suffix("ms") {
+            return number.trim().parse().map(Self::milliseconds).map_err(|_| help());
+        }
         for (unit, seconds) in WORDS.into_iter().chain(UNITS) {
             if let Some(number) = text.strip_suffix(unit) {
                 let count: u64 = number.trim().parse().map_err(|_| help())?;
@@ -55,6 +63,9 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.0.as_secs();
+        if self.0.subsec_millis() > 0 {
+            return write!(f, "{}ms", self.0.as_millis());
+        }
         let (unit, seconds) = UNITS.iter().find(|(_, s)| total >= *s && total.is_multiple_of(*s)).unwrap_or(&("s", 1));
         write!(f, "{}{unit}", total / seconds)
     }

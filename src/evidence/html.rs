@@ -150,8 +150,9 @@ pub fn report_page(sequence: u64, sha256: &str, signed: bool, report: &DrillRepo
                         td { (control.summary) } td.right { (seconds(control.seconds)) } } } } }
         }
         section { h2 { "Isolation" } (isolation(report)) }
+        @if let Some(place) = &report.scratch { (super::place::section(place)) }
         section { h2 { "Left behind" }
-            @if report.leftovers.is_empty() { p { "Nothing: no process, no file." } }
+            @if report.leftovers.is_empty() { p { "Nothing" @if report.scratch.is_none() { ": no process, no file" } @else { " that carries this run's tags, and no grant" } "." } }
             @else { ul { @for leftover in &report.leftovers { li.fail { (leftover) } } } }
         }
         @if !report.notes.is_empty() {
@@ -218,7 +219,8 @@ fn timeline(report: &DrillReport) -> Markup {
     let end = report.steps.iter().map(|step| step.from_seconds + step.seconds).fold(0.001, f64::max);
     let row = 20.0;
     let height = row * report.steps.len() as f64 + BOTTOM;
-    let left = 130.0;
+    let longest = report.steps.iter().map(|step| step.step.chars().count()).max().unwrap_or_default();
+    let left = (longest as f64 * 7.2 + 10.0).max(130.0);
     let x = |at: f64| left + at / end * (WIDTH - left - 70.0);
     html! {
         div.plot {

@@ -4,6 +4,7 @@
 //! in between leaves a claimed number without a record, which the next record's `previous` shows to have been so already then.
 
 pub mod html;
+mod place;
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;

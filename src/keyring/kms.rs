@@ -23,6 +23,8 @@ pub struct KmsKey {
     key_id: String,
     region: Option<String>,
     client: Client,
+    /// Sent with every decryption: a grant made a moment ago is known only to who brings its token.
+    grant_tokens: Vec<String>,
 }
 
 /// The region that an ARN names.
@@ -44,7 +46,19 @@ impl KmsKey {
     /// A client for the key. Makes no request.
     pub async fn new(name: &str, key_id: &str, region: Option<String>, endpoint: Option<String>) -> Self {
         let client = client(key_id, region.clone(), endpoint).await;
-        Self { name: name.to_owned(), key_id: key_id.to_owned(), region: region.or_else(|| region_of(key_id)), client }
+        Self {
+            name: name.to_owned(),
+            key_id: key_id.to_owned(),
+            region: region.or_else(|| region_of(key_id)),
+            client,
+            grant_tokens: Vec::new(),
+        }
+    }
+
+    /// The same, with tokens of grants.
+    #[must_use]
+    pub fn with_grants(self, grant_tokens: Vec<String>) -> Self {
+        Self { grant_tokens, ..self }
     }
 }
 
@@ -94,6 +108,7 @@ impl Opener for KmsKey {
         }
         // The key is ours by configuration; a slot that names another is KMS's to refuse.
         let request = self.client.decrypt().key_id(&self.key_id).ciphertext_blob(Blob::new(bytes));
+        let request = request.set_grant_tokens((!self.grant_tokens.is_empty()).then(|| self.grant_tokens.clone()));
         let sent = request.set_encryption_context(Some(context.pairs().into_iter().collect())).send().await;
         let reply = sent.map_err(|error| explain(&self.name, "unwrap the identity", Answer::of(&error)))?;
         let refused = |why: &str| KeyError::Refused { key: self.name.clone(), what: "unwrap the identity", why: why.to_owned() };

@@ -182,6 +182,30 @@ impl Signer for SigningFile {
     }
 }
 
+/// An Ed25519 key that lives as long as a process: no file ever holds it.
+pub struct PassingKey(Ed25519KeyPair);
+
+impl PassingKey {
+    /// A new key.
+    ///
+    /// # Errors
+    /// [`KeyError::Unusable`] if the system has no random numbers.
+    pub fn generate() -> Result<Self, KeyError> {
+        let unusable = |_| KeyError::Unusable { key: "agent".to_owned(), why: "the system's random numbers are not available".to_owned() };
+        Ed25519KeyPair::generate().map(Self).map_err(unusable)
+    }
+    /// Its public half.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey { kind: PublicKind::Ed25519, bytes: self.0.public_key().as_ref().to_vec() }
+    }
+    /// A raw signature of the bytes.
+    #[must_use]
+    pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        self.0.sign(bytes).as_ref().to_vec()
+    }
+}
+
 /// Makes a new Ed25519 key file, readable by its owner only, and returns its public half. Never overwrites.
 ///
 /// # Errors

@@ -94,6 +94,8 @@ pub enum Done {
 /// The system's error, with what was being done.
 pub fn first_process() -> Result<(), String> {
     let begun = Instant::now();
+    // Whoever started the drill may let nobody read what it writes; the server must read what is written here.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| format!("no plan came: {error}"))?;
     let plan: Plan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;

@@ -7,6 +7,7 @@
 pub mod jail;
 pub mod local;
 pub mod volumes;
+pub mod vpc;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,12 +41,20 @@ pub enum Gap {
     Uid,
     /// What it writes is limited by the host's disk alone.
     Size,
+    /// Names can be asked of a resolver, and so leave: a scratch VPC without a DNS firewall.
+    Names,
 }
 
 impl Gap {
     /// All gaps and their names in drill files.
-    pub const ALL: [(&'static str, Self); 5] =
-        [("network", Self::Network), ("files", Self::Files), ("processes", Self::Processes), ("uid", Self::Uid), ("size", Self::Size)];
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("network", Self::Network),
+        ("files", Self::Files),
+        ("processes", Self::Processes),
+        ("uid", Self::Uid),
+        ("size", Self::Size),
+        ("names", Self::Names),
+    ];
 
     /// Its name in drill files and reports.
     #[must_use]

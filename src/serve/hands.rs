@@ -177,6 +177,7 @@ impl Verbs {
         kinds.insert("snapshots without a backup", leftovers.snapshots.len());
         kinds.insert("file systems left frozen", leftovers.frozen);
         kinds.insert("sandboxes", leftovers.sandboxes.len());
+        kinds.insert("scratch VPCs", leftovers.scratch.len());
         kinds.insert("drills without a report", leftovers.unreported.len());
         kinds.insert("backups whose manifest is gone", leftovers.lost.len());
         kinds.retain(|_, count| *count > 0);

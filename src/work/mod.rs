@@ -10,6 +10,7 @@ pub mod fence;
 pub mod guide;
 pub mod init;
 pub mod payload;
+pub mod policy;
 pub mod prune;
 pub mod publish;
 pub mod quote;
@@ -18,6 +19,7 @@ pub mod recovery;
 pub mod rekey;
 pub mod restore;
 pub mod runbook;
+pub mod scratch;
 pub mod shelf;
 pub mod snapshot;
 pub mod status;
@@ -45,6 +47,8 @@ use crate::keyring::sign::{Signer, TrustedKeys};
 use crate::keyring::{Key, KeyError, Opener};
 use crate::report::Progress;
 use crate::sandbox::SandboxError;
+use crate::sandbox::vpc::Clouds;
+use crate::sandbox::vpc::cloud::CloudError;
 use crate::seal::{OpenError, SealError};
 use crate::source::postgres::SourceError;
 use crate::target::TargetError;
@@ -64,6 +68,8 @@ pub struct Rig {
     pub replicas: BTreeMap<String, Arc<dyn Vault>>,
     /// Keys that wrap.
     pub keys: Vec<Arc<dyn Key>>,
+    /// What opens the cloud of scratch VPCs.
+    pub clouds: Arc<dyn Clouds>,
     /// What opens places with volumes.
     pub volumes: Arc<dyn Places>,
     /// What may open, in the order in which it is tried.
@@ -196,6 +202,8 @@ pub enum WorkError {
     NoSuchDrill { name: String, file: PathBuf, suggestion: Option<String> },
     #[error("the evidence series has {count} flaws", count = .0.len())]
     Flawed(Vec<Flaw>),
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
     #[error("{what} failed")]
     File {
         what: String,
@@ -241,6 +249,9 @@ impl WorkError {
             Self::Evidence(error) => error.trouble(),
             Self::Flawed(_) => Trouble::Integrity,
             Self::Leftovers(_) => Trouble::Leftovers,
+            Self::Cloud(CloudError::Unusable(_) | CloudError::Refused { .. }) => Trouble::Usage,
+            Self::Cloud(CloudError::Nonsense { .. }) => Trouble::Bug,
+            Self::Cloud(_) => Trouble::Unavailable,
             Self::Interrupted => Trouble::Interrupted,
         }
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::fence::Held;
+use super::scratch::{self, StrayRun};
 pub use super::snapshot::stray::Stray;
 use super::snapshot::{self, stray};
 use super::{HostLock, Rig, WorkError, drill};
@@ -44,6 +45,10 @@ pub struct Leftovers {
     pub frozen: usize,
     /// Runs of drills whose sandbox outlived them.
     pub sandboxes: Vec<String>,
+    /// Runs of drills of which something stands in the cloud, or may, though their time is up or their process died.
+    pub scratch: Vec<StrayRun>,
+    /// Leases, orders and letters of such runs that are over.
+    pub papers: Vec<ObjectKey>,
     /// Runs of drills of this host whose process died and which have no report: told of, for somebody to resume or abort.
     pub unreported: Vec<String>,
 }
@@ -58,6 +63,8 @@ impl Leftovers {
             && self.claims.is_empty()
             && self.sandboxes.is_empty()
             && self.snapshots.is_empty()
+            && self.scratch.is_empty()
+            && self.papers.is_empty()
             && self.frozen == 0
     }
     /// How many things would be removed.
@@ -68,6 +75,8 @@ impl Leftovers {
             + self.claims.len()
             + self.sandboxes.len()
             + self.snapshots.len()
+            + self.scratch.iter().map(|stray| stray.things.len().max(1)).sum::<usize>()
+            + self.papers.len()
             + self.frozen
             + self.orphans.values().map(Vec::len).sum::<usize>()
     }
@@ -142,7 +151,13 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
     sweep.leftovers.probes = own.map(|f| f.key).collect();
     claims(rig, before, &mut sweep.leftovers).await?;
-    drills(rig, &vault, &mut sweep.leftovers).await?;
+    let dead = drills(rig, &vault, &mut sweep.leftovers).await?;
+    sweep.leftovers.scratch = scratch::strays(rig, &dead).await?;
+    for leased in scratch::leases(rig).await? {
+        if leased.over && leased.written <= before {
+            sweep.leftovers.papers.extend(leased.objects);
+        }
+    }
     Ok(sweep)
 }
 
@@ -165,8 +180,8 @@ async fn claims(rig: &Rig, before: Timestamp, leftovers: &mut Leftovers) -> Resu
     Ok(())
 }
 
-/// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more.
-async fn drills(rig: &Rig, vault: &VaultId, leftovers: &mut Leftovers) -> Result<(), WorkError> {
+/// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more. Returns the runs of this host that died.
+async fn drills(rig: &Rig, vault: &VaultId, leftovers: &mut Leftovers) -> Result<BTreeSet<String>, WorkError> {
     let open = match rig.catalog() {
         Some(catalog) => catalog.open_drills(vault).await?,
         None => Vec::new(),
@@ -181,7 +196,7 @@ async fn drills(rig: &Rig, vault: &VaultId, leftovers: &mut Leftovers) -> Result
     let found = local::found(&drill::state_directory(rig)).into_iter();
     leftovers.sandboxes =
         found.filter(|lease| lease.expires <= Timestamp::now() || dead.contains(&lease.run)).map(|lease| lease.run).collect();
-    Ok(())
+    Ok(dead)
 }
 
 impl Sweep {
@@ -258,6 +273,10 @@ impl Sweep {
             local::undo(&drill::state_directory(rig), run).await?;
             removed += 1;
         }
+        for stray in &self.leftovers.scratch {
+            scratch::remove(rig, &stray.run).await?;
+            removed += stray.things.len().max(1);
+        }
         if self.leftovers.frozen > 0 {
             removed += watchdog::undo_abandoned(&snapshot::state_directory(rig))
                 .await
@@ -290,7 +309,7 @@ impl Sweep {
                 removed += 1;
             }
         }
-        for key in self.leftovers.probes.iter().chain(&self.leftovers.claims) {
+        for key in self.leftovers.probes.iter().chain(&self.leftovers.claims).chain(&self.leftovers.papers) {
             rig.vault.remove(key).await?;
             removed += 1;
         }

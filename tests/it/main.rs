@@ -24,6 +24,10 @@ mod retention;
 mod round_trip;
 #[cfg(feature = "aws")]
 mod s3;
+#[cfg(feature = "ec2")]
+mod scratch;
+#[cfg(feature = "ec2")]
+mod scratch_storms;
 mod sessions;
 mod simulation;
 mod sources;

@@ -17,12 +17,8 @@ mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_config::SdkConfig;
-use aws_config::sts::AssumeRoleProvider;
-use aws_config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::SharedCredentialsProvider;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
@@ -41,10 +37,6 @@ const PAGES_MAX: usize = 1_000;
 const PAGE_ITEMS: i32 = 500;
 /// Values of one filter that EC2 allows.
 const FILTER_VALUES_MAX: usize = 200;
-/// One attempt of a request. They are small and answered at once; a snapshot that is waited for may keep a file system frozen.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// What an assumed role's sessions are called in CloudTrail.
-const SESSION: &str = "lifeboat";
 
 /// Volumes and snapshots in EBS.
 pub struct Ebs {
@@ -65,14 +57,7 @@ impl Ebs {
         let SetPlace::Ebs { region, role } = place else {
             return Err(VolumesError::Unusable(format!("{place} are not in EBS")));
         };
-        let shared = aws::config(Some(region.clone()), None).await;
-        let timeouts = shared.timeout_config().map(TimeoutConfig::to_builder).unwrap_or_default();
-        let timeouts = timeouts.operation_attempt_timeout(CALL_TIMEOUT).build();
-        let shared = shared.into_builder().timeout_config(timeouts).build();
-        let shared = match role {
-            Some(role) => assume(role, shared).await,
-            None => shared,
-        };
+        let shared = aws::config_of(region, role.as_deref()).await;
         Ok(Self {
             place: place.clone(),
             region: region.clone(),
@@ -167,12 +152,6 @@ impl Ebs {
     fn snapshot_id(&self, what: &str, id: Option<&str>) -> Result<SnapshotId, VolumesError> {
         id.unwrap_or_default().parse().map_err(|why: String| self.nonsense(what, why))
     }
-}
-
-/// The same configuration with the credentials of a role.
-async fn assume(role: &str, shared: SdkConfig) -> SdkConfig {
-    let provider = AssumeRoleProvider::builder(role).session_name(SESSION).configure(&shared).build().await;
-    shared.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
 }
 
 /// What a request is sent with that must not be sent twice.

@@ -66,7 +66,10 @@ impl<'w> Step<World<'w>> for Choose {
         }
         let mut told = Vec::new();
         for stage in &world.drill.plan.stages {
-            let (which, how) = which(world.drill);
+            let (which, how) = match world.pinned.get(&stage.datastore) {
+                Some((backup, how)) => (Which::Exactly(backup.clone()), how.clone()),
+                None => which(world.drill),
+            };
             let mut warnings = Vec::new();
             let believed = shelf::pick(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
             warnings.extend(frozen(&world.rig, &believed, world.drill).await.map_err(at_fault)?);
@@ -126,7 +129,7 @@ async fn thawed(world: &World<'_>, believed: &Believed) -> Result<(), WorkError>
     Ok(())
 }
 
-fn which(drill: &Drill) -> (Which, String) {
+pub(super) fn which(drill: &Drill) -> (Which, String) {
     match &drill.chosen {
         Chosen::Latest => (Which::Latest, "the newest".to_owned()),
         Chosen::Oldest => (Which::Oldest, "the oldest".to_owned()),

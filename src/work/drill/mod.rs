@@ -19,11 +19,16 @@ macro_rules! vanishes_with_the_sandbox {
     };
 }
 
+pub mod agent;
 mod control;
 mod examine;
+mod follow;
 mod load;
+pub(super) mod order;
+mod report;
 mod stock;
 mod volumes;
+pub mod vpc;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,11 +41,13 @@ use super::restore::RestoreReport;
 use super::{HostLock, Rig, WorkError, evidence, shelf};
 use crate::catalog::Catalog;
 use crate::catalog::journal::DrillRun;
-use crate::config::plans::{self, Drill};
-use crate::domain::drill::{CheckResult, ControlResult, Facts, Halt, Objective, Scenario, verdict};
-use crate::domain::evidence::{Body, DrillReport, Moments, REPORT_SCHEMA, RestoredBackup, SourceFile, Started, StepTime};
+use crate::config::plans::{self, Drill, DrillPlace};
+use crate::domain::drill::{CheckResult, ControlResult, Halt, Scenario};
+use crate::domain::evidence::{Body, DrillReport, Moments, RestoredBackup, Started, StepTime};
 use crate::domain::fingerprint::Fingerprint;
+use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
+use crate::domain::scratch::ScratchReport;
 use crate::evidence::Written;
 use crate::failpoint;
 use crate::pg::{Connection, Tools};
@@ -110,6 +117,30 @@ struct World<'a> {
     region: Option<String>,
     /// The evidence so far, for the prediction.
     series: &'a crate::evidence::Series,
+    /// Backups that somebody else has chosen already, and how.
+    pinned: BTreeMap<DatastoreName, (BackupId, String)>,
+}
+
+impl<'a> World<'a> {
+    fn new(rig: &'a Rig, drill: &'a Drill, team: &'a Team, run: &str, clock: Clock, series: &'a crate::evidence::Series) -> Self {
+        Self {
+            own: rig,
+            rig: rig.clone(),
+            drill,
+            team,
+            run: run.to_owned(),
+            clock,
+            state: state_directory(rig),
+            place: None,
+            lease: None,
+            chosen: Vec::new(),
+            restored: Vec::new(),
+            found: Findings::default(),
+            region: None,
+            series,
+            pinned: BTreeMap::new(),
+        }
+    }
 }
 
 /// What goes into the report.
@@ -127,6 +158,8 @@ struct Findings {
     predicted: Option<f64>,
     /// Seconds in which the team talked before something was broken.
     paused: f64,
+    /// The scratch VPC, where it is in one.
+    scratch: Option<Box<ScratchReport>>,
 }
 
 /// Directory of this host's sandboxes.
@@ -171,6 +204,7 @@ fn lock(rig: &Rig, drill: &str) -> Result<HostLock, WorkError> {
 pub async fn run(rig: &Rig, name: &str, team: &Team) -> Result<Outcome, WorkError> {
     let drill = script(rig, name)?;
     refuse_what_breaks_nothing(rig, &drill)?;
+    vpc::refuse_what_cannot_be(rig, &drill)?;
     let catalog = catalog(rig)?;
     let _lock = lock(rig, name)?;
     let vault = shelf::vault_id(rig).await?;
@@ -305,48 +339,44 @@ async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: boo
         Body::Report(report) if report.run == run.run => Some((found, report)),
         _ => None,
     }) {
-        local::undo(&state_directory(rig), &run.run).await?;
+        match drill.place {
+            DrillPlace::Local => local::undo(&state_directory(rig), &run.run).await?,
+            DrillPlace::Vpc => vpc::clean_up(rig, &run.run).await?,
+        }
         catalog(rig)?.end_drill(&run.run).await?;
         let written = Written { sequence: found.sequence, sha256: found.sha256.clone() };
         return Ok(Outcome { report: report.as_ref().clone(), written, restores: Vec::new() });
     }
-    let mut world = World {
-        own: rig,
-        rig: rig.clone(),
-        drill,
-        team,
-        run: run.run.clone(),
-        clock,
-        state: state_directory(rig),
-        place: None,
-        lease: None,
-        chosen: Vec::new(),
-        restored: Vec::new(),
-        found: Findings::default(),
-        region: None,
-        series: &series,
-    };
+    let mut world = World::new(rig, drill, team, &run.run, clock, &series);
     team.tell(&Happening::Declared { drill: drill.name.clone(), run: run.run.clone(), rto_seconds: drill.rto.duration().as_secs_f64() });
     let journal = catalog(rig)?;
     let mut saga = Saga::open(&run.run, journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
-    let halt = if all { steps(&mut saga, &mut world).await.err() } else { Some(Halt::Interrupted) };
-    // An earlier process knew it; its census needs it after the directory is gone.
-    world.lease = world.lease.take().or_else(|| local::lease(&world.state, &world.run));
-    tear_down(&mut saga, &mut world).await;
-    failpoint::reach("drill-torn-down");
-    let census = local::census(&world.state, &world.run, world.lease.as_ref());
-    if census.is_empty() {
+    let (halt, leftovers) = match drill.place {
+        DrillPlace::Local => in_a_cluster(&mut saga, &mut world, all).await,
+        DrillPlace::Vpc => vpc::perform(&mut saga, journal, &mut world, all).await,
+    };
+    if leftovers.is_empty() {
         world.found.moments.torn_down = Some(clock.seconds());
     }
     team.tell(&Happening::AboutToSign);
     team.pause().await;
     let attempts = attempts(journal, &run.run).await;
-    let leftovers: Vec<String> = census.processes.into_iter().chain(census.files).collect();
-    let report = report(&world, run, attempts, halt, leftovers)?;
+    let report = report::report(&world, run, attempts, halt, leftovers)?;
     let written = evidence::write(rig, Body::Report(Box::new(report.clone()))).await?;
     journal.end_drill(&run.run).await?;
     team.tell(&Happening::Ended { verdict: report.verdict, reasons: report.reasons.clone() });
     Ok(Outcome { report, written, restores: world.found.restores })
+}
+
+/// Runs the steps in a throwaway cluster on this host, and takes it down; returns why it stopped early, and what is left.
+async fn in_a_cluster(saga: &mut Saga<'_>, world: &mut World<'_>, all: bool) -> (Option<Halt>, Vec<String>) {
+    let halt = if all { steps(saga, world).await.err() } else { Some(Halt::Interrupted) };
+    // An earlier process knew it; its census needs it after the directory is gone.
+    world.lease = world.lease.take().or_else(|| local::lease(&world.state, &world.run));
+    tear_down(saga, world).await;
+    failpoint::reach("drill-torn-down");
+    let census = local::census(&world.state, &world.run, world.lease.as_ref());
+    (halt, census.processes.into_iter().chain(census.files).collect())
 }
 
 /// What earlier drills let one expect of a restore of so many bytes, in seconds: the median of their seconds per byte.
@@ -395,7 +425,7 @@ const TEAR_DOWN: &str = "tear-down";
 
 async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>) {
     let from = world.clock.seconds();
-    world.team.tell(&Happening::StepBegan { step: TEAR_DOWN, at_seconds: from });
+    world.team.tell(&Happening::StepBegan { step: TEAR_DOWN.to_owned(), at_seconds: from });
     let undos: [&dyn Undo<World<'_>>; 1] = [&Raise];
     let failures = saga.unwind(world, &undos).await;
     let failures = failures.join("; ");
@@ -407,7 +437,7 @@ async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>) {
 fn ended(world: &mut World<'_>, step: &'static str, from: f64, error: Option<(String, String)>) {
     let seconds = world.clock.seconds() - from;
     let (error, detail) = error.unzip();
-    world.team.tell(&Happening::StepEnded { step, seconds, error: detail });
+    world.team.tell(&Happening::StepEnded { step: step.to_owned(), seconds, error: detail });
     world.found.steps.push(StepTime { step: step.to_owned(), from_seconds: from, seconds, error });
 }
 
@@ -417,7 +447,7 @@ where
     S: Step<World<'w>, Error = Halt>,
 {
     let (name, from) = (step.name(), world.clock.seconds());
-    world.team.tell(&Happening::StepBegan { step: name, at_seconds: from });
+    world.team.tell(&Happening::StepBegan { step: name.to_owned(), at_seconds: from });
     if world.own.cancel.is_cancelled() {
         return Err(Halt::Interrupted);
     }
@@ -584,86 +614,6 @@ fn reaches(rig: &Rig, drill: &Drill) -> Vec<Reach> {
         }
     });
     all
-}
-
-fn report(world: &World<'_>, run: &DrillRun, attempts: u64, halt: Option<Halt>, leftovers: Vec<String>) -> Result<DrillReport, WorkError> {
-    let found = &world.found;
-    let drill = world.drill;
-    // The time that counts: until the restored datastore answered. Checks come on top, and are shown.
-    let rto = Objective {
-        allowed_seconds: drill.rto.duration().as_secs_f64(),
-        measured_seconds: found.moments.first_query.map(|at| at - found.paused),
-    };
-    let oldest = found.backups.iter().map(|backup| backup.snapshot_time).min();
-    let age = oldest.map(|snapshot| world.clock.declared.duration_since(snapshot).as_secs_f64());
-    // A snapshot from the future says that a clock is wrong, and then its age is not known.
-    let rpo = Objective {
-        allowed_seconds: drill.rpo.duration().as_secs_f64(),
-        measured_seconds: age.filter(|age| *age > -300.0).map(|age| age.max(0.0)),
-    };
-    let (verdict, reasons) = verdict(&Facts {
-        halt: halt.as_ref(),
-        datastores: &drill.plan.stages.iter().map(|stage| stage.datastore.clone()).collect::<Vec<_>>(),
-        checks: &found.checks,
-        controls: &found.controls,
-        rto,
-        rpo,
-        // The step that proves isolation halts the drill for both.
-        gaps_not_accepted: &[],
-        reached: &[],
-        leftovers: leftovers.len(),
-    });
-    let binary = std::env::current_exe()
-        .and_then(std::fs::read)
-        .map_err(|source| WorkError::File { what: "reading lifeboat's own binary".to_owned(), source })?;
-    Ok(DrillReport {
-        schema: REPORT_SCHEMA.to_owned(),
-        run: run.run.clone(),
-        started: run.started,
-        drill: drill.name.clone(),
-        attempts,
-        script: source_file(world.own, &drill.file, &drill.text),
-        plan: drill.plan.file.as_ref().map(|file| source_file(world.own, file, &drill.plan.text)).unwrap_or_default(),
-        lifeboat_version: env!("CARGO_PKG_VERSION").to_owned(),
-        lifeboat_sha256: shelf::sha256(&binary),
-        declared: run.declared,
-        ended: Timestamp::now(),
-        broken: found.broken.clone(),
-        backups: found.backups.clone(),
-        sandbox: found.sandbox.clone(),
-        isolation: serde_json::to_value(&found.isolation).unwrap_or_default(),
-        gaps_accepted: drill.accept_gaps.iter().cloned().collect(),
-        steps: found.steps.clone(),
-        moments: found.moments,
-        rto,
-        rto_predicted_seconds: found.predicted,
-        rpo,
-        checks: found.checks.clone(),
-        controls: found.controls.clone(),
-        halt,
-        leftovers,
-        verdict,
-        reasons,
-        notes: world.team.notes(),
-        reviewers: drill.reviewers.clone(),
-    })
-}
-
-/// A file with its hash, and what git says of it.
-fn source_file(rig: &Rig, file: &std::path::Path, text: &str) -> SourceFile {
-    let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
-    let git = |arguments: &[&str]| {
-        let output =
-            std::process::Command::new("git").arg("-C").arg(base).args(arguments).stdin(std::process::Stdio::null()).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "HEAD"]);
-    SourceFile {
-        file: file.strip_prefix(base).unwrap_or(file).display().to_string(),
-        sha256: shelf::sha256(text.as_bytes()),
-        git_dirty: commit.as_ref().and_then(|_| git(&["status", "--porcelain", "--", "."])).map(|changes| !changes.is_empty()),
-        git_commit: commit,
-    }
 }
 
 #[cfg(test)]

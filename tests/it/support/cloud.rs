@@ -3,8 +3,11 @@
 //!
 //! moto keeps what has no rules: instances, ids, tags. A call to EC2 goes through the front to it, and the front changes what comes back:
 //! nothing is there at once, but after so many looks at it ([`Settings`]); a snapshot has the content that its volume had when it was
-//! begun; lists come in pages of two. The EBS direct APIs are the front's own, over the files. Other services, such as STS, are moto's;
-//! who comes with the credentials of another account's role is in that account.
+//! begun; lists come in pages of two. The EBS direct APIs are the front's own, over the files, and so are the DNS firewall and the quotas.
+//! Other services, such as STS, are moto's; who comes with the credentials of another account's role is in that account.
+//!
+//! Of a network moto keeps what it can; the front adds what depends on what, and keeps flow logs and the interfaces of endpoints itself.
+//! What moto said in a list is said again until a call may have changed it: every call to it goes through the front.
 //!
 //! What the front says is what AWS documents, not what an account of AWS was seen to do. Each rule names its page where it is written:
 //!
@@ -17,36 +20,75 @@
 //! | locked, or used by an image: not deleted | `snapshots`, `images` | EC2 developer guide, Error codes |
 //! | governance, compliance, cooling off | `locks` | EBS user guide, Snapshot lock: concepts, considerations |
 //! | archived, restored for some days | `tiers` | EBS user guide, Archive snapshots |
-//! | client tokens; keys noticed later | `volumes` | EC2 developer guide, Idempotency; EC2 API, CreateVolume |
+//! | keys noticed later | `volumes`, `machines` | EC2 API, CreateVolume; EC2 user guide, Troubleshoot launch |
+//! | client tokens; DryRun; ids | `tokens` | EC2 developer guide, Idempotency, Resource IDs |
+//! | tags | `tags` | EC2 user guide, Tag restrictions; EC2 API, TagSpecification |
+//! | new things are not seen yet, or not ready | `things` | EC2 developer guide, Eventual consistency |
+//! | VPCs and subnets: quota, what keeps them | `network` | EC2 API, CreateVpc; VPC user guide, Delete your VPC |
+//! | route tables; ACLs, their last word, 20 entries | `tables`, `acls` | EC2 API, AssociateRouteTable; VPC user guide, Quotas |
+//! | groups: peers, who uses them | `groups` | EC2 API, AuthorizeSecurityGroupEgress, DeleteSecurityGroup |
+//! | endpoints: gateways, interfaces, private names | `endpoints` | PrivateLink guide |
+//! | interfaces that linger on | `interfaces` | EC2 user guide, Requester-managed network interfaces |
+//! | flow logs | `flow_logs` | EC2 API, CreateFlowLogs, DeleteVpc |
+//! | ways out | `gateways` | EC2 API, DescribeInternetGateways … |
+//! | launches: zones, capacity, cores, volumes, tenancy | `machines` | EC2 API, RunInstances; EC2 user guide, Troubleshoot launch |
+//! | termination, console | `instances` | EC2 API, TerminateInstances, GetConsoleOutput |
+//! | the DNS firewall | `firewall` | Route 53 API, AssociateFirewallRuleGroup … |
+//! | guards, quotas, offers | `guards` | VPC user guide, Block public access; Service Quotas API |
 //! | zones, attaching, detaching, how full a volume is | `volumes` | EC2 API, AttachVolume; EBS user guide, Initialization |
 //! | filters, pages | `listing` | EC2 API, Query requests |
 //! | blocks, tokens, checksums | `blocks` | EBS API, ListSnapshotBlocks, ListChangedBlocks, GetSnapshotBlock |
 //! | throttled, lost answers, regions that are down | `rules` | EC2 developer guide, Throttling |
 //!
-//! Not modelled: permissions, signatures, quotas but the two above, fast snapshot restore, the recycle bin, writing blocks.
+//! Not modelled: permissions, signatures, quotas but those above, fast snapshot restore, the recycle bin, writing blocks, traffic, whether
+//! an instance profile or a log's bucket is there, encryption by default, several instances or interfaces in one launch, DescribeTags of
+//! what the front keeps, and that a client token of RunInstances is another one in another zone.
 
 // A toolbox: what one test leaves unused another takes up.
 #![allow(dead_code, unused_imports)]
 
+mod acls;
 mod blocks;
+mod ec2;
+mod endpoints;
+mod firewall;
+mod flow_logs;
+mod gateways;
+mod groups;
+mod guards;
+mod hooks;
 mod images;
+mod instances;
+mod interfaces;
+mod inventory;
 mod listing;
 mod locks;
+mod machines;
+mod moto;
+mod network;
+mod production;
 mod query;
 mod rules;
+mod settings;
 mod snapshots;
+mod tables;
+mod tags;
+mod things;
 mod tiers;
+mod tokens;
+mod views;
 mod volumes;
 mod world;
 mod xml;
 
+pub use inventory::InventoryItem;
 pub use rules::{Checksum, Fault, Rule};
+pub use settings::Settings;
+pub use views::{InstanceView, LockView, SnapshotView, VolumeView, VpcView};
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -54,54 +96,13 @@ use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
+use machines::Stage;
+use moto::Moto;
 use query::{Query, tag_params, written};
-use world::{GIB, Refusal, State, World};
+use world::{GIB, Image, Refusal, State, World};
 use xml::Node;
-
-/// How long things take, in looks at them; how long lists are; how much is allowed.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// So often DescribeSnapshots tells of a snapshot as pending.
-    pub snapshot: u32,
-    /// Or of a copy.
-    pub copy: u32,
-    /// So often DescribeVolumes tells of a volume as creating,
-    pub volume: u32,
-    /// or as attaching or detaching.
-    pub attachment: u32,
-    /// So often DescribeVolumeStatus tells of it as being read in.
-    pub filling: u32,
-    /// So often DescribeSnapshots or DescribeSnapshotTierStatus tell of a snapshot as being archived or restored.
-    pub tier: u32,
-    /// Items of a page, whatever is asked for.
-    pub page: usize,
-    /// Blocks of a page.
-    pub blocks_page: usize,
-    /// Whether the first page of blocks is empty.
-    pub empty_pages: bool,
-    pub pending_per_volume: usize,
-    pub copies_per_region: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            snapshot: 2,
-            copy: 2,
-            volume: 1,
-            attachment: 1,
-            filling: 2,
-            tier: 2,
-            page: 2,
-            blocks_page: 3,
-            empty_pages: true,
-            pending_per_volume: 5,
-            copies_per_region: 20,
-        }
-    }
-}
 
 /// A call that came.
 #[derive(Debug, Clone)]
@@ -122,46 +123,6 @@ pub enum Outcome {
     Lost,
     /// Nothing happened.
     Dropped,
-}
-
-/// A snapshot as it is.
-#[derive(Debug, Clone)]
-pub struct SnapshotView {
-    pub id: String,
-    pub account: String,
-    pub volume: String,
-    pub copy_of: Option<String>,
-    pub state: String,
-    pub message: Option<String>,
-    pub key: Option<String>,
-    pub description: String,
-    /// `standard` or `archive`.
-    pub tier: String,
-    pub lock: Option<LockView>,
-    pub shared_with: Vec<String>,
-    pub tags: BTreeMap<String, String>,
-}
-
-/// A lock as it is, if it is not expired.
-#[derive(Debug, Clone)]
-pub struct LockView {
-    /// `governance`, `compliance` or `compliance-cooloff`.
-    pub state: String,
-    pub until: Timestamp,
-    pub cooling_off_until: Option<Timestamp>,
-}
-
-/// A volume as it is.
-#[derive(Debug, Clone)]
-pub struct VolumeView {
-    pub id: String,
-    pub zone: String,
-    pub state: String,
-    pub key: Option<String>,
-    pub snapshot: Option<String>,
-    /// Instance, device and state.
-    pub attached: Option<(String, String, String)>,
-    pub tags: BTreeMap<String, String>,
 }
 
 pub struct Cloud {
@@ -198,8 +159,14 @@ impl Cloud {
 
     /// What AWS clients need to find it.
     pub fn env(&self) -> Vec<(&'static str, String)> {
-        let mut env: Vec<_> =
-            ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_EBS", "AWS_ENDPOINT_URL_STS"].map(|name| (name, self.url.clone())).into();
+        let services = [
+            "AWS_ENDPOINT_URL_EC2",
+            "AWS_ENDPOINT_URL_EBS",
+            "AWS_ENDPOINT_URL_STS",
+            "AWS_ENDPOINT_URL_ROUTE53RESOLVER",
+            "AWS_ENDPOINT_URL_SERVICE_QUOTAS",
+        ];
+        let mut env: Vec<_> = services.map(|name| (name, self.url.clone())).into();
         let plain = [
             ("AWS_ACCESS_KEY_ID", KEY),
             ("AWS_SECRET_ACCESS_KEY", KEY),
@@ -240,6 +207,16 @@ impl Cloud {
             volume.creating.end();
             volume.moving.take_if(|moving| !moving.stuck);
         }
+        state.things.values_mut().for_each(things::Thing::settle);
+        state.firewall.settle();
+        state.interfaces.retain(|_, interface| interface.lingers.is_none());
+        let under_way = |stage: Stage| matches!(stage, Stage::Pending(Some(_)) | Stage::ShuttingDown(_));
+        let machines = state.machines.iter().filter(|(_, machine)| under_way(machine.stage));
+        let machines: Vec<(String, String)> = machines.map(|(id, machine)| (id.clone(), machine.region.clone())).collect();
+        drop(state);
+        for (id, region) in machines {
+            self.look(async { instances::arrive(&self.world, &self.query(&region, "TerminateInstances"), &id).await });
+        }
     }
 
     /// The calls that came, in order, but those of the test itself.
@@ -256,7 +233,20 @@ impl Cloud {
         self.world.calls.lock().unwrap().clear();
     }
 
-    /// Calls EC2 as the default account, through the front; fails if it is refused.
+    /// Right after the next call of an action was answered, somebody else makes these calls, in the same region; in them `$vpc`, `$rtb`,
+    /// `$igw` … stand for the newest thing that a call made whose ids begin so.
+    pub fn then_call(&self, action: &str, calls: &[(&str, &[(&str, &str)])]) {
+        self.when(action, 0, calls);
+    }
+
+    /// The same, when so many such calls have passed before.
+    pub fn when(&self, action: &str, after: u32, calls: &[(&str, &[(&str, &str)])]) {
+        let owned = |params: &[(&str, &str)]| params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let calls = calls.iter().map(|(action, params)| ((*action).to_owned(), owned(params))).collect();
+        self.world.state().hooks.push(hooks::Hook { action: action.to_owned(), after, calls });
+    }
+
+    /// Calls EC2, the DNS firewall or the quotas as the default account, through the front; fails if it is refused.
     #[track_caller]
     pub fn call(&self, region: &str, action: &str, params: &[(&str, &str)]) -> String {
         let (status, answer) = self.try_call(region, action, params);
@@ -267,14 +257,7 @@ impl Cloud {
     /// The same, with the status.
     pub fn try_call(&self, region: &str, action: &str, params: &[(&str, &str)]) -> (u16, String) {
         let params: Vec<(String, String)> = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let named = [("Action".to_owned(), action.to_owned()), ("Version".to_owned(), "2016-11-15".to_owned())];
-        let scope = format!("{KEY}/20260101/{region}/ec2/aws4_request");
-        let request = Request::post("/")
-            .header("host", "localhost")
-            .header("authorization", format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"))
-            .header("content-type", "application/x-www-form-urlencoded")
-            .header(OURS, "yes");
-        let (head, body) = request.body(Bytes::from(written(&[&named[..], &params].concat()))).unwrap().into_parts();
+        let (head, body) = request_of(region, action, &params).into_parts();
         let response = self.wait(respond(Arc::clone(&self.world), head, body)).unwrap();
         let status = response.status().as_u16();
         let body = self.wait(response.into_body().collect()).unwrap().to_bytes();
@@ -296,8 +279,11 @@ impl Cloud {
     pub fn instance(&self, region: &str, zone: &str) -> String {
         let params = [("ImageId", "ami-12345678"), ("InstanceType", "t3.micro"), ("MinCount", "1"), ("MaxCount", "1")];
         let answer = self.call(region, "RunInstances", &[&params[..], &[("Placement.AvailabilityZone", zone)]].concat());
-        self.wait(self.world.volumes(&self.query(region, "DescribeVolumes"))).unwrap();
-        Node::parse(&answer).unwrap().get("instancesSet/item/instanceId").to_owned()
+        let id = Node::parse(&answer).unwrap().get("instancesSet/item/instanceId").to_owned();
+        let mut state = self.world.state();
+        state.machines.get_mut(&id).unwrap().stage = Stage::Running;
+        state.things.get_mut(&id).unwrap().settle();
+        id
     }
 
     /// An available `gp3` volume whose content is a sparse file of exactly this size. EC2 counts in GiB and is told the next whole number.
@@ -329,10 +315,65 @@ impl Cloud {
 
     /// A registered image that uses a snapshot.
     pub fn image_of(&self, region: &str, snapshot: &str) -> String {
-        let mut state = self.world.state();
-        let id = format!("ami-{:017x}", state.number());
-        state.images.insert(id.clone(), (region.to_owned(), snapshot.to_owned()));
+        let id = format!("ami-{:017x}", self.world.state().number());
+        self.add_image(region, &id, snapshot, &id);
         id
+    }
+
+    /// A registered image with a root volume of 2 GiB that holds nothing.
+    pub fn register_image(&self, region: &str, name: &str) -> String {
+        let query = self.query(region, "CreateSnapshot");
+        let (account, answer) = self.look(async {
+            let account = self.world.account(&query).await?;
+            Ok((account, self.world.bare_snapshot(&query, 2, false, &BTreeMap::new()).await?))
+        });
+        let snapshot = answer.get("snapshotId").to_owned();
+        let id = {
+            let mut state = self.world.state();
+            let snap = snapshots::new(&query, &account, &answer, state.now());
+            state.snapshots.insert(snapshot.clone(), world::Snap { gib: 2, ..snap });
+            state.new_id("ami")
+        };
+        self.world.new_content(&snapshot, 2 * GIB);
+        self.add_image(region, &id, &snapshot, name);
+        id
+    }
+
+    fn add_image(&self, region: &str, id: &str, snapshot: &str, name: &str) {
+        let mut state = self.world.state();
+        let [region, snapshot, name, root] = [region, snapshot, name, "/dev/xvda"].map(str::to_owned);
+        let image = Image { region, snapshot, name, root, created: state.now() };
+        state.images.insert(id.to_owned(), image);
+    }
+
+    /// A rule group of the DNS firewall: priority, action and domains of each rule.
+    pub fn firewall_group(&self, region: &str, rules: &[(i32, &str, &[&str])]) -> String {
+        let mut state = self.world.state();
+        let rule = |(priority, action, domains): &(i32, &str, &[&str])| {
+            let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
+            (*priority, (*action).to_owned(), state.new_id("rslvr-fdl"), domains)
+        };
+        let rules = rules.iter().map(rule).collect();
+        let id = state.new_id("rslvr-frg");
+        state.firewall.add(&id, region, rules);
+        id
+    }
+
+    /// What an instance writes on its console.
+    #[track_caller]
+    pub fn write_console(&self, region: &str, instance: &str, text: &str) {
+        let mut state = self.world.state();
+        let machine = state.machines.get_mut(instance).filter(|machine| machine.region == region);
+        let console = &mut machine.unwrap_or_else(|| panic!("there is no {instance} in {region}")).console;
+        console.extend(text.as_bytes());
+        let before = console.len().saturating_sub(64 * 1024);
+        console.drain(..before);
+    }
+
+    /// An instance powers itself off.
+    pub fn power_off(&self, region: &str, instance: &str) {
+        let query = self.query(region, "TerminateInstances");
+        self.look(async { instances::power_off(&self.world, &query, instance).await });
     }
 
     /// A snapshot of another account, which everybody may use.
@@ -344,136 +385,12 @@ impl Cloud {
         state.snapshots.insert(id.clone(), snap);
         id
     }
-
-    /// All snapshots of a region, of all accounts; looking changes nothing. Tags of other accounts than the default one are not seen.
-    pub fn snapshots(&self, region: &str) -> Vec<SnapshotView> {
-        let query = self.query(region, "DescribeSnapshots");
-        let items = self.wait(async {
-            let _turn = self.world.turn.lock().await;
-            let account = self.world.account(&query).await?;
-            snapshots::all(&self.world, &query, &account).await
-        });
-        let items = items.unwrap();
-        let state = self.world.state();
-        let now = state.now();
-        let here = state.snapshots.iter().filter(|(_, snap)| snap.region == region);
-        let view = |(id, snap): (&String, &world::Snap)| SnapshotView {
-            id: id.clone(),
-            account: snap.account.clone(),
-            volume: snap.volume.clone(),
-            copy_of: snap.copy_of.clone(),
-            state: snap.state().to_owned(),
-            message: snap.fails.clone().filter(|_| snap.state() == "error"),
-            key: snap.key.clone(),
-            description: snap.description.clone(),
-            tier: snap.tier.name(now).to_owned(),
-            lock: snap.lock.as_ref().filter(|lock| lock.holds(now)).map(|lock| LockView {
-                state: lock.state(now).to_owned(),
-                until: lock.expires(),
-                cooling_off_until: lock.cooling_off_until(),
-            }),
-            shared_with: snap.shared.iter().cloned().collect(),
-            tags: items.iter().find(|item| item.get("snapshotId") == id).map(tags_of).unwrap_or_default(),
-        };
-        here.map(view).collect()
-    }
-
-    #[track_caller]
-    pub fn snapshot(&self, region: &str, id: &str) -> SnapshotView {
-        self.snapshots(region).into_iter().find(|snapshot| snapshot.id == id).unwrap_or_else(|| panic!("there is no {id} in {region}"))
-    }
-
-    /// All volumes of a region, of the default account; looking changes nothing.
-    pub fn volumes(&self, region: &str) -> Vec<VolumeView> {
-        let items = self.wait(async {
-            let _turn = self.world.turn.lock().await;
-            volumes::all(&self.world, &self.query(region, "DescribeVolumes")).await
-        });
-        let items = items.unwrap();
-        let told = |item: &Node, name: &str| Some(item.get(name).to_owned()).filter(|text| !text.is_empty());
-        let view = |item: &Node| VolumeView {
-            id: item.get("volumeId").to_owned(),
-            zone: item.get("availabilityZone").to_owned(),
-            state: item.get("status").to_owned(),
-            key: told(item, "kmsKeyId"),
-            snapshot: told(item, "snapshotId"),
-            attached: item.items("attachmentSet").first().map(|item| {
-                let [instance, device, state] = ["instanceId", "device", "status"].map(|name| item.get(name).to_owned());
-                (instance, device, state)
-            }),
-            tags: tags_of(item),
-        };
-        items.iter().map(view).collect()
-    }
 }
 
 impl Drop for Cloud {
     fn drop(&mut self) {
         // Asynchronous tests may drop it, too.
         self.runtime.take().into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
-    }
-}
-
-fn tags_of(item: &Node) -> BTreeMap<String, String> {
-    item.items("tagSet").iter().map(|tag| (tag.get("key").to_owned(), tag.get("value").to_owned())).collect()
-}
-
-/// moto itself, on a free loopback port.
-struct Moto {
-    child: Child,
-    port: u16,
-    _directory: tempfile::TempDir,
-}
-
-impl Moto {
-    fn start() -> Self {
-        // Of its own: localstack brings a package of the same name.
-        let program = super::tools().join("moto/bin/moto_server");
-        assert!(program.exists(), "run scripts/install test first: {} is missing", program.display());
-        // A port may be taken between finding and binding it; then the next is tried.
-        for _ in 0..3 {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let directory = super::directory();
-            let log = directory.path().join("log");
-            let mut this = Self { child: Self::spawn(&program, port, directory.path(), &log), port, _directory: directory };
-            let begun = Instant::now();
-            while begun.elapsed() < Duration::from_secs(90) {
-                if let Some(status) = this.child.try_wait().unwrap() {
-                    eprintln!("moto ended with {status}: {}", std::fs::read_to_string(&log).unwrap_or_default());
-                    break;
-                }
-                if this.answers() {
-                    return this;
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        }
-        panic!("moto did not start in three attempts");
-    }
-
-    fn spawn(program: &Path, port: u16, home: &Path, log: &Path) -> Child {
-        let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-        // Thousands of images, which would take seconds.
-        command.env("HOME", home).env("TMPDIR", home).env("MOTO_EC2_LOAD_DEFAULT_AMIS", "false");
-        let stderr = std::fs::File::create(log).unwrap();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
-    }
-
-    fn answers(&self) -> bool {
-        use std::io::{Read, Write};
-        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
-        let _ = stream.write_all(b"GET /moto-api/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer.starts_with("HTTP/1.1 200")
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -521,8 +438,18 @@ async fn respond(world: Arc<World>, head: Parts, body: Bytes) -> Answered {
     let answer = match query.service.as_str() {
         "ebs" => blocks(&world, &query).await,
         "ec2" => ec2(&world, &query, head, body).await,
+        "route53resolver" | "servicequotas" => json(&world, &query).await,
+        "kms" if query.is("DryRun") => Err(tried_out()),
         _ => pass(&world, head, body).await,
     };
+    if call.is_some() && answer.is_ok() {
+        for (action, params) in hooks::following(&world, &query) {
+            let params = hooks::filled_in(&world, &query.region, params);
+            let (head, body) = request_of(&query.region, &action, &params).into_parts();
+            let response = Box::pin(respond(Arc::clone(&world), head, body)).await?;
+            assert!(response.status().is_success(), "{action} after {}: {response:?}", query.action);
+        }
+    }
     let outcome = match &answer {
         _ if fault.is_some() => Outcome::Lost,
         Ok(_) => Outcome::Done,
@@ -541,66 +468,62 @@ async fn struck(world: &World, query: &Query) -> Option<Fault> {
     world.rules.take(query, &subjects, |fault| matches!(fault, Fault::Refuse { .. } | Fault::LoseAnswer | Fault::Drop))
 }
 
+/// A call of the test itself.
+fn request_of(region: &str, action: &str, params: &[(String, String)]) -> Request<Bytes> {
+    let service = hooks::service(action);
+    let scope = format!("{KEY}/20260101/{region}/{service}/aws4_request");
+    let request = Request::post("/")
+        .header("host", "localhost")
+        .header("authorization", format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"))
+        .header(OURS, "yes");
+    if service != "ec2" {
+        let body: BTreeMap<&String, &String> = params.iter().map(|(name, value)| (name, value)).collect();
+        return request.header("x-amz-target", action).body(serde_json::to_vec(&body).unwrap().into()).unwrap();
+    }
+    let named = [("Action".to_owned(), action.to_owned()), ("Version".to_owned(), "2016-11-15".to_owned())];
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    request.body(Bytes::from(written(&[&named[..], params].concat()))).unwrap()
+}
+
 async fn ec2(world: &World, query: &Query, head: Parts, body: Bytes) -> Result<Response<Full<Bytes>>, Refusal> {
     let _turn = world.turn.lock().await;
     let account = world.account(query).await?;
-    let account = account.as_str();
-    let modelled = [
-        "CreateSnapshot",
-        "CreateSnapshots",
-        "CopySnapshot",
-        "DescribeSnapshots",
-        "DeleteSnapshot",
-        "ModifySnapshotAttribute",
-        "DescribeSnapshotAttribute",
-        "LockSnapshot",
-        "UnlockSnapshot",
-        "DescribeLockedSnapshots",
-        "ModifySnapshotTier",
-        "RestoreSnapshotTier",
-        "DescribeSnapshotTierStatus",
-        "CreateVolume",
-        "DescribeVolumes",
-        "DescribeVolumeStatus",
-        "AttachVolume",
-        "DetachVolume",
-        "DeleteVolume",
-        "DescribeImages",
-        "DeregisterImage",
-    ];
-    if query.is("DryRun") && modelled.contains(&query.action.as_str()) {
-        let why = world::refusal("DryRunOperation", "Request would have succeeded, but DryRun flag is set.");
-        return Err(Refusal { status: 412, ..why });
-    }
-    let children = match query.action.as_str() {
-        "CreateSnapshot" => snapshots::create(world, query, account).await,
-        "CreateSnapshots" => snapshots::create_together(world, query, account).await,
-        "CopySnapshot" => snapshots::copy(world, query, account).await,
-        "DescribeSnapshots" => snapshots::describe(world, query, account).await,
-        "DeleteSnapshot" => snapshots::delete(world, query, account).await,
-        "ModifySnapshotAttribute" => snapshots::share(world, query, account),
-        "DescribeSnapshotAttribute" => snapshots::describe_sharing(world, query, account),
-        "LockSnapshot" => locks::lock(world, query, account),
-        "UnlockSnapshot" => locks::unlock(world, query, account),
-        "DescribeLockedSnapshots" => locks::describe(world, query, account),
-        "ModifySnapshotTier" => tiers::archive(world, query, account),
-        "RestoreSnapshotTier" => tiers::restore(world, query, account),
-        "DescribeSnapshotTierStatus" => tiers::describe(world, query, account).await,
-        "CreateVolume" => volumes::create(world, query, account).await,
-        "DescribeVolumes" => volumes::describe(world, query).await,
-        "DescribeVolumeStatus" => volumes::describe_status(world, query).await,
-        "AttachVolume" => volumes::attach(world, query).await,
-        "DetachVolume" => volumes::detach(world, query).await,
-        "DeleteVolume" => volumes::delete(world, query).await,
-        "DescribeImages" => images::describe(world, query, account),
-        "DeregisterImage" => images::deregister(world, query),
-        _ => return pass(world, head, body).await,
-    }?;
+    let Some(children) = ec2::answer(world, query, &account).await? else {
+        let changes = !query.action.starts_with("Describe") && !query.action.starts_with("Get");
+        if changes {
+            world.changing(&query.action);
+        }
+        let response = pass(world, head, body).await?;
+        if changes && response.status().is_success() {
+            let body = response.body().clone().collect().await.unwrap_or_else(|error| match error {}).to_bytes();
+            Node::parse(&String::from_utf8_lossy(&body)).into_iter().for_each(|answer| world.newest(query, &answer));
+        }
+        return Ok(response);
+    };
     let name = format!("{}Response", query.action);
     let xml: String = children.iter().map(Node::write).collect();
     let xml = format!("<?xml version=\"1.0\"?><{name} xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">{xml}</{name}>");
     Ok(Response::builder().header("content-type", "text/xml").body(Full::new(xml.into())).unwrap())
 }
+
+/// Services that speak JSON.
+async fn json(world: &World, query: &Query) -> Result<Response<Full<Bytes>>, Refusal> {
+    let _turn = world.turn.lock().await;
+    let account = world.account(query).await?;
+    let answer = match query.service.as_str() {
+        "servicequotas" => guards::quota(world, query, &account),
+        _ => firewall::answer(world, query, &account).await,
+    }?;
+    Ok(Response::builder().header("content-type", JSON).body(Full::new(answer.to_string().into())).unwrap())
+}
+
+/// moto does what is only asked about. <https://docs.aws.amazon.com/kms/latest/developerguide/testing-permissions.html>
+fn tried_out() -> Refusal {
+    let why = "The request would have succeeded, but the DryRun option is set.";
+    Refusal { status: 412, ..world::refusal("DryRunOperationException", why) }
+}
+
+const JSON: &str = "application/x-amz-json-1.1";
 
 /// What the front does not model.
 async fn pass(world: &World, head: Parts, body: Bytes) -> Result<Response<Full<Bytes>>, Refusal> {
@@ -616,7 +539,8 @@ async fn blocks(world: &Arc<World>, query: &Query) -> Result<Response<Full<Bytes
 }
 
 /// An error as each protocol has it. EC2: <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html#api-error-response>,
-/// EBS direct: <https://docs.aws.amazon.com/ebs/latest/APIReference/API_GetSnapshotBlock.html>, Errors
+/// EBS direct: <https://docs.aws.amazon.com/ebs/latest/APIReference/API_GetSnapshotBlock.html>, Errors,
+/// JSON: <https://smithy.io/2.0/aws/protocols/aws-json-1_1-protocol.html#operation-error-serialization>
 fn refused(query: &Query, refusal: &Refusal) -> Response<Full<Bytes>> {
     let response = Response::builder().status(refusal.status);
     if query.service == "ebs" {
@@ -626,6 +550,10 @@ fn refused(query: &Query, refusal: &Refusal) -> Response<Full<Bytes>> {
         }
         let response = response.header("content-type", "application/json").header("x-amzn-ErrorType", &refusal.code);
         return response.body(Full::new(body.to_string().into())).unwrap();
+    }
+    if ["route53resolver", "servicequotas", "kms"].contains(&query.service.as_str()) {
+        let body = serde_json::json!({"__type": refusal.code, "message": refusal.message, "Message": refusal.message});
+        return response.header("content-type", JSON).body(Full::new(body.to_string().into())).unwrap();
     }
     let error = Node::new("Error", vec![Node::leaf("Code", &refusal.code), Node::leaf("Message", &refusal.message)]);
     let errors = Node::new("Response", vec![Node::new("Errors", vec![error]), Node::leaf("RequestID", "the-front")]);

@@ -204,6 +204,11 @@ async fn pass(
         Some(Fault::Answer(status, kind, body)) => return answer(*status, kind, body.clone()),
         _ => {}
     }
+    // KMS: "DryRun … DryRunOperationException"; the emulator would do it. KMS API reference, CreateGrant; developer guide, Testing your permissions
+    if line.contains("TrentService.") && serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|asked| asked["DryRun"] == true) {
+        let told = r#"{"__type":"DryRunOperationException","message":"The request would have succeeded, but the DryRun option is set."}"#;
+        return answer(400, "application/x-amz-json-1.1", told);
+    }
     if line.contains("TrentService.ReEncrypt") {
         return re_encrypt(to_port, &head, &body).await;
     }

@@ -12,6 +12,8 @@ pub mod glacier;
 pub mod home;
 #[cfg(feature = "aws")]
 pub mod localstack;
+#[cfg(feature = "ec2")]
+pub mod machine;
 
 pub use cluster::{Cluster, Major};
 pub use disks::Disks;

@@ -1,13 +1,14 @@
 //! What all lists have in common: filters, and pages that are smaller than what is there.
 //!
-//! - A filter that the action does not know is refused; values may hold `*` and `?`, several values of one filter are alternatives.
+//! - A filter that the action does not know is refused; values may hold `*` and `?`, which mean themselves after a backslash; several
+//!   values of one filter are alternatives.
 //!   <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Filter.html>,
 //!   <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html>
 //! - A page may be smaller than what was asked for; only a missing token says that there is no more; order means nothing.
 //!   <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html#api-pagination>
 //! - A token that is not of this query: InvalidPaginationToken. <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html>
-//! - MaxResults is from 5 to 1,000, and never together with ids: InvalidParameterCombination, as the pages of DescribeSnapshots,
-//!   DescribeVolumes and DescribeVolumeStatus said for years, and EC2 still answers for instances.
+//! - MaxResults is from 5 to 1,000, for some actions to less, and never together with ids: InvalidParameterCombination, as the pages of
+//!   DescribeSnapshots, DescribeVolumes and DescribeVolumeStatus said for years, and EC2 still answers for instances.
 
 use super::query::Query;
 use super::world::{Answer, World, refusal};
@@ -30,7 +31,16 @@ pub struct Listing {
 impl Listing {
     /// One page of the items that are asked for, as the children of an answer, and their ids.
     pub fn page(&self, world: &World, query: &Query, items: Vec<Node>) -> Answer<(Vec<Node>, Vec<String>)> {
+        let found = self.matching(query, items)?;
+        self.cut(world, query, !query.list(self.asked).is_empty(), found)
+    }
+
+    /// All that is asked for, sorted.
+    pub fn matching(&self, query: &Query, items: Vec<Node>) -> Answer {
         let id_of = |item: &Node| item.get(self.id).to_owned();
+        for (name, _) in query.filters() {
+            self.has(&Node::default(), &name)?;
+        }
         let ids = query.list(self.asked);
         let missing = ids.iter().find(|id| !items.iter().any(|item| id_of(item) == **id));
         if let (Some(id), Some(code)) = (missing, self.missing) {
@@ -38,29 +48,39 @@ impl Listing {
         }
         let mut found = Vec::new();
         for item in items {
-            if (ids.is_empty() || ids.contains(&id_of(&item))) && self.matches(query, &item)? {
+            if self.wants(query, &item)? {
                 found.push(item);
             }
         }
         found.sort_by_key(id_of);
-        self.cut(world, query, !ids.is_empty(), found)
+        Ok(found)
     }
 
-    fn matches(&self, query: &Query, item: &Node) -> Answer<bool> {
+    /// Whether an item is asked for.
+    pub fn wants(&self, query: &Query, item: &Node) -> Answer<bool> {
+        let ids = query.list(self.asked);
+        if !ids.is_empty() && !ids.iter().any(|id| id == item.get(self.id)) {
+            return Ok(false);
+        }
         for (name, wanted) in query.filters() {
-            let tags = item.items("tagSet").iter();
-            let found = match name.strip_prefix("tag:") {
-                Some(key) => tags.filter(|tag| tag.get("key") == key).map(|tag| tag.get("value").to_owned()).collect(),
-                None if name == "tag-key" => tags.map(|tag| tag.get("key").to_owned()).collect(),
-                None => {
-                    (self.values)(item, &name).ok_or_else(|| refusal("InvalidParameterValue", format!("The filter '{name}' is invalid")))?
-                }
-            };
+            let found = self.has(item, &name)?;
             if !found.iter().any(|value| wanted.iter().any(|pattern| fits(pattern.as_bytes(), value.as_bytes()))) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// What an item has for a filter.
+    fn has(&self, item: &Node, filter: &str) -> Answer<Vec<String>> {
+        let tags = item.items("tagSet").iter();
+        match filter.strip_prefix("tag:") {
+            Some(key) => Ok(tags.filter(|tag| tag.get("key") == key).map(|tag| tag.get("value").to_owned()).collect()),
+            None if filter == "tag-key" => Ok(tags.map(|tag| tag.get("key").to_owned()).collect()),
+            None => {
+                (self.values)(item, filter).ok_or_else(|| refusal("InvalidParameterValue", format!("The filter '{filter}' is invalid")))
+            }
+        }
     }
 
     fn cut(&self, world: &World, query: &Query, by_id: bool, mut found: Vec<Node>) -> Answer<(Vec<Node>, Vec<String>)> {
@@ -71,8 +91,9 @@ impl Listing {
                 let why = format!("The parameter {} cannot be used with the parameter maxResults", self.asked);
                 return Err(refusal("InvalidParameterCombination", why));
             }
-            let most = most.parse().ok().filter(|most| (5..=1000).contains(most));
-            size = size.min(most.ok_or_else(|| refusal("InvalidParameterValue", "MaxResults must be from 5 to 1000"))?);
+            let range = allowed(&query.action);
+            let most = most.parse().ok().filter(|most| range.contains(most));
+            size = size.min(most.ok_or_else(|| refusal("InvalidParameterValue", format!("MaxResults must be in {range:?}")))?);
         }
         let mut of = query.clone();
         of.params.retain(|name, _| name != "NextToken" && name != "MaxResults");
@@ -95,12 +116,30 @@ impl Listing {
     }
 }
 
-/// Whether a value fits a pattern with `*` and `?`.
-fn fits(pattern: &[u8], value: &[u8]) -> bool {
-    match (pattern.split_first(), value.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => fits(rest, value) || value.split_first().is_some_and(|(_, value)| fits(pattern, value)),
-        (Some((one, rest)), Some((byte, value))) => (*one == b'?' || one == byte) && fits(rest, value),
+/// What each action allows for MaxResults, as its page says.
+fn allowed(action: &str) -> std::ops::RangeInclusive<usize> {
+    match action {
+        "DescribeRouteTables" | "DescribeInstanceTypes" => 5..=100,
+        "DescribeManagedPrefixLists" => 1..=100,
+        "DescribeEgressOnlyInternetGateways" => 5..=255,
+        "DescribeInstanceConnectEndpoints" => 1..=50,
+        _ => 5..=1000,
+    }
+}
+
+/// What an item has at the path that a table names for a filter.
+pub fn found(item: &Node, filter: &str, paths: &[(&str, &str)]) -> Option<Vec<String>> {
+    let (_, path) = paths.iter().find(|(name, _)| *name == filter)?;
+    Some(item.all(path))
+}
+
+/// Whether a value fits a pattern with `*` and `?`, which mean themselves after a backslash.
+pub fn fits(pattern: &[u8], value: &[u8]) -> bool {
+    match (pattern, value) {
+        ([], []) => true,
+        ([b'\\', one, pattern @ ..], [byte, value @ ..]) => one == byte && fits(pattern, value),
+        ([b'*', rest @ ..], _) => fits(rest, value) || (!value.is_empty() && fits(pattern, &value[1..])),
+        ([one, pattern @ ..], [byte, value @ ..]) => (*one == b'?' || one == byte) && fits(pattern, value),
         _ => false,
     }
 }

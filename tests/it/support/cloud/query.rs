@@ -26,6 +26,11 @@ impl Query {
         let mut params = form(head.uri.query().unwrap_or_default());
         let action = if service == "ebs" {
             block_action(head, &mut params)
+        } else if let Some(target) = head.headers.get("x-amz-target").and_then(|value| value.to_str().ok()) {
+            if let Ok(body) = serde_json::from_slice(body) {
+                flatten("", &body, &mut params);
+            }
+            target.rsplit('.').next().unwrap_or_default().to_owned()
         } else {
             params.extend(form(&String::from_utf8_lossy(body)));
             params.remove("Version");
@@ -58,6 +63,18 @@ impl Query {
     pub fn those(&self, prefixes: &[&str]) -> Vec<(String, String)> {
         let wanted = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
         self.params.iter().filter(|(name, _)| wanted(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// All parameters, to be handed on, but what moto has no use for.
+    pub fn sent(&self) -> Vec<(String, String)> {
+        let useless = |name: &str| ["ClientToken", "DryRun"].contains(&name);
+        self.params.iter().filter(|(name, _)| !useless(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// The same call of EC2, for another action.
+    pub fn asking(&self, action: &str) -> Self {
+        let [service, action] = ["ec2", action].map(str::to_owned);
+        Self { service, action, params: BTreeMap::new(), ..self.clone() }
     }
 
     /// Tags for a kind of resource: `TagSpecification.1.ResourceType`, `TagSpecification.1.Tag.1.Key`, …
@@ -100,6 +117,20 @@ fn block_action(head: &Parts, params: &mut BTreeMap<String, String>) -> String {
     };
     params.extend(found.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
     action.to_owned()
+}
+
+/// JSON as the parameters that the query protocol would have: `Tags.1.Key`.
+fn flatten(name: &str, value: &serde_json::Value, params: &mut BTreeMap<String, String>) {
+    let below = |part: &str| if name.is_empty() { part.to_owned() } else { format!("{name}.{part}") };
+    match value {
+        serde_json::Value::Object(fields) => fields.iter().for_each(|(part, value)| flatten(&below(part), value, params)),
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().for_each(|(n, value)| flatten(&below(&(n + 1).to_string()), value, params));
+        }
+        serde_json::Value::String(text) => drop(params.insert(name.to_owned(), text.clone())),
+        serde_json::Value::Null => {}
+        other => drop(params.insert(name.to_owned(), other.to_string())),
+    }
 }
 
 /// `application/x-www-form-urlencoded`, read.

@@ -24,6 +24,26 @@ pub enum Fault {
     NeverAttaches,
     /// A volume is begun, and is gone before it is `available`, since the key is not accessible.
     VolumeVanishes,
+    /// What is made is missing from so many looks.
+    Unseen(u32),
+    /// An endpoint comes to the state `failed`,
+    EndpointFails,
+    /// or is pending for ever,
+    EndpointNever,
+    /// or is not deleted, which the answer tells.
+    EndpointStays,
+    /// A flow log is not made, which the answer tells.
+    FlowLogRefused,
+    /// An association of a DNS firewall is `UPDATING` for ever.
+    NeverAssociates,
+    /// There is no room for an instance.
+    NoCapacity,
+    /// An instance ends instead of running, since a key is not accessible.
+    LaunchRefused,
+    /// An instance runs, but where others do, too.
+    WrongTenancy,
+    /// An instance is `pending` for ever.
+    NeverRuns,
     /// A block is read with one bit turned; its checksum is that of the turned block, or that of the true one.
     FlipBit { block: u32, checksum: Checksum },
 }
@@ -58,10 +78,15 @@ impl Rule {
     }
 
     /// EC2: <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html>,
-    /// EBS direct: <https://docs.aws.amazon.com/ebs/latest/APIReference/API_GetSnapshotBlock.html>, Errors
+    /// EBS direct: <https://docs.aws.amazon.com/ebs/latest/APIReference/API_GetSnapshotBlock.html>, Errors,
+    /// DNS firewall: <https://docs.aws.amazon.com/Route53/latest/APIReference/API_route53resolver_AssociateFirewallRuleGroup.html>, Errors
     pub fn throttle(action: &str, times: u32) -> Self {
         let direct = ["ListSnapshotBlocks", "ListChangedBlocks", "GetSnapshotBlock"].contains(&action);
-        let (code, status) = if direct { ("RequestThrottledException", 400) } else { ("RequestLimitExceeded", 503) };
+        let (code, status) = match super::hooks::service(action) {
+            _ if direct => ("RequestThrottledException", 400),
+            "ec2" => ("RequestLimitExceeded", 503),
+            _ => ("ThrottlingException", 400),
+        };
         Self::refuse(action, code, status).times(times)
     }
 
@@ -98,6 +123,51 @@ impl Rule {
 
     pub fn volume_vanishes() -> Self {
         Self::new(Fault::VolumeVanishes, None)
+    }
+
+    /// What the next such call makes is missing from so many looks.
+    pub fn unseen(action: &str, looks: u32) -> Self {
+        Self::new(Fault::Unseen(looks), Some(action))
+    }
+
+    /// The next endpoint; `about` a VPC or a service such as `kms`: of that.
+    pub fn endpoint_fails() -> Self {
+        Self::new(Fault::EndpointFails, None)
+    }
+
+    pub fn endpoint_never() -> Self {
+        Self::new(Fault::EndpointNever, None)
+    }
+
+    pub fn endpoint_stays() -> Self {
+        Self::new(Fault::EndpointStays, None)
+    }
+
+    pub fn flow_log_refused() -> Self {
+        Self::new(Fault::FlowLogRefused, None)
+    }
+
+    pub fn never_associates() -> Self {
+        Self::new(Fault::NeverAssociates, None)
+    }
+
+    /// No instance; `about` a zone or a type: none of that.
+    /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html>
+    pub fn no_capacity() -> Self {
+        Self::new(Fault::NoCapacity, None)
+    }
+
+    /// The next instance ends, as if a key were disabled. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html>
+    pub fn launch_refused() -> Self {
+        Self::new(Fault::LaunchRefused, None)
+    }
+
+    pub fn wrong_tenancy() -> Self {
+        Self::new(Fault::WrongTenancy, None)
+    }
+
+    pub fn never_runs() -> Self {
+        Self::new(Fault::NeverRuns, None)
     }
 
     /// Every reading of a block.

@@ -109,7 +109,7 @@ async fn cut(world: &World, query: &Query, account: &str, volume: &Node, tags: &
     Ok(answer)
 }
 
-fn new(query: &Query, account: &str, answer: &Node, now: Timestamp) -> Snap {
+pub fn new(query: &Query, account: &str, answer: &Node, now: Timestamp) -> Snap {
     Snap {
         region: query.region.clone(),
         account: account.to_owned(),
@@ -295,7 +295,7 @@ pub async fn delete(world: &World, query: &Query, account: &str) -> Answer {
         if snap.lock.as_ref().is_some_and(|lock| lock.holds(now)) {
             return Err(refusal("SnapshotLocked", format!("The snapshot '{id}' is locked and can't be deleted.")));
         }
-        if let Some((image, _)) = state.images.iter().find(|(_, (_, snapshot))| snapshot == id) {
+        if let Some((image, _)) = state.images.iter().find(|(_, image)| image.snapshot == id) {
             return Err(refusal("InvalidSnapshot.InUse", format!("The snapshot {id} is currently in use by {image}")));
         }
     }

@@ -100,7 +100,7 @@ pub fn archive(world: &World, query: &Query, account: &str) -> Answer {
     }
     let mut state = world.state();
     let (now, looks) = (state.now(), state.settings.tier);
-    let used = state.images.values().any(|(_, snapshot)| snapshot == id);
+    let used = state.images.values().any(|image| image.snapshot == id);
     let snap = state.own(query, account, id)?;
     snapshots::usable(snap, now)?;
     if used {

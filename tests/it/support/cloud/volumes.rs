@@ -9,34 +9,38 @@ use super::xml::Node;
 
 /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateVolume.html>:
 ///
-/// - The same client token with the same parameters: the same answer; with others: IdempotentParameterMismatch.
-///   <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html>
+/// - A client token makes it idempotent, see `tokens`.
 /// - A key goes with `Encrypted`; without one it is that of the snapshot, or the account's default key for EBS.
 ///   <https://docs.aws.amazon.com/ebs/latest/userguide/ebs-encryption.html>
 /// - A key that is not accessible is noticed later, and the volume is gone then. A key of another region is one.
 ///   <https://docs.aws.amazon.com/ebs/latest/userguide/ebs-cloud-watch-events.html#create-volume>
 pub async fn create(world: &World, query: &Query, account: &str) -> Answer {
-    let token = query.get("ClientToken").map(|token| (account.to_owned(), query.region.clone(), token.to_owned()));
-    let mut asked = query.params.clone();
-    asked.remove("ClientToken");
-    if let Some(token) = &token {
-        if token.2.len() > 64 || !token.2.is_ascii() {
-            return Err(refusal("InvalidParameterValue", "ClientToken: up to 64 ASCII characters"));
-        }
-        match world.state().tokens.get(token) {
-            Some((before, answer)) if *before == asked => return Ok(answer.clone()),
-            Some(_) => return Err(refusal("IdempotentParameterMismatch", "The client token was used with other parameters")),
-            None => {}
-        }
-    }
-    let answer = make(world, query, account).await?;
-    if let Some(token) = token {
-        world.state().tokens.insert(token, (asked, answer.clone()));
-    }
-    Ok(answer)
+    let plan = planned(world, query, account)?;
+    let (snapshot, of_other_region) = (plan.snapshot.clone(), plan.key.as_ref().is_some_and(|key| !key_of(&query.region, key)));
+    let mut item = build(world, query, plan).await?;
+    let refused = world.rules.strikes(query, &[snapshot.as_deref().unwrap_or_default()], &Fault::VolumeVanishes);
+    let mut state = world.state();
+    state.volumes.get_mut(item.get("volumeId")).unwrap().vanishes = refused || of_other_region;
+    item.set("status", "creating");
+    Ok(item.children)
 }
 
-async fn make(world: &World, query: &Query, account: &str) -> Answer {
+/// What a volume is to be.
+pub struct Plan {
+    zone: String,
+    gib: u64,
+    /// It is larger than its snapshot.
+    grows: bool,
+    pub key: Option<String>,
+    lineage: Option<String>,
+    snapshot: Option<String>,
+    rate: Option<u32>,
+    /// What moto is to keep.
+    params: Vec<(String, String)>,
+}
+
+/// Checks what is asked for; nothing happens.
+pub fn planned(world: &World, query: &Query, account: &str) -> Answer<Plan> {
     let zone = query.get("AvailabilityZone").unwrap_or_default();
     if zone.strip_prefix(query.region.as_str()).is_none_or(|letter| letter.len() != 1) {
         return Err(refusal("InvalidZone.NotFound", format!("The zone '{zone}' does not exist.")));
@@ -48,16 +52,17 @@ async fn make(world: &World, query: &Query, account: &str) -> Answer {
     if rate.is_some_and(|rate| !(100..=300).contains(&rate)) || (rate.is_some() && query.get("SnapshotId").is_none()) {
         return Err(refusal("InvalidParameterValue", "VolumeInitializationRate: from 100 to 300, and of a snapshot"));
     }
-    let snapshot = query.get("SnapshotId");
     let size: Option<u64> = query.get("Size").and_then(|size| size.parse().ok());
     let (mut gib, mut key, mut lineage) = (size, query.is("Encrypted").then(|| key_arn(query, account)), None);
-    if let Some(id) = snapshot {
+    let mut grows = false;
+    if let Some(id) = query.get("SnapshotId") {
         let state = world.state();
         let snap = state.snapshot(query, account, id)?;
         snapshots::usable(snap, state.now())?;
         if size.is_some_and(|size| size < snap.gib) {
             return Err(refusal("InvalidParameterValue", "The size of a volume can't be smaller than that of its snapshot"));
         }
+        grows = size.is_some_and(|size| size > snap.gib);
         gib = size.or(Some(snap.gib));
         if snap.key.is_some() && query.get("KmsKeyId").is_none() {
             key = Some(snap.key.clone().filter(|_| snap.account == account).unwrap_or_else(|| key_arn(query, account)));
@@ -65,41 +70,45 @@ async fn make(world: &World, query: &Query, account: &str) -> Answer {
         lineage = Some(snap.lineage.clone()).filter(|_| key == snap.key);
     }
     let gib = gib.ok_or_else(|| refusal("MissingParameter", "The request must contain the parameter size or snapshotId"))?;
-    let mut params = query.those(&["AvailabilityZone", "VolumeType", "Iops", "Throughput", "MultiAttachEnabled", "TagSpecification."]);
-    params.push(("Size".to_owned(), gib.to_string()));
-    for (name, value) in [("Encrypted", key.as_ref().map(|_| "true".to_owned())), ("KmsKeyId", key.clone())] {
+    let params = query.those(&["AvailabilityZone", "VolumeType", "Iops", "Throughput", "MultiAttachEnabled", "TagSpecification."]);
+    Ok(Plan { zone: zone.to_owned(), gib, grows, key, lineage, snapshot: query.get("SnapshotId").map(str::to_owned), rate, params })
+}
+
+/// Makes it, with the content of its snapshot.
+pub async fn build(world: &World, query: &Query, plan: Plan) -> Answer<Node> {
+    let mut params = plan.params;
+    params.push(("Size".to_owned(), plan.gib.to_string()));
+    for (name, value) in [("Encrypted", plan.key.as_ref().map(|_| "true".to_owned())), ("KmsKeyId", plan.key.clone())] {
         params.extend(value.map(|value| (name.to_owned(), value)));
     }
     let mut item = world.moto(query, "CreateVolume", &params).await?;
     let id = item.get("volumeId").to_owned();
-    match snapshot {
+    match &plan.snapshot {
         Some(snapshot) => world.copy_content(snapshot, &id),
-        None => world.new_content(&id, gib * GIB),
+        None => world.new_content(&id, plan.gib * GIB),
     }
-    if size.is_some() && snapshot.is_some_and(|id| world.state().snapshots[id].gib < gib) {
-        std::fs::File::options().write(true).open(world.content(&id)).unwrap().set_len(gib * GIB).unwrap();
+    if plan.grows {
+        std::fs::File::options().write(true).open(world.content(&id)).unwrap().set_len(plan.gib * GIB).unwrap();
     }
-    let refused = world.rules.strikes(query, &[snapshot.unwrap_or_default()], &Fault::VolumeVanishes);
     let mut state = world.state();
     let looks = &state.settings;
     let volume = Vol {
         region: query.region.clone(),
-        zone: zone.to_owned(),
-        lineage: lineage.unwrap_or_else(|| id.clone()),
-        vanishes: refused || key.as_ref().is_some_and(|key| !key_of(&query.region, key)),
-        key,
-        snapshot: snapshot.map(str::to_owned),
-        rate,
+        zone: plan.zone,
+        lineage: plan.lineage.unwrap_or_else(|| id.clone()),
+        vanishes: false,
+        key: plan.key,
         creating: Countdown::of(looks.volume),
-        filling: Countdown::of(if snapshot.is_some() { looks.filling } else { 0 }),
+        filling: Countdown::of(if plan.snapshot.is_some() { looks.filling } else { 0 }),
+        snapshot: plan.snapshot,
+        rate: plan.rate,
         moving: None,
     };
     told(&volume, &mut item);
-    item.set("status", "creating");
     item.remove("requestId");
     item.remove("attachmentSet");
     state.volumes.insert(id, volume);
-    Ok(item.children)
+    Ok(item)
 }
 
 /// What moto does not know.
@@ -134,8 +143,12 @@ fn told(volume: &Vol, item: &mut Node) {
 pub async fn all(world: &World, query: &Query) -> Answer {
     let mut volumes = world.volumes(query).await?;
     let state = world.state();
+    let going = |id: &String| state.machines.values().any(|machine| machine.volumes.iter().any(|(_, volume, goes)| *goes && volume == id));
     for (id, item) in &mut volumes {
         told(&state.volumes[id], item);
+        let goes = going(id);
+        let attached = item.children.iter_mut().find(|child| child.name == "attachmentSet").and_then(|set| set.children.first_mut());
+        attached.into_iter().for_each(|attached| attached.set("deleteOnTermination", goes));
     }
     Ok(volumes.into_values().collect())
 }

@@ -127,8 +127,18 @@ pub struct Moving {
     pub stuck: bool,
 }
 
-/// A client token with its account and region.
-pub type Token = (String, String, String);
+/// A registered image, of the account that asks.
+pub struct Image {
+    pub region: String,
+    /// What its root volume is made from.
+    pub snapshot: String,
+    pub name: String,
+    pub root: String,
+    pub created: Timestamp,
+}
+
+/// A client token with its account, region and action.
+pub type Token = (String, String, String, String);
 
 #[derive(Default)]
 pub struct State {
@@ -136,14 +146,40 @@ pub struct State {
     pub ahead: SignedDuration,
     pub snapshots: BTreeMap<String, Snap>,
     pub volumes: BTreeMap<String, Vol>,
-    /// Registered images: region and snapshot.
-    pub images: BTreeMap<String, (String, String)>,
+    /// Registered images.
+    pub images: BTreeMap<String, Image>,
     /// What was asked with a client token, and the answer.
     pub tokens: HashMap<Token, (BTreeMap<String, String>, Vec<Node>)>,
     /// Tokens of pages: what they belong to, and after which id they go on.
     pub pages: HashMap<String, (String, String)>,
     pub accounts: HashMap<String, String>,
+    /// What is new, by id: not seen yet, or not ready.
+    pub things: BTreeMap<String, super::things::Thing>,
+    /// The newest of each kind of a region, by what its ids begin with.
+    pub newest: HashMap<(String, String), String>,
+    pub machines: BTreeMap<String, super::machines::Machine>,
+    pub endpoints: BTreeMap<String, super::endpoints::Endpoint>,
+    /// Network interfaces of endpoints.
+    pub interfaces: BTreeMap<String, super::interfaces::Interface>,
+    pub flow_logs: BTreeMap<String, super::flow_logs::FlowLog>,
+    /// Instance connect endpoints: region and what is told.
+    pub connect_endpoints: BTreeMap<String, (String, Node)>,
+    pub firewall: super::firewall::Firewall,
+    /// Associations that were replaced: by which ACL, and the new one.
+    pub replaced: HashMap<String, (String, String)>,
+    pub hooks: Vec<super::hooks::Hook>,
+    memory: Memory,
     made: u64,
+}
+
+/// What moto said, until a call may have changed it.
+#[derive(Default)]
+struct Memory {
+    said: HashMap<String, Node>,
+    /// Counts the changes.
+    changes: u64,
+    /// Actions of moto's that were ever used: what was never created is not there.
+    used: BTreeSet<String>,
 }
 
 impl State {
@@ -151,6 +187,15 @@ impl State {
     pub fn number(&mut self) -> u64 {
         self.made += 1;
         self.made
+    }
+    /// Whether moto was ever asked for this.
+    pub fn used(&self, action: &str) -> bool {
+        self.memory.used.contains(action)
+    }
+    /// An id that nothing has.
+    pub fn new_id(&mut self, prefix: &str) -> String {
+        let number = self.number();
+        format!("{prefix}-{:017x}", number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 4)
     }
     /// The clock of the front.
     pub fn now(&self) -> Timestamp {
@@ -168,6 +213,11 @@ impl State {
         }
         Ok(self.snapshots.get_mut(id).unwrap())
     }
+}
+
+pub fn tag_set(tags: &BTreeMap<String, String>) -> Node {
+    let tag = |(key, value): (&String, &String)| Node::new("item", vec![Node::leaf("key", key), Node::leaf("value", value)]);
+    Node::new("tagSet", tags.iter().map(tag).collect())
 }
 
 pub fn written_time(time: Timestamp) -> String {
@@ -257,8 +307,62 @@ impl World {
         Ok(account)
     }
 
-    /// Asks moto, for the same account and region.
+    /// Asks moto, for the same account and region; what it said is said again as long as nothing changed.
     pub async fn moto(&self, query: &Query, action: &str, params: &[(String, String)]) -> Answer<Node> {
+        if query.service != "ec2" {
+            return self.ask(query, action, params).await;
+        }
+        if !action.starts_with("Describe") {
+            self.changing(action);
+            return self.ask(query, action, params).await;
+        }
+        let what = format!("{action} {} {} {params:?}", query.key, query.region);
+        let changes = {
+            let state = self.state();
+            if let Some(said) = state.memory.said.get(&what) {
+                return Ok(said.clone());
+            }
+            state.memory.changes
+        };
+        let answer = self.ask(query, action, params).await?;
+        let mut state = self.state();
+        if state.memory.changes == changes {
+            state.memory.said.insert(what, answer.clone());
+        }
+        Ok(answer)
+    }
+
+    /// Before moto is asked for this, what it said of the things that this may change is forgotten.
+    pub fn changing(&self, action: &str) {
+        let memory = &mut self.state().memory;
+        memory.changes += 1;
+        memory.used.insert(action.to_owned());
+        match changed_by(action) {
+            [] => memory.said.clear(),
+            kinds => memory.said.retain(|what, _| {
+                let kind = what.split(' ').next().and_then(|action| action.strip_prefix("Describe")).unwrap_or_default();
+                !kinds.contains(&kind)
+            }),
+        }
+    }
+
+    /// Takes in what a call made that is not modelled: `<internetGateway>` has an `<internetGatewayId>`.
+    pub fn newest(&self, query: &Query, answer: &Node) {
+        for made in &answer.children {
+            let id = made.get(&format!("{}Id", made.name));
+            if !id.is_empty() {
+                let kind = super::things::prefix(id).to_owned();
+                self.state().newest.insert((query.region.clone(), kind), id.to_owned());
+            }
+        }
+    }
+
+    /// The items of a list of moto's.
+    pub async fn listed(&self, query: &Query, action: &str, set: &str) -> Answer {
+        Ok(self.moto(query, action, &[]).await?.items(set).to_vec())
+    }
+
+    async fn ask(&self, query: &Query, action: &str, params: &[(String, String)]) -> Answer<Node> {
         let version = if query.service == "sts" { "2011-06-15" } else { "2016-11-15" };
         let named = [("Action".to_owned(), action.to_owned()), ("Version".to_owned(), version.to_owned())];
         let scope = format!("{}/20260101/{}/{}/aws4_request", query.key, query.region, query.service);
@@ -327,8 +431,7 @@ impl World {
     }
 
     pub async fn instance(&self, query: &Query, id: &str) -> Answer<Node> {
-        let answer = self.moto(query, "DescribeInstances", &[("InstanceId.1".to_owned(), id.to_owned())]).await?;
-        let found = answer.items("reservationSet").iter().flat_map(|item| item.items("instancesSet")).next().cloned();
+        let found = super::instances::all(self, query).await?.into_iter().find(|item| item.get("instanceId") == id);
         found.ok_or_else(|| refusal("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist")))
     }
 
@@ -354,6 +457,30 @@ impl World {
         let snapshot = self.moto(query, "CreateSnapshot", &params).await?;
         self.moto(query, "DeleteVolume", &[("VolumeId".to_owned(), volume)]).await?;
         Ok(snapshot)
+    }
+}
+
+/// What a call may change in moto's lists; nothing known: all of them.
+fn changed_by(action: &str) -> &'static [&'static str] {
+    match action {
+        "CreateVpc" | "DeleteVpc" => &["Vpcs", "RouteTables", "NetworkAcls", "SecurityGroups", "VpcAttribute"],
+        "ModifyVpcAttribute" => &["VpcAttribute"],
+        "CreateSubnet" | "DeleteSubnet" => &["Subnets", "NetworkAcls", "RouteTables"],
+        "CreateRouteTable" | "DeleteRouteTable" | "AssociateRouteTable" | "DisassociateRouteTable" | "CreateRoute" | "DeleteRoute" => {
+            &["RouteTables"]
+        }
+        "CreateNetworkAcl" | "DeleteNetworkAcl" | "CreateNetworkAclEntry" | "ReplaceNetworkAclAssociation" => &["NetworkAcls"],
+        "CreateSecurityGroup"
+        | "DeleteSecurityGroup"
+        | "AuthorizeSecurityGroupEgress"
+        | "AuthorizeSecurityGroupIngress"
+        | "RevokeSecurityGroupEgress"
+        | "RevokeSecurityGroupIngress" => &["SecurityGroups"],
+        "CreateVpcEndpoint" | "DeleteVpcEndpoints" => &["VpcEndpoints", "RouteTables"],
+        "RunInstances" | "TerminateInstances" => &["Instances", "NetworkInterfaces", "Subnets", "Volumes"],
+        "CreateVolume" | "DeleteVolume" | "AttachVolume" | "DetachVolume" => &["Volumes", "Instances"],
+        "CreateSnapshot" | "DeleteSnapshot" => &["Snapshots"],
+        _ => &[],
     }
 }
 

@@ -46,6 +46,15 @@ impl Node {
         path.split('/').try_fold(self, |node, name| node.child(name)).map_or("", |node| &node.text)
     }
 
+    /// All texts at a path such as `attachmentSet/item/vpcId`, through all items of each set.
+    pub fn all(&self, path: &str) -> Vec<String> {
+        let mut nodes = vec![self];
+        for name in path.split('/') {
+            nodes = nodes.into_iter().flat_map(|node| node.children.iter().filter(move |child| child.name == name)).collect();
+        }
+        nodes.into_iter().map(|node| node.text.clone()).collect()
+    }
+
     /// Puts a child in the place of the one of its name, or at the end.
     pub fn put(&mut self, child: Self) {
         match self.children.iter_mut().find(|old| old.name == child.name) {

@@ -1,0 +1,317 @@
+//! The cloud of a scratch VPC in AWS: EC2, KMS, the DNS firewall and the quotas of one region of one account.
+//!
+//! What makes a VPC, a subnet or a security group takes no client token: sent twice, it makes two. Such a request goes out once, without
+//! the SDK's retries. Everything else the SDK repeats: it carries a token, or finds that it was done already, which is success here.
+//! Either way no answer is [`CloudError::Unknown`] wherever something may have changed.
+//!
+//! Things are asked for by filter, never by id: an id that is gone fails a list by ids, and a filter just does not find it. What a filter
+//! found is compared once more, since whoever removes by tags must not depend on how a service reads them.
+
+/// All pages of one of EC2's lists, by filters.
+macro_rules! listed {
+    ($client:expr, $what:expr, $operation:ident.$set_filters:ident($filters:expr) -> $items:ident) => {{
+        let (client, what, filters): (&aws_sdk_ec2::Client, &str, &[aws_sdk_ec2::types::Filter]) = (&$client, $what, $filters);
+        pages(what, |token| async move {
+            let request = client.$operation().$set_filters(Some(filters.to_vec())).max_results(PAGE_ITEMS).set_next_token(token);
+            let page = request.send().await.map_err(|error| explain(what, Answer::of(&error)))?;
+            Ok((page.$items.unwrap_or_default(), page.next_token))
+        })
+        .await
+    }};
+}
+
+mod account;
+mod acts;
+mod firewall;
+mod gateways;
+mod keys;
+mod launch;
+mod looks;
+mod machines;
+mod removal;
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_ec2::config::retry::RetryConfig;
+use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
+
+use super::cloud::{Act, Acted, At, Caller, Cloud, CloudError, FirewallRule, Grant, Guards, Image, Kind, Quota, Tags, Thing};
+use crate::aws::{self, Answer};
+use acts::{Call, Failed};
+
+/// Pages of one list.
+const PAGES_MAX: usize = 1_000;
+/// Items of one page; what every list of EC2 used here allows.
+const PAGE_ITEMS: i32 = 50;
+/// Values of one filter that EC2 allows.
+const FILTER_VALUES_MAX: usize = 200;
+
+/// One region of one account.
+pub struct Ec2 {
+    region: String,
+    ec2: aws_sdk_ec2::Client,
+    kms: aws_sdk_kms::Client,
+    resolver: aws_sdk_route53resolver::Client,
+    quotas: aws_sdk_servicequotas::Client,
+    sts: aws_sdk_sts::Client,
+}
+
+impl Ec2 {
+    /// Clients for a region, by a role if one is named. Makes no request.
+    pub async fn new(region: &str, role: Option<&str>) -> Self {
+        Self::of(region, &aws::config_of(region, role).await)
+    }
+
+    /// Clients of a configuration that somebody else has made.
+    #[must_use]
+    pub fn of(region: &str, shared: &SdkConfig) -> Self {
+        Self {
+            region: region.to_owned(),
+            ec2: aws_sdk_ec2::Client::new(shared),
+            kms: aws_sdk_kms::Client::new(shared),
+            resolver: aws_sdk_route53resolver::Client::new(shared),
+            quotas: aws_sdk_servicequotas::Client::new(shared),
+            sts: aws_sdk_sts::Client::new(shared),
+        }
+    }
+}
+
+/// What a request is sent with that must not be sent twice.
+fn once() -> aws_sdk_ec2::config::Builder {
+    aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled())
+}
+
+/// Why a request failed that changed nothing.
+fn explain(what: &str, answer: Answer) -> CloudError {
+    let (what, why, code) = (what.to_owned(), answer.message.clone(), answer.code.as_str());
+    if is_missing(code) {
+        return CloudError::Missing { what, why };
+    }
+    if lacks_capacity(code) {
+        return CloudError::NoCapacity { what, why };
+    }
+    if is_throttled(code) || (answer.is_passing() && !is_busy(&answer)) {
+        return CloudError::Unavailable { what, why };
+    }
+    if is_busy(&answer) {
+        return CloudError::Busy { what, why };
+    }
+    // The service agreed, and what it said could not be read.
+    if answer.status.is_some_and(|status| status < 400) {
+        return CloudError::Nonsense { what, why };
+    }
+    CloudError::Refused { what, why }
+}
+
+fn unknown(what: &str, why: impl Into<String>) -> CloudError {
+    CloudError::Unknown { what: what.to_owned(), why: why.into() }
+}
+
+fn nonsense(what: &str, why: impl Into<String>) -> CloudError {
+    CloudError::Nonsense { what: what.to_owned(), why: why.into() }
+}
+
+fn refused(what: &str, why: impl Into<String>) -> CloudError {
+    CloudError::Refused { what: what.to_owned(), why: why.into() }
+}
+
+/// Whether a code says that something is not there. EC2 has one for each kind: `InvalidVpcID.NotFound`, `InvalidGroup.NotFound`.
+fn is_missing(code: &str) -> bool {
+    code.contains("NotFound") || code == "NoSuchResourceException"
+}
+
+/// Whether something else is in the way that may go. Quotas of an account do not: they are refusals.
+fn is_busy(answer: &Answer) -> bool {
+    const CODES: [&str; 5] =
+        ["DependencyViolation", "IncorrectState", "IncorrectInstanceState", "ConflictException", "ResourceInUseException"];
+    let code = answer.code.as_str();
+    // An interface that is held has no code of its own.
+    let held = code == "InvalidParameterValue" && answer.message.contains("currently in use");
+    CODES.contains(&code) || code.ends_with("InUse") || code.starts_with("Concurrent") || held
+}
+
+/// EC2 throttles with status 503, and nothing has happened then.
+fn is_throttled(code: &str) -> bool {
+    code == "RequestLimitExceeded" || code.contains("Throttl")
+}
+
+/// `InsufficientInstanceCapacity`, `InsufficientHostCapacity` and others. EC2 counts them among its own faults, with status 500.
+fn lacks_capacity(code: &str) -> bool {
+    code.starts_with("Insufficient") && code.contains("Capacity")
+}
+
+/// All pages of a list, one after another.
+async fn pages<T, F, P>(what: &str, page: F) -> Result<Vec<T>, CloudError>
+where
+    F: Fn(Option<String>) -> P,
+    P: Future<Output = Result<(Vec<T>, Option<String>), CloudError>>,
+{
+    let mut found = Vec::new();
+    let mut next: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let (some, token) = page(next).await?;
+        found.extend(some);
+        // The last page has no token, or an empty one.
+        next = token.filter(|token| !token.is_empty());
+        if next.is_none() {
+            return Ok(found);
+        }
+    }
+    Err(nonsense(what, format!("it has more than {PAGES_MAX} pages")))
+}
+
+fn filter(name: impl Into<String>, values: Vec<String>) -> Filter {
+    Filter::builder().name(name).set_values(Some(values)).build()
+}
+
+/// A filter's value that means itself: `*` and `?` would match anything.
+fn literal(value: &str) -> String {
+    value.replace('\\', r"\\").replace('*', r"\*").replace('?', r"\?")
+}
+
+fn tagged_as(kind: ResourceType, tags: &Tags) -> TagSpecification {
+    let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+    TagSpecification::builder().resource_type(kind).set_tags(Some(tags)).build()
+}
+
+fn tag_map(tags: &[Tag]) -> Tags {
+    tags.iter().filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()))).collect()
+}
+
+/// Whether all of some tags are among others. Without any nothing is meant.
+fn carries(tags: &Tags, wanted: &Tags) -> bool {
+    !wanted.is_empty() && wanted.iter().all(|(key, value)| tags.get(key) == Some(value))
+}
+
+fn text(value: Option<&str>) -> String {
+    value.unwrap_or_default().to_owned()
+}
+
+fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.into_iter().collect();
+    items.sort();
+    items
+}
+
+#[async_trait]
+impl Cloud for Ec2 {
+    fn region(&self) -> &str {
+        &self.region
+    }
+
+    async fn caller(&self) -> Result<Caller, CloudError> {
+        self.who_asks().await
+    }
+
+    async fn act(&self, act: &Act, tags: &Tags, token: &str) -> Result<Acted, CloudError> {
+        let call = Call { what: format!("{} ({})", act.action(), act.subject()), tags, token, dry: false };
+        match self.perform(act, &call).await {
+            Ok(acted) => Ok(acted),
+            Err(Failed::Cloud(error)) => Err(error),
+            Err(Failed::WouldWork) => Err(nonsense(&call.what, "it was taken for a question")),
+        }
+    }
+
+    async fn try_out(&self, act: &Act, tags: &Tags) -> Result<(), CloudError> {
+        let call = Call { what: format!("trying out {} ({})", act.action(), act.subject()), tags, token: "", dry: true };
+        // What cannot would be done.
+        if !act.can_be_tried_out() {
+            return Err(refused(&call.what, "it cannot be tried out"));
+        }
+        match self.perform(act, &call).await {
+            Err(Failed::WouldWork) => Ok(()),
+            Err(Failed::Cloud(error)) => Err(error),
+            Ok(_) => Err(nonsense(&call.what, "it was asked whether it would, and says that it did")),
+        }
+    }
+
+    async fn look(&self, kind: Kind, at: &At) -> Result<Vec<Thing>, CloudError> {
+        self.things(kind, at).await
+    }
+
+    async fn offers(&self, types: &[String]) -> Result<BTreeSet<(String, String)>, CloudError> {
+        self.offered(types).await
+    }
+
+    async fn image(&self, id: &str) -> Result<Option<Image>, CloudError> {
+        self.image_by_id(id).await
+    }
+
+    async fn prefix_list(&self, service: &str) -> Result<String, CloudError> {
+        self.prefix_list_of(service).await
+    }
+
+    async fn quotas(&self, instance_type: &str) -> Result<Vec<Quota>, CloudError> {
+        self.quotas_with(instance_type).await
+    }
+
+    async fn console(&self, instance: &str) -> Result<String, CloudError> {
+        self.console_of(instance).await
+    }
+
+    async fn firewall_rules(&self, group: &str) -> Result<Vec<FirewallRule>, CloudError> {
+        self.rules_of(group).await
+    }
+
+    async fn grants(&self, key: &str) -> Result<Vec<Grant>, CloudError> {
+        self.grants_on(key).await
+    }
+
+    async fn guards(&self) -> Result<Guards, CloudError> {
+        self.guards_of_account().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(code: &str, status: u16) -> CloudError {
+        explain("it", Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: so it is") })
+    }
+
+    #[test]
+    fn codes_are_told_apart() {
+        for code in ["InvalidVpcID.NotFound", "InvalidGroup.NotFound", "ResourceNotFoundException", "NotFoundException"] {
+            assert!(matches!(told(code, 400), CloudError::Missing { .. }), "{code}");
+        }
+        for code in ["DependencyViolation", "VolumeInUse", "InvalidGroup.InUse", "IncorrectState", "ConflictException"] {
+            assert!(matches!(told(code, 400), CloudError::Busy { .. }), "{code}");
+        }
+        for code in ["UnauthorizedOperation", "VpcLimitExceeded", "VcpuLimitExceeded", "InstanceLimitExceeded", "InvalidParameterValue"] {
+            assert!(matches!(told(code, 403), CloudError::Refused { .. }), "{code}");
+        }
+        for (code, status) in [("RequestLimitExceeded", 503), ("ThrottlingException", 400), ("InternalError", 500), ("ExpiredToken", 400)] {
+            assert!(matches!(told(code, status), CloudError::Unavailable { .. }), "{code}");
+        }
+        for code in ["InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity"] {
+            assert!(matches!(told(code, 500), CloudError::NoCapacity { .. }), "{code}");
+        }
+        assert!(matches!(told("InsufficientFreeAddressesInSubnet", 400), CloudError::Refused { .. }));
+        assert!(matches!(told("", 200), CloudError::Nonsense { .. }));
+    }
+
+    #[test]
+    fn an_interface_that_is_held_must_wait() {
+        let message = "InvalidParameterValue: Network interface 'eni-1' is currently in use.".to_owned();
+        let answer = Answer { status: Some(400), code: "InvalidParameterValue".to_owned(), message };
+        assert!(matches!(explain("it", answer), CloudError::Busy { .. }));
+    }
+
+    #[test]
+    fn a_tag_that_looks_like_a_pattern_finds_itself_only() {
+        assert_eq!(literal(r"a*b?c\d"), r"a\*b\?c\\d");
+        assert_eq!(literal("plain"), "plain");
+    }
+
+    #[test]
+    fn all_tags_must_be_there_and_no_tags_mean_nothing() {
+        let tags = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Tags>();
+        let mine = tags(&[("run", "1"), ("vault", "v"), ("Name", "n")]);
+        assert!(carries(&mine, &tags(&[("run", "1"), ("vault", "v")])));
+        assert!(!carries(&mine, &tags(&[("run", "2"), ("vault", "v")])));
+        assert!(!carries(&mine, &tags(&[])));
+    }
+}

@@ -1,0 +1,375 @@
+//! The scratch VPC: a place in the cloud that can reach the backup and nothing else, and is gone afterwards.
+//!
+//! Each part is a step of the drill's saga ([`steps`]); nothing is restored before the whole of it has been looked at ([`gate`]). What a run
+//! makes carries its tags from the first moment, and undoing knows nothing but the tags ([`teardown`]): whoever finds them can do it.
+//! Everything goes through a [`Cloud`](cloud::Cloud), of which there are two: AWS, and a model on paper ([`paper`]), on which
+//! `drill --plan` rehearses the very steps to show what they would call.
+
+pub mod acts;
+#[cfg(feature = "ec2")]
+pub mod aws;
+pub mod boot;
+pub mod cloud;
+pub mod gate;
+pub mod paper;
+pub mod policies;
+pub mod preflight;
+pub mod steps;
+pub mod teardown;
+pub mod things;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::id::VaultId;
+use crate::domain::scratch::{CallRecord, ScratchSettings, own_tags, tags_of};
+use cloud::{Act, Acted, At, Cloud, CloudError, Kind, LaunchVolume, Tags, Thing};
+use policies::Reads;
+
+/// Looks for something that a call without an answer may have made.
+const LOOKS_AFTER_SILENCE: u32 = 5;
+/// Times a call is made that was throttled, or got no answer and may be repeated.
+const ATTEMPTS_MAX: u32 = 6;
+
+/// Into what part of a wait teardown's time shrinks once something could not be removed.
+const HURRY: u32 = 8;
+
+/// A KMS grant of a run: one key, one encryption context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantSpec {
+    /// The key's ARN.
+    pub key: String,
+    /// The context of the backup.
+    pub context: BTreeMap<String, String>,
+}
+
+/// What a scratch VPC is to be.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// `[scratch_vpc]`
+    pub settings: ScratchSettings,
+    /// The vault.
+    pub vault: VaultId,
+    /// The run.
+    pub run: String,
+    /// The drill.
+    pub drill: String,
+    /// When everything should be gone.
+    pub expires: Timestamp,
+    /// Which attempt of the run it is: client tokens of one attempt mean nothing to the next.
+    pub attempt: u64,
+    /// What the instance may read and write of the vault.
+    pub reads: Reads,
+    /// Keys it may decrypt with.
+    pub grants: Vec<GrantSpec>,
+    /// Volumes beside the one it boots from.
+    pub volumes: Vec<LaunchVolume>,
+}
+
+/// Why there is no scratch VPC.
+#[derive(Debug, thiserror::Error)]
+pub enum ScratchError {
+    /// The cloud did not do what was asked.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    /// Something is not as it must be.
+    #[error("{0}")]
+    Wrong(String),
+    /// It is not isolated, so nothing is restored.
+    #[error("nothing was restored, since the scratch VPC is not isolated: {}", .0.join("; "))]
+    NotIsolated(Vec<String>),
+    /// No type that is configured can be had in this zone.
+    #[error("no instance can be had in {zone}: {why}")]
+    NoCapacity {
+        /// The zone.
+        zone: String,
+        /// What was said of each type.
+        why: String,
+    },
+    /// Something did not come to be in time.
+    #[error("{what} is not {wanted} after {seconds} seconds; it is {is}")]
+    TooLate {
+        /// What.
+        what: String,
+        /// The state waited for.
+        wanted: String,
+        /// How long.
+        seconds: u64,
+        /// The state it has.
+        is: String,
+    },
+    /// Somebody interrupted it.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// What has been made so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The VPC.
+    pub vpc: String,
+    /// The route table.
+    pub table: String,
+    /// The network ACL.
+    pub acl: String,
+    /// The instance's group.
+    pub instance_group: String,
+    /// The endpoint's group.
+    pub endpoint_group: String,
+    /// The subnet.
+    pub subnet: String,
+    /// The S3 gateway endpoint.
+    pub gateway: String,
+    /// The KMS interface endpoint.
+    pub keys_endpoint: String,
+    /// The DNS firewall's association; empty where there is none.
+    pub firewall: String,
+    /// The flow log.
+    pub flow_log: String,
+    /// The instance.
+    pub instance: String,
+    /// Its type.
+    pub instance_type: String,
+    /// Tokens of the grants.
+    pub grant_tokens: Vec<String>,
+}
+
+/// A scratch VPC in the making, in use, or on its way out.
+pub struct Scratch {
+    cloud: Arc<dyn Cloud>,
+    /// What it is to be.
+    pub spec: Spec,
+    /// What has been made.
+    pub made: Made,
+    /// The zone that is tried.
+    pub zone: String,
+    /// The image that is booted.
+    pub image: String,
+    /// The prefix list of S3.
+    pub prefix_list: String,
+    /// What the instance runs at boot.
+    pub user_data: String,
+    /// Calls that changed something, in order.
+    pub calls: Vec<CallRecord>,
+    /// Looks, by what was looked at.
+    pub looks: BTreeMap<String, u64>,
+    tags: Tags,
+    own: Tags,
+    cancel: CancellationToken,
+    began: Instant,
+    before: f64,
+    /// When teardown gives up; none before it began.
+    deadline: Option<Instant>,
+}
+
+impl Scratch {
+    /// A place of which nothing is made. `at_seconds` is the drill's clock.
+    #[must_use]
+    pub fn new(cloud: Arc<dyn Cloud>, spec: Spec, at_seconds: f64, cancel: CancellationToken) -> Self {
+        let zone = spec.settings.zones.first().cloned().unwrap_or_default();
+        Self {
+            tags: tags_of(&spec.vault, &spec.run, &spec.drill, spec.expires),
+            own: own_tags(&spec.vault, &spec.run),
+            cloud,
+            spec,
+            made: Made::default(),
+            zone,
+            image: String::new(),
+            prefix_list: String::new(),
+            user_data: String::new(),
+            calls: Vec::new(),
+            looks: BTreeMap::new(),
+            cancel,
+            began: Instant::now(),
+            before: at_seconds,
+            deadline: None,
+        }
+    }
+
+    /// The cloud it is in.
+    #[must_use]
+    pub fn cloud(&self) -> &Arc<dyn Cloud> {
+        &self.cloud
+    }
+
+    /// The name by which a run's grants are found.
+    #[must_use]
+    pub fn grant_name(&self) -> String {
+        grant_name(&self.spec.vault, &self.spec.run)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.began.elapsed().as_secs_f64()
+    }
+
+    /// The same for the same step of the same attempt in the same zone: a call that is repeated does not make a second thing.
+    fn token(&self, act: &Act) -> String {
+        let text = serde_json::to_string(act).unwrap_or_default();
+        let parts = [&self.spec.run, &self.zone, &self.spec.attempt.to_string(), act.action(), &text].map(|part| part.to_string());
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parts.join("\n").as_bytes());
+        hex::encode(&hash.as_ref()[..20])
+    }
+
+    /// Looks, and again while the service does not answer.
+    ///
+    /// # Errors
+    /// [`CloudError`]
+    pub async fn look(&mut self, kind: Kind, at: &At) -> Result<Vec<Thing>, CloudError> {
+        *self.looks.entry(kind.name().to_owned()).or_default() += 1;
+        let mut attempt = 1;
+        loop {
+            match self.cloud.look(kind, at).await {
+                Err(CloudError::Unavailable { .. } | CloudError::Unknown { .. }) if attempt < ATTEMPTS_MAX => attempt += 1,
+                answer => return answer,
+            }
+            self.pause().await;
+        }
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(self.spec.settings.poll.duration()).await;
+    }
+
+    /// Pauses, unless somebody interrupts.
+    async fn wait(&self) -> Result<(), ScratchError> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(ScratchError::Interrupted),
+            () = self.pause() => Ok(()),
+        }
+    }
+
+    /// Does something, writes it down, and does it again where that is safe.
+    ///
+    /// # Errors
+    /// [`CloudError`]; after [`CloudError::Unknown`] it may have happened.
+    pub async fn act(&mut self, act: &Act) -> Result<Acted, CloudError> {
+        let token = self.token(act);
+        let mut attempt = 1;
+        loop {
+            let at_seconds = self.seconds();
+            let answer = self.cloud.act(act, &self.tags, &token).await;
+            let outcome = answer.as_ref().map_or_else(ToString::to_string, |acted| match acted.id.as_str() {
+                "" => "done".to_owned(),
+                id => format!("done: {id}"),
+            });
+            self.calls.push(CallRecord { at_seconds, action: act.action().to_owned(), about: act.subject(), outcome });
+            match answer {
+                Err(CloudError::Unavailable { .. }) if attempt < ATTEMPTS_MAX => {}
+                Err(CloudError::Unknown { .. }) if attempt < ATTEMPTS_MAX && may_be_repeated(act) => {}
+                Err(error @ CloudError::Unknown { .. }) => return self.after_silence(act, error).await,
+                // Asked for a second time it says that it is there.
+                Err(error @ CloudError::Busy { .. }) if matches!(act, Act::AssociateFirewall { .. }) => {
+                    return self.after_silence(act, error).await;
+                }
+                // What was made a moment ago is not known everywhere yet.
+                Err(CloudError::Missing { .. }) if attempt < ATTEMPTS_MAX && !matches!(act, Act::Remove(_)) => {}
+                answer => return answer,
+            }
+            attempt += 1;
+            self.pause().await;
+        }
+    }
+
+    /// Looks by tags for what a call without an answer may have made. What does not show up may do so later: then the whole step has
+    /// failed, and teardown removes it.
+    async fn after_silence(&mut self, act: &Act, silence: CloudError) -> Result<Acted, CloudError> {
+        let kind = match act {
+            Act::CreateVpc { .. } => Kind::Vpc,
+            Act::CreateSubnet { .. } => Kind::Subnet,
+            Act::CreateSecurityGroup { .. } => Kind::SecurityGroup,
+            Act::AssociateFirewall { .. } => Kind::FirewallAssociation,
+            _ => return Err(silence),
+        };
+        for _ in 0..LOOKS_AFTER_SILENCE {
+            self.pause().await;
+            let found = self.look(kind, &At::Tagged(self.own.clone())).await?;
+            let of_name = |thing: &&Thing| match (&thing.facts, act) {
+                (cloud::Facts::SecurityGroup { name: is, .. }, Act::CreateSecurityGroup { name, .. }) => is == name,
+                _ => true,
+            };
+            let mut mine = found.iter().filter(of_name);
+            if let (Some(thing), None) = (mine.next(), mine.next()) {
+                return Ok(Acted { id: thing.id.clone(), grant_token: None });
+            }
+        }
+        Err(silence)
+    }
+
+    /// Waits until something is in a state.
+    ///
+    /// # Errors
+    /// [`ScratchError::TooLate`]; [`ScratchError::Wrong`] if it is in a state from which it does not get there.
+    pub async fn until(&mut self, kind: Kind, id: &str, wanted: &str, hopeless: &[&str]) -> Result<Thing, ScratchError> {
+        let limit = self.spec.settings.settle_within.duration();
+        let begun = Instant::now();
+        let mut is = "not to be seen".to_owned();
+        loop {
+            if let Some(thing) = self.look(kind, &At::Id(id.to_owned())).await?.into_iter().find(|thing| thing.id == id) {
+                let told = thing.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                if thing.state.eq_ignore_ascii_case(wanted) {
+                    return Ok(thing);
+                }
+                is = format!("{}{told}", thing.state);
+                if hopeless.iter().any(|state| thing.state.eq_ignore_ascii_case(state)) {
+                    return Err(ScratchError::Wrong(format!("{} {id} is {is} instead of {wanted}", kind.name())));
+                }
+            }
+            if begun.elapsed() > limit {
+                let what = format!("{} {id}", kind.name());
+                return Err(ScratchError::TooLate { what, wanted: wanted.to_owned(), seconds: limit.as_secs(), is });
+            }
+            self.wait().await?;
+        }
+    }
+
+    /// How long teardown may still take for one kind of thing.
+    fn allowance(&mut self) -> Duration {
+        let settle = self.spec.settings.settle_within.duration();
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + 2 * settle);
+        deadline.saturating_duration_since(Instant::now()).min(settle)
+    }
+}
+
+impl Scratch {
+    /// Shortens what is left of teardown's time.
+    fn hurry(&mut self) {
+        let soon = Instant::now() + self.spec.settings.settle_within.duration() / HURRY;
+        self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
+    }
+}
+
+/// Whether doing it twice does no more than doing it once: it has a client token or a name, or it sets something.
+fn may_be_repeated(act: &Act) -> bool {
+    !matches!(act, Act::CreateVpc { .. } | Act::CreateSubnet { .. } | Act::CreateSecurityGroup { .. })
+}
+
+/// The name of a run's grants.
+#[must_use]
+pub fn grant_name(vault: &VaultId, run: &str) -> String {
+    format!("lifeboat-{}-{run}", vault.to_string().chars().take(8).collect::<String>())
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
+}
+
+/// Opens the cloud that a configuration names.
+#[async_trait]
+pub trait Clouds: Send + Sync {
+    /// The cloud of these settings.
+    ///
+    /// # Errors
+    /// [`CloudError::Unusable`] if this binary was built without it.
+    async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, CloudError>;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Preflight: everything that can be known before anything is made. All faults at once, not the first.
+
+use super::cloud::{Act, At, CloudError, Facts, Image, Kind};
+use super::gate::open_names;
+use super::{Scratch, ScratchError, paper, sha256};
+use crate::domain::scratch::{Dollars, ImageChoice, cost_ceiling};
+use crate::domain::span::Span;
+
+/// What preflight found.
+#[derive(Debug, Clone, Default)]
+pub struct Preflight {
+    /// Each question and its answer.
+    pub answers: Vec<(String, String)>,
+    /// What keeps the drill from beginning.
+    pub faults: Vec<String>,
+    /// Who asked.
+    pub caller: String,
+    /// SHA-256 over what EC2 says of the image.
+    pub image_digest: String,
+    /// The most the run can cost.
+    pub cost_ceiling: Dollars,
+}
+
+impl Preflight {
+    fn answer(&mut self, question: &str, answer: Result<String, String>) {
+        let told = match answer {
+            Ok(told) => told,
+            Err(why) => {
+                self.faults.push(format!("{question}: {why}"));
+                format!("no: {why}")
+            }
+        };
+        self.answers.push((question.to_owned(), told));
+    }
+}
+
+/// SHA-256 over what cannot change about an image: EC2 has no digest of its own, but an image's snapshots never change.
+#[must_use]
+pub fn digest(image: &Image) -> String {
+    let Image { id, owner, created, architecture, root_device, snapshots, .. } = image;
+    let facts = serde_json::json!({
+        "id": id, "owner": owner, "created": created, "architecture": architecture, "root_device": root_device, "snapshots": snapshots,
+    });
+    sha256(facts.to_string().as_bytes())
+}
+
+fn told<T>(answer: Result<T, CloudError>) -> Result<T, String> {
+    answer.map_err(|error| error.to_string())
+}
+
+impl Scratch {
+    /// Asks everything that can be asked before anything is made, and learns what the steps need: the image, the prefix list, the zones.
+    /// `gib` are the volumes' GiB.
+    ///
+    /// # Errors
+    /// [`ScratchError::Interrupted`]; faults are in the answer.
+    pub async fn preflight(&mut self, time_to_live: Span, gib: u64) -> Result<Preflight, ScratchError> {
+        let mut found = Preflight::default();
+        let cloud = std::sync::Arc::clone(self.cloud());
+        let settings = self.spec.settings.clone();
+        let caller = told(cloud.caller().await);
+        if let Ok(caller) = &caller {
+            found.caller.clone_from(&caller.arn);
+        }
+        let caller = caller.and_then(|caller| match caller.account == settings.account {
+            true => Ok(format!("{} in account {}", caller.arn, caller.account)),
+            false => Err(format!("{} is in account {}, and drills happen in {}", caller.arn, caller.account, settings.account)),
+        });
+        found.answer("who asks", caller);
+        let meets = settings.production_cidrs.iter().find(|production| production.overlaps(settings.cidr));
+        found.answer(
+            "network",
+            match meets {
+                None => Ok(format!("{} meets none of production's {}", settings.cidr, settings.production_cidrs.len())),
+                Some(production) => Err(format!("{} overlaps production's {production}", settings.cidr)),
+            },
+        );
+        let image = self.find_image().await;
+        found.image_digest = image.as_ref().map(digest).unwrap_or_default();
+        let image = image.map(|image| format!("{} ({}), {}, digest {}", image.id, image.name, image.architecture, digest(&image)));
+        found.answer("image", image);
+        let prefix_list = told(cloud.prefix_list(&format!("com.amazonaws.{}.s3", settings.region)).await);
+        found.answer(
+            "prefix list of S3",
+            prefix_list.inspect(|id| {
+                self.prefix_list.clone_from(id);
+            }),
+        );
+        let offers = told(cloud.offers(&settings.instance_types).await);
+        found.answer(
+            "zones",
+            offers.and_then(|offers| {
+                let offered = |zone: &&String| offers.iter().any(|(_, offered)| offered == *zone);
+                let zones: Vec<String> = settings.zones.iter().filter(offered).cloned().collect();
+                let first = zones
+                    .first()
+                    .cloned()
+                    .ok_or_else(|| format!("none of {} is offered in {}", settings.instance_types.join(", "), settings.zones.join(", ")))?;
+                self.zone = first;
+                let told = zones.join(", ");
+                self.spec.settings.zones = zones;
+                Ok(told)
+            }),
+        );
+        let largest = settings.instance_types.first().cloned().unwrap_or_default();
+        match told(cloud.quotas(&largest).await) {
+            Err(why) => found.answer("quotas", Err(why)),
+            Ok(quotas) => {
+                for quota in quotas {
+                    let words = format!("{} of {} with this run", quota.used, quota.allowed);
+                    let fits = quota.used <= quota.allowed;
+                    found.answer(&format!("quota: {}", quota.what), if fits { Ok(words) } else { Err(words) });
+                }
+            }
+        }
+        if let Some(group) = &settings.dns_firewall {
+            let rules = told(cloud.firewall_rules(group).await);
+            let closed = rules.and_then(|rules| match open_names(&rules) {
+                None => Ok(format!("{group}: {} rules, everything else is blocked", rules.len())),
+                Some(why) => Err(format!("{group}: {why}")),
+            });
+            found.answer("DNS firewall", closed);
+        } else {
+            found.answer("DNS firewall", Ok("none: names can leave the VPC by its resolver".to_owned()));
+        }
+        // What stands in the account is told, not asked for: an account of many may have its reasons.
+        let guards = told(cloud.guards().await).map(|guards| {
+            format!(
+                "block public access {}, volumes {}encrypted by default, serial console {}",
+                guards.block_public_access,
+                if guards.encryption_by_default { "" } else { "not " },
+                if guards.serial_console { "on" } else { "off" }
+            )
+        });
+        found.answers.push(("guards of the account".to_owned(), guards.unwrap_or_else(|why| format!("could not be looked at: {why}"))));
+        let cost = cost_ceiling(&settings, time_to_live, gib);
+        found.cost_ceiling = cost.clone().unwrap_or_default();
+        let cost = match cost {
+            Err(kind) => Err(format!("what an hour of {kind} costs is not known; write instance_hour in [scratch_vpc]")),
+            Ok(cost) => {
+                let words = format!("{cost} for {time_to_live}, and {} are allowed", settings.cost_cap);
+                if cost <= settings.cost_cap { Ok(words) } else { Err(words) }
+            }
+        };
+        found.answer("cost ceiling", cost);
+        if found.faults.is_empty() {
+            self.try_everything(&mut found).await?;
+        }
+        Ok(found)
+    }
+
+    async fn find_image(&mut self) -> Result<Image, String> {
+        let (id, expected) = match self.spec.settings.image.clone() {
+            ImageChoice::Pinned { id, digest } => (id, digest),
+            ImageChoice::OfInstance(instance) => {
+                let found = told(self.look(Kind::Instance, &At::Id(instance.clone())).await)?;
+                let image = found.iter().find_map(|thing| match &thing.facts {
+                    Facts::Instance(facts) => Some(facts.image.clone()),
+                    _ => None,
+                });
+                (image.ok_or_else(|| format!("there is no instance {instance} whose image could be taken"))?, None)
+            }
+        };
+        let image = told(self.cloud().clone().image(&id).await)?.ok_or_else(|| format!("there is no image {id} for this account"))?;
+        if image.state != "available" {
+            return Err(format!("image {id} is {}", image.state));
+        }
+        let is = digest(&image);
+        if let Some(expected) = expected.filter(|expected| *expected != is) {
+            return Err(format!("image {id} has digest {is}, and {expected} is pinned"));
+        }
+        self.image = id;
+        Ok(image)
+    }
+
+    /// Asks of every call that the steps will make whether it would be allowed.
+    async fn try_everything(&mut self, found: &mut Preflight) -> Result<(), ScratchError> {
+        let mut asked: Vec<&'static str> = Vec::new();
+        let (mut allowed, mut unknown) = (0, Vec::new());
+        for act in paper::acts(self).await {
+            if asked.contains(&act.action()) || !act.can_be_tried_out() {
+                continue;
+            }
+            if self.cancel.is_cancelled() {
+                return Err(ScratchError::Interrupted);
+            }
+            asked.push(act.action());
+            match self.cloud().clone().try_out(&act, &self.tags).await {
+                Ok(()) => allowed += 1,
+                // Some calls look at the thing before they look at the permission.
+                Err(CloudError::Missing { .. }) if !matches!(act, Act::CreateGrant { .. }) => unknown.push(act.action()),
+                Err(error @ CloudError::Refused { .. }) => found.faults.push(format!("{} would be refused: {error}", act.action())),
+                Err(error) => found.faults.push(format!("whether {} would be allowed could not be asked: {error}", act.action())),
+            }
+        }
+        let mut words = format!("{allowed} of {} kinds of calls would be allowed", asked.len());
+        if !unknown.is_empty() {
+            words.push_str(&format!("; of these it is told only when there is something to call them on: {}", unknown.join(", ")));
+        }
+        found.answers.push(("permissions (dry run)".to_owned(), words));
+        Ok(())
+    }
+}

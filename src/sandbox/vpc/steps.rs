@@ -1,0 +1,401 @@
+//! The steps that make a scratch VPC, in order. Each undoes itself by the run's tags alone.
+
+use async_trait::async_trait;
+
+use super::cloud::{AclEntry, Act, At, CloudError, Facts, GroupRule, Kind, Launch, LaunchVolume, Peer, Thing};
+use super::{Scratch, ScratchError, policies};
+use crate::saga::{Step, Undo};
+
+/// Where the resolver, S3 and KMS answer: TLS and nothing else.
+const HTTPS: (i32, i32) = (443, 443);
+/// Ports from which answers come back to whoever asked.
+const ANSWERS: (i32, i32) = (1024, 65_535);
+/// The first entry that denies, and the ones that let through behind all of these.
+const DENY_FIRST: i32 = 100;
+const ALLOW: i32 = 1000;
+/// Names of the two groups.
+pub const INSTANCE_GROUP: &str = "lifeboat-scratch-instance";
+/// See [`INSTANCE_GROUP`].
+pub const ENDPOINT_GROUP: &str = "lifeboat-scratch-endpoint";
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $step:ident = $name:literal, $undo:expr;)*) => { $(
+        $(#[$doc])*
+        pub struct $step;
+        #[async_trait]
+        impl Undo<Scratch> for $step {
+            fn name(&self) -> &'static str {
+                $name
+            }
+            async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
+                let kinds: &[Kind] = &$undo;
+                for kind in kinds {
+                    scratch.remove_all(*kind).await?;
+                }
+                Ok(())
+            }
+        }
+    )* };
+}
+
+steps! {
+    /// The route table: local, and later S3.
+    MakeTable = "route-table", [Kind::RouteTable];
+    /// The network ACL, which denies production before it lets anything through.
+    MakeAcl = "network-acl", [Kind::NetworkAcl];
+    /// The security groups of instance and endpoint.
+    MakeGroups = "security-groups", [Kind::SecurityGroup];
+    /// The subnet, in one zone.
+    MakeSubnet = "subnet", [Kind::Subnet];
+    /// The door to S3.
+    OpenBucket = "s3-endpoint", [Kind::Endpoint];
+    /// The DNS firewall, if there is one.
+    CloseNames = "dns-firewall", [Kind::FirewallAssociation];
+    /// The flow log.
+    LogFlows = "flow-logs", [Kind::FlowLog];
+    /// The instance, and its volumes.
+    Launched = "instance", [Kind::Instance, Kind::Volume];
+}
+
+/// The door to KMS. It stands in the subnet; the door to S3 does not, and outlives it where another zone is tried.
+pub struct OpenKeys;
+
+#[async_trait]
+impl Undo<Scratch> for OpenKeys {
+    fn name(&self) -> &'static str {
+        "kms-endpoint"
+    }
+    async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
+        let in_the_subnet = |thing: &Thing| matches!(&thing.facts, Facts::Endpoint { form, .. } if form == "Interface");
+        scratch.remove_those(Kind::Endpoint, in_the_subnet).await?;
+        scratch.remove_all(Kind::Interface).await
+    }
+}
+
+/// The VPC. The last to be undone: everything that other steps have left goes with it.
+pub struct MakeVpc;
+
+#[async_trait]
+impl Undo<Scratch> for MakeVpc {
+    fn name(&self) -> &'static str {
+        "vpc"
+    }
+    async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
+        scratch.mop().await
+    }
+}
+
+/// Grants on keys.
+pub struct GrantKeys;
+
+#[async_trait]
+impl Undo<Scratch> for GrantKeys {
+    fn name(&self) -> &'static str {
+        "kms-grant"
+    }
+    async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
+        scratch.revoke_grants().await
+    }
+}
+
+/// All steps that make something, in order, for the way back.
+#[must_use]
+pub fn undos() -> [&'static dyn Undo<Scratch>; 11] {
+    [&MakeVpc, &MakeTable, &MakeAcl, &MakeGroups, &OpenBucket, &CloseNames, &LogFlows, &MakeSubnet, &OpenKeys, &GrantKeys, &Launched]
+}
+
+/// Those that are done again in another zone.
+#[must_use]
+pub fn undos_of_a_zone() -> [&'static dyn Undo<Scratch>; 3] {
+    [&MakeSubnet, &OpenKeys, &Launched]
+}
+
+macro_rules! makes {
+    ($step:ty, $output:ty, $self:ident, $scratch:ident, $act:block) => {
+        #[async_trait]
+        impl Step<Scratch> for $step {
+            type Output = $output;
+            type Error = ScratchError;
+            async fn act(&$self, $scratch: &mut Scratch) -> Result<$output, ScratchError> {
+                if $scratch.cancel.is_cancelled() {
+                    return Err(ScratchError::Interrupted);
+                }
+                $act
+            }
+        }
+    };
+}
+
+makes!(MakeVpc, String, self, scratch, {
+    let (cidr, tenancy) = (scratch.spec.settings.cidr.to_string(), scratch.spec.settings.tenancy.clone());
+    let id = scratch.act(&Act::CreateVpc { cidr, tenancy }).await?.id;
+    scratch.until(Kind::Vpc, &id, "available", &[]).await?;
+    scratch.act(&Act::EnableDns { vpc: id.clone() }).await?;
+    scratch.made.vpc.clone_from(&id);
+    Ok(id)
+});
+
+makes!(MakeTable, String, self, scratch, {
+    let id = scratch.act(&Act::CreateRouteTable { vpc: scratch.made.vpc.clone() }).await?.id;
+    scratch.made.table.clone_from(&id);
+    Ok(id)
+});
+
+/// What the network ACL says, but for the service's own last words.
+#[must_use]
+pub fn acl_entries(scratch: &Scratch) -> Vec<AclEntry> {
+    let mut entries = Vec::new();
+    for egress in [true, false] {
+        for (number, cidr) in (DENY_FIRST..).zip(&scratch.spec.settings.production_cidrs) {
+            entries.push(AclEntry { egress, number, allow: false, protocol: "-1".to_owned(), cidr: cidr.to_string(), ports: None });
+        }
+        let ports = Some(if egress { HTTPS } else { ANSWERS });
+        let cidr = "0.0.0.0/0".to_owned();
+        entries.push(AclEntry { egress, number: ALLOW, allow: true, protocol: "6".to_owned(), cidr, ports });
+    }
+    entries.sort();
+    entries
+}
+
+makes!(MakeAcl, String, self, scratch, {
+    let id = scratch.act(&Act::CreateNetworkAcl { vpc: scratch.made.vpc.clone() }).await?.id;
+    for entry in acl_entries(scratch) {
+        scratch.act(&Act::AddAclEntry { acl: id.clone(), entry }).await?;
+    }
+    scratch.made.acl.clone_from(&id);
+    Ok(id)
+});
+
+fn https(peer: Peer) -> GroupRule {
+    GroupRule { protocol: "tcp".to_owned(), ports: Some(HTTPS), peer }
+}
+
+/// What the instance may reach: S3, and the door to KMS.
+#[must_use]
+pub fn instance_egress(prefix_list: &str, endpoint_group: &str) -> Vec<GroupRule> {
+    let mut rules = vec![https(Peer::PrefixList(prefix_list.to_owned())), https(Peer::Group(endpoint_group.to_owned()))];
+    rules.sort();
+    rules
+}
+
+/// Who may come to the door to KMS: the instance.
+#[must_use]
+pub fn endpoint_ingress(instance_group: &str) -> Vec<GroupRule> {
+    vec![https(Peer::Group(instance_group.to_owned()))]
+}
+
+/// What a new group lets out, unless it is taken away.
+fn everything() -> Vec<GroupRule> {
+    vec![GroupRule { protocol: "-1".to_owned(), ports: None, peer: Peer::Cidr("0.0.0.0/0".to_owned()) }]
+}
+
+makes!(MakeGroups, (String, String), self, scratch, {
+    let mut made = Vec::new();
+    for (name, what) in [(INSTANCE_GROUP, "lifeboat: the instance of a drill"), (ENDPOINT_GROUP, "lifeboat: the KMS endpoint of a drill")] {
+        let (vpc, name, description) = (scratch.made.vpc.clone(), name.to_owned(), what.to_owned());
+        let group = scratch.act(&Act::CreateSecurityGroup { vpc, name, description }).await?.id;
+        scratch.act(&Act::DropRules { group: group.clone(), egress: true, rules: everything() }).await?;
+        made.push(group);
+    }
+    let (instance, endpoint) = (made.swap_remove(0), made.swap_remove(0));
+    let rules = instance_egress(&scratch.prefix_list, &endpoint);
+    scratch.act(&Act::AddRules { group: instance.clone(), egress: true, rules }).await?;
+    scratch.act(&Act::AddRules { group: endpoint.clone(), egress: false, rules: endpoint_ingress(&instance) }).await?;
+    (scratch.made.instance_group, scratch.made.endpoint_group) = (instance.clone(), endpoint.clone());
+    Ok((instance, endpoint))
+});
+
+makes!(OpenBucket, String, self, scratch, {
+    let service = s3_service(scratch);
+    let policy = policies::s3(&scratch.spec.settings.account, &scratch.spec.reads);
+    let (vpc, table) = (scratch.made.vpc.clone(), scratch.made.table.clone());
+    let id = scratch.act(&Act::CreateGatewayEndpoint { vpc, service, table, policy }).await?.id;
+    scratch.until(Kind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
+    scratch.made.gateway.clone_from(&id);
+    Ok(id)
+});
+
+/// The full name of S3 in the region.
+#[must_use]
+pub fn s3_service(scratch: &Scratch) -> String {
+    format!("com.amazonaws.{}.s3", scratch.spec.settings.region)
+}
+
+/// The full name of KMS in the region.
+#[must_use]
+pub fn kms_service(scratch: &Scratch) -> String {
+    format!("com.amazonaws.{}.kms", scratch.spec.settings.region)
+}
+
+makes!(CloseNames, String, self, scratch, {
+    let Some(rules) = scratch.spec.settings.dns_firewall.clone() else { return Ok(String::new()) };
+    let (vpc, name) = (scratch.made.vpc.clone(), format!("lifeboat-{}", scratch.spec.run));
+    let id = scratch.act(&Act::AssociateFirewall { vpc, rules, name }).await?.id;
+    scratch.until(Kind::FirewallAssociation, &id, "COMPLETE", &["DELETING"]).await?;
+    scratch.made.firewall.clone_from(&id);
+    Ok(id)
+});
+
+makes!(LogFlows, String, self, scratch, {
+    let (destination, role) = (scratch.spec.settings.flow_logs.clone(), scratch.spec.settings.flow_logs_role.clone());
+    let id = scratch.act(&Act::CreateFlowLogs { vpc: scratch.made.vpc.clone(), destination, role }).await?.id;
+    scratch.made.flow_log.clone_from(&id);
+    Ok(id)
+});
+
+makes!(MakeSubnet, String, self, scratch, {
+    let (vpc, cidr, zone) = (scratch.made.vpc.clone(), scratch.spec.settings.cidr.to_string(), scratch.zone.clone());
+    let id = scratch.act(&Act::CreateSubnet { vpc, cidr, zone }).await?.id;
+    scratch.until(Kind::Subnet, &id, "available", &["failed", "failed-insufficient-capacity"]).await?;
+    scratch.act(&Act::AssociateRouteTable { table: scratch.made.table.clone(), subnet: id.clone() }).await?;
+    let association = association_of(scratch, &id).await?;
+    match scratch.act(&Act::ReplaceAclAssociation { association, acl: scratch.made.acl.clone() }).await {
+        // It was replaced already, by a call whose answer was lost.
+        Err(CloudError::Missing { .. }) if is_associated(scratch, &id).await? => {}
+        other => drop(other?),
+    }
+    scratch.made.subnet.clone_from(&id);
+    Ok(id)
+});
+
+async fn acl_with(scratch: &mut Scratch, subnet: &str) -> Result<Option<(String, String)>, ScratchError> {
+    let acls = scratch.look(Kind::NetworkAcl, &At::Vpc(scratch.made.vpc.clone())).await?;
+    let of = |acl: &Thing| match &acl.facts {
+        Facts::NetworkAcl { subnets, .. } => {
+            subnets.iter().find(|(_, associated)| associated == subnet).map(|(association, _)| (association.clone(), acl.id.clone()))
+        }
+        _ => None,
+    };
+    Ok(acls.iter().find_map(of))
+}
+
+/// The association with the network ACL that a new subnet got by itself.
+async fn association_of(scratch: &mut Scratch, subnet: &str) -> Result<String, ScratchError> {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Some((association, _)) = acl_with(scratch, subnet).await? {
+            return Ok(association);
+        }
+        let limit = scratch.spec.settings.settle_within.duration();
+        if begun.elapsed() > limit {
+            let (what, wanted) = (format!("subnet {subnet}"), "associated with a network ACL".to_owned());
+            return Err(ScratchError::TooLate { what, wanted, seconds: limit.as_secs(), is: "not".to_owned() });
+        }
+        scratch.wait().await?;
+    }
+}
+
+async fn is_associated(scratch: &mut Scratch, subnet: &str) -> Result<bool, ScratchError> {
+    let ours = scratch.made.acl.clone();
+    Ok(acl_with(scratch, subnet).await?.is_some_and(|(_, acl)| acl == ours))
+}
+
+makes!(OpenKeys, String, self, scratch, {
+    let service = kms_service(scratch);
+    let policy = policies::kms(&scratch.spec.settings.account, &scratch.spec.grants);
+    let (vpc, subnet, group) = (scratch.made.vpc.clone(), scratch.made.subnet.clone(), scratch.made.endpoint_group.clone());
+    let id = scratch.act(&Act::CreateInterfaceEndpoint { vpc, service, subnet, group, policy }).await?.id;
+    scratch.until(Kind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
+    scratch.made.keys_endpoint.clone_from(&id);
+    Ok(id)
+});
+
+makes!(GrantKeys, Vec<String>, self, scratch, {
+    let (grantee, name) = (scratch.spec.settings.instance_role.clone(), scratch.grant_name());
+    let mut tokens = Vec::new();
+    for grant in scratch.spec.grants.clone() {
+        let (key, context) = (grant.key, grant.context);
+        let granted = scratch.act(&Act::CreateGrant { key, grantee: grantee.clone(), context, name: name.clone() }).await?;
+        tokens.extend(granted.grant_token);
+    }
+    scratch.made.grant_tokens.clone_from(&tokens);
+    Ok(tokens)
+});
+
+impl Scratch {
+    /// What is launched, of a type.
+    #[must_use]
+    pub fn launch(&self, instance_type: &str, root_device: &str) -> Launch {
+        let settings = &self.spec.settings;
+        let root = LaunchVolume {
+            device: root_device.to_owned(),
+            snapshot: None,
+            key: settings.kms_key.clone(),
+            gib: settings.root_gib,
+            initialization_rate: None,
+        };
+        Launch {
+            image: self.image.clone(),
+            instance_type: instance_type.to_owned(),
+            subnet: self.made.subnet.clone(),
+            group: self.made.instance_group.clone(),
+            profile: settings.instance_profile.clone(),
+            tenancy: settings.tenancy.clone(),
+            volumes: std::iter::once(root).chain(self.spec.volumes.iter().cloned()).collect(),
+            user_data: self.user_data.clone(),
+        }
+    }
+}
+
+makes!(Launched, String, self, scratch, {
+    let image = scratch.cloud.image(&scratch.image.clone()).await?;
+    let root = image.ok_or_else(|| ScratchError::Wrong(format!("image {} is gone", scratch.image)))?.root_device;
+    let mut refused = Vec::new();
+    for instance_type in scratch.spec.settings.instance_types.clone() {
+        let launch = scratch.launch(&instance_type, &root);
+        match scratch.act(&Act::RunInstances(Box::new(launch.clone()))).await {
+            Ok(acted) => {
+                (scratch.made.instance, scratch.made.instance_type) = (acted.id.clone(), instance_type);
+                // What the keys refuse shows up here, and nowhere else.
+                let hopeless = ["terminated", "shutting-down", "stopped"];
+                let instance = scratch.until(Kind::Instance, &acted.id, "running", &hopeless).await.map_err(explained)?;
+                as_asked(scratch, &instance, &launch).await?;
+                return Ok(acted.id);
+            }
+            Err(CloudError::NoCapacity { why, .. }) => refused.push(format!("{instance_type}: {why}")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ScratchError::NoCapacity { zone: scratch.zone.clone(), why: refused.join("; ") })
+});
+
+/// `Client.InternalError` at launch is how EC2 says that a key refused.
+fn explained(error: ScratchError) -> ScratchError {
+    match error {
+        ScratchError::Wrong(why) if why.contains("Client.InternalError") => ScratchError::Wrong(format!(
+            "{why}; EC2 says this where it may not use a volume's key: look at the key policies of the drill's key and of the snapshots'"
+        )),
+        other => other,
+    }
+}
+
+/// What runs must be what was asked for, before it gets anything to do.
+async fn as_asked(scratch: &mut Scratch, instance: &Thing, launch: &Launch) -> Result<(), ScratchError> {
+    let Facts::Instance(is) = &instance.facts else { return Err(ScratchError::Wrong("an instance is no instance".to_owned())) };
+    let mut wrong = Vec::new();
+    let mut must = |what: &str, is: &str, asked: &str| {
+        if is != asked {
+            wrong.push(format!("its {what} is {is:?} instead of {asked:?}"));
+        }
+    };
+    must("type", &is.instance_type, &launch.instance_type);
+    must("image", &is.image, &launch.image);
+    must("tenancy", &is.tenancy, &launch.tenancy);
+    must("subnet", &is.subnet, &launch.subnet);
+    must("metadata service", &is.http_tokens, "required");
+    must("hop limit", &is.hop_limit.to_string(), "1");
+    must("groups", &is.groups.join(","), &launch.group);
+    must("public address", is.public_ip.as_deref().unwrap_or("none"), "none");
+    let staying: Vec<&str> = is.volumes.iter().filter(|(_, _, goes)| !goes).map(|(_, volume, _)| volume.as_str()).collect();
+    must("volumes that outlive it", &staying.join(","), "");
+    let mut volumes = scratch.look(Kind::Volume, &At::Tagged(scratch.own.clone())).await?;
+    volumes.retain(|volume| matches!(&volume.facts, Facts::Volume { instance: Some(of), .. } if *of == instance.id));
+    for volume in &volumes {
+        if let Facts::Volume { encrypted, key, .. } = &volume.facts
+            && (!encrypted || key.as_ref() != Some(&scratch.spec.settings.kms_key))
+        {
+            wrong.push(format!("volume {} is not encrypted under the drill's key", volume.id));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(ScratchError::Wrong(format!("instance {}: {}", instance.id, wrong.join("; ")))) }
+}

@@ -1,0 +1,265 @@
+//! The agent: lifeboat on the instance of a scratch VPC. It does there what a local drill does on its host, with the same steps, and tells of it
+//! in letters that it signs with a key nobody else ever had.
+//!
+//! It finds no secret and keeps none: what it may read is open to the instance's role, what it may decrypt is granted for this one backup, and
+//! its signing key lives in its memory alone. Only the public half leaves, on the console, before anything is restored.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::{Clock, World, control, examine, load, local, tear_down, timed};
+use crate::config::plans;
+use crate::domain::Document;
+use crate::domain::drill::Halt;
+use crate::domain::layout;
+use crate::domain::scratch::{AgentResult, Forbidden, Letter, Order, Say, Tried, Words};
+use crate::evidence::Series;
+use crate::keyring::sign::PassingKey;
+use crate::report::{Happening, Progress, Team};
+use crate::saga::{Event, Journal, Refused, Saga};
+use crate::sandbox::vpc::boot;
+use crate::sandbox::{Reach, jail};
+use crate::vault::{Vault, VaultError};
+use crate::work::{Rig, WorkError};
+
+/// Letters on their way to the inbox.
+const LETTERS_MAX: usize = 256;
+/// Pause between two signs of life.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// Times the last letter is tried, and the pause between.
+const LAST_ATTEMPTS: u32 = 60;
+const LETTER_ATTEMPTS: u32 = 3;
+const LETTER_PAUSE: Duration = Duration::from_secs(2);
+/// Where an instance gets its credentials.
+const METADATA: &str = "169.254.169.254:80";
+
+/// Writes letters.
+struct Desk {
+    vault: Arc<dyn Vault>,
+    key: PassingKey,
+    nonce: String,
+    run: String,
+    attempt: u64,
+    number: u64,
+}
+
+impl Desk {
+    /// Puts the next letter into the inbox. One that did not get there keeps its number: the next one has it.
+    async fn send(&mut self, say: Say, attempts: u32) -> bool {
+        let number = self.number + 1;
+        let words = Words { run: self.run.clone(), nonce: self.nonce.clone(), number, say };
+        let Ok(words) = serde_json::to_string(&words) else { return false };
+        let signature = STANDARD.encode(self.key.sign(words.as_bytes()));
+        let letter = Letter { words, signature };
+        let key = layout::letter(&self.run, self.attempt, number);
+        for attempt in 1..=attempts {
+            match self.vault.put(&key, Document::letter(&letter)).await {
+                Ok(()) => {
+                    self.number = number;
+                    return true;
+                }
+                // An answer before this one was lost: the name is taken, and by nobody else. It may not be read back.
+                Err(VaultError::Exists { .. } | VaultError::Refused { .. }) if attempt > 1 => {
+                    self.number = number;
+                    return true;
+                }
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a letter did not get into the inbox"),
+            }
+            tokio::time::sleep(LETTER_PAUSE).await;
+        }
+        false
+    }
+}
+
+/// A journal that ends with the process: the instance does, too.
+#[derive(Default)]
+struct Passing(std::sync::Mutex<Vec<(String, Event)>>);
+
+#[async_trait::async_trait]
+impl Journal for Passing {
+    async fn append(&self, _: &str, step: &str, event: &Event) -> Result<(), Refused> {
+        let mut events = self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?;
+        events.push((step.to_owned(), event.clone()));
+        Ok(())
+    }
+    async fn events(&self, _: &str) -> Result<Vec<(String, Event)>, Refused> {
+        Ok(self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?.clone())
+    }
+}
+
+/// Lays out what the order says where the same code finds it that reads it everywhere else.
+///
+/// # Errors
+/// [`WorkError::File`]
+pub fn lay_out(order: &Order, directory: &Path) -> Result<std::path::PathBuf, WorkError> {
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        let fail = |source| WorkError::File { what: format!("writing {}", path.display()), source };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(fail)?;
+        }
+        std::fs::write(&path, text).map_err(fail)
+    };
+    write(crate::config::FILE_NAME, &order.config)?;
+    write(&format!("{}/{}.toml", plans::DRILLS_DIRECTORY, order.drill), &order.script)?;
+    if let Some(text) = &order.plan_text {
+        write(&format!("{}/{}.toml", plans::RESTORE_DIRECTORY, order.plan), text)?;
+    }
+    Ok(directory.join(crate::config::FILE_NAME))
+}
+
+/// What happens, as far as it may leave the instance: no words of a server, no names, no values.
+fn say(happening: &Happening) -> Option<Say> {
+    match happening {
+        Happening::StepBegan { step, at_seconds } => Some(Say::Began { step: step.clone(), at_seconds: *at_seconds }),
+        Happening::StepEnded { step, seconds, error } => {
+            Some(Say::Ended { step: step.clone(), seconds: *seconds, failed: error.is_some() })
+        }
+        Happening::Broke { scenario, outcome } => Some(Say::Broke { scenario: *scenario, outcome: outcome.clone() }),
+        Happening::Checked { result, .. } => Some(Say::Checked(result.clone())),
+        Happening::Controlled { result } => Some(Say::Controlled(result.clone())),
+        _ => None,
+    }
+}
+
+/// Carries an order out; returns the result that stands in the last letter.
+///
+/// # Errors
+/// [`WorkError`] if not even a letter could be written.
+pub async fn run(rig: &Rig, order: &Order) -> Result<AgentResult, WorkError> {
+    let key = PassingKey::generate()?;
+    let nonce = hex::encode(rand::random::<[u8; 16]>());
+    show(&boot::key_line(&order.run, &nonce, &key.public().to_line()));
+    let mut desk = Desk { vault: Arc::clone(&rig.vault), key, nonce, run: order.run.clone(), attempt: order.attempt, number: 0 };
+    let (tell, mut told) = mpsc::channel::<Say>(LETTERS_MAX);
+    // Progress that the inbox cannot take is dropped; the result is not.
+    let team = Team::new(
+        move |happening| {
+            if let Some(say) = say(happening) {
+                let _ = tell.try_send(say);
+            }
+        },
+        false,
+    );
+    let progress = rig.progress.clone();
+    let working = carry_out(rig, order, &team);
+    tokio::pin!(working);
+    let mut alive = tokio::time::interval(ALIVE_EVERY);
+    alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let result = loop {
+        tokio::select! {
+            result = &mut working => break result,
+            Some(say) = told.recv() => drop(desk.send(say, LETTER_ATTEMPTS).await),
+            _ = alive.tick() => drop(desk.send(sign_of_life(&progress), LETTER_ATTEMPTS).await),
+        }
+    };
+    while let Ok(say) = told.try_recv() {
+        desk.send(say, LETTER_ATTEMPTS).await;
+    }
+    let result = result?;
+    match desk.send(Say::Result(Box::new(result.clone())), LAST_ATTEMPTS).await {
+        true => Ok(result),
+        false => Err(WorkError::NotVerified("the result could not be put into the inbox".to_owned())),
+    }
+}
+
+fn sign_of_life(progress: &Progress) -> Say {
+    let stages = progress.stages();
+    let current = stages.iter().rev().find(|stage| !stage.time().1).or(stages.last());
+    match current {
+        Some(stage) => Say::Alive { stage: stage.name.clone(), done: stage.done(), total: stage.total },
+        None => Say::Alive { stage: "waiting".to_owned(), done: 0, total: None },
+    }
+}
+
+/// Shows a line on the console, where only who may describe the instance reads it, and whence nobody can take it back.
+fn show(line: &str) {
+    use std::io::Write;
+    let console = std::fs::OpenOptions::new().write(true).open("/dev/console");
+    let shown = console.and_then(|mut console| writeln!(console, "\n{line}"));
+    if shown.is_err() {
+        // Standard output goes there as well, by whoever started the agent at boot.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+}
+
+async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult, WorkError> {
+    let began = Timestamp::now();
+    let drill = plans::drill(&rig.config, &order.drill)?.ok_or_else(|| WorkError::Bug("the order holds no drill".to_owned()))?;
+    // What is broken was broken before the order was made: it names the keys that are left.
+    let drill = plans::Drill { breaks: Vec::new(), ..drill };
+    let series = Series { vault: order.vault.clone(), found: Vec::new(), claimed: Vec::new() };
+    let mut world = World::new(rig, &drill, team, &order.run, Clock::from(began), &series);
+    world.pinned = order.backups.clone();
+    let network = probes(order, team).await;
+    let open: Vec<String> =
+        network.iter().filter(|tried| tried.reached != tried.should).map(|tried| format!("{}: {}", tried.what, tried.detail)).collect();
+    let journal = Passing::default();
+    let mut saga = Saga::open(&order.run, &journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
+    let halt = match open.is_empty() {
+        false => Some(Halt::sandbox(format!("nothing was restored, since the instance is not cut off: {}", open.join("; ")))),
+        true => steps(&mut saga, &mut world).await.err(),
+    };
+    tear_down(&mut saga, &mut world).await;
+    let census = local::census(&world.state, &world.run, world.lease.as_ref());
+    let binary = std::env::current_exe().and_then(std::fs::read);
+    let binary = binary.map_err(|source| WorkError::File { what: "reading the agent's own binary".to_owned(), source })?;
+    let found = world.found;
+    Ok(AgentResult {
+        began,
+        sandbox: found.sandbox,
+        isolation: serde_json::to_value(&found.isolation).unwrap_or_default(),
+        network,
+        backups: found.backups,
+        broken: found.broken,
+        checks: found.checks,
+        controls: found.controls,
+        moments: found.moments,
+        steps: found.steps,
+        halt,
+        leftovers: census.processes.into_iter().chain(census.files).collect(),
+        binary_sha256: crate::work::shelf::sha256(&binary),
+    })
+}
+
+async fn steps(saga: &mut Saga<'_>, world: &mut World<'_>) -> Result<(), Halt> {
+    timed(saga, world, &load::Choose).await?;
+    timed(saga, world, &super::Raise).await?;
+    timed(saga, world, &super::StartServer).await?;
+    timed(saga, world, &super::Isolate).await?;
+    timed(saga, world, &load::Restore).await?;
+    timed(saga, world, &examine::Examine).await?;
+    timed(saga, world, &control::RunControls).await?;
+    Ok(())
+}
+
+/// Tries from the instance itself what must not answer, and that its own credentials are there: what cannot be reached from beside it then
+/// means something.
+async fn probes(order: &Order, team: &Team) -> Vec<Tried> {
+    team.tell(&Happening::StepBegan { step: "probe-network".to_owned(), at_seconds: 0.0 });
+    let begun = std::time::Instant::now();
+    let reach = |forbidden: &Forbidden| match forbidden {
+        Forbidden::Tcp(address) => Reach::Tcp(address.clone()),
+        Forbidden::Name(name) => Reach::Name(name.clone()),
+    };
+    let all = order.forbidden.iter().map(|one| (reach(one), false)).chain([(Reach::Tcp(METADATA.to_owned()), true)]);
+    let tries = all.map(|(tried, should)| async move {
+        let what = tried.to_string();
+        match tokio::task::spawn_blocking(move || jail::probe(tried)).await {
+            Ok(probe) => Tried { what, reached: probe.reached, should, detail: probe.detail },
+            // Nothing is known of it, which is never good news.
+            Err(_) => Tried { what, reached: !should, should, detail: "the probe died".to_owned() },
+        }
+    });
+    let tried: Vec<Tried> = futures::future::join_all(tries).await;
+    let failed = tried.iter().any(|tried| tried.reached != tried.should);
+    let error = failed.then(|| "something answered that must not".to_owned());
+    team.tell(&Happening::StepEnded { step: "probe-network".to_owned(), seconds: begun.elapsed().as_secs_f64(), error });
+    tried
+}

@@ -1,0 +1,504 @@
+//! A drill in a scratch VPC, as the host that runs it sees it: it makes the place, proves that it is cut off, has the agent on the instance do
+//! what a local drill does, believes only what that agent has signed, and takes everything away again.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{TEAR_DOWN, World, at_fault, ended, follow, load, of_volumes, order, timed};
+use crate::config::plans::{Drill, DrillPlace};
+use crate::domain::drill::{Halt, Scenario};
+use crate::domain::layout;
+use crate::domain::scratch::{Dollars, LEASE_FORMAT, Lease, ScratchReport, ScratchSettings};
+use crate::domain::{Document, VaultId};
+use crate::failpoint;
+use crate::report::Happening;
+use crate::saga::{Event, Halted, Journal, Saga, Step};
+use crate::sandbox::vpc::cloud::Cloud;
+use crate::sandbox::vpc::gate::Passed;
+use crate::sandbox::vpc::paper::Phase;
+use crate::sandbox::vpc::policies::Reads;
+use crate::sandbox::vpc::preflight::Preflight;
+use crate::sandbox::vpc::steps;
+use crate::sandbox::vpc::{Scratch, ScratchError, Spec, boot, paper};
+use crate::vault::VaultError;
+use crate::work::shelf::sha256;
+use crate::work::{Rig, WorkError, evidence, shelf};
+
+/// GiB that are reckoned for a root volume whose size nobody says.
+const ROOT_GIB_ASSUMED: u64 = 30;
+
+fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
+    rig.config.scratch_vpc.as_ref().ok_or_else(|| WorkError::Refused {
+        what: "a drill with sandbox = \"vpc\"".to_owned(),
+        why: "lifeboat.toml has no [scratch_vpc]".to_owned(),
+        hint: "docs/AWS.md tells how a drill account is set up; sandbox = \"local\" needs none".to_owned(),
+    })
+}
+
+/// Refuses what cannot be rehearsed in a scratch VPC.
+///
+/// # Errors
+/// [`WorkError::Refused`]
+pub fn refuse_what_cannot_be(rig: &Rig, drill: &Drill) -> Result<(), WorkError> {
+    if drill.place == DrillPlace::Local {
+        return Ok(());
+    }
+    let (settings, bucket) = (settings(rig)?, order::bucket(&rig.config)?);
+    let refuse = |why: &str, hint: &str| {
+        Err(WorkError::Refused { what: format!("drill {} with sandbox = \"vpc\"", drill.name), why: why.to_owned(), hint: hint.to_owned() })
+    };
+    if bucket.region.as_ref().is_some_and(|region| *region != settings.region) {
+        return refuse(
+            "the vault is in another region, and a VPC's door to S3 leads to its own only",
+            "set the region of [scratch_vpc] to the vault's",
+        );
+    }
+    if of_volumes(drill) {
+        return refuse("volumes are not attached in a scratch VPC yet", "drill them with sandbox = \"local\", which reads their blocks");
+    }
+    if drill.recovery_identity.is_some() {
+        return refuse("an offline key never leaves for an instance", "rehearse recovery_identity with sandbox = \"local\"");
+    }
+    if let Some(scenario) = drill.breaks.iter().find(|one| !matches!(one, Scenario::CatalogLost | Scenario::HomeKeyLost)) {
+        return refuse(
+            &format!("{} is not rehearsed there: the instance has KMS and the one backup, and nothing else", scenario.name()),
+            "rehearse it with sandbox = \"local\"",
+        );
+    }
+    if order::key_arns(&rig.config).is_empty() {
+        return refuse("no KMS key is configured by its ARN, and an instance can be granted nothing else", "name the key by its ARN");
+    }
+    Ok(())
+}
+
+/// Why the way forward ended.
+enum Trip {
+    /// No instance in this zone; another may have one.
+    NoCapacity(String),
+    /// For good.
+    Halt(Halt),
+}
+
+impl From<Halt> for Trip {
+    fn from(halt: Halt) -> Self {
+        Self::Halt(halt)
+    }
+}
+
+fn at_the_place(error: ScratchError) -> Halt {
+    match error {
+        ScratchError::Interrupted => Halt::Interrupted,
+        other => Halt::sandbox(other.to_string()),
+    }
+}
+
+pub(super) fn begin(world: &World<'_>, step: &str) -> f64 {
+    let at_seconds = world.clock.seconds();
+    world.team.tell(&Happening::StepBegan { step: step.to_owned(), at_seconds });
+    at_seconds
+}
+
+/// Does a step of the place, tells of it and notes its time.
+async fn step<S>(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, step: &S) -> Result<S::Output, Trip>
+where
+    S: Step<Scratch, Error = ScratchError>,
+{
+    let from = begin(world, step.name());
+    let done = saga.step(scratch, step).await.map_err(|halted| match halted {
+        Halted::Step(ScratchError::NoCapacity { zone, why }) => Trip::NoCapacity(format!("{zone}: {why}")),
+        Halted::Step(error) => Trip::Halt(at_the_place(error)),
+        other => Trip::Halt(Halt::sandbox(other.to_string())),
+    });
+    let error = done.as_ref().err().map(|trip| match trip {
+        Trip::NoCapacity(why) => why.clone(),
+        Trip::Halt(halt) => halt.why().to_owned(),
+    });
+    ended(world, step.name(), from, error.map(|why| (why.clone(), why)));
+    done
+}
+
+fn spec(rig: &Rig, vault: VaultId, drill: &Drill, run: &str, declared: Timestamp, attempt: u64) -> Result<Spec, WorkError> {
+    let keys = order::key_arns(&rig.config).into_iter();
+    let grants = keys.map(|key| crate::sandbox::vpc::GrantSpec { key, context: Default::default() }).collect();
+    Ok(Spec {
+        settings: settings(rig)?.clone(),
+        vault,
+        run: run.to_owned(),
+        drill: drill.name.clone(),
+        expires: declared + SignedDuration::try_from(drill.time_to_live.duration()).unwrap_or_default(),
+        attempt,
+        reads: Reads::default(),
+        grants,
+        volumes: Vec::new(),
+    })
+}
+
+async fn open(rig: &Rig, spec: Spec, at_seconds: f64) -> Result<Scratch, WorkError> {
+    let cloud: Arc<dyn Cloud> = rig.clouds.open(&spec.settings).await?;
+    Ok(Scratch::new(cloud, spec, at_seconds, rig.cancel.clone()))
+}
+
+/// How often the place was begun before.
+async fn attempts_before(journal: &dyn Journal, run: &str) -> u64 {
+    let events = journal.events(run).await.unwrap_or_default();
+    events.iter().filter(|(step, event)| step == "vpc" && *event == Event::Started).count() as u64
+}
+
+/// Runs the drill; returns why it stopped early, and what is left.
+pub(super) async fn perform<'s>(
+    saga: &mut Saga<'s>,
+    journal: &'s dyn Journal,
+    world: &mut World<'_>,
+    all: bool,
+) -> (Option<Halt>, Vec<String>) {
+    let before = attempts_before(journal, &world.run).await;
+    let opened = async {
+        let vault = shelf::vault_id(world.own).await?;
+        let spec = spec(world.own, vault, world.drill, &world.run, world.clock.declared, before + 1)?;
+        open(world.own, spec, world.clock.seconds()).await
+    };
+    let mut scratch = match opened.await {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            let left = if before == 0 { Vec::new() } else { vec![format!("what run {} left could not be looked at: {error}", world.run)] };
+            return (Some(Halt::sandbox(error.to_string())), left);
+        }
+    };
+    let mut report = ScratchReport {
+        region: scratch.spec.settings.region.clone(),
+        account: scratch.spec.settings.account.clone(),
+        same_account: scratch.spec.settings.production_account.as_ref().map(|account| *account == scratch.spec.settings.account),
+        ..empty_report()
+    };
+    let halt = if before > 0 {
+        // What a process before this one left goes first: attempts share nothing.
+        let failures = tear_down(saga, world, &mut scratch).await;
+        match Saga::open(&world.run, journal).await {
+            _ if !failures.is_empty() => Some(Halt::sandbox(format!("what is left of an earlier attempt is in the way: {failures}"))),
+            Ok(anew) => {
+                *saga = anew;
+                forward(saga, world, &mut scratch, &mut report, all).await
+            }
+            Err(error) => Some(Halt::sandbox(error.to_string())),
+        }
+    } else {
+        forward(saga, world, &mut scratch, &mut report, all).await
+    };
+    tear_down(saga, world, &mut scratch).await;
+    failpoint::reach("drill-torn-down");
+    let (census, mut left) = scratch.census().await;
+    report.census = census;
+    if left.is_empty()
+        && let Err(error) = over(world.own, &world.run).await
+    {
+        left.push(format!("the lease of run {} could not be ended: {error}", world.run));
+    }
+    report.calls = std::mem::take(&mut scratch.calls);
+    report.looks = std::mem::take(&mut scratch.looks);
+    (report.zone, report.image) = (scratch.zone.clone(), scratch.image.clone());
+    world.found.scratch = Some(Box::new(report));
+    (halt, left)
+}
+
+async fn forward(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport, all: bool) -> Option<Halt> {
+    if !all {
+        return Some(Halt::Interrupted);
+    }
+    steps_of(saga, world, scratch, report).await.err()
+}
+
+/// Takes the place down; returns what went wrong.
+async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> String {
+    let from = begin(world, TEAR_DOWN);
+    let failures = saga.unwind(scratch, &steps::undos()).await.join("; ");
+    let error = (!failures.is_empty()).then(|| (failures.clone(), failures.clone()));
+    ended(world, TEAR_DOWN, from, error);
+    failures
+}
+
+fn empty_report() -> ScratchReport {
+    ScratchReport {
+        region: String::new(),
+        account: String::new(),
+        caller: String::new(),
+        same_account: None,
+        zone: String::new(),
+        instance: String::new(),
+        instance_type: String::new(),
+        image: String::new(),
+        image_digest: String::new(),
+        tenancy: String::new(),
+        cost_ceiling: Dollars::default(),
+        preflight: Vec::new(),
+        gate: serde_json::Value::Null,
+        gate_sha256: String::new(),
+        network: Vec::new(),
+        on_instance: serde_json::Value::Null,
+        agent_key: String::new(),
+        agent_sha256: String::new(),
+        letters: 0,
+        calls: Vec::new(),
+        looks: Default::default(),
+        census: Default::default(),
+    }
+}
+
+/// The agent's binary, and its hash.
+fn agent_binary(settings: &ScratchSettings) -> Result<(Vec<u8>, String), WorkError> {
+    let own = || std::env::current_exe().map_err(|source| WorkError::File { what: "finding lifeboat's own binary".to_owned(), source });
+    let path = settings.agent.clone().map_or_else(own, Ok)?;
+    let read = std::fs::read(&path).map_err(|source| WorkError::File { what: format!("reading the agent {}", path.display()), source })?;
+    let hash = sha256(&read);
+    Ok((read, hash))
+}
+
+async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
+    timed(saga, world, &load::Choose).await?;
+    let attempt = scratch.spec.attempt;
+    let (binary, agent_sha256) = agent_binary(&scratch.spec.settings).map_err(at_fault)?;
+    let (keys, grants) = order::keys(world, &scratch.spec.settings).await.map_err(at_fault)?;
+    (scratch.spec.grants, scratch.spec.reads) = (grants, order::reads(world, attempt, &agent_sha256).map_err(at_fault)?);
+    report.agent_sha256.clone_from(&agent_sha256);
+    preflight(world, scratch, report).await?;
+    let from = begin(world, "lease");
+    let leased = lease(world, scratch, report.cost_ceiling, (binary, &agent_sha256)).await;
+    ended(world, "lease", from, leased.as_ref().err().map(|error| (error.to_string(), error.to_string())));
+    leased.map_err(at_fault)?;
+    failpoint::reach("scratch-leased");
+    let mut refused = Vec::new();
+    match the_place(saga, world, scratch).await {
+        Ok(()) => {}
+        Err(Trip::Halt(halt)) => return Err(halt),
+        Err(Trip::NoCapacity(why)) => refused.push(why),
+    }
+    failpoint::reach("scratch-built");
+    let minutes = u64::try_from(scratch.spec.expires.duration_since(Timestamp::now()).as_secs() / 60).unwrap_or(0).max(1);
+    for zone in scratch.spec.settings.zones.clone() {
+        scratch.zone = zone;
+        match in_a_zone(saga, world, scratch, report, (&keys, &agent_sha256, minutes)).await {
+            Ok(ordered) => {
+                report.instance.clone_from(&scratch.made.instance);
+                report.instance_type.clone_from(&scratch.made.instance_type);
+                report.tenancy.clone_from(&scratch.spec.settings.tenancy);
+                failpoint::reach("scratch-launched");
+                put_order(world, attempt, ordered).await.map_err(at_fault)?;
+                failpoint::reach("scratch-ordered");
+                return follow::follow(world, scratch, report, attempt).await;
+            }
+            Err(Trip::NoCapacity(why)) => {
+                world.team.tell(&Happening::Warned { warning: format!("no capacity in {why}") });
+                refused.push(why);
+                // Only what depends on the zone is done again.
+                let failures = saga.unwind(scratch, &steps::undos_of_a_zone()).await;
+                if !failures.is_empty() {
+                    return Err(Halt::sandbox(failures.join("; ")));
+                }
+            }
+            Err(Trip::Halt(halt)) => return Err(halt),
+        }
+    }
+    Err(Halt::sandbox(format!("no instance can be had in any zone: {}", refused.join("; "))))
+}
+
+async fn preflight(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
+    let from = begin(world, "preflight");
+    let gib = scratch.spec.settings.root_gib.and_then(|gib| u64::try_from(gib).ok()).unwrap_or(ROOT_GIB_ASSUMED);
+    let found = scratch.preflight(world.drill.time_to_live, gib).await.map_err(at_the_place);
+    let done = found.and_then(|found| {
+        let Preflight { answers, faults, caller, image_digest, cost_ceiling } = found;
+        for (question, answer) in &answers {
+            world.team.tell(&Happening::Told { text: format!("{question}: {answer}") });
+        }
+        (report.preflight, report.caller, report.image_digest, report.cost_ceiling) = (answers, caller, image_digest, cost_ceiling);
+        if faults.is_empty() { Ok(()) } else { Err(Halt::sandbox(format!("nothing was made: {}", faults.join("; ")))) }
+    });
+    ended(world, "preflight", from, done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.why().to_owned())));
+    done
+}
+
+/// Writes the lease and stores the agent, before anything is made.
+async fn lease(world: &World<'_>, scratch: &Scratch, cost_ceiling: Dollars, (binary, hash): (Vec<u8>, &str)) -> Result<(), WorkError> {
+    let rig = world.own;
+    let key = layout::agent(hash);
+    // Its name is its hash: what stands there already is what the instance checks.
+    if rig.vault.find(&key).await?.is_none() {
+        rig.vault.put(&key, Document::agent(binary)).await?;
+    }
+    let spec = &scratch.spec;
+    let lease = Lease {
+        format: LEASE_FORMAT.to_owned(),
+        vault: spec.vault.clone(),
+        run: spec.run.clone(),
+        drill: spec.drill.clone(),
+        region: spec.settings.region.clone(),
+        account: spec.settings.account.clone(),
+        keys: order::key_arns(&rig.config),
+        host: evidence::actor().host,
+        expires: spec.expires,
+        cost_ceiling,
+    };
+    put_signed(rig, &layout::lease(&spec.run), Document::lease(&lease)).await
+}
+
+/// Stores a signed document; one that stands there already, of an earlier attempt, counts.
+async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Document) -> Result<(), WorkError> {
+    let signature = rig.signer.sign(document.bytes()).await?;
+    let stored = async {
+        rig.vault.put(&key.signature(), Document::signature(signature)).await?;
+        rig.vault.put(key, document).await
+    };
+    match stored.await {
+        Ok(()) | Err(VaultError::Exists { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Says in the vault that a run is over and that nothing of it is left, if it has a lease there.
+///
+/// # Errors
+/// [`WorkError`] if that could not be written.
+pub async fn over(rig: &Rig, run: &str) -> Result<(), WorkError> {
+    let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &layout::lease(run)).await? else { return Ok(()) };
+    let lease = Lease::parse(&bytes)?;
+    put_signed(rig, &layout::run_over(run), Document::lease(&lease)).await
+}
+
+async fn the_place(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> Result<(), Trip> {
+    step(saga, world, scratch, &steps::MakeVpc).await?;
+    step(saga, world, scratch, &steps::MakeTable).await?;
+    step(saga, world, scratch, &steps::MakeAcl).await?;
+    step(saga, world, scratch, &steps::MakeGroups).await?;
+    step(saga, world, scratch, &steps::OpenBucket).await?;
+    step(saga, world, scratch, &steps::CloseNames).await?;
+    step(saga, world, scratch, &steps::LogFlows).await?;
+    Ok(())
+}
+
+type Ordered = (Vec<u8>, String);
+
+/// The rest of the place, the gate and the instance, in the zone that is tried. The order is made and not yet given.
+async fn in_a_zone(
+    saga: &mut Saga<'_>,
+    world: &mut World<'_>,
+    scratch: &mut Scratch,
+    report: &mut ScratchReport,
+    (keys, agent_sha256, minutes): (&[crate::domain::scratch::OrderKey], &str, u64),
+) -> Result<Ordered, Trip> {
+    step(saga, world, scratch, &steps::MakeSubnet).await?;
+    step(saga, world, scratch, &steps::OpenKeys).await?;
+    pass_gate(world, scratch, report).await?;
+    failpoint::reach("scratch-gated");
+    let tokens = step(saga, world, scratch, &steps::GrantKeys).await?;
+    let spec = &scratch.spec;
+    let order = order::order(world, spec, keys, tokens).map_err(at_fault)?;
+    let bytes = Document::order(&order).into_bytes();
+    let hash = sha256(&bytes);
+    let s3 = order::bucket(&world.own.config).map_err(at_fault)?;
+    let full = |key: layout::ObjectKey| format!("{}{key}", s3.prefix);
+    scratch.user_data = boot::script(&boot::Boot {
+        run: &world.run,
+        region: &spec.settings.region,
+        bucket: &s3.bucket,
+        agent_key: &full(layout::agent(agent_sha256)),
+        agent_sha256,
+        order_key: &full(layout::order(&world.run, spec.attempt)),
+        order_sha256: &hash,
+        minutes,
+    });
+    step(saga, world, scratch, &steps::Launched).await?;
+    Ok((bytes, hash))
+}
+
+async fn pass_gate(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
+    let from = begin(world, "isolation-gate");
+    let passed = scratch.pass_gate().await.map_err(at_the_place).and_then(|passed| {
+        let accepted = world.drill.accept_gaps.contains(crate::sandbox::Gap::Names.name());
+        match passed.names_leave && !accepted {
+            true => Err(Halt::sandbox(
+                "nothing was restored, since names can leave the VPC by its resolver: set dns_firewall in [scratch_vpc], or accept_gaps = [\"names\"] in the drill",
+            )),
+            false => Ok(passed),
+        }
+    });
+    ended(world, "isolation-gate", from, passed.as_ref().err().map(|halt| (halt.why().to_owned(), halt.why().to_owned())));
+    let Passed { state, sha256, names_leave } = passed?;
+    world.team.tell(&Happening::Told { text: format!("cut off; what stands there has SHA-256 {sha256}") });
+    if names_leave {
+        world.found.isolation.gaps.push(crate::sandbox::Gap::Names);
+    }
+    (report.gate, report.gate_sha256) = (state, sha256);
+    Ok(())
+}
+
+/// Gives the order: only now has the agent anything to do.
+async fn put_order(world: &World<'_>, attempt: u64, (bytes, _): Ordered) -> Result<(), WorkError> {
+    let order = crate::domain::scratch::Order::parse(&bytes)?;
+    Ok(world.own.vault.put(&layout::order(&world.run, attempt), Document::order(&order)).await?)
+}
+
+/// Removes what a run has left, known by its tags alone.
+///
+/// # Errors
+/// [`WorkError::Leftovers`] with what is still there.
+pub async fn clean_up(rig: &Rig, run: &str) -> Result<(), WorkError> {
+    let vault = shelf::vault_id(rig).await?;
+    let keys = order::key_arns(&rig.config).into_iter();
+    let grants = keys.map(|key| crate::sandbox::vpc::GrantSpec { key, context: Default::default() }).collect();
+    let spec = Spec {
+        settings: settings(rig)?.clone(),
+        vault,
+        run: run.to_owned(),
+        drill: String::new(),
+        expires: Timestamp::now(),
+        attempt: 0,
+        reads: Reads::default(),
+        grants,
+        volumes: Vec::new(),
+    };
+    let mut scratch = open(rig, spec, 0.0).await?;
+    let mut failures = Vec::new();
+    for undo in steps::undos().iter().rev() {
+        failures.extend(undo.undo(&mut scratch).await.err());
+    }
+    let (_, left) = scratch.census().await;
+    if left.is_empty() && failures.is_empty() {
+        return Ok(());
+    }
+    failures.extend(left);
+    Err(WorkError::Leftovers(format!("of run {run}: {}", failures.join("; "))))
+}
+
+/// What a drill in a scratch VPC would call, phase by phase. Calls nothing of EC2, KMS or the DNS firewall.
+///
+/// # Errors
+/// [`WorkError`] if the drill cannot be, or there is no backup.
+pub async fn plan(rig: &Rig, drill: &Drill, team: &crate::report::Team) -> Result<Vec<Phase>, WorkError> {
+    refuse_what_cannot_be(rig, drill)?;
+    let vault = shelf::vault_id(rig).await?;
+    let (series, _) = evidence::examine(rig).await?;
+    let declared = Timestamp::now();
+    let mut world = World::new(rig, drill, team, "RUN", super::Clock::from(declared), &series);
+    for stage in &drill.plan.stages {
+        let (which, how) = load::which(drill);
+        let believed = shelf::pick(rig, &stage.datastore, &which, &mut Vec::new()).await?;
+        world.chosen.push((believed, how));
+    }
+    let mut spec = spec(rig, vault, drill, "RUN", declared, 1)?;
+    (spec.grants, spec.reads) = (order::keys(&world, &spec.settings).await?.1, order::reads(&world, 1, "AGENT")?);
+    on_paper(rig, spec, drill.time_to_live).await
+}
+
+/// Rehearses a run on paper.
+///
+/// # Errors
+/// [`WorkError::NotVerified`] if not even that comes to a good end.
+pub async fn on_paper(rig: &Rig, spec: Spec, time_to_live: crate::domain::span::Span) -> Result<Vec<Phase>, WorkError> {
+    let nowhere: Arc<dyn Cloud> = Arc::new(paper::Paper::new(&spec.settings.region, &spec.settings.account, ""));
+    let mut scratch = Scratch::new(nowhere, spec, 0.0, rig.cancel.clone());
+    scratch.image = match &scratch.spec.settings.image {
+        crate::domain::scratch::ImageChoice::Pinned { id, .. } => id.clone(),
+        crate::domain::scratch::ImageChoice::OfInstance(instance) => format!("the image of {instance}"),
+    };
+    paper::rehearse(&scratch, time_to_live).await.map_err(|error| WorkError::NotVerified(error.to_string()))
+}

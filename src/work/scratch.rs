@@ -1,0 +1,148 @@
+//! Scratch VPCs as any host sees them: the leases in the vault, what stands in the account under this vault's tags, and its removal.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Rig, WorkError, drill, shelf};
+use crate::domain::layout::{self, ObjectKey};
+use crate::domain::scratch::{Lease, ScratchSettings, tag};
+use crate::sandbox::vpc::cloud::{At, Cloud, Kind, Tags, Thing};
+use crate::vault::fetch;
+
+/// A run in a scratch VPC, as its lease tells of it.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    /// The run.
+    pub run: String,
+    /// Its lease; why not if it is not believed.
+    pub lease: Result<Lease, String>,
+    /// Whether a signed document says that it is over and that nothing of it is left.
+    pub over: bool,
+    /// When its lease was written.
+    pub written: Timestamp,
+    /// Everything of it that stands in the vault.
+    pub objects: Vec<ObjectKey>,
+}
+
+impl Leased {
+    /// Whether its time is up though it is not over.
+    #[must_use]
+    pub fn is_abandoned(&self, now: Timestamp) -> bool {
+        !self.over && self.lease.as_ref().is_ok_and(|lease| lease.expires <= now)
+    }
+}
+
+/// What a run has left in the account.
+#[derive(Debug, Clone)]
+pub struct StrayRun {
+    /// The run.
+    pub run: String,
+    /// When it should have been gone; none if nothing says.
+    pub expires: Option<Timestamp>,
+    /// What there is, in words.
+    pub things: Vec<String>,
+}
+
+/// All runs that have a lease in the vault, oldest first.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be read.
+pub async fn leases(rig: &Rig) -> Result<Vec<Leased>, WorkError> {
+    let mut runs: BTreeMap<String, Vec<(ObjectKey, Timestamp)>> = BTreeMap::new();
+    for facts in rig.vault.list(layout::RUNS).await? {
+        if let Some(run) = layout::parse_run_key(facts.key.as_str()) {
+            runs.entry(run).or_default().push((facts.key, facts.modified));
+        }
+    }
+    let mut found = Vec::new();
+    for (run, objects) in runs {
+        let lease = lease(rig, &run, &layout::lease(&run)).await?;
+        let over = lease.is_ok() && lease_is(&lease, &lease_of_the_end(rig, &run).await?);
+        let written = objects.iter().map(|(_, modified)| *modified).min().unwrap_or(Timestamp::MAX);
+        found.push(Leased { run, lease, over, written, objects: objects.into_iter().map(|(key, _)| key).collect() });
+    }
+    Ok(found)
+}
+
+async fn lease_of_the_end(rig: &Rig, run: &str) -> Result<Result<Lease, String>, WorkError> {
+    lease(rig, run, &layout::run_over(run)).await
+}
+
+fn lease_is(one: &Result<Lease, String>, other: &Result<Lease, String>) -> bool {
+    matches!((one, other), (Ok(one), Ok(other)) if one == other)
+}
+
+/// A lease, if a pinned key signed it and it is where it belongs.
+async fn lease(rig: &Rig, run: &str, key: &ObjectKey) -> Result<Result<Lease, String>, WorkError> {
+    let Some(bytes) = fetch::document(rig.vault.as_ref(), key).await? else { return Ok(Err("there is none".to_owned())) };
+    let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.unwrap_or_default();
+    if !rig.trusted.is_empty() && rig.trusted.signer_of(&bytes, &signature).is_none() {
+        return Ok(Err("no pinned key signed it".to_owned()));
+    }
+    let vault = shelf::vault_id(rig).await?;
+    Ok(match Lease::parse(&bytes) {
+        Ok(lease) if lease.run == run && lease.vault == vault => Ok(lease),
+        Ok(_) => Err("it belongs elsewhere".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+async fn cloud(rig: &Rig, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, WorkError> {
+    Ok(rig.clouds.open(settings).await?)
+}
+
+fn expiry(things: &[Thing]) -> Option<Timestamp> {
+    // Of one run all things have the same; where somebody changed one, the latest counts.
+    things.iter().filter_map(|thing| thing.tags.get(tag::EXPIRES)?.parse().ok()).max()
+}
+
+/// Runs of this vault of which something stands in the account though their time is up, they have their report, or their process on this
+/// host is `dead`.
+///
+/// # Errors
+/// [`WorkError`] if the account cannot be looked at; with no `[scratch_vpc]` there is nothing to look at.
+pub async fn strays(rig: &Rig, dead: &std::collections::BTreeSet<String>) -> Result<Vec<StrayRun>, WorkError> {
+    let Some(settings) = &rig.config.scratch_vpc else { return Ok(Vec::new()) };
+    let (cloud, vault, now) = (cloud(rig, settings).await?, shelf::vault_id(rig).await?, Timestamp::now());
+    let of_vault: Tags = [(tag::VAULT.to_owned(), vault.to_string())].into();
+    let mut runs: BTreeMap<String, Vec<Thing>> = BTreeMap::new();
+    for kind in Kind::OURS {
+        for thing in cloud.look(kind, &At::Tagged(of_vault.clone())).await? {
+            let gone = matches!(thing.state.to_ascii_lowercase().as_str(), "terminated" | "deleted");
+            if let (Some(run), false) = (thing.tags.get(tag::RUN).cloned(), gone) {
+                runs.entry(run).or_default().push(thing);
+            }
+        }
+    }
+    let (series, _) = super::evidence::examine(rig).await?;
+    let reported = |run: &str| super::evidence::reports(&series).iter().any(|(_, report)| report.run == run);
+    let mut found: Vec<StrayRun> = Vec::new();
+    for (run, things) in runs {
+        let expires = expiry(&things);
+        let is_run = layout::parse_run_key(&layout::run_prefix(&run)).is_some();
+        if is_run && (dead.contains(&run) || expires.is_some_and(|expires| expires <= now) || reported(&run)) {
+            let things = things.iter().map(|thing| format!("{} {}", thing.kind.name(), thing.id)).collect();
+            found.push(StrayRun { run, expires, things });
+        }
+    }
+    // A run that died before it made anything may still have grants, which carry no tags.
+    for leased in leases(rig).await? {
+        let is_dead = (dead.contains(&leased.run) || reported(&leased.run)) && !leased.over;
+        if (leased.is_abandoned(now) || is_dead) && !found.iter().any(|stray| stray.run == leased.run) {
+            let expires = leased.lease.ok().map(|lease| lease.expires);
+            found.push(StrayRun { run: leased.run, expires, things: Vec::new() });
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what a run has left, and says in the vault that it is over.
+///
+/// # Errors
+/// [`WorkError::Leftovers`] with what is still there.
+pub async fn remove(rig: &Rig, run: &str) -> Result<(), WorkError> {
+    drill::vpc::clean_up(rig, run).await?;
+    drill::vpc::over(rig, run).await
+}

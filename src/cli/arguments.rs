@@ -302,7 +302,7 @@ pub enum PolicyVerb {
     /// What the role of a scratch instance may do.
     #[command(after_help = "Example:\n  lifeboat policy instance-role > instance-role.json")]
     InstanceRole,
-    /// What nobody in the drill account may do: for a service control policy or a permissions boundary.
+    /// What nobody in the drill account may do, whatever else they may: a service control policy.
     #[command(after_help = "Example:\n  lifeboat policy guardrails > guardrails.json")]
     Guardrails,
 }

@@ -40,7 +40,7 @@ fn settings(s: &mut Section<'_>, base: &Path) -> Option<ScratchSettings> {
     let image = image(s);
     let instance_profile = arn(s, "instance_profile", "arn:aws:iam::123456789012:instance-profile/lifeboat-scratch", "iam");
     let instance_role = arn(s, "instance_role", "arn:aws:iam::123456789012:role/lifeboat-scratch", "iam");
-    let kms_key = arn(s, "kms_key", "arn:aws:kms:eu-west-1:123456789012:key/…", "kms");
+    let kms_key = kms_key(s, region.as_deref());
     let flow_logs = s.required_text("flow_logs", "flow_logs = \"arn:aws:s3:::flow-logs/scratch/\"");
     let flow_logs_role = s.text("flow_logs_role").map(|t| t.value);
     let flow_logs = flow_logs.and_then(|text| match text.value.split(':').nth(2) {
@@ -144,6 +144,17 @@ fn image(s: &mut Section<'_>) -> Option<ImageChoice> {
             s.fault(of.span, "image_of", "it names an instance whose image is booted, without a digest", "write image_of = \"i-…\"")
         }
         (None, None) => s.fault_here("no image is named", "write image = \"ami-…\" and image_digest, or image_of = \"i-…\""),
+    }
+}
+
+/// An alias is told by nothing that EC2 says later, and a key of another region encrypts nothing here.
+fn kms_key(s: &mut Section<'_>, region: Option<&str>) -> Option<String> {
+    let text = s.required_text("kms_key", "kms_key = \"arn:aws:kms:eu-west-1:123456789012:key/…\"")?;
+    let mut parts = text.value.split(':').skip(2);
+    let is_key = parts.next() == Some("kms") && region.is_none_or(|region| parts.next() == Some(region)) && text.value.contains(":key/");
+    match is_key {
+        true => Some(text.value),
+        false => s.fault(text.span, "kms_key", "it is no ARN of a key of the region", "write the ARN of a key, not of an alias"),
     }
 }
 

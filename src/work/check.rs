@@ -89,7 +89,31 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
     }
     lines.extend(check_files(rig));
     lines.extend(check_unattended(rig));
+    lines.extend(check_scratch(rig).await);
     Ok(lines)
+}
+
+/// The drill account: what a drill's own preflight asks, and what should hold there whatever anybody does. A fault keeps no backup from
+/// being taken.
+async fn check_scratch(rig: &Rig) -> Vec<Line> {
+    const SUBJECT: &str = "scratch VPC";
+    if rig.config.scratch_vpc.is_none() {
+        return Vec::new();
+    }
+    match drill::vpc::ask(rig).await {
+        Err(error) => vec![line(SUBJECT, "can be asked", Answer::CouldNotLook, error.to_string())],
+        Ok(found) => {
+            let fault = |question: &str| found.faults.iter().any(|fault| fault.starts_with(question));
+            let told = found.answers.iter().map(|(question, answer)| {
+                let weak = found.weaknesses.contains(question);
+                let answered = if fault(question) || weak { Answer::Note } else { Answer::Good };
+                line(SUBJECT, question, answered, answer.clone())
+            });
+            let refused =
+                found.faults.iter().filter(|fault| !found.answers.iter().any(|(question, _)| fault.starts_with(question.as_str())));
+            told.chain(refused.map(|fault| line(SUBJECT, "would be allowed", Answer::Note, fault.clone()))).collect()
+        }
+    }
 }
 
 /// Restore plans and drills: whether they can be read, and what they name is there.
@@ -107,18 +131,24 @@ fn check_files(rig: &Rig) -> Vec<Line> {
         });
     }
     for name in plans::names(&rig.config, plans::DRILLS_DIRECTORY) {
-        lines.push(match drill::script(rig, &name).and_then(|script| drill::refuse_what_breaks_nothing(rig, &script).map(|()| script)) {
-            Ok(script) => {
-                let detail = format!(
-                    "{} checks, {} kinds of damage, {} things broken",
-                    script.checks.len(),
-                    script.controls.len(),
-                    script.breaks.len()
-                );
-                line(&format!("drill {name}"), "is sound", Answer::Good, detail)
-            }
-            Err(error) => bad(&format!("drill {name}"), "is sound", Trouble::Usage, error.to_string()),
-        });
+        lines.push(
+            match drill::script(rig, &name).and_then(|script| {
+                drill::refuse_what_breaks_nothing(rig, &script)
+                    .and_then(|()| drill::vpc::refuse_what_cannot_be(rig, &script))
+                    .map(|()| script)
+            }) {
+                Ok(script) => {
+                    let detail = format!(
+                        "{} checks, {} kinds of damage, {} things broken",
+                        script.checks.len(),
+                        script.controls.len(),
+                        script.breaks.len()
+                    );
+                    line(&format!("drill {name}"), "is sound", Answer::Good, detail)
+                }
+                Err(error) => bad(&format!("drill {name}"), "is sound", Trouble::Usage, error.to_string()),
+            },
+        );
     }
     lines
 }

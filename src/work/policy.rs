@@ -12,7 +12,7 @@ use super::drill::order::{bucket, key_arns};
 use super::{Rig, WorkError, drill};
 use crate::domain::scratch::{ScratchSettings, tag};
 use crate::domain::span::Span;
-use crate::sandbox::vpc::cloud::Act;
+use crate::sandbox::vpc::cloud::{Act, Kind, Owned};
 use crate::sandbox::vpc::{GrantSpec, Spec, policies::Reads};
 
 fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
@@ -26,7 +26,9 @@ fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
 /// Actions whose resources are told apart by nothing: looking, and what has no resource-level permissions.
 fn is_look(action: &str) -> bool {
     let verb = action.split(':').nth(1).unwrap_or_default();
-    ["Describe", "Get", "List"].iter().any(|prefix| verb.starts_with(prefix)) && !action.starts_with("kms:")
+    let is_look = ["Describe", "Get", "List"].iter().any(|prefix| verb.starts_with(prefix));
+    // An instance's console is the instance's.
+    is_look && !action.starts_with("kms:") && verb != "GetConsoleOutput"
 }
 
 /// Actions that make something, which must carry the run's tag from the beginning.
@@ -66,6 +68,7 @@ fn made_by(action: &str) -> &'static [&'static str] {
 /// [`WorkError::Refused`] without `[scratch_vpc]`.
 pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
     let settings = settings(rig)?;
+    let vault = super::shelf::vault_id(rig).await?;
     let phases = rehearse(rig, settings).await?;
     let (mut looks, mut making, mut changing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for call in phases.into_iter().flat_map(|(_, calls)| calls) {
@@ -76,8 +79,12 @@ pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
             _ => {}
         }
     }
+    // What a run meets only if something outlives its instance, or has another name.
+    let removals = Kind::OURS.map(|kind| Act::Remove(Owned::nothing(kind)).action().to_owned());
+    changing.extend(removals.into_iter().filter(|action| action.starts_with("ec2:")));
     looks.extend(
         [
+            "ec2:DescribeManagedPrefixLists",
             "servicequotas:GetAWSDefaultServiceQuota",
             "route53resolver:ListTagsForResource",
             "route53resolver:GetFirewallRuleGroupAssociation",
@@ -145,7 +152,7 @@ pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
             json!("kms:CreateGrant"),
             json!(key_arns(&rig.config)),
             json!({
-                "StringEquals": { "kms:GranteePrincipal": settings.instance_role },
+                "StringEquals": { "kms:GranteePrincipal": settings.instance_role, "kms:EncryptionContext:vault": vault.to_string() },
                 "ForAllValues:StringEquals": { "kms:GrantOperations": ["Decrypt"] },
                 "StringLike": { "kms:GrantConstraintType": "EncryptionContextEquals" }
             }),
@@ -200,7 +207,7 @@ async fn rehearse(rig: &Rig, settings: &ScratchSettings) -> Result<Vec<crate::sa
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]` or a vault in S3.
 pub fn instance_role(rig: &Rig) -> Result<Value, WorkError> {
-    settings(rig)?;
+    let settings = settings(rig)?;
     let s3 = bucket(&rig.config)?;
     let objects = |keys: &[&str]| keys.iter().map(|key| format!("arn:aws:s3:::{}/{}{key}", s3.bucket, s3.prefix)).collect::<Vec<_>>();
     let read = objects(&["vault.json", "manifests/*", "meta/*", "payloads/*", "agent/*", "runs/*"]);
@@ -211,7 +218,7 @@ pub fn instance_role(rig: &Rig) -> Result<Value, WorkError> {
         json!({ "Sid": "Write", "Effect": "Allow", "Action": "s3:PutObject", "Resource": objects(&["runs/*/inbox/*"]) }),
     ];
     if let Some(key) = &s3.sse_kms_key {
-        let region = s3.region.as_deref().unwrap_or("*");
+        let region = &settings.region;
         statements
             .push(json!({ "Sid": "TheBucketsKey", "Effect": "Allow", "Action": ["kms:Decrypt", "kms:GenerateDataKey"], "Resource": key,
                                 "Condition": { "StringEquals": { "kms:ViaService": format!("s3.{region}.amazonaws.com") } } }));
@@ -219,7 +226,7 @@ pub fn instance_role(rig: &Rig) -> Result<Value, WorkError> {
     Ok(json!({ "Version": "2012-10-17", "Statement": statements }))
 }
 
-/// What nobody in the drill account may do, whatever else they may: for a service control policy or a permissions boundary.
+/// What nobody in the drill account may do, whatever else they may: for a service control policy. Images are made in another account.
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]`.
@@ -239,6 +246,9 @@ pub fn guardrails(rig: &Rig) -> Result<Value, WorkError> {
         "ec2:CreateInstanceConnectEndpoint",
         "ec2:AllocateAddress",
         "ec2:AssociateAddress",
+        "ec2:CreateRoute",
+        "ec2:ReplaceRoute",
+        "ec2:ModifyVpcEndpoint",
         "ec2:ModifyVpcBlockPublicAccessOptions",
         "ec2:CreateVpcBlockPublicAccessExclusion",
     ];
@@ -247,6 +257,14 @@ pub fn guardrails(rig: &Rig) -> Result<Value, WorkError> {
         "ec2:ModifyImageAttribute",
         "ec2:CreateImage",
         "ec2:CreateStoreImageTask",
+        "ec2:CreateSnapshot",
+        "ec2:CreateSnapshots",
+        "ec2:ExportImage",
+        "ec2:CreateInstanceExportTask",
+        "ec2:ModifyInstanceAttribute",
+        "ec2:ModifyInstanceMetadataOptions",
+        "ssm:StartSession",
+        "ssm:SendCommand",
         "ec2:DisableEbsEncryptionByDefault",
         "ec2:EnableSerialConsoleAccess",
     ];

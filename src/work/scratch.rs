@@ -61,7 +61,10 @@ pub async fn leases(rig: &Rig) -> Result<Vec<Leased>, WorkError> {
         let lease = lease(rig, &run, &layout::lease(&run)).await?;
         let over = lease.is_ok() && lease_is(&lease, &lease_of_the_end(rig, &run).await?);
         let written = objects.iter().map(|(_, modified)| *modified).min().unwrap_or(Timestamp::MAX);
-        found.push(Leased { run, lease, over, written, objects: objects.into_iter().map(|(key, _)| key).collect() });
+        let mut objects: Vec<ObjectKey> = objects.into_iter().map(|(key, _)| key).collect();
+        // What says that the run is over goes last: removed half-way, the rest is found again.
+        objects.sort_by_key(|key| ["lease", "over"].iter().any(|name| key.file_name().starts_with(name)));
+        found.push(Leased { run, lease, over, written, objects });
     }
     Ok(found)
 }
@@ -75,7 +78,7 @@ fn lease_is(one: &Result<Lease, String>, other: &Result<Lease, String>) -> bool 
 }
 
 /// A lease, if a pinned key signed it and it is where it belongs.
-async fn lease(rig: &Rig, run: &str, key: &ObjectKey) -> Result<Result<Lease, String>, WorkError> {
+pub(super) async fn lease(rig: &Rig, run: &str, key: &ObjectKey) -> Result<Result<Lease, String>, WorkError> {
     let Some(bytes) = fetch::document(rig.vault.as_ref(), key).await? else { return Ok(Err("there is none".to_owned())) };
     let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.unwrap_or_default();
     if !rig.trusted.is_empty() && rig.trusted.signer_of(&bytes, &signature).is_none() {
@@ -129,7 +132,7 @@ pub async fn strays(rig: &Rig, dead: &std::collections::BTreeSet<String>) -> Res
     }
     // A run that died before it made anything may still have grants, which carry no tags.
     for leased in leases(rig).await? {
-        let is_dead = (dead.contains(&leased.run) || reported(&leased.run)) && !leased.over;
+        let is_dead = (dead.contains(&leased.run) || reported(&leased.run)) && !leased.over && leased.lease.is_ok();
         if (leased.is_abandoned(now) || is_dead) && !found.iter().any(|stray| stray.run == leased.run) {
             let expires = leased.lease.ok().map(|lease| lease.expires);
             found.push(StrayRun { run: leased.run, expires, things: Vec::new() });

@@ -27,6 +27,8 @@ mod s3;
 #[cfg(feature = "ec2")]
 mod scratch;
 #[cfg(feature = "ec2")]
+mod scratch_ends;
+#[cfg(feature = "ec2")]
 mod scratch_storms;
 mod sessions;
 mod simulation;

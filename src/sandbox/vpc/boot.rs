@@ -3,8 +3,8 @@
 //!
 //! It needs of the image: bash, coreutils, the AWS CLI, `shutdown`. The agent needs a Postgres server and clients, util-linux and mount rights.
 
-/// Where the agent works on the instance.
-pub const DIRECTORY: &str = "/run/lifeboat";
+/// Where the agent works on the instance: on its own volume, since some systems run nothing from `/run`.
+pub const DIRECTORY: &str = "/var/lib/lifeboat";
 /// Seconds between looks for the order, which is written once the instance is seen to be what was asked for.
 const ORDER_PAUSE: u64 = 2;
 /// Looks for it.

@@ -76,6 +76,8 @@ pub struct FirewallRule {
     pub action: String,
     /// The domains it speaks of; empty if the list is not ours to read.
     pub domains: Vec<String>,
+    /// The one type of question it speaks of; none: all.
+    pub question: Option<String>,
 }
 
 /// How many of something there may be.

@@ -79,6 +79,19 @@ impl Scratch {
         }
     }
 
+    /// Looks once more when the instance has done its work: whoever opened the VPC meanwhile is seen.
+    ///
+    /// # Errors
+    /// [`ScratchError::NotIsolated`] with every violation.
+    pub async fn still_holds(&mut self) -> Result<(), ScratchError> {
+        let all = self.gather().await?;
+        let violations = self.violations(&all);
+        match violations.is_empty() {
+            true => Ok(()),
+            false => Err(ScratchError::Opened(violations.into_iter().map(|violation| violation.text).collect())),
+        }
+    }
+
     fn violations(&self, all: &[Thing]) -> Vec<Violation> {
         let mut found = Vec::new();
         for thing in all {
@@ -163,9 +176,11 @@ impl Scratch {
             Facts::FlowLog { destination, traffic, .. } => wrong(traffic == "ALL", "it does not log everything")
                 .or_else(|| wrong(thing.id != made.flow_log || goes_to(destination, &settings.flow_logs), "it goes elsewhere")),
             Facts::Interface { subnet, groups, .. } => {
-                wrong(*subnet == made.subnet && *groups == [made.endpoint_group.clone()], "it is not that of the KMS endpoint")
+                let of = |group: &String| *groups == [group.clone()];
+                let is_known = of(&made.endpoint_group) || (!made.instance.is_empty() && of(&made.instance_group));
+                wrong(*subnet == made.subnet && is_known, "it is neither that of the KMS endpoint nor the instance's")
             }
-            Facts::Instance(_) => Some("it was there before ours".to_owned()),
+            Facts::Instance(_) => wrong(thing.id == made.instance, "it is not ours"),
             Facts::Volume { .. } => None,
             Facts::WayOut => Some("it is a way out".to_owned()),
         }
@@ -212,7 +227,7 @@ fn goes_to(told: &str, asked: &str) -> bool {
 #[must_use]
 pub fn open_names(rules: &[FirewallRule]) -> Option<String> {
     let is_all = |domain: &String| domain.trim_end_matches('.') == "*";
-    let blocks = rules.iter().position(|rule| rule.action == "BLOCK" && rule.domains.iter().any(is_all));
+    let blocks = rules.iter().position(|rule| rule.action == "BLOCK" && rule.question.is_none() && rule.domains.iter().any(is_all));
     let Some(blocks) = blocks else { return Some("it blocks no name by default: its last rule must block *".to_owned()) };
     let through = rules[..blocks].iter().filter(|rule| rule.action != "BLOCK");
     let is_aws = |domain: &String| {

@@ -84,6 +84,9 @@ pub enum ScratchError {
     /// It is not isolated, so nothing is restored.
     #[error("nothing was restored, since the scratch VPC is not isolated: {}", .0.join("; "))]
     NotIsolated(Vec<String>),
+    /// It was isolated before anything was restored, and is not any more.
+    #[error("the scratch VPC was opened while the drill ran: {}", .0.join("; "))]
+    Opened(Vec<String>),
     /// No type that is configured can be had in this zone.
     #[error("no instance can be had in {zone}: {why}")]
     NoCapacity {
@@ -337,6 +340,11 @@ impl Scratch {
 }
 
 impl Scratch {
+    /// Teardown's time begins with the first thing that is removed from now on.
+    pub fn about_to_tear_down(&mut self) {
+        self.deadline = None;
+    }
+
     /// Shortens what is left of teardown's time.
     fn hurry(&mut self) {
         let soon = Instant::now() + self.spec.settings.settle_within.duration() / HURRY;

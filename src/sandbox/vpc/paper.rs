@@ -578,8 +578,12 @@ impl Cloud for Paper {
     async fn firewall_rules(&self, _: &str) -> Result<Vec<FirewallRule>, CloudError> {
         self.write("route53resolver:ListFirewallRules");
         self.write("route53resolver:ListFirewallDomains");
-        let rule =
-            |priority, action: &str, domain: &str| FirewallRule { priority, action: action.to_owned(), domains: vec![domain.to_owned()] };
+        let rule = |priority, action: &str, domain: &str| FirewallRule {
+            priority,
+            action: action.to_owned(),
+            domains: vec![domain.to_owned()],
+            question: None,
+        };
         Ok(vec![rule(1, "ALLOW", "kms.amazonaws.com."), rule(2, "BLOCK", "*.")])
     }
 
@@ -645,7 +649,8 @@ pub async fn rehearse(of: &Scratch, time_to_live: Span) -> Result<Vec<Phase>, Sc
     phase("the instance");
     let instance = scratch.made.instance.clone();
     let _ = (ask.console(&instance).await, scratch.look(Kind::Instance, &At::Id(instance.clone())).await);
-    phase("following it");
+    scratch.still_holds().await?;
+    phase("following it, and a last look at the place");
     for undo in steps::undos().iter().rev() {
         undo.undo(&mut scratch).await.map_err(ScratchError::Wrong)?;
     }

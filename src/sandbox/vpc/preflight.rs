@@ -13,6 +13,8 @@ pub struct Preflight {
     pub answers: Vec<(String, String)>,
     /// What keeps the drill from beginning.
     pub faults: Vec<String>,
+    /// Questions whose answers are weaker than they should be, and keep nothing from beginning.
+    pub weaknesses: Vec<String>,
     /// Who asked.
     pub caller: String,
     /// SHA-256 over what EC2 says of the image.
@@ -121,18 +123,10 @@ impl Scratch {
             });
             found.answer("DNS firewall", closed);
         } else {
+            found.weaknesses.push("DNS firewall".to_owned());
             found.answer("DNS firewall", Ok("none: names can leave the VPC by its resolver".to_owned()));
         }
-        // What stands in the account is told, not asked for: an account of many may have its reasons.
-        let guards = told(cloud.guards().await).map(|guards| {
-            format!(
-                "block public access {}, volumes {}encrypted by default, serial console {}",
-                guards.block_public_access,
-                if guards.encryption_by_default { "" } else { "not " },
-                if guards.serial_console { "on" } else { "off" }
-            )
-        });
-        found.answers.push(("guards of the account".to_owned(), guards.unwrap_or_else(|why| format!("could not be looked at: {why}"))));
+        self.look_at_guards(&mut found).await;
         let cost = cost_ceiling(&settings, time_to_live, gib);
         found.cost_ceiling = cost.clone().unwrap_or_default();
         let cost = match cost {
@@ -147,6 +141,29 @@ impl Scratch {
             self.try_everything(&mut found).await?;
         }
         Ok(found)
+    }
+
+    /// What should hold in the account is told and not asked for: an account may have its reasons.
+    async fn look_at_guards(&self, found: &mut Preflight) {
+        let guards = match self.cloud().guards().await {
+            Ok(guards) => guards,
+            Err(error) => {
+                found.weaknesses.push("guards of the account".to_owned());
+                return found.answers.push(("guards of the account".to_owned(), format!("could not be looked at: {error}")));
+            }
+        };
+        let encryption = if guards.encryption_by_default { "on" } else { "off" };
+        for (question, is, should) in [
+            ("block public access", guards.block_public_access.as_str(), "block-bidirectional"),
+            ("encryption of volumes by default", encryption, "on"),
+            ("serial console", if guards.serial_console { "on" } else { "off" }, "off"),
+        ] {
+            let words = if is == should { is.to_owned() } else { format!("{is}, and should be {should}") };
+            if is != should {
+                found.weaknesses.push(question.to_owned());
+            }
+            found.answers.push((question.to_owned(), words));
+        }
     }
 
     async fn find_image(&mut self) -> Result<Image, String> {
@@ -175,27 +192,42 @@ impl Scratch {
 
     /// Asks of every call that the steps will make whether it would be allowed.
     async fn try_everything(&mut self, found: &mut Preflight) -> Result<(), ScratchError> {
-        let mut asked: Vec<&'static str> = Vec::new();
+        let mut asked: Vec<String> = Vec::new();
         let (mut allowed, mut unknown) = (0, Vec::new());
         for act in paper::acts(self).await {
-            if asked.contains(&act.action()) || !act.can_be_tried_out() {
+            // Once for each kind of call, and for each key.
+            let kind = match &act {
+                Act::CreateGrant { key, .. } => format!("{} {key}", act.action()),
+                Act::CreateInterfaceEndpoint { .. } => format!("{} (interface)", act.action()),
+                _ => act.action().to_owned(),
+            };
+            if asked.contains(&kind) || !act.can_be_tried_out() {
                 continue;
             }
             if self.cancel.is_cancelled() {
                 return Err(ScratchError::Interrupted);
             }
-            asked.push(act.action());
+            asked.push(kind);
+            // A policy that is bound to tags refuses what names a thing that does not exist, and so has none.
+            let names_nothing = !matches!(act, Act::CreateVpc { .. } | Act::CreateGrant { .. });
             match self.cloud().clone().try_out(&act, &self.tags).await {
                 Ok(()) => allowed += 1,
                 // Some calls look at the thing before they look at the permission.
-                Err(CloudError::Missing { .. }) if !matches!(act, Act::CreateGrant { .. }) => unknown.push(act.action()),
+                Err(CloudError::Missing { .. }) if names_nothing => unknown.push(act.action()),
+                Err(CloudError::Refused { why, .. }) if names_nothing && why.starts_with("UnauthorizedOperation") => {
+                    unknown.push(act.action())
+                }
                 Err(error @ CloudError::Refused { .. }) => found.faults.push(format!("{} would be refused: {error}", act.action())),
                 Err(error) => found.faults.push(format!("whether {} would be allowed could not be asked: {error}", act.action())),
             }
         }
         let mut words = format!("{allowed} of {} kinds of calls would be allowed", asked.len());
         if !unknown.is_empty() {
-            words.push_str(&format!("; of these it is told only when there is something to call them on: {}", unknown.join(", ")));
+            found.weaknesses.push("permissions (dry run)".to_owned());
+            words.push_str(&format!(
+                "; refused, as a policy bound to tags refuses what names nothing that exists, or as one that lacks them: {}",
+                unknown.join(", ")
+            ));
         }
         found.answers.push(("permissions (dry run)".to_owned(), words));
         Ok(())

@@ -369,6 +369,23 @@ fn explained(error: ScratchError) -> ScratchError {
     }
 }
 
+/// The volumes of an instance, as soon as all of them are to be seen.
+async fn volumes_of(scratch: &mut Scratch, instance: &Thing, count: usize) -> Result<Vec<Thing>, ScratchError> {
+    let (limit, begun) = (scratch.spec.settings.settle_within.duration(), std::time::Instant::now());
+    loop {
+        let mut volumes = scratch.look(Kind::Volume, &At::Tagged(scratch.own.clone())).await?;
+        volumes.retain(|volume| matches!(&volume.facts, Facts::Volume { instance: Some(of), .. } if *of == instance.id));
+        if volumes.len() >= count && count > 0 {
+            return Ok(volumes);
+        }
+        if begun.elapsed() > limit {
+            let (what, wanted) = (format!("instance {}", instance.id), format!("seen with its {count} volumes"));
+            return Err(ScratchError::TooLate { what, wanted, seconds: limit.as_secs(), is: format!("with {}", volumes.len()) });
+        }
+        scratch.wait().await?;
+    }
+}
+
 /// What runs must be what was asked for, before it gets anything to do.
 async fn as_asked(scratch: &mut Scratch, instance: &Thing, launch: &Launch) -> Result<(), ScratchError> {
     let Facts::Instance(is) = &instance.facts else { return Err(ScratchError::Wrong("an instance is no instance".to_owned())) };
@@ -388,9 +405,7 @@ async fn as_asked(scratch: &mut Scratch, instance: &Thing, launch: &Launch) -> R
     must("public address", is.public_ip.as_deref().unwrap_or("none"), "none");
     let staying: Vec<&str> = is.volumes.iter().filter(|(_, _, goes)| !goes).map(|(_, volume, _)| volume.as_str()).collect();
     must("volumes that outlive it", &staying.join(","), "");
-    let mut volumes = scratch.look(Kind::Volume, &At::Tagged(scratch.own.clone())).await?;
-    volumes.retain(|volume| matches!(&volume.facts, Facts::Volume { instance: Some(of), .. } if *of == instance.id));
-    for volume in &volumes {
+    for volume in &volumes_of(scratch, instance, is.volumes.len()).await? {
         if let Facts::Volume { encrypted, key, .. } = &volume.facts
             && (!encrypted || key.as_ref() != Some(&scratch.spec.settings.kms_key))
         {

@@ -256,7 +256,9 @@ fn a_firewall_must_block_what_it_does_not_let_through() {
         priority,
         action: action.to_owned(),
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        question: None,
     };
+    let only_addresses = FirewallRule { question: Some("A".to_owned()), ..rule(2, "BLOCK", &["*."]) };
     let allow = || rule(1, "ALLOW", &["*.amazonaws.com.", "s3.eu-west-1.amazonaws.com"]);
     assert_eq!(open_names(&[allow(), rule(2, "BLOCK", &["*."])]), None);
     for (rules, why) in [
@@ -265,6 +267,7 @@ fn a_firewall_must_block_what_it_does_not_let_through() {
         (vec![allow(), rule(2, "BLOCK", &["evil.example."])], "blocks no name"),
         (vec![rule(1, "ALLOW", &["*."]), rule(2, "BLOCK", &["*."])], "lets *. through"),
         (vec![rule(1, "ALERT", &["example.com."]), rule(2, "BLOCK", &["*."])], "lets example.com. through"),
+        (vec![allow(), only_addresses], "blocks no name"),
         (vec![rule(1, "ALLOW", &[]), rule(2, "BLOCK", &["*."])], "cannot be read"),
     ] {
         let told = open_names(&rules).unwrap_or_default();

@@ -148,6 +148,7 @@ pub async fn run(rig: &Rig, order: &Order) -> Result<AgentResult, WorkError> {
         false,
     );
     let progress = rig.progress.clone();
+    give_up_at(order.expires, rig.cancel.clone());
     let working = carry_out(rig, order, &team);
     tokio::pin!(working);
     let mut alive = tokio::time::interval(ALIVE_EVERY);
@@ -167,6 +168,15 @@ pub async fn run(rig: &Rig, order: &Order) -> Result<AgentResult, WorkError> {
         true => Ok(result),
         false => Err(WorkError::NotVerified("the result could not be put into the inbox".to_owned())),
     }
+}
+
+/// Stops everything when the run's time is up. The result says so, and the instance goes with it.
+fn give_up_at(expires: Timestamp, cancel: tokio_util::sync::CancellationToken) {
+    let left = Duration::try_from(expires.duration_since(Timestamp::now())).unwrap_or_default();
+    tokio::spawn(async move {
+        tokio::time::sleep(left).await;
+        cancel.cancel();
+    });
 }
 
 fn sign_of_life(progress: &Progress) -> Say {
@@ -192,8 +202,8 @@ fn show(line: &str) {
 async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult, WorkError> {
     let began = Timestamp::now();
     let drill = plans::drill(&rig.config, &order.drill)?.ok_or_else(|| WorkError::Bug("the order holds no drill".to_owned()))?;
-    // What is broken was broken before the order was made: it names the keys that are left.
-    let drill = plans::Drill { breaks: Vec::new(), ..drill };
+    // What is broken was broken before the order was made, which names the keys that are left; what was frozen has been thawed.
+    let drill = plans::Drill { breaks: Vec::new(), thaw: None, ..drill };
     let series = Series { vault: order.vault.clone(), found: Vec::new(), claimed: Vec::new() };
     let mut world = World::new(rig, &drill, team, &order.run, Clock::from(began), &series);
     world.pinned = order.backups.clone();

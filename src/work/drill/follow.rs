@@ -79,8 +79,20 @@ async fn listen(
             }
         }
         looks += 1;
-        if !came && looks % LOOKS_PER_INSTANCE == 0 {
-            runs(scratch).await?;
+        if !came
+            && looks % LOOKS_PER_INSTANCE == 0
+            && let Err(halt) = runs(scratch).await
+        {
+            // It may have put its result into the inbox and powered off between the two looks.
+            let mut last = None;
+            while let (Some(known), None) = (&known, &last)
+                && let Some(words) = letter(world, known, attempt, next).await?
+            {
+                (next, report.letters) = (next + 1, next);
+                first.get_or_insert(world.clock.seconds());
+                last = tell(world, words);
+            }
+            return last.map(|result| (result, first.unwrap_or_default())).ok_or(halt);
         }
         let (limit, since, what) = match known {
             None => (settings.boot_within, begun, "did not speak"),

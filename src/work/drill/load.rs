@@ -97,7 +97,7 @@ impl<'w> Step<World<'w>> for Choose {
 }
 
 /// A payload that must be thawed first takes hours that no RTO of minutes has.
-async fn frozen(rig: &Rig, believed: &Believed, drill: &Drill) -> Result<Option<String>, WorkError> {
+pub(super) async fn frozen(rig: &Rig, believed: &Believed, drill: &Drill) -> Result<Option<String>, WorkError> {
     let frost = thaw::look(rig, &believed.manifest).await?;
     let plan = thaw::ThawPlan::of(&frost, &hurry(drill, &believed.manifest), jiff::Timestamp::now())?;
     Ok(plan.and_then(|plan| {
@@ -122,7 +122,7 @@ fn hurry(drill: &Drill, manifest: &Manifest) -> Hurry {
 }
 
 /// Thaws what must be thawed, as on-call's restore does, if the drill means to rehearse that.
-async fn thawed(world: &World<'_>, believed: &Believed) -> Result<(), WorkError> {
+pub(super) async fn thawed(world: &World<'_>, believed: &Believed) -> Result<(), WorkError> {
     if world.drill.thaw.is_some() {
         thaw::bring(&world.rig, &believed.manifest, &hurry(world.drill, &believed.manifest)).await?;
     }

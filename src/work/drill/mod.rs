@@ -480,6 +480,8 @@ fn at_fault(error: WorkError) -> Halt {
         WorkError::Target(target) if target.trouble() == crate::domain::Trouble::Interrupted => Halt::Interrupted,
         WorkError::Target(target) if target.is_the_machines() => Halt::sandbox(error.to_string()),
         WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => Halt::sandbox(error.to_string()),
+        // Whoever may not read knows nothing of what there is to read.
+        WorkError::Vault(crate::vault::VaultError::Refused { .. }) => Halt::sandbox(error.to_string()),
         // It may be whole, and it is not to be had in time.
         WorkError::Vault(crate::vault::VaultError::Frozen { .. }) => Halt::backup(error.to_string()),
         // A full disk, a defect, a vault that does not answer: nothing is known about the backup.

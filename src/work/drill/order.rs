@@ -111,7 +111,9 @@ pub(super) fn forbidden(rig: &Rig, settings: &ScratchSettings) -> Vec<Forbidden>
     for datastore in rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres) {
         for (host, port) in datastore.connection.addresses().iter().filter(|(host, _)| !host.is_empty() && !host.starts_with('/')) {
             all.push(Forbidden::Tcp(format!("{host}:{port}")));
-            if host.parse::<std::net::IpAddr>().is_err() && host != "localhost" {
+            // Names of AWS are let through by the firewall that must let S3 and KMS through.
+            let asks = settings.dns_firewall.is_some() && !host.ends_with(".amazonaws.com");
+            if asks && host.parse::<std::net::IpAddr>().is_err() && host != "localhost" {
                 all.push(Forbidden::Name(host.clone()));
             }
         }

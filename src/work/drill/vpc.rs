@@ -20,13 +20,15 @@ use crate::sandbox::vpc::paper::Phase;
 use crate::sandbox::vpc::policies::Reads;
 use crate::sandbox::vpc::preflight::Preflight;
 use crate::sandbox::vpc::steps;
-use crate::sandbox::vpc::{Scratch, ScratchError, Spec, boot, paper};
+use crate::sandbox::vpc::{GrantSpec, Scratch, ScratchError, Spec, boot, paper};
 use crate::vault::VaultError;
 use crate::work::shelf::sha256;
-use crate::work::{Rig, WorkError, evidence, shelf};
+use crate::work::{Rig, WorkError, evidence, scratch, shelf};
 
 /// GiB that are reckoned for a root volume whose size nobody says.
 const ROOT_GIB_ASSUMED: u64 = 30;
+/// The time to live for which `lifeboat check` reckons the cost: what drills have that say nothing else.
+const CHECKED_TIME_TO_LIVE: crate::domain::span::Span = crate::domain::span::Span::seconds(4 * 3600);
 
 fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
     rig.config.scratch_vpc.as_ref().ok_or_else(|| WorkError::Refused {
@@ -70,6 +72,15 @@ pub fn refuse_what_cannot_be(rig: &Rig, drill: &Drill) -> Result<(), WorkError> 
         return refuse("no KMS key is configured by its ARN, and an instance can be granted nothing else", "name the key by its ARN");
     }
     Ok(())
+}
+
+/// What went wrong with papers in the vault says nothing about the backup.
+fn not_the_backup(error: WorkError) -> Halt {
+    let why = error.to_string();
+    match at_fault(error) {
+        Halt::Backup(_) => Halt::sandbox(why),
+        other => other,
+    }
 }
 
 /// Why the way forward ended.
@@ -118,9 +129,15 @@ where
     done
 }
 
-fn spec(rig: &Rig, vault: VaultId, drill: &Drill, run: &str, declared: Timestamp, attempt: u64) -> Result<Spec, WorkError> {
-    let keys = order::key_arns(&rig.config).into_iter();
-    let grants = keys.map(|key| crate::sandbox::vpc::GrantSpec { key, context: Default::default() }).collect();
+fn spec(
+    rig: &Rig,
+    vault: VaultId,
+    drill: &Drill,
+    run: &str,
+    declared: Timestamp,
+    attempt: u64,
+    keys: Vec<String>,
+) -> Result<Spec, WorkError> {
     Ok(Spec {
         settings: settings(rig)?.clone(),
         vault,
@@ -129,7 +146,7 @@ fn spec(rig: &Rig, vault: VaultId, drill: &Drill, run: &str, declared: Timestamp
         expires: declared + SignedDuration::try_from(drill.time_to_live.duration()).unwrap_or_default(),
         attempt,
         reads: Reads::default(),
-        grants,
+        grants: keys.into_iter().map(|key| GrantSpec { key, context: Default::default() }).collect(),
         volumes: Vec::new(),
     })
 }
@@ -155,7 +172,8 @@ pub(super) async fn perform<'s>(
     let before = attempts_before(journal, &world.run).await;
     let opened = async {
         let vault = shelf::vault_id(world.own).await?;
-        let spec = spec(world.own, vault, world.drill, &world.run, world.clock.declared, before + 1)?;
+        let keys = keys_of(world.own, &world.run).await?;
+        let spec = spec(world.own, vault, world.drill, &world.run, world.clock.declared, before + 1, keys)?;
         open(world.own, spec, world.clock.seconds()).await
     };
     let mut scratch = match opened.await {
@@ -211,6 +229,7 @@ async fn forward(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scrat
 /// Takes the place down; returns what went wrong.
 async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> String {
     let from = begin(world, TEAR_DOWN);
+    scratch.about_to_tear_down();
     let failures = saga.unwind(scratch, &steps::undos()).await.join("; ");
     let error = (!failures.is_empty()).then(|| (failures.clone(), failures.clone()));
     ended(world, TEAR_DOWN, from, error);
@@ -261,10 +280,14 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
     (scratch.spec.grants, scratch.spec.reads) = (grants, order::reads(world, attempt, &agent_sha256).map_err(at_fault)?);
     report.agent_sha256.clone_from(&agent_sha256);
     preflight(world, scratch, report).await?;
+    for (believed, _) in world.chosen.clone() {
+        // The instance may not ask for it, and is not paid for while it takes hours.
+        load::thawed(world, &believed).await.map_err(at_fault)?;
+    }
     let from = begin(world, "lease");
     let leased = lease(world, scratch, report.cost_ceiling, (binary, &agent_sha256)).await;
     ended(world, "lease", from, leased.as_ref().err().map(|error| (error.to_string(), error.to_string())));
-    leased.map_err(at_fault)?;
+    leased.map_err(not_the_backup)?;
     failpoint::reach("scratch-leased");
     let mut refused = Vec::new();
     match the_place(saga, world, scratch).await {
@@ -282,14 +305,16 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
                 report.instance_type.clone_from(&scratch.made.instance_type);
                 report.tenancy.clone_from(&scratch.spec.settings.tenancy);
                 failpoint::reach("scratch-launched");
-                put_order(world, attempt, ordered).await.map_err(at_fault)?;
+                put_order(world, attempt, ordered).await.map_err(not_the_backup)?;
                 failpoint::reach("scratch-ordered");
-                return follow::follow(world, scratch, report, attempt).await;
+                follow::follow(world, scratch, report, attempt).await?;
+                return still_isolated(world, scratch).await;
             }
             Err(Trip::NoCapacity(why)) => {
                 world.team.tell(&Happening::Warned { warning: format!("no capacity in {why}") });
                 refused.push(why);
                 // Only what depends on the zone is done again.
+                scratch.about_to_tear_down();
                 let failures = saga.unwind(scratch, &steps::undos_of_a_zone()).await;
                 if !failures.is_empty() {
                     return Err(Halt::sandbox(failures.join("; ")));
@@ -303,18 +328,83 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
 
 async fn preflight(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
     let from = begin(world, "preflight");
-    let gib = scratch.spec.settings.root_gib.and_then(|gib| u64::try_from(gib).ok()).unwrap_or(ROOT_GIB_ASSUMED);
+    let gib = root_gib(&scratch.spec);
     let found = scratch.preflight(world.drill.time_to_live, gib).await.map_err(at_the_place);
+    let payloads = payloads(world).await.map_err(at_fault);
     let done = found.and_then(|found| {
-        let Preflight { answers, faults, caller, image_digest, cost_ceiling } = found;
+        let Preflight { mut answers, mut faults, weaknesses, caller, image_digest, cost_ceiling } = found;
+        let (words, usable) = payloads?;
+        answers.push(("payloads".to_owned(), words.clone()));
+        if !usable {
+            faults.push(format!("payloads: {words}"));
+        }
         for (question, answer) in &answers {
-            world.team.tell(&Happening::Told { text: format!("{question}: {answer}") });
+            let text = format!("{question}: {answer}");
+            world.team.tell(&match weaknesses.contains(question) {
+                true => Happening::Warned { warning: text },
+                false => Happening::Told { text },
+            });
         }
         (report.preflight, report.caller, report.image_digest, report.cost_ceiling) = (answers, caller, image_digest, cost_ceiling);
         if faults.is_empty() { Ok(()) } else { Err(Halt::sandbox(format!("nothing was made: {}", faults.join("; ")))) }
     });
     ended(world, "preflight", from, done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.why().to_owned())));
     done
+}
+
+/// Whether every payload can be read by who cannot ask for it to be thawed.
+async fn payloads(world: &World<'_>) -> Result<(String, bool), WorkError> {
+    let (mut objects, mut bytes) = (0, 0);
+    for (believed, _) in &world.chosen {
+        if let Some(words) = load::frozen(&world.rig, believed, world.drill).await? {
+            return Ok((words, world.drill.thaw.is_some()));
+        }
+        objects += believed.manifest.payloads.iter().map(|payload| payload.objects.len()).sum::<usize>();
+        bytes += believed.manifest.payloads.iter().map(crate::domain::manifest::Payload::sealed_bytes).sum::<u64>();
+    }
+    Ok((format!("{objects} objects, {}, can be read now", crate::domain::span::bytes_for_people(bytes)), true))
+}
+
+/// Asks what can be asked without a backup, as `lifeboat check` does.
+///
+/// # Errors
+/// [`WorkError`] if there is no cloud to ask.
+pub async fn ask(rig: &Rig) -> Result<Preflight, WorkError> {
+    let spec = bare_spec(rig, "check").await?;
+    let gib = root_gib(&spec);
+    let mut scratch = open(rig, spec, 0.0).await?;
+    scratch.preflight(CHECKED_TIME_TO_LIVE, gib).await.map_err(|error| WorkError::NotVerified(error.to_string()))
+}
+
+fn root_gib(spec: &Spec) -> u64 {
+    spec.settings.root_gib.and_then(|gib| u64::try_from(gib).ok()).unwrap_or(ROOT_GIB_ASSUMED)
+}
+
+/// A run of which nothing is known but its name.
+async fn bare_spec(rig: &Rig, run: &str) -> Result<Spec, WorkError> {
+    let keys = keys_of(rig, run).await?.into_iter();
+    Ok(Spec {
+        settings: settings(rig)?.clone(),
+        vault: shelf::vault_id(rig).await?,
+        run: run.to_owned(),
+        drill: String::new(),
+        expires: Timestamp::now(),
+        attempt: 0,
+        reads: Reads::default(),
+        grants: keys.map(|key| GrantSpec { key, context: Default::default() }).collect(),
+        volumes: Vec::new(),
+    })
+}
+
+/// Keys on which a run may have grants: those that are configured now, and those that its lease names.
+async fn keys_of(rig: &Rig, run: &str) -> Result<Vec<String>, WorkError> {
+    let mut keys = order::key_arns(&rig.config);
+    if let Ok(lease) = scratch::lease(rig, run, &layout::lease(run)).await? {
+        keys.extend(lease.keys);
+    }
+    keys.sort();
+    keys.dedup();
+    Ok(keys)
 }
 
 /// Writes the lease and stores the agent, before anything is made.
@@ -333,7 +423,7 @@ async fn lease(world: &World<'_>, scratch: &Scratch, cost_ceiling: Dollars, (bin
         drill: spec.drill.clone(),
         region: spec.settings.region.clone(),
         account: spec.settings.account.clone(),
-        keys: order::key_arns(&rig.config),
+        keys: spec.grants.iter().map(|grant| grant.key.clone()).collect(),
         host: evidence::actor().host,
         expires: spec.expires,
         cost_ceiling,
@@ -344,14 +434,14 @@ async fn lease(world: &World<'_>, scratch: &Scratch, cost_ceiling: Dollars, (bin
 /// Stores a signed document; one that stands there already, of an earlier attempt, counts.
 async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Document) -> Result<(), WorkError> {
     let signature = rig.signer.sign(document.bytes()).await?;
-    let stored = async {
-        rig.vault.put(&key.signature(), Document::signature(signature)).await?;
-        rig.vault.put(key, document).await
-    };
-    match stored.await {
-        Ok(()) | Err(VaultError::Exists { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+    // The document first: a signature that stands there already is of an attempt whose document does, too.
+    for (key, document) in [(key.clone(), document), (key.signature(), Document::signature(signature))] {
+        match rig.vault.put(&key, document).await {
+            Ok(()) | Err(VaultError::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
 }
 
 /// Says in the vault that a run is over and that nothing of it is left, if it has a lease there.
@@ -359,9 +449,11 @@ async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Document) -> R
 /// # Errors
 /// [`WorkError`] if that could not be written.
 pub async fn over(rig: &Rig, run: &str) -> Result<(), WorkError> {
-    let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &layout::lease(run)).await? else { return Ok(()) };
-    let lease = Lease::parse(&bytes)?;
-    put_signed(rig, &layout::run_over(run), Document::lease(&lease)).await
+    match scratch::lease(rig, run, &layout::lease(run)).await? {
+        Ok(lease) => put_signed(rig, &layout::run_over(run), Document::lease(&lease)).await,
+        // Nobody of ours wrote it, so there is nothing to say about it.
+        Err(_) => Ok(()),
+    }
 }
 
 async fn the_place(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> Result<(), Trip> {
@@ -431,6 +523,14 @@ async fn pass_gate(world: &mut World<'_>, scratch: &mut Scratch, report: &mut Sc
     Ok(())
 }
 
+/// Looks once more at everything, when the agent has done its work.
+async fn still_isolated(world: &mut World<'_>, scratch: &mut Scratch) -> Result<(), Halt> {
+    let from = begin(world, "still-isolated");
+    let held = scratch.still_holds().await.map_err(at_the_place);
+    ended(world, "still-isolated", from, held.as_ref().err().map(|halt| (halt.why().to_owned(), halt.why().to_owned())));
+    held
+}
+
 /// Gives the order: only now has the agent anything to do.
 async fn put_order(world: &World<'_>, attempt: u64, (bytes, _): Ordered) -> Result<(), WorkError> {
     let order = crate::domain::scratch::Order::parse(&bytes)?;
@@ -442,22 +542,10 @@ async fn put_order(world: &World<'_>, attempt: u64, (bytes, _): Ordered) -> Resu
 /// # Errors
 /// [`WorkError::Leftovers`] with what is still there.
 pub async fn clean_up(rig: &Rig, run: &str) -> Result<(), WorkError> {
-    let vault = shelf::vault_id(rig).await?;
-    let keys = order::key_arns(&rig.config).into_iter();
-    let grants = keys.map(|key| crate::sandbox::vpc::GrantSpec { key, context: Default::default() }).collect();
-    let spec = Spec {
-        settings: settings(rig)?.clone(),
-        vault,
-        run: run.to_owned(),
-        drill: String::new(),
-        expires: Timestamp::now(),
-        attempt: 0,
-        reads: Reads::default(),
-        grants,
-        volumes: Vec::new(),
-    };
+    let spec = bare_spec(rig, run).await?;
     let mut scratch = open(rig, spec, 0.0).await?;
     let mut failures = Vec::new();
+    scratch.about_to_tear_down();
     for undo in steps::undos().iter().rev() {
         failures.extend(undo.undo(&mut scratch).await.err());
     }
@@ -484,7 +572,7 @@ pub async fn plan(rig: &Rig, drill: &Drill, team: &crate::report::Team) -> Resul
         let believed = shelf::pick(rig, &stage.datastore, &which, &mut Vec::new()).await?;
         world.chosen.push((believed, how));
     }
-    let mut spec = spec(rig, vault, drill, "RUN", declared, 1)?;
+    let mut spec = spec(rig, vault, drill, "RUN", declared, 1, Vec::new())?;
     (spec.grants, spec.reads) = (order::keys(&world, &spec.settings).await?.1, order::reads(&world, 1, "AGENT")?);
     on_paper(rig, spec, drill.time_to_live).await
 }

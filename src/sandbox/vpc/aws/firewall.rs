@@ -116,7 +116,8 @@ impl Ec2 {
             };
             let priority = rule.priority().ok_or_else(|| nonsense(what, "a rule has no priority"))?;
             let action = rule.action().ok_or_else(|| nonsense(what, "a rule has no action"))?.as_str().to_owned();
-            rules.push(FirewallRule { priority, action, domains });
+            let question = rule.qtype().filter(|kind| !kind.is_empty()).map(ToOwned::to_owned);
+            rules.push(FirewallRule { priority, action, domains, question });
         }
         rules.sort_by_key(|rule| rule.priority);
         Ok(rules)

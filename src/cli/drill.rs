@@ -183,7 +183,7 @@ fn ended(start: &Start, outcome: drill::Outcome) -> Result<Exit, Failure> {
         let last = json!({ "event": "report", "record": outcome.written.sequence, "sha256": outcome.written.sha256, "report": report });
         data(&last.to_string());
     } else {
-        data(&summary(report, outcome.written.sequence));
+        data(&plain(&summary(report, outcome.written.sequence)));
     }
     if start.cancel.is_cancelled() {
         return Ok(Exit::Interrupted);

@@ -166,11 +166,14 @@ pub fn cost_ceiling(settings: &ScratchSettings, time_to_live: Span, gib: u64) ->
 /// Format of [`Lease`].
 pub const LEASE_FORMAT: &str = "lifeboat.lease/1";
 
+/// Format of a lease that says that its run is over, and that nothing of it is left.
+pub const OVER_FORMAT: &str = "lifeboat.over/1";
+
 /// A run in a scratch VPC, as any host can see it. Written before anything is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lease {
-    /// Always [`LEASE_FORMAT`].
+    /// [`LEASE_FORMAT`] or [`OVER_FORMAT`], as its place says.
     pub format: String,
     /// The vault.
     pub vault: VaultId,
@@ -193,12 +196,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Parses a lease read from the place of a run.
+    /// Parses a lease read from the place of a run, of the format that belongs there: a lease put in the place of its end ends nothing.
     ///
     /// # Errors
-    /// [`DocumentError`] for an unknown format or malformed text.
-    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
-        format_of(bytes, "lease", &[LEASE_FORMAT])?;
+    /// [`DocumentError`] for another format or malformed text.
+    pub fn parse(bytes: &[u8], format: &'static str) -> Result<Self, DocumentError> {
+        format_of(bytes, "lease", &[format])?;
         serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "lease", source })
     }
 }
@@ -343,8 +346,6 @@ pub enum Say {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentResult {
-    /// When it began, by the instance's clock.
-    pub began: Timestamp,
     /// The sandbox on the instance: its kind and the server's version.
     pub sandbox: String,
     /// How that is cut off.
@@ -365,8 +366,6 @@ pub struct AgentResult {
     pub steps: Vec<StepTime>,
     /// Why it stopped early.
     pub halt: Option<Halt>,
-    /// What was left on the instance, which goes with it.
-    pub leftovers: Vec<String>,
     /// SHA-256 of the agent's binary.
     pub binary_sha256: String,
 }

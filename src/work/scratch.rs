@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::{Rig, WorkError, drill, shelf};
 use crate::domain::layout::{self, ObjectKey};
-use crate::domain::scratch::{Lease, ScratchSettings, tag};
+use crate::domain::scratch::{LEASE_FORMAT, Lease, OVER_FORMAT, ScratchSettings, tag};
 use crate::sandbox::vpc::cloud::{At, Cloud, Kind, Tags, Thing};
-use crate::vault::fetch;
+use crate::vault::{VaultError, fetch};
 
 /// A run in a scratch VPC, as its lease tells of it.
 #[derive(Debug, Clone)]
@@ -59,41 +59,54 @@ pub async fn leases(rig: &Rig) -> Result<Vec<Leased>, WorkError> {
     let mut found = Vec::new();
     for (run, objects) in runs {
         let lease = lease(rig, &run, &layout::lease(&run)).await?;
-        let over = lease.is_ok() && lease_is(&lease, &lease_of_the_end(rig, &run).await?);
+        let over = self::lease(rig, &run, &layout::run_over(&run)).await?.is_ok();
         let written = objects.iter().map(|(_, modified)| *modified).min().unwrap_or(Timestamp::MAX);
         let mut objects: Vec<ObjectKey> = objects.into_iter().map(|(key, _)| key).collect();
         // What says that the run is over goes last: removed half-way, the rest is found again.
-        objects.sort_by_key(|key| ["lease", "over"].iter().any(|name| key.file_name().starts_with(name)));
+        objects.sort_by_key(|key| key.file_name().starts_with("over"));
         found.push(Leased { run, lease, over, written, objects });
     }
     Ok(found)
 }
 
-async fn lease_of_the_end(rig: &Rig, run: &str) -> Result<Result<Lease, String>, WorkError> {
-    lease(rig, run, &layout::run_over(run)).await
-}
-
-fn lease_is(one: &Result<Lease, String>, other: &Result<Lease, String>) -> bool {
-    matches!((one, other), (Ok(one), Ok(other)) if one == other)
-}
-
 /// A lease, if a pinned key signed it and it is where it belongs.
 pub(super) async fn lease(rig: &Rig, run: &str, key: &ObjectKey) -> Result<Result<Lease, String>, WorkError> {
-    let Some(bytes) = fetch::document(rig.vault.as_ref(), key).await? else { return Ok(Err("there is none".to_owned())) };
-    let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.unwrap_or_default();
+    let mut read = Vec::new();
+    for key in [key.clone(), key.signature()] {
+        match fetch::document(rig.vault.as_ref(), &key).await {
+            Ok(bytes) => read.push(bytes),
+            // Whoever may write to the vault must not be able to keep everybody from cleaning up.
+            Err(error) if !matches!(error, VaultError::Unavailable { .. } | VaultError::Unknown { .. }) => {
+                return Ok(Err(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (signature, bytes) = (read.pop().flatten().unwrap_or_default(), read.pop().flatten());
+    let Some(bytes) = bytes else { return Ok(Err("there is none".to_owned())) };
+    let format = if *key == layout::run_over(run) { OVER_FORMAT } else { LEASE_FORMAT };
     if !rig.trusted.is_empty() && rig.trusted.signer_of(&bytes, &signature).is_none() {
         return Ok(Err("no pinned key signed it".to_owned()));
     }
     let vault = shelf::vault_id(rig).await?;
-    Ok(match Lease::parse(&bytes) {
+    Ok(match Lease::parse(&bytes, format) {
         Ok(lease) if lease.run == run && lease.vault == vault => Ok(lease),
         Ok(_) => Err("it belongs elsewhere".to_owned()),
         Err(error) => Err(error.to_string()),
     })
 }
 
-async fn cloud(rig: &Rig, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, WorkError> {
-    Ok(rig.clouds.open(settings).await?)
+pub(super) async fn cloud(rig: &Rig, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, WorkError> {
+    let cloud = rig.clouds.open(settings).await?;
+    let caller = cloud.caller().await?;
+    match caller.account == settings.account {
+        true => Ok(cloud),
+        false => Err(WorkError::Refused {
+            what: format!("scratch VPCs in account {}", settings.account),
+            why: format!("{} is in account {}", caller.arn, caller.account),
+            hint: "use the credentials, or the role in [scratch_vpc], of the drill account".to_owned(),
+        }),
+    }
 }
 
 fn expiry(things: &[Thing]) -> Option<Timestamp> {

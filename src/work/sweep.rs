@@ -273,9 +273,13 @@ impl Sweep {
             local::undo(&drill::state_directory(rig), run).await?;
             removed += 1;
         }
+        let mut held = Vec::new();
         for stray in &self.leftovers.scratch {
-            scratch::remove(rig, &stray.run).await?;
-            removed += stray.things.len().max(1);
+            match scratch::remove(rig, &stray.run).await {
+                Ok(()) => removed += stray.things.len().max(1),
+                // One that cannot go keeps no other from going.
+                Err(error) => held.push(error.to_string()),
+            }
         }
         if self.leftovers.frozen > 0 {
             removed += watchdog::undo_abandoned(&snapshot::state_directory(rig))
@@ -284,7 +288,6 @@ impl Sweep {
                 .len();
         }
         let used = if self.leftovers.snapshots.is_empty() { stray::Used::default() } else { stray::Used::read(rig).await? };
-        let mut held = Vec::new();
         for stray in &self.leftovers.snapshots {
             let (datastore, backup) = &stray.owner;
             if used.holds(&stray.owner) || rig.vault.find(&layout::Place { datastore, backup }.manifest()).await?.is_some() {

@@ -33,6 +33,18 @@ fn wrong_types_and_values_are_errors_all_at_once() {
 }
 
 #[test]
+fn what_is_wrong_with_a_scratch_vpc_is_said_all_at_once() {
+    insta::assert_snapshot!(told(&format!(
+        "{VALID}[scratch_vpc]\nregion = \"eu-west-1\"\naccount = \"12345\"\ncidr = \"10.99.0.1/24\"\nproduction_cidrs = []\nzones = [\"us-east-1a\"]\n\
+         image = \"ami-1\"\nimage_of = \"i-1\"\ninstance_profile = \"scratch\"\ninstance_role = \"arn:aws:iam::123456789012:role/scratch\"\n\
+         kms_key = \"arn:aws:kms:eu-west-1:123456789012:alias/drill\"\nflow_logs = \"arn:aws:logs:eu-west-1:123456789012:log-group:flows\"\ntenancy = \"host\"\n"
+    )));
+    let text =
+        told(&format!("{VALID}[scratch_vpc]\nregion = \"eu-west-1\"\ncidr = \"10.0.4.0/24\"\nproduction_cidrs = [\"10.0.0.0/16\"]\n"));
+    assert!(text.contains("10.0.0.0/16 overlaps the scratch VPC's own network"), "{text}");
+}
+
+#[test]
 fn secrets_in_the_file_are_errors_that_do_not_repeat_them() {
     let text = told(&format!(
         "{VALID}[keys.oops]\nkind = \"age\"\nrecipients = [\"AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ\"]\n[datastores.a]\nkind = \"postgres\"\nconnection = \"postgres://u:hunter2@h/db\"\n[datastores.b]\nkind = \"postgres\"\nconnection = \"service=b\"\npassword = \"hunter3\"\n"

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::scratch::{REGION, Room};
+use crate::scratch::{BUCKET, REGION, Room};
 use crate::support::home::out;
 use crate::support::{Home, eventually};
 
@@ -64,13 +64,28 @@ fn another_host_sees_a_dead_run_and_takes_it_away_when_its_time_is_up() {
         assert_eq!(room.cloud.running(REGION).iter().filter(|instance| instance.tags.contains_key("lifeboat:expires")).count(), 1);
     }
     eventually("the run is overdue", || other.run(&["drill", "runs"]).code == 10);
+    // In another account there is nothing to be seen, and that is no proof of anything.
+    other.reconfigure("account = \"123456789012\"", "account = \"210987654321\"");
+    other.run(&["sweep", "--older-than", "1w", "--confirm"]).fails(2, &["is in account 123456789012", "of the drill account"]);
+    other.reconfigure("account = \"210987654321\"", "account = \"123456789012\"");
+    // A lease that is put in the place of its end ends nothing.
+    let run = other.run(&["drill", "runs", "--json"]).json()[0]["run"].as_str().unwrap().to_owned();
+    for end in ["", ".sig"] {
+        let (lease, over) = (format!("{BUCKET}/team/runs/{run}/lease.json{end}"), format!("team/runs/{run}/over.json{end}"));
+        room.stack.aws(&["s3api", "copy-object", "--bucket", BUCKET, "--copy-source", &lease, "--key", &over]);
+    }
+    assert_eq!(other.run(&["drill", "runs"]).code, 10, "still overdue");
+    for end in ["", ".sig"] {
+        room.stack.aws(&["s3api", "delete-object", "--bucket", BUCKET, "--key", &format!("team/runs/{run}/over.json{end}")]);
+    }
     let found = other.run(&["sweep", "--older-than", "1w"]);
     assert!(found.code == 10 && found.stdout.contains("scratch VPC of drill run") && found.stdout.contains("instance i-"), "{found:?}");
     other.run(&["sweep", "--older-than", "1w", "--confirm"]).ok();
     room.assert_nothing_is_left();
     let runs = other.run(&["drill", "runs"]).ok();
     assert!(runs.stdout.contains("over, nothing left"), "{}", runs.stdout);
-    // The first host, back again, ends its run: the report says what it knows.
+    // The first host, back again, cannot go on with it, and ends it: the report says what it knows.
+    room.home.run(&["drill", "resume", "nightly"]).fails(2, &["another host has taken it down", "lifeboat drill abort"]);
     room.report_of(&["drill", "abort", "nightly", "--json"], 9);
 }
 
@@ -122,6 +137,9 @@ fn a_lost_home_key_leaves_the_instance_the_other_one_only() {
     // The door lets through what the agent takes and nothing else: another backup's objects are behind it.
     let outside: Vec<_> = room.machines.requests().into_iter().filter(|request| !request.allowed).collect();
     assert!(outside.iter().all(|request| request.action == "s3:ListBucket"), "{outside:?}");
+    let backup = report["backups"][0]["backup"].as_str().unwrap();
+    let payloads: Vec<_> = room.machines.requests().into_iter().filter(|request| request.resource.contains("/payloads/")).collect();
+    assert!(!payloads.is_empty() && payloads.iter().all(|request| request.resource.contains(backup)), "{payloads:?}");
 }
 
 #[test]

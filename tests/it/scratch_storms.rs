@@ -182,9 +182,11 @@ async fn sail(sky: &Sky, mut scratch: Scratch, rules: Vec<Rule>, die_after: usiz
             return Err(format!("in calm: {failures:?}; in the storm: {stormy:?}; forward: {outcome:?}"));
         }
     }
+    // Before it is undone once more: that would hide what the first time left.
+    let once = inventory(&sky.cloud);
     let again = saga.unwind(&mut sky.calm(run), &steps::undos()).await;
     let (_, left) = sky.calm(run).census().await;
-    let is = inventory(&sky.cloud);
+    let is = if once == sky.foreign { inventory(&sky.cloud) } else { once };
     if !again.is_empty() || !left.is_empty() || is != sky.foreign {
         let new: Vec<_> = is.iter().filter(|(id, text)| sky.foreign.get(*id) != Some(text)).collect();
         let gone: Vec<_> = sky.foreign.keys().filter(|id| !is.contains_key(*id)).collect();

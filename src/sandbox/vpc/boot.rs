@@ -84,7 +84,8 @@ pub fn key_line(run: &str, nonce: &str, key: &str) -> String {
 pub fn find_key(console: &str, run: &str) -> Result<Option<(String, String)>, String> {
     let mut found: Option<(String, String)> = None;
     let mark = format!("lifeboat-agent run={run} ");
-    for line in console.lines() {
+    // One that is not ended is still being written.
+    for line in console.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
         let Some((_, rest)) = line.split_once(&mark) else { continue };
         let mut words = rest.split_whitespace();
         let (Some(nonce), Some(key)) = (
@@ -133,7 +134,8 @@ mod tests {
         let console = format!("[ 3.1] cloud-init: {line}\nother\n{line}\n");
         assert_eq!(find_key(&console, "run-1").unwrap(), Some((nonce.to_owned(), "AAAA".to_owned())));
         assert_eq!(find_key(&console, "run-2").unwrap(), None);
-        assert_eq!(find_key("lifeboat-agent run=run-1 nonce=short key=AAAA", "run-1").unwrap(), None);
+        assert_eq!(find_key("lifeboat-agent run=run-1 nonce=short key=AAAA\n", "run-1").unwrap(), None);
+        assert_eq!(find_key(&line, "run-1").unwrap(), None, "it is not ended");
         let other = format!("{console}{}\n", key_line("run-1", nonce, "BBBB"));
         assert!(find_key(&other, "run-1").is_err());
     }

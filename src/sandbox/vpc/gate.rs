@@ -82,10 +82,11 @@ impl Scratch {
     /// Looks once more when the instance has done its work: whoever opened the VPC meanwhile is seen.
     ///
     /// # Errors
-    /// [`ScratchError::NotIsolated`] with every violation.
+    /// [`ScratchError::Opened`] with every violation.
     pub async fn still_holds(&mut self) -> Result<(), ScratchError> {
         let all = self.gather().await?;
-        let violations = self.violations(&all);
+        let mut violations = self.violations(&all);
+        self.firewall_violations(&mut violations).await?;
         match violations.is_empty() {
             true => Ok(()),
             false => Err(ScratchError::Opened(violations.into_iter().map(|violation| violation.text).collect())),
@@ -174,6 +175,7 @@ impl Scratch {
                 wrong(settings.dns_firewall.as_ref() == Some(rules), "it is not the one that was asked for")
             }
             Facts::FlowLog { destination, traffic, .. } => wrong(traffic == "ALL", "it does not log everything")
+                .or_else(|| thing.reason.as_ref().map(|reason| format!("it is not delivered: {reason}")))
                 .or_else(|| wrong(thing.id != made.flow_log || goes_to(destination, &settings.flow_logs), "it goes elsewhere")),
             Facts::Interface { subnet, groups, .. } => {
                 let of = |group: &String| *groups == [group.clone()];

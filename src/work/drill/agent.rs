@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{Clock, World, control, examine, load, local, tear_down, timed};
+use super::{Clock, World, control, examine, load, tear_down, timed};
 use crate::config::plans;
 use crate::domain::Document;
 use crate::domain::drill::Halt;
@@ -25,7 +25,7 @@ use crate::report::{Happening, Progress, Team};
 use crate::saga::{Event, Journal, Refused, Saga};
 use crate::sandbox::vpc::boot;
 use crate::sandbox::{Reach, jail};
-use crate::vault::{Vault, VaultError};
+use crate::vault::Vault;
 use crate::work::{Rig, WorkError};
 
 /// Letters on their way to the inbox.
@@ -58,14 +58,9 @@ impl Desk {
         let signature = STANDARD.encode(self.key.sign(words.as_bytes()));
         let letter = Letter { words, signature };
         let key = layout::letter(&self.run, self.attempt, number);
-        for attempt in 1..=attempts {
+        for _ in 0..attempts {
             match self.vault.put(&key, Document::letter(&letter)).await {
                 Ok(()) => {
-                    self.number = number;
-                    return true;
-                }
-                // An answer before this one was lost: the name is taken, and by nobody else. It may not be read back.
-                Err(VaultError::Exists { .. } | VaultError::Refused { .. }) if attempt > 1 => {
                     self.number = number;
                     return true;
                 }
@@ -149,21 +144,24 @@ pub async fn run(rig: &Rig, order: &Order) -> Result<AgentResult, WorkError> {
     );
     let progress = rig.progress.clone();
     give_up_at(order.expires, rig.cancel.clone());
-    let working = carry_out(rig, order, &team);
-    tokio::pin!(working);
-    let mut alive = tokio::time::interval(ALIVE_EVERY);
-    alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let result = loop {
-        tokio::select! {
-            result = &mut working => break result,
-            Some(say) = told.recv() => drop(desk.send(say, LETTER_ATTEMPTS).await),
-            _ = alive.tick() => drop(desk.send(sign_of_life(&progress), LETTER_ATTEMPTS).await),
+    // On its own: a letter that is slow to get there must not hold up what it tells of.
+    let post = tokio::spawn(async move {
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let say = tokio::select! {
+                said = told.recv() => match said {
+                    Some(say) => say,
+                    None => return desk,
+                },
+                _ = alive.tick() => sign_of_life(&progress),
+            };
+            desk.send(say, LETTER_ATTEMPTS).await;
         }
-    };
-    while let Ok(say) = told.try_recv() {
-        desk.send(say, LETTER_ATTEMPTS).await;
-    }
-    let result = result?;
+    });
+    let result = carry_out(rig, order, &team).await?;
+    drop(team);
+    let mut desk = post.await.map_err(|_| WorkError::Bug("the desk of letters died".to_owned()))?;
     match desk.send(Say::Result(Box::new(result.clone())), LAST_ATTEMPTS).await {
         true => Ok(result),
         false => Err(WorkError::NotVerified("the result could not be put into the inbox".to_owned())),
@@ -192,7 +190,9 @@ fn sign_of_life(progress: &Progress) -> Say {
 fn show(line: &str) {
     use std::io::Write;
     let console = std::fs::OpenOptions::new().write(true).open("/dev/console");
-    let shown = console.and_then(|mut console| writeln!(console, "\n{line}"));
+    // In one piece, and twice: what the kernel writes in between may spoil one of them.
+    let text = format!("\n{line}\n{line}\n");
+    let shown = console.and_then(|mut console| console.write_all(text.as_bytes()));
     if shown.is_err() {
         // Standard output goes there as well, by whoever started the agent at boot.
         let _ = writeln!(std::io::stdout(), "{line}");
@@ -200,12 +200,11 @@ fn show(line: &str) {
 }
 
 async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult, WorkError> {
-    let began = Timestamp::now();
     let drill = plans::drill(&rig.config, &order.drill)?.ok_or_else(|| WorkError::Bug("the order holds no drill".to_owned()))?;
     // What is broken was broken before the order was made, which names the keys that are left; what was frozen has been thawed.
     let drill = plans::Drill { breaks: Vec::new(), thaw: None, ..drill };
     let series = Series { vault: order.vault.clone(), found: Vec::new(), claimed: Vec::new() };
-    let mut world = World::new(rig, &drill, team, &order.run, Clock::from(began), &series);
+    let mut world = World::new(rig, &drill, team, &order.run, Clock::from(Timestamp::now()), &series);
     world.pinned = order.backups.clone();
     let network = probes(order, team).await;
     let open: Vec<String> =
@@ -217,12 +216,10 @@ async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult,
         true => steps(&mut saga, &mut world).await.err(),
     };
     tear_down(&mut saga, &mut world).await;
-    let census = local::census(&world.state, &world.run, world.lease.as_ref());
     let binary = std::env::current_exe().and_then(std::fs::read);
     let binary = binary.map_err(|source| WorkError::File { what: "reading the agent's own binary".to_owned(), source })?;
     let found = world.found;
     Ok(AgentResult {
-        began,
         sandbox: found.sandbox,
         isolation: serde_json::to_value(&found.isolation).unwrap_or_default(),
         network,
@@ -233,7 +230,6 @@ async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult,
         moments: found.moments,
         steps: found.steps,
         halt,
-        leftovers: census.processes.into_iter().chain(census.files).collect(),
         binary_sha256: crate::work::shelf::sha256(&binary),
     })
 }
@@ -249,20 +245,30 @@ async fn steps(saga: &mut Saga<'_>, world: &mut World<'_>) -> Result<(), Halt> {
     Ok(())
 }
 
+/// What a thing that must not answer is tried as.
+pub(super) fn reach(forbidden: &Forbidden) -> Reach {
+    match forbidden {
+        Forbidden::Tcp(address) => Reach::Tcp(address.clone()),
+        Forbidden::Name(name) => Reach::Name(name.clone()),
+    }
+}
+
+/// What must answer on the instance, and nowhere else.
+pub(super) fn metadata() -> Reach {
+    Reach::Tcp(METADATA.to_owned())
+}
+
 /// Tries from the instance itself what must not answer, and that its own credentials are there: what cannot be reached from beside it then
 /// means something.
 async fn probes(order: &Order, team: &Team) -> Vec<Tried> {
     team.tell(&Happening::StepBegan { step: "probe-network".to_owned(), at_seconds: 0.0 });
     let begun = std::time::Instant::now();
-    let reach = |forbidden: &Forbidden| match forbidden {
-        Forbidden::Tcp(address) => Reach::Tcp(address.clone()),
-        Forbidden::Name(name) => Reach::Name(name.clone()),
-    };
-    let all = order.forbidden.iter().map(|one| (reach(one), false)).chain([(Reach::Tcp(METADATA.to_owned()), true)]);
+    let all = order.forbidden.iter().map(|one| (reach(one), false)).chain([(metadata(), true)]);
     let tries = all.map(|(tried, should)| async move {
         let what = tried.to_string();
         match tokio::task::spawn_blocking(move || jail::probe(tried)).await {
-            Ok(probe) => Tried { what, reached: probe.reached, should, detail: probe.detail },
+            // Whoever refuses has been reached: there is a way.
+            Ok(probe) => Tried { what, reached: probe.reached || probe.detail.contains("refused"), should, detail: probe.detail },
             // Nothing is known of it, which is never good news.
             Err(_) => Tried { what, reached: !should, should, detail: "the probe died".to_owned() },
         }

@@ -7,23 +7,25 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
-use super::{World, at_fault};
+use super::{World, agent, order};
 use crate::domain::drill::{Halt, Scenario};
-use crate::domain::evidence::Moments;
+use crate::domain::evidence::{Moments, RestoredBackup, StepTime};
 use crate::domain::layout;
-use crate::domain::scratch::{AgentResult, Letter, Say, ScratchReport, Words};
+use crate::domain::scratch::{AgentResult, Forbidden, Letter, Say, ScratchReport, Words};
 use crate::keyring::sign::PublicKey;
 use crate::report::Happening;
 use crate::sandbox::vpc::cloud::{At, Kind};
 use crate::sandbox::vpc::{Scratch, boot};
 use crate::sandbox::{Gap, Isolation};
 use crate::vault::{VaultError, fetch};
-use crate::work::WorkError;
 
 /// Looks at the inbox between two looks at the instance.
 const LOOKS_PER_INSTANCE: u32 = 3;
-/// Lines of the console that are told when the agent does not speak.
+/// Lines of the console that are told when the agent does not speak, and characters of each.
 const CONSOLE_LINES: usize = 5;
+const CONSOLE_LINE_MAX: usize = 160;
+/// Bytes of the largest letter that is read.
+const LETTER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The agent as it is known: what stood on its console.
 struct Known {
@@ -33,14 +35,15 @@ struct Known {
 
 /// Waits for the agent's result, telling what happens on the way, and takes it over.
 pub(super) async fn follow(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport, attempt: u64) -> Result<(), Halt> {
-    let launched = world.clock.seconds();
     let from = super::vpc::begin(world, "agent");
     let done = listen(world, scratch, report, attempt).await;
     let halted = done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.detail().to_owned()));
     super::ended(world, "agent", from, halted);
     let (result, first) = done?;
     report.zone.clone_from(&scratch.zone);
-    take_over(world, report, result, launched, first)
+    let forbidden = order::forbidden(world.own, &scratch.spec.settings);
+    judge(world, report, &result, &forbidden)?;
+    take_over(world, report, result, first)
 }
 
 async fn listen(
@@ -69,7 +72,9 @@ async fn listen(
         }
         let mut came = false;
         if let Some(known) = &known {
-            while let Some(words) = letter(world, known, attempt, next).await? {
+            while !world.own.cancel.is_cancelled()
+                && let Some(words) = letter(world, known, attempt, next).await?
+            {
                 (next, heard, came) = (next + 1, Instant::now(), true);
                 first.get_or_insert(world.clock.seconds());
                 report.letters = next - 1;
@@ -124,8 +129,11 @@ async fn console(scratch: &Scratch, report: &mut ScratchReport) -> Result<Option
 /// The last lines of the console, for people: an agent that did not speak may have said why there.
 async fn last_lines(scratch: &Scratch) -> String {
     let text = scratch.cloud().console(&scratch.made.instance).await.unwrap_or_default();
-    let ours: Vec<&str> = text.lines().filter(|line| line.contains("lifeboat-")).collect();
-    let shown = ours.iter().rev().take(CONSOLE_LINES).rev().map(|line| line.trim()).collect::<Vec<_>>().join(" / ");
+    // Only what the boot script says: others may write on a console, too.
+    let mark = format!("lifeboat-boot {}", scratch.spec.run);
+    let ours: Vec<&str> = text.lines().filter_map(|line| line.find(&mark).map(|at| &line[at..])).collect();
+    let plain = |line: &&&str| line.chars().filter(|c| !c.is_control()).take(CONSOLE_LINE_MAX).collect::<String>();
+    let shown = ours.iter().rev().take(CONSOLE_LINES).rev().map(|line| plain(&line)).collect::<Vec<_>>().join(" / ");
     if shown.is_empty() { String::new() } else { format!("; on its console stands: {shown}") }
 }
 
@@ -148,14 +156,22 @@ async fn runs(scratch: &mut Scratch) -> Result<(), Halt> {
 /// The next letter, if it is there and to be believed.
 async fn letter(world: &World<'_>, known: &Known, attempt: u64, number: u64) -> Result<Option<Words>, Halt> {
     let key = layout::letter(&world.run, attempt, number);
-    let bytes = match fetch::document(world.own.vault.as_ref(), &key).await {
-        Ok(bytes) => bytes,
-        Err(VaultError::Unavailable { .. } | VaultError::Unknown { .. }) => return Ok(None),
-        Err(error) => return Err(at_fault(WorkError::Vault(error))),
-    };
-    let Some(bytes) = bytes else { return Ok(None) };
     let refuse = |why: &str| {
         Halt::sandbox(format!("letter {number} in the inbox is not believed: {why}; nothing that came from the instance counts"))
+    };
+    let vault = world.own.vault.as_ref();
+    let read = async {
+        match vault.find(&key).await? {
+            Some(facts) if facts.bytes > LETTER_BYTES_MAX => Ok(Some(Err(facts.bytes))),
+            Some(facts) => fetch::document_of(vault, facts).await.map(|bytes| Some(Ok(bytes))),
+            None => Ok(None),
+        }
+    };
+    let bytes = match read.await {
+        Ok(None) | Err(VaultError::Unavailable { .. } | VaultError::Unknown { .. }) => return Ok(None),
+        Ok(Some(Ok(bytes))) => bytes,
+        Ok(Some(Err(bytes))) => return Err(refuse(&format!("it has {bytes} bytes"))),
+        Err(error) => return Err(refuse(&error.to_string())),
     };
     let letter: Letter = serde_json::from_slice(&bytes).map_err(|_| refuse("it cannot be read"))?;
     let signature = STANDARD.decode(&letter.signature).map_err(|_| refuse("its signature cannot be read"))?;
@@ -205,10 +221,50 @@ fn moved(moments: Moments, by: f64) -> Moments {
     }
 }
 
+/// Whether what the agent found can count at all: its word is not taken for it that it was the right one and cut off.
+fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbidden: &[Forbidden]) -> Result<(), Halt> {
+    let refuse = |why: String| Err(Halt::sandbox(format!("{why}; nothing that came from the instance counts")));
+    if result.binary_sha256 != report.agent_sha256 {
+        return refuse("the agent that answered is not the one that was sent".to_owned());
+    }
+    // It says itself why it did not get to the end.
+    if result.halt.is_some() {
+        return Ok(());
+    }
+    let was_tried = |what: &str, should: bool| result.network.iter().any(|tried| tried.what == what && tried.should == should);
+    let ordered = forbidden.iter().map(|one| agent::reach(one).to_string()).find(|what| !was_tried(what, false));
+    if let Some(what) = ordered.or_else(|| (!was_tried(&agent::metadata().to_string(), true)).then(|| agent::metadata().to_string())) {
+        return refuse(format!("it did not try to reach {what}"));
+    }
+    let wrong: Vec<&str> = result.network.iter().filter(|tried| tried.reached != tried.should).map(|tried| tried.what.as_str()).collect();
+    if !wrong.is_empty() {
+        return refuse(format!("the probes from the instance do not show that it is cut off: {}", wrong.join(", ")));
+    }
+    let Ok(isolation) = serde_json::from_value::<Isolation>(result.isolation.clone()) else {
+        return refuse("how the place on the instance is cut off cannot be read".to_owned());
+    };
+    let accepted = |gap: Gap| world.drill.accept_gaps.contains(gap.name());
+    if let Some(gap) = isolation.gaps.iter().find(|gap| !accepted(**gap)) {
+        return refuse(format!("the place on the instance has gap {}", gap.name()));
+    }
+    let reached = isolation.reached().find(|probe| !(accepted(probe.tried.gap()) && isolation.gaps.contains(&probe.tried.gap())));
+    if let Some(probe) = reached {
+        return refuse(format!("{} was reached from the place on the instance", probe.tried));
+    }
+    if isolation.probes.is_empty() {
+        return refuse("nothing was tried from the place on the instance".to_owned());
+    }
+    let chosen = |backup: &RestoredBackup| world.chosen.iter().any(|(chosen, _)| chosen.manifest.backup == backup.backup);
+    match result.backups.len() == world.chosen.len() && result.backups.iter().all(chosen) {
+        true => Ok(()),
+        false => refuse("it restored other backups than those that were chosen".to_owned()),
+    }
+}
+
 /// Takes over what the agent found, as if it had been found here.
-fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentResult, launched: f64, first: f64) -> Result<(), Halt> {
-    // The instance's clock is believed as far as it can be true: it began after its launch and before its first letter came.
-    let by = result.began.duration_since(world.clock.declared).as_secs_f64().clamp(launched, first.max(launched));
+fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentResult, first: f64) -> Result<(), Halt> {
+    // Its first letter is written when it begins. The instance's clock is not asked: what the letter took on its way counts as well.
+    let by = first;
     let isolation: Isolation = serde_json::from_value(result.isolation.clone()).unwrap_or_default();
     let found = &mut world.found;
     found.sandbox = format!("scratch VPC in {}, {}; {}", report.zone, report.instance_type, result.sandbox);
@@ -218,7 +274,7 @@ fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentRes
     found.controls = result.controls;
     found.broken.extend(result.broken);
     for step in result.steps {
-        found.steps.push(crate::domain::evidence::StepTime { step: on_instance(&step.step), from_seconds: step.from_seconds + by, ..step });
+        found.steps.push(StepTime { step: on_instance(&step.step), from_seconds: step.from_seconds + by, ..step });
     }
     let vpc =
         format!("an own VPC without any way out but S3 and KMS, looked at before anything was restored (SHA-256 {})", report.gate_sha256);
@@ -228,27 +284,14 @@ fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentRes
     found.isolation.gaps.dedup();
     found.isolation.probes = isolation.probes;
     (report.network, report.on_instance) = (result.network, result.isolation);
-    if result.binary_sha256 != report.agent_sha256 {
-        return Err(Halt::sandbox("the agent that answered is not the one that was sent".to_owned()));
-    }
     if let Some(halt) = result.halt {
         return Err(halt);
     }
-    // The agent halts on these itself; its word is not taken for it.
-    let wrong: Vec<String> = report.network.iter().filter(|tried| tried.reached != tried.should).map(|tried| tried.what.clone()).collect();
-    if !wrong.is_empty() || report.network.is_empty() {
-        return Err(Halt::sandbox(format!("the probes from the instance do not show that it is cut off: {}", wrong.join(", "))));
-    }
-    let accepted = |gap: &Gap| world.drill.accept_gaps.contains(gap.name());
-    if let Some(gap) = world.found.isolation.gaps.iter().find(|gap| !accepted(gap)) {
-        return Err(Halt::sandbox(format!("the place on the instance has gap {}", gap.name())));
-    }
-    let lost = [Scenario::HomeKeyLost];
-    for scenario in lost.into_iter().filter(|scenario| world.drill.breaks.contains(scenario)) {
+    if world.drill.breaks.contains(&Scenario::HomeKeyLost) {
         let opened: Vec<String> = world.found.backups.iter().filter_map(|backup| backup.opened_with.clone()).collect();
         let outcome = format!("opened on the instance with {}", opened.join(", "));
-        world.team.tell(&Happening::Broke { scenario, outcome: outcome.clone() });
-        world.found.broken.insert(scenario, outcome);
+        world.team.tell(&Happening::Broke { scenario: Scenario::HomeKeyLost, outcome: outcome.clone() });
+        world.found.broken.insert(Scenario::HomeKeyLost, outcome);
     }
     Ok(())
 }

@@ -236,6 +236,13 @@ pub async fn resume(rig: &Rig, run: &str, team: &Team) -> Result<Outcome, WorkEr
     let _lock = lock(rig, &drill_run.drill)?;
     let drill = script(rig, &drill_run.drill)?;
     same_as_declared(rig, &drill, &drill_run).await?;
+    if crate::work::scratch::lease(rig, &drill_run.run, &crate::domain::layout::run_over(&drill_run.run)).await?.is_ok() {
+        return Err(WorkError::Refused {
+            what: format!("run {} of drill {}", drill_run.run, drill_run.drill),
+            why: "another host has taken it down, and said that it is over".to_owned(),
+            hint: "end it with `lifeboat drill abort`, and begin another".to_owned(),
+        });
+    }
     perform(rig, &drill, team, &drill_run, true).await
 }
 
@@ -351,7 +358,9 @@ async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: boo
     team.tell(&Happening::Declared { drill: drill.name.clone(), run: run.run.clone(), rto_seconds: drill.rto.duration().as_secs_f64() });
     let journal = catalog(rig)?;
     let mut saga = Saga::open(&run.run, journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
-    let (halt, leftovers) = match drill.place {
+    // Where a run has begun to make something, it ends there, whatever its file says by now.
+    let place = if vpc::attempts_before(journal, &run.run).await > 0 { DrillPlace::Vpc } else { drill.place };
+    let (halt, leftovers) = match place {
         DrillPlace::Local => in_a_cluster(&mut saga, &mut world, all).await,
         DrillPlace::Vpc => vpc::perform(&mut saga, journal, &mut world, all).await,
     };

@@ -42,6 +42,8 @@ pub(super) fn reads(world: &World<'_>, attempt: u64, agent_sha256: &str) -> Resu
     let full = |key: &str| format!("{}{key}", s3.prefix);
     let mut get = vec![full(layout::vault_header().as_str()), full(layout::agent(agent_sha256).as_str())];
     get.push(full(layout::order(&world.run, attempt).as_str()));
+    // Its own letters: after a lost answer it must see whether a letter got there.
+    get.push(full(&format!("{}*", layout::inbox(&world.run, attempt))));
     let mut list = Vec::new();
     for (believed, _) in &world.chosen {
         let place = believed.manifest.place();
@@ -109,11 +111,11 @@ pub(super) async fn keys(world: &World<'_>, settings: &ScratchSettings) -> Resul
 pub(super) fn forbidden(rig: &Rig, settings: &ScratchSettings) -> Vec<Forbidden> {
     let mut all: Vec<Forbidden> = Vec::new();
     for datastore in rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres) {
-        for (host, port) in datastore.connection.addresses().iter().filter(|(host, _)| !host.is_empty() && !host.starts_with('/')) {
+        for (host, port) in datastore.connection.addresses().iter().filter(|(host, _)| is_elsewhere(host)) {
             all.push(Forbidden::Tcp(format!("{host}:{port}")));
             // Names of AWS are let through by the firewall that must let S3 and KMS through.
             let asks = settings.dns_firewall.is_some() && !host.ends_with(".amazonaws.com");
-            if asks && host.parse::<std::net::IpAddr>().is_err() && host != "localhost" {
+            if asks && host.parse::<std::net::IpAddr>().is_err() {
                 all.push(Forbidden::Name(host.clone()));
             }
         }
@@ -130,6 +132,11 @@ pub(super) fn forbidden(rig: &Rig, settings: &ScratchSettings) -> Vec<Forbidden>
     }
     all.dedup();
     all
+}
+
+/// Whether a host is another one, and not a socket or the host itself, which is another one on the instance.
+fn is_elsewhere(host: &str) -> bool {
+    !host.is_empty() && !host.starts_with('/') && host != "localhost" && host != "::1" && !host.starts_with("127.")
 }
 
 /// The order.

@@ -9,7 +9,7 @@ use super::{TEAR_DOWN, World, at_fault, ended, follow, load, of_volumes, order, 
 use crate::config::plans::{Drill, DrillPlace};
 use crate::domain::drill::{Halt, Scenario};
 use crate::domain::layout;
-use crate::domain::scratch::{Dollars, LEASE_FORMAT, Lease, ScratchReport, ScratchSettings};
+use crate::domain::scratch::{Dollars, LEASE_FORMAT, Lease, OVER_FORMAT, Order, ScratchReport, ScratchSettings};
 use crate::domain::{Document, VaultId};
 use crate::failpoint;
 use crate::report::Happening;
@@ -152,12 +152,13 @@ fn spec(
 }
 
 async fn open(rig: &Rig, spec: Spec, at_seconds: f64) -> Result<Scratch, WorkError> {
-    let cloud: Arc<dyn Cloud> = rig.clouds.open(&spec.settings).await?;
+    // In another account nothing of a run is to be seen, and nothing to be seen is no proof that nothing is left.
+    let cloud = scratch::cloud(rig, &spec.settings).await?;
     Ok(Scratch::new(cloud, spec, at_seconds, rig.cancel.clone()))
 }
 
 /// How often the place was begun before.
-async fn attempts_before(journal: &dyn Journal, run: &str) -> u64 {
+pub(super) async fn attempts_before(journal: &dyn Journal, run: &str) -> u64 {
     let events = journal.events(run).await.unwrap_or_default();
     events.iter().filter(|(step, event)| step == "vpc" && *event == Event::Started).count() as u64
 }
@@ -273,6 +274,9 @@ fn agent_binary(settings: &ScratchSettings) -> Result<(Vec<u8>, String), WorkErr
 }
 
 async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
+    if Timestamp::now() >= scratch.spec.expires {
+        return Err(Halt::sandbox("the run's time to live is over: nothing was made"));
+    }
     timed(saga, world, &load::Choose).await?;
     let attempt = scratch.spec.attempt;
     let (binary, agent_sha256) = agent_binary(&scratch.spec.settings).map_err(at_fault)?;
@@ -383,15 +387,17 @@ fn root_gib(spec: &Spec) -> u64 {
 /// A run of which nothing is known but its name.
 async fn bare_spec(rig: &Rig, run: &str) -> Result<Spec, WorkError> {
     let keys = keys_of(rig, run).await?.into_iter();
+    let vault = shelf::vault_id(rig).await?;
+    let context: std::collections::BTreeMap<_, _> = [("vault".to_owned(), vault.to_string())].into();
     Ok(Spec {
         settings: settings(rig)?.clone(),
-        vault: shelf::vault_id(rig).await?,
+        vault,
         run: run.to_owned(),
         drill: String::new(),
         expires: Timestamp::now(),
         attempt: 0,
         reads: Reads::default(),
-        grants: keys.map(|key| GrantSpec { key, context: Default::default() }).collect(),
+        grants: keys.map(|key| GrantSpec { key, context: context.clone() }).collect(),
         volumes: Vec::new(),
     })
 }
@@ -400,6 +406,13 @@ async fn bare_spec(rig: &Rig, run: &str) -> Result<Spec, WorkError> {
 async fn keys_of(rig: &Rig, run: &str) -> Result<Vec<String>, WorkError> {
     let mut keys = order::key_arns(&rig.config);
     if let Ok(lease) = scratch::lease(rig, run, &layout::lease(run)).await? {
+        let settings = settings(rig)?;
+        if (&lease.region, &lease.account) != (&settings.region, &settings.account) {
+            return Err(WorkError::Leftovers(format!(
+                "run {run} is in account {}, {}, and [scratch_vpc] names account {}, {}: set it back to look at what is left",
+                lease.account, lease.region, settings.account, settings.region
+            )));
+        }
         keys.extend(lease.keys);
     }
     keys.sort();
@@ -450,7 +463,10 @@ async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Document) -> R
 /// [`WorkError`] if that could not be written.
 pub async fn over(rig: &Rig, run: &str) -> Result<(), WorkError> {
     match scratch::lease(rig, run, &layout::lease(run)).await? {
-        Ok(lease) => put_signed(rig, &layout::run_over(run), Document::lease(&lease)).await,
+        Ok(lease) => {
+            let over = Lease { format: OVER_FORMAT.to_owned(), ..lease };
+            put_signed(rig, &layout::run_over(run), Document::lease(&over)).await
+        }
         // Nobody of ours wrote it, so there is nothing to say about it.
         Err(_) => Ok(()),
     }
@@ -467,8 +483,6 @@ async fn the_place(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scr
     Ok(())
 }
 
-type Ordered = (Vec<u8>, String);
-
 /// The rest of the place, the gate and the instance, in the zone that is tried. The order is made and not yet given.
 async fn in_a_zone(
     saga: &mut Saga<'_>,
@@ -476,7 +490,7 @@ async fn in_a_zone(
     scratch: &mut Scratch,
     report: &mut ScratchReport,
     (keys, agent_sha256, minutes): (&[crate::domain::scratch::OrderKey], &str, u64),
-) -> Result<Ordered, Trip> {
+) -> Result<Order, Trip> {
     step(saga, world, scratch, &steps::MakeSubnet).await?;
     step(saga, world, scratch, &steps::OpenKeys).await?;
     pass_gate(world, scratch, report).await?;
@@ -484,8 +498,7 @@ async fn in_a_zone(
     let tokens = step(saga, world, scratch, &steps::GrantKeys).await?;
     let spec = &scratch.spec;
     let order = order::order(world, spec, keys, tokens).map_err(at_fault)?;
-    let bytes = Document::order(&order).into_bytes();
-    let hash = sha256(&bytes);
+    let hash = sha256(Document::order(&order).bytes());
     let s3 = order::bucket(&world.own.config).map_err(at_fault)?;
     let full = |key: layout::ObjectKey| format!("{}{key}", s3.prefix);
     scratch.user_data = boot::script(&boot::Boot {
@@ -499,7 +512,7 @@ async fn in_a_zone(
         minutes,
     });
     step(saga, world, scratch, &steps::Launched).await?;
-    Ok((bytes, hash))
+    Ok(order)
 }
 
 async fn pass_gate(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
@@ -532,8 +545,7 @@ async fn still_isolated(world: &mut World<'_>, scratch: &mut Scratch) -> Result<
 }
 
 /// Gives the order: only now has the agent anything to do.
-async fn put_order(world: &World<'_>, attempt: u64, (bytes, _): Ordered) -> Result<(), WorkError> {
-    let order = crate::domain::scratch::Order::parse(&bytes)?;
+async fn put_order(world: &World<'_>, attempt: u64, order: Order) -> Result<(), WorkError> {
     Ok(world.own.vault.put(&layout::order(&world.run, attempt), Document::order(&order)).await?)
 }
 

@@ -352,6 +352,8 @@ proptest! {
                 let failures = saga.unwind(&mut calm, &undos()).await;
                 prop_assert!(failures.is_empty(), "{failures:?}");
             }
+            // Before it is undone once more: that would hide what the first time left.
+            prop_assert!(only_foreign(&paper).is_ok(), "{:?}", only_foreign(&paper));
             let mut again = self::scratch(&paper);
             prop_assert!(saga.unwind(&mut again, &undos()).await.is_empty());
             prop_assert!(only_foreign(&paper).is_ok(), "{:?}", only_foreign(&paper));

@@ -2,7 +2,7 @@
 //!
 //! Each part is a step of the drill's saga ([`steps`]); nothing is restored before the whole of it has been looked at ([`gate`]). What a run
 //! makes carries its tags from the first moment, and undoing knows nothing but the tags ([`teardown`]): whoever finds them can do it.
-//! Everything goes through a [`Cloud`](cloud::Cloud), of which there are two: AWS, and a model on paper ([`paper`]), on which
+//! Everything goes through a [`Cloud`], of which there are two: AWS, and a model on paper ([`paper`]), on which
 //! `drill --plan` rehearses the very steps to show what they would call.
 
 pub mod acts;

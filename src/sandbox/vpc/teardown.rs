@@ -1,7 +1,7 @@
 //! Removing what carries a run's tags, in the order in which things hold each other, and proving that nothing is left.
 //!
 //! It needs to know nothing of how far the run got: an id that was never learned is found by its tags like any other. What a look does not
-//! show yet may show up in the next one, so only several empty looks in a row count ([`EMPTY_ROUNDS`]).
+//! show yet may show up in the next one, so only several empty looks in a row count.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -1,5 +1,8 @@
 //! What every AWS adapter shares: how clients are configured, and how errors are read.
 
+#[cfg(feature = "ec2")]
+pub mod ec2;
+
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;

@@ -18,8 +18,7 @@ use super::volumes::Tags;
 pub mod tag {
     /// The run. Together with [`VAULT`] it says that a thing may be removed.
     pub const RUN: &str = "lifeboat:run";
-    /// The vault's id.
-    pub const VAULT: &str = "lifeboat:vault";
+    pub use crate::domain::volumes::tag::VAULT;
     /// The drill.
     pub const DRILL: &str = "lifeboat:drill";
     /// When it should be gone, for whoever finds it.
@@ -399,7 +398,7 @@ pub struct CallRecord {
 }
 
 /// The scratch VPC of a drill, as its report keeps it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScratchReport {
     /// The region.

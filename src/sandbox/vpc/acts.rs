@@ -204,8 +204,7 @@ impl Owned {
     /// Takes hold of a thing if it carries every one of the tags, with their very values, and there are any.
     #[must_use]
     pub fn of(thing: &Thing, tags: &Tags) -> Option<Self> {
-        let carries = !tags.is_empty() && tags.iter().all(|(key, value)| thing.tags.get(key) == Some(value));
-        carries.then(|| Self { kind: thing.kind, id: thing.id.clone() })
+        thing.carries(tags).then(|| Self { kind: thing.kind, id: thing.id.clone() })
     }
     /// A stand-in that names nothing, for asking whether removing would be allowed, and for showing what would be done.
     #[must_use]

@@ -8,16 +8,15 @@
 //! - Looks are complete or fail. What was made a moment ago may be missing from them: services are eventually consistent.
 //! - A call that returned is not done: states tell ([`Thing::state`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use super::acts::{Act, Launch, LaunchVolume, Owned, placeholder};
-pub use super::things::{AclEntry, At, Facts, GroupRule, InstanceFacts, Kind, Peer, Route, Thing};
+pub use crate::domain::volumes::Tags;
 
-/// Tags by key.
-pub type Tags = BTreeMap<String, String>;
+pub use super::things::{AclEntry, At, Facts, GroupRule, InstanceFacts, Kind, Peer, Route, Thing};
 
 /// What came of an act.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -51,7 +51,7 @@ impl Scratch {
             all.extend(self.look(kind, &At::Vpc(vpc.clone())).await?);
         }
         // Of those the service tells for an hour.
-        all.retain(|thing| thing.kind != Kind::Instance || thing.state != "terminated");
+        all.retain(|thing| thing.kind != Kind::Instance || !thing.is_gone());
         all.sort_by(|one, other| (one.kind, &one.id).cmp(&(other.kind, &other.id)));
         Ok(all)
     }

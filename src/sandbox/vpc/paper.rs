@@ -523,7 +523,7 @@ impl Cloud for Paper {
                 && match at {
                     At::Id(id) => thing.id == *id,
                     At::Vpc(vpc) => vpc_of(thing) == Some(vpc),
-                    At::Tagged(tags) => tags.iter().all(|(key, value)| thing.tags.get(key) == Some(value)),
+                    At::Tagged(tags) => thing.carries(tags),
                 }
         };
         let found: Vec<Thing> = state.things.values().filter(|thing| matches(thing)).cloned().collect();

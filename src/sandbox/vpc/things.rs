@@ -154,6 +154,25 @@ pub struct Thing {
     pub facts: Facts,
 }
 
+impl Thing {
+    /// Whether it carries all of some tags, with their very values. Without any nothing is meant.
+    #[must_use]
+    pub fn carries(&self, tags: &Tags) -> bool {
+        !tags.is_empty() && tags.iter().all(|(key, value)| self.tags.get(key) == Some(value))
+    }
+
+    /// Whether it counts as gone, though the service still tells of it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self.kind {
+            Kind::Instance => self.state == "terminated",
+            Kind::Endpoint => self.state.eq_ignore_ascii_case("deleted"),
+            Kind::Volume => self.state == "deleted",
+            _ => false,
+        }
+    }
+}
+
 /// A route of a route table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Route {
@@ -354,4 +373,25 @@ pub struct InstanceFacts {
     pub groups: Vec<String>,
     /// Device, volume, and whether it goes with the instance.
     pub volumes: Vec<(String, String, bool)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_tags_must_be_there_and_no_tags_mean_nothing() {
+        let tags = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Tags>();
+        let mine = Thing {
+            kind: Kind::Vpc,
+            id: String::new(),
+            state: String::new(),
+            reason: None,
+            tags: tags(&[("run", "1"), ("vault", "v"), ("Name", "n")]),
+            facts: Facts::WayOut,
+        };
+        assert!(mine.carries(&tags(&[("run", "1"), ("vault", "v")])));
+        assert!(!mine.carries(&tags(&[("run", "2"), ("vault", "v")])));
+        assert!(!mine.carries(&tags(&[])));
+    }
 }

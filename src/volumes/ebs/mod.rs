@@ -20,23 +20,19 @@ use std::fmt::Display;
 
 use async_trait::async_trait;
 use aws_sdk_ec2::config::SharedCredentialsProvider;
-use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::primitives::DateTime;
-use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
+use aws_sdk_ec2::types::Filter;
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{BlockPage, BlockRef, Cut, Lock, NewVolume, Selection, Tags, Volumes, VolumesError};
+use crate::aws::ec2::{self, FILTER_VALUES_MAX, filter, is_throttled, once, tag, tag_map, tagged_as};
 use crate::aws::{self, Answer};
 use crate::domain::volumes::{InstanceId, LockState, SetPlace, Snapshot, SnapshotId, Volume, VolumeId};
 
-/// Pages of one list. Half a million snapshots are more than an account may have.
-const PAGES_MAX: usize = 1_000;
 /// Items of one page; what every list of EC2 used here allows.
 const PAGE_ITEMS: i32 = 500;
-/// Values of one filter that EC2 allows.
-const FILTER_VALUES_MAX: usize = 200;
 
 /// Volumes and snapshots in EBS.
 pub struct Ebs {
@@ -93,12 +89,10 @@ impl Ebs {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let answer = Answer::of(error);
-        let sent = !matches!(error, SdkError::ConstructionFailure(_));
-        let turned_down = answer.status.is_some_and(|status| (400..500).contains(&status));
-        if turned_down || !sent || is_throttled(&answer.code) || is_busy(&answer.code) {
-            return self.explain(what, answer);
+        if ec2::may_have_happened(error, &answer) && !is_busy(&answer.code) {
+            return self.unknown(what, answer.message);
         }
-        self.unknown(what, answer.message)
+        self.explain(what, answer)
     }
 
     fn unknown(&self, what: &str, why: impl Into<String>) -> VolumesError {
@@ -123,18 +117,7 @@ impl Ebs {
         F: Fn(Option<String>) -> P,
         P: Future<Output = Result<(Vec<T>, Option<String>), VolumesError>>,
     {
-        let mut found = Vec::new();
-        let mut next: Option<String> = None;
-        for _ in 0..PAGES_MAX {
-            let (some, token) = page(next).await?;
-            found.extend(some);
-            // The last page has no token, or an empty one.
-            next = token.filter(|token| !token.is_empty());
-            if next.is_none() {
-                return Ok(found);
-            }
-        }
-        Err(self.nonsense(what, format!("it has more than {PAGES_MAX} pages")))
+        ec2::pages(page, |why| self.nonsense(what, why)).await
     }
 
     /// Filters for what carries all of some tags. Without any they would find everything, which nobody means.
@@ -142,7 +125,7 @@ impl Ebs {
         if tags.is_empty() {
             return Err(self.refused(what, "no tags are named"));
         }
-        Ok(tags.iter().map(|(key, value)| filter(format!("tag:{key}"), vec![literal(value)])).collect())
+        Ok(ec2::tag_filters(tags))
     }
 
     fn volume_id(&self, what: &str, id: Option<&str>) -> Result<VolumeId, VolumesError> {
@@ -152,11 +135,6 @@ impl Ebs {
     fn snapshot_id(&self, what: &str, id: Option<&str>) -> Result<SnapshotId, VolumesError> {
         id.unwrap_or_default().parse().map_err(|why: String| self.nonsense(what, why))
     }
-}
-
-/// What a request is sent with that must not be sent twice.
-fn once() -> aws_sdk_ec2::config::Builder {
-    aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled())
 }
 
 fn is_missing(code: &str) -> bool {
@@ -170,35 +148,8 @@ fn is_busy(code: &str) -> bool {
     code.starts_with("Concurrent") || CODES.contains(&code)
 }
 
-/// EC2 throttles with status 503, and nothing has happened then.
-fn is_throttled(code: &str) -> bool {
-    code == "RequestLimitExceeded" || code.contains("Throttl")
-}
-
-fn filter(name: impl Into<String>, values: Vec<String>) -> Filter {
-    Filter::builder().name(name).set_values(Some(values)).build()
-}
-
-/// A filter's value that means itself: `*` and `?` would match anything.
-fn literal(value: &str) -> String {
-    value.replace('\\', r"\\").replace('*', r"\*").replace('?', r"\?")
-}
-
 fn texts<T: Display>(ids: &[T]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
-}
-
-fn tag(key: &str, value: &str) -> Tag {
-    Tag::builder().key(key).value(value).build()
-}
-
-fn tagged_as(kind: ResourceType, tags: &Tags) -> TagSpecification {
-    let tags = tags.iter().map(|(key, value)| tag(key, value)).collect();
-    TagSpecification::builder().resource_type(kind).set_tags(Some(tags)).build()
-}
-
-fn tag_map(tags: &[Tag]) -> Tags {
-    tags.iter().filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()))).collect()
 }
 
 fn timestamp(time: &DateTime) -> Option<Timestamp> {
@@ -319,12 +270,6 @@ mod tests {
         assert!(is_busy("ConcurrentSnapshotLimitExceeded") && is_busy("ResourceLimitExceeded"));
         assert!(!is_busy("VolumeLimitExceeded"), "a quota does not go by itself");
         assert!(is_throttled("RequestLimitExceeded") && is_throttled("EC2ThrottledException") && is_throttled("RequestThrottledException"));
-    }
-
-    #[test]
-    fn a_tag_that_looks_like_a_pattern_finds_itself_only() {
-        assert_eq!(literal(r"a*b?c\d"), r"a\*b\?c\\d");
-        assert_eq!(literal("plain"), "plain");
     }
 
     #[test]

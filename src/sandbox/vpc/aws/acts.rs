@@ -8,8 +8,9 @@ use aws_sdk_ec2::types::{
     PrefixListId, ResourceType, RuleAction, TagSpecification, Tenancy, TrafficType, UnsuccessfulItem, UserIdGroupPair, VpcEndpointType,
 };
 
-use super::{Ec2, explain, is_busy, is_missing, is_throttled, lacks_capacity, once, refused, tagged_as, unknown};
+use super::{Ec2, explain, is_busy, is_missing, lacks_capacity, once, refused, tagged_as, unknown};
 use crate::aws::Answer;
+use crate::aws::ec2::may_have_happened;
 use crate::sandbox::vpc::cloud::{AclEntry, Act, Acted, CloudError, GroupRule, Peer, Tags};
 
 /// Seconds over which a flow log sums up; the shortest there is, since drills are.
@@ -65,12 +66,10 @@ impl Call<'_> {
                 _ => explain(&self.what, answer).into(),
             };
         }
-        let sent = !matches!(error, SdkError::ConstructionFailure(_));
-        let turned_down = answer.status.is_some_and(|status| (400..500).contains(&status));
-        if turned_down || !sent || is_throttled(&answer.code) || is_busy(&answer) || lacks_capacity(&answer.code) {
-            return explain(&self.what, answer).into();
+        if may_have_happened(error, &answer) && !is_busy(&answer) && !lacks_capacity(&answer.code) {
+            return unknown(&self.what, answer.message).into();
         }
-        unknown(&self.what, answer.message).into()
+        explain(&self.what, answer).into()
     }
 
     /// Something was made.

@@ -5,7 +5,7 @@
 use aws_sdk_route53resolver::types::{FirewallRuleGroupAssociation, MutationProtectionStatus, Tag};
 
 use super::acts::{Call, Failed};
-use super::{Ec2, carries, explain, is_missing, nonsense, pages, refused, sorted, text};
+use super::{Ec2, explain, is_missing, nonsense, pages, refused, sorted, text};
 use crate::aws::Answer;
 use crate::sandbox::vpc::cloud::{Acted, At, CloudError, Facts, FirewallRule, Kind, Tags, Thing};
 
@@ -57,8 +57,9 @@ impl Ec2 {
         for association in listed {
             // One that went meanwhile has no tags any more.
             let Some(tags) = self.tags_of(what, &association).await? else { continue };
-            if !matches!(at, At::Tagged(wanted) if !carries(&tags, wanted)) {
-                found.push(thing(what, &association, tags)?);
+            let thing = thing(what, &association, tags)?;
+            if !matches!(at, At::Tagged(wanted) if !thing.carries(wanted)) {
+                found.push(thing);
             }
         }
         Ok(found)

@@ -5,8 +5,9 @@ use aws_sdk_ec2::types::{
 };
 
 use super::acts::rules_of;
-use super::{Ec2, PAGE_ITEMS, carries, explain, filter, literal, nonsense, pages, refused, sorted, tag_map, text};
+use super::{Ec2, PAGE_ITEMS, explain, filter, literal, nonsense, pages, refused, sorted, tag_map, text};
 use crate::aws::Answer;
+use crate::aws::ec2::tag_filters;
 use crate::sandbox::vpc::cloud::{AclEntry, At, CloudError, Facts, Kind, Route, Tags, Thing};
 
 impl Ec2 {
@@ -102,7 +103,7 @@ fn filters(what: &str, kind: Kind, at: &At) -> Result<Vec<Filter>, CloudError> {
         At::Tagged(tags) if tags.is_empty() => return Err(refused(what, "no tags are named")),
         // It has no filter by tags.
         At::Tagged(_) if kind == Kind::TransitAttachment => return Ok(Vec::new()),
-        At::Tagged(tags) => return Ok(tags.iter().map(|(key, value)| filter(format!("tag:{key}"), vec![literal(value)])).collect()),
+        At::Tagged(tags) => return Ok(tag_filters(tags)),
         At::Vpc(vpc) => (by_vpc, vpc),
         At::Id(id) => (by_id, id),
     };
@@ -112,7 +113,7 @@ fn filters(what: &str, kind: Kind, at: &At) -> Result<Vec<Filter>, CloudError> {
 /// Whether something is what was looked for. Of a VPC the filters alone know.
 fn is_meant(thing: &Thing, at: &At) -> bool {
     match at {
-        At::Tagged(tags) => carries(&thing.tags, tags),
+        At::Tagged(tags) => thing.carries(tags),
         At::Vpc(_) => true,
         At::Id(id) => thing.id == *id,
     }

@@ -34,19 +34,14 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use aws_sdk_ec2::config::retry::RetryConfig;
-use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 
 use super::cloud::{Act, Acted, At, Caller, Cloud, CloudError, FirewallRule, Grant, Guards, Image, Kind, Quota, Tags, Thing};
+use crate::aws::ec2::{self, FILTER_VALUES_MAX, filter, is_throttled, literal, once, tag_map, tagged_as};
 use crate::aws::{self, Answer};
 use acts::{Call, Failed};
 
-/// Pages of one list.
-const PAGES_MAX: usize = 1_000;
 /// Items of one page; what every list of EC2 used here allows.
 const PAGE_ITEMS: i32 = 50;
-/// Values of one filter that EC2 allows.
-const FILTER_VALUES_MAX: usize = 200;
 
 /// One region of one account.
 pub struct Ec2 {
@@ -76,11 +71,6 @@ impl Ec2 {
             sts: aws_sdk_sts::Client::new(shared),
         }
     }
-}
-
-/// What a request is sent with that must not be sent twice.
-fn once() -> aws_sdk_ec2::config::Builder {
-    aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled())
 }
 
 /// Why a request failed that changed nothing.
@@ -132,11 +122,6 @@ fn is_busy(answer: &Answer) -> bool {
     CODES.contains(&code) || code.ends_with("InUse") || code.starts_with("Concurrent") || held
 }
 
-/// EC2 throttles with status 503, and nothing has happened then.
-fn is_throttled(code: &str) -> bool {
-    code == "RequestLimitExceeded" || code.contains("Throttl")
-}
-
 /// `InsufficientInstanceCapacity`, `InsufficientHostCapacity` and others. EC2 counts them among its own faults, with status 500.
 fn lacks_capacity(code: &str) -> bool {
     code.starts_with("Insufficient") && code.contains("Capacity")
@@ -148,41 +133,7 @@ where
     F: Fn(Option<String>) -> P,
     P: Future<Output = Result<(Vec<T>, Option<String>), CloudError>>,
 {
-    let mut found = Vec::new();
-    let mut next: Option<String> = None;
-    for _ in 0..PAGES_MAX {
-        let (some, token) = page(next).await?;
-        found.extend(some);
-        // The last page has no token, or an empty one.
-        next = token.filter(|token| !token.is_empty());
-        if next.is_none() {
-            return Ok(found);
-        }
-    }
-    Err(nonsense(what, format!("it has more than {PAGES_MAX} pages")))
-}
-
-fn filter(name: impl Into<String>, values: Vec<String>) -> Filter {
-    Filter::builder().name(name).set_values(Some(values)).build()
-}
-
-/// A filter's value that means itself: `*` and `?` would match anything.
-fn literal(value: &str) -> String {
-    value.replace('\\', r"\\").replace('*', r"\*").replace('?', r"\?")
-}
-
-fn tagged_as(kind: ResourceType, tags: &Tags) -> TagSpecification {
-    let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
-    TagSpecification::builder().resource_type(kind).set_tags(Some(tags)).build()
-}
-
-fn tag_map(tags: &[Tag]) -> Tags {
-    tags.iter().filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()))).collect()
-}
-
-/// Whether all of some tags are among others. Without any nothing is meant.
-fn carries(tags: &Tags, wanted: &Tags) -> bool {
-    !wanted.is_empty() && wanted.iter().all(|(key, value)| tags.get(key) == Some(value))
+    ec2::pages(page, |why| nonsense(what, why)).await
 }
 
 fn text(value: Option<&str>) -> String {
@@ -298,20 +249,5 @@ mod tests {
         let message = "InvalidParameterValue: Network interface 'eni-1' is currently in use.".to_owned();
         let answer = Answer { status: Some(400), code: "InvalidParameterValue".to_owned(), message };
         assert!(matches!(explain("it", answer), CloudError::Busy { .. }));
-    }
-
-    #[test]
-    fn a_tag_that_looks_like_a_pattern_finds_itself_only() {
-        assert_eq!(literal(r"a*b?c\d"), r"a\*b\?c\\d");
-        assert_eq!(literal("plain"), "plain");
-    }
-
-    #[test]
-    fn all_tags_must_be_there_and_no_tags_mean_nothing() {
-        let tags = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Tags>();
-        let mine = tags(&[("run", "1"), ("vault", "v"), ("Name", "n")]);
-        assert!(carries(&mine, &tags(&[("run", "1"), ("vault", "v")])));
-        assert!(!carries(&mine, &tags(&[("run", "2"), ("vault", "v")])));
-        assert!(!carries(&mine, &tags(&[])));
     }
 }

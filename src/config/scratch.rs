@@ -26,8 +26,7 @@ pub(super) fn scratch_vpc(root: &mut Section<'_>, base: &Path) -> Option<Scratch
 
 fn settings(s: &mut Section<'_>, base: &Path) -> Option<ScratchSettings> {
     let region = s.required_text("region", "region = \"eu-west-1\"").map(|t| t.value);
-    let account = account(s, "account", true);
-    let production_account = account_of(s);
+    let (account, production_account) = (account(s, "account", true), account(s, "production_account", false));
     let cidr = s.required_text("cidr", "cidr = \"10.99.0.0/24\"").and_then(|text| match text.value.parse::<Cidr>() {
         Ok(cidr) if LENGTHS.contains(&cidr.length()) => Some(cidr),
         Ok(_) => s.fault(text.span, "cidr", "a VPC has between /16 and /28", "write cidr = \"10.99.0.0/24\""),
@@ -90,10 +89,6 @@ fn account(s: &mut Section<'_>, key: &str, required: bool) -> Option<String> {
         true => Some(text.value),
         false => s.fault(text.span, key, "an account has twelve digits", &format!("write {example}")),
     }
-}
-
-fn account_of(s: &mut Section<'_>) -> Option<String> {
-    account(s, "production_account", false)
 }
 
 fn production_cidrs(s: &mut Section<'_>, cidr: Option<Cidr>) -> Option<Vec<Cidr>> {

@@ -48,6 +48,10 @@ const P256_INFO: &[u8] = &[
 ];
 
 impl PublicKey {
+    fn of(pair: &Ed25519KeyPair) -> Self {
+        Self { kind: PublicKind::Ed25519, bytes: pair.public_key().as_ref().to_vec() }
+    }
+
     /// Reads a PEM `PUBLIC KEY` (Ed25519 or ECDSA P-256), or the same base64 on one line.
     ///
     /// # Errors
@@ -178,7 +182,7 @@ impl Signer for SigningFile {
         Ok(self.load()?.sign(bytes).as_ref().to_vec())
     }
     async fn public(&self) -> Result<PublicKey, KeyError> {
-        Ok(PublicKey { kind: PublicKind::Ed25519, bytes: self.load()?.public_key().as_ref().to_vec() })
+        Ok(PublicKey::of(&self.load()?))
     }
 }
 
@@ -197,7 +201,7 @@ impl PassingKey {
     /// Its public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey { kind: PublicKind::Ed25519, bytes: self.0.public_key().as_ref().to_vec() }
+        PublicKey::of(&self.0)
     }
     /// A raw signature of the bytes.
     #[must_use]
@@ -216,7 +220,7 @@ pub fn create_signing_file(path: &Path) -> std::io::Result<PublicKey> {
     let der = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&pair).map_err(failed)?;
     let text = zeroize::Zeroizing::new(pem("PRIVATE KEY", der.as_ref()));
     write_secret_file(path, text.as_bytes())?;
-    Ok(PublicKey { kind: PublicKind::Ed25519, bytes: pair.public_key().as_ref().to_vec() })
+    Ok(PublicKey::of(&pair))
 }
 
 /// Writes a file that only its owner may read, synced, never over another.

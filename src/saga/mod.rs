@@ -6,6 +6,7 @@
 //! be run twice.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -36,6 +37,22 @@ pub trait Journal: Send + Sync {
     async fn append(&self, run: &str, step: &str, event: &Event) -> Result<(), Refused>;
     /// All events of a run, in order.
     async fn events(&self, run: &str) -> Result<Vec<(String, Event)>, Refused>;
+}
+
+/// A journal in memory: it ends with the process, as whatever it tells of must.
+#[derive(Default)]
+pub struct Passing(Mutex<Vec<(String, Event)>>);
+
+#[async_trait]
+impl Journal for Passing {
+    async fn append(&self, _: &str, step: &str, event: &Event) -> Result<(), Refused> {
+        let mut events = self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?;
+        events.push((step.to_owned(), event.clone()));
+        Ok(())
+    }
+    async fn events(&self, _: &str) -> Result<Vec<(String, Event)>, Refused> {
+        Ok(self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?.clone())
+    }
 }
 
 /// The way back from a step.

@@ -16,6 +16,7 @@ use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout;
 use crate::keyring::{Key, Unwrapped};
 use crate::pg::Session;
+use crate::sandbox::vpc::preflight::Weight;
 use crate::seal::Identity;
 use crate::source::postgres::snapshot;
 
@@ -103,15 +104,12 @@ async fn check_scratch(rig: &Rig) -> Vec<Line> {
     match drill::vpc::ask(rig).await {
         Err(error) => vec![line(SUBJECT, "can be asked", Answer::CouldNotLook, error.to_string())],
         Ok(found) => {
-            let fault = |question: &str| found.faults.iter().any(|fault| fault.starts_with(question));
-            let told = found.answers.iter().map(|(question, answer)| {
-                let weak = found.weaknesses.contains(question);
-                let answered = if fault(question) || weak { Answer::Note } else { Answer::Good };
-                line(SUBJECT, question, answered, answer.clone())
+            let told = found.answers.iter().map(|asked| {
+                let answer = if asked.weight == Weight::Good { Answer::Good } else { Answer::Note };
+                line(SUBJECT, &asked.question, answer, asked.told())
             });
-            let refused =
-                found.faults.iter().filter(|fault| !found.answers.iter().any(|(question, _)| fault.starts_with(question.as_str())));
-            told.chain(refused.map(|fault| line(SUBJECT, "would be allowed", Answer::Note, fault.clone()))).collect()
+            let refused = found.refusals.iter().map(|words| line(SUBJECT, "would be allowed", Answer::Note, words.clone()));
+            told.chain(refused).collect()
         }
     }
 }

@@ -4,24 +4,15 @@
 //! whatever else they may. The first is made from the rehearsal on paper ([`crate::sandbox::vpc::paper`]): a call that is new in the code is new
 //! in the policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::drill::order::{bucket, key_arns};
-use super::{Rig, WorkError, drill};
-use crate::domain::scratch::{ScratchSettings, tag};
+use super::{Rig, WorkError, drill, scratch};
+use crate::domain::scratch::tag;
 use crate::domain::span::Span;
 use crate::sandbox::vpc::cloud::{Act, Kind, Owned};
-use crate::sandbox::vpc::{GrantSpec, Spec, policies::Reads};
-
-fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
-    rig.config.scratch_vpc.as_ref().ok_or_else(|| WorkError::Refused {
-        what: "policies of a drill account".to_owned(),
-        why: "lifeboat.toml has no [scratch_vpc]".to_owned(),
-        hint: "docs/AWS.md tells how a drill account is set up".to_owned(),
-    })
-}
 
 /// Actions whose resources are told apart by nothing: looking, and what has no resource-level permissions.
 fn is_look(action: &str) -> bool {
@@ -67,9 +58,10 @@ fn made_by(action: &str) -> &'static [&'static str] {
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]`.
 pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
-    let settings = settings(rig)?;
-    let vault = super::shelf::vault_id(rig).await?;
-    let phases = rehearse(rig, settings).await?;
+    let settings = scratch::settings(rig)?;
+    let spec = drill::vpc::bare_spec(rig, "RUN").await?;
+    let vault = spec.vault.clone();
+    let phases = drill::vpc::on_paper(rig, spec, Span::seconds(3600)).await?;
     let (mut looks, mut making, mut changing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for call in phases.into_iter().flat_map(|(_, calls)| calls) {
         match &call.act {
@@ -187,27 +179,12 @@ pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
     Ok(json!({ "Version": "2012-10-17", "Statement": statements }))
 }
 
-async fn rehearse(rig: &Rig, settings: &ScratchSettings) -> Result<Vec<crate::sandbox::vpc::paper::Phase>, WorkError> {
-    let spec = Spec {
-        settings: settings.clone(),
-        vault: super::shelf::vault_id(rig).await?,
-        run: "RUN".to_owned(),
-        drill: String::new(),
-        expires: jiff::Timestamp::UNIX_EPOCH,
-        attempt: 1,
-        reads: Reads::default(),
-        grants: key_arns(&rig.config).into_iter().map(|key| GrantSpec { key, context: BTreeMap::new() }).collect(),
-        volumes: Vec::new(),
-    };
-    drill::vpc::on_paper(rig, spec, Span::seconds(3600)).await
-}
-
 /// What the instance's role may do: the door it goes through is narrower still, and a key it is granted for one backup at a time.
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]` or a vault in S3.
 pub fn instance_role(rig: &Rig) -> Result<Value, WorkError> {
-    let settings = settings(rig)?;
+    let settings = scratch::settings(rig)?;
     let s3 = bucket(&rig.config)?;
     let objects = |keys: &[&str]| keys.iter().map(|key| format!("arn:aws:s3:::{}/{}{key}", s3.bucket, s3.prefix)).collect::<Vec<_>>();
     let read = objects(&["vault.json", "manifests/*", "meta/*", "payloads/*", "agent/*", "runs/*"]);
@@ -231,7 +208,7 @@ pub fn instance_role(rig: &Rig) -> Result<Value, WorkError> {
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]`.
 pub fn guardrails(rig: &Rig) -> Result<Value, WorkError> {
-    settings(rig)?;
+    scratch::settings(rig)?;
     let ways_out = [
         "ec2:CreateInternetGateway",
         "ec2:AttachInternetGateway",

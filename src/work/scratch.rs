@@ -1,6 +1,6 @@
 //! Scratch VPCs as any host sees them: the leases in the vault, what stands in the account under this vault's tags, and its removal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::{Rig, WorkError, drill, shelf};
 use crate::domain::layout::{self, ObjectKey};
 use crate::domain::scratch::{LEASE_FORMAT, Lease, OVER_FORMAT, ScratchSettings, tag};
+use crate::domain::{Document, VaultId};
 use crate::sandbox::vpc::cloud::{At, Cloud, Kind, Tags, Thing};
 use crate::vault::{VaultError, fetch};
 
@@ -45,6 +46,18 @@ pub struct StrayRun {
     pub things: Vec<String>,
 }
 
+/// `[scratch_vpc]`.
+///
+/// # Errors
+/// [`WorkError::Refused`] if there is none.
+pub(super) fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
+    rig.config.scratch_vpc.as_ref().ok_or_else(|| WorkError::Refused {
+        what: "a scratch VPC".to_owned(),
+        why: "lifeboat.toml has no [scratch_vpc]".to_owned(),
+        hint: "docs/AWS.md tells how a drill account is set up; sandbox = \"local\" needs none".to_owned(),
+    })
+}
+
 /// All runs that have a lease in the vault, oldest first.
 ///
 /// # Errors
@@ -56,10 +69,11 @@ pub async fn leases(rig: &Rig) -> Result<Vec<Leased>, WorkError> {
             runs.entry(run).or_default().push((facts.key, facts.modified));
         }
     }
+    let vault = shelf::vault_id(rig).await?;
     let mut found = Vec::new();
     for (run, objects) in runs {
-        let lease = lease(rig, &run, &layout::lease(&run)).await?;
-        let over = self::lease(rig, &run, &layout::run_over(&run)).await?.is_ok();
+        let lease = lease(rig, &vault, &run).await?;
+        let over = is_over(rig, &vault, &run).await?;
         let written = objects.iter().map(|(_, modified)| *modified).min().unwrap_or(Timestamp::MAX);
         let mut objects: Vec<ObjectKey> = objects.into_iter().map(|(key, _)| key).collect();
         // What says that the run is over goes last: removed half-way, the rest is found again.
@@ -69,8 +83,18 @@ pub async fn leases(rig: &Rig) -> Result<Vec<Leased>, WorkError> {
     Ok(found)
 }
 
-/// A lease, if a pinned key signed it and it is where it belongs.
-pub(super) async fn lease(rig: &Rig, run: &str, key: &ObjectKey) -> Result<Result<Lease, String>, WorkError> {
+/// The lease of a run; why not if it is not believed.
+pub(super) async fn lease(rig: &Rig, vault: &VaultId, run: &str) -> Result<Result<Lease, String>, WorkError> {
+    paper(rig, vault, run, &layout::lease(run), LEASE_FORMAT).await
+}
+
+/// Whether a signed document says that a run is over, and that nothing of it is left.
+pub(super) async fn is_over(rig: &Rig, vault: &VaultId, run: &str) -> Result<bool, WorkError> {
+    Ok(paper(rig, vault, run, &layout::run_over(run), OVER_FORMAT).await?.is_ok())
+}
+
+/// A paper of a run, if a pinned key signed it and it is where it belongs.
+async fn paper(rig: &Rig, vault: &VaultId, run: &str, key: &ObjectKey, format: &'static str) -> Result<Result<Lease, String>, WorkError> {
     let mut read = Vec::new();
     for key in [key.clone(), key.signature()] {
         match fetch::document(rig.vault.as_ref(), &key).await {
@@ -84,13 +108,11 @@ pub(super) async fn lease(rig: &Rig, run: &str, key: &ObjectKey) -> Result<Resul
     }
     let (signature, bytes) = (read.pop().flatten().unwrap_or_default(), read.pop().flatten());
     let Some(bytes) = bytes else { return Ok(Err("there is none".to_owned())) };
-    let format = if *key == layout::run_over(run) { OVER_FORMAT } else { LEASE_FORMAT };
     if !rig.trusted.is_empty() && rig.trusted.signer_of(&bytes, &signature).is_none() {
         return Ok(Err("no pinned key signed it".to_owned()));
     }
-    let vault = shelf::vault_id(rig).await?;
     Ok(match Lease::parse(&bytes, format) {
-        Ok(lease) if lease.run == run && lease.vault == vault => Ok(lease),
+        Ok(lease) if lease.run == run && lease.vault == *vault => Ok(lease),
         Ok(_) => Err("it belongs elsewhere".to_owned()),
         Err(error) => Err(error.to_string()),
     })
@@ -119,39 +141,67 @@ fn expiry(things: &[Thing]) -> Option<Timestamp> {
 ///
 /// # Errors
 /// [`WorkError`] if the account cannot be looked at; with no `[scratch_vpc]` there is nothing to look at.
-pub async fn strays(rig: &Rig, dead: &std::collections::BTreeSet<String>) -> Result<Vec<StrayRun>, WorkError> {
+pub async fn strays(rig: &Rig, dead: &BTreeSet<String>, leases: &[Leased]) -> Result<Vec<StrayRun>, WorkError> {
     let Some(settings) = &rig.config.scratch_vpc else { return Ok(Vec::new()) };
     let (cloud, vault, now) = (cloud(rig, settings).await?, shelf::vault_id(rig).await?, Timestamp::now());
     let of_vault: Tags = [(tag::VAULT.to_owned(), vault.to_string())].into();
     let mut runs: BTreeMap<String, Vec<Thing>> = BTreeMap::new();
     for kind in Kind::OURS {
         for thing in cloud.look(kind, &At::Tagged(of_vault.clone())).await? {
-            let gone = matches!(thing.state.to_ascii_lowercase().as_str(), "terminated" | "deleted");
-            if let (Some(run), false) = (thing.tags.get(tag::RUN).cloned(), gone) {
+            if let (Some(run), false) = (thing.tags.get(tag::RUN).cloned(), thing.is_gone()) {
                 runs.entry(run).or_default().push(thing);
             }
         }
     }
     let (series, _) = super::evidence::examine(rig).await?;
-    let reported = |run: &str| super::evidence::reports(&series).iter().any(|(_, report)| report.run == run);
+    let reported: BTreeSet<&str> = super::evidence::reports(&series).into_iter().map(|(_, report)| report.run.as_str()).collect();
+    let is_ended = |run: &str| dead.contains(run) || reported.contains(run);
     let mut found: Vec<StrayRun> = Vec::new();
     for (run, things) in runs {
         let expires = expiry(&things);
         let is_run = layout::parse_run_key(&layout::run_prefix(&run)).is_some();
-        if is_run && (dead.contains(&run) || expires.is_some_and(|expires| expires <= now) || reported(&run)) {
+        if is_run && (is_ended(&run) || expires.is_some_and(|expires| expires <= now)) {
             let things = things.iter().map(|thing| format!("{} {}", thing.kind.name(), thing.id)).collect();
             found.push(StrayRun { run, expires, things });
         }
     }
     // A run that died before it made anything may still have grants, which carry no tags.
-    for leased in leases(rig).await? {
-        let is_dead = (dead.contains(&leased.run) || reported(&leased.run)) && !leased.over && leased.lease.is_ok();
-        if (leased.is_abandoned(now) || is_dead) && !found.iter().any(|stray| stray.run == leased.run) {
-            let expires = leased.lease.ok().map(|lease| lease.expires);
-            found.push(StrayRun { run: leased.run, expires, things: Vec::new() });
+    for leased in leases {
+        let Ok(lease) = &leased.lease else { continue };
+        let is_left = leased.is_abandoned(now) || (is_ended(&leased.run) && !leased.over);
+        if is_left && !found.iter().any(|stray| stray.run == leased.run) {
+            found.push(StrayRun { run: leased.run.clone(), expires: Some(lease.expires), things: Vec::new() });
         }
     }
     Ok(found)
+}
+
+/// Stores a signed document; one that stands there already, of an earlier attempt, counts.
+pub(super) async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Document) -> Result<(), WorkError> {
+    let signature = rig.signer.sign(document.bytes()).await?;
+    // The document first: a signature that stands there already is of an attempt whose document does, too.
+    for (key, document) in [(key.clone(), document), (key.signature(), Document::signature(signature))] {
+        match rig.vault.put(&key, document).await {
+            Ok(()) | Err(VaultError::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Says in the vault that a run is over and that nothing of it is left, if it has a lease there.
+///
+/// # Errors
+/// [`WorkError`] if that could not be written.
+pub async fn over(rig: &Rig, run: &str) -> Result<(), WorkError> {
+    match lease(rig, &shelf::vault_id(rig).await?, run).await? {
+        Ok(lease) => {
+            let over = Lease { format: OVER_FORMAT.to_owned(), ..lease };
+            put_signed(rig, &layout::run_over(run), Document::lease(&over)).await
+        }
+        // Nobody of ours wrote it, so there is nothing to say about it.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Removes what a run has left, and says in the vault that it is over.
@@ -160,5 +210,5 @@ pub async fn strays(rig: &Rig, dead: &std::collections::BTreeSet<String>) -> Res
 /// [`WorkError::Leftovers`] with what is still there.
 pub async fn remove(rig: &Rig, run: &str) -> Result<(), WorkError> {
     drill::vpc::clean_up(rig, run).await?;
-    drill::vpc::over(rig, run).await
+    over(rig, run).await
 }

@@ -152,8 +152,9 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     sweep.leftovers.probes = own.map(|f| f.key).collect();
     claims(rig, before, &mut sweep.leftovers).await?;
     let dead = drills(rig, &vault, &mut sweep.leftovers).await?;
-    sweep.leftovers.scratch = scratch::strays(rig, &dead).await?;
-    for leased in scratch::leases(rig).await? {
+    let leases = scratch::leases(rig).await?;
+    sweep.leftovers.scratch = scratch::strays(rig, &dead, &leases).await?;
+    for leased in leases {
         if leased.over && leased.written <= before {
             sweep.leftovers.papers.extend(leased.objects);
         }

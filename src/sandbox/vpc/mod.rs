@@ -20,7 +20,7 @@ pub mod things;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -36,9 +36,6 @@ use policies::Reads;
 const LOOKS_AFTER_SILENCE: u32 = 5;
 /// Times a call is made that was throttled, or got no answer and may be repeated.
 const ATTEMPTS_MAX: u32 = 6;
-
-/// Into what part of a wait teardown's time shrinks once something could not be removed.
-const HURRY: u32 = 8;
 
 /// A KMS grant of a run: one key, one encryption context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,8 +212,8 @@ impl Scratch {
     fn token(&self, act: &Act) -> String {
         let text = serde_json::to_string(act).unwrap_or_default();
         let parts = [&self.spec.run, &self.zone, &self.spec.attempt.to_string(), act.action(), &text].map(|part| part.to_string());
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parts.join("\n").as_bytes());
-        hex::encode(&hash.as_ref()[..20])
+        // Of 64 characters that the service takes, 40 are enough.
+        sha256(parts.join("\n").as_bytes())[..40].to_owned()
     }
 
     /// Looks, and again while the service does not answer.
@@ -309,46 +306,45 @@ impl Scratch {
     /// # Errors
     /// [`ScratchError::TooLate`]; [`ScratchError::Wrong`] if it is in a state from which it does not get there.
     pub async fn until(&mut self, kind: Kind, id: &str, wanted: &str, hopeless: &[&str]) -> Result<Thing, ScratchError> {
+        let what = format!("{} {id}", kind.name());
+        let judge = |things: &[Thing]| {
+            let Some(thing) = things.iter().find(|thing| thing.id == id) else { return Ok(Err("not to be seen".to_owned())) };
+            if thing.state.eq_ignore_ascii_case(wanted) {
+                return Ok(Ok(thing.clone()));
+            }
+            let told = thing.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let is = format!("{}{told}", thing.state);
+            match hopeless.iter().any(|state| thing.state.eq_ignore_ascii_case(state)) {
+                true => Err(ScratchError::Wrong(format!("{what} is {is} instead of {wanted}"))),
+                false => Ok(Err(is)),
+            }
+        };
+        self.wait_for((kind, &At::Id(id.to_owned())), (&what, wanted), judge).await
+    }
+
+    /// Looks until what is seen is what is wanted; `judge` says how it is until then.
+    ///
+    /// # Errors
+    /// [`ScratchError::TooLate`], or that of `judge`.
+    async fn wait_for<T>(
+        &mut self,
+        (kind, at): (Kind, &At),
+        (what, wanted): (&str, &str),
+        judge: impl Fn(&[Thing]) -> Result<Result<T, String>, ScratchError>,
+    ) -> Result<T, ScratchError> {
         let limit = self.spec.settings.settle_within.duration();
         let begun = Instant::now();
-        let mut is = "not to be seen".to_owned();
         loop {
-            if let Some(thing) = self.look(kind, &At::Id(id.to_owned())).await?.into_iter().find(|thing| thing.id == id) {
-                let told = thing.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-                if thing.state.eq_ignore_ascii_case(wanted) {
-                    return Ok(thing);
-                }
-                is = format!("{}{told}", thing.state);
-                if hopeless.iter().any(|state| thing.state.eq_ignore_ascii_case(state)) {
-                    return Err(ScratchError::Wrong(format!("{} {id} is {is} instead of {wanted}", kind.name())));
-                }
-            }
+            let is = match judge(&self.look(kind, at).await?)? {
+                Ok(found) => return Ok(found),
+                Err(is) => is,
+            };
             if begun.elapsed() > limit {
-                let what = format!("{} {id}", kind.name());
-                return Err(ScratchError::TooLate { what, wanted: wanted.to_owned(), seconds: limit.as_secs(), is });
+                let (what, wanted) = (what.to_owned(), wanted.to_owned());
+                return Err(ScratchError::TooLate { what, wanted, seconds: limit.as_secs(), is });
             }
             self.wait().await?;
         }
-    }
-
-    /// How long teardown may still take for one kind of thing.
-    fn allowance(&mut self) -> Duration {
-        let settle = self.spec.settings.settle_within.duration();
-        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + 2 * settle);
-        deadline.saturating_duration_since(Instant::now()).min(settle)
-    }
-}
-
-impl Scratch {
-    /// Teardown's time begins with the first thing that is removed from now on.
-    pub fn about_to_tear_down(&mut self) {
-        self.deadline = None;
-    }
-
-    /// Shortens what is left of teardown's time.
-    fn hurry(&mut self) {
-        let soon = Instant::now() + self.spec.settings.settle_within.duration() / HURRY;
-        self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
     }
 }
 

@@ -6,15 +6,43 @@ use super::{Scratch, ScratchError, paper, sha256};
 use crate::domain::scratch::{Dollars, ImageChoice, cost_ceiling};
 use crate::domain::span::Span;
 
+/// How good an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// As it should be.
+    Good,
+    /// Weaker than it should be; it keeps nothing from beginning.
+    Weak,
+    /// It keeps the drill from beginning.
+    Fault,
+}
+
+/// A question that was asked, and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The question.
+    pub question: String,
+    /// The answer.
+    pub words: String,
+    /// How good it is.
+    pub weight: Weight,
+}
+
+impl Asked {
+    /// The answer for people.
+    #[must_use]
+    pub fn told(&self) -> String {
+        if self.weight == Weight::Fault { format!("no: {}", self.words) } else { self.words.clone() }
+    }
+}
+
 /// What preflight found.
 #[derive(Debug, Clone, Default)]
 pub struct Preflight {
     /// Each question and its answer.
-    pub answers: Vec<(String, String)>,
-    /// What keeps the drill from beginning.
-    pub faults: Vec<String>,
-    /// Questions whose answers are weaker than they should be, and keep nothing from beginning.
-    pub weaknesses: Vec<String>,
+    pub answers: Vec<Asked>,
+    /// Calls that would be refused, in words.
+    pub refusals: Vec<String>,
     /// Who asked.
     pub caller: String,
     /// SHA-256 over what EC2 says of the image.
@@ -24,15 +52,23 @@ pub struct Preflight {
 }
 
 impl Preflight {
+    /// Takes an answer.
+    pub fn add(&mut self, question: &str, words: String, weight: Weight) {
+        self.answers.push(Asked { question: question.to_owned(), words, weight });
+    }
+
     fn answer(&mut self, question: &str, answer: Result<String, String>) {
-        let told = match answer {
-            Ok(told) => told,
-            Err(why) => {
-                self.faults.push(format!("{question}: {why}"));
-                format!("no: {why}")
-            }
-        };
-        self.answers.push((question.to_owned(), told));
+        match answer {
+            Ok(words) => self.add(question, words, Weight::Good),
+            Err(why) => self.add(question, why, Weight::Fault),
+        }
+    }
+
+    /// Everything that keeps the drill from beginning.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let answers = self.answers.iter().filter(|asked| asked.weight == Weight::Fault);
+        answers.map(|asked| format!("{}: {}", asked.question, asked.words)).chain(self.refusals.iter().cloned()).collect()
     }
 }
 
@@ -123,8 +159,7 @@ impl Scratch {
             });
             found.answer("DNS firewall", closed);
         } else {
-            found.weaknesses.push("DNS firewall".to_owned());
-            found.answer("DNS firewall", Ok("none: names can leave the VPC by its resolver".to_owned()));
+            found.add("DNS firewall", "none: names can leave the VPC by its resolver".to_owned(), Weight::Weak);
         }
         self.look_at_guards(&mut found).await;
         let cost = cost_ceiling(&settings, time_to_live, gib);
@@ -137,7 +172,7 @@ impl Scratch {
             }
         };
         found.answer("cost ceiling", cost);
-        if found.faults.is_empty() {
+        if found.faults().is_empty() {
             self.try_everything(&mut found).await?;
         }
         Ok(found)
@@ -148,8 +183,7 @@ impl Scratch {
         let guards = match self.cloud().guards().await {
             Ok(guards) => guards,
             Err(error) => {
-                found.weaknesses.push("guards of the account".to_owned());
-                return found.answers.push(("guards of the account".to_owned(), format!("could not be looked at: {error}")));
+                return found.add("guards of the account", format!("could not be looked at: {error}"), Weight::Weak);
             }
         };
         let encryption = if guards.encryption_by_default { "on" } else { "off" };
@@ -158,11 +192,10 @@ impl Scratch {
             ("encryption of volumes by default", encryption, "on"),
             ("serial console", if guards.serial_console { "on" } else { "off" }, "off"),
         ] {
-            let words = if is == should { is.to_owned() } else { format!("{is}, and should be {should}") };
-            if is != should {
-                found.weaknesses.push(question.to_owned());
+            match is == should {
+                true => found.add(question, is.to_owned(), Weight::Good),
+                false => found.add(question, format!("{is}, and should be {should}"), Weight::Weak),
             }
-            found.answers.push((question.to_owned(), words));
         }
     }
 
@@ -217,19 +250,19 @@ impl Scratch {
                 Err(CloudError::Refused { why, .. }) if names_nothing && why.starts_with("UnauthorizedOperation") => {
                     unknown.push(act.action())
                 }
-                Err(error @ CloudError::Refused { .. }) => found.faults.push(format!("{} would be refused: {error}", act.action())),
-                Err(error) => found.faults.push(format!("whether {} would be allowed could not be asked: {error}", act.action())),
+                Err(error @ CloudError::Refused { .. }) => found.refusals.push(format!("{} would be refused: {error}", act.action())),
+                Err(error) => found.refusals.push(format!("whether {} would be allowed could not be asked: {error}", act.action())),
             }
         }
-        let mut words = format!("{allowed} of {} kinds of calls would be allowed", asked.len());
-        if !unknown.is_empty() {
-            found.weaknesses.push("permissions (dry run)".to_owned());
-            words.push_str(&format!(
-                "; refused, as a policy bound to tags refuses what names nothing that exists, or as one that lacks them: {}",
-                unknown.join(", ")
-            ));
+        let words = format!("{allowed} of {} kinds of calls would be allowed", asked.len());
+        let question = "permissions (dry run)";
+        match unknown.is_empty() {
+            true => found.add(question, words, Weight::Good),
+            false => {
+                let why = "refused, as a policy bound to tags refuses what names nothing that exists, or as one that lacks them";
+                found.add(question, format!("{words}; {why}: {}", unknown.join(", ")), Weight::Weak);
+            }
         }
-        found.answers.push(("permissions (dry run)".to_owned(), words));
         Ok(())
     }
 }

@@ -258,36 +258,27 @@ makes!(MakeSubnet, String, self, scratch, {
     Ok(id)
 });
 
-async fn acl_with(scratch: &mut Scratch, subnet: &str) -> Result<Option<(String, String)>, ScratchError> {
-    let acls = scratch.look(Kind::NetworkAcl, &At::Vpc(scratch.made.vpc.clone())).await?;
+/// Of some network ACLs the one that a subnet uses: association and ACL.
+fn acl_with(acls: &[Thing], subnet: &str) -> Option<(String, String)> {
     let of = |acl: &Thing| match &acl.facts {
         Facts::NetworkAcl { subnets, .. } => {
             subnets.iter().find(|(_, associated)| associated == subnet).map(|(association, _)| (association.clone(), acl.id.clone()))
         }
         _ => None,
     };
-    Ok(acls.iter().find_map(of))
+    acls.iter().find_map(of)
 }
 
 /// The association with the network ACL that a new subnet got by itself.
 async fn association_of(scratch: &mut Scratch, subnet: &str) -> Result<String, ScratchError> {
-    let begun = std::time::Instant::now();
-    loop {
-        if let Some((association, _)) = acl_with(scratch, subnet).await? {
-            return Ok(association);
-        }
-        let limit = scratch.spec.settings.settle_within.duration();
-        if begun.elapsed() > limit {
-            let (what, wanted) = (format!("subnet {subnet}"), "associated with a network ACL".to_owned());
-            return Err(ScratchError::TooLate { what, wanted, seconds: limit.as_secs(), is: "not".to_owned() });
-        }
-        scratch.wait().await?;
-    }
+    let (at, what) = (At::Vpc(scratch.made.vpc.clone()), format!("subnet {subnet}"));
+    let judge = |acls: &[Thing]| Ok(acl_with(acls, subnet).map(|(association, _)| association).ok_or_else(|| "not".to_owned()));
+    scratch.wait_for((Kind::NetworkAcl, &at), (&what, "associated with a network ACL"), judge).await
 }
 
 async fn is_associated(scratch: &mut Scratch, subnet: &str) -> Result<bool, ScratchError> {
-    let ours = scratch.made.acl.clone();
-    Ok(acl_with(scratch, subnet).await?.is_some_and(|(_, acl)| acl == ours))
+    let acls = scratch.look(Kind::NetworkAcl, &At::Vpc(scratch.made.vpc.clone())).await?;
+    Ok(acl_with(&acls, subnet).is_some_and(|(_, acl)| acl == scratch.made.acl))
 }
 
 makes!(OpenKeys, String, self, scratch, {
@@ -371,19 +362,13 @@ fn explained(error: ScratchError) -> ScratchError {
 
 /// The volumes of an instance, as soon as all of them are to be seen.
 async fn volumes_of(scratch: &mut Scratch, instance: &Thing, count: usize) -> Result<Vec<Thing>, ScratchError> {
-    let (limit, begun) = (scratch.spec.settings.settle_within.duration(), std::time::Instant::now());
-    loop {
-        let mut volumes = scratch.look(Kind::Volume, &At::Tagged(scratch.own.clone())).await?;
-        volumes.retain(|volume| matches!(&volume.facts, Facts::Volume { instance: Some(of), .. } if *of == instance.id));
-        if volumes.len() >= count && count > 0 {
-            return Ok(volumes);
-        }
-        if begun.elapsed() > limit {
-            let (what, wanted) = (format!("instance {}", instance.id), format!("seen with its {count} volumes"));
-            return Err(ScratchError::TooLate { what, wanted, seconds: limit.as_secs(), is: format!("with {}", volumes.len()) });
-        }
-        scratch.wait().await?;
-    }
+    let (at, what) = (At::Tagged(scratch.own.clone()), format!("instance {}", instance.id));
+    let judge = |volumes: &[Thing]| {
+        let of_instance = |volume: &&Thing| matches!(&volume.facts, Facts::Volume { instance: Some(of), .. } if *of == instance.id);
+        let volumes: Vec<Thing> = volumes.iter().filter(of_instance).cloned().collect();
+        Ok(if volumes.len() >= count && count > 0 { Ok(volumes) } else { Err(format!("with {}", volumes.len())) })
+    };
+    scratch.wait_for((Kind::Volume, &at), (&what, &format!("seen with its {count} volumes")), judge).await
 }
 
 /// What runs must be what was asked for, before it gets anything to do.

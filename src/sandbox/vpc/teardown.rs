@@ -4,25 +4,17 @@
 //! show yet may show up in the next one, so only several empty looks in a row count.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Scratch;
 use super::cloud::{Act, At, CloudError, Facts, GroupRule, Kind, Owned, Peer, Thing};
 
 /// Rounds of looking in which nothing may be found before nothing is there.
 const EMPTY_ROUNDS: u32 = 3;
+/// Into what part of a wait teardown's time shrinks once something could not be removed.
+const HURRY: u32 = 8;
 /// Rounds of removing what showed up late.
 const ROUNDS_MAX: u32 = 20;
-
-/// Whether something counts as gone.
-fn is_gone(thing: &Thing) -> bool {
-    match thing.kind {
-        Kind::Instance => thing.state == "terminated",
-        Kind::Endpoint => thing.state.eq_ignore_ascii_case("deleted"),
-        Kind::Volume => thing.state == "deleted",
-        _ => false,
-    }
-}
 
 /// Whether it is on its way out, and need not be told again.
 fn is_going(thing: &Thing) -> bool {
@@ -31,9 +23,27 @@ fn is_going(thing: &Thing) -> bool {
 }
 
 impl Scratch {
+    /// Teardown's time begins with the first thing that is removed from now on.
+    pub fn about_to_tear_down(&mut self) {
+        self.deadline = None;
+    }
+
+    /// How long teardown may still take for one kind of thing.
+    fn allowance(&mut self) -> Duration {
+        let settle = self.spec.settings.settle_within.duration();
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + 2 * settle);
+        deadline.saturating_duration_since(Instant::now()).min(settle)
+    }
+
+    /// Shortens what is left of teardown's time.
+    fn hurry(&mut self) {
+        let soon = Instant::now() + self.spec.settings.settle_within.duration() / HURRY;
+        self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
+    }
+
     async fn own_of(&mut self, kind: Kind) -> Result<Vec<Thing>, CloudError> {
         let mut things = self.look(kind, &At::Tagged(self.own.clone())).await?;
-        things.retain(|thing| !is_gone(thing));
+        things.retain(|thing| !thing.is_gone());
         Ok(things)
     }
 
@@ -141,7 +151,7 @@ impl Scratch {
                     let said = match &thing.facts {
                         Facts::Interface { description, .. } => format!(" ({description})"),
                         Facts::SecurityGroup { name, .. } if name == "default" => continue,
-                        _ if is_gone(&thing) => continue,
+                        _ if thing.is_gone() => continue,
                         _ => String::new(),
                     };
                     found.push(format!("{} {}{said}", kind.name(), thing.id));

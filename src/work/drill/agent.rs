@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{Clock, World, control, examine, load, tear_down, timed};
+use super::{Clock, World, tear_down};
 use crate::config::plans;
 use crate::domain::Document;
 use crate::domain::drill::Halt;
@@ -22,7 +22,7 @@ use crate::domain::scratch::{AgentResult, Forbidden, Letter, Order, Say, Tried, 
 use crate::evidence::Series;
 use crate::keyring::sign::PassingKey;
 use crate::report::{Happening, Progress, Team};
-use crate::saga::{Event, Journal, Refused, Saga};
+use crate::saga::{Passing, Saga};
 use crate::sandbox::vpc::boot;
 use crate::sandbox::{Reach, jail};
 use crate::vault::Vault;
@@ -69,22 +69,6 @@ impl Desk {
             tokio::time::sleep(LETTER_PAUSE).await;
         }
         false
-    }
-}
-
-/// A journal that ends with the process: the instance does, too.
-#[derive(Default)]
-struct Passing(std::sync::Mutex<Vec<(String, Event)>>);
-
-#[async_trait::async_trait]
-impl Journal for Passing {
-    async fn append(&self, _: &str, step: &str, event: &Event) -> Result<(), Refused> {
-        let mut events = self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?;
-        events.push((step.to_owned(), event.clone()));
-        Ok(())
-    }
-    async fn events(&self, _: &str) -> Result<Vec<(String, Event)>, Refused> {
-        Ok(self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?.clone())
     }
 }
 
@@ -213,7 +197,7 @@ async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult,
     let mut saga = Saga::open(&order.run, &journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
     let halt = match open.is_empty() {
         false => Some(Halt::sandbox(format!("nothing was restored, since the instance is not cut off: {}", open.join("; ")))),
-        true => steps(&mut saga, &mut world).await.err(),
+        true => super::steps(&mut saga, &mut world).await.err(),
     };
     tear_down(&mut saga, &mut world).await;
     let binary = std::env::current_exe().and_then(std::fs::read);
@@ -232,17 +216,6 @@ async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult,
         halt,
         binary_sha256: crate::work::shelf::sha256(&binary),
     })
-}
-
-async fn steps(saga: &mut Saga<'_>, world: &mut World<'_>) -> Result<(), Halt> {
-    timed(saga, world, &load::Choose).await?;
-    timed(saga, world, &super::Raise).await?;
-    timed(saga, world, &super::StartServer).await?;
-    timed(saga, world, &super::Isolate).await?;
-    timed(saga, world, &load::Restore).await?;
-    timed(saga, world, &examine::Examine).await?;
-    timed(saga, world, &control::RunControls).await?;
-    Ok(())
 }
 
 /// What a thing that must not answer is tried as.

@@ -35,15 +35,14 @@ struct Known {
 
 /// Waits for the agent's result, telling what happens on the way, and takes it over.
 pub(super) async fn follow(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport, attempt: u64) -> Result<(), Halt> {
-    let from = super::vpc::begin(world, "agent");
+    let from = super::began(world, "agent");
     let done = listen(world, scratch, report, attempt).await;
-    let halted = done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.detail().to_owned()));
-    super::ended(world, "agent", from, halted);
+    super::ended(world, "agent", from, done.as_ref().err());
     let (result, first) = done?;
     report.zone.clone_from(&scratch.zone);
     let forbidden = order::forbidden(world.own, &scratch.spec.settings);
-    judge(world, report, &result, &forbidden)?;
-    take_over(world, report, result, first)
+    let isolation = judge(world, report, &result, &forbidden)?;
+    take_over(world, report, result, isolation, first)
 }
 
 async fn listen(
@@ -221,15 +220,16 @@ fn moved(moments: Moments, by: f64) -> Moments {
     }
 }
 
-/// Whether what the agent found can count at all: its word is not taken for it that it was the right one and cut off.
-fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbidden: &[Forbidden]) -> Result<(), Halt> {
+/// Whether what the agent found can count at all: its word is not taken for it that it was the right one and cut off. Returns how it was.
+fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbidden: &[Forbidden]) -> Result<Isolation, Halt> {
     let refuse = |why: String| Err(Halt::sandbox(format!("{why}; nothing that came from the instance counts")));
     if result.binary_sha256 != report.agent_sha256 {
         return refuse("the agent that answered is not the one that was sent".to_owned());
     }
+    let isolation = serde_json::from_value::<Isolation>(result.isolation.clone());
     // It says itself why it did not get to the end.
     if result.halt.is_some() {
-        return Ok(());
+        return Ok(isolation.unwrap_or_default());
     }
     let was_tried = |what: &str, should: bool| result.network.iter().any(|tried| tried.what == what && tried.should == should);
     let ordered = forbidden.iter().map(|one| agent::reach(one).to_string()).find(|what| !was_tried(what, false));
@@ -240,7 +240,7 @@ fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbid
     if !wrong.is_empty() {
         return refuse(format!("the probes from the instance do not show that it is cut off: {}", wrong.join(", ")));
     }
-    let Ok(isolation) = serde_json::from_value::<Isolation>(result.isolation.clone()) else {
+    let Ok(isolation) = isolation else {
         return refuse("how the place on the instance is cut off cannot be read".to_owned());
     };
     let accepted = |gap: Gap| world.drill.accept_gaps.contains(gap.name());
@@ -256,16 +256,15 @@ fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbid
     }
     let chosen = |backup: &RestoredBackup| world.chosen.iter().any(|(chosen, _)| chosen.manifest.backup == backup.backup);
     match result.backups.len() == world.chosen.len() && result.backups.iter().all(chosen) {
-        true => Ok(()),
+        true => Ok(isolation),
         false => refuse("it restored other backups than those that were chosen".to_owned()),
     }
 }
 
 /// Takes over what the agent found, as if it had been found here.
-fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentResult, first: f64) -> Result<(), Halt> {
+fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentResult, isolation: Isolation, first: f64) -> Result<(), Halt> {
     // Its first letter is written when it begins. The instance's clock is not asked: what the letter took on its way counts as well.
     let by = first;
-    let isolation: Isolation = serde_json::from_value(result.isolation.clone()).unwrap_or_default();
     let found = &mut world.found;
     found.sandbox = format!("scratch VPC in {}, {}; {}", report.zone, report.instance_type, result.sandbox);
     found.moments = moved(result.moments, by);

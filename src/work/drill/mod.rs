@@ -38,7 +38,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::restore::RestoreReport;
-use super::{HostLock, Rig, WorkError, evidence, shelf};
+use super::{HostLock, Rig, WorkError, evidence, scratch, shelf};
 use crate::catalog::Catalog;
 use crate::catalog::journal::DrillRun;
 use crate::config::plans::{self, Drill, DrillPlace};
@@ -236,7 +236,7 @@ pub async fn resume(rig: &Rig, run: &str, team: &Team) -> Result<Outcome, WorkEr
     let _lock = lock(rig, &drill_run.drill)?;
     let drill = script(rig, &drill_run.drill)?;
     same_as_declared(rig, &drill, &drill_run).await?;
-    if crate::work::scratch::lease(rig, &drill_run.run, &crate::domain::layout::run_over(&drill_run.run)).await?.is_ok() {
+    if scratch::is_over(rig, &shelf::vault_id(rig).await?, &drill_run.run).await? {
         return Err(WorkError::Refused {
             what: format!("run {} of drill {}", drill_run.run, drill_run.drill),
             why: "another host has taken it down, and said that it is over".to_owned(),
@@ -433,20 +433,29 @@ fn of_volumes(drill: &Drill) -> bool {
 const TEAR_DOWN: &str = "tear-down";
 
 async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>) {
-    let from = world.clock.seconds();
-    world.team.tell(&Happening::StepBegan { step: TEAR_DOWN.to_owned(), at_seconds: from });
+    let from = began(world, TEAR_DOWN);
     let undos: [&dyn Undo<World<'_>>; 1] = [&Raise];
     let failures = saga.unwind(world, &undos).await;
-    let failures = failures.join("; ");
-    let error = (!failures.is_empty()).then(|| (failures.clone(), failures));
-    ended(world, TEAR_DOWN, from, error);
+    ended(world, TEAR_DOWN, from, in_the_way(&failures).as_ref());
 }
 
-/// Notes the end of a step: its error in words to be stored, and in all words.
-fn ended(world: &mut World<'_>, step: &'static str, from: f64, error: Option<(String, String)>) {
+/// What could not be undone, if anything.
+fn in_the_way(failures: &[String]) -> Option<Halt> {
+    (!failures.is_empty()).then(|| Halt::sandbox(failures.join("; ")))
+}
+
+/// Tells that a step begins; returns when.
+fn began(world: &World<'_>, step: &str) -> f64 {
+    let at_seconds = world.clock.seconds();
+    world.team.tell(&Happening::StepBegan { step: step.to_owned(), at_seconds });
+    at_seconds
+}
+
+/// Notes the end of a step: what went wrong is told in all words, and stored in those that may be.
+fn ended(world: &mut World<'_>, step: &str, from: f64, halt: Option<&Halt>) {
     let seconds = world.clock.seconds() - from;
-    let (error, detail) = error.unzip();
-    world.team.tell(&Happening::StepEnded { step: step.to_owned(), seconds, error: detail });
+    world.team.tell(&Happening::StepEnded { step: step.to_owned(), seconds, error: halt.map(|halt| halt.detail().to_owned()) });
+    let error = halt.map(|halt| halt.why().to_owned());
     world.found.steps.push(StepTime { step: step.to_owned(), from_seconds: from, seconds, error });
 }
 
@@ -455,8 +464,7 @@ async fn timed<'w, S>(saga: &mut Saga<'_>, world: &mut World<'w>, step: &S) -> R
 where
     S: Step<World<'w>, Error = Halt>,
 {
-    let (name, from) = (step.name(), world.clock.seconds());
-    world.team.tell(&Happening::StepBegan { step: name.to_owned(), at_seconds: from });
+    let (name, from) = (step.name(), began(world, step.name()));
     if world.own.cancel.is_cancelled() {
         return Err(Halt::Interrupted);
     }
@@ -471,8 +479,7 @@ where
     {
         done = done.map_err(|halt| Halt::sandbox("its server ended").with_detail(halt.detail().to_owned()));
     }
-    let error = done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.detail().to_owned()));
-    ended(world, name, from, error);
+    ended(world, name, from, done.as_ref().err());
     done
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{TEAR_DOWN, World, at_fault, ended, follow, load, of_volumes, order, timed};
+use super::{TEAR_DOWN, World, at_fault, began, ended, follow, in_the_way, load, of_volumes, order, timed};
 use crate::config::plans::{Drill, DrillPlace};
 use crate::domain::drill::{Halt, Scenario};
 use crate::domain::layout;
-use crate::domain::scratch::{Dollars, LEASE_FORMAT, Lease, OVER_FORMAT, Order, ScratchReport, ScratchSettings};
+use crate::domain::scratch::{Dollars, LEASE_FORMAT, Lease, Order, ScratchReport, ScratchSettings};
 use crate::domain::{Document, VaultId};
 use crate::failpoint;
 use crate::report::Happening;
@@ -18,10 +18,9 @@ use crate::sandbox::vpc::cloud::Cloud;
 use crate::sandbox::vpc::gate::Passed;
 use crate::sandbox::vpc::paper::Phase;
 use crate::sandbox::vpc::policies::Reads;
-use crate::sandbox::vpc::preflight::Preflight;
+use crate::sandbox::vpc::preflight::{Preflight, Weight};
 use crate::sandbox::vpc::steps;
 use crate::sandbox::vpc::{GrantSpec, Scratch, ScratchError, Spec, boot, paper};
-use crate::vault::VaultError;
 use crate::work::shelf::sha256;
 use crate::work::{Rig, WorkError, evidence, scratch, shelf};
 
@@ -29,14 +28,6 @@ use crate::work::{Rig, WorkError, evidence, scratch, shelf};
 const ROOT_GIB_ASSUMED: u64 = 30;
 /// The time to live for which `lifeboat check` reckons the cost: what drills have that say nothing else.
 const CHECKED_TIME_TO_LIVE: crate::domain::span::Span = crate::domain::span::Span::seconds(4 * 3600);
-
-fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
-    rig.config.scratch_vpc.as_ref().ok_or_else(|| WorkError::Refused {
-        what: "a drill with sandbox = \"vpc\"".to_owned(),
-        why: "lifeboat.toml has no [scratch_vpc]".to_owned(),
-        hint: "docs/AWS.md tells how a drill account is set up; sandbox = \"local\" needs none".to_owned(),
-    })
-}
 
 /// Refuses what cannot be rehearsed in a scratch VPC.
 ///
@@ -46,7 +37,7 @@ pub fn refuse_what_cannot_be(rig: &Rig, drill: &Drill) -> Result<(), WorkError> 
     if drill.place == DrillPlace::Local {
         return Ok(());
     }
-    let (settings, bucket) = (settings(rig)?, order::bucket(&rig.config)?);
+    let (settings, bucket) = (scratch::settings(rig)?, order::bucket(&rig.config)?);
     let refuse = |why: &str, hint: &str| {
         Err(WorkError::Refused { what: format!("drill {} with sandbox = \"vpc\"", drill.name), why: why.to_owned(), hint: hint.to_owned() })
     };
@@ -84,11 +75,21 @@ fn not_the_backup(error: WorkError) -> Halt {
 }
 
 /// Why the way forward ended.
+#[derive(Clone)]
 enum Trip {
     /// No instance in this zone; another may have one.
     NoCapacity(String),
     /// For good.
     Halt(Halt),
+}
+
+impl From<Trip> for Halt {
+    fn from(trip: Trip) -> Self {
+        match trip {
+            Trip::NoCapacity(why) => Self::sandbox(why),
+            Trip::Halt(halt) => halt,
+        }
+    }
 }
 
 impl From<Halt> for Trip {
@@ -104,51 +105,26 @@ fn at_the_place(error: ScratchError) -> Halt {
     }
 }
 
-pub(super) fn begin(world: &World<'_>, step: &str) -> f64 {
-    let at_seconds = world.clock.seconds();
-    world.team.tell(&Happening::StepBegan { step: step.to_owned(), at_seconds });
-    at_seconds
-}
-
 /// Does a step of the place, tells of it and notes its time.
 async fn step<S>(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, step: &S) -> Result<S::Output, Trip>
 where
     S: Step<Scratch, Error = ScratchError>,
 {
-    let from = begin(world, step.name());
+    let from = began(world, step.name());
     let done = saga.step(scratch, step).await.map_err(|halted| match halted {
         Halted::Step(ScratchError::NoCapacity { zone, why }) => Trip::NoCapacity(format!("{zone}: {why}")),
         Halted::Step(error) => Trip::Halt(at_the_place(error)),
         other => Trip::Halt(Halt::sandbox(other.to_string())),
     });
-    let error = done.as_ref().err().map(|trip| match trip {
-        Trip::NoCapacity(why) => why.clone(),
-        Trip::Halt(halt) => halt.why().to_owned(),
-    });
-    ended(world, step.name(), from, error.map(|why| (why.clone(), why)));
+    let halt = done.as_ref().err().cloned().map(Halt::from);
+    ended(world, step.name(), from, halt.as_ref());
     done
 }
 
-fn spec(
-    rig: &Rig,
-    vault: VaultId,
-    drill: &Drill,
-    run: &str,
-    declared: Timestamp,
-    attempt: u64,
-    keys: Vec<String>,
-) -> Result<Spec, WorkError> {
-    Ok(Spec {
-        settings: settings(rig)?.clone(),
-        vault,
-        run: run.to_owned(),
-        drill: drill.name.clone(),
-        expires: declared + SignedDuration::try_from(drill.time_to_live.duration()).unwrap_or_default(),
-        attempt,
-        reads: Reads::default(),
-        grants: keys.into_iter().map(|key| GrantSpec { key, context: Default::default() }).collect(),
-        volumes: Vec::new(),
-    })
+/// A run of a drill, of which nothing is chosen yet.
+async fn spec(rig: &Rig, drill: &Drill, run: &str, declared: Timestamp, attempt: u64) -> Result<Spec, WorkError> {
+    let expires = declared + SignedDuration::try_from(drill.time_to_live.duration()).unwrap_or_default();
+    Ok(Spec { drill: drill.name.clone(), expires, attempt, ..bare_spec(rig, run).await? })
 }
 
 async fn open(rig: &Rig, spec: Spec, at_seconds: f64) -> Result<Scratch, WorkError> {
@@ -172,9 +148,7 @@ pub(super) async fn perform<'s>(
 ) -> (Option<Halt>, Vec<String>) {
     let before = attempts_before(journal, &world.run).await;
     let opened = async {
-        let vault = shelf::vault_id(world.own).await?;
-        let keys = keys_of(world.own, &world.run).await?;
-        let spec = spec(world.own, vault, world.drill, &world.run, world.clock.declared, before + 1, keys)?;
+        let spec = spec(world.own, world.drill, &world.run, world.clock.declared, before + 1).await?;
         open(world.own, spec, world.clock.seconds()).await
     };
     let mut scratch = match opened.await {
@@ -188,18 +162,18 @@ pub(super) async fn perform<'s>(
         region: scratch.spec.settings.region.clone(),
         account: scratch.spec.settings.account.clone(),
         same_account: scratch.spec.settings.production_account.as_ref().map(|account| *account == scratch.spec.settings.account),
-        ..empty_report()
+        ..ScratchReport::default()
     };
     let halt = if before > 0 {
         // What a process before this one left goes first: attempts share nothing.
-        let failures = tear_down(saga, world, &mut scratch).await;
-        match Saga::open(&world.run, journal).await {
-            _ if !failures.is_empty() => Some(Halt::sandbox(format!("what is left of an earlier attempt is in the way: {failures}"))),
-            Ok(anew) => {
+        let blocked = tear_down(saga, world, &mut scratch).await;
+        match (blocked, Saga::open(&world.run, journal).await) {
+            (Some(halt), _) => Some(Halt::sandbox(format!("what is left of an earlier attempt is in the way: {}", halt.why()))),
+            (None, Err(error)) => Some(Halt::sandbox(error.to_string())),
+            (None, Ok(anew)) => {
                 *saga = anew;
                 forward(saga, world, &mut scratch, &mut report, all).await
             }
-            Err(error) => Some(Halt::sandbox(error.to_string())),
         }
     } else {
         forward(saga, world, &mut scratch, &mut report, all).await
@@ -209,7 +183,7 @@ pub(super) async fn perform<'s>(
     let (census, mut left) = scratch.census().await;
     report.census = census;
     if left.is_empty()
-        && let Err(error) = over(world.own, &world.run).await
+        && let Err(error) = scratch::over(world.own, &world.run).await
     {
         left.push(format!("the lease of run {} could not be ended: {error}", world.run));
     }
@@ -227,41 +201,13 @@ async fn forward(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scrat
     steps_of(saga, world, scratch, report).await.err()
 }
 
-/// Takes the place down; returns what went wrong.
-async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> String {
-    let from = begin(world, TEAR_DOWN);
+/// Takes the place down; returns what is in the way.
+async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> Option<Halt> {
+    let from = began(world, TEAR_DOWN);
     scratch.about_to_tear_down();
-    let failures = saga.unwind(scratch, &steps::undos()).await.join("; ");
-    let error = (!failures.is_empty()).then(|| (failures.clone(), failures.clone()));
-    ended(world, TEAR_DOWN, from, error);
-    failures
-}
-
-fn empty_report() -> ScratchReport {
-    ScratchReport {
-        region: String::new(),
-        account: String::new(),
-        caller: String::new(),
-        same_account: None,
-        zone: String::new(),
-        instance: String::new(),
-        instance_type: String::new(),
-        image: String::new(),
-        image_digest: String::new(),
-        tenancy: String::new(),
-        cost_ceiling: Dollars::default(),
-        preflight: Vec::new(),
-        gate: serde_json::Value::Null,
-        gate_sha256: String::new(),
-        network: Vec::new(),
-        on_instance: serde_json::Value::Null,
-        agent_key: String::new(),
-        agent_sha256: String::new(),
-        letters: 0,
-        calls: Vec::new(),
-        looks: Default::default(),
-        census: Default::default(),
-    }
+    let halt = in_the_way(&saga.unwind(scratch, &steps::undos()).await);
+    ended(world, TEAR_DOWN, from, halt.as_ref());
+    halt
 }
 
 /// The agent's binary, and its hash.
@@ -288,19 +234,15 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
         // The instance may not ask for it, and is not paid for while it takes hours.
         load::thawed(world, &believed).await.map_err(at_fault)?;
     }
-    let from = begin(world, "lease");
-    let leased = lease(world, scratch, report.cost_ceiling, (binary, &agent_sha256)).await;
-    ended(world, "lease", from, leased.as_ref().err().map(|error| (error.to_string(), error.to_string())));
-    leased.map_err(not_the_backup)?;
+    let from = began(world, "lease");
+    let leased = lease(world, scratch, report.cost_ceiling, (binary, &agent_sha256)).await.map_err(not_the_backup);
+    ended(world, "lease", from, leased.as_ref().err());
+    leased?;
     failpoint::reach("scratch-leased");
-    let mut refused = Vec::new();
-    match the_place(saga, world, scratch).await {
-        Ok(()) => {}
-        Err(Trip::Halt(halt)) => return Err(halt),
-        Err(Trip::NoCapacity(why)) => refused.push(why),
-    }
+    the_place(saga, world, scratch).await?;
     failpoint::reach("scratch-built");
     let minutes = u64::try_from(scratch.spec.expires.duration_since(Timestamp::now()).as_secs() / 60).unwrap_or(0).max(1);
+    let mut refused = Vec::new();
     for zone in scratch.spec.settings.zones.clone() {
         scratch.zone = zone;
         match in_a_zone(saga, world, scratch, report, (&keys, &agent_sha256, minutes)).await {
@@ -319,9 +261,8 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
                 refused.push(why);
                 // Only what depends on the zone is done again.
                 scratch.about_to_tear_down();
-                let failures = saga.unwind(scratch, &steps::undos_of_a_zone()).await;
-                if !failures.is_empty() {
-                    return Err(Halt::sandbox(failures.join("; ")));
+                if let Some(halt) = in_the_way(&saga.unwind(scratch, &steps::undos_of_a_zone()).await) {
+                    return Err(halt);
                 }
             }
             Err(Trip::Halt(halt)) => return Err(halt),
@@ -331,28 +272,26 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
 }
 
 async fn preflight(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
-    let from = begin(world, "preflight");
+    let from = began(world, "preflight");
     let gib = root_gib(&scratch.spec);
     let found = scratch.preflight(world.drill.time_to_live, gib).await.map_err(at_the_place);
     let payloads = payloads(world).await.map_err(at_fault);
-    let done = found.and_then(|found| {
-        let Preflight { mut answers, mut faults, weaknesses, caller, image_digest, cost_ceiling } = found;
+    let done = found.and_then(|mut found| {
         let (words, usable) = payloads?;
-        answers.push(("payloads".to_owned(), words.clone()));
-        if !usable {
-            faults.push(format!("payloads: {words}"));
-        }
-        for (question, answer) in &answers {
-            let text = format!("{question}: {answer}");
-            world.team.tell(&match weaknesses.contains(question) {
-                true => Happening::Warned { warning: text },
-                false => Happening::Told { text },
+        found.add("payloads", words, if usable { Weight::Good } else { Weight::Fault });
+        for asked in &found.answers {
+            let text = format!("{}: {}", asked.question, asked.told());
+            world.team.tell(&match asked.weight {
+                Weight::Weak => Happening::Warned { warning: text },
+                Weight::Good | Weight::Fault => Happening::Told { text },
             });
         }
-        (report.preflight, report.caller, report.image_digest, report.cost_ceiling) = (answers, caller, image_digest, cost_ceiling);
+        let faults = found.faults();
+        report.preflight = found.answers.iter().map(|asked| (asked.question.clone(), asked.told())).collect();
+        (report.caller, report.image_digest, report.cost_ceiling) = (found.caller, found.image_digest, found.cost_ceiling);
         if faults.is_empty() { Ok(()) } else { Err(Halt::sandbox(format!("nothing was made: {}", faults.join("; ")))) }
     });
-    ended(world, "preflight", from, done.as_ref().err().map(|halt| (halt.why().to_owned(), halt.why().to_owned())));
+    ended(world, "preflight", from, done.as_ref().err());
     done
 }
 
@@ -385,12 +324,12 @@ fn root_gib(spec: &Spec) -> u64 {
 }
 
 /// A run of which nothing is known but its name.
-async fn bare_spec(rig: &Rig, run: &str) -> Result<Spec, WorkError> {
-    let keys = keys_of(rig, run).await?.into_iter();
+pub(in crate::work) async fn bare_spec(rig: &Rig, run: &str) -> Result<Spec, WorkError> {
     let vault = shelf::vault_id(rig).await?;
+    let keys = keys_of(rig, &vault, run).await?.into_iter();
     let context: std::collections::BTreeMap<_, _> = [("vault".to_owned(), vault.to_string())].into();
     Ok(Spec {
-        settings: settings(rig)?.clone(),
+        settings: scratch::settings(rig)?.clone(),
         vault,
         run: run.to_owned(),
         drill: String::new(),
@@ -403,10 +342,10 @@ async fn bare_spec(rig: &Rig, run: &str) -> Result<Spec, WorkError> {
 }
 
 /// Keys on which a run may have grants: those that are configured now, and those that its lease names.
-async fn keys_of(rig: &Rig, run: &str) -> Result<Vec<String>, WorkError> {
+async fn keys_of(rig: &Rig, vault: &VaultId, run: &str) -> Result<Vec<String>, WorkError> {
     let mut keys = order::key_arns(&rig.config);
-    if let Ok(lease) = scratch::lease(rig, run, &layout::lease(run)).await? {
-        let settings = settings(rig)?;
+    if let Ok(lease) = scratch::lease(rig, vault, run).await? {
+        let settings = scratch::settings(rig)?;
         if (&lease.region, &lease.account) != (&settings.region, &settings.account) {
             return Err(WorkError::Leftovers(format!(
                 "run {run} is in account {}, {}, and [scratch_vpc] names account {}, {}: set it back to look at what is left",
@@ -441,35 +380,7 @@ async fn lease(world: &World<'_>, scratch: &Scratch, cost_ceiling: Dollars, (bin
         expires: spec.expires,
         cost_ceiling,
     };
-    put_signed(rig, &layout::lease(&spec.run), Document::lease(&lease)).await
-}
-
-/// Stores a signed document; one that stands there already, of an earlier attempt, counts.
-async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Document) -> Result<(), WorkError> {
-    let signature = rig.signer.sign(document.bytes()).await?;
-    // The document first: a signature that stands there already is of an attempt whose document does, too.
-    for (key, document) in [(key.clone(), document), (key.signature(), Document::signature(signature))] {
-        match rig.vault.put(&key, document).await {
-            Ok(()) | Err(VaultError::Exists { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Says in the vault that a run is over and that nothing of it is left, if it has a lease there.
-///
-/// # Errors
-/// [`WorkError`] if that could not be written.
-pub async fn over(rig: &Rig, run: &str) -> Result<(), WorkError> {
-    match scratch::lease(rig, run, &layout::lease(run)).await? {
-        Ok(lease) => {
-            let over = Lease { format: OVER_FORMAT.to_owned(), ..lease };
-            put_signed(rig, &layout::run_over(run), Document::lease(&over)).await
-        }
-        // Nobody of ours wrote it, so there is nothing to say about it.
-        Err(_) => Ok(()),
-    }
+    scratch::put_signed(rig, &layout::lease(&spec.run), Document::lease(&lease)).await
 }
 
 async fn the_place(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> Result<(), Trip> {
@@ -516,7 +427,7 @@ async fn in_a_zone(
 }
 
 async fn pass_gate(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
-    let from = begin(world, "isolation-gate");
+    let from = began(world, "isolation-gate");
     let passed = scratch.pass_gate().await.map_err(at_the_place).and_then(|passed| {
         let accepted = world.drill.accept_gaps.contains(crate::sandbox::Gap::Names.name());
         match passed.names_leave && !accepted {
@@ -526,7 +437,7 @@ async fn pass_gate(world: &mut World<'_>, scratch: &mut Scratch, report: &mut Sc
             false => Ok(passed),
         }
     });
-    ended(world, "isolation-gate", from, passed.as_ref().err().map(|halt| (halt.why().to_owned(), halt.why().to_owned())));
+    ended(world, "isolation-gate", from, passed.as_ref().err());
     let Passed { state, sha256, names_leave } = passed?;
     world.team.tell(&Happening::Told { text: format!("cut off; what stands there has SHA-256 {sha256}") });
     if names_leave {
@@ -538,9 +449,9 @@ async fn pass_gate(world: &mut World<'_>, scratch: &mut Scratch, report: &mut Sc
 
 /// Looks once more at everything, when the agent has done its work.
 async fn still_isolated(world: &mut World<'_>, scratch: &mut Scratch) -> Result<(), Halt> {
-    let from = begin(world, "still-isolated");
+    let from = began(world, "still-isolated");
     let held = scratch.still_holds().await.map_err(at_the_place);
-    ended(world, "still-isolated", from, held.as_ref().err().map(|halt| (halt.why().to_owned(), halt.why().to_owned())));
+    ended(world, "still-isolated", from, held.as_ref().err());
     held
 }
 
@@ -575,7 +486,6 @@ pub async fn clean_up(rig: &Rig, run: &str) -> Result<(), WorkError> {
 /// [`WorkError`] if the drill cannot be, or there is no backup.
 pub async fn plan(rig: &Rig, drill: &Drill, team: &crate::report::Team) -> Result<Vec<Phase>, WorkError> {
     refuse_what_cannot_be(rig, drill)?;
-    let vault = shelf::vault_id(rig).await?;
     let (series, _) = evidence::examine(rig).await?;
     let declared = Timestamp::now();
     let mut world = World::new(rig, drill, team, "RUN", super::Clock::from(declared), &series);
@@ -584,7 +494,7 @@ pub async fn plan(rig: &Rig, drill: &Drill, team: &crate::report::Team) -> Resul
         let believed = shelf::pick(rig, &stage.datastore, &which, &mut Vec::new()).await?;
         world.chosen.push((believed, how));
     }
-    let mut spec = spec(rig, vault, drill, "RUN", declared, 1, Vec::new())?;
+    let mut spec = spec(rig, drill, "RUN", declared, 1).await?;
     (spec.grants, spec.reads) = (order::keys(&world, &spec.settings).await?.1, order::reads(&world, 1, "AGENT")?);
     on_paper(rig, spec, drill.time_to_live).await
 }

@@ -28,6 +28,7 @@ mod s3;
 mod scratch;
 #[cfg(feature = "ec2")]
 mod scratch_ends;
+mod scratch_paper;
 #[cfg(feature = "ec2")]
 mod scratch_storms;
 mod sessions;

@@ -9,6 +9,7 @@ use crate::support::cloud::{Cloud, Rule};
 use crate::support::front::{Fault, Front};
 use crate::support::localstack::{Localstack, credentials};
 use crate::support::machine::{Machines, Settings};
+use crate::support::scratch::inventory;
 use crate::support::{Cluster, Home};
 
 pub const BUCKET: &str = "backups";
@@ -102,7 +103,7 @@ silent_within = "1m"
         std::fs::write(home.path("restore/db.toml"), "[[restore]]\ndatastore = \"db\"\n").unwrap();
         let emulator = format!("127.0.0.1:{}", front.port).parse().unwrap();
         let machines = Machines::start(Arc::clone(&cloud), REGION, emulator, Settings::default());
-        let foreign = inventory(&cloud);
+        let foreign = inventory(&cloud, REGION);
         let room = Self { home, cloud, machines, front, stack, _source: source, key, foreign };
         room.script("");
         room.home.backup();
@@ -132,14 +133,10 @@ silent_within = "1m"
 
     #[track_caller]
     pub fn assert_nothing_is_left(&self) {
-        assert_eq!(inventory(&self.cloud), self.foreign);
+        assert_eq!(inventory(&self.cloud, REGION), self.foreign);
         let grants = self.stack.aws(&["kms", "list-grants", "--key-id", &self.key]);
         assert_eq!(grants["Grants"].as_array().map(Vec::len), Some(0), "{grants}");
     }
-}
-
-fn inventory(cloud: &Cloud) -> std::collections::BTreeMap<String, String> {
-    cloud.inventory(REGION).into_iter().map(|(id, item)| (id, format!("{} {:?} {}", item.kind, item.tags, item.text))).collect()
 }
 
 #[test]

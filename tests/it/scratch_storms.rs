@@ -4,26 +4,21 @@
 //! Storms are random and repeatable: the seed is printed when one fails, and `LIFEBOAT_STORM=seed` runs that one alone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use lifeboat::domain::scratch::{Dollars, ImageChoice, ScratchSettings, own_tags};
+use lifeboat::domain::scratch::{ScratchSettings, own_tags};
 use lifeboat::domain::span::Span;
-use lifeboat::saga::{Event, Journal, Refused, Saga, Step};
+use lifeboat::saga::{Passing, Saga};
 use lifeboat::sandbox::vpc::aws::Ec2;
 use lifeboat::sandbox::vpc::cloud::{Act, At, Cloud as Trait, CloudError, Kind, Owned, Tags};
 use lifeboat::sandbox::vpc::paper::Paper;
-use lifeboat::sandbox::vpc::policies::Reads;
-use lifeboat::sandbox::vpc::{GrantSpec, Scratch, ScratchError, Spec, steps};
+use lifeboat::sandbox::vpc::{Scratch, steps};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio_util::sync::CancellationToken;
 
 use crate::support::cloud::{Cloud, Rule};
-
-const REGION: &str = "eu-west-1";
-const VAULT: &str = "00112233445566778899aabbccddeeff";
+use crate::support::scratch::{ACCOUNT, REGION, block_on, forward, inventory, settings};
 
 struct Sky {
     cloud: Arc<Cloud>,
@@ -31,41 +26,6 @@ struct Sky {
     settings: ScratchSettings,
     key: String,
     foreign: BTreeMap<String, String>,
-}
-
-fn inventory(cloud: &Cloud) -> BTreeMap<String, String> {
-    cloud.inventory(REGION).into_iter().map(|(id, item)| (id, format!("{} {:?} {}", item.kind, item.tags, item.text))).collect()
-}
-
-fn settings(image: String, firewall: String) -> ScratchSettings {
-    ScratchSettings {
-        region: REGION.to_owned(),
-        role: None,
-        account: "123456789012".to_owned(),
-        production_account: None,
-        cidr: "10.99.0.0/24".parse().unwrap(),
-        production_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-        zones: ["a", "b"].map(|letter| format!("{REGION}{letter}")).into(),
-        instance_types: vec!["m7i.large".to_owned(), "m6i.large".to_owned()],
-        tenancy: "default".to_owned(),
-        image: ImageChoice::Pinned { id: image, digest: None },
-        instance_profile: "arn:aws:iam::123456789012:instance-profile/scratch".to_owned(),
-        instance_role: "arn:aws:iam::123456789012:role/scratch".to_owned(),
-        kms_key: format!("arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-00000000d111"),
-        root_gib: None,
-        flow_logs: "arn:aws:s3:::flow-logs/".to_owned(),
-        flow_logs_role: None,
-        dns_firewall: Some(firewall),
-        agent: None,
-        pg_bin: None,
-        cost_cap: Dollars::of(10.0),
-        instance_hour: None,
-        boot_within: Span::seconds(1),
-        silent_within: Span::seconds(1),
-        // Long enough for what takes looks, short enough for what never comes.
-        settle_within: Span::milliseconds(700),
-        poll: Span::milliseconds(2),
-    }
 }
 
 impl Sky {
@@ -83,8 +43,19 @@ impl Sky {
             let made = aws_sdk_kms::Client::new(&shared).create_key().send().await.unwrap();
             (shared, made.key_metadata.unwrap().arn.unwrap())
         });
-        let foreign = inventory(&cloud);
-        Self { ec2: Arc::new(Ec2::of(REGION, &shared)), settings: settings(image, firewall), key, foreign, cloud }
+        let foreign = inventory(&cloud, REGION);
+        Self {
+            ec2: Arc::new(Ec2::of(REGION, &shared)),
+            settings: ScratchSettings {
+                // Long enough for what takes looks, short enough for what never comes.
+                settle_within: Span::milliseconds(700),
+                poll: Span::milliseconds(2),
+                ..settings(&image, &firewall)
+            },
+            key,
+            foreign,
+            cloud,
+        }
     }
 
     /// Where nothing goes wrong nothing is in a hurry: a slow machine is no storm.
@@ -95,75 +66,14 @@ impl Sky {
     }
 
     fn scratch(&self, run: &str) -> Scratch {
-        let mut scratch = Scratch::new(Arc::clone(&self.ec2), spec(&self.settings, &self.key, run), 0.0, CancellationToken::new());
-        if let ImageChoice::Pinned { id, .. } = &self.settings.image {
-            scratch.image.clone_from(id);
-        }
-        scratch.user_data = "#!/bin/bash\ntrue\n".to_owned();
-        scratch
+        crate::support::scratch::scratch(&self.ec2, &self.settings, &self.key, run)
     }
-}
-
-fn spec(settings: &ScratchSettings, key: &str, run: &str) -> Spec {
-    Spec {
-        settings: settings.clone(),
-        vault: VAULT.parse().unwrap(),
-        run: run.to_owned(),
-        drill: "nightly".to_owned(),
-        expires: Timestamp::now() + jiff::SignedDuration::from_hours(4),
-        attempt: 1,
-        reads: Reads { bucket: "b".to_owned(), get: vec!["p/*".to_owned()], list: vec!["p/".to_owned()], put: vec!["i/*".to_owned()] },
-        grants: vec![GrantSpec { key: key.to_owned(), context: [("vault".to_owned(), VAULT.to_owned())].into() }],
-        volumes: Vec::new(),
-    }
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
-#[derive(Default)]
-struct Memory(Mutex<Vec<(String, Event)>>);
-
-#[async_trait::async_trait]
-impl Journal for Memory {
-    async fn append(&self, _: &str, step: &str, event: &Event) -> Result<(), Refused> {
-        self.0.lock().unwrap().push((step.to_owned(), event.clone()));
-        Ok(())
-    }
-    async fn events(&self, _: &str) -> Result<Vec<(String, Event)>, Refused> {
-        Ok(self.0.lock().unwrap().clone())
-    }
-}
-
-async fn step<S: Step<Scratch, Error = ScratchError>>(saga: &mut Saga<'_>, scratch: &mut Scratch, step: &S) -> Result<S::Output, String> {
-    saga.step(scratch, step).await.map_err(|error| error.to_string())
-}
-
-/// All steps, as a drill does them; `die_after` so many of them nothing more is done, as after a crash.
-async fn forward(saga: &mut Saga<'_>, scratch: &mut Scratch, die_after: usize) -> Result<(), String> {
-    scratch.prefix_list = scratch.cloud().clone().prefix_list(&format!("com.amazonaws.{REGION}.s3")).await.map_err(|e| e.to_string())?;
-    let mut left = die_after;
-    macro_rules! steps {
-        ($($step:expr),*) => { $(
-            if left == 0 {
-                return Err("died".to_owned());
-            }
-            left -= 1;
-            drop(step(saga, scratch, &$step).await?);
-        )* };
-    }
-    steps!(steps::MakeVpc, steps::MakeTable, steps::MakeAcl, steps::MakeGroups, steps::OpenBucket, steps::CloseNames, steps::LogFlows);
-    steps!(steps::MakeSubnet, steps::OpenKeys);
-    scratch.pass_gate().await.map_err(|error| error.to_string())?;
-    steps!(steps::GrantKeys, steps::Launched);
-    Ok(())
 }
 
 /// A run in bad weather, an end by another process that knows the journal and the tags, and undoing twice. Fails with what is left.
 async fn sail(sky: &Sky, mut scratch: Scratch, rules: Vec<Rule>, die_after: usize) -> Result<Result<(), String>, String> {
     rules.into_iter().for_each(|rule| sky.cloud.rule(rule));
-    let journal = Memory::default();
+    let journal = Passing::default();
     let run = &scratch.spec.run.clone();
     let settle_within = scratch.spec.settings.settle_within;
     let outcome = {
@@ -183,10 +93,10 @@ async fn sail(sky: &Sky, mut scratch: Scratch, rules: Vec<Rule>, die_after: usiz
         }
     }
     // Before it is undone once more: that would hide what the first time left.
-    let once = inventory(&sky.cloud);
+    let once = inventory(&sky.cloud, REGION);
     let again = saga.unwind(&mut sky.calm(run), &steps::undos()).await;
     let (_, left) = sky.calm(run).census().await;
-    let is = if once == sky.foreign { inventory(&sky.cloud) } else { once };
+    let is = if once == sky.foreign { inventory(&sky.cloud, REGION) } else { once };
     if !again.is_empty() || !left.is_empty() || is != sky.foreign {
         let new: Vec<_> = is.iter().filter(|(id, text)| sky.foreign.get(*id) != Some(text)).collect();
         let gone: Vec<_> = sky.foreign.keys().filter(|id| !is.contains_key(*id)).collect();
@@ -333,7 +243,7 @@ fn no_storm_leaves_anything_of_ours_or_touches_anything_else_3() {
 async fn contract(cloud: Arc<dyn Trait>, mut scratch: Scratch) {
     let run = scratch.spec.run.clone();
     let own = own_tags(&scratch.spec.vault, &run);
-    let journal = Memory::default();
+    let journal = Passing::default();
     let mut saga = Saga::open(&run, &journal).await.unwrap();
     assert_eq!(cloud.region(), REGION);
     assert_eq!(cloud.caller().await.unwrap().account, "123456789012");
@@ -389,15 +299,13 @@ async fn contract(cloud: Arc<dyn Trait>, mut scratch: Scratch) {
 fn the_contract_holds_against_the_front() {
     let sky = Sky::new();
     block_on(contract(Arc::clone(&sky.ec2), sky.calm(&run_of(1))));
-    assert_eq!(inventory(&sky.cloud), sky.foreign);
+    assert_eq!(inventory(&sky.cloud, REGION), sky.foreign);
 }
 
 #[test]
 fn the_contract_holds_on_paper() {
-    let settings = settings("ami-1".to_owned(), "rslvr-frg-1".to_owned());
-    let paper: Arc<dyn Trait> = Arc::new(Paper::new(REGION, "123456789012", "ami-1"));
-    let spec = spec(&settings, "arn:aws:kms:eu-west-1:123456789012:key/k", &run_of(1));
-    let mut scratch = Scratch::new(Arc::clone(&paper), spec, 0.0, CancellationToken::new());
-    (scratch.image, scratch.user_data) = ("ami-1".to_owned(), "#!/bin/bash".to_owned());
+    let paper: Arc<dyn Trait> = Arc::new(Paper::new(REGION, ACCOUNT, "ami-1"));
+    let key = "arn:aws:kms:eu-west-1:123456789012:key/k";
+    let scratch = crate::support::scratch::scratch(&paper, &settings("ami-1", "rslvr-frg-1"), key, &run_of(1));
     block_on(contract(paper, scratch));
 }

@@ -373,7 +373,3 @@ pub trait Clouds: Send + Sync {
     /// [`CloudError::Unusable`] if this binary was built without it.
     async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, CloudError>;
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
-mod tests;

@@ -14,6 +14,7 @@ pub mod home;
 pub mod localstack;
 #[cfg(feature = "ec2")]
 pub mod machine;
+pub mod scratch;
 
 pub use cluster::{Cluster, Major};
 pub use disks::Disks;

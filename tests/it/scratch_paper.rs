@@ -3,114 +3,30 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use lifeboat::domain::scratch::{own_tags, tag};
+use lifeboat::saga::{Passing, Saga};
+use lifeboat::sandbox::vpc::cloud::{Act, Cloud, CloudError, Facts, FirewallRule, Kind, Owned, Route, Tags, Thing, placeholder};
+use lifeboat::sandbox::vpc::gate::open_names;
+use lifeboat::sandbox::vpc::paper::{Fault, Paper};
+use lifeboat::sandbox::vpc::steps::{self, undos};
+use lifeboat::sandbox::vpc::{Scratch, ScratchError};
 use proptest::prelude::*;
-use tokio_util::sync::CancellationToken;
 
-use super::cloud::{Act, Cloud, CloudError, Facts, Kind, Route, Tags, Thing, placeholder};
-use super::paper::{Fault, Paper};
-use super::policies::Reads;
-use super::steps::{self, undos};
-use super::{GrantSpec, Scratch, ScratchError, Spec};
-use crate::domain::net::Cidr;
-use crate::domain::scratch::{Dollars, ImageChoice, ScratchSettings, own_tags, tag};
-use crate::domain::span::Span;
-use crate::saga::{Event, Journal, Refused, Saga};
+use crate::support::scratch::{ACCOUNT, REGION, VAULT, block_on, forward, settings};
 
 const RUN: &str = "20261125T200000Z-abcdef";
 const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/envelope";
 
-fn cidr(text: &str) -> Cidr {
-    text.parse().unwrap()
-}
-
-fn settings() -> ScratchSettings {
-    let role = "arn:aws:iam::123456789012:role/scratch".to_owned();
-    ScratchSettings {
-        region: "eu-west-1".to_owned(),
-        role: None,
-        account: "123456789012".to_owned(),
-        production_account: None,
-        cidr: cidr("10.99.0.0/24"),
-        production_cidrs: vec![cidr("10.0.0.0/16"), cidr("10.1.0.0/16")],
-        zones: vec!["eu-west-1a".to_owned(), "eu-west-1b".to_owned()],
-        instance_types: vec!["m7i.large".to_owned(), "m6i.large".to_owned()],
-        tenancy: "default".to_owned(),
-        image: ImageChoice::Pinned { id: "ami-1".to_owned(), digest: None },
-        instance_profile: "arn:aws:iam::123456789012:instance-profile/scratch".to_owned(),
-        instance_role: role,
-        kms_key: "arn:aws:kms:eu-west-1:123456789012:key/drill".to_owned(),
-        root_gib: None,
-        flow_logs: "arn:aws:s3:::flow-logs".to_owned(),
-        flow_logs_role: None,
-        dns_firewall: Some("rslvr-frg-1".to_owned()),
-        agent: None,
-        pg_bin: None,
-        cost_cap: Dollars::of(5.0),
-        instance_hour: None,
-        boot_within: Span::seconds(1),
-        silent_within: Span::seconds(1),
-        settle_within: Span::milliseconds(20),
-        poll: Span::seconds(0),
-    }
-}
-
 fn scratch(paper: &Arc<Paper>) -> Scratch {
-    let spec = Spec {
-        settings: settings(),
-        vault: "00112233445566778899aabbccddeeff".parse().unwrap(),
-        run: RUN.to_owned(),
-        drill: "nightly".to_owned(),
-        expires: Timestamp::UNIX_EPOCH,
-        attempt: 1,
-        reads: Reads { bucket: "b".to_owned(), get: vec!["p/*".to_owned()], list: vec!["p/".to_owned()], put: vec!["i/*".to_owned()] },
-        grants: vec![GrantSpec { key: KEY.to_owned(), context: [("vault".to_owned(), "v".to_owned())].into() }],
-        volumes: Vec::new(),
-    };
     let cloud: Arc<dyn Cloud> = Arc::<Paper>::clone(paper);
-    let mut scratch = Scratch::new(cloud, spec, 0.0, CancellationToken::new());
-    (scratch.image, scratch.prefix_list, scratch.user_data) = ("ami-1".to_owned(), "pl-00000000".to_owned(), "#!/bin/bash".to_owned());
-    scratch
-}
-
-#[derive(Default)]
-struct Memory(std::sync::Mutex<Vec<(String, Event)>>);
-
-#[async_trait::async_trait]
-impl Journal for Memory {
-    async fn append(&self, _: &str, step: &str, event: &Event) -> Result<(), Refused> {
-        self.0.lock().unwrap().push((step.to_owned(), event.clone()));
-        Ok(())
-    }
-    async fn events(&self, _: &str) -> Result<Vec<(String, Event)>, Refused> {
-        Ok(self.0.lock().unwrap().clone())
-    }
-}
-
-/// All steps; `die_after` so many of them nothing more is done, as after a crash.
-async fn forward(saga: &mut Saga<'_>, scratch: &mut Scratch, die_after: usize) -> Result<(), String> {
-    let mut left = die_after;
-    macro_rules! steps {
-        ($($step:expr),*) => { $(
-            if left == 0 {
-                return Err("died".to_owned());
-            }
-            left -= 1;
-            drop(saga.step(scratch, &$step).await.map_err(|error| error.to_string())?);
-        )* };
-    }
-    steps!(steps::MakeVpc, steps::MakeTable, steps::MakeAcl, steps::MakeGroups, steps::OpenBucket, steps::CloseNames, steps::LogFlows);
-    steps!(steps::MakeSubnet, steps::OpenKeys);
-    scratch.pass_gate().await.map_err(|error| error.to_string())?;
-    steps!(steps::GrantKeys, steps::Launched);
-    Ok(())
+    crate::support::scratch::scratch(&cloud, &settings("ami-1", "rslvr-frg-1"), KEY, RUN)
 }
 
 /// What is not ours, some of it with our tag's key and another value.
 fn foreign() -> Vec<Thing> {
     let tags =
         |run: &str, vault: &str| -> Tags { [(tag::RUN, run), (tag::VAULT, vault)].map(|(k, v)| (k.to_owned(), v.to_owned())).into() };
-    let own = "00112233445566778899aabbccddeeff";
+    let own = VAULT;
     let thing =
         |kind, id: &str, tags: Tags, facts| Thing { kind, id: id.to_owned(), state: "running".to_owned(), reason: None, tags, facts };
     let volume = || Facts::Volume { encrypted: true, key: None, zone: String::new(), instance: None };
@@ -124,7 +40,7 @@ fn foreign() -> Vec<Thing> {
 }
 
 fn paper() -> Paper {
-    let paper = Paper::new("eu-west-1", "123456789012", "ami-1");
+    let paper = Paper::new(REGION, ACCOUNT, "ami-1");
     foreign().into_iter().for_each(|thing| paper.put(thing));
     paper
 }
@@ -137,14 +53,10 @@ fn only_foreign(paper: &Paper) -> Result<(), String> {
     if is == was && grants.is_empty() { Ok(()) } else { Err(format!("left: {is:?} {grants:?}")) }
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
 #[test]
 fn everything_is_made_passes_the_gate_and_goes() {
     block_on(async {
-        let (paper, journal) = (Arc::new(paper()), Memory::default());
+        let (paper, journal) = (Arc::new(paper()), Passing::default());
         let mut scratch = scratch(&paper);
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
         forward(&mut saga, &mut scratch, 99).await.unwrap();
@@ -227,7 +139,7 @@ fn every_violation_closes_the_gate() {
     ];
     for (expected, violate) in cases {
         block_on(async {
-            let (paper, journal) = (Arc::new(paper()), Memory::default());
+            let (paper, journal) = (Arc::new(paper()), Passing::default());
             let mut scratch = scratch(&paper);
             let mut saga = Saga::open(RUN, &journal).await.unwrap();
             let _ = forward(&mut saga, &mut scratch, 9).await;
@@ -250,8 +162,6 @@ fn every_violation_closes_the_gate() {
 
 #[test]
 fn a_firewall_must_block_what_it_does_not_let_through() {
-    use super::cloud::FirewallRule;
-    use super::gate::open_names;
     let rule = |priority, action: &str, domains: &[&str]| FirewallRule {
         priority,
         action: action.to_owned(),
@@ -277,8 +187,7 @@ fn a_firewall_must_block_what_it_does_not_let_through() {
 
 #[test]
 fn only_the_very_tags_let_a_thing_be_removed() {
-    use super::cloud::Owned;
-    let own = own_tags(&"00112233445566778899aabbccddeeff".parse().unwrap(), RUN);
+    let own = own_tags(&VAULT.parse().unwrap(), RUN);
     assert!(foreign().iter().all(|thing| Owned::of(thing, &own).is_none()));
     let mut ours = foreign().remove(0);
     ours.tags.clone_from(&own);
@@ -295,7 +204,7 @@ fn no_capacity_in_one_zone_leads_to_the_next_type() {
             tries += u32::from(matches!(act, Act::RunInstances(_)));
             (matches!(act, Act::RunInstances(_)) && tries == 1).then_some(Fault::NoCapacity)
         }));
-        let journal = Memory::default();
+        let journal = Passing::default();
         let mut scratch = scratch(&paper);
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
         forward(&mut saga, &mut scratch, 99).await.unwrap();
@@ -307,7 +216,7 @@ fn no_capacity_in_one_zone_leads_to_the_next_type() {
 fn a_refusal_for_good_is_told_and_everything_before_it_goes() {
     block_on(async {
         let paper = Arc::new(paper().with_weather(0, |act| matches!(act, Act::RunInstances(_)).then_some(Fault::Refuse)));
-        let journal = Memory::default();
+        let journal = Passing::default();
         let mut scratch = scratch(&paper);
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
         let error = forward(&mut saga, &mut scratch, 99).await.unwrap_err();
@@ -336,7 +245,7 @@ proptest! {
                 let fault = faults.iter().find(|(at, _)| *at == call)?.1;
                 Some([Fault::Refuse, Fault::Throttle, Fault::LoseAnswer, Fault::Drop][usize::from(fault)])
             }));
-            let journal = Memory::default();
+            let journal = Passing::default();
             let mut scratch = scratch(&paper);
             let mut saga = Saga::open(RUN, &journal).await.unwrap();
             let _ = forward(&mut saga, &mut scratch, die_after).await;

@@ -1,6 +1,6 @@
 //! Volumes and their snapshots: EBS, or files that behave like it.
 //!
-//! The contract, which `tests/it/volumes_contract.rs` runs on every adapter:
+//! The contract, which `tests/it/volumes/contract.rs` runs on every adapter:
 //!
 //! - A call that returned is not done. [`Volumes::cut`], [`Volumes::copy`] and [`Volumes::create`] begin something; only the state that
 //!   [`Volumes::snapshots`] and [`Volumes::volumes`] tell later says what became of it, and a refused key shows up nowhere else.

@@ -8,35 +8,11 @@
 
 mod support;
 
-mod architecture;
-mod catalog_contract;
-mod drills;
-#[cfg(feature = "ec2")]
-mod ebs;
-mod faults;
-mod keys;
-mod lost;
-mod museum;
-mod on_call;
-mod refusals;
-mod restore_guide;
-mod retention;
-mod round_trip;
-#[cfg(feature = "aws")]
-mod s3;
-#[cfg(feature = "ec2")]
-mod scratch;
-#[cfg(feature = "ec2")]
-mod scratch_ends;
-mod scratch_paper;
-#[cfg(feature = "ec2")]
-mod scratch_storms;
-mod sessions;
-mod simulation;
-mod sources;
-mod telling;
-mod thawing;
-mod unattended;
-mod vault_contract;
+mod backup;
+mod cli;
+mod drill;
+mod house;
+mod restore;
+mod serve;
+mod vault;
 mod volumes;
-mod volumes_contract;

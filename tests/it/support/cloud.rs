@@ -143,6 +143,7 @@ impl Cloud {
         let (moto, contents) = (Moto::start(), super::directory());
         let world = Arc::new(World {
             moto: moto.port,
+            account: moto.account.clone(),
             contents: contents.path().to_owned(),
             state: Mutex::new(State::default()),
             rules: rules::Rules::default(),

@@ -1,4 +1,7 @@
 //! Throwaway Postgres clusters, socket only, stopped when dropped.
+//!
+//! `initdb` takes a second of a core, a copy of what it made some hundredths: so it runs once for each major and the copy is what a test gets,
+//! as in Postgres' own suite. All clusters of one major therefore have one system identifier; [`Cluster::start_at`] makes its own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -44,6 +47,36 @@ fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+fn initdb(major: Major, data: &Path, more: &[String]) {
+    let mut initdb = as_server(&major.bin().join("initdb"));
+    run(initdb.args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"]).args(more).arg("-D").arg(data));
+}
+
+/// A data directory that no server ever ran on, kept between runs for as long as the programs are the same.
+fn template(major: Major) -> PathBuf {
+    let version = run(Command::new(major.bin().join("initdb")).arg("--version"));
+    let number = version.split_whitespace().nth(2).unwrap();
+    let user = rustix::process::geteuid().as_raw();
+    let kept = PathBuf::from(format!("/var/tmp/lifeboat-test-templates-{user}"));
+    let template = kept.join(number);
+    if !template.exists() {
+        std::fs::create_dir_all(&kept).unwrap();
+        let own = super::directory();
+        if rustix::process::geteuid().is_root() {
+            run(Command::new("chown").arg("postgres").arg(own.path()));
+        }
+        let made = own.path().join("data");
+        initdb(major, &made, &["--no-sync".to_owned()]);
+        // Whoever comes first: the name is not there before all of it is.
+        let copy = kept.join(format!("{number}.{}", std::process::id()));
+        run(Command::new("cp").args(["-a", "--no-target-directory"]).arg(&made).arg(&copy));
+        if std::fs::rename(&copy, &template).is_err() {
+            std::fs::remove_dir_all(&copy).unwrap();
+        }
+    }
+    template
+}
+
 impl Cluster {
     pub fn start() -> Self {
         Self::start_with(Major::Debian15, &[])
@@ -63,12 +96,11 @@ impl Cluster {
                 run(Command::new("chown").arg("postgres").arg(path));
             }
         }
-        run(as_server(&major.bin().join("initdb"))
-            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"])
-            .args(cluster.data.is_none().then_some("--no-sync"))
-            .args(wal.map(|wal| format!("--waldir={}", wal.display())))
-            .arg("-D")
-            .arg(&data));
+        if cluster.data.is_none() {
+            run(Command::new("cp").args(["-a", "--reflink=auto", "--no-target-directory"]).arg(template(major)).arg(&data));
+        } else {
+            initdb(major, &data, &wal.map(|wal| format!("--waldir={}", wal.display())).into_iter().collect::<Vec<_>>());
+        }
         let mut text = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
         let fsync = if cluster.data.is_some() { "on" } else { "off" };
         text.push_str(&format!("\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = {fsync}\n", cluster.socket().display()));

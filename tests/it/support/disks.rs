@@ -25,6 +25,23 @@ pub fn mount(image: &Path, at: &Path, options: &str) {
     run("mount", &["-o", &format!("loop,{options}"), image.to_str().unwrap(), at.to_str().unwrap()]);
 }
 
+/// An image that is mounted until this is dropped.
+pub struct Mount(PathBuf);
+
+impl Mount {
+    pub fn of(image: &Path, at: &Path, options: &str) -> Self {
+        mount(image, at, options);
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).stderr(Stdio::null()).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 impl Disks {
     /// A directory `volumes` below `home`, on a file system that clones files.
     pub fn new(home: &Path) -> Self {
@@ -96,5 +113,29 @@ impl Drop for Disks {
             let _ = Command::new("fsfreeze").arg("-u").arg(at).stderr(Stdio::null()).status();
             let _ = Command::new("umount").arg("-l").arg(at).status();
         }
+    }
+}
+
+/// A small file system of its own. Needs root, as CI and Debian machines of developers give it.
+pub struct SmallDisk(pub PathBuf);
+
+impl SmallDisk {
+    /// Makes room.
+    pub fn grow(&self, mib: u32) {
+        let grown = Command::new("mount").args(["-o", &format!("remount,size={mib}m")]).arg(&self.0).status().unwrap();
+        assert!(grown.success());
+    }
+
+    pub fn mount(at: &Path, mib: u32) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(at).status().unwrap();
+        assert!(mounted.success(), "mounting a tmpfs needs root");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

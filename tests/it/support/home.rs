@@ -50,6 +50,25 @@ impl Home {
         home
     }
 
+    /// What an earlier version left, from `tests/fixtures`: keys, configuration, vault, volumes, catalog. The manifest of a set names the
+    /// directory of its snapshots, so that one is put where it was, and stays there for other tests; nothing removes from it.
+    pub fn of_version(version: &str) -> Self {
+        let home = Self { directory: super::directory(), environment: Vec::new() };
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version).join("boat.tar.zst");
+        let unpacked = Command::new("tar").args(["--zstd", "-xf"]).arg(fixture).arg("-C").arg(home.directory.path()).status().unwrap();
+        assert!(unpacked.success());
+        let was = Path::new("/tmp/lifeboat-fixture/boat/volumes");
+        if !was.exists() {
+            std::fs::create_dir_all(was.parent().unwrap()).unwrap();
+            let copy = was.with_extension(std::process::id().to_string());
+            copy_tree(&home.path("volumes"), &copy);
+            if std::fs::rename(&copy, was).is_err() {
+                std::fs::remove_dir_all(&copy).unwrap();
+            }
+        }
+        home
+    }
+
     /// The same with datastore `db` in a cluster's database.
     pub fn of(cluster: &Cluster, database: &str) -> Self {
         let home = Self::new();

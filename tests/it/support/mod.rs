@@ -9,19 +9,30 @@ pub mod disks;
 pub mod front;
 #[cfg(feature = "aws")]
 pub mod glacier;
+pub mod guide;
 pub mod home;
 #[cfg(feature = "aws")]
 pub mod localstack;
 #[cfg(feature = "ec2")]
 pub mod machine;
+pub mod rehearsal;
+#[cfg(feature = "ec2")]
+pub mod room;
 pub mod scratch;
 
 pub use cluster::{Cluster, Major};
 pub use disks::Disks;
 pub use home::{Home, Out};
+pub use rehearsal::Rehearsal;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// A cluster with one of everything that a dump can hold, in the database `everything`.
+pub const EVERYTHING: &str = include_str!("everything.sql");
+
+/// Versions whose leavings are under `tests/fixtures`.
+pub const EARLIER_VERSIONS: [&str; 1] = ["0.1.0"];
 
 /// A directory that the server's user may pass through.
 pub fn directory() -> tempfile::TempDir {

@@ -1,4 +1,6 @@
-//! moto itself, on a free loopback port.
+//! moto itself, on a loopback port. `scripts/test` starts one for the whole run and says where (`LIFEBOAT_TEST_MOTO`, a port); a test that finds
+//! none starts its own, and stops it when it is dropped. Where it is shared each test is in an account of its own, and sees the number of
+//! the default one all the same: the front exchanges the two in both directions.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -7,13 +9,29 @@ use std::time::{Duration, Instant};
 use super::super::{directory, tools};
 
 pub struct Moto {
-    child: Child,
+    _own: Option<Own>,
     pub port: u16,
+    /// The account that stands for the default one.
+    pub account: Option<String>,
+}
+
+struct Own {
+    child: Child,
     _directory: tempfile::TempDir,
 }
 
 impl Moto {
     pub fn start() -> Self {
+        match std::env::var("LIFEBOAT_TEST_MOTO") {
+            Ok(port) => {
+                let account = format!("{:012}", 1 + rand::random::<u64>() % 999_999_999_999);
+                Self { _own: None, port: port.parse().unwrap(), account: Some(account) }
+            }
+            Err(_) => Self::launch(),
+        }
+    }
+
+    fn launch() -> Self {
         // Of its own: localstack brings a package of the same name.
         let program = tools().join("moto/bin/moto_server");
         assert!(program.exists(), "run scripts/install test first: {} is missing", program.display());
@@ -22,15 +40,15 @@ impl Moto {
             let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let directory = directory();
             let log = directory.path().join("log");
-            let mut this = Self { child: Self::spawn(&program, port, directory.path(), &log), port, _directory: directory };
+            let mut own = Own { child: Self::spawn(&program, port, directory.path(), &log), _directory: directory };
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(90) {
-                if let Some(status) = this.child.try_wait().unwrap() {
+                if let Some(status) = own.child.try_wait().unwrap() {
                     eprintln!("moto ended with {status}: {}", std::fs::read_to_string(&log).unwrap_or_default());
                     break;
                 }
-                if this.answers() {
-                    return this;
+                if answers(port) {
+                    return Self { _own: Some(own), port, account: None };
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -46,18 +64,18 @@ impl Moto {
         let stderr = std::fs::File::create(log).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
     }
-
-    fn answers(&self) -> bool {
-        use std::io::{Read, Write};
-        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
-        let _ = stream.write_all(b"GET /moto-api/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer.starts_with("HTTP/1.1 200")
-    }
 }
 
-impl Drop for Moto {
+fn answers(port: u16) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let _ = stream.write_all(b"GET /moto-api/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer.starts_with("HTTP/1.1 200")
+}
+
+impl Drop for Own {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

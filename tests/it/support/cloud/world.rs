@@ -18,6 +18,8 @@ use super::xml::Node;
 use super::{Call, Outcome, Settings};
 
 pub const GIB: u64 = 1 << 30;
+/// The account of moto's that tests know.
+const DEFAULT_ACCOUNT: &str = "123456789012";
 
 /// An error of the service.
 #[derive(Debug)]
@@ -242,6 +244,8 @@ pub fn key_of(region: &str, arn: &str) -> bool {
 
 pub struct World {
     pub moto: u16,
+    /// Stands for the default account where moto is shared with other tests.
+    pub account: Option<String>,
     pub contents: PathBuf,
     pub state: Mutex<State>,
     pub rules: Rules,
@@ -384,6 +388,21 @@ impl World {
 
     /// Hands a request on to moto.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
+        let Some(account) = &self.account else { return self.send_as_it_is(request).await };
+        let (mut head, body) = request.into_parts();
+        let exchange = |bytes: Bytes, from: &str, to: &str| Bytes::from(String::from_utf8_lossy(&bytes).replace(from, to));
+        let body = exchange(body.collect().await.unwrap_or_else(|error| match error {}).to_bytes(), DEFAULT_ACCOUNT, account);
+        // Whoever has the credentials of a role is in that role's account.
+        let default = format!("Credential={}/", super::KEY);
+        if head.headers.get("authorization").is_some_and(|value| value.to_str().is_ok_and(|value| value.contains(&default))) {
+            head.headers.insert("x-moto-account-id", account.parse().unwrap());
+        }
+        head.headers.remove("content-length");
+        let (head, body) = self.send_as_it_is(Request::from_parts(head, Full::new(body))).await?;
+        Ok((head, exchange(body, account, DEFAULT_ACCOUNT)))
+    }
+
+    async fn send_as_it_is(&self, request: Request<Full<Bytes>>) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.moto)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         tokio::spawn(connection);

@@ -1,0 +1,5 @@
+//! Taking backups: the whole way and back, the roles and servers it reads from, and what goes wrong on the way.
+
+mod faults;
+mod round_trip;
+mod sources;

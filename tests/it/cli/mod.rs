@@ -1,0 +1,3 @@
+//! The command line: what it refuses, and in which words.
+
+mod refusals;

@@ -1,0 +1,3 @@
+//! Rules of the code and of the documents, run as tests.
+
+mod architecture;

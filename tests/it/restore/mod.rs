@@ -1,0 +1,7 @@
+//! Bringing a datastore back: on call, by hand, from a lost region, out of the cold, and the nights of `docs/transcripts`.
+
+mod guide;
+mod lost;
+mod on_call;
+mod thawing;
+mod transcripts;

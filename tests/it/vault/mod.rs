@@ -1,0 +1,8 @@
+//! What is stored: the contract of every vault, S3, keys and their rotation, retention, backups that are broken.
+
+pub mod contract;
+mod keys;
+mod museum;
+mod retention;
+#[cfg(feature = "aws")]
+mod s3;

@@ -61,6 +61,19 @@ impl SessionError {
 /// A row of an answer: fields in order, `None` for NULL.
 pub type Row = Vec<Option<String>>;
 
+/// A size or a count from a system catalog, for weighing things against each other and for nothing else. The catalogs hold estimates,
+/// and anybody who may write them can put anything there: -1 means "never analysed" or "a partitioned table", NULL "none". Below zero,
+/// NULL and nonsense count as 0, and what is beyond a `u64` as the largest: no estimate is a reason to go without a backup.
+#[must_use]
+pub fn estimate(field: &Option<String>) -> u64 {
+    let Some(text) = field.as_deref().map(str::trim) else { return 0 };
+    match text.parse() {
+        Ok(number) => number,
+        Err(error) if *error.kind() == std::num::IntErrorKind::PosOverflow => u64::MAX,
+        Err(_) => 0,
+    }
+}
+
 /// One connection to a server.
 #[derive(Debug)]
 pub struct Session {
@@ -236,4 +249,18 @@ impl Session {
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::estimate;
+
+    #[test]
+    fn an_estimate_is_never_an_error() {
+        let said = |text: &str| estimate(&Some(text.to_owned()));
+        assert_eq!((said("0"), said("8192"), said(" 7 ")), (0, 8192, 7));
+        assert_eq!((said("-1"), said("-9223372036854775809"), estimate(&None)), (0, 0, 0));
+        assert_eq!((said("9223372036854775808"), said("18446744073709551615")), (1 << 63, u64::MAX));
+        assert_eq!((said("18446744073709551616"), said("1e300"), said("NaN"), said("Infinity"), said("")), (u64::MAX, 0, 0, 0, 0));
+    }
 }

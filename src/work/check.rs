@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use super::back_up::ArchiveTap;
 use super::drill;
 use super::{Rig, WorkError, back_up, copy, shelf};
 use crate::config::serve::{How, UrlFrom};
@@ -12,13 +13,17 @@ use crate::config::{DatastoreKind, PostgresConfig};
 use crate::config::{plans, schedules};
 use crate::domain::Trouble;
 use crate::domain::envelope::{Context, Slot};
+use crate::domain::fingerprint::HashKey;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout;
 use crate::keyring::{Key, Unwrapped};
-use crate::pg::Session;
+use crate::pg::archive::Reader;
+use crate::pg::rows::Fingerprinter;
+use crate::pg::{Connection, Session, Tools};
 use crate::sandbox::vpc::preflight::Weight;
 use crate::seal::Identity;
-use crate::source::postgres::snapshot;
+use crate::source::postgres::snapshot::{self, Snapshot};
+use crate::source::postgres::{SourceError, dump};
 
 /// Answer to one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -323,6 +328,46 @@ async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresCon
     }
     lines.push(tls_line(&subject, &mut session).await);
     lines.extend(privilege_lines(&subject, &mut session, settings).await);
+    drop(session);
+    lines.extend(way_lines(rig, &subject, &tools, &connection, settings).await);
+    lines
+}
+
+/// The way that a backup takes, with the very code, up to the first row: tables listed and locked, globals read and parsed, the schema
+/// dumped in the snapshot and parsed. Privileges that are there and a server that answers do not say that the night can take it. The locks
+/// are ACCESS SHARE, as a backup's, and held for as long as the schema takes.
+async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connection, settings: &PostgresConfig) -> Vec<Line> {
+    let failed = |question: &str, error: &SourceError| {
+        let hint = error.hint().map(|h| format!(" ({h})")).unwrap_or_default();
+        bad(subject, question, error.trouble(), format!("{error}{hint}"))
+    };
+    let mut lines = Vec::new();
+    let question = "its tables can be listed and locked";
+    let snapshot = match Snapshot::take(tools, connection, settings.lock_wait).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return vec![failed(question, &error)],
+    };
+    lines.push(line(subject, question, Answer::Good, format!("{} tables", snapshot.tables.len())));
+    let question = "its roles and tablespaces can be read";
+    lines.push(match dump::globals_once(tools, connection, &snapshot.database, settings.role_passwords).await {
+        Ok(_) => line(subject, question, Answer::Good, ""),
+        Err(error) => failed(question, &error),
+    });
+    let question = "its schema can be dumped and read back";
+    let stage = rig.progress.begin("dump the schema", None);
+    // A key of no backup: nothing is compared with this.
+    let fingerprinter = Fingerprinter::new(HashKey::from_random(rand::random()));
+    let tap = ArchiveTap { reader: Reader::new(fingerprinter), stage: std::sync::Arc::clone(&stage) };
+    let read = match dump::schema(tools, connection, &snapshot, settings.lock_wait) {
+        Ok(stream) => stream.read(tap, &rig.cancel).await,
+        Err(error) => Err(error),
+    };
+    stage.end();
+    snapshot.release();
+    lines.push(match read {
+        Ok(tally) => line(subject, question, Answer::Good, format!("{} objects", tally.objects.values().sum::<u64>())),
+        Err(error) => failed(question, &error),
+    });
     lines
 }
 

@@ -2,7 +2,6 @@
 //! through the same code that made the fingerprint, and the two are held against each other.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use serde::Serialize;
 
@@ -12,7 +11,6 @@ use crate::domain::fingerprint::{Fingerprint, TableRows};
 use crate::pg::archive::Reader;
 use crate::pg::rows::{Fingerprinter, assemble};
 use crate::pg::{Connection, Tools};
-use crate::seal::pour::Tap;
 use crate::source::postgres::dump;
 
 /// What came of a comparison. *Could not look* is never a pass.
@@ -70,33 +68,15 @@ fn unreadable(source: &dyn std::error::Error) -> WorkError {
     WorkError::NotVerified(format!("the restored database could not be read back: {source}"))
 }
 
-async fn read_back(rig: &Rig, tools: &Tools, mut stream: dump::DumpStream, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
+async fn read_back(rig: &Rig, tools: &Tools, stream: dump::DumpStream, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
     let stage = rig.progress.begin("compare", None);
-    let mut tap = ArchiveTap { reader: Reader::new(Fingerprinter::like(recorded)), stage: std::sync::Arc::clone(&stage) };
-    let cancel = rig.cancel.clone();
-    let reading = tokio::task::spawn_blocking(move || -> Result<_, String> {
-        let mut chunk = vec![0; 1024 * 1024];
-        loop {
-            if cancel.is_cancelled() {
-                return Err("interrupted".to_owned());
-            }
-            match stream.output.read(&mut chunk).map_err(|e| e.to_string())? {
-                0 => return tap.done(),
-                count => tap.look(&chunk[..count])?,
-            }
-        }
-    });
-    let tally = reading.await.map_err(|_| WorkError::Bug("the comparing thread died".to_owned()))?;
+    let tap = ArchiveTap { reader: Reader::new(Fingerprinter::like(recorded)), stage: std::sync::Arc::clone(&stage) };
+    let tally = stream.read(tap, &rig.cancel).await;
     if rig.cancel.is_cancelled() {
         return Err(WorkError::Interrupted);
     }
     stage.end();
-    match stream.end.await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => return Err(unreadable(&error)),
-        Err(_) => return Err(WorkError::Bug("the task that waits for pg_dump died".to_owned())),
-    }
-    let tally = tally.map_err(WorkError::NotVerified)?;
+    let tally = tally.map_err(|error| unreadable(&error))?;
     Ok(assemble(recorded.key.clone(), tools.major(), tally, []))
 }
 

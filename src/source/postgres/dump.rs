@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::process::Stdio;
 
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
 use super::SourceError;
 use super::snapshot::{Snapshot, Table};
@@ -18,6 +19,7 @@ use crate::pg::rows::Tally;
 use crate::pg::sql::quote_bytes;
 use crate::pg::{Connection, Tool, Tools};
 use crate::seal::SourceEnd;
+use crate::seal::pour::Tap;
 
 /// How often globals that change while we look make us look again.
 const GLOBALS_ATTEMPTS_MAX: u32 = 3;
@@ -47,7 +49,7 @@ impl Split {
         // Small tables stay in main: a long list of names on a command line buys nothing.
         for table in largest.into_iter().take(jobs * 16) {
             let lightest = (0..jobs).min_by_key(|job| (loads[*job], *job)).unwrap_or_default();
-            loads[lightest] += table.bytes;
+            loads[lightest] = loads[lightest].saturating_add(table.bytes);
             if lightest > 0 {
                 data[lightest - 1].push(table.clone());
             }
@@ -63,6 +65,34 @@ pub struct DumpStream {
     pub output: PipeReader,
     /// Resolves to the child's end.
     pub end: tokio::task::JoinHandle<Result<SourceEnd, SourceError>>,
+}
+
+impl DumpStream {
+    /// Reads it to its end past `tap`, then waits for the child: nothing that was found counts unless that exited 0.
+    ///
+    /// # Errors
+    /// [`SourceError::Child`] in the child's own words if it failed; [`SourceError::Incomplete`] if `tap` refuses what came, or `cancel`
+    /// was called.
+    pub async fn read<T: Tap>(self, mut tap: T, cancel: &CancellationToken) -> Result<T::Found, SourceError> {
+        let Self { mut output, end } = self;
+        let cancel = cancel.clone();
+        let reading = tokio::task::spawn_blocking(move || -> Result<_, String> {
+            let mut chunk = vec![0; PIPE_BYTES];
+            loop {
+                if cancel.is_cancelled() {
+                    return Err("interrupted".to_owned());
+                }
+                match output.read(&mut chunk).map_err(|e| e.to_string())? {
+                    0 => return tap.done(),
+                    count => tap.look(&chunk[..count])?,
+                }
+            }
+        });
+        let found = reading.await.unwrap_or_else(|_| Err("the reading thread died".to_owned()));
+        // A child that failed knows why its output is not whole.
+        end.await.map_err(|_| SourceError::Incomplete("the task that waits for pg_dump died".to_owned()))??;
+        found.map_err(SourceError::Incomplete)
+    }
 }
 
 /// The read end of a child's standard output.
@@ -110,6 +140,14 @@ pub fn main(
 ) -> Result<DumpStream, SourceError> {
     let excluded = split.data.iter().flatten().map(|table| option("--exclude-table-data", table));
     start(tools, connection, snapshot, lock_wait, excluded)
+}
+
+/// Starts the `pg_dump` of `main` without any rows: what `check` reads to learn whether a backup could be taken.
+///
+/// # Errors
+/// [`SourceError::Child`] if it cannot be started.
+pub fn schema(tools: &Tools, connection: &Connection, snapshot: &Snapshot, lock_wait: Span) -> Result<DumpStream, SourceError> {
+    start(tools, connection, snapshot, lock_wait, ["--schema-only".into()].into_iter())
 }
 
 /// Starts the `pg_dump` of one data payload.

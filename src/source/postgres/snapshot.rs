@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::SourceError;
 use crate::domain::manifest::SourceFacts;
 use crate::domain::span::Span;
+use crate::pg::session::estimate;
 use crate::pg::sql::quote_bytes;
 use crate::pg::{Connection, Session, SessionError, Tools};
 
@@ -81,29 +82,30 @@ pub async fn server(session: &mut Session) -> Result<Server, SessionError> {
     }
 }
 
-/// Sizes come from `relpages`, as of the last VACUUM or ANALYZE: `pg_table_size` would lock every table, and wait for it.
+/// Sizes come from `relpages`, as of the last VACUUM or ANALYZE: `pg_table_size` would lock every table, and wait for it. No arithmetic
+/// here: what overflows there is an error, and no size is worth one.
 /// Names come as hexadecimal digits: a database need not be UTF-8, and an SQL_ASCII one need not be anything.
 const LIST: &str = "SELECT pg_catalog.encode(pg_catalog.convert_to(n.nspname::pg_catalog.text, pg_catalog.getdatabaseencoding()), 'hex'), \
     pg_catalog.encode(pg_catalog.convert_to(c.relname::pg_catalog.text, pg_catalog.getdatabaseencoding()), 'hex'), c.oid, \
     c.relkind = 'r' AND NOT (c.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery()), \
     EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'), \
-    (c.relpages + COALESCE(t.relpages, 0))::pg_catalog.int8 * pg_catalog.current_setting('block_size')::pg_catalog.int8 \
+    c.relpages, t.relpages, pg_catalog.current_setting('block_size') \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid \
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
     AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     ORDER BY n.nspname, c.relname";
 
 async fn list(session: &mut Session) -> Result<Vec<Table>, SessionError> {
-    let rows = session.ask("the list of tables", LIST, 6).await?;
+    let rows = session.ask("the list of tables", LIST, 8).await?;
     let shape = || SessionError::Shape { what: "the list of tables".to_owned() };
     let table = |row: Vec<Option<String>>| match row.as_slice() {
-        [Some(schema), Some(name), Some(oid), Some(has_rows), Some(of_extension), Some(bytes)] => Some(Table {
+        [Some(schema), Some(name), Some(oid), Some(has_rows), Some(of_extension), pages, toast_pages, block_bytes] => Some(Table {
             schema: hex::decode(schema).ok()?,
             name: hex::decode(name).ok()?,
             oid: oid.parse().ok()?,
             has_rows: has_rows == "t",
             of_extension: of_extension == "t",
-            bytes: bytes.parse().ok()?,
+            bytes: estimate(pages).saturating_add(estimate(toast_pages)).saturating_mul(estimate(block_bytes)),
         }),
         _ => None,
     };

@@ -3,3 +3,4 @@
 mod faults;
 mod round_trip;
 mod sources;
+mod strange_catalogs;

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use sqlx::AnyPool;
 use sqlx::ConnectOptions;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
@@ -45,12 +45,37 @@ pub enum CatalogError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A newer lifeboat has migrated it. Its migrations only add, so hosts that had it open go on; who opens it anew would not know what
+    /// rows of the newer kind mean.
+    #[error("the catalog {place} was migrated by a newer lifeboat (step {step} is not known to this one); nothing was changed")]
+    Newer {
+        /// The file, or the server without its password.
+        place: String,
+        /// Number of the migration that is not known.
+        step: i64,
+    },
     /// Nothing came back.
     #[error("the catalog did not answer in time")]
     Silent,
     /// A query failed.
     #[error("the catalog could not be read or written")]
     Query(#[from] sqlx::Error),
+}
+
+impl CatalogError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Newer { .. } => "use the newer lifeboat here too; nothing of the catalog is needed to restore",
+            Self::Open { .. } => {
+                "start its server, or move the catalog's file away and run `lifeboat catalog rebuild`: what it holds of backups is in the vault"
+            }
+            Self::Silent | Self::Query(_) => {
+                "see whether its server answers, or its file system has room; everything needed to restore is in the vault"
+            }
+        }
+    }
 }
 
 /// The clock of a catalog that is not shared.
@@ -94,6 +119,14 @@ fn time(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+fn migrated(outcome: Result<(), MigrateError>, place: impl Fn() -> String) -> Result<(), CatalogError> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(step)) => Err(CatalogError::Newer { place: place(), step }),
+        Err(error) => Err(CatalogError::Open { place: place(), source: error.into() }),
+    }
+}
+
 impl Catalog {
     /// Opens the catalog of this host, making it if it is not there.
     ///
@@ -118,7 +151,7 @@ impl Catalog {
         let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
         let migrating = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
         let migrating = migrating.connect_with(options.busy_timeout(PATIENCE)).await.map_err(|e| fail(e.into()))?;
-        SQLITE.run(&migrating).await.map_err(|e| fail(e.into()))?;
+        migrated(SQLITE.run(&migrating).await, || file.display().to_string())?;
         migrating.close().await;
         let pool = AnyPoolOptions::new()
             .max_connections(2)
@@ -148,7 +181,7 @@ impl Catalog {
         let parsed: sqlx::postgres::PgConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
         let migrating = sqlx::postgres::PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
         let migrating = migrating.connect_with(parsed).await.map_err(|e| fail(e.into()))?;
-        POSTGRES.run(&migrating).await.map_err(|e| fail(e.into()))?;
+        migrated(POSTGRES.run(&migrating).await, || without_password(url))?;
         migrating.close().await;
         let options: AnyConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
         let pool = AnyPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE).after_connect(|connection, _| {

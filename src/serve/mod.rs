@@ -128,7 +128,7 @@ pub async fn run(load: Load, cancel: CancellationToken, mut hangup: tokio::sync:
             return Err(WorkError::Refused {
                 what: "serve".to_owned(),
                 why: format!("what ran and what is due stands in the catalog, and {error}"),
-                hint: "move the catalog's file away, or start its server; what it held of backups is in the vault".to_owned(),
+                hint: error.hint().to_owned(),
             });
         }
     };

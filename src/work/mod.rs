@@ -279,7 +279,7 @@ impl WorkError {
             Self::Open(_) | Self::Damaged { .. } => Some("restore another backup (`lifeboat list`), and find out what happened to this one (`lifeboat verify --all`)".to_owned()),
             Self::Vault(VaultError::Frozen { .. }) => Some("`lifeboat thaw BACKUP --confirm` asks for it, `lifeboat thaw wait BACKUP` waits; a restore does both by itself".to_owned()),
             Self::Vault(VaultError::Unknown { .. } | VaultError::Unavailable { .. }) => Some("run the command again; `lifeboat list` tells whether a backup was published".to_owned()),
-            Self::Catalog(CatalogError::Open { .. }) => Some("move the file away and run `lifeboat catalog rebuild`: everything needed is in the vault".to_owned()),
+            Self::Catalog(error) => Some(error.hint().to_owned()),
             Self::NotAll { .. } => Some("the rest is done; find out what happened to these (`lifeboat verify BACKUP`)".to_owned()),
             Self::KeyFails { .. } => Some("is its public half in [keys] of lifeboat.toml? Then `lifeboat rekey` gives it to the backups that are there already".to_owned()),
             Self::Leftovers(_) => Some("`lifeboat sweep --confirm` removes them".to_owned()),

@@ -21,11 +21,7 @@ pub async fn rebuild(rig: &Rig) -> Result<(usize, Vec<String>), WorkError> {
     match &rig.catalog {
         Ok(catalog) => catalog.replace(&vault, &believed).await?,
         Err(error) => {
-            return Err(WorkError::Refused {
-                what: "the catalog".to_owned(),
-                why: error.to_string(),
-                hint: "move its file away and run the command again".to_owned(),
-            });
+            return Err(WorkError::Refused { what: "the catalog".to_owned(), why: error.to_string(), hint: error.hint().to_owned() });
         }
     }
     Ok((believed.len(), refused))

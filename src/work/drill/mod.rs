@@ -189,7 +189,7 @@ fn catalog(rig: &Rig) -> Result<&Catalog, WorkError> {
     rig.catalog.as_ref().map_err(|error| WorkError::Refused {
         what: "the drill".to_owned(),
         why: format!("its journal stands in the catalog, and {error}"),
-        hint: "move the catalog's file away; what it held is in the vault".to_owned(),
+        hint: error.hint().to_owned(),
     })
 }
 

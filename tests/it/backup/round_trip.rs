@@ -246,5 +246,5 @@ fn every_command_works_when_the_catalog_is_deleted() {
     forget();
     std::fs::write(home.path("catalog.db"), "this is no database at all, and never was one").unwrap();
     home.run(&["backup", "db"]).ok();
-    home.run(&["catalog", "rebuild"]).fails(2, &["the catalog", "cannot be opened", "move its file away"]);
+    home.run(&["catalog", "rebuild"]).fails(2, &["the catalog", "cannot be opened", "move the catalog's file away"]);
 }

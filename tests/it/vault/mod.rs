@@ -1,6 +1,7 @@
 //! What is stored: the contract of every vault, S3, keys and their rotation, retention, backups that are broken.
 
 pub mod contract;
+mod earlier_versions;
 mod keys;
 mod museum;
 mod retention;

@@ -135,7 +135,9 @@ impl BackupId {
     fn time_of(text: &str) -> Option<Timestamp> {
         let stamp = text.get(..16)?;
         let civil = DateTime::strptime("%Y%m%dT%H%M%SZ", stamp).ok()?;
-        Some(civil.to_zoned(TimeZone::UTC).ok()?.timestamp())
+        // It takes spaces, signs and a 60th second too. A time has one spelling here: ids are names of objects, and sort by time.
+        let utc = civil.to_zoned(TimeZone::UTC).ok()?;
+        (utc.strftime("%Y%m%dT%H%M%SZ").to_string() == stamp).then(|| utc.timestamp())
     }
 }
 
@@ -160,6 +162,22 @@ text_id!(BackupId);
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    #[test]
+    fn a_backup_id_has_one_spelling() {
+        for text in [
+            " 2026112T031500Z-K3XQ7A",
+            "2026 1 2T 3 4 5Z-K3XQ7A",
+            "\n2026112T031500Z-K3XQ7A",
+            "20261122T031\r\n0Z-K3XQ7A",
+            "+2026112T031500Z-K3XQ7A",
+            "-0261122T031500Z-K3XQ7A",
+            "20261122T031560Z-K3XQ7A",
+            "20261122T031500Z-K3XQ7A\n",
+        ] {
+            assert!(text.parse::<BackupId>().is_err(), "{text:?}");
+        }
+    }
+
     use super::*;
     use proptest::prelude::*;
 
@@ -187,5 +205,99 @@ mod tests {
         for bad in ["20261122T031500Z-K3XQ7", "20261322T031500Z-K3XQ7A", "20261122T031500Z-k3xq7a", "20261122T031500Z/K3XQ7A"] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad:?}");
         }
+    }
+
+    fn random_part(random: u32) -> String {
+        BackupId::new(Timestamp::UNIX_EPOCH, random).as_str()[17..].to_owned()
+    }
+
+    #[test]
+    fn backups_of_the_same_second_are_told_apart_by_all_thirty_random_bits() {
+        for (random, text) in [
+            (0, "AAAAAA"),
+            (1, "BAAAAA"),
+            (25, "ZAAAAA"),
+            (26, "2AAAAA"),
+            (31, "7AAAAA"),
+            (1 << 5, "ABAAAA"),
+            (3 << 25 | 2 << 20, "AAAACD"),
+            (0x3fff_ffff, "777777"),
+            (0xc000_0000, "AAAAAA"),
+        ] {
+            assert_eq!(random_part(random), text, "{random:#x}");
+        }
+        let all: std::collections::BTreeSet<String> = (0..30).map(|bit| random_part(1 << bit)).collect();
+        assert_eq!(all.len(), 30);
+    }
+
+    #[test]
+    fn a_backups_id_says_when_it_was_begun() {
+        let begun: Timestamp = "2026-11-22T03:15:00.999Z".parse().unwrap();
+        let id = BackupId::new(begun, 0);
+        assert_eq!(id.as_str(), "20261122T031500Z-AAAAAA");
+        assert_eq!(id.begun().to_string(), "2026-11-22T03:15:00Z");
+    }
+
+    #[test]
+    fn names_of_1_to_63_safe_characters_are_datastores() {
+        for good in ["a", "0", "chat", "a-b_c", "0-_", "a-", &"a".repeat(63)] {
+            assert_eq!(good.parse::<DatastoreName>().unwrap().as_str(), good);
+        }
+        let length = "it must have 1 to 63 characters";
+        let first = "it must begin with a lower-case letter or a digit";
+        let other = "only lower-case letters, digits, '-' and '_' are allowed";
+        for (bad, why) in [("", length), (&"a".repeat(64), length), ("_a", first), ("Chat", first), ("cHat", other), ("a.b", other)] {
+            assert_eq!(bad.parse::<DatastoreName>().unwrap_err().to_string(), format!("{bad:?} is not a datastore name: {why}"));
+        }
+    }
+
+    #[test]
+    fn only_32_lower_case_hexadecimal_digits_are_a_vault_id() {
+        let id = VaultId::from_random(std::array::from_fn(|place| 0x11 * u8::try_from(place).unwrap()));
+        assert_eq!(id.as_str(), "00112233445566778899aabbccddeeff");
+        assert_eq!(id.as_str().parse::<VaultId>().unwrap(), id);
+        for bad in ["", &"0".repeat(31), &"0".repeat(33), &"A".repeat(32), &"g".repeat(32), &"ä".repeat(16)] {
+            let why = format!("{bad:?} is not a vault id: 32 hexadecimal digits expected");
+            assert_eq!(bad.parse::<VaultId>().unwrap_err().to_string(), why);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_backup_id_is_refused_with_the_reason() {
+        let form = "expected a form like 20261122T031500Z-K3XQ7A";
+        let tail = "the six characters after the time must be A-Z or 2-7";
+        let time = "it does not begin with a UTC time";
+        for (bad, why) in [
+            ("", form),
+            ("20261122T031500Z-K3XQ7", form),
+            ("20261122T031500Z-K3XQ7AA", form),
+            ("20261122T031500Z_K3XQ7A", form),
+            ("20261122T031500Z-K3XQä", form),
+            ("20261122T031500Z-K3XQ71", tail),
+            ("20261122T031500Z-K3XQ78", tail),
+            ("20261122T031500Z-K3XQ7a", tail),
+            ("20261122T031500Z-/3XQ7A", tail),
+            ("20260230T031500Z-K3XQ7A", time),
+            ("20261122T241500Z-K3XQ7A", time),
+            ("20261122T036000Z-K3XQ7A", time),
+            ("20261122t031500Z-K3XQ7A", time),
+            ("20261122T031500+-K3XQ7A", time),
+            ("../../../x/y/z.-K3XQ7A", form),
+            ("../../../x/y/z.j-K3XQ7A", time),
+        ] {
+            assert_eq!(bad.parse::<BackupId>().unwrap_err().to_string(), format!("{bad:?} is not a backup id: {why}"));
+        }
+    }
+
+    #[test]
+    fn identifiers_are_stored_as_text_and_checked_when_read() {
+        let name: DatastoreName = "chat".parse().unwrap();
+        assert_eq!(serde_json::to_string(&name).unwrap(), "\"chat\"");
+        assert_eq!(serde_json::from_str::<DatastoreName>("\"chat\"").unwrap(), name);
+        assert_eq!((name.to_string(), format!("{name:?}")), ("chat".to_owned(), "DatastoreName(chat)".to_owned()));
+        let refused = serde_json::from_str::<DatastoreName>("\"../x\"").unwrap_err().to_string();
+        assert!(refused.contains("is not a datastore name"), "{refused}");
+        assert!(serde_json::from_str::<VaultId>("\"../x\"").is_err());
+        assert!(serde_json::from_str::<BackupId>("\"../x\"").is_err());
     }
 }

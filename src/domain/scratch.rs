@@ -103,13 +103,15 @@ impl Dollars {
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "amounts of drills")]
     pub fn of(dollars: f64) -> Self {
-        Self((dollars.max(0.0) * 10_000.0).ceil() as u64)
+        // 0.07 is not quite 0.07 in binary; what is less than a millionth of a cent above is not above.
+        Self((dollars.max(0.0) * 10_000.0 - 1e-6).ceil() as u64)
     }
 }
 
 impl std::fmt::Display for Dollars {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "${}.{:02}", self.0 / 10_000, (self.0 % 10_000).div_ceil(100))
+        let cents = self.0.div_ceil(100);
+        write!(f, "${}.{:02}", cents / 100, cents % 100)
     }
 }
 
@@ -461,3 +463,6 @@ pub fn tags_of(vault: &VaultId, run: &str, drill: &str, expires: Timestamp) -> T
 pub fn own_tags(vault: &VaultId, run: &str) -> Tags {
     [(tag::VAULT, vault.to_string()), (tag::RUN, run.to_owned())].map(|(key, value)| (key.to_owned(), value)).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,8 @@ impl fmt::Display for Span {
 /// A duration for people: `4.2 s`, `3 min 10 s`, `5 h 2 min`, `3 d 4 h`.
 #[must_use]
 pub fn for_people(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    // What would be shown as 60.0 s is a minute.
+    let seconds = if duration < Duration::from_secs(60) { (duration + Duration::from_millis(50)).as_secs() } else { duration.as_secs() };
     match seconds {
         0..60 => format!("{:.1} s", duration.as_secs_f64()),
         60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -121,5 +122,104 @@ mod tests {
         assert_eq!(bytes_for_people(999), "999 B");
         assert_eq!(bytes_for_people(999_960), "1.0 MB");
         assert_eq!(bytes_for_people(463_200_000), "463.2 MB");
+    }
+
+    #[test]
+    fn a_length_of_time_is_read_in_every_unit_and_word() {
+        for (text, seconds) in [
+            ("0s", 0),
+            ("1s", 1),
+            ("1 second", 1),
+            ("90 seconds", 90),
+            ("1m", 60),
+            ("1 minute", 60),
+            ("15minutes", 900),
+            ("1h", 3_600),
+            ("1 hour", 3_600),
+            ("24 hours", 86_400),
+            ("1d", 86_400),
+            ("1 day", 86_400),
+            ("2 days", 172_800),
+            (" 2 d", 172_800),
+            ("1w", 604_800),
+            ("1 week", 604_800),
+            ("3 weeks", 1_814_400),
+            ("30500568904943w", 30_500_568_904_943 * 604_800),
+        ] {
+            let span: Span = text.parse().unwrap();
+            assert_eq!(span, Span::seconds(seconds), "{text}");
+            assert_eq!(span.duration(), Duration::from_secs(seconds), "{text}");
+        }
+        assert_eq!("250 ms".parse::<Span>().unwrap().duration(), Duration::from_millis(250));
+        assert_eq!("1500ms".parse::<Span>().unwrap(), Span::milliseconds(1_500));
+    }
+
+    #[test]
+    fn what_is_no_length_of_time_is_refused_with_an_example() {
+        for bad in ["ms", "xms", "1.5s", "-5ms", "30500568904944w", "5 H", "5 minute s", "5 months", "m", "5m30s"] {
+            let why = bad.parse::<Span>().unwrap_err();
+            assert!(why.starts_with(&format!("{bad:?} is not a length of time")) && why.contains("\"15m\""), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_span_is_written_in_the_largest_unit_that_fits() {
+        for (span, text) in [
+            (Span::seconds(0), "0s"),
+            (Span::default(), "0s"),
+            (Span::seconds(59), "59s"),
+            (Span::seconds(60), "1m"),
+            (Span::seconds(61), "61s"),
+            (Span::seconds(5_400), "90m"),
+            (Span::seconds(3_600), "1h"),
+            (Span::seconds(86_400 * 3), "3d"),
+            (Span::seconds(86_400 * 14), "2w"),
+            (Span::seconds(86_400 * 15), "15d"),
+            (Span::milliseconds(999), "999ms"),
+            (Span::milliseconds(1_000), "1s"),
+            (Span::milliseconds(61_001), "61001ms"),
+        ] {
+            assert_eq!(span.to_string(), text);
+            assert_eq!(text.parse::<Span>().unwrap(), span);
+        }
+    }
+
+    #[test]
+    fn durations_are_shown_to_people_in_two_units_at_most() {
+        for (millis, text) in [
+            (0, "0.0 s"),
+            (4_230, "4.2 s"),
+            (59_900, "59.9 s"),
+            (60_000, "1 min 0 s"),
+            (190_000, "3 min 10 s"),
+            (3_599_999, "59 min 59 s"),
+            (3_600_000, "1 h 0 min"),
+            (18_179_000, "5 h 2 min"),
+            (172_799_000, "47 h 59 min"),
+            (172_800_000, "2 d 0 h"),
+            (273_600_000, "3 d 4 h"),
+            (34_562_800_000, "400 d 0 h"),
+            (345_599_000, "3 d 23 h"),
+        ] {
+            assert_eq!(for_people(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_to_people_in_every_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1, "1 B"),
+            (1_000, "1.0 kB"),
+            (1_049, "1.0 kB"),
+            (999_949, "999.9 kB"),
+            (999_950, "1.0 MB"),
+            (2_500_000_000, "2.5 GB"),
+            (7_000_000_000_000, "7.0 TB"),
+            (8_100_000_000_000_000, "8.1 PB"),
+            (u64::MAX, "18446.7 PB"),
+        ] {
+            assert_eq!(bytes_for_people(bytes), text);
+        }
     }
 }

@@ -175,17 +175,6 @@ impl Crontab {
         )
         .ok()
     }
-
-    /// Whether a local time matches: what crontab(5) says, for tests to hold [`Crontab::after`] against.
-    #[cfg(test)]
-    fn matches(text: &str, local: DateTime) -> bool {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let has = |field: usize, number: i8| FIELDS[field].parse(words[field]).is_ok_and(|set| set.contains(&number.unsigned_abs()));
-        let weekday = local.weekday().to_sunday_zero_offset();
-        let (day, week) = (has(2, local.day()), has(4, weekday));
-        let either = !words[2].starts_with('*') && !words[4].starts_with('*');
-        has(0, local.minute()) && has(1, local.hour()) && has(3, local.month()) && if either { day || week } else { day && week }
-    }
 }
 
 #[cfg(test)]
@@ -258,26 +247,192 @@ mod tests {
         (minute, hour, day, month, weekday).prop_map(|(a, b, c, d, e)| format!("{a} {b} {c} {d} {e}"))
     }
 
+    /// The first local time after another that crontab(5) says matches, found by trying every minute of every hour of every day.
+    fn scan(text: &str, start: DateTime) -> DateTime {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let sets: Vec<BTreeSet<u8>> = FIELDS.iter().zip(&words).map(|(field, word)| field.parse(word).unwrap()).collect();
+        let has = |field: usize, number: i8| sets[field].contains(&number.unsigned_abs());
+        let either = !words[2].starts_with('*') && !words[4].starts_with('*');
+        let is_day = |day: DateTime| {
+            let (date, weekday) = (has(2, day.day()), has(4, day.weekday().to_sunday_zero_offset()));
+            has(3, day.month()) && if either { date || weekday } else { date && weekday }
+        };
+        // Each expression of `expression` comes at least once a year.
+        let days = (0..400).map(|day| start.date().to_datetime(jiff::civil::Time::midnight()) + day.days());
+        let hours = |day: DateTime| (0..24).filter(|hour| has(1, *hour)).map(move |hour| day + i64::from(hour).hours());
+        let minutes = |hour: DateTime| (0..60).filter(|minute| has(0, *minute)).map(move |minute| hour + i64::from(minute).minutes());
+        days.filter(|day| is_day(*day)).flat_map(hours).flat_map(minutes).find(|time| *time > start).unwrap()
+    }
+
     proptest! {
         /// The crate, as it is used here, against a scan of every minute.
         #[test]
         fn the_next_time_is_the_first_that_matches(text in expression(), day in 0..40_000i32, minute in 0..1440i32) {
             let crontab: Crontab = text.parse().unwrap();
             let start = at("1990-01-01T00:00") + i64::from(day).days() + i64::from(minute).minutes();
-            let found = crontab.after(start);
-            let mut scanned = None;
-            let mut here = start;
-            for _ in 0..(1440 * 8) {
-                here += 1.minute();
-                if Crontab::matches(&text, here) {
-                    scanned = Some(here);
-                    break;
-                }
+            let (found, scanned) = (crontab.after(start), scan(&text, start));
+            if scanned.year() <= 2099 {
+                prop_assert_eq!(found, Some(scanned));
+            } else {
+                prop_assert!(found.is_none_or(|found| found == scanned), "{:?} {}", found, scanned);
             }
-            match scanned {
-                Some(first) if first.year() <= 2099 => prop_assert_eq!(found, Some(first)),
-                _ => prop_assert!(found.is_none_or(|found| found > here || found.year() >= 2099)),
+        }
+    }
+
+    #[test]
+    fn every_name_means_its_number() {
+        for (index, name) in MONTHS.into_iter().enumerate() {
+            let expected = format!("2027-{:02}-01T00:00:00", index + 1);
+            assert_eq!(next(&format!("0 0 1 {name} *"), "2026-12-31T00:00"), expected);
+            assert_eq!(next(&format!("0 0 1 {} *", name.to_uppercase()), "2026-12-31T00:00"), expected);
+        }
+        // The 29th of November 2026 is a Sunday.
+        for (index, name) in DAYS.into_iter().enumerate() {
+            let expected = ["29", "30", "24", "25", "26", "27", "28"][index];
+            assert_eq!(next(&format!("0 0 * * {name}"), "2026-11-23T12:00"), format!("2026-11-{expected}T00:00:00"));
+            assert_eq!(next(&format!("0 0 * * {index}"), "2026-11-23T12:00"), format!("2026-11-{expected}T00:00:00"));
+        }
+    }
+
+    #[test]
+    fn a_field_is_a_list_of_numbers_ranges_and_steps() {
+        let [minute, hour, day, month, weekday] = &FIELDS;
+        for (field, text, expected) in [
+            (minute, "0,59", vec![0, 59]),
+            (minute, "5-5", vec![5]),
+            (minute, "*/59", vec![0, 59]),
+            (minute, "10-30/10", vec![10, 20, 30]),
+            (minute, "1,1-3,2", vec![1, 2, 3]),
+            (hour, "*/23", vec![0, 23]),
+            (hour, "22-23,0", vec![0, 22, 23]),
+            (day, "*/15", vec![1, 16, 31]),
+            (day, "31", vec![31]),
+            (month, "*/5", vec![1, 6, 11]),
+            (month, "nov-12", vec![11, 12]),
+            (weekday, "*", vec![0, 1, 2, 3, 4, 5, 6]),
+            (weekday, "*/3", vec![0, 3, 6]),
+            (weekday, "7", vec![0]),
+            (weekday, "6-7", vec![0, 6]),
+            (weekday, "0-7", vec![0, 1, 2, 3, 4, 5, 6]),
+            (weekday, "0-6/7", vec![0]),
+        ] {
+            assert_eq!(field.parse(text).unwrap().into_iter().collect::<Vec<_>>(), expected, "{text} as {}", field.name);
+        }
+        assert_eq!(day.parse("*").unwrap().into_iter().collect::<Vec<_>>(), (1..=31).collect::<Vec<_>>());
+        assert_eq!(hour.parse("*").unwrap().into_iter().collect::<Vec<_>>(), (0..=23).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_field_that_means_nothing_is_refused() {
+        let [minute, hour, day, month, weekday] = &FIELDS;
+        for (field, text, word) in [
+            (minute, "*/60", "write */N with N from 1 to 59"),
+            (minute, "*/0", "no usable step for the minute"),
+            (minute, "*/05", "no usable step"),
+            (minute, "*/+5", "no usable step"),
+            (minute, "*/", "no usable step"),
+            (minute, "*/5/5", "no usable step"),
+            (minute, "*/300", "no usable step"),
+            (minute, "5/5", "a step needs a range or * before it"),
+            (minute, "1,", "\"\" is no minute; write a number from 0 to 59"),
+            (minute, "-5", "is no minute"),
+            (minute, "1-2-3", "is no minute"),
+            (minute, "256", "is no minute"),
+            (minute, "jan", "is no minute"),
+            (hour, "*/24", "with N from 1 to 23"),
+            (hour, "9-8", "runs backwards in the hour"),
+            (day, "32", "from 1 to 31"),
+            (month, "0", "from 1 to 12"),
+            (month, "january", "is no month"),
+            (weekday, "sat-sun", "runs backwards in the day of week"),
+            (weekday, "*/8", "with N from 1 to 7"),
+        ] {
+            let why = field.parse(text).unwrap_err();
+            assert!(why.contains(word), "{text} as {}: {why}", field.name);
+        }
+    }
+
+    #[test]
+    fn a_nickname_is_short_for_five_fields() {
+        for (nickname, fields, interval) in [
+            ("@yearly", "0 0 1 1 *", false),
+            ("@annually", "0 0 1 1 *", false),
+            ("@monthly", "0 0 1 * *", false),
+            ("@weekly", "0 0 * * 0", false),
+            ("@daily", "0 0 * * *", false),
+            ("@midnight", "0 0 * * *", false),
+            ("@hourly", "0 * * * *", true),
+        ] {
+            let crontab: Crontab = nickname.parse().unwrap();
+            assert_eq!(crontab.text(), nickname, "it is shown as it was written");
+            assert_eq!(crontab.is_interval(), interval, "{nickname}");
+            for start in ["2026-11-24T10:17", "2026-12-31T23:59", "2028-02-28T00:00"] {
+                assert_eq!(crontab.after(at(start)).unwrap().to_string(), next(fields, start), "{nickname} after {start}");
             }
+        }
+        let why = "@fortnightly".parse::<Crontab>().unwrap_err();
+        assert_eq!(why, "@fortnightly is not known; known are @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly");
+    }
+
+    #[test]
+    fn minutes_or_hours_that_begin_with_a_star_make_an_interval() {
+        for (text, interval) in [
+            ("*/15 * * * *", true),
+            ("*/15 3 * * *", true),
+            ("0 */6 * * *", true),
+            ("0 * * * *", true),
+            ("30 2 * * *", false),
+            ("0,30 2-4 * * *", false),
+            ("30 2 */2 */3 *", false),
+        ] {
+            let crontab: Crontab = text.parse().unwrap();
+            assert_eq!((crontab.is_interval(), crontab.text()), (interval, text));
+        }
+        assert_eq!("  30   2 * * *  ".parse::<Crontab>().unwrap().text(), "30   2 * * *");
+    }
+
+    #[test]
+    fn either_day_is_enough_only_where_both_are_given_without_a_star() {
+        // The 1st of December 2026 is a Tuesday, the 4th a Friday.
+        for (text, expected) in [
+            ("0 0 1 * 5", ["2026-12-01", "2026-12-04", "2026-12-11"]),
+            ("0 0 1-7 * 5", ["2026-12-01", "2026-12-02", "2026-12-03"]),
+            ("0 0 */7 * 5", ["2027-01-01", "2027-01-08", "2027-01-15"]),
+            ("0 0 1 * */5", ["2027-01-01", "2027-08-01", "2027-10-01"]),
+            ("0 0 1 * *", ["2026-12-01", "2027-01-01", "2027-02-01"]),
+            ("0 0 * * 5", ["2026-12-04", "2026-12-11", "2026-12-18"]),
+        ] {
+            let crontab: Crontab = text.parse().unwrap();
+            let mut here = at("2026-11-30T12:00");
+            for day in expected {
+                here = crontab.after(here).unwrap();
+                assert_eq!(here, at(&format!("{day}T00:00")), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_is_never_after_itself_and_seconds_count() {
+        assert_eq!(next("30 2 * * *", "2026-11-24T02:29:59"), "2026-11-24T02:30:00");
+        assert_eq!(next("30 2 * * *", "2026-11-24T02:30:00"), "2026-11-25T02:30:00");
+        assert_eq!(next("30 2 * * *", "2026-11-24T02:30:01"), "2026-11-25T02:30:00");
+        assert_eq!(next("59 23 31 12 *", "2026-12-31T23:58:59"), "2026-12-31T23:59:00");
+    }
+
+    #[test]
+    fn times_end_behind_the_year_2100() {
+        let daily: Crontab = "30 2 * * *".parse().unwrap();
+        assert_eq!(daily.after(at("2099-12-30T12:00")), Some(at("2099-12-31T02:30")));
+        assert_eq!(daily.after(at("2101-01-01T00:00")), None);
+        let leap: Crontab = "0 0 29 2 *".parse().unwrap();
+        assert_eq!(leap.after(at("2096-03-01T00:00")), None, "2100 is no leap year");
+    }
+
+    #[test]
+    fn the_number_of_fields_is_told() {
+        for (text, count) in [("", 0), ("0 2 * *", 4), ("0 0 2 * * *", 6)] {
+            let why = text.parse::<Crontab>().unwrap_err();
+            assert_eq!(why, format!("{count} fields stand where five belong: minute, hour, day of month, month, day of week"));
         }
     }
 }

@@ -291,7 +291,8 @@ impl Calendar {
                 }
                 let gone = i64::from(local.date().since(starting.date()).ok()?.get_days());
                 let count = gone / days;
-                let at = |count: i64| starting.checked_add(count.checked_mul(*days)?.days()).ok();
+                // Beyond what a calendar holds there is no next time.
+                let at = |count: i64| starting.checked_add(jiff::Span::new().try_days(count.checked_mul(*days)?).ok()?).ok();
                 at(count).filter(|time| *time > local).or_else(|| at(count + 1))
             }
             Pattern::Monthly { nth, weekday, at } => {
@@ -342,7 +343,9 @@ impl Calendar {
                 InBlackout::Postpone => format!("postponed by blackout {}", window.text),
                 InBlackout::Skip => format!("left out by blackout {}", window.text),
             });
-            let later = self.zone.0.to_ambiguous_timestamp(end).compatible().ok().filter(|later| *later > due);
+            // In the night that has an hour twice the end of a window may come twice, and the first one be over.
+            let ends = self.zone.0.to_ambiguous_timestamp(end);
+            let later = [ends.compatible().ok(), ends.later().ok()].into_iter().flatten().find(|later| *later > due);
             match (self.in_blackout, later) {
                 (InBlackout::Postpone, Some(later)) => due = later,
                 _ => return Tick { nominal, due: None, why },

@@ -146,7 +146,7 @@ const ZONES: [&str; 9] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Over decades and many zones: a fixed daily time has one tick for each date, in order, and never two at one instant.
     #[test]
@@ -190,6 +190,10 @@ proptest! {
             here = step;
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
 
     /// Each local minute that matches is somebody's tick: none is lost at a change of the clocks.
     #[test]
@@ -213,4 +217,302 @@ proptest! {
             prop_assert!(instants.all(|instant| found.contains(&instant)), "{} of {} is lost", local, ZONES[zone]);
         }
     }
+}
+
+fn every(period: &str, starting: &str, zone: &str) -> Calendar {
+    calendar(Pattern::Every { period: period.parse::<Span>().unwrap().into(), starting: starting.parse().unwrap() }, zone)
+}
+fn instant(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+#[test]
+fn whole_days_keep_the_time_on_the_wall_and_anything_else_its_distance() {
+    for (span, period) in [
+        ("1d", Period::Days(1)),
+        ("24h", Period::Days(1)),
+        ("2w", Period::Days(14)),
+        ("36h", Period::Seconds(129_600)),
+        ("86399s", Period::Seconds(86_399)),
+        ("90s", Period::Seconds(90)),
+        // Never nothing, which would be an endless number of ticks.
+        ("0s", Period::Seconds(1)),
+    ] {
+        assert_eq!(Period::from(span.parse::<Span>().unwrap()), period, "{span}");
+    }
+}
+
+#[test]
+fn a_zone_is_known_by_its_name_and_shows_its_own_time() {
+    let berlin: Zone = "Europe/Berlin".parse().unwrap();
+    assert_eq!(berlin.name(), "Europe/Berlin");
+    assert_eq!(format!("{berlin:?}"), "Zone(Europe/Berlin)");
+    assert_eq!(berlin.show(instant("2026-03-29T00:30Z")), "Sun 2026-03-29 01:30 CET");
+    assert_eq!(berlin.show(instant("2026-03-29T01:30Z")), "Sun 2026-03-29 03:30 CEST");
+    let utc: Zone = "UTC".parse().unwrap();
+    assert_eq!((utc.name(), Zone::utc().name()), ("UTC", "UTC"));
+    assert_eq!(utc.show(instant("2026-03-29T01:30Z")), "Sun 2026-03-29 01:30 UTC");
+    for bad in ["Europe/Berlín", "Europe/Nowhere", "", "CEST"] {
+        let why = bad.parse::<Zone>().unwrap_err();
+        assert_eq!(why, format!("{bad:?} is no time zone of the database"));
+    }
+}
+
+#[test]
+fn a_day_of_the_month_is_read_in_full_and_in_short() {
+    const WHICH: [(&str, i8); 6] = [("first", 1), ("second", 2), ("third", 3), ("fourth", 4), ("fifth", 5), ("last", -1)];
+    let days = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+    for (which, nth) in WHICH {
+        for (index, day) in days.into_iter().enumerate() {
+            let weekday = Weekday::from_sunday_zero_offset(i8::try_from(index).unwrap()).unwrap();
+            for text in [format!("{which} {day}"), format!(" {}  {} ", which.to_uppercase(), &day[..3])] {
+                assert_eq!(nth_weekday(&text), Ok((nth, weekday)), "{text}");
+            }
+        }
+    }
+    for bad in ["first", "first tues", "last first", "1 monday", "first monday tuesday"] {
+        let why = nth_weekday(bad).unwrap_err();
+        assert!(why.contains("is no day of a month; write for example \"first tuesday\""), "{why}");
+    }
+}
+
+#[test]
+fn a_window_is_read_with_days_hours_or_both() {
+    let days = |text: &str| text.parse::<Blackout>().unwrap().days.map(u8::from);
+    for (text, expected) in [
+        ("mon-fri 08:00-18:00", [0, 1, 1, 1, 1, 1, 0]),
+        ("Monday,Wed-Thursday 08:00-18:00", [0, 1, 0, 1, 1, 0, 0]),
+        ("22:00-06:00", [1; 7]),
+        ("sat,sun", [1, 0, 0, 0, 0, 0, 1]),
+        ("thu-tue", [1, 1, 1, 0, 1, 1, 1]),
+        ("wed-wed", [0, 0, 0, 1, 0, 0, 0]),
+    ] {
+        assert_eq!(days(text), expected, "{text}");
+    }
+    for bad in ["mon-", "-fri", "mon,", "mon-fri-sat", "08:00-18:00 mon", "mon 08:00", "mon 08:00-18:00 sat", "08:00-", "08:00-24:01"] {
+        let why = bad.parse::<Blackout>().unwrap_err();
+        assert_eq!(why, format!("{bad:?} is no window; write for example \"mon-fri 08:00-18:00\", \"22:00-06:00\" or \"sat,sun\""));
+    }
+}
+
+#[test]
+fn a_window_holds_its_first_moment_and_not_its_last_and_belongs_to_the_day_it_begins_on() {
+    // The 23rd of November 2026 is a Monday.
+    for (text, local, end) in [
+        ("mon-fri 08:00-18:00", "2026-11-23T07:59:59", None),
+        ("mon-fri 08:00-18:00", "2026-11-23T08:00", Some("2026-11-23T18:00")),
+        ("mon-fri 08:00-18:00", "2026-11-27T17:59:59", Some("2026-11-27T18:00")),
+        ("mon-fri 08:00-18:00", "2026-11-27T18:00", None),
+        ("mon-fri 08:00-18:00", "2026-11-28T12:00", None),
+        // Over midnight.
+        ("fri 22:00-06:00", "2026-11-27T05:00", None),
+        ("fri 22:00-06:00", "2026-11-27T21:59:59", None),
+        ("fri 22:00-06:00", "2026-11-27T22:00", Some("2026-11-28T06:00")),
+        ("fri 22:00-06:00", "2026-11-28T05:59:59", Some("2026-11-28T06:00")),
+        ("fri 22:00-06:00", "2026-11-28T06:00", None),
+        ("fri 22:00-06:00", "2026-11-28T22:00", None),
+        ("22:00-24:00", "2026-11-27T23:00", Some("2026-11-28T00:00")),
+        ("22:00-24:00", "2026-11-28T00:00", None),
+        // Whole days.
+        ("sat,sun", "2026-11-27T23:59:59", None),
+        ("sat,sun", "2026-11-28T00:00", Some("2026-11-29T00:00")),
+        ("sat,sun", "2026-11-29T23:59:59", Some("2026-11-30T00:00")),
+        ("sat,sun", "2026-11-30T00:00", None),
+        ("mon 08:00-08:00", "2026-11-24T07:59", Some("2026-11-24T08:00")),
+    ] {
+        let window: Blackout = text.parse().unwrap();
+        let found = window.end_of(local.parse().unwrap()).map(|end| end.strftime("%Y-%m-%dT%H:%M").to_string());
+        assert_eq!(found.as_deref(), end, "{text} at {local}");
+    }
+}
+
+#[test]
+fn a_tick_says_why_it_is_not_simply_when_the_pattern_says() {
+    let windows = |in_blackout, texts: &[&str]| {
+        let blackouts = texts.iter().map(|text| text.parse().unwrap()).collect();
+        Calendar { blackouts, in_blackout, ..cron("0 12 * * *", "UTC") }
+    };
+    let noon = instant("2026-11-24T12:00Z");
+    let tick = windows(InBlackout::Postpone, &["13:00-14:00"]).tick("chat", noon);
+    assert_eq!(tick, Tick { nominal: noon, due: Some(noon), why: Vec::new() }, "no window, no reason");
+    // From one window into the next, whatever their order.
+    let tick = windows(InBlackout::Postpone, &["13:00-14:00", "11:00-13:00"]).tick("chat", noon);
+    assert_eq!(tick.due, Some(instant("2026-11-24T14:00Z")));
+    assert_eq!(tick.why, ["postponed by blackout 11:00-13:00", "postponed by blackout 13:00-14:00"]);
+    let tick = windows(InBlackout::Skip, &["13:00-14:00", "11:00-13:00"]).tick("chat", noon);
+    assert_eq!(tick, Tick { nominal: noon, due: None, why: vec!["left out by blackout 11:00-13:00".to_owned()] });
+    let tick = windows(InBlackout::Postpone, &["sun-sat"]).tick("chat", noon);
+    assert_eq!(tick.due, None);
+    assert_eq!(tick.why.last().unwrap(), "the blackout windows leave no room");
+    let mut late = windows(InBlackout::Postpone, &["12:00-12:01"]);
+    late.jitter = Duration::from_secs(3600);
+    let tick = late.tick("chat", noon);
+    assert!(
+        tick.due.unwrap() >= instant("2026-11-24T12:01Z") && tick.why[0].ends_with(" of jitter"),
+        "jitter comes before windows: {tick:?}"
+    );
+}
+
+#[test]
+fn jitter_is_spread_over_all_seconds_up_to_its_bound_and_differs_between_jobs() {
+    let mut nightly = cron("0 3 * * *", "UTC");
+    let late = |calendar: &Calendar, job: &str, day: i64| {
+        let nominal = instant("2026-01-01T03:00Z") + SignedDuration::from_hours(24 * day);
+        calendar.tick(job, nominal).due.unwrap().duration_since(nominal).as_secs()
+    };
+    assert_eq!(nightly.tick("chat", instant("2026-01-01T03:00Z")).why, Vec::<String>::new(), "none is none");
+    for most in [1, 2, 5] {
+        nightly.jitter = Duration::from_secs(most);
+        let seen: std::collections::BTreeSet<_> = (0..100).map(|day| late(&nightly, "chat", day)).collect();
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), (0..=i64::try_from(most).unwrap()).collect::<Vec<_>>());
+    }
+    nightly.jitter = Duration::from_secs(3600);
+    assert!((0..100).filter(|day| late(&nightly, "chat", *day) != late(&nightly, "wiki", *day)).count() > 90);
+    // Hosts of different versions must agree.
+    assert_eq!([0, 1, 2].map(|day| late(&nightly, "chat", day)), [1111, 3127, 1460]);
+    assert_eq!(nightly.tick("chat", instant("2026-01-01T03:00Z")).why, ["18 min 31 s of jitter"]);
+}
+
+#[test]
+fn only_a_tick_that_a_change_of_the_clocks_moved_or_doubled_is_noted() {
+    for (text, zone, nominal, note) in [
+        ("30 2 * * *", "Europe/Berlin", "2026-03-28T01:30Z", None),
+        ("30 2 * * *", "Europe/Berlin", "2026-03-29T01:30Z", Some("02:30 does not exist that night")),
+        ("30 2 * * *", "Europe/Berlin", "2026-03-30T00:30Z", None),
+        // It stands there by itself.
+        ("30 3 * * *", "Europe/Berlin", "2026-03-29T01:30Z", None),
+        ("30 2,3 * * *", "Europe/Berlin", "2026-03-29T01:30Z", Some("02:30 does not exist that night")),
+        // The same day, hours after the change.
+        ("0 11,12 * * *", "Europe/Berlin", "2026-03-29T10:00Z", None),
+        ("0 11,12 * * *", "Europe/Berlin", "2026-10-25T11:00Z", None),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T00:30Z", Some("02:30 exists twice that night")),
+        ("0 2 * * *", "Europe/Berlin", "2026-10-25T00:00Z", Some("02:00 exists twice that night")),
+        ("0 3 * * *", "Europe/Berlin", "2026-10-25T02:00Z", None),
+        ("*/30 * * * *", "Europe/Berlin", "2026-10-25T01:30Z", Some("02:30 exists twice that night")),
+        // Half an hour at Lord Howe.
+        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T15:45Z", Some("02:15 does not exist that night")),
+        ("30 2 * * *", "UTC", "2026-03-29T02:30Z", None),
+    ] {
+        let tick = cron(text, zone).tick("chat", instant(nominal));
+        assert_eq!((tick.why.first().map(String::as_str), tick.why.len()), (note, usize::from(note.is_some())), "{text} {nominal}");
+        assert_eq!(tick.due, Some(tick.nominal));
+    }
+}
+
+#[test]
+fn only_an_interval_runs_twice_in_the_repeated_hour() {
+    let (from, to) = ("2026-10-24T12:00Z", "2026-10-25T12:00Z");
+    for (calendar, expected) in [
+        (cron("30 2 * * *", "Europe/Berlin"), vec!["25 02:30 CEST"]),
+        (cron("30 */2 * * *", "Europe/Berlin"), vec!["25 02:30 CEST", "25 02:30 CET"]),
+        (every("1d", "2026-10-20T02:30", "Europe/Berlin"), vec!["25 02:30 CEST"]),
+        (
+            calendar(Pattern::Monthly { nth: -1, weekday: Weekday::Sunday, at: Time::constant(2, 30, 0, 0) }, "Europe/Berlin"),
+            vec!["25 02:30 CEST"],
+        ),
+    ] {
+        let mut found = ticks(&calendar, from, to);
+        found.retain(|tick| tick.contains(" 02:"));
+        assert_eq!(found, expected, "{}", calendar.describe());
+    }
+}
+
+#[test]
+fn every_so_often_begins_with_its_beginning() {
+    for (period, starting, after, expected) in [
+        ("6h", "2026-03-28T10:00", "2020-01-01T00:00Z", "2026-03-28T10:00Z"),
+        ("6h", "2026-03-28T10:00", "2026-03-28T09:59:59.5Z", "2026-03-28T10:00Z"),
+        ("6h", "2026-03-28T10:00", "2026-03-28T10:00Z", "2026-03-28T16:00Z"),
+        ("6h", "2026-03-28T10:00", "2026-03-28T10:00:00.5Z", "2026-03-28T16:00Z"),
+        ("6h", "2026-03-28T10:00", "2026-03-29T03:59:59Z", "2026-03-29T04:00Z"),
+        ("3d", "2026-03-28T10:00", "2020-01-01T00:00Z", "2026-03-28T10:00Z"),
+        ("3d", "2026-03-28T10:00", "2026-03-28T09:59:59Z", "2026-03-28T10:00Z"),
+        ("3d", "2026-03-28T10:00", "2026-03-28T10:00Z", "2026-03-31T10:00Z"),
+        ("3d", "2026-03-28T10:00", "2026-03-31T09:59Z", "2026-03-31T10:00Z"),
+        ("3d", "2026-03-28T10:00", "2026-03-31T10:01Z", "2026-04-03T10:00Z"),
+        ("3d", "2026-03-28T10:00", "2027-03-28T10:00Z", "2027-03-29T10:00Z"),
+    ] {
+        let calendar = every(period, starting, "UTC");
+        assert_eq!(calendar.next_nominal(instant(after)), Some(instant(expected)), "{period} after {after}");
+    }
+}
+
+#[test]
+fn a_monthly_time_is_never_after_itself_and_passes_months_without_it() {
+    let monthly = |nth, weekday| calendar(Pattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
+    for (nth, after, expected) in [
+        // Mondays: the 2nd and the 30th of November 2026, the 7th and the 28th of December; none is the fifth.
+        (1, "2026-11-02T09:29:59Z", "2026-11-02T09:30Z"),
+        (1, "2026-11-02T09:30Z", "2026-12-07T09:30Z"),
+        (-1, "2026-11-02T09:30Z", "2026-11-30T09:30Z"),
+        (-1, "2026-11-30T09:30Z", "2026-12-28T09:30Z"),
+        (5, "2026-11-02T09:30Z", "2026-11-30T09:30Z"),
+        (5, "2026-11-30T09:30Z", "2027-03-29T09:30Z"),
+    ] {
+        assert_eq!(monthly(nth, Weekday::Monday).next_nominal(instant(after)), Some(instant(expected)), "{nth} after {after}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Seconds keep their distance from the beginning, whatever the clocks do.
+    #[test]
+    fn a_period_of_seconds_has_its_next_tick_within_a_period(zone in 0..ZONES.len(), seconds in 1..100_000i64, ahead in -500_000..500_000i64) {
+        let starting: DateTime = "2026-10-25T02:30".parse().unwrap();
+        let calendar = calendar(Pattern::Every { period: Period::Seconds(seconds), starting }, ZONES[zone]);
+        let first = calendar.zone.zone().to_ambiguous_timestamp(starting).compatible().unwrap();
+        let after = first + SignedDuration::from_secs(ahead);
+        let next = calendar.next_nominal(after).unwrap();
+        prop_assert!(next > after && next >= first);
+        prop_assert!(next == first || next.as_second() - after.as_second() <= seconds);
+        prop_assert_eq!((next.as_second() - first.as_second()) % seconds, 0);
+    }
+}
+
+#[test]
+fn what_recurs_is_described_in_words() {
+    let monthly = |nth, weekday| calendar(Pattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
+    for (calendar, words) in [
+        (cron("30 2 * * *", "Europe/Berlin"), "cron 30 2 * * *, Europe/Berlin"),
+        (cron("@daily", "UTC"), "cron @daily, UTC"),
+        (every("2w", "2026-11-24T10:00", "UTC"), "every 2 weeks from 2026-11-24 10:00, UTC"),
+        (every("21d", "2026-11-24T10:00", "UTC"), "every 3 weeks from 2026-11-24 10:00, UTC"),
+        (every("10d", "2026-11-24T10:00", "UTC"), "every 10 days from 2026-11-24 10:00, UTC"),
+        (every("36h", "2026-11-24T10:00", "UTC"), "every 36h from 2026-11-24 10:00, UTC"),
+        (every("15m", "2026-11-24T10:00", "UTC"), "every 15m from 2026-11-24 10:00, UTC"),
+        (monthly(-1, Weekday::Friday), "last Friday of the month at 09:30, UTC"),
+        (monthly(1, Weekday::Sunday), "first Sunday of the month at 09:30, UTC"),
+        (monthly(2, Weekday::Monday), "second Monday of the month at 09:30, UTC"),
+        (monthly(3, Weekday::Monday), "third Monday of the month at 09:30, UTC"),
+        (monthly(4, Weekday::Monday), "fourth Monday of the month at 09:30, UTC"),
+        (monthly(5, Weekday::Monday), "fifth Monday of the month at 09:30, UTC"),
+    ] {
+        assert_eq!(calendar.describe(), words);
+    }
+}
+
+#[test]
+fn a_beginning_without_a_time_of_day_is_midnight() {
+    let date = Date::constant(2026, 11, 24);
+    assert_eq!(beginning(date, None), "2026-11-24T00:00".parse().unwrap());
+    assert_eq!(beginning(date, Some(Time::constant(10, 30, 0, 0))), "2026-11-24T10:30".parse().unwrap());
+}
+
+#[test]
+fn a_window_that_ends_in_the_repeated_hour_postpones_to_its_second_end_too() {
+    let mut quarters = cron("*/15 * * * *", "Europe/Berlin");
+    quarters.blackouts = vec!["01:00-02:30".parse().unwrap()];
+    // 02:15 for the second time that night: the first 02:30 is over.
+    let tick = quarters.tick("chat", "2026-10-25T01:15:00Z".parse().unwrap());
+    assert_eq!(tick.due, Some("2026-10-25T01:30:00Z".parse().unwrap()), "{:?}", tick.why);
+    let tick = quarters.tick("chat", "2026-10-25T00:15:00Z".parse().unwrap());
+    assert_eq!(tick.due, Some("2026-10-25T00:30:00Z".parse().unwrap()), "{:?}", tick.why);
+}
+
+#[test]
+fn a_period_longer_than_any_calendar_comes_once_and_then_never() {
+    let every = calendar(Pattern::Every { period: Period::Days(10_500_000), starting: "2026-01-01T00:00".parse().unwrap() }, "UTC");
+    assert_eq!(every.next_nominal("2025-01-01T00:00:00Z".parse().unwrap()), Some("2026-01-01T00:00:00Z".parse().unwrap()));
+    assert_eq!(every.next_nominal("2026-06-01T00:00:00Z".parse().unwrap()), None);
 }

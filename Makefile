@@ -1,17 +1,22 @@
-# Two commands for newcomers: `make demo` shows lifeboat at work, `make test` runs everything CI runs.
-.PHONY: demo test bench fmt
+.PHONY: help demo test mutants bench fmt
 
-demo:  ## install Postgres if missing, back up a sample database, restore it, compare, show
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
+
+demo:  ## install Postgres if missing, back up a sample database, restore it, compare, rehearse, show
 	@scripts/install demo
 	@scripts/demo
 
-test:  ## fmt, clippy, all tests, docs
+test:  ## everything CI runs: fmt, clippy, all tests, docs
 	@scripts/install test
 	@scripts/test
 
-bench:  ## measure lifeboat against a pipe of stock tools on about 1.5 GB; takes some minutes
+mutants:  ## which changes of the pure decisions does no unit test notice? (an hour or two)
+	@scripts/mutants
+
+bench:  ## measure lifeboat against a pipe of stock tools on about 1.5 GB (some minutes)
 	@scripts/install test
 	@scripts/bench
 
-fmt:
+fmt:  ## format the code
 	cargo fmt

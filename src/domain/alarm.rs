@@ -126,3 +126,87 @@ impl Message {
         text
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn message(phase: Phase) -> Message {
+        Message {
+            kind: Kind::NeverDrilled,
+            phase,
+            subject: "chat".to_owned(),
+            what: "no drill of chat ever passed".to_owned(),
+            since: "2026-11-24T03:05:59+01:00".parse().unwrap(),
+            next_step: "lifeboat drill NAME".to_owned(),
+            vault: "s3://backups/prod".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_kind_has_one_name_in_configuration_in_messages_and_in_files() {
+        let names = Kind::ALL.map(|(name, kind)| {
+            assert_eq!(kind.name(), name);
+            assert_eq!(Kind::named(name), Some(kind));
+            assert_eq!(serde_json::to_value(kind).unwrap(), name);
+            name
+        });
+        let expected = ["failed", "missed", "stale", "never-drilled", "drill-overdue", "leftovers", "clock-skew", "configuration"];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_text_that_names_no_kind_is_none() {
+        for text in ["", "Failed", "FAILED", "failed ", "fail", "never_drilled"] {
+            assert_eq!(Kind::named(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_alarm_of_a_kind_for_one_subject_is_the_same_alarm_whatever_it_says() {
+        let alarm = |kind, subject: &str, text: &str| {
+            Alarm { kind, subject: subject.to_owned(), text: text.to_owned(), next_step: text.to_owned() }.key()
+        };
+        assert_eq!(alarm(Kind::Stale, "chat", "25 h old"), "stale/chat");
+        assert_eq!(alarm(Kind::Stale, "chat", "25 h old"), alarm(Kind::Stale, "chat", "26 h old"));
+        assert_ne!(alarm(Kind::Stale, "chat", ""), alarm(Kind::Stale, "mail", ""));
+        assert_ne!(alarm(Kind::Stale, "chat", ""), alarm(Kind::Failed, "chat", ""));
+    }
+
+    #[test]
+    fn the_headline_tells_what_is_new_from_what_goes_on_and_what_is_over() {
+        for (phase, expected) in [
+            (Phase::Raised, "lifeboat: NEVER-DRILLED: chat"),
+            (Phase::Ongoing, "lifeboat: still never-drilled: chat"),
+            (Phase::Recovered, "lifeboat: recovered (never-drilled): chat"),
+        ] {
+            assert_eq!(message(phase).headline(), expected);
+        }
+    }
+
+    #[test]
+    fn a_message_says_what_to_do_next_unless_it_is_over() {
+        for phase in [Phase::Raised, Phase::Ongoing] {
+            let expected =
+                "no drill of chat ever passed\nsince: 2026-11-24 02:05 UTC\nwhat next: lifeboat drill NAME\nvault: s3://backups/prod\n";
+            let message = message(phase);
+            assert_eq!(message.text(), format!("{}\n{expected}", message.headline()));
+        }
+        let over = "lifeboat: recovered (never-drilled): chat\nit is over; it was: no drill of chat ever passed\n\
+            since: 2026-11-24 02:05 UTC\nvault: s3://backups/prod\n";
+        assert_eq!(message(Phase::Recovered).text(), over);
+    }
+
+    #[test]
+    fn programs_that_receive_a_message_find_its_fields_under_fixed_names() {
+        for (phase, name) in [(Phase::Raised, "raised"), (Phase::Ongoing, "ongoing"), (Phase::Recovered, "recovered")] {
+            let stored = serde_json::to_string(&message(phase)).unwrap();
+            let expected = format!(
+                r#"{{"kind":"never-drilled","phase":"{name}","subject":"chat","what":"no drill of chat ever passed","since":"2026-11-24T02:05:59Z","next_step":"lifeboat drill NAME","vault":"s3://backups/prod"}}"#
+            );
+            assert_eq!(stored, expected);
+            assert_eq!(serde_json::from_str::<Message>(&stored).unwrap(), message(phase));
+        }
+    }
+}

@@ -198,3 +198,126 @@ impl EpochClaim {
         Self { format: EPOCH_FORMAT.to_owned(), datastore, epoch, tick, by, nonce }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::envelope::Context;
+    use crate::domain::evidence::{Body, Hold};
+    use crate::domain::scratch::{Dollars, LEASE_FORMAT};
+
+    fn vault() -> VaultId {
+        VaultId::from_random([7; 16])
+    }
+
+    fn context() -> Context {
+        Context { vault: vault(), datastore: "chat".parse().unwrap(), backup: "20261122T031500Z-K3XQ7A".parse().unwrap() }
+    }
+
+    fn actor() -> Actor {
+        Actor { user: "backup".to_owned(), host: "db1".to_owned() }
+    }
+
+    #[test]
+    fn a_header_is_stored_as_indented_text_that_ends_with_a_line_end() {
+        let stored = Document::header(&VaultHeader::new(vault()));
+        let text = "{\n  \"format\": \"lifeboat.vault/1\",\n  \"vault\": \"07070707070707070707070707070707\"\n}\n";
+        assert_eq!(String::from_utf8_lossy(stored.bytes()), text);
+        assert_eq!(stored.into_bytes(), text.as_bytes());
+    }
+
+    #[test]
+    fn what_is_written_as_a_document_reads_back() {
+        let header = VaultHeader::new(vault());
+        assert_eq!(VaultHeader::parse(Document::header(&header).bytes()).unwrap(), header);
+
+        let envelope = Envelope::numbered(&context(), 2, Vec::new());
+        assert_eq!(Envelope::parse(Document::envelope(&envelope).bytes(), &context()).unwrap(), envelope);
+
+        let tick = Some("2026-11-22T03:15:00Z".parse().unwrap());
+        let claim = EpochClaim::new("chat".parse().unwrap(), 12, tick, actor(), [0, 1, 2, 3, 4, 5, 6, 255]);
+        let stored = Document::epoch(&claim).into_bytes();
+        assert_eq!(serde_json::from_slice::<EpochClaim>(&stored).unwrap(), claim);
+        let fields: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+        assert_eq!((&fields["format"], &fields["nonce"]), (&"lifeboat.epoch/1".into(), &"00010203040506ff".into()));
+
+        let hold = Hold { datastore: "chat".parse().unwrap(), backup: context().backup, reason: "case 17".to_owned() };
+        let record = Record {
+            format: super::super::evidence::FORMAT.to_owned(),
+            vault: vault(),
+            sequence: 1,
+            previous: None,
+            at: "2026-11-22T03:15:00Z".parse().unwrap(),
+            by: actor(),
+            body: Body::Hold(hold),
+        };
+        assert_eq!(serde_json::from_slice::<Record>(Document::evidence(&record).bytes()).unwrap(), record);
+
+        let lease = Lease {
+            format: LEASE_FORMAT.to_owned(),
+            vault: vault(),
+            run: "20261122T031500Z-0a1b2c".to_owned(),
+            drill: "nightly".to_owned(),
+            region: "eu-west-1".to_owned(),
+            account: "123456789012".to_owned(),
+            keys: vec!["arn:aws:kms:eu-west-1:1:key/1".to_owned()],
+            host: "db1".to_owned(),
+            expires: "2026-11-22T09:15:00Z".parse().unwrap(),
+            cost_ceiling: Dollars(12_345),
+        };
+        assert_eq!(Lease::parse(Document::lease(&lease).bytes(), LEASE_FORMAT).unwrap(), lease);
+
+        let letter = Letter { words: "{}".to_owned(), signature: "AA==".to_owned() };
+        assert_eq!(serde_json::from_slice::<Letter>(Document::letter(&letter).bytes()).unwrap(), letter);
+    }
+
+    #[test]
+    fn bytes_that_something_else_has_made_are_stored_as_they_are() {
+        let bytes = vec![0, 255, 10, 13, 7];
+        let wrapped = WrappedIdentity::from_key(bytes.clone());
+        for document in [
+            Document::slot(&wrapped),
+            Document::signature(bytes.clone()),
+            Document::of_another_vault(bytes.clone()),
+            Document::agent(bytes.clone()),
+        ] {
+            assert_eq!(document.bytes(), bytes);
+        }
+        assert_eq!(
+            Document::restore_guide("# Wiederherstellen: so geht’s\n".to_owned()).bytes(),
+            "# Wiederherstellen: so geht’s\n".as_bytes()
+        );
+        assert!(String::from_utf8_lossy(Document::probe().bytes()).contains("may be removed"));
+    }
+
+    #[test]
+    fn a_format_is_looked_at_before_anything_else_is_believed() {
+        let known = ["a/1", "a/2"];
+        let of = |text: &str| format_of(text.as_bytes(), "thing", &known).map_err(|error| error.to_string());
+        for (text, expected) in [
+            (r#"{"format":"a/1"}"#, Ok("a/1")),
+            (r#"{"of a newer time":[],"format":"a/2"}"#, Ok("a/2")),
+            (
+                r#"{"format":"a/3"}"#,
+                Err("the thing has format \"a/3\", and this lifeboat reads \"a/1 and a/2\"; a newer lifeboat may be needed"),
+            ),
+            (r#"{"format":""}"#, Err("the thing has format \"\", and this lifeboat reads \"a/1 and a/2\"; a newer lifeboat may be needed")),
+            (r#"{"format":1}"#, Err("the thing cannot be read")),
+            ("{}", Err("the thing cannot be read")),
+            ("", Err("the thing cannot be read")),
+            (r#"{"format":"a/1"} {}"#, Err("the thing cannot be read")),
+        ] {
+            assert_eq!(of(text), expected.map_err(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_another_format_or_with_unknown_fields_is_refused() {
+        let header = |format: &str, more: &str| format!(r#"{{"format":"{format}","vault":"{}"{more}}}"#, vault());
+        assert!(VaultHeader::parse(header(VAULT_FORMAT, "").as_bytes()).is_ok());
+        for bad in [header("lifeboat.vault/2", ""), header(VAULT_FORMAT, ",\"more\":1"), header(VAULT_FORMAT, "").replace("07", "0z")] {
+            assert!(VaultHeader::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

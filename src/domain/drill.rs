@@ -351,6 +351,7 @@ pub fn verdict(facts: &Facts<'_>) -> (Verdict, Vec<String>) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -442,5 +443,145 @@ mod tests {
         assert_eq!(verdict(&good(&both, &controls)).0, Verdict::NotVerified);
         let failed = [check(CheckKind::Fingerprint, Answer::CouldNotLook), check(CheckKind::Sql, Answer::Fail)];
         assert_eq!(verdict(&good(&failed, &controls)).0, Verdict::Fail, "a failure outweighs what could not be looked at");
+    }
+    fn reasons(facts: &Facts<'_>) -> Vec<String> {
+        verdict(facts).1
+    }
+    fn at_fault(halt: &Halt) -> (Verdict, Vec<String>) {
+        let unmeasured = Objective { measured_seconds: None, ..met() };
+        verdict(&Facts { halt: Some(halt), rto: unmeasured, rpo: unmeasured, ..good(&[], &[]) })
+    }
+
+    #[test]
+    fn a_drill_that_stopped_early_says_only_why_and_not_what_was_not_reached() {
+        let cases = [
+            (Halt::backup("no key opens it"), Verdict::Fail, "the restore failed: no key opens it"),
+            (Halt::sandbox("no space"), Verdict::NotVerified, "the sandbox is at fault: no space"),
+            (Halt::Interrupted, Verdict::NotVerified, "it was interrupted"),
+        ];
+        for (halt, expected, reason) in cases {
+            assert_eq!(at_fault(&halt), (expected, vec![reason.to_owned()]));
+            let told = halt.with_detail("key (name)=(Ada)".to_owned());
+            assert_eq!(at_fault(&told), (expected, vec![reason.to_owned()]), "reasons are stored and quote no data");
+        }
+    }
+
+    #[test]
+    fn what_was_found_before_a_drill_stopped_still_counts() {
+        let (checks, controls) = ([check(CheckKind::Sql, Answer::Fail)], [control(Some(false))]);
+        let late = Objective { measured_seconds: Some(11.0), ..met() };
+        let facts = Facts { halt: Some(&Halt::Interrupted), rto: late, ..good(&checks, &controls) };
+        let expected = [
+            "it was interrupted",
+            "check one: so",
+            "the checks are blind: rows-dropped was not noticed: so",
+            "RTO missed: 11 s measured, 10 s allowed",
+        ];
+        assert_eq!(verdict(&facts), (Verdict::Fail, expected.map(str::to_owned).to_vec()));
+    }
+
+    #[test]
+    fn every_reason_says_what_it_is_about() {
+        let (checks, controls) = ([check(CheckKind::CrossCheck, Answer::Pass)], [control(Some(true))]);
+        let (could_not, failed) = ([check(CheckKind::Fingerprint, Answer::CouldNotLook)], [check(CheckKind::Fingerprint, Answer::Fail)]);
+        let (undone, two) = ([control(None)], ["dns".to_owned(), "https".to_owned()]);
+        let (late, unmeasured) = (Objective { measured_seconds: Some(86_400.4), ..met() }, Objective { measured_seconds: None, ..met() });
+        let cases: [(Facts<'_>, &[&str]); 11] = [
+            (good(&checks, &controls), &[]),
+            (good(&could_not, &controls), &["check one could not look: so"]),
+            (good(&failed, &controls), &["check one: so"]),
+            (good(&[], &controls), &["nothing of one was compared with what was recorded at backup time"]),
+            (good(&checks, &undone), &["control rows-dropped could not be done: so"]),
+            (good(&checks, &[]), &["no negative control was run"]),
+            (Facts { rpo: late, ..good(&checks, &controls) }, &["RPO missed: 86400 s measured, 10 s allowed"]),
+            (Facts { rto: unmeasured, ..good(&checks, &controls) }, &["RTO was not measured"]),
+            (
+                Facts { gaps_not_accepted: &two, ..good(&checks, &controls) },
+                &[
+                    "the sandbox is not isolated (dns), and the drill file does not accept that",
+                    "the sandbox is not isolated (https), and the drill file does not accept that",
+                ],
+            ),
+            (
+                Facts { reached: &two, ..good(&checks, &controls) },
+                &["reached from inside the sandbox: dns", "reached from inside the sandbox: https"],
+            ),
+            (Facts { leftovers: 3, ..good(&checks, &controls) }, &["3 things were left behind"]),
+        ];
+        for (facts, expected) in cases {
+            assert_eq!(reasons(&facts), expected);
+        }
+    }
+
+    #[test]
+    fn only_what_is_compared_with_the_time_of_the_backup_counts_as_compared() {
+        let controls = [control(Some(true))];
+        for (kind, compares) in [
+            (CheckKind::Fingerprint, true),
+            (CheckKind::CrossCheck, true),
+            (CheckKind::Sql, false),
+            (CheckKind::Freshness, false),
+            (CheckKind::Amcheck, false),
+            (CheckKind::Catalog, false),
+            (CheckKind::Command, false),
+        ] {
+            let expected = if compares { Verdict::Pass } else { Verdict::NotVerified };
+            assert_eq!(verdict(&good(&[check(kind, Answer::Pass)], &controls)).0, expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_objective_is_met_to_the_last_moment_and_unknown_without_a_measurement() {
+        let seconds = Duration::from_secs;
+        let late = Some(seconds(10) + Duration::from_nanos(1_000));
+        for (measured, expected) in [(Some(seconds(0)), Some(true)), (Some(seconds(10)), Some(true)), (late, Some(false)), (None, None)] {
+            let objective = Objective::new(seconds(10), measured);
+            assert_eq!(objective.met(), expected, "{objective:?}");
+        }
+        let expected = Objective { allowed_seconds: 10.0, measured_seconds: Some(1.5) };
+        assert_eq!(Objective::new(seconds(10), Some(Duration::from_millis(1_500))), expected);
+        assert_eq!(Objective { measured_seconds: Some(f64::NAN), ..met() }.met(), Some(false), "no number is no pass");
+    }
+
+    #[test]
+    fn a_halt_has_words_for_the_report_and_words_for_people() {
+        for (halt, why) in [(Halt::backup("loading failed"), "loading failed"), (Halt::sandbox("no space"), "no space")] {
+            assert_eq!((halt.why(), halt.detail(), halt.to_string().as_str()), (why, why, why));
+            let told = halt.clone().with_detail("key (name)=(Ada)".to_owned());
+            assert_eq!((told.why(), told.detail(), told.to_string().as_str()), (why, "key (name)=(Ada)", why));
+            let stored = serde_json::to_string(&told).unwrap();
+            assert_eq!(serde_json::from_str::<Halt>(&stored).unwrap(), halt, "{stored}");
+        }
+        let interrupted = Halt::Interrupted.with_detail("by a signal".to_owned());
+        assert_eq!(
+            (interrupted.why(), interrupted.detail(), interrupted.to_string().as_str()),
+            ("interrupted", "interrupted", "interrupted")
+        );
+        assert_eq!(serde_json::to_string(&interrupted).unwrap(), r#"{"at-fault":"interrupted"}"#);
+    }
+
+    #[test]
+    fn names_in_drill_files_and_in_reports_are_the_same() {
+        let stored = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        for verdict in [Verdict::Pass, Verdict::NotVerified, Verdict::Fail] {
+            assert_eq!(stored(serde_json::to_value(verdict).unwrap()), verdict.name());
+        }
+        assert_eq!([Verdict::Pass, Verdict::NotVerified, Verdict::Fail].map(Verdict::name), ["PASS", "NOT_VERIFIED", "FAIL"]);
+        for (name, control) in Control::ALL {
+            assert_eq!((control.name(), stored(serde_json::to_value(control).unwrap()).as_str()), (name, name));
+        }
+        let stories = Scenario::ALL.map(|(name, scenario)| {
+            assert_eq!((scenario.name(), stored(serde_json::to_value(scenario).unwrap()).as_str()), (name, name));
+            scenario.story()
+        });
+        let expected = [
+            "the catalog is lost",
+            "the home region's key is lost",
+            "KMS is gone altogether",
+            "lifeboat itself is lost",
+            "the newest backup is damaged",
+            "the home region is lost, its vault and its key",
+        ];
+        assert_eq!(stories, expected);
     }
 }

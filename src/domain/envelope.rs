@@ -175,3 +175,102 @@ pub enum EnvelopeError {
         file: ObjectKey,
     },
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const BACKUP: &str = "20261122T031500Z-K3XQ7A";
+
+    fn context() -> Context {
+        Context { vault: VaultId::from_random([7; 16]), datastore: "chat".parse().unwrap(), backup: BACKUP.parse().unwrap() }
+    }
+
+    fn slot(name: &str, opens_with: SlotKind, file: &str) -> Slot {
+        Slot { name: name.to_owned(), opens_with, file: file.parse().unwrap(), sha256: "a".repeat(64) }
+    }
+
+    fn slots() -> Vec<Slot> {
+        let kms = SlotKind::AwsKms { key_id: "alias/backup".to_owned(), region: Some("eu-west-1".to_owned()) };
+        let age = SlotKind::Age { recipients: vec!["0123456789abcdef".to_owned()] };
+        vec![
+            slot("home", kms, &format!("meta/chat/{BACKUP}/slots/0001-home.kms")),
+            slot("offline", age, &format!("meta/chat/{BACKUP}/slots/0001-offline.age")),
+        ]
+    }
+
+    fn read(envelope: &Envelope) -> Result<Envelope, String> {
+        Envelope::parse(&serde_json::to_vec(envelope).unwrap(), &context()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_envelope_reads_back_and_only_its_number_tells_rotations_apart() {
+        let first = Envelope::first(&context(), slots());
+        let third = Envelope::numbered(&context(), 3, slots());
+        assert_eq!(read(&first).unwrap(), first);
+        assert_eq!(read(&third).unwrap(), third);
+        assert_eq!((first.number, third.number), (1, 3));
+        assert_eq!(Envelope { number: 3, ..first }, third);
+    }
+
+    #[test]
+    fn how_a_slot_is_opened_is_stored_as_restore_guides_read_it() {
+        let stored = serde_json::to_value(Envelope::first(&context(), slots())).unwrap();
+        assert_eq!(stored["format"], "lifeboat.envelope/1");
+        let opened: Vec<_> = slots().iter().map(|slot| serde_json::to_string(&slot.opens_with).unwrap()).collect();
+        assert_eq!(
+            opened,
+            [r#"{"kind":"aws-kms","key_id":"alias/backup","region":"eu-west-1"}"#, r#"{"kind":"age","recipients":["0123456789abcdef"]}"#]
+        );
+    }
+
+    #[test]
+    fn an_envelope_of_another_vault_datastore_or_backup_is_refused() {
+        let other = |change: fn(&mut Context)| {
+            let mut context = context();
+            change(&mut context);
+            read(&Envelope::first(&context, Vec::new())).unwrap_err()
+        };
+        let says = |whose: &str| format!("the envelope of backup {BACKUP} says it belongs to {whose}");
+        assert_eq!(other(|c| c.datastore = "mail".parse().unwrap()), says(&format!("mail/{BACKUP}")));
+        assert_eq!(other(|c| c.backup = "20261122T031500Z-AAAAAA".parse().unwrap()), says("chat/20261122T031500Z-AAAAAA"));
+        assert!(other(|c| c.vault = VaultId::from_random([8; 16])).starts_with(&says("")));
+    }
+
+    #[test]
+    fn a_slot_outside_of_the_backups_slots_is_refused() {
+        for file in [
+            format!("meta/chat/{BACKUP}/fingerprint.json.zst.age"),
+            format!("meta/chat/{BACKUP}/slots-0001-home.kms"),
+            format!("meta/mail/{BACKUP}/slots/0001-home.kms"),
+            "meta/chat/20261122T031500Z-AAAAAA/slots/0001-home.kms".to_owned(),
+            format!("x/meta/chat/{BACKUP}/slots/0001-home.kms"),
+        ] {
+            let mut slots = slots();
+            slots[1].file = file.parse().unwrap();
+            let refused = read(&Envelope::first(&context(), slots)).unwrap_err();
+            assert_eq!(refused, format!("slot \"offline\" points at {file}, outside the backup's place"));
+        }
+    }
+
+    #[test]
+    fn an_envelope_of_another_format_or_with_unknown_fields_is_refused() {
+        let first = Envelope::first(&context(), slots());
+        let newer = read(&Envelope { format: "lifeboat.envelope/2".to_owned(), ..first.clone() }).unwrap_err();
+        assert!(newer.contains("lifeboat.envelope/2"), "{newer}");
+        let mut more = serde_json::to_value(first).unwrap();
+        more["more"] = true.into();
+        assert!(Envelope::parse(more.to_string().as_bytes(), &context()).is_err());
+    }
+
+    #[test]
+    fn a_wrapped_identity_is_bound_to_its_vault_datastore_and_backup() {
+        let context = context();
+        let pairs: Vec<_> = context.pairs().into_iter().collect();
+        let expected = [("backup", BACKUP), ("datastore", "chat"), ("vault", "07070707070707070707070707070707")];
+        assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        assert_eq!(context.place().meta_prefix(), format!("meta/chat/{BACKUP}/"));
+        assert_eq!(WrappedIdentity::from_key(vec![1, 2, 3]).bytes(), [1, 2, 3]);
+    }
+}

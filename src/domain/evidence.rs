@@ -529,3 +529,6 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
     }
     flaws
 }
+
+#[cfg(test)]
+mod tests;

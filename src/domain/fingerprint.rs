@@ -205,4 +205,94 @@ mod tests {
     fn the_key_is_not_in_debug_output() {
         assert_eq!(format!("{:?}", HashKey::from_random([7; 32])), "HashKey(…)");
     }
+
+    fn number(value: u64, place: usize) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[8 * place..8 * (place + 1)].copy_from_slice(&value.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn sums_are_written_as_little_endian_numbers_in_hexadecimal() {
+        let hex_of = |hashes: &[[u8; 32]]| {
+            let mut sum = Sum::default();
+            hashes.iter().for_each(|hash| sum.add(hash));
+            serde_json::to_value(sum).unwrap().as_str().unwrap().to_owned()
+        };
+        let zeros = |count: usize| "0".repeat(count);
+        let counting: [u8; 32] = std::array::from_fn(|place| u8::try_from(place).unwrap());
+        for (hashes, expected) in [
+            (vec![], zeros(64)),
+            (vec![counting], "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f".to_owned()),
+            (vec![number(0x0102, 0), number(0xff, 0)], "0102".to_owned() + &zeros(60)),
+            // A carry out of each limb, by the addend or by the carry that came in.
+            (vec![number(u64::MAX, 0), number(2, 0)], "01".to_owned() + &zeros(14) + "01" + &zeros(46)),
+            (vec![number(u64::MAX, 1), number(u64::MAX, 0), number(1, 0)], zeros(32) + "01" + &zeros(30)),
+            (vec![number(u64::MAX, 3), number(3, 3)], zeros(48) + "02" + &zeros(14)),
+        ] {
+            assert_eq!(hex_of(&hashes), expected);
+        }
+    }
+
+    #[test]
+    fn only_64_hexadecimal_digits_are_read_as_a_sum() {
+        for bad in ["".to_owned(), "0".repeat(62), "0".repeat(63), "0".repeat(66), "g".repeat(64)] {
+            assert!(serde_json::from_value::<Sum>(bad.clone().into()).is_err(), "{bad:?}");
+        }
+        assert_eq!(serde_json::from_value::<Sum>("00".repeat(32).into()).unwrap(), Sum::default());
+    }
+
+    #[test]
+    fn keys_are_equal_only_if_all_their_bytes_are() {
+        let key = HashKey::from_random([7; 32]);
+        assert_eq!(key.bytes(), &[7; 32]);
+        assert_eq!(key, HashKey::from_random([7; 32]));
+        for place in [0, 31] {
+            let mut bytes = [7; 32];
+            bytes[place] = 8;
+            assert_ne!(key, HashKey::from_random(bytes));
+        }
+    }
+
+    fn fingerprint() -> Fingerprint {
+        let table = |table: &str, rows| TableRows {
+            schema: "public".to_owned(),
+            table: table.to_owned(),
+            columns: vec!["id".to_owned(), "text".to_owned()],
+            rows,
+            bytes: 100 * rows,
+            sum: Sum([rows, 1, 2, 3]),
+        };
+        Fingerprint {
+            format: FORMAT.to_owned(),
+            hash: HASH.to_owned(),
+            key: HashKey::from_random([7; 32]),
+            pg_dump_major: 16,
+            tables: vec![table("message", 40), table("room", 2)],
+            large_objects: LargeObjects { count: 1, bytes: 9, sum: Sum([4; 4]) },
+            sequences: BTreeMap::from([(
+                "public.message_id_seq".to_owned(),
+                "SELECT setval('public.message_id_seq', 40, true);".to_owned(),
+            )]),
+            materialized_views: vec!["public.busy".to_owned()],
+            objects: BTreeMap::from([("TABLE".to_owned(), 2)]),
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_reads_back_and_counts_the_rows_of_all_tables() {
+        let fingerprint = fingerprint();
+        let stored = serde_json::to_value(&fingerprint).unwrap();
+        assert_eq!(stored["key"], "07".repeat(32));
+        assert_eq!(Fingerprint::parse(stored.to_string().as_bytes()).unwrap(), fingerprint);
+        assert_eq!(fingerprint.rows(), 42);
+        assert_eq!(Fingerprint { tables: Vec::new(), ..fingerprint }.rows(), 0);
+    }
+
+    #[test]
+    fn a_fingerprint_of_another_format_is_refused() {
+        let newer = Fingerprint { format: "lifeboat.fingerprint/2".to_owned(), ..fingerprint() };
+        let refused = Fingerprint::parse(&serde_json::to_vec(&newer).unwrap()).unwrap_err().to_string();
+        assert!(refused.contains("lifeboat.fingerprint/2"), "{refused}");
+    }
 }

@@ -95,3 +95,108 @@ impl Health {
         alarms
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use jiff::SignedDuration;
+
+    const HOUR: u64 = 3_600;
+    const DAY: u64 = 86_400;
+
+    fn now() -> Timestamp {
+        "2026-11-24T10:00:00Z".parse().unwrap()
+    }
+    fn ago(seconds: u64) -> Timestamp {
+        now() - SignedDuration::from_secs(i64::try_from(seconds).unwrap())
+    }
+    /// A datastore with an RPO of a day and a drill every week; so many seconds since its newest snapshot and since its last drill.
+    fn health(snapshot: Option<Timestamp>, drill: Option<Timestamp>) -> Health {
+        Health {
+            datastore: "chat".parse().unwrap(),
+            rpo_seconds: DAY,
+            rto_seconds: HOUR,
+            drilled_within_seconds: 7 * DAY,
+            backups: 1,
+            not_believed: 0,
+            newest: None,
+            newest_snapshot: snapshot,
+            newest_bytes: 1,
+            last_pass: drill,
+            last_pass_record: None,
+            verified_snapshot: None,
+            last_verdict: None,
+        }
+    }
+    fn kinds(health: &Health) -> Vec<Kind> {
+        health.alarms(now()).into_iter().map(|alarm| alarm.kind).collect()
+    }
+
+    #[test]
+    fn an_alarm_is_raised_when_a_promise_is_broken_and_not_at_its_last_second() {
+        for (snapshot, drill, expected) in [
+            (0, 0, vec![]),
+            (DAY, 7 * DAY, vec![]),
+            (DAY + 1, 7 * DAY, vec![Kind::Stale]),
+            (DAY, 7 * DAY + 1, vec![Kind::DrillOverdue]),
+            (DAY + 1, 7 * DAY + 1, vec![Kind::Stale, Kind::DrillOverdue]),
+        ] {
+            assert_eq!(kinds(&health(Some(ago(snapshot)), Some(ago(drill)))), expected, "{snapshot} s and {drill} s ago");
+        }
+    }
+
+    #[test]
+    fn what_was_never_done_is_an_alarm_at_once() {
+        let today = Some(now());
+        for (snapshot, drill, expected) in
+            [(None, today, vec![Kind::Stale]), (today, None, vec![Kind::NeverDrilled]), (None, None, vec![Kind::Stale, Kind::NeverDrilled])]
+        {
+            assert_eq!(kinds(&health(snapshot, drill)), expected);
+        }
+    }
+
+    #[test]
+    fn ages_are_counted_up_to_now_and_a_time_from_the_future_has_none() {
+        let ages = |then: Option<Timestamp>| (health(then, None).backup_age(now()), health(None, then).drill_age(now()));
+        let same = |age: Option<Duration>| (age, age);
+        assert_eq!(ages(None), same(None));
+        assert_eq!(ages(Some(ago(90))), same(Some(Duration::from_secs(90))));
+        assert_eq!(ages(Some(now())), same(Some(Duration::ZERO)));
+        assert_eq!(ages(Some(now() + SignedDuration::from_secs(90))), same(Some(Duration::ZERO)), "clocks of servers differ");
+        assert!(health(Some(now()), None).drill_age(now()).is_none(), "a backup is no drill");
+    }
+
+    #[test]
+    fn an_alarm_names_the_datastore_the_numbers_and_the_next_step() {
+        let told = |snapshot, drill| -> Vec<(String, String)> {
+            let alarms = health(snapshot, drill).alarms(now());
+            assert!(alarms.iter().all(|alarm| alarm.subject == "chat"));
+            alarms.into_iter().map(|alarm| (alarm.text, alarm.next_step)).collect()
+        };
+        let lines = |lines: [(&str, &str); 2]| lines.map(|(text, next_step)| (text.to_owned(), next_step.to_owned())).to_vec();
+        assert_eq!(
+            told(None, None),
+            lines([
+                ("datastore chat has no backup that is believed", "lifeboat backup chat"),
+                (
+                    "no drill of chat ever passed: nobody knows whether its backups can be restored",
+                    "lifeboat drill NAME, with a plan that restores it (docs/DRILLS.md)"
+                ),
+            ])
+        );
+        assert_eq!(
+            told(Some(ago(50 * HOUR)), Some(ago(9 * DAY))),
+            lines([
+                (
+                    "the newest backup of chat is 2 d 2 h old; its RPO is 24 h 0 min",
+                    "lifeboat backup chat; `lifeboat status` shows what its schedule did"
+                ),
+                (
+                    "the last drill of chat that passed was 9 d 0 h ago; 7 d 0 h are allowed",
+                    "lifeboat drill NAME; `lifeboat drill history` shows what the last ones said"
+                ),
+            ])
+        );
+    }
+}

@@ -222,7 +222,129 @@ mod tests {
         assert_eq!(backoff(u32::MAX), BACKOFF_MAX);
     }
 
+    fn hourly(catch_up: CatchUp) -> Job {
+        job("0 * * * *", catch_up)
+    }
+    fn of(action: Action) -> Job {
+        Job { action, ..hourly(CatchUp::Once) }
+    }
+    /// `HH:MM` of what waits, and of what does not with its fate.
+    fn shown(planned: &Planned) -> (Vec<String>, Vec<(String, Fate)>) {
+        let time = |tick: &Tick| tick.nominal.strftime("%H:%M").to_string();
+        (planned.waiting.iter().map(time).collect(), planned.passed.iter().map(|(tick, fate)| (time(tick), *fate)).collect())
+    }
+    fn fates(times: &[&str], fate: Fate) -> Vec<(String, Fate)> {
+        times.iter().map(|time| ((*time).to_owned(), fate)).collect()
+    }
+
+    #[test]
+    fn a_job_says_in_a_few_words_what_it_does_and_what_it_holds_meanwhile() {
+        for (action, said, subject) in [
+            (Action::Backup("chat".parse().unwrap()), "backup chat", "datastore/chat"),
+            (Action::Drill("region".to_owned()), "drill region", "drill/region"),
+            (Action::Verify(3), "verify 3 backups", "verify/nightly/chat"),
+            (Action::Copy("west".to_owned()), "copy to west", "copy/west"),
+            (Action::Prune, "prune", "prune"),
+            (Action::Sweep, "sweep", "sweep"),
+            (Action::Heartbeat, "heartbeat", "heartbeat/nightly/chat"),
+        ] {
+            let job = of(action);
+            assert_eq!((job.describe().as_str(), job.subject().as_str()), (said, subject));
+        }
+    }
+
+    #[test]
+    fn a_backup_by_hand_and_one_by_schedule_hold_the_same_datastore() {
+        let chat = "chat".parse().unwrap();
+        assert_eq!(subject_of(&chat), of(Action::Backup(chat.clone())).subject());
+        assert_ne!(subject_of(&chat), subject_of(&"mail".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_job_runs_on_the_hosts_it_names_and_on_all_if_it_names_none() {
+        let on = |hosts: &[&str]| Job { hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), ..hourly(CatchUp::Once) };
+        for (hosts, allowed) in [(&[][..], true), (&["one"], true), (&["two", "one"], true), (&["two"], false), (&["one-b", "on"], false)] {
+            assert_eq!(on(hosts).may_run_on("one"), allowed, "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_tick_is_decided_from_the_moment_it_is_there_and_not_again() {
+        let job = hourly(CatchUp::Once);
+        for (since, now, expected) in [
+            ("2026-11-24T03:00:00Z", "2026-11-24T03:59:59Z", &[][..]),
+            ("2026-11-24T03:00:00Z", "2026-11-24T04:00:00Z", &["04:00"]),
+            ("2026-11-24T02:59:59Z", "2026-11-24T03:00:00Z", &["03:00"]),
+            ("2026-11-24T04:00:00Z", "2026-11-24T03:00:00Z", &[]),
+        ] {
+            let planned = job.plan(at(since), at(now));
+            assert_eq!(shown(&planned), (expected.iter().map(|time| (*time).to_owned()).collect(), vec![]), "{since} to {now}");
+            assert_eq!(planned.until, if expected.is_empty() { at(since) } else { at(now) });
+        }
+    }
+
+    #[test]
+    fn a_tick_that_is_no_more_than_ten_minutes_late_runs_beside_the_run_that_catches_up() {
+        let since = at("2026-11-24T00:30Z");
+        let once = |now: &str| shown(&hourly(CatchUp::Once).plan(since, at(now)));
+        let waiting = |times: &[&str]| -> Vec<String> { times.iter().map(|time| (*time).to_owned()).collect() };
+        // 04:00 is ten minutes late: not yet missed, so 03:00 covers what was missed, and 04:00 runs for itself.
+        assert_eq!(once("2026-11-24T04:10:00Z"), (waiting(&["03:00", "04:00"]), fates(&["01:00", "02:00"], Fate::Covered)));
+        assert_eq!(once("2026-11-24T04:10:01Z"), (waiting(&["04:00"]), fates(&["01:00", "02:00", "03:00"], Fate::Covered)));
+    }
+
+    #[test]
+    fn a_job_that_does_not_catch_up_runs_what_is_within_its_time_and_reports_the_rest_as_missed() {
+        let (since, now) = (at("2026-11-24T00:30Z"), at("2026-11-24T04:30Z"));
+        for (within, missed, waiting) in [
+            (Span::seconds(0), &["01:00", "02:00", "03:00", "04:00"][..], &[][..]),
+            (Span::seconds(1_799), &["01:00", "02:00", "03:00", "04:00"], &[]),
+            (Span::seconds(1_800), &["01:00", "02:00", "03:00"], &["04:00"]),
+            (Span::seconds(9_000), &["01:00"], &["02:00", "03:00", "04:00"]),
+            (Span::seconds(u64::MAX), &[], &["01:00", "02:00", "03:00", "04:00"]),
+        ] {
+            let waiting = waiting.iter().map(|time| (*time).to_owned()).collect();
+            assert_eq!(shown(&hourly(CatchUp::Skip(within)).plan(since, now)), (waiting, fates(missed, Fate::Missed)), "{within}");
+        }
+    }
+
+    #[test]
+    fn lateness_counts_from_when_a_tick_was_due_and_not_from_its_nominal_time() {
+        let mut job = hourly(CatchUp::Skip(Span::seconds(600)));
+        job.calendar.blackouts = vec!["01:30-03:30".parse().unwrap()];
+        // 02:00 and 03:00 are put off to 03:30.
+        let planned = job.plan(at("2026-11-24T00:30Z"), at("2026-11-24T03:40Z"));
+        assert_eq!(shown(&planned), (vec!["02:00".to_owned(), "03:00".to_owned()], fates(&["01:00"], Fate::Missed)));
+        assert!(planned.waiting.iter().all(|tick| tick.due == Some(at("2026-11-24T03:30Z"))));
+    }
+
+    #[test]
+    fn what_a_blackout_leaves_out_is_neither_missed_nor_caught_up() {
+        for catch_up in [CatchUp::Once, CatchUp::Skip(Span::seconds(1_800))] {
+            let mut job = hourly(catch_up);
+            job.calendar.blackouts = vec!["01:30-04:30".parse().unwrap()];
+            job.calendar.in_blackout = InBlackout::Skip;
+            let planned = job.plan(at("2026-11-24T01:30Z"), at("2026-11-24T05:20Z"));
+            assert_eq!(shown(&planned), (vec!["05:00".to_owned()], fates(&["02:00", "03:00", "04:00"], Fate::LeftOut)), "{catch_up:?}");
+            assert_eq!(planned.until, at("2026-11-24T05:00Z"));
+        }
+    }
+
+    #[test]
+    fn the_newest_ticks_are_the_ones_that_are_listed() {
+        let begin = at("2026-11-01T00:00Z");
+        let after = |hours: i64| hourly(CatchUp::Once).plan(begin, begin + SignedDuration::from_hours(hours));
+        let most = i64::try_from(TICKS_PLANNED_MAX).unwrap();
+        for (hours, unlisted) in [(most, 0), (most + 1, 1), (most + 3, 3)] {
+            let planned = after(hours);
+            assert_eq!((planned.unlisted, planned.waiting.len(), planned.passed.len()), (unlisted, 2, TICKS_PLANNED_MAX - 2));
+            assert_eq!(planned.until, begin + SignedDuration::from_hours(hours));
+            assert_eq!(planned.passed[0].0.nominal, begin + SignedDuration::from_hours(1 + i64::try_from(unlisted).unwrap()));
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
         /// However often and whenever one looks, each tick is decided exactly once, in order.
         #[test]
         fn each_tick_is_decided_once(looks in proptest::collection::vec(1..200_000i64, 1..30), which in 0..3usize) {

@@ -324,4 +324,207 @@ mod tests {
         assert_eq!(parse_manifest_key(place.manifest().as_str()), Some((datastore.clone(), backup.clone())));
         assert_eq!(parse_manifest_key(place.manifest().signature().as_str()), None);
     }
+
+    const BACKUP: &str = "20261122T031500Z-K3XQ7A";
+
+    fn key(text: &str) -> ObjectKey {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn keys_have_at_most_512_bytes_of_letters_digits_and_three_signs() {
+        assert!("a".repeat(512).parse::<ObjectKey>().is_ok());
+        assert_eq!(
+            "a".repeat(513).parse::<ObjectKey>().unwrap_err(),
+            format!("{:?} cannot be the name of an object in a vault", "a".repeat(513))
+        );
+        for good in ["a", "Z9", "a-b_c.d", "...", ".a/..b", "a/b/c"] {
+            assert_eq!(key(good).to_string(), good);
+        }
+        for bad in [".", "a/.", "..", "a/..", "/", "a+b", "a:b", "a~", "a\\b", "a\n"] {
+            assert!(bad.parse::<ObjectKey>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_stored_as_text_and_checked_when_read() {
+        let stored = serde_json::to_string(&key("payloads/chat/x")).unwrap();
+        assert_eq!(stored, "\"payloads/chat/x\"");
+        assert_eq!(serde_json::from_str::<ObjectKey>(&stored).unwrap(), key("payloads/chat/x"));
+        assert!(serde_json::from_str::<ObjectKey>("\"../x\"").is_err());
+    }
+
+    #[test]
+    fn signatures_and_pieces_stand_beside_their_object() {
+        let object = key("payloads/chat/x/main.zst.age");
+        assert_eq!(object.file_name(), "main.zst.age");
+        assert_eq!(key("vault.json").file_name(), "vault.json");
+        assert_eq!(object.signature().as_str(), "payloads/chat/x/main.zst.age.sig");
+        for (number, name) in [(0, ""), (1, ""), (2, ".0002"), (12_345, ".12345")] {
+            assert_eq!(object.piece(number).as_str(), format!("payloads/chat/x/main.zst.age{name}"));
+        }
+    }
+
+    #[test]
+    fn every_object_stands_where_restore_guides_and_older_versions_look_for_it() {
+        let (chat, backup): (DatastoreName, BackupId) = ("chat".parse().unwrap(), BACKUP.parse().unwrap());
+        let place = Place { datastore: &chat, backup: &backup };
+        let run = "20261122T031500Z-0a1b2c";
+        for (made, name) in [
+            (vault_header(), "vault.json"),
+            (place.manifest(), "manifests/chat/20261122T031500Z-K3XQ7A.json"),
+            (place.envelope(2), "meta/chat/20261122T031500Z-K3XQ7A/envelope-0002.json"),
+            (place.slot(2, "home", "kms"), "meta/chat/20261122T031500Z-K3XQ7A/slots/0002-home.kms"),
+            (place.restore_guide(0), "meta/chat/20261122T031500Z-K3XQ7A/RESTORE.md"),
+            (place.restore_guide(1), "meta/chat/20261122T031500Z-K3XQ7A/RESTORE.md"),
+            (place.restore_guide(2), "meta/chat/20261122T031500Z-K3XQ7A/RESTORE-0002.md"),
+            (place.sealed_meta("plan.toml"), "meta/chat/20261122T031500Z-K3XQ7A/plan.toml.zst.age"),
+            (place.payload("data-001"), "payloads/chat/20261122T031500Z-K3XQ7A/data-001.zst.age"),
+            (evidence(17), "evidence/00000017.json"),
+            (epoch(&chat, 3), "runs/epochs/chat/000000000003.json"),
+            (lease(run), "runs/20261122T031500Z-0a1b2c/lease.json"),
+            (run_over(run), "runs/20261122T031500Z-0a1b2c/over.json"),
+            (order(run, 2), "runs/20261122T031500Z-0a1b2c/order-0002.json"),
+            (letter(run, 2, 9), "runs/20261122T031500Z-0a1b2c/inbox/0002/00000009.json"),
+            (agent("0a1b"), "agent/0a1b"),
+            (probe("0123456789abcdef"), "probes/0123456789abcdef"),
+        ] {
+            assert_eq!(made.as_str(), name);
+            assert_eq!(key(name), made, "what is written may be listed");
+        }
+        assert!(place.manifest().as_str().starts_with(&manifests_of(&chat)));
+        assert_eq!(manifests_of(&chat), "manifests/chat/");
+        assert_eq!(place.meta_prefix(), "meta/chat/20261122T031500Z-K3XQ7A/");
+        assert_eq!(place.payload_prefix(), "payloads/chat/20261122T031500Z-K3XQ7A/");
+        assert_eq!((epochs_of(&chat), run_prefix(run)), ("runs/epochs/chat/".to_owned(), format!("runs/{run}/")));
+        assert_eq!(inbox(run, 2), "runs/20261122T031500Z-0a1b2c/inbox/0002/");
+    }
+
+    #[test]
+    fn only_the_one_spelling_of_a_records_number_counts() {
+        for (key, parsed) in [
+            ("evidence/00000001.json", Some((1, true))),
+            ("evidence/00000001.json.sig", Some((1, false))),
+            ("evidence/99999999.json", Some((99_999_999, true))),
+            ("evidence/00000000.json", None),
+            ("evidence/100000000.json", None),
+            ("evidence/1.json", None),
+            ("evidence/000000001.json", None),
+            ("evidence/+0000001.json", None),
+            ("evidence/00000001", None),
+            ("evidence/00000001.sig", None),
+            ("evidence/.json", None),
+            ("x/evidence/00000001.json", None),
+            ("manifests/00000001.json", None),
+        ] {
+            assert_eq!(parse_evidence_key(key), parsed, "{key}");
+        }
+    }
+
+    #[test]
+    fn only_the_one_spelling_of_an_epoch_counts_and_only_for_its_datastore() {
+        let chat = "chat".parse().unwrap();
+        for (key, parsed) in [
+            ("runs/epochs/chat/000000000000.json", Some(0)),
+            ("runs/epochs/chat/000000000003.json", Some(3)),
+            ("runs/epochs/chat/1000000000000.json", Some(1_000_000_000_000)),
+            ("runs/epochs/chat/3.json", None),
+            ("runs/epochs/chat/0000000000003.json", None),
+            ("runs/epochs/chat/+00000000003.json", None),
+            ("runs/epochs/chat/000000000003.json.sig", None),
+            ("runs/epochs/chat2/000000000003.json", None),
+            ("runs/epochs/mail/000000000003.json", None),
+        ] {
+            assert_eq!(parse_epoch_key(&chat, key), parsed, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_run_of_a_key_is_found_and_nothing_else_is_taken_for_a_run() {
+        let run = "20261122T031500Z-0a1b2c";
+        for made in [lease(run), run_over(run), order(run, 1), letter(run, 1, 1)] {
+            assert_eq!(parse_run_key(made.as_str()).as_deref(), Some(run), "{made}");
+        }
+        for (key, found) in [
+            ("runs/20261122T031500Z-9f0a9f", true),
+            ("runs/20261122T031500Z-0a1b2c/anything", true),
+            ("runs/20261122T031500Z-0A1B2C/lease.json", false),
+            ("runs/20261122T031500Z-0a1b2g/lease.json", false),
+            ("runs/20261122T031500Z-0a1b2/lease.json", false),
+            ("runs/20261122T031500Z-0a1b2c3/lease.json", false),
+            ("runs/20261122T031500-0a1b2c/lease.json", false),
+            ("runs/20261122X031500Z-0a1b2c/lease.json", false),
+            ("runs/20261122t031500z-0a1b2c/lease.json", false),
+            ("runs/20261122T031500Z/lease.json", false),
+            ("runs/epochs/chat/000000000003.json", false),
+            ("20261122T031500Z-0a1b2c/lease.json", false),
+        ] {
+            assert_eq!(parse_run_key(key).is_some(), found, "{key}");
+        }
+    }
+
+    #[test]
+    fn probes_and_what_is_asked_beside_them_are_told_from_everything_else() {
+        for (key, is) in [
+            ("probes/0123456789abcdef", true),
+            ("probes/0123456789abcdef-wrong", true),
+            ("probes/0123456789abcdef-class", true),
+            ("probes/0123456789abcdef-other", false),
+            ("probes/0123456789abcdef-wrong-class", false),
+            ("probes/0123456789ABCDEF", false),
+            ("probes/0123456789abcdeg", false),
+            ("probes/0123456789abcde", false),
+            ("probes/0123456789abcdef0", false),
+            ("probes/", false),
+            ("0123456789abcdef", false),
+            ("meta/0123456789abcdef", false),
+        ] {
+            assert_eq!(is_probe(key), is, "{key}");
+        }
+    }
+
+    #[test]
+    fn objects_are_sorted_to_the_rotation_that_wrote_them() {
+        let (chat, backup): (DatastoreName, BackupId) = ("chat".parse().unwrap(), BACKUP.parse().unwrap());
+        let place = Place { datastore: &chat, backup: &backup };
+        let meta = |name: &str| key(&format!("{}{name}", place.meta_prefix()));
+        for (key, rotation) in [
+            (place.envelope(1), Some((1, true))),
+            (place.envelope(2), Some((2, true))),
+            (place.envelope(2).signature(), Some((2, false))),
+            (place.slot(2, "home", "kms"), Some((2, false))),
+            (place.restore_guide(2), Some((2, false))),
+            (place.restore_guide(1), None),
+            (place.sealed_meta("plan.toml"), None),
+            (place.payload("main"), None),
+            (place.manifest(), None),
+            (meta("envelope-2.json"), None),
+            (meta("envelope-00x2.json"), None),
+            (meta("slots/home.kms"), None),
+            (meta("other/0002-home.kms"), None),
+            (key("meta/mail/20261122T031500Z-K3XQ7A/envelope-0002.json"), None),
+        ] {
+            assert_eq!(place.rotation(&key), rotation, "{key}");
+        }
+    }
+
+    #[test]
+    fn keys_that_belong_to_no_backup_are_not_taken_for_one() {
+        for key in [
+            "vault.json",
+            "evidence/00000001.json",
+            "manifests/chat/20261122T031500Z-K3XQ7A",
+            "manifests/chat/20261122T031500Z-K3XQ7A.json.sig.sig",
+            "manifests/chat/x/20261122T031500Z-K3XQ7A.json",
+            "manifests/Chat/20261122T031500Z-K3XQ7A.json",
+            "manifests/20261122T031500Z-K3XQ7A.json",
+            "chat/20261122T031500Z-K3XQ7A.json",
+            "meta/chat",
+            "meta/chat/readme/envelope-0001.json",
+            "payloads/Chat/20261122T031500Z-K3XQ7A/main.zst.age",
+            "runs/chat/20261122T031500Z-K3XQ7A/main.zst.age",
+        ] {
+            assert_eq!(parse_backup_key(key), None, "{key}");
+        }
+    }
 }

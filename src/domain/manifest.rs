@@ -383,3 +383,6 @@ impl Manifest {
         self.payloads.iter().map(|p| p.plain_bytes).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -338,6 +338,175 @@ mod tests {
         assert!(super::plan(&store(), &[], &all, now).removals().is_empty(), "without a policy everything is kept");
     }
 
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn days(days: u64) -> Duration {
+        Duration::from_secs(days * 86_400)
+    }
+
+    /// A policy without a floor but for the one backup that is always kept.
+    fn only(counts: &[(Every, usize)]) -> Policy {
+        Policy { counts: counts.iter().copied().collect(), at_least: 1, ..Policy::default() }
+    }
+
+    /// Reasons of the backups in the order in which they are given.
+    fn reasons(policies: &[Policy], all: &[Candidate], now: Timestamp) -> Vec<String> {
+        let plan = plan(&store(), policies, all, now);
+        let of = |c: &Candidate| plan.decisions.iter().find(|d| d.backup == c.backup).map(|d| d.reasons.join("; ")).unwrap();
+        all.iter().map(of).collect()
+    }
+
+    #[test]
+    fn two_backups_share_a_period_only_if_the_calendar_of_the_zone_says_so() {
+        let now = at("2027-02-01T00:00Z");
+        for (every, zone, older, newer, same) in [
+            (Every::Hour, "UTC", "2026-11-24T09:00:00Z", "2026-11-24T09:59:59Z", true),
+            (Every::Hour, "UTC", "2026-11-24T09:59:59Z", "2026-11-24T10:00:00Z", false),
+            (Every::Hour, "UTC", "2026-11-23T09:30:00Z", "2026-11-24T09:30:00Z", false),
+            // 02:30 by the wall clock, before and after it is set back.
+            (Every::Hour, "Europe/Berlin", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", false),
+            (Every::Day, "UTC", "2026-11-24T00:00:00Z", "2026-11-24T23:59:59Z", true),
+            (Every::Day, "UTC", "2026-11-24T23:59:59Z", "2026-11-25T00:00:00Z", false),
+            (Every::Day, "Europe/Berlin", "2026-11-24T22:59:59Z", "2026-11-24T23:00:00Z", false),
+            (Every::Day, "Europe/Berlin", "2026-11-24T23:00:00Z", "2026-11-25T22:59:59Z", true),
+            // 2026-11-23 is a Monday.
+            (Every::Week, "UTC", "2026-11-23T00:00:00Z", "2026-11-29T23:59:59Z", true),
+            (Every::Week, "UTC", "2026-11-22T23:59:59Z", "2026-11-23T00:00:00Z", false),
+            (Every::Week, "UTC", "2026-12-31T12:00:00Z", "2027-01-01T12:00:00Z", true),
+            (Every::Week, "UTC", "2026-11-18T12:00:00Z", "2026-11-25T12:00:00Z", false),
+            (Every::Month, "UTC", "2026-11-01T00:00:00Z", "2026-11-30T23:59:59Z", true),
+            (Every::Month, "UTC", "2026-11-30T23:59:59Z", "2026-12-01T00:00:00Z", false),
+            (Every::Month, "UTC", "2025-11-15T12:00:00Z", "2026-11-15T12:00:00Z", false),
+            (Every::Year, "UTC", "2026-01-01T00:00:00Z", "2026-12-31T23:59:59Z", true),
+            (Every::Year, "UTC", "2026-12-31T23:59:59Z", "2027-01-01T00:00:00Z", false),
+            (Every::Year, "Pacific/Auckland", "2026-12-31T10:59:59Z", "2026-12-31T11:00:00Z", false),
+        ] {
+            let policy = Policy { zone: zone.parse().unwrap(), ..only(&[(every, 9)]) };
+            let all = [candidate(0, at(older), vec![]), candidate(1, at(newer), vec![])];
+            let gone: Vec<u64> = plan(&store(), &[policy], &all, now).removals().iter().map(Removal::sequence).collect();
+            assert_eq!(gone, if same { vec![0] } else { vec![] }, "{every:?} of {older} and {newer} in {zone}");
+        }
+    }
+
+    #[test]
+    fn an_age_limit_includes_its_last_second() {
+        let now = at("2026-11-24T10:00Z");
+        let all: Vec<Candidate> = [0, 10 * 86_400, 10 * 86_400 + 1]
+            .into_iter()
+            .enumerate()
+            .map(|(number, age)| candidate(number, now - SignedDuration::from_secs(age), vec![]))
+            .collect();
+        let limit = Policy { not_older_than: Some(days(10)), ..only(&[]) };
+        let within = Policy { all_within: Some(days(10)), ..only(&[]) };
+        let (floor, gone) = ("one of the newest 1", "older than 10 d 0 h");
+        for (policy, expected) in [
+            (limit.clone(), [&format!("not older than 10 d 0 h; {floor}"), "not older than 10 d 0 h", gone]),
+            (within.clone(), [&format!("{floor}; younger than 10 d 0 h"), "younger than 10 d 0 h", "no rule keeps it"]),
+            // A limit beside a rule of periods keeps nothing by itself, and one that counts no period is no such rule.
+            (Policy { counts: [(Every::Year, 1)].into(), ..limit.clone() }, [&format!("{floor}; yearly 1 of 1"), "no rule keeps it", gone]),
+            (
+                Policy { counts: [(Every::Year, 0)].into(), ..limit.clone() },
+                [&format!("not older than 10 d 0 h; {floor}"), "not older than 10 d 0 h", gone],
+            ),
+            // Nor beside one that keeps everything young.
+            (Policy { all_within: Some(days(1)), ..limit }, [&format!("{floor}; younger than 24 h 0 min"), "no rule keeps it", gone]),
+            // Periods reach only as far back as the limit.
+            (
+                Policy { not_older_than: Some(days(9)), ..only(&[(Every::Day, 9)]) },
+                [&format!("daily 1 of 9; {floor}"), "older than 9 d 0 h", "older than 9 d 0 h"],
+            ),
+        ] {
+            assert_eq!(reasons(std::slice::from_ref(&policy), &all, now), expected, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn one_policy_of_several_is_enough_to_keep_a_backup() {
+        let now = at("2026-11-24T10:00Z");
+        let all: Vec<Candidate> =
+            (0..5).map(|week| candidate(week, now - SignedDuration::from_hours(24 * 7 * week as i64), vec![])).collect();
+        let weekly = Policy { not_older_than: Some(days(20)), ..only(&[(Every::Week, 2)]) };
+        let monthly = Policy { not_older_than: Some(days(25)), at_least: 2, ..only(&[(Every::Month, 2)]) };
+        assert_eq!(
+            reasons(&[weekly, monthly], &all, now),
+            [
+                "monthly 1 of 2; one of the newest 2; weekly 1 of 2",
+                "one of the newest 2; weekly 2 of 2",
+                "no rule keeps it",
+                "no rule keeps it",
+                "older than 25 d 0 h"
+            ]
+        );
+        assert_eq!(reasons(&[], &all[..1], now), ["no schedule says how long"]);
+    }
+
+    #[test]
+    fn the_newest_backup_stays_even_where_the_floor_is_zero() {
+        let now = at("2026-11-24T10:00Z");
+        let taken = now - SignedDuration::from_hours(24 * 900);
+        // Of two of the same second the one with the higher id counts as the newer.
+        let all = [candidate(1, taken, vec![]), candidate(2, taken, vec![])];
+        let none = Policy { at_least: 0, ..only(&[]) };
+        assert_eq!(reasons(&[none], &all, now), ["no rule keeps it", "one of the newest 1"]);
+    }
+
+    #[test]
+    fn a_backup_from_the_future_stays_and_one_of_this_very_moment_is_not_from_the_future() {
+        let now = at("2026-11-24T10:00Z");
+        let all =
+            [(0, 2), (1, 1), (2, 0), (3, -1)].map(|(number, ahead)| candidate(number, now + SignedDuration::from_secs(ahead), vec![]));
+        let expected =
+            ["its time lies in the future; one of the newest 1", "its time lies in the future", "no rule keeps it", "no rule keeps it"];
+        assert_eq!(reasons(&[only(&[])], &all, now), expected);
+    }
+
+    #[test]
+    fn guards_say_in_words_what_keeps_a_backup() {
+        let until = at("2027-03-01T06:05:59Z");
+        for (guard, why) in [
+            (Guard::LastDrilled, "the last one that a drill restored and passed"),
+            (Guard::Held("case 17".to_owned()), "held: case 17"),
+            (Guard::InUse("a run of db1 is reading it".to_owned()), "in use: a run of db1 is reading it"),
+            (Guard::Locked(until), "locked by the store until 2027-03-01 06:05 UTC"),
+            (Guard::PaidUntil(until), "its storage class is paid for until 2027-03-01"),
+        ] {
+            let now = at("2026-11-24T10:00Z");
+            let all = [candidate(0, now, vec![]), candidate(1, now - SignedDuration::from_hours(1), vec![guard])];
+            assert_eq!(reasons(&[only(&[])], &all, now)[1], why);
+        }
+    }
+
+    #[test]
+    fn a_plan_lists_removals_oldest_first_and_decisions_newest_first() {
+        let now = at("2026-11-24T10:00Z");
+        let all: Vec<Candidate> =
+            [2, 0, 3, 1].into_iter().map(|n| candidate(n, now - SignedDuration::from_hours(n as i64), vec![])).collect();
+        let plan = plan(&store(), &[only(&[])], &all, now);
+        let decisions: Vec<_> = plan.decisions.iter().map(|d| (d.backup.clone(), d.taken, d.bytes, d.keep)).collect();
+        let expected = [1, 3, 0, 2].map(|place: usize| (all[place].backup.clone(), all[place].taken, 1, place == 1));
+        assert_eq!(decisions, expected);
+        let removals: Vec<_> = plan.removals().iter().map(|r| (r.datastore(), r.backup(), r.sequence(), r.reason())).collect();
+        let datastore = store();
+        assert_eq!(removals, [2, 0, 3].map(|place: usize| (&datastore, &all[place].backup, all[place].sequence, "no rule keeps it")));
+    }
+
+    #[test]
+    fn storage_classes_are_paid_for_at_least_as_long_as_the_provider_says() {
+        for (class, days) in [
+            ("STANDARD", 0),
+            ("INTELLIGENT_TIERING", 0),
+            ("STANDARD_IA", 30),
+            ("ONEZONE_IA", 30),
+            ("GLACIER_IR", 90),
+            ("GLACIER", 90),
+            ("DEEP_ARCHIVE", 180),
+        ] {
+            assert_eq!(minimum_days(class), days, "{class}");
+        }
+    }
+
     fn policies() -> impl Strategy<Value = Vec<Policy>> {
         let counts = proptest::collection::btree_map(
             prop_oneof![Just(Every::Hour), Just(Every::Day), Just(Every::Week), Just(Every::Month), Just(Every::Year)],

@@ -298,4 +298,162 @@ mod tests {
         assert_eq!(next(Warmth::UnderWay, &wish(Tier::Bulk, Some(Tier::Expedited)), Timestamp::UNIX_EPOCH), Act::Wait);
         assert_eq!(next(Warmth::UnderWay, &wish(Tier::Expedited, None), Timestamp::UNIX_EPOCH), Act::Wait, "nobody knows what was asked");
     }
+
+    #[test]
+    fn tiers_are_written_and_read_by_the_same_names() {
+        for (tier, name) in [(Tier::Expedited, "expedited"), (Tier::Standard, "standard"), (Tier::Bulk, "bulk")] {
+            assert_eq!(tier.name(), name);
+            assert_eq!(tier.to_string(), name);
+            assert_eq!(name.parse::<Tier>(), Ok(tier));
+            assert_eq!(serde_json::to_string(&tier).unwrap(), format!("{name:?}"), "on the wire it has the same name");
+        }
+        for bad in ["", "Bulk", "fast", "bulk "] {
+            let why = bad.parse::<Tier>().unwrap_err();
+            assert!(why.contains("expedited, standard or bulk"), "{why}");
+        }
+    }
+
+    #[test]
+    fn only_the_two_archive_classes_must_be_thawed() {
+        assert_eq!(ColdClass::of("GLACIER"), Some(ColdClass::Flexible));
+        assert_eq!(ColdClass::of("DEEP_ARCHIVE"), Some(ColdClass::DeepArchive));
+        for warm in ["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "glacier", ""] {
+            assert_eq!(ColdClass::of(warm), None, "{warm} is read at once");
+        }
+    }
+
+    #[test]
+    fn a_thaw_takes_as_long_as_the_documentation_says() {
+        let minutes = |class: ColdClass| Tier::ALL.map(|tier| class.takes(tier).map(|takes| takes.as_secs_f64() / 60.0));
+        assert_eq!(minutes(ColdClass::Flexible), [Some(5.0), Some(300.0), Some(720.0)]);
+        assert_eq!(minutes(ColdClass::DeepArchive), [None, Some(720.0), Some(2880.0)], "a deep archive has no expedited tier");
+    }
+
+    #[test]
+    fn gigabytes_requests_and_days_are_billed_each_at_its_price() {
+        // For each tier: 2 GB retrieved with 4,000 requests.
+        for (class, tier, retrieval) in [
+            (ColdClass::Flexible, Tier::Expedited, 0.06 + 40.0),
+            (ColdClass::Flexible, Tier::Standard, 0.02 + 0.2),
+            (ColdClass::Flexible, Tier::Bulk, 0.1),
+            (ColdClass::DeepArchive, Tier::Standard, 0.04 + 0.4),
+            (ColdClass::DeepArchive, Tier::Bulk, 0.005 + 0.1),
+        ] {
+            for (days, copies) in [(0, 0.0), (3, 0.0046), (60, 0.092)] {
+                let cost = dollars(class, tier, 4000, 2 * 1_073_741_824, days);
+                assert!((cost - (retrieval + copies)).abs() < 1e-9, "{class:?} {tier} {days} days: {cost}");
+            }
+        }
+        assert!(dollars(ColdClass::DeepArchive, Tier::Bulk, 0, 0, 30).abs() < 1e-12, "nothing costs nothing");
+    }
+
+    #[test]
+    fn an_object_is_readable_until_its_copy_goes_away() {
+        let now = at("2026-11-25T13:00:00Z");
+        let second = SignedDuration::from_secs(1);
+        let thawed = |until| Warmth::Thawed { until: Some(until) };
+        for (warmth, readable) in [
+            (Warmth::Warm, true),
+            (Warmth::Frozen, false),
+            (Warmth::UnderWay, false),
+            (Warmth::Thawed { until: None }, true),
+            (thawed(now + second), true),
+            (thawed(now), false),
+            (thawed(now - second), false),
+        ] {
+            assert_eq!(warmth.is_readable(now), readable, "{warmth:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_is_asked_for_again_when_it_is_gone_and_prolonged_when_it_goes_too_early() {
+        let time = |second| Timestamp::from_second(second).unwrap();
+        let (now, needed_until) = (time(1000), time(2000));
+        let wish = Wish { tier: Tier::Standard, days: 1, needed_until, asked: None };
+        for (until, act) in [
+            (999, Act::Request),
+            (1000, Act::Request),
+            (1001, Act::Prolong),
+            (1999, Act::Prolong),
+            (2000, Act::Nothing),
+            (2001, Act::Nothing),
+        ] {
+            assert_eq!(next(Warmth::Thawed { until: Some(time(until)) }, &wish, now), act, "goes away at {until}");
+        }
+        assert_eq!(next(Warmth::Frozen, &wish, now), Act::Request);
+        assert_eq!(next(Warmth::Thawed { until: None }, &wish, now), Act::Nothing);
+        let asked = |asked| Wish { asked: Some(asked), ..wish };
+        assert_eq!(next(Warmth::UnderWay, &asked(Tier::Standard), now), Act::Wait, "the same tier was asked for already");
+    }
+
+    #[test]
+    fn a_tier_that_is_through_to_the_second_is_in_time() {
+        for class in [ColdClass::Flexible, ColdClass::DeepArchive] {
+            for tier in Tier::ALL {
+                let Some(takes) = class.takes(tier) else { continue };
+                assert_eq!(tier_within(class, takes), tier, "{class:?}");
+                let less = tier_within(class, takes.checked_sub(Duration::from_secs(1)).unwrap());
+                assert!(less <= tier && class.takes(less).is_some(), "{class:?} {tier}: {less}");
+                assert!(less < tier || Tier::ALL.into_iter().all(|other| other >= tier || class.takes(other).is_none()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_tier_is_followed_by_the_next_slower_one_that_is_offered() {
+        for (class, tier, expected) in [
+            (ColdClass::Flexible, Tier::Expedited, Some(Tier::Standard)),
+            (ColdClass::Flexible, Tier::Standard, Some(Tier::Bulk)),
+            (ColdClass::Flexible, Tier::Bulk, None),
+            (ColdClass::DeepArchive, Tier::Expedited, Some(Tier::Standard)),
+            (ColdClass::DeepArchive, Tier::Standard, Some(Tier::Bulk)),
+            (ColdClass::DeepArchive, Tier::Bulk, None),
+        ] {
+            assert_eq!(slower(class, tier), expected, "{class:?} {tier}");
+        }
+    }
+
+    #[test]
+    fn a_copy_stays_for_at_least_the_days_asked_for_and_less_than_one_more() {
+        for (from, days, until) in [
+            ("2026-11-25T00:00:01Z", 1, "2026-11-27T00:00:00Z"),
+            ("2026-11-25T23:59:59Z", 1, "2026-11-27T00:00:00Z"),
+            ("2026-11-25T13:00:00Z", 7, "2026-12-03T00:00:00Z"),
+            ("2026-11-25T13:00:00Z", 0, "2026-11-26T00:00:00Z"),
+            ("2026-11-25T00:00:00Z", 30, "2026-12-25T00:00:00Z"),
+            ("1969-12-30T12:00:00Z", 1, "1970-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(expiry(at(from), days), at(until), "{from} {days}");
+        }
+        assert_eq!(expiry(Timestamp::MAX, u32::MAX), Timestamp::MAX, "later than any time there is");
+    }
+
+    #[test]
+    fn looks_are_a_twentieth_of_what_is_left_apart_and_ever_rarer_when_overdue() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (since, expected, seconds) in [
+            (minutes(0), minutes(60), 180.0),
+            (minutes(20), minutes(60), 120.0),
+            (minutes(59), minutes(60), 3.0),
+            // Not over five minutes, not under a second.
+            (minutes(0), minutes(48 * 60), 300.0),
+            (minutes(60), minutes(60), 1.0),
+            // Overdue.
+            (minutes(80), minutes(60), 60.0),
+            (minutes(160), minutes(60), 120.0),
+            (minutes(4000), minutes(60), 300.0),
+        ] {
+            assert!((pause(since, expected).as_secs_f64() - seconds).abs() < 1e-6, "{since:?} of {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_moment_later_is_so_many_seconds_later_and_never_beyond_the_end_of_time() {
+        let now = at("2026-11-25T13:00:00Z");
+        assert_eq!(after(now, 90.5), at("2026-11-25T13:01:30.5Z"));
+        assert_eq!(after(now, 0.0), now);
+        for endless in [1e15, 1e300, f64::INFINITY, f64::NAN] {
+            assert_eq!(after(now, endless), Timestamp::MAX, "{endless}");
+        }
+    }
 }

@@ -63,3 +63,29 @@ impl fmt::Display for Trouble {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_has_its_words_and_only_what_passes_by_itself_is_worth_another_try() {
+        for (trouble, words, retryable) in [
+            (Trouble::Bug, "bug", false),
+            (Trouble::Usage, "usage", false),
+            (Trouble::NoSuchBackup, "no such backup", false),
+            (Trouble::AlreadyRunning, "already running", true),
+            (Trouble::KeyRefused, "key refused", false),
+            (Trouble::Unavailable, "unavailable, try again", true),
+            (Trouble::Integrity, "integrity broken", false),
+            (Trouble::SourceFailed, "source failed", true),
+            (Trouble::RestoreFailed, "restore failed", false),
+            (Trouble::CheckFailed, "check failed", false),
+            (Trouble::NotVerified, "not verified", false),
+            (Trouble::Leftovers, "leftovers remain", false),
+            (Trouble::Interrupted, "interrupted", false),
+        ] {
+            assert_eq!((trouble.to_string().as_str(), trouble.is_retryable()), (words, retryable), "{trouble:?}");
+        }
+    }
+}

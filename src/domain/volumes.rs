@@ -492,3 +492,6 @@ pub mod tag {
     /// What a restored volume belongs to.
     pub const RESTORE: &str = "lifeboat:restore";
 }
+
+#[cfg(test)]
+mod tests;

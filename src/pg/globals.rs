@@ -188,4 +188,136 @@ GRANT SET ON PARAMETER log_statement TO app;
         let error = parse(b"CREATE USER MAPPING FOR a SERVER b OPTIONS (password 'hunter2hunter2');").unwrap_err();
         assert!(!error.to_string().contains("hunter2"));
     }
+
+    fn texts(statements: &[Vec<u8>]) -> Vec<String> {
+        statements.iter().map(|s| readable(s)).collect()
+    }
+
+    #[test]
+    fn lines_of_restrict_and_unrestrict_go_and_nothing_else_does() {
+        let script = b"\\restrict k3y\nSET x = 1;\n-- \\restrict k\n\\restricted\n\\unrestrict k3y\n\\restrict last";
+        assert_eq!(without_restrict(script), b"SET x = 1;\n-- \\restrict k\n\\restricted\n");
+        assert_eq!(without_restrict(b"\\unrestrict a\n"), b"");
+        assert_eq!(without_restrict(b"no newline"), b"no newline");
+    }
+
+    #[test]
+    fn two_dumps_of_the_same_globals_differ_in_nothing_but_their_restrict_keys() {
+        let dump = |key: &str| format!("\\restrict {key}\nCREATE ROLE a;\n\\unrestrict {key}\n");
+        assert_eq!(without_restrict(dump("abc").as_bytes()), without_restrict(dump("xyz").as_bytes()));
+    }
+
+    #[test]
+    fn every_statement_about_a_role_is_kept_with_that_role_in_the_order_of_the_script() {
+        let script = "CREATE ROLE a;ALTER ROLE a WITH LOGIN;COMMENT ON ROLE a IS 'on tablespace b';\
+                      SECURITY LABEL FOR selinux ON ROLE a IS 'x';ALTER ROLE a IN DATABASE d SET work_mem TO '1';CREATE ROLE b;";
+        let globals = parse(script.as_bytes()).unwrap();
+        let of_a: Vec<&str> = script.split_inclusive(';').map(|s| s.trim_end_matches(';')).take(5).collect();
+        assert_eq!(texts(&globals.roles["a"]), of_a);
+        assert_eq!(texts(&globals.roles["b"]), ["CREATE ROLE b"]);
+        assert_eq!((globals.roles.len(), globals.tablespaces.len()), (2, 0));
+    }
+
+    #[test]
+    fn every_statement_about_a_tablespace_is_kept_with_that_tablespace() {
+        let script = "CREATE TABLESPACE fast OWNER role LOCATION '/a';ALTER TABLESPACE fast SET (seq_page_cost=1);\
+                      COMMENT ON TABLESPACE fast IS 'role x';SECURITY LABEL FOR selinux ON TABLESPACE fast IS 'x';\
+                      REVOKE ALL ON TABLESPACE fast FROM PUBLIC;GRANT ALL PRIVILEGES ON TABLESPACE fast TO c;\
+                      GRANT CREATE ON TABLESPACE fast TO b;CREATE TABLESPACE \"S\" LOCATION '/b';";
+        let globals = parse(script.as_bytes()).unwrap();
+        let of_fast: Vec<&str> = script.split_inclusive(';').map(|s| s.trim_end_matches(';')).take(7).collect();
+        assert_eq!(texts(&globals.tablespaces["fast"]), of_fast);
+        assert_eq!(texts(&globals.tablespaces["S"]), ["CREATE TABLESPACE \"S\" LOCATION '/b'"]);
+        assert_eq!((globals.roles.len(), globals.tablespaces.len(), globals.memberships.len()), (0, 2, 0));
+    }
+
+    #[test]
+    fn memberships_and_grants_on_parameters_are_told_apart_whatever_roles_are_called() {
+        let script = r#"GRANT "on" TO "parameter";GRANT a TO b WITH INHERIT TRUE;GRANT SET ON PARAMETER p TO a;REVOKE SET ON PARAMETER p FROM "on";"#;
+        let globals = parse(script.as_bytes()).unwrap();
+        let of = |role: &str, member: &str, statement: &str| Membership {
+            role: role.to_owned(),
+            member: member.to_owned(),
+            statement: statement.as_bytes().to_vec(),
+        };
+        let wanted = [of("on", "parameter", r#"GRANT "on" TO "parameter""#), of("a", "b", "GRANT a TO b WITH INHERIT TRUE")];
+        assert_eq!(globals.memberships, wanted);
+        let grants = ["GRANT SET ON PARAMETER p TO a", r#"REVOKE SET ON PARAMETER p FROM "on""#];
+        assert_eq!(texts(&globals.parameter_grants), grants);
+    }
+
+    #[test]
+    fn the_encoding_is_the_scripts_own_and_must_look_like_one() {
+        assert_eq!(parse(b"").unwrap().encoding, "UTF8", "what is not said is UTF-8");
+        for name in ["LATIN1", "EUC_JP", "windows-1252", "SQL_ASCII"] {
+            assert_eq!(parse(format!("SET client_encoding = '{name}';").as_bytes()).unwrap().encoding, name);
+        }
+        for bad in ["UTF8 ", "a.b", "a;b", "a''b", "UTF8=1"] {
+            assert!(parse(format!("SET client_encoding = '{bad}';").as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_the_settings_that_pg_dumpall_writes_are_accepted_and_change_nothing() {
+        let empty = format!("{:?}", Globals { encoding: "UTF8".to_owned(), ..Globals::default() });
+        for good in [
+            "SET default_transaction_read_only = off;",
+            "SET standard_conforming_strings = on;",
+            "SET escape_string_warning = off;",
+            "SELECT pg_catalog.set_config('search_path', '', false);",
+        ] {
+            assert_eq!(format!("{:?}", parse(good.as_bytes()).unwrap()), empty, "{good}");
+        }
+        for bad in [
+            "SET;",
+            "SET role = 'postgres';",
+            "SELECT set_config('a', 'b', false);",
+            "SELECT pg_catalog;",
+            "SELECT pg_catalog.lo_import('/etc/passwd');",
+            "SELECT escape_string_warning;",
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_statement_that_only_begins_like_a_known_one_is_refused() {
+        for bad in [
+            "CREATE ROLE;",
+            "CREATE ROLE 'a';",
+            "CREATE TABLE role (a int);",
+            "CREATE USER a;",
+            "DROP ROLE a;",
+            "DROP TABLESPACE a;",
+            "ALTER DATABASE role SET x TO 'y';",
+            "COMMENT ON DATABASE a IS 'role';",
+            "COMMENT ON ROLE 'a';",
+            "SECURITY LABEL FOR x ON DATABASE a IS 'role';",
+            "SECURITY LABEL ON ROLE a IS 'x';",
+            "GRANT;",
+            "GRANT a;",
+            "GRANT a TO;",
+            "GRANT a TO 'b';",
+            "GRANT a FROM b;",
+            "GRANT a, b TO c;",
+            "GRANT 'a' TO b;",
+            "REVOKE a FROM b;",
+            "GRANT a TO b ON;",
+            "GRANT CREATE ON TABLESPACE;",
+            "GRANT CREATE ON \"tablespace\" TO a;",
+            "GRANT SET ON \"parameter\" TO a;",
+            "GRANT ALL ON DATABASE parameter TO a;",
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_bad_statement_refuses_the_whole_script_and_is_named_by_its_beginning_only() {
+        let error = parse(b"CREATE ROLE a; CREATE FUNCTION abcdefghijklmnopqrstuvwxyz_0123456789() LANGUAGE c;").unwrap_err();
+        let beginning = "CREATE FUNCTION abcdefghijklmnopqrstuvwx…";
+        assert_eq!(error.to_string(), format!("the globals hold a statement that does not belong there: {beginning}"));
+        assert!(matches!(parse(b"CREATE ROLE a"), Err(GlobalsError::Sql(_))), "a script cut short");
+        assert!(matches!(parse(b"CREATE ROLE a;\n\\! sh\n"), Err(GlobalsError::Sql(_))), "a psql command");
+    }
 }

@@ -232,3 +232,261 @@ impl Table {
         self.rows.sum.add(hash.as_bytes());
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEY: [u8; 32] = [42; 32];
+
+    fn key() -> HashKey {
+        HashKey::from_random(KEY)
+    }
+
+    fn entry(kind: &str, schema: &str, tag: &str) -> Entry {
+        Entry { kind: kind.to_owned(), schema: schema.into(), tag: tag.into(), ..Entry::default() }
+    }
+
+    fn table_data(columns: &str) -> Entry {
+        Entry { copy: format!("COPY public.t {columns} FROM stdin;\n").into_bytes(), ..entry("TABLE DATA", "public", "t") }
+    }
+
+    fn contents(entries: Vec<Entry>) -> Contents {
+        Contents { version: (1, 16), database: b"db".to_vec(), entries, raw: std::sync::Arc::default() }
+    }
+
+    /// What must be recorded of these rows: each is hashed on its own, with its newline.
+    fn sum_of(rows: &[&[u8]]) -> Sum {
+        let mut sum = Sum::default();
+        rows.iter().for_each(|row| sum.add(blake3::keyed_hash(&KEY, row).as_bytes()));
+        sum
+    }
+
+    fn count(mut fingerprinter: Fingerprinter, columns: &str, chunks: &[&[u8]]) -> Result<TableRows, ArchiveError> {
+        fingerprinter.begin(&table_data(columns))?;
+        chunks.iter().for_each(|chunk| fingerprinter.data(chunk));
+        fingerprinter.end()?;
+        Ok(fingerprinter.into_tally().tables.remove(0))
+    }
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    /// A fingerprint of a backup whose table `public.t` had these columns.
+    fn recorded(columns: &[&str]) -> Fingerprint {
+        let rows = TableRows {
+            schema: "public".to_owned(),
+            table: "t".to_owned(),
+            columns: strings(columns),
+            rows: 0,
+            bytes: 0,
+            sum: Sum::default(),
+        };
+        assemble(key(), 16, Tally { tables: vec![rows], ..Tally::default() }, [])
+    }
+
+    #[test]
+    fn rows_are_counted_and_hashed_the_same_in_chunks_of_every_size() {
+        let stream = b"1\tone\n\n2\ttw\\no\n\\.x\n1\tone\n\\.\n\n\n";
+        let rows: [&[u8]; 5] = [b"1\tone\n", b"\n", b"2\ttw\\no\n", b"\\.x\n", b"1\tone\n"];
+        let bytes = rows.iter().map(|r| r.len() as u64).sum();
+        for size in 1..=stream.len() {
+            let found = count(Fingerprinter::new(key()), "(a, b)", &stream.chunks(size).collect::<Vec<_>>()).unwrap();
+            let wanted = TableRows {
+                schema: "public".to_owned(),
+                table: "t".to_owned(),
+                columns: strings(&["a", "b"]),
+                rows: 5,
+                bytes,
+                sum: sum_of(&rows),
+            };
+            assert_eq!(found, wanted, "chunks of {size}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn where_chunks_are_cut_and_how_rows_are_ordered_changes_nothing(
+            rows in proptest::collection::vec("[a-z\t]{0,9}", 0..8),
+            cuts in proptest::collection::vec(0_usize..90, 0..6),
+        ) {
+            let mut lines: Vec<Vec<u8>> = rows.iter().map(|r| format!("{r}\n").into_bytes()).collect();
+            let mut stream = lines.concat();
+            stream.extend_from_slice(b"\\.\n\n\n");
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(stream.len())).chain([0, stream.len()]).collect();
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|w| &stream[w[0]..w[1]]).collect();
+            let found = count(Fingerprinter::new(key()), "(a)", &chunks).unwrap();
+            lines.reverse();
+            let sum = sum_of(&lines.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            prop_assert_eq!((found.rows, found.sum), (lines.len() as u64, sum));
+        }
+    }
+
+    #[test]
+    fn rows_behind_the_end_mark_are_not_counted() {
+        let found = count(Fingerprinter::new(key()), "(a)", &[b"1\n\\.\n2\n", b"3\n"]).unwrap();
+        assert_eq!((found.rows, found.bytes, found.sum), (1, 2, sum_of(&[b"1\n"])));
+    }
+
+    #[test]
+    fn a_table_whose_rows_have_no_end_mark_is_refused_by_name() {
+        for chunks in [&[][..], &[&b"1\n"[..]], &[b"1\n\\."], &[b"1\n", b"\\.x\n"], &[b"x\\.\n"]] {
+            let error = count(Fingerprinter::new(key()), "(a)", chunks).unwrap_err();
+            assert_eq!(error, ArchiveError::Malformed("the rows of public.t have no end mark".to_owned()));
+        }
+    }
+
+    #[test]
+    fn columns_in_another_order_than_recorded_are_hashed_in_the_recorded_order() {
+        let like = |columns: &[&str]| Fingerprinter::like(&recorded(columns));
+        let stream: &[&[u8]] = &[b"1\t2\t3\n", b"4\t\t6\n\\.\n"];
+        let same = count(like(&["a", "b", "c"]), "(a, b, c)", stream).unwrap();
+        assert_eq!((same.columns, same.sum), (strings(&["a", "b", "c"]), sum_of(&[b"1\t2\t3\n", b"4\t\t6\n"])));
+        let turned = count(like(&["c", "a", "b"]), "(a, b, c)", stream).unwrap();
+        assert_eq!((turned.columns, turned.sum), (strings(&["c", "a", "b"]), sum_of(&[b"3\t1\t2\n", b"6\t4\t\n"])));
+        assert_eq!((turned.rows, turned.bytes), (2, 11));
+    }
+
+    #[test]
+    fn columns_that_are_not_the_recorded_ones_are_hashed_as_they_come_and_named_as_they_are() {
+        for other in [&["a", "x"][..], &["a"], &["a", "b", "c"], &[]] {
+            let found = count(Fingerprinter::like(&recorded(other)), "(b, a)", &[b"1\t2\n\\.\n"]).unwrap();
+            assert_eq!((found.columns, found.sum), (strings(&["b", "a"]), sum_of(&[b"1\t2\n"])), "{other:?}");
+        }
+        // A table of the same name in another schema was not recorded.
+        let mut fingerprinter = Fingerprinter::like(&recorded(&["b", "a"]));
+        fingerprinter.begin(&Entry { schema: b"other".to_vec(), ..table_data("(a, b)") }).unwrap();
+        fingerprinter.data(b"1\t2\n\\.\n");
+        fingerprinter.end().unwrap();
+        assert_eq!(fingerprinter.into_tally().tables[0].columns, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_row_with_fewer_fields_than_columns_does_not_stop_a_comparison() {
+        let found = count(Fingerprinter::like(&recorded(&["b", "a"])), "(a, b)", &[b"1\n\n\\.\n"]).unwrap();
+        assert_eq!((found.rows, found.sum), (2, sum_of(&[b"\t1\n", b"\t\n"])));
+    }
+
+    #[test]
+    fn a_comparison_hashes_under_the_key_of_the_backup() {
+        let with = |bytes| Fingerprint { key: HashKey::from_random(bytes), ..recorded(&["a"]) };
+        let sum = |bytes| count(Fingerprinter::like(&with(bytes)), "(a)", &[b"1\n\\.\n"]).unwrap().sum;
+        assert_eq!(sum(KEY), sum_of(&[b"1\n"]));
+        assert_ne!(sum([1; 32]), sum(KEY));
+    }
+
+    #[test]
+    fn what_the_table_of_contents_lists_is_counted_by_kind() {
+        let mut fingerprinter = Fingerprinter::new(key());
+        let sequence = Entry { definition: b"SELECT pg_catalog.setval('s.q', 7, true);\n\n".to_vec(), ..entry("SEQUENCE SET", "s", "q") };
+        let listed = vec![
+            entry("TABLE", "s", "a"),
+            entry("TABLE", "s", "b"),
+            entry("TABLE DATA", "s", "a"),
+            entry("VIEW", "s", "v"),
+            entry("MATERIALIZED VIEW", "s", "m"),
+            entry("BLOB", "", "16385"),
+            entry("BLOBS", "", "BLOBS"),
+            entry("BLOB METADATA", "", "BLOB 1..2"),
+            sequence,
+        ];
+        fingerprinter.contents(&contents(listed)).unwrap();
+        let tally = fingerprinter.into_tally();
+        let counted: Vec<(&str, u64)> = tally.objects.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
+        assert_eq!(counted, [("MATERIALIZED VIEW", 1), ("SEQUENCE SET", 1), ("TABLE", 2), ("VIEW", 1)]);
+        assert_eq!(tally.materialized_views, ["s.m"]);
+        assert_eq!(tally.sequences.get("s.q").map(String::as_str), Some("SELECT pg_catalog.setval('s.q', 7, true);"));
+        assert_eq!(tally.sequences.len(), 1);
+    }
+
+    fn large_objects(listed: Vec<Entry>, objects: &[(u32, &[&[u8]])]) -> LargeObjects {
+        let mut fingerprinter = Fingerprinter::new(key());
+        fingerprinter.contents(&contents(listed)).unwrap();
+        fingerprinter.begin(&entry("BLOBS", "", "BLOBS")).unwrap();
+        for (oid, chunks) in objects {
+            fingerprinter.begin_large_object(*oid);
+            chunks.iter().for_each(|chunk| fingerprinter.data(chunk));
+            fingerprinter.end_large_object();
+        }
+        fingerprinter.end().unwrap();
+        let tally = fingerprinter.into_tally();
+        assert!(tally.tables.is_empty(), "large objects are not rows");
+        tally.large_objects
+    }
+
+    #[test]
+    fn large_objects_are_counted_with_oid_owner_and_content() {
+        let owned = |oid: &str, owner: &str| Entry { owner: owner.into(), ..entry("BLOB", "", oid) };
+        let listed = || vec![owned("7", "ann"), owned("8", "bob")];
+        let found = large_objects(listed(), &[(7, &[b"con", b"tent"]), (8, &[])]);
+        let of = |oid: u32, owner: &[u8], content: &[u8]| {
+            let length = (owner.len() as u64).to_le_bytes();
+            blake3::keyed_hash(&KEY, &[&oid.to_le_bytes()[..], &length, owner, content].concat())
+        };
+        let mut sum = Sum::default();
+        sum.add(of(7, b"ann", b"content").as_bytes());
+        sum.add(of(8, b"bob", b"").as_bytes());
+        assert_eq!(found, LargeObjects { count: 2, bytes: 7, sum });
+        assert_eq!(large_objects(listed(), &[(8, &[]), (7, &[b"content"])]), found, "order and chunks do not matter");
+        for (listed, objects, what) in [
+            (vec![owned("7", "eve"), owned("8", "bob")], [(7, &[&b"content"[..]][..]), (8, &[])], "owner"),
+            (vec![owned("7", "ann"), owned("9", "bob")], [(7, &[&b"content"[..]][..]), (9, &[])], "oid"),
+            (vec![owned("7", "ann"), owned("8", "bob")], [(7, &[&b"Content"[..]][..]), (8, &[])], "content"),
+        ] {
+            assert_ne!(large_objects(listed, &objects).sum, found.sum, "another {what}");
+        }
+    }
+
+    #[test]
+    fn owners_of_large_objects_are_the_same_whether_listed_singly_or_in_a_list_of_oids() {
+        let single = |oid: &str| Entry { owner: b"ann".to_vec(), ..entry("BLOB", "", oid) };
+        let list = Entry { owner: b"ann".to_vec(), definition: b"7\n4294967295\n".to_vec(), ..entry("BLOB METADATA", "", "BLOB 7..9") };
+        let objects: [(u32, &[&[u8]]); 2] = [(7, &[b"x"]), (u32::MAX, &[b"y"])];
+        assert_eq!(large_objects(vec![single("7"), single("4294967295")], &objects), large_objects(vec![list], &objects));
+    }
+
+    #[test]
+    fn the_table_that_is_passing_is_named_and_none_is_when_none_is() {
+        let mut fingerprinter = Fingerprinter::new(key());
+        assert_eq!(fingerprinter.current_table(), None);
+        fingerprinter.begin(&entry("BLOBS", "", "BLOBS")).unwrap();
+        assert_eq!(fingerprinter.current_table(), None);
+        fingerprinter.begin(&table_data("(a)")).unwrap();
+        assert_eq!(fingerprinter.current_table().as_deref(), Some("public.t"));
+        fingerprinter.data(b"\\.\n");
+        fingerprinter.end().unwrap();
+        assert_eq!(fingerprinter.current_table(), None);
+        assert!(fingerprinter.begin(&Entry { copy: b"DROP TABLE t;".to_vec(), ..table_data("") }).is_err());
+    }
+
+    #[test]
+    fn the_tables_of_all_archives_stand_together_ordered_by_name() {
+        let table = |schema: &str, table: &str| TableRows {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            columns: vec![],
+            rows: 1,
+            bytes: 2,
+            sum: Sum::default(),
+        };
+        let main = Tally {
+            tables: vec![table("b", "a")],
+            large_objects: LargeObjects { count: 3, ..LargeObjects::default() },
+            sequences: BTreeMap::from([("s".to_owned(), "1".to_owned())]),
+            materialized_views: strings(&["m"]),
+            objects: BTreeMap::from([("TABLE".to_owned(), 3)]),
+        };
+        let data = [vec![table("b", "A"), table("a", "z")], vec![table("c", "c")]];
+        let all = assemble(key(), 17, main, data.map(|tables| Tally { tables, ..Tally::default() }));
+        let names: Vec<_> = all.tables.iter().map(|t| format!("{}.{}", t.schema, t.table)).collect();
+        assert_eq!(names, ["a.z", "b.A", "b.a", "c.c"]);
+        assert_eq!((all.format.as_str(), all.hash.as_str(), all.pg_dump_major), (FORMAT, HASH, 17));
+        assert_eq!((all.large_objects.count, all.sequences.len(), all.materialized_views.len(), all.objects["TABLE"]), (3, 1, 1, 3));
+        assert_eq!(all.rows(), 4);
+    }
+}

@@ -308,4 +308,193 @@ mod tests {
             prop_assert_eq!(cut[0].name_at(2), Some(name.as_bytes()));
         }
     }
+
+    fn word(text: &str) -> Kind {
+        Kind::Word(text.as_bytes().to_vec())
+    }
+
+    fn name(text: &str) -> Kind {
+        Kind::Quoted(text.as_bytes().to_vec())
+    }
+
+    /// The only statement of a script.
+    fn only(script: &[u8]) -> Statement<'_> {
+        let mut cut = statements(script).unwrap();
+        assert_eq!(cut.len(), 1, "{}", String::from_utf8_lossy(script));
+        cut.remove(0)
+    }
+
+    fn kinds(script: &str) -> Vec<Kind> {
+        only(script.as_bytes()).tokens.into_iter().map(|t| t.kind).collect()
+    }
+
+    fn texts(script: &str) -> Vec<String> {
+        statements(script.as_bytes()).unwrap().iter().map(|s| String::from_utf8(s.text.to_vec()).unwrap()).collect()
+    }
+
+    fn error(script: &[u8]) -> String {
+        statements(script).unwrap_err().to_string().replace("the script cannot be cut into statements: ", "")
+    }
+
+    #[test]
+    fn tokens_are_words_in_lower_case_names_texts_and_symbols() {
+        for (script, wanted) in [
+            ("Create ROLE A_1b;", vec![word("create"), word("role"), word("a_1b")]),
+            ("a\"B\"\"c\"'d''e'f;", vec![word("a"), name("B\"c"), Kind::Text, word("f")]),
+            ("\"\" '' ;", vec![name(""), Kind::Text]),
+            ("a.b=(1-2)/3*4;", {
+                let symbol = |c| Kind::Symbol(c);
+                let (a, b, one, two, three, four) = (word("a"), word("b"), word("1"), word("2"), word("3"), word("4"));
+                let open = [a, symbol(b'.'), b, symbol(b'='), symbol(b'('), one, symbol(b'-'), two, symbol(b')')];
+                [&open[..], &[symbol(b'/'), three, symbol(b'*'), four]].concat()
+            }),
+            ("größe$1 $1 x$;", vec![word("größe$1"), Kind::Symbol(b'$'), word("1"), word("x$")]),
+            ("a\t\r\n\x0cb;", vec![word("a"), word("b")]),
+        ] {
+            assert_eq!(kinds(script), wanted, "{script}");
+        }
+        for byte in 0x80..=0xff {
+            assert_eq!(only(&[byte, b';']).tokens[0].kind, Kind::Word(vec![byte]), "any byte beyond ASCII is part of a word");
+        }
+    }
+
+    #[test]
+    fn a_statements_text_reaches_from_its_first_to_its_last_token_and_positions_are_within_it() {
+        let script = " ;; /* c */ ALTER ROLE \"a b\" SET x TO 'y' -- c;\n ; -- d\nGRANT $t$;$t$ /* e */;\n";
+        assert_eq!(texts(script), ["ALTER ROLE \"a b\" SET x TO 'y'", "GRANT $t$;$t$"]);
+        let cut = statements(script.as_bytes()).unwrap();
+        let at = |s: &Statement<'_>| s.tokens.iter().map(|t| String::from_utf8(s.text[t.at.clone()].to_vec()).unwrap()).collect::<Vec<_>>();
+        assert_eq!(at(&cut[0]), ["ALTER", "ROLE", "\"a b\"", "SET", "x", "TO", "'y'"]);
+        assert_eq!(at(&cut[1]), ["GRANT", "$t$;$t$"]);
+    }
+
+    #[test]
+    fn comments_hide_whatever_stands_in_them_and_end_where_they_end() {
+        for script in [
+            "A --;'\"\\ $$ /*\nB;",
+            "A--\nB;",
+            "A/*;'\"\\ $$ -- */B;",
+            "A/**/B;",
+            "A/*/*;*/;*/B;",
+            "A/*/**//**/*/B;",
+            "A /***/ B;",
+            "A B; -- the end ; \\ without a newline",
+            "--\nA B;--",
+        ] {
+            assert_eq!(kinds(script), [word("a"), word("b")], "{script}");
+        }
+        assert_eq!(texts("-- only a comment"), [""; 0]);
+        assert_eq!(texts("A - -B;"), ["A - -B"]);
+        for unclosed in ["/*", "/*/", "/* /* */", "/*/* */"] {
+            assert_eq!(error(format!("A; {unclosed}").as_bytes()), "an unclosed comment at byte 3", "{unclosed}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_escapes_only_in_text_right_behind_an_e() {
+        assert_eq!(texts(r"A E'\';' B;"), [r"A E'\';' B"]);
+        assert_eq!(texts(r"A e'\\'; B;"), [r"A e'\\'", "B"]);
+        assert_eq!(texts(r"A e'x''\'y;'; B;"), [r"A e'x''\'y;'", "B"]);
+        for not_escaping in [r"A '\'; B;", r"A E '\'; B;", r#"A "e"'\'; B;"#, r"A xe'\'; B;"] {
+            assert_eq!(texts(not_escaping).len(), 2, "{not_escaping}");
+        }
+        for unclosed in [r"A E'\'", r"A E'\", "A '''", "A '", r"A E'\';"] {
+            assert!(error(unclosed.as_bytes()).starts_with("an unclosed quote at byte "), "{unclosed}");
+        }
+    }
+
+    #[test]
+    fn dollar_quotes_end_only_at_their_own_tag() {
+        for text in ["$$;'\"\\--/*$$", "$a$;$$;$b$;$a$", "$_1$;$_$;$_1$", "$ä$;$ä$", "$$$$", "$a$$a$", "$a$ $a $a$"] {
+            let script = format!("A {text} B;");
+            assert_eq!(kinds(&script), [word("a"), Kind::Text, word("b")], "{text}");
+            assert_eq!(texts(&script), [format!("A {text} B")]);
+        }
+        // A tag does not begin with a digit, and what has no second dollar is no tag.
+        assert_eq!(kinds("$1$x;").iter().filter(|k| **k == Kind::Text).count(), 0);
+        assert_eq!(kinds("$ $;"), [Kind::Symbol(b'$'), Kind::Symbol(b'$')]);
+        assert_eq!(kinds("$a;"), [Kind::Symbol(b'$'), word("a")]);
+        for unclosed in ["$$", "$$ $", "$a$ $A$", "$a$ $$", "$a$ a$"] {
+            assert_eq!(error(format!("A {unclosed};").as_bytes()), "an unclosed dollar quote at byte 2", "{unclosed}");
+        }
+        assert_eq!(error(b"A $"), "the last statement has no semicolon at byte 3");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_with_its_place() {
+        for (script, wanted) in [
+            (&b"A;\n\\! sh"[..], "a backslash outside of quotes at byte 3"),
+            (b"A 'x", "an unclosed quote at byte 2"),
+            (b"A; \"x\"\"", "an unclosed quote at byte 3"),
+            (b"A; B -- c;", "the last statement has no semicolon at byte 10"),
+        ] {
+            assert_eq!(error(script), wanted);
+        }
+    }
+
+    #[test]
+    fn keywords_are_found_only_unquoted_and_names_quoted_or_not() {
+        let cut = only(b"GRANT \"on\" 'on' . ON x;");
+        assert_eq!((cut.position("on"), cut.position("grant"), cut.position("x "), cut.position("to")), (Some(4), Some(0), None, None));
+        let names: Vec<Option<&[u8]>> = (0..7).map(|at| cut.name_at(at)).collect();
+        assert_eq!(names, [Some(&b"grant"[..]), Some(b"on"), None, None, Some(b"on"), Some(b"x"), None]);
+        for (keywords, begins) in [(&[][..], true), (&["grant"], true), (&["grant", "on"], false), (&["on"], false), (&["gran"], false)] {
+            assert_eq!(cut.begins_with(keywords), begins, "{keywords:?}");
+        }
+        let short = only(b"CREATE ROLE;");
+        assert!(short.begins_with(&["create", "role"]) && !short.begins_with(&["create", "role", "a"]));
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_is_not_replaced() {
+        let cut = only(b"ALTER DATABASE \"o\"\"ld\" SET x TO 1;");
+        assert_eq!(cut.with_name_at(2, "new"), b"ALTER DATABASE \"new\" SET x TO 1");
+        assert_eq!(cut.with_name_at(6, "new"), b"ALTER DATABASE \"o\"\"ld\" SET x TO \"new\"");
+        assert_eq!(cut.with_name_at(7, "new"), b"ALTER DATABASE \"o\"\"ld\" SET x TO 1");
+    }
+
+    #[test]
+    fn a_clause_is_taken_out_whole_and_only_behind_the_name() {
+        let script = b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8' TABLESPACE = fast LOCALE = 'C';";
+        let cut = only(script);
+        let shorter = cut.without_clause("tablespace", 3);
+        assert_eq!(shorter.text.as_ref(), b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8'  LOCALE = 'C'");
+        assert_eq!(shorter.tokens, cut.tokens[..7], "tokens up to the clause stay where they are");
+        assert_eq!(shorter.name_at(2), Some(&b"tablespace"[..]));
+        let last = cut.without_clause("locale", 0);
+        assert_eq!(last.text.as_ref(), b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8' TABLESPACE = fast ");
+        for unchanged in [cut.without_clause("tablespace", 8), cut.without_clause("owner", 0), cut.without_clause("x", 99)] {
+            assert_eq!((unchanged.text.as_ref(), unchanged.tokens), (cut.text.as_ref(), cut.tokens.clone()));
+        }
+        let cut_off = only(b"CREATE DATABASE a TABLESPACE =;");
+        assert_eq!(cut_off.without_clause("tablespace", 3).text, cut_off.text, "not a clause");
+    }
+
+    #[test]
+    fn names_and_texts_are_quoted_so_that_nothing_in_them_ends_the_quote() {
+        assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quote_bytes(b"\"a\xff\""), b"\"\"\"a\xff\"\"\"");
+        assert_eq!(quote_bytes(b""), b"\"\"");
+        assert_eq!(quote_text("it's"), "'it''s'");
+        assert_eq!(quote_text("C:\\it's"), " E'C:\\\\it''s'");
+        assert_eq!(quote_text(""), "''");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_quoted_text_is_one_text_whatever_stands_in_it(text in r#"[a';"\\$ /*-]{0,12}"#) {
+            let script = format!("SELECT {};", quote_text(&text));
+            let found = only(script.as_bytes());
+            let last = found.tokens.last().unwrap();
+            prop_assert_eq!((&last.kind, last.at.end), (&Kind::Text, found.text.len()));
+            prop_assert_eq!(found.tokens.len(), if text.contains('\\') { 3 } else { 2 });
+        }
+        #[test]
+        fn quoted_bytes_read_back(bytes in proptest::collection::vec(prop_oneof![Just(b'"'), any::<u8>()], 0..20)) {
+            let script = [b"A ", &quote_bytes(&bytes)[..], b";"].concat();
+            let found = only(&script);
+            prop_assert_eq!(found.name_at(1), Some(&bytes[..]));
+        }
+    }
 }

@@ -67,4 +67,48 @@ mod tests {
         assert!(Identity::from_text("").is_err());
         assert!(Identity::from_text(&format!("{0}{0}", text.expose_secret())).is_err());
     }
+
+    #[test]
+    fn the_text_of_an_identity_is_one_line_as_age_writes_it() {
+        let text = Identity::generate().to_text();
+        let line = text.expose_secret().strip_suffix('\n').unwrap();
+        assert!(line.starts_with("AGE-SECRET-KEY-1") && !line.contains('\n'));
+        assert!(age::x25519::Identity::from_str(line).is_ok());
+        assert_ne!(Identity::generate().to_text().expose_secret(), text.expose_secret(), "each is fresh");
+    }
+
+    #[test]
+    fn comments_blank_lines_and_spaces_around_an_identity_do_not_matter_but_anything_else_does() {
+        let text = Identity::generate().to_text();
+        let line = text.expose_secret().trim_end();
+        let read = |text: &str| Identity::from_text(text).map(|read| read.to_text().expose_secret().trim_end() == line).ok();
+        for good in [line.to_owned(), format!("\n\r\n  {line}  \r\n\n"), format!("#a\n #b\n{line}\n#{line}\n")] {
+            assert_eq!(read(&good), Some(true));
+        }
+        for bad in [
+            format!("#{line}"),
+            format!("{line}\nx"),
+            format!("x\n{line}"),
+            format!("{line} # note"),
+            line[1..].to_owned(),
+            "\n#\n".to_owned(),
+        ] {
+            assert_eq!(read(&bad), None);
+        }
+        let error = Identity::from_text("AGE-SECRET-KEY-1WRONG").unwrap_err();
+        assert_eq!(error.to_string(), "what the key slot opened is not an age identity", "and not the text");
+    }
+
+    #[test]
+    fn what_is_encrypted_to_an_identitys_recipient_opens_with_it_alone() {
+        let identity = Identity::generate();
+        let sealed = age::encrypt(&identity.recipient(), b"plaintext").unwrap();
+        let open = |identity: &Identity| {
+            let mut plain = Vec::new();
+            let stream = age::Decryptor::new(&sealed[..]).unwrap().decrypt(std::iter::once(identity.as_age()));
+            stream.map(|mut stream| std::io::Read::read_to_end(&mut stream, &mut plain)).map(|read| (read.unwrap(), plain)).ok()
+        };
+        assert_eq!(open(&Identity::from_text(identity.to_text().expose_secret()).unwrap()), Some((9, b"plaintext".to_vec())));
+        assert_eq!(open(&Identity::generate()), None);
+    }
 }

@@ -219,3 +219,268 @@ impl Read for Hashing {
         Ok(now)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Plaintext of one chunk of age's STREAM, and its tag.
+    const STREAM: usize = 64 * 1024;
+    const TAG: usize = 16;
+
+    /// Bytes that do not compress, the same on every run.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[3]
+        };
+        std::iter::repeat_with(next).take(len).collect()
+    }
+
+    fn frame(plain: &[u8]) -> Vec<u8> {
+        let mut compressor = zstd::bulk::Compressor::new(1).unwrap();
+        compressor.include_checksum(true).unwrap();
+        compressor.compress(plain).unwrap()
+    }
+
+    /// A plaintext whose frame has exactly this many bytes.
+    fn plain_for_frame_of(len: usize) -> Vec<u8> {
+        (16..32).map(|overhead| noise(len - overhead)).find(|plain| frame(plain).len() == len).unwrap()
+    }
+
+    fn encrypt(inner: &[u8], identity: &Identity) -> Vec<u8> {
+        let recipient = identity.recipient();
+        let encryptor = age::Encryptor::with_recipients(std::iter::once(&recipient as &dyn age::Recipient)).unwrap();
+        let mut stream = encryptor.wrap_output(Vec::new()).unwrap();
+        stream.write_all(inner).unwrap();
+        stream.finish().unwrap()
+    }
+
+    /// Where the chunks of age's STREAM begin: behind the header and a nonce of 16 bytes.
+    fn stream_begins(sealed: &[u8]) -> usize {
+        let mac = sealed.windows(5).position(|w| w == b"\n--- ").unwrap() + 1;
+        mac + sealed[mac..].iter().position(|c| *c == b'\n').unwrap() + 1 + 16
+    }
+
+    fn expected(name: &str, bytes: &[u8]) -> Expected {
+        let sha256 = hex::encode(digest::digest(&digest::SHA256, bytes));
+        Expected { name: name.to_owned(), bytes: bytes.len() as u64, sha256 }
+    }
+
+    fn delivery(items: Vec<Result<Bytes, String>>) -> Chunks {
+        let (to, chunks) = tokio::sync::mpsc::channel(items.len().max(1));
+        for item in items {
+            to.try_send(item).unwrap();
+        }
+        chunks
+    }
+
+    fn cut(bytes: &[u8], size: usize) -> Chunks {
+        delivery(bytes.chunks(size).map(|c| Ok(Bytes::copy_from_slice(c))).collect())
+    }
+
+    fn read_to_end(chunks: Chunks, objects: Vec<Expected>, identity: &Identity) -> Result<Vec<u8>, OpenError> {
+        let mut opened = Opened::new("payload", chunks, objects, identity)?;
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 10_007];
+        loop {
+            match opened.read(&mut buffer)? {
+                0 => return Ok(all),
+                count => all.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    /// Opens bytes of which the manifest says that they are right, so that only age and zstd can object.
+    fn open_as_said(sealed: &[u8], identity: &Identity) -> Result<Vec<u8>, OpenError> {
+        read_to_end(cut(sealed, 20_000), vec![expected("one", sealed)], identity)
+    }
+
+    #[test]
+    fn a_payload_whose_size_is_at_a_chunk_boundary_reads_back_whole() {
+        let identity = Identity::generate();
+        for size in [2 * STREAM - 1, 2 * STREAM, 2 * STREAM + 1] {
+            let plain = plain_for_frame_of(size);
+            let sealed = encrypt(&frame(&plain), &identity);
+            assert!(open_as_said(&sealed, &identity).unwrap() == plain, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_payload_reads_back_however_it_is_cut_into_objects_and_chunks() {
+        let identity = Identity::generate();
+        let plain = [noise(3_000), vec![7; 5_000]].concat();
+        let sealed = encrypt(&[frame(&plain[..2_000]), frame(&plain[2_000..])].concat(), &identity);
+        for object in [1, 50, 1_000, sealed.len() - 1, sealed.len()] {
+            let objects = || sealed.chunks(object).map(|o| expected("o", o)).collect();
+            for chunk in [1, 49, 50, 51, 1_000, sealed.len()] {
+                let read = read_to_end(cut(&sealed, chunk), objects(), &identity).unwrap();
+                assert!(read == plain, "objects of {object}, chunks of {chunk}");
+            }
+        }
+        let empty_between = sealed.chunks(500).flat_map(|c| [Ok(Bytes::new()), Ok(Bytes::copy_from_slice(c)), Ok(Bytes::new())]).collect();
+        assert!(read_to_end(delivery(empty_between), vec![expected("o", &sealed)], &identity).unwrap() == plain);
+    }
+
+    #[test]
+    fn an_object_that_is_not_the_one_the_manifest_names_is_called_damaged_by_its_name() {
+        let identity = Identity::generate();
+        let sealed = encrypt(&frame(&noise(5_000)), &identity);
+        let objects = || vec![expected("first", &sealed[..3_000]), expected("second", &sealed[3_000..])];
+        let said = |bytes: &[u8], objects: Vec<Expected>| match read_to_end(cut(bytes, 700), objects, &identity) {
+            Err(OpenError::Damaged { name, why }) => (name, why),
+            other => panic!("{other:?}"),
+        };
+        for (turned, name) in [(2_000, "first"), (2_999, "first"), (3_000, "second"), (sealed.len() - 1, "second")] {
+            let mut wrong = sealed.clone();
+            wrong[turned] ^= 1;
+            let (found, why) = said(&wrong, objects());
+            assert_eq!(found, name, "byte {turned}");
+            assert!(why.starts_with("its SHA-256 is ") && why.contains("the signed manifest says"), "{why}");
+        }
+        // Cut short within an object, right behind one, and by the last byte.
+        for (len, name, seen) in [(2_500, "first", 2_500), (3_000, "second", 0), (sealed.len() - 1, "second", sealed.len() - 3_001)] {
+            let (found, why) = said(&sealed[..len], objects());
+            let whole = if name == "first" { 3_000 } else { sealed.len() - 3_000 };
+            assert_eq!((found.as_str(), why), (name, format!("it ends after {seen} bytes, and the signed manifest says {whole}")));
+        }
+        let longer = [&sealed[..], b"x"].concat();
+        assert_eq!(said(&longer, objects()), ("the last object".to_owned(), "bytes follow its end".to_owned()));
+        // Another object more than was stored.
+        let more = [objects(), vec![expected("third", b"x")]].concat();
+        assert_eq!(said(&sealed, more).0, "third");
+        let error = read_to_end(cut(&sealed[..9], 9), objects(), &identity).unwrap_err();
+        assert!(error.to_string().starts_with("first is damaged: it ends after 9 bytes"), "{error}");
+    }
+
+    #[test]
+    fn ciphertext_damaged_at_or_around_a_chunk_boundary_never_opens_even_if_the_manifest_agrees() {
+        let identity = Identity::generate();
+        let plain = plain_for_frame_of(2 * STREAM);
+        let sealed = encrypt(&frame(&plain), &identity);
+        let begin = stream_begins(&sealed);
+        let chunk = STREAM + TAG;
+        assert_eq!(sealed.len(), begin + 2 * chunk, "two full chunks, the second being the final one");
+        let broken = |bytes: &[u8], what: &str| match open_as_said(bytes, &identity) {
+            Err(OpenError::Broken { name, why }) => assert!(name == "payload" && !why.is_empty(), "{what}"),
+            other => panic!("{what}: {}", other.map_or_else(|error| error.to_string(), |all| format!("{} bytes", all.len()))),
+        };
+        for edge in [begin, begin + STREAM, begin + chunk, begin + chunk + STREAM, sealed.len()] {
+            for at in [edge - 1, edge].into_iter().filter(|at| (begin..sealed.len()).contains(at)) {
+                let mut turned = sealed.clone();
+                turned[at] ^= 0x80;
+                broken(&turned, &format!("byte {at} turned"));
+            }
+            for len in [edge - 1, edge, edge + 1].into_iter().filter(|len| (begin..sealed.len()).contains(len)) {
+                broken(&sealed[..len], &format!("cut to {len}"));
+            }
+        }
+        let (header, chunks) = sealed.split_at(begin);
+        broken(&[header, &chunks[chunk..], &chunks[..chunk]].concat(), "chunks swapped");
+        broken(&[header, &chunks[..chunk], &chunks[..chunk], &chunks[chunk..]].concat(), "a chunk twice");
+        broken(&[header, &chunks[chunk..]].concat(), "the first chunk gone");
+        for behind in [1, TAG, chunk] {
+            broken(&[&sealed[..], &chunks[..behind]].concat(), &format!("{behind} bytes behind the final chunk"));
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_whole_or_has_the_wrong_checksum_does_not_open() {
+        let identity = Identity::generate();
+        let (first, second) = (frame(&noise(400)), frame(&noise(300)));
+        let both = [&first[..], &second[..]].concat();
+        let opens = |inner: &[u8]| open_as_said(&encrypt(inner, &identity), &identity);
+        assert_eq!(opens(&both).unwrap(), [noise(400), noise(300)].concat());
+        for len in [1, 3, 4, first.len() - 4, first.len() - 1, first.len() + 1, first.len() + 4, both.len() - 1] {
+            assert!(matches!(opens(&both[..len]), Err(OpenError::Broken { .. })), "cut to {len} of {} + {}", first.len(), second.len());
+        }
+        // The last bytes of a frame are its checksum.
+        for turned in [0, first.len() - 4, first.len() - 1, first.len(), both.len() - 4, both.len() - 1] {
+            let mut wrong = both.clone();
+            wrong[turned] ^= 1;
+            assert!(matches!(opens(&wrong), Err(OpenError::Broken { .. })), "byte {turned}");
+        }
+        for behind in [&b"\0"[..], b"\0\0\0\0", b"x", b"more than a frame's magic number"] {
+            assert!(matches!(opens(&[&both, behind].concat()), Err(OpenError::Broken { .. })), "{behind:?} behind the last frame");
+        }
+    }
+
+    #[test]
+    fn bytes_behind_the_end_of_the_age_stream_are_refused_even_if_the_manifest_lists_them() {
+        let identity = Identity::generate();
+        let sealed = encrypt(&frame(b"plaintext"), &identity);
+        // An object of no bytes makes age believe in the end of the file.
+        let objects = vec![expected("one", &sealed), expected("none", b""), expected("more", b"x")];
+        match read_to_end(cut(&[&sealed[..], b"x"].concat(), 4_096), objects, &identity) {
+            Err(OpenError::Broken { name, why }) => {
+                assert_eq!((name.as_str(), why.as_str()), ("payload", "bytes follow the end of its age stream"))
+            }
+            other => panic!("{other:?}"),
+        }
+        let objects = vec![expected("one", &sealed), expected("none", b"")];
+        let behind = read_to_end(cut(&[&sealed[..], b"x"].concat(), 4_096), objects, &identity);
+        assert!(matches!(behind, Err(OpenError::Damaged { .. })), "bytes that nobody lists: {behind:?}");
+    }
+
+    #[test]
+    fn a_payload_does_not_open_with_another_backups_identity() {
+        let identity = Identity::generate();
+        let sealed = encrypt(&frame(b"plaintext"), &identity);
+        let error = open_as_said(&sealed, &Identity::generate()).unwrap_err();
+        assert!(matches!(error, OpenError::NotOurs { .. }), "{error:?}");
+        assert!(error.to_string().starts_with("payload does not open with this backup's identity: "), "{error}");
+        assert!(matches!(open_as_said(b"not an age file, but as the manifest says\n", &identity), Err(OpenError::NotOurs { .. })));
+        let mut header = sealed.clone();
+        let mac = header.windows(5).position(|w| w == b"\n--- ").unwrap() + 10;
+        header[mac] = if header[mac] == b'A' { b'B' } else { b'A' };
+        assert!(matches!(open_as_said(&header, &identity), Err(OpenError::NotOurs { .. })));
+    }
+
+    #[test]
+    fn a_vault_that_fails_is_blamed_in_its_own_words_and_not_the_bytes() {
+        let identity = Identity::generate();
+        let sealed = encrypt(&frame(&noise(200_000)), &identity);
+        for delivered in [0, 10, 1_000, 100_000, sealed.len()] {
+            let mut items: Vec<Result<Bytes, String>> = Vec::new();
+            items.push(Ok(Bytes::copy_from_slice(&sealed[..delivered])));
+            items.push(Err("the vault went away".to_owned()));
+            match read_to_end(delivery(items), vec![expected("one", &sealed)], &identity) {
+                Err(error @ OpenError::Fetch { .. }) => {
+                    assert_eq!(error.to_string(), "payload could not be fetched: the vault went away", "after {delivered} bytes");
+                }
+                other => panic!("after {delivered} bytes: {:?}", other.map(|all| all.len())),
+            }
+        }
+    }
+
+    #[test]
+    fn reading_into_no_room_is_not_the_end() {
+        let identity = Identity::generate();
+        let plain = noise(300_000);
+        let sealed = encrypt(&frame(&plain), &identity);
+        let mut opened = Opened::new("payload", cut(&sealed, 50_000), vec![expected("one", &sealed)], &identity).unwrap();
+        assert_eq!(opened.read(&mut []).unwrap(), 0);
+        assert!(opened.read_all(plain.len()).unwrap() == plain);
+        assert_eq!(opened.read(&mut [0]).unwrap(), 0, "and the end stays the end");
+    }
+
+    #[test]
+    fn a_small_payload_is_read_up_to_its_limit_and_not_beyond() {
+        let identity = Identity::generate();
+        for size in [1, 1_000, 64 * 1024, 64 * 1024 + 1, 200_000] {
+            let plain = noise(size);
+            let sealed = encrypt(&frame(&plain), &identity);
+            let read =
+                |limit| Opened::new("small", cut(&sealed, 9_999), vec![expected("one", &sealed)], &identity).unwrap().read_all(limit);
+            assert!(read(size).unwrap() == plain, "{size}");
+            assert!(read(size + 1).unwrap() == plain, "{size}");
+            let error = read(size - 1).unwrap_err();
+            assert_eq!(error.to_string(), format!("small is damaged: it is larger than {} bytes, which no real one is", size - 1));
+        }
+    }
+}

@@ -210,6 +210,29 @@ struct Channels {
     tapped: Sender<Block>,
 }
 
+/// How the compressors keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    /// Blocks wait for them.
+    Full,
+    /// Neither.
+    Busy,
+    /// They wait for blocks.
+    Starved,
+}
+
+/// The level of the next block: lower as soon as compression holds the dump back, higher while it would idle most of a core, lower again where
+/// somebody else needs the cores.
+fn next_level(level: i32, (low, high): (i32, i32), queue: Queue, idle_cores: Option<f64>) -> i32 {
+    let wanted = match (queue, idle_cores) {
+        (Queue::Full, _) => level - 1,
+        (Queue::Starved, Some(cores)) if cores >= 0.7 => level + 1,
+        (Queue::Starved, Some(cores)) if cores < 0.3 => level - 1,
+        _ => level,
+    };
+    wanted.clamp(low, high)
+}
+
 fn read_blocks(
     mut source: impl Read,
     (low, high): (i32, i32),
@@ -229,15 +252,14 @@ fn read_blocks(
         total += count as u64;
         passed.store(total, Ordering::Relaxed);
         let block = Arc::new(block);
-        if to.jobs.is_full() {
-            level = (level - 1).max(low);
-        } else if low < high && idle.load(Ordering::Relaxed) && to.jobs.is_empty() {
-            match cores.idle() {
-                Some(cores) if cores >= 0.7 => level = (level + 1).min(high),
-                Some(cores) if cores < 0.3 => level = (level - 1).max(low),
-                _ => {}
-            }
-        }
+        let queue = match (to.jobs.is_full(), to.jobs.is_empty() && idle.load(Ordering::Relaxed)) {
+            (true, _) => Queue::Full,
+            (false, true) => Queue::Starved,
+            (false, false) => Queue::Busy,
+        };
+        // Cores are looked at only where the answer counts: a look begins a new interval.
+        let idle_cores = if queue == Queue::Starved && low < high { cores.idle() } else { None };
+        level = next_level(level, (low, high), queue, idle_cores);
         let (frame, frame_in) = bounded(1);
         let sent = to.tapped.send(Arc::clone(&block)).is_ok()
             && to.order.send(frame_in).is_ok()
@@ -399,3 +421,7 @@ impl Write for Parts {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

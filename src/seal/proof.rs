@@ -79,3 +79,32 @@ impl SealProof {
         &self.segments
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn only_a_child_that_exited_with_0_proves_its_end() {
+        assert!(SourceEnd::of_child(ExitStatus::from_raw(0)).is_some());
+        for (status, what) in [(1 << 8, "exit 1"), (255 << 8, "exit 255"), (9, "killed"), (13, "SIGPIPE"), (6 | 0x80, "core dumped")] {
+            assert!(SourceEnd::of_child(ExitStatus::from_raw(status)).is_none(), "{what}");
+        }
+    }
+
+    #[test]
+    fn sealed_bytes_are_the_bytes_they_were_made_of() {
+        for bytes in [&b""[..], b"x", b"ciphertext"] {
+            let sealed = SealedBytes::new(bytes.to_vec());
+            assert_eq!((&sealed.bytes()[..], sealed.len(), sealed.is_empty()), (bytes, bytes.len(), bytes.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_proof_says_what_was_read_and_what_must_have_arrived() {
+        let segments = vec![SegmentProof { bytes: 7, sha256: [1; 32] }, SegmentProof { bytes: 8, sha256: [2; 32] }];
+        let proof = SealProof { plain_bytes: 1_234, segments: segments.clone() };
+        assert_eq!((proof.plain_bytes(), proof.segments()), (1_234, &segments[..]));
+    }
+}

@@ -109,4 +109,103 @@ mod tests {
         assert!(relay(b"plaintext of a hundred secrets", b"plaintext of a hundred secrets", 40).is_err(), "its hash is right");
         assert!(relay(b"", b"", 40).is_err());
     }
+
+    /// A relay that expects these bytes, in parts of 40 bytes.
+    fn expecting(said: &[u8], begins: bool) -> Relay {
+        let sha256 = hex::encode(digest::digest(&digest::SHA256, said));
+        Relay::new(Expected { name: "x".to_owned(), bytes: said.len() as u64, sha256 }, 40, begins)
+    }
+
+    fn why<T>(result: Result<T, OpenError>) -> String {
+        result.map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bytes_pass_unchanged_in_full_parts_however_they_come() {
+        for len in [22, 39, 40, 41, 80, 100] {
+            let sealed: Vec<u8> = AGE.iter().copied().chain(0..=255).take(len).collect();
+            for chunk in 1..=len {
+                let mut relay = expecting(&sealed, true);
+                let mut parts: Vec<SealedBytes> = Vec::new();
+                for chunk in sealed.chunks(chunk) {
+                    parts.extend(relay.pass(&Bytes::copy_from_slice(chunk)).unwrap());
+                }
+                assert!(parts.iter().all(|part| part.len() == 40), "{len} in chunks of {chunk}");
+                let (last, proof) = relay.done().unwrap();
+                assert!((1..=40).contains(&last.len()), "the last part is never empty");
+                parts.push(last);
+                assert_eq!(parts.iter().flat_map(|part| part.bytes().to_vec()).collect::<Vec<u8>>(), sealed);
+                assert_eq!(proof.bytes, len as u64);
+                assert_eq!(proof.sha256[..], *digest::digest(&digest::SHA256, &sealed).as_ref());
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_begin_as_an_age_file_is_refused_before_any_of_it_passes() {
+        let plain = [b"age-encryption.org/v2\n", &[7; 178][..]].concat();
+        for chunk in [1, 21, 22, 23, 200] {
+            let mut relay = expecting(&plain, true);
+            let passed: Result<Vec<Vec<SealedBytes>>, OpenError> =
+                plain.chunks(chunk).map(|chunk| relay.pass(&Bytes::copy_from_slice(chunk))).collect();
+            assert_eq!(why(passed), "x is damaged: it is not an age file");
+            let mut relay = expecting(&plain, true);
+            for chunk in plain[..21].chunks(chunk) {
+                assert!(relay.pass(&Bytes::copy_from_slice(chunk)).unwrap().is_empty());
+            }
+            assert_eq!(why(relay.done()), "x is damaged: it is not an age file", "too short to be one");
+        }
+        let mut relay = expecting(AGE, true);
+        assert!(relay.pass(&Bytes::from_static(AGE)).is_ok_and(|parts| parts.is_empty()), "the shortest beginning");
+        assert!(relay.done().is_ok());
+    }
+
+    #[test]
+    fn parts_smaller_than_the_beginning_are_held_back_until_it_has_been_seen() {
+        let said = [AGE, &[7; 8]].concat();
+        let sha256 = hex::encode(digest::digest(&digest::SHA256, &said));
+        let mut relay = Relay::new(Expected { name: "x".to_owned(), bytes: 30, sha256 }, 5, true);
+        assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[..21])).unwrap().len(), 0);
+        assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[21..])).unwrap().len(), 5);
+        assert_eq!(relay.done().unwrap().0.len(), 5);
+    }
+
+    #[test]
+    fn a_later_object_of_a_payload_may_begin_with_anything() {
+        let said = [9; 100];
+        let mut relay = expecting(&said, false);
+        assert_eq!(relay.pass(&Bytes::copy_from_slice(&said)).unwrap().len(), 2);
+        assert_eq!(relay.done().unwrap().0.len(), 20);
+    }
+
+    #[test]
+    fn an_object_of_another_length_or_hash_does_not_pass_and_the_reason_is_told() {
+        let said = [9; 100];
+        let of = |bytes: &[u8]| {
+            let mut relay = expecting(&said, false);
+            relay.pass(&Bytes::copy_from_slice(bytes))?;
+            relay.done()
+        };
+        assert!(of(&said).is_ok());
+        assert_eq!(why(of(&said[1..])), "x is damaged: 99 bytes came, and the signed manifest says 100");
+        assert_eq!(
+            why(expecting(&said, false).pass(&Bytes::from_static(&[9; 101]))),
+            "x is damaged: it is longer than the 100 bytes that the signed manifest says"
+        );
+        let hash = |bytes: &[u8]| hex::encode(digest::digest(&digest::SHA256, bytes));
+        let (found, wanted) = (hash(&[8; 100]), hash(&said));
+        assert_eq!(why(of(&[8; 100])), format!("x is damaged: its SHA-256 is {found}, and the signed manifest says {wanted}"));
+    }
+
+    #[test]
+    fn a_reader_that_lets_go_of_what_came_still_gets_the_proof() {
+        let said = [9; 100];
+        let mut relay = expecting(&said, false);
+        for chunk in said.chunks(39) {
+            assert!(relay.pass(&Bytes::copy_from_slice(chunk)).unwrap().is_empty(), "nothing gathers");
+            relay.forget();
+        }
+        let (last, proof) = relay.done().unwrap();
+        assert_eq!((last.len(), proof.bytes), (0, 100));
+    }
 }

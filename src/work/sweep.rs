@@ -87,6 +87,8 @@ pub struct Sweep {
     /// What it would remove.
     pub leftovers: Leftovers,
     locks: BTreeMap<DatastoreName, (HostLock, Held)>,
+    /// Those of drills whose process died: nobody goes on with one while it is taken away.
+    drills: BTreeMap<String, HostLock>,
 }
 
 /// What the catalog knows, asked once for each datastore.
@@ -112,7 +114,7 @@ impl Remembered {
 /// [`WorkError`] if the vault cannot be listed.
 pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let before = Timestamp::now() - jiff::SignedDuration::try_from(older_than.duration()).unwrap_or_default();
-    let mut sweep = Sweep { leftovers: Leftovers::default(), locks: BTreeMap::new() };
+    let mut sweep = Sweep { leftovers: Leftovers::default(), locks: BTreeMap::new(), drills: BTreeMap::new() };
     // Payloads are listed before manifests: a backup published in between has its manifest in the second listing.
     let mut objects = rig.vault.list(layout::PAYLOADS).await?;
     objects.extend(rig.vault.list(layout::META).await?);
@@ -151,7 +153,7 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
     sweep.leftovers.probes = own.map(|f| f.key).collect();
     claims(rig, before, &mut sweep.leftovers).await?;
-    let dead = drills(rig, &vault, &mut sweep.leftovers).await?;
+    let dead = drills(rig, &vault, &mut sweep).await?;
     let leases = scratch::leases(rig).await?;
     sweep.leftovers.scratch = scratch::strays(rig, &dead, &leases).await?;
     for leased in leases {
@@ -182,20 +184,26 @@ async fn claims(rig: &Rig, before: Timestamp, leftovers: &mut Leftovers) -> Resu
 }
 
 /// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more. Returns the runs of this host that died.
-async fn drills(rig: &Rig, vault: &VaultId, leftovers: &mut Leftovers) -> Result<BTreeSet<String>, WorkError> {
+async fn drills(rig: &Rig, vault: &VaultId, sweep: &mut Sweep) -> Result<BTreeSet<String>, WorkError> {
     let open = match rig.catalog() {
         Some(catalog) => catalog.open_drills(vault).await?,
         None => Vec::new(),
     };
     let mut dead = BTreeSet::new();
     for run in open {
-        if HostLock::named(&rig.config, &format!("drill-{}", run.drill), "a sweep")?.is_some() {
-            leftovers.unreported.push(format!("{} (drill {})", run.run, run.drill));
+        // A drill may have died more than once.
+        if !sweep.drills.contains_key(&run.drill)
+            && let Some(lock) = HostLock::named(&rig.config, &format!("drill-{}", run.drill), "a sweep")?
+        {
+            sweep.drills.insert(run.drill.clone(), lock);
+        }
+        if sweep.drills.contains_key(&run.drill) {
+            sweep.leftovers.unreported.push(format!("{} (drill {})", run.run, run.drill));
             dead.insert(run.run);
         }
     }
     let found = local::found(&drill::state_directory(rig)).into_iter();
-    leftovers.sandboxes =
+    sweep.leftovers.sandboxes =
         found.filter(|lease| lease.expires <= Timestamp::now() || dead.contains(&lease.run)).map(|lease| lease.run).collect();
     Ok(dead)
 }

@@ -1,3 +1,5 @@
+//! Archives built byte by byte: read in pieces of every size, cut off everywhere, with lengths and numbers that lie.
+
 use super::*;
 
 #[test]

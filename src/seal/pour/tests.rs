@@ -1,3 +1,5 @@
+//! Sealing in memory: what is poured opens again, the proof tells what passed, and whoever fails on the way leaves none.
+
 use super::*;
 use crate::seal::open::{Expected, Opened};
 

@@ -200,7 +200,7 @@ async fn amcheck(subject: &Subject<'_>) -> Said {
         return said;
     }
     let mut pg_amcheck = command(subject.tools, Tool::PgAmcheck, subject.connection);
-    pg_amcheck.args(["--heapallindexed", "--no-password", subject.connection.conninfo()]);
+    pg_amcheck.args(["--heapallindexed", "--no-password", &subject.connection.pinned(subject.connection.pins(), &[])]);
     pg_amcheck.stdin(Stdio::null()).stdout(Stdio::null());
     let run = async { Running::start(pg_amcheck, Tool::PgAmcheck)?.finish().await };
     let mut said = match tokio::time::timeout(AMCHECK_PATIENCE, run).await {

@@ -61,7 +61,8 @@ fn target(text: Option<&str>) -> Result<Target, WorkError> {
         }
     } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
     {
-        let connection = Connection::parse(text).map_err(|error| WorkError::from(TargetError::from(error)))?;
+        let connection =
+            Connection::parse(text).map(Connection::to_restore_to).map_err(|error| WorkError::from(TargetError::from(error)))?;
         if connection.database().is_none() {
             return Err(WorkError::Refused {
                 what: "--to".to_owned(),

@@ -36,6 +36,7 @@ pub struct DatastoreConfig {
 
 /// What a datastore is.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each datastore of a configuration")]
 pub enum DatastoreKind {
     /// A database.
     Postgres(PostgresConfig),

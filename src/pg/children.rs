@@ -11,19 +11,6 @@ use super::{Connection, Tool, Tools};
 /// How much of a child's standard error is kept, in bytes: the end of it, which is where the reason stands.
 const LAST_WORDS_BYTES_MAX: usize = 4 * 1024;
 
-/// Settings that make values come out the same on both sides, whatever the server's or the role's defaults are.
-pub const PINNED_SETTINGS: [(&str, &str); 9] = [
-    ("bytea_output", "hex"),
-    ("DateStyle", "ISO,MDY"),
-    ("IntervalStyle", "postgres"),
-    ("TimeZone", "UTC"),
-    ("extra_float_digits", "3"),
-    ("xmlbinary", "base64"),
-    ("lc_monetary", "C"),
-    ("search_path", ""),
-    ("statement_timeout", "0"),
-];
-
 /// A child that failed, with its last words.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
@@ -61,24 +48,6 @@ pub enum ChildError {
 #[must_use]
 pub fn command(tools: &Tools, tool: Tool, connection: &Connection) -> Command {
     connection.command(&tools.path(tool))
-}
-
-/// The `PGOPTIONS` that pin [`PINNED_SETTINGS`], after whatever the person's own `PGOPTIONS` say.
-#[must_use]
-pub fn pinned_options() -> String {
-    options(&PINNED_SETTINGS)
-}
-
-/// The same for statements that people wrote: names are looked up as they are for everybody else.
-#[must_use]
-pub fn options_for_people() -> String {
-    let pinned: Vec<_> = PINNED_SETTINGS.into_iter().filter(|(name, _)| *name != "search_path").collect();
-    options(&pinned)
-}
-
-fn options(pinned: &[(&str, &str)]) -> String {
-    let pinned = pinned.iter().map(|(name, value)| format!("-c {name}={value}"));
-    std::env::var("PGOPTIONS").ok().into_iter().chain(pinned).collect::<Vec<_>>().join(" ")
 }
 
 /// A running child and the task that keeps its last words.
@@ -140,7 +109,7 @@ fn how_it_ended(status: ExitStatus) -> String {
 }
 
 /// Reads a stream to its end and returns the last of it, trimmed.
-pub(crate) async fn keep_last_words(stream: Option<impl AsyncRead + Unpin>) -> String {
+async fn keep_last_words(stream: Option<impl AsyncRead + Unpin>) -> String {
     let Some(mut stream) = stream else { return String::new() };
     let mut kept: Vec<u8> = Vec::new();
     let mut buffer = [0; 4096];

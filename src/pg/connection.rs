@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::pins::{Pinned, push};
+
 /// Variables that children get from lifeboat's own environment. Nothing else is passed on; cloud credentials least of all.
 const PASSED_ON: [&str; 12] =
     ["HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE"];
@@ -24,6 +26,10 @@ pub struct Connection {
     extra: Vec<(String, String)>,
     jail: Option<Launcher>,
     addresses: Vec<(String, String)>,
+    /// Options for the server that would be in force without ours.
+    options: String,
+    /// Whether it is a server that is restored to.
+    writes: bool,
 }
 
 /// Program and arguments that start another program inside a sandbox.
@@ -109,7 +115,8 @@ impl Connection {
         let mut ports = port.split(',').cycle();
         let addresses = host.split(',').map(|host| (host.trim().to_owned(), ports.next().unwrap_or("5432").trim().to_owned())).collect();
         let database = setting("dbname", "PGDATABASE").filter(|name| !name.is_empty());
-        Ok(Self { conninfo: conninfo.to_owned(), database, password: None, extra, jail: None, addresses })
+        let options = setting("options", "PGOPTIONS").unwrap_or_default();
+        Ok(Self { conninfo: conninfo.to_owned(), database, password: None, extra, jail: None, addresses, options, writes: false })
     }
 
     /// A server inside a sandbox: its clients run in there too, so that nothing the server says can lead them elsewhere, and
@@ -124,6 +131,8 @@ impl Connection {
             extra: Vec::new(),
             jail: Some(launcher),
             addresses: Vec::new(),
+            options: String::new(),
+            writes: true,
         }
     }
 
@@ -162,17 +171,41 @@ impl Connection {
         self
     }
 
-    /// The same server, another database. The last `dbname` given wins in both forms of connection string.
+    /// The same server, another database.
     #[must_use]
     pub fn to_database(&self, name: &str) -> Self {
-        let conninfo = if is_uri(&self.conninfo) {
+        Self { conninfo: self.with("dbname", name), database: Some(name.to_owned()), ..self.clone() }
+    }
+
+    /// The connection string with one parameter more. The last one given wins in both of its forms.
+    fn with(&self, parameter: &str, value: &str) -> String {
+        if is_uri(&self.conninfo) {
             let joint = if self.conninfo.contains('?') { '&' } else { '?' };
-            format!("{}{joint}dbname={}", self.conninfo, percent_encode(name))
+            format!("{}{joint}{parameter}={}", self.conninfo, percent_encode(value))
         } else {
-            let quoted = name.replace('\\', "\\\\").replace('\'', "\\'");
-            format!("{} dbname='{quoted}'", self.conninfo)
-        };
-        Self { conninfo, database: Some(name.to_owned()), ..self.clone() }
+            format!("{} {parameter}={}", self.conninfo, quote_value(value))
+        }
+    }
+
+    /// The connection string of a session that reads or writes content: `more` settings, and then the pinned ones, are merged behind the
+    /// options that the string, its service or `PGOPTIONS` name. The environment alone would not do: options in the string win over it.
+    #[must_use]
+    pub fn pinned(&self, pinned: Pinned, more: &[(String, String)]) -> String {
+        let mut options = self.options.clone();
+        more.iter().for_each(|(name, value)| push(&mut options, name, value));
+        self.with("options", &pinned.behind(&options))
+    }
+
+    /// What sessions of lifeboat's own statements, and children, are pinned to.
+    #[must_use]
+    pub fn pins(&self) -> Pinned {
+        Pinned { for_people: false, writes: self.writes }
+    }
+
+    /// The same server as one that is restored to.
+    #[must_use]
+    pub fn to_restore_to(self) -> Self {
+        Self { writes: true, ..self }
     }
 
     /// The database that is named, in the string, its service or the environment. libpq takes the user's name if there is none.
@@ -206,6 +239,12 @@ impl Connection {
         }
         all
     }
+}
+
+/// A value of a key-value connection string.
+#[must_use]
+pub fn quote_value(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 fn is_uri(text: &str) -> bool {
@@ -391,6 +430,20 @@ mod tests {
             "postgres://h/a?sslmode=verify-full&dbname=b%20c"
         );
         assert_eq!(parse("host=/tmp dbname=a").unwrap().to_database("it's").conninfo(), r"host=/tmp dbname=a dbname='it\'s'");
+    }
+
+    #[test]
+    fn pins_come_behind_the_options_of_string_service_and_environment() {
+        const OWN: Pinned = Pinned { for_people: false, writes: false };
+        let environment = |name: &str| (name == "PGOPTIONS").then(|| "-c geqo=off".to_owned());
+        let of = |conninfo: &str| Connection::parse_with(conninfo, &environment).unwrap().pinned(OWN, &[]);
+        assert!(of("host=/tmp").starts_with("host=/tmp options='-c geqo=off -c bytea_output=hex"), "{}", of("host=/tmp"));
+        let own = "host=/tmp options='-c jit=off'";
+        assert!(of(own).starts_with(&format!("{own} options='-c jit=off -c bytea_output=hex")), "{}", of(own));
+        let uri = of("postgres:///db?host=/tmp&options=-c%20jit%3Doff");
+        assert!(uri.contains("&options=-c%20jit%3Doff%20-c%20bytea_output%3Dhex"), "{uri}");
+        let more = parse("host=/tmp").unwrap().pinned(OWN, &[("work_mem".to_owned(), "1 GB".to_owned())]);
+        assert!(more.starts_with(r"host=/tmp options='-c work_mem=1\\ GB -c bytea_output"), "{more}");
     }
 
     #[test]

@@ -8,11 +8,13 @@ pub mod archive;
 pub mod children;
 pub mod connection;
 pub mod globals;
+pub mod pins;
 pub mod rows;
 pub mod session;
 pub mod sql;
 pub mod tools;
 
 pub use connection::Connection;
+pub use pins::Pinned;
 pub use session::{Session, SessionError};
 pub use tools::{Tool, Tools};

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::children::{command, keep_last_words};
 use super::sql::quote_text;
-use super::{Connection, Tool, Tools};
+use super::{Connection, Pinned, Tool, Tools};
 
 /// Largest answer to one statement, in bytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -39,6 +39,15 @@ pub enum SessionError {
         /// The server's message.
         message: String,
     },
+    /// The settings that make values come out the same are not in force.
+    #[error(
+        "the server does not take the settings that every session of lifeboat sends with its connection ({settings}): something between here and the \
+         server drops them, as a connection pooler does; nothing was read or written"
+    )]
+    NotPinned {
+        /// The first of them, with their values.
+        settings: String,
+    },
     /// The answer does not have the shape that was expected.
     #[error("the server's answer to {what} has an unexpected shape")]
     Shape {
@@ -48,6 +57,17 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotPinned { .. } => Some(
+                "connect to the server itself, not through a pooler: PgBouncer in transaction mode drops `options`, and would hand what a session sets to other clients",
+            ),
+            _ => None,
+        }
+    }
+
     /// The SQLSTATE, if the server gave one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
@@ -91,7 +111,7 @@ impl Session {
     /// # Errors
     /// [`SessionError::Lost`] with `psql`'s own words if the server cannot be reached or refuses.
     pub async fn open(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
-        Self::connect(tools, connection, super::children::pinned_options()).await
+        Self::connect(tools, connection, connection.pins()).await
     }
 
     /// Connects for statements that people wrote: values come out pinned, names are looked up along the usual `search_path`.
@@ -99,13 +119,12 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     pub async fn open_for_people(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
-        Self::connect(tools, connection, super::children::options_for_people()).await
+        Self::connect(tools, connection, Pinned { for_people: true, ..connection.pins() }).await
     }
 
-    async fn connect(tools: &Tools, connection: &Connection, options: String) -> Result<Self, SessionError> {
+    async fn connect(tools: &Tools, connection: &Connection, pinned: Pinned) -> Result<Self, SessionError> {
         let mut psql = command(tools, Tool::Psql, connection);
-        psql.args(["-X", "--no-password", "-q", "-A", "-t", "-z", "-0", "--dbname", connection.conninfo()]);
-        psql.env("PGOPTIONS", options);
+        psql.args(["-X", "--no-password", "-q", "-A", "-t", "-z", "-0", "--dbname", &connection.pinned(pinned, &[])]);
         psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = psql.spawn().map_err(SessionError::Start)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
@@ -117,8 +136,27 @@ impl Session {
         let mut session = Self { _child: child, stdin, stdout: BufReader::with_capacity(64 * 1024, stdout), stderr, mark, null };
         let setup = format!("\\set VERBOSITY terse\n\\pset null {}\n", session.null);
         session.send(setup.as_bytes()).await?;
-        session.ask("a first answer", "SELECT 1", 1).await?;
+        session.is_pinned(pinned).await?;
         Ok(session)
+    }
+
+    /// The first thing that a session does. It sets nothing, so that nothing of ours is left behind where it is not the only user of its
+    /// connection.
+    async fn is_pinned(&mut self, pinned: Pinned) -> Result<(), SessionError> {
+        let others: Vec<String> =
+            self.ask("the settings of the session", &pinned.probe(), 1).await?.into_iter().flatten().flatten().collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        Err(SessionError::NotPinned { settings: others.into_iter().take(3).collect::<Vec<_>>().join(", ") })
+    }
+
+    /// Whether a child that connects as `connection` does would have the pinned settings; asked right before each of them.
+    ///
+    /// # Errors
+    /// [`SessionError::NotPinned`] if not.
+    pub async fn probe(tools: &Tools, connection: &Connection) -> Result<(), SessionError> {
+        Self::open(tools, connection).await.map(drop)
     }
 
     /// Runs one statement of our own and returns its rows of `columns` fields.

@@ -19,7 +19,7 @@ use super::selection::Selection;
 use super::{LoadError, TargetError};
 use crate::pg::archive::{ArchiveError, Contents, Entry, Reader, Visitor, readable};
 use crate::pg::children::{Running, command};
-use crate::pg::{Connection, Tool, Tools};
+use crate::pg::{Connection, Session, Tool, Tools};
 use crate::report::Stage;
 use crate::seal::Opened;
 
@@ -118,21 +118,17 @@ pub struct Loader {
 }
 
 impl Loader {
-    fn pg_restore(&self, section: &str) -> tokio::process::Command {
+    /// The child of one section, with the pinned settings: what was written under them is understood under them. Those of the restore plan
+    /// come before.
+    async fn pg_restore(&self, section: &'static str) -> Result<tokio::process::Command, TargetError> {
+        Session::probe(&self.tools, &self.connection).await.map_err(TargetError::Session)?;
         let mut pg_restore = command(&self.tools, Tool::PgRestore, &self.connection);
         pg_restore.args(["--format=custom", "--exit-on-error", "--no-password", &format!("--section={section}")]);
-        if !self.settings.is_empty() {
-            // libpq splits at spaces that no backslash precedes.
-            let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
-            let settings = self.settings.iter().map(|(name, value)| format!("-c {name}={}", escaped(value)));
-            let own = std::env::var("PGOPTIONS").ok().filter(|_| self.connection.launcher().is_none());
-            pg_restore.env("PGOPTIONS", own.into_iter().chain(settings).collect::<Vec<_>>().join(" "));
-        }
         if self.no_tablespaces {
             pg_restore.arg("--no-tablespaces");
         }
-        pg_restore.arg(format!("--dbname={}", self.connection.conninfo())).stdout(Stdio::null());
-        pg_restore
+        pg_restore.arg(format!("--dbname={}", self.connection.pinned(self.connection.pins(), &self.settings))).stdout(Stdio::null());
+        Ok(pg_restore)
     }
 
     /// Restores the pre-data section from the table of contents alone.
@@ -142,7 +138,7 @@ impl Loader {
     pub async fn pre_data(&self, contents: &Contents) -> Result<(), TargetError> {
         // Its statements depend on each other nearly one by one; there is nothing to do in parallel.
         let section = "pre-data";
-        let mut pg_restore = self.pg_restore(section);
+        let mut pg_restore = self.pg_restore(section).await?;
         let mut list = None;
         if let Some(selection) = &self.selection {
             let chosen = contents.entries.iter().map(|entry| entry.dump_id).filter(|id| selection.holds(*id));
@@ -161,7 +157,7 @@ impl Loader {
         let section = "post-data";
         let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
         let list = list_of(entries.iter().copied()).map_err(failed)?;
-        let mut pg_restore = self.pg_restore(section);
+        let mut pg_restore = self.pg_restore(section).await?;
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
         if jobs > 1 {
             pg_restore.arg(format!("--jobs={jobs}"));
@@ -200,7 +196,7 @@ impl Loader {
     /// [`TargetError::Load`]
     pub async fn rows(&self, archive: Archive, stage: Arc<Stage>, loaded: Loaded) -> Result<(), TargetError> {
         let failed = |source| TargetError::Load { section: "data", source };
-        let mut pg_restore = self.pg_restore("data");
+        let mut pg_restore = self.pg_restore("data").await?;
         let mut list = None;
         if archive.contents.entries.iter().any(|entry| !self.loads(entry)) {
             let kept = archive.contents.entries.iter().filter(|entry| self.loads(entry)).map(|entry| entry.dump_id);

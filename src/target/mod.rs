@@ -151,6 +151,7 @@ impl TargetError {
             Self::Encoding { .. } | Self::Lacks { .. } | Self::Older { .. } => Trouble::Usage,
             Self::Busy { .. } => Trouble::AlreadyRunning,
             Self::Session(SessionError::Lost { .. }) => Trouble::Unavailable,
+            Self::Session(SessionError::NotPinned { .. }) => Trouble::Usage,
             Self::Content(_) => Trouble::Integrity,
             Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => Trouble::Unavailable,
             Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => Trouble::Integrity,
@@ -199,6 +200,7 @@ impl TargetError {
             Self::Tools(error) => Some(error.hint()),
             Self::Lacks { .. } => Some("install it on the target's host, or correct the restore plan".to_owned()),
             Self::Globals { .. } => Some("restore as a role that may create roles, or give --no-globals and make the roles yourself".to_owned()),
+            Self::Session(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }

@@ -257,10 +257,13 @@ impl Pourer<'_> {
         settings: &PostgresConfig,
     ) -> Result<(Vec<Arrived>, Vec<Tally>), WorkError> {
         let failed = |source: SourceError| WorkError::Source { datastore: self.context.datastore.clone(), source };
-        let mut streams =
-            vec![("main".to_owned(), Role::Main, dump::main(tools, connection, snapshot, split, settings.lock_wait).map_err(failed)?)];
+        let mut streams = vec![(
+            "main".to_owned(),
+            Role::Main,
+            dump::main(tools, connection, snapshot, split, settings.lock_wait).await.map_err(failed)?,
+        )];
         for (index, tables) in split.data.iter().enumerate() {
-            let stream = dump::data(tools, connection, snapshot, tables, settings.lock_wait).map_err(failed)?;
+            let stream = dump::data(tools, connection, snapshot, tables, settings.lock_wait).await.map_err(failed)?;
             streams.push((format!("data-{:03}", index + 1), Role::Data, stream));
         }
         let stop = self.rig.cancel.child_token();

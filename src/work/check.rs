@@ -309,14 +309,11 @@ async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresCon
     };
     let tools = match back_up::fitting_tools(rig, &connection).await {
         Ok(tools) => tools,
-        Err(error) => {
-            let hint = error.hint().map(|h| format!(" ({h})")).unwrap_or_default();
-            return vec![bad(&subject, "connects, and pg_dump fits the server", error.trouble(), format!("{error}{hint}"))];
-        }
+        Err(error) => return vec![failed(&subject, "connects, and pg_dump fits the server", &error)],
     };
     let mut session = match Session::open(&tools, &connection).await {
         Ok(session) => session,
-        Err(error) => return vec![bad(&subject, "connects", Trouble::Unavailable, error.to_string())],
+        Err(error) => return vec![failed(&subject, "connects", &error.into())],
     };
     let mut lines = Vec::new();
     match snapshot::server(&mut session).await {
@@ -333,14 +330,16 @@ async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresCon
     lines
 }
 
+fn failed(subject: &str, question: &str, error: &SourceError) -> Line {
+    let hint = error.hint().map(|h| format!(" ({h})")).unwrap_or_default();
+    bad(subject, question, error.trouble(), format!("{error}{hint}"))
+}
+
 /// The way that a backup takes, with the very code, up to the first row: tables listed and locked, globals read and parsed, the schema
 /// dumped in the snapshot and parsed. Privileges that are there and a server that answers do not say that the night can take it. The locks
 /// are ACCESS SHARE, as a backup's, and held for as long as the schema takes.
 async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connection, settings: &PostgresConfig) -> Vec<Line> {
-    let failed = |question: &str, error: &SourceError| {
-        let hint = error.hint().map(|h| format!(" ({h})")).unwrap_or_default();
-        bad(subject, question, error.trouble(), format!("{error}{hint}"))
-    };
+    let failed = |question: &str, error: &SourceError| failed(subject, question, error);
     let mut lines = Vec::new();
     let question = "its tables can be listed and locked";
     let snapshot = match Snapshot::take(tools, connection, settings.lock_wait).await {
@@ -358,7 +357,7 @@ async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connect
     // A key of no backup: nothing is compared with this.
     let fingerprinter = Fingerprinter::new(HashKey::from_random(rand::random()));
     let tap = ArchiveTap { reader: Reader::new(fingerprinter), stage: std::sync::Arc::clone(&stage) };
-    let read = match dump::schema(tools, connection, &snapshot, settings.lock_wait) {
+    let read = match dump::schema(tools, connection, &snapshot, settings.lock_wait).await {
         Ok(stream) => stream.read(tap, &rig.cancel).await,
         Err(error) => Err(error),
     };

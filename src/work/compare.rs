@@ -41,7 +41,7 @@ impl Comparison {
 /// # Errors
 /// [`WorkError`] if the database cannot be read whole.
 pub async fn fingerprint_of(rig: &Rig, tools: &Tools, connection: &Connection, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
-    let stream = dump::whole(tools, connection).map_err(|e| unreadable(&e))?;
+    let stream = dump::whole(tools, connection).await.map_err(|e| unreadable(&e))?;
     read_back(rig, tools, stream, recorded).await
 }
 
@@ -56,7 +56,7 @@ pub async fn compare_table(
     recorded: &Fingerprint,
     table: &TableRows,
 ) -> Result<Vec<String>, WorkError> {
-    let stream = dump::one_table(tools, connection, &table.schema, &table.table).map_err(|e| unreadable(&e))?;
+    let stream = dump::one_table(tools, connection, &table.schema, &table.table).await.map_err(|e| unreadable(&e))?;
     let found = read_back(rig, tools, stream, recorded).await?;
     let only = Fingerprint { tables: vec![table.clone()], ..recorded.clone() };
     let mut comparison = Comparison::default();

@@ -7,6 +7,7 @@ use crate::domain::envelope::{Context, Slot, SlotKind};
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::domain::volumes::{PostgresCut, SetPlace, VolumeSet};
 use crate::keyring::sign::PublicKey;
+use crate::pg::Pinned;
 use crate::vault::Vault;
 
 /// `aws-kms` or `age`.
@@ -93,6 +94,14 @@ done
 {open}
 ## 4. Restore
 
+Values are read as they were written: under settings that neither database nor role changes. The second line prints those that do not
+arrive, and stops: connect to the server itself then, not through a pooler.
+
+```bash
+export PGOPTIONS="${{PGOPTIONS:-}} {pins}"
+{{ ! psql -X -A -t --dbname postgres --command "{probe}" | grep .; }}
+```
+
 Roles that exist already are kept, and get the attributes and passwords of the backup; tablespaces must exist as
 directories on the new server (edit the paths if they differ).
 
@@ -114,6 +123,8 @@ The database is created under its old name with its old properties; it must not 
 shred -u identity.txt
 ```
 "#,
+        pins = Pinned::TO_RESTORE.behind(""),
+        probe = Pinned::TO_RESTORE.probe(),
         // A dollar quote that no role's name can close.
         tag = format!("lb{}", hex::encode(rand::random::<[u8; 8]>())),
         datastore = manifest.datastore,

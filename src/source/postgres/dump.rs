@@ -13,11 +13,12 @@ use super::SourceError;
 use super::snapshot::{Snapshot, Table};
 use crate::domain::span::Span;
 use crate::pg::archive::readable;
-use crate::pg::children::{Running, command, pinned_options};
+use crate::pg::children::{Running, command};
+use crate::pg::connection::quote_value;
 use crate::pg::globals::{self, without_restrict};
 use crate::pg::rows::Tally;
 use crate::pg::sql::quote_bytes;
-use crate::pg::{Connection, Tool, Tools};
+use crate::pg::{Connection, Session, Tool, Tools};
 use crate::seal::SourceEnd;
 use crate::seal::pour::Tap;
 
@@ -131,7 +132,7 @@ fn option(name: &str, table: &Table) -> OsString {
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub fn main(
+pub async fn main(
     tools: &Tools,
     connection: &Connection,
     snapshot: &Snapshot,
@@ -139,22 +140,22 @@ pub fn main(
     lock_wait: Span,
 ) -> Result<DumpStream, SourceError> {
     let excluded = split.data.iter().flatten().map(|table| option("--exclude-table-data", table));
-    start(tools, connection, snapshot, lock_wait, excluded)
+    start(tools, connection, snapshot, lock_wait, excluded).await
 }
 
 /// Starts the `pg_dump` of `main` without any rows: what `check` reads to learn whether a backup could be taken.
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub fn schema(tools: &Tools, connection: &Connection, snapshot: &Snapshot, lock_wait: Span) -> Result<DumpStream, SourceError> {
-    start(tools, connection, snapshot, lock_wait, ["--schema-only".into()].into_iter())
+pub async fn schema(tools: &Tools, connection: &Connection, snapshot: &Snapshot, lock_wait: Span) -> Result<DumpStream, SourceError> {
+    start(tools, connection, snapshot, lock_wait, ["--schema-only".into()].into_iter()).await
 }
 
 /// Starts the `pg_dump` of one data payload.
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub fn data(
+pub async fn data(
     tools: &Tools,
     connection: &Connection,
     snapshot: &Snapshot,
@@ -162,27 +163,27 @@ pub fn data(
     lock_wait: Span,
 ) -> Result<DumpStream, SourceError> {
     let wanted = tables.iter().map(|table| option("--table", table));
-    start(tools, connection, snapshot, lock_wait, ["--data-only".into(), "--strict-names".into()].into_iter().chain(wanted))
+    start(tools, connection, snapshot, lock_wait, ["--data-only".into(), "--strict-names".into()].into_iter().chain(wanted)).await
 }
 
 /// Starts a whole `pg_dump` without a snapshot of ours, as a comparison needs it.
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub fn whole(tools: &Tools, connection: &Connection) -> Result<DumpStream, SourceError> {
-    spawn(tools, connection, Vec::new())
+pub async fn whole(tools: &Tools, connection: &Connection) -> Result<DumpStream, SourceError> {
+    spawn(tools, connection, Vec::new()).await
 }
 
 /// Starts a `pg_dump` of one table.
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub fn one_table(tools: &Tools, connection: &Connection, schema: &str, table: &str) -> Result<DumpStream, SourceError> {
+pub async fn one_table(tools: &Tools, connection: &Connection, schema: &str, table: &str) -> Result<DumpStream, SourceError> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    spawn(tools, connection, vec![format!("--table={}.{}", quoted(schema), quoted(table)).into()])
+    spawn(tools, connection, vec![format!("--table={}.{}", quoted(schema), quoted(table)).into()]).await
 }
 
-fn start(
+async fn start(
     tools: &Tools,
     connection: &Connection,
     snapshot: &Snapshot,
@@ -192,14 +193,15 @@ fn start(
     let wait = format!("--lock-wait-timeout={}", lock_wait.duration().as_millis().max(1));
     let mut arguments: Vec<OsString> = vec![format!("--snapshot={}", snapshot.name).into(), wait.into()];
     arguments.extend(more);
-    spawn(tools, connection, arguments)
+    spawn(tools, connection, arguments).await
 }
 
-fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>) -> Result<DumpStream, SourceError> {
+async fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>) -> Result<DumpStream, SourceError> {
     let mut pg_dump = command(tools, Tool::PgDump, connection);
     pg_dump.args(["--format=custom", "--compress=0", "--no-password"]).args(arguments);
-    pg_dump.arg(format!("--dbname={}", connection.conninfo()));
-    pg_dump.env("PGOPTIONS", pinned_options()).stdin(Stdio::null()).stdout(Stdio::piped());
+    pg_dump.arg(format!("--dbname={}", connection.pinned(connection.pins(), &[])));
+    pg_dump.stdin(Stdio::null()).stdout(Stdio::piped());
+    Session::probe(tools, connection).await?;
     let mut running = Running::start(pg_dump, Tool::PgDump)?;
     let pipe = |source| crate::pg::children::ChildError::Pipe { program: "pg_dump".to_owned(), source };
     let stdout = running.child().stdout.take().ok_or_else(|| pipe(ErrorKind::BrokenPipe.into()))?;
@@ -219,12 +221,15 @@ fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>) -> Re
 /// [`SourceError`] if `pg_dumpall` fails or writes what does not belong into globals.
 pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str, role_passwords: bool) -> Result<Vec<u8>, SourceError> {
     let mut pg_dumpall = command(tools, Tool::PgDumpall, connection);
-    pg_dumpall.args(["--globals-only", "--no-password", "--database", database]);
-    pg_dumpall.arg(format!("--dbname={}", connection.conninfo()));
+    pg_dumpall.args(["--globals-only", "--no-password"]);
+    // As a connection string: a bare name that holds a `=` or begins like a URI would be taken for one, and lead to another server.
+    pg_dumpall.arg(format!("--database=dbname={}", quote_value(database)));
+    pg_dumpall.arg(format!("--dbname={}", connection.pinned(connection.pins(), &[])));
     if !role_passwords {
         pg_dumpall.arg("--no-role-passwords");
     }
-    pg_dumpall.env("PGOPTIONS", pinned_options()).stdin(Stdio::null()).stdout(Stdio::piped());
+    pg_dumpall.stdin(Stdio::null()).stdout(Stdio::piped());
+    Session::probe(tools, connection).await?;
     let mut running = Running::start(pg_dumpall, Tool::PgDumpall)?;
     let mut script = Vec::new();
     if let Some(stdout) = running.child().stdout.take() {

@@ -65,7 +65,7 @@ impl SourceError {
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {
-            Self::Tools(_) | Self::Password(_) => Trouble::Usage,
+            Self::Tools(_) | Self::Password(_) | Self::Session(SessionError::NotPinned { .. }) => Trouble::Usage,
             Self::Session(SessionError::Lost { .. }) | Self::Locked { .. } | Self::Restless { .. } | Self::RestlessGlobals { .. } => {
                 Trouble::Unavailable
             }
@@ -84,6 +84,7 @@ impl SourceError {
             Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("permission denied") => Some(PRIVILEGES.to_owned()),
             Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("max_locks_per_transaction") => Some(LOCKS.to_owned()),
             Self::Session(SessionError::Refused { sqlstate, .. }) if sqlstate == "53200" => Some(LOCKS.to_owned()),
+            Self::Session(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }

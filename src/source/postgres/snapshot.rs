@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::SourceError;
 use crate::domain::manifest::SourceFacts;
 use crate::domain::span::Span;
+use crate::pg::pins::NO_TIME_LIMITS;
 use crate::pg::session::estimate;
 use crate::pg::sql::quote_bytes;
 use crate::pg::{Connection, Session, SessionError, Tools};
@@ -111,11 +112,6 @@ async fn list(session: &mut Session) -> Result<Vec<Table>, SessionError> {
     };
     rows.into_iter().map(|row| table(row).ok_or_else(shape)).collect()
 }
-
-/// The session does nothing while the children dump; a server that ends idle sessions would take its locks away. Which of these
-/// settings exist depends on the server's version.
-const NO_TIME_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
-    WHERE name IN ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
 
 fn identities(tables: &[Table]) -> BTreeSet<(&[u8], &[u8], u32)> {
     tables.iter().map(|t| (t.schema.as_slice(), t.name.as_slice(), t.oid)).collect()

@@ -2,5 +2,6 @@
 
 mod faults;
 mod round_trip;
+mod settings;
 mod sources;
 mod strange_catalogs;

@@ -1,0 +1,121 @@
+//! The one list of settings that every session has which reads or writes content: lifeboat's own, those of its children, those of
+//! `RESTORE.md`. With them values are written and read in one form whatever server, database, role or service file say.
+//!
+//! How they arrive: in the connection string's `options`, merged behind whatever options the person has, because libpq lets the string win
+//! over `PGOPTIONS`, and the server lets options win over `ALTER DATABASE … SET` and `ALTER ROLE … SET`. Whether they *have* arrived is asked
+//! of the server by each session as the first thing it does, and before each child by a session with the same string and environment: a
+//! pooler in transaction mode drops options, and would hand what a session sets later to the next client of its pool.
+
+use std::fmt::Write;
+
+/// Name, value as it is sent, and value as the server shows it where that differs.
+struct Pin(&'static str, &'static str, Option<&'static str>);
+
+/// Settings that decide how values look, how they are understood, and for how long a session may work; any role may set each of them, and
+/// every supported major knows it. Larger majors have more limits on time; [`NO_TIME_LIMITS`] lifts those once a session is there.
+const ALWAYS: [Pin; 18] = [
+    // How values are written.
+    Pin("bytea_output", "hex", None),
+    Pin("DateStyle", "ISO,MDY", Some("ISO, MDY")),
+    Pin("IntervalStyle", "postgres", None),
+    Pin("TimeZone", "UTC", None),
+    Pin("extra_float_digits", "3", None),
+    Pin("xmlbinary", "base64", None),
+    Pin("lc_monetary", "C", None),
+    // How definitions are written.
+    Pin("quote_all_identifiers", "off", None),
+    // How values and definitions are understood. With `array_nulls` off the NULLs of an array become the word; with `transform_null_equals` on a
+    // view that says `= NULL` becomes another one.
+    Pin("array_nulls", "on", None),
+    Pin("transform_null_equals", "off", None),
+    Pin("standard_conforming_strings", "on", None),
+    Pin("xmloption", "content", None),
+    Pin("backslash_quote", "safe_encoding", None),
+    // Whether the session may do its work, and for how long.
+    Pin("default_transaction_isolation", "read committed", None),
+    Pin("default_transaction_deferrable", "off", None),
+    Pin("statement_timeout", "0", None),
+    Pin("idle_in_transaction_session_timeout", "0", None),
+    Pin("client_min_messages", "warning", None),
+];
+
+/// Names in our own statements and in archives are qualified; those that people wrote are looked up as for everybody else.
+const NOT_FOR_PEOPLE: Pin = Pin("search_path", "", None);
+
+/// A database that says of itself that it is read-only is one all the same while it is being restored. On the source the backup role's own setting
+/// stays: it is a good one.
+const WHERE_WE_WRITE: Pin = Pin("default_transaction_read_only", "off", None);
+
+/// Which of them a session gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pinned {
+    /// Whether the statements were written by people.
+    pub for_people: bool,
+    /// Whether the server is one that is restored to.
+    pub writes: bool,
+}
+
+impl Pinned {
+    /// What a restore by hand needs.
+    pub const TO_RESTORE: Self = Self { for_people: false, writes: true };
+
+    fn pins(self) -> impl Iterator<Item = Pin> {
+        let people = (!self.for_people).then_some(NOT_FOR_PEOPLE);
+        let writes = self.writes.then_some(WHERE_WE_WRITE);
+        ALWAYS.into_iter().chain(people).chain(writes)
+    }
+
+    /// As command-line options of a server session, behind those that are there already.
+    #[must_use]
+    pub fn behind(self, options: &str) -> String {
+        let mut all = options.trim().to_owned();
+        self.pins().for_each(|Pin(name, value, _)| push(&mut all, name, value));
+        all
+    }
+
+    /// A query that names each setting that is not as pinned, with its value; no row if all of them are in force.
+    #[must_use]
+    pub fn probe(self) -> String {
+        let wanted = self.pins().map(|Pin(name, value, shown)| format!("('{name}', '{}')", shown.unwrap_or(value)));
+        format!(
+            "SELECT wanted.name || ' is ' || pg_catalog.quote_literal(pg_catalog.current_setting(wanted.name)) FROM (VALUES {}) AS wanted (name, value) \
+             WHERE pg_catalog.current_setting(wanted.name) <> wanted.value",
+            wanted.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
+/// One option. libpq hands the text to the server, which splits it at spaces that no backslash precedes.
+pub(crate) fn push(options: &mut String, name: &str, value: &str) {
+    let separator = if options.is_empty() { "" } else { " " };
+    let _ = write!(options, "{separator}-c {name}={}", value.replace('\\', "\\\\").replace(' ', "\\ "));
+}
+
+/// Lifts the limits on idle sessions and long transactions that the server's version has: a session of ours does nothing while children work.
+pub const NO_TIME_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+    WHERE name IN ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_come_last_and_spaces_are_escaped() {
+        let own = Pinned { for_people: false, writes: false };
+        let all = own.behind("-c geqo=off -c search_path=app");
+        assert!(all.starts_with("-c geqo=off -c search_path=app -c bytea_output=hex "), "{all}");
+        assert!(all.contains(r"-c default_transaction_isolation=read\ committed ") && all.ends_with("-c search_path="), "{all}");
+        let people = Pinned { for_people: true, ..own }.behind("");
+        assert!(people.starts_with("-c bytea_output=hex") && !people.contains("search_path"), "{people}");
+        assert!(Pinned::TO_RESTORE.behind("").ends_with("-c search_path= -c default_transaction_read_only=off"));
+    }
+
+    #[test]
+    fn the_probe_asks_for_each_pin() {
+        for (for_people, writes) in [(false, false), (false, true), (true, false), (true, true)] {
+            let pinned = Pinned { for_people, writes };
+            let probe = pinned.probe();
+            assert!(pinned.pins().all(|Pin(name, ..)| probe.contains(&format!("('{name}', "))), "{probe}");
+        }
+    }
+}

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::archive::readable;
-use super::sql::{self, Kind, SqlError, Statement};
+use super::sql::{self, Kind, Speaker, SqlError, Statement};
 
 /// A parsed globals script.
 #[derive(Debug, Clone, Default)]
@@ -58,26 +58,41 @@ pub fn without_restrict(script: &[u8]) -> Vec<u8> {
 /// [`GlobalsError`] for anything that is not known to belong there.
 pub fn parse(script: &[u8]) -> Result<Globals, GlobalsError> {
     let mut globals = Globals { encoding: "UTF8".to_owned(), ..Globals::default() };
+    let mut speaker = None;
     for statement in sql::statements(script)? {
-        if !sort_in(&statement, &mut globals) {
-            // Not quoted whole: an unknown statement may hold a password.
-            let head: Vec<u8> = statement.text.iter().copied().take(40).collect();
-            return Err(GlobalsError::Unknown(format!("{}…", readable(&head))));
+        match statement.speaker() {
+            Some(Speaker::Is(role)) => speaker = Some(role),
+            Some(Speaker::IsNobody) => speaker = None,
+            None if sort_in(&statement, speaker.as_deref(), &mut globals) => {}
+            None => {
+                // Not quoted whole: an unknown statement may hold a password.
+                let head: Vec<u8> = statement.text.iter().copied().take(40).collect();
+                return Err(GlobalsError::Unknown(format!("{}…", readable(&head))));
+            }
         }
     }
     Ok(globals)
 }
 
-fn sort_in(statement: &Statement<'_>, globals: &mut Globals) -> bool {
+/// Files a statement under what it is about. Whoever speaks for somebody else may grant and revoke, and nothing more.
+fn sort_in(statement: &Statement<'_>, speaker: Option<&[u8]>, globals: &mut Globals) -> bool {
     let text = statement.text.to_vec();
+    if let Some(role) = speaker {
+        let grants = statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"]);
+        return grants && sort_in_grant(statement, sql::said_by(role, &text), globals);
+    }
     let name = |at: usize| statement.name_at(at).map(readable);
     if statement.begins_with(&["set", "client_encoding"]) {
         let value = statement.tokens.last().map(|t| readable(&statement.text[t.at.clone()]));
         globals.encoding = value.unwrap_or_default().trim_matches('\'').to_owned();
         return globals.encoding.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
     }
+    if statement.begins_with(&["set", "standard_conforming_strings"]) {
+        // What follows is read as if it were on.
+        return statement.tokens.len() == 4 && statement.tokens[3].is_word("on");
+    }
     if statement.begins_with(&["set"]) || statement.begins_with(&["select", "pg_catalog"]) {
-        let quiet = ["default_transaction_read_only", "standard_conforming_strings", "escape_string_warning"];
+        let quiet = ["default_transaction_read_only", "escape_string_warning"];
         let second = name(1).unwrap_or_default();
         return quiet.contains(&second.as_str()) || name(3).as_deref() == Some("set_config");
     }
@@ -319,5 +334,28 @@ GRANT SET ON PARAMETER log_statement TO app;
         assert_eq!(error.to_string(), format!("the globals hold a statement that does not belong there: {beginning}"));
         assert!(matches!(parse(b"CREATE ROLE a"), Err(GlobalsError::Sql(_))), "a script cut short");
         assert!(matches!(parse(b"CREATE ROLE a;\n\\! sh\n"), Err(GlobalsError::Sql(_))), "a psql command");
+    }
+
+    #[test]
+    fn privileges_that_somebody_else_granted_are_said_by_that_role_and_nothing_else_is() {
+        let script = b"CREATE ROLE a;\nCREATE TABLESPACE t OWNER a LOCATION '/t';\nSET SESSION AUTHORIZATION \"a b\";\nGRANT ALL ON TABLESPACE t TO c;\nRESET SESSION AUTHORIZATION;\n\
+            SET SESSION AUTHORIZATION a;\nGRANT SET ON PARAMETER work_mem TO c;\nRESET SESSION AUTHORIZATION;\nGRANT a TO c;\n";
+        let globals = parse(script).unwrap();
+        let said = |role: &str, statement: &str| {
+            format!("SET SESSION AUTHORIZATION \"{role}\";\n{statement};\nRESET SESSION AUTHORIZATION").into_bytes()
+        };
+        assert_eq!(globals.tablespaces["t"][1], said("a b", "GRANT ALL ON TABLESPACE t TO c"));
+        assert_eq!(globals.parameter_grants, [said("a", "GRANT SET ON PARAMETER work_mem TO c")]);
+        assert_eq!(globals.memberships[0].statement, b"GRANT a TO c");
+        for bad in [
+            "SET SESSION AUTHORIZATION a; CREATE ROLE b;",
+            "SET SESSION AUTHORIZATION a; ALTER ROLE b SUPERUSER;",
+            "SET SESSION AUTHORIZATION a; COMMENT ON ROLE b IS 'x';",
+            "SET SESSION AUTHORIZATION a b; GRANT SET ON PARAMETER work_mem TO c;",
+            "SET standard_conforming_strings = off;",
+            "SET standard_conforming_strings = on off;",
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

@@ -61,6 +61,16 @@ impl Statement<'_> {
             None => self.text.to_vec(),
         }
     }
+    /// What the statement says of who speaks from here on, as `pg_dump` and `pg_dumpall` write it around privileges that were granted by somebody
+    /// other than the owner.
+    #[must_use]
+    pub fn speaker(&self) -> Option<Speaker> {
+        match self.tokens.len() {
+            4 if self.begins_with(&["set", "session", "authorization"]) => self.name_at(3).map(|name| Speaker::Is(name.to_vec())),
+            3 if self.begins_with(&["reset", "session", "authorization"]) => Some(Speaker::IsNobody),
+            _ => None,
+        }
+    }
     /// The statement without `keyword = value`, if that clause stands at or behind a token position.
     #[must_use]
     pub fn without_clause(&self, keyword: &str, from: usize) -> Self {
@@ -91,6 +101,21 @@ impl Token {
             _ => None,
         }
     }
+}
+
+/// Who speaks from a statement on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Speaker {
+    /// This role.
+    Is(Vec<u8>),
+    /// Whoever is connected.
+    IsNobody,
+}
+
+/// A statement said by a role, as one that is whole or leaves nothing: what it sets is undone with it.
+#[must_use]
+pub fn said_by(role: &[u8], statement: &[u8]) -> Vec<u8> {
+    [b"SET SESSION AUTHORIZATION ", quote_bytes(role).as_slice(), b";\n", statement, b";\nRESET SESSION AUTHORIZATION"].concat()
 }
 
 /// Something the lexer does not understand.

@@ -97,8 +97,8 @@ pub struct Properties {
     create: Vec<u8>,
     /// Owner.
     owner: String,
-    /// Comment, privileges, labels, settings: in the archive's order.
-    rest: Vec<Vec<u8>>,
+    /// Comment, privileges, labels, settings, and who says each if not the owner: in the archive's order.
+    rest: Vec<(Option<Vec<u8>>, Vec<u8>)>,
     /// The encoding it was created with.
     pub encoding: String,
 }
@@ -133,7 +133,12 @@ impl Properties {
             properties.encoding = encoding_of(&entry.definition)?;
         }
         for entry in contents.entries.iter().filter(|e| is_about_database(e)) {
+            let mut speaker = None;
             for statement in sql::statements(&entry.definition)? {
+                if let Some(who) = statement.speaker() {
+                    speaker = if let sql::Speaker::Is(role) = who { Some(role) } else { None };
+                    continue;
+                }
                 let kinds: [&[&str]; 6] = [
                     &["alter", "database"],
                     &["alter", "role"],
@@ -142,10 +147,14 @@ impl Properties {
                     &["comment", "on", "database"],
                     &["security", "label"],
                 ];
-                if !kinds.iter().any(|keywords| statement.begins_with(keywords)) {
+                let belongs = match &speaker {
+                    None => kinds.iter().any(|keywords| statement.begins_with(keywords)),
+                    Some(_) => statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"]),
+                };
+                if !belongs {
                     return Err(TargetError::Content(format!("not a statement about a database: {}", kind_of(&statement)).into()));
                 }
-                properties.rest.push(statement.text.to_vec());
+                properties.rest.push((speaker.clone(), statement.text.to_vec()));
             }
         }
         Ok(properties)
@@ -154,7 +163,7 @@ impl Properties {
     /// Whether the database has a comment of its own.
     #[must_use]
     pub fn has_comment(&self) -> bool {
-        let says = |text: &Vec<u8>| {
+        let says = |(_, text): &(Option<Vec<u8>>, Vec<u8>)| {
             let text = [text.as_slice(), b";"].concat();
             sql::statements(&text).is_ok_and(|statements| statements.iter().any(|statement| statement.begins_with(&["comment"])))
         };
@@ -202,7 +211,7 @@ impl Properties {
     /// # Errors
     /// [`TargetError::Database`] naming the statement's kind.
     pub async fn apply(&self, session: &mut Session, name: &str, encoding: &str, part: Part) -> Result<(), TargetError> {
-        for text in &self.rest {
+        for (speaker, text) in &self.rest {
             let text = [text.as_slice(), b";"].concat();
             for statement in sql::statements(&text)? {
                 if statement.begins_with(&["comment"]) != (part == Part::Comment) || Mark::is_within(&statement.text) {
@@ -210,6 +219,7 @@ impl Properties {
                 }
                 let Some(at) = name_position(&statement) else { continue };
                 let renamed = statement.with_name_at(at, name);
+                let renamed = speaker.as_ref().map_or(renamed.clone(), |role| sql::said_by(role, &renamed));
                 let done = session.run_opaque("a property of the database", &renamed, encoding).await;
                 done.map_err(|source| TargetError::Database { what: kind_of(&statement), source })?;
             }

@@ -80,7 +80,9 @@ pub async fn apply(
         match tablespaces.0.get(name) {
             Some(directory) => {
                 let what = format!("tablespace {name:?}");
-                let create = format!("CREATE TABLESPACE {} LOCATION {}", sql::quote_identifier(name), sql::quote_text(directory));
+                let owner = owner_of(&statements[0])?.map(|owner| format!(" OWNER {}", sql::quote_identifier(&owner)));
+                let (owner, directory) = (owner.unwrap_or_default(), sql::quote_text(directory));
+                let create = format!("CREATE TABLESPACE {}{owner} LOCATION {directory}", sql::quote_identifier(name));
                 session.run(&what, &create).await.map_err(|source| TargetError::Globals { what: what.clone(), source })?;
                 run_all(session, &what, &statements[1..], &wanted.encoding).await?;
                 report.tablespaces_created.push(name.clone());
@@ -94,6 +96,16 @@ pub async fn apply(
         }
     }
     Ok(report)
+}
+
+/// The owner that a `CREATE TABLESPACE` names.
+fn owner_of(create: &[u8]) -> Result<Option<String>, TargetError> {
+    let text = [create, b";"].concat();
+    let statements = sql::statements(&text)?;
+    let Some(create) = statements.first() else { return Ok(None) };
+    // The name may be the word, too.
+    let at = (3..create.tokens.len()).find(|at| create.tokens[*at].is_word("owner"));
+    Ok(at.and_then(|at| create.name_at(at + 1)).map(readable))
 }
 
 fn same(a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {

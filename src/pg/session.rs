@@ -5,17 +5,26 @@
 //! [`Session::run_opaque`], which hands them to the server without `psql` ever reading them as its own language.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 
-use super::children::{command, keep_last_words};
+use super::children::command;
 use super::sql::quote_text;
 use super::{Connection, Pinned, Tool, Tools};
 
 /// Largest answer to one statement, in bytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How much of `psql`'s standard error is kept, in bytes: the end of it.
+const STDERR_BYTES_MAX: usize = 8 * 1024;
+/// How long the mark on standard error may lag behind the one on standard output.
+const STDERR_PATIENCE: Duration = Duration::from_secs(5);
+/// From this major on `psql` forgets the error of a statement that `\gexec` ran: seen in 17 and 18.
+const FORGETS_AFTER_GEXEC: u32 = 16;
 
 /// Why a statement has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -100,9 +109,69 @@ pub struct Session {
     _child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Stderr,
+    major: u32,
     mark: String,
     null: String,
+}
+
+/// The end of what `psql` writes to its standard error.
+#[derive(Debug)]
+struct Stderr {
+    heard: Arc<Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Stderr {
+    fn of(stream: Option<ChildStderr>) -> Self {
+        let heard = Arc::<Mutex<Vec<u8>>>::default();
+        let into = Arc::clone(&heard);
+        let reading = tokio::spawn(async move {
+            let Some(mut stream) = stream else { return };
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                let mut heard = into.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.extend_from_slice(&buffer[..count]);
+                let too_long = heard.len().saturating_sub(STDERR_BYTES_MAX);
+                heard.drain(..too_long);
+            }
+        });
+        Self { heard, reading }
+    }
+
+    /// All of it, once the stream has ended.
+    async fn last_words(&mut self, mark: &str) -> String {
+        let _ = (&mut self.reading).await;
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&heard);
+        text.lines().filter(|line| *line != mark).collect::<Vec<_>>().join("\n").trim().to_owned()
+    }
+
+    /// SQLSTATE and message of the first error before a mark that was asked for. What was heard up to there is forgotten: it may quote a statement.
+    async fn error_before(&self, mark: &str) -> Option<(String, String)> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            {
+                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(at) = find(&heard, mark.as_bytes()) {
+                    let said: Vec<u8> = heard.drain(..at + mark.len()).collect();
+                    return String::from_utf8_lossy(&said).lines().find_map(verbose_error);
+                }
+            }
+            if begun.elapsed() > STDERR_PATIENCE {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// `psql:<stdin>:7: ERROR:  42710: role "x" already exists`, whatever language the severity is in.
+fn verbose_error(line: &str) -> Option<(String, String)> {
+    let (_, rest) = line.split_once(":  ")?;
+    let (sqlstate, message) = rest.split_once(": ")?;
+    let is_one = sqlstate.len() == 5 && sqlstate.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
+    is_one.then(|| (sqlstate.to_owned(), message.to_owned()))
 }
 
 impl Session {
@@ -130,10 +199,11 @@ impl Session {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(SessionError::Lost { last_words: "psql has no pipes".to_owned() });
         };
-        let stderr = Some(tokio::spawn(keep_last_words(child.stderr.take())));
+        let stderr = Stderr::of(child.stderr.take());
         let random = || hex::encode(rand::random::<[u8; 16]>());
         let (mark, null) = (random(), random());
-        let mut session = Self { _child: child, stdin, stdout: BufReader::with_capacity(64 * 1024, stdout), stderr, mark, null };
+        let mut session =
+            Self { _child: child, stdin, stdout: BufReader::with_capacity(64 * 1024, stdout), stderr, major: tools.major(), mark, null };
         let setup = format!("\\set VERBOSITY terse\n\\pset null {}\n", session.null);
         session.send(setup.as_bytes()).await?;
         session.is_pinned(pinned).await?;
@@ -215,8 +285,21 @@ impl Session {
     pub async fn run_opaque(&mut self, what: &str, sql: &[u8], encoding: &str) -> Result<(), SessionError> {
         let (hex, encoding) = (hex::encode(sql), quote_text(encoding));
         let select = format!("SELECT pg_catalog.convert_from('\\x{hex}'::pg_catalog.bytea, {encoding}) \\gexec\n");
-        self.send((select + &self.ending()).as_bytes()).await?;
-        self.accepted(what).await.map(|_| ())
+        if self.major < FORGETS_AFTER_GEXEC {
+            self.send((select + &self.ending()).as_bytes()).await?;
+            return self.accepted(what).await.map(|_| ());
+        }
+        // These forget the error of what `\gexec` ran; it stands on their standard error only.
+        let script = format!("\\set VERBOSITY verbose\n{select}\\set VERBOSITY terse\n\\warn {}\n{}", self.mark, self.ending());
+        self.send(script.as_bytes()).await?;
+        let accepted = self.accepted(what).await.map(|_| ());
+        let said = self.stderr.error_before(&self.mark).await;
+        match (accepted, said) {
+            (Err(SessionError::Refused { what, sqlstate, .. }), Some((state, message))) if sqlstate.is_empty() => {
+                Err(SessionError::Refused { what, sqlstate: state, message })
+            }
+            (accepted, _) => accepted,
+        }
     }
 
     /// The fields of an answer, if the server accepted the statement.
@@ -263,10 +346,7 @@ impl Session {
     }
 
     async fn lost(&mut self) -> SessionError {
-        let last_words = match self.stderr.take() {
-            Some(task) => task.await.unwrap_or_default(),
-            None => String::new(),
-        };
+        let last_words = self.stderr.last_words(&self.mark).await;
         let last_words = last_words.trim_start_matches("psql: error: ").to_owned();
         SessionError::Lost { last_words: if last_words.is_empty() { "psql ended without a word".to_owned() } else { last_words } }
     }
@@ -291,7 +371,17 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::estimate;
+    use super::{estimate, verbose_error};
+
+    #[test]
+    fn errors_are_read_in_any_language_and_from_nothing_else() {
+        let of = |line: &str| verbose_error(line).map(|(state, message)| format!("{state} {message}"));
+        assert_eq!(of("psql:<stdin>:7: ERROR:  42710: role \"x\" already exists").as_deref(), Some("42710 role \"x\" already exists"));
+        assert_eq!(of("FEHLER:  42501: keine Berechtigung: x").as_deref(), Some("42501 keine Berechtigung: x"));
+        for other in ["LOCATION:  CreateRole, user.c:340", "LINE 1: CREATE ROLE x", "DETAIL:  Key (a)=(1): x", "", "ERROR:  4271: x"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn an_estimate_is_never_an_error() {

@@ -12,6 +12,8 @@ use crate::pg::{Session, SessionError};
 
 const BEGINNING: &str = "lifeboat: this database is being restored and is not finished; ";
 
+const SCHEMA_MADE: &str = "schema-made-at-";
+
 /// How far a restore has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -23,7 +25,7 @@ pub struct Mark {
     pub what: String,
     /// Whether the restore made the database, and so may drop it.
     pub created: bool,
-    /// What is done: `schema`, the names of payloads whose rows are loaded, `indexes`, `after`.
+    /// What is done: `schema` and the moment of it, the names of payloads whose rows are loaded, `indexes`, `after`.
     pub done: BTreeSet<String>,
 }
 
@@ -34,6 +36,24 @@ impl Mark {
         let done: Vec<&str> = self.done.iter().map(String::as_str).collect();
         let created = if self.created { "yes" } else { "no" };
         format!("{BEGINNING}vault={}; backup={}; what={}; created={created}; done={}", self.vault, self.backup, self.what, done.join(","))
+    }
+
+    /// When the schema was there and no row of ours ([`super::resume::moment`]); marks of earlier versions do not say it.
+    #[must_use]
+    pub fn schema_made(&self) -> Option<u32> {
+        self.done.iter().find_map(|word| word.strip_prefix(SCHEMA_MADE)?.parse().ok())
+    }
+
+    /// The steps that are done, for people.
+    #[must_use]
+    pub fn steps_done(&self) -> Vec<String> {
+        self.done.iter().filter(|word| !word.starts_with(SCHEMA_MADE)).cloned().collect()
+    }
+
+    /// The word that says it.
+    #[must_use]
+    pub fn word_of_schema_made(moment: u32) -> String {
+        format!("{SCHEMA_MADE}{moment}")
     }
 
     /// Whether another mark is of the same restore, however far that had got.

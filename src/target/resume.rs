@@ -49,11 +49,40 @@ pub async fn made(session: &mut Session, contents: &Contents) -> Result<HashSet<
     Ok(contents.entries.iter().filter(is_made).map(|entry| entry.dump_id).collect())
 }
 
-/// Empties tables whose rows were half loaded, and takes away indexes and constraints that were built ahead for them.
+/// The moment at which the schema was there and no row of ours: a transaction's number, below 2^32 as rows carry it.
 ///
 /// # Errors
 /// [`TargetError::Database`]
-pub async fn reset(session: &mut Session, contents: &Contents, tables: &[TableName]) -> Result<(), TargetError> {
+pub async fn moment(session: &mut Session) -> Result<u32, TargetError> {
+    let what = "the number of a transaction";
+    let number = session.ask_one(what, "SELECT pg_catalog.txid_current() % 4294967296").await.map_err(failed)?;
+    number.parse().map_err(|_| failed(SessionError::Shape { what: what.to_owned() }))
+}
+
+/// Tables whose rows an archive holds and which it does not make: their extension does, with rows of its own in some of them.
+fn of_extensions<'a>(contents: &Contents, tables: &'a [TableName]) -> impl Iterator<Item = &'a TableName> {
+    let made: HashSet<(&[u8], &[u8])> = contents.of_kind("TABLE").map(|entry| (entry.schema.as_slice(), entry.tag.as_slice())).collect();
+    tables.iter().filter(move |(schema, name)| !made.contains(&(schema.as_slice(), name.as_slice())))
+}
+
+/// Takes rows that were half loaded out of their tables, and indexes and constraints that were built ahead for them. Tables that the restore
+/// made are emptied; of those that an extension made the rows go that came after `schema_made`.
+///
+/// # Errors
+/// [`TargetError::Database`]
+pub async fn reset(session: &mut Session, contents: &Contents, tables: &[TableName], schema_made: Option<u32>) -> Result<(), TargetError> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let quoted = |(schema, name): &TableName| format!("ONLY {}.{}", quote_identifier(&readable(schema)), quote_identifier(&readable(name)));
+    let members: Vec<&TableName> = of_extensions(contents, tables).collect();
+    for table in &members {
+        let moment = schema_made.ok_or_else(|| failed(SessionError::Shape { what: "the mark of an unfinished restore".to_owned() }))?;
+        let younger = format!("pg_catalog.age(xmin) < pg_catalog.age('{moment}'::pg_catalog.xid)");
+        let delete = format!("DELETE FROM {} WHERE {younger}", quoted(table));
+        session.run("half-loaded rows in the table of an extension", &delete).await.map_err(failed)?;
+    }
+    let tables: Vec<&TableName> = tables.iter().filter(|table| !members.contains(table)).collect();
     if tables.is_empty() {
         return Ok(());
     }
@@ -81,9 +110,7 @@ pub async fn reset(session: &mut Session, contents: &Contents, tables: &[TableNa
             format!("DROP INDEX IF EXISTS {}.{}", quote_identifier(&readable(&entry.schema)), quote_identifier(&readable(&entry.tag)));
         session.run("an index that was made ahead", &drop).await.map_err(failed)?;
     }
-    let names =
-        tables.iter().map(|(schema, name)| format!("ONLY {}.{}", quote_identifier(&readable(schema)), quote_identifier(&readable(name))));
-    let truncate = format!("TRUNCATE {}", names.collect::<Vec<_>>().join(", "));
+    let truncate = format!("TRUNCATE {}", tables.into_iter().map(quoted).collect::<Vec<_>>().join(", "));
     session.run("emptying half-loaded tables", &truncate).await.map_err(failed)
 }
 
@@ -91,8 +118,11 @@ fn failed(source: SessionError) -> TargetError {
     TargetError::Database { what: "what an interrupted restore left".to_owned(), source }
 }
 
-/// Whether rows of an archive can be taken back by emptying tables: large objects cannot.
+/// Whether rows of an archive can be taken back: large objects cannot, and those of an extension's tables only if it is known which were there
+/// before ours.
 #[must_use]
-pub fn can_be_reset(contents: &Contents) -> bool {
-    !contents.entries.iter().any(|entry| entry.kind.starts_with("BLOB"))
+pub fn can_be_reset(contents: &Contents, schema_made: Option<u32>) -> bool {
+    let rows: Vec<TableName> = contents.of_kind("TABLE DATA").map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
+    let large_objects = contents.entries.iter().any(|entry| entry.kind.starts_with("BLOB"));
+    !large_objects && (schema_made.is_some() || of_extensions(contents, &rows).next().is_none())
 }

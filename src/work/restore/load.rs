@@ -133,6 +133,10 @@ impl Marker {
         self.mark.lock().await.0.done.contains(word)
     }
 
+    async fn schema_made(&self) -> Option<u32> {
+        self.mark.lock().await.0.schema_made()
+    }
+
     /// Takes the mark away from the database, which may have another name by now.
     async fn clear(self, session: &mut Session, database: &str) -> Result<(), TargetError> {
         if self.is_there { Mark::clear(session, database).await } else { Ok(()) }
@@ -156,7 +160,6 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let mut stages = Vec::new();
     let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
     let mut mark = look_again(&mut sight, &manifest, wishes.beside_tables).await?;
-    let resumed_after: Vec<String> = mark.as_ref().map(|mark| mark.done.iter().cloned().collect()).unwrap_or_default();
     // What cannot be taken back is begun anew, where the database is a restore's own.
     if let Some(left) = mark.take_if(|mark| !can_go_on(mark, &archive.contents)) {
         if !left.created {
@@ -172,6 +175,8 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         let session = Properties::drop_unfinished(&sight.tools, &sight.connection, &sight.database).await?;
         sight.found = Found::Missing { session, name: sight.database.clone() };
     }
+    // Not before it is known whether what was found is gone on with.
+    let resumed_after: Vec<String> = mark.as_ref().map(Mark::steps_done).unwrap_or_default();
     let resumed = mark.is_some();
     let encoding = globals.encoding.clone();
     let mut left_out = false;
@@ -310,7 +315,7 @@ async fn look_again(sight: &mut Sight, manifest: &Manifest, beside_tables: bool)
 
 /// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded can be taken back.
 fn can_go_on(mark: &Mark, contents: &Contents) -> bool {
-    mark.done.contains(SCHEMA) && (mark.done.contains("main") || resume::can_be_reset(contents))
+    mark.done.contains(SCHEMA) && (mark.done.contains("main") || resume::can_be_reset(contents, mark.schema_made()))
 }
 
 /// Statements of the restore plan.
@@ -349,6 +354,10 @@ impl Work<'_> {
             state.changed.push("schema (pre-data) was begun".to_owned());
             self.loader.pre_data(&contents).await?;
             stage.end();
+            if contents.of_kind("EXTENSION").next().is_some() {
+                let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+                self.marker.done(&Mark::word_of_schema_made(resume::moment(&mut session).await?)).await;
+            }
             self.marker.done(SCHEMA).await;
             state.marked = self.marker.is_there;
             stages.push(StageTime::since("schema", begun, None));
@@ -398,15 +407,16 @@ impl Work<'_> {
             return Ok(HashSet::new());
         }
         let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+        let schema_made = self.marker.schema_made().await;
         if !self.marker.is_done("main").await {
-            resume::reset(&mut session, contents, &self.tables_of(contents)).await?;
+            resume::reset(&mut session, contents, &self.tables_of(contents), schema_made).await?;
         }
         // Before it is asked what is made: indexes of half-loaded tables were built ahead, and go with their rows.
         for payload in self.manifest.data_payloads() {
             if !self.marker.is_done(&payload.name).await {
                 let opened = shelf::open_payload(self.rig, payload, self.identity).await?;
                 let archive = Archive::begin(opened).await.map_err(before_loading)?;
-                resume::reset(&mut session, contents, &self.tables_of(&archive.contents)).await?;
+                resume::reset(&mut session, contents, &self.tables_of(&archive.contents), schema_made).await?;
             }
         }
         Ok(resume::made(&mut session, contents).await?)

@@ -1,0 +1,75 @@
+//! Extensions keep rows of their own in their tables, beside those that people put there: a restore that was interrupted loses neither.
+
+use crate::support::{Cluster, Home};
+
+const VERSION: &str = "lifeboat_test_ruled--1.0.sql";
+const SCRIPT: &str = "CREATE TABLE rules (id int PRIMARY KEY, own bool DEFAULT true, text text);
+INSERT INTO rules VALUES (1, false, 'of the extension'), (2, false, 'of the extension');
+SELECT pg_catalog.pg_extension_config_dump('rules', 'WHERE own');
+CREATE TABLE everything (x text);
+SELECT pg_catalog.pg_extension_config_dump('everything', '');
+";
+
+/// Puts an extension where the server looks for one; the files are the same for every test, come whole, and stay.
+fn install_extension() {
+    let directory = std::path::Path::new("/usr/share/postgresql/15/extension");
+    let control = "default_version = '1.0'\nrelocatable = true\n";
+    for (name, text) in [(VERSION, SCRIPT), ("lifeboat_test_ruled.control", control)] {
+        let own = directory.join(format!("{name}.{}", std::process::id()));
+        std::fs::write(&own, text).unwrap();
+        std::fs::rename(own, directory.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn rows_that_an_extension_made_survive_an_interrupted_restore() {
+    install_extension();
+    let source = Cluster::start();
+    source.psql("postgres", "CREATE DATABASE d");
+    source.psql(
+        "d",
+        "CREATE EXTENSION lifeboat_test_ruled; INSERT INTO rules (id, text) SELECT i, 'ours' FROM generate_series(10, 60) i; INSERT INTO everything VALUES ('a'), ('b');
+         CREATE TABLE big AS SELECT i, md5(i::text) AS x FROM generate_series(1, 20000) i; ALTER TABLE big ADD PRIMARY KEY (i)",
+    );
+    let rows = "SELECT string_agg(id || ':' || own || ':' || text, ',' ORDER BY id) || (SELECT string_agg(x, ',' ORDER BY x) FROM everything) || (SELECT count(*) FROM big) FROM rules";
+    for (jobs, place) in [(1, "restore-schema"), (1, "restore-rows"), (3, "restore-rows"), (3, "restore-indexes")] {
+        let target = Cluster::start();
+        let home = Home::new();
+        home.add_datastore("db", &source.conninfo("d"), &format!("jobs = {jobs}"));
+        home.backup();
+        let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check"];
+        home.run_with(&[("LIFEBOAT_FAILPOINT", place)], &arguments).fails(137, &[]);
+        if place == "restore-rows" {
+            // As if it had died before it noted that the rows are there: all of them are half loaded.
+            let read = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'd'";
+            let mark = target.psql("postgres", read);
+            let (before, done) = mark.split_once("done=").unwrap();
+            let moment = done.split(',').find(|word| word.starts_with("schema-made-at-")).unwrap();
+            target.psql("postgres", &format!("COMMENT ON DATABASE d IS '{before}done={moment},schema'"));
+        }
+        let resumed = home.run(&arguments).ok();
+        assert!(resumed.stdout.contains("went on") && resumed.stdout.contains("all as recorded"), "{place}: {resumed:?}");
+        assert!(!resumed.stdout.contains("schema-made-at"), "{place}: {resumed:?}");
+        assert_eq!(target.psql("d", rows), source.psql("d", rows), "{jobs} {place}");
+    }
+}
+
+/// A mark of an earlier version does not say which rows were there before: then nothing is guessed, and the restore begins anew.
+#[test]
+fn without_knowing_which_rows_were_there_a_restore_begins_anew() {
+    install_extension();
+    let (source, target) = (Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE DATABASE d");
+    source.psql("d", "CREATE EXTENSION lifeboat_test_ruled; INSERT INTO rules (id, text) VALUES (10, 'ours')");
+    let home = Home::of(&source, "d");
+    home.backup();
+    let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check"];
+    home.run_with(&[("LIFEBOAT_FAILPOINT", "restore-rows")], &arguments).fails(137, &[]);
+    let read = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'd'";
+    let mark = target.psql("postgres", read);
+    let (before, _) = mark.split_once("done=").unwrap();
+    target.psql("postgres", &format!("COMMENT ON DATABASE d IS '{before}done=schema'"));
+    let anew = home.run(&arguments).ok();
+    assert!(!anew.stdout.contains("went on") && anew.stdout.contains("all as recorded"), "{anew:?}");
+    assert_eq!(target.psql("d", "SELECT string_agg(id::text, ' ' ORDER BY id) FROM rules"), "1 2 10");
+}

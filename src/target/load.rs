@@ -15,11 +15,12 @@ use rustix::fs::MemfdFlags;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use super::script::Loading;
 use super::selection::Selection;
 use super::{LoadError, TargetError};
 use crate::pg::archive::{ArchiveError, Contents, Entry, Reader, Visitor, readable};
-use crate::pg::children::{Running, command};
-use crate::pg::{Connection, Session, Tool, Tools};
+use crate::pg::children::command;
+use crate::pg::{Connection, Session, SessionError, Tool, Tools};
 use crate::report::Stage;
 use crate::seal::Opened;
 
@@ -115,20 +116,27 @@ pub struct Loader {
     pub without_rows_of: Vec<(String, String)>,
     /// What is restored, if not everything.
     pub selection: Option<Selection>,
+    /// Whether the server is one that `pg_restore` cannot talk to itself ([`super::script`]).
+    pub as_script: bool,
 }
 
 impl Loader {
     /// The child of one section, with the pinned settings: what was written under them is understood under them. Those of the restore plan
     /// come before.
     async fn pg_restore(&self, section: &'static str) -> Result<tokio::process::Command, TargetError> {
-        Session::probe(&self.tools, &self.connection).await.map_err(TargetError::Session)?;
+        let failed = |source: SessionError| TargetError::Load { section, source: source.into() };
+        Session::probe(&self.tools, &self.connection).await.map_err(failed)?;
         let mut pg_restore = command(&self.tools, Tool::PgRestore, &self.connection);
-        pg_restore.args(["--format=custom", "--exit-on-error", "--no-password", &format!("--section={section}")]);
+        pg_restore.args(["--format=custom", "--no-password", &format!("--section={section}")]);
         if self.no_tablespaces {
             pg_restore.arg("--no-tablespaces");
         }
-        pg_restore.arg(format!("--dbname={}", self.connection.pinned(self.connection.pins(), &self.settings))).stdout(Stdio::null());
         Ok(pg_restore)
+    }
+
+    fn start(&self, pg_restore: tokio::process::Command) -> Result<Loading, LoadError> {
+        let target = self.connection.pinned(self.connection.pins(), &self.settings);
+        Loading::start(pg_restore, &self.tools, &self.connection, &target, self.as_script)
     }
 
     /// Restores the pre-data section from the table of contents alone.
@@ -159,7 +167,8 @@ impl Loader {
         let list = list_of(entries.iter().copied()).map_err(failed)?;
         let mut pg_restore = self.pg_restore(section).await?;
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
-        if jobs > 1 {
+        // A script is one session.
+        if jobs > 1 && !self.as_script {
             pg_restore.arg(format!("--jobs={jobs}"));
         }
         self.schema(contents, section, pg_restore).await
@@ -169,10 +178,10 @@ impl Loader {
         let failed = |source| TargetError::Load { section, source };
         let file = in_memory(&contents.raw, MemfdFlags::CLOEXEC).map_err(|source| failed(LoadError::Memory(source)))?;
         pg_restore.arg("/dev/stdin").stdin(Stdio::from(file));
-        let running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
+        let running = self.start(pg_restore).map_err(failed)?;
         tokio::select! {
             () = self.cancel.cancelled() => Err(failed(LoadError::Interrupted)),
-            ended = running.finish() => ended.map(|_| ()).map_err(|e| failed(e.into())),
+            ended = running.finish() => ended.map(|_| ()).map_err(failed),
         }
     }
 
@@ -204,7 +213,7 @@ impl Loader {
             pg_restore.arg(format!("--use-list=/dev/fd/{}", file.as_raw_fd()));
         }
         pg_restore.stdin(Stdio::piped());
-        let mut running = Running::start(pg_restore, Tool::PgRestore).map_err(|e| failed(e.into()))?;
+        let mut running = self.start(pg_restore).map_err(failed)?;
         // With a list pg_restore leaves when it has what it wants, and the rest is read all the same: damage there is damage.
         let partial = list.take().is_some();
         let pipe = running.child().stdin.take().and_then(|stdin| stdin.into_owned_fd().ok());
@@ -220,7 +229,7 @@ impl Loader {
             (Ok(Fed::Refused), Ok(_)) => {
                 Err(failed(LoadError::Archive(ArchiveError::Malformed("pg_restore stopped reading before the archive's end".into()))))
             }
-            (Ok(_), Err(error)) => Err(failed(error.into())),
+            (Ok(_), Err(error)) => Err(failed(error)),
             (Ok(Fed::Whole), Ok(_)) => Ok(()),
         }
     }

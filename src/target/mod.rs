@@ -9,6 +9,7 @@ pub mod globals;
 pub mod load;
 pub mod mark;
 pub mod resume;
+pub mod script;
 pub mod selection;
 pub mod swap;
 pub mod turn;
@@ -134,6 +135,12 @@ pub enum LoadError {
     /// A file in memory could not be made.
     #[error("a file in memory could not be made")]
     Memory(#[source] std::io::Error),
+    /// The server cannot be asked whether the pinned settings arrive, or they do not.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A script of `pg_restore` is not one that may be run.
+    #[error("the script that pg_restore wrote is not run: {0}")]
+    Script(&'static str),
     /// A thread died.
     #[error("a thread died")]
     ThreadDied,
@@ -156,6 +163,7 @@ impl TargetError {
             Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => Trouble::Unavailable,
             Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => Trouble::Integrity,
             Self::Load { source: LoadError::Interrupted, .. } => Trouble::Interrupted,
+            Self::Load { source: LoadError::Session(SessionError::NotPinned { .. }), .. } => Trouble::Usage,
             Self::Session(_) | Self::Globals { .. } | Self::Database { .. } | Self::Load { .. } => Trouble::RestoreFailed,
         }
     }
@@ -200,7 +208,7 @@ impl TargetError {
             Self::Tools(error) => Some(error.hint()),
             Self::Lacks { .. } => Some("install it on the target's host, or correct the restore plan".to_owned()),
             Self::Globals { .. } => Some("restore as a role that may create roles, or give --no-globals and make the roles yourself".to_owned()),
-            Self::Session(error) => error.hint().map(str::to_owned),
+            Self::Session(error) | Self::Load { source: LoadError::Session(error), .. } => error.hint().map(str::to_owned),
             _ => None,
         }
     }

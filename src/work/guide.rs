@@ -8,6 +8,7 @@ use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::domain::volumes::{PostgresCut, SetPlace, VolumeSet};
 use crate::keyring::sign::PublicKey;
 use crate::pg::Pinned;
+use crate::target::script;
 use crate::vault::Vault;
 
 /// `aws-kms` or `age`.
@@ -94,12 +95,13 @@ done
 {open}
 ## 4. Restore
 
-Values are read as they were written: under settings that neither database nor role changes. The second line prints those that do not
-arrive, and stops: connect to the server itself then, not through a pooler.
+Values are read as they were written: under settings that neither database nor role changes. Where they do not
+arrive this stops: connect to the server itself then, not through a pooler.
 
 ```bash
 export PGOPTIONS="${{PGOPTIONS:-}} {pins}"
-{{ ! psql -X -A -t --dbname postgres --command "{probe}" | grep .; }}
+odd=$(psql -X -A -t --dbname postgres --command "{probe}")
+[ -z "$odd" ] || {{ echo "these settings do not arrive: $odd"; exit 1; }}
 ```
 
 Roles that exist already are kept, and get the attributes and passwords of the backup; tablespaces must exist as
@@ -309,12 +311,24 @@ fn cat(payload: &Payload) -> String {
     format!("cat {files}")
 }
 
+const LOAD: &str = "load() { pg_restore --exit-on-error \"$@\" && cat > /dev/null; }";
+
+/// For clients newer than the server: see [`crate::target::script`]. The line is taken out where settings stand, not where rows do.
+const LOAD_AS_SCRIPT: &str = r#"# The server does not know one setting that these clients send first: it is taken out of the script that they write.
+load() {
+  pg_restore "${@:1:$#-2}" --file=- \
+    | sed -e '/^COPY .* FROM stdin;$/,/^\\\.$/b' -e '/^SET idle_in_transaction_session_timeout = 0;$/{n;/^SET transaction_timeout = 0;$/d}' \
+    | psql -X --quiet --set ON_ERROR_STOP=1 --dbname "${@: -1}" --file - > /dev/null && cat > /dev/null
+}"#;
+
 /// With `main` alone one pass does it. With data payloads, indexes and constraints wait until all rows are there, and
 /// `main` is read a second time for them.
 fn load(manifest: &Manifest) -> String {
     // pg_restore stops reading when it has what it wants; the rest must be read too, or `age` dies of a closed pipe
     // instead of authenticating the end.
-    let mut lines = vec!["load() { pg_restore --exit-on-error \"$@\" && cat > /dev/null; }".to_owned()];
+    let server = manifest.source.server_version_num.unwrap_or_default() / 10_000;
+    let load = if script::is_needed(manifest.tools.major(), server) { LOAD_AS_SCRIPT } else { LOAD };
+    let mut lines = vec![load.to_owned()];
     let open = |payload: &Payload, then: &str| format!("{} | age -d -i identity.txt | zstd -dq | {then}", cat(payload));
     let main = |then: &str| manifest.payload(Role::Main).map(|payload| open(payload, then)).unwrap_or_default();
     let mut data = manifest.data_payloads().peekable();

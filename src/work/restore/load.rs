@@ -23,6 +23,7 @@ use crate::target::database::{self, Found, Part, Properties};
 use crate::target::globals::apply;
 use crate::target::load::{Archive, Loaded, Loader, TableName};
 use crate::target::mark::Mark;
+use crate::target::script;
 use crate::target::turn::Turn;
 use crate::target::{TargetError, resume};
 use crate::work::compare::{Comparison, compare, compare_some, fingerprint_of};
@@ -165,7 +166,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         if !left.created {
             return Err(WorkError::Refused {
                 what: format!("the unfinished database {:?}", sight.database),
-                why: "its schema is incomplete, and it was there before the restore; nothing was changed".to_owned(),
+                why: "what the interrupted restore put into it cannot be told from what was there, and it was there before; nothing was changed".to_owned(),
                 hint: "drop and recreate it, or name a database that does not exist yet".to_owned(),
             });
         }
@@ -200,6 +201,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         state.changed.push(format!("database {database:?} was created"));
     }
     state.begun = true;
+    let as_script = script::is_needed(sight.tools.major(), snapshot::server(sight.session()).await.map_err(TargetError::Session)?.major());
     let loader = Loader {
         tools: sight.tools.clone(),
         connection: sight.connection.clone(),
@@ -209,6 +211,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         settings: wishes.settings.clone(),
         without_rows_of: wishes.without_rows_of.clone(),
         selection,
+        as_script,
     };
     // A database that held something before is not the restore's to go on with.
     let alone = !matches!(sight.found, Found::Occupied { .. });

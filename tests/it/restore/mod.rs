@@ -3,6 +3,7 @@
 mod extensions;
 mod guide;
 mod lost;
+mod older_servers;
 mod on_call;
 mod thawing;
 mod transcripts;

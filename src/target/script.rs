@@ -1,0 +1,133 @@
+//! Restoring with clients newer than the server: `pg_restore` of 17 and later begins every session with a `SET` that older servers do not know, and
+//! stops there. So it writes a script, that one line is taken out of the script's head, and `psql` runs the rest.
+//!
+//! The script is as hostile as the backup: `psql` would run lines of it as its own commands. `pg_restore` guards against that with `\restrict` and
+//! a random key in the first line (since 17.6; CVE-2025-8714), and a script that does not begin so is not run.
+
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+use super::LoadError;
+use crate::pg::children::{ChildError, Running, command};
+use crate::pg::{Connection, Tool, Tools};
+
+/// The first major whose `pg_restore` sends it, and the first whose server knows it.
+const KNOWS_TRANSACTION_TIMEOUT: u32 = 17;
+const UNKNOWN_LINE: &[u8] = b"SET transaction_timeout = 0;\n";
+/// The settings stand within so many bytes from the script's beginning; no value of the backup does.
+const HEAD_BYTES: usize = 4 * 1024;
+const COPY_BYTES: usize = 256 * 1024;
+
+/// Whether `pg_restore` of these clients cannot talk to a server of that major itself.
+#[must_use]
+pub fn is_needed(clients: u32, server: u32) -> bool {
+    clients >= KNOWS_TRANSACTION_TIMEOUT && server < KNOWS_TRANSACTION_TIMEOUT
+}
+
+/// A `pg_restore` that is loading, by itself or through `psql`.
+pub struct Loading {
+    pg_restore: Running,
+    through: Option<(Running, JoinHandle<Result<(), LoadError>>)>,
+}
+
+impl Loading {
+    /// Starts `pg_restore`, which has everything but where to write.
+    ///
+    /// # Errors
+    /// [`LoadError::Child`] if a program cannot be started.
+    pub fn start(
+        mut pg_restore: Command,
+        tools: &Tools,
+        connection: &Connection,
+        target: &str,
+        as_script: bool,
+    ) -> Result<Self, LoadError> {
+        if !as_script {
+            pg_restore.arg("--exit-on-error").arg(format!("--dbname={target}")).stdout(Stdio::null());
+            return Ok(Self { pg_restore: Running::start(pg_restore, Tool::PgRestore)?, through: None });
+        }
+        pg_restore.arg("--file=-").stdout(Stdio::piped());
+        let mut pg_restore = Running::start(pg_restore, Tool::PgRestore)?;
+        let mut psql = command(tools, Tool::Psql, connection);
+        psql.args(["-X", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", "--dbname", target]);
+        psql.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut psql = Running::start(psql, Tool::Psql)?;
+        let (Some(from), Some(to)) = (pg_restore.child().stdout.take(), psql.child().stdin.take()) else {
+            return Err(LoadError::ThreadDied);
+        };
+        Ok(Self { pg_restore, through: Some((psql, tokio::spawn(pass_on(from, to)))) })
+    }
+
+    /// `pg_restore`, to take its standard input.
+    pub fn child(&mut self) -> &mut tokio::process::Child {
+        self.pg_restore.child()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// What the server refused, if it did; else why `pg_restore` failed.
+    pub async fn finish(self) -> Result<ExitStatus, LoadError> {
+        let Some((psql, passing)) = self.through else { return Ok(self.pg_restore.finish().await?) };
+        let (written, passed, run) = tokio::join!(self.pg_restore.finish(), passing, psql.finish());
+        match (passed.map_err(|_| LoadError::ThreadDied)?, run, written) {
+            // A script that is not run is the cause, whatever became of the two programs.
+            (Err(unsafe_script @ LoadError::Script(_)), ..) => Err(unsafe_script),
+            (_, Err(refused), _) => Err(refused.into()),
+            (_, Ok(_), Err(broken)) => Err(broken.into()),
+            (Err(lost), Ok(_), Ok(_)) => Err(lost),
+            (Ok(()), Ok(_), Ok(status)) => Ok(status),
+        }
+    }
+}
+
+async fn pass_on(mut from: ChildStdout, mut to: ChildStdin) -> Result<(), LoadError> {
+    let pipe = |source| ChildError::Pipe { program: "psql".to_owned(), source };
+    let mut head = Vec::new();
+    (&mut from).take(HEAD_BYTES as u64).read_to_end(&mut head).await.map_err(pipe)?;
+    let head = safe_head(head)?;
+    to.write_all(&head).await.map_err(pipe)?;
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut buffer).await.map_err(pipe)? {
+            0 => return Ok(to.shutdown().await.map_err(pipe)?),
+            count => to.write_all(&buffer[..count]).await.map_err(pipe)?,
+        }
+    }
+}
+
+/// The script's head without the line that the server does not know.
+fn safe_head(mut head: Vec<u8>) -> Result<Vec<u8>, LoadError> {
+    let first = head.split(|c| *c == b'\n').find(|line| !line.is_empty() && !line.starts_with(b"--"));
+    if first.is_some() && !first.is_some_and(|line| line.starts_with(b"\\restrict ")) {
+        return Err(LoadError::Script("it does not begin with \\restrict: update the clients to 17.6, 18 or newer"));
+    }
+    if let Some(at) = memchr::memmem::find(&head, UNKNOWN_LINE) {
+        head.drain(at..at + UNKNOWN_LINE.len());
+    }
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_newer_clients_on_older_servers_need_a_script() {
+        assert!(is_needed(17, 16) && is_needed(18, 12) && !is_needed(17, 17) && !is_needed(18, 17) && !is_needed(16, 15));
+    }
+
+    #[test]
+    fn one_line_goes_and_a_script_without_its_guard_is_not_run() {
+        let head =
+            b"--\n-- PostgreSQL database dump\n--\n\n\\restrict k3y\n\nSET lock_timeout = 0;\nSET transaction_timeout = 0;\nSET x = 1;\n"
+                .to_vec();
+        let safe = safe_head(head).unwrap();
+        assert!(safe.ends_with(b"SET lock_timeout = 0;\nSET x = 1;\n") && safe.starts_with(b"--\n"), "{}", String::from_utf8_lossy(&safe));
+        assert!(matches!(safe_head(b"--\n\nSET lock_timeout = 0;\n".to_vec()), Err(LoadError::Script(_))));
+        assert_eq!(safe_head(Vec::new()).unwrap(), b"");
+    }
+}

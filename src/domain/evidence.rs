@@ -495,36 +495,48 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
             flaws.push(Flaw::HeadMissing { seen_by: head.seen_by.clone() });
         }
     }
-    let records: Vec<&Record> = found.iter().filter_map(|one| one.record.as_ref().ok()).collect();
-    for record in &records {
-        match &record.body {
-            Body::Started(started) if started.report_by < now => {
-                let reported = records.iter().any(|r| matches!(&r.body, Body::Report(report) if report.run == started.run));
-                if !reported {
-                    flaws.push(Flaw::NoReport { started: record.sequence, drill: started.drill.clone() });
+    flaws.extend(contradictions(vault, found, now));
+    flaws
+}
+
+/// What believed records say of each other. One that nobody signed, or that belongs elsewhere, answers for no other.
+fn contradictions(vault: &VaultId, found: &[Found], now: Timestamp) -> Vec<Flaw> {
+    let believed = |one: &&Found| one.signed && one.record.as_ref().is_ok_and(|r| r.sequence == one.sequence && &r.vault == vault);
+    let believed: BTreeMap<u64, &Found> = found.iter().filter(believed).map(|one| (one.sequence, one)).collect();
+    fn body(one: &Found) -> Option<&Body> {
+        one.record.as_ref().ok().map(|record| &record.body)
+    }
+    let mut first_report: BTreeMap<&str, u64> = BTreeMap::new();
+    for (sequence, one) in &believed {
+        if let Some(Body::Report(report)) = body(one) {
+            first_report.entry(&report.run).or_insert(*sequence);
+        }
+    }
+    let mut flaws = Vec::new();
+    for (sequence, one) in &believed {
+        match one.record.as_ref().map(|record| &record.body) {
+            Ok(Body::Started(started)) => {
+                let reported = first_report.get(started.run.as_str()).is_some_and(|report| report > sequence);
+                if started.report_by < now && !reported {
+                    flaws.push(Flaw::NoReport { started: *sequence, drill: started.drill.clone() });
                 }
             }
-            Body::Started(_) => {}
-            Body::Report(report) => {
-                let begun =
-                    records.iter().any(|r| matches!(&r.body, Body::Started(s) if s.run == report.run) && r.sequence == report.started);
-                let earlier = records
-                    .iter()
-                    .any(|r| matches!(&r.body, Body::Report(other) if other.run == report.run) && r.sequence < record.sequence);
-                if earlier {
-                    flaws.push(Flaw::ReportedTwice { sequence: record.sequence });
+            Ok(Body::Report(report)) => {
+                if first_report.get(report.run.as_str()) != Some(sequence) {
+                    flaws.push(Flaw::ReportedTwice { sequence: *sequence });
                 }
-                if !begun {
-                    flaws.push(Flaw::Dangling { sequence: record.sequence });
+                let begun = believed.get(&report.started).filter(|_| report.started < *sequence).copied().and_then(body);
+                if !matches!(begun, Some(Body::Started(started)) if (&started.run, &started.drill) == (&report.run, &report.drill)) {
+                    flaws.push(Flaw::Dangling { sequence: *sequence });
                 }
             }
-            Body::Certify(certificate) => {
-                let there = found.iter().any(|one| one.sequence == certificate.report && one.sha256 == certificate.report_sha256);
-                if !there {
-                    flaws.push(Flaw::Dangling { sequence: record.sequence });
+            Ok(Body::Certify(certificate)) => {
+                let report = believed.get(&certificate.report).filter(|report| report.sha256 == certificate.report_sha256);
+                if !matches!(report.copied().and_then(body), Some(Body::Report(_))) {
+                    flaws.push(Flaw::Dangling { sequence: *sequence });
                 }
             }
-            Body::Removed(_) | Body::Restored(_) | Body::Hold(_) | Body::Release(_) => {}
+            _ => {}
         }
     }
     flaws

@@ -464,3 +464,35 @@ proptest! {
         prop_assert_eq!(flaws.is_empty(), seen <= cut as u64);
     }
 }
+
+#[test]
+fn a_forged_report_answers_for_no_drill() {
+    let mut series = series(vec![started("r1"), report("r1", 1)]);
+    series[1].signed = false;
+    assert_eq!(
+        flaws(&vault(), &series, &[], &[], overdue()),
+        [Flaw::NotSigned { sequence: 2 }, Flaw::NoReport { started: 1, drill: "nightly".to_owned() }]
+    );
+}
+
+#[test]
+fn a_report_names_an_earlier_start_of_the_same_drill() {
+    let mut before = series(vec![report("r1", 2), started("r1")]);
+    assert_eq!(
+        flaws(&vault(), &before, &[], &[], overdue()),
+        [Flaw::Dangling { sequence: 1 }, Flaw::NoReport { started: 2, drill: "nightly".to_owned() }]
+    );
+    before = series(vec![started("r1"), report("r1", 1)]);
+    change(&mut before[0], |record| {
+        if let Body::Started(started) = &mut record.body {
+            started.drill = "weekly".to_owned();
+        }
+    });
+    assert!(flaws(&vault(), &before, &[], &[], early()).contains(&Flaw::Dangling { sequence: 2 }));
+}
+
+#[test]
+fn a_certificate_of_something_that_is_no_report_refers_to_nothing() {
+    let all = series(vec![started("r1"), report("r1", 1), certify(1, &hash(1)), certify(2, &hash(2))]);
+    assert_eq!(flaws(&vault(), &all, &[], &[], early()), [Flaw::Dangling { sequence: 3 }]);
+}

@@ -171,7 +171,7 @@ pub fn statements(script: &[u8]) -> Result<Vec<Statement<'_>>, SqlError> {
                 continue;
             }
             b'-' if script[at..].starts_with(b"--") => {
-                at += script[at..].iter().position(|c| *c == b'\n').unwrap_or(script.len() - at);
+                at += script[at..].iter().position(|c| matches!(c, b'\n' | b'\r')).unwrap_or(script.len() - at);
                 continue;
             }
             b'/' if script[at..].starts_with(b"/*") => {
@@ -183,6 +183,10 @@ pub fn statements(script: &[u8]) -> Result<Vec<Statement<'_>>, SqlError> {
                 let (name, end) = quoted(script, at, b'"')?;
                 at = end;
                 tokens.push(Token { kind: Kind::Quoted(name), at: start..at });
+            }
+            // Two constants in a row are one to the server, with the rules of the first: nothing that we read writes that.
+            b'\'' if tokens.last().is_some_and(|token| token.kind == Kind::Text) => {
+                return Err(SqlError { why: "a string constant that goes on in another", at });
             }
             b'\'' => {
                 at = text_constant(script, at, escapes(&tokens, start))?;
@@ -521,5 +525,19 @@ mod tests {
             let found = only(&script);
             prop_assert_eq!(found.name_at(1), Some(&bytes[..]));
         }
+    }
+
+    #[test]
+    fn what_the_server_would_cut_elsewhere_is_not_guessed_at() {
+        // A comment ends at a carriage return, too.
+        let cut = statements(b"COMMENT ON ROLE a IS --\r'x'; CREATE ROLE evil; COMMENT ON ROLE a IS\n'y';").unwrap();
+        assert_eq!(cut.len(), 3);
+        assert!(cut[1].begins_with(&["create", "role"]));
+        for text in
+            ["COMMENT ON ROLE a IS E'x'\n'\\' '; CREATE ROLE evil; --';", "SELECT 'a' 'b';", "SELECT 'a'\n'b';", "SELECT $$a$$ 'b';"]
+        {
+            assert!(statements(text.as_bytes()).is_err(), "{text}");
+        }
+        assert_eq!(statements(b"SELECT 'a', 'b'; SELECT 'it''s';").unwrap().len(), 2);
     }
 }

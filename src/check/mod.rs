@@ -199,6 +199,7 @@ async fn amcheck(subject: &Subject<'_>) -> Said {
         said.detail.push(error.to_string());
         return said;
     }
+    // A session with the same string was opened right above, and has its settings.
     let mut pg_amcheck = command(subject.tools, Tool::PgAmcheck, subject.connection);
     pg_amcheck.args(["--heapallindexed", "--no-password", &subject.connection.pinned(subject.connection.pins(), &[])]);
     pg_amcheck.stdin(Stdio::null()).stdout(Stdio::null());

@@ -180,8 +180,10 @@ impl Connection {
     /// The connection string with one parameter more. The last one given wins in both of its forms.
     fn with(&self, parameter: &str, value: &str) -> String {
         if is_uri(&self.conninfo) {
-            let joint = if self.conninfo.contains('?') { '&' } else { '?' };
-            format!("{}{joint}{parameter}={}", self.conninfo, percent_encode(value))
+            // libpq passes over an `&` at the end, but not over two in a row.
+            let uri = self.conninfo.trim_end_matches(['?', '&']);
+            let joint = if uri.contains('?') { '&' } else { '?' };
+            format!("{uri}{joint}{parameter}={}", percent_encode(value))
         } else {
             format!("{} {parameter}={}", self.conninfo, quote_value(value))
         }
@@ -442,6 +444,10 @@ mod tests {
         assert!(of(own).starts_with(&format!("{own} options='-c jit=off -c bytea_output=hex")), "{}", of(own));
         let uri = of("postgres:///db?host=/tmp&options=-c%20jit%3Doff");
         assert!(uri.contains("&options=-c%20jit%3Doff%20-c%20bytea_output%3Dhex"), "{uri}");
+        for end in ["?", "&", "?&"] {
+            assert!(!of(&format!("postgres:///db?host=/tmp{end}")).contains("&&"), "{end}");
+        }
+        assert!(of("postgres://localhost/db?").starts_with("postgres://localhost/db?options="));
         let more = parse("host=/tmp").unwrap().pinned(OWN, &[("work_mem".to_owned(), "1 GB".to_owned())]);
         assert!(more.starts_with(r"host=/tmp options='-c work_mem=1\\ GB -c bytea_output"), "{more}");
     }

@@ -12,7 +12,7 @@ use std::fmt::Write;
 struct Pin(&'static str, &'static str, Option<&'static str>);
 
 /// Settings that decide how values look, how they are understood, and for how long a session may work; any role may set each of them, and
-/// every supported major knows it. Larger majors have more limits on time; [`NO_TIME_LIMITS`] lifts those once a session is there.
+/// every supported major knows it. Larger majors have more limits on time; [`NO_TIME_LIMITS`] lifts those in each session that has its pins.
 const ALWAYS: [Pin; 18] = [
     // How values are written.
     Pin("bytea_output", "hex", None),
@@ -91,7 +91,7 @@ pub(crate) fn push(options: &mut String, name: &str, value: &str) {
     let _ = write!(options, "{separator}-c {name}={}", value.replace('\\', "\\\\").replace(' ', "\\ "));
 }
 
-/// Lifts the limits on idle sessions and long transactions that the server's version has: a session of ours does nothing while children work.
+/// Lifts the limits on idle sessions and long transactions that the server's version has: a session of ours may say nothing for hours.
 pub const NO_TIME_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
     WHERE name IN ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
 

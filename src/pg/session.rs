@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 
 use super::children::command;
+use super::pins::NO_TIME_LIMITS;
 use super::sql::quote_text;
 use super::{Connection, Pinned, Tool, Tools};
 
@@ -51,7 +52,7 @@ pub enum SessionError {
     /// The settings that make values come out the same are not in force.
     #[error(
         "the server does not take the settings that every session of lifeboat sends with its connection ({settings}): something between here and the \
-         server drops them, as a connection pooler does; nothing was read or written"
+         server drops them, as a connection pooler does"
     )]
     NotPinned {
         /// The first of them, with their values.
@@ -155,10 +156,12 @@ impl Stderr {
                 let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(at) = find(&heard, mark.as_bytes()) {
                     let said: Vec<u8> = heard.drain(..at + mark.len()).collect();
-                    return String::from_utf8_lossy(&said).lines().find_map(verbose_error);
+                    // Warnings come before.
+                    return String::from_utf8_lossy(&said).lines().filter_map(verbose_error).next_back();
                 }
             }
             if begun.elapsed() > STDERR_PATIENCE {
+                self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 return None;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -206,7 +209,14 @@ impl Session {
             Self { _child: child, stdin, stdout: BufReader::with_capacity(64 * 1024, stdout), stderr, major: tools.major(), mark, null };
         let setup = format!("\\set VERBOSITY terse\n\\pset null {}\n", session.null);
         session.send(setup.as_bytes()).await?;
-        session.is_pinned(pinned).await?;
+        match session.is_pinned(pinned).await {
+            // PgBouncer as it comes; its words, in its one language.
+            Err(SessionError::Lost { last_words }) if last_words.contains("unsupported startup parameter") => {
+                return Err(SessionError::NotPinned { settings: last_words });
+            }
+            answer => answer?,
+        }
+        session.ask("time limits on idle sessions", NO_TIME_LIMITS, 1).await?;
         Ok(session)
     }
 

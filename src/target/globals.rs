@@ -80,11 +80,9 @@ pub async fn apply(
         match tablespaces.0.get(name) {
             Some(directory) => {
                 let what = format!("tablespace {name:?}");
-                let owner = owner_of(&statements[0])?.map(|owner| format!(" OWNER {}", sql::quote_identifier(&owner)));
-                let (owner, directory) = (owner.unwrap_or_default(), sql::quote_text(directory));
-                let create = format!("CREATE TABLESPACE {}{owner} LOCATION {directory}", sql::quote_identifier(name));
-                session.run(&what, &create).await.map_err(|source| TargetError::Globals { what: what.clone(), source })?;
-                run_all(session, &what, &statements[1..], &wanted.encoding).await?;
+                let create = located(&statements[0], directory)?;
+                let statements: Vec<Vec<u8>> = [create].into_iter().chain(statements[1..].iter().cloned()).collect();
+                run_all(session, &what, &statements, &wanted.encoding).await?;
                 report.tablespaces_created.push(name.clone());
             }
             None => report.tablespaces_left_out.push(name.clone()),
@@ -98,14 +96,16 @@ pub async fn apply(
     Ok(report)
 }
 
-/// The owner that a `CREATE TABLESPACE` names.
-fn owner_of(create: &[u8]) -> Result<Option<String>, TargetError> {
+/// A `CREATE TABLESPACE` with another directory.
+fn located(create: &[u8], directory: &str) -> Result<Vec<u8>, TargetError> {
     let text = [create, b";"].concat();
-    let statements = sql::statements(&text)?;
-    let Some(create) = statements.first() else { return Ok(None) };
+    let other = || TargetError::Content("the globals' CREATE TABLESPACE is something else".into());
+    let cut = sql::statements(&text)?;
+    let statement = cut.first().filter(|statement| statement.begins_with(&["create", "tablespace"])).ok_or_else(other)?;
     // The name may be the word, too.
-    let at = (3..create.tokens.len()).find(|at| create.tokens[*at].is_word("owner"));
-    Ok(at.and_then(|at| create.name_at(at + 1)).map(readable))
+    let at = (3..statement.tokens.len()).find(|at| statement.tokens[*at].is_word("location")).ok_or_else(other)?;
+    let place = statement.tokens.get(at + 1).filter(|token| token.kind == sql::Kind::Text).ok_or_else(other)?;
+    Ok([&statement.text[..place.at.start], sql::quote_text(directory).as_bytes(), &statement.text[place.at.end..]].concat())
 }
 
 fn same(a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
@@ -153,7 +153,18 @@ async fn run_all(session: &mut Session, what: &str, statements: &[Vec<u8>], enco
 
 #[cfg(test)]
 mod tests {
-    use super::TablespaceMap;
+    use super::{TablespaceMap, located};
+
+    #[test]
+    fn a_tablespace_is_made_elsewhere_with_all_that_is_said_of_it() {
+        let made = |create: &str| String::from_utf8(located(create.as_bytes(), "/it's").unwrap()).unwrap();
+        assert_eq!(
+            made("CREATE TABLESPACE location OWNER \"a b\" LOCATION '/old''s'"),
+            "CREATE TABLESPACE location OWNER \"a b\" LOCATION '/it''s'"
+        );
+        assert_eq!(made("CREATE TABLESPACE t LOCATION '/old' WITH (x = 1)"), "CREATE TABLESPACE t LOCATION '/it''s' WITH (x = 1)");
+        assert!(located(b"CREATE ROLE x", "/t").is_err() && located(b"CREATE TABLESPACE t LOCATION x", "/t").is_err());
+    }
 
     #[test]
     fn a_tablespace_map_needs_absolute_directories() {

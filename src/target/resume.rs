@@ -49,6 +49,22 @@ pub async fn made(session: &mut Session, contents: &Contents) -> Result<HashSet<
     Ok(contents.entries.iter().filter(is_made).map(|entry| entry.dump_id).collect())
 }
 
+/// Deletes what is younger than a moment, the last table of an archive first: what others refer to was loaded first. Triggers and foreign keys
+/// of the extension have no say in it, where the role may say so.
+async fn take_back(session: &mut Session, tables: impl Iterator<Item = String>, moment: u32) -> Result<(), SessionError> {
+    let what = "half-loaded rows in the tables of an extension";
+    session.run(what, "BEGIN").await?;
+    session.run(what, "SAVEPOINT triggers").await?;
+    if session.run(what, "SET LOCAL session_replication_role = replica").await.is_err() {
+        session.run(what, "ROLLBACK TO SAVEPOINT triggers").await?;
+    }
+    for table in tables {
+        let delete = format!("DELETE FROM {table} WHERE pg_catalog.age(xmin) < pg_catalog.age('{moment}'::pg_catalog.xid)");
+        session.run(what, &delete).await?;
+    }
+    session.run(what, "COMMIT").await
+}
+
 /// The moment at which the schema was there and no row of ours: a transaction's number, below 2^32 as rows carry it.
 ///
 /// # Errors
@@ -76,11 +92,9 @@ pub async fn reset(session: &mut Session, contents: &Contents, tables: &[TableNa
     }
     let quoted = |(schema, name): &TableName| format!("ONLY {}.{}", quote_identifier(&readable(schema)), quote_identifier(&readable(name)));
     let members: Vec<&TableName> = of_extensions(contents, tables).collect();
-    for table in &members {
+    if !members.is_empty() {
         let moment = schema_made.ok_or_else(|| failed(SessionError::Shape { what: "the mark of an unfinished restore".to_owned() }))?;
-        let younger = format!("pg_catalog.age(xmin) < pg_catalog.age('{moment}'::pg_catalog.xid)");
-        let delete = format!("DELETE FROM {} WHERE {younger}", quoted(table));
-        session.run("half-loaded rows in the table of an extension", &delete).await.map_err(failed)?;
+        take_back(session, members.iter().map(|table| quoted(table)).rev(), moment).await.map_err(failed)?;
     }
     let tables: Vec<&TableName> = tables.iter().filter(|table| !members.contains(table)).collect();
     if tables.is_empty() {

@@ -17,8 +17,6 @@ impl Turn {
     /// [`TargetError::Busy`] if somebody else restores into the same database.
     pub async fn take(tools: &Tools, connection: &Connection, database: &str) -> Result<Self, TargetError> {
         let mut session = maintenance(tools, connection).await?;
-        // It says nothing for hours; servers that know no such setting do not mind.
-        let _ = session.run("the patience of the lock's session", "SELECT pg_catalog.set_config('idle_session_timeout', '0', false) WHERE pg_catalog.current_setting('idle_session_timeout', true) IS NOT NULL").await;
         let lock = format!(
             "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({}, 0))",
             quote_text(&format!("lifeboat restores {database}"))

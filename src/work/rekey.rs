@@ -19,7 +19,7 @@ use crate::domain::Document;
 use crate::domain::envelope::{Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::ObjectKey;
-use crate::domain::manifest::{Manifest, Payload};
+use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::keyring::openers;
 use crate::seal::Identity;
 use crate::vault::{ObjectFacts, VaultError, fetch};
@@ -267,13 +267,14 @@ impl RekeyPlan {
     }
 }
 
-/// The payload that is read to prove that a key opens a backup: the smallest, of dumps and of sets alike.
+/// The payload that is read to prove that a key opens a backup, of dumps and of sets alike: the smallest of those that stand beside the envelope
+/// and are never frozen.
 fn proof_of(manifest: &Manifest) -> Result<&Payload, WorkError> {
-    manifest
-        .payloads
-        .iter()
-        .min_by_key(|payload| payload.plain_bytes)
-        .ok_or_else(|| WorkError::Damaged { what: format!("the manifest of {}", manifest.backup), why: "it has no payload".to_owned() })
+    let beside = |payload: &&Payload| matches!(payload.role, Role::Fingerprint | Role::Plan | Role::Blocks);
+    manifest.payloads.iter().filter(beside).min_by_key(|payload| payload.plain_bytes).ok_or_else(|| WorkError::Damaged {
+        what: format!("the manifest of {}", manifest.backup),
+        why: "it has no payload that says what is in it".to_owned(),
+    })
 }
 
 /// Whether a backup opens through its newest envelope alone, all of whose slots are there.

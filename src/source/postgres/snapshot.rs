@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::SourceError;
 use crate::domain::manifest::SourceFacts;
 use crate::domain::span::Span;
-use crate::pg::pins::NO_TIME_LIMITS;
 use crate::pg::session::estimate;
 use crate::pg::sql::quote_bytes;
 use crate::pg::{Connection, Session, SessionError, Tools};
@@ -127,7 +126,6 @@ impl Snapshot {
         let mut session = Session::open(tools, connection).await?;
         let wait = format!("SET lock_timeout = {}", lock_wait.duration().as_millis().max(1));
         session.run("the lock timeout", &wait).await?;
-        session.ask("time limits on idle sessions", NO_TIME_LIMITS, 1).await?;
         let server = server(&mut session).await?;
         for _ in 0..ATTEMPTS_MAX {
             let wanted = list(&mut session).await?;

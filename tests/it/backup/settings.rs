@@ -3,6 +3,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use crate::support::guide::{commands, run};
 use crate::support::{Cluster, Home, Major, eventually};
 
 /// One value of each kind that a setting can spoil.
@@ -36,11 +37,21 @@ fn set_all(cluster: &Cluster, whose: &str) {
     cluster.psql("postgres", &statements.0);
 }
 
+/// Asks a question under settings that nothing on the server can undo.
+fn sanely(cluster: &Cluster, database: &str, query: &str) -> String {
+    let options = "-c statement_timeout=0 -c default_transaction_read_only=off -c search_path=public -c lc_monetary=C -c TimeZone=UTC -c DateStyle=ISO,MDY \
+        -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=3 -c quote_all_identifiers=off -c transform_null_equals=off";
+    let mut psql = Command::new("psql");
+    psql.args(["-X", "-A", "-t", "-d", &format!("{} options='{options}'", cluster.conninfo(database)), "-c", query]);
+    let output = psql.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 fn content(cluster: &Cluster, database: &str) -> String {
-    let sane = "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public; SET lc_monetary = 'C'; SET TimeZone = 'UTC';
-        SET DateStyle = 'ISO,MDY'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex'; SET extra_float_digits = 3; SET quote_all_identifiers = off;
-        SELECT md5(string_agg(s::text, '|')) FROM spoilt s; SELECT pg_get_viewdef('nothing'::regclass); SELECT back();";
-    cluster.psql(database, sane)
+    ["SELECT md5(string_agg(s::text, '|')) FROM spoilt s", "SELECT pg_get_viewdef('nothing'::regclass)", "SELECT back()"]
+        .map(|query| sanely(cluster, database, query))
+        .concat()
 }
 
 fn spoilt() -> Cluster {
@@ -71,7 +82,9 @@ fn settings_of_database_and_role_spoil_nothing_on_either_side() {
         assert!(restored.stdout.contains("all as recorded"), "{restored:?}");
         assert_eq!(content(&target, &database), wanted);
         // The database's own settings came back, too.
-        assert_eq!(target.psql("postgres", &format!("SET statement_timeout = 0; SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = '{database}'")), "1");
+        let settings =
+            format!("SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = '{database}'");
+        assert_eq!(sanely(&target, "postgres", &settings), "1\n");
     }
 }
 
@@ -112,7 +125,8 @@ struct Pooler {
 }
 
 impl Pooler {
-    fn before(cluster: &Cluster) -> Self {
+    /// `options`: whether it is told to drop what it does not know, or refuses it as it does by itself.
+    fn before(cluster: &Cluster, options: &str) -> Self {
         let directory = crate::support::directory();
         let port = crate::support::localstack::free_port();
         let path = |name: &str| directory.path().join(name);
@@ -120,12 +134,11 @@ impl Pooler {
         std::fs::write(
             path("ini"),
             format!(
-                "[databases]\n* = host={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\nauth_file = {}\npool_mode = transaction\nmax_client_conn = 50\ndefault_pool_size = 1\nignore_startup_parameters = options,extra_float_digits\nlogfile = {}\npidfile =\n",
-                cluster.socket().display(),
+                "[databases]\npostgres = user=postgres dbname=postgres host={socket}\nd = user=postgres dbname=d host={socket}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\nauth_file = {}\npool_mode = transaction\nmax_client_conn = 50\ndefault_pool_size = 1\nignore_startup_parameters = extra_float_digits{options}\nlogfile = {}\npidfile =\n",
                 path("users").display(),
-                path("log").display()
-            )
-            .replace("* = host=", "d = user=postgres dbname=d host="),
+                path("log").display(),
+                socket = cluster.socket().display()
+            ),
         )
         .unwrap();
         assert!(Command::new("chown").args(["-R", "postgres"]).arg(directory.path()).status().unwrap().success());
@@ -153,33 +166,41 @@ impl Drop for Pooler {
 #[test]
 fn a_pooler_that_drops_our_settings_is_refused_and_nothing_is_left_on_it() {
     let source = spoilt();
-    let pooler = Pooler::before(&source);
-    let of_an_application = || {
-        let mut psql = Command::new("psql");
-        psql.args([
-            "-X",
-            "-A",
-            "-t",
-            "-d",
-            &pooler.conninfo(),
-            "-c",
-            "SELECT current_setting('search_path') || ' ' || current_setting('TimeZone')",
-        ]);
-        String::from_utf8(psql.output().unwrap().stdout).unwrap()
-    };
-    let before = of_an_application();
-    assert!(before.contains("public"), "{before}");
-    let home = Home::new();
-    home.add_datastore("db", &pooler.conninfo(), "");
-    let words = ["does not take the settings", "as a connection pooler does; nothing was read or written", "not through a pooler"];
-    home.run(&["backup", "db"]).fails(2, &words);
-    let check = home.run(&["check"]);
-    assert!(check.code == 2 && check.stdout.contains("as a connection pooler does"), "{check:?}");
-    // As a target as well.
-    home.reconfigure(&pooler.conninfo(), &source.conninfo("d"));
-    home.backup();
-    home.run(&["restore", "db", "--to", &pooler.conninfo(), "--yes"]).fails(2, &words[..1]);
-    assert_eq!(of_an_application(), before);
+    for options in [",options", ""] {
+        let pooler = Pooler::before(&source, options);
+        let of_an_application = || {
+            let mut psql = Command::new("psql");
+            let query = "SELECT current_setting('search_path') || ' ' || current_setting('TimeZone')";
+            psql.args(["-X", "-A", "-t", "-d", &pooler.conninfo(), "-c", query]);
+            String::from_utf8(psql.output().unwrap().stdout).unwrap()
+        };
+        let before = of_an_application();
+        assert!(before.contains("public"), "{before}");
+        let home = Home::new();
+        home.add_datastore("db", &pooler.conninfo(), "");
+        let words = ["does not take the settings", "as a connection pooler does", "not through a pooler"];
+        home.run(&["backup", "db"]).fails(2, &words);
+        let check = home.run(&["check"]);
+        assert!(check.code == 2 && check.stdout.contains("as a connection pooler does"), "{check:?}");
+        // As a target as well, and by hand.
+        home.reconfigure(&pooler.conninfo(), &source.conninfo("d"));
+        let backup = home.backup();
+        home.run(&["restore", "db", "--to", &pooler.conninfo(), "--yes"]).fails(2, &words);
+        let guide = std::fs::read_to_string(home.meta(&backup).join("RESTORE.md")).unwrap();
+        let (key, identity, port) = (home.path("keys/signing.pub.pem"), home.path("recovery.txt"), pooler.port.to_string());
+        let environment = [
+            ("TRUSTED_KEY", key.to_str().unwrap()),
+            ("IDENTITY", identity.to_str().unwrap()),
+            ("PGHOST", "127.0.0.1"),
+            ("PGPORT", &port),
+            ("PGUSER", "postgres"),
+        ];
+        let stopped = run(&home.path("by-hand"), &commands(&guide, "recovery"), &environment);
+        assert!(!stopped.status.success(), "{stopped:?}");
+        let said = String::from_utf8_lossy(&stopped.stdout).into_owned() + &String::from_utf8_lossy(&stopped.stderr);
+        assert!(said.contains("these settings do not arrive") || said.contains("unsupported startup parameter"), "{stopped:?}");
+        assert_eq!(of_an_application(), before);
+    }
 }
 
 /// The name of a database is a name, whatever it looks like: read as a connection string it led to another server's roles.

@@ -8,6 +8,11 @@ INSERT INTO rules VALUES (1, false, 'of the extension'), (2, false, 'of the exte
 SELECT pg_catalog.pg_extension_config_dump('rules', 'WHERE own');
 CREATE TABLE everything (x text);
 SELECT pg_catalog.pg_extension_config_dump('everything', '');
+CREATE TABLE layers (id int PRIMARY KEY, rule int NOT NULL REFERENCES rules);
+INSERT INTO layers VALUES (1, 1);
+SELECT pg_catalog.pg_extension_config_dump('layers', 'WHERE id >= 10');
+CREATE FUNCTION stays() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''layers are not deleted''; END';
+CREATE TRIGGER stays BEFORE DELETE ON layers FOR EACH ROW EXECUTE FUNCTION stays();
 ";
 
 /// Puts an extension where the server looks for one; the files are the same for every test, come whole, and stay.
@@ -28,10 +33,10 @@ fn rows_that_an_extension_made_survive_an_interrupted_restore() {
     source.psql("postgres", "CREATE DATABASE d");
     source.psql(
         "d",
-        "CREATE EXTENSION lifeboat_test_ruled; INSERT INTO rules (id, text) SELECT i, 'ours' FROM generate_series(10, 60) i; INSERT INTO everything VALUES ('a'), ('b');
+        "CREATE EXTENSION lifeboat_test_ruled; INSERT INTO rules (id, text) SELECT i, 'ours' FROM generate_series(10, 60) i; INSERT INTO everything VALUES ('a'), ('b'); INSERT INTO layers SELECT i, i FROM generate_series(10, 60) i;
          CREATE TABLE big AS SELECT i, md5(i::text) AS x FROM generate_series(1, 20000) i; ALTER TABLE big ADD PRIMARY KEY (i)",
     );
-    let rows = "SELECT string_agg(id || ':' || own || ':' || text, ',' ORDER BY id) || (SELECT string_agg(x, ',' ORDER BY x) FROM everything) || (SELECT count(*) FROM big) FROM rules";
+    let rows = "SELECT string_agg(id || ':' || own || ':' || text, ',' ORDER BY id) || (SELECT string_agg(x, ',' ORDER BY x) FROM everything) || (SELECT count(*) FROM big) || (SELECT string_agg(id || ':' || rule, ',' ORDER BY id) FROM layers) FROM rules";
     for (jobs, place) in [(1, "restore-schema"), (1, "restore-rows"), (3, "restore-rows"), (3, "restore-indexes")] {
         let target = Cluster::start();
         let home = Home::new();

@@ -57,7 +57,8 @@ impl Home {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version).join("boat.tar.zst");
         let unpacked = Command::new("tar").args(["--zstd", "-xf"]).arg(fixture).arg("-C").arg(home.directory.path()).status().unwrap();
         assert!(unpacked.success());
-        let was = Path::new("/tmp/lifeboat-fixture/boat/volumes");
+        let suffix = if version == "0.1.0" { String::new() } else { format!("-{version}") };
+        let was = &PathBuf::from(format!("/tmp/lifeboat-fixture{suffix}/boat/volumes"));
         if !was.exists() {
             std::fs::create_dir_all(was.parent().unwrap()).unwrap();
             let copy = was.with_extension(std::process::id().to_string());

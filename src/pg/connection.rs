@@ -201,7 +201,7 @@ impl Connection {
     /// What sessions of lifeboat's own statements, and children, are pinned to.
     #[must_use]
     pub fn pins(&self) -> Pinned {
-        Pinned { for_people: false, writes: self.writes }
+        Pinned { for_people: false, writes: self.writes, loads: false }
     }
 
     /// The same server as one that is restored to.
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn pins_come_behind_the_options_of_string_service_and_environment() {
-        const OWN: Pinned = Pinned { for_people: false, writes: false };
+        const OWN: Pinned = Pinned { for_people: false, writes: false, loads: false };
         let environment = |name: &str| (name == "PGOPTIONS").then(|| "-c geqo=off".to_owned());
         let of = |conninfo: &str| Connection::parse_with(conninfo, &environment).unwrap().pinned(OWN, &[]);
         assert!(of("host=/tmp").starts_with("host=/tmp options='-c geqo=off -c bytea_output=hex"), "{}", of("host=/tmp"));

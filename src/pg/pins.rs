@@ -11,27 +11,29 @@ use std::fmt::Write;
 /// Name, value as it is sent, and value as the server shows it where that differs.
 struct Pin(&'static str, &'static str, Option<&'static str>);
 
-/// Settings that decide how values look, how they are understood, and for how long a session may work; any role may set each of them, and
-/// every supported major knows it. Larger majors have more limits on time; [`NO_TIME_LIMITS`] lifts those in each session that has its pins.
-const ALWAYS: [Pin; 18] = [
-    // How values are written.
+/// How values and definitions are written. Not where they are loaded: what is written so is understood under any of these, and what people wrote
+/// (checks, generated columns, materialized views) must come out as their own settings make it.
+const HOW_THEY_ARE_WRITTEN: [Pin; 7] = [
     Pin("bytea_output", "hex", None),
     Pin("DateStyle", "ISO,MDY", Some("ISO, MDY")),
     Pin("IntervalStyle", "postgres", None),
     Pin("TimeZone", "UTC", None),
     Pin("extra_float_digits", "3", None),
     Pin("xmlbinary", "base64", None),
-    Pin("lc_monetary", "C", None),
-    // How definitions are written.
     Pin("quote_all_identifiers", "off", None),
-    // How values and definitions are understood. With `array_nulls` off the NULLs of an array become the word; with `transform_null_equals` on a
-    // view that says `= NULL` becomes another one.
+];
+
+/// How they are understood, and whether and for how long a session may work. Any role may set each of them, and every supported major knows it.
+/// Larger majors have more limits on time; [`NO_TIME_LIMITS`] lifts those in each session that has its pins.
+const ALWAYS: [Pin; 11] = [
+    // Money is written and read by it.
+    Pin("lc_monetary", "C", None),
+    // With `array_nulls` off the NULLs of an array become the word; with `transform_null_equals` on a view that says `= NULL` becomes another one.
     Pin("array_nulls", "on", None),
     Pin("transform_null_equals", "off", None),
     Pin("standard_conforming_strings", "on", None),
     Pin("xmloption", "content", None),
     Pin("backslash_quote", "safe_encoding", None),
-    // Whether the session may do its work, and for how long.
     Pin("default_transaction_isolation", "read committed", None),
     Pin("default_transaction_deferrable", "off", None),
     Pin("statement_timeout", "0", None),
@@ -53,16 +55,19 @@ pub struct Pinned {
     pub for_people: bool,
     /// Whether the server is one that is restored to.
     pub writes: bool,
+    /// Whether an archive is loaded: values are read and none is written.
+    pub loads: bool,
 }
 
 impl Pinned {
     /// What a restore by hand needs.
-    pub const TO_RESTORE: Self = Self { for_people: false, writes: true };
+    pub const TO_RESTORE: Self = Self { for_people: false, writes: true, loads: true };
 
     fn pins(self) -> impl Iterator<Item = Pin> {
         let people = (!self.for_people).then_some(NOT_FOR_PEOPLE);
         let writes = self.writes.then_some(WHERE_WE_WRITE);
-        ALWAYS.into_iter().chain(people).chain(writes)
+        let written = HOW_THEY_ARE_WRITTEN.into_iter().filter(move |_| !self.loads);
+        written.chain(ALWAYS).chain(people).chain(writes)
     }
 
     /// As command-line options of a server session, behind those that are there already.
@@ -101,19 +106,21 @@ mod tests {
 
     #[test]
     fn ours_come_last_and_spaces_are_escaped() {
-        let own = Pinned { for_people: false, writes: false };
+        let own = Pinned { for_people: false, writes: false, loads: false };
         let all = own.behind("-c geqo=off -c search_path=app");
         assert!(all.starts_with("-c geqo=off -c search_path=app -c bytea_output=hex "), "{all}");
         assert!(all.contains(r"-c default_transaction_isolation=read\ committed ") && all.ends_with("-c search_path="), "{all}");
         let people = Pinned { for_people: true, ..own }.behind("");
         assert!(people.starts_with("-c bytea_output=hex") && !people.contains("search_path"), "{people}");
-        assert!(Pinned::TO_RESTORE.behind("").ends_with("-c search_path= -c default_transaction_read_only=off"));
+        let restores = Pinned::TO_RESTORE.behind("");
+        assert!(restores.ends_with("-c search_path= -c default_transaction_read_only=off"), "{restores}");
+        assert!(restores.contains("lc_monetary") && !restores.contains("TimeZone"), "{restores}");
     }
 
     #[test]
     fn the_probe_asks_for_each_pin() {
-        for (for_people, writes) in [(false, false), (false, true), (true, false), (true, true)] {
-            let pinned = Pinned { for_people, writes };
+        for (for_people, writes, loads) in [(false, false, false), (false, true, true), (true, false, false), (true, true, false)] {
+            let pinned = Pinned { for_people, writes, loads };
             let probe = pinned.probe();
             assert!(pinned.pins().all(|Pin(name, ..)| probe.contains(&format!("('{name}', "))), "{probe}");
         }

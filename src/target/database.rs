@@ -106,8 +106,10 @@ pub struct Properties {
 /// What of a database's properties is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Everything but the comment.
+    /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     Settings,
+    /// Privileges and labels.
+    Privileges,
     /// The comment.
     Comment,
 }
@@ -205,8 +207,9 @@ impl Properties {
         Ok(session)
     }
 
-    /// Applies privileges and settings under the target's name, or the comment alone. Done last: a setting may forbid writing, and the
-    /// comment says until then how far the restore is.
+    /// Applies one part under the target's name. Settings come before the rows, since checks and generated columns may depend on them, and cannot
+    /// undo what sessions are pinned to; privileges come after, since they may take ours away; the comment last, since it says until then how
+    /// far the restore is.
     ///
     /// # Errors
     /// [`TargetError::Database`] naming the statement's kind.
@@ -214,7 +217,12 @@ impl Properties {
         for (speaker, text) in &self.rest {
             let text = [text.as_slice(), b";"].concat();
             for statement in sql::statements(&text)? {
-                if statement.begins_with(&["comment"]) != (part == Part::Comment) || Mark::is_within(&statement.text) {
+                let is_of = match (statement.begins_with(&["comment"]), statement.begins_with(&["alter"])) {
+                    (true, _) => Part::Comment,
+                    (_, true) => Part::Settings,
+                    _ => Part::Privileges,
+                };
+                if is_of != part || Mark::is_within(&statement.text) {
                     continue;
                 }
                 let Some(at) = name_position(&statement) else { continue };

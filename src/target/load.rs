@@ -20,7 +20,7 @@ use super::selection::Selection;
 use super::{LoadError, TargetError};
 use crate::pg::archive::{ArchiveError, Contents, Entry, Reader, Visitor, readable};
 use crate::pg::children::command;
-use crate::pg::{Connection, Session, SessionError, Tool, Tools};
+use crate::pg::{Connection, Pinned, Session, SessionError, Tool, Tools};
 use crate::report::Stage;
 use crate::seal::Opened;
 
@@ -135,7 +135,7 @@ impl Loader {
     }
 
     fn start(&self, pg_restore: tokio::process::Command) -> Result<Loading, LoadError> {
-        let target = self.connection.pinned(self.connection.pins(), &self.settings);
+        let target = self.connection.pinned(Pinned { loads: true, ..self.connection.pins() }, &self.settings);
         Loading::start(pg_restore, &self.tools, &self.connection, &target, self.as_script)
     }
 

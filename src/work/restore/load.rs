@@ -12,7 +12,7 @@ use crate::check;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::failpoint;
-use crate::pg::archive::Contents;
+use crate::pg::archive::{Contents, Entry};
 use crate::pg::globals::{self, Globals};
 use crate::pg::sql::quote_identifier;
 use crate::pg::{Connection, Session, Tools};
@@ -225,13 +225,17 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     failpoint::reach("restore-marked");
     let contents = archive.contents.clone();
     let work = Work { rig, manifest: &manifest, identity: &identity, loader: &loader, marker: &marker, resumed };
+    if wishes.only.is_none() {
+        let database = sight.database.clone();
+        properties.apply(sight.session(), &database, &encoding, Part::Settings).await?;
+    }
     if !resumed {
         statements(&loader, &wishes.before, "before", state).await?;
     }
     work.sections(archive, state, &mut stages).await?;
     let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     if wishes.only.is_none() {
-        properties.apply(&mut session, &sight.database, &encoding, Part::Settings).await?;
+        properties.apply(&mut session, &sight.database, &encoding, Part::Privileges).await?;
     }
     if !marker.is_done(AFTER).await {
         statements(&loader, &wishes.after, "after", state).await?;
@@ -317,6 +321,33 @@ async fn look_again(sight: &mut Sight, manifest: &Manifest, beside_tables: bool)
 }
 
 /// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded can be taken back.
+/// Comments and security labels of indexes, constraints and whatever else the post-data section makes. `pg_restore` takes such an entry for one of
+/// the section of the entry listed before it, so it loses those whose object was made ahead or by an earlier run. They can be said twice.
+fn said_of_post_data(contents: &Contents) -> impl Iterator<Item = &Entry> {
+    const KINDS: [&str; 9] =
+        ["INDEX", "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS", "EVENT TRIGGER"];
+    let made: HashSet<i64> =
+        contents.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str())).map(|entry| entry.dump_id).collect();
+    contents
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.kind.as_str(), "COMMENT" | "SECURITY LABEL"))
+        .filter(move |entry| entry.dependencies.iter().any(|id| made.contains(id)))
+}
+
+async fn say_again(loader: &Loader, entries: &[&Entry]) -> Result<(), WorkError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let failed = |source| TargetError::Database { what: "a comment on an index or a constraint".to_owned(), source };
+    let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
+    for entry in entries {
+        session.run_opaque("a comment on an index or a constraint", &entry.definition, &encoding).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
 fn can_go_on(mark: &Mark, contents: &Contents) -> bool {
     mark.done.contains(SCHEMA) && (mark.done.contains("main") || resume::can_be_reset(contents, mark.schema_made()))
 }
@@ -396,6 +427,9 @@ impl Work<'_> {
         let stage = self.rig.progress.begin("indexes and constraints", None);
         state.changed.push("indexes and constraints (post-data) were begun".to_owned());
         self.loader.post_data(&contents, &ahead.rest(), self.loader.jobs).await?;
+        let about: Vec<&Entry> =
+            said_of_post_data(&contents).filter(|entry| self.loader.selection.as_ref().is_none_or(|s| s.holds(entry.dump_id))).collect();
+        say_again(self.loader, &about).await?;
         stage.end();
         self.marker.done(INDEXES).await;
         state.changed.push("indexes and constraints were made".to_owned());

@@ -58,8 +58,7 @@ impl Sight {
                 format!("begin again with the unfinished database {name:?} on PostgreSQL {server}")
             }
             Found::Unfinished(_, mark) => {
-                let done: Vec<&str> = mark.done.iter().map(String::as_str).collect();
-                format!("go on in the unfinished database {name:?} on PostgreSQL {server}; done already: {}", done.join(", "))
+                format!("go on in the unfinished database {name:?} on PostgreSQL {server}; done already: {}", mark.steps_done().join(", "))
             }
         }
     }

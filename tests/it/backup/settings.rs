@@ -230,3 +230,24 @@ fn a_database_named_like_a_connection_string_is_that_database() {
     let roles = target.psql("postgres", "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'of_the%'");
     assert_eq!(roles, "of_the_source");
 }
+
+/// What people wrote is evaluated as their own settings make it, while it is loaded as well.
+#[test]
+fn checks_and_generated_columns_see_the_settings_of_their_own_database() {
+    let (source, target) = (Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE DATABASE d; ALTER DATABASE d SET TimeZone = 'Asia/Kolkata'; ALTER DATABASE d SET DateStyle = 'ISO, DMY'; ALTER DATABASE d SET statement_timeout = '1ms'");
+    source.psql(
+        "d",
+        "SET statement_timeout = 0; CREATE FUNCTION day(timestamptz) RETURNS date IMMUTABLE LANGUAGE sql AS 'SELECT $1::date';
+         CREATE TABLE g (ts timestamptz, d date GENERATED ALWAYS AS (public.day(ts)) STORED, CHECK (d = ts::date)); INSERT INTO g VALUES ('2026-03-04 20:00+00');
+         CREATE TABLE e (t text CHECK (t::date > '1990-01-01')); INSERT INTO e VALUES ('13/02/2026');
+         CREATE MATERIALIZED VIEW mv AS SELECT ts::date AS d FROM g; CREATE INDEX ON g (public.day(ts))",
+    );
+    let home = Home::of(&source, "d");
+    home.backup();
+    for jobs in ["1", "3"] {
+        let database = format!("back{jobs}");
+        home.run(&["restore", "db", "--to", &target.conninfo(&database), "--yes", "--check", "--jobs", jobs]).ok();
+        assert_eq!(sanely(&target, &database, "SELECT g.d || ' ' || mv.d FROM g, mv"), "2026-03-05 2026-03-05\n");
+    }
+}

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::home::out;
-use crate::support::{Cluster, Home, eventually};
+use crate::support::{Cluster, Home, Major, eventually};
 
 /// Two tables with a key between them (known to be large, so that parallel payloads are made of them), a third with its own schema, indexes, a trigger, a view, and a comment on the database.
 const CHAT: &str = "
@@ -451,4 +451,36 @@ fn ctrl_c_says_how_to_go_on() {
     let stopped = out(&child.wait_with_output().unwrap()).fails(130, &["The same command goes on from here"]);
     assert!(stopped.stderr.contains("The backup is untouched"), "{}", stopped.stderr);
     home.restore(&to).ok();
+}
+
+/// An index that is built ahead of the last rows, or by an earlier run, keeps what is said of it.
+#[test]
+fn comments_on_indexes_and_constraints_come_back_however_those_were_made() {
+    let (source, target) = (Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE DATABASE d");
+    source.psql(
+        "d",
+        "CREATE TABLE a1 AS SELECT i, md5(i::text) AS a FROM generate_series(1, 30000) i; CREATE TABLE z9 AS SELECT i, md5(i::text) || md5(i::text) AS a FROM generate_series(1, 300000) i;
+         ALTER TABLE a1 ADD CONSTRAINT a1_pkey PRIMARY KEY (i); COMMENT ON CONSTRAINT a1_pkey ON a1 IS 'x'; COMMENT ON INDEX a1_pkey IS 'y'; CREATE INDEX zz ON z9 (i);
+         CREATE INDEX a1_a ON a1 (a); COMMENT ON INDEX a1_a IS 'z'",
+    );
+    let dump = |cluster: &Cluster, database: &str| {
+        cluster
+            .dump(database, Major::Debian15)
+            .replace(&format!("DATABASE {database}"), "DATABASE")
+            .replace(&format!("connect {database}"), "")
+    };
+    for jobs in [1, 3] {
+        let home = Home::new();
+        home.add_datastore("db", &source.conninfo("d"), &format!("jobs = {jobs}"));
+        home.backup();
+        let database = format!("back{jobs}");
+        home.run(&["restore", "db", "--to", &target.conninfo(&database), "--yes", "--check"]).ok();
+        assert_eq!(dump(&target, &database).lines().filter(|line| line.starts_with("COMMENT ON")).count(), 3);
+        let killed = format!("killed{jobs}");
+        let arguments = ["restore", "db", "--to", &target.conninfo(&killed), "--yes", "--check"];
+        home.run_with(&[("LIFEBOAT_FAILPOINT", "restore-rows")], &arguments).fails(137, &[]);
+        home.run(&arguments).ok();
+        assert_eq!(dump(&target, &killed).lines().filter(|line| line.starts_with("COMMENT ON")).count(), 3);
+    }
 }

@@ -73,7 +73,8 @@ impl Pinned {
     /// As command-line options of a server session, behind those that are there already.
     #[must_use]
     pub fn behind(self, options: &str) -> String {
-        let mut all = options.trim().to_owned();
+        // A space at the end may be an escaped one.
+        let mut all = options.trim_start().to_owned();
         self.pins().for_each(|Pin(name, value, _)| push(&mut all, name, value));
         all
     }
@@ -110,6 +111,7 @@ mod tests {
         let all = own.behind("-c geqo=off -c search_path=app");
         assert!(all.starts_with("-c geqo=off -c search_path=app -c bytea_output=hex "), "{all}");
         assert!(all.contains(r"-c default_transaction_isolation=read\ committed ") && all.ends_with("-c search_path="), "{all}");
+        assert!(own.behind(r"-c application_name=x\ ").starts_with(r"-c application_name=x\  -c bytea_output=hex "));
         let people = Pinned { for_people: true, ..own }.behind("");
         assert!(people.starts_with("-c bytea_output=hex") && !people.contains("search_path"), "{people}");
         let restores = Pinned::TO_RESTORE.behind("");

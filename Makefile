@@ -11,7 +11,7 @@ test:  ## everything CI runs: fmt, clippy, all tests, docs
 	@scripts/install test
 	@scripts/test
 
-mutants:  ## which changes of the pure decisions does no unit test notice? (an hour or two)
+mutants:  ## which changes of the pure decisions does no unit test notice? (two to three hours)
 	@scripts/mutants
 
 bench:  ## measure lifeboat against a pipe of stock tools on about 1.5 GB (some minutes)

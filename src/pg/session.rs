@@ -303,6 +303,10 @@ impl Session {
         let script = format!("\\set VERBOSITY verbose\n{select}\\set VERBOSITY terse\n\\warn {}\n{}", self.mark, self.ending());
         self.send(script.as_bytes()).await?;
         let accepted = self.accepted(what).await.map(|_| ());
+        if matches!(accepted, Err(SessionError::Lost { .. })) {
+            // It writes no mark any more.
+            return accepted;
+        }
         let said = self.stderr.error_before(&self.mark).await;
         match (accepted, said) {
             (Err(SessionError::Refused { what, sqlstate, .. }), Some((state, message))) if sqlstate.is_empty() => {

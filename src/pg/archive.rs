@@ -65,6 +65,8 @@ pub struct Entry {
     pub owner: Vec<u8>,
     /// Entries that must be restored before it, by their number.
     pub dependencies: Vec<i64>,
+    /// OIDs of the catalog and of the object it was read from; zeros where it stands for no row of a catalog.
+    pub object: (u32, u32),
 }
 
 /// Header and table of contents.
@@ -401,6 +403,11 @@ impl<'a> Cursor<'a> {
             Err(_) => Ok(None),
         }
     }
+    /// An OID, written as text; 0 for none.
+    fn oid(&mut self) -> Result<u32, Stop> {
+        let text = self.text()?.unwrap_or_default();
+        Ok(std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
     fn owned(&mut self) -> Result<Vec<u8>, Stop> {
         Ok(self.text()?.unwrap_or_default().to_vec())
     }
@@ -445,8 +452,7 @@ fn parse_contents(cursor: &mut Cursor<'_>) -> Result<Contents, Stop> {
 
 fn parse_entry(cursor: &mut Cursor<'_>, version: (u8, u8), offset_bytes: usize) -> Result<Entry, Stop> {
     let mut entry = Entry { dump_id: cursor.integer()?, has_data: cursor.integer()? != 0, ..Entry::default() };
-    cursor.text()?; // OID of the catalog
-    cursor.text()?; // OID of the object
+    entry.object = (cursor.oid()?, cursor.oid()?);
     entry.tag = cursor.owned()?;
     entry.kind = readable(&cursor.owned()?);
     cursor.integer()?; // section

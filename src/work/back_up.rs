@@ -29,16 +29,19 @@ use crate::domain::layout::ObjectKey;
 use crate::domain::manifest::{Manifest, Role, SourceFacts};
 use crate::domain::volumes::VolumeSet;
 use crate::failpoint;
-use crate::pg::archive::Reader;
+use crate::pg::archive::{self, Reader};
 use crate::pg::rows::{Fingerprinter, Tally, assemble};
 use crate::pg::{Connection, Session, Tools};
 use crate::report::Stage;
 use crate::seal::pour::{Sealing, Tap};
 use crate::seal::{Identity, SourceEnd};
 use crate::source::postgres::SourceError;
+use crate::source::postgres::definitions;
 use crate::source::postgres::dump::{self, DumpStream, Split};
 use crate::source::postgres::snapshot::{self as locked, Snapshot};
 
+/// How often objects that change while they are written down make us start over.
+const CHANGED_ATTEMPTS_MAX: u32 = 3;
 /// How long a child may take to end after its output has ended.
 const CHILD_END: Duration = Duration::from_secs(30);
 
@@ -170,7 +173,23 @@ struct Reading {
     tools: Tools,
 }
 
+/// Reads everything, anew if an object changed while it was written down: that is found before a row has passed, and costs seconds.
 async fn read_source(rig: &Rig, settings: &PostgresConfig, context: &Context, identity: &Identity) -> Result<Reading, WorkError> {
+    let mut last = Vec::new();
+    for _ in 0..CHANGED_ATTEMPTS_MAX {
+        match read_once(rig, settings, context, identity).await {
+            Err(WorkError::Source { source: SourceError::Changed { names }, .. }) => {
+                tracing::warn!(objects = names.join(", "), "changed while pg_dump wrote them down; the dump begins anew");
+                last = names;
+            }
+            done => return done,
+        }
+    }
+    let source = SourceError::KeepChanging { attempts: CHANGED_ATTEMPTS_MAX, names: last };
+    Err(WorkError::Source { datastore: context.datastore.clone(), source })
+}
+
+async fn read_once(rig: &Rig, settings: &PostgresConfig, context: &Context, identity: &Identity) -> Result<Reading, WorkError> {
     let failed = |source: SourceError| WorkError::Source { datastore: context.datastore.clone(), source };
     let connection = settings.connect().await.map_err(|why| failed(SourceError::Password(why)))?;
     let tools = fitting_tools(rig, &connection).await.map_err(failed)?;
@@ -268,20 +287,35 @@ impl Pourer<'_> {
         }
         let stop = self.rig.cancel.child_token();
         let shares = streams.len();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut tell = Some(tell);
         let pours = streams.into_iter().map(|(name, role, stream)| {
             let stop = stop.clone();
+            // It names every object, and arrives before the first row.
+            let tell = if role == Role::Main { tell.take() } else { None };
             async move {
-                let poured = self.stream(name, role, stream, shares, &stop).await;
+                let poured = self.stream(name, role, stream, shares, &stop, tell).await;
                 if poured.is_err() {
                     stop.cancel();
                 }
                 poured
             }
         });
+        let definitions = async {
+            // It never came: whoever should have told knows why.
+            let Ok(contents) = told.await else { return Err(WorkError::Interrupted) };
+            let held = held(tools, connection, snapshot, &contents).await.map_err(failed);
+            if held.is_err() {
+                stop.cancel();
+            }
+            held
+        };
+        let (pours, definitions) = tokio::join!(join_all(pours), definitions);
         let mut arrived = Vec::new();
         let mut tallies = Vec::new();
         let mut first_error: Option<WorkError> = None;
-        for poured in join_all(pours).await {
+        let not_held = definitions.err().map(Err);
+        for poured in pours.into_iter().chain(not_held) {
             match poured {
                 Ok((payload, tally)) => {
                     arrived.push(payload);
@@ -308,6 +342,7 @@ impl Pourer<'_> {
         stream: DumpStream,
         shares: usize,
         stop: &tokio_util::sync::CancellationToken,
+        tell: Option<tokio::sync::oneshot::Sender<archive::Contents>>,
     ) -> Result<(Arrived, Tally), WorkError> {
         let DumpStream { output, end } = stream;
         let kill = end.abort_handle();
@@ -323,7 +358,7 @@ impl Pourer<'_> {
             }
         });
         let destination = Destination { key: self.context.place().payload(&name), name, role };
-        let tap = ArchiveTap { reader: Reader::new(Fingerprinter::new(self.key.clone())), stage: Arc::clone(&self.stage) };
+        let tap = ArchiveTap { tell, ..ArchiveTap::new(Fingerprinter::new(self.key.clone()), Arc::clone(&self.stage)) };
         let stream = Stream { source: output, end: move || proof.blocking_recv().ok(), tap };
         let sent = send(self.rig.vault.as_ref(), destination, stream, self.identity, self.sealing(shares), stop).await;
         let Err(error) = sent else { return sent };
@@ -341,6 +376,12 @@ impl Pourer<'_> {
     fn sealing(&self, shares: usize) -> Sealing {
         sealing(self.rig, shares)
     }
+}
+
+/// Whether `pg_dump` wrote down what the snapshot shows, asked outside of the snapshot.
+async fn held(tools: &Tools, connection: &Connection, snapshot: &Snapshot, contents: &archive::Contents) -> Result<(), SourceError> {
+    let mut session = Session::open(tools, connection).await?;
+    definitions::hold(&snapshot.definitions, &mut session, contents).await
 }
 
 /// Seals something small beside the envelope.
@@ -372,12 +413,28 @@ pub struct ArchiveTap {
     pub reader: Reader<Fingerprinter>,
     /// Where to tell how far it is.
     pub stage: Arc<Stage>,
+    /// Where to tell the table of contents, as soon as it is there.
+    pub tell: Option<tokio::sync::oneshot::Sender<archive::Contents>>,
+}
+
+impl ArchiveTap {
+    /// A tap that tells its table of contents to nobody.
+    #[must_use]
+    pub fn new(fingerprinter: Fingerprinter, stage: Arc<Stage>) -> Self {
+        Self { reader: Reader::new(fingerprinter), stage, tell: None }
+    }
 }
 
 impl Tap for ArchiveTap {
     type Found = Tally;
     fn look(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.reader.feed(bytes).map_err(|error| error.to_string())?;
+        if let Some(contents) = self.reader.contents()
+            && let Some(tell) = self.tell.take()
+        {
+            // Nobody listens any more if the backup is ending.
+            let _ = tell.send(contents.clone());
+        }
         self.stage.add(bytes.len() as u64);
         self.stage.item(self.reader.visitor().current_table());
         Ok(())

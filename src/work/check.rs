@@ -17,7 +17,6 @@ use crate::domain::fingerprint::HashKey;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout;
 use crate::keyring::{Key, Unwrapped};
-use crate::pg::archive::Reader;
 use crate::pg::rows::Fingerprinter;
 use crate::pg::{Connection, Session, Tools};
 use crate::sandbox::vpc::preflight::Weight;
@@ -356,7 +355,7 @@ async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connect
     let stage = rig.progress.begin("dump the schema", None);
     // A key of no backup: nothing is compared with this.
     let fingerprinter = Fingerprinter::new(HashKey::from_random(rand::random()));
-    let tap = ArchiveTap { reader: Reader::new(fingerprinter), stage: std::sync::Arc::clone(&stage) };
+    let tap = ArchiveTap::new(fingerprinter, std::sync::Arc::clone(&stage));
     let read = match dump::schema(tools, connection, &snapshot, settings.lock_wait).await {
         Ok(stream) => stream.read(tap, &rig.cancel).await,
         Err(error) => Err(error),

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::back_up::ArchiveTap;
 use super::{Rig, WorkError};
 use crate::domain::fingerprint::{Fingerprint, TableRows};
-use crate::pg::archive::Reader;
 use crate::pg::rows::{Fingerprinter, assemble};
 use crate::pg::{Connection, Tools};
 use crate::source::postgres::dump;
@@ -70,7 +69,7 @@ fn unreadable(source: &dyn std::error::Error) -> WorkError {
 
 async fn read_back(rig: &Rig, tools: &Tools, stream: dump::DumpStream, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
     let stage = rig.progress.begin("compare", None);
-    let tap = ArchiveTap { reader: Reader::new(Fingerprinter::like(recorded)), stage: std::sync::Arc::clone(&stage) };
+    let tap = ArchiveTap::new(Fingerprinter::like(recorded), std::sync::Arc::clone(&stage));
     let tally = stream.read(tap, &rig.cancel).await;
     if rig.cancel.is_cancelled() {
         return Err(WorkError::Interrupted);

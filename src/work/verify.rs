@@ -12,7 +12,6 @@ use super::{Rig, WorkError, shelf, snapshot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::{Manifest, Payload, Role};
-use crate::pg::archive::Reader;
 use crate::pg::globals;
 use crate::pg::rows::{Fingerprinter, Tally, assemble};
 use crate::report::Stage;
@@ -129,7 +128,7 @@ pub fn payload_of(manifest: &Manifest, role: Role) -> Result<&Payload, WorkError
 
 async fn read_archive(rig: &Rig, payload: &Payload, identity: &Identity, key: &HashKey, stage: Arc<Stage>) -> Result<Tally, WorkError> {
     let opened = shelf::open_payload(rig, payload, identity).await?;
-    let tap = ArchiveTap { reader: Reader::new(Fingerprinter::new(key.clone())), stage };
+    let tap = ArchiveTap::new(Fingerprinter::new(key.clone()), stage);
     let (name, cancel) = (payload.name.clone(), rig.cancel.clone());
     let read = move || read_through(&name, opened, tap, &cancel);
     tokio::task::spawn_blocking(read).await.map_err(|_| WorkError::Bug("the verifying thread died".to_owned()))?

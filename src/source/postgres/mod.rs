@@ -5,8 +5,11 @@
 //!    and the child's lock gives no rows and exit 0.
 //! 2. `pg_dump` children read in that snapshot: `main`, and with more than one job `data-NNN` for the largest tables
 //!    ([`dump`]). Globals know no snapshot; they are taken before and after until two agree.
-//! 3. The parsed archives must show the data of every locked table exactly once ([`dump::complete`]).
+//! 3. Once the table of contents has arrived, every object it names must be what it was in the snapshot ([`definitions`]): locks keep tables as they
+//!    are, and nothing else.
+//! 4. The parsed archives must show the data of every locked table exactly once ([`dump::complete`]).
 
+pub mod definitions;
 pub mod dump;
 pub mod online;
 pub mod snapshot;
@@ -43,6 +46,20 @@ pub enum SourceError {
         /// How often it was tried.
         attempts: u32,
     },
+    /// Objects were altered or dropped between the snapshot and the moment `pg_dump` wrote them down.
+    #[error("{} changed between the snapshot and the moment pg_dump wrote it down", shown(.names))]
+    Changed {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The same, every time.
+    #[error("in each of {attempts} attempts {} changed between the snapshot and the moment pg_dump wrote it down", shown(.names))]
+    KeepChanging {
+        /// How often it was tried.
+        attempts: u32,
+        /// The names of the last attempt.
+        names: Vec<String>,
+    },
     /// A child failed.
     #[error(transparent)]
     Child(#[from] ChildError),
@@ -60,6 +77,15 @@ pub enum SourceError {
     Incomplete(String),
 }
 
+/// The first of some names, and how many more there are.
+fn shown(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
+}
+
 impl SourceError {
     /// Class of the error.
     #[must_use]
@@ -69,6 +95,7 @@ impl SourceError {
             Self::Session(SessionError::Lost { .. }) | Self::Locked { .. } | Self::Restless { .. } | Self::RestlessGlobals { .. } => {
                 Trouble::Unavailable
             }
+            Self::Changed { .. } | Self::KeepChanging { .. } => Trouble::Unavailable,
             Self::Session(_) | Self::Child(_) | Self::Globals(_) | Self::Incomplete(_) => Trouble::SourceFailed,
         }
     }
@@ -85,6 +112,9 @@ impl SourceError {
             Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("max_locks_per_transaction") => Some(LOCKS.to_owned()),
             Self::Session(SessionError::Refused { sqlstate, .. }) if sqlstate == "53200" => Some(LOCKS.to_owned()),
             Self::Session(error) => error.hint().map(str::to_owned),
+            Self::Changed { .. } | Self::KeepChanging { .. } => {
+                Some("find out what changes it (a migration, a job that makes it anew), and run the backup when that is over".to_owned())
+            }
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::SourceError;
+use super::definitions::{self, Definitions};
 use crate::domain::manifest::SourceFacts;
 use crate::domain::span::Span;
 use crate::pg::session::estimate;
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub facts: SourceFacts,
     /// Name of the database.
     pub database: String,
+    /// What every object was in it.
+    pub definitions: Definitions,
 }
 
 /// What is asked of the server before anything else.
@@ -133,7 +136,8 @@ impl Snapshot {
             session.run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
             if let Some(snapshot) = Self::attempt(&mut session, &wanted, lock_wait).await? {
                 let facts = facts(&mut session, &server).await?;
-                return Ok(Self { session, name: snapshot, tables: wanted, facts, database: server.database });
+                let definitions = definitions::read(&mut session).await?;
+                return Ok(Self { session, name: snapshot, tables: wanted, facts, database: server.database, definitions });
             }
             session.run("a rollback", "ROLLBACK").await?;
         }

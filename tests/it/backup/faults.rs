@@ -6,29 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::disks::SmallDisk;
 use crate::support::home::out;
-use crate::support::{Cluster, Home, Out, eventually, files};
+use crate::support::{Cluster, Home, Out, eventually, files, wrap_pg_dump};
 
 fn filled(rows: usize) -> Cluster {
     let cluster = Cluster::start();
     cluster.psql("postgres", "CREATE DATABASE d");
     cluster.psql("d", &format!("CREATE TABLE t (id int, x text); INSERT INTO t SELECT i, md5(i::text) || md5((-i)::text) FROM generate_series(1, {rows}) i; CREATE TABLE u (x int); INSERT INTO u VALUES (1)"));
     cluster
-}
-
-/// A program in a directory of `pg_bin` that does something before or instead of the real one.
-fn wrap_pg_dump(home: &Home, script: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    let bin = home.path("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for program in ["psql", "pg_dumpall", "pg_restore"] {
-        std::os::unix::fs::symlink(format!("/usr/lib/postgresql/15/bin/{program}"), bin.join(program)).unwrap();
-    }
-    let text = format!(
-        "#!/bin/bash\nreal=/usr/lib/postgresql/15/bin/pg_dump\nif [ \"$1\" = --version ]; then exec $real --version; fi\n{script}\n"
-    );
-    std::fs::write(bin.join("pg_dump"), text).unwrap();
-    std::fs::set_permissions(bin.join("pg_dump"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    home.configure("[postgres]\npg_bin = \"bin\"\n");
 }
 
 /// No manifest, no payload, no upload under way.

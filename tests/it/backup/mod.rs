@@ -1,6 +1,7 @@
 //! Taking backups: the whole way and back, the roles and servers it reads from, and what goes wrong on the way.
 
 mod faults;
+mod frozen_objects;
 mod privileges;
 mod round_trip;
 mod settings;

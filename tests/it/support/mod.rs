@@ -76,3 +76,19 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
     found.sort();
     found
 }
+
+/// A program in a directory of `pg_bin` that does something before or instead of the real one.
+pub fn wrap_pg_dump(home: &Home, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let bin = home.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for program in ["psql", "pg_dumpall", "pg_restore"] {
+        std::os::unix::fs::symlink(format!("/usr/lib/postgresql/15/bin/{program}"), bin.join(program)).unwrap();
+    }
+    let text = format!(
+        "#!/bin/bash\nreal=/usr/lib/postgresql/15/bin/pg_dump\nif [ \"$1\" = --version ]; then exec $real --version; fi\n{script}\n"
+    );
+    std::fs::write(bin.join("pg_dump"), text).unwrap();
+    std::fs::set_permissions(bin.join("pg_dump"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    home.configure("[postgres]\npg_bin = \"bin\"\n");
+}

@@ -208,8 +208,11 @@ impl Session {
         let mut session =
             Self { _child: child, stdin, stdout: BufReader::with_capacity(64 * 1024, stdout), stderr, major: tools.major(), mark, null };
         let setup = format!("\\set VERBOSITY terse\n\\pset null {}\n", session.null);
-        session.send(setup.as_bytes()).await?;
-        match session.is_pinned(pinned).await {
+        let asked = match session.send(setup.as_bytes()).await {
+            Ok(()) => session.is_pinned(pinned).await,
+            Err(error) => Err(error),
+        };
+        match asked {
             // PgBouncer as it comes; its words, in its one language.
             Err(SessionError::Lost { last_words }) if last_words.contains("unsupported startup parameter") => {
                 return Err(SessionError::NotPinned { settings: last_words });

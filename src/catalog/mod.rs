@@ -7,6 +7,7 @@
 //! Times come from one clock for all hosts: that of the catalog's server, or of the only host there is.
 
 pub mod alarms;
+pub mod findings;
 pub mod journal;
 mod sets;
 pub mod thaws;

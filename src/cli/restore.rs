@@ -261,6 +261,13 @@ pub(super) fn describe(quote: &Quote) -> String {
     line("data of", format!("{} ({})", minute(quote.taken), ago(quote.taken)));
     let signed = if quote.verified { "signature verified" } else { "UNVERIFIED" };
     line("size", format!("{} stored, {} to load, {signed}", bytes_for_people(quote.sealed_bytes), bytes_for_people(quote.plain_bytes)));
+    line(
+        "whole",
+        match quote.read_in_full {
+            Some(at) => format!("read in full {}, {}", ago(at), minute(at)),
+            None => "its objects are there, in their sizes; not read in full (lifeboat verify, or --plan --verify)".to_owned(),
+        },
+    );
     line("drilled", drilled(quote));
     line("takes", takes(quote));
     if let Some(thaw) = &quote.thaw {
@@ -405,6 +412,7 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         text.push_str(&format!("\n  only       {only}, and what belongs to it"));
     }
     report.left_out.iter().for_each(|key| text.push_str(&format!("\n  left out   {key}: its other table was not restored")));
+    report.omitted.iter().for_each(|one| text.push_str(&format!("\n  not in it  {}: {}", one.what(), one.why())));
     if !report.resumed_after.is_empty() {
         text.push_str(&format!("\n  went on    from an interrupted restore; done already: {}", report.resumed_after.join(", ")));
     }

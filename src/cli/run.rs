@@ -197,8 +197,10 @@ fn describe_backup(report: &back_up::BackupReport) -> String {
     let Some(dump) = &report.dump else { return sets::describe_backup(report) };
     let ratio = report.plain_bytes as f64 / report.sealed_bytes.max(1) as f64;
     let rate = bytes_for_people((report.plain_bytes as f64 / dump.dump_seconds.max(0.001)) as u64);
+    let omitted = dump.omitted.iter().map(|omitted| format!("\n  NOT IN IT   {}: {}", omitted.what(), omitted.why()));
+    let omitted = omitted.collect::<String>();
     format!(
-        "backup {} of {}\n  protected  {} tables, {} rows, {} large objects\n  size       {} dumped, {} stored ({ratio:.1}:1)\n  time       {:.1} s ({rate}/s while dumping)\n  opens with {}\n  manifest   {}",
+        "backup {} of {}\n  protected  {} tables, {} rows, {} large objects\n  size       {} dumped, {} stored ({ratio:.1}:1)\n  time       {:.1} s ({rate}/s while dumping)\n  opens with {}\n  manifest   {}{omitted}",
         report.backup,
         report.datastore,
         dump.tables,
@@ -318,9 +320,13 @@ fn describe_manifest(m: &Manifest, address: &str) -> String {
 
 async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, opening: &Opening) -> Result<Exit, Failure> {
     let rig = start.rig(opening).await?;
-    let mut chosen: Vec<Result<Believed, WorkError>> = match id {
-        Some(id) => vec![find_backup(&rig, id).await],
-        None => shelf::entries(&rig, None).await?.into_iter().map(|entry| entry.manifest).collect(),
+    let mut chosen: Vec<Entry> = match id {
+        Some(id) => {
+            let believed = find_backup(&rig, id).await?;
+            let (datastore, backup) = (believed.manifest.datastore.clone(), believed.manifest.backup.clone());
+            vec![Entry { datastore, backup, manifest: Ok(believed) }]
+        }
+        None => shelf::entries(&rig, None).await?,
     };
     if let Some(count) = sample {
         use rand::seq::SliceRandom;
@@ -330,23 +336,32 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
     if chosen.is_empty() {
         return Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: "to verify".to_owned() }.into());
     }
+    let vault = shelf::vault_id(&rig).await?;
     let mut reports = Vec::new();
+    let mut damaged = Vec::new();
     let mut first_failure: Option<Failure> = None;
-    for believed in chosen {
-        let verified = match believed {
+    for Entry { datastore, backup, manifest } in chosen {
+        let verified = match manifest {
             Ok(believed) => verify::verify(&rig, &believed.manifest, believed.verified).await,
             Err(error) => Err(error),
         };
+        verify::remember(&rig, &vault, &datastore, &backup, verified.as_ref().map(drop)).await;
         match verified {
             Ok(report) => {
                 if !start.json {
                     data(&describe_verified(&report));
                 }
-                reports.push(report);
+                reports.push(serde_json::to_value(report).unwrap_or_default());
             }
             Err(error) => {
+                let whole = if error.is_damage() { json!(false) } else { json!(null) };
+                if error.is_damage() {
+                    damaged.push(format!("{backup} of {datastore}"));
+                }
                 let failure = Failure::from(error);
+                reports.push(json!({ "datastore": datastore, "backup": backup, "whole": whole, "error": failure.error.in_one_line() }));
                 if id.is_none() {
+                    talk(&format!("backup {backup} of {datastore}:"));
                     print::failure(&failure);
                 }
                 first_failure.get_or_insert(failure);
@@ -358,6 +373,9 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
     }
     if start.json {
         print::json(&reports);
+    }
+    if !damaged.is_empty() && id.is_none() {
+        talk(&format!("damaged: {}; lifeboat status tells of them until they are verified and whole, or gone", damaged.join(", ")));
     }
     first_failure.map_or(Ok(Exit::Done), Err)
 }

@@ -149,6 +149,11 @@ fn show(status: &Status) {
     for alarm in status.alarms.iter().filter(|alarm| !status.standing.iter().any(|standing| standing.alarm.key() == alarm.key())) {
         data(&format!("! {}\n  what next: {}", alarm.text, alarm.next_step));
     }
+    for health in &status.datastores {
+        for what in &health.omitted {
+            data(&format!("warning: not in the newest backup of {}: {what}", health.datastore));
+        }
+    }
     for message in &status.undelivered {
         let why = message.error.clone().unwrap_or_default();
         data(&format!("! a message to {} was not delivered in {} attempts: {why}", message.channel, message.attempts));

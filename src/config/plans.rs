@@ -206,6 +206,8 @@ pub struct Drill {
     pub sandbox: LocalSandbox,
     /// Names of gaps in the isolation that are accepted.
     pub accept_gaps: BTreeSet<String>,
+    /// What the database held, is not in the dump, and need not be, as `backup` names it.
+    pub accept_omitted: BTreeSet<String>,
     /// How long it may take, to the last check.
     pub rto: Span,
     /// How old the data may be.
@@ -484,6 +486,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
     let place = s.choice("sandbox", &[("local", DrillPlace::Local), ("vpc", DrillPlace::Vpc)]).unwrap_or(DrillPlace::Local);
     let sandbox = local(s, config.base());
     let accept_gaps = words(s, "accept_gaps", &GAPS);
+    let accept_omitted = s.texts("accept_omitted").map(|list| list.value.into_iter().collect()).unwrap_or_default();
     let thaw = s.choice("thaw", &Tier::ALL.map(|tier| (tier.name(), tier)));
     let breaks = words(s, "break", &Scenario::ALL.map(|(name, _)| name));
     let controls = match s.has("controls") {
@@ -523,6 +526,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         place,
         sandbox,
         accept_gaps,
+        accept_omitted,
         rto: own_rto.or(rto)?,
         rpo: own_rpo.or(rpo)?,
         time_to_live: s.span("time_to_live").unwrap_or(Span::seconds(4 * 3600)),

@@ -21,13 +21,15 @@ pub enum Kind {
     Leftovers,
     /// A host's clock differs from the others'.
     ClockSkew,
+    /// A backup was found damaged.
+    Damaged,
     /// The configuration was changed and is not acceptable; the old one stays in force.
     Configuration,
 }
 
 impl Kind {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("failed", Self::Failed),
         ("missed", Self::Missed),
         ("stale", Self::Stale),
@@ -35,6 +37,7 @@ impl Kind {
         ("drill-overdue", Self::DrillOverdue),
         ("leftovers", Self::Leftovers),
         ("clock-skew", Self::ClockSkew),
+        ("damaged", Self::Damaged),
         ("configuration", Self::Configuration),
     ];
     /// Its name.
@@ -152,7 +155,8 @@ mod tests {
             assert_eq!(serde_json::to_value(kind).unwrap(), name);
             name
         });
-        let expected = ["failed", "missed", "stale", "never-drilled", "drill-overdue", "leftovers", "clock-skew", "configuration"];
+        let expected =
+            ["failed", "missed", "stale", "never-drilled", "drill-overdue", "leftovers", "clock-skew", "damaged", "configuration"];
         assert_eq!(names, expected);
     }
 

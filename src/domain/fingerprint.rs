@@ -3,7 +3,8 @@
 //! For each table the rows of its COPY stream are hashed one by one under a key made for this backup, and the hashes are
 //! added modulo 2^256: the order of rows does not matter, duplicates count, and nobody without the key can tell what a
 //! sum stands for or make another set of rows with the same sum. Large objects are added up the same way by OID, owner
-//! and content; sequences are kept by value; materialized views are recomputed by a restore and only named.
+//! and content; sequences are kept by value; materialized views are recomputed by a restore and only named. Every other object is named with its
+//! owner, and hashed where its definition comes out the same on any server that holds the same.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,10 @@ use zeroize::Zeroize;
 
 use super::document::{DocumentError, format_of};
 
-/// Format name of fingerprints this program writes and reads.
-pub const FORMAT: &str = "lifeboat.fingerprint/1";
+/// Format name of fingerprints this program writes.
+pub const FORMAT: &str = "lifeboat.fingerprint/2";
+/// Format name of those that versions before 0.2 wrote, which count objects and do not name them.
+pub const FORMAT_1: &str = "lifeboat.fingerprint/1";
 /// How sums are made; part of the document, so that another way can be told apart.
 pub const HASH: &str = "blake3-keyed/sum-mod-2^256";
 
@@ -54,7 +57,7 @@ impl PartialEq for HashKey {
 }
 
 /// A sum of 256-bit hashes modulo 2^256.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sum([u64; 4]);
 
 impl Sum {
@@ -124,11 +127,116 @@ pub struct LargeObjects {
     pub sum: Sum,
 }
 
+/// An object, as the archive's table of contents has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectFacts {
+    /// Its kind: `TABLE`, `FUNCTION`, `ACL` …
+    pub kind: String,
+    /// Its schema, if it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub schema: String,
+    /// Its name, as a table of contents writes it; that of the database itself is left out.
+    pub name: String,
+    /// Its owner, if it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    /// Hash of its definition, where that holds no expression: those are written anew by the server that reads them, and not always the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<Sum>,
+}
+
+/// An extension, and every row in its own tables: `pg_dump` has it made anew, and takes along only such rows as the extension says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtensionFacts {
+    /// Its name.
+    pub name: String,
+    /// Its version, which is in no dump.
+    pub version: String,
+    /// Its tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<ExtensionRows>,
+}
+
+/// The rows of a table of an extension.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtensionRows {
+    /// Schema and name.
+    pub table: String,
+    /// How many rows, and the server's own hash of them; none if they could not be read.
+    pub rows: Option<(u64, String)>,
+}
+
+/// What a database holds and `pg_dump` leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OmittedKind {
+    /// A subscription: only superusers may read its connection.
+    Subscription,
+    /// A user mapping whose options the role may not read.
+    UserMapping,
+    /// The rows of an unlogged table on a standby.
+    UnloggedRows,
+    /// An index that is not valid.
+    InvalidIndex,
+    /// A setting of all roles, `ALTER ROLE ALL SET`.
+    SettingOfAllRoles,
+    /// A relation or function that somebody has put into a schema of the system.
+    SystemSchema,
+    /// A prepared transaction: what it has done is seen by nobody yet.
+    PreparedTransaction,
+    /// A logical replication slot.
+    ReplicationSlot,
+    /// What `pg_dump` itself has warned of.
+    Warning,
+}
+
+impl OmittedKind {
+    /// All of them, with their names and with why they are left out.
+    pub const ALL: [(Self, &'static str, &'static str); 9] = [
+        (Self::Subscription, "subscription", "pg_dump leaves subscriptions out unless its role is a superuser"),
+        (Self::UserMapping, "user mapping", "its options can be read by a superuser, or by its user with USAGE on the server"),
+        (Self::UnloggedRows, "rows of unlogged table", "a standby does not have them"),
+        (Self::InvalidIndex, "invalid index", "pg_dump leaves out indexes that were not built to the end"),
+        (Self::SettingOfAllRoles, "setting of all roles", "pg_dumpall leaves out what ALTER ROLE ALL SET says"),
+        (Self::SystemSchema, "object in a system schema", "pg_dump leaves out what is in schemas of the system"),
+        (Self::PreparedTransaction, "prepared transaction", "nobody sees what it has done until it is committed"),
+        (Self::ReplicationSlot, "replication slot", "slots are in no dump"),
+        (Self::Warning, "warning of pg_dump", "in its own words"),
+    ];
+}
+
+/// One thing that a database holds and `pg_dump` leaves out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Omitted {
+    /// What kind of thing.
+    pub kind: OmittedKind,
+    /// Its name, or what was said.
+    pub name: String,
+}
+
+impl Omitted {
+    /// The thing, as drill files name it.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let name = OmittedKind::ALL.iter().find(|(kind, ..)| *kind == self.kind).map_or("", |(_, name, _)| name);
+        format!("{name} {}", self.name)
+    }
+    /// Why it is left out.
+    #[must_use]
+    pub fn why(&self) -> &'static str {
+        OmittedKind::ALL.iter().find(|(kind, ..)| *kind == self.kind).map_or("", |(.., why)| why)
+    }
+}
+
 /// What was true of a datastore at backup time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
-    /// Always [`FORMAT`].
+    /// [`FORMAT`], or [`FORMAT_1`] of an older one.
     pub format: String,
     /// Always [`HASH`].
     pub hash: String,
@@ -144,8 +252,25 @@ pub struct Fingerprint {
     pub sequences: BTreeMap<String, String>,
     /// Materialized views: recomputed by a restore, contents not recorded.
     pub materialized_views: Vec<String>,
-    /// How many objects of each kind the archive's table of contents lists.
+    /// How many objects of each kind the archive's table of contents lists; of [`FORMAT_1`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub objects: BTreeMap<String, u64>,
+    /// Major version of the server: two majors need not write the same definition alike.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub server_major: u32,
+    /// Every object, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<ObjectFacts>,
+    /// Every extension, ordered; none where no server was asked, as when an archive is read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extensions: Option<Vec<ExtensionFacts>>,
+    /// What is not in the dump.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<Omitted>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Fingerprint {
@@ -154,8 +279,17 @@ impl Fingerprint {
     /// # Errors
     /// [`DocumentError`] if it is not JSON of a format this program knows.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
-        format_of(bytes, "fingerprint", &[FORMAT])?;
+        format_of(bytes, "fingerprint", &[FORMAT, FORMAT_1])?;
         serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "fingerprint", source })
+    }
+    /// How many objects of each kind there are.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&str, u64> {
+        let mut counts: BTreeMap<&str, u64> = self.objects.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+        for object in &self.named {
+            *counts.entry(&object.kind).or_default() += 1;
+        }
+        counts
     }
     /// Rows of all tables.
     #[must_use]
@@ -275,8 +409,35 @@ mod tests {
                 "SELECT setval('public.message_id_seq', 40, true);".to_owned(),
             )]),
             materialized_views: vec!["public.busy".to_owned()],
-            objects: BTreeMap::from([("TABLE".to_owned(), 2)]),
+            objects: BTreeMap::new(),
+            server_major: 15,
+            named: vec![ObjectFacts {
+                kind: "TABLE".to_owned(),
+                schema: "public".to_owned(),
+                name: "room".to_owned(),
+                owner: "chat".to_owned(),
+                sum: None,
+            }],
+            extensions: Some(Vec::new()),
+            omitted: vec![Omitted { kind: OmittedKind::Subscription, name: "s".to_owned() }],
         }
+    }
+
+    #[test]
+    fn what_is_omitted_is_named_as_drill_files_name_it() {
+        let omitted = Omitted { kind: OmittedKind::UserMapping, name: "x on r".to_owned() };
+        assert_eq!(omitted.what(), "user mapping x on r");
+        assert!(omitted.why().contains("superuser"));
+        let names: std::collections::BTreeSet<&str> = OmittedKind::ALL.iter().map(|(_, name, _)| *name).collect();
+        assert_eq!(names.len(), OmittedKind::ALL.len());
+    }
+
+    #[test]
+    fn objects_of_older_fingerprints_are_counted_and_those_of_newer_ones_named() {
+        let newer = fingerprint();
+        assert_eq!(newer.counts(), BTreeMap::from([("TABLE", 1)]));
+        let older = Fingerprint { named: Vec::new(), objects: BTreeMap::from([("TABLE".to_owned(), 2)]), ..newer };
+        assert_eq!(older.counts(), BTreeMap::from([("TABLE", 2)]));
     }
 
     #[test]
@@ -291,8 +452,8 @@ mod tests {
 
     #[test]
     fn a_fingerprint_of_another_format_is_refused() {
-        let newer = Fingerprint { format: "lifeboat.fingerprint/2".to_owned(), ..fingerprint() };
+        let newer = Fingerprint { format: "lifeboat.fingerprint/3".to_owned(), ..fingerprint() };
         let refused = Fingerprint::parse(&serde_json::to_vec(&newer).unwrap()).unwrap_err().to_string();
-        assert!(refused.contains("lifeboat.fingerprint/2"), "{refused}");
+        assert!(refused.contains("lifeboat.fingerprint/3"), "{refused}");
     }
 }

@@ -38,6 +38,10 @@ pub struct Health {
     pub verified_snapshot: Option<Timestamp>,
     /// What the last drill said, whether it passed or not.
     pub last_verdict: Option<String>,
+    /// What the database held and the newest backup does not, as far as this host's catalog knows.
+    pub omitted: Vec<String>,
+    /// Backups that were found damaged, and not found whole since.
+    pub damaged: Vec<BackupId>,
 }
 
 fn age(now: Timestamp, then: Timestamp) -> Duration {
@@ -92,6 +96,17 @@ impl Health {
             ),
             Some(_) => {}
         }
+        if let Some(first) = self.damaged.first() {
+            let (count, names) = (self.damaged.len(), self.damaged.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", "));
+            alarm(
+                Kind::Damaged,
+                format!("{count} backups of {} were found damaged, and not found whole since: {names}", self.datastore),
+                format!(
+                    "lifeboat backup {}, then lifeboat verify {first}: when it is whole again, this is over; once it is removed, too",
+                    self.datastore
+                ),
+            );
+        }
         alarms
     }
 }
@@ -127,6 +142,8 @@ mod tests {
             last_pass_record: None,
             verified_snapshot: None,
             last_verdict: None,
+            omitted: Vec::new(),
+            damaged: Vec::new(),
         }
     }
     fn kinds(health: &Health) -> Vec<Kind> {

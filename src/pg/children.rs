@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::{Connection, Tool, Tools};
 
 /// How much of a child's standard error is kept, in bytes: the end of it, which is where the reason stands.
-const LAST_WORDS_BYTES_MAX: usize = 4 * 1024;
+const LAST_WORDS_BYTES_MAX: usize = 16 * 1024;
 
 /// A child that failed, with its last words.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +76,11 @@ impl Running {
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
-    /// Waits for the end.
+    /// Waits for the end; the last words of a child that exited 0 are warnings.
     ///
     /// # Errors
     /// [`ChildError::Failed`] with the last words unless it exited 0.
-    pub async fn finish(mut self) -> Result<ExitStatus, ChildError> {
+    pub async fn finish(mut self) -> Result<(ExitStatus, String), ChildError> {
         let program = self.program.to_owned();
         let status = self.child.wait().await.map_err(|source| ChildError::Pipe { program: program.clone(), source })?;
         let last_words = self.last_words.await.unwrap_or_default();
@@ -88,7 +88,7 @@ impl Running {
             if !last_words.is_empty() {
                 tracing::debug!(program, last_words, "child wrote to standard error and exited 0");
             }
-            Ok(status)
+            Ok((status, last_words))
         } else {
             Err(ChildError::Failed { program, how: how_it_ended(status), last_words: or_silence(last_words) })
         }

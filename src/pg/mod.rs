@@ -8,6 +8,7 @@ pub mod archive;
 pub mod children;
 pub mod connection;
 pub mod globals;
+pub mod objects;
 pub mod pins;
 pub mod rows;
 pub mod session;

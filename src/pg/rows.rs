@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::domain::fingerprint::{FORMAT, Fingerprint, HASH, HashKey, LargeObjects, Sum, TableRows};
+use crate::domain::fingerprint::{FORMAT, Fingerprint, HASH, HashKey, LargeObjects, ObjectFacts, Sum, TableRows};
+
+use super::objects;
+
+use super::sql::quote_identifier;
 
 use super::archive::{ArchiveError, Contents, Entry, Visitor, copy_columns, readable};
-
-/// Kinds of entry whose number depends on how the dump was split, not on the database.
-const KINDS_NOT_COUNTED: [&str; 3] = ["TABLE DATA", "BLOBS", "BLOB METADATA"];
 
 /// What one archive contributes to a fingerprint.
 #[derive(Debug, Clone, Default)]
@@ -20,8 +21,8 @@ pub struct Tally {
     pub sequences: BTreeMap<String, String>,
     /// Its materialized views.
     pub materialized_views: Vec<String>,
-    /// Its objects by kind.
-    pub objects: BTreeMap<String, u64>,
+    /// Its objects, ordered.
+    pub named: Vec<ObjectFacts>,
 }
 
 /// Counts and hashes what an archive holds.
@@ -87,17 +88,18 @@ pub fn assemble(key: HashKey, pg_dump_major: u32, main: Tally, data: impl IntoIt
         large_objects: main.large_objects,
         sequences: main.sequences,
         materialized_views: main.materialized_views,
-        objects: main.objects,
+        objects: BTreeMap::new(),
+        server_major: 0,
+        named: main.named,
+        extensions: None,
+        omitted: Vec::new(),
     }
 }
 
 impl Visitor for Fingerprinter {
     fn contents(&mut self, contents: &Contents) -> Result<(), ArchiveError> {
         for entry in &contents.entries {
-            if !KINDS_NOT_COUNTED.contains(&entry.kind.as_str()) {
-                *self.tally.objects.entry(entry.kind.clone()).or_default() += 1;
-            }
-            let name = format!("{}.{}", readable(&entry.schema), readable(&entry.tag));
+            let name = qualified(&entry.schema, &entry.tag);
             match entry.kind.as_str() {
                 "SEQUENCE SET" => {
                     self.tally.sequences.insert(name, readable(&entry.definition).trim().to_owned());
@@ -113,8 +115,7 @@ impl Visitor for Fingerprinter {
                 _ => {}
             }
         }
-        // From 17 on the number of BLOB entries is not the number of large objects; the tally counts those itself.
-        self.tally.objects.remove("BLOB");
+        self.tally.named = objects::of(contents, &self.key);
         Ok(())
     }
 
@@ -175,6 +176,15 @@ impl Fingerprinter {
             self.owners.insert(oid, owner.to_vec());
         }
     }
+}
+
+/// A name that no other object of its kind has, whatever dots stand in it.
+fn qualified(schema: &[u8], name: &[u8]) -> String {
+    let part = |name: &[u8]| {
+        let name = readable(name);
+        if name.contains(['.', '"']) { quote_identifier(&name) } else { name }
+    };
+    format!("{}.{}", part(schema), part(name))
 }
 
 /// Where each of `wanted` stands in `present`; `None` unless both hold the same names.
@@ -397,11 +407,12 @@ mod tests {
         ];
         fingerprinter.contents(&contents(listed)).unwrap();
         let tally = fingerprinter.into_tally();
-        let counted: Vec<(&str, u64)> = tally.objects.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
-        assert_eq!(counted, [("MATERIALIZED VIEW", 1), ("SEQUENCE SET", 1), ("TABLE", 2), ("VIEW", 1)]);
+        let named: Vec<String> = tally.named.iter().map(|object| format!("{} {}.{}", object.kind, object.schema, object.name)).collect();
+        assert_eq!(named, ["MATERIALIZED VIEW s.m", "TABLE s.a", "TABLE s.b", "VIEW s.v"]);
         assert_eq!(tally.materialized_views, ["s.m"]);
         assert_eq!(tally.sequences.get("s.q").map(String::as_str), Some("SELECT pg_catalog.setval('s.q', 7, true);"));
         assert_eq!(tally.sequences.len(), 1);
+        assert_ne!(qualified(b"a.b", b"c"), qualified(b"a", b"b.c"));
     }
 
     fn large_objects(listed: Vec<Entry>, objects: &[(u32, &[&[u8]])]) -> LargeObjects {
@@ -479,14 +490,14 @@ mod tests {
             large_objects: LargeObjects { count: 3, ..LargeObjects::default() },
             sequences: BTreeMap::from([("s".to_owned(), "1".to_owned())]),
             materialized_views: strings(&["m"]),
-            objects: BTreeMap::from([("TABLE".to_owned(), 3)]),
+            named: objects::of(&contents(vec![entry("TABLE", "a", "z")]), &key()),
         };
         let data = [vec![table("b", "A"), table("a", "z")], vec![table("c", "c")]];
         let all = assemble(key(), 17, main, data.map(|tables| Tally { tables, ..Tally::default() }));
         let names: Vec<_> = all.tables.iter().map(|t| format!("{}.{}", t.schema, t.table)).collect();
         assert_eq!(names, ["a.z", "b.A", "b.a", "c.c"]);
         assert_eq!((all.format.as_str(), all.hash.as_str(), all.pg_dump_major), (FORMAT, HASH, 17));
-        assert_eq!((all.large_objects.count, all.sequences.len(), all.materialized_views.len(), all.objects["TABLE"]), (3, 1, 1, 3));
+        assert_eq!((all.large_objects.count, all.sequences.len(), all.materialized_views.len(), all.named.len()), (3, 1, 1, 1));
         assert_eq!(all.rows(), 4);
     }
 }

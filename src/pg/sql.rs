@@ -71,6 +71,13 @@ impl Statement<'_> {
             _ => None,
         }
     }
+    /// Where the database's name stands. The word before tells the keyword from a role that is called `database`.
+    #[must_use]
+    pub fn database_name_position(&self) -> Option<usize> {
+        const BEFORE: [&str; 4] = ["on", "in", "alter", "create"];
+        let is = |at: usize, word: &str| self.tokens.get(at).is_some_and(|t| t.is_word(word));
+        (1..self.tokens.len()).find(|at| is(*at, "database") && BEFORE.iter().any(|word| is(at - 1, word))).map(|at| at + 1)
+    }
     /// The statement without `keyword = value`, if that clause stands at or behind a token position.
     #[must_use]
     pub fn without_clause(&self, keyword: &str, from: usize) -> Self {

@@ -92,6 +92,9 @@ fn datastores(status: &Status, now: Timestamp) -> Markup {
                     td.right { (health.backups) @if health.not_believed > 0 { " " span.fail { "(" (health.not_believed) " not believed)" } } }
                     td.right { (bytes_for_people(health.newest_bytes)) }
                 } } } }
+            @for health in &status.datastores { @for what in &health.omitted {
+                p { "Not in the newest backup of " (health.datastore) ": " (what) }
+            } }
             @if status.datastores.is_empty() { p { "No datastore is configured yet." } }
         }
     }

@@ -225,7 +225,7 @@ impl Properties {
                 if is_of != part || Mark::is_within(&statement.text) {
                     continue;
                 }
-                let Some(at) = name_position(&statement) else { continue };
+                let Some(at) = statement.database_name_position() else { continue };
                 let renamed = statement.with_name_at(at, name);
                 let renamed = speaker.as_ref().map_or(renamed.clone(), |role| sql::said_by(role, &renamed));
                 let done = session.run_opaque("a property of the database", &renamed, encoding).await;
@@ -239,13 +239,6 @@ impl Properties {
 /// The first words of a statement: a setting's value may be a secret.
 fn kind_of(statement: &Statement<'_>) -> String {
     statement.tokens.iter().take(3).map(|t| readable(&statement.text[t.at.clone()])).collect::<Vec<_>>().join(" ")
-}
-
-/// Where the database's name stands. The word before tells the keyword from a role that is called `database`.
-fn name_position(statement: &Statement<'_>) -> Option<usize> {
-    let before = ["on", "in", "alter"];
-    let is = |at: usize, word: &str| statement.tokens.get(at).is_some_and(|t| t.is_word(word));
-    (1..statement.tokens.len()).find(|at| is(*at, "database") && before.iter().any(|word| is(at - 1, word))).map(|at| at + 1)
 }
 
 fn encoding_of(create: &[u8]) -> Result<String, TargetError> {
@@ -269,7 +262,7 @@ mod tests {
         let renamed = |text: &str| {
             let script = format!("{text};");
             let cut = sql::statements(script.as_bytes()).unwrap();
-            String::from_utf8(cut[0].with_name_at(name_position(&cut[0]).unwrap(), "new")).unwrap()
+            String::from_utf8(cut[0].with_name_at(cut[0].database_name_position().unwrap(), "new")).unwrap()
         };
         assert_eq!(
             renamed("ALTER ROLE database IN DATABASE old SET a TO 'database'"),

@@ -71,7 +71,7 @@ impl Loading {
     /// # Errors
     /// What the server refused, if it did; else why `pg_restore` failed.
     pub async fn finish(self) -> Result<ExitStatus, LoadError> {
-        let Some((psql, passing)) = self.through else { return Ok(self.pg_restore.finish().await?) };
+        let Some((psql, passing)) = self.through else { return Ok(self.pg_restore.finish().await?.0) };
         let (written, passed, run) = tokio::join!(self.pg_restore.finish(), passing, psql.finish());
         match (passed.map_err(|_| LoadError::ThreadDied)?, run, written) {
             // A script that is not run is the cause, whatever became of the two programs.
@@ -79,7 +79,7 @@ impl Loading {
             (_, Err(refused), _) => Err(refused.into()),
             (_, Ok(_), Err(broken)) => Err(broken.into()),
             (Err(lost), Ok(_), Ok(_)) => Err(lost),
-            (Ok(()), Ok(_), Ok(status)) => Ok(status),
+            (Ok(()), Ok(_), Ok((status, _))) => Ok(status),
         }
     }
 }

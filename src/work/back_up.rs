@@ -23,7 +23,7 @@ use super::{HostLock, Rig, WorkError, cancellable, shelf, snapshot};
 use crate::config::plans;
 use crate::config::{DatastoreConfig, DatastoreKind, PostgresConfig};
 use crate::domain::envelope::Context;
-use crate::domain::fingerprint::{Fingerprint, HashKey};
+use crate::domain::fingerprint::{Fingerprint, HashKey, Omitted};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::ObjectKey;
 use crate::domain::manifest::{Manifest, Role, SourceFacts};
@@ -81,6 +81,8 @@ pub struct DumpFigures {
     pub large_objects: u64,
     /// Seconds from locking the tables to the end of the last payload.
     pub dump_seconds: f64,
+    /// What the database holds and the dump does not.
+    pub omitted: Vec<Omitted>,
 }
 
 impl BackupReport {
@@ -156,11 +158,15 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     let pg_dump = Some((read.tools.version().to_owned(), read.tools.major()));
     let contents = Contents { facts: read.facts, pg_dump, set: None, arrived: read.arrived };
     let manifest = publish::commit(rig, opening, mandate, contents).await?;
+    if let Some(catalog) = rig.catalog() {
+        without_catalog(catalog.note_omitted(&manifest.vault, &manifest.backup, &read.fingerprint.omitted).await);
+    }
     let figures = DumpFigures {
         tables: read.fingerprint.tables.len() as u64,
         rows: read.fingerprint.rows(),
         large_objects: read.fingerprint.large_objects.count,
         dump_seconds,
+        omitted: read.fingerprint.omitted,
     };
     Ok(BackupReport::of(rig, &manifest, Some(figures), clock))
 }
@@ -202,15 +208,20 @@ async fn read_once(rig: &Rig, settings: &PostgresConfig, context: &Context, iden
     let pouring = Pourer { rig, context, identity, key: &key, stage: rig.progress.begin("dump", None) };
     let poured = pouring.tables(&tools, &connection, &snapshot, &split, settings).await;
     pouring.stage.end();
-    let (mut arrived, tallies) = poured?;
+    let Poured { mut arrived, tallies, warned } = poured?;
     let rest = async {
         let globals =
             dump::globals_settled(&tools, &connection, &snapshot.database, settings.role_passwords, before).await.map_err(failed)?;
         dump::complete(&snapshot, &tallies).map_err(failed)?;
         let facts = snapshot.facts.clone();
+        let (server_major, extensions) = (snapshot.major, Some(snapshot.extensions.clone()));
+        let mut omitted: Vec<Omitted> = snapshot.omitted.iter().cloned().chain(warned).collect();
+        omitted.sort();
+        omitted.dedup();
         snapshot.release();
         let mut tallies = tallies.into_iter();
-        let fingerprint = assemble(key.clone(), tools.major(), tallies.next().unwrap_or_default(), tallies);
+        let assembled = assemble(key.clone(), tools.major(), tallies.next().unwrap_or_default(), tallies);
+        let fingerprint = Fingerprint { server_major, extensions, omitted, ..assembled };
         let json = serde_json::to_vec(&fingerprint).map_err(|error| WorkError::Bug(error.to_string()))?;
         let place = context.place();
         let globals = seal_small(pouring.rig, identity, "globals.sql", Role::Globals, place.payload("globals.sql"), globals).await?;
@@ -256,6 +267,13 @@ pub async fn fitting_tools(rig: &Rig, connection: &Connection) -> Result<Tools, 
     Ok(Tools::find(rig.config.pg_bin.as_deref(), server.major()).await?)
 }
 
+/// What came of pouring all archives.
+struct Poured {
+    arrived: Vec<Arrived>,
+    tallies: Vec<Tally>,
+    warned: Vec<Omitted>,
+}
+
 /// What every payload of one backup has in common.
 struct Pourer<'a> {
     rig: &'a Rig,
@@ -274,7 +292,7 @@ impl Pourer<'_> {
         snapshot: &Snapshot,
         split: &Split,
         settings: &PostgresConfig,
-    ) -> Result<(Vec<Arrived>, Vec<Tally>), WorkError> {
+    ) -> Result<Poured, WorkError> {
         let failed = |source: SourceError| WorkError::Source { datastore: self.context.datastore.clone(), source };
         let mut streams = vec![(
             "main".to_owned(),
@@ -311,15 +329,15 @@ impl Pourer<'_> {
             held
         };
         let (pours, definitions) = tokio::join!(join_all(pours), definitions);
-        let mut arrived = Vec::new();
-        let mut tallies = Vec::new();
+        let (mut arrived, mut tallies, mut warned) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_error: Option<WorkError> = None;
         let not_held = definitions.err().map(Err);
         for poured in pours.into_iter().chain(not_held) {
             match poured {
-                Ok((payload, tally)) => {
+                Ok((payload, tally, said)) => {
                     arrived.push(payload);
                     tallies.push(tally);
+                    warned.extend(said);
                 }
                 // "Interrupted" by a sibling's failure is not the cause.
                 Err(error) if first_error.as_ref().is_none_or(|first| matches!(first, WorkError::Interrupted)) => first_error = Some(error),
@@ -327,7 +345,7 @@ impl Pourer<'_> {
             }
         }
         match first_error {
-            None => Ok((arrived, tallies)),
+            None => Ok(Poured { arrived, tallies, warned }),
             Some(error) => {
                 join_all(arrived.into_iter().map(Arrived::abort)).await;
                 Err(error)
@@ -343,28 +361,37 @@ impl Pourer<'_> {
         shares: usize,
         stop: &tokio_util::sync::CancellationToken,
         tell: Option<tokio::sync::oneshot::Sender<archive::Contents>>,
-    ) -> Result<(Arrived, Tally), WorkError> {
+    ) -> Result<(Arrived, Tally, Vec<Omitted>), WorkError> {
         let DumpStream { output, end } = stream;
         let kill = end.abort_handle();
         let (proved, proof) = tokio::sync::oneshot::channel();
-        let watching: JoinHandle<Option<SourceError>> = tokio::spawn(async move {
+        let watching: JoinHandle<Result<Vec<Omitted>, SourceError>> = tokio::spawn(async move {
             match end.await {
-                Ok(Ok(end)) => {
+                Ok(Ok((end, warned))) => {
                     let _ = proved.send(end);
-                    None
+                    Ok(warned)
                 }
-                Ok(Err(error)) => Some(error),
-                Err(_) => Some(SourceError::Incomplete("pg_dump was stopped".to_owned())),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(SourceError::Incomplete("pg_dump was stopped".to_owned())),
             }
         });
         let destination = Destination { key: self.context.place().payload(&name), name, role };
         let tap = ArchiveTap { tell, ..ArchiveTap::new(Fingerprinter::new(self.key.clone()), Arc::clone(&self.stage)) };
         let stream = Stream { source: output, end: move || proof.blocking_recv().ok(), tap };
         let sent = send(self.rig.vault.as_ref(), destination, stream, self.identity, self.sealing(shares), stop).await;
-        let Err(error) = sent else { return sent };
-        let mut cause = error;
+        let mut cause = match sent {
+            // Its end was proved to the sealer, so this has ended as well.
+            Ok((arrived, tally)) => match watching.await {
+                Ok(Ok(warned)) => return Ok((arrived, tally, warned)),
+                _ => {
+                    arrived.abort().await;
+                    return Err(WorkError::Bug("a dump has ended and nobody knows how".to_owned()));
+                }
+            },
+            Err(error) => error,
+        };
         if source_may_know_better(&cause)
-            && let Ok(Ok(Some(source))) = tokio::time::timeout(CHILD_END, watching).await
+            && let Ok(Ok(Err(source))) = tokio::time::timeout(CHILD_END, watching).await
         {
             cause = WorkError::Source { datastore: self.context.datastore.clone(), source };
         }

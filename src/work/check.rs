@@ -346,6 +346,14 @@ async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connect
         Err(error) => return vec![failed(question, &error)],
     };
     lines.push(line(subject, question, Answer::Good, format!("{} tables", snapshot.tables.len())));
+    let question = "everything it holds is in a dump";
+    lines.push(match snapshot.omitted.as_slice() {
+        [] => line(subject, question, Answer::Good, ""),
+        omitted => {
+            let each = omitted.iter().map(|one| format!("{} ({})", one.what(), one.why())).collect::<Vec<_>>();
+            line(subject, question, Answer::Note, format!("not in it: {}", each.join("; ")))
+        }
+    });
     let question = "its roles and tablespaces can be read";
     lines.push(match dump::globals_once(tools, connection, &snapshot.database, settings.role_passwords).await {
         Ok(_) => line(subject, question, Answer::Good, ""),
@@ -363,7 +371,7 @@ async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connect
     stage.end();
     snapshot.release();
     lines.push(match read {
-        Ok(tally) => line(subject, question, Answer::Good, format!("{} objects", tally.objects.values().sum::<u64>())),
+        Ok(tally) => line(subject, question, Answer::Good, format!("{} objects", tally.named.len())),
         Err(error) => failed(question, &error),
     });
     lines

@@ -1,16 +1,16 @@
 //! Comparing a restored database with the fingerprint of its backup: the database is dumped again with the same settings,
 //! through the same code that made the fingerprint, and the two are held against each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::back_up::ArchiveTap;
 use super::{Rig, WorkError};
-use crate::domain::fingerprint::{Fingerprint, TableRows};
+use crate::domain::fingerprint::{ExtensionFacts, FORMAT_1, Fingerprint, ObjectFacts, OmittedKind, TableRows};
 use crate::pg::rows::{Fingerprinter, assemble};
-use crate::pg::{Connection, Tools};
-use crate::source::postgres::dump;
+use crate::pg::{Connection, Session, Tools};
+use crate::source::postgres::{dump, extensions, snapshot};
 
 /// What came of a comparison. *Could not look* is never a pass.
 #[derive(Debug, Default, Serialize)]
@@ -19,7 +19,7 @@ pub struct Comparison {
     pub tables: u64,
     /// Rows compared.
     pub rows: u64,
-    /// Whether numbers of objects could be compared.
+    /// Whether objects could be compared.
     pub objects_compared: bool,
     /// What differs, in sentences.
     pub differences: Vec<String>,
@@ -40,8 +40,15 @@ impl Comparison {
 /// # Errors
 /// [`WorkError`] if the database cannot be read whole.
 pub async fn fingerprint_of(rig: &Rig, tools: &Tools, connection: &Connection, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
+    let mut session = Session::open(tools, connection).await.map_err(|e| unreadable(&e))?;
+    // One transaction, as for the backup.
+    session.run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(|e| unreadable(&e))?;
+    let server = snapshot::server(&mut session).await.map_err(|e| unreadable(&e))?;
+    let extensions = extensions::read(&mut session).await.map_err(|e| unreadable(&e))?;
+    drop(session);
     let stream = dump::whole(tools, connection).await.map_err(|e| unreadable(&e))?;
-    read_back(rig, tools, stream, recorded).await
+    let found = read_back(rig, tools, stream, recorded).await?;
+    Ok(Fingerprint { server_major: server.major(), extensions: Some(extensions), ..found })
 }
 
 /// Compares one table, as [`fingerprint_of`] and [`compare`] do with all; the answer says what differs.
@@ -102,14 +109,17 @@ pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(
         };
         comparison.differences.push(format!("large objects: {what}"));
     }
+    // Before 0.2 names of sequences were not quoted.
+    let unquoted = |name: &String| if recorded.format == FORMAT_1 { name.replace('"', "") } else { name.clone() };
+    let sequences: BTreeMap<String, &String> = found.sequences.iter().map(|(name, is)| (unquoted(name), is)).collect();
     for (name, was) in &recorded.sequences {
-        match found.sequences.get(name) {
-            Some(is) if is == was => {}
+        match sequences.get(name) {
+            Some(is) if *is == was => {}
             Some(is) => comparison.differences.push(format!("sequence {name}: recorded {was}, found {is}")),
             None => comparison.differences.push(format!("sequence {name}: missing")),
         }
     }
-    for name in found.sequences.keys().filter(|name| !recorded.sequences.contains_key(*name)) {
+    for name in sequences.keys().filter(|name| !recorded.sequences.contains_key(*name)) {
         comparison.differences.push(format!("sequence {name}: was not there at backup time"));
     }
     compare_objects(recorded, found, &mut comparison);
@@ -135,7 +145,7 @@ pub fn compare_some(
     };
     let mut comparison = compare(&only(recorded), &only(found), without_rows_of);
     comparison.objects_compared = false;
-    comparison.not_looked_at.push("everything but the tables that were restored, and numbers of objects".to_owned());
+    comparison.not_looked_at.push("everything but the tables that were restored".to_owned());
     comparison
 }
 
@@ -165,7 +175,12 @@ fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut 
             comparison.differences.push(format!("{name}: the number of rows is the same, their content is not"));
         }
     }
-    for (schema, table) in is.keys() {
+    // Rows that a standby does not have are not in the dump; their table is.
+    let unlogged = |schema: &str, table: &str| {
+        let name = format!("{schema}.{table}");
+        recorded.omitted.iter().any(|omitted| omitted.kind == OmittedKind::UnloggedRows && omitted.name == name)
+    };
+    for (schema, table) in is.keys().filter(|(schema, table)| !unlogged(schema, table)) {
         comparison.differences.push(format!("table {schema}.{table}: was not there at backup time"));
     }
 }
@@ -173,17 +188,110 @@ fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut 
 fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
     if recorded.pg_dump_major != found.pg_dump_major {
         comparison.not_looked_at.push(format!(
-            "numbers of objects: pg_dump {} counted them then and pg_dump {} now, and two majors count differently",
+            "objects: pg_dump {} listed them then and pg_dump {} now, and two majors list them differently",
             recorded.pg_dump_major, found.pg_dump_major
         ));
         return;
     }
     comparison.objects_compared = true;
-    let kinds: std::collections::BTreeSet<&String> = recorded.objects.keys().chain(found.objects.keys()).collect();
+    if recorded.named.is_empty() {
+        compare_counts(recorded, found, comparison);
+        return;
+    }
+    let same_server = recorded.server_major == found.server_major || found.server_major == 0;
+    if !same_server {
+        comparison.not_looked_at.push(format!(
+            "definitions of objects: PostgreSQL {} and {} write them differently; names and owners are compared",
+            recorded.server_major, found.server_major
+        ));
+    }
+    let (was, mut is) = (by_identity(recorded), by_identity(found));
+    for (identity, was) in was {
+        let name = named(&identity);
+        let Some(is) = is.remove(&identity) else {
+            comparison.differences.push(format!("{name}: missing"));
+            continue;
+        };
+        let owners = |objects: &[&ObjectFacts]| objects.iter().map(|object| object.owner.clone()).collect::<Vec<_>>().join(", ");
+        if was.len() != is.len() {
+            comparison.differences.push(format!("{name}: {} of them were recorded, {} found", was.len(), is.len()));
+        } else if owners(&was) != owners(&is) {
+            comparison.differences.push(format!("{name}: its owner was {}, and is {}", owners(&was), owners(&is)));
+        } else if same_server && was != is {
+            comparison.differences.push(format!("{name}: is not as it was recorded"));
+        }
+    }
+    comparison.differences.extend(is.keys().map(|identity| format!("{}: was not there at backup time", named(identity))));
+    if let (Some(was), Some(is)) = (&recorded.extensions, &found.extensions) {
+        compare_extensions(was, is, comparison);
+    }
+}
+
+/// Fingerprints of before 0.2 counted objects, some of which are compared by what they hold.
+fn compare_counts(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
+    const NOT_NAMED: [&str; 5] = ["SEQUENCE SET", "STATISTICS DATA", "ENCODING", "STDSTRINGS", "SEARCHPATH"];
+    let (was, is) = (recorded.counts(), found.counts());
+    let kinds: BTreeSet<&str> = was.keys().chain(is.keys()).copied().filter(|kind| !NOT_NAMED.contains(kind)).collect();
     for kind in kinds {
-        let count = |f: &Fingerprint| f.objects.get(kind).copied().unwrap_or_default();
-        if count(recorded) != count(found) {
-            comparison.differences.push(format!("objects of kind {kind}: {} were recorded, {} found", count(recorded), count(found)));
+        let count = |counts: &BTreeMap<&str, u64>| counts.get(kind).copied().unwrap_or_default();
+        if count(&was) != count(&is) {
+            comparison.differences.push(format!("objects of kind {kind}: {} were recorded, {} found", count(&was), count(&is)));
+        }
+    }
+}
+
+/// Kind, schema and name.
+type Identity<'a> = (&'a str, &'a str, &'a str);
+
+/// Names are not unique in a table of contents: operators stand there without their arguments.
+fn by_identity(fingerprint: &Fingerprint) -> BTreeMap<Identity<'_>, Vec<&ObjectFacts>> {
+    let mut objects: BTreeMap<Identity<'_>, Vec<&ObjectFacts>> = BTreeMap::new();
+    for object in &fingerprint.named {
+        objects.entry((&object.kind, &object.schema, &object.name)).or_default().push(object);
+    }
+    objects
+}
+
+fn named((kind, schema, name): &Identity<'_>) -> String {
+    let kind = match *kind {
+        "ACL" => "privileges on".to_owned(),
+        "DEFAULT ACL" => "default privileges".to_owned(),
+        "COMMENT" => "comment on".to_owned(),
+        "SECURITY LABEL" => "security label on".to_owned(),
+        "DATABASE PROPERTIES" => "settings of".to_owned(),
+        "DATABASE" => "encoding and locale of".to_owned(),
+        other => other.to_lowercase(),
+    };
+    match schema.is_empty() || *schema == "-" {
+        true => format!("{kind} {name}"),
+        false => format!("{kind} {schema}.{name}"),
+    }
+}
+
+fn compare_extensions(was: &[ExtensionFacts], is: &[ExtensionFacts], comparison: &mut Comparison) {
+    for was in was {
+        // One that is missing is an object that is missing.
+        let Some(is) = is.iter().find(|is| is.name == was.name) else { continue };
+        if was.version != is.version {
+            comparison.not_looked_at.push(format!(
+                "what extension {} itself brings: it was version {} and is {}, as the server offers it",
+                was.name, was.version, is.version
+            ));
+            continue;
+        }
+        for table in &was.tables {
+            let now = is.tables.iter().find(|now| now.table == table.table).map(|now| &now.rows);
+            match (&table.rows, now) {
+                (Some((rows, _)), Some(Some((now, _)))) if rows != now => {
+                    let what = &table.table;
+                    comparison.differences.push(format!("table {what} of extension {}: {rows} rows were recorded, {now} found", was.name));
+                }
+                (Some(rows), Some(Some(now))) if rows != now => comparison
+                    .differences
+                    .push(format!("table {} of extension {}: the number of rows is the same, their content is not", table.table, was.name)),
+                (Some(_), Some(Some(_))) => {}
+                _ => comparison.not_looked_at.push(format!("rows that extension {} itself has in {}", was.name, table.table)),
+            }
         }
     }
 }

@@ -217,6 +217,24 @@ pub enum WorkError {
 }
 
 impl WorkError {
+    /// The error and its causes.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(source) = cause {
+            line = format!("{line}: {source}");
+            cause = source.source();
+        }
+        line
+    }
+
+    /// Whether it says of a backup that its stored bytes are not what they were.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self.trouble(), Trouble::Integrity | Trouble::CheckFailed)
+    }
+
     /// Class of the error, which decides the exit code.
     #[must_use]
     pub fn trouble(&self) -> Trouble {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::publish::without_catalog;
 use super::restore::{self, Sight, Wishes};
 use super::snapshot::SetError;
 use super::snapshot::restore::{VolumeWishes, place_of};
@@ -147,6 +148,8 @@ pub struct Quote {
     pub thaw: Option<ThawPlan>,
     /// What it costs at the store, in dollars; an estimate by list prices, transfer out of the region not included.
     pub dollars: f64,
+    /// When it was last read in full on this host and found whole; none if that is not known.
+    pub read_in_full: Option<Timestamp>,
     /// The slot that opens it.
     pub opens_with: Option<String>,
     /// What would be done, in order.
@@ -229,6 +232,12 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
             before.backup
         )
     }));
+    let read_in_full = match rig.catalog() {
+        Some(catalog) => {
+            without_catalog(catalog.verified(&manifest.vault, &manifest.datastore).await).unwrap_or_default().remove(&manifest.backup)
+        }
+        None => None,
+    };
     Ok(Quote {
         vault: rig.vault.address(),
         datastore: question.datastore.clone(),
@@ -248,6 +257,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         takes,
         thaw,
         dollars,
+        read_in_full,
         opens_with,
         steps: Vec::new(),
         missing,
@@ -270,6 +280,7 @@ impl Quote {
         let seen = match self.thaw.is_none() && self.opens_with.is_some() {
             true => restore::prepare(rig, self.manifest.clone(), connection.clone(), wishes.clone()).await.map(|prepared| {
                 self.warnings.extend(prepared.left_out().iter().map(|key| format!("{key} is left out: its other table is not restored")));
+                self.warnings.extend(prepared.omitted().iter().map(|one| format!("not in the backup: {} ({})", one.what(), one.why())));
                 self.missing.extend(room(prepared.sight(), self.plain_bytes));
                 steps(self, prepared.sight(), wishes)
             }),
@@ -280,7 +291,7 @@ impl Quote {
         };
         match seen {
             Ok(steps) => self.steps = steps,
-            Err(error) => self.missing.push(Missing { what: error_line(&error), next: error.hint(), error: Some(error) }),
+            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error: Some(error) }),
         }
     }
 
@@ -291,7 +302,7 @@ impl Quote {
                 self.steps = steps;
                 self.warnings.extend(warnings);
             }
-            Err(error) => self.missing.push(Missing { what: error_line(&error), next: error.hint(), error: Some(error) }),
+            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error: Some(error) }),
         }
     }
 
@@ -341,16 +352,6 @@ async fn volumes_of(rig: &Rig, manifest: &Manifest, wishes: &VolumeWishes) -> Re
         warnings.push("its volumes were not cut at one moment: what spans them may not fit together".to_owned());
     }
     Ok((steps, warnings))
-}
-
-fn error_line(error: &WorkError) -> String {
-    let mut line = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        line = format!("{line}: {source}");
-        cause = source.source();
-    }
-    line
 }
 
 fn why(which: &Which, manifest: &Manifest, refused: &[(BackupId, WorkError)]) -> String {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::publish::without_catalog;
 use super::{Rig, WorkError, shelf};
+use crate::catalog::Catalog;
 use crate::catalog::alarms::{Standing, Undelivered};
 use crate::catalog::ticks::{HostRow, TickRow};
 use crate::domain::alarm::Alarm;
@@ -14,7 +16,7 @@ use crate::domain::calendar::Tick;
 use crate::domain::drill::Verdict;
 use crate::domain::evidence::{Body, DrillReport};
 use crate::domain::health::Health;
-use crate::domain::id::DatastoreName;
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::job::Job;
 use crate::domain::layout::{self, Place};
 use crate::evidence::{self, Series};
@@ -138,6 +140,8 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
             last_pass_record: None,
             verified_snapshot: None,
             last_verdict: None,
+            omitted: Vec::new(),
+            damaged: Vec::new(),
         };
         let backups = names.remove(datastore).unwrap_or_default();
         health.backups = backups.len();
@@ -160,6 +164,9 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
             }
         }
         drilled(&series, &mut health, now);
+        if let Ok(catalog) = &rig.catalog {
+            found(catalog, &vault, &backups, &mut health).await;
+        }
         datastores.push(health);
     }
     let alarms = datastores.iter().flat_map(|health| health.alarms(now)).collect();
@@ -257,6 +264,16 @@ pub fn reports_of<'a>(series: &'a Series, datastore: &'a DatastoreName) -> impl 
         }
         _ => None,
     })
+}
+
+/// What this host's catalog knows of single backups. Those that are gone are nobody's trouble.
+async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health: &mut Health) {
+    let damaged = without_catalog(catalog.damaged(vault).await).unwrap_or_default().into_iter();
+    let damaged = damaged.filter(|row| row.datastore == health.datastore && backups.contains(&row.backup));
+    health.damaged = damaged.map(|row| row.backup).collect();
+    if let Some(newest) = &health.newest {
+        health.omitted = without_catalog(catalog.omitted(vault, newest).await).unwrap_or_default();
+    }
 }
 
 fn drilled(series: &Series, health: &mut Health, now: Timestamp) {

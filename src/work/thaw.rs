@@ -88,9 +88,14 @@ impl Frost {
 /// # Errors
 /// [`WorkError`] if an object is not there, or the store does not answer.
 pub async fn look(rig: &Rig, manifest: &Manifest) -> Result<Frost, WorkError> {
-    let keys: Vec<_> = manifest.payloads.iter().flat_map(|payload| &payload.objects).map(|object| object.key.clone()).collect();
-    let found = keys.into_iter().map(|key| async move {
-        rig.vault.find(&key).await?.ok_or_else(|| WorkError::Damaged { what: key.to_string(), why: "it is not in the vault".to_owned() })
+    let objects: Vec<_> = manifest.payloads.iter().flat_map(|payload| &payload.objects).cloned().collect();
+    let found = objects.into_iter().map(|object| async move {
+        let damaged = |why: String| WorkError::Damaged { what: object.key.to_string(), why };
+        let facts = rig.vault.find(&object.key).await?.ok_or_else(|| damaged("it is not in the vault".to_owned()))?;
+        match facts.bytes == object.bytes {
+            true => Ok(facts),
+            false => Err(damaged(format!("it has {} bytes, and {} were signed", facts.bytes, object.bytes))),
+        }
     });
     Ok(Frost { objects: futures::stream::iter(found).buffered(AT_ONCE_MAX).try_collect().await? })
 }

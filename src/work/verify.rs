@@ -7,16 +7,28 @@ use serde::Serialize;
 
 use super::back_up::ArchiveTap;
 use super::compare::{Comparison, compare};
+use super::publish::without_catalog;
 use super::snapshot::verify::SetRead;
 use super::{Rig, WorkError, shelf, snapshot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
-use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::pg::globals;
 use crate::pg::rows::{Fingerprinter, Tally, assemble};
 use crate::report::Stage;
 use crate::seal::pour::Tap;
 use crate::seal::{Identity, Opened};
+
+/// Remembers on this host what a reading of a whole backup has shown: `status` tells of one that is damaged until it is read again and whole.
+pub async fn remember(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId, found: Result<(), &WorkError>) {
+    let Some(catalog) = rig.catalog() else { return };
+    match found {
+        Ok(()) => without_catalog(catalog.note_whole(vault, datastore, backup).await),
+        Err(error) if error.is_damage() => without_catalog(catalog.note_damaged(vault, datastore, backup, &error.in_one_line()).await),
+        // Nothing is known of it.
+        Err(_) => None,
+    };
+}
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -25,6 +37,8 @@ pub struct VerifyReport {
     pub datastore: DatastoreName,
     /// The backup.
     pub backup: BackupId,
+    /// Always so: of one that is damaged there is no such report.
+    pub whole: bool,
     /// Whether a pinned key signed it.
     pub signature_verified: bool,
     /// The slot that opened it.
@@ -92,6 +106,7 @@ impl VerifyReport {
         Self {
             datastore: manifest.datastore.clone(),
             backup: manifest.backup.clone(),
+            whole: true,
             signature_verified,
             opened_with,
             sealed_bytes: manifest.sealed_bytes(),

@@ -46,7 +46,8 @@ impl Writer {
     }
     fn entry_with(self, entry: &Entry, dependencies: &[String]) -> Vec<u8> {
         let mut bytes = [self.integer(entry.dump_id), self.integer(i64::from(entry.has_data))].concat();
-        for text in [&b"1259"[..], b"16384", &entry.tag, entry.kind.as_bytes()] {
+        let (catalog, object) = (entry.object.0.to_string(), entry.object.1.to_string());
+        for text in [catalog.as_bytes(), object.as_bytes(), &entry.tag, entry.kind.as_bytes()] {
             bytes.extend(self.text(Some(text)));
         }
         bytes.extend(self.integer(2)); // section
@@ -96,6 +97,7 @@ fn shop() -> Vec<Entry> {
         tag: tag.into(),
         schema: b"public".to_vec(),
         owner: b"ann".to_vec(),
+        object: (1259, 16_384),
         ..Entry::default()
     };
     vec![

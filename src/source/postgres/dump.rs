@@ -9,8 +9,9 @@ use std::process::Stdio;
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-use super::SourceError;
 use super::snapshot::{Snapshot, Table};
+use super::{SourceError, omitted};
+use crate::domain::fingerprint::Omitted;
 use crate::domain::span::Span;
 use crate::pg::archive::readable;
 use crate::pg::children::{Running, command};
@@ -64,8 +65,8 @@ impl Split {
 pub struct DumpStream {
     /// What it writes.
     pub output: PipeReader,
-    /// Resolves to the child's end.
-    pub end: tokio::task::JoinHandle<Result<SourceEnd, SourceError>>,
+    /// Resolves to the child's end, and to what it warned of.
+    pub end: tokio::task::JoinHandle<Result<(SourceEnd, Vec<Omitted>), SourceError>>,
 }
 
 impl DumpStream {
@@ -209,8 +210,9 @@ async fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>)
     // A smaller pipe is only slower.
     let _ = rustix::pipe::fcntl_setpipe_size(&fd, PIPE_BYTES);
     let end = tokio::spawn(async move {
-        let status = running.finish().await?;
-        SourceEnd::of_child(status).ok_or_else(|| SourceError::Incomplete("pg_dump did not exit with 0".to_owned()))
+        let (status, said) = running.finish().await?;
+        let end = SourceEnd::of_child(status).ok_or_else(|| SourceError::Incomplete("pg_dump did not exit with 0".to_owned()))?;
+        Ok((end, omitted::warned(&said)))
     });
     Ok(DumpStream { output: PipeReader { pipe: std::fs::File::from(fd), was_short: false }, end })
 }

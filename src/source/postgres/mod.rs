@@ -11,6 +11,8 @@
 
 pub mod definitions;
 pub mod dump;
+pub mod extensions;
+pub mod omitted;
 pub mod online;
 pub mod snapshot;
 

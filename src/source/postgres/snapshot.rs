@@ -6,9 +6,11 @@ use jiff::Timestamp;
 
 use super::SourceError;
 use super::definitions::{self, Definitions};
+use super::{extensions, omitted};
+use crate::domain::fingerprint::{ExtensionFacts, Omitted};
 use crate::domain::manifest::SourceFacts;
 use crate::domain::span::Span;
-use crate::pg::session::estimate;
+use crate::pg::session::{Row, estimate};
 use crate::pg::sql::quote_bytes;
 use crate::pg::{Connection, Session, SessionError, Tools};
 
@@ -47,6 +49,12 @@ pub struct Snapshot {
     pub database: String,
     /// What every object was in it.
     pub definitions: Definitions,
+    /// The extensions.
+    pub extensions: Vec<ExtensionFacts>,
+    /// What the catalogs tell that `pg_dump` leaves out.
+    pub omitted: Vec<Omitted>,
+    /// Major version of the server.
+    pub major: u32,
 }
 
 /// What is asked of the server before anything else.
@@ -137,7 +145,11 @@ impl Snapshot {
             if let Some(snapshot) = Self::attempt(&mut session, &wanted, lock_wait).await? {
                 let facts = facts(&mut session, &server).await?;
                 let definitions = definitions::read(&mut session).await?;
-                return Ok(Self { session, name: snapshot, tables: wanted, facts, database: server.database, definitions });
+                let extensions = extensions::read(&mut session).await?;
+                let omitted = omitted::asked(&mut session).await?;
+                let major = server.major();
+                let database = server.database;
+                return Ok(Self { session, name: snapshot, tables: wanted, facts, database, definitions, extensions, omitted, major });
             }
             session.run("a rollback", "ROLLBACK").await?;
         }
@@ -183,11 +195,12 @@ async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, So
         )
         .await?;
     let snapshot_time: Timestamp = time.parse().map_err(|_| shape("the time"))?;
-    // Both may be forbidden or impossible (a standby); the savepoint keeps the transaction alive.
-    let system_identifier = optional(session, "SELECT system_identifier FROM pg_catalog.pg_control_system()").await?;
+    // Both may be forbidden or impossible (a standby).
+    let only = |row: Option<Row>| row.and_then(|mut row| row.pop().flatten());
+    let system_identifier = only(optional(session, "SELECT system_identifier FROM pg_catalog.pg_control_system()", 1).await?);
     let lsn =
         "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END";
-    let snapshot_lsn = optional(session, lsn).await?;
+    let snapshot_lsn = only(optional(session, lsn, 1).await?);
     Ok(SourceFacts {
         server_version: Some(server.version.clone()),
         server_version_num: Some(server.version_num),
@@ -197,10 +210,11 @@ async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, So
     })
 }
 
-async fn optional(session: &mut Session, sql: &str) -> Result<Option<String>, SourceError> {
+/// The only row of a question that may be refused; the savepoint keeps the transaction alive.
+pub(super) async fn optional(session: &mut Session, sql: &str, columns: usize) -> Result<Option<Row>, SourceError> {
     session.run("a savepoint", "SAVEPOINT optional").await?;
-    match session.ask_one("an optional fact", sql).await {
-        Ok(value) => Ok(Some(value)),
+    match session.ask("an optional fact", sql, columns).await {
+        Ok(mut rows) => Ok(rows.pop()),
         Err(SessionError::Refused { .. }) => {
             session.run("a savepoint", "ROLLBACK TO SAVEPOINT optional").await?;
             Ok(None)

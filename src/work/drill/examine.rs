@@ -38,6 +38,10 @@ impl<'w> Step<World<'w>> for Examine {
             world.team.tell(&Happening::Checked { result: result.clone(), detail: result.detail.clone() });
             world.found.checks.push(result);
         }
+        for result in omitted(world) {
+            world.team.tell(&Happening::Checked { result: result.clone(), detail: result.detail.clone() });
+            world.found.checks.push(result);
+        }
         if !world.place.as_mut().is_some_and(crate::sandbox::local::Place::server_runs) {
             return Err(Halt::sandbox("its server ended while it was asked; was there too little memory or time?".to_owned()));
         }
@@ -72,6 +76,40 @@ async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {
         rpo: world.drill.rpo.duration(),
     };
     check::ask(check, &subject).await
+}
+
+/// What the database held and its backup does not: a restore of less than there was is none that passes, unless the drill file says so by name.
+fn omitted(world: &World<'_>) -> Vec<CheckResult> {
+    let of = |restored: &Restored| {
+        let all = &restored.recorded.omitted;
+        let missed: Vec<String> = all
+            .iter()
+            .filter(|one| !world.drill.accept_omitted.contains(&one.what()))
+            .map(|one| format!("{}: {}", one.what(), one.why()))
+            .collect();
+        let (answer, summary) = match (all.len(), missed.len()) {
+            (0, _) => return None,
+            (accepted, 0) => {
+                (Answer::Pass, format!("{accepted} things that the database held are not in the backup, as the drill file accepts"))
+            }
+            (_, count) => (
+                Answer::Fail,
+                format!(
+                    "{count} things that the database held are not in the backup; accept_omitted in the drill file accepts them by name"
+                ),
+            ),
+        };
+        Some(CheckResult {
+            name: format!("what {} held is in the backup", restored.manifest.datastore),
+            datastore: restored.manifest.datastore.clone(),
+            kind: CheckKind::Catalog,
+            answer,
+            summary,
+            seconds: 0.0,
+            detail: missed,
+        })
+    };
+    world.restored.iter().filter_map(of).collect()
 }
 
 async fn fingerprint(rig: &Rig, name: &str, restored: &Restored) -> CheckResult {

@@ -14,6 +14,7 @@ use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::failpoint;
 use crate::pg::archive::{Contents, Entry};
 use crate::pg::globals::{self, Globals};
+use crate::pg::objects;
 use crate::pg::sql::quote_identifier;
 use crate::pg::{Connection, Session, Tools};
 use crate::seal::Identity;
@@ -156,7 +157,7 @@ struct Work<'a> {
 }
 
 async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<RestoreReport, WorkError> {
-    let Prepared { manifest, identity, mut sight, archive, selection, properties, globals, wishes, slot } = prepared;
+    let Prepared { manifest, identity, mut sight, archive, selection, properties, globals, wishes, omitted, slot } = prepared;
     let clock = Instant::now();
     let mut stages = Vec::new();
     let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
@@ -244,8 +245,8 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     analyze(rig, &loader, &mut session, &mut stages).await?;
     let comparison = if wishes.check {
         let begun = Instant::now();
-        let mark = marker.is_there && !properties.has_comment();
-        let comparison = check_restored(rig, &manifest, &identity, &loader, &contents, mark).await?;
+        let comparison =
+            check_restored(rig, &manifest, &identity, &loader, &contents, marker.is_there.then(|| properties.has_comment())).await?;
         stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
         Some(comparison)
     } else {
@@ -289,6 +290,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         globals: globals_report,
         only: wishes.only.as_ref().map(ToString::to_string),
         left_out: loader.selection.map(|selection| selection.left_out).unwrap_or_default(),
+        omitted,
         plain_bytes: manifest.plain_bytes(),
         seconds: clock.elapsed().as_secs_f64(),
         stages,
@@ -537,16 +539,17 @@ fn rows_bytes(manifest: &Manifest) -> u64 {
     manifest.payloads.iter().filter(|p| matches!(p.role, Role::Main | Role::Data)).map(|p| p.plain_bytes).sum()
 }
 
+/// `marked` says whether the mark of the restore stands where the database's comment comes last, and if so whether the backup has one.
 async fn check_restored(
     rig: &Rig,
     manifest: &Manifest,
     identity: &Identity,
     loader: &Loader,
     contents: &Contents,
-    mark: bool,
+    marked: Option<bool>,
 ) -> Result<Comparison, WorkError> {
     let (tools, connection) = (&loader.tools, &loader.connection);
-    let recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, identity).await?)?;
+    let mut recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, identity).await?)?;
     // The same major as then makes object counts comparable, if the target's server allows it.
     let mut session = Session::open(tools, connection).await.map_err(TargetError::Session)?;
     let server = snapshot::server(&mut session).await.map_err(TargetError::Session)?;
@@ -556,9 +559,12 @@ async fn check_restored(
         Err(_) => tools.clone(),
     };
     let mut found = fingerprint_of(rig, &tools, connection, &recorded).await?;
-    // The mark of the restore itself is a comment that nobody recorded.
-    if mark && let Some(comments) = found.objects.get_mut("COMMENT") {
-        *comments = comments.saturating_sub(1);
+    if let Some(has_comment) = marked {
+        recorded.named.retain(|object| !objects::is_comment_on_database(object));
+        found.named.retain(|object| !objects::is_comment_on_database(object));
+        if has_comment && let Some(comments) = recorded.objects.get_mut("COMMENT") {
+            *comments = comments.saturating_sub(1);
+        }
     }
     Ok(match &loader.selection {
         None => compare(&recorded, &found, &loader.without_rows_of),

@@ -24,8 +24,10 @@ use super::thaw::{self, Hurry};
 use super::verify::payload_of;
 use super::{Rig, WorkError, evidence, shelf};
 use crate::config::plans::{PlanStage, Smoke};
+use crate::domain::Trouble;
 use crate::domain::drill::{Answer, CheckResult};
 use crate::domain::evidence::{Body, Restored};
+use crate::domain::fingerprint::{Fingerprint, Omitted};
 use crate::domain::manifest::{Manifest, Role};
 use crate::pg::Connection;
 use crate::pg::archive::Contents;
@@ -117,11 +119,18 @@ pub struct Prepared {
     properties: Properties,
     globals: Globals,
     wishes: Wishes,
+    /// What the database held and the backup does not.
+    omitted: Vec<Omitted>,
     /// The slot that opened the backup.
     pub slot: String,
 }
 
 impl Prepared {
+    /// What the database held and the backup does not.
+    #[must_use]
+    pub fn omitted(&self) -> &[Omitted] {
+        &self.omitted
+    }
     /// What was seen of the target.
     #[must_use]
     pub fn sight(&self) -> &Sight {
@@ -170,6 +179,8 @@ pub struct RestoreReport {
     pub only: Option<String>,
     /// Foreign keys to tables that were not restored.
     pub left_out: Vec<String>,
+    /// What the database held at backup time and the backup does not.
+    pub omitted: Vec<Omitted>,
     /// Plaintext bytes of the backup.
     pub plain_bytes: u64,
     /// Seconds from the first change to the end.
@@ -203,6 +214,22 @@ pub struct Order {
 /// # Errors
 /// [`WorkError`], and what state the target is in then.
 pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkError, String)> {
+    let manifest = order.manifest.clone();
+    let done = carry_out_once(rig, order).await;
+    // What is read whole here is not all of it; only damage can be known.
+    if let Err((error, _)) = &done {
+        remember_damage(rig, &manifest, error).await;
+    }
+    done
+}
+
+async fn remember_damage(rig: &Rig, manifest: &Manifest, error: &WorkError) {
+    if error.trouble() == Trouble::Integrity {
+        super::verify::remember(rig, &manifest.vault, &manifest.datastore, &manifest.backup, Err(error)).await;
+    }
+}
+
+async fn carry_out_once(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkError, String)> {
     let untouched = |error: WorkError| (error, "nothing was changed on the target".to_owned());
     let Order { manifest, verified, target, wishes, hurry } = order;
     let begun = Timestamp::now();
@@ -282,7 +309,9 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     }
     let script = shelf::read_payload(rig, payload_of(&manifest, Role::Globals)?, &identity).await?;
     let globals = globals::parse(&script).map_err(TargetError::from)?;
-    Ok(Prepared { manifest, identity, sight, archive, selection, properties, globals, wishes, slot })
+    let recorded = shelf::read_payload(rig, payload_of(&manifest, Role::Fingerprint)?, &identity).await?;
+    let omitted = Fingerprint::parse(&recorded)?.omitted;
+    Ok(Prepared { manifest, identity, sight, archive, selection, properties, globals, wishes, omitted, slot })
 }
 
 fn select(contents: &Contents, only: &Only) -> Result<Selection, WorkError> {

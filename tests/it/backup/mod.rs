@@ -2,6 +2,7 @@
 
 mod faults;
 mod frozen_objects;
+mod omitted;
 mod privileges;
 mod round_trip;
 mod settings;

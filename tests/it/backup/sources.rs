@@ -181,12 +181,18 @@ fn secrets_are_not_in_the_arguments_of_any_child() {
     assert!(child.wait_with_output().unwrap().status.success());
 }
 
+/// What docs/CONFIG.md says of the backup role, for a database.
+pub fn documented_backup_role(database: &str) -> String {
+    let documented = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIG.md")).unwrap();
+    let sql = documented.split("<!-- backup role -->\n```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    sql.replace("DATABASE chat", &format!("DATABASE {database}"))
+}
+
 #[test]
 fn the_documented_backup_role_can_back_up_everything() {
     let (cluster, target) = (Cluster::start(), Cluster::start());
     cluster.psql("postgres", EVERYTHING);
-    let documented = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIG.md")).unwrap();
-    let sql = documented.split("<!-- backup role -->\n```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    let sql = documented_backup_role("everything");
     let home = Home::new();
     home.add_datastore("db", &format!("host={} user=lifeboat_backup dbname=everything", cluster.socket().display()), "");
     // Without it, check says what is missing and the backup fails whole.
@@ -204,7 +210,7 @@ fn the_documented_backup_role_can_back_up_everything() {
     }
     home.run(&["backup", "db"]).fails(12, &["permission denied", "docs/CONFIG.md"]);
     cluster.psql("everything", "DROP OWNED BY lifeboat_backup; DROP ROLE lifeboat_backup");
-    cluster.psql("everything", &sql.replace("DATABASE chat", "DATABASE everything"));
+    cluster.psql("everything", &sql);
     home.run(&["check"]).ok();
     home.backup();
     home.restore(&target.conninfo("everything")).ok();

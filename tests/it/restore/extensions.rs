@@ -16,7 +16,7 @@ CREATE TRIGGER stays BEFORE DELETE ON layers FOR EACH ROW EXECUTE FUNCTION stays
 ";
 
 /// Puts an extension where the server looks for one; the files are the same for every test, come whole, and stay.
-fn install_extension() {
+pub fn install_extension() {
     let directory = std::path::Path::new("/usr/share/postgresql/15/extension");
     let control = "default_version = '1.0'\nrelocatable = true\n";
     for (name, text) in [(VERSION, SCRIPT), ("lifeboat_test_ruled.control", control)] {

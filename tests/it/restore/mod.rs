@@ -1,5 +1,6 @@
 //! Bringing a datastore back: on call, by hand, from a lost region, out of the cold, and the nights of `docs/transcripts`.
 
+mod compared;
 mod extensions;
 mod guide;
 mod lost;

@@ -110,6 +110,29 @@ impl Cluster {
         cluster
     }
 
+    /// A standby that follows it.
+    pub fn standby(&self) -> Self {
+        let standby = Self { directory: super::directory(), data: None, major: self.major };
+        std::fs::create_dir(standby.socket()).unwrap();
+        if rustix::process::geteuid().is_root() {
+            for path in [standby.directory.path(), &standby.socket()] {
+                run(Command::new("chown").arg("postgres").arg(path));
+            }
+        }
+        run(as_server(&self.major.bin().join("pg_basebackup")).arg("-D").arg(standby.data()).args([
+            "-R",
+            "-c",
+            "fast",
+            "-d",
+            &self.conninfo("postgres"),
+        ]));
+        let text = std::fs::read_to_string(standby.data().join("postgresql.conf")).unwrap();
+        let own = text.replace(&self.socket().display().to_string(), &standby.socket().display().to_string());
+        std::fs::write(standby.data().join("postgresql.conf"), own).unwrap();
+        standby.start_server();
+        standby
+    }
+
     pub fn start_server(&self) {
         // The log is a file: a server that holds a pipe of ours would keep the test from ending.
         run(as_server(&self.major.bin().join("pg_ctl"))

@@ -19,7 +19,17 @@ pub const ALL: [&str; 9] = [
 pub const OF_DRILLS: [&str; 6] = ["drill-started", "drill-raised", "drill-loaded", "drill-examined", "drill-damaged", "drill-torn-down"];
 
 /// The same for a restore into a database, and for a rotation.
-pub const OF_RESTORES: [&str; 5] = ["restore-marked", "restore-schema", "restore-rows", "restore-indexes", "rekey-signed"];
+pub const OF_RESTORES: [&str; 9] = [
+    "restore-role",
+    "restore-created",
+    "restore-marked",
+    "restore-tablespace",
+    "restore-schema",
+    "restore-rows",
+    "restore-indexes",
+    "restore-privileges",
+    "rekey-signed",
+];
 
 /// The same for a volume set.
 pub const OF_SETS: [&str; 7] = ["set-still", "set-half", "set-cut", "set-noted", "set-whole", "set-copied", "set-locked"];

@@ -357,6 +357,27 @@ pub struct RestoreArguments {
     /// Make a tablespace in this directory of the target's host (name=/directory). Others are left out. May be repeated.
     #[arg(long, value_name = "NAME=DIR")]
     pub tablespace: Vec<String>,
+    /// Leave owners as they come: objects belong to whoever restores.
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Leave privileges (GRANT) out.
+    #[arg(long)]
+    pub no_privileges: bool,
+    /// Do everything as this role, which the one that connects is a member of.
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Leave this out, with all that depends on it; kinds and names as in pg_restore --list (EXTENSION:postgis), and ROLE:name. May be repeated.
+    #[arg(long, value_name = "KIND:NAME")]
+    pub skip: Vec<String>,
+    /// Go on after what the server refuses; it is listed in the end, and the exit code is 14.
+    #[arg(long)]
+    pub keep_going: bool,
+    /// With --plan: read the whole backup, as lifeboat verify does.
+    #[arg(long, requires = "plan")]
+    pub verify: bool,
+    /// Restore although the room that is estimated to be needed is not there; disks may be thin or compressed.
+    #[arg(long)]
+    pub ignore_room: bool,
     /// Restore although the target database holds tables. What has the same name makes the restore fail half way.
     #[arg(long)]
     pub into_database_with_tables: bool,

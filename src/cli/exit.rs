@@ -37,12 +37,14 @@ pub enum Exit {
     SourceFailed = 12,
     /// A restore stopped half way.
     RestoreFailed = 13,
+    /// Restored, but for what was skipped or refused.
+    Incomplete = 14,
     /// Interrupted by a signal.
     Interrupted = 130,
 }
 
 /// Every code with its name in `docs/EXIT_CODES.md`.
-pub const ALL: [(Exit, &str); 15] = [
+pub const ALL: [(Exit, &str); 16] = [
     (Exit::Done, "done"),
     (Exit::Bug, "bug"),
     (Exit::Usage, "usage"),
@@ -57,6 +59,7 @@ pub const ALL: [(Exit, &str); 15] = [
     (Exit::TooOld, "too old"),
     (Exit::SourceFailed, "source failed"),
     (Exit::RestoreFailed, "restore failed"),
+    (Exit::Incomplete, "restored in part"),
     (Exit::Interrupted, "interrupted"),
 ];
 

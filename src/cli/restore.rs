@@ -18,6 +18,7 @@ use crate::domain::span::{bytes_for_people, for_people};
 use crate::pg::Connection;
 use crate::target::TargetError;
 use crate::target::globals::TablespaceMap;
+use crate::target::rights::Skips;
 use crate::target::selection::Only;
 use crate::work::quote::{self, Question, Quote};
 use crate::work::restore::{self, Order, Wishes};
@@ -97,7 +98,12 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
         volumes::refuse_others(&arguments.volumes)?;
     }
     match target {
-        Target::Nowhere => plan(start, quote),
+        Target::Nowhere => {
+            if arguments.verify {
+                quote.verify(&rig).await;
+            }
+            plan(start, quote)
+        }
         Target::Zone(zone) => volumes::to_zone(start, &rig, &zone, quote, &arguments).await,
         Target::Stdout | Target::Directory(_) => to_files(start, &rig, target, quote, &question, &arguments).await,
         Target::Database(connection) => {
@@ -111,6 +117,9 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
             }
             let wishes = planned(&rig, &question, wishes)?;
             quote.of_target(&rig, &connection, &wishes).await;
+            if arguments.verify {
+                quote.verify(&rig).await;
+            }
             if arguments.plan {
                 return plan(start, quote);
             }
@@ -142,7 +151,18 @@ fn wishes_of(arguments: &RestoreArguments) -> Result<Wishes, WorkError> {
         why,
         hint: "write --tablespace fast=/mnt/fast".to_owned(),
     })?;
+    let skips = Skips::parse(&arguments.skip).map_err(|why| WorkError::Refused {
+        what: "--skip".to_owned(),
+        why,
+        hint: "write --skip EXTENSION:postgis; kinds and names are those of pg_restore --list".to_owned(),
+    })?;
     Ok(Wishes {
+        no_owner: arguments.no_owner,
+        no_privileges: arguments.no_privileges,
+        role: arguments.role.clone(),
+        skips,
+        keep_going: arguments.keep_going,
+        ignore_room: arguments.ignore_room,
         no_globals: arguments.no_globals,
         beside_tables: arguments.into_database_with_tables,
         swap: arguments.swap,
@@ -164,6 +184,12 @@ fn planned(rig: &Rig, question: &Question<'_>, typed: Wishes) -> Result<Wishes, 
     let plan = Wishes::of(stage)?;
     Ok(Wishes {
         no_globals: plan.no_globals || typed.no_globals,
+        no_owner: plan.no_owner || typed.no_owner,
+        no_privileges: plan.no_privileges || typed.no_privileges,
+        role: typed.role.or(plan.role),
+        skips: plan.skips.and(typed.skips),
+        keep_going: plan.keep_going || typed.keep_going,
+        ignore_room: typed.ignore_room,
         jobs: if typed.jobs > 0 { typed.jobs } else { plan.jobs },
         tablespaces: if typed.tablespaces.is_empty() { plan.tablespaces } else { typed.tablespaces },
         beside_tables: typed.beside_tables,
@@ -183,9 +209,11 @@ async fn to_files(
     question: &Question<'_>,
     arguments: &RestoreArguments,
 ) -> Result<Exit, Failure> {
-    if arguments.check || arguments.swap || !arguments.table.is_empty() || !arguments.schema.is_empty() {
+    let of_databases = [arguments.check, arguments.swap, arguments.no_owner, arguments.no_privileges, arguments.keep_going];
+    let lists = [&arguments.table, &arguments.schema, &arguments.skip];
+    if of_databases.contains(&true) || arguments.role.is_some() || lists.iter().any(|list| !list.is_empty()) {
         return Err(WorkError::Refused {
-            what: "--check, --swap, --table and --schema".to_owned(),
+            what: "--check, --swap, --table, --schema, --skip, --no-owner, --no-privileges, --role and --keep-going".to_owned(),
             why: "they are for a restore into a database".to_owned(),
             hint: "leave them out, or name a database: --to postgres:///NAME".to_owned(),
         }
@@ -389,7 +417,14 @@ fn ended(start: &Start, report: restore::RestoreReport) -> Result<Exit, Failure>
             WorkError::CheckFailed(format!("the data is restored, and the plan's smoke commands did not all succeed: {said}")).into()
         );
     }
+    let in_part = !report.skipped.is_empty() || !report.failed.is_empty();
+    if in_part {
+        talk(&format!("restored in part: {} things were left out as asked, {} were refused", report.skipped.len(), report.failed.len()));
+    }
     match report.comparison.filter(|comparison| !comparison.agrees()) {
+        // What was refused is not there, and so it differs.
+        Some(_) if !report.failed.is_empty() => Ok(Exit::Incomplete),
+        None if in_part => Ok(Exit::Incomplete),
         None => Ok(Exit::Done),
         Some(comparison) => Err(WorkError::CheckFailed(format!(
             "the restored database is not what was recorded at backup time: {}",
@@ -434,10 +469,16 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         for (what, names) in [
             ("role kept as it is on the target, though it differs", &globals.roles_kept),
             ("membership not made between roles that existed", &globals.memberships_left_out),
+            ("grant on a parameter to a role that existed not made", &globals.parameter_grants_left_out),
+            ("tablespace kept as it is on the target, though it differs", &globals.tablespaces_kept),
             ("tablespace left out, its tables are in the default one", &globals.tablespaces_left_out),
         ] {
             names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
         }
+    }
+    for (what, names) in [("left out, as asked", &report.skipped), ("REFUSED", &report.failed), ("no statistics of", &report.not_analyzed)]
+    {
+        names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
     }
     if let Some(number) = report.recorded {
         text.push_str(&format!("\n  recorded   as number {number} of the evidence"));

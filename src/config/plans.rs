@@ -51,6 +51,16 @@ pub struct PlanStage {
     pub tablespaces: Vec<String>,
     /// Whether roles and tablespaces are restored.
     pub globals: bool,
+    /// Whether objects belong to whoever restores.
+    pub no_owner: bool,
+    /// Whether privileges are left out.
+    pub no_privileges: bool,
+    /// The role that everything is done as.
+    pub role: Option<String>,
+    /// `KIND:NAME` of what is left out.
+    pub skip: Vec<String>,
+    /// Whether what the server refuses is told in the end, and the rest is restored.
+    pub keep_going: bool,
     /// Tables whose rows stay in the backup: schema and name.
     pub without_rows_of: Vec<(String, String)>,
     /// How many things happen at once; none: as many as there are cores here.
@@ -238,6 +248,11 @@ pub fn plain_plan(datastore: &DatastoreName) -> Plan {
         settings: Vec::new(),
         tablespaces: Vec::new(),
         globals: true,
+        no_owner: false,
+        no_privileges: false,
+        role: None,
+        skip: Vec::new(),
+        keep_going: false,
         without_rows_of: Vec::new(),
         jobs: None,
         before: Vec::new(),
@@ -358,6 +373,11 @@ fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
         settings,
         tablespaces,
         globals: s.boolean("globals").unwrap_or(true),
+        no_owner: s.boolean("no_owner").unwrap_or(false),
+        no_privileges: s.boolean("no_privileges").unwrap_or(false),
+        role: s.text("role").map(|t| t.value),
+        skip: s.texts("skip").map(|t| t.value).unwrap_or_default(),
+        keep_going: s.boolean("keep_going").unwrap_or(false),
         without_rows_of: tables(s, "without_rows_of"),
         jobs: s.number("jobs", 1, 64),
         before: s.texts("before").map(|t| t.value).unwrap_or_default(),

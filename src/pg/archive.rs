@@ -61,6 +61,8 @@ pub struct Entry {
     pub copy: Vec<u8>,
     /// Schema.
     pub schema: Vec<u8>,
+    /// Tablespace, if it is not the database's own.
+    pub tablespace: Vec<u8>,
     /// Owner.
     pub owner: Vec<u8>,
     /// Entries that must be restored before it, by their number.
@@ -86,6 +88,33 @@ impl Contents {
     /// Entries of one kind.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Entry> + 'a {
         self.entries.iter().filter(move |e| e.kind == kind)
+    }
+
+    /// Header and table of contents, with what was in one of these tablespaces in the database's own.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] if it cannot be read again as it was read before.
+    pub fn without_tablespaces(&self, names: &[String]) -> Result<Vec<u8>, ArchiveError> {
+        let malformed = |stop: Stop| match stop {
+            Stop::Bad(error) => error,
+            Stop::Incomplete => ArchiveError::Truncated("its table of contents"),
+        };
+        let mut cursor = Cursor { bytes: &self.raw, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
+        parse_contents(&mut cursor).map_err(malformed)?;
+        let empty = vec![0; cursor.integer_bytes + 1];
+        let mut without = Vec::with_capacity(self.raw.len());
+        let mut from = 0;
+        let gone = |at: &std::ops::Range<usize>| {
+            let name = self.raw.get(at.start + empty.len()..at.end).unwrap_or_default();
+            names.iter().any(|gone| gone.as_bytes() == name)
+        };
+        for at in cursor.tablespaces.iter().filter(|at| gone(at)) {
+            without.extend_from_slice(&self.raw[from..at.start]);
+            without.extend_from_slice(&empty);
+            from = at.end;
+        }
+        without.extend_from_slice(&self.raw[from..]);
+        Ok(without)
     }
 }
 
@@ -217,7 +246,7 @@ impl<V: Visitor> Reader<V> {
     }
 
     fn try_contents(&mut self) -> Result<(), ArchiveError> {
-        let mut cursor = Cursor { bytes: &self.carry, at: 0, integer_bytes: 4 };
+        let mut cursor = Cursor { bytes: &self.carry, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
         let mut contents = match parse_contents(&mut cursor) {
             Ok(contents) => contents,
             Err(Stop::Incomplete) => return Ok(()),
@@ -379,6 +408,8 @@ struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     integer_bytes: usize,
+    /// Where the names of tablespaces stand, with their lengths.
+    tablespaces: Vec<std::ops::Range<usize>>,
 }
 
 impl<'a> Cursor<'a> {
@@ -460,7 +491,9 @@ fn parse_entry(cursor: &mut Cursor<'_>, version: (u8, u8), offset_bytes: usize) 
     cursor.text()?; // DROP statement
     entry.copy = cursor.owned()?;
     entry.schema = cursor.owned()?;
-    cursor.text()?; // tablespace
+    let begins = cursor.at;
+    entry.tablespace = cursor.owned()?;
+    cursor.tablespaces.push(begins..cursor.at);
     cursor.text()?; // table access method
     if version >= (1, 16) {
         cursor.integer()?; // relation kind

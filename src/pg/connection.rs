@@ -29,6 +29,8 @@ pub struct Connection {
     /// Options for the server that would be in force without ours.
     options: String,
     /// Whether it is a server that is restored to.
+    /// The role that every session takes on.
+    role: Option<String>,
     writes: bool,
 }
 
@@ -116,7 +118,17 @@ impl Connection {
         let addresses = host.split(',').map(|host| (host.trim().to_owned(), ports.next().unwrap_or("5432").trim().to_owned())).collect();
         let database = setting("dbname", "PGDATABASE").filter(|name| !name.is_empty());
         let options = setting("options", "PGOPTIONS").unwrap_or_default();
-        Ok(Self { conninfo: conninfo.to_owned(), database, password: None, extra, jail: None, addresses, options, writes: false })
+        Ok(Self {
+            conninfo: conninfo.to_owned(),
+            database,
+            password: None,
+            extra,
+            jail: None,
+            addresses,
+            options,
+            writes: false,
+            role: None,
+        })
     }
 
     /// A server inside a sandbox: its clients run in there too, so that nothing the server says can lead them elsewhere, and
@@ -133,6 +145,7 @@ impl Connection {
             addresses: Vec::new(),
             options: String::new(),
             writes: true,
+            role: None,
         }
     }
 
@@ -195,6 +208,9 @@ impl Connection {
     pub fn pinned(&self, pinned: Pinned, more: &[(String, String)]) -> String {
         let mut options = self.options.clone();
         more.iter().for_each(|(name, value)| push(&mut options, name, value));
+        if let Some(role) = &self.role {
+            push(&mut options, "role", role);
+        }
         self.with("options", &pinned.behind(&options))
     }
 
@@ -208,6 +224,12 @@ impl Connection {
     #[must_use]
     pub fn to_restore_to(self) -> Self {
         Self { writes: true, ..self }
+    }
+
+    /// The same as another role, which the one that connects is a member of.
+    #[must_use]
+    pub fn as_role(self, role: Option<String>) -> Self {
+        Self { role, ..self }
     }
 
     /// The database that is named, in the string, its service or the environment. libpq takes the user's name if there is none.

@@ -41,6 +41,13 @@ pub fn of(contents: &Contents, key: &HashKey) -> Vec<ObjectFacts> {
     objects
 }
 
+/// Kind, schema and name under which an entry is recorded.
+#[must_use]
+pub fn identity(entry: &Entry) -> (String, String, String) {
+    let object = facts(entry, &HashKey::from_random([0; 32]));
+    (object.kind, object.schema, object.name)
+}
+
 /// Whether an object is the database's own comment, which a restore writes last.
 #[must_use]
 pub fn is_comment_on_database(object: &ObjectFacts) -> bool {

@@ -179,7 +179,8 @@ impl Fingerprinter {
 }
 
 /// A name that no other object of its kind has, whatever dots stand in it.
-fn qualified(schema: &[u8], name: &[u8]) -> String {
+#[must_use]
+pub fn qualified(schema: &[u8], name: &[u8]) -> String {
     let part = |name: &[u8]| {
         let name = readable(name);
         if name.contains(['.', '"']) { quote_identifier(&name) } else { name }

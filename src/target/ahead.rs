@@ -70,9 +70,10 @@ impl<'a> Ahead<'a> {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn run(&mut self, loader: &Loader, mut loaded: UnboundedReceiver<TableName>) -> Result<(), TargetError> {
+    pub async fn run(&mut self, loader: &Loader, mut loaded: UnboundedReceiver<TableName>) -> Result<Vec<String>, TargetError> {
+        let mut refused = Vec::new();
         // One job is the one that loads rows.
-        let Some(jobs @ 1..) = loader.jobs.checked_sub(1) else { return Ok(()) };
+        let Some(jobs @ 1..) = loader.jobs.checked_sub(1) else { return Ok(refused) };
         while let Some(table) = loaded.recv().await {
             self.loaded.insert(table);
             while let Ok(table) = loaded.try_recv() {
@@ -80,10 +81,10 @@ impl<'a> Ahead<'a> {
             }
             let ready = self.ready();
             if !ready.is_empty() {
-                loader.post_data(self.contents, &ready, jobs).await?;
+                refused.extend(loader.post_data(self.contents, &ready, jobs).await?);
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// What is still to be made, in the archive's order.

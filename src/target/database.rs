@@ -114,7 +114,9 @@ pub enum Part {
     Comment,
 }
 
-fn is_about_database(entry: &Entry) -> bool {
+/// Whether an entry concerns the database itself, whose name a restore may change.
+#[must_use]
+pub fn is_about_database(entry: &Entry) -> bool {
     match entry.kind.as_str() {
         "DATABASE PROPERTIES" => true,
         "ACL" | "COMMENT" | "SECURITY LABEL" => entry.tag.starts_with(b"DATABASE "),
@@ -172,25 +174,27 @@ impl Properties {
         self.rest.iter().any(says)
     }
 
-    /// Creates the database under another name, with the old one's encoding, locale and owner. The tablespace is left to the server.
+    /// Creates the database under another name, with the old one's encoding, locale and, if it is to be `owned`, owner. The tablespace is left to
+    /// the server.
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn create(&self, session: &mut Session, name: &str, encoding: &str) -> Result<(), TargetError> {
+    pub async fn create(&self, session: &mut Session, name: &str, encoding: &str, owned: bool) -> Result<(), TargetError> {
         let failed = |source| TargetError::Database { what: format!("the creation of {name:?}"), source };
+        // In one statement: whoever dies leaves a database of the right owner, or none.
+        let owner = match self.owner.is_empty() || !owned {
+            true => String::new(),
+            false => format!(" OWNER = {}", quote_identifier(&self.owner)),
+        };
         if let Some(statement) = sql::statements(&self.create)?.first() {
             if !statement.begins_with(&["create", "database"]) {
                 return Err(TargetError::Content("the archive's CREATE DATABASE is something else".into()));
             }
             let text = statement.without_clause("tablespace", 3).with_name_at(2, name);
-            session.run_opaque("the new database", &text, encoding).await.map_err(failed)?;
+            session.run_opaque("the new database", &[text.trim_ascii_end(), owner.as_bytes()].concat(), encoding).await.map_err(failed)?;
         } else {
-            let create = format!("CREATE DATABASE {} TEMPLATE template0", quote_identifier(name));
+            let create = format!("CREATE DATABASE {} TEMPLATE template0{owner}", quote_identifier(name));
             session.run("the new database", &create).await.map_err(failed)?;
-        }
-        if !self.owner.is_empty() {
-            let owner = format!("ALTER DATABASE {} OWNER TO {}", quote_identifier(name), quote_identifier(&self.owner));
-            session.run("the owner of the new database", &owner).await.map_err(failed)?;
         }
         Ok(())
     }
@@ -213,7 +217,15 @@ impl Properties {
     ///
     /// # Errors
     /// [`TargetError::Database`] naming the statement's kind.
-    pub async fn apply(&self, session: &mut Session, name: &str, encoding: &str, part: Part) -> Result<(), TargetError> {
+    pub async fn apply(
+        &self,
+        session: &mut Session,
+        name: &str,
+        encoding: &str,
+        part: Part,
+        keep_going: bool,
+    ) -> Result<Vec<String>, TargetError> {
+        let mut refused = Vec::new();
         for (speaker, text) in &self.rest {
             let text = [text.as_slice(), b";"].concat();
             for statement in sql::statements(&text)? {
@@ -228,11 +240,14 @@ impl Properties {
                 let Some(at) = statement.database_name_position() else { continue };
                 let renamed = statement.with_name_at(at, name);
                 let renamed = speaker.as_ref().map_or(renamed.clone(), |role| sql::said_by(role, &renamed));
-                let done = session.run_opaque("a property of the database", &renamed, encoding).await;
-                done.map_err(|source| TargetError::Database { what: kind_of(&statement), source })?;
+                match session.run_opaque("a property of the database", &renamed, encoding).await {
+                    Ok(()) => {}
+                    Err(source @ SessionError::Refused { .. }) if keep_going => refused.push(format!("{}: {source}", kind_of(&statement))),
+                    Err(source) => return Err(TargetError::Database { what: kind_of(&statement), source }),
+                }
             }
         }
-        Ok(())
+        Ok(refused)
     }
 }
 

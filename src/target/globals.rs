@@ -1,12 +1,17 @@
-//! Applying globals: what exists is compared and kept, what is missing is made, tablespaces are remapped or left out.
+//! Roles, memberships, tablespaces and grants on parameters: what exists is compared and kept, what is missing is made.
+//!
+//! First it is planned ([`GlobalsPlan::of`]), so that a plan can be shown and refused; then roles and all that belongs to them are made in one
+//! transaction. Whoever dies in it leaves nothing of it, so a second run never takes a half-made role for one that was there. Tablespaces know
+//! no transaction; they are made once the database carries its mark, which says which of them are this restore's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::TargetError;
-use crate::pg::Session;
+use super::rights::Rights;
 use crate::pg::archive::readable;
 use crate::pg::globals::Globals;
-use crate::pg::sql;
+use crate::pg::sql::{self, Statement};
+use crate::pg::{Session, SessionError};
 
 /// What happened to the globals.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -21,8 +26,12 @@ pub struct GlobalsReport {
     pub memberships_created: usize,
     /// Memberships between roles that existed, which the target does not have and were not made.
     pub memberships_left_out: Vec<String>,
+    /// Grants on parameters to roles that existed, likewise.
+    pub parameter_grants_left_out: Vec<String>,
     /// Tablespaces that were made.
     pub tablespaces_created: Vec<String>,
+    /// Tablespaces that existed and differ, and were kept as they are on the target.
+    pub tablespaces_kept: Vec<String>,
     /// Tablespaces that were not made; their contents go to the default tablespace.
     pub tablespaces_left_out: Vec<String>,
 }
@@ -50,50 +59,242 @@ impl TablespaceMap {
     }
 }
 
-/// Makes what is missing on the target. `existing` is what `pg_dumpall --globals-only` says of the target.
-///
-/// # Errors
-/// [`TargetError::Globals`] naming what could not be made; what was made before stays, and a second run goes on from there.
-pub async fn apply(
-    session: &mut Session,
-    wanted: &Globals,
-    existing: &Globals,
-    tablespaces: &TablespaceMap,
-) -> Result<GlobalsReport, TargetError> {
-    let mut report = GlobalsReport::default();
-    quiet_logs(session).await;
-    for (role, statements) in &wanted.roles {
-        match existing.roles.get(role) {
-            Some(on_target) if same(statements, on_target) => report.roles_same.push(role.clone()),
-            Some(_) => report.roles_kept.push(role.clone()),
-            None => {
-                run_all(session, &format!("role {role:?}"), statements, &wanted.encoding).await?;
-                report.roles_created.push(role.clone());
+/// Statements that make one thing.
+#[derive(Debug, Clone)]
+struct Making {
+    what: String,
+    statements: Vec<Vec<u8>>,
+}
+
+/// What is to be done about globals.
+#[derive(Debug, Clone, Default)]
+pub struct GlobalsPlan {
+    /// What will have been done.
+    pub report: GlobalsReport,
+    /// Roles to make that are superusers, or may replicate or pass over row security.
+    pub powerful: Vec<String>,
+    /// Roles to make that may log in.
+    pub logins: Vec<String>,
+    /// What the connecting role may not make.
+    pub beyond: Vec<String>,
+    roles: Vec<Making>,
+    tablespaces: BTreeMap<String, Vec<Vec<u8>>>,
+    encoding: String,
+}
+
+impl GlobalsPlan {
+    /// Compares. `existing` is what `pg_dumpall --globals-only` says of the target; `skipped` says which things somebody asked to leave out, by kind
+    /// and name.
+    ///
+    /// # Errors
+    /// [`TargetError::Content`] if a statement is not what it has to be.
+    pub fn of(
+        wanted: &Globals,
+        existing: &Globals,
+        directories: &TablespaceMap,
+        rights: &Rights,
+        skipped: impl Fn(&str, &str) -> bool,
+    ) -> Result<Self, TargetError> {
+        let mut plan = Self { encoding: wanted.encoding.clone(), ..Self::default() };
+        let is_old = |role: &str| existing.roles.contains_key(role);
+        for (role, statements) in wanted.roles.iter().filter(|(role, _)| !skipped("ROLE", role)) {
+            match existing.roles.get(role) {
+                Some(on_target) if same(statements, on_target) => plan.report.roles_same.push(role.clone()),
+                Some(_) => plan.report.roles_kept.push(role.clone()),
+                None => plan.make_role(role, statements, rights)?,
             }
         }
-    }
-    memberships(session, wanted, existing, &mut report).await?;
-    for (name, statements) in &wanted.tablespaces {
-        if existing.tablespaces.contains_key(name) {
-            continue;
-        }
-        match tablespaces.0.get(name) {
-            Some(directory) => {
-                let what = format!("tablespace {name:?}");
-                let create = located(&statements[0], directory)?;
-                let statements: Vec<Vec<u8>> = [create].into_iter().chain(statements[1..].iter().cloned()).collect();
-                run_all(session, &what, &statements, &wanted.encoding).await?;
-                report.tablespaces_created.push(name.clone());
+        let made: BTreeSet<&String> = plan.report.roles_created.iter().collect();
+        let is_made = |role: &str| made.contains(&role.to_owned());
+        let there: BTreeSet<(&str, &str)> = existing.memberships.iter().map(|m| (m.role.as_str(), m.member.as_str())).collect();
+        let mut memberships = Vec::new();
+        for membership in &wanted.memberships {
+            let (role, member) = (membership.role.as_str(), membership.member.as_str());
+            if there.contains(&(role, member)) {
+                continue;
             }
-            None => report.tablespaces_left_out.push(name.clone()),
+            // A predefined role (pg_monitor) is in neither list. Between two roles that were there a membership would change what the target's owner
+            // decided, so it is reported instead.
+            let known = |name: &str| is_made(name) || is_old(name) || !wanted.roles.contains_key(name);
+            if !(is_made(role) || is_made(member)) || !known(role) || !known(member) {
+                plan.report.memberships_left_out.push(format!("{role} to {member}"));
+                continue;
+            }
+            let statement = if rights.superuser { membership.statement.clone() } else { without_grantor(&membership.statement)? };
+            memberships.push(Making { what: format!("membership of {member:?} in {role:?}"), statements: vec![statement] });
+        }
+        plan.report.memberships_created = memberships.len();
+        plan.roles.extend(memberships);
+        for statement in wanted.parameter_grants.iter().filter(|statement| !existing.parameter_grants.contains(statement)) {
+            let (shown, grantee) = grantee_of(statement)?;
+            // As with memberships: what a role may that was there is the target's business.
+            match (is_made(&grantee), rights.superuser) {
+                (true, true) => plan.roles.push(Making { what: "a grant on a parameter".to_owned(), statements: vec![statement.clone()] }),
+                (true, false) => plan.beyond.push(shown),
+                (false, _) => plan.report.parameter_grants_left_out.push(shown),
+            }
+        }
+        for (name, statements) in wanted.tablespaces.iter().filter(|(name, _)| !skipped("TABLESPACE", name)) {
+            match (existing.tablespaces.get(name), directories.0.get(name)) {
+                (Some(on_target), _) if !same_but_for_place(statements, on_target) => plan.report.tablespaces_kept.push(name.clone()),
+                (Some(_), _) => {}
+                (None, Some(_)) if !rights.superuser => plan.beyond.push(format!("tablespace {name}")),
+                (None, Some(directory)) => {
+                    let create = located(statements.first().map(Vec::as_slice).unwrap_or_default(), directory)?;
+                    plan.tablespaces.insert(name.clone(), [create].into_iter().chain(statements.iter().skip(1).cloned()).collect());
+                    plan.report.tablespaces_created.push(name.clone());
+                }
+                (None, None) => plan.report.tablespaces_left_out.push(name.clone()),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn make_role(&mut self, role: &str, statements: &[Vec<u8>], rights: &Rights) -> Result<(), TargetError> {
+        let mut attributes = BTreeSet::new();
+        for text in statements {
+            let text = [text.as_slice(), b";"].concat();
+            let cut = sql::statements(&text)?;
+            for statement in cut.iter().filter(|statement| statement.begins_with(&["alter", "role"])) {
+                attributes.extend(ATTRIBUTES.into_iter().filter(|word| statement.position(word).is_some()));
+            }
+        }
+        let has = |word: &str| attributes.contains(word);
+        let powerful = has("superuser") || has("replication") || has("bypassrls");
+        if powerful && !rights.superuser {
+            self.beyond.push(format!("role {role}, which is a superuser, or may replicate or pass over row security"));
+            return Ok(());
+        }
+        if !rights.superuser && !rights.create_role {
+            self.beyond.push(format!("role {role}"));
+            return Ok(());
+        }
+        if powerful {
+            self.powerful.push(role.to_owned());
+        }
+        if has("login") {
+            self.logins.push(role.to_owned());
+        }
+        let statements: Result<Vec<_>, _> = match rights.superuser {
+            true => Ok(statements.to_vec()),
+            false => statements.iter().map(|statement| without_what_is_so_anyway(statement)).collect(),
+        };
+        self.roles.push(Making { what: format!("role {role:?}"), statements: statements? });
+        self.report.roles_created.push(role.to_owned());
+        Ok(())
+    }
+
+    /// Makes roles, memberships and grants on parameters in one transaction. What fails and may ([`keep_going`](super::Keep)) is told.
+    ///
+    /// # Errors
+    /// [`TargetError::Globals`] naming what could not be made; then nothing of it was.
+    pub async fn make_roles(&self, session: &mut Session, keep_going: bool) -> Result<Vec<String>, TargetError> {
+        if self.roles.is_empty() {
+            return Ok(Vec::new());
+        }
+        quiet_logs(session).await;
+        let failed = |what: &str, source| TargetError::Globals { what: readable(what.as_bytes()), source };
+        session.run("a transaction", "BEGIN").await.map_err(|source| failed("a transaction for roles", source))?;
+        let mut not_made = Vec::new();
+        for making in &self.roles {
+            session.run("a savepoint", "SAVEPOINT making").await.map_err(|source| failed(&making.what, source))?;
+            match run_all(session, making, &self.encoding).await {
+                Ok(()) => {}
+                Err(source @ SessionError::Refused { .. }) if keep_going => {
+                    session.run("a savepoint", "ROLLBACK TO SAVEPOINT making").await.map_err(|source| failed(&making.what, source))?;
+                    not_made.push(format!("{}: {source}", making.what));
+                }
+                Err(source) => {
+                    // A session that is lost has rolled back by itself.
+                    let _ = session.run("the end of a transaction", "ROLLBACK").await;
+                    return Err(failed(&making.what, source));
+                }
+            }
+            crate::failpoint::reach("restore-role");
+        }
+        session.run("a transaction", "COMMIT").await.map_err(|source| failed("what was to be made of roles", source))?;
+        Ok(not_made)
+    }
+
+    /// Names of the tablespaces to make.
+    pub fn tablespaces(&self) -> impl Iterator<Item = &String> {
+        self.tablespaces.keys()
+    }
+
+    /// Makes one of the tablespaces, or what is still missing of one that this restore has begun to make.
+    ///
+    /// # Errors
+    /// [`TargetError::Globals`]
+    pub async fn make_tablespace(&self, session: &mut Session, name: &str) -> Result<(), TargetError> {
+        let what = format!("tablespace {name:?}");
+        let Some((create, rest)) = self.tablespaces.get(name).and_then(|statements| statements.split_first()) else { return Ok(()) };
+        let failed = |source| TargetError::Globals { what: readable(what.as_bytes()), source };
+        let question = format!("SELECT count(*) FROM pg_catalog.pg_tablespace WHERE spcname = {}", sql::quote_text(name));
+        if session.ask_one(&what, &question).await.map_err(failed)? == "0" {
+            session.run_opaque(&what, create, &self.encoding).await.map_err(failed)?;
+        }
+        crate::failpoint::reach("restore-tablespace");
+        run_all(session, &Making { what: what.clone(), statements: rest.to_vec() }, &self.encoding).await.map_err(failed)
+    }
+
+    /// The tablespaces of the plan that this restore has begun to make are its own, though they exist.
+    #[must_use]
+    pub fn with_own_tablespaces(mut self, wanted: &Globals, own: &BTreeSet<String>) -> Self {
+        for name in own {
+            let Some(statements) = wanted.tablespaces.get(name) else { continue };
+            self.report.tablespaces_kept.retain(|kept| kept != name);
+            self.report.tablespaces_created.push(name.clone());
+            self.tablespaces.entry(name.clone()).or_insert_with(|| statements.clone());
+        }
+        self.report.tablespaces_created.sort();
+        self.report.tablespaces_created.dedup();
+        self
+    }
+}
+
+const ATTRIBUTES: [&str; 4] = ["superuser", "replication", "bypassrls", "login"];
+
+/// `ALTER ROLE` without what a new role is not anyway: only superusers may say it.
+fn without_what_is_so_anyway(text: &[u8]) -> Result<Vec<u8>, TargetError> {
+    const NOT: [&str; 5] = ["nosuperuser", "nocreaterole", "nocreatedb", "noreplication", "nobypassrls"];
+    let whole = [text, b";"].concat();
+    let cut = sql::statements(&whole)?;
+    let Some(statement) = cut.first().filter(|statement| statement.begins_with(&["alter", "role"])) else { return Ok(text.to_vec()) };
+    let mut without = Vec::new();
+    let mut from = 0;
+    // The name may be the word, too.
+    for token in statement.tokens.iter().skip(3).filter(|token| NOT.iter().any(|word| token.is_word(word))) {
+        without.extend_from_slice(&statement.text[from..token.at.start]);
+        from = token.at.end;
+    }
+    without.extend_from_slice(&statement.text[from..]);
+    // `WITH` and nothing behind it would be none.
+    let is_empty = statement.tokens.iter().skip(3).all(|token| token.is_word("with") || NOT.iter().any(|word| token.is_word(word)));
+    Ok(if is_empty { statement.text[..statement.tokens[2].at.end].to_vec() } else { without })
+}
+
+/// `GRANT role TO member …` without `GRANTED BY`: that it was somebody else only a superuser may say.
+fn without_grantor(text: &[u8]) -> Result<Vec<u8>, TargetError> {
+    let whole = [text, b";"].concat();
+    let cut = sql::statements(&whole)?;
+    let at = |statement: &Statement<'_>| {
+        let at = statement.tokens.iter().skip(4).find(|token| token.is_word("granted"))?;
+        Some(statement.text[..at.at.start].trim_ascii_end().to_vec())
+    };
+    Ok(cut.first().and_then(at).unwrap_or_else(|| text.to_vec()))
+}
+
+/// Whom a grant on a parameter is for, and the grant in short.
+fn grantee_of(text: &[u8]) -> Result<(String, String), TargetError> {
+    let whole = [text, b";"].concat();
+    for statement in sql::statements(&whole)? {
+        let to = (1..statement.tokens.len()).rev().find(|at| ["to", "from"].iter().any(|word| statement.tokens[*at].is_word(word)));
+        if statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"]) {
+            let grantee = to.and_then(|at| statement.name_at(at + 1)).map(readable).unwrap_or_default();
+            return Ok((readable(&statement.text), grantee));
         }
     }
-    for statement in &wanted.parameter_grants {
-        if !existing.parameter_grants.contains(statement) {
-            run_all(session, "a grant on a parameter", std::slice::from_ref(statement), &wanted.encoding).await?;
-        }
-    }
-    Ok(report)
+    Err(TargetError::Content("a grant on a parameter is something else".into()))
 }
 
 /// A `CREATE TABLESPACE` with another directory.
@@ -112,26 +313,12 @@ fn same(a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
     a.iter().collect::<BTreeSet<_>>() == b.iter().collect::<BTreeSet<_>>()
 }
 
-/// A membership is made if either side is new. Between two roles that were there it would change what the target's
-/// owner decided, so it is reported instead.
-async fn memberships(session: &mut Session, wanted: &Globals, existing: &Globals, report: &mut GlobalsReport) -> Result<(), TargetError> {
-    let there: BTreeSet<(&str, &str)> = existing.memberships.iter().map(|m| (m.role.as_str(), m.member.as_str())).collect();
-    let old = |role: &str| existing.roles.contains_key(role);
-    for membership in &wanted.memberships {
-        if there.contains(&(membership.role.as_str(), membership.member.as_str())) {
-            continue;
-        }
-        // A predefined role (pg_monitor) is in neither list; granting it to a role that was there is reported too.
-        let role_is_old = old(&membership.role) || !wanted.roles.contains_key(&membership.role);
-        if role_is_old && old(&membership.member) {
-            report.memberships_left_out.push(format!("{} to {}", membership.role, membership.member));
-            continue;
-        }
-        let what = format!("membership of {:?} in {:?}", membership.member, membership.role);
-        run_all(session, &what, std::slice::from_ref(&membership.statement), &wanted.encoding).await?;
-        report.memberships_created += 1;
-    }
-    Ok(())
+/// The same whatever directory it is in.
+fn same_but_for_place(a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
+    let placeless = |statements: &[Vec<u8>]| -> Vec<Vec<u8>> {
+        statements.iter().map(|text| located(text, "/").unwrap_or_else(|_| text.clone())).collect()
+    };
+    same(&placeless(a), &placeless(b))
 }
 
 /// Role statements hold password verifiers, which do not belong into the server's log. Only a superuser may say so.
@@ -143,10 +330,9 @@ async fn quiet_logs(session: &mut Session) {
     }
 }
 
-async fn run_all(session: &mut Session, what: &str, statements: &[Vec<u8>], encoding: &str) -> Result<(), TargetError> {
-    for statement in statements {
-        let done = session.run_opaque(what, statement, encoding).await;
-        done.map_err(|source| TargetError::Globals { what: readable(what.as_bytes()), source })?;
+async fn run_all(session: &mut Session, making: &Making, encoding: &str) -> Result<(), SessionError> {
+    for statement in &making.statements {
+        session.run_opaque(&making.what, statement, encoding).await?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! the schema and no rows, stand in a file in memory; from it the pre-data and the post-data section are restored, the
 //! latter in parallel. The rows stream through a pipe in between, and [`super::ahead`] is told of each table that is loaded.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::AsRawFd;
@@ -15,6 +15,7 @@ use rustix::fs::MemfdFlags;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use super::database::is_about_database;
 use super::script::Loading;
 use super::selection::Selection;
 use super::{LoadError, TargetError};
@@ -106,8 +107,10 @@ pub struct Loader {
     pub connection: Connection,
     /// Parallel jobs of the sections that allow it.
     pub jobs: usize,
-    /// Whether tablespaces of the backup are left out.
-    pub no_tablespaces: bool,
+    /// Tablespaces of the backup that the target does not have: what was in them goes to the database's own.
+    pub tablespaces_left_out: Vec<String>,
+    /// What is left out, and whether it goes on after errors.
+    pub leave: Leave,
     /// Ctrl-C.
     pub cancel: CancellationToken,
     /// Settings of the sessions that load.
@@ -120,40 +123,98 @@ pub struct Loader {
     pub as_script: bool,
 }
 
+/// What is not restored of an archive, and what is done about errors.
+#[derive(Debug, Clone, Default)]
+pub struct Leave {
+    /// Objects belong to whoever restores.
+    pub owners: bool,
+    /// Numbers of entries of `main`.
+    pub entries: BTreeSet<i64>,
+    /// Tables whose rows are not loaded, from whichever archive.
+    pub rows: BTreeSet<TableName>,
+    /// Errors are collected and the rest is restored.
+    pub keep_going: bool,
+}
+
+/// Kinds of entries that come after everything else: privileges may take something away that is needed before, such as the right to run a
+/// function that an index is built with.
+const PRIVILEGES: [&str; 3] = ["ACL", "ACL LANGUAGE", "DEFAULT ACL"];
+/// Kinds that come after the privileges, because they need them, or would interfere.
+const AFTER_PRIVILEGES: [&str; 2] = ["MATERIALIZED VIEW DATA", "EVENT TRIGGER"];
+
 impl Loader {
+    /// Whether an entry of `main` is restored at all.
+    #[must_use]
+    pub fn wants(&self, entry: &Entry) -> bool {
+        !self.leave.entries.contains(&entry.dump_id) && self.selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
+    }
+
+    /// Header and table of contents, for the tablespaces that are there.
+    fn raw(&self, contents: &Contents) -> Result<Arc<Vec<u8>>, LoadError> {
+        match self.tablespaces_left_out.is_empty() {
+            true => Ok(Arc::clone(&contents.raw)),
+            false => Ok(Arc::new(contents.without_tablespaces(&self.tablespaces_left_out)?)),
+        }
+    }
+
     /// The child of one section, with the pinned settings: what was written under them is understood under them. Those of the restore plan
     /// come before.
     async fn pg_restore(&self, section: &'static str) -> Result<tokio::process::Command, TargetError> {
+        let mut pg_restore = self.pg_restore_of_all(section).await?;
+        pg_restore.arg(format!("--section={section}"));
+        Ok(pg_restore)
+    }
+
+    async fn pg_restore_of_all(&self, section: &'static str) -> Result<tokio::process::Command, TargetError> {
         let failed = |source: SessionError| TargetError::Load { section, source: source.into() };
         Session::probe(&self.tools, &self.connection).await.map_err(failed)?;
         let mut pg_restore = command(&self.tools, Tool::PgRestore, &self.connection);
-        pg_restore.args(["--format=custom", "--no-password", &format!("--section={section}")]);
-        if self.no_tablespaces {
-            pg_restore.arg("--no-tablespaces");
+        pg_restore.args(["--format=custom", "--no-password"]);
+        if self.leave.owners {
+            pg_restore.arg("--no-owner");
         }
         Ok(pg_restore)
     }
 
     fn start(&self, pg_restore: tokio::process::Command) -> Result<Loading, LoadError> {
         let target = self.connection.pinned(Pinned { loads: true, ..self.connection.pins() }, &self.settings);
-        Loading::start(pg_restore, &self.tools, &self.connection, &target, self.as_script)
+        Loading::start(pg_restore, &self.tools, &self.connection, &target, self.as_script, self.leave.keep_going)
     }
 
     /// Restores the pre-data section from the table of contents alone.
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn pre_data(&self, contents: &Contents) -> Result<(), TargetError> {
+    pub async fn pre_data(&self, contents: &Contents) -> Result<Vec<String>, TargetError> {
         // Its statements depend on each other nearly one by one; there is nothing to do in parallel.
         let section = "pre-data";
         let mut pg_restore = self.pg_restore(section).await?;
-        let mut list = None;
-        if let Some(selection) = &self.selection {
-            let chosen = contents.entries.iter().map(|entry| entry.dump_id).filter(|id| selection.holds(*id));
-            let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
-            let file = list.insert(list_of(chosen).map_err(failed)?);
-            pg_restore.arg(format!("--use-list=/dev/fd/{}", file.as_raw_fd()));
+        let chosen = contents.entries.iter().filter(|entry| self.wants(entry) && !PRIVILEGES.contains(&entry.kind.as_str()));
+        let list = list_of(chosen.map(|entry| entry.dump_id))
+            .map_err(|source| TargetError::Load { section, source: LoadError::Memory(source) })?;
+        pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
+        self.schema(contents, section, pg_restore).await
+    }
+
+    /// Gives privileges, and makes what may only come after them.
+    ///
+    /// # Errors
+    /// [`TargetError::Load`]
+    pub async fn privileges(&self, contents: &Contents, made: &HashSet<i64>) -> Result<Vec<String>, TargetError> {
+        let section = "privileges";
+        let is_of = |entry: &&Entry| [&PRIVILEGES[..], &AFTER_PRIVILEGES].concat().contains(&entry.kind.as_str());
+        let chosen: Vec<i64> = contents
+            .entries
+            .iter()
+            .filter(|entry| is_of(entry) && self.wants(entry) && !made.contains(&entry.dump_id) && !is_about_database(entry))
+            .map(|entry| entry.dump_id)
+            .collect();
+        if chosen.is_empty() {
+            return Ok(Vec::new());
         }
+        let list = list_of(chosen.into_iter()).map_err(|source| TargetError::Load { section, source: LoadError::Memory(source) })?;
+        let mut pg_restore = self.pg_restore_of_all(section).await?;
+        pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
         self.schema(contents, section, pg_restore).await
     }
 
@@ -161,10 +222,18 @@ impl Loader {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn post_data(&self, contents: &Contents, entries: &[i64], jobs: usize) -> Result<(), TargetError> {
+    pub async fn post_data(&self, contents: &Contents, entries: &[i64], jobs: usize) -> Result<Vec<String>, TargetError> {
         let section = "post-data";
         let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
-        let list = list_of(entries.iter().copied()).map_err(failed)?;
+        let later: HashSet<i64> = contents
+            .entries
+            .iter()
+            .filter(|entry| {
+                PRIVILEGES.contains(&entry.kind.as_str()) || AFTER_PRIVILEGES.contains(&entry.kind.as_str()) || !self.wants(entry)
+            })
+            .map(|entry| entry.dump_id)
+            .collect();
+        let list = list_of(entries.iter().copied().filter(|id| !later.contains(id))).map_err(failed)?;
         let mut pg_restore = self.pg_restore(section).await?;
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
         // A script is one session.
@@ -174,14 +243,20 @@ impl Loader {
         self.schema(contents, section, pg_restore).await
     }
 
-    async fn schema(&self, contents: &Contents, section: &'static str, mut pg_restore: tokio::process::Command) -> Result<(), TargetError> {
+    async fn schema(
+        &self,
+        contents: &Contents,
+        section: &'static str,
+        mut pg_restore: tokio::process::Command,
+    ) -> Result<Vec<String>, TargetError> {
         let failed = |source| TargetError::Load { section, source };
-        let file = in_memory(&contents.raw, MemfdFlags::CLOEXEC).map_err(|source| failed(LoadError::Memory(source)))?;
+        let raw = self.raw(contents).map_err(failed)?;
+        let file = in_memory(&raw, MemfdFlags::CLOEXEC).map_err(|source| failed(LoadError::Memory(source)))?;
         pg_restore.arg("/dev/stdin").stdin(Stdio::from(file));
         let running = self.start(pg_restore).map_err(failed)?;
         tokio::select! {
             () = self.cancel.cancelled() => Err(failed(LoadError::Interrupted)),
-            ended = running.finish() => ended.map(|_| ()).map_err(failed),
+            ended = running.finish() => ended.map_err(failed),
         }
     }
 
@@ -190,6 +265,7 @@ impl Loader {
     pub fn loads(&self, entry: &Entry) -> bool {
         let is = |(schema, name): &(String, String)| entry.schema == schema.as_bytes() && entry.tag == name.as_bytes();
         match (entry.kind.as_str(), &self.selection) {
+            ("TABLE DATA", _) if self.leave.rows.contains(&(entry.schema.clone(), entry.tag.clone())) => false,
             ("TABLE DATA", None) => !self.without_rows_of.iter().any(is),
             ("TABLE DATA", Some(selection)) => selection.has_rows_of(entry) && !self.without_rows_of.iter().any(is),
             ("SEQUENCE SET", Some(selection)) => selection.holds_sequence(entry),
@@ -203,7 +279,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn rows(&self, archive: Archive, stage: Arc<Stage>, loaded: Loaded) -> Result<(), TargetError> {
+    pub async fn rows(&self, archive: Archive, stage: Arc<Stage>, loaded: Loaded) -> Result<Vec<String>, TargetError> {
         let failed = |source| TargetError::Load { section: "data", source };
         let mut pg_restore = self.pg_restore("data").await?;
         let mut list = None;
@@ -230,7 +306,7 @@ impl Loader {
                 Err(failed(LoadError::Archive(ArchiveError::Malformed("pg_restore stopped reading before the archive's end".into()))))
             }
             (Ok(_), Err(error)) => Err(failed(error)),
-            (Ok(Fed::Whole), Ok(_)) => Ok(()),
+            (Ok(Fed::Whole), Ok(refused)) => Ok(refused),
         }
     }
 }

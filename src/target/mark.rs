@@ -13,6 +13,7 @@ use crate::pg::{Session, SessionError};
 const BEGINNING: &str = "lifeboat: this database is being restored and is not finished; ";
 
 const SCHEMA_MADE: &str = "schema-made-at-";
+const TABLESPACE: &str = "tablespace-";
 
 /// How far a restore has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +48,20 @@ impl Mark {
     /// The steps that are done, for people.
     #[must_use]
     pub fn steps_done(&self) -> Vec<String> {
-        self.done.iter().filter(|word| !word.starts_with(SCHEMA_MADE)).cloned().collect()
+        self.done.iter().filter(|word| !word.starts_with(SCHEMA_MADE) && !word.starts_with(TABLESPACE)).cloned().collect()
+    }
+
+    /// Tablespaces that this restore has made, or has begun to make.
+    #[must_use]
+    pub fn own_tablespaces(&self) -> BTreeSet<String> {
+        let name = |word: &String| String::from_utf8(hex::decode(word.strip_prefix(TABLESPACE)?).ok()?).ok();
+        self.done.iter().filter_map(name).collect()
+    }
+
+    /// The word that says that a tablespace is this restore's own, written before it is made.
+    #[must_use]
+    pub fn word_of_tablespace(name: &str) -> String {
+        format!("{TABLESPACE}{}", hex::encode(name))
     }
 
     /// The word that says it.
@@ -135,6 +149,9 @@ mod tests {
         assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
         mark.done.extend(["schema".to_owned(), "data-001".to_owned()]);
         assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
+        mark.done.insert(Mark::word_of_tablespace("fast, \"wide\""));
+        assert_eq!(Mark::parse(&mark.text()).unwrap().own_tablespaces(), BTreeSet::from(["fast, \"wide\"".to_owned()]));
+        assert_eq!(mark.steps_done(), ["data-001", "schema"]);
         assert!(Mark::is_within(format!("COMMENT ON DATABASE x IS '{}'", mark.text()).as_bytes()));
         assert!(!Mark::is_within(b"COMMENT ON DATABASE x IS 'the chat'"));
         for other in ["", "the chat database", BEGINNING, &mark.text().replace("backup=", "backup=x")] {

@@ -9,6 +9,7 @@ pub mod globals;
 pub mod load;
 pub mod mark;
 pub mod resume;
+pub mod rights;
 pub mod script;
 pub mod selection;
 pub mod swap;

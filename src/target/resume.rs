@@ -1,6 +1,7 @@
 //! Going on with a restore that was interrupted: what is half loaded is emptied, what is made is not made again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use super::TargetError;
 use super::load::TableName;
@@ -8,45 +9,104 @@ use crate::pg::archive::{Contents, Entry, readable};
 use crate::pg::sql::quote_identifier;
 use crate::pg::{Session, SessionError};
 
-/// Kind, schema and name of an object, the name as a table of contents writes it.
-type Object = (String, String, String);
+/// Kind, schema, what it is on, and name of an object. What has no schema, or is on nothing, has an empty one.
+type Object = (String, String, String, String);
 
-/// Every object of the post-data section that a database holds. Objects that have no schema of their own have an empty one.
-const MADE: &str = "SELECT 'INDEX', n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I')
-UNION ALL SELECT CASE k.contype WHEN 'f' THEN 'FK CONSTRAINT' WHEN 'c' THEN 'CHECK CONSTRAINT' ELSE 'CONSTRAINT' END, n.nspname, c.relname || ' ' || k.conname
+/// Every object of the post-data section that a database holds.
+const MADE: &str = "SELECT 'INDEX', n.nspname, '', c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I')
+UNION ALL SELECT CASE k.contype WHEN 'f' THEN 'FK CONSTRAINT' WHEN 'c' THEN 'CHECK CONSTRAINT' ELSE 'CONSTRAINT' END, n.nspname, c.relname, k.conname
   FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-UNION ALL SELECT 'TRIGGER', n.nspname, c.relname || ' ' || t.tgname
+UNION ALL SELECT 'TRIGGER', n.nspname, c.relname, t.tgname
   FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal
-UNION ALL SELECT 'RULE', n.nspname, c.relname || ' ' || r.rulename
+UNION ALL SELECT 'RULE', n.nspname, c.relname, r.rulename
   FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-UNION ALL SELECT 'POLICY', n.nspname, c.relname || ' ' || p.polname
+UNION ALL SELECT 'POLICY', n.nspname, c.relname, p.polname
   FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-UNION ALL SELECT 'STATISTICS', n.nspname, s.stxname FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
-UNION ALL SELECT 'PUBLICATION', '', pubname FROM pg_catalog.pg_publication
-UNION ALL SELECT 'PUBLICATION TABLE', n.nspname, p.pubname || ' ' || c.relname FROM pg_catalog.pg_publication_rel r
+UNION ALL SELECT 'STATISTICS', n.nspname, '', s.stxname FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
+UNION ALL SELECT 'PUBLICATION', '', '', pubname FROM pg_catalog.pg_publication
+UNION ALL SELECT 'PUBLICATION TABLE', n.nspname, p.pubname, c.relname FROM pg_catalog.pg_publication_rel r
   JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-UNION ALL SELECT 'SUBSCRIPTION', '', subname FROM pg_catalog.pg_subscription
-UNION ALL SELECT 'EVENT TRIGGER', '', evtname FROM pg_catalog.pg_event_trigger";
+UNION ALL SELECT 'SUBSCRIPTION', '', '', subname FROM pg_catalog.pg_subscription
+UNION ALL SELECT 'EVENT TRIGGER', '', '', evtname FROM pg_catalog.pg_event_trigger";
+
+/// Kinds that have no schema.
+const NOWHERE: [&str; 3] = ["PUBLICATION", "SUBSCRIPTION", "EVENT TRIGGER"];
 
 /// Numbers of entries of the post-data section that need not be made: a statement is whole or it left nothing.
 ///
 /// # Errors
 /// [`TargetError::Database`]
 pub async fn made(session: &mut Session, contents: &Contents) -> Result<HashSet<i64>, TargetError> {
-    let rows = session.ask("what is made already", MADE, 3).await.map_err(failed)?;
+    let rows = session.ask("what is made already", MADE, 4).await.map_err(failed)?;
     let objects: HashSet<Object> = rows
         .into_iter()
         .filter_map(|row| match row.as_slice() {
-            [Some(kind), Some(schema), Some(name)] => Some((kind.clone(), schema.clone(), name.clone())),
+            [Some(kind), Some(schema), Some(on), Some(name)] => Some((kind.clone(), schema.clone(), on.clone(), name.clone())),
             _ => None,
         })
         .collect();
-    let is_made = |entry: &&Entry| {
-        let nowhere = matches!(entry.kind.as_str(), "PUBLICATION" | "SUBSCRIPTION" | "EVENT TRIGGER");
-        let schema = if nowhere { String::new() } else { readable(&entry.schema) };
-        objects.contains(&(entry.kind.clone(), schema, readable(&entry.tag)))
-    };
+    let tags: HashMap<i64, &[u8]> = contents.entries.iter().map(|entry| (entry.dump_id, entry.tag.as_slice())).collect();
+    let is_made = |entry: &&Entry| readings(entry, &tags).iter().all(|object| objects.contains(object));
     Ok(contents.entries.iter().filter(is_made).map(|entry| entry.dump_id).collect())
+}
+
+/// What an entry may stand for. A table of contents writes the name of what something is on, a space, and its name, either of which may hold spaces;
+/// what an entry is on is among what it depends on. Where two readings are left, it is made only if both are: making it once more fails, loudly.
+fn readings(entry: &Entry, tags: &HashMap<i64, &[u8]>) -> Vec<Object> {
+    let schema = if NOWHERE.contains(&entry.kind.as_str()) { String::new() } else { readable(&entry.schema) };
+    let object = |on: &[u8], name: &[u8]| (entry.kind.clone(), schema.clone(), readable(on), readable(name));
+    let on_something = matches!(
+        entry.kind.as_str(),
+        "CONSTRAINT" | "FK CONSTRAINT" | "CHECK CONSTRAINT" | "TRIGGER" | "RULE" | "POLICY" | "PUBLICATION TABLE"
+    );
+    if !on_something {
+        return vec![object(b"", &entry.tag)];
+    }
+    let known: HashSet<&[u8]> = entry.dependencies.iter().filter_map(|id| tags.get(id).copied()).collect();
+    let spaces = entry.tag.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at);
+    let splits: Vec<(&[u8], &[u8])> = spaces.map(|at| (&entry.tag[..at], &entry.tag[at + 1..])).collect();
+    let likely: Vec<Object> = splits.iter().filter(|(on, _)| known.contains(on)).map(|(on, name)| object(on, name)).collect();
+    if likely.is_empty() { splits.iter().map(|(on, name)| object(on, name)).collect() } else { likely }
+}
+
+/// Gives what was made by an earlier attempt to its owner: it is made and given by two statements.
+///
+/// # Errors
+/// [`TargetError::Database`]
+pub async fn own(session: &mut Session, contents: &Contents, made: &HashSet<i64>) -> Result<(), TargetError> {
+    let owned = contents.entries.iter().filter(|entry| made.contains(&entry.dump_id) && !entry.owner.is_empty());
+    for entry in owned.filter(|entry| entry.kind == "STATISTICS" || NOWHERE.contains(&entry.kind.as_str())) {
+        let name = quote_identifier(&readable(&entry.tag));
+        let name = if entry.kind == "STATISTICS" { format!("{}.{name}", quote_identifier(&readable(&entry.schema))) } else { name };
+        let give = format!("ALTER {} {name} OWNER TO {}", entry.kind, quote_identifier(&readable(&entry.owner)));
+        session.run("the owner of what an earlier attempt has made", &give).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// How long it is waited for sessions that an attempt has left behind to end.
+const ORPHANS_END: Duration = Duration::from_secs(30);
+
+/// Ends sessions that a killed attempt has left at work in the database: `pg_restore` has all it needs in memory, and goes on by itself. Called by
+/// whoever has the [turn](super::turn), so none of them is a restore that lives. Their names are that of lifeboat, and they are older than `session`.
+///
+/// # Errors
+/// [`TargetError::Database`] if one of them does not end.
+pub async fn end_orphans(session: &mut Session) -> Result<(), TargetError> {
+    const OLDER: &str = "FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() AND application_name = 'lifeboat' \
+        AND backend_start < (SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())";
+    let begun = tokio::time::Instant::now();
+    loop {
+        let end = format!("SELECT count(pg_catalog.pg_terminate_backend(pid)) {OLDER}");
+        let left = session.ask_one("sessions of an interrupted restore", &end).await.map_err(failed)?;
+        if left == "0" {
+            return Ok(());
+        }
+        if begun.elapsed() > ORPHANS_END {
+            return Err(failed(SessionError::Lost { last_words: format!("{left} sessions of an interrupted restore do not end") }));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Deletes what is younger than a moment, the last table of an archive first: what others refer to was loaded first. Triggers and foreign keys
@@ -139,4 +199,25 @@ pub fn can_be_reset(contents: &Contents, schema_made: Option<u32>) -> bool {
     let rows: Vec<TableName> = contents.of_kind("TABLE DATA").map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
     let large_objects = contents.entries.iter().any(|entry| entry.kind.starts_with("BLOB"));
     !large_objects && (schema_made.is_some() || of_extensions(contents, &rows).next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_is_read_by_what_it_depends_on() {
+        let tags: HashMap<i64, &[u8]> = HashMap::from([(1, &b"a"[..]), (2, &b"a b"[..])]);
+        let of = |dependencies: &[i64]| {
+            let entry =
+                Entry { kind: "CONSTRAINT".to_owned(), tag: b"a b c".to_vec(), dependencies: dependencies.to_vec(), ..Entry::default() };
+            readings(&entry, &tags).into_iter().map(|(_, _, on, name)| format!("{on}|{name}")).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[1]), ["a|b c"]);
+        assert_eq!(of(&[2]), ["a b|c"]);
+        assert_eq!(of(&[1, 2]), ["a|b c", "a b|c"]);
+        assert_eq!(of(&[]), ["a|b c", "a b|c"]);
+        let index = Entry { kind: "INDEX".to_owned(), schema: b"s".to_vec(), tag: b"a b".to_vec(), ..Entry::default() };
+        assert_eq!(readings(&index, &tags), [("INDEX".to_owned(), "s".to_owned(), String::new(), "a b".to_owned())]);
+    }
 }

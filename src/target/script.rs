@@ -4,7 +4,7 @@
 //! The script is as hostile as the backup: `psql` would run lines of it as its own commands. `pg_restore` guards against that with `\restrict` and
 //! a random key in the first line (since 17.6; CVE-2025-8714), and a script that does not begin so is not run.
 
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout, Command};
@@ -44,15 +44,20 @@ impl Loading {
         connection: &Connection,
         target: &str,
         as_script: bool,
+        keep_going: bool,
     ) -> Result<Self, LoadError> {
         if !as_script {
-            pg_restore.arg("--exit-on-error").arg(format!("--dbname={target}")).stdout(Stdio::null());
+            if !keep_going {
+                pg_restore.arg("--exit-on-error");
+            }
+            pg_restore.arg(format!("--dbname={target}")).stdout(Stdio::null());
             return Ok(Self { pg_restore: Running::start(pg_restore, Tool::PgRestore)?, through: None });
         }
         pg_restore.arg("--file=-").stdout(Stdio::piped());
         let mut pg_restore = Running::start(pg_restore, Tool::PgRestore)?;
         let mut psql = command(tools, Tool::Psql, connection);
-        psql.args(["-X", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", "--dbname", target]);
+        let stop = if keep_going { "--set=ON_ERROR_STOP=0" } else { "--set=ON_ERROR_STOP=1" };
+        psql.args(["-X", "--quiet", "--no-password", stop, "--set=VERBOSITY=terse", "--dbname", target]);
         psql.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut psql = Running::start(psql, Tool::Psql)?;
         let (Some(from), Some(to)) = (pg_restore.child().stdout.take(), psql.child().stdin.take()) else {
@@ -66,12 +71,19 @@ impl Loading {
         self.pg_restore.child()
     }
 
-    /// Waits for the end.
+    /// Waits for the end; what the server refused while it was told to go on.
     ///
     /// # Errors
     /// What the server refused, if it did; else why `pg_restore` failed.
-    pub async fn finish(self) -> Result<ExitStatus, LoadError> {
-        let Some((psql, passing)) = self.through else { return Ok(self.pg_restore.finish().await?.0) };
+    pub async fn finish(self) -> Result<Vec<String>, LoadError> {
+        let Some((psql, passing)) = self.through else {
+            return match self.pg_restore.finish().await {
+                Ok((_, said)) => Ok(refused(&said)),
+                // It ends so if it went on after errors, and in no other way.
+                Err(ChildError::Failed { last_words, .. }) if last_words.contains(ERRORS_IGNORED) => Ok(refused(&last_words)),
+                Err(error) => Err(error.into()),
+            };
+        };
         let (written, passed, run) = tokio::join!(self.pg_restore.finish(), passing, psql.finish());
         match (passed.map_err(|_| LoadError::ThreadDied)?, run, written) {
             // A script that is not run is the cause, whatever became of the two programs.
@@ -79,9 +91,28 @@ impl Loading {
             (_, Err(refused), _) => Err(refused.into()),
             (_, Ok(_), Err(broken)) => Err(broken.into()),
             (Err(lost), Ok(_), Ok(_)) => Err(lost),
-            (Ok(()), Ok(_), Ok((status, _))) => Ok(status),
+            (Ok(()), Ok((_, said)), Ok(_)) => Ok(refused(&said)),
         }
     }
+}
+
+const ERRORS_IGNORED: &str = "pg_restore: warning: errors ignored on restore: ";
+
+/// What the server refused, with the entry it was part of where that is told. Only first lines: what follows may quote rows.
+fn refused(said: &str) -> Vec<String> {
+    let mut entry = String::new();
+    let mut refused = Vec::new();
+    for line in said.lines() {
+        if let Some(after) = line.strip_prefix("pg_restore: from TOC entry ") {
+            // Number; OIDs of catalog and object; kind, name and owner.
+            entry = after.split_once("; ").map_or(after, |(_, rest)| rest).splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
+        } else if let Some(error) = line.strip_prefix("pg_restore: error: ") {
+            refused.push(if entry.is_empty() { error.to_owned() } else { format!("{entry}: {error}") });
+        } else if let Some((_, error)) = line.split_once(": ERROR:  ").filter(|(from, _)| from.starts_with("psql:")) {
+            refused.push(error.to_owned());
+        }
+    }
+    refused
 }
 
 async fn pass_on(mut from: ChildStdout, mut to: ChildStdin) -> Result<(), LoadError> {
@@ -118,6 +149,19 @@ mod tests {
     #[test]
     fn only_newer_clients_on_older_servers_need_a_script() {
         assert!(is_needed(17, 16) && is_needed(18, 12) && !is_needed(17, 17) && !is_needed(18, 17) && !is_needed(16, 15));
+    }
+
+    #[test]
+    fn what_was_refused_is_told_with_its_entry_and_without_rows() {
+        let said = "pg_restore: while PROCESSING TOC:\npg_restore: from TOC entry 8; 1259 16396 TABLE t app\n\
+                    pg_restore: error: could not execute query: ERROR:  role \"app\" does not exist\nCommand was: ALTER TABLE t OWNER TO app\n\
+                    pg_restore: error: COPY failed for table \"t\": ERROR:  invalid input\nCONTEXT:  COPY t, line 1: \"secret\"\n\
+                    pg_restore: warning: errors ignored on restore: 2";
+        let refused = refused(said);
+        assert_eq!(refused.len(), 2);
+        assert_eq!(refused[0], "TABLE t app: could not execute query: ERROR:  role \"app\" does not exist");
+        assert!(!refused[1].contains("secret"));
+        assert_eq!(super::refused("psql:<stdin>:7: ERROR:  no\nNOTICE: x"), ["no"]);
     }
 
     #[test]

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::publish::without_catalog;
-use super::restore::{self, Sight, Wishes};
+use super::restore::{self, Prepared, Sight, Wishes};
 use super::snapshot::SetError;
 use super::snapshot::restore::{VolumeWishes, place_of};
 use super::snapshot::verify::set_of;
 use super::thaw::{self, BYTES_PER_SECOND_ASSUMED, Hurry, ThawPlan};
-use super::{Rig, WorkError, shelf, status};
+use super::{Rig, WorkError, shelf, status, verify};
 use crate::config::VaultConfig;
 use crate::domain::choice::Which;
 use crate::domain::drill::Verdict;
@@ -27,6 +27,7 @@ use crate::domain::thaw::Tier;
 use crate::domain::volumes::{Member, Progress};
 use crate::evidence::{self, Series};
 use crate::pg::Connection;
+use crate::target::globals::GlobalsPlan;
 
 /// Records of the evidence that are read at most.
 const RECORDS_MAX: usize = 512;
@@ -106,7 +107,7 @@ pub struct Missing {
     pub next: Option<String>,
     /// What will be the error if nothing is done.
     #[serde(skip)]
-    pub error: Option<WorkError>,
+    pub error: WorkError,
 }
 
 /// What a restore would be.
@@ -185,27 +186,31 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
     let rto_seconds = rig.config.datastores.get(question.datastore).map(|settings| settings.rto.duration().as_secs());
     let (load_seconds, measured) = foretold(&series, &manifest);
     let mut takes = Takes { load_seconds, measured, thaw_seconds: 0, rto_seconds };
-    let mut missing = Vec::new();
-    let thaw = match &frost {
-        Ok(frost) => ThawPlan::of(frost, &hurry(question, &takes, &manifest), now)?,
+    let (mut missing, mut warnings) = (Vec::new(), picked.warnings);
+    let thaw = match frost {
+        Ok(frost) => ThawPlan::of(&frost, &hurry(question, &takes, &manifest), now)?,
         Err(error) => {
-            missing.push(Missing { what: error.to_string(), next: Some("restore another backup".to_owned()), error: None });
+            let next = match picked.others.iter().find(|other| other.manifest.source.snapshot_time < manifest.source.snapshot_time) {
+                Some(before) => format!("restore the one before it: --backup {}", before.manifest.backup),
+                None => "restore another backup, or a copy (--vault)".to_owned(),
+            };
+            missing.push(Missing { what: error.to_string(), next: Some(next), error });
             None
         }
     };
-    if let (Some(missing), Err(error)) = (missing.last_mut(), frost) {
-        missing.error = Some(error);
-    }
     takes.thaw_seconds = thaw.as_ref().and_then(ThawPlan::offer).map_or(0, |offer| offer.seconds);
     let opens_with = match shelf::open(rig, &manifest).await {
         Ok(opened) => {
-            missing.extend(opened.defects.iter().map(|defect| Missing { what: defect.clone(), next: None, error: None }));
+            warnings.extend(opened.defects);
             Some(opened.slot)
         }
+        // Volumes open with their own keys; only their hashes need this one.
+        Err(error) if manifest.set.is_some() => {
+            warnings.push(format!("its hashes cannot be read: {error}"));
+            None
+        }
         Err(error) => {
-            // Volumes open with their own keys; only their hashes need this one.
-            let (next, stops) = (error.hint(), manifest.set.is_none());
-            missing.push(Missing { what: format!("a key: {error}"), next, error: stops.then_some(error) });
+            missing.push(Missing { what: format!("a key: {error}"), next: error.hint(), error });
             None
         }
     };
@@ -222,7 +227,6 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         plain_bytes: believed.manifest.plain_bytes(),
     };
     let taken = manifest.source.snapshot_time;
-    let mut warnings = picked.warnings;
     let before = picked.others.iter().map(|other| &other.manifest).find(|other| other.source.snapshot_time < taken);
     warnings.extend(before.filter(|before| before.plain_bytes() > manifest.plain_bytes().saturating_mul(SHRUNK_FACTOR)).map(|before| {
         format!(
@@ -281,17 +285,47 @@ impl Quote {
             true => restore::prepare(rig, self.manifest.clone(), connection.clone(), wishes.clone()).await.map(|prepared| {
                 self.warnings.extend(prepared.left_out().iter().map(|key| format!("{key} is left out: its other table is not restored")));
                 self.warnings.extend(prepared.omitted().iter().map(|one| format!("not in the backup: {} ({})", one.what(), one.why())));
-                self.missing.extend(room(prepared.sight(), self.plain_bytes));
-                steps(self, prepared.sight(), wishes)
+                self.missing.extend(room(prepared.sight(), self.plain_bytes, wishes));
+                self.rights(&prepared, wishes);
+                steps(self, prepared.sight(), prepared.globals(), wishes)
             }),
             false => restore::sight(rig, &self.manifest, connection, wishes).await.map(|sight| {
-                self.missing.extend(room(&sight, self.plain_bytes));
-                steps(self, &sight, wishes)
+                self.missing.extend(room(&sight, self.plain_bytes, wishes));
+                steps(self, &sight, None, wishes)
             }),
         };
         match seen {
             Ok(steps) => self.steps = steps,
-            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error: Some(error) }),
+            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error }),
+        }
+    }
+
+    /// What the connecting role may not do, what is left out, and which powerful roles would be made.
+    fn rights(&mut self, prepared: &Prepared, wishes: &Wishes) {
+        self.warnings.extend(prepared.skipped().iter().map(|what| format!("left out as asked: {what}")));
+        for lack in prepared.lacks() {
+            match wishes.keep_going {
+                true => self.warnings.push(format!("the connecting role may not {}: it will be left out", lack.what)),
+                false => {
+                    let error = WorkError::Refused {
+                        what: "the connecting role".to_owned(),
+                        why: format!("it may not {}; nothing was changed", lack.what),
+                        hint: lack.next.clone(),
+                    };
+                    let what = format!("a right of the connecting role: it may not {}", lack.what);
+                    self.missing.push(Missing { what, next: Some(lack.next.clone()), error });
+                }
+            }
+        }
+    }
+
+    /// Reads the whole backup.
+    pub async fn verify(&mut self, rig: &Rig) {
+        let read = verify::verify(rig, &self.manifest, self.verified).await;
+        verify::remember(rig, &self.manifest.vault, &self.datastore, &self.backup, read.as_ref().map(drop)).await;
+        match read {
+            Ok(_) => self.read_in_full = Some(Timestamp::now()),
+            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error }),
         }
     }
 
@@ -302,14 +336,14 @@ impl Quote {
                 self.steps = steps;
                 self.warnings.extend(warnings);
             }
-            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error: Some(error) }),
+            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error }),
         }
     }
 
     /// The first thing that stands in the way and would be an error.
     #[must_use]
     pub fn refusal(self) -> Option<WorkError> {
-        self.missing.into_iter().find_map(|missing| missing.error)
+        self.missing.into_iter().next().map(|missing| missing.error)
     }
 }
 
@@ -411,21 +445,18 @@ fn requests(rig: &Rig, manifest: &Manifest) -> f64 {
     }
 }
 
-/// Whether the data fits, where that can be seen from here.
-fn room(sight: &Sight, plain_bytes: u64) -> Option<Missing> {
-    let directory = sight.data_directory.as_deref()?;
+/// Whether the data fits, where that can be seen from here. An estimate: nobody knows how thin or compressed the disk is.
+fn room(sight: &Sight, plain_bytes: u64, wishes: &Wishes) -> Option<Missing> {
+    let directory = sight.data_directory.as_deref().filter(|_| !wishes.ignore_room)?;
     let free = free_bytes(directory)?;
     let needed = plain_bytes.saturating_mul(ROOM_FACTOR);
-    (free < needed).then(|| Missing {
-        what: format!(
-            "room: about {} are needed in {}, and {} are free",
-            bytes_for_people(needed),
-            directory.display(),
-            bytes_for_people(free)
-        ),
-        next: Some("make room, or restore to another server".to_owned()),
-        error: None,
-    })
+    if free >= needed {
+        return None;
+    }
+    let room = format!("about {} are needed in {}, and {} are free", bytes_for_people(needed), directory.display(), bytes_for_people(free));
+    let next = "make room, or restore to another server; if the disk is thin or compressed, --ignore-room".to_owned();
+    let error = WorkError::Refused { what: "room".to_owned(), why: format!("{room}; nothing was changed"), hint: next.clone() };
+    Some(Missing { what: format!("room: {room}"), next: Some(next), error })
 }
 
 fn free_bytes(directory: &Path) -> Option<u64> {
@@ -433,7 +464,7 @@ fn free_bytes(directory: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-fn steps(quote: &Quote, sight: &Sight, wishes: &Wishes) -> Vec<String> {
+fn steps(quote: &Quote, sight: &Sight, globals: Option<&GlobalsPlan>, wishes: &Wishes) -> Vec<String> {
     let mut steps = Vec::new();
     if let Some(thaw) = &quote.thaw {
         steps.push(format!("thaw {} objects by {} retrieval, for {} days", thaw.objects, thaw.tier, thaw.days));
@@ -443,6 +474,14 @@ fn steps(quote: &Quote, sight: &Sight, wishes: &Wishes) -> Vec<String> {
     }
     if !wishes.no_globals {
         steps.push("make roles and tablespaces that are missing; keep and compare those that exist".to_owned());
+    }
+    if let Some(globals) = globals {
+        // Who restores a backup gives these to whoever wrote it.
+        for (what, names) in [("superusers and the like", &globals.powerful), ("roles that can log in", &globals.logins)] {
+            if !names.is_empty() {
+                steps.push(format!("make {what}: {}", names.join(", ")));
+            }
+        }
     }
     steps.push(sight.step());
     let what = match wishes.only.as_ref() {

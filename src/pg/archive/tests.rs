@@ -55,7 +55,7 @@ impl Writer {
         bytes.extend(self.text(Some(b"DROP it;")));
         bytes.extend(self.text(Some(&entry.copy)));
         bytes.extend(self.text(Some(&entry.schema)));
-        bytes.extend(self.text(Some(b"a tablespace")));
+        bytes.extend(self.text(Some(&entry.tablespace)));
         bytes.extend(self.text(Some(b"heap")));
         if self.version >= (1, 16) {
             bytes.extend(self.integer(114));
@@ -98,6 +98,7 @@ fn shop() -> Vec<Entry> {
         schema: b"public".to_vec(),
         owner: b"ann".to_vec(),
         object: (1259, 16_384),
+        tablespace: b"a tablespace".to_vec(),
         ..Entry::default()
     };
     vec![

@@ -6,23 +6,23 @@ use std::time::Instant;
 
 use tokio::sync::Mutex;
 
+use super::prepare::before_loading;
 use super::sight::Sight;
-use super::{Prepared, RestoreReport, StageTime, before_loading};
+use super::{Prepared, RestoreReport, StageTime};
 use crate::check;
-use crate::domain::fingerprint::Fingerprint;
+use crate::domain::fingerprint::{Fingerprint, ObjectFacts, TableRows};
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::failpoint;
-use crate::pg::archive::{Contents, Entry};
-use crate::pg::globals::{self, Globals};
+use crate::pg::archive::{Contents, Entry, readable};
 use crate::pg::objects;
+use crate::pg::rows::qualified;
 use crate::pg::sql::quote_identifier;
-use crate::pg::{Connection, Session, Tools};
+use crate::pg::{Connection, Session, SessionError, Tools};
 use crate::seal::Identity;
-use crate::source::postgres::{dump, snapshot};
+use crate::source::postgres::snapshot;
 use crate::target::ahead::Ahead;
 use crate::target::database::{self, Found, Part, Properties};
-use crate::target::globals::apply;
-use crate::target::load::{Archive, Loaded, Loader, TableName};
+use crate::target::load::{Archive, Leave, Loaded, Loader, TableName};
 use crate::target::mark::Mark;
 use crate::target::script;
 use crate::target::turn::Turn;
@@ -154,10 +154,28 @@ struct Work<'a> {
     marker: &'a Marker,
     /// Whether an earlier attempt has loaded something.
     resumed: bool,
+    /// What the server has refused so far, of a restore that was told to go on.
+    failed: Mutex<Vec<String>>,
 }
 
 async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<RestoreReport, WorkError> {
-    let Prepared { manifest, identity, mut sight, archive, selection, properties, globals, wishes, omitted, slot } = prepared;
+    let Prepared {
+        manifest,
+        identity,
+        mut sight,
+        archive,
+        selection,
+        properties,
+        globals,
+        plan,
+        rights,
+        leave,
+        skipped,
+        wishes,
+        omitted,
+        slot,
+        ..
+    } = prepared;
     let clock = Instant::now();
     let mut stages = Vec::new();
     let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
@@ -181,25 +199,26 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let resumed_after: Vec<String> = mark.as_ref().map(Mark::steps_done).unwrap_or_default();
     let resumed = mark.is_some();
     let encoding = globals.encoding.clone();
-    let mut left_out = false;
+    let plan = plan.with_own_tablespaces(&globals, &mark.as_ref().map(Mark::own_tablespaces).unwrap_or_default());
+    let mut failed = if wishes.keep_going { plan.beyond.clone() } else { Vec::new() };
     let globals_report = if wishes.no_globals {
         None
     } else {
         let begun = Instant::now();
-        let creates = sight.creates();
-        let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
-        let existing = target_globals(&sight.tools, &sight.connection, &here.database, creates).await?;
-        state.changed.push("roles and tablespaces of the backup were made where missing".to_owned());
-        let report = apply(sight.session(), &globals, &existing, &wishes.tablespaces).await?;
-        left_out = !report.tablespaces_left_out.is_empty();
-        stages.push(StageTime::since("globals", begun, None));
-        Some(report)
+        failed.extend(plan.make_roles(sight.session(), wishes.keep_going).await?);
+        if !plan.report.roles_created.is_empty() {
+            state.changed.push(format!("{} roles of the backup were made", plan.report.roles_created.len()));
+        }
+        stages.push(StageTime::since("roles", begun, None));
+        Some(plan.report.clone())
     };
+    rights.join(sight.session(), &plan.report.roles_created).await?;
     let created = sight.creates();
     if created {
         let database = sight.database.clone();
-        properties.create(sight.session(), &database, &encoding).await?;
+        properties.create(sight.session(), &database, &encoding, !wishes.no_owner).await?;
         state.changed.push(format!("database {database:?} was created"));
+        failpoint::reach("restore-created");
     }
     state.begun = true;
     let as_script = script::is_needed(sight.tools.major(), snapshot::server(sight.session()).await.map_err(TargetError::Session)?.major());
@@ -207,7 +226,8 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         tools: sight.tools.clone(),
         connection: sight.connection.clone(),
         jobs: wishes.jobs.max(1),
-        no_tablespaces: left_out,
+        tablespaces_left_out: plan.report.tablespaces_left_out.clone(),
+        leave,
         cancel: rig.cancel.clone(),
         settings: wishes.settings.clone(),
         without_rows_of: wishes.without_rows_of.clone(),
@@ -225,24 +245,32 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     };
     failpoint::reach("restore-marked");
     let contents = archive.contents.clone();
-    let work = Work { rig, manifest: &manifest, identity: &identity, loader: &loader, marker: &marker, resumed };
+    for name in plan.tablespaces() {
+        marker.done(&Mark::word_of_tablespace(name)).await;
+        plan.make_tablespace(sight.session(), name).await?;
+        state.changed.push(format!("tablespace {name:?} was made"));
+    }
+    let work =
+        Work { rig, manifest: &manifest, identity: &identity, loader: &loader, marker: &marker, resumed, failed: Mutex::new(failed) };
     if wishes.only.is_none() {
         let database = sight.database.clone();
-        properties.apply(sight.session(), &database, &encoding, Part::Settings).await?;
+        let failed = properties.apply(sight.session(), &database, &encoding, Part::Settings, wishes.keep_going).await?;
+        work.failed(failed).await;
     }
     if !resumed {
         statements(&loader, &wishes.before, "before", state).await?;
     }
     work.sections(archive, state, &mut stages).await?;
     let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
-    if wishes.only.is_none() {
-        properties.apply(&mut session, &sight.database, &encoding, Part::Privileges).await?;
+    if wishes.only.is_none() && !wishes.no_privileges {
+        work.failed(properties.apply(&mut session, &sight.database, &encoding, Part::Privileges, wishes.keep_going).await?).await;
     }
     if !marker.is_done(AFTER).await {
         statements(&loader, &wishes.after, "after", state).await?;
         marker.done(AFTER).await;
     }
-    analyze(rig, &loader, &mut session, &mut stages).await?;
+    let not_analyzed = analyze(rig, &loader, &mut stages).await?;
+    let failed = work.failed.into_inner();
     let comparison = if wishes.check {
         let begun = Instant::now();
         let comparison =
@@ -274,7 +302,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     marker.clear(&mut session, &database).await?;
     state.marked = false;
     if wishes.only.is_none() {
-        properties.apply(&mut session, &database, &encoding, Part::Comment).await?;
+        properties.apply(&mut session, &database, &encoding, Part::Comment, false).await?;
     }
     drop(session);
     let mut smoke = Vec::new();
@@ -291,6 +319,9 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         only: wishes.only.as_ref().map(ToString::to_string),
         left_out: loader.selection.map(|selection| selection.left_out).unwrap_or_default(),
         omitted,
+        skipped,
+        failed,
+        not_analyzed,
         plain_bytes: manifest.plain_bytes(),
         seconds: clock.elapsed().as_secs_f64(),
         stages,
@@ -319,6 +350,9 @@ async fn look_again(sight: &mut Sight, manifest: &Manifest, beside_tables: bool)
         }
     };
     sight.found = found;
+    if mark.is_some() {
+        resume::end_orphans(sight.session()).await?;
+    }
     Ok(mark)
 }
 
@@ -337,17 +371,21 @@ fn said_of_post_data(contents: &Contents) -> impl Iterator<Item = &Entry> {
         .filter(move |entry| entry.dependencies.iter().any(|id| made.contains(id)))
 }
 
-async fn say_again(loader: &Loader, entries: &[&Entry]) -> Result<(), WorkError> {
+async fn say_again(loader: &Loader, entries: &[&Entry]) -> Result<Vec<String>, WorkError> {
+    let mut refused = Vec::new();
     if entries.is_empty() {
-        return Ok(());
+        return Ok(refused);
     }
     let failed = |source| TargetError::Database { what: "a comment on an index or a constraint".to_owned(), source };
     let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
     for entry in entries {
-        session.run_opaque("a comment on an index or a constraint", &entry.definition, &encoding).await.map_err(failed)?;
+        match session.run_opaque("a comment on an index or a constraint", &entry.definition, &encoding).await {
+            Err(source @ SessionError::Refused { .. }) if loader.leave.keep_going => refused.push(source.to_string()),
+            done => done.map_err(failed)?,
+        }
     }
-    Ok(())
+    Ok(refused)
 }
 
 fn can_go_on(mark: &Mark, contents: &Contents) -> bool {
@@ -368,27 +406,18 @@ async fn statements(loader: &Loader, statements: &[String], when: &'static str, 
     Ok(())
 }
 
-/// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness be told.
-async fn target_globals(tools: &Tools, connection: &Connection, database: &str, creates: bool) -> Result<Globals, WorkError> {
-    let connection = if creates { connection.to_database(database) } else { connection.clone() };
-    let unreadable = |error: crate::source::postgres::SourceError| {
-        WorkError::NotVerified(format!("roles of the target could not be read, so nothing was changed: {error}"))
-    };
-    let script = match dump::globals_once(tools, &connection, database, true).await {
-        Ok(script) => script,
-        Err(_) => dump::globals_once(tools, &connection, database, false).await.map_err(unreadable)?,
-    };
-    Ok(globals::parse(&script).map_err(TargetError::from)?)
-}
-
 impl Work<'_> {
+    async fn failed(&self, refused: Vec<String>) {
+        self.failed.lock().await.extend(refused);
+    }
+
     async fn sections(&self, archive: Archive, state: &mut State, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {
         let contents = archive.contents.clone();
         if !self.marker.is_done(SCHEMA).await {
             let begun = Instant::now();
             let stage = self.rig.progress.begin("schema", None);
             state.changed.push("schema (pre-data) was begun".to_owned());
-            self.loader.pre_data(&contents).await?;
+            self.failed(self.loader.pre_data(&contents).await?).await;
             stage.end();
             if contents.of_kind("EXTENSION").next().is_some() {
                 let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
@@ -405,7 +434,8 @@ impl Work<'_> {
         let begun = Instant::now();
         let stage = self.rig.progress.begin("rows", Some(rows_bytes(self.manifest)));
         state.changed.push("rows were begun".to_owned());
-        let mut not_to_make = self.take_up(&contents).await?;
+        let not_made_again = self.take_up(&contents).await?;
+        let mut not_to_make = not_made_again.clone();
         if let Some(selection) = &self.loader.selection {
             not_to_make.extend(contents.entries.iter().map(|entry| entry.dump_id).filter(|id| !selection.holds(*id)));
         }
@@ -415,8 +445,10 @@ impl Work<'_> {
         let data = futures::future::try_join_all(data.collect::<Vec<_>>());
         let main = self.main(archive, Arc::clone(&stage), loaded);
         let indexes = async { Ok(ahead.run(self.loader, tables).await?) };
+        let made = not_made_again;
         // The first failure ends the others.
-        tokio::try_join!(main, data, indexes)?;
+        let (_, _, refused) = tokio::try_join!(main, data, indexes)?;
+        self.failed(refused).await;
         stage.end();
         if self.manifest.data_payloads().next().is_some() {
             set_sequences(self.loader, &contents).await?;
@@ -428,10 +460,15 @@ impl Work<'_> {
         let begun = Instant::now();
         let stage = self.rig.progress.begin("indexes and constraints", None);
         state.changed.push("indexes and constraints (post-data) were begun".to_owned());
-        self.loader.post_data(&contents, &ahead.rest(), self.loader.jobs).await?;
-        let about: Vec<&Entry> =
-            said_of_post_data(&contents).filter(|entry| self.loader.selection.as_ref().is_none_or(|s| s.holds(entry.dump_id))).collect();
-        say_again(self.loader, &about).await?;
+        self.failed(self.loader.post_data(&contents, &ahead.rest(), self.loader.jobs).await?).await;
+        failpoint::reach("restore-privileges");
+        self.failed(self.loader.privileges(&contents, &made).await?).await;
+        if self.resumed && !self.loader.leave.owners {
+            let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+            resume::own(&mut session, &contents, &made).await?;
+        }
+        let about: Vec<&Entry> = said_of_post_data(&contents).filter(|entry| self.loader.wants(entry)).collect();
+        self.failed(say_again(self.loader, &about).await?).await;
         stage.end();
         self.marker.done(INDEXES).await;
         state.changed.push("indexes and constraints were made".to_owned());
@@ -474,7 +511,7 @@ impl Work<'_> {
             stage.add(payload_of(self.manifest, Role::Main)?.plain_bytes);
             return Ok(());
         }
-        self.loader.rows(archive, stage, loaded).await?;
+        self.failed(self.loader.rows(archive, stage, loaded).await?).await;
         self.marker.done(name).await;
         Ok(())
     }
@@ -489,7 +526,7 @@ impl Work<'_> {
         if self.tables_of(&archive.contents).is_empty() {
             return Ok(());
         }
-        self.loader.rows(archive, stage, loaded).await?;
+        self.failed(self.loader.rows(archive, stage, loaded).await?).await;
         self.marker.done(&payload.name).await;
         Ok(())
     }
@@ -507,31 +544,51 @@ async fn set_sequences(loader: &Loader, contents: &Contents) -> Result<(), WorkE
     Ok(())
 }
 
-/// A planner without statistics makes the first hours after an incident slow ones.
-async fn analyze(rig: &Rig, loader: &Loader, session: &mut Session, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {
+/// A planner without statistics makes the first hours after an incident slow ones; but a table whose statistics cannot be gathered, because they run
+/// a function that finds something missing, is no reason to call everything else a failure. Names that people wrote are looked up as for them.
+async fn analyze(rig: &Rig, loader: &Loader, stages: &mut Vec<StageTime>) -> Result<Vec<String>, WorkError> {
     let begun = Instant::now();
     let stage = rig.progress.begin("analyze", None);
-    let statement = match &loader.selection {
-        None => "ANALYZE".to_owned(),
-        Some(selection) => {
-            let name = |(schema, table): &TableName| {
-                Some(format!(
-                    "{}.{}",
-                    quote_identifier(std::str::from_utf8(schema).ok()?),
-                    quote_identifier(std::str::from_utf8(table).ok()?)
-                ))
-            };
-            let names: Vec<String> = selection.tables.iter().filter_map(name).collect();
-            if names.is_empty() { "SELECT 1".to_owned() } else { format!("ANALYZE {}", names.join(", ")) }
+    let failed = |source| TargetError::Database { what: "the statistics".to_owned(), source };
+    let mut session = Session::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let analyzing = async {
+        let tables = match &loader.selection {
+            None => match session.run("the statistics", "ANALYZE").await {
+                Ok(()) => return Ok(Vec::new()),
+                Err(SessionError::Refused { .. }) => tables_of_target(&mut session).await?,
+                Err(error) => return Err(error),
+            },
+            Some(selection) => {
+                let name =
+                    |(schema, table): &TableName| Some((String::from_utf8(schema.clone()).ok()?, String::from_utf8(table.clone()).ok()?));
+                selection.tables.iter().filter_map(name).collect()
+            }
+        };
+        let mut not_analyzed = Vec::new();
+        for (schema, table) in tables {
+            let one = format!("ANALYZE {}.{}", quote_identifier(&schema), quote_identifier(&table));
+            match session.run("the statistics", &one).await {
+                Ok(()) => {}
+                Err(SessionError::Refused { message, .. }) => not_analyzed.push(format!("{schema}.{table}: {message}")),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(not_analyzed)
     };
-    tokio::select! {
+    let not_analyzed = tokio::select! {
         () = rig.cancel.cancelled() => return Err(WorkError::Interrupted),
-        done = session.run("the statistics", &statement) => done.map_err(|source| TargetError::Database { what: "the statistics".to_owned(), source })?,
-    }
+        done = analyzing => done.map_err(failed)?,
+    };
     stage.end();
     stages.push(StageTime::since("analyze", begun, None));
-    Ok(())
+    Ok(not_analyzed)
+}
+
+async fn tables_of_target(session: &mut Session) -> Result<Vec<(String, String)>, SessionError> {
+    let question = "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2";
+    let rows = session.ask("its tables", question, 2).await?;
+    Ok(rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?))).collect())
 }
 
 /// Bytes of the archives that hold rows.
@@ -566,7 +623,8 @@ async fn check_restored(
             *comments = comments.saturating_sub(1);
         }
     }
-    Ok(match &loader.selection {
+    let not_compared = leave_out(&mut recorded, &mut found, contents, &loader.leave);
+    let mut comparison = match &loader.selection {
         None => compare(&recorded, &found, &loader.without_rows_of),
         Some(selection) => {
             let loads = |schema: &str, table: &str| {
@@ -575,5 +633,39 @@ async fn check_restored(
             };
             compare_some(&recorded, &found, loads, &loader.without_rows_of)
         }
-    })
+    };
+    comparison.not_looked_at.extend(not_compared);
+    Ok(comparison)
+}
+
+/// Takes what was left out on purpose out of both sides, and says so.
+fn leave_out(recorded: &mut Fingerprint, found: &mut Fingerprint, contents: &Contents, leave: &Leave) -> Vec<String> {
+    let mut said = Vec::new();
+    let left: Vec<&Entry> = contents.entries.iter().filter(|entry| leave.entries.contains(&entry.dump_id)).collect();
+    if !left.is_empty() {
+        let identities: HashSet<_> = left.iter().map(|entry| objects::identity(entry)).collect();
+        let is_left = |object: &ObjectFacts| identities.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
+        recorded.named.retain(|object| !is_left(object));
+        found.named.retain(|object| !is_left(object));
+        for entry in left.iter().filter(|entry| entry.kind == "SEQUENCE SET") {
+            recorded.sequences.remove(&qualified(&entry.schema, &entry.tag));
+        }
+        said.push(format!("{} objects that were left out", left.len()));
+    }
+    if leave.owners {
+        for object in recorded.named.iter_mut().chain(&mut found.named) {
+            object.owner.clear();
+        }
+        recorded.named.sort();
+        found.named.sort();
+        said.push("owners of objects".to_owned());
+    }
+    for (schema, table) in &leave.rows {
+        let (schema, table) = (readable(schema), readable(table));
+        let is = |rows: &TableRows| rows.schema == schema && rows.table == table;
+        recorded.tables.retain(|rows| !is(rows));
+        found.tables.retain(|rows| !is(rows));
+        said.push(format!("rows of {schema}.{table}, which were left out"));
+    }
+    said
 }

@@ -8,10 +8,12 @@
 
 mod files;
 mod load;
+mod prepare;
 mod sight;
 
 pub use files::{into_directory, to_stdout};
 pub use load::into_database;
+pub use prepare::{Prepared, prepare};
 pub use sight::{Sight, sight};
 
 use std::time::{Duration, Instant};
@@ -21,25 +23,18 @@ use serde::Serialize;
 
 use super::compare::Comparison;
 use super::thaw::{self, Hurry};
-use super::verify::payload_of;
-use super::{Rig, WorkError, evidence, shelf};
+use super::{Rig, WorkError, evidence};
 use crate::config::plans::{PlanStage, Smoke};
 use crate::domain::Trouble;
 use crate::domain::drill::{Answer, CheckResult};
 use crate::domain::evidence::{Body, Restored};
-use crate::domain::fingerprint::{Fingerprint, Omitted};
-use crate::domain::manifest::{Manifest, Role};
+use crate::domain::fingerprint::Omitted;
+use crate::domain::manifest::Manifest;
 use crate::pg::Connection;
-use crate::pg::archive::Contents;
-use crate::pg::globals::{self, Globals};
-use crate::pg::sql::quote_text;
-use crate::seal::Identity;
-use crate::target::database::{Found, Properties};
 use crate::target::globals::{GlobalsReport, TablespaceMap};
-use crate::target::load::Archive;
-use crate::target::selection::{Only, Selection};
+use crate::target::rights::Skips;
+use crate::target::selection::Only;
 use crate::target::swap::Swap;
-use crate::target::{LoadError, TargetError};
 
 /// What the person asked for beside backup and target.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +49,18 @@ pub struct Wishes {
     pub older_server: bool,
     /// Less than everything.
     pub only: Option<Only>,
+    /// Objects belong to whoever restores.
+    pub no_owner: bool,
+    /// Privileges are left out.
+    pub no_privileges: bool,
+    /// The role that everything is done as.
+    pub role: Option<String>,
+    /// What somebody has asked to leave out.
+    pub skips: Skips,
+    /// What the server refuses is told in the end, and the rest is restored.
+    pub keep_going: bool,
+    /// The room that is estimated is not waited for.
+    pub ignore_room: bool,
     /// Tables whose rows stay in the backup: schema and name.
     pub without_rows_of: Vec<(String, String)>,
     /// `name=/directory` pairs.
@@ -87,9 +94,19 @@ impl Wishes {
             why,
             hint: "write tablespaces = { name = \"/directory\" }".to_owned(),
         })?;
+        let skips = Skips::parse(&stage.skip).map_err(|why| WorkError::Refused {
+            what: format!("restore plan of {}", stage.datastore),
+            why,
+            hint: "write skip = [\"EXTENSION:postgis\"]; kinds and names are those of pg_restore --list".to_owned(),
+        })?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             no_globals: !stage.globals,
+            no_owner: stage.no_owner,
+            no_privileges: stage.no_privileges,
+            role: stage.role.clone(),
+            skips,
+            keep_going: stage.keep_going,
             without_rows_of: stage.without_rows_of.clone(),
             tablespaces,
             jobs: stage.jobs.unwrap_or(cores),
@@ -105,41 +122,12 @@ impl Wishes {
 
     /// What is restored, in the words of the mark on the target.
     fn what(&self) -> String {
-        self.only.as_ref().map_or("all".to_owned(), |only| only.to_string().replace(';', ","))
-    }
-}
-
-/// Everything known before the first change.
-pub struct Prepared {
-    manifest: Manifest,
-    identity: Identity,
-    sight: Sight,
-    archive: Archive,
-    selection: Option<Selection>,
-    properties: Properties,
-    globals: Globals,
-    wishes: Wishes,
-    /// What the database held and the backup does not.
-    omitted: Vec<Omitted>,
-    /// The slot that opened the backup.
-    pub slot: String,
-}
-
-impl Prepared {
-    /// What the database held and the backup does not.
-    #[must_use]
-    pub fn omitted(&self) -> &[Omitted] {
-        &self.omitted
-    }
-    /// What was seen of the target.
-    #[must_use]
-    pub fn sight(&self) -> &Sight {
-        &self.sight
-    }
-    /// Foreign keys to tables that were not asked for.
-    #[must_use]
-    pub fn left_out(&self) -> &[String] {
-        self.selection.as_ref().map_or(&[], |selection| &selection.left_out)
+        let mut what = self.only.as_ref().map_or("all".to_owned(), ToString::to_string);
+        let less = [("owners", self.no_owner), ("privileges", self.no_privileges)].into_iter().filter(|(_, is)| *is);
+        for word in less.map(|(word, _)| word.to_owned()).chain(self.skips.words()) {
+            what.push_str(&format!(" without {word}"));
+        }
+        what.replace(';', ",")
     }
 }
 
@@ -181,6 +169,12 @@ pub struct RestoreReport {
     pub left_out: Vec<String>,
     /// What the database held at backup time and the backup does not.
     pub omitted: Vec<Omitted>,
+    /// What somebody asked to leave out, with what depends on it.
+    pub skipped: Vec<String>,
+    /// What the server refused, of a restore that was told to go on.
+    pub failed: Vec<String>,
+    /// Tables whose statistics could not be gathered.
+    pub not_analyzed: Vec<String>,
     /// Plaintext bytes of the backup.
     pub plain_bytes: u64,
     /// Seconds from the first change to the end.
@@ -286,87 +280,4 @@ async fn thaw_first(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Dur
     let frost = thaw::look(rig, manifest).await.map_err(|error| (error, state.to_owned()))?;
     thaw::outlives(&frost, hurry.load, &manifest.backup, Timestamp::now()).map_err(|error| (error, state.to_owned()))?;
     Ok(begun.elapsed())
-}
-
-/// Opens the backup and looks at the target, changing nothing.
-///
-/// # Errors
-/// [`WorkError`] for everything that stands in the way.
-pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: Wishes) -> Result<Prepared, WorkError> {
-    let mut sight = sight(rig, &manifest, &target, &wishes).await?;
-    let shelf::OpenedBackup { identity, slot, .. } = shelf::open(rig, &manifest).await?;
-    let opened = shelf::open_payload(rig, payload_of(&manifest, Role::Main)?, &identity).await?;
-    let archive = Archive::begin(opened).await.map_err(before_loading)?;
-    holds(&archive.contents, &wishes.without_rows_of)?;
-    let selection = wishes.only.as_ref().map(|only| select(&archive.contents, only)).transpose()?;
-    extensions_are_offered(&mut sight, &archive.contents, selection.as_ref()).await?;
-    let properties = Properties::of(&archive.contents)?;
-    if let Found::Empty(session) | Found::Occupied { session, .. } = &mut sight.found {
-        let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(TargetError::Session)?;
-        if encoding != properties.encoding {
-            return Err(TargetError::Encoding { database: sight.database, found: encoding, wanted: properties.encoding }.into());
-        }
-    }
-    let script = shelf::read_payload(rig, payload_of(&manifest, Role::Globals)?, &identity).await?;
-    let globals = globals::parse(&script).map_err(TargetError::from)?;
-    let recorded = shelf::read_payload(rig, payload_of(&manifest, Role::Fingerprint)?, &identity).await?;
-    let omitted = Fingerprint::parse(&recorded)?.omitted;
-    Ok(Prepared { manifest, identity, sight, archive, selection, properties, globals, wishes, omitted, slot })
-}
-
-fn select(contents: &Contents, only: &Only) -> Result<Selection, WorkError> {
-    Selection::of(contents, only).map_err(|(name, known)| {
-        let hint = match shelf::nearest(&name, &known) {
-            Some(nearest) => format!("did you mean {nearest}?"),
-            None => format!(
-                "the backup holds {} such objects; `pg_restore --list` shows them: lifeboat restore … --to - | pg_restore --list",
-                known.len()
-            ),
-        };
-        WorkError::Refused {
-            what: "what is to be restored".to_owned(),
-            why: format!("the backup holds no {name}; nothing was changed"),
-            hint,
-        }
-    })
-}
-
-/// An extension that is not installed would be found out in the middle of the schema.
-async fn extensions_are_offered(sight: &mut Sight, contents: &Contents, selection: Option<&Selection>) -> Result<(), WorkError> {
-    let wanted = contents.of_kind("EXTENSION").filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
-    let names: Vec<String> = wanted.map(|entry| crate::pg::archive::readable(&entry.tag)).collect();
-    let mut missing = Vec::new();
-    for name in names {
-        let question = format!("SELECT count(*) FROM pg_catalog.pg_available_extensions WHERE name = {}", quote_text(&name));
-        if sight.session().ask_one("its extensions", &question).await.map_err(TargetError::Session)? == "0" {
-            missing.push(name);
-        }
-    }
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(TargetError::Lacks { what: format!("extension {}, which the backup uses", missing.join(", ")) }.into()),
-    }
-}
-
-/// A table whose rows are to be left out and that is not there is a mistake in the plan, and perhaps in the name of what matters.
-fn holds(contents: &Contents, tables: &[(String, String)]) -> Result<(), WorkError> {
-    let is = |entry: &crate::pg::archive::Entry, (schema, name): &(String, String)| {
-        entry.schema == schema.as_bytes() && entry.tag == name.as_bytes()
-    };
-    match tables.iter().find(|table| !contents.of_kind("TABLE").any(|entry| is(entry, table))) {
-        None => Ok(()),
-        Some((schema, name)) => Err(WorkError::Refused {
-            what: "the restore plan".to_owned(),
-            why: format!("it leaves out the rows of {schema}.{name}, and the backup holds no such table; nothing was changed"),
-            hint: "correct without_rows_of in the plan".to_owned(),
-        }),
-    }
-}
-
-fn before_loading(source: LoadError) -> WorkError {
-    match source {
-        LoadError::Open(error) => WorkError::Open(error),
-        LoadError::Archive(error) => WorkError::Damaged { what: "payload main".to_owned(), why: error.to_string() },
-        other => WorkError::Bug(other.to_string()),
-    }
 }

@@ -48,15 +48,19 @@ fn what_others_than_the_owner_granted_comes_back_as_theirs() {
 fn a_refusal_has_its_reason_whatever_client_asked() {
     for major in [Major::Debian15, Major::V17, Major::V18] {
         let (source, target) = (Cluster::start_with(major, &[]), Cluster::start_with(major, &[]));
-        source.psql("postgres", "CREATE ROLE taken; CREATE DATABASE d");
+        source.psql("postgres", "CREATE ROLE taken; ALTER ROLE taken SET log_statement = 'all'; CREATE DATABASE d");
         source.psql("d", "CREATE TABLE x AS SELECT 1 AS y");
         target.psql("postgres", "CREATE ROLE weak LOGIN CREATEDB");
         let home = Home::of(&source, "d");
         home.configure(&format!("\n[postgres]\npg_bin = \"{}\"\n", major.bin().display()));
         home.backup();
         let as_weak = target.conninfo("d").replace("user=postgres", "user=weak");
-        let refused = home.run(&["restore", "db", "--to", &as_weak, "--yes"]);
+        home.run(&["restore", "db", "--to", &as_weak, "--yes"]).fails(2, &["the connecting role", "it may not make role taken"]);
+        target.psql("postgres", "ALTER ROLE weak CREATEROLE");
+        let refused = home.run(&["restore", "db", "--to", &as_weak, "--yes", "--no-owner"]);
         assert_eq!(refused.code, 13, "{major:?}: {refused:?}");
+        assert!(refused.stderr.contains("nothing was changed on the target"), "{major:?}: {refused:?}");
+        assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'taken'"), "0", "all of it or nothing");
         assert!(refused.stderr.contains("(42501)") && refused.stderr.contains("permission denied"), "{major:?}: {refused:?}");
         home.run(&["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check"]).ok();
     }

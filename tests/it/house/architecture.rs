@@ -33,7 +33,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ("volumes", &["domain", "aws"]),
     ("catalog", &["domain", "saga"]),
     ("source", &["domain", "pg", "seal", "failpoint"]),
-    ("target", &["domain", "pg", "seal", "report"]),
+    ("target", &["domain", "pg", "seal", "report", "failpoint"]),
     (
         "work",
         &[

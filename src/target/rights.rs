@@ -1,0 +1,268 @@
+//! What the connecting role may do on the target, asked before anything is changed: a restore as somebody who is no superuser works where Postgres
+//! lets it, and says beforehand where it does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::TargetError;
+use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::sql::{quote_identifier, quote_text};
+use crate::pg::{Session, SessionError};
+
+/// Attributes of the connecting role.
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    /// The role.
+    pub role: String,
+    /// Everything.
+    pub superuser: bool,
+    /// `CREATEROLE`.
+    pub create_role: bool,
+    /// `CREATEDB`.
+    pub create_db: bool,
+}
+
+/// Kinds of objects that only superusers make.
+const OF_SUPERUSERS: [&str; 9] = [
+    "EVENT TRIGGER",
+    "SUBSCRIPTION",
+    "FOREIGN DATA WRAPPER",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "TEXT SEARCH PARSER",
+    "TEXT SEARCH TEMPLATE",
+    "ACCESS METHOD",
+    "SECURITY LABEL",
+];
+
+/// Something that the role may not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// What.
+    pub what: String,
+    /// What to do about it.
+    pub next: String,
+}
+
+impl Rights {
+    /// Asks.
+    ///
+    /// # Errors
+    /// [`SessionError`]
+    pub async fn of(session: &mut Session) -> Result<Self, SessionError> {
+        let question = "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        let rows = session.ask("what the role may do", question, 4).await?;
+        match rows.first().map(Vec::as_slice) {
+            Some([Some(role), Some(superuser), Some(create_role), Some(create_db)]) => {
+                Ok(Self { role: role.clone(), superuser: superuser == "t", create_role: create_role == "t", create_db: create_db == "t" })
+            }
+            _ => Err(SessionError::Shape { what: "what the role may do".to_owned() }),
+        }
+    }
+
+    /// Becomes a member of roles it has made: only members may give objects to a role. Superusers need not.
+    ///
+    /// # Errors
+    /// [`TargetError::Globals`]
+    pub async fn join(&self, session: &mut Session, made: &[String]) -> Result<(), TargetError> {
+        for role in made.iter().filter(|_| !self.superuser) {
+            let grant = format!("GRANT {} TO CURRENT_USER", quote_identifier(role));
+            let done = session.run("a membership", &grant).await;
+            done.map_err(|source| TargetError::Globals { what: format!("membership of the restoring role in {role:?}"), source })?;
+        }
+        Ok(())
+    }
+
+    /// What it may not do of what is to be restored. `made` are roles that the restore makes, and so may give itself.
+    ///
+    /// # Errors
+    /// [`TargetError::Session`]
+    pub async fn lacking(
+        &self,
+        session: &mut Session,
+        entries: &[&Entry],
+        creates: bool,
+        made: &BTreeSet<String>,
+        gives_away: bool,
+    ) -> Result<Vec<Lack>, TargetError> {
+        if self.superuser {
+            return Ok(Vec::new());
+        }
+        let mut lacks = Vec::new();
+        let mut lack = |what: String, next: &str| lacks.push(Lack { what, next: next.to_owned() });
+        if creates && !self.create_db {
+            lack("create the database".to_owned(), "let somebody create it, empty, or give the role CREATEDB");
+        }
+        let skip = "leave it out with --skip KIND:NAME, go on without it with --keep-going, or restore as a superuser";
+        for entry in entries.iter().filter(|entry| needs_a_superuser(entry)) {
+            lack(format!("make {} {}", entry.kind.to_lowercase(), readable(&entry.tag)), skip);
+        }
+        for entry in entries.iter().filter(|entry| entry.kind == "EXTENSION") {
+            let name = readable(&entry.tag);
+            let trusted = format!(
+                "SELECT count(*) FROM pg_catalog.pg_available_extension_versions v JOIN pg_catalog.pg_available_extensions e ON e.name = v.name \
+                 AND e.default_version = v.version WHERE e.name = {} AND v.superuser AND NOT v.trusted AND e.installed_version IS NULL",
+                quote_text(&name)
+            );
+            if session.ask_one("its extensions", &trusted).await.map_err(TargetError::Session)? != "0" {
+                lack(format!("make extension {name}, which is not trusted"), skip);
+            }
+        }
+        if gives_away {
+            for (owner, count) in owners(entries) {
+                if made.contains(&owner) || owner == self.role {
+                    continue;
+                }
+                let question = format!(
+                    "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = {} AND NOT pg_catalog.pg_has_role(oid, 'MEMBER')",
+                    quote_text(&owner)
+                );
+                if session.ask_one("its roles", &question).await.map_err(TargetError::Session)? != "0" {
+                    lack(
+                        format!("give {count} objects to {owner}, whose member it is not"),
+                        "make it a member of that role, or leave owners as they come with --no-owner",
+                    );
+                }
+            }
+        }
+        Ok(lacks)
+    }
+}
+
+/// Owners and how many objects each has.
+fn owners(entries: &[&Entry]) -> BTreeMap<String, usize> {
+    let mut owners = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| !entry.owner.is_empty() && entry.kind != "EXTENSION" && entry.kind != "ACL") {
+        *owners.entry(readable(&entry.owner)).or_default() += 1;
+    }
+    owners
+}
+
+fn needs_a_superuser(entry: &Entry) -> bool {
+    let says = |words: &[u8]| memchr::memmem::find(&entry.definition, words).is_some();
+    match entry.kind.as_str() {
+        "PUBLICATION" => says(b" FOR ALL TABLES") || says(b" TABLES IN SCHEMA"),
+        "FUNCTION" | "PROCEDURE" => says(b"LANGUAGE c") || says(b"LANGUAGE internal") || says(b" LEAKPROOF"),
+        "PROCEDURAL LANGUAGE" => !says(b" TRUSTED "),
+        "ACL" | "DEFAULT ACL" => says(b"SET SESSION AUTHORIZATION"),
+        kind => OF_SUPERUSERS.contains(&kind),
+    }
+}
+
+/// Entries of an archive that somebody has asked to leave out, with all that depends on them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skips(Vec<(String, String)>);
+
+impl Skips {
+    /// Parses `KIND:NAME` words, as in `TABLE:public.t` or `EXTENSION:postgis`.
+    ///
+    /// # Errors
+    /// The word that is not one.
+    pub fn parse(words: &[String]) -> Result<Self, String> {
+        let split = |word: &String| match word.split_once(':') {
+            Some((kind, name)) if !kind.trim().is_empty() && !name.is_empty() => Ok((kind.trim().to_uppercase(), name.to_owned())),
+            _ => Err(format!("{word:?} is not of the form KIND:NAME")),
+        };
+        words.iter().map(split).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Those of two lists.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// Whether something of a kind and name is to be left out.
+    #[must_use]
+    pub fn has(&self, kind: &str, name: &str) -> bool {
+        self.0.iter().any(|(skipped, its)| skipped == kind && its == name)
+    }
+
+    /// As it is written.
+    pub fn words(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(kind, name)| format!("{kind}:{name}"))
+    }
+
+    fn names(&self, entry: &Entry) -> bool {
+        let (schema, name) = (readable(&entry.schema), readable(&entry.tag));
+        self.has(&entry.kind, &name) || self.has(&entry.kind, &format!("{schema}.{name}"))
+    }
+
+    /// Numbers of the entries that are left out: those that are named, and whatever depends on one that is.
+    ///
+    /// # Errors
+    /// The first word that names nothing of the archive, and is neither a role nor a tablespace.
+    pub fn of(&self, contents: &Contents) -> Result<BTreeSet<i64>, String> {
+        for (kind, name) in self.0.iter().filter(|(kind, _)| kind != "ROLE" && kind != "TABLESPACE") {
+            let only = Self(vec![(kind.clone(), name.clone())]);
+            // Rows of a table may stand in another archive.
+            let rows = Self(vec![("TABLE".to_owned(), name.clone())]);
+            if !contents.entries.iter().any(|entry| only.names(entry) || (kind == "TABLE DATA" && rows.names(entry))) {
+                return Err(format!("{kind}:{name}"));
+            }
+        }
+        let mut skipped: BTreeSet<i64> = contents.entries.iter().filter(|entry| self.names(entry)).map(|entry| entry.dump_id).collect();
+        loop {
+            let depends = |entry: &&Entry| !skipped.contains(&entry.dump_id) && entry.dependencies.iter().any(|id| skipped.contains(id));
+            let more: Vec<i64> = contents.entries.iter().filter(depends).map(|entry| entry.dump_id).collect();
+            if more.is_empty() {
+                return Ok(skipped);
+            }
+            skipped.extend(more);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(dump_id: i64, kind: &str, tag: &str, dependencies: &[i64]) -> Entry {
+        Entry {
+            dump_id,
+            kind: kind.to_owned(),
+            schema: b"s".to_vec(),
+            tag: tag.into(),
+            dependencies: dependencies.to_vec(),
+            ..Entry::default()
+        }
+    }
+
+    #[test]
+    fn what_depends_on_something_skipped_is_skipped() {
+        let entries = vec![
+            entry(1, "TABLE", "t", &[]),
+            entry(2, "TABLE DATA", "t", &[1]),
+            entry(3, "VIEW", "v", &[1]),
+            entry(4, "ACL", "VIEW v", &[3]),
+            entry(5, "TABLE", "u", &[]),
+        ];
+        let contents = Contents { version: (1, 16), database: Vec::new(), entries, raw: std::sync::Arc::default() };
+        let skips = |words: &[&str]| Skips::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
+        assert_eq!(skips(&["table:s.t"]).of(&contents), Ok(BTreeSet::from([1, 2, 3, 4])));
+        assert_eq!(skips(&["VIEW:v", "ROLE:x"]).of(&contents), Ok(BTreeSet::from([3, 4])));
+        assert_eq!(skips(&["VIEW:w"]).of(&contents), Err("VIEW:w".to_owned()));
+        for bad in ["TABLE", ":x", "TABLE:", ""] {
+            assert!(Skips::parse(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_only_superusers_make_is_known() {
+        let of = |kind: &str, definition: &str| needs_a_superuser(&Entry { definition: definition.into(), ..entry(1, kind, "x", &[]) });
+        for (kind, definition) in [
+            ("EVENT TRIGGER", ""),
+            ("PUBLICATION", "CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert');"),
+            ("FUNCTION", "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x';"),
+            ("PROCEDURAL LANGUAGE", "CREATE OR REPLACE PROCEDURAL LANGUAGE plpython3u;"),
+            ("ACL", "SET SESSION AUTHORIZATION a;\nGRANT SELECT ON TABLE t TO b;"),
+        ] {
+            assert!(of(kind, definition), "{kind} {definition}");
+        }
+        for (kind, definition) in
+            [("TABLE", ""), ("PUBLICATION", "CREATE PUBLICATION p;"), ("FUNCTION", "… LANGUAGE sql …"), ("ACL", "GRANT …")]
+        {
+            assert!(!of(kind, definition), "{kind} {definition}");
+        }
+    }
+}

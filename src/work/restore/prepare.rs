@@ -1,0 +1,235 @@
+//! Everything that is looked at before the first change: the backup opened, the target seen, what is to be done about roles, what is left out,
+//! and what the connecting role may not do.
+
+use std::collections::BTreeSet;
+
+use super::Wishes;
+use super::sight::{Sight, sight};
+use crate::domain::fingerprint::{Fingerprint, Omitted};
+use crate::domain::manifest::{Manifest, Role};
+use crate::pg::Connection;
+use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::globals::{self, Globals};
+use crate::pg::sql::quote_text;
+use crate::seal::Identity;
+use crate::source::postgres::{SourceError, dump, snapshot};
+use crate::target::database::{Found, Properties};
+use crate::target::globals::GlobalsPlan;
+use crate::target::load::{Archive, Leave};
+use crate::target::rights::{Lack, Rights};
+use crate::target::selection::{Only, Selection};
+use crate::target::{LoadError, TargetError};
+use crate::work::verify::payload_of;
+use crate::work::{Rig, WorkError, shelf};
+
+/// Everything known before the first change.
+pub struct Prepared {
+    pub(super) manifest: Manifest,
+    pub(super) identity: Identity,
+    pub(super) sight: Sight,
+    pub(super) archive: Archive,
+    pub(super) selection: Option<Selection>,
+    pub(super) properties: Properties,
+    pub(super) globals: Globals,
+    pub(super) plan: GlobalsPlan,
+    pub(super) rights: Rights,
+    pub(super) lacks: Vec<Lack>,
+    pub(super) leave: Leave,
+    pub(super) skipped: Vec<String>,
+    pub(super) wishes: Wishes,
+    /// What the database held and the backup does not.
+    pub(super) omitted: Vec<Omitted>,
+    /// The slot that opened the backup.
+    pub slot: String,
+}
+
+impl Prepared {
+    /// What the database held and the backup does not.
+    #[must_use]
+    pub fn omitted(&self) -> &[Omitted] {
+        &self.omitted
+    }
+    /// What the connecting role may not do.
+    #[must_use]
+    pub fn lacks(&self) -> &[Lack] {
+        &self.lacks
+    }
+    /// What will be done about roles and tablespaces.
+    #[must_use]
+    pub fn globals(&self) -> Option<&GlobalsPlan> {
+        (!self.wishes.no_globals).then_some(&self.plan)
+    }
+    /// What is left out because somebody asked for it, with what depends on it.
+    #[must_use]
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
+    }
+    /// What was seen of the target.
+    #[must_use]
+    pub fn sight(&self) -> &Sight {
+        &self.sight
+    }
+    /// Foreign keys to tables that were not asked for.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        self.selection.as_ref().map_or(&[], |selection| &selection.left_out)
+    }
+}
+
+/// Opens the backup and looks at the target, changing nothing.
+///
+/// # Errors
+/// [`WorkError`] for everything that stands in the way.
+pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: Wishes) -> Result<Prepared, WorkError> {
+    let target = target.as_role(wishes.role.clone());
+    let mut sight = sight(rig, &manifest, &target, &wishes).await?;
+    let shelf::OpenedBackup { identity, slot, .. } = shelf::open(rig, &manifest).await?;
+    let opened = shelf::open_payload(rig, payload_of(&manifest, Role::Main)?, &identity).await?;
+    let archive = Archive::begin(opened).await.map_err(before_loading)?;
+    holds(&archive.contents, &wishes.without_rows_of)?;
+    let selection = wishes.only.as_ref().map(|only| select(&archive.contents, only)).transpose()?;
+    extensions_are_offered(&mut sight, &archive.contents, selection.as_ref()).await?;
+    let properties = Properties::of(&archive.contents)?;
+    if let Found::Empty(session) | Found::Occupied { session, .. } = &mut sight.found {
+        let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(TargetError::Session)?;
+        if encoding != properties.encoding {
+            return Err(TargetError::Encoding { database: sight.database, found: encoding, wanted: properties.encoding }.into());
+        }
+    }
+    let script = shelf::read_payload(rig, payload_of(&manifest, Role::Globals)?, &identity).await?;
+    let globals = globals::parse(&script).map_err(TargetError::from)?;
+    let rights = Rights::of(sight.session()).await.map_err(TargetError::Session)?;
+    let plan = match wishes.no_globals {
+        true => GlobalsPlan::default(),
+        false => {
+            let existing = target_globals(&mut sight).await?;
+            GlobalsPlan::of(&globals, &existing, &wishes.tablespaces, &rights, |kind, name| wishes.skips.has(kind, name))?
+        }
+    };
+    let (leave, skipped) = left_out(&archive.contents, &wishes)?;
+    let wanted = archive.contents.entries.iter().filter(|entry| {
+        !leave.entries.contains(&entry.dump_id) && selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
+    });
+    let wanted: Vec<&Entry> = wanted.collect();
+    let made: BTreeSet<String> = plan.report.roles_created.iter().cloned().collect();
+    let creates = sight.creates();
+    let mut lacks = rights.lacking(sight.session(), &wanted, creates, &made, !wishes.no_owner).await?;
+    lacks.extend(plan.beyond.iter().map(|what| Lack {
+        what: format!("make {what}"),
+        next: "make it beforehand, leave it out with --skip ROLE:NAME, or restore as a superuser".to_owned(),
+    }));
+    let recorded = shelf::read_payload(rig, payload_of(&manifest, Role::Fingerprint)?, &identity).await?;
+    let omitted = Fingerprint::parse(&recorded)?.omitted;
+    Ok(Prepared {
+        manifest,
+        identity,
+        sight,
+        archive,
+        selection,
+        properties,
+        globals,
+        plan,
+        rights,
+        lacks,
+        leave,
+        skipped,
+        wishes,
+        omitted,
+        slot,
+    })
+}
+
+fn select(contents: &Contents, only: &Only) -> Result<Selection, WorkError> {
+    Selection::of(contents, only).map_err(|(name, known)| {
+        let hint = match shelf::nearest(&name, &known) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => format!(
+                "the backup holds {} such objects; `pg_restore --list` shows them: lifeboat restore … --to - | pg_restore --list",
+                known.len()
+            ),
+        };
+        WorkError::Refused {
+            what: "what is to be restored".to_owned(),
+            why: format!("the backup holds no {name}; nothing was changed"),
+            hint,
+        }
+    })
+}
+
+/// An extension that is not installed would be found out in the middle of the schema.
+async fn extensions_are_offered(sight: &mut Sight, contents: &Contents, selection: Option<&Selection>) -> Result<(), WorkError> {
+    let wanted = contents.of_kind("EXTENSION").filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
+    let names: Vec<String> = wanted.map(|entry| crate::pg::archive::readable(&entry.tag)).collect();
+    let mut missing = Vec::new();
+    for name in names {
+        let question = format!("SELECT count(*) FROM pg_catalog.pg_available_extensions WHERE name = {}", quote_text(&name));
+        if sight.session().ask_one("its extensions", &question).await.map_err(TargetError::Session)? == "0" {
+            missing.push(name);
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(TargetError::Lacks { what: format!("extension {}, which the backup uses", missing.join(", ")) }.into()),
+    }
+}
+
+/// A table whose rows are to be left out and that is not there is a mistake in the plan, and perhaps in the name of what matters.
+fn holds(contents: &Contents, tables: &[(String, String)]) -> Result<(), WorkError> {
+    let is = |entry: &crate::pg::archive::Entry, (schema, name): &(String, String)| {
+        entry.schema == schema.as_bytes() && entry.tag == name.as_bytes()
+    };
+    match tables.iter().find(|table| !contents.of_kind("TABLE").any(|entry| is(entry, table))) {
+        None => Ok(()),
+        Some((schema, name)) => Err(WorkError::Refused {
+            what: "the restore plan".to_owned(),
+            why: format!("it leaves out the rows of {schema}.{name}, and the backup holds no such table; nothing was changed"),
+            hint: "correct without_rows_of in the plan".to_owned(),
+        }),
+    }
+}
+
+pub(super) fn before_loading(source: LoadError) -> WorkError {
+    match source {
+        LoadError::Open(error) => WorkError::Open(error),
+        LoadError::Archive(error) => WorkError::Damaged { what: "payload main".to_owned(), why: error.to_string() },
+        other => WorkError::Bug(other.to_string()),
+    }
+}
+
+/// What somebody asked to leave out of the archive, and its names with those of what depends on it.
+fn left_out(contents: &Contents, wishes: &Wishes) -> Result<(Leave, Vec<String>), WorkError> {
+    let entries = wishes.skips.of(contents).map_err(|word| WorkError::Refused {
+        what: "--skip".to_owned(),
+        why: format!("the backup holds no {word}; nothing was changed"),
+        hint: "kinds and names are those that `lifeboat restore … --to - | pg_restore --list` shows".to_owned(),
+    })?;
+    let skipped = contents.entries.iter().filter(|entry| entries.contains(&entry.dump_id));
+    let shown = |entry: &Entry| match entry.schema.is_empty() {
+        true => format!("{} {}", entry.kind, readable(&entry.tag)),
+        false => format!("{} {}.{}", entry.kind, readable(&entry.schema), readable(&entry.tag)),
+    };
+    let names = skipped.clone().map(shown).collect();
+    let is_table = |entry: &&Entry| matches!(entry.kind.as_str(), "TABLE" | "TABLE DATA");
+    let mut rows: BTreeSet<_> = skipped.filter(is_table).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
+    let of_table = |entry: &&Entry| {
+        let (schema, name) = (readable(&entry.schema), readable(&entry.tag));
+        wishes.skips.has("TABLE DATA", &name) || wishes.skips.has("TABLE DATA", &format!("{schema}.{name}"))
+    };
+    rows.extend(contents.of_kind("TABLE").filter(of_table).map(|entry| (entry.schema.clone(), entry.tag.clone())));
+    let privileges = contents.entries.iter().filter(|entry| wishes.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL"));
+    let entries = entries.into_iter().chain(privileges.map(|entry| entry.dump_id)).collect();
+    Ok((Leave { owners: wishes.no_owner, entries, rows, keep_going: wishes.keep_going }, names))
+}
+
+/// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness be told.
+async fn target_globals(sight: &mut Sight) -> Result<Globals, WorkError> {
+    let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
+    let connection = if sight.creates() { sight.connection.to_database(&here.database) } else { sight.connection.clone() };
+    let unreadable =
+        |error: SourceError| WorkError::NotVerified(format!("roles of the target could not be read, so nothing was changed: {error}"));
+    let script = match dump::globals_once(&sight.tools, &connection, &here.database, true).await {
+        Ok(script) => script,
+        Err(_) => dump::globals_once(&sight.tools, &connection, &here.database, false).await.map_err(unreadable)?,
+    };
+    Ok(globals::parse(&script).map_err(TargetError::from)?)
+}

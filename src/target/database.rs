@@ -1,5 +1,7 @@
 //! The database itself: is it empty, make it if it is missing, give it the properties of the old one under its own name.
 
+use std::time::Duration;
+
 use super::TargetError;
 use super::mark::Mark;
 use crate::pg::archive::{Contents, Entry, readable};
@@ -8,6 +10,9 @@ use crate::pg::{Connection, Session, SessionError, Tools};
 
 /// Databases to connect to in order to create another.
 const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
+
+/// How long an attempt that was killed may still be making or dropping the database.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What was found where the restore is to go.
 #[derive(Debug)]
@@ -47,9 +52,11 @@ pub async fn look(tools: &Tools, connection: &Connection) -> Result<Found, Targe
     let mut session = match Session::open(tools, connection).await {
         Ok(session) => session,
         // Why the server refused stands in its words only, in whatever language it speaks; its catalog tells for certain.
-        Err(SessionError::Lost { last_words }) => {
-            return missing(tools, connection).await?.ok_or(TargetError::Session(SessionError::Lost { last_words }));
-        }
+        Err(SessionError::Lost { .. }) => match missing(tools, connection).await? {
+            Some(missing) => return Ok(missing),
+            // It may have come into being meanwhile.
+            None => Session::open(tools, connection).await.map_err(TargetError::Session)?,
+        },
         Err(error) => return Err(TargetError::Session(error)),
     };
     if let Some(mark) = Mark::read(&mut session).await? {
@@ -70,9 +77,29 @@ async fn missing(tools: &Tools, connection: &Connection) -> Result<Option<Found>
         Some(name) => name.to_owned(),
         None => session.ask_one("the user's name", "SELECT session_user").await.map_err(TargetError::Session)?,
     };
+    settled(&mut session, &name).await?;
     let listed = format!("SELECT count(*) FROM pg_catalog.pg_database WHERE datname = {}", sql::quote_text(&name));
     let count = session.ask_one("the list of databases", &listed).await.map_err(TargetError::Session)?;
     Ok((count == "0").then_some(Found::Missing { session, name }))
+}
+
+/// Waits until no attempt that was killed is still making or dropping the database: the server carries out a statement whose client is gone.
+async fn settled(session: &mut Session, name: &str) -> Result<(), TargetError> {
+    let quoted = quote_identifier(name);
+    let starts = |verb: &str| format!("pg_catalog.starts_with(query, {})", sql::quote_text(&format!("{verb} {quoted}")));
+    let question = format!(
+        "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = 'lifeboat' AND state = 'active' AND pid <> pg_catalog.pg_backend_pid() AND ({} OR {})",
+        starts("CREATE DATABASE"),
+        starts("DROP DATABASE IF EXISTS")
+    );
+    let begun = tokio::time::Instant::now();
+    while session.ask_one("what is done to the database", &question).await.map_err(TargetError::Session)? != "0" {
+        if begun.elapsed() > SETTLED_WITHIN {
+            return Err(TargetError::Busy { database: name.to_owned() });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// A session to a database of the same server that nobody restores into.
@@ -169,7 +196,8 @@ impl Properties {
     pub fn has_comment(&self) -> bool {
         let says = |(_, text): &(Option<Vec<u8>>, Vec<u8>)| {
             let text = [text.as_slice(), b";"].concat();
-            sql::statements(&text).is_ok_and(|statements| statements.iter().any(|statement| statement.begins_with(&["comment"])))
+            sql::statements(&text)
+                .is_ok_and(|statements| statements.iter().any(|s| s.begins_with(&["comment"]) && !Mark::is_within(&s.text)))
         };
         self.rest.iter().any(says)
     }

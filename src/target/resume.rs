@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::TargetError;
 use super::load::TableName;
 use crate::pg::archive::{Contents, Entry, readable};
-use crate::pg::sql::quote_identifier;
+use crate::pg::sql::{self, quote_identifier};
 use crate::pg::{Session, SessionError};
 
 /// Kind, schema, what it is on, and name of an object. What has no schema, or is on nothing, has an empty one.
@@ -62,11 +62,29 @@ fn readings(entry: &Entry, tags: &HashMap<i64, &[u8]>) -> Vec<Object> {
     if !on_something {
         return vec![object(b"", &entry.tag)];
     }
+    // Its definition says what it is called.
+    if let Some(name) = name_in(&entry.definition)
+        && let Some(on) = entry.tag.strip_suffix(name.as_slice()).and_then(|rest| rest.strip_suffix(b" "))
+    {
+        return vec![object(on, &name)];
+    }
     let known: HashSet<&[u8]> = entry.dependencies.iter().filter_map(|id| tags.get(id).copied()).collect();
     let spaces = entry.tag.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at);
     let splits: Vec<(&[u8], &[u8])> = spaces.map(|at| (&entry.tag[..at], &entry.tag[at + 1..])).collect();
     let likely: Vec<Object> = splits.iter().filter(|(on, _)| known.contains(on)).map(|(on, name)| object(on, name)).collect();
     if likely.is_empty() { splits.iter().map(|(on, name)| object(on, name)).collect() } else { likely }
+}
+
+/// The name that follows `ADD CONSTRAINT`, `CREATE TRIGGER`, `CREATE RULE` or `CREATE POLICY` in the first statement.
+fn name_in(definition: &[u8]) -> Option<Vec<u8>> {
+    let cut = sql::statements(definition).ok()?;
+    let statement = cut.first()?;
+    let word = |at: usize, words: &[&str]| statement.tokens.get(at).is_some_and(|token| words.iter().any(|word| token.is_word(word)));
+    let at = match statement.begins_with(&["alter", "table"]) {
+        true => (2..statement.tokens.len()).find(|at| word(*at, &["constraint"]) && word(*at - 1, &["add"]))?,
+        false => (1..3).find(|at| word(*at, &["trigger", "rule", "policy"]) && (*at == 1 || word(1, &["constraint"])))?,
+    };
+    statement.name_at(at + 1).map(<[u8]>::to_vec)
 }
 
 /// Gives what was made by an earlier attempt to its owner: it is made and given by two statements.
@@ -217,6 +235,20 @@ mod tests {
         assert_eq!(of(&[2]), ["a b|c"]);
         assert_eq!(of(&[1, 2]), ["a|b c", "a b|c"]);
         assert_eq!(of(&[]), ["a|b c", "a b|c"]);
+        let named = |kind: &str, tag: &str, definition: &str| {
+            let entry = Entry {
+                kind: kind.to_owned(),
+                tag: tag.into(),
+                definition: definition.into(),
+                dependencies: vec![1, 2],
+                ..Entry::default()
+            };
+            readings(&entry, &tags).into_iter().map(|(_, _, on, name)| format!("{on}|{name}")).collect::<Vec<_>>()
+        };
+        let foreign = "ALTER TABLE ONLY s.\"a b\"\n    ADD CONSTRAINT \"a b_fk\" FOREIGN KEY (one) REFERENCES s.a(x);";
+        assert_eq!(named("FK CONSTRAINT", "a b a b_fk", foreign), ["a b|a b_fk"]);
+        assert_eq!(named("TRIGGER", "a b c", "CREATE CONSTRAINT TRIGGER \"b c\" AFTER INSERT ON s.a;"), ["a|b c"]);
+        assert_eq!(named("POLICY", "a b c", "CREATE POLICY c ON s.\"a b\";"), ["a b|c"]);
         let index = Entry { kind: "INDEX".to_owned(), schema: b"s".to_vec(), tag: b"a b".to_vec(), ..Entry::default() };
         assert_eq!(readings(&index, &tags), [("INDEX".to_owned(), "s".to_owned(), String::new(), "a b".to_owned())]);
     }

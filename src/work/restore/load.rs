@@ -1,6 +1,6 @@
 //! The restore itself, step by step, marked on the target as it goes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -180,6 +180,12 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let mut stages = Vec::new();
     let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
     let mut mark = look_again(&mut sight, &manifest, wishes.beside_tables).await?;
+    // What an earlier attempt has begun to make is made to its end while there is a mark that tells.
+    let own = mark.as_ref().map(Mark::own_tablespaces).unwrap_or_default();
+    let plan = plan.with_own_tablespaces(&globals, &own);
+    for name in &own {
+        plan.make_tablespace(sight.session(), name).await?;
+    }
     // What cannot be taken back is begun anew, where the database is a restore's own.
     if let Some(left) = mark.take_if(|mark| !can_go_on(mark, &archive.contents)) {
         if !left.created {
@@ -199,7 +205,6 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let resumed_after: Vec<String> = mark.as_ref().map(Mark::steps_done).unwrap_or_default();
     let resumed = mark.is_some();
     let encoding = globals.encoding.clone();
-    let plan = plan.with_own_tablespaces(&globals, &mark.as_ref().map(Mark::own_tablespaces).unwrap_or_default());
     let mut failed = if wishes.keep_going { plan.beyond.clone() } else { Vec::new() };
     let globals_report = if wishes.no_globals {
         None
@@ -236,8 +241,8 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     };
     // A database that held something before is not the restore's to go on with.
     let alone = !matches!(sight.found, Found::Occupied { .. });
-    let fresh =
-        || Mark { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done: Default::default() };
+    let done: BTreeSet<String> = own.iter().map(|name| Mark::word_of_tablespace(name)).collect();
+    let fresh = || Mark { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done };
     let marker = match mark {
         Some(mark) => Marker::begin(&sight, mark, true, state).await,
         None if alone => Marker::begin(&sight, fresh(), false, state).await,
@@ -245,7 +250,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     };
     failpoint::reach("restore-marked");
     let contents = archive.contents.clone();
-    for name in plan.tablespaces() {
+    for name in plan.tablespaces().filter(|name| !own.contains(*name)) {
         marker.done(&Mark::word_of_tablespace(name)).await;
         plan.make_tablespace(sight.session(), name).await?;
         state.changed.push(format!("tablespace {name:?} was made"));
@@ -299,11 +304,12 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     };
     // Last, under whatever name it has by now: until then the same command goes on, the trade of names included.
     let mut session = Session::open(&loader.tools, &connection).await.map_err(TargetError::Session)?;
-    marker.clear(&mut session, &database).await?;
-    state.marked = false;
-    if wishes.only.is_none() {
-        properties.apply(&mut session, &database, &encoding, Part::Comment, false).await?;
+    match wishes.only.is_none() && properties.has_comment() {
+        // In the mark's place, by one statement: there is no moment at which the database is neither unfinished nor done.
+        true => drop(properties.apply(&mut session, &database, &encoding, Part::Comment, false).await?),
+        false => marker.clear(&mut session, &database).await?,
     }
+    state.marked = false;
     drop(session);
     let mut smoke = Vec::new();
     for one in &wishes.smoke {

@@ -3,6 +3,7 @@
 mod compared;
 mod extensions;
 mod guide;
+mod killed;
 mod lost;
 mod older_servers;
 mod on_call;

@@ -98,18 +98,18 @@ impl Loading {
 
 const ERRORS_IGNORED: &str = "pg_restore: warning: errors ignored on restore: ";
 
-/// What the server refused, with the entry it was part of where that is told. Only first lines: what follows may quote rows.
+/// What the server refused, with the beginning of the statement. Of a statement only what stands before its first value, which may be a secret; of an
+/// error only its first line: what follows may quote rows.
 fn refused(said: &str) -> Vec<String> {
-    let mut entry = String::new();
-    let mut refused = Vec::new();
+    let mut refused: Vec<String> = Vec::new();
     for line in said.lines() {
-        if let Some(after) = line.strip_prefix("pg_restore: from TOC entry ") {
-            // Number; OIDs of catalog and object; kind, name and owner.
-            entry = after.split_once("; ").map_or(after, |(_, rest)| rest).splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
-        } else if let Some(error) = line.strip_prefix("pg_restore: error: ") {
-            refused.push(if entry.is_empty() { error.to_owned() } else { format!("{entry}: {error}") });
+        if let Some(error) = line.strip_prefix("pg_restore: error: ") {
+            refused.push(error.trim_start_matches("could not execute query: ").to_owned());
         } else if let Some((_, error)) = line.split_once(": ERROR:  ").filter(|(from, _)| from.starts_with("psql:")) {
             refused.push(error.to_owned());
+        } else if let (Some(statement), Some(error)) = (line.strip_prefix("Command was: "), refused.last_mut()) {
+            let statement = statement.split(['\'', '(', ';']).next().unwrap_or_default().trim_end();
+            *error = format!("{statement}: {error}");
         }
     }
     refused
@@ -153,14 +153,18 @@ mod tests {
 
     #[test]
     fn what_was_refused_is_told_with_its_entry_and_without_rows() {
-        let said = "pg_restore: while PROCESSING TOC:\npg_restore: from TOC entry 8; 1259 16396 TABLE t app\n\
-                    pg_restore: error: could not execute query: ERROR:  role \"app\" does not exist\nCommand was: ALTER TABLE t OWNER TO app\n\
+        let said = "pg_restore: error: could not execute query: ERROR:  role \"app\" does not exist\nCommand was: ALTER TABLE public.t OWNER TO app;\n\n\
                     pg_restore: error: COPY failed for table \"t\": ERROR:  invalid input\nCONTEXT:  COPY t, line 1: \"secret\"\n\
-                    pg_restore: warning: errors ignored on restore: 2";
-        let refused = refused(said);
-        assert_eq!(refused.len(), 2);
-        assert_eq!(refused[0], "TABLE t app: could not execute query: ERROR:  role \"app\" does not exist");
-        assert!(!refused[1].contains("secret"));
+                    pg_restore: error: could not execute query: ERROR:  no\nCommand was: CREATE SUBSCRIPTION s CONNECTION 'password=secret' PUBLICATION p;\n\
+                    pg_restore: warning: errors ignored on restore: 3";
+        assert_eq!(
+            refused(said),
+            [
+                "ALTER TABLE public.t OWNER TO app: ERROR:  role \"app\" does not exist",
+                "COPY failed for table \"t\": ERROR:  invalid input",
+                "CREATE SUBSCRIPTION s CONNECTION: ERROR:  no"
+            ]
+        );
         assert_eq!(super::refused("psql:<stdin>:7: ERROR:  no\nNOTICE: x"), ["no"]);
     }
 

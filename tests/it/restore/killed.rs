@@ -71,7 +71,6 @@ fn killed_at_every_failpoint_it_ends_where_it_would_have_ended() {
 fn killed_at_any_moment_it_ends_where_it_would_have_ended() {
     let scene = Scene::new();
     let seed = std::env::var("LIFEBOAT_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
-    println!("LIFEBOAT_TEST_SEED={seed}");
     let mut chance = rand::rngs::StdRng::seed_from_u64(seed);
     for number in 0..MOMENTS {
         let (target, home) = (Cluster::start(), &scene.homes[number % 2]);

@@ -4,6 +4,7 @@ mod compared;
 mod extensions;
 mod guide;
 mod killed;
+mod lesser;
 mod lost;
 mod older_servers;
 mod on_call;

@@ -375,6 +375,9 @@ pub struct RestoreArguments {
     /// With --plan: read the whole backup, as lifeboat verify does.
     #[arg(long, requires = "plan")]
     pub verify: bool,
+    /// Drop the unfinished database that a restore of another backup has made, and restore in its place.
+    #[arg(long)]
+    pub take_over: bool,
     /// Restore although the room that is estimated to be needed is not there; disks may be thin or compressed.
     #[arg(long)]
     pub ignore_room: bool,

@@ -12,8 +12,10 @@ use super::print::{self, Failure, data, talk};
 use super::run::{Start, UNVERIFIED, backup_id, datastore_name};
 use super::volumes;
 use crate::config::plans;
+use crate::domain::Trouble;
 use crate::domain::choice::Which;
 use crate::domain::drill::{Answer, CheckResult};
+use crate::domain::id::BackupId;
 use crate::domain::span::{bytes_for_people, for_people};
 use crate::pg::Connection;
 use crate::target::TargetError;
@@ -22,7 +24,7 @@ use crate::target::rights::Skips;
 use crate::target::selection::Only;
 use crate::work::quote::{self, Question, Quote};
 use crate::work::restore::{self, Order, Wishes};
-use crate::work::{Rig, WorkError, thaw};
+use crate::work::{Rig, WorkError, shelf, thaw};
 
 fn which(arguments: &RestoreArguments) -> Result<Which, WorkError> {
     match (&arguments.backup, &arguments.at) {
@@ -134,14 +136,62 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
                 wishes,
             };
             let backup = quote.backup.to_string();
+            let mut older: Vec<_> =
+                quote.others.iter().filter(|other| other.taken < quote.taken).map(|other| other.backup.clone()).collect();
             if let Some(error) = quote.refusal() {
                 return Err(error.into());
             }
             confirm(arguments.yes, &backup, "database", order.target.database().unwrap_or(name.as_str()))?;
-            let done = restore::carry_out(&rig, order).await;
-            ended(start, done.map_err(|(error, state)| Failure { error: Box::new(error), state: Some(state) })?)
+            let others = std::mem::take(&mut older);
+            match restore::carry_out(&rig, order).await {
+                Ok(report) => ended(start, report),
+                Err((error, state)) => {
+                    let state = if error.trouble() == Trouble::Integrity { damaged(&rig, &backup, others, &state).await } else { state };
+                    Err(Failure { error: Box::new(error), state: Some(state) })
+                }
+            }
         }
     }
+}
+
+/// What to do about a backup that has proved damaged: which other one, and how to have it in the place of what was begun.
+async fn damaged(rig: &Rig, backup: &str, older: Vec<BackupId>, state: &str) -> String {
+    let known = match (&rig.catalog, shelf::vault_id(rig).await) {
+        (Ok(catalog), Ok(vault)) => catalog.damaged(&vault).await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let next = older.into_iter().find(|older| !known.iter().any(|row| row.backup == *older));
+    // "The same command goes on from here" would fail in the same place for ever.
+    let state = state.split(" The same command").next().unwrap_or_default();
+    match next {
+        Some(next) => format!(
+            "{state} Backup {backup} is damaged; the one before it is {next}, of which no damage is known:\n  {}",
+            command_with(&next.to_string(), !state.contains("nothing was changed"))
+        ),
+        None => format!(
+            "{state} Backup {backup} is damaged, and there is none before it that is not; look for a copy (lifeboat list --vault NAME)"
+        ),
+    }
+}
+
+/// The command that was typed, with another backup.
+fn command_with(backup: &str, take_over: bool) -> String {
+    let typed: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = vec!["lifeboat".to_owned()];
+    let mut typed = typed.into_iter();
+    while let Some(word) = typed.next() {
+        match word.as_str() {
+            "--backup" | "--at" => drop(typed.next()),
+            "--take-over" => {}
+            _ if word.starts_with("--backup=") || word.starts_with("--at=") => {}
+            _ => words.push(word),
+        }
+    }
+    words.extend(["--backup".to_owned(), backup.to_owned()]);
+    words.extend(take_over.then(|| "--take-over".to_owned()));
+    let plain = |word: &str| !word.is_empty() && word.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&c));
+    let quote = |word: String| if plain(&word) { word } else { format!("'{}'", word.replace('\'', "'\\''")) };
+    words.into_iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 /// What the command line says, without the restore plan.
@@ -162,6 +212,7 @@ fn wishes_of(arguments: &RestoreArguments) -> Result<Wishes, WorkError> {
         role: arguments.role.clone(),
         skips,
         keep_going: arguments.keep_going,
+        take_over: arguments.take_over,
         ignore_room: arguments.ignore_room,
         no_globals: arguments.no_globals,
         beside_tables: arguments.into_database_with_tables,
@@ -190,6 +241,7 @@ fn planned(rig: &Rig, question: &Question<'_>, typed: Wishes) -> Result<Wishes, 
         skips: plan.skips.and(typed.skips),
         keep_going: plan.keep_going || typed.keep_going,
         ignore_room: typed.ignore_room,
+        take_over: typed.take_over,
         jobs: if typed.jobs > 0 { typed.jobs } else { plan.jobs },
         tablespaces: if typed.tablespaces.is_empty() { plan.tablespaces } else { typed.tablespaces },
         beside_tables: typed.beside_tables,

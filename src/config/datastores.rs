@@ -55,6 +55,8 @@ pub struct PostgresConfig {
     pub jobs: usize,
     /// How long to wait for a table's lock.
     pub lock_wait: Span,
+    /// How long the snapshot of a dump may last; none: it is told of when it becomes old.
+    pub snapshot_limit: Option<Span>,
     /// Whether globals hold role passwords (needs to read `pg_authid`).
     pub role_passwords: bool,
 }
@@ -230,6 +232,7 @@ fn postgres(s: &mut Section<'_>) -> Option<PostgresConfig> {
         password_command: s.texts("password_command").map(|t| t.value),
         jobs: s.number("jobs", 1, 32).unwrap_or(1),
         lock_wait: s.span("lock_wait").unwrap_or(Span::seconds(30)),
+        snapshot_limit: s.span("snapshot_limit"),
         role_passwords: s.boolean("role_passwords").unwrap_or(true),
     })
 }

@@ -28,7 +28,7 @@ pub enum Found {
     Empty(Session),
     /// An interrupted restore left it.
     Unfinished(Session, Mark),
-    /// It exists and holds relations.
+    /// It exists and holds something.
     Occupied {
         /// A session to it.
         session: Session,
@@ -39,10 +39,27 @@ pub enum Found {
     },
 }
 
-const RELATIONS: &str = "SELECT count(*), COALESCE(min(n.nspname || '.' || c.relname), '') \
-    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')";
+/// Relations, functions, types and schemas that belong to no extension: whatever could have the name of something that is restored.
+const OBJECTS: &str = "SELECT count(*), COALESCE(min(o.name), '') FROM ( \
+      SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS catalog, c.oid, n.nspname, n.nspname || '.' || c.relname AS name \
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') \
+      UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, n.nspname, 'function ' || n.nspname || '.' || p.proname \
+        FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+      UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, n.nspname, 'type ' || n.nspname || '.' || t.typname \
+        FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r') \
+      UNION ALL SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass, n.oid, n.nspname, 'schema ' || n.nspname \
+        FROM pg_catalog.pg_namespace n WHERE n.nspname <> 'public' \
+    ) o WHERE o.nspname <> 'information_schema' AND o.nspname !~ '^pg_' \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.catalog AND d.objid = o.oid AND d.deptype IN ('e', 'i'))";
+
+/// The comment of the database that a session is connected to; empty if there is none.
+///
+/// # Errors
+/// [`TargetError::Session`]
+pub async fn comment(session: &mut Session) -> Result<String, TargetError> {
+    let question = "SELECT COALESCE(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
+    session.ask_one("the database's comment", question).await.map_err(TargetError::Session)
+}
 
 /// Looks at the target, changing nothing.
 ///
@@ -62,7 +79,7 @@ pub async fn look(tools: &Tools, connection: &Connection) -> Result<Found, Targe
     if let Some(mark) = Mark::read(&mut session).await? {
         return Ok(Found::Unfinished(session, mark));
     }
-    let rows = session.ask("what the target holds", RELATIONS, 2).await.map_err(TargetError::Session)?;
+    let rows = session.ask("what the target holds", OBJECTS, 2).await.map_err(TargetError::Session)?;
     let (count, example) = match rows.into_iter().next().as_deref() {
         Some([Some(count), Some(example)]) => (count.parse().unwrap_or(u64::MAX), example.clone()),
         _ => return Err(TargetError::Session(SessionError::Shape { what: "what the target holds".to_owned() })),

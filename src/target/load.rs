@@ -142,6 +142,20 @@ const PRIVILEGES: [&str; 3] = ["ACL", "ACL LANGUAGE", "DEFAULT ACL"];
 /// Kinds that come after the privileges, because they need them, or would interfere.
 const AFTER_PRIVILEGES: [&str; 2] = ["MATERIALIZED VIEW DATA", "EVENT TRIGGER"];
 
+/// Comments and security labels of indexes, constraints and whatever else the post-data section makes. `pg_restore` takes such an entry for one of
+/// the section of the entry listed before it, so it loses those whose object was made ahead or by an earlier run. They are said by statements of ours, last.
+pub fn said_of_post_data(contents: &Contents) -> impl Iterator<Item = &Entry> {
+    const KINDS: [&str; 9] =
+        ["INDEX", "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS", "EVENT TRIGGER"];
+    let made: HashSet<i64> =
+        contents.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str())).map(|entry| entry.dump_id).collect();
+    contents
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.kind.as_str(), "COMMENT" | "SECURITY LABEL"))
+        .filter(move |entry| entry.dependencies.iter().any(|id| made.contains(id)))
+}
+
 impl Loader {
     /// Whether an entry of `main` is restored at all.
     #[must_use]
@@ -231,6 +245,7 @@ impl Loader {
             .filter(|entry| {
                 PRIVILEGES.contains(&entry.kind.as_str()) || AFTER_PRIVILEGES.contains(&entry.kind.as_str()) || !self.wants(entry)
             })
+            .chain(said_of_post_data(contents))
             .map(|entry| entry.dump_id)
             .collect();
         let list = list_of(entries.iter().copied().filter(|id| !later.contains(id))).map_err(failed)?;

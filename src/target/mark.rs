@@ -14,6 +14,7 @@ const BEGINNING: &str = "lifeboat: this database is being restored and is not fi
 
 const SCHEMA_MADE: &str = "schema-made-at-";
 const TABLESPACE: &str = "tablespace-";
+const COMMENT: &str = "comment-";
 
 /// How far a restore has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,20 @@ impl Mark {
     /// The steps that are done, for people.
     #[must_use]
     pub fn steps_done(&self) -> Vec<String> {
-        self.done.iter().filter(|word| !word.starts_with(SCHEMA_MADE) && !word.starts_with(TABLESPACE)).cloned().collect()
+        self.done.iter().filter(|word| ![SCHEMA_MADE, TABLESPACE, COMMENT].iter().any(|own| word.starts_with(own))).cloned().collect()
+    }
+
+    /// The comment that the database had before, which the mark took the place of.
+    #[must_use]
+    pub fn comment_before(&self) -> Option<String> {
+        let text = |word: &String| String::from_utf8(hex::decode(word.strip_prefix(COMMENT)?).ok()?).ok();
+        self.done.iter().find_map(text)
+    }
+
+    /// The word that keeps it.
+    #[must_use]
+    pub fn word_of_comment(text: &str) -> String {
+        format!("{COMMENT}{}", hex::encode(text))
     }
 
     /// Tablespaces that this restore has made, or has begun to make.
@@ -101,9 +115,7 @@ impl Mark {
     /// # Errors
     /// [`TargetError::Session`]
     pub async fn read(session: &mut Session) -> Result<Option<Self>, TargetError> {
-        let question = "SELECT COALESCE(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
-        let text = session.ask_one("the database's comment", question).await.map_err(TargetError::Session)?;
-        Ok(Self::parse(&text))
+        Ok(Self::parse(&super::database::comment(session).await?))
     }
 
     /// Writes it onto a database.
@@ -114,12 +126,13 @@ impl Mark {
         comment(session, database, &quote_text(&self.text())).await.map_err(failed)
     }
 
-    /// Takes it away.
+    /// Takes it away, and puts back what was there before.
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn clear(session: &mut Session, database: &str) -> Result<(), TargetError> {
-        comment(session, database, "NULL").await.map_err(failed)
+    pub async fn clear(&self, session: &mut Session, database: &str) -> Result<(), TargetError> {
+        let before = self.comment_before().map_or("NULL".to_owned(), |text| quote_text(&text));
+        comment(session, database, &before).await.map_err(failed)
     }
 }
 

@@ -34,8 +34,8 @@ pub enum TargetError {
     /// The client programs are missing or too old.
     #[error(transparent)]
     Tools(#[from] ToolsError),
-    /// It holds tables.
-    #[error("the target database {database} is not empty: it holds {count} relations, such as {example}; nothing was changed")]
+    /// It holds something.
+    #[error("the target database {database} is not empty: it holds {count} objects, such as {example}; nothing was changed")]
     NotEmpty {
         /// The database.
         database: String,
@@ -202,7 +202,7 @@ impl TargetError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotEmpty { .. } => Some("name a database that does not exist yet (lifeboat creates it) or an empty one; --swap loads beside it and then trades the names; --into-database-with-tables loads into it as it is".to_owned()),
-            Self::Unfinished { backup, .. } => Some(format!("finish it with --backup {backup}, or drop the database and run this command again")),
+            Self::Unfinished { backup, .. } => Some(format!("finish it with --backup {backup}, or begin in its place with --take-over, which drops it if that restore has made it")),
             Self::Busy { .. } => Some("find out who: SELECT pid, usename, client_addr FROM pg_stat_activity WHERE application_name = 'lifeboat'".to_owned()),
             Self::Older { .. } => Some("restore to a server of that version or newer, or give --into-older-server to try it all the same".to_owned()),
             Self::Encoding { wanted, .. } => Some(format!("name a database that does not exist yet, and lifeboat creates it with encoding {wanted}")),

@@ -36,9 +36,9 @@ use crate::report::Stage;
 use crate::seal::pour::{Sealing, Tap};
 use crate::seal::{Identity, SourceEnd};
 use crate::source::postgres::SourceError;
-use crate::source::postgres::definitions;
 use crate::source::postgres::dump::{self, DumpStream, Split};
 use crate::source::postgres::snapshot::{self as locked, Snapshot};
+use crate::source::postgres::{definitions, watch};
 
 /// How often objects that change while they are written down make us start over.
 const CHANGED_ATTEMPTS_MAX: u32 = 3;
@@ -328,11 +328,25 @@ impl Pourer<'_> {
             }
             held
         };
-        let (pours, definitions) = tokio::join!(join_all(pours), definitions);
+        let limits = watch::Limits { lock_wait: settings.lock_wait, snapshot: settings.snapshot_limit };
+        let watching = async {
+            let error = watch::watch(tools, connection, limits).await;
+            stop.cancel();
+            error
+        };
+        let mut reading = std::pin::pin!(async { tokio::join!(join_all(pours), definitions) });
+        let (pours, definitions, passed) = tokio::select! {
+            (pours, definitions) = &mut reading => (pours, definitions, None),
+            error = watching => {
+                let (pours, definitions) = reading.await;
+                (pours, definitions, Some(failed(error)))
+            }
+        };
         let (mut arrived, mut tallies, mut warned) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_error: Option<WorkError> = None;
         let not_held = definitions.err().map(Err);
-        for poured in pours.into_iter().chain(not_held) {
+        // What has stopped the others is why they stopped.
+        for poured in passed.map(Err).into_iter().chain(pours).chain(not_held) {
             match poured {
                 Ok((payload, tally, said)) => {
                     arrived.push(payload);

@@ -336,15 +336,20 @@ fn load(manifest: &Manifest) -> String {
         lines.push(main("load --create --dbname postgres"));
         return lines.join("\n");
     }
-    lines.push(main("{ pg_restore --list && cat > /dev/null; } > contents.list"));
+    lines.push(main("{ pg_restore --create --list && cat > /dev/null; } > contents.list"));
     // As a connection string's value: a name that holds a `=` would be taken for a connection string itself.
     lines.push("DATABASE=\"dbname='$(sed -n \"s/^;     dbname: //p\" contents.list | sed \"s/[\\\\\\\\']/\\\\\\\\&/g\")'\"".to_owned());
     // A data payload also sets the sequences of its tables, at another moment than `main` did, which is the one recorded.
     lines.push("grep ' SEQUENCE SET ' contents.list > sequences.list || true".to_owned());
-    lines.push(main("load --create --section=pre-data --section=data --dbname postgres"));
+    // Privileges come last: they may take away what an index is built with. What needs them comes with them.
+    lines.push("LAST='^[0-9]+; [0-9]+ [0-9]+ (ACL|DEFAULT ACL|MATERIALIZED VIEW DATA|EVENT TRIGGER|COMMENT - EVENT TRIGGER) '".to_owned());
+    lines.push("grep -E \"$LAST\" contents.list | grep -v ' ACL - DATABASE ' > last.list || true".to_owned());
+    lines.push("grep -vxFf last.list contents.list > rest.list".to_owned());
+    lines.push(main("load --create --section=pre-data --section=data --use-list=rest.list --dbname postgres"));
     lines.extend(data.map(|payload| open(payload, "load --section=data --dbname \"$DATABASE\"")));
     lines.push(main("load --section=data --use-list=sequences.list --dbname \"$DATABASE\""));
-    lines.push(main("load --section=post-data --dbname \"$DATABASE\""));
-    lines.push("rm contents.list sequences.list".to_owned());
+    lines.push(main("load --section=post-data --use-list=rest.list --dbname \"$DATABASE\""));
+    lines.push(main("load --use-list=last.list --dbname \"$DATABASE\""));
+    lines.push("rm contents.list sequences.list last.list rest.list".to_owned());
     lines.join("\n")
 }

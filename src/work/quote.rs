@@ -302,6 +302,9 @@ impl Quote {
 
     /// What the connecting role may not do, what is left out, and which powerful roles would be made.
     fn rights(&mut self, prepared: &Prepared, wishes: &Wishes) {
+        if prepared.swaps_a_stranger() {
+            self.warnings.push("the database that would be renamed has not one table of the backup: is it the right name?".to_owned());
+        }
         self.warnings.extend(prepared.skipped().iter().map(|what| format!("left out as asked: {what}")));
         for lack in prepared.lacks() {
             match wishes.keep_going {
@@ -494,8 +497,5 @@ fn steps(quote: &Quote, sight: &Sight, globals: Option<&GlobalsPlan>, wishes: &W
         steps.push("compare every table with what was recorded at backup time".to_owned());
     }
     steps.extend(sight.swap_step());
-    if wishes.swap && sight.swap.is_none() {
-        steps.push(format!("trade no names: there is no database {:?} yet", sight.database));
-    }
     steps
 }

@@ -15,6 +15,7 @@ pub mod extensions;
 pub mod omitted;
 pub mod online;
 pub mod snapshot;
+pub mod watch;
 
 use crate::domain::Trouble;
 use crate::pg::SessionError;
@@ -35,12 +36,18 @@ pub enum SourceError {
     #[error(transparent)]
     Session(#[from] SessionError),
     /// A table is held by something else for too long.
-    #[error("a table could not be locked for reading within {waited}: {message}")]
+    #[error("a lock was not given within {waited}: {message}")]
     Locked {
         /// How long was waited.
         waited: String,
         /// The server's words.
         message: String,
+    },
+    /// The snapshot has lasted longer than it may.
+    #[error("the dump has held its snapshot for longer than {limit}, and was given up")]
+    TooLong {
+        /// The limit.
+        limit: String,
     },
     /// Tables come and go faster than they can be locked.
     #[error("tables were created, dropped or renamed during each of {attempts} attempts to lock them all")]
@@ -97,7 +104,7 @@ impl SourceError {
             Self::Session(SessionError::Lost { .. }) | Self::Locked { .. } | Self::Restless { .. } | Self::RestlessGlobals { .. } => {
                 Trouble::Unavailable
             }
-            Self::Changed { .. } | Self::KeepChanging { .. } => Trouble::Unavailable,
+            Self::Changed { .. } | Self::KeepChanging { .. } | Self::TooLong { .. } => Trouble::Unavailable,
             Self::Session(_) | Self::Child(_) | Self::Globals(_) | Self::Incomplete(_) => Trouble::SourceFailed,
         }
     }
@@ -107,13 +114,26 @@ impl SourceError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Tools(error) => Some(error.hint()),
-            Self::Locked { .. } => Some("find what holds it (select * from pg_locks where not granted), then run the backup again; lock_wait in lifeboat.toml is how long it waits".to_owned()),
-            Self::Session(SessionError::Lost { .. }) => Some("try the same with psql: lifeboat connects exactly as it does; `lifeboat check` tries every connection".to_owned()),
+            Self::Locked { .. } => Some(
+                "end what holds it, or wait for it, then run the backup again; lock_wait in lifeboat.toml is how long it waits".to_owned(),
+            ),
+            Self::Session(SessionError::Lost { .. }) => {
+                Some("try the same with psql: lifeboat connects exactly as it does; `lifeboat check` tries every connection".to_owned())
+            }
             Self::Session(SessionError::Refused { sqlstate, .. }) if sqlstate == "42501" => Some(PRIVILEGES.to_owned()),
             Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("permission denied") => Some(PRIVILEGES.to_owned()),
-            Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("max_locks_per_transaction") => Some(LOCKS.to_owned()),
+            Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("max_locks_per_transaction") => {
+                Some(LOCKS.to_owned())
+            }
             Self::Session(SessionError::Refused { sqlstate, .. }) if sqlstate == "53200" => Some(LOCKS.to_owned()),
             Self::Session(error) => error.hint().map(str::to_owned),
+            Self::TooLong { .. } => Some(
+                "more jobs, or a standby as the source, make it shorter; snapshot_limit in lifeboat.toml is how long it may last"
+                    .to_owned(),
+            ),
+            Self::Child(ChildError::Failed { last_words, .. }) if last_words.contains("invalid memory alloc request size") => Some(
+                "a value of more than about 500 MB is too large to be written as text; pg_dump cannot dump it, and volumes can".to_owned(),
+            ),
             Self::Changed { .. } | Self::KeepChanging { .. } => {
                 Some("find out what changes it (a migration, a job that makes it anew), and run the backup when that is over".to_owned())
             }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::SourceError;
 use super::definitions::{self, Definitions};
-use super::{extensions, omitted};
+use super::{extensions, omitted, watch};
 use crate::domain::fingerprint::{ExtensionFacts, Omitted};
 use crate::domain::manifest::SourceFacts;
 use crate::domain::span::Span;
@@ -169,6 +169,9 @@ impl Snapshot {
                 // Dropped or renamed since it was listed.
                 Err(SessionError::Refused { sqlstate, .. }) if sqlstate == "42P01" || sqlstate == "3F000" => return Ok(None),
                 Err(SessionError::Refused { sqlstate, message, .. }) if sqlstate == "55P03" => {
+                    session.run("a rollback", "ROLLBACK").await?;
+                    let held = watch::culprit(session, batch.iter().map(|table| table.oid)).await?;
+                    let message = held.unwrap_or_else(|| format!("{message}; what held it is gone by now"));
                     return Err(SourceError::Locked { waited: lock_wait.to_string(), message });
                 }
                 Err(error) => return Err(error.into()),

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::prepare::before_loading;
 use super::sight::Sight;
-use super::{Prepared, RestoreReport, StageTime};
+use super::{Prepared, RestoreReport, StageTime, Wishes};
 use crate::check;
 use crate::domain::fingerprint::{Fingerprint, ObjectFacts, TableRows};
 use crate::domain::manifest::{Manifest, Payload, Role};
@@ -22,7 +22,7 @@ use crate::seal::Identity;
 use crate::source::postgres::snapshot;
 use crate::target::ahead::Ahead;
 use crate::target::database::{self, Found, Part, Properties};
-use crate::target::load::{Archive, Leave, Loaded, Loader, TableName};
+use crate::target::load::{Archive, Leave, Loaded, Loader, TableName, said_of_post_data};
 use crate::target::mark::Mark;
 use crate::target::script;
 use crate::target::turn::Turn;
@@ -141,7 +141,7 @@ impl Marker {
 
     /// Takes the mark away from the database, which may have another name by now.
     async fn clear(self, session: &mut Session, database: &str) -> Result<(), TargetError> {
-        if self.is_there { Mark::clear(session, database).await } else { Ok(()) }
+        if self.is_there { self.mark.into_inner().0.clear(session, database).await } else { Ok(()) }
     }
 }
 
@@ -179,7 +179,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let clock = Instant::now();
     let mut stages = Vec::new();
     let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
-    let mut mark = look_again(&mut sight, &manifest, wishes.beside_tables).await?;
+    let mut mark = look_again(&mut sight, &manifest, &wishes).await?;
     // What an earlier attempt has begun to make is made to its end while there is a mark that tells.
     let own = mark.as_ref().map(Mark::own_tablespaces).unwrap_or_default();
     let plan = plan.with_own_tablespaces(&globals, &own);
@@ -187,7 +187,8 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         plan.make_tablespace(sight.session(), name).await?;
     }
     // What cannot be taken back is begun anew, where the database is a restore's own.
-    if let Some(left) = mark.take_if(|mark| !can_go_on(mark, &archive.contents)) {
+    let is_another = |mark: &Mark| mark.backup != manifest.backup || mark.what != wishes.what();
+    if let Some(left) = mark.take_if(|mark| is_another(mark) || !can_go_on(mark, &archive.contents)) {
         if !left.created {
             return Err(WorkError::Refused {
                 what: format!("the unfinished database {:?}", sight.database),
@@ -241,7 +242,11 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     };
     // A database that held something before is not the restore's to go on with.
     let alone = !matches!(sight.found, Found::Occupied { .. });
-    let done: BTreeSet<String> = own.iter().map(|name| Mark::word_of_tablespace(name)).collect();
+    let mut done: BTreeSet<String> = own.iter().map(|name| Mark::word_of_tablespace(name)).collect();
+    if matches!(sight.found, Found::Empty(_)) {
+        let before = database::comment(sight.session()).await?;
+        done.extend((!before.is_empty()).then(|| Mark::word_of_comment(&before)));
+    }
     let fresh = || Mark { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done };
     let marker = match mark {
         Some(mark) => Marker::begin(&sight, mark, true, state).await,
@@ -338,12 +343,14 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
 }
 
 /// The world may have changed since it was looked at; now that nobody else restores here, it is looked at once more.
-async fn look_again(sight: &mut Sight, manifest: &Manifest, beside_tables: bool) -> Result<Option<Mark>, WorkError> {
+async fn look_again(sight: &mut Sight, manifest: &Manifest, wishes: &Wishes) -> Result<Option<Mark>, WorkError> {
     let found = database::look(&sight.tools, &sight.connection).await?;
     let mark = match (&found, &sight.found) {
         (Found::Missing { .. }, Found::Missing { .. }) | (Found::Empty(_), Found::Empty(_)) => None,
-        (Found::Occupied { .. }, _) if beside_tables => None,
-        (Found::Unfinished(_, mark), Found::Unfinished(_, seen)) if mark.is_of(seen) && mark.backup == manifest.backup => {
+        (Found::Occupied { .. }, _) if wishes.beside_tables => None,
+        (Found::Unfinished(_, mark), Found::Unfinished(_, seen))
+            if mark.is_of(seen) && (mark.backup == manifest.backup || wishes.take_over) =>
+        {
             Some(mark.clone())
         }
         // The plan was made for another state of the world.
@@ -360,21 +367,6 @@ async fn look_again(sight: &mut Sight, manifest: &Manifest, beside_tables: bool)
         resume::end_orphans(sight.session()).await?;
     }
     Ok(mark)
-}
-
-/// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded can be taken back.
-/// Comments and security labels of indexes, constraints and whatever else the post-data section makes. `pg_restore` takes such an entry for one of
-/// the section of the entry listed before it, so it loses those whose object was made ahead or by an earlier run. They can be said twice.
-fn said_of_post_data(contents: &Contents) -> impl Iterator<Item = &Entry> {
-    const KINDS: [&str; 9] =
-        ["INDEX", "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS", "EVENT TRIGGER"];
-    let made: HashSet<i64> =
-        contents.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str())).map(|entry| entry.dump_id).collect();
-    contents
-        .entries
-        .iter()
-        .filter(|entry| matches!(entry.kind.as_str(), "COMMENT" | "SECURITY LABEL"))
-        .filter(move |entry| entry.dependencies.iter().any(|id| made.contains(id)))
 }
 
 async fn say_again(loader: &Loader, entries: &[&Entry]) -> Result<Vec<String>, WorkError> {
@@ -394,6 +386,7 @@ async fn say_again(loader: &Loader, entries: &[&Entry]) -> Result<Vec<String>, W
     Ok(refused)
 }
 
+/// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded can be taken back.
 fn can_go_on(mark: &Mark, contents: &Contents) -> bool {
     mark.done.contains(SCHEMA) && (mark.done.contains("main") || resume::can_be_reset(contents, mark.schema_made()))
 }

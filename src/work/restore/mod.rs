@@ -43,6 +43,8 @@ pub struct Wishes {
     pub no_globals: bool,
     /// Load beside relations that are there.
     pub beside_tables: bool,
+    /// Drop what an interrupted restore of another backup has made, and begin in its place.
+    pub take_over: bool,
     /// Load beside the database and trade their names in the end.
     pub swap: bool,
     /// Load into a server older than the backup's.
@@ -121,7 +123,7 @@ impl Wishes {
     }
 
     /// What is restored, in the words of the mark on the target.
-    fn what(&self) -> String {
+    pub(super) fn what(&self) -> String {
         let mut what = self.only.as_ref().map_or("all".to_owned(), ToString::to_string);
         let less = [("owners", self.no_owner), ("privileges", self.no_privileges)].into_iter().filter(|(_, is)| *is);
         for word in less.map(|(word, _)| word.to_owned()).chain(self.skips.words()) {

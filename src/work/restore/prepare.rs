@@ -49,6 +49,14 @@ impl Prepared {
     pub fn omitted(&self) -> &[Omitted] {
         &self.omitted
     }
+    /// Whether a swap would rename a database that has no table of the backup.
+    #[must_use]
+    pub fn swaps_a_stranger(&self) -> bool {
+        let is_there =
+            |tables: &BTreeSet<(String, String)>, entry: &Entry| tables.contains(&(readable(&entry.schema), readable(&entry.tag)));
+        let of_backup = || self.archive.contents.of_kind("TABLE");
+        self.sight.old.as_ref().is_some_and(|old| of_backup().next().is_some() && !of_backup().any(|entry| is_there(&old.tables, entry)))
+    }
     /// What the connecting role may not do.
     #[must_use]
     pub fn lacks(&self) -> &[Lack] {

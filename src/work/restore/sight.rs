@@ -1,9 +1,12 @@
 //! Looking at the target before anything is changed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Wishes;
 use crate::domain::manifest::Manifest;
+use crate::domain::span::bytes_for_people;
+use crate::pg::session::estimate;
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, Tools};
 use crate::source::postgres::snapshot;
@@ -19,14 +22,40 @@ pub struct Sight {
     /// Where it is loaded: with `--swap` another database than the one that was named.
     pub(super) connection: Connection,
     pub(super) found: Found,
+    /// Whether what an interrupted restore of something else has made is dropped first.
+    takes_over: bool,
     /// Name of the database that is loaded.
     pub database: String,
     /// Version of the server.
     pub server: String,
     /// The names that are traded in the end.
     pub swap: Option<Swap>,
+    /// What has the name until then.
+    pub(super) old: Option<Old>,
     /// The server's data directory, if it is on this host.
     pub data_directory: Option<PathBuf>,
+}
+
+/// The database that a swap renames.
+pub(super) struct Old {
+    bytes: u64,
+    sessions: u64,
+    pub(super) tables: BTreeSet<(String, String)>,
+}
+
+impl Old {
+    async fn look(session: &mut Session) -> Result<Self, TargetError> {
+        let question = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database()), \
+            (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid())";
+        let rows = session.ask("its size", question, 2).await.map_err(TargetError::Session)?;
+        let number = |at: usize| estimate(rows.first().and_then(|row| row.get(at)).unwrap_or(&None));
+        let (bytes, sessions) = (number(0), number(1));
+        let tables = "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+            WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
+        let rows = session.ask("its tables", tables, 2).await.map_err(TargetError::Session)?;
+        let tables = rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?))).collect();
+        Ok(Self { bytes, sessions, tables })
+    }
 }
 
 impl Sight {
@@ -52,9 +81,15 @@ impl Sight {
             Found::Missing { .. } => format!("create database {name:?} on PostgreSQL {server}"),
             Found::Empty(_) => format!("use the existing, empty database {name:?} on PostgreSQL {server}"),
             Found::Occupied { count, .. } => {
-                format!("use the existing database {name:?} with its {count} relations on PostgreSQL {server}")
+                format!("use the existing database {name:?} with its {count} objects on PostgreSQL {server}")
             }
-            Found::Unfinished(_, mark) if mark.done.is_empty() => {
+            Found::Unfinished(_, mark) if self.takes_over => {
+                format!(
+                    "drop the unfinished database {name:?}, which a restore of backup {} has made, and create it anew on PostgreSQL {server}",
+                    mark.backup
+                )
+            }
+            Found::Unfinished(_, mark) if mark.steps_done().is_empty() => {
                 format!("begin again with the unfinished database {name:?} on PostgreSQL {server}")
             }
             Found::Unfinished(_, mark) => {
@@ -67,9 +102,14 @@ impl Sight {
     #[must_use]
     pub fn swap_step(&self) -> Option<String> {
         let swap = self.swap.as_ref()?;
+        let old = self.old.as_ref().map(|old| format!(" ({}, {} sessions now)", bytes_for_people(old.bytes), old.sessions));
         Some(format!(
-            "end the sessions of {:?}, rename it to {:?}, and {:?} to {:?}; nothing is dropped",
-            swap.database, swap.aside, swap.beside, swap.database
+            "end the sessions of {:?}{}, rename it to {:?}, and {:?} to {:?}; nothing is dropped",
+            swap.database,
+            old.unwrap_or_default(),
+            swap.aside,
+            swap.beside,
+            swap.database
         ))
     }
 }
@@ -81,8 +121,17 @@ impl Sight {
 pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: &Wishes) -> Result<Sight, WorkError> {
     // pg_restore must be as new as the archive; as new as the server is better, which the server decides below.
     let tools = Tools::find(rig.config.pg_bin.as_deref(), manifest.tools.major()).await.map_err(TargetError::from)?;
-    let (mut connection, mut swap) = (target.clone(), None);
+    let (mut connection, mut swap, mut old) = (target.clone(), None, None);
     let mut found = database::look(&tools, target).await?;
+    if wishes.swap
+        && let Found::Missing { name, .. } = &found
+    {
+        return Err(WorkError::Refused {
+            what: "--swap".to_owned(),
+            why: format!("there is no database {name:?} whose place could be taken; nothing was changed"),
+            hint: "check the name; without --swap it is created".to_owned(),
+        });
+    }
     if wishes.swap
         && let Found::Unfinished(session, mark) = &mut found
     {
@@ -96,10 +145,12 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
     {
         let names = Swap::named(&name(session).await?, manifest.backup.as_str());
         free(session, &names.aside).await?;
+        old = Some(Old::look(session).await?);
         connection = target.to_database(&names.beside);
         found = database::look(&tools, &connection).await?;
         swap = Some(names);
     }
+    let mut takes_over = false;
     let database = match &mut found {
         Found::Missing { name, .. } => name.clone(),
         Found::Empty(session) => name(session).await?,
@@ -109,15 +160,24 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
         }
         Found::Unfinished(session, mark) => {
             let database = name(session).await?;
-            if mark.vault != manifest.vault || mark.backup != manifest.backup || mark.what != wishes.what() {
+            let is_another = mark.vault != manifest.vault || mark.backup != manifest.backup || mark.what != wishes.what();
+            if is_another && !(wishes.take_over && mark.created) {
                 return Err(TargetError::Unfinished { database, backup: mark.backup.to_string(), what: mark.what.clone() }.into());
             }
+            takes_over = is_another;
             database
         }
     };
     let (Found::Missing { session, .. } | Found::Empty(session) | Found::Occupied { session, .. } | Found::Unfinished(session, _)) =
         &mut found;
     let server = snapshot::server(session).await.map_err(TargetError::Session)?;
+    if session.ask_one("whether it is a standby", "SELECT pg_catalog.pg_is_in_recovery()").await.map_err(TargetError::Session)? == "t" {
+        return Err(WorkError::Refused {
+            what: "the target server".to_owned(),
+            why: "it is a standby, which takes no writes; nothing was changed".to_owned(),
+            hint: "restore to its primary, or promote it first".to_owned(),
+        });
+    }
     offers(session, &server, wishes).await?;
     let wanted = manifest.source.major();
     if server.major() < wanted && !wishes.older_server {
@@ -130,7 +190,7 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
         Err(error) if !wishes.no_globals => return Err(TargetError::Tools(error).into()),
         Err(_) => tools,
     };
-    Ok(Sight { tools, connection, found, database, server: server.version, swap, data_directory })
+    Ok(Sight { tools, connection, found, takes_over, database, server: server.version, swap, old, data_directory })
 }
 
 async fn name(session: &mut Session) -> Result<String, TargetError> {

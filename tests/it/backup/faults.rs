@@ -295,7 +295,7 @@ fn a_restore_that_fails_half_way_says_what_state_the_target_is_in() {
     target.psql("postgres", "CREATE DATABASE d; ");
     target.psql("d", "CREATE FUNCTION public.f(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false'");
     let failed = home
-        .restore(&target.conninfo("d"))
+        .run(&["restore", "db", "--to", &target.conninfo("d"), "--yes", "--into-database-with-tables"])
         .fails(13, &["pre-data section failed", "state of the target:", "To start over:", "The backup is untouched"]);
     assert!(failed.stderr.contains("already exists"), "{}", failed.stderr);
     home.restore(&target.conninfo("d2")).ok();

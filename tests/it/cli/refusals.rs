@@ -125,7 +125,7 @@ fn a_restore_refuses_a_target_that_holds_tables_and_one_it_was_not_confirmed_for
     home.backup();
     let target = cluster.conninfo("full_one");
     home.restore(&target)
-        .fails(2, &["is not empty: it holds 1 relations, such as public.precious; nothing was changed", "--into-database-with-tables"]);
+        .fails(2, &["is not empty: it holds 1 objects, such as public.precious; nothing was changed", "--into-database-with-tables"]);
     home.run(&["restore", "db", "--to", &target, "--yes", "--into-database-with-tables"]).ok();
     home.run(&["restore", "db", "--to", &cluster.conninfo("new")])
         .fails(2, &["nobody is there to confirm it; nothing was changed", "--yes"]);

@@ -27,6 +27,10 @@ impl Scene {
     fn new() -> Self {
         let source = Cluster::start();
         source.psql("postgres", EVERYTHING);
+        source.psql(
+            "everything",
+            "CREATE SUBSCRIPTION sleeping CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)",
+        );
         let homes: Vec<Home> = [1, 3]
             .iter()
             .map(|jobs| {

@@ -41,6 +41,10 @@ fn a_role_that_may_create_roles_and_databases_restores_everything_that_is_not_a_
 fn what_the_role_may_not_do_is_said_beforehand_and_left_out_if_it_is_told_to_go_on() {
     let (source, target) = (Cluster::start(), Cluster::start());
     source.psql("postgres", EVERYTHING);
+    source.psql(
+        "everything",
+        "CREATE SUBSCRIPTION sleeping CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)",
+    );
     let home = Home::of(&source, "everything");
     home.backup();
     target.psql("postgres", "CREATE ROLE weak LOGIN CREATEDB CREATEROLE");

@@ -125,7 +125,7 @@ INSERT INTO app."a b" VALUES (1, 1);
 CREATE PUBLICATION owned FOR TABLE app.slugs;
 ALTER PUBLICATION owned OWNER TO owner_one;
 ALTER EVENT TRIGGER watch DISABLE;
-CREATE SUBSCRIPTION sleeping CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE);
+COMMENT ON EVENT TRIGGER watch IS 'it sleeps';
 CREATE USER MAPPING FOR owner_one SERVER elsewhere OPTIONS (password 'secret');
 ALTER SERVER elsewhere OPTIONS (ADD host 'nowhere');
 CREATE SCHEMA "a.b";

@@ -1,0 +1,148 @@
+//! Watching what a dump does to the server it reads from, and what the server does to it. For as long as it lasts every table is held ACCESS SHARE and
+//! one snapshot stays: an `ALTER TABLE` waits, everything behind that waits too, and vacuum may remove nothing that is younger.
+//!
+//! `pg_dump` bounds its wait for tables and for nothing else: formatting a view whose materialized view is being refreshed waits for ever. So waits
+//! of every session of ours are bounded from outside.
+
+use std::time::Duration;
+
+use super::SourceError;
+use crate::domain::span::{Span, for_people};
+use crate::pg::session::estimate;
+use crate::pg::sql::quote_text;
+use crate::pg::{Connection, Session, SessionError, Tools};
+
+/// How often it is looked.
+const PAUSE: Duration = Duration::from_secs(1);
+/// From which age on a snapshot is told of, and how often.
+pub const TOLD_FROM: Duration = Duration::from_secs(12 * 3_600);
+const TOLD_EVERY: Duration = Duration::from_secs(3_600);
+/// How long somebody may wait for us without being told of, and how often.
+const WAITERS_TOLD_FROM: u64 = 10;
+const WAITERS_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// Our own sessions of this database.
+const OURS: &str = "(SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = 'lifeboat' AND usename = current_user AND datname = pg_catalog.current_database())";
+
+/// What is allowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long a session of ours may wait for a lock.
+    pub lock_wait: Span,
+    /// How long the snapshot may last; none: it is told of when it becomes old.
+    pub snapshot: Option<Span>,
+}
+
+/// Watches until a limit is passed. It ends in no other way: whoever is watched ends it.
+///
+/// # Errors
+/// [`SourceError::Locked`] or [`SourceError::TooLong`].
+pub async fn watch(tools: &Tools, connection: &Connection, limits: Limits) -> SourceError {
+    let begun = tokio::time::Instant::now();
+    let (mut told, mut told_of_waiters) = (TOLD_FROM, None::<tokio::time::Instant>);
+    let mut session: Option<Session> = None;
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        if let Some(limit) = limits.snapshot.filter(|limit| begun.elapsed() > limit.duration()) {
+            return SourceError::TooLong { limit: limit.to_string() };
+        }
+        if begun.elapsed() > told {
+            tracing::warn!("the dump has held its snapshot for {}: vacuum may remove nothing younger", for_people(begun.elapsed()));
+            told = begun.elapsed() + TOLD_EVERY;
+        }
+        // A server that does not answer is found out by whoever reads from it.
+        let mut open = match session.take() {
+            Some(open) => open,
+            None => match Session::open(tools, connection).await {
+                Ok(open) => open,
+                Err(_) => continue,
+            },
+        };
+        match held_up(&mut open, limits.lock_wait).await {
+            Ok(Some(message)) => return SourceError::Locked { waited: limits.lock_wait.to_string(), message },
+            Ok(None) => {}
+            Err(_) => continue,
+        }
+        if told_of_waiters.is_none_or(|at| at.elapsed() > WAITERS_TOLD_EVERY)
+            && let Ok(Some(waiting)) = waiters(&mut open).await
+        {
+            tracing::warn!("{waiting}");
+            told_of_waiters = Some(tokio::time::Instant::now());
+        }
+        session = Some(open);
+    }
+}
+
+/// What a session of ours has waited for too long, and who holds it.
+async fn held_up(session: &mut Session, longest: Span) -> Result<Option<String>, SessionError> {
+    let millis = longest.duration().as_millis().max(1);
+    let question = format!(
+        "SELECT COALESCE(l.relation::pg_catalog.regclass::pg_catalog.text, l.locktype), pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ',') \
+         FROM pg_catalog.pg_locks l WHERE NOT l.granted AND l.pid IN {OURS} AND l.waitstart < pg_catalog.clock_timestamp() - '{millis} ms'::pg_catalog.interval"
+    );
+    let rows = session.ask("what is waited for", &question, 2).await?;
+    match rows.first().map(Vec::as_slice) {
+        Some([Some(what), holders]) => {
+            let holders = holders.clone().unwrap_or_default();
+            Ok(Some(format!("{what} is held by {}", holder(session, &holders).await?)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Who waits for a lock of ours.
+async fn waiters(session: &mut Session) -> Result<Option<String>, SessionError> {
+    let question = format!(
+        "SELECT count(*), COALESCE(min(l.relation::pg_catalog.regclass::pg_catalog.text), ''), \
+         COALESCE(pg_catalog.max(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - l.waitstart))::pg_catalog.int8, 0) FROM pg_catalog.pg_locks l \
+         WHERE NOT l.granted AND l.pid NOT IN {OURS} AND pg_catalog.pg_blocking_pids(l.pid) OPERATOR(pg_catalog.&&) ARRAY{OURS} \
+         AND l.waitstart < pg_catalog.clock_timestamp() - '{WAITERS_TOLD_FROM} s'::pg_catalog.interval"
+    );
+    let rows = session.ask("who waits", &question, 3).await?;
+    match rows.first().map(Vec::as_slice) {
+        Some([count, Some(what), seconds]) if estimate(count) > 0 => Ok(Some(format!(
+            "{} sessions have waited for up to {} for locks that this dump holds, such as that of {what}; everything behind them waits too",
+            estimate(count),
+            for_people(Duration::from_secs(estimate(seconds)))
+        ))),
+        _ => Ok(None),
+    }
+}
+
+/// Sessions, by what may be seen of them, or prepared transactions, which have none.
+async fn holder(session: &mut Session, pids: &str) -> Result<String, SessionError> {
+    if pids.is_empty() || pids.split(',').any(|pid| pid == "0") {
+        let gids = session
+            .ask_one(
+                "prepared transactions",
+                "SELECT COALESCE(pg_catalog.string_agg(gid, ', '), '') FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
+            )
+            .await?;
+        if !gids.is_empty() {
+            return Ok(format!("a prepared transaction that nobody has ended ({gids}): COMMIT PREPARED or ROLLBACK PREPARED"));
+        }
+    }
+    let question = format!(
+        "SELECT pid || ' (' || COALESCE(usename, '') || ', ' || COALESCE(application_name, '') || ', ' || COALESCE(state, 'state not visible') || ')' \
+         FROM pg_catalog.pg_stat_activity WHERE pid = ANY (pg_catalog.string_to_array({}, ',')::pg_catalog.int4[])",
+        quote_text(pids)
+    );
+    let sessions: Vec<String> = session.ask("who holds it", &question, 1).await?.into_iter().flatten().flatten().collect();
+    Ok(if sessions.is_empty() { "nobody any more".to_owned() } else { format!("session {}", sessions.join(", ")) })
+}
+
+/// After a lock was waited for in vain: which of these tables somebody holds, and who. By their OIDs.
+///
+/// # Errors
+/// [`SessionError`]
+pub async fn culprit(session: &mut Session, tables: impl Iterator<Item = u32>) -> Result<Option<String>, SessionError> {
+    let oids = tables.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",");
+    let question = format!(
+        "SELECT relation::pg_catalog.regclass, COALESCE(pid, 0) FROM pg_catalog.pg_locks WHERE granted AND mode = 'AccessExclusiveLock' \
+         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AND relation = ANY ('{{{oids}}}'::pg_catalog.oid[]) LIMIT 1"
+    );
+    match session.ask("who holds a table", &question, 2).await?.first().map(Vec::as_slice) {
+        Some([Some(table), Some(pid)]) => Ok(Some(format!("{table} is held by {}", holder(session, pid).await?))),
+        _ => Ok(None),
+    }
+}

@@ -392,7 +392,15 @@ impl Pourer<'_> {
         let destination = Destination { key: self.context.place().payload(&name), name, role };
         let tap = ArchiveTap { tell, ..ArchiveTap::new(Fingerprinter::new(self.key.clone()), Arc::clone(&self.stage)) };
         let stream = Stream { source: output, end: move || proof.blocking_recv().ok(), tap };
-        let sent = send(self.rig.vault.as_ref(), destination, stream, self.identity, self.sealing(shares), stop).await;
+        let mut sending = std::pin::pin!(send(self.rig.vault.as_ref(), destination, stream, self.identity, self.sealing(shares), stop));
+        // A child that waits for a lock writes nothing, and whoever reads from it would wait with it.
+        let sent = tokio::select! {
+            sent = &mut sending => sent,
+            () = stop.cancelled() => {
+                kill.abort();
+                sending.await.map_err(|_| WorkError::Interrupted)
+            }
+        };
         let mut cause = match sent {
             // Its end was proved to the sealer, so this has ended as well.
             Ok((arrived, tally)) => match watching.await {

@@ -138,11 +138,14 @@ async fn holder(session: &mut Session, pids: &str) -> Result<String, SessionErro
 pub async fn culprit(session: &mut Session, tables: impl Iterator<Item = u32>) -> Result<Option<String>, SessionError> {
     let oids = tables.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",");
     let question = format!(
-        "SELECT relation::pg_catalog.regclass, COALESCE(pid, 0) FROM pg_catalog.pg_locks WHERE granted AND mode = 'AccessExclusiveLock' \
-         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AND relation = ANY ('{{{oids}}}'::pg_catalog.oid[]) LIMIT 1"
+        "SELECT relation::pg_catalog.regclass, COALESCE(pid, 0), granted FROM pg_catalog.pg_locks WHERE mode = 'AccessExclusiveLock' \
+         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AND relation = ANY ('{{{oids}}}'::pg_catalog.oid[]) ORDER BY granted DESC LIMIT 1"
     );
-    match session.ask("who holds a table", &question, 2).await?.first().map(Vec::as_slice) {
-        Some([Some(table), Some(pid)]) => Ok(Some(format!("{table} is held by {}", holder(session, pid).await?))),
+    match session.ask("who holds a table", &question, 3).await?.first().map(Vec::as_slice) {
+        Some([Some(table), Some(pid), Some(granted)]) => {
+            let how = if granted == "t" { "is held by" } else { "is waited for, to be changed, by" };
+            Ok(Some(format!("{table} {how} {}", holder(session, pid).await?)))
+        }
         _ => Ok(None),
     }
 }

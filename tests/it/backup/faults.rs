@@ -199,7 +199,7 @@ fn a_queued_exclusive_lock_is_waited_for_only_so_long_and_blocks_nobody_else() {
     let mut migration = session("ALTER TABLE t ADD COLUMN y int");
     eventually("the migration to queue", || waiting("AccessExclusive"));
     let begun = Instant::now();
-    home.run(&["backup", "db"]).fails(6, &["could not be locked for reading within 2s", "what next:"]);
+    home.run(&["backup", "db"]).fails(6, &["a lock was not given within 2s: public.", "what next:"]);
     assert!(begun.elapsed() < Duration::from_secs(30));
     // Nothing of ours waits or holds anything now.
     assert_eq!(cluster.psql("d", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lifeboat'"), "0");

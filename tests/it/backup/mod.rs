@@ -8,3 +8,4 @@ mod round_trip;
 mod settings;
 mod sources;
 mod strange_catalogs;
+mod waits;

@@ -48,6 +48,9 @@ const NOT_FOR_PEOPLE: Pin = Pin("search_path", "", None);
 /// stays: it is a good one.
 const WHERE_WE_WRITE: Pin = Pin("default_transaction_read_only", "off", None);
 
+/// With these on, pages that are damaged are read as empty ones, or as they are. Only a superuser may set them, so they are asked about and not sent.
+const MUST_BE_OFF: [&str; 2] = ["zero_damaged_pages", "ignore_checksum_failure"];
+
 /// Which of them a session gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pinned {
@@ -82,7 +85,8 @@ impl Pinned {
     /// A query that names each setting that is not as pinned, with its value; no row if all of them are in force.
     #[must_use]
     pub fn probe(self) -> String {
-        let wanted = self.pins().map(|Pin(name, value, shown)| format!("('{name}', '{}')", shown.unwrap_or(value)));
+        let damaged = MUST_BE_OFF.into_iter().filter(|_| !self.writes).map(|name| Pin(name, "off", None));
+        let wanted = self.pins().chain(damaged).map(|Pin(name, value, shown)| format!("('{name}', '{}')", shown.unwrap_or(value)));
         format!(
             "SELECT wanted.name || ' is ' || pg_catalog.quote_literal(pg_catalog.current_setting(wanted.name)) FROM (VALUES {}) AS wanted (name, value) \
              WHERE pg_catalog.current_setting(wanted.name) <> wanted.value",

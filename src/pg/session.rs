@@ -220,7 +220,16 @@ impl Session {
             answer => answer?,
         }
         session.ask("time limits on idle sessions", NO_TIME_LIMITS, 1).await?;
+        if let Some(encoding) = session.other_encoding().await? {
+            session.run("its encoding", &format!("SET client_encoding TO {}", quote_text(&encoding))).await?;
+        }
         Ok(session)
+    }
+
+    /// The encoding of the database, where a role's or database's own setting makes the session speak another.
+    async fn other_encoding(&mut self) -> Result<Option<String>, SessionError> {
+        let question = "SELECT pg_catalog.getdatabaseencoding() WHERE pg_catalog.getdatabaseencoding() <> pg_catalog.current_setting('client_encoding')";
+        Ok(self.ask("its encoding", question, 1).await?.into_iter().flatten().flatten().next())
     }
 
     /// The first thing that a session does. It sets nothing, so that nothing of ours is left behind where it is not the only user of its
@@ -234,12 +243,15 @@ impl Session {
         Err(SessionError::NotPinned { settings: others.into_iter().take(3).collect::<Vec<_>>().join(", ") })
     }
 
-    /// Whether a child that connects as `connection` does would have the pinned settings; asked right before each of them.
+    /// Whether a child that connects as `connection` does would have the pinned settings; asked right before each of them. The answer is the one setting
+    /// more that it needs: the database's encoding, which no list can name.
     ///
     /// # Errors
     /// [`SessionError::NotPinned`] if not.
-    pub async fn probe(tools: &Tools, connection: &Connection) -> Result<(), SessionError> {
-        Self::open(tools, connection).await.map(drop)
+    pub async fn probe(tools: &Tools, connection: &Connection) -> Result<Vec<(String, String)>, SessionError> {
+        let mut session = Self::open(tools, connection).await?;
+        let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await?;
+        Ok(vec![("client_encoding".to_owned(), encoding)])
     }
 
     /// Runs one statement of our own and returns its rows of `columns` fields.

@@ -12,12 +12,15 @@ use crate::config::serve::{How, UrlFrom};
 use crate::config::{DatastoreKind, PostgresConfig};
 use crate::config::{plans, schedules};
 use crate::domain::Trouble;
+use crate::domain::choice::Which;
 use crate::domain::envelope::{Context, Slot};
 use crate::domain::fingerprint::HashKey;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout;
+use crate::domain::span::{bytes_for_people, for_people};
 use crate::keyring::{Key, Unwrapped};
 use crate::pg::rows::Fingerprinter;
+use crate::pg::session::estimate;
 use crate::pg::{Connection, Session, Tools};
 use crate::sandbox::vpc::preflight::Weight;
 use crate::seal::Identity;
@@ -302,6 +305,10 @@ async fn check_key(rig: &Rig, key: &dyn Key, identity: &Identity, context: &Cont
 
 async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresConfig) -> Vec<Line> {
     let subject = format!("datastore {name}");
+    if settings.connection.conninfo().contains("load_balance_hosts") {
+        let detail = "load_balance_hosts leads sessions to different servers, and a snapshot is known to one: name one host";
+        return vec![bad(&subject, "every session reaches the same server", Trouble::Usage, detail)];
+    }
     let connection = match settings.connect().await {
         Ok(connection) => connection,
         Err(why) => return vec![bad(&subject, "password", Trouble::Usage, why)],
@@ -323,6 +330,8 @@ async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresCon
         Err(error) => return vec![bad(&subject, "connects", Trouble::Unavailable, error.to_string())],
     }
     lines.push(tls_line(&subject, &mut session).await);
+    lines.extend(caution_lines(&subject, &mut session, settings).await);
+    lines.push(burden_line(rig, &subject, name, &mut session).await);
     lines.extend(privilege_lines(&subject, &mut session, settings).await);
     drop(session);
     lines.extend(way_lines(rig, &subject, &tools, &connection, settings).await);
@@ -375,6 +384,60 @@ async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connect
         Err(error) => failed(question, &error),
     });
     lines
+}
+
+/// What stock Postgres cannot mend, of what can be seen: docs/POSTGRES.md says what to do about each.
+async fn caution_lines(subject: &str, session: &mut Session, settings: &PostgresConfig) -> Vec<Line> {
+    const GONE: &str = "SELECT COALESCE((SELECT 'to roles that are gone, such as the one with OID ' || min(a.grantee::pg_catalog.int8) || ': GRANT stops a restore there' FROM ( \
+            SELECT relacl AS acl FROM pg_catalog.pg_class UNION ALL SELECT attacl FROM pg_catalog.pg_attribute UNION ALL SELECT proacl FROM pg_catalog.pg_proc \
+            UNION ALL SELECT nspacl FROM pg_catalog.pg_namespace UNION ALL SELECT typacl FROM pg_catalog.pg_type UNION ALL SELECT defaclacl FROM pg_catalog.pg_default_acl \
+            UNION ALL SELECT datacl FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database() \
+        ) o, pg_catalog.aclexplode(o.acl) a WHERE a.grantee <> 0 AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.grantee) HAVING count(*) > 0), '')";
+    const CHECKS: &str = "SELECT COALESCE((SELECT count(DISTINCT c.oid) || ' checks call functions, such as that of ' || min(c.conrelid::pg_catalog.regclass::pg_catalog.text) \
+            || ': one that reads another table may stop a restore' FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass \
+            AND d.objid = c.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass WHERE c.contype = 'c' AND c.conrelid <> 0 AND d.refobjid >= 16384 HAVING count(*) > 0), '')";
+    const BOOTSTRAP: &str = "SELECT COALESCE((SELECT pg_catalog.quote_ident(rolname) || ' is made on the target as one more superuser, where that has another' \
+            FROM pg_catalog.pg_roles WHERE oid = 10 AND rolname <> 'postgres'), '')";
+    let mut lines = Vec::new();
+    for (question, sql) in [
+        ("grants can be given again", GONE),
+        ("checks depend on their rows alone", CHECKS),
+        ("its first superuser is called postgres", BOOTSTRAP),
+    ] {
+        lines.push(match session.ask_one(question, sql).await {
+            Ok(nothing) if nothing.is_empty() => line(subject, question, Answer::Good, ""),
+            Ok(caution) => line(subject, question, Answer::Note, caution),
+            Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+        });
+    }
+    if !settings.role_passwords {
+        let detail = "role_passwords = false: roles come back without, and cannot log in with one until it is set";
+        lines.push(line(subject, "passwords of roles are in a backup", Answer::Note, detail));
+    }
+    lines
+}
+
+/// What a dump means for the server it reads from.
+async fn burden_line(rig: &Rig, subject: &str, name: &DatastoreName, session: &mut Session) -> Line {
+    let question = "what a dump does to the server";
+    let sizes = "SELECT count(*), COALESCE(pg_catalog.sum(relpages::pg_catalog.int8) * pg_catalog.current_setting('block_size')::pg_catalog.int8, 0) \
+        FROM pg_catalog.pg_class WHERE relkind IN ('r', 't', 'm') AND relpages > 0";
+    let bytes = match session.ask(question, sizes, 2).await {
+        Ok(rows) => estimate(rows.first().and_then(|row| row.get(1)).unwrap_or(&None)),
+        Err(error) => return line(subject, question, Answer::CouldNotLook, error.to_string()),
+    };
+    let last = match shelf::pick(rig, name, &Which::Latest, &mut Vec::new()).await {
+        Ok(believed) => {
+            let took = believed.manifest.published.duration_since(believed.manifest.source.snapshot_time);
+            format!(" (at most {} the last time)", for_people(std::time::Duration::try_from(took).unwrap_or_default()))
+        }
+        Err(_) => String::new(),
+    };
+    let detail = format!(
+        "{} are held ACCESS SHARE as long as it lasts{last}: ALTER TABLE waits, all behind it too, and vacuum removes nothing younger",
+        bytes_for_people(bytes)
+    );
+    line(subject, question, Answer::Note, detail)
 }
 
 async fn tls_line(subject: &str, session: &mut Session) -> Line {

@@ -1,16 +1,19 @@
 //! Comparing a restored database with the fingerprint of its backup: the database is dumped again with the same settings,
 //! through the same code that made the fingerprint, and the two are held against each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::Serialize;
 
 use super::back_up::ArchiveTap;
 use super::{Rig, WorkError};
 use crate::domain::fingerprint::{ExtensionFacts, FORMAT_1, Fingerprint, ObjectFacts, OmittedKind, TableRows};
-use crate::pg::rows::{Fingerprinter, assemble};
+use crate::pg::archive::{Contents, readable};
+use crate::pg::objects;
+use crate::pg::rows::{Fingerprinter, assemble, qualified};
 use crate::pg::{Connection, Session, Tools};
 use crate::source::postgres::{dump, extensions, snapshot};
+use crate::target::load::Leave;
 
 /// What came of a comparison. *Could not look* is never a pass.
 #[derive(Debug, Default, Serialize)]
@@ -32,6 +35,56 @@ impl Comparison {
     #[must_use]
     pub fn agrees(&self) -> bool {
         self.differences.is_empty()
+    }
+}
+
+/// What a restore has left out on purpose, by the names under which it is recorded.
+#[derive(Debug, Clone, Default)]
+pub struct LeftOut {
+    objects: HashSet<(String, String, String)>,
+    sequences: Vec<String>,
+    rows: Vec<(String, String)>,
+    owners: bool,
+}
+
+impl LeftOut {
+    /// Of an archive.
+    #[must_use]
+    pub fn of(contents: &Contents, leave: &Leave) -> Self {
+        let left = || contents.entries.iter().filter(|entry| leave.entries.contains(&entry.dump_id));
+        Self {
+            objects: left().map(objects::identity).collect(),
+            sequences: left().filter(|entry| entry.kind == "SEQUENCE SET").map(|entry| qualified(&entry.schema, &entry.tag)).collect(),
+            rows: leave.rows.iter().map(|(schema, table)| (readable(schema), readable(table))).collect(),
+            owners: leave.owners,
+        }
+    }
+
+    /// Takes it out of both sides of a comparison, and says so.
+    pub fn take_from(&self, recorded: &mut Fingerprint, found: &mut Fingerprint) -> Vec<String> {
+        let mut said = Vec::new();
+        if !self.objects.is_empty() {
+            let is_left = |object: &ObjectFacts| self.objects.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
+            recorded.named.retain(|object| !is_left(object));
+            found.named.retain(|object| !is_left(object));
+            said.push(format!("{} objects that were left out", self.objects.len()));
+        }
+        self.sequences.iter().for_each(|name| drop(recorded.sequences.remove(name)));
+        if self.owners {
+            for object in recorded.named.iter_mut().chain(&mut found.named) {
+                object.owner.clear();
+            }
+            recorded.named.sort();
+            found.named.sort();
+            said.push("owners of objects".to_owned());
+        }
+        for (schema, table) in &self.rows {
+            let is = |rows: &TableRows| (&rows.schema, &rows.table) == (schema, table);
+            recorded.tables.retain(|rows| !is(rows));
+            found.tables.retain(|rows| !is(rows));
+            said.push(format!("rows of {schema}.{table}, which were left out"));
+        }
+        said
     }
 }
 

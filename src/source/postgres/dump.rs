@@ -200,9 +200,9 @@ async fn start(
 async fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>) -> Result<DumpStream, SourceError> {
     let mut pg_dump = command(tools, Tool::PgDump, connection);
     pg_dump.args(["--format=custom", "--compress=0", "--no-password"]).args(arguments);
-    pg_dump.arg(format!("--dbname={}", connection.pinned(connection.pins(), &[])));
+    let encoding = Session::probe(tools, connection).await?;
+    pg_dump.arg(format!("--dbname={}", connection.pinned(connection.pins(), &encoding)));
     pg_dump.stdin(Stdio::null()).stdout(Stdio::piped());
-    Session::probe(tools, connection).await?;
     let mut running = Running::start(pg_dump, Tool::PgDump)?;
     let pipe = |source| crate::pg::children::ChildError::Pipe { program: "pg_dump".to_owned(), source };
     let stdout = running.child().stdout.take().ok_or_else(|| pipe(ErrorKind::BrokenPipe.into()))?;
@@ -226,12 +226,12 @@ pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str
     pg_dumpall.args(["--globals-only", "--no-password"]);
     // As a connection string: a bare name that holds a `=` or begins like a URI would be taken for one, and lead to another server.
     pg_dumpall.arg(format!("--database=dbname={}", quote_value(database)));
-    pg_dumpall.arg(format!("--dbname={}", connection.pinned(connection.pins(), &[])));
+    let encoding = Session::probe(tools, connection).await?;
+    pg_dumpall.arg(format!("--dbname={}", connection.pinned(connection.pins(), &encoding)));
     if !role_passwords {
         pg_dumpall.arg("--no-role-passwords");
     }
     pg_dumpall.stdin(Stdio::null()).stdout(Stdio::piped());
-    Session::probe(tools, connection).await?;
     let mut running = Running::start(pg_dumpall, Tool::PgDumpall)?;
     let mut script = Vec::new();
     if let Some(stdout) = running.child().stdout.take() {

@@ -115,7 +115,13 @@ fn omitted(world: &World<'_>) -> Vec<CheckResult> {
 async fn fingerprint(rig: &Rig, name: &str, restored: &Restored) -> CheckResult {
     let begun = Instant::now();
     let compared = match fingerprint_of(rig, &restored.tools, &restored.connection, &restored.recorded).await {
-        Ok(found) => Ok(compare(&restored.recorded, &found, &restored.without_rows_of)),
+        Ok(mut found) => {
+            let mut recorded = restored.recorded.clone();
+            let not_compared = restored.left_out.take_from(&mut recorded, &mut found);
+            let mut comparison = compare(&recorded, &found, &restored.without_rows_of);
+            comparison.not_looked_at.extend(not_compared);
+            Ok(comparison)
+        }
         Err(error) => Err(error),
     };
     let (answer, summary, detail) = answer(compared);

@@ -25,6 +25,7 @@ use crate::saga::Step;
 use crate::target::TargetError;
 use crate::target::globals::TablespaceMap;
 use crate::vault::damaged::{Damage, Damaged};
+use crate::work::compare::LeftOut;
 use crate::work::restore::{self, Wishes};
 use crate::work::shelf::{self, Believed};
 use crate::work::thaw::{self, Hurry};
@@ -301,10 +302,10 @@ async fn restore_one(world: &mut World<'_>, stage: &PlanStage, believed: &Believ
     let wishes = Wishes { tablespaces: TablespaceMap::default(), smoke: Vec::new(), ..Wishes::of(stage)? };
     let prepared = restore::prepare(&world.rig, believed.manifest.clone(), target, wishes).await?;
     world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
-    let slot = prepared.slot.clone();
+    let (slot, left_out) = (prepared.slot.clone(), prepared.left_out_of_comparison());
     let report = restore::into_database(&world.rig, prepared).await.map_err(|(error, _)| error)?;
     world.found.restores.push(report);
-    remember(world, &believed.manifest, stage.datastore.as_str(), stage.without_rows_of.clone()).await?;
+    remember(world, &believed.manifest, stage.datastore.as_str(), stage.without_rows_of.clone(), left_out).await?;
     Ok(slot)
 }
 
@@ -314,12 +315,13 @@ async fn remember(
     manifest: &Manifest,
     database: &str,
     without_rows_of: Vec<(String, String)>,
+    left_out: LeftOut,
 ) -> Result<(), WorkError> {
     let recorded = recorded(&world.rig, manifest).await?;
     let major = manifest.source.major().max(recorded.pg_dump_major);
     let tools = Tools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(TargetError::from)?;
     let connection = connection(world, database)?;
-    world.restored.push(Restored { manifest: manifest.clone(), recorded, without_rows_of, connection, tools, dumped: None });
+    world.restored.push(Restored { manifest: manifest.clone(), recorded, without_rows_of, left_out, connection, tools, dumped: None });
     Ok(())
 }
 
@@ -375,6 +377,6 @@ async fn by_hand(world: &mut World<'_>, believed: &Believed) -> Result<String, W
     let backup = &believed.manifest.backup;
     broke(world, Scenario::LifeboatLost, format!("RESTORE.md of {backup} was followed with stock tools alone: {}", done.summary));
     // RESTORE.md knows no plan and leaves nothing out.
-    remember(world, &believed.manifest, &done.database, Vec::new()).await?;
+    remember(world, &believed.manifest, &done.database, Vec::new(), LeftOut::default()).await?;
     Ok(done.slot)
 }

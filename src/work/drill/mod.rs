@@ -55,6 +55,7 @@ use crate::report::{Happening, Team};
 use crate::saga::{Event, Halted, Journal, Saga, Step, Undo};
 use crate::sandbox::local::{self, Lease, Place, Spec};
 use crate::sandbox::{Gap, Isolation, Reach};
+use crate::work::compare::LeftOut;
 use crate::work::shelf::Believed;
 
 /// What came of a drill.
@@ -91,6 +92,8 @@ struct Restored {
     manifest: Manifest,
     recorded: Fingerprint,
     without_rows_of: Vec<(String, String)>,
+    /// What the plan leaves out beside rows.
+    left_out: LeftOut,
     connection: Connection,
     tools: Tools,
     /// What a set of volumes is compared with.

@@ -91,6 +91,7 @@ pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believ
         manifest: manifest.clone(),
         recorded,
         without_rows_of: changing(world, stage),
+        left_out: crate::work::compare::LeftOut::default(),
         connection,
         tools,
         dumped,

@@ -10,24 +10,23 @@ use super::prepare::before_loading;
 use super::sight::Sight;
 use super::{Prepared, RestoreReport, StageTime, Wishes};
 use crate::check;
-use crate::domain::fingerprint::{Fingerprint, ObjectFacts, TableRows};
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::failpoint;
-use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::archive::{Contents, Entry};
 use crate::pg::objects;
-use crate::pg::rows::qualified;
 use crate::pg::sql::quote_identifier;
 use crate::pg::{Connection, Session, SessionError, Tools};
 use crate::seal::Identity;
 use crate::source::postgres::snapshot;
 use crate::target::ahead::Ahead;
 use crate::target::database::{self, Found, Part, Properties};
-use crate::target::load::{Archive, Leave, Loaded, Loader, TableName, said_of_post_data};
+use crate::target::load::{Archive, Loaded, Loader, TableName, said_of_post_data};
 use crate::target::mark::Mark;
 use crate::target::script;
 use crate::target::turn::Turn;
 use crate::target::{TargetError, resume};
-use crate::work::compare::{Comparison, compare, compare_some, fingerprint_of};
+use crate::work::compare::{Comparison, LeftOut, compare, compare_some, fingerprint_of};
 use crate::work::verify::payload_of;
 use crate::work::{Rig, WorkError, shelf};
 
@@ -622,7 +621,7 @@ async fn check_restored(
             *comments = comments.saturating_sub(1);
         }
     }
-    let not_compared = leave_out(&mut recorded, &mut found, contents, &loader.leave);
+    let not_compared = LeftOut::of(contents, &loader.leave).take_from(&mut recorded, &mut found);
     let mut comparison = match &loader.selection {
         None => compare(&recorded, &found, &loader.without_rows_of),
         Some(selection) => {
@@ -635,36 +634,4 @@ async fn check_restored(
     };
     comparison.not_looked_at.extend(not_compared);
     Ok(comparison)
-}
-
-/// Takes what was left out on purpose out of both sides, and says so.
-fn leave_out(recorded: &mut Fingerprint, found: &mut Fingerprint, contents: &Contents, leave: &Leave) -> Vec<String> {
-    let mut said = Vec::new();
-    let left: Vec<&Entry> = contents.entries.iter().filter(|entry| leave.entries.contains(&entry.dump_id)).collect();
-    if !left.is_empty() {
-        let identities: HashSet<_> = left.iter().map(|entry| objects::identity(entry)).collect();
-        let is_left = |object: &ObjectFacts| identities.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
-        recorded.named.retain(|object| !is_left(object));
-        found.named.retain(|object| !is_left(object));
-        for entry in left.iter().filter(|entry| entry.kind == "SEQUENCE SET") {
-            recorded.sequences.remove(&qualified(&entry.schema, &entry.tag));
-        }
-        said.push(format!("{} objects that were left out", left.len()));
-    }
-    if leave.owners {
-        for object in recorded.named.iter_mut().chain(&mut found.named) {
-            object.owner.clear();
-        }
-        recorded.named.sort();
-        found.named.sort();
-        said.push("owners of objects".to_owned());
-    }
-    for (schema, table) in &leave.rows {
-        let (schema, table) = (readable(schema), readable(table));
-        let is = |rows: &TableRows| rows.schema == schema && rows.table == table;
-        recorded.tables.retain(|rows| !is(rows));
-        found.tables.retain(|rows| !is(rows));
-        said.push(format!("rows of {schema}.{table}, which were left out"));
-    }
-    said
 }

@@ -19,6 +19,7 @@ use crate::target::load::{Archive, Leave};
 use crate::target::rights::{Lack, Rights};
 use crate::target::selection::{Only, Selection};
 use crate::target::{LoadError, TargetError};
+use crate::work::compare::LeftOut;
 use crate::work::verify::payload_of;
 use crate::work::{Rig, WorkError, shelf};
 
@@ -48,6 +49,11 @@ impl Prepared {
     #[must_use]
     pub fn omitted(&self) -> &[Omitted] {
         &self.omitted
+    }
+    /// What is left out, by the names under which it is recorded.
+    #[must_use]
+    pub fn left_out_of_comparison(&self) -> LeftOut {
+        LeftOut::of(&self.archive.contents, &self.leave)
     }
     /// Whether a swap would rename a database that has no table of the backup.
     #[must_use]

@@ -9,7 +9,7 @@ use crate::support::{Cluster, Home, Major, eventually};
 /// One value of each kind that a setting can spoil.
 const VALUES: &str = "CREATE TABLE spoilt (m money, t timestamptz, i interval, f float8, b bytea, x xml, a text[], d date);
     INSERT INTO spoilt SELECT 1234.56::numeric::money, '2026-03-04 05:06:07.89+00', '-1 year 2 mons -3 days 04:05:06.7', 1.0/3, '\\x00ff27', '<a>b</a>',
-      ARRAY['NULL', NULL, 'x'], '2026-02-01' FROM generate_series(1, 50);
+      ARRAY['NULL', NULL, 'ü€'], '2026-02-01' FROM generate_series(1, 50);
     CREATE VIEW nothing AS SELECT i FROM spoilt WHERE a[1] = NULL;
     CREATE FUNCTION back() RETURNS text LANGUAGE sql AS $$ SELECT E'it''s a \\\\ backslash' $$;";
 
@@ -17,7 +17,7 @@ const VALUES: &str = "CREATE TABLE spoilt (m money, t timestamptz, i interval, f
 const BAD: &str = "bytea_output = 'escape', DateStyle = 'SQL, DMY', IntervalStyle = 'sql_standard', TimeZone = 'Asia/Kolkata', extra_float_digits = '-15', \
     xmlbinary = 'hex', lc_monetary = 'es_AR.UTF-8', quote_all_identifiers = 'on', array_nulls = 'off', transform_null_equals = 'on', \
     xmloption = 'document', backslash_quote = 'on', default_transaction_isolation = 'serializable', default_transaction_deferrable = 'on', \
-    statement_timeout = '1ms', idle_in_transaction_session_timeout = '1ms', search_path = 'nowhere', default_transaction_read_only = 'on'";
+    statement_timeout = '1ms', idle_in_transaction_session_timeout = '1ms', search_path = 'nowhere', default_transaction_read_only = 'on', client_encoding = 'LATIN1'";
 
 fn set_all(cluster: &Cluster, whose: &str) {
     // Through a session that none of them is in force in.
@@ -40,7 +40,7 @@ fn set_all(cluster: &Cluster, whose: &str) {
 /// Asks a question under settings that nothing on the server can undo.
 fn sanely(cluster: &Cluster, database: &str, query: &str) -> String {
     let options = "-c statement_timeout=0 -c default_transaction_read_only=off -c search_path=public -c lc_monetary=C -c TimeZone=UTC -c DateStyle=ISO,MDY \
-        -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=3 -c quote_all_identifiers=off -c transform_null_equals=off";
+        -c IntervalStyle=postgres -c client_encoding=UTF8 -c bytea_output=hex -c extra_float_digits=3 -c quote_all_identifiers=off -c transform_null_equals=off";
     let mut psql = Command::new("psql");
     psql.args(["-X", "-A", "-t", "-d", &format!("{} options='{options}'", cluster.conninfo(database)), "-c", query]);
     let output = psql.output().unwrap();
@@ -204,6 +204,15 @@ fn a_pooler_that_drops_our_settings_is_refused_and_nothing_is_left_on_it() {
 }
 
 /// The name of a database is a name, whatever it looks like: read as a connection string it led to another server's roles.
+/// Pages that cannot be read are read as empty ones: no backup is better than one of those.
+#[test]
+fn a_server_that_reads_damaged_pages_as_empty_is_not_read() {
+    let source = Cluster::start();
+    source.psql("postgres", "CREATE DATABASE d; ALTER ROLE postgres SET zero_damaged_pages = on");
+    let home = Home::of(&source, "d");
+    home.run(&["backup", "db"]).fails(2, &["zero_damaged_pages is 'on'"]);
+}
+
 #[test]
 fn a_database_named_like_a_connection_string_is_that_database() {
     let (source, other, target) = (Cluster::start(), Cluster::start(), Cluster::start());

@@ -295,5 +295,6 @@ fn a_restored_database_that_differs_from_the_fingerprint_is_noticed() {
     target.psql("postgres", "CREATE DATABASE d");
     // A trigger on the target's template changes a row while it is loaded: a stand-in for any silent difference.
     target.psql("d", "CREATE FUNCTION gnaw() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF tg_tag = 'CREATE TABLE' THEN EXECUTE 'CREATE RULE gnaw AS ON INSERT TO public.t DO ALSO NOTHING'; EXECUTE 'DROP RULE gnaw ON public.t'; EXECUTE 'ALTER TABLE public.t ADD COLUMN extra int DEFAULT 1'; END IF; END $$; CREATE EVENT TRIGGER gnaw ON ddl_command_end EXECUTE FUNCTION gnaw()");
-    exhibit.home.restore(&target.conninfo("d")).fails(8, &["is not what was recorded at backup time", "table public.t: columns"]);
+    let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check", "--into-database-with-tables"];
+    exhibit.home.run(&arguments).fails(8, &["is not what was recorded at backup time", "table public.t: columns"]);
 }

@@ -105,12 +105,15 @@ odd=$(psql -X -A -t --dbname postgres --command "{probe}")
 ```
 
 Roles that exist already are kept, and get the attributes and passwords of the backup; tablespaces must exist as
-directories on the new server (edit the paths if they differ).
+directories on the new server (edit the paths if they differ). `\restrict` keeps `psql` from taking a line of the script for a command of
+its own; a `psql` that does not know it (before 15.14, 16.10, 17.6) stops there: use a newer one.
 
 ```bash
-{globals} | age -d -i identity.txt | zstd -dq \
-  | sed -E 's/^CREATE ROLE ("([^"]|"")*"|[a-z_][a-z0-9_]*);$/SELECT ${tag}$CREATE ROLE \1${tag}$ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE pg_catalog.quote_ident(rolname) = ${tag}$\1${tag}$ OR rolname = ${tag}$\1${tag}$) \\gexec/' \
-  | psql -X --quiet --set ON_ERROR_STOP=1 --dbname postgres --file - > /dev/null
+{{ printf '%s\n' '\restrict {key}'
+  {globals} | age -d -i identity.txt | zstd -dq \
+    | sed -E 's/^CREATE ROLE ("([^"]|"")*"|[a-z_][a-z0-9_]*);$/DO ${tag}$ BEGIN CREATE ROLE \1; EXCEPTION WHEN duplicate_object THEN NULL; END ${tag}$;/'
+  printf '%s\n' '\unrestrict {key}'
+}} | psql -X --quiet --set ON_ERROR_STOP=1 --dbname postgres --file - > /dev/null
 ```
 
 The database is created under its old name with its old properties; it must not exist.
@@ -129,6 +132,8 @@ shred -u identity.txt
         probe = Pinned::TO_RESTORE.probe(),
         // A dollar quote that no role's name can close.
         tag = format!("lb{}", hex::encode(rand::random::<[u8; 8]>())),
+        // A key that no line of the script can name: it was written before this is.
+        key = hex::encode(rand::random::<[u8; 16]>()),
         datastore = manifest.datastore,
         backup = manifest.backup,
         snapshot = manifest.source.snapshot_time,

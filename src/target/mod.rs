@@ -1,7 +1,7 @@
 //! Writing a datastore back: into a Postgres server, step by step, saying at each failure what state the target is in.
 //!
-//! The order of a load: globals ([`globals`]), the database under the target's name ([`database`]), the archive in three
-//! sections ([`load`]), and last the database's own settings, which could stand in the way of loading.
+//! The order of a load: what the role may do ([`rights`]), roles ([`globals`]), the database under the target's name with its settings
+//! ([`database`]), tablespaces, the archive in three sections ([`load`]), and last privileges, which could stand in the way of loading.
 
 pub mod ahead;
 pub mod database;

@@ -185,6 +185,8 @@ pub enum OmittedKind {
     SettingOfAllRoles,
     /// A relation or function that somebody has put into a schema of the system.
     SystemSchema,
+    /// Foreign keys that are switched off: the state of their own triggers is in no dump.
+    ForeignKeysOff,
     /// A prepared transaction: what it has done is seen by nobody yet.
     PreparedTransaction,
     /// A logical replication slot.
@@ -195,13 +197,14 @@ pub enum OmittedKind {
 
 impl OmittedKind {
     /// All of them, with their names and with why they are left out.
-    pub const ALL: [(Self, &'static str, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str, &'static str); 10] = [
         (Self::Subscription, "subscription", "pg_dump leaves subscriptions out unless its role is a superuser"),
         (Self::UserMapping, "user mapping", "its options can be read by a superuser, or by its user with USAGE on the server"),
         (Self::UnloggedRows, "rows of unlogged table", "a standby does not have them"),
         (Self::InvalidIndex, "invalid index", "pg_dump leaves out indexes that were not built to the end"),
         (Self::SettingOfAllRoles, "setting of all roles", "pg_dumpall leaves out what ALTER ROLE ALL SET says"),
         (Self::SystemSchema, "object in a system schema", "pg_dump leaves out what is in schemas of the system"),
+        (Self::ForeignKeysOff, "foreign keys switched off on", "pg_dump does not write what DISABLE TRIGGER ALL does to them"),
         (Self::PreparedTransaction, "prepared transaction", "nobody sees what it has done until it is committed"),
         (Self::ReplicationSlot, "replication slot", "slots are in no dump"),
         (Self::Warning, "warning of pg_dump", "in its own words"),

@@ -211,7 +211,9 @@ impl Connection {
         if let Some(role) = &self.role {
             push(&mut options, "role", role);
         }
-        self.with("options", &pinned.behind(&options))
+        // By its name sessions of ours are found: nothing else may give them another.
+        let named = Self { conninfo: self.with("options", &pinned.behind(&options)), ..self.clone() };
+        named.with("application_name", "lifeboat")
     }
 
     /// What sessions of lifeboat's own statements, and children, are pinned to.
@@ -254,7 +256,7 @@ impl Connection {
         all.extend(self.extra.iter().map(|(n, v)| (n.into(), v.into())));
         all.push(("PGAPPNAME".into(), "lifeboat".into()));
         // Messages are matched and shown; passwords go last so that they win over the parent's.
-        all.push(("LC_MESSAGES".into(), "C".into()));
+        all.push(("LC_ALL".into(), "C.UTF-8".into()));
         if std::env::var_os("PGCONNECT_TIMEOUT").is_none() {
             all.push(("PGCONNECT_TIMEOUT".into(), "15".into()));
         }

@@ -52,6 +52,16 @@ pub fn without_restrict(script: &[u8]) -> Vec<u8> {
     lines.filter(|line| !line.starts_with(b"\\restrict ") && !line.starts_with(b"\\unrestrict ")).flatten().copied().collect()
 }
 
+/// The script as one of texts in an encoding, of one that was read as bytes.
+#[must_use]
+pub fn written_in(script: &[u8], encoding: &str) -> Vec<u8> {
+    const BYTES: &[u8] = b"SET client_encoding = 'SQL_ASCII';";
+    match memchr::memmem::find(script, BYTES) {
+        Some(at) => [&script[..at], format!("SET client_encoding = '{encoding}';").as_bytes(), &script[at + BYTES.len()..]].concat(),
+        None => script.to_vec(),
+    }
+}
+
 /// Parses a script from which [`without_restrict`] has been taken.
 ///
 /// # Errors

@@ -169,8 +169,9 @@ impl Stderr {
     }
 }
 
-/// `psql:<stdin>:7: ERROR:  42710: role "x" already exists`, whatever language the severity is in.
-fn verbose_error(line: &str) -> Option<(String, String)> {
+/// SQLSTATE and message of `psql:<stdin>:7: ERROR:  42710: role "x" already exists`, whatever language the severity is in.
+#[must_use]
+pub fn verbose_error(line: &str) -> Option<(String, String)> {
     let (_, rest) = line.split_once(":  ")?;
     let (sqlstate, message) = rest.split_once(": ")?;
     let is_one = sqlstate.len() == 5 && sqlstate.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());

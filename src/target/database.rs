@@ -110,13 +110,14 @@ async fn settled(session: &mut Session, name: &str) -> Result<(), TargetError> {
         starts("DROP DATABASE IF EXISTS")
     );
     let begun = tokio::time::Instant::now();
+    session.run("the connecting role", "SET ROLE NONE").await.map_err(TargetError::Session)?;
     while session.ask_one("what is done to the database", &question).await.map_err(TargetError::Session)? != "0" {
         if begun.elapsed() > SETTLED_WITHIN {
             return Err(TargetError::Busy { database: name.to_owned() });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Ok(())
+    session.run("the connecting role", "RESET ROLE").await.map_err(TargetError::Session)
 }
 
 /// A session to a database of the same server that nobody restores into.
@@ -152,6 +153,8 @@ pub struct Properties {
 pub enum Part {
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     Settings,
+    /// How many may connect, and whether it is a template: what could keep us out.
+    Limits,
     /// Privileges and labels.
     Privileges,
     /// The comment.
@@ -276,6 +279,7 @@ impl Properties {
             for statement in sql::statements(&text)? {
                 let is_of = match (statement.begins_with(&["comment"]), statement.begins_with(&["alter"])) {
                     (true, _) => Part::Comment,
+                    (_, true) if statement.begins_with(&["alter", "database"]) && statement.position("set").is_none() => Part::Limits,
                     (_, true) => Part::Settings,
                     _ => Part::Privileges,
                 };

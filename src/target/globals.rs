@@ -63,6 +63,8 @@ impl TablespaceMap {
 #[derive(Debug, Clone)]
 struct Making {
     what: String,
+    /// The role that is made, if it is one.
+    role: Option<String>,
     statements: Vec<Vec<u8>>,
 }
 
@@ -78,7 +80,8 @@ pub struct GlobalsPlan {
     /// What the connecting role may not make.
     pub beyond: Vec<String>,
     roles: Vec<Making>,
-    tablespaces: BTreeMap<String, Vec<Vec<u8>>>,
+    /// How each is created, unless that is only known to an earlier attempt, and what else is said of it.
+    tablespaces: BTreeMap<String, (Option<Vec<u8>>, Vec<Vec<u8>>)>,
     encoding: String,
 }
 
@@ -110,7 +113,14 @@ impl GlobalsPlan {
         let mut memberships = Vec::new();
         for membership in &wanted.memberships {
             let (role, member) = (membership.role.as_str(), membership.member.as_str());
+            if existing.memberships.contains(membership) {
+                continue;
+            }
+            // With other options, or by another grantor: that is the target's business too.
             if there.contains(&(role, member)) {
+                plan.report
+                    .memberships_left_out
+                    .push(format!("{role} to {member}, as it is in the backup: there it has other options or another grantor"));
                 continue;
             }
             // A predefined role (pg_monitor) is in neither list. Between two roles that were there a membership would change what the target's owner
@@ -121,7 +131,7 @@ impl GlobalsPlan {
                 continue;
             }
             let statement = if rights.superuser { membership.statement.clone() } else { without_grantor(&membership.statement)? };
-            memberships.push(Making { what: format!("membership of {member:?} in {role:?}"), statements: vec![statement] });
+            memberships.push(Making { what: format!("membership of {member:?} in {role:?}"), role: None, statements: vec![statement] });
         }
         plan.report.memberships_created = memberships.len();
         plan.roles.extend(memberships);
@@ -129,7 +139,9 @@ impl GlobalsPlan {
             let (shown, grantee) = grantee_of(statement)?;
             // As with memberships: what a role may that was there is the target's business.
             match (is_made(&grantee), rights.superuser) {
-                (true, true) => plan.roles.push(Making { what: "a grant on a parameter".to_owned(), statements: vec![statement.clone()] }),
+                (true, true) => {
+                    plan.roles.push(Making { what: "a grant on a parameter".to_owned(), role: None, statements: vec![statement.clone()] })
+                }
                 (true, false) => plan.beyond.push(shown),
                 (false, _) => plan.report.parameter_grants_left_out.push(shown),
             }
@@ -141,7 +153,7 @@ impl GlobalsPlan {
                 (None, Some(_)) if !rights.superuser => plan.beyond.push(format!("tablespace {name}")),
                 (None, Some(directory)) => {
                     let create = located(statements.first().map(Vec::as_slice).unwrap_or_default(), directory)?;
-                    plan.tablespaces.insert(name.clone(), [create].into_iter().chain(statements.iter().skip(1).cloned()).collect());
+                    plan.tablespaces.insert(name.clone(), (Some(create), statements.iter().skip(1).cloned().collect()));
                     plan.report.tablespaces_created.push(name.clone());
                 }
                 (None, None) => plan.report.tablespaces_left_out.push(name.clone()),
@@ -175,11 +187,16 @@ impl GlobalsPlan {
         if has("login") {
             self.logins.push(role.to_owned());
         }
-        let statements: Result<Vec<_>, _> = match rights.superuser {
-            true => Ok(statements.to_vec()),
-            false => statements.iter().map(|statement| without_what_is_so_anyway(statement)).collect(),
+        let statements = match rights.superuser {
+            true => statements.to_vec(),
+            false => {
+                let lesser: Result<Vec<_>, _> = statements.iter().map(|statement| without_what_is_so_anyway(statement)).collect();
+                // Only members may give objects to a role.
+                let join = format!("GRANT {} TO CURRENT_USER", sql::quote_identifier(role));
+                lesser?.into_iter().chain([join.into_bytes()]).collect()
+            }
         };
-        self.roles.push(Making { what: format!("role {role:?}"), statements: statements? });
+        self.roles.push(Making { what: format!("role {role:?}"), role: Some(role.to_owned()), statements });
         self.report.roles_created.push(role.to_owned());
         Ok(())
     }
@@ -188,7 +205,7 @@ impl GlobalsPlan {
     ///
     /// # Errors
     /// [`TargetError::Globals`] naming what could not be made; then nothing of it was.
-    pub async fn make_roles(&self, session: &mut Session, keep_going: bool) -> Result<Vec<String>, TargetError> {
+    pub async fn make_roles(&mut self, session: &mut Session, keep_going: bool) -> Result<Vec<String>, TargetError> {
         if self.roles.is_empty() {
             return Ok(Vec::new());
         }
@@ -203,6 +220,10 @@ impl GlobalsPlan {
                 Err(source @ SessionError::Refused { .. }) if keep_going => {
                     session.run("a savepoint", "ROLLBACK TO SAVEPOINT making").await.map_err(|source| failed(&making.what, source))?;
                     not_made.push(format!("{}: {source}", making.what));
+                    match &making.role {
+                        Some(role) => self.report.roles_created.retain(|made| made != role),
+                        None => self.report.memberships_created = self.report.memberships_created.saturating_sub(1),
+                    }
                 }
                 Err(source) => {
                     // A session that is lost has rolled back by itself.
@@ -227,14 +248,16 @@ impl GlobalsPlan {
     /// [`TargetError::Globals`]
     pub async fn make_tablespace(&self, session: &mut Session, name: &str) -> Result<(), TargetError> {
         let what = format!("tablespace {name:?}");
-        let Some((create, rest)) = self.tablespaces.get(name).and_then(|statements| statements.split_first()) else { return Ok(()) };
+        let Some((create, rest)) = self.tablespaces.get(name) else { return Ok(()) };
         let failed = |source| TargetError::Globals { what: readable(what.as_bytes()), source };
         let question = format!("SELECT count(*) FROM pg_catalog.pg_tablespace WHERE spcname = {}", sql::quote_text(name));
         if session.ask_one(&what, &question).await.map_err(failed)? == "0" {
+            // Where it stood in the backup is no place on this host.
+            let Some(create) = create else { return Ok(()) };
             session.run_opaque(&what, create, &self.encoding).await.map_err(failed)?;
         }
         crate::failpoint::reach("restore-tablespace");
-        run_all(session, &Making { what: what.clone(), statements: rest.to_vec() }, &self.encoding).await.map_err(failed)
+        run_all(session, &Making { what: what.clone(), role: None, statements: rest.clone() }, &self.encoding).await.map_err(failed)
     }
 
     /// The tablespaces of the plan that this restore has begun to make are its own, though they exist.
@@ -243,11 +266,8 @@ impl GlobalsPlan {
         for name in own {
             let Some(statements) = wanted.tablespaces.get(name) else { continue };
             self.report.tablespaces_kept.retain(|kept| kept != name);
-            self.report.tablespaces_created.push(name.clone());
-            self.tablespaces.entry(name.clone()).or_insert_with(|| statements.clone());
+            self.tablespaces.entry(name.clone()).or_insert_with(|| (None, statements.iter().skip(1).cloned().collect()));
         }
-        self.report.tablespaces_created.sort();
-        self.report.tablespaces_created.dedup();
         self
     }
 }

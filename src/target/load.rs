@@ -132,6 +132,8 @@ pub struct Leave {
     pub entries: BTreeSet<i64>,
     /// Tables whose rows are not loaded, from whichever archive.
     pub rows: BTreeSet<TableName>,
+    /// Sequences that are not set, likewise.
+    pub sequences: BTreeSet<TableName>,
     /// Errors are collected and the rest is restored.
     pub keep_going: bool,
 }
@@ -281,6 +283,7 @@ impl Loader {
         let is = |(schema, name): &(String, String)| entry.schema == schema.as_bytes() && entry.tag == name.as_bytes();
         match (entry.kind.as_str(), &self.selection) {
             ("TABLE DATA", _) if self.leave.rows.contains(&(entry.schema.clone(), entry.tag.clone())) => false,
+            ("SEQUENCE SET", _) if self.leave.sequences.contains(&(entry.schema.clone(), entry.tag.clone())) => false,
             ("TABLE DATA", None) => !self.without_rows_of.iter().any(is),
             ("TABLE DATA", Some(selection)) => selection.has_rows_of(entry) && !self.without_rows_of.iter().any(is),
             ("SEQUENCE SET", Some(selection)) => selection.holds_sequence(entry),

@@ -15,6 +15,9 @@ const BEGINNING: &str = "lifeboat: this database is being restored and is not fi
 const SCHEMA_MADE: &str = "schema-made-at-";
 const TABLESPACE: &str = "tablespace-";
 const COMMENT: &str = "comment-";
+const REFUSED: &str = "refused-";
+/// The names are about to be traded: what carries this mark may be live.
+pub const SWAPPING: &str = "swapping";
 
 /// How far a restore has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +52,11 @@ impl Mark {
     /// The steps that are done, for people.
     #[must_use]
     pub fn steps_done(&self) -> Vec<String> {
-        self.done.iter().filter(|word| ![SCHEMA_MADE, TABLESPACE, COMMENT].iter().any(|own| word.starts_with(own))).cloned().collect()
+        self.done
+            .iter()
+            .filter(|word| ![SCHEMA_MADE, TABLESPACE, COMMENT, REFUSED].iter().any(|own| word.starts_with(own)))
+            .cloned()
+            .collect()
     }
 
     /// The comment that the database had before, which the mark took the place of.
@@ -57,6 +64,18 @@ impl Mark {
     pub fn comment_before(&self) -> Option<String> {
         let text = |word: &String| String::from_utf8(hex::decode(word.strip_prefix(COMMENT)?).ok()?).ok();
         self.done.iter().find_map(text)
+    }
+
+    /// How much the server has refused of earlier attempts that were told to go on.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.done.iter().filter_map(|word| word.strip_prefix(REFUSED)?.parse().ok()).max().unwrap_or(0)
+    }
+
+    /// The word that says it.
+    #[must_use]
+    pub fn word_of_refused(count: usize) -> String {
+        format!("{REFUSED}{count}")
     }
 
     /// The word that keeps it.

@@ -16,6 +16,8 @@ type Object = (String, String, String, String);
 const MADE: &str = "SELECT 'INDEX', n.nspname, '', c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I')
 UNION ALL SELECT CASE k.contype WHEN 'f' THEN 'FK CONSTRAINT' WHEN 'c' THEN 'CHECK CONSTRAINT' ELSE 'CONSTRAINT' END, n.nspname, c.relname, k.conname
   FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+UNION ALL SELECT 'CHECK CONSTRAINT', n.nspname, t.typname, k.conname
+  FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_type t ON t.oid = k.contypid JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 UNION ALL SELECT 'TRIGGER', n.nspname, c.relname, t.tgname
   FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal
 UNION ALL SELECT 'RULE', n.nspname, c.relname, r.rulename
@@ -38,13 +40,23 @@ const NOWHERE: [&str; 3] = ["PUBLICATION", "SUBSCRIPTION", "EVENT TRIGGER"];
 /// [`TargetError::Database`]
 pub async fn made(session: &mut Session, contents: &Contents) -> Result<HashSet<i64>, TargetError> {
     let rows = session.ask("what is made already", MADE, 4).await.map_err(failed)?;
-    let objects: HashSet<Object> = rows
+    let mut objects: HashSet<Object> = rows
         .into_iter()
         .filter_map(|row| match row.as_slice() {
             [Some(kind), Some(schema), Some(on), Some(name)] => Some((kind.clone(), schema.clone(), on.clone(), name.clone())),
             _ => None,
         })
         .collect();
+    // Servers before 15 do not know it.
+    let schemas = "SELECT n.nspname, p.pubname FROM pg_catalog.pg_publication_namespace r JOIN pg_catalog.pg_publication p ON p.oid = r.pnpubid JOIN pg_catalog.pg_namespace n ON n.oid = r.pnnspid";
+    match session.ask("what is published already", schemas, 2).await {
+        Ok(rows) => objects.extend(rows.into_iter().filter_map(|row| {
+            let (schema, publication) = (row.first()?.clone()?, row.get(1)?.clone()?);
+            Some(("PUBLICATION TABLES IN SCHEMA".to_owned(), schema.clone(), publication, schema))
+        })),
+        Err(SessionError::Refused { .. }) => {}
+        Err(error) => return Err(failed(error)),
+    }
     let tags: HashMap<i64, &[u8]> = contents.entries.iter().map(|entry| (entry.dump_id, entry.tag.as_slice())).collect();
     let is_made = |entry: &&Entry| readings(entry, &tags).iter().all(|object| objects.contains(object));
     Ok(contents.entries.iter().filter(is_made).map(|entry| entry.dump_id).collect())
@@ -57,7 +69,14 @@ fn readings(entry: &Entry, tags: &HashMap<i64, &[u8]>) -> Vec<Object> {
     let object = |on: &[u8], name: &[u8]| (entry.kind.clone(), schema.clone(), readable(on), readable(name));
     let on_something = matches!(
         entry.kind.as_str(),
-        "CONSTRAINT" | "FK CONSTRAINT" | "CHECK CONSTRAINT" | "TRIGGER" | "RULE" | "POLICY" | "PUBLICATION TABLE"
+        "CONSTRAINT"
+            | "FK CONSTRAINT"
+            | "CHECK CONSTRAINT"
+            | "TRIGGER"
+            | "RULE"
+            | "POLICY"
+            | "PUBLICATION TABLE"
+            | "PUBLICATION TABLES IN SCHEMA"
     );
     if !on_something {
         return vec![object(b"", &entry.tag)];
@@ -82,6 +101,9 @@ fn name_in(definition: &[u8]) -> Option<Vec<u8>> {
     let word = |at: usize, words: &[&str]| statement.tokens.get(at).is_some_and(|token| words.iter().any(|word| token.is_word(word)));
     let at = match statement.begins_with(&["alter", "table"]) {
         true => (2..statement.tokens.len()).find(|at| word(*at, &["constraint"]) && word(*at - 1, &["add"]))?,
+        false if statement.begins_with(&["alter", "domain"]) => {
+            (2..statement.tokens.len()).find(|at| word(*at, &["constraint"]) && word(*at - 1, &["add"]))?
+        }
         false => (1..3).find(|at| word(*at, &["trigger", "rule", "policy"]) && (*at == 1 || word(1, &["constraint"])))?,
     };
     statement.name_at(at + 1).map(<[u8]>::to_vec)
@@ -114,11 +136,13 @@ pub async fn end_orphans(session: &mut Session) -> Result<(), TargetError> {
     const OLDER: &str = "FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() AND application_name = 'lifeboat' \
         AND backend_start < (SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())";
     let begun = tokio::time::Instant::now();
+    // As whoever connects: a role that was taken on need not see the sessions of others.
+    session.run("the connecting role", "SET ROLE NONE").await.map_err(failed)?;
     loop {
         let end = format!("SELECT count(pg_catalog.pg_terminate_backend(pid)) {OLDER}");
         let left = session.ask_one("sessions of an interrupted restore", &end).await.map_err(failed)?;
         if left == "0" {
-            return Ok(());
+            return session.run("the connecting role", "RESET ROLE").await.map_err(failed);
         }
         if begun.elapsed() > ORPHANS_END {
             return Err(failed(SessionError::Lost { last_words: format!("{left} sessions of an interrupted restore do not end") }));

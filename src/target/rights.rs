@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::TargetError;
 use crate::pg::archive::{Contents, Entry, readable};
-use crate::pg::sql::{quote_identifier, quote_text};
+use crate::pg::sql::quote_text;
 use crate::pg::{Session, SessionError};
 
 /// Attributes of the connecting role.
@@ -34,6 +34,35 @@ const OF_SUPERUSERS: [&str; 9] = [
     "SECURITY LABEL",
 ];
 
+/// Kinds of objects that `pg_restore` gives to their owner.
+const OWNED: [&str; 25] = [
+    "AGGREGATE",
+    "BLOB",
+    "COLLATION",
+    "CONVERSION",
+    "DOMAIN",
+    "EVENT TRIGGER",
+    "FOREIGN DATA WRAPPER",
+    "FOREIGN TABLE",
+    "FUNCTION",
+    "MATERIALIZED VIEW",
+    "OPERATOR",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "PROCEDURE",
+    "PUBLICATION",
+    "SCHEMA",
+    "SEQUENCE",
+    "SERVER",
+    "STATISTICS",
+    "SUBSCRIPTION",
+    "TABLE",
+    "TEXT SEARCH CONFIGURATION",
+    "TEXT SEARCH DICTIONARY",
+    "TYPE",
+    "VIEW",
+];
+
 /// Something that the role may not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lack {
@@ -57,19 +86,6 @@ impl Rights {
             }
             _ => Err(SessionError::Shape { what: "what the role may do".to_owned() }),
         }
-    }
-
-    /// Becomes a member of roles it has made: only members may give objects to a role. Superusers need not.
-    ///
-    /// # Errors
-    /// [`TargetError::Globals`]
-    pub async fn join(&self, session: &mut Session, made: &[String]) -> Result<(), TargetError> {
-        for role in made.iter().filter(|_| !self.superuser) {
-            let grant = format!("GRANT {} TO CURRENT_USER", quote_identifier(role));
-            let done = session.run("a membership", &grant).await;
-            done.map_err(|source| TargetError::Globals { what: format!("membership of the restoring role in {role:?}"), source })?;
-        }
-        Ok(())
     }
 
     /// What it may not do of what is to be restored. `made` are roles that the restore makes, and so may give itself.
@@ -100,8 +116,10 @@ impl Rights {
             let name = readable(&entry.tag);
             let trusted = format!(
                 "SELECT count(*) FROM pg_catalog.pg_available_extension_versions v JOIN pg_catalog.pg_available_extensions e ON e.name = v.name \
-                 AND e.default_version = v.version WHERE e.name = {} AND v.superuser AND NOT v.trusted AND e.installed_version IS NULL",
-                quote_text(&name)
+                 AND e.default_version = v.version WHERE e.name = {} AND v.superuser AND NOT v.trusted {}",
+                quote_text(&name),
+                // What is installed is told of the database that the session is in.
+                if creates { "" } else { "AND e.installed_version IS NULL" }
             );
             if session.ask_one("its extensions", &trusted).await.map_err(TargetError::Session)? != "0" {
                 lack(format!("make extension {name}, which is not trusted"), skip);
@@ -113,7 +131,8 @@ impl Rights {
                     continue;
                 }
                 let question = format!(
-                    "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = {} AND NOT pg_catalog.pg_has_role(oid, 'MEMBER')",
+                    "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = {} AND rolname <> 'pg_database_owner' AND NOT pg_catalog.pg_has_role(oid, \
+                     CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 160000 THEN 'SET' ELSE 'MEMBER' END)",
                     quote_text(&owner)
                 );
                 if session.ask_one("its roles", &question).await.map_err(TargetError::Session)? != "0" {
@@ -131,17 +150,20 @@ impl Rights {
 /// Owners and how many objects each has.
 fn owners(entries: &[&Entry]) -> BTreeMap<String, usize> {
     let mut owners = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| !entry.owner.is_empty() && entry.kind != "EXTENSION" && entry.kind != "ACL") {
+    for entry in entries.iter().filter(|entry| !entry.owner.is_empty() && OWNED.contains(&entry.kind.as_str())) {
         *owners.entry(readable(&entry.owner)).or_default() += 1;
     }
     owners
 }
 
 fn needs_a_superuser(entry: &Entry) -> bool {
-    let says = |words: &[u8]| memchr::memmem::find(&entry.definition, words).is_some();
+    // Not within a body.
+    let head = memchr::memmem::find(&entry.definition, b"\n    AS ").unwrap_or(entry.definition.len());
+    let says = |words: &[u8]| memchr::memmem::find(&entry.definition[..head], words).is_some();
     match entry.kind.as_str() {
-        "PUBLICATION" => says(b" FOR ALL TABLES") || says(b" TABLES IN SCHEMA"),
-        "FUNCTION" | "PROCEDURE" => says(b"LANGUAGE c") || says(b"LANGUAGE internal") || says(b" LEAKPROOF"),
+        "PUBLICATION" => says(b" FOR ALL TABLES"),
+        "PUBLICATION TABLES IN SCHEMA" => true,
+        "FUNCTION" | "PROCEDURE" => says(b"LANGUAGE c\n") || says(b"LANGUAGE c ") || says(b"LANGUAGE internal") || says(b" LEAKPROOF"),
         "PROCEDURAL LANGUAGE" => !says(b" TRUSTED "),
         "ACL" | "DEFAULT ACL" => says(b"SET SESSION AUTHORIZATION"),
         kind => OF_SUPERUSERS.contains(&kind),
@@ -253,7 +275,7 @@ mod tests {
         for (kind, definition) in [
             ("EVENT TRIGGER", ""),
             ("PUBLICATION", "CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert');"),
-            ("FUNCTION", "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x';"),
+            ("FUNCTION", "CREATE FUNCTION f() RETURNS int\n    LANGUAGE c STRICT\n    AS 'x';"),
             ("PROCEDURAL LANGUAGE", "CREATE OR REPLACE PROCEDURAL LANGUAGE plpython3u;"),
             ("ACL", "SET SESSION AUTHORIZATION a;\nGRANT SELECT ON TABLE t TO b;"),
         ] {

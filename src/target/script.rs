@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::LoadError;
 use crate::pg::children::{ChildError, Running, command};
+use crate::pg::session::verbose_error;
 use crate::pg::{Connection, Tool, Tools};
 
 /// The first major whose `pg_restore` sends it, and the first whose server knows it.
@@ -30,6 +31,7 @@ pub fn is_needed(clients: u32, server: u32) -> bool {
 /// A `pg_restore` that is loading, by itself or through `psql`.
 pub struct Loading {
     pg_restore: Running,
+    keep_going: bool,
     through: Option<(Running, JoinHandle<Result<(), LoadError>>)>,
 }
 
@@ -51,19 +53,21 @@ impl Loading {
                 pg_restore.arg("--exit-on-error");
             }
             pg_restore.arg(format!("--dbname={target}")).stdout(Stdio::null());
-            return Ok(Self { pg_restore: Running::start(pg_restore, Tool::PgRestore)?, through: None });
+            return Ok(Self { pg_restore: Running::start(pg_restore, Tool::PgRestore)?, keep_going, through: None });
         }
         pg_restore.arg("--file=-").stdout(Stdio::piped());
         let mut pg_restore = Running::start(pg_restore, Tool::PgRestore)?;
         let mut psql = command(tools, Tool::Psql, connection);
         let stop = if keep_going { "--set=ON_ERROR_STOP=0" } else { "--set=ON_ERROR_STOP=1" };
-        psql.args(["-X", "--quiet", "--no-password", stop, "--set=VERBOSITY=terse", "--dbname", target]);
+        // Of many errors each is told by its SQLSTATE, whatever language the server speaks.
+        let verbosity = if keep_going { "--set=VERBOSITY=verbose" } else { "--set=VERBOSITY=terse" };
+        psql.args(["-X", "--quiet", "--no-password", stop, verbosity, "--dbname", target]);
         psql.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut psql = Running::start(psql, Tool::Psql)?;
         let (Some(from), Some(to)) = (pg_restore.child().stdout.take(), psql.child().stdin.take()) else {
             return Err(LoadError::ThreadDied);
         };
-        Ok(Self { pg_restore, through: Some((psql, tokio::spawn(pass_on(from, to)))) })
+        Ok(Self { pg_restore, keep_going, through: Some((psql, tokio::spawn(pass_on(from, to)))) })
     }
 
     /// `pg_restore`, to take its standard input.
@@ -79,16 +83,17 @@ impl Loading {
         let Some((psql, passing)) = self.through else {
             return match self.pg_restore.finish().await {
                 Ok((_, said)) => Ok(refused(&said)),
-                // It ends so if it went on after errors, and in no other way.
-                Err(ChildError::Failed { last_words, .. }) if last_words.contains(ERRORS_IGNORED) => Ok(refused(&last_words)),
-                Err(error) => Err(error.into()),
+                Err(ChildError::Failed { last_words, how, .. }) if self.keep_going && went_on(&last_words, &how) => {
+                    Ok(refused(&last_words))
+                }
+                Err(error) => Err(without_values(error).into()),
             };
         };
         let (written, passed, run) = tokio::join!(self.pg_restore.finish(), passing, psql.finish());
         match (passed.map_err(|_| LoadError::ThreadDied)?, run, written) {
             // A script that is not run is the cause, whatever became of the two programs.
             (Err(unsafe_script @ LoadError::Script(_)), ..) => Err(unsafe_script),
-            (_, Err(refused), _) => Err(refused.into()),
+            (_, Err(refused), _) => Err(without_values(refused).into()),
             (_, Ok(_), Err(broken)) => Err(broken.into()),
             (Err(lost), Ok(_), Ok(_)) => Err(lost),
             (Ok(()), Ok((_, said)), Ok(_)) => Ok(refused(&said)),
@@ -98,6 +103,38 @@ impl Loading {
 
 const ERRORS_IGNORED: &str = "pg_restore: warning: errors ignored on restore: ";
 
+/// Whether `pg_restore` went on after errors to its end, and did not lose its server: then it "ignores" every statement that is left.
+fn went_on(last_words: &str, how: &str) -> bool {
+    const LOST: [&str; 4] = ["server closed the connection", "no connection to the server", "terminating connection", "FATAL:"];
+    how == "exited with 1"
+        && last_words.lines().next_back().is_some_and(|line| line.starts_with(ERRORS_IGNORED))
+        && !last_words.lines().any(|line| line.starts_with("pg_restore: ") && LOST.iter().any(|lost| line.contains(lost)))
+}
+
+/// A failure as it may be shown: without the values of the statement, and without rows.
+fn without_values(error: ChildError) -> ChildError {
+    let ChildError::Failed { program, how, last_words } = error else { return error };
+    let mut within_command = false;
+    let mut kept = Vec::new();
+    for line in last_words.lines() {
+        if let Some(statement) = line.strip_prefix("Command was: ") {
+            within_command = true;
+            kept.push(format!("Command was: {} …", beginning(statement)));
+        } else if line.starts_with("pg_restore: ") || line.starts_with("psql:") {
+            within_command = false;
+            kept.push(line.to_owned());
+        } else if !within_command && !["CONTEXT:", "DETAIL:", "STATEMENT:"].iter().any(|quoting| line.starts_with(quoting)) {
+            kept.push(line.to_owned());
+        }
+    }
+    ChildError::Failed { program, how, last_words: kept.join("\n") }
+}
+
+/// What of a statement stands before its first value.
+fn beginning(statement: &str) -> &str {
+    statement.split(['\'', '(', ';']).next().unwrap_or_default().trim_end()
+}
+
 /// What the server refused, with the beginning of the statement. Of a statement only what stands before its first value, which may be a secret; of an
 /// error only its first line: what follows may quote rows.
 fn refused(said: &str) -> Vec<String> {
@@ -105,11 +142,17 @@ fn refused(said: &str) -> Vec<String> {
     for line in said.lines() {
         if let Some(error) = line.strip_prefix("pg_restore: error: ") {
             refused.push(error.trim_start_matches("could not execute query: ").to_owned());
-        } else if let Some((_, error)) = line.split_once(": ERROR:  ").filter(|(from, _)| from.starts_with("psql:")) {
-            refused.push(error.to_owned());
+        } else if let Some((sqlstate, message)) = verbose_error(line).filter(|_| line.starts_with("psql:")) {
+            // Success, warnings and "no data" are no errors.
+            if !["00", "01", "02"].iter().any(|class| sqlstate.starts_with(class)) {
+                refused.push(format!("ERROR {sqlstate}: {message}"));
+            }
         } else if let (Some(statement), Some(error)) = (line.strip_prefix("Command was: "), refused.last_mut()) {
-            let statement = statement.split(['\'', '(', ';']).next().unwrap_or_default().trim_end();
-            *error = format!("{statement}: {error}");
+            *error = format!("{}: {error}", beginning(statement));
+        } else if let Some(count) = line.strip_prefix(ERRORS_IGNORED).and_then(|count| count.parse::<usize>().ok())
+            && count > refused.len()
+        {
+            refused.push(format!("and {} more, whose words were not kept", count - refused.len()));
         }
     }
     refused
@@ -165,7 +208,34 @@ mod tests {
                 "CREATE SUBSCRIPTION s CONNECTION: ERROR:  no"
             ]
         );
-        assert_eq!(super::refused("psql:<stdin>:7: ERROR:  no\nNOTICE: x"), ["no"]);
+        let german =
+            "psql:<stdin>:7: FEHLER:  42P01: Relation »t« existiert nicht\nORT:  x, y.c:1\npsql:<stdin>:8: HINWEIS:  00000: nichts";
+        assert_eq!(super::refused(german), ["ERROR 42P01: Relation »t« existiert nicht"]);
+    }
+
+    #[test]
+    fn only_a_restore_that_reached_its_end_went_on() {
+        let ended = "pg_restore: error: x\npg_restore: warning: errors ignored on restore: 1";
+        assert!(went_on(ended, "exited with 1") && !went_on(ended, "was killed by signal 9"));
+        assert!(!went_on("pg_restore: error: pg_restore: warning: errors ignored on restore: 1\nmore", "exited with 1"));
+        assert!(!went_on(&format!("pg_restore: error: server closed the connection unexpectedly\n{ended}"), "exited with 1"));
+        assert_eq!(
+            refused("pg_restore: error: a\npg_restore: warning: errors ignored on restore: 3")[1],
+            "and 2 more, whose words were not kept"
+        );
+    }
+
+    #[test]
+    fn failures_show_no_values() {
+        let last_words = "pg_restore: error: could not execute query: ERROR:  no\nCommand was: CREATE USER MAPPING FOR x SERVER y OPTIONS (\n    password 'secret'\n);\n\
+                          pg_restore: error: COPY failed for table \"t\": ERROR:  bad\nDETAIL:  Key (a)=(secret)\nCONTEXT:  COPY t, line 1: \"secret\"";
+        let error =
+            ChildError::Failed { program: "pg_restore".to_owned(), how: "exited with 1".to_owned(), last_words: last_words.to_owned() };
+        let shown = without_values(error).to_string();
+        assert!(
+            !shown.contains("secret") && shown.contains("CREATE USER MAPPING FOR x SERVER y OPTIONS …") && shown.contains("COPY failed"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -322,7 +322,11 @@ impl Pourer<'_> {
         let definitions = async {
             // It never came: whoever should have told knows why.
             let Ok(contents) = told.await else { return Err(WorkError::Interrupted) };
-            let held = held(tools, connection, snapshot, &contents).await.map_err(failed);
+            // Whoever asks may wait as well.
+            let held = tokio::select! {
+                held = held(tools, connection, snapshot, &contents) => held.map_err(failed),
+                () = stop.cancelled() => Err(WorkError::Interrupted),
+            };
             if held.is_err() {
                 stop.cancel();
             }

@@ -67,6 +67,11 @@ impl LeftOut {
             let is_left = |object: &ObjectFacts| self.objects.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
             recorded.named.retain(|object| !is_left(object));
             found.named.retain(|object| !is_left(object));
+            // Those of before 0.2 were only counted.
+            for (kind, ..) in self.objects.iter().filter(|_| recorded.format == FORMAT_1) {
+                recorded.objects.remove(kind);
+                found.named.retain(|object| object.kind != *kind);
+            }
             said.push(format!("{} objects that were left out", self.objects.len()));
         }
         self.sequences.iter().for_each(|name| drop(recorded.sequences.remove(name)));

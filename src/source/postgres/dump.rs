@@ -226,7 +226,13 @@ pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str
     pg_dumpall.args(["--globals-only", "--no-password"]);
     // As a connection string: a bare name that holds a `=` or begins like a URI would be taken for one, and lead to another server.
     pg_dumpall.arg(format!("--database=dbname={}", quote_value(database)));
-    let encoding = Session::probe(tools, connection).await?;
+    // Shared catalogs hold names in whatever encoding the database had that they were made from. They are read as bytes, whatever database they are read
+    // through, and taken for texts of the maintenance database, as stock tools do.
+    let mut session = Session::open(tools, connection).await?;
+    let question = "SELECT pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname IN ('postgres', pg_catalog.current_database()) ORDER BY datname = 'postgres' DESC LIMIT 1";
+    let written_in = session.ask_one("the encoding of the maintenance database", question).await?;
+    drop(session);
+    let encoding = [("client_encoding".to_owned(), "SQL_ASCII".to_owned())];
     pg_dumpall.arg(format!("--dbname={}", connection.pinned(connection.pins(), &encoding)));
     if !role_passwords {
         pg_dumpall.arg("--no-role-passwords");
@@ -239,7 +245,7 @@ pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str
         stdout.take(GLOBALS_BYTES_MAX).read_to_end(&mut script).await.map_err(pipe)?;
     }
     running.finish().await?;
-    let script = without_restrict(&script);
+    let script = globals::written_in(&without_restrict(&script), &written_in);
     globals::parse(&script)?;
     Ok(script)
 }

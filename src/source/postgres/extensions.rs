@@ -43,7 +43,7 @@ pub async fn read(session: &mut Session) -> Result<Vec<ExtensionFacts>, SourceEr
 /// Number and hash of the rows, whatever their order; none if the role may not read them.
 async fn rows(session: &mut Session, schema: &str, table: &str) -> Result<Option<(u64, String)>, SourceError> {
     let question = format!(
-        "SELECT pg_catalog.count(*), COALESCE(pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(t::pg_catalog.text), 1, 15))::pg_catalog.bit(60)::pg_catalog.int8), 0) \
+        "SELECT pg_catalog.count(*), COALESCE(pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5((t.*)::pg_catalog.text), 1, 15))::pg_catalog.bit(60)::pg_catalog.int8), 0) \
          FROM ONLY {}.{} AS t",
         quote_identifier(schema),
         quote_identifier(table)

@@ -10,7 +10,7 @@ const WARNINGS_MAX: usize = 50;
 const WARNING_BYTES_MAX: usize = 300;
 
 /// For each kind the query that names what is left out. Every role may run them.
-const QUESTIONS: [(OmittedKind, &str); 8] = [
+const QUESTIONS: [(OmittedKind, &str); 9] = [
     (
         OmittedKind::Subscription,
         "SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
@@ -46,6 +46,11 @@ const QUESTIONS: [(OmittedKind, &str); 8] = [
            SELECT oid, proname, pronamespace, 'pg_catalog.pg_proc'::pg_catalog.regclass FROM pg_catalog.pg_proc) o \
          JOIN pg_catalog.pg_namespace n ON n.oid = o.namespace WHERE o.oid >= 16384 AND n.nspname IN ('pg_catalog', 'information_schema') \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.catalog AND d.objid = o.oid AND d.deptype IN ('e', 'i'))",
+    ),
+    (
+        OmittedKind::ForeignKeysOff,
+        "SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE t.tgisinternal AND t.tgenabled <> 'O' AND n.nspname !~ '^pg_'",
     ),
     (OmittedKind::PreparedTransaction, "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()"),
     (

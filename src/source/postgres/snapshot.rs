@@ -170,7 +170,7 @@ impl Snapshot {
                 Err(SessionError::Refused { sqlstate, .. }) if sqlstate == "42P01" || sqlstate == "3F000" => return Ok(None),
                 Err(SessionError::Refused { sqlstate, message, .. }) if sqlstate == "55P03" => {
                     session.run("a rollback", "ROLLBACK").await?;
-                    let held = watch::culprit(session, batch.iter().map(|table| table.oid)).await?;
+                    let held = watch::culprit(session, batch.iter().map(|table| table.oid)).await.ok().flatten();
                     let message = held.unwrap_or_else(|| format!("{message}; what held it is gone by now"));
                     return Err(SourceError::Locked { waited: lock_wait.to_string(), message });
                 }

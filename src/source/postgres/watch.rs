@@ -12,6 +12,8 @@ use crate::pg::session::estimate;
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, SessionError, Tools};
 
+/// How long one look may take: whoever watches waits for nobody.
+const LOOK: Duration = Duration::from_secs(10);
 /// How often it is looked.
 const PAUSE: Duration = Duration::from_secs(1);
 /// From which age on a snapshot is told of, and how often.
@@ -22,7 +24,7 @@ const WAITERS_TOLD_FROM: u64 = 10;
 const WAITERS_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Our own sessions of this database.
-const OURS: &str = "(SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = 'lifeboat' AND usename = current_user AND datname = pg_catalog.current_database())";
+const OURS: &str = "(SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = 'lifeboat' AND usename = session_user AND datname = pg_catalog.current_database())";
 
 /// What is allowed.
 #[derive(Debug, Clone, Copy)]
@@ -53,18 +55,18 @@ pub async fn watch(tools: &Tools, connection: &Connection, limits: Limits) -> So
         // A server that does not answer is found out by whoever reads from it.
         let mut open = match session.take() {
             Some(open) => open,
-            None => match Session::open(tools, connection).await {
-                Ok(open) => open,
-                Err(_) => continue,
+            None => match tokio::time::timeout(LOOK, Session::open(tools, connection)).await {
+                Ok(Ok(open)) => open,
+                _ => continue,
             },
         };
-        match held_up(&mut open, limits.lock_wait).await {
-            Ok(Some(message)) => return SourceError::Locked { waited: limits.lock_wait.to_string(), message },
-            Ok(None) => {}
-            Err(_) => continue,
+        match tokio::time::timeout(LOOK, held_up(&mut open, limits.lock_wait)).await {
+            Ok(Ok(Some(message))) => return SourceError::Locked { waited: limits.lock_wait.to_string(), message },
+            Ok(Ok(None)) => {}
+            _ => continue,
         }
         if told_of_waiters.is_none_or(|at| at.elapsed() > WAITERS_TOLD_EVERY)
-            && let Ok(Some(waiting)) = waiters(&mut open).await
+            && let Ok(Ok(Some(waiting))) = tokio::time::timeout(LOOK, waiters(&mut open)).await
         {
             tracing::warn!("{waiting}");
             told_of_waiters = Some(tokio::time::Instant::now());

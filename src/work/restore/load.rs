@@ -22,7 +22,7 @@ use crate::source::postgres::snapshot;
 use crate::target::ahead::Ahead;
 use crate::target::database::{self, Found, Part, Properties};
 use crate::target::load::{Archive, Loaded, Loader, TableName, said_of_post_data};
-use crate::target::mark::Mark;
+use crate::target::mark::{Mark, SWAPPING};
 use crate::target::script;
 use crate::target::turn::Turn;
 use crate::target::{TargetError, resume};
@@ -169,19 +169,27 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         plan,
         rights,
         leave,
+        lacks,
         skipped,
         wishes,
         omitted,
         slot,
         ..
     } = prepared;
+    if let Some(lack) = lacks.into_iter().next().filter(|_| !wishes.keep_going) {
+        return Err(WorkError::Refused {
+            what: "the connecting role".to_owned(),
+            why: format!("it may not {}; nothing was changed", lack.what),
+            hint: lack.next,
+        });
+    }
     let clock = Instant::now();
     let mut stages = Vec::new();
     let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
     let mut mark = look_again(&mut sight, &manifest, &wishes).await?;
     // What an earlier attempt has begun to make is made to its end while there is a mark that tells.
-    let own = mark.as_ref().map(Mark::own_tablespaces).unwrap_or_default();
-    let plan = plan.with_own_tablespaces(&globals, &own);
+    let own = mark.as_ref().filter(|mark| mark.backup == manifest.backup).map(Mark::own_tablespaces).unwrap_or_default();
+    let mut plan = plan.with_own_tablespaces(&globals, &own);
     for name in &own {
         plan.make_tablespace(sight.session(), name).await?;
     }
@@ -204,7 +212,8 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     // Not before it is known whether what was found is gone on with.
     let resumed_after: Vec<String> = mark.as_ref().map(Mark::steps_done).unwrap_or_default();
     let resumed = mark.is_some();
-    let encoding = globals.encoding.clone();
+    let (encoding, own_encoding) = (globals.encoding.clone(), properties.encoding.as_str());
+    let refused_before = mark.as_ref().map_or(0, Mark::refused);
     let mut failed = if wishes.keep_going { plan.beyond.clone() } else { Vec::new() };
     let globals_report = if wishes.no_globals {
         None
@@ -217,7 +226,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         stages.push(StageTime::since("roles", begun, None));
         Some(plan.report.clone())
     };
-    rights.join(sight.session(), &plan.report.roles_created).await?;
+    failed.extend((refused_before > 0).then(|| format!("{refused_before} statements, by an attempt that was interrupted")));
     let created = sight.creates();
     if created {
         let database = sight.database.clone();
@@ -262,9 +271,12 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let work =
         Work { rig, manifest: &manifest, identity: &identity, loader: &loader, marker: &marker, resumed, failed: Mutex::new(failed) };
     if wishes.only.is_none() {
-        let database = sight.database.clone();
-        let failed = properties.apply(sight.session(), &database, &encoding, Part::Settings, wishes.keep_going).await?;
-        work.failed(failed).await;
+        // From within: what the archive says of the database is in the database's own encoding.
+        let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+        let parts: &[Part] = if rights.superuser { &[Part::Settings, Part::Limits] } else { &[Part::Settings] };
+        for part in parts {
+            work.failed(properties.apply(&mut session, &sight.database, own_encoding, *part, wishes.keep_going).await?).await;
+        }
     }
     if !resumed {
         statements(&loader, &wishes.before, "before", state).await?;
@@ -272,18 +284,17 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     work.sections(archive, state, &mut stages).await?;
     let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     if wishes.only.is_none() && !wishes.no_privileges {
-        work.failed(properties.apply(&mut session, &sight.database, &encoding, Part::Privileges, wishes.keep_going).await?).await;
+        work.failed(properties.apply(&mut session, &sight.database, own_encoding, Part::Privileges, wishes.keep_going).await?).await;
     }
     if !marker.is_done(AFTER).await {
         statements(&loader, &wishes.after, "after", state).await?;
         marker.done(AFTER).await;
     }
     let not_analyzed = analyze(rig, &loader, &mut stages).await?;
-    let failed = work.failed.into_inner();
+    let mut failed = work.failed.into_inner();
     let comparison = if wishes.check {
         let begun = Instant::now();
-        let comparison =
-            check_restored(rig, &manifest, &identity, &loader, &contents, marker.is_there.then(|| properties.has_comment())).await?;
+        let comparison = check_restored(rig, &manifest, &identity, &loader, &contents, Some(properties.has_comment())).await?;
         stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
         Some(comparison)
     } else {
@@ -294,8 +305,10 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let mut connection = sight.connection.clone();
     let mut database = sight.database.clone();
     // What is not as it was recorded must not take the place of anything.
-    let swapped = match sight.swap.take().filter(|_| comparison.as_ref().is_none_or(Comparison::agrees)) {
+    let whole = failed.is_empty() && comparison.as_ref().is_none_or(Comparison::agrees);
+    let swapped = match sight.swap.take().filter(|_| whole) {
         Some(swap) => {
+            marker.done(SWAPPING).await;
             let begun = Instant::now();
             let mut session = database::maintenance(&loader.tools, &sight.connection).await?;
             swap.perform(&mut session).await?;
@@ -308,9 +321,13 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     };
     // Last, under whatever name it has by now: until then the same command goes on, the trade of names included.
     let mut session = Session::open(&loader.tools, &connection).await.map_err(TargetError::Session)?;
+    // What limits connections keeps only superusers in.
+    if wishes.only.is_none() && !rights.superuser {
+        failed.extend(properties.apply(&mut session, &database, own_encoding, Part::Limits, wishes.keep_going).await?);
+    }
     match wishes.only.is_none() && properties.has_comment() {
         // In the mark's place, by one statement: there is no moment at which the database is neither unfinished nor done.
-        true => drop(properties.apply(&mut session, &database, &encoding, Part::Comment, false).await?),
+        true => failed.extend(properties.apply(&mut session, &database, own_encoding, Part::Comment, wishes.keep_going).await?),
         false => marker.clear(&mut session, &database).await?,
     }
     state.marked = false;
@@ -406,7 +423,13 @@ async fn statements(loader: &Loader, statements: &[String], when: &'static str, 
 
 impl Work<'_> {
     async fn failed(&self, refused: Vec<String>) {
-        self.failed.lock().await.extend(refused);
+        if refused.is_empty() {
+            return;
+        }
+        let mut failed = self.failed.lock().await;
+        failed.extend(refused);
+        // What was refused is not tried again by whoever goes on from here.
+        self.marker.done(&Mark::word_of_refused(failed.len())).await;
     }
 
     async fn sections(&self, archive: Archive, state: &mut State, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {

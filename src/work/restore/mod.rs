@@ -125,10 +125,14 @@ impl Wishes {
     /// What is restored, in the words of the mark on the target.
     pub(super) fn what(&self) -> String {
         let mut what = self.only.as_ref().map_or("all".to_owned(), ToString::to_string);
-        let less = [("owners", self.no_owner), ("privileges", self.no_privileges)].into_iter().filter(|(_, is)| *is);
-        for word in less.map(|(word, _)| word.to_owned()).chain(self.skips.words()) {
-            what.push_str(&format!(" without {word}"));
-        }
+        let less =
+            [("owners", self.no_owner), ("privileges", self.no_privileges), ("roles", self.no_globals)].into_iter().filter(|(_, is)| *is);
+        let rows = self.without_rows_of.iter().map(|(schema, table)| format!("rows of {schema}.{table}"));
+        let mut without: Vec<String> = less.map(|(word, _)| word.to_owned()).chain(self.skips.words()).chain(rows).collect();
+        without.sort();
+        without.iter().for_each(|word| what.push_str(&format!(" without {word}")));
+        self.role.iter().for_each(|role| what.push_str(&format!(" as {role}")));
+        what.push_str(if self.keep_going { " going on after errors" } else { "" });
         what.replace(';', ",")
     }
 }

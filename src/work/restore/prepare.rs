@@ -102,7 +102,8 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     let archive = Archive::begin(opened).await.map_err(before_loading)?;
     holds(&archive.contents, &wishes.without_rows_of)?;
     let selection = wishes.only.as_ref().map(|only| select(&archive.contents, only)).transpose()?;
-    extensions_are_offered(&mut sight, &archive.contents, selection.as_ref()).await?;
+    let (leave, skipped) = left_out(&archive.contents, &wishes)?;
+    extensions_are_offered(&mut sight, &archive.contents, selection.as_ref(), &leave).await?;
     let properties = Properties::of(&archive.contents)?;
     if let Found::Empty(session) | Found::Occupied { session, .. } = &mut sight.found {
         let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(TargetError::Session)?;
@@ -120,7 +121,6 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
             GlobalsPlan::of(&globals, &existing, &wishes.tablespaces, &rights, |kind, name| wishes.skips.has(kind, name))?
         }
     };
-    let (leave, skipped) = left_out(&archive.contents, &wishes)?;
     let wanted = archive.contents.entries.iter().filter(|entry| {
         !leave.entries.contains(&entry.dump_id) && selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
     });
@@ -171,8 +171,14 @@ fn select(contents: &Contents, only: &Only) -> Result<Selection, WorkError> {
 }
 
 /// An extension that is not installed would be found out in the middle of the schema.
-async fn extensions_are_offered(sight: &mut Sight, contents: &Contents, selection: Option<&Selection>) -> Result<(), WorkError> {
-    let wanted = contents.of_kind("EXTENSION").filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
+async fn extensions_are_offered(
+    sight: &mut Sight,
+    contents: &Contents,
+    selection: Option<&Selection>,
+    leave: &Leave,
+) -> Result<(), WorkError> {
+    let extensions = contents.of_kind("EXTENSION").filter(|entry| !leave.entries.contains(&entry.dump_id));
+    let wanted = extensions.filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
     let names: Vec<String> = wanted.map(|entry| crate::pg::archive::readable(&entry.tag)).collect();
     let mut missing = Vec::new();
     for name in names {
@@ -223,6 +229,8 @@ fn left_out(contents: &Contents, wishes: &Wishes) -> Result<(Leave, Vec<String>)
         false => format!("{} {}.{}", entry.kind, readable(&entry.schema), readable(&entry.tag)),
     };
     let names = skipped.clone().map(shown).collect();
+    let is_sequence = |entry: &&Entry| matches!(entry.kind.as_str(), "SEQUENCE" | "SEQUENCE SET");
+    let sequences = skipped.clone().filter(is_sequence).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
     let is_table = |entry: &&Entry| matches!(entry.kind.as_str(), "TABLE" | "TABLE DATA");
     let mut rows: BTreeSet<_> = skipped.filter(is_table).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
     let of_table = |entry: &&Entry| {
@@ -232,7 +240,7 @@ fn left_out(contents: &Contents, wishes: &Wishes) -> Result<(Leave, Vec<String>)
     rows.extend(contents.of_kind("TABLE").filter(of_table).map(|entry| (entry.schema.clone(), entry.tag.clone())));
     let privileges = contents.entries.iter().filter(|entry| wishes.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL"));
     let entries = entries.into_iter().chain(privileges.map(|entry| entry.dump_id)).collect();
-    Ok((Leave { owners: wishes.no_owner, entries, rows, keep_going: wishes.keep_going }, names))
+    Ok((Leave { owners: wishes.no_owner, entries, rows, sequences, keep_going: wishes.keep_going }, names))
 }
 
 /// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness be told.

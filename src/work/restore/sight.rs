@@ -12,6 +12,7 @@ use crate::pg::{Connection, Session, Tools};
 use crate::source::postgres::snapshot;
 use crate::target::TargetError;
 use crate::target::database::{self, Found};
+use crate::target::mark::SWAPPING;
 use crate::target::swap::Swap;
 use crate::work::{Rig, WorkError};
 
@@ -161,7 +162,7 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
         Found::Unfinished(session, mark) => {
             let database = name(session).await?;
             let is_another = mark.vault != manifest.vault || mark.backup != manifest.backup || mark.what != wishes.what();
-            if is_another && !(wishes.take_over && mark.created) {
+            if is_another && !(wishes.take_over && mark.created && !mark.done.contains(SWAPPING)) {
                 return Err(TargetError::Unfinished { database, backup: mark.backup.to_string(), what: mark.what.clone() }.into());
             }
             takes_over = is_another;

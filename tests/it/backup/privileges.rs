@@ -65,3 +65,41 @@ fn a_refusal_has_its_reason_whatever_client_asked() {
         home.run(&["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check"]).ok();
     }
 }
+
+/// Shared catalogs hold names in whatever encoding: a database of another one changes none of them.
+#[test]
+fn roles_keep_their_names_whatever_encoding_the_database_has() {
+    let (source, target) = (Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE ROLE \"rené\" LOGIN; COMMENT ON ROLE \"rené\" IS 'é'; CREATE ROLE mate; GRANT \"rené\" TO mate; CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    source.psql("latin", "SET client_encoding = 'UTF8'; CREATE TABLE t AS SELECT 'ö'::text AS x; ALTER DATABASE latin SET my.word TO 'ö'; ALTER DATABASE latin CONNECTION LIMIT 7; COMMENT ON DATABASE latin IS 'ö'");
+    // Its name in bytes that are no text of that database: given from where it was made.
+    source.psql("postgres", "ALTER DATABASE latin OWNER TO \"rené\"");
+    let home = Home::of(&source, "latin");
+    home.backup();
+    assert!(home.restore(&target.conninfo("latin")).ok().stdout.contains("all as recorded"));
+    assert_eq!(source.globals(Major::Debian15), target.globals(Major::Debian15));
+    let facts = "SELECT encode(convert_to(rolname, 'UTF8'), 'hex'), datconnlimit, (SELECT setconfig::text::bytea FROM pg_db_role_setting WHERE setdatabase = d.oid) FROM pg_database d JOIN pg_roles r ON r.oid = datdba WHERE datname = 'latin'";
+    assert_eq!(source.psql("postgres", facts), target.psql("postgres", facts));
+    assert_eq!(target.psql("latin", "SELECT x = U&'\\00f6' FROM t"), "t");
+}
+
+/// With other options than in the backup a membership is the target's own business, and said.
+#[test]
+fn memberships_that_differ_in_their_options_are_reported_and_limits_keep_nobody_out() {
+    let (source, target) = (Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE ROLE a; CREATE ROLE b; GRANT a TO b WITH ADMIN OPTION; CREATE ROLE own LOGIN; CREATE DATABASE d OWNER own CONNECTION LIMIT 1");
+    source.psql("d", "CREATE TABLE t (i int PRIMARY KEY, s serial); ALTER TABLE t OWNER TO own; COMMENT ON SCHEMA public IS 'hello'; CREATE TABLE u (i int REFERENCES t); INSERT INTO u VALUES (NULL); ALTER TABLE u OWNER TO own");
+    target.psql("postgres", "CREATE ROLE a; CREATE ROLE b; GRANT a TO b; CREATE ROLE weak LOGIN CREATEDB CREATEROLE");
+    let home = Home::of(&source, "d");
+    home.backup();
+    let out = home.run(&["restore", "db", "--to", &target.conninfo("d").replace("user=postgres", "user=weak"), "--yes"]).ok();
+    assert!(out.stdout.contains("membership not made between roles that existed: a to b"), "{}", out.stdout);
+    assert_eq!(target.psql("postgres", "SELECT datconnlimit FROM pg_database WHERE datname = 'd'"), "1");
+    // A table goes with the sequences that are its own.
+    home.run(&["restore", "db", "--to", &target.conninfo("less"), "--yes", "--check", "--skip", "TABLE:public.t"])
+        .fails(14, &["restored in part"]);
+    // Foreign keys that are switched off are named.
+    source.psql("d", "ALTER TABLE u DISABLE TRIGGER ALL");
+    let report = home.run(&["backup", "db"]).ok().stdout;
+    assert!(report.contains("NOT IN IT   foreign keys switched off on public.u"), "{report}");
+}

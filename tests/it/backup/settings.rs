@@ -204,6 +204,28 @@ fn a_pooler_that_drops_our_settings_is_refused_and_nothing_is_left_on_it() {
 }
 
 /// The name of a database is a name, whatever it looks like: read as a connection string it led to another server's roles.
+/// Servers that speak German, to people and about money: they are judged by SQLSTATE.
+#[test]
+fn servers_of_another_language_are_understood() {
+    let german = ["lc_messages = 'de_DE.UTF-8'", "lc_monetary = 'de_DE.UTF-8'", "lc_numeric = 'de_DE.UTF-8'", "lc_time = 'de_DE.UTF-8'"];
+    let (source, target) = (Cluster::start_with(Major::Debian15, &german), Cluster::start_with(Major::Debian15, &german));
+    source.psql("postgres", crate::support::EVERYTHING);
+    let home = Home::of(&source, "everything");
+    home.backup();
+    // A database that is not there, one that is, and something in the way of one object.
+    home.restore(&target.conninfo("back")).ok();
+    home.restore(&target.conninfo("back")).fails(2, &["is not empty"]);
+    target.psql("postgres", "CREATE DATABASE kept");
+    target.psql("kept", "CREATE SCHEMA app; CREATE TABLE app.hen (x int)");
+    let to = target.conninfo("kept");
+    let kept =
+        home.run(&["restore", "db", "--to", &to, "--yes", "--keep-going", "--into-database-with-tables"]).fails(14, &["restored in part"]);
+    assert!(kept.stdout.contains("REFUSED: CREATE TABLE app.hen"), "{}", kept.stdout);
+    source.psql("everything", "CREATE ROLE weak LOGIN; GRANT CONNECT ON DATABASE everything TO weak");
+    home.add_datastore("weak", &source.conninfo("everything").replace("user=postgres", "user=weak"), "");
+    home.run(&["backup", "weak"]).fails(12, &["the backup role lacks a privilege"]);
+}
+
 /// Pages that cannot be read are read as empty ones: no backup is better than one of those.
 #[test]
 fn a_server_that_reads_damaged_pages_as_empty_is_not_read() {

@@ -68,6 +68,15 @@ struct Making {
     statements: Vec<Vec<u8>>,
 }
 
+/// How a tablespace is made.
+#[derive(Debug, Clone)]
+struct Tablespace {
+    /// None if only an earlier attempt knows where.
+    create: Option<Vec<u8>>,
+    /// What else is said of it.
+    rest: Vec<Vec<u8>>,
+}
+
 /// What is to be done about globals.
 #[derive(Debug, Clone, Default)]
 pub struct GlobalsPlan {
@@ -80,8 +89,7 @@ pub struct GlobalsPlan {
     /// What the connecting role may not make.
     pub beyond: Vec<String>,
     roles: Vec<Making>,
-    /// How each is created, unless that is only known to an earlier attempt, and what else is said of it.
-    tablespaces: BTreeMap<String, (Option<Vec<u8>>, Vec<Vec<u8>>)>,
+    tablespaces: BTreeMap<String, Tablespace>,
     encoding: String,
 }
 
@@ -153,7 +161,8 @@ impl GlobalsPlan {
                 (None, Some(_)) if !rights.superuser => plan.beyond.push(format!("tablespace {name}")),
                 (None, Some(directory)) => {
                     let create = located(statements.first().map(Vec::as_slice).unwrap_or_default(), directory)?;
-                    plan.tablespaces.insert(name.clone(), (Some(create), statements.iter().skip(1).cloned().collect()));
+                    let rest = statements.iter().skip(1).cloned().collect();
+                    plan.tablespaces.insert(name.clone(), Tablespace { create: Some(create), rest });
                     plan.report.tablespaces_created.push(name.clone());
                 }
                 (None, None) => plan.report.tablespaces_left_out.push(name.clone()),
@@ -201,7 +210,7 @@ impl GlobalsPlan {
         Ok(())
     }
 
-    /// Makes roles, memberships and grants on parameters in one transaction. What fails and may ([`keep_going`](super::Keep)) is told.
+    /// Makes roles, memberships and grants on parameters in one transaction. What fails and may is told.
     ///
     /// # Errors
     /// [`TargetError::Globals`] naming what could not be made; then nothing of it was.
@@ -248,7 +257,7 @@ impl GlobalsPlan {
     /// [`TargetError::Globals`]
     pub async fn make_tablespace(&self, session: &mut Session, name: &str) -> Result<(), TargetError> {
         let what = format!("tablespace {name:?}");
-        let Some((create, rest)) = self.tablespaces.get(name) else { return Ok(()) };
+        let Some(Tablespace { create, rest }) = self.tablespaces.get(name) else { return Ok(()) };
         let failed = |source| TargetError::Globals { what: readable(what.as_bytes()), source };
         let question = format!("SELECT count(*) FROM pg_catalog.pg_tablespace WHERE spcname = {}", sql::quote_text(name));
         if session.ask_one(&what, &question).await.map_err(failed)? == "0" {
@@ -266,7 +275,9 @@ impl GlobalsPlan {
         for name in own {
             let Some(statements) = wanted.tablespaces.get(name) else { continue };
             self.report.tablespaces_kept.retain(|kept| kept != name);
-            self.tablespaces.entry(name.clone()).or_insert_with(|| (None, statements.iter().skip(1).cloned().collect()));
+            self.tablespaces
+                .entry(name.clone())
+                .or_insert_with(|| Tablespace { create: None, rest: statements.iter().skip(1).cloned().collect() });
         }
         self
     }

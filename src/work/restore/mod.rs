@@ -1,6 +1,6 @@
 //! Restoring a backup: into a database, a directory, or standard output.
 //!
-//! Into a database: everything that can refuse is asked first ([`sight()`], [`prepare`]), and the answer is a plan that can be shown;
+//! Into a database: everything that can refuse is asked first ([`sight()`], [`prepare()`]), and the answer is a plan that can be shown;
 //! [`into_database`] consumes it. On the way the target carries a mark of how far it is ([`crate::target::mark`]): after Ctrl-C, a lost
 //! connection or a lost host the same command goes on where the last whole step ended. With `--swap` the old database stays untouched
 //! under its name until the new one is loaded and compared. Whatever happens is told: the state of the target on failure, and a record in

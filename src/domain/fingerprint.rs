@@ -15,7 +15,7 @@ use super::document::{DocumentError, format_of};
 
 /// Format name of fingerprints this program writes.
 pub const FORMAT: &str = "lifeboat.fingerprint/2";
-/// Format name of those that versions before 0.2 wrote, which count objects and do not name them.
+/// Format name of those in older backups, which count objects and do not name them.
 pub const FORMAT_1: &str = "lifeboat.fingerprint/1";
 /// How sums are made; part of the document, so that another way can be told apart.
 pub const HASH: &str = "blake3-keyed/sum-mod-2^256";

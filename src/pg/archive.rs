@@ -71,6 +71,17 @@ pub struct Entry {
     pub object: (u32, u32),
 }
 
+impl Entry {
+    /// Its name for people, with its schema if it has one.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.schema.is_empty() {
+            true => readable(&self.tag),
+            false => format!("{}.{}", readable(&self.schema), readable(&self.tag)),
+        }
+    }
+}
+
 /// Header and table of contents.
 #[derive(Debug, Clone)]
 pub struct Contents {

@@ -210,7 +210,7 @@ impl GlobalsPlan {
         Ok(())
     }
 
-    /// Makes roles, memberships and grants on parameters in one transaction. What fails and may is told.
+    /// Makes roles, memberships and grants on parameters in one transaction; with `keep_going` what the server refuses is told, and the rest is made.
     ///
     /// # Errors
     /// [`TargetError::Globals`] naming what could not be made; then nothing of it was.

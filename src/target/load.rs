@@ -144,6 +144,15 @@ const PRIVILEGES: [&str; 3] = ["ACL", "ACL LANGUAGE", "DEFAULT ACL"];
 /// Kinds that come after the privileges, because they need them, or would interfere.
 const AFTER_PRIVILEGES: [&str; 2] = ["MATERIALIZED VIEW DATA", "EVENT TRIGGER"];
 
+fn is_privilege(entry: &Entry) -> bool {
+    PRIVILEGES.contains(&entry.kind.as_str())
+}
+
+/// Whether an entry comes when all others are made.
+fn comes_last(entry: &Entry) -> bool {
+    is_privilege(entry) || AFTER_PRIVILEGES.contains(&entry.kind.as_str())
+}
+
 /// Comments and security labels of indexes, constraints and whatever else the post-data section makes. `pg_restore` takes such an entry for one of
 /// the section of the entry listed before it, so it loses those whose object was made ahead or by an earlier run. They are said by statements of ours, last.
 pub fn said_of_post_data(contents: &Contents) -> impl Iterator<Item = &Entry> {
@@ -205,7 +214,7 @@ impl Loader {
         // Its statements depend on each other nearly one by one; there is nothing to do in parallel.
         let section = "pre-data";
         let mut pg_restore = self.pg_restore(section).await?;
-        let chosen = contents.entries.iter().filter(|entry| self.wants(entry) && !PRIVILEGES.contains(&entry.kind.as_str()));
+        let chosen = contents.entries.iter().filter(|entry| self.wants(entry) && !is_privilege(entry));
         let list = list_of(chosen.map(|entry| entry.dump_id))
             .map_err(|source| TargetError::Load { section, source: LoadError::Memory(source) })?;
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
@@ -218,11 +227,10 @@ impl Loader {
     /// [`TargetError::Load`]
     pub async fn privileges(&self, contents: &Contents, made: &HashSet<i64>) -> Result<Vec<String>, TargetError> {
         let section = "privileges";
-        let is_of = |entry: &&Entry| [&PRIVILEGES[..], &AFTER_PRIVILEGES].concat().contains(&entry.kind.as_str());
         let chosen: Vec<i64> = contents
             .entries
             .iter()
-            .filter(|entry| is_of(entry) && self.wants(entry) && !made.contains(&entry.dump_id) && !is_about_database(entry))
+            .filter(|entry| comes_last(entry) && self.wants(entry) && !made.contains(&entry.dump_id) && !is_about_database(entry))
             .map(|entry| entry.dump_id)
             .collect();
         if chosen.is_empty() {
@@ -244,9 +252,7 @@ impl Loader {
         let later: HashSet<i64> = contents
             .entries
             .iter()
-            .filter(|entry| {
-                PRIVILEGES.contains(&entry.kind.as_str()) || AFTER_PRIVILEGES.contains(&entry.kind.as_str()) || !self.wants(entry)
-            })
+            .filter(|entry| comes_last(entry) || !self.wants(entry))
             .chain(said_of_post_data(contents))
             .map(|entry| entry.dump_id)
             .collect();

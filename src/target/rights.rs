@@ -205,9 +205,14 @@ impl Skips {
         self.0.iter().map(|(kind, name)| format!("{kind}:{name}"))
     }
 
+    /// Whether what an entry is called is to be left out as something of a kind, with or without its schema.
+    #[must_use]
+    pub fn has_entry(&self, kind: &str, entry: &Entry) -> bool {
+        self.has(kind, &readable(&entry.tag)) || self.has(kind, &entry.name())
+    }
+
     fn names(&self, entry: &Entry) -> bool {
-        let (schema, name) = (readable(&entry.schema), readable(&entry.tag));
-        self.has(&entry.kind, &name) || self.has(&entry.kind, &format!("{schema}.{name}"))
+        self.has_entry(&entry.kind, entry)
     }
 
     /// Numbers of the entries that are left out: those that are named, and whatever depends on one that is.

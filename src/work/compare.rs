@@ -67,7 +67,7 @@ impl LeftOut {
             let is_left = |object: &ObjectFacts| self.objects.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
             recorded.named.retain(|object| !is_left(object));
             found.named.retain(|object| !is_left(object));
-            // Those of before 0.2 were only counted.
+            // Older fingerprints only count them.
             for (kind, ..) in self.objects.iter().filter(|_| recorded.format == FORMAT_1) {
                 recorded.objects.remove(kind);
                 found.named.retain(|object| object.kind != *kind);
@@ -167,7 +167,7 @@ pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(
         };
         comparison.differences.push(format!("large objects: {what}"));
     }
-    // Before 0.2 names of sequences were not quoted.
+    // Older fingerprints do not quote names of sequences.
     let unquoted = |name: &String| if recorded.format == FORMAT_1 { name.replace('"', "") } else { name.clone() };
     let sequences: BTreeMap<String, &String> = found.sequences.iter().map(|(name, is)| (unquoted(name), is)).collect();
     for (name, was) in &recorded.sequences {
@@ -285,7 +285,7 @@ fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut
     }
 }
 
-/// Fingerprints of before 0.2 counted objects, some of which are compared by what they hold.
+/// Older fingerprints count objects, some of which are compared by what they hold.
 fn compare_counts(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
     const NOT_NAMED: [&str; 5] = ["SEQUENCE SET", "STATISTICS DATA", "ENCODING", "STDSTRINGS", "SEARCHPATH"];
     let (was, is) = (recorded.counts(), found.counts());

@@ -310,13 +310,8 @@ impl Quote {
             match wishes.keep_going {
                 true => self.warnings.push(format!("the connecting role may not {}: it will be left out", lack.what)),
                 false => {
-                    let error = WorkError::Refused {
-                        what: "the connecting role".to_owned(),
-                        why: format!("it may not {}; nothing was changed", lack.what),
-                        hint: lack.next.clone(),
-                    };
                     let what = format!("a right of the connecting role: it may not {}", lack.what);
-                    self.missing.push(Missing { what, next: Some(lack.next.clone()), error });
+                    self.missing.push(Missing { what, next: Some(lack.next.clone()), error: restore::refusal(lack) });
                 }
             }
         }

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::SourceError;
-use crate::pg::archive::{Contents, readable};
+use crate::pg::archive::{Contents, Entry};
 use crate::pg::{Session, SessionError};
 
 /// What a catalog holds of an object and has a part in how it is formatted.
@@ -124,14 +124,10 @@ pub async fn read(session: &mut Session) -> Result<Definitions, SessionError> {
 pub fn changed(then: &Definitions, now: &Definitions, contents: &Contents) -> Vec<String> {
     let differ: HashSet<(u32, u32)> =
         then.0.iter().filter(|(part, hash)| now.0.get(part) != Some(hash)).map(|(part, _)| part.object).collect();
-    let named = |entry: &&crate::pg::archive::Entry| entry.object.0 != 0 && differ.contains(&entry.object);
-    let name = |entry: &crate::pg::archive::Entry| match entry.schema.is_empty() {
-        true => format!("{} {}", entry.kind.to_lowercase(), readable(&entry.tag)),
-        false => format!("{} {}.{}", entry.kind.to_lowercase(), readable(&entry.schema), readable(&entry.tag)),
-    };
-    let is_object =
-        |entry: &&crate::pg::archive::Entry| !matches!(entry.kind.as_str(), "ACL" | "COMMENT" | "SECURITY LABEL" | "TABLE DATA");
-    contents.entries.iter().filter(is_object).filter(named).map(name).collect()
+    let is_object = |entry: &&Entry| !matches!(entry.kind.as_str(), "ACL" | "COMMENT" | "SECURITY LABEL" | "TABLE DATA");
+    let named = |entry: &&Entry| entry.object.0 != 0 && differ.contains(&entry.object);
+    let named = contents.entries.iter().filter(is_object).filter(named);
+    named.map(|entry| format!("{} {}", entry.kind.to_lowercase(), entry.name())).collect()
 }
 
 /// Looks whether every object that the table of contents names is still what it was in the snapshot.
@@ -146,7 +142,6 @@ pub async fn hold(then: &Definitions, session: &mut Session, contents: &Contents
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::archive::Entry;
 
     #[test]
     fn only_what_is_named_counts_and_what_is_newer_does_not() {

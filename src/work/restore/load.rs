@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Mutex;
 
-use super::prepare::before_loading;
+use super::prepare::{before_loading, refusal};
 use super::sight::Sight;
 use super::{Prepared, RestoreReport, StageTime, Wishes};
 use crate::check;
@@ -176,12 +176,8 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         slot,
         ..
     } = prepared;
-    if let Some(lack) = lacks.into_iter().next().filter(|_| !wishes.keep_going) {
-        return Err(WorkError::Refused {
-            what: "the connecting role".to_owned(),
-            why: format!("it may not {}; nothing was changed", lack.what),
-            hint: lack.next,
-        });
+    if let Some(lack) = lacks.first().filter(|_| !wishes.keep_going) {
+        return Err(refusal(lack));
     }
     let clock = Instant::now();
     let mut stages = Vec::new();
@@ -294,7 +290,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let mut failed = work.failed.into_inner();
     let comparison = if wishes.check {
         let begun = Instant::now();
-        let comparison = check_restored(rig, &manifest, &identity, &loader, &contents, Some(properties.has_comment())).await?;
+        let comparison = check_restored(rig, &manifest, &identity, &loader, &contents, properties.has_comment()).await?;
         stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
         Some(comparison)
     } else {
@@ -617,14 +613,14 @@ fn rows_bytes(manifest: &Manifest) -> u64 {
     manifest.payloads.iter().filter(|p| matches!(p.role, Role::Main | Role::Data)).map(|p| p.plain_bytes).sum()
 }
 
-/// `marked` says whether the mark of the restore stands where the database's comment comes last, and if so whether the backup has one.
+/// `has_comment` says whether the backup has a comment of the database, which is written last.
 async fn check_restored(
     rig: &Rig,
     manifest: &Manifest,
     identity: &Identity,
     loader: &Loader,
     contents: &Contents,
-    marked: Option<bool>,
+    has_comment: bool,
 ) -> Result<Comparison, WorkError> {
     let (tools, connection) = (&loader.tools, &loader.connection);
     let mut recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, identity).await?)?;
@@ -637,12 +633,11 @@ async fn check_restored(
         Err(_) => tools.clone(),
     };
     let mut found = fingerprint_of(rig, &tools, connection, &recorded).await?;
-    if let Some(has_comment) = marked {
-        recorded.named.retain(|object| !objects::is_comment_on_database(object));
-        found.named.retain(|object| !objects::is_comment_on_database(object));
-        if has_comment && let Some(comments) = recorded.objects.get_mut("COMMENT") {
-            *comments = comments.saturating_sub(1);
-        }
+    // The database's own comment is not written yet: the mark stands in its place, or what was there before.
+    recorded.named.retain(|object| !objects::is_comment_on_database(object));
+    found.named.retain(|object| !objects::is_comment_on_database(object));
+    if has_comment && let Some(comments) = recorded.objects.get_mut("COMMENT") {
+        *comments = comments.saturating_sub(1);
     }
     let not_compared = LeftOut::of(contents, &loader.leave).take_from(&mut recorded, &mut found);
     let mut comparison = match &loader.selection {

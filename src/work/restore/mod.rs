@@ -13,7 +13,7 @@ mod sight;
 
 pub use files::{into_directory, to_stdout};
 pub use load::into_database;
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, prepare, refusal};
 pub use sight::{Sight, sight};
 
 use std::time::{Duration, Instant};

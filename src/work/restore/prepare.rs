@@ -179,7 +179,7 @@ async fn extensions_are_offered(
 ) -> Result<(), WorkError> {
     let extensions = contents.of_kind("EXTENSION").filter(|entry| !leave.entries.contains(&entry.dump_id));
     let wanted = extensions.filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
-    let names: Vec<String> = wanted.map(|entry| crate::pg::archive::readable(&entry.tag)).collect();
+    let names: Vec<String> = wanted.map(|entry| readable(&entry.tag)).collect();
     let mut missing = Vec::new();
     for name in names {
         let question = format!("SELECT count(*) FROM pg_catalog.pg_available_extensions WHERE name = {}", quote_text(&name));
@@ -216,6 +216,16 @@ pub(super) fn before_loading(source: LoadError) -> WorkError {
     }
 }
 
+/// What the connecting role may not do, as the reason not to begin.
+#[must_use]
+pub fn refusal(lack: &Lack) -> WorkError {
+    WorkError::Refused {
+        what: "the connecting role".to_owned(),
+        why: format!("it may not {}; nothing was changed", lack.what),
+        hint: lack.next.clone(),
+    }
+}
+
 /// What somebody asked to leave out of the archive, and its names with those of what depends on it.
 fn left_out(contents: &Contents, wishes: &Wishes) -> Result<(Leave, Vec<String>), WorkError> {
     let entries = wishes.skips.of(contents).map_err(|word| WorkError::Refused {
@@ -224,19 +234,12 @@ fn left_out(contents: &Contents, wishes: &Wishes) -> Result<(Leave, Vec<String>)
         hint: "kinds and names are those that `lifeboat restore … --to - | pg_restore --list` shows".to_owned(),
     })?;
     let skipped = contents.entries.iter().filter(|entry| entries.contains(&entry.dump_id));
-    let shown = |entry: &Entry| match entry.schema.is_empty() {
-        true => format!("{} {}", entry.kind, readable(&entry.tag)),
-        false => format!("{} {}.{}", entry.kind, readable(&entry.schema), readable(&entry.tag)),
-    };
-    let names = skipped.clone().map(shown).collect();
+    let names = skipped.clone().map(|entry| format!("{} {}", entry.kind, entry.name())).collect();
     let is_sequence = |entry: &&Entry| matches!(entry.kind.as_str(), "SEQUENCE" | "SEQUENCE SET");
     let sequences = skipped.clone().filter(is_sequence).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
     let is_table = |entry: &&Entry| matches!(entry.kind.as_str(), "TABLE" | "TABLE DATA");
     let mut rows: BTreeSet<_> = skipped.filter(is_table).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
-    let of_table = |entry: &&Entry| {
-        let (schema, name) = (readable(&entry.schema), readable(&entry.tag));
-        wishes.skips.has("TABLE DATA", &name) || wishes.skips.has("TABLE DATA", &format!("{schema}.{name}"))
-    };
+    let of_table = |entry: &&Entry| wishes.skips.has_entry("TABLE DATA", entry);
     rows.extend(contents.of_kind("TABLE").filter(of_table).map(|entry| (entry.schema.clone(), entry.tag.clone())));
     let privileges = contents.entries.iter().filter(|entry| wishes.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL"));
     let entries = entries.into_iter().chain(privileges.map(|entry| entry.dump_id)).collect();

@@ -344,6 +344,7 @@ pub(super) fn describe(quote: &Quote) -> String {
     line(
         "whole",
         match quote.read_in_full {
+            _ if !quote.objects_there => "NO: an object is gone, or has another size than was signed".to_owned(),
             Some(at) => format!("read in full {}, {}", ago(at), minute(at)),
             None => "its objects are there, in their sizes; not read in full (lifeboat verify, or --plan --verify)".to_owned(),
         },

@@ -149,6 +149,8 @@ pub struct Quote {
     pub thaw: Option<ThawPlan>,
     /// What it costs at the store, in dollars; an estimate by list prices, transfer out of the region not included.
     pub dollars: f64,
+    /// Whether every object is there, in the size that was signed.
+    pub objects_there: bool,
     /// When it was last read in full on this host and found whole; none if that is not known.
     pub read_in_full: Option<Timestamp>,
     /// The slot that opens it.
@@ -187,6 +189,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
     let (load_seconds, measured) = foretold(&series, &manifest);
     let mut takes = Takes { load_seconds, measured, thaw_seconds: 0, rto_seconds };
     let (mut missing, mut warnings) = (Vec::new(), picked.warnings);
+    let objects_there = frost.is_ok();
     let thaw = match frost {
         Ok(frost) => ThawPlan::of(&frost, &hurry(question, &takes, &manifest), now)?,
         Err(error) => {
@@ -261,6 +264,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         takes,
         thaw,
         dollars,
+        objects_there,
         read_in_full,
         opens_with,
         steps: Vec::new(),

@@ -87,6 +87,7 @@ fn verify_names_every_damaged_backup_and_remembers_it_until_it_is_whole() {
     std::fs::remove_file(&file).unwrap();
     let plan = home.run(&["restore", "db", "--plan"]).fails(7, &["it is not in the vault"]);
     assert!(plan.stdout.contains(&format!("restore the one before it: --backup {older}")), "{}", plan.stdout);
+    assert!(plan.stdout.contains("NO: an object is gone") && !plan.stdout.contains("its objects are there"), "{}", plan.stdout);
     assert!(!files(&home.vault()).is_empty());
 }
 

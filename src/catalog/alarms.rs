@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::patient::Transaction;
 use super::ticks::Letter;
 use super::{Catalog, CatalogError, millis, time};
 use crate::domain::alarm::{Alarm, Kind};
@@ -57,7 +58,7 @@ impl Catalog {
     pub async fn alarms(&self) -> Result<Vec<Standing>, CatalogError> {
         let rows: Vec<(String, String, String, String, i64, i64)> =
             sqlx::query_as("SELECT kind, subject, text, next_step, since, told FROM alarms ORDER BY since, alarm")
-                .fetch_all(&self.pool)
+                .fetch_all(self.ask())
                 .await?;
         let standing = |(kind, subject, text, next_step, since, told): (String, String, String, String, i64, i64)| {
             let alarm = Alarm { kind: Kind::named(&kind)?, subject, text, next_step };
@@ -85,7 +86,7 @@ impl Catalog {
                 .bind(&alarm.text)
                 .bind(&alarm.next_step)
                 .bind(now)
-                .execute(&mut *transaction)
+                .execute(transaction.ask())
                 .await?
             }
             Some(before) => {
@@ -95,7 +96,7 @@ impl Catalog {
                     .bind(millis(before))
                     .bind(&alarm.text)
                     .bind(&alarm.next_step)
-                    .execute(&mut *transaction)
+                    .execute(transaction.ask())
                     .await?
             }
         };
@@ -116,7 +117,7 @@ impl Catalog {
     pub async fn settle(&self, alarm: &Alarm, letter: Letter) -> Result<bool, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
-        let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1").bind(alarm.key()).execute(&mut *transaction).await?;
+        let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1").bind(alarm.key()).execute(transaction.ask()).await?;
         if gone.rows_affected() != 1 {
             return Ok(false);
         }
@@ -154,13 +155,13 @@ impl Catalog {
             .bind(now)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .bind(channel)
-            .fetch_all(&mut *transaction)
+            .fetch_all(transaction.ask())
             .await?;
         for (id, ..) in &rows {
             sqlx::query("UPDATE messages SET next_try = $2 WHERE id = $1")
                 .bind(id)
                 .bind(now + i64::try_from(patience.as_millis()).unwrap_or(60_000))
-                .execute(&mut *transaction)
+                .execute(transaction.ask())
                 .await?;
         }
         transaction.commit().await?;
@@ -183,7 +184,7 @@ impl Catalog {
                 .bind(now + i64::try_from(again.as_millis()).unwrap_or(i64::MAX / 2))
                 .bind(error.to_owned()),
         };
-        query.execute(&self.pool).await?;
+        query.execute(self.ask()).await?;
         Ok(())
     }
 
@@ -194,7 +195,7 @@ impl Catalog {
     pub async fn undelivered(&self) -> Result<Vec<Undelivered>, CatalogError> {
         let rows: Vec<(String, i64, i64, Option<String>)> =
             sqlx::query_as("SELECT channel, made, attempts, error FROM messages WHERE sent IS NULL AND attempts > 0 ORDER BY made")
-                .fetch_all(&self.pool)
+                .fetch_all(self.ask())
                 .await?;
         Ok(rows.into_iter().map(|(channel, made, attempts, error)| Undelivered { channel, made: time(made), attempts, error }).collect())
     }
@@ -204,7 +205,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn forget_messages(&self, before: Timestamp) -> Result<u64, CatalogError> {
-        let gone = sqlx::query("DELETE FROM messages WHERE made < $1").bind(millis(before)).execute(&self.pool).await?;
+        let gone = sqlx::query("DELETE FROM messages WHERE made < $1").bind(millis(before)).execute(self.ask()).await?;
         Ok(gone.rows_affected())
     }
 
@@ -214,7 +215,7 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn message_counts(&self) -> Result<BTreeMap<String, (u64, u64)>, CatalogError> {
         let rows: Vec<(String, i64, i64)> =
-            sqlx::query_as("SELECT channel, count(sent), count(*) FROM messages GROUP BY channel").fetch_all(&self.pool).await?;
+            sqlx::query_as("SELECT channel, count(sent), count(*) FROM messages GROUP BY channel").fetch_all(self.ask()).await?;
         let number = |count: i64| u64::try_from(count).unwrap_or_default();
         Ok(rows.into_iter().map(|(channel, sent, all)| (channel, (number(sent), number(all - sent)))).collect())
     }
@@ -222,7 +223,7 @@ impl Catalog {
 
 /// Puts a message into a channel's box.
 pub(super) async fn post_within(
-    transaction: &mut sqlx::Transaction<'static, sqlx::Any>,
+    transaction: &mut Transaction,
     channel: &str,
     kind: Kind,
     body: &str,
@@ -233,7 +234,7 @@ pub(super) async fn post_within(
         .bind(kind.name())
         .bind(body)
         .bind(now)
-        .execute(&mut **transaction)
+        .execute(transaction.ask())
         .await?;
     Ok(())
 }

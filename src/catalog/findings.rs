@@ -32,7 +32,7 @@ impl Catalog {
                 .bind(vault.as_str())
                 .bind(backup.as_str())
                 .bind(one.what())
-                .execute(&self.pool)
+                .execute(self.ask())
                 .await?;
         }
         Ok(())
@@ -46,7 +46,7 @@ impl Catalog {
         let rows: Vec<(String,)> = sqlx::query_as("SELECT what FROM omitted WHERE vault = $1 AND backup = $2 ORDER BY what")
             .bind(vault.as_str())
             .bind(backup.as_str())
-            .fetch_all(&self.pool)
+            .fetch_all(self.ask())
             .await?;
         Ok(rows.into_iter().map(|(what,)| what).collect())
     }
@@ -60,7 +60,7 @@ impl Catalog {
             .bind(vault.as_str())
             .bind(datastore.as_str())
             .bind(backup.as_str())
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         sqlx::query(
             "INSERT INTO verified (vault, datastore, backup, at) VALUES ($1, $2, $3, $4) ON CONFLICT (vault, datastore, backup) DO UPDATE SET at = $4",
@@ -69,7 +69,7 @@ impl Catalog {
         .bind(datastore.as_str())
         .bind(backup.as_str())
         .bind(millis(self.now().await?))
-        .execute(&self.pool)
+        .execute(self.ask())
         .await?;
         Ok(())
     }
@@ -88,7 +88,7 @@ impl Catalog {
         .bind(backup.as_str())
         .bind(why)
         .bind(millis(self.now().await?))
-        .execute(&self.pool)
+        .execute(self.ask())
         .await?;
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Catalog {
         let rows: Vec<(String, String, String, i64)> =
             sqlx::query_as("SELECT datastore, backup, why, found FROM damaged WHERE vault = $1 ORDER BY datastore, backup")
                 .bind(vault.as_str())
-                .fetch_all(&self.pool)
+                .fetch_all(self.ask())
                 .await?;
         let row = |(datastore, backup, why, found): (String, String, String, i64)| {
             Some(DamagedRow { datastore: datastore.parse().ok()?, backup: backup.parse().ok()?, why, found: time(found) })
@@ -117,7 +117,7 @@ impl Catalog {
         let rows: Vec<(String, i64)> = sqlx::query_as("SELECT backup, at FROM verified WHERE vault = $1 AND datastore = $2")
             .bind(vault.as_str())
             .bind(datastore.as_str())
-            .fetch_all(&self.pool)
+            .fetch_all(self.ask())
             .await?;
         Ok(rows.into_iter().filter_map(|(backup, at)| Some((backup.parse().ok()?, time(at)))).collect())
     }

@@ -35,7 +35,7 @@ impl Journal for Catalog {
             .bind(word)
             .bind(made)
             .bind(Timestamp::now().to_string())
-            .execute(&self.pool)
+            .execute(self.ask())
             .await;
         done.map(drop).map_err(|error| Refused(error.to_string()))
     }
@@ -44,7 +44,7 @@ impl Journal for Catalog {
         let rows: Vec<(String, String, Option<String>)> =
             sqlx::query_as("SELECT step, event, made FROM journal WHERE run = $1 ORDER BY id")
                 .bind(run)
-                .fetch_all(&self.pool)
+                .fetch_all(self.ask())
                 .await
                 .map_err(|error| Refused(error.to_string()))?;
         let event = |word: &str, made: Option<String>| match word {
@@ -71,7 +71,7 @@ impl Catalog {
             .bind(i64::try_from(drill.started).unwrap_or(i64::MAX))
             .bind(drill.declared.to_string())
             .bind(host())
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn end_drill(&self, run: &str) -> Result<(), CatalogError> {
         let now = Timestamp::now().to_string();
-        sqlx::query("UPDATE drills SET ended_at = $1 WHERE run = $2").bind(now).bind(run).execute(&self.pool).await?;
+        sqlx::query("UPDATE drills SET ended_at = $1 WHERE run = $2").bind(now).bind(run).execute(self.ask()).await?;
         Ok(())
     }
 
@@ -95,7 +95,7 @@ impl Catalog {
             sqlx::query_as("SELECT run, drill, started, declared_at FROM drills WHERE vault = $1 AND host IN ('', $2) AND ended_at IS NULL ORDER BY declared_at")
                 .bind(vault.as_str())
                 .bind(host())
-                .fetch_all(&self.pool)
+                .fetch_all(self.ask())
                 .await?;
         let run = |(run, drill, started, declared): (String, String, i64, String)| {
             Some(DrillRun { run, drill, started: u64::try_from(started).ok()?, declared: declared.parse().ok()? })
@@ -112,7 +112,7 @@ impl Catalog {
             .bind(vault.as_str())
             .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
             .bind(sha256)
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Catalog {
     pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Vec<String>, CatalogError> {
         let rows: Vec<(String,)> = sqlx::query_as("SELECT sha256 FROM evidence_heads WHERE vault = $1 ORDER BY sequence")
             .bind(vault.as_str())
-            .fetch_all(&self.pool)
+            .fetch_all(self.ask())
             .await?;
         Ok(rows.into_iter().map(|(sha256,)| sha256).collect())
     }

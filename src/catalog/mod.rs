@@ -9,6 +9,7 @@
 pub mod alarms;
 pub mod findings;
 pub mod journal;
+mod patient;
 mod sets;
 pub mod thaws;
 pub mod ticks;
@@ -28,6 +29,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
+use patient::{Patient, Transaction, in_time};
 
 /// How long to wait for a connection, or for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,7 +62,16 @@ pub enum CatalogError {
     Silent,
     /// A query failed.
     #[error("the catalog could not be read or written")]
-    Query(#[from] sqlx::Error),
+    Query(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for CatalogError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Self::Silent,
+            error => Self::Query(error),
+        }
+    }
 }
 
 impl CatalogError {
@@ -182,7 +193,8 @@ impl Catalog {
         let parsed: sqlx::postgres::PgConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
         let migrating = sqlx::postgres::PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
         let migrating = migrating.connect_with(parsed).await.map_err(|e| fail(e.into()))?;
-        migrated(POSTGRES.run(&migrating).await, || without_password(url))?;
+        let outcome = tokio::time::timeout(patient::ANSWER_MAX, POSTGRES.run(&migrating)).await.map_err(|_| CatalogError::Silent)?;
+        migrated(outcome, || without_password(url))?;
         migrating.close().await;
         let options: AnyConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
         let pool = AnyPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE).after_connect(|connection, _| {
@@ -211,22 +223,28 @@ impl Catalog {
         if !self.shared {
             return Ok(time(self.clock.millis()));
         }
-        let (now,): (i64,) = sqlx::query_as(SERVER_CLOCK).fetch_one(&self.pool).await?;
+        let (now,): (i64,) = sqlx::query_as(SERVER_CLOCK).fetch_one(self.ask()).await?;
         Ok(time(now))
     }
 
     /// The same on a transaction's own connection, in milliseconds since 1970.
-    async fn now_within(&self, transaction: &mut sqlx::Transaction<'static, sqlx::Any>) -> Result<i64, CatalogError> {
+    async fn now_within(&self, transaction: &mut Transaction) -> Result<i64, CatalogError> {
         if !self.shared {
             return Ok(self.clock.millis());
         }
-        let (now,): (i64,) = sqlx::query_as(SERVER_CLOCK).fetch_one(&mut **transaction).await?;
+        let (now,): (i64,) = sqlx::query_as(SERVER_CLOCK).fetch_one(transaction.ask()).await?;
         Ok(now)
     }
 
     /// A transaction in which nobody else writes what is read in it, if `FOR UPDATE` is said where the catalog knows it.
-    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Any>, CatalogError> {
-        Ok(if self.shared { self.pool.begin().await? } else { self.pool.begin_with("BEGIN IMMEDIATE").await? })
+    async fn begin(&self) -> Result<Transaction, CatalogError> {
+        let how = if self.shared { "BEGIN" } else { "BEGIN IMMEDIATE" };
+        Ok(Transaction(in_time(self.pool.begin_with(how)).await?))
+    }
+
+    /// One query, with a limit on its answer.
+    fn ask(&self) -> Patient<&AnyPool> {
+        Patient(&self.pool)
     }
 
     /// Notes that a run began.
@@ -238,7 +256,7 @@ impl Catalog {
             .bind(verb)
             .bind(subject)
             .bind(Timestamp::now().to_string())
-            .fetch_one(&self.pool)
+            .fetch_one(self.ask())
             .await?;
         Ok(RunId(id))
     }
@@ -252,7 +270,7 @@ impl Catalog {
             .bind(Timestamp::now().to_string())
             .bind(outcome)
             .bind(run.0)
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         Ok(())
     }
@@ -272,7 +290,7 @@ impl Catalog {
         .bind(i64::try_from(manifest.sequence).unwrap_or(i64::MAX))
         .bind(manifest.source.snapshot_time.to_string())
         .bind(serde_json::to_string(manifest).unwrap_or_default())
-        .execute(&self.pool)
+        .execute(self.ask())
         .await?;
         Ok(())
     }
@@ -285,7 +303,7 @@ impl Catalog {
         let rows: Vec<(String, i64)> = sqlx::query_as("SELECT backup, sequence FROM backups WHERE vault = $1 AND datastore = $2")
             .bind(vault.as_str())
             .bind(datastore.as_str())
-            .fetch_all(&self.pool)
+            .fetch_all(self.ask())
             .await?;
         Ok(rows.into_iter().filter_map(|(backup, sequence)| Some((backup.parse().ok()?, u64::try_from(sequence).ok()?))).collect())
     }
@@ -299,7 +317,7 @@ impl Catalog {
             .bind(vault.as_str())
             .bind(datastore.as_str())
             .bind(backup.as_str())
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         Ok(())
     }
@@ -309,8 +327,8 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn replace(&self, vault: &VaultId, manifests: &[Manifest]) -> Result<(), CatalogError> {
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query("DELETE FROM backups WHERE vault = $1").bind(vault.as_str()).execute(&mut *transaction).await?;
+        let mut transaction = self.begin().await?;
+        sqlx::query("DELETE FROM backups WHERE vault = $1").bind(vault.as_str()).execute(transaction.ask()).await?;
         transaction.commit().await?;
         for manifest in manifests {
             self.remember(manifest).await?;

@@ -17,7 +17,7 @@ impl Catalog {
         .bind(datastore.as_str())
         .bind(backup.as_str())
         .bind(state)
-        .execute(&self.pool)
+        .execute(self.ask())
         .await?;
         Ok(())
     }
@@ -30,7 +30,7 @@ impl Catalog {
         let row: Option<(String,)> = sqlx::query_as("SELECT state FROM sets WHERE vault = $1 AND datastore = $2")
             .bind(vault.as_str())
             .bind(datastore.as_str())
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.ask())
             .await?;
         Ok(row.map(|(state,)| state))
     }
@@ -41,7 +41,7 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn forget_set(&self, vault: &VaultId, backup: &BackupId) -> Result<(), CatalogError> {
         let query = sqlx::query("DELETE FROM sets WHERE vault = $1 AND backup = $2").bind(vault.as_str()).bind(backup.as_str());
-        query.execute(&self.pool).await?;
+        query.execute(self.ask()).await?;
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl Catalog {
         .bind(asked.backup.as_str())
         .bind(asked.tier.name())
         .bind(millis(asked.at))
-        .execute(&self.pool)
+        .execute(self.ask())
         .await?;
         Ok(())
     }
@@ -47,7 +47,7 @@ impl Catalog {
         let rows: Vec<(String, String, String, i64)> =
             sqlx::query_as("SELECT datastore, backup, tier, asked FROM thaws WHERE vault = $1 ORDER BY asked")
                 .bind(vault.as_str())
-                .fetch_all(&self.pool)
+                .fetch_all(self.ask())
                 .await?;
         let asked = |(datastore, backup, tier, at): (String, String, String, i64)| {
             Some(Asked { datastore: datastore.parse().ok()?, backup: backup.parse().ok()?, tier: tier.parse().ok()?, at: time(at) })

@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
 
+use super::patient::Transaction;
 use super::{Catalog, CatalogError, millis, time};
 use crate::domain::alarm::Kind;
 use crate::domain::id::BackupId;
@@ -144,7 +145,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn planned(&self) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT job, planned_until FROM jobs").fetch_all(&self.pool).await?;
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT job, planned_until FROM jobs").fetch_all(self.ask()).await?;
         Ok(rows.into_iter().map(|(job, until)| (job, time(until))).collect())
     }
 
@@ -155,7 +156,7 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn meet(&self, jobs: &[(String, String)], now: Timestamp) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
         let rows: Vec<(String, i64, String)> =
-            sqlx::query_as("SELECT job, planned_until, calendar FROM jobs").fetch_all(&self.pool).await?;
+            sqlx::query_as("SELECT job, planned_until, calendar FROM jobs").fetch_all(self.ask()).await?;
         let known: BTreeMap<String, (i64, String)> = rows.into_iter().map(|(job, until, calendar)| (job, (until, calendar))).collect();
         let mut planned = BTreeMap::new();
         let mut transaction = self.begin().await?;
@@ -170,7 +171,7 @@ impl Catalog {
                 .bind(job)
                 .bind(millis(now))
                 .bind(calendar)
-                .execute(&mut *transaction)
+                .execute(transaction.ask())
                 .await?;
             planned.insert(job.clone(), now);
         }
@@ -210,13 +211,13 @@ impl Catalog {
             .bind(i64::from(job.retries) + 1)
             .bind(ended)
             .bind(ended.map(|_| why))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         }
         sqlx::query("UPDATE jobs SET planned_until = $2 WHERE job = $1 AND planned_until < $2")
             .bind(&job.key)
             .bind(millis(planned.until))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         Ok(transaction.commit().await?)
     }
@@ -232,7 +233,7 @@ impl Catalog {
         )
         .bind(millis(now))
         .bind(millis(now) - UNKNOWN_MILLIS)
-        .execute(&self.pool)
+        .execute(self.ask())
         .await?;
         Ok(())
     }
@@ -248,14 +249,14 @@ impl Catalog {
         let query = format!(
             "SELECT job, tick, state FROM ticks WHERE state IN ('missed', 'covered') AND told = 0 ORDER BY job, tick LIMIT 1000{locked}"
         );
-        let rows: Vec<(String, i64, String)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(&mut *transaction).await?;
+        let rows: Vec<(String, i64, String)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(transaction.ask()).await?;
         let now = self.now_within(&mut transaction).await?;
         for (job, tick, _) in &rows {
             sqlx::query("UPDATE ticks SET told = $3 WHERE job = $1 AND tick = $2")
                 .bind(job)
                 .bind(tick)
                 .bind(now)
-                .execute(&mut *transaction)
+                .execute(transaction.ask())
                 .await?;
         }
         let told: Vec<Untold> =
@@ -287,7 +288,7 @@ impl Catalog {
             let (running,): (i64,) =
                 sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1 AND subject NOT LIKE 'reading/%'")
                     .bind(now)
-                    .fetch_one(&self.pool)
+                    .fetch_one(self.ask())
                     .await?;
             if usize::try_from(running).unwrap_or(usize::MAX) >= limit {
                 return Ok(None);
@@ -296,7 +297,7 @@ impl Catalog {
         // Leases run out while nobody can renew them: after a restart of the server their holders come first.
         let grace = self.shared && {
             let (since,): (i64,) =
-                sqlx::query_as("SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint").fetch_one(&self.pool).await?;
+                sqlx::query_as("SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint").fetch_one(self.ask()).await?;
             now - since < i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
         };
         let free = if grace { 1 } else { now };
@@ -311,7 +312,7 @@ impl Catalog {
             .bind(free)
             .bind(CANDIDATES_MAX)
             .bind(page * CANDIDATES_MAX)
-            .fetch_all(&self.pool)
+            .fetch_all(self.ask())
             .await?;
             let last = i64::try_from(candidates.len()).unwrap_or_default() < CANDIDATES_MAX;
             for (key, subject) in candidates {
@@ -339,12 +340,12 @@ impl Catalog {
         let now = self.now_within(&mut transaction).await?;
         if let Some(limit) = in_all {
             if self.shared {
-                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(COUNTING_LOCK).execute(&mut *transaction).await?;
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(COUNTING_LOCK).execute(transaction.ask()).await?;
             }
             let (running,): (i64,) =
                 sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1 AND subject NOT LIKE 'reading/%'")
                     .bind(now)
-                    .fetch_one(&mut *transaction)
+                    .fetch_one(transaction.ask())
                     .await?;
             if usize::try_from(running).unwrap_or(usize::MAX) >= limit {
                 return Ok(None);
@@ -358,7 +359,7 @@ impl Catalog {
         )
         .bind(subject)
         .bind(now)
-        .execute(&mut *transaction)
+        .execute(transaction.ask())
         .await?;
         // Where one run covers all, the newest is run; else each in its order.
         let order = if job.catch_up == CatchUp::Once { "DESC" } else { "ASC" };
@@ -366,7 +367,7 @@ impl Catalog {
             "SELECT tick, attempt FROM ticks WHERE job = $1 AND state = 'waiting' AND not_before <= $2 ORDER BY tick {order} LIMIT 1"
         );
         let found: Option<(i64, i64)> =
-            sqlx::query_as(AssertSqlSafe(due)).bind(&job.key).bind(now).fetch_optional(&mut *transaction).await?;
+            sqlx::query_as(AssertSqlSafe(due)).bind(&job.key).bind(now).fetch_optional(transaction.ask()).await?;
         let Some((tick, attempt)) = found else {
             transaction.commit().await?;
             return Ok(None);
@@ -380,7 +381,7 @@ impl Catalog {
             .bind(&job.key)
             .bind(tick)
             .bind(now)
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         }
         let epoch = epoch + 1;
@@ -389,7 +390,7 @@ impl Catalog {
             .bind(epoch)
             .bind(host)
             .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         let begun = sqlx::query(
             "UPDATE ticks SET state = 'running', attempt = attempt + 1, epoch = $3, host = $4, begun = $5, ended = NULL, outcome = NULL
@@ -400,7 +401,7 @@ impl Catalog {
         .bind(epoch)
         .bind(host)
         .bind(now)
-        .execute(&mut *transaction)
+        .execute(transaction.ask())
         .await?;
         if begun.rows_affected() != 1 {
             // Another host has given it up in this very moment.
@@ -417,19 +418,14 @@ impl Catalog {
     }
 
     /// Locks the row of a subject whose lease has run out, and tells its epoch; none if somebody holds it.
-    async fn lock_subject(
-        &self,
-        transaction: &mut sqlx::Transaction<'static, sqlx::Any>,
-        subject: &str,
-        now: i64,
-    ) -> Result<Option<i64>, CatalogError> {
+    async fn lock_subject(&self, transaction: &mut Transaction, subject: &str, now: i64) -> Result<Option<i64>, CatalogError> {
         sqlx::query("INSERT INTO subjects (subject, epoch, holder, lease_until) VALUES ($1, 0, '', 0) ON CONFLICT DO NOTHING")
             .bind(subject)
-            .execute(&mut **transaction)
+            .execute(transaction.ask())
             .await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
         let query = format!("SELECT epoch FROM subjects WHERE subject = $1 AND lease_until < $2{locked}");
-        let free: Option<(i64,)> = sqlx::query_as(AssertSqlSafe(query)).bind(subject).bind(now).fetch_optional(&mut **transaction).await?;
+        let free: Option<(i64,)> = sqlx::query_as(AssertSqlSafe(query)).bind(subject).bind(now).fetch_optional(transaction.ask()).await?;
         Ok(free.map(|(epoch,)| epoch))
     }
 
@@ -446,7 +442,7 @@ impl Catalog {
             .bind(epoch + 1)
             .bind(host)
             .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         transaction.commit().await?;
         Ok(u64::try_from(epoch + 1).ok())
@@ -462,7 +458,7 @@ impl Catalog {
             .bind(subject)
             .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
             .bind(until)
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -476,7 +472,7 @@ impl Catalog {
             true => "DELETE FROM subjects WHERE subject = $1 AND epoch = $2",
             false => "UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2",
         };
-        sqlx::query(query).bind(subject).bind(i64::try_from(epoch).unwrap_or(i64::MAX)).execute(&self.pool).await?;
+        sqlx::query(query).bind(subject).bind(i64::try_from(epoch).unwrap_or(i64::MAX)).execute(self.ask()).await?;
         Ok(())
     }
 
@@ -490,7 +486,7 @@ impl Catalog {
             sqlx::query_as("SELECT holder FROM subjects WHERE subject LIKE $1 AND lease_until >= $2 ORDER BY holder")
                 .bind(format!("{READING}{backup}/%"))
                 .bind(now)
-                .fetch_all(&self.pool)
+                .fetch_all(self.ask())
                 .await?;
         Ok(rows.into_iter().map(|(holder,)| holder).collect())
     }
@@ -506,13 +502,13 @@ impl Catalog {
             .bind(subject)
             .bind(number(from))
             .bind(number(to))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         sqlx::query("UPDATE ticks SET epoch = $3 WHERE subject = $1 AND epoch = $2 AND state = 'running'")
             .bind(subject)
             .bind(number(from))
             .bind(number(to))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         transaction.commit().await?;
         Ok(done.rows_affected() == 1)
@@ -529,7 +525,7 @@ impl Catalog {
         let mine = sqlx::query("UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2")
             .bind(&claim.subject)
             .bind(epoch)
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         if mine.rows_affected() != 1 {
             return Ok(false);
@@ -552,7 +548,7 @@ impl Catalog {
         .bind(outcome)
         .bind(now)
         .bind(back)
-        .execute(&mut *transaction)
+        .execute(transaction.ask())
         .await?;
         transaction.commit().await?;
         Ok(done.rows_affected() == 1)
@@ -566,17 +562,17 @@ impl Catalog {
     pub async fn forget_the_future(&self, now: Timestamp) -> Result<u64, CatalogError> {
         let limit = millis(now) + CLOCK_TOLERANCE_MILLIS;
         let mut transaction = self.begin().await?;
-        let gone = sqlx::query("DELETE FROM ticks WHERE tick > $1 AND state <> 'running'").bind(limit).execute(&mut *transaction).await?;
+        let gone = sqlx::query("DELETE FROM ticks WHERE tick > $1 AND state <> 'running'").bind(limit).execute(transaction.ask()).await?;
         let back = sqlx::query("UPDATE jobs SET planned_until = $2 WHERE planned_until > $1")
             .bind(limit)
             .bind(millis(now))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         // A lease from the future would be held until then.
         sqlx::query("UPDATE subjects SET lease_until = $2 WHERE lease_until > $1")
             .bind(limit + CLOCK_TOLERANCE_MILLIS * 24)
             .bind(millis(now))
-            .execute(&mut *transaction)
+            .execute(transaction.ask())
             .await?;
         transaction.commit().await?;
         Ok(gone.rows_affected().max(back.rows_affected()))
@@ -595,7 +591,7 @@ impl Catalog {
                AND t.tick = (SELECT max(o.tick) FROM ticks o WHERE o.job = j.job AND o.state IN ('done', 'failed'))
              ORDER BY tick, job"
         );
-        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(&self.pool).await?;
+        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(self.ask()).await?;
         Ok(rows.into_iter().map(TickRow::of).collect())
     }
 
@@ -606,7 +602,7 @@ impl Catalog {
     pub async fn ticks(&self, job: &str, limit: usize) -> Result<Vec<TickRow>, CatalogError> {
         let query = format!("SELECT {COLUMNS} FROM ticks WHERE job = $1 ORDER BY tick DESC LIMIT $2");
         let limit = i64::try_from(limit.min(TICKS_PLANNED_MAX)).unwrap_or(i64::MAX);
-        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).bind(job).bind(limit).fetch_all(&self.pool).await?;
+        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).bind(job).bind(limit).fetch_all(self.ask()).await?;
         Ok(rows.into_iter().map(TickRow::of).collect())
     }
 
@@ -615,7 +611,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn tick_counts(&self) -> Result<BTreeMap<String, u64>, CatalogError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM ticks GROUP BY state").fetch_all(&self.pool).await?;
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM ticks GROUP BY state").fetch_all(self.ask()).await?;
         Ok(rows.into_iter().map(|(state, count)| (state, u64::try_from(count).unwrap_or_default())).collect())
     }
 
@@ -633,7 +629,7 @@ impl Catalog {
         .bind(now)
         .bind(skew_millis)
         .bind(env!("CARGO_PKG_VERSION"))
-        .execute(&self.pool)
+        .execute(self.ask())
         .await?;
         Ok(())
     }
@@ -644,7 +640,7 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn hosts(&self) -> Result<Vec<HostRow>, CatalogError> {
         let rows: Vec<(String, i64, i64, String)> =
-            sqlx::query_as("SELECT host, seen, skew, version FROM hosts ORDER BY host").fetch_all(&self.pool).await?;
+            sqlx::query_as("SELECT host, seen, skew, version FROM hosts ORDER BY host").fetch_all(self.ask()).await?;
         Ok(rows.into_iter().map(|(host, seen, skew_millis, version)| HostRow { host, seen: time(seen), skew_millis, version }).collect())
     }
 
@@ -655,12 +651,12 @@ impl Catalog {
     pub async fn forget_ticks(&self, before: Timestamp) -> Result<u64, CatalogError> {
         let gone = sqlx::query("DELETE FROM ticks WHERE ended < $1 AND state NOT IN ('running', 'waiting')")
             .bind(millis(before))
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         // Readers that died.
         sqlx::query("DELETE FROM subjects WHERE subject LIKE 'reading/%' AND lease_until < $1")
             .bind(millis(before))
-            .execute(&self.pool)
+            .execute(self.ask())
             .await?;
         Ok(gone.rows_affected())
     }

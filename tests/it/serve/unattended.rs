@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -268,7 +268,7 @@ fn a_job_that_hangs_is_ended_and_a_stop_aborts_cleanly_where_configured() {
     home.reconfigure("lock_wait = \"2s\"", "lock_wait = \"10m\"");
     let mut holder = Command::new(source.bin().join("psql"));
     holder.args(["-X", "-d", &source.conninfo("d"), "-c", "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)"]);
-    let mut holder = holder.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
     tick_now(&home, "hangs/db");
     let serving = Serving::start(&home, &[]);
     eventually("it is ended", || serving.log().contains("it took longer than 3s and was stopped"));
@@ -619,7 +619,7 @@ fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
     eventually("it runs", || serving.log().contains("published"));
     let mut holder = Command::new(source.bin().join("psql"));
     holder.args(["-X", "-d", &source.conninfo("d"), "-c", "BEGIN; LOCK TABLE t; SELECT pg_sleep(12)"]);
-    let mut holder = holder.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
     let begun = || serving.log().matches(" begun job").count();
     let published = || home.run(&["list", "--json"]).json().as_array().map_or(0, Vec::len);
     eventually("a run waits", || begun() > serving.log().matches(" ended job").count());
@@ -637,6 +637,36 @@ fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
     assert!(!elsewhere.log().contains(" begun job"), "{}", elsewhere.log());
     let _ = holder.wait();
     assert_eq!(serving.stop(), 0);
+}
+
+/// A server that dies behind something that goes on standing: to what was asked nothing ever comes back, not even the end of the connection.
+/// A backup is published all the same.
+#[test]
+fn a_catalog_that_goes_without_a_word_holds_up_nothing() {
+    let (source, catalog) = (source(), Cluster::start());
+    catalog.psql("postgres", "CREATE DATABASE catalog");
+    let home = Home::of(&source, "d");
+    let cable = Cable::to(catalog.socket().join(".s.PGSQL.5432"));
+    let url = format!("postgres://postgres@127.0.0.1:{}/catalog?sslmode=disable", cable.port);
+    home.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
+    home.run(&["status"]);
+    let mut holder = Command::new(catalog.bin().join("psql"));
+    holder.args(["-X", "-d", &catalog.conninfo("catalog"), "-c", "BEGIN; LOCK TABLE backups; SELECT pg_sleep(600)"]);
+    let mut holder = holder.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let waits = |event: &str| {
+        let query = format!("SELECT count(*) FROM pg_stat_activity WHERE wait_event = '{event}' AND datname = 'catalog'");
+        catalog.psql("postgres", &query) != "0"
+    };
+    eventually("it is locked", || waits("PgSleep"));
+    let mut backup = home.command(&["backup", "db"]).spawn().unwrap();
+    eventually("it asks", || waits("relation"));
+    catalog.stop("immediate");
+    let _ = holder.wait();
+    eventually("it goes on", || backup.try_wait().unwrap().is_some());
+    let out = backup.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("the catalog did not answer in time"), "{text}");
+    home.run(&["verify", "--all"]).ok();
 }
 
 /// The one moment at which a lease alone would not do: the host stands still between its last look and its manifest.

@@ -172,6 +172,25 @@ pub fn is_about_database(entry: &Entry) -> bool {
 }
 
 impl Properties {
+    /// Libraries that every session of the database loads, as quoted strings.
+    #[must_use]
+    pub fn preloaded(&self) -> Vec<Vec<u8>> {
+        const SETTINGS: [&[u8]; 2] = [b"session_preload_libraries", b"local_preload_libraries"];
+        let mut found = Vec::new();
+        for (_, text) in &self.rest {
+            let whole = [text, b";".as_slice()].concat();
+            for statement in sql::statements(&whole).into_iter().flatten() {
+                let Some(at) = statement.position("set").filter(|_| statement.begins_with(&["alter", "database"])) else { continue };
+                if statement.name_at(at + 1).is_some_and(|name| SETTINGS.contains(&name)) {
+                    let values = statement.tokens.iter().skip(at + 2).filter(|token| token.kind == sql::Kind::Text);
+                    found.extend(values.map(|token| statement.text[token.at.clone()].to_vec()));
+                }
+            }
+        }
+        found.retain(|library| library != b"''");
+        found
+    }
+
     /// Reads them from an archive's table of contents.
     ///
     /// # Errors

@@ -7,10 +7,10 @@ use super::Wishes;
 use super::sight::{Sight, sight};
 use crate::domain::fingerprint::{Fingerprint, Omitted};
 use crate::domain::manifest::{Manifest, Role};
-use crate::pg::Connection;
 use crate::pg::archive::{Contents, Entry, readable};
 use crate::pg::globals::{self, Globals};
 use crate::pg::sql::quote_text;
+use crate::pg::{Connection, Session, SessionError};
 use crate::seal::Identity;
 use crate::source::postgres::{SourceError, dump, snapshot};
 use crate::target::database::{Found, Properties};
@@ -111,6 +111,7 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
             return Err(TargetError::Encoding { database: sight.database, found: encoding, wanted: properties.encoding }.into());
         }
     }
+    libraries_can_be_loaded(&mut sight, &properties).await?;
     let script = shelf::read_payload(rig, payload_of(&manifest, Role::Globals)?, &identity).await?;
     let globals = globals::parse(&script).map_err(TargetError::from)?;
     let rights = Rights::of(sight.session()).await.map_err(TargetError::Session)?;
@@ -191,6 +192,33 @@ async fn extensions_are_offered(
         true => Ok(()),
         false => Err(TargetError::Lacks { what: format!("extension {}, which the backup uses", missing.join(", ")) }.into()),
     }
+}
+
+/// SQLSTATE.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// A database that preloads a library which the server does not have lets nobody in any more, this restore included. Whoever may not load
+/// libraries may not set them either.
+async fn libraries_can_be_loaded(sight: &mut Sight, properties: &Properties) -> Result<(), WorkError> {
+    let libraries = properties.preloaded();
+    if libraries.is_empty() {
+        return Ok(());
+    }
+    let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
+    let connection = if sight.creates() { sight.connection.to_database(&here.database) } else { sight.connection.clone() };
+    // In a session of its own: what a library does to a session it does to none of ours.
+    let mut session = Session::open(&sight.tools, &connection).await.map_err(TargetError::Session)?;
+    for library in libraries {
+        match session.run_opaque("its libraries", &[b"LOAD ", library.as_slice()].concat(), &properties.encoding).await {
+            Err(SessionError::Refused { sqlstate, message, .. }) if sqlstate != INSUFFICIENT_PRIVILEGE => {
+                let what = format!("the library {}, which every session of the database loads ({message})", readable(&library));
+                return Err(TargetError::Lacks { what }.into());
+            }
+            Ok(()) | Err(SessionError::Refused { .. }) => {}
+            Err(error) => return Err(TargetError::Session(error).into()),
+        }
+    }
+    Ok(())
 }
 
 /// A table whose rows are to be left out and that is not there is a mistake in the plan, and perhaps in the name of what matters.

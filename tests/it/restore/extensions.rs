@@ -78,3 +78,23 @@ fn without_knowing_which_rows_were_there_a_restore_begins_anew() {
     assert!(!anew.stdout.contains("went on") && anew.stdout.contains("all as recorded"), "{anew:?}");
     assert_eq!(target.psql("d", "SELECT string_agg(id::text, ' ' ORDER BY id) FROM rules"), "1 2 10");
 }
+
+/// With it every session of the database would be turned away, this restore's too, and that after the setting is there.
+#[test]
+fn a_library_that_every_session_loads_is_missing_before_anything_is_changed() {
+    let (source, target) = (Cluster::start(), Cluster::start_with(crate::support::Major::V17, &[]));
+    let libraries = std::path::Path::new("/usr/lib/postgresql/15/lib");
+    let own = libraries.join(format!("lifeboat_test_quiet.{}", std::process::id()));
+    std::fs::copy(libraries.join("auto_explain.so"), &own).unwrap();
+    std::fs::rename(own, libraries.join("lifeboat_test_quiet.so")).unwrap();
+    source.psql("postgres", "CREATE ROLE clerk; CREATE DATABASE d");
+    source.psql("d", "CREATE TABLE t (i int); ALTER DATABASE d SET session_preload_libraries = 'lifeboat_test_quiet'");
+    let home = Home::of(&source, "d");
+    home.configure(&format!("\n[postgres]\npg_bin = \"{}\"\n", crate::support::Major::V18.bin().display()));
+    home.backup();
+    home.restore(&target.conninfo("d")).fails(2, &["lacks the library 'lifeboat_test_quiet'", "nothing was changed"]);
+    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'd'"), "0");
+    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'clerk'"), "0");
+    let here = Cluster::start();
+    assert!(home.restore(&here.conninfo("d")).ok().stdout.contains("all as recorded"));
+}

@@ -19,7 +19,7 @@ pub const ALL: [&str; 9] = [
 pub const OF_DRILLS: [&str; 6] = ["drill-started", "drill-raised", "drill-loaded", "drill-examined", "drill-damaged", "drill-torn-down"];
 
 /// The same for a restore into a database, and for a rotation.
-pub const OF_RESTORES: [&str; 9] = [
+pub const OF_RESTORES: [&str; 10] = [
     "restore-role",
     "restore-created",
     "restore-marked",
@@ -28,6 +28,7 @@ pub const OF_RESTORES: [&str; 9] = [
     "restore-rows",
     "restore-indexes",
     "restore-privileges",
+    "restore-swapped",
     "rekey-signed",
 ];
 

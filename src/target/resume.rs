@@ -124,6 +124,22 @@ pub async fn own(session: &mut Session, contents: &Contents, made: &HashSet<i64>
     Ok(())
 }
 
+/// Says again what follows the statement that makes something: that a trigger is disabled, that a table is clustered by an index. A script is
+/// sent statement by statement, so what is made need not have got the rest. All of it may be said twice.
+///
+/// # Errors
+/// [`TargetError::Database`]
+pub async fn complete(session: &mut Session, contents: &Contents, made: &HashSet<i64>) -> Result<(), TargetError> {
+    let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
+    for entry in contents.entries.iter().filter(|entry| made.contains(&entry.dump_id)) {
+        let Ok(statements) = sql::statements(&entry.definition) else { continue };
+        for statement in statements.iter().skip(1).filter(|statement| statement.begins_with(&["alter"])) {
+            session.run_opaque("the rest of what an earlier attempt has made", &statement.text, &encoding).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 /// How long it is waited for sessions that an attempt has left behind to end.
 const ORPHANS_END: Duration = Duration::from_secs(30);
 

@@ -308,6 +308,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
             let begun = Instant::now();
             let mut session = database::maintenance(&loader.tools, &sight.connection).await?;
             swap.perform(&mut session).await?;
+            failpoint::reach("restore-swapped");
             stages.push(StageTime::since("swap", begun, None));
             connection = sight.connection.to_database(&swap.database);
             database.clone_from(&swap.database);
@@ -480,9 +481,12 @@ impl Work<'_> {
         self.failed(self.loader.post_data(&contents, &ahead.rest(), self.loader.jobs).await?).await;
         failpoint::reach("restore-privileges");
         self.failed(self.loader.privileges(&contents, &made).await?).await;
-        if self.resumed && !self.loader.leave.owners {
+        if self.resumed {
             let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
-            resume::own(&mut session, &contents, &made).await?;
+            resume::complete(&mut session, &contents, &made).await?;
+            if !self.loader.leave.owners {
+                resume::own(&mut session, &contents, &made).await?;
+            }
         }
         let about: Vec<&Entry> = said_of_post_data(&contents).filter(|entry| self.loader.wants(entry)).collect();
         self.failed(say_again(self.loader, &about).await?).await;

@@ -12,7 +12,7 @@ use crate::pg::{Connection, Session, Tools};
 use crate::source::postgres::snapshot;
 use crate::target::TargetError;
 use crate::target::database::{self, Found};
-use crate::target::mark::SWAPPING;
+use crate::target::mark::{Mark, SWAPPING};
 use crate::target::swap::Swap;
 use crate::work::{Rig, WorkError};
 
@@ -124,26 +124,24 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
     let tools = Tools::find(rig.config.pg_bin.as_deref(), manifest.tools.major()).await.map_err(TargetError::from)?;
     let (mut connection, mut swap, mut old) = (target.clone(), None, None);
     let mut found = database::look(&tools, target).await?;
-    if wishes.swap
-        && let Found::Missing { name, .. } = &found
-    {
+    let is_of_this = |mark: &Mark| mark.vault == manifest.vault && mark.backup == manifest.backup && mark.what == wishes.what();
+    // Interrupted behind the trade of names: what has the name is what was restored, and only its mark is left to be taken away.
+    let traded = matches!(&found, Found::Unfinished(_, mark) if mark.done.contains(SWAPPING) && is_of_this(mark));
+    let swaps = wishes.swap && !traded;
+    if swaps && let Found::Missing { name, .. } = &found {
         return Err(WorkError::Refused {
             what: "--swap".to_owned(),
             why: format!("there is no database {name:?} whose place could be taken; nothing was changed"),
             hint: "check the name; without --swap it is created".to_owned(),
         });
     }
-    if wishes.swap
-        && let Found::Unfinished(session, mark) = &mut found
-    {
+    if swaps && let Found::Unfinished(session, mark) = &mut found {
         // What is loaded in its place would not be the old database but a half new one.
         return Err(
             TargetError::Unfinished { database: name(session).await?, backup: mark.backup.to_string(), what: mark.what.clone() }.into()
         );
     }
-    if wishes.swap
-        && let Found::Empty(session) | Found::Occupied { session, .. } = &mut found
-    {
+    if swaps && let Found::Empty(session) | Found::Occupied { session, .. } = &mut found {
         let names = Swap::named(&name(session).await?, manifest.backup.as_str());
         free(session, &names.aside).await?;
         old = Some(Old::look(session).await?);
@@ -161,7 +159,7 @@ pub async fn sight(rig: &Rig, manifest: &Manifest, target: &Connection, wishes: 
         }
         Found::Unfinished(session, mark) => {
             let database = name(session).await?;
-            let is_another = mark.vault != manifest.vault || mark.backup != manifest.backup || mark.what != wishes.what();
+            let is_another = !is_of_this(mark);
             if is_another && !(wishes.take_over && mark.created && !mark.done.contains(SWAPPING)) {
                 return Err(TargetError::Unfinished { database, backup: mark.backup.to_string(), what: mark.what.clone() }.into());
             }

@@ -63,7 +63,9 @@ impl Scene {
 fn killed_at_every_failpoint_it_ends_where_it_would_have_ended() {
     let scene = Scene::new();
     assert!(scene.whole.contains("owner_two") && scene.source.psql("everything", "SELECT count(*) FROM pg_subscription") == "1");
-    for place in lifeboat::failpoint::OF_RESTORES.iter().filter(|place| place.starts_with("restore-") && **place != "restore-tablespace") {
+    // Of these two each has its own test.
+    let elsewhere = ["restore-tablespace", "restore-swapped"];
+    for place in lifeboat::failpoint::OF_RESTORES.iter().filter(|place| place.starts_with("restore-") && !elsewhere.contains(place)) {
         let (target, home) = (Cluster::start(), &scene.homes[place.len() % 2]);
         let arguments = ["restore", "db", "--to", &target.conninfo("everything"), "--yes", "--check"];
         home.run_with(&[("LIFEBOAT_FAILPOINT", place)], &arguments).fails(137, &[]);
@@ -86,6 +88,57 @@ fn killed_at_any_moment_it_ends_where_it_would_have_ended() {
         running.wait().unwrap();
         scene.again(home, &target, &format!("kill {number} after {moment:?} of {:?}, seed {seed}", scene.takes));
     }
+}
+
+/// What has the name by then is what was restored: the same command takes its mark away, and trades nothing once more.
+#[test]
+fn killed_behind_the_trade_of_names_the_same_command_ends_it() {
+    let (source, target) = (Cluster::start(), Cluster::start());
+    for cluster in [&source, &target] {
+        cluster.psql("postgres", "CREATE DATABASE d");
+        cluster.psql("d", "CREATE TABLE t (i int); INSERT INTO t VALUES (1)");
+    }
+    let home = Home::of(&source, "d");
+    home.backup();
+    let to = target.conninfo("d");
+    let arguments = ["restore", "db", "--to", &to, "--swap", "--yes", "--check"];
+    home.run_with(&[("LIFEBOAT_FAILPOINT", "restore-swapped")], &arguments).fails(137, &[]);
+    let databases = "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE datname LIKE 'd%'";
+    let after = target.psql("postgres", databases);
+    assert!(after.starts_with("d d_before_"), "{after}");
+    home.run(&arguments).ok();
+    assert_eq!(target.psql("postgres", databases), after);
+    let comment = "SELECT coalesce(shobj_description(oid, 'pg_database'), 'none') FROM pg_database WHERE datname = 'd'";
+    assert_eq!(target.psql("postgres", comment), "none");
+}
+
+/// A script is sent statement by statement, so what makes something can have arrived without what follows it.
+#[test]
+fn what_was_made_without_the_rest_of_its_entry_gets_the_rest() {
+    let (source, target) = (Cluster::start(), Cluster::start());
+    source.psql("postgres", "CREATE DATABASE d");
+    source.psql(
+        "d",
+        "CREATE TABLE t (i int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE INDEX other ON t (i); ALTER TABLE t CLUSTER ON other;
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER off AFTER INSERT ON t EXECUTE FUNCTION f();
+         ALTER TABLE t DISABLE TRIGGER off; CREATE RULE quiet AS ON UPDATE TO t DO ALSO NOTHING; ALTER TABLE t ENABLE ALWAYS RULE quiet;
+         CREATE FUNCTION e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER never ON ddl_command_end EXECUTE FUNCTION e();
+         ALTER EVENT TRIGGER never DISABLE",
+    );
+    let home = Home::of(&source, "d");
+    home.configure(&format!("\n[postgres]\npg_bin = \"{}\"\n", Major::V18.bin().display()));
+    home.backup();
+    let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check"];
+    home.run_with(&[("LIFEBOAT_FAILPOINT", "restore-indexes")], &arguments).fails(137, &[]);
+    let cut = "ALTER TABLE t ENABLE TRIGGER off; ALTER TABLE t SET WITHOUT CLUSTER; ALTER TABLE t ENABLE RULE quiet; ALTER EVENT TRIGGER never ENABLE";
+    target.psql("d", cut);
+    assert_ne!(target.dump("d", Major::Debian15), source.dump("d", Major::Debian15));
+    // As if it had died within the indexes.
+    let read = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'd'";
+    let mark = target.psql("postgres", read).replace(",indexes", "").replace("=indexes,", "=");
+    target.psql("postgres", &format!("COMMENT ON DATABASE d IS '{mark}'"));
+    home.run(&arguments).ok();
+    assert_eq!(target.dump("d", Major::Debian15), source.dump("d", Major::Debian15));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::run::Start;
 use crate::config::plans;
 use crate::domain::drill::{Answer, Verdict};
 use crate::domain::evidence::DrillReport;
+use crate::domain::printable::printable_json;
 use crate::domain::span::{bytes_for_people, for_people};
 use crate::report::{Happening, Team};
 use crate::work::{Rig, WorkError, drill, evidence, scratch};
@@ -116,18 +117,13 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
 fn tell(json: bool) -> impl Fn(&Happening) + Send + Sync {
     move |happening| {
         if json {
-            data(&serde_json::to_string(happening).unwrap_or_default());
+            data(&printable_json(&serde_json::to_string(happening).unwrap_or_default()));
         } else {
             for line in lines(happening) {
-                talk(&plain(&line));
+                talk(&line);
             }
         }
     }
-}
-
-/// What comes out of a sandbox may hold what a terminal would act on.
-pub(super) fn plain(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 fn seconds(seconds: f64) -> String {
@@ -183,7 +179,7 @@ fn ended(start: &Start, outcome: drill::Outcome) -> Result<Exit, Failure> {
         let last = json!({ "event": "report", "record": outcome.written.sequence, "sha256": outcome.written.sha256, "report": report });
         data(&last.to_string());
     } else {
-        data(&plain(&summary(report, outcome.written.sequence)));
+        data(&summary(report, outcome.written.sequence));
     }
     if start.cancel.is_cancelled() {
         return Ok(Exit::Interrupted);
@@ -278,7 +274,7 @@ async fn plan(start: &Start, rig: &Rig, name: &str) -> Result<Exit, Failure> {
             before = Some(line);
         }
     }
-    data(&plain(&lines.join("\n")));
+    data(&lines.join("\n"));
     Ok(Exit::Done)
 }
 

@@ -15,10 +15,11 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Gauge, List, ListItem, Paragraph, Wrap};
 use tokio_util::sync::CancellationToken;
 
-use super::drill::{lines, plain};
+use super::drill::lines;
 use super::print::Failure;
 use crate::domain::drill::{Answer, Verdict};
 use crate::domain::evidence::Finding;
+use crate::domain::printable::printable;
 use crate::domain::span::for_people;
 use crate::report::{Happening, Team};
 use crate::work::{Rig, WorkError, drill};
@@ -100,7 +101,7 @@ impl Board {
             Happening::Controlled { .. } | Happening::StepEnded { error: Some(_), .. } => Color::Red,
             _ => Color::Reset,
         };
-        self.log.extend(lines(happening).into_iter().map(|line| (color, plain(line.trim()))));
+        self.log.extend(lines(happening).into_iter().map(|line| (color, printable(line.trim()))));
     }
 
     fn elapsed(&self) -> f64 {

@@ -6,6 +6,7 @@ use std::io::Write;
 use comfy_table::{ContentArrangement, Table, TableStyle};
 use serde::Serialize;
 
+use crate::domain::printable::{printable, printable_json};
 use crate::work::WorkError;
 
 /// A verb's failure, with what the target looks like if something was changed.
@@ -26,18 +27,18 @@ impl<E: Into<WorkError>> From<E> for Failure {
 /// Writes a line of talk to stderr. A reader that is gone is not an error.
 pub fn talk(text: &str) {
     super::progress::settle();
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 /// Writes data to stdout. A reader that is gone is not an error.
 pub fn data(text: &str) {
     super::progress::settle();
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(std::io::stdout(), "{}", printable(text));
 }
 
 /// Writes a value as JSON to stdout.
 pub fn json<T: Serialize>(value: &T) {
-    data(&serde_json::to_string_pretty(value).unwrap_or_default());
+    data(&printable_json(&serde_json::to_string_pretty(value).unwrap_or_default()));
 }
 
 /// Writes an error with its causes, the state of the target, and what to do next.

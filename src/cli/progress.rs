@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::domain::printable::printable;
 use crate::domain::span::{bytes_for_people, for_people};
 use crate::report::{Progress, Stage};
 
@@ -157,7 +158,7 @@ impl Lines {
 }
 
 fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 fn style(stage: &Stage) -> ProgressStyle {
@@ -183,7 +184,7 @@ fn update(stage: &Stage, bar: &ProgressBar) {
         bar.set_message(format!("done in {}", for_people(took)));
         bar.abandon();
     } else {
-        bar.set_message(stage.current().unwrap_or_default());
+        bar.set_message(printable(&stage.current().unwrap_or_default()));
         bar.tick();
     }
 }

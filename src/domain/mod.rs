@@ -19,6 +19,7 @@ pub mod job;
 pub mod layout;
 pub mod manifest;
 pub mod net;
+pub mod printable;
 pub mod retention;
 pub mod scratch;
 pub mod span;

@@ -79,6 +79,9 @@ pub(super) async fn run(start: &Start, verb: EvidenceVerb) -> Result<Exit, Failu
                 }
                 .into());
             };
+            if !crate::work::shelf::believe(&rig, &key, &bytes, "the record").await? {
+                talk(super::run::UNVERIFIED);
+            }
             data(String::from_utf8_lossy(&bytes).trim_end());
             Ok(Exit::Done)
         }

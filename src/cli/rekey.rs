@@ -59,7 +59,9 @@ fn describe(plan: &RekeyPlan) -> String {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for change in &plan.changes {
         let add = change.add.iter().map(|name| format!("add {name}"));
-        let what = add.chain(change.retire.iter().map(|name| format!("retire {name}"))).collect::<Vec<_>>().join(", ");
+        let retire = change.retire.iter().map(|name| format!("retire {name}"));
+        let guide = change.guide.then(|| "write a signed RESTORE.md".to_owned());
+        let what = add.chain(retire).chain(guide).collect::<Vec<_>>().join(", ");
         *kinds.entry(what).or_default() += 1;
     }
     let mut lines: Vec<String> = kinds.into_iter().map(|(what, count)| format!("{count} backups: {what}")).collect();

@@ -37,6 +37,11 @@ impl ObjectKey {
     pub fn signature(&self) -> Self {
         Self(format!("{}.sig", self.0))
     }
+    /// Whether it is the key of such a signature.
+    #[must_use]
+    pub fn is_signature(&self) -> bool {
+        self.0.ends_with(".sig")
+    }
     /// The key under which the `number`th piece (from 2) of a payload too large for one object is stored.
     #[must_use]
     pub fn piece(&self, number: usize) -> Self {

@@ -116,9 +116,19 @@ impl Key for Recipients {
             Ok(())
         };
         seal(&mut slot).map_err(|e| refused(e.to_string()))?;
+        if slot.len() > SLOT_BYTES_MAX {
+            return Err(refused(format!(
+                "its {} recipients make a slot of {} bytes, and none of more than {SLOT_BYTES_MAX} would be opened",
+                recipients.len(),
+                slot.len()
+            )));
+        }
         Ok(WrappedIdentity::from_key(slot))
     }
 }
+
+/// Bytes of a slot file. age reads a header anew for each byte that it lacks, so it is not given one without end.
+const SLOT_BYTES_MAX: usize = 16 * 1024;
 
 /// An identity file that opens slots of kind `age`: the local identity, or the recovery key given on the command line.
 pub struct IdentityFile {
@@ -224,6 +234,9 @@ impl Opener for IdentityFile {
 
 fn open_slot(name: &str, identities: Vec<Box<dyn age::Identity + Send + Sync>>, bytes: &[u8]) -> Result<Unwrapped, KeyError> {
     let refused = |why: String| KeyError::Refused { key: name.to_owned(), what: "unwrap the identity", why };
+    if bytes.len() > SLOT_BYTES_MAX {
+        return Err(refused(format!("a slot of {} bytes is none of ours", bytes.len())));
+    }
     let decryptor = age::Decryptor::new(age::armor::ArmoredReader::new(bytes)).map_err(|e| refused(e.to_string()))?;
     let stream = match decryptor.decrypt(identities.iter().map(|i| i.as_ref() as &dyn age::Identity)) {
         Ok(stream) => stream,

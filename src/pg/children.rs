@@ -109,7 +109,7 @@ fn how_it_ended(status: ExitStatus) -> String {
 }
 
 /// Reads a stream to its end and returns the last of it, trimmed.
-async fn keep_last_words(stream: Option<impl AsyncRead + Unpin>) -> String {
+pub async fn keep_last_words(stream: Option<impl AsyncRead + Unpin>) -> String {
     let Some(mut stream) = stream else { return String::new() };
     let mut kept: Vec<u8> = Vec::new();
     let mut buffer = [0; 4096];

@@ -60,13 +60,20 @@ pub enum OpenError {
     },
 }
 
+/// Bytes of an age header: no payload of ours has a quarter of it. age reads a header anew for each byte that it lacks, so one without end would
+/// keep it busy for ever.
+pub const AGE_HEADER_BYTES_MAX: usize = 4096;
+
 /// Chunks of ciphertext in order, as the vault delivers them: `Err` carries the vault's own words.
 pub type Chunks = tokio::sync::mpsc::Receiver<Result<Bytes, String>>;
+
+/// The ciphertext with its header, which was read ahead.
+type Headed = std::io::Chain<std::io::Cursor<Vec<u8>>, Shared>;
 
 /// A payload being opened. Read it to the end with [`Opened::read`]; only its `Ok(0)` says that it was whole.
 pub struct Opened {
     name: String,
-    stream: zstd::Decoder<'static, std::io::BufReader<age::stream::StreamReader<Shared>>>,
+    stream: zstd::Decoder<'static, std::io::BufReader<age::stream::StreamReader<Headed>>>,
     ciphertext: Shared,
 }
 
@@ -79,7 +86,9 @@ impl Opened {
         let hashing = Hashing { chunks, chunk: Bytes::new(), objects: objects.into_iter(), current: None, fetch_error: None, damage: None };
         let ciphertext = Shared(Arc::new(Mutex::new(hashing)));
         let explain = |why: String| ciphertext.explain(name, why, |name, why| OpenError::NotOurs { name, why });
-        let decryptor = age::Decryptor::new(ciphertext.clone()).map_err(|error| explain(error.to_string()))?;
+        let header = header(&mut ciphertext.clone()).map_err(|error| explain(error.to_string()))?;
+        let headed = std::io::Cursor::new(header).chain(ciphertext.clone());
+        let decryptor = age::Decryptor::new(headed).map_err(|error| explain(error.to_string()))?;
         let stream = decryptor.decrypt(std::iter::once(identity.as_age())).map_err(|error| explain(error.to_string()))?;
         let stream = zstd::Decoder::new(stream).map_err(|error| explain(error.to_string()))?;
         Ok(Self { name: name.to_owned(), stream, ciphertext })
@@ -130,6 +139,26 @@ impl Opened {
     fn broken(&self, error: &std::io::Error) -> OpenError {
         self.ciphertext.explain(&self.name, error.to_string(), |name, why| OpenError::Broken { name, why })
     }
+}
+
+/// Reads an age header up to the end of its last line, `--- …`, or as much as there is.
+fn header(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut header = Vec::new();
+    let mut byte = [0];
+    let mut last_line = 0;
+    while from.read(&mut byte)? == 1 {
+        header.push(byte[0]);
+        if header.len() > AGE_HEADER_BYTES_MAX {
+            return Err(std::io::Error::other(format!("its age header has more than {AGE_HEADER_BYTES_MAX} bytes, which no real one has")));
+        }
+        if byte[0] == b'\n' {
+            if header[last_line..].starts_with(b"---") {
+                break;
+            }
+            last_line = header.len();
+        }
+    }
+    Ok(header)
 }
 
 /// The ciphertext, read by age and asked afterwards what went wrong with it.
@@ -425,6 +454,21 @@ mod tests {
         let objects = vec![expected("one", &sealed), expected("none", b"")];
         let behind = read_to_end(cut(&[&sealed[..], b"x"].concat(), 4_096), objects, &identity);
         assert!(matches!(behind, Err(OpenError::Damaged { .. })), "bytes that nobody lists: {behind:?}");
+    }
+
+    #[test]
+    fn a_header_without_end_is_refused_before_age_sees_it() {
+        let identity = Identity::generate();
+        let stanza = format!("-> X25519 {}\n{}\n", "A".repeat(43), "B".repeat(43));
+        let endless = format!("age-encryption.org/v1\n{}", stanza.repeat(3_000));
+        for bytes in [endless.as_bytes(), format!("{endless}--- {}\n", "C".repeat(43)).as_bytes(), &[b'a'; 300_000]] {
+            let begun = std::time::Instant::now();
+            match open_as_said(bytes, &identity) {
+                Err(OpenError::NotOurs { why, .. }) => assert!(why.contains("more than 4096 bytes"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+            assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+        }
     }
 
     #[test]

@@ -15,8 +15,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// See [`PAUSE_MIN`].
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 
-/// Largest small document that is read at once, in bytes.
-pub const DOCUMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Largest document that is read at once, in bytes: whoever may write to the vault must not fill this host's memory.
+pub const DOCUMENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The same for a signature.
+pub const SIGNATURE_BYTES_MAX: u64 = 1024;
 
 /// Reads a small object whole; `None` if it does not exist.
 ///
@@ -34,8 +36,9 @@ pub async fn document(vault: &dyn Vault, key: &ObjectKey) -> Result<Option<Bytes
 /// # Errors
 /// [`VaultError`], also for an object too large to be a document.
 pub async fn document_of(vault: &dyn Vault, facts: ObjectFacts) -> Result<Bytes, VaultError> {
-    if facts.bytes > DOCUMENT_BYTES_MAX {
-        return Err(VaultError::Tally { what: facts.key.to_string(), why: format!("{} bytes are too many for a document", facts.bytes) });
+    let (limit, what) = if facts.key.is_signature() { (SIGNATURE_BYTES_MAX, "a signature") } else { (DOCUMENT_BYTES_MAX, "a document") };
+    if facts.bytes > limit {
+        return Err(VaultError::Tally { what: facts.key.to_string(), why: format!("{} bytes are too many for {what}", facts.bytes) });
     }
     let length = usize::try_from(facts.bytes).unwrap_or_default();
     let warm = facts.warm()?;
@@ -83,30 +86,37 @@ async fn patiently(vault: &dyn Vault, object: &Warm, from: u64, length: usize, p
     }
 }
 
-/// Streams objects one after the other, `transfers_max` ranges ahead. Dropping the receiver stops the reading, and so does `cancel`.
+/// Streams objects one after the other, `transfers_max` ranges ahead. Each must have the size that is known of it: nothing is fetched of one that
+/// has another. Dropping the receiver stops the reading, and so does `cancel`.
 ///
 /// # Errors
-/// [`VaultError::Missing`] or [`VaultError::Frozen`] before anything is read; later errors come through the channel.
+/// [`VaultError::Missing`], [`VaultError::Frozen`] or [`VaultError::Tally`] before anything is read; later errors come through the channel.
 pub async fn stream(
     vault: Arc<dyn Vault>,
-    objects: Vec<ObjectKey>,
+    objects: Vec<(ObjectKey, u64)>,
     cancel: CancellationToken,
 ) -> Result<tokio::sync::mpsc::Receiver<Result<Bytes, String>>, VaultError> {
-    let mut ranges = Vec::new();
+    let mut found = Vec::new();
     let limits = vault.limits();
-    for key in objects {
+    for (key, bytes) in objects {
         let facts = vault.find(&key).await?.ok_or_else(|| VaultError::Missing { key: key.to_string() })?;
-        let warm = facts.warm()?;
+        if facts.bytes != bytes {
+            let why = format!("it has {} bytes, and the signed manifest says {bytes}", facts.bytes);
+            return Err(VaultError::Tally { what: key.to_string(), why });
+        }
+        found.push(facts.warm()?);
+    }
+    let ranges = found.into_iter().flat_map(move |warm| {
         let step = limits.part_bytes as u64;
-        for index in 0..warm.bytes().div_ceil(step) {
+        (0..warm.bytes().div_ceil(step)).map(move |index| {
             let from = index * step;
             let length = usize::try_from(step.min(warm.bytes() - from)).unwrap_or(limits.part_bytes);
-            ranges.push((warm.clone(), from, length));
-        }
-    }
+            (warm.clone(), from, length)
+        })
+    });
     let (to, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
-        let reads = ranges.into_iter().map(|(warm, from, length)| {
+        let reads = ranges.map(|(warm, from, length)| {
             let vault = Arc::clone(&vault);
             async move { range(vault.as_ref(), &warm, from, length, limits.patience).await }
         });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::shelf::{self, Envelopes};
+use super::shelf::{self, Envelopes, NoGuide};
 use super::{Rig, WorkError};
 use crate::domain::document::VaultHeader;
 use crate::domain::envelope::Envelope;
@@ -214,9 +214,14 @@ async fn one(
         }
         let key = place.envelope(envelope.number);
         // The guide before the envelope that it belongs to, the signature before what it signs.
-        let guide = place.restore_guide(envelope.number);
-        if let Some(bytes) = fetch::document(rig.vault.as_ref(), &guide).await? {
-            document(other, report, &guide, bytes.to_vec()).await?;
+        match shelf::guide(rig, manifest, envelope.number).await {
+            Ok(text) => {
+                let guide = place.restore_guide(envelope.number);
+                signed(rig, other, report, &guide, |bytes| bytes == text).await?;
+            }
+            // One that nobody signed is for nobody to run, there as little as here.
+            Err(NoGuide::Vault(error)) => return Err(error.into()),
+            Err(error) => tracing::warn!(backup = %manifest.backup, error = &error as &dyn std::error::Error, "a guide is not copied"),
         }
         signed(rig, other, report, &key, |bytes| Envelope::parse(bytes, &shelf::context_of(manifest)).is_ok_and(|read| read == *envelope))
             .await?;
@@ -247,7 +252,7 @@ async fn signed(
 
 /// Reads an object of the other vault back, and holds it against the manifest.
 async fn is_whole(rig: &Rig, vault: &Arc<dyn Vault>, object: &StoredObject) -> Result<(), WorkError> {
-    let mut chunks = fetch::stream(Arc::clone(vault), vec![object.key.clone()], rig.cancel.clone()).await?;
+    let mut chunks = fetch::stream(Arc::clone(vault), vec![(object.key.clone(), object.bytes)], rig.cancel.clone()).await?;
     let expected = Expected { name: object.key.to_string(), bytes: object.bytes, sha256: object.sha256.clone() };
     let mut reading = Relay::new(expected, usize::MAX, false);
     while let Some(chunk) = chunks.recv().await {
@@ -274,7 +279,7 @@ async fn document(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, b
 }
 
 async fn relay(rig: &Rig, to: &dyn Vault, object: &StoredObject, begins: bool, stage: &crate::report::Stage) -> Result<(), WorkError> {
-    let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![object.key.clone()], rig.cancel.clone()).await?;
+    let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![(object.key.clone(), object.bytes)], rig.cancel.clone()).await?;
     let expected = Expected { name: object.key.to_string(), bytes: object.bytes, sha256: object.sha256.clone() };
     let mut relay = Relay::new(expected, to.limits().part_bytes, begins);
     let mut upload = to.begin(&object.key).await?;

@@ -1,7 +1,7 @@
 //! `RESTORE.md`: the very commands that open one backup with stock tools, lifeboat lost.
 //!
-//! The text is a document of the vault and is run by the tests exactly as it stands. It is not believed by lifeboat
-//! itself; whoever follows it checks the signature in its first step with a key from elsewhere.
+//! The text is a document of the vault and is run by the tests exactly as it stands. It is signed: whoever pastes it hands it a key that opens
+//! everything. Its first line says which envelope of which backup it belongs to, so that no other one can stand in its place ([`belongs`]).
 
 use crate::domain::envelope::{Context, Slot, SlotKind};
 use crate::domain::manifest::{Manifest, Payload, Role};
@@ -25,9 +25,33 @@ fn shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The guide's text.
+/// The first line of a guide; Markdown does not show it.
+fn first_line(manifest: &Manifest, number: u32) -> String {
+    let Manifest { vault, datastore, backup, .. } = manifest;
+    format!("<!-- lifeboat.guide/1 vault={vault} datastore={datastore} backup={backup} envelope={number} -->\n")
+}
+
+/// Whether a text is the guide of this envelope of this backup. Only asked of one that is signed.
 #[must_use]
-pub fn restore_guide(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, public: &PublicKey, manifest_sha256: &str) -> String {
+pub fn belongs(text: &[u8], manifest: &Manifest, number: u32) -> bool {
+    text.starts_with(first_line(manifest, number).as_bytes())
+}
+
+/// The text of the guide to a backup and the slots of one of its envelopes.
+#[must_use]
+pub fn restore_guide(
+    manifest: &Manifest,
+    number: u32,
+    slots: &[Slot],
+    vault: &dyn Vault,
+    public: &PublicKey,
+    manifest_sha256: &str,
+) -> String {
+    let text = text(manifest, slots, vault, public, manifest_sha256);
+    first_line(manifest, number) + &text
+}
+
+fn text(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, public: &PublicKey, manifest_sha256: &str) -> String {
     let place = manifest.place();
     let context = super::shelf::context_of(manifest);
     // Everything that is sealed of a set is small and stands beside its envelope.
@@ -40,7 +64,7 @@ pub fn restore_guide(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, pub
     let open = slots.iter().map(|slot| open_slot(slot, &context)).collect::<Vec<_>>().join("\n");
     let verify = public.openssl_command("\"$TRUSTED_KEY\"", place.manifest().as_str());
     if let Some(set) = &manifest.set {
-        return set_guide(manifest, set, slots, &Checked { fetch, sums, open, verify });
+        return set_guide(manifest, set, slots, &Checked { fetch, sums, open, verify, before: before(public) });
     }
     let load = load(manifest);
     let cat = |role| manifest.payload(role).map(cat).unwrap_or_default();
@@ -56,17 +80,14 @@ of major version {major} or newer (the oldest `psql` that can run these steps is
 For a KMS slot and for a vault in S3: the AWS CLI, version 1.18 or 2. Run the steps in order, in one bash shell, in an
 empty directory. Payloads are never written in the clear; the identity file is, and step 5 removes it.
 
-Set before you begin:
-
-- `TRUSTED_KEY`: a file with the public signing key, from your configuration or recovery card, **not** from the vault.
+{before}
 - `IDENTITY`: for an age slot, the file with your recovery key or local identity.
 - `PGHOST`, `PGPORT`, `PGUSER` …: the server to restore to, as for `psql`, with a role that may create roles and databases.
 
 ## 1. Fetch
 
 ```bash
-set -euo pipefail
-umask 077
+{stop}
 {fetch}
 ```
 
@@ -81,12 +102,12 @@ sha256sum --check --quiet <<'SUMS'
 {sums}SUMS
 ```
 
-The sums stand in this file, which is not signed; the signed manifest holds the same ones for the payloads:
+The signed manifest holds the same sums for the payloads:
 
 ```bash
 find payloads meta -type f -exec sha256sum {{}} + > found.sums
 for sum in $(grep -o '"sha256": "[0-9a-f]*"' {manifest_file} | cut -d '"' -f 4); do
-  grep -q "^$sum " found.sums || {{ echo "the manifest names $sum, and no file has it"; exit 1; }}
+  grep -q "^$sum " found.sums || {{ echo "the manifest names $sum, and no file has it"; false; }}
 done
 ```
 
@@ -101,7 +122,7 @@ arrive this stops: connect to the server itself then, not through a pooler.
 ```bash
 export PGOPTIONS="${{PGOPTIONS:-}} {pins}"
 odd=$(psql -X -A -t --dbname postgres --command "{probe}")
-[ -z "$odd" ] || {{ echo "these settings do not arrive: $odd"; exit 1; }}
+[ -z "$odd" ] || {{ echo "these settings do not arrive: $odd"; false; }}
 ```
 
 Roles that exist already are kept, and get the attributes and passwords of the backup; tablespaces must exist as
@@ -128,6 +149,8 @@ The database is created under its old name with its old properties; it must not 
 shred -u identity.txt
 ```
 "#,
+        before = before(public),
+        stop = STOP,
         pins = Pinned::TO_RESTORE.behind(""),
         probe = Pinned::TO_RESTORE.probe(),
         // A dollar quote that no role's name can close.
@@ -143,17 +166,39 @@ shred -u identity.txt
     )
 }
 
+/// Said before anything is run: that this very text must be checked, and with what.
+fn before(public: &PublicKey) -> String {
+    format!(
+        "Set before you begin:\n\n\
+         - `TRUSTED_KEY`: a PEM file with the public signing key, from your configuration or recovery card, **not** from the vault. (A card of an\n  \
+         earlier version shows one line: put `-----BEGIN PUBLIC KEY-----` above it and `-----END PUBLIC KEY-----` below.)\n\n\
+         This text gets a key that opens the backup. Before you run any of it, see that it is genuine; `RESTORE.md.sig` lies beside it:\n\n\
+         ```text\n{}\n```\n",
+        public.openssl_command("\"$TRUSTED_KEY\"", "RESTORE.md")
+    )
+}
+
+/// A step that fails ends a script. In a shell into which all of it was pasted it holds what follows back, and does not close the terminal.
+const STOP: &str = r#"case $- in
+  *i*) trap 'echo "STOPPED: this step failed; Ctrl-C gives the prompt back, and nothing below may be run." >&2; sleep infinity' ERR ;;
+  *) set -e ;;
+esac
+set -Euo pipefail
+umask 077
+[ -r "${TRUSTED_KEY:-}" ] || { echo "TRUSTED_KEY names no file that can be read" >&2; false; }"#;
+
 /// The parts that every guide has.
 struct Checked {
     fetch: String,
     sums: String,
     open: String,
     verify: String,
+    before: String,
 }
 
 /// The guide of a set of volumes: the AWS CLI makes them, no key slot is needed for that; one opens the hashes.
 fn set_guide(manifest: &Manifest, set: &VolumeSet, slots: &[Slot], checked: &Checked) -> String {
-    let Checked { fetch, sums, open, verify } = checked;
+    let Checked { fetch, sums, open, verify, before } = checked;
     let mut make = String::new();
     for (place, is_copy) in set.places() {
         // One of the two, and only the first is for who pastes everything.
@@ -203,17 +248,14 @@ hashes of their blocks, in `blocks-NNN.zst.age`, with any one of: {names}.
 You need: `bash`, `sha256sum`, `openssl` 3.0 or newer and the AWS CLI; for the hashes `age` and `zstd`. Run the steps in order, in one
 bash shell, in an empty directory.
 
-Set before you begin:
-
-- `TRUSTED_KEY`: a file with the public signing key, from your configuration or recovery card, **not** from the vault.
+{before}
 - `ZONE`: the availability zone in which the volumes are made.
 - `IDENTITY`: only for the hashes, with an age slot: the file with your recovery key or local identity.
 
 ## 1. Fetch
 
 ```bash
-set -euo pipefail
-umask 077
+{stop}
 {fetch}
 ```
 
@@ -234,6 +276,7 @@ sha256sum --check --quiet <<'SUMS'
 `age -d -i identity.txt FILE | zstd -dq` of a `blocks-NNN.zst.age` prints, per block of 512 KiB, its number and its SHA-256; those that are
 not listed are zeros. `dd if=DEVICE bs=512K skip=NUMBER count=1 | sha256sum` reads one. Then `shred -u identity.txt`.
 "#,
+        stop = STOP,
         datastore = manifest.datastore,
         backup = manifest.backup,
         count = set.members.len(),

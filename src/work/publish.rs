@@ -174,8 +174,10 @@ async fn publish(
     let signature = rig.signer.sign(document.bytes()).await?;
     let public = believed_signer(rig, &document, &signature).await?;
     let place = manifest.place();
-    let guide = guide::restore_guide(&manifest, &slots, rig.vault.as_ref(), &public, &shelf::sha256(document.bytes()));
-    writer.put(&place.restore_guide(1), Document::restore_guide(guide)).await?;
+    let guide = guide::restore_guide(&manifest, 1, &slots, rig.vault.as_ref(), &public, &shelf::sha256(document.bytes()));
+    let guide = Document::restore_guide(guide);
+    writer.put(&place.restore_guide(1).signature(), Document::signature(rig.signer.sign(guide.bytes()).await?)).await?;
+    writer.put(&place.restore_guide(1), guide).await?;
     writer.put(&place.manifest().signature(), Document::signature(signature)).await?;
     failpoint::reach("signature-written");
     if rig.cancel.is_cancelled() {

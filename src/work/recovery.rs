@@ -18,7 +18,7 @@ use crate::domain::layout::{MANIFESTS, parse_manifest_key};
 use crate::domain::manifest::Role;
 use crate::keyring::Opener;
 use crate::keyring::age_key::{IdentityText, new_identity};
-use crate::keyring::sign::write_secret_file;
+use crate::keyring::sign::{PublicKey, write_secret_file};
 use crate::work::verify::payload_of;
 
 /// Colours that any printer knows; the page needs nothing from anywhere.
@@ -49,7 +49,7 @@ pub fn new(rig: &Rig) -> Result<RecoveryKey, WorkError> {
     let secret = text.expose_secret().lines().last().unwrap_or_default().to_owned();
     // The bech32 of a secret key is upper case, which a QR code holds in fewer dots.
     let code = QrCode::new(secret.as_bytes()).map_err(|error| WorkError::Bug(error.to_string()))?;
-    let trust: Vec<String> = rig.trusted.keys().iter().map(crate::keyring::sign::PublicKey::to_line).collect();
+    let trust = rig.trusted.keys().to_vec();
     let copies = rig.replicas.values().map(|vault| vault.address()).collect();
     let facts = Facts { today, vault: rig.vault.address(), copies, recipient: recipient.clone(), trust };
     let blocks = code.render::<render::unicode::Dense1x2>().quiet_zone(true).build();
@@ -98,7 +98,7 @@ struct Facts {
     /// Addresses of copies of the vault.
     copies: Vec<String>,
     recipient: String,
-    trust: Vec<String>,
+    trust: Vec<PublicKey>,
 }
 
 impl Facts {
@@ -114,16 +114,26 @@ impl Facts {
     fn instructions(&self) -> Vec<String> {
         let mut lines = vec![format!("public half   {}", self.recipient), format!("vault         {}", self.vault)];
         lines.extend(self.copies.iter().map(|copy| format!("its copy      {copy}")));
-        lines.extend(self.trust.iter().map(|key| format!("signing key   {key}")));
+        for key in &self.trust {
+            lines.push("signing key   these lines, as a file trusted.pem:".to_owned());
+            lines.extend(key.to_pem().lines().map(str::to_owned));
+        }
         lines.extend([
             String::new(),
             "With lifeboat, on any host: put the key into a file recovery.txt (chmod 600), then".to_owned(),
             format!(
-                "  lifeboat restore DATASTORE --vault {} --identity recovery.txt --trust-key SIGNING_KEY --to postgres:///DATASTORE --plan",
+                "  lifeboat restore DATASTORE --vault {} --identity recovery.txt --trust-key trusted.pem --to postgres:///DATASTORE --plan",
                 self.vault.trim_start_matches("file://")
             ),
-            "Without lifeboat: fetch meta/DATASTORE/BACKUP/RESTORE.md from the vault and follow it with IDENTITY=recovery.txt;".to_owned(),
-            "it needs age, zstd, openssl, psql and pg_restore. The heart of it:".to_owned(),
+            "Without lifeboat: fetch meta/DATASTORE/BACKUP/RESTORE.md and its .sig from the vault. Run nothing of it before this says"
+                .to_owned(),
+            "that it is genuine: it gets this key.".to_owned(),
+        ]);
+        lines.extend(self.trust.iter().map(|key| format!("  {}", key.openssl_command("trusted.pem", "RESTORE.md"))));
+        lines.extend([
+            "Then follow it with IDENTITY=recovery.txt TRUSTED_KEY=trusted.pem; it needs age, zstd, openssl, psql and pg_restore."
+                .to_owned(),
+            "The heart of it:".to_owned(),
             "  age -d -i recovery.txt SLOT.age > identity.txt".to_owned(),
             "  age -d -i identity.txt main.zst.age | zstd -d | pg_restore --exit-on-error --create --dbname postgres".to_owned(),
             "Twice a year: lifeboat recovery-key test < recovery.txt".to_owned(),

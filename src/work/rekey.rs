@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::shelf::{self, Envelopes};
+use super::shelf::{self, Envelopes, NoGuide};
 use super::{Rig, WorkError, guide};
 use crate::domain::Document;
 use crate::domain::envelope::{Envelope, Slot};
@@ -40,6 +40,8 @@ pub struct Change {
     pub add: Vec<String>,
     /// Names of slots that the new envelope leaves out.
     pub retire: Vec<String>,
+    /// Whether its `RESTORE.md` is missing or not signed, and is written anew.
+    pub guide: bool,
     #[serde(skip)]
     keep: Vec<Slot>,
     #[serde(skip)]
@@ -96,7 +98,7 @@ pub async fn plan(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<RekeyP
         };
         match shelf::envelopes(rig, &believed.manifest).await {
             Ok(envelopes) => {
-                let change = change(rig, &believed.manifest, &envelopes);
+                let change = change(rig, &believed.manifest, &envelopes).await?;
                 let retired = retired(rig, &believed.manifest, &envelopes).await?;
                 Ok(Ok((believed.manifest, change, retired)))
             }
@@ -119,8 +121,14 @@ pub async fn plan(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<RekeyP
     Ok(plan)
 }
 
-fn change(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Option<Change> {
-    let (current, whole) = envelopes.believed.first()?;
+/// What the newest envelope lacks or has too much. One whose guide is not signed is written anew: that guide is for nobody to run.
+async fn change(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result<Option<Change>, WorkError> {
+    let Some((current, whole)) = envelopes.believed.first() else { return Ok(None) };
+    let guide = match shelf::guide(rig, manifest, current.number).await {
+        Ok(_) => false,
+        Err(NoGuide::Vault(error)) => return Err(error.into()),
+        Err(NoGuide::Unsigned(_) | NoGuide::Damaged { .. }) => true,
+    };
     // A slot whose file is damaged is made anew.
     let is_whole = |slot: &Slot| whole.iter().any(|bytes| bytes.slot == *slot);
     let fits = |slot: &&Slot| rig.keys.iter().any(|key| key.name() == slot.name && key.opens_with() == slot.opens_with) && is_whole(slot);
@@ -128,14 +136,15 @@ fn change(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Option<Chang
     let add: Vec<String> =
         rig.keys.iter().map(|key| key.name().to_owned()).filter(|name| !keep.iter().any(|slot| slot.name == *name)).collect();
     let retire: Vec<String> = current.slots.iter().filter(|slot| !keep.contains(slot)).map(|slot| slot.name.clone()).collect();
-    (!add.is_empty() || !retire.is_empty()).then(|| Change {
+    Ok((guide || !add.is_empty() || !retire.is_empty()).then(|| Change {
         datastore: manifest.datastore.clone(),
         backup: manifest.backup.clone(),
         add,
         retire,
+        guide,
         keep,
         manifest: manifest.clone(),
-    })
+    }))
 }
 
 /// Slots of older envelopes that the newest does not list, as far as their files are there.
@@ -245,8 +254,8 @@ impl RekeyPlan {
             if retired.is_empty() {
                 continue;
             }
-            // Whatever else was proven: this very backup must open without them.
-            if !opens_anew(rig, manifest, &envelopes).await? {
+            // Whatever else was proven: this very backup must have the slots that are configured, and open without those that go.
+            if change(rig, manifest, &envelopes).await?.is_some() || !opens_anew(rig, manifest, &envelopes).await? {
                 report.still_open.extend(retired);
                 continue;
             }
@@ -295,7 +304,7 @@ async fn rotate(rig: &Rig, planned: &Change) -> Result<(), WorkError> {
     let context = shelf::context_of(manifest);
     let envelopes = shelf::envelopes(rig, manifest).await?;
     // Somebody else may have rotated it since the plan was made: only what is so now counts.
-    let Some(change) = change(rig, manifest, &envelopes) else { return Ok(()) };
+    let Some(change) = change(rig, manifest, &envelopes).await? else { return Ok(()) };
     let (place, number) = (manifest.place(), envelopes.next);
     if number > shelf::ENVELOPES_MAX {
         return Err(WorkError::Refused {
@@ -344,8 +353,10 @@ async fn rotate(rig: &Rig, planned: &Change) -> Result<(), WorkError> {
         });
     };
     let bytes = fetch::document(rig.vault.as_ref(), &place.manifest()).await?.unwrap_or_default();
-    let text = guide::restore_guide(manifest, &slots, rig.vault.as_ref(), public, &shelf::sha256(&bytes));
-    rig.vault.put(&place.restore_guide(number), Document::restore_guide(text)).await?;
+    let guide = Document::restore_guide(guide::restore_guide(manifest, number, &slots, rig.vault.as_ref(), public, &shelf::sha256(&bytes)));
+    let key = place.restore_guide(number);
+    rig.vault.put(&key.signature(), Document::signature(rig.signer.sign(guide.bytes()).await?)).await?;
+    rig.vault.put(&key, guide).await?;
     let key = place.envelope(number);
     rig.vault.put(&key.signature(), Document::signature(signature)).await?;
     crate::failpoint::reach("rekey-signed");

@@ -129,10 +129,23 @@ fn volumes(page: &mut String, rig: &Rig, datastore: &DatastoreName, set: &Volume
             ),
         );
     }
-    let _ = write!(
-        page,
-        "\n## When lifeboat itself is gone\n\nFollow `meta/{datastore}/BACKUP/RESTORE.md` in the vault. It needs `openssl` and the AWS CLI; `age` and `zstd` to compare the blocks.\n"
+    page.push_str("\n## When more is lost\n");
+    page.push_str(&by_hand(rig, datastore, "`openssl` and the AWS CLI; `age` and `zstd` to compare the blocks"));
+}
+
+/// What to do without lifeboat. The guide is handed the recovery key, so nothing of it is run before its signature was checked.
+fn by_hand(rig: &Rig, datastore: &DatastoreName, needs: &str) -> String {
+    let mut text = format!(
+        "\nlifeboat itself is gone: fetch `meta/{datastore}/BACKUP/RESTORE.md` from the vault, or `RESTORE-NNNN.md` with the number of the highest `envelope-NNNN.json`, and its `.sig`. \
+         It gets a key that opens everything: check the signature before anything of it is run, and take none that fails.\n"
     );
+    for key in rig.trusted.keys() {
+        // As text: which backup it is of, only the night knows.
+        let (pem, check) = (key.to_pem(), key.openssl_command("trusted.pem", "RESTORE.md"));
+        let _ = write!(text, "\n```text\ncat > trusted.pem <<'PEM'\n{pem}PEM\n{check}\n```\n");
+    }
+    let _ = write!(text, "\nThen follow it with `TRUSTED_KEY=trusted.pem`. It needs {needs}.\n");
+    text
 }
 
 fn told_by_plan(page: &mut String, stage: &PlanStage) {
@@ -176,10 +189,7 @@ fn lost(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str,
     );
     page.push_str("\nThe home key is gone (KMS refuses, the identity file is lost): any other key slot opens as well.\n");
     block(page, &format!("lifeboat restore {datastore} --identity recovery.txt --to \"$TARGET dbname={database}\" --check --yes"));
-    let _ = write!(
-        page,
-        "\nlifeboat itself is gone: follow `meta/{datastore}/BACKUP/RESTORE.md` in the vault, the one with the highest number. It needs `age`, `zstd`, `openssl`, `psql` and `pg_restore`.\n"
-    );
+    page.push_str(&by_hand(rig, datastore, "`age`, `zstd`, `openssl`, `psql` and `pg_restore`"));
     page.push_str("\n## Afterwards\n\n- The restore says under which number it is recorded: `lifeboat evidence show NUMBER` goes into the incident's file.\n");
     page.push_str(&format!(
         "- `lifeboat backup {datastore}` takes a new backup of what was restored; `lifeboat status` says whether all is well.\n"

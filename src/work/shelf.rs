@@ -4,13 +4,13 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
 use super::fence::Reading;
-use super::{Rig, WorkError, evidence};
+use super::{Rig, WorkError, evidence, guide};
 use crate::domain::Trouble;
 use crate::domain::choice::Which;
 use crate::domain::document::VaultHeader;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
-use crate::domain::layout::{self, Place, parse_manifest_key};
+use crate::domain::layout::{self, ObjectKey, Place, parse_manifest_key};
 use crate::domain::manifest::{Manifest, Payload};
 use crate::keyring::openers::{self, SlotBytes};
 use crate::seal::open::Expected;
@@ -76,7 +76,10 @@ pub async fn manifest(rig: &Rig, vault: &VaultId, place: &Place<'_>) -> Result<B
 }
 
 /// Checks the signature beside a document. With no key pinned nothing is believed, and nothing refused.
-async fn believe(rig: &Rig, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
+///
+/// # Errors
+/// [`WorkError::NotSigned`]; [`WorkError::Vault`] if the signature cannot be read.
+pub async fn believe(rig: &Rig, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
     if rig.trusted.is_empty() {
         return Ok(false);
     }
@@ -270,6 +273,8 @@ pub struct OpenedBackup {
     pub identity: Identity,
     /// Name of the slot that gave it.
     pub slot: String,
+    /// Number of the newest envelope.
+    pub number: u32,
     /// Envelopes and slots that are missing, damaged or not believed. One of them may be the only one left some day.
     pub defects: Vec<String>,
 }
@@ -291,7 +296,8 @@ pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkEr
     for defect in &defects {
         tracing::warn!(backup = %manifest.backup, defect, "part of the envelope is not as it should be");
     }
-    Ok(OpenedBackup { identity, slot, defects })
+    let number = believed.first().map_or(1, |(newest, _)| newest.number);
+    Ok(OpenedBackup { identity, slot, number, defects })
 }
 
 /// What a backup's identity is bound to.
@@ -372,7 +378,66 @@ async fn envelope(
     } else {
         believed?;
     }
-    Ok(Some(Envelope::parse(&bytes, context)?))
+    let envelope = Envelope::parse(&bytes, context)?;
+    // An old one under a higher number would bring back slots that were retired, and retire those that are in use.
+    if envelope.number != number {
+        let why = format!("it says that it is envelope {}, and was put in this place by somebody else", envelope.number);
+        return Err(WorkError::Damaged { what: key.to_string(), why });
+    }
+    Ok(Some(envelope))
+}
+
+/// Why there is no `RESTORE.md` that may be run.
+#[derive(Debug, thiserror::Error)]
+pub enum NoGuide {
+    /// Nobody signed it, as none was before guides were signed.
+    #[error("{0} is not signed, so it is not run: it would be handed a key that opens every backup")]
+    Unsigned(ObjectKey),
+    /// It is missing, somebody else signed it, or it is the guide to something else.
+    #[error("{key} is damaged: {why}")]
+    Damaged {
+        /// Its name.
+        key: ObjectKey,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The vault does not give it.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+impl From<NoGuide> for WorkError {
+    fn from(error: NoGuide) -> Self {
+        match error {
+            NoGuide::Vault(error) => error.into(),
+            NoGuide::Unsigned(key) => Self::Damaged {
+                what: key.to_string(),
+                why: "it is not signed, so it is not run: it would be handed a key that opens every backup. `lifeboat rekey --confirm` writes one that is signed".to_owned(),
+            },
+            NoGuide::Damaged { key, why } => Self::Damaged { what: key.to_string(), why: why.to_owned() },
+        }
+    }
+}
+
+/// The `RESTORE.md` of an envelope of a backup, if a pinned key signed it and it belongs there. What is run with a key that opens everything is
+/// believed as little as a manifest.
+///
+/// # Errors
+/// [`NoGuide`]
+pub async fn guide(rig: &Rig, manifest: &Manifest, number: u32) -> Result<bytes::Bytes, NoGuide> {
+    let key = manifest.place().restore_guide(number);
+    let damaged = |why| NoGuide::Damaged { key: key.clone(), why };
+    let text = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(|| damaged("it is missing"))?;
+    let Some(signature) = fetch::document(rig.vault.as_ref(), &key.signature()).await? else {
+        return Err(NoGuide::Unsigned(key));
+    };
+    if rig.trusted.signer_of(&text, &signature).is_none() {
+        return Err(damaged("its signature is not that of a trusted key"));
+    }
+    if !guide::belongs(&text, manifest, number) {
+        return Err(damaged("it is the guide to something else"));
+    }
+    Ok(text)
 }
 
 async fn slots(
@@ -408,8 +473,11 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// # Errors
 /// [`WorkError`] if an object is missing, frozen, or does not open.
 pub async fn open_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Opened, WorkError> {
-    let keys = payload.objects.iter().map(|o| o.key.clone()).collect();
-    let chunks = fetch::stream(std::sync::Arc::clone(&rig.vault), keys, rig.cancel.clone()).await?;
+    let keys = payload.objects.iter().map(|o| (o.key.clone(), o.bytes)).collect();
+    let chunks = match fetch::stream(std::sync::Arc::clone(&rig.vault), keys, rig.cancel.clone()).await {
+        Err(VaultError::Tally { what, why }) => return Err(WorkError::Damaged { what, why }),
+        other => other?,
+    };
     let expected = payload.objects.iter().map(|o| Expected { name: o.key.to_string(), bytes: o.bytes, sha256: o.sha256.clone() }).collect();
     let (name, identity) = (payload.name.clone(), identity.clone());
     let opened = tokio::task::spawn_blocking(move || Opened::new(&name, chunks, expected, &identity)).await;

@@ -68,7 +68,9 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
     if manifest.set.is_some() {
         return snapshot::verify::verify(rig, manifest, signature_verified).await;
     }
-    let shelf::OpenedBackup { identity, slot, defects } = shelf::open(rig, manifest).await?;
+    let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open(rig, manifest).await?;
+    let mut unseen = vec!["whether a server accepts the SQL: only a restore shows that".to_owned()];
+    by_hand(rig, manifest, &identity, number, &mut defects, &mut unseen).await?;
     let sealed = payload_of(manifest, Role::Fingerprint)?;
     let recorded = Fingerprint::parse(&shelf::read_payload(rig, sealed, &identity).await?)?;
     let script = shelf::read_payload(rig, payload_of(manifest, Role::Globals)?, &identity).await?;
@@ -91,13 +93,39 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
     }
     if !defects.is_empty() {
         return Err(WorkError::Damaged {
-            what: format!("the envelope of backup {}", manifest.backup),
+            what: format!("what stands beside the payloads of backup {}", manifest.backup),
             why: format!("{}. The payloads are whole and open with slot {slot}", defects.join("; ")),
         });
     }
-    let unseen = vec!["whether a server accepts the SQL: only a restore shows that".to_owned()];
     let unseen = not_looked_at(rig, manifest, signature_verified, &slot, unseen);
     Ok(VerifyReport { comparison: Some(comparison), ..VerifyReport::of(manifest, signature_verified, slot, unseen) })
+}
+
+/// What a restore by hand uses beside the payloads that are compared: `RESTORE.md`, which is a defect if it is not the one that was signed, and
+/// the restore plan.
+pub(super) async fn by_hand(
+    rig: &Rig,
+    manifest: &Manifest,
+    identity: &Identity,
+    envelope: u32,
+    defects: &mut Vec<String>,
+    unseen: &mut Vec<String>,
+) -> Result<(), WorkError> {
+    for payload in manifest.payloads.iter().filter(|payload| payload.role == Role::Plan) {
+        shelf::read_payload(rig, payload, identity).await?;
+    }
+    if rig.trusted.is_empty() {
+        return Ok(());
+    }
+    match shelf::guide(rig, manifest, envelope).await {
+        Ok(_) => {}
+        Err(shelf::NoGuide::Unsigned(key)) => {
+            unseen.push(format!("{key}: nobody signed it, and nobody should run it; `lifeboat rekey --confirm` writes one that is signed"));
+        }
+        Err(shelf::NoGuide::Damaged { key, why }) => defects.push(format!("{key} is damaged: {why}")),
+        Err(shelf::NoGuide::Vault(error)) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 impl VerifyReport {

@@ -1,8 +1,8 @@
 //! Lifeboat is lost: `RESTORE.md` is followed in the sandbox, word by word, with stock tools and nothing else.
 //!
 //! What a person would have is brought into the clients' own directory, which the server's uid cannot read: the sealed objects as they
-//! lie in the vault, the trusted public key, and one age identity. `RESTORE.md` itself comes from the vault and is believed in nothing;
-//! it runs where it can do no harm.
+//! lie in the vault, the trusted public key, and one age identity. Only a `RESTORE.md` that a trusted key has signed is run: it is handed a key
+//! that opens every backup. What its programs say is shown shortened, and without what looks like a key.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 
+use crate::domain::envelope::Envelope;
 use crate::domain::manifest::Manifest;
+use crate::domain::printable::printable;
 use crate::keyring::age_key::IdentityFile;
+use crate::pg::children::keep_last_words;
 use crate::pg::{Session, Tools};
 use crate::sandbox::local::Place;
 use crate::target::TargetError;
-use crate::vault::fetch;
+use crate::vault::{VaultError, fetch};
 use crate::work::{Rig, WorkError, guide, shelf};
 
 /// What came of it.
@@ -41,7 +44,10 @@ pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, ident
     // A directory for each datastore of the plan.
     let home = home.join(manifest.datastore.as_str());
     let (vault, work) = (home.join("vault"), home.join("by-hand"));
-    let objects = bring_objects(rig, place, manifest, &vault).await?;
+    let envelopes = shelf::envelopes(rig, manifest).await?;
+    let newest = envelopes.believed.first().map(|(newest, _)| newest).ok_or_else(|| failed("the envelope", "it is missing"))?;
+    let text = shelf::guide(rig, manifest, newest.number).await?;
+    let objects = bring_objects(rig, place, manifest, newest, &vault).await?;
     let key = std::fs::read(identity).map_err(|source| WorkError::File { what: format!("reading {}", identity.display()), source })?;
     let key = zeroize::Zeroizing::new(key);
     write(place, &home.join("identity-file"), &key).await?;
@@ -52,10 +58,6 @@ pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, ident
         write(place, &file, pem.as_bytes()).await?;
         signing_keys.push(file);
     }
-    let text =
-        fetch::document(rig.vault.as_ref(), &format!("{}RESTORE.md", manifest.place().meta_prefix()).parse().map_err(WorkError::Bug)?)
-            .await?
-            .ok_or_else(|| failed("RESTORE.md", "it is missing"))?;
     let mut blocks = guide::commands(&String::from_utf8_lossy(&text), &slot);
     let from_directory = rig.vault.address().starts_with("file://");
     if !from_directory && !blocks.is_empty() {
@@ -68,10 +70,9 @@ pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, ident
     let mut bash = place.command(Path::new("/bin/bash"), "postgres");
     bash.env("VAULT", &vault).env("IDENTITY", home.join("identity-file")).env("TRUSTED_KEY", signer);
     bash.arg("-c").arg("mkdir -p \"$0\" && cd \"$0\" && exec /bin/bash -s").arg(&work);
-    let output = feed(bash, script.as_bytes()).await?;
-    if !output.status.success() {
-        let last = String::from_utf8_lossy(&output.stderr[output.stderr.len().saturating_sub(1000)..]).trim().to_owned();
-        return Err(failed("RESTORE.md did not work as it stands", last));
+    let (status, said) = feed(bash, script.as_bytes()).await?;
+    if !status.success() {
+        return Err(failed("RESTORE.md did not work as it stands", without_keys(&said)));
     }
     let database = restored_database(rig, place).await?;
     let fetched = if from_directory { "" } else { "; fetching with the AWS CLI was not part of it" };
@@ -86,15 +87,21 @@ async fn restored_database(rig: &Rig, place: &Place) -> Result<String, WorkError
     Ok(session.ask_one("the restored database", question).await.map_err(TargetError::Session)?)
 }
 
-/// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault.
-async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, vault: &Path) -> Result<usize, WorkError> {
+/// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault: what its signed documents name, and nothing
+/// that was put beside it.
+async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, newest: &Envelope, vault: &Path) -> Result<usize, WorkError> {
     let own = manifest.place();
-    let mut keys = vec![own.manifest(), own.manifest().signature()];
-    for prefix in [own.meta_prefix(), own.payload_prefix()] {
-        keys.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| facts.key));
+    let signed = [own.manifest(), own.envelope(newest.number), own.restore_guide(newest.number)];
+    let documents = signed.iter().flat_map(|key| [key.clone(), key.signature()]).chain(newest.slots.iter().map(|slot| slot.file.clone()));
+    let mut count = 0;
+    for key in documents {
+        let bytes = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(|| VaultError::Missing { key: key.to_string() })?;
+        write(place, &vault.join(key.as_str()), &bytes).await?;
+        count += 1;
     }
-    for key in &keys {
-        let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![key.clone()], rig.cancel.clone()).await?;
+    for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
+        let key = &object.key;
+        let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![(key.clone(), object.bytes)], rig.cancel.clone()).await?;
         let (mut child, mut stdin) = receiver(place, &vault.join(key.as_str())).await?;
         while let Some(chunk) = chunks.recv().await {
             let chunk = chunk.map_err(|why| WorkError::Open(crate::seal::OpenError::Fetch { name: key.to_string(), why }))?;
@@ -105,8 +112,9 @@ async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, vault: &Pa
         if !status.success() {
             return Err(WorkError::NotVerified(format!("{key} could not be brought into the sandbox; is it large enough?")));
         }
+        count += 1;
     }
-    Ok(keys.len())
+    Ok(count)
 }
 
 fn sandbox_is_full(error: &std::io::Error) -> WorkError {
@@ -140,12 +148,22 @@ async fn write(place: &Place, file: &Path, bytes: &[u8]) -> Result<(), WorkError
     }
 }
 
-async fn feed(mut command: tokio::process::Command, input: &[u8]) -> Result<std::process::Output, WorkError> {
+/// The end of what was said, without words that are keys.
+fn without_keys(said: &str) -> String {
+    let from = said.char_indices().rev().nth(999).map_or(0, |(at, _)| at);
+    let is_key = |word: &str| word.to_ascii_uppercase().contains("AGE-SECRET-KEY-") || word.to_ascii_uppercase().contains("AGE-PLUGIN-");
+    let words = said[from..].split(' ').map(|word| if is_key(word) { "(a key)" } else { word });
+    printable(&words.collect::<Vec<_>>().join(" ")).trim().to_owned()
+}
+
+async fn feed(mut command: tokio::process::Command, input: &[u8]) -> Result<(std::process::ExitStatus, String), WorkError> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| sandbox_is_full(&error))?;
+    let said = tokio::spawn(keep_last_words(child.stderr.take()));
     if let Some(mut stdin) = child.stdin.take() {
         // bash reads its script as it goes; one that stops early closes its end.
         let _ = stdin.write_all(input).await;
     }
-    child.wait_with_output().await.map_err(|error| sandbox_is_full(&error))
+    let status = child.wait().await.map_err(|error| sandbox_is_full(&error))?;
+    Ok((status, said.await.unwrap_or_default()))
 }

@@ -9,7 +9,7 @@ use crate::domain::manifest::Manifest;
 use crate::domain::volumes::{Member, NotProtected, Progress, SetPlace, SnapshotId, VolumeSet};
 use crate::report::Stage;
 use crate::volumes::Volumes;
-use crate::work::verify::{VerifyReport, not_looked_at};
+use crate::work::verify::{VerifyReport, by_hand, not_looked_at};
 use crate::work::{Rig, WorkError, shelf};
 
 /// What was read of a set.
@@ -131,7 +131,7 @@ async fn every_place(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
 /// [`WorkError`] for the first thing that is not whole; [`WorkError::NotVerified`] if no hashes were recorded, so that nothing can be said.
 pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
     let set = set_of(manifest)?;
-    let shelf::OpenedBackup { identity, slot, defects } = shelf::open(rig, manifest).await?;
+    let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open(rig, manifest).await?;
     let source = Source::find(rig, manifest).await?;
     let stage: Arc<Stage> = rig.progress.begin("verify", bytes_to_read(manifest));
     let mut blocks = 0;
@@ -148,14 +148,15 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
         blocks += blocks::walk(rig, manifest, (source.volumes.as_ref(), snapshot), Some(recorded), &stage, |_, _| Ok(())).await?;
     }
     stage.end();
+    let mut unseen = vec!["whether the file systems can be mounted, and what lives on them starts: only a drill shows that".to_owned()];
+    by_hand(rig, manifest, &identity, number, &mut defects, &mut unseen).await?;
     if !defects.is_empty() {
         return Err(WorkError::Damaged {
-            what: format!("the envelope of backup {}", manifest.backup),
+            what: format!("what stands beside the hashes of backup {}", manifest.backup),
             why: format!("{}. The snapshots are whole, and the hashes open with slot {slot}", defects.join("; ")),
         });
     }
     every_place(rig, manifest).await?;
-    let mut unseen = vec!["whether the file systems can be mounted, and what lives on them starts: only a drill shows that".to_owned()];
     if set.copied_to.is_some() && !source.is_copy {
         unseen.push("the blocks of the copies".to_owned());
     }

@@ -117,9 +117,13 @@ fn rotation_gives_old_backups_new_slots_touches_no_payload_and_retires_the_old_k
     ])
     .ok();
     // By hand, with the newest guide.
-    let guide =
-        std::fs::read_to_string(files(&home.meta(&backups[0])).into_iter().rfind(|f| f.to_string_lossy().contains("RESTORE-")).unwrap())
-            .unwrap();
+    let guide = std::fs::read_to_string(
+        files(&home.meta(&backups[0]))
+            .into_iter()
+            .rfind(|f| f.to_string_lossy().contains("RESTORE-") && f.extension().is_some_and(|e| e == "md"))
+            .unwrap(),
+    )
+    .unwrap();
     assert!(guide.contains("Slot `recovery` (age)"), "{guide}");
     let slot = guide
         .lines()

@@ -2,6 +2,7 @@
 
 pub mod contract;
 mod earlier_versions;
+mod hostile;
 mod keys;
 mod museum;
 mod retention;

@@ -308,6 +308,16 @@ impl Catalog {
         Ok(rows.into_iter().filter_map(|(backup, sequence)| Some((backup.parse().ok()?, u64::try_from(sequence).ok()?))).collect())
     }
 
+    /// The backup of a datastore with the highest number that is known.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn newest(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<Option<Manifest>, CatalogError> {
+        let query = "SELECT manifest FROM backups WHERE vault = $1 AND datastore = $2 ORDER BY sequence DESC LIMIT 1";
+        let row: Option<(String,)> = sqlx::query_as(query).bind(vault.as_str()).bind(datastore.as_str()).fetch_optional(self.ask()).await?;
+        Ok(row.and_then(|(manifest,)| serde_json::from_str(&manifest).ok()))
+    }
+
     /// Forgets a backup of which nothing is left.
     ///
     /// # Errors

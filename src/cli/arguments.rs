@@ -96,6 +96,9 @@ pub enum Verb {
         /// Datastores, as named in lifeboat.toml.
         #[arg(required = true, value_name = "DATASTORE")]
         datastores: Vec<String>,
+        /// The server is another one than that of the newest backup, and is meant to be: it was replaced, restored or upgraded.
+        #[arg(long)]
+        another_cluster: bool,
     },
     /// List what there is.
     #[command(after_help = "Examples:\n  lifeboat list\n  lifeboat list chat --json | jq -r '.[-1].backup'")]
@@ -381,6 +384,9 @@ pub struct RestoreArguments {
     /// Restore although the room that is estimated to be needed is not there; disks may be thin or compressed.
     #[arg(long)]
     pub ignore_room: bool,
+    /// Load a backup that has no lists of its chunks (lifeboat 0.1 wrote none) without reading it through first. Damage is found while it is loaded then.
+    #[arg(long)]
+    pub without_reading_first: bool,
     /// Restore although the target database holds tables. What has the same name makes the restore fail half way.
     #[arg(long)]
     pub into_database_with_tables: bool,

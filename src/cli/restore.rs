@@ -137,9 +137,14 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
             };
             let backup = quote.backup.to_string();
             let mut older: Vec<_> =
-                quote.others.iter().filter(|other| other.taken < quote.taken).map(|other| other.backup.clone()).collect();
+                quote.others.iter().filter(|other| other.sequence < quote.sequence).map(|other| other.backup.clone()).collect();
             if let Some(error) = quote.refusal() {
-                return Err(error.into());
+                if !error.is_damage() {
+                    return Err(error.into());
+                }
+                restore::remember_damage(&rig, &order.manifest, &error).await;
+                let state = damaged(&rig, &backup, older, "nothing was changed on the target.").await;
+                return Err(Failure { error: Box::new(error), state: Some(state) });
             }
             confirm(arguments.yes, &backup, "database", order.target.database().unwrap_or(name.as_str()))?;
             let others = std::mem::take(&mut older);
@@ -214,6 +219,7 @@ fn wishes_of(arguments: &RestoreArguments) -> Result<Wishes, WorkError> {
         keep_going: arguments.keep_going,
         take_over: arguments.take_over,
         ignore_room: arguments.ignore_room,
+        without_reading_first: arguments.without_reading_first,
         no_globals: arguments.no_globals,
         beside_tables: arguments.into_database_with_tables,
         swap: arguments.swap,
@@ -241,6 +247,7 @@ fn planned(rig: &Rig, question: &Question<'_>, typed: Wishes) -> Result<Wishes, 
         skips: plan.skips.and(typed.skips),
         keep_going: plan.keep_going || typed.keep_going,
         ignore_room: typed.ignore_room,
+        without_reading_first: typed.without_reading_first,
         take_over: typed.take_over,
         jobs: if typed.jobs > 0 { typed.jobs } else { plan.jobs },
         tablespaces: if typed.tablespaces.is_empty() { plan.tablespaces } else { typed.tablespaces },

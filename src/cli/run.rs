@@ -13,7 +13,6 @@ use super::exit::{self, Exit};
 use super::print::{self, Failure, data, table, talk};
 use super::{drill, evidence, sets, unattended};
 use crate::config::Config;
-use crate::domain::choice::Which;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
 use crate::domain::span::{Span, bytes_for_people, for_people};
@@ -57,7 +56,7 @@ pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationT
             run_init(&start, init::NewSetup { directory, vault, recovery_recipient, new_recovery_key }).await
         }
         Verb::Check => run_check(&start).await,
-        Verb::Backup { datastores } => run_backup(&start, &datastores).await,
+        Verb::Backup { datastores, another_cluster } => run_backup(&start, &datastores, another_cluster).await,
         Verb::List { datastore, opening } => run_list(&start, datastore.as_deref(), &opening).await,
         Verb::Show { backup, opening } => run_show(&start, &backup, &opening).await,
         Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
@@ -107,7 +106,7 @@ async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure>
     let file = setup.directory.join(crate::config::FILE_NAME);
     let config = Config::load(&file).map_err(WorkError::from)?;
     let vault = rig::vault(&config).await?;
-    let created = init::create_vault(vault.as_ref()).await;
+    let created = init::create_vault(vault.as_ref(), &report.vault).await;
     if start.json {
         print::json(&report);
     } else {
@@ -116,7 +115,7 @@ async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure>
         }
     }
     match created {
-        Ok(id) => talk(&format!("made vault {} ({id})", vault.address())),
+        Ok(()) => talk(&format!("made vault {} ({})", vault.address(), report.vault)),
         Err(error) => {
             return Err(Failure { error: Box::new(error), state: Some("the files above were written, the vault was not made".to_owned()) });
         }
@@ -160,13 +159,13 @@ async fn run_check(start: &Start) -> Result<Exit, Failure> {
     }
 }
 
-async fn run_backup(start: &Start, names: &[String]) -> Result<Exit, Failure> {
+async fn run_backup(start: &Start, names: &[String], another_cluster: bool) -> Result<Exit, Failure> {
     let rig = start.rig(&Opening::default()).await?;
     let names = names.iter().map(|name| datastore_name(name)).collect::<Result<BTreeSet<_>, _>>()?;
     let mut reports = Vec::new();
     let mut first_failure: Option<Failure> = None;
     for name in &names {
-        match back_up::back_up(&rig, name).await {
+        match back_up::back_up(&rig, name, another_cluster).await {
             Ok(report) => {
                 if !start.json {
                     data(&describe_backup(&report));
@@ -231,6 +230,8 @@ async fn run_list(start: &Start, name: Option<&str>, opening: &Opening) -> Resul
         let rows = entries.iter().map(entry_row).collect();
         data(&table(&["DATASTORE", "BACKUP", "SNAPSHOT", "AGE", "SIZE", "STORED", "OPENS WITH", "SIGNATURE"], rows));
     }
+    let gone = shelf::all_gone(&rig, &entries, name.as_ref()).await?;
+    gone.iter().for_each(|line| talk(&format!("warning: {line}")));
     let refused = entries.iter().find_map(|e| e.manifest.as_ref().err());
     match refused {
         Some(error) => {
@@ -271,12 +272,7 @@ fn entry_row(entry: &Entry) -> Vec<String> {
 /// Finds a backup by its id alone.
 pub(super) async fn find_backup(rig: &Rig, id: &str) -> Result<Believed, WorkError> {
     let id = backup_id(id)?;
-    let listed = rig.vault.list(crate::domain::layout::MANIFESTS).await?;
-    let place = listed.iter().filter_map(|f| crate::domain::layout::parse_manifest_key(f.key.as_str())).find(|(_, backup)| *backup == id);
-    match place {
-        Some((datastore, _)) => shelf::pick(rig, &datastore, &Which::Exactly(id), &mut Vec::new()).await,
-        None => Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: id.to_string() }),
-    }
+    shelf::find(rig, &id).await
 }
 
 async fn run_show(start: &Start, id: &str, opening: &Opening) -> Result<Exit, Failure> {
@@ -328,23 +324,28 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
         }
         None => shelf::entries(&rig, None).await?,
     };
-    if let Some(count) = sample {
-        use rand::seq::SliceRandom;
-        chosen.shuffle(&mut rand::rng());
-        chosen.truncate(count);
-    }
     if chosen.is_empty() {
         return Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: "to verify".to_owned() }.into());
     }
     let vault = shelf::vault_id(&rig).await?;
     let mut reports = Vec::new();
     let mut damaged = Vec::new();
+    let gone = if id.is_none() { shelf::all_gone(&rig, &chosen, None).await? } else { Vec::new() };
     let mut first_failure: Option<Failure> = None;
+    if let Some(count) = sample {
+        use rand::seq::SliceRandom;
+        chosen.shuffle(&mut rand::rng());
+        chosen.truncate(count);
+    }
     for Entry { datastore, backup, manifest } in chosen {
         let verified = match manifest {
             Ok(believed) => verify::verify(&rig, &believed.manifest, believed.verified).await,
             Err(error) => Err(error),
         };
+        if verified.as_ref().is_err_and(WorkError::is_damage) && shelf::is_removed(&rig, &datastore, &backup).await {
+            talk(&format!("backup {backup} of {datastore} was removed while it was read"));
+            continue;
+        }
         verify::remember(&rig, &vault, &datastore, &backup, verified.as_ref().map(drop)).await;
         match verified {
             Ok(report) => {
@@ -373,6 +374,10 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
     }
     if start.json {
         print::json(&reports);
+    }
+    if !gone.is_empty() {
+        gone.iter().for_each(|line| talk(line));
+        first_failure.get_or_insert(WorkError::Gone(gone).into());
     }
     if !damaged.is_empty() && id.is_none() {
         talk(&format!("damaged: {}; lifeboat status tells of them until they are verified and whole, or gone", damaged.join(", ")));

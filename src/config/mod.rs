@@ -15,8 +15,8 @@ mod vault;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::domain::DatastoreName;
 use crate::domain::scratch::ScratchSettings;
+use crate::domain::{DatastoreName, VaultId};
 use crate::keyring::age_key::Recipients;
 use crate::keyring::sign::{PublicKey, TrustedKeys};
 pub use datastores::{CopyConfig, DatastoreConfig, DatastoreKind, PostgresConfig, VolumesConfig};
@@ -34,6 +34,8 @@ pub struct Config {
     pub file: PathBuf,
     /// The vault.
     pub vault: VaultConfig,
+    /// The id that its `vault.json` must have; none in configurations from before it was pinned.
+    pub vault_id: Option<VaultId>,
     /// Other vaults by name: replicas of this one, in another region or another building.
     pub vaults: BTreeMap<String, VaultConfig>,
     /// Keys by name, in the order in which they are tried.
@@ -126,6 +128,7 @@ impl Config {
         Self {
             file: state.join(FILE_NAME),
             vault,
+            vault_id: None,
             vaults: BTreeMap::new(),
             keys: Vec::new(),
             signing: SigningConfig { signer: SignerConfig::File(state.join("no-signing-key")), trusted: TrustedKeys::new(Vec::new()) },
@@ -179,7 +182,10 @@ impl Config {
         let document = Document::parse(file, text)?;
         let base = file.parent().unwrap_or(Path::new("."));
         let mut root = document.root();
-        let vault = root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|s| vault::vault(s, base));
+        let vault = root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|mut s| {
+            let id = vault::id(&mut s);
+            Some((vault::vault(s, base)?, id))
+        });
         let vaults = vault::others(&mut root, base);
         let keys = keys(&mut root, base);
         let signing = root.required_section("signing", "[signing]\nkey_file = \"keys/signing.pem\"").and_then(|s| signing(s, base));
@@ -191,9 +197,10 @@ impl Config {
         root.finish();
         document.verdict()?;
         match (vault, signing) {
-            (Some(vault), Some(signing)) => Ok(Self {
+            (Some((vault, vault_id)), Some(signing)) => Ok(Self {
                 file: file.to_owned(),
                 vault,
+                vault_id,
                 vaults,
                 keys,
                 signing,

@@ -8,6 +8,8 @@ pub const LEVELS: (i32, i32) = (1, 3);
 pub struct Filling {
     /// The `[vault]` section's place line.
     pub vault: String,
+    /// The vault's id.
+    pub id: String,
     /// Recipient of the recovery key, if there is one yet.
     pub recovery: Option<String>,
     /// The signing key's public half on one line.
@@ -21,5 +23,9 @@ pub fn lifeboat_toml(filling: &Filling) -> String {
         Some(recipient) => format!("[keys.recovery]                     # kept offline; opens every backup when all else is lost\nkind = \"age\"\nrecipients = [\"{recipient}\"]\n"),
         None => "# [keys.recovery]                   # add one: `age-keygen -o recovery.txt` on another machine, kept offline\n# kind = \"age\"\n# recipients = [\"age1…\"]\n".to_owned(),
     };
-    include_str!("lifeboat.toml.in").replace("@VAULT@", &filling.vault).replace("@RECOVERY@", &recovery).replace("@TRUST@", &filling.trust)
+    include_str!("lifeboat.toml.in")
+        .replace("@VAULT@", &filling.vault)
+        .replace("@ID@", &filling.id)
+        .replace("@RECOVERY@", &recovery)
+        .replace("@TRUST@", &filling.trust)
 }

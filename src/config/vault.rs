@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::section::Section;
+use crate::domain::id::VaultId;
 use crate::domain::retention::minimum_days;
 use crate::domain::span::Span;
 
@@ -101,6 +102,15 @@ impl S3Config {
 /// Replicas, by name.
 pub(super) fn others(root: &mut Section<'_>, base: &Path) -> BTreeMap<String, VaultConfig> {
     root.sections("vaults").into_iter().filter_map(|(name, section)| Some((name, vault(section, base)?))).collect()
+}
+
+/// The id that the vault must have.
+pub(super) fn id(s: &mut Section<'_>) -> Option<VaultId> {
+    let text = s.text("id")?;
+    match text.value.parse() {
+        Ok(id) => Some(id),
+        Err(_) => s.fault(text.span, "id", "not the id of a vault", "`lifeboat check` prints the line"),
+    }
 }
 
 pub(super) fn vault(mut s: Section<'_>, base: &Path) -> Option<VaultConfig> {

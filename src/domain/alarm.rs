@@ -23,13 +23,15 @@ pub enum Kind {
     ClockSkew,
     /// A backup was found damaged.
     Damaged,
+    /// A backup that was there is gone, and no record says that it was removed.
+    Gone,
     /// The configuration was changed and is not acceptable; the old one stays in force.
     Configuration,
 }
 
 impl Kind {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("failed", Self::Failed),
         ("missed", Self::Missed),
         ("stale", Self::Stale),
@@ -38,6 +40,7 @@ impl Kind {
         ("leftovers", Self::Leftovers),
         ("clock-skew", Self::ClockSkew),
         ("damaged", Self::Damaged),
+        ("gone", Self::Gone),
         ("configuration", Self::Configuration),
     ];
     /// Its name.
@@ -156,7 +159,7 @@ mod tests {
             name
         });
         let expected =
-            ["failed", "missed", "stale", "never-drilled", "drill-overdue", "leftovers", "clock-skew", "damaged", "configuration"];
+            ["failed", "missed", "stale", "never-drilled", "drill-overdue", "leftovers", "clock-skew", "damaged", "gone", "configuration"];
         assert_eq!(names, expected);
     }
 

@@ -28,7 +28,8 @@ pub enum Which {
 impl Which {
     /// Picks from manifests in any order; `None` if nothing fits.
     pub fn pick<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> Option<&'a Manifest> {
-        let age = |m: &&Manifest| (m.source.snapshot_time, m.epoch, m.sequence);
+        // A clock may be wrong; the signed number counts the backups as they were published.
+        let age = |m: &&Manifest| (m.sequence, m.epoch, m.source.snapshot_time);
         let manifests: Vec<&Manifest> = manifests.into_iter().collect();
         let sound = manifests.iter().copied().filter(|m| matches!(self, Self::Exactly(_)) || !superseded(m, &manifests));
         let candidates = sound.filter(|m| match self {
@@ -107,18 +108,24 @@ mod tests {
     fn scheduled(number: u64, snapshot: Timestamp, tick: &str, epoch: u64) -> Manifest {
         Manifest { tick: Some(at(tick)), epoch, ..backup(number, snapshot) }
     }
-    /// Three nights; the numbers are in no order, as after a restored catalog.
+    /// Three nights, listed in no order.
     fn nights() -> Vec<Manifest> {
-        vec![backup(8, at("2026-11-22T03:00Z")), backup(7, at("2026-11-23T03:00Z")), backup(3, at("2026-11-21T03:00Z"))]
+        vec![backup(7, at("2026-11-22T03:00Z")), backup(8, at("2026-11-23T03:00Z")), backup(3, at("2026-11-21T03:00Z"))]
     }
     fn picked(which: &Which, manifests: &[Manifest]) -> Option<u64> {
         which.pick(manifests).map(|manifest| manifest.sequence)
     }
 
     #[test]
-    fn latest_and_oldest_go_by_the_snapshot_and_not_by_the_number() {
-        assert_eq!(picked(&Which::Latest, &nights()), Some(7));
+    fn latest_and_oldest_go_by_the_number_and_not_by_a_clock() {
+        assert_eq!(picked(&Which::Latest, &nights()), Some(8));
         assert_eq!(picked(&Which::Oldest, &nights()), Some(3));
+        // One night under a clock that was ten years ahead, and one under one that was ten behind.
+        let mut wrong = nights();
+        wrong.push(backup(5, at("2036-11-22T03:00Z")));
+        wrong.push(backup(6, at("2016-11-22T03:00Z")));
+        assert_eq!((picked(&Which::Latest, &wrong), picked(&Which::Oldest, &wrong)), (Some(8), Some(3)));
+        assert_eq!(picked(&Which::At(at("2026-11-30T00:00Z")), &wrong), Some(8));
     }
 
     #[test]
@@ -135,26 +142,24 @@ mod tests {
             ("2026-11-21T02:59:59Z", None),
             ("2026-11-21T03:00:00Z", Some(3)),
             ("2026-11-22T02:59:59Z", Some(3)),
-            ("2026-11-22T03:00:00Z", Some(8)),
-            ("2026-11-23T02:59:59Z", Some(8)),
-            ("2026-11-23T03:00:00Z", Some(7)),
-            ("2036-01-01T00:00:00Z", Some(7)),
+            ("2026-11-22T03:00:00Z", Some(7)),
+            ("2026-11-23T02:59:59Z", Some(7)),
+            ("2026-11-23T03:00:00Z", Some(8)),
+            ("2036-01-01T00:00:00Z", Some(8)),
         ] {
             assert_eq!(picked(&Which::At(at(moment)), &nights()), expected, "{moment}");
         }
     }
 
     #[test]
-    fn of_backups_of_one_moment_the_higher_epoch_and_then_the_higher_number_is_newer() {
-        let moment = at("2026-11-22T03:00Z");
-        let under = |epoch, number| Manifest { epoch, ..backup(number, moment) };
-        for (all, oldest, latest) in [
-            ([under(1, 9), under(2, 4)], 9, 4),
-            ([under(2, 4), under(1, 9)], 9, 4),
-            ([under(2, 4), under(2, 5)], 4, 5),
-            ([under(2, 5), under(2, 4)], 4, 5),
-        ] {
-            assert_eq!((picked(&Which::Oldest, &all), picked(&Which::Latest, &all)), (Some(oldest), Some(latest)));
+    fn of_backups_of_one_number_the_higher_epoch_and_then_the_later_snapshot_is_newer() {
+        let of = |epoch, minute: i64| Manifest { epoch, ..backup(4, at("2026-11-22T03:00Z") + SignedDuration::from_mins(minute)) };
+        let chosen = |which: Which, all: &[Manifest]| which.pick(all).map(|m| (m.epoch, m.source.snapshot_time));
+        for [older, newer] in [[of(1, 9), of(2, 4)], [of(2, 4), of(2, 5)]] {
+            for all in [[older.clone(), newer.clone()], [newer.clone(), older.clone()]] {
+                assert_eq!(chosen(Which::Oldest, &all), Some((older.epoch, older.source.snapshot_time)));
+                assert_eq!(chosen(Which::Latest, &all), Some((newer.epoch, newer.source.snapshot_time)));
+            }
         }
     }
 
@@ -212,15 +217,15 @@ mod tests {
     fn chance_takes_no_backup_that_is_older_than_allowed_and_can_take_every_other() {
         let all = nights();
         for (since, expected) in [
-            ("2026-11-21T03:00:00Z", vec![3, 8, 7]),
-            ("2026-11-21T03:00:01Z", vec![8, 7]),
-            ("2026-11-23T03:00:00Z", vec![7]),
+            ("2026-11-21T03:00:00Z", vec![3, 7, 8]),
+            ("2026-11-21T03:00:01Z", vec![7, 8]),
+            ("2026-11-23T03:00:00Z", vec![8]),
             ("2026-11-23T03:00:01Z", vec![]),
         ] {
             let since = at(since);
             let taken: Vec<u64> =
                 (0..expected.len().max(1) as u64).filter_map(|seed| picked(&Which::Random { seed, since }, &all)).collect();
-            assert_eq!(taken, expected, "by age, one seed after the other");
+            assert_eq!(taken, expected, "by number, one seed after the other");
         }
     }
 

@@ -56,6 +56,11 @@ impl Document {
     pub fn epoch(claim: &EpochClaim) -> Self {
         Self(json(claim))
     }
+    /// Hashes of the chunks of an object, raw, one after the other.
+    #[must_use]
+    pub fn chunks(hashes: &[[u8; 32]]) -> Self {
+        Self(hashes.concat())
+    }
     /// A detached signature, raw, as `openssl` reads it.
     #[must_use]
     pub fn signature(bytes: Vec<u8>) -> Self {

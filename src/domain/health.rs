@@ -42,6 +42,10 @@ pub struct Health {
     pub omitted: Vec<String>,
     /// Backups that were found damaged, and not found whole since.
     pub damaged: Vec<BackupId>,
+    /// Backups that this host's catalog knows and the vault does not have any more, and of whose removal no record tells.
+    pub gone: Vec<BackupId>,
+    /// Backups that say that they were taken in the future.
+    pub future: Vec<BackupId>,
 }
 
 fn age(now: Timestamp, then: Timestamp) -> Duration {
@@ -107,6 +111,22 @@ impl Health {
                 ),
             );
         }
+        let names = |backups: &[BackupId]| backups.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", ");
+        if !self.gone.is_empty() {
+            alarm(
+                Kind::Gone,
+                format!("backups of {} are gone from the vault, and no record says that they were removed: {}", self.datastore, names(&self.gone)),
+                "find out who removed them: the bucket's versions, its access log; what is known to be lost is forgotten by `lifeboat catalog rebuild`".to_owned(),
+            );
+        }
+        if !self.future.is_empty() {
+            alarm(
+                Kind::ClockSkew,
+                format!("backups of {} say that they were taken in the future: {}", self.datastore, names(&self.future)),
+                "set the clock of the server they are of right; the order of backups goes by their numbers, and retention keeps these"
+                    .to_owned(),
+            );
+        }
         alarms
     }
 }
@@ -144,6 +164,8 @@ mod tests {
             last_verdict: None,
             omitted: Vec::new(),
             damaged: Vec::new(),
+            gone: Vec::new(),
+            future: Vec::new(),
         }
     }
     fn kinds(health: &Health) -> Vec<Kind> {

@@ -127,12 +127,16 @@ pub fn epoch(datastore: &DatastoreName, epoch: u64) -> ObjectKey {
     ObjectKey(format!("{}{epoch:012}.json", epochs_of(datastore)))
 }
 
-/// The epoch of a claim's key.
+/// The epoch of the key of a claim, or of its signature.
 #[must_use]
 pub fn parse_epoch_key(datastore: &DatastoreName, key: &str) -> Option<u64> {
+    let key = key.strip_suffix(".sig").unwrap_or(key);
     let number: u64 = key.strip_prefix(&epochs_of(datastore))?.strip_suffix(".json")?.parse().ok()?;
-    (epoch(datastore, number).as_str() == key).then_some(number)
+    (number <= EPOCH_MAX && epoch(datastore, number).as_str() == key).then_some(number)
 }
+
+/// The highest number of an epoch, in twelve digits: one a second would last for thirty thousand years.
+pub const EPOCH_MAX: u64 = 999_999_999_999;
 
 /// Where runs stand.
 pub const RUNS: &str = "runs/";
@@ -201,6 +205,12 @@ pub fn probe(random: &str) -> ObjectKey {
     ObjectKey(format!("{PROBES}{random}"))
 }
 
+/// The keys that may be there after a probe.
+#[must_use]
+pub fn of_probe(probe: &ObjectKey) -> [ObjectKey; 3] {
+    ["", "-wrong", "-class"].map(|end| ObjectKey(format!("{probe}{end}")))
+}
+
 /// Whether a key is one of [`probe`]'s, or of the questions asked beside it.
 #[must_use]
 pub fn is_probe(key: &str) -> bool {
@@ -259,6 +269,11 @@ impl Place<'_> {
     #[must_use]
     pub fn sealed_meta(&self, name: &str) -> ObjectKey {
         ObjectKey(format!("{}{name}.zst.age", self.meta_prefix()))
+    }
+    /// The list of the chunks of one of the backup's objects.
+    #[must_use]
+    pub fn chunks(&self, object: &ObjectKey) -> ObjectKey {
+        ObjectKey(format!("{}{}.chunks", self.meta_prefix(), object.file_name()))
     }
     /// A payload: `main`, `globals.sql`, `data-001`.
     #[must_use]
@@ -432,11 +447,14 @@ mod tests {
         for (key, parsed) in [
             ("runs/epochs/chat/000000000000.json", Some(0)),
             ("runs/epochs/chat/000000000003.json", Some(3)),
-            ("runs/epochs/chat/1000000000000.json", Some(1_000_000_000_000)),
+            ("runs/epochs/chat/999999999999.json", Some(999_999_999_999)),
+            ("runs/epochs/chat/1000000000000.json", None),
+            ("runs/epochs/chat/18446744073709551615.json", None),
             ("runs/epochs/chat/3.json", None),
             ("runs/epochs/chat/0000000000003.json", None),
             ("runs/epochs/chat/+00000000003.json", None),
-            ("runs/epochs/chat/000000000003.json.sig", None),
+            ("runs/epochs/chat/000000000003.json.sig", Some(3)),
+            ("runs/epochs/chat/000000000003.json.sig.sig", None),
             ("runs/epochs/chat2/000000000003.json", None),
             ("runs/epochs/mail/000000000003.json", None),
         ] {

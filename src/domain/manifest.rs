@@ -14,10 +14,27 @@ use super::id::{BackupId, DatastoreName, VaultId};
 use super::layout::{ObjectKey, Place};
 use super::volumes::{BLOCK_BYTES, VolumeSet};
 
-/// Format name of manifests of dumps.
-pub const FORMAT: &str = "lifeboat.manifest/1";
-/// Format name of manifests of volume sets.
-pub const FORMAT_SET: &str = "lifeboat.manifest/2";
+/// Format name of manifests of dumps before objects had lists of their chunks.
+pub const FORMAT_DUMP_WHOLE: &str = "lifeboat.manifest/1";
+/// The same of volume sets.
+pub const FORMAT_SET_WHOLE: &str = "lifeboat.manifest/2";
+/// Format name of manifests that are written: of dumps, and with a `set` of volume sets. Every object has a list of its chunks.
+pub const FORMAT: &str = "lifeboat.manifest/3";
+
+/// Bytes of a chunk: what is fetched and checked at once, and released to be opened only when its hash is the recorded one.
+pub const CHUNK_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of a hash in a list of chunks.
+pub const CHUNK_HASH_BYTES: usize = 32;
+
+/// Where the hashes of an object's chunks are recorded: raw, 32 bytes each, in [`super::layout::Place::chunks`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChunkList {
+    /// Bytes of each chunk but the last: [`CHUNK_BYTES`].
+    pub bytes: u64,
+    /// SHA-256 of the list, lower-case hexadecimal.
+    pub sha256: String,
+}
 
 /// What a vault answers when an object is complete: its name, size and hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +46,17 @@ pub struct StoredObject {
     pub bytes: u64,
     /// SHA-256 of the ciphertext, lower-case hexadecimal.
     pub sha256: String,
+    /// The list of its chunks; none in backups from before there were such lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<ChunkList>,
+}
+
+impl StoredObject {
+    /// Bytes of the list of its chunks.
+    #[must_use]
+    pub fn chunk_list_bytes(&self) -> u64 {
+        self.bytes.div_ceil(CHUNK_BYTES as u64) * CHUNK_HASH_BYTES as u64
+    }
 }
 
 /// What a payload holds.
@@ -156,7 +184,7 @@ pub struct Slot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`], or [`FORMAT_SET`] if there is a `set`.
+    /// [`FORMAT`], or one of those before it.
     pub format: String,
     /// The vault this manifest belongs to.
     pub vault: VaultId,
@@ -255,7 +283,7 @@ impl Manifest {
     #[must_use]
     pub fn new(statement: Statement, receipts: Vec<Receipt>) -> Self {
         Self {
-            format: if statement.set.is_some() { FORMAT_SET } else { FORMAT }.to_owned(),
+            format: FORMAT.to_owned(),
             vault: statement.vault,
             datastore: statement.datastore,
             backup: statement.backup,
@@ -279,7 +307,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] for a format this program does not know, a manifest out of place, or one whose payloads are unsound.
     pub fn parse(bytes: &[u8], vault: &VaultId, place: &Place<'_>) -> Result<Self, ManifestError> {
-        let format = format_of(bytes, "manifest", &[FORMAT, FORMAT_SET])?;
+        let format = format_of(bytes, "manifest", &[FORMAT, FORMAT_SET_WHOLE, FORMAT_DUMP_WHOLE])?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "manifest", source })?;
         let misplaced = |field, found: String| ManifestError::Misplaced { place: place.manifest(), field, found };
         if &manifest.vault != vault {
@@ -291,7 +319,7 @@ impl Manifest {
         if &manifest.backup != place.backup {
             return Err(misplaced("backup", manifest.backup.to_string()));
         }
-        if manifest.set.is_some() != (format == FORMAT_SET) {
+        if format != FORMAT && manifest.set.is_some() != (format == FORMAT_SET_WHOLE) {
             let why = format!("a manifest of format {format} {} a volume set", if manifest.set.is_some() { "is not of" } else { "is of" });
             return Err(ManifestError::Unsound { backup: manifest.backup.clone(), why });
         }
@@ -346,8 +374,20 @@ impl Manifest {
                 if !object.key.as_str().starts_with(&payloads) && !object.key.as_str().starts_with(&meta) {
                     return Err(format!("payload {:?} points at {}, outside the backup's place", payload.name, object.key));
                 }
-                if object.sha256.len() != 64 || !object.sha256.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-                    return Err(format!("payload {:?} has no proper SHA-256", payload.name));
+                let hashes = std::iter::once(&object.sha256).chain(object.chunks.as_ref().map(|list| &list.sha256));
+                for hash in hashes {
+                    if hash.len() != 64 || !hash.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+                        return Err(format!("payload {:?} has no proper SHA-256", payload.name));
+                    }
+                }
+                if object.chunks.is_some() != (self.format == FORMAT) {
+                    return Err(format!(
+                        "payload {:?} does not fit a manifest of format {}: with or without lists of chunks",
+                        payload.name, self.format
+                    ));
+                }
+                if object.chunks.as_ref().is_some_and(|list| list.bytes != CHUNK_BYTES as u64) {
+                    return Err(format!("payload {:?} has chunks of another size than {CHUNK_BYTES} bytes", payload.name));
                 }
             }
         }

@@ -192,19 +192,23 @@ impl Plan {
 #[must_use]
 pub fn plan(datastore: &DatastoreName, policies: &[Policy], candidates: &[Candidate], now: Timestamp) -> Plan {
     let mut newest_first: Vec<&Candidate> = candidates.iter().collect();
-    newest_first.sort_by(|a, b| (b.taken, &b.backup).cmp(&(a.taken, &a.backup)));
+    // By the signed number: one backup taken under a wrong clock must not make others look older than they are.
+    newest_first.sort_by(|a, b| (b.sequence, b.taken, &b.backup).cmp(&(a.sequence, a.taken, &a.backup)));
     let kept: Vec<BTreeMap<BackupId, Vec<String>>> = policies.iter().map(|policy| kept_by(policy, &newest_first, now)).collect();
     let floor = policies.iter().map(|policy| policy.at_least).max().unwrap_or(usize::MAX).max(1);
     let mut plan = Plan { datastore: datastore.clone(), decisions: Vec::new(), removals: Vec::new() };
-    for (rank, candidate) in newest_first.into_iter().enumerate() {
+    let mut rank = 0;
+    for candidate in newest_first {
         let mut reasons: BTreeSet<String> = kept.iter().filter_map(|kept| kept.get(&candidate.backup)).flatten().cloned().collect();
         if policies.is_empty() {
             reasons.insert("no schedule says how long".to_owned());
-        } else if rank < floor {
+        } else if candidate.taken <= now && rank < floor {
             reasons.insert(format!("one of the newest {floor}"));
         }
-        if candidate.taken > now {
-            reasons.insert("its time lies in the future".to_owned());
+        // It is kept for what it is, and takes no place of another.
+        match candidate.taken > now {
+            true => drop(reasons.insert("its time lies in the future".to_owned())),
+            false => rank += 1,
         }
         reasons.extend(candidate.guards.iter().map(Guard::why));
         let keep = !reasons.is_empty();
@@ -232,8 +236,8 @@ fn age(candidate: &Candidate, now: Timestamp) -> Duration {
 /// What one policy keeps, and for which reasons.
 fn kept_by(policy: &Policy, newest_first: &[&Candidate], now: Timestamp) -> BTreeMap<BackupId, Vec<String>> {
     let mut kept: BTreeMap<BackupId, Vec<String>> = BTreeMap::new();
-    let young: Vec<&&Candidate> =
-        newest_first.iter().filter(|candidate| policy.not_older_than.is_none_or(|oldest| age(candidate, now) <= oldest)).collect();
+    let is_young = |candidate: &&&Candidate| policy.not_older_than.is_none_or(|oldest| age(candidate, now) <= oldest);
+    let young: Vec<&&Candidate> = newest_first.iter().filter(|candidate| candidate.taken <= now).filter(is_young).collect();
     let mut keep = |candidate: &Candidate, reason: String| kept.entry(candidate.backup.clone()).or_default().push(reason);
     for (every, count) in &policy.counts {
         let mut periods = BTreeSet::new();
@@ -288,7 +292,11 @@ mod tests {
         format!("{}-{tail}", taken.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap()
     }
     fn candidate(number: usize, taken: Timestamp, guards: Vec<Guard>) -> Candidate {
-        Candidate { backup: id(number, taken), sequence: number as u64, taken, bytes: 1, guards }
+        // The first is the newest.
+        Candidate { backup: id(number, taken), sequence: sequence(number), taken, bytes: 1, guards }
+    }
+    fn sequence(number: usize) -> u64 {
+        1_000 - number as u64
     }
     fn store() -> DatastoreName {
         "chat".parse().unwrap()
@@ -333,7 +341,7 @@ mod tests {
         let policy = Policy { not_older_than: Some(Duration::from_secs(86_400)), at_least: 2, ..Policy::default() };
         let plan = plan(&store(), &[policy], &all, now);
         let gone: Vec<u64> = plan.removals().iter().map(Removal::sequence).collect();
-        assert_eq!(gone, [7]);
+        assert_eq!(gone, [sequence(7)]);
         assert_eq!(plan.removals()[0].reason(), "older than 24 h 0 min");
         assert!(super::plan(&store(), &[], &all, now).removals().is_empty(), "without a policy everything is kept");
     }
@@ -384,9 +392,9 @@ mod tests {
             (Every::Year, "Pacific/Auckland", "2026-12-31T10:59:59Z", "2026-12-31T11:00:00Z", false),
         ] {
             let policy = Policy { zone: zone.parse().unwrap(), ..only(&[(every, 9)]) };
-            let all = [candidate(0, at(older), vec![]), candidate(1, at(newer), vec![])];
+            let all = [candidate(1, at(older), vec![]), candidate(0, at(newer), vec![])];
             let gone: Vec<u64> = plan(&store(), &[policy], &all, now).removals().iter().map(Removal::sequence).collect();
-            assert_eq!(gone, if same { vec![0] } else { vec![] }, "{every:?} of {older} and {newer} in {zone}");
+            assert_eq!(gone, if same { vec![sequence(1)] } else { vec![] }, "{every:?} of {older} and {newer} in {zone}");
         }
     }
 
@@ -446,10 +454,10 @@ mod tests {
     fn the_newest_backup_stays_even_where_the_floor_is_zero() {
         let now = at("2026-11-24T10:00Z");
         let taken = now - SignedDuration::from_hours(24 * 900);
-        // Of two of the same second the one with the higher id counts as the newer.
+        // Of two of the same second the one with the higher number is the newer.
         let all = [candidate(1, taken, vec![]), candidate(2, taken, vec![])];
         let none = Policy { at_least: 0, ..only(&[]) };
-        assert_eq!(reasons(&[none], &all, now), ["no rule keeps it", "one of the newest 1"]);
+        assert_eq!(reasons(&[none], &all, now), ["one of the newest 1", "no rule keeps it"]);
     }
 
     #[test]
@@ -457,8 +465,7 @@ mod tests {
         let now = at("2026-11-24T10:00Z");
         let all =
             [(0, 2), (1, 1), (2, 0), (3, -1)].map(|(number, ahead)| candidate(number, now + SignedDuration::from_secs(ahead), vec![]));
-        let expected =
-            ["its time lies in the future; one of the newest 1", "its time lies in the future", "no rule keeps it", "no rule keeps it"];
+        let expected = ["its time lies in the future", "its time lies in the future", "one of the newest 1", "no rule keeps it"];
         assert_eq!(reasons(&[only(&[])], &all, now), expected);
     }
 
@@ -527,12 +534,12 @@ mod tests {
 
     /// The same rules written as questions about one backup and all others, without order or state.
     fn model_keeps(policies: &[Policy], all: &[Candidate], one: &Candidate, now: Timestamp) -> bool {
-        let newer = |other: &Candidate| (other.taken, &other.backup) > (one.taken, &one.backup);
+        let newer = |other: &Candidate| other.sequence > one.sequence && other.taken <= now;
         let age = |c: &Candidate| now.duration_since(c.taken);
         let limit = |d: Duration| SignedDuration::try_from(d).unwrap();
         let floor = policies.iter().map(|p| p.at_least).max().unwrap();
         let by_policy = |p: &Policy| {
-            let within_age = |c: &Candidate| p.not_older_than.is_none_or(|oldest| age(c) <= limit(oldest));
+            let within_age = |c: &Candidate| c.taken <= now && p.not_older_than.is_none_or(|oldest| age(c) <= limit(oldest));
             if !within_age(one) {
                 return false;
             }

@@ -12,6 +12,7 @@
 //! The work is done on threads of its own with bounded queues; memory is a fixed number of blocks and parts, whatever the
 //! size of the data.
 
+mod chunks;
 pub mod identity;
 pub mod open;
 pub mod pour;

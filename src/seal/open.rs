@@ -11,6 +11,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use super::identity::Identity;
+use crate::domain::manifest::StoredObject;
 
 /// What the manifest says of an object that is about to be read.
 #[derive(Debug, Clone)]
@@ -21,6 +22,41 @@ pub struct Expected {
     pub bytes: u64,
     /// SHA-256 of its bytes, lower-case hexadecimal.
     pub sha256: String,
+    /// Whether every chunk of it is checked before it is delivered, so that its whole need not be hashed once more.
+    pub in_chunks: bool,
+}
+
+impl Expected {
+    /// What a manifest says of one of its objects.
+    #[must_use]
+    pub fn of(object: &StoredObject, in_chunks: bool) -> Self {
+        Self { name: object.key.to_string(), bytes: object.bytes, sha256: object.sha256.clone(), in_chunks }
+    }
+}
+
+/// Why bytes of an object were not delivered.
+#[derive(Debug, Clone)]
+pub enum Undelivered {
+    /// The vault does not give them, in its own words.
+    Fetch(String),
+    /// The vault gives others, twice: which object, and where.
+    Damaged {
+        /// Object.
+        name: String,
+        /// Which bytes.
+        why: String,
+    },
+}
+
+impl Undelivered {
+    /// As the error of a payload or an object that is being read.
+    #[must_use]
+    pub fn of(self, reading: &str) -> OpenError {
+        match self {
+            Self::Fetch(why) => OpenError::Fetch { name: reading.to_owned(), why },
+            Self::Damaged { name, why } => OpenError::Damaged { name, why },
+        }
+    }
 }
 
 /// Why sealed bytes did not open.
@@ -64,8 +100,8 @@ pub enum OpenError {
 /// keep it busy for ever.
 pub const AGE_HEADER_BYTES_MAX: usize = 4096;
 
-/// Chunks of ciphertext in order, as the vault delivers them: `Err` carries the vault's own words.
-pub type Chunks = tokio::sync::mpsc::Receiver<Result<Bytes, String>>;
+/// Chunks of ciphertext in order, as the vault delivers them.
+pub type Chunks = tokio::sync::mpsc::Receiver<Result<Bytes, Undelivered>>;
 
 /// The ciphertext with its header, which was read ahead.
 type Headed = std::io::Chain<std::io::Cursor<Vec<u8>>, Shared>;
@@ -188,7 +224,7 @@ struct Hashing {
     chunks: Chunks,
     chunk: Bytes,
     objects: std::vec::IntoIter<Expected>,
-    current: Option<(Expected, digest::Context, u64)>,
+    current: Option<(Expected, Option<digest::Context>, u64)>,
     fetch_error: Option<String>,
     damage: Option<(String, String)>,
 }
@@ -198,6 +234,7 @@ impl Hashing {
     fn settle(&mut self) -> std::io::Result<()> {
         if self.current.as_ref().is_some_and(|(expected, _, seen)| *seen >= expected.bytes)
             && let Some((expected, hash, _)) = self.current.take()
+            && let Some(hash) = hash
         {
             let found = hex::encode(hash.finish());
             if found != expected.sha256 {
@@ -205,7 +242,10 @@ impl Hashing {
             }
         }
         if self.current.is_none() {
-            self.current = self.objects.next().map(|expected| (expected, digest::Context::new(&digest::SHA256), 0));
+            self.current = self.objects.next().map(|expected| {
+                let hash = (!expected.in_chunks).then(|| digest::Context::new(&digest::SHA256));
+                (expected, hash, 0)
+            });
         }
         Ok(())
     }
@@ -221,10 +261,11 @@ impl Read for Hashing {
         while self.chunk.is_empty() {
             match self.chunks.blocking_recv() {
                 Some(Ok(chunk)) => self.chunk = chunk,
-                Some(Err(why)) => {
+                Some(Err(Undelivered::Fetch(why))) => {
                     self.fetch_error = Some(why);
                     return Err(std::io::ErrorKind::Other.into());
                 }
+                Some(Err(Undelivered::Damaged { name, why })) => return self.damaged(name, why),
                 None => {
                     if let Some((expected, _, seen)) = self.current.take() {
                         return self.damaged(
@@ -242,7 +283,9 @@ impl Read for Hashing {
         let left = usize::try_from(expected.bytes - *seen).unwrap_or(usize::MAX);
         let now = into.len().min(self.chunk.len()).min(left);
         let bytes = self.chunk.split_to(now);
-        hash.update(&bytes);
+        if let Some(hash) = hash {
+            hash.update(&bytes);
+        }
         *seen += now as u64;
         into[..now].copy_from_slice(&bytes);
         Ok(now)
@@ -298,10 +341,10 @@ mod tests {
 
     fn expected(name: &str, bytes: &[u8]) -> Expected {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, bytes));
-        Expected { name: name.to_owned(), bytes: bytes.len() as u64, sha256 }
+        Expected { name: name.to_owned(), bytes: bytes.len() as u64, sha256, in_chunks: false }
     }
 
-    fn delivery(items: Vec<Result<Bytes, String>>) -> Chunks {
+    fn delivery(items: Vec<Result<Bytes, Undelivered>>) -> Chunks {
         let (to, chunks) = tokio::sync::mpsc::channel(items.len().max(1));
         for item in items {
             to.try_send(item).unwrap();
@@ -490,9 +533,9 @@ mod tests {
         let identity = Identity::generate();
         let sealed = encrypt(&frame(&noise(200_000)), &identity);
         for delivered in [0, 10, 1_000, 100_000, sealed.len()] {
-            let mut items: Vec<Result<Bytes, String>> = Vec::new();
+            let mut items: Vec<Result<Bytes, Undelivered>> = Vec::new();
             items.push(Ok(Bytes::copy_from_slice(&sealed[..delivered])));
-            items.push(Err("the vault went away".to_owned()));
+            items.push(Err(Undelivered::Fetch("the vault went away".to_owned())));
             match read_to_end(delivery(items), vec![expected("one", &sealed)], &identity) {
                 Err(error @ OpenError::Fetch { .. }) => {
                     assert_eq!(error.to_string(), "payload could not be fetched: the vault went away", "after {delivered} bytes");

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::chunks::Chunks;
 use super::identity::Identity;
 use super::proof::{SealProof, SealedBytes, SegmentProof, SourceEnd};
 
@@ -351,6 +352,7 @@ struct Parts {
     filling: Vec<u8>,
     part: usize,
     hash: digest::Context,
+    chunks: Chunks,
     bytes: u64,
     segments: Vec<SegmentProof>,
     stopped: Arc<AtomicBool>,
@@ -365,6 +367,7 @@ impl Parts {
             filling: Vec::with_capacity(sealing.part_bytes),
             part: 1,
             hash: digest::Context::new(&digest::SHA256),
+            chunks: Chunks::default(),
             bytes: 0,
             segments: Vec::new(),
             stopped: Arc::default(),
@@ -375,7 +378,9 @@ impl Parts {
         let full = std::mem::replace(&mut self.filling, Vec::with_capacity(self.part_bytes));
         self.hash.update(&full);
         self.bytes += full.len() as u64;
-        let part = SealedPart { object: self.segments.len() + 1, part: self.part, bytes: SealedBytes::new(full) };
+        let bytes = SealedBytes::new(full);
+        self.chunks.add(&bytes);
+        let part = SealedPart { object: self.segments.len() + 1, part: self.part, bytes };
         self.part += 1;
         if self.to.blocking_send(part).is_err() {
             self.stopped.store(true, Ordering::Relaxed);
@@ -388,7 +393,8 @@ impl Parts {
         let hash = std::mem::replace(&mut self.hash, digest::Context::new(&digest::SHA256)).finish();
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(hash.as_ref());
-        self.segments.push(SegmentProof { bytes: std::mem::take(&mut self.bytes), sha256 });
+        let chunks = std::mem::take(&mut self.chunks).done();
+        self.segments.push(SegmentProof { bytes: std::mem::take(&mut self.bytes), sha256, chunks });
         self.part = 1;
     }
 

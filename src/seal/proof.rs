@@ -2,31 +2,47 @@
 
 use std::process::ExitStatus;
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 
 /// Ciphertext made by this room. The only thing a payload upload accepts.
 #[derive(Clone)]
-pub struct SealedBytes(Bytes);
+pub struct SealedBytes {
+    bytes: Bytes,
+    sha256: [u8; 32],
+}
 
 impl SealedBytes {
     pub(super) fn new(ciphertext: Vec<u8>) -> Self {
-        Self(Bytes::from(ciphertext))
+        Self { sha256: sha256(&ciphertext), bytes: Bytes::from(ciphertext) }
     }
     /// The ciphertext.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
-        &self.0
+        &self.bytes
+    }
+    /// Its SHA-256: what a store is told of it, computed once.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
     }
     /// Its size in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
+}
+
+/// SHA-256 of some bytes.
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    sum
 }
 
 /// Proof that a source ended as it should. End of file is only a claim; this is the proof.
@@ -58,6 +74,8 @@ pub struct SegmentProof {
     pub bytes: u64,
     /// SHA-256 of the ciphertext.
     pub sha256: [u8; 32],
+    /// SHA-256 of each of its chunks.
+    pub chunks: Vec<[u8; 32]>,
 }
 
 /// Proof that a sealed stream is whole: source ended well, compression and encryption finished.
@@ -103,7 +121,10 @@ mod tests {
 
     #[test]
     fn a_proof_says_what_was_read_and_what_must_have_arrived() {
-        let segments = vec![SegmentProof { bytes: 7, sha256: [1; 32] }, SegmentProof { bytes: 8, sha256: [2; 32] }];
+        let segments = vec![
+            SegmentProof { bytes: 7, sha256: [1; 32], chunks: vec![[1; 32]] },
+            SegmentProof { bytes: 8, sha256: [2; 32], chunks: vec![[2; 32]] },
+        ];
         let proof = SealProof { plain_bytes: 1_234, segments: segments.clone() };
         assert_eq!((proof.plain_bytes(), proof.segments()), (1_234, &segments[..]));
     }

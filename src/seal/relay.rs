@@ -3,6 +3,7 @@
 use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
 
+use super::chunks::Chunks;
 use super::open::{Expected, OpenError};
 use super::proof::{SealedBytes, SegmentProof};
 
@@ -16,6 +17,7 @@ pub struct Relay {
     hash: digest::Context,
     seen: u64,
     waiting: BytesMut,
+    chunks: Chunks,
     begins: bool,
 }
 
@@ -23,7 +25,15 @@ impl Relay {
     /// Expects an object. `begins` says whether it is the first of its payload, and so begins as an age file does.
     #[must_use]
     pub fn new(expected: Expected, part_bytes: usize, begins: bool) -> Self {
-        Self { expected, part_bytes, hash: digest::Context::new(&digest::SHA256), seen: 0, waiting: BytesMut::new(), begins }
+        Self {
+            expected,
+            part_bytes,
+            hash: digest::Context::new(&digest::SHA256),
+            seen: 0,
+            waiting: BytesMut::new(),
+            chunks: Chunks::default(),
+            begins,
+        }
     }
 
     /// Takes bytes as they come, and gives back parts of the size that the other vault wants.
@@ -45,7 +55,9 @@ impl Relay {
         }
         let mut parts = Vec::new();
         while !self.begins && self.waiting.len() > self.part_bytes {
-            parts.push(SealedBytes::new(self.waiting.split_to(self.part_bytes).to_vec()));
+            let part = SealedBytes::new(self.waiting.split_to(self.part_bytes).to_vec());
+            self.chunks.add(&part);
+            parts.push(part);
         }
         Ok(parts)
     }
@@ -59,7 +71,7 @@ impl Relay {
     ///
     /// # Errors
     /// [`OpenError::Damaged`] if it did not; then nothing must become visible.
-    pub fn done(self) -> Result<(SealedBytes, SegmentProof), OpenError> {
+    pub fn done(mut self) -> Result<(SealedBytes, SegmentProof), OpenError> {
         if self.begins {
             return Err(self.damaged("it is not an age file".to_owned()));
         }
@@ -72,7 +84,9 @@ impl Relay {
         if found != self.expected.sha256 {
             return Err(self.damaged(format!("its SHA-256 is {found}, and the signed manifest says {}", self.expected.sha256)));
         }
-        Ok((SealedBytes::new(self.waiting.to_vec()), SegmentProof { bytes: self.seen, sha256 }))
+        let last = SealedBytes::new(self.waiting.to_vec());
+        self.chunks.add(&last);
+        Ok((last, SegmentProof { bytes: self.seen, sha256, chunks: self.chunks.done() }))
     }
 
     fn damaged(&self, why: String) -> OpenError {
@@ -87,7 +101,7 @@ mod tests {
 
     fn relay(bytes: &[u8], said: &[u8], parts: usize) -> Result<(Vec<usize>, u64), OpenError> {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, said));
-        let mut relay = Relay::new(Expected { name: "x".to_owned(), bytes: said.len() as u64, sha256 }, parts, true);
+        let mut relay = Relay::new(Expected { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, parts, true);
         let mut sizes = Vec::new();
         for chunk in bytes.chunks(7) {
             sizes.extend(relay.pass(&Bytes::copy_from_slice(chunk))?.iter().map(SealedBytes::len));
@@ -113,7 +127,7 @@ mod tests {
     /// A relay that expects these bytes, in parts of 40 bytes.
     fn expecting(said: &[u8], begins: bool) -> Relay {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, said));
-        Relay::new(Expected { name: "x".to_owned(), bytes: said.len() as u64, sha256 }, 40, begins)
+        Relay::new(Expected { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, 40, begins)
     }
 
     fn why<T>(result: Result<T, OpenError>) -> String {
@@ -164,7 +178,7 @@ mod tests {
     fn parts_smaller_than_the_beginning_are_held_back_until_it_has_been_seen() {
         let said = [AGE, &[7; 8]].concat();
         let sha256 = hex::encode(digest::digest(&digest::SHA256, &said));
-        let mut relay = Relay::new(Expected { name: "x".to_owned(), bytes: 30, sha256 }, 5, true);
+        let mut relay = Relay::new(Expected { name: "x".to_owned(), bytes: 30, sha256, in_chunks: false }, 5, true);
         assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[..21])).unwrap().len(), 0);
         assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[21..])).unwrap().len(), 5);
         assert_eq!(relay.done().unwrap().0.len(), 5);

@@ -66,7 +66,7 @@ fn failure(error: &WorkError) -> Failure {
 impl Hands for Verbs {
     async fn confirm(&self, job: &Job, claim: Claim) -> Result<Claim, Failure> {
         let Action::Backup(datastore) = &job.action else { return Ok(claim) };
-        let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch };
+        let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
         let confirmed = mandate.claim(&self.rig, datastore).await.map_err(|error| failure(&error))?;
         Ok(Claim { epoch: confirmed.epoch, ..claim })
     }
@@ -75,7 +75,7 @@ impl Hands for Verbs {
         let rig = Rig { progress, cancel, reading: Arc::default(), ..self.rig.clone() };
         let done = match &job.action {
             Action::Backup(datastore) => {
-                let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch };
+                let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
                 backup(&rig, datastore, mandate, claim.attempt).await
             }
             Action::Drill(name) => rehearse(&rig, name).await,

@@ -15,6 +15,7 @@
 //! Two things differ on purpose: each tier takes its longest documented time, always; and with `cold_speed` above 1 that time and the
 //! days pass so much faster, without rounding to midnight. Expedited retrievals are refused while `.cold/no-capacity` exists.
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -24,7 +25,8 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::directory::{Directory, blocking, create_directories, explain};
+use super::beneath::{Beneath, Links};
+use super::directory::{Directory, blocking, explain, open_or_make};
 use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Warm};
 use crate::config::ColdConfig;
 use crate::domain::Document;
@@ -36,6 +38,8 @@ const STATE: &str = ".cold";
 const POLL_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 const POLL_MIN: std::time::Duration = std::time::Duration::from_millis(200);
 const NO_CAPACITY: &str = "no-capacity";
+/// Bytes of what is kept of a retrieval.
+const RETRIEVAL_BYTES_MAX: u64 = 4096;
 
 /// What time it is.
 #[derive(Debug, Clone, Default)]
@@ -89,13 +93,19 @@ impl Cold {
         moved.or_else(|| self.rules.class.clone())
     }
 
-    fn file(&self, key: &ObjectKey) -> PathBuf {
-        self.state.join(format!("{}.json", key.as_str().replace('/', "~")))
+    fn file(key: &ObjectKey) -> String {
+        format!("{}.json", key.as_str().replace('/', "~"))
+    }
+
+    /// What is known of retrievals, if anything is.
+    fn known(&self) -> std::io::Result<Beneath> {
+        Beneath::open(self.inner.root())?.directory(STATE, Links::Refused)
     }
 
     /// What was asked for of an object; a file that cannot be read counts as nothing.
     fn retrieval(&self, key: &ObjectKey) -> Option<Retrieval> {
-        serde_json::from_slice(&std::fs::read(self.file(key)).ok()?).ok()
+        let file = self.known().ok()?.read(&Self::file(key), Links::Refused).ok()?;
+        serde_json::from_reader(file.take(RETRIEVAL_BYTES_MAX)).ok()
     }
 
     fn warmth(&self, key: &ObjectKey, class: Option<&str>, now: Timestamp) -> Warmth {
@@ -137,10 +147,9 @@ impl Cold {
         let Some(takes) = class.takes(tier) else {
             return Err(VaultError::Refused { what: what(), why: format!("class {class:?} offers no {tier} retrieval") });
         };
-        let root = self.inner.root();
-        create_directories(root, &self.state).map_err(explain("creating a directory", &self.state))?;
+        let state = open_or_make(self.inner.root())?.make(STATE).map_err(explain("creating a directory", &self.state))?;
         let lock = self.state.join("lock");
-        let file = std::fs::File::create(&lock).map_err(explain("locking", &lock))?;
+        let file = state.lock("lock").map_err(explain("locking", &lock))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(|error| explain("locking", &lock)(error.into()))?;
         let before = self.retrieval(&facts.key).filter(|retrieval| now < retrieval.until);
         let ready = match before {
@@ -150,10 +159,10 @@ impl Cold {
             _ => now + self.hastened(takes),
         };
         let retrieval = Retrieval { tier, ready, until: self.until(ready.max(now), days) };
-        let (name, text) = (self.file(&facts.key), serde_json::to_vec(&retrieval).unwrap_or_default());
-        let temporary = name.with_extension("new");
-        std::fs::write(&temporary, text).map_err(explain("writing", &temporary))?;
-        std::fs::rename(&temporary, &name).map_err(explain("writing", &name))?;
+        let (name, text) = (Self::file(&facts.key), serde_json::to_vec(&retrieval).unwrap_or_default());
+        let temporary = format!("{}.new", hex::encode(rand::random::<[u8; 8]>()));
+        let written = state.create(&temporary).and_then(|mut file| file.write_all(&text)).and_then(|()| state.replace(&temporary, &name));
+        written.map_err(explain("writing", &self.state.join(name)))?;
         Ok(ThawAnswer::Accepted)
     }
 }
@@ -188,7 +197,7 @@ impl Vault for Cold {
         Ok(self.inner.list(prefix).await?.into_iter().map(|facts| self.chill(facts)).collect())
     }
     async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError> {
-        let _ = std::fs::remove_file(self.file(key));
+        let _ = self.known().and_then(|state| state.remove(&Self::file(key)));
         self.inner.remove(key).await
     }
     async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {

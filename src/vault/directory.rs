@@ -1,7 +1,8 @@
 //! A vault in a directory.
 //!
 //! An object is written to a temporary name, synced, hard-linked to its name, and the temporary name removed; then the
-//! directory is synced. A hard link never replaces (a rename would), so two writers cannot both win.
+//! directory is synced. A hard link never replaces (a rename would), so two writers cannot both win. Nothing is written, removed or
+//! copied through a link ([`super::beneath`]).
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -11,15 +12,17 @@ use async_trait::async_trait;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use jiff::Timestamp;
+use rustix::fs::Stat;
 
+use super::beneath::{Beneath, Links, Seen};
 use super::{Abilities, Ability, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
 use crate::domain::Document;
-use crate::domain::layout::ObjectKey;
+use crate::domain::layout::{EVIDENCE, MANIFESTS, META, ObjectKey, PAYLOADS, RUNS};
 use crate::domain::thaw::Warmth;
 use crate::seal::{SealedBytes, SegmentProof};
 
 const TEMPORARY: &str = ".unfinished";
-const PART_BYTES: usize = 4 * 1024 * 1024;
+const PART_BYTES: usize = 8 * 1024 * 1024;
 /// A directory has no parts; the number only has to be out of reach.
 const PARTS_MAX: usize = usize::MAX;
 /// Bytes after which what was written is sent towards the disk.
@@ -60,10 +63,6 @@ impl Directory {
     pub fn root(&self) -> &Path {
         &self.root
     }
-
-    fn path(&self, key: &str) -> PathBuf {
-        self.root.join(key)
-    }
 }
 
 /// Runs blocking file work off the runtime's threads.
@@ -86,48 +85,41 @@ pub(super) fn explain(what: &str, path: &Path) -> impl FnOnce(std::io::Error) ->
     }
 }
 
-fn sync_directory(directory: &Path) -> std::io::Result<()> {
-    std::fs::File::open(directory)?.sync_all()
-}
-
-/// Creates missing directories, each readable by the owner only and synced into its parent.
-pub(super) fn create_directories(root: &Path, directory: &Path) -> std::io::Result<()> {
+/// Opens the vault's directory, making it if it is not there.
+pub(super) fn open_or_make(root: &Path) -> Result<Beneath, VaultError> {
     use std::os::unix::fs::DirBuilderExt;
-    if directory.is_dir() {
-        return Ok(());
+    let failed = explain("creating a directory", root);
+    match Beneath::open(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::DirBuilder::new().mode(0o700).recursive(true).create(root).map_err(explain("creating a directory", root))?;
+            Beneath::open(root).map_err(failed)
+        }
+        other => other.map_err(failed),
     }
-    if let Some(parent) = directory.parent().filter(|_| directory != root) {
-        create_directories(root, parent)?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).recursive(directory == root).create(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    directory.parent().map_or(Ok(()), sync_directory)
 }
 
 /// A file under a temporary name, removed when dropped.
 struct Temporary {
     file: std::fs::File,
+    directory: Beneath,
+    name: String,
+    /// For messages.
     path: PathBuf,
 }
 
 impl Temporary {
     fn create(root: &Path, key: &ObjectKey) -> Result<Self, VaultError> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let directory = root.join(TEMPORARY);
-        create_directories(root, &directory).map_err(explain("creating a directory", &directory))?;
+        let path = root.join(TEMPORARY);
+        let directory = open_or_make(root)?.make(TEMPORARY).map_err(explain("creating a directory", &path))?;
         let name = format!("{}~{}", key.as_str().replace('/', "~"), hex::encode(rand::random::<[u8; 8]>()));
-        let path = directory.join(name);
-        let file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(explain("creating a file", &path))?;
-        Ok(Self { file, path })
+        let path = path.join(&name);
+        let file = directory.create(&name).map_err(explain("creating a file", &path))?;
+        Ok(Self { file, directory, name, path })
     }
 
     /// Gives the file its name, unless that is taken.
     fn publish(self, root: &Path, key: &ObjectKey, proof: &SegmentProof) -> Result<(), VaultError> {
         let path = root.join(key.as_str());
-        let directory = path.parent().unwrap_or(root).to_owned();
         self.file.sync_all().map_err(explain("syncing", &self.path))?;
         let arrived = self.file.metadata().map_err(explain("reading the size", &self.path))?.len();
         if arrived != proof.bytes {
@@ -136,11 +128,13 @@ impl Temporary {
                 why: format!("{arrived} bytes are on disk and {} were sent", proof.bytes),
             });
         }
-        create_directories(root, &directory).map_err(explain("creating a directory", &directory))?;
-        match std::fs::hard_link(&self.path, &path) {
+        let (parent, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
+        let vault = Beneath::open(root).map_err(explain("opening", root))?;
+        let directory = vault.make(parent).map_err(explain("creating a directory", &path))?;
+        match self.directory.link(&self.name, &directory, name) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                return if same(&path, proof).map_err(explain("comparing", &path))? {
+                return if same(&directory, name, proof).map_err(explain("comparing", &path))? {
                     Ok(())
                 } else {
                     Err(VaultError::Exists { key: key.clone() })
@@ -148,20 +142,23 @@ impl Temporary {
             }
             Err(error) => return Err(explain("linking", &path)(error)),
         }
-        std::fs::remove_file(&self.path).map_err(explain("unlinking", &self.path))?;
-        sync_directory(&directory).map_err(explain("syncing", &directory))
+        directory.sync().map_err(explain("syncing", &path))
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
         // Already gone after a publication; after a failure this is the abort.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = self.directory.remove(&self.name);
     }
 }
 
-fn same(path: &Path, proof: &SegmentProof) -> std::io::Result<bool> {
-    let mut file = std::fs::File::open(path)?;
+/// What has the name already may be a link or a FIFO that somebody put there: then it is something else.
+fn same(directory: &Beneath, name: &str, proof: &SegmentProof) -> std::io::Result<bool> {
+    if directory.look(name, Links::Refused)?.is_none_or(|stat| u64::try_from(stat.st_size).ok() != Some(proof.bytes)) {
+        return Ok(false);
+    }
+    let mut file = directory.read(name, Links::Refused)?;
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; 256 * 1024];
     loop {
@@ -175,7 +172,7 @@ fn same(path: &Path, proof: &SegmentProof) -> std::io::Result<bool> {
 fn proof_of(bytes: &[u8]) -> SegmentProof {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    SegmentProof { bytes: bytes.len() as u64, sha256 }
+    SegmentProof { bytes: bytes.len() as u64, sha256, chunks: Vec::new() }
 }
 
 struct DirectoryUpload {
@@ -270,27 +267,27 @@ impl Vault for Directory {
     }
 
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
-        let (path, key) = (self.path(key.as_str()), key.clone());
-        blocking("looking for an object", move || match std::fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(facts(key, &metadata))),
-            Ok(_) => Ok(None),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
-            Err(error) => Err(explain("looking for an object", &path)(error)),
+        let (root, key) = (self.root.clone(), key.clone());
+        blocking("looking for an object", move || {
+            let path = root.join(key.as_str());
+            let Some(vault) = opened(&root)? else { return Ok(None) };
+            let stat = vault.look(key.as_str(), Links::Followed).map_err(explain("looking for an object", &path))?;
+            Ok(stat.map(|stat| facts(key, &stat)))
         })
         .await
     }
 
     async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
-        let path = self.path(object.key().as_str());
+        let (root, key) = (self.root.clone(), object.key().clone());
         blocking("reading", move || {
             let read = || -> std::io::Result<Bytes> {
-                let mut file = std::fs::File::open(&path)?;
+                let mut file = Beneath::open(&root)?.read(key.as_str(), Links::Followed)?;
                 file.seek(SeekFrom::Start(from))?;
                 let mut bytes = Vec::with_capacity(length);
                 file.take(length as u64).read_to_end(&mut bytes)?;
                 Ok(Bytes::from(bytes))
             };
-            read().map_err(explain("reading", &path))
+            read().map_err(explain("reading", &root.join(key.as_str())))
         })
         .await
     }
@@ -298,10 +295,20 @@ impl Vault for Directory {
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError> {
         let (root, prefix) = (self.root.clone(), prefix.to_owned());
         blocking("listing", move || {
-            let mut found = Vec::new();
+            let Some(vault) = opened(&root)? else { return Ok(Vec::new()) };
             // Only the directory that the prefix names is walked, not the whole vault.
             let below = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
-            walk(&root, &root.join(below), &prefix, &mut found).map_err(explain("listing", &root))?;
+            let directory = match vault.directory(below, Links::Followed) {
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                    return Ok(Vec::new());
+                }
+                other => other.map_err(explain("listing", &root.join(below)))?,
+            };
+            let mut seen = Vec::new();
+            directory.walk(below, &mut seen).map_err(|(place, error)| explain("listing", &root.join(place))(error))?;
+            let is_wanted = |seen: &Seen| seen.name.starts_with(&prefix) && !seen.name.starts_with('.');
+            let facts_of = |seen: Seen| Some(facts(seen.name.parse().ok()?, &seen.stat));
+            let mut found: Vec<ObjectFacts> = seen.into_iter().filter(is_wanted).filter_map(facts_of).collect();
             found.sort_by(|a, b| a.key.cmp(&b.key));
             Ok(found)
         })
@@ -309,17 +316,25 @@ impl Vault for Directory {
     }
 
     async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError> {
-        let (root, path) = (self.root.clone(), self.path(key.as_str()));
+        let (root, key) = (self.root.clone(), key.clone());
         blocking("removing", move || {
-            match std::fs::remove_file(&path) {
+            let path = root.join(key.as_str());
+            let Some(vault) = opened(&root)? else { return Ok(()) };
+            let (mut parent, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
+            let removed = vault.directory(parent, Links::Refused).and_then(|directory| directory.remove(name));
+            match removed {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(explain("removing", &path)(error)),
             }
             // Directories that are empty now go too; one that is not says so, and that is all right.
-            let mut directory = path.parent();
-            while let Some(empty) = directory.filter(|d| *d != root && std::fs::remove_dir(d).is_ok()) {
-                directory = empty.parent();
+            while !parent.is_empty() {
+                let (above, name) = parent.rsplit_once('/').unwrap_or(("", parent));
+                let removed = vault.directory(above, Links::Refused).and_then(|directory| directory.remove_directory(name));
+                if removed.is_err() {
+                    break;
+                }
+                parent = above;
             }
             Ok(())
         })
@@ -327,21 +342,19 @@ impl Vault for Directory {
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
-        let directory = self.root.join(TEMPORARY);
+        let root = self.root.clone();
         blocking("looking for unfinished uploads", move || {
-            let entries = match std::fs::read_dir(&directory) {
-                Ok(entries) => entries,
+            let path = root.join(TEMPORARY);
+            let files = match Beneath::open(&root).and_then(|vault| vault.directory(TEMPORARY, Links::Refused)?.files()) {
+                Ok(files) => files,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) => return Err(explain("listing", &directory)(error)),
+                Err(error) => return Err(explain("listing", &path)(error)),
             };
-            let mut found = Vec::new();
-            for entry in entries {
-                let entry = entry.map_err(explain("listing", &directory))?;
-                let Ok(metadata) = entry.metadata() else { continue };
-                let handle = entry.file_name().to_string_lossy().into_owned();
+            let upload = |Seen { name: handle, stat }| {
                 let key = handle.rsplit_once('~').map_or(handle.clone(), |(key, _)| key.replace('~', "/"));
-                found.push(Unfinished { key, handle, begun: modified(&metadata) });
-            }
+                Unfinished { key, begun: modified(&stat), handle }
+            };
+            let mut found: Vec<Unfinished> = files.into_iter().map(upload).collect();
             found.sort_by(|a, b| a.handle.cmp(&b.handle));
             Ok(found)
         })
@@ -349,15 +362,16 @@ impl Vault for Directory {
     }
 
     async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError> {
-        let directory = self.root.join(TEMPORARY);
-        let name = unfinished.handle.clone();
+        let (root, name) = (self.root.clone(), unfinished.handle.clone());
         blocking("discarding", move || {
             if name.contains('/') || name == ".." {
                 return Err(VaultError::Refused { what: "discarding".to_owned(), why: format!("{name:?} is not the name of an upload") });
             }
-            let path = directory.join(name);
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(explain("discarding", &path)(error)),
+            let removed = Beneath::open(&root).and_then(|vault| vault.directory(TEMPORARY, Links::Refused)?.remove(&name));
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(explain("discarding", &root.join(TEMPORARY).join(name))(error))
+                }
                 _ => Ok(()),
             }
         })
@@ -369,9 +383,23 @@ impl Vault for Directory {
         let repeated = self.put(key, Document::restore_guide("something else".to_owned())).await;
         let yes = |question, detail: &str| Ability { question, answer: Some(true), needed: true, detail: detail.to_owned() };
         let unneeded = |question, detail: &str| Ability { question, answer: Some(false), needed: false, detail: detail.to_owned() };
+        let root = self.root.clone();
+        let elsewhere = blocking("looking at its parts", move || elsewhere(&root)).await?;
         Ok(Abilities {
             answers: vec![
                 yes("may write", &self.root.display().to_string()),
+                Ability {
+                    question: "is on one file system",
+                    answer: Some(elsewhere.is_empty()),
+                    needed: true,
+                    detail: match elsewhere.is_empty() {
+                        true => String::new(),
+                        false => format!(
+                            "{} cannot be written: an object gets its name by a link, which no two file systems share",
+                            elsewhere.join(", ")
+                        ),
+                    },
+                },
                 Ability {
                     question: "refuses a second object of the same name",
                     answer: Some(matches!(repeated, Err(VaultError::Exists { .. }))),
@@ -386,40 +414,53 @@ impl Vault for Directory {
     }
 }
 
-fn modified(metadata: &std::fs::Metadata) -> Timestamp {
-    metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+/// The vault's directory, if it is there.
+fn opened(root: &Path) -> Result<Option<Beneath>, VaultError> {
+    match Beneath::open(root) {
+        Ok(vault) => Ok(Some(vault)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(explain("opening", root)(error)),
+    }
 }
 
-fn facts(key: ObjectKey, metadata: &std::fs::Metadata) -> ObjectFacts {
+/// Directories of the vault that are on another file system, or are links.
+fn elsewhere(root: &Path) -> Result<Vec<String>, VaultError> {
+    let failed = |error| explain("looking at its parts", root)(error);
+    let vault = Beneath::open(root).map_err(failed)?;
+    let device = vault.device().map_err(failed)?;
+    let mut found = Vec::new();
+    for prefix in [TEMPORARY, MANIFESTS, META, PAYLOADS, EVIDENCE, RUNS] {
+        let name = prefix.trim_end_matches('/');
+        let is_here = |directory: &std::io::Result<Beneath>| matches!(directory, Ok(open) if open.device().is_ok_and(|own| own == device));
+        let directory = vault.directory(name, Links::Refused);
+        if !is_here(&directory) {
+            let is_there = !matches!(&directory, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+            found.extend(is_there.then(|| name.to_owned()));
+            continue;
+        }
+        // One for each datastore.
+        for below in directory.and_then(|directory| directory.directories()).map_err(failed)? {
+            let below = format!("{name}/{below}");
+            if !is_here(&vault.directory(&below, Links::Refused)) {
+                found.push(below);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn modified(stat: &Stat) -> Timestamp {
+    Timestamp::new(stat.st_mtime, i32::try_from(stat.st_mtime_nsec).unwrap_or_default()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn facts(key: ObjectKey, stat: &Stat) -> ObjectFacts {
     ObjectFacts {
         key,
-        bytes: metadata.len(),
-        modified: modified(metadata),
+        bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+        modified: modified(stat),
         class: None,
         warmth: Warmth::Warm,
         locked_until: None,
         version: None,
     }
-}
-
-fn walk(root: &Path, directory: &Path, prefix: &str, found: &mut Vec<ObjectFacts>) -> std::io::Result<()> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let metadata = std::fs::symlink_metadata(&path)?;
-        let Some(relative) = path.strip_prefix(root).ok().and_then(Path::to_str) else { continue };
-        if metadata.is_dir() && !relative.starts_with('.') {
-            walk(root, &path, prefix, found)?;
-        } else if metadata.is_file()
-            && relative.starts_with(prefix)
-            && let Ok(key) = relative.parse()
-        {
-            found.push(facts(key, &metadata));
-        }
-    }
-    Ok(())
 }

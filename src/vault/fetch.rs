@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{ObjectFacts, Vault, VaultError, Warm};
 use crate::domain::layout::ObjectKey;
+use crate::domain::manifest::{CHUNK_BYTES, CHUNK_HASH_BYTES};
+use crate::seal::open::{Chunks, Undelivered};
 
 /// Shortest and longest pause before a store that does not answer is asked again.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -68,6 +71,42 @@ async fn range(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patie
     Ok(bytes.freeze())
 }
 
+/// One range, and, where its hash is known, no other bytes than those: what differs may have been damaged on the way, so it is fetched once more.
+async fn chunk(
+    vault: &dyn Vault,
+    object: &Warm,
+    from: u64,
+    length: usize,
+    hash: Option<&[u8]>,
+    patience: Duration,
+) -> Result<Bytes, Undelivered> {
+    let mut again = false;
+    loop {
+        let bytes = range(vault, object, from, length, patience).await.map_err(|error| Undelivered::Fetch(error.to_string()))?;
+        let Some(hash) = hash else { return Ok(bytes) };
+        let (bytes, is_it) = checked(bytes, hash.to_vec()).await;
+        if is_it {
+            return Ok(bytes);
+        }
+        if again {
+            let to = from + length as u64;
+            let why = format!("its bytes {from} to {to} are not those that were stored, by the signed manifest's list of chunks");
+            return Err(Undelivered::Damaged { name: object.key().to_string(), why });
+        }
+        tracing::warn!(key = %object.key(), from, length, "a chunk is not the one that was stored; it is fetched once more");
+        again = true;
+    }
+}
+
+/// Whether bytes have a hash; hashed where it holds up no other task.
+async fn checked(bytes: Bytes, hash: Vec<u8>) -> (Bytes, bool) {
+    let work = move || {
+        let is_it = digest::digest(&digest::SHA256, &bytes).as_ref() == hash;
+        (bytes, is_it)
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+}
+
 async fn patiently(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
@@ -86,46 +125,59 @@ async fn patiently(vault: &dyn Vault, object: &Warm, from: u64, length: usize, p
     }
 }
 
+/// An object that is to be read, and what a signed manifest says of it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Name.
+    pub key: ObjectKey,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of each of its chunks, where that is known.
+    pub chunks: Option<Bytes>,
+}
+
 /// Streams objects one after the other, `transfers_max` ranges ahead. Each must have the size that is known of it: nothing is fetched of one that
-/// has another. Dropping the receiver stops the reading, and so does `cancel`.
+/// has another. Of an object whose chunks are known none is delivered that is not the recorded one; what differs is fetched once more. Dropping the receiver stops the reading, and so does `cancel`.
 ///
 /// # Errors
 /// [`VaultError::Missing`], [`VaultError::Frozen`] or [`VaultError::Tally`] before anything is read; later errors come through the channel.
-pub async fn stream(
-    vault: Arc<dyn Vault>,
-    objects: Vec<(ObjectKey, u64)>,
-    cancel: CancellationToken,
-) -> Result<tokio::sync::mpsc::Receiver<Result<Bytes, String>>, VaultError> {
+pub async fn stream(vault: Arc<dyn Vault>, objects: Vec<Wanted>, cancel: CancellationToken) -> Result<Chunks, VaultError> {
     let mut found = Vec::new();
     let limits = vault.limits();
-    for (key, bytes) in objects {
+    for Wanted { key, bytes, chunks } in objects {
         let facts = vault.find(&key).await?.ok_or_else(|| VaultError::Missing { key: key.to_string() })?;
         if facts.bytes != bytes {
             let why = format!("it has {} bytes, and the signed manifest says {bytes}", facts.bytes);
             return Err(VaultError::Tally { what: key.to_string(), why });
         }
-        found.push(facts.warm()?);
+        found.push((facts.warm()?, chunks));
     }
-    let ranges = found.into_iter().flat_map(move |warm| {
-        let step = limits.part_bytes as u64;
+    let ranges = found.into_iter().flat_map(move |(warm, chunks)| {
+        let part = if chunks.is_some() { CHUNK_BYTES } else { limits.part_bytes };
+        let step = part as u64;
         (0..warm.bytes().div_ceil(step)).map(move |index| {
             let from = index * step;
-            let length = usize::try_from(step.min(warm.bytes() - from)).unwrap_or(limits.part_bytes);
-            (warm.clone(), from, length)
+            let length = usize::try_from(step.min(warm.bytes() - from)).unwrap_or(part);
+            // A list that is too short has no hash for what is behind its end, and nothing has that hash.
+            let hash = chunks.as_ref().map(|list| {
+                let at = usize::try_from(index).unwrap_or(usize::MAX).saturating_mul(CHUNK_HASH_BYTES);
+                list.get(at..at.saturating_add(CHUNK_HASH_BYTES)).map(<[u8]>::to_vec).unwrap_or_default()
+            });
+            (warm.clone(), from, length, hash)
         })
     });
     let (to, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
-        let reads = ranges.map(|(warm, from, length)| {
+        let reads = ranges.map(|(warm, from, length, hash)| {
             let vault = Arc::clone(&vault);
-            async move { range(vault.as_ref(), &warm, from, length, limits.patience).await }
+            async move { chunk(vault.as_ref(), &warm, from, length, hash.as_deref(), limits.patience).await }
         });
         let mut reads = futures::stream::iter(reads).buffered(limits.transfers_max);
         loop {
             let read = tokio::select! {
-                () = cancel.cancelled() => Err("interrupted".to_owned()),
+                () = cancel.cancelled() => Err(Undelivered::Fetch("interrupted".to_owned())),
                 read = reads.next() => match read {
-                    Some(read) => read.map_err(|error| error.to_string()),
+                    Some(read) => read,
                     None => return,
                 },
             };

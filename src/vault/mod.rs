@@ -11,6 +11,7 @@
 //!
 //! What is read is hostile until its signature or hash has been checked by the caller.
 
+mod beneath;
 pub mod cold;
 pub mod damaged;
 pub mod directory;

@@ -324,9 +324,8 @@ impl S3Upload {
 }
 
 /// Sends one part, alone and repeatedly if it must be.
-async fn send_part(vault: S3, key: String, upload: String, number: i32, bytes: Bytes) -> Result<Part, VaultError> {
-    let body = bytes.clone();
-    let sum = tokio::task::spawn_blocking(move || sha256(&body)).await.unwrap_or_default();
+async fn send_part(vault: S3, key: String, upload: String, number: i32, sealed: SealedBytes) -> Result<Part, VaultError> {
+    let (bytes, sum) = (sealed.bytes(), STANDARD.encode(sealed.sha256()));
     let what = format!("part {number} of {key}");
     let mut attempt = 1;
     loop {
@@ -357,7 +356,7 @@ impl Upload for S3Upload {
             }
         }
         let (vault, key) = (self.vault.clone(), self.vault.full(self.key.as_str()));
-        self.begun.spawn(send_part(vault, key, self.upload.clone(), self.next, bytes.bytes().clone()));
+        self.begun.spawn(send_part(vault, key, self.upload.clone(), self.next, bytes));
         self.next += 1;
         Ok(())
     }

@@ -22,6 +22,7 @@ use super::publish::{self, Contents, Opening, without_catalog};
 use super::{HostLock, Rig, WorkError, cancellable, shelf, snapshot};
 use crate::config::plans;
 use crate::config::{DatastoreConfig, DatastoreKind, PostgresConfig};
+use crate::domain::choice::Which;
 use crate::domain::envelope::Context;
 use crate::domain::fingerprint::{Fingerprint, HashKey, Omitted};
 use crate::domain::id::{BackupId, DatastoreName};
@@ -101,15 +102,15 @@ impl BackupReport {
     }
 }
 
-/// Takes a backup of one datastore.
+/// Takes a backup of one datastore. `another_cluster` says that its server may be another one than that of the newest backup.
 ///
 /// # Errors
 /// [`WorkError`]; there is no backup then, and nothing of it that `sweep` would not find.
-pub async fn back_up(rig: &Rig, datastore: &DatastoreName) -> Result<BackupReport, WorkError> {
+pub async fn back_up(rig: &Rig, datastore: &DatastoreName, another_cluster: bool) -> Result<BackupReport, WorkError> {
     let lost = rig.cancel.child_token();
     let held = Held::take(rig, datastore, &lost).await?;
     let holding = Rig { cancel: lost.clone(), ..rig.clone() };
-    match back_up_as(&holding, datastore, held.mandate).await {
+    match back_up_as(&holding, datastore, Mandate { another_cluster, ..held.mandate }).await {
         // Nobody pressed Ctrl-C.
         Err(WorkError::Interrupted) if !rig.cancel.is_cancelled() => Err(WorkError::TakenOver { datastore: datastore.clone() }),
         done => done,
@@ -148,11 +149,11 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     };
     let begun = Timestamp::now();
     let clock = std::time::Instant::now();
-    let vault = shelf::vault_id(rig).await?;
+    let vault = shelf::vault_to_write(rig).await?;
     let context = Context { vault, datastore: datastore.clone(), backup: BackupId::new(begun, rand::random()) };
     let opening = Opening::begin(rig, context, begun).await?;
     let dumping = std::time::Instant::now();
-    let read = read_source(rig, postgres, &opening.context, &opening.identity).await?;
+    let read = read_source(rig, postgres, &opening.context, &opening.identity, mandate.another_cluster).await?;
     let dump_seconds = dumping.elapsed().as_secs_f64();
     failpoint::reach("payloads-done");
     let pg_dump = Some((read.tools.version().to_owned(), read.tools.major()));
@@ -180,10 +181,16 @@ struct Reading {
 }
 
 /// Reads everything, anew if an object changed while it was written down: that is found before a row has passed, and costs seconds.
-async fn read_source(rig: &Rig, settings: &PostgresConfig, context: &Context, identity: &Identity) -> Result<Reading, WorkError> {
+async fn read_source(
+    rig: &Rig,
+    settings: &PostgresConfig,
+    context: &Context,
+    identity: &Identity,
+    another_cluster: bool,
+) -> Result<Reading, WorkError> {
     let mut last = Vec::new();
     for _ in 0..CHANGED_ATTEMPTS_MAX {
-        match read_once(rig, settings, context, identity).await {
+        match read_once(rig, settings, context, identity, another_cluster).await {
             Err(WorkError::Source { source: SourceError::Changed { names }, .. }) => {
                 tracing::warn!(objects = names.join(", "), "changed while pg_dump wrote them down; the dump begins anew");
                 last = names;
@@ -195,13 +202,50 @@ async fn read_source(rig: &Rig, settings: &PostgresConfig, context: &Context, id
     Err(WorkError::Source { datastore: context.datastore.clone(), source })
 }
 
-async fn read_once(rig: &Rig, settings: &PostgresConfig, context: &Context, identity: &Identity) -> Result<Reading, WorkError> {
+/// Refuses a server that is another one than that of the newest backup: a name that leads elsewhere by now, or a server that was made anew. Its
+/// backup would be the newest, and retention would remove the others for it.
+async fn same_cluster(rig: &Rig, context: &Context, facts: &SourceFacts) -> Result<(), WorkError> {
+    let Some(found) = &facts.system_identifier else { return Ok(()) };
+    let known = match rig.catalog() {
+        Some(catalog) => without_catalog(catalog.newest(&context.vault, &context.datastore).await).flatten(),
+        None => None,
+    };
+    let newest = match known {
+        Some(manifest) => Some(manifest),
+        // A role that may only write cannot tell, and the first backup has none before it.
+        None => shelf::pick(rig, &context.datastore, &Which::Latest, &mut Vec::new()).await.ok().map(|believed| believed.manifest),
+    };
+    match newest.and_then(|manifest| Some((manifest.backup, manifest.source.system_identifier?))) {
+        Some((backup, before)) if before != *found => Err(WorkError::Refused {
+            what: format!("a backup of {}", context.datastore),
+            why: format!(
+                "the server is another one (system identifier {found}) than that of backup {backup} ({before}); nothing was written"
+            ),
+            hint: format!(
+                "check where its connection leads. If the server was replaced, restored or upgraded: lifeboat backup {} --another-cluster, once",
+                context.datastore
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn read_once(
+    rig: &Rig,
+    settings: &PostgresConfig,
+    context: &Context,
+    identity: &Identity,
+    another_cluster: bool,
+) -> Result<Reading, WorkError> {
     let failed = |source: SourceError| WorkError::Source { datastore: context.datastore.clone(), source };
     let connection = settings.connect().await.map_err(|why| failed(SourceError::Password(why)))?;
     let tools = fitting_tools(rig, &connection).await.map_err(failed)?;
     let stage = rig.progress.begin("lock tables", None);
     let snapshot = cancellable(rig, Snapshot::take(&tools, &connection, settings.lock_wait)).await?.map_err(failed)?;
     stage.end();
+    if !another_cluster {
+        same_cluster(rig, context, &snapshot.facts).await?;
+    }
     let before = dump::globals_once(&tools, &connection, &snapshot.database, settings.role_passwords).await.map_err(failed)?;
     let key = HashKey::from_random(rand::random());
     let split = Split::new(&snapshot.tables, settings.jobs);

@@ -210,10 +210,27 @@ async fn check_vault(rig: &Rig) -> Vec<Line> {
     let address = rig.vault.address();
     let mut lines = Vec::new();
     match shelf::vault_id(rig).await {
-        Ok(id) => lines.push(line("vault", "exists", Answer::Good, format!("{address} ({id})"))),
+        Ok(id) => {
+            lines.push(line("vault", "exists", Answer::Good, format!("{address} ({id})")));
+            lines.push(match (&rig.config.vault_id, shelf::vault_to_write(rig).await) {
+                (None, _) => line("vault", "its id is pinned", Answer::Note, format!("add to [vault] in lifeboat.toml: id = \"{id}\"")),
+                (Some(_), Ok(_)) => line("vault", "its id is pinned", Answer::Good, ""),
+                (Some(_), Err(error)) => bad("vault", "its id is the pinned one", error.trouble(), error.to_string()),
+            });
+        }
         Err(error) => return vec![bad("vault", "exists", error.trouble(), error.to_string())],
     }
-    match rig.vault.probe(&layout::probe(&hex::encode(rand::random::<[u8; 8]>()))).await {
+    let probe = layout::probe(&hex::encode(rand::random::<[u8; 8]>()));
+    let probed = rig.vault.probe(&probe).await;
+    // A role that may not delete leaves them to `sweep`.
+    for key in layout::of_probe(&probe) {
+        if let Ok(Some(facts)) = rig.vault.find(&key).await
+            && let Err(error) = rig.vault.erase(&facts).await
+        {
+            tracing::debug!(%key, error = &error as &dyn std::error::Error, "a probe stays; `lifeboat sweep` removes it");
+        }
+    }
+    match probed {
         Err(error) => lines.push(bad("vault", "may write", error.trouble(), error.to_string())),
         Ok(abilities) => lines.extend(abilities.answers.into_iter().map(|ability| match (ability.answer, ability.needed) {
             (Some(true), _) => line("vault", ability.question, Answer::Good, ability.detail),

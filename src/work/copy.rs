@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::restore::read_through::is_whole;
 use super::shelf::{self, Envelopes, NoGuide};
 use super::{Rig, WorkError};
 use crate::domain::document::VaultHeader;
@@ -17,7 +18,6 @@ use crate::domain::id::DatastoreName;
 use crate::domain::layout::{self, EVIDENCE, META, ObjectKey, PAYLOADS};
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::domain::{Document, Trouble};
-use crate::seal::OpenError;
 use crate::seal::open::Expected;
 use crate::seal::relay::Relay;
 use crate::vault::{Vault, VaultError, fetch};
@@ -160,7 +160,7 @@ pub fn replica<'a>(rig: &'a Rig, name: &str) -> Result<&'a Arc<dyn Vault>, WorkE
 
 /// A copy is the same vault in another place, and has its id; an empty place becomes one.
 async fn same_vault(rig: &Rig, other: &dyn Vault, name: &str) -> Result<(), WorkError> {
-    let own = shelf::vault_id(rig).await?;
+    let own = shelf::vault_to_write(rig).await?;
     match fetch::document(other, &layout::vault_header()).await? {
         Some(bytes) => match VaultHeader::parse(&bytes)?.vault {
             found if found == own => Ok(()),
@@ -194,7 +194,7 @@ async fn one(
             if other.keys.contains(&object.key) {
                 // Left by a copy that was interrupted, or put there by somebody: no manifest may name what was not looked at.
                 if is_new {
-                    is_whole(rig, &other.vault, object).await?;
+                    is_whole(rig, &other.vault, object, |_| {}).await?;
                 }
             } else {
                 relay(rig, other.vault.as_ref(), object, number == 0, stage).await?;
@@ -202,8 +202,13 @@ async fn one(
             }
         }
     }
-    let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
     let place = manifest.place();
+    for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
+        if let Some(list) = shelf::chunk_list(rig.vault.as_ref(), object).await? {
+            document(other, report, &place.chunks(&object.key), list.to_vec()).await?;
+        }
+    }
+    let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
     let newest_is_whole = believed.first().is_some_and(|(newest, slots)| newest.slots.len() == slots.len());
     if !newest_is_whole || !believed.iter().any(|(envelope, _)| envelope.number == 1) {
         return Err(WorkError::Damaged { what: format!("the envelope of {}", manifest.backup), why: "parts of it are missing".to_owned() });
@@ -250,18 +255,6 @@ async fn signed(
     document(other, report, key, bytes.to_vec()).await
 }
 
-/// Reads an object of the other vault back, and holds it against the manifest.
-async fn is_whole(rig: &Rig, vault: &Arc<dyn Vault>, object: &StoredObject) -> Result<(), WorkError> {
-    let mut chunks = fetch::stream(Arc::clone(vault), vec![(object.key.clone(), object.bytes)], rig.cancel.clone()).await?;
-    let expected = Expected { name: object.key.to_string(), bytes: object.bytes, sha256: object.sha256.clone() };
-    let mut reading = Relay::new(expected, usize::MAX, false);
-    while let Some(chunk) = chunks.recv().await {
-        reading.pass(&chunk.map_err(|why| OpenError::Fetch { name: object.key.to_string(), why })?)?;
-        reading.forget();
-    }
-    Ok(reading.done().map(drop)?)
-}
-
 fn sent(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: u64) {
     other.keys.insert(key.clone());
     report.objects += 1;
@@ -279,13 +272,14 @@ async fn document(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, b
 }
 
 async fn relay(rig: &Rig, to: &dyn Vault, object: &StoredObject, begins: bool, stage: &crate::report::Stage) -> Result<(), WorkError> {
-    let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![(object.key.clone(), object.bytes)], rig.cancel.clone()).await?;
-    let expected = Expected { name: object.key.to_string(), bytes: object.bytes, sha256: object.sha256.clone() };
+    let wanted = shelf::wanted(rig.vault.as_ref(), std::slice::from_ref(object)).await?;
+    let mut chunks = fetch::stream(Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await?;
+    let expected = Expected::of(object, false);
     let mut relay = Relay::new(expected, to.limits().part_bytes, begins);
     let mut upload = to.begin(&object.key).await?;
     let passed = async {
         while let Some(chunk) = chunks.recv().await {
-            let chunk = chunk.map_err(|why| OpenError::Fetch { name: object.key.to_string(), why })?;
+            let chunk = chunk.map_err(|why| why.of(object.key.as_str()))?;
             stage.add(chunk.len() as u64);
             for part in relay.pass(&chunk)? {
                 upload.part(part).await?;

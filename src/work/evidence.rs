@@ -1,5 +1,7 @@
 //! Reading the evidence of a vault, looking for flaws, and adding reviewers' statements.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::{Rig, WorkError, shelf};
@@ -21,8 +23,20 @@ pub fn actor() -> Actor {
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
 pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
+    let (series, flaws) = examine_once(rig).await?;
+    if flaws.is_empty() {
+        return Ok((series, flaws));
+    }
+    // A record that is being written has its signature before it is there.
+    tokio::time::sleep(WRITTEN_WITHIN).await;
+    examine_once(rig).await
+}
+
+/// How long the writing of a record may take between its signature and itself.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
+
+async fn examine_once(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
     let vault = shelf::vault_id(rig).await?;
-    let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
     let mut heads = Vec::new();
     for entry in shelf::entries(rig, None).await? {
         if let Ok(believed) = entry.manifest
@@ -35,6 +49,8 @@ pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
         let seen = catalog.evidence_seen(&vault).await?.into_iter();
         heads.extend(seen.map(|sha256| SeenHead { sha256, seen_by: "this host".to_owned() }));
     }
+    // After everything that was seen of it: what is written meanwhile is in the series, and not the other way round.
+    let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
     let mut flaws = series.flaws(&heads, Timestamp::now());
     flaws.dedup();
     Ok((series, flaws))
@@ -45,7 +61,7 @@ pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
 /// # Errors
 /// [`WorkError`] if it could not be written.
 pub async fn write(rig: &Rig, body: Body) -> Result<Written, WorkError> {
-    let vault = shelf::vault_id(rig).await?;
+    let vault = shelf::vault_to_write(rig).await?;
     let written = evidence::append(rig.vault.as_ref(), &vault, rig.signer.as_ref(), &actor(), body).await?;
     if let Some(catalog) = rig.catalog()
         && let Err(error) = catalog.saw_evidence(&vault, written.sequence, &written.sha256).await

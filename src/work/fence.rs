@@ -5,6 +5,7 @@
 //! the manifest it may still stand still: then two manifests answer one tick, and readers take the one of the higher epoch
 //! ([`crate::domain::choice`]).
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ use super::{HostLock, Rig, WorkError, evidence, shelf};
 use crate::catalog::ticks::READING;
 use crate::catalog::{Catalog, CatalogError};
 use crate::domain::Document;
-use crate::domain::document::EpochClaim;
+use crate::domain::document::{EPOCH_FORMAT, EpochClaim};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::job::subject_of;
 use crate::domain::layout;
-use crate::vault::VaultError;
+use crate::vault::{VaultError, fetch};
 
 /// Leases that are being given back in this process.
 static RELEASING: AtomicUsize = AtomicUsize::new(0);
@@ -38,6 +39,8 @@ pub struct Mandate {
     pub tick: Option<Timestamp>,
     /// Epoch of its lease; 0 where hosts share nothing.
     pub epoch: u64,
+    /// Whether somebody has said that the server is another one than before.
+    pub another_cluster: bool,
 }
 
 impl Mandate {
@@ -50,16 +53,25 @@ impl Mandate {
         if self.epoch == 0 {
             return Ok(self);
         }
+        // Nothing is written where the vault is not: its disk may not be mounted.
+        shelf::vault_to_write(rig).await?;
         let mut epoch = self.epoch;
         for _ in 0..RACES_MAX {
-            let claim = EpochClaim::new(datastore.clone(), epoch, self.tick, evidence::actor(), rand::random());
-            match rig.vault.put(&layout::epoch(datastore, epoch), Document::epoch(&claim)).await {
-                Ok(()) if highest(rig, datastore).await? <= epoch => return Ok(Self { epoch, ..self }),
+            let claim = Document::epoch(&EpochClaim::new(datastore.clone(), epoch, self.tick, evidence::actor(), rand::random()));
+            let key = layout::epoch(datastore, epoch);
+            let signature = Document::signature(rig.signer.sign(claim.bytes()).await?);
+            let put = match rig.vault.put(&key.signature(), signature).await {
+                Ok(()) => rig.vault.put(&key, claim).await,
+                Err(error) => Err(error),
+            };
+            match put {
+                Ok(()) if claims(rig, datastore).await?.highest <= epoch => return Ok(Self { epoch, ..self }),
                 // Lower numbers may have been swept: that this one was free says nothing.
                 Ok(()) | Err(VaultError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            let next = highest(rig, datastore).await?.max(epoch) + 1;
+            let claims = claims(rig, datastore).await?;
+            let next = claims.free_behind(claims.highest.max(epoch)).ok_or_else(|| taken_over(datastore))?;
             let catalog = rig.catalog.as_ref().map_err(|_| taken_over(datastore))?;
             if !catalog.raise_epoch(&subject_of(datastore), epoch, next).await? {
                 return Err(taken_over(datastore));
@@ -74,7 +86,7 @@ impl Mandate {
     /// # Errors
     /// [`WorkError::TakenOver`] if somebody has.
     pub async fn holds(self, rig: &Rig, datastore: &DatastoreName) -> Result<(), WorkError> {
-        if self.epoch > 0 && highest(rig, datastore).await? > self.epoch { Err(taken_over(datastore)) } else { Ok(()) }
+        if self.epoch > 0 && claims(rig, datastore).await?.highest > self.epoch { Err(taken_over(datastore)) } else { Ok(()) }
     }
 
     /// The backup that an earlier attempt at the same tick has published, if one has.
@@ -106,9 +118,60 @@ fn taken_over(datastore: &DatastoreName) -> WorkError {
     WorkError::TakenOver { datastore: datastore.clone() }
 }
 
-async fn highest(rig: &Rig, datastore: &DatastoreName) -> Result<u64, WorkError> {
+/// Claims of a datastore.
+struct Claims {
+    /// The highest that a trusted key has signed.
+    highest: u64,
+    /// Numbers under which anything stands, whoever put it there.
+    taken: BTreeSet<u64>,
+}
+
+impl Claims {
+    /// The first number behind one under which nothing stands.
+    fn free_behind(&self, number: u64) -> Option<u64> {
+        (number.checked_add(1)?..=layout::EPOCH_MAX).find(|number| !self.taken.contains(number))
+    }
+}
+
+/// The highest claim of a datastore that a trusted key has signed; 0 if there is none.
+///
+/// # Errors
+/// [`WorkError`] if the vault does not answer.
+pub async fn highest_claim(rig: &Rig, datastore: &DatastoreName) -> Result<u64, WorkError> {
+    Ok(claims(rig, datastore).await?.highest)
+}
+
+/// Looks at the claims. Anybody may write a number; only those that a trusted key has signed end anybody's right.
+async fn claims(rig: &Rig, datastore: &DatastoreName) -> Result<Claims, WorkError> {
     let listed = rig.vault.list(&layout::epochs_of(datastore)).await?;
-    Ok(listed.iter().filter_map(|facts| layout::parse_epoch_key(datastore, facts.key.as_str())).max().unwrap_or(0))
+    let taken: BTreeSet<u64> = listed.iter().filter_map(|facts| layout::parse_epoch_key(datastore, facts.key.as_str())).collect();
+    let mut highest = 0;
+    for epoch in taken.iter().rev() {
+        if is_genuine(rig, datastore, *epoch).await? {
+            highest = *epoch;
+            break;
+        }
+    }
+    Ok(Claims { highest, taken })
+}
+
+async fn is_genuine(rig: &Rig, datastore: &DatastoreName, epoch: u64) -> Result<bool, WorkError> {
+    let key = layout::epoch(datastore, epoch);
+    let bytes = match fetch::document(rig.vault.as_ref(), &key).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(false),
+        // A role that may not read what others wrote cannot tell, and gives way.
+        Err(VaultError::Refused { .. }) => return Ok(true),
+        Err(error) if error.trouble().is_retryable() => return Err(error.into()),
+        Err(_) => return Ok(false),
+    };
+    match shelf::believe(rig, &key, &bytes, "the claim").await {
+        Ok(_) => {}
+        Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
+        Err(_) => return Ok(false),
+    }
+    let claim = serde_json::from_slice::<EpochClaim>(&bytes);
+    Ok(claim.is_ok_and(|claim| claim.format == EPOCH_FORMAT && claim.epoch == epoch && claim.datastore == *datastore))
 }
 
 /// A datastore that is held for a run by hand, where other hosts could begin one.
@@ -169,7 +232,7 @@ impl Held {
         let (subject, length) = (subject_of(datastore), rig.config.serve.lease.duration());
         let held = catalog.hold(&rig.config.serve.host, &subject, length).await?;
         let Some(epoch) = held else { return Err(WorkError::AlreadyRunning { what: "a run", datastore: datastore.clone() }) };
-        let mandate = Mandate { tick: None, epoch }.claim(rig, datastore).await?;
+        let mandate = Mandate { tick: None, epoch, another_cluster: false }.claim(rig, datastore).await?;
         let lease = Lease::of(catalog, subject, mandate.epoch, length, lost.clone());
         Ok(Self { mandate, _lease: Some(lease) })
     }

@@ -31,6 +31,8 @@ pub struct NewSetup {
 pub struct InitReport {
     /// Files, in the order in which they were made.
     pub files: Vec<PathBuf>,
+    /// The id of the vault that is to be made.
+    pub vault: VaultId,
     /// The signing key's public half, on one line.
     pub trust: String,
     /// The recovery key's recipient.
@@ -112,7 +114,8 @@ pub fn write_files(setup: &NewSetup) -> Result<InitReport, WorkError> {
     let public = create_signing_file(&signing).map_err(fail(&signing))?;
     let public_file = keys.join("signing.pub.pem");
     write_new(&public_file, &public.to_pem()).map_err(fail(&public_file))?;
-    let text = lifeboat_toml(&Filling { vault: place, recovery: recovery.clone(), trust: public.to_line() });
+    let id = VaultId::from_random(rand::random());
+    let text = lifeboat_toml(&Filling { vault: place, id: id.to_string(), recovery: recovery.clone(), trust: public.to_line() });
     write_new(&file, &text).map_err(fail(&file))?;
     files.extend([identity, signing, public_file, file]);
     for (name, text) in EXAMPLES {
@@ -126,7 +129,7 @@ pub fn write_files(setup: &NewSetup) -> Result<InitReport, WorkError> {
             files.push(example);
         }
     }
-    Ok(InitReport { files, trust: public.to_line(), recovery_recipient: recovery })
+    Ok(InitReport { files, vault: id, trust: public.to_line(), recovery_recipient: recovery })
 }
 
 /// New keys beside a vault full of backups would only hide that the old ones are lost.
@@ -164,10 +167,9 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 ///
 /// # Errors
 /// [`WorkError::Refused`] if there is a vault already.
-pub async fn create_vault(vault: &dyn Vault) -> Result<VaultId, WorkError> {
-    let id = VaultId::from_random(rand::random());
+pub async fn create_vault(vault: &dyn Vault, id: &VaultId) -> Result<(), WorkError> {
     match vault.put(&layout::vault_header(), Document::header(&VaultHeader::new(id.clone()))).await {
-        Ok(()) => Ok(id),
+        Ok(()) => Ok(()),
         Err(VaultError::Exists { .. }) => Err(WorkError::Refused {
             what: format!("vault {}", vault.address()),
             why: "there is a vault already, and it stays as it is".to_owned(),

@@ -202,6 +202,8 @@ pub enum WorkError {
     NoSuchDrill { name: String, file: PathBuf, suggestion: Option<String> },
     #[error("the evidence series has {count} flaws", count = .0.len())]
     Flawed(Vec<Flaw>),
+    #[error("{count} backups are gone from the vault", count = .0.len())]
+    Gone(Vec<String>),
     #[error(transparent)]
     Cloud(#[from] CloudError),
     #[error("{what} failed")]
@@ -265,7 +267,7 @@ impl WorkError {
             Self::CheckFailed(_) => Trouble::CheckFailed,
             Self::NotVerified(_) | Self::Sandbox(_) => Trouble::NotVerified,
             Self::Evidence(error) => error.trouble(),
-            Self::Flawed(_) => Trouble::Integrity,
+            Self::Flawed(_) | Self::Gone(_) => Trouble::Integrity,
             Self::Leftovers(_) => Trouble::Leftovers,
             Self::Cloud(CloudError::Unusable(_) | CloudError::Refused { .. }) => Trouble::Usage,
             Self::Cloud(CloudError::Nonsense { .. }) => Trouble::Bug,
@@ -285,6 +287,7 @@ impl WorkError {
             Self::Refused { hint, .. } => Some(hint.clone()),
             Self::Sandbox(SandboxError::Tools(error)) => Some(error.hint()),
             Self::Sandbox(_) => Some("nothing is known about the backup; run the drill again when the sandbox can be raised".to_owned()),
+            Self::Gone(_) => Some("find out who removed them: the bucket's versions, its access log; a copy of the vault may have them".to_owned()),
             Self::Flawed(_) => Some("compare with a copy of the vault or with what the auditor has; a flaw that nobody can explain is an incident".to_owned()),
             Self::NoSuchDrill { .. } => Some("drills are files in drills/ beside lifeboat.toml; `lifeboat drill list` shows them".to_owned()),
             Self::NoSuchBackup { datastore, .. } => Some(format!("`lifeboat list {datastore}` shows what there is")),

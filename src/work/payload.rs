@@ -4,9 +4,10 @@ use std::io::Read;
 
 use tokio_util::sync::CancellationToken;
 
-use super::WorkError;
+use super::{WorkError, shelf};
+use crate::domain::Document;
 use crate::domain::layout::ObjectKey;
-use crate::domain::manifest::{Payload, Receipt, Role, StoredObject};
+use crate::domain::manifest::{CHUNK_BYTES, ChunkList, Payload, Receipt, Role, StoredObject};
 use crate::failpoint;
 use crate::seal::pour::{Sealing, Tap, pour};
 use crate::seal::{Identity, SealError, SealProof, SourceEnd};
@@ -34,7 +35,7 @@ pub struct Arrived {
 }
 
 impl Arrived {
-    async fn complete(self, completed: &mut Vec<ObjectKey>) -> Result<Receipt, WorkError> {
+    async fn complete(self, completed: &mut Vec<ObjectKey>, lists: &mut Vec<(ObjectKey, Document)>) -> Result<Receipt, WorkError> {
         let Self { destination, uploads, proof } = self;
         let mut objects = Vec::new();
         let mut left = uploads.into_iter();
@@ -45,7 +46,10 @@ impl Arrived {
                 abort(left.collect()).await;
                 return Err(error.into());
             }
-            objects.push(StoredObject { key, bytes: segment.bytes, sha256: hex::encode(segment.sha256) });
+            let list = Document::chunks(&segment.chunks);
+            let chunks = Some(ChunkList { bytes: CHUNK_BYTES as u64, sha256: shelf::sha256(list.bytes()) });
+            lists.push((key.clone(), list));
+            objects.push(StoredObject { key, bytes: segment.bytes, sha256: hex::encode(segment.sha256), chunks });
         }
         let payload = Payload { name: destination.name, role: destination.role, plain_bytes: proof.plain_bytes(), objects };
         Ok(Receipt::of_completed(payload))
@@ -57,15 +61,19 @@ impl Arrived {
     }
 }
 
-/// Makes all payloads of a backup visible. `completed` names what became visible, also on failure.
+/// Makes all payloads of a backup visible. `completed` names what became visible, also on failure; `lists` gets the chunks of each object.
 ///
 /// # Errors
 /// [`WorkError::Vault`]; the payloads not yet completed have been aborted then.
-pub async fn complete_all(payloads: Vec<Arrived>, completed: &mut Vec<ObjectKey>) -> Result<Vec<Receipt>, WorkError> {
+pub async fn complete_all(
+    payloads: Vec<Arrived>,
+    completed: &mut Vec<ObjectKey>,
+    lists: &mut Vec<(ObjectKey, Document)>,
+) -> Result<Vec<Receipt>, WorkError> {
     let mut receipts = Vec::new();
     let mut left = payloads.into_iter();
     while let Some(payload) = left.next() {
-        match payload.complete(completed).await {
+        match payload.complete(completed, lists).await {
             Ok(receipt) => receipts.push(receipt),
             Err(error) => {
                 for payload in left {

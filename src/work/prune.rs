@@ -144,7 +144,7 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
     let plan = plan(datastore, &policies, &candidates, now);
     let mut archive = BTreeMap::new();
     // Not the one that would be needed first, nor what somebody holds or rehearses.
-    let newest = manifests.values().max_by_key(|manifest| manifest.source.snapshot_time).map(|manifest| manifest.backup.clone());
+    let newest = manifests.values().max_by_key(|manifest| manifest.sequence).map(|manifest| manifest.backup.clone());
     let may_freeze = |manifest: &&Manifest| Some(&manifest.backup) != newest.as_ref() && spoken_guards(&said, &manifest.backup).is_empty();
     for manifest in
         manifests.values().filter(may_freeze).filter(|manifest| !plan.removals().iter().any(|removal| *removal.backup() == manifest.backup))
@@ -321,11 +321,8 @@ async fn delete(rig: &Rig, keys: &[ObjectKey]) -> Result<(), String> {
 /// # Errors
 /// [`WorkError`] if there is no such backup, or the record cannot be written.
 pub async fn hold(rig: &Rig, backup: &BackupId, reason: Option<&str>) -> Result<DatastoreName, WorkError> {
-    let entries = shelf::entries(rig, None).await?;
-    let Some(entry) = entries.into_iter().find(|entry| &entry.backup == backup) else {
-        return Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: backup.to_string() });
-    };
-    let hold = Hold { datastore: entry.datastore.clone(), backup: backup.clone(), reason: reason.unwrap_or_default().to_owned() };
+    let datastore = shelf::find(rig, backup).await?.manifest.datastore;
+    let hold = Hold { datastore: datastore.clone(), backup: backup.clone(), reason: reason.unwrap_or_default().to_owned() };
     evidence::write(rig, if reason.is_some() { Body::Hold(hold) } else { Body::Release(hold) }).await?;
-    Ok(entry.datastore)
+    Ok(datastore)
 }

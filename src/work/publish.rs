@@ -148,8 +148,12 @@ async fn publish(
     written: &mut Vec<ObjectKey>,
 ) -> Result<Manifest, NotPublished> {
     let Opening { context, begun, wrapped, .. } = opening;
-    let receipts = complete_all(contents.arrived, written).await?;
+    let mut lists = Vec::new();
+    let receipts = complete_all(contents.arrived, written, &mut lists).await?;
     let mut writer = Writer { rig, written };
+    for (object, list) in lists {
+        writer.put(&context.place().chunks(&object), list).await?;
+    }
     let (slots, envelope_sha256) = publish_envelope(&mut writer, &context, wrapped).await?;
     failpoint::reach("envelope-written");
     let (pg_dump, pg_dump_major) = contents.pg_dump.unzip();

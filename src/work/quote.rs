@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::publish::without_catalog;
+use super::restore::read_through;
 use super::restore::{self, Prepared, Sight, Wishes};
 use super::snapshot::SetError;
 use super::snapshot::restore::{VolumeWishes, place_of};
@@ -22,7 +23,7 @@ use crate::domain::drill::Verdict;
 use crate::domain::evidence::Body;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::bytes_for_people;
+use crate::domain::span::{bytes_for_people, for_people};
 use crate::domain::thaw::Tier;
 use crate::domain::volumes::{Member, Progress};
 use crate::evidence::{self, Series};
@@ -49,6 +50,8 @@ const GET_PER_THOUSAND: f64 = 0.0004;
 pub struct Other {
     /// The backup.
     pub backup: BackupId,
+    /// Its number.
+    pub sequence: u64,
     /// When its snapshot was taken.
     pub taken: Timestamp,
     /// Bytes to load.
@@ -193,7 +196,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
     let thaw = match frost {
         Ok(frost) => ThawPlan::of(&frost, &hurry(question, &takes, &manifest), now)?,
         Err(error) => {
-            let next = match picked.others.iter().find(|other| other.manifest.source.snapshot_time < manifest.source.snapshot_time) {
+            let next = match picked.others.iter().find(|other| other.manifest.sequence < manifest.sequence) {
                 Some(before) => format!("restore the one before it: --backup {}", before.manifest.backup),
                 None => "restore another backup, or a copy (--vault)".to_owned(),
             };
@@ -226,11 +229,12 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
     let dollars = thaw.as_ref().and_then(ThawPlan::offer).map_or(0.0, |offer| offer.dollars) + requests(rig, &manifest);
     let other = |believed: &shelf::Believed| Other {
         backup: believed.manifest.backup.clone(),
+        sequence: believed.manifest.sequence,
         taken: believed.manifest.source.snapshot_time,
         plain_bytes: believed.manifest.plain_bytes(),
     };
     let taken = manifest.source.snapshot_time;
-    let before = picked.others.iter().map(|other| &other.manifest).find(|other| other.source.snapshot_time < taken);
+    let before = picked.others.iter().map(|other| &other.manifest).find(|other| other.sequence < manifest.sequence);
     warnings.extend(before.filter(|before| before.plain_bytes() > manifest.plain_bytes().saturating_mul(SHRUNK_FACTOR)).map(|before| {
         format!(
             "it is much smaller than the one before it ({} after {}, {}): was the data damaged by then? --at TIME or --backup takes an older one",
@@ -300,7 +304,11 @@ impl Quote {
         };
         match seen {
             Ok(steps) => self.steps = steps,
-            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error }),
+            Err(error) => {
+                let before = self.others.iter().find(|other| other.sequence < self.sequence).filter(|_| error.is_damage());
+                let next = before.map(|before| format!("restore the one before it: --backup {}", before.backup));
+                self.missing.push(Missing { what: error.in_one_line(), next: next.or_else(|| error.hint()), error });
+            }
         }
     }
 
@@ -473,6 +481,14 @@ fn steps(quote: &Quote, sight: &Sight, globals: Option<&GlobalsPlan>, wishes: &W
     }
     if let Some(slot) = &quote.opens_with {
         steps.push(format!("open it with key slot {slot}"));
+    }
+    let unlisted = read_through::bytes_without_list(&quote.manifest);
+    if unlisted > 0 && !wishes.without_reading_first {
+        let takes = for_people(Duration::from_secs_f64(unlisted as f64 / read_through::BYTES_PER_SECOND_ASSUMED));
+        steps.push(format!(
+            "read {} through before any of it is loaded, about {takes}: it has no lists of its chunks (--without-reading-first leaves it out)",
+            bytes_for_people(unlisted)
+        ));
     }
     if !wishes.no_globals {
         steps.push("make roles and tablespaces that are missing; keep and compare those that exist".to_owned());

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Rig, WorkError, shelf};
 use crate::config::{KeyConfig, KeyKind};
 use crate::domain::choice::Which;
-use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{MANIFESTS, parse_manifest_key};
 use crate::domain::manifest::Role;
 use crate::keyring::Opener;
@@ -51,7 +51,7 @@ pub fn new(rig: &Rig) -> Result<RecoveryKey, WorkError> {
     let code = QrCode::new(secret.as_bytes()).map_err(|error| WorkError::Bug(error.to_string()))?;
     let trust = rig.trusted.keys().to_vec();
     let copies = rig.replicas.values().map(|vault| vault.address()).collect();
-    let facts = Facts { today, vault: rig.vault.address(), copies, recipient: recipient.clone(), trust };
+    let facts = Facts { today, vault: rig.vault.address(), id: rig.config.vault_id.clone(), copies, recipient: recipient.clone(), trust };
     let blocks = code.render::<render::unicode::Dense1x2>().quiet_zone(true).build();
     let card = format!(
         "{}\n\n  {secret}\n\n{blocks}\n\n{}\n",
@@ -95,6 +95,8 @@ fn write(file: &std::path::Path, text: &SecretString) -> Result<(), WorkError> {
 struct Facts {
     today: String,
     vault: String,
+    /// Its id, where that is pinned.
+    id: Option<VaultId>,
     /// Addresses of copies of the vault.
     copies: Vec<String>,
     recipient: String,
@@ -113,6 +115,7 @@ impl Facts {
     /// What to do with it, with lifeboat and without.
     fn instructions(&self) -> Vec<String> {
         let mut lines = vec![format!("public half   {}", self.recipient), format!("vault         {}", self.vault)];
+        lines.extend(self.id.iter().map(|id| format!("its id        {id}")));
         lines.extend(self.copies.iter().map(|copy| format!("its copy      {copy}")));
         for key in &self.trust {
             lines.push("signing key   these lines, as a file trusted.pem:".to_owned());

@@ -197,6 +197,7 @@ impl RekeyPlan {
     /// [`WorkError`]; what was changed by then is whole, and the next run goes on.
     pub async fn apply(self, rig: &Rig, pace: Pace) -> Result<RekeyReport, WorkError> {
         let mut report = RekeyReport::default();
+        shelf::vault_to_write(rig).await?;
         let stage = rig.progress.begin("rekey", None);
         let pause = Duration::from_secs(1) / pace.per_second.max(1);
         let wanted = self.changes.len();
@@ -222,7 +223,7 @@ impl RekeyPlan {
     async fn prove(&self, rig: &Rig, report: &mut RekeyReport) -> Result<(), WorkError> {
         use rand::seq::IndexedRandom;
         let mut order: Vec<&Manifest> = self.all.iter().collect();
-        order.sort_by_key(|manifest| manifest.source.snapshot_time);
+        order.sort_by_key(|manifest| manifest.sequence);
         let mut tried: Vec<&Manifest> = order.first().into_iter().chain(order.last()).copied().collect();
         tried.extend(order.sample(&mut rand::rng(), SAMPLE).copied());
         tried.sort_by_key(|manifest| &manifest.backup);

@@ -142,6 +142,8 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
             last_verdict: None,
             omitted: Vec::new(),
             damaged: Vec::new(),
+            gone: Vec::new(),
+            future: Vec::new(),
         };
         let backups = names.remove(datastore).unwrap_or_default();
         health.backups = backups.len();
@@ -159,11 +161,13 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
                     };
                     break;
                 }
+                Ok(believed) if believed.verified => health.future.push(backup.clone()),
                 Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
                 _ => health.not_believed += 1,
             }
         }
         drilled(&series, &mut health, now);
+        health.gone = shelf::gone(rig, &vault, datastore, &backups).await?.into_iter().map(|(backup, _)| backup).collect();
         if let Ok(catalog) = &rig.catalog {
             found(catalog, &vault, &backups, &mut health).await;
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::fence::Held;
+use super::fence::{self, Held};
 use super::scratch::{self, StrayRun};
 pub use super::snapshot::stray::Stray;
 use super::snapshot::{self, stray};
@@ -175,10 +175,13 @@ async fn claims(rig: &Rig, before: Timestamp, leftovers: &mut Leftovers) -> Resu
             by_datastore.entry(datastore).or_default().push((epoch, facts));
         }
     }
-    for mut claims in by_datastore.into_values() {
-        claims.sort_by_key(|(epoch, _)| *epoch);
-        let outdone = claims.len().saturating_sub(CLAIMS_KEPT);
-        leftovers.claims.extend(claims.into_iter().take(outdone).filter(|(_, facts)| facts.modified <= before).map(|(_, facts)| facts.key));
+    for (datastore, claims) in by_datastore {
+        // What stands behind the highest genuine claim was written by somebody else.
+        let highest = fence::highest_claim(rig, &datastore).await?;
+        let numbers: BTreeSet<u64> = claims.iter().map(|(epoch, _)| *epoch).filter(|epoch| *epoch <= highest).collect();
+        let kept: BTreeSet<u64> = numbers.into_iter().rev().take(CLAIMS_KEPT).collect();
+        let goes = claims.into_iter().filter(|(epoch, facts)| !kept.contains(epoch) && facts.modified <= before);
+        leftovers.claims.extend(goes.map(|(_, facts)| facts.key));
     }
     Ok(())
 }

@@ -114,11 +114,21 @@ pub(super) async fn by_hand(
     for payload in manifest.payloads.iter().filter(|payload| payload.role == Role::Plan) {
         shelf::read_payload(rig, payload, identity).await?;
     }
+    for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
+        match shelf::chunk_list(rig.vault.as_ref(), object).await {
+            Err(WorkError::Damaged { what, why }) => defects.push(format!("{what} is damaged: {why}")),
+            other => drop(other?),
+        }
+    }
     if rig.trusted.is_empty() {
         return Ok(());
     }
     match shelf::guide(rig, manifest, envelope).await {
         Ok(_) => {}
+        // Whoever wrote lists of chunks signed the guide as well.
+        Err(shelf::NoGuide::Unsigned(key)) if envelope == 1 && manifest.format == crate::domain::manifest::FORMAT => {
+            defects.push(format!("{key} is damaged: its signature is missing"));
+        }
         Err(shelf::NoGuide::Unsigned(key)) => {
             unseen.push(format!("{key}: nobody signed it, and nobody should run it; `lifeboat rekey --confirm` writes one that is signed"));
         }

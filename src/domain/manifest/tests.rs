@@ -8,7 +8,8 @@ use crate::domain::volumes::{Consistency, Member, SetPlace};
 const BACKUP: &str = "20261122T031500Z-K3XQ7A";
 
 fn object(key: &str, bytes: u64) -> StoredObject {
-    StoredObject { key: key.parse().unwrap(), bytes, sha256: "0123456789abcdef".repeat(4) }
+    let chunks = Some(ChunkList { bytes: CHUNK_BYTES as u64, sha256: "fedcba9876543210".repeat(4) });
+    StoredObject { key: key.parse().unwrap(), bytes, sha256: "0123456789abcdef".repeat(4), chunks }
 }
 
 fn payload(name: &str, role: Role, plain_bytes: u64, pieces: &[u64]) -> Payload {
@@ -95,6 +96,13 @@ fn set() -> Manifest {
     Manifest::new(Statement { set: Some(set), tools, source, ..statement() }, vec![receipt])
 }
 
+/// A manifest as it was before objects had lists of their chunks.
+fn earlier(mut manifest: Manifest, format: &str) -> Manifest {
+    manifest.format = format.to_owned();
+    manifest.payloads.iter_mut().flat_map(|payload| &mut payload.objects).for_each(|object| object.chunks = None);
+    manifest
+}
+
 /// Reads a manifest at the place of backup [`BACKUP`] of `chat`.
 fn read(manifest: &Manifest) -> Result<Manifest, String> {
     let own = statement();
@@ -106,7 +114,11 @@ fn read(manifest: &Manifest) -> Result<Manifest, String> {
 fn a_manifest_reads_back_as_it_was_stated() {
     assert_eq!(read(&dump()).unwrap(), dump());
     assert_eq!(read(&set()).unwrap(), set());
-    assert_eq!((dump().format.as_str(), set().format.as_str()), ("lifeboat.manifest/1", "lifeboat.manifest/2"));
+    assert_eq!((dump().format.as_str(), set().format.as_str()), ("lifeboat.manifest/3", "lifeboat.manifest/3"));
+    for (format, manifest) in [(FORMAT_DUMP_WHOLE, dump()), (FORMAT_SET_WHOLE, set())] {
+        let earlier = earlier(manifest, format);
+        assert_eq!(read(&earlier).unwrap(), earlier, "{format}");
+    }
     let plan = payload("plan.toml", Role::Plan, 9, &[1]);
     for mut planned in [dump(), set()] {
         planned.payloads.push(plan.clone());
@@ -127,14 +139,24 @@ fn a_manifest_that_stands_where_another_belongs_is_refused() {
 #[test]
 fn a_manifest_of_a_format_that_is_not_its_own_is_refused() {
     for (manifest, format, why) in [
-        (dump(), FORMAT_SET, "a manifest of format lifeboat.manifest/2 is of a volume set"),
-        (set(), FORMAT, "a manifest of format lifeboat.manifest/1 is not of a volume set"),
+        (earlier(dump(), FORMAT_SET_WHOLE), FORMAT_SET_WHOLE, "a manifest of format lifeboat.manifest/2 is of a volume set"),
+        (earlier(set(), FORMAT_DUMP_WHOLE), FORMAT_DUMP_WHOLE, "a manifest of format lifeboat.manifest/1 is not of a volume set"),
+        (
+            dump(),
+            FORMAT_DUMP_WHOLE,
+            "payload \"main\" does not fit a manifest of format lifeboat.manifest/1: with or without lists of chunks",
+        ),
+        (
+            earlier(dump(), FORMAT),
+            FORMAT,
+            "payload \"main\" does not fit a manifest of format lifeboat.manifest/3: with or without lists of chunks",
+        ),
     ] {
         let refused = read(&Manifest { format: format.to_owned(), ..manifest }).unwrap_err();
         assert_eq!(refused, format!("the manifest of {BACKUP} is not acceptable: {why}"));
     }
-    let newer = read(&Manifest { format: "lifeboat.manifest/3".to_owned(), ..dump() }).unwrap_err();
-    assert!(newer.contains("\"lifeboat.manifest/3\"") && newer.contains("lifeboat.manifest/1 and lifeboat.manifest/2"), "{newer}");
+    let newer = read(&Manifest { format: "lifeboat.manifest/4".to_owned(), ..dump() }).unwrap_err();
+    assert!(newer.contains("\"lifeboat.manifest/4\"") && newer.contains("lifeboat.manifest/3"), "{newer}");
     assert!(Manifest::parse(b"{}", &statement().vault, &dump().place()).is_err());
 }
 

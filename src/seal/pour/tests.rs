@@ -121,7 +121,8 @@ fn what_is_sealed_in_parts_and_objects_opens_again() {
         let wanted: Vec<(u64, String)> = objects.map(|o| (o.len() as u64, hex::encode(digest::digest(&digest::SHA256, o)))).collect();
         let proved: Vec<(u64, String)> = proof.segments().iter().map(|s| (s.bytes, hex::encode(s.sha256))).collect();
         assert_eq!(proved, wanted, "parts of {part_bytes}");
-        let expected = wanted.into_iter().map(|(bytes, sha256)| Expected { name: "o".to_owned(), bytes, sha256 }).collect();
+        let expected =
+            wanted.into_iter().map(|(bytes, sha256)| Expected { name: "o".to_owned(), bytes, sha256, in_chunks: false }).collect();
         let (to, chunks) = tokio::sync::mpsc::channel(1);
         to.try_send(Ok(sealed.into())).unwrap();
         drop(to);
@@ -146,7 +147,8 @@ fn parts_are_cut_at_their_size_and_no_empty_part_or_object_follows() {
             assert_eq!(found, wanted, "{len} bytes, {at_once} at once");
             let of = |object: &[u8]| {
                 let sha256 = digest::digest(&digest::SHA256, object).as_ref().try_into().unwrap();
-                SegmentProof { bytes: object.len() as u64, sha256 }
+                // All of it is less than a chunk.
+                SegmentProof { bytes: object.len() as u64, sha256, chunks: vec![sha256] }
             };
             assert_eq!(segments, bytes[..len].chunks(12).map(of).collect::<Vec<_>>(), "{len} bytes, {at_once} at once");
         }

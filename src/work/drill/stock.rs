@@ -101,10 +101,15 @@ async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, newest: &E
     }
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
         let key = &object.key;
-        let mut chunks = fetch::stream(Arc::clone(&rig.vault), vec![(key.clone(), object.bytes)], rig.cancel.clone()).await?;
+        if let Some(list) = shelf::chunk_list(rig.vault.as_ref(), object).await? {
+            write(place, &vault.join(own.chunks(key).as_str()), &list).await?;
+            count += 1;
+        }
+        let wanted = shelf::wanted(rig.vault.as_ref(), std::slice::from_ref(object)).await?;
+        let mut chunks = fetch::stream(Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await?;
         let (mut child, mut stdin) = receiver(place, &vault.join(key.as_str())).await?;
         while let Some(chunk) = chunks.recv().await {
-            let chunk = chunk.map_err(|why| WorkError::Open(crate::seal::OpenError::Fetch { name: key.to_string(), why }))?;
+            let chunk = chunk.map_err(|why| WorkError::Open(why.of(key.as_str())))?;
             stdin.write_all(&chunk).await.map_err(|error| sandbox_is_full(&error))?;
         }
         drop(stdin);

@@ -9,11 +9,13 @@
 mod files;
 mod load;
 mod prepare;
+pub(super) mod read_through;
 mod sight;
 
 pub use files::{into_directory, to_stdout};
 pub use load::into_database;
 pub use prepare::{Prepared, prepare, refusal};
+use read_through::read_through;
 pub use sight::{Sight, sight};
 
 use std::time::{Duration, Instant};
@@ -63,6 +65,8 @@ pub struct Wishes {
     pub keep_going: bool,
     /// The room that is estimated is not waited for.
     pub ignore_room: bool,
+    /// What has no list of its chunks is loaded without being read through first.
+    pub without_reading_first: bool,
     /// Tables whose rows stay in the backup: schema and name.
     pub without_rows_of: Vec<(String, String)>,
     /// `name=/directory` pairs.
@@ -223,7 +227,8 @@ pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkEr
     done
 }
 
-async fn remember_damage(rig: &Rig, manifest: &Manifest, error: &WorkError) {
+/// Remembers on this host that a backup proved damaged.
+pub async fn remember_damage(rig: &Rig, manifest: &Manifest, error: &WorkError) {
     if error.trouble() == Trouble::Integrity {
         super::verify::remember(rig, &manifest.vault, &manifest.datastore, &manifest.backup, Err(error)).await;
     }
@@ -236,7 +241,11 @@ async fn carry_out_once(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkE
     let thawed = thaw_first(rig, &manifest, &hurry).await?;
     let whole = wishes.only.is_none();
     let interrupted = |error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error };
+    let reads_first = !wishes.without_reading_first;
     let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(|error| untouched(interrupted(error)))?;
+    if reads_first {
+        read_through(rig, &manifest).await.map_err(|error| untouched(interrupted(error)))?;
+    }
     let server = prepared.sight.server.clone();
     let mut report = into_database(rig, prepared).await?;
     let record = Restored {

@@ -162,7 +162,7 @@ pub async fn take(
     for point in watchdog::undo_abandoned(&state_directory(rig)).await.map_err(|error| failed(error.into()))? {
         tracing::warn!(point, "a file system that a dead run had left frozen was thawed");
     }
-    let vault = shelf::vault_id(rig).await?;
+    let vault = shelf::vault_to_write(rig).await?;
     let home = rig.volumes.open(&settings.place).await.map_err(|error| failed(error.into()))?;
     let run = Run { rig, vault, datastore, settings, home };
     let mut open = run.open(rpo).await?;

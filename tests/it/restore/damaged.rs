@@ -14,9 +14,13 @@ fn damage(home: &Home, backup: &str) -> (std::path::PathBuf, Vec<u8>) {
 }
 
 fn two_backups() -> (Cluster, Home, String, String) {
+    two_backups_of("CREATE TABLE t AS SELECT i, md5(i::text) AS x FROM generate_series(1, 100000) i")
+}
+
+fn two_backups_of(tables: &str) -> (Cluster, Home, String, String) {
     let source = Cluster::start();
     source.psql("postgres", "CREATE DATABASE d");
-    source.psql("d", "CREATE TABLE t AS SELECT i, md5(i::text) AS x FROM generate_series(1, 100000) i");
+    source.psql("d", tables);
     let home = Home::of(&source, "d");
     let older = home.backup();
     // Names tell the second.
@@ -27,7 +31,10 @@ fn two_backups() -> (Cluster, Home, String, String) {
 
 #[test]
 fn a_damaged_payload_names_the_backup_before_it_and_the_command_works() {
-    let (_source, home, older, newest) = two_backups();
+    // Several chunks: the plan reads the first.
+    let (_source, home, older, newest) = two_backups_of(
+        "CREATE TABLE t AS SELECT i, (SELECT string_agg(sha512((i || '.' || j)::text::bytea), '') FROM generate_series(1, 64) j) AS x FROM generate_series(1, 6000) i",
+    );
     let target = Cluster::start();
     damage(&home, &newest);
     let to = target.conninfo("back");
@@ -55,6 +62,23 @@ fn a_damaged_payload_names_the_backup_before_it_and_the_command_works() {
     let theirs = target.conninfo("theirs");
     home.run(&["restore", "db", "--to", &theirs, "--yes"]).fails(7, &[]);
     home.run(&["restore", "db", "--to", &theirs, "--backup", &older, "--take-over", "--yes"]).fails(2, &["was begun and not finished"]);
+}
+
+/// Damage in what the plan reads anyway is found before anything is changed, and has the same way out.
+#[test]
+fn damage_at_the_beginning_is_found_by_the_plan() {
+    let (_source, home, older, newest) = two_backups();
+    let target = Cluster::start();
+    damage(&home, &newest);
+    let to = target.conninfo("back");
+    let plan = home.run(&["restore", "db", "--to", &to, "--plan"]).fails(7, &["not those that were stored"]);
+    assert!(plan.stdout.contains(&format!("restore the one before it: --backup {older}")), "{}", plan.stdout);
+    let out = home
+        .run(&["restore", "db", "--to", &to, "--yes"])
+        .fails(7, &[&format!("Backup {newest} is damaged; the one before it is {older}")]);
+    assert!(out.stderr.contains("nothing was changed on the target") && !out.stderr.contains("--take-over"), "{}", out.stderr);
+    assert!(home.run(&["status"]).stdout.contains("found damaged"));
+    home.run(&["restore", "db", "--to", &to, "--backup", &older, "--yes", "--check"]).ok();
 }
 
 #[test]

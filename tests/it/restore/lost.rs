@@ -85,7 +85,7 @@ fn what_is_damaged_or_forged_is_not_copied_and_another_vault_is_not_written_to()
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     std::fs::write(&main, bytes).unwrap();
-    let failed = home.run(&["copy", "dr"]).fails(7, &["is damaged", "SHA-256", "and not everything"]);
+    let failed = home.run(&["copy", "dr"]).fails(7, &["is damaged", "not those that were stored", "and not everything"]);
     assert!(failed.stderr.contains(&damaged) && failed.stdout.contains("1 backups are new"), "{failed:?}");
     let manifests = home.path("elsewhere/manifests");
     assert_eq!(files(&manifests).len(), 2, "a damaged backup never looks like a whole one, and keeps no other from being copied");

@@ -123,15 +123,15 @@ fn a_request_is_made_faster_and_one_that_is_refused_takes_the_next_tier() {
 fn a_restore_does_not_begin_with_copies_that_it_would_outlive() {
     let (source, home, _) = cold("GLACIER", 43_200);
     // Too much to be read ahead while nobody asks for more.
-    source.psql("d", "CREATE TABLE much AS SELECT i, (SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 40) j) AS text FROM generate_series(1, 60000) i");
+    source.psql("d", "CREATE TABLE much AS SELECT i, (SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 40) j) AS text FROM generate_series(1, 90000) i");
     let backup = home.backup();
     let to = source.conninfo("back");
-    // A day is two seconds at this speed, and nothing was measured: 80 MB may take a quarter of a minute.
+    // A day is two seconds at this speed, and nothing was measured: 118 MB may take half a minute.
     let refused = home.run(&["restore", "db", "--to", &to, "--tier", "expedited", "--days", "1", "--yes"]);
     refused.fails(2, &["its thawed copies go away at", "nothing was changed", &format!("lifeboat thaw {backup} --days")]);
     assert_eq!(source.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'back'"), "0");
     let waitpoint = format!("restore-schema={}", home.path("go").display());
-    let mut command = home.command(&["restore", "db", "--to", &to, "--tier", "expedited", "--days", "12", "--yes"]);
+    let mut command = home.command(&["restore", "db", "--to", &to, "--tier", "expedited", "--days", "16", "--yes"]);
     let child = command.env("LIFEBOAT_WAITPOINT", waitpoint).spawn().unwrap();
     eventually("it is at work", || home.path("go.reached").exists());
     eventually("the copies are gone", || home.run(&["thaw", "list", "--json"]).ok().stdout.trim() == "[]");
@@ -139,5 +139,5 @@ fn a_restore_does_not_begin_with_copies_that_it_would_outlive() {
     out(&child.wait_with_output().unwrap()).fails(6, &["must be thawed before it can be read", "The same command goes on from here"]);
     // And it does: what was loaded by then is begun again, behind a new thaw.
     home.run(&["restore", "db", "--to", &to, "--tier", "expedited", "--days", "60", "--yes", "--check"]).ok();
-    assert_eq!(source.psql("back", "SELECT count(*) FROM much"), "60000");
+    assert_eq!(source.psql("back", "SELECT count(*) FROM much"), "90000");
 }

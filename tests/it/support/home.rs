@@ -99,6 +99,12 @@ impl Home {
         std::fs::write(file, old.replace(from, to)).unwrap();
     }
 
+    /// Pins another id of the vault than that which `init` has made.
+    pub fn pin(&self, id: &str) {
+        let text = std::fs::read_to_string(self.path("lifeboat.toml")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("id = ")).unwrap();
+        self.reconfigure(line, &format!("id = \"{id}\""));
+    }
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

@@ -69,6 +69,7 @@ impl Room {
         home.configure(&format!("\n[keys.home]\nkind = \"aws-kms\"\nkey_id = \"{key}\"\n"));
         home.add_datastore("db", &source.conninfo("d"), "");
         let header = home.path("header");
+        home.pin("00112233445566778899aabbccddeeff");
         std::fs::write(&header, r#"{ "format": "lifeboat.vault/1", "vault": "00112233445566778899aabbccddeeff" }"#).unwrap();
         stack.aws(&["s3api", "put-object", "--bucket", &stack.bucket, "--key", "team/vault.json", "--body", header.to_str().unwrap()]);
         let image = cloud.register_image(REGION, "scratch");

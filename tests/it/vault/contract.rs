@@ -165,7 +165,7 @@ async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
         let expected = proof
             .segments()
             .iter()
-            .map(|s| lifeboat::seal::open::Expected { name: "x".into(), bytes: s.bytes, sha256: hex::encode(s.sha256) })
+            .map(|s| lifeboat::seal::open::Expected { name: "x".into(), bytes: s.bytes, sha256: hex::encode(s.sha256), in_chunks: false })
             .collect();
         let (chunks, receiver) = tokio::sync::mpsc::channel(objects.len());
         for object in objects {

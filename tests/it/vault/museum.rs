@@ -193,10 +193,10 @@ fn a_manifest_that_is_edited_moved_unsigned_or_from_the_future_is_refused() {
     home.reconfigure(&trust, "trust = []");
     assert!(home.run(&["verify", &exhibit.first]).ok().stdout.contains("UNVERIFIED"));
     assert!(home.run(&["restore", "db", "--to", "-"]).stderr.contains("UNVERIFIED"));
-    exhibit.with(&manifest, edit("lifeboat.manifest/1", "lifeboat.manifest/3"), |home| {
-        home.run(&["verify", &exhibit.first]).fails(7, &["has format \"lifeboat.manifest/3\"", "a newer lifeboat may be needed"]);
+    exhibit.with(&manifest, edit("lifeboat.manifest/3", "lifeboat.manifest/4"), |home| {
+        home.run(&["verify", &exhibit.first]).fails(7, &["has format \"lifeboat.manifest/4\"", "a newer lifeboat may be needed"]);
     });
-    exhibit.with(&manifest, edit("lifeboat.manifest/1", "lifeboat.manifest/2"), |home| {
+    exhibit.with(&manifest, edit("lifeboat.manifest/3", "lifeboat.manifest/2"), |home| {
         home.run(&["verify", &exhibit.first]).fails(7, &["a manifest of format lifeboat.manifest/2 is of a volume set"]);
     });
     exhibit.with(&manifest, edit("payloads/db/", "payloads/other/"), |home| {
@@ -283,6 +283,10 @@ fn a_gap_in_the_series_is_shown_before_the_newest_is_used() {
     let told = format!("backup {} was published by this host, and its manifest is gone", exhibit.second);
     assert!(sweep.stderr.contains(&told), "{}", sweep.stderr);
     assert!(home.payload(&exhibit.second, "main").exists());
+    let out = home.run(&["restore", "db", "--to", "-"]);
+    assert!(out.stderr.contains("number 2, is known here and gone from the vault"), "{}", out.stderr);
+    // A host that remembers nothing sees the gap.
+    std::fs::remove_file(home.path("catalog.db")).unwrap();
     let out = home.run(&["restore", "db", "--to", "-"]);
     assert!(out.stderr.contains("backups 2 to 2 of this datastore are missing"), "{}", out.stderr);
     assert!(home.run(&["list"]).ok().stdout.contains(&third));

@@ -70,7 +70,7 @@ fn prune_shows_first_acts_when_confirmed_and_leaves_a_signed_record_and_no_gap()
     std::fs::remove_file(home.manifest(&all[1])).unwrap();
     let target = Cluster::start();
     let restored = home.restore(&target.conninfo("back"));
-    assert!(restored.stderr.contains("missing from the vault"), "{restored:?}");
+    assert!(restored.stderr.contains("gone from the vault"), "{restored:?}");
 }
 
 #[test]

@@ -42,6 +42,7 @@ impl Aws {
             self.front.endpoint()
         ));
         home.add_datastore("db", &cluster.conninfo("d"), "");
+        home.pin("00112233445566778899aabbccddeeff");
         // The vault header, as `lifeboat init --vault s3://…` would write it.
         let vault = serde_json::json!({ "format": "lifeboat.vault/1", "vault": "00112233445566778899aabbccddeeff" }).to_string();
         let file = home.path("header");

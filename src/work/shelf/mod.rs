@@ -1,28 +1,24 @@
 //! What stands in the vault, believed only under a pinned key: headers, manifests, envelopes.
 
+mod survey;
+
 use futures::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
+
+pub use survey::{Picked, all_gone, find, gone, is_removed, pick, survey};
 
 use super::fence::Reading;
-use super::{Rig, WorkError, evidence, guide};
+use super::{Rig, WorkError, guide};
 use crate::domain::Trouble;
-use crate::domain::choice::Which;
 use crate::domain::document::VaultHeader;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, Place, parse_manifest_key};
-use crate::domain::manifest::{Manifest, Payload};
+use crate::domain::manifest::{Manifest, Payload, StoredObject};
 use crate::keyring::openers::{self, SlotBytes};
 use crate::seal::open::Expected;
 use crate::seal::{Identity, Opened};
-use crate::vault::{VaultError, fetch};
+use crate::vault::{Vault, VaultError, fetch};
 
-/// Manifests that are read of the end of a long series, at first.
-const WINDOW: usize = 64;
-/// Manifests that are not believed after which it is no use to go on: somebody writes them, or the pinned key is the wrong one.
-const REFUSED_MAX: usize = 1000;
-/// How far the clocks of hosts may be apart.
-const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Manifests read at once.
 const READS_MAX: usize = 16;
 /// Envelopes of one backup that are looked at; rotation writes one each time.
@@ -48,11 +44,41 @@ pub struct Entry {
     pub manifest: Result<Believed, WorkError>,
 }
 
-/// Reads `vault.json`.
+/// The id of the vault that is read: the pinned one, where one is pinned. A `vault.json` that says another was changed or put there by somebody, and
+/// hides no backup by it.
 ///
 /// # Errors
-/// [`WorkError::NoVault`] if it is missing.
+/// [`WorkError::NoVault`] if there is no `vault.json`.
 pub async fn vault_id(rig: &Rig) -> Result<VaultId, WorkError> {
+    let found = id_in_header(rig).await;
+    let Some(pinned) = rig.config.vault_id.as_ref().filter(|_| !rig.is_elsewhere) else { return found };
+    match found {
+        Ok(found) if found == *pinned => {}
+        Ok(found) => tracing::warn!(
+            "vault.json says that this is vault {found}, and lifeboat.toml names {pinned}; it is read as that, and nothing is written"
+        ),
+        Err(error) => return Err(error),
+    }
+    Ok(pinned.clone())
+}
+
+/// The id of the vault that is about to be written into.
+///
+/// # Errors
+/// [`WorkError::Refused`] if it is another one than the pinned.
+pub async fn vault_to_write(rig: &Rig) -> Result<VaultId, WorkError> {
+    let found = id_in_header(rig).await?;
+    match rig.config.vault_id.as_ref().filter(|pinned| !rig.is_elsewhere && **pinned != found) {
+        None => Ok(found),
+        Some(pinned) => Err(WorkError::Refused {
+            what: format!("vault {}", rig.vault.address()),
+            why: format!("its vault.json says that it is vault {found}, and lifeboat.toml names {pinned}; nothing is written into it"),
+            hint: "either another vault is in this place, or somebody has changed vault.json; the id stands on the recovery card too. Backups that are there can be restored".to_owned(),
+        }),
+    }
+}
+
+async fn id_in_header(rig: &Rig) -> Result<VaultId, WorkError> {
     match fetch::document(rig.vault.as_ref(), &layout::vault_header()).await? {
         Some(bytes) => Ok(VaultHeader::parse(&bytes)?.vault),
         None => {
@@ -103,112 +129,15 @@ pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec
     let mut entries = Vec::new();
     for (datastore, backups) in names {
         let read = read(rig, &vault, &datastore, backups).await?;
-        entries.extend(read.into_iter().map(|(backup, manifest)| Entry { datastore: datastore.clone(), backup, manifest }));
+        // What was removed since it was listed is not there; whether it should be, the catalog and the evidence say.
+        let is_there = |(_, manifest): &(BackupId, Result<Believed, WorkError>)| !matches!(manifest, Err(WorkError::NoSuchBackup { .. }));
+        let read = read.into_iter().filter(is_there);
+        entries.extend(read.map(|(backup, manifest)| Entry { datastore: datastore.clone(), backup, manifest }));
     }
     // Names sort by the second; within one, the sequence number tells the order.
-    entries.sort_by_cached_key(|e| (e.datastore.clone(), e.backup.begun(), e.manifest.as_ref().map_or(u64::MAX, |b| b.manifest.sequence)));
+    // By the signed number; what is not believed has none, and stands last.
+    entries.sort_by_cached_key(|e| (e.datastore.clone(), e.manifest.as_ref().map_or(u64::MAX, |b| b.manifest.sequence), e.backup.begun()));
     Ok(entries)
-}
-
-/// A backup that was picked, and what was seen on the way to it.
-#[derive(Debug)]
-pub struct Picked {
-    /// The backup.
-    pub believed: Believed,
-    /// Other backups that were looked at and are believed, newest first.
-    pub others: Vec<Believed>,
-    /// Backups that were looked at and are not believed, newest first, and why.
-    pub refused: Vec<(BackupId, WorkError)>,
-    /// What whoever restores must know: backups that are passed over, numbers that are missing.
-    pub warnings: Vec<String>,
-    /// All backups of the datastore that stand in the vault, believed or not.
-    pub count: usize,
-    /// When the oldest of them was begun, as its name says.
-    pub oldest: Timestamp,
-}
-
-/// Picks the backup that is asked for, telling of manifests that were passed over and of gaps.
-///
-/// # Errors
-/// As [`survey`].
-pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings: &mut Vec<String>) -> Result<Believed, WorkError> {
-    if let Which::Exactly(backup) = which {
-        let vault = vault_id(rig).await?;
-        return manifest(rig, &vault, &Place { datastore, backup }).await;
-    }
-    let picked = survey(rig, datastore, which).await?;
-    warnings.extend(picked.warnings);
-    Ok(picked.believed)
-}
-
-/// Picks the backup that is asked for and looks at those around it. Of thousands of backups only the newest that may be meant are read:
-/// 64 at a time, until one of them fits.
-///
-/// # Errors
-/// [`WorkError`] if there is none, or if the one asked for by id is not believed.
-pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Result<Picked, WorkError> {
-    let vault = vault_id(rig).await?;
-    let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
-    let mut names: Vec<BackupId> = listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
-    names.sort_by_key(BackupId::begun);
-    let Some(oldest) = names.first().map(BackupId::begun) else { return Err(no_such_datastore_or_backup(rig, datastore).await?) };
-    let (count, all) = (names.len(), matches!(which, Which::Oldest | Which::Random { .. }));
-    let newer = match which {
-        // A snapshot is not older than the beginning of its run, by one clock; hosts' clocks differ a little.
-        Which::At(time) => names.split_off(names.partition_point(|backup| backup.begun() <= *time + CLOCKS_DIFFER)),
-        _ => Vec::new(),
-    };
-    let (mut believed, mut refused): (Vec<Believed>, Vec<(BackupId, WorkError)>) = (Vec::new(), Vec::new());
-    let mut picked = None;
-    if let Which::Exactly(backup) = which
-        && names.len().saturating_sub(WINDOW) > names.iter().position(|name| name == backup).unwrap_or(usize::MAX)
-    {
-        // Far from the newest, which are shown beside it.
-        names = vec![backup.clone()];
-    }
-    while picked.is_none() && refused.len() < REFUSED_MAX && !names.is_empty() {
-        let window = names.split_off(if all { 0 } else { names.len().saturating_sub(WINDOW) });
-        for (backup, read) in read(rig, &vault, datastore, window).await? {
-            match read {
-                Ok(manifest) => believed.push(manifest),
-                Err(error) => refused.push((backup, error)),
-            }
-        }
-        picked = which.pick(believed.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
-    }
-    if let Which::Exactly(backup) = which
-        && let Some(at) = refused.iter().position(|(refused, _)| refused == backup)
-    {
-        return Err(refused.swap_remove(at).1);
-    }
-    refused.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.begun()));
-    let mut warnings: Vec<String> = refused.iter().map(|(backup, error)| format!("backup {backup} is passed over: {error}")).collect();
-    let mut numbers: Vec<u64> = believed.iter().map(|b| b.manifest.sequence).collect();
-    if !crate::domain::choice::gaps(numbers.clone()).is_empty() {
-        // Only now is the evidence asked what retention removed.
-        numbers.extend(evidence::removed(rig, datastore).await?.into_iter().map(|(_, number)| number));
-    }
-    for (first, last) in crate::domain::choice::gaps(numbers) {
-        warnings
-            .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
-    }
-    let wanted = match which {
-        Which::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
-        Which::Random { since, .. } => format!("at or after {since}"),
-        Which::Exactly(backup) => backup.to_string(),
-        Which::Latest | Which::Oldest => "that can be believed".to_owned(),
-    };
-    let at = picked.and_then(|id| believed.iter().position(|b| b.manifest.backup == id));
-    let Some(at) = at else {
-        // Where not one is believed, the pinned key is the wrong one, or all are damaged: that is what must be said.
-        return Err(match believed.is_empty().then(|| refused.into_iter().next()).flatten() {
-            Some((_, error)) => error,
-            None => WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted },
-        });
-    };
-    let chosen = believed.swap_remove(at);
-    believed.sort_by_key(|b| std::cmp::Reverse(b.manifest.source.snapshot_time));
-    Ok(Picked { believed: chosen, others: believed, refused, warnings, count, oldest })
 }
 
 /// Whether the vault does not answer. A document in an archive class is another matter: lifeboat puts none there, and whoever may write must
@@ -468,17 +397,57 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
 
+/// The list of an object's chunks: `Ok(None)` if the backup has none, being of an earlier version.
+///
+/// # Errors
+/// [`WorkError::Damaged`] if it is missing, or not the one that the signed manifest names.
+pub async fn chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Option<bytes::Bytes>, WorkError> {
+    let Some(recorded) = &object.chunks else { return Ok(None) };
+    let Some((datastore, backup)) = layout::parse_backup_key(object.key.as_str()) else { return Ok(None) };
+    let key = Place { datastore: &datastore, backup: &backup }.chunks(&object.key);
+    let damaged = |why: String| WorkError::Damaged { what: key.to_string(), why };
+    let facts = vault.find(&key).await?.ok_or_else(|| damaged("it is missing".to_owned()))?;
+    if facts.bytes != object.chunk_list_bytes() {
+        return Err(damaged(format!("it has {} bytes, and {} belong to {}", facts.bytes, object.chunk_list_bytes(), object.key)));
+    }
+    let list = fetch::document_of(vault, facts).await?;
+    match sha256(&list) == recorded.sha256 {
+        true => Ok(Some(list)),
+        false => Err(damaged("it is not the list that the signed manifest names".to_owned())),
+    }
+}
+
+/// Objects with what is known of their chunks. A list that is lost costs no backup: the objects are hashed whole then, as those of earlier versions are.
+///
+/// # Errors
+/// [`WorkError`] if the vault does not answer.
+pub async fn wanted(vault: &dyn Vault, objects: &[StoredObject]) -> Result<Vec<fetch::Wanted>, WorkError> {
+    let mut wanted = Vec::new();
+    for object in objects {
+        let chunks = match chunk_list(vault, object).await {
+            Ok(chunks) => chunks,
+            Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an object is read without the list of its chunks");
+                None
+            }
+        };
+        wanted.push(fetch::Wanted { key: object.key.clone(), bytes: object.bytes, chunks });
+    }
+    Ok(wanted)
+}
+
 /// Begins to open a payload: its objects are fetched ahead and checked against the manifest as they are read.
 ///
 /// # Errors
 /// [`WorkError`] if an object is missing, frozen, or does not open.
 pub async fn open_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Opened, WorkError> {
-    let keys = payload.objects.iter().map(|o| (o.key.clone(), o.bytes)).collect();
-    let chunks = match fetch::stream(std::sync::Arc::clone(&rig.vault), keys, rig.cancel.clone()).await {
+    let wanted = wanted(rig.vault.as_ref(), &payload.objects).await?;
+    let expected = payload.objects.iter().zip(&wanted).map(|(object, wanted)| Expected::of(object, wanted.chunks.is_some())).collect();
+    let chunks = match fetch::stream(std::sync::Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await {
         Err(VaultError::Tally { what, why }) => return Err(WorkError::Damaged { what, why }),
         other => other?,
     };
-    let expected = payload.objects.iter().map(|o| Expected { name: o.key.to_string(), bytes: o.bytes, sha256: o.sha256.clone() }).collect();
     let (name, identity) = (payload.name.clone(), identity.clone());
     let opened = tokio::task::spawn_blocking(move || Opened::new(&name, chunks, expected, &identity)).await;
     Ok(opened.map_err(|_| WorkError::Bug("the thread that opens payloads died".to_owned()))??)

@@ -1,0 +1,311 @@
+//! Files of a directory, reached from it and never through a link.
+//!
+//! Whoever may write into a vault's directory may put a link in the place of a directory or an object. Followed while writing or removing, it
+//! leads anywhere on this host, with lifeboat's rights. So the kernel is asked to resolve names beneath the directory and through no link
+//! (`openat2`), or, where it does not know that, every part of a name is opened by itself. Only regular files are opened, without waiting: a
+//! FIFO would never answer.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+/// Directories below each other that are looked into: the names of a vault have fewer.
+const DEPTH_MAX: usize = 8;
+/// Entries behind links that are looked at.
+const BEHIND_LINKS_MAX: usize = 100_000;
+
+/// A directory, open.
+pub(super) struct Beneath(OwnedFd);
+
+/// Whether the last step may lead through links of directories: only to read what is known by its hash or its signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    Refused,
+    Followed,
+}
+
+/// What was found of a file.
+pub(super) struct Seen {
+    pub name: String,
+    pub stat: Stat,
+}
+
+impl Beneath {
+    /// Opens the directory itself, which may be a link: who configures it says so.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        Ok(Self(rustix::fs::openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// The directory of this name, made if it is not there: readable by the owner only, and synced into its parent.
+    pub fn make(&self, name: &str) -> io::Result<Self> {
+        let mut at = Self(self.0.try_clone()?);
+        for part in name.split('/').filter(|part| !part.is_empty()) {
+            at = match at.directory(part, Links::Refused) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    match rustix::fs::mkdirat(&at.0, part, Mode::RWXU) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    at.sync()?;
+                    at.directory(part, Links::Refused)?
+                }
+                other => other?,
+            };
+        }
+        Ok(at)
+    }
+
+    /// The directory of this name, which must be there.
+    pub fn directory(&self, name: &str, links: Links) -> io::Result<Self> {
+        if name.is_empty() {
+            return Ok(Self(self.0.try_clone()?));
+        }
+        Ok(Self(self.resolve(name, OFlags::RDONLY | OFlags::DIRECTORY, links)?))
+    }
+
+    /// A new file of this name.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// A file of this name for everybody's lock, made if it is not there; what is in it stays.
+    pub fn lock(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        regular(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?)
+    }
+
+    /// A regular file, to be read. Where `links` are followed, that is told.
+    pub fn read(&self, name: &str, links: Links) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        match self.resolve(name, flags, Links::Refused) {
+            Err(error) if links == Links::Followed && error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
+                let directory = self.directory(directory, Links::Followed)?;
+                tracing::warn!(name, "the way to this object leads through a link");
+                regular(rustix::fs::openat(&directory.0, file, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+            }
+            other => regular(other?),
+        }
+    }
+
+    fn resolve(&self, name: &str, flags: OFlags, links: Links) -> io::Result<OwnedFd> {
+        if links == Links::Followed {
+            return Ok(rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty())?);
+        }
+        let strictly = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty(), strictly) {
+            // Kernels before 5.6, and sandboxes that do not let it pass.
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => self.step_by_step(name, flags),
+            other => Ok(other?),
+        }
+    }
+
+    /// The same, part by part.
+    fn step_by_step(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let mut at = self.0.try_clone()?;
+        let mut parts = name.split('/').peekable();
+        while let Some(part) = parts.next() {
+            if part.is_empty() || part == "." || part == ".." {
+                return Err(Errno::INVAL.into());
+            }
+            let last = parts.peek().is_none();
+            let wanted = if last { flags } else { OFlags::RDONLY | OFlags::DIRECTORY };
+            at = match rustix::fs::openat(&at, part, wanted | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+                // A directory was wanted, and a link is none.
+                Err(Errno::NOTDIR) if is_link(&at, part) => return Err(Errno::LOOP.into()),
+                other => other?,
+            };
+        }
+        Ok(at)
+    }
+
+    /// What is known of a file of this name, if it is a regular one.
+    pub fn look(&self, name: &str, links: Links) -> io::Result<Option<Stat>> {
+        let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
+        let directory = match self.directory(directory, Links::Refused) {
+            Err(error) if links == Links::Followed && error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                self.directory(directory, Links::Followed)
+            }
+            other => other,
+        };
+        let stat = directory.and_then(|directory| Ok(rustix::fs::statat(&directory.0, file, AtFlags::SYMLINK_NOFOLLOW)?));
+        match stat {
+            Ok(stat) => Ok(is(&stat, FileType::RegularFile).then_some(stat)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a file of this directory another name in another, unless that is taken: by a link, or where the file system has none, by a
+    /// rename that replaces nothing.
+    pub fn link(&self, name: &str, to: &Self, new: &str) -> io::Result<()> {
+        match rustix::fs::linkat(&self.0, name, &to.0, new, AtFlags::empty()) {
+            Ok(()) => Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?),
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                Ok(rustix::fs::renameat_with(&self.0, name, &to.0, new, RenameFlags::NOREPLACE)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives a file of this directory another name in it, in the place of what has that name.
+    pub fn replace(&self, name: &str, new: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, name, &self.0, new)?)
+    }
+
+    /// Removes a file, or a link itself.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+
+    /// Removes a directory that is empty.
+    pub fn remove_directory(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+
+    /// The device it is on.
+    pub fn device(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.0)?.st_dev)
+    }
+
+    /// Regular files of this directory.
+    pub fn files(&self) -> io::Result<Vec<Seen>> {
+        let mut found = Vec::new();
+        for name in self.names()? {
+            if let Ok(stat) = rustix::fs::statat(&self.0, &name, AtFlags::SYMLINK_NOFOLLOW)
+                && is(&stat, FileType::RegularFile)
+            {
+                found.push(Seen { name, stat });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Names of directories of this directory, and of links.
+    pub fn directories(&self) -> io::Result<Vec<String>> {
+        let is_directory = |name: &String| {
+            let stat = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW);
+            stat.is_ok_and(|stat| is(&stat, FileType::Directory) || is(&stat, FileType::Symlink))
+        };
+        Ok(self.names()?.into_iter().filter(is_directory).collect())
+    }
+
+    /// Regular files below, each under its name from here, behind `prefix`. Links of directories are looked behind, and told of: what is found
+    /// there may be read, and nothing is written or removed there. The error names the directory.
+    pub fn walk(&self, prefix: &str, found: &mut Vec<Seen>) -> Result<(), (String, io::Error)> {
+        self.walk_at(prefix, 0, &mut None, found)
+    }
+
+    fn walk_at(&self, at: &str, depth: usize, behind: &mut Option<usize>, found: &mut Vec<Seen>) -> Result<(), (String, io::Error)> {
+        let failed = |error: io::Error| (at.to_owned(), error);
+        for name in self.names().map_err(failed)? {
+            let own = if at.is_empty() { name.clone() } else { format!("{at}/{name}") };
+            if let Some(left) = behind {
+                *left = left.checked_sub(1).ok_or_else(|| failed(io::Error::other("a link in it leads to too many files")))?;
+            }
+            // What has gone since is not there.
+            let Ok(stat) = rustix::fs::statat(&self.0, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::RegularFile {
+                found.push(Seen { name: own, stat });
+            } else if depth < DEPTH_MAX
+                && !(at.is_empty() && name.starts_with('.'))
+                && matches!(kind, FileType::Directory | FileType::Symlink)
+            {
+                let links = if kind == FileType::Symlink { Links::Followed } else { Links::Refused };
+                match self.directory(&name, links) {
+                    Ok(below) if links == Links::Followed => {
+                        if behind.is_none() {
+                            tracing::warn!(name = own, "a link in the vault is followed to read; nothing is written or removed behind it");
+                            below.walk_at(&own, depth + 1, &mut Some(BEHIND_LINKS_MAX), found)?;
+                        }
+                    }
+                    Ok(below) => below.walk_at(&own, depth + 1, behind, found)?,
+                    // Removed meanwhile, or a link to a file or to nothing.
+                    Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                    Err(_) if links == Links::Followed => {}
+                    Err(error) => return Err((own, error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names in this directory that are text; no other is one of a vault.
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.0)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+fn is(stat: &Stat, kind: FileType) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == kind
+}
+
+fn is_link(directory: &impl AsFd, name: &str) -> bool {
+    rustix::fs::statat(directory, OsStr::from_bytes(name.as_bytes()), AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| is(&stat, FileType::Symlink))
+}
+
+/// The file, if it is a regular one.
+fn regular(file: OwnedFd) -> io::Result<File> {
+    match is(&rustix::fs::fstat(&file)?, FileType::RegularFile) {
+        true => Ok(File::from(file)),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn part_by_part_the_same_is_reached_and_the_same_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Beneath::open(directory.path()).unwrap();
+        root.make("a/b").unwrap().create("file").unwrap();
+        std::os::unix::fs::symlink("/etc", directory.path().join("a/link")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", directory.path().join("a/to-file")).unwrap();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        for (name, reached) in
+            [("a/b/file", true), ("a/link/passwd", false), ("a/to-file", false), ("a/../a/b/file", false), ("a/b/none", false)]
+        {
+            assert_eq!(root.step_by_step(name, flags).is_ok(), reached, "{name}");
+            assert_eq!(root.read(name, Links::Refused).is_ok(), reached || name.contains(".."), "{name}");
+        }
+        assert_eq!(root.step_by_step("a/link/passwd", flags).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        assert!(root.make("a/link/new").is_err() && root.directory("a/link", Links::Refused).is_err());
+    }
+
+    #[test]
+    fn without_links_a_rename_replaces_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Beneath::open(directory.path()).unwrap();
+        for name in ["one", "two"] {
+            root.create(name).unwrap();
+        }
+        assert_eq!(root.link("one", &root, "two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        root.link("one", &root, "three").unwrap();
+        assert!(root.look("one", Links::Refused).unwrap().is_none() && root.look("three", Links::Refused).unwrap().is_some());
+    }
+}

@@ -1,0 +1,67 @@
+//! Reading through, before anything of it reaches a server, what has no list of its chunks: backups of earlier versions, and lists that are lost.
+//! age authenticates a chunk at a time under the backup's identity, and whoever knows that could have written another archive; what the signed
+//! manifest says of an object is known only at its end.
+
+use std::sync::Arc;
+
+use crate::domain::manifest::{Manifest, Payload, Role, StoredObject};
+use crate::seal::open::Expected;
+use crate::seal::relay::Relay;
+use crate::vault::Vault;
+use crate::vault::fetch::{self, Wanted};
+use crate::work::{Rig, WorkError, shelf};
+
+/// Bytes each second that are assumed where objects are only read and hashed: a slow line; nothing was measured of this one.
+pub const BYTES_PER_SECOND_ASSUMED: f64 = 50_000_000.0;
+
+/// Bytes of what is streamed to a server, and has no list of its chunks in the manifest.
+#[must_use]
+pub fn bytes_without_list(manifest: &Manifest) -> u64 {
+    streamed(manifest).filter(|object| object.chunks.is_none()).map(|object| object.bytes).sum()
+}
+
+/// What reaches a server as it comes; globals and the fingerprint are read to their end before they are looked at.
+fn streamed(manifest: &Manifest) -> impl Iterator<Item = &StoredObject> {
+    let streams = |payload: &&Payload| matches!(payload.role, Role::Main | Role::Data);
+    manifest.payloads.iter().filter(streams).flat_map(|payload| &payload.objects)
+}
+
+/// Reads it through.
+///
+/// # Errors
+/// [`WorkError`] if an object is not what the signed manifest says.
+pub async fn read_through(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
+    let mut unlisted = Vec::new();
+    for object in streamed(manifest) {
+        let [wanted] = &shelf::wanted(rig.vault.as_ref(), std::slice::from_ref(object)).await?[..] else { continue };
+        if wanted.chunks.is_none() {
+            unlisted.push(object);
+        }
+    }
+    if unlisted.is_empty() {
+        return Ok(());
+    }
+    let stage = rig.progress.begin("read through first", Some(unlisted.iter().map(|object| object.bytes).sum()));
+    for object in unlisted {
+        is_whole(rig, &rig.vault, object, |bytes| stage.add(bytes)).await?;
+    }
+    stage.end();
+    Ok(())
+}
+
+/// Reads an object to its end, and holds it against the manifest.
+///
+/// # Errors
+/// [`WorkError`] if it is not what the manifest says.
+pub async fn is_whole(rig: &Rig, vault: &Arc<dyn Vault>, object: &StoredObject, passed: impl Fn(u64)) -> Result<(), WorkError> {
+    let wanted = Wanted { key: object.key.clone(), bytes: object.bytes, chunks: None };
+    let mut chunks = fetch::stream(Arc::clone(vault), vec![wanted], rig.cancel.clone()).await?;
+    let mut reading = Relay::new(Expected::of(object, false), usize::MAX, false);
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk.map_err(|why| why.of(object.key.as_str()))?;
+        passed(chunk.len() as u64);
+        reading.pass(&chunk)?;
+        reading.forget();
+    }
+    Ok(reading.done().map(drop)?)
+}

@@ -1,0 +1,269 @@
+//! Which backup is meant, of all the names that stand in a vault, and which of those that were there are gone.
+
+use jiff::Timestamp;
+
+use super::{Believed, Entry, Place, is_outage, manifest, no_such_datastore_or_backup, read, vault_id};
+use crate::domain::choice::Which;
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
+use crate::domain::layout::{self, parse_manifest_key};
+use crate::domain::manifest::Manifest;
+use crate::vault::ObjectFacts;
+use crate::work::publish::without_catalog;
+use crate::work::{Rig, WorkError, evidence};
+
+/// Manifests that are read of the end of a long series, at first.
+const WINDOW: usize = 64;
+/// Manifests that are not believed after which it is no use to go on: somebody writes them, or the pinned key is the wrong one.
+const REFUSED_MAX: usize = 20_000;
+/// Manifests that are not believed which are named one by one.
+const REFUSED_SHOWN: usize = 16;
+/// How far the clocks of hosts may be apart.
+const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// Whether a backup has been removed since it was listed.
+pub async fn is_removed(rig: &Rig, datastore: &DatastoreName, backup: &BackupId) -> bool {
+    matches!(rig.vault.find(&Place { datastore, backup }.manifest()).await, Ok(None))
+}
+
+/// The backup of an id, whatever it is of. A name says nothing: somebody may have put a manifest of the same id under another datastore, so only
+/// one that is believed counts, and of two that are, none.
+///
+/// # Errors
+/// [`WorkError`] if there is none, or none that is believed, or more than one.
+pub async fn find(rig: &Rig, id: &BackupId) -> Result<Believed, WorkError> {
+    let vault = vault_id(rig).await?;
+    let listed = rig.vault.list(layout::MANIFESTS).await?;
+    let (mut believed, mut refused): (Vec<Believed>, Option<WorkError>) = (Vec::new(), None);
+    for (datastore, backup) in listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).filter(|(_, backup)| backup == id) {
+        match manifest(rig, &vault, &Place { datastore: &datastore, backup: &backup }).await {
+            Ok(found) => believed.push(found),
+            Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
+            Err(error) => drop(refused.get_or_insert(error)),
+        }
+    }
+    match (believed.len(), believed.pop(), refused) {
+        (1, Some(found), refused) => {
+            if let Some(error) = refused {
+                tracing::warn!(error = &error as &dyn std::error::Error, "another manifest of this id is passed over");
+            }
+            Ok(found)
+        }
+        (0, _, Some(error)) => Err(error),
+        (0, ..) => Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: id.to_string() }),
+        (_, one, _) => {
+            let names = believed.iter().chain(&one).map(|found| found.manifest.datastore.to_string()).collect::<Vec<_>>().join(", ");
+            Err(WorkError::Refused {
+                what: format!("backup {id}"),
+                why: format!("the datastores {names} have one of this id each, and no key is pinned that tells which is genuine"),
+                hint: "pin the signing key: trust = [\"…\"] in lifeboat.toml, or --trust-key".to_owned(),
+            })
+        }
+    }
+}
+
+/// Backups of a datastore that this host's catalog knows and the vault does not have, with their numbers: somebody or something removed them, and
+/// no signed record says who. `listed` is what the vault has.
+///
+/// # Errors
+/// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
+pub async fn gone(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, listed: &[BackupId]) -> Result<Vec<(BackupId, u64)>, WorkError> {
+    let Some(catalog) = rig.catalog() else { return Ok(Vec::new()) };
+    let known = without_catalog(catalog.known(vault, datastore).await).unwrap_or_default();
+    let listed: std::collections::BTreeSet<&BackupId> = listed.iter().collect();
+    let mut gone: Vec<(BackupId, u64)> = known.into_iter().filter(|(backup, _)| !listed.contains(backup)).collect();
+    if !gone.is_empty() {
+        let removed = evidence::removed(rig, datastore).await?;
+        gone.retain(|(backup, _)| !removed.iter().any(|(removed, _)| removed == backup));
+    }
+    gone.sort_by_key(|(_, number)| *number);
+    Ok(gone)
+}
+
+/// The same of every datastore of which something stands in the vault or is configured, as it is told.
+///
+/// # Errors
+/// As [`gone`].
+pub async fn all_gone(rig: &Rig, entries: &[Entry], only: Option<&DatastoreName>) -> Result<Vec<String>, WorkError> {
+    let vault = vault_id(rig).await?;
+    let stored = entries.iter().map(|entry| &entry.datastore);
+    let names: std::collections::BTreeSet<&DatastoreName> = stored.chain(rig.config.datastores.keys()).collect();
+    let mut lines = Vec::new();
+    for name in names.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
+        let listed: Vec<BackupId> = entries.iter().filter(|entry| entry.datastore == *name).map(|entry| entry.backup.clone()).collect();
+        lines.extend(tell_gone(name, &gone(rig, &vault, name, &listed).await?));
+    }
+    Ok(lines)
+}
+
+/// The same, as it is told.
+#[must_use]
+pub fn tell_gone(datastore: &DatastoreName, gone: &[(BackupId, u64)]) -> Vec<String> {
+    let line = |(backup, number): &(BackupId, u64)| {
+        format!(
+            "backup {backup} of {datastore}, number {number}, is known here and gone from the vault, and no record says that it was removed"
+        )
+    };
+    gone.iter().map(line).collect()
+}
+
+/// A backup that was picked, and what was seen on the way to it.
+#[derive(Debug)]
+pub struct Picked {
+    /// The backup.
+    pub believed: Believed,
+    /// Other backups that were looked at and are believed, newest first.
+    pub others: Vec<Believed>,
+    /// Backups that were looked at and are not believed, newest first, and why.
+    pub refused: Vec<(BackupId, WorkError)>,
+    /// What whoever restores must know: backups that are passed over, numbers that are missing.
+    pub warnings: Vec<String>,
+    /// All backups of the datastore that stand in the vault, believed or not.
+    pub count: usize,
+    /// When the oldest of them was begun, as its name says.
+    pub oldest: Timestamp,
+}
+
+/// Picks the backup that is asked for, telling of manifests that were passed over and of gaps.
+///
+/// # Errors
+/// As [`survey`].
+pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings: &mut Vec<String>) -> Result<Believed, WorkError> {
+    if let Which::Exactly(backup) = which {
+        let vault = vault_id(rig).await?;
+        return manifest(rig, &vault, &Place { datastore, backup }).await;
+    }
+    let picked = survey(rig, datastore, which).await?;
+    warnings.extend(picked.warnings);
+    Ok(picked.believed)
+}
+
+/// Picks the backup that is asked for and looks at those around it. Of thousands of backups only the newest that may be meant are read: 64 at a
+/// time, until one of them fits.
+///
+/// Anybody who may write can put names there. So those that this host's catalog knows are looked at by themselves, and so are those from the
+/// future: no number of forged names stands before a backup that is known. Which of those that are believed is the newest, their numbers say.
+///
+/// # Errors
+/// [`WorkError`] if there is none, or if the one asked for by id is not believed.
+pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Result<Picked, WorkError> {
+    let vault = vault_id(rig).await?;
+    let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
+    let mut names: Vec<BackupId> = listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
+    names.sort_by_key(BackupId::begun);
+    let lost = gone(rig, &vault, datastore, &names).await?;
+    let Some(oldest) = names.first().map(BackupId::begun) else { return Err(no_such_datastore_or_backup(rig, datastore).await?) };
+    let (count, all) = (names.len(), matches!(which, Which::Oldest | Which::Random { .. }));
+    let newer = match which {
+        // A snapshot is not older than the beginning of its run, by one clock; hosts' clocks differ a little.
+        Which::At(time) => names.split_off(names.partition_point(|backup| backup.begun() <= *time + CLOCKS_DIFFER)),
+        _ => Vec::new(),
+    };
+    let (mut believed, mut refused): (Vec<Believed>, Vec<(BackupId, WorkError)>) = (Vec::new(), Vec::new());
+    if let Which::Exactly(backup) = which
+        && names.len().saturating_sub(WINDOW) > names.iter().position(|name| name == backup).unwrap_or(usize::MAX)
+    {
+        // Far from the newest, which are shown beside it.
+        names = vec![backup.clone()];
+    }
+    let fits = |manifests: &[Believed]| which.pick(manifests.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
+    for mut names in groups(rig, &vault, datastore, names, &listed, &mut refused).await {
+        let from = believed.len();
+        while fits(&believed[from..]).is_none() && refused.len() < REFUSED_MAX && !names.is_empty() {
+            let window = names.split_off(if all { 0 } else { names.len().saturating_sub(WINDOW) });
+            for (backup, read) in read(rig, &vault, datastore, window).await? {
+                match read {
+                    Ok(manifest) => believed.push(manifest),
+                    Err(error) => refused.push((backup, error)),
+                }
+            }
+        }
+    }
+    let picked = fits(&believed);
+    if let Which::Exactly(backup) = which
+        && let Some(at) = refused.iter().position(|(refused, _)| refused == backup)
+    {
+        return Err(refused.swap_remove(at).1);
+    }
+    refused.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.begun()));
+    let mut warnings = tell_gone(datastore, &lost);
+    warnings.extend(refused.iter().take(REFUSED_SHOWN).map(|(backup, error)| format!("backup {backup} is passed over: {error}")));
+    if let Some(more @ 1..) = refused.len().checked_sub(REFUSED_SHOWN) {
+        warnings.push(format!("{more} more names are passed over as well: somebody writes them; `lifeboat list {datastore}` shows all"));
+    }
+    let now = Timestamp::now() + CLOCKS_DIFFER;
+    for future in believed.iter().filter(|b| b.manifest.source.snapshot_time > now) {
+        let Manifest { backup, source, sequence, .. } = &future.manifest;
+        warnings.push(format!(
+            "backup {backup}, number {sequence}, says that it is of {}, which lies in the future: a clock was wrong; its number says where it belongs",
+            source.snapshot_time
+        ));
+    }
+    let mut numbers: Vec<u64> = believed.iter().map(|b| b.manifest.sequence).collect();
+    numbers.extend(lost.iter().map(|(_, number)| *number));
+    if !crate::domain::choice::gaps(numbers.clone()).is_empty() {
+        // Only now is the evidence asked what retention removed.
+        numbers.extend(evidence::removed(rig, datastore).await?.into_iter().map(|(_, number)| number));
+    }
+    for (first, last) in crate::domain::choice::gaps(numbers) {
+        warnings
+            .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
+    }
+    let wanted = match which {
+        Which::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
+        Which::Random { since, .. } => format!("at or after {since}"),
+        Which::Exactly(backup) => backup.to_string(),
+        Which::Latest | Which::Oldest if refused.len() >= REFUSED_MAX => {
+            format!(
+                "among {REFUSED_MAX} names that are not believed: somebody writes them. Name the backup with --backup; a catalog or an old `lifeboat list` has its id"
+            )
+        }
+        Which::Latest | Which::Oldest => "that can be believed".to_owned(),
+    };
+    let at = picked.and_then(|id| believed.iter().position(|b| b.manifest.backup == id));
+    let Some(at) = at else {
+        // Where not one is believed, the pinned key is the wrong one, or all are damaged: that is what must be said.
+        return Err(match (believed.is_empty() && refused.len() < REFUSED_MAX).then(|| refused.into_iter().next()).flatten() {
+            Some((_, error)) => error,
+            None => WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted },
+        });
+    };
+    let chosen = believed.swap_remove(at);
+    believed.sort_by_key(|b| std::cmp::Reverse(b.manifest.sequence));
+    Ok(Picked { believed: chosen, others: believed, refused, warnings, count, oldest })
+}
+
+/// The names of a datastore in the groups in which they are looked at, each with its newest last: those that this host's catalog knows, by their
+/// numbers; others; those that say that they are from the future. Names without a signature need not be read to be refused.
+async fn groups(
+    rig: &Rig,
+    vault: &VaultId,
+    datastore: &DatastoreName,
+    names: Vec<BackupId>,
+    listed: &[ObjectFacts],
+    refused: &mut Vec<(BackupId, WorkError)>,
+) -> [Vec<BackupId>; 3] {
+    let keys: std::collections::BTreeSet<&str> = listed.iter().map(|facts| facts.key.as_str()).collect();
+    let known = match rig.catalog() {
+        Some(catalog) => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
+        None => Default::default(),
+    };
+    let soon = Timestamp::now() + CLOCKS_DIFFER;
+    let mut groups = [Vec::new(), Vec::new(), Vec::new()];
+    for backup in names {
+        let key = Place { datastore, backup: &backup }.manifest();
+        if !rig.trusted.is_empty() && !keys.contains(key.signature().as_str()) {
+            refused.push((backup, WorkError::NotSigned { what: format!("the manifest {key}") }));
+            continue;
+        }
+        let group = if known.contains_key(&backup) {
+            0
+        } else if backup.begun() <= soon {
+            1
+        } else {
+            2
+        };
+        groups[group].push(backup);
+    }
+    groups[0].sort_by_key(|backup| known.get(backup).copied());
+    groups
+}

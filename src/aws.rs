@@ -8,6 +8,7 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::SharedCredentialsProvider;
+use aws_sdk_s3::error::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use std::time::Duration;
 
@@ -61,29 +62,54 @@ pub struct Answer {
     pub code: String,
     /// Text for people.
     pub message: String,
+    /// Whether the request could not even be made as things are set up: no region, no credentials, an authority that is not known.
+    pub is_setup: bool,
+}
+
+/// What a refusal without a body means: a HEAD has none, and it is the first request of most verbs.
+fn in_words(status: u16, region: Option<&str>) -> String {
+    match (status, region) {
+        (301 | 307 | 400, Some(region)) => format!("the bucket is in region {region} (HTTP {status}); name it: region = \"{region}\""),
+        (301 | 307, None) => format!("the bucket is in another region, or behind another endpoint (HTTP {status})"),
+        (400, None) => {
+            "the request was not understood (HTTP 400, without a reason): another region or endpoint, expired or malformed credentials"
+                .to_owned()
+        }
+        (403, _) => {
+            "access denied (HTTP 403, without a reason): a wrong key id or secret, no permission, or a clock of this host that is off"
+                .to_owned()
+        }
+        (404, _) => "there is no such thing (HTTP 404)".to_owned(),
+        _ => format!("HTTP {status}, without a reason"),
+    }
 }
 
 impl Answer {
     /// Reads an SDK error.
-    pub fn of<E, R>(error: &aws_sdk_s3::error::SdkError<E, R>) -> Self
+    pub fn of<E, R>(error: &SdkError<E, R>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: StatusCode + std::fmt::Debug,
     {
         let code = error.code().unwrap_or_default().to_owned();
         let status = error.raw_response().map(StatusCode::status_code);
-        let message = match (error.message(), code.is_empty()) {
-            (Some(message), _) => format!("{code}: {message}"),
-            (None, false) => code.clone(),
-            (None, true) => chain(error),
+        let region = error.raw_response().and_then(|response| response.header("x-amz-bucket-region"));
+        let message = match (error.message(), code.is_empty(), status) {
+            (Some(message), false, _) => format!("{code}: {message}"),
+            (None, false, _) => code.clone(),
+            (_, true, Some(status)) if status >= 300 => in_words(status, region),
+            (_, true, _) => chain(error),
         };
-        Self { status, code, message }
+        // The SDK's own words, which no server writes.
+        let says = |word: &str| status.is_none() && chain(error).to_ascii_lowercase().contains(word);
+        let is_setup = matches!(error, SdkError::ConstructionFailure(_)) || says("credential") || says("certificate") || says("region");
+        Self { status, code, message, is_setup }
     }
 
     /// Whether the service is busy or broken rather than unwilling.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        const CODES: [&str; 14] = [
+        const CODES: [&str; 13] = [
             // Whoever gave them out gives out new ones, which the SDK asks for.
             "ExpiredToken",
             "ExpiredTokenException",
@@ -93,14 +119,14 @@ impl Answer {
             "Throttling",
             "TooManyRequestsException",
             "RequestTimeout",
-            "RequestTimeTooSkewed",
             "InternalError",
             "ServiceUnavailable",
             "KMSInternalException",
             "DependencyTimeoutException",
             "ConditionalRequestConflict",
         ];
-        CODES.contains(&self.code.as_str()) || self.status.is_none_or(|status| status >= 500 || status == 429)
+        // What is set up wrongly stays so, however often it is tried.
+        !self.is_setup && (CODES.contains(&self.code.as_str()) || self.status.is_none_or(|status| status >= 500 || status == 429))
     }
 }
 
@@ -108,11 +134,16 @@ impl Answer {
 pub trait StatusCode {
     /// The number.
     fn status_code(&self) -> u16;
+    /// A header's value.
+    fn header(&self, name: &str) -> Option<&str>;
 }
 
 impl StatusCode for aws_sdk_s3::config::http::HttpResponse {
     fn status_code(&self) -> u16 {
         self.status().as_u16()
+    }
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers().get(name)
     }
 }
 
@@ -129,4 +160,35 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_without_a_body_has_its_meaning() {
+        for (status, region, words) in [
+            (301, Some("eu-west-1"), "the bucket is in region eu-west-1"),
+            (400, Some("eu-west-1"), "region = \"eu-west-1\""),
+            (301, None, "another region"),
+            (400, None, "another region or endpoint"),
+            (403, None, "a wrong key id or secret, no permission, or a clock"),
+            (418, None, "HTTP 418"),
+        ] {
+            assert!(in_words(status, region).contains(words), "{status}: {}", in_words(status, region));
+        }
+    }
+
+    #[test]
+    fn what_is_set_up_wrongly_is_never_passing() {
+        let answer = |status, code: &str, is_setup| Answer { status, code: code.to_owned(), message: String::new(), is_setup };
+        assert!(answer(None, "", false).is_passing() && answer(Some(503), "SlowDown", false).is_passing());
+        assert!(answer(Some(409), "ConditionalRequestConflict", false).is_passing());
+        for wrong in
+            [answer(None, "", true), answer(Some(403), "RequestTimeTooSkewed", false), answer(Some(403), "InvalidAccessKeyId", false)]
+        {
+            assert!(!wrong.is_passing(), "{wrong:?}");
+        }
+    }
 }

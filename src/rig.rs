@@ -111,6 +111,10 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
 
 /// A key given as text or as a file.
 fn trust_key(text: &str) -> Result<PublicKey, WorkError> {
+    // What was typed counts, whatever files there are where one happens to be.
+    if let Ok(key) = PublicKey::from_text(text) {
+        return Ok(key);
+    }
     let content = std::fs::read_to_string(text).unwrap_or_else(|_| text.to_owned());
     PublicKey::from_text(&content).map_err(|why| WorkError::Refused {
         what: "--trust-key".to_owned(),

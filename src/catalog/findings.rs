@@ -90,6 +90,13 @@ impl Catalog {
         .bind(millis(self.now().await?))
         .execute(self.ask())
         .await?;
+        // It was whole once, and is so no more.
+        sqlx::query("DELETE FROM verified WHERE vault = $1 AND datastore = $2 AND backup = $3")
+            .bind(vault.as_str())
+            .bind(datastore.as_str())
+            .bind(backup.as_str())
+            .execute(self.ask())
+            .await?;
         Ok(())
     }
 

@@ -491,6 +491,16 @@ impl Catalog {
         Ok(rows.into_iter().map(|(holder,)| holder).collect())
     }
 
+    /// The epoch of a subject; 0 if nobody has held it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn epoch_of(&self, subject: &str) -> Result<u64, CatalogError> {
+        let row: Option<(i64,)> =
+            sqlx::query_as("SELECT epoch FROM subjects WHERE subject = $1").bind(subject).fetch_optional(self.ask()).await?;
+        Ok(row.and_then(|(epoch,)| u64::try_from(epoch).ok()).unwrap_or_default())
+    }
+
     /// The epoch of a subject goes up to at least this: the vault knew of a later one than a catalog that was lost.
     ///
     /// # Errors

@@ -226,7 +226,7 @@ fn keys(root: &mut Section<'_>, base: &Path) -> Vec<KeyConfig> {
         let kind = match s.choice("kind", &[("aws-kms", 0), ("age", 1)]) {
             Some(0) => {
                 let key_id = s.required_text("key_id", "key_id = \"arn:aws:kms:eu-west-1:123456789012:key/…\"");
-                let (region, endpoint) = (s.text("region").map(|t| t.value), s.text("endpoint").map(|t| t.value));
+                let (region, endpoint) = (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
                 key_id.map(|id| KeyKind::AwsKms { key_id: id.value, region, endpoint })
             }
             Some(_) => age_key(&mut s, &name, base),
@@ -271,7 +271,7 @@ fn age_key(s: &mut Section<'_>, name: &str, base: &Path) -> Option<KeyKind> {
 
 fn signing(mut s: Section<'_>, base: &Path) -> Option<SigningConfig> {
     let (file, kms) = (s.text("key_file"), s.text("kms_key_id"));
-    let (region, endpoint) = (s.text("region").map(|t| t.value), s.text("endpoint").map(|t| t.value));
+    let (region, endpoint) = (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
     let mut trusted = Vec::new();
     if let Some(list) = s.texts("trust") {
         for text in list.value {

@@ -168,6 +168,21 @@ impl<'a> Section<'a> {
         None
     }
 
+    /// An address, without anybody's password in it: it stands in guides, in reports and in errors.
+    pub fn endpoint(&mut self, key: &str) -> Option<String> {
+        let text = self.text(key)?;
+        let authority = text.value.split_once("://").map_or(text.value.as_str(), |(_, rest)| rest);
+        match authority.split(['/', '?', '#']).next().unwrap_or_default().contains('@') {
+            true => self.fault(
+                text.span,
+                key,
+                "a secret in an address",
+                "write it without user and password; credentials come from the environment",
+            ),
+            false => Some(text.value),
+        }
+    }
+
     /// Records a fault of the section itself.
     pub fn fault_here<T>(&self, what: &str, instead: &str) -> Option<T> {
         let key = if self.path.is_empty() { "this file".to_owned() } else { self.path.clone() };

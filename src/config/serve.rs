@@ -267,7 +267,7 @@ pub(super) fn notify(root: &mut Section<'_>, base: &Path) -> Vec<NotifyConfig> {
             Some(kind @ (0 | 1)) => url(&mut s, base).map(|url| How::Webhook { url, slack: kind == 1 }),
             Some(2) => {
                 let topic = s.required_text("topic", "topic = \"arn:aws:sns:eu-west-1:123456789012:backups\"");
-                let (region, endpoint) = (s.text("region").map(|t| t.value), s.text("endpoint").map(|t| t.value));
+                let (region, endpoint) = (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
                 topic.map(|topic| How::Sns { topic: topic.value, region, endpoint })
             }
             Some(3) => smtp(&mut s, base),

@@ -172,7 +172,7 @@ fn s3_settings(s: &mut Section<'_>) -> S3Config {
     let length = s.span("object_lock");
     S3Config {
         region: s.text("region").map(|t| t.value),
-        endpoint: s.text("endpoint").map(|t| t.value),
+        endpoint: s.endpoint("endpoint"),
         path_style: s.boolean("path_style").unwrap_or(false),
         colder: colder(s),
         storage_class: s.text("storage_class").map(|t| t.value),

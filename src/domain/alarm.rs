@@ -25,13 +25,15 @@ pub enum Kind {
     Damaged,
     /// A backup that was there is gone, and no record says that it was removed.
     Gone,
+    /// A backup says that it was taken in the future.
+    Future,
     /// The configuration was changed and is not acceptable; the old one stays in force.
     Configuration,
 }
 
 impl Kind {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 11] = [
         ("failed", Self::Failed),
         ("missed", Self::Missed),
         ("stale", Self::Stale),
@@ -41,6 +43,7 @@ impl Kind {
         ("clock-skew", Self::ClockSkew),
         ("damaged", Self::Damaged),
         ("gone", Self::Gone),
+        ("future", Self::Future),
         ("configuration", Self::Configuration),
     ];
     /// Its name.
@@ -158,8 +161,19 @@ mod tests {
             assert_eq!(serde_json::to_value(kind).unwrap(), name);
             name
         });
-        let expected =
-            ["failed", "missed", "stale", "never-drilled", "drill-overdue", "leftovers", "clock-skew", "damaged", "gone", "configuration"];
+        let expected = [
+            "failed",
+            "missed",
+            "stale",
+            "never-drilled",
+            "drill-overdue",
+            "leftovers",
+            "clock-skew",
+            "damaged",
+            "gone",
+            "future",
+            "configuration",
+        ];
         assert_eq!(names, expected);
     }
 

@@ -121,7 +121,7 @@ impl Health {
         }
         if !self.future.is_empty() {
             alarm(
-                Kind::ClockSkew,
+                Kind::Future,
                 format!("backups of {} say that they were taken in the future: {}", self.datastore, names(&self.future)),
                 "set the clock of the server they are of right; the order of backups goes by their numbers, and retention keeps these"
                     .to_owned(),

@@ -211,6 +211,25 @@ pub fn of_probe(probe: &ObjectKey) -> [ObjectKey; 3] {
     ["", "-wrong", "-class"].map(|end| ObjectKey(format!("{probe}{end}")))
 }
 
+/// Whether a directory of this name may hold objects of a vault. What else stands there is none of ours, and is not looked into: whoever may make
+/// directories must not be able to close a listing by one that leads away, or that nobody may read.
+#[must_use]
+pub fn may_hold_objects(directory: &str) -> bool {
+    let parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty()).collect();
+    let is_datastore = |part: &str| part.parse::<DatastoreName>().is_ok();
+    let is_backup = |part: &str| part.parse::<BackupId>().is_ok();
+    match parts[..] {
+        [] | ["manifests" | "meta" | "payloads" | "evidence" | "runs" | "agent" | "probes"] => true,
+        ["manifests" | "meta" | "payloads", datastore] => is_datastore(datastore),
+        ["meta" | "payloads", datastore, backup] => is_datastore(datastore) && is_backup(backup),
+        ["meta", datastore, backup, "slots"] => is_datastore(datastore) && is_backup(backup),
+        ["runs", "epochs"] => true,
+        ["runs", "epochs", datastore] => is_datastore(datastore),
+        ["runs", run] | ["runs", run, "inbox"] | ["runs", run, "inbox", _] => parse_run_key(&format!("{RUNS}{run}/")).is_some(),
+        _ => false,
+    }
+}
+
 /// Whether a key is one of [`probe`]'s, or of the questions asked beside it.
 #[must_use]
 pub fn is_probe(key: &str) -> bool {

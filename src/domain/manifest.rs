@@ -21,6 +21,8 @@ pub const FORMAT_SET_WHOLE: &str = "lifeboat.manifest/2";
 /// Format name of manifests that are written: of dumps, and with a `set` of volume sets. Every object has a list of its chunks.
 pub const FORMAT: &str = "lifeboat.manifest/3";
 
+/// Bytes of a payload: no sum of so few of them is beyond what is counted with.
+const BYTES_MAX: u64 = 1 << 50;
 /// Bytes of a chunk: what is fetched and checked at once, and released to be opened only when its hash is the recorded one.
 pub const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a hash in a list of chunks.
@@ -133,6 +135,13 @@ pub struct SourceFacts {
     pub snapshot_time: Timestamp,
     /// WAL position at the snapshot, where the role may read it.
     pub snapshot_lsn: Option<String>,
+}
+
+/// What a server says of its version, in signs that mean nothing to a shell, in Markdown or on a terminal.
+#[must_use]
+pub fn plain_version(said: &str) -> String {
+    const LENGTH_MAX: usize = 120;
+    said.chars().filter(|c| c.is_ascii_alphanumeric() || " .,;:+-_~()/".contains(*c)).take(LENGTH_MAX).collect()
 }
 
 impl SourceFacts {
@@ -332,6 +341,7 @@ impl Manifest {
             Some(set) => self.sound_set(set)?,
             None => self.sound_dump()?,
         }
+        self.sound_version()?;
         self.sound_payloads()
     }
 
@@ -340,6 +350,14 @@ impl Manifest {
         match self.payloads.iter().find(|payload| !matches!(payload.role, Role::Blocks | Role::Plan)) {
             Some(payload) => Err(format!("payload {:?} is not one of a volume set", payload.name)),
             None => Ok(()),
+        }
+    }
+
+    /// What a server says of its version stands in guides and runbooks, which people paste.
+    fn sound_version(&self) -> Result<(), String> {
+        match self.source.server_version.as_deref().is_none_or(|version| version == plain_version(version)) {
+            true => Ok(()),
+            false => Err("the server's version holds signs that no version has".to_owned()),
         }
     }
 
@@ -366,6 +384,9 @@ impl Manifest {
             if !payload.name.bytes().all(legal) || payload.name.is_empty() || payload.name.starts_with('.') || !names.insert(&payload.name)
             {
                 return Err(format!("{:?} is not a payload's name, or is there twice", payload.name));
+            }
+            if payload.plain_bytes > BYTES_MAX || payload.objects.iter().any(|object| object.bytes > BYTES_MAX) {
+                return Err(format!("payload {:?} is said to be larger than anything is", payload.name));
             }
             if payload.objects.is_empty() {
                 return Err(format!("payload {:?} has no object", payload.name));

@@ -197,12 +197,16 @@ pub fn plan(datastore: &DatastoreName, policies: &[Policy], candidates: &[Candid
     let kept: Vec<BTreeMap<BackupId, Vec<String>>> = policies.iter().map(|policy| kept_by(policy, &newest_first, now)).collect();
     let floor = policies.iter().map(|policy| policy.at_least).max().unwrap_or(usize::MAX).max(1);
     let mut plan = Plan { datastore: datastore.clone(), decisions: Vec::new(), removals: Vec::new() };
+    // Hosts that do not see each other's numbers may count behind each other: what is newest by its time stays as well.
+    let mut by_time: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.taken <= now).collect();
+    by_time.sort_by_key(|candidate| std::cmp::Reverse((candidate.taken, candidate.sequence)));
+    let newest_by_time: BTreeSet<BackupId> = by_time.into_iter().take(floor).map(|candidate| candidate.backup.clone()).collect();
     let mut rank = 0;
     for candidate in newest_first {
         let mut reasons: BTreeSet<String> = kept.iter().filter_map(|kept| kept.get(&candidate.backup)).flatten().cloned().collect();
         if policies.is_empty() {
             reasons.insert("no schedule says how long".to_owned());
-        } else if candidate.taken <= now && rank < floor {
+        } else if candidate.taken <= now && (rank < floor || newest_by_time.contains(&candidate.backup)) {
             reasons.insert(format!("one of the newest {floor}"));
         }
         // It is kept for what it is, and takes no place of another.
@@ -552,7 +556,9 @@ mod tests {
             });
             only_age || by_period || p.all_within.is_some_and(|within| age(one) <= limit(within))
         };
-        all.iter().filter(|o| newer(o)).count() < floor || !one.guards.is_empty() || one.taken > now || policies.iter().any(by_policy)
+        let later = |o: &Candidate| o.taken <= now && (o.taken, o.sequence) > (one.taken, one.sequence);
+        let among = |newer: &dyn Fn(&Candidate) -> bool| one.taken <= now && all.iter().filter(|o| newer(o)).count() < floor;
+        among(&newer) || among(&later) || !one.guards.is_empty() || one.taken > now || policies.iter().any(by_policy)
     }
 
     proptest! {

@@ -160,8 +160,11 @@ impl Series {
 /// # Errors
 /// [`EvidenceError`]; nothing or a claimed number was written.
 pub async fn append(vault: &dyn Vault, id: &VaultId, signer: &dyn Signer, by: &Actor, body: Body) -> Result<Written, EvidenceError> {
+    // Numbers that were found taken, and that no listing shows: somebody put something there that is no object.
+    let mut taken = 0;
     for _ in 0..RACES_MAX {
         let (next, previous) = end(vault).await?;
+        let next = next.max(taken + 1);
         let record = Record {
             format: evidence::FORMAT.to_owned(),
             vault: id.clone(),
@@ -175,11 +178,20 @@ pub async fn append(vault: &dyn Vault, id: &VaultId, signer: &dyn Signer, by: &A
         let signature = Document::signature(signer.sign(document.bytes()).await?);
         let key = layout::evidence(next);
         match vault.put(&key.signature(), signature).await {
-            Err(VaultError::Exists { .. }) => continue,
+            Err(VaultError::Exists { .. }) => {
+                taken = next;
+                continue;
+            }
             other => other?,
         }
         let sha256 = sha256(document.bytes());
-        vault.put(&key, document).await?;
+        match vault.put(&key, document).await {
+            Err(VaultError::Exists { .. }) => {
+                taken = next;
+                continue;
+            }
+            other => other?,
+        }
         return Ok(Written { sequence: next, sha256 });
     }
     Err(EvidenceError::TooManyRaces)

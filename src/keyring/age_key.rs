@@ -128,7 +128,7 @@ impl Key for Recipients {
 }
 
 /// Bytes of a slot file. age reads a header anew for each byte that it lacks, so it is not given one without end.
-const SLOT_BYTES_MAX: usize = 16 * 1024;
+const SLOT_BYTES_MAX: usize = 64 * 1024;
 
 /// An identity file that opens slots of kind `age`: the local identity, or the recovery key given on the command line.
 pub struct IdentityFile {

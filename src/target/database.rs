@@ -175,7 +175,8 @@ impl Properties {
     /// Libraries that every session of the database loads, as quoted strings.
     #[must_use]
     pub fn preloaded(&self) -> Vec<Vec<u8>> {
-        const SETTINGS: [&[u8]; 2] = [b"session_preload_libraries", b"local_preload_libraries"];
+        const LOCAL: &[u8] = b"local_preload_libraries";
+        const SETTINGS: [&[u8]; 2] = [b"session_preload_libraries", LOCAL];
         let mut found = Vec::new();
         for (_, text) in &self.rest {
             let whole = [text, b";".as_slice()].concat();
@@ -183,11 +184,18 @@ impl Properties {
                 let Some(at) = statement.position("set").filter(|_| statement.begins_with(&["alter", "database"])) else { continue };
                 if statement.name_at(at + 1).is_some_and(|name| SETTINGS.contains(&name)) {
                     let values = statement.tokens.iter().skip(at + 2).filter(|token| token.kind == sql::Kind::Text);
-                    found.extend(values.map(|token| statement.text[token.at.clone()].to_vec()));
+                    let text = |token: &sql::Token| statement.text[token.at.clone()].to_vec();
+                    // Those that anybody may set are looked for in a directory of their own.
+                    let is_local = statement.name_at(at + 1) == Some(LOCAL);
+                    let place = |library: Vec<u8>| match is_local && library.starts_with(b"'") && !library.contains(&b'/') {
+                        true => [b"'$libdir/plugins/", &library[1..]].concat(),
+                        false => library,
+                    };
+                    found.extend(values.map(|token| place(text(token))));
                 }
             }
         }
-        found.retain(|library| library != b"''");
+        found.retain(|library| library != b"''" && library != b"'$libdir/plugins/'");
         found
     }
 

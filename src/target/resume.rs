@@ -129,15 +129,24 @@ pub async fn own(session: &mut Session, contents: &Contents, made: &HashSet<i64>
 ///
 /// # Errors
 /// [`TargetError::Database`]
-pub async fn complete(session: &mut Session, contents: &Contents, made: &HashSet<i64>) -> Result<(), TargetError> {
+pub async fn complete(
+    session: &mut Session,
+    contents: &Contents,
+    made: &HashSet<i64>,
+    keep_going: bool,
+) -> Result<Vec<String>, TargetError> {
     let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
+    let mut refused = Vec::new();
     for entry in contents.entries.iter().filter(|entry| made.contains(&entry.dump_id)) {
         let Ok(statements) = sql::statements(&entry.definition) else { continue };
         for statement in statements.iter().skip(1).filter(|statement| statement.begins_with(&["alter"])) {
-            session.run_opaque("the rest of what an earlier attempt has made", &statement.text, &encoding).await.map_err(failed)?;
+            match session.run_opaque("the rest of what an earlier attempt has made", &statement.text, &encoding).await {
+                Err(source @ SessionError::Refused { .. }) if keep_going => refused.push(source.to_string()),
+                done => done.map_err(failed)?,
+            }
         }
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// How long it is waited for sessions that an attempt has left behind to end.

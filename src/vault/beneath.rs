@@ -85,7 +85,7 @@ impl Beneath {
     pub fn read(&self, name: &str, links: Links) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         match self.resolve(name, flags, Links::Refused) {
-            Err(error) if links == Links::Followed && error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Err(error) if links == Links::Followed && is_loop(&error) => {
                 let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
                 let directory = self.directory(directory, Links::Followed)?;
                 tracing::warn!(name, "the way to this object leads through a link");
@@ -130,9 +130,7 @@ impl Beneath {
     pub fn look(&self, name: &str, links: Links) -> io::Result<Option<Stat>> {
         let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
         let directory = match self.directory(directory, Links::Refused) {
-            Err(error) if links == Links::Followed && error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-                self.directory(directory, Links::Followed)
-            }
+            Err(error) if links == Links::Followed && is_loop(&error) => self.directory(directory, Links::Followed),
             other => other,
         };
         let stat = directory.and_then(|directory| Ok(rustix::fs::statat(&directory.0, file, AtFlags::SYMLINK_NOFOLLOW)?));
@@ -201,45 +199,21 @@ impl Beneath {
         Ok(self.names()?.into_iter().filter(is_directory).collect())
     }
 
-    /// Regular files below, each under its name from here, behind `prefix`. Links of directories are looked behind, and told of: what is found
-    /// there may be read, and nothing is written or removed there. The error names the directory.
-    pub fn walk(&self, prefix: &str, found: &mut Vec<Seen>) -> Result<(), (String, io::Error)> {
-        self.walk_at(prefix, 0, &mut None, found)
-    }
-
-    fn walk_at(&self, at: &str, depth: usize, behind: &mut Option<usize>, found: &mut Vec<Seen>) -> Result<(), (String, io::Error)> {
-        let failed = |error: io::Error| (at.to_owned(), error);
-        for name in self.names().map_err(failed)? {
-            let own = if at.is_empty() { name.clone() } else { format!("{at}/{name}") };
-            if let Some(left) = behind {
-                *left = left.checked_sub(1).ok_or_else(|| failed(io::Error::other("a link in it leads to too many files")))?;
-            }
-            // What has gone since is not there.
-            let Ok(stat) = rustix::fs::statat(&self.0, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            if kind == FileType::RegularFile {
-                found.push(Seen { name: own, stat });
-            } else if depth < DEPTH_MAX
-                && !(at.is_empty() && name.starts_with('.'))
-                && matches!(kind, FileType::Directory | FileType::Symlink)
-            {
-                let links = if kind == FileType::Symlink { Links::Followed } else { Links::Refused };
-                match self.directory(&name, links) {
-                    Ok(below) if links == Links::Followed => {
-                        if behind.is_none() {
-                            tracing::warn!(name = own, "a link in the vault is followed to read; nothing is written or removed behind it");
-                            below.walk_at(&own, depth + 1, &mut Some(BEHIND_LINKS_MAX), found)?;
-                        }
-                    }
-                    Ok(below) => below.walk_at(&own, depth + 1, behind, found)?,
-                    // Removed meanwhile, or a link to a file or to nothing.
-                    Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-                    Err(_) if links == Links::Followed => {}
-                    Err(error) => return Err((own, error)),
-                }
-            }
+    /// Regular files below the directory of this name, each under its name from here. Links of directories are looked behind, and told of: what is
+    /// found there may be read, and nothing is written or removed there. Behind a link nothing that goes wrong is an error, or whoever may put
+    /// one there could close every listing. The error names the directory.
+    pub fn walk(&self, below: &str, wanted: fn(&str) -> bool) -> Result<Vec<Seen>, (String, io::Error)> {
+        let mut walk = Walk { found: Vec::new(), wanted, left: BEHIND_LINKS_MAX };
+        let (directory, behind) = match self.directory(below, Links::Refused) {
+            Err(error) if is_loop(&error) => (self.directory(below, Links::Followed), true),
+            other => (other, false),
+        };
+        match directory {
+            Ok(directory) => walk.at(&directory, below, 0, behind)?,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) => return Err((below.to_owned(), error)),
         }
-        Ok(())
+        Ok(walk.found)
     }
 
     /// Names in this directory that are text; no other is one of a vault.
@@ -257,6 +231,61 @@ impl Beneath {
     }
 }
 
+/// A listing that is under way.
+struct Walk {
+    found: Vec<Seen>,
+    /// Which directories may be looked into.
+    wanted: fn(&str) -> bool,
+    /// Entries behind links that may still be looked at, of all links together.
+    left: usize,
+}
+
+impl Walk {
+    fn at(&mut self, directory: &Beneath, at: &str, depth: usize, behind: bool) -> Result<(), (String, io::Error)> {
+        let names = match directory.names() {
+            Err(_) if behind => return Ok(()),
+            names => names.map_err(|error| (at.to_owned(), error))?,
+        };
+        for name in names {
+            let own = if at.is_empty() { name.clone() } else { format!("{at}/{name}") };
+            if behind {
+                let Some(left) = self.left.checked_sub(1) else { return Ok(()) };
+                self.left = left;
+                if left == 0 {
+                    tracing::warn!(name = own, "links in the vault lead to too many files; not all of them are looked at");
+                }
+            }
+            // What has gone since is not there.
+            let Ok(stat) = rustix::fs::statat(&directory.0, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => self.found.push(Seen { name: own, stat }),
+                FileType::Directory | FileType::Symlink if depth >= DEPTH_MAX || !(self.wanted)(&own) => {}
+                FileType::Directory => {
+                    match directory.directory(&name, Links::Refused) {
+                        Ok(below) => self.at(&below, &own, depth + 1, behind)?,
+                        // Removed meanwhile.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(_) if behind => {}
+                        Err(error) => return Err((own, error)),
+                    }
+                }
+                FileType::Symlink if !behind => {
+                    if let Ok(below) = directory.directory(&name, Links::Followed) {
+                        tracing::warn!(name = own, "a link in the vault is followed to read; nothing is written or removed behind it");
+                        self.at(&below, &own, depth + 1, true)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+}
+
 fn is(stat: &Stat, kind: FileType) -> bool {
     FileType::from_raw_mode(stat.st_mode) == kind
 }
@@ -270,7 +299,7 @@ fn is_link(directory: &impl AsFd, name: &str) -> bool {
 fn regular(file: OwnedFd) -> io::Result<File> {
     match is(&rustix::fs::fstat(&file)?, FileType::RegularFile) {
         true => Ok(File::from(file)),
-        false => Err(io::Error::other("it is not a regular file")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
     }
 }
 

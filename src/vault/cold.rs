@@ -38,6 +38,8 @@ const STATE: &str = ".cold";
 const POLL_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 const POLL_MIN: std::time::Duration = std::time::Duration::from_millis(200);
 const NO_CAPACITY: &str = "no-capacity";
+/// How long another process may hold the tier's lock.
+const LOCK_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 /// Bytes of what is kept of a retrieval.
 const RETRIEVAL_BYTES_MAX: u64 = 4096;
 
@@ -150,7 +152,14 @@ impl Cold {
         let state = open_or_make(self.inner.root())?.make(STATE).map_err(explain("creating a directory", &self.state))?;
         let lock = self.state.join("lock");
         let file = state.lock("lock").map_err(explain("locking", &lock))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(|error| explain("locking", &lock)(error.into()))?;
+        // Whoever may write there may hold it for ever.
+        let begun = std::time::Instant::now();
+        while let Err(error) = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            if begun.elapsed() > LOCK_MAX {
+                return Err(explain("locking", &lock)(error.into()));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let before = self.retrieval(&facts.key).filter(|retrieval| now < retrieval.until);
         let ready = match before {
             Some(before) if now >= before.ready => before.ready,

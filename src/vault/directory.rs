@@ -13,11 +13,12 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use jiff::Timestamp;
 use rustix::fs::Stat;
+use rustix::io::Errno;
 
 use super::beneath::{Beneath, Links, Seen};
 use super::{Abilities, Ability, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
 use crate::domain::Document;
-use crate::domain::layout::{EVIDENCE, MANIFESTS, META, ObjectKey, PAYLOADS, RUNS};
+use crate::domain::layout::{EVIDENCE, MANIFESTS, META, ObjectKey, PAYLOADS, RUNS, may_hold_objects};
 use crate::domain::thaw::Warmth;
 use crate::seal::{SealedBytes, SegmentProof};
 
@@ -81,6 +82,11 @@ pub(super) fn explain(what: &str, path: &Path) -> impl FnOnce(std::io::Error) ->
             VaultError::Refused { what, why: format!("{place}: {error}") }
         }
         std::io::ErrorKind::NotFound => VaultError::Missing { key: place },
+        std::io::ErrorKind::InvalidInput => VaultError::Refused { what, why: format!("{place}: {error}") },
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => VaultError::Refused {
+            what,
+            why: format!("{place}: the way to it leads through a link, and nothing is written or removed behind one"),
+        },
         _ => VaultError::Unavailable { what, why: format!("{place}: {error}") },
     }
 }
@@ -298,14 +304,7 @@ impl Vault for Directory {
             let Some(vault) = opened(&root)? else { return Ok(Vec::new()) };
             // Only the directory that the prefix names is walked, not the whole vault.
             let below = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
-            let directory = match vault.directory(below, Links::Followed) {
-                Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                    return Ok(Vec::new());
-                }
-                other => other.map_err(explain("listing", &root.join(below)))?,
-            };
-            let mut seen = Vec::new();
-            directory.walk(below, &mut seen).map_err(|(place, error)| explain("listing", &root.join(place))(error))?;
+            let seen = vault.walk(below, may_hold_objects).map_err(|(place, error)| explain("listing", &root.join(place))(error))?;
             let is_wanted = |seen: &Seen| seen.name.starts_with(&prefix) && !seen.name.starts_with('.');
             let facts_of = |seen: Seen| Some(facts(seen.name.parse().ok()?, &seen.stat));
             let mut found: Vec<ObjectFacts> = seen.into_iter().filter(is_wanted).filter_map(facts_of).collect();

@@ -43,6 +43,14 @@ pub async fn document_of(vault: &dyn Vault, facts: ObjectFacts) -> Result<Bytes,
     if facts.bytes > limit {
         return Err(VaultError::Tally { what: facts.key.to_string(), why: format!("{} bytes are too many for {what}", facts.bytes) });
     }
+    exactly(vault, facts).await
+}
+
+/// The same of an object whose size is known by something that is signed, so that it may be larger.
+///
+/// # Errors
+/// [`VaultError`]
+pub async fn exactly(vault: &dyn Vault, facts: ObjectFacts) -> Result<Bytes, VaultError> {
     let length = usize::try_from(facts.bytes).unwrap_or_default();
     let warm = facts.warm()?;
     range(vault, &warm, 0, length, Duration::ZERO).await

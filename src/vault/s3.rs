@@ -4,6 +4,8 @@
 //! reading back. Names are taken with `If-None-Match: *`. A 412 may be our own earlier request whose reply was lost, so it
 //! is resolved by comparing checksums, and if that is not allowed the outcome is *unknown*, neither success nor failure.
 
+mod upload;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,8 +14,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, GlacierJobParameters, ObjectLockEnabled, ObjectLockMode,
-    OptionalObjectAttributes, RestoreRequest, ServerSideEncryption, StorageClass,
+    ChecksumAlgorithm, ChecksumMode, GlacierJobParameters, ObjectLockEnabled, ObjectLockMode, OptionalObjectAttributes, RestoreRequest,
+    ServerSideEncryption, StorageClass,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -27,10 +29,12 @@ use crate::config::{LockMode, S3Config};
 use crate::domain::Document;
 use crate::domain::layout::{EVIDENCE, ObjectKey, PAYLOADS};
 use crate::domain::thaw::{ColdClass, Tier, Warmth};
-use crate::seal::{SealedBytes, SegmentProof};
+use upload::S3Upload;
 
 /// Parts of one object that S3 allows.
 const PARTS_MAX: usize = 10_000;
+/// The code of a 409 to a conditional request.
+const CONFLICT: &str = "ConditionalRequestConflict";
 /// Attempts of one part, or of one range, beyond what the SDK repeats by itself.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -81,6 +85,10 @@ impl S3 {
         let (what, why) = (what.to_owned(), answer.message.clone());
         let about_key = answer.code.starts_with("KMS.") || (answer.code == "AccessDenied" && why.to_ascii_lowercase().contains("kms:"));
         match answer.code.as_str() {
+            _ if answer.is_setup => VaultError::Unusable(format!("{what}: {why}")),
+            "RequestTimeTooSkewed" => {
+                VaultError::Unusable(format!("the clock of this host is off, so the store refuses {what} ({why}); set it right"))
+            }
             _ if about_key => VaultError::KeyRefused { what, why },
             "NoSuchBucket" => VaultError::Unusable(format!("there is no bucket {}", self.config.bucket)),
             "NoSuchKey" | "NotFound" | "NoSuchUpload" => VaultError::Missing { key: what },
@@ -92,6 +100,19 @@ impl S3 {
 
     /// Stores a document; `locked` says whether it gets the configured retention.
     async fn put_document(&self, key: &ObjectKey, document: Document, locked: bool) -> Result<(), VaultError> {
+        // Somebody else is writing under this name at this very moment: who of the two was first is known soon.
+        for pause in [200, 800] {
+            match self.put_once(key, document.clone(), locked).await {
+                Err(VaultError::Unavailable { why, .. }) if why.starts_with(CONFLICT) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(pause)).await
+                }
+                done => return done,
+            }
+        }
+        self.put_once(key, document, locked).await
+    }
+
+    async fn put_once(&self, key: &ObjectKey, document: Document, locked: bool) -> Result<(), VaultError> {
         let sum = sha256(document.bytes());
         let (mode, until) = if locked { self.retention(key) } else { (None, None) };
         let bytes = document.into_bytes();
@@ -114,7 +135,7 @@ impl S3 {
             Ok(reply) => confirm(&key.to_string(), reply.checksum_sha256(), &sum),
             Err(error) => {
                 let answer = Answer::of(&error);
-                if answer.code == "PreconditionFailed" || answer.status.is_none() {
+                if answer.code == "PreconditionFailed" || answer.status.is_none() && !answer.is_setup {
                     return self.resolve(key, length, &sum, answer).await;
                 }
                 Err(self.explain(&format!("storing {key}"), answer))
@@ -230,6 +251,14 @@ impl S3 {
     }
 }
 
+/// A listing that says that there is more, and not where, is not one: a backup that is not seen is not restored, or is removed.
+fn complete_or_more(what: &str, truncated: Option<bool>, goes_on: bool) -> Result<(), VaultError> {
+    match truncated == Some(true) && !goes_on {
+        true => Err(VaultError::Unusable(format!("the store cuts its listing of {what} off and does not say where it goes on"))),
+        false => Ok(()),
+    }
+}
+
 fn sha256(bytes: &[u8]) -> String {
     STANDARD.encode(digest::digest(&digest::SHA256, bytes))
 }
@@ -290,148 +319,6 @@ async fn collect(mut body: ByteStream, length: usize) -> Result<Bytes, String> {
         }
         if bytes.len() > length {
             return Ok(bytes.freeze());
-        }
-    }
-}
-
-struct S3Upload {
-    vault: S3,
-    key: ObjectKey,
-    upload: String,
-    begun: JoinSet<Result<Part, VaultError>>,
-    done: Vec<Part>,
-    next: i32,
-}
-
-struct Part {
-    number: i32,
-    etag: String,
-    sum: String,
-    bytes: u64,
-}
-
-impl S3Upload {
-    fn collect(&mut self, joined: Result<Result<Part, VaultError>, tokio::task::JoinError>) -> Result<(), VaultError> {
-        let part = joined.map_err(|_| VaultError::Unknown { what: self.key.to_string(), why: "an uploading task died".to_owned() })??;
-        self.done.push(part);
-        Ok(())
-    }
-
-    fn composite(&self) -> String {
-        let digests: Vec<u8> = self.done.iter().flat_map(|part| STANDARD.decode(&part.sum).unwrap_or_default()).collect();
-        format!("{}-{}", sha256(&digests), self.done.len())
-    }
-}
-
-/// Sends one part, alone and repeatedly if it must be.
-async fn send_part(vault: S3, key: String, upload: String, number: i32, sealed: SealedBytes) -> Result<Part, VaultError> {
-    let (bytes, sum) = (sealed.bytes(), STANDARD.encode(sealed.sha256()));
-    let what = format!("part {number} of {key}");
-    let mut attempt = 1;
-    loop {
-        let request = vault.client.upload_part().bucket(&vault.config.bucket).key(&key).upload_id(&upload).part_number(number);
-        let sent =
-            request.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(&sum).body(ByteStream::from(bytes.clone())).send().await;
-        let error = match sent {
-            Ok(reply) => match confirm(&what, reply.checksum_sha256(), &sum) {
-                Ok(()) => return Ok(Part { number, etag: reply.e_tag().unwrap_or_default().to_owned(), sum, bytes: bytes.len() as u64 }),
-                Err(error) => error,
-            },
-            Err(error) => vault.explain(&what, Answer::of(&error)),
-        };
-        if attempt >= ATTEMPTS_MAX || !matches!(error, VaultError::Unavailable { .. } | VaultError::Tally { .. }) {
-            return Err(error);
-        }
-        attempt += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(200 << attempt)).await;
-    }
-}
-
-#[async_trait]
-impl Upload for S3Upload {
-    async fn part(&mut self, bytes: SealedBytes) -> Result<(), VaultError> {
-        while self.begun.len() >= self.vault.config.transfers_max {
-            if let Some(joined) = self.begun.join_next().await {
-                self.collect(joined)?;
-            }
-        }
-        let (vault, key) = (self.vault.clone(), self.vault.full(self.key.as_str()));
-        self.begun.spawn(send_part(vault, key, self.upload.clone(), self.next, bytes));
-        self.next += 1;
-        Ok(())
-    }
-
-    async fn settle(&mut self) -> Result<(), VaultError> {
-        while let Some(joined) = self.begun.join_next().await {
-            self.collect(joined)?;
-        }
-        Ok(())
-    }
-
-    async fn complete(mut self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
-        let completed = self.try_complete(proof).await;
-        // After an unknown outcome there may be nothing to abort, and nothing is lost by trying.
-        if completed.is_err()
-            && let Err(error) = self.abort().await
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "an unfinished upload could not be aborted; `lifeboat sweep` will find it"
-            );
-        }
-        completed
-    }
-
-    async fn abort(mut self: Box<Self>) -> Result<(), VaultError> {
-        // A part that arrives after the abort would be kept and paid for.
-        self.begun.shutdown().await;
-        let request = self.vault.client.abort_multipart_upload().bucket(&self.vault.config.bucket);
-        match request.key(self.vault.full(self.key.as_str())).upload_id(&self.upload).send().await {
-            Ok(_) => Ok(()),
-            Err(error) => match self.vault.explain(&format!("aborting {}", self.key), Answer::of(&error)) {
-                VaultError::Missing { .. } => Ok(()),
-                error => Err(error),
-            },
-        }
-    }
-}
-
-impl S3Upload {
-    async fn try_complete(&mut self, proof: &SegmentProof) -> Result<(), VaultError> {
-        self.settle().await?;
-        self.done.sort_by_key(|part| part.number);
-        let arrived: u64 = self.done.iter().map(|part| part.bytes).sum();
-        if arrived != proof.bytes {
-            let why = format!("{arrived} bytes were confirmed and {} were sealed", proof.bytes);
-            return Err(VaultError::Tally { what: self.key.to_string(), why });
-        }
-        let parts = self
-            .done
-            .iter()
-            .map(|p| CompletedPart::builder().part_number(p.number).e_tag(&p.etag).checksum_sha256(&p.sum).build())
-            .collect();
-        let sent = self
-            .vault
-            .client
-            .complete_multipart_upload()
-            .bucket(&self.vault.config.bucket)
-            .key(self.vault.full(self.key.as_str()))
-            .upload_id(&self.upload)
-            .if_none_match("*")
-            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
-            .send()
-            .await;
-        let sum = self.composite();
-        match sent {
-            // Some stores leave the composite checksum out; the parts were confirmed one by one.
-            Ok(reply) => reply.checksum_sha256().map_or(Ok(()), |replied| confirm(self.key.as_str(), Some(replied), &sum)),
-            Err(error) => {
-                let answer = Answer::of(&error);
-                if matches!(answer.code.as_str(), "PreconditionFailed" | "NoSuchUpload") || answer.status.is_none() {
-                    return self.vault.resolve(&self.key, proof.bytes, &sum, answer).await;
-                }
-                Err(self.vault.explain(&format!("completing {}", self.key), answer))
-            }
         }
     }
 }
@@ -555,6 +442,7 @@ impl Vault for S3 {
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.explain(&format!("listing {prefix}"), Answer::of(&error)))?;
+            complete_or_more(prefix, page.is_truncated(), page.next_continuation_token().is_some())?;
             for object in page.contents() {
                 let relative = object.key().and_then(|key| key.strip_prefix(&self.config.prefix));
                 let Some(Ok(key)) = relative.map(str::parse) else { continue };
@@ -620,7 +508,7 @@ impl Vault for S3 {
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let request = self.client.list_multipart_uploads().bucket(&self.config.bucket).prefix(&self.config.prefix);
-            let page = request.set_key_marker(key_marker).set_upload_id_marker(id_marker).send().await;
+            let page = request.set_key_marker(key_marker.clone()).set_upload_id_marker(id_marker.clone()).send().await;
             let page = page.map_err(|error| self.explain("looking for unfinished uploads", Answer::of(&error)))?;
             for upload in page.uploads() {
                 let key = upload.key().and_then(|key| key.strip_prefix(&self.config.prefix));
@@ -631,8 +519,10 @@ impl Vault for S3 {
             if page.is_truncated() != Some(true) {
                 return Ok(found);
             }
-            key_marker = page.next_key_marker().map(ToOwned::to_owned);
-            id_marker = page.next_upload_id_marker().map(ToOwned::to_owned);
+            let next = (page.next_key_marker().map(ToOwned::to_owned), page.next_upload_id_marker().map(ToOwned::to_owned));
+            let goes_on = next.0.is_some() && next != (key_marker, id_marker);
+            complete_or_more("unfinished uploads", page.is_truncated(), goes_on)?;
+            (key_marker, id_marker) = next;
         }
     }
 

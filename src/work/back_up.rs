@@ -206,14 +206,18 @@ async fn read_source(
 /// backup would be the newest, and retention would remove the others for it.
 async fn same_cluster(rig: &Rig, context: &Context, facts: &SourceFacts) -> Result<(), WorkError> {
     let Some(found) = &facts.system_identifier else { return Ok(()) };
+    let is_other = |manifest: &Manifest| manifest.source.system_identifier.as_ref().is_some_and(|before| before != found);
     let known = match rig.catalog() {
         Some(catalog) => without_catalog(catalog.newest(&context.vault, &context.datastore).await).flatten(),
         None => None,
     };
     let newest = match known {
-        Some(manifest) => Some(manifest),
-        // A role that may only write cannot tell, and the first backup has none before it.
-        None => shelf::pick(rig, &context.datastore, &Which::Latest, &mut Vec::new()).await.ok().map(|believed| believed.manifest),
+        Some(manifest) if !is_other(&manifest) => return Ok(()),
+        // Another host may have confirmed it. A role that may only write cannot tell, and the first backup has none before it.
+        known => {
+            let in_vault = shelf::pick(rig, &context.datastore, &Which::Latest, &mut Vec::new()).await;
+            in_vault.ok().map(|believed| believed.manifest).or(known)
+        }
     };
     match newest.and_then(|manifest| Some((manifest.backup, manifest.source.system_identifier?))) {
         Some((backup, before)) if before != *found => Err(WorkError::Refused {

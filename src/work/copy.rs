@@ -41,10 +41,10 @@ pub struct CopyReport {
     pub refused: Vec<String>,
 }
 
-/// The other vault, and what stands in it.
+/// The other vault, and what stands in it: names and sizes. Who may write there need not be who may write here.
 struct Other {
     vault: Arc<dyn Vault>,
-    keys: BTreeSet<ObjectKey>,
+    keys: BTreeMap<ObjectKey, u64>,
 }
 
 /// Copies what another vault lacks.
@@ -60,21 +60,21 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
         shelf::known(rig, datastore).await?;
     }
     same_vault(rig, vault.as_ref(), name).await?;
-    let mut keys = BTreeSet::new();
+    let mut keys = BTreeMap::new();
     for prefix in [layout::MANIFESTS, META, PAYLOADS, EVIDENCE] {
-        keys.extend(vault.list(prefix).await?.into_iter().map(|facts| facts.key));
+        keys.extend(vault.list(prefix).await?.into_iter().map(|facts| (facts.key, facts.bytes)));
     }
     let mut other = Other { vault, keys };
     let mut report = CopyReport::default();
     let entries = shelf::entries(rig, datastore).await?;
     let total = entries.iter().filter_map(|entry| entry.manifest.as_ref().ok());
     let total =
-        total.filter(|believed| !other.keys.contains(&believed.manifest.place().manifest())).map(|b| b.manifest.sealed_bytes()).sum();
+        total.filter(|believed| !other.keys.contains_key(&believed.manifest.place().manifest())).map(|b| b.manifest.sealed_bytes()).sum();
     let stage = rig.progress.begin("copy", Some(total));
-    let mut meta: BTreeMap<String, Vec<ObjectKey>> = BTreeMap::new();
+    let mut meta: BTreeMap<String, Vec<(ObjectKey, u64)>> = BTreeMap::new();
     for facts in rig.vault.list(META).await? {
         if let Some((datastore, backup)) = layout::parse_backup_key(facts.key.as_str()) {
-            meta.entry(format!("{datastore}/{backup}")).or_default().push(facts.key);
+            meta.entry(format!("{datastore}/{backup}")).or_default().push((facts.key, facts.bytes));
         }
     }
     for entry in entries {
@@ -85,9 +85,11 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
                 continue;
             }
         };
-        let is_new = !other.keys.contains(&manifest.place().manifest());
+        let is_new = !other.keys.contains_key(&manifest.place().manifest());
         let own = meta.remove(&format!("{}/{}", manifest.datastore, manifest.backup)).unwrap_or_default();
-        if !is_new && own.iter().all(|key| other.keys.contains(key)) {
+        let payloads = manifest.payloads.iter().flat_map(|payload| &payload.objects).map(|object| (&object.key, object.bytes));
+        let own = own.iter().map(|(key, bytes)| (key, *bytes)).chain(payloads);
+        if !is_new && own.into_iter().all(|(key, bytes)| other.keys.get(key) == Some(&bytes)) {
             report.unchanged += 1;
             continue;
         }
@@ -191,9 +193,9 @@ async fn one(
             if rig.cancel.is_cancelled() {
                 return Err(WorkError::Interrupted);
             }
-            if other.keys.contains(&object.key) {
+            if let Some(there) = other.keys.get(&object.key) {
                 // Left by a copy that was interrupted, or put there by somebody: no manifest may name what was not looked at.
-                if is_new {
+                if is_new || *there != object.bytes {
                     is_whole(rig, &other.vault, object, |_| {}).await?;
                 }
             } else {
@@ -204,8 +206,14 @@ async fn one(
     }
     let place = manifest.place();
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
-        if let Some(list) = shelf::chunk_list(rig.vault.as_ref(), object).await? {
-            document(other, report, &place.chunks(&object.key), list.to_vec()).await?;
+        match shelf::chunk_list(rig.vault.as_ref(), object).await {
+            Ok(Some(list)) => document(other, report, &place.chunks(&object.key), list.to_vec()).await?,
+            Ok(None) => {}
+            // A list that is lost costs no backup, there as little as here; `verify` tells of it.
+            Err(error @ WorkError::Damaged { .. }) => {
+                tracing::warn!(backup = %manifest.backup, error = &error as &dyn std::error::Error, "a list of chunks is not copied");
+            }
+            Err(error) => return Err(error),
         }
     }
     let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
@@ -256,18 +264,19 @@ async fn signed(
 }
 
 fn sent(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: u64) {
-    other.keys.insert(key.clone());
+    other.keys.insert(key.clone(), bytes);
     report.objects += 1;
     report.bytes += bytes;
 }
 
 async fn document(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: Vec<u8>) -> Result<(), WorkError> {
-    if other.keys.contains(key) {
-        return Ok(());
-    }
     let length = bytes.len() as u64;
+    // What stands there already is compared by the store: the same bytes are success, others are somebody else's.
+    let is_there = other.keys.contains_key(key);
     other.vault.put(key, Document::of_another_vault(bytes)).await?;
-    sent(other, report, key, length);
+    if !is_there {
+        sent(other, report, key, length);
+    }
     Ok(())
 }
 
@@ -310,7 +319,10 @@ async fn evidence(rig: &Rig, other: &mut Other, report: &mut CopyReport) -> Resu
     for facts in rig.vault.list(EVIDENCE).await? {
         let Some((sequence, true)) = layout::parse_evidence_key(facts.key.as_str()) else { continue };
         let key = layout::evidence(sequence);
-        if other.keys.contains(&key) {
+        if let Some(there) = other.keys.get(&key) {
+            if *there != facts.bytes {
+                report.refused.push(format!("evidence record {sequence}: something else stands under its name in the other vault"));
+            }
             continue;
         }
         let bytes = fetch::document_of(rig.vault.as_ref(), facts).await?;

@@ -81,12 +81,16 @@ impl Mandate {
         Err(taken_over(datastore))
     }
 
-    /// Whether nobody has claimed a later epoch.
+    /// Whether nobody has claimed a later epoch, in the vault or in the catalog: hosts of earlier versions do not sign what they claim.
     ///
     /// # Errors
     /// [`WorkError::TakenOver`] if somebody has.
     pub async fn holds(self, rig: &Rig, datastore: &DatastoreName) -> Result<(), WorkError> {
-        if self.epoch > 0 && claims(rig, datastore).await?.highest > self.epoch { Err(taken_over(datastore)) } else { Ok(()) }
+        if self.epoch == 0 {
+            return Ok(());
+        }
+        let highest = claims(rig, datastore).await?.highest.max(known_to_catalog(rig, datastore).await);
+        if highest > self.epoch { Err(taken_over(datastore)) } else { Ok(()) }
     }
 
     /// The backup that an earlier attempt at the same tick has published, if one has.
@@ -155,19 +159,27 @@ async fn claims(rig: &Rig, datastore: &DatastoreName) -> Result<Claims, WorkErro
     Ok(Claims { highest, taken })
 }
 
+/// The epoch of a datastore in the catalog; 0 where there is none.
+async fn known_to_catalog(rig: &Rig, datastore: &DatastoreName) -> u64 {
+    match &rig.catalog {
+        Ok(catalog) => catalog.epoch_of(&subject_of(datastore)).await.unwrap_or_default(),
+        Err(_) => 0,
+    }
+}
+
 async fn is_genuine(rig: &Rig, datastore: &DatastoreName, epoch: u64) -> Result<bool, WorkError> {
     let key = layout::epoch(datastore, epoch);
     let bytes = match fetch::document(rig.vault.as_ref(), &key).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(false),
-        // A role that may not read what others wrote cannot tell, and gives way.
-        Err(VaultError::Refused { .. }) => return Ok(true),
-        Err(error) if error.trouble().is_retryable() => return Err(error.into()),
+        // A role that may not read what others wrote cannot tell. It gives way to a claim that the shared catalog knows, and to no other.
+        Err(VaultError::Refused { .. } | VaultError::KeyRefused { .. }) => return Ok(epoch <= known_to_catalog(rig, datastore).await),
+        Err(error) if shelf::is_outage(&error) => return Err(error.into()),
         Err(_) => return Ok(false),
     };
     match shelf::believe(rig, &key, &bytes, "the claim").await {
         Ok(_) => {}
-        Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
+        Err(WorkError::Vault(error)) if shelf::is_outage(&error) => return Err(error.into()),
         Err(_) => return Ok(false),
     }
     let claim = serde_json::from_slice::<EpochClaim>(&bytes);
@@ -232,7 +244,11 @@ impl Held {
         let (subject, length) = (subject_of(datastore), rig.config.serve.lease.duration());
         let held = catalog.hold(&rig.config.serve.host, &subject, length).await?;
         let Some(epoch) = held else { return Err(WorkError::AlreadyRunning { what: "a run", datastore: datastore.clone() }) };
-        let mandate = Mandate { tick: None, epoch, another_cluster: false }.claim(rig, datastore).await?;
+        let claimed = Mandate { tick: None, epoch, another_cluster: false }.claim(rig, datastore).await;
+        if claimed.is_err() {
+            let _ = tokio::time::timeout(RELEASE_MAX, catalog.release(&subject, epoch)).await;
+        }
+        let mandate = claimed?;
         let lease = Lease::of(catalog, subject, mandate.epoch, length, lost.clone());
         Ok(Self { mandate, _lease: Some(lease) })
     }

@@ -106,7 +106,7 @@ The signed manifest holds the same sums for the payloads:
 
 ```bash
 find payloads meta -type f -exec sha256sum {{}} + > found.sums
-for sum in $(grep -o '"sha256": "[0-9a-f]*"' {manifest_file} | cut -d '"' -f 4); do
+for sum in $(sed '/"chunks": {{/,/}}/d' {manifest_file} | grep -o '"sha256": "[0-9a-f]*"' | cut -d '"' -f 4); do
   grep -q "^$sum " found.sums || {{ echo "the manifest names $sum, and no file has it"; false; }}
 done
 ```

@@ -243,8 +243,13 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
             before.backup
         )
     }));
-    let read_in_full = match rig.catalog() {
+    // What was read of this vault says nothing of a copy.
+    let read_in_full = match rig.catalog().filter(|_| !rig.is_elsewhere) {
         Some(catalog) => {
+            let damaged = without_catalog(catalog.damaged(&manifest.vault).await).unwrap_or_default();
+            if let Some(row) = damaged.into_iter().find(|row| row.datastore == manifest.datastore && row.backup == manifest.backup) {
+                warnings.push(format!("it was found damaged at {}, and not found whole since: {}", row.found, row.why));
+            }
             without_catalog(catalog.verified(&manifest.vault, &manifest.datastore).await).unwrap_or_default().remove(&manifest.backup)
         }
         None => None,

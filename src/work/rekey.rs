@@ -26,6 +26,8 @@ use crate::vault::{ObjectFacts, VaultError, fetch};
 
 /// Backups looked at at once.
 const LOOKS_MAX: usize = 8;
+/// Numbers of envelopes that are tried for one backup.
+const NUMBERS_TRIED: usize = 20;
 /// Backups of the middle that are opened to prove the rotation.
 const SAMPLE: usize = 3;
 
@@ -223,8 +225,9 @@ impl RekeyPlan {
     async fn prove(&self, rig: &Rig, report: &mut RekeyReport) -> Result<(), WorkError> {
         use rand::seq::IndexedRandom;
         let mut order: Vec<&Manifest> = self.all.iter().collect();
-        order.sort_by_key(|manifest| manifest.sequence);
-        let mut tried: Vec<&Manifest> = order.first().into_iter().chain(order.last()).copied().collect();
+        order.sort_by_key(|manifest| (&manifest.datastore, manifest.sequence));
+        let of_each = order.chunk_by(|one, other| one.datastore == other.datastore);
+        let mut tried: Vec<&Manifest> = of_each.flat_map(|series| series.first().into_iter().chain(series.last())).copied().collect();
         tried.extend(order.sample(&mut rand::rng(), SAMPLE).copied());
         tried.sort_by_key(|manifest| &manifest.backup);
         tried.dedup_by_key(|manifest| &manifest.backup);
@@ -299,14 +302,32 @@ async fn opens_anew(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Re
     Ok(shelf::read_payload(rig, proof_of(manifest)?, &identity).await.is_ok())
 }
 
-/// Writes the next envelope of one backup.
+/// Writes the next envelope of one backup. A name that is taken by something that no listing shows is somebody else's, and so is its number.
 async fn rotate(rig: &Rig, planned: &Change) -> Result<(), WorkError> {
+    let mut behind = 0;
+    for _ in 0..NUMBERS_TRIED {
+        match rotate_behind(rig, planned, &mut behind).await {
+            Err(WorkError::Vault(VaultError::Exists { key })) => {
+                tracing::warn!(%key, number = behind, "this name is taken by something else; the next number is tried");
+            }
+            done => return done,
+        }
+    }
+    Err(WorkError::Refused {
+        what: format!("rotating backup {}", planned.manifest.backup),
+        why: format!("{NUMBERS_TRIED} numbers of its envelopes in a row are taken"),
+        hint: format!("find out who writes under {}", planned.manifest.place().meta_prefix()),
+    })
+}
+
+async fn rotate_behind(rig: &Rig, planned: &Change, behind: &mut u32) -> Result<(), WorkError> {
     let manifest = &planned.manifest;
     let context = shelf::context_of(manifest);
     let envelopes = shelf::envelopes(rig, manifest).await?;
     // Somebody else may have rotated it since the plan was made: only what is so now counts.
     let Some(change) = change(rig, manifest, &envelopes).await? else { return Ok(()) };
-    let (place, number) = (manifest.place(), envelopes.next);
+    let (place, number) = (manifest.place(), envelopes.next.max(*behind + 1));
+    *behind = number;
     if number > shelf::ENVELOPES_MAX {
         return Err(WorkError::Refused {
             what: format!("rotating backup {}", manifest.backup),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::publish::without_catalog;
+use super::shelf::Believed;
 use super::{Rig, WorkError, shelf};
 use crate::catalog::Catalog;
 use crate::catalog::alarms::{Standing, Undelivered};
@@ -18,7 +19,7 @@ use crate::domain::evidence::{Body, DrillReport};
 use crate::domain::health::Health;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::job::Job;
-use crate::domain::layout::{self, Place};
+use crate::domain::layout;
 use crate::evidence::{self, Series};
 
 /// Clocks differ by less; what lies further ahead was made by one that was wrong.
@@ -119,7 +120,8 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
         Err(_) => Timestamp::now(),
     };
     let mut names: BTreeMap<DatastoreName, Vec<_>> = BTreeMap::new();
-    for facts in rig.vault.list(layout::MANIFESTS).await? {
+    let manifests = rig.vault.list(layout::MANIFESTS).await?;
+    for facts in &manifests {
         if let Some((datastore, backup)) = layout::parse_manifest_key(facts.key.as_str()) {
             names.entry(datastore).or_default().push(backup);
         }
@@ -148,23 +150,20 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
         let backups = names.remove(datastore).unwrap_or_default();
         health.backups = backups.len();
         let vault = shelf::vault_id(rig).await?;
-        for backup in backups.iter().rev().take(TRIED_MAX) {
-            match shelf::manifest(rig, &vault, &Place { datastore, backup }).await {
+        let looked = shelf::newest_of_each(rig, &vault, datastore, backups.clone(), &manifests, TRIED_MAX).await?;
+        health.not_believed = looked.refused;
+        let (mut newest, future): (Vec<_>, Vec<_>) =
+            looked.believed.into_iter().filter(|believed| believed.verified).partition(|believed| {
                 // One from the future would hide for years that there is none from today.
-                Ok(believed) if believed.verified && believed.manifest.source.snapshot_time <= now + FUTURE => {
-                    health.newest = Some(backup.clone());
-                    health.newest_snapshot = Some(believed.manifest.source.snapshot_time);
-                    // What a set protects is not in the vault.
-                    health.newest_bytes = match &believed.manifest.set {
-                        Some(_) => believed.manifest.plain_bytes(),
-                        None => believed.manifest.sealed_bytes(),
-                    };
-                    break;
-                }
-                Ok(believed) if believed.verified => health.future.push(backup.clone()),
-                Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
-                _ => health.not_believed += 1,
-            }
+                believed.manifest.source.snapshot_time <= now + FUTURE
+            });
+        health.future = future.into_iter().map(|believed| believed.manifest.backup).collect();
+        newest.sort_by_key(|believed| believed.manifest.sequence);
+        if let Some(Believed { manifest, .. }) = newest.pop() {
+            health.newest = Some(manifest.backup.clone());
+            health.newest_snapshot = Some(manifest.source.snapshot_time);
+            // What a set protects is not in the vault.
+            health.newest_bytes = if manifest.set.is_some() { manifest.plain_bytes() } else { manifest.sealed_bytes() };
         }
         drilled(&series, &mut health, now);
         health.gone = shelf::gone(rig, &vault, datastore, &backups).await?.into_iter().map(|(backup, _)| backup).collect();

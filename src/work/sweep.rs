@@ -16,7 +16,7 @@ use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
 use crate::domain::span::Span;
 use crate::sandbox::local;
-use crate::vault::Unfinished;
+use crate::vault::{Unfinished, VaultError};
 use crate::volumes::watchdog;
 
 /// Claims of epochs that are kept of each datastore.
@@ -177,7 +177,11 @@ async fn claims(rig: &Rig, before: Timestamp, leftovers: &mut Leftovers) -> Resu
     }
     for (datastore, claims) in by_datastore {
         // What stands behind the highest genuine claim was written by somebody else.
-        let highest = fence::highest_claim(rig, &datastore).await?;
+        // Where none is genuine, all may be those of hosts of an earlier version, which signed none.
+        let highest = match fence::highest_claim(rig, &datastore).await? {
+            0 => u64::MAX,
+            highest => highest,
+        };
         let numbers: BTreeSet<u64> = claims.iter().map(|(epoch, _)| *epoch).filter(|epoch| *epoch <= highest).collect();
         let kept: BTreeSet<u64> = numbers.into_iter().rev().take(CLAIMS_KEPT).collect();
         let goes = claims.into_iter().filter(|(epoch, facts)| !kept.contains(epoch) && facts.modified <= before);
@@ -320,13 +324,20 @@ impl Sweep {
                 continue;
             }
             for key in keys {
-                rig.vault.remove(key).await?;
-                removed += 1;
+                match rig.vault.remove(key).await {
+                    Ok(()) => removed += 1,
+                    // One behind a link keeps no other from going.
+                    Err(error @ VaultError::Refused { .. }) => held.push(error.to_string()),
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         for key in self.leftovers.probes.iter().chain(&self.leftovers.claims).chain(&self.leftovers.papers) {
-            rig.vault.remove(key).await?;
-            removed += 1;
+            match rig.vault.remove(key).await {
+                Ok(()) => removed += 1,
+                Err(error @ VaultError::Refused { .. }) => held.push(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
         }
         if held.is_empty() {
             Ok(removed)

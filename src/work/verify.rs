@@ -126,7 +126,7 @@ pub(super) async fn by_hand(
     match shelf::guide(rig, manifest, envelope).await {
         Ok(_) => {}
         // Whoever wrote lists of chunks signed the guide as well.
-        Err(shelf::NoGuide::Unsigned(key)) if envelope == 1 && manifest.format == crate::domain::manifest::FORMAT => {
+        Err(shelf::NoGuide::Unsigned(key)) if manifest.format == crate::domain::manifest::FORMAT => {
             defects.push(format!("{key} is damaged: its signature is missing"));
         }
         Err(shelf::NoGuide::Unsigned(key)) => {

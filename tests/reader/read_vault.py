@@ -22,7 +22,7 @@ import tomllib
 
 MIB = 1024 * 1024
 CHUNK, FRAME, BLOCK = 8 * MIB, 4 * MIB, 512 * 1024
-LIMIT_DOCUMENT, LIMIT_SIGNATURE, LIMIT_SLOT, LIMIT_AGE_HEADER = 4 * MIB, 1024, 16 * 1024, 4 * 1024
+LIMIT_DOCUMENT, LIMIT_SIGNATURE, LIMIT_SLOT, LIMIT_AGE_HEADER = 4 * MIB, 1024, 64 * 1024, 4 * 1024
 
 # One stanza for the identity, and one that age implementations add at will and that opens nothing ("grease").
 AGE_HEADER = re.compile(rb"age-encryption\.org/v1\n-> X25519 [A-Za-z0-9+/]{43}\n[A-Za-z0-9+/]{43}\n"

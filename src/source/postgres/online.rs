@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::SourceError;
 use super::snapshot::{Server, server};
-use crate::domain::manifest::SourceFacts;
+use crate::domain::manifest::{SourceFacts, plain_version};
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, SessionError, Tools};
 
@@ -134,7 +134,7 @@ async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, So
         Err(error) => return Err(error.into()),
     };
     Ok(SourceFacts {
-        server_version: Some(server.version.clone()),
+        server_version: Some(plain_version(&server.version)),
         server_version_num: Some(server.version_num),
         system_identifier,
         snapshot_time,

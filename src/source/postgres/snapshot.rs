@@ -8,7 +8,7 @@ use super::SourceError;
 use super::definitions::{self, Definitions};
 use super::{extensions, omitted, watch};
 use crate::domain::fingerprint::{ExtensionFacts, Omitted};
-use crate::domain::manifest::SourceFacts;
+use crate::domain::manifest::{SourceFacts, plain_version};
 use crate::domain::span::Span;
 use crate::pg::session::{Row, estimate};
 use crate::pg::sql::quote_bytes;
@@ -205,7 +205,7 @@ async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, So
         "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END";
     let snapshot_lsn = only(optional(session, lsn, 1).await?);
     Ok(SourceFacts {
-        server_version: Some(server.version.clone()),
+        server_version: Some(plain_version(&server.version)),
         server_version_num: Some(server.version_num),
         system_identifier,
         snapshot_time,

@@ -191,8 +191,12 @@ mod tests {
 
     #[test]
     fn a_lock_and_an_image_hold() {
-        let answer =
-            |status, code: &str, message: &str| Answer { status: Some(status), code: code.to_owned(), message: message.to_owned() };
+        let answer = |status, code: &str, message: &str| Answer {
+            status: Some(status),
+            code: code.to_owned(),
+            message: message.to_owned(),
+            is_setup: false,
+        };
         assert!(is_held(&answer(400, "InvalidSnapshot.InUse", "in use by ami-1")));
         assert!(is_held(&answer(400, "OperationNotPermitted", "The snapshot is locked")));
         assert!(is_held(&answer(400, "SnapshotLocked", "no")));

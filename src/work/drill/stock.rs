@@ -101,7 +101,7 @@ async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, newest: &E
     }
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
         let key = &object.key;
-        if let Some(list) = shelf::chunk_list(rig.vault.as_ref(), object).await? {
+        if let Ok(Some(list)) = shelf::chunk_list(rig.vault.as_ref(), object).await {
             write(place, &vault.join(own.chunks(key).as_str()), &list).await?;
             count += 1;
         }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::read_through;
 use crate::domain::manifest::{Manifest, Payload, Role};
 use crate::seal::Identity;
 use crate::work::verify::payload_of;
@@ -70,6 +71,7 @@ pub async fn to_stdout(rig: &Rig, manifest: &Manifest) -> Result<u64, WorkError>
             hint: "restore to a directory, which gets disk images, or to a zone: --to zone:NAME".to_owned(),
         });
     }
+    read_through(rig, manifest).await?;
     if manifest.data_payloads().next().is_some() {
         return Err(WorkError::Refused {
             what: "restoring to standard output".to_owned(),

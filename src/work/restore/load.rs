@@ -483,7 +483,7 @@ impl Work<'_> {
         self.failed(self.loader.privileges(&contents, &made).await?).await;
         if self.resumed {
             let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
-            resume::complete(&mut session, &contents, &made).await?;
+            self.failed(resume::complete(&mut session, &contents, &made, self.loader.leave.keep_going).await?).await;
             if !self.loader.leave.owners {
                 resume::own(&mut session, &contents, &made).await?;
             }

@@ -67,6 +67,8 @@ pub struct Wishes {
     pub ignore_room: bool,
     /// What has no list of its chunks is loaded without being read through first.
     pub without_reading_first: bool,
+    /// It was read through, or has lists: what stands in it may be acted upon.
+    pub read_through: bool,
     /// Tables whose rows stay in the backup: schema and name.
     pub without_rows_of: Vec<(String, String)>,
     /// `name=/directory` pairs.
@@ -241,11 +243,16 @@ async fn carry_out_once(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkE
     let thawed = thaw_first(rig, &manifest, &hurry).await?;
     let whole = wishes.only.is_none();
     let interrupted = |error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error };
-    let reads_first = !wishes.without_reading_first;
-    let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(|error| untouched(interrupted(error)))?;
-    if reads_first {
+    let mut wishes = wishes;
+    if !wishes.without_reading_first {
+        // What stands in the way of the restore is told before what may take hours.
+        sight(rig, &manifest, &target.clone().as_role(wishes.role.clone()), &wishes)
+            .await
+            .map_err(|error| untouched(interrupted(error)))?;
         read_through(rig, &manifest).await.map_err(|error| untouched(interrupted(error)))?;
+        wishes.read_through = true;
     }
+    let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(|error| untouched(interrupted(error)))?;
     let server = prepared.sight.server.clone();
     let mut report = into_database(rig, prepared).await?;
     let record = Restored {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Wishes;
+use super::read_through::has_lists;
 use super::sight::{Sight, sight};
 use crate::domain::fingerprint::{Fingerprint, Omitted};
 use crate::domain::manifest::{Manifest, Role};
@@ -111,7 +112,10 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
             return Err(TargetError::Encoding { database: sight.database, found: encoding, wanted: properties.encoding }.into());
         }
     }
-    libraries_can_be_loaded(&mut sight, &properties).await?;
+    // Settings of the database come with the whole of it only; and the server is told to load nothing that nobody vouches for.
+    if wishes.only.is_none() && (wishes.read_through || has_lists(rig, &manifest).await?) {
+        libraries_can_be_loaded(&mut sight, &properties).await?;
+    }
     let script = shelf::read_payload(rig, payload_of(&manifest, Role::Globals)?, &identity).await?;
     let globals = globals::parse(&script).map_err(TargetError::from)?;
     let rights = Rights::of(sight.session()).await.map_err(TargetError::Session)?;

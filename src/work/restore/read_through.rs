@@ -26,6 +26,15 @@ fn streamed(manifest: &Manifest) -> impl Iterator<Item = &StoredObject> {
     manifest.payloads.iter().filter(streams).flat_map(|payload| &payload.objects)
 }
 
+/// Whether everything that is streamed has its list, and that is the one that was signed.
+///
+/// # Errors
+/// [`WorkError`] if the vault does not answer.
+pub async fn has_lists(rig: &Rig, manifest: &Manifest) -> Result<bool, WorkError> {
+    let objects: Vec<StoredObject> = streamed(manifest).cloned().collect();
+    Ok(shelf::wanted(rig.vault.as_ref(), &objects).await?.iter().all(|wanted| wanted.chunks.is_some()))
+}
+
 /// Reads it through.
 ///
 /// # Errors

@@ -4,12 +4,12 @@ mod survey;
 
 use futures::{StreamExt, TryStreamExt};
 
-pub use survey::{Picked, all_gone, find, gone, is_removed, pick, survey};
+pub use survey::{Picked, all_gone, find, gone, is_removed, newest_of_each, pick, survey};
 
 use super::fence::Reading;
 use super::{Rig, WorkError, guide};
 use crate::domain::Trouble;
-use crate::domain::document::VaultHeader;
+use crate::domain::document::{DocumentError, VaultHeader};
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, Place, parse_manifest_key};
@@ -57,6 +57,16 @@ pub async fn vault_id(rig: &Rig) -> Result<VaultId, WorkError> {
         Ok(found) => tracing::warn!(
             "vault.json says that this is vault {found}, and lifeboat.toml names {pinned}; it is read as that, and nothing is written"
         ),
+        // Gone, and the backups are not: the disk is there.
+        Err(WorkError::NoVault { .. }) if !rig.vault.list(layout::MANIFESTS).await?.is_empty() => {
+            tracing::warn!("vault.json is gone; this is read as vault {pinned}, which lifeboat.toml names, and nothing is written");
+        }
+        // Garbled, too large, in an archive class. One of a later format is a later lifeboat's, and its backups are too.
+        Err(
+            WorkError::Document(DocumentError::Malformed { .. }) | WorkError::Vault(VaultError::Tally { .. } | VaultError::Frozen { .. }),
+        ) => {
+            tracing::warn!("vault.json cannot be read; this is read as vault {pinned}, which lifeboat.toml names, and nothing is written");
+        }
         Err(error) => return Err(error),
     }
     Ok(pinned.clone())
@@ -134,15 +144,14 @@ pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec
         let read = read.into_iter().filter(is_there);
         entries.extend(read.map(|(backup, manifest)| Entry { datastore: datastore.clone(), backup, manifest }));
     }
-    // Names sort by the second; within one, the sequence number tells the order.
-    // By the signed number; what is not believed has none, and stands last.
-    entries.sort_by_cached_key(|e| (e.datastore.clone(), e.manifest.as_ref().map_or(u64::MAX, |b| b.manifest.sequence), e.backup.begun()));
+    // By the signed number; what is not believed has none, and stands first: nobody takes it for the newest.
+    entries.sort_by_cached_key(|e| (e.datastore.clone(), e.manifest.as_ref().map_or(0, |b| b.manifest.sequence), e.backup.begun()));
     Ok(entries)
 }
 
 /// Whether the vault does not answer. A document in an archive class is another matter: lifeboat puts none there, and whoever may write must
 /// not be able to close a backup by it.
-fn is_outage(error: &VaultError) -> bool {
+pub(super) fn is_outage(error: &VaultError) -> bool {
     error.trouble().is_retryable() && !matches!(error, VaultError::Frozen { .. })
 }
 
@@ -154,6 +163,9 @@ async fn read(
     backups: Vec<BackupId>,
 ) -> Result<Vec<(BackupId, Result<Believed, WorkError>)>, WorkError> {
     let read = backups.into_iter().map(|backup| async move {
+        if rig.cancel.is_cancelled() {
+            return Err(WorkError::Interrupted);
+        }
         match manifest(rig, vault, &Place { datastore, backup: &backup }).await {
             // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
             Err(WorkError::Vault(error)) if is_outage(&error) => Err(WorkError::Vault(error)),
@@ -356,8 +368,14 @@ impl From<NoGuide> for WorkError {
 pub async fn guide(rig: &Rig, manifest: &Manifest, number: u32) -> Result<bytes::Bytes, NoGuide> {
     let key = manifest.place().restore_guide(number);
     let damaged = |why| NoGuide::Damaged { key: key.clone(), why };
-    let text = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(|| damaged("it is missing"))?;
-    let Some(signature) = fetch::document(rig.vault.as_ref(), &key.signature()).await? else {
+    // One that is too large, frozen or not to be read is none that may be run; only a vault that does not answer is another matter.
+    let read = async |key: &ObjectKey| match fetch::document(rig.vault.as_ref(), key).await {
+        Err(error) if is_outage(&error) => Err(NoGuide::Vault(error)),
+        Err(_) => Err(damaged("it, or its signature, cannot be read")),
+        Ok(found) => Ok(found),
+    };
+    let text = read(&key).await?.ok_or_else(|| damaged("it is missing"))?;
+    let Some(signature) = read(&key.signature()).await? else {
         return Err(NoGuide::Unsigned(key));
     };
     if rig.trusted.signer_of(&text, &signature).is_none() {
@@ -410,7 +428,7 @@ pub async fn chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Opti
     if facts.bytes != object.chunk_list_bytes() {
         return Err(damaged(format!("it has {} bytes, and {} belong to {}", facts.bytes, object.chunk_list_bytes(), object.key)));
     }
-    let list = fetch::document_of(vault, facts).await?;
+    let list = fetch::exactly(vault, facts).await?;
     match sha256(&list) == recorded.sha256 {
         true => Ok(Some(list)),
         false => Err(damaged("it is not the list that the signed manifest names".to_owned())),

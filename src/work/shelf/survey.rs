@@ -1,9 +1,11 @@
 //! Which backup is meant, of all the names that stand in a vault, and which of those that were there are gone.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::{Believed, Entry, Place, is_outage, manifest, no_such_datastore_or_backup, read, vault_id};
-use crate::domain::choice::Which;
+use crate::domain::choice::{Which, gaps};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, parse_manifest_key};
 use crate::domain::manifest::Manifest;
@@ -67,10 +69,19 @@ pub async fn find(rig: &Rig, id: &BackupId) -> Result<Believed, WorkError> {
 /// # Errors
 /// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
 pub async fn gone(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, listed: &[BackupId]) -> Result<Vec<(BackupId, u64)>, WorkError> {
-    let Some(catalog) = rig.catalog() else { return Ok(Vec::new()) };
+    // A copy may be behind; of it this host remembers nothing.
+    let Some(catalog) = rig.catalog().filter(|_| !rig.is_elsewhere) else { return Ok(Vec::new()) };
     let known = without_catalog(catalog.known(vault, datastore).await).unwrap_or_default();
-    let listed: std::collections::BTreeSet<&BackupId> = listed.iter().collect();
-    let mut gone: Vec<(BackupId, u64)> = known.into_iter().filter(|(backup, _)| !listed.contains(backup)).collect();
+    let listed: BTreeSet<&BackupId> = listed.iter().collect();
+    let gone: Vec<(BackupId, u64)> = known.into_iter().filter(|(backup, _)| !listed.contains(backup)).collect();
+    // What was published since it was listed is there by now.
+    let mut looked_at = Vec::new();
+    for one in gone {
+        if is_removed(rig, datastore, &one.0).await {
+            looked_at.push(one);
+        }
+    }
+    let mut gone = looked_at;
     if !gone.is_empty() {
         let removed = evidence::removed(rig, datastore).await?;
         gone.retain(|(backup, _)| !removed.iter().any(|(removed, _)| removed == backup));
@@ -159,16 +170,19 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
         _ => Vec::new(),
     };
     let (mut believed, mut refused): (Vec<Believed>, Vec<(BackupId, WorkError)>) = (Vec::new(), Vec::new());
-    if let Which::Exactly(backup) = which
-        && names.len().saturating_sub(WINDOW) > names.iter().position(|name| name == backup).unwrap_or(usize::MAX)
-    {
-        // Far from the newest, which are shown beside it.
-        names = vec![backup.clone()];
+    if let Which::Exactly(backup) = which {
+        // It, and the newest, which are shown beside it.
+        let from = names.len().saturating_sub(WINDOW);
+        names = names.iter().enumerate().filter(|(at, name)| *at >= from || *name == backup).map(|(_, name)| name.clone()).collect();
     }
+    let Groups { groups, unsigned, mut numbers } = Groups::of(rig, &vault, datastore, names, &listed).await;
+    // Below this number not all were looked at, so nothing can be said of gaps.
+    let mut from_number = 0;
     let fits = |manifests: &[Believed]| which.pick(manifests.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
-    for mut names in groups(rig, &vault, datastore, names, &listed, &mut refused).await {
-        let from = believed.len();
-        while fits(&believed[from..]).is_none() && refused.len() < REFUSED_MAX && !names.is_empty() {
+    for (group, mut names) in groups.into_iter().enumerate() {
+        let (from, refused_before) = (believed.len(), refused.len());
+        let all = all || matches!(which, Which::Exactly(_));
+        while fits(&believed[from..]).is_none() && refused.len() - refused_before < REFUSED_MAX && !names.is_empty() {
             let window = names.split_off(if all { 0 } else { names.len().saturating_sub(WINDOW) });
             for (backup, read) in read(rig, &vault, datastore, window).await? {
                 match read {
@@ -177,7 +191,13 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
                 }
             }
         }
+        let lowest = believed[from..].iter().map(|b| b.manifest.sequence).min();
+        if group == UNKNOWN && !names.is_empty() {
+            from_number = lowest.unwrap_or(u64::MAX);
+        }
     }
+    let many = refused.len() >= REFUSED_MAX;
+    refused.extend(unsigned);
     let picked = fits(&believed);
     if let Which::Exactly(backup) = which
         && let Some(at) = refused.iter().position(|(refused, _)| refused == backup)
@@ -198,13 +218,14 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
             source.snapshot_time
         ));
     }
-    let mut numbers: Vec<u64> = believed.iter().map(|b| b.manifest.sequence).collect();
+    numbers.extend(believed.iter().map(|b| b.manifest.sequence));
     numbers.extend(lost.iter().map(|(_, number)| *number));
-    if !crate::domain::choice::gaps(numbers.clone()).is_empty() {
+    numbers.retain(|number| *number >= from_number);
+    if !gaps(numbers.clone()).is_empty() {
         // Only now is the evidence asked what retention removed.
         numbers.extend(evidence::removed(rig, datastore).await?.into_iter().map(|(_, number)| number));
     }
-    for (first, last) in crate::domain::choice::gaps(numbers) {
+    for (first, last) in gaps(numbers).into_iter().filter(|(first, _)| *first >= from_number) {
         warnings
             .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
     }
@@ -212,7 +233,7 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
         Which::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
         Which::Random { since, .. } => format!("at or after {since}"),
         Which::Exactly(backup) => backup.to_string(),
-        Which::Latest | Which::Oldest if refused.len() >= REFUSED_MAX => {
+        Which::Latest | Which::Oldest if many => {
             format!(
                 "among {REFUSED_MAX} names that are not believed: somebody writes them. Name the backup with --backup; a catalog or an old `lifeboat list` has its id"
             )
@@ -222,7 +243,7 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
     let at = picked.and_then(|id| believed.iter().position(|b| b.manifest.backup == id));
     let Some(at) = at else {
         // Where not one is believed, the pinned key is the wrong one, or all are damaged: that is what must be said.
-        return Err(match (believed.is_empty() && refused.len() < REFUSED_MAX).then(|| refused.into_iter().next()).flatten() {
+        return Err(match (believed.is_empty() && !many).then(|| refused.into_iter().next()).flatten() {
             Some((_, error)) => error,
             None => WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted },
         });
@@ -232,38 +253,82 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
     Ok(Picked { believed: chosen, others: believed, refused, warnings, count, oldest })
 }
 
-/// The names of a datastore in the groups in which they are looked at, each with its newest last: those that this host's catalog knows, by their
-/// numbers; others; those that say that they are from the future. Names without a signature need not be read to be refused.
-async fn groups(
+/// What was found of the newest names of a datastore.
+pub struct Newest {
+    /// The newest that is believed of those that this host's catalog knows, of others, and of those from the future.
+    pub believed: Vec<Believed>,
+    /// Names that were passed over for it.
+    pub refused: usize,
+}
+
+/// Looks for the newest backup of each group of names, reading as few as it can and no more than `tried_max` of each.
+///
+/// # Errors
+/// [`WorkError`] if the vault does not answer.
+pub async fn newest_of_each(
     rig: &Rig,
     vault: &VaultId,
     datastore: &DatastoreName,
     names: Vec<BackupId>,
     listed: &[ObjectFacts],
-    refused: &mut Vec<(BackupId, WorkError)>,
-) -> [Vec<BackupId>; 3] {
-    let keys: std::collections::BTreeSet<&str> = listed.iter().map(|facts| facts.key.as_str()).collect();
-    let known = match rig.catalog() {
-        Some(catalog) => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
-        None => Default::default(),
-    };
-    let soon = Timestamp::now() + CLOCKS_DIFFER;
-    let mut groups = [Vec::new(), Vec::new(), Vec::new()];
-    for backup in names {
-        let key = Place { datastore, backup: &backup }.manifest();
-        if !rig.trusted.is_empty() && !keys.contains(key.signature().as_str()) {
-            refused.push((backup, WorkError::NotSigned { what: format!("the manifest {key}") }));
-            continue;
+    tried_max: usize,
+) -> Result<Newest, WorkError> {
+    let Groups { groups, unsigned, .. } = Groups::of(rig, vault, datastore, names, listed).await;
+    let mut found = Newest { believed: Vec::new(), refused: unsigned.len() };
+    for mut names in groups {
+        for _ in 0..tried_max {
+            let Some(backup) = names.pop() else { break };
+            match manifest(rig, vault, &Place { datastore, backup: &backup }).await {
+                Ok(believed) => {
+                    found.believed.push(believed);
+                    break;
+                }
+                Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
+                Err(_) => found.refused += 1,
+            }
         }
-        let group = if known.contains_key(&backup) {
-            0
-        } else if backup.begun() <= soon {
-            1
-        } else {
-            2
-        };
-        groups[group].push(backup);
     }
-    groups[0].sort_by_key(|backup| known.get(backup).copied());
-    groups
+    Ok(found)
+}
+
+/// Names that this host's catalog does not know, and that are not from the future.
+const UNKNOWN: usize = 1;
+
+/// The names of a datastore as they are looked at.
+struct Groups {
+    /// Those that this host's catalog knows, by their numbers; others; those that say that they are from the future. Of each the newest is last.
+    groups: [Vec<BackupId>; 3],
+    /// Names without a signature need not be read to be refused.
+    unsigned: Vec<(BackupId, WorkError)>,
+    /// Numbers of those that the catalog knows.
+    numbers: Vec<u64>,
+}
+
+impl Groups {
+    async fn of(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, names: Vec<BackupId>, listed: &[ObjectFacts]) -> Self {
+        let keys: BTreeSet<&str> = listed.iter().map(|facts| facts.key.as_str()).collect();
+        let known = match rig.catalog() {
+            Some(catalog) => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
+            None => Default::default(),
+        };
+        let soon = Timestamp::now() + CLOCKS_DIFFER;
+        let mut sorted = Self { groups: [Vec::new(), Vec::new(), Vec::new()], unsigned: Vec::new(), numbers: Vec::new() };
+        for backup in names {
+            let key = Place { datastore, backup: &backup }.manifest();
+            if !rig.trusted.is_empty() && !keys.contains(key.signature().as_str()) {
+                sorted.unsigned.push((backup, WorkError::NotSigned { what: format!("the manifest {key}") }));
+                continue;
+            }
+            let is_known = known.get(&backup).inspect(|number| sorted.numbers.push(**number)).is_some();
+            let group = match (backup.begun() > soon, is_known) {
+                (true, _) => 2,
+                (false, true) => 0,
+                (false, false) => UNKNOWN,
+            };
+            sorted.groups[group].push(backup);
+        }
+        sorted.groups[0].sort_by_key(|backup| known.get(backup).copied());
+        sorted.groups[2].sort_by_key(|backup| (known.get(backup).copied(), backup.begun()));
+        sorted
+    }
 }

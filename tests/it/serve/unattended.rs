@@ -729,13 +729,19 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     catalog.psql("catalog", "DELETE FROM subjects");
     quick.run(&["backup", "db"]).ok();
     let epochs = std::fs::read_dir(home.vault().join("runs/epochs/db")).unwrap().count();
-    assert_eq!(epochs, 4);
+    assert_eq!(epochs, 2 * 4, "each with its signature");
     assert_eq!(catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"), "4");
     // Also where the low numbers have been swept.
     let claims = home.vault().join("runs/epochs/db");
-    std::fs::rename(claims.join("000000000004.json"), claims.join("000000000500.json")).unwrap();
-    for swept in ["000000000001.json", "000000000002.json", "000000000003.json"] {
-        std::fs::remove_file(claims.join(swept)).unwrap();
+    let (last, later) = (claims.join("000000000004.json"), claims.join("000000000500.json"));
+    let text = std::fs::read_to_string(&last).unwrap();
+    std::fs::write(&later, text.replace("\"epoch\": 4", "\"epoch\": 500")).unwrap();
+    let mut sign = Command::new("openssl");
+    sign.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(home.path("keys/signing.pem")).arg("-in").arg(&later);
+    assert!(sign.arg("-out").arg(claims.join("000000000500.json.sig")).status().unwrap().success());
+    for swept in 1..=4 {
+        std::fs::remove_file(claims.join(format!("{swept:012}.json"))).unwrap();
+        std::fs::remove_file(claims.join(format!("{swept:012}.json.sig"))).unwrap();
     }
     catalog.psql("catalog", "DELETE FROM subjects");
     quick.run(&["backup", "db"]).ok();

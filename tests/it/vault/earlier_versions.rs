@@ -110,8 +110,10 @@ fn the_vault_of_an_earlier_version_is_drilled_rotated_pruned_and_added_to() {
         home.reconfigure(old, &format!("recipients = [\"{}\"]", made["recipient"].as_str().unwrap()));
         home.run(&["rekey", "--confirm", "--per-second", "100"]).ok();
         home.run(&["verify", "--all", "--identity", key.to_str().unwrap()]).ok();
+        // The server is another one than that of the fixture.
+        home.run(&["backup", "chat"]).fails(2, &["the server is another one", "--another-cluster"]);
         for datastore in ["chat", "parallel", "disks"] {
-            home.run(&["backup", datastore]).ok();
+            home.run(&["backup", datastore, "--another-cluster"]).ok();
         }
         let before = backups(&home, "chat").len();
         home.run(&["prune", "--confirm"]).ok();

@@ -5,6 +5,8 @@ mod earlier_versions;
 mod hostile;
 mod keys;
 mod museum;
+mod parsers;
+mod reader;
 mod retention;
 #[cfg(feature = "aws")]
 mod s3;

@@ -136,8 +136,7 @@ fn a_backup_in_s3_is_locked_encrypted_classed_confirmed_and_restores() {
     assert!(head["ChecksumSHA256"].as_str().unwrap().contains('-'), "several parts: {head}");
     let manifest = aws.head(keys.iter().find(|k| k.ends_with(&format!("{id}.json"))).unwrap());
     assert!(manifest["StorageClass"].is_null() && manifest["ObjectLockMode"] == "GOVERNANCE");
-    let probe = keys.iter().find(|k| k.contains("/probes/")).unwrap();
-    assert!(aws.head(probe)["ObjectLockMode"].is_null(), "a probe carries no retention");
+    assert!(!keys.iter().any(|k| k.contains("/probes/")), "a probe carries no retention, and is removed");
 
     // Opened by KMS alone, then by the recovery key alone.
     std::fs::remove_file(home.path("keys/identity.txt")).unwrap();
@@ -648,4 +647,22 @@ fn a_backup_in_glacier_is_asked_for_waited_for_and_restored() {
     // Two objects; the SDK itself asks some times before it believes a 503. What is under way is not asked for again.
     assert!(times("Expedited", 503) >= 2, "{answers:?}");
     assert_eq!((times("Standard", 202), answers.len() - times("Expedited", 503)), (2, 2), "{answers:?}");
+}
+
+/// Nothing of it gets better by being tried again: exit code 2, and the reason.
+#[test]
+fn what_is_set_up_wrongly_is_not_called_temporary() {
+    let home = Home::new();
+    home.reconfigure("directory = \"vault\"", "s3 = \"s3://nobody-has-this/prefix\"");
+    let alone = [("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")];
+    home.run_with(&alone, &["list"]).fails(2, &["region"]);
+    let region = [&alone[..], &[("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")]].concat();
+    home.run_with(&region, &["list"]).fails(2, &["credential"]);
+    // An address with a password in it stands in guides and errors; it is refused, and not repeated.
+    home.reconfigure(
+        "s3 = \"s3://nobody-has-this/prefix\"",
+        "s3 = \"s3://nobody-has-this/prefix\"\nendpoint = \"http://user:hunter2@127.0.0.1:9\"",
+    );
+    let refused = home.run(&["list"]).fails(2, &["a secret in an address"]);
+    assert!(!refused.stderr.contains("hunter2"), "{refused:?}");
 }

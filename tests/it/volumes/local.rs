@@ -111,7 +111,7 @@ fn less_than_the_consistency_that_was_asked_for_is_a_failure() {
     home.run(&["backup", "disks"]).fails(2, &["cannot be cut at one moment while they are written to"]);
     home.reconfigure("consistency = \"crash\"\n", &both);
     // What lifeboat itself writes to must not stand still.
-    home.reconfigure("[vault]\ndirectory = \"vault\"", &format!("[vault]\ndirectory = \"{}/vault\"", a.display()));
+    home.reconfigure("\ndirectory = \"vault\"", &format!("\ndirectory = \"{}/vault\"", a.display()));
     crate::support::home::copy_tree(&home.vault(), &a.join("vault"));
     home.run(&["backup", "disks"]).fails(2, &["would be frozen, and", "vault lies on it", "another file system"]);
     assert_eq!(snapshots(&disks), 0);

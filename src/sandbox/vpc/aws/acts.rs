@@ -123,7 +123,7 @@ impl Call<'_> {
         let code = item.error().and_then(|error| error.code()).unwrap_or_default();
         let message = item.error().and_then(|error| error.message()).unwrap_or_default();
         let status = code.parse().ok().filter(|status: &u16| (400..600).contains(status)).unwrap_or(400);
-        explain(&self.what, Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}") })
+        explain(&self.what, Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false })
     }
 }
 

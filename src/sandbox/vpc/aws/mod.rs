@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     fn told(code: &str, status: u16) -> CloudError {
-        explain("it", Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: so it is") })
+        explain("it", Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: so it is"), is_setup: false })
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn an_interface_that_is_held_must_wait() {
         let message = "InvalidParameterValue: Network interface 'eni-1' is currently in use.".to_owned();
-        let answer = Answer { status: Some(400), code: "InvalidParameterValue".to_owned(), message };
+        let answer = Answer { status: Some(400), code: "InvalidParameterValue".to_owned(), message, is_setup: false };
         assert!(matches!(explain("it", answer), CloudError::Busy { .. }));
     }
 }

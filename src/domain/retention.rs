@@ -90,8 +90,17 @@ pub struct Candidate {
     pub taken: Timestamp,
     /// Bytes it takes in the vault.
     pub bytes: u64,
+    /// Whether it was found damaged, and not found whole since.
+    pub damaged: bool,
     /// Why it must not go, beside what the policy says: each in words.
     pub guards: Vec<Guard>,
+}
+
+impl Candidate {
+    /// Whether it takes a place of what is to be kept. One that cannot be relied upon is kept for what it is, and no other goes for it.
+    fn counts(&self, now: Timestamp) -> bool {
+        self.taken <= now && !self.damaged
+    }
 }
 
 /// Why a backup must not be removed now.
@@ -194,11 +203,14 @@ pub fn plan(datastore: &DatastoreName, policies: &[Policy], candidates: &[Candid
     let mut newest_first: Vec<&Candidate> = candidates.iter().collect();
     // By the signed number: one backup taken under a wrong clock must not make others look older than they are.
     newest_first.sort_by(|a, b| (b.sequence, b.taken, &b.backup).cmp(&(a.sequence, a.taken, &a.backup)));
-    let kept: Vec<BTreeMap<BackupId, Vec<String>>> = policies.iter().map(|policy| kept_by(policy, &newest_first, now)).collect();
+    let counted: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.counts(now)).collect();
+    let kept: Vec<BTreeMap<BackupId, Vec<String>>> = policies.iter().map(|policy| kept_by(policy, &counted, now)).collect();
+    let with_damaged: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.taken <= now).collect();
+    let as_if_whole: BTreeSet<BackupId> = policies.iter().flat_map(|policy| kept_by(policy, &with_damaged, now).into_keys()).collect();
     let floor = policies.iter().map(|policy| policy.at_least).max().unwrap_or(usize::MAX).max(1);
     let mut plan = Plan { datastore: datastore.clone(), decisions: Vec::new(), removals: Vec::new() };
     // Hosts that do not see each other's numbers may count behind each other: what is newest by its time stays as well.
-    let mut by_time: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.taken <= now).collect();
+    let mut by_time: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.counts(now)).collect();
     by_time.sort_by_key(|candidate| std::cmp::Reverse((candidate.taken, candidate.sequence)));
     let newest_by_time: BTreeSet<BackupId> = by_time.into_iter().take(floor).map(|candidate| candidate.backup.clone()).collect();
     let mut rank = 0;
@@ -206,14 +218,17 @@ pub fn plan(datastore: &DatastoreName, policies: &[Policy], candidates: &[Candid
         let mut reasons: BTreeSet<String> = kept.iter().filter_map(|kept| kept.get(&candidate.backup)).flatten().cloned().collect();
         if policies.is_empty() {
             reasons.insert("no schedule says how long".to_owned());
-        } else if candidate.taken <= now && (rank < floor || newest_by_time.contains(&candidate.backup)) {
+        } else if candidate.counts(now) && (rank < floor || newest_by_time.contains(&candidate.backup)) {
             reasons.insert(format!("one of the newest {floor}"));
         }
         // It is kept for what it is, and takes no place of another.
-        match candidate.taken > now {
-            true => drop(reasons.insert("its time lies in the future".to_owned())),
-            false => rank += 1,
+        if candidate.taken > now {
+            reasons.insert("its time lies in the future".to_owned());
         }
+        if candidate.damaged && as_if_whole.contains(&candidate.backup) {
+            reasons.insert("found damaged: it would be kept if it were whole, and takes no place of another".to_owned());
+        }
+        rank += usize::from(candidate.counts(now));
         reasons.extend(candidate.guards.iter().map(Guard::why));
         let keep = !reasons.is_empty();
         let reasons = if keep { reasons.into_iter().collect() } else { vec![why_not(policies, candidate, now)] };
@@ -241,7 +256,7 @@ fn age(candidate: &Candidate, now: Timestamp) -> Duration {
 fn kept_by(policy: &Policy, newest_first: &[&Candidate], now: Timestamp) -> BTreeMap<BackupId, Vec<String>> {
     let mut kept: BTreeMap<BackupId, Vec<String>> = BTreeMap::new();
     let is_young = |candidate: &&&Candidate| policy.not_older_than.is_none_or(|oldest| age(candidate, now) <= oldest);
-    let young: Vec<&&Candidate> = newest_first.iter().filter(|candidate| candidate.taken <= now).filter(is_young).collect();
+    let young: Vec<&&Candidate> = newest_first.iter().filter(is_young).collect();
     let mut keep = |candidate: &Candidate, reason: String| kept.entry(candidate.backup.clone()).or_default().push(reason);
     for (every, count) in &policy.counts {
         let mut periods = BTreeSet::new();
@@ -297,7 +312,7 @@ mod tests {
     }
     fn candidate(number: usize, taken: Timestamp, guards: Vec<Guard>) -> Candidate {
         // The first is the newest.
-        Candidate { backup: id(number, taken), sequence: sequence(number), taken, bytes: 1, guards }
+        Candidate { backup: id(number, taken), sequence: sequence(number), taken, bytes: 1, damaged: false, guards }
     }
     fn sequence(number: usize) -> u64 {
         1_000 - number as u64
@@ -471,6 +486,23 @@ mod tests {
             [(0, 2), (1, 1), (2, 0), (3, -1)].map(|(number, ahead)| candidate(number, now + SignedDuration::from_secs(ahead), vec![]));
         let expected = ["its time lies in the future", "its time lies in the future", "one of the newest 1", "no rule keeps it"];
         assert_eq!(reasons(&[only(&[])], &all, now), expected);
+    }
+
+    #[test]
+    fn no_whole_backup_goes_for_one_that_is_damaged() {
+        let now = at("2026-11-24T10:00Z");
+        let damaged = Candidate { damaged: true, ..candidate(0, now, vec![]) };
+        let all =
+            [damaged, candidate(1, now - SignedDuration::from_hours(1), vec![]), candidate(2, now - SignedDuration::from_hours(2), vec![])];
+        let daily = only(&[(Every::Day, 1)]);
+        assert_eq!(
+            reasons(&[daily], &all, now),
+            [
+                "found damaged: it would be kept if it were whole, and takes no place of another",
+                "daily 1 of 1; one of the newest 1",
+                "no rule keeps it"
+            ]
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! An object is written to a temporary name, synced, hard-linked to its name, and the temporary name removed; then the
 //! directory is synced. A hard link never replaces (a rename would), so two writers cannot both win. Nothing is written, removed or
-//! copied through a link ([`super::beneath`]).
+//! copied through a link (`beneath.rs`).
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

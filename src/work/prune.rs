@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::publish::without_catalog;
 use super::snapshot::stray;
 use super::{HostLock, Rig, WorkError, evidence, shelf};
 use crate::config::VaultConfig;
@@ -108,6 +109,11 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
             _ => not_believed += 1,
         }
     }
+    let damaged = match rig.catalog() {
+        Some(catalog) => without_catalog(catalog.damaged(&shelf::vault_id(rig).await?).await).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let damaged: BTreeSet<BackupId> = damaged.into_iter().filter(|row| row.datastore == *datastore).map(|row| row.backup).collect();
     let mut candidates: Vec<Candidate> = manifests
         .values()
         .map(|manifest| Candidate {
@@ -115,6 +121,7 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
             sequence: manifest.sequence,
             taken: manifest.source.snapshot_time,
             bytes: if manifest.set.is_some() { manifest.plain_bytes() } else { manifest.sealed_bytes() },
+            damaged: damaged.contains(&manifest.backup),
             guards: spoken_guards(&said, &manifest.backup),
         })
         .collect();

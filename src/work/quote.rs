@@ -248,7 +248,9 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         Some(catalog) => {
             let damaged = without_catalog(catalog.damaged(&manifest.vault).await).unwrap_or_default();
             if let Some(row) = damaged.into_iter().find(|row| row.datastore == manifest.datastore && row.backup == manifest.backup) {
-                warnings.push(format!("it was found damaged at {}, and not found whole since: {}", row.found, row.why));
+                let before = picked.others.iter().find(|other| other.manifest.sequence < manifest.sequence);
+                let next = before.map_or(String::new(), |before| format!("; the one before it: --backup {}", before.manifest.backup));
+                warnings.push(format!("it was found damaged at {}, and not found whole since: {}{next}", row.found, row.why));
             }
             without_catalog(catalog.verified(&manifest.vault, &manifest.datastore).await).unwrap_or_default().remove(&manifest.backup)
         }

@@ -12,7 +12,7 @@ use super::{Rig, WorkError, shelf};
 use crate::catalog::Catalog;
 use crate::catalog::alarms::{Standing, Undelivered};
 use crate::catalog::ticks::{HostRow, TickRow};
-use crate::domain::alarm::Alarm;
+use crate::domain::alarm::{Alarm, Kind};
 use crate::domain::calendar::Tick;
 use crate::domain::drill::Verdict;
 use crate::domain::evidence::{Body, DrillReport};
@@ -172,7 +172,15 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
         }
         datastores.push(health);
     }
-    let alarms = datastores.iter().flat_map(|health| health.alarms(now)).collect();
+    let mut alarms: Vec<Alarm> = datastores.iter().flat_map(|health| health.alarms(now)).collect();
+    if let Err(error) = shelf::vault_to_write(rig).await {
+        alarms.push(Alarm {
+            kind: Kind::Gone,
+            subject: "vault.json".to_owned(),
+            text: format!("no backup can be taken: {}", error.in_one_line()),
+            next_step: error.hint().unwrap_or_default(),
+        });
+    }
     let mut status = Status {
         at: now,
         vault: rig.vault.address(),

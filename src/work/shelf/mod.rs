@@ -77,7 +77,19 @@ pub async fn vault_id(rig: &Rig) -> Result<VaultId, WorkError> {
 /// # Errors
 /// [`WorkError::Refused`] if it is another one than the pinned.
 pub async fn vault_to_write(rig: &Rig) -> Result<VaultId, WorkError> {
-    let found = id_in_header(rig).await?;
+    let pinned = rig.config.vault_id.as_ref().filter(|_| !rig.is_elsewhere);
+    let found = match (id_in_header(rig).await, pinned) {
+        (Err(WorkError::NoVault { address }), Some(pinned)) if !rig.vault.list(layout::MANIFESTS).await?.is_empty() => {
+            return Err(WorkError::Refused {
+                what: format!("vault {address}"),
+                why: "its vault.json is gone, and its backups are not; nothing is written into it".to_owned(),
+                hint: format!(
+                    "put vault.json back, with this in it: {{ \"format\": \"lifeboat.vault/1\", \"vault\": \"{pinned}\" }}; then find out who removed it"
+                ),
+            });
+        }
+        (found, _) => found?,
+    };
     match rig.config.vault_id.as_ref().filter(|pinned| !rig.is_elsewhere && **pinned != found) {
         None => Ok(found),
         Some(pinned) => Err(WorkError::Refused {

@@ -138,7 +138,7 @@ impl World {
                 let id = BackupId::new(now, self.random.random());
                 let all = self.backups.entry(datastore.clone()).or_default();
                 let sequence = all.len() as u64 + 1;
-                all.push(Candidate { backup: id, sequence, taken: now, bytes: 1, guards: Vec::new() });
+                all.push(Candidate { backup: id, sequence, taken: now, bytes: 1, damaged: false, guards: Vec::new() });
             }
             Action::Drill(name) => {
                 let all = self.backups.entry(name.parse().unwrap()).or_default();

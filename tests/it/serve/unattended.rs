@@ -585,12 +585,11 @@ fn a_vault_that_is_gone_is_told_of_and_nothing_is_taken_for_over() {
     eventually("it runs, and is known never to have been drilled", || {
         serving.log().contains("published") && told.got().iter().any(|got| got.contains("\"kind\":\"never-drilled\""))
     });
-    let header = home.vault().join("vault.json");
-    std::fs::rename(&header, home.path("elsewhere")).unwrap();
+    std::fs::rename(home.vault(), home.path("elsewhere")).unwrap();
     let told_of = |words: &[&str]| told.got().iter().any(|got| words.iter().all(|word| got.contains(word)));
     eventually("it is told of", || told_of(&["the vault cannot be looked at", "raised"]));
     eventually("so is the job that fails for it", || told_of(&["\"subject\":\"often/db\"", "raised"]));
-    std::fs::rename(home.path("elsewhere"), &header).unwrap();
+    std::fs::rename(home.path("elsewhere"), home.vault()).unwrap();
     eventually("that it is back, too", || told_of(&["the vault cannot be looked at", "recovered"]));
     eventually("the job as well", || told_of(&["\"subject\":\"often/db\"", "recovered"]));
     assert!(!told_of(&["\"kind\":\"never-drilled\"", "recovered"]), "{:#?}", told.got());

@@ -477,6 +477,14 @@ fn another_vaults_header_hides_nothing_and_gets_nothing() {
     home.run(&["restore", "db", "--to", &source.conninfo("back"), "--yes", "--check"]).ok();
     home.run(&["verify", "--all"]).ok();
     assert_eq!(files(&home.vault()), before);
+    let status = home.run(&["status"]);
+    assert!(status.code == 11 && status.stdout.contains("no backup can be taken"), "{status:?}");
+    // Gone, it is put back as the hint says.
+    std::fs::remove_file(&header).unwrap();
+    home.run(&["verify", "--all"]).ok();
+    home.run(&["backup", "db"]).fails(2, &["its vault.json is gone, and its backups are not", &format!("\"vault\": \"{id}\"")]);
+    std::fs::write(&header, format!("{{ \"format\": \"lifeboat.vault/1\", \"vault\": \"{id}\" }}")).unwrap();
+    home.run(&["check"]).ok();
     for garbled in ["", "{", &"x".repeat(5 << 20)] {
         std::fs::write(&header, garbled).unwrap();
         home.run(&["verify", "--all"]).ok();

@@ -1,4 +1,4 @@
-.PHONY: help demo test mutants bench fuzz fmt
+.PHONY: help demo test mutants bench fmt
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
@@ -17,9 +17,6 @@ mutants:  ## which changes of the pure decisions does no unit test notice? (two 
 bench:  ## measure lifeboat against a pipe of stock tools on about 1.5 GB (some minutes)
 	@scripts/install test
 	@scripts/bench
-
-fuzz:  ## hammer every parser of foreign bytes with libFuzzer (two hours; SECONDS_EACH=30 for less)
-	@scripts/fuzz
 
 fmt:  ## format the code
 	cargo fmt

@@ -1,5 +1,4 @@
-//! Every parser of bytes from outside, each as a function of those bytes: what it must not do is panic, hang, or take much memory. `make fuzz` and the
-//! tests run the same ones.
+//! Every parser of bytes from outside, each as a function of those bytes: what it must not do is panic, hang, or take much memory.
 
 use std::path::Path;
 

@@ -250,7 +250,7 @@ fn an_envelope_of_another_backup_or_from_the_future_is_refused() {
         &vault,
         |_| None,
         |home| {
-            home.run(&["backup", "db"]).fails(2, &["there is no vault at", "lifeboat init"]);
+            home.run(&["backup", "db"]).fails(2, &["its vault.json is gone, and its backups are not", "put vault.json back"]);
         },
     );
 }

@@ -1,5 +1,5 @@
 //! Parsers of foreign bytes, hammered: seeds that are genuine, changed in all the ways that files are, and inputs that were once found
-//! (`tests/corpora`). `make fuzz` goes on where this stops.
+//! (`tests/corpora`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -91,10 +91,17 @@ impl Answer {
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: StatusCode + std::fmt::Debug,
     {
-        let code = error.code().unwrap_or_default().to_owned();
-        let status = error.raw_response().map(StatusCode::status_code);
-        let region = error.raw_response().and_then(|response| response.header("x-amz-bucket-region"));
-        let message = match (error.message(), code.is_empty(), status) {
+        let response = error.raw_response();
+        let status = response.map(StatusCode::status_code);
+        let header = |name: &str| response.and_then(|response| response.header(name));
+        // A HEAD has no body; MinIO says in headers what would be in it.
+        let code =
+            error.code().filter(|code| !code.is_empty() && *code != "NotFound").or_else(|| header("x-minio-error-code")).or(error.code());
+        let code = code.unwrap_or_default().to_owned();
+        let (region, told) = (header("x-amz-bucket-region"), header("x-minio-error-desc"));
+        // Ceph sends an empty one.
+        let message = error.message().filter(|message| !message.is_empty()).or(told);
+        let message = match (message, code.is_empty(), status) {
             (Some(message), false, _) => format!("{code}: {message}"),
             (None, false, _) => code.clone(),
             (_, true, Some(status)) if status >= 300 => in_words(status, region),
@@ -109,7 +116,7 @@ impl Answer {
     /// Whether the service is busy or broken rather than unwilling.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        const CODES: [&str; 13] = [
+        const CODES: [&str; 14] = [
             // Whoever gave them out gives out new ones, which the SDK asks for.
             "ExpiredToken",
             "ExpiredTokenException",
@@ -124,9 +131,11 @@ impl Answer {
             "KMSInternalException",
             "DependencyTimeoutException",
             "ConditionalRequestConflict",
+            "OperationAborted",
         ];
-        // What is set up wrongly stays so, however often it is tried.
-        !self.is_setup && (CODES.contains(&self.code.as_str()) || self.status.is_none_or(|status| status >= 500 || status == 429))
+        // What is set up wrongly, or was never built, stays so, however often it is tried.
+        let is_busy = |status| (status >= 500 && status != 501) || status == 429;
+        !self.is_setup && (CODES.contains(&self.code.as_str()) || self.code.starts_with("SlowDown") || self.status.is_none_or(is_busy))
     }
 }
 

@@ -14,7 +14,7 @@ mod sets;
 pub mod thaws;
 pub mod ticks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -272,6 +272,37 @@ impl Catalog {
             .bind(run.0)
             .execute(self.ask())
             .await?;
+        Ok(())
+    }
+
+    /// Notes that a run has begun to write a backup.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn note_begun(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Result<(), CatalogError> {
+        let query = "INSERT INTO begun (vault, datastore, backup) VALUES ($1, $2, $3) ON CONFLICT (vault, datastore, backup) DO NOTHING";
+        let query = sqlx::query(query).bind(vault.as_str()).bind(datastore.as_str()).bind(backup.as_str());
+        query.execute(self.ask()).await?;
+        Ok(())
+    }
+
+    /// Backups that runs of whoever shares this catalog have begun and not published.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn begun(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<BTreeSet<BackupId>, CatalogError> {
+        let query = sqlx::query_as("SELECT backup FROM begun WHERE vault = $1 AND datastore = $2");
+        let rows: Vec<(String,)> = query.bind(vault.as_str()).bind(datastore.as_str()).fetch_all(self.ask()).await?;
+        Ok(rows.into_iter().filter_map(|(backup,)| backup.parse().ok()).collect())
+    }
+
+    /// Forgets that a backup was begun: it is published, or nothing of it is left.
+    ///
+    /// # Errors
+    /// [`CatalogError::Query`]
+    pub async fn forget_begun(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Result<(), CatalogError> {
+        let query = sqlx::query("DELETE FROM begun WHERE vault = $1 AND datastore = $2 AND backup = $3");
+        query.bind(vault.as_str()).bind(datastore.as_str()).bind(backup.as_str()).execute(self.ask()).await?;
         Ok(())
     }
 

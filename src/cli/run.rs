@@ -102,8 +102,13 @@ pub(super) fn backup_id(text: &str) -> Result<BackupId, WorkError> {
 }
 
 async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure> {
-    let report = init::write_files(&setup)?;
     let file = setup.directory.join(crate::config::FILE_NAME);
+    if file.exists()
+        && let Some(exit) = finish_init(&file, &setup).await?
+    {
+        return Ok(exit);
+    }
+    let report = init::write_files(&setup)?;
     let config = Config::load(&file).map_err(WorkError::from)?;
     let vault = rig::vault(&config).await?;
     let created = init::create_vault(vault.as_ref(), &report.vault).await;
@@ -117,7 +122,11 @@ async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure>
     match created {
         Ok(()) => talk(&format!("made vault {} ({})", vault.address(), report.vault)),
         Err(error) => {
-            return Err(Failure { error: Box::new(error), state: Some("the files above were written, the vault was not made".to_owned()) });
+            let state = match &error {
+                WorkError::Refused { .. } => "the files above were written, the vault was not made",
+                _ => "the files above were written; when the cause is mended, the same command goes on",
+            };
+            return Err(Failure { error: Box::new(error), state: Some(state.to_owned()) });
         }
     }
     talk("\nnext:");
@@ -132,6 +141,20 @@ async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure>
     talk(&format!("      {}", report.trust));
     talk(&format!("  - name a datastore in {}, then run `lifeboat check`", file.display()));
     Ok(Exit::Done)
+}
+
+/// Makes the vault of a set-up whose files are there: the store was away when they were written. `None` if there is nothing to go on with.
+async fn finish_init(file: &std::path::Path, setup: &init::NewSetup) -> Result<Option<Exit>, Failure> {
+    let config = Config::load(file).map_err(WorkError::from)?;
+    let vault = rig::vault(&config).await?;
+    let asked = setup.vault.as_ref().is_none_or(|asked| vault.address().contains(asked.trim_end_matches('/')));
+    let Some(id) = config.vault_id.filter(|_| asked) else { return Ok(None) };
+    if vault.find(&crate::domain::layout::vault_header()).await.map_err(WorkError::from)?.is_some() {
+        return Ok(None);
+    }
+    init::create_vault(vault.as_ref(), &id).await?;
+    talk(&format!("made vault {} ({id}); configuration and keys were there already and are as they were", vault.address()));
+    Ok(Some(Exit::Done))
 }
 
 async fn run_check(start: &Start) -> Result<Exit, Failure> {
@@ -416,18 +439,34 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     for run in &leftovers.unreported {
         talk(&format!("warning: drill run {run} died without a report; `lifeboat drill resume` or `drill abort` ends it"));
     }
-    for (datastore, backup) in &leftovers.lost {
+    for ((datastore, backup), lost) in &leftovers.lost {
+        talk(&format!("warning: {datastore}: backup {backup} {lost}; nothing of it is touched"));
+    }
+    for (copy, why) in &leftovers.not_looked_at {
+        talk(&format!("warning: vault {copy} could not be looked at: {why}"));
+    }
+    if leftovers.perhaps_running > 0 {
         talk(&format!(
-            "warning: {datastore}: backup {backup} was published by this host, and its manifest is gone; its payloads are left alone"
+            "{} uploads or backups that this host has not begun are left alone: something of them has changed within a day",
+            leftovers.perhaps_running
         ));
     }
+    let bytes = leftovers.in_vaults().map(|(_, found)| found.bytes()).sum::<u64>();
+    let place = |copy: Option<&str>| copy.map(|name| format!(" in vault {name}")).unwrap_or_default();
     if start.json {
         print::json(&json!({
-            "uploads": leftovers.uploads.iter().map(|u| &u.key).collect::<Vec<_>>(),
-            "orphans": leftovers.orphans.values().flatten().map(ToString::to_string).collect::<Vec<_>>(),
+            "uploads": leftovers.home.uploads.iter().map(|u| &u.key).collect::<Vec<_>>(),
+            "orphans": leftovers.home.orphans.values().flatten().map(ToString::to_string).collect::<Vec<_>>(),
+            "copies": leftovers.copies.iter().map(|(name, found)| (name, json!({
+                "uploads": found.uploads.iter().map(|u| &u.key).collect::<Vec<_>>(),
+                "orphans": found.orphans.values().flatten().map(ToString::to_string).collect::<Vec<_>>(),
+            }))).collect::<std::collections::BTreeMap<_, _>>(),
+            "left_alone": leftovers.lost.iter().map(|((datastore, backup), lost)| json!({
+                "datastore": datastore, "backup": backup, "why": lost.to_string(),
+            })).collect::<Vec<_>>(),
             "probes": leftovers.probes.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "claims": leftovers.claims.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "bytes": leftovers.bytes,
+            "bytes": bytes,
             "sandboxes": leftovers.sandboxes,
             "scratch": leftovers.scratch.iter().map(|stray| json!({ "run": stray.run, "expires": stray.expires, "things": stray.things })).collect::<Vec<_>>(),
             "papers": leftovers.papers.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -436,8 +475,11 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
             "drills_without_report": leftovers.unreported,
         }));
     } else {
-        leftovers.uploads.iter().for_each(|u| data(&format!("unfinished upload, begun {}: {}", u.begun, u.key)));
-        leftovers.orphans.values().flatten().for_each(|key| data(&format!("object of a backup that was never published: {key}")));
+        for (copy, found) in leftovers.in_vaults() {
+            found.uploads.iter().for_each(|u| data(&format!("unfinished upload{}, begun {}: {}", place(copy), u.begun, u.key)));
+            let told = |orphan: &sweep::Orphan| data(&format!("object of a backup that was never published{}: {orphan}", place(copy)));
+            found.orphans.values().flatten().for_each(told);
+        }
         leftovers.probes.iter().for_each(|key| data(&format!("probe: {key}")));
         leftovers.claims.iter().for_each(|key| data(&format!("claim that later ones have outdone: {key}")));
         let told = |stray: &sweep::Stray| data(&format!("snapshot without a backup: {} of {} in {}", stray.id, stray.owner.0, stray.place));
@@ -459,11 +501,7 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     }
     if !confirm {
         let count = leftovers.count();
-        return Err(WorkError::Leftovers(format!(
-            "{count} things were left behind ({}); none was removed",
-            bytes_for_people(leftovers.bytes)
-        ))
-        .into());
+        return Err(WorkError::Leftovers(format!("{count} things were left behind ({}); none was removed", bytes_for_people(bytes))).into());
     }
     let removed = found.apply(&rig).await?;
     talk(&format!("removed {removed} things"));

@@ -22,7 +22,7 @@ use crate::keyring::sign::{PublicKey, TrustedKeys};
 pub use datastores::{CopyConfig, DatastoreConfig, DatastoreKind, PostgresConfig, VolumesConfig};
 pub use section::{ConfigError, Fault};
 use section::{Document, Section};
-pub use vault::{ColdConfig, Colder, LockMode, S3Config, VaultConfig, parse_s3_address};
+pub use vault::{ColdConfig, Colder, Confirm, LockMode, S3Config, VaultConfig, parse_s3_address};
 
 /// Name of the configuration file.
 pub const FILE_NAME: &str = "lifeboat.toml";

@@ -7,6 +7,7 @@ use super::section::Section;
 use crate::domain::id::VaultId;
 use crate::domain::retention::minimum_days;
 use crate::domain::span::Span;
+use crate::domain::thaw::ColdClass;
 
 /// Where backups live.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub struct S3Config {
     pub object_lock: Option<(LockMode, Span)>,
     /// Retention of evidence, where objects are locked at all.
     pub evidence_lock: Span,
+    /// How it is made sure that what was sent has arrived.
+    pub confirm: Confirm,
     /// Part size in bytes.
     pub part_bytes: usize,
     /// Parts under way at once.
@@ -68,6 +71,16 @@ pub struct Colder {
     pub after_days: i64,
     /// The storage class.
     pub class: String,
+}
+
+/// How it is made sure that what was sent has arrived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Confirm {
+    /// The store computes a SHA-256 of its own and repeats it in its reply.
+    #[default]
+    Echo,
+    /// The store repeats none: what is stored is read back and compared.
+    ReadBack,
 }
 
 /// Mode of Object Lock.
@@ -170,15 +183,22 @@ fn cold(s: &mut Section<'_>) -> Option<ColdConfig> {
 fn s3_settings(s: &mut Section<'_>) -> S3Config {
     let mode = s.choice("object_lock_mode", &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)]);
     let length = s.span("object_lock");
+    let storage_class = s.text("storage_class");
+    let confirm = s.choice("confirm", &[("echo", Confirm::Echo), ("read-back", Confirm::ReadBack)]).unwrap_or_default();
+    if let Some(class) = storage_class.as_ref().filter(|class| confirm == Confirm::ReadBack && ColdClass::of(&class.value).is_some()) {
+        let instead = "store them in a warm class, and let [[vault.colder]] move them later";
+        s.fault::<()>(class.span.clone(), "storage_class", "what is frozen at once cannot be read back, as confirm says", instead);
+    }
     S3Config {
         region: s.text("region").map(|t| t.value),
         endpoint: s.endpoint("endpoint"),
         path_style: s.boolean("path_style").unwrap_or(false),
         colder: colder(s),
-        storage_class: s.text("storage_class").map(|t| t.value),
+        storage_class: storage_class.map(|t| t.value),
         sse_kms_key: s.text("sse_kms_key").map(|t| t.value),
         object_lock: length.map(|length| (mode.unwrap_or(LockMode::Governance), length)),
         evidence_lock: s.span("evidence_lock").unwrap_or(EVIDENCE_LOCK),
+        confirm,
         part_bytes: s.number("part_mib", 5, 64).unwrap_or(8) * MIB,
         transfers_max: s.number("transfers", 1, 16).unwrap_or(4),
         patience: s.span("patience").unwrap_or(PATIENCE),

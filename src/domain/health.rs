@@ -115,8 +115,12 @@ impl Health {
         if !self.gone.is_empty() {
             alarm(
                 Kind::Gone,
-                format!("backups of {} are gone from the vault, and no record says that they were removed: {}", self.datastore, names(&self.gone)),
-                "find out who removed them: the bucket's versions, its access log; what is known to be lost is forgotten by `lifeboat catalog rebuild`".to_owned(),
+                format!(
+                    "backups of {} are gone from the vault or hidden by a delete marker, and no record says that they were removed: {}",
+                    self.datastore,
+                    names(&self.gone)
+                ),
+                "find out who removed them: the bucket's access log tells. Removing a delete marker brings a backup back; what is known to be lost is forgotten by `lifeboat catalog rebuild`".to_owned(),
             );
         }
         if !self.future.is_empty() {

@@ -172,8 +172,12 @@ impl Verbs {
         let found = sweep::look(rig, Span::seconds(86_400)).await?;
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         let leftovers = &found.leftovers;
-        kinds.insert("unfinished uploads", leftovers.uploads.len());
-        kinds.insert("objects of unpublished backups", leftovers.orphans.values().map(Vec::len).sum());
+        kinds.insert("unfinished uploads", leftovers.in_vaults().map(|(_, found)| found.uploads.len()).sum());
+        kinds.insert(
+            "objects of unpublished backups",
+            leftovers.in_vaults().flat_map(|(_, found)| found.orphans.values()).map(Vec::len).sum(),
+        );
+        kinds.insert("copies that do not answer", leftovers.not_looked_at.len());
         kinds.insert("snapshots without a backup", leftovers.snapshots.len());
         kinds.insert("file systems left frozen", leftovers.frozen);
         kinds.insert("sandboxes", leftovers.sandboxes.len());

@@ -351,7 +351,7 @@ impl Vault for Directory {
             };
             let upload = |Seen { name: handle, stat }| {
                 let key = handle.rsplit_once('~').map_or(handle.clone(), |(key, _)| key.replace('~', "/"));
-                Unfinished { key, begun: modified(&stat), handle }
+                Unfinished { key, begun: modified(&stat), touched: modified(&stat), handle }
             };
             let mut found: Vec<Unfinished> = files.into_iter().map(upload).collect();
             found.sort_by(|a, b| a.handle.cmp(&b.handle));

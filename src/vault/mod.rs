@@ -119,6 +119,25 @@ pub struct Unfinished {
     pub handle: String,
     /// When it was begun.
     pub begun: Timestamp,
+    /// When something of it last arrived, as far as the store tells.
+    pub touched: Timestamp,
+}
+
+/// A version of an object, in a store that keeps them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Name of the object.
+    pub key: ObjectKey,
+    /// The store's name of the version.
+    pub id: String,
+    /// Size in bytes; none of a marker.
+    pub bytes: u64,
+    /// When the store says it was written.
+    pub modified: Timestamp,
+    /// Whether it is a marker, which says that the object is deleted and hides the versions before it.
+    pub is_marker: bool,
+    /// Whether it is the newest of its object.
+    pub is_current: bool,
 }
 
 /// What a store was found to be able to keep.
@@ -168,6 +187,15 @@ pub trait Vault: Send + Sync {
     /// Removes exactly the version of an object that was looked at, for good; one that is not there is success.
     async fn erase(&self, object: &ObjectFacts) -> Result<(), VaultError> {
         self.remove(&object.key).await
+    }
+    /// All versions of all objects whose names begin with `prefix`, hidden ones and markers too, complete or failing like [`Vault::list`]. `None` in
+    /// a store that keeps none.
+    async fn versions(&self, _: &str) -> Result<Option<Vec<Version>>, VaultError> {
+        Ok(None)
+    }
+    /// Removes a version, for good; one that is not there is success.
+    async fn erase_version(&self, version: &Version) -> Result<(), VaultError> {
+        Err(VaultError::Refused { what: format!("removing {}", version.key), why: "no versions are kept here".to_owned() })
     }
     /// Asks for a readable copy of a frozen object, for `days`; of one that is thawed, that it stays so much longer from now. May be
     /// repeated. After [`VaultError::Unknown`] the object's facts tell whether it took effect.

@@ -1,12 +1,13 @@
 //! A vault in S3, or in something that speaks like it.
 //!
-//! Every object carries a SHA-256 that the service verifies and repeats in its reply; that reply is the confirmation, not
-//! reading back. Names are taken with `If-None-Match: *`. A 412 may be our own earlier request whose reply was lost, so it
+//! Every object carries a SHA-256 that the service verifies and repeats in its reply; that reply is the confirmation. A store that repeats none
+//! is read back instead, where the configuration says so: `confirm = "read-back"`. Names are taken with `If-None-Match: *`. A 412 may be our own earlier request whose reply was lost, so it
 //! is resolved by comparing checksums, and if that is not allowed the outcome is *unknown*, neither success nor failure.
 
 mod upload;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
@@ -23,9 +24,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Warm};
+use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Version, Warm};
 use crate::aws::{self, Answer};
-use crate::config::{LockMode, S3Config};
+use crate::config::{Confirm, LockMode, S3Config};
 use crate::domain::Document;
 use crate::domain::layout::{EVIDENCE, ObjectKey, PAYLOADS};
 use crate::domain::thaw::{ColdClass, Tier, Warmth};
@@ -33,8 +34,8 @@ use upload::S3Upload;
 
 /// Parts of one object that S3 allows.
 const PARTS_MAX: usize = 10_000;
-/// The code of a 409 to a conditional request.
-const CONFLICT: &str = "ConditionalRequestConflict";
+/// Codes of a 409 to a conditional request.
+const CONFLICTS: [&str; 2] = ["ConditionalRequestConflict", "OperationAborted"];
 /// Attempts of one part, or of one range, beyond what the SDK repeats by itself.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -43,7 +44,12 @@ const ATTEMPTS_MAX: u32 = 3;
 pub struct S3 {
     client: Client,
     config: Arc<S3Config>,
+    /// Whether the store has repeated a checksum. One that has and does not any more is not the store it was.
+    has_echoed: Arc<AtomicBool>,
 }
+
+/// Bytes of an object, one after the other, with the SHA-256 (base64) of each stretch.
+type Stretch = (u64, String);
 
 impl S3 {
     /// A client for the configured bucket. Makes no request.
@@ -54,7 +60,7 @@ impl S3 {
             .force_path_style(config.path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        Self { client: Client::from_conf(settings.build()), config: Arc::new(config.clone()) }
+        Self { client: Client::from_conf(settings.build()), config: Arc::new(config.clone()), has_echoed: Arc::default() }
     }
 
     fn full(&self, key: &str) -> String {
@@ -83,16 +89,24 @@ impl S3 {
 
     fn explain(&self, what: &str, answer: Answer) -> VaultError {
         let (what, why) = (what.to_owned(), answer.message.clone());
-        let about_key = answer.code.starts_with("KMS.") || (answer.code == "AccessDenied" && why.to_ascii_lowercase().contains("kms:"));
+        let says = |word: &str| why.to_ascii_lowercase().contains(word);
+        // AWS, and MinIO with a key server, with one that refuses, and with none.
+        let about_key = answer.code.starts_with("KMS.")
+            || answer.code.starts_with("kms:")
+            || (matches!(answer.code.as_str(), "AccessDenied" | "NotImplemented") && (says("kms:") || says("kms is not configured")));
         match answer.code.as_str() {
             _ if answer.is_setup => VaultError::Unusable(format!("{what}: {why}")),
-            "RequestTimeTooSkewed" => {
+            // Garage has no code of its own for it.
+            code if code == "RequestTimeTooSkewed" || code == "InvalidRequest" && says("date is too old") => {
                 VaultError::Unusable(format!("the clock of this host is off, so the store refuses {what} ({why}); set it right"))
             }
             _ if about_key => VaultError::KeyRefused { what, why },
             "NoSuchBucket" => VaultError::Unusable(format!("there is no bucket {}", self.config.bucket)),
             "NoSuchKey" | "NotFound" | "NoSuchUpload" => VaultError::Missing { key: what },
             "BadDigest" | "XAmzContentSHA256Mismatch" | "InvalidDigest" | "XAmzContentChecksumMismatch" => VaultError::Tally { what, why },
+            "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded" => VaultError::Unavailable { what, why: format!("it is full: {why}") },
+            "AccessDenied" if says("quota is reached") => VaultError::Unavailable { what, why: format!("it is full: {why}") },
+            "NotImplemented" => VaultError::Unusable(format!("the store cannot do what is asked of it, {what}: {why}")),
             _ if answer.is_passing() => VaultError::Unavailable { what, why },
             _ => VaultError::Refused { what, why },
         }
@@ -103,7 +117,7 @@ impl S3 {
         // Somebody else is writing under this name at this very moment: who of the two was first is known soon.
         for pause in [200, 800] {
             match self.put_once(key, document.clone(), locked).await {
-                Err(VaultError::Unavailable { why, .. }) if why.starts_with(CONFLICT) => {
+                Err(VaultError::Unavailable { why, .. }) if CONFLICTS.iter().any(|code| why.starts_with(code)) => {
                     tokio::time::sleep(std::time::Duration::from_millis(pause)).await
                 }
                 done => return done,
@@ -132,19 +146,83 @@ impl S3 {
             .send()
             .await;
         match sent {
-            Ok(reply) => confirm(&key.to_string(), reply.checksum_sha256(), &sum),
+            Ok(reply) if self.is_confirmed(key.as_str(), reply.checksum_sha256(), &sum)? => Ok(()),
+            Ok(_) => self.read_back_as_sent(key, &[(length, sum)]).await,
             Err(error) => {
                 let answer = Answer::of(&error);
                 if answer.code == "PreconditionFailed" || answer.status.is_none() && !answer.is_setup {
-                    return self.resolve(key, length, &sum, answer).await;
+                    return self.resolve(key, &sum, &[(length, sum.clone())], answer).await;
                 }
                 Err(self.explain(&format!("storing {key}"), answer))
             }
         }
     }
 
+    /// Whether the reply confirms what was sent. `false` if it says nothing and need not, since what is stored is read back.
+    fn is_confirmed(&self, what: &str, replied: Option<&str>, sum: &str) -> Result<bool, VaultError> {
+        let why = match replied {
+            Some(replied) if replied == sum => {
+                self.has_echoed.store(true, Ordering::Relaxed);
+                return Ok(true);
+            }
+            Some(replied) => format!("the store computed SHA-256 {replied}, and {sum} was sent"),
+            None if self.config.confirm == Confirm::ReadBack => return Ok(false),
+            None if self.has_echoed.load(Ordering::Relaxed) => {
+                "the store confirmed the checksums of others, and not of this one".to_owned()
+            }
+            None => {
+                return Err(VaultError::Unusable(format!(
+                    "the store does not repeat the checksum it was given, so nothing says that {what} has arrived. If it never does, write \
+                     confirm = \"read-back\" beside s3 in lifeboat.toml: what is stored is read back then, which takes s3:GetObject and as long as a restore"
+                )));
+            }
+        };
+        Err(VaultError::Tally { what: what.to_owned(), why })
+    }
+
+    /// Reads back what was just stored, which nothing else confirms.
+    async fn read_back_as_sent(&self, key: &ObjectKey, sent: &[Stretch]) -> Result<(), VaultError> {
+        match self.is_as_sent(key, sent).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(VaultError::Tally { what: key.to_string(), why: "what was read back is not what was sent".to_owned() }),
+            Err(error @ VaultError::Unavailable { .. }) => Err(error),
+            Err(error) => Err(VaultError::Unknown {
+                what: format!("storing {key}"),
+                why: format!("it is to be read back, as confirm = \"read-back\" says, and that failed: {error}"),
+            }),
+        }
+    }
+
+    /// Whether what stands under a name has these bytes.
+    async fn is_as_sent(&self, key: &ObjectKey, sent: &[Stretch]) -> Result<bool, VaultError> {
+        let Some(facts) = self.find(key).await? else { return Ok(false) };
+        let object = facts.warm()?;
+        if object.bytes() != sent.iter().map(|(bytes, _)| bytes).sum::<u64>() {
+            return Ok(false);
+        }
+        let mut from = 0;
+        for (bytes, sum) in sent {
+            let end = from + bytes;
+            let mut found = digest::Context::new(&digest::SHA256);
+            while from < end {
+                let length = usize::try_from(end - from).unwrap_or(usize::MAX).min(self.config.part_bytes);
+                let read = self.read(&object, from, length).await?;
+                if read.is_empty() {
+                    return Ok(false);
+                }
+                from += read.len() as u64;
+                found.update(&read);
+            }
+            if STANDARD.encode(found.finish()) != *sum {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// After a 412 or no answer at all: is what stands under the name what we sent?
-    async fn resolve(&self, key: &ObjectKey, bytes: u64, sum: &str, answer: Answer) -> Result<(), VaultError> {
+    async fn resolve(&self, key: &ObjectKey, sum: &str, sent: &[Stretch], answer: Answer) -> Result<(), VaultError> {
+        let bytes: u64 = sent.iter().map(|(bytes, _)| bytes).sum();
         let taken = answer.code == "PreconditionFailed";
         let head = self
             .client
@@ -158,6 +236,11 @@ impl S3 {
             Ok(head) => match head.checksum_sha256() {
                 Some(stored) if stored == sum && head.content_length().and_then(|n| u64::try_from(n).ok()) == Some(bytes) => Ok(()),
                 Some(_) => Err(VaultError::Exists { key: key.clone() }),
+                None if self.config.confirm == Confirm::ReadBack => match self.is_as_sent(key, sent).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(VaultError::Exists { key: key.clone() }),
+                    Err(error) => Err(VaultError::Unknown { what: format!("storing {key}"), why: error.to_string() }),
+                },
                 None => Err(VaultError::Unknown {
                     what: format!("storing {key}"),
                     why: "something stands under the name, and the store does not tell its checksum".to_owned(),
@@ -174,6 +257,34 @@ impl S3 {
                 }
             }
         }
+    }
+
+    /// Whether the bucket keeps versions, or has kept some. A role that may not ask lists them to see.
+    async fn keeps_versions(&self) -> Result<bool, VaultError> {
+        match self.client.get_bucket_versioning().bucket(&self.config.bucket).send().await {
+            Ok(reply) => Ok(reply.status().is_some()),
+            Err(error) => {
+                let answer = Answer::of(&error);
+                match answer.code.as_str() {
+                    "NotImplemented" | "MethodNotAllowed" => Ok(false),
+                    "AccessDenied" => Ok(true),
+                    // A store that does not know the question answers another one.
+                    "" if answer.status == Some(200) => Ok(false),
+                    _ => Err(self.explain("asking whether the bucket keeps versions", answer)),
+                }
+            }
+        }
+    }
+
+    /// When the newest part of an unfinished upload arrived; `None` if it has none, or may not be asked.
+    async fn last_part(&self, key: &str, upload: &str) -> Option<Timestamp> {
+        let request = self.client.list_parts().bucket(&self.config.bucket).key(key).upload_id(upload);
+        let mut pages = request.into_paginator().send();
+        let mut newest = None;
+        while let Some(Ok(page)) = pages.next().await {
+            newest = newest.max(page.parts().iter().map(|part| timestamp(part.last_modified())).max());
+        }
+        newest
     }
 
     async fn lock_ability(&self) -> Ability {
@@ -222,7 +333,8 @@ impl S3 {
                 }
             }
         };
-        Ability { question: "checksums verified by the store", answer, needed: true, detail }
+        let needed = self.config.confirm == Confirm::Echo;
+        Ability { question: "checksums verified by the store", answer, needed, detail }
     }
 
     async fn class_ability(&self, key: &ObjectKey) -> Ability {
@@ -261,16 +373,6 @@ fn complete_or_more(what: &str, truncated: Option<bool>, goes_on: bool) -> Resul
 
 fn sha256(bytes: &[u8]) -> String {
     STANDARD.encode(digest::digest(&digest::SHA256, bytes))
-}
-
-/// The reply must repeat our checksum.
-fn confirm(what: &str, replied: Option<&str>, sum: &str) -> Result<(), VaultError> {
-    let why = match replied {
-        Some(replied) if replied == sum => return Ok(()),
-        Some(replied) => format!("the store computed SHA-256 {replied}, and {sum} was sent"),
-        None => "the store does not confirm the checksum it was given".to_owned(),
-    };
-    Err(VaultError::Tally { what: what.to_owned(), why })
 }
 
 fn timestamp(time: Option<&DateTime>) -> Timestamp {
@@ -480,6 +582,59 @@ impl Vault for S3 {
         sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {}", object.key), Answer::of(&error)))
     }
 
+    async fn versions(&self, prefix: &str) -> Result<Option<Vec<Version>>, VaultError> {
+        if !self.keeps_versions().await? {
+            return Ok(None);
+        }
+        let mut found = Vec::new();
+        let (mut key_marker, mut version_marker) = (None, None);
+        loop {
+            let request = self.client.list_object_versions().bucket(&self.config.bucket).prefix(self.full(prefix));
+            let page = request.set_key_marker(key_marker.clone()).set_version_id_marker(version_marker.clone()).send().await;
+            let page = page.map_err(|error| {
+                let needs = "; versions of the bucket must be seen before anything in it is removed, which takes s3:ListBucketVersions";
+                let answer = Answer::of(&error);
+                self.explain(&format!("listing versions of {prefix}"), Answer { message: format!("{}{needs}", answer.message), ..answer })
+            })?;
+            let relative = |key: Option<&str>| key.and_then(|key| key.strip_prefix(&self.config.prefix)?.parse().ok());
+            for version in page.versions() {
+                let Some(key) = relative(version.key()) else { continue };
+                found.push(Version {
+                    key,
+                    id: version.version_id().unwrap_or_default().to_owned(),
+                    bytes: version.size().and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
+                    modified: timestamp(version.last_modified()),
+                    is_marker: false,
+                    is_current: version.is_latest() == Some(true),
+                });
+            }
+            for marker in page.delete_markers() {
+                let Some(key) = relative(marker.key()) else { continue };
+                found.push(Version {
+                    key,
+                    id: marker.version_id().unwrap_or_default().to_owned(),
+                    bytes: 0,
+                    modified: timestamp(marker.last_modified()),
+                    is_marker: true,
+                    is_current: marker.is_latest() == Some(true),
+                });
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(Some(found));
+            }
+            let next = (page.next_key_marker().map(ToOwned::to_owned), page.next_version_id_marker().map(ToOwned::to_owned));
+            let goes_on = next.0.is_some() && next != (key_marker, version_marker);
+            complete_or_more(&format!("the versions of {prefix}"), page.is_truncated(), goes_on)?;
+            (key_marker, version_marker) = next;
+        }
+    }
+
+    async fn erase_version(&self, version: &Version) -> Result<(), VaultError> {
+        let request = self.client.delete_object().bucket(&self.config.bucket).key(self.full(version.key.as_str()));
+        let sent = request.version_id(&version.id).send().await;
+        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing a version of {}", version.key), Answer::of(&error)))
+    }
+
     async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
         let tier = match tier {
             Tier::Expedited => aws_sdk_s3::types::Tier::Expedited,
@@ -513,7 +668,9 @@ impl Vault for S3 {
             for upload in page.uploads() {
                 let key = upload.key().and_then(|key| key.strip_prefix(&self.config.prefix));
                 if let (Some(key), Some(handle)) = (key, upload.upload_id()) {
-                    found.push(Unfinished { key: key.to_owned(), handle: handle.to_owned(), begun: timestamp(upload.initiated()) });
+                    let begun = timestamp(upload.initiated());
+                    let touched = self.last_part(upload.key().unwrap_or_default(), handle).await.unwrap_or(begun);
+                    found.push(Unfinished { key: key.to_owned(), handle: handle.to_owned(), begun, touched });
                 }
             }
             if page.is_truncated() != Some(true) {
@@ -554,6 +711,13 @@ impl Vault for S3 {
                 detail: "it overwrites despite If-None-Match; backups would not be write-once".to_owned(),
             },
         });
+        if self.config.confirm == Confirm::ReadBack {
+            let detail = match self.has_echoed.load(Ordering::Relaxed) {
+                true => "it is read back, and need not be: the store repeats checksums, so confirm can be left out",
+                false => "it is read back: the store does not repeat checksums",
+            };
+            answers.push(yes("what is stored is compared", detail.to_owned()));
+        }
         answers.push(self.checksum_ability(key).await);
         answers.push(self.lock_ability().await);
         answers.push(self.class_ability(key).await);
@@ -564,6 +728,70 @@ impl Vault for S3 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Trouble;
+
+    /// What stores answer, from their own sources: AWS' error documentation, Ceph's `rgw_http_s3_errors`, MinIO's `api-errors.go`, Garage's
+    /// `error.rs`; and what is made of it. Nothing of it is "integrity broken" but what is, and nothing that stays is "try again".
+    #[tokio::test]
+    async fn every_stores_words_have_their_meaning() {
+        use Trouble::{Integrity, KeyRefused, Unavailable, Usage};
+        let rows: [(&str, u16, &str, &str, Trouble); 44] = [
+            ("AWS", 403, "SignatureDoesNotMatch", "The request signature we calculated does not match", Usage),
+            ("AWS", 403, "InvalidAccessKeyId", "The access key ID you provided does not exist in our records.", Usage),
+            ("AWS", 403, "RequestTimeTooSkewed", "The difference between the request time and the server's time is too large.", Usage),
+            ("AWS", 403, "AccessDenied", "Access Denied", Usage),
+            ("AWS", 403, "AccessDenied", "User is not authorized to perform: kms:GenerateDataKey", KeyRefused),
+            ("AWS", 400, "AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'us-east-2'", Usage),
+            ("AWS", 301, "PermanentRedirect", "The bucket must be addressed using the specified endpoint.", Usage),
+            ("AWS", 404, "NoSuchBucket", "The specified bucket does not exist.", Usage),
+            ("AWS", 409, "ConditionalRequestConflict", "", Unavailable),
+            ("AWS", 409, "OperationAborted", "A conflicting conditional action is currently in progress.", Unavailable),
+            ("AWS", 503, "SlowDown", "Reduce your request rate.", Unavailable),
+            ("AWS", 500, "InternalError", "We encountered an internal error.", Unavailable),
+            ("AWS", 400, "RequestTimeout", "Your socket connection was not read from.", Unavailable),
+            ("AWS", 400, "BadDigest", "The SHA256 you specified did not match the calculated checksum.", Integrity),
+            ("AWS", 400, "XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' header does not match.", Integrity),
+            ("AWS", 400, "KMS.NotFoundException", "Invalid keyId", KeyRefused),
+            ("AWS", 400, "KMS.DisabledException", "the key is disabled", KeyRefused),
+            ("AWS", 400, "ExpiredToken", "The provided token has expired.", Unavailable),
+            ("AWS", 400, "InvalidStorageClass", "The storage class you specified is not valid.", Usage),
+            ("AWS", 501, "NotImplemented", "A header you provided implies functionality that is not implemented.", Usage),
+            ("AWS", 403, "AllAccessDisabled", "All access to this Amazon S3 resource has been disabled.", Usage),
+            ("Ceph", 403, "SignatureDoesNotMatch", "", Usage),
+            ("Ceph", 403, "QuotaExceeded", "", Unavailable),
+            ("Ceph", 403, "UserSuspended", "", Usage),
+            ("Ceph", 503, "ServiceUnavailable", "", Unavailable),
+            ("Ceph", 408, "RequestTimeout", "", Unavailable),
+            ("Ceph", 501, "NotImplemented", "", Usage),
+            ("Ceph", 500, "UnknownError", "", Unavailable),
+            ("MinIO", 403, "InvalidAccessKeyId", "Your account is disabled; please contact your administrator.", Usage),
+            ("MinIO", 507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold.", Unavailable),
+            ("MinIO", 400, "XMinioAdminBucketQuotaExceeded", "Bucket quota exceeded", Unavailable),
+            ("MinIO", 503, "SlowDownWrite", "Resource requested is unwritable, please reduce your request rate", Unavailable),
+            ("MinIO", 429, "TooManyRequests", "Please reduce your request rate", Unavailable),
+            ("MinIO", 503, "XMinioServerNotInitialized", "Server not initialized yet, please try again.", Unavailable),
+            ("MinIO", 400, "XAmzContentChecksumMismatch", "The provided 'x-amz-checksum' header does not match.", Integrity),
+            ("MinIO", 501, "NotImplemented", "Server side encryption specified but KMS is not configured", KeyRefused),
+            ("MinIO", 404, "kms:KeyNotFound", "key with given key ID does not exist", KeyRefused),
+            ("Garage", 403, "AccessDenied", "Forbidden: Invalid signature", Usage),
+            ("Garage", 403, "AccessDenied", "Forbidden: No such key: GK31c2f218a2e44f485b94239e", Usage),
+            ("Garage", 400, "InvalidRequest", "Bad request: Date is too old", Usage),
+            ("Garage", 400, "AuthorizationHeaderMalformed", "Authorization header malformed, unexpected scope: us-east-1", Usage),
+            ("Garage", 403, "AccessDenied", "Forbidden: Bucket size quota is reached, maximum total size of objects", Unavailable),
+            ("Garage", 503, "ServiceUnavailable", "Internal error: Could not reach quorum of 2", Unavailable),
+            ("Garage", 400, "InvalidDigest", "Invalid digest: SHA256 checksum verification failed", Integrity),
+        ];
+        let vault = S3::new(&S3Config { bucket: "b".to_owned(), region: Some("us-east-1".to_owned()), ..S3Config::default() }).await;
+        for (store, status, code, message, meaning) in rows {
+            let answer = Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false };
+            let error = vault.explain("storing x", answer);
+            assert_eq!(error.trouble(), meaning, "{store} {status} {code} {message}: {error}");
+            assert!(error.to_string().contains(message) || code == "NoSuchBucket", "{error}");
+        }
+        let skewed =
+            Answer { status: Some(400), code: "InvalidRequest".to_owned(), message: "Date is too old".to_owned(), is_setup: false };
+        assert!(vault.explain("listing", skewed).to_string().contains("the clock of this host is off"));
+    }
 
     #[test]
     fn the_state_of_a_retrieval_is_read_from_its_header() {

@@ -38,6 +38,9 @@ impl Opening {
     /// # Errors
     /// [`WorkError`] if a key or the signer refuses.
     pub async fn begin(rig: &Rig, context: Context, begun: Timestamp) -> Result<Self, WorkError> {
+        if let Some(catalog) = rig.catalog() {
+            without_catalog(catalog.note_begun(&context.vault, &context.datastore, &context.backup).await);
+        }
         let identity = Identity::generate();
         let wrapped = wrap(rig, &identity, &context).await?;
         // A key that cannot sign, or that nobody believes, must not be found out after hours of dumping.
@@ -74,10 +77,13 @@ pub async fn commit(rig: &Rig, opening: Opening, mandate: Mandate, contents: Con
         // The manifest may be there: nothing that it names may go.
         Err(NotPublished::PerhapsManifest(error)) => return Err(error),
     };
-    if let Some(catalog) = rig.catalog()
-        && let Err(error) = catalog.remember(&manifest).await
-    {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the backup is published but could not be noted in the catalog");
+    if let Some(catalog) = rig.catalog() {
+        match catalog.remember(&manifest).await {
+            Ok(()) => drop(without_catalog(catalog.forget_begun(&manifest.vault, &manifest.datastore, &manifest.backup).await)),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the backup is published but could not be noted in the catalog");
+            }
+        }
     }
     failpoint::reach("catalog-written");
     Ok(manifest)
@@ -237,7 +243,13 @@ async fn believed_signer(rig: &Rig, document: &Document, signature: &[u8]) -> Re
 /// Takes back what was written of a backup that has no manifest. A role that may only write leaves it to `sweep`.
 async fn remove_unpublished(rig: &Rig, written: Vec<ObjectKey>) {
     for key in written {
-        if let Err(error) = rig.vault.remove(&key).await {
+        // The very version that was written: a store that keeps versions would only hide it.
+        let removed = match rig.vault.find(&key).await {
+            Ok(Some(facts)) => rig.vault.erase(&facts).await,
+            Ok(None) => Ok(()),
+            Err(_) => rig.vault.remove(&key).await,
+        };
+        if let Err(error) = removed {
             tracing::info!(%key, error = &error as &dyn std::error::Error, "left behind; `lifeboat sweep` removes it");
         }
     }

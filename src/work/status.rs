@@ -166,7 +166,7 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
             health.newest_bytes = if manifest.set.is_some() { manifest.plain_bytes() } else { manifest.sealed_bytes() };
         }
         drilled(&series, &mut health, now);
-        health.gone = shelf::gone(rig, &vault, datastore, &backups).await?.into_iter().map(|(backup, _)| backup).collect();
+        health.gone = shelf::gone(rig, &vault, datastore, &backups).await?.into_iter().map(|one| one.backup).collect();
         if let Ok(catalog) = &rig.catalog {
             found(catalog, &vault, &backups, &mut health).await;
         }

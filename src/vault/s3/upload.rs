@@ -1,4 +1,5 @@
-//! Uploads in parts: each sent with its checksum, alone and repeatedly if it must be, and confirmed by the store before the object becomes visible.
+//! Uploads in parts: each sent with its checksum, alone and repeatedly if it must be, and confirmed by the store before the object becomes
+//! visible, or read back after.
 
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
@@ -7,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::task::JoinSet;
 
-use super::{ATTEMPTS_MAX, S3, confirm, sha256};
+use super::{ATTEMPTS_MAX, S3, Stretch, sha256};
 use crate::aws::Answer;
 use crate::domain::layout::ObjectKey;
 use crate::seal::{SealedBytes, SegmentProof};
@@ -23,12 +24,14 @@ pub(super) struct S3Upload {
     pub(super) next: i32,
 }
 
-/// A part that has arrived and was confirmed.
+/// A part that has arrived.
 pub(super) struct Part {
     number: i32,
     etag: String,
     sum: String,
     bytes: u64,
+    /// Whether the store confirmed it. What is not is read back when the object is visible: before that no store gives it out.
+    is_confirmed: bool,
 }
 
 impl S3Upload {
@@ -36,6 +39,10 @@ impl S3Upload {
         let part = joined.map_err(|_| VaultError::Unknown { what: self.key.to_string(), why: "an uploading task died".to_owned() })??;
         self.done.push(part);
         Ok(())
+    }
+
+    fn sent(&self) -> Vec<Stretch> {
+        self.done.iter().map(|part| (part.bytes, part.sum.clone())).collect()
     }
 
     fn composite(&self) -> String {
@@ -54,8 +61,11 @@ async fn send_part(vault: S3, key: String, upload: String, number: i32, sealed: 
         let sent =
             request.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(&sum).body(ByteStream::from(bytes.clone())).send().await;
         let error = match sent {
-            Ok(reply) => match confirm(&what, reply.checksum_sha256(), &sum) {
-                Ok(()) => return Ok(Part { number, etag: reply.e_tag().unwrap_or_default().to_owned(), sum, bytes: bytes.len() as u64 }),
+            Ok(reply) => match vault.is_confirmed(&what, reply.checksum_sha256(), &sum) {
+                Ok(is_confirmed) => {
+                    let etag = reply.e_tag().unwrap_or_default().to_owned();
+                    return Ok(Part { number, etag, sum, bytes: bytes.len() as u64, is_confirmed });
+                }
                 Err(error) => error,
             },
             Err(error) => vault.explain(&what, Answer::of(&error)),
@@ -145,11 +155,13 @@ impl S3Upload {
         let sum = self.composite();
         match sent {
             // Some stores leave the composite checksum out; the parts were confirmed one by one.
-            Ok(reply) => reply.checksum_sha256().map_or(Ok(()), |replied| confirm(self.key.as_str(), Some(replied), &sum)),
+            Ok(reply) if reply.checksum_sha256().is_none() && self.done.iter().all(|part| part.is_confirmed) => Ok(()),
+            Ok(reply) if self.vault.is_confirmed(self.key.as_str(), reply.checksum_sha256(), &sum)? => Ok(()),
+            Ok(_) => self.vault.read_back_as_sent(&self.key, &self.sent()).await,
             Err(error) => {
                 let answer = Answer::of(&error);
                 if matches!(answer.code.as_str(), "PreconditionFailed" | "NoSuchUpload") || answer.status.is_none() {
-                    return self.vault.resolve(&self.key, proof.bytes, &sum, answer).await;
+                    return self.vault.resolve(&self.key, &sum, &self.sent(), answer).await;
                 }
                 Err(self.vault.explain(&format!("completing {}", self.key), answer))
             }

@@ -4,7 +4,7 @@ mod survey;
 
 use futures::{StreamExt, TryStreamExt};
 
-pub use survey::{Picked, all_gone, find, gone, is_removed, newest_of_each, pick, survey};
+pub use survey::{Gone, Picked, all_gone, find, gone, is_removed, newest_of_each, pick, survey};
 
 use super::fence::Reading;
 use super::{Rig, WorkError, guide};

@@ -63,31 +63,54 @@ pub async fn find(rig: &Rig, id: &BackupId) -> Result<Believed, WorkError> {
     }
 }
 
-/// Backups of a datastore that this host's catalog knows and the vault does not have, with their numbers: somebody or something removed them, and
-/// no signed record says who. `listed` is what the vault has.
+/// A backup that was there, and of whose removal no signed record tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// The backup.
+    pub backup: BackupId,
+    /// Its number, where this host's catalog knows it.
+    pub number: Option<u64>,
+    /// Whether its manifest is there all the same, behind a delete marker.
+    pub is_hidden: bool,
+}
+
+/// Backups of a datastore that this host's catalog knows and the vault does not have, and those whose manifest stands behind a delete marker:
+/// somebody or something removed them, and no signed record says who. `listed` is what the vault has.
 ///
 /// # Errors
 /// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
-pub async fn gone(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, listed: &[BackupId]) -> Result<Vec<(BackupId, u64)>, WorkError> {
-    // A copy may be behind; of it this host remembers nothing.
-    let Some(catalog) = rig.catalog().filter(|_| !rig.is_elsewhere) else { return Ok(Vec::new()) };
-    let known = without_catalog(catalog.known(vault, datastore).await).unwrap_or_default();
+pub async fn gone(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, listed: &[BackupId]) -> Result<Vec<Gone>, WorkError> {
+    let known = match rig.catalog() {
+        // A copy may be behind; of it this host remembers nothing.
+        Some(catalog) if !rig.is_elsewhere => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
+        _ => Default::default(),
+    };
+    let hidden = hidden(rig, datastore).await;
     let listed: BTreeSet<&BackupId> = listed.iter().collect();
-    let gone: Vec<(BackupId, u64)> = known.into_iter().filter(|(backup, _)| !listed.contains(backup)).collect();
-    // What was published since it was listed is there by now.
-    let mut looked_at = Vec::new();
-    for one in gone {
-        if is_removed(rig, datastore, &one.0).await {
-            looked_at.push(one);
+    let missing: BTreeSet<&BackupId> = known.keys().chain(&hidden).filter(|backup| !listed.contains(backup)).collect();
+    let mut gone = Vec::new();
+    for backup in missing {
+        // What was published since it was listed is there by now.
+        if is_removed(rig, datastore, backup).await {
+            gone.push(Gone { backup: backup.clone(), number: known.get(backup).copied(), is_hidden: hidden.contains(backup) });
         }
     }
-    let mut gone = looked_at;
     if !gone.is_empty() {
         let removed = evidence::removed(rig, datastore).await?;
-        gone.retain(|(backup, _)| !removed.iter().any(|(removed, _)| removed == backup));
+        gone.retain(|one| !removed.iter().any(|(removed, _)| *removed == one.backup));
     }
-    gone.sort_by_key(|(_, number)| *number);
+    gone.sort_by_key(|one| (one.number, one.backup.begun()));
     Ok(gone)
+}
+
+/// Backups whose manifest the vault has, and shows to nobody who does not ask for versions. A role that may not ask is told nothing.
+async fn hidden(rig: &Rig, datastore: &DatastoreName) -> BTreeSet<BackupId> {
+    let versions = rig.vault.versions(&layout::manifests_of(datastore)).await.unwrap_or_else(|error| {
+        tracing::debug!(error = &error as &dyn std::error::Error, "whether manifests are hidden is not looked at");
+        None
+    });
+    let manifests = versions.into_iter().flatten().filter(|version| !version.is_marker && !version.is_current);
+    manifests.filter_map(|version| Some(parse_manifest_key(version.key.as_str())?.1)).collect()
 }
 
 /// The same of every datastore of which something stands in the vault or is configured, as it is told.
@@ -108,11 +131,18 @@ pub async fn all_gone(rig: &Rig, entries: &[Entry], only: Option<&DatastoreName>
 
 /// The same, as it is told.
 #[must_use]
-pub fn tell_gone(datastore: &DatastoreName, gone: &[(BackupId, u64)]) -> Vec<String> {
-    let line = |(backup, number): &(BackupId, u64)| {
-        format!(
-            "backup {backup} of {datastore}, number {number}, is known here and gone from the vault, and no record says that it was removed"
-        )
+pub fn tell_gone(datastore: &DatastoreName, gone: &[Gone]) -> Vec<String> {
+    let line = |Gone { backup, number, is_hidden }: &Gone| {
+        let number = number.map(|number| format!(", number {number},")).unwrap_or_default();
+        match is_hidden {
+            true => format!(
+                "the manifest of backup {backup} of {datastore}{number} stands behind a delete marker, and no record says that it was removed; \
+                 removing the marker brings the backup back"
+            ),
+            false => format!(
+                "backup {backup} of {datastore}{number} is known here and gone from the vault, and no record says that it was removed"
+            ),
+        }
     };
     gone.iter().map(line).collect()
 }
@@ -219,7 +249,7 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
         ));
     }
     numbers.extend(believed.iter().map(|b| b.manifest.sequence));
-    numbers.extend(lost.iter().map(|(_, number)| *number));
+    numbers.extend(lost.iter().filter_map(|one| one.number));
     numbers.retain(|number| *number >= from_number);
     if !gaps(numbers.clone()).is_empty() {
         // Only now is the evidence asked what retention removed.

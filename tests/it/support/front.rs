@@ -9,6 +9,8 @@
 //! | [`Fault::ErrorIn200`] | CompleteMultipartUpload may answer 200 with an error in its body; API reference |
 //! | [`Fault::Answer`] | any error document, such as KMS AccessDeniedException or ThrottlingException |
 //! | [`Fault::WrongChecksum`] | what arrives is not what was sent, and the checksum in the reply tells |
+//! | [`Fault::NoEcho`] | Ceph before Squid, s3rver and others know no `x-amz-checksum-…`: neither verified nor repeated |
+//! | [`Fault::DamagedBody`] | what arrives is not what was sent, and nothing in the reply tells |
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -38,6 +40,10 @@ pub enum Fault {
     WrongChecksum,
     /// The answer comes in small pieces with pauses.
     SlowBytes,
+    /// Checksums are taken out of request and answer.
+    NoEcho,
+    /// The same, and a bit of the request's body is turned.
+    DamagedBody,
 }
 
 #[derive(Debug, Clone)]
@@ -118,6 +124,26 @@ fn broken() -> Answered {
     Err(std::io::ErrorKind::ConnectionReset.into())
 }
 
+fn is_checksum(name: &hyper::header::HeaderName) -> bool {
+    name.as_str().starts_with("x-amz-checksum-") || name.as_str().starts_with("x-amz-sdk-checksum-")
+}
+
+/// As a store reads a request that knows no checksums. Completing an upload names those of its parts in the body.
+fn without_checksums(mut head: hyper::http::request::Parts, body: Bytes) -> (hyper::http::request::Parts, Bytes) {
+    for name in head.headers.keys().filter(|name| is_checksum(name)).cloned().collect::<Vec<_>>() {
+        head.headers.remove(name);
+    }
+    if !body.starts_with(b"<CompleteMultipartUpload") {
+        return (head, body);
+    }
+    let text = String::from_utf8_lossy(&body).into_owned();
+    let mut pieces = text.split("<ChecksumSHA256>");
+    let mut kept = pieces.next().unwrap_or_default().to_owned();
+    kept.extend(pieces.map(|piece| piece.split_once("</ChecksumSHA256>").map_or("", |(_, rest)| rest)));
+    head.headers.insert("content-length", kept.len().into());
+    (head, kept.into())
+}
+
 fn matching(rules: &Mutex<Vec<Rule>>, line: &str) -> Option<Fault> {
     let mut rules = rules.lock().unwrap();
     let rule = rules.iter_mut().find(|rule| rule.times > 0 && rule.when.iter().all(|word| line.contains(word)))?;
@@ -183,8 +209,16 @@ async fn pass(
     if fault.is_some() {
         met.lock().unwrap().push(line.clone());
     }
-    let (head, body) = request.into_parts();
-    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let (mut head, body) = request.into_parts();
+    let mut body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    if matches!(fault, Some(Fault::NoEcho | Fault::DamagedBody)) {
+        (head, body) = without_checksums(head, body);
+        if let (Some(Fault::DamagedBody), Some(byte)) = (&fault, body.len().checked_sub(100)) {
+            let mut damaged = body.to_vec();
+            damaged[byte] ^= 1;
+            body = damaged.into();
+        }
+    }
     const XML: &str = "application/xml";
     match &fault {
         Some(Fault::SlowDown) => {
@@ -226,6 +260,12 @@ async fn pass(
         return answer(status, XML, body);
     }
     match fault {
+        Some(Fault::NoEcho | Fault::DamagedBody) => {
+            for name in head.headers.keys().filter(|name| is_checksum(name)).cloned().collect::<Vec<_>>() {
+                head.headers.remove(name);
+            }
+            Ok(Response::from_parts(head, whole(body)))
+        }
         Some(Fault::LoseAnswer) => broken(),
         Some(Fault::Reset) => {
             let half = body.slice(..body.len() / 2);

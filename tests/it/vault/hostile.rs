@@ -560,3 +560,57 @@ fn evidence_that_is_being_written_is_not_cut_off() {
         }
     });
 }
+
+/// Somebody removed a manifest, and the catalog is lost: what is left of the backup looks like one that was never published.
+#[test]
+fn what_may_have_been_a_backup_is_not_swept() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    let backups = [home.backup(), home.backup(), home.backup()];
+    // Ids have whole seconds.
+    std::thread::sleep(Duration::from_millis(1_100));
+    assert_eq!(home.run_with(&[("LIFEBOAT_FAILPOINT", "signature-written")], &["backup", "db"]).code, 137);
+    let manifest = home.path(&format!("vault/manifests/db/{}.json", backups[1]));
+    let text = std::fs::read(&manifest).unwrap();
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::remove_file(home.path("catalog.db")).unwrap();
+    // Nobody knows any more that the killed run was this host's: a day must pass for it.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86_400);
+    for file in files(&home.path("vault")) {
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
+    }
+    let swept = home.run(&["sweep", "--confirm"]).ok();
+    let told = format!("backup {} has no manifest, and may have had one of the numbers that are missing", backups[1]);
+    assert!(swept.stderr.contains(&told), "{}", swept.stderr);
+    // That of the killed run is newer than the gap: it can have had none of the missing numbers.
+    let payloads = files(&home.path("vault/payloads/db"));
+    assert!(payloads.iter().all(|file| backups.iter().any(|backup| file.display().to_string().contains(backup.as_str()))), "{payloads:?}");
+    std::fs::write(&manifest, text).unwrap();
+    home.run(&["verify", "--all"]).ok();
+}
+
+/// What a copy that died left in the other vault goes as well, once nothing of it has changed for a day.
+#[test]
+fn what_a_dead_copy_left_in_the_other_vault_is_swept() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    home.configure("\n[vaults.dr]\ndirectory = \"copy\"\n");
+    home.backup();
+    home.run(&["copy", "dr"]).ok();
+    let stranger = home.path("copy/payloads/db/20260101T000000Z-AAAAAA/main.zst.age");
+    let unfinished = home.path("copy/.unfinished/payloads~db~20260101T000000Z-AAAAAA~main.zst.age~00");
+    for file in [&stranger, &unfinished] {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "left").unwrap();
+    }
+    home.run(&["sweep", "--older-than", "0s"]).ok();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86_400);
+    for file in [&stranger, &unfinished] {
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(old).unwrap();
+    }
+    let found = home.run(&["sweep"]);
+    assert!(found.code == 10 && found.stdout.contains("in vault dr"), "{found:?}");
+    home.run(&["sweep", "--confirm"]).ok();
+    assert!(!stranger.exists() && !unfinished.exists());
+    home.run(&["verify", "--all", "--vault", "dr"]).ok();
+}

@@ -347,6 +347,144 @@ fn a_store_that_cannot_keep_a_promise_is_refused_by_check() {
     home.run(&["list"]).fails(2, &["there is no bucket missing-as-can-be"]);
 }
 
+/// Ceph before Squid and s3rver: what nothing confirms is read back, if the configuration says so, and refused by name if it does not.
+#[test]
+fn a_store_that_repeats_no_checksums_is_read_back() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let home = aws.home(&source, "");
+    let silent = |when: &[&'static str], fault: Fault, times: u32| {
+        let rule = |when: &[&'static str], fault: Fault, times: u32| Rule { when: when.to_vec(), fault, times, after: 0 };
+        aws.front.rules(vec![rule(when, fault, times), rule(&["/backups-"], Fault::NoEcho, 100_000)]);
+    };
+    silent(&[], Fault::NoEcho, 0);
+    let check = home.run(&["check"]);
+    assert!(check.code == 2 && check.stdout.contains("the store does not repeat the checksum it was given"), "{check:?}");
+    home.run(&["backup", "db"]).fails(2, &["the store does not repeat the checksum it was given", "confirm = \"read-back\""]);
+    aws.nothing_is_left(&home);
+
+    home.reconfigure("path_style = true\n", "path_style = true\nconfirm = \"read-back\"\n");
+    let check = home.run(&["check"]).ok();
+    assert!(check.stdout.contains("it is read back: the store does not repeat checksums"), "{}", check.stdout);
+    home.backup();
+    home.run(&["verify", "--all"]).ok();
+    target.psql("postgres", "CREATE DATABASE d");
+    home.run(&["restore", "db", "--to", &target.conninfo("d"), "--yes"]).ok();
+    assert_eq!(
+        source.psql("d", "SELECT count(*), sum(length(x)), md5(string_agg(x, NULL ORDER BY i)) FROM t"),
+        target.psql("d", "SELECT count(*), sum(length(x)), md5(string_agg(x, NULL ORDER BY i)) FROM t")
+    );
+
+    // A part and a document that arrive damaged are found, and there is no backup.
+    for damaged in [["PUT", "partNumber=2"], ["PUT", "envelope-0001.json?"]] {
+        silent(&damaged, Fault::DamagedBody, 1);
+        home.run(&["backup", "db"]).fails(7, &["what was read back is not what was sent"]);
+        assert_eq!(home.run(&["list", "--json"]).ok().json().as_array().unwrap().len(), 1);
+    }
+    // An answer that is lost is looked for in the same way.
+    silent(&["POST", "main.zst.age", "uploadId"], Fault::LoseAnswer, 1);
+    home.backup();
+    // A role that may not read is told so.
+    let denied = Fault::Answer(403, "application/xml", "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>".to_owned());
+    silent(&["GET", "main.zst.age"], denied, 9);
+    home.run(&["backup", "db"]).fails(6, &["it is to be read back", "AccessDenied"]);
+
+    // One that has confirmed and does not any more is not what it was.
+    home.reconfigure("confirm = \"read-back\"\n", "");
+    aws.front.fault(&["PUT", "envelope-0001.json?"], Fault::NoEcho, 9);
+    home.run(&["backup", "db"]).fails(7, &["the store confirmed the checksums of others, and not of this one"]);
+    home.reconfigure("path_style = true\n", "path_style = true\nconfirm = \"read-back\"\nstorage_class = \"GLACIER\"\n");
+    home.run(&["check"]).fails(2, &["what is frozen at once cannot be read back"]);
+}
+
+/// The store was away when everything else was made.
+#[test]
+fn an_init_that_failed_half_way_is_gone_on_with() {
+    let aws = Aws::start();
+    let directory = crate::support::directory();
+    let at = directory.path().join("boat").display().to_string();
+    let run = || {
+        let mut home = Home::new();
+        for (name, value) in aws.stack.credentials() {
+            home.set(name, value);
+        }
+        home.set("AWS_ENDPOINT_URL", &aws.front.endpoint());
+        home.run(&["init", &at, "--vault", &format!("s3://{}/new", aws.bucket())])
+    };
+    let away = Fault::Answer(403, "application/xml", "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>".to_owned());
+    aws.front.fault(&["PUT", "vault.json"], away, 1);
+    run().fails(2, &["AccessDenied", "the same command goes on"]);
+    let written = std::fs::read_to_string(directory.path().join("boat/lifeboat.toml")).unwrap();
+    let again = run().ok();
+    assert!(again.stderr.contains("made vault") && again.stderr.contains("as they were"), "{again:?}");
+    assert_eq!(std::fs::read_to_string(directory.path().join("boat/lifeboat.toml")).unwrap(), written);
+    run().fails(2, &["it exists already"]);
+}
+
+impl Aws {
+    /// Versions and markers that the bucket keeps of a home.
+    fn versions(&self, home: &Home) -> (Vec<serde_json::Value>, Vec<serde_json::Value>) {
+        let listed = self.stack.aws(&["s3api", "list-object-versions", "--bucket", self.bucket(), "--prefix", &self.prefix(home)]);
+        let all = |name: &str| listed[name].as_array().cloned().unwrap_or_default();
+        (all("Versions"), all("DeleteMarkers"))
+    }
+}
+
+/// In a bucket that keeps versions, what was never a backup is removed for good, and what may have been one is not touched.
+#[test]
+fn in_a_versioned_bucket_removed_is_gone_and_hidden_is_told() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let only_the_header = |home: &Home| {
+        let (versions, markers) = aws.versions(home);
+        assert!(versions.len() == 1 && markers.is_empty(), "{versions:?} {markers:?}");
+    };
+    // A backup that fails, and one that is killed.
+    let denied = Fault::Answer(403, "application/xml", "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>".to_owned());
+    aws.front.fault(&["PUT", "/manifests/", ".json.sig"], denied.clone(), 9);
+    home.run(&["backup", "db"]).fails(2, &["AccessDenied"]);
+    only_the_header(&home);
+    aws.front.rules(Vec::new());
+    assert_eq!(home.run_with(&[("LIFEBOAT_FAILPOINT", "about-to-publish")], &["backup", "db"]).code, 137);
+    // Whoever hid it before has not removed it.
+    let payload = aws.keys(&home).into_iter().find(|key| key.ends_with("main.zst.age")).unwrap();
+    aws.stack.aws(&["s3api", "delete-object", "--bucket", aws.bucket(), "--key", &payload]);
+    aws.front.fault(&["GET", "?versions"], denied, 9);
+    home.run(&["sweep", "--older-than", "0s"]).fails(2, &["s3:ListBucketVersions"]);
+    aws.front.rules(Vec::new());
+    home.run(&["sweep", "--older-than", "0s"]).fails(10, &["left behind"]);
+    home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
+    only_the_header(&home);
+
+    // Markers on every manifest, and no catalog that would know.
+    let backups = [home.backup(), home.backup()];
+    let before = aws.versions(&home).0.len();
+    for key in aws.keys(&home).iter().filter(|key| key.contains("/manifests/")) {
+        aws.stack.aws(&["s3api", "delete-object", "--bucket", aws.bucket(), "--key", key]);
+    }
+    std::fs::remove_file(home.path("catalog.db")).unwrap();
+    let swept = home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
+    for backup in &backups {
+        let told = format!("backup {backup} has its manifest behind a delete marker, and no record says that it was removed");
+        assert!(swept.stderr.contains(&told), "{}", swept.stderr);
+    }
+    assert_eq!(aws.versions(&home).0.len(), before);
+    let status = home.run(&["status"]);
+    assert!(status.code != 0 && status.stdout.contains("delete marker"), "{status:?}");
+    for marker in aws.versions(&home).1 {
+        let (key, id) = (marker["Key"].as_str().unwrap(), marker["VersionId"].as_str().unwrap());
+        aws.stack.aws(&["s3api", "delete-object", "--bucket", aws.bucket(), "--key", key, "--version-id", id]);
+    }
+    let verified = home.run(&["verify", "--all"]).ok();
+    assert!(backups.iter().all(|backup| verified.stdout.contains(backup.as_str())), "{}", verified.stdout);
+
+    // What another host may still be writing is left alone.
+    assert_eq!(home.run_with(&[("LIFEBOAT_FAILPOINT", "part-sent")], &["backup", "db"]).code, 137);
+    std::fs::remove_file(home.path("catalog.db")).unwrap();
+    let swept = home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
+    assert!(swept.stderr.contains("1 uploads or backups that this host has not begun are left alone"), "{}", swept.stderr);
+    assert_eq!(aws.uploads(), 1);
+}
+
 #[test]
 fn killed_in_mid_upload_the_parts_are_found_and_swept() {
     let (aws, source) = (Aws::start(), filled());

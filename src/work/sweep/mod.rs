@@ -1,42 +1,73 @@
 //! Removing what runs left behind: unfinished uploads, and objects of backups that were never published.
 //!
 //! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age, nothing of a datastore
-//! whose lock is held by a run on this host, and nothing whose manifest is in the vault.
+//! whose lock is held by a run on this host, and nothing that may ever have been a backup ([`orphans`]).
+
+mod orphans;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use self::orphans::{Fate, Remembered, SILENCE, Stored};
+pub use self::orphans::{Lost, Orphan, Owner};
 use super::fence::{self, Held};
+use super::publish::without_catalog;
 use super::scratch::{self, StrayRun};
 pub use super::snapshot::stray::Stray;
 use super::snapshot::{self, stray};
 use super::{HostLock, Rig, WorkError, drill};
-use crate::domain::id::{BackupId, DatastoreName, VaultId};
-use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
+use crate::domain::id::{DatastoreName, VaultId};
+use crate::domain::layout::{self, ObjectKey, parse_backup_key};
 use crate::domain::span::Span;
 use crate::sandbox::local;
-use crate::vault::{Unfinished, VaultError};
+use crate::vault::{Unfinished, Vault, VaultError};
 use crate::volumes::watchdog;
 
 /// Claims of epochs that are kept of each datastore.
 const CLAIMS_KEPT: usize = 10;
 
+/// Things that cannot be removed which are named one by one.
+const HELD_SHOWN: usize = 8;
+
+/// What was left behind in one vault.
+#[derive(Debug, Default)]
+pub struct InVault {
+    /// Uploads that were begun and not ended.
+    pub uploads: Vec<Unfinished>,
+    /// Objects of backups that were never published.
+    pub orphans: BTreeMap<Owner, Vec<Orphan>>,
+}
+
+impl InVault {
+    fn count(&self) -> usize {
+        self.uploads.len() + self.orphans.values().map(Vec::len).sum::<usize>()
+    }
+    /// Bytes in objects.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.orphans.values().flatten().map(Orphan::bytes).sum()
+    }
+}
+
 /// What would be removed.
 #[derive(Debug, Default)]
 pub struct Leftovers {
-    /// Uploads that were begun and not ended.
-    pub uploads: Vec<Unfinished>,
-    /// Objects of backups without manifest.
-    pub orphans: BTreeMap<(DatastoreName, BackupId), Vec<ObjectKey>>,
+    /// In the vault.
+    pub home: InVault,
+    /// In its copies, by name.
+    pub copies: BTreeMap<String, InVault>,
+    /// Copies that do not answer, each with its reason.
+    pub not_looked_at: Vec<(String, String)>,
     /// Probes of `lifeboat check`.
     pub probes: Vec<ObjectKey>,
     /// Claims of epochs that later ones have outdone.
     pub claims: Vec<ObjectKey>,
-    /// Bytes in orphans.
-    pub bytes: u64,
-    /// Backups that this host published and whose manifest is gone: left alone, and told of.
-    pub lost: BTreeSet<(DatastoreName, BackupId)>,
+    /// Backups without a manifest that may have had one: left alone, and told of.
+    pub lost: BTreeMap<Owner, Lost>,
+    /// Backups and uploads that another host may still be writing: left alone for a day.
+    pub perhaps_running: usize,
     /// Datastores that were passed over because a run holds them.
     pub busy: Vec<DatastoreName>,
     /// Snapshots of volume sets that were never published, or whose backup is removed.
@@ -57,20 +88,13 @@ impl Leftovers {
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.uploads.is_empty()
-            && self.orphans.is_empty()
-            && self.probes.is_empty()
-            && self.claims.is_empty()
-            && self.sandboxes.is_empty()
-            && self.snapshots.is_empty()
-            && self.scratch.is_empty()
-            && self.papers.is_empty()
-            && self.frozen == 0
+        self.count() == 0
     }
     /// How many things would be removed.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.uploads.len()
+        self.home.count()
+            + self.copies.values().map(InVault::count).sum::<usize>()
             + self.probes.len()
             + self.claims.len()
             + self.sandboxes.len()
@@ -78,7 +102,10 @@ impl Leftovers {
             + self.scratch.iter().map(|stray| stray.things.len().max(1)).sum::<usize>()
             + self.papers.len()
             + self.frozen
-            + self.orphans.values().map(Vec::len).sum::<usize>()
+    }
+    /// Everything in vaults, with the name of the copy that it is in.
+    pub fn in_vaults(&self) -> impl Iterator<Item = (Option<&str>, &InVault)> {
+        std::iter::once((None, &self.home)).chain(self.copies.iter().map(|(name, found)| (Some(name.as_str()), found)))
     }
 }
 
@@ -91,23 +118,6 @@ pub struct Sweep {
     drills: BTreeMap<String, HostLock>,
 }
 
-/// What the catalog knows, asked once for each datastore.
-#[derive(Default)]
-struct Remembered(BTreeMap<DatastoreName, BTreeSet<BackupId>>);
-
-impl Remembered {
-    async fn holds(&mut self, rig: &Rig, vault: &VaultId, (datastore, backup): &(DatastoreName, BackupId)) -> Result<bool, WorkError> {
-        if !self.0.contains_key(datastore) {
-            let known = match rig.catalog() {
-                Some(catalog) => catalog.known(vault, datastore).await?.into_keys().collect(),
-                None => BTreeSet::new(),
-            };
-            self.0.insert(datastore.clone(), known);
-        }
-        Ok(self.0.get(datastore).is_some_and(|known| known.contains(backup)))
-    }
-}
-
 /// Looks for leavings older than `older_than`.
 ///
 /// # Errors
@@ -115,40 +125,36 @@ impl Remembered {
 pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let before = Timestamp::now() - jiff::SignedDuration::try_from(older_than.duration()).unwrap_or_default();
     let mut sweep = Sweep { leftovers: Leftovers::default(), locks: BTreeMap::new(), drills: BTreeMap::new() };
-    // Payloads are listed before manifests: a backup published in between has its manifest in the second listing.
-    let mut objects = rig.vault.list(layout::PAYLOADS).await?;
-    objects.extend(rig.vault.list(layout::META).await?);
-    let manifests = rig.vault.list(layout::MANIFESTS).await?;
-    let published: BTreeSet<_> = manifests.iter().filter_map(|f| parse_manifest_key(f.key.as_str())).collect();
-    objects.extend(manifests);
     let vault = super::shelf::vault_id(rig).await?;
-    let mut remembered = Remembered::default();
-    for facts in objects {
-        let Some(owner) = parse_backup_key(facts.key.as_str()) else { continue };
-        if published.contains(&owner) || facts.modified > before || !sweep.may_touch(rig, &owner.0).await? {
-            continue;
+    let mut remembered = Remembered::new(rig, &vault);
+    let stored = Stored::list(rig.vault.as_ref()).await?;
+    for owner in &stored.hidden {
+        if let Fate::Lost(lost) = remembered.fate(owner, true).await? {
+            sweep.leftovers.lost.insert(owner.clone(), lost);
         }
-        if remembered.holds(rig, &vault, &owner).await? {
-            sweep.leftovers.lost.insert(owner);
-            continue;
-        }
-        sweep.leftovers.bytes += facts.bytes;
-        sweep.leftovers.orphans.entry(owner).or_default().push(facts.key);
     }
-    let removed_by_prune = sweep.snapshots(rig, &vault, &published, before, &mut remembered).await?;
+    let has_manifest: BTreeSet<Owner> = stored.published.union(&stored.hidden).cloned().collect();
+    for (owner, things) in stored.others {
+        let touched = orphans::last_change(&things);
+        if touched <= before && sweep.may_go(rig, &mut remembered, &owner, touched).await? {
+            sweep.leftovers.home.orphans.insert(owner, things);
+        }
+    }
+    for upload in rig.vault.unfinished().await? {
+        if upload.touched <= before && sweep.upload_may_go(rig, &mut remembered, &upload).await? {
+            sweep.leftovers.home.uploads.push(upload);
+        }
+    }
+    for (name, copy) in &rig.replicas {
+        match in_copy(copy.as_ref(), &has_manifest, before).await {
+            Ok(found) => drop(sweep.leftovers.copies.insert(name.clone(), found)),
+            // One that is away is no reason to leave the others.
+            Err(error) => sweep.leftovers.not_looked_at.push((name.clone(), error.to_string())),
+        }
+    }
+    let removed_by_prune = sweep.snapshots(rig, &vault, &has_manifest, before, &mut remembered).await?;
     sweep.leftovers.snapshots.extend(removed_by_prune);
     sweep.leftovers.frozen = watchdog::abandoned(&snapshot::state_directory(rig)).len();
-    sweep.forget_what_retention_removes(rig).await?;
-    for upload in rig.vault.unfinished().await? {
-        let free = match parse_backup_key(&upload.key) {
-            Some((datastore, _)) => sweep.may_touch(rig, &datastore).await?,
-            // Names that lifeboat does not use belong to somebody else who shares the bucket.
-            None => upload.key == layout::vault_header().as_str() || layout::is_probe(&upload.key),
-        };
-        if free && upload.begun <= before {
-            sweep.leftovers.uploads.push(upload);
-        }
-    }
     let probes = rig.vault.list(layout::PROBES).await?;
     let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
     sweep.leftovers.probes = own.map(|f| f.key).collect();
@@ -162,6 +168,24 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
         }
     }
     Ok(sweep)
+}
+
+/// What a copy that died has left in another vault. Of what has a manifest here, the next copy goes on with it; and nobody holds a lock there, so
+/// only what nothing has changed for a day is left behind.
+async fn in_copy(copy: &dyn Vault, has_manifest: &BTreeSet<Owner>, before: Timestamp) -> Result<InVault, VaultError> {
+    let before = before.min(Timestamp::now() - SILENCE);
+    let mut found = InVault::default();
+    // The home knows everything that was ever published, or tells that it does not: nothing is concluded from a copy alone.
+    let stored = Stored::list(copy).await?;
+    let is_old = |things: &[Orphan]| orphans::last_change(things) <= before;
+    found.orphans = stored.others.into_iter().filter(|(owner, things)| !has_manifest.contains(owner) && is_old(things)).collect();
+    found.uploads = copy.unfinished().await?.into_iter().filter(|upload| upload.touched <= before && is_ours(upload)).collect();
+    Ok(found)
+}
+
+/// Names that lifeboat does not use belong to somebody else who shares the bucket.
+fn is_ours(upload: &Unfinished) -> bool {
+    parse_backup_key(&upload.key).is_some() || upload.key == layout::vault_header().as_str() || layout::is_probe(&upload.key)
 }
 
 /// Claims of epochs, but for the last few of each datastore: those may still keep somebody from publishing.
@@ -221,34 +245,56 @@ impl Sweep {
         &mut self,
         rig: &Rig,
         vault: &VaultId,
-        published: &BTreeSet<(DatastoreName, BackupId)>,
+        published: &BTreeSet<Owner>,
         before: Timestamp,
-        remembered: &mut Remembered,
+        remembered: &mut Remembered<'_>,
     ) -> Result<Vec<Stray>, WorkError> {
         let mut found = Vec::new();
         for stray in stray::strays(rig, vault, published, before).await? {
             if !self.may_touch(rig, &stray.owner.0).await? {
                 continue;
             }
-            let removed = || super::evidence::removed(rig, &stray.owner.0);
-            if remembered.holds(rig, vault, &stray.owner).await? && !removed().await?.iter().any(|(backup, _)| *backup == stray.owner.1) {
-                self.leftovers.lost.insert(stray.owner);
-                continue;
+            match remembered.fate(&stray.owner, false).await? {
+                Fate::Lost(lost) => drop(self.leftovers.lost.insert(stray.owner, lost)),
+                Fate::Unpublished | Fate::Removed => found.push(stray),
             }
-            found.push(stray);
         }
         Ok(found)
     }
 
-    /// What a signed record says is removed is not lost; `prune` goes on with it.
-    async fn forget_what_retention_removes(&mut self, rig: &Rig) -> Result<(), WorkError> {
-        let datastores: BTreeSet<DatastoreName> = self.leftovers.lost.iter().map(|(datastore, _)| datastore.clone()).collect();
-        for datastore in datastores {
-            for (backup, _) in super::evidence::removed(rig, &datastore).await? {
-                self.leftovers.lost.remove(&(datastore.clone(), backup));
-            }
+    /// Whether a backup without a manifest was never published, and nobody is writing it. What was is told of.
+    async fn may_go(&mut self, rig: &Rig, remembered: &mut Remembered<'_>, owner: &Owner, touched: Timestamp) -> Result<bool, WorkError> {
+        if !self.may_touch(rig, &owner.0).await? {
+            return Ok(false);
         }
-        Ok(())
+        match remembered.fate(owner, false).await? {
+            Fate::Lost(lost) => {
+                self.leftovers.lost.insert(owner.clone(), lost);
+                return Ok(false);
+            }
+            // `prune` goes on with it.
+            Fate::Removed => return Ok(false),
+            Fate::Unpublished => {}
+        }
+        if touched > Timestamp::now() - SILENCE && !remembered.began_here(owner).await? {
+            self.leftovers.perhaps_running += 1;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    async fn upload_may_go(&mut self, rig: &Rig, remembered: &mut Remembered<'_>, upload: &Unfinished) -> Result<bool, WorkError> {
+        match parse_backup_key(&upload.key) {
+            Some(owner) => {
+                if !self.may_touch(rig, &owner.0).await? {
+                    return Ok(false);
+                }
+                let is_dead = upload.touched <= Timestamp::now() - SILENCE || remembered.began_here(&owner).await?;
+                self.leftovers.perhaps_running += usize::from(!is_dead);
+                Ok(is_dead)
+            }
+            None => Ok(is_ours(upload)),
+        }
     }
 
     /// Holds a datastore, on this host and, where hosts share a catalog, among them: a run of another host may have taken longer than any age.
@@ -315,25 +361,46 @@ impl Sweep {
                 Err(error) => return Err(error),
             }
         }
-        for upload in &self.leftovers.uploads {
-            rig.vault.discard(upload).await?;
-            removed += 1;
-        }
-        for ((datastore, backup), keys) in &self.leftovers.orphans {
-            if rig.vault.find(&layout::Place { datastore, backup }.manifest()).await?.is_some() {
-                continue;
+        let mut gone = Vec::new();
+        for (copy, found) in self.leftovers.in_vaults() {
+            let vault: &Arc<dyn Vault> = match copy {
+                None => &rig.vault,
+                Some(name) => super::copy::replica(rig, name)?,
+            };
+            for upload in &found.uploads {
+                vault.discard(upload).await?;
+                removed += 1;
             }
-            for key in keys {
-                match rig.vault.remove(key).await {
-                    Ok(()) => removed += 1,
-                    // One behind a link keeps no other from going.
-                    Err(error @ VaultError::Refused { .. }) => held.push(error.to_string()),
-                    Err(error) => return Err(error.into()),
+            for (owner, things) in &found.orphans {
+                if !orphans::is_unpublished(vault.as_ref(), owner).await? {
+                    continue;
+                }
+                let held_before = held.len();
+                for thing in things {
+                    match thing.remove(vault.as_ref()).await {
+                        Ok(()) => removed += 1,
+                        // One behind a link or under a lock keeps no other from going.
+                        Err(error @ VaultError::Refused { .. }) => held.push(error.to_string()),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                if copy.is_none() && held.len() == held_before {
+                    gone.push(owner);
                 }
             }
         }
+        if let Some(catalog) = rig.catalog().filter(|_| !gone.is_empty()) {
+            let vault = super::shelf::vault_id(rig).await?;
+            for (datastore, backup) in gone {
+                without_catalog(catalog.forget_begun(&vault, datastore, backup).await);
+            }
+        }
         for key in self.leftovers.probes.iter().chain(&self.leftovers.claims).chain(&self.leftovers.papers) {
-            match rig.vault.remove(key).await {
+            let gone = match rig.vault.find(key).await? {
+                Some(facts) => rig.vault.erase(&facts).await,
+                None => Ok(()),
+            };
+            match gone {
                 Ok(()) => removed += 1,
                 Err(error @ VaultError::Refused { .. }) => held.push(error.to_string()),
                 Err(error) => return Err(error.into()),
@@ -342,7 +409,12 @@ impl Sweep {
         if held.is_empty() {
             Ok(removed)
         } else {
-            Err(WorkError::Leftovers(format!("{removed} things were removed, and not these: {}", held.join("; "))))
+            let more = match held.len().saturating_sub(HELD_SHOWN) {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            held.truncate(HELD_SHOWN);
+            Err(WorkError::Leftovers(format!("{removed} things were removed, and not these: {}{more}", held.join("; "))))
         }
     }
 }

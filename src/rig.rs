@@ -13,7 +13,7 @@ use crate::config::{Config, KeyKind, SignerConfig, VaultConfig};
 use crate::domain::scratch::ScratchSettings;
 use crate::domain::volumes::SetPlace;
 use crate::keyring::age_key::{IdentityFile, LocalIdentity, Recipients};
-use crate::keyring::sign::{PublicKey, Signer, SigningFile, TrustedKeys};
+use crate::keyring::sign::{PublicKey, Signer, SigningFile};
 use crate::keyring::{Key, KeyError, Opener};
 use crate::notify::command::Program;
 use crate::notify::smtp::Smtp;
@@ -81,9 +81,9 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         // A host that has nothing but credentials: the backup itself names the KMS keys that may open it.
         openers.extend(kms_of_slots());
     }
-    let mut trusted = config.signing.trusted.keys().to_vec();
+    let mut trusted = config.signing.trusted.clone();
     for text in &extras.trust {
-        trusted.push(trust_key(text)?);
+        trusted.add(trust_key(text)?);
     }
     let signer = signer(&config.signing.signer).await?;
     let catalog = match &config.catalog.url {
@@ -101,7 +101,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         volumes: Arc::new(Places),
         openers,
         signer,
-        trusted: TrustedKeys::new(trusted),
+        trusted,
         catalog,
         progress,
         cancel,

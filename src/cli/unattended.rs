@@ -15,7 +15,7 @@ use crate::domain::span::{Span, bytes_for_people, for_people};
 use crate::report::Progress;
 use crate::rig::{self, Extras};
 use crate::serve::{self, Setup};
-use crate::work::status::{EvidenceCache, Status};
+use crate::work::status::{Status, StatusCache};
 use crate::work::{WorkError, prune as pruning, shelf, status as standing};
 
 /// Ticks that `next` shows, in all and of one job.
@@ -93,7 +93,7 @@ pub(super) async fn status(start: &Start) -> Result<Exit, Failure> {
         Ok(all) => (all.jobs, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let mut status = standing::look(&rig, &jobs, &mut EvidenceCache::default()).await?;
+    let mut status = standing::look(&rig, &jobs, &mut StatusCache::default()).await?;
     status.not_looked_at.extend(fault);
     if start.json {
         print::json(&json!({ "well": status.is_well(), "status": status }));

@@ -15,6 +15,8 @@ mod vault;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use crate::domain::scratch::ScratchSettings;
 use crate::domain::{DatastoreName, VaultId};
 use crate::keyring::age_key::Recipients;
@@ -65,6 +67,8 @@ pub struct KeyConfig {
     pub name: String,
     /// What it is.
     pub kind: KeyKind,
+    /// From when on it is not to be relied upon: an offline key is renewed by people, who must be told in time.
+    pub expires: Option<Timestamp>,
 }
 
 /// Kinds of key.
@@ -233,8 +237,9 @@ fn keys(root: &mut Section<'_>, base: &Path) -> Vec<KeyConfig> {
             None if s.has("kind") => None,
             None => s.fault_here("the key has no kind", "write kind = \"age\" or kind = \"aws-kms\""),
         };
+        let expires = s.date("expires").and_then(day_in_utc);
         s.finish();
-        keys.extend(kind.map(|kind| KeyConfig { name, kind }));
+        keys.extend(kind.map(|kind| KeyConfig { name, kind, expires }));
     }
     if keys.is_empty() && !root.has("keys") {
         root.fault_here::<()>(
@@ -243,6 +248,11 @@ fn keys(root: &mut Section<'_>, base: &Path) -> Vec<KeyConfig> {
         );
     }
     keys
+}
+
+/// When a day begins.
+fn day_in_utc(day: jiff::civil::Date) -> Option<Timestamp> {
+    day.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
 fn age_key(s: &mut Section<'_>, name: &str, base: &Path) -> Option<KeyKind> {
@@ -296,8 +306,29 @@ fn signing(mut s: Section<'_>, base: &Path) -> Option<SigningConfig> {
         }
         (None, None) => s.fault_here("nothing signs", "write key_file = \"keys/signing.pem\" or kms_key_id = \"arn:…\""),
     };
+    let mut until = Vec::new();
+    for mut retired in s.list("distrust") {
+        let (key, from) = (retired.required_text("key", "key = \"MCow…\""), retired.date("from").and_then(day_in_utc));
+        match (key.as_ref().map(|key| PublicKey::from_text(&key.value)), from) {
+            (Some(Ok(key)), Some(from)) if trusted.contains(&key) => until.push((key, from)),
+            (Some(Ok(_)), Some(_)) => {
+                retired.fault_here::<()>(
+                    "a key that is not in trust is not believed anyway",
+                    "keep it in trust: what was stored before stays believed",
+                );
+            }
+            (Some(Err(why)), _) => {
+                retired.fault_here::<()>(&why, "write the line that stands in trust");
+            }
+            (_, None) => {
+                retired.fault_here::<()>("it is not said from when on", "write from = 2026-12-24, a day in UTC");
+            }
+            (None, _) => {}
+        }
+        retired.finish();
+    }
     s.finish();
-    Some(SigningConfig { signer: signer?, trusted: TrustedKeys::new(trusted) })
+    Some(SigningConfig { signer: signer?, trusted: TrustedKeys::new(trusted).until(until) })
 }
 
 fn postgres(root: &mut Section<'_>, base: &Path) -> Option<PathBuf> {

@@ -27,13 +27,15 @@ pub enum Kind {
     Gone,
     /// A backup says that it was taken in the future.
     Future,
+    /// A key can soon not be used any more, or cannot be used now.
+    Key,
     /// The configuration was changed and is not acceptable; the old one stays in force.
     Configuration,
 }
 
 impl Kind {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 12] = [
         ("failed", Self::Failed),
         ("missed", Self::Missed),
         ("stale", Self::Stale),
@@ -44,6 +46,7 @@ impl Kind {
         ("damaged", Self::Damaged),
         ("gone", Self::Gone),
         ("future", Self::Future),
+        ("key", Self::Key),
         ("configuration", Self::Configuration),
     ];
     /// Its name.
@@ -172,6 +175,7 @@ mod tests {
             "damaged",
             "gone",
             "future",
+            "key",
             "configuration",
         ];
         assert_eq!(names, expected);

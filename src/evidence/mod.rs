@@ -13,7 +13,7 @@ use crate::domain::Trouble;
 use crate::domain::document::Document;
 use crate::domain::evidence::{self, Actor, Body, Flaw, Found, Record, SeenHead};
 use crate::domain::id::VaultId;
-use crate::domain::layout::{self, EVIDENCE, parse_evidence_key};
+use crate::domain::layout::{self, EVIDENCE, ObjectKey, parse_evidence_key};
 use crate::keyring::KeyError;
 use crate::keyring::sign::{Signer, TrustedKeys};
 use crate::vault::{ObjectFacts, Vault, VaultError, fetch};
@@ -133,10 +133,30 @@ pub async fn newest(
     Ok(series)
 }
 
+/// Whether a trusted key signed what stands under a name, and is believed in it. One that is distrusted from a day on is believed in what the *store*
+/// wrote before that day: whoever has the key can write any date into a document.
+///
+/// # Errors
+/// [`VaultError`] if the store must be asked, and does not answer.
+pub async fn is_believed(
+    vault: &dyn Vault,
+    trusted: &TrustedKeys,
+    key: &ObjectKey,
+    bytes: &[u8],
+    signature: &[u8],
+) -> Result<bool, VaultError> {
+    let Some(signer) = trusted.signer_of(bytes, signature) else { return Ok(false) };
+    let Some(from) = trusted.distrusted_from(signer) else { return Ok(true) };
+    Ok(vault.find(key).await?.is_some_and(|facts| facts.modified < from))
+}
+
 async fn record(vault: &dyn Vault, trusted: &TrustedKeys, sequence: u64, facts: ObjectFacts) -> Result<Found, EvidenceError> {
     let bytes = fetch::document_of(vault, facts).await?;
     let signature = fetch::document(vault, &layout::evidence(sequence).signature()).await?;
-    let signed = signature.is_some_and(|signature| trusted.signer_of(&bytes, &signature).is_some());
+    let signed = match signature {
+        Some(signature) => is_believed(vault, trusted, &layout::evidence(sequence), &bytes, &signature).await?,
+        None => false,
+    };
     let record = Record::parse(&bytes).map_err(|error| error.to_string());
     Ok(Found { sequence, sha256: sha256(&bytes), record, signed })
 }

@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use aws_lc_rs::digest;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::Blob;
-use aws_sdk_kms::types::{MessageType, SigningAlgorithmSpec};
+use aws_sdk_kms::types::{KeyState, MessageType, SigningAlgorithmSpec};
+use jiff::Timestamp;
 
 use super::sign::{PublicKey, Signer};
-use super::{Key, KeyError, Opener, Unwrapped};
+use super::{Key, KeyError, Life, Opener, Unwrapped};
 use crate::aws::{self, Answer};
 use crate::domain::envelope::{Context, Slot, SlotKind, WrappedIdentity};
 use crate::seal::Identity;
@@ -40,6 +41,18 @@ async fn client(key_id: &str, region: Option<String>, endpoint: Option<String>) 
 fn explain(key: &str, what: &'static str, answer: Answer) -> KeyError {
     let (key, why) = (key.to_owned(), answer.message.clone());
     if answer.is_passing() { KeyError::Unavailable { key, what, why } } else { KeyError::Refused { key, what, why } }
+}
+
+/// What KMS says of a key; takes `kms:DescribeKey`.
+async fn life(client: &Client, name: &str, key_id: &str) -> Result<Life, KeyError> {
+    let sent = client.describe_key().key_id(key_id).send().await;
+    let reply = sent.map_err(|error| explain(name, "tell its state", Answer::of(&error)))?;
+    let Some(key) = reply.key_metadata else { return Ok(Life::Unlimited) };
+    Ok(match (key.key_state, key.deletion_date.and_then(|date| Timestamp::from_second(date.secs()).ok())) {
+        (Some(KeyState::PendingDeletion | KeyState::PendingReplicaDeletion), Some(date)) => Life::Ends(date),
+        (None | Some(KeyState::Enabled), _) => Life::Unlimited,
+        (Some(state), _) => Life::Over(format!("KMS says that it is {}", state.as_str())),
+    })
 }
 
 impl KmsKey {
@@ -81,6 +94,9 @@ impl Key for KmsKey {
         let empty =
             || KeyError::Refused { key: self.name.clone(), what: "wrap an identity", why: "KMS answered without ciphertext".to_owned() };
         Ok(WrappedIdentity::from_key(reply.ciphertext_blob.ok_or_else(empty)?.into_inner()))
+    }
+    async fn life(&self) -> Result<Life, KeyError> {
+        life(&self.client, &self.name, &self.key_id).await
     }
     async fn rewrap(&self, from: &Slot, bytes: &[u8], context: &Context) -> Result<Option<WrappedIdentity>, KeyError> {
         let SlotKind::AwsKms { key_id, region } = &from.opens_with else { return Ok(None) };
@@ -158,6 +174,9 @@ impl Signer for KmsSigner {
         let reply = sent.map_err(|error| explain("signing", "sign", Answer::of(&error)))?;
         let empty = || KeyError::Refused { key: "signing".to_owned(), what: "sign", why: "KMS answered without signature".to_owned() };
         Ok(reply.signature.ok_or_else(empty)?.into_inner())
+    }
+    async fn life(&self) -> Result<Life, KeyError> {
+        life(&self.client, "signing", &self.key_id).await
     }
     async fn public(&self) -> Result<PublicKey, KeyError> {
         let sent = self.client.get_public_key().key_id(&self.key_id).send().await;

@@ -26,6 +26,17 @@ pub enum Unwrapped {
     Identity(Identity),
 }
 
+/// How long a key can be used, as far as it tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Life {
+    /// Nothing is known that would end it.
+    Unlimited,
+    /// It is deleted then.
+    Ends(jiff::Timestamp),
+    /// It cannot be used now.
+    Over(String),
+}
+
 /// A key that wraps identities.
 #[async_trait]
 pub trait Key: Send + Sync {
@@ -37,6 +48,10 @@ pub trait Key: Send + Sync {
     fn extension(&self) -> &'static str;
     /// Wraps an identity. May be repeated.
     async fn wrap(&self, identity: &Identity, context: &Context) -> Result<WrappedIdentity, KeyError>;
+    /// How long it can be used.
+    async fn life(&self) -> Result<Life, KeyError> {
+        Ok(Life::Unlimited)
+    }
     /// Wraps what another key's slot holds, without anybody seeing it; `None` if these two keys cannot do that.
     async fn rewrap(&self, _: &Slot, _: &[u8], _: &Context) -> Result<Option<WrappedIdentity>, KeyError> {
         Ok(None)

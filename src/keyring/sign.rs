@@ -12,9 +12,10 @@ use async_trait::async_trait;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 
-use super::KeyError;
 use super::age_key::read_secret_file;
+use super::{KeyError, Life};
 
 /// Signs what is published.
 #[async_trait]
@@ -25,6 +26,10 @@ pub trait Signer: Send + Sync {
     async fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>, KeyError>;
     /// The public half.
     async fn public(&self) -> Result<PublicKey, KeyError>;
+    /// How long it can be used.
+    async fn life(&self) -> Result<Life, KeyError> {
+        Ok(Life::Unlimited)
+    }
 }
 
 /// A public key that signatures are believed under.
@@ -123,28 +128,56 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 /// The keys that are pinned. None at all means that nothing read can be verified, and whoever restores is told so.
 #[derive(Debug, Clone, Default)]
-pub struct TrustedKeys(Vec<PublicKey>);
+pub struct TrustedKeys {
+    keys: Vec<PublicKey>,
+    until: Vec<(PublicKey, Timestamp)>,
+}
 
 impl TrustedKeys {
     /// These keys.
     #[must_use]
     pub fn new(keys: Vec<PublicKey>) -> Self {
-        Self(keys)
+        Self { keys, until: Vec::new() }
+    }
+    /// The same, of which some are believed only in what was stored before a time.
+    #[must_use]
+    pub fn until(self, until: Vec<(PublicKey, Timestamp)>) -> Self {
+        Self { until, ..self }
+    }
+    /// From when on a key is not believed any more; what was stored before stays believed.
+    #[must_use]
+    pub fn distrusted_from(&self, key: &PublicKey) -> Option<Timestamp> {
+        self.until.iter().filter(|(other, _)| other == key).map(|(_, from)| *from).min()
+    }
+    /// One more.
+    pub fn add(&mut self, key: PublicKey) {
+        self.keys.push(key);
     }
     /// Whether no key is pinned.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
     /// The keys.
     #[must_use]
     pub fn keys(&self) -> &[PublicKey] {
-        &self.0
+        &self.keys
+    }
+    /// The key that made this signature, if it is believed in what is stored at `now`.
+    ///
+    /// # Errors
+    /// Why it is not, in words.
+    pub fn signer_at(&self, bytes: &[u8], signature: &[u8], now: Timestamp) -> Result<&PublicKey, String> {
+        let signer = self.signer_of(bytes, signature).ok_or_else(|| "its public half is not in trust = […]".to_owned())?;
+        match self.distrusted_from(signer).filter(|from| *from <= now) {
+            Some(from) => Err(format!("lifeboat.toml distrusts it in everything since {from}")),
+            None => Ok(signer),
+        }
     }
     /// The key that made this signature, if it is one of these.
     #[must_use]
     pub fn signer_of(&self, bytes: &[u8], signature: &[u8]) -> Option<&PublicKey> {
-        self.0.iter().find(|key| key.verifies(bytes, signature))
+        self.keys.iter().find(|key| key.verifies(bytes, signature))
     }
 }
 

@@ -30,7 +30,7 @@ use crate::domain::alarm::Phase;
 use crate::domain::job::Job;
 use crate::notify::Bell;
 use crate::report::Progress;
-use crate::work::status::{self, EvidenceCache, Status};
+use crate::work::status::{self, Status, StatusCache};
 use crate::work::{Rig, WorkError, fence};
 use hands::{Hands, News, Verbs};
 use scheduler::{Failure, Scheduler, end_of};
@@ -181,7 +181,7 @@ struct Daemon {
     news: News,
     telling: Arc<telling::Telling>,
     board: Arc<Board>,
-    cache: EvidenceCache,
+    cache: StatusCache,
     tasks: JoinSet<()>,
     running_cancel: CancellationToken,
     faults: Vec<crate::domain::alarm::Alarm>,
@@ -211,7 +211,7 @@ impl Daemon {
             news,
             telling,
             board,
-            cache: EvidenceCache::default(),
+            cache: StatusCache::default(),
             tasks: JoinSet::new(),
             running_cancel: CancellationToken::new(),
             faults: Vec::new(),
@@ -371,7 +371,7 @@ impl Daemon {
                 self.rig = Rig { catalog: self.rig.catalog.clone(), ..setup.rig };
                 self.verbs =
                     Arc::new(Verbs { rig: self.rig.clone(), bell: setup.bell, news: self.news.clone(), schedules: setup.jobs.schedules });
-                self.cache = EvidenceCache::default();
+                self.cache = StatusCache::default();
                 tracing::info!("the configuration was read again and is in force");
             }
             Err(error) => {

@@ -4,6 +4,9 @@
 //! is read back instead, where the configuration says so: `confirm = "read-back"`. Names are taken with `If-None-Match: *`. A 412 may be our own earlier request whose reply was lost, so it
 //! is resolved by comparing checksums, and if that is not allowed the outcome is *unknown*, neither success nor failure.
 
+mod abilities;
+mod causes;
+mod confirm;
 mod upload;
 
 use std::sync::Arc;
@@ -15,8 +18,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, GlacierJobParameters, ObjectLockEnabled, ObjectLockMode, OptionalObjectAttributes, RestoreRequest,
-    ServerSideEncryption, StorageClass,
+    ChecksumAlgorithm, GlacierJobParameters, ObjectLockMode, OptionalObjectAttributes, RestoreRequest, ServerSideEncryption, StorageClass,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -47,9 +49,6 @@ pub struct S3 {
     /// Whether the store has repeated a checksum. One that has and does not any more is not the store it was.
     has_echoed: Arc<AtomicBool>,
 }
-
-/// Bytes of an object, one after the other, with the SHA-256 (base64) of each stretch.
-type Stretch = (u64, String);
 
 impl S3 {
     /// A client for the configured bucket. Makes no request.
@@ -84,31 +83,6 @@ impl S3 {
                 };
                 (Some(mode), Some(DateTime::from_secs(until)))
             }
-        }
-    }
-
-    fn explain(&self, what: &str, answer: Answer) -> VaultError {
-        let (what, why) = (what.to_owned(), answer.message.clone());
-        let says = |word: &str| why.to_ascii_lowercase().contains(word);
-        // AWS, and MinIO with a key server, with one that refuses, and with none.
-        let about_key = answer.code.starts_with("KMS.")
-            || answer.code.starts_with("kms:")
-            || (matches!(answer.code.as_str(), "AccessDenied" | "NotImplemented") && (says("kms:") || says("kms is not configured")));
-        match answer.code.as_str() {
-            _ if answer.is_setup => VaultError::Unusable(format!("{what}: {why}")),
-            // Garage has no code of its own for it.
-            code if code == "RequestTimeTooSkewed" || code == "InvalidRequest" && says("date is too old") => {
-                VaultError::Unusable(format!("the clock of this host is off, so the store refuses {what} ({why}); set it right"))
-            }
-            _ if about_key => VaultError::KeyRefused { what, why },
-            "NoSuchBucket" => VaultError::Unusable(format!("there is no bucket {}", self.config.bucket)),
-            "NoSuchKey" | "NotFound" | "NoSuchUpload" => VaultError::Missing { key: what },
-            "BadDigest" | "XAmzContentSHA256Mismatch" | "InvalidDigest" | "XAmzContentChecksumMismatch" => VaultError::Tally { what, why },
-            "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded" => VaultError::Unavailable { what, why: format!("it is full: {why}") },
-            "AccessDenied" if says("quota is reached") => VaultError::Unavailable { what, why: format!("it is full: {why}") },
-            "NotImplemented" => VaultError::Unusable(format!("the store cannot do what is asked of it, {what}: {why}")),
-            _ if answer.is_passing() => VaultError::Unavailable { what, why },
-            _ => VaultError::Refused { what, why },
         }
     }
 
@@ -158,107 +132,6 @@ impl S3 {
         }
     }
 
-    /// Whether the reply confirms what was sent. `false` if it says nothing and need not, since what is stored is read back.
-    fn is_confirmed(&self, what: &str, replied: Option<&str>, sum: &str) -> Result<bool, VaultError> {
-        let why = match replied {
-            Some(replied) if replied == sum => {
-                self.has_echoed.store(true, Ordering::Relaxed);
-                return Ok(true);
-            }
-            Some(replied) => format!("the store computed SHA-256 {replied}, and {sum} was sent"),
-            None if self.config.confirm == Confirm::ReadBack => return Ok(false),
-            None if self.has_echoed.load(Ordering::Relaxed) => {
-                "the store confirmed the checksums of others, and not of this one".to_owned()
-            }
-            None => {
-                return Err(VaultError::Unusable(format!(
-                    "the store does not repeat the checksum it was given, so nothing says that {what} has arrived. If it never does, write \
-                     confirm = \"read-back\" beside s3 in lifeboat.toml: what is stored is read back then, which takes s3:GetObject and as long as a restore"
-                )));
-            }
-        };
-        Err(VaultError::Tally { what: what.to_owned(), why })
-    }
-
-    /// Reads back what was just stored, which nothing else confirms.
-    async fn read_back_as_sent(&self, key: &ObjectKey, sent: &[Stretch]) -> Result<(), VaultError> {
-        match self.is_as_sent(key, sent).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(VaultError::Tally { what: key.to_string(), why: "what was read back is not what was sent".to_owned() }),
-            Err(error @ VaultError::Unavailable { .. }) => Err(error),
-            Err(error) => Err(VaultError::Unknown {
-                what: format!("storing {key}"),
-                why: format!("it is to be read back, as confirm = \"read-back\" says, and that failed: {error}"),
-            }),
-        }
-    }
-
-    /// Whether what stands under a name has these bytes.
-    async fn is_as_sent(&self, key: &ObjectKey, sent: &[Stretch]) -> Result<bool, VaultError> {
-        let Some(facts) = self.find(key).await? else { return Ok(false) };
-        let object = facts.warm()?;
-        if object.bytes() != sent.iter().map(|(bytes, _)| bytes).sum::<u64>() {
-            return Ok(false);
-        }
-        let mut from = 0;
-        for (bytes, sum) in sent {
-            let end = from + bytes;
-            let mut found = digest::Context::new(&digest::SHA256);
-            while from < end {
-                let length = usize::try_from(end - from).unwrap_or(usize::MAX).min(self.config.part_bytes);
-                let read = self.read(&object, from, length).await?;
-                if read.is_empty() {
-                    return Ok(false);
-                }
-                from += read.len() as u64;
-                found.update(&read);
-            }
-            if STANDARD.encode(found.finish()) != *sum {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// After a 412 or no answer at all: is what stands under the name what we sent?
-    async fn resolve(&self, key: &ObjectKey, sum: &str, sent: &[Stretch], answer: Answer) -> Result<(), VaultError> {
-        let bytes: u64 = sent.iter().map(|(bytes, _)| bytes).sum();
-        let taken = answer.code == "PreconditionFailed";
-        let head = self
-            .client
-            .head_object()
-            .bucket(&self.config.bucket)
-            .key(self.full(key.as_str()))
-            .checksum_mode(ChecksumMode::Enabled)
-            .send()
-            .await;
-        match head {
-            Ok(head) => match head.checksum_sha256() {
-                Some(stored) if stored == sum && head.content_length().and_then(|n| u64::try_from(n).ok()) == Some(bytes) => Ok(()),
-                Some(_) => Err(VaultError::Exists { key: key.clone() }),
-                None if self.config.confirm == Confirm::ReadBack => match self.is_as_sent(key, sent).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(VaultError::Exists { key: key.clone() }),
-                    Err(error) => Err(VaultError::Unknown { what: format!("storing {key}"), why: error.to_string() }),
-                },
-                None => Err(VaultError::Unknown {
-                    what: format!("storing {key}"),
-                    why: "something stands under the name, and the store does not tell its checksum".to_owned(),
-                }),
-            },
-            Err(error) => {
-                let looked = Answer::of(&error);
-                match looked.status {
-                    Some(404) if !taken => Err(VaultError::Unavailable { what: format!("storing {key}"), why: answer.message }),
-                    _ => Err(VaultError::Unknown {
-                        what: format!("storing {key}"),
-                        why: format!("{}; and looking was answered with: {}", answer.message, looked.message),
-                    }),
-                }
-            }
-        }
-    }
-
     /// Whether the bucket keeps versions, or has kept some. A role that may not ask lists them to see.
     async fn keeps_versions(&self) -> Result<bool, VaultError> {
         match self.client.get_bucket_versioning().bucket(&self.config.bucket).send().await {
@@ -285,81 +158,6 @@ impl S3 {
             newest = newest.max(page.parts().iter().map(|part| timestamp(part.last_modified())).max());
         }
         newest
-    }
-
-    async fn lock_ability(&self) -> Ability {
-        let needed = self.config.object_lock.is_some();
-        let reply = self.client.get_object_lock_configuration().bucket(&self.config.bucket).send().await;
-        let (answer, detail) = match reply {
-            Ok(reply) => {
-                let on = reply.object_lock_configuration().and_then(|c| c.object_lock_enabled()) == Some(&ObjectLockEnabled::Enabled);
-                (Some(on), if on { "Object Lock is on" } else { "Object Lock is off" }.to_owned())
-            }
-            Err(error) => {
-                let answer = Answer::of(&error);
-                match answer.code.as_str() {
-                    "ObjectLockConfigurationNotFoundError" | "NotImplemented" | "MethodNotAllowed" => {
-                        (Some(false), "the bucket has no Object Lock".to_owned())
-                    }
-                    _ => (None, answer.message),
-                }
-            }
-        };
-        Ability { question: "object locks", answer, needed, detail }
-    }
-
-    /// Sends bytes with a checksum that is not theirs; a store that takes them verifies nothing.
-    async fn checksum_ability(&self, key: &ObjectKey) -> Ability {
-        let wrong = sha256(b"something else");
-        let sent = self
-            .client
-            .put_object()
-            .bucket(&self.config.bucket)
-            .key(self.full(&format!("{key}-wrong")))
-            .if_none_match("*")
-            .checksum_sha256(wrong)
-            .set_server_side_encryption(self.encryption())
-            .set_ssekms_key_id(self.config.sse_kms_key.clone())
-            .body(ByteStream::from_static(b"lifeboat check: this object may be removed\n"))
-            .send()
-            .await;
-        let (answer, detail) = match sent {
-            Ok(_) => (Some(false), "it took bytes with a wrong SHA-256".to_owned()),
-            Err(error) => {
-                let answer = Answer::of(&error);
-                match answer.status {
-                    Some(400) => (Some(true), "it refuses a wrong SHA-256".to_owned()),
-                    _ => (None, answer.message),
-                }
-            }
-        };
-        let needed = self.config.confirm == Confirm::Echo;
-        Ability { question: "checksums verified by the store", answer, needed, detail }
-    }
-
-    async fn class_ability(&self, key: &ObjectKey) -> Ability {
-        let question = "storage classes";
-        let Some(class) = &self.config.storage_class else {
-            return Ability { question, answer: None, needed: false, detail: "none is asked for".to_owned() };
-        };
-        let key = self.full(&format!("{key}-class"));
-        let put = self
-            .client
-            .put_object()
-            .bucket(&self.config.bucket)
-            .key(&key)
-            .if_none_match("*")
-            .storage_class(StorageClass::from(class.as_str()));
-        let put = put.set_server_side_encryption(self.encryption()).set_ssekms_key_id(self.config.sse_kms_key.clone());
-        let (answer, detail) = match put.body(ByteStream::from_static(b"lifeboat check: this object may be removed\n")).send().await {
-            Err(error) => (Some(false), Answer::of(&error).message),
-            Ok(_) => match self.client.head_object().bucket(&self.config.bucket).key(&key).send().await {
-                Ok(head) if head.storage_class().map(StorageClass::as_str) == Some(class) => (Some(true), class.clone()),
-                Ok(_) => (Some(false), format!("it takes {class} and does not keep it")),
-                Err(_) => (Some(true), format!("{class} is accepted; whether it is kept may not be looked at")),
-            },
-        };
-        Ability { question, answer, needed: true, detail }
     }
 }
 
@@ -728,70 +526,6 @@ impl Vault for S3 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Trouble;
-
-    /// What stores answer, from their own sources: AWS' error documentation, Ceph's `rgw_http_s3_errors`, MinIO's `api-errors.go`, Garage's
-    /// `error.rs`; and what is made of it. Nothing of it is "integrity broken" but what is, and nothing that stays is "try again".
-    #[tokio::test]
-    async fn every_stores_words_have_their_meaning() {
-        use Trouble::{Integrity, KeyRefused, Unavailable, Usage};
-        let rows: [(&str, u16, &str, &str, Trouble); 44] = [
-            ("AWS", 403, "SignatureDoesNotMatch", "The request signature we calculated does not match", Usage),
-            ("AWS", 403, "InvalidAccessKeyId", "The access key ID you provided does not exist in our records.", Usage),
-            ("AWS", 403, "RequestTimeTooSkewed", "The difference between the request time and the server's time is too large.", Usage),
-            ("AWS", 403, "AccessDenied", "Access Denied", Usage),
-            ("AWS", 403, "AccessDenied", "User is not authorized to perform: kms:GenerateDataKey", KeyRefused),
-            ("AWS", 400, "AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'us-east-2'", Usage),
-            ("AWS", 301, "PermanentRedirect", "The bucket must be addressed using the specified endpoint.", Usage),
-            ("AWS", 404, "NoSuchBucket", "The specified bucket does not exist.", Usage),
-            ("AWS", 409, "ConditionalRequestConflict", "", Unavailable),
-            ("AWS", 409, "OperationAborted", "A conflicting conditional action is currently in progress.", Unavailable),
-            ("AWS", 503, "SlowDown", "Reduce your request rate.", Unavailable),
-            ("AWS", 500, "InternalError", "We encountered an internal error.", Unavailable),
-            ("AWS", 400, "RequestTimeout", "Your socket connection was not read from.", Unavailable),
-            ("AWS", 400, "BadDigest", "The SHA256 you specified did not match the calculated checksum.", Integrity),
-            ("AWS", 400, "XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' header does not match.", Integrity),
-            ("AWS", 400, "KMS.NotFoundException", "Invalid keyId", KeyRefused),
-            ("AWS", 400, "KMS.DisabledException", "the key is disabled", KeyRefused),
-            ("AWS", 400, "ExpiredToken", "The provided token has expired.", Unavailable),
-            ("AWS", 400, "InvalidStorageClass", "The storage class you specified is not valid.", Usage),
-            ("AWS", 501, "NotImplemented", "A header you provided implies functionality that is not implemented.", Usage),
-            ("AWS", 403, "AllAccessDisabled", "All access to this Amazon S3 resource has been disabled.", Usage),
-            ("Ceph", 403, "SignatureDoesNotMatch", "", Usage),
-            ("Ceph", 403, "QuotaExceeded", "", Unavailable),
-            ("Ceph", 403, "UserSuspended", "", Usage),
-            ("Ceph", 503, "ServiceUnavailable", "", Unavailable),
-            ("Ceph", 408, "RequestTimeout", "", Unavailable),
-            ("Ceph", 501, "NotImplemented", "", Usage),
-            ("Ceph", 500, "UnknownError", "", Unavailable),
-            ("MinIO", 403, "InvalidAccessKeyId", "Your account is disabled; please contact your administrator.", Usage),
-            ("MinIO", 507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold.", Unavailable),
-            ("MinIO", 400, "XMinioAdminBucketQuotaExceeded", "Bucket quota exceeded", Unavailable),
-            ("MinIO", 503, "SlowDownWrite", "Resource requested is unwritable, please reduce your request rate", Unavailable),
-            ("MinIO", 429, "TooManyRequests", "Please reduce your request rate", Unavailable),
-            ("MinIO", 503, "XMinioServerNotInitialized", "Server not initialized yet, please try again.", Unavailable),
-            ("MinIO", 400, "XAmzContentChecksumMismatch", "The provided 'x-amz-checksum' header does not match.", Integrity),
-            ("MinIO", 501, "NotImplemented", "Server side encryption specified but KMS is not configured", KeyRefused),
-            ("MinIO", 404, "kms:KeyNotFound", "key with given key ID does not exist", KeyRefused),
-            ("Garage", 403, "AccessDenied", "Forbidden: Invalid signature", Usage),
-            ("Garage", 403, "AccessDenied", "Forbidden: No such key: GK31c2f218a2e44f485b94239e", Usage),
-            ("Garage", 400, "InvalidRequest", "Bad request: Date is too old", Usage),
-            ("Garage", 400, "AuthorizationHeaderMalformed", "Authorization header malformed, unexpected scope: us-east-1", Usage),
-            ("Garage", 403, "AccessDenied", "Forbidden: Bucket size quota is reached, maximum total size of objects", Unavailable),
-            ("Garage", 503, "ServiceUnavailable", "Internal error: Could not reach quorum of 2", Unavailable),
-            ("Garage", 400, "InvalidDigest", "Invalid digest: SHA256 checksum verification failed", Integrity),
-        ];
-        let vault = S3::new(&S3Config { bucket: "b".to_owned(), region: Some("us-east-1".to_owned()), ..S3Config::default() }).await;
-        for (store, status, code, message, meaning) in rows {
-            let answer = Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false };
-            let error = vault.explain("storing x", answer);
-            assert_eq!(error.trouble(), meaning, "{store} {status} {code} {message}: {error}");
-            assert!(error.to_string().contains(message) || code == "NoSuchBucket", "{error}");
-        }
-        let skewed =
-            Answer { status: Some(400), code: "InvalidRequest".to_owned(), message: "Date is too old".to_owned(), is_setup: false };
-        assert!(vault.explain("listing", skewed).to_string().contains("the clock of this host is off"));
-    }
 
     #[test]
     fn the_state_of_a_retrieval_is_read_from_its_header() {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::back_up::ArchiveTap;
 use super::drill;
+use super::key_life::{self, End};
 use super::{Rig, WorkError, back_up, copy, shelf};
 use crate::config::serve::{How, UrlFrom};
 use crate::config::{DatastoreKind, PostgresConfig};
@@ -196,8 +197,12 @@ async fn check_signer(rig: &Rig) -> Line {
         Ok(signature) => signature,
         Err(error) => return bad("signing", "can sign", error.trouble(), error.to_string()),
     };
-    if rig.trusted.signer_of(PROBE, &signature).is_some() {
-        return line("signing", "signs what is believed", Answer::Good, rig.signer.name());
+    match rig.trusted.signer_at(PROBE, &signature, jiff::Timestamp::now()) {
+        Ok(_) => return line("signing", "signs what is believed", Answer::Good, rig.signer.name()),
+        Err(why) if rig.trusted.signer_of(PROBE, &signature).is_some() => {
+            return bad("signing", "signs what is believed", Trouble::Usage, format!("{why}; make a new signing key"));
+        }
+        Err(_) => {}
     }
     let detail = match rig.signer.public().await {
         Ok(public) => format!("its public half is not pinned: add trust = [\"{}\"]", public.to_line()),
@@ -272,6 +277,15 @@ async fn check_keys(rig: &Rig) -> Vec<Line> {
     };
     for key in &rig.keys {
         lines.push(check_key(rig, key.as_ref(), &identity, &context).await);
+    }
+    for ending in key_life::endings(rig, jiff::Timestamp::now()).await {
+        let subject = format!("key {}", ending.key);
+        lines.push(match ending.end {
+            End::Over => bad(&subject, "can be used", Trouble::KeyRefused, ending.why),
+            End::Near => line(&subject, "can be used", Answer::Note, ending.why),
+            // A role that may only wrap need not ask.
+            End::NotTold => line(&subject, "can be used", Answer::Note, ending.why),
+        });
     }
     if rig.keys.len() < 2 {
         lines.push(line(

@@ -18,6 +18,7 @@ use crate::domain::id::DatastoreName;
 use crate::domain::layout::{self, EVIDENCE, META, ObjectKey, PAYLOADS};
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::domain::{Document, Trouble};
+use crate::evidence::is_believed;
 use crate::seal::open::Expected;
 use crate::seal::relay::Relay;
 use crate::vault::{Vault, VaultError, fetch};
@@ -256,7 +257,7 @@ async fn signed(
     let damaged = |why: &str| WorkError::Damaged { what: key.to_string(), why: why.to_owned() };
     let bytes = fetch::document(rig.vault.as_ref(), key).await?.ok_or_else(|| damaged("it is gone"))?;
     let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(|| damaged("its signature is gone"))?;
-    if rig.trusted.signer_of(&bytes, &signature).is_none() || !is_same(&bytes) {
+    if !is_believed(rig.vault.as_ref(), &rig.trusted, key, &bytes, &signature).await? || !is_same(&bytes) {
         return Err(damaged("it is another than a moment ago"));
     }
     document(other, report, &key.signature(), signature.to_vec()).await?;
@@ -327,7 +328,7 @@ async fn evidence(rig: &Rig, other: &mut Other, report: &mut CopyReport) -> Resu
         }
         let bytes = fetch::document_of(rig.vault.as_ref(), facts).await?;
         let Some(signature) = fetch::document(rig.vault.as_ref(), &key.signature()).await? else { continue };
-        if rig.trusted.signer_of(&bytes, &signature).is_none() {
+        if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &bytes, &signature).await? {
             report.refused.push(format!("evidence record {sequence} is not signed by a trusted key"));
             continue;
         }

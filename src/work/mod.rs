@@ -9,6 +9,7 @@ pub mod evidence;
 pub mod fence;
 pub mod guide;
 pub mod init;
+pub mod key_life;
 pub mod payload;
 pub mod policy;
 pub mod prune;

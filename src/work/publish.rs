@@ -223,19 +223,23 @@ async fn publish_envelope(
 /// The public key under which the signature will be believed. A key that signs what nobody will believe makes backups that
 /// nobody will restore. A signing role need not be able to tell its public half, so the pinned keys are asked first.
 async fn believed_signer(rig: &Rig, document: &Document, signature: &[u8]) -> Result<PublicKey, WorkError> {
-    if let Some(pinned) = rig.trusted.signer_of(document.bytes(), signature) {
-        return Ok(pinned.clone());
-    }
     if rig.trusted.is_empty() {
         return Ok(rig.signer.public().await?);
     }
+    let why = match rig.trusted.signer_at(document.bytes(), signature, Timestamp::now()) {
+        Ok(pinned) => return Ok(pinned.clone()),
+        Err(why) => why,
+    };
     let hint = match rig.signer.public().await {
+        Ok(public) if rig.trusted.distrusted_from(&public).is_some() => {
+            "make a new signing key and add its public half to trust: docs/RUNBOOK.md, \"The signing key is lost or stolen\"".to_owned()
+        }
         Ok(public) => format!("add it to [signing] in lifeboat.toml: trust = [\"{}\"]", public.to_line()),
         Err(_) => "add its public half to [signing] in lifeboat.toml: trust = [\"…\"]".to_owned(),
     };
     Err(WorkError::Refused {
         what: format!("the signing key {}", rig.signer.name()),
-        why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
+        why: format!("what it signs would not be believed: {why}"),
         hint,
     })
 }

@@ -367,13 +367,11 @@ async fn rotate_behind(rig: &Rig, planned: &Change, behind: &mut u32) -> Result<
     slots.sort_by_key(|slot| rig.keys.iter().position(|key| key.name() == slot.name));
     let envelope = Document::envelope(&Envelope::numbered(&context, number, slots.clone()));
     let signature = rig.signer.sign(envelope.bytes()).await?;
-    let Some(public) = rig.trusted.signer_of(envelope.bytes(), &signature) else {
-        return Err(WorkError::Refused {
-            what: format!("the signing key {}", rig.signer.name()),
-            why: "what it signs would not be believed: its public half is not in trust = […]".to_owned(),
-            hint: "add it to [signing] in lifeboat.toml".to_owned(),
-        });
-    };
+    let public = rig.trusted.signer_at(envelope.bytes(), &signature, jiff::Timestamp::now()).map_err(|why| WorkError::Refused {
+        what: format!("the signing key {}", rig.signer.name()),
+        why: format!("what it signs would not be believed: {why}"),
+        hint: "name another in [signing] in lifeboat.toml, and add its public half to trust".to_owned(),
+    })?;
     let bytes = fetch::document(rig.vault.as_ref(), &place.manifest()).await?.unwrap_or_default();
     let guide = Document::restore_guide(guide::restore_guide(manifest, number, &slots, rig.vault.as_ref(), public, &shelf::sha256(&bytes)));
     let key = place.restore_guide(number);

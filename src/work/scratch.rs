@@ -9,6 +9,7 @@ use super::{Rig, WorkError, drill, shelf};
 use crate::domain::layout::{self, ObjectKey};
 use crate::domain::scratch::{LEASE_FORMAT, Lease, OVER_FORMAT, ScratchSettings, tag};
 use crate::domain::{Document, VaultId};
+use crate::evidence::is_believed;
 use crate::sandbox::vpc::cloud::{At, Cloud, Kind, Tags, Thing};
 use crate::vault::{VaultError, fetch};
 
@@ -108,7 +109,7 @@ async fn paper(rig: &Rig, vault: &VaultId, run: &str, key: &ObjectKey, format: &
     }
     let (signature, bytes) = (read.pop().flatten().unwrap_or_default(), read.pop().flatten());
     let Some(bytes) = bytes else { return Ok(Err("there is none".to_owned())) };
-    if !rig.trusted.is_empty() && rig.trusted.signer_of(&bytes, &signature).is_none() {
+    if !rig.trusted.is_empty() && !is_believed(rig.vault.as_ref(), &rig.trusted, key, &bytes, &signature).await? {
         return Ok(Err("no pinned key signed it".to_owned()));
     }
     Ok(match Lease::parse(&bytes, format) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::publish::without_catalog;
 use super::shelf::Believed;
-use super::{Rig, WorkError, shelf};
+use super::{Rig, WorkError, key_life, shelf};
 use crate::catalog::Catalog;
 use crate::catalog::alarms::{Standing, Undelivered};
 use crate::catalog::ticks::{HostRow, TickRow};
@@ -79,14 +79,31 @@ impl Status {
     }
 }
 
-/// The evidence as it was read last: records are written once, so the same names are the same records.
+/// How long what keys say of themselves is not asked again.
+const KEYS_ASKED_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// What need not be asked at every look.
 #[derive(Default)]
-pub struct EvidenceCache {
+pub struct StatusCache {
     names: Vec<String>,
+    /// The evidence as it was read last: records are written once, so the same names are the same records.
     series: Option<Arc<Series>>,
+    keys: Option<(std::time::Instant, Vec<Alarm>)>,
 }
 
-impl EvidenceCache {
+impl StatusCache {
+    /// Alarms of keys.
+    async fn keys(&mut self, rig: &Rig, now: Timestamp) -> Vec<Alarm> {
+        if let Some((asked, alarms)) = &self.keys
+            && asked.elapsed() < KEYS_ASKED_EVERY
+        {
+            return alarms.clone();
+        }
+        let alarms = key_life::alarms(rig, now).await;
+        self.keys = Some((std::time::Instant::now(), alarms.clone()));
+        alarms
+    }
+
     /// The series, read again only if something was added or removed.
     ///
     /// # Errors
@@ -112,7 +129,7 @@ impl EvidenceCache {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<Status, WorkError> {
+pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<Status, WorkError> {
     let series = cache.series(rig).await?;
     // One clock for all hosts, where there is one.
     let now = match &rig.catalog {
@@ -173,6 +190,7 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut EvidenceCache) -> Result<
         datastores.push(health);
     }
     let mut alarms: Vec<Alarm> = datastores.iter().flat_map(|health| health.alarms(now)).collect();
+    alarms.extend(cache.keys(rig, now).await);
     if let Err(error) = shelf::vault_to_write(rig).await {
         alarms.push(Alarm {
             kind: Kind::Gone,

@@ -8,7 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::task::JoinSet;
 
-use super::{ATTEMPTS_MAX, S3, Stretch, sha256};
+use super::confirm::Stretch;
+use super::{ATTEMPTS_MAX, S3, sha256};
 use crate::aws::Answer;
 use crate::domain::layout::ObjectKey;
 use crate::seal::{SealedBytes, SegmentProof};

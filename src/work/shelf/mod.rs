@@ -14,6 +14,7 @@ use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, Place, parse_manifest_key};
 use crate::domain::manifest::{Manifest, Payload, StoredObject};
+use crate::evidence::is_believed;
 use crate::keyring::openers::{self, SlotBytes};
 use crate::seal::open::Expected;
 use crate::seal::{Identity, Opened};
@@ -133,7 +134,10 @@ pub async fn believe(rig: &Rig, key: &layout::ObjectKey, bytes: &[u8], what: &st
     }
     let not_signed = || WorkError::NotSigned { what: format!("{what} {key}") };
     let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(not_signed)?;
-    rig.trusted.signer_of(bytes, &signature).map(|_| true).ok_or_else(not_signed)
+    match is_believed(rig.vault.as_ref(), &rig.trusted, key, bytes, &signature).await? {
+        true => Ok(true),
+        false => Err(not_signed()),
+    }
 }
 
 /// Everything that stands under `manifests/`, of one datastore or of all, oldest first.
@@ -390,7 +394,7 @@ pub async fn guide(rig: &Rig, manifest: &Manifest, number: u32) -> Result<bytes:
     let Some(signature) = read(&key.signature()).await? else {
         return Err(NoGuide::Unsigned(key));
     };
-    if rig.trusted.signer_of(&text, &signature).is_none() {
+    if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &text, &signature).await.map_err(NoGuide::Vault)? {
         return Err(damaged("its signature is not that of a trusted key"));
     }
     if !guide::belongs(&text, manifest, number) {

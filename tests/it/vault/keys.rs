@@ -150,3 +150,63 @@ fn a_forged_envelope_changes_nothing() {
     let plan = home.run(&["rekey"]).ok();
     assert!(plan.stdout.contains("1 backups are as lifeboat.toml asks"), "{}", plan.stdout);
 }
+
+fn in_days(days: i64) -> String {
+    (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days)).strftime("%F").to_string()
+}
+
+/// An offline key is renewed by people, who must know in time.
+#[test]
+fn a_key_that_expires_is_told_of_a_month_before() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    home.backup();
+    for (days, answer, words) in [(60, "", ""), (10, "note", "it expires on"), (-1, "BAD", "it expired on")] {
+        let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+        home.reconfigure("[keys.recovery]", &format!("[keys.recovery]\nexpires = {}", in_days(days)));
+        let (check, status) = (home.run(&["check"]), home.run(&["status"]));
+        let line = check.stdout.lines().find(|line| line.starts_with("key recovery") && line.contains("can be used")).unwrap_or_default();
+        assert!(line.contains(answer) && line.contains(words), "{days}: {}", check.stdout);
+        assert_eq!(status.stdout.contains(&format!("key recovery: {words}")), !words.is_empty(), "{days}: {status:?}");
+        // It wraps all the same: tonight's backup is not the place to enforce it.
+        home.backup();
+        std::fs::write(home.path("lifeboat.toml"), text).unwrap();
+    }
+}
+
+/// A signing key that was stolen: what was stored before stays believed, whatever date is written into what comes after.
+#[test]
+fn what_a_distrusted_key_signs_from_a_day_on_is_not_believed() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    let (before, after) = (home.backup(), home.backup());
+    let trust = std::fs::read_to_string(home.path("keys/signing.pub.pem")).unwrap();
+    let line: String = trust.lines().filter(|line| !line.starts_with("-----")).collect();
+    let distrust = |days: i64| home.configure(&format!("\n[[signing.distrust]]\nkey = \"{line}\"\nfrom = {}\n", in_days(days)));
+    let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+    distrust(10);
+    let (check, status) = (home.run(&["check"]).ok(), home.run(&["status"]));
+    assert!(check.stdout.contains("what it signs will not be believed from"), "{}", check.stdout);
+    assert!(status.stdout.contains("key signing: what it signs will not be believed from"), "{status:?}");
+    home.run(&["verify", "--all"]).ok();
+
+    std::fs::write(home.path("lifeboat.toml"), text).unwrap();
+    distrust(-3);
+    // As the store says, which nobody who only has the key can write.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(9 * 86_400);
+    for file in files(&home.vault()).iter().filter(|file| file.display().to_string().contains(&before)) {
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(old).unwrap();
+    }
+    home.run(&["verify", &before]).ok();
+    home.run(&["verify", &after]).fails(7, &["is not signed by a trusted key"]);
+    let restored = home.run(&["restore", "db", "--to", &source.conninfo("back"), "--yes"]).ok();
+    assert!(restored.stdout.contains(&before) || restored.stderr.contains(&before), "{restored:?}");
+    let vault = files(&home.vault());
+    home.run(&["backup", "db"]).fails(2, &["lifeboat.toml distrusts it in everything since", "make a new signing key"]);
+    assert_eq!(files(&home.vault()), vault);
+    let check = home.run(&["check"]);
+    assert!(check.code == 5 && check.stdout.contains("make a new signing key"), "{check:?}");
+    // A key that is not trusted need not be distrusted, and a day must be named.
+    home.reconfigure(&format!("from = {}", in_days(-3)), "");
+    home.run(&["check"]).fails(2, &["it is not said from when on", "write from = 2026-12-24"]);
+}

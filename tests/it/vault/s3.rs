@@ -396,6 +396,28 @@ fn a_store_that_repeats_no_checksums_is_read_back() {
     home.run(&["check"]).fails(2, &["what is frozen at once cannot be read back"]);
 }
 
+/// A KMS key that is to be deleted cannot be used any more, and a week later nothing of it can be undone.
+#[test]
+fn a_key_that_kms_will_delete_is_told_of_while_it_can_be_helped() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    home.backup();
+    let denied = kms_error("AccessDeniedException");
+    aws.front.fault(&["TrentService.DescribeKey"], denied, 9);
+    let check = home.run(&["check"]).ok();
+    assert!(check.stdout.contains("is not known without kms:DescribeKey"), "{}", check.stdout);
+    assert!(!home.run(&["status"]).stdout.contains("DescribeKey"));
+    aws.front.rules(Vec::new());
+    aws.stack.aws(&["kms", "schedule-key-deletion", "--key-id", &aws.envelope_key, "--pending-window-in-days", "7"]);
+    let (check, status) = (home.run(&["check"]), home.run(&["status"]));
+    assert!(check.code == 5 && check.stdout.contains("KMS deletes it at"), "{check:?}");
+    assert!(status.stdout.contains("key home: KMS deletes it at") && status.stdout.contains("cancel-key-deletion"), "{status:?}");
+    aws.stack.aws(&["kms", "cancel-key-deletion", "--key-id", &aws.envelope_key]);
+    assert!(home.run(&["status"]).stdout.contains("key home: KMS says that it is Disabled"));
+    aws.stack.aws(&["kms", "enable-key", "--key-id", &aws.envelope_key]);
+    assert!(!home.run(&["status"]).stdout.contains("key home"));
+}
+
 /// The store was away when everything else was made.
 #[test]
 fn an_init_that_failed_half_way_is_gone_on_with() {

@@ -9,7 +9,10 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::SharedCredentialsProvider;
 use aws_sdk_s3::error::SdkError;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use std::io::Read;
 use std::time::Duration;
 
 /// Attempts of one request, the first included; the SDK backs off between them.
@@ -20,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(900);
 /// One attempt of a request that is small; a snapshot that is waited for may keep a file system frozen.
 const SMALL_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of `AWS_CA_BUNDLE` that are read; the system's own bundle has some 200 kB.
+const CA_BUNDLE_MAX: u64 = 16 * 1024 * 1024;
 /// What an assumed role's sessions are called in CloudTrail.
 const SESSION: &str = "lifeboat";
 
@@ -35,7 +40,25 @@ pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConf
     if let Some(endpoint) = endpoint {
         loader = loader.endpoint_url(endpoint);
     }
+    if let Some(authorities) = authorities() {
+        let context = TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(authorities)).build();
+        if let Ok(context) = context {
+            let provider = Provider::Rustls(CryptoMode::AwsLc);
+            loader = loader.http_client(aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(context).build_https());
+        }
+    }
     loader.load().await
+}
+
+/// What `AWS_CA_BUNDLE` names, as the AWS CLI reads it: these authorities and no others. The system's are believed where it cannot be read, which
+/// a store of somebody's own fails.
+fn authorities() -> Option<Vec<u8>> {
+    let file = std::env::var_os("AWS_CA_BUNDLE").filter(|file| !file.is_empty())?;
+    let read = std::fs::File::open(&file).and_then(|bundle| {
+        let mut bytes = Vec::new();
+        std::io::Read::take(bundle, CA_BUNDLE_MAX).read_to_end(&mut bytes).map(|_| bytes)
+    });
+    read.inspect_err(|error| tracing::warn!(?file, error = error as &dyn std::error::Error, "AWS_CA_BUNDLE cannot be read")).ok()
 }
 
 /// The same for calls that are small and answered at once, by a role if one is named.

@@ -396,6 +396,52 @@ fn a_store_that_repeats_no_checksums_is_read_back() {
     home.run(&["check"]).fails(2, &["what is frozen at once cannot be read back"]);
 }
 
+/// TLS before the store, with a certificate of an authority that only `AWS_CA_BUNDLE` knows.
+const TLS_FRONT: &str = "
+import asyncio, ssl, sys
+async def pipe(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()
+async def serve(reader, writer):
+    there = await asyncio.open_connection('127.0.0.1', int(sys.argv[3]))
+    await asyncio.gather(pipe(reader, there[1]), pipe(there[0], writer))
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1], sys.argv[2])
+    server = await asyncio.start_server(serve, '127.0.0.1', 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+";
+
+#[test]
+fn an_authority_of_ones_own_is_believed_and_an_unknown_one_is_no_outage() {
+    use std::io::BufRead;
+    let (aws, source) = (Aws::start(), filled());
+    let mut home = aws.home(&source, "");
+    let authority = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (home.path("store.pem"), home.path("store.key"));
+    std::fs::write(&certificate, authority.cert.pem()).unwrap();
+    std::fs::write(&key, authority.signing_key.serialize_pem()).unwrap();
+    let mut front = std::process::Command::new("python3");
+    front.args(["-c", TLS_FRONT]).args([&certificate, &key]).arg(aws.front.port.to_string()).stdout(std::process::Stdio::piped());
+    let mut front = front.spawn().unwrap();
+    let mut port = String::new();
+    std::io::BufReader::new(front.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    home.reconfigure(&aws.front.endpoint(), &format!("https://localhost:{}", port.trim()));
+    home.run(&["list"]).fails(2, &["certificate"]);
+    home.set("AWS_CA_BUNDLE", certificate.to_str().unwrap());
+    home.run(&["list"]).ok();
+    home.backup();
+    front.kill().unwrap();
+    front.wait().unwrap();
+}
+
 /// A KMS key that is to be deleted cannot be used any more, and a week later nothing of it can be undone.
 #[test]
 fn a_key_that_kms_will_delete_is_told_of_while_it_can_be_helped() {

@@ -106,6 +106,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         progress,
         cancel,
         reading: Arc::default(),
+        lists: Arc::default(),
     })
 }
 

@@ -62,11 +62,6 @@ impl Relay {
         Ok(parts)
     }
 
-    /// Lets go of what came: for a reader that only wants the proof.
-    pub fn forget(&mut self) {
-        self.waiting.clear();
-    }
-
     /// The last part, and the proof that everything came as the manifest says.
     ///
     /// # Errors
@@ -209,17 +204,5 @@ mod tests {
         let hash = |bytes: &[u8]| hex::encode(digest::digest(&digest::SHA256, bytes));
         let (found, wanted) = (hash(&[8; 100]), hash(&said));
         assert_eq!(why(of(&[8; 100])), format!("x is damaged: its SHA-256 is {found}, and the signed manifest says {wanted}"));
-    }
-
-    #[test]
-    fn a_reader_that_lets_go_of_what_came_still_gets_the_proof() {
-        let said = [9; 100];
-        let mut relay = expecting(&said, false);
-        for chunk in said.chunks(39) {
-            assert!(relay.pass(&Bytes::copy_from_slice(chunk)).unwrap().is_empty(), "nothing gathers");
-            relay.forget();
-        }
-        let (last, proof) = relay.done().unwrap();
-        assert_eq!((last.len(), proof.bytes), (0, 100));
     }
 }

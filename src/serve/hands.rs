@@ -72,7 +72,7 @@ impl Hands for Verbs {
     }
 
     async fn perform(&self, job: &Job, claim: &Claim, progress: Progress, cancel: CancellationToken) -> Result<String, Failure> {
-        let rig = Rig { progress, cancel, reading: Arc::default(), ..self.rig.clone() };
+        let rig = Rig { progress, cancel, reading: Arc::default(), lists: Arc::default(), ..self.rig.clone() };
         let done = match &job.action {
             Action::Backup(datastore) => {
                 let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };

@@ -282,7 +282,7 @@ async fn document(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, b
 }
 
 async fn relay(rig: &Rig, to: &dyn Vault, object: &StoredObject, begins: bool, stage: &crate::report::Stage) -> Result<(), WorkError> {
-    let wanted = shelf::wanted(rig.vault.as_ref(), std::slice::from_ref(object)).await?;
+    let wanted = shelf::wanted(rig, std::slice::from_ref(object)).await?;
     let mut chunks = fetch::stream(Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await?;
     let expected = Expected::of(object, false);
     let mut relay = Relay::new(expected, to.limits().part_bytes, begins);

@@ -87,6 +87,9 @@ pub struct Rig {
     pub cancel: CancellationToken,
     /// The backups that this work reads, until it is over.
     pub reading: Arc<Mutex<Vec<fence::Reading>>>,
+    /// Lists of chunks that are known to be right, by the SHA-256 of their objects: what is loaded is held against what was looked at before,
+    /// whatever stands in the vault by then.
+    pub lists: Arc<Mutex<BTreeMap<String, bytes::Bytes>>>,
 }
 
 impl Rig {

@@ -105,7 +105,7 @@ async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, newest: &E
             write(place, &vault.join(own.chunks(key).as_str()), &list).await?;
             count += 1;
         }
-        let wanted = shelf::wanted(rig.vault.as_ref(), std::slice::from_ref(object)).await?;
+        let wanted = shelf::wanted(rig, std::slice::from_ref(object)).await?;
         let mut chunks = fetch::stream(Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await?;
         let (mut child, mut stdin) = receiver(place, &vault.join(key.as_str())).await?;
         while let Some(chunk) = chunks.recv().await {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::manifest::{Manifest, Payload, Role, StoredObject};
+use crate::domain::manifest::{CHUNK_BYTES, Manifest, Payload, Role, StoredObject};
 use crate::seal::open::Expected;
 use crate::seal::relay::Relay;
 use crate::vault::Vault;
@@ -32,7 +32,7 @@ fn streamed(manifest: &Manifest) -> impl Iterator<Item = &StoredObject> {
 /// [`WorkError`] if the vault does not answer.
 pub async fn has_lists(rig: &Rig, manifest: &Manifest) -> Result<bool, WorkError> {
     let objects: Vec<StoredObject> = streamed(manifest).cloned().collect();
-    Ok(shelf::wanted(rig.vault.as_ref(), &objects).await?.iter().all(|wanted| wanted.chunks.is_some()))
+    Ok(shelf::wanted(rig, &objects).await?.iter().all(|wanted| wanted.chunks.is_some()))
 }
 
 /// Reads it through.
@@ -42,7 +42,7 @@ pub async fn has_lists(rig: &Rig, manifest: &Manifest) -> Result<bool, WorkError
 pub async fn read_through(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
     let mut unlisted = Vec::new();
     for object in streamed(manifest) {
-        let [wanted] = &shelf::wanted(rig.vault.as_ref(), std::slice::from_ref(object)).await?[..] else { continue };
+        let [wanted] = &shelf::wanted(rig, std::slice::from_ref(object)).await?[..] else { continue };
         if wanted.chunks.is_none() {
             unlisted.push(object);
         }
@@ -52,25 +52,27 @@ pub async fn read_through(rig: &Rig, manifest: &Manifest) -> Result<(), WorkErro
     }
     let stage = rig.progress.begin("read through first", Some(unlisted.iter().map(|object| object.bytes).sum()));
     for object in unlisted {
-        is_whole(rig, &rig.vault, object, |bytes| stage.add(bytes)).await?;
+        let list = is_whole(rig, &rig.vault, object, |bytes| stage.add(bytes)).await?;
+        // What is loaded afterwards must be what was read now.
+        shelf::know_list(rig, object, list);
     }
     stage.end();
     Ok(())
 }
 
-/// Reads an object to its end, and holds it against the manifest.
+/// Reads an object to its end, and holds it against the manifest. Returns the list of its chunks.
 ///
 /// # Errors
 /// [`WorkError`] if it is not what the manifest says.
-pub async fn is_whole(rig: &Rig, vault: &Arc<dyn Vault>, object: &StoredObject, passed: impl Fn(u64)) -> Result<(), WorkError> {
+pub async fn is_whole(rig: &Rig, vault: &Arc<dyn Vault>, object: &StoredObject, passed: impl Fn(u64)) -> Result<bytes::Bytes, WorkError> {
     let wanted = Wanted { key: object.key.clone(), bytes: object.bytes, chunks: None };
     let mut chunks = fetch::stream(Arc::clone(vault), vec![wanted], rig.cancel.clone()).await?;
-    let mut reading = Relay::new(Expected::of(object, false), usize::MAX, false);
+    let mut reading = Relay::new(Expected::of(object, false), CHUNK_BYTES, false);
     while let Some(chunk) = chunks.recv().await {
         let chunk = chunk.map_err(|why| why.of(object.key.as_str()))?;
         passed(chunk.len() as u64);
         reading.pass(&chunk)?;
-        reading.forget();
     }
-    Ok(reading.done().map(drop)?)
+    let (_, proof) = reading.done()?;
+    Ok(proof.chunks.concat().into())
 }

@@ -455,11 +455,16 @@ pub async fn chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Opti
 ///
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
-pub async fn wanted(vault: &dyn Vault, objects: &[StoredObject]) -> Result<Vec<fetch::Wanted>, WorkError> {
+pub async fn wanted(rig: &Rig, objects: &[StoredObject]) -> Result<Vec<fetch::Wanted>, WorkError> {
     let mut wanted = Vec::new();
     for object in objects {
-        let chunks = match chunk_list(vault, object).await {
-            Ok(chunks) => chunks,
+        let known = rig.lists.lock().ok().and_then(|lists| lists.get(&object.sha256).cloned());
+        let chunks = match known {
+            Some(list) => Ok(Some(list)),
+            None => chunk_list(rig.vault.as_ref(), object).await,
+        };
+        let chunks = match chunks {
+            Ok(chunks) => chunks.inspect(|list| know_list(rig, object, list.clone())),
             Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an object is read without the list of its chunks");
@@ -471,12 +476,19 @@ pub async fn wanted(vault: &dyn Vault, objects: &[StoredObject]) -> Result<Vec<f
     Ok(wanted)
 }
 
+/// Keeps a list of chunks that is known to be right.
+pub fn know_list(rig: &Rig, object: &StoredObject, list: bytes::Bytes) {
+    if let Ok(mut lists) = rig.lists.lock() {
+        lists.insert(object.sha256.clone(), list);
+    }
+}
+
 /// Begins to open a payload: its objects are fetched ahead and checked against the manifest as they are read.
 ///
 /// # Errors
 /// [`WorkError`] if an object is missing, frozen, or does not open.
 pub async fn open_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Opened, WorkError> {
-    let wanted = wanted(rig.vault.as_ref(), &payload.objects).await?;
+    let wanted = wanted(rig, &payload.objects).await?;
     let expected = payload.objects.iter().zip(&wanted).map(|(object, wanted)| Expected::of(object, wanted.chunks.is_some())).collect();
     let chunks = match fetch::stream(std::sync::Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await {
         Err(VaultError::Tally { what, why }) => return Err(WorkError::Damaged { what, why }),

@@ -10,6 +10,7 @@
 //! | [`Fault::Answer`] | any error document, such as KMS AccessDeniedException or ThrottlingException |
 //! | [`Fault::WrongChecksum`] | what arrives is not what was sent, and the checksum in the reply tells |
 //! | [`Fault::NoEcho`] | Ceph before Squid, s3rver and others know no `x-amz-checksum-…`: neither verified nor repeated |
+//! | [`Fault::DamagedAnswer`] | what is read is not what was stored: whoever may write to the bucket |
 //! | [`Fault::DamagedBody`] | what arrives is not what was sent, and nothing in the reply tells |
 
 use std::net::SocketAddr;
@@ -42,7 +43,9 @@ pub enum Fault {
     SlowBytes,
     /// Checksums are taken out of request and answer.
     NoEcho,
-    /// The same, and a bit of the request's body is turned.
+    /// A bit of the answer's body is turned.
+    DamagedAnswer,
+    /// Checksums are taken out, and a bit of the request's body is turned.
     DamagedBody,
 }
 
@@ -265,6 +268,13 @@ async fn pass(
                 head.headers.remove(name);
             }
             Ok(Response::from_parts(head, whole(body)))
+        }
+        Some(Fault::DamagedAnswer) => {
+            let mut damaged = body.to_vec();
+            if let Some(byte) = damaged.last_mut() {
+                *byte ^= 1;
+            }
+            Ok(Response::from_parts(head, whole(damaged)))
         }
         Some(Fault::LoseAnswer) => broken(),
         Some(Fault::Reset) => {

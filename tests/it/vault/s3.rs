@@ -396,6 +396,28 @@ fn a_store_that_repeats_no_checksums_is_read_back() {
     home.run(&["check"]).fails(2, &["what is frozen at once cannot be read back"]);
 }
 
+/// What has no list of its chunks is read through first. What is loaded then is held against what was read, though the store gives out something
+/// else by now.
+#[test]
+fn what_is_loaded_is_what_was_read_through() {
+    let (aws, source, target) = (Aws::start(), filled(), Cluster::start());
+    let home = aws.home(&source, "");
+    home.backup();
+    for key in aws.keys(&home).iter().filter(|key| key.ends_with(".chunks")) {
+        aws.stack.aws(&["s3api", "delete-object", "--bucket", aws.bucket(), "--key", key]);
+    }
+    let restore = |name: &str| home.run(&["restore", "db", "--to", &target.conninfo(name), "--yes"]);
+    let reads = |fault: Fault, after: u32| Rule { when: vec!["GET", "main.zst.age"], fault, times: 100_000, after };
+    aws.front.rules(vec![reads(Fault::NoEcho, 0)]);
+    restore("a").ok();
+    let count = u32::try_from(aws.front.met().len()).unwrap();
+    assert!(count >= 4, "it is read twice: {count}");
+    aws.front.rules(vec![reads(Fault::DamagedAnswer, count - 1)]);
+    restore("b").fails(7, &["main.zst.age", "bytes"]);
+    // The whole of it is not known to be wrong until its end: nothing of the last chunk has reached the server.
+    assert!(aws.front.met().len() >= 2, "a chunk that differs is fetched once more: {:?}", aws.front.met());
+}
+
 /// TLS before the store, with a certificate of an authority that only `AWS_CA_BUNDLE` knows.
 const TLS_FRONT: &str = "
 import asyncio, ssl, sys

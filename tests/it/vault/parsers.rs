@@ -88,6 +88,10 @@ macro_rules! hammered {
         fn every_target_is_hammered() {
             assert_eq!([$($number),*].len(), TARGETS.len());
             assert_eq!([$(stringify!($name).replace('_', "-")),*].to_vec(), TARGETS.map(|(name, _)| name.to_owned()).to_vec());
+            // `make fuzz` has a program for each.
+            let fuzzed = include_str!("../../fuzz/Cargo.toml");
+            assert_eq!(fuzzed.matches("[[bin]]").count(), TARGETS.len());
+            assert!(TARGETS.iter().all(|(name, _)| fuzzed.contains(&format!("name = \"{name}\""))), "{fuzzed}");
         }
     };
 }

@@ -16,11 +16,14 @@ use crate::domain::span::for_people;
 use crate::pg::children::{Running, command};
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, SessionError, Tool, Tools};
+use crate::program::{self, ProgramError};
 
 /// How far the clocks of whoever wrote a row and of the server may be apart.
 const FUTURE_SECONDS: f64 = 300.0;
 /// Stands for the connection string in the arguments of a command.
 const TARGET: &str = "{target}";
+/// Bytes of a smoke program's output that are kept; the end of them is shown.
+const SMOKE_BYTES_MAX: usize = 1024 * 1024;
 /// How long a query may take.
 const QUERY_PATIENCE: Duration = Duration::from_secs(600);
 /// How long `pg_amcheck` may take.
@@ -79,7 +82,7 @@ pub async fn ask(check: &CheckConfig, subject: &Subject<'_>) -> CheckResult {
         Ask::Freshness { query, within } => freshness(subject, query, within.map_or(subject.rpo, |w| w.duration())).await,
         Ask::Amcheck => amcheck(subject).await,
         Ask::Catalog { extensions, roles, unvalidated_max } => catalog(subject, extensions, roles, *unvalidated_max).await,
-        Ask::Command(smoke) => program(smoke, subject.connection).await,
+        Ask::Command(smoke) => run_smoke(smoke, subject.connection).await,
     };
     named(&check.name, &check.datastore, kind(&check.ask), said, begun)
 }
@@ -228,7 +231,7 @@ async fn amcheck(subject: &Subject<'_>) -> Said {
 /// Runs a program of the team's where clients of the database run; its exit code is the answer.
 pub async fn smoke(smoke: &Smoke, datastore: &DatastoreName, connection: &Connection) -> CheckResult {
     let begun = Instant::now();
-    let said = program(smoke, connection).await;
+    let said = run_smoke(smoke, connection).await;
     named(&smoke.name, datastore, CheckKind::Command, said, begun)
 }
 
@@ -244,21 +247,16 @@ fn named(name: &str, datastore: &DatastoreName, kind: CheckKind, said: Said, beg
     }
 }
 
-async fn program(smoke: &Smoke, connection: &Connection) -> Said {
-    let Some((program, arguments)) = smoke.command.split_first() else { return said(Answer::CouldNotLook, "there is no command") };
-    let mut command = connection.command(Path::new(program));
+async fn run_smoke(smoke: &Smoke, connection: &Connection) -> Said {
+    let Some((word, arguments)) = smoke.command.split_first() else { return said(Answer::CouldNotLook, "there is no command") };
+    let mut command = connection.command(Path::new(word));
     // A connection string holds no secret, so it may stand among the arguments.
-    command
-        .args(arguments.iter().map(|argument| argument.replace(TARGET, connection.conninfo())))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+    command.args(arguments.iter().map(|argument| argument.replace(TARGET, connection.conninfo())));
     let patience = smoke.within.duration();
-    let output = match tokio::time::timeout(patience, command.output()).await {
-        Err(_) => return said(Answer::Fail, format!("it did not end within {}", for_people(patience))),
-        Ok(Err(error)) => return said(Answer::CouldNotLook, format!("it could not be started: {error}")),
-        Ok(Ok(output)) => output,
+    let output = match program::run(command, b"", program::Limits { within: patience, output_bytes: SMOKE_BYTES_MAX }).await {
+        Err(ProgramError::TookTooLong(_)) => return said(Answer::Fail, format!("it did not end within {}", for_people(patience))),
+        Err(error @ ProgramError::NotStarted(_)) => return said(Answer::CouldNotLook, error.to_string()),
+        Ok(output) => output,
     };
     let last = |bytes: &[u8]| String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(2000)..]).trim().to_owned();
     let mut said = match output.status.code() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -11,7 +11,10 @@ use crate::domain::DatastoreName;
 use crate::domain::span::Span;
 use crate::domain::volumes::{Consistency, Lock, LockKind, Selection, SetPlace, VolumeId};
 use crate::pg::Connection;
+use crate::program;
 
+/// A password is one line, and whoever gives it is asked by every run.
+const PASSWORD_LIMITS: program::Limits = program::Limits { within: Duration::from_secs(30), output_bytes: 64 * 1024 };
 /// Longest time for which file systems stand still, if the configuration says nothing.
 const FREEZE_LIMIT: Span = Span::seconds(10);
 /// Longest that it may say: everything that writes waits.
@@ -138,14 +141,16 @@ impl PostgresConfig {
     pub async fn connect(&self) -> Result<Connection, String> {
         let Some(command) = &self.password_command else { return Ok(self.connection.clone()) };
         let (program, arguments) = command.split_first().ok_or("password_command is empty")?;
-        let output = tokio::process::Command::new(program).args(arguments).stdin(Stdio::null()).output().await;
-        let output = output.map_err(|error| format!("password_command {program:?} could not be run: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("password_command {program:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        let mut words = tokio::process::Command::new(program);
+        words.args(arguments);
+        let ended = program::run(words, b"", PASSWORD_LIMITS).await.map_err(|error| format!("password_command {program:?}: {error}"))?;
+        if !ended.status.success() {
+            return Err(format!("password_command {program:?} failed ({}): {}", ended.status, ended.complaint()));
         }
-        let password = zeroize::Zeroizing::new(
-            String::from_utf8(output.stdout).map_err(|_| format!("password_command {program:?} did not print text"))?,
-        );
+        if ended.is_cut {
+            return Err(format!("password_command {program:?} printed more than {} bytes", PASSWORD_LIMITS.output_bytes));
+        }
+        let password = std::str::from_utf8(&ended.stdout).map_err(|_| format!("password_command {program:?} did not print text"))?;
         Ok(self.connection.clone().with_password(SecretString::from(password.trim_end_matches(['\n', '\r']).to_owned())))
     }
 }

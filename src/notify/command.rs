@@ -1,15 +1,15 @@
 //! A program that gets the message on its standard input.
 
-use std::process::Stdio;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::io::AsyncWriteExt;
 
-use super::Way;
+use super::{DELIVERY_MAX, Way};
 use crate::domain::alarm::Message;
+use crate::program;
 
-/// Bytes of a program's complaint that are kept.
-const COMPLAINT_BYTES_MAX: usize = 500;
+/// A little less than any message is given, so that it is the program that is named.
+const LIMITS: program::Limits = program::Limits { within: Duration::from_secs(DELIVERY_MAX.as_secs() - 3), output_bytes: 64 * 1024 };
 
 /// A program and its arguments.
 pub struct Program(pub Vec<String>);
@@ -20,17 +20,10 @@ impl Way for Program {
         let (program, arguments) = self.0.split_first().ok_or("the command is empty")?;
         let mut command = tokio::process::Command::new(program);
         command.args(arguments).env("LIFEBOAT_ALARM_KIND", message.kind.name()).env("LIFEBOAT_ALARM_SUBJECT", &message.subject);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| format!("{program:?} could not be started: {error}"))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read its input is not wrong for it.
-            let _ = stdin.write_all(message.text().as_bytes()).await;
+        let ended = program::run(command, message.text().as_bytes(), LIMITS).await.map_err(|error| format!("{program:?}: {error}"))?;
+        match ended.status.success() {
+            true => Ok(()),
+            false => Err(format!("{program:?} ended with {}: {}", ended.status, ended.complaint())),
         }
-        let output = child.wait_with_output().await.map_err(|error| error.to_string())?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let complaint: String = String::from_utf8_lossy(&output.stderr).chars().take(COMPLAINT_BYTES_MAX).collect();
-        Err(format!("{program:?} ended with {}: {}", output.status, complaint.trim()))
     }
 }

@@ -18,12 +18,16 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::program;
+
 /// Name of the hidden command that runs [`watch`].
 pub const COMMAND: &str = "freeze-watchdog";
 /// How long undoing may take for each thing, whatever the limit was.
 const UNDO_PATIENCE: Duration = Duration::from_secs(60);
 /// How much longer than the limit lifeboat waits for the watchdog's answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of what a program says that are kept.
+const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 const FSFREEZE: [&str; 3] = ["/usr/sbin/fsfreeze", "/sbin/fsfreeze", "/usr/bin/fsfreeze"];
 
 /// What is to stand still, and for how long at most.
@@ -321,33 +325,14 @@ async fn run(words: &[String], within: Duration) -> Result<(), String> {
     let (program, arguments) = words.split_first().ok_or("no program is named")?;
     let mut command = Command::new(program);
     // Its words are compared.
-    command.env("LC_ALL", "C");
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-    let child = command.spawn().map_err(|error| error.to_string())?;
-    let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw));
-    match tokio::time::timeout(within, child.wait_with_output()).await {
-        Ok(ended) => {
-            group.0 = None;
-            let output = ended.map_err(|error| error.to_string())?;
-            if output.status.success() {
-                return Ok(());
-            }
-            let said = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect::<String>();
-            Err(format!("{} ({})", if said.is_empty() { "it failed" } else { &said }, output.status))
-        }
-        Err(_) => Err(format!("it did not end within {} seconds", within.as_secs())),
+    command.env("LC_ALL", "C").args(arguments);
+    let ended =
+        program::run(command, b"", program::Limits { within, output_bytes: OUTPUT_BYTES_MAX }).await.map_err(|error| error.to_string())?;
+    if ended.status.success() {
+        return Ok(());
     }
-}
-
-/// A program and everything it started: ended when nobody waits for it any more.
-struct Group(Option<rustix::process::Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-    }
+    let said = ended.complaint();
+    Err(format!("{} ({})", if said.is_empty() { "it failed" } else { &said }, ended.status))
 }
 
 /// What stands in a note.

@@ -16,21 +16,22 @@ fn room(file: &Path) -> String {
 }
 
 /// Which rooms each room may use. `cli → rig → work → rooms → domain`; nothing points back.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("domain", &[]),
     ("failpoint", &[]),
+    ("program", &["domain"]),
     ("report", &["domain"]),
     ("saga", &[]),
     ("sandbox", &["domain", "pg", "aws", "saga"]),
-    ("check", &["domain", "config", "pg"]),
+    ("check", &["domain", "config", "pg", "program"]),
     ("evidence", &["domain", "keyring", "vault"]),
     ("pg", &["domain"]),
     ("seal", &["domain"]),
     ("aws", &[]),
     ("keyring", &["domain", "seal", "aws"]),
-    ("config", &["domain", "keyring", "pg"]),
+    ("config", &["domain", "keyring", "pg", "program"]),
     ("vault", &["domain", "seal", "config", "aws"]),
-    ("volumes", &["domain", "aws"]),
+    ("volumes", &["domain", "aws", "program"]),
     ("catalog", &["domain", "saga"]),
     ("source", &["domain", "pg", "seal", "failpoint"]),
     ("target", &["domain", "pg", "seal", "report", "failpoint"]),
@@ -55,7 +56,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "evidence",
         ],
     ),
-    ("notify", &["domain", "config", "aws"]),
+    ("notify", &["domain", "config", "aws", "program"]),
     ("serve", &["domain", "config", "catalog", "notify", "report", "evidence", "work"]),
     ("rig", &["work", "domain", "config", "keyring", "vault", "volumes", "sandbox", "catalog", "notify", "report"]),
 ];

@@ -302,3 +302,47 @@ fn a_restored_database_that_differs_from_the_fingerprint_is_noticed() {
     let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check", "--into-database-with-tables"];
     exhibit.home.run(&arguments).fails(8, &["is not what was recorded at backup time", "table public.t: columns"]);
 }
+
+/// Every byte of everything in a small vault, turned once. What is turned is noticed by what reads it: manifests and what they name by `verify`,
+/// records by `evidence verify`, the header by whoever writes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: cargo nextest run --run-ignored only -E 'test(every_byte_of_a_small_vault)'"]
+async fn every_byte_of_a_small_vault_is_noticed() {
+    use lifeboat::work::{evidence, shelf, verify};
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE DATABASE d");
+    cluster.psql("d", "CREATE TABLE t AS SELECT i FROM generate_series(1, 10) i");
+    let home = Home::of(&cluster, "d");
+    let id = home.backup();
+    home.run(&["hold", &id, "--reason", "a reason"]).ok();
+    let config = lifeboat::config::Config::load(&home.path("lifeboat.toml")).unwrap();
+    let rig = || lifeboat::rig::assemble(config.clone(), Default::default(), Default::default(), Default::default());
+    let is_noticed = async || {
+        let rig = rig().await.unwrap();
+        if shelf::vault_to_write(&rig).await.is_err() {
+            return true;
+        }
+        let (_, flaws) = evidence::examine(&rig).await.unwrap();
+        let [entry] = &shelf::entries(&rig, None).await.unwrap()[..] else { return true };
+        match &entry.manifest {
+            Ok(believed) => !flaws.is_empty() || verify::verify(&rig, &believed.manifest, believed.verified).await.is_err(),
+            Err(_) => true,
+        }
+    };
+    assert!(!is_noticed().await);
+    let (mut turned, mut silent) = (0, Vec::new());
+    for file in crate::support::files(&home.vault()) {
+        let good = std::fs::read(&file).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            std::fs::write(&file, &bad).unwrap();
+            turned += 1;
+            if !is_noticed().await {
+                silent.push(format!("{} byte {at}: {:?} for {:?}", file.display(), char::from(bad[at]), char::from(good[at])));
+            }
+        }
+        std::fs::write(&file, good).unwrap();
+    }
+    assert!(turned > 10_000 && silent.is_empty(), "{turned} turned, {} not noticed: {:#?}", silent.len(), silent);
+}

@@ -1,0 +1,209 @@
+//! Programs that somebody configured: what gives a password, what is told of an alarm, hooks around a cut, checks of a team's own.
+//!
+//! Each has a limit of time and of output, is judged by how it exits and by nothing else, and is ended with everything that it started in its
+//! process group: what it leaves in the background keeps nobody waiting, and outlives nobody. What it says is hostile.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+use crate::domain::printable::printable;
+
+/// How long what a program has said is waited for after it has ended: a child in the background may hold its output open for ever.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a program may take to end after it was asked to.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// Characters of a complaint that stand in an error.
+const COMPLAINT_CHARACTERS_MAX: usize = 500;
+
+/// What a program may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Time, after which it is ended.
+    pub within: Duration,
+    /// Bytes that are kept of standard output, and of standard error; what is beyond is read and dropped.
+    pub output_bytes: usize,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it exited.
+    pub status: ExitStatus,
+    /// What it wrote to standard output, from its beginning; it may be a secret.
+    pub stdout: Zeroizing<Vec<u8>>,
+    /// What it wrote to standard error, from its beginning.
+    pub stderr: Zeroizing<Vec<u8>>,
+    /// Whether it wrote more than was kept.
+    pub is_cut: bool,
+}
+
+impl Ended {
+    /// The beginning of what it complained of, as it can be printed anywhere.
+    #[must_use]
+    pub fn complaint(&self) -> String {
+        let text: String = String::from_utf8_lossy(&self.stderr).trim().chars().take(COMPLAINT_CHARACTERS_MAX).collect();
+        printable(&text.replace('\n', " | "))
+    }
+}
+
+/// Why a program has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It could not be started.
+    #[error("it could not be started: {0}")]
+    NotStarted(#[source] std::io::Error),
+    /// It was ended.
+    #[error("it did not end within {} seconds, and was ended", .0.as_secs())]
+    TookTooLong(Duration),
+}
+
+/// A program and everything it started: ended when nobody waits for it any more.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // Nobody of it may be left, which is as good.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// What is kept of an output.
+#[derive(Default)]
+struct Kept {
+    bytes: Zeroizing<Vec<u8>>,
+    is_cut: bool,
+}
+
+/// Runs a program. `input` is what it may read; one that does not is not wrong for it.
+///
+/// # Errors
+/// [`ProgramError`]; how it exited is part of the result.
+pub async fn run(mut command: Command, input: &[u8], limits: Limits) -> Result<Ended, ProgramError> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    let mut child = command.spawn().map_err(ProgramError::NotStarted)?;
+    let group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw));
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = Zeroizing::new(input.to_vec());
+        tokio::spawn(async move { stdin.write_all(&input).await });
+    }
+    let (stdout, stderr) = (keep(child.stdout.take(), limits.output_bytes), keep(child.stderr.take(), limits.output_bytes));
+    let status = match tokio::time::timeout(limits.within, child.wait()).await {
+        Ok(status) => status.map_err(ProgramError::NotStarted)?,
+        Err(_) => {
+            group.signal(Signal::TERM);
+            let _ = tokio::time::timeout(ENDS_WITHIN, child.wait()).await;
+            return Err(ProgramError::TookTooLong(limits.within));
+        }
+    };
+    let (stdout, stderr) = (said(stdout).await, said(stderr).await);
+    Ok(Ended { status, is_cut: stdout.is_cut || stderr.is_cut, stdout: stdout.bytes, stderr: stderr.bytes })
+}
+
+type Listening = (Arc<Mutex<Kept>>, JoinHandle<()>);
+
+fn keep(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, bytes_max: usize) -> Listening {
+    let kept = Arc::<Mutex<Kept>>::default();
+    let filling = Arc::clone(&kept);
+    let reading = tokio::spawn(async move {
+        let Some(mut pipe) = pipe else { return };
+        let mut some = Zeroizing::new([0; 8192]);
+        while let Ok(count @ 1..) = pipe.read(&mut some[..]).await {
+            let Ok(mut kept) = filling.lock() else { return };
+            let room = bytes_max.saturating_sub(kept.bytes.len());
+            kept.is_cut |= count > room;
+            kept.bytes.extend_from_slice(&some[..count.min(room)]);
+        }
+    });
+    (kept, reading)
+}
+
+async fn said((kept, mut reading): Listening) -> Kept {
+    if tokio::time::timeout(LAST_WORDS, &mut reading).await.is_err() {
+        reading.abort();
+    }
+    kept.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { within: Duration::from_secs(60), output_bytes: 100 };
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn lives(pid: &str) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[tokio::test]
+    async fn a_program_is_judged_by_how_it_exits_and_by_nothing_else() {
+        let ended = run(shell("cat; echo no >&2; exit 3"), b"said to it", LIMITS).await.unwrap();
+        assert_eq!((ended.status.code(), &ended.stdout[..], ended.complaint().as_str()), (Some(3), &b"said to it"[..], "no"));
+        assert!(run(shell("exit 0"), &[7; 1 << 20], LIMITS).await.unwrap().status.success(), "input that nobody reads");
+        let missing = run(Command::new("/no/such/program"), b"", LIMITS).await.unwrap_err();
+        assert!(missing.to_string().starts_with("it could not be started"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn what_it_leaves_in_the_background_keeps_nobody_waiting_and_is_ended() {
+        let begun = Instant::now();
+        let ended = run(shell("sleep 300 & echo $!"), b"", LIMITS).await.unwrap();
+        assert!(ended.status.success() && begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        let pid = String::from_utf8(ended.stdout.to_vec()).unwrap();
+        for _ in 0..100 {
+            if !lives(&pid) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{pid} lives");
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_end_is_ended_with_its_children_even_if_it_will_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let script = format!("trap '' TERM; sleep 300 & echo $! > {}; wait; sleep 300", pid.display());
+        let limits = Limits { within: Duration::from_millis(600), ..LIMITS };
+        let error = run(shell(&script), b"", limits).await.unwrap_err();
+        assert!(error.to_string().contains("did not end within"), "{error}");
+        let pid = std::fs::read_to_string(pid).unwrap();
+        for _ in 0..100 {
+            if !lives(&pid) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{pid} lives");
+    }
+
+    #[tokio::test]
+    async fn what_it_says_has_a_limit_and_reaches_nobody_as_it_is() {
+        let ended = run(shell("yes | head -c 1000000; printf 'a\\033[2Jb' >&2"), b"", LIMITS).await.unwrap();
+        assert!(ended.status.success() && ended.is_cut && ended.stdout.len() == 100);
+        assert!(!ended.complaint().contains('\u{1b}'), "{}", ended.complaint());
+    }
+}

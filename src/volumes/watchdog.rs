@@ -8,6 +8,8 @@
 //! A process that writes to a frozen file system cannot even be killed, so neither of the two may: whoever calls sees to it that state, vault and
 //! temporary files are elsewhere.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -258,13 +260,19 @@ async fn stand_still(plan: &Plan, begun: &Mutex<Vec<PathBuf>>) -> Result<(), Str
     if let Some(words) = &plan.before {
         run(words, plan.limit).await.map_err(|why| format!("the program before the cut, {}: {why}", words.join(" ")))?;
     }
+    let mut still = BTreeSet::new();
     for point in &plan.freeze {
+        // One file system by another name: it stands still already, and thawing it twice would thaw what somebody else has frozen since.
+        let device = std::fs::metadata(point).map_err(|error| format!("{}: {error}", point.display()))?.dev();
+        if !still.insert(device) {
+            continue;
+        }
         let note = |change: &dyn Fn(&mut Vec<PathBuf>)| begun.lock().map(|mut begun| change(&mut begun)).unwrap_or_default();
         note(&|begun| begun.push(point.clone()));
         if let Err(why) = freeze(point, true, plan.limit).await {
             // Frozen by somebody else, whose work it would be to thaw.
             if why.contains("Device or resource busy") {
-                note(&|begun| begun.retain(|one| one != point));
+                note(&|begun| drop(begun.pop()));
             }
             return Err(format!("freezing {}: {why}", point.display()));
         }

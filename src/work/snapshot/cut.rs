@@ -4,7 +4,7 @@
 //! Postgres can still be had by an online backup, whose label goes into the manifest and whose WAL is cut last.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -13,7 +13,9 @@ use super::{CutMade, OpenSet, Run, SetError, keep};
 use crate::config::VaultConfig;
 use crate::domain::id::BackupId;
 use crate::domain::manifest::SourceFacts;
-use crate::domain::volumes::{Consistency, InstanceId, Member, PostgresCut, Selection, Snapshot, VOLUMES_MAX, Volume, VolumeId, VolumeSet};
+use crate::domain::volumes::{
+    Consistency, InstanceId, Member, PostgresCut, Selection, SetPlace, Snapshot, VOLUMES_MAX, Volume, VolumeId, VolumeSet,
+};
 use crate::failpoint;
 use crate::pg::{Connection, Session, Tools};
 use crate::source::postgres::SourceError;
@@ -126,7 +128,7 @@ impl Way {
         let settings = run.settings;
         let less = |why: String| SetError::LessConsistent { asked: settings.consistency, why };
         let still = (!settings.freeze.is_empty() || settings.before.is_some()).then(|| Plan {
-            freeze: settings.freeze.clone(),
+            freeze: mounts::one_for_each(&settings.freeze),
             before: settings.before.clone(),
             after: settings.after.clone(),
             limit: settings.freeze_limit.duration(),
@@ -134,10 +136,22 @@ impl Way {
         if let Some(plan) = &still {
             can_stand_still(run, plan)?;
             // A program of the team's own may stop writers that lifeboat knows nothing of; file systems must all be frozen.
-            let bare = mounts::uncovered(&plan.freeze, volumes).map_err(less)?;
+            let place = match &settings.place {
+                SetPlace::Local { directory } => Some(Path::new(directory)),
+                SetPlace::Ebs { .. } => None,
+            };
+            let bare = mounts::uncovered(&plan.freeze, place, volumes).map_err(less)?;
             if plan.before.is_none() && !bare.is_empty() {
                 let bare: Vec<String> = bare.iter().map(|volume| volume.id.to_string()).collect();
                 return Err(less(format!("none of the frozen file systems lies on {}", bare.join(", "))));
+            }
+            let written = mounts::written_to(&plan.freeze, place, volumes).map_err(less)?;
+            if plan.before.is_none() && !written.is_empty() {
+                let written: Vec<String> = written.iter().map(|(at, volume)| format!("{} ({volume})", at.display())).collect();
+                return Err(less(format!(
+                    "these lie on volumes of the set and are not frozen: {}; name them in freeze",
+                    written.join(", ")
+                )));
             }
         }
         let all: Vec<&Volume> = volumes.iter().collect();
@@ -411,7 +425,7 @@ fn can_stand_still(run: &Run<'_>, plan: &Plan) -> Result<(), SetError> {
         needed.push(path.clone());
     }
     needed.extend(std::env::current_exe().ok());
-    if let crate::domain::volumes::SetPlace::Local { directory } = &run.settings.place {
+    if let SetPlace::Local { directory } = &run.settings.place {
         needed.push(PathBuf::from(directory));
     }
     let needed: Vec<PathBuf> = needed.into_iter().filter_map(|path| std::path::absolute(path).ok()).collect();

@@ -306,7 +306,7 @@ fn a_restored_database_that_differs_from_the_fingerprint_is_noticed() {
 /// Every byte of everything in a small vault, turned once. What is turned is noticed by what reads it: manifests and what they name by `verify`,
 /// records by `evidence verify`, the header by whoever writes.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes: cargo nextest run --run-ignored only -E 'test(every_byte_of_a_small_vault)'"]
+#[ignore = "some quarter of an hour: cargo test --test it -- --ignored every_byte_of_a_small_vault"]
 async fn every_byte_of_a_small_vault_is_noticed() {
     use lifeboat::work::{evidence, shelf, verify};
     let cluster = Cluster::start();

@@ -193,6 +193,51 @@ fn what_somebody_else_has_frozen_is_not_thawed() {
     assert_eq!(snapshots(&disks), 2);
 }
 
+/// A bind mount, a link and a slash at the end are names of one file system: it is frozen once, and let go.
+#[test]
+fn one_file_system_by_many_names_is_frozen_once_and_let_go() {
+    let (home, disks) = two();
+    let (a, b, again, link) = (disks.mounted("vol-a"), disks.mounted("vol-b"), home.path("again"), home.path("link"));
+    std::fs::create_dir(&again).unwrap();
+    run("mount", &["--bind", a.to_str().unwrap(), again.to_str().unwrap()]);
+    std::os::unix::fs::symlink(&b, &link).unwrap();
+    let names: [&Path; 6] = [&a, &a.join(""), &again, &b, &b, &a];
+    home.reconfigure(&frozen(&[&a, &b]), &frozen(&names));
+    let taken = home.run(&["backup", "disks"]);
+    let writable = disks.is_writable("vol-a") && disks.is_writable("vol-b");
+    run("umount", &[again.to_str().unwrap()]);
+    taken.ok();
+    assert!(writable);
+    assert!(!home.path("catalog.frozen").read_dir().is_ok_and(|mut notes| notes.next().is_some()));
+    // A link leads to a mount point, and is none.
+    home.reconfigure(&frozen(&names), &frozen(&[&a, &link]));
+    let through = home.run(&["backup", "disks"]);
+    assert!(through.code == 0 || through.stderr.contains("is no mount point"), "{through:?}");
+    assert!(disks.is_writable("vol-a") && disks.is_writable("vol-b"));
+}
+
+/// Two partitions of one volume, of which one is being written to: the claim would not be so.
+#[test]
+fn a_claim_of_consistency_covers_every_file_system_of_every_volume() {
+    let (home, disks) = two();
+    let (a, b, second) = (disks.mounted("vol-a"), disks.mounted("vol-b"), home.path("second"));
+    let disk = disks.directory().join("volumes/vol-a/disk");
+    std::fs::File::options().write(true).open(&disk).unwrap().set_len(464 << 20).unwrap();
+    let (at, length) = ((400_u64 << 20).to_string(), (64_u64 << 20).to_string());
+    let device = run("losetup", &["--find", "--show", "--offset", &at, "--sizelimit", &length, disk.to_str().unwrap()]);
+    run("mkfs.ext4", &["-qF", &device]);
+    std::fs::create_dir(&second).unwrap();
+    run("mount", &[&device, second.to_str().unwrap()]);
+    let refused = home.run(&["backup", "disks"]);
+    home.reconfigure(&frozen(&[&a, &b]), &frozen(&[&a, &b, &second]));
+    let taken = home.run(&["backup", "disks"]);
+    run("umount", &[second.to_str().unwrap()]);
+    run("losetup", &["--detach", &device]);
+    let told = format!("{} (vol-a); name them in freeze", second.display());
+    refused.fails(2, &["these lie on volumes of the set and are not frozen", &told]);
+    taken.ok();
+}
+
 #[test]
 fn a_freeze_that_lasts_too_long_is_undone_and_there_is_no_set() {
     let (home, disks) = two();

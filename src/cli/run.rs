@@ -442,6 +442,9 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     for ((datastore, backup), lost) in &leftovers.lost {
         talk(&format!("warning: {datastore}: backup {backup} {lost}; nothing of it is touched"));
     }
+    for sweep::Stray { place, id, owner: (datastore, backup), .. } in &leftovers.foreign {
+        talk(&format!("{id} in {place} carries the tags of backup {backup} of {datastore}, and another tool made it: it is left alone"));
+    }
     for (copy, why) in &leftovers.not_looked_at {
         talk(&format!("warning: vault {copy} could not be looked at: {why}"));
     }
@@ -471,6 +474,7 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
             "scratch": leftovers.scratch.iter().map(|stray| json!({ "run": stray.run, "expires": stray.expires, "things": stray.things })).collect::<Vec<_>>(),
             "papers": leftovers.papers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "snapshots": leftovers.snapshots.iter().map(|stray| stray.id.to_string()).collect::<Vec<_>>(),
+            "foreign_snapshots": leftovers.foreign.iter().map(|stray| stray.id.to_string()).collect::<Vec<_>>(),
             "frozen": leftovers.frozen,
             "drills_without_report": leftovers.unreported,
         }));

@@ -184,7 +184,7 @@ pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool)
     let (mut plans, mut left) = (Vec::new(), Vec::new());
     for datastore in &datastores {
         let found = pruning::look(&rig, datastore, pruning::policies_of(&all.schedules, datastore)).await?;
-        let mut json = json!({ "plan": found.plan, "unfinished": found.unfinished, "not_believed": found.not_believed, "archive": found.archive.keys().collect::<Vec<_>>() });
+        let mut json = json!({ "plan": found.plan, "unfinished": found.unfinished, "not_believed": found.not_believed, "archive": found.archive.keys().collect::<Vec<_>>(), "snapshots": found.snapshots() });
         if !start.json {
             show_plan(&found, confirm);
         }
@@ -230,6 +230,10 @@ fn show_plan(found: &pruning::Pruning, confirm: bool) {
     });
     data(&format!("{}:", found.plan.datastore));
     data(&table(&["backup", "taken", "size", "", "because"], rows.collect()));
+    for (backup, ids) in found.snapshots() {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        data(&format!("with {backup}: {}", ids.join(", ")));
+    }
     if found.not_believed > 0 {
         talk(&format!("warning: {} manifests are not believed; they count for nothing and are left alone", found.not_believed));
     }

@@ -162,6 +162,8 @@ pub struct Volume {
     pub arrived: bool,
     /// `creating`, `available`, `in-use`, `error` …
     pub state: String,
+    /// The snapshot that it was made of, where the place tells.
+    pub snapshot: Option<SnapshotId>,
     /// How much of it has been read in from its snapshot, in percent; none if it was not made from one or that is not known.
     pub hydrated_percent: Option<u8>,
     /// Its tags.
@@ -251,6 +253,20 @@ pub struct Snapshot {
     pub lock: Option<LockState>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
+    /// What whoever made it says of it.
+    pub description: String,
+}
+
+/// How the description of every snapshot begins that lifeboat makes.
+pub const OWN_DESCRIPTION: &str = "lifeboat: ";
+
+impl Snapshot {
+    /// Whether it was made by something else, though it carries tags of ours: other tools copy the tags of the volumes and snapshots that they work
+    /// on, and what they make is theirs.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        !self.description.starts_with(OWN_DESCRIPTION)
+    }
 }
 
 /// A whole snapshot under a key of its owner. Made only from facts that say so; what a set says of its keys comes from it.

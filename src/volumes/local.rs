@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BlockPage, BlockRef, Cut, NewVolume, Volumes, VolumesError};
 use crate::domain::volumes::{
-    Attachment, BLOCK_BYTES, InstanceId, Lock, LockKind, LockState, Progress, Selection, SetPlace, Snapshot, SnapshotId, Tags, Volume,
-    VolumeId, tag,
+    Attachment, BLOCK_BYTES, InstanceId, Lock, LockKind, LockState, OWN_DESCRIPTION, Progress, Selection, SetPlace, Snapshot, SnapshotId,
+    Tags, Volume, VolumeId, tag,
 };
 
 /// Blocks of one page.
@@ -59,6 +59,13 @@ struct VolumeFile {
     token: Option<String>,
     #[serde(default)]
     tags: Tags,
+    /// What it was made of.
+    #[serde(default)]
+    snapshot: Option<SnapshotId>,
+}
+
+fn own_description() -> String {
+    OWN_DESCRIPTION.to_owned()
 }
 
 /// `snapshot.json`.
@@ -70,6 +77,9 @@ struct SnapshotFile {
     key: Option<String>,
     started: Timestamp,
     tags: Tags,
+    /// Earlier versions wrote none.
+    #[serde(default = "own_description")]
+    description: String,
     #[serde(default)]
     lock: Option<LockState>,
     #[serde(default)]
@@ -147,7 +157,7 @@ impl Local {
         let facts: VolumeFile = self.load(&what, &home.join(VOLUME))?;
         let bytes = std::fs::metadata(home.join(DISK)).map_err(self.failed(&what))?.len();
         let state = if facts.attached.is_some() { "in-use" } else { "available" }.to_owned();
-        let VolumeFile { zone, class, encrypted, key, iops, throughput, attached, tags, .. } = facts;
+        let VolumeFile { zone, class, encrypted, key, iops, throughput, attached, tags, snapshot, .. } = facts;
         Ok(Volume {
             id: id.clone(),
             bytes,
@@ -160,6 +170,7 @@ impl Local {
             arrived: attached.is_some(),
             attached,
             state,
+            snapshot,
             hydrated_percent: Some(100),
             tags,
         })
@@ -182,6 +193,7 @@ impl Local {
             started: facts.started,
             lock: facts.lock.filter(|lock| lock.until > now),
             tags: facts.tags,
+            description: facts.description,
         })
     }
 
@@ -202,6 +214,7 @@ impl Local {
             key: volume.key,
             started: Timestamp::now(),
             tags: cut.tags.clone(),
+            description: cut.description.clone(),
             lock: None,
             archived: false,
             recovered_until: None,
@@ -441,6 +454,7 @@ impl Volumes for Local {
             key: Some(key.to_owned()),
             started: Timestamp::now(),
             tags: tags.clone(),
+            description: format!("{OWN_DESCRIPTION}copy of {snapshot} in {directory}"),
             lock: None,
             archived: false,
             recovered_until: None,
@@ -519,6 +533,7 @@ impl Volumes for Local {
             attached: None,
             token: Some(volume.token.clone()),
             tags: volume.tags.clone(),
+            snapshot: Some(volume.snapshot.clone()),
         };
         let (this, home, disk) = (self.clone(), self.volume_home(&id), self.snapshot_home(&volume.snapshot).join(DISK));
         blocking(move || {

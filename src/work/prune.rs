@@ -36,6 +36,20 @@ pub struct Pruning {
     policies: Vec<Policy>,
 }
 
+impl Pruning {
+    /// The snapshots that go with each set that goes: by their ids, and by nothing else.
+    #[must_use]
+    pub fn snapshots(&self) -> BTreeMap<BackupId, Vec<SnapshotId>> {
+        let going = self.plan.removals().iter().filter_map(|removal| self.manifests.get(removal.backup()));
+        let of = |manifest: &Manifest| {
+            let set = manifest.set.as_ref()?;
+            let ids = set.places().flat_map(|(_, is_copy)| set.snapshots(is_copy)).collect();
+            Some((manifest.backup.clone(), ids))
+        };
+        going.filter_map(of).collect()
+    }
+}
+
 /// What was done.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Pruned {

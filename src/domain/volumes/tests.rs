@@ -66,6 +66,15 @@ fn snapshot() -> Snapshot {
         started: at("2026-11-25T02:00:00Z"),
         lock: None,
         tags: Tags::new(),
+        description: "lifeboat: chat 20261125T020000Z-AAAAAA".to_owned(),
+    }
+}
+
+#[test]
+fn what_other_tools_make_is_theirs_whatever_tags_they_copy() {
+    assert!(!snapshot().is_foreign());
+    for description in ["", "Created for policy: policy-0123", "copy of lifeboat: chat"] {
+        assert!(Snapshot { description: description.to_owned(), ..snapshot() }.is_foreign(), "{description}");
     }
 }
 

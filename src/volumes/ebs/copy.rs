@@ -13,7 +13,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, 
 use aws_sigv4::sign::v4;
 
 use super::{Ebs, once, tagged_as};
-use crate::domain::volumes::SnapshotId;
+use crate::domain::volumes::{OWN_DESCRIPTION, SnapshotId};
 use crate::volumes::{Tags, VolumesError};
 
 /// How long the source believes the URL. The copy is begun within seconds.
@@ -41,7 +41,7 @@ impl Ebs {
             .presigned_url(url)
             .encrypted(true)
             .kms_key_id(key)
-            .description(format!("lifeboat: copy of {id} in {source}"))
+            .description(format!("{OWN_DESCRIPTION}copy of {id} in {source}"))
             .tag_specifications(tagged_as(ResourceType::Snapshot, tags));
         let sent = request.customize().config_override(once()).send().await;
         let reply = sent.map_err(|error| self.explain_once(&what, &error))?;

@@ -92,6 +92,10 @@ impl Ebs {
         if ec2::may_have_happened(error, &answer) && !is_busy(&answer.code) {
             return self.unknown(what, answer.message);
         }
+        // The SDK does not repeat what must not be sent twice. Nothing has happened, so whoever asked asks again later.
+        if is_throttled(&answer.code) {
+            return VolumesError::Busy { what: what.to_owned(), place: self.place.to_string(), why: answer.message };
+        }
         self.explain(what, answer)
     }
 
@@ -143,8 +147,13 @@ fn is_missing(code: &str) -> bool {
 
 /// Whether a limit is in the way that goes by itself. Quotas of an account do not: they are refusals.
 fn is_busy(code: &str) -> bool {
-    const CODES: [&str; 4] =
-        ["ResourceLimitExceeded", "SnapshotCreationPerVolumeRateExceeded", "InsufficientVolumeCapacity", "ServiceQuotaExceededException"];
+    const CODES: [&str; 5] = [
+        "PendingSnapshotLimitExceeded",
+        "ResourceLimitExceeded",
+        "SnapshotCreationPerVolumeRateExceeded",
+        "InsufficientVolumeCapacity",
+        "ServiceQuotaExceededException",
+    ];
     code.starts_with("Concurrent") || CODES.contains(&code)
 }
 

@@ -74,6 +74,7 @@ impl Ebs {
             started: raw.start_time().and_then(timestamp).ok_or_else(|| lacks("start"))?,
             lock,
             tags: tag_map(raw.tags()),
+            description: raw.description().unwrap_or_default().to_owned(),
             id,
         })
     }

@@ -211,6 +211,7 @@ impl Ebs {
             arrived: attached.as_ref().is_some_and(|attached| arrived(raw, attached)),
             attached,
             state: raw.state().map_or("unknown", VolumeState::as_str).to_owned(),
+            snapshot: raw.snapshot_id().and_then(|id| id.parse().ok()),
             hydrated_percent: None,
             tags: tag_map(raw.tags()),
             id,

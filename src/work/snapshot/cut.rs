@@ -14,7 +14,7 @@ use crate::config::VaultConfig;
 use crate::domain::id::BackupId;
 use crate::domain::manifest::SourceFacts;
 use crate::domain::volumes::{
-    Consistency, InstanceId, Member, PostgresCut, Selection, SetPlace, Snapshot, VOLUMES_MAX, Volume, VolumeId, VolumeSet,
+    Consistency, InstanceId, Member, OWN_DESCRIPTION, PostgresCut, Selection, SetPlace, Snapshot, VOLUMES_MAX, Volume, VolumeId, VolumeSet,
 };
 use crate::failpoint;
 use crate::pg::{Connection, Session, Tools};
@@ -300,7 +300,7 @@ impl Cutting<'_> {
                 None => (Vec::new(), false),
             };
             let tags = self.run.tags(self.tagged);
-            let description = format!("lifeboat: {} {}", self.run.datastore, self.tagged);
+            let description = format!("{OWN_DESCRIPTION}{} {}", self.run.datastore, self.tagged);
             cuts.push(Cut { instance, volumes, left_out, without_boot, still, tags, description });
         }
         Ok(cuts)
@@ -322,8 +322,8 @@ impl Cutting<'_> {
                 // Made perhaps, and the answer lost: the tags tell.
                 Err(VolumesError::Unknown { .. }) => {
                     let found = self.run.home.tagged(tags).await.map_err(|error| self.failed(error))?;
-                    let ours: Vec<Snapshot> =
-                        found.into_iter().filter(|one| one.volume.as_ref().is_some_and(|id| wanted.contains(id))).collect();
+                    let is_ours = |one: &Snapshot| !one.is_foreign() && one.volume.as_ref().is_some_and(|id| wanted.contains(id));
+                    let ours: Vec<Snapshot> = found.into_iter().filter(is_ours).collect();
                     if ours.len() == wanted.len() {
                         return Ok(ours);
                     }
@@ -376,7 +376,7 @@ impl Cutting<'_> {
     /// Snapshots of groups that were cut before another had to wait: they are of another moment.
     async fn remove_partial(&self) -> Result<(), WorkError> {
         let tags = self.run.tags(self.tagged);
-        keep::remove_tagged(self.run.home.as_ref(), &tags).await.map_err(|error| self.failed(error))
+        keep::remove_own(self.run.home.as_ref(), &tags, Some(self.volumes)).await.map_err(|error| self.failed(error))
     }
 }
 

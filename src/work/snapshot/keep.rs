@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Run, SetError, stray};
 use crate::config::CopyConfig;
 use crate::domain::id::BackupId;
-use crate::domain::volumes::{Copied, LockState, Member, Progress, Snapshot, SnapshotId, Tags, VolumeSet, tag};
+use crate::domain::volumes::{Copied, LockState, Member, Progress, Snapshot, SnapshotId, Tags, Volume, VolumeSet, tag};
 use crate::report::Stage;
 use crate::volumes::{Volumes, VolumesError};
 use crate::work::{WorkError, cancellable};
@@ -203,7 +203,7 @@ impl Copying<'_> {
 
     async fn found(&self, member: &Member) -> Result<Option<SnapshotId>, VolumesError> {
         let mut good = None;
-        for copy in self.elsewhere.tagged(&self.tags(member)).await? {
+        for copy in self.elsewhere.tagged(&self.tags(member)).await?.into_iter().filter(|copy| !copy.is_foreign()) {
             match copy.progress {
                 Progress::Failed => self.elsewhere.delete(&copy.id).await?,
                 // A lost answer may have left two.
@@ -254,13 +254,18 @@ pub(super) async fn locked(run: &Run<'_>, set: &mut VolumeSet) -> Result<(), Wor
     Ok(())
 }
 
-/// Deletes every snapshot that carries some tags. Those that are held stay, and are an error.
+/// Deletes every snapshot that a run has made and tagged, of some volumes if it is known which; copies tell of no volume. What other tools have made and tagged in
+/// the same way is left alone. Those that are held stay, and are an error.
 ///
 /// # Errors
 /// [`VolumesError`] of the first that could not be deleted; the others are.
-pub async fn remove_tagged(place: &dyn Volumes, tags: &Tags) -> Result<(), VolumesError> {
+pub async fn remove_own(place: &dyn Volumes, tags: &Tags, of: Option<&[Volume]>) -> Result<(), VolumesError> {
+    let is_of = |snapshot: &Snapshot| match (of, &snapshot.volume) {
+        (Some(volumes), Some(id)) => volumes.iter().any(|volume| volume.id == *id),
+        _ => true,
+    };
     let mut first = Ok(());
-    for snapshot in place.tagged(tags).await? {
+    for snapshot in place.tagged(tags).await?.into_iter().filter(|snapshot| !snapshot.is_foreign() && is_of(snapshot)) {
         let deleted = place.delete(&snapshot.id).await;
         first = first.and(deleted);
     }

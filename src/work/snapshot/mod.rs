@@ -285,7 +285,7 @@ impl Run<'_> {
             places.extend(self.rig.volumes.open(&copy.place).await.ok());
         }
         for place in places {
-            if let Err(error) = keep::remove_tagged(place.as_ref(), &self.tags(&open.backup)).await {
+            if let Err(error) = keep::remove_own(place.as_ref(), &self.tags(&open.backup), None).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "snapshots are left behind; `lifeboat sweep` removes them");
             }
         }

@@ -247,7 +247,13 @@ impl Restoring<'_> {
     /// The volume that stands for a member in this restore, if there is one in this zone.
     async fn there(&self, member: &Member) -> Result<Option<Volume>, WorkError> {
         let found = self.place.volumes(&self.tags(member)).await.map_err(|error| self.failed(error))?;
-        Ok(found.into_iter().find(|volume| volume.zone == self.wishes.zone && volume.state != "error" && volume.state != "deleting"))
+        let is_here = |volume: &Volume| volume.zone == self.wishes.zone && volume.state != "error" && volume.state != "deleting";
+        let is_of_it = |volume: &Volume| volume.snapshot.as_ref() == member.snapshot_in(self.is_copy).map(|(snapshot, _)| snapshot);
+        let (of_it, others): (Vec<Volume>, Vec<Volume>) = found.into_iter().filter(is_here).partition(is_of_it);
+        for other in others {
+            tracing::warn!(volume = %other.id, "it carries the tags of this restore, and was made of another snapshot: it is left alone");
+        }
+        Ok(of_it.into_iter().next())
     }
 
     async fn make(&self, member: &Member) -> Result<NewlyMade, WorkError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{OpenSet, is_younger, keep};
+use super::{OpenSet, is_younger};
 use crate::config::DatastoreConfig;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
@@ -23,6 +23,8 @@ pub struct Stray {
     pub id: SnapshotId,
     /// Whose it would have been.
     pub owner: (DatastoreName, BackupId),
+    /// Whether another tool made it, and copied the tags: told of, and left alone.
+    pub is_foreign: bool,
 }
 
 fn failed(datastore: &DatastoreName) -> impl Fn(VolumesError) -> WorkError {
@@ -71,7 +73,7 @@ pub async fn strays(
             if published.contains(&owner) || used.holds(&owner) || snapshot.started > before || goes_on(rig, vault, &owner).await? {
                 continue;
             }
-            found.push(Stray { place: place.clone(), id: snapshot.id, owner });
+            found.push(Stray { place: place.clone(), is_foreign: snapshot.is_foreign(), id: snapshot.id, owner });
         }
     }
     Ok(found)
@@ -154,17 +156,19 @@ pub async fn guards(rig: &Rig, manifest: &Manifest) -> Result<Vec<Guard>, WorkEr
     Ok(guards)
 }
 
-/// Removes the snapshots of a backup that is gone, found by their tags. What cannot be removed, `sweep` finds.
+/// Removes the snapshots of a backup that is gone, those that its manifest names and no other. What cannot be removed, `sweep` finds.
 ///
 /// # Errors
 /// What stands in the way, in words.
 pub async fn remove_of(rig: &Rig, manifest: &Manifest) -> Result<(), String> {
     let Some(set) = &manifest.set else { return Ok(()) };
-    let tags = super::tags(&manifest.vault, &manifest.datastore, &set.tagged);
-    for (place, _) in held_in(rig, set).await.map_err(|error| failed(&manifest.datastore)(error).to_string())? {
-        keep::remove_tagged(place.as_ref(), &tags).await.map_err(|error| error.to_string())?;
+    let mut first = Ok(());
+    for (place, ids) in held_in(rig, set).await.map_err(|error| failed(&manifest.datastore)(error).to_string())? {
+        for id in ids {
+            first = first.and(place.delete(&id).await.map_err(|error| error.to_string()));
+        }
     }
-    Ok(())
+    first
 }
 
 /// Whether a set is old enough for the archive tier and not yet there: its snapshots that would go.

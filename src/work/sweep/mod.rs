@@ -72,6 +72,8 @@ pub struct Leftovers {
     pub busy: Vec<DatastoreName>,
     /// Snapshots of volume sets that were never published, or whose backup is removed.
     pub snapshots: Vec<Stray>,
+    /// Snapshots that other tools have made, with tags of ours that they copied: left alone, and told of.
+    pub foreign: Vec<Stray>,
     /// Mount points that a dead run has left frozen.
     pub frozen: usize,
     /// Runs of drills whose sandbox outlived them.
@@ -251,6 +253,10 @@ impl Sweep {
     ) -> Result<Vec<Stray>, WorkError> {
         let mut found = Vec::new();
         for stray in stray::strays(rig, vault, published, before).await? {
+            if stray.is_foreign {
+                self.leftovers.foreign.push(stray);
+                continue;
+            }
             if !self.may_touch(rig, &stray.owner.0).await? {
                 continue;
             }

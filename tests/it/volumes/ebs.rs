@@ -420,6 +420,72 @@ fn snapshots_without_a_backup_are_swept_and_nothing_else_is_touched() {
     night.home.run(&["verify", "--all"]).ok();
 }
 
+/// Other tools copy the tags of what they work on. What they make is theirs: told of, never removed, handed over or counted.
+#[test]
+fn what_another_tool_made_and_tagged_alike_is_left_alone() {
+    let night = Night::copied();
+    let (old, new) = two_sets(&night);
+    let tags = |kind: &str, of: &[(String, String)]| -> Vec<(String, String)> {
+        let mut params = vec![("TagSpecification.1.ResourceType".to_owned(), kind.to_owned())];
+        for (number, (key, value)) in of.iter().enumerate() {
+            params.push((format!("TagSpecification.1.Tag.{}.Key", number + 1), key.clone()));
+            params.push((format!("TagSpecification.1.Tag.{}.Value", number + 1), value.clone()));
+        }
+        params
+    };
+    let call = |action: &str, own: &[(&str, &str)], more: &[(String, String)]| {
+        let all: Vec<(&str, &str)> = own.iter().copied().chain(more.iter().map(|(key, value)| (key.as_str(), value.as_str()))).collect();
+        night.cloud.call(HOME, action, &all)
+    };
+    // A policy of somebody's that snapshots the volumes and copies the tags of the set that is about to go.
+    let copied: Vec<(String, String)> = night
+        .cloud
+        .snapshots(HOME)
+        .into_iter()
+        .find(|one| one.tags.get("lifeboat:backup") == Some(&old))
+        .unwrap()
+        .tags
+        .into_iter()
+        .filter(|(key, _)| !key.starts_with("aws:"))
+        .collect();
+    call("CreateSnapshot", &[("VolumeId", &night.volumes[0]), ("Description", "Created for policy: policy-1")], &tags("snapshot", &copied));
+    let theirs = || night.cloud.snapshots(HOME).into_iter().filter(|one| one.tags.get("lifeboat:backup") == Some(&old)).count();
+    assert_eq!(theirs(), 4);
+    let plan = night.home.run(&["prune"]).ok();
+    let line = plan.stdout.lines().find(|line| line.contains(&format!("with {old}: "))).unwrap().to_owned();
+    assert_eq!(line.matches("snap-").count(), 6, "every id stands in the plan: {line}");
+    night.home.run(&["prune", "--confirm"]).ok();
+    assert_eq!(theirs(), 1);
+    let swept = night.home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
+    assert!(swept.stderr.contains("and another tool made it: it is left alone"), "{}", swept.stderr);
+    assert_eq!(theirs(), 1);
+
+    // A volume that was cloned from a restored one, with its tags, while the restored one is gone.
+    let zone = ["restore", "disks", "--backup", &new, "--to", "zone:eu-west-1a", "--yes", "--json"];
+    let made = night.home.run(&zone).ok().json();
+    let first = made["volumes"][0]["volume"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+    let of_it: Vec<(String, String)> = night
+        .cloud
+        .volumes(HOME)
+        .into_iter()
+        .find(|one| one.id == first)
+        .unwrap()
+        .tags
+        .into_iter()
+        .filter(|(key, _)| !key.starts_with("aws:"))
+        .collect();
+    let cloned = call(
+        "CreateVolume",
+        &[("AvailabilityZone", "eu-west-1a"), ("Size", "1"), ("Encrypted", "true"), ("KmsKeyId", KEY), ("VolumeType", "gp3")],
+        &tags("volume", &of_it),
+    );
+    let cloned = cloned.split("<volumeId>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    night.cloud.call(HOME, "DeleteVolume", &[("VolumeId", &first)]);
+    let again = night.home.run(&zone).ok();
+    assert!(!again.stdout.contains(&cloned), "{}", again.stdout);
+    assert!(again.stderr.contains(&cloned) && again.stderr.contains("was made of another snapshot"), "{}", again.stderr);
+}
+
 #[test]
 fn old_sets_go_to_the_archive_tier_and_come_back_for_a_restore() {
     let night = Night::new("archive_after = \"1s\"");

@@ -14,6 +14,7 @@ pub mod failpoint;
 pub mod keyring;
 pub mod notify;
 pub mod pg;
+pub mod private;
 pub mod program;
 pub mod report;
 pub mod rig;

@@ -104,7 +104,7 @@ impl Catalog {
             return Ok(false);
         }
         for channel in &letter.channels {
-            post_within(&mut transaction, channel, letter.kind, &letter.body, now).await?;
+            post_within(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -122,7 +122,7 @@ impl Catalog {
             return Ok(false);
         }
         for channel in &letter.channels {
-            post_within(&mut transaction, channel, letter.kind, &letter.body, now).await?;
+            post_within(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -132,15 +132,15 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn post(&self, channels: &[String], kind: Kind, body: &str, now: Timestamp) -> Result<(), CatalogError> {
+    pub async fn post(&self, channels: &[String], alarm: &Alarm, body: &str, now: Timestamp) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
         for channel in channels {
-            post_within(&mut transaction, channel, kind, body, millis(now)).await?;
+            post_within(&mut transaction, channel, alarm.kind, &alarm.key(), body, millis(now)).await?;
         }
         Ok(transaction.commit().await?)
     }
 
-    /// Takes messages to a channel that are to be delivered now. For `patience` no other host takes them.
+    /// Takes messages to a channel that are to be delivered now: of each alarm the first that is not, so that nothing is over before it has begun. For `patience` no other host takes them.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
@@ -149,7 +149,10 @@ impl Catalog {
         let now = self.now_within(&mut transaction).await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
         let query = format!(
-            "SELECT id, channel, kind, body, attempts FROM messages WHERE sent IS NULL AND next_try <= $1 AND channel = $3 ORDER BY next_try LIMIT $2{locked}"
+            "SELECT id, channel, kind, body, attempts FROM messages WHERE sent IS NULL AND next_try <= $1 AND channel = $3
+             AND NOT EXISTS (SELECT 1 FROM messages AS before WHERE before.channel = messages.channel AND before.alarm = messages.alarm
+                             AND before.alarm <> '' AND before.sent IS NULL AND before.id < messages.id)
+             ORDER BY next_try, id LIMIT $2{locked}"
         );
         let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(query))
             .bind(now)
@@ -226,12 +229,14 @@ pub(super) async fn post_within(
     transaction: &mut Transaction,
     channel: &str,
     kind: Kind,
+    alarm: &str,
     body: &str,
     now: i64,
 ) -> Result<(), CatalogError> {
-    sqlx::query("INSERT INTO messages (channel, kind, body, made, next_try) VALUES ($1, $2, $3, $4, $4)")
+    sqlx::query("INSERT INTO messages (channel, kind, alarm, body, made, next_try) VALUES ($1, $2, $3, $4, $5, $5)")
         .bind(channel)
         .bind(kind.name())
+        .bind(alarm)
         .bind(body)
         .bind(now)
         .execute(transaction.ask())

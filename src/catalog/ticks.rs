@@ -263,7 +263,7 @@ impl Catalog {
             rows.into_iter().map(|(job, tick, state)| Untold { job, tick: time(tick), covered: state == "covered" }).collect();
         for letter in write(&told) {
             for channel in letter.channels {
-                super::alarms::post_within(&mut transaction, &channel, letter.kind, &letter.body, now).await?;
+                super::alarms::post_within(&mut transaction, &channel, letter.kind, "", &letter.body, now).await?;
             }
         }
         transaction.commit().await?;

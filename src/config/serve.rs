@@ -25,6 +25,8 @@ pub struct ServeConfig {
     pub stop_within: Span,
     /// How often somebody is told again of what goes on.
     pub remind: Span,
+    /// Where people find the status page, or what else a message should lead to.
+    pub link: Option<String>,
     /// The status page.
     pub page: Option<PageConfig>,
 }
@@ -40,6 +42,7 @@ impl Default for ServeConfig {
             on_stop: OnStop::Finish,
             stop_within: Span::seconds(3_600),
             remind: Span::seconds(86_400),
+            link: None,
             page: None,
         }
     }
@@ -215,6 +218,7 @@ pub(super) fn serve(root: &mut Section<'_>, base: &Path) -> ServeConfig {
     config.on_stop = s.choice("on_stop", &[("finish", OnStop::Finish), ("abort", OnStop::Abort)]).unwrap_or(config.on_stop);
     config.stop_within = s.span("stop_within").unwrap_or(config.stop_within);
     config.remind = s.span("remind").unwrap_or(config.remind);
+    config.link = s.endpoint("link");
     config.page = page(&mut s, base);
     s.finish();
     config

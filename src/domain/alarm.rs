@@ -111,6 +111,12 @@ pub struct Message {
     pub next_step: String,
     /// The vault's address, so that it is known whose backups these are.
     pub vault: String,
+    /// The host that says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// Where more stands, for whoever may look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
 }
 
 impl Message {
@@ -135,6 +141,12 @@ impl Message {
             text.push_str(&format!("what next: {}\n", self.next_step));
         }
         text.push_str(&format!("vault: {}\n", self.vault));
+        if !self.host.is_empty() {
+            text.push_str(&format!("host: {}\n", self.host));
+        }
+        if let Some(link) = &self.link {
+            text.push_str(&format!("more: {link}\n"));
+        }
         text
     }
 }
@@ -153,6 +165,8 @@ mod tests {
             since: "2026-11-24T03:05:59+01:00".parse().unwrap(),
             next_step: "lifeboat drill NAME".to_owned(),
             vault: "s3://backups/prod".to_owned(),
+            host: String::new(),
+            link: None,
         }
     }
 

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 
 use crate::config::serve::UrlFrom;
 use crate::domain::alarm::{Kind, Message};
+use crate::private::{self, Readers};
 
 /// How long one delivery may take.
 pub const DELIVERY_MAX: Duration = Duration::from_secs(20);
@@ -90,6 +91,5 @@ fn read_url(from: &UrlFrom) -> Result<String, String> {
 }
 
 fn read_secret(file: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-    Ok(text.trim().to_owned())
+    Ok(private::read(file, Readers::Owner)?.trim().to_owned())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lettre::message::Mailbox;
+use lettre::message::{Mailbox, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message as Mail, Tokio1Executor};
 
@@ -34,9 +34,9 @@ impl Smtp {
         };
         let builder = match (self.plain, port) {
             (true, _) => Ok(AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)),
-            // 465 is TLS from the first byte; everything else must agree to STARTTLS.
-            (false, None | Some(465)) => AsyncSmtpTransport::<Tokio1Executor>::relay(host),
-            (false, Some(_)) => AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(host),
+            // 465 is TLS from the first byte; everything else, and 587 where nothing is said, must agree to STARTTLS.
+            (false, Some(465)) => AsyncSmtpTransport::<Tokio1Executor>::relay(host),
+            (false, _) => AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(host),
         };
         let mut builder = builder.map_err(|error| error.to_string())?.timeout(Some(DELIVERY_MAX));
         if let Some(port) = port {
@@ -54,10 +54,12 @@ impl Way for Smtp {
     async fn send(&self, message: &Message) -> Result<(), String> {
         let mailbox = |address: &String| address.parse::<Mailbox>().map_err(|error| format!("{address:?}: {error}"));
         let mut mail = Mail::builder().from(mailbox(&self.from)?).subject(message.headline());
+        // Without them mail is taken for spam, or shown as it likes.
+        mail = mail.message_id(None).date_now();
         for to in &self.to {
             mail = mail.to(mailbox(to)?);
         }
-        let mail = mail.body(message.text()).map_err(|error| error.to_string())?;
+        let mail = mail.singlepart(SinglePart::plain(message.text())).map_err(|error| error.to_string())?;
         self.transport()?.send(mail).await.map(drop).map_err(|error| error.to_string())
     }
 }

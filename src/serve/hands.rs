@@ -56,6 +56,9 @@ pub struct Verbs {
 /// Errors of verbs, in words without data: a server's own words may quote it, and stay with the causes.
 fn failure(error: &WorkError) -> Failure {
     let mut text = error.to_string();
+    if let WorkError::Source { source, .. } = error {
+        text.push_str(&format!(": {}", source.class()));
+    }
     if let Some(hint) = error.hint() {
         text.push_str(&format!(" ({hint})"));
     }

@@ -3,6 +3,7 @@
 //! Its loop does little and never waits for a run: runs are tasks with a lease that is renewed beside them. What it needs to know stands
 //! in the catalog; while that does not answer, runs go on and nothing new is begun.
 
+mod connections;
 pub mod hands;
 pub mod metrics;
 pub mod page;
@@ -201,7 +202,7 @@ impl Daemon {
         let settings = setup.rig.config.serve.clone();
         let mut scheduler = Scheduler::new(catalog.clone(), &settings.host, settings.lease.duration(), settings.runs_in_all);
         scheduler.take_jobs(setup.jobs.jobs).await?;
-        let telling = Arc::new(telling::Telling::new(setup.bell.clone(), setup.rig.vault.address(), settings.remind));
+        let telling = Arc::new(telling::Telling::new(setup.bell.clone(), setup.rig.vault.address(), &settings));
         Ok(Self {
             scheduler,
             settings,

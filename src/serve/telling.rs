@@ -9,6 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::catalog::ticks::{Letter, Untold};
 use crate::catalog::{Catalog, CatalogError};
+use crate::config::serve::ServeConfig;
 use crate::domain::alarm::{Alarm, Kind, Message, Phase};
 use crate::domain::job::backoff;
 use crate::domain::span::{Span, for_people};
@@ -34,6 +35,8 @@ pub struct Looked {
 pub struct Telling {
     bell: Mutex<Bell>,
     vault: String,
+    host: String,
+    link: Option<String>,
     remind: Span,
     /// One delivery at a time for each channel.
     lines: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -42,8 +45,9 @@ pub struct Telling {
 impl Telling {
     /// A way to tell everybody.
     #[must_use]
-    pub fn new(bell: Bell, vault: String, remind: Span) -> Self {
-        Self { bell: Mutex::new(bell), vault, remind, lines: Mutex::default() }
+    pub fn new(bell: Bell, vault: String, settings: &ServeConfig) -> Self {
+        let ServeConfig { host, link, remind, .. } = settings.clone();
+        Self { bell: Mutex::new(bell), vault, host, link, remind, lines: Mutex::default() }
     }
 
     /// Tells others from now on.
@@ -66,6 +70,8 @@ impl Telling {
             since,
             next_step: alarm.next_step.clone(),
             vault: self.vault.clone(),
+            host: self.host.clone(),
+            link: self.link.clone(),
         };
         serde_json::to_string(&message).unwrap_or_default()
     }
@@ -80,7 +86,7 @@ impl Telling {
     /// [`CatalogError::Query`]
     pub async fn say(&self, catalog: &Catalog, alarm: &Alarm) -> Result<(), CatalogError> {
         let now = catalog.now().await?;
-        catalog.post(&self.bell().who_wants(alarm.kind), alarm.kind, &self.message(alarm, Phase::Raised, now), now).await
+        catalog.post(&self.bell().who_wants(alarm.kind), alarm, &self.message(alarm, Phase::Raised, now), now).await
     }
 
     /// Says something at once to whoever wants to hear it, without the catalog: it is what is broken. What does not arrive is logged.

@@ -1,8 +1,8 @@
 //! The status page's server: read-only, over TLS beyond this host, and for who proves to be allowed.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -15,8 +15,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use base64::Engine as _;
+use hyper_util::rt::TokioTimer;
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -24,20 +25,25 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
+use super::connections::{Few, HEAD_MAX};
 use super::{Board, metrics, page};
 use crate::config::serve::{PageConfig, ServeConfig};
 use crate::evidence::html;
+use crate::private::{self, Readers};
 use crate::work::WorkError;
 
 /// A look that is older means that the loop stands still.
 const STALE: SignedDuration = SignedDuration::from_mins(5);
+/// How often it is looked whether certificates or the token were renewed.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long open requests may take when it stops.
 const STOP: Duration = Duration::from_secs(2);
 
 struct Shared {
     board: Arc<Board>,
-    token: Option<String>,
+    token: RwLock<Option<Zeroizing<String>>>,
     loopback: bool,
     tls: bool,
     policy: HeaderValue,
@@ -61,27 +67,38 @@ pub async fn serve(config: &ServeConfig, board: Arc<Board>, cancel: Cancellation
         Some(file) => Some(token(file)?),
         None => None,
     };
-    let shared =
-        Arc::new(Shared { board, token, loopback: config.listen.ip().is_loopback(), tls: config.tls.is_some(), policy: policy()? });
-    let app = router(shared).into_make_service();
+    let shared = Arc::new(Shared {
+        board,
+        token: RwLock::new(token),
+        loopback: config.listen.ip().is_loopback(),
+        tls: config.tls.is_some(),
+        policy: policy()?,
+    });
+    let app = router(Arc::clone(&shared)).into_make_service();
     let listener = std::net::TcpListener::bind(config.listen).map_err(|error| refuse(&format!("listening on {}", config.listen), error))?;
     listener.set_nonblocking(true).map_err(|error| refuse("listening", error))?;
     let address = listener.local_addr().map_err(|error| refuse("listening", error))?;
     let handle = Handle::new();
     let stopping = handle.clone();
+    let stopped = cancel.clone();
     tokio::spawn(async move {
         cancel.cancelled().await;
         stopping.graceful_shutdown(Some(STOP));
     });
     tracing::info!(%address, tls = config.tls.is_some(), "the status page listens");
-    let served = match tls(config)? {
-        Some(tls) => {
-            let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)));
-            let server = server.map_err(|error| refuse("listening", error))?.handle(handle);
+    let few = Few::default();
+    let mut server = axum_server::from_tcp(listener).map_err(|error| refuse("listening", error))?.handle(handle);
+    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    let server = server.first_request_timeout(HEAD_MAX);
+    let secured = tls(config)?.map(|tls| RustlsConfig::from_config(Arc::new(tls)));
+    tokio::spawn(read_anew(config.clone(), shared, secured.clone(), stopped));
+    let served = match secured {
+        Some(secured) => {
+            let server = server.acceptor(RustlsAcceptor::new(secured).acceptor(few));
             tokio::spawn(async move { server.serve(app).await })
         }
         None => {
-            let server = axum_server::from_tcp(listener).map_err(|error| refuse("listening", error))?.handle(handle);
+            let server = server.acceptor(few);
             tokio::spawn(async move { server.serve(app).await })
         }
     };
@@ -92,9 +109,49 @@ pub async fn serve(config: &ServeConfig, board: Arc<Board>, cancel: Cancellation
     })))
 }
 
-fn token(file: &Path) -> Result<String, WorkError> {
-    let text = std::fs::read_to_string(file).map_err(|error| refuse(&file.display().to_string(), error))?;
-    let token = text.trim().to_owned();
+/// Certificates, keys and tokens are renewed while the page is served. What cannot be used leaves what was there in force.
+async fn read_anew(config: PageConfig, shared: Arc<Shared>, secured: Option<RustlsConfig>, stopped: CancellationToken) {
+    let files = || {
+        let tls = config.tls.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let all = tls.chain(&config.client_ca).chain(&config.token_file);
+        let changed = |file: &PathBuf| std::fs::metadata(file).and_then(|facts| facts.modified()).ok();
+        all.map(changed).collect::<Vec<_>>()
+    };
+    let mut known = files();
+    loop {
+        tokio::select! {
+            () = stopped.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let now = files();
+        if now == known {
+            continue;
+        }
+        known = now;
+        let renewed = config.token_file.as_ref().map(|file| token(file)).transpose().and_then(|token| Ok((token, tls(&config)?)));
+        match renewed {
+            Ok((token, tls)) => {
+                if let (Some(secured), Some(tls)) = (&secured, tls) {
+                    secured.reload_from_config(Arc::new(tls));
+                }
+                if let Ok(mut kept) = shared.token.write() {
+                    *kept = token;
+                }
+                tracing::info!("certificates and token of the status page were read anew");
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "what was renewed cannot be used; the page goes on with what it had"
+                );
+            }
+        }
+    }
+}
+
+fn token(file: &Path) -> Result<Zeroizing<String>, WorkError> {
+    let text = private::read(file, Readers::Owner).map_err(|why| refuse("its token", why))?;
+    let token = Zeroizing::new(text.trim().to_owned());
     if token.len() < 16 { Err(refuse(&file.display().to_string(), "a token of less than 16 characters can be guessed")) } else { Ok(token) }
 }
 
@@ -120,7 +177,8 @@ fn tls(config: &PageConfig) -> Result<Option<ServerConfig>, WorkError> {
         }
         None => builder.with_no_client_auth(),
     };
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| refuse(&key.display().to_string(), error))?;
+    let text = private::read(key, Readers::Group).map_err(|why| refuse("its key", why))?;
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| refuse(&key.display().to_string(), error))?;
     let mut tls = builder.with_single_cert(read(certificate)?, key).map_err(|error| refuse("its certificate", error))?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(tls))
@@ -150,7 +208,7 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     let refused = if shared.loopback && !names_this_host(request.headers()) {
         // A page from elsewhere could give its own name this address.
         Some((StatusCode::MISDIRECTED_REQUEST, "this page is served under the name of this host only\n"))
-    } else if shared.token.as_ref().is_some_and(|token| !bears(request.headers(), token)) {
+    } else if !may_look(&shared, request.headers()) {
         Some((StatusCode::UNAUTHORIZED, "a bearer token is needed\n"))
     } else {
         None
@@ -180,6 +238,11 @@ fn names_this_host(headers: &HeaderMap) -> bool {
         _ => host,
     };
     name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether no token is asked for, or the right one is given. A lock that somebody died with lets nobody in.
+fn may_look(shared: &Shared, headers: &HeaderMap) -> bool {
+    shared.token.read().is_ok_and(|token| token.as_ref().is_none_or(|token| bears(headers, token)))
 }
 
 fn bears(headers: &HeaderMap, token: &str) -> bool {

@@ -23,6 +23,7 @@ use crate::keyring::{Key, Unwrapped};
 use crate::pg::rows::Fingerprinter;
 use crate::pg::session::estimate;
 use crate::pg::{Connection, Session, Tools};
+use crate::private::{self, Readers};
 use crate::sandbox::vpc::preflight::Weight;
 use crate::seal::Identity;
 use crate::source::postgres::snapshot::{self, Snapshot};
@@ -182,10 +183,10 @@ fn check_unattended(rig: &Rig) -> Vec<Line> {
             How::Smtp { password_file: Some(file), .. } => Some(file),
             _ => None,
         };
-        lines.push(match secret.map(std::fs::read) {
+        lines.push(match secret.map(|file| private::read(file, Readers::Owner)) {
             None => line(&subject, "is named", Answer::Good, "not tried: nobody is told anything by a check"),
             Some(Ok(_)) => line(&subject, "has its secret", Answer::Good, "not tried: nobody is told anything by a check"),
-            Some(Err(error)) => bad(&subject, "has its secret", Trouble::Usage, error.to_string()),
+            Some(Err(why)) => bad(&subject, "has its secret", Trouble::Usage, why),
         });
     }
     lines

@@ -95,7 +95,47 @@ fn shown(names: &[String]) -> String {
     }
 }
 
+/// Why there is no connection, by words that libpq and the server have had for decades. In another language it is the last of these.
+fn login(last_words: &str) -> &'static str {
+    const KNOWN: [(&str, &str); 12] = [
+        ("password authentication failed", "the server refuses the password"),
+        ("no password supplied", "the server wants a password, and none was given"),
+        ("no pg_hba.conf entry", "pg_hba.conf lets nobody in from here"),
+        ("certificate", "the server's certificate is not accepted"),
+        ("ssl", "the server and this host do not agree on TLS"),
+        ("connection refused", "nothing listens where the server should be"),
+        ("could not translate host name", "the server's name is not known"),
+        ("timeout expired", "the server does not answer"),
+        ("too many clients", "the server has no connection left"),
+        ("remaining connection slots", "the server has no connection left"),
+        ("starting up", "the server is starting up"),
+        ("does not exist", "the role or the database does not exist"),
+    ];
+    let said = last_words.to_ascii_lowercase();
+    KNOWN.iter().find(|(words, _)| said.contains(words)).map_or("the server cannot be reached, or lets nobody in", |(_, class)| class)
+}
+
 impl SourceError {
+    /// What kind of thing it is, without a word of the server's or of the data: for messages that leave this host.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Tools(_) => "the client programs of Postgres are missing or too old",
+            Self::Password(_) => "password_command did not give the password",
+            Self::Session(SessionError::Lost { last_words }) => login(last_words),
+            Self::Session(SessionError::NotPinned { .. }) => "a connection pooler stands before the server",
+            Self::Session(_) => "the server refused a statement, or answered something else",
+            Self::Locked { .. } => "a table's lock was not given in time",
+            Self::TooLong { .. } => "the snapshot lasted longer than snapshot_limit",
+            Self::Restless { .. } | Self::Changed { .. } | Self::KeepChanging { .. } | Self::RestlessGlobals { .. } => {
+                "objects kept changing while they were read"
+            }
+            Self::Child(_) => "pg_dump or pg_dumpall failed",
+            Self::Globals(_) => "the roles hold something that is not known",
+            Self::Incomplete(_) => "the dump is not complete",
+        }
+    }
+
     /// Class of the error.
     #[must_use]
     pub fn trouble(&self) -> Trouble {

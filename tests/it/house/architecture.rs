@@ -16,9 +16,10 @@ fn room(file: &Path) -> String {
 }
 
 /// Which rooms each room may use. `cli → rig → work → rooms → domain`; nothing points back.
-const MAY_USE: [(&str, &[&str]); 22] = [
+const MAY_USE: [(&str, &[&str]); 23] = [
     ("domain", &[]),
     ("failpoint", &[]),
+    ("private", &[]),
     ("program", &["domain"]),
     ("report", &["domain"]),
     ("saga", &[]),
@@ -39,6 +40,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
         "work",
         &[
             "domain",
+            "private",
             "config",
             "pg",
             "seal",
@@ -56,8 +58,8 @@ const MAY_USE: [(&str, &[&str]); 22] = [
             "evidence",
         ],
     ),
-    ("notify", &["domain", "config", "aws", "program"]),
-    ("serve", &["domain", "config", "catalog", "notify", "report", "evidence", "work"]),
+    ("notify", &["domain", "config", "aws", "private", "program"]),
+    ("serve", &["domain", "private", "config", "catalog", "notify", "report", "evidence", "work"]),
     ("rig", &["work", "domain", "config", "keyring", "vault", "volumes", "sandbox", "catalog", "notify", "report"]),
 ];
 

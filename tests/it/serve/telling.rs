@@ -15,6 +15,12 @@ fn home() -> (Cluster, Home) {
     (source, home)
 }
 
+fn secret(home: &Home, name: &str, text: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(home.path(name), text).unwrap();
+    std::fs::set_permissions(home.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
 fn serve(home: &Home, check: impl FnOnce()) {
     let mut serving = home.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap();
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
@@ -72,11 +78,85 @@ fn mail_says_what_since_when_and_what_next() {
         mail.contains("no backup that is believed") && mail.contains("since: ") && mail.contains("what next: lifeboat backup db"),
         "{mail}"
     );
+    // What mail clients want, and what spam filters ask for.
+    for header in ["Message-ID: <", "Date: ", "MIME-Version: 1.0", "Content-Type: text/plain; charset=utf-8", "host: "] {
+        assert!(mail.contains(header), "{header}: {mail}");
+    }
     // Beyond this host mail goes over TLS or not at all.
     home.reconfigure(&format!("127.0.0.1:{port}"), "mail.example.com");
     home.run(&["status"]).fails(2, &["mail goes without TLS to this host only"]);
     home.reconfigure("kind = \"smtp\"", "kind = \"pigeon\"");
     home.run(&["status"]).fails(2, &["pigeon", "smtp"]);
+}
+
+/// Half-open connections that somebody opens, by the thousand: backups go on, and the page comes back by itself.
+#[test]
+fn a_thousand_half_open_connections_keep_no_backup_from_being_taken() {
+    let (_source, home) = home();
+    let port = free_port();
+    home.configure(&format!("\n[serve]\nlisten = \"127.0.0.1:{port}\"\n"));
+    std::fs::create_dir_all(home.path("schedules")).unwrap();
+    let often = "do = \"backup\"\ndatastores = [\"db\"]\nevery = \"3s\"\nstarting = 2026-01-01\n";
+    std::fs::write(home.path("schedules/often.toml"), often).unwrap();
+    let mut serving = home.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap();
+    // As few descriptors as a careful unit would give it.
+    let limited = Command::new("prlimit").args(["--nofile=256:256", "--pid", &serving.id().to_string()]).status().unwrap();
+    let connect = || std::net::TcpStream::connect(("127.0.0.1", port));
+    let answers = || {
+        let asked = connect().and_then(|mut stream| {
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+            stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n").as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        });
+        asked.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    };
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        assert!(limited.success());
+        eventually("it listens", answers);
+        let mut held = Vec::new();
+        for number in 0..1_000 {
+            let Ok(mut stream) = connect() else { continue };
+            if number % 2 == 0 {
+                let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: local");
+            }
+            held.push(stream);
+        }
+        assert!(held.len() > 900, "{}", held.len());
+        let backups = || home.run(&["list", "--json"]).json().as_array().map_or(0, Vec::len);
+        let before = backups();
+        eventually("backups go on", || backups() >= before + 2);
+        // Those that say nothing are closed, and somebody else gets in though all of them are still open on this side.
+        eventually("the page answers again", answers);
+        drop(held);
+    }));
+    let _ = serving.kill();
+    let _ = serving.wait();
+    if let Err(panic) = done {
+        std::panic::resume_unwind(panic);
+    }
+    let failed = home.run(&["status", "--json"]).json();
+    assert!(!failed.to_string().contains("EMFILE") && !failed.to_string().contains("Too many open files"), "{failed}");
+}
+
+/// A wrong password in the dead of night: its kind is told, and not a word of the server's.
+#[test]
+fn the_message_of_a_failed_backup_names_the_class_of_the_cause() {
+    let (_source, home) = home();
+    let (port, mails) = mail_server();
+    home.configure(&format!(
+        "\n[serve]\nlink = \"https://status.example.com/\"\n\n[notify.oncall]\nkind = \"smtp\"\nserver = \"127.0.0.1:{port}\"\nplain = true\nfrom = \"lifeboat@example.com\"\nto = [\"one@example.com\"]\non = [\"failed\"]\n"
+    ));
+    let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
+    let connection = text.lines().find(|line| line.starts_with("connection")).unwrap();
+    home.reconfigure(connection, "connection = \"host=127.0.0.1 port=1 dbname=d user=someone sslmode=disable\"");
+    std::fs::create_dir_all(home.path("schedules")).unwrap();
+    let often = "do = \"backup\"\ndatastores = [\"db\"]\nevery = \"2s\"\nstarting = 2026-01-01\nretries = 0\n";
+    std::fs::write(home.path("schedules/often.toml"), often).unwrap();
+    serve(&home, || eventually("a mail came", || !mails.lock().unwrap().is_empty()));
+    let mail = mails.lock().unwrap().concat();
+    assert!(mail.contains("nothing listens where the server should be"), "{mail}");
+    assert!(mail.contains("https://status.example.com/") && mail.contains("host: ") && !mail.contains("someone"), "{mail}");
 }
 
 /// The model is one recorded answer: what is tested is the request that the SDK makes of a message.
@@ -126,10 +206,15 @@ fn beyond_this_host_the_page_needs_tls_a_client_certificate_and_the_token() {
     let (page, client) = certificates(&home);
     home.reconfigure("listen = \"0.0.0.0:1\"", &format!("listen = \"0.0.0.0:1\"\n{page}"));
     home.run(&["serve"]).fails(2, &["who proves to be allowed", "bearer_token_file"]);
-    std::fs::write(home.path("token"), "short\n").unwrap();
+    secret(&home, "token", "0123456789abcdef\n", 0o644);
     home.reconfigure("0.0.0.0:1\"", "0.0.0.0:1\"\nbearer_token_file = \"token\"\nclient_ca = \"ca.pem\"");
+    home.run(&["serve"]).fails(2, &["others may read this secret (mode 644)", "chmod 600"]);
+    secret(&home, "token", "short\n", 0o600);
     home.run(&["serve"]).fails(2, &["less than 16 characters"]);
-    std::fs::write(home.path("token"), "0123456789abcdef\n").unwrap();
+    secret(&home, "token", "0123456789abcdef\n", 0o600);
+    secret(&home, "server.key", &std::fs::read_to_string(home.path("server.key")).unwrap(), 0o644);
+    home.run(&["serve"]).fails(2, &["others may read this secret (mode 644)", "chmod 640"]);
+    secret(&home, "server.key", &std::fs::read_to_string(home.path("server.key")).unwrap(), 0o640);
     let port = free_port();
     home.reconfigure("0.0.0.0:1", &format!("0.0.0.0:{port}"));
     serve(&home, || {

@@ -3,26 +3,33 @@
 #[cfg(feature = "ec2")]
 pub mod ec2;
 
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_s3::config::SharedCredentialsProvider;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::error::SdkError;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Attempts of one request, the first included; the SDK backs off between them.
 const ATTEMPTS_MAX: u32 = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// One attempt of a request. Parts share the uplink, and completing an upload may take minutes; a connection on which nothing
-/// moves is ended earlier, by the SDK's own watch over stalled streams.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(900);
-/// One attempt of a request that is small; a snapshot that is waited for may keep a file system frozen.
-const SMALL_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// One attempt of a request that is small, and all of them together: whatever does not answer is known before anybody has gone for coffee.
+const SMALL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// See [`SMALL_ATTEMPT_TIMEOUT`].
+const SMALL_CALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// One attempt of a call to EC2, which may take its time; a snapshot that is waited for may keep a file system frozen.
+const EC2_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+/// One attempt of a request that moves a payload, or completes one. What moves nothing is ended much earlier by whoever moves it.
+const LARGE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(900);
+/// How long credentials without an end are used before they are looked for again: files are rotated while `serve` runs.
+const CREDENTIALS_FOR: Duration = Duration::from_secs(60);
 /// Bytes of `AWS_CA_BUNDLE` that are read; the system's own bundle has some 200 kB.
 const CA_BUNDLE_MAX: u64 = 16 * 1024 * 1024;
 /// What an assumed role's sessions are called in CloudTrail.
@@ -30,8 +37,13 @@ const SESSION: &str = "lifeboat";
 
 /// Credentials, region and endpoint as the AWS CLI finds them, with lifeboat's limits.
 pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConfig {
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(SMALL_ATTEMPT_TIMEOUT)
+        .operation_timeout(SMALL_CALL_TIMEOUT)
+        .build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .credentials_provider(SharedCredentialsProvider::new(Anew(region.clone().map(Region::new))))
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
         .timeout_config(timeouts);
     if let Some(region) = region {
@@ -61,11 +73,48 @@ fn authorities() -> Option<Vec<u8>> {
     read.inspect_err(|error| tracing::warn!(?file, error = error as &dyn std::error::Error, "AWS_CA_BUNDLE cannot be read")).ok()
 }
 
-/// The same for calls that are small and answered at once, by a role if one is named.
+/// The SDK's own search for credentials, from its beginning each time: what it finds in a file it would keep for ever.
+#[derive(Debug)]
+struct Anew(Option<Region>);
+
+impl ProvideCredentials for Anew {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let search = async {
+            let chain = DefaultCredentialsChain::builder();
+            let chain = match &self.0 {
+                Some(region) => chain.region(region.clone()),
+                None => chain,
+            };
+            let found = chain.build().await.provide_credentials().await?;
+            Ok(match found.expiry() {
+                Some(_) => found,
+                // Without an end the SDK would not look again.
+                None => {
+                    let until = SystemTime::now() + CREDENTIALS_FOR;
+                    let token = found.session_token().map(str::to_owned);
+                    Credentials::new(found.access_key_id(), found.secret_access_key(), token, Some(until), SESSION)
+                }
+            })
+        };
+        future::ProvideCredentials::new(search)
+    }
+}
+
+/// Limits for requests that move payloads.
+#[must_use]
+pub fn large(shared: &SdkConfig) -> TimeoutConfig {
+    let timeouts = shared.timeout_config().map(TimeoutConfig::to_builder).unwrap_or_default();
+    timeouts.operation_attempt_timeout(LARGE_ATTEMPT_TIMEOUT).disable_operation_timeout().build()
+}
+
+/// The same for EC2 and what belongs to it, by a role if one is named.
 pub async fn config_of(region: &str, role: Option<&str>) -> SdkConfig {
     let shared = config(Some(region.to_owned()), None).await;
     let timeouts = shared.timeout_config().map(TimeoutConfig::to_builder).unwrap_or_default();
-    let timeouts = timeouts.operation_attempt_timeout(SMALL_CALL_TIMEOUT).build();
+    let timeouts = timeouts.operation_attempt_timeout(EC2_ATTEMPT_TIMEOUT).disable_operation_timeout().build();
     let shared = shared.into_builder().timeout_config(timeouts).build();
     match role {
         Some(role) => {

@@ -22,11 +22,13 @@ mod volumes;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use tracing_subscriber::layer::SubscriberExt;
@@ -34,7 +36,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::report::Progress;
-use arguments::Arguments;
+use arguments::{Arguments, Verb};
 use exit::Exit;
 
 /// Runs the program.
@@ -154,20 +156,79 @@ impl Drop for Spans {
     }
 }
 
+/// How long a verb may take to stop cleanly: a little less than the ten seconds after which supervisors lose their patience.
+const STOPS_WITHIN: Duration = Duration::from_secs(9);
+
+/// Signals that end a verb: SIGINT, SIGTERM, and SIGHUP unless somebody has it ignored (`nohup`), or it reloads (`serve`).
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn listen(serves: bool) -> std::io::Result<Self> {
+        let hangup = match serves || ignores_hangup() {
+            true => None,
+            false => Some(signal(SignalKind::hangup())?),
+        };
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
+    }
+
+    async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { _ = self.interrupt.recv() => {} _ = self.terminate.recv() => {} () = hangup => {} }
+    }
+}
+
+/// Whether this process was started with SIGHUP ignored: bit 0 of what `/proc` tells.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 == 1)
+}
+
+/// What a verb leaves that is ended in mid-work, and what goes on from it.
+fn what_is_left(verb: &Verb) -> &'static str {
+    match verb {
+        Verb::Backup { .. } => {
+            "no backup was published unless it was said; what was stored of it is removed by `lifeboat sweep`, what was frozen is let go by its watchdog"
+        }
+        Verb::Restore(_) => "the same command goes on from what is loaded",
+        Verb::Drill(_) => {
+            "`lifeboat drill resume` goes on, `lifeboat drill abort` tears down; a sandbox of this host goes with the process"
+        }
+        Verb::Copy { .. } | Verb::Rekey(_) | Verb::Prune { .. } | Verb::Thaw(_) | Verb::Sweep { .. } => {
+            "the same command goes on with the rest"
+        }
+        _ => "nothing was left half done",
+    }
+}
+
 async fn with_signals(arguments: Arguments) -> Exit {
     let cancel = CancellationToken::new();
     let signalled = cancel.clone();
     let serves = matches!(arguments.verb, arguments::Verb::Serve);
+    let left = what_is_left(&arguments.verb);
     tokio::spawn(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
-        tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        let Ok(mut signals) = Signals::listen(serves) else { return };
+        signals.next().await;
         print::talk(match serves {
             true => "stopping: waiting for what runs (once more to stop at once)",
             false => "interrupted: stopping cleanly (once more to stop at once)",
         });
         signalled.cancel();
-        tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        // `serve` waits for what runs as long as `stop_within` says; whoever stops a verb is at the keyboard, or is a host that goes down.
+        let patience = if serves { Duration::MAX } else { STOPS_WITHIN };
+        tokio::select! {
+            () = signals.next() => {}
+            () = tokio::time::sleep(patience) => print::talk(&format!("it did not end within {} seconds and is ended; {left}", STOPS_WITHIN.as_secs())),
+        }
         std::process::exit(Exit::Interrupted.code().into());
     });
     let progress = Progress::default();

@@ -30,7 +30,12 @@ impl Recipients {
     /// [`KeyError::Unusable`] naming the text that is not.
     pub fn new(name: &str, texts: Vec<String>) -> Result<Self, KeyError> {
         let key = Self { name: name.to_owned(), texts };
-        key.parse()?;
+        for text in &key.texts {
+            // A plugin that is not on this host keeps nobody from reading: it is missed by whoever wraps.
+            if plugin_of(&key.name, text)?.is_none() {
+                parse_recipient(&key.name, text)?;
+            }
+        }
         Ok(key)
     }
 
@@ -43,13 +48,24 @@ fn unusable(key: &str, why: String) -> KeyError {
     KeyError::Unusable { key: key.to_owned(), why }
 }
 
-fn parse_recipient(key: &str, text: &str) -> Result<Box<dyn age::Recipient + Send>, KeyError> {
+/// The plugin that a recipient needs, if it needs one.
+fn plugin_of(key: &str, text: &str) -> Result<Option<age::plugin::Recipient>, KeyError> {
     if text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") || text.to_ascii_uppercase().starts_with("AGE-PLUGIN-") {
         return Err(unusable(
             key,
             "a secret identity stands where a public recipient (age1…) belongs; treat that identity as exposed".to_owned(),
         ));
     }
+    let is_own = text.parse::<age::x25519::Recipient>().is_ok()
+        || text.parse::<age::tag::Recipient>().is_ok()
+        || text.parse::<age::tagpq::Recipient>().is_ok();
+    if is_own {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| unusable(key, format!("{text:?} is not an age recipient (age1…)")))
+}
+
+fn parse_recipient(key: &str, text: &str) -> Result<Box<dyn age::Recipient + Send>, KeyError> {
     if let Ok(native) = text.parse::<age::x25519::Recipient>() {
         return Ok(Box::new(native));
     }
@@ -59,7 +75,7 @@ fn parse_recipient(key: &str, text: &str) -> Result<Box<dyn age::Recipient + Sen
     if let Ok(tagged) = text.parse::<age::tagpq::Recipient>() {
         return Ok(Box::new(tagged));
     }
-    let plugin: age::plugin::Recipient = text.parse().map_err(|_| unusable(key, format!("{text:?} is not an age recipient (age1…)")))?;
+    let Some(plugin) = plugin_of(key, text)? else { return Err(unusable(key, format!("{text:?} is not an age recipient (age1…)"))) };
     let name = plugin.plugin().to_owned();
     let wrapped = age::plugin::RecipientPluginV1::new(&name, &[plugin], &[], Silent)
         .map_err(|_| unusable(key, format!("recipient {text:?} needs the program age-plugin-{name}, which is not in PATH")))?;
@@ -224,11 +240,17 @@ impl Opener for IdentityFile {
     fn name(&self) -> &str {
         &self.name
     }
+    fn may_prompt(&self) -> bool {
+        std::fs::read(&self.path).is_ok_and(|text| memchr::memmem::find(&text.to_ascii_uppercase(), b"AGE-PLUGIN-").is_some())
+    }
     async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &Context) -> Result<Unwrapped, KeyError> {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {
             return Ok(Unwrapped::NotMine);
         }
-        open_slot(&self.name, self.load()?, bytes)
+        let (name, identities, bytes) = (self.name.clone(), self.load()?, bytes.to_vec());
+        // A plugin is a program, which is waited for.
+        let opened = tokio::task::spawn_blocking(move || open_slot(&name, identities, &bytes)).await;
+        opened.unwrap_or_else(|_| Err(unusable(&self.name, "the thread that opens slots died".to_owned())))
     }
 }
 

@@ -63,6 +63,10 @@ pub trait Key: Send + Sync {
 pub trait Opener: Send + Sync {
     /// Name for messages.
     fn name(&self) -> &str;
+    /// Whether it may ask somebody something, or wait for a touch: such openers are tried last, and one at a time.
+    fn may_prompt(&self) -> bool {
+        false
+    }
     /// Tries a slot whose bytes tally with the signed envelope.
     async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &Context) -> Result<Unwrapped, KeyError>;
 }
@@ -101,6 +105,15 @@ pub enum KeyError {
 }
 
 impl KeyError {
+    /// What is wrong, without the key's name.
+    #[must_use]
+    pub fn why(&self) -> String {
+        match self {
+            Self::Unusable { why, .. } => format!("cannot be used: {why}"),
+            Self::Refused { what, why, .. } => format!("refused to {what}: {why}"),
+            Self::Unavailable { what, why, .. } => format!("could not be reached to {what}: {why}"),
+        }
+    }
     /// Class of the error.
     #[must_use]
     pub fn trouble(&self) -> Trouble {

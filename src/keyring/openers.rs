@@ -1,11 +1,18 @@
 //! Opening an envelope: every signed envelope, newest first, every slot, every opener, until one fits.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use super::{KeyError, Opener, Unwrapped};
 use crate::domain::Trouble;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::seal::Identity;
+
+/// How long a key may be silent before the next one is asked as well.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Why no slot opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +39,33 @@ pub struct SlotBytes {
     pub bytes: Vec<u8>,
 }
 
+/// What came of the attempts, a line for each key.
+#[derive(Default)]
+struct Tried {
+    by_key: Vec<(String, Vec<String>)>,
+    unavailable: bool,
+}
+
+impl Tried {
+    /// Takes the identity, or notes why there is none.
+    fn take(&mut self, answer: Result<Unwrapped, KeyError>, key: &str, envelope: &Envelope, slot: &Slot) -> Option<Identity> {
+        let words = match answer {
+            Ok(Unwrapped::Identity(identity)) => return Some(identity),
+            Ok(Unwrapped::NotMine) => format!("does not fit slot {} of envelope {}", slot.name, envelope.number),
+            Err(error) => {
+                self.unavailable |= matches!(error, KeyError::Unavailable { .. });
+                error.why()
+            }
+        };
+        match self.by_key.iter_mut().find(|(known, _)| known == key) {
+            Some((_, all)) if all.contains(&words) => {}
+            Some((_, all)) => all.push(words),
+            None => self.by_key.push((key.to_owned(), vec![words])),
+        }
+        None
+    }
+}
+
 /// Tries openers on slots; returns the identity and the name of the slot that gave it.
 ///
 /// # Errors
@@ -41,26 +75,45 @@ pub async fn open(
     envelopes: &[(Envelope, Vec<SlotBytes>)],
     openers: &[Arc<dyn Opener>],
 ) -> Result<(Identity, String), NothingOpens> {
-    let mut tried = Vec::new();
-    let mut unavailable = false;
+    let mut tried = Tried::default();
+    let mut attempts = Vec::new();
     for (envelope, slots) in envelopes {
-        for SlotBytes { slot, bytes } in slots {
-            for opener in openers {
-                match opener.unwrap(slot, bytes, context).await {
-                    Ok(Unwrapped::Identity(identity)) => return Ok((identity, slot.name.clone())),
-                    Ok(Unwrapped::NotMine) => {
-                        tried.push(format!("{} does not fit slot {} of envelope {}", opener.name(), slot.name, envelope.number))
-                    }
-                    Err(error) => {
-                        unavailable |= matches!(error, KeyError::Unavailable { .. });
-                        tried.push(error.to_string());
-                    }
-                }
-            }
+        for slot in slots {
+            attempts.extend(openers.iter().map(|opener| (envelope, slot, opener)));
         }
     }
-    if openers.is_empty() {
-        tried.push("no key that can open is configured, and no --identity was given".to_owned());
+    let unwrap = |(envelope, slot, opener)| {
+        let opener: &Arc<dyn Opener> = opener;
+        let slot: &SlotBytes = slot;
+        async move { (opener.unwrap(&slot.slot, &slot.bytes, context).await, opener, envelope, &slot.slot) }
+    };
+    let (last, first): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|(_, _, opener)| opener.may_prompt());
+    // One after the other, but nobody waits for one that is silent: the next is asked beside it.
+    let mut waiting = first.into_iter();
+    let mut asked = FuturesUnordered::new();
+    asked.extend(waiting.next().map(&unwrap));
+    while !asked.is_empty() {
+        let answered = tokio::select! {
+            answered = asked.next() => answered,
+            () = tokio::time::sleep(SILENCE), if waiting.len() > 0 => None,
+        };
+        if let Some((answer, opener, envelope, slot)) = answered
+            && let Some(identity) = tried.take(answer, opener.name(), envelope, slot)
+        {
+            return Ok((identity, slot.name.clone()));
+        }
+        asked.extend(waiting.next().map(&unwrap));
     }
+    for attempt in last {
+        let (answer, opener, envelope, slot) = unwrap(attempt).await;
+        if let Some(identity) = tried.take(answer, opener.name(), envelope, slot) {
+            return Ok((identity, slot.name.clone()));
+        }
+    }
+    let Tried { mut by_key, unavailable } = tried;
+    if openers.is_empty() {
+        by_key.push(("keys".to_owned(), vec!["no key that can open is configured, and no --identity was given".to_owned()]));
+    }
+    let tried = by_key.into_iter().map(|(key, words)| format!("{key}: {}", words.join(", "))).collect();
     Err(NothingOpens { backup: context.backup.to_string(), tried, unavailable })
 }

@@ -151,8 +151,11 @@ pub async fn run(load: Load, cancel: CancellationToken, mut hangup: tokio::sync:
         }
         daemon.mind_the_catalog(begun.is_ok());
         if looked.is_none_or(|at| at.elapsed() > LOOK) || daemon.reap() {
-            daemon.look().await;
-            looked = Some(Instant::now());
+            // A vault that does not answer keeps nobody from stopping.
+            tokio::select! {
+                () = cancel.cancelled() => continue,
+                () = daemon.look() => looked = Some(Instant::now()),
+            }
         }
         daemon.telling.deliver(&daemon.catalog);
         tokio::select! {

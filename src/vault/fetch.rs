@@ -115,19 +115,42 @@ async fn checked(bytes: Bytes, hash: Vec<u8>) -> (Bytes, bool) {
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
+/// Pauses between attempts while a store does not answer, ever longer, until patience is over.
+pub struct Again {
+    begun: Instant,
+    pause: Duration,
+    patience: Duration,
+}
+
+impl Again {
+    /// Begins now.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        Self { begun: Instant::now(), pause: PAUSE_MIN, patience }
+    }
+
+    /// Waits before the next attempt, or gives the error back.
+    ///
+    /// # Errors
+    /// `error`, once patience is over.
+    pub async fn after(&mut self, error: VaultError) -> Result<(), VaultError> {
+        if self.begun.elapsed() + self.pause >= self.patience {
+            return Err(error);
+        }
+        if self.pause == PAUSE_MIN {
+            tracing::warn!("{error}; it is tried again for {} minutes", self.patience.as_secs() / 60);
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+}
+
 async fn patiently(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
-    let begun = Instant::now();
-    let mut pause = PAUSE_MIN;
+    let mut again = Again::new(patience);
     loop {
         match vault.read(object, from, length).await {
-            Err(VaultError::Unavailable { what, why }) if begun.elapsed() + pause < patience => {
-                if pause == PAUSE_MIN {
-                    let minutes = patience.as_secs() / 60;
-                    tracing::warn!("{what} at byte {from}: {why}; it is tried again for {minutes} minutes");
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
+            Err(error @ VaultError::Unavailable { .. }) => again.after(error).await?,
             other => return other,
         }
     }

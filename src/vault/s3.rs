@@ -7,10 +7,12 @@
 mod abilities;
 mod causes;
 mod confirm;
+mod moving;
 mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
@@ -36,6 +38,8 @@ use upload::S3Upload;
 
 /// Parts of one object that S3 allows.
 const PARTS_MAX: usize = 10_000;
+/// An attempt that moves nothing for so long is ended.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Codes of a 409 to a conditional request.
 const CONFLICTS: [&str; 2] = ["ConditionalRequestConflict", "OperationAborted"];
 /// Attempts of one part, or of one range, beyond what the SDK repeats by itself.
@@ -45,6 +49,8 @@ const ATTEMPTS_MAX: u32 = 3;
 #[derive(Clone)]
 pub struct S3 {
     client: Client,
+    /// The same for requests that move payloads, and may take as long as these do.
+    large: Client,
     config: Arc<S3Config>,
     /// Whether the store has repeated a checksum. One that has and does not any more is not the store it was.
     has_echoed: Arc<AtomicBool>,
@@ -59,7 +65,9 @@ impl S3 {
             .force_path_style(config.path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        Self { client: Client::from_conf(settings.build()), config: Arc::new(config.clone()), has_echoed: Arc::default() }
+        let settings = settings.build();
+        let large = Client::from_conf(settings.to_builder().timeout_config(aws::large(&shared)).build());
+        Self { client: Client::from_conf(settings), large, config: Arc::new(config.clone()), has_echoed: Arc::default() }
     }
 
     fn full(&self, key: &str) -> String {
@@ -92,7 +100,7 @@ impl S3 {
         for pause in [200, 800] {
             match self.put_once(key, document.clone(), locked).await {
                 Err(VaultError::Unavailable { why, .. }) if CONFLICTS.iter().any(|code| why.starts_with(code)) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(pause)).await
+                    tokio::time::sleep(Duration::from_millis(pause)).await
                 }
                 done => return done,
             }
@@ -212,10 +220,11 @@ fn retrieval(header: &str) -> Option<(bool, Option<Timestamp>)> {
 async fn collect(mut body: ByteStream, length: usize) -> Result<Bytes, String> {
     let mut bytes = bytes::BytesMut::with_capacity(length);
     loop {
-        match body.next().await {
-            Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
-            Some(Err(error)) if bytes.is_empty() => return Err(error.to_string()),
-            Some(Err(_)) | None => return Ok(bytes.freeze()),
+        match tokio::time::timeout(SILENCE_MAX, body.next()).await {
+            Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+            Ok(Some(Err(error))) if bytes.is_empty() => return Err(error.to_string()),
+            Err(_) if bytes.is_empty() => return Err(format!("nothing came for {} seconds", SILENCE_MAX.as_secs())),
+            Ok(Some(Err(_)) | None) | Err(_) => return Ok(bytes.freeze()),
         }
         if bytes.len() > length {
             return Ok(bytes.freeze());
@@ -303,15 +312,15 @@ impl Vault for S3 {
         let range = format!("bytes={from}-{}", from + length as u64 - 1);
         let mut attempt = 1;
         loop {
-            let sent =
-                self.client.get_object().bucket(&self.config.bucket).key(self.full(object.key().as_str())).range(&range).send().await;
-            let why = match sent {
-                Ok(reply) => match collect(reply.body, length).await {
+            let request = self.large.get_object().bucket(&self.config.bucket).key(self.full(object.key().as_str())).range(&range);
+            let why = match tokio::time::timeout(SILENCE_MAX, request.send()).await {
+                Err(_) => format!("nothing came for {} seconds", SILENCE_MAX.as_secs()),
+                Ok(Ok(reply)) => match collect(reply.body, length).await {
                     Ok(bytes) if bytes.len() <= length => return Ok(bytes),
                     Ok(_) => return Err(VaultError::Tally { what, why: format!("more bytes came than the {length} asked for") }),
                     Err(error) => error,
                 },
-                Err(error) => {
+                Ok(Err(error)) => {
                     let answer = Answer::of(&error);
                     if answer.code == "InvalidObjectState" {
                         return Err(VaultError::Frozen { key: object.key().clone(), class: object.class().to_owned() });
@@ -326,7 +335,7 @@ impl Vault for S3 {
                 return Err(VaultError::Unavailable { what, why });
             }
             attempt += 1;
-            tokio::time::sleep(std::time::Duration::from_millis(200 << attempt)).await;
+            tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
         }
     }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::fence::Mandate;
 use super::payload::{Arrived, complete_all};
-use super::{Rig, WorkError, guide, shelf};
+use super::{Rig, WorkError, cancellable, guide, shelf};
 use crate::catalog::CatalogError;
 use crate::domain::envelope::{Context, Envelope, Slot};
 use crate::domain::layout::{self, ObjectKey, parse_manifest_key};
@@ -20,6 +20,8 @@ use crate::domain::{Document, Trouble};
 use crate::failpoint;
 use crate::keyring::sign::PublicKey;
 use crate::seal::Identity;
+use crate::vault::VaultError;
+use crate::vault::fetch::Again;
 
 /// A backup that is begun: its identity, wrapped under every key.
 pub struct Opening {
@@ -141,7 +143,14 @@ struct Writer<'a> {
 impl Writer<'_> {
     async fn put(&mut self, key: &ObjectKey, document: Document) -> Result<(), WorkError> {
         self.written.push(key.clone());
-        Ok(self.rig.vault.put(key, document).await?)
+        // Everything has been dumped: a store that is away is waited for.
+        let mut again = Again::new(self.rig.vault.limits().patience);
+        loop {
+            match self.rig.vault.put(key, document.clone()).await {
+                Err(error @ VaultError::Unavailable { .. }) => cancellable(self.rig, again.after(error)).await??,
+                done => return Ok(done?),
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::S3;
 use crate::aws::Answer;
 use crate::config::Confirm;
 use crate::domain::layout::ObjectKey;
+use crate::vault::fetch::Again;
 use crate::vault::{Vault, VaultError};
 
 /// Bytes of an object, one after the other, with the SHA-256 (base64) of each stretch.
@@ -83,14 +84,19 @@ impl S3 {
     pub(super) async fn resolve(&self, key: &ObjectKey, sum: &str, sent: &[Stretch], answer: Answer) -> Result<(), VaultError> {
         let bytes: u64 = sent.iter().map(|(bytes, _)| bytes).sum();
         let taken = answer.code == "PreconditionFailed";
-        let head = self
-            .client
-            .head_object()
-            .bucket(&self.config.bucket)
-            .key(self.full(key.as_str()))
-            .checksum_mode(ChecksumMode::Enabled)
-            .send()
-            .await;
+        let mut again = Again::new(self.config.patience.duration());
+        let head = loop {
+            let request = self.client.head_object().bucket(&self.config.bucket).key(self.full(key.as_str()));
+            match request.checksum_mode(ChecksumMode::Enabled).send().await {
+                Err(error) if Answer::of(&error).is_passing() => {
+                    let away = VaultError::Unavailable { what: format!("looking at {key}"), why: Answer::of(&error).message };
+                    if again.after(away).await.is_err() {
+                        break Err(error);
+                    }
+                }
+                looked => break looked,
+            }
+        };
         match head {
             Ok(head) => match head.checksum_sha256() {
                 Some(stored) if stored == sum && head.content_length().and_then(|n| u64::try_from(n).ok()) == Some(bytes) => Ok(()),

@@ -2,17 +2,18 @@
 //! visible, or read back after.
 
 use async_trait::async_trait;
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::task::JoinSet;
 
 use super::confirm::Stretch;
-use super::{ATTEMPTS_MAX, S3, sha256};
+use super::moving::Moving;
+use super::{ATTEMPTS_MAX, S3, SILENCE_MAX, sha256};
 use crate::aws::Answer;
 use crate::domain::layout::ObjectKey;
 use crate::seal::{SealedBytes, SegmentProof};
+use crate::vault::fetch::Again;
 use crate::vault::{Upload, VaultError};
 
 /// One object on its way.
@@ -56,26 +57,28 @@ impl S3Upload {
 async fn send_part(vault: S3, key: String, upload: String, number: i32, sealed: SealedBytes) -> Result<Part, VaultError> {
     let (bytes, sum) = (sealed.bytes(), STANDARD.encode(sealed.sha256()));
     let what = format!("part {number} of {key}");
-    let mut attempt = 1;
+    let (mut attempt, mut again) = (1, Again::new(vault.config.patience.duration()));
     loop {
-        let request = vault.client.upload_part().bucket(&vault.config.bucket).key(&key).upload_id(&upload).part_number(number);
-        let sent =
-            request.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(&sum).body(ByteStream::from(bytes.clone())).send().await;
-        let error = match sent {
-            Ok(reply) => match vault.is_confirmed(&what, reply.checksum_sha256(), &sum) {
+        let moving = Moving::default();
+        let request = vault.large.upload_part().bucket(&vault.config.bucket).key(&key).upload_id(&upload).part_number(number);
+        let request = request.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(&sum).body(moving.body(bytes.clone()));
+        let error = match moving.while_it_moves(request.send()).await {
+            None => VaultError::Unavailable { what: what.clone(), why: format!("nothing moved for {} seconds", SILENCE_MAX.as_secs()) },
+            Some(Ok(reply)) => match vault.is_confirmed(&what, reply.checksum_sha256(), &sum) {
                 Ok(is_confirmed) => {
                     let etag = reply.e_tag().unwrap_or_default().to_owned();
                     return Ok(Part { number, etag, sum, bytes: bytes.len() as u64, is_confirmed });
                 }
                 Err(error) => error,
             },
-            Err(error) => vault.explain(&what, Answer::of(&error)),
+            Some(Err(error)) => vault.explain(&what, Answer::of(&error)),
         };
-        if attempt >= ATTEMPTS_MAX || !matches!(error, VaultError::Unavailable { .. } | VaultError::Tally { .. }) {
-            return Err(error);
+        match error {
+            // The store is away: a backup that has come so far waits for it as a restore does.
+            VaultError::Unavailable { .. } => again.after(error).await?,
+            VaultError::Tally { .. } if attempt < ATTEMPTS_MAX => attempt += 1,
+            error => return Err(error),
         }
-        attempt += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(200 << attempt)).await;
     }
 }
 
@@ -101,7 +104,17 @@ impl Upload for S3Upload {
     }
 
     async fn complete(mut self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
-        let completed = self.try_complete(proof).await;
+        let mut again = Again::new(self.vault.config.patience.duration());
+        let completed = loop {
+            match self.try_complete(proof).await {
+                Err(error @ VaultError::Unavailable { .. }) => {
+                    if let Err(error) = again.after(error).await {
+                        break Err(error);
+                    }
+                }
+                done => break done,
+            }
+        };
         // After an unknown outcome there may be nothing to abort, and nothing is lost by trying.
         if completed.is_err()
             && let Err(error) = self.abort().await
@@ -144,7 +157,7 @@ impl S3Upload {
             .collect();
         let sent = self
             .vault
-            .client
+            .large
             .complete_multipart_upload()
             .bucket(&self.vault.config.bucket)
             .key(self.vault.full(self.key.as_str()))

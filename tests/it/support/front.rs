@@ -9,6 +9,7 @@
 //! | [`Fault::ErrorIn200`] | CompleteMultipartUpload may answer 200 with an error in its body; API reference |
 //! | [`Fault::Answer`] | any error document, such as KMS AccessDeniedException or ThrottlingException |
 //! | [`Fault::WrongChecksum`] | what arrives is not what was sent, and the checksum in the reply tells |
+//! | [`Fault::Hang`] | a connection may be accepted and never answered |
 //! | [`Fault::NoEcho`] | Ceph before Squid, s3rver and others know no `x-amz-checksum-…`: neither verified nor repeated |
 //! | [`Fault::DamagedAnswer`] | what is read is not what was stored: whoever may write to the bucket |
 //! | [`Fault::DamagedBody`] | what arrives is not what was sent, and nothing in the reply tells |
@@ -41,6 +42,8 @@ pub enum Fault {
     WrongChecksum,
     /// The answer comes in small pieces with pauses.
     SlowBytes,
+    /// Nothing is answered, and the request does not reach the server.
+    Hang,
     /// Checksums are taken out of request and answer.
     NoEcho,
     /// A bit of the answer's body is turned.
@@ -238,6 +241,7 @@ async fn pass(
                 "<?xml version=\"1.0\"?><Error><Code>InternalError</Code><Message>We encountered an internal error. Please try again.</Message></Error>",
             );
         }
+        Some(Fault::Hang) => return std::future::pending().await,
         Some(Fault::Answer(status, kind, body)) => return answer(*status, kind, body.clone()),
         _ => {}
     }

@@ -208,7 +208,7 @@ fn passing_faults_of_s3_and_kms_are_survived() {
 #[test]
 fn lasting_faults_leave_nothing_and_say_what_to_do() {
     let (aws, source) = (Aws::start(), filled());
-    let home = aws.home(&source, "");
+    let home = aws.home(&source, "patience = \"2s\"\n");
     let denied = |what: &str| {
         Fault::Answer(
             403,
@@ -416,6 +416,127 @@ fn what_is_loaded_is_what_was_read_through() {
     restore("b").fails(7, &["main.zst.age", "bytes"]);
     // The whole of it is not known to be wrong until its end: nothing of the last chunk has reached the server.
     assert!(aws.front.met().len() >= 2, "a chunk that differs is fetched once more: {:?}", aws.front.met());
+}
+
+fn signalled(child: &std::process::Child, signal: &str) {
+    assert!(std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success());
+}
+
+/// An endpoint that accepts and never answers: every verb ends by itself, and at once when it is told to.
+#[test]
+fn an_endpoint_that_never_answers_keeps_no_verb_for_ever() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let id = home.backup();
+    aws.front.fault(&["/backups-"], Fault::Hang, 100_000);
+    let to = source.conninfo("x");
+    let verbs: [&[&str]; 10] = [
+        &["list"],
+        &["show", &id],
+        &["verify", "--all"],
+        &["status"],
+        &["check"],
+        &["backup", "db"],
+        &["restore", "db", "--to", &to, "--plan"],
+        &["prune"],
+        &["sweep"],
+        &["evidence", "verify"],
+    ];
+    std::thread::scope(|scope| {
+        let ended: Vec<_> = verbs
+            .iter()
+            .map(|verb| {
+                let home = &home;
+                scope.spawn(move || {
+                    let begun = std::time::Instant::now();
+                    let out = home.run(verb);
+                    (verb, begun.elapsed(), out)
+                })
+            })
+            .collect();
+        for ended in ended {
+            let (verb, took, out) = ended.join().unwrap();
+            eprintln!("{verb:?} ended after {took:?}");
+            assert!(out.code != 0 && took < std::time::Duration::from_secs(90), "{verb:?} took {took:?}: {out:?}");
+        }
+    });
+    std::thread::scope(|scope| {
+        for signal in ["TERM", "INT", "HUP"] {
+            for verb in
+                [vec!["list"], vec!["verify", "--all"], vec!["backup", "db"], vec!["restore", "db", "--to", &to, "--plan"], vec!["serve"]]
+            {
+                // `serve` reads its files anew, and of three backups of a datastore two would be refused.
+                if (signal, verb[0]) == ("HUP", "serve") || (signal != "TERM" && verb[0] == "backup") {
+                    continue;
+                }
+                let home = &home;
+                scope.spawn(move || {
+                    let child = home.command(&verb).spawn().unwrap();
+                    std::thread::sleep(std::time::Duration::from_secs(2));
+                    let begun = std::time::Instant::now();
+                    signalled(&child, signal);
+                    let out = crate::support::home::out(&child.wait_with_output().unwrap());
+                    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{signal} {verb:?} took {:?}", begun.elapsed());
+                    assert!(out.code == 130 || verb[0] == "serve", "{signal} {verb:?}: {out:?}");
+                });
+            }
+        }
+    });
+    // Whoever said `nohup` meant it.
+    let mut nohup = std::process::Command::new("nohup");
+    let command = home.command(&["list"]);
+    nohup.arg(command.get_program()).args(command.get_args()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    for (name, value) in command.get_envs() {
+        nohup.env(name, value.unwrap());
+    }
+    let child = nohup.current_dir(home.path(".")).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    signalled(&child, "HUP");
+    aws.front.rules(Vec::new());
+    let out = crate::support::home::out(&child.wait_with_output().unwrap());
+    assert!(out.code != 130, "{out:?}");
+}
+
+/// A key service that is silent keeps nobody from using the key that is at hand.
+#[test]
+fn a_key_that_never_answers_is_not_waited_for_where_another_opens() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let id = home.backup();
+    aws.front.fault(&["TrentService.Decrypt"], Fault::Hang, 100_000);
+    let begun = std::time::Instant::now();
+    home.run(&["verify", &id]).ok();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    // One that cannot wrap here keeps nobody from reading either, and is named by whoever must wrap.
+    home.configure(
+        "\n[keys.hardware]\nkind = \"age\"\nrecipients = [\"age1yubikey1q2w7u3vpya839jxxuq8g0sedh3d740d4xvn639sqhr95ejj8vu3hyfumptt\"]\n",
+    );
+    home.run(&["list"]).ok();
+    home.run(&["verify", &id]).ok();
+    home.run(&["backup", "db"]).fails(5, &["age-plugin-yubikey, which is not in PATH"]);
+}
+
+/// The store is away in the middle of an upload, and for one part it never answers.
+#[test]
+fn writing_is_as_patient_as_reading() {
+    let (aws, source) = (Aws::start(), filled());
+    let home = aws.home(&source, "");
+    let rule = |when: &[&'static str], fault: Fault, times: u32| Rule { when: when.to_vec(), fault, times, after: 0 };
+    aws.front.rules(vec![
+        rule(&["PUT", "partNumber=1"], Fault::SlowDown, 14),
+        rule(&["POST", "main.zst.age", "uploadId"], Fault::SlowDown, 6),
+        rule(&["PUT", "envelope-0001.json?"], Fault::SlowDown, 6),
+        rule(&["PUT", "partNumber=2"], Fault::Hang, 1),
+    ]);
+    let id = home.backup();
+    assert_eq!(aws.front.met().len(), 14 + 6 + 6 + 1, "{:?}", aws.front.met());
+    home.run(&["verify", &id]).ok();
+    assert_eq!(aws.uploads(), 0);
+    // Impatience is a matter of configuration, and says what it left.
+    home.reconfigure("path_style = true\n", "path_style = true\npatience = \"1s\"\n");
+    aws.front.rules(vec![rule(&["PUT", "partNumber=1"], Fault::SlowDown, 1_000)]);
+    home.run(&["backup", "db"]).fails(6, &["SlowDown"]);
+    assert_eq!(aws.uploads(), 0);
 }
 
 /// TLS before the store, with a certificate of an authority that only `AWS_CA_BUNDLE` knows.

@@ -160,6 +160,7 @@ impl Catalog {
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open { place: file.display().to_string(), source };
         sqlx::any::install_default_drivers();
         let file = std::path::absolute(file).map_err(|e| fail(e.into()))?;
+        private(&file);
         let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
         let migrating = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
         let migrating = migrating.connect_with(options.busy_timeout(PATIENCE)).await.map_err(|e| fail(e.into()))?;
@@ -375,6 +376,16 @@ impl Catalog {
             self.remember(manifest).await?;
         }
         Ok(())
+    }
+}
+
+/// Makes the file if it is not there, and sees to it that nobody else may read it: it names every table that ever changed. What SQLite puts beside it
+/// has the same mode. A file that is somebody else's stays as it is, and is opened if it can be.
+fn private(file: &Path) {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let _ = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(file);
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::set_permissions(format!("{}{end}", file.display()), std::fs::Permissions::from_mode(0o600));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Another vault than the configured one: a replica that lifeboat.toml names, or an address typed on a host that has nothing else.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, VaultConfig, parse_s3_address};
@@ -16,8 +17,8 @@ pub(super) fn config(file: &Path, vault: &str) -> Result<Config, WorkError> {
         }
         return Ok(config);
     }
-    let (vault, state) = (address(vault, &[])?, state_directory());
-    let made = std::fs::create_dir_all(&state);
+    let (vault, state) = (address(vault, &[])?, state_directory()?);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state);
     made.map_err(|source| WorkError::File { what: format!("making {}", state.display()), source })?;
     Ok(Config::bare(vault, &state))
 }
@@ -42,7 +43,14 @@ fn address(vault: &str, names: &[String]) -> Result<VaultConfig, WorkError> {
 }
 
 /// Where this host keeps locks and the catalog of a restore without configuration.
-fn state_directory() -> PathBuf {
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-    std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or(home).unwrap_or_else(std::env::temp_dir).join("lifeboat")
+fn state_directory() -> Result<PathBuf, WorkError> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = named("XDG_STATE_HOME").or_else(|| Some(named("HOME")?.join(".local/state")));
+    // Never where anybody may put something in its place: a directory of temporary files.
+    let own = own.or_else(|| rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib")));
+    own.map(|own| own.join("lifeboat")).ok_or_else(|| WorkError::Refused {
+        what: "a restore without a configuration".to_owned(),
+        why: "it keeps locks and a catalog, and HOME is not set".to_owned(),
+        hint: "name a directory of your own: XDG_STATE_HOME=/path lifeboat restore …".to_owned(),
+    })
 }

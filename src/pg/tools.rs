@@ -1,7 +1,9 @@
 //! Finding Postgres' client programs. `pg_dump` must be at least as new as the server, `pg_restore` as the archive.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::time::Duration;
+
+use crate::program;
 
 /// A client program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,22 @@ impl ToolsError {
     }
 }
 
+/// What asking a program for its version may take.
+const VERSION_LIMITS: program::Limits = program::Limits { within: Duration::from_secs(20), output_bytes: 4096 };
+
+/// Why somebody else decides what a program does, if so: it, or the directory that it is in, can be changed by others. A cron job of root's with an
+/// unlucky `PATH` would run it with root's rights.
+fn not_ours(path: &Path) -> Option<&'static str> {
+    use std::os::unix::fs::MetadataExt;
+    let facts = std::fs::metadata(path).ok()?;
+    // Anybody may add to a directory with the sticky bit, and only there is it harmless to whoever names a file in it.
+    if facts.mode() & 0o002 != 0 {
+        return Some("everybody may write it");
+    }
+    (facts.uid() != 0 && facts.uid() != rustix::process::geteuid().as_raw() && rustix::process::geteuid().is_root())
+        .then_some("it belongs to another user, and this is root")
+}
+
 const DEBIAN: &str = "/usr/lib/postgresql";
 
 impl Tools {
@@ -126,9 +144,15 @@ impl Tools {
     }
 
     async fn look(directory: &Path) -> Option<Self> {
-        let program = directory.join(Tool::PgDump.name());
-        let output = tokio::process::Command::new(program).arg("--version").stdin(Stdio::null()).output().await.ok()?;
-        let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        let path = directory.join(Tool::PgDump.name());
+        if let Some(why) = not_ours(directory).or_else(|| not_ours(&path)) {
+            tracing::warn!("{} is passed over: {why}", path.display());
+            return None;
+        }
+        let mut asked = tokio::process::Command::new(path);
+        asked.arg("--version");
+        let output = program::run(asked, b"", VERSION_LIMITS).await.ok()?;
+        let version = std::str::from_utf8(&output.stdout).ok()?.trim().to_owned();
         let major = parse_major(&version)?;
         Some(Self { directory: directory.to_owned(), version, major })
     }

@@ -37,9 +37,8 @@ const NAMESPACES: [(&str, &str); 5] = [("--mount", "mnt"), ("--net", "net"), ("-
 const LEASE: &str = "lease.json";
 
 /// Settings that keep the server inert, whatever the restored content says: they stand on its command line, above every file.
-const INERT: [&str; 14] = [
+const INERT: [&str; 13] = [
     "listen_addresses=",
-    "unix_socket_permissions=0777",
     "archive_mode=off",
     "wal_level=minimal",
     "max_wal_senders=0",
@@ -196,13 +195,20 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
 fn bare(spec: Spec, lease: Lease, home: &Path) -> Result<Place, SandboxError> {
     use std::os::unix::fs::{PermissionsExt, chown};
     let inside = home.join("root");
+    // The server and its clients have a group of their own here, which nobody else of this host is in; what they share is theirs alone.
+    let (passed, shared) = if lease.uid.is_some() { (0o710, 0o750) } else { (0o700, 0o700) };
+    for directory in [home, &inside] {
+        std::fs::create_dir_all(directory).map_err(failed("make its directories"))?;
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(passed)).map_err(failed("make its directories"))?;
+        chown(directory, None, lease.uid).map_err(failed("make its directories"))?;
+    }
     for (name, uid) in [(DATA_DIRECTORY, 0), (SOCKET_DIRECTORY, 0), (CLIENT_DIRECTORY, 1)] {
         let path = inside.join(name.trim_start_matches('/'));
         std::fs::create_dir_all(&path).map_err(failed("make its directories"))?;
-        let mode = if name == SOCKET_DIRECTORY { 0o755 } else { 0o700 };
+        let mode = if name == SOCKET_DIRECTORY { shared } else { 0o700 };
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(failed("make its directories"))?;
         if let Some(own) = lease.uid {
-            chown(&path, Some(own + uid), Some(own + uid)).map_err(failed("make its directories"))?;
+            chown(&path, Some(own + uid), Some(own)).map_err(failed("make its directories"))?;
         }
     }
     let mut gaps = vec![Gap::Network, Gap::Files, Gap::Processes, Gap::Size];
@@ -224,6 +230,12 @@ impl Jail {
 }
 
 impl Place {
+    /// What is not isolated, before anything runs in it.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
     /// A path of the sandbox as its programs see it.
     fn inside(&self, path: &str) -> PathBuf {
         match self.hold {
@@ -252,8 +264,12 @@ impl Place {
             }
         }
         if let Some(uid) = self.lease.uid {
+            let group = match self.hold {
+                Hold::Jail(_) => uid + u32::from(client),
+                Hold::Bare => uid,
+            };
             let uid = (uid + u32::from(client)).to_string();
-            push(&["--reuid", &uid, "--regid", &uid, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
+            push(&["--reuid", &uid, "--regid", &group.to_string(), "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
         }
         push(&["--no-new-privs", "--"]);
         Launcher::new(words)
@@ -308,6 +324,9 @@ impl Place {
         for setting in INERT {
             server.arg("-c").arg(setting);
         }
+        // In a jail nobody else sees it; where there is none, it is for its own group.
+        let permissions = if matches!(self.hold, Hold::Jail(_)) { "0777" } else { "0770" };
+        server.arg("-c").arg(format!("unix_socket_permissions={permissions}"));
         server.arg("-c").arg(format!("unix_socket_directories={}", self.inside(SOCKET_DIRECTORY).display()));
         let mut running = Running::start(server, Tool::Postgres).map_err(lost("start its server"))?;
         let (tools, connection) = (self.spec.tools.clone(), self.connection("postgres"));

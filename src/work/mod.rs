@@ -337,15 +337,21 @@ impl HostLock {
     }
 
     fn flock(config: &Config, name: &str, what: &'static str, operation: rustix::fs::FlockOperation) -> Result<Option<Self>, WorkError> {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
         let directory = Self::directory(config);
         let fail = |source| WorkError::File { what: format!("locking in {} for {what}", directory.display()), source };
-        std::fs::create_dir_all(&directory).map_err(fail)?;
+        // Whoever may open a lock may hold it, and keep every run from beginning.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(fail)?;
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
+            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default())
             .open(directory.join(format!("{name}.lock")))
             .map_err(fail)?;
+        // Those of earlier versions were readable, and the owner alone may change that.
+        let _ = file.set_permissions(std::fs::Permissions::from_mode(0o600));
         match rustix::fs::flock(&file, operation) {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -553,10 +553,17 @@ impl<'w> Step<World<'w>> for Raise {
             programs,
         };
         let place = local::raise(spec).await.map_err(|error| Halt::sandbox(error.to_string()))?;
-        let lease = place.lease().clone();
+        let (lease, gaps) = (place.lease().clone(), place.gaps().to_vec());
         world.place = Some(place);
         world.lease = Some(lease.clone());
-        Ok(lease)
+        // Judged before a server listens that anybody could talk to.
+        let refused: Vec<String> =
+            gaps.iter().filter(|gap| !world.drill.accept_gaps.contains(gap.name())).map(|gap| format!("gap {}", gap.name())).collect();
+        world.found.isolation.gaps = gaps;
+        match refused.is_empty() {
+            true => Ok(lease),
+            false => Err(Halt::sandbox(format!("nothing was restored, since it is not isolated: {}", refused.join("; ")))),
+        }
     }
 }
 

@@ -1,3 +1,4 @@
 //! The command line: what it refuses, and in which words.
 
+mod host;
 mod refusals;

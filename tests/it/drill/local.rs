@@ -439,9 +439,25 @@ fn without_namespaces_the_verdict_is_not_verified_unless_the_gaps_are_accepted()
     let (code, report) = drill();
     assert_eq!((code, &report["verdict"]), (9, &Value::from("NOT_VERIFIED")), "{report:#}");
     assert!(report["reasons"][0].as_str().unwrap().contains("not isolated: gap network; gap files"), "{report:#}");
-    r.script("accept_gaps = [\"network\", \"files\", \"processes\", \"uid\", \"size\"]");
+    // Judged before a server listened that anybody on this host could have talked to.
+    let steps = report["steps"].to_string();
+    assert!(
+        !steps.contains("start-server")
+            || report["steps"].as_array().is_some_and(|steps| steps.iter().all(|step| step["step"] != "start-server")),
+        "{report:#}"
+    );
+    // Nobody else of this host gets to it: neither through the directory nor through the socket.
+    let modes = r.home.path("modes.sh");
+    let script = "at=$(printf %s \"$1\" | tr -d \"'\" | sed 's/.*host=\\([^ ]*\\).*/\\1/')\nmodes=$(stat -c %a $at $at/.s.PGSQL.5432 $at/../.. | tr '\\n' ' ')\necho \"$1: $modes\" >> \"$0.said\"\ntest \"$modes\" = '700 770 700 '\n";
+    std::fs::write(&modes, script).unwrap();
+    std::fs::set_permissions(&modes, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    r.script(&format!(
+        "accept_gaps = [\"network\", \"files\", \"processes\", \"uid\", \"size\"]\n\n[[checks]]\nkind = \"fingerprint\"\n[[checks]]\nkind = \"command\"\nname = \"modes\"\ncommand = [\"/bin/sh\", \"{}\", \"{{target}}\"]\n",
+        modes.display()
+    ));
     let (code, report) = drill();
-    assert_eq!((code, &report["verdict"]), (0, &Value::from("PASS")), "{report:#}");
+    let said = std::fs::read_to_string(r.home.path("modes.sh.said")).unwrap_or_default();
+    assert_eq!((code, &report["verdict"]), (0, &Value::from("PASS")), "{said}: {report:#}");
     // What is accepted is repeated, gap by gap, and the probes that got through are there.
     assert_eq!(report["isolation"]["gaps"].as_array().unwrap().len(), 5);
     assert_eq!(report["gaps_accepted"].as_array().unwrap().len(), 5);

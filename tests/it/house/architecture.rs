@@ -26,7 +26,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("sandbox", &["domain", "pg", "aws", "saga"]),
     ("check", &["domain", "config", "pg", "program"]),
     ("evidence", &["domain", "keyring", "vault"]),
-    ("pg", &["domain"]),
+    ("pg", &["domain", "program"]),
     ("seal", &["domain"]),
     ("aws", &[]),
     ("keyring", &["domain", "seal", "aws"]),

@@ -14,6 +14,11 @@ use aws_sdk_s3::error::SdkError;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
 
@@ -43,7 +48,10 @@ pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConf
         .operation_timeout(SMALL_CALL_TIMEOUT)
         .build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .credentials_provider(SharedCredentialsProvider::new(Anew(region.clone().map(Region::new))))
+        .credentials_provider(SharedCredentialsProvider::new(Anew {
+            region: region.clone().map(Region::new),
+            last: std::sync::Mutex::default(),
+        }))
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
         .timeout_config(timeouts);
     if let Some(region) = region {
@@ -70,12 +78,25 @@ fn authorities() -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         std::io::Read::take(bundle, CA_BUNDLE_MAX).read_to_end(&mut bytes).map(|_| bytes)
     });
-    read.inspect_err(|error| tracing::warn!(?file, error = error as &dyn std::error::Error, "AWS_CA_BUNDLE cannot be read")).ok()
+    let text =
+        read.inspect_err(|error| tracing::warn!(?file, error = error as &dyn std::error::Error, "AWS_CA_BUNDLE cannot be read")).ok()?;
+    // The client takes for granted that every one can be used; old bundles hold some that cannot.
+    let usable = CertificateDer::pem_slice_iter(&text).flatten().filter(|one| RootCertStore::empty().add(one.clone()).is_ok());
+    let pem = |one: CertificateDer<'_>| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(one));
+    let usable: String = usable.map(pem).collect();
+    if usable.is_empty() {
+        tracing::warn!(?file, "AWS_CA_BUNDLE holds no certificate that can be used");
+    }
+    (!usable.is_empty()).then(|| usable.into_bytes())
 }
 
 /// The SDK's own search for credentials, from its beginning each time: what it finds in a file it would keep for ever.
 #[derive(Debug)]
-struct Anew(Option<Region>);
+struct Anew {
+    region: Option<Region>,
+    /// What was found last: a file that is just being written, or a service that is slow, is no reason to go without.
+    last: std::sync::Mutex<Option<Credentials>>,
+}
 
 impl ProvideCredentials for Anew {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
@@ -84,11 +105,20 @@ impl ProvideCredentials for Anew {
     {
         let search = async {
             let chain = DefaultCredentialsChain::builder();
-            let chain = match &self.0 {
+            let chain = match &self.region {
                 Some(region) => chain.region(region.clone()),
                 None => chain,
             };
-            let found = chain.build().await.provide_credentials().await?;
+            let found = match chain.build().await.provide_credentials().await {
+                Ok(found) => found,
+                Err(error) => {
+                    let last = self.last.lock().ok().and_then(|last| last.clone()).filter(|last| last.expiry().is_none());
+                    last.ok_or(error)?
+                }
+            };
+            if let Ok(mut last) = self.last.lock() {
+                *last = Some(found.clone());
+            }
             Ok(match found.expiry() {
                 Some(_) => found,
                 // Without an end the SDK would not look again.

@@ -3,6 +3,7 @@
 //! Each has a limit of time and of output, is judged by how it exits and by nothing else, and is ended with everything that it started in its
 //! process group: what it leaves in the background keeps nobody waiting, and outlives nobody. What it says is hostile.
 
+use std::io::IsTerminal;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,8 +16,8 @@ use zeroize::Zeroizing;
 
 use crate::domain::printable::printable;
 
-/// How long what a program has said is waited for after it has ended: a child in the background may hold its output open for ever.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long what a program has said is waited for after it has ended: one that has left its group may hold its output open for ever.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a program may take to end after it was asked to.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// Characters of a complaint that stand in an error.
@@ -94,9 +95,14 @@ struct Kept {
 /// # Errors
 /// [`ProgramError`]; how it exited is part of the result.
 pub async fn run(mut command: Command, input: &[u8], limits: Limits) -> Result<Ended, ProgramError> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    // Where somebody is at the keyboard it may ask at the terminal, which only the group in front may.
+    let is_alone = !std::io::stdin().is_terminal();
+    if is_alone {
+        command.process_group(0);
+    }
     let mut child = command.spawn().map_err(ProgramError::NotStarted)?;
-    let group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw));
+    let group = Group(child.id().filter(|_| is_alone).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw));
     if let Some(mut stdin) = child.stdin.take() {
         let input = Zeroizing::new(input.to_vec());
         tokio::spawn(async move { stdin.write_all(&input).await });
@@ -110,6 +116,8 @@ pub async fn run(mut command: Command, input: &[u8], limits: Limits) -> Result<E
             return Err(ProgramError::TookTooLong(limits.within));
         }
     };
+    // What it left in the background holds its output open.
+    group.signal(Signal::KILL);
     let (stdout, stderr) = (said(stdout).await, said(stderr).await);
     Ok(Ended { status, is_cut: stdout.is_cut || stderr.is_cut, stdout: stdout.bytes, stderr: stderr.bytes })
 }
@@ -135,6 +143,9 @@ fn keep(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, bytes_max: usize)
 async fn said((kept, mut reading): Listening) -> Kept {
     if tokio::time::timeout(LAST_WORDS, &mut reading).await.is_err() {
         reading.abort();
+        if let Ok(mut kept) = kept.lock() {
+            kept.is_cut = true;
+        }
     }
     kept.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
 }

@@ -78,6 +78,9 @@ impl CatalogError {
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> &'static str {
+        if let Some(hint) = self.of_the_file() {
+            return hint;
+        }
         match self {
             Self::Newer { .. } => "use the newer lifeboat here too; nothing of the catalog is needed to restore",
             Self::Open { .. } => {
@@ -87,6 +90,31 @@ impl CatalogError {
                 "see whether its server answers, or its file system has room; everything needed to restore is in the vault"
             }
         }
+    }
+}
+
+/// Hints for what SQLite says of a file, by its result codes: <https://www.sqlite.org/rescode.html>.
+const OF_THE_FILE: [(&str, &str); 4] = [
+    (
+        "8",
+        "its file or its directory cannot be written by this user, or is mounted read-only; everything needed to restore is in the vault",
+    ),
+    ("10", "its disk does not answer; everything needed to restore is in the vault"),
+    ("13", "its file system is full: make room; everything needed to restore is in the vault"),
+    ("14", "its directory is missing, or not to be entered by this user; everything needed to restore is in the vault"),
+];
+
+impl CatalogError {
+    fn of_the_file(&self) -> Option<&'static str> {
+        let error = match self {
+            Self::Query(error) => error,
+            Self::Open { source, .. } => source.downcast_ref::<sqlx::Error>()?,
+            _ => return None,
+        };
+        let code = error.as_database_error()?.code()?;
+        // The lowest byte of an extended code is the code.
+        let primary = code.parse::<i64>().ok()? & 0xff;
+        OF_THE_FILE.iter().find(|(known, _)| *known == primary.to_string()).map(|(_, hint)| *hint)
     }
 }
 

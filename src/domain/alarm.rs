@@ -29,13 +29,15 @@ pub enum Kind {
     Future,
     /// A key can soon not be used any more, or cannot be used now.
     Key,
+    /// Backups appeared that this catalog's hosts have not taken.
+    Stranger,
     /// The configuration was changed and is not acceptable; the old one stays in force.
     Configuration,
 }
 
 impl Kind {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 12] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("failed", Self::Failed),
         ("missed", Self::Missed),
         ("stale", Self::Stale),
@@ -47,6 +49,7 @@ impl Kind {
         ("gone", Self::Gone),
         ("future", Self::Future),
         ("key", Self::Key),
+        ("stranger", Self::Stranger),
         ("configuration", Self::Configuration),
     ];
     /// Its name.
@@ -190,6 +193,7 @@ mod tests {
             "gone",
             "future",
             "key",
+            "stranger",
             "configuration",
         ];
         assert_eq!(names, expected);

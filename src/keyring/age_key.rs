@@ -227,6 +227,9 @@ impl Opener for IdentityText {
     fn name(&self) -> &str {
         &self.name
     }
+    fn may_prompt(&self) -> bool {
+        memchr::memmem::find(self.text.expose_secret().as_bytes(), b"AGE-PLUGIN-").is_some()
+    }
     async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &Context) -> Result<Unwrapped, KeyError> {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {
             return Ok(Unwrapped::NotMine);
@@ -241,7 +244,7 @@ impl Opener for IdentityFile {
         &self.name
     }
     fn may_prompt(&self) -> bool {
-        std::fs::read(&self.path).is_ok_and(|text| memchr::memmem::find(&text.to_ascii_uppercase(), b"AGE-PLUGIN-").is_some())
+        std::fs::read(&self.path).map(zeroize::Zeroizing::new).is_ok_and(|text| memchr::memmem::find(&text, b"AGE-PLUGIN-").is_some())
     }
     async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &Context) -> Result<Unwrapped, KeyError> {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {

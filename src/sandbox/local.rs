@@ -205,6 +205,10 @@ fn bare(spec: Spec, lease: Lease, home: &Path) -> Result<Place, SandboxError> {
     for (name, uid) in [(DATA_DIRECTORY, 0), (SOCKET_DIRECTORY, 0), (CLIENT_DIRECTORY, 1)] {
         let path = inside.join(name.trim_start_matches('/'));
         std::fs::create_dir_all(&path).map_err(failed("make its directories"))?;
+        if let Some(above) = path.parent() {
+            std::fs::set_permissions(above, std::fs::Permissions::from_mode(passed)).map_err(failed("make its directories"))?;
+            chown(above, None, lease.uid).map_err(failed("make its directories"))?;
+        }
         let mode = if name == SOCKET_DIRECTORY { shared } else { 0o700 };
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(failed("make its directories"))?;
         if let Some(own) = lease.uid {

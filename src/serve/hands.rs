@@ -17,7 +17,7 @@ use crate::domain::span::{Span, bytes_for_people};
 use crate::notify::Bell;
 use crate::report::{Progress, Team};
 use crate::work::fence::Mandate;
-use crate::work::{Rig, WorkError, back_up, copy, drill, prune, shelf, sweep, verify};
+use crate::work::{Rig, WorkError, back_up, copy, drill, prune, publish, shelf, sweep, verify};
 
 /// Whoever does what is due.
 #[async_trait]
@@ -79,7 +79,7 @@ impl Hands for Verbs {
         let done = match &job.action {
             Action::Backup(datastore) => {
                 let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
-                backup(&rig, datastore, mandate, claim.attempt).await
+                self.backup(&rig, datastore, mandate, claim.attempt).await
             }
             Action::Drill(name) => rehearse(&rig, name).await,
             Action::Verify(count) => read_back(&rig, *count).await,
@@ -93,17 +93,6 @@ impl Hands for Verbs {
             failure(&error)
         })
     }
-}
-
-async fn backup(rig: &Rig, datastore: &crate::domain::DatastoreName, mandate: Mandate, attempt: u32) -> Result<String, WorkError> {
-    if attempt > 1
-        && let Some(backup) = mandate.answered(rig, datastore).await?
-    {
-        return Ok(format!("an earlier attempt had published {backup}"));
-    }
-    let report = back_up::back_up_as(rig, datastore, mandate).await?;
-    let (bytes, seconds) = (bytes_for_people(report.sealed_bytes), report.seconds);
-    Ok(format!("published {}, {bytes} in {seconds:.0} s", report.backup))
 }
 
 async fn rehearse(rig: &Rig, name: &str) -> Result<String, WorkError> {
@@ -169,6 +158,28 @@ impl Verbs {
         }
         let passed = if busy.is_empty() { String::new() } else { format!("; passed over while a run held them: {}", busy.join(", ")) };
         if left.is_empty() { Ok(format!("removed {removed} backups{passed}")) } else { Err(WorkError::Leftovers(left.join("; "))) }
+    }
+
+    async fn backup(
+        &self,
+        rig: &Rig,
+        datastore: &crate::domain::DatastoreName,
+        mandate: Mandate,
+        attempt: u32,
+    ) -> Result<String, WorkError> {
+        if attempt > 1
+            && let Some(backup) = mandate.answered(rig, datastore).await?
+        {
+            return Ok(format!("an earlier attempt had published {backup}"));
+        }
+        let report = back_up::back_up_as(rig, datastore, mandate).await?;
+        if !report.strangers.is_empty() {
+            let text = format!("{datastore}: {}", publish::tell_strangers(&report.strangers));
+            let next = "is a clone of this host running, or was the catalog restored from an earlier day? Two hosts share one catalog ([catalog] url), or have a datastore each".to_owned();
+            let _ = self.news.send((Kind::Stranger, datastore.to_string(), text, next));
+        }
+        let (bytes, seconds) = (bytes_for_people(report.sealed_bytes), report.seconds);
+        Ok(format!("published {}, {bytes} in {seconds:.0} s", report.backup))
     }
 
     async fn sweep(&self, rig: &Rig) -> Result<String, WorkError> {

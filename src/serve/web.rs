@@ -1,6 +1,7 @@
 //! The status page's server: read-only, over TLS beyond this host, and for who proves to be allowed.
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -114,7 +115,8 @@ async fn read_anew(config: PageConfig, shared: Arc<Shared>, secured: Option<Rust
     let files = || {
         let tls = config.tls.iter().flat_map(|(certificate, key)| [certificate, key]);
         let all = tls.chain(&config.client_ca).chain(&config.token_file);
-        let changed = |file: &PathBuf| std::fs::metadata(file).and_then(|facts| facts.modified()).ok();
+        // A mode that was corrected changes no content.
+        let changed = |file: &PathBuf| std::fs::metadata(file).ok().map(|facts| (facts.modified().ok(), facts.ctime(), facts.ino()));
         all.map(changed).collect::<Vec<_>>()
     };
     let mut known = files();

@@ -117,16 +117,17 @@ async fn checked(bytes: Bytes, hash: Vec<u8>) -> (Bytes, bool) {
 
 /// Pauses between attempts while a store does not answer, ever longer, until patience is over.
 pub struct Again {
-    begun: Instant,
+    /// Since when it does not answer.
+    begun: Option<Instant>,
     pause: Duration,
     patience: Duration,
 }
 
 impl Again {
-    /// Begins now.
+    /// Time begins with the first failure.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
-        Self { begun: Instant::now(), pause: PAUSE_MIN, patience }
+        Self { begun: None, pause: PAUSE_MIN, patience }
     }
 
     /// Waits before the next attempt, or gives the error back.
@@ -134,7 +135,7 @@ impl Again {
     /// # Errors
     /// `error`, once patience is over.
     pub async fn after(&mut self, error: VaultError) -> Result<(), VaultError> {
-        if self.begun.elapsed() + self.pause >= self.patience {
+        if self.begun.get_or_insert_with(Instant::now).elapsed() + self.pause >= self.patience {
             return Err(error);
         }
         if self.pause == PAUSE_MIN {

@@ -157,12 +157,14 @@ impl S3 {
         }
     }
 
-    /// When the newest part of an unfinished upload arrived; `None` if it has none, or may not be asked.
+    /// When the newest part of an unfinished upload arrived; `None` if it has none; now, if nobody may ask.
     async fn last_part(&self, key: &str, upload: &str) -> Option<Timestamp> {
         let request = self.client.list_parts().bucket(&self.config.bucket).key(key).upload_id(upload);
         let mut pages = request.into_paginator().send();
         let mut newest = None;
-        while let Some(Ok(page)) = pages.next().await {
+        while let Some(page) = pages.next().await {
+            // Who may not ask must not take it for dead.
+            let Ok(page) = page else { return Some(Timestamp::now()) };
             newest = newest.max(page.parts().iter().map(|part| timestamp(part.last_modified())).max());
         }
         newest
@@ -181,8 +183,9 @@ fn sha256(bytes: &[u8]) -> String {
     STANDARD.encode(digest::digest(&digest::SHA256, bytes))
 }
 
+/// A time that a store tells. What it does not tell is now: nothing is old enough to be removed, or to be believed, because nobody knows.
 fn timestamp(time: Option<&DateTime>) -> Timestamp {
-    time.and_then(|t| Timestamp::from_second(t.secs()).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+    time.and_then(|t| Timestamp::from_second(t.secs()).ok()).unwrap_or_else(Timestamp::now)
 }
 
 /// Until when an object is locked. A legal hold ends when somebody lifts it.
@@ -520,7 +523,7 @@ impl Vault for S3 {
         });
         if self.config.confirm == Confirm::ReadBack {
             let detail = match self.has_echoed.load(Ordering::Relaxed) {
-                true => "it is read back, and need not be: the store repeats checksums, so confirm can be left out",
+                true => "it is read back. The store repeats checksums: if it refuses a wrong one as well, confirm can be left out",
                 false => "it is read back: the store does not repeat checksums",
             };
             answers.push(yes("what is stored is compared", detail.to_owned()));

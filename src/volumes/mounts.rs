@@ -127,7 +127,12 @@ fn mounted(mountinfo: &str) -> Vec<Mounted> {
         let fields: Vec<&str> = own.split(' ').collect();
         let (major, minor) = fields.get(2)?.split_once(':')?;
         let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-        let source = rest.split(' ').nth(1)?;
+        let mut rest = rest.split(' ');
+        let (kind, source, options) = (rest.next()?, rest.next()?, rest.next().unwrap_or_default());
+        // What nobody can write to stands still; what cannot be frozen is no place for data.
+        if options.split(',').any(|option| option == "ro") || matches!(kind, "vfat" | "iso9660" | "squashfs") {
+            return None;
+        }
         // One that spans devices has a number of its own, which is that of no device.
         let block = match major {
             "0" => std::fs::metadata(unescaped(source)).ok().filter(|_| source.starts_with("/dev/"))?.rdev(),

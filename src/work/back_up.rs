@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::fence::{Held, Mandate};
 use super::payload::{Arrived, Destination, Stream, send, source_may_know_better};
-use super::publish::{self, Contents, Opening, without_catalog};
+use super::publish::{self, Contents, Opening, Published, without_catalog};
 use super::{HostLock, Rig, WorkError, cancellable, shelf, snapshot};
 use crate::config::plans;
 use crate::config::{DatastoreConfig, DatastoreKind, PostgresConfig};
@@ -69,6 +69,9 @@ pub struct BackupReport {
     pub slots: Vec<String>,
     /// Where the manifest stands.
     pub manifest: String,
+    /// Backups of the datastore that this host's catalog knew nothing of: another host takes them too, or the catalog is of an earlier day.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<BackupId>,
 }
 
 /// What was dumped.
@@ -87,7 +90,12 @@ pub struct DumpFigures {
 }
 
 impl BackupReport {
-    pub(super) fn of(rig: &Rig, manifest: &Manifest, dump: Option<DumpFigures>, clock: std::time::Instant) -> Self {
+    pub(super) fn of(
+        rig: &Rig,
+        Published { manifest, strangers }: &Published,
+        dump: Option<DumpFigures>,
+        clock: std::time::Instant,
+    ) -> Self {
         Self {
             datastore: manifest.datastore.clone(),
             backup: manifest.backup.clone(),
@@ -98,6 +106,7 @@ impl BackupReport {
             seconds: clock.elapsed().as_secs_f64(),
             slots: manifest.slots.iter().map(|s| s.name.clone()).collect(),
             manifest: format!("{}/{}", rig.vault.address(), manifest.place().manifest()),
+            strangers: strangers.clone(),
         }
     }
 }
@@ -158,7 +167,8 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     failpoint::reach("payloads-done");
     let pg_dump = Some((read.tools.version().to_owned(), read.tools.major()));
     let contents = Contents { facts: read.facts, pg_dump, set: None, arrived: read.arrived };
-    let manifest = publish::commit(rig, opening, mandate, contents).await?;
+    let published = publish::commit(rig, opening, mandate, contents).await?;
+    let manifest = &published.manifest;
     if let Some(catalog) = rig.catalog() {
         without_catalog(catalog.note_omitted(&manifest.vault, &manifest.backup, &read.fingerprint.omitted).await);
     }
@@ -169,7 +179,7 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
         dump_seconds,
         omitted: read.fingerprint.omitted,
     };
-    Ok(BackupReport::of(rig, &manifest, Some(figures), clock))
+    Ok(BackupReport::of(rig, &published, Some(figures), clock))
 }
 
 /// Everything that reading the source gave: payloads that have arrived but are not visible yet, and facts.

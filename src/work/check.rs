@@ -83,7 +83,10 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
     lines.push(check_signer(rig).await);
     lines.push(match &rig.catalog {
         Ok(_) => line("catalog", "opens", Answer::Good, rig.config.catalog.place()),
-        Err(error) => line("catalog", "opens", Answer::Note, format!("{error}; everything works without it")),
+        Err(error) => {
+            let cause = std::error::Error::source(error.as_ref()).map(|cause| format!(": {cause}")).unwrap_or_default();
+            line("catalog", "opens", Answer::Note, format!("{error}{cause}; {}", error.hint()))
+        }
     });
     for (name, settings) in &rig.config.datastores {
         lines.extend(match &settings.kind {

@@ -132,6 +132,8 @@ pub async fn behind(rig: &Rig, name: &str) -> Result<Behind, WorkError> {
     match fetch::document(other.as_ref(), &layout::vault_header()).await? {
         Some(_) => same_vault(rig, other.as_ref(), name).await?,
         None => {
+            // A listing tells a missing bucket from an empty one, which looking for one object does not.
+            other.list(layout::vault_header().as_str()).await?;
             // Nothing was ever copied there; only `copy` makes a vault of it.
             let own = rig.vault.list(layout::MANIFESTS).await?;
             return Ok(Behind::Backups(own.iter().filter(|facts| layout::parse_manifest_key(facts.key.as_str()).is_some()).count()));

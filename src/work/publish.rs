@@ -13,6 +13,7 @@ use super::payload::{Arrived, complete_all};
 use super::{Rig, WorkError, cancellable, guide, shelf};
 use crate::catalog::CatalogError;
 use crate::domain::envelope::{Context, Envelope, Slot};
+use crate::domain::id::BackupId;
 use crate::domain::layout::{self, ObjectKey, parse_manifest_key};
 use crate::domain::manifest::{self, Manifest, SourceFacts, Statement};
 use crate::domain::volumes::VolumeSet;
@@ -64,14 +65,22 @@ pub struct Contents {
     pub arrived: Vec<Arrived>,
 }
 
+/// A backup that was published, and others that were found beside it.
+pub struct Published {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Genuine backups of the datastore that this catalog knew nothing of, though it knew others.
+    pub strangers: Vec<BackupId>,
+}
+
 /// Publishes a backup, or leaves nothing of it.
 ///
 /// # Errors
 /// [`WorkError`]; only where the manifest's own fate is unknown may there be a backup all the same.
-pub async fn commit(rig: &Rig, opening: Opening, mandate: Mandate, contents: Contents) -> Result<Manifest, WorkError> {
+pub async fn commit(rig: &Rig, opening: Opening, mandate: Mandate, contents: Contents) -> Result<Published, WorkError> {
     let mut written = Vec::new();
-    let manifest = match publish(rig, opening, mandate, contents, &mut written).await {
-        Ok(manifest) => manifest,
+    let published = match publish(rig, opening, mandate, contents, &mut written).await {
+        Ok(published) => published,
         Err(NotPublished::NoManifest(error)) => {
             remove_unpublished(rig, written).await;
             return Err(error);
@@ -79,8 +88,9 @@ pub async fn commit(rig: &Rig, opening: Opening, mandate: Mandate, contents: Con
         // The manifest may be there: nothing that it names may go.
         Err(NotPublished::PerhapsManifest(error)) => return Err(error),
     };
+    let manifest = &published.manifest;
     if let Some(catalog) = rig.catalog() {
-        match catalog.remember(&manifest).await {
+        match catalog.remember(manifest).await {
             Ok(()) => drop(without_catalog(catalog.forget_begun(&manifest.vault, &manifest.datastore, &manifest.backup).await)),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the backup is published but could not be noted in the catalog");
@@ -88,7 +98,7 @@ pub async fn commit(rig: &Rig, opening: Opening, mandate: Mandate, contents: Con
         }
     }
     failpoint::reach("catalog-written");
-    Ok(manifest)
+    Ok(published)
 }
 
 /// Wraps the identity under every key. All of them, or there is no backup: fewer ways to open than configured is not success.
@@ -161,7 +171,7 @@ async fn publish(
     mandate: Mandate,
     contents: Contents,
     written: &mut Vec<ObjectKey>,
-) -> Result<Manifest, NotPublished> {
+) -> Result<Published, NotPublished> {
     let Opening { context, begun, wrapped, .. } = opening;
     let mut lists = Vec::new();
     let receipts = complete_all(contents.arrived, written, &mut lists).await?;
@@ -172,11 +182,12 @@ async fn publish(
     let (slots, envelope_sha256) = publish_envelope(&mut writer, &context, wrapped).await?;
     failpoint::reach("envelope-written");
     let (pg_dump, pg_dump_major) = contents.pg_dump.unzip();
+    let Sequence { next, strangers } = next_sequence(rig, &context).await?;
     let statement = Statement {
         vault: context.vault.clone(),
         datastore: context.datastore.clone(),
         backup: context.backup.clone(),
-        sequence: next_sequence(rig, &context).await?,
+        sequence: next,
         tick: mandate.tick,
         epoch: mandate.epoch,
         begun,
@@ -204,9 +215,21 @@ async fn publish(
     }
     mandate.holds(rig, &context.datastore).await?;
     failpoint::reach("about-to-publish");
-    rig.vault.put(&place.manifest(), document).await.map_err(|error| NotPublished::PerhapsManifest(error.into()))?;
+    let perhaps = |error: WorkError| NotPublished::PerhapsManifest(error);
+    let mut again = Again::new(rig.vault.limits().patience);
+    loop {
+        match rig.vault.put(&place.manifest(), document.clone()).await {
+            Ok(()) => break,
+            // Whoever waits for the store must see afterwards whether the datastore is still its own.
+            Err(error @ VaultError::Unavailable { .. }) => {
+                cancellable(rig, again.after(error)).await.map_err(perhaps)?.map_err(|error| perhaps(error.into()))?;
+                mandate.holds(rig, &context.datastore).await.map_err(perhaps)?;
+            }
+            Err(error) => return Err(perhaps(error.into())),
+        }
+    }
     failpoint::reach("manifest-written");
-    Ok(manifest)
+    Ok(Published { manifest, strangers })
 }
 
 /// Writes slots and the signed envelope that lists them.
@@ -268,20 +291,43 @@ async fn remove_unpublished(rig: &Rig, written: Vec<ObjectKey>) {
     }
 }
 
+/// The number of the backup that is being published, and what was found while it was looked for.
+struct Sequence {
+    next: u64,
+    strangers: Vec<BackupId>,
+}
+
 /// One more than the highest sequence number of the datastore. Manifests that the catalog knows are not read again; those it
-/// does not know are, whoever wrote them and whenever: clocks of hosts differ, so names alone do not tell the newest.
-async fn next_sequence(rig: &Rig, context: &Context) -> Result<u64, WorkError> {
+/// does not know are, whoever wrote them and whenever: clocks of hosts differ, so names alone do not tell the newest. Those are remembered, and told
+/// of: they were taken by another host with the same keys, or this catalog is of an earlier day.
+async fn next_sequence(rig: &Rig, context: &Context) -> Result<Sequence, WorkError> {
     let known = match rig.catalog() {
         Some(catalog) => without_catalog(catalog.known(&context.vault, &context.datastore).await).unwrap_or_default(),
         None => BTreeMap::new(),
     };
     let mut highest = known.values().copied().max();
+    let mut strangers = Vec::new();
+    let begun = match rig.catalog() {
+        Some(catalog) => without_catalog(catalog.begun(&context.vault, &context.datastore).await).unwrap_or_default(),
+        None => Default::default(),
+    };
     let listed = rig.vault.list(&layout::manifests_of(&context.datastore)).await?;
     let names = listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).map(|(_, backup)| backup);
     for backup in names.filter(|backup| !known.contains_key(backup)) {
         let place = layout::Place { datastore: &context.datastore, backup: &backup };
         match shelf::manifest(rig, &context.vault, &place).await {
-            Ok(believed) => highest = highest.max(Some(believed.manifest.sequence)),
+            Ok(believed) => {
+                highest = highest.max(Some(believed.manifest.sequence));
+                if let Some(catalog) = rig.catalog().filter(|_| believed.verified) {
+                    without_catalog(catalog.remember(&believed.manifest).await);
+                    // A catalog that is new knows nothing of what was before it; and a run of ours may have died before it noted what it had published.
+                    let is_ours = begun.contains(&backup);
+                    if is_ours {
+                        without_catalog(catalog.forget_begun(&context.vault, &context.datastore, &backup).await);
+                    }
+                    strangers.extend((!known.is_empty() && !is_ours).then_some(backup));
+                }
+            }
             // A role that may only write remembers, and a forged manifest must not stop tonight's backup.
             Err(error) if highest.is_some() || error.trouble() == Trouble::Integrity => {
                 tracing::warn!(%backup, error = &error as &dyn std::error::Error, "a manifest is passed over for the sequence number");
@@ -289,5 +335,23 @@ async fn next_sequence(rig: &Rig, context: &Context) -> Result<u64, WorkError> {
             Err(error) => return Err(error),
         }
     }
-    Ok(highest.unwrap_or(0) + 1)
+    if !strangers.is_empty() {
+        tracing::warn!(
+            datastore = %context.datastore,
+            "{}: another host takes backups with these keys, or the catalog was restored from an earlier day",
+            tell_strangers(&strangers)
+        );
+    }
+    Ok(Sequence { next: highest.unwrap_or(0) + 1, strangers })
+}
+
+/// Backups that were found, as they are told.
+#[must_use]
+pub fn tell_strangers(strangers: &[BackupId]) -> String {
+    let names: Vec<&str> = strangers.iter().map(BackupId::as_str).take(8).collect();
+    let more = match strangers.len() - names.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("backups that this catalog knew nothing of: {}{more}", names.join(", "))
 }

@@ -23,7 +23,8 @@ impl S3 {
         let why = match replied {
             Some(replied) if replied == sum => {
                 self.has_echoed.store(true, Ordering::Relaxed);
-                return Ok(true);
+                // A store may repeat what it was told without having looked.
+                return Ok(self.config.confirm == Confirm::Echo);
             }
             Some(replied) => format!("the store computed SHA-256 {replied}, and {sum} was sent"),
             None if self.config.confirm == Confirm::ReadBack => return Ok(false),
@@ -66,7 +67,13 @@ impl S3 {
             let mut found = digest::Context::new(&digest::SHA256);
             while from < end {
                 let length = usize::try_from(end - from).unwrap_or(usize::MAX).min(self.config.part_bytes);
-                let read = self.read(&object, from, length).await?;
+                let mut again = Again::new(self.config.patience.duration());
+                let read = loop {
+                    match self.read(&object, from, length).await {
+                        Err(error @ VaultError::Unavailable { .. }) => again.after(error).await?,
+                        read => break read?,
+                    }
+                };
                 if read.is_empty() {
                     return Ok(false);
                 }
@@ -98,14 +105,14 @@ impl S3 {
             }
         };
         match head {
+            Ok(_) if self.config.confirm == Confirm::ReadBack => match self.is_as_sent(key, sent).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(VaultError::Exists { key: key.clone() }),
+                Err(error) => Err(VaultError::Unknown { what: format!("storing {key}"), why: error.to_string() }),
+            },
             Ok(head) => match head.checksum_sha256() {
                 Some(stored) if stored == sum && head.content_length().and_then(|n| u64::try_from(n).ok()) == Some(bytes) => Ok(()),
                 Some(_) => Err(VaultError::Exists { key: key.clone() }),
-                None if self.config.confirm == Confirm::ReadBack => match self.is_as_sent(key, sent).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(VaultError::Exists { key: key.clone() }),
-                    Err(error) => Err(VaultError::Unknown { what: format!("storing {key}"), why: error.to_string() }),
-                },
                 None => Err(VaultError::Unknown {
                     what: format!("storing {key}"),
                     why: "something stands under the name, and the store does not tell its checksum".to_owned(),

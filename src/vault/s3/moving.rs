@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
@@ -15,28 +15,36 @@ use super::SILENCE_MAX;
 /// Bytes that are handed over at once: few enough to see that they move on a slow line.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// When something last moved.
+/// How long the answer may take once all has been handed over: what is in the buffers of the line is still on its way then, and the store has to
+/// write it down.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// When something last moved, and how long nothing may now.
 #[derive(Clone)]
-pub(super) struct Moving(Arc<Mutex<Instant>>);
+pub(super) struct Moving(Arc<Mutex<(Instant, Duration)>>);
 
 impl Default for Moving {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new((Instant::now(), SILENCE_MAX))))
     }
 }
 
 impl Moving {
-    fn moved(&self) {
+    fn moved(&self, is_last: bool) {
         if let Ok(mut last) = self.0.lock() {
-            *last = Instant::now();
+            *last = (Instant::now(), if is_last { ANSWER_MAX } else { SILENCE_MAX });
         }
+    }
+
+    fn until(&self) -> Instant {
+        self.0.lock().map_or_else(|_| Instant::now(), |last| last.0 + last.1)
     }
 
     /// A body of these bytes that tells when it is taken; the SDK may send it anew.
     pub(super) fn body(&self, bytes: Bytes) -> ByteStream {
         let moving = self.clone();
         ByteStream::new(SdkBody::retryable(move || {
-            moving.moved();
+            moving.moved(false);
             SdkBody::from_body_1_x(Watched { rest: bytes.clone(), moving: moving.clone() })
         }))
     }
@@ -45,12 +53,10 @@ impl Moving {
     pub(super) async fn while_it_moves<T>(&self, request: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(request);
         loop {
-            let until = self.0.lock().map_or_else(|_| Instant::now(), |last| *last) + SILENCE_MAX;
             tokio::select! {
                 done = &mut request => return Some(done),
-                () = tokio::time::sleep_until(until.into()) => {
-                    let is_silent = self.0.lock().map_or(true, |last| last.elapsed() >= SILENCE_MAX);
-                    if is_silent {
+                () = tokio::time::sleep_until(self.until().into()) => {
+                    if self.until() <= Instant::now() {
                         return None;
                     }
                 }
@@ -72,9 +78,10 @@ impl Body for Watched {
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
-        self.moving.moved();
         let piece = self.rest.len().min(PIECE_BYTES);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+        let piece = self.rest.split_to(piece);
+        self.moving.moved(self.rest.is_empty());
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty()

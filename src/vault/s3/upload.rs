@@ -105,7 +105,11 @@ impl Upload for S3Upload {
 
     async fn complete(mut self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
         let mut again = Again::new(self.vault.config.patience.duration());
+        let settled = self.settle().await;
         let completed = loop {
+            if settled.is_err() {
+                break settled;
+            }
             match self.try_complete(proof).await {
                 Err(error @ VaultError::Unavailable { .. }) => {
                     if let Err(error) = again.after(error).await {
@@ -143,7 +147,6 @@ impl Upload for S3Upload {
 
 impl S3Upload {
     async fn try_complete(&mut self, proof: &SegmentProof) -> Result<(), VaultError> {
-        self.settle().await?;
         self.done.sort_by_key(|part| part.number);
         let arrived: u64 = self.done.iter().map(|part| part.bytes).sum();
         if arrived != proof.bytes {

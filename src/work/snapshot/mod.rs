@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::back_up::BackupReport;
 use super::fence::Mandate;
 use super::payload::Arrived;
-use super::publish::{self, Contents, Opening, without_catalog};
+use super::publish::{self, Contents, Opening, Published, without_catalog};
 use super::{Rig, WorkError, shelf};
 use crate::config::{VolumesConfig, plans};
 use crate::domain::Trouble;
@@ -167,9 +167,9 @@ pub async fn take(
     let run = Run { rig, vault, datastore, settings, home };
     let mut open = run.open(rpo).await?;
     match run.to_the_end(&mut open, mandate).await {
-        Ok(manifest) => {
+        Ok(published) => {
             run.forget(&open.backup).await;
-            Ok(BackupReport::of(rig, &manifest, None, clock))
+            Ok(BackupReport::of(rig, &published, None, clock))
         }
         Err(error) => {
             run.after(&open, &error).await;
@@ -291,7 +291,7 @@ impl Run<'_> {
         }
     }
 
-    async fn to_the_end(&self, open: &mut OpenSet, mandate: Mandate) -> Result<Manifest, WorkError> {
+    async fn to_the_end(&self, open: &mut OpenSet, mandate: Mandate) -> Result<Published, WorkError> {
         let name = self.name(open).await?;
         open.publishing = Some(name.clone());
         let context = Context { vault: self.vault.clone(), datastore: self.datastore.clone(), backup: name };

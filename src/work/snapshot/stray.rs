@@ -23,6 +23,8 @@ pub struct Stray {
     pub id: SnapshotId,
     /// Whose it would have been.
     pub owner: (DatastoreName, BackupId),
+    /// When it was begun.
+    pub started: Timestamp,
     /// Whether another tool made it, and copied the tags: told of, and left alone.
     pub is_foreign: bool,
 }
@@ -73,7 +75,13 @@ pub async fn strays(
             if published.contains(&owner) || used.holds(&owner) || snapshot.started > before || goes_on(rig, vault, &owner).await? {
                 continue;
             }
-            found.push(Stray { place: place.clone(), is_foreign: snapshot.is_foreign(), id: snapshot.id, owner });
+            found.push(Stray {
+                place: place.clone(),
+                is_foreign: snapshot.is_foreign(),
+                started: snapshot.started,
+                id: snapshot.id,
+                owner,
+            });
         }
     }
     Ok(found)

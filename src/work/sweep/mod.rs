@@ -138,7 +138,9 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     let has_manifest: BTreeSet<Owner> = stored.published.union(&stored.hidden).cloned().collect();
     for (owner, things) in stored.others {
         let touched = orphans::last_change(&things);
-        if touched <= before && sweep.may_go(rig, &mut remembered, &owner, touched).await? {
+        if touched <= before
+            && sweep.may_go(rig, &mut remembered, &owner, touched, orphans::has_manifest_signature(&things, &owner)).await?
+        {
             sweep.leftovers.home.orphans.insert(owner, things);
         }
     }
@@ -149,7 +151,17 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
     }
     for (name, copy) in &rig.replicas {
         match in_copy(copy.as_ref(), &has_manifest, before).await {
-            Ok(found) => drop(sweep.leftovers.copies.insert(name.clone(), found)),
+            Ok(mut found) => {
+                let mut theirs = BTreeMap::new();
+                // A copy may be the last that has a backup: what may have been one at home is left alone there too.
+                for (owner, things) in found.orphans {
+                    if remembered.fate(&owner, false).await? == Fate::Unpublished {
+                        theirs.insert(owner, things);
+                    }
+                }
+                found.orphans = theirs;
+                sweep.leftovers.copies.insert(name.clone(), found);
+            }
             // One that is away is no reason to leave the others.
             Err(error) => sweep.leftovers.not_looked_at.push((name.clone(), error.to_string())),
         }
@@ -177,7 +189,6 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
 async fn in_copy(copy: &dyn Vault, has_manifest: &BTreeSet<Owner>, before: Timestamp) -> Result<InVault, VaultError> {
     let before = before.min(Timestamp::now() - SILENCE);
     let mut found = InVault::default();
-    // The home knows everything that was ever published, or tells that it does not: nothing is concluded from a copy alone.
     let stored = Stored::list(copy).await?;
     let is_old = |things: &[Orphan]| orphans::last_change(things) <= before;
     found.orphans = stored.others.into_iter().filter(|(owner, things)| !has_manifest.contains(owner) && is_old(things)).collect();
@@ -257,7 +268,15 @@ impl Sweep {
                 self.leftovers.foreign.push(stray);
                 continue;
             }
+            if stray.started > Timestamp::now() - SILENCE && !remembered.began_here(&stray.owner).await? {
+                self.leftovers.perhaps_running += 1;
+                continue;
+            }
             if !self.may_touch(rig, &stray.owner.0).await? {
+                continue;
+            }
+            // A set that was gone on with is published under another name than that of its tags: with a manifest missing, any may be its.
+            if self.leftovers.lost.keys().any(|(datastore, _)| *datastore == stray.owner.0) {
                 continue;
             }
             match remembered.fate(&stray.owner, false).await? {
@@ -269,11 +288,23 @@ impl Sweep {
     }
 
     /// Whether a backup without a manifest was never published, and nobody is writing it. What was is told of.
-    async fn may_go(&mut self, rig: &Rig, remembered: &mut Remembered<'_>, owner: &Owner, touched: Timestamp) -> Result<bool, WorkError> {
+    async fn may_go(
+        &mut self,
+        rig: &Rig,
+        remembered: &mut Remembered<'_>,
+        owner: &Owner,
+        touched: Timestamp,
+        is_signed: bool,
+    ) -> Result<bool, WorkError> {
         if !self.may_touch(rig, &owner.0).await? {
             return Ok(false);
         }
-        match remembered.fate(owner, false).await? {
+        let began_here = remembered.began_here(owner).await?;
+        let fate = match remembered.fate(owner, false).await? {
+            Fate::Unpublished if is_signed && !began_here => Fate::Lost(Lost::Signed),
+            fate => fate,
+        };
+        match fate {
             Fate::Lost(lost) => {
                 self.leftovers.lost.insert(owner.clone(), lost);
                 return Ok(false);
@@ -282,7 +313,7 @@ impl Sweep {
             Fate::Removed => return Ok(false),
             Fate::Unpublished => {}
         }
-        if touched > Timestamp::now() - SILENCE && !remembered.began_here(owner).await? {
+        if touched > Timestamp::now() - SILENCE && !began_here {
             self.leftovers.perhaps_running += 1;
             return Ok(false);
         }

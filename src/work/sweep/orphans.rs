@@ -96,6 +96,10 @@ pub enum Lost {
     Hidden,
     /// It may have had a number that is missing from the series.
     PerhapsNumbered,
+    /// The signature of its manifest is there, which is written right before it, and no run of this host died in between.
+    Signed,
+    /// This host's catalog cannot be asked.
+    NotAsked,
 }
 
 impl fmt::Display for Lost {
@@ -105,6 +109,8 @@ impl fmt::Display for Lost {
             Self::Hidden => {
                 "has its manifest behind a delete marker, and no record says that it was removed; removing the marker's version brings it back"
             }
+            Self::Signed => "has no manifest, and the signature of one: it was about to be published, or was",
+            Self::NotAsked => "has no manifest, and this host's catalog, which may know it, cannot be asked",
             Self::PerhapsNumbered => "has no manifest, and may have had one of the numbers that are missing from this datastore's series",
         })
     }
@@ -156,6 +162,12 @@ pub(super) fn last_change(things: &[Orphan]) -> Timestamp {
     things.iter().map(Orphan::modified).max().unwrap_or(Timestamp::MAX)
 }
 
+/// Whether the signature of its manifest is among what there is of a backup.
+pub(super) fn has_manifest_signature(things: &[Orphan], (datastore, backup): &Owner) -> bool {
+    let signature = layout::Place { datastore, backup }.manifest().signature();
+    things.iter().any(|thing| *thing.key() == signature && !matches!(thing, Orphan::Version(version) if version.is_marker))
+}
+
 /// Whether nothing of a backup is published by now, looked at right before it goes.
 pub(super) async fn is_unpublished(vault: &dyn Vault, (datastore, backup): &Owner) -> Result<bool, VaultError> {
     let manifest = layout::Place { datastore, backup }.manifest();
@@ -197,9 +209,11 @@ impl<'a> Remembered<'a> {
 
     /// What is known of a backup without a manifest, or with one that is hidden.
     pub(super) async fn fate(&mut self, owner: &Owner, is_hidden: bool) -> Result<Fate, WorkError> {
+        let cannot_ask = self.rig.catalog.is_err();
         let known = self.of(&owner.0).await?;
         Ok(match () {
             () if known.removed.contains(&owner.1) => Fate::Removed,
+            () if cannot_ask => Fate::Lost(Lost::NotAsked),
             () if is_hidden => Fate::Lost(Lost::Hidden),
             () if known.published.contains(&owner.1) => Fate::Lost(Lost::Known),
             () if known.missing_until.is_some_and(|until| owner.1.begun() <= until) => Fate::Lost(Lost::PerhapsNumbered),

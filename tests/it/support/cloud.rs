@@ -196,6 +196,13 @@ impl Cloud {
         self.world.state().ahead += by;
     }
 
+    /// As if every snapshot had been begun so much earlier.
+    pub fn age_snapshots(&self, by: SignedDuration) {
+        for snap in self.world.state().snapshots.values_mut() {
+            snap.started -= by;
+        }
+    }
+
     /// Ends at once what is under way, as far as it ever would.
     pub fn settle(&self) {
         let mut state = self.world.state();

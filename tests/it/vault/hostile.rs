@@ -569,7 +569,7 @@ fn what_may_have_been_a_backup_is_not_swept() {
     let backups = [home.backup(), home.backup(), home.backup()];
     // Ids have whole seconds.
     std::thread::sleep(Duration::from_millis(1_100));
-    assert_eq!(home.run_with(&[("LIFEBOAT_FAILPOINT", "signature-written")], &["backup", "db"]).code, 137);
+    assert_eq!(home.run_with(&[("LIFEBOAT_FAILPOINT", "envelope-written")], &["backup", "db"]).code, 137);
     let manifest = home.path(&format!("vault/manifests/db/{}.json", backups[1]));
     let text = std::fs::read(&manifest).unwrap();
     std::fs::remove_file(&manifest).unwrap();
@@ -613,4 +613,36 @@ fn what_a_dead_copy_left_in_the_other_vault_is_swept() {
     home.run(&["sweep", "--confirm"]).ok();
     assert!(!stranger.exists() && !unfinished.exists());
     home.run(&["verify", "--all", "--vault", "dr"]).ok();
+}
+
+/// The same host twice, from one image: each notices the other by the vault's own numbers. So does a catalog of an earlier day.
+#[test]
+fn a_cloned_host_and_a_catalog_of_an_earlier_day_are_noticed() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    let first = home.backup();
+    let early = std::fs::read(home.path("catalog.db")).unwrap();
+    let told = "another host takes backups with these keys, or the catalog was restored from an earlier day";
+    let second = home.backup();
+    // What a killed run had published is its own.
+    assert_eq!(home.run_with(&[("LIFEBOAT_FAILPOINT", "manifest-written")], &["backup", "db"]).code, 137);
+    let third = home.run(&["backup", "db"]).ok();
+    assert!(!third.stderr.contains(told), "{third:?}");
+    for file in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(home.path(file));
+    }
+    std::fs::write(home.path("catalog.db"), early).unwrap();
+    let report = home.run(&["backup", "db", "--json"]).ok();
+    assert!(report.stderr.contains(told) && report.stderr.contains(&second) && !report.stderr.contains(&first), "{report:?}");
+    assert_eq!(report.json()[0]["strangers"].as_array().unwrap().len(), 3, "{report:?}");
+    // It is told once, and numbers go on.
+    assert!(!home.run(&["backup", "db"]).ok().stderr.contains(told));
+    let numbers: Vec<u64> =
+        home.run(&["list", "--json"]).ok().json().as_array().unwrap().iter().map(|b| b["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+    // A catalog that is new has nothing to compare with.
+    for file in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(home.path(file));
+    }
+    assert!(!home.run(&["backup", "db"]).ok().stderr.contains(told));
 }

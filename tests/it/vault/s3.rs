@@ -343,6 +343,13 @@ fn a_store_that_cannot_keep_a_promise_is_refused_by_check() {
     let check = home.run(&["check"]);
     assert_eq!(check.code, 2, "{check:?}");
     assert!(check.stdout.contains("the bucket has no Object Lock"), "{}", check.stdout);
+    home.configure(&format!(
+        "\n[vaults.dr]\ns3 = \"s3://missing-as-well/x\"\nendpoint = \"{}\"\npath_style = true\n",
+        aws.front.endpoint()
+    ));
+    let check = home.run(&["check"]);
+    let line = check.stdout.lines().find(|line| line.starts_with("vault dr")).unwrap_or_default();
+    assert!(line.contains("BAD") && line.contains("there is no bucket missing-as-well"), "{}", check.stdout);
     home.reconfigure(&format!("s3://{plain}/"), "s3://missing-as-can-be/");
     home.run(&["list"]).fails(2, &["there is no bucket missing-as-can-be"]);
 }

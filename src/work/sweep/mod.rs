@@ -1,7 +1,7 @@
 //! Removing what runs left behind: unfinished uploads, and objects of backups that were never published.
 //!
 //! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age, nothing of a datastore
-//! whose lock is held by a run on this host, and nothing that may ever have been a backup ([`orphans`]).
+//! whose lock is held by a run on this host, and nothing that may ever have been a backup (`orphans` says how that is known).
 
 mod orphans;
 

@@ -169,6 +169,17 @@ mod tests {
         std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
     }
 
+    /// Waits until a process is gone.
+    async fn ends(pid: &str) {
+        for _ in 0..100 {
+            if !lives(pid) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{pid} lives");
+    }
+
     #[tokio::test]
     async fn a_program_is_judged_by_how_it_exits_and_by_nothing_else() {
         let ended = run(shell("cat; echo no >&2; exit 3"), b"said to it", LIMITS).await.unwrap();
@@ -183,14 +194,7 @@ mod tests {
         let begun = Instant::now();
         let ended = run(shell("sleep 300 & echo $!"), b"", LIMITS).await.unwrap();
         assert!(ended.status.success() && begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
-        let pid = String::from_utf8(ended.stdout.to_vec()).unwrap();
-        for _ in 0..100 {
-            if !lives(&pid) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{pid} lives");
+        ends(std::str::from_utf8(&ended.stdout).unwrap()).await;
     }
 
     #[tokio::test]
@@ -201,14 +205,7 @@ mod tests {
         let limits = Limits { within: Duration::from_millis(600), ..LIMITS };
         let error = run(shell(&script), b"", limits).await.unwrap_err();
         assert!(error.to_string().contains("did not end within"), "{error}");
-        let pid = std::fs::read_to_string(pid).unwrap();
-        for _ in 0..100 {
-            if !lives(&pid) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{pid} lives");
+        ends(&std::fs::read_to_string(pid).unwrap()).await;
     }
 
     #[tokio::test]

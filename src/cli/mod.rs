@@ -203,9 +203,13 @@ fn what_is_left(verb: &Verb) -> &'static str {
         Verb::Drill(_) => {
             "`lifeboat drill resume` goes on, `lifeboat drill abort` tears down; a sandbox of this host goes with the process"
         }
-        Verb::Copy { .. } | Verb::Rekey(_) | Verb::Prune { .. } | Verb::Thaw(_) | Verb::Sweep { .. } => {
-            "the same command goes on with the rest"
-        }
+        Verb::Init { .. }
+        | Verb::Catalog(_)
+        | Verb::Copy { .. }
+        | Verb::Rekey(_)
+        | Verb::Prune { .. }
+        | Verb::Thaw(_)
+        | Verb::Sweep { .. } => "the same command goes on with the rest",
         _ => "nothing was left half done",
     }
 }

@@ -1,8 +1,9 @@
 //! A vault in S3, or in something that speaks like it.
 //!
 //! Every object carries a SHA-256 that the service verifies and repeats in its reply; that reply is the confirmation. A store that repeats none
-//! is read back instead, where the configuration says so: `confirm = "read-back"`. Names are taken with `If-None-Match: *`. A 412 may be our own earlier request whose reply was lost, so it
-//! is resolved by comparing checksums, and if that is not allowed the outcome is *unknown*, neither success nor failure.
+//! is read back instead, where the configuration says so: `confirm = "read-back"`. Names are taken with `If-None-Match: *`. A 412 may be our own
+//! earlier request whose reply was lost, so it is resolved by comparing checksums, and if that is not allowed the outcome is *unknown*, neither
+//! success nor failure.
 
 mod abilities;
 mod causes;

@@ -166,8 +166,7 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
             Err(error) => sweep.leftovers.not_looked_at.push((name.clone(), error.to_string())),
         }
     }
-    let removed_by_prune = sweep.snapshots(rig, &vault, &has_manifest, before, &mut remembered).await?;
-    sweep.leftovers.snapshots.extend(removed_by_prune);
+    sweep.leftovers.snapshots = sweep.snapshots(rig, &vault, &has_manifest, before, &mut remembered).await?;
     sweep.leftovers.frozen = watchdog::abandoned(&snapshot::state_directory(rig)).len();
     let probes = rig.vault.list(layout::PROBES).await?;
     let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));

@@ -4,11 +4,12 @@
 //! store that keeps versions its manifest may only be hidden. So an object goes only if all of this holds:
 //!
 //! - no manifest of its backup is there, and no version of one, hidden or not;
-//! - this host's catalog does not know the backup as published;
+//! - the signature of its manifest, which is written right before it, is not there either, but for a run of this host that died in between;
+//! - this host's catalog can be asked, and does not know the backup as published;
 //! - no number is missing from the signed series that the backup could have had;
 //! - nobody may still be writing it: a run of this host that has ended, or nothing of it has changed for a day.
 //!
-//! What is left alone for one of the first three reasons is told: somebody or something has removed a manifest.
+//! What is left alone for any reason but the last is told by name: somebody or something may have removed a manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -325,14 +325,7 @@ pub fn verdict(facts: &Facts<'_>) -> (Verdict, Vec<String>) {
     for (name, objective) in [("RTO", facts.rto), ("RPO", facts.rpo)] {
         match objective.met() {
             Some(true) => {}
-            Some(false) => because(
-                Verdict::Fail,
-                format!(
-                    "{name} missed: {:.0} s measured, {:.0} s allowed",
-                    objective.measured_seconds.unwrap_or_default(),
-                    objective.allowed_seconds
-                ),
-            ),
+            Some(false) => because(Verdict::Fail, missed(name, objective)),
             None if facts.halt.is_none() => because(Verdict::NotVerified, format!("{name} was not measured")),
             None => {}
         }
@@ -350,6 +343,14 @@ pub fn verdict(facts: &Facts<'_>) -> (Verdict, Vec<String>) {
     (verdict, reasons.into_iter().map(|(_, reason)| reason).collect())
 }
 
+/// How an objective was missed: with as many digits as it takes for the two to differ.
+fn missed(name: &str, objective: Objective) -> String {
+    let (measured, allowed) = (objective.measured_seconds.unwrap_or_default(), objective.allowed_seconds);
+    let shown = |digits: usize| (format!("{measured:.digits$}"), format!("{allowed:.digits$}"));
+    let (measured, allowed) = (0..6).map(shown).find(|(measured, allowed)| measured != allowed).unwrap_or_else(|| shown(6));
+    format!("{name} missed: {measured} s measured, {allowed} s allowed")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -361,6 +362,14 @@ mod tests {
         let stored = serde_json::to_string(&halt).unwrap_or_default();
         assert_eq!(stored, r#"{"at-fault":"backup","why":"loading failed"}"#);
         assert!(halt.detail().contains("Ada"));
+    }
+
+    #[test]
+    fn an_objective_that_is_missed_by_little_reads_so() {
+        let words = |measured, allowed_seconds| missed("RTO", Objective { allowed_seconds, measured_seconds: Some(measured) });
+        assert_eq!(words(1.2, 1.0), "RTO missed: 1.2 s measured, 1.0 s allowed");
+        assert_eq!(words(90.0, 60.0), "RTO missed: 90 s measured, 60 s allowed");
+        assert_eq!(words(60.004, 60.0), "RTO missed: 60.004 s measured, 60.000 s allowed");
     }
 
     static STORES: std::sync::LazyLock<Vec<DatastoreName>> = std::sync::LazyLock::new(|| "one".parse().into_iter().collect());

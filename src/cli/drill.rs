@@ -87,8 +87,11 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
         (Some(DrillVerb::List), _) => list(start, &rig).await,
         (Some(DrillVerb::History { name }), _) => history(start, &rig, name.as_deref()).await,
         (Some(DrillVerb::Certify { run, reviewer, statement }), _) => {
-            let written = evidence::certify(&rig, &run, &reviewer, &statement).await?;
+            let (written, is_listed) = evidence::certify(&rig, &run, &reviewer, &statement).await?;
             talk(&format!("signed as record {} of the evidence", written.sequence));
+            if !is_listed {
+                talk(&format!("warning: the drill names no reviewer {reviewer}; the report's page says so"));
+            }
             Ok(Exit::Done)
         }
         (Some(DrillVerb::Runs), _) => runs(start, &rig).await,

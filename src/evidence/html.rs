@@ -164,7 +164,8 @@ pub fn report_page(sequence: u64, sha256: &str, signed: bool, report: &DrillRepo
         }
         section { h2 { "Review" }
             @for (number, certificate) in certificates {
-                p { "“" (certificate.statement) "” — " (certificate.reviewer) ", record " (number) }
+                p { "“" (certificate.statement) "” — " (certificate.reviewer)
+                    @if !report.reviewers.contains(&certificate.reviewer) { span.unknown { " (not named as a reviewer by the drill)" } } ", record " (number) }
             }
             @if certificates.is_empty() { p { "Nobody has signed that they looked at it" @if !report.reviewers.is_empty() { "; meant for " (report.reviewers.join(", ")) } "." } }
         }
@@ -204,7 +205,12 @@ fn isolation(report: &DrillReport) -> Markup {
         @let gaps: Vec<String> = list("gaps").iter().filter_map(|gap| gap.as_str().map(str::to_owned)).collect();
         @if !gaps.is_empty() { p.unknown { "Not isolated in: " (gaps.join(", ")) ". Accepted by the drill file: "
             (if report.gaps_accepted.is_empty() { "nothing".to_owned() } else { report.gaps_accepted.join(", ") }) "." } }
-        p { (probes.len()) " attempts to get out were made from inside; " (reached) " got through." }
+        @let outside = probes.iter().filter(|probe| probe.get("outside").and_then(serde_json::Value::as_bool) == Some(true)).count();
+        @let controls = list("controls");
+        p { (probes.len()) " attempts to get out were made from inside; " (reached) " got through."
+            @if outside > 0 { " " (outside) " of the same succeeded from beside it, at the same time." }
+            @if !controls.is_empty() { " Of " (controls.len()) " things that must be reached, "
+                (controls.iter().filter(|probe| probe.get("reached").and_then(serde_json::Value::as_bool) == Some(true)).count()) " were." } }
         details { summary { "All attempts" }
             table { tbody { @for probe in &probes {
                 @let tried = probe.get("tried");

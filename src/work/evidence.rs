@@ -84,17 +84,25 @@ fn report_of<'a>((found, record): (&'a Found, &'a Record)) -> Option<(u64, &'a D
     }
 }
 
-/// Adds a reviewer's statement to a report.
+/// Adds a reviewer's statement to a report. Also told is whether the drill named them as a reviewer; others' statements are recorded too, and
+/// are shown as what they are.
 ///
 /// # Errors
 /// [`WorkError`] if there is no such report, or it is not believed.
-pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> Result<Written, WorkError> {
+pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> Result<(Written, bool), WorkError> {
+    if statement.trim().is_empty() || reviewer.trim().is_empty() {
+        return Err(WorkError::Refused {
+            what: format!("the certificate of run {run}"),
+            why: "a reviewer and a statement are needed: an empty one says nothing".to_owned(),
+            hint: "--reviewer 'A. Meyer' --statement 'seen, RTO is fine'".to_owned(),
+        });
+    }
     let (series, _) = examine(rig).await?;
     let found = series.believed().find_map(|(found, record)| match &record.body {
-        Body::Report(report) if report.run == run => Some(found),
+        Body::Report(report) if report.run == run => Some((found, report)),
         _ => None,
     });
-    let Some(found) = found else {
+    let Some((found, report)) = found else {
         return Err(WorkError::Refused {
             what: format!("report of run {run}"),
             why: "there is none in the evidence that a pinned key signed".to_owned(),
@@ -107,7 +115,8 @@ pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> R
         reviewer: reviewer.to_owned(),
         statement: statement.to_owned(),
     };
-    write(rig, Body::Certify(certificate)).await
+    let is_listed = report.reviewers.iter().any(|listed| listed == reviewer);
+    Ok((write(rig, Body::Certify(certificate)).await?, is_listed))
 }
 
 /// The page of each report that is believed, with its name.

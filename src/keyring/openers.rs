@@ -21,9 +21,16 @@ pub struct NothingOpens {
     backup: String,
     tried: Vec<String>,
     unavailable: bool,
+    unusable: bool,
 }
 
 impl NothingOpens {
+    /// Whether a key could not be tried on this host: a file that is missing, or that others may read.
+    #[must_use]
+    pub fn is_of_this_host(&self) -> bool {
+        self.unusable
+    }
+
     /// Class of the error: unavailable only if a key that may fit could not be reached.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
@@ -44,6 +51,7 @@ pub struct SlotBytes {
 struct Tried {
     by_key: Vec<(String, Vec<String>)>,
     unavailable: bool,
+    unusable: bool,
 }
 
 impl Tried {
@@ -54,6 +62,7 @@ impl Tried {
             Ok(Unwrapped::NotMine) => format!("does not fit slot {} of envelope {}", slot.name, envelope.number),
             Err(error) => {
                 self.unavailable |= matches!(error, KeyError::Unavailable { .. });
+                self.unusable |= matches!(error, KeyError::Unusable { .. });
                 error.why()
             }
         };
@@ -110,10 +119,10 @@ pub async fn open(
             return Ok((identity, slot.name.clone()));
         }
     }
-    let Tried { mut by_key, unavailable } = tried;
+    let Tried { mut by_key, unavailable, unusable } = tried;
     if openers.is_empty() {
         by_key.push(("keys".to_owned(), vec!["no key that can open is configured, and no --identity was given".to_owned()]));
     }
     let tried = by_key.into_iter().map(|(key, words)| format!("{key}: {}", words.join(", "))).collect();
-    Err(NothingOpens { backup: context.backup.to_string(), tried, unavailable })
+    Err(NothingOpens { backup: context.backup.to_string(), tried, unavailable, unusable })
 }

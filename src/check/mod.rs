@@ -13,7 +13,7 @@ use crate::config::plans::{Ask, CheckConfig, Expect, Smoke};
 use crate::domain::drill::{Answer, CheckKind, CheckResult};
 use crate::domain::id::DatastoreName;
 use crate::domain::span::for_people;
-use crate::pg::children::{Running, command};
+use crate::pg::children::{ChildError, Running, command};
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, SessionError, Tool, Tools};
 use crate::program::{self, ProgramError};
@@ -198,7 +198,10 @@ async fn amcheck(subject: &Subject<'_>) -> Said {
         Err(error) => return error.into(),
     };
     if !was_there && let Err(error) = session.run("the extension amcheck", "CREATE EXTENSION amcheck SCHEMA pg_catalog").await {
-        let mut said = said(Answer::CouldNotLook, "the extension amcheck cannot be had here; it comes with PostgreSQL's contrib package");
+        // Not there at all, or there and refused for a reason of the database's own.
+        let is_missing = matches!(error.sqlstate(), Some("0A000" | "58P01"));
+        let why = if is_missing { "; it comes with PostgreSQL's contrib package" } else { "" };
+        let mut said = said(Answer::CouldNotLook, format!("the extension amcheck cannot be had here{why}"));
         said.detail.push(error.to_string());
         return said;
     }
@@ -211,9 +214,10 @@ async fn amcheck(subject: &Subject<'_>) -> Said {
         Err(_) => said(Answer::CouldNotLook, format!("pg_amcheck did not end within {}", for_people(AMCHECK_PATIENCE))),
         Ok(Ok(_)) => said(Answer::Pass, "heaps and indexes are sound, and every row is indexed"),
         Ok(Err(error)) => {
-            let error = error.to_string();
             // 2 says that corruption was found, anything else that it could not be looked for.
-            let mut said = match error.contains("exited with 2") {
+            let found = matches!(&error, ChildError::Failed { code: Some(2), .. });
+            let error = error.to_string();
+            let mut said = match found {
                 true => said(Answer::Fail, "pg_amcheck found corruption"),
                 false => said(Answer::CouldNotLook, "pg_amcheck could not look"),
             };

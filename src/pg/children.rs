@@ -30,6 +30,8 @@ pub enum ChildError {
         program: String,
         /// Exit status or signal.
         how: String,
+        /// The exit code, if it exited.
+        code: Option<i32>,
         /// The end of its standard error.
         last_words: String,
     },
@@ -90,7 +92,7 @@ impl Running {
             }
             Ok((status, last_words))
         } else {
-            Err(ChildError::Failed { program, how: how_it_ended(status), last_words: or_silence(last_words) })
+            Err(ChildError::Failed { program, how: how_it_ended(status), code: status.code(), last_words: or_silence(last_words) })
         }
     }
 }

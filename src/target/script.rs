@@ -113,21 +113,25 @@ fn went_on(last_words: &str, how: &str) -> bool {
 
 /// A failure as it may be shown: without the values of the statement, and without rows.
 fn without_values(error: ChildError) -> ChildError {
-    let ChildError::Failed { program, how, last_words } = error else { return error };
-    let mut within_command = false;
+    let ChildError::Failed { program, how, code, last_words } = error else { return error };
+    // What follows one of these quotes rows, to its last line.
+    const QUOTING: [&str; 4] = ["CONTEXT:", "DETAIL:", "STATEMENT:", "QUERY:"];
+    let mut is_quoting = false;
     let mut kept = Vec::new();
     for line in last_words.lines() {
         if let Some(statement) = line.strip_prefix("Command was: ") {
-            within_command = true;
+            is_quoting = true;
             kept.push(format!("Command was: {} …", beginning(statement)));
-        } else if line.starts_with("pg_restore: ") || line.starts_with("psql:") {
-            within_command = false;
+        } else if line.starts_with("pg_restore: ") || line.starts_with("psql:") || line.starts_with("HINT:") {
+            is_quoting = false;
             kept.push(line.to_owned());
-        } else if !within_command && !["CONTEXT:", "DETAIL:", "STATEMENT:"].iter().any(|quoting| line.starts_with(quoting)) {
+        } else if QUOTING.iter().any(|quoting| line.starts_with(quoting)) {
+            is_quoting = true;
+        } else if !is_quoting {
             kept.push(line.to_owned());
         }
     }
-    ChildError::Failed { program, how, last_words: kept.join("\n") }
+    ChildError::Failed { program, how, code, last_words: kept.join("\n") }
 }
 
 /// What of a statement stands before its first value.
@@ -228,9 +232,13 @@ mod tests {
     #[test]
     fn failures_show_no_values() {
         let last_words = "pg_restore: error: could not execute query: ERROR:  no\nCommand was: CREATE USER MAPPING FOR x SERVER y OPTIONS (\n    password 'secret'\n);\n\
-                          pg_restore: error: COPY failed for table \"t\": ERROR:  bad\nDETAIL:  Key (a)=(secret)\nCONTEXT:  COPY t, line 1: \"secret\"";
-        let error =
-            ChildError::Failed { program: "pg_restore".to_owned(), how: "exited with 1".to_owned(), last_words: last_words.to_owned() };
+                          pg_restore: error: COPY failed for table \"t\": ERROR:  bad\nDETAIL:  Key (a)=(secret)\nCONTEXT:  PL/pgSQL function f()\nCOPY t, line 1: \"secret\"";
+        let error = ChildError::Failed {
+            program: "pg_restore".to_owned(),
+            how: "exited with 1".to_owned(),
+            code: Some(1),
+            last_words: last_words.to_owned(),
+        };
         let shown = without_values(error).to_string();
         assert!(
             !shown.contains("secret") && shown.contains("CREATE USER MAPPING FOR x SERVER y OPTIONS …") && shown.contains("COPY failed"),

@@ -24,6 +24,7 @@ pub mod seal;
 pub mod serve;
 pub mod source;
 pub mod target;
+pub mod this_program;
 pub mod vault;
 pub mod volumes;
 pub mod work;

@@ -39,14 +39,15 @@ use crate::report::Progress;
 use arguments::{Arguments, Verb};
 use exit::Exit;
 
+/// What a program exits with that could not be started in a sandbox, as with `env` and `nohup`.
+const NOT_LAUNCHED: u8 = 126;
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|word| word == crate::sandbox::jail::COMMAND) {
-        return first_process();
-    }
-    if std::env::args_os().nth(1).is_some_and(|word| word == crate::volumes::watchdog::COMMAND) {
-        return watchdog();
+    no_core_files();
+    if let Some(exit) = hidden() {
+        return exit;
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -68,6 +69,45 @@ pub fn main() -> ExitCode {
     // Blocking threads may still wait for a pipe whose other end is gone; the process need not.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     exit.into()
+}
+
+/// Neither lifeboat nor anything it starts leaves its memory on a disk when it crashes: there are keys and rows in it. A limit of 1 rather than
+/// 0, since a kernel that hands core files to a program asks for no other.
+fn no_core_files() {
+    let none = rustix::process::Rlimit { current: Some(1), maximum: Some(1) };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
+        print::talk(&format!("warning: core files of a crash cannot be prevented: {error}"));
+    }
+}
+
+/// What lifeboat starts itself as. None is a command of anybody's.
+fn hidden() -> Option<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    let command = words.next()?;
+    match command.to_str()? {
+        crate::sandbox::jail::COMMAND => Some(first_process()),
+        crate::sandbox::launch::COMMAND => {
+            print::talk(&crate::sandbox::launch::launch(words));
+            Some(ExitCode::from(NOT_LAUNCHED))
+        }
+        crate::sandbox::probe::COMMAND => Some(probes(words.next())),
+        crate::volumes::watchdog::COMMAND => Some(watchdog()),
+        _ => None,
+    }
+}
+
+/// This process is in a sandbox, and tries to get out of it.
+fn probes(question: Option<std::ffi::OsString>) -> ExitCode {
+    match crate::sandbox::probe::answer(question) {
+        Ok(answer) => {
+            print::data(&answer);
+            Exit::Done.into()
+        }
+        Err(why) => {
+            print::talk(&why);
+            Exit::Usage.into()
+        }
+    }
 }
 
 /// This process is the first of a sandbox, and no command line at all.

@@ -3,6 +3,7 @@
 //! Every fault is found in one pass and reported with file, line, key and what to write instead: [`section`] walks the
 //! parsed file, knows which keys were asked for, and so which ones are unknown.
 
+mod checks;
 mod datastores;
 pub mod plans;
 pub mod schedules;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use super::checks::{Ask, CheckConfig, Expect, Smoke};
+use super::checks::{check, smoke};
 use super::schedules::{Timing, timing};
 use super::section::{ConfigError, Document, Section};
 use super::{Config, DatastoreConfig};
@@ -86,17 +88,6 @@ pub struct VolumeStage {
     pub database: String,
 }
 
-/// A program that tells with its exit code whether the datastore serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Smoke {
-    /// Its name.
-    pub name: String,
-    /// Program and arguments; `{target}` in an argument, and `LIFEBOAT_TARGET`, stand for the connection string.
-    pub command: Vec<String>,
-    /// How long it may take.
-    pub within: Span,
-}
-
 /// Which backup a drill takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chosen {
@@ -110,69 +101,6 @@ pub enum Chosen {
     Exactly(BackupId),
     /// Any one of a window before now, by a seed that is recorded.
     Random(Span),
-}
-
-/// A check of restored data.
-#[derive(Debug, Clone)]
-pub struct CheckConfig {
-    /// Its name.
-    pub name: String,
-    /// The datastore that is asked; none where the plan has only one.
-    pub datastore: DatastoreName,
-    /// What is asked.
-    pub ask: Ask,
-}
-
-/// What a check asks.
-#[derive(Debug, Clone)]
-pub enum Ask {
-    /// Everything against what was recorded at backup time.
-    Fingerprint,
-    /// A set of volumes against the dump of the same database that was taken nearest to it.
-    CrossCheck {
-        /// The datastore that dumps the database.
-        with: DatastoreName,
-        /// How far apart the two may be.
-        within: Span,
-        /// Tables and sequences that may differ, since they are written to all the time: schema and name.
-        changing: Vec<(String, String)>,
-    },
-    /// A query of one value.
-    Sql {
-        /// The query.
-        query: String,
-        /// What it must answer.
-        expect: Expect,
-    },
-    /// The time of the newest row.
-    Freshness {
-        /// A query of one timestamp.
-        query: String,
-        /// How old it may be at the time the backup was taken; none: the RPO.
-        within: Option<Span>,
-    },
-    /// `pg_amcheck --heapallindexed`.
-    Amcheck,
-    /// What the database's own catalogs say.
-    Catalog {
-        /// Extensions that must be there.
-        extensions: Vec<String>,
-        /// Roles that must be there.
-        roles: Vec<String>,
-        /// Constraints that may be there without having been validated.
-        unvalidated_max: usize,
-    },
-    /// The team's own program.
-    Command(Smoke),
-}
-
-/// What a query must answer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Expect {
-    /// Exactly this text.
-    Is(String),
-    /// A number not below the first and not above the second.
-    Between(Option<f64>, Option<f64>),
 }
 
 /// Where a drill restores.
@@ -191,6 +119,10 @@ pub struct LocalSandbox {
     pub size_bytes: u64,
     /// Directories outside of `/usr` that its programs need, visible read-only.
     pub programs: Vec<PathBuf>,
+    /// Libraries that its server loads when it starts, for extensions that can be loaded in no other way.
+    pub preload: Vec<String>,
+    /// Settings of its server, beside those of the plan's sessions.
+    pub settings: Vec<(String, String)>,
 }
 
 /// A drill.
@@ -347,15 +279,19 @@ const SETTINGS_REFUSED: [&str; 12] = [
     "dynamic_library_path",
 ];
 
+fn refuse_settings(s: &Section<'_>, settings: &[(String, String)], whose: &str, instead: &str) {
+    for (name, _) in settings {
+        let sound = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'.');
+        if !sound || SETTINGS_REFUSED.contains(&name.to_ascii_lowercase().as_str()) {
+            s.fault_here::<()>(&format!("setting {name} is not for a {whose} to make"), instead);
+        }
+    }
+}
+
 fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
     let datastore = datastore(config, s, true);
     let settings = s.pairs("settings");
-    for (name, _) in &settings {
-        let sound = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'.');
-        if !sound || SETTINGS_REFUSED.contains(&name.to_ascii_lowercase().as_str()) {
-            s.fault_here::<()>(&format!("setting {name} is not for a plan to make"), "set it on the server, if it is meant");
-        }
-    }
+    refuse_settings(s, &settings, "plan", "set it on the server, if it is meant");
     let tablespaces = s.pairs("tablespaces").into_iter().map(|(name, directory)| format!("{name}={directory}")).collect();
     let smoke = s.list("smoke").into_iter().filter_map(|mut section| {
         let smoke = smoke(&mut section);
@@ -415,7 +351,7 @@ fn volume_stage(s: &mut Section<'_>) -> Option<VolumeStage> {
 }
 
 /// Tables, each written as `schema.table`.
-fn tables(s: &mut Section<'_>, key: &str) -> Vec<(String, String)> {
+pub(super) fn tables(s: &mut Section<'_>, key: &str) -> Vec<(String, String)> {
     let Some(texts) = s.texts(key) else { return Vec::new() };
     let split = |text: &String| match text.split_once('.') {
         Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Some((schema.to_owned(), table.to_owned())),
@@ -424,21 +360,8 @@ fn tables(s: &mut Section<'_>, key: &str) -> Vec<(String, String)> {
     texts.value.iter().filter_map(split).collect()
 }
 
-fn smoke(s: &mut Section<'_>) -> Option<Smoke> {
-    let name = s.required_text("name", "name = \"application answers\"").map(|t| t.value);
-    let command = s.texts("command");
-    let within = s.span("within").unwrap_or(Span::seconds(300));
-    match command {
-        Some(command) if !command.value.is_empty() => Some(Smoke { name: name?, command: command.value, within }),
-        Some(command) => {
-            s.fault(command.span, "command", "the command is empty", "write command = [\"/usr/local/bin/smoke\", \"{target}\"]")
-        }
-        None => s.fault_here("command is missing", "write command = [\"/usr/local/bin/smoke\", \"{target}\"]"),
-    }
-}
-
 /// The datastore a section names; it must be configured.
-fn datastore(config: &Config, s: &mut Section<'_>, required: bool) -> Option<DatastoreName> {
+pub(super) fn datastore(config: &Config, s: &mut Section<'_>, required: bool) -> Option<DatastoreName> {
     let text = if required { s.required_text("datastore", "datastore = \"chat\"")? } else { s.text("datastore")? };
     match text.value.parse::<DatastoreName>() {
         Ok(name) if config.datastores.contains_key(&name) => Some(name),
@@ -574,7 +497,7 @@ fn cross_check_of(config: &Config, s: &mut Section<'_>, stage: &PlanStage) -> Op
 }
 
 /// How far apart a set of volumes and a dump may be that are compared, if the drill says nothing.
-const CROSS_CHECK_WITHIN: Span = Span::seconds(24 * 3600);
+pub(super) const CROSS_CHECK_WITHIN: Span = Span::seconds(24 * 3600);
 
 /// Names of the gaps a sandbox can have; the sandbox room says what they mean.
 pub const GAPS: [&str; 6] = ["network", "files", "processes", "uid", "size", "names"];
@@ -611,83 +534,24 @@ fn chosen(s: &mut Section<'_>) -> Option<Chosen> {
 }
 
 fn local(s: &mut Section<'_>, base: &Path) -> LocalSandbox {
-    let mut sandbox = LocalSandbox { size_bytes: 4096 * MIB, programs: Vec::new() };
+    let mut sandbox = LocalSandbox { size_bytes: 4096 * MIB, programs: Vec::new(), preload: Vec::new(), settings: Vec::new() };
     if let Some(mut section) = s.section("local") {
         sandbox.size_bytes = section.number("size_mib", 128, 1_048_576).map_or(sandbox.size_bytes, |mib| mib as u64 * MIB);
         sandbox.programs = section.texts("programs").map(|t| t.value.iter().map(|path| base.join(path)).collect()).unwrap_or_default();
+        // Names as Postgres finds them beside its own libraries: a path could lead anywhere.
+        let is_name = |name: &String| !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c));
+        if let Some(preload) = section.texts("preload") {
+            if let Some(name) = preload.value.iter().find(|name| !is_name(name)) {
+                let what = format!("{name:?} is not the name of a library");
+                section.fault::<()>(preload.span.clone(), "preload", &what, "write it as in shared_preload_libraries, without a path");
+            }
+            sandbox.preload = preload.value;
+        }
+        sandbox.settings = section.pairs("settings");
+        refuse_settings(&section, &sandbox.settings, "drill", "write libraries into preload; the sandbox decides about the rest");
         section.finish();
     }
     sandbox
-}
-
-fn check(config: &Config, s: &mut Section<'_>, plan: &Plan, number: usize) -> Option<CheckConfig> {
-    let datastore = match datastore(config, s, plan.stages.len() > 1) {
-        Some(name) if !plan.stages.iter().any(|stage| stage.datastore == name) => {
-            s.fault_here(&format!("datastore {name} is not in the plan"), "name one that the plan restores")
-        }
-        Some(name) => Some(name),
-        None if s.has("datastore") => None,
-        None => plan.stages.first().filter(|_| plan.stages.len() == 1).map(|stage| stage.datastore.clone()),
-    };
-    let kinds = [("fingerprint", 0), ("sql", 1), ("freshness", 2), ("amcheck", 3), ("catalog", 4), ("command", 5), ("cross-check", 6)];
-    let kind = match s.choice("kind", &kinds) {
-        Some(kind) => kind,
-        None if s.has("kind") => return None,
-        None => {
-            return s.fault_here(
-                "the check has no kind",
-                "write kind = \"fingerprint\", \"sql\", \"freshness\", \"amcheck\", \"catalog\", \"command\" or \"cross-check\"",
-            );
-        }
-    };
-    let word = kinds[kind].0;
-    let ask = match kind {
-        0 if datastore.as_ref().and_then(|name| config.datastores.get(name)).is_some_and(|settings| settings.volumes().is_some()) => {
-            s.fault_here("volumes have no fingerprint of their own", "write kind = \"cross-check\", which asks for that of a dump")
-        }
-        0 => Some(Ask::Fingerprint),
-        6 => cross_check(config, s),
-        1 => sql(s),
-        2 => {
-            let query = s.required_text("query", "query = \"SELECT max(sent) FROM messages\"");
-            let within = s.span("within");
-            query.map(|query| Ask::Freshness { query: query.value, within })
-        }
-        3 => Some(Ask::Amcheck),
-        4 => Some(Ask::Catalog {
-            extensions: s.texts("extensions").map(|t| t.value).unwrap_or_default(),
-            roles: s.texts("roles").map(|t| t.value).unwrap_or_default(),
-            unvalidated_max: s.number("unvalidated_max", 0, 1_000_000).unwrap_or(0),
-        }),
-        _ => smoke(s).map(Ask::Command),
-    };
-    let name = s.text("name").map_or_else(|| format!("{word} ({number})"), |t| t.value);
-    Some(CheckConfig { name, datastore: datastore?, ask: ask? })
-}
-
-fn cross_check(config: &Config, s: &mut Section<'_>) -> Option<Ask> {
-    let text = s.required_text("with", "with = \"chat\", the datastore that dumps the same database")?;
-    let with = config.datastores.iter().find(|(name, settings)| name.as_str() == text.value && settings.postgres().is_some());
-    let (within, changing) = (s.span("within").unwrap_or(CROSS_CHECK_WITHIN), tables(s, "changing"));
-    match with {
-        Some((with, _)) => Some(Ask::CrossCheck { with: with.clone(), within, changing }),
-        None => s.fault(text.span, "with", "no datastore of kind \"postgres\" has this name", "name the one that dumps the same database"),
-    }
-}
-
-fn sql(s: &mut Section<'_>) -> Option<Ask> {
-    let query = s.required_text("query", "query = \"SELECT count(*) FROM messages\"").map(|t| t.value);
-    let (is, low, high) = (s.text("is").map(|t| t.value), s.quantity("at_least"), s.quantity("at_most"));
-    let expect = match (is, low, high) {
-        (Some(text), None, None) => Some(Expect::Is(text)),
-        (None, None, None) => s.fault_here(
-            "the check compares its answer with nothing, so it could not fail",
-            "write is = \"…\", at_least = 1 or at_most = 10",
-        ),
-        (None, low, high) => Some(Expect::Between(low, high)),
-        (Some(_), _, _) => s.fault_here("the answer is compared in two ways", "keep either is, or at_least and at_most"),
-    };
-    Some(Ask::Sql { query: query?, expect: expect? })
 }
 
 impl Drill {

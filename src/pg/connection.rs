@@ -132,9 +132,9 @@ impl Connection {
     }
 
     /// A server inside a sandbox: its clients run in there too, so that nothing the server says can lead them elsewhere, and
-    /// with nothing of our environment.
+    /// with nothing of our environment. `options` are settings of its sessions, for the sandbox's own sake.
     #[must_use]
-    pub fn in_sandbox(socket: &std::path::Path, user: &str, database: &str, launcher: Launcher) -> Self {
+    pub fn in_sandbox(socket: &std::path::Path, user: &str, database: &str, options: &str, launcher: Launcher) -> Self {
         let conninfo = format!("host={} user={user} dbname={database}", socket.display());
         Self {
             conninfo,
@@ -143,10 +143,16 @@ impl Connection {
             extra: Vec::new(),
             jail: Some(launcher),
             addresses: Vec::new(),
-            options: String::new(),
+            options: options.to_owned(),
             writes: true,
             role: None,
         }
+    }
+
+    /// Whether its server is one that lifeboat started in a sandbox.
+    #[must_use]
+    pub fn is_in_sandbox(&self) -> bool {
+        self.jail.is_some()
     }
 
     /// Hosts and ports that are named, in their order; an empty host is libpq's own socket directory.

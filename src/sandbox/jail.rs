@@ -1,12 +1,10 @@
 //! The first process of a sandbox: lifeboat itself, started again inside new namespaces.
 //!
 //! It makes a file system of its own in memory (programs read-only, nothing else of the host), moves into it, and then
-//! waits: for questions on standard input ([`Reach`], answered with a [`Probe`]), for its end, or for the time to live. When it
-//! goes, the kernel kills everything in its process namespace and drops the file system. Whoever started it need not be alive
+//! waits: for questions on standard input ([`Question`]), for its end, or for the time to live. When it goes, the kernel kills everything in its process namespace and drops the file system. Whoever started it need not be alive
 //! for that: standard input ends with it.
 
 use std::io::{BufRead, Write};
-use std::net::ToSocketAddrs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -15,7 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use serde::{Deserialize, Serialize};
 
-use super::{Probe, Reach, volumes};
+use super::filter::{self, For};
+use super::volumes;
 
 /// Name of the hidden command that runs [`first_process`].
 pub const COMMAND: &str = "sandbox-first-process";
@@ -25,8 +24,10 @@ pub const SOCKET_DIRECTORY: &str = "/run/postgres";
 pub const DATA_DIRECTORY: &str = "/data";
 /// The clients' own directory inside.
 pub const CLIENT_DIRECTORY: &str = "/home/client";
-/// How long a probe waits for an answer.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shared memory of System V that all processes may have together, in bytes.
+pub const SHARED_MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Message queues that there may be; each holds 16 KiB.
+const MESSAGE_QUEUES_MAX: u64 = 16;
 /// How often orphans are collected.
 const REAP_EVERY: Duration = Duration::from_millis(200);
 /// Parts of the host's file system that programs need.
@@ -48,14 +49,21 @@ pub struct Plan {
     pub uid: u32,
     /// Installations outside of `/usr`, visible read-only under their own path.
     pub programs: Vec<PathBuf>,
+    /// Whether system calls are filtered.
+    pub is_filtered: bool,
+}
+
+/// What the first process says when it is ready.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Built {
+    /// Whether the kernel may write the sandbox's files to the host's swap space.
+    pub is_swapped: bool,
 }
 
 /// What the first process can be asked, each as one line of JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Question {
-    /// Try to reach something; answered with a [`Probe`].
-    Probe(Reach),
     /// Mount a loop device of the host; answered with [`Done`].
     Mount {
         /// Its name, such as `loop7`.
@@ -78,7 +86,7 @@ pub enum Question {
     },
 }
 
-/// What came of a question that is not a probe.
+/// What came of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Done {
@@ -99,8 +107,12 @@ pub fn first_process() -> Result<(), String> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| format!("no plan came: {error}"))?;
     let plan: Plan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
-    build(&plan)?;
-    answer(&serde_json::json!({ "ready": true }))?;
+    bound_shared_memory(&plan)?;
+    let built = build(&plan)?;
+    if plan.is_filtered {
+        filter::apply(For::FirstProcess)?;
+    }
+    answer(&built)?;
     let (tell, told) = channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -113,7 +125,6 @@ pub fn first_process() -> Result<(), String> {
     while begun.elapsed() < time_to_live {
         match told.recv_timeout(REAP_EVERY) {
             Ok(line) => match serde_json::from_str(&line).map_err(|error| error.to_string())? {
-                Question::Probe(tried) => answer(&probe(tried))?,
                 Question::Mount { device, kind, at } => answer(&done(volumes::mount_device(&device, &kind, &at)))?,
                 Question::Unmount(at) => answer(&done(unmount(&at, UnmountFlags::empty()).map_err(|error| error.to_string())))?,
                 Question::Adopt { mounts, data, files } => answer(&done(volumes::adopt(&mounts, &data, &files, plan.uid)))?,
@@ -135,13 +146,34 @@ fn answer(value: &impl Serialize) -> Result<(), String> {
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(|error| error.to_string())
 }
 
+/// Limits what stays in memory without being a file or a process's own: shared memory and message queues of System V, which belong to the
+/// namespace. Postgres itself needs some bytes of it.
+fn bound_shared_memory(plan: &Plan) -> Result<(), String> {
+    let bytes = SHARED_MEMORY_BYTES_MAX.min(plan.size_bytes);
+    let pages = bytes / u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    for (name, value) in [("shmmax", bytes), ("shmall", pages), ("msgmni", MESSAGE_QUEUES_MAX)] {
+        let file = Path::new("/proc/sys/kernel").join(name);
+        std::fs::write(&file, value.to_string()).map_err(|e| format!("limiting shared memory ({}): {e}", file.display()))?;
+    }
+    Ok(())
+}
+
 /// Builds the file system and moves into it.
-fn build(plan: &Plan) -> Result<(), String> {
+fn build(plan: &Plan) -> Result<Built, String> {
     let root = plan.root.as_path();
     let at = |path: &str| root.join(path.trim_start_matches('/'));
     let bare = MountFlags::NOSUID | MountFlags::NODEV;
-    let options = std::ffi::CString::new(format!("size={},mode=755,nr_inodes=1000000", plan.size_bytes)).map_err(|e| e.to_string())?;
-    mount("tmpfs", root, "tmpfs", bare, options.as_c_str()).map_err(|e| format!("mounting a file system in memory: {e}"))?;
+    // What is restored must not reach a disk by being swapped out. Kernels before 6.4 do not know the word.
+    let in_memory = |more: &str| {
+        let options = format!("size={},mode=755,nr_inodes=1000000{more}", plan.size_bytes);
+        let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
+        mount("tmpfs", root, "tmpfs", bare, options.as_c_str()).map_err(|e| format!("mounting a file system in memory: {e}"))
+    };
+    let is_swapped = in_memory(",noswap").is_err();
+    if is_swapped {
+        in_memory("")?;
+    }
+    let mounts = mount_points();
     for name in PROGRAMS {
         let source = Path::new("/").join(name);
         match std::fs::symlink_metadata(&source) {
@@ -149,12 +181,12 @@ fn build(plan: &Plan) -> Result<(), String> {
                 let target = std::fs::read_link(&source).map_err(|e| format!("reading {}: {e}", source.display()))?;
                 symlink(target, at(name)).map_err(|e| format!("linking {name}: {e}"))?;
             }
-            Ok(_) => show(&source, &at(name))?,
+            Ok(_) => show_with_mounts(&source, root, &mounts)?,
             Err(_) => {}
         }
     }
     for source in &plan.programs {
-        show(source, &root.join(source.strip_prefix("/").unwrap_or(source)))?;
+        show_with_mounts(source, root, &mounts)?;
     }
     for name in SETTINGS {
         let source = Path::new("/etc").join(name);
@@ -202,7 +234,8 @@ fn build(plan: &Plan) -> Result<(), String> {
     // The old root is stacked under the new one at the same place, and then dropped: nothing of it has a name any more.
     rustix::process::pivot_root(".", ".").map_err(|e| format!("moving into the new root: {e}"))?;
     unmount(".", UnmountFlags::DETACH).map_err(|e| format!("dropping the old root: {e}"))?;
-    std::env::set_current_dir("/").map_err(|e| e.to_string())
+    std::env::set_current_dir("/").map_err(|e| e.to_string())?;
+    Ok(Built { is_swapped })
 }
 
 /// Shows a file or directory of the host, read-only.
@@ -218,52 +251,28 @@ fn show(source: &Path, target: &Path) -> Result<(), String> {
     mount_remount(target, flags, c"").map_err(fail)
 }
 
+/// Shows a directory of the host and whatever is mounted below it, each by itself: a mount's flags are its own.
+fn show_with_mounts(source: &Path, root: &Path, mounts: &[PathBuf]) -> Result<(), String> {
+    let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    show(source, &at(source))?;
+    mounts.iter().filter(|mount| mount.starts_with(source) && *mount != source).try_for_each(|mount| show(mount, &at(mount)))
+}
+
+/// Where file systems are mounted on the host, the outer ones first.
+fn mount_points() -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // Names with octal escapes are nobody's programs.
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).filter(|path| !path.contains('\\'));
+    let mut points: Vec<PathBuf> = points.map(PathBuf::from).collect();
+    points.sort();
+    points.dedup();
+    points
+}
+
 fn write(path: &Path, text: &str) -> Result<(), String> {
     let fail = |e: std::io::Error| format!("writing {}: {e}", path.display());
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(fail)?;
     }
     std::fs::write(path, text).map_err(fail)
-}
-
-/// Tries to reach something that must not be reachable.
-#[must_use]
-pub fn probe(tried: Reach) -> Probe {
-    let outcome = match &tried {
-        Reach::Tcp(address) => resolve(address).and_then(|addresses| {
-            let first = addresses.first().ok_or("it has no address")?;
-            std::net::TcpStream::connect_timeout(first, PROBE_TIMEOUT).map(|_| "connected".to_owned()).map_err(|e| e.to_string())
-        }),
-        Reach::Socket(path) => std::os::unix::net::UnixStream::connect(path).map(|_| "connected".to_owned()).map_err(|e| e.to_string()),
-        Reach::File(path) => std::fs::symlink_metadata(path).map(|_| "it is there".to_owned()).map_err(|e| e.to_string()),
-        Reach::Name(name) => resolve(&format!("{name}:1")).map(|addresses| format!("{} addresses", addresses.len())),
-        Reach::Processes => foreign_processes(),
-        Reach::Interfaces => interfaces(),
-    };
-    let (reached, detail) = match outcome {
-        Ok(detail) => (true, detail),
-        Err(detail) => (false, detail),
-    };
-    Probe { tried, reached, detail }
-}
-
-fn resolve(address: &str) -> Result<Vec<std::net::SocketAddr>, String> {
-    // Resolving may take long where a name server does not answer; whoever asks has a limit of its own.
-    address.to_socket_addrs().map(Iterator::collect).map_err(|e| e.to_string())
-}
-
-/// Process 1 is the sandbox's own only inside of it.
-fn foreign_processes() -> Result<String, String> {
-    if std::process::id() == 1 {
-        Err("process 1 is the sandbox's own".to_owned())
-    } else {
-        Ok("the host's processes are visible".to_owned())
-    }
-}
-
-fn interfaces() -> Result<String, String> {
-    let routes = std::fs::read_to_string("/proc/net/route").map_err(|e| e.to_string())?;
-    let addresses = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let (routes, local) = (routes.lines().skip(1).count(), addresses.lines().filter(|line| line.contains("host LOCAL")).count());
-    if routes + local == 0 { Err("no route and no address".to_owned()) } else { Ok(format!("{routes} routes, {local} local addresses")) }
 }

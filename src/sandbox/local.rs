@@ -5,53 +5,38 @@
 //! run's name: in the directory, and in the arguments of the first process. Process numbers are never remembered, since they
 //! are used again.
 
+mod cluster;
+mod proof;
+mod traces;
+
 use std::ffi::OsString;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::jail::{self, CLIENT_DIRECTORY, DATA_DIRECTORY, SOCKET_DIRECTORY};
-use super::{Census, Gap, Isolation, Probe, Reach, SandboxError};
-use crate::pg::children::Running;
+use super::{Gap, SandboxError, group, launch, users};
 use crate::pg::connection::Launcher;
-use crate::pg::{Connection, Session, Tool, Tools};
+use crate::pg::{Connection, Tools};
+pub use cluster::Condition;
+use cluster::Server;
+use traces::{LEASE, processes, used_uids};
+pub use traces::{Lease, census, found, lease, undo};
 
 /// How long raising, stopping and probing may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a server may take to accept its first connection.
-const SERVER_PATIENCE: Duration = Duration::from_secs(120);
 /// Processes that the server's or the clients' uid may have.
 const PROCESSES_MAX: u32 = 512;
-/// Uids of sandboxes begin here; no system hands these out.
-const UID_FIRST: u32 = 1_500_000_000;
-const UID_PAIRS: u32 = 200_000_000;
+/// Memory that processes may take beside the sandbox's files, in bytes, where a control group can be made: at least this, or half as much as
+/// the files.
+const MEMORY_BESIDE_FILES: u64 = 1024 * 1024 * 1024;
 /// Options of `nsenter` and the namespaces they enter.
 const NAMESPACES: [(&str, &str); 5] = [("--mount", "mnt"), ("--net", "net"), ("--pid", "pid"), ("--ipc", "ipc"), ("--uts", "uts")];
-const LEASE: &str = "lease.json";
-
-/// Settings that keep the server inert, whatever the restored content says: they stand on its command line, above every file.
-const INERT: [&str; 13] = [
-    "listen_addresses=",
-    "archive_mode=off",
-    "wal_level=minimal",
-    "max_wal_senders=0",
-    "max_replication_slots=0",
-    "max_logical_replication_workers=0",
-    "primary_conninfo=",
-    "shared_preload_libraries=",
-    "session_preload_libraries=",
-    "local_preload_libraries=",
-    "ssl=off",
-    "external_pid_file=",
-    "logging_collector=off",
-];
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]
@@ -68,17 +53,8 @@ pub struct Spec {
     pub tools: Tools,
     /// Further directories that its programs need, read-only.
     pub programs: Vec<PathBuf>,
-}
-
-/// What stands in a sandbox's directory, for whoever finds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// The run.
-    pub run: String,
-    /// Uid of the server; clients have the next one. None where it has no uid of its own.
-    pub uid: Option<u32>,
-    /// When it should be gone.
-    pub expires: Timestamp,
+    /// Libraries that the server loads when it starts.
+    pub preload: Vec<String>,
 }
 
 enum Hold {
@@ -96,6 +72,8 @@ struct Jail {
     inside: u32,
     /// Its namespaces, held open: they are entered by these and not by a process number, which may be another's one day.
     namespaces: Vec<(&'static str, std::fs::File)>,
+    /// Whether its files may be swapped out.
+    is_swapped: bool,
 }
 
 /// A raised sandbox.
@@ -103,8 +81,14 @@ pub struct Place {
     spec: Spec,
     lease: Lease,
     hold: Hold,
-    server: Option<Running>,
+    server: Option<Server>,
     gaps: Vec<Gap>,
+    /// Why there are no namespaces, where there are none.
+    bare: Option<String>,
+    /// When it was raised.
+    raised: Instant,
+    /// Why its processes have no common limit of memory, where they have none.
+    unlimited: Option<String>,
 }
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
@@ -120,26 +104,68 @@ fn directory(state: &Path, run: &str) -> PathBuf {
 /// # Errors
 /// [`SandboxError`]; what was begun is found by the run's name.
 pub async fn raise(spec: Spec) -> Result<Place, SandboxError> {
+    let raised = Instant::now();
     let root = rustix::process::geteuid().is_root();
-    let uid = root.then(free_uid);
+    let uid = match root {
+        true => Some(own_users()?),
+        false => None,
+    };
     let expires = Timestamp::now() + jiff::SignedDuration::try_from(spec.time_to_live).unwrap_or_default();
-    let lease = Lease { run: spec.run.clone(), uid, expires };
+    let (groups, unlimited) = match root.then(|| group::make(&spec.run, &limits(&spec))) {
+        Some(Ok(groups)) => (groups, None),
+        Some(Err(why)) => (Vec::new(), Some(why)),
+        None => (Vec::new(), Some("it was not started as root".to_owned())),
+    };
+    let lease = Lease { run: spec.run.clone(), uid, expires, groups };
     let home = directory(&spec.state, &spec.run);
     private_directory(&spec.state).map_err(failed("make its state directory"))?;
     std::fs::create_dir(&home).map_err(failed("make its directory"))?;
     let text = serde_json::to_vec(&lease).map_err(|e| failed("write its lease")(e.into()))?;
     std::fs::write(home.join(LEASE), text).map_err(failed("write its lease"))?;
+    let is_filtered = system_calls_are_filtered().await;
     let jailed = match uid {
-        Some(uid) => jailed(&spec, &home, uid).await,
+        Some(uid) => jailed(&spec, &home, uid, &lease.groups, is_filtered).await,
         None => Err("it was not started as root, which may make namespaces".to_owned()),
     };
-    match jailed {
-        Ok(hold) => Ok(Place { spec, lease, hold, server: None, gaps: Vec::new() }),
+    let (hold, mut gaps, bare) = match jailed {
+        Ok(hold) => (hold, Vec::new(), None),
         Err(why) => {
             tracing::warn!(why, "the sandbox is not isolated");
-            bare(spec, lease, &home)
+            bare_directories(&lease, &home)?;
+            let own = if lease.uid.is_none() { Some(Gap::Uid) } else { None };
+            (Hold::Bare, [Gap::Network, Gap::Files, Gap::Processes, Gap::Size].into_iter().chain(own).collect(), Some(why))
         }
+    };
+    if !is_filtered {
+        gaps.push(Gap::SystemCalls);
     }
+    Ok(Place { spec, lease, hold, server: None, gaps, bare, raised, unlimited })
+}
+
+/// How much everything in it may take together: its files, what its processes have beside them, and the shared memory that they may have.
+fn limits(spec: &Spec) -> group::Limits {
+    let beside = MEMORY_BESIDE_FILES.max(spec.size_bytes / 2);
+    let memory_bytes = spec.size_bytes.saturating_add(beside).saturating_add(jail::SHARED_MEMORY_BYTES_MAX);
+    group::Limits { memory_bytes, processes: 2 * PROCESSES_MAX }
+}
+
+/// A pair of uids that nobody has.
+fn own_users() -> Result<u32, SandboxError> {
+    let used = used_uids();
+    users::free_pair(&|uid| used.contains(&uid)).ok_or_else(|| SandboxError::Failed {
+        what: "find users of its own",
+        why: "lifeboat is root here, which no server may be, and this user namespace has no other ids; \
+              give the container more (/etc/subuid), or start it as another user"
+            .to_owned(),
+    })
+}
+
+/// Whether the kernel takes the filter, tried with a program that does nothing.
+async fn system_calls_are_filtered() -> bool {
+    let mut words = launch::words(&[], true).into_iter();
+    let mut tried = tokio::process::Command::new(words.next().unwrap_or_default());
+    tried.args(words).arg("/bin/true").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    tried.status().await.is_ok_and(|status| status.success())
 }
 
 fn private_directory(path: &Path) -> std::io::Result<()> {
@@ -148,13 +174,13 @@ fn private_directory(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
 }
 
-async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
-    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+async fn jailed(spec: &Spec, home: &Path, uid: u32, groups: &[PathBuf], is_filtered: bool) -> Result<Hold, String> {
     let root = home.join("root");
     std::fs::create_dir(&root).map_err(|e| e.to_string())?;
-    let mut unshare = tokio::process::Command::new("/usr/bin/unshare");
+    // The first process filters its own system calls, after it has built what it may not build any more.
+    let mut unshare = Launcher::new(launch::words(groups, false)).command(Path::new("/usr/bin/unshare"));
     unshare.args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--propagation", "private", "--"]);
-    unshare.arg(own).arg(jail::COMMAND).arg(&spec.run).env_clear().kill_on_drop(true).process_group(0);
+    unshare.arg(crate::this_program::path()).arg(jail::COMMAND).arg(&spec.run);
     unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = unshare.spawn().map_err(|e| format!("unshare could not be started: {e}"))?;
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err("no pipes".to_owned()) };
@@ -169,6 +195,7 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
             .chain(spec.programs.iter().cloned())
             .filter(|path| !path.starts_with("/usr"))
             .collect(),
+        is_filtered,
     };
     let line = serde_json::to_string(&plan).map_err(|e| e.to_string())? + "\n";
     let ready = async {
@@ -176,11 +203,11 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
         answers.next_line().await.ok().flatten()
     };
     let ready = tokio::time::timeout(PATIENCE, ready).await.ok().flatten();
-    if ready.is_none() {
+    let Some(built) = ready.and_then(|line| serde_json::from_str::<jail::Built>(&line).ok()) else {
         let _ = child.start_kill();
         let output = child.wait_with_output().await.map(|output| output.stderr).unwrap_or_default();
         return Err(format!("namespaces could not be made: {}", String::from_utf8_lossy(&output).trim()));
-    }
+    };
     // The first process is unshare's only child.
     let outer = child.id().ok_or("unshare is gone")?;
     let inside = processes().into_iter().find(|process| process.parent == outer).ok_or("the first process is gone")?.pid;
@@ -189,10 +216,11 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32) -> Result<Hold, String> {
         file.map(|file| (option, file)).map_err(|e| format!("its namespaces could not be held: {e}"))
     };
     let namespaces = NAMESPACES.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, inside, namespaces })))
+    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, inside, namespaces, is_swapped: built.is_swapped })))
 }
 
-fn bare(spec: Spec, lease: Lease, home: &Path) -> Result<Place, SandboxError> {
+/// The directories of a sandbox without namespaces.
+fn bare_directories(lease: &Lease, home: &Path) -> Result<(), SandboxError> {
     use std::os::unix::fs::{PermissionsExt, chown};
     let inside = home.join("root");
     // The server and its clients have a group of their own here, which nobody else of this host is in; what they share is theirs alone.
@@ -215,11 +243,7 @@ fn bare(spec: Spec, lease: Lease, home: &Path) -> Result<Place, SandboxError> {
             chown(&path, Some(own + uid), Some(own)).map_err(failed("make its directories"))?;
         }
     }
-    let mut gaps = vec![Gap::Network, Gap::Files, Gap::Processes, Gap::Size];
-    if lease.uid.is_none() {
-        gaps.push(Gap::Uid);
-    }
-    Ok(Place { spec, lease, hold: Hold::Bare, server: None, gaps })
+    Ok(())
 }
 
 impl Jail {
@@ -240,6 +264,18 @@ impl Place {
         &self.gaps
     }
 
+    /// Why it has no namespaces, where it has none.
+    #[must_use]
+    pub fn why_bare(&self) -> Option<&str> {
+        self.bare.as_deref()
+    }
+
+    /// Why its processes have no common limit of memory, where they have none.
+    #[must_use]
+    pub fn why_unlimited(&self) -> Option<&str> {
+        self.unlimited.as_deref()
+    }
+
     /// A path of the sandbox as its programs see it.
     fn inside(&self, path: &str) -> PathBuf {
         match self.hold {
@@ -249,7 +285,15 @@ impl Place {
     }
 
     fn launcher(&self, client: bool) -> Launcher {
-        let mut words: Vec<OsString> = Vec::new();
+        // Where there are no namespaces, both are of one group, which their directories are for.
+        self.launcher_as(self.lease.uid.map(|uid| match self.hold {
+            Hold::Jail(_) => (uid + u32::from(client), uid + u32::from(client)),
+            Hold::Bare => (uid + u32::from(client), uid),
+        }))
+    }
+
+    fn launcher_as(&self, user: Option<(u32, u32)>) -> Launcher {
+        let mut words = launch::words(&self.lease.groups, !self.gaps.contains(&Gap::SystemCalls));
         let mut push = |more: &[&str]| words.extend(more.iter().map(OsString::from));
         match &self.hold {
             Hold::Jail(jail) => {
@@ -258,7 +302,7 @@ impl Place {
                     push(&[&format!("{option}=/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())]);
                 }
                 push(&["--"]);
-                push(&["/usr/bin/prlimit", &format!("--nproc={PROCESSES_MAX}"), "--core=0", "/usr/bin/choom", "-n", "1000", "--"]);
+                push(&["/usr/bin/prlimit", &format!("--nproc={PROCESSES_MAX}"), "--core=1", "/usr/bin/choom", "-n", "1000", "--"]);
                 push(&["/usr/bin/setpriv"]);
             }
             Hold::Bare => {
@@ -267,13 +311,9 @@ impl Place {
                 push(&["/usr/bin/setpriv", "--pdeathsig=KILL"]);
             }
         }
-        if let Some(uid) = self.lease.uid {
-            let group = match self.hold {
-                Hold::Jail(_) => uid + u32::from(client),
-                Hold::Bare => uid,
-            };
-            let uid = (uid + u32::from(client)).to_string();
-            push(&["--reuid", &uid, "--regid", &group.to_string(), "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
+        if let Some((uid, group)) = user {
+            let (uid, group) = (uid.to_string(), group.to_string());
+            push(&["--reuid", &uid, "--regid", &group, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
         }
         push(&["--no-new-privs", "--"]);
         Launcher::new(words)
@@ -282,7 +322,7 @@ impl Place {
     /// A database of the sandbox's server. Its clients run inside too, under a uid of their own.
     #[must_use]
     pub fn connection(&self, database: &str) -> Connection {
-        Connection::in_sandbox(&self.inside(SOCKET_DIRECTORY), "postgres", database, self.launcher(true))
+        Connection::in_sandbox(&self.inside(SOCKET_DIRECTORY), "postgres", database, super::server_log::OF_SESSIONS, self.launcher(true))
     }
 
     /// A command that runs inside, as clients do, with `PATH` and the variables of the server.
@@ -299,99 +339,6 @@ impl Place {
     #[must_use]
     pub fn client_directory(&self) -> PathBuf {
         self.inside(CLIENT_DIRECTORY)
-    }
-
-    /// Makes a cluster and starts its server, inert.
-    ///
-    /// # Errors
-    /// [`SandboxError`] with the last words of `initdb` or the server.
-    pub async fn start_server(&mut self, settings: &[(String, String)]) -> Result<(), SandboxError> {
-        let lost = |what: &'static str| move |error: crate::pg::children::ChildError| SandboxError::Failed { what, why: error.to_string() };
-        let data = self.inside(DATA_DIRECTORY);
-        let mut initdb = self.launcher(false).command(&self.spec.tools.path(Tool::Initdb));
-        initdb.env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").arg("--pgdata").arg(&data);
-        initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]);
-        initdb.stdin(Stdio::null()).stdout(Stdio::null());
-        Running::start(initdb, Tool::Initdb).map_err(lost("make a cluster"))?.finish().await.map_err(lost("make a cluster"))?;
-        self.run_server(&data, settings, SERVER_PATIENCE).await
-    }
-
-    /// Starts a server on a data directory, inert, and waits until it answers.
-    pub(super) async fn run_server(&mut self, data: &Path, settings: &[(String, String)], patience: Duration) -> Result<(), SandboxError> {
-        let lost = |what: &'static str| move |error: crate::pg::children::ChildError| SandboxError::Failed { what, why: error.to_string() };
-        let mut server = self.launcher(false).command(&self.spec.tools.path(Tool::Postgres));
-        server.env("LC_ALL", "C").arg("-D").arg(data).stdin(Stdio::null()).stdout(Stdio::null());
-        for (name, value) in settings {
-            server.arg("-c").arg(format!("{name}={value}"));
-        }
-        // Last, so that nothing before it wins.
-        for setting in INERT {
-            server.arg("-c").arg(setting);
-        }
-        // In a jail nobody else sees it; where there is none, it is for its own group.
-        let permissions = if matches!(self.hold, Hold::Jail(_)) { "0777" } else { "0770" };
-        server.arg("-c").arg(format!("unix_socket_permissions={permissions}"));
-        server.arg("-c").arg(format!("unix_socket_directories={}", self.inside(SOCKET_DIRECTORY).display()));
-        let mut running = Running::start(server, Tool::Postgres).map_err(lost("start its server"))?;
-        let (tools, connection) = (self.spec.tools.clone(), self.connection("postgres"));
-        let answers = async {
-            while Session::open(&tools, &connection).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::select! {
-            () = answers => {}
-            _ = running.child().wait() => {
-                let why = running.finish().await.map_or_else(|e| e.to_string(), |_| "it ended".to_owned());
-                return Err(SandboxError::Failed { what: "start its server", why });
-            }
-            () = tokio::time::sleep(patience) => {
-                let why = format!("it did not answer within {} seconds", patience.as_secs());
-                return Err(SandboxError::Failed { what: "start its server", why });
-            }
-        }
-        self.server = Some(running);
-        Ok(())
-    }
-
-    /// Whether the server still runs; its last words if not.
-    pub fn server_runs(&mut self) -> bool {
-        self.server.as_mut().is_some_and(|server| matches!(server.child().try_wait(), Ok(None)))
-    }
-
-    /// Tries from inside to reach what must not be reachable.
-    pub async fn isolation(&mut self, reaches: Vec<Reach>) -> Isolation {
-        let mut probes = Vec::new();
-        for tried in reaches {
-            probes.push(self.probe(tried).await);
-        }
-        let mut holds = vec!["Unix socket only, no archiving, replication, preloaded libraries".to_owned()];
-        if let Hold::Jail(_) = self.hold {
-            holds.push(
-                "network, mount, process, IPC and host-name namespaces of its own; programs read-only, no other file of the host"
-                    .to_owned(),
-            );
-            holds.push(format!("files in memory, at most {} bytes", self.spec.size_bytes));
-        }
-        if let Some(uid) = self.lease.uid {
-            holds.push(format!("uids of its own ({uid} for the server, {} for its clients), no capabilities, no new privileges", uid + 1));
-        }
-        holds.push(format!("ends by itself after {} seconds, and when lifeboat ends", self.spec.time_to_live.as_secs()));
-        Isolation { holds, gaps: self.gaps.clone(), probes }
-    }
-
-    async fn probe(&mut self, tried: Reach) -> Probe {
-        let unanswered = |tried| Probe { tried, reached: true, detail: "the sandbox's first process did not answer".to_owned() };
-        match &mut self.hold {
-            Hold::Bare => {
-                let asked = tried.clone();
-                tokio::task::spawn_blocking(move || jail::probe(asked)).await.unwrap_or_else(|_| unanswered(tried))
-            }
-            Hold::Jail(jail) => {
-                let answer = jail.ask(&jail::Question::Probe(tried.clone()), PATIENCE).await;
-                answer.and_then(|line| serde_json::from_str(&line).ok()).unwrap_or_else(|| unanswered(tried))
-            }
-        }
     }
 
     /// Has the first process do something.
@@ -433,8 +380,7 @@ impl Place {
         if let Some(mut server) = self.server.take()
             && matches!(self.hold, Hold::Bare)
         {
-            let _ = server.child().start_kill();
-            let _ = server.child().wait().await;
+            server.kill().await;
         }
         if let Hold::Jail(jail) = self.hold {
             let Jail { mut child, stdin, .. } = *jail;
@@ -447,135 +393,10 @@ impl Place {
     }
 }
 
-/// Ends whatever there is of a run's sandbox, known by its tag alone. Doing it twice, or where nothing is, is success.
-///
-/// # Errors
-/// [`SandboxError`] if something cannot be ended or removed.
-pub async fn undo(state: &Path, run: &str) -> Result<(), SandboxError> {
-    let home = directory(state, run);
-    let lease = read_lease(&home);
-    for _ in 0..100 {
-        let tagged = tagged(state, run, lease.as_ref());
-        if tagged.is_empty() {
-            break;
-        }
-        for process in tagged {
-            kill(&process, |again| is_tagged(again, state, run, lease.as_ref()));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    super::volumes::detach_all(run);
-    match std::fs::remove_dir_all(&home) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove its directory")(error)),
-        _ => Ok(()),
-    }
-}
-
-/// What there still is of a run's sandbox.
-#[must_use]
-pub fn census(state: &Path, run: &str, lease: Option<&Lease>) -> Census {
-    let home = directory(state, run);
-    let lease = read_lease(&home).or_else(|| lease.cloned());
-    let processes = tagged(state, run, lease.as_ref()).into_iter().map(|p| format!("process {} ({})", p.pid, p.name)).collect();
-    let mut files = if home.exists() { vec![home.display().to_string()] } else { Vec::new() };
-    files.extend(super::volumes::attached(run).into_iter().map(|device| format!("/dev/{device}")));
-    Census { processes, files }
-}
-
-/// Sandboxes that have a directory on this host.
-#[must_use]
-pub fn found(state: &Path) -> Vec<Lease> {
-    let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
-    let lease = |entry: std::fs::DirEntry| {
-        let run = entry.file_name().into_string().ok()?;
-        // One without a lease died while it was made; it has expired. The name is the directory's, whatever the lease says.
-        let found = read_lease(&entry.path());
-        Some(Lease { run, uid: found.as_ref().and_then(|l| l.uid), expires: found.map_or(Timestamp::UNIX_EPOCH, |l| l.expires) })
-    };
-    entries.filter_map(lease).collect()
-}
-
 impl Place {
     /// The lease, which outlives the place for the census.
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
-    }
-}
-
-/// The lease of a run's sandbox, if it has a directory.
-#[must_use]
-pub fn lease(state: &Path, run: &str) -> Option<Lease> {
-    read_lease(&directory(state, run))
-}
-
-fn read_lease(home: &Path) -> Option<Lease> {
-    let lease: Lease = serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()?;
-    // Where a sandbox has no uid of its own, what runs in it could write a lease that names somebody else's.
-    let ours = |uid: u32| (UID_FIRST..UID_FIRST + 2 * UID_PAIRS).contains(&uid);
-    Some(Lease { uid: lease.uid.filter(|uid| ours(*uid)), ..lease })
-}
-
-struct Process {
-    pid: u32,
-    parent: u32,
-    uid: u32,
-    name: String,
-    arguments: Vec<u8>,
-}
-
-fn process(pid: u32) -> Option<Process> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    // A zombie holds nothing and goes when its parent looks.
-    if field("State:")?.starts_with('Z') {
-        return None;
-    }
-    Some(Process {
-        pid,
-        parent: field("PPid:")?.parse().ok()?,
-        uid: field("Uid:")?.split_whitespace().next()?.parse().ok()?,
-        name: field("Name:")?.to_owned(),
-        arguments: std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
-    })
-}
-
-fn processes() -> Vec<Process> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(process).collect()
-}
-
-fn is_tagged(process: &Process, state: &Path, run: &str, lease: Option<&Lease>) -> bool {
-    let uid = lease.and_then(|lease| lease.uid);
-    let words = || process.arguments.split(|byte| *byte == 0);
-    let first_process = words().any(|word| word == jail::COMMAND.as_bytes()) && words().any(|word| word == run.as_bytes());
-    let home = directory(state, run).into_os_string().into_encoded_bytes();
-    let own = process.pid == std::process::id();
-    !own && (uid.is_some_and(|uid| process.uid == uid || process.uid == uid + 1)
-        || first_process
-        || words().any(|word| word.starts_with(&home)))
-}
-
-fn tagged(state: &Path, run: &str, lease: Option<&Lease>) -> Vec<Process> {
-    processes().into_iter().filter(|process| is_tagged(process, state, run, lease)).collect()
-}
-
-/// Kills the process that was looked at, and no other that got its number since: a handle is taken first, and what it stands for is
-/// looked at once more.
-fn kill(process: &Process, still: impl Fn(&Process) -> bool) {
-    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return };
-    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-    if self::process(process.pid).is_some_and(|again| still(&again)) {
-        let _ = pidfd_send_signal(handle, Signal::KILL);
-    }
-}
-
-fn free_uid() -> u32 {
-    let used: std::collections::BTreeSet<u32> = processes().iter().map(|process| process.uid).collect();
-    loop {
-        let uid = UID_FIRST + 2 * (rand::random::<u32>() % UID_PAIRS);
-        if !used.contains(&uid) && !used.contains(&(uid + 1)) {
-            return uid;
-        }
     }
 }

@@ -4,8 +4,14 @@
 //! So a place sees no network, no process, no file of the host but the programs it needs, and clients of its server run inside
 //! as well. What the machine does not allow is a named [`Gap`], never silence.
 
+mod filter;
+mod group;
 pub mod jail;
+pub mod launch;
 pub mod local;
+pub mod probe;
+pub mod server_log;
+mod users;
 pub mod volumes;
 pub mod vpc;
 
@@ -43,17 +49,20 @@ pub enum Gap {
     Size,
     /// Names can be asked of a resolver, and so leave: a scratch VPC without a DNS firewall.
     Names,
+    /// Every system call can be made: the kernel takes no filter.
+    SystemCalls,
 }
 
 impl Gap {
     /// All gaps and their names in drill files.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("network", Self::Network),
         ("files", Self::Files),
         ("processes", Self::Processes),
         ("uid", Self::Uid),
         ("size", Self::Size),
         ("names", Self::Names),
+        ("system-calls", Self::SystemCalls),
     ];
 
     /// Its name in drill files and reports.
@@ -63,7 +72,7 @@ impl Gap {
     }
 }
 
-/// Something that must not be reachable from inside.
+/// Something that is tried from inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "of")]
 pub enum Reach {
@@ -71,6 +80,8 @@ pub enum Reach {
     Tcp(String),
     /// A connection to a Unix socket.
     Socket(String),
+    /// A connection to a Unix socket that has no file: such names belong to the network.
+    Hidden(String),
     /// A file or directory.
     File(String),
     /// The addresses of a name.
@@ -86,7 +97,7 @@ impl Reach {
     #[must_use]
     pub fn gap(&self) -> Gap {
         match self {
-            Self::Tcp(_) | Self::Name(_) | Self::Interfaces => Gap::Network,
+            Self::Tcp(_) | Self::Hidden(_) | Self::Name(_) | Self::Interfaces => Gap::Network,
             Self::Socket(_) | Self::File(_) => Gap::Files,
             Self::Processes => Gap::Processes,
         }
@@ -98,6 +109,7 @@ impl std::fmt::Display for Reach {
         match self {
             Self::Tcp(address) => write!(f, "TCP {address}"),
             Self::Socket(path) => write!(f, "socket {path}"),
+            Self::Hidden(name) => write!(f, "socket @{name}"),
             Self::File(path) => write!(f, "file {path}"),
             Self::Name(name) => write!(f, "the address of {name}"),
             Self::Processes => write!(f, "processes of the host"),
@@ -106,15 +118,18 @@ impl std::fmt::Display for Reach {
     }
 }
 
-/// What came of a negative probe.
+/// What came of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// What was tried from inside.
     pub tried: Reach,
-    /// Whether it was reached. It must not be.
+    /// Whether it was reached.
     pub reached: bool,
     /// What the system said.
     pub detail: String,
+    /// Whether the same was reached from beside the place at the same time: "not reached" says little where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<bool>,
 }
 
 /// How a place is cut off.
@@ -126,12 +141,19 @@ pub struct Isolation {
     pub gaps: Vec<Gap>,
     /// What was tried from inside and must have failed.
     pub probes: Vec<Probe>,
+    /// What must have succeeded, by the same code: from inside what belongs there, from beside it what is not to be reached from inside.
+    #[serde(default)]
+    pub controls: Vec<Probe>,
 }
 
 impl Isolation {
     /// Probes that got through.
     pub fn reached(&self) -> impl Iterator<Item = &Probe> {
         self.probes.iter().filter(|probe| probe.reached)
+    }
+    /// Controls that failed: as long as there are any, nothing is known of what could not be reached.
+    pub fn blind(&self) -> impl Iterator<Item = &Probe> {
+        self.controls.iter().filter(|probe| !probe.reached)
     }
 }
 

@@ -89,6 +89,9 @@ pub enum TargetError {
     /// The server cannot be reached or refuses, before anything was changed.
     #[error("the target server cannot be used; nothing was changed")]
     Session(#[source] SessionError),
+    /// The restored database does not answer.
+    #[error("the restored database cannot be asked")]
+    Restored(#[source] SessionError),
     /// What stands in the backup is not acceptable, found before it was used.
     #[error("the backup holds what does not belong there")]
     Content(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -158,43 +161,17 @@ impl TargetError {
             Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Unfinished { .. } => Trouble::Usage,
             Self::Encoding { .. } | Self::Lacks { .. } | Self::Older { .. } => Trouble::Usage,
             Self::Busy { .. } => Trouble::AlreadyRunning,
-            Self::Session(SessionError::Lost { .. }) => Trouble::Unavailable,
+            Self::Session(SessionError::Lost { .. }) | Self::Restored(SessionError::Lost { .. }) => Trouble::Unavailable,
             Self::Session(SessionError::NotPinned { .. }) => Trouble::Usage,
             Self::Content(_) => Trouble::Integrity,
             Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => Trouble::Unavailable,
             Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => Trouble::Integrity,
             Self::Load { source: LoadError::Interrupted, .. } => Trouble::Interrupted,
             Self::Load { source: LoadError::Session(SessionError::NotPinned { .. }), .. } => Trouble::Usage,
-            Self::Session(_) | Self::Globals { .. } | Self::Database { .. } | Self::Load { .. } => Trouble::RestoreFailed,
-        }
-    }
-
-    /// Whether the target's machine is at fault rather than the backup: something is not installed, full, or died.
-    #[must_use]
-    pub fn is_the_machines(&self) -> bool {
-        const SAYINGS: [&str; 9] = [
-            "locale name",
-            "could not open extension control file",
-            "is not available",
-            "could not access file \"$libdir",
-            "No space left on device",
-            "could not extend file",
-            "server closed the connection unexpectedly",
-            "terminating connection",
-            "out of memory",
-        ];
-        if matches!(self, Self::Lacks { .. } | Self::Tools(_) | Self::Session(SessionError::Lost { .. })) {
-            return true;
-        }
-        let mut cause: Option<&dyn std::error::Error> = Some(self);
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if SAYINGS.iter().any(|saying| text.contains(saying)) {
-                return true;
+            Self::Session(_) | Self::Restored(_) | Self::Globals { .. } | Self::Database { .. } | Self::Load { .. } => {
+                Trouble::RestoreFailed
             }
-            cause = error.source();
         }
-        false
     }
 
     /// What to do next.
@@ -209,7 +186,7 @@ impl TargetError {
             Self::Tools(error) => Some(error.hint()),
             Self::Lacks { .. } => Some("install it on the target's host, or correct the restore plan".to_owned()),
             Self::Globals { .. } => Some("restore as a role that may create roles, or give --no-globals and make the roles yourself".to_owned()),
-            Self::Session(error) | Self::Load { source: LoadError::Session(error), .. } => error.hint().map(str::to_owned),
+            Self::Session(error) | Self::Restored(error) | Self::Load { source: LoadError::Session(error), .. } => error.hint().map(str::to_owned),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::TargetError;
 use crate::pg::archive::{Contents, Entry, readable};
 use crate::pg::sql::quote_text;
-use crate::pg::{Session, SessionError};
+use crate::pg::{Connection, Session, SessionError};
 
 /// Attributes of the connecting role.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +70,26 @@ pub struct Lack {
     pub what: String,
     /// What to do about it.
     pub next: String,
+}
+
+/// How a server logs while rows are loaded: what it refuses, without the statement and the row.
+const QUIET: [(&str, &str); 5] = [
+    ("log_error_verbosity", "terse"),
+    ("log_min_error_statement", "panic"),
+    ("log_statement", "none"),
+    ("log_min_duration_statement", "-1"),
+    ("log_min_duration_sample", "-1"),
+];
+
+/// Settings of sessions that load, so that the server's log quotes no row that it refuses. Only a superuser may make them: for any other role
+/// the log stays as the server has it. That of a sandbox is read by nobody but lifeboat.
+pub async fn quiet_logs(session: &mut Session, connection: &Connection) -> Vec<(String, String)> {
+    let question = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user";
+    let is_superuser = session.ask_one("whose session it is", question).await.is_ok_and(|answer| answer == "t");
+    match is_superuser && !connection.is_in_sandbox() {
+        true => QUIET.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        false => Vec::new(),
+    }
 }
 
 impl Rights {

@@ -111,9 +111,8 @@ impl Standstill {
     /// [`StandstillError`]; nothing stands still then, unless it says so.
     pub async fn begin(plan: Plan, state: &Path) -> Result<Self, StandstillError> {
         let no_watchdog = |error: std::io::Error| StandstillError::NoWatchdog(error.to_string());
-        let own = std::env::current_exe().map_err(no_watchdog)?;
         std::fs::create_dir_all(state).map_err(no_watchdog)?;
-        let mut command = Command::new(own);
+        let mut command = Command::new(crate::this_program::path());
         command.arg(COMMAND).arg(state).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").process_group(0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(no_watchdog)?;
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {

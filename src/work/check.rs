@@ -101,6 +101,8 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
         lines.push(bad("datastores", "at least one is configured", Trouble::Usage, "add a section [datastores.NAME]"));
     }
     lines.extend(check_files(rig));
+    lines.extend(check_place(rig).await);
+    lines.extend(check_swap());
     lines.extend(check_unattended(rig));
     lines.extend(check_scratch(rig).await);
     Ok(lines)
@@ -124,6 +126,71 @@ async fn check_scratch(rig: &Rig) -> Vec<Line> {
             told.chain(refused).collect()
         }
     }
+}
+
+/// Which sandbox this host gives its drills: one is raised, looked at and taken down again, by the code of the drills.
+async fn check_place(rig: &Rig) -> Vec<Line> {
+    const SUBJECT: &str = "sandbox of drills";
+    let drills: Vec<plans::Drill> =
+        plans::names(&rig.config, plans::DRILLS_DIRECTORY).iter().filter_map(|name| plans::drill(&rig.config, name).ok()?).collect();
+    if drills.iter().all(|drill| drill.place != plans::DrillPlace::Local) {
+        return Vec::new();
+    }
+    let place = match drill::place_of_this_host(rig).await {
+        Ok(place) => place,
+        Err(error) => return vec![line(SUBJECT, "can be raised", Answer::Note, error.to_string())],
+    };
+    let mut lines = vec![match place.gaps.as_slice() {
+        [] => line(SUBJECT, "is isolated", Answer::Good, "namespaces of its own, system calls filtered"),
+        gaps => {
+            let names: Vec<&str> = gaps.iter().map(|gap| gap.name()).collect();
+            let missing = |drill: &&plans::Drill| names.iter().any(|name| !drill.accept_gaps.contains(*name));
+            let refuse: Vec<&str> = drills.iter().filter(missing).map(|drill| drill.name.as_str()).collect();
+            let why = place.why.map(|why| format!(": {why}")).unwrap_or_default();
+            let next = match refuse.is_empty() {
+                true => "; every drill accepts that".to_owned(),
+                false => {
+                    format!("; drills that do not accept it end NOT_VERIFIED: {} (accept_gaps, or docs/CONTAINERS.md)", refuse.join(", "))
+                }
+            };
+            line(SUBJECT, "is isolated", Answer::Note, format!("it has gaps {}{why}{next}", names.join(", ")))
+        }
+    }];
+    lines.push(match place.unlimited {
+        None => line(SUBJECT, "has a limit of memory", Answer::Good, "a control group"),
+        Some(why) => {
+            line(SUBJECT, "has a limit of memory", Answer::Note, format!("its files have, its processes have the host's only: {why}"))
+        }
+    });
+    lines
+}
+
+/// Where this host may write what is in memory, keys and rows among it.
+fn check_swap() -> Option<Line> {
+    const SUBJECT: &str = "this host";
+    let text = std::fs::read_to_string("/proc/swaps").ok()?;
+    let used: Vec<&str> =
+        text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).filter(|swap| !is_encrypted(swap)).collect();
+    Some(match used.is_empty() {
+        true => line(SUBJECT, "keeps memory off its disks", Answer::Good, "no swap, or encrypted"),
+        false => line(
+            SUBJECT,
+            "keeps memory off its disks",
+            Answer::Note,
+            format!(
+                "{} is not known to be encrypted: keys and rows in memory may be written there; encrypt it, or turn it off (swapoff)",
+                used.join(", ")
+            ),
+        ),
+    })
+}
+
+/// Whether swap space is in memory itself, or below dm-crypt.
+fn is_encrypted(swap: &str) -> bool {
+    let Ok(device) = std::fs::canonicalize(swap) else { return false };
+    let Some(name) = device.file_name().and_then(|name| name.to_str()) else { return false };
+    let below_crypt = || std::fs::read_to_string(format!("/sys/class/block/{name}/dm/uuid")).is_ok_and(|uuid| uuid.starts_with("CRYPT-"));
+    name.starts_with("zram") || below_crypt()
 }
 
 /// Restore plans and drills: whether they can be read, and what they name is there.

@@ -132,6 +132,17 @@ pub enum WorkError {
     Key(#[from] KeyError),
     #[error(transparent)]
     NothingOpens(#[from] NothingOpens),
+    /// A drill is over, and its report could not be written.
+    #[error("the drill ended with {verdict}, and its report could not be written")]
+    ReportNotWritten {
+        /// The run.
+        run: String,
+        /// The verdict that it would have had.
+        verdict: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<WorkError>,
+    },
     #[error("reading datastore {datastore} failed")]
     Source {
         datastore: DatastoreName,
@@ -251,6 +262,7 @@ impl WorkError {
             Self::Vault(error) => error.trouble(),
             Self::Key(error) => error.trouble(),
             Self::NothingOpens(error) => error.trouble(),
+            Self::ReportNotWritten { source, .. } => source.trouble(),
             Self::Source { source, .. } => source.trouble(),
             Self::Set { source, .. } => source.trouble(),
             Self::Volumes { source, .. } => match source.trouble() {
@@ -297,6 +309,7 @@ impl WorkError {
             Self::NoSuchBackup { datastore, .. } => Some(format!("`lifeboat list {datastore}` shows what there is")),
             Self::AlreadyRunning { .. } | Self::DrillRunning { .. } => Some("wait for it to end; nothing was changed".to_owned()),
             Self::TakenOver { .. } => Some("nothing: the other run does what this one would have done; `lifeboat status` shows it".to_owned()),
+            Self::ReportNotWritten { run, .. } => Some(format!("everything was taken down; when the vault can be written again, `lifeboat drill abort {run}` writes a report that says so")),
             Self::NothingOpens(_) => Some("any one key slot is enough: give a recovery key with --identity FILE, or see RESTORE.md beside the backup".to_owned()),
             Self::NotSigned { .. } => Some("either it was not written by your lifeboat, or the key that signed it is not in trust = [\"…\"]; do not restore it before you know which".to_owned()),
             Self::Config(ConfigError::Unreadable { .. }) => Some("name it with --config or LIFEBOAT_CONFIG; a restore without any configuration names its vault: lifeboat restore DATASTORE --vault ADDRESS".to_owned()),

@@ -142,12 +142,13 @@ FINGERPRINT = {
         "extensions": [{"name": "text", "version": "text", "tables?": "any"}], "omitted?": [{"kind": "text", "name": "text"}]}}
 HOLD = {"datastore": "datastore", "backup": "backup", "reason": "text"}
 FILE = {"file": "text", "sha256": "hex64", "git_commit": null("text"), "git_dirty": null("bool")}
+PROBE = {"tried": "any", "reached": "bool", "detail": "text", "outside?": "bool"}
 REPORT = {"schema": "text", "run": "run", "started": "count", "drill": "text", "attempts": "count", "script": FILE, "plan": FILE,
           "lifeboat_version": "text", "lifeboat_sha256": "hex64", "declared": "time", "ended": "time", "broken": {"*": "any"},
           "backups": [{"datastore": "datastore", "backup": "backup", "chosen": "text", "manifest_sha256": "hex64",
           "signature_verified": "bool", "opened_with": "text", "snapshot_time": "time", "plain_bytes": "count",
           "objects": {"*": {"sha256": "hex64", "version": null("text")}}}], "sandbox": "text", "isolation": {"holds": ["text"],
-          "gaps": ["any"], "probes": [{"tried": "any", "reached": "bool", "detail": "text"}]}, "gaps_accepted": ["any"],
+          "gaps": ["any"], "probes": [PROBE], "controls?": [PROBE]}, "gaps_accepted": ["any"],
           "scratch?": "any", "steps": [{"step": "text", "from_seconds": "number", "seconds": "number", "error": null("text")}],
           "moments": {name: null("number") for name in ("payload_reachable", "server_up", "loaded", "first_query", "verified",
           "torn_down")}, "rto": {"allowed_seconds": "number", "measured_seconds": null("number")},

@@ -23,8 +23,9 @@ use crate::evidence::Series;
 use crate::keyring::sign::PassingKey;
 use crate::report::{Happening, Progress, Team};
 use crate::saga::{Passing, Saga};
+use crate::sandbox::Reach;
+use crate::sandbox::probe::probe;
 use crate::sandbox::vpc::boot;
-use crate::sandbox::{Reach, jail};
 use crate::vault::Vault;
 use crate::work::{Rig, WorkError};
 
@@ -200,8 +201,8 @@ async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult,
         true => super::steps(&mut saga, &mut world).await.err(),
     };
     tear_down(&mut saga, &mut world).await;
-    let binary = std::env::current_exe().and_then(std::fs::read);
-    let binary = binary.map_err(|source| WorkError::File { what: "reading the agent's own binary".to_owned(), source })?;
+    let binary =
+        crate::this_program::bytes().map_err(|source| WorkError::File { what: "reading the agent's own binary".to_owned(), source })?;
     let found = world.found;
     Ok(AgentResult {
         sandbox: found.sandbox,
@@ -239,7 +240,7 @@ async fn probes(order: &Order, team: &Team) -> Vec<Tried> {
     let all = order.forbidden.iter().map(|one| (reach(one), false)).chain([(metadata(), true)]);
     let tries = all.map(|(tried, should)| async move {
         let what = tried.to_string();
-        match tokio::task::spawn_blocking(move || jail::probe(tried)).await {
+        match tokio::task::spawn_blocking(move || probe(tried)).await {
             // Whoever refuses has been reached: there is a way.
             Ok(probe) => Tried { what, reached: probe.reached || probe.detail.contains("refused"), should, detail: probe.detail },
             // Nothing is known of it, which is never good news.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{Restored, World, volumes};
+use super::{Restored, World, blame, volumes};
 use crate::domain::Trouble;
 use crate::domain::drill::{Control, ControlResult, Halt, Scenario};
 use crate::domain::fingerprint::TableRows;
@@ -33,10 +33,10 @@ impl<'w> Step<World<'w>> for RunControls {
     type Error = Halt;
     async fn act(&self, world: &mut World<'w>) -> Result<usize, Halt> {
         let drill = world.drill;
-        let Some(restored) = world.restored.first() else { return Err(Halt::sandbox("nothing is restored".to_owned())) };
         let mut results = Vec::new();
         for control in &drill.controls {
             let begun = Instant::now();
+            let Some(restored) = world.restored.first() else { return Err(Halt::sandbox("nothing is restored".to_owned())) };
             let (noticed, summary) = match control {
                 Control::RowsDropped => rows_dropped(&world.rig, restored).await,
                 Control::ByteFlipped if restored.manifest.set.is_some() => {
@@ -45,6 +45,10 @@ impl<'w> Step<World<'w>> for RunControls {
                 Control::ByteFlipped => sealed(&world.rig, &restored.manifest, *control).await,
                 Control::PayloadTruncated => sealed(&world.rig, &restored.manifest, *control).await,
                 Control::ForeignEnvelope => foreign_envelope(&world.rig, &restored.manifest).await,
+            };
+            let (noticed, summary) = match blame::fault_of(world) {
+                Some(fault) => (None, format!("the sandbox is at fault: {fault}")),
+                None => (noticed, summary),
             };
             let result = ControlResult { control: *control, noticed, summary, seconds: begun.elapsed().as_secs_f64() };
             world.team.tell(&Happening::Controlled { result: result.clone() });
@@ -85,14 +89,15 @@ async fn rows_dropped(rig: &Rig, restored: &Restored) -> Noticed {
 }
 
 async fn delete_one(restored: &Restored, table: &TableRows) -> Result<(), WorkError> {
-    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(TargetError::Session)?;
+    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(TargetError::Restored)?;
     // Without this, triggers, rules of referential integrity and row security would have their say.
-    session.run("its own triggers", "SET session_replication_role = replica").await.map_err(TargetError::Session)?;
+    session.run("its own limit", "SET lock_timeout = '60s'").await.map_err(TargetError::Restored)?;
+    session.run("its own triggers", "SET session_replication_role = replica").await.map_err(TargetError::Restored)?;
     let name = format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&table.table));
     let statement = format!(
         "WITH gone AS (DELETE FROM ONLY {name} WHERE ctid = (SELECT min(ctid) FROM ONLY {name}) RETURNING 1) SELECT count(*) FROM gone"
     );
-    match session.ask_one("the row to delete", &statement).await.map_err(TargetError::Session)?.as_str() {
+    match session.ask_one("the row to delete", &statement).await.map_err(TargetError::Restored)?.as_str() {
         "1" => Ok(()),
         _ => Err(WorkError::NotVerified("no row was deleted".to_owned())),
     }

@@ -4,14 +4,18 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{Restored, World, volumes};
+use super::{Restored, World, blame, volumes};
 use crate::check::{self, Subject};
 use crate::config::plans::{Ask, CheckConfig};
 use crate::domain::drill::{Answer, CheckKind, CheckResult, Halt};
+use crate::pg::Session;
 use crate::report::Happening;
 use crate::saga::Step;
 use crate::work::compare::{Comparison, compare, fingerprint_of};
 use crate::work::{Rig, WorkError};
+
+/// How long ending what was left behind may take.
+const QUIET_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Asks every check of the drill, then the plan's smoke commands.
 pub(super) struct Examine;
@@ -34,7 +38,16 @@ impl<'w> Step<World<'w>> for Examine {
             if world.own.cancel.is_cancelled() {
                 return Err(Halt::Interrupted);
             }
-            let result = ask(world, check).await;
+            let mut result = ask(world, check).await;
+            if matches!(check.ask, Ask::Command(_)) {
+                quiet(world, check).await;
+            }
+            // An answer from a place that has ended is none, whatever it looks like.
+            if result.answer != Answer::Pass
+                && let Some(fault) = blame::fault_of(world)
+            {
+                (result.answer, result.summary) = (Answer::CouldNotLook, format!("the sandbox is at fault: {fault}"));
+            }
             world.team.tell(&Happening::Checked { result: result.clone(), detail: result.detail.clone() });
             world.found.checks.push(result);
         }
@@ -42,12 +55,28 @@ impl<'w> Step<World<'w>> for Examine {
             world.team.tell(&Happening::Checked { result: result.clone(), detail: result.detail.clone() });
             world.found.checks.push(result);
         }
-        if !world.place.as_mut().is_some_and(crate::sandbox::local::Place::server_runs) {
-            return Err(Halt::sandbox("its server ended while it was asked; was there too little memory or time?".to_owned()));
+        if let Some(fault) = blame::fault_of(world) {
+            return Err(Halt::sandbox(format!("{fault} while it was asked")));
         }
         world.found.moments.verified = Some(world.clock.seconds());
         Ok(checks.len())
     }
+}
+
+/// Ends what a program of the team's has left behind, and its sessions: what they hold locked, the next check or control would wait for.
+async fn quiet(world: &mut World<'_>, check: &CheckConfig) {
+    if let Some(place) = &world.place {
+        place.end_clients();
+    }
+    let Some(restored) = world.restored.iter().find(|restored| restored.manifest.datastore == check.datastore) else { return };
+    let sessions = "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
+                    WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()";
+    let ended = async {
+        let mut session = Session::open(&restored.tools, &restored.connection).await?;
+        session.ask_one("sessions that were left behind", sessions).await
+    };
+    // What it cannot end, the next one to ask will meet.
+    let _ = tokio::time::timeout(QUIET_WITHIN, ended).await;
 }
 
 async fn ask(world: &World<'_>, check: &CheckConfig) -> CheckResult {

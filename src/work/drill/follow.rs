@@ -251,8 +251,11 @@ fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbid
     if let Some(probe) = reached {
         return refuse(format!("{} was reached from the place on the instance", probe.tried));
     }
-    if isolation.probes.is_empty() {
+    if isolation.probes.is_empty() || isolation.controls.is_empty() {
         return refuse("nothing was tried from the place on the instance".to_owned());
+    }
+    if let Some(control) = isolation.blind().next() {
+        return refuse(format!("{} should be reached from the place on the instance, and was not", control.tried));
     }
     let chosen = |backup: &RestoredBackup| world.chosen.iter().any(|(chosen, _)| chosen.manifest.backup == backup.backup);
     match result.backups.len() == world.chosen.len() && result.backups.iter().all(chosen) {
@@ -281,7 +284,7 @@ fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentRes
     found.isolation.holds.extend(isolation.holds.iter().map(|line| format!("on the instance: {line}")));
     found.isolation.gaps.extend(isolation.gaps);
     found.isolation.gaps.dedup();
-    found.isolation.probes = isolation.probes;
+    (found.isolation.probes, found.isolation.controls) = (isolation.probes, isolation.controls);
     (report.network, report.on_instance) = (result.network, result.isolation);
     if let Some(halt) = result.halt {
         return Err(halt);

@@ -84,6 +84,7 @@ impl<'w> Step<World<'w>> for Choose {
             told.push(format!("backup {} of {} ({how}), {}", manifest.backup, stage.datastore, bytes_for_people(manifest.plain_bytes())));
             world.chosen.push((believed, how));
         }
+        fits(world)?;
         let bytes = world.chosen.iter().map(|(chosen, _)| chosen.manifest.plain_bytes()).sum();
         world.found.predicted = super::predicted_seconds(world.series, &world.drill.name, bytes);
         let allowed = world.drill.rto.duration().as_secs_f64();
@@ -95,6 +96,27 @@ impl<'w> Step<World<'w>> for Choose {
         world.team.tell(&Happening::Chosen { backups: told.clone(), predicted_seconds: world.found.predicted });
         Ok(told)
     }
+}
+
+/// What an empty cluster takes, with some WAL, in bytes.
+const EMPTY_CLUSTER: u64 = 96 * 1024 * 1024;
+
+/// Refuses a sandbox that the backup cannot fit into, before anything is loaded. One that it may not fit into is tried.
+fn fits(world: &World<'_>) -> Result<(), Halt> {
+    let stages = world.drill.plan.stages.iter().zip(&world.chosen);
+    // Of volumes every block is counted where they are laid out; rows that are left out take no room.
+    let whole = stages.filter(|(stage, _)| stage.volumes.is_none() && stage.without_rows_of.is_empty() && stage.skip.is_empty());
+    let needed = whole.map(|(_, (chosen, _))| chosen.manifest.plain_bytes()).fold(EMPTY_CLUSTER, u64::saturating_add);
+    let size = world.drill.sandbox.size_bytes;
+    if needed <= size {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
+    Err(Halt::sandbox(format!(
+        "nothing was restored: the backup's rows alone take {} MiB, and the sandbox has {} (size_mib in the drill file; indexes take more)",
+        mib(needed),
+        mib(size)
+    )))
 }
 
 /// A payload that must be thawed first takes hours that no RTO of minutes has.
@@ -251,7 +273,7 @@ impl<'w> Step<World<'w>> for Restore {
 
 /// A datastore that does not answer has not come back.
 async fn first_query(restored: &Restored) -> Result<(), WorkError> {
-    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(TargetError::Session)?;
+    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(TargetError::Restored)?;
     let question = match restored.recorded.tables.first() {
         Some(table) => {
             format!(
@@ -262,7 +284,7 @@ async fn first_query(restored: &Restored) -> Result<(), WorkError> {
         }
         None => "SELECT count(*) FROM pg_catalog.pg_class".to_owned(),
     };
-    session.ask_one("the first query", &question).await.map_err(TargetError::Session)?;
+    session.ask_one("the first query", &question).await.map_err(TargetError::Restored)?;
     Ok(())
 }
 
@@ -364,9 +386,9 @@ async fn damaged(world: &mut World<'_>, stage: &PlanStage, newest: Believed) -> 
 /// Removes what a failed load left, as on-call would before starting over.
 async fn drop_database(world: &World<'_>, name: &str) -> Result<(), WorkError> {
     let tools = Tools::find(world.rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
-    let mut session = Session::open(&tools, &connection(world, "postgres")?).await.map_err(TargetError::Session)?;
+    let mut session = Session::open(&tools, &connection(world, "postgres")?).await.map_err(TargetError::Restored)?;
     let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
-    Ok(session.run("the half-loaded database", &statement).await.map_err(TargetError::Session)?)
+    Ok(session.run("the half-loaded database", &statement).await.map_err(TargetError::Restored)?)
 }
 
 /// Restores with stock tools alone; returns the slot whose key opened it.

@@ -20,11 +20,13 @@ macro_rules! vanishes_with_the_sandbox {
 }
 
 pub mod agent;
+mod blame;
 mod control;
 mod examine;
 mod follow;
 mod load;
 pub(super) mod order;
+mod raise;
 mod report;
 mod stock;
 mod volumes;
@@ -34,7 +36,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::restore::RestoreReport;
@@ -53,10 +54,13 @@ use crate::failpoint;
 use crate::pg::{Connection, Tools};
 use crate::report::{Happening, Team};
 use crate::saga::{Event, Halted, Journal, Saga, Step, Undo};
-use crate::sandbox::local::{self, Lease, Place, Spec};
-use crate::sandbox::{Gap, Isolation, Reach};
+use crate::sandbox::local::{self, Lease, Place};
+use crate::sandbox::{Isolation, SandboxError};
+use crate::target::TargetError;
 use crate::work::compare::LeftOut;
 use crate::work::shelf::Believed;
+use raise::{Isolate, Raise, StartServer};
+pub use raise::{PlaceOfHost, place_of_this_host};
 
 /// What came of a drill.
 pub struct Outcome {
@@ -168,7 +172,9 @@ struct Findings {
 /// Directory of this host's sandboxes.
 #[must_use]
 pub fn state_directory(rig: &Rig) -> PathBuf {
-    rig.config.catalog.file.with_extension("sandboxes")
+    let directory = rig.config.catalog.file.with_extension("sandboxes");
+    // What runs in a sandbox is somewhere else.
+    std::path::absolute(&directory).unwrap_or(directory)
 }
 
 /// Reads a drill script.
@@ -374,7 +380,11 @@ async fn perform(rig: &Rig, drill: &Drill, team: &Team, run: &DrillRun, all: boo
     team.pause().await;
     let attempts = attempts(journal, &run.run).await;
     let report = report::report(&world, run, attempts, halt, leftovers)?;
-    let written = evidence::write(rig, Body::Report(Box::new(report.clone()))).await?;
+    let written = evidence::write(rig, Body::Report(Box::new(report.clone()))).await.map_err(|source| WorkError::ReportNotWritten {
+        run: run.run.clone(),
+        verdict: report.verdict.name(),
+        source: Box::new(source),
+    })?;
     journal.end_drill(&run.run).await?;
     team.tell(&Happening::Ended { verdict: report.verdict, reasons: report.reasons.clone() });
     Ok(Outcome { report, written, restores: world.found.restores })
@@ -471,17 +481,12 @@ where
     if world.own.cancel.is_cancelled() {
         return Err(Halt::Interrupted);
     }
-    let mut done = saga.step(world, step).await.map_err(|halted| match halted {
+    let mark = world.place.as_ref().map(Place::mark).unwrap_or_default();
+    let done = saga.step(world, step).await.map_err(|halted| match halted {
         Halted::Step(halt) => halt,
         other => Halt::sandbox(other.to_string()),
     });
-    // What fails because the server is gone says nothing about the backup, whatever it looks like.
-    if let Err(Halt::Backup(_)) = &done
-        && world.found.moments.server_up.is_some()
-        && !world.place.as_mut().is_some_and(Place::server_runs)
-    {
-        done = done.map_err(|halt| Halt::sandbox("its server ended").with_detail(halt.detail().to_owned()));
-    }
+    let done = done.map_err(|halt| blame::judged(world, halt, mark));
     ended(world, name, from, done.as_ref().err());
     done
 }
@@ -497,8 +502,11 @@ fn at_fault(error: WorkError) -> Halt {
     let halt = match &error {
         WorkError::Interrupted => Halt::Interrupted,
         WorkError::Target(target) if target.trouble() == crate::domain::Trouble::Interrupted => Halt::Interrupted,
-        WorkError::Target(target) if target.is_the_machines() => Halt::sandbox(error.to_string()),
+        WorkError::Target(TargetError::Lacks { .. } | TargetError::Tools(_)) => Halt::sandbox(error.to_string()),
+        WorkError::Sandbox(SandboxError::Failed { what, .. }) => Halt::sandbox(format!("it could not {what}")),
         WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => Halt::sandbox(error.to_string()),
+        // A key that was not tried says nothing about whether it opens.
+        WorkError::NothingOpens(nothing) if nothing.is_of_this_host() => Halt::sandbox("a key cannot be used on this host".to_owned()),
         // Whoever may not read knows nothing of what there is to read.
         WorkError::Vault(crate::vault::VaultError::Refused { .. }) => Halt::sandbox(error.to_string()),
         // It may be whole, and it is not to be had in time.
@@ -512,136 +520,6 @@ fn at_fault(error: WorkError) -> Halt {
         _ => Halt::backup(error.to_string()),
     };
     halt.with_detail(text)
-}
-
-/// Raises the sandbox. The only step that makes anything outside of it.
-struct Raise;
-
-#[async_trait]
-impl<'w> Undo<World<'w>> for Raise {
-    fn name(&self) -> &'static str {
-        "raise-sandbox"
-    }
-    async fn undo(&self, world: &mut World<'w>) -> Result<(), String> {
-        let ended = match world.place.take() {
-            Some(place) => place.tear_down().await,
-            None => local::undo(&world.state, &world.run).await,
-        };
-        ended.map_err(|error| error.to_string())
-    }
-}
-
-#[async_trait]
-impl<'w> Step<World<'w>> for Raise {
-    type Output = Lease;
-    type Error = Halt;
-    async fn act(&self, world: &mut World<'w>) -> Result<Lease, Halt> {
-        let majors = world.chosen.iter().map(|(chosen, _)| chosen.manifest.source.major());
-        let planned = world.drill.plan.stages.iter().filter_map(|stage| stage.major).max();
-        let major = planned.or(majors.max()).unwrap_or_default();
-        let pg_bin = world.rig.config.pg_bin.clone();
-        let tools = Tools::find_server(pg_bin.as_deref(), major).await.map_err(|error| Halt::sandbox(error.to_string()))?;
-        let mut programs = world.drill.sandbox.programs.clone();
-        programs.extend(pg_bin.and_then(|bin| Some(bin.parent()?.to_owned())));
-        world.found.sandbox = format!("local, {}", tools.version().replace("pg_dump", "server and clients of"));
-        let spec = Spec {
-            run: world.run.clone(),
-            state: world.state.clone(),
-            size_bytes: world.drill.sandbox.size_bytes,
-            time_to_live: world.drill.time_to_live.duration(),
-            tools,
-            programs,
-        };
-        let place = local::raise(spec).await.map_err(|error| Halt::sandbox(error.to_string()))?;
-        let (lease, gaps) = (place.lease().clone(), place.gaps().to_vec());
-        world.place = Some(place);
-        world.lease = Some(lease.clone());
-        // Judged before a server listens that anybody could talk to.
-        let refused: Vec<String> =
-            gaps.iter().filter(|gap| !world.drill.accept_gaps.contains(gap.name())).map(|gap| format!("gap {}", gap.name())).collect();
-        world.found.isolation.gaps = gaps;
-        match refused.is_empty() {
-            true => Ok(lease),
-            false => Err(Halt::sandbox(format!("nothing was restored, since it is not isolated: {}", refused.join("; ")))),
-        }
-    }
-}
-
-/// Starts the sandbox's server.
-struct StartServer;
-vanishes_with_the_sandbox!(StartServer, "start-server");
-
-#[async_trait]
-impl<'w> Step<World<'w>> for StartServer {
-    type Output = ();
-    type Error = Halt;
-    async fn act(&self, world: &mut World<'w>) -> Result<(), Halt> {
-        // A sandbox's server is ours: what a plan sets for sessions it may as well have throughout.
-        let settings: Vec<(String, String)> = world.drill.plan.stages.iter().flat_map(|stage| stage.settings.clone()).collect();
-        let place = world.place.as_mut().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
-        place.start_server(&settings).await.map_err(|error| Halt::sandbox(error.to_string()))?;
-        world.found.moments.server_up = Some(world.clock.seconds());
-        Ok(())
-    }
-}
-
-/// Proves that the sandbox is cut off. Nothing is restored before it passes.
-struct Isolate;
-vanishes_with_the_sandbox!(Isolate, "prove-isolation");
-
-#[async_trait]
-impl<'w> Step<World<'w>> for Isolate {
-    type Output = Isolation;
-    type Error = Halt;
-    async fn act(&self, world: &mut World<'w>) -> Result<Isolation, Halt> {
-        let reaches = reaches(world.own, world.drill);
-        let place = world.place.as_mut().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
-        let isolation = place.isolation(reaches).await;
-        let accepted = |gap: Gap| world.drill.accept_gaps.contains(gap.name());
-        let refused = isolation.gaps.iter().filter(|gap| !accepted(**gap)).map(|gap| format!("gap {}", gap.name()));
-        let open = |gap: Gap| isolation.gaps.contains(&gap) && accepted(gap);
-        let unexpected = isolation.reached().filter(|probe| !open(probe.tried.gap()));
-        let wrong: Vec<String> = refused.chain(unexpected.map(|probe| format!("{}: {}", probe.tried, probe.detail))).collect();
-        world.found.isolation = isolation.clone();
-        if wrong.is_empty() {
-            Ok(isolation)
-        } else {
-            Err(Halt::sandbox(format!("nothing was restored, since it is not isolated: {}", wrong.join("; "))))
-        }
-    }
-}
-
-/// What must not be reachable from inside: every source, this host's services and names, and every file that matters.
-fn reaches(rig: &Rig, drill: &Drill) -> Vec<Reach> {
-    let mut all = vec![Reach::Interfaces, Reach::Processes, Reach::Tcp("127.0.0.1:5432".to_owned()), Reach::Name("example.com".to_owned())];
-    for datastore in rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres) {
-        for (host, port) in datastore.connection.addresses() {
-            match host.as_str() {
-                "" => all.extend(["/var/run/postgresql", "/tmp"].map(|directory| Reach::Socket(format!("{directory}/.s.PGSQL.{port}")))),
-                path if path.starts_with('/') => all.push(Reach::Socket(format!("{path}/.s.PGSQL.{port}"))),
-                name => {
-                    all.push(Reach::Tcp(format!("{name}:{port}")));
-                    all.push(Reach::Tcp(format!("127.0.0.1:{port}")));
-                    if name.parse::<std::net::IpAddr>().is_err() && name != "localhost" {
-                        all.push(Reach::Name(name.to_owned()));
-                    }
-                }
-            }
-        }
-    }
-    // Where EC2 hands out credentials.
-    all.push(Reach::Tcp("169.254.169.254:80".to_owned()));
-    for file in rig.config.private_files().into_iter().chain(drill.recovery_identity.clone()) {
-        all.push(Reach::File(file.display().to_string()));
-    }
-    let mut seen = Vec::new();
-    all.retain(|reach| {
-        !seen.contains(reach) && {
-            seen.push(reach.clone());
-            true
-        }
-    });
-    all
 }
 
 #[cfg(test)]

@@ -41,9 +41,8 @@ pub(super) fn report(
         reached: &[],
         leftovers: leftovers.len(),
     });
-    let binary = std::env::current_exe()
-        .and_then(std::fs::read)
-        .map_err(|source| WorkError::File { what: "reading lifeboat's own binary".to_owned(), source })?;
+    let binary =
+        crate::this_program::bytes().map_err(|source| WorkError::File { what: "reading lifeboat's own binary".to_owned(), source })?;
     Ok(DrillReport {
         schema: REPORT_SCHEMA.to_owned(),
         run: run.run.clone(),

@@ -82,9 +82,9 @@ pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, ident
 /// The database that the guide made: the only one that is not the server's own.
 async fn restored_database(rig: &Rig, place: &Place) -> Result<String, WorkError> {
     let tools = Tools::find(rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
-    let mut session = Session::open(&tools, &place.connection("postgres")).await.map_err(TargetError::Session)?;
+    let mut session = Session::open(&tools, &place.connection("postgres")).await.map_err(TargetError::Restored)?;
     let question = "SELECT datname FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY oid DESC LIMIT 1";
-    Ok(session.ask_one("the restored database", question).await.map_err(TargetError::Session)?)
+    Ok(session.ask_one("the restored database", question).await.map_err(TargetError::Restored)?)
 }
 
 /// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault: what its signed documents name, and nothing

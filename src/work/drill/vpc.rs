@@ -21,6 +21,7 @@ use crate::sandbox::vpc::policies::Reads;
 use crate::sandbox::vpc::preflight::{Preflight, Weight};
 use crate::sandbox::vpc::steps;
 use crate::sandbox::vpc::{GrantSpec, Scratch, ScratchError, Spec, boot, paper};
+use crate::this_program;
 use crate::work::shelf::sha256;
 use crate::work::{Rig, WorkError, evidence, scratch, shelf};
 
@@ -212,9 +213,12 @@ async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scr
 
 /// The agent's binary, and its hash.
 fn agent_binary(settings: &ScratchSettings) -> Result<(Vec<u8>, String), WorkError> {
-    let own = || std::env::current_exe().map_err(|source| WorkError::File { what: "finding lifeboat's own binary".to_owned(), source });
-    let path = settings.agent.clone().map_or_else(own, Ok)?;
-    let read = std::fs::read(&path).map_err(|source| WorkError::File { what: format!("reading the agent {}", path.display()), source })?;
+    let read = match &settings.agent {
+        Some(path) => {
+            std::fs::read(path).map_err(|source| WorkError::File { what: format!("reading the agent {}", path.display()), source })
+        }
+        None => this_program::bytes().map_err(|source| WorkError::File { what: "reading lifeboat's own program".to_owned(), source }),
+    }?;
     let hash = sha256(&read);
     Ok((read, hash))
 }

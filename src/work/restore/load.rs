@@ -23,6 +23,7 @@ use crate::target::ahead::Ahead;
 use crate::target::database::{self, Found, Part, Properties};
 use crate::target::load::{Archive, Loaded, Loader, TableName, said_of_post_data};
 use crate::target::mark::{Mark, SWAPPING};
+use crate::target::rights;
 use crate::target::script;
 use crate::target::turn::Turn;
 use crate::target::{TargetError, resume};
@@ -232,14 +233,15 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     }
     state.begun = true;
     let as_script = script::is_needed(sight.tools.major(), snapshot::server(sight.session()).await.map_err(TargetError::Session)?.major());
+    let connection = sight.connection.clone();
     let loader = Loader {
         tools: sight.tools.clone(),
-        connection: sight.connection.clone(),
+        connection: connection.clone(),
         jobs: wishes.jobs.max(1),
         tablespaces_left_out: plan.report.tablespaces_left_out.clone(),
         leave,
         cancel: rig.cancel.clone(),
-        settings: wishes.settings.clone(),
+        settings: rights::quiet_logs(sight.session(), &connection).await.into_iter().chain(wishes.settings.clone()).collect(),
         without_rows_of: wishes.without_rows_of.clone(),
         selection,
         as_script,

@@ -357,7 +357,7 @@ fn after_a_reboot_nobody_is_taken_for_the_sandbox() {
     command.env("LIFEBOAT_FAILPOINT", "drill-loaded");
     assert_eq!(finish(command).code, 137);
     let lease = lease(&r.home).unwrap();
-    assert_eq!(lease.as_object().unwrap().keys().collect::<Vec<_>>(), ["expires", "run", "uid"]);
+    assert_eq!(lease.as_object().unwrap().keys().collect::<Vec<_>>(), ["expires", "groups", "run", "uid"]);
     // Somebody who looks into it, under the run's name, perhaps with a number that the sandbox had.
     let run = lease["run"].as_str().unwrap();
     let mut bystander = std::process::Command::new("sh").args(["-c", "read line", run]).stdin(Stdio::piped()).spawn().unwrap();

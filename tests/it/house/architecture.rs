@@ -16,14 +16,15 @@ fn room(file: &Path) -> String {
 }
 
 /// Which rooms each room may use. `cli → rig → work → rooms → domain`; nothing points back.
-const MAY_USE: [(&str, &[&str]); 23] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("domain", &[]),
     ("failpoint", &[]),
+    ("this_program", &[]),
     ("private", &[]),
     ("program", &["domain"]),
     ("report", &["domain"]),
     ("saga", &[]),
-    ("sandbox", &["domain", "pg", "aws", "saga"]),
+    ("sandbox", &["domain", "pg", "aws", "saga", "this_program"]),
     ("check", &["domain", "config", "pg", "program"]),
     ("evidence", &["domain", "keyring", "vault"]),
     ("pg", &["domain", "program"]),
@@ -32,7 +33,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("keyring", &["domain", "seal", "aws"]),
     ("config", &["domain", "keyring", "pg", "program"]),
     ("vault", &["domain", "seal", "config", "aws"]),
-    ("volumes", &["domain", "aws", "program"]),
+    ("volumes", &["domain", "aws", "program", "this_program"]),
     ("catalog", &["domain", "saga"]),
     ("source", &["domain", "pg", "seal", "failpoint"]),
     ("target", &["domain", "pg", "seal", "report", "failpoint"]),
@@ -56,6 +57,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "sandbox",
             "check",
             "evidence",
+            "this_program",
         ],
     ),
     ("notify", &["domain", "config", "aws", "private", "program"]),

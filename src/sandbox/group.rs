@@ -1,0 +1,227 @@
+//! The control group of a sandbox, where the host has one to give: how much memory everything in it may take together, and how many
+//! processes it may have.
+//!
+//! Of version 2 a group can be made below one that is ours: the root, or one that its service manager has handed over (`Delegate=yes` of
+//! systemd, which marks it so). Version 1 asks nobody. A host without either has a sandbox without these limits, and the report says so.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Name of the group that lifeboat's own processes move to: a group of version 2 that has groups below it holds no processes.
+const OWN: &str = "lifeboat";
+/// What begins the name of a sandbox's group; the run's name follows.
+const OF_A_SANDBOX: &str = "lifeboat-sandbox-";
+/// Marks of systemd on groups that it has handed over.
+const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
+/// What limits need.
+const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+
+/// How much everything in a sandbox may take together.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Memory in bytes, files in memory included. Nothing of it is swapped out.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub processes: u32,
+}
+
+/// Where this process is in a hierarchy of groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Position {
+    mount: PathBuf,
+    below: PathBuf,
+    /// The controllers of version 1 that it is for; none of version 2.
+    controllers: Vec<String>,
+}
+
+impl Position {
+    fn directory(&self) -> PathBuf {
+        self.mount.join(&self.below)
+    }
+}
+
+/// Makes the group of a run; returns the directories that it consists of: one of version 2, or one for each controller of version 1.
+///
+/// # Errors
+/// Why there is none, in words.
+pub fn make(run: &str, limits: &Limits) -> Result<Vec<PathBuf>, String> {
+    let read = |file: &str| std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
+    let positions = positions(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+    let mut made = Vec::new();
+    let outcome = try_to_make(&positions, run, limits, &mut made);
+    if outcome.is_err() {
+        remove(&made);
+    }
+    outcome.map(|()| made)
+}
+
+fn try_to_make(positions: &[Position], run: &str, limits: &Limits, made: &mut Vec<PathBuf>) -> Result<(), String> {
+    let old: Vec<&Position> =
+        positions.iter().filter(|one| CONTROLLERS.iter().any(|name| one.controllers.iter().any(|c| c == name))).collect();
+    if old.is_empty() {
+        let unified = positions.iter().find(|one| one.controllers.is_empty()).ok_or("this host shows no control groups")?;
+        let above = handed_over(unified)?;
+        let group = above.join(format!("{OF_A_SANDBOX}{run}"));
+        create(&group, made)?;
+        write(&group, "memory.max", &limits.memory_bytes.to_string())?;
+        write(&group, "pids.max", &limits.processes.to_string())?;
+        // Not there where the kernel counts no swap, or has none.
+        let _ = write(&group, "memory.swap.max", "0");
+        return write(&group, "memory.oom.group", "1");
+    }
+    for name in CONTROLLERS {
+        let position =
+            old.iter().find(|one| one.controllers.iter().any(|c| c == name)).ok_or_else(|| format!("no control group limits {name}"))?;
+        let group = position.directory().join(format!("{OF_A_SANDBOX}{run}"));
+        if !made.contains(&group) {
+            create(&group, made)?;
+        }
+        if name == "memory" {
+            write(&group, "memory.limit_in_bytes", &limits.memory_bytes.to_string())?;
+            let _ = write(&group, "memory.swappiness", "0");
+        } else {
+            write(&group, "pids.max", &limits.processes.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn create(group: &Path, made: &mut Vec<PathBuf>) -> Result<(), String> {
+    std::fs::create_dir(group).map_err(|error| format!("making {}: {error}", group.display()))?;
+    made.push(group.to_owned());
+    Ok(())
+}
+
+fn write(group: &Path, file: &str, text: &str) -> Result<(), String> {
+    let file = group.join(file);
+    std::fs::write(&file, text).map_err(|error| format!("writing {}: {error}", file.display()))
+}
+
+/// The group of version 2 below which groups may be made, ready for it.
+fn handed_over(position: &Position) -> Result<PathBuf, String> {
+    let own = position.directory();
+    // Moved aside already, by an earlier drill of this process.
+    let group = if own.ends_with(OWN) { own.parent().unwrap_or(&own).to_owned() } else { own };
+    let is_root = group == position.mount;
+    if !is_root && !is_delegated(&group) {
+        return Err(format!("control group {} is not handed over (in a systemd unit: Delegate=memory pids)", group.display()));
+    }
+    let enabled = || std::fs::read_to_string(group.join("cgroup.subtree_control")).unwrap_or_default();
+    let lacks = |text: String| CONTROLLERS.iter().any(|name| !text.split_whitespace().any(|word| word == *name));
+    if lacks(enabled()) {
+        // The host's own root may hold processes; every other group that has groups below it may not.
+        if group.join("cgroup.type").exists() {
+            let aside = group.join(OWN);
+            let _ = std::fs::create_dir(&aside);
+            for process in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _ = std::fs::write(aside.join("cgroup.procs"), process);
+            }
+        }
+        write(&group, "cgroup.subtree_control", "+memory +pids")?;
+    }
+    Ok(group)
+}
+
+fn is_delegated(group: &Path) -> bool {
+    let mut value = [0_u8; 8];
+    DELEGATED
+        .iter()
+        .any(|name| rustix::fs::getxattr(group, *name, &mut value).is_ok_and(|length| value.get(..length) == Some(b"1".as_slice())))
+}
+
+/// The files that a process writes `0` to, to move into a group.
+#[must_use]
+pub fn doors(group: &[PathBuf]) -> Vec<PathBuf> {
+    group.iter().map(|directory| directory.join("cgroup.procs")).collect()
+}
+
+/// Removes a run's group. What still has processes stays, and is found by [`left`].
+pub fn remove(group: &[PathBuf]) {
+    for directory in left(group) {
+        let _ = std::fs::remove_dir(directory);
+    }
+}
+
+/// What is left of a group. Anything that is not the name of a sandbox's group is passed over, whoever wrote it down.
+#[must_use]
+pub fn left(group: &[PathBuf]) -> Vec<PathBuf> {
+    let ours = |path: &&PathBuf| {
+        let named = path.file_name().is_some_and(|name| name.as_bytes().starts_with(OF_A_SANDBOX.as_bytes()));
+        named && path.components().all(|part| part != std::path::Component::ParentDir) && path.join("cgroup.procs").exists()
+    };
+    group.iter().filter(ours).cloned().collect()
+}
+
+/// Whether a process of the group was ended because the group's memory was used up.
+#[must_use]
+pub fn out_of_memory(group: &[PathBuf]) -> bool {
+    // `oom_kill 1` in either version.
+    let killed = |text: String| text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"));
+    let files = group.iter().flat_map(|directory| ["memory.events", "memory.oom_control"].map(|name| directory.join(name)));
+    files.filter_map(|file| std::fs::read_to_string(file).ok()).any(killed)
+}
+
+/// Where this process is, by what the kernel says of it and of what is mounted.
+fn positions(own: &str, mounts: &str) -> Vec<Position> {
+    let mounted: Vec<(Vec<&str>, PathBuf, PathBuf)> = mounts
+        .lines()
+        .filter_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            let place: Vec<&str> = place.split(' ').collect();
+            let mut kind = kind.split(' ');
+            let (name, options) = (kind.next()?, kind.nth(1).unwrap_or_default());
+            let controllers = match name {
+                "cgroup2" => Vec::new(),
+                "cgroup" => options.split(',').collect(),
+                _ => return None,
+            };
+            Some((controllers, PathBuf::from(place.get(3)?), PathBuf::from(place.get(4)?)))
+        })
+        .collect();
+    let position = |line: &str| {
+        let mut fields = line.splitn(3, ':');
+        let (_, names, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let controllers: Vec<String> = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let fits = |of: &[&str]| match controllers.first() {
+            None => of.is_empty(),
+            Some(first) => of.contains(&first.as_str()),
+        };
+        let (_, root, mount) = mounted.iter().find(|(of, ..)| fits(of))?;
+        // A mount may show a part of the hierarchy only.
+        let below = Path::new(path).strip_prefix(root).ok()?.to_owned();
+        Some(Position { mount: mount.clone(), below, controllers })
+    };
+    own.lines().filter_map(position).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_finds_its_groups() {
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        let found = positions("0::/system.slice/lifeboat.service\n", unified);
+        assert_eq!(found.iter().map(Position::directory).collect::<Vec<_>>(), [Path::new("/sys/fs/cgroup/system.slice/lifeboat.service")]);
+        // A container is shown a part; elsewhere the older version is in force, and the newer one mounted beside it.
+        let part = "1 2 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n";
+        assert_eq!(positions("0::/docker/abc\n", part)[0].directory(), Path::new("/sys/fs/cgroup/"));
+        assert!(positions("0::/other\n", part).is_empty());
+        let older = "1 2 0:1 / /cg/memory rw - cgroup cgroup rw,memory\n1 2 0:2 / /cg/p rw - cgroup cgroup rw,pids\n1 2 0:3 / /cg/u rw - cgroup2 x rw\n";
+        let found = positions("4:memory:/a\n8:pids:/\n3:cpu:/\n0::/\n", older);
+        let directories: Vec<PathBuf> = found.iter().map(Position::directory).collect();
+        assert_eq!(directories, [Path::new("/cg/memory/a"), Path::new("/cg/p/"), Path::new("/cg/u/")]);
+    }
+
+    #[test]
+    fn only_groups_of_sandboxes_are_ever_removed() {
+        let directory = tempfile::tempdir().map(|d| d.keep()).unwrap_or_default();
+        for name in ["lifeboat-sandbox-1", "other"] {
+            let group = directory.join(name);
+            assert!(std::fs::create_dir(&group).is_ok() && std::fs::write(group.join("cgroup.procs"), "").is_ok());
+        }
+        let asked = [directory.join("lifeboat-sandbox-1"), directory.join("other"), directory.join("../lifeboat-sandbox-1")];
+        assert_eq!(left(&asked), [directory.join("lifeboat-sandbox-1")]);
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}

@@ -1,0 +1,165 @@
+//! What there is of a sandbox on the host, and how it is found and ended by whoever knows nothing but the run's name.
+//!
+//! Process numbers are never remembered, since they are used again: a sandbox is known by its uids, and by its name in its directory and in
+//! the arguments of its processes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use super::{Place, directory, failed};
+use crate::sandbox::{Census, SandboxError, group, jail, users, volumes};
+
+/// What a sandbox's directory holds for whoever finds it.
+pub(super) const LEASE: &str = "lease.json";
+
+/// What stands in a sandbox's directory, for whoever finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The run.
+    pub run: String,
+    /// Uid of the server; clients have the next one. None where it has no uid of its own.
+    pub uid: Option<u32>,
+    /// When it should be gone.
+    pub expires: Timestamp,
+    /// Its control groups, where it has any.
+    #[serde(default)]
+    pub groups: Vec<PathBuf>,
+}
+
+/// Ends whatever there is of a run's sandbox, known by its tag alone. Doing it twice, or where nothing is, is success.
+///
+/// # Errors
+/// [`SandboxError`] if something cannot be ended or removed.
+pub async fn undo(state: &Path, run: &str) -> Result<(), SandboxError> {
+    let home = directory(state, run);
+    let lease = read_lease(&home);
+    for _ in 0..100 {
+        let tagged = tagged(state, run, lease.as_ref());
+        if tagged.is_empty() {
+            break;
+        }
+        for process in tagged {
+            kill(&process, |again| is_tagged(again, state, run, lease.as_ref()));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    volumes::detach_all(run);
+    if let Some(lease) = &lease {
+        group::remove(&lease.groups);
+    }
+    match std::fs::remove_dir_all(&home) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove its directory")(error)),
+        _ => Ok(()),
+    }
+}
+
+/// What there still is of a run's sandbox.
+#[must_use]
+pub fn census(state: &Path, run: &str, lease: Option<&Lease>) -> Census {
+    let home = directory(state, run);
+    let lease = read_lease(&home).or_else(|| lease.cloned());
+    let processes = tagged(state, run, lease.as_ref()).into_iter().map(|p| format!("process {} ({})", p.pid, p.name)).collect();
+    let mut files = if home.exists() { vec![home.display().to_string()] } else { Vec::new() };
+    files.extend(lease.iter().flat_map(|lease| group::left(&lease.groups)).map(|group| group.display().to_string()));
+    files.extend(volumes::attached(run).into_iter().map(|device| format!("/dev/{device}")));
+    Census { processes, files }
+}
+
+/// Sandboxes that have a directory on this host.
+#[must_use]
+pub fn found(state: &Path) -> Vec<Lease> {
+    let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
+    let lease = |entry: std::fs::DirEntry| {
+        let run = entry.file_name().into_string().ok()?;
+        // One without a lease died while it was made; it has expired. The name is the directory's, whatever the lease says.
+        let found = read_lease(&entry.path());
+        let none = Lease { run: String::new(), uid: None, expires: Timestamp::UNIX_EPOCH, groups: Vec::new() };
+        Some(Lease { run, ..found.unwrap_or(none) })
+    };
+    entries.filter_map(lease).collect()
+}
+
+/// The lease of a run's sandbox, if it has a directory.
+#[must_use]
+pub fn lease(state: &Path, run: &str) -> Option<Lease> {
+    read_lease(&directory(state, run))
+}
+
+pub(super) fn read_lease(home: &Path) -> Option<Lease> {
+    let lease: Lease = serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()?;
+    // Where a sandbox has no uid of its own, what runs in it could write a lease that names somebody else's.
+    Some(Lease { uid: lease.uid.filter(|uid| users::can_be(*uid)), ..lease })
+}
+
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) parent: u32,
+    uid: u32,
+    name: String,
+    arguments: Vec<u8>,
+}
+
+fn process(pid: u32) -> Option<Process> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    // A zombie holds nothing and goes when its parent looks.
+    if field("State:")?.starts_with('Z') {
+        return None;
+    }
+    Some(Process {
+        pid,
+        parent: field("PPid:")?.parse().ok()?,
+        uid: field("Uid:")?.split_whitespace().next()?.parse().ok()?,
+        name: field("Name:")?.to_owned(),
+        arguments: std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
+    })
+}
+
+pub(super) fn processes() -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(process).collect()
+}
+
+fn is_tagged(process: &Process, state: &Path, run: &str, lease: Option<&Lease>) -> bool {
+    let uid = lease.and_then(|lease| lease.uid);
+    let words = || process.arguments.split(|byte| *byte == 0);
+    let first_process = words().any(|word| word == jail::COMMAND.as_bytes()) && words().any(|word| word == run.as_bytes());
+    let home = directory(state, run).into_os_string().into_encoded_bytes();
+    let own = process.pid == std::process::id();
+    !own && (uid.is_some_and(|uid| process.uid == uid || process.uid == uid + 1)
+        || first_process
+        || words().any(|word| word.starts_with(&home)))
+}
+
+fn tagged(state: &Path, run: &str, lease: Option<&Lease>) -> Vec<Process> {
+    processes().into_iter().filter(|process| is_tagged(process, state, run, lease)).collect()
+}
+
+/// Kills the process that was looked at, and no other that got its number since: a handle is taken first, and what it stands for is
+/// looked at once more.
+fn kill(process: &Process, still: impl Fn(&Process) -> bool) {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    if self::process(process.pid).is_some_and(|again| still(&again)) {
+        let _ = pidfd_send_signal(handle, Signal::KILL);
+    }
+}
+
+pub(super) fn used_uids() -> std::collections::BTreeSet<u32> {
+    processes().iter().map(|process| process.uid).collect()
+}
+
+impl Place {
+    /// Ends every process of the clients' user that still runs. Where they have no user of their own, only those that lifeboat started are known,
+    /// and they end with their groups.
+    pub fn end_clients(&self) {
+        let Some(client) = self.lease.uid.map(|uid| uid + 1) else { return };
+        for process in processes().into_iter().filter(|process| process.uid == client) {
+            kill(&process, |again| again.uid == client);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What the sandbox's server says of itself: which errors it raised and where in its source, and how its processes ended.
+//!
+//! A drill judges by this and not by words. Messages may hold anything that the restored data says, in any language; what decides is the
+//! SQLSTATE with the function and file that raised it, which only the server writes: a message that spans lines is indented by it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Settings of the server's log. `%p` and `%e` come before every line; statements and rows do not stand in it.
+pub(super) const SETTINGS: [&str; 9] = [
+    "log_destination=stderr",
+    "log_line_prefix=%p %e ",
+    "log_error_verbosity=verbose",
+    "log_min_messages=warning",
+    "log_min_error_statement=panic",
+    "log_statement=none",
+    "log_min_duration_statement=-1",
+    "log_duration=off",
+    "lc_messages=C",
+];
+/// The same as options of a session, for what a restored database or role would set otherwise.
+pub(super) const OF_SESSIONS: &str = "-c log_error_verbosity=verbose -c log_min_messages=warning -c log_min_error_statement=panic \
+     -c log_statement=none -c log_min_duration_statement=-1 -c log_duration=off -c lc_messages=C -c session_preload_libraries=";
+/// Errors that are kept: the newest.
+const RAISED_MAX: usize = 256;
+/// Bytes of a line that are looked at.
+const LINE_BYTES_MAX: usize = 2048;
+/// Lines that are kept for people, should the server not start.
+const LAST_LINES: usize = 12;
+
+/// An error that the server raised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raised {
+    process: u32,
+    /// SQLSTATE, five characters. Code of the data's own may choose any.
+    pub sqlstate: String,
+    /// The first line of the message, in the server's words or in the data's.
+    pub message: String,
+    /// The function of the server's source that raised it; empty if it was not told.
+    pub function: String,
+    /// The file of that function, without its directory.
+    pub file: String,
+}
+
+impl Raised {
+    /// An error as it would be raised at a place.
+    #[cfg(test)]
+    pub fn at(sqlstate: &str, message: &str, function: &str, file: &str) -> Self {
+        let own = str::to_owned;
+        Self { process: 0, sqlstate: own(sqlstate), message: own(message), function: own(function), file: own(file) }
+    }
+}
+
+/// What has been heard, from the first line on.
+#[derive(Debug, Default)]
+pub struct Heard {
+    raised: VecDeque<Raised>,
+    /// How many errors were dropped at the front.
+    dropped: usize,
+    killed: Vec<i32>,
+    last: VecDeque<String>,
+}
+
+/// A place in what is heard.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mark {
+    raised: usize,
+    killed: usize,
+}
+
+/// What the server said since a mark.
+#[derive(Debug, Clone, Default)]
+pub struct Since {
+    /// Errors it raised, the oldest first.
+    pub raised: Vec<Raised>,
+    /// Signals that ended processes of the server.
+    pub killed: Vec<i32>,
+}
+
+/// Listens to a server's standard error until that ends.
+#[derive(Debug, Clone, Default)]
+pub struct ServerLog(Arc<Mutex<Heard>>);
+
+impl ServerLog {
+    /// Begins to listen.
+    pub fn listen(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> (Self, tokio::task::JoinHandle<()>) {
+        let log = Self::default();
+        let heard = log.clone();
+        let listening = tokio::spawn(async move {
+            let Some(mut stream) = stream else { return };
+            let (mut buffer, mut line, mut is_cut) = (vec![0; 16 * 1024], Vec::new(), false);
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                for byte in buffer.iter().take(count) {
+                    match byte {
+                        b'\n' => {
+                            heard.with(|heard| heard.line(&String::from_utf8_lossy(&line)));
+                            line.clear();
+                            is_cut = false;
+                        }
+                        _ if line.len() >= LINE_BYTES_MAX => is_cut = true,
+                        byte if !is_cut => line.push(*byte),
+                        _ => {}
+                    }
+                }
+            }
+            heard.with(|heard| heard.line(&String::from_utf8_lossy(&line)));
+        });
+        (log, listening)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Heard) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where it is now.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.with(|heard| Mark { raised: heard.dropped + heard.raised.len(), killed: heard.killed.len() })
+    }
+
+    /// What was said since.
+    #[must_use]
+    pub fn since(&self, mark: Mark) -> Since {
+        self.with(|heard| Since {
+            raised: heard.raised.iter().skip(mark.raised.saturating_sub(heard.dropped)).cloned().collect(),
+            killed: heard.killed.iter().skip(mark.killed).copied().collect(),
+        })
+    }
+
+    /// The last lines, for people.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        self.with(|heard| heard.last.iter().cloned().collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl Heard {
+    fn line(&mut self, line: &str) {
+        if line.is_empty() {
+            return;
+        }
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        let Some((process, sqlstate, what, text)) = parts(line) else {
+            self.last.push_back(line.to_owned());
+            return;
+        };
+        match what {
+            "ERROR" | "FATAL" | "PANIC" => {
+                if self.raised.len() == RAISED_MAX {
+                    self.raised.pop_front();
+                    self.dropped += 1;
+                }
+                // Verbose lines repeat the SQLSTATE.
+                let message = text.split_once(": ").map_or(text, |(_, message)| message).to_owned();
+                self.last.push_back(format!("{what}: {message}"));
+                let (function, file) = (String::new(), String::new());
+                self.raised.push_back(Raised { process, sqlstate: sqlstate.to_owned(), message, function, file });
+            }
+            "LOCATION" => {
+                let (function, place) = text.split_once(", ").unwrap_or(("", text));
+                let file = place.rsplit_once(':').map_or(place, |(file, _)| file);
+                let newest = self.raised.iter_mut().rev().find(|raised| raised.process == process);
+                if let Some(raised) = newest.filter(|raised| raised.file.is_empty()) {
+                    (raised.function, raised.file) = (function.to_owned(), file.rsplit('/').next().unwrap_or(file).to_owned());
+                }
+            }
+            "LOG" => {
+                // "server process (PID 7) was terminated by signal 9: Killed"
+                let signal: Option<i32> =
+                    text.split_once(" was terminated by signal ").and_then(|(_, rest)| rest.split(':').next()?.trim().parse().ok());
+                self.killed.extend(signal);
+                self.last.push_back(text.to_owned());
+            }
+            _ => self.last.push_back(format!("{what}: {text}")),
+        }
+    }
+}
+
+/// Process, SQLSTATE, what kind of line, and its text.
+fn parts(line: &str) -> Option<(u32, &str, &str, &str)> {
+    let (process, rest) = line.split_once(' ')?;
+    let (sqlstate, rest) = rest.split_once(' ')?;
+    let (what, text) = rest.split_once(":  ")?;
+    let is_state = sqlstate.len() == 5 && sqlstate.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
+    Some((process.parse().ok().filter(|_| is_state)?, sqlstate, what, text))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn hear(text: &str) -> Heard {
+        let mut heard = Heard::default();
+        text.lines().for_each(|line| heard.line(line));
+        heard
+    }
+
+    #[test]
+    fn an_error_has_its_place_and_words_of_the_data_have_none() {
+        let heard = hear(
+            "12 0A000 ERROR:  0A000: extension \"x\" is not available\n\
+             12 0A000 DETAIL:  Could not open extension control file\n\
+             12 0A000 LOCATION:  parse_extension_control_file, extension.c:560\n\
+             13 P0001 ERROR:  P0001: item 1 is not available\n\
+             \t14 58P01 ERROR:  58P01: could not open file\n\
+             \t13 58P01 LOCATION:  mdextend, md.c:1\n\
+             13 P0001 CONTEXT:  PL/pgSQL function\n\
+             13 P0001 LOCATION:  exec_stmt_raise, pl_exec.c:3893\n",
+        );
+        let found: Vec<_> = heard.raised.iter().map(|r| (r.sqlstate.as_str(), r.function.as_str(), r.file.as_str())).collect();
+        assert_eq!(found, [("0A000", "parse_extension_control_file", "extension.c"), ("P0001", "exec_stmt_raise", "pl_exec.c")]);
+    }
+
+    #[test]
+    fn processes_that_were_killed_are_told_by_their_signal() {
+        let heard = hear("1 00000 LOG:  00000: server process (PID 77) was terminated by signal 9: Killed\nnoise\n");
+        assert_eq!(heard.killed, [9]);
+        assert_eq!(heard.last.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_heard_is_bounded() {
+        let endless = vec![b'x'; 3 * LINE_BYTES_MAX];
+        let (log, listening) = ServerLog::listen(Some(std::io::Cursor::new(endless)));
+        listening.await.unwrap();
+        assert_eq!(log.last_words().len(), LINE_BYTES_MAX);
+        let many: String = (0..1000).map(|n| format!("1 22012 ERROR:  22012: {n}\n")).collect();
+        let (log, listening) = ServerLog::listen(Some(std::io::Cursor::new(many.into_bytes())));
+        listening.await.unwrap();
+        let all = log.since(Mark::default());
+        assert_eq!((all.raised.len(), all.raised.last().unwrap().message.as_str()), (RAISED_MAX, "999"));
+        assert_eq!(log.since(Mark { raised: 998, killed: 0 }).raised.len(), 2);
+    }
+}

@@ -1,0 +1,161 @@
+//! Who is at fault when a drill does not get through: the backup, or the place that it was restored in.
+//!
+//! Judged by what was seen and never by words: how the sandbox and each of its processes are, and where in the server's source an error was
+//! raised, with which SQLSTATE. Restored data may say anything, in messages of its own and under any SQLSTATE; it cannot choose the place.
+//! `docs/DRILLS.md` has the table.
+
+use super::World;
+use crate::domain::drill::Halt;
+use crate::sandbox::local::Condition;
+use crate::sandbox::server_log::{Mark, Raised, Since};
+
+/// What a sandbox lacks, told by an error of its server: the SQLSTATEs it has (or their beginnings), the files of the server's source it is
+/// raised in (or any), and what is to be said.
+struct Lack {
+    states: &'static [&'static str],
+    files: &'static [&'static str],
+    why: &'static str,
+}
+
+/// Where code of the data's own raises what it likes.
+const RAISED_BY_DATA: [&str; 4] = ["pl_exec.c", "plperl.c", "plpy_elog.c", "pltcl.c"];
+
+const LACKS: [Lack; 9] = [
+    Lack {
+        states: &["0A000", "58P01", "22023"],
+        files: &["extension.c"],
+        why: "an extension of the backup, or that version of it, is not installed on this host",
+    },
+    Lack { states: &[""], files: &["dfmgr.c"], why: "a library that the backup's functions are in is not installed on this host" },
+    Lack { states: &["42809"], files: &["dbcommands.c"], why: "a locale of the backup is not installed on this host" },
+    Lack {
+        states: &[""],
+        files: &["pg_locale.c", "pg_locale_libc.c", "pg_locale_icu.c"],
+        why: "a collation of the backup needs a locale that is not installed on this host",
+    },
+    Lack {
+        states: &["42704"],
+        files: &["guc.c", "guc_funcs.c"],
+        why: "the restore asks for a setting that the sandbox's server does not have: that of a library which must be loaded when the server \
+              starts, or one of the source's own (preload and settings in the drill file)",
+    },
+    Lack { states: &["53100"], files: &[], why: "it is full (size_mib in the drill file)" },
+    Lack { states: &["53"], files: &[], why: "its memory or one of its limits was used up (size_mib in the drill file)" },
+    Lack {
+        states: &["08", "HV00N"],
+        files: &[],
+        why: "the restore asks another server, and a sandbox has no network (skip in the plan leaves out what does)",
+    },
+    Lack {
+        states: &["58P01", "42501", "F0000", "38000"],
+        files: &["genfile.c", "copyfrom.c", "copyto.c", "ts_locale.c", "ts_utils.c", "be-fsstubs.c", "spell.c", "fd.c"],
+        why: "the restore needs a file or program of the server's host that a sandbox does not show (programs in the drill file shows a \
+              directory; skip in the plan leaves out what needs it)",
+    },
+];
+/// Where libraries tell that they come too late.
+const LOADED_LATE: &str = "_PG_init";
+const NOT_PRELOADED: &str = "an extension of the backup must be loaded when the server starts (preload in the drill file)";
+
+/// Signals by which a machine ends a process: memory that is used up, a file in memory that cannot grow, a system call that is refused,
+/// limits of time and size.
+const OF_THE_MACHINE: [(i32, &str); 5] = [
+    (libc::SIGKILL, "a process of its server was killed; was its memory used up? (size_mib in the drill file)"),
+    (libc::SIGBUS, "a process of its server got no more memory (size_mib in the drill file)"),
+    (libc::SIGSYS, "a process of its server made a system call that a sandbox refuses"),
+    (libc::SIGXCPU, "a process of its server had no more time"),
+    (libc::SIGXFSZ, "a process of its server could not make a file that large"),
+];
+
+/// What a raised error says of the place, if it is the place's.
+fn lack(raised: &Raised) -> Option<&'static str> {
+    if raised.file.is_empty() || RAISED_BY_DATA.contains(&raised.file.as_str()) {
+        return None;
+    }
+    if raised.function == LOADED_LATE {
+        return Some(NOT_PRELOADED);
+    }
+    let fits = |lack: &&Lack| {
+        lack.states.iter().any(|state| raised.sqlstate.starts_with(state))
+            && (lack.files.is_empty() || lack.files.contains(&raised.file.as_str()))
+    };
+    LACKS.iter().find(fits).map(|lack| lack.why)
+}
+
+/// Why the place is at fault, by what its server said while something failed with these words; none if it is not known to be.
+fn of_the_place(said: &Since, words: &str) -> Option<&'static str> {
+    if let Some((_, why)) = OF_THE_MACHINE.iter().find(|(signal, _)| said.killed.contains(signal)) {
+        return Some(why);
+    }
+    // Of several errors it is the one that was told; where none can be recognised, the last.
+    let told: Vec<&Raised> = said.raised.iter().filter(|raised| !raised.message.is_empty() && words.contains(&raised.message)).collect();
+    let causes = if told.is_empty() { said.raised.last().into_iter().collect() } else { told };
+    // A message that was raised at two places is the data's as long as one of them is.
+    let lacks: Option<Vec<&str>> = causes.into_iter().map(lack).collect();
+    lacks?.first().copied()
+}
+
+/// How the place is, if it is at fault: what fails in a place that has ended says nothing about the backup.
+pub(super) fn fault_of(world: &mut World<'_>) -> Option<String> {
+    world.place.as_mut().map_or_else(|| Some("it is gone".to_owned()), |place| place.condition().fault())
+}
+
+/// Looks at the place again after something failed as if the backup were at fault.
+pub(super) fn judged(world: &mut World<'_>, halt: Halt, since: Mark) -> Halt {
+    if !matches!(halt, Halt::Backup(_)) || world.found.moments.server_up.is_none() {
+        return halt;
+    }
+    let detail = halt.detail().to_owned();
+    let Some(place) = world.place.as_mut() else { return halt };
+    let condition = place.condition();
+    let why = match condition {
+        Condition::Sound => of_the_place(&place.said_since(since), &detail).map(str::to_owned),
+        other => other.fault(),
+    };
+    match why {
+        Some(why) => Halt::sandbox(why).with_detail(detail),
+        None => halt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raised(sqlstate: &str, message: &str, function: &str, file: &str) -> Raised {
+        Raised::at(sqlstate, message, function, file)
+    }
+    fn since(raised: Vec<Raised>, killed: &[i32]) -> Since {
+        Since { raised, killed: killed.to_vec() }
+    }
+
+    #[test]
+    fn the_place_of_an_error_decides_and_its_words_do_not() {
+        let full = raised("53100", "could not extend file", "mdextend", "md.c");
+        assert!(of_the_place(&since(vec![full.clone()], &[]), "could not extend file").is_some_and(|why| why.contains("size_mib")));
+        // The same words and SQLSTATE, raised by a function of the data's.
+        let said = raised("53100", "could not extend file", "exec_stmt_raise", "pl_exec.c");
+        assert_eq!(of_the_place(&since(vec![said.clone()], &[]), "could not extend file"), None);
+        assert_eq!(of_the_place(&since(vec![full, said], &[]), "could not extend file"), None, "one of them is the data's");
+        // Without a place nothing is known of it.
+        assert_eq!(of_the_place(&since(vec![raised("53100", "x", "", "")], &[]), "x"), None);
+        let late = raised("XX000", "must be loaded via shared_preload_libraries", "_PG_init", "pg_cron.c");
+        assert_eq!(of_the_place(&since(vec![late], &[]), "?"), Some(NOT_PRELOADED));
+    }
+
+    #[test]
+    fn the_error_that_was_told_is_the_cause_and_not_one_beside_it() {
+        let unique = raised("23505", "duplicate key", "_bt_check_unique", "nbtinsert.c");
+        let network = raised("08001", "could not connect to server \"x\"", "connect_pg_server", "connection.c");
+        let both = since(vec![unique, network], &[]);
+        assert_eq!(of_the_place(&both, "pg_restore: error: duplicate key"), None);
+        assert!(of_the_place(&both, "could not connect to server \"x\"").is_some_and(|why| why.contains("network")));
+        assert!(of_the_place(&both, "nothing of it").is_some(), "the last one");
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_the_machines_and_one_that_crashed_is_not() {
+        assert!(of_the_place(&since(Vec::new(), &[libc::SIGKILL]), "").is_some());
+        assert_eq!(of_the_place(&since(Vec::new(), &[libc::SIGSEGV]), ""), None);
+    }
+}

@@ -101,7 +101,12 @@ fn the_vault_of_an_earlier_version_is_drilled_rotated_pruned_and_added_to() {
             Mount::of(&home.path(&format!("volumes/volumes/{volume}/disk")), &home.path(&format!("mnt/{volume}")), "noatime")
         });
         home.run(&["check"]).ok();
-        assert_eq!(home.run(&["drill", "nightly"]).code, 0);
+        // The fixture gets older every day.
+        let script = home.path("drills/nightly.toml");
+        let text = std::fs::read_to_string(&script).unwrap();
+        assert!(!text.contains("[objectives]"), "{text}");
+        std::fs::write(&script, format!("{text}\n[objectives]\nrpo = \"36500d\"\n")).unwrap();
+        home.run(&["drill", "nightly"]).ok();
         // A rotation after theirs.
         let key = home.path("recovery-3.txt");
         let made = home.run(&["recovery-key", "new", "--out", key.to_str().unwrap(), "--json"]).ok().json();

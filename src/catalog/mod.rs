@@ -21,11 +21,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::AnyPool;
 use sqlx::ConnectOptions;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Any, AnyPool};
 
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
@@ -340,19 +340,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn remember(&self, manifest: &Manifest) -> Result<(), CatalogError> {
-        sqlx::query(
-            "INSERT INTO backups (vault, datastore, backup, sequence, snapshot_at, manifest) VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (vault, datastore, backup) DO UPDATE SET sequence = $4, snapshot_at = $5, manifest = $6",
-        )
-        .bind(manifest.vault.as_str())
-        .bind(manifest.datastore.as_str())
-        .bind(manifest.backup.as_str())
-        .bind(i64::try_from(manifest.sequence).unwrap_or(i64::MAX))
-        .bind(manifest.source.snapshot_time.to_string())
-        .bind(serde_json::to_string(manifest).unwrap_or_default())
-        .execute(self.ask())
-        .await?;
-        Ok(())
+        Ok(remember_by(self.ask(), manifest).await?)
     }
 
     /// The backups known of a datastore, with their sequence numbers.
@@ -399,21 +387,41 @@ impl Catalog {
     pub async fn replace(&self, vault: &VaultId, manifests: &[Manifest]) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
         sqlx::query("DELETE FROM backups WHERE vault = $1").bind(vault.as_str()).execute(transaction.ask()).await?;
-        transaction.commit().await?;
         for manifest in manifests {
-            self.remember(manifest).await?;
+            remember_by(transaction.ask(), manifest).await?;
         }
-        Ok(())
+        Ok(transaction.commit().await?)
     }
+}
+
+/// Notes a backup, in a transaction or by itself.
+async fn remember_by<'c>(ask: impl sqlx::Executor<'c, Database = Any>, manifest: &Manifest) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO backups (vault, datastore, backup, sequence, snapshot_at, manifest) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (vault, datastore, backup) DO UPDATE SET sequence = $4, snapshot_at = $5, manifest = $6",
+    )
+    .bind(manifest.vault.as_str())
+    .bind(manifest.datastore.as_str())
+    .bind(manifest.backup.as_str())
+    .bind(i64::try_from(manifest.sequence).unwrap_or(i64::MAX))
+    .bind(manifest.source.snapshot_time.to_string())
+    .bind(serde_json::to_string(manifest).unwrap_or_default())
+    .execute(ask)
+    .await?;
+    Ok(())
 }
 
 /// Makes the file if it is not there, and sees to it that nobody else may read it: it names every table that ever changed. What SQLite puts beside it
 /// has the same mode. A file that is somebody else's stays as it is, and is opened if it can be.
 fn private(file: &Path) {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-    let _ = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(file);
     for end in ["", "-wal", "-shm"] {
-        let _ = std::fs::set_permissions(format!("{}{end}", file.display()), std::fs::Permissions::from_mode(0o600));
+        // What is opened is what is changed: a link in its place leads nowhere.
+        let mut options = std::fs::OpenOptions::new();
+        options.create(end.is_empty()).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        if let Ok(file) = options.open(format!("{}{end}", file.display())) {
+            let _ = file.set_permissions(std::fs::Permissions::from_mode(0o600));
+        }
     }
 }
 

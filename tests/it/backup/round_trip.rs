@@ -242,6 +242,19 @@ fn every_command_works_when_the_catalog_is_deleted() {
     forget();
     assert!(home.run(&["catalog", "rebuild"]).ok().stdout.contains("2 backups are known"));
     home.run(&["verify", "--all"]).ok();
+    // One that fails half-way leaves what was known before.
+    let sqlite = |script: &str| {
+        let script = format!(
+            "import sqlite3; c = sqlite3.connect({:?}); print(c.execute({script:?}).fetchall()); c.commit()",
+            home.path("catalog.db")
+        );
+        let out = std::process::Command::new("python3").args(["-c", &script]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    sqlite("CREATE TRIGGER dies BEFORE INSERT ON backups WHEN (SELECT count(*) FROM backups) = 1 BEGIN SELECT RAISE(ABORT, 'died'); END");
+    home.run(&["catalog", "rebuild"]).fails(6, &["died"]);
+    assert_eq!(sqlite("SELECT count(*) FROM backups"), "[(2,)]");
+    sqlite("DROP TRIGGER dies");
     // Without its log, from which SQLite would bring the file back to life.
     forget();
     std::fs::write(home.path("catalog.db"), "this is no database at all, and never was one").unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{OpenSet, is_younger};
+use super::{OpenSet, is_younger, tags};
 use crate::config::DatastoreConfig;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
@@ -171,9 +171,17 @@ pub async fn guards(rig: &Rig, manifest: &Manifest) -> Result<Vec<Guard>, WorkEr
 pub async fn remove_of(rig: &Rig, manifest: &Manifest) -> Result<(), String> {
     let Some(set) = &manifest.set else { return Ok(()) };
     let mut first = Ok(());
-    for (place, ids) in held_in(rig, set).await.map_err(|error| failed(&manifest.datastore)(error).to_string())? {
-        for id in ids {
-            first = first.and(place.delete(&id).await.map_err(|error| error.to_string()));
+    let own = tags(&manifest.vault, &manifest.datastore, &set.tagged);
+    let in_words = |error| failed(&manifest.datastore)(error).to_string();
+    for (place, ids) in held_in(rig, set).await.map_err(in_words)? {
+        // A manifest names snapshots; whether they are those that lifeboat made for it, their place says.
+        for snapshot in place.snapshots(&ids).await.map_err(in_words)? {
+            let is_ours = !snapshot.is_foreign() && own.iter().all(|(name, value)| snapshot.tags.get(name) == Some(value));
+            let removed = match is_ours {
+                true => place.delete(&snapshot.id).await.map_err(|error| error.to_string()),
+                false => Err(format!("snapshot {} does not carry the marks of this backup, and is left alone", snapshot.id)),
+            };
+            first = first.and(removed);
         }
     }
     first

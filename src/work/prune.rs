@@ -101,6 +101,33 @@ fn testimony(series: &Series, datastore: &DatastoreName) -> Testimony {
     found
 }
 
+/// Backups of which something that every restore needs is not there, or not in its size, by what the vault lists: none of them may take the
+/// place of one that is whole.
+async fn incomplete(rig: &Rig, datastore: &DatastoreName, manifests: &BTreeMap<BackupId, Manifest>) -> Result<Vec<BackupId>, WorkError> {
+    let mut there = BTreeMap::new();
+    for facts in rig.vault.list(&format!("{}{datastore}/", layout::PAYLOADS)).await? {
+        there.insert(facts.key, facts.bytes);
+    }
+    let (mut envelopes, mut slots) = (BTreeSet::new(), BTreeSet::new());
+    for facts in rig.vault.list(&format!("{}{datastore}/", layout::META)).await? {
+        there.insert(facts.key.clone(), facts.bytes);
+        let Some(manifest) = layout::parse_backup_key(facts.key.as_str()).and_then(|(_, backup)| manifests.get(&backup)) else { continue };
+        let place = manifest.place();
+        if matches!(place.rotation(&facts.key), Some((_, true))) {
+            envelopes.insert(manifest.backup.clone());
+        } else if facts.key.as_str().strip_prefix(&place.meta_prefix()).is_some_and(|name| name.starts_with("slots/")) {
+            slots.insert(manifest.backup.clone());
+        }
+    }
+    let is_whole = |manifest: &&Manifest| {
+        let mut objects = manifest.payloads.iter().flat_map(|payload| &payload.objects);
+        envelopes.contains(&manifest.backup)
+            && slots.contains(&manifest.backup)
+            && objects.all(|object| there.get(&object.key) == Some(&object.bytes))
+    };
+    Ok(manifests.values().filter(|manifest| !is_whole(manifest)).map(|manifest| manifest.backup.clone()).collect())
+}
+
 /// Looks at every backup of a datastore and decides.
 ///
 /// # Errors
@@ -127,7 +154,8 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
         Some(catalog) => without_catalog(catalog.damaged(&shelf::vault_id(rig).await?).await).unwrap_or_default(),
         None => Vec::new(),
     };
-    let damaged: BTreeSet<BackupId> = damaged.into_iter().filter(|row| row.datastore == *datastore).map(|row| row.backup).collect();
+    let mut damaged: BTreeSet<BackupId> = damaged.into_iter().filter(|row| row.datastore == *datastore).map(|row| row.backup).collect();
+    damaged.extend(incomplete(rig, datastore, &manifests).await?);
     let mut candidates: Vec<Candidate> = manifests
         .values()
         .map(|manifest| Candidate {

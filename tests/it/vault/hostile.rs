@@ -527,6 +527,29 @@ fn a_backup_from_the_future_is_told_of_and_removes_no_other() {
     assert!(home.run(&["status"]).stdout.contains("taken in the future"));
 }
 
+/// Whoever removes the payload, the slots or the envelope of the newest backup does not have retention remove the whole ones for it.
+#[test]
+fn a_backup_that_lost_what_every_restore_needs_takes_no_whole_ones_place() {
+    let source = source();
+    let home = Home::of(&source, "d");
+    let (first, second, third) = (home.backup(), home.backup(), home.backup());
+    std::fs::create_dir_all(home.path("schedules")).unwrap();
+    std::fs::write(home.path("schedules/keep.toml"), "every = \"1h\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n").unwrap();
+    let payloads = home.vault().join("payloads/db").join(&third);
+    let lost = [payloads, home.meta(&third).join("slots"), home.meta(&third).join("envelope-0001.json")];
+    for (number, lost) in lost.iter().enumerate() {
+        let away = home.path("away");
+        std::fs::rename(lost, &away).unwrap();
+        let plan = home.run(&["prune"]).ok();
+        assert!(plan.stdout.contains("found damaged: it would be kept if it were whole"), "{lost:?}: {plan:?}");
+        if number + 1 < 3 {
+            std::fs::rename(&away, lost).unwrap();
+        }
+    }
+    let pruned = home.run(&["prune", "--confirm"]).ok();
+    assert!(!home.manifest(&first).exists() && home.manifest(&second).exists() && home.manifest(&third).exists(), "{pruned:?}");
+}
+
 /// Another server under the same name would be the newest, and the others would go for it.
 #[test]
 fn another_cluster_is_refused_until_somebody_confirms_it() {

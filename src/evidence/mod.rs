@@ -7,6 +7,7 @@ pub mod html;
 mod place;
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::domain::Trouble;
@@ -150,9 +151,22 @@ pub async fn is_believed(
     Ok(vault.find(key).await?.is_some_and(|facts| facts.modified < from))
 }
 
+/// What was read, or nothing where it is no document by its size.
+fn if_document(read: Result<Option<Bytes>, VaultError>) -> Result<Option<Bytes>, VaultError> {
+    match read {
+        Err(VaultError::Tally { .. }) => Ok(None),
+        other => other,
+    }
+}
+
 async fn record(vault: &dyn Vault, trusted: &TrustedKeys, sequence: u64, facts: ObjectFacts) -> Result<Found, EvidenceError> {
-    let bytes = fetch::document_of(vault, facts).await?;
-    let signature = fetch::document(vault, &layout::evidence(sequence).signature()).await?;
+    // What is too large to be a record is none, and no reason not to read the others.
+    let size = facts.bytes;
+    let Some(bytes) = if_document(fetch::document_of(vault, facts).await.map(Some))? else {
+        let why = format!("{size} bytes are too many for a record");
+        return Ok(Found { sequence, sha256: sha256(b""), record: Err(why), signed: false });
+    };
+    let signature = if_document(fetch::document(vault, &layout::evidence(sequence).signature()).await)?;
     let signed = match signature {
         Some(signature) => is_believed(vault, trusted, &layout::evidence(sequence), &bytes, &signature).await?,
         None => false,
@@ -247,25 +261,32 @@ async fn end(vault: &dyn Vault) -> Result<(u64, Option<String>), VaultError> {
     }
 }
 
+/// The newest record is one with a claim that reads as one: whoever may write can put anything under any number, to keep others from writing the
+/// next or to have them leave a gap.
 async fn look(vault: &dyn Vault) -> Result<End, VaultError> {
-    let mut last_record = None;
-    let mut highest = 0;
+    let mut records = Vec::new();
+    let mut claims = std::collections::BTreeSet::new();
     let listed = vault.list(EVIDENCE).await?;
-    // Whoever may write could put something under a number far away, to keep anybody from writing the next.
     let plausible = listed.len() as u64 + STRAYS_MAX;
     for facts in listed {
-        let Some((sequence, is_record)) = parse_evidence_key(facts.key.as_str()).filter(|(sequence, _)| *sequence <= plausible) else {
-            continue;
-        };
-        highest = highest.max(sequence);
-        if is_record && last_record.as_ref().is_none_or(|(newest, _)| *newest < sequence) {
-            last_record = Some((sequence, facts));
+        match parse_evidence_key(facts.key.as_str()).filter(|(sequence, _)| *sequence <= plausible) {
+            Some((sequence, true)) => records.push((sequence, facts)),
+            Some((sequence, false)) => drop(claims.insert(sequence)),
+            None => {}
         }
     }
-    let newest_record = last_record.as_ref().map_or(0, |(sequence, _)| *sequence);
-    let previous = match last_record {
-        Some((_, facts)) => Some(sha256(&fetch::document_of(vault, facts).await?)),
-        None => None,
-    };
-    Ok(End { next: highest + 1, previous, under_way: highest > newest_record })
+    records.retain(|(sequence, _)| claims.contains(sequence));
+    records.sort_by_key(|(sequence, _)| *sequence);
+    let mut newest = (0, None);
+    while let Some((sequence, facts)) = records.pop() {
+        let bytes = if_document(fetch::document_of(vault, facts).await.map(Some))?;
+        if let Some(bytes) = bytes.filter(|bytes| Record::parse(bytes).is_ok_and(|record| record.sequence == sequence)) {
+            newest = (sequence, Some(sha256(&bytes)));
+            break;
+        }
+    }
+    let (sequence, previous) = newest;
+    // Numbers that somebody has claimed and does not use are passed over, as far as they follow one another.
+    let next = (sequence + 1..).find(|number| !claims.contains(number)).unwrap_or(sequence + 1);
+    Ok(End { next, previous, under_way: next > sequence + 1 })
 }

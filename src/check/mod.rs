@@ -3,6 +3,7 @@
 //! What is asked is hostile: answers are data, and whatever takes too long is not waited for. The comparison with the fingerprint
 //! is asked by `work`, through the code that made the fingerprint.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -268,7 +269,13 @@ async fn run_smoke(smoke: &Smoke, connection: &Connection) -> Said {
         // What env, setpriv and shells say when a program is not there or cannot be run.
         Some(code @ (126 | 127)) => said(Answer::CouldNotLook, format!("it could not be run there (exit code {code})")),
         Some(code) => said(Answer::Fail, format!("it exited with {code}")),
-        None => said(Answer::Fail, "it was killed"),
+        // Nobody but the machine ends it so: memory that is used up, limits.
+        None => match output.status.signal() {
+            Some(signal @ (libc::SIGKILL | libc::SIGBUS | libc::SIGSYS | libc::SIGXCPU | libc::SIGXFSZ)) => {
+                said(Answer::CouldNotLook, format!("it was killed by signal {signal}"))
+            }
+            _ => said(Answer::Fail, "it was killed"),
+        },
     };
     said.detail = [last(&output.stdout), last(&output.stderr)].into_iter().filter(|text| !text.is_empty()).collect();
     said

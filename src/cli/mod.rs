@@ -49,6 +49,9 @@ pub fn main() -> ExitCode {
     if let Some(exit) = hidden() {
         return exit;
     }
+    // What lifeboat was started with beside its three streams (a lock of cron's, a shell's own) is for nobody that it starts: in a sandbox an open
+    // directory of the host would be the way out.
+    close_fds::set_fds_cloexec(3, &[]);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -74,7 +77,8 @@ pub fn main() -> ExitCode {
 /// Neither lifeboat nor anything it starts leaves its memory on a disk when it crashes: there are keys and rows in it. A limit of 1 rather than
 /// 0, since a kernel that hands core files to a program asks for no other.
 fn no_core_files() {
-    let none = rustix::process::Rlimit { current: Some(1), maximum: Some(1) };
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum.unwrap_or(1).min(1);
+    let none = rustix::process::Rlimit { current: Some(hard), maximum: Some(hard) };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
         print::talk(&format!("warning: core files of a crash cannot be prevented: {error}"));
     }

@@ -164,9 +164,10 @@ impl Config {
         if let SignerConfig::File(path) = &self.signing.signer {
             files.push(path.clone());
         }
-        if let VaultConfig::Directory(path, _) = &self.vault {
-            files.push(path.clone());
-        }
+        files.extend(std::iter::once(&self.vault).chain(self.vaults.values()).filter_map(|vault| match vault {
+            VaultConfig::Directory(path, _) => Some(path.clone()),
+            _ => None,
+        }));
         files.into_iter().filter_map(|file| std::path::absolute(file).ok()).collect()
     }
 

@@ -500,7 +500,7 @@ fn cross_check_of(config: &Config, s: &mut Section<'_>, stage: &PlanStage) -> Op
 pub(super) const CROSS_CHECK_WITHIN: Span = Span::seconds(24 * 3600);
 
 /// Names of the gaps a sandbox can have; the sandbox room says what they mean.
-pub const GAPS: [&str; 6] = ["network", "files", "processes", "uid", "size", "names"];
+pub const GAPS: [&str; 7] = ["network", "files", "processes", "uid", "size", "names", "system-calls"];
 
 fn words(s: &mut Section<'_>, key: &str, known: &[&str]) -> BTreeSet<String> {
     let Some(list) = s.texts(key) else { return BTreeSet::new() };

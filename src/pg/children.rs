@@ -1,5 +1,6 @@
 //! Child processes: started with an explicit environment and no shell, killed when dropped, their last words kept.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -32,6 +33,8 @@ pub enum ChildError {
         how: String,
         /// The exit code, if it exited.
         code: Option<i32>,
+        /// The signal that ended it, if one did.
+        signal: Option<i32>,
         /// The end of its standard error.
         last_words: String,
     },
@@ -92,7 +95,13 @@ impl Running {
             }
             Ok((status, last_words))
         } else {
-            Err(ChildError::Failed { program, how: how_it_ended(status), code: status.code(), last_words: or_silence(last_words) })
+            Err(ChildError::Failed {
+                program,
+                how: how_it_ended(status),
+                code: status.code(),
+                signal: status.signal(),
+                last_words: or_silence(last_words),
+            })
         }
     }
 }
@@ -102,7 +111,6 @@ fn or_silence(last_words: String) -> String {
 }
 
 fn how_it_ended(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),

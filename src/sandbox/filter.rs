@@ -13,7 +13,7 @@ use seccompiler::{
 };
 
 /// System calls that are refused to every process of a sandbox, whatever their arguments.
-const REFUSED: [i64; 22] = [
+const REFUSED: [i64; 23] = [
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
@@ -36,6 +36,7 @@ const REFUSED: [i64; 22] = [
     libc::SYS_acct,
     libc::SYS_syslog,
     libc::SYS_quotactl,
+    libc::SYS_fanotify_init,
 ];
 /// Further ones, which the first process needs to show a volume.
 const MOUNTING: [i64; 10] = [
@@ -53,6 +54,10 @@ const MOUNTING: [i64; 10] = [
 /// Families of sockets that may be made: within a process namespace, over the network that is cut off, and what the C library asks the
 /// kernel for addresses with.
 const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// Protocols that bring modules of the kernel along, whatever the family: DCCP, SCTP, MPTCP.
+const PROTOCOLS_REFUSED: [i32; 3] = [33, 132, 262];
+/// Of x32, calls that have other numbers there: ioctl, ptrace, kexec_load, process_vm_readv, process_vm_writev.
+const OF_X32: [i64; 5] = [514, 521, 528, 539, 540];
 /// On x86-64, the other way to number the same system calls (x32).
 const X32: i64 = 0x4000_0000;
 
@@ -94,8 +99,15 @@ fn programs(to: For) -> Result<[BpfProgram; 2], BackendError> {
     }
     let foreign = FAMILIES.iter().map(|family| condition(0, SeccompCmpOp::Ne, u64::from(family.unsigned_abs())));
     let foreign = SeccompRule::new(foreign.collect::<Result<_, _>>()?)?;
+    // The C library asks the kernel for addresses over netlink's first protocol; the others are doors of their own.
+    let netlink = condition(0, SeccompCmpOp::Eq, u64::from(libc::AF_NETLINK.unsigned_abs()))?;
+    let other_netlink = SeccompRule::new(vec![netlink, condition(2, SeccompCmpOp::Ne, 0)?])?;
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
-        rules.insert(call, vec![foreign.clone()]);
+        let mut refused = vec![foreign.clone(), other_netlink.clone()];
+        for protocol in PROTOCOLS_REFUSED {
+            refused.push(SeccompRule::new(vec![condition(2, SeccompCmpOp::Eq, u64::from(protocol.unsigned_abs()))?])?);
+        }
+        rules.insert(call, refused);
     }
     // Words put into somebody's terminal.
     let typed = |request: u64| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, request)?]);
@@ -112,6 +124,7 @@ fn both_numbers(mut rules: BTreeMap<i64, Vec<SeccompRule>>) -> BTreeMap<i64, Vec
     if cfg!(target_arch = "x86_64") {
         let other: Vec<_> = rules.iter().map(|(call, rules)| (call | X32, rules.clone())).collect();
         rules.extend(other);
+        rules.extend(OF_X32.into_iter().map(|call| (call | X32, Vec::new())));
     }
     rules
 }

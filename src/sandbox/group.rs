@@ -13,6 +13,8 @@ const OWN: &str = "lifeboat";
 const OF_A_SANDBOX: &str = "lifeboat-sandbox-";
 /// Marks of systemd on groups that it has handed over.
 const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
+/// How often processes are moved aside before it is given up.
+const MOVES_MAX: usize = 5;
 /// What limits need.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 
@@ -40,56 +42,70 @@ impl Position {
     }
 }
 
-/// Makes the group of a run; returns the directories that it consists of: one of version 2, or one for each controller of version 1.
+/// Where the group of a run would be: one directory of version 2, or one for each controller of version 1. Nothing is made or moved.
 ///
 /// # Errors
-/// Why there is none, in words.
-pub fn make(run: &str, limits: &Limits) -> Result<Vec<PathBuf>, String> {
+/// Why there can be none, in words.
+pub fn planned(run: &str) -> Result<Vec<PathBuf>, String> {
     let read = |file: &str| std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
     let positions = positions(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
-    let mut made = Vec::new();
-    let outcome = try_to_make(&positions, run, limits, &mut made);
+    let name = format!("{OF_A_SANDBOX}{run}");
+    let is_for = |position: &&Position, controller: &str| position.controllers.iter().any(|one| one == controller);
+    let older: Vec<PathBuf> = CONTROLLERS
+        .iter()
+        .filter_map(|controller| positions.iter().find(|one| is_for(one, controller)).map(|one| one.directory().join(&name)))
+        .collect();
+    match older.len() {
+        0 => {
+            let unified = positions.iter().find(|one| one.controllers.is_empty()).ok_or("this host shows no control groups")?;
+            Ok(vec![handed_over(unified)?.join(&name)])
+        }
+        length if length == CONTROLLERS.len() => Ok(older),
+        _ => Err("not all control groups that limits need are mounted".to_owned()),
+    }
+}
+
+/// Makes the group that was planned.
+///
+/// # Errors
+/// What stands in the way, in words; nothing is left of it then.
+pub fn make(group: &[PathBuf], limits: &Limits) -> Result<(), String> {
+    let outcome = try_to_make(group, limits);
     if outcome.is_err() {
-        remove(&made);
+        remove(group);
     }
-    outcome.map(|()| made)
+    outcome
 }
 
-fn try_to_make(positions: &[Position], run: &str, limits: &Limits, made: &mut Vec<PathBuf>) -> Result<(), String> {
-    let old: Vec<&Position> =
-        positions.iter().filter(|one| CONTROLLERS.iter().any(|name| one.controllers.iter().any(|c| c == name))).collect();
-    if old.is_empty() {
-        let unified = positions.iter().find(|one| one.controllers.is_empty()).ok_or("this host shows no control groups")?;
-        let above = handed_over(unified)?;
-        let group = above.join(format!("{OF_A_SANDBOX}{run}"));
-        create(&group, made)?;
-        write(&group, "memory.max", &limits.memory_bytes.to_string())?;
-        write(&group, "pids.max", &limits.processes.to_string())?;
+fn try_to_make(group: &[PathBuf], limits: &Limits) -> Result<(), String> {
+    let (memory, processes) = (limits.memory_bytes.to_string(), limits.processes.to_string());
+    if let [group] = group {
+        enable_controllers(group.parent().unwrap_or(group))?;
+        create(group)?;
+        write(group, "memory.max", &memory)?;
+        write(group, "pids.max", &processes)?;
         // Not there where the kernel counts no swap, or has none.
-        let _ = write(&group, "memory.swap.max", "0");
-        return write(&group, "memory.oom.group", "1");
+        let _ = write(group, "memory.swap.max", "0");
+        return write(group, "memory.oom.group", "1");
     }
-    for name in CONTROLLERS {
-        let position =
-            old.iter().find(|one| one.controllers.iter().any(|c| c == name)).ok_or_else(|| format!("no control group limits {name}"))?;
-        let group = position.directory().join(format!("{OF_A_SANDBOX}{run}"));
-        if !made.contains(&group) {
-            create(&group, made)?;
-        }
-        if name == "memory" {
-            write(&group, "memory.limit_in_bytes", &limits.memory_bytes.to_string())?;
-            let _ = write(&group, "memory.swappiness", "0");
+    for directory in group {
+        create(directory)?;
+        if directory.join("memory.limit_in_bytes").exists() {
+            write(directory, "memory.limit_in_bytes", &memory)?;
+            let _ = write(directory, "memory.swappiness", "0");
         } else {
-            write(&group, "pids.max", &limits.processes.to_string())?;
+            write(directory, "pids.max", &processes)?;
         }
     }
     Ok(())
 }
 
-fn create(group: &Path, made: &mut Vec<PathBuf>) -> Result<(), String> {
-    std::fs::create_dir(group).map_err(|error| format!("making {}: {error}", group.display()))?;
-    made.push(group.to_owned());
-    Ok(())
+fn create(group: &Path) -> Result<(), String> {
+    match std::fs::create_dir(group) {
+        // Both controllers of version 1 in one hierarchy.
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(format!("making {}: {error}", group.display())),
+        _ => Ok(()),
+    }
 }
 
 fn write(group: &Path, file: &str, text: &str) -> Result<(), String> {
@@ -97,29 +113,37 @@ fn write(group: &Path, file: &str, text: &str) -> Result<(), String> {
     std::fs::write(&file, text).map_err(|error| format!("writing {}: {error}", file.display()))
 }
 
-/// The group of version 2 below which groups may be made, ready for it.
+/// The group of version 2 below which groups may be made.
 fn handed_over(position: &Position) -> Result<PathBuf, String> {
     let own = position.directory();
     // Moved aside already, by an earlier drill of this process.
     let group = if own.ends_with(OWN) { own.parent().unwrap_or(&own).to_owned() } else { own };
-    let is_root = group == position.mount;
-    if !is_root && !is_delegated(&group) {
-        return Err(format!("control group {} is not handed over (in a systemd unit: Delegate=memory pids)", group.display()));
+    if group == position.mount || is_delegated(&group) {
+        return Ok(group);
     }
-    let enabled = || std::fs::read_to_string(group.join("cgroup.subtree_control")).unwrap_or_default();
-    let lacks = |text: String| CONTROLLERS.iter().any(|name| !text.split_whitespace().any(|word| word == *name));
-    if lacks(enabled()) {
-        // The host's own root may hold processes; every other group that has groups below it may not.
-        if group.join("cgroup.type").exists() {
-            let aside = group.join(OWN);
-            let _ = std::fs::create_dir(&aside);
-            for process in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
-                let _ = std::fs::write(aside.join("cgroup.procs"), process);
-            }
+    Err(format!("control group {} is not handed over (in a systemd unit: Delegate=memory pids)", group.display()))
+}
+
+/// Sees to it that groups below this one can have limits.
+fn enable_controllers(group: &Path) -> Result<(), String> {
+    let enabled = std::fs::read_to_string(group.join("cgroup.subtree_control")).unwrap_or_default();
+    if CONTROLLERS.iter().all(|name| enabled.split_whitespace().any(|word| word == *name)) {
+        return Ok(());
+    }
+    let mut outcome = write(group, "cgroup.subtree_control", "+memory +pids");
+    // The host's own root may hold processes; every other group that has groups below it may not. What is started meanwhile is moved, too.
+    for _ in 0..MOVES_MAX {
+        if outcome.is_ok() || !group.join("cgroup.type").exists() {
+            break;
         }
-        write(&group, "cgroup.subtree_control", "+memory +pids")?;
+        let aside = group.join(OWN);
+        let _ = std::fs::create_dir(&aside);
+        for process in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = std::fs::write(aside.join("cgroup.procs"), process);
+        }
+        outcome = write(group, "cgroup.subtree_control", "+memory +pids");
     }
-    Ok(group)
+    outcome
 }
 
 fn is_delegated(group: &Path) -> bool {
@@ -140,6 +164,16 @@ pub fn remove(group: &[PathBuf]) {
     for directory in left(group) {
         let _ = std::fs::remove_dir(directory);
     }
+}
+
+/// Processes that are in a run's group.
+#[must_use]
+pub fn members(group: &[PathBuf]) -> Vec<u32> {
+    let lists = doors(&left(group)).into_iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    let mut all: Vec<u32> = lists.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// What is left of a group. Anything that is not the name of a sandbox's group is passed over, whoever wrote it down.

@@ -58,6 +58,8 @@ pub struct Plan {
 pub struct Built {
     /// Whether the kernel may write the sandbox's files to the host's swap space.
     pub is_swapped: bool,
+    /// Whether shared memory of System V has the sandbox's own limit.
+    pub is_shared_memory_bounded: bool,
 }
 
 /// What the first process can be asked, each as one line of JSON.
@@ -107,8 +109,8 @@ pub fn first_process() -> Result<(), String> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| format!("no plan came: {error}"))?;
     let plan: Plan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
-    bound_shared_memory(&plan)?;
-    let built = build(&plan)?;
+    let is_shared_memory_bounded = bound_shared_memory(&plan);
+    let built = Built { is_shared_memory_bounded, ..build(&plan)? };
     if plan.is_filtered {
         filter::apply(For::FirstProcess)?;
     }
@@ -147,15 +149,12 @@ fn answer(value: &impl Serialize) -> Result<(), String> {
 }
 
 /// Limits what stays in memory without being a file or a process's own: shared memory and message queues of System V, which belong to the
-/// namespace. Postgres itself needs some bytes of it.
-fn bound_shared_memory(plan: &Plan) -> Result<(), String> {
+/// namespace. Postgres itself needs some bytes of it. Whether that is possible: containers may see these settings and not change them.
+fn bound_shared_memory(plan: &Plan) -> bool {
     let bytes = SHARED_MEMORY_BYTES_MAX.min(plan.size_bytes);
     let pages = bytes / u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    for (name, value) in [("shmmax", bytes), ("shmall", pages), ("msgmni", MESSAGE_QUEUES_MAX)] {
-        let file = Path::new("/proc/sys/kernel").join(name);
-        std::fs::write(&file, value.to_string()).map_err(|e| format!("limiting shared memory ({}): {e}", file.display()))?;
-    }
-    Ok(())
+    let limits = [("shmmax", bytes), ("shmall", pages), ("msgmni", MESSAGE_QUEUES_MAX)];
+    limits.iter().all(|(name, value)| std::fs::write(Path::new("/proc/sys/kernel").join(name), value.to_string()).is_ok())
 }
 
 /// Builds the file system and moves into it.
@@ -235,7 +234,7 @@ fn build(plan: &Plan) -> Result<Built, String> {
     rustix::process::pivot_root(".", ".").map_err(|e| format!("moving into the new root: {e}"))?;
     unmount(".", UnmountFlags::DETACH).map_err(|e| format!("dropping the old root: {e}"))?;
     std::env::set_current_dir("/").map_err(|e| e.to_string())?;
-    Ok(Built { is_swapped })
+    Ok(Built { is_swapped, is_shared_memory_bounded: false })
 }
 
 /// Shows a file or directory of the host, read-only.

@@ -55,6 +55,8 @@ pub struct Spec {
     pub programs: Vec<PathBuf>,
     /// Libraries that the server loads when it starts.
     pub preload: Vec<String>,
+    /// Whether it gets a control group, where there can be one.
+    pub is_limited: bool,
 }
 
 enum Hold {
@@ -72,8 +74,7 @@ struct Jail {
     inside: u32,
     /// Its namespaces, held open: they are entered by these and not by a process number, which may be another's one day.
     namespaces: Vec<(&'static str, std::fs::File)>,
-    /// Whether its files may be swapped out.
-    is_swapped: bool,
+    built: jail::Built,
 }
 
 /// A raised sandbox.
@@ -111,17 +112,27 @@ pub async fn raise(spec: Spec) -> Result<Place, SandboxError> {
         false => None,
     };
     let expires = Timestamp::now() + jiff::SignedDuration::try_from(spec.time_to_live).unwrap_or_default();
-    let (groups, unlimited) = match root.then(|| group::make(&spec.run, &limits(&spec))) {
+    let (groups, mut unlimited) = match root.then(|| group::planned(&spec.run)) {
         Some(Ok(groups)) => (groups, None),
         Some(Err(why)) => (Vec::new(), Some(why)),
         None => (Vec::new(), Some("it was not started as root".to_owned())),
     };
-    let lease = Lease { run: spec.run.clone(), uid, expires, groups };
+    let mut lease = Lease { run: spec.run.clone(), uid, expires, groups };
     let home = directory(&spec.state, &spec.run);
     private_directory(&spec.state).map_err(failed("make its state directory"))?;
     std::fs::create_dir(&home).map_err(failed("make its directory"))?;
     let text = serde_json::to_vec(&lease).map_err(|e| failed("write its lease")(e.into()))?;
     std::fs::write(home.join(LEASE), text).map_err(failed("write its lease"))?;
+    // Written down before it is made: whoever finds the directory finds the group.
+    if unlimited.is_none()
+        && spec.is_limited
+        && let Err(why) = group::make(&lease.groups, &limits(&spec))
+    {
+        (lease.groups, unlimited) = (Vec::new(), Some(why));
+    }
+    if !spec.is_limited {
+        lease.groups.clear();
+    }
     let is_filtered = system_calls_are_filtered().await;
     let jailed = match uid {
         Some(uid) => jailed(&spec, &home, uid, &lease.groups, is_filtered).await,
@@ -168,10 +179,22 @@ async fn system_calls_are_filtered() -> bool {
     tried.status().await.is_ok_and(|status| status.success())
 }
 
+/// Makes the directory of this host's sandboxes, or takes the one that is there if nobody else could have put anything into it or could put
+/// another in its place: what stands in it is given to others, by root.
 fn private_directory(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     // Others may pass through, as the server's uid must where there are no namespaces, but not look.
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path)?;
+    let facts = std::fs::symlink_metadata(path)?;
+    let refused = |why: &str| Err(std::io::Error::other(format!("{}: {why}", path.display())));
+    if !facts.is_dir() || facts.uid() != rustix::process::geteuid().as_raw() || facts.mode() & 0o022 != 0 {
+        return refused("it is not a directory of lifeboat's user alone; remove it");
+    }
+    let above = std::fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
+    if above.mode() & 0o002 != 0 && above.mode() & 0o1000 == 0 {
+        return refused("everybody may exchange it, by the mode of the directory that it is in; run: chmod o-w on that");
+    }
+    Ok(())
 }
 
 async fn jailed(spec: &Spec, home: &Path, uid: u32, groups: &[PathBuf], is_filtered: bool) -> Result<Hold, String> {
@@ -205,7 +228,10 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32, groups: &[PathBuf], is_filte
     let ready = tokio::time::timeout(PATIENCE, ready).await.ok().flatten();
     let Some(built) = ready.and_then(|line| serde_json::from_str::<jail::Built>(&line).ok()) else {
         let _ = child.start_kill();
-        let output = child.wait_with_output().await.map(|output| output.stderr).unwrap_or_default();
+        // What unshare started ends with its standard input.
+        drop(stdin);
+        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+        let output = output.ok().and_then(Result::ok).map(|output| output.stderr).unwrap_or_default();
         return Err(format!("namespaces could not be made: {}", String::from_utf8_lossy(&output).trim()));
     };
     // The first process is unshare's only child.
@@ -216,7 +242,7 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32, groups: &[PathBuf], is_filte
         file.map(|file| (option, file)).map_err(|e| format!("its namespaces could not be held: {e}"))
     };
     let namespaces = NAMESPACES.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, inside, namespaces, is_swapped: built.is_swapped })))
+    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, inside, namespaces, built })))
 }
 
 /// The directories of a sandbox without namespaces.
@@ -308,7 +334,10 @@ impl Place {
             Hold::Bare => {
                 let seconds = self.spec.time_to_live.as_secs().max(1).to_string();
                 push(&["/usr/bin/setpriv", "--pdeathsig=KILL", "/usr/bin/timeout", "--signal=KILL", &seconds]);
-                push(&["/usr/bin/setpriv", "--pdeathsig=KILL"]);
+                if user.is_some() {
+                    push(&["/usr/bin/prlimit", &format!("--nproc={PROCESSES_MAX}")]);
+                }
+                push(&["/usr/bin/choom", "-n", "1000", "--", "/usr/bin/setpriv", "--pdeathsig=KILL"]);
             }
         }
         if let Some((uid, group)) = user {
@@ -380,7 +409,7 @@ impl Place {
         if let Some(mut server) = self.server.take()
             && matches!(self.hold, Hold::Bare)
         {
-            server.kill().await;
+            server.stop().await;
         }
         if let Hold::Jail(jail) = self.hold {
             let Jail { mut child, stdin, .. } = *jail;

@@ -57,7 +57,10 @@ impl Beacons {
 /// Tries from beside the sandbox, all at once.
 pub async fn outside(all: Vec<Reach>) -> Vec<Probe> {
     let unanswered = silent(&all, "it could not be tried");
-    tokio::task::spawn_blocking(move || each(all)).await.unwrap_or(unanswered)
+    match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || each(all))).await {
+        Ok(Ok(probes)) => probes,
+        _ => unanswered,
+    }
 }
 
 /// Tries from inside, by a command that starts [`PROGRAM`] there. What gives no answer counts as reached.
@@ -122,11 +125,8 @@ pub fn probe(tried: Reach) -> Probe {
             let first = addresses.first().ok_or("it has no address")?;
             std::net::TcpStream::connect_timeout(first, CONNECT_TIMEOUT).map(|_| "connected".to_owned()).map_err(|e| e.to_string())
         }),
-        Reach::Socket(path) => UnixStream::connect(path).map(|_| "connected".to_owned()).map_err(|e| e.to_string()),
-        Reach::Hidden(name) => SocketAddr::from_abstract_name(name)
-            .and_then(|address| UnixStream::connect_addr(&address))
-            .map(|_| "connected".to_owned())
-            .map_err(|e| e.to_string()),
+        Reach::Socket(path) => socket(SocketAddr::from_pathname(path)),
+        Reach::Hidden(name) => socket(SocketAddr::from_abstract_name(name)),
         Reach::File(path) => std::fs::symlink_metadata(path).map(|_| "it is there".to_owned()).map_err(|e| e.to_string()),
         Reach::Name(name) => resolve(&format!("{name}:1")).map(|addresses| format!("{} addresses", addresses.len())),
         Reach::Processes => foreign_processes(Path::new("/proc/1/cmdline")),
@@ -137,6 +137,17 @@ pub fn probe(tried: Reach) -> Probe {
         Err(detail) => (false, detail),
     };
     Probe { tried, reached, detail, outside: None }
+}
+
+/// A socket whose queue is full keeps whoever connects waiting, for ever: it is there all the same.
+fn socket(address: std::io::Result<SocketAddr>) -> Result<String, String> {
+    let address = address.map_err(|error| error.to_string())?;
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(UnixStream::connect_addr(&address).map(drop)));
+    match told.recv_timeout(CONNECT_TIMEOUT) {
+        Ok(outcome) => outcome.map(|()| "connected".to_owned()).map_err(|error| error.to_string()),
+        Err(_) => Ok("it is there, and takes no connection".to_owned()),
+    }
 }
 
 fn resolve(address: &str) -> Result<Vec<std::net::SocketAddr>, String> {

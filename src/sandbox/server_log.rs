@@ -3,7 +3,7 @@
 //! A drill judges by this and not by words. Messages may hold anything that the restored data says, in any language; what decides is the
 //! SQLSTATE with the function and file that raised it, which only the server writes: a message that spans lines is indented by it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -27,6 +27,10 @@ pub(super) const OF_SESSIONS: &str = "-c log_error_verbosity=verbose -c log_min_
 const RAISED_MAX: usize = 256;
 /// Bytes of a line that are looked at.
 const LINE_BYTES_MAX: usize = 2048;
+/// Ends by signals that are kept.
+const KILLED_MAX: usize = 64;
+/// Where the postmaster tells how a process of the server ended.
+const CHILD_EXIT: (&str, &str) = ("LogChildExit", "postmaster.c");
 /// Lines that are kept for people, should the server not start.
 const LAST_LINES: usize = 12;
 
@@ -61,6 +65,17 @@ pub struct Heard {
     dropped: usize,
     killed: Vec<i32>,
     last: VecDeque<String>,
+    /// What the newest line of a process that begins a message was, until its place is told.
+    open: BTreeMap<u32, Open>,
+}
+
+/// A message whose place is still to come.
+#[derive(Debug)]
+enum Open {
+    /// The newest error of that process.
+    Error,
+    /// The end of a process by a signal, if it is the postmaster that says so.
+    Killed(i32),
 }
 
 /// A place in what is heard.
@@ -148,7 +163,7 @@ impl Heard {
             self.last.push_back(line.to_owned());
             return;
         };
-        match what {
+        let open = match what {
             "ERROR" | "FATAL" | "PANIC" => {
                 if self.raised.len() == RAISED_MAX {
                     self.raised.pop_front();
@@ -159,23 +174,43 @@ impl Heard {
                 self.last.push_back(format!("{what}: {message}"));
                 let (function, file) = (String::new(), String::new());
                 self.raised.push_back(Raised { process, sqlstate: sqlstate.to_owned(), message, function, file });
+                Some(Open::Error)
             }
             "LOCATION" => {
                 let (function, place) = text.split_once(", ").unwrap_or(("", text));
                 let file = place.rsplit_once(':').map_or(place, |(file, _)| file);
-                let newest = self.raised.iter_mut().rev().find(|raised| raised.process == process);
-                if let Some(raised) = newest.filter(|raised| raised.file.is_empty()) {
-                    (raised.function, raised.file) = (function.to_owned(), file.rsplit('/').next().unwrap_or(file).to_owned());
+                let file = file.rsplit('/').next().unwrap_or(file);
+                match self.open.remove(&process) {
+                    Some(Open::Error) => {
+                        if let Some(raised) = self.raised.iter_mut().rev().find(|raised| raised.process == process) {
+                            (raised.function, raised.file) = (function.to_owned(), file.to_owned());
+                        }
+                    }
+                    // Anybody can say it; only one place of the server's knows it.
+                    Some(Open::Killed(signal)) if (function, file) == CHILD_EXIT && self.killed.len() < KILLED_MAX => {
+                        self.killed.push(signal)
+                    }
+                    _ => {}
                 }
+                return;
             }
+            "DETAIL" | "HINT" | "QUERY" | "CONTEXT" | "BACKTRACE" | "STATEMENT" => return,
             "LOG" => {
                 // "server process (PID 7) was terminated by signal 9: Killed"
-                let signal: Option<i32> =
+                let signal =
                     text.split_once(" was terminated by signal ").and_then(|(_, rest)| rest.split(':').next()?.trim().parse().ok());
-                self.killed.extend(signal);
                 self.last.push_back(text.to_owned());
+                signal.map(Open::Killed)
             }
-            _ => self.last.push_back(format!("{what}: {text}")),
+            _ => {
+                self.last.push_back(format!("{what}: {text}"));
+                None
+            }
+        };
+        // A message without a place ends where the next one of its process begins.
+        match open {
+            Some(open) if self.open.len() < RAISED_MAX || self.open.contains_key(&process) => drop(self.open.insert(process, open)),
+            _ => drop(self.open.remove(&process)),
         }
     }
 }
@@ -218,9 +253,19 @@ mod tests {
 
     #[test]
     fn processes_that_were_killed_are_told_by_their_signal() {
-        let heard = hear("1 00000 LOG:  00000: server process (PID 77) was terminated by signal 9: Killed\nnoise\n");
+        let log = "LOG:  00000: server process (PID 77) was terminated by signal 9: Killed\n";
+        let heard = hear(&format!("1 00000 {log}1 00000 LOCATION:  LogChildExit, postmaster.c:3681\nnoise\n"));
         assert_eq!(heard.killed, [9]);
         assert_eq!(heard.last.len(), 2);
+        // Said by a function of the data's, which may log what it likes.
+        let heard = hear(&format!("9 00000 {log}9 00000 LOCATION:  exec_stmt_raise, pl_exec.c:3893\n"));
+        assert!(heard.killed.is_empty());
+    }
+
+    #[test]
+    fn a_place_belongs_to_the_message_before_it() {
+        let heard = hear("5 53100 ERROR:  53100: full\n5 01000 WARNING:  01000: other\n5 01000 LOCATION:  mdextend, md.c:1\n");
+        assert_eq!(heard.raised[0].file, "", "its own place was not told");
     }
 
     #[tokio::test]

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Uids that no system hands out: above those of systemd's containers, below those of its foreign images and what is negative in 32 bits.
-const FREE: std::ops::Range<u32> = 0x7000_0000..0x7FFD_0000;
+/// Uids that no system hands out: above those of systemd's containers and of directory services, below those of its foreign images and what is negative in 32 bits.
+const FREE: std::ops::Range<u32> = 0x7800_0000..0x7FFD_0000;
 /// Where a user namespace maps few uids: above people's first ones, below those of Debian's packages and systemd's services.
 const FREE_AMONG_FEW: std::ops::Range<u32> = 30_000..60_000;
 /// How often chance is asked for a pair that is free.

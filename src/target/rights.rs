@@ -78,18 +78,26 @@ const QUIET: [(&str, &str); 5] = [
     ("log_min_error_statement", "panic"),
     ("log_statement", "none"),
     ("log_min_duration_statement", "-1"),
+    // From PostgreSQL 13 on.
     ("log_min_duration_sample", "-1"),
 ];
 
 /// Settings of sessions that load, so that the server's log quotes no row that it refuses. Only a superuser may make them: for any other role
 /// the log stays as the server has it. That of a sandbox is read by nobody but lifeboat.
 pub async fn quiet_logs(session: &mut Session, connection: &Connection) -> Vec<(String, String)> {
-    let question = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user";
-    let is_superuser = session.ask_one("whose session it is", question).await.is_ok_and(|answer| answer == "t");
-    match is_superuser && !connection.is_in_sandbox() {
-        true => QUIET.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-        false => Vec::new(),
+    if connection.is_in_sandbox() {
+        return Vec::new();
     }
+    let names = QUIET.map(|(name, _)| quote_text(name)).join(", ");
+    let question = format!(
+        "SELECT s.name FROM pg_catalog.pg_settings s, pg_catalog.pg_roles r WHERE r.rolname = session_user AND r.rolsuper AND s.name IN ({names})"
+    );
+    let known: Vec<String> = session.ask("how it logs", &question, 1).await.unwrap_or_default().into_iter().flatten().flatten().collect();
+    QUIET
+        .iter()
+        .filter(|(name, _)| known.iter().any(|one| one == name))
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 impl Rights {

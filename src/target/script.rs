@@ -113,7 +113,7 @@ fn went_on(last_words: &str, how: &str) -> bool {
 
 /// A failure as it may be shown: without the values of the statement, and without rows.
 fn without_values(error: ChildError) -> ChildError {
-    let ChildError::Failed { program, how, code, last_words } = error else { return error };
+    let ChildError::Failed { program, how, code, signal, last_words } = error else { return error };
     // What follows one of these quotes rows, to its last line.
     const QUOTING: [&str; 4] = ["CONTEXT:", "DETAIL:", "STATEMENT:", "QUERY:"];
     let mut is_quoting = false;
@@ -131,7 +131,7 @@ fn without_values(error: ChildError) -> ChildError {
             kept.push(line.to_owned());
         }
     }
-    ChildError::Failed { program, how, code, last_words: kept.join("\n") }
+    ChildError::Failed { program, how, code, signal, last_words: kept.join("\n") }
 }
 
 /// What of a statement stands before its first value.
@@ -237,6 +237,7 @@ mod tests {
             program: "pg_restore".to_owned(),
             how: "exited with 1".to_owned(),
             code: Some(1),
+            signal: None,
             last_words: last_words.to_owned(),
         };
         let shown = without_values(error).to_string();

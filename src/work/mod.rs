@@ -350,11 +350,16 @@ impl HostLock {
     }
 
     fn flock(config: &Config, name: &str, what: &'static str, operation: rustix::fs::FlockOperation) -> Result<Option<Self>, WorkError> {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+        use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
         let directory = Self::directory(config);
         let fail = |source| WorkError::File { what: format!("locking in {} for {what}", directory.display()), source };
         // Whoever may open a lock may hold it, and keep every run from beginning.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(fail)?;
+        // One of an earlier version, or of somebody who was here first: it must be this user's, and nobody else may write to it.
+        let facts = std::fs::symlink_metadata(&directory).map_err(fail)?;
+        if !facts.is_dir() || (facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o022 != 0) {
+            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
+        }
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -14,6 +14,10 @@ use crate::pg::{Session, Tool};
 use crate::sandbox::server_log::{self, Mark, ServerLog, Since};
 use crate::sandbox::{SandboxError, group, users};
 
+/// How long a server may take to stop at once.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+/// How long making an empty cluster may take.
+const INITDB_WITHIN: Duration = Duration::from_secs(120);
 /// How long a server may take to accept its first connection.
 const SERVER_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -82,9 +86,16 @@ impl Server {
         let _ = tokio::time::timeout(Duration::from_secs(1), &mut self.listening).await;
     }
 
-    pub(super) async fn kill(&mut self) {
-        let _ = self.child.start_kill();
-        let _ = self.child.wait().await;
+    /// Ends it so that it takes its shared memory along, which a killed one leaves on the host.
+    pub(super) async fn stop(&mut self) {
+        let process = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(process) = process {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::QUIT);
+        }
+        if tokio::time::timeout(STOPS_WITHIN, self.child.wait()).await.is_err() {
+            let _ = self.child.start_kill();
+            let _ = self.child.wait().await;
+        }
     }
 }
 
@@ -153,7 +164,14 @@ impl Place {
         }
         initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]);
         initdb.stdin(Stdio::null()).stdout(Stdio::null());
-        Running::start(initdb, Tool::Initdb).map_err(lost("make a cluster"))?.finish().await.map_err(lost("make a cluster"))?;
+        let making = async { Running::start(initdb, Tool::Initdb)?.finish().await };
+        match tokio::time::timeout(INITDB_WITHIN, making).await {
+            Ok(made) => drop(made.map_err(lost("make a cluster"))?),
+            Err(_) => {
+                let why = format!("initdb did not end within {} seconds", INITDB_WITHIN.as_secs());
+                return Err(SandboxError::Failed { what: "make a cluster", why });
+            }
+        }
         if let (Account::Idle(_), Some(own)) = (&account, self.lease.uid) {
             give(&data, own).map_err(failed("give the cluster to its server"))?;
         }
@@ -185,6 +203,10 @@ impl Place {
         let permissions = if matches!(self.hold, Hold::Jail(_)) { "0777" } else { "0770" };
         server.arg("-c").arg(format!("unix_socket_permissions={permissions}"));
         server.arg("-c").arg(format!("unix_socket_directories={}", self.inside(SOCKET_DIRECTORY).display()));
+        if matches!(self.hold, Hold::Bare) {
+            // Among its own files, which go with it, and not in the host's memory.
+            server.arg("-c").arg("dynamic_shared_memory_type=mmap");
+        }
         for setting in server_log::SETTINGS {
             server.arg("-c").arg(setting);
         }
@@ -220,6 +242,12 @@ impl Place {
     #[must_use]
     pub fn said_since(&self, mark: Mark) -> Since {
         self.server.as_ref().map(|server| server.log.since(mark)).unwrap_or_default()
+    }
+
+    /// Whether the system counts who is ended for memory in here.
+    #[must_use]
+    pub fn counts_memory(&self) -> bool {
+        !self.lease.groups.is_empty()
     }
 
     /// How the sandbox is now, asked of the system. A server that was never started is none that ended.

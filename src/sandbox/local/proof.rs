@@ -54,9 +54,12 @@ impl Place {
                 "network, mount, process, IPC and host-name namespaces of its own; programs read-only, no other file of the host"
                     .to_owned(),
             );
-            let swapped = if jail.is_swapped { ", which the host may swap out" } else { ", never swapped out" };
+            let swapped = if jail.built.is_swapped { ", which the host may swap out" } else { ", never swapped out" };
             holds.push(format!("files in memory{swapped}, at most {} bytes", self.spec.size_bytes));
-            holds.push(format!("shared memory of System V, at most {} bytes", jail::SHARED_MEMORY_BYTES_MAX));
+            holds.push(match jail.built.is_shared_memory_bounded {
+                true => format!("shared memory of System V, at most {} bytes", jail::SHARED_MEMORY_BYTES_MAX),
+                false => "shared memory of System V without a limit of its own: this host does not let it be set".to_owned(),
+            });
         }
         if let Some(uid) = self.lease.uid {
             holds.push(format!("uids of its own ({uid} for the server, {} for its clients), no capabilities, no new privileges", uid + 1));

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::{Place, directory, failed};
 use crate::sandbox::{Census, SandboxError, group, jail, users, volumes};
 
+/// How often what is left is looked for and ended before it is given up.
+const ROUNDS: usize = 100;
 /// What a sandbox's directory holds for whoever finds it.
 pub(super) const LEASE: &str = "lease.json";
 
@@ -37,19 +39,29 @@ pub struct Lease {
 pub async fn undo(state: &Path, run: &str) -> Result<(), SandboxError> {
     let home = directory(state, run);
     let lease = read_lease(&home);
-    for _ in 0..100 {
+    let groups: Vec<PathBuf> = lease.iter().flat_map(|lease| lease.groups.clone()).collect();
+    for round in 0..ROUNDS {
         let tagged = tagged(state, run, lease.as_ref());
-        if tagged.is_empty() {
+        group::remove(&groups);
+        if tagged.is_empty() && group::left(&groups).is_empty() {
             break;
         }
         for process in tagged {
             kill(&process, |again| is_tagged(again, state, run, lease.as_ref()));
         }
+        // Those who led others in are of root, and go by themselves, or have no more to do.
+        if round >= ROUNDS / 4 {
+            for process in group::members(&groups).into_iter().filter_map(process) {
+                kill(&process, |again| group::members(&groups).contains(&again.pid));
+            }
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     volumes::detach_all(run);
-    if let Some(lease) = &lease {
-        group::remove(&lease.groups);
+    if let Some(group) = group::left(&groups).first() {
+        // Its directory stays, by which it is found again.
+        let why = format!("control group {} still has processes", group.display());
+        return Err(SandboxError::Failed { what: "remove its control group", why });
     }
     match std::fs::remove_dir_all(&home) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove its directory")(error)),
@@ -130,9 +142,10 @@ fn is_tagged(process: &Process, state: &Path, run: &str, lease: Option<&Lease>) 
     let first_process = words().any(|word| word == jail::COMMAND.as_bytes()) && words().any(|word| word == run.as_bytes());
     let home = directory(state, run).into_os_string().into_encoded_bytes();
     let own = process.pid == std::process::id();
+    // Anybody may write a run's name into their own arguments.
+    let is_ours = process.uid == rustix::process::geteuid().as_raw();
     !own && (uid.is_some_and(|uid| process.uid == uid || process.uid == uid + 1)
-        || first_process
-        || words().any(|word| word.starts_with(&home)))
+        || (is_ours && (first_process || words().any(|word| word.starts_with(&home)))))
 }
 
 fn tagged(state: &Path, run: &str, lease: Option<&Lease>) -> Vec<Process> {
@@ -158,8 +171,15 @@ impl Place {
     /// and they end with their groups.
     pub fn end_clients(&self) {
         let Some(client) = self.lease.uid.map(|uid| uid + 1) else { return };
-        for process in processes().into_iter().filter(|process| process.uid == client) {
-            kill(&process, |again| again.uid == client);
+        // What is started meanwhile is ended in the next round.
+        for _ in 0..ROUNDS {
+            let clients: Vec<Process> = processes().into_iter().filter(|process| process.uid == client).collect();
+            if clients.is_empty() {
+                return;
+            }
+            for process in clients {
+                kill(&process, |again| again.uid == client);
+            }
         }
     }
 }

@@ -4,9 +4,11 @@
 //! raised, with which SQLSTATE. Restored data may say anything, in messages of its own and under any SQLSTATE; it cannot choose the place.
 //! `docs/DRILLS.md` has the table.
 
+use std::time::{Duration, Instant};
+
 use super::World;
 use crate::domain::drill::Halt;
-use crate::sandbox::local::Condition;
+use crate::sandbox::local::Place;
 use crate::sandbox::server_log::{Mark, Raised, Since};
 
 /// What a sandbox lacks, told by an error of its server: the SQLSTATEs it has (or their beginnings), the files of the server's source it is
@@ -20,7 +22,9 @@ struct Lack {
 /// Where code of the data's own raises what it likes.
 const RAISED_BY_DATA: [&str; 4] = ["pl_exec.c", "plperl.c", "plpy_elog.c", "pltcl.c"];
 
-const LACKS: [Lack; 9] = [
+const OTHER_SERVER: &str = "the restore asks another server, and a sandbox has no network (skip in the plan leaves out what does)";
+
+const LACKS: [Lack; 10] = [
     Lack {
         states: &["0A000", "58P01", "22023"],
         files: &["extension.c"],
@@ -41,11 +45,8 @@ const LACKS: [Lack; 9] = [
     },
     Lack { states: &["53100"], files: &[], why: "it is full (size_mib in the drill file)" },
     Lack { states: &["53"], files: &[], why: "its memory or one of its limits was used up (size_mib in the drill file)" },
-    Lack {
-        states: &["08", "HV00N"],
-        files: &[],
-        why: "the restore asks another server, and a sandbox has no network (skip in the plan leaves out what does)",
-    },
+    Lack { states: &["08"], files: &["connection.c", "dblink.c", "libpqwalreceiver.c"], why: OTHER_SERVER },
+    Lack { states: &["HV00N"], files: &[], why: OTHER_SERVER },
     Lack {
         states: &["58P01", "42501", "F0000", "38000"],
         files: &["genfile.c", "copyfrom.c", "copyto.c", "ts_locale.c", "ts_utils.c", "be-fsstubs.c", "spell.c", "fd.c"],
@@ -67,6 +68,11 @@ const OF_THE_MACHINE: [(i32, &str); 5] = [
     (libc::SIGXFSZ, "a process of its server could not make a file that large"),
 ];
 
+/// Whether a signal is one by which a machine ends a process.
+pub(super) fn is_of_the_machine(signal: i32) -> bool {
+    OF_THE_MACHINE.iter().any(|(one, _)| *one == signal)
+}
+
 /// What a raised error says of the place, if it is the place's.
 fn lack(raised: &Raised) -> Option<&'static str> {
     if raised.file.is_empty() || RAISED_BY_DATA.contains(&raised.file.as_str()) {
@@ -83,15 +89,17 @@ fn lack(raised: &Raised) -> Option<&'static str> {
 }
 
 /// Why the place is at fault, by what its server said while something failed with these words; none if it is not known to be.
-fn of_the_place(said: &Since, words: &str) -> Option<&'static str> {
-    if let Some((_, why)) = OF_THE_MACHINE.iter().find(|(signal, _)| said.killed.contains(signal)) {
+fn of_the_place(said: &Since, words: &str, counts_memory: bool) -> Option<&'static str> {
+    // Where whoever is ended for memory is counted, and nobody was, the restored code did it itself.
+    let may_be = |signal: i32| signal != libc::SIGKILL || !counts_memory;
+    if let Some((_, why)) = OF_THE_MACHINE.iter().find(|(signal, _)| said.killed.contains(signal) && may_be(*signal)) {
         return Some(why);
     }
-    // Of several errors it is the one that was told; where none can be recognised, the last.
-    let told: Vec<&Raised> = said.raised.iter().filter(|raised| !raised.message.is_empty() && words.contains(&raised.message)).collect();
-    let causes = if told.is_empty() { said.raised.last().into_iter().collect() } else { told };
+    // Of several errors it is the one that was told. What fails for another cause, such as bytes that are not those that were stored, takes
+    // sessions along whose errors say nothing.
+    let causes = said.raised.iter().filter(|raised| !raised.message.is_empty() && words.contains(&raised.message));
     // A message that was raised at two places is the data's as long as one of them is.
-    let lacks: Option<Vec<&str>> = causes.into_iter().map(lack).collect();
+    let lacks: Option<Vec<&str>> = causes.map(lack).collect();
     lacks?.first().copied()
 }
 
@@ -100,21 +108,45 @@ pub(super) fn fault_of(world: &mut World<'_>) -> Option<String> {
     world.place.as_mut().map_or_else(|| Some("it is gone".to_owned()), |place| place.condition().fault())
 }
 
-/// Looks at the place again after something failed as if the backup were at fault.
-pub(super) fn judged(world: &mut World<'_>, halt: Halt, since: Mark) -> Halt {
-    if !matches!(halt, Halt::Backup(_)) || world.found.moments.server_up.is_none() {
+/// How long is waited for what a process that dies takes along: its parent and the log hear of it a little later.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Looks at the place until it is at fault or has had time to be.
+pub(super) async fn settled(world: &mut World<'_>) -> Option<String> {
+    let begun = Instant::now();
+    loop {
+        let fault = fault_of(world);
+        if fault.is_some() || begun.elapsed() >= SETTLES_WITHIN {
+            return fault;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Signals of a process that crashed by itself: on-call's server would.
+const CRASHES: [i32; 4] = [libc::SIGSEGV, libc::SIGABRT, libc::SIGILL, libc::SIGFPE];
+
+/// Looks at the place again after something failed: the backup may look at fault and not be, and the other way round.
+pub(super) async fn judged(world: &mut World<'_>, halt: Halt, since: Mark) -> Halt {
+    if matches!(halt, Halt::Interrupted) || world.found.moments.server_up.is_none() {
         return halt;
     }
     let detail = halt.detail().to_owned();
-    let Some(place) = world.place.as_mut() else { return halt };
-    let condition = place.condition();
-    let why = match condition {
-        Condition::Sound => of_the_place(&place.said_since(since), &detail).map(str::to_owned),
-        other => other.fault(),
-    };
-    match why {
-        Some(why) => Halt::sandbox(why).with_detail(detail),
-        None => halt,
+    if let Some(fault) = settled(world).await {
+        return Halt::sandbox(fault).with_detail(detail);
+    }
+    let counts_memory = world.place.as_ref().is_some_and(Place::counts_memory);
+    let said = world.place.as_ref().map(|place| place.said_since(since)).unwrap_or_default();
+    match &halt {
+        Halt::Backup(_) => match of_the_place(&said, &detail, counts_memory) {
+            Some(why) => Halt::sandbox(why).with_detail(detail),
+            None => halt,
+        },
+        _ if said.killed.iter().any(|signal| CRASHES.contains(signal)) => {
+            Halt::backup("a process of its server crashed on it").with_detail(detail)
+        }
+        _ => halt,
     }
 }
 
@@ -132,15 +164,15 @@ mod tests {
     #[test]
     fn the_place_of_an_error_decides_and_its_words_do_not() {
         let full = raised("53100", "could not extend file", "mdextend", "md.c");
-        assert!(of_the_place(&since(vec![full.clone()], &[]), "could not extend file").is_some_and(|why| why.contains("size_mib")));
+        assert!(of_the_place(&since(vec![full.clone()], &[]), "could not extend file", false).is_some_and(|why| why.contains("size_mib")));
         // The same words and SQLSTATE, raised by a function of the data's.
         let said = raised("53100", "could not extend file", "exec_stmt_raise", "pl_exec.c");
-        assert_eq!(of_the_place(&since(vec![said.clone()], &[]), "could not extend file"), None);
-        assert_eq!(of_the_place(&since(vec![full, said], &[]), "could not extend file"), None, "one of them is the data's");
+        assert_eq!(of_the_place(&since(vec![said.clone()], &[]), "could not extend file", false), None);
+        assert_eq!(of_the_place(&since(vec![full, said], &[]), "could not extend file", false), None, "one of them is the data's");
         // Without a place nothing is known of it.
-        assert_eq!(of_the_place(&since(vec![raised("53100", "x", "", "")], &[]), "x"), None);
+        assert_eq!(of_the_place(&since(vec![raised("53100", "x", "", "")], &[]), "x", false), None);
         let late = raised("XX000", "must be loaded via shared_preload_libraries", "_PG_init", "pg_cron.c");
-        assert_eq!(of_the_place(&since(vec![late], &[]), "?"), Some(NOT_PRELOADED));
+        assert_eq!(of_the_place(&since(vec![late], &[]), "must be loaded via shared_preload_libraries", false), Some(NOT_PRELOADED));
     }
 
     #[test]
@@ -148,14 +180,17 @@ mod tests {
         let unique = raised("23505", "duplicate key", "_bt_check_unique", "nbtinsert.c");
         let network = raised("08001", "could not connect to server \"x\"", "connect_pg_server", "connection.c");
         let both = since(vec![unique, network], &[]);
-        assert_eq!(of_the_place(&both, "pg_restore: error: duplicate key"), None);
-        assert!(of_the_place(&both, "could not connect to server \"x\"").is_some_and(|why| why.contains("network")));
-        assert!(of_the_place(&both, "nothing of it").is_some(), "the last one");
+        assert_eq!(of_the_place(&both, "pg_restore: error: duplicate key", false), None);
+        assert!(of_the_place(&both, "could not connect to server \"x\"", false).is_some_and(|why| why.contains("network")));
+        // A chunk that differs ends the session that loads it: what its server says then is no cause.
+        let cut = raised("08006", "unexpected EOF on client connection", "CopyGetData", "copyfromparse.c");
+        assert_eq!(of_the_place(&since(vec![cut], &[]), "the payload is damaged", false), None);
     }
 
     #[test]
     fn a_process_that_was_killed_is_the_machines_and_one_that_crashed_is_not() {
-        assert!(of_the_place(&since(Vec::new(), &[libc::SIGKILL]), "").is_some());
-        assert_eq!(of_the_place(&since(Vec::new(), &[libc::SIGSEGV]), ""), None);
+        assert!(of_the_place(&since(Vec::new(), &[libc::SIGKILL]), "", false).is_some());
+        assert_eq!(of_the_place(&since(Vec::new(), &[libc::SIGKILL]), "", true), None, "nobody was ended for memory");
+        assert_eq!(of_the_place(&since(Vec::new(), &[libc::SIGSEGV]), "", false), None);
     }
 }

@@ -46,7 +46,8 @@ impl<'w> Step<World<'w>> for RunControls {
                 Control::PayloadTruncated => sealed(&world.rig, &restored.manifest, *control).await,
                 Control::ForeignEnvelope => foreign_envelope(&world.rig, &restored.manifest).await,
             };
-            let (noticed, summary) = match blame::fault_of(world) {
+            let fault = if noticed == Some(true) { blame::fault_of(world) } else { blame::settled(world).await };
+            let (noticed, summary) = match fault {
                 Some(fault) => (None, format!("the sandbox is at fault: {fault}")),
                 None => (noticed, summary),
             };

@@ -44,7 +44,7 @@ impl<'w> Step<World<'w>> for Examine {
             }
             // An answer from a place that has ended is none, whatever it looks like.
             if result.answer != Answer::Pass
-                && let Some(fault) = blame::fault_of(world)
+                && let Some(fault) = blame::settled(world).await
             {
                 (result.answer, result.summary) = (Answer::CouldNotLook, format!("the sandbox is at fault: {fault}"));
             }

@@ -51,12 +51,13 @@ use crate::domain::manifest::Manifest;
 use crate::domain::scratch::ScratchReport;
 use crate::evidence::Written;
 use crate::failpoint;
+use crate::pg::children::ChildError;
 use crate::pg::{Connection, Tools};
 use crate::report::{Happening, Team};
 use crate::saga::{Event, Halted, Journal, Saga, Step, Undo};
 use crate::sandbox::local::{self, Lease, Place};
 use crate::sandbox::{Isolation, SandboxError};
-use crate::target::TargetError;
+use crate::target::{LoadError, TargetError};
 use crate::work::compare::LeftOut;
 use crate::work::shelf::Believed;
 use raise::{Isolate, Raise, StartServer};
@@ -486,7 +487,10 @@ where
         Halted::Step(halt) => halt,
         other => Halt::sandbox(other.to_string()),
     });
-    let done = done.map_err(|halt| blame::judged(world, halt, mark));
+    let done = match done {
+        Err(halt) => Err(blame::judged(world, halt, mark).await),
+        done => done,
+    };
     ended(world, name, from, done.as_ref().err());
     done
 }
@@ -505,6 +509,11 @@ fn at_fault(error: WorkError) -> Halt {
         WorkError::Target(TargetError::Lacks { .. } | TargetError::Tools(_)) => Halt::sandbox(error.to_string()),
         WorkError::Sandbox(SandboxError::Failed { what, .. }) => Halt::sandbox(format!("it could not {what}")),
         WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => Halt::sandbox(error.to_string()),
+        WorkError::Target(TargetError::Load { source: LoadError::Child(ChildError::Failed { signal: Some(signal), .. }), .. })
+            if blame::is_of_the_machine(*signal) =>
+        {
+            Halt::sandbox("a program that loads was killed; was its memory used up? (size_mib in the drill file)")
+        }
         // A key that was not tried says nothing about whether it opens.
         WorkError::NothingOpens(nothing) if nothing.is_of_this_host() => Halt::sandbox("a key cannot be used on this host".to_owned()),
         // Whoever may not read knows nothing of what there is to read.

@@ -35,6 +35,8 @@ pub async fn place_of_this_host(rig: &Rig) -> Result<PlaceOfHost, WorkError> {
         tools,
         programs: Vec::new(),
         preload: Vec::new(),
+        // To make a group, processes may have to be moved: that is for drills.
+        is_limited: false,
     };
     let (state, run) = (spec.state.clone(), spec.run.clone());
     let place = match local::raise(spec).await {
@@ -97,6 +99,7 @@ impl<'w> Step<World<'w>> for Raise {
             tools,
             programs,
             preload: world.drill.sandbox.preload.clone(),
+            is_limited: true,
         };
         let place = local::raise(spec).await.map_err(sandbox_failed)?;
         let (lease, gaps) = (place.lease().clone(), place.gaps().to_vec());

@@ -41,7 +41,7 @@ family("inet", 2)
 family("unix", 1)
 call("shm-128MiB", 29, 0, 128 * 1024 * 1024, 0o1600)
 call("shm-1MiB", 29, 0, 1024 * 1024, 0o1600)
-print("uid", "in-range" if 0x70000000 <= os.getuid() < 0x7FFE0000 else os.getuid())
+print("uid", "in-range" if 0x78000000 <= os.getuid() < 0x7FFE0000 else os.getuid())
 print("core", resource.getrlimit(resource.RLIMIT_CORE)[0])
 "#;
 
@@ -87,6 +87,51 @@ fn the_kernels_doors_are_closed_to_servers_and_clients_alike() {
     r.home.backup();
     let out = r.home.run(&["drill", "nightly"]);
     assert_eq!(out.code, 0, "{out:?}");
+}
+
+/// What lifeboat was started with, such as a lock of cron's, goes no further: an open directory of the host would be the way out.
+#[test]
+fn descriptors_that_lifeboat_inherited_do_not_get_into_the_sandbox() {
+    let r = Rehearsal::new();
+    r.script(
+        "\n\n[[checks]]\nkind = \"fingerprint\"\n[[checks]]\nkind = \"command\"\nname = \"descriptors\"\ncommand = [\"/bin/sh\", \"-c\", \"ls -l /proc/self/fd >&2; ! test -e /proc/self/fd/9\"]\n",
+    );
+    r.plan("after = [\"\"\"COPY (SELECT '') TO PROGRAM 'ls /proc/self/fd/ > /tmp/fds; ! test -e /proc/self/fd/9'\"\"\"]");
+    r.home.backup();
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "exec 9</; exec \"$0\" drill nightly --json", env!("CARGO_BIN_EXE_lifeboat")]);
+    command.env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
+    let out = finish(command);
+    assert_eq!(out.code, 0, "{out:?}");
+}
+
+/// Somebody else of the host was there first, or writes the run's name into their own arguments, or keeps a socket's queue full.
+#[test]
+fn a_stranger_cannot_prepare_stop_or_spoil_a_sandbox() {
+    let r = Rehearsal::new();
+    r.script("");
+    let state = r.home.path("catalog.sandboxes");
+    std::fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
+    let report = r.report(9);
+    assert!(report["halt"]["why"].as_str().unwrap().contains("make its state directory"), "{report:#}");
+    std::fs::remove_dir(&state).unwrap();
+    let go_on = r.home.path("go-on");
+    let mut command = r.home.command(&["drill", "nightly", "--json"]);
+    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
+    let drill = command.spawn().unwrap();
+    eventually("the drill has loaded", || r.home.path("go-on.reached").exists());
+    let run = std::fs::read_dir(&state).unwrap().flatten().next().unwrap().file_name().into_string().unwrap();
+    let mut stranger = std::process::Command::new("setpriv")
+        .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--", "sh", "-c", "sleep 60; true", "sandbox-first-process", &run])
+        .spawn()
+        .unwrap();
+    std::fs::write(go_on, "").unwrap();
+    let out = drill.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stdout));
+    assert!(stranger.try_wait().unwrap().is_none(), "a stranger's process was killed");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
 }
 
 #[test]
@@ -176,6 +221,8 @@ fn root_without_the_right_to_make_namespaces_has_a_sandbox_that_nobody_else_gets
     let state = r.home.path("catalog.sandboxes");
     let run = std::fs::read_dir(&state).unwrap().flatten().next().unwrap().path();
     let socket = run.join("root/run/postgres");
+    let lease: Value = serde_json::from_slice(&std::fs::read(run.join("lease.json")).unwrap()).unwrap();
+    let lease_uid = u32::try_from(lease["uid"].as_u64().unwrap()).unwrap();
     assert!(socket.join(".s.PGSQL.5432").exists());
     let attempts = [
         format!("psql -h {} -U postgres -d db -Atc 'SELECT count(*) FROM patients'", socket.display()),
@@ -203,6 +250,13 @@ fn root_without_the_right_to_make_namespaces_has_a_sandbox_that_nobody_else_gets
     let report = &last["report"];
     assert_eq!((out.status.code(), &report["verdict"]), (Some(0), &Value::from("PASS")), "{report:#}");
     assert_eq!(report["isolation"]["gaps"], serde_json::json!(["network", "files", "processes", "size"]));
+    // Nothing of its shared memory stays on the host.
+    let uid = lease_uid.to_string();
+    let of_uid = |line: &str| line.split_whitespace().any(|word| word == uid);
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    assert!(!segments.lines().any(of_uid), "{segments}");
+    let files = std::fs::read_dir("/dev/shm").unwrap().flatten();
+    assert_eq!(files.filter(|file| file.metadata().is_ok_and(|facts| std::os::unix::fs::MetadataExt::uid(&facts) == lease_uid)).count(), 0);
     r.assert_nothing_is_left();
 }
 
@@ -293,4 +347,10 @@ fn an_upgrade_in_the_middle_of_a_drill_does_not_disturb_it() {
     let out = drill.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
     r.assert_nothing_is_left();
+}
+
+#[test]
+fn a_drill_file_can_accept_every_gap_that_there_is() {
+    let gaps = lifeboat::sandbox::Gap::ALL.map(|(name, _)| name);
+    assert_eq!(gaps, lifeboat::config::plans::GAPS);
 }

@@ -43,6 +43,7 @@ fn words_of_the_data_excuse_nothing() {
         &format!(
             "CREATE TABLE z_later (v int); INSERT INTO z_later VALUES (1);
              CREATE FUNCTION says() RETURNS bool LANGUAGE plpgsql AS $f$ BEGIN
+               RAISE LOG 'server process (PID 7) was terminated by signal 9: Killed';
                IF NOT EXISTS (SELECT FROM public.z_later) THEN
                  RAISE EXCEPTION USING MESSAGE = $w${sayings}$w$, ERRCODE = '53100';
                END IF; RETURN true; END $f$;
@@ -275,4 +276,27 @@ fn mounts_below_usr_are_seen_and_a_relative_configuration_works() {
     command.args(["--config", "lifeboat.toml", "drill", "nightly", "--json"]).current_dir(r.home.path(""));
     let out = finish(command);
     assert_eq!(out.code, 0, "{out:?}");
+}
+
+/// Somebody who may only add objects: a record without end, a claim of a far number.
+#[test]
+fn what_is_no_record_of_the_evidence_blocks_nothing_and_leaves_no_gap() {
+    let r = Rehearsal::new();
+    r.script("");
+    r.report(0);
+    let evidence = r.home.vault().join("evidence");
+    let huge = std::fs::File::create(evidence.join("00000003.json")).unwrap();
+    huge.set_len(5 << 20).unwrap();
+    let out = r.home.path("out");
+    r.home.run(&["restore", "db", "--to", out.to_str().unwrap(), "--yes"]).ok();
+    let verified = r.home.run(&["evidence", "verify"]);
+    assert!(verified.code == 7 && verified.stdout.contains("5242880 bytes are too many for a record"), "{verified:?}");
+    std::fs::remove_file(evidence.join("00000003.json")).unwrap();
+    std::fs::write(evidence.join("00001000.json.sig"), "x").unwrap();
+    let listed = r.home.run(&["list", "--json"]).ok().json();
+    r.home.run(&["hold", listed[0]["backup"].as_str().unwrap(), "--reason", "a case"]).ok();
+    let names: Vec<String> = std::fs::read_dir(&evidence).unwrap().flatten().map(|e| e.file_name().into_string().unwrap()).collect();
+    assert!(!names.contains(&"00001001.json".to_owned()), "{names:?}");
+    std::fs::remove_file(evidence.join("00001000.json.sig")).unwrap();
+    r.home.run(&["evidence", "verify"]).ok();
 }

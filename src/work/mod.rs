@@ -351,21 +351,28 @@ impl HostLock {
 
     fn flock(config: &Config, name: &str, what: &'static str, operation: rustix::fs::FlockOperation) -> Result<Option<Self>, WorkError> {
         use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+
+        use rustix::fs::OFlags;
+
         let directory = Self::directory(config);
         let fail = |source| WorkError::File { what: format!("locking in {} for {what}", directory.display()), source };
         // Whoever may open a lock may hold it, and keep every run from beginning.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(fail)?;
-        // One of an earlier version, or of somebody who was here first: it must be this user's, and nobody else may write to it.
-        let facts = std::fs::symlink_metadata(&directory).map_err(fail)?;
-        if !facts.is_dir() || (facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o022 != 0) {
-            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
+        // One of an earlier version that is this user's: nobody else may write to it. What is opened is what is changed, and never what a link in its
+        // place leads to.
+        let no_link = i32::try_from((OFlags::NOFOLLOW | OFlags::DIRECTORY).bits()).unwrap_or_default();
+        if let Ok(opened) = std::fs::OpenOptions::new().read(true).custom_flags(no_link).open(&directory) {
+            let facts = opened.metadata().map_err(fail)?;
+            if facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o022 != 0 {
+                opened.set_permissions(std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
+            }
         }
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default())
+            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
             .open(directory.join(format!("{name}.lock")))
             .map_err(fail)?;
         // Those of earlier versions were readable, and the owner alone may change that.

@@ -14,7 +14,7 @@ use crate::config::plans::{Ask, CheckConfig, Expect, Smoke};
 use crate::domain::drill::{Answer, CheckKind, CheckResult};
 use crate::domain::id::DatastoreName;
 use crate::domain::span::for_people;
-use crate::pg::children::{ChildError, Running, command};
+use crate::pg::children::{ChildError, Running, command, is_by_the_machine};
 use crate::pg::sql::quote_text;
 use crate::pg::{Connection, Session, SessionError, Tool, Tools};
 use crate::program::{self, ProgramError};
@@ -271,9 +271,7 @@ async fn run_smoke(smoke: &Smoke, connection: &Connection) -> Said {
         Some(code) => said(Answer::Fail, format!("it exited with {code}")),
         // Nobody but the machine ends it so: memory that is used up, limits.
         None => match output.status.signal() {
-            Some(signal @ (libc::SIGKILL | libc::SIGBUS | libc::SIGSYS | libc::SIGXCPU | libc::SIGXFSZ)) => {
-                said(Answer::CouldNotLook, format!("it was killed by signal {signal}"))
-            }
+            Some(signal) if is_by_the_machine(signal) => said(Answer::CouldNotLook, format!("it was killed by signal {signal}")),
             _ => said(Answer::Fail, "it was killed"),
         },
     };

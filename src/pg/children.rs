@@ -9,6 +9,21 @@ use tokio::task::JoinHandle;
 
 use super::{Connection, Tool, Tools};
 
+/// Signals by which a machine ends a process, and what is to be said of it.
+pub const BY_THE_MACHINE: [(i32, &str); 5] = [
+    (libc::SIGKILL, "was killed; was its memory used up?"),
+    (libc::SIGBUS, "got no more memory"),
+    (libc::SIGSYS, "made a system call that a sandbox refuses"),
+    (libc::SIGXCPU, "had no more time"),
+    (libc::SIGXFSZ, "could not make a file that large"),
+];
+
+/// Whether a signal is one by which a machine ends a process.
+#[must_use]
+pub fn is_by_the_machine(signal: i32) -> bool {
+    BY_THE_MACHINE.iter().any(|(one, _)| *one == signal)
+}
+
 /// How much of a child's standard error is kept, in bytes: the end of it, which is where the reason stands.
 const LAST_WORDS_BYTES_MAX: usize = 16 * 1024;
 

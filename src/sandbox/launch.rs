@@ -1,7 +1,7 @@
 //! How a program gets into a sandbox: lifeboat, started again, moves into the sandbox's control group, gives up what no program of a
 //! sandbox may do, and becomes the next word of the chain (`nsenter`, `prlimit`, `setpriv`, the program).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
@@ -52,5 +52,5 @@ pub fn launch(mut arguments: impl Iterator<Item = OsString>) -> String {
     }
     let program = arguments.next().unwrap_or_default();
     let error = std::process::Command::new(&program).args(arguments).exec();
-    format!("{}: {error}", AsRef::<OsStr>::as_ref(&program).display())
+    format!("{}: {error}", program.display())
 }

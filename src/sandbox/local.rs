@@ -113,7 +113,8 @@ pub async fn raise(spec: Spec) -> Result<Place, SandboxError> {
     };
     let expires = Timestamp::now() + jiff::SignedDuration::try_from(spec.time_to_live).unwrap_or_default();
     let (groups, mut unlimited) = match root.then(|| group::planned(&spec.run)) {
-        Some(Ok(groups)) => (groups, None),
+        Some(Ok(groups)) if spec.is_limited => (groups, None),
+        Some(Ok(_)) => (Vec::new(), None),
         Some(Err(why)) => (Vec::new(), Some(why)),
         None => (Vec::new(), Some("it was not started as root".to_owned())),
     };
@@ -124,14 +125,10 @@ pub async fn raise(spec: Spec) -> Result<Place, SandboxError> {
     let text = serde_json::to_vec(&lease).map_err(|e| failed("write its lease")(e.into()))?;
     std::fs::write(home.join(LEASE), text).map_err(failed("write its lease"))?;
     // Written down before it is made: whoever finds the directory finds the group.
-    if unlimited.is_none()
-        && spec.is_limited
+    if !lease.groups.is_empty()
         && let Err(why) = group::make(&lease.groups, &limits(&spec))
     {
         (lease.groups, unlimited) = (Vec::new(), Some(why));
-    }
-    if !spec.is_limited {
-        lease.groups.clear();
     }
     let is_filtered = system_calls_are_filtered().await;
     let jailed = match uid {
@@ -173,9 +170,8 @@ fn own_users() -> Result<u32, SandboxError> {
 
 /// Whether the kernel takes the filter, tried with a program that does nothing.
 async fn system_calls_are_filtered() -> bool {
-    let mut words = launch::words(&[], true).into_iter();
-    let mut tried = tokio::process::Command::new(words.next().unwrap_or_default());
-    tried.args(words).arg("/bin/true").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut tried = Launcher::new(launch::words(&[], true)).command(Path::new("/bin/true"));
+    tried.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     tried.status().await.is_ok_and(|status| status.success())
 }
 
@@ -351,7 +347,13 @@ impl Place {
     /// A database of the sandbox's server. Its clients run inside too, under a uid of their own.
     #[must_use]
     pub fn connection(&self, database: &str) -> Connection {
-        Connection::in_sandbox(&self.inside(SOCKET_DIRECTORY), "postgres", database, super::server_log::OF_SESSIONS, self.launcher(true))
+        Connection::in_sandbox(
+            &self.inside(SOCKET_DIRECTORY),
+            "postgres",
+            database,
+            &super::server_log::session_options(),
+            self.launcher(true),
+        )
     }
 
     /// A command that runs inside, as clients do, with `PATH` and the variables of the server.

@@ -31,7 +31,8 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Things of the host that can be reached from everywhere but a sandbox.
 pub struct Beacons {
     tcp: TcpListener,
-    hidden: UnixListener,
+    /// Listens as long as it is held.
+    _hidden: UnixListener,
     name: String,
 }
 
@@ -43,14 +44,14 @@ impl Beacons {
     pub fn light() -> std::io::Result<Self> {
         let name = format!("lifeboat-beacon-{}", hex::encode(rand::random::<[u8; 8]>()));
         let hidden = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-        Ok(Self { tcp: TcpListener::bind(("127.0.0.1", 0))?, hidden, name })
+        Ok(Self { tcp: TcpListener::bind(("127.0.0.1", 0))?, _hidden: hidden, name })
     }
 
     /// What they are reached by. Valid as long as they burn.
     #[must_use]
     pub fn reaches(&self) -> Vec<Reach> {
         let tcp = self.tcp.local_addr().map(|address| Reach::Tcp(address.to_string()));
-        tcp.into_iter().chain([Reach::Hidden(self.name.clone())]).filter(|_| self.hidden.as_raw_fd() >= 0).collect()
+        tcp.into_iter().chain([Reach::Hidden(self.name.clone())]).collect()
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Settings of the server's log. `%p` and `%e` come before every line; statements and rows do not stand in it.
-pub(super) const SETTINGS: [&str; 9] = [
-    "log_destination=stderr",
-    "log_line_prefix=%p %e ",
+/// Settings of the server's log that no session can change: process and SQLSTATE come before every line.
+const OF_THE_SERVER: [&str; 2] = ["log_destination=stderr", "log_line_prefix=%p %e "];
+/// Those that a restored database or role may set otherwise. Statements and rows do not stand in the log.
+const OF_EVERY_SESSION: [&str; 7] = [
     "log_error_verbosity=verbose",
     "log_min_messages=warning",
     "log_min_error_statement=panic",
@@ -20,9 +20,6 @@ pub(super) const SETTINGS: [&str; 9] = [
     "log_duration=off",
     "lc_messages=C",
 ];
-/// The same as options of a session, for what a restored database or role would set otherwise.
-pub(super) const OF_SESSIONS: &str = "-c log_error_verbosity=verbose -c log_min_messages=warning -c log_min_error_statement=panic \
-     -c log_statement=none -c log_min_duration_statement=-1 -c log_duration=off -c lc_messages=C -c session_preload_libraries=";
 /// Errors that are kept: the newest.
 const RAISED_MAX: usize = 256;
 /// Bytes of a line that are looked at.
@@ -33,6 +30,17 @@ const KILLED_MAX: usize = 64;
 const CHILD_EXIT: (&str, &str) = ("LogChildExit", "postmaster.c");
 /// Lines that are kept for people, should the server not start.
 const LAST_LINES: usize = 12;
+
+/// What stands on the server's command line.
+pub(super) fn settings() -> impl Iterator<Item = &'static str> {
+    OF_THE_SERVER.into_iter().chain(OF_EVERY_SESSION)
+}
+
+/// Options of lifeboat's own sessions, which win over what a restored database or role sets; nor does such a setting load a library into them.
+pub(super) fn session_options() -> String {
+    let all = OF_EVERY_SESSION.into_iter().chain(["session_preload_libraries="]);
+    all.map(|setting| format!("-c {setting}")).collect::<Vec<_>>().join(" ")
+}
 
 /// An error that the server raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,17 +113,15 @@ impl ServerLog {
         let heard = log.clone();
         let listening = tokio::spawn(async move {
             let Some(mut stream) = stream else { return };
-            let (mut buffer, mut line, mut is_cut) = (vec![0; 16 * 1024], Vec::new(), false);
+            let (mut buffer, mut line) = (vec![0; 16 * 1024], Vec::new());
             while let Ok(count @ 1..) = stream.read(&mut buffer).await {
                 for byte in buffer.iter().take(count) {
                     match byte {
                         b'\n' => {
                             heard.with(|heard| heard.line(&String::from_utf8_lossy(&line)));
                             line.clear();
-                            is_cut = false;
                         }
-                        _ if line.len() >= LINE_BYTES_MAX => is_cut = true,
-                        byte if !is_cut => line.push(*byte),
+                        byte if line.len() < LINE_BYTES_MAX => line.push(*byte),
                         _ => {}
                     }
                 }

@@ -9,12 +9,6 @@ const FREE_AMONG_FEW: std::ops::Range<u32> = 30_000..60_000;
 /// How often chance is asked for a pair that is free.
 const TRIES: usize = 1000;
 
-/// An account of the host that nothing runs under.
-pub struct Account {
-    /// Its uid.
-    pub uid: u32,
-}
-
 /// A pair of uids (and gids) that is free, by its first; none where this process cannot become anybody else.
 #[must_use]
 pub fn free_pair(used: &dyn Fn(u32) -> bool) -> Option<u32> {
@@ -57,12 +51,12 @@ fn accounts(passwd: &str) -> impl Iterator<Item = (u32, &str)> {
     })
 }
 
-/// An account that nobody logs in to and that nothing runs under.
+/// The uid of an account that nobody logs in to and that nothing runs under.
 #[must_use]
-pub fn idle_account(used: &dyn Fn(u32) -> bool) -> Option<Account> {
+pub fn idle_account(used: &dyn Fn(u32) -> bool) -> Option<u32> {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let idle = |(uid, shell): &(u32, &str)| *uid != 0 && (shell.ends_with("/nologin") || shell.ends_with("/false")) && !used(*uid);
-    accounts(&passwd).find(idle).map(|(uid, _)| Account { uid })
+    accounts(&passwd).find(idle).map(|(uid, _)| uid)
 }
 
 /// Whether a uid has an account.

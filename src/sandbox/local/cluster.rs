@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::traces::used_uids;
-use super::{DATA_DIRECTORY, Hold, Place, SOCKET_DIRECTORY, directory, failed};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 
+use super::traces::used_uids;
+use super::{DATA_DIRECTORY, Hold, Place, SOCKET_DIRECTORY, directory, failed};
 use crate::pg::children::Running;
 use crate::pg::{Session, Tool};
 use crate::sandbox::server_log::{self, Mark, ServerLog, Since};
@@ -123,8 +123,8 @@ impl Place {
                     what,
                     why: "initdb runs under an account only, and /etc/passwd has none that nothing else runs under".to_owned(),
                 })?;
-                chown(data, Some(idle.uid), None).map_err(failed(what))?;
-                Ok(Account::Idle(idle.uid))
+                chown(data, Some(idle), None).map_err(failed(what))?;
+                Ok(Account::Idle(idle))
             }
             (Hold::Bare, None) => {
                 let uid = rustix::process::getuid().as_raw();
@@ -207,7 +207,7 @@ impl Place {
             // Among its own files, which go with it, and not in the host's memory.
             server.arg("-c").arg("dynamic_shared_memory_type=mmap");
         }
-        for setting in server_log::SETTINGS {
+        for setting in server_log::settings() {
             server.arg("-c").arg(setting);
         }
         let mut server = Server::start(server).map_err(failed("start its server"))?;

@@ -1,13 +1,14 @@
 //! Who is at fault when a drill does not get through: the backup, or the place that it was restored in.
 //!
 //! Judged by what was seen and never by words: how the sandbox and each of its processes are, and where in the server's source an error was
-//! raised, with which SQLSTATE. Restored data may say anything, in messages of its own and under any SQLSTATE; it cannot choose the place.
-//! `docs/DRILLS.md` has the table.
+//! raised, with which SQLSTATE. Restored data may say anything, in messages of its own and under any SQLSTATE; its functions
+//! cannot choose the place. What runs there as a superuser can withhold a verdict, and not obtain one. `docs/DRILLS.md` has the table.
 
 use std::time::{Duration, Instant};
 
 use super::World;
 use crate::domain::drill::Halt;
+use crate::pg::children::BY_THE_MACHINE;
 use crate::sandbox::local::Place;
 use crate::sandbox::server_log::{Mark, Raised, Since};
 
@@ -58,20 +59,8 @@ const LACKS: [Lack; 10] = [
 const LOADED_LATE: &str = "_PG_init";
 const NOT_PRELOADED: &str = "an extension of the backup must be loaded when the server starts (preload in the drill file)";
 
-/// Signals by which a machine ends a process: memory that is used up, a file in memory that cannot grow, a system call that is refused,
-/// limits of time and size.
-const OF_THE_MACHINE: [(i32, &str); 5] = [
-    (libc::SIGKILL, "a process of its server was killed; was its memory used up? (size_mib in the drill file)"),
-    (libc::SIGBUS, "a process of its server got no more memory (size_mib in the drill file)"),
-    (libc::SIGSYS, "a process of its server made a system call that a sandbox refuses"),
-    (libc::SIGXCPU, "a process of its server had no more time"),
-    (libc::SIGXFSZ, "a process of its server could not make a file that large"),
-];
-
-/// Whether a signal is one by which a machine ends a process.
-pub(super) fn is_of_the_machine(signal: i32) -> bool {
-    OF_THE_MACHINE.iter().any(|(one, _)| *one == signal)
-}
+/// Signals of the machine after which a sandbox with more memory helps.
+const WANTS_MEMORY: [i32; 2] = [libc::SIGKILL, libc::SIGBUS];
 
 /// What a raised error says of the place, if it is the place's.
 fn lack(raised: &Raised) -> Option<&'static str> {
@@ -89,18 +78,19 @@ fn lack(raised: &Raised) -> Option<&'static str> {
 }
 
 /// Why the place is at fault, by what its server said while something failed with these words; none if it is not known to be.
-fn of_the_place(said: &Since, words: &str, counts_memory: bool) -> Option<&'static str> {
+fn of_the_place(said: &Since, words: &str, counts_memory: bool) -> Option<String> {
     // Where whoever is ended for memory is counted, and nobody was, the restored code did it itself.
     let may_be = |signal: i32| signal != libc::SIGKILL || !counts_memory;
-    if let Some((_, why)) = OF_THE_MACHINE.iter().find(|(signal, _)| said.killed.contains(signal) && may_be(*signal)) {
-        return Some(why);
+    if let Some((signal, what)) = BY_THE_MACHINE.iter().find(|(signal, _)| said.killed.contains(signal) && may_be(*signal)) {
+        let next = if WANTS_MEMORY.contains(signal) { " (size_mib in the drill file)" } else { "" };
+        return Some(format!("a process of its server {what}{next}"));
     }
     // Of several errors it is the one that was told. What fails for another cause, such as bytes that are not those that were stored, takes
     // sessions along whose errors say nothing.
     let causes = said.raised.iter().filter(|raised| !raised.message.is_empty() && words.contains(&raised.message));
     // A message that was raised at two places is the data's as long as one of them is.
     let lacks: Option<Vec<&str>> = causes.map(lack).collect();
-    lacks?.first().copied()
+    lacks?.first().map(|why| (*why).to_owned())
 }
 
 /// How the place is, if it is at fault: what fails in a place that has ended says nothing about the backup.
@@ -172,7 +162,10 @@ mod tests {
         // Without a place nothing is known of it.
         assert_eq!(of_the_place(&since(vec![raised("53100", "x", "", "")], &[]), "x", false), None);
         let late = raised("XX000", "must be loaded via shared_preload_libraries", "_PG_init", "pg_cron.c");
-        assert_eq!(of_the_place(&since(vec![late], &[]), "must be loaded via shared_preload_libraries", false), Some(NOT_PRELOADED));
+        assert_eq!(
+            of_the_place(&since(vec![late], &[]), "must be loaded via shared_preload_libraries", false).as_deref(),
+            Some(NOT_PRELOADED)
+        );
     }
 
     #[test]

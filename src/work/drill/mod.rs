@@ -51,7 +51,7 @@ use crate::domain::manifest::Manifest;
 use crate::domain::scratch::ScratchReport;
 use crate::evidence::Written;
 use crate::failpoint;
-use crate::pg::children::ChildError;
+use crate::pg::children::{ChildError, is_by_the_machine};
 use crate::pg::{Connection, Tools};
 use crate::report::{Happening, Team};
 use crate::saga::{Event, Halted, Journal, Saga, Step, Undo};
@@ -510,7 +510,7 @@ fn at_fault(error: WorkError) -> Halt {
         WorkError::Sandbox(SandboxError::Failed { what, .. }) => Halt::sandbox(format!("it could not {what}")),
         WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => Halt::sandbox(error.to_string()),
         WorkError::Target(TargetError::Load { source: LoadError::Child(ChildError::Failed { signal: Some(signal), .. }), .. })
-            if blame::is_of_the_machine(*signal) =>
+            if is_by_the_machine(*signal) =>
         {
             Halt::sandbox("a program that loads was killed; was its memory used up? (size_mib in the drill file)")
         }

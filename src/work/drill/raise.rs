@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{World, state_directory};
+use super::{World, at_fault, state_directory};
 use crate::config::plans::Drill;
 use crate::domain::drill::Halt;
 use crate::pg::Tools;
@@ -52,15 +52,6 @@ pub async fn place_of_this_host(rig: &Rig) -> Result<PlaceOfHost, WorkError> {
     Ok(found)
 }
 
-/// What a server or a program of the sandbox said is for people who look, and is never stored.
-fn sandbox_failed(error: SandboxError) -> Halt {
-    let why = match &error {
-        SandboxError::Failed { what, .. } => format!("it could not {what}"),
-        SandboxError::Tools(error) => error.to_string(),
-    };
-    Halt::sandbox(why).with_detail(error.to_string())
-}
-
 /// Raises the sandbox. The only step that makes anything outside of it.
 pub(super) struct Raise;
 
@@ -101,7 +92,7 @@ impl<'w> Step<World<'w>> for Raise {
             preload: world.drill.sandbox.preload.clone(),
             is_limited: true,
         };
-        let place = local::raise(spec).await.map_err(sandbox_failed)?;
+        let place = local::raise(spec).await.map_err(|error| at_fault(error.into()))?;
         let (lease, gaps) = (place.lease().clone(), place.gaps().to_vec());
         world.place = Some(place);
         world.lease = Some(lease.clone());
@@ -129,7 +120,7 @@ impl<'w> Step<World<'w>> for StartServer {
         let planned = world.drill.plan.stages.iter().flat_map(|stage| stage.settings.clone());
         let settings: Vec<(String, String)> = planned.chain(world.drill.sandbox.settings.clone()).collect();
         let place = world.place.as_mut().ok_or_else(|| Halt::sandbox("it is gone".to_owned()))?;
-        place.start_server(&settings).await.map_err(sandbox_failed)?;
+        place.start_server(&settings).await.map_err(|error| at_fault(error.into()))?;
         world.found.moments.server_up = Some(world.clock.seconds());
         Ok(())
     }

@@ -1,11 +1,21 @@
 //! What a sandbox keeps its programs from, and how that is shown: tried as its very users, beside the same from outside.
 
-use std::process::Stdio;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use lifeboat::sandbox::{Reach, probe::probe};
 use serde_json::Value;
 
-use crate::support::home::finish;
+use crate::support::home::{finish, out};
 use crate::support::{Rehearsal, eventually};
+
+const DRILL: [&str; 3] = ["drill", "nightly", "--json"];
+/// Docker's default: root that may make no namespaces.
+const WITHOUT_SYS_ADMIN: [&str; 5] =
+    ["/usr/bin/setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", "--", env!("CARGO_BIN_EXE_lifeboat")];
+/// Somebody with an account on this host, and no more.
+const AS_NOBODY: [&str; 4] = ["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"];
 
 /// Tries doors of the kernel that need no capability; one line for each.
 const DOORS: &str = r#"
@@ -68,7 +78,7 @@ fn the_kernels_doors_are_closed_to_servers_and_clients_alike() {
     let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, DOORS);
     let client = format!("import base64; exec(base64.b64decode('{encoded}'))");
     // The same program outside: what is refused inside is not refused by what is wrong with the program.
-    let outside = std::process::Command::new("python3").args(["-c", &client]).output().unwrap();
+    let outside = Command::new("python3").args(["-c", &client]).output().unwrap();
     let outside = String::from_utf8_lossy(&outside.stdout).into_owned();
     for open in ["user-namespace ok", "shm-128MiB ok"] {
         assert!(outside.lines().any(|line| line == open), "{outside}");
@@ -98,14 +108,11 @@ fn descriptors_that_lifeboat_inherited_do_not_get_into_the_sandbox() {
     );
     r.plan("after = [\"\"\"COPY (SELECT '') TO PROGRAM 'ls /proc/self/fd/ > /tmp/fds; ! test -e /proc/self/fd/9'\"\"\"]");
     r.home.backup();
-    let mut command = std::process::Command::new("bash");
-    command.args(["-c", "exec 9</; exec \"$0\" drill nightly --json", env!("CARGO_BIN_EXE_lifeboat")]);
-    command.env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    let out = finish(command);
-    assert_eq!(out.code, 0, "{out:?}");
+    let with_one = ["bash", "-c", "exec 9</; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lifeboat")];
+    r.reported(&finish(r.home.command_by(&with_one, &DRILL)), 0);
 }
 
-/// Somebody else of the host was there first, or writes the run's name into their own arguments, or keeps a socket's queue full.
+/// Somebody else of the host was there first, or writes the run's name into their own arguments.
 #[test]
 fn a_stranger_cannot_prepare_stop_or_spoil_a_sandbox() {
     let r = Rehearsal::new();
@@ -116,38 +123,45 @@ fn a_stranger_cannot_prepare_stop_or_spoil_a_sandbox() {
     let report = r.report(9);
     assert!(report["halt"]["why"].as_str().unwrap().contains("make its state directory"), "{report:#}");
     std::fs::remove_dir(&state).unwrap();
-    let go_on = r.home.path("go-on");
-    let mut command = r.home.command(&["drill", "nightly", "--json"]);
-    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
-    let drill = command.spawn().unwrap();
-    eventually("the drill has loaded", || r.home.path("go-on.reached").exists());
-    let run = std::fs::read_dir(&state).unwrap().flatten().next().unwrap().file_name().into_string().unwrap();
-    let mut stranger = std::process::Command::new("setpriv")
-        .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--", "sh", "-c", "sleep 60; true", "sandbox-first-process", &run])
-        .spawn()
-        .unwrap();
+    let (drill, go_on) = r.loaded_and_waiting();
+    let run = r.sandbox().unwrap().file_name().unwrap().to_owned();
+    let mut stranger =
+        Command::new("setpriv").args(AS_NOBODY).args(["sh", "-c", "sleep 60; true", "sandbox-first-process"]).arg(run).spawn().unwrap();
     std::fs::write(go_on, "").unwrap();
-    let out = drill.wait_with_output().unwrap();
-    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stdout));
+    r.reported(&out(&drill.wait_with_output().unwrap()), 0);
     assert!(stranger.try_wait().unwrap().is_none(), "a stranger's process was killed");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
+}
+
+/// A socket that takes no connection keeps whoever connects waiting, for ever.
+#[test]
+fn a_socket_whose_queue_is_full_keeps_no_probe_waiting_and_counts_as_reached() {
+    let directory = crate::support::directory();
+    let path = directory.path().join("full");
+    let full = "import socket, sys, time\ns = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(0)\n\
+        waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]\n\
+        for one in waiting:\n  one.setblocking(False)\n  one.connect_ex(sys.argv[1])\nprint('full', flush=True); time.sleep(60)";
+    let mut holder = Command::new("python3").args(["-c", full]).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut said).unwrap();
+    let begun = Instant::now();
+    let found = probe(Reach::Socket(path.to_str().unwrap().to_owned()));
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(found.reached && found.detail.contains("takes no connection"), "{found:?}");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
 }
 
 #[test]
 fn what_cannot_be_reached_inside_can_be_reached_beside_it_and_what_must_be_there_is() {
     let r = Rehearsal::new();
     // A program that only root may read: the probes start it all the same, as users of the sandbox.
-    let program = r.home.path("lifeboat");
-    std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
+    let program = r.home.program();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     r.script("");
-    let mut command = std::process::Command::new(&program);
-    command.args(["drill", "nightly", "--json"]).env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    let out = finish(command);
-    assert_eq!(out.code, 0, "{out:?}");
-    let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap()).unwrap();
-    let isolation = &last["report"]["isolation"];
+    let report = r.reported(&finish(r.home.command_by(&[&program], &DRILL)), 0);
+    let isolation = &report["isolation"];
     let probes = isolation["probes"].as_array().unwrap();
     let controls = isolation["controls"].as_array().unwrap();
     assert!(probes.iter().all(|probe| probe["reached"] == false), "{isolation:#}");
@@ -166,15 +180,10 @@ fn probes_that_find_nothing_anywhere_prove_nothing() {
     let r = Rehearsal::new();
     r.script("");
     // A host whose own loopback is down: nothing can be reached over TCP from anywhere.
-    let mut command = std::process::Command::new("unshare");
-    command.args(["--net", "--", env!("CARGO_BIN_EXE_lifeboat"), "drill", "nightly", "--json"]);
-    command.env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    let out = finish(command);
-    assert_eq!(out.code, 9, "{out:?}");
-    let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap()).unwrap();
-    let why = last["report"]["halt"]["why"].as_str().unwrap();
+    let report = r.reported(&finish(r.home.command_by(&["unshare", "--net", "--", env!("CARGO_BIN_EXE_lifeboat")], &DRILL)), 9);
+    let why = report["halt"]["why"].as_str().unwrap();
     assert!(why.contains("what must be reached was not"), "{why}");
-    assert_eq!(last["report"]["halt"]["at-fault"], "sandbox");
+    assert_eq!(report["halt"]["at-fault"], "sandbox");
 }
 
 #[test]
@@ -207,23 +216,16 @@ const GAPS: &str = "accept_gaps = [\"network\", \"files\", \"processes\", \"uid\
 fn root_without_the_right_to_make_namespaces_has_a_sandbox_that_nobody_else_gets_into() {
     let r = Rehearsal::new();
     r.script(GAPS);
-    let go_on = r.home.path("go-on");
-    let mut command = std::process::Command::new("/usr/bin/setpriv");
-    command.args(["--bounding-set=-sys_admin", "--inh-caps=-all", "--", env!("CARGO_BIN_EXE_lifeboat"), "drill", "nightly", "--json"]);
-    command.env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
-    let drill = command.spawn().unwrap();
-    eventually("the drill has loaded", || r.home.path("go-on.reached").exists());
+    let (drill, go_on) = r.loaded_and_waiting_by(r.home.command_by(&WITHOUT_SYS_ADMIN, &DRILL));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", drill.id())).unwrap();
     let core: Vec<&str> = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().split_whitespace().collect();
     assert_eq!(core[4..6], ["1", "1"], "a crash would leave keys and rows on a disk");
-    // Somebody with an account on this host, while the restored data is there.
-    let state = r.home.path("catalog.sandboxes");
-    let run = std::fs::read_dir(&state).unwrap().flatten().next().unwrap().path();
+    // Somebody with an account on this host, while the restored data is there. Root shows that each attempt is one.
+    let run = r.sandbox().unwrap();
     let socket = run.join("root/run/postgres");
-    let lease: Value = serde_json::from_slice(&std::fs::read(run.join("lease.json")).unwrap()).unwrap();
-    let lease_uid = u32::try_from(lease["uid"].as_u64().unwrap()).unwrap();
-    assert!(socket.join(".s.PGSQL.5432").exists());
+    let lease_uid = u32::try_from(r.lease().unwrap()["uid"].as_u64().unwrap()).unwrap();
+    let of_server = |entry: &std::fs::DirEntry| entry.metadata().is_ok_and(|facts| facts.uid() == lease_uid);
+    let process = std::fs::read_dir("/proc").unwrap().flatten().find(of_server).unwrap().path();
     let attempts = [
         format!("psql -h {} -U postgres -d db -Atc 'SELECT count(*) FROM patients'", socket.display()),
         format!("ls {}", run.display()),
@@ -231,33 +233,26 @@ fn root_without_the_right_to_make_namespaces_has_a_sandbox_that_nobody_else_gets
         format!("cat {}", run.join("lease.json").display()),
         format!("ls {}", run.join("root/data").display()),
         format!("ls {}", run.join("root/home/client").display()),
-        format!("kill -9 $(pgrep -f {})", run.display()),
-        format!("cat /proc/$(pgrep -f {} | head -n 1)/environ", run.display()),
-        format!("ls /proc/$(pgrep -f {} | head -n 1)/root/", run.display()),
+        format!("kill -0 {}", process.file_name().unwrap().display()),
+        format!("cat {}/environ", process.display()),
+        format!("ls {}/root/", process.display()),
     ];
     for attempt in &attempts {
-        let tried = std::process::Command::new("setpriv")
-            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--", "sh", "-c", attempt])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        assert!(!tried.status.success(), "{attempt}: {}", String::from_utf8_lossy(&tried.stdout));
+        let tried = |who: &[&str]| Command::new("setpriv").args(who).args(["sh", "-c", attempt]).stdin(Stdio::null()).output().unwrap();
+        assert!(tried(&["--"]).status.success(), "{attempt}: {:?}", tried(&["--"]));
+        let stranger = tried(&AS_NOBODY);
+        assert!(!stranger.status.success(), "{attempt}: {}", String::from_utf8_lossy(&stranger.stdout));
     }
     std::fs::write(go_on, "").unwrap();
-    let out = drill.wait_with_output().unwrap();
-    let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap_or_default())
-        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
-    let report = &last["report"];
-    assert_eq!((out.status.code(), &report["verdict"]), (Some(0), &Value::from("PASS")), "{report:#}");
+    let report = r.reported(&out(&drill.wait_with_output().unwrap()), 0);
+    assert_eq!(report["verdict"], "PASS", "{report:#}");
     assert_eq!(report["isolation"]["gaps"], serde_json::json!(["network", "files", "processes", "size"]));
     // Nothing of its shared memory stays on the host.
     let uid = lease_uid.to_string();
     let of_uid = |line: &str| line.split_whitespace().any(|word| word == uid);
     let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
     assert!(!segments.lines().any(of_uid), "{segments}");
-    let files = std::fs::read_dir("/dev/shm").unwrap().flatten();
-    assert_eq!(files.filter(|file| file.metadata().is_ok_and(|facts| std::os::unix::fs::MetadataExt::uid(&facts) == lease_uid)).count(), 0);
-    r.assert_nothing_is_left();
+    assert_eq!(std::fs::read_dir("/dev/shm").unwrap().flatten().filter(of_server).count(), 0);
 }
 
 #[test]
@@ -266,19 +261,14 @@ fn check_says_beforehand_which_sandbox_this_host_gives() {
     r.script("");
     let out = r.home.run(&["check"]);
     assert!(out.stdout.contains("namespaces of its own, system calls filtered"), "{out:?}");
-    let mut command = std::process::Command::new("/usr/bin/setpriv");
-    command.args(["--bounding-set=-sys_admin", "--inh-caps=-all", "--", env!("CARGO_BIN_EXE_lifeboat"), "check", "--json"]);
-    command.env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    let out = finish(command);
+    let check = || finish(r.home.command_by(&WITHOUT_SYS_ADMIN, &["check", "--json"]));
+    let out = check();
     assert_eq!(out.code, 0, "{out:?}");
     for words in ["it has gaps network, files, processes, size", "drills that do not accept it end NOT_VERIFIED: nightly"] {
         assert!(out.stdout.contains(words), "{words}: {out:?}");
     }
     r.script(GAPS);
-    let mut command = std::process::Command::new("/usr/bin/setpriv");
-    command.args(["--bounding-set=-sys_admin", "--inh-caps=-all", "--", env!("CARGO_BIN_EXE_lifeboat"), "check", "--json"]);
-    command.env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    assert!(finish(command).stdout.contains("every drill accepts that"));
+    assert!(check().stdout.contains("every drill accepts that"));
     r.assert_nothing_is_left();
 }
 
@@ -287,17 +277,21 @@ fn check_says_beforehand_which_sandbox_this_host_gives() {
 fn a_user_without_an_account_drills_with_a_name_of_its_own() {
     let r = Rehearsal::new();
     r.script(GAPS);
-    let own = std::process::Command::new("chown").args(["-R", "1234567:0"]).arg(r.home.path("")).status().unwrap();
+    let program = r.home.program();
+    let own = Command::new("chown").args(["-R", "1234567:0"]).arg(r.home.path("")).status().unwrap();
     assert!(own.success());
-    let mut command = std::process::Command::new("/usr/bin/setpriv");
-    command.args(["--reuid=1234567", "--regid=0", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]);
-    let program = r.home.path("lifeboat");
-    std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
-    command.arg(&program).args(["drill", "nightly", "--json"]).env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    let out = finish(command);
-    let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{out:?}"));
-    assert_eq!((out.code, &last["report"]["verdict"]), (0, &Value::from("PASS")), "{out:?}");
-    r.assert_nothing_is_left();
+    let words = [
+        "/usr/bin/setpriv",
+        "--reuid=1234567",
+        "--regid=0",
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--no-new-privs",
+        "--",
+        &program,
+    ];
+    assert_eq!(r.reported(&finish(r.home.command_by(&words, &DRILL)), 0)["verdict"], "PASS");
 }
 
 /// Rootless podman, LXC, Kubernetes with user namespaces: root among 65,536 ids.
@@ -305,26 +299,20 @@ fn a_user_without_an_account_drills_with_a_name_of_its_own() {
 fn among_65536_ids_the_sandbox_takes_users_that_are_there() {
     let r = Rehearsal::new();
     r.script("");
-    let program = r.home.path("lifeboat");
-    std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
-    let mut holder = std::process::Command::new("unshare").args(["--user", "sleep", "300"]).spawn().unwrap();
+    let mut holder = Command::new("unshare").args(["--user", "sleep", "300"]).spawn().unwrap();
     let process = format!("/proc/{}", holder.id());
     let host = std::fs::read_link("/proc/self/ns/user").unwrap();
     eventually("it has its namespace", || std::fs::read_link(format!("{process}/ns/user")).is_ok_and(|own| own != host));
     for map in ["uid_map", "gid_map"] {
         std::fs::write(format!("{process}/{map}"), "0 0 1\n1 100001 65535\n").unwrap();
     }
-    let mut command = std::process::Command::new("nsenter");
-    command.arg(format!("--user={process}/ns/user")).arg("--").arg(&program).args(["drill", "nightly", "--json"]);
-    command.env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    let out = finish(command);
+    let (program, user) = (r.home.program(), format!("--user={process}/ns/user"));
+    let out = finish(r.home.command_by(&["nsenter", &user, "--", &program], &DRILL));
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{out:?}"));
-    let report = &last["report"];
-    assert_eq!((out.code, &report["verdict"]), (0, &Value::from("PASS")), "{report:#}");
+    let report = r.reported(&out, 0);
+    assert_eq!(report["verdict"], "PASS", "{report:#}");
     assert_eq!(report["isolation"]["gaps"], serde_json::json!([]), "{report:#}");
-    r.assert_nothing_is_left();
 }
 
 /// A package upgrade replaces the program under a drill.
@@ -332,21 +320,12 @@ fn among_65536_ids_the_sandbox_takes_users_that_are_there() {
 fn an_upgrade_in_the_middle_of_a_drill_does_not_disturb_it() {
     let r = Rehearsal::new();
     r.script("");
-    let program = r.home.path("lifeboat");
-    std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
-    let go_on = r.home.path("go-on");
-    let mut command = std::process::Command::new(&program);
-    command.args(["drill", "nightly", "--json"]).env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"));
-    command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let drill = command.spawn().unwrap();
-    eventually("the drill has loaded", || r.home.path("go-on.reached").exists());
+    let program = r.home.program();
+    let (drill, go_on) = r.loaded_and_waiting_by(r.home.command_by(&[&program], &DRILL));
     std::fs::remove_file(&program).unwrap();
     std::fs::write(&program, "#!/bin/sh\nexit 99\n").unwrap();
     std::fs::write(go_on, "").unwrap();
-    let out = drill.wait_with_output().unwrap();
-    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
-    r.assert_nothing_is_left();
+    r.reported(&out(&drill.wait_with_output().unwrap()), 0);
 }
 
 #[test]

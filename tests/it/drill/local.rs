@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::home::finish;
-use crate::support::{Cluster, Home, Major, Rehearsal, eventually};
+use crate::support::{Cluster, Major, Rehearsal, eventually};
 
 /// The last line of a drill's JSON, which holds its report.
 fn last_line(out: &std::process::Output) -> Value {
@@ -310,12 +310,6 @@ fn a_hostile_dump_finds_nothing_reaches_nothing_and_does_not_outlive_the_drill()
     r.home.run(&["evidence", "verify"]).ok();
 }
 
-/// The lease of the sandbox that is there now.
-fn lease(home: &Home) -> Option<Value> {
-    let place = std::fs::read_dir(home.path("catalog.sandboxes")).ok()?.flatten().next()?;
-    serde_json::from_slice(&std::fs::read(place.path().join("lease.json")).ok()?).ok()
-}
-
 #[test]
 fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
     let r = Rehearsal::new();
@@ -326,7 +320,7 @@ fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
         let out = finish(command);
         assert_eq!(out.code, 137, "{point}: {out:?}");
         // The sandbox goes with its drill, before anybody cleans up.
-        if let Some(uid) = lease(&r.home).and_then(|lease| lease["uid"].as_u64()) {
+        if let Some(uid) = r.lease().and_then(|lease| lease["uid"].as_u64()) {
             eventually("the sandbox is gone", || sandboxed_processes_of(uid) == 0);
         }
         // Until then the series says that a drill has begun; it is not a flaw before its time.
@@ -356,7 +350,7 @@ fn after_a_reboot_nobody_is_taken_for_the_sandbox() {
     let mut command = r.home.command(&["drill", "nightly"]);
     command.env("LIFEBOAT_FAILPOINT", "drill-loaded");
     assert_eq!(finish(command).code, 137);
-    let lease = lease(&r.home).unwrap();
+    let lease = r.lease().unwrap();
     assert_eq!(lease.as_object().unwrap().keys().collect::<Vec<_>>(), ["expires", "groups", "run", "uid"]);
     // Somebody who looks into it, under the run's name, perhaps with a number that the sandbox had.
     let run = lease["run"].as_str().unwrap();
@@ -373,7 +367,7 @@ fn a_sandbox_ends_by_itself_after_its_time_though_lifeboat_stands_still() {
     let r = Rehearsal::new();
     r.script("time_to_live = \"12s\"");
     let (drill, go_on) = r.loaded_and_waiting();
-    let uid = lease(&r.home).unwrap()["uid"].as_u64().unwrap();
+    let uid = r.lease().unwrap()["uid"].as_u64().unwrap();
     assert!(sandboxed_processes_of(uid) > 0);
     // Another drill of the same name does not begin meanwhile.
     r.home.run(&["drill", "nightly"]).fails(4, &["drill nightly is running already"]);
@@ -658,7 +652,7 @@ fn a_server_that_is_killed_is_the_sandboxs_fault() {
     r.script("");
     let (drill, go_on) = r.loaded_and_waiting();
     // As the kernel does when memory runs out.
-    let uid = lease(&r.home).unwrap()["uid"].as_u64().unwrap().to_string();
+    let uid = r.lease().unwrap()["uid"].as_u64().unwrap().to_string();
     let killed = std::process::Command::new("setpriv").args(["--reuid", &uid, "--clear-groups", "kill", "-9", "-1"]).status().unwrap();
     assert!(!killed.success(), "it kills itself as well");
     std::fs::write(&go_on, "").unwrap();

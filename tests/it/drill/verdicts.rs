@@ -1,7 +1,6 @@
 //! The verdicts of drills, cause by cause, as the table of docs/DRILLS.md has them: the backup is at fault only where on-call's restore of the
 //! same backup fails or differs, and the place where it is the place's.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -88,9 +87,7 @@ fn the_end_of_the_sandbox_in_a_check_is_the_sandboxs() {
     let pid = rustix::process::Pid::from_raw(i32::try_from(first().unwrap()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let out = drill.join().unwrap();
-    let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!((out.code, &last["report"]["halt"]["at-fault"]), (9, &Value::from("sandbox")), "{out:?}");
-    r.assert_nothing_is_left();
+    assert_eq!(r.reported(&out, 9)["halt"]["at-fault"], "sandbox", "{out:?}");
 }
 
 #[test]
@@ -261,21 +258,16 @@ fn mounts_below_usr_are_seen_and_a_relative_configuration_works() {
         r.home.path("").display(),
         env!("CARGO_BIN_EXE_lifeboat")
     );
-    let mut command = std::process::Command::new("unshare");
-    command.args(["--mount", "--", "sh", "-c", &script]).stdin(Stdio::null());
-    let out = finish(command);
-    assert_eq!(out.code, 0, "{out:?}");
+    r.reported(&finish(r.home.command_by(&["unshare", "--mount", "--", "sh", "-c", &script], &[])), 0);
     // Without root too.
+    let program = r.home.program();
     let own = std::process::Command::new("chown").args(["-R", "postgres"]).arg(r.home.path("")).status().unwrap();
     assert!(own.success());
     r.script("accept_gaps = [\"network\", \"files\", \"processes\", \"uid\", \"size\"]");
-    let program = r.home.path("lifeboat");
-    std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
-    let mut command = std::process::Command::new("/usr/bin/setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(&program);
-    command.args(["--config", "lifeboat.toml", "drill", "nightly", "--json"]).current_dir(r.home.path(""));
-    let out = finish(command);
-    assert_eq!(out.code, 0, "{out:?}");
+    let words = ["/usr/bin/setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--", &program];
+    let mut command = r.home.command_by(&words, &["--config", "lifeboat.toml", "drill", "nightly", "--json"]);
+    command.env_remove("LIFEBOAT_CONFIG").current_dir(r.home.path(""));
+    r.reported(&finish(command), 0);
 }
 
 /// Somebody who may only add objects: a record without end, a claim of a far number.

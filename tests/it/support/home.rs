@@ -127,6 +127,21 @@ impl Home {
         command
     }
 
+    /// The same by another way: `words` start the program that they end with, in place of the one of this build.
+    pub fn command_by(&self, words: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(arguments).env("LIFEBOAT_CONFIG", self.path("lifeboat.toml"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// A copy of the program of this build beside the configuration, for others than its owner, or to be replaced.
+    pub fn program(&self) -> String {
+        let program = self.path("lifeboat");
+        std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
+        program.to_str().unwrap().to_owned()
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Out {
         finish(self.command(arguments))
     }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::home::Out;
 use super::{Cluster, Home, eventually};
 
 /// A source with a small database, a set-up, and one backup of it.
@@ -53,17 +54,35 @@ impl Rehearsal {
     }
 
     pub fn report_of(&self, arguments: &[&str], code: i32) -> Value {
-        let out = self.home.run(arguments);
+        self.reported(&self.home.run(arguments), code)
+    }
+
+    /// The report of a drill that has ended with that exit code, and left nothing.
+    #[track_caller]
+    pub fn reported(&self, out: &Out, code: i32) -> Value {
         assert_eq!(out.code, code, "stdout: {}\nstderr: {}", out.stdout, out.stderr);
         let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {out:?}"));
         self.assert_nothing_is_left();
         last["report"].clone()
     }
 
+    /// The directory of the sandbox that is there now.
+    pub fn sandbox(&self) -> Option<std::path::PathBuf> {
+        Some(std::fs::read_dir(self.home.path("catalog.sandboxes")).ok()?.flatten().next()?.path())
+    }
+
+    /// Its lease.
+    pub fn lease(&self) -> Option<Value> {
+        serde_json::from_slice(&std::fs::read(self.sandbox()?.join("lease.json")).ok()?).ok()
+    }
+
     /// A drill that has loaded and stands still until the file is written.
     pub fn loaded_and_waiting(&self) -> (std::process::Child, std::path::PathBuf) {
+        self.loaded_and_waiting_by(self.home.command(&["drill", "nightly", "--json"]))
+    }
+
+    pub fn loaded_and_waiting_by(&self, mut command: std::process::Command) -> (std::process::Child, std::path::PathBuf) {
         let (go_on, reached) = (self.home.path("go-on"), self.home.path("go-on.reached"));
-        let mut command = self.home.command(&["drill", "nightly", "--json"]);
         command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
         let drill = command.spawn().unwrap();
         eventually("the drill has loaded", || reached.exists());

@@ -117,16 +117,16 @@ impl Catalog {
         Ok(())
     }
 
-    /// The hashes of the records of the evidence that this host has seen, newest last.
+    /// The records of the evidence that this host has seen: numbers and hashes, newest last.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Vec<String>, CatalogError> {
-        let rows: Vec<(String,)> = sqlx::query_as("SELECT sha256 FROM evidence_heads WHERE vault = $1 ORDER BY sequence")
+    pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Vec<(u64, String)>, CatalogError> {
+        let rows: Vec<(i64, String)> = sqlx::query_as("SELECT sequence, sha256 FROM evidence_heads WHERE vault = $1 ORDER BY sequence")
             .bind(vault.as_str())
             .fetch_all(self.ask())
             .await?;
-        Ok(rows.into_iter().map(|(sha256,)| sha256).collect())
+        Ok(rows.into_iter().map(|(sequence, sha256)| (u64::try_from(sequence).unwrap_or_default(), sha256)).collect())
     }
 }
 

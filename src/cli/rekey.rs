@@ -7,7 +7,7 @@ use clap::Args;
 use super::arguments::Opening;
 use super::exit::Exit;
 use super::print::{self, Failure, data, talk};
-use super::run::{Start, datastore_name};
+use super::run::{Start, datastore_name, tell_gone};
 use crate::work::WorkError;
 use crate::work::rekey::{self, Pace, RekeyPlan, RekeyReport, Retired};
 
@@ -34,7 +34,11 @@ pub(super) async fn run(start: &Start, arguments: RekeyArguments) -> Result<Exit
     let rig = start.rig(&arguments.opening).await?;
     let datastore = arguments.datastore.as_deref().map(datastore_name).transpose()?;
     let plan = rekey::plan(&rig, datastore.as_ref()).await?;
-    let refused = (!plan.refused.is_empty()).then(|| WorkError::NotAll { done: "backups were looked at", refused: plan.refused.clone() });
+    let gone = tell_gone(&rig, datastore.as_ref()).await?;
+    let refused = match plan.refused.is_empty() {
+        true => gone,
+        false => Some(WorkError::NotAll { done: "backups were looked at", refused: plan.refused.clone() }.into()),
+    };
     if !arguments.confirm {
         match start.json {
             true => print::json(&plan),
@@ -43,7 +47,7 @@ pub(super) async fn run(start: &Start, arguments: RekeyArguments) -> Result<Exit
         if !plan.changes.is_empty() {
             talk("\nnothing was changed; --confirm writes the new envelopes");
         }
-        return refused.map_or(Ok(Exit::Done), |error| Err(error.into()));
+        return refused.map_or(Ok(Exit::Done), Err);
     }
     let state = "envelopes that were written are whole; the same command goes on with the rest";
     let pace = Pace { backups_max: arguments.batch, per_second: arguments.per_second };
@@ -52,7 +56,7 @@ pub(super) async fn run(start: &Start, arguments: RekeyArguments) -> Result<Exit
         true => print::json(&report),
         false => data(&describe_report(&report)),
     }
-    refused.map_or(Ok(Exit::Done), |error| Err(error.into()))
+    refused.map_or(Ok(Exit::Done), Err)
 }
 
 fn describe(plan: &RekeyPlan) -> String {

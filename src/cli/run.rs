@@ -253,16 +253,23 @@ async fn run_list(start: &Start, name: Option<&str>, opening: &Opening) -> Resul
         let rows = entries.iter().map(entry_row).collect();
         data(&table(&["DATASTORE", "BACKUP", "SNAPSHOT", "AGE", "SIZE", "STORED", "OPENS WITH", "SIGNATURE"], rows));
     }
-    let gone = shelf::all_gone(&rig, &entries, name.as_ref()).await?;
-    gone.iter().for_each(|line| talk(&format!("warning: {line}")));
+    shelf::missing_numbers(&rig, &entries).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
+    let gone = tell_gone(&rig, name.as_ref()).await?;
     let refused = entries.iter().find_map(|e| e.manifest.as_ref().err());
     match refused {
         Some(error) => {
             talk(&format!("not every manifest is believed: {error}"));
             Ok(exit::of(error.trouble()))
         }
-        None => Ok(Exit::Done),
+        None => gone.map_or(Ok(Exit::Done), Err),
     }
+}
+
+/// Tells of backups that are gone. What is returned is how a verb ends that could do everything else: there may be nothing left to do it with.
+pub(super) async fn tell_gone(rig: &Rig, only: Option<&DatastoreName>) -> Result<Option<Failure>, WorkError> {
+    let gone = shelf::all_gone(rig, only).await?;
+    gone.iter().for_each(|line| talk(&format!("warning: {line}")));
+    Ok((!gone.is_empty()).then(|| WorkError::Gone(gone).into()))
 }
 
 fn entry_json(entry: &Entry) -> serde_json::Value {
@@ -348,12 +355,17 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
         None => shelf::entries(&rig, None).await?,
     };
     if chosen.is_empty() {
-        return Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: "to verify".to_owned() }.into());
+        let none = WorkError::NoSuchBackup { datastore: None, wanted: "at all".to_owned() };
+        return Err(tell_gone(&rig, None).await?.unwrap_or_else(|| none.into()));
     }
     let vault = shelf::vault_id(&rig).await?;
     let mut reports = Vec::new();
     let mut damaged = Vec::new();
-    let gone = if id.is_none() { shelf::all_gone(&rig, &chosen, None).await? } else { Vec::new() };
+    let mut gone = None;
+    if id.is_none() {
+        shelf::missing_numbers(&rig, &chosen).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
+        gone = tell_gone(&rig, None).await?;
+    }
     let mut first_failure: Option<Failure> = None;
     if let Some(count) = sample {
         use rand::seq::SliceRandom;
@@ -398,14 +410,10 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
     if start.json {
         print::json(&reports);
     }
-    if !gone.is_empty() {
-        gone.iter().for_each(|line| talk(line));
-        first_failure.get_or_insert(WorkError::Gone(gone).into());
-    }
     if !damaged.is_empty() && id.is_none() {
         talk(&format!("damaged: {}; lifeboat status tells of them until they are verified and whole, or gone", damaged.join(", ")));
     }
-    first_failure.map_or(Ok(Exit::Done), Err)
+    first_failure.or(gone).map_or(Ok(Exit::Done), Err)
 }
 
 fn describe_verified(report: &verify::VerifyReport) -> String {
@@ -530,6 +538,7 @@ async fn run_copy(start: &Start, vault: &str, datastore: Option<&str>) -> Result
     let copied = copy::copy(&rig, vault, datastore.as_ref()).await;
     let begun = |error: &WorkError| (error.trouble() != crate::domain::Trouble::Usage).then(|| state.to_owned());
     let report = copied.map_err(|error| Failure { state: begun(&error), error: Box::new(error) })?;
+    let gone = tell_gone(&rig, datastore.as_ref()).await?;
     match start.json {
         true => print::json(&report),
         false => data(&format!(
@@ -543,7 +552,7 @@ async fn run_copy(start: &Start, vault: &str, datastore: Option<&str>) -> Result
         )),
     }
     match report.refused.is_empty() {
-        true => Ok(Exit::Done),
+        true => gone.map_or(Ok(Exit::Done), Err),
         false => Err(WorkError::NotAll { done: "backups were copied", refused: report.refused }.into()),
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::Opening;
 use super::exit::Exit;
 use super::print::{self, Failure, data, table, talk};
-use super::run::{Start, backup_id, datastore_name};
+use super::run::{Start, backup_id, datastore_name, tell_gone};
 use crate::config::{Config, VaultConfig, schedules};
 use crate::domain::span::{Span, bytes_for_people, for_people};
 use crate::report::Progress;
@@ -181,6 +181,7 @@ pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool)
             vec![name]
         }
     };
+    let gone = tell_gone(&rig, datastores.first().filter(|_| datastore.is_some())).await?;
     let (mut plans, mut left) = (Vec::new(), Vec::new());
     for datastore in &datastores {
         let found = pruning::look(&rig, datastore, pruning::policies_of(&all.schedules, datastore)).await?;
@@ -205,7 +206,7 @@ pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool)
         print::json(&plans);
     }
     if left.is_empty() {
-        return Ok(Exit::Done);
+        return gone.map_or(Ok(Exit::Done), Err);
     }
     Err(WorkError::Refused {
         what: "prune".to_owned(),

@@ -31,13 +31,17 @@ pub enum Kind {
     Key,
     /// Backups appeared that this catalog's hosts have not taken.
     Stranger,
+    /// Manifests are not believed: no trusted key signed them, or they are damaged.
+    Untrusted,
+    /// The series of evidence has a flaw.
+    Evidence,
     /// The configuration was changed and is not acceptable; the old one stays in force.
     Configuration,
 }
 
 impl Kind {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 13] = [
+    pub const ALL: [(&'static str, Self); 15] = [
         ("failed", Self::Failed),
         ("missed", Self::Missed),
         ("stale", Self::Stale),
@@ -50,6 +54,8 @@ impl Kind {
         ("future", Self::Future),
         ("key", Self::Key),
         ("stranger", Self::Stranger),
+        ("untrusted", Self::Untrusted),
+        ("evidence", Self::Evidence),
         ("configuration", Self::Configuration),
     ];
     /// Its name.
@@ -194,6 +200,8 @@ mod tests {
             "future",
             "key",
             "stranger",
+            "untrusted",
+            "evidence",
             "configuration",
         ];
         assert_eq!(names, expected);

@@ -123,6 +123,16 @@ impl Health {
                 "find out who removed them: the bucket's access log tells. Removing a delete marker brings a backup back; what is known to be lost is forgotten by `lifeboat catalog rebuild`".to_owned(),
             );
         }
+        if self.not_believed > 0 {
+            alarm(
+                Kind::Untrusted,
+                format!(
+                    "manifests of {} are not believed, {} of those that were looked at: no trusted key signed them, or they are damaged",
+                    self.datastore, self.not_believed
+                ),
+                format!("lifeboat list {} shows which, and why; what nobody of yours has written can be removed by hand", self.datastore),
+            );
+        }
         if !self.future.is_empty() {
             alarm(
                 Kind::Future,

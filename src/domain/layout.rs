@@ -12,6 +12,7 @@
 //! probes/<random>                                what `lifeboat check` wrote to see whether it may write
 //! ```
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -20,6 +21,12 @@ use super::id::{BackupId, DatastoreName};
 /// Name of an object in a vault, relative to the vault's prefix. Never absolute, never with `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey(String);
+
+impl Borrow<str> for ObjectKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl ObjectKey {
     /// The key as text, with `/` between its parts.

@@ -189,15 +189,26 @@ impl Series {
     }
 }
 
-/// Writes a record under the next number.
+/// Writes a record under the next number. `seen` is the newest record that this host knows of, by number and hash: where the end of the series
+/// was cut off, the next record follows that one. Its number is not used twice, and what was cut off can be put back.
 ///
 /// # Errors
 /// [`EvidenceError`]; nothing or a claimed number was written.
-pub async fn append(vault: &dyn Vault, id: &VaultId, signer: &dyn Signer, by: &Actor, body: Body) -> Result<Written, EvidenceError> {
+pub async fn append(
+    vault: &dyn Vault,
+    id: &VaultId,
+    signer: &dyn Signer,
+    by: &Actor,
+    body: Body,
+    seen: Option<(u64, String)>,
+) -> Result<Written, EvidenceError> {
     // Numbers that were found taken, and that no listing shows: somebody put something there that is no object.
     let mut taken = 0;
     for _ in 0..RACES_MAX {
-        let (next, previous) = end(vault).await?;
+        let (next, previous) = match (end(vault).await?, &seen) {
+            ((next, _), Some((seen, sha256))) if next <= *seen => (seen + 1, Some(sha256.clone())),
+            (end, _) => end,
+        };
         let next = next.max(taken + 1);
         let record = Record {
             format: evidence::FORMAT.to_owned(),

@@ -90,6 +90,14 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
         let own = meta.remove(&format!("{}/{}", manifest.datastore, manifest.backup)).unwrap_or_default();
         let payloads = manifest.payloads.iter().flat_map(|payload| &payload.objects).map(|object| (&object.key, object.bytes));
         let own = own.iter().map(|(key, bytes)| (key, *bytes)).chain(payloads);
+        if !is_new && !is_same_manifest(rig, other.vault.as_ref(), &manifest).await? {
+            report.refused.push(format!(
+                "backup {} of {}: its manifest in the other vault, or the signature beside it, is not the one that is signed here; remove both there, \
+                 and it is copied again",
+                manifest.backup, manifest.datastore
+            ));
+            continue;
+        }
         if !is_new && own.into_iter().all(|(key, bytes)| other.keys.get(key) == Some(&bytes)) {
             report.unchanged += 1;
             continue;
@@ -181,6 +189,19 @@ async fn same_vault(rig: &Rig, other: &dyn Vault, name: &str) -> Result<(), Work
 
 fn is_frozen(error: &WorkError) -> bool {
     matches!(error, WorkError::Vault(VaultError::Frozen { .. }))
+}
+
+/// Whether the manifest in the other vault is believed, and is this one.
+async fn is_same_manifest(rig: &Rig, other: &dyn Vault, manifest: &Manifest) -> Result<bool, WorkError> {
+    let (place, context) = (manifest.place(), &manifest.vault);
+    let key = place.manifest();
+    let read = async |key| match fetch::document(other, key).await {
+        Err(error) if shelf::is_outage(&error) => Err(error),
+        read => Ok(read.ok().flatten()),
+    };
+    let (Some(bytes), Some(signature)) = (read(&key).await?, read(&key.signature()).await?) else { return Ok(false) };
+    let is_this = Manifest::parse(&bytes, context, &place).is_ok_and(|there| there == *manifest);
+    Ok(is_this && is_believed(other, &rig.trusted, &key, &bytes, &signature).await?)
 }
 
 async fn one(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::publish::without_catalog;
 use super::{Rig, WorkError, shelf};
 use crate::domain::evidence::{Actor, Body, Certificate, DrillReport, Flaw, Found, Record, SeenHead};
 use crate::domain::id::{BackupId, DatastoreName};
@@ -33,7 +34,7 @@ pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
 }
 
 /// How long the writing of a record may take between its signature and itself.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
 
 async fn examine_once(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
     let vault = shelf::vault_id(rig).await?;
@@ -47,7 +48,7 @@ async fn examine_once(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
     }
     if let Ok(catalog) = &rig.catalog {
         let seen = catalog.evidence_seen(&vault).await?.into_iter();
-        heads.extend(seen.map(|sha256| SeenHead { sha256, seen_by: "this host".to_owned() }));
+        heads.extend(seen.map(|(_, sha256)| SeenHead { sha256, seen_by: "this host".to_owned() }));
     }
     // After everything that was seen of it: what is written meanwhile is in the series, and not the other way round.
     let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
@@ -62,7 +63,12 @@ async fn examine_once(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
 /// [`WorkError`] if it could not be written.
 pub async fn write(rig: &Rig, body: Body) -> Result<Written, WorkError> {
     let vault = shelf::vault_to_write(rig).await?;
-    let written = evidence::append(rig.vault.as_ref(), &vault, rig.signer.as_ref(), &actor(), body).await?;
+    let seen = match rig.catalog() {
+        // A copy may be behind, and is a series of its own until it has become the vault.
+        Some(catalog) if !rig.is_elsewhere => without_catalog(catalog.evidence_seen(&vault).await).and_then(|mut seen| seen.pop()),
+        _ => None,
+    };
+    let written = evidence::append(rig.vault.as_ref(), &vault, rig.signer.as_ref(), &actor(), body, seen).await?;
     if let Some(catalog) = rig.catalog()
         && let Err(error) = catalog.saw_evidence(&vault, written.sequence, &written.sha256).await
     {

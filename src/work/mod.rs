@@ -181,8 +181,8 @@ pub enum WorkError {
     NotSigned { what: String },
     #[error("{what} is damaged: {why}")]
     Damaged { what: String, why: String },
-    #[error("there is no backup {wanted} of datastore {datastore}")]
-    NoSuchBackup { datastore: String, wanted: String },
+    #[error("there is no backup {wanted}{}", datastore.as_ref().map(|name| format!(" of datastore {name}")).unwrap_or_default())]
+    NoSuchBackup { datastore: Option<String>, wanted: String },
     #[error("no datastore {name} is configured or in the vault{}", suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
     NoSuchDatastore { name: String, suggestion: Option<String> },
     #[error("{what} is already running for datastore {datastore}")]
@@ -306,7 +306,8 @@ impl WorkError {
             Self::Gone(_) => Some("find out who removed them: the bucket's versions, its access log; a copy of the vault may have them".to_owned()),
             Self::Flawed(_) => Some("compare with a copy of the vault or with what the auditor has; a flaw that nobody can explain is an incident".to_owned()),
             Self::NoSuchDrill { .. } => Some("drills are files in drills/ beside lifeboat.toml; `lifeboat drill list` shows them".to_owned()),
-            Self::NoSuchBackup { datastore, .. } => Some(format!("`lifeboat list {datastore}` shows what there is")),
+            Self::NoSuchBackup { datastore: Some(datastore), .. } => Some(format!("`lifeboat list {datastore}` shows what there is")),
+            Self::NoSuchBackup { datastore: None, .. } => Some("`lifeboat list` shows what there is".to_owned()),
             Self::AlreadyRunning { .. } | Self::DrillRunning { .. } => Some("wait for it to end; nothing was changed".to_owned()),
             Self::TakenOver { .. } => Some("nothing: the other run does what this one would have done; `lifeboat status` shows it".to_owned()),
             Self::ReportNotWritten { run, .. } => Some(format!("everything was taken down; when the vault can be written again, `lifeboat drill abort {run}` writes a report that says so")),

@@ -101,33 +101,6 @@ fn testimony(series: &Series, datastore: &DatastoreName) -> Testimony {
     found
 }
 
-/// Backups of which something that every restore needs is not there, or not in its size, by what the vault lists: none of them may take the
-/// place of one that is whole.
-async fn incomplete(rig: &Rig, datastore: &DatastoreName, manifests: &BTreeMap<BackupId, Manifest>) -> Result<Vec<BackupId>, WorkError> {
-    let mut there = BTreeMap::new();
-    for facts in rig.vault.list(&format!("{}{datastore}/", layout::PAYLOADS)).await? {
-        there.insert(facts.key, facts.bytes);
-    }
-    let (mut envelopes, mut slots) = (BTreeSet::new(), BTreeSet::new());
-    for facts in rig.vault.list(&format!("{}{datastore}/", layout::META)).await? {
-        there.insert(facts.key.clone(), facts.bytes);
-        let Some(manifest) = layout::parse_backup_key(facts.key.as_str()).and_then(|(_, backup)| manifests.get(&backup)) else { continue };
-        let place = manifest.place();
-        if matches!(place.rotation(&facts.key), Some((_, true))) {
-            envelopes.insert(manifest.backup.clone());
-        } else if facts.key.as_str().strip_prefix(&place.meta_prefix()).is_some_and(|name| name.starts_with("slots/")) {
-            slots.insert(manifest.backup.clone());
-        }
-    }
-    let is_whole = |manifest: &&Manifest| {
-        let mut objects = manifest.payloads.iter().flat_map(|payload| &payload.objects);
-        envelopes.contains(&manifest.backup)
-            && slots.contains(&manifest.backup)
-            && objects.all(|object| there.get(&object.key) == Some(&object.bytes))
-    };
-    Ok(manifests.values().filter(|manifest| !is_whole(manifest)).map(|manifest| manifest.backup.clone()).collect())
-}
-
 /// Looks at every backup of a datastore and decides.
 ///
 /// # Errors
@@ -155,7 +128,9 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
         None => Vec::new(),
     };
     let mut damaged: BTreeSet<BackupId> = damaged.into_iter().filter(|row| row.datastore == *datastore).map(|row| row.backup).collect();
-    damaged.extend(incomplete(rig, datastore, &manifests).await?);
+    // Behind the manifests: what is published meanwhile is whole before it has one.
+    let there = shelf::sizes(rig, [layout::PAYLOADS, layout::META].map(|prefix| format!("{prefix}{datastore}/"))).await?;
+    damaged.extend(manifests.values().filter(|manifest| !shelf::is_all_there(manifest, &there)).map(|manifest| manifest.backup.clone()));
     let mut candidates: Vec<Candidate> = manifests
         .values()
         .map(|manifest| Candidate {
@@ -178,15 +153,15 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
     }
     let mut unfinished = Vec::new();
     if !said.removed.is_empty() {
-        for prefix in [layout::MANIFESTS, layout::PAYLOADS, layout::META] {
-            let listed = rig.vault.list(&format!("{prefix}{datastore}/")).await?.into_iter().map(|facts| facts.key);
-            let ours = |key: &ObjectKey| {
-                let spoken = |backup: &BackupId| !spoken_guards(&said, backup).is_empty();
-                layout::parse_backup_key(key.as_str())
-                    .is_some_and(|(store, backup)| &store == datastore && said.removed.contains(&backup) && !spoken(&backup))
-            };
-            unfinished.extend(listed.filter(ours));
-        }
+        let ours = |key: &ObjectKey| {
+            let spoken = |backup: &BackupId| !spoken_guards(&said, backup).is_empty();
+            layout::parse_backup_key(key.as_str())
+                .is_some_and(|(store, backup)| &store == datastore && said.removed.contains(&backup) && !spoken(&backup))
+        };
+        let listed = rig.vault.list(&format!("{}{datastore}/", layout::MANIFESTS)).await?.into_iter().map(|facts| facts.key);
+        // Manifests first: with its manifest a backup goes.
+        let of_kind = |prefix: &'static str| there.keys().filter(move |key| key.as_str().starts_with(prefix)).cloned();
+        unfinished.extend(listed.chain(of_kind(layout::PAYLOADS)).chain(of_kind(layout::META)).filter(ours));
     }
     // What a record says is gone is no candidate: its removal goes on.
     candidates.retain(|candidate| !said.removed.contains(&candidate.backup));

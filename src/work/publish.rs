@@ -121,7 +121,7 @@ async fn wrap(rig: &Rig, identity: &Identity, context: &Context) -> Result<Vec<(
 async fn evidence_head(rig: &Rig, vault: &crate::domain::id::VaultId) -> Option<String> {
     match crate::evidence::head(rig.vault.as_ref()).await {
         Ok(head) => head,
-        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await)?.pop(),
+        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await)?.pop().map(|(_, sha256)| sha256),
     }
 }
 

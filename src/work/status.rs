@@ -15,7 +15,7 @@ use crate::catalog::ticks::{HostRow, TickRow};
 use crate::domain::alarm::{Alarm, Kind};
 use crate::domain::calendar::Tick;
 use crate::domain::drill::Verdict;
-use crate::domain::evidence::{Body, DrillReport};
+use crate::domain::evidence::{Body, DrillReport, SeenHead};
 use crate::domain::health::Health;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::job::Job;
@@ -165,10 +165,9 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
             future: Vec::new(),
         };
         let backups = names.remove(datastore).unwrap_or_default();
-        health.backups = backups.len();
         let vault = shelf::vault_id(rig).await?;
         let looked = shelf::newest_of_each(rig, &vault, datastore, backups.clone(), &manifests, TRIED_MAX).await?;
-        health.not_believed = looked.refused;
+        (health.backups, health.not_believed) = (backups.len().saturating_sub(looked.refused), looked.refused);
         let (mut newest, future): (Vec<_>, Vec<_>) =
             looked.believed.into_iter().filter(|believed| believed.verified).partition(|believed| {
                 // One from the future would hide for years that there is none from today.
@@ -181,6 +180,10 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
             health.newest_snapshot = Some(manifest.source.snapshot_time);
             // What a set protects is not in the vault.
             health.newest_bytes = if manifest.set.is_some() { manifest.plain_bytes() } else { manifest.sealed_bytes() };
+            let place = manifest.place();
+            if !shelf::is_all_there(&manifest, &shelf::sizes(rig, [place.payload_prefix(), place.meta_prefix()]).await?) {
+                health.damaged.push(manifest.backup.clone());
+            }
         }
         drilled(&series, &mut health, now);
         health.gone = shelf::gone(rig, &vault, datastore, &backups).await?.into_iter().map(|one| one.backup).collect();
@@ -191,6 +194,7 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
     }
     let mut alarms: Vec<Alarm> = datastores.iter().flat_map(|health| health.alarms(now)).collect();
     alarms.extend(cache.keys(rig, now).await);
+    alarms.extend(of_evidence(rig, cache, now).await?);
     if let Err(error) = shelf::vault_to_write(rig).await {
         alarms.push(Alarm {
             kind: Kind::Gone,
@@ -212,6 +216,31 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
     };
     of_jobs(rig, jobs, &mut status).await;
     Ok(status)
+}
+
+/// An alarm where the series of evidence has a flaw.
+async fn of_evidence(rig: &Rig, cache: &mut StatusCache, now: Timestamp) -> Result<Option<Alarm>, WorkError> {
+    let seen = match rig.catalog() {
+        Some(catalog) if !rig.is_elsewhere => {
+            without_catalog(catalog.evidence_seen(&shelf::vault_id(rig).await?).await).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
+    let heads: Vec<SeenHead> = seen.into_iter().map(|(_, sha256)| SeenHead { sha256, seen_by: "this host".to_owned() }).collect();
+    let mut flaws = cache.series(rig).await?.flaws(&heads, now);
+    if !flaws.is_empty() {
+        tokio::time::sleep(super::evidence::WRITTEN_WITHIN).await;
+        flaws = cache.series(rig).await?.flaws(&heads, now);
+    }
+    Ok(flaws.first().map(|first| Alarm {
+        kind: Kind::Evidence,
+        subject: "evidence".to_owned(),
+        text: match flaws.len() {
+            1 => format!("the series of evidence has a flaw: {first}"),
+            count => format!("the series of evidence has {count} flaws; the first: {first}"),
+        },
+        next_step: "lifeboat evidence verify shows all of them".to_owned(),
+    }))
 }
 
 /// What the catalog says of the jobs, which needs no vault.
@@ -299,7 +328,9 @@ pub fn reports_of<'a>(series: &'a Series, datastore: &'a DatastoreName) -> impl 
 async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health: &mut Health) {
     let damaged = without_catalog(catalog.damaged(vault).await).unwrap_or_default().into_iter();
     let damaged = damaged.filter(|row| row.datastore == health.datastore && backups.contains(&row.backup));
-    health.damaged = damaged.map(|row| row.backup).collect();
+    health.damaged.extend(damaged.map(|row| row.backup));
+    health.damaged.sort();
+    health.damaged.dedup();
     if let Some(newest) = &health.newest {
         health.omitted = without_catalog(catalog.omitted(vault, newest).await).unwrap_or_default();
     }

@@ -2,9 +2,12 @@
 
 mod survey;
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use futures::{StreamExt, TryStreamExt};
 
-pub use survey::{Gone, Picked, all_gone, find, gone, is_removed, newest_of_each, pick, survey};
+pub use survey::{Gone, Picked, all_gone, find, gone, is_removed, missing_numbers, newest_of_each, pick, survey};
 
 use super::fence::Reading;
 use super::{Rig, WorkError, guide};
@@ -118,7 +121,7 @@ async fn id_in_header(rig: &Rig) -> Result<VaultId, WorkError> {
 /// [`WorkError`] if it is missing, not signed by a pinned key, or not where it belongs.
 pub async fn manifest(rig: &Rig, vault: &VaultId, place: &Place<'_>) -> Result<Believed, WorkError> {
     let key = place.manifest();
-    let no_such = || WorkError::NoSuchBackup { datastore: place.datastore.to_string(), wanted: place.backup.to_string() };
+    let no_such = || WorkError::NoSuchBackup { datastore: Some(place.datastore.to_string()), wanted: place.backup.to_string() };
     let bytes = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(no_such)?;
     let verified = believe(rig, &key, &bytes, "the manifest").await?;
     Ok(Believed { manifest: Manifest::parse(&bytes, vault, place)?, verified })
@@ -148,7 +151,7 @@ pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec
     let vault = vault_id(rig).await?;
     let prefix = datastore.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
     let listed = rig.vault.list(&prefix).await?;
-    let mut names: std::collections::BTreeMap<DatastoreName, Vec<BackupId>> = Default::default();
+    let mut names: BTreeMap<DatastoreName, Vec<BackupId>> = Default::default();
     for (datastore, backup) in listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())) {
         names.entry(datastore).or_default().push(backup);
     }
@@ -191,6 +194,36 @@ async fn read(
     futures::stream::iter(read).buffered(READS_MAX).try_collect().await
 }
 
+/// What the vault lists: names and sizes.
+pub type Sizes = BTreeMap<ObjectKey, u64>;
+
+/// Lists what stands under some prefixes.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be listed.
+pub async fn sizes(rig: &Rig, prefixes: [String; 2]) -> Result<Sizes, WorkError> {
+    let mut sizes = Sizes::new();
+    for prefix in prefixes {
+        sizes.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| (facts.key, facts.bytes)));
+    }
+    Ok(sizes)
+}
+
+/// Whether everything that every restore of a backup needs is there, in its size: payloads, an envelope, a slot. What is in them nobody has looked
+/// at. Only one that is all there may take another one's place.
+#[must_use]
+pub fn is_all_there(manifest: &Manifest, there: &Sizes) -> bool {
+    let place = manifest.place();
+    let (meta, slots) = (place.meta_prefix(), format!("{}slots/", place.meta_prefix()));
+    let under = |prefix: &str| {
+        let from = there.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.map(|(key, _)| key).take_while(|key| key.as_str().starts_with(prefix)).cloned().collect::<Vec<_>>()
+    };
+    let has_envelope = under(&meta).iter().any(|key| matches!(place.rotation(key), Some((_, true))));
+    let mut objects = manifest.payloads.iter().flat_map(|payload| &payload.objects);
+    has_envelope && !under(&slots).is_empty() && objects.all(|object| there.get(&object.key) == Some(&object.bytes))
+}
+
 /// Refuses the name of a datastore of which nothing is known.
 ///
 /// # Errors
@@ -204,7 +237,7 @@ pub async fn known(rig: &Rig, datastore: &DatastoreName) -> Result<(), WorkError
 
 async fn no_such_datastore_or_backup(rig: &Rig, datastore: &DatastoreName) -> Result<WorkError, WorkError> {
     if rig.config.datastores.contains_key(datastore) {
-        return Ok(WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted: "at all".to_owned() });
+        return Ok(WorkError::NoSuchBackup { datastore: Some(datastore.to_string()), wanted: "at all".to_owned() });
     }
     let stored =
         rig.vault.list(layout::MANIFESTS).await?.into_iter().filter_map(|f| parse_manifest_key(f.key.as_str())).map(|(name, _)| name);

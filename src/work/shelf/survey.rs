@@ -1,6 +1,6 @@
 //! Which backup is meant, of all the names that stand in a vault, and which of those that were there are gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -51,7 +51,7 @@ pub async fn find(rig: &Rig, id: &BackupId) -> Result<Believed, WorkError> {
             Ok(found)
         }
         (0, _, Some(error)) => Err(error),
-        (0, ..) => Err(WorkError::NoSuchBackup { datastore: "any".to_owned(), wanted: id.to_string() }),
+        (0, ..) => Err(WorkError::NoSuchBackup { datastore: None, wanted: id.to_string() }),
         (_, one, _) => {
             let names = believed.iter().chain(&one).map(|found| found.manifest.datastore.to_string()).collect::<Vec<_>>().join(", ");
             Err(WorkError::Refused {
@@ -113,20 +113,59 @@ async fn hidden(rig: &Rig, datastore: &DatastoreName) -> BTreeSet<BackupId> {
     manifests.filter_map(|version| Some(parse_manifest_key(version.key.as_str())?.1)).collect()
 }
 
-/// The same of every datastore of which something stands in the vault or is configured, as it is told.
+/// The same of every datastore of which something stands in the vault or is configured, or of one, as it is told.
 ///
 /// # Errors
 /// As [`gone`].
-pub async fn all_gone(rig: &Rig, entries: &[Entry], only: Option<&DatastoreName>) -> Result<Vec<String>, WorkError> {
+pub async fn all_gone(rig: &Rig, only: Option<&DatastoreName>) -> Result<Vec<String>, WorkError> {
     let vault = vault_id(rig).await?;
-    let stored = entries.iter().map(|entry| &entry.datastore);
-    let names: std::collections::BTreeSet<&DatastoreName> = stored.chain(rig.config.datastores.keys()).collect();
+    let mut listed: BTreeMap<DatastoreName, Vec<BackupId>> = rig.config.datastores.keys().map(|name| (name.clone(), Vec::new())).collect();
+    let prefix = only.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
+    for (datastore, backup) in rig.vault.list(&prefix).await?.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())) {
+        listed.entry(datastore).or_default().push(backup);
+    }
     let mut lines = Vec::new();
-    for name in names.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
-        let listed: Vec<BackupId> = entries.iter().filter(|entry| entry.datastore == *name).map(|entry| entry.backup.clone()).collect();
-        lines.extend(tell_gone(name, &gone(rig, &vault, name, &listed).await?));
+    for (name, listed) in listed.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        lines.extend(tell_gone(name, &gone(rig, &vault, name, listed).await?));
     }
     Ok(lines)
+}
+
+/// Numbers that are missing between those of a datastore's backups, and of whose removal no record tells. All its entries must be there.
+///
+/// # Errors
+/// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
+pub async fn missing_numbers(rig: &Rig, entries: &[Entry]) -> Result<Vec<String>, WorkError> {
+    let mut numbers: BTreeMap<&DatastoreName, Vec<u64>> = BTreeMap::new();
+    for entry in entries {
+        if let Ok(believed) = &entry.manifest {
+            numbers.entry(&entry.datastore).or_default().push(believed.manifest.sequence);
+        }
+    }
+    let mut lines = Vec::new();
+    for (datastore, numbers) in numbers {
+        lines.extend(unexplained_gaps(rig, datastore, numbers).await?.iter().map(|gap| tell_gap(datastore, *gap)));
+    }
+    Ok(lines)
+}
+
+/// Gaps between numbers that no removal explains, as ranges.
+async fn unexplained_gaps(rig: &Rig, datastore: &DatastoreName, mut numbers: Vec<u64>) -> Result<Vec<(u64, u64)>, WorkError> {
+    let lowest = numbers.iter().min().copied().unwrap_or_default();
+    if !gaps(numbers.clone()).is_empty() {
+        // Only now is the evidence asked what retention removed.
+        numbers.extend(evidence::removed(rig, datastore).await?.into_iter().map(|(_, number)| number).filter(|number| *number > lowest));
+    }
+    Ok(gaps(numbers))
+}
+
+fn tell_gap(datastore: &DatastoreName, (first, last): (u64, u64)) -> String {
+    match first == last {
+        true => format!("backup number {first} of {datastore} is missing from the vault, and no record says that it was removed"),
+        false => {
+            format!("backups number {first} to {last} of {datastore} are missing from the vault, and no record says that they were removed")
+        }
+    }
 }
 
 /// The same, as it is told.
@@ -251,14 +290,8 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
     numbers.extend(believed.iter().map(|b| b.manifest.sequence));
     numbers.extend(lost.iter().filter_map(|one| one.number));
     numbers.retain(|number| *number >= from_number);
-    if !gaps(numbers.clone()).is_empty() {
-        // Only now is the evidence asked what retention removed.
-        numbers.extend(evidence::removed(rig, datastore).await?.into_iter().map(|(_, number)| number));
-    }
-    for (first, last) in gaps(numbers).into_iter().filter(|(first, _)| *first >= from_number) {
-        warnings
-            .push(format!("backups {first} to {last} of this datastore are missing from the vault; somebody or something removed them"));
-    }
+    let gaps = unexplained_gaps(rig, datastore, numbers).await?;
+    warnings.extend(gaps.into_iter().filter(|(first, _)| *first >= from_number).map(|gap| tell_gap(datastore, gap)));
     let wanted = match which {
         Which::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
         Which::Random { since, .. } => format!("at or after {since}"),
@@ -275,7 +308,7 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
         // Where not one is believed, the pinned key is the wrong one, or all are damaged: that is what must be said.
         return Err(match (believed.is_empty() && !many).then(|| refused.into_iter().next()).flatten() {
             Some((_, error)) => error,
-            None => WorkError::NoSuchBackup { datastore: datastore.to_string(), wanted },
+            None => WorkError::NoSuchBackup { datastore: Some(datastore.to_string()), wanted },
         });
     };
     let chosen = believed.swap_remove(at);

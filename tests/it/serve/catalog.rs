@@ -166,7 +166,7 @@ async fn memory(catalog: &Catalog) {
     let vault = VaultId::from_random([7; 16]);
     catalog.saw_evidence(&vault, 1, "ab").await.unwrap();
     catalog.saw_evidence(&vault, 1, "ab").await.unwrap();
-    assert_eq!(catalog.evidence_seen(&vault).await.unwrap(), ["ab"]);
+    assert_eq!(catalog.evidence_seen(&vault).await.unwrap(), [(1, "ab".to_owned())]);
     assert!(catalog.open_drills(&vault).await.unwrap().is_empty());
     assert!(!catalog.board().await.unwrap().is_empty());
     assert!(catalog.forget_ticks(Timestamp::now() + SignedDuration::from_hours(1)).await.unwrap() > 0);

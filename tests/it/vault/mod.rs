@@ -10,3 +10,4 @@ mod reader;
 mod retention;
 #[cfg(feature = "aws")]
 mod s3;
+mod told;

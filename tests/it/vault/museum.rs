@@ -288,7 +288,7 @@ fn a_gap_in_the_series_is_shown_before_the_newest_is_used() {
     // A host that remembers nothing sees the gap.
     std::fs::remove_file(home.path("catalog.db")).unwrap();
     let out = home.run(&["restore", "db", "--to", "-"]);
-    assert!(out.stderr.contains("backups 2 to 2 of this datastore are missing"), "{}", out.stderr);
+    assert!(out.stderr.contains("backup number 2 of db is missing"), "{}", out.stderr);
     assert!(home.run(&["list"]).ok().stdout.contains(&third));
 }
 

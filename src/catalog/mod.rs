@@ -194,15 +194,17 @@ impl Catalog {
         let migrating = migrating.connect_with(options.busy_timeout(PATIENCE)).await.map_err(|e| fail(e.into()))?;
         migrated(SQLITE.run(&migrating).await, || file.display().to_string())?;
         migrating.close().await;
+        let settings = match clock {
+            Clock::Host => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+            Clock::Virtual(_) => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF",
+        };
         let pool = AnyPoolOptions::new()
             .max_connections(2)
             // A full disk ends a transaction in SQLite, and sqlx goes on counting it: such a connection begins nothing any more.
             .before_acquire(|connection, _| Box::pin(async move { Ok(!sqlx::Connection::is_in_transaction(connection)) }))
-            .after_connect(|connection, _| {
+            .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    sqlx::raw_sql("PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-                        .execute(connection)
-                        .await?;
+                    sqlx::raw_sql(settings).execute(connection).await?;
                     Ok(())
                 })
             });

@@ -204,7 +204,7 @@ async fn a_year_of_nights_and_drills_of_fifty_datastores() {
         if !quiet_times {
             until = until.max(world.now() + settled);
         }
-        // The next moment at which anything happens: a look every ten minutes, an end, a renewal.
+        // The next moment at which anything happens: a look every twenty minutes, an end, a renewal.
         let mut next = look_at.as_millisecond();
         for heap in [&world.ends, &world.renewals] {
             next = heap.peek().map_or(next, |first| next.min(first.0.0));
@@ -249,9 +249,9 @@ async fn a_year_of_nights_and_drills_of_fifty_datastores() {
             let step = match next.filter(|_| quiet) {
                 Some(next) => {
                     active = next.max(world.now());
-                    active.duration_since(world.now()).max(SignedDuration::from_mins(10))
+                    active.duration_since(world.now()).max(SignedDuration::from_mins(20))
                 }
-                None => SignedDuration::from_mins(10),
+                None => SignedDuration::from_mins(20),
             };
             look_at = world.now() + step;
         }

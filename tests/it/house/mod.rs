@@ -1,3 +1,4 @@
 //! Rules of the code and of the documents, run as tests.
 
 mod architecture;
+mod golden;

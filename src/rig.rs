@@ -1,4 +1,4 @@
-//! The composition root: the only place that names adapters. Configuration in, a [`Rig`] of trait objects out.
+//! The composition root: adapters are chosen here. Drills put decorators of their own around them (a damaged vault, another key). Configuration in, a [`Rig`] of trait objects out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! What people and scripts read: tables and sentences, or JSON. The only place that writes to stdout and stderr.
+//! Output: tables and sentences, or JSON. Results go to standard output, everything else to standard error, and nothing that a terminal
+//! would act on gets through.
 
 use std::error::Error;
 use std::io::Write;

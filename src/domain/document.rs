@@ -1,7 +1,8 @@
 //! The few documents that stand in a vault unsealed, because they must be readable before anything is opened.
 //!
-//! None holds plaintext of a datastore, and the type system keeps it so: a vault takes either `SealedBytes`, which only
-//! the `seal` room makes, or a [`Document`], which can be made only from the types named here.
+//! None holds plaintext of a datastore. A vault takes either `SealedBytes`, which only the `seal` room makes, or a [`Document`]: there is one
+//! constructor for each kind of document, most of them from its type. Those that take bytes (signatures, hashes, an agent's program, what another
+//! vault holds) are for their callers to get right.
 
 use serde::Deserialize;
 

@@ -1,6 +1,6 @@
 //! Where backups live: write-once objects under a prefix, in a directory or in S3.
 //!
-//! The contract, which `tests/vault_contract.rs` runs on every adapter:
+//! The contract, which `tests/it/vault/contract.rs` runs on every adapter:
 //!
 //! - Nothing is stored under a name twice. [`Vault::put`] and [`Upload::complete`] answer [`VaultError::Exists`] if the
 //!   name is taken by other bytes, and succeed if it is taken by the very same bytes (a reply that was lost).

@@ -25,6 +25,8 @@ pub enum Tool {
 }
 
 impl Tool {
+    const ALL: [Self; 7] = [Self::Psql, Self::PgDump, Self::PgDumpall, Self::PgRestore, Self::PgAmcheck, Self::Initdb, Self::Postgres];
+
     /// The program's file name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -85,17 +87,25 @@ impl ToolsError {
 /// What asking a program for its version may take.
 const VERSION_LIMITS: program::Limits = program::Limits { within: Duration::from_secs(20), output_bytes: 4096 };
 
-/// Why somebody else decides what a program does, if so: it, or the directory that it is in, can be changed by others. A cron job of root's with an
+/// Why somebody else decides what a program does, if so: it, or a directory on the way to it, can be changed by others. A cron job of root's with an
 /// unlucky `PATH` would run it with root's rights.
-fn not_ours(path: &Path) -> Option<&'static str> {
+fn not_ours(program: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
-    let facts = std::fs::metadata(path).ok()?;
-    // Anybody may add to a directory with the sticky bit, and only there is it harmless to whoever names a file in it.
-    if facts.mode() & 0o002 != 0 {
-        return Some("everybody may write it");
-    }
-    (facts.uid() != 0 && facts.uid() != rustix::process::geteuid().as_raw() && rustix::process::geteuid().is_root())
-        .then_some("it belongs to another user, and this is root")
+    let own = rustix::process::geteuid();
+    let program = program.canonicalize().ok()?;
+    program.ancestors().enumerate().find_map(|(steps, place)| {
+        let facts = std::fs::metadata(place).ok()?;
+        // Above the program's own directory the sticky bit keeps what is not theirs from others.
+        let is_sticky = steps > 1 && facts.mode() & 0o1000 != 0;
+        let why = match () {
+            () if facts.mode() & 0o002 != 0 && !is_sticky => "everybody may write it",
+            () if !own.is_root() => return None,
+            () if facts.uid() != 0 => "it belongs to another user, and this is root",
+            () if facts.mode() & 0o020 != 0 && facts.gid() != 0 && !is_sticky => "a group may write it, and this is root",
+            () => return None,
+        };
+        Some(format!("{}: {why}", place.display()))
+    })
 }
 
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -145,8 +155,9 @@ impl Tools {
 
     async fn look(directory: &Path) -> Option<Self> {
         let path = directory.join(Tool::PgDump.name());
-        if let Some(why) = not_ours(directory).or_else(|| not_ours(&path)) {
-            tracing::warn!("{} is passed over: {why}", path.display());
+        let programs = Tool::ALL.map(|tool| directory.join(tool.name()));
+        if let Some(why) = programs.iter().find_map(|program| not_ours(program)) {
+            tracing::warn!("the programs in {} are passed over: {why}", directory.display());
             return None;
         }
         let mut asked = tokio::process::Command::new(path);

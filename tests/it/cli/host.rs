@@ -57,4 +57,24 @@ fn programs_that_somebody_else_may_change_are_passed_over() {
     std::fs::set_permissions(&bin, std::fs::Permissions::from_mode(0o755)).unwrap();
     assert!(std::process::Command::new("chown").args(["nobody", bin.to_str().unwrap()]).status().unwrap().success());
     home.run(&["backup", "db"]).fails(2, &["it belongs to another user, and this is root"]);
+    let owner = |owner: &str, path: &std::path::Path| {
+        assert!(std::process::Command::new("chown").arg(owner).arg(path).status().unwrap().success());
+    };
+    let mode = |path: &std::path::Path, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    owner("root:root", &bin);
+    home.backup();
+    // Not the one that is asked for its version, but one that is run as well.
+    owner("nobody", &bin.join("psql"));
+    home.run(&["backup", "db"]).fails(2, &["psql: it belongs to another user"]);
+    owner("root", &bin.join("psql"));
+    owner("root:nogroup", &bin);
+    mode(&bin, 0o775);
+    home.run(&["backup", "db"]).fails(2, &["a group may write it"]);
+    owner("root:root", &bin);
+    // Whoever may write the directory above can put another one in its place, but for the sticky bit.
+    let above = home.path("");
+    mode(&above, 0o777);
+    home.run(&["backup", "db"]).fails(2, &["everybody may write it"]);
+    mode(&above, 0o1777);
+    home.backup();
 }

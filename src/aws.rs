@@ -48,7 +48,7 @@ pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConf
         .operation_timeout(SMALL_CALL_TIMEOUT)
         .build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .credentials_provider(SharedCredentialsProvider::new(Anew {
+        .credentials_provider(SharedCredentialsProvider::new(FreshCredentials {
             region: region.clone().map(Region::new),
             last: std::sync::Mutex::default(),
         }))
@@ -92,13 +92,13 @@ fn authorities() -> Option<Vec<u8>> {
 
 /// The SDK's own search for credentials, from its beginning each time: what it finds in a file it would keep for ever.
 #[derive(Debug)]
-struct Anew {
+struct FreshCredentials {
     region: Option<Region>,
     /// What was found last: a file that is just being written, or a service that is slow, is no reason to go without.
     last: std::sync::Mutex<Option<Credentials>>,
 }
 
-impl ProvideCredentials for Anew {
+impl ProvideCredentials for FreshCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -157,7 +157,7 @@ pub async fn config_of(region: &str, role: Option<&str>) -> SdkConfig {
 
 /// An AWS error, reduced to what decides.
 #[derive(Debug)]
-pub struct Answer {
+pub struct AwsError {
     /// HTTP status, if there was a response.
     pub status: Option<u16>,
     /// Error code, such as `AccessDenied`; empty if there was none.
@@ -186,7 +186,7 @@ fn in_words(status: u16, region: Option<&str>) -> String {
     }
 }
 
-impl Answer {
+impl AwsError {
     /// Reads an SDK error.
     pub fn of<E, R>(error: &SdkError<E, R>) -> Self
     where
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_set_up_wrongly_is_never_passing() {
-        let answer = |status, code: &str, is_setup| Answer { status, code: code.to_owned(), message: String::new(), is_setup };
+        let answer = |status, code: &str, is_setup| AwsError { status, code: code.to_owned(), message: String::new(), is_setup };
         assert!(answer(None, "", false).is_passing() && answer(Some(503), "SlowDown", false).is_passing());
         assert!(answer(Some(409), "ConditionalRequestConflict", false).is_passing());
         for wrong in

@@ -11,7 +11,7 @@ const BYTES_MAX: u64 = 64 * 1024;
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readers {
+pub enum AllowedReaders {
     /// Its owner.
     Owner,
     /// Its group as well, as distributions keep keys of TLS.
@@ -22,7 +22,7 @@ pub enum Readers {
 ///
 /// # Errors
 /// What is wrong with the file, and what to do, in words.
-pub fn read(file: &Path, readers: Readers) -> Result<Zeroizing<String>, String> {
+pub fn read(file: &Path, readers: AllowedReaders) -> Result<Zeroizing<String>, String> {
     let at = file.display();
     let problem = |error: std::io::Error| format!("{at}: {error}");
     // What is opened is what is looked at.
@@ -30,8 +30,8 @@ pub fn read(file: &Path, readers: Readers) -> Result<Zeroizing<String>, String> 
     let (facts, (others, wanted)) = (
         open.metadata().map_err(problem)?,
         match readers {
-            Readers::Owner => (0o077, "600"),
-            Readers::Group => (0o027, "640"),
+            AllowedReaders::Owner => (0o077, "600"),
+            AllowedReaders::Group => (0o027, "640"),
         },
     );
     if !facts.is_file() {
@@ -63,11 +63,11 @@ mod tests {
             [(0o600, true, true), (0o400, true, true), (0o640, false, true), (0o660, false, false), (0o644, false, false)]
         {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(read(&file, Readers::Owner).is_ok(), owner, "{mode:o}");
-            assert_eq!(read(&file, Readers::Group).is_ok(), group, "{mode:o}");
+            assert_eq!(read(&file, AllowedReaders::Owner).is_ok(), owner, "{mode:o}");
+            assert_eq!(read(&file, AllowedReaders::Group).is_ok(), group, "{mode:o}");
         }
-        let refused = read(&file, Readers::Owner).unwrap_err();
+        let refused = read(&file, AllowedReaders::Owner).unwrap_err();
         assert!(refused.contains("others may read this secret (mode 644); run: chmod 600") && !refused.contains("secret\n"), "{refused}");
-        assert!(read(directory.path(), Readers::Owner).is_err());
+        assert!(read(directory.path(), AllowedReaders::Owner).is_err());
     }
 }

@@ -25,7 +25,7 @@ const COMPLAINT_CHARACTERS_MAX: usize = 500;
 
 /// What a program may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ProgramLimits {
     /// Time, after which it is ended.
     pub within: Duration,
     /// Bytes that are kept of standard output, and of standard error; what is beyond is read and dropped.
@@ -34,7 +34,7 @@ pub struct Limits {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ProgramOutcome {
     /// How it exited.
     pub status: ExitStatus,
     /// What it wrote to standard output, from its beginning; it may be a secret.
@@ -45,7 +45,7 @@ pub struct Ended {
     pub is_cut: bool,
 }
 
-impl Ended {
+impl ProgramOutcome {
     /// The beginning of what it complained of, as it can be printed anywhere.
     #[must_use]
     pub fn complaint(&self) -> String {
@@ -66,9 +66,9 @@ pub enum ProgramError {
 }
 
 /// A program and everything it started: ended when nobody waits for it any more.
-struct Group(Option<Pid>);
+struct ProcessGroup(Option<Pid>);
 
-impl Group {
+impl ProcessGroup {
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
             // Nobody of it may be left, which is as good.
@@ -77,7 +77,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
@@ -85,7 +85,7 @@ impl Drop for Group {
 
 /// What is kept of an output.
 #[derive(Default)]
-struct Kept {
+struct KeptOutput {
     bytes: Zeroizing<Vec<u8>>,
     is_cut: bool,
 }
@@ -94,7 +94,7 @@ struct Kept {
 ///
 /// # Errors
 /// [`ProgramError`]; how it exited is part of the result.
-pub async fn run(mut command: Command, input: &[u8], limits: Limits) -> Result<Ended, ProgramError> {
+pub async fn run(mut command: Command, input: &[u8], limits: ProgramLimits) -> Result<ProgramOutcome, ProgramError> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     // Where somebody is at the keyboard it may ask at the terminal, which only the group in front may.
     let is_alone = !std::io::stdin().is_terminal();
@@ -102,7 +102,7 @@ pub async fn run(mut command: Command, input: &[u8], limits: Limits) -> Result<E
         command.process_group(0);
     }
     let mut child = command.spawn().map_err(ProgramError::NotStarted)?;
-    let group = Group(child.id().filter(|_| is_alone).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw));
+    let group = ProcessGroup(child.id().filter(|_| is_alone).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw));
     if let Some(mut stdin) = child.stdin.take() {
         let input = Zeroizing::new(input.to_vec());
         tokio::spawn(async move { stdin.write_all(&input).await });
@@ -119,13 +119,13 @@ pub async fn run(mut command: Command, input: &[u8], limits: Limits) -> Result<E
     // What it left in the background holds its output open.
     group.signal(Signal::KILL);
     let (stdout, stderr) = (said(stdout).await, said(stderr).await);
-    Ok(Ended { status, is_cut: stdout.is_cut || stderr.is_cut, stdout: stdout.bytes, stderr: stderr.bytes })
+    Ok(ProgramOutcome { status, is_cut: stdout.is_cut || stderr.is_cut, stdout: stdout.bytes, stderr: stderr.bytes })
 }
 
-type Listening = (Arc<Mutex<Kept>>, JoinHandle<()>);
+type OutputReader = (Arc<Mutex<KeptOutput>>, JoinHandle<()>);
 
-fn keep(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, bytes_max: usize) -> Listening {
-    let kept = Arc::<Mutex<Kept>>::default();
+fn keep(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, bytes_max: usize) -> OutputReader {
+    let kept = Arc::<Mutex<KeptOutput>>::default();
     let filling = Arc::clone(&kept);
     let reading = tokio::spawn(async move {
         let Some(mut pipe) = pipe else { return };
@@ -140,7 +140,7 @@ fn keep(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, bytes_max: usize)
     (kept, reading)
 }
 
-async fn said((kept, mut reading): Listening) -> Kept {
+async fn said((kept, mut reading): OutputReader) -> KeptOutput {
     if tokio::time::timeout(LAST_WORDS, &mut reading).await.is_err() {
         reading.abort();
         if let Ok(mut kept) = kept.lock() {
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { within: Duration::from_secs(60), output_bytes: 100 };
+    const LIMITS: ProgramLimits = ProgramLimits { within: Duration::from_secs(60), output_bytes: 100 };
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -202,7 +202,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
         let script = format!("trap '' TERM; sleep 300 & echo $! > {}; wait; sleep 300", pid.display());
-        let limits = Limits { within: Duration::from_millis(600), ..LIMITS };
+        let limits = ProgramLimits { within: Duration::from_millis(600), ..LIMITS };
         let error = run(shell(&script), b"", limits).await.unwrap_err();
         assert!(error.to_string().contains("did not end within"), "{error}");
         ends(&std::fs::read_to_string(pid).unwrap()).await;

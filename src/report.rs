@@ -3,7 +3,7 @@
 //! The verbs only tell; the command line draws bars on a terminal and prints a line now and then elsewhere.
 
 use crate::domain::drill::{CheckResult, ControlResult, Scenario, Verdict};
-use crate::domain::evidence::Finding;
+use crate::domain::evidence::DrillNote;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A stage that is under way or done.
 #[derive(Debug)]
-pub struct Stage {
+pub struct ProgressStage {
     /// What is done, in a few words.
     pub name: String,
     /// Bytes expected, if known.
@@ -22,7 +22,7 @@ pub struct Stage {
     ended: Mutex<Option<Duration>>,
 }
 
-impl Stage {
+impl ProgressStage {
     /// The counter of bytes done.
     #[must_use]
     pub fn counter(&self) -> Arc<AtomicU64> {
@@ -66,15 +66,15 @@ impl Stage {
 
 /// Stages in the order in which they began.
 #[derive(Debug, Clone, Default)]
-pub struct Progress {
-    stages: Arc<Mutex<Vec<Arc<Stage>>>>,
+pub struct ProgressReporter {
+    stages: Arc<Mutex<Vec<Arc<ProgressStage>>>>,
 }
 
-impl Progress {
+impl ProgressReporter {
     /// Begins a stage.
     #[must_use]
-    pub fn begin(&self, name: &str, total: Option<u64>) -> Arc<Stage> {
-        let stage = Arc::new(Stage {
+    pub fn begin(&self, name: &str, total: Option<u64>) -> Arc<ProgressStage> {
+        let stage = Arc::new(ProgressStage {
             name: name.to_owned(),
             total,
             done: Arc::default(),
@@ -89,7 +89,7 @@ impl Progress {
     }
     /// All stages so far.
     #[must_use]
-    pub fn stages(&self) -> Vec<Arc<Stage>> {
+    pub fn stages(&self) -> Vec<Arc<ProgressStage>> {
         self.stages.lock().map(|stages| stages.clone()).unwrap_or_default()
     }
 }
@@ -97,7 +97,7 @@ impl Progress {
 /// What happens in a drill, as it happens.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
-pub enum Happening {
+pub enum DrillEvent {
     /// The drill is declared: its clock runs.
     Declared {
         /// The drill.
@@ -186,24 +186,24 @@ pub enum Happening {
     },
 }
 
-type Teller = Box<dyn Fn(&Happening) + Send + Sync>;
+type EventSink = Box<dyn Fn(&DrillEvent) + Send + Sync>;
 
 /// The people in the room: they are told what happens, may write notes, and may want a pause before something is broken.
 #[derive(Clone)]
-pub struct Team {
-    tell: Arc<Teller>,
-    notes: Arc<Mutex<Vec<Finding>>>,
+pub struct DrillAudience {
+    tell: Arc<EventSink>,
+    notes: Arc<Mutex<Vec<DrillNote>>>,
     gate: Option<Arc<tokio::sync::Notify>>,
 }
 
-impl Team {
-    /// A team that is told by `tell`; with a gate, each break waits until [`Team::go_on`].
+impl DrillAudience {
+    /// A team that is told by `tell`; with a gate, each break waits until [`DrillAudience::go_on`].
     #[must_use]
-    pub fn new(tell: impl Fn(&Happening) + Send + Sync + 'static, gated: bool) -> Self {
+    pub fn new(tell: impl Fn(&DrillEvent) + Send + Sync + 'static, gated: bool) -> Self {
         Self { tell: Arc::new(Box::new(tell)), notes: Arc::default(), gate: gated.then(Arc::default) }
     }
     /// Tells.
-    pub fn tell(&self, happening: &Happening) {
+    pub fn tell(&self, happening: &DrillEvent) {
         (self.tell)(happening);
     }
     /// Waits for the team, if it wants to be waited for.
@@ -219,14 +219,14 @@ impl Team {
         }
     }
     /// Writes a note.
-    pub fn note(&self, note: Finding) {
+    pub fn note(&self, note: DrillNote) {
         if let Ok(mut notes) = self.notes.lock() {
             notes.push(note);
         }
     }
     /// All notes so far.
     #[must_use]
-    pub fn notes(&self) -> Vec<Finding> {
+    pub fn notes(&self) -> Vec<DrillNote> {
         self.notes.lock().map(|notes| notes.clone()).unwrap_or_default()
     }
 }

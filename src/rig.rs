@@ -1,4 +1,4 @@
-//! The composition root: adapters are chosen here. Drills put decorators of their own around them (a damaged vault, another key). Configuration in, a [`Rig`] of trait objects out.
+//! The composition root: adapters are chosen here. Drills put decorators of their own around them (a damaged vault, another key). Configuration in, a [`WorkContext`] of trait objects out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,30 +8,30 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::config::serve::How;
+use crate::config::serve::NotifyMethod;
 use crate::config::{Config, KeyKind, SignerConfig, VaultConfig};
 use crate::domain::scratch::ScratchSettings;
 use crate::domain::volumes::SetPlace;
-use crate::keyring::age_key::{IdentityFile, LocalIdentity, Recipients};
+use crate::keyring::age_key::{IdentityFile, LocalIdentity, RecipientsKey};
 use crate::keyring::sign::{PublicKey, Signer, SigningFile};
-use crate::keyring::{Key, KeyError, Opener};
-use crate::notify::command::Program;
-use crate::notify::smtp::Smtp;
-use crate::notify::webhook::{Switch, Webhook};
-use crate::notify::{Bell, Channel, Way};
-use crate::report::Progress;
-use crate::sandbox::vpc::Clouds;
-use crate::sandbox::vpc::cloud::{Cloud, CloudError};
+use crate::keyring::{KeyError, SlotOpener, WrappingKey};
+use crate::notify::command::NotifyCommand;
+use crate::notify::smtp::SmtpTransport;
+use crate::notify::webhook::{DeadManSwitch, WebhookTransport};
+use crate::notify::{Notifier, NotifyChannel, Transport};
+use crate::report::ProgressReporter;
+use crate::sandbox::vpc::CloudFactory;
+use crate::sandbox::vpc::cloud::{CloudError, ScratchCloud};
 use crate::vault::Vault;
-use crate::vault::cold::{Clock, Cold};
-use crate::vault::directory::Directory;
-use crate::volumes::local::Local;
-use crate::volumes::{self, Volumes, VolumesError};
-use crate::work::{Rig, WorkError};
+use crate::vault::cold::{SimulatedGlacier, ThawClock};
+use crate::vault::directory::DirectoryVault;
+use crate::volumes::local::LocalVolumes;
+use crate::volumes::{self, VolumeStore, VolumesError};
+use crate::work::{WorkContext, WorkError};
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
-pub struct Extras {
+pub struct CommandLineKeys {
     /// Identity files that may open backups.
     pub identities: Vec<PathBuf>,
     /// Public keys to believe, beside the configured ones: one-line or PEM text, or a file that holds it.
@@ -44,14 +44,19 @@ pub struct Extras {
 ///
 /// # Errors
 /// [`WorkError`] if a key is not usable or a feature is missing from this binary.
-pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel: CancellationToken) -> Result<Rig, WorkError> {
+pub async fn assemble(
+    config: Config,
+    extras: CommandLineKeys,
+    progress: ProgressReporter,
+    cancel: CancellationToken,
+) -> Result<WorkContext, WorkError> {
     let vault = vault_of(&config.vault).await?;
     let mut replicas = BTreeMap::new();
     for (name, place) in &config.vaults {
         replicas.insert(name.clone(), vault_of(place).await?);
     }
-    let mut keys: Vec<Arc<dyn Key>> = Vec::new();
-    let mut openers: Vec<Arc<dyn Opener>> = Vec::new();
+    let mut keys: Vec<Arc<dyn WrappingKey>> = Vec::new();
+    let mut openers: Vec<Arc<dyn SlotOpener>> = Vec::new();
     for path in &extras.identities {
         // Another key may open as well; a mistyped name is a mistake all the same.
         if !path.exists() {
@@ -65,7 +70,7 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
     }
     for key in &config.keys {
         match &key.kind {
-            KeyKind::AgeRecipients(texts) => keys.push(Arc::new(Recipients::new(&key.name, texts.clone())?)),
+            KeyKind::AgeRecipients(texts) => keys.push(Arc::new(RecipientsKey::new(&key.name, texts.clone())?)),
             KeyKind::AgeIdentity(path) => {
                 openers.push(Arc::new(IdentityFile::new(&key.name, path)));
                 keys.push(Arc::new(LocalIdentity::new(&key.name, path)));
@@ -91,14 +96,14 @@ pub async fn assemble(config: Config, extras: Extras, progress: Progress, cancel
         None => Catalog::open(&config.catalog.file).await,
     };
     let catalog = catalog.map_err(Arc::new);
-    Ok(Rig {
+    Ok(WorkContext {
         config,
         vault,
         is_elsewhere: false,
         replicas,
         keys,
-        clouds: Arc::new(Regions),
-        volumes: Arc::new(Places),
+        clouds: Arc::new(ScratchRegions),
+        volumes: Arc::new(ConfiguredPlaces),
         openers,
         signer,
         trusted,
@@ -134,10 +139,12 @@ pub async fn vault(config: &Config) -> Result<Arc<dyn Vault>, WorkError> {
 
 async fn vault_of(place: &VaultConfig) -> Result<Arc<dyn Vault>, WorkError> {
     match place {
-        VaultConfig::Directory(path, None) => Ok(Arc::new(Directory::new(path))),
-        VaultConfig::Directory(path, Some(cold)) => Ok(Arc::new(Cold::new(Directory::new(path), cold.clone(), Clock::Host))),
+        VaultConfig::Directory(path, None) => Ok(Arc::new(DirectoryVault::new(path))),
+        VaultConfig::Directory(path, Some(cold)) => {
+            Ok(Arc::new(SimulatedGlacier::new(DirectoryVault::new(path), cold.clone(), ThawClock::Host)))
+        }
         #[cfg(feature = "aws")]
-        VaultConfig::S3(s3) => Ok(Arc::new(crate::vault::s3::S3::new(s3).await)),
+        VaultConfig::S3(s3) => Ok(Arc::new(crate::vault::s3::S3Vault::new(s3).await)),
         #[cfg(not(feature = "aws"))]
         VaultConfig::S3(_) => {
             Err(crate::vault::VaultError::Unusable("this lifeboat was built without AWS; build it with --features aws".to_owned()).into())
@@ -146,15 +153,15 @@ async fn vault_of(place: &VaultConfig) -> Result<Arc<dyn Vault>, WorkError> {
 }
 
 /// Opens places with volumes.
-struct Places;
+struct ConfiguredPlaces;
 
 #[async_trait]
-impl volumes::Places for Places {
-    async fn open(&self, place: &SetPlace) -> Result<Arc<dyn Volumes>, VolumesError> {
+impl volumes::VolumeStores for ConfiguredPlaces {
+    async fn open(&self, place: &SetPlace) -> Result<Arc<dyn VolumeStore>, VolumesError> {
         match place {
-            SetPlace::Local { directory } => Ok(Arc::new(Local::new(std::path::Path::new(directory)))),
+            SetPlace::Local { directory } => Ok(Arc::new(LocalVolumes::new(std::path::Path::new(directory)))),
             #[cfg(feature = "ec2")]
-            SetPlace::Ebs { .. } => Ok(Arc::new(crate::volumes::ebs::Ebs::new(place).await?)),
+            SetPlace::Ebs { .. } => Ok(Arc::new(crate::volumes::ebs::EbsVolumes::new(place).await?)),
             #[cfg(not(feature = "ec2"))]
             SetPlace::Ebs { .. } => {
                 Err(VolumesError::Unusable("this lifeboat was built without EBS; build it with --features ec2".to_owned()))
@@ -164,16 +171,16 @@ impl volumes::Places for Places {
 }
 
 /// Opens the regions in which scratch VPCs are.
-struct Regions;
+struct ScratchRegions;
 
 #[async_trait]
-impl Clouds for Regions {
+impl CloudFactory for ScratchRegions {
     #[cfg(feature = "ec2")]
-    async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, CloudError> {
-        Ok(Arc::new(crate::sandbox::vpc::aws::Ec2::new(&settings.region, settings.role.as_deref()).await))
+    async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn ScratchCloud>, CloudError> {
+        Ok(Arc::new(crate::sandbox::vpc::aws::AwsCloud::new(&settings.region, settings.role.as_deref()).await))
     }
     #[cfg(not(feature = "ec2"))]
-    async fn open(&self, _: &ScratchSettings) -> Result<Arc<dyn Cloud>, CloudError> {
+    async fn open(&self, _: &ScratchSettings) -> Result<Arc<dyn ScratchCloud>, CloudError> {
         Err(CloudError::Unusable("this lifeboat was built without EC2; build it with --features ec2".to_owned()))
     }
 }
@@ -185,18 +192,18 @@ async fn kms_key(
     region: Option<String>,
     endpoint: Option<String>,
     grant_tokens: &[String],
-) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
+) -> Result<(Arc<dyn WrappingKey>, Arc<dyn SlotOpener>), KeyError> {
     let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint).await.with_grants(grant_tokens.to_vec());
     Ok((Arc::new(key.clone()), Arc::new(key)))
 }
 
 #[cfg(feature = "aws")]
-fn kms_of_slots() -> Option<Arc<dyn Opener>> {
-    Some(Arc::new(crate::keyring::kms::NamedBySlot))
+fn kms_of_slots() -> Option<Arc<dyn SlotOpener>> {
+    Some(Arc::new(crate::keyring::kms::SlotKmsKey))
 }
 
 #[cfg(not(feature = "aws"))]
-fn kms_of_slots() -> Option<Arc<dyn Opener>> {
+fn kms_of_slots() -> Option<Arc<dyn SlotOpener>> {
     None
 }
 
@@ -207,7 +214,7 @@ async fn kms_key(
     _: Option<String>,
     _: Option<String>,
     _: &[String],
-) -> Result<(Arc<dyn Key>, Arc<dyn Opener>), KeyError> {
+) -> Result<(Arc<dyn WrappingKey>, Arc<dyn SlotOpener>), KeyError> {
     Err(KeyError::Unusable { key: name.to_owned(), why: "this lifeboat was built without AWS; build it with --features aws".to_owned() })
 }
 
@@ -230,17 +237,17 @@ async fn signer(config: &SignerConfig) -> Result<Arc<dyn Signer>, KeyError> {
 ///
 /// # Errors
 /// [`WorkError`] if a channel cannot be made, or this binary was built without what it needs.
-pub async fn bell(config: &Config) -> Result<Bell, WorkError> {
-    let mut bell = Bell::default();
+pub async fn bell(config: &Config) -> Result<Notifier, WorkError> {
+    let mut bell = Notifier::default();
     for notify in &config.notify {
         let refuse = |why: String| WorkError::Refused {
             what: format!("[notify.{}]", notify.name),
             why,
             hint: "correct it in lifeboat.toml".to_owned(),
         };
-        let way: Arc<dyn Way> = match &notify.how {
-            How::Webhook { url, slack } => Arc::new(Webhook::new(url.clone(), *slack).map_err(refuse)?),
-            How::Smtp { server, from, to, user, password_file, plain } => Arc::new(Smtp {
+        let way: Arc<dyn Transport> = match &notify.how {
+            NotifyMethod::Webhook { url, slack } => Arc::new(WebhookTransport::new(url.clone(), *slack).map_err(refuse)?),
+            NotifyMethod::Smtp { server, from, to, user, password_file, plain } => Arc::new(SmtpTransport {
                 server: server.clone(),
                 from: from.clone(),
                 to: to.clone(),
@@ -248,17 +255,19 @@ pub async fn bell(config: &Config) -> Result<Bell, WorkError> {
                 password_file: password_file.clone(),
                 plain: *plain,
             }),
-            How::Command(words) => Arc::new(Program(words.clone())),
-            How::Ping(url) => {
-                bell.pulses.push(Arc::new(Switch::new(url.clone()).map_err(refuse)?));
+            NotifyMethod::Command(words) => Arc::new(NotifyCommand(words.clone())),
+            NotifyMethod::Ping(url) => {
+                bell.pulses.push(Arc::new(DeadManSwitch::new(url.clone()).map_err(refuse)?));
                 continue;
             }
             #[cfg(feature = "aws")]
-            How::Sns { topic, region, endpoint } => Arc::new(crate::notify::sns::Sns::new(topic, region.clone(), endpoint.clone()).await),
+            NotifyMethod::Sns { topic, region, endpoint } => {
+                Arc::new(crate::notify::sns::SnsTransport::new(topic, region.clone(), endpoint.clone()).await)
+            }
             #[cfg(not(feature = "aws"))]
-            How::Sns { .. } => return Err(refuse("this lifeboat was built without AWS; build it with --features aws".to_owned())),
+            NotifyMethod::Sns { .. } => return Err(refuse("this lifeboat was built without AWS; build it with --features aws".to_owned())),
         };
-        bell.channels.push(Channel { name: notify.name.clone(), on: notify.on.clone(), way });
+        bell.channels.push(NotifyChannel { name: notify.name.clone(), on: notify.on.clone(), way });
     }
     Ok(bell)
 }

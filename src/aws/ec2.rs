@@ -6,7 +6,7 @@ use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::error::SdkError;
 use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 
-use super::Answer;
+use super::AwsError;
 
 /// Pages of one list. Half a million snapshots are more than an account may have.
 const PAGES_MAX: usize = 1_000;
@@ -43,7 +43,7 @@ pub fn once() -> aws_sdk_ec2::config::Builder {
 }
 
 /// Whether a request that failed may have changed something all the same: it was sent, and not turned down.
-pub fn may_have_happened<E>(error: &SdkError<E>, answer: &Answer) -> bool {
+pub fn may_have_happened<E>(error: &SdkError<E>, answer: &AwsError) -> bool {
     let sent = !matches!(error, SdkError::ConstructionFailure(_));
     let turned_down = answer.status.is_some_and(|status| (400..500).contains(&status));
     sent && !turned_down && !is_throttled(&answer.code)

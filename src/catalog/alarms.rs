@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::patient::Transaction;
-use super::ticks::Letter;
+use super::patient::TimedTransaction;
+use super::ticks::AddressedMessage;
 use super::{Catalog, CatalogError, millis, time};
-use crate::domain::alarm::{Alarm, Kind};
+use crate::domain::alarm::{Alarm, AlarmKind};
 
 /// An alarm that stands, and since when.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Standing {
+pub struct StandingAlarm {
     /// What is wrong.
     #[serde(flatten)]
     pub alarm: Alarm,
@@ -24,14 +24,14 @@ pub struct Standing {
 
 /// A message that waits for its delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
+pub struct OutgoingMessage {
     /// Its number.
     pub id: i64,
     /// Name of the channel.
     pub channel: String,
     /// What it is about.
-    pub kind: Kind,
-    /// What it says, as JSON of [`crate::domain::alarm::Message`].
+    pub kind: AlarmKind,
+    /// What it says, as JSON of [`crate::domain::alarm::AlarmMessage`].
     pub body: String,
     /// How often delivery has been tried.
     pub attempts: u32,
@@ -39,7 +39,7 @@ pub struct Outgoing {
 
 /// A message that could not be delivered so far.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Undelivered {
+pub struct UndeliveredMessage {
     /// Name of the channel.
     pub channel: String,
     /// When it was made.
@@ -55,14 +55,14 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn alarms(&self) -> Result<Vec<Standing>, CatalogError> {
+    pub async fn alarms(&self) -> Result<Vec<StandingAlarm>, CatalogError> {
         let rows: Vec<(String, String, String, String, i64, i64)> =
             sqlx::query_as("SELECT kind, subject, text, next_step, since, told FROM alarms ORDER BY since, alarm")
                 .fetch_all(self.ask())
                 .await?;
         let standing = |(kind, subject, text, next_step, since, told): (String, String, String, String, i64, i64)| {
-            let alarm = Alarm { kind: Kind::named(&kind)?, subject, text, next_step };
-            Some(Standing { alarm, since: time(since), told: time(told) })
+            let alarm = Alarm { kind: AlarmKind::named(&kind)?, subject, text, next_step };
+            Some(StandingAlarm { alarm, since: time(since), told: time(told) })
         };
         Ok(rows.into_iter().filter_map(standing).collect())
     }
@@ -72,7 +72,13 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn raise(&self, alarm: &Alarm, now: Timestamp, told_before: Option<Timestamp>, letter: Letter) -> Result<bool, CatalogError> {
+    pub async fn raise(
+        &self,
+        alarm: &Alarm,
+        now: Timestamp,
+        told_before: Option<Timestamp>,
+        letter: AddressedMessage,
+    ) -> Result<bool, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = millis(now);
         let done = match told_before {
@@ -104,7 +110,7 @@ impl Catalog {
             return Ok(false);
         }
         for channel in &letter.channels {
-            post_within(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
+            enqueue_in_tx(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -114,7 +120,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn settle(&self, alarm: &Alarm, letter: Letter) -> Result<bool, CatalogError> {
+    pub async fn settle(&self, alarm: &Alarm, letter: AddressedMessage) -> Result<bool, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
         let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1").bind(alarm.key()).execute(transaction.ask()).await?;
@@ -122,7 +128,7 @@ impl Catalog {
             return Ok(false);
         }
         for channel in &letter.channels {
-            post_within(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
+            enqueue_in_tx(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -135,7 +141,7 @@ impl Catalog {
     pub async fn post(&self, channels: &[String], alarm: &Alarm, body: &str, now: Timestamp) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
         for channel in channels {
-            post_within(&mut transaction, channel, alarm.kind, &alarm.key(), body, millis(now)).await?;
+            enqueue_in_tx(&mut transaction, channel, alarm.kind, &alarm.key(), body, millis(now)).await?;
         }
         Ok(transaction.commit().await?)
     }
@@ -144,7 +150,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn outgoing(&self, channel: &str, patience: Duration, limit: usize) -> Result<Vec<Outgoing>, CatalogError> {
+    pub async fn outgoing(&self, channel: &str, patience: Duration, limit: usize) -> Result<Vec<OutgoingMessage>, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
@@ -169,7 +175,13 @@ impl Catalog {
         }
         transaction.commit().await?;
         let outgoing = |(id, channel, kind, body, attempts): (i64, String, String, String, i64)| {
-            Some(Outgoing { id, channel, kind: Kind::named(&kind)?, body, attempts: u32::try_from(attempts).unwrap_or_default() })
+            Some(OutgoingMessage {
+                id,
+                channel,
+                kind: AlarmKind::named(&kind)?,
+                body,
+                attempts: u32::try_from(attempts).unwrap_or_default(),
+            })
         };
         Ok(rows.into_iter().filter_map(outgoing).collect())
     }
@@ -195,12 +207,15 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn undelivered(&self) -> Result<Vec<Undelivered>, CatalogError> {
+    pub async fn undelivered(&self) -> Result<Vec<UndeliveredMessage>, CatalogError> {
         let rows: Vec<(String, i64, i64, Option<String>)> =
             sqlx::query_as("SELECT channel, made, attempts, error FROM messages WHERE sent IS NULL AND attempts > 0 ORDER BY made")
                 .fetch_all(self.ask())
                 .await?;
-        Ok(rows.into_iter().map(|(channel, made, attempts, error)| Undelivered { channel, made: time(made), attempts, error }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(channel, made, attempts, error)| UndeliveredMessage { channel, made: time(made), attempts, error })
+            .collect())
     }
 
     /// Forgets messages made before a time, and alarms' messages that nobody could be told in that time.
@@ -225,10 +240,10 @@ impl Catalog {
 }
 
 /// Puts a message into a channel's box.
-pub(super) async fn post_within(
-    transaction: &mut Transaction,
+pub(super) async fn enqueue_in_tx(
+    transaction: &mut TimedTransaction,
     channel: &str,
-    kind: Kind,
+    kind: AlarmKind,
     alarm: &str,
     body: &str,
     now: i64,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Catalog, CatalogError, millis, time};
-use crate::domain::fingerprint::Omitted;
+use crate::domain::fingerprint::OmittedObject;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 
 /// A backup that could not be read back, and has not been read back since.
@@ -26,7 +26,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn note_omitted(&self, vault: &VaultId, backup: &BackupId, omitted: &[Omitted]) -> Result<(), CatalogError> {
+    pub async fn note_omitted(&self, vault: &VaultId, backup: &BackupId, omitted: &[OmittedObject]) -> Result<(), CatalogError> {
         for one in omitted {
             sqlx::query("INSERT INTO omitted (vault, backup, what) VALUES ($1, $2, $3) ON CONFLICT (vault, backup, what) DO NOTHING")
                 .bind(vault.as_str())

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{Catalog, CatalogError};
 use crate::domain::id::VaultId;
-use crate::saga::{Event, Journal, Refused};
+use crate::saga::{Journal, JournalEvent, JournalRefused};
 
 /// A drill that was begun on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +22,12 @@ pub struct DrillRun {
 
 #[async_trait]
 impl Journal for Catalog {
-    async fn append(&self, run: &str, step: &str, event: &Event) -> Result<(), Refused> {
+    async fn append(&self, run: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused> {
         let (word, made) = match event {
-            Event::Started => ("started", None),
-            Event::Succeeded(made) => ("succeeded", Some(made)),
-            Event::Failed(why) => ("failed", Some(why)),
-            Event::Undone => ("undone", None),
+            JournalEvent::Started => ("started", None),
+            JournalEvent::Succeeded(made) => ("succeeded", Some(made)),
+            JournalEvent::Failed(why) => ("failed", Some(why)),
+            JournalEvent::Undone => ("undone", None),
         };
         let done = sqlx::query("INSERT INTO journal (run, step, event, made, at) VALUES ($1, $2, $3, $4, $5)")
             .bind(run)
@@ -37,22 +37,22 @@ impl Journal for Catalog {
             .bind(Timestamp::now().to_string())
             .execute(self.ask())
             .await;
-        done.map(drop).map_err(|error| Refused(error.to_string()))
+        done.map(drop).map_err(|error| JournalRefused(error.to_string()))
     }
 
-    async fn events(&self, run: &str) -> Result<Vec<(String, Event)>, Refused> {
+    async fn events(&self, run: &str) -> Result<Vec<(String, JournalEvent)>, JournalRefused> {
         let rows: Vec<(String, String, Option<String>)> =
             sqlx::query_as("SELECT step, event, made FROM journal WHERE run = $1 ORDER BY id")
                 .bind(run)
                 .fetch_all(self.ask())
                 .await
-                .map_err(|error| Refused(error.to_string()))?;
+                .map_err(|error| JournalRefused(error.to_string()))?;
         let event = |word: &str, made: Option<String>| match word {
-            "started" => Ok(Event::Started),
-            "succeeded" => Ok(Event::Succeeded(made.unwrap_or_default())),
-            "failed" => Ok(Event::Failed(made.unwrap_or_default())),
-            "undone" => Ok(Event::Undone),
-            other => Err(Refused(format!("it holds an event {other:?}, which this lifeboat does not know"))),
+            "started" => Ok(JournalEvent::Started),
+            "succeeded" => Ok(JournalEvent::Succeeded(made.unwrap_or_default())),
+            "failed" => Ok(JournalEvent::Failed(made.unwrap_or_default())),
+            "undone" => Ok(JournalEvent::Undone),
+            other => Err(JournalRefused(format!("it holds an event {other:?}, which this lifeboat does not know"))),
         };
         rows.into_iter().map(|(step, word, made)| Ok((step, event(&word, made)?))).collect()
     }

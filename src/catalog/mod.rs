@@ -29,7 +29,7 @@ use sqlx::{Any, AnyPool};
 
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
-use patient::{Patient, Transaction, in_time};
+use patient::{TimedConnection, TimedTransaction, in_time};
 
 /// How long to wait for a connection, or for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -120,14 +120,14 @@ impl CatalogError {
 
 /// The clock of a catalog that is not shared.
 #[derive(Debug, Clone, Default)]
-enum Clock {
+enum CatalogClock {
     #[default]
     Host,
     /// Set by a simulation, in milliseconds since 1970.
     Virtual(Arc<AtomicI64>),
 }
 
-impl Clock {
+impl CatalogClock {
     fn millis(&self) -> i64 {
         match self {
             Self::Host => millis(Timestamp::now()),
@@ -143,7 +143,7 @@ const SERVER_CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000
 pub struct Catalog {
     pool: AnyPool,
     shared: bool,
-    clock: Clock,
+    clock: CatalogClock,
 }
 
 /// A run that was begun.
@@ -173,7 +173,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Open`] if the file cannot be opened or migrated.
     pub async fn open(file: &Path) -> Result<Self, CatalogError> {
-        Self::open_file(file, Clock::Host).await
+        Self::open_file(file, CatalogClock::Host).await
     }
 
     /// The same for a simulation, which sets the clock (milliseconds since 1970) and survives no power cut.
@@ -181,10 +181,10 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::open`].
     pub async fn open_virtual(file: &Path, clock: Arc<AtomicI64>) -> Result<Self, CatalogError> {
-        Self::open_file(file, Clock::Virtual(clock)).await
+        Self::open_file(file, CatalogClock::Virtual(clock)).await
     }
 
-    async fn open_file(file: &Path, clock: Clock) -> Result<Self, CatalogError> {
+    async fn open_file(file: &Path, clock: CatalogClock) -> Result<Self, CatalogError> {
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open { place: file.display().to_string(), source };
         sqlx::any::install_default_drivers();
         let file = std::path::absolute(file).map_err(|e| fail(e.into()))?;
@@ -195,8 +195,8 @@ impl Catalog {
         migrated(SQLITE.run(&migrating).await, || file.display().to_string())?;
         migrating.close().await;
         let settings = match clock {
-            Clock::Host => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
-            Clock::Virtual(_) => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF",
+            CatalogClock::Host => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+            CatalogClock::Virtual(_) => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF",
         };
         let pool = AnyPoolOptions::new()
             .max_connections(2)
@@ -237,7 +237,7 @@ impl Catalog {
             })
         });
         let pool = pool.connect_with(options.disable_statement_logging()).await.map_err(|e| fail(e.into()))?;
-        Ok(Self { pool, shared: true, clock: Clock::Host })
+        Ok(Self { pool, shared: true, clock: CatalogClock::Host })
     }
 
     /// Whether other hosts work with it too.
@@ -259,7 +259,7 @@ impl Catalog {
     }
 
     /// The same on a transaction's own connection, in milliseconds since 1970.
-    async fn now_within(&self, transaction: &mut Transaction) -> Result<i64, CatalogError> {
+    async fn now_within(&self, transaction: &mut TimedTransaction) -> Result<i64, CatalogError> {
         if !self.shared {
             return Ok(self.clock.millis());
         }
@@ -268,14 +268,14 @@ impl Catalog {
     }
 
     /// A transaction in which nobody else writes what is read in it, if `FOR UPDATE` is said where the catalog knows it.
-    async fn begin(&self) -> Result<Transaction, CatalogError> {
+    async fn begin(&self) -> Result<TimedTransaction, CatalogError> {
         let how = if self.shared { "BEGIN" } else { "BEGIN IMMEDIATE" };
-        Ok(Transaction(in_time(self.pool.begin_with(how)).await?))
+        Ok(TimedTransaction(in_time(self.pool.begin_with(how)).await?))
     }
 
     /// One query, with a limit on its answer.
-    fn ask(&self) -> Patient<&AnyPool> {
-        Patient(&self.pool)
+    fn ask(&self) -> TimedConnection<&AnyPool> {
+        TimedConnection(&self.pool)
     }
 
     /// Notes that a run began.

@@ -13,15 +13,15 @@ pub(super) const ANSWER_MAX: Duration = Duration::from_secs(25);
 
 /// A connection, or a pool of them, that must answer in time.
 #[derive(Debug)]
-pub(super) struct Patient<E>(pub E);
+pub(super) struct TimedConnection<E>(pub E);
 
 /// A transaction whose every step must be answered in time.
 #[derive(Debug)]
-pub(super) struct Transaction(pub sqlx::Transaction<'static, Any>);
+pub(super) struct TimedTransaction(pub sqlx::Transaction<'static, Any>);
 
-impl Transaction {
-    pub fn ask(&mut self) -> Patient<&mut AnyConnection> {
-        Patient(&mut self.0)
+impl TimedTransaction {
+    pub fn ask(&mut self) -> TimedConnection<&mut AnyConnection> {
+        TimedConnection(&mut self.0)
     }
 
     pub async fn commit(self) -> Result<(), Error> {
@@ -34,7 +34,7 @@ pub(super) async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) ->
     tokio::time::timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| Err(Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
-impl<'c, E: Executor<'c, Database = Any>> Executor<'c> for Patient<E> {
+impl<'c, E: Executor<'c, Database = Any>> Executor<'c> for TimedConnection<E> {
     type Database = Any;
 
     fn fetch_many<'e, 'q: 'e, Q>(self, query: Q) -> BoxStream<'e, Result<Either<AnyQueryResult, AnyRow>, Error>>

@@ -13,11 +13,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
 
-use super::patient::Transaction;
+use super::patient::TimedTransaction;
 use super::{Catalog, CatalogError, millis, time};
-use crate::domain::alarm::Kind;
+use crate::domain::alarm::AlarmKind;
 use crate::domain::id::BackupId;
-use crate::domain::job::{CatchUp, Fate, Job, Planned, TICKS_PLANNED_MAX};
+use crate::domain::job::{CatchUpPolicy, Job, PlannedTicks, SkipReason, TICKS_PLANNED_MAX};
 
 /// Subjects of readers begin with it: the backup and something random follow.
 pub const READING: &str = "reading/";
@@ -32,7 +32,7 @@ const CLOCK_TOLERANCE_MILLIS: i64 = 3_600_000;
 
 /// A tick that this host runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct TickClaim {
     /// The job.
     pub job: String,
     /// The tick.
@@ -47,7 +47,7 @@ pub struct Claim {
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum RunEnd {
     /// As it should.
     Done(String),
     /// Not, and it is tried again.
@@ -94,7 +94,7 @@ impl TickRow {
 
 const COLUMNS: &str = "job, tick, state, attempt, host, begun, ended, outcome";
 
-impl Fate {
+impl SkipReason {
     fn state(self) -> &'static str {
         match self {
             Self::Missed => "missed",
@@ -106,7 +106,7 @@ impl Fate {
 
 /// A scheduled time that passed without a run, and of which nobody has been told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Untold {
+pub struct UnreportedMiss {
     /// The job.
     pub job: String,
     /// The scheduled time.
@@ -117,12 +117,12 @@ pub struct Untold {
 
 /// A message and who gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
+pub struct AddressedMessage {
     /// Names of the channels.
     pub channels: Vec<String>,
     /// What it is about.
-    pub kind: Kind,
-    /// What it says, as JSON of [`crate::domain::alarm::Message`].
+    pub kind: AlarmKind,
+    /// What it says, as JSON of [`crate::domain::alarm::AlarmMessage`].
     pub body: String,
 }
 
@@ -183,11 +183,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn plan(&self, job: &Job, planned: &Planned, now: Timestamp) -> Result<(), CatalogError> {
+    pub async fn plan(&self, job: &Job, planned: &PlannedTicks, now: Timestamp) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
         let give_up = |due: i64| match job.catch_up {
-            CatchUp::Skip(within) => Some(due.saturating_add(i64::try_from(within.duration().as_millis()).unwrap_or(i64::MAX))),
-            CatchUp::Once => None,
+            CatchUpPolicy::Skip(within) => Some(due.saturating_add(i64::try_from(within.duration().as_millis()).unwrap_or(i64::MAX))),
+            CatchUpPolicy::Once => None,
         };
         let waiting = planned.waiting.iter().map(|tick| (tick, "waiting", None));
         let passed = planned.passed.iter().map(|(tick, fate)| (tick, fate.state(), Some(millis(now))));
@@ -243,7 +243,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn tell_of_missed(&self, write: &(dyn Fn(&[Untold]) -> Vec<Letter> + Sync)) -> Result<usize, CatalogError> {
+    pub async fn tell_of_missed(&self, write: &(dyn Fn(&[UnreportedMiss]) -> Vec<AddressedMessage> + Sync)) -> Result<usize, CatalogError> {
         let mut transaction = self.begin().await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
         let query = format!(
@@ -259,11 +259,11 @@ impl Catalog {
                 .execute(transaction.ask())
                 .await?;
         }
-        let told: Vec<Untold> =
-            rows.into_iter().map(|(job, tick, state)| Untold { job, tick: time(tick), covered: state == "covered" }).collect();
+        let told: Vec<UnreportedMiss> =
+            rows.into_iter().map(|(job, tick, state)| UnreportedMiss { job, tick: time(tick), covered: state == "covered" }).collect();
         for letter in write(&told) {
             for channel in letter.channels {
-                super::alarms::post_within(&mut transaction, &channel, letter.kind, "", &letter.body, now).await?;
+                super::alarms::enqueue_in_tx(&mut transaction, &channel, letter.kind, "", &letter.body, now).await?;
             }
         }
         transaction.commit().await?;
@@ -281,7 +281,7 @@ impl Catalog {
         known: &(dyn Fn(&str) -> Option<Job> + Sync),
         lease: Duration,
         in_all: Option<usize>,
-    ) -> Result<Option<Claim>, CatalogError> {
+    ) -> Result<Option<TickClaim>, CatalogError> {
         let now = millis(self.now().await?);
         if let Some(limit) = in_all {
             // Asked again under a lock before anything is taken.
@@ -335,7 +335,7 @@ impl Catalog {
         subject: &str,
         lease: Duration,
         in_all: Option<usize>,
-    ) -> Result<Option<Claim>, CatalogError> {
+    ) -> Result<Option<TickClaim>, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
         if let Some(limit) = in_all {
@@ -362,7 +362,7 @@ impl Catalog {
         .execute(transaction.ask())
         .await?;
         // Where one run covers all, the newest is run; else each in its order.
-        let order = if job.catch_up == CatchUp::Once { "DESC" } else { "ASC" };
+        let order = if job.catch_up == CatchUpPolicy::Once { "DESC" } else { "ASC" };
         let due = format!(
             "SELECT tick, attempt FROM ticks WHERE job = $1 AND state = 'waiting' AND not_before <= $2 ORDER BY tick {order} LIMIT 1"
         );
@@ -372,7 +372,7 @@ impl Catalog {
             transaction.commit().await?;
             return Ok(None);
         };
-        if job.catch_up == CatchUp::Once {
+        if job.catch_up == CatchUpPolicy::Once {
             // One that was tried has failed, whatever the later one does.
             sqlx::query(
                 "UPDATE ticks SET state = CASE WHEN attempt = 0 THEN 'covered' ELSE 'failed' END, ended = $3,
@@ -408,7 +408,7 @@ impl Catalog {
             return Ok(None);
         }
         transaction.commit().await?;
-        Ok(Some(Claim {
+        Ok(Some(TickClaim {
             job: job.key.clone(),
             tick: time(tick),
             subject: subject.to_owned(),
@@ -418,7 +418,7 @@ impl Catalog {
     }
 
     /// Locks the row of a subject whose lease has run out, and tells its epoch; none if somebody holds it.
-    async fn lock_subject(&self, transaction: &mut Transaction, subject: &str, now: i64) -> Result<Option<i64>, CatalogError> {
+    async fn lock_subject(&self, transaction: &mut TimedTransaction, subject: &str, now: i64) -> Result<Option<i64>, CatalogError> {
         sqlx::query("INSERT INTO subjects (subject, epoch, holder, lease_until) VALUES ($1, 0, '', 0) ON CONFLICT DO NOTHING")
             .bind(subject)
             .execute(transaction.ask())
@@ -528,7 +528,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn finish(&self, claim: &Claim, end: &End) -> Result<bool, CatalogError> {
+    pub async fn finish(&self, claim: &TickClaim, end: &RunEnd) -> Result<bool, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
         let epoch = i64::try_from(claim.epoch).unwrap_or(i64::MAX);
@@ -541,10 +541,10 @@ impl Catalog {
             return Ok(false);
         }
         let (state, not_before, outcome, back) = match end {
-            End::Done(outcome) => ("done", now, outcome, 0),
-            End::Retry { at, outcome } => ("waiting", millis(*at), outcome, 0),
-            End::Failed(outcome) => ("failed", now, outcome, 0),
-            End::Returned(outcome) => ("waiting", now, outcome, 1),
+            RunEnd::Done(outcome) => ("done", now, outcome, 0),
+            RunEnd::Retry { at, outcome } => ("waiting", millis(*at), outcome, 0),
+            RunEnd::Failed(outcome) => ("failed", now, outcome, 0),
+            RunEnd::Returned(outcome) => ("waiting", now, outcome, 1),
         };
         let done = sqlx::query(
             "UPDATE ticks SET state = $4, not_before = $5, outcome = $6, ended = $7, attempt = attempt - $8
@@ -569,7 +569,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn forget_the_future(&self, now: Timestamp) -> Result<u64, CatalogError> {
+    pub async fn discard_future_ticks(&self, now: Timestamp) -> Result<u64, CatalogError> {
         let limit = millis(now) + CLOCK_TOLERANCE_MILLIS;
         let mut transaction = self.begin().await?;
         let gone = sqlx::query("DELETE FROM ticks WHERE tick > $1 AND state <> 'running'").bind(limit).execute(transaction.ask()).await?;

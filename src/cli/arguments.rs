@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::span::Span;
-use crate::domain::thaw::Tier;
+use crate::domain::span::HumanDuration;
+use crate::domain::thaw::RetrievalTier;
 use crate::domain::volumes::InstanceId;
 
 /// Encrypted backups of Postgres that are rehearsed.
@@ -34,7 +34,7 @@ pub struct Arguments {
     pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub verb: CliCommand,
 }
 
 /// How the log is written.
@@ -49,7 +49,7 @@ pub enum LogFormat {
 
 /// How backups are opened and believed.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Opening {
+pub struct OpenArgs {
     /// An age identity file that may open the backup, such as the offline recovery key. May be repeated.
     #[arg(long, value_name = "FILE")]
     pub identity: Vec<PathBuf>,
@@ -63,7 +63,7 @@ pub struct Opening {
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum CliCommand {
     /// Carry out the order of a drill, on the instance of its scratch VPC. Started by the instance's own boot, not by people.
     #[command(hide = true)]
     Agent {
@@ -107,7 +107,7 @@ pub enum Verb {
         datastore: Option<String>,
         #[command(flatten)]
         #[allow(missing_docs, reason = "documented at its type")]
-        opening: Opening,
+        opening: OpenArgs,
     },
     /// Show one backup's manifest, and whether it is believed.
     #[command(after_help = "Example:\n  lifeboat show 20261122T031500Z-K3XQ7A")]
@@ -116,7 +116,7 @@ pub enum Verb {
         backup: String,
         #[command(flatten)]
         #[allow(missing_docs, reason = "documented at its type")]
-        opening: Opening,
+        opening: OpenArgs,
     },
     /// Read every byte back: signature, hashes, age, zstd, archive, fingerprint.
     #[command(
@@ -134,7 +134,7 @@ pub enum Verb {
         sample: Option<usize>,
         #[command(flatten)]
         #[allow(missing_docs, reason = "documented at its type")]
-        opening: Opening,
+        opening: OpenArgs,
     },
     /// Bring a datastore back: into a database, a directory, or stdout; volumes into a zone.
     #[command(
@@ -179,7 +179,7 @@ pub enum Verb {
     Sweep {
         /// Leave alone what is younger. Longer than your longest backup: a run on another host holds no lock here.
         #[arg(long, default_value = "24h", value_name = "AGE")]
-        older_than: Span,
+        older_than: HumanDuration,
         /// Remove what was found.
         #[arg(long)]
         confirm: bool,
@@ -194,7 +194,7 @@ pub enum Verb {
     Next {
         /// How far to look ahead.
         #[arg(long, default_value = "1w", value_name = "TIME")]
-        within: Span,
+        within: HumanDuration,
     },
     /// Show what is fresh, stale, never drilled; exits with 11 if something needs somebody.
     #[command(
@@ -256,7 +256,7 @@ pub enum Verb {
     },
 }
 
-impl Verb {
+impl CliCommand {
     /// Its name, for spans.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -318,7 +318,7 @@ pub enum CatalogVerb {
     Rebuild {
         #[command(flatten)]
         #[allow(missing_docs, reason = "documented at its type")]
-        opening: Opening,
+        opening: OpenArgs,
     },
 }
 
@@ -395,7 +395,7 @@ pub struct RestoreArguments {
     pub into_older_server: bool,
     /// How fast a frozen backup is thawed: expedited, standard or bulk; the cheapest that keeps the RTO if left out.
     #[arg(long, value_name = "TIER")]
-    pub tier: Option<Tier>,
+    pub tier: Option<RetrievalTier>,
     /// For how many days thawed copies are kept.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=365))]
     pub days: Option<u32>,
@@ -407,7 +407,7 @@ pub struct RestoreArguments {
     pub volumes: VolumeArguments,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
-    pub opening: Opening,
+    pub opening: OpenArgs,
 }
 
 /// What `restore` takes for volumes.
@@ -437,7 +437,7 @@ pub struct VolumeArguments {
     pub until_hydrated: bool,
     /// How long a volume may take to be made or attached before the command ends; the same command goes on waiting.
     #[arg(long, value_name = "TIME", default_value = "10m")]
-    pub patience: Span,
+    pub patience: HumanDuration,
     /// Tells this restore from another of the same backup: the same name goes on with the same volumes.
     #[arg(long, value_name = "NAME", default_value = "restore")]
     pub restore_name: String,

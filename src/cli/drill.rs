@@ -6,18 +6,18 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::arguments::Opening;
-use super::exit::Exit;
+use super::arguments::OpenArgs;
+use super::exit::ExitKind;
 use super::live;
-use super::print::{self, Failure, data, table, talk};
-use super::run::Start;
+use super::print::{self, CommandFailure, data, table, talk};
+use super::run::CommandContext;
 use crate::config::plans;
-use crate::domain::drill::{Answer, Verdict};
+use crate::domain::drill::{CheckOutcome, Verdict};
 use crate::domain::evidence::DrillReport;
 use crate::domain::printable::printable_json;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::report::{Happening, Team};
-use crate::work::{Rig, WorkError, drill, evidence, scratch};
+use crate::domain::span::{format_bytes, format_duration};
+use crate::report::{DrillAudience, DrillEvent};
+use crate::work::{WorkContext, WorkError, drill, evidence, scratch};
 
 /// Arguments of `lifeboat drill`.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub struct DrillArguments {
     pub plan: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
-    pub opening: Opening,
+    pub opening: OpenArgs,
     /// What else there is to do.
     #[command(subcommand)]
     pub verb: Option<DrillVerb>,
@@ -81,7 +81,7 @@ pub enum DrillVerb {
     },
 }
 
-pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit, Failure> {
+pub(super) async fn run(start: &CommandContext, arguments: DrillArguments) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&arguments.opening).await?;
     match (arguments.verb, arguments.name) {
         (Some(DrillVerb::List), _) => list(start, &rig).await,
@@ -92,15 +92,15 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
             if !is_listed {
                 talk(&format!("warning: the drill names no reviewer {reviewer}; the report's page says so"));
             }
-            Ok(Exit::Done)
+            Ok(ExitKind::Done)
         }
         (Some(DrillVerb::Runs), _) => runs(start, &rig).await,
         (Some(DrillVerb::Resume { run }), _) => {
-            let team = Team::new(tell(start.json), false);
+            let team = DrillAudience::new(tell(start.json), false);
             ended(start, drill::resume(&rig, &run, &team).await?)
         }
         (Some(DrillVerb::Abort { run }), _) => {
-            let team = Team::new(tell(start.json), false);
+            let team = DrillAudience::new(tell(start.json), false);
             ended(start, drill::abort(&rig, &run, &team).await?)
         }
         (None, Some(name)) if arguments.plan => plan(start, &rig, &name).await,
@@ -109,7 +109,7 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
             ended(start, outcome)
         }
         (None, Some(name)) => {
-            let team = Team::new(tell(start.json), false);
+            let team = DrillAudience::new(tell(start.json), false);
             ended(start, drill::run(&rig, &name, &team).await?)
         }
         (None, None) => list(start, &rig).await,
@@ -117,7 +117,7 @@ pub(super) async fn run(start: &Start, arguments: DrillArguments) -> Result<Exit
 }
 
 /// Tells what happens, a line each.
-fn tell(json: bool) -> impl Fn(&Happening) + Send + Sync {
+fn tell(json: bool) -> impl Fn(&DrillEvent) + Send + Sync {
     move |happening| {
         if json {
             data(&printable_json(&serde_json::to_string(happening).unwrap_or_default()));
@@ -130,35 +130,37 @@ fn tell(json: bool) -> impl Fn(&Happening) + Send + Sync {
 }
 
 fn seconds(seconds: f64) -> String {
-    for_people(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
+    format_duration(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
 }
 
 /// What happened, for people.
-pub(super) fn lines(happening: &Happening) -> Vec<String> {
+pub(super) fn lines(happening: &DrillEvent) -> Vec<String> {
     match happening {
-        Happening::Declared { drill, run, rto_seconds } => vec![format!("drill {drill}, run {run}: back within {}", seconds(*rto_seconds))],
-        Happening::Chosen { backups, predicted_seconds } => {
+        DrillEvent::Declared { drill, run, rto_seconds } => {
+            vec![format!("drill {drill}, run {run}: back within {}", seconds(*rto_seconds))]
+        }
+        DrillEvent::Chosen { backups, predicted_seconds } => {
             let mut lines: Vec<String> = backups.iter().map(|backup| format!("    {backup}")).collect();
             lines.extend(predicted_seconds.map(|predicted| format!("    expected from earlier drills: {}", seconds(predicted))));
             lines
         }
-        Happening::Warned { warning } => vec![format!("    warning: {warning}")],
-        Happening::StepBegan { step, at_seconds } => vec![format!("{:>8.1} s  {step}", at_seconds)],
-        Happening::StepEnded { error: Some(error), .. } => vec![format!("    failed: {error}")],
-        Happening::StepEnded { error: None, .. } => Vec::new(),
-        Happening::AboutToBreak { story, .. } => vec![format!("    breaking: {story}")],
-        Happening::Broke { scenario, outcome } => vec![format!("    {}: {outcome}", scenario.name())],
-        Happening::Checked { result, detail } => {
+        DrillEvent::Warned { warning } => vec![format!("    warning: {warning}")],
+        DrillEvent::StepBegan { step, at_seconds } => vec![format!("{:>8.1} s  {step}", at_seconds)],
+        DrillEvent::StepEnded { error: Some(error), .. } => vec![format!("    failed: {error}")],
+        DrillEvent::StepEnded { error: None, .. } => Vec::new(),
+        DrillEvent::AboutToBreak { story, .. } => vec![format!("    breaking: {story}")],
+        DrillEvent::Broke { scenario, outcome } => vec![format!("    {}: {outcome}", scenario.name())],
+        DrillEvent::Checked { result, detail } => {
             let word = match result.answer {
-                Answer::Pass => "pass",
-                Answer::Fail => "FAIL",
-                Answer::CouldNotLook => "COULD NOT LOOK",
+                CheckOutcome::Pass => "pass",
+                CheckOutcome::Fail => "FAIL",
+                CheckOutcome::CouldNotLook => "COULD NOT LOOK",
             };
             let shown = detail.iter().take(10).map(|line| format!("        {}", line.replace('\n', "\n        ")));
             let more = detail.len().checked_sub(10).filter(|more| *more > 0).map(|more| format!("        and {more} more"));
             std::iter::once(format!("    {word}  {}: {}", result.name, result.summary)).chain(shown).chain(more).collect()
         }
-        Happening::Controlled { result } => {
+        DrillEvent::Controlled { result } => {
             let word = match result.noticed {
                 Some(true) => "noticed",
                 Some(false) => "NOT NOTICED",
@@ -166,16 +168,16 @@ pub(super) fn lines(happening: &Happening) -> Vec<String> {
             };
             vec![format!("    {word}  {}: {}", result.control.name(), result.summary)]
         }
-        Happening::Told { text } => vec![format!("    {text}")],
-        Happening::Worked { stage, done, total } => {
-            let of = total.map(|total| format!(" of {}", bytes_for_people(total))).unwrap_or_default();
-            vec![format!("    {stage}: {}{of}", bytes_for_people(*done))]
+        DrillEvent::Told { text } => vec![format!("    {text}")],
+        DrillEvent::Worked { stage, done, total } => {
+            let of = total.map(|total| format!(" of {}", format_bytes(total))).unwrap_or_default();
+            vec![format!("    {stage}: {}{of}", format_bytes(*done))]
         }
-        Happening::AboutToSign | Happening::Ended { .. } => Vec::new(),
+        DrillEvent::AboutToSign | DrillEvent::Ended { .. } => Vec::new(),
     }
 }
 
-fn ended(start: &Start, outcome: drill::Outcome) -> Result<Exit, Failure> {
+fn ended(start: &CommandContext, outcome: drill::DrillOutcome) -> Result<ExitKind, CommandFailure> {
     let report = &outcome.report;
     if start.json {
         // One document a line, like the events before it.
@@ -185,13 +187,13 @@ fn ended(start: &Start, outcome: drill::Outcome) -> Result<Exit, Failure> {
         data(&summary(report, outcome.written.sequence));
     }
     if start.cancel.is_cancelled() {
-        return Ok(Exit::Interrupted);
+        return Ok(ExitKind::Interrupted);
     }
     Ok(match report.verdict {
-        Verdict::Fail => Exit::CheckFailed,
-        _ if !report.leftovers.is_empty() => Exit::Leftovers,
-        Verdict::NotVerified => Exit::NotVerified,
-        Verdict::Pass => Exit::Done,
+        Verdict::Fail => ExitKind::CheckFailed,
+        _ if !report.leftovers.is_empty() => ExitKind::Leftovers,
+        Verdict::NotVerified => ExitKind::NotVerified,
+        Verdict::Pass => ExitKind::Done,
     })
 }
 
@@ -205,7 +207,7 @@ fn summary(report: &DrillReport, record: u64) -> String {
             backup.backup,
             backup.datastore,
             backup.chosen,
-            bytes_for_people(backup.plain_bytes)
+            format_bytes(backup.plain_bytes)
         ));
     }
     let objective = |name: &str, objective: &crate::domain::drill::Objective| {
@@ -225,7 +227,7 @@ fn summary(report: &DrillReport, record: u64) -> String {
         moment("torn down", moments.torn_down),
     ];
     lines.push(format!("  moments    {}", times.into_iter().flatten().collect::<Vec<_>>().join(", ")));
-    let passed = report.checks.iter().filter(|check| check.answer == Answer::Pass).count();
+    let passed = report.checks.iter().filter(|check| check.answer == CheckOutcome::Pass).count();
     let noticed = report.controls.iter().filter(|control| control.noticed == Some(true)).count();
     lines.push(format!(
         "  checks     {passed} of {} passed; {noticed} of {} kinds of damage noticed",
@@ -241,7 +243,7 @@ fn summary(report: &DrillReport, record: u64) -> String {
 }
 
 /// What a drill would call. Calls that come in a row are one line.
-async fn plan(start: &Start, rig: &Rig, name: &str) -> Result<Exit, Failure> {
+async fn plan(start: &CommandContext, rig: &WorkContext, name: &str) -> Result<ExitKind, CommandFailure> {
     let script = drill::script(rig, name)?;
     if script.place == plans::DrillPlace::Local {
         return Err(WorkError::Refused {
@@ -252,7 +254,7 @@ async fn plan(start: &Start, rig: &Rig, name: &str) -> Result<Exit, Failure> {
         }
         .into());
     }
-    let phases = drill::vpc::plan(rig, &script, &Team::new(|_| {}, false)).await?;
+    let phases = drill::vpc::plan(rig, &script, &DrillAudience::new(|_| {}, false)).await?;
     if start.json {
         let all = phases.iter().flat_map(|(phase, calls)| {
             calls.iter().map(
@@ -260,7 +262,7 @@ async fn plan(start: &Start, rig: &Rig, name: &str) -> Result<Exit, Failure> {
             )
         });
         print::json(&all.collect::<Vec<_>>());
-        return Ok(Exit::Done);
+        return Ok(ExitKind::Done);
     }
     let mut lines = Vec::new();
     for (phase, calls) in phases {
@@ -278,13 +280,13 @@ async fn plan(start: &Start, rig: &Rig, name: &str) -> Result<Exit, Failure> {
         }
     }
     data(&lines.join("\n"));
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
-async fn runs(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
+async fn runs(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, CommandFailure> {
     let leases = scratch::leases(rig).await?;
     let now = jiff::Timestamp::now();
-    let state = |leased: &scratch::Leased| match &leased.lease {
+    let state = |leased: &scratch::LeasedScratch| match &leased.lease {
         Err(_) => "not believed",
         Ok(_) if leased.over => "over, nothing left",
         Ok(_) if leased.is_abandoned(now) => "overdue",
@@ -315,10 +317,10 @@ async fn runs(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
         data(&table(&["run", "drill", "host", "account, region", "gone by", "at most", "state"], rows.collect()));
     }
     // A monitor may ask: something is overdue.
-    Ok(if leases.iter().any(|leased| leased.is_abandoned(now)) { Exit::Leftovers } else { Exit::Done })
+    Ok(if leases.iter().any(|leased| leased.is_abandoned(now)) { ExitKind::Leftovers } else { ExitKind::Done })
 }
 
-async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
+async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, CommandFailure> {
     let (series, _) = evidence::examine(rig).await?;
     let reports = evidence::reports(&series);
     let mut rows = Vec::new();
@@ -332,7 +334,7 @@ async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
         let all =
             rows.iter().map(|(name, last, passed, fault)| json!({ "drill": name, "last": last, "last_pass": passed, "fault": fault }));
         print::json(&all.collect::<Vec<_>>());
-        return Ok(Exit::Done);
+        return Ok(ExitKind::Done);
     }
     let header = ["drill", "last verdict", "last pass"];
     let shown = rows.iter().map(|(name, last, passed, fault)| {
@@ -343,10 +345,10 @@ async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
     for fault in rows.into_iter().filter_map(|(.., fault)| fault) {
         talk(&fault);
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
-async fn history(start: &Start, rig: &Rig, name: Option<&str>) -> Result<Exit, Failure> {
+async fn history(start: &CommandContext, rig: &WorkContext, name: Option<&str>) -> Result<ExitKind, CommandFailure> {
     let (series, flaws) = evidence::examine(rig).await?;
     let reports: Vec<_> =
         evidence::reports(&series).into_iter().filter(|(_, report)| name.is_none_or(|name| report.drill == name)).collect();
@@ -371,5 +373,5 @@ async fn history(start: &Start, rig: &Rig, name: Option<&str>) -> Result<Exit, F
     for flaw in flaws {
         talk(&format!("warning: {flaw}"));
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }

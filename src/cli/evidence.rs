@@ -3,10 +3,10 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::arguments::Opening;
-use super::exit::Exit;
-use super::print::{self, Failure, data, talk};
-use super::run::Start;
+use super::arguments::OpenArgs;
+use super::exit::ExitKind;
+use super::print::{self, CommandFailure, data, talk};
+use super::run::CommandContext;
 use crate::work::{WorkError, evidence};
 
 /// What can be done with evidence.
@@ -17,7 +17,7 @@ pub enum EvidenceVerb {
     Verify {
         #[command(flatten)]
         #[allow(missing_docs, reason = "documented at its type")]
-        opening: Opening,
+        opening: OpenArgs,
     },
     /// Write pages to look at, and the signed records beside them.
     #[command(after_help = "Example:\n  lifeboat evidence export /tmp/evidence && xdg-open /tmp/evidence/index.html")]
@@ -33,7 +33,7 @@ pub enum EvidenceVerb {
     },
 }
 
-pub(super) async fn run(start: &Start, verb: EvidenceVerb) -> Result<Exit, Failure> {
+pub(super) async fn run(start: &CommandContext, verb: EvidenceVerb) -> Result<ExitKind, CommandFailure> {
     match verb {
         EvidenceVerb::Verify { opening } => {
             let rig = start.rig(&opening).await?;
@@ -55,10 +55,10 @@ pub(super) async fn run(start: &Start, verb: EvidenceVerb) -> Result<Exit, Failu
                 return Err(WorkError::Flawed(flaws).into());
             }
             talk(&format!("{} records, {reports} of them reports of drills: all signed, none missing, none changed", series.found.len()));
-            Ok(Exit::Done)
+            Ok(ExitKind::Done)
         }
         EvidenceVerb::Export { directory } => {
-            let rig = start.rig(&Opening::default()).await?;
+            let rig = start.rig(&OpenArgs::default()).await?;
             let exported = evidence::export(&rig, &directory).await?;
             if start.json {
                 print::json(&exported);
@@ -66,10 +66,10 @@ pub(super) async fn run(start: &Start, verb: EvidenceVerb) -> Result<Exit, Failu
                 exported.pages.iter().for_each(|page| data(&page.display().to_string()));
                 talk(&format!("{} records with their signatures are in {}", exported.records, directory.join("records").display()));
             }
-            Ok(Exit::Done)
+            Ok(ExitKind::Done)
         }
         EvidenceVerb::Show { record } => {
-            let rig = start.rig(&Opening::default()).await?;
+            let rig = start.rig(&OpenArgs::default()).await?;
             let key = crate::domain::layout::evidence(record);
             let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &key).await.map_err(WorkError::from)? else {
                 return Err(WorkError::Refused {
@@ -83,7 +83,7 @@ pub(super) async fn run(start: &Start, verb: EvidenceVerb) -> Result<Exit, Failu
                 talk(super::run::UNVERIFIED);
             }
             data(String::from_utf8_lossy(&bytes).trim_end());
-            Ok(Exit::Done)
+            Ok(ExitKind::Done)
         }
     }
 }

@@ -3,12 +3,12 @@
 
 use std::process::ExitCode;
 
-use crate::domain::Trouble;
+use crate::domain::ErrorClass;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub enum ExitKind {
     /// Done as asked.
     Done = 0,
     /// A defect in lifeboat.
@@ -44,26 +44,26 @@ pub enum Exit {
 }
 
 /// Every code with its name in `docs/EXIT_CODES.md`.
-pub const ALL: [(Exit, &str); 16] = [
-    (Exit::Done, "done"),
-    (Exit::Bug, "bug"),
-    (Exit::Usage, "usage"),
-    (Exit::NoSuchBackup, "no such backup"),
-    (Exit::AlreadyRunning, "already running"),
-    (Exit::KeyRefused, "key refused"),
-    (Exit::Unavailable, "unavailable"),
-    (Exit::Integrity, "integrity broken"),
-    (Exit::CheckFailed, "check failed"),
-    (Exit::NotVerified, "not verified"),
-    (Exit::Leftovers, "leftovers remain"),
-    (Exit::TooOld, "too old"),
-    (Exit::SourceFailed, "source failed"),
-    (Exit::RestoreFailed, "restore failed"),
-    (Exit::Incomplete, "restored in part"),
-    (Exit::Interrupted, "interrupted"),
+pub const ALL: [(ExitKind, &str); 16] = [
+    (ExitKind::Done, "done"),
+    (ExitKind::Bug, "bug"),
+    (ExitKind::Usage, "usage"),
+    (ExitKind::NoSuchBackup, "no such backup"),
+    (ExitKind::AlreadyRunning, "already running"),
+    (ExitKind::KeyRefused, "key refused"),
+    (ExitKind::Unavailable, "unavailable"),
+    (ExitKind::Integrity, "integrity broken"),
+    (ExitKind::CheckFailed, "check failed"),
+    (ExitKind::NotVerified, "not verified"),
+    (ExitKind::Leftovers, "leftovers remain"),
+    (ExitKind::TooOld, "too old"),
+    (ExitKind::SourceFailed, "source failed"),
+    (ExitKind::RestoreFailed, "restore failed"),
+    (ExitKind::Incomplete, "restored in part"),
+    (ExitKind::Interrupted, "interrupted"),
 ];
 
-impl Exit {
+impl ExitKind {
     /// The number.
     #[must_use]
     pub fn code(self) -> u8 {
@@ -71,28 +71,28 @@ impl Exit {
     }
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
+impl From<ExitKind> for ExitCode {
+    fn from(exit: ExitKind) -> Self {
         Self::from(exit.code())
     }
 }
 
 /// The exit of a class of trouble.
 #[must_use]
-pub fn of(trouble: Trouble) -> Exit {
+pub fn of(trouble: ErrorClass) -> ExitKind {
     match trouble {
-        Trouble::Bug => Exit::Bug,
-        Trouble::Usage => Exit::Usage,
-        Trouble::NoSuchBackup => Exit::NoSuchBackup,
-        Trouble::AlreadyRunning => Exit::AlreadyRunning,
-        Trouble::KeyRefused => Exit::KeyRefused,
-        Trouble::Unavailable => Exit::Unavailable,
-        Trouble::Integrity => Exit::Integrity,
-        Trouble::SourceFailed => Exit::SourceFailed,
-        Trouble::RestoreFailed => Exit::RestoreFailed,
-        Trouble::CheckFailed => Exit::CheckFailed,
-        Trouble::NotVerified => Exit::NotVerified,
-        Trouble::Leftovers => Exit::Leftovers,
-        Trouble::Interrupted => Exit::Interrupted,
+        ErrorClass::Bug => ExitKind::Bug,
+        ErrorClass::Usage => ExitKind::Usage,
+        ErrorClass::NoSuchBackup => ExitKind::NoSuchBackup,
+        ErrorClass::AlreadyRunning => ExitKind::AlreadyRunning,
+        ErrorClass::KeyRefused => ExitKind::KeyRefused,
+        ErrorClass::Unavailable => ExitKind::Unavailable,
+        ErrorClass::Integrity => ExitKind::Integrity,
+        ErrorClass::SourceFailed => ExitKind::SourceFailed,
+        ErrorClass::RestoreFailed => ExitKind::RestoreFailed,
+        ErrorClass::CheckFailed => ExitKind::CheckFailed,
+        ErrorClass::NotVerified => ExitKind::NotVerified,
+        ErrorClass::Leftovers => ExitKind::Leftovers,
+        ErrorClass::Interrupted => ExitKind::Interrupted,
     }
 }

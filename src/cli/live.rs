@@ -16,19 +16,19 @@ use ratatui::widgets::{Block, Borders, Gauge, List, ListItem, Paragraph, Wrap};
 use tokio_util::sync::CancellationToken;
 
 use super::drill::lines;
-use super::print::Failure;
-use crate::domain::drill::{Answer, Verdict};
-use crate::domain::evidence::Finding;
+use super::print::CommandFailure;
+use crate::domain::drill::{CheckOutcome, Verdict};
+use crate::domain::evidence::DrillNote;
 use crate::domain::printable::printable;
-use crate::domain::span::for_people;
-use crate::report::{Happening, Team};
-use crate::work::{Rig, WorkError, drill};
+use crate::domain::span::format_duration;
+use crate::report::{DrillAudience, DrillEvent};
+use crate::work::{WorkContext, WorkError, drill};
 
 /// How often the screen is drawn.
 const FRAME: Duration = Duration::from_millis(100);
 
 /// What is on the screen.
-struct Board {
+struct DrillView {
     drill: String,
     begun: Instant,
     rto_seconds: f64,
@@ -42,7 +42,7 @@ struct Board {
     notes: usize,
 }
 
-impl Board {
+impl DrillView {
     fn new(drill: &str) -> Self {
         Self {
             drill: drill.to_owned(),
@@ -59,46 +59,46 @@ impl Board {
         }
     }
 
-    fn happened(&mut self, happening: &Happening) {
+    fn happened(&mut self, happening: &DrillEvent) {
         match happening {
-            Happening::Declared { rto_seconds, .. } => {
+            DrillEvent::Declared { rto_seconds, .. } => {
                 self.begun = Instant::now();
                 self.rto_seconds = *rto_seconds;
             }
-            Happening::Chosen { predicted_seconds, .. } => self.predicted_seconds = *predicted_seconds,
-            Happening::StepBegan { step, .. } => {
+            DrillEvent::Chosen { predicted_seconds, .. } => self.predicted_seconds = *predicted_seconds,
+            DrillEvent::StepBegan { step, .. } => {
                 if step == "examine" {
                     self.restored_seconds = Some(self.begun.elapsed().as_secs_f64());
                 }
                 self.steps.push((step.clone(), None, false));
                 return;
             }
-            Happening::StepEnded { step, seconds, error } => {
+            DrillEvent::StepEnded { step, seconds, error } => {
                 if let Some(last) = self.steps.iter_mut().rev().find(|(name, ..)| name == step) {
                     *last = (step.clone(), Some(*seconds), error.is_some());
                 }
             }
-            Happening::AboutToBreak { story, .. } => self.waiting_for = Some(format!("about to break: {story}")),
-            Happening::AboutToSign => self.waiting_for = Some("torn down, about to sign the report: last notes".to_owned()),
-            Happening::Ended { verdict, reasons } => {
+            DrillEvent::AboutToBreak { story, .. } => self.waiting_for = Some(format!("about to break: {story}")),
+            DrillEvent::AboutToSign => self.waiting_for = Some("torn down, about to sign the report: last notes".to_owned()),
+            DrillEvent::Ended { verdict, reasons } => {
                 self.verdict = Some(*verdict);
                 self.log.extend(reasons.iter().map(|reason| (Color::Yellow, format!("because {reason}"))));
             }
-            Happening::Warned { .. }
-            | Happening::Broke { .. }
-            | Happening::Checked { .. }
-            | Happening::Controlled { .. }
-            | Happening::Told { .. }
-            | Happening::Worked { .. } => {}
+            DrillEvent::Warned { .. }
+            | DrillEvent::Broke { .. }
+            | DrillEvent::Checked { .. }
+            | DrillEvent::Controlled { .. }
+            | DrillEvent::Told { .. }
+            | DrillEvent::Worked { .. } => {}
         }
         let color = match happening {
-            Happening::Checked { result, .. } if result.answer == Answer::Pass => Color::Green,
-            Happening::Checked { result, .. } if result.answer == Answer::Fail => Color::Red,
-            Happening::Checked { .. } | Happening::Warned { .. } | Happening::Broke { .. } | Happening::AboutToBreak { .. } => {
+            DrillEvent::Checked { result, .. } if result.answer == CheckOutcome::Pass => Color::Green,
+            DrillEvent::Checked { result, .. } if result.answer == CheckOutcome::Fail => Color::Red,
+            DrillEvent::Checked { .. } | DrillEvent::Warned { .. } | DrillEvent::Broke { .. } | DrillEvent::AboutToBreak { .. } => {
                 Color::Yellow
             }
-            Happening::Controlled { result } if result.noticed == Some(true) => Color::Green,
-            Happening::Controlled { .. } | Happening::StepEnded { error: Some(_), .. } => Color::Red,
+            DrillEvent::Controlled { result } if result.noticed == Some(true) => Color::Green,
+            DrillEvent::Controlled { .. } | DrillEvent::StepEnded { error: Some(_), .. } => Color::Red,
             _ => Color::Reset,
         };
         self.log.extend(lines(happening).into_iter().map(|line| (color, printable(line.trim()))));
@@ -110,11 +110,11 @@ impl Board {
 }
 
 /// Gives the terminal back, however the view ends.
-struct Screen {
+struct RestoreTerminal {
     terminal: Terminal<CrosstermBackend<Stdout>>,
 }
 
-impl Screen {
+impl RestoreTerminal {
     fn open() -> std::io::Result<Self> {
         terminal::enable_raw_mode()?;
         execute!(std::io::stdout(), terminal::EnterAlternateScreen)?;
@@ -122,7 +122,7 @@ impl Screen {
     }
 }
 
-impl Drop for Screen {
+impl Drop for RestoreTerminal {
     fn drop(&mut self) {
         let _ = terminal::disable_raw_mode();
         let _ = execute!(std::io::stdout(), terminal::LeaveAlternateScreen);
@@ -130,10 +130,10 @@ impl Drop for Screen {
 }
 
 /// Runs a drill on a full screen. Returns when the drill is over and somebody has pressed a key.
-pub(super) async fn run(rig: &Rig, name: &str, cancel: &CancellationToken) -> Result<drill::Outcome, Failure> {
-    let board = Arc::new(Mutex::new(Board::new(name)));
+pub(super) async fn run(rig: &WorkContext, name: &str, cancel: &CancellationToken) -> Result<drill::DrillOutcome, CommandFailure> {
+    let board = Arc::new(Mutex::new(DrillView::new(name)));
     let told = Arc::clone(&board);
-    let team = Team::new(
+    let team = DrillAudience::new(
         move |happening| {
             if let Ok(mut board) = told.lock() {
                 board.happened(happening);
@@ -142,7 +142,7 @@ pub(super) async fn run(rig: &Rig, name: &str, cancel: &CancellationToken) -> Re
         true,
     );
     let fail = |source| WorkError::File { what: "drawing on the terminal".to_owned(), source };
-    let screen = Screen::open().map_err(fail)?;
+    let screen = RestoreTerminal::open().map_err(fail)?;
     let over = CancellationToken::new();
     let (drawn, with, stop, ended) = (Arc::clone(&board), team.clone(), cancel.clone(), over.clone());
     let drawing = tokio::task::spawn_blocking(move || draw_on(screen, &drawn, &with, &stop, &ended));
@@ -157,9 +157,9 @@ pub(super) async fn run(rig: &Rig, name: &str, cancel: &CancellationToken) -> Re
 }
 
 fn draw_on(
-    mut screen: Screen,
-    board: &Mutex<Board>,
-    team: &Team,
+    mut screen: RestoreTerminal,
+    board: &Mutex<DrillView>,
+    team: &DrillAudience,
     cancel: &CancellationToken,
     over: &CancellationToken,
 ) -> std::io::Result<()> {
@@ -184,7 +184,7 @@ fn draw_on(
 }
 
 /// What a key does; whether the view is to end.
-fn pressed(board: &mut Board, key: KeyEvent, team: &Team, cancel: &CancellationToken) -> bool {
+fn pressed(board: &mut DrillView, key: KeyEvent, team: &DrillAudience, cancel: &CancellationToken) -> bool {
     match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
             cancel.cancel();
@@ -208,7 +208,7 @@ fn pressed(board: &mut Board, key: KeyEvent, team: &Team, cancel: &CancellationT
 }
 
 /// A note as it is typed: `text @owner due 2026-12-01`; owner and date may be left out.
-fn finding(typed: &str, at_seconds: f64) -> Finding {
+fn finding(typed: &str, at_seconds: f64) -> DrillNote {
     let (mut words, mut owner, mut due) = (Vec::new(), None, None);
     let mut rest = typed.split_whitespace().peekable();
     while let Some(word) = rest.next() {
@@ -222,10 +222,10 @@ fn finding(typed: &str, at_seconds: f64) -> Finding {
             _ => words.push(word),
         }
     }
-    Finding { text: words.join(" "), owner, due, at_seconds }
+    DrillNote { text: words.join(" "), owner, due, at_seconds }
 }
 
-fn draw(frame: &mut ratatui::Frame<'_>, board: &Board) {
+fn draw(frame: &mut ratatui::Frame<'_>, board: &DrillView) {
     let [head, middle, foot] = Layout::vertical([Constraint::Length(4), Constraint::Min(5), Constraint::Length(4)]).areas(frame.area());
     draw_head(frame, head, board);
     let [steps, log] = Layout::horizontal([Constraint::Length(34), Constraint::Min(30)]).areas(middle);
@@ -247,9 +247,9 @@ fn draw(frame: &mut ratatui::Frame<'_>, board: &Board) {
     draw_foot(frame, foot, board);
 }
 
-fn draw_head(frame: &mut ratatui::Frame<'_>, area: Rect, board: &Board) {
+fn draw_head(frame: &mut ratatui::Frame<'_>, area: Rect, board: &DrillView) {
     let elapsed = board.elapsed();
-    let seconds = |seconds: f64| for_people(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let seconds = |seconds: f64| format_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let share = if board.rto_seconds > 0.0 { (elapsed / board.rto_seconds).min(1.0) } else { 0.0 };
     let color = match share {
         0.0..0.7 => Color::Green,
@@ -274,7 +274,7 @@ fn draw_head(frame: &mut ratatui::Frame<'_>, area: Rect, board: &Board) {
     frame.render_widget(Gauge::default().ratio(share).label("").gauge_style(Style::new().fg(color)), bar);
 }
 
-fn draw_foot(frame: &mut ratatui::Frame<'_>, area: Rect, board: &Board) {
+fn draw_foot(frame: &mut ratatui::Frame<'_>, area: Rect, board: &DrillView) {
     let (title, style) = match (&board.waiting_for, board.verdict) {
         (Some(story), _) => (format!(" {story} — Enter goes on "), Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD)),
         (None, Some(_)) => (" it is over — Enter closes ".to_owned(), Style::new()),

@@ -35,9 +35,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use crate::report::Progress;
-use arguments::{Arguments, Verb};
-use exit::Exit;
+use crate::report::ProgressReporter;
+use arguments::{Arguments, CliCommand};
+use exit::ExitKind;
 
 /// What a program exits with that could not be started in a sandbox, as with `env` and `nohup`.
 const NOT_LAUNCHED: u8 = 126;
@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // clap prints help to stdout and errors to stderr, and knows which is which.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+            return if error.use_stderr() { ExitKind::Usage.into() } else { ExitKind::Done.into() };
         }
     };
     let _spans = log(&arguments);
@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             print::talk(&format!("error: the runtime could not be started: {error}"));
-            return Exit::Bug.into();
+            return ExitKind::Bug.into();
         }
     };
     let exit = runtime.block_on(with_signals(arguments));
@@ -105,11 +105,11 @@ fn probes(question: Option<std::ffi::OsString>) -> ExitCode {
     match crate::sandbox::probe::answer(question) {
         Ok(answer) => {
             print::data(&answer);
-            Exit::Done.into()
+            ExitKind::Done.into()
         }
         Err(why) => {
             print::talk(&why);
-            Exit::Usage.into()
+            ExitKind::Usage.into()
         }
     }
 }
@@ -117,10 +117,10 @@ fn probes(question: Option<std::ffi::OsString>) -> ExitCode {
 /// This process is the first of a sandbox, and no command line at all.
 fn first_process() -> ExitCode {
     match crate::sandbox::jail::first_process() {
-        Ok(()) => Exit::Done.into(),
+        Ok(()) => ExitKind::Done.into(),
         Err(why) => {
             print::talk(&why);
-            Exit::NotVerified.into()
+            ExitKind::NotVerified.into()
         }
     }
 }
@@ -128,10 +128,10 @@ fn first_process() -> ExitCode {
 /// This process keeps file systems from being frozen for too long, and is no command line at all.
 fn watchdog() -> ExitCode {
     let state = std::env::args_os().nth(2).map(std::path::PathBuf::from).unwrap_or_default();
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Exit::Bug.into() };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return ExitKind::Bug.into() };
     let exit = match runtime.block_on(crate::volumes::watchdog::watch(&state)) {
-        Ok(()) => Exit::Done,
-        Err(_) => Exit::SourceFailed,
+        Ok(()) => ExitKind::Done,
+        Err(_) => ExitKind::SourceFailed,
     };
     // The thread that waits on standard input need not be waited for.
     runtime.shutdown_background();
@@ -139,8 +139,8 @@ fn watchdog() -> ExitCode {
 }
 
 /// Begins to log, and to send spans if the environment says where. The guard sends the last ones.
-fn log(arguments: &Arguments) -> Spans {
-    let serves = matches!(arguments.verb, arguments::Verb::Serve);
+fn log(arguments: &Arguments) -> SpanExporter {
+    let serves = matches!(arguments.verb, arguments::CliCommand::Serve);
     let default = match arguments.verbose {
         0 if serves => "lifeboat=info",
         0 => "lifeboat=warn",
@@ -154,7 +154,7 @@ fn log(arguments: &Arguments) -> Spans {
         // systemd's journal and a person at a terminal know the time themselves.
         arguments::LogFormat::Text => lines.without_time().boxed(),
     };
-    let spans = Spans::begin();
+    let spans = SpanExporter::begin();
     let exported = spans.0.as_ref().map(|provider| {
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("lifeboat"));
         layer.with_filter(EnvFilter::new("lifeboat=info"))
@@ -170,9 +170,9 @@ fn settled() -> std::io::Stderr {
 }
 
 /// Spans on their way to a collector, as OpenTelemetry's own environment variables name it.
-struct Spans(Option<SdkTracerProvider>);
+struct SpanExporter(Option<SdkTracerProvider>);
 
-impl Spans {
+impl SpanExporter {
     fn begin() -> Self {
         let named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
         if !named.iter().any(|name| std::env::var(name).is_ok_and(|value| !value.is_empty())) {
@@ -191,7 +191,7 @@ impl Spans {
     }
 }
 
-impl Drop for Spans {
+impl Drop for SpanExporter {
     fn drop(&mut self) {
         // A collector that does not answer is no reason for another exit code.
         if let Some(provider) = self.0.take() {
@@ -204,13 +204,13 @@ impl Drop for Spans {
 const STOPS_WITHIN: Duration = Duration::from_secs(9);
 
 /// Signals that end a verb: SIGINT, SIGTERM, and SIGHUP unless somebody has it ignored (`nohup`), or it reloads (`serve`).
-struct Signals {
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Option<Signal>,
 }
 
-impl Signals {
+impl StopSignals {
     fn listen(serves: bool) -> std::io::Result<Self> {
         let hangup = match serves || ignores_hangup() {
             true => None,
@@ -238,33 +238,33 @@ fn ignores_hangup() -> bool {
 }
 
 /// What a verb leaves that is ended in mid-work, and what goes on from it.
-fn what_is_left(verb: &Verb) -> &'static str {
+fn what_is_left(verb: &CliCommand) -> &'static str {
     match verb {
-        Verb::Backup { .. } => {
+        CliCommand::Backup { .. } => {
             "no backup was published unless it was said; what was stored of it is removed by `lifeboat sweep`, what was frozen is let go by its watchdog"
         }
-        Verb::Restore(_) => "the same command goes on from what is loaded",
-        Verb::Drill(_) => {
+        CliCommand::Restore(_) => "the same command goes on from what is loaded",
+        CliCommand::Drill(_) => {
             "`lifeboat drill resume` goes on, `lifeboat drill abort` tears down; a sandbox of this host goes with the process"
         }
-        Verb::Init { .. }
-        | Verb::Catalog(_)
-        | Verb::Copy { .. }
-        | Verb::Rekey(_)
-        | Verb::Prune { .. }
-        | Verb::Thaw(_)
-        | Verb::Sweep { .. } => "the same command goes on with the rest",
+        CliCommand::Init { .. }
+        | CliCommand::Catalog(_)
+        | CliCommand::Copy { .. }
+        | CliCommand::Rekey(_)
+        | CliCommand::Prune { .. }
+        | CliCommand::Thaw(_)
+        | CliCommand::Sweep { .. } => "the same command goes on with the rest",
         _ => "nothing was left half done",
     }
 }
 
-async fn with_signals(arguments: Arguments) -> Exit {
+async fn with_signals(arguments: Arguments) -> ExitKind {
     let cancel = CancellationToken::new();
     let signalled = cancel.clone();
-    let serves = matches!(arguments.verb, arguments::Verb::Serve);
+    let serves = matches!(arguments.verb, arguments::CliCommand::Serve);
     let left = what_is_left(&arguments.verb);
     tokio::spawn(async move {
-        let Ok(mut signals) = Signals::listen(serves) else { return };
+        let Ok(mut signals) = StopSignals::listen(serves) else { return };
         signals.next().await;
         print::talk(match serves {
             true => "stopping: waiting for what runs (once more to stop at once)",
@@ -277,12 +277,12 @@ async fn with_signals(arguments: Arguments) -> Exit {
             () = signals.next() => {}
             () = tokio::time::sleep(patience) => print::talk(&format!("it did not end within {} seconds and is ended; {left}", STOPS_WITHIN.as_secs())),
         }
-        std::process::exit(Exit::Interrupted.code().into());
+        std::process::exit(ExitKind::Interrupted.code().into());
     });
-    let progress = Progress::default();
+    let progress = ProgressReporter::default();
     let shown = progress::show(
         progress.clone(),
-        arguments.quiet || arguments.json || matches!(arguments.verb, arguments::Verb::Drill(_) | arguments::Verb::Serve),
+        arguments.quiet || arguments.json || matches!(arguments.verb, arguments::CliCommand::Drill(_) | arguments::CliCommand::Serve),
     );
     let span = tracing::info_span!("lifeboat", verb = arguments.verb.name());
     let result = run::run(arguments, progress, cancel.clone()).instrument(span).await;
@@ -293,7 +293,7 @@ async fn with_signals(arguments: Arguments) -> Exit {
         Err(failure) => {
             print::failure(&failure);
             // What failed because of the signal failed for that reason, whatever it says itself.
-            if cancel.is_cancelled() { Exit::Interrupted } else { exit::of(failure.error.trouble()) }
+            if cancel.is_cancelled() { ExitKind::Interrupted } else { exit::of(failure.error.class()) }
         }
     }
 }

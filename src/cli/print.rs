@@ -12,14 +12,14 @@ use crate::work::WorkError;
 
 /// A verb's failure, with what the target looks like if something was changed.
 #[derive(Debug)]
-pub struct Failure {
+pub struct CommandFailure {
     /// The error.
     pub error: Box<WorkError>,
     /// The state of what was being changed.
     pub state: Option<String>,
 }
 
-impl<E: Into<WorkError>> From<E> for Failure {
+impl<E: Into<WorkError>> From<E> for CommandFailure {
     fn from(error: E) -> Self {
         Self { error: Box::new(error.into()), state: None }
     }
@@ -43,7 +43,7 @@ pub fn json<T: Serialize>(value: &T) {
 }
 
 /// Writes an error with its causes, the state of the target, and what to do next.
-pub fn failure(failure: &Failure) {
+pub fn failure(failure: &CommandFailure) {
     let mut text = failure.error.to_string();
     // Faults of a file are printed as compilers print them, and begin with the word already.
     if !text.starts_with("error: ") {

@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::domain::printable::printable;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::report::{Progress, Stage};
+use crate::domain::span::{format_bytes, format_duration};
+use crate::report::{ProgressReporter, ProgressStage};
 
 const BAR_INTERVAL: Duration = Duration::from_millis(120);
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What is on the screen. Whoever prints something else brings it in order first ([`settle`]).
-static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+static SCREEN: Mutex<Option<ProgressDisplay>> = Mutex::new(None);
 
 /// Something that shows progress until it is stopped.
-pub struct Shown {
+pub struct ShownProgress {
     stop: Option<(tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<()>)>,
 }
 
-impl Shown {
+impl ShownProgress {
     /// Stops showing, leaving the screen in order.
     pub async fn stop(self) {
         if let Some((stop, task)) = self.stop {
@@ -34,13 +34,13 @@ impl Shown {
 
 /// Begins to show, unless it is to be quiet.
 #[must_use]
-pub fn show(progress: Progress, quiet: bool) -> Shown {
+pub fn show(progress: ProgressReporter, quiet: bool) -> ShownProgress {
     if quiet {
-        return Shown { stop: None };
+        return ShownProgress { stop: None };
     }
     let (screen, interval) = match std::io::stderr().is_terminal() {
-        true => (Screen::Bars(Bars { progress, screen: MultiProgress::new(), shown: Vec::new(), seen: 0 }), BAR_INTERVAL),
-        false => (Screen::Lines(Lines { progress, told: 0, since: Instant::now() }), LOOK_INTERVAL),
+        true => (ProgressDisplay::Bars(ProgressBars { progress, screen: MultiProgress::new(), shown: Vec::new(), seen: 0 }), BAR_INTERVAL),
+        false => (ProgressDisplay::Lines(ProgressLines { progress, told: 0, since: Instant::now() }), LOOK_INTERVAL),
     };
     if let Ok(mut at) = SCREEN.lock() {
         *at = Some(screen);
@@ -48,17 +48,17 @@ pub fn show(progress: Progress, quiet: bool) -> Shown {
     let (stop, mut stopped) = tokio::sync::oneshot::channel();
     let task = tokio::spawn(async move {
         while tokio::time::timeout(interval, &mut stopped).await.is_err() {
-            on_screen(Screen::tick);
+            on_screen(ProgressDisplay::tick);
         }
         settle();
         if let Ok(mut at) = SCREEN.lock() {
             *at = None;
         }
     });
-    Shown { stop: Some((stop, task)) }
+    ShownProgress { stop: Some((stop, task)) }
 }
 
-fn on_screen(what: impl FnOnce(&mut Screen)) {
+fn on_screen(what: impl FnOnce(&mut ProgressDisplay)) {
     if let Ok(mut at) = SCREEN.lock()
         && let Some(screen) = at.as_mut()
     {
@@ -68,15 +68,15 @@ fn on_screen(what: impl FnOnce(&mut Screen)) {
 
 /// Shows what has ended by now and lets go of it, so that what is printed next stands below and is not drawn over.
 pub fn settle() {
-    on_screen(Screen::settle);
+    on_screen(ProgressDisplay::settle);
 }
 
-enum Screen {
-    Bars(Bars),
-    Lines(Lines),
+enum ProgressDisplay {
+    Bars(ProgressBars),
+    Lines(ProgressLines),
 }
 
-impl Screen {
+impl ProgressDisplay {
     fn tick(&mut self) {
         match self {
             Self::Bars(bars) => bars.tick(),
@@ -92,15 +92,15 @@ impl Screen {
 }
 
 /// Bars on a terminal.
-struct Bars {
-    progress: Progress,
+struct ProgressBars {
+    progress: ProgressReporter,
     screen: MultiProgress,
-    shown: Vec<(Arc<Stage>, ProgressBar)>,
+    shown: Vec<(Arc<ProgressStage>, ProgressBar)>,
     seen: usize,
 }
 
-impl Bars {
-    fn add(&mut self, stage: Arc<Stage>) {
+impl ProgressBars {
+    fn add(&mut self, stage: Arc<ProgressStage>) {
         let bar = self.screen.add(ProgressBar::new(stage.total.unwrap_or(0)));
         bar.set_style(style(&stage));
         bar.set_prefix(stage.name.clone());
@@ -133,13 +133,13 @@ impl Bars {
 }
 
 /// A line for each stage that has ended, and one now and then for those that go on.
-struct Lines {
-    progress: Progress,
+struct ProgressLines {
+    progress: ProgressReporter,
     told: usize,
     since: Instant,
 }
 
-impl Lines {
+impl ProgressLines {
     fn tick(&mut self) {
         self.tell_ended();
         if self.since.elapsed() >= LINE_INTERVAL {
@@ -161,7 +161,7 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
-fn style(stage: &Stage) -> ProgressStyle {
+fn style(stage: &ProgressStage) -> ProgressStyle {
     let template = if stage.total.is_some() {
         "{prefix:>24} {bar:24} {decimal_bytes:>9}/{decimal_total_bytes} {decimal_bytes_per_sec:>11} {eta:>4} {wide_msg}"
     } else {
@@ -170,7 +170,7 @@ fn style(stage: &Stage) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn update(stage: &Stage, bar: &ProgressBar) {
+fn update(stage: &ProgressStage, bar: &ProgressBar) {
     let (took, ended) = stage.time();
     if bar.is_finished() {
         return;
@@ -181,7 +181,7 @@ fn update(stage: &Stage, bar: &ProgressBar) {
         if stage.done() == 0 {
             bar.set_style(ProgressStyle::with_template("{prefix:>24}   {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
         }
-        bar.set_message(format!("done in {}", for_people(took)));
+        bar.set_message(format!("done in {}", format_duration(took)));
         bar.abandon();
     } else {
         bar.set_message(printable(&stage.current().unwrap_or_default()));
@@ -190,16 +190,16 @@ fn update(stage: &Stage, bar: &ProgressBar) {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-fn line(stage: &Stage) -> String {
+fn line(stage: &ProgressStage) -> String {
     let (took, ended) = stage.time();
     let done = stage.done();
     let mut text = format!("{}: ", stage.name);
     if done > 0 {
-        let rate = bytes_for_people((done as f64 / took.as_secs_f64().max(0.001)) as u64);
-        let total = stage.total.map(|t| format!(" of {}", bytes_for_people(t))).unwrap_or_default();
-        text.push_str(&format!("{}{total}, {rate}/s, ", bytes_for_people(done)));
+        let rate = format_bytes((done as f64 / took.as_secs_f64().max(0.001)) as u64);
+        let total = stage.total.map(|t| format!(" of {}", format_bytes(t))).unwrap_or_default();
+        text.push_str(&format!("{}{total}, {rate}/s, ", format_bytes(done)));
     }
-    text.push_str(&if ended { format!("done in {}", for_people(took)) } else { format!("{} so far", for_people(took)) });
+    text.push_str(&if ended { format!("done in {}", format_duration(took)) } else { format!("{} so far", format_duration(took)) });
     match stage.current().filter(|_| !ended) {
         Some(item) => format!("{text}, now {item}"),
         None => text,

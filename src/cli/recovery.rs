@@ -7,10 +7,10 @@ use age::secrecy::{ExposeSecret, SecretString};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::arguments::Opening;
-use super::exit::Exit;
-use super::print::{self, Failure, data, table, talk};
-use super::run::Start;
+use super::arguments::OpenArgs;
+use super::exit::ExitKind;
+use super::print::{self, CommandFailure, data, table, talk};
+use super::run::CommandContext;
 use crate::work::{WorkError, recovery};
 
 /// Bytes of an identity file that are read.
@@ -38,8 +38,8 @@ pub enum RecoveryVerb {
     Test,
 }
 
-pub(super) async fn run(start: &Start, verb: RecoveryVerb) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+pub(super) async fn run(start: &CommandContext, verb: RecoveryVerb) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     match verb {
         RecoveryVerb::New { out, card } => {
             let key = recovery::new(&rig)?;
@@ -62,14 +62,14 @@ pub(super) async fn run(start: &Start, verb: RecoveryVerb) -> Result<Exit, Failu
             talk("    (a recipient that is taken out there is retired: only if that key is lost)");
             talk("  - `lifeboat rekey --confirm` gives it to the backups that are there already");
             talk("  - `lifeboat recovery-key test` proves that it opens them; then bring it to the safe");
-            Ok(Exit::Done)
+            Ok(ExitKind::Done)
         }
         RecoveryVerb::Test => {
             let proofs = recovery::prove(&rig, read_key()?).await?;
             if start.json {
                 print::json(&proofs);
             } else {
-                let row = |proof: &recovery::Proof| {
+                let row = |proof: &recovery::RecoveryProof| {
                     let backup = proof.backup.as_ref().map_or("-".to_owned(), ToString::to_string);
                     let answer = match (&proof.slot, &proof.error) {
                         (Some(slot), _) if proof.is_local => {
@@ -90,7 +90,7 @@ pub(super) async fn run(start: &Start, verb: RecoveryVerb) -> Result<Exit, Failu
                 return Err(WorkError::NotVerified("this is a key of this host: it proves nothing of the offline one".to_owned()).into());
             }
             match closed.is_empty() {
-                true => Ok(Exit::Done),
+                true => Ok(ExitKind::Done),
                 false => Err(WorkError::KeyFails { datastores: closed.join(", ") }.into()),
             }
         }

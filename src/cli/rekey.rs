@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::arguments::Opening;
-use super::exit::Exit;
-use super::print::{self, Failure, data, talk};
-use super::run::{Start, datastore_name, tell_gone};
+use super::arguments::OpenArgs;
+use super::exit::ExitKind;
+use super::print::{self, CommandFailure, data, talk};
+use super::run::{CommandContext, datastore_name, tell_gone};
 use crate::work::WorkError;
-use crate::work::rekey::{self, Pace, RekeyPlan, RekeyReport, Retired};
+use crate::work::rekey::{self, RekeyPace, RekeyPlan, RekeyReport, RetiredSlot};
 
 /// What `rekey` takes.
 #[derive(Debug, Args)]
@@ -27,10 +27,10 @@ pub struct RekeyArguments {
     pub per_second: u32,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
-    pub opening: Opening,
+    pub opening: OpenArgs,
 }
 
-pub(super) async fn run(start: &Start, arguments: RekeyArguments) -> Result<Exit, Failure> {
+pub(super) async fn run(start: &CommandContext, arguments: RekeyArguments) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&arguments.opening).await?;
     let datastore = arguments.datastore.as_deref().map(datastore_name).transpose()?;
     let plan = rekey::plan(&rig, datastore.as_ref()).await?;
@@ -47,16 +47,16 @@ pub(super) async fn run(start: &Start, arguments: RekeyArguments) -> Result<Exit
         if !plan.changes.is_empty() {
             talk("\nnothing was changed; --confirm writes the new envelopes");
         }
-        return refused.map_or(Ok(Exit::Done), Err);
+        return refused.map_or(Ok(ExitKind::Done), Err);
     }
     let state = "envelopes that were written are whole; the same command goes on with the rest";
-    let pace = Pace { backups_max: arguments.batch, per_second: arguments.per_second };
-    let report = plan.apply(&rig, pace).await.map_err(|error| Failure { error: Box::new(error), state: Some(state.to_owned()) })?;
+    let pace = RekeyPace { backups_max: arguments.batch, per_second: arguments.per_second };
+    let report = plan.apply(&rig, pace).await.map_err(|error| CommandFailure { error: Box::new(error), state: Some(state.to_owned()) })?;
     match start.json {
         true => print::json(&report),
         false => data(&describe_report(&report)),
     }
-    refused.map_or(Ok(Exit::Done), Err)
+    refused.map_or(Ok(ExitKind::Done), Err)
 }
 
 fn describe(plan: &RekeyPlan) -> String {
@@ -76,7 +76,7 @@ fn describe(plan: &RekeyPlan) -> String {
 }
 
 /// What retired slots still open, by name.
-fn still_open(retired: &[Retired]) -> Vec<String> {
+fn still_open(retired: &[RetiredSlot]) -> Vec<String> {
     let mut names: BTreeMap<&str, (usize, Option<jiff::Timestamp>)> = BTreeMap::new();
     for one in retired {
         let entry = names.entry(&one.slot).or_default();

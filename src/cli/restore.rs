@@ -7,55 +7,55 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::arguments::RestoreArguments;
-use super::exit::Exit;
-use super::print::{self, Failure, data, talk};
-use super::run::{Start, UNVERIFIED, backup_id, datastore_name};
+use super::exit::ExitKind;
+use super::print::{self, CommandFailure, data, talk};
+use super::run::{CommandContext, UNVERIFIED, backup_id, datastore_name};
 use super::volumes;
 use crate::config::plans;
-use crate::domain::Trouble;
-use crate::domain::choice::Which;
-use crate::domain::drill::{Answer, CheckResult};
+use crate::domain::ErrorClass;
+use crate::domain::choice::BackupSelector;
+use crate::domain::drill::{CheckOutcome, CheckResult};
 use crate::domain::id::BackupId;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::pg::Connection;
+use crate::domain::span::{format_bytes, format_duration};
+use crate::pg::PgConnection;
 use crate::target::TargetError;
 use crate::target::globals::TablespaceMap;
-use crate::target::rights::Skips;
-use crate::target::selection::Only;
-use crate::work::quote::{self, Question, Quote};
-use crate::work::restore::{self, Order, Wishes};
-use crate::work::{Rig, WorkError, shelf, thaw};
+use crate::target::rights::SkippedEntries;
+use crate::target::selection::RestoreFilter;
+use crate::work::quote::{self, EstimateRequest, RestoreEstimate};
+use crate::work::restore::{self, ConfirmedRestore, RestoreOptions};
+use crate::work::{WorkContext, WorkError, shelf, thaw};
 
-fn which(arguments: &RestoreArguments) -> Result<Which, WorkError> {
+fn which(arguments: &RestoreArguments) -> Result<BackupSelector, WorkError> {
     match (&arguments.backup, &arguments.at) {
-        (Some(id), _) => Ok(Which::Exactly(backup_id(id)?)),
-        (None, Some(time)) => Ok(Which::At(time.parse().map_err(|_| WorkError::Refused {
+        (Some(id), _) => Ok(BackupSelector::Exactly(backup_id(id)?)),
+        (None, Some(time)) => Ok(BackupSelector::At(time.parse().map_err(|_| WorkError::Refused {
             what: "--at".to_owned(),
             why: format!("{time:?} is not a time with its zone"),
             hint: "write it like 2026-11-20T12:00:00Z (Z for UTC) or 2026-11-20T13:00:00+01:00".to_owned(),
         })?)),
-        (None, None) => Ok(Which::Latest),
+        (None, None) => Ok(BackupSelector::Latest),
     }
 }
 
 /// What the text after `--to` means.
-enum Target {
+enum RestoreTarget {
     /// Nothing was named: only a plan can be shown.
     Nowhere,
     Stdout,
     Directory(std::path::PathBuf),
     Zone(String),
-    Database(Connection),
+    Database(PgConnection),
 }
 
-fn target(text: Option<&str>) -> Result<Target, WorkError> {
-    let Some(text) = text else { return Ok(Target::Nowhere) };
+fn target(text: Option<&str>) -> Result<RestoreTarget, WorkError> {
+    let Some(text) = text else { return Ok(RestoreTarget::Nowhere) };
     if text == "-" {
-        Ok(Target::Stdout)
+        Ok(RestoreTarget::Stdout)
     } else if let Some(zone) = text.strip_prefix("zone:") {
         let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         match !zone.is_empty() && zone.bytes().all(legal) {
-            true => Ok(Target::Zone(zone.to_owned())),
+            true => Ok(RestoreTarget::Zone(zone.to_owned())),
             false => Err(WorkError::Refused {
                 what: format!("--to {text}"),
                 why: "it names no availability zone".to_owned(),
@@ -65,7 +65,7 @@ fn target(text: Option<&str>) -> Result<Target, WorkError> {
     } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
     {
         let connection =
-            Connection::parse(text).map(Connection::to_restore_to).map_err(|error| WorkError::from(TargetError::from(error)))?;
+            PgConnection::parse(text).map(PgConnection::to_restore_to).map_err(|error| WorkError::from(TargetError::from(error)))?;
         if connection.database().is_none() {
             return Err(WorkError::Refused {
                 what: "--to".to_owned(),
@@ -73,9 +73,9 @@ fn target(text: Option<&str>) -> Result<Target, WorkError> {
                 hint: "add dbname=NAME, or /NAME to a URI; a database that does not exist yet is created".to_owned(),
             });
         }
-        Ok(Target::Database(connection))
+        Ok(RestoreTarget::Database(connection))
     } else if text.contains('/') || text.starts_with('.') {
-        Ok(Target::Directory(text.into()))
+        Ok(RestoreTarget::Directory(text.into()))
     } else {
         // A database's name without a server would make a directory full of plaintext.
         Err(WorkError::Refused {
@@ -86,29 +86,29 @@ fn target(text: Option<&str>) -> Result<Target, WorkError> {
     }
 }
 
-pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Exit, Failure> {
+pub(super) async fn run(start: &CommandContext, arguments: RestoreArguments) -> Result<ExitKind, CommandFailure> {
     let (which, target) = (which(&arguments)?, target(arguments.to.as_deref())?);
     let wishes = wishes_of(&arguments)?;
     let rig = start.rig(&arguments.opening).await?;
     let name = datastore_name(&arguments.datastore)?;
-    let question = Question { datastore: &name, which: &which, tier: arguments.tier, days: arguments.days };
+    let question = EstimateRequest { datastore: &name, which: &which, tier: arguments.tier, days: arguments.days };
     let mut quote = quote::quote(&rig, &question).await?;
     if !quote.verified {
         quote.warnings.push(UNVERIFIED.to_owned());
     }
-    if !matches!(target, Target::Zone(_)) {
+    if !matches!(target, RestoreTarget::Zone(_)) {
         volumes::refuse_others(&arguments.volumes)?;
     }
     match target {
-        Target::Nowhere => {
+        RestoreTarget::Nowhere => {
             if arguments.verify {
                 quote.verify(&rig).await;
             }
             plan(start, quote)
         }
-        Target::Zone(zone) => volumes::to_zone(start, &rig, &zone, quote, &arguments).await,
-        Target::Stdout | Target::Directory(_) => to_files(start, &rig, target, quote, &question, &arguments).await,
-        Target::Database(connection) => {
+        RestoreTarget::Zone(zone) => volumes::to_zone(start, &rig, &zone, quote, &arguments).await,
+        RestoreTarget::Stdout | RestoreTarget::Directory(_) => to_files(start, &rig, target, quote, &question, &arguments).await,
+        RestoreTarget::Database(connection) => {
             if quote.manifest.set.is_some() {
                 return Err(WorkError::Refused {
                     what: format!("restoring {name} into a database"),
@@ -128,7 +128,7 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
             if !start.json {
                 talk(&describe(&quote));
             }
-            let order = Order {
+            let order = ConfirmedRestore {
                 hurry: quote::hurry(&question, &quote.takes, &quote.manifest),
                 verified: quote.verified,
                 manifest: quote.manifest.clone(),
@@ -144,15 +144,15 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
                 }
                 restore::remember_damage(&rig, &order.manifest, &error).await;
                 let state = damaged(&rig, &backup, older, "nothing was changed on the target.").await;
-                return Err(Failure { error: Box::new(error), state: Some(state) });
+                return Err(CommandFailure { error: Box::new(error), state: Some(state) });
             }
             confirm(arguments.yes, &backup, "database", order.target.database().unwrap_or(name.as_str()))?;
             let others = std::mem::take(&mut older);
             match restore::carry_out(&rig, order).await {
                 Ok(report) => ended(start, report),
                 Err((error, state)) => {
-                    let state = if error.trouble() == Trouble::Integrity { damaged(&rig, &backup, others, &state).await } else { state };
-                    Err(Failure { error: Box::new(error), state: Some(state) })
+                    let state = if error.class() == ErrorClass::Integrity { damaged(&rig, &backup, others, &state).await } else { state };
+                    Err(CommandFailure { error: Box::new(error), state: Some(state) })
                 }
             }
         }
@@ -160,7 +160,7 @@ pub(super) async fn run(start: &Start, arguments: RestoreArguments) -> Result<Ex
 }
 
 /// What to do about a backup that has proved damaged: which other one, and how to have it in the place of what was begun.
-async fn damaged(rig: &Rig, backup: &str, older: Vec<BackupId>, state: &str) -> String {
+async fn damaged(rig: &WorkContext, backup: &str, older: Vec<BackupId>, state: &str) -> String {
     let known = match (&rig.catalog, shelf::vault_id(rig).await) {
         (Ok(catalog), Ok(vault)) => catalog.damaged(&vault).await.unwrap_or_default(),
         _ => Vec::new(),
@@ -200,18 +200,18 @@ fn command_with(backup: &str, take_over: bool) -> String {
 }
 
 /// What the command line says, without the restore plan.
-fn wishes_of(arguments: &RestoreArguments) -> Result<Wishes, WorkError> {
+fn wishes_of(arguments: &RestoreArguments) -> Result<RestoreOptions, WorkError> {
     let tablespaces = TablespaceMap::parse(&arguments.tablespace).map_err(|why| WorkError::Refused {
         what: "--tablespace".to_owned(),
         why,
         hint: "write --tablespace fast=/mnt/fast".to_owned(),
     })?;
-    let skips = Skips::parse(&arguments.skip).map_err(|why| WorkError::Refused {
+    let skips = SkippedEntries::parse(&arguments.skip).map_err(|why| WorkError::Refused {
         what: "--skip".to_owned(),
         why,
         hint: "write --skip EXTENSION:postgis; kinds and names are those of pg_restore --list".to_owned(),
     })?;
-    Ok(Wishes {
+    Ok(RestoreOptions {
         no_owner: arguments.no_owner,
         no_privileges: arguments.no_privileges,
         role: arguments.role.clone(),
@@ -224,22 +224,22 @@ fn wishes_of(arguments: &RestoreArguments) -> Result<Wishes, WorkError> {
         beside_tables: arguments.into_database_with_tables,
         swap: arguments.swap,
         older_server: arguments.into_older_server,
-        only: Only::of(&arguments.table, &arguments.schema),
+        only: RestoreFilter::of(&arguments.table, &arguments.schema),
         check: arguments.check || arguments.swap,
         tablespaces,
         jobs: arguments.jobs.unwrap_or(0),
-        ..Wishes::default()
+        ..RestoreOptions::default()
     })
 }
 
 /// What the restore plan says, and the command line over it.
-fn planned(rig: &Rig, question: &Question<'_>, typed: Wishes) -> Result<Wishes, WorkError> {
+fn planned(rig: &WorkContext, question: &EstimateRequest<'_>, typed: RestoreOptions) -> Result<RestoreOptions, WorkError> {
     let restore_plan = plans::plan_of(&rig.config, question.datastore)?;
     let Some(stage) = restore_plan.stage(question.datastore) else {
         return Err(WorkError::Bug("a plan without its datastore".to_owned()));
     };
-    let plan = Wishes::of(stage)?;
-    Ok(Wishes {
+    let plan = RestoreOptions::of(stage)?;
+    Ok(RestoreOptions {
         no_globals: plan.no_globals || typed.no_globals,
         no_owner: plan.no_owner || typed.no_owner,
         no_privileges: plan.no_privileges || typed.no_privileges,
@@ -261,13 +261,13 @@ fn planned(rig: &Rig, question: &Question<'_>, typed: Wishes) -> Result<Wishes, 
 }
 
 async fn to_files(
-    start: &Start,
-    rig: &Rig,
-    target: Target,
-    mut quote: Quote,
-    question: &Question<'_>,
+    start: &CommandContext,
+    rig: &WorkContext,
+    target: RestoreTarget,
+    mut quote: RestoreEstimate,
+    question: &EstimateRequest<'_>,
     arguments: &RestoreArguments,
-) -> Result<Exit, Failure> {
+) -> Result<ExitKind, CommandFailure> {
     let of_databases = [arguments.check, arguments.swap, arguments.no_owner, arguments.no_privileges, arguments.keep_going];
     let lists = [&arguments.table, &arguments.schema, &arguments.skip];
     if of_databases.contains(&true) || arguments.role.is_some() || lists.iter().any(|list| !list.is_empty()) {
@@ -279,10 +279,10 @@ async fn to_files(
         .into());
     }
     quote.steps = match &target {
-        Target::Directory(path) if quote.manifest.set.is_some() => {
+        RestoreTarget::Directory(path) if quote.manifest.set.is_some() => {
             vec![format!("write its volumes, in the clear, as disk images to {}", path.display())]
         }
-        Target::Directory(path) => vec![format!("write its opened payloads, in the clear, to {}", path.display())],
+        RestoreTarget::Directory(path) => vec![format!("write its opened payloads, in the clear, to {}", path.display())],
         _ => vec!["write the archive of its main payload to stdout".to_owned()],
     };
     if arguments.plan {
@@ -304,7 +304,7 @@ async fn to_files(
         thaw::bring(rig, &manifest, &hurry).await?;
     }
     match target {
-        Target::Directory(path) => {
+        RestoreTarget::Directory(path) => {
             for (file, bytes) in restore::into_directory(rig, &manifest, &path).await? {
                 data(&format!("{}\t{bytes}", path.join(file).display()));
             }
@@ -312,10 +312,10 @@ async fn to_files(
         }
         _ => drop(restore::to_stdout(rig, &manifest).await?),
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
-pub(super) fn plan(start: &Start, quote: Quote) -> Result<Exit, Failure> {
+pub(super) fn plan(start: &CommandContext, quote: RestoreEstimate) -> Result<ExitKind, CommandFailure> {
     if start.json {
         print::json(&quote);
     } else {
@@ -323,17 +323,17 @@ pub(super) fn plan(start: &Start, quote: Quote) -> Result<Exit, Failure> {
     }
     match quote.refusal() {
         Some(error) => Err(error.into()),
-        None => Ok(Exit::Done),
+        None => Ok(ExitKind::Done),
     }
 }
 
 fn seconds(seconds: f64) -> String {
-    for_people(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    format_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn ago(time: Timestamp) -> String {
     let elapsed = Timestamp::now().duration_since(time);
-    Duration::try_from(elapsed).map_or_else(|_| "in the future".to_owned(), |elapsed| format!("{} ago", for_people(elapsed)))
+    Duration::try_from(elapsed).map_or_else(|_| "in the future".to_owned(), |elapsed| format!("{} ago", format_duration(elapsed)))
 }
 
 fn minute(time: Timestamp) -> String {
@@ -341,13 +341,13 @@ fn minute(time: Timestamp) -> String {
 }
 
 /// The quote for people.
-pub(super) fn describe(quote: &Quote) -> String {
+pub(super) fn describe(quote: &RestoreEstimate) -> String {
     let mut lines = vec![format!("restore of {} from {}", quote.datastore, quote.vault)];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<9}{text}"));
     line("backup", format!("{}, number {}, {}", quote.backup, quote.sequence, quote.chosen));
     line("data of", format!("{} ({})", minute(quote.taken), ago(quote.taken)));
     let signed = if quote.verified { "signature verified" } else { "UNVERIFIED" };
-    line("size", format!("{} stored, {} to load, {signed}", bytes_for_people(quote.sealed_bytes), bytes_for_people(quote.plain_bytes)));
+    line("size", format!("{} stored, {} to load, {signed}", format_bytes(quote.sealed_bytes), format_bytes(quote.plain_bytes)));
     line(
         "whole",
         match quote.read_in_full {
@@ -359,10 +359,10 @@ pub(super) fn describe(quote: &Quote) -> String {
     line("drilled", drilled(quote));
     line("takes", takes(quote));
     if let Some(thaw) = &quote.thaw {
-        line("thaw", format!("{} objects, {} in {}", thaw.objects, bytes_for_people(thaw.bytes), thaw::name(thaw.class)));
+        line("thaw", format!("{} objects, {} in {}", thaw.objects, format_bytes(thaw.bytes), thaw::name(thaw.class)));
         for offer in &thaw.offers {
             let mark = if offer.tier == thaw.tier { '*' } else { ' ' };
-            let within = for_people(Duration::from_secs(offer.seconds));
+            let within = format_duration(Duration::from_secs(offer.seconds));
             line("", format!("{mark} {:<9} within {within:<12} about ${:.2}", offer.tier.name(), offer.dollars));
         }
         if thaw.under_way > 0 {
@@ -378,7 +378,7 @@ pub(super) fn describe(quote: &Quote) -> String {
         line(if number == 0 { "then" } else { "" }, format!("{}. {step}", number + 1));
     }
     for (number, other) in quote.others.iter().enumerate() {
-        let text = format!("{}  {} ({}), {}", other.backup, minute(other.taken), ago(other.taken), bytes_for_people(other.plain_bytes));
+        let text = format!("{}  {} ({}), {}", other.backup, minute(other.taken), ago(other.taken), format_bytes(other.plain_bytes));
         line(if number == 0 { "others" } else { "" }, text);
     }
     let more = quote.backups.saturating_sub(quote.others.len() + 1);
@@ -400,7 +400,7 @@ pub(super) fn describe(quote: &Quote) -> String {
     lines.join("\n")
 }
 
-fn drilled(quote: &Quote) -> String {
+fn drilled(quote: &RestoreEstimate) -> String {
     match &quote.drilled {
         None => "never: nobody knows whether it can be restored".to_owned(),
         Some(drilled) => {
@@ -411,9 +411,9 @@ fn drilled(quote: &Quote) -> String {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
-fn takes(quote: &Quote) -> String {
+fn takes(quote: &RestoreEstimate) -> String {
     let takes = &quote.takes;
-    let allowed = takes.rto_seconds.map_or("not known here".to_owned(), |seconds| for_people(Duration::from_secs(seconds)));
+    let allowed = takes.rto_seconds.map_or("not known here".to_owned(), |seconds| format_duration(Duration::from_secs(seconds)));
     let basis = match takes.measured {
         0 => return format!("unknown: no drill or restore of it was ever measured; its RTO is {allowed}"),
         1 => "one measured restore of it".to_owned(),
@@ -422,7 +422,7 @@ fn takes(quote: &Quote) -> String {
     let Some(total) = takes.total_seconds() else { return "unknown".to_owned() };
     let thaw = match takes.thaw_seconds {
         0 => String::new(),
-        seconds => format!(", up to {} of it thawing", for_people(Duration::from_secs(seconds))),
+        seconds => format!(", up to {} of it thawing", format_duration(Duration::from_secs(seconds))),
     };
     let about = format!("about {} (median of {basis}, scaled to its size{thaw})", seconds(total));
     match takes.rto_seconds {
@@ -432,7 +432,7 @@ fn takes(quote: &Quote) -> String {
     }
 }
 
-fn costs(quote: &Quote) -> String {
+fn costs(quote: &RestoreEstimate) -> String {
     match (quote.dollars, &quote.thaw) {
         (dollars, None) if dollars < 0.005 => "next to nothing at the store".to_owned(),
         (dollars, _) => format!("about ${dollars:.2} at the store, by list prices, transfer out of the region not included"),
@@ -464,13 +464,13 @@ pub(super) fn confirm(yes: bool, backup: &str, kind: &str, name: &str) -> Result
     }
 }
 
-fn ended(start: &Start, report: restore::RestoreReport) -> Result<Exit, Failure> {
+fn ended(start: &CommandContext, report: restore::RestoreReport) -> Result<ExitKind, CommandFailure> {
     if start.json {
         print::json(&report);
     } else {
         data(&describe_restored(&report));
     }
-    let failed: Vec<&CheckResult> = report.smoke.iter().filter(|result| result.answer != Answer::Pass).collect();
+    let failed: Vec<&CheckResult> = report.smoke.iter().filter(|result| result.answer != CheckOutcome::Pass).collect();
     if !failed.is_empty() {
         let said = failed.iter().map(|result| format!("{}: {}", result.name, result.summary)).collect::<Vec<_>>().join("; ");
         return Err(
@@ -483,9 +483,9 @@ fn ended(start: &Start, report: restore::RestoreReport) -> Result<Exit, Failure>
     }
     match report.comparison.filter(|comparison| !comparison.agrees()) {
         // What was refused is not there, and so it differs.
-        Some(_) if !report.failed.is_empty() => Ok(Exit::Incomplete),
-        None if in_part => Ok(Exit::Incomplete),
-        None => Ok(Exit::Done),
+        Some(_) if !report.failed.is_empty() => Ok(ExitKind::Incomplete),
+        None if in_part => Ok(ExitKind::Incomplete),
+        None => Ok(ExitKind::Done),
         Some(comparison) => Err(WorkError::CheckFailed(format!(
             "the restored database is not what was recorded at backup time: {}",
             comparison.differences.join("; ")
@@ -500,7 +500,7 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         "restored backup {} into database {:?}\n  loaded     {}, opened with {}",
         report.backup,
         report.database,
-        bytes_for_people(report.plain_bytes),
+        format_bytes(report.plain_bytes),
         report.opened_with
     );
     if let Some(only) = &report.only {
@@ -519,7 +519,7 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         ));
     }
     let time = |t: &restore::StageTime| match t.bytes {
-        Some(bytes) => format!("{} {:.1} s ({}/s)", t.stage, t.seconds, bytes_for_people((bytes as f64 / t.seconds.max(0.001)) as u64)),
+        Some(bytes) => format!("{} {:.1} s ({}/s)", t.stage, t.seconds, format_bytes((bytes as f64 / t.seconds.max(0.001)) as u64)),
         None => format!("{} {:.1} s", t.stage, t.seconds),
     };
     let times = report.stages.iter().map(time).collect::<Vec<_>>().join(", ");

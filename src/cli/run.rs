@@ -8,84 +8,85 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{Arguments, CatalogVerb, Opening, PolicyVerb, Verb};
-use super::exit::{self, Exit};
-use super::print::{self, Failure, data, table, talk};
+use super::arguments::{Arguments, CatalogVerb, CliCommand, OpenArgs, PolicyVerb};
+use super::exit::{self, ExitKind};
+use super::print::{self, CommandFailure, data, table, talk};
 use super::{drill, evidence, sets, unattended};
 use crate::config::Config;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{Span, bytes_for_people, for_people};
-use crate::report::Progress;
-use crate::rig::{self, Extras};
-use crate::work::check::Answer as Found;
-use crate::work::shelf::{Believed, Entry};
-use crate::work::{Rig, WorkError, back_up, check, copy, init, policy, rebuild, runbook, shelf, sweep, verify};
+use crate::domain::span::{HumanDuration, format_bytes, format_duration};
+use crate::report::ProgressReporter;
+use crate::rig::{self, CommandLineKeys};
+use crate::work::check::SetupAnswer as Found;
+use crate::work::shelf::{BackupEntry, LoadedManifest};
+use crate::work::{WorkContext, WorkError, back_up, check, copy, init, policy, rebuild, runbook, shelf, sweep, verify};
 
 pub(super) const UNVERIFIED: &str = "UNVERIFIED: no signing key is pinned, so nobody can tell who wrote this backup; pin one with trust = [\"…\"] in lifeboat.toml or --trust-key";
 
 /// Everything a verb needs to begin.
-pub(super) struct Start {
+pub(super) struct CommandContext {
     pub(super) config: std::path::PathBuf,
     pub(super) json: bool,
-    pub(super) progress: Progress,
+    pub(super) progress: ProgressReporter,
     pub(super) cancel: CancellationToken,
 }
 
-impl Start {
-    pub(super) async fn rig(&self, opening: &Opening) -> Result<Rig, Failure> {
+impl CommandContext {
+    pub(super) async fn rig(&self, opening: &OpenArgs) -> Result<WorkContext, CommandFailure> {
         let vault = opening.vault.as_deref();
         let config = match vault {
             None => Config::load(&self.config).map_err(WorkError::from)?,
             Some(vault) => super::elsewhere::config(&self.config, vault)?,
         };
-        let extras = Extras { identities: opening.identity.clone(), trust: opening.trust_key.clone(), ..Extras::default() };
+        let extras =
+            CommandLineKeys { identities: opening.identity.clone(), trust: opening.trust_key.clone(), ..CommandLineKeys::default() };
         let rig = rig::assemble(config, extras, self.progress.clone(), self.cancel.clone()).await?;
-        Ok(Rig { is_elsewhere: vault.is_some(), ..rig })
+        Ok(WorkContext { is_elsewhere: vault.is_some(), ..rig })
     }
 }
 
 /// Runs the verb.
 ///
 /// # Errors
-/// [`Failure`], which the caller prints and maps to an exit code.
-pub async fn run(arguments: Arguments, progress: Progress, cancel: CancellationToken) -> Result<Exit, Failure> {
-    let start = Start { config: arguments.config, json: arguments.json, progress, cancel };
+/// [`CommandFailure`], which the caller prints and maps to an exit code.
+pub async fn run(arguments: Arguments, progress: ProgressReporter, cancel: CancellationToken) -> Result<ExitKind, CommandFailure> {
+    let start = CommandContext { config: arguments.config, json: arguments.json, progress, cancel };
     match arguments.verb {
-        Verb::Init { directory, vault, recovery_recipient, new_recovery_key } => {
+        CliCommand::Init { directory, vault, recovery_recipient, new_recovery_key } => {
             run_init(&start, init::NewSetup { directory, vault, recovery_recipient, new_recovery_key }).await
         }
-        Verb::Check => run_check(&start).await,
-        Verb::Backup { datastores, another_cluster } => run_backup(&start, &datastores, another_cluster).await,
-        Verb::List { datastore, opening } => run_list(&start, datastore.as_deref(), &opening).await,
-        Verb::Show { backup, opening } => run_show(&start, &backup, &opening).await,
-        Verb::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
-        Verb::Restore(arguments) => super::restore::run(&start, *arguments).await,
-        Verb::Copy { vault, datastore } => run_copy(&start, &vault, datastore.as_deref()).await,
-        Verb::Runbook { datastore } => run_runbook(&start, &datastore).await,
-        Verb::RecoveryKey(verb) => super::recovery::run(&start, verb).await,
-        Verb::Rekey(arguments) => super::rekey::run(&start, arguments).await,
-        Verb::Thaw(arguments) => super::thaw::run(&start, arguments).await,
-        Verb::Sweep { older_than, confirm } => run_sweep(&start, older_than, confirm).await,
-        Verb::Serve => unattended::serve(&start).await,
-        Verb::Next { within } => unattended::next(&start, within).await,
-        Verb::Status => unattended::status(&start).await,
-        Verb::Prune { datastore, confirm } => unattended::prune(&start, datastore.as_deref(), confirm).await,
-        Verb::Hold { backup, reason } => unattended::hold(&start, &backup, Some(&reason)).await,
-        Verb::Release { backup } => unattended::hold(&start, &backup, None).await,
-        Verb::Policy(PolicyVerb::Lifecycle) => unattended::lifecycle(&start),
-        Verb::Policy(verb) => run_policy(&start, verb).await,
-        Verb::Agent { order } => super::agent::run(&start, &order).await,
-        Verb::Drill(arguments) => drill::run(&start, *arguments).await,
-        Verb::Evidence(verb) => evidence::run(&start, verb).await,
-        Verb::Catalog(CatalogVerb::Rebuild { opening }) => run_rebuild(&start, &opening).await,
-        Verb::Completions { shell } => {
+        CliCommand::Check => run_check(&start).await,
+        CliCommand::Backup { datastores, another_cluster } => run_backup(&start, &datastores, another_cluster).await,
+        CliCommand::List { datastore, opening } => run_list(&start, datastore.as_deref(), &opening).await,
+        CliCommand::Show { backup, opening } => run_show(&start, &backup, &opening).await,
+        CliCommand::Verify { backup, sample, opening, .. } => run_verify(&start, backup.as_deref(), sample, &opening).await,
+        CliCommand::Restore(arguments) => super::restore::run(&start, *arguments).await,
+        CliCommand::Copy { vault, datastore } => run_copy(&start, &vault, datastore.as_deref()).await,
+        CliCommand::Runbook { datastore } => run_runbook(&start, &datastore).await,
+        CliCommand::RecoveryKey(verb) => super::recovery::run(&start, verb).await,
+        CliCommand::Rekey(arguments) => super::rekey::run(&start, arguments).await,
+        CliCommand::Thaw(arguments) => super::thaw::run(&start, arguments).await,
+        CliCommand::Sweep { older_than, confirm } => run_sweep(&start, older_than, confirm).await,
+        CliCommand::Serve => unattended::serve(&start).await,
+        CliCommand::Next { within } => unattended::next(&start, within).await,
+        CliCommand::Status => unattended::status(&start).await,
+        CliCommand::Prune { datastore, confirm } => unattended::prune(&start, datastore.as_deref(), confirm).await,
+        CliCommand::Hold { backup, reason } => unattended::hold(&start, &backup, Some(&reason)).await,
+        CliCommand::Release { backup } => unattended::hold(&start, &backup, None).await,
+        CliCommand::Policy(PolicyVerb::Lifecycle) => unattended::lifecycle(&start),
+        CliCommand::Policy(verb) => run_policy(&start, verb).await,
+        CliCommand::Agent { order } => super::agent::run(&start, &order).await,
+        CliCommand::Drill(arguments) => drill::run(&start, *arguments).await,
+        CliCommand::Evidence(verb) => evidence::run(&start, verb).await,
+        CliCommand::Catalog(CatalogVerb::Rebuild { opening }) => run_rebuild(&start, &opening).await,
+        CliCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "lifeboat", &mut script);
             data(String::from_utf8_lossy(&script).trim_end());
-            Ok(Exit::Done)
+            Ok(ExitKind::Done)
         }
-        Verb::Man { directory } => run_man(&directory),
+        CliCommand::Man { directory } => run_man(&directory),
     }
 }
 
@@ -101,7 +102,7 @@ pub(super) fn backup_id(text: &str) -> Result<BackupId, WorkError> {
     parse(text, "backup", "`lifeboat list` shows the ids of all backups")
 }
 
-async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure> {
+async fn run_init(start: &CommandContext, setup: init::NewSetup) -> Result<ExitKind, CommandFailure> {
     let file = setup.directory.join(crate::config::FILE_NAME);
     if file.exists()
         && let Some(exit) = finish_init(&file, &setup).await?
@@ -126,7 +127,7 @@ async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure>
                 WorkError::Refused { .. } => "the files above were written, the vault was not made",
                 _ => "the files above were written; when the cause is mended, the same command goes on",
             };
-            return Err(Failure { error: Box::new(error), state: Some(state.to_owned()) });
+            return Err(CommandFailure { error: Box::new(error), state: Some(state.to_owned()) });
         }
     }
     talk("\nnext:");
@@ -140,11 +141,11 @@ async fn run_init(start: &Start, setup: init::NewSetup) -> Result<Exit, Failure>
     talk("  - write the signing key's public half on your recovery card:");
     talk(&format!("      {}", report.trust));
     talk(&format!("  - name a datastore in {}, then run `lifeboat check`", file.display()));
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
 /// Makes the vault of a set-up whose files are there: the store was away when they were written. `None` if there is nothing to go on with.
-async fn finish_init(file: &std::path::Path, setup: &init::NewSetup) -> Result<Option<Exit>, Failure> {
+async fn finish_init(file: &std::path::Path, setup: &init::NewSetup) -> Result<Option<ExitKind>, CommandFailure> {
     let config = Config::load(file).map_err(WorkError::from)?;
     let vault = rig::vault(&config).await?;
     let asked = setup.vault.as_ref().is_none_or(|asked| vault.address().contains(asked.trim_end_matches('/')));
@@ -154,11 +155,11 @@ async fn finish_init(file: &std::path::Path, setup: &init::NewSetup) -> Result<O
     }
     init::create_vault(vault.as_ref(), &id).await?;
     talk(&format!("made vault {} ({id}); configuration and keys were there already and are as they were", vault.address()));
-    Ok(Some(Exit::Done))
+    Ok(Some(ExitKind::Done))
 }
 
-async fn run_check(start: &Start) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+async fn run_check(start: &CommandContext) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let lines = check::check(&rig).await?;
     if start.json {
         print::json(&lines);
@@ -172,21 +173,21 @@ async fn run_check(start: &Start) -> Result<Exit, Failure> {
         let rows = lines.iter().map(|l| vec![l.subject.clone(), l.question.clone(), mark(l.answer).to_owned(), l.detail.clone()]).collect();
         data(&table(&["WHAT", "QUESTION", "ANSWER", "DETAIL"], rows));
     }
-    match check::trouble(&lines) {
+    match check::worst_class(&lines) {
         Some(trouble) => {
             talk("\nsomething is not as it must be; see the lines marked BAD");
             Ok(exit::of(trouble))
         }
-        None if lines.iter().any(|l| l.answer == Found::CouldNotLook) => Ok(Exit::NotVerified),
-        None => Ok(Exit::Done),
+        None if lines.iter().any(|l| l.answer == Found::CouldNotLook) => Ok(ExitKind::NotVerified),
+        None => Ok(ExitKind::Done),
     }
 }
 
-async fn run_backup(start: &Start, names: &[String], another_cluster: bool) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+async fn run_backup(start: &CommandContext, names: &[String], another_cluster: bool) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let names = names.iter().map(|name| datastore_name(name)).collect::<Result<BTreeSet<_>, _>>()?;
     let mut reports = Vec::new();
-    let mut first_failure: Option<Failure> = None;
+    let mut first_failure: Option<CommandFailure> = None;
     for name in &names {
         match back_up::back_up(&rig, name, another_cluster).await {
             Ok(report) => {
@@ -197,7 +198,7 @@ async fn run_backup(start: &Start, names: &[String], another_cluster: bool) -> R
             }
             // One datastore's trouble is no reason to leave the others without a backup.
             Err(error) => {
-                let failure = Failure::from(error);
+                let failure = CommandFailure::from(error);
                 if names.len() > 1 {
                     print::failure(&failure);
                 }
@@ -211,14 +212,14 @@ async fn run_backup(start: &Start, names: &[String], another_cluster: bool) -> R
     if start.json {
         print::json(&reports);
     }
-    first_failure.map_or(Ok(Exit::Done), Err)
+    first_failure.map_or(Ok(ExitKind::Done), Err)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "ratios and rates for people")]
 fn describe_backup(report: &back_up::BackupReport) -> String {
     let Some(dump) = &report.dump else { return sets::describe_backup(report) };
     let ratio = report.plain_bytes as f64 / report.sealed_bytes.max(1) as f64;
-    let rate = bytes_for_people((report.plain_bytes as f64 / dump.dump_seconds.max(0.001)) as u64);
+    let rate = format_bytes((report.plain_bytes as f64 / dump.dump_seconds.max(0.001)) as u64);
     let omitted = dump.omitted.iter().map(|omitted| format!("\n  NOT IN IT   {}: {}", omitted.what(), omitted.why()));
     let omitted = omitted.collect::<String>();
     format!(
@@ -228,8 +229,8 @@ fn describe_backup(report: &back_up::BackupReport) -> String {
         dump.tables,
         dump.rows,
         dump.large_objects,
-        bytes_for_people(report.plain_bytes),
-        bytes_for_people(report.sealed_bytes),
+        format_bytes(report.plain_bytes),
+        format_bytes(report.sealed_bytes),
         report.seconds,
         report.slots.join(", or "),
         report.manifest,
@@ -238,10 +239,10 @@ fn describe_backup(report: &back_up::BackupReport) -> String {
 
 fn age(time: Timestamp) -> String {
     let elapsed = Timestamp::now().duration_since(time);
-    std::time::Duration::try_from(elapsed).map_or_else(|_| "in the future".to_owned(), for_people)
+    std::time::Duration::try_from(elapsed).map_or_else(|_| "in the future".to_owned(), format_duration)
 }
 
-async fn run_list(start: &Start, name: Option<&str>, opening: &Opening) -> Result<Exit, Failure> {
+async fn run_list(start: &CommandContext, name: Option<&str>, opening: &OpenArgs) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(opening).await?;
     let name = name.map(datastore_name).transpose()?;
     let entries = shelf::entries(&rig, name.as_ref()).await?;
@@ -259,22 +260,22 @@ async fn run_list(start: &Start, name: Option<&str>, opening: &Opening) -> Resul
     match refused {
         Some(error) => {
             talk(&format!("not every manifest is believed: {error}"));
-            Ok(exit::of(error.trouble()))
+            Ok(exit::of(error.class()))
         }
-        None => gone.map_or(Ok(Exit::Done), Err),
+        None => gone.map_or(Ok(ExitKind::Done), Err),
     }
 }
 
 /// Tells of backups that are gone. What is returned is how a verb ends that could do everything else: there may be nothing left to do it with.
-pub(super) async fn tell_gone(rig: &Rig, only: Option<&DatastoreName>) -> Result<Option<Failure>, WorkError> {
+pub(super) async fn tell_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result<Option<CommandFailure>, WorkError> {
     let gone = shelf::all_gone(rig, only).await?;
     gone.iter().for_each(|line| talk(&format!("warning: {line}")));
     Ok((!gone.is_empty()).then(|| WorkError::Gone(gone).into()))
 }
 
-fn entry_json(entry: &Entry) -> serde_json::Value {
+fn entry_json(entry: &BackupEntry) -> serde_json::Value {
     match &entry.manifest {
-        Ok(Believed { manifest, verified }) => json!({
+        Ok(LoadedManifest { manifest, verified }) => json!({
             "datastore": entry.datastore, "backup": entry.backup, "sequence": manifest.sequence,
             "snapshot": manifest.source.snapshot_time, "plain_bytes": manifest.plain_bytes(), "sealed_bytes": manifest.sealed_bytes(),
             "slots": manifest.slots.iter().map(|s| &s.name).collect::<Vec<_>>(), "signature": if *verified { "verified" } else { "unverified" },
@@ -283,14 +284,14 @@ fn entry_json(entry: &Entry) -> serde_json::Value {
     }
 }
 
-fn entry_row(entry: &Entry) -> Vec<String> {
+fn entry_row(entry: &BackupEntry) -> Vec<String> {
     let mut row = vec![entry.datastore.to_string(), entry.backup.to_string()];
     match &entry.manifest {
-        Ok(Believed { manifest, verified }) => row.extend([
+        Ok(LoadedManifest { manifest, verified }) => row.extend([
             manifest.source.snapshot_time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
             age(manifest.source.snapshot_time),
-            bytes_for_people(manifest.plain_bytes()),
-            bytes_for_people(manifest.sealed_bytes()),
+            format_bytes(manifest.plain_bytes()),
+            format_bytes(manifest.sealed_bytes()),
             manifest.slots.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
             if *verified { "verified" } else { "UNVERIFIED" }.to_owned(),
         ]),
@@ -300,14 +301,14 @@ fn entry_row(entry: &Entry) -> Vec<String> {
 }
 
 /// Finds a backup by its id alone.
-pub(super) async fn find_backup(rig: &Rig, id: &str) -> Result<Believed, WorkError> {
+pub(super) async fn find_backup(rig: &WorkContext, id: &str) -> Result<LoadedManifest, WorkError> {
     let id = backup_id(id)?;
     shelf::find(rig, &id).await
 }
 
-async fn run_show(start: &Start, id: &str, opening: &Opening) -> Result<Exit, Failure> {
+async fn run_show(start: &CommandContext, id: &str, opening: &OpenArgs) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(opening).await?;
-    let Believed { manifest, verified } = find_backup(&rig, id).await?;
+    let LoadedManifest { manifest, verified } = find_backup(&rig, id).await?;
     if start.json {
         print::json(&json!({ "verified": verified, "manifest": manifest }));
     } else {
@@ -316,7 +317,7 @@ async fn run_show(start: &Start, id: &str, opening: &Opening) -> Result<Exit, Fa
     if !verified {
         talk(UNVERIFIED);
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
 fn describe_manifest(m: &Manifest, address: &str) -> String {
@@ -338,19 +339,24 @@ fn describe_manifest(m: &Manifest, address: &str) -> String {
     );
     let rows = m.payloads.iter().map(|p| {
         let objects = p.objects.iter().map(|o| o.key.to_string()).collect::<Vec<_>>().join("\n");
-        vec![p.name.clone(), bytes_for_people(p.plain_bytes), bytes_for_people(p.sealed_bytes()), objects]
+        vec![p.name.clone(), format_bytes(p.plain_bytes), format_bytes(p.sealed_bytes()), objects]
     });
     text.push_str(&table(&["PAYLOAD", "SIZE", "STORED", "OBJECTS"], rows.collect()));
     text
 }
 
-async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, opening: &Opening) -> Result<Exit, Failure> {
+async fn run_verify(
+    start: &CommandContext,
+    id: Option<&str>,
+    sample: Option<usize>,
+    opening: &OpenArgs,
+) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(opening).await?;
-    let mut chosen: Vec<Entry> = match id {
+    let mut chosen: Vec<BackupEntry> = match id {
         Some(id) => {
             let believed = find_backup(&rig, id).await?;
             let (datastore, backup) = (believed.manifest.datastore.clone(), believed.manifest.backup.clone());
-            vec![Entry { datastore, backup, manifest: Ok(believed) }]
+            vec![BackupEntry { datastore, backup, manifest: Ok(believed) }]
         }
         None => shelf::entries(&rig, None).await?,
     };
@@ -366,13 +372,13 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
         shelf::missing_numbers(&rig, &chosen).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
         gone = tell_gone(&rig, None).await?;
     }
-    let mut first_failure: Option<Failure> = None;
+    let mut first_failure: Option<CommandFailure> = None;
     if let Some(count) = sample {
         use rand::seq::SliceRandom;
         chosen.shuffle(&mut rand::rng());
         chosen.truncate(count);
     }
-    for Entry { datastore, backup, manifest } in chosen {
+    for BackupEntry { datastore, backup, manifest } in chosen {
         let verified = match manifest {
             Ok(believed) => verify::verify(&rig, &believed.manifest, believed.verified).await,
             Err(error) => Err(error),
@@ -394,7 +400,7 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
                 if error.is_damage() {
                     damaged.push(format!("{backup} of {datastore}"));
                 }
-                let failure = Failure::from(error);
+                let failure = CommandFailure::from(error);
                 reports.push(json!({ "datastore": datastore, "backup": backup, "whole": whole, "error": failure.error.in_one_line() }));
                 if id.is_none() {
                     talk(&format!("backup {backup} of {datastore}:"));
@@ -413,7 +419,7 @@ async fn run_verify(start: &Start, id: Option<&str>, sample: Option<usize>, open
     if !damaged.is_empty() && id.is_none() {
         talk(&format!("damaged: {}; lifeboat status tells of them until they are verified and whole, or gone", damaged.join(", ")));
     }
-    first_failure.or(gone).map_or(Ok(Exit::Done), Err)
+    first_failure.or(gone).map_or(Ok(ExitKind::Done), Err)
 }
 
 fn describe_verified(report: &verify::VerifyReport) -> String {
@@ -426,8 +432,8 @@ fn describe_verified(report: &verify::VerifyReport) -> String {
         "backup {} of {}: every byte is whole\n  read       {} stored, {} plain, opened with {}\n  compared   {compared}\n  signature  {}",
         report.backup,
         report.datastore,
-        bytes_for_people(report.sealed_bytes),
-        bytes_for_people(report.plain_bytes),
+        format_bytes(report.sealed_bytes),
+        format_bytes(report.plain_bytes),
         report.opened_with,
         if report.signature_verified { "verified" } else { "UNVERIFIED" },
     );
@@ -437,8 +443,8 @@ fn describe_verified(report: &verify::VerifyReport) -> String {
     text
 }
 
-async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+async fn run_sweep(start: &CommandContext, older_than: HumanDuration, confirm: bool) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let found = sweep::look(&rig, older_than).await?;
     for busy in &found.leftovers.busy {
         talk(&format!("{busy}: a run is under way, left alone"));
@@ -450,7 +456,7 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     for ((datastore, backup), lost) in &leftovers.lost {
         talk(&format!("warning: {datastore}: backup {backup} {lost}; nothing of it is touched"));
     }
-    for sweep::Stray { place, id, owner: (datastore, backup), .. } in &leftovers.foreign {
+    for sweep::StraySnapshot { place, id, owner: (datastore, backup), .. } in &leftovers.foreign {
         talk(&format!("{id} in {place} carries the tags of backup {backup} of {datastore}, and another tool made it: it is left alone"));
     }
     for (copy, why) in &leftovers.not_looked_at {
@@ -489,12 +495,15 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     } else {
         for (copy, found) in leftovers.in_vaults() {
             found.uploads.iter().for_each(|u| data(&format!("unfinished upload{}, begun {}: {}", place(copy), u.begun, u.key)));
-            let told = |orphan: &sweep::Orphan| data(&format!("object of a backup that was never published{}: {orphan}", place(copy)));
+            let told =
+                |orphan: &sweep::OrphanObject| data(&format!("object of a backup that was never published{}: {orphan}", place(copy)));
             found.orphans.values().flatten().for_each(told);
         }
         leftovers.probes.iter().for_each(|key| data(&format!("probe: {key}")));
         leftovers.claims.iter().for_each(|key| data(&format!("claim that later ones have outdone: {key}")));
-        let told = |stray: &sweep::Stray| data(&format!("snapshot without a backup: {} of {} in {}", stray.id, stray.owner.0, stray.place));
+        let told = |stray: &sweep::StraySnapshot| {
+            data(&format!("snapshot without a backup: {} of {} in {}", stray.id, stray.owner.0, stray.place))
+        };
         leftovers.snapshots.iter().for_each(told);
         if leftovers.frozen > 0 {
             data("file systems that a dead run has left frozen");
@@ -509,35 +518,35 @@ async fn run_sweep(start: &Start, older_than: Span, confirm: bool) -> Result<Exi
     }
     if leftovers.is_empty() {
         talk(&format!("nothing older than {older_than} was left behind"));
-        return Ok(Exit::Done);
+        return Ok(ExitKind::Done);
     }
     if !confirm {
         let count = leftovers.count();
-        return Err(WorkError::Leftovers(format!("{count} things were left behind ({}); none was removed", bytes_for_people(bytes))).into());
+        return Err(WorkError::Leftovers(format!("{count} things were left behind ({}); none was removed", format_bytes(bytes))).into());
     }
     let removed = found.apply(&rig).await?;
     talk(&format!("removed {removed} things"));
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
-async fn run_policy(start: &Start, verb: PolicyVerb) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+async fn run_policy(start: &CommandContext, verb: PolicyVerb) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     print::json(&match verb {
         PolicyVerb::DrillRole => policy::drill_role(&rig).await?,
         PolicyVerb::InstanceRole => policy::instance_role(&rig)?,
         PolicyVerb::Guardrails => policy::guardrails(&rig)?,
         PolicyVerb::Lifecycle => return unattended::lifecycle(start),
     });
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
-async fn run_copy(start: &Start, vault: &str, datastore: Option<&str>) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+async fn run_copy(start: &CommandContext, vault: &str, datastore: Option<&str>) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let datastore = datastore.map(datastore_name).transpose()?;
     let state = "backups that were copied are whole there; the same command goes on with the rest";
     let copied = copy::copy(&rig, vault, datastore.as_ref()).await;
-    let begun = |error: &WorkError| (error.trouble() != crate::domain::Trouble::Usage).then(|| state.to_owned());
-    let report = copied.map_err(|error| Failure { state: begun(&error), error: Box::new(error) })?;
+    let begun = |error: &WorkError| (error.class() != crate::domain::ErrorClass::Usage).then(|| state.to_owned());
+    let report = copied.map_err(|error| CommandFailure { state: begun(&error), error: Box::new(error) })?;
     let gone = tell_gone(&rig, datastore.as_ref()).await?;
     match start.json {
         true => print::json(&report),
@@ -547,24 +556,24 @@ async fn run_copy(start: &Start, vault: &str, datastore: Option<&str>) -> Result
             report.updated,
             report.unchanged,
             report.objects,
-            bytes_for_people(report.bytes),
+            format_bytes(report.bytes),
             report.records
         )),
     }
     match report.refused.is_empty() {
-        true => gone.map_or(Ok(Exit::Done), Err),
+        true => gone.map_or(Ok(ExitKind::Done), Err),
         false => Err(WorkError::NotAll { done: "backups were copied", refused: report.refused }.into()),
     }
 }
 
-async fn run_runbook(start: &Start, datastore: &str) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+async fn run_runbook(start: &CommandContext, datastore: &str) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let name = datastore_name(datastore)?;
     data(&runbook::runbook(&rig, &name).await?);
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
-async fn run_rebuild(start: &Start, opening: &Opening) -> Result<Exit, Failure> {
+async fn run_rebuild(start: &CommandContext, opening: &OpenArgs) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(opening).await?;
     let (known, refused) = rebuild::rebuild(&rig).await?;
     if start.json {
@@ -574,15 +583,15 @@ async fn run_rebuild(start: &Start, opening: &Opening) -> Result<Exit, Failure> 
     }
     talk("not in the vault, and so not known again if it was lost: what ran when, what waited to be run, alarms and their messages");
     match refused.is_empty() {
-        true => Ok(Exit::Done),
+        true => Ok(ExitKind::Done),
         false => Err(WorkError::NotSigned { what: format!("not everything in the vault: {}", refused.join("; ")) }.into()),
     }
 }
 
-fn run_man(directory: &Path) -> Result<Exit, Failure> {
+fn run_man(directory: &Path) -> Result<ExitKind, CommandFailure> {
     let fail = |source| WorkError::File { what: format!("writing manual pages to {}", directory.display()), source };
     std::fs::create_dir_all(directory).map_err(fail)?;
     clap_mangen::generate_to(Arguments::command(), directory).map_err(fail)?;
     talk(&format!("wrote manual pages to {}", directory.display()));
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }

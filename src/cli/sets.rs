@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::print::table;
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::domain::volumes::{LockKind, Member, PostgresCut, VolumeSet};
+use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::volumes::{LockKind, PostgresCut, SetMember, VolumeSet};
 use crate::work::back_up::BackupReport;
 
 /// How consistent a set is, and how that is known.
@@ -37,7 +37,7 @@ fn lock(set: &VolumeSet) -> String {
 }
 
 /// How much of a volume changed since the set before.
-fn churn(member: &Member) -> String {
+fn churn(member: &SetMember) -> String {
     match (member.blocks, member.changed) {
         (Some(blocks), Some(changed)) => format!("{changed} of {blocks} blocks changed"),
         (Some(blocks), None) => format!("{blocks} blocks, all read"),
@@ -46,10 +46,10 @@ fn churn(member: &Member) -> String {
 }
 
 fn volumes(set: &VolumeSet) -> String {
-    let row = |member: &Member| {
+    let row = |member: &SetMember| {
         let device = member.attached.as_ref().map_or("-".to_owned(), |at| format!("{} {}", at.instance, at.device));
         let copy = member.copy.as_ref().map_or("-".to_owned(), |copy| copy.snapshot.to_string());
-        vec![member.volume.to_string(), device, bytes_for_people(member.bytes), member.snapshot.to_string(), copy, churn(member)]
+        vec![member.volume.to_string(), device, format_bytes(member.bytes), member.snapshot.to_string(), copy, churn(member)]
     };
     table(&["VOLUME", "ATTACHED", "SIZE", "SNAPSHOT", "COPY", "BLOCKS"], set.members.iter().map(row).collect())
 }
@@ -64,7 +64,7 @@ pub fn describe_backup(report: &BackupReport) -> String {
         report.backup,
         report.datastore,
         set.members.len(),
-        bytes_for_people(set.bytes()),
+        format_bytes(set.bytes()),
         set.place,
         consistency(set),
         lock(set),
@@ -79,7 +79,7 @@ pub fn describe_backup(report: &BackupReport) -> String {
 #[must_use]
 pub fn describe_manifest(m: &Manifest, set: &VolumeSet, address: &str) -> String {
     let age = Timestamp::now().duration_since(m.source.snapshot_time);
-    let age = std::time::Duration::try_from(age).map_or_else(|_| "in the future".to_owned(), for_people);
+    let age = std::time::Duration::try_from(age).map_or_else(|_| "in the future".to_owned(), format_duration);
     let keys: std::collections::BTreeSet<&str> = set.members.iter().map(|member| member.key.as_str()).collect();
     let copied = set.copied_to.as_ref().map_or("no".to_owned(), |place| {
         let keys: std::collections::BTreeSet<&str> = set.members.iter().filter_map(|m| Some(m.copy.as_ref()?.key.as_str())).collect();

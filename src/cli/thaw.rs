@@ -5,17 +5,17 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
-use super::arguments::Opening;
-use super::exit::Exit;
-use super::print::{self, Failure, data, table, talk};
-use super::run::{Start, find_backup};
-use crate::domain::choice::Which;
+use super::arguments::OpenArgs;
+use super::exit::ExitKind;
+use super::print::{self, CommandFailure, data, table, talk};
+use super::run::{CommandContext, find_backup};
+use crate::domain::choice::BackupSelector;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::domain::thaw::Tier;
-use crate::work::thaw::{self, BYTES_PER_SECOND_ASSUMED, Hurry, ThawPlan};
-use crate::work::{Rig, WorkError, shelf};
+use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::thaw::RetrievalTier;
+use crate::work::thaw::{self, BYTES_PER_SECOND_ASSUMED, ThawOptions, ThawPlan};
+use crate::work::{WorkContext, WorkError, shelf};
 
 /// What `thaw` takes.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub struct ThawArguments {
     pub what: Option<String>,
     /// How fast: expedited, standard or bulk; the cheapest that keeps the RTO if left out.
     #[arg(long, value_name = "TIER")]
-    pub tier: Option<Tier>,
+    pub tier: Option<RetrievalTier>,
     /// For how many days the copies are kept.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=365))]
     pub days: Option<u32>,
@@ -57,8 +57,8 @@ pub enum ThawVerb {
     },
 }
 
-pub(super) async fn run(start: &Start, arguments: ThawArguments) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+pub(super) async fn run(start: &CommandContext, arguments: ThawArguments) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     match (arguments.verb, arguments.what) {
         (Some(ThawVerb::List), _) => list(start, &rig).await,
         (Some(ThawVerb::Wait { what }), _) => {
@@ -79,35 +79,41 @@ pub(super) async fn run(start: &Start, arguments: ThawArguments) -> Result<Exit,
 }
 
 /// A backup by its id, or the newest of a datastore.
-async fn find(rig: &Rig, what: &str) -> Result<Manifest, WorkError> {
+async fn find(rig: &WorkContext, what: &str) -> Result<Manifest, WorkError> {
     if what.parse::<BackupId>().is_ok() {
         return Ok(find_backup(rig, what).await?.manifest);
     }
     let datastore: DatastoreName = super::run::datastore_name(what)?;
-    Ok(shelf::pick(rig, &datastore, &Which::Latest, &mut Vec::new()).await?.manifest)
+    Ok(shelf::pick(rig, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?.manifest)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "seconds")]
-fn hurry(rig: &Rig, manifest: &Manifest, tier: Option<Tier>, days: Option<u32>) -> Hurry {
+fn hurry(rig: &WorkContext, manifest: &Manifest, tier: Option<RetrievalTier>, days: Option<u32>) -> ThawOptions {
     let allowed = rig.config.datastores.get(&manifest.datastore).map_or(Duration::from_secs(4 * 3_600), |settings| settings.rto.duration());
     let load = Duration::from_secs_f64(manifest.plain_bytes() as f64 / BYTES_PER_SECOND_ASSUMED);
-    Hurry { tier, days, allowed: allowed.saturating_sub(load), load }
+    ThawOptions { tier, days, allowed: allowed.saturating_sub(load), load }
 }
 
-async fn ask(start: &Start, rig: &Rig, manifest: &Manifest, hurry: &Hurry, confirm: bool) -> Result<Exit, Failure> {
+async fn ask(
+    start: &CommandContext,
+    rig: &WorkContext,
+    manifest: &Manifest,
+    hurry: &ThawOptions,
+    confirm: bool,
+) -> Result<ExitKind, CommandFailure> {
     let frost = thaw::look(rig, manifest).await?;
     let Some(plan) = ThawPlan::of(&frost, hurry, Timestamp::now())? else {
         // Readable copies stay longer only if somebody says for how long.
         if let Some(until) = frost.until().filter(|_| hurry.days.is_some() && confirm) {
             let until = thaw::prolong(rig, manifest, hurry).await?.unwrap_or(until);
             data(&format!("backup {} can be read until {until}", manifest.backup));
-            return Ok(Exit::Done);
+            return Ok(ExitKind::Done);
         }
         match frost.until() {
             Some(until) => data(&format!("backup {} can be read, until {until}", manifest.backup)),
             None => data(&format!("backup {} can be read at once: it is in no archive class", manifest.backup)),
         }
-        return Ok(Exit::Done);
+        return Ok(ExitKind::Done);
     };
     if start.json {
         print::json(&plan);
@@ -116,25 +122,25 @@ async fn ask(start: &Start, rig: &Rig, manifest: &Manifest, hurry: &Hurry, confi
     }
     if !confirm {
         talk("\nnothing was asked for; --confirm asks for it");
-        return Ok(Exit::Done);
+        return Ok(ExitKind::Done);
     }
     thaw::begin(rig, manifest, hurry).await?;
     talk(&format!("\nasked for; `lifeboat thaw wait {}` waits for it, and so does a restore", manifest.backup));
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
-async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Exit, Failure> {
+async fn bring(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<ExitKind, CommandFailure> {
     told(manifest, thaw::bring(rig, manifest, hurry).await)
 }
 
-fn told(manifest: &Manifest, until: Result<Option<Timestamp>, WorkError>) -> Result<Exit, Failure> {
+fn told(manifest: &Manifest, until: Result<Option<Timestamp>, WorkError>) -> Result<ExitKind, CommandFailure> {
     let state = "what was asked for goes on in the store; the same command waits on for it";
     match until {
         Ok(Some(until)) => data(&format!("backup {} can be read until {until}", manifest.backup)),
         Ok(None) => data(&format!("backup {} can be read", manifest.backup)),
-        Err(error) => return Err(Failure { error: Box::new(error), state: Some(state.to_owned()) }),
+        Err(error) => return Err(CommandFailure { error: Box::new(error), state: Some(state.to_owned()) }),
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
 fn describe(plan: &ThawPlan, manifest: &Manifest) -> String {
@@ -143,7 +149,7 @@ fn describe(plan: &ThawPlan, manifest: &Manifest) -> String {
         manifest.backup,
         manifest.datastore,
         plan.objects,
-        bytes_for_people(plan.bytes),
+        format_bytes(plan.bytes),
         thaw::name(plan.class)
     )];
     if plan.under_way > 0 {
@@ -151,7 +157,7 @@ fn describe(plan: &ThawPlan, manifest: &Manifest) -> String {
     }
     for offer in &plan.offers {
         let mark = if offer.tier == plan.tier { '*' } else { ' ' };
-        let within = for_people(Duration::from_secs(offer.seconds));
+        let within = format_duration(Duration::from_secs(offer.seconds));
         lines.push(format!("  {mark} {:<9} within {within:<12} about ${:.2}", offer.tier.name(), offer.dollars));
     }
     lines.extend(match (plan.in_time, plan.in_time_would_be) {
@@ -163,7 +169,7 @@ fn describe(plan: &ThawPlan, manifest: &Manifest) -> String {
     lines.join("\n")
 }
 
-async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
+async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, CommandFailure> {
     let rows = thaw::list(rig).await?;
     if start.json {
         print::json(&rows);
@@ -172,7 +178,7 @@ async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
     } else {
         let minute = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%MZ").to_string());
         let row = |row: &thaw::ThawRow| {
-            let tier = row.tier.map_or("-", Tier::name).to_owned();
+            let tier = row.tier.map_or("-", RetrievalTier::name).to_owned();
             let counts = [row.ready, row.under_way, row.frozen].map(|count| count.to_string());
             [row.datastore.to_string(), row.backup.to_string()]
                 .into_iter()
@@ -183,5 +189,5 @@ async fn list(start: &Start, rig: &Rig) -> Result<Exit, Failure> {
         let header = ["DATASTORE", "BACKUP", "READY", "UNDER WAY", "FROZEN", "TIER", "EXPECTED BY", "READABLE UNTIL"];
         data(&table(&header, rows.iter().map(row).collect()));
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }

@@ -6,16 +6,16 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::Opening;
-use super::exit::Exit;
-use super::print::{self, Failure, data, table, talk};
-use super::run::{Start, backup_id, datastore_name, tell_gone};
+use super::arguments::OpenArgs;
+use super::exit::ExitKind;
+use super::print::{self, CommandFailure, data, table, talk};
+use super::run::{CommandContext, backup_id, datastore_name, tell_gone};
 use crate::config::{Config, VaultConfig, schedules};
-use crate::domain::span::{Span, bytes_for_people, for_people};
-use crate::report::Progress;
-use crate::rig::{self, Extras};
-use crate::serve::{self, Setup};
-use crate::work::status::{Status, StatusCache};
+use crate::domain::span::{HumanDuration, format_bytes, format_duration};
+use crate::report::ProgressReporter;
+use crate::rig::{self, CommandLineKeys};
+use crate::serve::{self, ServeSetup};
+use crate::work::status::{StatusCache, SystemStatus};
 use crate::work::{WorkError, prune as pruning, shelf, status as standing};
 
 /// Ticks that `next` shows, in all and of one job.
@@ -23,7 +23,7 @@ const SHOWN_MAX: usize = 200;
 const SHOWN_OF_ONE_MAX: usize = 5;
 
 /// Runs until it is stopped.
-pub(super) async fn serve(start: &Start) -> Result<Exit, Failure> {
+pub(super) async fn serve(start: &CommandContext) -> Result<ExitKind, CommandFailure> {
     let file = start.config.clone();
     let load = move || {
         let file = file.clone();
@@ -31,10 +31,10 @@ pub(super) async fn serve(start: &Start) -> Result<Exit, Failure> {
             let config = Config::load(&file)?;
             let jobs = schedules::jobs(&config)?;
             let bell = rig::bell(&config).await?;
-            let rig = rig::assemble(config, Extras::default(), Progress::default(), CancellationToken::new()).await?;
-            Ok::<_, WorkError>(Setup { rig, bell, jobs })
+            let rig = rig::assemble(config, CommandLineKeys::default(), ProgressReporter::default(), CancellationToken::new()).await?;
+            Ok::<_, WorkError>(ServeSetup { rig, bell, jobs })
         };
-        Box::pin(loading) as futures::future::BoxFuture<'static, Result<Setup, WorkError>>
+        Box::pin(loading) as futures::future::BoxFuture<'static, Result<ServeSetup, WorkError>>
     };
     let (reload, hangup) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -43,11 +43,11 @@ pub(super) async fn serve(start: &Start) -> Result<Exit, Failure> {
         while hangups.recv().await.is_some() && reload.send(()).is_ok() {}
     });
     serve::run(Box::new(load), start.cancel.clone(), hangup).await?;
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
 /// Shows what will run.
-pub(super) async fn next(start: &Start, within: Span) -> Result<Exit, Failure> {
+pub(super) async fn next(start: &CommandContext, within: HumanDuration) -> Result<ExitKind, CommandFailure> {
     let config = Config::load(&start.config).map_err(WorkError::from)?;
     let jobs = schedules::jobs(&config).map_err(WorkError::from)?.jobs;
     let now = Timestamp::now();
@@ -67,11 +67,12 @@ pub(super) async fn next(start: &Start, within: Span) -> Result<Exit, Failure> {
     if start.json {
         let all = ticks.iter().map(|(job, tick)| json!({ "job": job.key, "what": job.describe(), "tick": tick.nominal, "due": tick.due, "local": tick.due.map(|due| job.calendar.zone.show(due)), "calendar": job.calendar.describe(), "why": tick.why, "hosts": job.hosts }));
         print::json(&all.collect::<Vec<_>>());
-        return Ok(Exit::Done);
+        return Ok(ExitKind::Done);
     }
     let rows = ticks.iter().map(|(job, tick)| {
         let due = tick.due.map_or_else(|| "not at all".to_owned(), |due| job.calendar.zone.show(due));
-        let soon = tick.due.map_or_else(String::new, |due| for_people(Duration::try_from(due.duration_since(now)).unwrap_or_default()));
+        let soon =
+            tick.due.map_or_else(String::new, |due| format_duration(Duration::try_from(due.duration_since(now)).unwrap_or_default()));
         let mut why = vec![job.calendar.describe()];
         why.extend(tick.why.iter().cloned());
         vec![due, soon, job.describe(), why.join("; ")]
@@ -83,12 +84,12 @@ pub(super) async fn next(start: &Start, within: Span) -> Result<Exit, Failure> {
     if left_out > 0 {
         talk(&format!("and {left_out} more; --within looks less far ahead"));
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
 /// Shows how things stand.
-pub(super) async fn status(start: &Start) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+pub(super) async fn status(start: &CommandContext) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let (jobs, fault) = match schedules::jobs(&rig.config) {
         Ok(all) => (all.jobs, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
@@ -100,25 +101,25 @@ pub(super) async fn status(start: &Start) -> Result<Exit, Failure> {
     } else {
         show(&status);
     }
-    Ok(if status.is_well() { Exit::Done } else { Exit::TooOld })
+    Ok(if status.is_well() { ExitKind::Done } else { ExitKind::TooOld })
 }
 
-fn show(status: &Status) {
+fn show(status: &SystemStatus) {
     let now = status.at;
     let age = |age: Option<Duration>, allowed: u64| match age {
         None => "never !".to_owned(),
-        Some(age) if age.as_secs() > allowed => format!("{} !", for_people(age)),
-        Some(age) => for_people(age),
+        Some(age) if age.as_secs() > allowed => format!("{} !", format_duration(age)),
+        Some(age) => format_duration(age),
     };
     let rows = status.datastores.iter().map(|health| {
         vec![
             health.datastore.to_string(),
             age(health.backup_age(now), health.rpo_seconds),
-            for_people(Duration::from_secs(health.rpo_seconds)),
+            format_duration(Duration::from_secs(health.rpo_seconds)),
             age(health.drill_age(now), health.drilled_within_seconds),
             health.last_verdict.clone().unwrap_or_else(|| "-".to_owned()),
             health.backups.to_string(),
-            bytes_for_people(health.newest_bytes),
+            format_bytes(health.newest_bytes),
         ]
     });
     data(&table(&["datastore", "newest backup", "RPO", "last verified restore", "last drill", "backups", "size"], rows.collect()));
@@ -167,8 +168,8 @@ fn show(status: &Status) {
 }
 
 /// Shows which backups retention keeps and why; removes the others if confirmed.
-pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confirm: bool) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let all = schedules::jobs(&rig.config).map_err(WorkError::from)?;
     let datastores: Vec<_> = match datastore {
         None => rig.config.datastores.keys().cloned().collect(),
@@ -206,7 +207,7 @@ pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool)
         print::json(&plans);
     }
     if left.is_empty() {
-        return gone.map_or(Ok(Exit::Done), Err);
+        return gone.map_or(Ok(ExitKind::Done), Err);
     }
     Err(WorkError::Refused {
         what: "prune".to_owned(),
@@ -214,17 +215,17 @@ pub(super) async fn prune(start: &Start, datastore: Option<&str>, confirm: bool)
         hint: "the removal is on record; run it again when the cause is gone".to_owned(),
     })
     .or_else(|error: WorkError| {
-        print::failure(&Failure::from(error));
-        Ok(Exit::Leftovers)
+        print::failure(&CommandFailure::from(error));
+        Ok(ExitKind::Leftovers)
     })
 }
 
-fn show_plan(found: &pruning::Pruning, confirm: bool) {
+fn show_plan(found: &pruning::PrunePlan, confirm: bool) {
     let rows = found.plan.decisions.iter().map(|decision| {
         vec![
             decision.backup.to_string(),
             decision.taken.strftime("%Y-%m-%d %H:%M UTC").to_string(),
-            bytes_for_people(decision.bytes),
+            format_bytes(decision.bytes),
             if decision.keep { "keep" } else { "remove" }.to_owned(),
             decision.reasons.join(", "),
         ]
@@ -251,22 +252,22 @@ fn show_plan(found: &pruning::Pruning, confirm: bool) {
 }
 
 /// Holds a backup or lets it go.
-pub(super) async fn hold(start: &Start, backup: &str, reason: Option<&str>) -> Result<Exit, Failure> {
-    let rig = start.rig(&Opening::default()).await?;
+pub(super) async fn hold(start: &CommandContext, backup: &str, reason: Option<&str>) -> Result<ExitKind, CommandFailure> {
+    let rig = start.rig(&OpenArgs::default()).await?;
     let backup = backup_id(backup)?;
     let datastore = pruning::hold(&rig, &backup, reason).await?;
     data(&match reason {
         Some(reason) => format!("backup {backup} of {datastore} is held: {reason}"),
         None => format!("backup {backup} of {datastore} is held no more"),
     });
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
 /// Days after which parts of an upload that nobody finished are removed by the bucket, should no sweep come by.
 const ABORT_UPLOADS_DAYS: u32 = 7;
 
 /// Prints the bucket's lifecycle configuration.
-pub(super) fn lifecycle(start: &Start) -> Result<Exit, Failure> {
+pub(super) fn lifecycle(start: &CommandContext) -> Result<ExitKind, CommandFailure> {
     let config = Config::load(&start.config).map_err(WorkError::from)?;
     let VaultConfig::S3(s3) = &config.vault else {
         return Err(WorkError::Refused {
@@ -289,5 +290,5 @@ pub(super) fn lifecycle(start: &Start) -> Result<Exit, Failure> {
         rules.push(json!({ "ID": "lifeboat-colder", "Status": "Enabled", "Filter": { "Prefix": prefix }, "Transitions": transitions }));
     }
     print::json(&json!({ "Rules": rules }));
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }

@@ -1,19 +1,19 @@
 //! `lifeboat restore --to zone:NAME`: the quote, the question, the volumes.
 
 use super::arguments::{RestoreArguments, VolumeArguments};
-use super::exit::Exit;
-use super::print::{self, Failure, data, table, talk};
+use super::exit::ExitKind;
+use super::print::{self, CommandFailure, data, table, talk};
 use super::restore::{confirm, describe, plan};
-use super::run::Start;
-use crate::domain::span::for_people;
-use crate::work::quote::Quote;
-use crate::work::snapshot::restore::{self, VolumeWishes, VolumesRestored};
+use super::run::CommandContext;
+use crate::domain::span::format_duration;
+use crate::work::quote::RestoreEstimate;
+use crate::work::snapshot::restore::{self, VolumeRestoreOptions, VolumesRestored};
 use crate::work::snapshot::verify::set_of;
-use crate::work::{Rig, WorkError};
+use crate::work::{WorkContext, WorkError};
 
 /// What was typed about volumes.
-pub(super) fn wishes(zone: &str, typed: &VolumeArguments) -> VolumeWishes {
-    VolumeWishes {
+pub(super) fn wishes(zone: &str, typed: &VolumeArguments) -> VolumeRestoreOptions {
+    VolumeRestoreOptions {
         zone: zone.to_owned(),
         class: typed.volume_type.clone(),
         iops: typed.iops,
@@ -28,7 +28,13 @@ pub(super) fn wishes(zone: &str, typed: &VolumeArguments) -> VolumeWishes {
 }
 
 /// Restores volumes to a zone, or shows what that would be.
-pub(super) async fn to_zone(start: &Start, rig: &Rig, zone: &str, mut quote: Quote, arguments: &RestoreArguments) -> Result<Exit, Failure> {
+pub(super) async fn to_zone(
+    start: &CommandContext,
+    rig: &WorkContext,
+    zone: &str,
+    mut quote: RestoreEstimate,
+    arguments: &RestoreArguments,
+) -> Result<ExitKind, CommandFailure> {
     if arguments.check || arguments.swap || !arguments.table.is_empty() || !arguments.schema.is_empty() {
         return Err(WorkError::Refused {
             what: "--check, --swap, --table and --schema".to_owned(),
@@ -52,7 +58,7 @@ pub(super) async fn to_zone(start: &Start, rig: &Rig, zone: &str, mut quote: Quo
     }
     confirm(arguments.yes, &backup, "zone", zone)?;
     let report = restore::to_zone(rig, &manifest, verified, &wishes).await;
-    let report = report.map_err(|error| Failure {
+    let report = report.map_err(|error| CommandFailure {
         error: Box::new(error),
         state: Some("what was made is tagged lifeboat:restore; the same command goes on with it".to_owned()),
     })?;
@@ -61,11 +67,11 @@ pub(super) async fn to_zone(start: &Start, rig: &Rig, zone: &str, mut quote: Quo
     } else {
         data(&describe_restored(&report));
     }
-    Ok(Exit::Done)
+    Ok(ExitKind::Done)
 }
 
 fn seconds(seconds: f64) -> String {
-    for_people(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    format_duration(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn describe_restored(report: &VolumesRestored) -> String {

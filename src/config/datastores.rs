@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::section::Section;
+use super::section::ConfigSection;
 use crate::domain::DatastoreName;
-use crate::domain::span::Span;
-use crate::domain::volumes::{Consistency, Lock, LockKind, Selection, SetPlace, VolumeId};
-use crate::pg::Connection;
+use crate::domain::span::HumanDuration;
+use crate::domain::volumes::{Consistency, LockKind, SetPlace, SnapshotLock, VolumeId, VolumeSelection};
+use crate::pg::PgConnection;
 use crate::program;
 
 /// A password is one line, and whoever gives it is asked by every run.
-const PASSWORD_LIMITS: program::Limits = program::Limits { within: Duration::from_secs(30), output_bytes: 64 * 1024 };
+const PASSWORD_LIMITS: program::ProgramLimits = program::ProgramLimits { within: Duration::from_secs(30), output_bytes: 64 * 1024 };
 /// Longest time for which file systems stand still, if the configuration says nothing.
-const FREEZE_LIMIT: Span = Span::seconds(10);
+const FREEZE_LIMIT: HumanDuration = HumanDuration::seconds(10);
 /// Longest that it may say: everything that writes waits.
-const FREEZE_LIMIT_MAX: Span = Span::seconds(300);
+const FREEZE_LIMIT_MAX: HumanDuration = HumanDuration::seconds(300);
 /// Days of the longest lock that EBS knows.
 const LOCK_DAYS_MAX: usize = 36_500;
 
@@ -28,11 +28,11 @@ pub struct DatastoreConfig {
     /// What it is.
     pub kind: DatastoreKind,
     /// How old the newest backup may be.
-    pub rpo: Span,
+    pub rpo: HumanDuration,
     /// How long a restore may take.
-    pub rto: Span,
+    pub rto: HumanDuration,
     /// How long ago a drill of it may have passed.
-    pub drilled_within: Span,
+    pub drilled_within: HumanDuration,
     /// The hosts that may run its scheduled backups; none: all.
     pub hosts: Vec<String>,
 }
@@ -51,15 +51,15 @@ pub enum DatastoreKind {
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
     /// How to reach it.
-    pub connection: Connection,
+    pub connection: PgConnection,
     /// A command whose output is the password.
     pub password_command: Option<Vec<String>>,
     /// Payloads dumped in parallel; 1 means `main` alone.
     pub jobs: usize,
     /// How long to wait for a table's lock.
-    pub lock_wait: Span,
+    pub lock_wait: HumanDuration,
     /// How long the snapshot of a dump may last; none: it is told of when it becomes old.
-    pub snapshot_limit: Option<Span>,
+    pub snapshot_limit: Option<HumanDuration>,
     /// Whether globals hold role passwords (needs to read `pg_authid`).
     pub role_passwords: bool,
 }
@@ -70,7 +70,7 @@ pub struct VolumesConfig {
     /// Where they are.
     pub place: SetPlace,
     /// Which they are.
-    pub selection: Selection,
+    pub selection: VolumeSelection,
     /// Whether volumes that instances boot from are left out.
     pub exclude_boot: bool,
     /// Volumes that are left out.
@@ -86,7 +86,7 @@ pub struct VolumesConfig {
     /// A program that undoes it; always run if the first was begun.
     pub after: Option<Vec<String>>,
     /// After which everything is undone, whatever happened.
-    pub freeze_limit: Span,
+    pub freeze_limit: HumanDuration,
     /// The datastore whose server lives on the volumes.
     pub postgres: Option<DatastoreName>,
     /// The volume with `pg_wal`, which is cut last where volumes cannot be cut at one moment.
@@ -96,9 +96,9 @@ pub struct VolumesConfig {
     /// Where every snapshot is copied.
     pub copy: Option<CopyConfig>,
     /// The lock that is put on every snapshot and copy.
-    pub lock: Option<Lock>,
+    pub lock: Option<SnapshotLock>,
     /// Age at which snapshots go to the archive tier.
-    pub archive_after: Option<Span>,
+    pub archive_after: Option<HumanDuration>,
 }
 
 /// Where snapshots are copied.
@@ -138,7 +138,7 @@ impl PostgresConfig {
     ///
     /// # Errors
     /// What went wrong with the command; its output is not part of the text.
-    pub async fn connect(&self) -> Result<Connection, String> {
+    pub async fn connect(&self) -> Result<PgConnection, String> {
         let Some(command) = &self.password_command else { return Ok(self.connection.clone()) };
         let (program, arguments) = command.split_first().ok_or("password_command is empty")?;
         let mut words = tokio::process::Command::new(program);
@@ -155,7 +155,7 @@ impl PostgresConfig {
     }
 }
 
-pub(super) fn datastores(root: &mut Section<'_>, base: &Path) -> BTreeMap<DatastoreName, DatastoreConfig> {
+pub(super) fn datastores(root: &mut ConfigSection<'_>, base: &Path) -> BTreeMap<DatastoreName, DatastoreConfig> {
     let mut all = BTreeMap::new();
     for (name, mut s) in root.sections("datastores") {
         let parsed_name = match name.parse::<DatastoreName>() {
@@ -173,7 +173,7 @@ pub(super) fn datastores(root: &mut Section<'_>, base: &Path) -> BTreeMap<Datast
 }
 
 /// A set can only ask a server that is configured.
-fn servers_are_configured(root: &mut Section<'_>, all: &BTreeMap<DatastoreName, DatastoreConfig>) {
+fn servers_are_configured(root: &mut ConfigSection<'_>, all: &BTreeMap<DatastoreName, DatastoreConfig>) {
     for (name, settings) in all {
         let Some(server) = settings.volumes().and_then(|volumes| volumes.postgres.as_ref()) else { continue };
         if all.get(server).is_none_or(|settings| settings.postgres().is_none()) {
@@ -186,21 +186,21 @@ fn servers_are_configured(root: &mut Section<'_>, all: &BTreeMap<DatastoreName, 
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum KindSetting {
     Postgres,
     Ebs,
     Local,
 }
 
-fn datastore(s: &mut Section<'_>, base: &Path) -> Option<DatastoreConfig> {
-    let kinds = [("postgres", Kind::Postgres), ("ebs", Kind::Ebs), ("local-volumes", Kind::Local)];
+fn datastore(s: &mut ConfigSection<'_>, base: &Path) -> Option<DatastoreConfig> {
+    let kinds = [("postgres", KindSetting::Postgres), ("ebs", KindSetting::Ebs), ("local-volumes", KindSetting::Local)];
     let kind = match s.choice("kind", &kinds) {
-        Some(Kind::Postgres) => postgres(s).map(DatastoreKind::Postgres),
-        Some(Kind::Ebs) => {
+        Some(KindSetting::Postgres) => postgres(s).map(DatastoreKind::Postgres),
+        Some(KindSetting::Ebs) => {
             let place = ebs_place(s);
             volumes(s, place, base).map(|volumes| DatastoreKind::Volumes(Box::new(volumes)))
         }
-        Some(Kind::Local) => {
+        Some(KindSetting::Local) => {
             let place = local_place(s, base);
             volumes(s, place, base).map(|volumes| DatastoreKind::Volumes(Box::new(volumes)))
         }
@@ -215,45 +215,46 @@ fn datastore(s: &mut Section<'_>, base: &Path) -> Option<DatastoreConfig> {
     let hosts = s.texts("hosts").map(|t| t.value).unwrap_or_default();
     Some(DatastoreConfig {
         kind: kind?,
-        rpo: rpo.unwrap_or(Span::seconds(86_400)),
-        rto: rto.unwrap_or(Span::seconds(4 * 3_600)),
-        drilled_within: drilled.unwrap_or(Span::seconds(30 * 86_400)),
+        rpo: rpo.unwrap_or(HumanDuration::seconds(86_400)),
+        rto: rto.unwrap_or(HumanDuration::seconds(4 * 3_600)),
+        drilled_within: drilled.unwrap_or(HumanDuration::seconds(30 * 86_400)),
         hosts,
     })
 }
 
-fn postgres(s: &mut Section<'_>) -> Option<PostgresConfig> {
-    let connection = s.required_text("connection", "connection = \"service=chat\"").and_then(|text| match Connection::parse(&text.value) {
-        Ok(connection) => Some(connection),
-        Err(error) => s.fault(
-            text.span,
-            "connection",
-            &error.to_string(),
-            "name host, user and database only: \"host=db.internal dbname=chat user=lifeboat\" or \"service=chat\"",
-        ),
-    });
+fn postgres(s: &mut ConfigSection<'_>) -> Option<PostgresConfig> {
+    let connection =
+        s.required_text("connection", "connection = \"service=chat\"").and_then(|text| match PgConnection::parse(&text.value) {
+            Ok(connection) => Some(connection),
+            Err(error) => s.fault(
+                text.span,
+                "connection",
+                &error.to_string(),
+                "name host, user and database only: \"host=db.internal dbname=chat user=lifeboat\" or \"service=chat\"",
+            ),
+        });
     Some(PostgresConfig {
-        connection: connection.unwrap_or(Connection::parse("").ok()?),
+        connection: connection.unwrap_or(PgConnection::parse("").ok()?),
         password_command: s.texts("password_command").map(|t| t.value),
         jobs: s.number("jobs", 1, 32).unwrap_or(1),
-        lock_wait: s.span("lock_wait").unwrap_or(Span::seconds(30)),
+        lock_wait: s.span("lock_wait").unwrap_or(HumanDuration::seconds(30)),
         snapshot_limit: s.span("snapshot_limit"),
         role_passwords: s.boolean("role_passwords").unwrap_or(true),
     })
 }
 
-fn ebs_place(s: &mut Section<'_>) -> Option<SetPlace> {
+fn ebs_place(s: &mut ConfigSection<'_>) -> Option<SetPlace> {
     let region = s.required_text("region", "region = \"eu-west-1\"")?.value;
     Some(SetPlace::Ebs { region, role: s.text("role").map(|t| t.value) })
 }
 
-fn local_place(s: &mut Section<'_>, base: &Path) -> Option<SetPlace> {
+fn local_place(s: &mut ConfigSection<'_>, base: &Path) -> Option<SetPlace> {
     let directory = base.join(s.required_text("directory", "directory = \"volumes\"")?.value);
     let directory = std::path::absolute(&directory).unwrap_or(directory);
     Some(SetPlace::Local { directory: directory.display().to_string() })
 }
 
-fn volumes(s: &mut Section<'_>, place: Option<SetPlace>, base: &Path) -> Option<VolumesConfig> {
+fn volumes(s: &mut ConfigSection<'_>, place: Option<SetPlace>, base: &Path) -> Option<VolumesConfig> {
     let selection = selection(s);
     let exclude = ids(s, "exclude");
     let kms_keys = s.texts("kms_keys").map(|t| t.value).unwrap_or_default();
@@ -346,7 +347,7 @@ fn is_key_arn(text: &str) -> bool {
     text.starts_with("arn:") && text.contains(":kms:") && text.contains(":key/")
 }
 
-fn program(s: &mut Section<'_>, key: &str) -> Option<Vec<String>> {
+fn program(s: &mut ConfigSection<'_>, key: &str) -> Option<Vec<String>> {
     let words = s.texts(key)?;
     match words.value.first() {
         Some(program) if Path::new(program).is_absolute() => Some(words.value),
@@ -359,17 +360,17 @@ fn program(s: &mut Section<'_>, key: &str) -> Option<Vec<String>> {
     }
 }
 
-fn selection(s: &mut Section<'_>) -> Option<Selection> {
+fn selection(s: &mut ConfigSection<'_>) -> Option<VolumeSelection> {
     let instance = s.text("instance");
     let tags: BTreeMap<String, String> = s.pairs("tags").into_iter().collect();
     let volumes = ids(s, "volumes");
     match (instance, tags.is_empty(), volumes.is_empty()) {
         (Some(text), true, true) => match text.value.parse() {
-            Ok(instance) => Some(Selection::Instance(instance)),
+            Ok(instance) => Some(VolumeSelection::Instance(instance)),
             Err(why) => s.fault(text.span, "instance", &why, "write instance = \"i-…\""),
         },
-        (None, false, true) => Some(Selection::Tags(tags)),
-        (None, true, false) => Some(Selection::Ids(volumes)),
+        (None, false, true) => Some(VolumeSelection::Tags(tags)),
+        (None, true, false) => Some(VolumeSelection::Ids(volumes)),
         (None, true, true) if s.has("volumes") => None,
         (None, true, true) => {
             s.fault_here("no volume is named", "write instance = \"i-…\", tags = { Role = \"db\" } or volumes = [\"vol-…\"]")
@@ -378,16 +379,16 @@ fn selection(s: &mut Section<'_>) -> Option<Selection> {
     }
 }
 
-fn ids(s: &mut Section<'_>, key: &str) -> Vec<VolumeId> {
+fn ids(s: &mut ConfigSection<'_>, key: &str) -> Vec<VolumeId> {
     let Some(texts) = s.texts(key) else { return Vec::new() };
     texts.value.iter().filter_map(|text| volume_id(s, key, text, &texts.span)).collect()
 }
 
-fn volume_id(s: &mut Section<'_>, key: &str, text: &str, span: &std::ops::Range<usize>) -> Option<VolumeId> {
+fn volume_id(s: &mut ConfigSection<'_>, key: &str, text: &str, span: &std::ops::Range<usize>) -> Option<VolumeId> {
     text.parse().map_or_else(|why: String| s.fault(span.clone(), key, &why, "write ids such as \"vol-0123456789abcdef0\""), Some)
 }
 
-fn copy(s: &mut Section<'_>, home: Option<&SetPlace>, base: &Path) -> Option<CopyConfig> {
+fn copy(s: &mut ConfigSection<'_>, home: Option<&SetPlace>, base: &Path) -> Option<CopyConfig> {
     let place = match home? {
         SetPlace::Ebs { .. } => ebs_place(s),
         SetPlace::Local { .. } => local_place(s, base),
@@ -408,12 +409,12 @@ fn copy(s: &mut Section<'_>, home: Option<&SetPlace>, base: &Path) -> Option<Cop
     Some(CopyConfig { place: place?, key, account, at_once_max: s.number("at_once_max", 1, 20).unwrap_or(5) })
 }
 
-fn lock(s: &mut Section<'_>) -> Option<Lock> {
+fn lock(s: &mut ConfigSection<'_>) -> Option<SnapshotLock> {
     let kind = s.choice("mode", &[("governance", LockKind::Governance), ("compliance", LockKind::Compliance)]);
     let days = s.number("days", 1, LOCK_DAYS_MAX);
     let cooling_off = s.number("cooling_off_hours", 1, 72).unwrap_or(0);
     if (kind.is_none() && !s.has("mode")) || (days.is_none() && !s.has("days")) {
         s.fault_here::<()>("the lock says not how, or not how long", "write mode = \"governance\" or \"compliance\", and days = 35");
     }
-    Some(Lock { kind: kind?, days: u32::try_from(days?).ok()?, cooling_off_hours: u32::try_from(cooling_off).ok()? })
+    Some(SnapshotLock { kind: kind?, days: u32::try_from(days?).ok()?, cooling_off_hours: u32::try_from(cooling_off).ok()? })
 }

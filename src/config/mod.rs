@@ -20,12 +20,12 @@ use jiff::Timestamp;
 
 use crate::domain::scratch::ScratchSettings;
 use crate::domain::{DatastoreName, VaultId};
-use crate::keyring::age_key::Recipients;
+use crate::keyring::age_key::RecipientsKey;
 use crate::keyring::sign::{PublicKey, TrustedKeys};
 pub use datastores::{CopyConfig, DatastoreConfig, DatastoreKind, PostgresConfig, VolumesConfig};
-pub use section::{ConfigError, Fault};
-use section::{Document, Section};
-pub use vault::{ColdConfig, Colder, Confirm, LockMode, S3Config, VaultConfig, parse_s3_address};
+use section::{ConfigDocument, ConfigSection};
+pub use section::{ConfigError, ConfigFault};
+pub use vault::{ClassTransition, ColdConfig, LockMode, S3Config, UploadConfirmation, VaultConfig, parse_s3_address};
 
 /// Name of the configuration file.
 pub const FILE_NAME: &str = "lifeboat.toml";
@@ -185,7 +185,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every fault that was found.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let document = Document::parse(file, text)?;
+        let document = ConfigDocument::parse(file, text)?;
         let base = file.parent().unwrap_or(Path::new("."));
         let mut root = document.root();
         let vault = root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|mut s| {
@@ -223,7 +223,7 @@ impl Config {
     }
 }
 
-fn keys(root: &mut Section<'_>, base: &Path) -> Vec<KeyConfig> {
+fn keys(root: &mut ConfigSection<'_>, base: &Path) -> Vec<KeyConfig> {
     let mut keys = Vec::new();
     for (name, mut s) in root.sections("keys") {
         if !name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_') {
@@ -257,7 +257,7 @@ fn day_in_utc(day: jiff::civil::Date) -> Option<Timestamp> {
     day.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
-fn age_key(s: &mut Section<'_>, name: &str, base: &Path) -> Option<KeyKind> {
+fn age_key(s: &mut ConfigSection<'_>, name: &str, base: &Path) -> Option<KeyKind> {
     let identity = s.text("identity_file");
     let recipients = s.texts("recipients");
     match (identity, recipients) {
@@ -265,7 +265,7 @@ fn age_key(s: &mut Section<'_>, name: &str, base: &Path) -> Option<KeyKind> {
         (None, Some(texts)) if texts.value.is_empty() => {
             s.fault(texts.span, "recipients", "a key without recipients opens nothing", "name at least one recipient (age1…)")
         }
-        (None, Some(texts)) => match Recipients::new(name, texts.value.clone()) {
+        (None, Some(texts)) => match RecipientsKey::new(name, texts.value.clone()) {
             Ok(_) => Some(KeyKind::AgeRecipients(texts.value)),
             Err(error) => {
                 s.fault(texts.span, "recipients", &error.to_string(), "write the public half (age1…) that `age-keygen -y` prints")
@@ -281,7 +281,7 @@ fn age_key(s: &mut Section<'_>, name: &str, base: &Path) -> Option<KeyKind> {
     }
 }
 
-fn signing(mut s: Section<'_>, base: &Path) -> Option<SigningConfig> {
+fn signing(mut s: ConfigSection<'_>, base: &Path) -> Option<SigningConfig> {
     let (file, kms) = (s.text("key_file"), s.text("kms_key_id"));
     let (region, endpoint) = (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
     let mut trusted = Vec::new();
@@ -333,14 +333,14 @@ fn signing(mut s: Section<'_>, base: &Path) -> Option<SigningConfig> {
     Some(SigningConfig { signer: signer?, trusted: TrustedKeys::new(trusted).until(until) })
 }
 
-fn postgres(root: &mut Section<'_>, base: &Path) -> Option<PathBuf> {
+fn postgres(root: &mut ConfigSection<'_>, base: &Path) -> Option<PathBuf> {
     let mut s = root.section("postgres")?;
     let bin = s.text("pg_bin").map(|t| base.join(t.value));
     s.finish();
     bin
 }
 
-fn compression(root: &mut Section<'_>) -> CompressionConfig {
+fn compression(root: &mut ConfigSection<'_>) -> CompressionConfig {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut config = CompressionConfig { levels: crate::config::template::LEVELS, compressors: cores.min(8) };
     if let Some(mut s) = root.section("compression") {

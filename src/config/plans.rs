@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use super::checks::{Ask, CheckConfig, Expect, Smoke};
+pub use super::checks::{CheckConfig, CheckQuestion, ExpectedAnswer, SmokeCommand};
 use super::checks::{check, smoke};
-use super::schedules::{Timing, timing};
-use super::section::{ConfigError, Document, Section};
+use super::schedules::{JobTiming, timing};
+use super::section::{ConfigDocument, ConfigError, ConfigSection};
 use super::{Config, DatastoreConfig};
-use crate::domain::drill::{Control, Scenario};
+use crate::domain::drill::{NegativeControl, Scenario};
 use crate::domain::id::{BackupId, DatastoreName};
-use crate::domain::span::Span;
-use crate::domain::thaw::Tier;
+use crate::domain::span::HumanDuration;
+use crate::domain::thaw::RetrievalTier;
 
 /// Directory of restore plans.
 pub const RESTORE_DIRECTORY: &str = "restore";
@@ -27,7 +27,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// How datastores are brought back, in order.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct RestorePlan {
     /// Its name, that of its file.
     pub name: String,
     /// The file; none for the plan that is meant where there is none.
@@ -72,7 +72,7 @@ pub struct PlanStage {
     /// Statements run in the loaded database.
     pub after: Vec<String>,
     /// Programs that must succeed in the end.
-    pub smoke: Vec<Smoke>,
+    pub smoke: Vec<SmokeCommand>,
     /// What lives on the volumes, where it is a set of them.
     pub volumes: Option<VolumeStage>,
 }
@@ -90,7 +90,7 @@ pub struct VolumeStage {
 
 /// Which backup a drill takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Chosen {
+pub enum BackupChoice {
     /// The newest.
     Latest,
     /// The oldest there is.
@@ -100,7 +100,7 @@ pub enum Chosen {
     /// This one.
     Exactly(BackupId),
     /// Any one of a window before now, by a seed that is recorded.
-    Random(Span),
+    Random(HumanDuration),
 }
 
 /// Where a drill restores.
@@ -127,7 +127,7 @@ pub struct LocalSandbox {
 
 /// A drill.
 #[derive(Debug, Clone)]
-pub struct Drill {
+pub struct DrillPlan {
     /// Its name, that of its file.
     pub name: String,
     /// The file.
@@ -135,11 +135,11 @@ pub struct Drill {
     /// The file's text.
     pub text: String,
     /// The restore plan.
-    pub plan: Plan,
+    pub plan: RestorePlan,
     /// When it is run.
-    pub cadence: Option<Timing>,
+    pub cadence: Option<JobTiming>,
     /// Which backup.
-    pub chosen: Chosen,
+    pub chosen: BackupChoice,
     /// What decides where chance does; none: chance, and it is recorded.
     pub seed: Option<u64>,
     /// Where.
@@ -151,13 +151,13 @@ pub struct Drill {
     /// What the database held, is not in the dump, and need not be, as `backup` names it.
     pub accept_omitted: BTreeSet<String>,
     /// How long it may take, to the last check.
-    pub rto: Span,
+    pub rto: HumanDuration,
     /// How old the data may be.
-    pub rpo: Span,
+    pub rpo: HumanDuration,
     /// When the sandbox ends by itself.
-    pub time_to_live: Span,
+    pub time_to_live: HumanDuration,
     /// The tier at which a frozen backup is thawed first; none: it is not.
-    pub thaw: Option<Tier>,
+    pub thaw: Option<RetrievalTier>,
     /// What is broken on purpose.
     pub breaks: Vec<Scenario>,
     /// An offline key that opens when others are lost.
@@ -165,14 +165,14 @@ pub struct Drill {
     /// What is asked.
     pub checks: Vec<CheckConfig>,
     /// Damage that the checks must notice.
-    pub controls: Vec<Control>,
+    pub controls: Vec<NegativeControl>,
     /// Who looks at the report.
     pub reviewers: Vec<String>,
 }
 
 /// The plan that is meant where no file says anything.
 #[must_use]
-pub fn plain_plan(datastore: &DatastoreName) -> Plan {
+pub fn plain_plan(datastore: &DatastoreName) -> RestorePlan {
     let stage = PlanStage {
         datastore: datastore.clone(),
         major: None,
@@ -192,7 +192,7 @@ pub fn plain_plan(datastore: &DatastoreName) -> Plan {
         smoke: Vec::new(),
         volumes: None,
     };
-    Plan { name: datastore.to_string(), file: None, text: String::new(), stages: vec![stage] }
+    RestorePlan { name: datastore.to_string(), file: None, text: String::new(), stages: vec![stage] }
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {
@@ -208,7 +208,7 @@ pub fn names(config: &Config, directory: &str) -> Vec<String> {
     names
 }
 
-impl Plan {
+impl RestorePlan {
     /// What it says about a datastore.
     #[must_use]
     pub fn stage(&self, datastore: &DatastoreName) -> Option<&PlanStage> {
@@ -220,7 +220,7 @@ impl Plan {
 ///
 /// # Errors
 /// [`ConfigError`] if there is a file and it has faults.
-pub fn plan_of(config: &Config, datastore: &DatastoreName) -> Result<Plan, ConfigError> {
+pub fn plan_of(config: &Config, datastore: &DatastoreName) -> Result<RestorePlan, ConfigError> {
     let file = config.base().join(RESTORE_DIRECTORY).join(format!("{datastore}.toml"));
     if file.exists() { plan(config, datastore.as_str(), &file) } else { Ok(plain_plan(datastore)) }
 }
@@ -235,9 +235,9 @@ pub fn text_of(config: &Config, datastore: &DatastoreName) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// [`ConfigError`] with every fault that was found.
-pub fn plan(config: &Config, name: &str, file: &Path) -> Result<Plan, ConfigError> {
+pub fn plan(config: &Config, name: &str, file: &Path) -> Result<RestorePlan, ConfigError> {
     let text = read(file)?;
-    let document = Document::parse(file, &text)?;
+    let document = ConfigDocument::parse(file, &text)?;
     let mut root = document.root();
     let mut stages: Vec<PlanStage> = Vec::new();
     for mut section in root.list("restore") {
@@ -260,7 +260,7 @@ pub fn plan(config: &Config, name: &str, file: &Path) -> Result<Plan, ConfigErro
     }
     root.finish();
     document.verdict()?;
-    Ok(Plan { name: name.to_owned(), file: Some(file.to_owned()), text, stages })
+    Ok(RestorePlan { name: name.to_owned(), file: Some(file.to_owned()), text, stages })
 }
 
 /// Settings that a plan may not make: they reach out of the server, or load code into it.
@@ -279,7 +279,7 @@ const SETTINGS_REFUSED: [&str; 12] = [
     "dynamic_library_path",
 ];
 
-fn refuse_settings(s: &Section<'_>, settings: &[(String, String)], whose: &str, instead: &str) {
+fn refuse_settings(s: &ConfigSection<'_>, settings: &[(String, String)], whose: &str, instead: &str) {
     for (name, _) in settings {
         let sound = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'.');
         if !sound || SETTINGS_REFUSED.contains(&name.to_ascii_lowercase().as_str()) {
@@ -288,7 +288,7 @@ fn refuse_settings(s: &Section<'_>, settings: &[(String, String)], whose: &str, 
     }
 }
 
-fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
+fn stage(config: &Config, s: &mut ConfigSection<'_>) -> Option<PlanStage> {
     let datastore = datastore(config, s, true);
     let settings = s.pairs("settings");
     refuse_settings(s, &settings, "plan", "set it on the server, if it is meant");
@@ -322,7 +322,7 @@ fn stage(config: &Config, s: &mut Section<'_>) -> Option<PlanStage> {
 }
 
 /// What lives on volumes; none if the plan does not say: then they can be restored, and not drilled.
-fn volume_stage(s: &mut Section<'_>) -> Option<VolumeStage> {
+fn volume_stage(s: &mut ConfigSection<'_>) -> Option<VolumeStage> {
     let mounts: Vec<(String, PathBuf)> = s.pairs("mounts").into_iter().map(|(volume, at)| (volume, PathBuf::from(at))).collect();
     let data_directory = s.text("data_directory").map(|t| (PathBuf::from(t.value), t.span));
     let database = s.text("database").map_or_else(|| "postgres".to_owned(), |t| t.value);
@@ -351,7 +351,7 @@ fn volume_stage(s: &mut Section<'_>) -> Option<VolumeStage> {
 }
 
 /// Tables, each written as `schema.table`.
-pub(super) fn tables(s: &mut Section<'_>, key: &str) -> Vec<(String, String)> {
+pub(super) fn tables(s: &mut ConfigSection<'_>, key: &str) -> Vec<(String, String)> {
     let Some(texts) = s.texts(key) else { return Vec::new() };
     let split = |text: &String| match text.split_once('.') {
         Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Some((schema.to_owned(), table.to_owned())),
@@ -361,7 +361,7 @@ pub(super) fn tables(s: &mut Section<'_>, key: &str) -> Vec<(String, String)> {
 }
 
 /// The datastore a section names; it must be configured.
-pub(super) fn datastore(config: &Config, s: &mut Section<'_>, required: bool) -> Option<DatastoreName> {
+pub(super) fn datastore(config: &Config, s: &mut ConfigSection<'_>, required: bool) -> Option<DatastoreName> {
     let text = if required { s.required_text("datastore", "datastore = \"chat\"")? } else { s.text("datastore")? };
     match text.value.parse::<DatastoreName>() {
         Ok(name) if config.datastores.contains_key(&name) => Some(name),
@@ -376,13 +376,13 @@ pub(super) fn datastore(config: &Config, s: &mut Section<'_>, required: bool) ->
 ///
 /// # Errors
 /// [`ConfigError`] with every fault of the first of the two files that has any; `Ok(None)` if there is no such drill.
-pub fn drill(config: &Config, name: &str) -> Result<Option<Drill>, ConfigError> {
+pub fn drill(config: &Config, name: &str) -> Result<Option<DrillPlan>, ConfigError> {
     if !names(config, DRILLS_DIRECTORY).iter().any(|known| known == name) {
         return Ok(None);
     }
     let file = config.base().join(DRILLS_DIRECTORY).join(format!("{name}.toml"));
     let text = read(&file)?;
-    let document = Document::parse(&file, &text)?;
+    let document = ConfigDocument::parse(&file, &text)?;
     let mut root = document.root();
     let plan = drill_plan(config, &mut root)?;
     let drill = plan.and_then(|plan| script(config, &mut root, plan, name, &file, &text));
@@ -391,7 +391,7 @@ pub fn drill(config: &Config, name: &str) -> Result<Option<Drill>, ConfigError> 
     drill.ok_or_else(|| document.incomplete()).map(Some)
 }
 
-fn drill_plan(config: &Config, s: &mut Section<'_>) -> Result<Option<Plan>, ConfigError> {
+fn drill_plan(config: &Config, s: &mut ConfigSection<'_>) -> Result<Option<RestorePlan>, ConfigError> {
     let Some(text) = s.required_text("plan", "plan = \"chat\", for restore/chat.toml") else { return Ok(None) };
     let known = names(config, RESTORE_DIRECTORY);
     if known.contains(&text.value) {
@@ -403,7 +403,7 @@ fn drill_plan(config: &Config, s: &mut Section<'_>) -> Result<Option<Plan>, Conf
     Ok(None)
 }
 
-fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &Path, text: &str) -> Option<Drill> {
+fn script(config: &Config, s: &mut ConfigSection<'_>, plan: RestorePlan, name: &str, file: &Path, text: &str) -> Option<DrillPlan> {
     // The server of a drill lives on the volumes, so there is no other beside it.
     let of_volumes = |stage: &PlanStage| config.datastores.get(&stage.datastore).is_some_and(|settings| settings.volumes().is_some());
     if plan.stages.iter().any(of_volumes) && (plan.stages.len() > 1 || plan.stages.iter().any(|stage| stage.volumes.is_none())) {
@@ -430,11 +430,11 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
     let sandbox = local(s, config.base());
     let accept_gaps = words(s, "accept_gaps", &GAPS);
     let accept_omitted = s.texts("accept_omitted").map(|list| list.value.into_iter().collect()).unwrap_or_default();
-    let thaw = s.choice("thaw", &Tier::ALL.map(|tier| (tier.name(), tier)));
+    let thaw = s.choice("thaw", &RetrievalTier::ALL.map(|tier| (tier.name(), tier)));
     let breaks = words(s, "break", &Scenario::ALL.map(|(name, _)| name));
     let controls = match s.has("controls") {
-        true => words(s, "controls", &Control::ALL.map(|(name, _)| name)),
-        false => Control::ALL.map(|(name, _)| name.to_owned()).into(),
+        true => words(s, "controls", &NegativeControl::ALL.map(|(name, _)| name)),
+        false => NegativeControl::ALL.map(|(name, _)| name.to_owned()).into(),
     };
     if controls.is_empty() {
         s.fault_here::<()>("a drill without a negative control proves nothing", "leave controls out, or name at least one");
@@ -449,7 +449,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         let fingerprint = |stage: &PlanStage| CheckConfig {
             name: format!("fingerprint of {}", stage.datastore),
             datastore: stage.datastore.clone(),
-            ask: Ask::Fingerprint,
+            ask: CheckQuestion::Fingerprint,
         };
         checks = plan.stages.iter().map(fingerprint).collect();
         if let Some(stage) = plan.stages.first().filter(|stage| of_volumes(stage)) {
@@ -459,7 +459,7 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
     let pick = |all: &[(&'static str, Scenario)], names: BTreeSet<String>| {
         all.iter().filter(|(name, _)| names.contains(*name)).map(|(_, one)| *one).collect::<Vec<_>>()
     };
-    Some(Drill {
+    Some(DrillPlan {
         name: name.to_owned(),
         file: file.to_owned(),
         text: text.to_owned(),
@@ -472,19 +472,19 @@ fn script(config: &Config, s: &mut Section<'_>, plan: Plan, name: &str, file: &P
         accept_omitted,
         rto: own_rto.or(rto)?,
         rpo: own_rpo.or(rpo)?,
-        time_to_live: s.span("time_to_live").unwrap_or(Span::seconds(4 * 3600)),
+        time_to_live: s.span("time_to_live").unwrap_or(HumanDuration::seconds(4 * 3600)),
         breaks: pick(&Scenario::ALL, breaks),
         thaw,
         recovery_identity: s.text("recovery_identity").map(|t| config.base().join(t.value)),
         checks,
-        controls: Control::ALL.iter().filter(|(name, _)| controls.contains(*name)).map(|(_, one)| *one).collect(),
+        controls: NegativeControl::ALL.iter().filter(|(name, _)| controls.contains(*name)).map(|(_, one)| *one).collect(),
         reviewers: s.texts("reviewers").map(|t| t.value).unwrap_or_default(),
         plan,
     })
 }
 
 /// The check that is meant for volumes where none is written.
-fn cross_check_of(config: &Config, s: &mut Section<'_>, stage: &PlanStage) -> Option<CheckConfig> {
+fn cross_check_of(config: &Config, s: &mut ConfigSection<'_>, stage: &PlanStage) -> Option<CheckConfig> {
     let server = config.datastores.get(&stage.datastore).and_then(|settings| settings.volumes()?.postgres.clone());
     let Some(with) = server else {
         return s.fault_here(
@@ -492,17 +492,17 @@ fn cross_check_of(config: &Config, s: &mut Section<'_>, stage: &PlanStage) -> Op
             "write [[checks]] with kind = \"cross-check\" and with = \"…\", the datastore that dumps the same database",
         );
     };
-    let ask = Ask::CrossCheck { with, within: CROSS_CHECK_WITHIN, changing: Vec::new() };
+    let ask = CheckQuestion::CrossCheck { with, within: CROSS_CHECK_WITHIN, changing: Vec::new() };
     Some(CheckConfig { name: format!("{} against its dump", stage.datastore), datastore: stage.datastore.clone(), ask })
 }
 
 /// How far apart a set of volumes and a dump may be that are compared, if the drill says nothing.
-pub(super) const CROSS_CHECK_WITHIN: Span = Span::seconds(24 * 3600);
+pub(super) const CROSS_CHECK_WITHIN: HumanDuration = HumanDuration::seconds(24 * 3600);
 
 /// Names of the gaps a sandbox can have; the sandbox room says what they mean.
 pub const GAPS: [&str; 7] = ["network", "files", "processes", "uid", "size", "names", "system-calls"];
 
-fn words(s: &mut Section<'_>, key: &str, known: &[&str]) -> BTreeSet<String> {
+fn words(s: &mut ConfigSection<'_>, key: &str, known: &[&str]) -> BTreeSet<String> {
     let Some(list) = s.texts(key) else { return BTreeSet::new() };
     for word in &list.value {
         if !known.contains(&word.as_str()) {
@@ -512,15 +512,15 @@ fn words(s: &mut Section<'_>, key: &str, known: &[&str]) -> BTreeSet<String> {
     list.value.into_iter().collect()
 }
 
-fn chosen(s: &mut Section<'_>) -> Option<Chosen> {
-    let Some(text) = s.text("backup") else { return (!s.has("backup")).then_some(Chosen::Latest) };
+fn chosen(s: &mut ConfigSection<'_>) -> Option<BackupChoice> {
+    let Some(text) = s.text("backup") else { return (!s.has("backup")).then_some(BackupChoice::Latest) };
     let words: Vec<&str> = text.value.split_whitespace().collect();
     let parsed = match words.as_slice() {
-        ["latest"] => Some(Chosen::Latest),
-        ["oldest"] => Some(Chosen::Oldest),
-        ["at", time] => time.parse().ok().map(Chosen::At),
-        ["random", window] => window.parse().ok().map(Chosen::Random),
-        [id] => id.parse().ok().map(Chosen::Exactly),
+        ["latest"] => Some(BackupChoice::Latest),
+        ["oldest"] => Some(BackupChoice::Oldest),
+        ["at", time] => time.parse().ok().map(BackupChoice::At),
+        ["random", window] => window.parse().ok().map(BackupChoice::Random),
+        [id] => id.parse().ok().map(BackupChoice::Exactly),
         _ => None,
     };
     parsed.or_else(|| {
@@ -533,7 +533,7 @@ fn chosen(s: &mut Section<'_>) -> Option<Chosen> {
     })
 }
 
-fn local(s: &mut Section<'_>, base: &Path) -> LocalSandbox {
+fn local(s: &mut ConfigSection<'_>, base: &Path) -> LocalSandbox {
     let mut sandbox = LocalSandbox { size_bytes: 4096 * MIB, programs: Vec::new(), preload: Vec::new(), settings: Vec::new() };
     if let Some(mut section) = s.section("local") {
         sandbox.size_bytes = section.number("size_mib", 128, 1_048_576).map_or(sandbox.size_bytes, |mib| mib as u64 * MIB);
@@ -554,7 +554,7 @@ fn local(s: &mut Section<'_>, base: &Path) -> LocalSandbox {
     sandbox
 }
 
-impl Drill {
+impl DrillPlan {
     /// How long the whole drill may take before its report counts as missing.
     #[must_use]
     pub fn report_within(&self) -> Duration {

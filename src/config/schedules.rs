@@ -7,12 +7,14 @@ use jiff::civil::Time;
 
 use super::Config;
 use super::plans::{self, DRILLS_DIRECTORY};
-use super::section::{ConfigError, Document, Section};
-use crate::domain::calendar::{Blackout, Calendar, Crontab, InBlackout, Pattern, Period, Zone, beginning, nth_weekday};
+use super::section::{ConfigDocument, ConfigError, ConfigSection};
+use crate::domain::calendar::{
+    Blackout, Calendar, Crontab, InBlackout, RecurrencePattern, TickPeriod, TimeZoneName, beginning, nth_weekday,
+};
 use crate::domain::id::DatastoreName;
-use crate::domain::job::{Action, CatchUp, Job};
-use crate::domain::retention::{Every, Policy};
-use crate::domain::span::Span;
+use crate::domain::job::{CatchUpPolicy, Job, JobAction};
+use crate::domain::retention::{KeptPeriod, RetentionPolicy};
+use crate::domain::span::HumanDuration;
 
 /// Directory of schedules.
 pub const SCHEDULES_DIRECTORY: &str = "schedules";
@@ -21,13 +23,13 @@ pub const SCHEDULES_MAX: usize = 20_000;
 
 /// When something runs, and what becomes of it otherwise.
 #[derive(Debug, Clone)]
-pub struct Timing {
+pub struct JobTiming {
     /// When.
     pub calendar: Calendar,
     /// What becomes of ticks that were missed.
-    pub catch_up: CatchUp,
+    pub catch_up: CatchUpPolicy,
     /// How long one attempt may take.
-    pub timeout: Span,
+    pub timeout: HumanDuration,
     /// How often it is tried again.
     pub retries: u32,
     /// The hosts that may run it; none: all.
@@ -42,15 +44,15 @@ pub struct Schedule {
     /// The file.
     pub file: PathBuf,
     /// What it does.
-    pub actions: Vec<Action>,
+    pub actions: Vec<JobAction>,
     /// When.
-    pub timing: Timing,
+    pub timing: JobTiming,
     /// How long its datastores' backups are kept; none: for ever.
-    pub keep: Option<Policy>,
+    pub keep: Option<RetentionPolicy>,
 }
 
-impl Timing {
-    fn job(&self, key: String, action: Action) -> Job {
+impl JobTiming {
+    fn job(&self, key: String, action: JobAction) -> Job {
         Job {
             key,
             action,
@@ -67,7 +69,7 @@ impl Schedule {
     /// The datastores that it backs up.
     pub fn datastores(&self) -> impl Iterator<Item = &DatastoreName> {
         self.actions.iter().filter_map(|action| match action {
-            Action::Backup(datastore) => Some(datastore),
+            JobAction::Backup(datastore) => Some(datastore),
             _ => None,
         })
     }
@@ -75,8 +77,8 @@ impl Schedule {
     /// One job for each thing that it does.
     #[must_use]
     pub fn jobs(&self) -> Vec<Job> {
-        let key = |action: &Action| match action {
-            Action::Backup(datastore) => format!("{}/{datastore}", self.name),
+        let key = |action: &JobAction| match action {
+            JobAction::Backup(datastore) => format!("{}/{datastore}", self.name),
             _ => self.name.clone(),
         };
         self.actions.iter().map(|action| self.timing.job(key(action), action.clone())).collect()
@@ -85,7 +87,7 @@ impl Schedule {
 
 /// Every job there is, and what is wrong with files that were left out.
 #[derive(Debug, Default)]
-pub struct Jobs {
+pub struct ConfiguredJobs {
     /// The jobs.
     pub jobs: Vec<Job>,
     /// The schedules.
@@ -96,8 +98,8 @@ pub struct Jobs {
 ///
 /// # Errors
 /// [`ConfigError`] with every fault of the first file that has any.
-pub fn jobs(config: &Config) -> Result<Jobs, ConfigError> {
-    let mut all = Jobs::default();
+pub fn jobs(config: &Config) -> Result<ConfiguredJobs, ConfigError> {
+    let mut all = ConfiguredJobs::default();
     for directory in [SCHEDULES_DIRECTORY, DRILLS_DIRECTORY] {
         let file = config.base().join(directory);
         // None is none; one that cannot be read may hold anything.
@@ -115,7 +117,7 @@ pub fn jobs(config: &Config) -> Result<Jobs, ConfigError> {
         if let Some(drill) = plans::drill(config, &name)?
             && let Some(timing) = drill.cadence
         {
-            all.jobs.push(timing.job(format!("drill/{name}"), Action::Drill(name)));
+            all.jobs.push(timing.job(format!("drill/{name}"), JobAction::Drill(name)));
         }
     }
     Ok(all)
@@ -123,7 +125,7 @@ pub fn jobs(config: &Config) -> Result<Jobs, ConfigError> {
 
 /// A datastore's own hosts count where its schedule names none.
 fn pinned(config: &Config, mut job: Job) -> Job {
-    if let Action::Backup(datastore) = &job.action
+    if let JobAction::Backup(datastore) = &job.action
         && job.hosts.is_empty()
         && let Some(settings) = config.datastores.get(datastore)
     {
@@ -147,7 +149,7 @@ pub fn schedule(config: &Config, name: &str) -> Result<Schedule, ConfigError> {
 /// # Errors
 /// [`ConfigError`] with every fault that was found.
 pub fn parse(config: &Config, name: &str, file: &Path, text: &str) -> Result<Schedule, ConfigError> {
-    let document = Document::parse(file, text)?;
+    let document = ConfigDocument::parse(file, text)?;
     let mut root = document.root();
     if name == "drill" {
         root.fault_here::<()>("\"drill\" is not a name for a schedule: drills are known by it", "rename the file");
@@ -159,7 +161,7 @@ pub fn parse(config: &Config, name: &str, file: &Path, text: &str) -> Result<Sch
         s.finish();
         policy
     });
-    if keep.is_some() && !actions.iter().any(|action| matches!(action, Action::Backup(_))) {
+    if keep.is_some() && !actions.iter().any(|action| matches!(action, JobAction::Backup(_))) {
         root.fault_here::<()>("only a schedule of backups says how long they are kept", "move [keep] to the schedule with do = \"backup\"");
     }
     root.finish();
@@ -170,7 +172,7 @@ pub fn parse(config: &Config, name: &str, file: &Path, text: &str) -> Result<Sch
     }
 }
 
-fn actions(config: &Config, s: &mut Section<'_>) -> Vec<Action> {
+fn actions(config: &Config, s: &mut ConfigSection<'_>) -> Vec<JobAction> {
     let what = s.choice("do", &[("backup", 0), ("verify", 1), ("prune", 2), ("sweep", 3), ("heartbeat", 4), ("copy", 5)]).unwrap_or(0);
     let named = s.texts("datastores");
     let sample = s.number("sample", 1, 1_000);
@@ -183,7 +185,7 @@ fn actions(config: &Config, s: &mut Section<'_>) -> Vec<Action> {
         5 => {
             let known = || config.vaults.keys().cloned().collect::<Vec<_>>().join(", ");
             return match to {
-                Some(to) if config.vaults.contains_key(&to.value) => vec![Action::Copy(to.value)],
+                Some(to) if config.vaults.contains_key(&to.value) => vec![JobAction::Copy(to.value)],
                 Some(to) => s
                     .fault(to.span, "to", &format!("no vault {:?} is configured", to.value), &format!("[vaults] names: {}", known()))
                     .unwrap_or_default(),
@@ -192,17 +194,17 @@ fn actions(config: &Config, s: &mut Section<'_>) -> Vec<Action> {
                 }
             };
         }
-        1 => return vec![Action::Verify(sample.unwrap_or(1))],
-        2 => return vec![Action::Prune],
-        3 => return vec![Action::Sweep],
-        _ => return vec![Action::Heartbeat],
+        1 => return vec![JobAction::Verify(sample.unwrap_or(1))],
+        2 => return vec![JobAction::Prune],
+        3 => return vec![JobAction::Sweep],
+        _ => return vec![JobAction::Heartbeat],
     }
-    let Some(named) = named else { return config.datastores.keys().cloned().map(Action::Backup).collect() };
+    let Some(named) = named else { return config.datastores.keys().cloned().map(JobAction::Backup).collect() };
     let known = || config.datastores.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut actions = Vec::new();
     for text in &named.value {
         match text.parse::<DatastoreName>() {
-            Ok(name) if config.datastores.contains_key(&name) => actions.push(Action::Backup(name)),
+            Ok(name) if config.datastores.contains_key(&name) => actions.push(JobAction::Backup(name)),
             _ => {
                 let what = format!("no datastore {text:?} is configured");
                 s.fault::<()>(named.span.clone(), "datastores", &what, &format!("configured are: {}", known()));
@@ -213,10 +215,10 @@ fn actions(config: &Config, s: &mut Section<'_>) -> Vec<Action> {
 }
 
 /// Reads calendar and what belongs to it, from a schedule or from `[cadence]` of a drill.
-pub(super) fn timing(s: &mut Section<'_>) -> Option<Timing> {
+pub(super) fn timing(s: &mut ConfigSection<'_>) -> Option<JobTiming> {
     let zone = match s.text("time_zone") {
-        None => Some(Zone::utc()),
-        Some(text) => match text.value.parse::<Zone>() {
+        None => Some(TimeZoneName::utc()),
+        Some(text) => match text.value.parse::<TimeZoneName>() {
             Ok(zone) => Some(zone),
             Err(why) => s.fault(text.span, "time_zone", &why, "for example \"Europe/Berlin\" or \"UTC\""),
         },
@@ -232,7 +234,7 @@ pub(super) fn timing(s: &mut Section<'_>) -> Option<Timing> {
     let calendar = Calendar {
         pattern: pattern?,
         zone: zone?,
-        jitter: s.span("jitter").map_or(Duration::ZERO, Span::duration),
+        jitter: s.span("jitter").map_or(Duration::ZERO, HumanDuration::duration),
         blackouts: blackouts.unwrap_or_default(),
         in_blackout: s
             .choice("in_blackout", &[("postpone", InBlackout::Postpone), ("skip", InBlackout::Skip)])
@@ -244,23 +246,23 @@ pub(super) fn timing(s: &mut Section<'_>) -> Option<Timing> {
     }
     let late = s.span("late_at_most");
     let catch_up = match (s.choice("catch_up", &[("once", true), ("skip", false)]), late) {
-        (Some(false), within) => CatchUp::Skip(within.unwrap_or(Span::seconds(3_600))),
-        (_, None) => CatchUp::Once,
+        (Some(false), within) => CatchUpPolicy::Skip(within.unwrap_or(HumanDuration::seconds(3_600))),
+        (_, None) => CatchUpPolicy::Once,
         (_, Some(_)) => {
             s.fault_here::<()>("late_at_most is for catch_up = \"skip\"", "write catch_up = \"skip\", or remove late_at_most");
-            CatchUp::Once
+            CatchUpPolicy::Once
         }
     };
-    Some(Timing {
+    Some(JobTiming {
         calendar,
         catch_up,
-        timeout: s.span("timeout").unwrap_or(Span::seconds(12 * 3_600)),
+        timeout: s.span("timeout").unwrap_or(HumanDuration::seconds(12 * 3_600)),
         retries: s.number("retries", 0, 20).and_then(|n| u32::try_from(n).ok()).unwrap_or(3),
         hosts: s.texts("hosts").map(|t| t.value).unwrap_or_default(),
     })
 }
 
-fn pattern(s: &mut Section<'_>) -> Option<Pattern> {
+fn pattern(s: &mut ConfigSection<'_>) -> Option<RecurrencePattern> {
     let (cron, every, on) = (s.text("cron"), s.text("every"), s.text("on"));
     let starting = s.date("starting");
     let at_text = s.text("at");
@@ -276,11 +278,11 @@ fn pattern(s: &mut Section<'_>) -> Option<Pattern> {
             Ok(_) if at.is_some() || starting.is_some() => {
                 s.fault(cron.span, "cron", "cron says everything itself", "remove at and starting")
             }
-            Ok(crontab) => Some(Pattern::Cron(crontab)),
+            Ok(crontab) => Some(RecurrencePattern::Cron(crontab)),
             Err(why) => s.fault(cron.span, "cron", &why, "minute, hour, day of month, month, day of week: cron = \"30 2 * * *\""),
         },
         (None, Some(every), None) => {
-            let span = match every.value.parse::<Span>() {
+            let span = match every.value.parse::<HumanDuration>() {
                 Ok(span) if !span.duration().is_zero() => span,
                 Ok(_) => return s.fault(every.span, "every", "nothing runs every zero seconds", "write every = \"2 weeks\""),
                 Err(why) => return s.fault(every.span, "every", &why, "write every = \"2 weeks\""),
@@ -288,10 +290,10 @@ fn pattern(s: &mut Section<'_>) -> Option<Pattern> {
             let Some(starting) = starting else {
                 return s.fault(every.span, "every", "it is not said from when it counts", "write starting = 2026-11-24");
             };
-            Some(Pattern::Every { period: Period::from(span), starting: beginning(starting, at) })
+            Some(RecurrencePattern::Every { period: TickPeriod::from(span), starting: beginning(starting, at) })
         }
         (None, None, Some(on)) => match nth_weekday(&on.value) {
-            Ok((nth, weekday)) => Some(Pattern::Monthly { nth, weekday, at: at.unwrap_or(Time::midnight()) }),
+            Ok((nth, weekday)) => Some(RecurrencePattern::Monthly { nth, weekday, at: at.unwrap_or(Time::midnight()) }),
             Err(why) => s.fault(on.span, "on", &why, "write on = \"first tuesday\" and at = \"10:00\""),
         },
         (None, None, None) => {
@@ -302,25 +304,25 @@ fn pattern(s: &mut Section<'_>) -> Option<Pattern> {
 }
 
 /// `[keep]`: how long backups are kept.
-fn policy(s: &mut Section<'_>) -> Option<Policy> {
-    let mut policy = Policy {
+fn policy(s: &mut ConfigSection<'_>) -> Option<RetentionPolicy> {
+    let mut policy = RetentionPolicy {
         zone: match s.text("time_zone") {
-            None => Zone::utc(),
-            Some(text) => match text.value.parse::<Zone>() {
+            None => TimeZoneName::utc(),
+            Some(text) => match text.value.parse::<TimeZoneName>() {
                 Ok(zone) => zone,
                 Err(why) => return s.fault(text.span, "time_zone", &why, "for example \"Europe/Berlin\""),
             },
         },
-        ..Policy::default()
+        ..RetentionPolicy::default()
     };
-    for (every, name) in Every::ALL {
+    for (every, name) in KeptPeriod::ALL {
         if let Some(count) = s.number(name, 0, 10_000) {
             policy.counts.insert(every, count);
         }
     }
     policy.at_least = s.number("at_least", 1, 10_000).unwrap_or(policy.at_least);
-    policy.all_within = s.span("all_within").map(Span::duration);
-    policy.not_older_than = s.span("not_older_than").map(Span::duration);
+    policy.all_within = s.span("all_within").map(HumanDuration::duration);
+    policy.not_older_than = s.span("not_older_than").map(HumanDuration::duration);
     if policy.counts.values().all(|count| *count == 0) && policy.all_within.is_none() && policy.not_older_than.is_none() {
         return s.fault_here("nothing says which backups are kept", "write daily = 7, weekly = 4, monthly = 12");
     }

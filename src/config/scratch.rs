@@ -2,29 +2,29 @@
 
 use std::path::Path;
 
-use super::section::Section;
+use super::section::ConfigSection;
 use crate::domain::net::Cidr;
-use crate::domain::scratch::{Dollars, ImageChoice, ScratchSettings};
-use crate::domain::span::Span;
+use crate::domain::scratch::{ImageChoice, ScratchSettings, UsDollars};
+use crate::domain::span::HumanDuration;
 
 /// Networks of production that can be named: a network ACL has 20 entries each way, and two are ours.
 const PRODUCTION_CIDRS_MAX: usize = 18;
 /// A subnet must have room for an instance and an endpoint, and a VPC is no larger than this.
 const LENGTHS: std::ops::RangeInclusive<u32> = 16..=28;
 const COST_CAP: f64 = 10.0;
-const BOOT_WITHIN: Span = Span::seconds(15 * 60);
-const SILENT_WITHIN: Span = Span::seconds(10 * 60);
-const SETTLE_WITHIN: Span = Span::seconds(10 * 60);
-const POLL: Span = Span::seconds(5);
+const BOOT_WITHIN: HumanDuration = HumanDuration::seconds(15 * 60);
+const SILENT_WITHIN: HumanDuration = HumanDuration::seconds(10 * 60);
+const SETTLE_WITHIN: HumanDuration = HumanDuration::seconds(10 * 60);
+const POLL: HumanDuration = HumanDuration::seconds(5);
 
-pub(super) fn scratch_vpc(root: &mut Section<'_>, base: &Path) -> Option<ScratchSettings> {
+pub(super) fn scratch_vpc(root: &mut ConfigSection<'_>, base: &Path) -> Option<ScratchSettings> {
     let mut s = root.section("scratch_vpc")?;
     let settings = settings(&mut s, base);
     s.finish();
     settings
 }
 
-fn settings(s: &mut Section<'_>, base: &Path) -> Option<ScratchSettings> {
+fn settings(s: &mut ConfigSection<'_>, base: &Path) -> Option<ScratchSettings> {
     let region = s.required_text("region", "region = \"eu-west-1\"").map(|t| t.value);
     let (account, production_account) = (account(s, "account", true), account(s, "production_account", false));
     let cidr = s.required_text("cidr", "cidr = \"10.99.0.0/24\"").and_then(|text| match text.value.parse::<Cidr>() {
@@ -50,7 +50,7 @@ fn settings(s: &mut Section<'_>, base: &Path) -> Option<ScratchSettings> {
             s.fault(text.span, "flow_logs", "it is no ARN of a bucket or a log group", "write flow_logs = \"arn:aws:s3:::bucket/prefix/\"")
         }
     });
-    let dollars = |s: &mut Section<'_>, key: &str| s.quantity(key).map(Dollars::of);
+    let dollars = |s: &mut ConfigSection<'_>, key: &str| s.quantity(key).map(UsDollars::of);
     let tenancy = s.choice("tenancy", &[("default", "default"), ("dedicated", "dedicated")]).unwrap_or("default").to_owned();
     let settings = ScratchSettings {
         role: s.text("role").map(|t| t.value),
@@ -58,7 +58,7 @@ fn settings(s: &mut Section<'_>, base: &Path) -> Option<ScratchSettings> {
         dns_firewall: s.text("dns_firewall").map(|t| t.value),
         agent: s.text("agent").map(|t| base.join(t.value)),
         pg_bin: s.text("pg_bin").map(|t| t.value.into()),
-        cost_cap: dollars(s, "cost_cap").unwrap_or(Dollars::of(COST_CAP)),
+        cost_cap: dollars(s, "cost_cap").unwrap_or(UsDollars::of(COST_CAP)),
         instance_hour: dollars(s, "instance_hour"),
         boot_within: s.span("boot_within").unwrap_or(BOOT_WITHIN),
         silent_within: s.span("silent_within").unwrap_or(SILENT_WITHIN),
@@ -82,7 +82,7 @@ fn settings(s: &mut Section<'_>, base: &Path) -> Option<ScratchSettings> {
     Some(settings)
 }
 
-fn account(s: &mut Section<'_>, key: &str, required: bool) -> Option<String> {
+fn account(s: &mut ConfigSection<'_>, key: &str, required: bool) -> Option<String> {
     let example = format!("{key} = \"123456789012\"");
     let text = if required { s.required_text(key, &example)? } else { s.text(key)? };
     match text.value.len() == 12 && text.value.bytes().all(|c| c.is_ascii_digit()) {
@@ -91,7 +91,7 @@ fn account(s: &mut Section<'_>, key: &str, required: bool) -> Option<String> {
     }
 }
 
-fn production_cidrs(s: &mut Section<'_>, cidr: Option<Cidr>) -> Option<Vec<Cidr>> {
+fn production_cidrs(s: &mut ConfigSection<'_>, cidr: Option<Cidr>) -> Option<Vec<Cidr>> {
     let example = "write production_cidrs = [\"10.0.0.0/16\"]";
     let Some(texts) = s.texts("production_cidrs") else {
         return if s.has("production_cidrs") {
@@ -117,7 +117,7 @@ fn production_cidrs(s: &mut Section<'_>, cidr: Option<Cidr>) -> Option<Vec<Cidr>
     Some(networks)
 }
 
-fn zones(s: &mut Section<'_>, region: Option<&str>) -> Option<Vec<String>> {
+fn zones(s: &mut ConfigSection<'_>, region: Option<&str>) -> Option<Vec<String>> {
     let example = "write zones = [\"eu-west-1a\", \"eu-west-1b\"]";
     let Some(texts) = s.texts("zones") else {
         return if s.has("zones") { None } else { s.fault_here("zones is missing", example) };
@@ -129,7 +129,7 @@ fn zones(s: &mut Section<'_>, region: Option<&str>) -> Option<Vec<String>> {
     }
 }
 
-fn image(s: &mut Section<'_>) -> Option<ImageChoice> {
+fn image(s: &mut ConfigSection<'_>) -> Option<ImageChoice> {
     let (id, digest, of) = (s.text("image"), s.text("image_digest"), s.text("image_of"));
     match (id, of) {
         (Some(id), None) if id.value.starts_with("ami-") => Some(ImageChoice::Pinned { id: id.value, digest: digest.map(|t| t.value) }),
@@ -143,7 +143,7 @@ fn image(s: &mut Section<'_>) -> Option<ImageChoice> {
 }
 
 /// An alias is told by nothing that EC2 says later, and a key of another region encrypts nothing here.
-fn kms_key(s: &mut Section<'_>, region: Option<&str>) -> Option<String> {
+fn kms_key(s: &mut ConfigSection<'_>, region: Option<&str>) -> Option<String> {
     let text = s.required_text("kms_key", "kms_key = \"arn:aws:kms:eu-west-1:123456789012:key/…\"")?;
     let mut parts = text.value.split(':').skip(2);
     let is_key = parts.next() == Some("kms") && region.is_none_or(|region| parts.next() == Some(region)) && text.value.contains(":key/");
@@ -153,7 +153,7 @@ fn kms_key(s: &mut Section<'_>, region: Option<&str>) -> Option<String> {
     }
 }
 
-fn arn(s: &mut Section<'_>, key: &str, example: &str, service: &str) -> Option<String> {
+fn arn(s: &mut ConfigSection<'_>, key: &str, example: &str, service: &str) -> Option<String> {
     let text = s.required_text(key, &format!("{key} = \"{example}\""))?;
     match text.value.starts_with("arn:") && text.value.split(':').nth(2) == Some(service) {
         true => Some(text.value),

@@ -10,7 +10,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::domain::span::Span;
+use crate::domain::span::HumanDuration;
 
 /// Keys that would hold a secret, in any section. Secrets do not belong into a file under version control.
 const SECRET_KEYS: [&str; 9] =
@@ -20,7 +20,7 @@ const SECRET_INSTEAD: &str =
 
 /// One thing that is wrong, and what to write instead.
 #[derive(Debug, Clone)]
-pub struct Fault {
+pub struct ConfigFault {
     /// Bytes of the file it concerns.
     pub span: Range<usize>,
     /// Full name of the key, such as `datastores.chat.rpo`.
@@ -53,7 +53,7 @@ pub enum ConfigError {
         /// Its text.
         text: String,
         /// What is wrong with it.
-        faults: Vec<Fault>,
+        faults: Vec<ConfigFault>,
     },
 }
 
@@ -69,10 +69,10 @@ fn without_value(text: &str, span: &Range<usize>) -> (String, Range<usize>) {
     (format!("{}{key} = …{}", &text[..start], &rest[rest.find('\n').unwrap_or(rest.len())..]), start..start + key.len())
 }
 
-fn render(file: &Path, text: &str, faults: &[Fault]) -> String {
+fn render(file: &Path, text: &str, faults: &[ConfigFault]) -> String {
     let renderer = Renderer::plain();
     let path = file.display().to_string();
-    let one = |fault: &Fault| {
+    let one = |fault: &ConfigFault| {
         let title = format!("{}: {}", fault.key, fault.what);
         let (text, span) = if fault.shows_value { (text.to_owned(), fault.span.clone()) } else { without_value(text, &fault.span) };
         let snippet = Snippet::source(&text).path(&path).annotation(AnnotationKind::Primary.span(span));
@@ -84,24 +84,24 @@ fn render(file: &Path, text: &str, faults: &[Fault]) -> String {
     faults.iter().map(one).collect::<Vec<_>>().join("\n\n")
 }
 
-type Faults = Rc<RefCell<Vec<Fault>>>;
+type FaultList = Rc<RefCell<Vec<ConfigFault>>>;
 
 /// A parsed file.
-pub struct Document<'a> {
+pub struct ConfigDocument<'a> {
     file: &'a Path,
     text: &'a str,
     table: Spanned<DeTable<'a>>,
-    faults: Faults,
+    faults: FaultList,
 }
 
-impl<'a> Document<'a> {
+impl<'a> ConfigDocument<'a> {
     /// Parses TOML.
     ///
     /// # Errors
     /// [`ConfigError::Faulty`] if it is not TOML.
     pub fn parse(file: &'a Path, text: &'a str) -> Result<Self, ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
-            let fault = Fault {
+            let fault = ConfigFault {
                 span: error.span().unwrap_or(0..0),
                 key: "TOML".to_owned(),
                 what: error.message().to_owned(),
@@ -110,13 +110,19 @@ impl<'a> Document<'a> {
             };
             ConfigError::Faulty { file: file.to_owned(), text: text.to_owned(), faults: vec![fault] }
         })?;
-        Ok(Self { file, text, table, faults: Faults::default() })
+        Ok(Self { file, text, table, faults: FaultList::default() })
     }
 
     /// The top of the file.
     #[must_use]
-    pub fn root(&self) -> Section<'_> {
-        Section { path: String::new(), table: self.table.get_ref(), span: 0..0, known: BTreeSet::new(), faults: Rc::clone(&self.faults) }
+    pub fn root(&self) -> ConfigSection<'_> {
+        ConfigSection {
+            path: String::new(),
+            table: self.table.get_ref(),
+            span: 0..0,
+            known: BTreeSet::new(),
+            faults: Rc::clone(&self.faults),
+        }
     }
 
     /// Fails if anything was wrong.
@@ -138,7 +144,7 @@ impl<'a> Document<'a> {
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
-pub struct At<T> {
+pub struct LocatedValue<T> {
     /// The value.
     pub value: T,
     /// Its bytes in the file.
@@ -146,15 +152,15 @@ pub struct At<T> {
 }
 
 /// A table of the file.
-pub struct Section<'a> {
+pub struct ConfigSection<'a> {
     path: String,
     table: &'a DeTable<'a>,
     span: Range<usize>,
     known: BTreeSet<String>,
-    faults: Faults,
+    faults: FaultList,
 }
 
-impl<'a> Section<'a> {
+impl<'a> ConfigSection<'a> {
     fn full(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
@@ -163,7 +169,7 @@ impl<'a> Section<'a> {
     pub fn fault<T>(&self, span: Range<usize>, key: &str, what: &str, instead: &str) -> Option<T> {
         // What could not be understood may be a secret in the wrong place.
         let shows_value = !what.contains("secret") && !what.contains("password") && !what.starts_with("unknown") && key != "connection";
-        let fault = Fault { span, key: self.full(key), what: what.to_owned(), instead: instead.to_owned(), shows_value };
+        let fault = ConfigFault { span, key: self.full(key), what: what.to_owned(), instead: instead.to_owned(), shows_value };
         self.faults.borrow_mut().push(fault);
         None
     }
@@ -186,7 +192,7 @@ impl<'a> Section<'a> {
     /// Records a fault of the section itself.
     pub fn fault_here<T>(&self, what: &str, instead: &str) -> Option<T> {
         let key = if self.path.is_empty() { "this file".to_owned() } else { self.path.clone() };
-        self.faults.borrow_mut().push(Fault {
+        self.faults.borrow_mut().push(ConfigFault {
             span: self.span.clone(),
             key,
             what: what.to_owned(),
@@ -221,7 +227,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text.
-    pub fn text(&mut self, key: &str) -> Option<At<String>> {
+    pub fn text(&mut self, key: &str) -> Option<LocatedValue<String>> {
         let value = self.get(key)?;
         match value.get_ref() {
             DeValue::String(text) if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") => self.fault(
@@ -230,13 +236,13 @@ impl<'a> Section<'a> {
                 "a secret stands in the file",
                 "keep it in a file of its own (mode 600) and name that file; treat this key as exposed",
             ),
-            DeValue::String(text) => Some(At { value: text.clone().into_owned(), span: value.span() }),
+            DeValue::String(text) => Some(LocatedValue { value: text.clone().into_owned(), span: value.span() }),
             _ => self.wrong_type(value, key, "a text in quotes"),
         }
     }
 
     /// A text that must be there.
-    pub fn required_text(&mut self, key: &str, example: &str) -> Option<At<String>> {
+    pub fn required_text(&mut self, key: &str, example: &str) -> Option<LocatedValue<String>> {
         if self.has(key) {
             return self.text(key);
         }
@@ -245,7 +251,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of texts.
-    pub fn texts(&mut self, key: &str) -> Option<At<Vec<String>>> {
+    pub fn texts(&mut self, key: &str) -> Option<LocatedValue<Vec<String>>> {
         let value = self.get(key)?;
         let DeValue::Array(items) = value.get_ref() else { return self.wrong_type(value, key, "a list of texts, [\"…\"]") };
         let mut texts = Vec::new();
@@ -255,7 +261,7 @@ impl<'a> Section<'a> {
                 _ => return self.wrong_type(item, key, "a text in quotes"),
             }
         }
-        Some(At { value: texts, span: value.span() })
+        Some(LocatedValue { value: texts, span: value.span() })
     }
 
     /// True or false.
@@ -278,7 +284,7 @@ impl<'a> Section<'a> {
     }
 
     /// A length of time.
-    pub fn span(&mut self, key: &str) -> Option<Span> {
+    pub fn span(&mut self, key: &str) -> Option<HumanDuration> {
         let text = self.text(key)?;
         match text.value.parse() {
             Ok(span) => Some(span),
@@ -311,22 +317,26 @@ impl<'a> Section<'a> {
     }
 
     /// A section below this one.
-    pub fn section(&mut self, key: &str) -> Option<Section<'a>> {
+    pub fn section(&mut self, key: &str) -> Option<ConfigSection<'a>> {
         let value = self.get(key)?;
         self.as_section(key, value)
     }
 
-    fn as_section(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<Section<'a>> {
+    fn as_section(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<ConfigSection<'a>> {
         match value.get_ref() {
-            DeValue::Table(table) => {
-                Some(Section { path: self.full(key), table, span: value.span(), known: BTreeSet::new(), faults: Rc::clone(&self.faults) })
-            }
+            DeValue::Table(table) => Some(ConfigSection {
+                path: self.full(key),
+                table,
+                span: value.span(),
+                known: BTreeSet::new(),
+                faults: Rc::clone(&self.faults),
+            }),
             _ => self.wrong_type(value, key, "a section, [name]"),
         }
     }
 
     /// A section that must be there.
-    pub fn required_section(&mut self, key: &str, example: &str) -> Option<Section<'a>> {
+    pub fn required_section(&mut self, key: &str, example: &str) -> Option<ConfigSection<'a>> {
         if self.has(key) {
             return self.section(key);
         }
@@ -335,14 +345,14 @@ impl<'a> Section<'a> {
     }
 
     /// All sections below a section, by name.
-    pub fn sections(&mut self, key: &str) -> Vec<(String, Section<'a>)> {
+    pub fn sections(&mut self, key: &str) -> Vec<(String, ConfigSection<'a>)> {
         let Some(mut parent) = self.section(key) else { return Vec::new() };
         let names: Vec<String> = parent.table.keys().map(|name| name.get_ref().to_string()).collect();
         names.into_iter().filter_map(|name| parent.section(&name).map(|section| (name, section))).collect()
     }
 
     /// All sections of a list, `[[name]]`.
-    pub fn list(&mut self, key: &str) -> Vec<Section<'a>> {
+    pub fn list(&mut self, key: &str) -> Vec<ConfigSection<'a>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Array(items) = value.get_ref() else {
             let _ = self.wrong_type::<()>(value, key, &format!("a list of sections, [[{key}]]"));

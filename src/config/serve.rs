@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::section::Section;
-use crate::domain::alarm::Kind;
-use crate::domain::span::Span;
+use super::section::ConfigSection;
+use crate::domain::alarm::AlarmKind;
+use crate::domain::span::HumanDuration;
 
 /// How the scheduler works.
 #[derive(Debug, Clone)]
@@ -18,13 +18,13 @@ pub struct ServeConfig {
     /// Runs at once on all hosts.
     pub runs_in_all: Option<usize>,
     /// How long a host may be silent before its run is somebody else's.
-    pub lease: Span,
+    pub lease: HumanDuration,
     /// What a stop does to runs.
-    pub on_stop: OnStop,
+    pub on_stop: StopPolicy,
     /// How long a stop waits for them.
-    pub stop_within: Span,
+    pub stop_within: HumanDuration,
     /// How often somebody is told again of what goes on.
-    pub remind: Span,
+    pub remind: HumanDuration,
     /// Where people find the status page, or what else a message should lead to.
     pub link: Option<String>,
     /// The status page.
@@ -38,10 +38,10 @@ impl Default for ServeConfig {
             host: own,
             runs: 2,
             runs_in_all: None,
-            lease: Span::seconds(120),
-            on_stop: OnStop::Finish,
-            stop_within: Span::seconds(3_600),
-            remind: Span::seconds(86_400),
+            lease: HumanDuration::seconds(120),
+            on_stop: StopPolicy::Finish,
+            stop_within: HumanDuration::seconds(3_600),
+            remind: HumanDuration::seconds(86_400),
             link: None,
             page: None,
         }
@@ -50,7 +50,7 @@ impl Default for ServeConfig {
 
 /// What a stop does to runs that are under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnStop {
+pub enum StopPolicy {
     /// It waits for them.
     Finish,
     /// It interrupts them; what they began is undone.
@@ -76,18 +76,18 @@ pub struct NotifyConfig {
     /// Its name.
     pub name: String,
     /// What it is told of.
-    pub on: BTreeSet<Kind>,
+    pub on: BTreeSet<AlarmKind>,
     /// How.
-    pub how: How,
+    pub how: NotifyMethod,
 }
 
 /// How somebody is told.
 #[derive(Debug, Clone)]
-pub enum How {
+pub enum NotifyMethod {
     /// A POST of JSON.
     Webhook {
         /// The address.
-        url: UrlFrom,
+        url: UrlSource,
         /// Whether it is shaped for Slack.
         slack: bool,
     },
@@ -118,19 +118,19 @@ pub enum How {
     /// A program, which gets the message on standard input.
     Command(Vec<String>),
     /// A dead man's switch: told nothing, but asked for on every heartbeat.
-    Ping(UrlFrom),
+    Ping(UrlSource),
 }
 
 /// An address that may be a secret.
 #[derive(Clone)]
-pub enum UrlFrom {
+pub enum UrlSource {
     /// Written in the configuration.
     Text(String),
     /// In a file of its own.
     File(PathBuf),
 }
 
-impl std::fmt::Debug for UrlFrom {
+impl std::fmt::Debug for UrlSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             // Whoever knows a webhook's address may use it.
@@ -157,7 +157,7 @@ impl CatalogConfig {
     }
 }
 
-pub(super) fn catalog(root: &mut Section<'_>, base: &Path) -> CatalogConfig {
+pub(super) fn catalog(root: &mut ConfigSection<'_>, base: &Path) -> CatalogConfig {
     let mut config = CatalogConfig { file: base.join("catalog.db"), url: None };
     if let Some(mut s) = root.section("catalog") {
         if let Some(file) = s.text("file") {
@@ -203,7 +203,7 @@ fn is_local(rest: &str) -> bool {
     named.is_empty() || named.starts_with('/') || named.starts_with("%2F") || ["localhost", "127.0.0.1", "[::1]"].contains(&named)
 }
 
-pub(super) fn serve(root: &mut Section<'_>, base: &Path) -> ServeConfig {
+pub(super) fn serve(root: &mut ConfigSection<'_>, base: &Path) -> ServeConfig {
     let mut config = ServeConfig::default();
     let Some(mut s) = root.section("serve") else { return config };
     if let Some(host) = s.text("host") {
@@ -215,7 +215,7 @@ pub(super) fn serve(root: &mut Section<'_>, base: &Path) -> ServeConfig {
     if config.lease.duration().as_secs() < 2 {
         s.fault_here::<()>("a lease of less than two seconds is lost by chance", "write lease = \"2m\"");
     }
-    config.on_stop = s.choice("on_stop", &[("finish", OnStop::Finish), ("abort", OnStop::Abort)]).unwrap_or(config.on_stop);
+    config.on_stop = s.choice("on_stop", &[("finish", StopPolicy::Finish), ("abort", StopPolicy::Abort)]).unwrap_or(config.on_stop);
     config.stop_within = s.span("stop_within").unwrap_or(config.stop_within);
     config.remind = s.span("remind").unwrap_or(config.remind);
     config.link = s.endpoint("link");
@@ -224,7 +224,7 @@ pub(super) fn serve(root: &mut Section<'_>, base: &Path) -> ServeConfig {
     config
 }
 
-fn page(s: &mut Section<'_>, base: &Path) -> Option<PageConfig> {
+fn page(s: &mut ConfigSection<'_>, base: &Path) -> Option<PageConfig> {
     let listen = s.text("listen");
     let (cert, key) = (s.text("tls_certificate"), s.text("tls_key"));
     let client_ca = s.text("client_ca").map(|t| base.join(t.value));
@@ -262,24 +262,24 @@ fn page(s: &mut Section<'_>, base: &Path) -> Option<PageConfig> {
     Some(PageConfig { listen: address, tls, client_ca, token_file })
 }
 
-pub(super) fn notify(root: &mut Section<'_>, base: &Path) -> Vec<NotifyConfig> {
+pub(super) fn notify(root: &mut ConfigSection<'_>, base: &Path) -> Vec<NotifyConfig> {
     let mut all = Vec::new();
     for (name, mut s) in root.sections("notify") {
         let on = kinds(&mut s);
         let kinds = [("webhook", 0), ("slack", 1), ("sns", 2), ("smtp", 3), ("command", 4), ("ping", 5)];
         let how = match s.choice("kind", &kinds) {
-            Some(kind @ (0 | 1)) => url(&mut s, base).map(|url| How::Webhook { url, slack: kind == 1 }),
+            Some(kind @ (0 | 1)) => url(&mut s, base).map(|url| NotifyMethod::Webhook { url, slack: kind == 1 }),
             Some(2) => {
                 let topic = s.required_text("topic", "topic = \"arn:aws:sns:eu-west-1:123456789012:backups\"");
                 let (region, endpoint) = (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
-                topic.map(|topic| How::Sns { topic: topic.value, region, endpoint })
+                topic.map(|topic| NotifyMethod::Sns { topic: topic.value, region, endpoint })
             }
             Some(3) => smtp(&mut s, base),
             Some(4) => match s.texts("command") {
-                Some(words) if !words.value.is_empty() => Some(How::Command(words.value)),
+                Some(words) if !words.value.is_empty() => Some(NotifyMethod::Command(words.value)),
                 _ => s.fault_here("command is missing", "write command = [\"/usr/local/bin/tell\"]"),
             },
-            Some(_) => url(&mut s, base).map(How::Ping),
+            Some(_) => url(&mut s, base).map(NotifyMethod::Ping),
             None if s.has("kind") => None,
             None => {
                 s.fault_here("the channel has no kind", "write kind = \"slack\", \"webhook\", \"sns\", \"smtp\", \"command\" or \"ping\"")
@@ -291,31 +291,31 @@ pub(super) fn notify(root: &mut Section<'_>, base: &Path) -> Vec<NotifyConfig> {
     all
 }
 
-fn kinds(s: &mut Section<'_>) -> BTreeSet<Kind> {
-    let Some(texts) = s.texts("on") else { return Kind::ALL.into_iter().map(|(_, kind)| kind).collect() };
-    let kind = |text: &String| match Kind::named(text) {
+fn kinds(s: &mut ConfigSection<'_>) -> BTreeSet<AlarmKind> {
+    let Some(texts) = s.texts("on") else { return AlarmKind::ALL.into_iter().map(|(_, kind)| kind).collect() };
+    let kind = |text: &String| match AlarmKind::named(text) {
         Some(kind) => Some(kind),
         None => {
-            let known = Kind::ALL.map(|(name, _)| name).join(", ");
+            let known = AlarmKind::ALL.map(|(name, _)| name).join(", ");
             s.fault(texts.span.clone(), "on", &format!("{text:?} is nothing to be told of"), &format!("known are: {known}"))
         }
     };
     texts.value.iter().filter_map(kind).collect()
 }
 
-fn url(s: &mut Section<'_>, base: &Path) -> Option<UrlFrom> {
+fn url(s: &mut ConfigSection<'_>, base: &Path) -> Option<UrlSource> {
     match (s.text("url"), s.text("url_file")) {
-        (Some(url), None) if url.value.starts_with("https://") || url.value.starts_with("http://") => Some(UrlFrom::Text(url.value)),
+        (Some(url), None) if url.value.starts_with("https://") || url.value.starts_with("http://") => Some(UrlSource::Text(url.value)),
         (Some(url), None) => {
             s.fault(url.span, "url", "not an address; it may be a secret and is not shown", "write url = \"https://…\", or url_file")
         }
-        (None, Some(file)) => Some(UrlFrom::File(base.join(file.value))),
+        (None, Some(file)) => Some(UrlSource::File(base.join(file.value))),
         (Some(url), Some(_)) => s.fault(url.span, "url", "either url or url_file; it may be a secret and is not shown", "remove one"),
         (None, None) => s.fault_here("the channel has no address", "write url_file = \"…\" (the address of a webhook is a secret), or url"),
     }
 }
 
-fn smtp(s: &mut Section<'_>, base: &Path) -> Option<How> {
+fn smtp(s: &mut ConfigSection<'_>, base: &Path) -> Option<NotifyMethod> {
     let server = s.required_text("server", "server = \"smtp.example.com\"");
     let from = s.required_text("from", "from = \"lifeboat@example.com\"");
     let to = s.texts("to");
@@ -336,5 +336,5 @@ fn smtp(s: &mut Section<'_>, base: &Path) -> Option<How> {
     if plain && !["localhost", "127.0.0.1", "[::1]"].contains(&host) {
         return s.fault(server.span, "server", "mail goes without TLS to this host only", "remove plain = true");
     }
-    Some(How::Smtp { server: server.value, from: from.value, to: to.value, user, password_file, plain })
+    Some(NotifyMethod::Smtp { server: server.value, from: from.value, to: to.value, user, password_file, plain })
 }

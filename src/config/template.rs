@@ -5,7 +5,7 @@ pub const LEVELS: (i32, i32) = (1, 3);
 
 /// What a new configuration is filled with.
 #[derive(Debug, Clone)]
-pub struct Filling {
+pub struct ConfigValues {
     /// The `[vault]` section's place line.
     pub vault: String,
     /// The vault's id.
@@ -18,7 +18,7 @@ pub struct Filling {
 
 /// The text of a new `lifeboat.toml`.
 #[must_use]
-pub fn lifeboat_toml(filling: &Filling) -> String {
+pub fn lifeboat_toml(filling: &ConfigValues) -> String {
     let recovery = match &filling.recovery {
         Some(recipient) => format!("[keys.recovery]                     # kept offline; opens every backup when all else is lost\nkind = \"age\"\nrecipients = [\"{recipient}\"]\n"),
         None => "# [keys.recovery]                   # add one: `age-keygen -o recovery.txt` on another machine, kept offline\n# kind = \"age\"\n# recipients = [\"age1…\"]\n".to_owned(),

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::section::Section;
+use super::section::ConfigSection;
 use crate::domain::id::VaultId;
 use crate::domain::retention::minimum_days;
-use crate::domain::span::Span;
+use crate::domain::span::HumanDuration;
 use crate::domain::thaw::ColdClass;
 
 /// Where backups live.
@@ -34,23 +34,23 @@ pub struct S3Config {
     /// Storage class of payloads.
     pub storage_class: Option<String>,
     /// Classes into which the bucket moves payloads, by age.
-    pub colder: Vec<Colder>,
+    pub colder: Vec<ClassTransition>,
     /// KMS key of the bucket's own encryption.
     pub sse_kms_key: Option<String>,
     /// Retention by Object Lock: mode and length.
-    pub object_lock: Option<(LockMode, Span)>,
+    pub object_lock: Option<(LockMode, HumanDuration)>,
     /// Retention of evidence, where objects are locked at all.
-    pub evidence_lock: Span,
+    pub evidence_lock: HumanDuration,
     /// How it is made sure that what was sent has arrived.
-    pub confirm: Confirm,
+    pub confirm: UploadConfirmation,
     /// Part size in bytes.
     pub part_bytes: usize,
     /// Parts under way at once.
     pub transfers_max: usize,
     /// How long reading a payload is tried again while the store does not answer.
-    pub patience: Span,
+    pub patience: HumanDuration,
     /// Longest pause before it is looked again whether something has thawed.
-    pub thaw_poll: Span,
+    pub thaw_poll: HumanDuration,
 }
 
 /// Which payloads of a directory are cold, and how fast time passes for them: a rehearsal of S3's classes.
@@ -59,14 +59,14 @@ pub struct ColdConfig {
     /// Class in which payloads are stored.
     pub class: Option<String>,
     /// Classes into which they move, by age.
-    pub colder: Vec<Colder>,
+    pub colder: Vec<ClassTransition>,
     /// How many times faster than real time passes while something thaws.
     pub speed: u32,
 }
 
 /// A class into which the bucket moves payloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Colder {
+pub struct ClassTransition {
     /// At which age, in days.
     pub after_days: i64,
     /// The storage class.
@@ -75,7 +75,7 @@ pub struct Colder {
 
 /// How it is made sure that what was sent has arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Confirm {
+pub enum UploadConfirmation {
     /// The store computes a SHA-256 of its own and repeats it in its reply.
     #[default]
     Echo,
@@ -113,12 +113,12 @@ impl S3Config {
 }
 
 /// Replicas, by name.
-pub(super) fn others(root: &mut Section<'_>, base: &Path) -> BTreeMap<String, VaultConfig> {
+pub(super) fn others(root: &mut ConfigSection<'_>, base: &Path) -> BTreeMap<String, VaultConfig> {
     root.sections("vaults").into_iter().filter_map(|(name, section)| Some((name, vault(section, base)?))).collect()
 }
 
 /// The id that the vault must have.
-pub(super) fn id(s: &mut Section<'_>) -> Option<VaultId> {
+pub(super) fn id(s: &mut ConfigSection<'_>) -> Option<VaultId> {
     let text = s.text("id")?;
     match text.value.parse() {
         Ok(id) => Some(id),
@@ -126,7 +126,7 @@ pub(super) fn id(s: &mut Section<'_>) -> Option<VaultId> {
     }
 }
 
-pub(super) fn vault(mut s: Section<'_>, base: &Path) -> Option<VaultConfig> {
+pub(super) fn vault(mut s: ConfigSection<'_>, base: &Path) -> Option<VaultConfig> {
     let directory = s.text("directory");
     let s3 = s.text("s3");
     let config = match (directory, s3) {
@@ -165,27 +165,30 @@ pub fn parse_s3_address(address: &str) -> Option<(String, String)> {
 
 const MIB: usize = 1024 * 1024;
 /// Six years, which HIPAA asks for of documentation.
-const EVIDENCE_LOCK: Span = Span::seconds(6 * 366 * 86_400);
+const EVIDENCE_LOCK: HumanDuration = HumanDuration::seconds(6 * 366 * 86_400);
 
 /// How long a store may be away in the middle of a restore.
-const PATIENCE: Span = Span::seconds(15 * 60);
+const PATIENCE: HumanDuration = HumanDuration::seconds(15 * 60);
 
 /// See [`S3Config::thaw_poll`].
-const THAW_POLL: Span = Span::seconds(5 * 60);
+const THAW_POLL: HumanDuration = HumanDuration::seconds(5 * 60);
 
 /// Classes of a directory's payloads, if it has any.
-fn cold(s: &mut Section<'_>) -> Option<ColdConfig> {
+fn cold(s: &mut ConfigSection<'_>) -> Option<ColdConfig> {
     let (class, colder) = (s.text("storage_class").map(|t| t.value), colder(s));
     let speed = s.number("cold_speed", 1, 1_000_000).and_then(|speed| u32::try_from(speed).ok()).unwrap_or(1);
     (class.is_some() || !colder.is_empty()).then_some(ColdConfig { class, colder, speed })
 }
 
-fn s3_settings(s: &mut Section<'_>) -> S3Config {
+fn s3_settings(s: &mut ConfigSection<'_>) -> S3Config {
     let mode = s.choice("object_lock_mode", &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)]);
     let length = s.span("object_lock");
     let storage_class = s.text("storage_class");
-    let confirm = s.choice("confirm", &[("echo", Confirm::Echo), ("read-back", Confirm::ReadBack)]).unwrap_or_default();
-    if let Some(class) = storage_class.as_ref().filter(|class| confirm == Confirm::ReadBack && ColdClass::of(&class.value).is_some()) {
+    let confirm =
+        s.choice("confirm", &[("echo", UploadConfirmation::Echo), ("read-back", UploadConfirmation::ReadBack)]).unwrap_or_default();
+    if let Some(class) =
+        storage_class.as_ref().filter(|class| confirm == UploadConfirmation::ReadBack && ColdClass::of(&class.value).is_some())
+    {
         let instead = "store them in a warm class, and let [[vault.colder]] move them later";
         s.fault::<()>(class.span.clone(), "storage_class", "what is frozen at once cannot be read back, as confirm says", instead);
     }
@@ -208,7 +211,7 @@ fn s3_settings(s: &mut Section<'_>) -> S3Config {
 }
 
 /// Steps into colder classes: each later than the one before, and not before that one's minimum is paid.
-fn colder(s: &mut Section<'_>) -> Vec<Colder> {
+fn colder(s: &mut ConfigSection<'_>) -> Vec<ClassTransition> {
     const CLASSES: [(&str, &str); 5] = [
         ("STANDARD_IA", "STANDARD_IA"),
         ("ONEZONE_IA", "ONEZONE_IA"),
@@ -216,7 +219,7 @@ fn colder(s: &mut Section<'_>) -> Vec<Colder> {
         ("GLACIER", "GLACIER"),
         ("DEEP_ARCHIVE", "DEEP_ARCHIVE"),
     ];
-    let mut steps: Vec<Colder> = Vec::new();
+    let mut steps: Vec<ClassTransition> = Vec::new();
     for mut step in s.list("colder") {
         let (after, class) = (step.span("after"), step.choice("class", &CLASSES));
         if let (Some(after), Some(class)) = (after, class) {
@@ -233,7 +236,7 @@ fn colder(s: &mut Section<'_>) -> Vec<Colder> {
                     &format!("write after = \"{earliest}d\" or later"),
                 );
             }
-            steps.push(Colder { after_days, class: class.to_owned() });
+            steps.push(ClassTransition { after_days, class: class.to_owned() });
         }
         step.finish();
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What kind of thing is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum AlarmKind {
     /// A run failed.
     Failed,
     /// A scheduled time passed without a run.
@@ -39,7 +39,7 @@ pub enum Kind {
     Configuration,
 }
 
-impl Kind {
+impl AlarmKind {
     /// All of them, with their names.
     pub const ALL: [(&'static str, Self); 15] = [
         ("failed", Self::Failed),
@@ -74,7 +74,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Alarm {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: AlarmKind,
     /// What it concerns: a datastore, a job, a host.
     pub subject: String,
     /// What is wrong, in a sentence.
@@ -94,7 +94,7 @@ impl Alarm {
 /// Whether something has begun, goes on, or is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Phase {
+pub enum AlarmPhase {
     /// It has just been noticed.
     Raised,
     /// It has been told of before and goes on.
@@ -105,11 +105,11 @@ pub enum Phase {
 
 /// What is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
+pub struct AlarmMessage {
     /// The kind.
-    pub kind: Kind,
+    pub kind: AlarmKind,
     /// Whether it has begun, goes on, or is over.
-    pub phase: Phase,
+    pub phase: AlarmPhase,
     /// What it concerns.
     pub subject: String,
     /// What is wrong, or what was.
@@ -128,14 +128,14 @@ pub struct Message {
     pub link: Option<String>,
 }
 
-impl Message {
+impl AlarmMessage {
     /// One line, for subjects of mail and lists.
     #[must_use]
     pub fn headline(&self) -> String {
         let word = match self.phase {
-            Phase::Raised => self.kind.name().to_uppercase(),
-            Phase::Ongoing => format!("still {}", self.kind.name()),
-            Phase::Recovered => format!("recovered ({})", self.kind.name()),
+            AlarmPhase::Raised => self.kind.name().to_uppercase(),
+            AlarmPhase::Ongoing => format!("still {}", self.kind.name()),
+            AlarmPhase::Recovered => format!("recovered ({})", self.kind.name()),
         };
         format!("lifeboat: {word}: {}", self.subject)
     }
@@ -144,9 +144,9 @@ impl Message {
     #[must_use]
     pub fn text(&self) -> String {
         let since = self.since.strftime("%Y-%m-%d %H:%M UTC");
-        let was = if self.phase == Phase::Recovered { "it is over; it was: " } else { "" };
+        let was = if self.phase == AlarmPhase::Recovered { "it is over; it was: " } else { "" };
         let mut text = format!("{}\n{was}{}\nsince: {since}\n", self.headline(), self.what);
-        if self.phase != Phase::Recovered {
+        if self.phase != AlarmPhase::Recovered {
             text.push_str(&format!("what next: {}\n", self.next_step));
         }
         text.push_str(&format!("vault: {}\n", self.vault));
@@ -165,9 +165,9 @@ impl Message {
 mod tests {
     use super::*;
 
-    fn message(phase: Phase) -> Message {
-        Message {
-            kind: Kind::NeverDrilled,
+    fn message(phase: AlarmPhase) -> AlarmMessage {
+        AlarmMessage {
+            kind: AlarmKind::NeverDrilled,
             phase,
             subject: "chat".to_owned(),
             what: "no drill of chat ever passed".to_owned(),
@@ -181,9 +181,9 @@ mod tests {
 
     #[test]
     fn a_kind_has_one_name_in_configuration_in_messages_and_in_files() {
-        let names = Kind::ALL.map(|(name, kind)| {
+        let names = AlarmKind::ALL.map(|(name, kind)| {
             assert_eq!(kind.name(), name);
-            assert_eq!(Kind::named(name), Some(kind));
+            assert_eq!(AlarmKind::named(name), Some(kind));
             assert_eq!(serde_json::to_value(kind).unwrap(), name);
             name
         });
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_text_that_names_no_kind_is_none() {
         for text in ["", "Failed", "FAILED", "failed ", "fail", "never_drilled"] {
-            assert_eq!(Kind::named(text), None, "{text:?}");
+            assert_eq!(AlarmKind::named(text), None, "{text:?}");
         }
     }
 
@@ -219,18 +219,18 @@ mod tests {
         let alarm = |kind, subject: &str, text: &str| {
             Alarm { kind, subject: subject.to_owned(), text: text.to_owned(), next_step: text.to_owned() }.key()
         };
-        assert_eq!(alarm(Kind::Stale, "chat", "25 h old"), "stale/chat");
-        assert_eq!(alarm(Kind::Stale, "chat", "25 h old"), alarm(Kind::Stale, "chat", "26 h old"));
-        assert_ne!(alarm(Kind::Stale, "chat", ""), alarm(Kind::Stale, "mail", ""));
-        assert_ne!(alarm(Kind::Stale, "chat", ""), alarm(Kind::Failed, "chat", ""));
+        assert_eq!(alarm(AlarmKind::Stale, "chat", "25 h old"), "stale/chat");
+        assert_eq!(alarm(AlarmKind::Stale, "chat", "25 h old"), alarm(AlarmKind::Stale, "chat", "26 h old"));
+        assert_ne!(alarm(AlarmKind::Stale, "chat", ""), alarm(AlarmKind::Stale, "mail", ""));
+        assert_ne!(alarm(AlarmKind::Stale, "chat", ""), alarm(AlarmKind::Failed, "chat", ""));
     }
 
     #[test]
     fn the_headline_tells_what_is_new_from_what_goes_on_and_what_is_over() {
         for (phase, expected) in [
-            (Phase::Raised, "lifeboat: NEVER-DRILLED: chat"),
-            (Phase::Ongoing, "lifeboat: still never-drilled: chat"),
-            (Phase::Recovered, "lifeboat: recovered (never-drilled): chat"),
+            (AlarmPhase::Raised, "lifeboat: NEVER-DRILLED: chat"),
+            (AlarmPhase::Ongoing, "lifeboat: still never-drilled: chat"),
+            (AlarmPhase::Recovered, "lifeboat: recovered (never-drilled): chat"),
         ] {
             assert_eq!(message(phase).headline(), expected);
         }
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_message_says_what_to_do_next_unless_it_is_over() {
-        for phase in [Phase::Raised, Phase::Ongoing] {
+        for phase in [AlarmPhase::Raised, AlarmPhase::Ongoing] {
             let expected =
                 "no drill of chat ever passed\nsince: 2026-11-24 02:05 UTC\nwhat next: lifeboat drill NAME\nvault: s3://backups/prod\n";
             let message = message(phase);
@@ -246,18 +246,18 @@ mod tests {
         }
         let over = "lifeboat: recovered (never-drilled): chat\nit is over; it was: no drill of chat ever passed\n\
             since: 2026-11-24 02:05 UTC\nvault: s3://backups/prod\n";
-        assert_eq!(message(Phase::Recovered).text(), over);
+        assert_eq!(message(AlarmPhase::Recovered).text(), over);
     }
 
     #[test]
     fn programs_that_receive_a_message_find_its_fields_under_fixed_names() {
-        for (phase, name) in [(Phase::Raised, "raised"), (Phase::Ongoing, "ongoing"), (Phase::Recovered, "recovered")] {
+        for (phase, name) in [(AlarmPhase::Raised, "raised"), (AlarmPhase::Ongoing, "ongoing"), (AlarmPhase::Recovered, "recovered")] {
             let stored = serde_json::to_string(&message(phase)).unwrap();
             let expected = format!(
                 r#"{{"kind":"never-drilled","phase":"{name}","subject":"chat","what":"no drill of chat ever passed","since":"2026-11-24T02:05:59Z","next_step":"lifeboat drill NAME","vault":"s3://backups/prod"}}"#
             );
             assert_eq!(stored, expected);
-            assert_eq!(serde_json::from_str::<Message>(&stored).unwrap(), message(phase));
+            assert_eq!(serde_json::from_str::<AlarmMessage>(&stored).unwrap(), message(phase));
         }
     }
 }

@@ -7,7 +7,7 @@ use super::manifest::Manifest;
 
 /// Which backup is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
+pub enum BackupSelector {
     /// The newest.
     Latest,
     /// The newest whose snapshot is at or before a time.
@@ -25,7 +25,7 @@ pub enum Which {
     },
 }
 
-impl Which {
+impl BackupSelector {
     /// Picks from manifests in any order; `None` if nothing fits.
     pub fn pick<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> Option<&'a Manifest> {
         // A clock may be wrong; the signed number counts the backups as they were published.
@@ -70,7 +70,7 @@ pub fn gaps(mut sequences: Vec<u64>) -> Vec<(u64, u64)> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::domain::manifest::{FORMAT, SourceFacts, Tools};
+    use crate::domain::manifest::{FORMAT, SourceFacts, ToolVersions};
     use jiff::SignedDuration;
     use proptest::prelude::*;
 
@@ -96,7 +96,7 @@ mod tests {
                 snapshot_time: snapshot,
                 snapshot_lsn: None,
             },
-            tools: Tools { lifeboat: "0.1.0".to_owned(), pg_dump: None, pg_dump_major: Some(17) },
+            tools: ToolVersions { lifeboat: "0.1.0".to_owned(), pg_dump: None, pg_dump_major: Some(17) },
             set: None,
             payloads: Vec::new(),
             envelope_sha256: String::new(),
@@ -112,26 +112,28 @@ mod tests {
     fn nights() -> Vec<Manifest> {
         vec![backup(7, at("2026-11-22T03:00Z")), backup(8, at("2026-11-23T03:00Z")), backup(3, at("2026-11-21T03:00Z"))]
     }
-    fn picked(which: &Which, manifests: &[Manifest]) -> Option<u64> {
+    fn picked(which: &BackupSelector, manifests: &[Manifest]) -> Option<u64> {
         which.pick(manifests).map(|manifest| manifest.sequence)
     }
 
     #[test]
     fn latest_and_oldest_go_by_the_number_and_not_by_a_clock() {
-        assert_eq!(picked(&Which::Latest, &nights()), Some(8));
-        assert_eq!(picked(&Which::Oldest, &nights()), Some(3));
+        assert_eq!(picked(&BackupSelector::Latest, &nights()), Some(8));
+        assert_eq!(picked(&BackupSelector::Oldest, &nights()), Some(3));
         // One night under a clock that was ten years ahead, and one under one that was ten behind.
         let mut wrong = nights();
         wrong.push(backup(5, at("2036-11-22T03:00Z")));
         wrong.push(backup(6, at("2016-11-22T03:00Z")));
-        assert_eq!((picked(&Which::Latest, &wrong), picked(&Which::Oldest, &wrong)), (Some(8), Some(3)));
-        assert_eq!(picked(&Which::At(at("2026-11-30T00:00Z")), &wrong), Some(8));
+        assert_eq!((picked(&BackupSelector::Latest, &wrong), picked(&BackupSelector::Oldest, &wrong)), (Some(8), Some(3)));
+        assert_eq!(picked(&BackupSelector::At(at("2026-11-30T00:00Z")), &wrong), Some(8));
     }
 
     #[test]
     fn of_an_empty_series_nothing_is_chosen() {
         let since = Timestamp::MIN;
-        for which in [Which::Latest, Which::Oldest, Which::At(Timestamp::MAX), Which::Random { seed: 0, since }] {
+        for which in
+            [BackupSelector::Latest, BackupSelector::Oldest, BackupSelector::At(Timestamp::MAX), BackupSelector::Random { seed: 0, since }]
+        {
             assert_eq!(picked(&which, &[]), None, "{which:?}");
         }
     }
@@ -147,18 +149,18 @@ mod tests {
             ("2026-11-23T03:00:00Z", Some(8)),
             ("2036-01-01T00:00:00Z", Some(8)),
         ] {
-            assert_eq!(picked(&Which::At(at(moment)), &nights()), expected, "{moment}");
+            assert_eq!(picked(&BackupSelector::At(at(moment)), &nights()), expected, "{moment}");
         }
     }
 
     #[test]
     fn of_backups_of_one_number_the_higher_epoch_and_then_the_later_snapshot_is_newer() {
         let of = |epoch, minute: i64| Manifest { epoch, ..backup(4, at("2026-11-22T03:00Z") + SignedDuration::from_mins(minute)) };
-        let chosen = |which: Which, all: &[Manifest]| which.pick(all).map(|m| (m.epoch, m.source.snapshot_time));
+        let chosen = |which: BackupSelector, all: &[Manifest]| which.pick(all).map(|m| (m.epoch, m.source.snapshot_time));
         for [older, newer] in [[of(1, 9), of(2, 4)], [of(2, 4), of(2, 5)]] {
             for all in [[older.clone(), newer.clone()], [newer.clone(), older.clone()]] {
-                assert_eq!(chosen(Which::Oldest, &all), Some((older.epoch, older.source.snapshot_time)));
-                assert_eq!(chosen(Which::Latest, &all), Some((newer.epoch, newer.source.snapshot_time)));
+                assert_eq!(chosen(BackupSelector::Oldest, &all), Some((older.epoch, older.source.snapshot_time)));
+                assert_eq!(chosen(BackupSelector::Latest, &all), Some((newer.epoch, newer.source.snapshot_time)));
             }
         }
     }
@@ -167,10 +169,10 @@ mod tests {
     fn a_backup_asked_for_by_its_id_is_that_one_or_none() {
         let all = nights();
         for one in &all {
-            assert_eq!(picked(&Which::Exactly(one.backup.clone()), &all), Some(one.sequence));
+            assert_eq!(picked(&BackupSelector::Exactly(one.backup.clone()), &all), Some(one.sequence));
         }
         let other = "20261122T030000Z-AAAAAA".parse().unwrap();
-        assert_eq!(picked(&Which::Exactly(other), &all), None);
+        assert_eq!(picked(&BackupSelector::Exactly(other), &all), None);
     }
 
     #[test]
@@ -180,13 +182,13 @@ mod tests {
         let late = scheduled(8, at("2026-11-23T09:00Z"), tick, 4);
         let all = [backup(6, at("2026-11-22T03:00Z")), scheduled(7, at("2026-11-23T03:05Z"), tick, 5), late.clone()];
         let since = at("2026-11-23T00:00Z");
-        assert_eq!(picked(&Which::Latest, &all), Some(7));
-        assert_eq!(picked(&Which::At(at("2026-11-24T00:00Z")), &all), Some(7));
-        assert_eq!(picked(&Which::Exactly(late.backup), &all), Some(8));
-        assert!((0..4).all(|seed| picked(&Which::Random { seed, since }, &all) == Some(7)));
+        assert_eq!(picked(&BackupSelector::Latest, &all), Some(7));
+        assert_eq!(picked(&BackupSelector::At(at("2026-11-24T00:00Z")), &all), Some(7));
+        assert_eq!(picked(&BackupSelector::Exactly(late.backup), &all), Some(8));
+        assert!((0..4).all(|seed| picked(&BackupSelector::Random { seed, since }, &all) == Some(7)));
         // The same the other way round in time: it is not the oldest either.
         let early = [scheduled(1, at("2026-11-23T03:01Z"), tick, 4), scheduled(2, at("2026-11-23T03:02Z"), tick, 5)];
-        assert_eq!(picked(&Which::Oldest, &early), Some(2));
+        assert_eq!(picked(&BackupSelector::Oldest, &early), Some(2));
     }
 
     #[test]
@@ -224,7 +226,7 @@ mod tests {
         ] {
             let since = at(since);
             let taken: Vec<u64> =
-                (0..expected.len().max(1) as u64).filter_map(|seed| picked(&Which::Random { seed, since }, &all)).collect();
+                (0..expected.len().max(1) as u64).filter_map(|seed| picked(&BackupSelector::Random { seed, since }, &all)).collect();
             assert_eq!(taken, expected, "by number, one seed after the other");
         }
     }
@@ -244,13 +246,13 @@ mod tests {
             let mut turned = all.clone();
             turned.rotate_left(turn % all.len().max(1));
             turned.reverse();
-            for which in [Which::Latest, Which::Oldest, Which::At(when(moment)), Which::Random { seed, since: when(moment) }] {
+            for which in [BackupSelector::Latest, BackupSelector::Oldest, BackupSelector::At(when(moment)), BackupSelector::Random { seed, since: when(moment) }] {
                 let found = picked(&which, &all);
                 prop_assert_eq!(found, picked(&which, &turned));
                 let references: Vec<&Manifest> = all.iter().collect();
                 let fits = |m: &&Manifest| !superseded(m, &references) && match which {
-                    Which::At(time) => m.source.snapshot_time <= time,
-                    Which::Random { since, .. } => m.source.snapshot_time >= since,
+                    BackupSelector::At(time) => m.source.snapshot_time <= time,
+                    BackupSelector::Random { since, .. } => m.source.snapshot_time >= since,
                     _ => true,
                 };
                 let fitting: Vec<u64> = all.iter().filter(fits).map(|m| m.sequence).collect();

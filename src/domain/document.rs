@@ -1,22 +1,22 @@
 //! The few documents that stand in a vault unsealed, because they must be readable before anything is opened.
 //!
-//! None holds plaintext of a datastore. A vault takes either `SealedBytes`, which only the `seal` room makes, or a [`Document`]: there is one
+//! None holds plaintext of a datastore. A vault takes either `SealedBytes`, which only the `seal` room makes, or a [`VaultDocument`]: there is one
 //! constructor for each kind of document, most of them from its type. Those that take bytes (signatures, hashes, an agent's program, what another
 //! vault holds) are for their callers to get right.
 
 use serde::Deserialize;
 
 use super::envelope::{Envelope, WrappedIdentity};
-use super::evidence::{Actor, Record};
+use super::evidence::{Actor, EvidenceRecord};
 use super::id::{DatastoreName, VaultId};
 use super::manifest::Manifest;
-use super::scratch::{Lease, Letter, Order};
+use super::scratch::{AgentOrder, ScratchLease, SignedMessage};
 
 /// Bytes that may stand in a vault unsealed.
 #[derive(Clone)]
-pub struct Document(Vec<u8>);
+pub struct VaultDocument(Vec<u8>);
 
-impl Document {
+impl VaultDocument {
     /// The bytes as they are stored.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -39,7 +39,7 @@ impl Document {
     }
     /// A record of the evidence series.
     #[must_use]
-    pub fn evidence(record: &Record) -> Self {
+    pub fn evidence(record: &EvidenceRecord) -> Self {
         Self(json(record))
     }
     /// A slot: an identity that a key has wrapped.
@@ -74,17 +74,17 @@ impl Document {
     }
     /// What any host can see of a run in a scratch VPC.
     #[must_use]
-    pub fn lease(lease: &Lease) -> Self {
+    pub fn lease(lease: &ScratchLease) -> Self {
         Self(json(lease))
     }
     /// What the agent of a scratch VPC is to do.
     #[must_use]
-    pub fn order(order: &Order) -> Self {
+    pub fn order(order: &AgentOrder) -> Self {
         Self(json(order))
     }
     /// A letter of that agent.
     #[must_use]
-    pub fn letter(letter: &Letter) -> Self {
+    pub fn letter(letter: &SignedMessage) -> Self {
         Self(json(letter))
     }
     /// The agent itself: a binary of lifeboat, stored under its hash.
@@ -138,10 +138,10 @@ pub enum DocumentError {
 /// Looks at a document's `format` before anything else is believed of it; which of those that are known it is.
 pub(crate) fn format_of(bytes: &[u8], what: &'static str, known: &[&'static str]) -> Result<&'static str, DocumentError> {
     #[derive(Deserialize)]
-    struct Formatted {
+    struct FormatHeader {
         format: String,
     }
-    let head: Formatted = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what, source })?;
+    let head: FormatHeader = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what, source })?;
     let found = known.iter().find(|known| **known == head.format).copied();
     found.ok_or_else(|| DocumentError::UnknownFormat { what, found: head.format, known: known.join(" and ") })
 }
@@ -209,16 +209,16 @@ impl EpochClaim {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::domain::envelope::Context;
-    use crate::domain::evidence::{Body, Hold};
-    use crate::domain::scratch::{Dollars, LEASE_FORMAT};
+    use crate::domain::envelope::EncryptionContext;
+    use crate::domain::evidence::{HoldRecord, RecordBody};
+    use crate::domain::scratch::{LEASE_FORMAT, UsDollars};
 
     fn vault() -> VaultId {
         VaultId::from_random([7; 16])
     }
 
-    fn context() -> Context {
-        Context { vault: vault(), datastore: "chat".parse().unwrap(), backup: "20261122T031500Z-K3XQ7A".parse().unwrap() }
+    fn context() -> EncryptionContext {
+        EncryptionContext { vault: vault(), datastore: "chat".parse().unwrap(), backup: "20261122T031500Z-K3XQ7A".parse().unwrap() }
     }
 
     fn actor() -> Actor {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_header_is_stored_as_indented_text_that_ends_with_a_line_end() {
-        let stored = Document::header(&VaultHeader::new(vault()));
+        let stored = VaultDocument::header(&VaultHeader::new(vault()));
         let text = "{\n  \"format\": \"lifeboat.vault/1\",\n  \"vault\": \"07070707070707070707070707070707\"\n}\n";
         assert_eq!(String::from_utf8_lossy(stored.bytes()), text);
         assert_eq!(stored.into_bytes(), text.as_bytes());
@@ -236,31 +236,31 @@ mod tests {
     #[test]
     fn what_is_written_as_a_document_reads_back() {
         let header = VaultHeader::new(vault());
-        assert_eq!(VaultHeader::parse(Document::header(&header).bytes()).unwrap(), header);
+        assert_eq!(VaultHeader::parse(VaultDocument::header(&header).bytes()).unwrap(), header);
 
         let envelope = Envelope::numbered(&context(), 2, Vec::new());
-        assert_eq!(Envelope::parse(Document::envelope(&envelope).bytes(), &context()).unwrap(), envelope);
+        assert_eq!(Envelope::parse(VaultDocument::envelope(&envelope).bytes(), &context()).unwrap(), envelope);
 
         let tick = Some("2026-11-22T03:15:00Z".parse().unwrap());
         let claim = EpochClaim::new("chat".parse().unwrap(), 12, tick, actor(), [0, 1, 2, 3, 4, 5, 6, 255]);
-        let stored = Document::epoch(&claim).into_bytes();
+        let stored = VaultDocument::epoch(&claim).into_bytes();
         assert_eq!(serde_json::from_slice::<EpochClaim>(&stored).unwrap(), claim);
         let fields: serde_json::Value = serde_json::from_slice(&stored).unwrap();
         assert_eq!((&fields["format"], &fields["nonce"]), (&"lifeboat.epoch/1".into(), &"00010203040506ff".into()));
 
-        let hold = Hold { datastore: "chat".parse().unwrap(), backup: context().backup, reason: "case 17".to_owned() };
-        let record = Record {
+        let hold = HoldRecord { datastore: "chat".parse().unwrap(), backup: context().backup, reason: "case 17".to_owned() };
+        let record = EvidenceRecord {
             format: super::super::evidence::FORMAT.to_owned(),
             vault: vault(),
             sequence: 1,
             previous: None,
             at: "2026-11-22T03:15:00Z".parse().unwrap(),
             by: actor(),
-            body: Body::Hold(hold),
+            body: RecordBody::Hold(hold),
         };
-        assert_eq!(serde_json::from_slice::<Record>(Document::evidence(&record).bytes()).unwrap(), record);
+        assert_eq!(serde_json::from_slice::<EvidenceRecord>(VaultDocument::evidence(&record).bytes()).unwrap(), record);
 
-        let lease = Lease {
+        let lease = ScratchLease {
             format: LEASE_FORMAT.to_owned(),
             vault: vault(),
             run: "20261122T031500Z-0a1b2c".to_owned(),
@@ -270,12 +270,12 @@ mod tests {
             keys: vec!["arn:aws:kms:eu-west-1:1:key/1".to_owned()],
             host: "db1".to_owned(),
             expires: "2026-11-22T09:15:00Z".parse().unwrap(),
-            cost_ceiling: Dollars(12_345),
+            cost_ceiling: UsDollars(12_345),
         };
-        assert_eq!(Lease::parse(Document::lease(&lease).bytes(), LEASE_FORMAT).unwrap(), lease);
+        assert_eq!(ScratchLease::parse(VaultDocument::lease(&lease).bytes(), LEASE_FORMAT).unwrap(), lease);
 
-        let letter = Letter { words: "{}".to_owned(), signature: "AA==".to_owned() };
-        assert_eq!(serde_json::from_slice::<Letter>(Document::letter(&letter).bytes()).unwrap(), letter);
+        let letter = SignedMessage { words: "{}".to_owned(), signature: "AA==".to_owned() };
+        assert_eq!(serde_json::from_slice::<SignedMessage>(VaultDocument::letter(&letter).bytes()).unwrap(), letter);
     }
 
     #[test]
@@ -283,18 +283,18 @@ mod tests {
         let bytes = vec![0, 255, 10, 13, 7];
         let wrapped = WrappedIdentity::from_key(bytes.clone());
         for document in [
-            Document::slot(&wrapped),
-            Document::signature(bytes.clone()),
-            Document::of_another_vault(bytes.clone()),
-            Document::agent(bytes.clone()),
+            VaultDocument::slot(&wrapped),
+            VaultDocument::signature(bytes.clone()),
+            VaultDocument::of_another_vault(bytes.clone()),
+            VaultDocument::agent(bytes.clone()),
         ] {
             assert_eq!(document.bytes(), bytes);
         }
         assert_eq!(
-            Document::restore_guide("# Wiederherstellen: so geht’s\n".to_owned()).bytes(),
+            VaultDocument::restore_guide("# Wiederherstellen: so geht’s\n".to_owned()).bytes(),
             "# Wiederherstellen: so geht’s\n".as_bytes()
         );
-        assert!(String::from_utf8_lossy(Document::probe().bytes()).contains("may be removed"));
+        assert!(String::from_utf8_lossy(VaultDocument::probe().bytes()).contains("may be removed"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Verdict {
 /// The answer of a check. *Could not look* is never a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Answer {
+pub enum CheckOutcome {
     /// What was asked is so.
     Pass,
     /// It is not so.
@@ -73,7 +73,7 @@ pub struct CheckResult {
     /// What kind it is.
     pub kind: CheckKind,
     /// The answer.
-    pub answer: Answer,
+    pub answer: CheckOutcome,
     /// The answer in words that may be stored.
     pub summary: String,
     /// Seconds it took.
@@ -86,7 +86,7 @@ pub struct CheckResult {
 /// Damage done on purpose, to see whether it is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Control {
+pub enum NegativeControl {
     /// A row is deleted from the restored data.
     RowsDropped,
     /// A bit of a sealed payload is turned.
@@ -97,7 +97,7 @@ pub enum Control {
     ForeignEnvelope,
 }
 
-impl Control {
+impl NegativeControl {
     /// All of them, with their names in drill files.
     pub const ALL: [(&'static str, Self); 4] = [
         ("rows-dropped", Self::RowsDropped),
@@ -117,7 +117,7 @@ impl Control {
 #[serde(deny_unknown_fields)]
 pub struct ControlResult {
     /// The damage.
-    pub control: Control,
+    pub control: NegativeControl,
     /// Whether it was noticed; none if the damage could not be done.
     pub noticed: Option<bool>,
     /// In words.
@@ -176,11 +176,11 @@ impl Scenario {
 /// Why a drill did not get to its checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "at-fault", content = "why")]
-pub enum Halt {
+pub enum DrillHalt {
     /// The backup, its keys or the restore.
-    Backup(Fault),
+    Backup(DrillFault),
     /// The sandbox, or this machine.
-    Sandbox(Fault),
+    Sandbox(DrillFault),
     /// Somebody interrupted it.
     Interrupted,
 }
@@ -188,29 +188,29 @@ pub enum Halt {
 /// What went wrong. What a server or a program said may quote data: that is for people who look, and is never stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Fault {
+pub struct DrillFault {
     why: String,
     #[serde(skip)]
     detail: Option<String>,
 }
 
-impl Halt {
+impl DrillHalt {
     /// The backup's fault, in words that may be stored.
     #[must_use]
     pub fn backup(why: impl Into<String>) -> Self {
-        Self::Backup(Fault { why: why.into(), detail: None })
+        Self::Backup(DrillFault { why: why.into(), detail: None })
     }
     /// The sandbox's fault, in words that may be stored.
     #[must_use]
     pub fn sandbox(why: impl Into<String>) -> Self {
-        Self::Sandbox(Fault { why: why.into(), detail: None })
+        Self::Sandbox(DrillFault { why: why.into(), detail: None })
     }
     /// With words that may not be stored.
     #[must_use]
     pub fn with_detail(self, detail: String) -> Self {
         match self {
-            Self::Backup(fault) => Self::Backup(Fault { detail: Some(detail), ..fault }),
-            Self::Sandbox(fault) => Self::Sandbox(Fault { detail: Some(detail), ..fault }),
+            Self::Backup(fault) => Self::Backup(DrillFault { detail: Some(detail), ..fault }),
+            Self::Sandbox(fault) => Self::Sandbox(DrillFault { detail: Some(detail), ..fault }),
             Self::Interrupted => Self::Interrupted,
         }
     }
@@ -232,7 +232,7 @@ impl Halt {
     }
 }
 
-impl std::fmt::Display for Halt {
+impl std::fmt::Display for DrillHalt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.why())
     }
@@ -263,9 +263,9 @@ impl Objective {
 
 /// Everything the verdict depends on.
 #[derive(Debug, Clone)]
-pub struct Facts<'a> {
+pub struct VerdictFacts<'a> {
     /// Why the drill stopped early, if it did.
-    pub halt: Option<&'a Halt>,
+    pub halt: Option<&'a DrillHalt>,
     /// The datastores of the plan.
     pub datastores: &'a [DatastoreName],
     /// The checks that were asked.
@@ -286,20 +286,20 @@ pub struct Facts<'a> {
 
 /// The verdict and its reasons; none for a pass.
 #[must_use]
-pub fn verdict(facts: &Facts<'_>) -> (Verdict, Vec<String>) {
+pub fn verdict(facts: &VerdictFacts<'_>) -> (Verdict, Vec<String>) {
     let mut reasons: Vec<(Verdict, String)> = Vec::new();
     let mut because = |verdict: Verdict, reason: String| reasons.push((verdict, reason));
     match facts.halt {
-        Some(Halt::Backup(Fault { why, .. })) => because(Verdict::Fail, format!("the restore failed: {why}")),
-        Some(Halt::Sandbox(Fault { why, .. })) => because(Verdict::NotVerified, format!("the sandbox is at fault: {why}")),
-        Some(Halt::Interrupted) => because(Verdict::NotVerified, "it was interrupted".to_owned()),
+        Some(DrillHalt::Backup(DrillFault { why, .. })) => because(Verdict::Fail, format!("the restore failed: {why}")),
+        Some(DrillHalt::Sandbox(DrillFault { why, .. })) => because(Verdict::NotVerified, format!("the sandbox is at fault: {why}")),
+        Some(DrillHalt::Interrupted) => because(Verdict::NotVerified, "it was interrupted".to_owned()),
         None => {}
     }
     for check in facts.checks {
         match check.answer {
-            Answer::Pass => {}
-            Answer::Fail => because(Verdict::Fail, format!("check {}: {}", check.name, check.summary)),
-            Answer::CouldNotLook => because(Verdict::NotVerified, format!("check {} could not look: {}", check.name, check.summary)),
+            CheckOutcome::Pass => {}
+            CheckOutcome::Fail => because(Verdict::Fail, format!("check {}: {}", check.name, check.summary)),
+            CheckOutcome::CouldNotLook => because(Verdict::NotVerified, format!("check {} could not look: {}", check.name, check.summary)),
         }
     }
     let asked = |datastore: &DatastoreName| {
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn what_a_server_said_is_not_stored() {
-        let halt = Halt::backup("loading failed").with_detail("duplicate key (name)=(Ada)".to_owned());
+        let halt = DrillHalt::backup("loading failed").with_detail("duplicate key (name)=(Ada)".to_owned());
         let stored = serde_json::to_string(&halt).unwrap_or_default();
         assert_eq!(stored, r#"{"at-fault":"backup","why":"loading failed"}"#);
         assert!(halt.detail().contains("Ada"));
@@ -373,7 +373,7 @@ mod tests {
     }
 
     static STORES: std::sync::LazyLock<Vec<DatastoreName>> = std::sync::LazyLock::new(|| "one".parse().into_iter().collect());
-    fn check(kind: CheckKind, answer: Answer) -> CheckResult {
+    fn check(kind: CheckKind, answer: CheckOutcome) -> CheckResult {
         CheckResult {
             name: "one".to_owned(),
             datastore: STORES[0].clone(),
@@ -385,13 +385,13 @@ mod tests {
         }
     }
     fn control(noticed: Option<bool>) -> ControlResult {
-        ControlResult { control: Control::RowsDropped, noticed, summary: "so".to_owned(), seconds: 0.0 }
+        ControlResult { control: NegativeControl::RowsDropped, noticed, summary: "so".to_owned(), seconds: 0.0 }
     }
     fn met() -> Objective {
         Objective { allowed_seconds: 10.0, measured_seconds: Some(5.0) }
     }
-    fn good<'a>(checks: &'a [CheckResult], controls: &'a [ControlResult]) -> Facts<'a> {
-        Facts {
+    fn good<'a>(checks: &'a [CheckResult], controls: &'a [ControlResult]) -> VerdictFacts<'a> {
+        VerdictFacts {
             halt: None,
             datastores: &STORES,
             checks,
@@ -406,23 +406,23 @@ mod tests {
 
     #[test]
     fn only_everything_together_is_a_pass() {
-        let (checks, controls) = ([check(CheckKind::Fingerprint, Answer::Pass)], [control(Some(true))]);
+        let (checks, controls) = ([check(CheckKind::Fingerprint, CheckOutcome::Pass)], [control(Some(true))]);
         assert_eq!(verdict(&good(&checks, &controls)), (Verdict::Pass, vec![]));
         let text = ["x".to_owned()];
-        let sandbox = Halt::sandbox("x");
+        let sandbox = DrillHalt::sandbox("x");
         let late = Objective { measured_seconds: Some(11.0), ..met() };
         let unmeasured = Objective { measured_seconds: None, ..met() };
         let blind = [control(Some(false))];
         let undone = [control(None)];
         let cases = [
-            (Facts { leftovers: 1, ..good(&checks, &controls) }, Verdict::NotVerified),
-            (Facts { reached: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
-            (Facts { gaps_not_accepted: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
-            (Facts { halt: Some(&sandbox), ..good(&checks, &controls) }, Verdict::NotVerified),
-            (Facts { halt: Some(&Halt::Interrupted), ..good(&checks, &controls) }, Verdict::NotVerified),
-            (Facts { rto: late, ..good(&checks, &controls) }, Verdict::Fail),
-            (Facts { rpo: late, ..good(&checks, &controls) }, Verdict::Fail),
-            (Facts { rpo: unmeasured, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (VerdictFacts { leftovers: 1, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (VerdictFacts { reached: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (VerdictFacts { gaps_not_accepted: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
+            (VerdictFacts { halt: Some(&sandbox), ..good(&checks, &controls) }, Verdict::NotVerified),
+            (VerdictFacts { halt: Some(&DrillHalt::Interrupted), ..good(&checks, &controls) }, Verdict::NotVerified),
+            (VerdictFacts { rto: late, ..good(&checks, &controls) }, Verdict::Fail),
+            (VerdictFacts { rpo: late, ..good(&checks, &controls) }, Verdict::Fail),
+            (VerdictFacts { rpo: unmeasured, ..good(&checks, &controls) }, Verdict::NotVerified),
             (good(&checks, &blind), Verdict::Fail),
             (good(&checks, &undone), Verdict::NotVerified),
             (good(&checks, &[]), Verdict::NotVerified),
@@ -436,9 +436,9 @@ mod tests {
 
     #[test]
     fn a_datastore_that_was_not_compared_keeps_the_others_from_passing() {
-        let (checks, controls) = ([check(CheckKind::Fingerprint, Answer::Pass)], [control(Some(true))]);
+        let (checks, controls) = ([check(CheckKind::Fingerprint, CheckOutcome::Pass)], [control(Some(true))]);
         let both: Vec<DatastoreName> = ["one", "two"].iter().filter_map(|name| name.parse().ok()).collect();
-        let (found, reasons) = verdict(&Facts { datastores: &both, ..good(&checks, &controls) });
+        let (found, reasons) = verdict(&VerdictFacts { datastores: &both, ..good(&checks, &controls) });
         assert_eq!(found, Verdict::NotVerified);
         assert!(reasons[0].contains("nothing of two was compared"), "{reasons:?}");
     }
@@ -446,27 +446,27 @@ mod tests {
     #[test]
     fn without_a_fingerprint_check_nothing_passes_and_could_not_look_is_no_pass() {
         let controls = [control(Some(true))];
-        assert_eq!(verdict(&good(&[check(CheckKind::Sql, Answer::Pass)], &controls)).0, Verdict::NotVerified);
-        assert_eq!(verdict(&good(&[check(CheckKind::Fingerprint, Answer::CouldNotLook)], &controls)).0, Verdict::NotVerified);
-        let both = [check(CheckKind::Fingerprint, Answer::Pass), check(CheckKind::Sql, Answer::CouldNotLook)];
+        assert_eq!(verdict(&good(&[check(CheckKind::Sql, CheckOutcome::Pass)], &controls)).0, Verdict::NotVerified);
+        assert_eq!(verdict(&good(&[check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook)], &controls)).0, Verdict::NotVerified);
+        let both = [check(CheckKind::Fingerprint, CheckOutcome::Pass), check(CheckKind::Sql, CheckOutcome::CouldNotLook)];
         assert_eq!(verdict(&good(&both, &controls)).0, Verdict::NotVerified);
-        let failed = [check(CheckKind::Fingerprint, Answer::CouldNotLook), check(CheckKind::Sql, Answer::Fail)];
+        let failed = [check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook), check(CheckKind::Sql, CheckOutcome::Fail)];
         assert_eq!(verdict(&good(&failed, &controls)).0, Verdict::Fail, "a failure outweighs what could not be looked at");
     }
-    fn reasons(facts: &Facts<'_>) -> Vec<String> {
+    fn reasons(facts: &VerdictFacts<'_>) -> Vec<String> {
         verdict(facts).1
     }
-    fn at_fault(halt: &Halt) -> (Verdict, Vec<String>) {
+    fn at_fault(halt: &DrillHalt) -> (Verdict, Vec<String>) {
         let unmeasured = Objective { measured_seconds: None, ..met() };
-        verdict(&Facts { halt: Some(halt), rto: unmeasured, rpo: unmeasured, ..good(&[], &[]) })
+        verdict(&VerdictFacts { halt: Some(halt), rto: unmeasured, rpo: unmeasured, ..good(&[], &[]) })
     }
 
     #[test]
     fn a_drill_that_stopped_early_says_only_why_and_not_what_was_not_reached() {
         let cases = [
-            (Halt::backup("no key opens it"), Verdict::Fail, "the restore failed: no key opens it"),
-            (Halt::sandbox("no space"), Verdict::NotVerified, "the sandbox is at fault: no space"),
-            (Halt::Interrupted, Verdict::NotVerified, "it was interrupted"),
+            (DrillHalt::backup("no key opens it"), Verdict::Fail, "the restore failed: no key opens it"),
+            (DrillHalt::sandbox("no space"), Verdict::NotVerified, "the sandbox is at fault: no space"),
+            (DrillHalt::Interrupted, Verdict::NotVerified, "it was interrupted"),
         ];
         for (halt, expected, reason) in cases {
             assert_eq!(at_fault(&halt), (expected, vec![reason.to_owned()]));
@@ -477,9 +477,9 @@ mod tests {
 
     #[test]
     fn what_was_found_before_a_drill_stopped_still_counts() {
-        let (checks, controls) = ([check(CheckKind::Sql, Answer::Fail)], [control(Some(false))]);
+        let (checks, controls) = ([check(CheckKind::Sql, CheckOutcome::Fail)], [control(Some(false))]);
         let late = Objective { measured_seconds: Some(11.0), ..met() };
-        let facts = Facts { halt: Some(&Halt::Interrupted), rto: late, ..good(&checks, &controls) };
+        let facts = VerdictFacts { halt: Some(&DrillHalt::Interrupted), rto: late, ..good(&checks, &controls) };
         let expected = [
             "it was interrupted",
             "check one: so",
@@ -491,31 +491,32 @@ mod tests {
 
     #[test]
     fn every_reason_says_what_it_is_about() {
-        let (checks, controls) = ([check(CheckKind::CrossCheck, Answer::Pass)], [control(Some(true))]);
-        let (could_not, failed) = ([check(CheckKind::Fingerprint, Answer::CouldNotLook)], [check(CheckKind::Fingerprint, Answer::Fail)]);
+        let (checks, controls) = ([check(CheckKind::CrossCheck, CheckOutcome::Pass)], [control(Some(true))]);
+        let (could_not, failed) =
+            ([check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook)], [check(CheckKind::Fingerprint, CheckOutcome::Fail)]);
         let (undone, two) = ([control(None)], ["dns".to_owned(), "https".to_owned()]);
         let (late, unmeasured) = (Objective { measured_seconds: Some(86_400.4), ..met() }, Objective { measured_seconds: None, ..met() });
-        let cases: [(Facts<'_>, &[&str]); 11] = [
+        let cases: [(VerdictFacts<'_>, &[&str]); 11] = [
             (good(&checks, &controls), &[]),
             (good(&could_not, &controls), &["check one could not look: so"]),
             (good(&failed, &controls), &["check one: so"]),
             (good(&[], &controls), &["nothing of one was compared with what was recorded at backup time"]),
             (good(&checks, &undone), &["control rows-dropped could not be done: so"]),
             (good(&checks, &[]), &["no negative control was run"]),
-            (Facts { rpo: late, ..good(&checks, &controls) }, &["RPO missed: 86400 s measured, 10 s allowed"]),
-            (Facts { rto: unmeasured, ..good(&checks, &controls) }, &["RTO was not measured"]),
+            (VerdictFacts { rpo: late, ..good(&checks, &controls) }, &["RPO missed: 86400 s measured, 10 s allowed"]),
+            (VerdictFacts { rto: unmeasured, ..good(&checks, &controls) }, &["RTO was not measured"]),
             (
-                Facts { gaps_not_accepted: &two, ..good(&checks, &controls) },
+                VerdictFacts { gaps_not_accepted: &two, ..good(&checks, &controls) },
                 &[
                     "the sandbox is not isolated (dns), and the drill file does not accept that",
                     "the sandbox is not isolated (https), and the drill file does not accept that",
                 ],
             ),
             (
-                Facts { reached: &two, ..good(&checks, &controls) },
+                VerdictFacts { reached: &two, ..good(&checks, &controls) },
                 &["reached from inside the sandbox: dns", "reached from inside the sandbox: https"],
             ),
-            (Facts { leftovers: 3, ..good(&checks, &controls) }, &["3 things were left behind"]),
+            (VerdictFacts { leftovers: 3, ..good(&checks, &controls) }, &["3 things were left behind"]),
         ];
         for (facts, expected) in cases {
             assert_eq!(reasons(&facts), expected);
@@ -535,7 +536,7 @@ mod tests {
             (CheckKind::Command, false),
         ] {
             let expected = if compares { Verdict::Pass } else { Verdict::NotVerified };
-            assert_eq!(verdict(&good(&[check(kind, Answer::Pass)], &controls)).0, expected, "{kind:?}");
+            assert_eq!(verdict(&good(&[check(kind, CheckOutcome::Pass)], &controls)).0, expected, "{kind:?}");
         }
     }
 
@@ -554,14 +555,14 @@ mod tests {
 
     #[test]
     fn a_halt_has_words_for_the_report_and_words_for_people() {
-        for (halt, why) in [(Halt::backup("loading failed"), "loading failed"), (Halt::sandbox("no space"), "no space")] {
+        for (halt, why) in [(DrillHalt::backup("loading failed"), "loading failed"), (DrillHalt::sandbox("no space"), "no space")] {
             assert_eq!((halt.why(), halt.detail(), halt.to_string().as_str()), (why, why, why));
             let told = halt.clone().with_detail("key (name)=(Ada)".to_owned());
             assert_eq!((told.why(), told.detail(), told.to_string().as_str()), (why, "key (name)=(Ada)", why));
             let stored = serde_json::to_string(&told).unwrap();
-            assert_eq!(serde_json::from_str::<Halt>(&stored).unwrap(), halt, "{stored}");
+            assert_eq!(serde_json::from_str::<DrillHalt>(&stored).unwrap(), halt, "{stored}");
         }
-        let interrupted = Halt::Interrupted.with_detail("by a signal".to_owned());
+        let interrupted = DrillHalt::Interrupted.with_detail("by a signal".to_owned());
         assert_eq!(
             (interrupted.why(), interrupted.detail(), interrupted.to_string().as_str()),
             ("interrupted", "interrupted", "interrupted")
@@ -576,7 +577,7 @@ mod tests {
             assert_eq!(stored(serde_json::to_value(verdict).unwrap()), verdict.name());
         }
         assert_eq!([Verdict::Pass, Verdict::NotVerified, Verdict::Fail].map(Verdict::name), ["PASS", "NOT_VERIFIED", "FAIL"]);
-        for (name, control) in Control::ALL {
+        for (name, control) in NegativeControl::ALL {
             assert_eq!((control.name(), stored(serde_json::to_value(control).unwrap()).as_str()), (name, name));
         }
         let stories = Scenario::ALL.map(|(name, scenario)| {

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{DocumentError, format_of};
 use super::id::{BackupId, DatastoreName, VaultId};
-use super::layout::{ObjectKey, Place};
+use super::layout::{BackupKeys, ObjectKey};
 
 /// Format name of envelopes this program writes and reads.
 pub const FORMAT: &str = "lifeboat.envelope/1";
 
 /// What an identity is bound to: the encryption context of every KMS call, and the identity file's comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Context {
+pub struct EncryptionContext {
     /// The vault.
     pub vault: VaultId,
     /// The datastore.
@@ -26,7 +26,7 @@ pub struct Context {
     pub backup: BackupId,
 }
 
-impl Context {
+impl EncryptionContext {
     /// The encryption context as KMS takes it.
     #[must_use]
     pub fn pairs(&self) -> BTreeMap<String, String> {
@@ -38,8 +38,8 @@ impl Context {
     }
     /// Names of the backup's objects.
     #[must_use]
-    pub fn place(&self) -> Place<'_> {
-        Place { datastore: &self.datastore, backup: &self.backup }
+    pub fn place(&self) -> BackupKeys<'_> {
+        BackupKeys { datastore: &self.datastore, backup: &self.backup }
     }
 }
 
@@ -113,7 +113,7 @@ pub struct Envelope {
 impl Envelope {
     /// The envelope that is written with a backup.
     #[must_use]
-    pub fn first(context: &Context, slots: Vec<Slot>) -> Self {
+    pub fn first(context: &EncryptionContext, slots: Vec<Slot>) -> Self {
         Self {
             format: FORMAT.to_owned(),
             vault: context.vault.clone(),
@@ -126,7 +126,7 @@ impl Envelope {
 
     /// The envelope that rotation writes under a number.
     #[must_use]
-    pub fn numbered(context: &Context, number: u32, slots: Vec<Slot>) -> Self {
+    pub fn numbered(context: &EncryptionContext, number: u32, slots: Vec<Slot>) -> Self {
         Self { number, ..Self::first(context, slots) }
     }
 
@@ -134,7 +134,7 @@ impl Envelope {
     ///
     /// # Errors
     /// [`EnvelopeError`] for an unknown format, an envelope of another backup, or slots that point elsewhere.
-    pub fn parse(bytes: &[u8], context: &Context) -> Result<Self, EnvelopeError> {
+    pub fn parse(bytes: &[u8], context: &EncryptionContext) -> Result<Self, EnvelopeError> {
         format_of(bytes, "envelope", &[FORMAT])?;
         let envelope: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "envelope", source })?;
         let own = (&envelope.vault, &envelope.datastore, &envelope.backup);
@@ -183,8 +183,8 @@ mod tests {
 
     const BACKUP: &str = "20261122T031500Z-K3XQ7A";
 
-    fn context() -> Context {
-        Context { vault: VaultId::from_random([7; 16]), datastore: "chat".parse().unwrap(), backup: BACKUP.parse().unwrap() }
+    fn context() -> EncryptionContext {
+        EncryptionContext { vault: VaultId::from_random([7; 16]), datastore: "chat".parse().unwrap(), backup: BACKUP.parse().unwrap() }
     }
 
     fn slot(name: &str, opens_with: SlotKind, file: &str) -> Slot {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_envelope_of_another_vault_datastore_or_backup_is_refused() {
-        let other = |change: fn(&mut Context)| {
+        let other = |change: fn(&mut EncryptionContext)| {
             let mut context = context();
             change(&mut context);
             read(&Envelope::first(&context, Vec::new())).unwrap_err()

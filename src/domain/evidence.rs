@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::document::{DocumentError, format_of};
-use super::drill::{CheckResult, ControlResult, Halt, Objective, Scenario, Verdict};
+use super::drill::{CheckResult, ControlResult, DrillHalt, Objective, Scenario, Verdict};
 use super::id::{BackupId, DatastoreName, VaultId};
 use super::layout::ObjectKey;
 use super::scratch::ScratchReport;
@@ -23,7 +23,7 @@ pub const REPORT_SCHEMA: &str = "lifeboat.drill-report/1";
 /// One record of the series.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct EvidenceRecord {
     /// Always [`FORMAT`].
     pub format: String,
     /// The vault whose series it is.
@@ -37,7 +37,7 @@ pub struct Record {
     /// Who wrote it.
     pub by: Actor,
     /// What it says.
-    pub body: Body,
+    pub body: RecordBody,
 }
 
 /// Who did something, as the system names them. Not proof of a person: the signature is.
@@ -53,27 +53,27 @@ pub struct Actor {
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "of")]
-pub enum Body {
+pub enum RecordBody {
     /// A drill is about to begin.
-    Started(Started),
+    Started(DrillStarted),
     /// A drill has ended.
     Report(Box<DrillReport>),
     /// A reviewer has looked at a report.
     Certify(Certificate),
     /// Backups are about to be removed by retention.
-    Removed(Removed),
+    Removed(RemovalRecord),
     /// A backup was restored in earnest.
-    Restored(Restored),
+    Restored(RestoreRecord),
     /// A backup is held: retention leaves it alone.
-    Hold(Hold),
+    Hold(HoldRecord),
     /// A backup is held no more.
-    Release(Hold),
+    Release(HoldRecord),
 }
 
 /// A restore that was no drill: an incident is the best of drills.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Restored {
+pub struct RestoreRecord {
     /// The datastore.
     pub datastore: DatastoreName,
     /// The backup.
@@ -111,7 +111,7 @@ pub struct Restored {
 /// Backups that retention removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Removed {
+pub struct RemovalRecord {
     /// The datastore.
     pub datastore: DatastoreName,
     /// The backups.
@@ -133,7 +133,7 @@ pub struct RemovedBackup {
 /// A backup that somebody holds, or holds no more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hold {
+pub struct HoldRecord {
     /// The datastore.
     pub datastore: DatastoreName,
     /// The backup.
@@ -145,7 +145,7 @@ pub struct Hold {
 /// A drill is about to begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Started {
+pub struct DrillStarted {
     /// The run.
     pub run: String,
     /// The drill.
@@ -239,7 +239,7 @@ pub struct StepTime {
 /// Something to be done about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Finding {
+pub struct DrillNote {
     /// What was found.
     pub text: String,
     /// Who takes care of it.
@@ -253,7 +253,7 @@ pub struct Finding {
 /// Moments that matter, in seconds since the drill was declared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Moments {
+pub struct DrillMoments {
     /// The payload was open, its first bytes read.
     pub payload_reachable: Option<f64>,
     /// The sandbox's server answered.
@@ -310,7 +310,7 @@ pub struct DrillReport {
     /// Each step with its times.
     pub steps: Vec<StepTime>,
     /// Moments that matter.
-    pub moments: Moments,
+    pub moments: DrillMoments,
     /// How long the restore took.
     pub rto: Objective,
     /// What had been predicted from earlier drills, in seconds.
@@ -322,7 +322,7 @@ pub struct DrillReport {
     /// The negative controls.
     pub controls: Vec<ControlResult>,
     /// Why it stopped early, if it did.
-    pub halt: Option<Halt>,
+    pub halt: Option<DrillHalt>,
     /// What was left behind.
     pub leftovers: Vec<String>,
     /// The verdict.
@@ -330,12 +330,12 @@ pub struct DrillReport {
     /// Its reasons; none for a pass.
     pub reasons: Vec<String>,
     /// What the team wrote down, each with its moment.
-    pub notes: Vec<Finding>,
+    pub notes: Vec<DrillNote>,
     /// Who is to review it.
     pub reviewers: Vec<String>,
 }
 
-impl Record {
+impl EvidenceRecord {
     /// Parses a record that was read from the place of number `sequence`.
     ///
     /// # Errors
@@ -348,13 +348,13 @@ impl Record {
 
 /// A number of the series, as it was found.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct FoundRecord {
     /// The number its place names.
     pub sequence: u64,
     /// SHA-256 of its bytes.
     pub sha256: String,
     /// The record; why not if it cannot be read.
-    pub record: Result<Record, String>,
+    pub record: Result<EvidenceRecord, String>,
     /// Whether a pinned key signed it.
     pub signed: bool,
 }
@@ -362,7 +362,7 @@ pub struct Found {
 /// Something that is wrong with a series.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum Flaw {
+pub enum SeriesFlaw {
     /// A record was changed, or written by somebody else.
     NotSigned {
         /// Number.
@@ -416,7 +416,7 @@ pub enum Flaw {
     },
 }
 
-impl Flaw {
+impl SeriesFlaw {
     /// Whether what a record said may be unknown for it. A drill without a report hides nothing.
     #[must_use]
     pub fn hides_records(&self) -> bool {
@@ -424,7 +424,7 @@ impl Flaw {
     }
 }
 
-impl std::fmt::Display for Flaw {
+impl std::fmt::Display for SeriesFlaw {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotSigned { sequence } => {
@@ -459,7 +459,7 @@ pub struct SeenHead {
 /// Looks for everything that can be wrong with a series. `claimed` are numbers whose signature stands without a record: a writer
 /// that died between the two, unless the next record knows better.
 #[must_use]
-pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHead], now: Timestamp) -> Vec<Flaw> {
+pub fn flaws(vault: &VaultId, found: &[FoundRecord], claimed: &[u64], heads: &[SeenHead], now: Timestamp) -> Vec<SeriesFlaw> {
     let mut flaws = Vec::new();
     let mut expected = 1;
     let mut previous: Option<&str> = None;
@@ -470,21 +470,23 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
             let mut missing = (expected..one.sequence).filter(|number| !claimed.contains(number));
             if let Some(from) = missing.next() {
                 let to = missing.next_back().unwrap_or(from);
-                flaws.push(Flaw::Missing { from, to });
+                flaws.push(SeriesFlaw::Missing { from, to });
                 gap_before = true;
             }
         }
         expected = one.sequence.saturating_add(1);
         if !one.signed {
-            flaws.push(Flaw::NotSigned { sequence: one.sequence });
+            flaws.push(SeriesFlaw::NotSigned { sequence: one.sequence });
         }
         match &one.record {
-            Err(why) => flaws.push(Flaw::Unreadable { sequence: one.sequence, why: why.clone() }),
+            Err(why) => flaws.push(SeriesFlaw::Unreadable { sequence: one.sequence, why: why.clone() }),
             Ok(record) if record.sequence != one.sequence || &record.vault != vault => {
-                flaws.push(Flaw::Misplaced { sequence: one.sequence })
+                flaws.push(SeriesFlaw::Misplaced { sequence: one.sequence })
             }
             // After a gap the record names one that is not there; that is the gap's flaw, told already.
-            Ok(record) if record.previous.as_deref() != previous && !gap_before => flaws.push(Flaw::Forked { sequence: one.sequence }),
+            Ok(record) if record.previous.as_deref() != previous && !gap_before => {
+                flaws.push(SeriesFlaw::Forked { sequence: one.sequence })
+            }
             Ok(_) => {}
         }
         gap_before = false;
@@ -492,7 +494,7 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
     }
     for head in heads {
         if !found.iter().any(|one| one.sha256 == head.sha256) {
-            flaws.push(Flaw::HeadMissing { seen_by: head.seen_by.clone() });
+            flaws.push(SeriesFlaw::HeadMissing { seen_by: head.seen_by.clone() });
         }
     }
     flaws.extend(contradictions(vault, found, now));
@@ -500,40 +502,40 @@ pub fn flaws(vault: &VaultId, found: &[Found], claimed: &[u64], heads: &[SeenHea
 }
 
 /// What believed records say of each other. One that nobody signed, or that belongs elsewhere, answers for no other.
-fn contradictions(vault: &VaultId, found: &[Found], now: Timestamp) -> Vec<Flaw> {
-    let believed = |one: &&Found| one.signed && one.record.as_ref().is_ok_and(|r| r.sequence == one.sequence && &r.vault == vault);
-    let believed: BTreeMap<u64, &Found> = found.iter().filter(believed).map(|one| (one.sequence, one)).collect();
-    fn body(one: &Found) -> Option<&Body> {
+fn contradictions(vault: &VaultId, found: &[FoundRecord], now: Timestamp) -> Vec<SeriesFlaw> {
+    let believed = |one: &&FoundRecord| one.signed && one.record.as_ref().is_ok_and(|r| r.sequence == one.sequence && &r.vault == vault);
+    let believed: BTreeMap<u64, &FoundRecord> = found.iter().filter(believed).map(|one| (one.sequence, one)).collect();
+    fn body(one: &FoundRecord) -> Option<&RecordBody> {
         one.record.as_ref().ok().map(|record| &record.body)
     }
     let mut first_report: BTreeMap<&str, u64> = BTreeMap::new();
     for (sequence, one) in &believed {
-        if let Some(Body::Report(report)) = body(one) {
+        if let Some(RecordBody::Report(report)) = body(one) {
             first_report.entry(&report.run).or_insert(*sequence);
         }
     }
     let mut flaws = Vec::new();
     for (sequence, one) in &believed {
         match one.record.as_ref().map(|record| &record.body) {
-            Ok(Body::Started(started)) => {
+            Ok(RecordBody::Started(started)) => {
                 let reported = first_report.get(started.run.as_str()).is_some_and(|report| report > sequence);
                 if started.report_by < now && !reported {
-                    flaws.push(Flaw::NoReport { started: *sequence, drill: started.drill.clone() });
+                    flaws.push(SeriesFlaw::NoReport { started: *sequence, drill: started.drill.clone() });
                 }
             }
-            Ok(Body::Report(report)) => {
+            Ok(RecordBody::Report(report)) => {
                 if first_report.get(report.run.as_str()) != Some(sequence) {
-                    flaws.push(Flaw::ReportedTwice { sequence: *sequence });
+                    flaws.push(SeriesFlaw::ReportedTwice { sequence: *sequence });
                 }
                 let begun = believed.get(&report.started).filter(|_| report.started < *sequence).copied().and_then(body);
-                if !matches!(begun, Some(Body::Started(started)) if (&started.run, &started.drill) == (&report.run, &report.drill)) {
-                    flaws.push(Flaw::Dangling { sequence: *sequence });
+                if !matches!(begun, Some(RecordBody::Started(started)) if (&started.run, &started.drill) == (&report.run, &report.drill)) {
+                    flaws.push(SeriesFlaw::Dangling { sequence: *sequence });
                 }
             }
-            Ok(Body::Certify(certificate)) => {
+            Ok(RecordBody::Certify(certificate)) => {
                 let report = believed.get(&certificate.report).filter(|report| report.sha256 == certificate.report_sha256);
-                if !matches!(report.copied().and_then(body), Some(Body::Report(_))) {
-                    flaws.push(Flaw::Dangling { sequence: *sequence });
+                if !matches!(report.copied().and_then(body), Some(RecordBody::Report(_))) {
+                    flaws.push(SeriesFlaw::Dangling { sequence: *sequence });
                 }
             }
             _ => {}

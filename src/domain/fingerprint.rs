@@ -58,9 +58,9 @@ impl PartialEq for HashKey {
 
 /// A sum of 256-bit hashes modulo 2^256.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sum([u64; 4]);
+pub struct HashSum([u64; 4]);
 
-impl Sum {
+impl HashSum {
     /// Adds one hash, read as a little-endian number.
     pub fn add(&mut self, hash: &[u8; 32]) {
         let mut carry = false;
@@ -81,13 +81,13 @@ impl Sum {
     }
 }
 
-impl Serialize for Sum {
+impl Serialize for HashSum {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&hex::encode(self.to_bytes()))
     }
 }
 
-impl<'de> Deserialize<'de> for Sum {
+impl<'de> Deserialize<'de> for HashSum {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(String::deserialize(d)?, &mut bytes).map_err(serde::de::Error::custom)?;
@@ -112,7 +112,7 @@ pub struct TableRows {
     /// Bytes of the COPY stream, line ends included.
     pub bytes: u64,
     /// Sum of the rows' hashes.
-    pub sum: Sum,
+    pub sum: HashSum,
 }
 
 /// All large objects together.
@@ -124,13 +124,13 @@ pub struct LargeObjects {
     /// Bytes of content.
     pub bytes: u64,
     /// Sum of the hashes of OID, owner and content.
-    pub sum: Sum,
+    pub sum: HashSum,
 }
 
 /// An object, as the archive's table of contents has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ObjectFacts {
+pub struct ArchiveObject {
     /// Its kind: `TABLE`, `FUNCTION`, `ACL` …
     pub kind: String,
     /// Its schema, if it has one.
@@ -143,7 +143,7 @@ pub struct ObjectFacts {
     pub owner: String,
     /// Hash of its definition, where that holds no expression: those are written anew by the server that reads them, and not always the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sum: Option<Sum>,
+    pub sum: Option<HashSum>,
 }
 
 /// An extension, and every row in its own tables: `pg_dump` has it made anew, and takes along only such rows as the extension says.
@@ -214,14 +214,14 @@ impl OmittedKind {
 /// One thing that a database holds and `pg_dump` leaves out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Omitted {
+pub struct OmittedObject {
     /// What kind of thing.
     pub kind: OmittedKind,
     /// Its name, or what was said.
     pub name: String,
 }
 
-impl Omitted {
+impl OmittedObject {
     /// The thing, as drill files name it.
     #[must_use]
     pub fn what(&self) -> String {
@@ -263,13 +263,13 @@ pub struct Fingerprint {
     pub server_major: u32,
     /// Every object, ordered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub named: Vec<ObjectFacts>,
+    pub named: Vec<ArchiveObject>,
     /// Every extension, ordered; none where no server was asked, as when an archive is read back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions: Option<Vec<ExtensionFacts>>,
     /// What is not in the dump.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub omitted: Vec<Omitted>,
+    pub omitted: Vec<OmittedObject>,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -310,7 +310,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_sum_does_not_depend_on_the_order_and_counts_duplicates(mut hashes in proptest::collection::vec(any::<[u8; 32]>(), 1..20)) {
-            let total = |hashes: &[[u8; 32]]| { let mut sum = Sum::default(); hashes.iter().for_each(|h| sum.add(h)); sum };
+            let total = |hashes: &[[u8; 32]]| { let mut sum = HashSum::default(); hashes.iter().for_each(|h| sum.add(h)); sum };
             let forward = total(&hashes);
             hashes.reverse();
             prop_assert_eq!(total(&hashes), forward);
@@ -322,20 +322,20 @@ mod tests {
         }
         #[test]
         fn a_sum_reads_back(hash in any::<[u8; 32]>()) {
-            let mut sum = Sum::default();
+            let mut sum = HashSum::default();
             sum.add(&hash);
             let text = serde_json::to_string(&sum).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Sum>(&text).unwrap(), sum);
+            prop_assert_eq!(serde_json::from_str::<HashSum>(&text).unwrap(), sum);
         }
     }
 
     #[test]
     fn carries_run_through_all_limbs_and_wrap() {
-        let mut sum = Sum([u64::MAX; 4]);
+        let mut sum = HashSum([u64::MAX; 4]);
         let mut one = [0; 32];
         one[0] = 1;
         sum.add(&one);
-        assert_eq!(sum, Sum::default());
+        assert_eq!(sum, HashSum::default());
     }
 
     #[test]
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn sums_are_written_as_little_endian_numbers_in_hexadecimal() {
         let hex_of = |hashes: &[[u8; 32]]| {
-            let mut sum = Sum::default();
+            let mut sum = HashSum::default();
             hashes.iter().for_each(|hash| sum.add(hash));
             serde_json::to_value(sum).unwrap().as_str().unwrap().to_owned()
         };
@@ -374,9 +374,9 @@ mod tests {
     #[test]
     fn only_64_hexadecimal_digits_are_read_as_a_sum() {
         for bad in ["".to_owned(), "0".repeat(62), "0".repeat(63), "0".repeat(66), "g".repeat(64)] {
-            assert!(serde_json::from_value::<Sum>(bad.clone().into()).is_err(), "{bad:?}");
+            assert!(serde_json::from_value::<HashSum>(bad.clone().into()).is_err(), "{bad:?}");
         }
-        assert_eq!(serde_json::from_value::<Sum>("00".repeat(32).into()).unwrap(), Sum::default());
+        assert_eq!(serde_json::from_value::<HashSum>("00".repeat(32).into()).unwrap(), HashSum::default());
     }
 
     #[test]
@@ -398,7 +398,7 @@ mod tests {
             columns: vec!["id".to_owned(), "text".to_owned()],
             rows,
             bytes: 100 * rows,
-            sum: Sum([rows, 1, 2, 3]),
+            sum: HashSum([rows, 1, 2, 3]),
         };
         Fingerprint {
             format: FORMAT.to_owned(),
@@ -406,7 +406,7 @@ mod tests {
             key: HashKey::from_random([7; 32]),
             pg_dump_major: 16,
             tables: vec![table("message", 40), table("room", 2)],
-            large_objects: LargeObjects { count: 1, bytes: 9, sum: Sum([4; 4]) },
+            large_objects: LargeObjects { count: 1, bytes: 9, sum: HashSum([4; 4]) },
             sequences: BTreeMap::from([(
                 "public.message_id_seq".to_owned(),
                 "SELECT setval('public.message_id_seq', 40, true);".to_owned(),
@@ -414,7 +414,7 @@ mod tests {
             materialized_views: vec!["public.busy".to_owned()],
             objects: BTreeMap::new(),
             server_major: 15,
-            named: vec![ObjectFacts {
+            named: vec![ArchiveObject {
                 kind: "TABLE".to_owned(),
                 schema: "public".to_owned(),
                 name: "room".to_owned(),
@@ -422,13 +422,13 @@ mod tests {
                 sum: None,
             }],
             extensions: Some(Vec::new()),
-            omitted: vec![Omitted { kind: OmittedKind::Subscription, name: "s".to_owned() }],
+            omitted: vec![OmittedObject { kind: OmittedKind::Subscription, name: "s".to_owned() }],
         }
     }
 
     #[test]
     fn what_is_omitted_is_named_as_drill_files_name_it() {
-        let omitted = Omitted { kind: OmittedKind::UserMapping, name: "x on r".to_owned() };
+        let omitted = OmittedObject { kind: OmittedKind::UserMapping, name: "x on r".to_owned() };
         assert_eq!(omitted.what(), "user mapping x on r");
         assert!(omitted.why().contains("superuser"));
         let names: std::collections::BTreeSet<&str> = OmittedKind::ALL.iter().map(|(_, name, _)| *name).collect();

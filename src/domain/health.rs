@@ -5,13 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::alarm::{Alarm, Kind};
+use super::alarm::{Alarm, AlarmKind};
 use super::id::{BackupId, DatastoreName};
-use super::span::for_people;
+use super::span::format_duration;
 
 /// What is known of a datastore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Health {
+pub struct DatastoreHealth {
     /// The datastore.
     pub datastore: DatastoreName,
     /// How old the newest backup may be, in seconds.
@@ -53,7 +53,7 @@ fn age(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
 
-impl Health {
+impl DatastoreHealth {
     /// Age of the newest backup.
     #[must_use]
     pub fn backup_age(&self, now: Timestamp) -> Option<Duration> {
@@ -76,26 +76,31 @@ impl Health {
         let (rpo, within) = (Duration::from_secs(self.rpo_seconds), Duration::from_secs(self.drilled_within_seconds));
         match self.backup_age(now) {
             None => alarm(
-                Kind::Stale,
+                AlarmKind::Stale,
                 format!("datastore {} has no backup that is believed", self.datastore),
                 format!("lifeboat backup {}", self.datastore),
             ),
             Some(age) if age > rpo => alarm(
-                Kind::Stale,
-                format!("the newest backup of {} is {} old; its RPO is {}", self.datastore, for_people(age), for_people(rpo)),
+                AlarmKind::Stale,
+                format!("the newest backup of {} is {} old; its RPO is {}", self.datastore, format_duration(age), format_duration(rpo)),
                 format!("lifeboat backup {}; `lifeboat status` shows what its schedule did", self.datastore),
             ),
             Some(_) => {}
         }
         match self.drill_age(now) {
             None => alarm(
-                Kind::NeverDrilled,
+                AlarmKind::NeverDrilled,
                 format!("no drill of {} ever passed: nobody knows whether its backups can be restored", self.datastore),
                 "lifeboat drill NAME, with a plan that restores it (docs/DRILLS.md)".to_owned(),
             ),
             Some(age) if age > within => alarm(
-                Kind::DrillOverdue,
-                format!("the last drill of {} that passed was {} ago; {} are allowed", self.datastore, for_people(age), for_people(within)),
+                AlarmKind::DrillOverdue,
+                format!(
+                    "the last drill of {} that passed was {} ago; {} are allowed",
+                    self.datastore,
+                    format_duration(age),
+                    format_duration(within)
+                ),
                 "lifeboat drill NAME; `lifeboat drill history` shows what the last ones said".to_owned(),
             ),
             Some(_) => {}
@@ -103,7 +108,7 @@ impl Health {
         if let Some(first) = self.damaged.first() {
             let (count, names) = (self.damaged.len(), self.damaged.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", "));
             alarm(
-                Kind::Damaged,
+                AlarmKind::Damaged,
                 format!("{count} backups of {} were found damaged, and not found whole since: {names}", self.datastore),
                 format!(
                     "lifeboat backup {}, then lifeboat verify {first}: when it is whole again, this is over; once it is removed, too",
@@ -114,7 +119,7 @@ impl Health {
         let names = |backups: &[BackupId]| backups.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", ");
         if !self.gone.is_empty() {
             alarm(
-                Kind::Gone,
+                AlarmKind::Gone,
                 format!(
                     "backups of {} are gone from the vault or hidden by a delete marker, and no record says that they were removed: {}",
                     self.datastore,
@@ -125,7 +130,7 @@ impl Health {
         }
         if self.not_believed > 0 {
             alarm(
-                Kind::Untrusted,
+                AlarmKind::Untrusted,
                 format!(
                     "manifests of {} are not believed, {} of those that were looked at: no trusted key signed them, or they are damaged",
                     self.datastore, self.not_believed
@@ -135,7 +140,7 @@ impl Health {
         }
         if !self.future.is_empty() {
             alarm(
-                Kind::Future,
+                AlarmKind::Future,
                 format!("backups of {} say that they were taken in the future: {}", self.datastore, names(&self.future)),
                 "set the clock of the server they are of right; the order of backups goes by their numbers, and retention keeps these"
                     .to_owned(),
@@ -161,8 +166,8 @@ mod tests {
         now() - SignedDuration::from_secs(i64::try_from(seconds).unwrap())
     }
     /// A datastore with an RPO of a day and a drill every week; so many seconds since its newest snapshot and since its last drill.
-    fn health(snapshot: Option<Timestamp>, drill: Option<Timestamp>) -> Health {
-        Health {
+    fn health(snapshot: Option<Timestamp>, drill: Option<Timestamp>) -> DatastoreHealth {
+        DatastoreHealth {
             datastore: "chat".parse().unwrap(),
             rpo_seconds: DAY,
             rto_seconds: HOUR,
@@ -182,7 +187,7 @@ mod tests {
             future: Vec::new(),
         }
     }
-    fn kinds(health: &Health) -> Vec<Kind> {
+    fn kinds(health: &DatastoreHealth) -> Vec<AlarmKind> {
         health.alarms(now()).into_iter().map(|alarm| alarm.kind).collect()
     }
 
@@ -191,9 +196,9 @@ mod tests {
         for (snapshot, drill, expected) in [
             (0, 0, vec![]),
             (DAY, 7 * DAY, vec![]),
-            (DAY + 1, 7 * DAY, vec![Kind::Stale]),
-            (DAY, 7 * DAY + 1, vec![Kind::DrillOverdue]),
-            (DAY + 1, 7 * DAY + 1, vec![Kind::Stale, Kind::DrillOverdue]),
+            (DAY + 1, 7 * DAY, vec![AlarmKind::Stale]),
+            (DAY, 7 * DAY + 1, vec![AlarmKind::DrillOverdue]),
+            (DAY + 1, 7 * DAY + 1, vec![AlarmKind::Stale, AlarmKind::DrillOverdue]),
         ] {
             assert_eq!(kinds(&health(Some(ago(snapshot)), Some(ago(drill)))), expected, "{snapshot} s and {drill} s ago");
         }
@@ -202,9 +207,11 @@ mod tests {
     #[test]
     fn what_was_never_done_is_an_alarm_at_once() {
         let today = Some(now());
-        for (snapshot, drill, expected) in
-            [(None, today, vec![Kind::Stale]), (today, None, vec![Kind::NeverDrilled]), (None, None, vec![Kind::Stale, Kind::NeverDrilled])]
-        {
+        for (snapshot, drill, expected) in [
+            (None, today, vec![AlarmKind::Stale]),
+            (today, None, vec![AlarmKind::NeverDrilled]),
+            (None, None, vec![AlarmKind::Stale, AlarmKind::NeverDrilled]),
+        ] {
             assert_eq!(kinds(&health(snapshot, drill)), expected);
         }
     }

@@ -16,7 +16,7 @@ const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 /// A text that is not the identifier it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {what}: {why}")]
-pub struct NotAnId {
+pub struct InvalidId {
     what: &'static str,
     text: String,
     why: &'static str,
@@ -60,9 +60,9 @@ impl DatastoreName {
 }
 
 impl FromStr for DatastoreName {
-    type Err = NotAnId;
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
-        let refuse = |why| NotAnId { what: "datastore name", text: text.to_owned(), why };
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let refuse = |why| InvalidId { what: "datastore name", text: text.to_owned(), why };
         if text.is_empty() || text.len() > DATASTORE_NAME_BYTES_MAX {
             return Err(refuse("it must have 1 to 63 characters"));
         }
@@ -96,12 +96,12 @@ impl VaultId {
 }
 
 impl FromStr for VaultId {
-    type Err = NotAnId;
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
         if text.len() == 32 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(NotAnId { what: "vault id", text: text.to_owned(), why: "32 hexadecimal digits expected" })
+            Err(InvalidId { what: "vault id", text: text.to_owned(), why: "32 hexadecimal digits expected" })
         }
     }
 }
@@ -142,9 +142,9 @@ impl BackupId {
 }
 
 impl FromStr for BackupId {
-    type Err = NotAnId;
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
-        let refuse = |why| NotAnId { what: "backup id", text: text.to_owned(), why };
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let refuse = |why| InvalidId { what: "backup id", text: text.to_owned(), why };
         if !text.is_ascii() || text.len() != 17 + BACKUP_RANDOM_CHARS || text.as_bytes()[16] != b'-' {
             return Err(refuse("expected a form like 20261122T031500Z-K3XQ7A"));
         }

@@ -252,14 +252,14 @@ pub fn manifests_of(datastore: &DatastoreName) -> String {
 
 /// The names of one backup's objects.
 #[derive(Debug, Clone)]
-pub struct Place<'a> {
+pub struct BackupKeys<'a> {
     /// The datastore.
     pub datastore: &'a DatastoreName,
     /// The backup.
     pub backup: &'a BackupId,
 }
 
-impl Place<'_> {
+impl BackupKeys<'_> {
     /// `manifests/<datastore>/<backup>.json`
     #[must_use]
     pub fn manifest(&self) -> ObjectKey {
@@ -308,7 +308,7 @@ impl Place<'_> {
     }
 }
 
-impl Place<'_> {
+impl BackupKeys<'_> {
     /// The number of the rotation that a key under `meta/` belongs to, and whether it is an envelope.
     #[must_use]
     pub fn rotation(&self, key: &ObjectKey) -> Option<(u32, bool)> {
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn names_are_read_back_from_keys() {
         let (datastore, backup) = ("chat".parse().unwrap(), "20261122T031500Z-K3XQ7A".parse().unwrap());
-        let place = Place { datastore: &datastore, backup: &backup };
+        let place = BackupKeys { datastore: &datastore, backup: &backup };
         for key in [
             place.manifest(),
             place.manifest().signature(),
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn every_object_stands_where_restore_guides_and_older_versions_look_for_it() {
         let (chat, backup): (DatastoreName, BackupId) = ("chat".parse().unwrap(), BACKUP.parse().unwrap());
-        let place = Place { datastore: &chat, backup: &backup };
+        let place = BackupKeys { datastore: &chat, backup: &backup };
         let run = "20261122T031500Z-0a1b2c";
         for (made, name) in [
             (vault_header(), "vault.json"),
@@ -535,7 +535,7 @@ mod tests {
     #[test]
     fn objects_are_sorted_to_the_rotation_that_wrote_them() {
         let (chat, backup): (DatastoreName, BackupId) = ("chat".parse().unwrap(), BACKUP.parse().unwrap());
-        let place = Place { datastore: &chat, backup: &backup };
+        let place = BackupKeys { datastore: &chat, backup: &backup };
         let meta = |name: &str| key(&format!("{}{name}", place.meta_prefix()));
         for (key, rotation) in [
             (place.envelope(1), Some((1, true))),

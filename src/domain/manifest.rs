@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{DocumentError, format_of};
 use super::id::{BackupId, DatastoreName, VaultId};
-use super::layout::{ObjectKey, Place};
+use super::layout::{BackupKeys, ObjectKey};
 use super::volumes::{BLOCK_BYTES, VolumeSet};
 
 /// Format name of manifests of dumps before objects had lists of their chunks.
@@ -28,7 +28,7 @@ pub const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a hash in a list of chunks.
 pub const CHUNK_HASH_BYTES: usize = 32;
 
-/// Where the hashes of an object's chunks are recorded: raw, 32 bytes each, in [`super::layout::Place::chunks`].
+/// Where the hashes of an object's chunks are recorded: raw, 32 bytes each, in [`super::layout::BackupKeys::chunks`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkList {
@@ -64,7 +64,7 @@ impl StoredObject {
 /// What a payload holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Role {
+pub enum PayloadRole {
     /// The complete custom-format archive, less the data of tables that stand in `data` payloads.
     Main,
     /// A data-only custom-format archive of some tables, of the same snapshot.
@@ -86,7 +86,7 @@ pub struct Payload {
     /// Name within the backup: `main`, `data-001`, `globals.sql`, `fingerprint.json`, `plan.toml`.
     pub name: String,
     /// What it holds.
-    pub role: Role,
+    pub role: PayloadRole,
     /// Bytes before compression.
     pub plain_bytes: u64,
     /// The stored objects, in the order in which they are concatenated.
@@ -160,7 +160,7 @@ impl SourceFacts {
 /// Versions of the programs that made the backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Tools {
+pub struct ToolVersions {
     /// lifeboat.
     pub lifeboat: String,
     /// `pg_dump --version`, of a dump.
@@ -171,7 +171,7 @@ pub struct Tools {
     pub pg_dump_major: Option<u32>,
 }
 
-impl Tools {
+impl ToolVersions {
     /// Major version of `pg_dump`; 0 where there was none.
     #[must_use]
     pub fn major(&self) -> u32 {
@@ -182,7 +182,7 @@ impl Tools {
 /// A reference to a stored document, bound by its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Slot {
+pub struct SlotReference {
     /// Name of the key in the configuration.
     pub name: String,
     /// `aws-kms` or `age`.
@@ -214,7 +214,7 @@ pub struct Manifest {
     /// Where the data came from.
     pub source: SourceFacts,
     /// What made the backup.
-    pub tools: Tools,
+    pub tools: ToolVersions,
     /// The snapshots, of a volume set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<VolumeSet>,
@@ -223,14 +223,14 @@ pub struct Manifest {
     /// SHA-256 of the first envelope document, lower-case hexadecimal. Later envelopes are bound by their signature.
     pub envelope_sha256: String,
     /// The key slots of the first envelope.
-    pub slots: Vec<Slot>,
+    pub slots: Vec<SlotReference>,
     /// Hash of the newest evidence record at the time, if there is a series.
     pub evidence_head: Option<String>,
 }
 
 /// Everything but the receipts that a manifest states.
 #[derive(Debug, Clone)]
-pub struct Statement {
+pub struct ManifestStatement {
     /// See [`Manifest::vault`].
     pub vault: VaultId,
     /// See [`Manifest::datastore`].
@@ -250,13 +250,13 @@ pub struct Statement {
     /// See [`Manifest::source`].
     pub source: SourceFacts,
     /// See [`Manifest::tools`].
-    pub tools: Tools,
+    pub tools: ToolVersions,
     /// See [`Manifest::set`].
     pub set: Option<VolumeSet>,
     /// See [`Manifest::envelope_sha256`].
     pub envelope_sha256: String,
     /// See [`Manifest::slots`].
-    pub slots: Vec<Slot>,
+    pub slots: Vec<SlotReference>,
     /// See [`Manifest::evidence_head`].
     pub evidence_head: Option<String>,
 }
@@ -290,7 +290,7 @@ pub enum ManifestError {
 impl Manifest {
     /// Makes the manifest of a backup whose payloads are all in the vault.
     #[must_use]
-    pub fn new(statement: Statement, receipts: Vec<Receipt>) -> Self {
+    pub fn new(statement: ManifestStatement, receipts: Vec<Receipt>) -> Self {
         Self {
             format: FORMAT.to_owned(),
             vault: statement.vault,
@@ -315,7 +315,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`ManifestError`] for a format this program does not know, a manifest out of place, or one whose payloads are unsound.
-    pub fn parse(bytes: &[u8], vault: &VaultId, place: &Place<'_>) -> Result<Self, ManifestError> {
+    pub fn parse(bytes: &[u8], vault: &VaultId, place: &BackupKeys<'_>) -> Result<Self, ManifestError> {
         let format = format_of(bytes, "manifest", &[FORMAT, FORMAT_SET_WHOLE, FORMAT_DUMP_WHOLE])?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "manifest", source })?;
         let misplaced = |field, found: String| ManifestError::Misplaced { place: place.manifest(), field, found };
@@ -347,7 +347,7 @@ impl Manifest {
 
     fn sound_set(&self, set: &VolumeSet) -> Result<(), String> {
         set.sound()?;
-        match self.payloads.iter().find(|payload| !matches!(payload.role, Role::Blocks | Role::Plan)) {
+        match self.payloads.iter().find(|payload| !matches!(payload.role, PayloadRole::Blocks | PayloadRole::Plan)) {
             Some(payload) => Err(format!("payload {:?} is not one of a volume set", payload.name)),
             None => Ok(()),
         }
@@ -365,7 +365,7 @@ impl Manifest {
         if self.source.server_version_num.is_none() || self.tools.pg_dump_major.is_none() {
             return Err("it does not say which server it is of, or what dumped it".to_owned());
         }
-        for (role, times) in [(Role::Main, 1), (Role::Globals, 1), (Role::Fingerprint, 1), (Role::Blocks, 0)] {
+        for (role, times) in [(PayloadRole::Main, 1), (PayloadRole::Globals, 1), (PayloadRole::Fingerprint, 1), (PayloadRole::Blocks, 0)] {
             let found = self.payloads.iter().filter(|p| p.role == role).count();
             if found != times {
                 return Err(format!("it lists {found} payloads of role {role:?}, and must list {times}"));
@@ -417,17 +417,17 @@ impl Manifest {
 
     /// Names of this backup's objects.
     #[must_use]
-    pub fn place(&self) -> Place<'_> {
-        Place { datastore: &self.datastore, backup: &self.backup }
+    pub fn place(&self) -> BackupKeys<'_> {
+        BackupKeys { datastore: &self.datastore, backup: &self.backup }
     }
     /// The payload of a role that is there exactly once.
     #[must_use]
-    pub fn payload(&self, role: Role) -> Option<&Payload> {
+    pub fn payload(&self, role: PayloadRole) -> Option<&Payload> {
         self.payloads.iter().find(|p| p.role == role)
     }
     /// The parallel data payloads, in order.
     pub fn data_payloads(&self) -> impl Iterator<Item = &Payload> {
-        self.payloads.iter().filter(|p| p.role == Role::Data)
+        self.payloads.iter().filter(|p| p.role == PayloadRole::Data)
     }
     /// Stored size of all payloads, in bytes.
     #[must_use]

@@ -27,6 +27,6 @@ pub mod thaw;
 pub mod trouble;
 pub mod volumes;
 
-pub use document::Document;
+pub use document::VaultDocument;
 pub use id::{BackupId, DatastoreName, VaultId};
-pub use trouble::Trouble;
+pub use trouble::ErrorClass;

@@ -2,7 +2,7 @@
 //!
 //! Grandfather, father, son: of each of the last `daily` days that have a backup the newest one is kept, and so on for hours, weeks,
 //! months and years, by the calendar of a time zone. Whatever the policy says, some are never removed: the newest ones up to a floor, the
-//! last one that a drill restored and passed, what is held, locked, in use, or would be paid for anyway. A [`Removal`] is made only
+//! last one that a drill restored and passed, what is held, locked, in use, or would be paid for anyway. A [`PlannedRemoval`] is made only
 //! here, so nothing else can be deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,13 +12,13 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::calendar::Zone;
+use super::calendar::TimeZoneName;
 use super::id::{BackupId, DatastoreName};
-use super::span::for_people;
+use super::span::format_duration;
 
 /// Kinds of period of which one backup each is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Every {
+pub enum KeptPeriod {
     /// An hour.
     Hour,
     /// A day.
@@ -31,7 +31,7 @@ pub enum Every {
     Year,
 }
 
-impl Every {
+impl KeptPeriod {
     /// All of them, with their names in `[keep]`.
     pub const ALL: [(Self, &'static str); 5] =
         [(Self::Hour, "hourly"), (Self::Day, "daily"), (Self::Week, "weekly"), (Self::Month, "monthly"), (Self::Year, "yearly")];
@@ -41,7 +41,7 @@ impl Every {
     }
 
     /// The period a time is in: its first day, and its hour where that matters.
-    fn period(self, time: Timestamp, zone: &Zone) -> (Date, i64) {
+    fn period(self, time: Timestamp, zone: &TimeZoneName) -> (Date, i64) {
         let local = zone.zone().to_datetime(time);
         let date = local.date();
         match self {
@@ -60,11 +60,11 @@ impl Every {
 
 /// How long backups are kept.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct RetentionPolicy {
     /// Whose days and weeks.
-    pub zone: Zone,
+    pub zone: TimeZoneName,
     /// Of how many periods of each kind one backup is kept.
-    pub counts: BTreeMap<Every, usize>,
+    pub counts: BTreeMap<KeptPeriod, usize>,
     /// So many of the newest are kept whatever else is said.
     pub at_least: usize,
     /// Everything younger is kept.
@@ -73,15 +73,15 @@ pub struct Policy {
     pub not_older_than: Option<Duration>,
 }
 
-impl Default for Policy {
+impl Default for RetentionPolicy {
     fn default() -> Self {
-        Self { zone: Zone::utc(), counts: BTreeMap::new(), at_least: 2, all_within: None, not_older_than: None }
+        Self { zone: TimeZoneName::utc(), counts: BTreeMap::new(), at_least: 2, all_within: None, not_older_than: None }
     }
 }
 
 /// A backup and what keeps it from being removed.
 #[derive(Debug, Clone)]
-pub struct Candidate {
+pub struct RetentionCandidate {
     /// The backup.
     pub backup: BackupId,
     /// Its number.
@@ -93,10 +93,10 @@ pub struct Candidate {
     /// Whether it was found damaged, and not found whole since.
     pub damaged: bool,
     /// Why it must not go, beside what the policy says: each in words.
-    pub guards: Vec<Guard>,
+    pub guards: Vec<RemovalGuard>,
 }
 
-impl Candidate {
+impl RetentionCandidate {
     /// Whether it takes a place of what is to be kept. One that cannot be relied upon is kept for what it is, and no other goes for it.
     fn counts(&self, now: Timestamp) -> bool {
         self.taken <= now && !self.damaged
@@ -106,7 +106,7 @@ impl Candidate {
 /// Why a backup must not be removed now.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Guard {
+pub enum RemovalGuard {
     /// It is the last that a drill restored and passed.
     LastDrilled,
     /// Somebody holds it, and says why.
@@ -119,7 +119,7 @@ pub enum Guard {
     PaidUntil(Timestamp),
 }
 
-impl Guard {
+impl RemovalGuard {
     fn why(&self) -> String {
         match self {
             Self::LastDrilled => "the last one that a drill restored and passed".to_owned(),
@@ -133,7 +133,7 @@ impl Guard {
 
 /// What becomes of a backup, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Decision {
+pub struct RetentionDecision {
     /// The backup.
     pub backup: BackupId,
     /// When its snapshot was taken.
@@ -148,14 +148,14 @@ pub struct Decision {
 
 /// A backup that may be removed. Made only by [`plan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
+pub struct PlannedRemoval {
     datastore: DatastoreName,
     backup: BackupId,
     sequence: u64,
     reason: String,
 }
 
-impl Removal {
+impl PlannedRemoval {
     /// The datastore.
     #[must_use]
     pub fn datastore(&self) -> &DatastoreName {
@@ -180,37 +180,37 @@ impl Removal {
 
 /// What becomes of a datastore's backups.
 #[derive(Debug, Clone, Serialize)]
-pub struct Plan {
+pub struct RetentionPlan {
     /// The datastore.
     pub datastore: DatastoreName,
     /// One decision for each backup, the newest first.
-    pub decisions: Vec<Decision>,
+    pub decisions: Vec<RetentionDecision>,
     #[serde(skip)]
-    removals: Vec<Removal>,
+    removals: Vec<PlannedRemoval>,
 }
 
-impl Plan {
+impl RetentionPlan {
     /// What may be removed, the oldest first.
     #[must_use]
-    pub fn removals(&self) -> &[Removal] {
+    pub fn removals(&self) -> &[PlannedRemoval] {
         &self.removals
     }
 }
 
 /// Decides. Without a policy everything is kept; with several, whatever one of them keeps.
 #[must_use]
-pub fn plan(datastore: &DatastoreName, policies: &[Policy], candidates: &[Candidate], now: Timestamp) -> Plan {
-    let mut newest_first: Vec<&Candidate> = candidates.iter().collect();
+pub fn plan(datastore: &DatastoreName, policies: &[RetentionPolicy], candidates: &[RetentionCandidate], now: Timestamp) -> RetentionPlan {
+    let mut newest_first: Vec<&RetentionCandidate> = candidates.iter().collect();
     // By the signed number: one backup taken under a wrong clock must not make others look older than they are.
     newest_first.sort_by(|a, b| (b.sequence, b.taken, &b.backup).cmp(&(a.sequence, a.taken, &a.backup)));
-    let counted: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.counts(now)).collect();
+    let counted: Vec<&RetentionCandidate> = newest_first.iter().copied().filter(|candidate| candidate.counts(now)).collect();
     let kept: Vec<BTreeMap<BackupId, Vec<String>>> = policies.iter().map(|policy| kept_by(policy, &counted, now)).collect();
-    let with_damaged: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.taken <= now).collect();
+    let with_damaged: Vec<&RetentionCandidate> = newest_first.iter().copied().filter(|candidate| candidate.taken <= now).collect();
     let as_if_whole: BTreeSet<BackupId> = policies.iter().flat_map(|policy| kept_by(policy, &with_damaged, now).into_keys()).collect();
     let floor = policies.iter().map(|policy| policy.at_least).max().unwrap_or(usize::MAX).max(1);
-    let mut plan = Plan { datastore: datastore.clone(), decisions: Vec::new(), removals: Vec::new() };
+    let mut plan = RetentionPlan { datastore: datastore.clone(), decisions: Vec::new(), removals: Vec::new() };
     // Hosts that do not see each other's numbers may count behind each other: what is newest by its time stays as well.
-    let mut by_time: Vec<&Candidate> = newest_first.iter().copied().filter(|candidate| candidate.counts(now)).collect();
+    let mut by_time: Vec<&RetentionCandidate> = newest_first.iter().copied().filter(|candidate| candidate.counts(now)).collect();
     by_time.sort_by_key(|candidate| std::cmp::Reverse((candidate.taken, candidate.sequence)));
     let newest_by_time: BTreeSet<BackupId> = by_time.into_iter().take(floor).map(|candidate| candidate.backup.clone()).collect();
     let mut rank = 0;
@@ -229,13 +229,13 @@ pub fn plan(datastore: &DatastoreName, policies: &[Policy], candidates: &[Candid
             reasons.insert("found damaged: it would be kept if it were whole, and takes no place of another".to_owned());
         }
         rank += usize::from(candidate.counts(now));
-        reasons.extend(candidate.guards.iter().map(Guard::why));
+        reasons.extend(candidate.guards.iter().map(RemovalGuard::why));
         let keep = !reasons.is_empty();
         let reasons = if keep { reasons.into_iter().collect() } else { vec![why_not(policies, candidate, now)] };
         if !keep {
             plan.removals.insert(
                 0,
-                Removal {
+                PlannedRemoval {
                     datastore: datastore.clone(),
                     backup: candidate.backup.clone(),
                     sequence: candidate.sequence,
@@ -243,21 +243,27 @@ pub fn plan(datastore: &DatastoreName, policies: &[Policy], candidates: &[Candid
                 },
             );
         }
-        plan.decisions.push(Decision { backup: candidate.backup.clone(), taken: candidate.taken, bytes: candidate.bytes, keep, reasons });
+        plan.decisions.push(RetentionDecision {
+            backup: candidate.backup.clone(),
+            taken: candidate.taken,
+            bytes: candidate.bytes,
+            keep,
+            reasons,
+        });
     }
     plan
 }
 
-fn age(candidate: &Candidate, now: Timestamp) -> Duration {
+fn age(candidate: &RetentionCandidate, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(candidate.taken)).unwrap_or_default()
 }
 
 /// What one policy keeps, and for which reasons.
-fn kept_by(policy: &Policy, newest_first: &[&Candidate], now: Timestamp) -> BTreeMap<BackupId, Vec<String>> {
+fn kept_by(policy: &RetentionPolicy, newest_first: &[&RetentionCandidate], now: Timestamp) -> BTreeMap<BackupId, Vec<String>> {
     let mut kept: BTreeMap<BackupId, Vec<String>> = BTreeMap::new();
-    let is_young = |candidate: &&&Candidate| policy.not_older_than.is_none_or(|oldest| age(candidate, now) <= oldest);
-    let young: Vec<&&Candidate> = newest_first.iter().filter(is_young).collect();
-    let mut keep = |candidate: &Candidate, reason: String| kept.entry(candidate.backup.clone()).or_default().push(reason);
+    let is_young = |candidate: &&&RetentionCandidate| policy.not_older_than.is_none_or(|oldest| age(candidate, now) <= oldest);
+    let young: Vec<&&RetentionCandidate> = newest_first.iter().filter(is_young).collect();
+    let mut keep = |candidate: &RetentionCandidate, reason: String| kept.entry(candidate.backup.clone()).or_default().push(reason);
     for (every, count) in &policy.counts {
         let mut periods = BTreeSet::new();
         for candidate in &young {
@@ -269,20 +275,20 @@ fn kept_by(policy: &Policy, newest_first: &[&Candidate], now: Timestamp) -> BTre
     }
     for candidate in &young {
         if let Some(within) = policy.all_within.filter(|within| age(candidate, now) <= *within) {
-            keep(candidate, format!("younger than {}", for_people(within)));
+            keep(candidate, format!("younger than {}", format_duration(within)));
         }
         // An age limit alone keeps everything until then.
         if let (Some(oldest), None, true) = (policy.not_older_than, policy.all_within, policy.counts.values().all(|count| *count == 0)) {
-            keep(candidate, format!("not older than {}", for_people(oldest)));
+            keep(candidate, format!("not older than {}", format_duration(oldest)));
         }
     }
     kept
 }
 
-fn why_not(policies: &[Policy], candidate: &Candidate, now: Timestamp) -> String {
+fn why_not(policies: &[RetentionPolicy], candidate: &RetentionCandidate, now: Timestamp) -> String {
     let limit = policies.iter().filter_map(|policy| policy.not_older_than).max();
     match limit.filter(|limit| age(candidate, now) > *limit) {
-        Some(limit) => format!("older than {}", for_people(limit)),
+        Some(limit) => format!("older than {}", format_duration(limit)),
         None => "no rule keeps it".to_owned(),
     }
 }
@@ -310,9 +316,9 @@ mod tests {
         let tail: String = (0..6).map(|place| char::from(letters[(number / 26_usize.pow(place)) % 26])).collect();
         format!("{}-{tail}", taken.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap()
     }
-    fn candidate(number: usize, taken: Timestamp, guards: Vec<Guard>) -> Candidate {
+    fn candidate(number: usize, taken: Timestamp, guards: Vec<RemovalGuard>) -> RetentionCandidate {
         // The first is the newest.
-        Candidate { backup: id(number, taken), sequence: sequence(number), taken, bytes: 1, damaged: false, guards }
+        RetentionCandidate { backup: id(number, taken), sequence: sequence(number), taken, bytes: 1, damaged: false, guards }
     }
     fn sequence(number: usize) -> u64 {
         1_000 - number as u64
@@ -324,9 +330,12 @@ mod tests {
     #[test]
     fn each_decision_is_explained() {
         let now: Timestamp = "2026-11-24T10:00Z".parse().unwrap();
-        let nights: Vec<Candidate> =
+        let nights: Vec<RetentionCandidate> =
             (0..60).map(|day| candidate(day, now - SignedDuration::from_hours(24 * day as i64 + 7), Vec::new())).collect();
-        let policy = Policy { counts: [(Every::Day, 3), (Every::Week, 2), (Every::Month, 2)].into(), ..Policy::default() };
+        let policy = RetentionPolicy {
+            counts: [(KeptPeriod::Day, 3), (KeptPeriod::Week, 2), (KeptPeriod::Month, 2)].into(),
+            ..RetentionPolicy::default()
+        };
         let plan = plan(&store(), &[policy], &nights, now);
         let kept: Vec<String> =
             plan.decisions.iter().filter(|d| d.keep).map(|d| format!("{} {}", d.taken.strftime("%m-%d"), d.reasons.join("; "))).collect();
@@ -346,20 +355,22 @@ mod tests {
     #[test]
     fn guards_and_floor_outweigh_every_rule() {
         let now: Timestamp = "2026-11-24T10:00Z".parse().unwrap();
-        let old = |number: usize, guards: Vec<Guard>| candidate(number, now - SignedDuration::from_hours(24 * 400 + number as i64), guards);
+        let old = |number: usize, guards: Vec<RemovalGuard>| {
+            candidate(number, now - SignedDuration::from_hours(24 * 400 + number as i64), guards)
+        };
         let all = [
             old(0, vec![]),
             old(1, vec![]),
-            old(2, vec![Guard::LastDrilled]),
-            old(3, vec![Guard::Held("case 17".to_owned())]),
-            old(4, vec![Guard::InUse("drill nightly".to_owned())]),
-            old(5, vec![Guard::Locked(now)]),
-            old(6, vec![Guard::PaidUntil(now)]),
+            old(2, vec![RemovalGuard::LastDrilled]),
+            old(3, vec![RemovalGuard::Held("case 17".to_owned())]),
+            old(4, vec![RemovalGuard::InUse("drill nightly".to_owned())]),
+            old(5, vec![RemovalGuard::Locked(now)]),
+            old(6, vec![RemovalGuard::PaidUntil(now)]),
             old(7, vec![]),
         ];
-        let policy = Policy { not_older_than: Some(Duration::from_secs(86_400)), at_least: 2, ..Policy::default() };
+        let policy = RetentionPolicy { not_older_than: Some(Duration::from_secs(86_400)), at_least: 2, ..RetentionPolicy::default() };
         let plan = plan(&store(), &[policy], &all, now);
-        let gone: Vec<u64> = plan.removals().iter().map(Removal::sequence).collect();
+        let gone: Vec<u64> = plan.removals().iter().map(PlannedRemoval::sequence).collect();
         assert_eq!(gone, [sequence(7)]);
         assert_eq!(plan.removals()[0].reason(), "older than 24 h 0 min");
         assert!(super::plan(&store(), &[], &all, now).removals().is_empty(), "without a policy everything is kept");
@@ -374,14 +385,14 @@ mod tests {
     }
 
     /// A policy without a floor but for the one backup that is always kept.
-    fn only(counts: &[(Every, usize)]) -> Policy {
-        Policy { counts: counts.iter().copied().collect(), at_least: 1, ..Policy::default() }
+    fn only(counts: &[(KeptPeriod, usize)]) -> RetentionPolicy {
+        RetentionPolicy { counts: counts.iter().copied().collect(), at_least: 1, ..RetentionPolicy::default() }
     }
 
     /// Reasons of the backups in the order in which they are given.
-    fn reasons(policies: &[Policy], all: &[Candidate], now: Timestamp) -> Vec<String> {
+    fn reasons(policies: &[RetentionPolicy], all: &[RetentionCandidate], now: Timestamp) -> Vec<String> {
         let plan = plan(&store(), policies, all, now);
-        let of = |c: &Candidate| plan.decisions.iter().find(|d| d.backup == c.backup).map(|d| d.reasons.join("; ")).unwrap();
+        let of = |c: &RetentionCandidate| plan.decisions.iter().find(|d| d.backup == c.backup).map(|d| d.reasons.join("; ")).unwrap();
         all.iter().map(of).collect()
     }
 
@@ -389,30 +400,30 @@ mod tests {
     fn two_backups_share_a_period_only_if_the_calendar_of_the_zone_says_so() {
         let now = at("2027-02-01T00:00Z");
         for (every, zone, older, newer, same) in [
-            (Every::Hour, "UTC", "2026-11-24T09:00:00Z", "2026-11-24T09:59:59Z", true),
-            (Every::Hour, "UTC", "2026-11-24T09:59:59Z", "2026-11-24T10:00:00Z", false),
-            (Every::Hour, "UTC", "2026-11-23T09:30:00Z", "2026-11-24T09:30:00Z", false),
+            (KeptPeriod::Hour, "UTC", "2026-11-24T09:00:00Z", "2026-11-24T09:59:59Z", true),
+            (KeptPeriod::Hour, "UTC", "2026-11-24T09:59:59Z", "2026-11-24T10:00:00Z", false),
+            (KeptPeriod::Hour, "UTC", "2026-11-23T09:30:00Z", "2026-11-24T09:30:00Z", false),
             // 02:30 by the wall clock, before and after it is set back.
-            (Every::Hour, "Europe/Berlin", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", false),
-            (Every::Day, "UTC", "2026-11-24T00:00:00Z", "2026-11-24T23:59:59Z", true),
-            (Every::Day, "UTC", "2026-11-24T23:59:59Z", "2026-11-25T00:00:00Z", false),
-            (Every::Day, "Europe/Berlin", "2026-11-24T22:59:59Z", "2026-11-24T23:00:00Z", false),
-            (Every::Day, "Europe/Berlin", "2026-11-24T23:00:00Z", "2026-11-25T22:59:59Z", true),
+            (KeptPeriod::Hour, "Europe/Berlin", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", false),
+            (KeptPeriod::Day, "UTC", "2026-11-24T00:00:00Z", "2026-11-24T23:59:59Z", true),
+            (KeptPeriod::Day, "UTC", "2026-11-24T23:59:59Z", "2026-11-25T00:00:00Z", false),
+            (KeptPeriod::Day, "Europe/Berlin", "2026-11-24T22:59:59Z", "2026-11-24T23:00:00Z", false),
+            (KeptPeriod::Day, "Europe/Berlin", "2026-11-24T23:00:00Z", "2026-11-25T22:59:59Z", true),
             // 2026-11-23 is a Monday.
-            (Every::Week, "UTC", "2026-11-23T00:00:00Z", "2026-11-29T23:59:59Z", true),
-            (Every::Week, "UTC", "2026-11-22T23:59:59Z", "2026-11-23T00:00:00Z", false),
-            (Every::Week, "UTC", "2026-12-31T12:00:00Z", "2027-01-01T12:00:00Z", true),
-            (Every::Week, "UTC", "2026-11-18T12:00:00Z", "2026-11-25T12:00:00Z", false),
-            (Every::Month, "UTC", "2026-11-01T00:00:00Z", "2026-11-30T23:59:59Z", true),
-            (Every::Month, "UTC", "2026-11-30T23:59:59Z", "2026-12-01T00:00:00Z", false),
-            (Every::Month, "UTC", "2025-11-15T12:00:00Z", "2026-11-15T12:00:00Z", false),
-            (Every::Year, "UTC", "2026-01-01T00:00:00Z", "2026-12-31T23:59:59Z", true),
-            (Every::Year, "UTC", "2026-12-31T23:59:59Z", "2027-01-01T00:00:00Z", false),
-            (Every::Year, "Pacific/Auckland", "2026-12-31T10:59:59Z", "2026-12-31T11:00:00Z", false),
+            (KeptPeriod::Week, "UTC", "2026-11-23T00:00:00Z", "2026-11-29T23:59:59Z", true),
+            (KeptPeriod::Week, "UTC", "2026-11-22T23:59:59Z", "2026-11-23T00:00:00Z", false),
+            (KeptPeriod::Week, "UTC", "2026-12-31T12:00:00Z", "2027-01-01T12:00:00Z", true),
+            (KeptPeriod::Week, "UTC", "2026-11-18T12:00:00Z", "2026-11-25T12:00:00Z", false),
+            (KeptPeriod::Month, "UTC", "2026-11-01T00:00:00Z", "2026-11-30T23:59:59Z", true),
+            (KeptPeriod::Month, "UTC", "2026-11-30T23:59:59Z", "2026-12-01T00:00:00Z", false),
+            (KeptPeriod::Month, "UTC", "2025-11-15T12:00:00Z", "2026-11-15T12:00:00Z", false),
+            (KeptPeriod::Year, "UTC", "2026-01-01T00:00:00Z", "2026-12-31T23:59:59Z", true),
+            (KeptPeriod::Year, "UTC", "2026-12-31T23:59:59Z", "2027-01-01T00:00:00Z", false),
+            (KeptPeriod::Year, "Pacific/Auckland", "2026-12-31T10:59:59Z", "2026-12-31T11:00:00Z", false),
         ] {
-            let policy = Policy { zone: zone.parse().unwrap(), ..only(&[(every, 9)]) };
+            let policy = RetentionPolicy { zone: zone.parse().unwrap(), ..only(&[(every, 9)]) };
             let all = [candidate(1, at(older), vec![]), candidate(0, at(newer), vec![])];
-            let gone: Vec<u64> = plan(&store(), &[policy], &all, now).removals().iter().map(Removal::sequence).collect();
+            let gone: Vec<u64> = plan(&store(), &[policy], &all, now).removals().iter().map(PlannedRemoval::sequence).collect();
             assert_eq!(gone, if same { vec![sequence(1)] } else { vec![] }, "{every:?} of {older} and {newer} in {zone}");
         }
     }
@@ -420,28 +431,34 @@ mod tests {
     #[test]
     fn an_age_limit_includes_its_last_second() {
         let now = at("2026-11-24T10:00Z");
-        let all: Vec<Candidate> = [0, 10 * 86_400, 10 * 86_400 + 1]
+        let all: Vec<RetentionCandidate> = [0, 10 * 86_400, 10 * 86_400 + 1]
             .into_iter()
             .enumerate()
             .map(|(number, age)| candidate(number, now - SignedDuration::from_secs(age), vec![]))
             .collect();
-        let limit = Policy { not_older_than: Some(days(10)), ..only(&[]) };
-        let within = Policy { all_within: Some(days(10)), ..only(&[]) };
+        let limit = RetentionPolicy { not_older_than: Some(days(10)), ..only(&[]) };
+        let within = RetentionPolicy { all_within: Some(days(10)), ..only(&[]) };
         let (floor, gone) = ("one of the newest 1", "older than 10 d 0 h");
         for (policy, expected) in [
             (limit.clone(), [&format!("not older than 10 d 0 h; {floor}"), "not older than 10 d 0 h", gone]),
             (within.clone(), [&format!("{floor}; younger than 10 d 0 h"), "younger than 10 d 0 h", "no rule keeps it"]),
             // A limit beside a rule of periods keeps nothing by itself, and one that counts no period is no such rule.
-            (Policy { counts: [(Every::Year, 1)].into(), ..limit.clone() }, [&format!("{floor}; yearly 1 of 1"), "no rule keeps it", gone]),
             (
-                Policy { counts: [(Every::Year, 0)].into(), ..limit.clone() },
+                RetentionPolicy { counts: [(KeptPeriod::Year, 1)].into(), ..limit.clone() },
+                [&format!("{floor}; yearly 1 of 1"), "no rule keeps it", gone],
+            ),
+            (
+                RetentionPolicy { counts: [(KeptPeriod::Year, 0)].into(), ..limit.clone() },
                 [&format!("not older than 10 d 0 h; {floor}"), "not older than 10 d 0 h", gone],
             ),
             // Nor beside one that keeps everything young.
-            (Policy { all_within: Some(days(1)), ..limit }, [&format!("{floor}; younger than 24 h 0 min"), "no rule keeps it", gone]),
+            (
+                RetentionPolicy { all_within: Some(days(1)), ..limit },
+                [&format!("{floor}; younger than 24 h 0 min"), "no rule keeps it", gone],
+            ),
             // Periods reach only as far back as the limit.
             (
-                Policy { not_older_than: Some(days(9)), ..only(&[(Every::Day, 9)]) },
+                RetentionPolicy { not_older_than: Some(days(9)), ..only(&[(KeptPeriod::Day, 9)]) },
                 [&format!("daily 1 of 9; {floor}"), "older than 9 d 0 h", "older than 9 d 0 h"],
             ),
         ] {
@@ -452,10 +469,10 @@ mod tests {
     #[test]
     fn one_policy_of_several_is_enough_to_keep_a_backup() {
         let now = at("2026-11-24T10:00Z");
-        let all: Vec<Candidate> =
+        let all: Vec<RetentionCandidate> =
             (0..5).map(|week| candidate(week, now - SignedDuration::from_hours(24 * 7 * week as i64), vec![])).collect();
-        let weekly = Policy { not_older_than: Some(days(20)), ..only(&[(Every::Week, 2)]) };
-        let monthly = Policy { not_older_than: Some(days(25)), at_least: 2, ..only(&[(Every::Month, 2)]) };
+        let weekly = RetentionPolicy { not_older_than: Some(days(20)), ..only(&[(KeptPeriod::Week, 2)]) };
+        let monthly = RetentionPolicy { not_older_than: Some(days(25)), at_least: 2, ..only(&[(KeptPeriod::Month, 2)]) };
         assert_eq!(
             reasons(&[weekly, monthly], &all, now),
             [
@@ -475,7 +492,7 @@ mod tests {
         let taken = now - SignedDuration::from_hours(24 * 900);
         // Of two of the same second the one with the higher number is the newer.
         let all = [candidate(1, taken, vec![]), candidate(2, taken, vec![])];
-        let none = Policy { at_least: 0, ..only(&[]) };
+        let none = RetentionPolicy { at_least: 0, ..only(&[]) };
         assert_eq!(reasons(&[none], &all, now), ["one of the newest 1", "no rule keeps it"]);
     }
 
@@ -491,10 +508,10 @@ mod tests {
     #[test]
     fn no_whole_backup_goes_for_one_that_is_damaged() {
         let now = at("2026-11-24T10:00Z");
-        let damaged = Candidate { damaged: true, ..candidate(0, now, vec![]) };
+        let damaged = RetentionCandidate { damaged: true, ..candidate(0, now, vec![]) };
         let all =
             [damaged, candidate(1, now - SignedDuration::from_hours(1), vec![]), candidate(2, now - SignedDuration::from_hours(2), vec![])];
-        let daily = only(&[(Every::Day, 1)]);
+        let daily = only(&[(KeptPeriod::Day, 1)]);
         assert_eq!(
             reasons(&[daily], &all, now),
             [
@@ -509,11 +526,11 @@ mod tests {
     fn guards_say_in_words_what_keeps_a_backup() {
         let until = at("2027-03-01T06:05:59Z");
         for (guard, why) in [
-            (Guard::LastDrilled, "the last one that a drill restored and passed"),
-            (Guard::Held("case 17".to_owned()), "held: case 17"),
-            (Guard::InUse("a run of db1 is reading it".to_owned()), "in use: a run of db1 is reading it"),
-            (Guard::Locked(until), "locked by the store until 2027-03-01 06:05 UTC"),
-            (Guard::PaidUntil(until), "its storage class is paid for until 2027-03-01"),
+            (RemovalGuard::LastDrilled, "the last one that a drill restored and passed"),
+            (RemovalGuard::Held("case 17".to_owned()), "held: case 17"),
+            (RemovalGuard::InUse("a run of db1 is reading it".to_owned()), "in use: a run of db1 is reading it"),
+            (RemovalGuard::Locked(until), "locked by the store until 2027-03-01 06:05 UTC"),
+            (RemovalGuard::PaidUntil(until), "its storage class is paid for until 2027-03-01"),
         ] {
             let now = at("2026-11-24T10:00Z");
             let all = [candidate(0, now, vec![]), candidate(1, now - SignedDuration::from_hours(1), vec![guard])];
@@ -524,7 +541,7 @@ mod tests {
     #[test]
     fn a_plan_lists_removals_oldest_first_and_decisions_newest_first() {
         let now = at("2026-11-24T10:00Z");
-        let all: Vec<Candidate> =
+        let all: Vec<RetentionCandidate> =
             [2, 0, 3, 1].into_iter().map(|n| candidate(n, now - SignedDuration::from_hours(n as i64), vec![])).collect();
         let plan = plan(&store(), &[only(&[])], &all, now);
         let decisions: Vec<_> = plan.decisions.iter().map(|d| (d.backup.clone(), d.taken, d.bytes, d.keep)).collect();
@@ -550,46 +567,48 @@ mod tests {
         }
     }
 
-    fn policies() -> impl Strategy<Value = Vec<Policy>> {
+    fn policies() -> impl Strategy<Value = Vec<RetentionPolicy>> {
         let counts = proptest::collection::btree_map(
-            prop_oneof![Just(Every::Hour), Just(Every::Day), Just(Every::Week), Just(Every::Month), Just(Every::Year)],
+            prop_oneof![
+                Just(KeptPeriod::Hour),
+                Just(KeptPeriod::Day),
+                Just(KeptPeriod::Week),
+                Just(KeptPeriod::Month),
+                Just(KeptPeriod::Year)
+            ],
             0..6usize,
             0..4,
         );
         let days = |most: u64| proptest::option::of((1..most).prop_map(|days| Duration::from_secs(days * 86_400)));
         let zone = prop_oneof![Just("UTC"), Just("Europe/Berlin"), Just("Pacific/Apia")];
-        let one = (counts, 1..5usize, days(10), days(900), zone).prop_map(|(counts, at_least, all_within, not_older_than, zone)| Policy {
-            zone: zone.parse().unwrap(),
-            counts,
-            at_least,
-            all_within,
-            not_older_than,
+        let one = (counts, 1..5usize, days(10), days(900), zone).prop_map(|(counts, at_least, all_within, not_older_than, zone)| {
+            RetentionPolicy { zone: zone.parse().unwrap(), counts, at_least, all_within, not_older_than }
         });
         proptest::collection::vec(one, 1..3)
     }
 
     /// The same rules written as questions about one backup and all others, without order or state.
-    fn model_keeps(policies: &[Policy], all: &[Candidate], one: &Candidate, now: Timestamp) -> bool {
-        let newer = |other: &Candidate| other.sequence > one.sequence && other.taken <= now;
-        let age = |c: &Candidate| now.duration_since(c.taken);
+    fn model_keeps(policies: &[RetentionPolicy], all: &[RetentionCandidate], one: &RetentionCandidate, now: Timestamp) -> bool {
+        let newer = |other: &RetentionCandidate| other.sequence > one.sequence && other.taken <= now;
+        let age = |c: &RetentionCandidate| now.duration_since(c.taken);
         let limit = |d: Duration| SignedDuration::try_from(d).unwrap();
         let floor = policies.iter().map(|p| p.at_least).max().unwrap();
-        let by_policy = |p: &Policy| {
-            let within_age = |c: &Candidate| c.taken <= now && p.not_older_than.is_none_or(|oldest| age(c) <= limit(oldest));
+        let by_policy = |p: &RetentionPolicy| {
+            let within_age = |c: &RetentionCandidate| c.taken <= now && p.not_older_than.is_none_or(|oldest| age(c) <= limit(oldest));
             if !within_age(one) {
                 return false;
             }
             let only_age = p.counts.values().all(|n| *n == 0) && p.all_within.is_none() && p.not_older_than.is_some();
             let by_period = p.counts.iter().any(|(every, count)| {
-                let period = |c: &Candidate| every.period(c.taken, &p.zone);
+                let period = |c: &RetentionCandidate| every.period(c.taken, &p.zone);
                 let newest_of_period = !all.iter().any(|o| newer(o) && within_age(o) && period(o) == period(one));
                 let later: BTreeSet<_> = all.iter().filter(|o| within_age(o) && newer(o) && period(o) != period(one)).map(period).collect();
                 newest_of_period && later.len() < *count
             });
             only_age || by_period || p.all_within.is_some_and(|within| age(one) <= limit(within))
         };
-        let later = |o: &Candidate| o.taken <= now && (o.taken, o.sequence) > (one.taken, one.sequence);
-        let among = |newer: &dyn Fn(&Candidate) -> bool| one.taken <= now && all.iter().filter(|o| newer(o)).count() < floor;
+        let later = |o: &RetentionCandidate| o.taken <= now && (o.taken, o.sequence) > (one.taken, one.sequence);
+        let among = |newer: &dyn Fn(&RetentionCandidate) -> bool| one.taken <= now && all.iter().filter(|o| newer(o)).count() < floor;
         among(&newer) || among(&later) || !one.guards.is_empty() || one.taken > now || policies.iter().any(by_policy)
     }
 
@@ -602,8 +621,8 @@ mod tests {
             hours in proptest::collection::vec((-30..24_000i64, proptest::bool::weighted(0.05)), 0..60),
         ) {
             let now: Timestamp = "2026-11-24T10:00Z".parse().unwrap();
-            let guards = |guarded: bool| if guarded { vec![Guard::LastDrilled] } else { Vec::new() };
-            let all: Vec<Candidate> = hours
+            let guards = |guarded: bool| if guarded { vec![RemovalGuard::LastDrilled] } else { Vec::new() };
+            let all: Vec<RetentionCandidate> = hours
                 .iter()
                 .enumerate()
                 .map(|(number, (hours, guarded))| candidate(number, now - SignedDuration::from_mins(60 * hours + 17), guards(*guarded)))
@@ -614,12 +633,12 @@ mod tests {
                 prop_assert_eq!(decision.keep, model_keeps(&policies, &all, one, now), "{:?} of {:?}", decision, policies);
             }
             // What is promised, whatever the rules.
-            let gone: BTreeSet<&BackupId> = plan.removals().iter().map(Removal::backup).collect();
+            let gone: BTreeSet<&BackupId> = plan.removals().iter().map(PlannedRemoval::backup).collect();
             prop_assert!(all.iter().filter(|c| !c.guards.is_empty()).all(|c| !gone.contains(&c.backup)));
             let left = all.len() - gone.len();
             prop_assert!(left >= policies.iter().map(|p| p.at_least).max().unwrap().min(all.len()));
             // A plan applied leaves nothing more to remove.
-            let rest: Vec<Candidate> = all.iter().filter(|c| !gone.contains(&c.backup)).cloned().collect();
+            let rest: Vec<RetentionCandidate> = all.iter().filter(|c| !gone.contains(&c.backup)).cloned().collect();
             prop_assert!(super::plan(&store(), &policies, &rest, now).removals().is_empty());
         }
     }

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::document::{DocumentError, format_of};
-use super::drill::{CheckResult, ControlResult, Halt, Scenario};
-use super::evidence::{Moments, RestoredBackup, StepTime};
+use super::drill::{CheckResult, ControlResult, DrillHalt, Scenario};
+use super::evidence::{DrillMoments, RestoredBackup, StepTime};
 use super::id::{BackupId, DatastoreName, VaultId};
 use super::net::Cidr;
-use super::span::Span;
-use super::volumes::Tags;
+use super::span::HumanDuration;
+use super::volumes::ResourceTags;
 
 /// Tags of everything that a run makes.
 pub mod tag {
@@ -81,24 +81,24 @@ pub struct ScratchSettings {
     /// Directory of Postgres' programs on the image.
     pub pg_bin: Option<std::path::PathBuf>,
     /// Most that a run may cost, in dollars.
-    pub cost_cap: Dollars,
+    pub cost_cap: UsDollars,
     /// What an hour of the instance costs, in dollars; none: the built-in list.
-    pub instance_hour: Option<Dollars>,
+    pub instance_hour: Option<UsDollars>,
     /// How long the instance may take until its agent speaks.
-    pub boot_within: Span,
+    pub boot_within: HumanDuration,
     /// How long it may then be silent.
-    pub silent_within: Span,
+    pub silent_within: HumanDuration,
     /// How long something may take until it is in the state that is waited for, and until it is gone.
-    pub settle_within: Span,
+    pub settle_within: HumanDuration,
     /// Pause between looks.
-    pub poll: Span,
+    pub poll: HumanDuration,
 }
 
 /// Money, in hundredths of a cent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Dollars(pub u64);
+pub struct UsDollars(pub u64);
 
-impl Dollars {
+impl UsDollars {
     /// From a number of dollars, rounded up.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "amounts of drills")]
@@ -108,7 +108,7 @@ impl Dollars {
     }
 }
 
-impl std::fmt::Display for Dollars {
+impl std::fmt::Display for UsDollars {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let cents = self.0.div_ceil(100);
         write!(f, "${}.{:02}", cents / 100, cents % 100)
@@ -151,7 +151,7 @@ const GIB_HOUR: f64 = 0.08 / 730.0;
 /// # Errors
 /// The type whose price is not known.
 #[allow(clippy::cast_precision_loss, reason = "prices")]
-pub fn cost_ceiling(settings: &ScratchSettings, time_to_live: Span, gib: u64) -> Result<Dollars, String> {
+pub fn cost_ceiling(settings: &ScratchSettings, time_to_live: HumanDuration, gib: u64) -> Result<UsDollars, String> {
     let dedicated = settings.tenancy == "dedicated";
     let mut dearest = 0.0_f64;
     for kind in &settings.instance_types {
@@ -161,10 +161,10 @@ pub fn cost_ceiling(settings: &ScratchSettings, time_to_live: Span, gib: u64) ->
     }
     let instance = if dedicated { dearest * DEDICATED_FACTOR + DEDICATED_HOUR } else { dearest };
     let hour = instance + ENDPOINT_HOUR + gib as f64 * GIB_HOUR;
-    Ok(Dollars::of(hour * (time_to_live.duration().as_secs_f64() / 3600.0)))
+    Ok(UsDollars::of(hour * (time_to_live.duration().as_secs_f64() / 3600.0)))
 }
 
-/// Format of [`Lease`].
+/// Format of [`ScratchLease`].
 pub const LEASE_FORMAT: &str = "lifeboat.lease/1";
 
 /// Format of a lease that says that its run is over, and that nothing of it is left.
@@ -173,7 +173,7 @@ pub const OVER_FORMAT: &str = "lifeboat.over/1";
 /// A run in a scratch VPC, as any host can see it. Written before anything is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Lease {
+pub struct ScratchLease {
     /// [`LEASE_FORMAT`] or [`OVER_FORMAT`], as its place says.
     pub format: String,
     /// The vault.
@@ -193,10 +193,10 @@ pub struct Lease {
     /// When everything should be gone.
     pub expires: Timestamp,
     /// The most it can cost.
-    pub cost_ceiling: Dollars,
+    pub cost_ceiling: UsDollars,
 }
 
-impl Lease {
+impl ScratchLease {
     /// Parses a lease read from the place of a run, of the format that belongs there: a lease put in the place of its end ends nothing.
     ///
     /// # Errors
@@ -222,20 +222,20 @@ pub struct OrderKey {
 /// Something of production that must not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Forbidden {
+pub enum ForbiddenAddress {
     /// A TCP connection to `host:port`.
     Tcp(String),
     /// The address of a name.
     Name(String),
 }
 
-/// Format of [`Order`].
+/// Format of [`AgentOrder`].
 pub const ORDER_FORMAT: &str = "lifeboat.order/1";
 
 /// What the agent is to do. Holds no secret: user data names its hash, and whoever may read the instance's attributes may read it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+pub struct AgentOrder {
     /// Always [`ORDER_FORMAT`].
     pub format: String,
     /// The vault.
@@ -259,12 +259,12 @@ pub struct Order {
     /// The backup of each datastore, and how it was chosen.
     pub backups: BTreeMap<DatastoreName, (BackupId, String)>,
     /// What must not answer from inside the VPC.
-    pub forbidden: Vec<Forbidden>,
+    pub forbidden: Vec<ForbiddenAddress>,
     /// When the agent gives up.
     pub expires: Timestamp,
 }
 
-impl Order {
+impl AgentOrder {
     /// Parses an order.
     ///
     /// # Errors
@@ -278,8 +278,8 @@ impl Order {
 /// A letter of the agent: words and a signature over their very bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Letter {
-    /// [`Words`], as JSON.
+pub struct SignedMessage {
+    /// [`MessageBody`], as JSON.
     pub words: String,
     /// Ed25519 by the key that the agent showed on its console, base64.
     pub signature: String,
@@ -288,7 +288,7 @@ pub struct Letter {
 /// What a letter says, and of which boot of which run it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Words {
+pub struct MessageBody {
     /// The run.
     pub run: String,
     /// What the agent showed on its console beside its key.
@@ -296,13 +296,13 @@ pub struct Words {
     /// The letter's number, from 1.
     pub number: u64,
     /// What it says.
-    pub say: Say,
+    pub say: AgentEvent,
 }
 
 /// What the agent says. Counts, hashes, times and words that may be stored; nothing of the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Say {
+pub enum AgentEvent {
     /// A step begins.
     Began {
         /// The step.
@@ -352,7 +352,7 @@ pub struct AgentResult {
     /// How that is cut off.
     pub isolation: serde_json::Value,
     /// What was tried from the instance itself, and must have failed.
-    pub network: Vec<Tried>,
+    pub network: Vec<InstanceProbe>,
     /// What was restored.
     pub backups: Vec<RestoredBackup>,
     /// What was broken, and what came of it.
@@ -362,11 +362,11 @@ pub struct AgentResult {
     /// Controls.
     pub controls: Vec<ControlResult>,
     /// Moments, in seconds since the agent began.
-    pub moments: Moments,
+    pub moments: DrillMoments,
     /// Steps, in seconds since the agent began.
     pub steps: Vec<StepTime>,
     /// Why it stopped early.
-    pub halt: Option<Halt>,
+    pub halt: Option<DrillHalt>,
     /// SHA-256 of the agent's binary.
     pub binary_sha256: String,
 }
@@ -374,7 +374,7 @@ pub struct AgentResult {
 /// A probe from the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Tried {
+pub struct InstanceProbe {
     /// What.
     pub what: String,
     /// Whether it was reached.
@@ -424,7 +424,7 @@ pub struct ScratchReport {
     /// The tenancy the instance was found to have.
     pub tenancy: String,
     /// The most it can cost.
-    pub cost_ceiling: Dollars,
+    pub cost_ceiling: UsDollars,
     /// What preflight asked, each with its answer.
     pub preflight: Vec<(String, String)>,
     /// What stood when the isolation gate passed.
@@ -432,7 +432,7 @@ pub struct ScratchReport {
     /// SHA-256 over it, as compact JSON.
     pub gate_sha256: String,
     /// What was tried from the instance.
-    pub network: Vec<Tried>,
+    pub network: Vec<InstanceProbe>,
     /// How the sandbox on the instance is cut off.
     pub on_instance: serde_json::Value,
     /// The key that signed the agent's letters, as it stood on the console.
@@ -451,7 +451,7 @@ pub struct ScratchReport {
 
 /// All tags of a run.
 #[must_use]
-pub fn tags_of(vault: &VaultId, run: &str, drill: &str, expires: Timestamp) -> Tags {
+pub fn tags_of(vault: &VaultId, run: &str, drill: &str, expires: Timestamp) -> ResourceTags {
     let expires = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     [(tag::VAULT, vault.to_string()), (tag::RUN, run.to_owned()), (tag::DRILL, drill.to_owned()), (tag::EXPIRES, expires)]
         .map(|(key, value)| (key.to_owned(), value))
@@ -460,7 +460,7 @@ pub fn tags_of(vault: &VaultId, run: &str, drill: &str, expires: Timestamp) -> T
 
 /// The tags that say that a thing is a run's own.
 #[must_use]
-pub fn own_tags(vault: &VaultId, run: &str) -> Tags {
+pub fn own_tags(vault: &VaultId, run: &str) -> ResourceTags {
     [(tag::VAULT, vault.to_string()), (tag::RUN, run.to_owned())].map(|(key, value)| (key.to_owned(), value)).into()
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// A length of time in whole seconds, written with one unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(Duration);
+pub struct HumanDuration(Duration);
 
-impl Span {
+impl HumanDuration {
     /// A span of `seconds`.
     #[must_use]
     pub const fn seconds(seconds: u64) -> Self {
@@ -42,7 +42,7 @@ const WORDS: [(&str, u64); 10] = [
     ("second", 1),
 ];
 
-impl FromStr for Span {
+impl FromStr for HumanDuration {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let help =
@@ -60,7 +60,7 @@ impl FromStr for Span {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.0.as_secs();
         if self.0.subsec_millis() > 0 {
@@ -73,7 +73,7 @@ impl fmt::Display for Span {
 
 /// A duration for people: `4.2 s`, `3 min 10 s`, `5 h 2 min`, `3 d 4 h`.
 #[must_use]
-pub fn for_people(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     // What would be shown as 60.0 s is a minute.
     let seconds = if duration < Duration::from_secs(60) { (duration + Duration::from_millis(50)).as_secs() } else { duration.as_secs() };
     match seconds {
@@ -87,7 +87,7 @@ pub fn for_people(duration: Duration) -> String {
 /// A number of bytes for people, in powers of 1,000: `463.2 MB`.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub fn bytes_for_people(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -106,22 +106,22 @@ mod tests {
     #[test]
     fn spans_read_back_as_written() {
         for text in ["90s", "15m", "24h", "2d", "2w"] {
-            let span: Span = text.parse().unwrap();
-            assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+            let span: HumanDuration = text.parse().unwrap();
+            assert_eq!(span.to_string().parse::<HumanDuration>().unwrap(), span);
         }
-        assert_eq!("24h".parse::<Span>().unwrap().to_string(), "1d");
-        assert_eq!("2 weeks".parse::<Span>().unwrap(), "2w".parse().unwrap());
-        assert_eq!("1 hour".parse::<Span>().unwrap(), "3600 seconds".parse().unwrap());
+        assert_eq!("24h".parse::<HumanDuration>().unwrap().to_string(), "1d");
+        assert_eq!("2 weeks".parse::<HumanDuration>().unwrap(), "2w".parse().unwrap());
+        assert_eq!("1 hour".parse::<HumanDuration>().unwrap(), "3600 seconds".parse().unwrap());
         for bad in ["", "weeks", "h", "1", "-1h", "1.5h", "99999999999999999999w", "9999999999999999w", "1 fortnight"] {
-            assert!(bad.parse::<Span>().is_err(), "{bad}");
+            assert!(bad.parse::<HumanDuration>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn sizes_have_one_decimal_and_the_next_unit_in_time() {
-        assert_eq!(bytes_for_people(999), "999 B");
-        assert_eq!(bytes_for_people(999_960), "1.0 MB");
-        assert_eq!(bytes_for_people(463_200_000), "463.2 MB");
+        assert_eq!(format_bytes(999), "999 B");
+        assert_eq!(format_bytes(999_960), "1.0 MB");
+        assert_eq!(format_bytes(463_200_000), "463.2 MB");
     }
 
     #[test]
@@ -146,18 +146,18 @@ mod tests {
             ("3 weeks", 1_814_400),
             ("30500568904943w", 30_500_568_904_943 * 604_800),
         ] {
-            let span: Span = text.parse().unwrap();
-            assert_eq!(span, Span::seconds(seconds), "{text}");
+            let span: HumanDuration = text.parse().unwrap();
+            assert_eq!(span, HumanDuration::seconds(seconds), "{text}");
             assert_eq!(span.duration(), Duration::from_secs(seconds), "{text}");
         }
-        assert_eq!("250 ms".parse::<Span>().unwrap().duration(), Duration::from_millis(250));
-        assert_eq!("1500ms".parse::<Span>().unwrap(), Span::milliseconds(1_500));
+        assert_eq!("250 ms".parse::<HumanDuration>().unwrap().duration(), Duration::from_millis(250));
+        assert_eq!("1500ms".parse::<HumanDuration>().unwrap(), HumanDuration::milliseconds(1_500));
     }
 
     #[test]
     fn what_is_no_length_of_time_is_refused_with_an_example() {
         for bad in ["ms", "xms", "1.5s", "-5ms", "30500568904944w", "5 H", "5 minute s", "5 months", "m", "5m30s"] {
-            let why = bad.parse::<Span>().unwrap_err();
+            let why = bad.parse::<HumanDuration>().unwrap_err();
             assert!(why.starts_with(&format!("{bad:?} is not a length of time")) && why.contains("\"15m\""), "{why}");
         }
     }
@@ -165,22 +165,22 @@ mod tests {
     #[test]
     fn a_span_is_written_in_the_largest_unit_that_fits() {
         for (span, text) in [
-            (Span::seconds(0), "0s"),
-            (Span::default(), "0s"),
-            (Span::seconds(59), "59s"),
-            (Span::seconds(60), "1m"),
-            (Span::seconds(61), "61s"),
-            (Span::seconds(5_400), "90m"),
-            (Span::seconds(3_600), "1h"),
-            (Span::seconds(86_400 * 3), "3d"),
-            (Span::seconds(86_400 * 14), "2w"),
-            (Span::seconds(86_400 * 15), "15d"),
-            (Span::milliseconds(999), "999ms"),
-            (Span::milliseconds(1_000), "1s"),
-            (Span::milliseconds(61_001), "61001ms"),
+            (HumanDuration::seconds(0), "0s"),
+            (HumanDuration::default(), "0s"),
+            (HumanDuration::seconds(59), "59s"),
+            (HumanDuration::seconds(60), "1m"),
+            (HumanDuration::seconds(61), "61s"),
+            (HumanDuration::seconds(5_400), "90m"),
+            (HumanDuration::seconds(3_600), "1h"),
+            (HumanDuration::seconds(86_400 * 3), "3d"),
+            (HumanDuration::seconds(86_400 * 14), "2w"),
+            (HumanDuration::seconds(86_400 * 15), "15d"),
+            (HumanDuration::milliseconds(999), "999ms"),
+            (HumanDuration::milliseconds(1_000), "1s"),
+            (HumanDuration::milliseconds(61_001), "61001ms"),
         ] {
             assert_eq!(span.to_string(), text);
-            assert_eq!(text.parse::<Span>().unwrap(), span);
+            assert_eq!(text.parse::<HumanDuration>().unwrap(), span);
         }
     }
 
@@ -201,7 +201,7 @@ mod tests {
             (34_562_800_000, "400 d 0 h"),
             (345_599_000, "3 d 23 h"),
         ] {
-            assert_eq!(for_people(Duration::from_millis(millis)), text);
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
             (8_100_000_000_000_000, "8.1 PB"),
             (u64::MAX, "18446.7 PB"),
         ] {
-            assert_eq!(bytes_for_people(bytes), text);
+            assert_eq!(format_bytes(bytes), text);
         }
     }
 }

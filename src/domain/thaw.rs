@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// How much hurry there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Tier {
+pub enum RetrievalTier {
     /// Minutes, dear, and refused where there is no capacity.
     Expedited,
     /// Hours.
@@ -28,7 +28,7 @@ pub enum Tier {
     Bulk,
 }
 
-impl Tier {
+impl RetrievalTier {
     /// Every tier, fastest first.
     pub const ALL: [Self; 3] = [Self::Expedited, Self::Standard, Self::Bulk];
 
@@ -43,13 +43,13 @@ impl Tier {
     }
 }
 
-impl std::fmt::Display for Tier {
+impl std::fmt::Display for RetrievalTier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl std::str::FromStr for Tier {
+impl std::str::FromStr for RetrievalTier {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL
@@ -83,26 +83,26 @@ impl ColdClass {
 
     /// How long a tier takes, at most as documented; `None` if the class does not offer it.
     #[must_use]
-    pub fn takes(self, tier: Tier) -> Option<Duration> {
+    pub fn takes(self, tier: RetrievalTier) -> Option<Duration> {
         let seconds = match (self, tier) {
-            (Self::Flexible, Tier::Expedited) => 5 * 60,
-            (Self::Flexible, Tier::Standard) => 5 * HOUR,
-            (Self::Flexible, Tier::Bulk) => 12 * HOUR,
-            (Self::DeepArchive, Tier::Expedited) => return None,
-            (Self::DeepArchive, Tier::Standard) => 12 * HOUR,
-            (Self::DeepArchive, Tier::Bulk) => 48 * HOUR,
+            (Self::Flexible, RetrievalTier::Expedited) => 5 * 60,
+            (Self::Flexible, RetrievalTier::Standard) => 5 * HOUR,
+            (Self::Flexible, RetrievalTier::Bulk) => 12 * HOUR,
+            (Self::DeepArchive, RetrievalTier::Expedited) => return None,
+            (Self::DeepArchive, RetrievalTier::Standard) => 12 * HOUR,
+            (Self::DeepArchive, RetrievalTier::Bulk) => 48 * HOUR,
         };
         Some(Duration::from_secs(seconds))
     }
 
     /// Dollars for each GB retrieved and for each 1,000 requests.
-    fn prices(self, tier: Tier) -> (f64, f64) {
+    fn prices(self, tier: RetrievalTier) -> (f64, f64) {
         match (self, tier) {
-            (Self::Flexible, Tier::Expedited) => (0.03, 10.0),
-            (Self::Flexible, Tier::Standard) => (0.01, 0.05),
-            (Self::Flexible, Tier::Bulk) => (0.0, 0.025),
-            (Self::DeepArchive, Tier::Standard | Tier::Expedited) => (0.02, 0.10),
-            (Self::DeepArchive, Tier::Bulk) => (0.0025, 0.025),
+            (Self::Flexible, RetrievalTier::Expedited) => (0.03, 10.0),
+            (Self::Flexible, RetrievalTier::Standard) => (0.01, 0.05),
+            (Self::Flexible, RetrievalTier::Bulk) => (0.0, 0.025),
+            (Self::DeepArchive, RetrievalTier::Standard | RetrievalTier::Expedited) => (0.02, 0.10),
+            (Self::DeepArchive, RetrievalTier::Bulk) => (0.0025, 0.025),
         }
     }
 }
@@ -115,7 +115,7 @@ const GB: f64 = 1_073_741_824.0;
 /// What retrieving costs, in dollars, readable copies for `days` included. An estimate from list prices.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "an estimate of money")]
-pub fn dollars(class: ColdClass, tier: Tier, objects: usize, bytes: u64, days: u32) -> f64 {
+pub fn dollars(class: ColdClass, tier: RetrievalTier, objects: usize, bytes: u64, days: u32) -> f64 {
     let (per_gb, per_thousand) = class.prices(tier);
     let gb = bytes as f64 / GB;
     gb * per_gb + objects as f64 / 1000.0 * per_thousand + gb * COPY_PER_GB * f64::from(days) / 30.0
@@ -123,7 +123,7 @@ pub fn dollars(class: ColdClass, tier: Tier, objects: usize, bytes: u64, days: u
 
 /// Whether an object can be read, as its store tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Warmth {
+pub enum Availability {
     /// It can always be read.
     Warm,
     /// It must be thawed first.
@@ -137,7 +137,7 @@ pub enum Warmth {
     },
 }
 
-impl Warmth {
+impl Availability {
     /// Whether it can be read at a moment.
     #[must_use]
     pub fn is_readable(self, now: Timestamp) -> bool {
@@ -151,20 +151,20 @@ impl Warmth {
 
 /// What is wanted of a thaw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wish {
+pub struct ThawRequest {
     /// How fast.
-    pub tier: Tier,
+    pub tier: RetrievalTier,
     /// For how many days the copy is to stay.
     pub days: u32,
     /// Until when the copy must stay, at the least.
     pub needed_until: Timestamp,
     /// The tier of the request under way, where that is known.
-    pub asked: Option<Tier>,
+    pub asked: Option<RetrievalTier>,
 }
 
 /// What to do about one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub enum ThawAction {
     /// It can be read for as long as needed.
     Nothing,
     /// Ask for a copy.
@@ -179,31 +179,31 @@ pub enum Act {
 
 /// What to do about an object in a state.
 #[must_use]
-pub fn next(warmth: Warmth, wish: &Wish, now: Timestamp) -> Act {
+pub fn next(warmth: Availability, wish: &ThawRequest, now: Timestamp) -> ThawAction {
     match warmth {
-        Warmth::Warm => Act::Nothing,
-        Warmth::Frozen => Act::Request,
+        Availability::Warm => ThawAction::Nothing,
+        Availability::Frozen => ThawAction::Request,
         // Faster tiers come first in the order.
-        Warmth::UnderWay if wish.asked.is_some_and(|asked| wish.tier < asked) => Act::Upgrade,
-        Warmth::UnderWay => Act::Wait,
-        Warmth::Thawed { until: Some(until) } if until <= now => Act::Request,
-        Warmth::Thawed { until: Some(until) } if until < wish.needed_until => Act::Prolong,
-        Warmth::Thawed { .. } => Act::Nothing,
+        Availability::UnderWay if wish.asked.is_some_and(|asked| wish.tier < asked) => ThawAction::Upgrade,
+        Availability::UnderWay => ThawAction::Wait,
+        Availability::Thawed { until: Some(until) } if until <= now => ThawAction::Request,
+        Availability::Thawed { until: Some(until) } if until < wish.needed_until => ThawAction::Prolong,
+        Availability::Thawed { .. } => ThawAction::Nothing,
     }
 }
 
 /// The cheapest tier that is through in time, or else the fastest that there is.
 #[must_use]
-pub fn tier_within(class: ColdClass, allowed: Duration) -> Tier {
-    let offered = || Tier::ALL.into_iter().filter_map(|tier| Some((tier, class.takes(tier)?)));
+pub fn tier_within(class: ColdClass, allowed: Duration) -> RetrievalTier {
+    let offered = || RetrievalTier::ALL.into_iter().filter_map(|tier| Some((tier, class.takes(tier)?)));
     let slowest = offered().rfind(|(_, takes)| *takes <= allowed);
-    slowest.or_else(|| offered().next()).map_or(Tier::Standard, |(tier, _)| tier)
+    slowest.or_else(|| offered().next()).map_or(RetrievalTier::Standard, |(tier, _)| tier)
 }
 
 /// The next slower tier that a class offers, for when a faster one is refused.
 #[must_use]
-pub fn slower(class: ColdClass, tier: Tier) -> Option<Tier> {
-    Tier::ALL.into_iter().find(|other| *other > tier && class.takes(*other).is_some())
+pub fn slower(class: ColdClass, tier: RetrievalTier) -> Option<RetrievalTier> {
+    RetrievalTier::ALL.into_iter().find(|other| *other > tier && class.takes(*other).is_some())
 }
 
 /// When a copy that became readable at `from` goes away: `days` later, rounded up to the next midnight UTC.
@@ -241,14 +241,14 @@ mod tests {
     #[test]
     fn the_cheapest_tier_that_is_in_time_is_taken() {
         let hours = |h: u64| Duration::from_secs(h * HOUR);
-        assert_eq!(tier_within(ColdClass::Flexible, hours(24)), Tier::Bulk);
-        assert_eq!(tier_within(ColdClass::Flexible, hours(6)), Tier::Standard);
-        assert_eq!(tier_within(ColdClass::Flexible, hours(1)), Tier::Expedited);
-        assert_eq!(tier_within(ColdClass::Flexible, Duration::from_secs(10)), Tier::Expedited, "none is in time: the fastest");
-        assert_eq!(tier_within(ColdClass::DeepArchive, hours(1)), Tier::Standard, "it offers no faster one");
-        assert_eq!(tier_within(ColdClass::DeepArchive, hours(72)), Tier::Bulk);
-        assert_eq!(slower(ColdClass::Flexible, Tier::Expedited), Some(Tier::Standard));
-        assert_eq!(slower(ColdClass::DeepArchive, Tier::Bulk), None);
+        assert_eq!(tier_within(ColdClass::Flexible, hours(24)), RetrievalTier::Bulk);
+        assert_eq!(tier_within(ColdClass::Flexible, hours(6)), RetrievalTier::Standard);
+        assert_eq!(tier_within(ColdClass::Flexible, hours(1)), RetrievalTier::Expedited);
+        assert_eq!(tier_within(ColdClass::Flexible, Duration::from_secs(10)), RetrievalTier::Expedited, "none is in time: the fastest");
+        assert_eq!(tier_within(ColdClass::DeepArchive, hours(1)), RetrievalTier::Standard, "it offers no faster one");
+        assert_eq!(tier_within(ColdClass::DeepArchive, hours(72)), RetrievalTier::Bulk);
+        assert_eq!(slower(ColdClass::Flexible, RetrievalTier::Expedited), Some(RetrievalTier::Standard));
+        assert_eq!(slower(ColdClass::DeepArchive, RetrievalTier::Bulk), None);
     }
 
     #[test]
@@ -259,17 +259,17 @@ mod tests {
 
     #[test]
     fn what_it_costs_is_what_the_price_list_says() {
-        let cost = dollars(ColdClass::Flexible, Tier::Standard, 1000, 100 * 1_073_741_824, 30);
+        let cost = dollars(ColdClass::Flexible, RetrievalTier::Standard, 1000, 100 * 1_073_741_824, 30);
         assert!((cost - (1.0 + 0.05 + 2.3)).abs() < 1e-9, "{cost}");
     }
 
-    fn warmth() -> impl Strategy<Value = Warmth> {
+    fn warmth() -> impl Strategy<Value = Availability> {
         prop_oneof![
-            Just(Warmth::Warm),
-            Just(Warmth::Frozen),
-            Just(Warmth::UnderWay),
-            Just(Warmth::Thawed { until: None }),
-            (0..4_000_i64).prop_map(|s| Warmth::Thawed { until: Timestamp::from_second(s).ok() }),
+            Just(Availability::Warm),
+            Just(Availability::Frozen),
+            Just(Availability::UnderWay),
+            Just(Availability::Thawed { until: None }),
+            (0..4_000_i64).prop_map(|s| Availability::Thawed { until: Timestamp::from_second(s).ok() }),
         ]
     }
 
@@ -279,36 +279,47 @@ mod tests {
         fn every_state_leads_to_a_copy_that_stays(warmth in warmth(), now in 0..2_000_i64, need in 0..4_000_i64) {
             let now = Timestamp::from_second(now).unwrap();
             let needed_until = Timestamp::from_second(need).unwrap().max(now);
-            let wish = Wish { tier: Tier::Standard, days: 1, needed_until, asked: Some(Tier::Standard) };
+            let wish = ThawRequest { tier: RetrievalTier::Standard, days: 1, needed_until, asked: Some(RetrievalTier::Standard) };
             let act = next(warmth, &wish, now);
             let stays = match warmth {
-                Warmth::Warm | Warmth::Thawed { until: None } => true,
-                Warmth::Thawed { until: Some(until) } => now < until && needed_until <= until,
-                Warmth::Frozen | Warmth::UnderWay => false,
+                Availability::Warm | Availability::Thawed { until: None } => true,
+                Availability::Thawed { until: Some(until) } => now < until && needed_until <= until,
+                Availability::Frozen | Availability::UnderWay => false,
             };
-            prop_assert_eq!(act == Act::Nothing, stays);
-            prop_assert_eq!(act == Act::Wait, warmth == Warmth::UnderWay);
+            prop_assert_eq!(act == ThawAction::Nothing, stays);
+            prop_assert_eq!(act == ThawAction::Wait, warmth == Availability::UnderWay);
         }
     }
 
     #[test]
     fn a_request_under_way_is_made_faster_and_never_slower() {
-        let wish = |tier, asked| Wish { tier, days: 1, needed_until: Timestamp::UNIX_EPOCH, asked };
-        assert_eq!(next(Warmth::UnderWay, &wish(Tier::Expedited, Some(Tier::Bulk)), Timestamp::UNIX_EPOCH), Act::Upgrade);
-        assert_eq!(next(Warmth::UnderWay, &wish(Tier::Bulk, Some(Tier::Expedited)), Timestamp::UNIX_EPOCH), Act::Wait);
-        assert_eq!(next(Warmth::UnderWay, &wish(Tier::Expedited, None), Timestamp::UNIX_EPOCH), Act::Wait, "nobody knows what was asked");
+        let wish = |tier, asked| ThawRequest { tier, days: 1, needed_until: Timestamp::UNIX_EPOCH, asked };
+        assert_eq!(
+            next(Availability::UnderWay, &wish(RetrievalTier::Expedited, Some(RetrievalTier::Bulk)), Timestamp::UNIX_EPOCH),
+            ThawAction::Upgrade
+        );
+        assert_eq!(
+            next(Availability::UnderWay, &wish(RetrievalTier::Bulk, Some(RetrievalTier::Expedited)), Timestamp::UNIX_EPOCH),
+            ThawAction::Wait
+        );
+        assert_eq!(
+            next(Availability::UnderWay, &wish(RetrievalTier::Expedited, None), Timestamp::UNIX_EPOCH),
+            ThawAction::Wait,
+            "nobody knows what was asked"
+        );
     }
 
     #[test]
     fn tiers_are_written_and_read_by_the_same_names() {
-        for (tier, name) in [(Tier::Expedited, "expedited"), (Tier::Standard, "standard"), (Tier::Bulk, "bulk")] {
+        for (tier, name) in [(RetrievalTier::Expedited, "expedited"), (RetrievalTier::Standard, "standard"), (RetrievalTier::Bulk, "bulk")]
+        {
             assert_eq!(tier.name(), name);
             assert_eq!(tier.to_string(), name);
-            assert_eq!(name.parse::<Tier>(), Ok(tier));
+            assert_eq!(name.parse::<RetrievalTier>(), Ok(tier));
             assert_eq!(serde_json::to_string(&tier).unwrap(), format!("{name:?}"), "on the wire it has the same name");
         }
         for bad in ["", "Bulk", "fast", "bulk "] {
-            let why = bad.parse::<Tier>().unwrap_err();
+            let why = bad.parse::<RetrievalTier>().unwrap_err();
             assert!(why.contains("expedited, standard or bulk"), "{why}");
         }
     }
@@ -324,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_thaw_takes_as_long_as_the_documentation_says() {
-        let minutes = |class: ColdClass| Tier::ALL.map(|tier| class.takes(tier).map(|takes| takes.as_secs_f64() / 60.0));
+        let minutes = |class: ColdClass| RetrievalTier::ALL.map(|tier| class.takes(tier).map(|takes| takes.as_secs_f64() / 60.0));
         assert_eq!(minutes(ColdClass::Flexible), [Some(5.0), Some(300.0), Some(720.0)]);
         assert_eq!(minutes(ColdClass::DeepArchive), [None, Some(720.0), Some(2880.0)], "a deep archive has no expedited tier");
     }
@@ -333,30 +344,30 @@ mod tests {
     fn gigabytes_requests_and_days_are_billed_each_at_its_price() {
         // For each tier: 2 GB retrieved with 4,000 requests.
         for (class, tier, retrieval) in [
-            (ColdClass::Flexible, Tier::Expedited, 0.06 + 40.0),
-            (ColdClass::Flexible, Tier::Standard, 0.02 + 0.2),
-            (ColdClass::Flexible, Tier::Bulk, 0.1),
-            (ColdClass::DeepArchive, Tier::Standard, 0.04 + 0.4),
-            (ColdClass::DeepArchive, Tier::Bulk, 0.005 + 0.1),
+            (ColdClass::Flexible, RetrievalTier::Expedited, 0.06 + 40.0),
+            (ColdClass::Flexible, RetrievalTier::Standard, 0.02 + 0.2),
+            (ColdClass::Flexible, RetrievalTier::Bulk, 0.1),
+            (ColdClass::DeepArchive, RetrievalTier::Standard, 0.04 + 0.4),
+            (ColdClass::DeepArchive, RetrievalTier::Bulk, 0.005 + 0.1),
         ] {
             for (days, copies) in [(0, 0.0), (3, 0.0046), (60, 0.092)] {
                 let cost = dollars(class, tier, 4000, 2 * 1_073_741_824, days);
                 assert!((cost - (retrieval + copies)).abs() < 1e-9, "{class:?} {tier} {days} days: {cost}");
             }
         }
-        assert!(dollars(ColdClass::DeepArchive, Tier::Bulk, 0, 0, 30).abs() < 1e-12, "nothing costs nothing");
+        assert!(dollars(ColdClass::DeepArchive, RetrievalTier::Bulk, 0, 0, 30).abs() < 1e-12, "nothing costs nothing");
     }
 
     #[test]
     fn an_object_is_readable_until_its_copy_goes_away() {
         let now = at("2026-11-25T13:00:00Z");
         let second = SignedDuration::from_secs(1);
-        let thawed = |until| Warmth::Thawed { until: Some(until) };
+        let thawed = |until| Availability::Thawed { until: Some(until) };
         for (warmth, readable) in [
-            (Warmth::Warm, true),
-            (Warmth::Frozen, false),
-            (Warmth::UnderWay, false),
-            (Warmth::Thawed { until: None }, true),
+            (Availability::Warm, true),
+            (Availability::Frozen, false),
+            (Availability::UnderWay, false),
+            (Availability::Thawed { until: None }, true),
             (thawed(now + second), true),
             (thawed(now), false),
             (thawed(now - second), false),
@@ -369,32 +380,36 @@ mod tests {
     fn a_copy_is_asked_for_again_when_it_is_gone_and_prolonged_when_it_goes_too_early() {
         let time = |second| Timestamp::from_second(second).unwrap();
         let (now, needed_until) = (time(1000), time(2000));
-        let wish = Wish { tier: Tier::Standard, days: 1, needed_until, asked: None };
+        let wish = ThawRequest { tier: RetrievalTier::Standard, days: 1, needed_until, asked: None };
         for (until, act) in [
-            (999, Act::Request),
-            (1000, Act::Request),
-            (1001, Act::Prolong),
-            (1999, Act::Prolong),
-            (2000, Act::Nothing),
-            (2001, Act::Nothing),
+            (999, ThawAction::Request),
+            (1000, ThawAction::Request),
+            (1001, ThawAction::Prolong),
+            (1999, ThawAction::Prolong),
+            (2000, ThawAction::Nothing),
+            (2001, ThawAction::Nothing),
         ] {
-            assert_eq!(next(Warmth::Thawed { until: Some(time(until)) }, &wish, now), act, "goes away at {until}");
+            assert_eq!(next(Availability::Thawed { until: Some(time(until)) }, &wish, now), act, "goes away at {until}");
         }
-        assert_eq!(next(Warmth::Frozen, &wish, now), Act::Request);
-        assert_eq!(next(Warmth::Thawed { until: None }, &wish, now), Act::Nothing);
-        let asked = |asked| Wish { asked: Some(asked), ..wish };
-        assert_eq!(next(Warmth::UnderWay, &asked(Tier::Standard), now), Act::Wait, "the same tier was asked for already");
+        assert_eq!(next(Availability::Frozen, &wish, now), ThawAction::Request);
+        assert_eq!(next(Availability::Thawed { until: None }, &wish, now), ThawAction::Nothing);
+        let asked = |asked| ThawRequest { asked: Some(asked), ..wish };
+        assert_eq!(
+            next(Availability::UnderWay, &asked(RetrievalTier::Standard), now),
+            ThawAction::Wait,
+            "the same tier was asked for already"
+        );
     }
 
     #[test]
     fn a_tier_that_is_through_to_the_second_is_in_time() {
         for class in [ColdClass::Flexible, ColdClass::DeepArchive] {
-            for tier in Tier::ALL {
+            for tier in RetrievalTier::ALL {
                 let Some(takes) = class.takes(tier) else { continue };
                 assert_eq!(tier_within(class, takes), tier, "{class:?}");
                 let less = tier_within(class, takes.checked_sub(Duration::from_secs(1)).unwrap());
                 assert!(less <= tier && class.takes(less).is_some(), "{class:?} {tier}: {less}");
-                assert!(less < tier || Tier::ALL.into_iter().all(|other| other >= tier || class.takes(other).is_none()));
+                assert!(less < tier || RetrievalTier::ALL.into_iter().all(|other| other >= tier || class.takes(other).is_none()));
             }
         }
     }
@@ -402,12 +417,12 @@ mod tests {
     #[test]
     fn a_refused_tier_is_followed_by_the_next_slower_one_that_is_offered() {
         for (class, tier, expected) in [
-            (ColdClass::Flexible, Tier::Expedited, Some(Tier::Standard)),
-            (ColdClass::Flexible, Tier::Standard, Some(Tier::Bulk)),
-            (ColdClass::Flexible, Tier::Bulk, None),
-            (ColdClass::DeepArchive, Tier::Expedited, Some(Tier::Standard)),
-            (ColdClass::DeepArchive, Tier::Standard, Some(Tier::Bulk)),
-            (ColdClass::DeepArchive, Tier::Bulk, None),
+            (ColdClass::Flexible, RetrievalTier::Expedited, Some(RetrievalTier::Standard)),
+            (ColdClass::Flexible, RetrievalTier::Standard, Some(RetrievalTier::Bulk)),
+            (ColdClass::Flexible, RetrievalTier::Bulk, None),
+            (ColdClass::DeepArchive, RetrievalTier::Expedited, Some(RetrievalTier::Standard)),
+            (ColdClass::DeepArchive, RetrievalTier::Standard, Some(RetrievalTier::Bulk)),
+            (ColdClass::DeepArchive, RetrievalTier::Bulk, None),
         ] {
             assert_eq!(slower(class, tier), expected, "{class:?} {tier}");
         }

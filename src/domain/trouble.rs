@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Class of an error: what a script, or a tired person, should do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Trouble {
+pub enum ErrorClass {
     /// A defect in lifeboat, or a state it believed impossible.
     Bug,
     /// The command line, the configuration or the target asked for is not acceptable; nothing was changed.
@@ -36,7 +36,7 @@ pub enum Trouble {
     Interrupted,
 }
 
-impl Trouble {
+impl ErrorClass {
     /// Whether the same command may succeed later without anybody changing anything.
     #[must_use]
     pub fn is_retryable(self) -> bool {
@@ -44,7 +44,7 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ErrorClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bug => "bug",
@@ -71,19 +71,19 @@ mod tests {
     #[test]
     fn each_class_has_its_words_and_only_what_passes_by_itself_is_worth_another_try() {
         for (trouble, words, retryable) in [
-            (Trouble::Bug, "bug", false),
-            (Trouble::Usage, "usage", false),
-            (Trouble::NoSuchBackup, "no such backup", false),
-            (Trouble::AlreadyRunning, "already running", true),
-            (Trouble::KeyRefused, "key refused", false),
-            (Trouble::Unavailable, "unavailable, try again", true),
-            (Trouble::Integrity, "integrity broken", false),
-            (Trouble::SourceFailed, "source failed", true),
-            (Trouble::RestoreFailed, "restore failed", false),
-            (Trouble::CheckFailed, "check failed", false),
-            (Trouble::NotVerified, "not verified", false),
-            (Trouble::Leftovers, "leftovers remain", false),
-            (Trouble::Interrupted, "interrupted", false),
+            (ErrorClass::Bug, "bug", false),
+            (ErrorClass::Usage, "usage", false),
+            (ErrorClass::NoSuchBackup, "no such backup", false),
+            (ErrorClass::AlreadyRunning, "already running", true),
+            (ErrorClass::KeyRefused, "key refused", false),
+            (ErrorClass::Unavailable, "unavailable, try again", true),
+            (ErrorClass::Integrity, "integrity broken", false),
+            (ErrorClass::SourceFailed, "source failed", true),
+            (ErrorClass::RestoreFailed, "restore failed", false),
+            (ErrorClass::CheckFailed, "check failed", false),
+            (ErrorClass::NotVerified, "not verified", false),
+            (ErrorClass::Leftovers, "leftovers remain", false),
+            (ErrorClass::Interrupted, "interrupted", false),
         ] {
             assert_eq!((trouble.to_string().as_str(), trouble.is_retryable()), (words, retryable), "{trouble:?}");
         }

@@ -64,7 +64,7 @@ resource_id!(SnapshotId, "snap-", "a snapshot");
 resource_id!(InstanceId, "i-", "an instance");
 
 /// Tags by key.
-pub type Tags = BTreeMap<String, String>;
+pub type ResourceTags = BTreeMap<String, String>;
 
 /// How consistent the volumes of a set are. Each is more than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -128,7 +128,7 @@ impl fmt::Display for SetPlace {
 /// Where a volume is attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Attachment {
+pub struct VolumeAttachment {
     /// The instance.
     pub instance: InstanceId,
     /// The device's name there, such as `/dev/sdf`.
@@ -139,7 +139,7 @@ pub struct Attachment {
 
 /// A volume as its place tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
+pub struct VolumeInfo {
     /// Its id.
     pub id: VolumeId,
     /// Size in bytes.
@@ -157,7 +157,7 @@ pub struct Volume {
     /// Provisioned throughput in MiB/s.
     pub throughput: Option<u32>,
     /// The instance it is attached to, or about to be, or still.
-    pub attached: Option<Attachment>,
+    pub attached: Option<VolumeAttachment>,
     /// Whether it has arrived there: an attachment that was accepted may never come.
     pub arrived: bool,
     /// `creating`, `available`, `in-use`, `error` …
@@ -172,23 +172,23 @@ pub struct Volume {
 
 /// Which volumes are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selection {
+pub enum VolumeSelection {
     /// All that are attached to an instance.
     Instance(InstanceId),
     /// All that carry all of these tags.
-    Tags(Tags),
+    Tags(ResourceTags),
     /// These.
     Ids(Vec<VolumeId>),
 }
 
 /// How far a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum SnapshotProgress {
     /// It is being made: so many percent.
     Pending(u8),
     /// It is whole.
     Completed,
-    /// It failed; [`Snapshot::message`] may say why.
+    /// It failed; [`SnapshotInfo::message`] may say why.
     Failed,
     /// It must be brought back from the archive tier.
     Archived,
@@ -208,7 +208,7 @@ pub enum LockKind {
 
 /// A lock to be put on a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lock {
+pub struct SnapshotLock {
     /// Its kind.
     pub kind: LockKind,
     /// Days it holds, from 1 to 36,500.
@@ -232,7 +232,7 @@ pub struct LockState {
 
 /// A snapshot as its place tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct SnapshotInfo {
     /// Its id.
     pub id: SnapshotId,
     /// The volume it was taken of; for a copy the place says nothing useful, and the tags do.
@@ -240,7 +240,7 @@ pub struct Snapshot {
     /// Size of the volume in bytes.
     pub bytes: u64,
     /// How far it is.
-    pub progress: Progress,
+    pub progress: SnapshotProgress,
     /// What the place says about its state, such as a key that was refused.
     pub message: Option<String>,
     /// Whether it is encrypted.
@@ -260,7 +260,7 @@ pub struct Snapshot {
 /// How the description of every snapshot begins that lifeboat makes.
 pub const OWN_DESCRIPTION: &str = "lifeboat: ";
 
-impl Snapshot {
+impl SnapshotInfo {
     /// Whether it was made by something else, though it carries tags of ours: other tools copy the tags of the volumes and snapshots that they work
     /// on, and what they make is theirs.
     #[must_use]
@@ -271,12 +271,12 @@ impl Snapshot {
 
 /// A whole snapshot under a key of its owner. Made only from facts that say so; what a set says of its keys comes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EncryptedSnapshot(Snapshot);
+pub struct EncryptedSnapshot(SnapshotInfo);
 
 impl EncryptedSnapshot {
     /// The facts.
     #[must_use]
-    pub fn facts(&self) -> &Snapshot {
+    pub fn facts(&self) -> &SnapshotInfo {
         &self.0
     }
     /// The key, as an ARN.
@@ -310,14 +310,14 @@ pub enum NotProtected {
     },
 }
 
-impl Snapshot {
+impl SnapshotInfo {
     /// The snapshot as one that protects its volume: whole, encrypted, under one of the allowed keys.
     ///
     /// # Errors
     /// [`NotProtected`] says what is missing.
     pub fn protect(self, allowed: &[String]) -> Result<EncryptedSnapshot, NotProtected> {
         match self.progress {
-            Progress::Completed | Progress::Archived => {}
+            SnapshotProgress::Completed | SnapshotProgress::Archived => {}
             state => {
                 let why = self.message.clone().unwrap_or_else(|| format!("{state:?}").to_lowercase());
                 return Err(NotProtected::Unfinished { id: self.id, why });
@@ -339,7 +339,7 @@ impl Snapshot {
 /// A copy of a snapshot in another place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Copied {
+pub struct SnapshotCopy {
     /// The copy.
     pub snapshot: SnapshotId,
     /// The key it is encrypted under, as an ARN.
@@ -349,12 +349,12 @@ pub struct Copied {
 /// One volume of a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Member {
+pub struct SetMember {
     /// The volume.
     pub volume: VolumeId,
     /// Where it was attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attached: Option<Attachment>,
+    pub attached: Option<VolumeAttachment>,
     /// Its size in bytes.
     pub bytes: u64,
     /// Such as `gp3`.
@@ -375,7 +375,7 @@ pub struct Member {
     pub started: Timestamp,
     /// Its copy in the set's other place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copy: Option<Copied>,
+    pub copy: Option<SnapshotCopy>,
     /// Blocks that hold something, if they were hashed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<u64>,
@@ -384,7 +384,7 @@ pub struct Member {
     pub changed: Option<u64>,
 }
 
-impl Member {
+impl SetMember {
     /// Its snapshot and the key of that, where it was taken or where it was copied; none if it was not copied.
     #[must_use]
     pub fn snapshot_in(&self, copies: bool) -> Option<(&SnapshotId, &str)> {
@@ -438,7 +438,7 @@ pub struct VolumeSet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresCut>,
     /// The volumes.
-    pub members: Vec<Member>,
+    pub members: Vec<SetMember>,
     /// Where the copies are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied_to: Option<SetPlace>,

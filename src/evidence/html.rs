@@ -8,10 +8,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::Series;
-use crate::domain::drill::{Answer, Objective, Verdict};
-use crate::domain::evidence::{Body, Certificate, DrillReport, Flaw};
-use crate::domain::span::{bytes_for_people, for_people};
+use super::EvidenceSeries;
+use crate::domain::drill::{CheckOutcome, Objective, Verdict};
+use crate::domain::evidence::{Certificate, DrillReport, RecordBody, SeriesFlaw};
+use crate::domain::span::{format_bytes, format_duration};
 
 /// The pages' style.
 pub const STYLE: &str = include_str!("style.css");
@@ -30,7 +30,7 @@ pub fn page_name(sequence: u64) -> String {
 /// Seconds, for people.
 #[must_use]
 pub fn seconds(seconds: f64) -> String {
-    for_people(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
+    format_duration(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
 }
 
 fn page(title: &str, body: &Markup) -> String {
@@ -96,11 +96,11 @@ fn objective(name: &str, objective: &Objective) -> Markup {
     }
 }
 
-fn answer(answer: Answer) -> Markup {
+fn answer(answer: CheckOutcome) -> Markup {
     let (class, word) = match answer {
-        Answer::Pass => ("pass", "✓ pass"),
-        Answer::Fail => ("fail", "✗ fail"),
-        Answer::CouldNotLook => ("unknown", "? could not look"),
+        CheckOutcome::Pass => ("pass", "✓ pass"),
+        CheckOutcome::Fail => ("fail", "✗ fail"),
+        CheckOutcome::CouldNotLook => ("unknown", "? could not look"),
     };
     html! { span class=(class) { (word) } }
 }
@@ -124,7 +124,7 @@ pub fn report_page(sequence: u64, sha256: &str, signed: bool, report: &DrillRepo
         }
         section { h2 { "Restored" }
             @for backup in &report.backups {
-                p { code { (backup.backup) } " of " strong { (backup.datastore) } " (" (backup.chosen) "), " (bytes_for_people(backup.plain_bytes))
+                p { code { (backup.backup) } " of " strong { (backup.datastore) } " (" (backup.chosen) "), " (format_bytes(backup.plain_bytes))
                     ", snapshot of " (time(backup.snapshot_time)) ", opened with " (backup.opened_with.as_deref().unwrap_or("nothing")) ", manifest "
                     (if backup.signature_verified { "signed by a pinned key" } else { "NOT signed by a pinned key" }) "." }
             }
@@ -246,11 +246,11 @@ fn timeline(report: &DrillReport) -> Markup {
 
 /// The page of the whole series.
 #[must_use]
-pub fn series_page(series: &Series, flaws: &[Flaw], now: Timestamp) -> String {
+pub fn series_page(series: &EvidenceSeries, flaws: &[SeriesFlaw], now: Timestamp) -> String {
     let mut by_drill: BTreeMap<&str, Vec<(u64, &DrillReport)>> = BTreeMap::new();
     let mut last_pass: BTreeMap<String, Timestamp> = BTreeMap::new();
     for (found, record) in series.believed() {
-        if let Body::Report(report) = &record.body {
+        if let RecordBody::Report(report) = &record.body {
             by_drill.entry(&report.drill).or_default().push((found.sequence, report));
             for backup in report.backups.iter().filter(|_| report.verdict == Verdict::Pass) {
                 last_pass.insert(backup.datastore.to_string(), report.declared);

@@ -10,9 +10,9 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::domain::Trouble;
-use crate::domain::document::Document;
-use crate::domain::evidence::{self, Actor, Body, Flaw, Found, Record, SeenHead};
+use crate::domain::ErrorClass;
+use crate::domain::document::VaultDocument;
+use crate::domain::evidence::{self, Actor, EvidenceRecord, FoundRecord, RecordBody, SeenHead, SeriesFlaw};
 use crate::domain::id::VaultId;
 use crate::domain::layout::{self, EVIDENCE, ObjectKey, parse_evidence_key};
 use crate::keyring::KeyError;
@@ -45,29 +45,29 @@ pub enum EvidenceError {
 impl EvidenceError {
     /// Class of the error.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Vault(error) => error.trouble(),
-            Self::Key(error) => error.trouble(),
-            Self::TooManyRaces => Trouble::Unavailable,
+            Self::Vault(error) => error.class(),
+            Self::Key(error) => error.class(),
+            Self::TooManyRaces => ErrorClass::Unavailable,
         }
     }
 }
 
 /// A series as it was read.
 #[derive(Debug, Clone)]
-pub struct Series {
+pub struct EvidenceSeries {
     /// The vault whose it is.
     pub vault: VaultId,
     /// The records, by number.
-    pub found: Vec<Found>,
+    pub found: Vec<FoundRecord>,
     /// Numbers that are claimed and hold no record.
     pub claimed: Vec<u64>,
 }
 
 /// A record that was written.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct WrittenRecord {
     /// Its number.
     pub sequence: u64,
     /// Its SHA-256.
@@ -82,8 +82,8 @@ fn sha256(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// [`EvidenceError::Vault`] if the vault cannot be read; what is wrong with a record is part of the result.
-pub async fn read(vault: &dyn Vault, id: &VaultId, trusted: &TrustedKeys) -> Result<Series, EvidenceError> {
-    let mut series = Series { vault: id.clone(), found: Vec::new(), claimed: Vec::new() };
+pub async fn read(vault: &dyn Vault, id: &VaultId, trusted: &TrustedKeys) -> Result<EvidenceSeries, EvidenceError> {
+    let mut series = EvidenceSeries { vault: id.clone(), found: Vec::new(), claimed: Vec::new() };
     let mut signatures = std::collections::BTreeSet::new();
     let mut records = Vec::new();
     for facts in vault.list(EVIDENCE).await? {
@@ -112,9 +112,9 @@ pub async fn newest(
     id: &VaultId,
     trusted: &TrustedKeys,
     records_max: usize,
-    enough: impl Fn(&Series) -> bool,
-) -> Result<Series, EvidenceError> {
-    let mut series = Series { vault: id.clone(), found: Vec::new(), claimed: Vec::new() };
+    enough: impl Fn(&EvidenceSeries) -> bool,
+) -> Result<EvidenceSeries, EvidenceError> {
+    let mut series = EvidenceSeries { vault: id.clone(), found: Vec::new(), claimed: Vec::new() };
     let listed = vault.list(EVIDENCE).await?;
     let mut records: Vec<_> = listed
         .into_iter()
@@ -159,32 +159,33 @@ fn if_document(read: Result<Option<Bytes>, VaultError>) -> Result<Option<Bytes>,
     }
 }
 
-async fn record(vault: &dyn Vault, trusted: &TrustedKeys, sequence: u64, facts: ObjectFacts) -> Result<Found, EvidenceError> {
+async fn record(vault: &dyn Vault, trusted: &TrustedKeys, sequence: u64, facts: ObjectFacts) -> Result<FoundRecord, EvidenceError> {
     // What is too large to be a record is none, and no reason not to read the others.
     let size = facts.bytes;
     let Some(bytes) = if_document(fetch::document_of(vault, facts).await.map(Some))? else {
         let why = format!("{size} bytes are too many for a record");
-        return Ok(Found { sequence, sha256: sha256(b""), record: Err(why), signed: false });
+        return Ok(FoundRecord { sequence, sha256: sha256(b""), record: Err(why), signed: false });
     };
     let signature = if_document(fetch::document(vault, &layout::evidence(sequence).signature()).await)?;
     let signed = match signature {
         Some(signature) => is_believed(vault, trusted, &layout::evidence(sequence), &bytes, &signature).await?,
         None => false,
     };
-    let record = Record::parse(&bytes).map_err(|error| error.to_string());
-    Ok(Found { sequence, sha256: sha256(&bytes), record, signed })
+    let record = EvidenceRecord::parse(&bytes).map_err(|error| error.to_string());
+    Ok(FoundRecord { sequence, sha256: sha256(&bytes), record, signed })
 }
 
-impl Series {
+impl EvidenceSeries {
     /// What is wrong with it.
     #[must_use]
-    pub fn flaws(&self, heads: &[SeenHead], now: Timestamp) -> Vec<Flaw> {
+    pub fn flaws(&self, heads: &[SeenHead], now: Timestamp) -> Vec<SeriesFlaw> {
         evidence::flaws(&self.vault, &self.found, &self.claimed, heads, now)
     }
     /// Records that a pinned key signed, where they belong.
-    pub fn believed(&self) -> impl DoubleEndedIterator<Item = (&Found, &Record)> {
-        let sound =
-            |found: &&Found| found.signed && found.record.as_ref().is_ok_and(|r| r.sequence == found.sequence && r.vault == self.vault);
+    pub fn believed(&self) -> impl DoubleEndedIterator<Item = (&FoundRecord, &EvidenceRecord)> {
+        let sound = |found: &&FoundRecord| {
+            found.signed && found.record.as_ref().is_ok_and(|r| r.sequence == found.sequence && r.vault == self.vault)
+        };
         self.found.iter().filter(sound).filter_map(|found| Some((found, found.record.as_ref().ok()?)))
     }
 }
@@ -199,9 +200,9 @@ pub async fn append(
     id: &VaultId,
     signer: &dyn Signer,
     by: &Actor,
-    body: Body,
+    body: RecordBody,
     seen: Option<(u64, String)>,
-) -> Result<Written, EvidenceError> {
+) -> Result<WrittenRecord, EvidenceError> {
     // Numbers that were found taken, and that no listing shows: somebody put something there that is no object.
     let mut taken = 0;
     for _ in 0..RACES_MAX {
@@ -210,7 +211,7 @@ pub async fn append(
             (end, _) => end,
         };
         let next = next.max(taken + 1);
-        let record = Record {
+        let record = EvidenceRecord {
             format: evidence::FORMAT.to_owned(),
             vault: id.clone(),
             sequence: next,
@@ -219,8 +220,8 @@ pub async fn append(
             by: by.clone(),
             body: body.clone(),
         };
-        let document = Document::evidence(&record);
-        let signature = Document::signature(signer.sign(document.bytes()).await?);
+        let document = VaultDocument::evidence(&record);
+        let signature = VaultDocument::signature(signer.sign(document.bytes()).await?);
         let key = layout::evidence(next);
         match vault.put(&key.signature(), signature).await {
             Err(VaultError::Exists { .. }) => {
@@ -237,7 +238,7 @@ pub async fn append(
             }
             other => other?,
         }
-        return Ok(Written { sequence: next, sha256 });
+        return Ok(WrittenRecord { sequence: next, sha256 });
     }
     Err(EvidenceError::TooManyRaces)
 }
@@ -251,7 +252,7 @@ pub async fn head(vault: &dyn Vault) -> Result<Option<String>, EvidenceError> {
 }
 
 /// The end of a series.
-struct End {
+struct SeriesEnd {
     /// The next free number.
     next: u64,
     /// The hash of the newest record.
@@ -274,7 +275,7 @@ async fn end(vault: &dyn Vault) -> Result<(u64, Option<String>), VaultError> {
 
 /// The newest record is one with a claim that reads as one: whoever may write can put anything under any number, to keep others from writing the
 /// next or to have them leave a gap.
-async fn look(vault: &dyn Vault) -> Result<End, VaultError> {
+async fn look(vault: &dyn Vault) -> Result<SeriesEnd, VaultError> {
     let mut records = Vec::new();
     let mut claims = std::collections::BTreeSet::new();
     let listed = vault.list(EVIDENCE).await?;
@@ -291,7 +292,7 @@ async fn look(vault: &dyn Vault) -> Result<End, VaultError> {
     let mut newest = (0, None);
     while let Some((sequence, facts)) = records.pop() {
         let bytes = if_document(fetch::document_of(vault, facts).await.map(Some))?;
-        if let Some(bytes) = bytes.filter(|bytes| Record::parse(bytes).is_ok_and(|record| record.sequence == sequence)) {
+        if let Some(bytes) = bytes.filter(|bytes| EvidenceRecord::parse(bytes).is_ok_and(|record| record.sequence == sequence)) {
             newest = (sequence, Some(sha256(&bytes)));
             break;
         }
@@ -299,5 +300,5 @@ async fn look(vault: &dyn Vault) -> Result<End, VaultError> {
     let (sequence, previous) = newest;
     // Numbers that somebody has claimed and does not use are passed over, as far as they follow one another.
     let next = (sequence + 1..).find(|number| !claims.contains(number)).unwrap_or(sequence + 1);
-    Ok(End { next, previous, under_way: next > sequence + 1 })
+    Ok(SeriesEnd { next, previous, under_way: next > sequence + 1 })
 }

@@ -10,20 +10,20 @@ use age::secrecy::{ExposeSecret, SecretString};
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 
-use super::{Key, KeyError, Opener, Unwrapped};
-use crate::domain::envelope::{Context, Slot, SlotKind, WrappedIdentity};
-use crate::seal::Identity;
+use super::{KeyError, SlotOpener, UnwrapOutcome, WrappingKey};
+use crate::domain::envelope::{EncryptionContext, Slot, SlotKind, WrappedIdentity};
+use crate::seal::BackupIdentity;
 
 /// An opened slot is one line of text; anything much larger is not one.
 const IDENTITY_BYTES_MAX: u64 = 4096;
 
 /// A key of recipients: can wrap, cannot open.
-pub struct Recipients {
+pub struct RecipientsKey {
     name: String,
     texts: Vec<String>,
 }
 
-impl Recipients {
+impl RecipientsKey {
     /// Checks that every text is a recipient.
     ///
     /// # Errors
@@ -77,16 +77,16 @@ fn parse_recipient(key: &str, text: &str) -> Result<Box<dyn age::Recipient + Sen
     }
     let Some(plugin) = plugin_of(key, text)? else { return Err(unusable(key, format!("{text:?} is not an age recipient (age1…)"))) };
     let name = plugin.plugin().to_owned();
-    let wrapped = age::plugin::RecipientPluginV1::new(&name, &[plugin], &[], Silent)
+    let wrapped = age::plugin::RecipientPluginV1::new(&name, &[plugin], &[], SilentCallbacks)
         .map_err(|_| unusable(key, format!("recipient {text:?} needs the program age-plugin-{name}, which is not in PATH")))?;
     Ok(Box::new(wrapped))
 }
 
 /// Nobody is there to answer a plugin's questions.
 #[derive(Clone, Copy)]
-struct Silent;
+struct SilentCallbacks;
 
-impl age::Callbacks for Silent {
+impl age::Callbacks for SilentCallbacks {
     fn display_message(&self, message: &str) {
         tracing::info!(message, "an age plugin says");
     }
@@ -108,7 +108,7 @@ pub fn recipient_tag(text: &str) -> String {
 }
 
 #[async_trait]
-impl Key for Recipients {
+impl WrappingKey for RecipientsKey {
     fn name(&self) -> &str {
         &self.name
     }
@@ -118,7 +118,7 @@ impl Key for Recipients {
     fn extension(&self) -> &'static str {
         "age"
     }
-    async fn wrap(&self, identity: &Identity, _: &Context) -> Result<WrappedIdentity, KeyError> {
+    async fn wrap(&self, identity: &BackupIdentity, _: &EncryptionContext) -> Result<WrappedIdentity, KeyError> {
         let refused = |why: String| KeyError::Refused { key: self.name.clone(), what: "wrap an identity", why };
         let recipients = self.parse()?;
         let encryptor = age::Encryptor::with_recipients(recipients.iter().map(|r| r.as_ref() as &dyn age::Recipient))
@@ -199,7 +199,7 @@ pub(super) fn read_secret_file(key: &str, path: &Path) -> Result<SecretString, K
 fn identities(name: &str, text: &SecretString, place: &str) -> Result<Vec<Box<dyn age::Identity + Send + Sync>>, KeyError> {
     let file = age::IdentityFile::from_buffer(text.expose_secret().as_bytes())
         .map_err(|_| unusable(name, format!("{place} is not an age identity file")))?;
-    file.with_callbacks(Silent).into_identities().map_err(|error| unusable(name, format!("{place}: {error}")))
+    file.with_callbacks(SilentCallbacks).into_identities().map_err(|error| unusable(name, format!("{place}: {error}")))
 }
 
 /// An identity that is held in memory only: a recovery key that was typed, and stands in no file of this host.
@@ -223,32 +223,32 @@ impl IdentityText {
 }
 
 #[async_trait]
-impl Opener for IdentityText {
+impl SlotOpener for IdentityText {
     fn name(&self) -> &str {
         &self.name
     }
     fn may_prompt(&self) -> bool {
         memchr::memmem::find(self.text.expose_secret().as_bytes(), b"AGE-PLUGIN-").is_some()
     }
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &Context) -> Result<Unwrapped, KeyError> {
+    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &EncryptionContext) -> Result<UnwrapOutcome, KeyError> {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {
-            return Ok(Unwrapped::NotMine);
+            return Ok(UnwrapOutcome::NotMine);
         }
         open_slot(&self.name, identities(&self.name, &self.text, "what was given")?, bytes)
     }
 }
 
 #[async_trait]
-impl Opener for IdentityFile {
+impl SlotOpener for IdentityFile {
     fn name(&self) -> &str {
         &self.name
     }
     fn may_prompt(&self) -> bool {
         std::fs::read(&self.path).map(zeroize::Zeroizing::new).is_ok_and(|text| memchr::memmem::find(&text, b"AGE-PLUGIN-").is_some())
     }
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &Context) -> Result<Unwrapped, KeyError> {
+    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &EncryptionContext) -> Result<UnwrapOutcome, KeyError> {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {
-            return Ok(Unwrapped::NotMine);
+            return Ok(UnwrapOutcome::NotMine);
         }
         let (name, identities, bytes) = (self.name.clone(), self.load()?, bytes.to_vec());
         // A plugin is a program, which is waited for.
@@ -257,7 +257,7 @@ impl Opener for IdentityFile {
     }
 }
 
-fn open_slot(name: &str, identities: Vec<Box<dyn age::Identity + Send + Sync>>, bytes: &[u8]) -> Result<Unwrapped, KeyError> {
+fn open_slot(name: &str, identities: Vec<Box<dyn age::Identity + Send + Sync>>, bytes: &[u8]) -> Result<UnwrapOutcome, KeyError> {
     let refused = |why: String| KeyError::Refused { key: name.to_owned(), what: "unwrap the identity", why };
     if bytes.len() > SLOT_BYTES_MAX {
         return Err(refused(format!("a slot of {} bytes is none of ours", bytes.len())));
@@ -265,12 +265,12 @@ fn open_slot(name: &str, identities: Vec<Box<dyn age::Identity + Send + Sync>>, 
     let decryptor = age::Decryptor::new(age::armor::ArmoredReader::new(bytes)).map_err(|e| refused(e.to_string()))?;
     let stream = match decryptor.decrypt(identities.iter().map(|i| i.as_ref() as &dyn age::Identity)) {
         Ok(stream) => stream,
-        Err(age::DecryptError::NoMatchingKeys) => return Ok(Unwrapped::NotMine),
+        Err(age::DecryptError::NoMatchingKeys) => return Ok(UnwrapOutcome::NotMine),
         Err(error) => return Err(refused(error.to_string())),
     };
     let mut text = zeroize::Zeroizing::new(String::new());
     stream.take(IDENTITY_BYTES_MAX).read_to_string(&mut text).map_err(|e| refused(e.to_string()))?;
-    Identity::from_text(&text).map(Unwrapped::Identity).map_err(|e| refused(e.to_string()))
+    BackupIdentity::from_text(&text).map(UnwrapOutcome::Identity).map_err(|e| refused(e.to_string()))
 }
 
 /// The local identity as a wrapping key: its recipient is derived when needed, so that a missing file is an error of
@@ -289,7 +289,7 @@ impl LocalIdentity {
 }
 
 #[async_trait]
-impl Key for LocalIdentity {
+impl WrappingKey for LocalIdentity {
     fn name(&self) -> &str {
         &self.name
     }
@@ -300,9 +300,9 @@ impl Key for LocalIdentity {
     fn extension(&self) -> &'static str {
         "age"
     }
-    async fn wrap(&self, identity: &Identity, context: &Context) -> Result<WrappedIdentity, KeyError> {
+    async fn wrap(&self, identity: &BackupIdentity, context: &EncryptionContext) -> Result<WrappedIdentity, KeyError> {
         let recipient = IdentityFile::new(&self.name, &self.path).recipient()?;
-        Recipients::new(&self.name, vec![recipient])?.wrap(identity, context).await
+        RecipientsKey::new(&self.name, vec![recipient])?.wrap(identity, context).await
     }
 }
 

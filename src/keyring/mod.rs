@@ -1,8 +1,8 @@
 //! Making and opening envelopes, and signing what is published.
 //!
-//! A [`Key`] wraps the identity of a backup into a slot and may be able to unwrap it again; a backup host's KMS role can
+//! A [`WrappingKey`] wraps the identity of a backup into a slot and may be able to unwrap it again; a backup host's KMS role can
 //! only do the former. Unwrapping answers `Option<Result<_>>` in spirit: *not mine*, *mine but refused*, or the identity
-//! ([`Unwrapped`]). Context is always bound: KMS keys take it as encryption context; every opener is told which
+//! ([`UnwrapOutcome`]). Context is always bound: KMS keys take it as encryption context; every opener is told which
 //! backup it is for, and whoever opens checks the slot's hash against the signed envelope first.
 
 pub mod age_key;
@@ -13,22 +13,22 @@ pub mod sign;
 
 use async_trait::async_trait;
 
-use crate::domain::Trouble;
-use crate::domain::envelope::{Context, Slot, SlotKind, WrappedIdentity};
-use crate::seal::Identity;
+use crate::domain::ErrorClass;
+use crate::domain::envelope::{EncryptionContext, Slot, SlotKind, WrappedIdentity};
+use crate::seal::BackupIdentity;
 
 /// What came of trying to open a slot.
 #[derive(Debug)]
-pub enum Unwrapped {
+pub enum UnwrapOutcome {
     /// The slot was made for another key.
     NotMine,
     /// The identity.
-    Identity(Identity),
+    Identity(BackupIdentity),
 }
 
 /// How long a key can be used, as far as it tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Life {
+pub enum KeyLifetime {
     /// Nothing is known that would end it.
     Unlimited,
     /// It is deleted then.
@@ -39,7 +39,7 @@ pub enum Life {
 
 /// A key that wraps identities.
 #[async_trait]
-pub trait Key: Send + Sync {
+pub trait WrappingKey: Send + Sync {
     /// Name in the configuration.
     fn name(&self) -> &str;
     /// How slots of this key are opened.
@@ -47,20 +47,20 @@ pub trait Key: Send + Sync {
     /// File extension of slots: `kms` or `age`.
     fn extension(&self) -> &'static str;
     /// Wraps an identity. May be repeated.
-    async fn wrap(&self, identity: &Identity, context: &Context) -> Result<WrappedIdentity, KeyError>;
+    async fn wrap(&self, identity: &BackupIdentity, context: &EncryptionContext) -> Result<WrappedIdentity, KeyError>;
     /// How long it can be used.
-    async fn life(&self) -> Result<Life, KeyError> {
-        Ok(Life::Unlimited)
+    async fn life(&self) -> Result<KeyLifetime, KeyError> {
+        Ok(KeyLifetime::Unlimited)
     }
     /// Wraps what another key's slot holds, without anybody seeing it; `None` if these two keys cannot do that.
-    async fn rewrap(&self, _: &Slot, _: &[u8], _: &Context) -> Result<Option<WrappedIdentity>, KeyError> {
+    async fn rewrap(&self, _: &Slot, _: &[u8], _: &EncryptionContext) -> Result<Option<WrappedIdentity>, KeyError> {
         Ok(None)
     }
 }
 
 /// Something that may open slots: a key of the configuration, or an identity file given on the command line.
 #[async_trait]
-pub trait Opener: Send + Sync {
+pub trait SlotOpener: Send + Sync {
     /// Name for messages.
     fn name(&self) -> &str;
     /// Whether it may ask somebody something, or wait for a touch: such openers are tried last, and one at a time.
@@ -68,7 +68,7 @@ pub trait Opener: Send + Sync {
         false
     }
     /// Tries a slot whose bytes tally with the signed envelope.
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &Context) -> Result<Unwrapped, KeyError>;
+    async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &EncryptionContext) -> Result<UnwrapOutcome, KeyError>;
 }
 
 /// Why a key did not do what was asked.
@@ -116,10 +116,10 @@ impl KeyError {
     }
     /// Class of the error.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unusable { .. } | Self::Refused { .. } => Trouble::KeyRefused,
-            Self::Unavailable { .. } => Trouble::Unavailable,
+            Self::Unusable { .. } | Self::Refused { .. } => ErrorClass::KeyRefused,
+            Self::Unavailable { .. } => ErrorClass::Unavailable,
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use super::{KeyError, Opener, Unwrapped};
-use crate::domain::Trouble;
-use crate::domain::envelope::{Context, Envelope, Slot};
-use crate::seal::Identity;
+use super::{KeyError, SlotOpener, UnwrapOutcome};
+use crate::domain::ErrorClass;
+use crate::domain::envelope::{EncryptionContext, Envelope, Slot};
+use crate::seal::BackupIdentity;
 
 /// How long a key may be silent before the next one is asked as well.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -17,14 +17,14 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// Why no slot opened.
 #[derive(Debug, thiserror::Error)]
 #[error("no key opens backup {backup}: {}", tried.join("; "))]
-pub struct NothingOpens {
+pub struct NoKeyOpens {
     backup: String,
     tried: Vec<String>,
     unavailable: bool,
     unusable: bool,
 }
 
-impl NothingOpens {
+impl NoKeyOpens {
     /// Whether a key could not be tried on this host: a file that is missing, or that others may read.
     #[must_use]
     pub fn is_of_this_host(&self) -> bool {
@@ -33,8 +33,8 @@ impl NothingOpens {
 
     /// Class of the error: unavailable only if a key that may fit could not be reached.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
-        if self.unavailable { Trouble::Unavailable } else { Trouble::KeyRefused }
+    pub fn class(&self) -> ErrorClass {
+        if self.unavailable { ErrorClass::Unavailable } else { ErrorClass::KeyRefused }
     }
 }
 
@@ -48,18 +48,18 @@ pub struct SlotBytes {
 
 /// What came of the attempts, a line for each key.
 #[derive(Default)]
-struct Tried {
+struct OpenAttempts {
     by_key: Vec<(String, Vec<String>)>,
     unavailable: bool,
     unusable: bool,
 }
 
-impl Tried {
+impl OpenAttempts {
     /// Takes the identity, or notes why there is none.
-    fn take(&mut self, answer: Result<Unwrapped, KeyError>, key: &str, envelope: &Envelope, slot: &Slot) -> Option<Identity> {
+    fn take(&mut self, answer: Result<UnwrapOutcome, KeyError>, key: &str, envelope: &Envelope, slot: &Slot) -> Option<BackupIdentity> {
         let words = match answer {
-            Ok(Unwrapped::Identity(identity)) => return Some(identity),
-            Ok(Unwrapped::NotMine) => format!("does not fit slot {} of envelope {}", slot.name, envelope.number),
+            Ok(UnwrapOutcome::Identity(identity)) => return Some(identity),
+            Ok(UnwrapOutcome::NotMine) => format!("does not fit slot {} of envelope {}", slot.name, envelope.number),
             Err(error) => {
                 self.unavailable |= matches!(error, KeyError::Unavailable { .. });
                 self.unusable |= matches!(error, KeyError::Unusable { .. });
@@ -78,13 +78,13 @@ impl Tried {
 /// Tries openers on slots; returns the identity and the name of the slot that gave it.
 ///
 /// # Errors
-/// [`NothingOpens`] with what each attempt said.
+/// [`NoKeyOpens`] with what each attempt said.
 pub async fn open(
-    context: &Context,
+    context: &EncryptionContext,
     envelopes: &[(Envelope, Vec<SlotBytes>)],
-    openers: &[Arc<dyn Opener>],
-) -> Result<(Identity, String), NothingOpens> {
-    let mut tried = Tried::default();
+    openers: &[Arc<dyn SlotOpener>],
+) -> Result<(BackupIdentity, String), NoKeyOpens> {
+    let mut tried = OpenAttempts::default();
     let mut attempts = Vec::new();
     for (envelope, slots) in envelopes {
         for slot in slots {
@@ -92,7 +92,7 @@ pub async fn open(
         }
     }
     let unwrap = |(envelope, slot, opener)| {
-        let opener: &Arc<dyn Opener> = opener;
+        let opener: &Arc<dyn SlotOpener> = opener;
         let slot: &SlotBytes = slot;
         async move { (opener.unwrap(&slot.slot, &slot.bytes, context).await, opener, envelope, &slot.slot) }
     };
@@ -119,10 +119,10 @@ pub async fn open(
             return Ok((identity, slot.name.clone()));
         }
     }
-    let Tried { mut by_key, unavailable, unusable } = tried;
+    let OpenAttempts { mut by_key, unavailable, unusable } = tried;
     if openers.is_empty() {
         by_key.push(("keys".to_owned(), vec!["no key that can open is configured, and no --identity was given".to_owned()]));
     }
     let tried = by_key.into_iter().map(|(key, words)| format!("{key}: {}", words.join(", "))).collect();
-    Err(NothingOpens { backup: context.backup.to_string(), tried, unavailable, unusable })
+    Err(NoKeyOpens { backup: context.backup.to_string(), tried, unavailable, unusable })
 }

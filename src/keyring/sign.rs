@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
 use super::age_key::read_secret_file;
-use super::{KeyError, Life};
+use super::{KeyError, KeyLifetime};
 
 /// Signs what is published.
 #[async_trait]
@@ -27,8 +27,8 @@ pub trait Signer: Send + Sync {
     /// The public half.
     async fn public(&self) -> Result<PublicKey, KeyError>;
     /// How long it can be used.
-    async fn life(&self) -> Result<Life, KeyError> {
-        Ok(Life::Unlimited)
+    async fn life(&self) -> Result<KeyLifetime, KeyError> {
+        Ok(KeyLifetime::Unlimited)
     }
 }
 
@@ -220,9 +220,9 @@ impl Signer for SigningFile {
 }
 
 /// An Ed25519 key that lives as long as a process: no file ever holds it.
-pub struct PassingKey(Ed25519KeyPair);
+pub struct EphemeralKey(Ed25519KeyPair);
 
-impl PassingKey {
+impl EphemeralKey {
     /// A new key.
     ///
     /// # Errors

@@ -15,26 +15,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::config::serve::UrlFrom;
-use crate::domain::alarm::{Kind, Message};
-use crate::private::{self, Readers};
+use crate::config::serve::UrlSource;
+use crate::domain::alarm::{AlarmKind, AlarmMessage};
+use crate::private::{self, AllowedReaders};
 
 /// How long one delivery may take.
 pub const DELIVERY_MAX: Duration = Duration::from_secs(20);
 
 /// A way to tell somebody.
 #[async_trait]
-pub trait Way: Send + Sync {
+pub trait Transport: Send + Sync {
     /// Delivers a message. May be repeated after any error.
     ///
     /// # Errors
     /// Why not, without addresses and secrets.
-    async fn send(&self, message: &Message) -> Result<(), String>;
+    async fn send(&self, message: &AlarmMessage) -> Result<(), String>;
 }
 
 /// Something that misses us when we are silent.
 #[async_trait]
-pub trait Pulse: Send + Sync {
+pub trait Heartbeat: Send + Sync {
     /// Shows that somebody is alive.
     ///
     /// # Errors
@@ -44,28 +44,28 @@ pub trait Pulse: Send + Sync {
 
 /// A way, its name, and what it wants to hear of.
 #[derive(Clone)]
-pub struct Channel {
+pub struct NotifyChannel {
     /// Its name in the configuration.
     pub name: String,
     /// What it is told of.
-    pub on: BTreeSet<Kind>,
+    pub on: BTreeSet<AlarmKind>,
     /// The way.
-    pub way: Arc<dyn Way>,
+    pub way: Arc<dyn Transport>,
 }
 
 /// Everybody who can be told.
 #[derive(Clone, Default)]
-pub struct Bell {
+pub struct Notifier {
     /// Who gets messages.
-    pub channels: Vec<Channel>,
+    pub channels: Vec<NotifyChannel>,
     /// Who wants to hear that we are alive.
-    pub pulses: Vec<Arc<dyn Pulse>>,
+    pub pulses: Vec<Arc<dyn Heartbeat>>,
 }
 
-impl Bell {
+impl Notifier {
     /// Names of the channels that want to hear of something.
     #[must_use]
-    pub fn who_wants(&self, kind: Kind) -> Vec<String> {
+    pub fn who_wants(&self, kind: AlarmKind) -> Vec<String> {
         self.channels.iter().filter(|channel| channel.on.contains(&kind)).map(|channel| channel.name.clone()).collect()
     }
 
@@ -73,7 +73,7 @@ impl Bell {
     ///
     /// # Errors
     /// Why not.
-    pub async fn deliver(&self, channel: &str, message: &Message) -> Result<(), String> {
+    pub async fn deliver(&self, channel: &str, message: &AlarmMessage) -> Result<(), String> {
         let Some(channel) = self.channels.iter().find(|known| known.name == channel) else {
             return Err("this channel is not configured any more".to_owned());
         };
@@ -83,13 +83,13 @@ impl Bell {
 }
 
 /// An address, read when it is used: a file may be replaced while the program runs.
-fn read_url(from: &UrlFrom) -> Result<String, String> {
+fn read_url(from: &UrlSource) -> Result<String, String> {
     match from {
-        UrlFrom::Text(text) => Ok(text.clone()),
-        UrlFrom::File(file) => read_secret(file),
+        UrlSource::Text(text) => Ok(text.clone()),
+        UrlSource::File(file) => read_secret(file),
     }
 }
 
 fn read_secret(file: &Path) -> Result<String, String> {
-    Ok(private::read(file, Readers::Owner)?.trim().to_owned())
+    Ok(private::read(file, AllowedReaders::Owner)?.trim().to_owned())
 }

@@ -7,11 +7,11 @@ use lettre::message::{Mailbox, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message as Mail, Tokio1Executor};
 
-use super::{DELIVERY_MAX, Way, read_secret};
-use crate::domain::alarm::Message;
+use super::{DELIVERY_MAX, Transport, read_secret};
+use crate::domain::alarm::AlarmMessage;
 
 /// A mail server and who gets mail through it.
-pub struct Smtp {
+pub struct SmtpTransport {
     /// `host` or `host:port`.
     pub server: String,
     /// The sender.
@@ -26,7 +26,7 @@ pub struct Smtp {
     pub plain: bool,
 }
 
-impl Smtp {
+impl SmtpTransport {
     fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, String> {
         let (host, port) = match self.server.rsplit_once(':') {
             Some((host, port)) => (host, Some(port.parse::<u16>().map_err(|_| format!("{port:?} is no port"))?)),
@@ -50,8 +50,8 @@ impl Smtp {
 }
 
 #[async_trait]
-impl Way for Smtp {
-    async fn send(&self, message: &Message) -> Result<(), String> {
+impl Transport for SmtpTransport {
+    async fn send(&self, message: &AlarmMessage) -> Result<(), String> {
         let mailbox = |address: &String| address.parse::<Mailbox>().map_err(|error| format!("{address:?}: {error}"));
         let mut mail = Mail::builder().from(mailbox(&self.from)?).subject(message.headline());
         // Without them mail is taken for spam, or shown as it likes.

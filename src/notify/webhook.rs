@@ -3,14 +3,14 @@
 use async_trait::async_trait;
 use reqwest::Client;
 
-use super::{DELIVERY_MAX, Pulse, Way, read_url};
-use crate::config::serve::UrlFrom;
-use crate::domain::alarm::Message;
+use super::{DELIVERY_MAX, Heartbeat, Transport, read_url};
+use crate::config::serve::UrlSource;
+use crate::domain::alarm::AlarmMessage;
 
 /// A webhook.
-pub struct Webhook {
+pub struct WebhookTransport {
     client: Client,
-    url: UrlFrom,
+    url: UrlSource,
     slack: bool,
 }
 
@@ -19,12 +19,12 @@ fn client() -> Result<Client, String> {
     builder.user_agent(concat!("lifeboat/", env!("CARGO_PKG_VERSION"))).build().map_err(|error| error.without_url().to_string())
 }
 
-impl Webhook {
+impl WebhookTransport {
     /// A webhook.
     ///
     /// # Errors
     /// Why there is no HTTP client.
-    pub fn new(url: UrlFrom, slack: bool) -> Result<Self, String> {
+    pub fn new(url: UrlSource, slack: bool) -> Result<Self, String> {
         Ok(Self { client: client()?, url, slack })
     }
 }
@@ -43,8 +43,8 @@ fn accepted(response: &reqwest::Response) -> Result<(), String> {
 }
 
 #[async_trait]
-impl Way for Webhook {
-    async fn send(&self, message: &Message) -> Result<(), String> {
+impl Transport for WebhookTransport {
+    async fn send(&self, message: &AlarmMessage) -> Result<(), String> {
         let body = if self.slack {
             serde_json::json!({ "text": message.text() })
         } else {
@@ -58,23 +58,23 @@ impl Way for Webhook {
 }
 
 /// A dead man's switch.
-pub struct Switch {
+pub struct DeadManSwitch {
     client: Client,
-    url: UrlFrom,
+    url: UrlSource,
 }
 
-impl Switch {
+impl DeadManSwitch {
     /// A dead man's switch.
     ///
     /// # Errors
     /// Why there is no HTTP client.
-    pub fn new(url: UrlFrom) -> Result<Self, String> {
+    pub fn new(url: UrlSource) -> Result<Self, String> {
         Ok(Self { client: client()?, url })
     }
 }
 
 #[async_trait]
-impl Pulse for Switch {
+impl Heartbeat for DeadManSwitch {
     async fn beat(&self) -> Result<(), String> {
         accepted(&self.client.get(read_url(&self.url)?).send().await.map_err(in_words)?)
     }

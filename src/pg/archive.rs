@@ -1,7 +1,7 @@
 //! `pg_dump`'s custom format, read as it streams by: header, table of contents, then blocks of data.
 //!
 //! Follows `pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL 12 to 18 (archive versions 1.14 to 1.16). The
-//! reader is fed chunks of any size and calls a [`Visitor`]; it holds the table of contents in memory and nothing else.
+//! reader is fed chunks of any size and calls a [`ArchiveVisitor`]; it holds the table of contents in memory and nothing else.
 //! At the end every entry that should have data must have been seen exactly once: an archive cut short is an error even
 //! when it is cut between two blocks.
 
@@ -46,7 +46,7 @@ pub enum ArchiveError {
 
 /// One entry of the table of contents. Texts are bytes: a database need not be UTF-8.
 #[derive(Debug, Clone, Default)]
-pub struct Entry {
+pub struct TocEntry {
     /// Number by which data blocks refer to the entry.
     pub dump_id: i64,
     /// Whether a data block belongs to it.
@@ -71,7 +71,7 @@ pub struct Entry {
     pub object: (u32, u32),
 }
 
-impl Entry {
+impl TocEntry {
     /// Its name for people, with its schema if it has one.
     #[must_use]
     pub fn name(&self) -> String {
@@ -84,20 +84,20 @@ impl Entry {
 
 /// Header and table of contents.
 #[derive(Debug, Clone)]
-pub struct Contents {
+pub struct TableOfContents {
     /// Archive version.
     pub version: (u8, u8),
     /// Name of the dumped database.
     pub database: Vec<u8>,
     /// All entries in the archive's order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<TocEntry>,
     /// The very bytes of header and table of contents.
     pub raw: Arc<Vec<u8>>,
 }
 
-impl Contents {
+impl TableOfContents {
     /// Entries of one kind.
-    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Entry> + 'a {
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a TocEntry> + 'a {
         self.entries.iter().filter(move |e| e.kind == kind)
     }
 
@@ -106,11 +106,11 @@ impl Contents {
     /// # Errors
     /// [`ArchiveError`] if it cannot be read again as it was read before.
     pub fn without_tablespaces(&self, names: &[String]) -> Result<Vec<u8>, ArchiveError> {
-        let malformed = |stop: Stop| match stop {
-            Stop::Bad(error) => error,
-            Stop::Incomplete => ArchiveError::Truncated("its table of contents"),
+        let malformed = |stop: ReadStop| match stop {
+            ReadStop::Bad(error) => error,
+            ReadStop::Incomplete => ArchiveError::Truncated("its table of contents"),
         };
-        let mut cursor = Cursor { bytes: &self.raw, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
+        let mut cursor = ByteCursor { bytes: &self.raw, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
         parse_contents(&mut cursor).map_err(malformed)?;
         let empty = vec![0; cursor.integer_bytes + 1];
         let mut without = Vec::with_capacity(self.raw.len());
@@ -149,24 +149,24 @@ pub fn copy_columns(copy: &[u8]) -> Result<Vec<String>, ArchiveError> {
     if !statement.begins_with(&["copy"]) {
         return Err(malformed());
     }
-    let open = statement.tokens.iter().position(|t| t.kind == sql::Kind::Symbol(b'('));
+    let open = statement.tokens.iter().position(|t| t.kind == sql::TokenKind::Symbol(b'('));
     let Some(open) = open else { return Ok(Vec::new()) };
-    let inside = statement.tokens[open + 1..].iter().take_while(|t| t.kind != sql::Kind::Symbol(b')'));
+    let inside = statement.tokens[open + 1..].iter().take_while(|t| t.kind != sql::TokenKind::Symbol(b')'));
     Ok(inside.filter_map(|t| t.name()).map(readable).collect())
 }
 
 /// What is told of an archive as it is read.
-pub trait Visitor {
+pub trait ArchiveVisitor {
     /// Header and table of contents were read.
     ///
     /// # Errors
     /// Whatever makes the archive unacceptable.
-    fn contents(&mut self, contents: &Contents) -> Result<(), ArchiveError>;
+    fn contents(&mut self, contents: &TableOfContents) -> Result<(), ArchiveError>;
     /// The data of an entry begins.
     ///
     /// # Errors
     /// Whatever makes the archive unacceptable.
-    fn begin(&mut self, entry: &Entry) -> Result<(), ArchiveError>;
+    fn begin(&mut self, entry: &TocEntry) -> Result<(), ArchiveError>;
     /// Some of the entry's data.
     fn data(&mut self, bytes: &[u8]);
     /// A large object begins within the entry.
@@ -181,7 +181,7 @@ pub trait Visitor {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReaderState {
     Contents,
     BlockType,
     BlockId(u8),
@@ -193,24 +193,24 @@ enum State {
 }
 
 /// Reads an archive from chunks.
-pub struct Reader<V> {
+pub struct ArchiveReader<V> {
     visitor: V,
-    state: State,
+    state: ReaderState,
     carry: Vec<u8>,
     retry_at: usize,
     number: Vec<u8>,
     integer_bytes: usize,
-    contents: Option<Contents>,
+    contents: Option<TableOfContents>,
     by_id: HashMap<i64, usize>,
     seen: HashSet<i64>,
 }
 
-impl<V: Visitor> Reader<V> {
+impl<V: ArchiveVisitor> ArchiveReader<V> {
     /// A reader that tells `visitor`.
     pub fn new(visitor: V) -> Self {
         Self {
             visitor,
-            state: State::Contents,
+            state: ReaderState::Contents,
             carry: Vec::new(),
             retry_at: 0,
             number: Vec::new(),
@@ -222,7 +222,7 @@ impl<V: Visitor> Reader<V> {
     }
 
     /// Header and table of contents, once they have been read.
-    pub fn contents(&self) -> Option<&Contents> {
+    pub fn contents(&self) -> Option<&TableOfContents> {
         self.contents.as_ref()
     }
 
@@ -241,7 +241,7 @@ impl<V: Visitor> Reader<V> {
     /// # Errors
     /// [`ArchiveError`] as soon as the bytes cannot be an archive.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
-        if self.state != State::Contents {
+        if self.state != ReaderState::Contents {
             return self.blocks(bytes);
         }
         self.carry.extend_from_slice(bytes);
@@ -257,11 +257,11 @@ impl<V: Visitor> Reader<V> {
     }
 
     fn try_contents(&mut self) -> Result<(), ArchiveError> {
-        let mut cursor = Cursor { bytes: &self.carry, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
+        let mut cursor = ByteCursor { bytes: &self.carry, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
         let mut contents = match parse_contents(&mut cursor) {
             Ok(contents) => contents,
-            Err(Stop::Incomplete) => return Ok(()),
-            Err(Stop::Bad(error)) => return Err(error),
+            Err(ReadStop::Incomplete) => return Ok(()),
+            Err(ReadStop::Bad(error)) => return Err(error),
         };
         self.integer_bytes = cursor.integer_bytes;
         let rest = self.carry.split_off(cursor.at);
@@ -273,32 +273,32 @@ impl<V: Visitor> Reader<V> {
         }
         self.visitor.contents(&contents)?;
         self.contents = Some(contents);
-        self.state = State::BlockType;
+        self.state = ReaderState::BlockType;
         self.blocks(&rest)
     }
 
     fn blocks(&mut self, mut bytes: &[u8]) -> Result<(), ArchiveError> {
         while !bytes.is_empty() {
             match self.state {
-                State::Contents => return Err(ArchiveError::NotAnArchive),
-                State::BlockType => {
+                ReaderState::Contents => return Err(ArchiveError::NotAnArchive),
+                ReaderState::BlockType => {
                     let kind = bytes[0];
                     if kind != BLOCK_DATA && kind != BLOCK_LARGE_OBJECTS {
                         return Err(ArchiveError::Malformed(format!("unknown block type {kind}")));
                     }
                     bytes = &bytes[1..];
-                    self.state = State::BlockId(kind);
+                    self.state = ReaderState::BlockId(kind);
                 }
-                State::Chunk(left) | State::LargeObjectChunk(left) => {
+                ReaderState::Chunk(left) | ReaderState::LargeObjectChunk(left) => {
                     let now = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     self.visitor.data(&bytes[..now]);
                     bytes = &bytes[now..];
                     let left = left - now as u64;
                     self.state = match (self.state, left) {
-                        (State::Chunk(_), 0) => State::ChunkLength,
-                        (State::Chunk(_), left) => State::Chunk(left),
-                        (_, 0) => State::LargeObjectChunkLength,
-                        (_, left) => State::LargeObjectChunk(left),
+                        (ReaderState::Chunk(_), 0) => ReaderState::ChunkLength,
+                        (ReaderState::Chunk(_), left) => ReaderState::Chunk(left),
+                        (_, 0) => ReaderState::LargeObjectChunkLength,
+                        (_, left) => ReaderState::LargeObjectChunk(left),
                     };
                 }
                 _ => {
@@ -313,29 +313,29 @@ impl<V: Visitor> Reader<V> {
     fn number_read(&mut self, number: i64) -> Result<(), ArchiveError> {
         let length = |number: i64| u64::try_from(number).map_err(|_| ArchiveError::Malformed(format!("a chunk of {number} bytes")));
         self.state = match self.state {
-            State::BlockId(kind) => {
+            ReaderState::BlockId(kind) => {
                 self.begin(number)?;
-                if kind == BLOCK_DATA { State::ChunkLength } else { State::LargeObjectId }
+                if kind == BLOCK_DATA { ReaderState::ChunkLength } else { ReaderState::LargeObjectId }
             }
-            State::ChunkLength if number == 0 => {
+            ReaderState::ChunkLength if number == 0 => {
                 self.visitor.end()?;
-                State::BlockType
+                ReaderState::BlockType
             }
-            State::ChunkLength => State::Chunk(length(number)?),
-            State::LargeObjectId if number == 0 => {
+            ReaderState::ChunkLength => ReaderState::Chunk(length(number)?),
+            ReaderState::LargeObjectId if number == 0 => {
                 self.visitor.end()?;
-                State::BlockType
+                ReaderState::BlockType
             }
-            State::LargeObjectId => {
+            ReaderState::LargeObjectId => {
                 let oid = u32::try_from(number & 0xffff_ffff).unwrap_or_default();
                 self.visitor.begin_large_object(oid);
-                State::LargeObjectChunkLength
+                ReaderState::LargeObjectChunkLength
             }
-            State::LargeObjectChunkLength if number == 0 => {
+            ReaderState::LargeObjectChunkLength if number == 0 => {
                 self.visitor.end_large_object();
-                State::LargeObjectId
+                ReaderState::LargeObjectId
             }
-            State::LargeObjectChunkLength => State::LargeObjectChunk(length(number)?),
+            ReaderState::LargeObjectChunkLength => ReaderState::LargeObjectChunk(length(number)?),
             other => other,
         };
         Ok(())
@@ -374,16 +374,16 @@ impl<V: Visitor> Reader<V> {
     ///
     /// # Errors
     /// [`ArchiveError`] if the archive is not whole.
-    pub fn finish(mut self) -> Result<(Contents, V), ArchiveError> {
-        if self.state == State::Contents {
+    pub fn finish(mut self) -> Result<(TableOfContents, V), ArchiveError> {
+        if self.state == ReaderState::Contents {
             self.try_contents()?;
         }
         let contents = match (self.state, self.contents) {
-            (State::BlockType, Some(contents)) => contents,
-            (State::Contents, _) | (_, None) => return Err(ArchiveError::Truncated("its table of contents")),
+            (ReaderState::BlockType, Some(contents)) => contents,
+            (ReaderState::Contents, _) | (_, None) => return Err(ArchiveError::Truncated("its table of contents")),
             _ => return Err(ArchiveError::Truncated("a data block")),
         };
-        let missing: Vec<&Entry> = contents.entries.iter().filter(|e| e.has_data && !self.seen.contains(&e.dump_id)).collect();
+        let missing: Vec<&TocEntry> = contents.entries.iter().filter(|e| e.has_data && !self.seen.contains(&e.dump_id)).collect();
         if let Some(first) = missing.first() {
             let first = format!("{} {}", first.kind, readable(&first.tag));
             return Err(ArchiveError::DataMissing { count: missing.len(), first });
@@ -404,18 +404,18 @@ fn parse_integer(bytes: &[u8]) -> Result<i64, ArchiveError> {
     }
 }
 
-enum Stop {
+enum ReadStop {
     Incomplete,
     Bad(ArchiveError),
 }
 
-impl From<ArchiveError> for Stop {
+impl From<ArchiveError> for ReadStop {
     fn from(error: ArchiveError) -> Self {
         Self::Bad(error)
     }
 }
 
-struct Cursor<'a> {
+struct ByteCursor<'a> {
     bytes: &'a [u8],
     at: usize,
     integer_bytes: usize,
@@ -423,22 +423,22 @@ struct Cursor<'a> {
     tablespaces: Vec<std::ops::Range<usize>>,
 }
 
-impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Stop> {
-        let end = self.at.checked_add(count).ok_or(Stop::Incomplete)?;
-        let taken = self.bytes.get(self.at..end).ok_or(Stop::Incomplete)?;
+impl<'a> ByteCursor<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], ReadStop> {
+        let end = self.at.checked_add(count).ok_or(ReadStop::Incomplete)?;
+        let taken = self.bytes.get(self.at..end).ok_or(ReadStop::Incomplete)?;
         self.at = end;
         Ok(taken)
     }
-    fn byte(&mut self) -> Result<u8, Stop> {
+    fn byte(&mut self) -> Result<u8, ReadStop> {
         Ok(self.take(1)?[0])
     }
-    fn integer(&mut self) -> Result<i64, Stop> {
+    fn integer(&mut self) -> Result<i64, ReadStop> {
         let count = self.integer_bytes + 1;
         Ok(parse_integer(self.take(count)?)?)
     }
     /// A length and bytes; a negative length is NULL.
-    fn text(&mut self) -> Result<Option<&'a [u8]>, Stop> {
+    fn text(&mut self) -> Result<Option<&'a [u8]>, ReadStop> {
         match usize::try_from(self.integer()?) {
             Ok(length) if length > CONTENTS_BYTES_MAX => Err(ArchiveError::Malformed(format!("a text of {length} bytes")).into()),
             Ok(length) => Ok(Some(self.take(length)?)),
@@ -446,16 +446,16 @@ impl<'a> Cursor<'a> {
         }
     }
     /// An OID, written as text; 0 for none.
-    fn oid(&mut self) -> Result<u32, Stop> {
+    fn oid(&mut self) -> Result<u32, ReadStop> {
         let text = self.text()?.unwrap_or_default();
         Ok(std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
     }
-    fn owned(&mut self) -> Result<Vec<u8>, Stop> {
+    fn owned(&mut self) -> Result<Vec<u8>, ReadStop> {
         Ok(self.text()?.unwrap_or_default().to_vec())
     }
 }
 
-fn parse_contents(cursor: &mut Cursor<'_>) -> Result<Contents, Stop> {
+fn parse_contents(cursor: &mut ByteCursor<'_>) -> Result<TableOfContents, ReadStop> {
     let magic = cursor.bytes.len().min(5);
     if cursor.bytes[..magic] != b"PGDMP"[..magic] {
         return Err(ArchiveError::NotAnArchive.into());
@@ -489,11 +489,11 @@ fn parse_contents(cursor: &mut Cursor<'_>) -> Result<Contents, Stop> {
     for _ in 0..count {
         entries.push(parse_entry(cursor, version, offset_bytes)?);
     }
-    Ok(Contents { version, database, entries, raw: Arc::default() })
+    Ok(TableOfContents { version, database, entries, raw: Arc::default() })
 }
 
-fn parse_entry(cursor: &mut Cursor<'_>, version: (u8, u8), offset_bytes: usize) -> Result<Entry, Stop> {
-    let mut entry = Entry { dump_id: cursor.integer()?, has_data: cursor.integer()? != 0, ..Entry::default() };
+fn parse_entry(cursor: &mut ByteCursor<'_>, version: (u8, u8), offset_bytes: usize) -> Result<TocEntry, ReadStop> {
+    let mut entry = TocEntry { dump_id: cursor.integer()?, has_data: cursor.integer()? != 0, ..TocEntry::default() };
     entry.object = (cursor.oid()?, cursor.oid()?);
     entry.tag = cursor.owned()?;
     entry.kind = readable(&cursor.owned()?);

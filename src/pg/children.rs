@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use super::{Connection, Tool, Tools};
+use super::{PgConnection, PgTool, PgTools};
 
 /// Signals by which a machine ends a process, and what is to be said of it.
 pub const BY_THE_MACHINE: [(i32, &str); 5] = [
@@ -66,24 +66,24 @@ pub enum ChildError {
 
 /// A Postgres program, with its connection in the arguments and its secrets in the environment.
 #[must_use]
-pub fn command(tools: &Tools, tool: Tool, connection: &Connection) -> Command {
+pub fn command(tools: &PgTools, tool: PgTool, connection: &PgConnection) -> Command {
     connection.command(&tools.path(tool))
 }
 
 /// A running child and the task that keeps its last words.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningChild {
     program: &'static str,
     child: Child,
     last_words: JoinHandle<String>,
 }
 
-impl Running {
+impl RunningChild {
     /// Starts a child; its standard error is read from the first byte on, so that it can never block on it.
     ///
     /// # Errors
     /// [`ChildError::Start`] if the program cannot be run.
-    pub fn start(mut command: Command, tool: Tool) -> Result<Self, ChildError> {
+    pub fn start(mut command: Command, tool: PgTool) -> Result<Self, ChildError> {
         let program = tool.name();
         command.stderr(Stdio::piped());
         let mut child = command

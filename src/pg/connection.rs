@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::pins::{Pinned, push};
+use super::pins::{PinSelection, push};
 
 /// Variables that children get from lifeboat's own environment. Nothing else is passed on; cloud credentials least of all.
 const PASSED_ON: [&str; 12] =
@@ -19,12 +19,12 @@ const PASSED_ON: [&str; 12] =
 
 /// How a server is reached.
 #[derive(Clone, Debug)]
-pub struct Connection {
+pub struct PgConnection {
     conninfo: String,
     database: Option<String>,
     password: Option<SecretString>,
     extra: Vec<(String, String)>,
-    jail: Option<Launcher>,
+    jail: Option<SandboxLauncher>,
     addresses: Vec<(String, String)>,
     /// Options for the server that would be in force without ours.
     options: String,
@@ -36,9 +36,9 @@ pub struct Connection {
 
 /// Program and arguments that start another program inside a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Launcher(Arc<[OsString]>);
+pub struct SandboxLauncher(Arc<[OsString]>);
 
-impl Launcher {
+impl SandboxLauncher {
     /// A launcher that takes the program to start, and its arguments, behind its own.
     #[must_use]
     pub fn new(words: Vec<OsString>) -> Self {
@@ -78,7 +78,7 @@ pub enum ConnectionError {
     },
 }
 
-impl Connection {
+impl PgConnection {
     /// Parses a URI (`postgres://…`) or key-value string (`service=chat`), and settles TLS verification.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl Connection {
     /// A server inside a sandbox: its clients run in there too, so that nothing the server says can lead them elsewhere, and
     /// with nothing of our environment. `options` are settings of its sessions, for the sandbox's own sake.
     #[must_use]
-    pub fn in_sandbox(socket: &std::path::Path, user: &str, database: &str, options: &str, launcher: Launcher) -> Self {
+    pub fn in_sandbox(socket: &std::path::Path, user: &str, database: &str, options: &str, launcher: SandboxLauncher) -> Self {
         let conninfo = format!("host={} user={user} dbname={database}", socket.display());
         Self {
             conninfo,
@@ -179,7 +179,7 @@ impl Connection {
 
     /// What starts clients of this server, where that is not simply us.
     #[must_use]
-    pub fn launcher(&self) -> Option<&Launcher> {
+    pub fn launcher(&self) -> Option<&SandboxLauncher> {
         self.jail.as_ref()
     }
 
@@ -211,7 +211,7 @@ impl Connection {
     /// The connection string of a session that reads or writes content: `more` settings, and then the pinned ones, are merged behind the
     /// options that the string, its service or `PGOPTIONS` name. The environment alone would not do: options in the string win over it.
     #[must_use]
-    pub fn pinned(&self, pinned: Pinned, more: &[(String, String)]) -> String {
+    pub fn pinned(&self, pinned: PinSelection, more: &[(String, String)]) -> String {
         let mut options = self.options.clone();
         more.iter().for_each(|(name, value)| push(&mut options, name, value));
         if let Some(role) = &self.role {
@@ -224,8 +224,8 @@ impl Connection {
 
     /// What sessions of lifeboat's own statements, and children, are pinned to.
     #[must_use]
-    pub fn pins(&self) -> Pinned {
-        Pinned { for_people: false, writes: self.writes, loads: false }
+    pub fn pins(&self) -> PinSelection {
+        PinSelection { format_duration: false, writes: self.writes, loads: false }
     }
 
     /// The same server as one that is restored to.
@@ -412,8 +412,8 @@ fn read_service(name: &str, environment: &dyn Fn(&str) -> Option<String>) -> Opt
 mod tests {
     use super::*;
 
-    fn parse(conninfo: &str) -> Result<Connection, ConnectionError> {
-        Connection::parse_with(conninfo, &|_| None)
+    fn parse(conninfo: &str) -> Result<PgConnection, ConnectionError> {
+        PgConnection::parse_with(conninfo, &|_| None)
     }
 
     #[test]
@@ -451,7 +451,7 @@ mod tests {
         let file = directory.path().join("services");
         std::fs::write(&file, "[other]\nhost=a\n[chat]\n# comment\nhost=db.example.org\nsslmode=require\n[after]\nhost=b\n").unwrap();
         let environment = |name: &str| (name == "PGSERVICEFILE").then(|| file.display().to_string());
-        let refused = Connection::parse_with("service=chat", &environment).unwrap_err();
+        let refused = PgConnection::parse_with("service=chat", &environment).unwrap_err();
         assert_eq!(refused, ConnectionError::UnverifiedTls { mode: "require".into(), host: "db.example.org".into() });
     }
 
@@ -466,9 +466,9 @@ mod tests {
 
     #[test]
     fn pins_come_behind_the_options_of_string_service_and_environment() {
-        const OWN: Pinned = Pinned { for_people: false, writes: false, loads: false };
+        const OWN: PinSelection = PinSelection { format_duration: false, writes: false, loads: false };
         let environment = |name: &str| (name == "PGOPTIONS").then(|| "-c geqo=off".to_owned());
-        let of = |conninfo: &str| Connection::parse_with(conninfo, &environment).unwrap().pinned(OWN, &[]);
+        let of = |conninfo: &str| PgConnection::parse_with(conninfo, &environment).unwrap().pinned(OWN, &[]);
         assert!(of("host=/tmp").starts_with("host=/tmp options='-c geqo=off -c bytea_output=hex"), "{}", of("host=/tmp"));
         let own = "host=/tmp options='-c jit=off'";
         assert!(of(own).starts_with(&format!("{own} options='-c jit=off -c bytea_output=hex")), "{}", of(own));

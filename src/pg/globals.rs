@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 
 use super::archive::readable;
-use super::sql::{self, Kind, Speaker, SqlError, Statement};
+use super::sql::{self, SessionRole, SqlError, SqlStatement, TokenKind};
 
 /// A parsed globals script.
 #[derive(Debug, Clone, Default)]
-pub struct Globals {
+pub struct GlobalsScript {
     /// Encoding of the script's texts, as Postgres names it.
     pub encoding: String,
     /// For each role, the statements that make it what it is, `CREATE ROLE` first.
     pub roles: BTreeMap<String, Vec<Vec<u8>>>,
     /// Memberships.
-    pub memberships: Vec<Membership>,
+    pub memberships: Vec<RoleMembership>,
     /// For each tablespace, the statements about it, `CREATE TABLESPACE` first.
     pub tablespaces: BTreeMap<String, Vec<Vec<u8>>>,
     /// Grants on configuration parameters.
@@ -25,7 +25,7 @@ pub struct Globals {
 
 /// `GRANT role TO member`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
+pub struct RoleMembership {
     /// The role that is granted.
     pub role: String,
     /// The role it is granted to.
@@ -66,13 +66,13 @@ pub fn written_in(script: &[u8], encoding: &str) -> Vec<u8> {
 ///
 /// # Errors
 /// [`GlobalsError`] for anything that is not known to belong there.
-pub fn parse(script: &[u8]) -> Result<Globals, GlobalsError> {
-    let mut globals = Globals { encoding: "UTF8".to_owned(), ..Globals::default() };
+pub fn parse(script: &[u8]) -> Result<GlobalsScript, GlobalsError> {
+    let mut globals = GlobalsScript { encoding: "UTF8".to_owned(), ..GlobalsScript::default() };
     let mut speaker = None;
     for statement in sql::statements(script)? {
         match statement.speaker() {
-            Some(Speaker::Is(role)) => speaker = Some(role),
-            Some(Speaker::IsNobody) => speaker = None,
+            Some(SessionRole::Is(role)) => speaker = Some(role),
+            Some(SessionRole::IsNobody) => speaker = None,
             None if sort_in(&statement, speaker.as_deref(), &mut globals) => {}
             None => {
                 // Not quoted whole: an unknown statement may hold a password.
@@ -85,7 +85,7 @@ pub fn parse(script: &[u8]) -> Result<Globals, GlobalsError> {
 }
 
 /// Files a statement under what it is about. Whoever speaks for somebody else may grant and revoke, and nothing more.
-fn sort_in(statement: &Statement<'_>, speaker: Option<&[u8]>, globals: &mut Globals) -> bool {
+fn sort_in(statement: &SqlStatement<'_>, speaker: Option<&[u8]>, globals: &mut GlobalsScript) -> bool {
     let text = statement.text.to_vec();
     if let Some(role) = speaker {
         let grants = statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"]);
@@ -106,7 +106,7 @@ fn sort_in(statement: &Statement<'_>, speaker: Option<&[u8]>, globals: &mut Glob
         let second = name(1).unwrap_or_default();
         return quiet.contains(&second.as_str()) || name(3).as_deref() == Some("set_config");
     }
-    for (object, at, into) in [("role", 2, Object::Role), ("tablespace", 2, Object::Tablespace)] {
+    for (object, at, into) in [("role", 2, GlobalObject::Role), ("tablespace", 2, GlobalObject::Tablespace)] {
         for verb in ["create", "alter"] {
             if statement.begins_with(&[verb, object]) {
                 return file(globals, &into, name(at), text);
@@ -125,21 +125,21 @@ fn sort_in(statement: &Statement<'_>, speaker: Option<&[u8]>, globals: &mut Glob
     false
 }
 
-fn sort_in_grant(statement: &Statement<'_>, text: Vec<u8>, globals: &mut Globals) -> bool {
+fn sort_in_grant(statement: &SqlStatement<'_>, text: Vec<u8>, globals: &mut GlobalsScript) -> bool {
     let name = |at: usize| statement.name_at(at).map(readable);
     // Names may be keywords, but only quoted; `position` finds unquoted words.
     match statement.position("on") {
-        Some(on) if statement.tokens.get(on + 1).is_some_and(|t| t.kind == Kind::Word(b"tablespace".to_vec())) => {
-            file(globals, &Object::Tablespace, name(on + 2), text)
+        Some(on) if statement.tokens.get(on + 1).is_some_and(|t| t.kind == TokenKind::Word(b"tablespace".to_vec())) => {
+            file(globals, &GlobalObject::Tablespace, name(on + 2), text)
         }
-        Some(on) if statement.tokens.get(on + 1).is_some_and(|t| t.kind == Kind::Word(b"parameter".to_vec())) => {
+        Some(on) if statement.tokens.get(on + 1).is_some_and(|t| t.kind == TokenKind::Word(b"parameter".to_vec())) => {
             globals.parameter_grants.push(text);
             true
         }
         Some(_) => false,
         None => match (name(1), statement.tokens.get(2).map(|t| &t.kind), name(3)) {
-            (Some(role), Some(Kind::Word(to)), Some(member)) if to == b"to" => {
-                globals.memberships.push(Membership { role, member, statement: text });
+            (Some(role), Some(TokenKind::Word(to)), Some(member)) if to == b"to" => {
+                globals.memberships.push(RoleMembership { role, member, statement: text });
                 true
             }
             _ => false,
@@ -147,16 +147,16 @@ fn sort_in_grant(statement: &Statement<'_>, text: Vec<u8>, globals: &mut Globals
     }
 }
 
-enum Object {
+enum GlobalObject {
     Role,
     Tablespace,
 }
 
-fn file(globals: &mut Globals, object: &Object, name: Option<String>, text: Vec<u8>) -> bool {
+fn file(globals: &mut GlobalsScript, object: &GlobalObject, name: Option<String>, text: Vec<u8>) -> bool {
     let Some(name) = name else { return false };
     let map = match object {
-        Object::Role => &mut globals.roles,
-        Object::Tablespace => &mut globals.tablespaces,
+        GlobalObject::Role => &mut globals.roles,
+        GlobalObject::Tablespace => &mut globals.tablespaces,
     };
     map.entry(name).or_default().push(text);
     true
@@ -260,7 +260,7 @@ GRANT SET ON PARAMETER log_statement TO app;
     fn memberships_and_grants_on_parameters_are_told_apart_whatever_roles_are_called() {
         let script = r#"GRANT "on" TO "parameter";GRANT a TO b WITH INHERIT TRUE;GRANT SET ON PARAMETER p TO a;REVOKE SET ON PARAMETER p FROM "on";"#;
         let globals = parse(script.as_bytes()).unwrap();
-        let of = |role: &str, member: &str, statement: &str| Membership {
+        let of = |role: &str, member: &str, statement: &str| RoleMembership {
             role: role.to_owned(),
             member: member.to_owned(),
             statement: statement.as_bytes().to_vec(),
@@ -284,7 +284,7 @@ GRANT SET ON PARAMETER log_statement TO app;
 
     #[test]
     fn only_the_settings_that_pg_dumpall_writes_are_accepted_and_change_nothing() {
-        let empty = format!("{:?}", Globals { encoding: "UTF8".to_owned(), ..Globals::default() });
+        let empty = format!("{:?}", GlobalsScript { encoding: "UTF8".to_owned(), ..GlobalsScript::default() });
         for good in [
             "SET default_transaction_read_only = off;",
             "SET standard_conforming_strings = on;",

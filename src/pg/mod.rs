@@ -15,7 +15,7 @@ pub mod session;
 pub mod sql;
 pub mod tools;
 
-pub use connection::Connection;
-pub use pins::Pinned;
-pub use session::{Session, SessionError};
-pub use tools::{Tool, Tools};
+pub use connection::PgConnection;
+pub use pins::PinSelection;
+pub use session::{PgSession, SessionError};
+pub use tools::{PgTool, PgTools};

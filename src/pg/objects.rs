@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::archive::{Contents, Entry, readable};
+use super::archive::{TableOfContents, TocEntry, readable};
 use super::sql;
-use crate::domain::fingerprint::{HashKey, ObjectFacts, Sum};
+use crate::domain::fingerprint::{ArchiveObject, HashKey, HashSum};
 
 /// Kinds of entry that stand for rows or for how the dump was made. Large objects and sequences are counted by what they hold.
 const NO_OBJECTS: [&str; 9] =
@@ -34,29 +34,29 @@ const HASHED: [&str; 17] = [
 
 /// Every object of a table of contents, ordered.
 #[must_use]
-pub fn of(contents: &Contents, key: &HashKey) -> Vec<ObjectFacts> {
+pub fn of(contents: &TableOfContents, key: &HashKey) -> Vec<ArchiveObject> {
     let objects = contents.entries.iter().filter(|entry| !NO_OBJECTS.contains(&entry.kind.as_str()));
-    let mut objects: Vec<ObjectFacts> = objects.map(|entry| facts(entry, key)).collect();
+    let mut objects: Vec<ArchiveObject> = objects.map(|entry| facts(entry, key)).collect();
     objects.sort();
     objects
 }
 
 /// Kind, schema and name under which an entry is recorded.
 #[must_use]
-pub fn identity(entry: &Entry) -> (String, String, String) {
+pub fn identity(entry: &TocEntry) -> (String, String, String) {
     let object = facts(entry, &HashKey::from_random([0; 32]));
     (object.kind, object.schema, object.name)
 }
 
 /// Whether an object is the database's own comment, which a restore writes last.
 #[must_use]
-pub fn is_comment_on_database(object: &ObjectFacts) -> bool {
+pub fn is_comment_on_database(object: &ArchiveObject) -> bool {
     object.kind == "COMMENT" && object.name == "DATABASE"
 }
 
-fn facts(entry: &Entry, key: &HashKey) -> ObjectFacts {
+fn facts(entry: &TocEntry, key: &HashKey) -> ArchiveObject {
     let (is_database, is_about_it) = (entry.kind.starts_with("DATABASE"), entry.tag.starts_with(b"DATABASE "));
-    ObjectFacts {
+    ArchiveObject {
         kind: entry.kind.clone(),
         schema: readable(&entry.schema),
         // A restore may give it another name, and its owner is left alone where it was there before.
@@ -67,7 +67,7 @@ fn facts(entry: &Entry, key: &HashKey) -> ObjectFacts {
 }
 
 /// The hash of a definition's statements, whatever their order: grants come in the order in which they were made.
-fn sum(definition: &[u8], is_about_database: bool, key: &HashKey) -> Sum {
+fn sum(definition: &[u8], is_about_database: bool, key: &HashKey) -> HashSum {
     let mut hasher = blake3::Hasher::new_keyed(key.bytes());
     let statements: BTreeSet<Vec<u8>> = match sql::statements(definition) {
         Ok(cut) => cut
@@ -84,7 +84,7 @@ fn sum(definition: &[u8], is_about_database: bool, key: &HashKey) -> Sum {
         hasher.update(&(statement.len() as u64).to_le_bytes());
         hasher.update(&statement);
     }
-    let mut sum = Sum::default();
+    let mut sum = HashSum::default();
     sum.add(hasher.finalize().as_bytes());
     sum
 }
@@ -93,12 +93,12 @@ fn sum(definition: &[u8], is_about_database: bool, key: &HashKey) -> Sum {
 mod tests {
     use super::*;
 
-    fn entry(kind: &str, tag: &str, definition: &str) -> Entry {
-        Entry { kind: kind.to_owned(), tag: tag.into(), definition: definition.into(), owner: b"o".to_vec(), ..Entry::default() }
+    fn entry(kind: &str, tag: &str, definition: &str) -> TocEntry {
+        TocEntry { kind: kind.to_owned(), tag: tag.into(), definition: definition.into(), owner: b"o".to_vec(), ..TocEntry::default() }
     }
 
-    fn of_one(entry: Entry) -> ObjectFacts {
-        let contents = Contents { version: (1, 16), database: Vec::new(), entries: vec![entry], raw: std::sync::Arc::default() };
+    fn of_one(entry: TocEntry) -> ArchiveObject {
+        let contents = TableOfContents { version: (1, 16), database: Vec::new(), entries: vec![entry], raw: std::sync::Arc::default() };
         of(&contents, &HashKey::from_random([7; 32])).remove(0)
     }
 
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn expressions_are_not_hashed_and_rows_are_no_objects() {
         assert_eq!(of_one(entry("TABLE", "t", "CREATE TABLE t (a int CHECK (a > 0));")).sum, None);
-        let contents = Contents {
+        let contents = TableOfContents {
             version: (1, 16),
             database: Vec::new(),
             entries: vec![entry("TABLE DATA", "t", ""), entry("ENCODING", "ENCODING", ""), entry("VIEW", "v", "")],

@@ -9,65 +9,65 @@
 use std::fmt::Write;
 
 /// Name, value as it is sent, and value as the server shows it where that differs.
-struct Pin(&'static str, &'static str, Option<&'static str>);
+struct PinnedSetting(&'static str, &'static str, Option<&'static str>);
 
 /// How values and definitions are written. Not where they are loaded: what is written so is understood under any of these, and what people wrote
 /// (checks, generated columns, materialized views) must come out as their own settings make it.
-const HOW_THEY_ARE_WRITTEN: [Pin; 7] = [
-    Pin("bytea_output", "hex", None),
-    Pin("DateStyle", "ISO,MDY", Some("ISO, MDY")),
-    Pin("IntervalStyle", "postgres", None),
-    Pin("TimeZone", "UTC", None),
-    Pin("extra_float_digits", "3", None),
-    Pin("xmlbinary", "base64", None),
-    Pin("quote_all_identifiers", "off", None),
+const HOW_THEY_ARE_WRITTEN: [PinnedSetting; 7] = [
+    PinnedSetting("bytea_output", "hex", None),
+    PinnedSetting("DateStyle", "ISO,MDY", Some("ISO, MDY")),
+    PinnedSetting("IntervalStyle", "postgres", None),
+    PinnedSetting("TimeZone", "UTC", None),
+    PinnedSetting("extra_float_digits", "3", None),
+    PinnedSetting("xmlbinary", "base64", None),
+    PinnedSetting("quote_all_identifiers", "off", None),
 ];
 
 /// How they are understood, and whether and for how long a session may work. Any role may set each of them, and every supported major knows it.
 /// Larger majors have more limits on time; [`NO_TIME_LIMITS`] lifts those in each session that has its pins.
-const ALWAYS: [Pin; 11] = [
+const ALWAYS: [PinnedSetting; 11] = [
     // Money is written and read by it.
-    Pin("lc_monetary", "C", None),
+    PinnedSetting("lc_monetary", "C", None),
     // With `array_nulls` off the NULLs of an array become the word; with `transform_null_equals` on a view that says `= NULL` becomes another one.
-    Pin("array_nulls", "on", None),
-    Pin("transform_null_equals", "off", None),
-    Pin("standard_conforming_strings", "on", None),
-    Pin("xmloption", "content", None),
-    Pin("backslash_quote", "safe_encoding", None),
-    Pin("default_transaction_isolation", "read committed", None),
-    Pin("default_transaction_deferrable", "off", None),
-    Pin("statement_timeout", "0", None),
-    Pin("idle_in_transaction_session_timeout", "0", None),
-    Pin("client_min_messages", "warning", None),
+    PinnedSetting("array_nulls", "on", None),
+    PinnedSetting("transform_null_equals", "off", None),
+    PinnedSetting("standard_conforming_strings", "on", None),
+    PinnedSetting("xmloption", "content", None),
+    PinnedSetting("backslash_quote", "safe_encoding", None),
+    PinnedSetting("default_transaction_isolation", "read committed", None),
+    PinnedSetting("default_transaction_deferrable", "off", None),
+    PinnedSetting("statement_timeout", "0", None),
+    PinnedSetting("idle_in_transaction_session_timeout", "0", None),
+    PinnedSetting("client_min_messages", "warning", None),
 ];
 
 /// Names in our own statements and in archives are qualified; those that people wrote are looked up as for everybody else.
-const NOT_FOR_PEOPLE: Pin = Pin("search_path", "", None);
+const NOT_FOR_PEOPLE: PinnedSetting = PinnedSetting("search_path", "", None);
 
 /// A database that says of itself that it is read-only is one all the same while it is being restored. On the source the backup role's own setting
 /// stays: it is a good one.
-const WHERE_WE_WRITE: Pin = Pin("default_transaction_read_only", "off", None);
+const WHERE_WE_WRITE: PinnedSetting = PinnedSetting("default_transaction_read_only", "off", None);
 
 /// With these on, pages that are damaged are read as empty ones, or as they are. Only a superuser may set them, so they are asked about and not sent.
 const MUST_BE_OFF: [&str; 2] = ["zero_damaged_pages", "ignore_checksum_failure"];
 
 /// Which of them a session gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pinned {
+pub struct PinSelection {
     /// Whether the statements were written by people.
-    pub for_people: bool,
+    pub format_duration: bool,
     /// Whether the server is one that is restored to.
     pub writes: bool,
     /// Whether an archive is loaded: values are read and none is written.
     pub loads: bool,
 }
 
-impl Pinned {
+impl PinSelection {
     /// What a restore by hand needs.
-    pub const TO_RESTORE: Self = Self { for_people: false, writes: true, loads: true };
+    pub const TO_RESTORE: Self = Self { format_duration: false, writes: true, loads: true };
 
-    fn pins(self) -> impl Iterator<Item = Pin> {
-        let people = (!self.for_people).then_some(NOT_FOR_PEOPLE);
+    fn pins(self) -> impl Iterator<Item = PinnedSetting> {
+        let people = (!self.format_duration).then_some(NOT_FOR_PEOPLE);
         let writes = self.writes.then_some(WHERE_WE_WRITE);
         let written = HOW_THEY_ARE_WRITTEN.into_iter().filter(move |_| !self.loads);
         written.chain(ALWAYS).chain(people).chain(writes)
@@ -78,15 +78,16 @@ impl Pinned {
     pub fn behind(self, options: &str) -> String {
         // A space at the end may be an escaped one.
         let mut all = options.trim_start().to_owned();
-        self.pins().for_each(|Pin(name, value, _)| push(&mut all, name, value));
+        self.pins().for_each(|PinnedSetting(name, value, _)| push(&mut all, name, value));
         all
     }
 
     /// A query that names each setting that is not as pinned, with its value; no row if all of them are in force.
     #[must_use]
     pub fn probe(self) -> String {
-        let damaged = MUST_BE_OFF.into_iter().filter(|_| !self.writes).map(|name| Pin(name, "off", None));
-        let wanted = self.pins().chain(damaged).map(|Pin(name, value, shown)| format!("('{name}', '{}')", shown.unwrap_or(value)));
+        let damaged = MUST_BE_OFF.into_iter().filter(|_| !self.writes).map(|name| PinnedSetting(name, "off", None));
+        let wanted =
+            self.pins().chain(damaged).map(|PinnedSetting(name, value, shown)| format!("('{name}', '{}')", shown.unwrap_or(value)));
         format!(
             "SELECT wanted.name || ' is ' || pg_catalog.quote_literal(pg_catalog.current_setting(wanted.name)) FROM (VALUES {}) AS wanted (name, value) \
              WHERE pg_catalog.current_setting(wanted.name) <> wanted.value",
@@ -111,24 +112,24 @@ mod tests {
 
     #[test]
     fn ours_come_last_and_spaces_are_escaped() {
-        let own = Pinned { for_people: false, writes: false, loads: false };
+        let own = PinSelection { format_duration: false, writes: false, loads: false };
         let all = own.behind("-c geqo=off -c search_path=app");
         assert!(all.starts_with("-c geqo=off -c search_path=app -c bytea_output=hex "), "{all}");
         assert!(all.contains(r"-c default_transaction_isolation=read\ committed ") && all.ends_with("-c search_path="), "{all}");
         assert!(own.behind(r"-c application_name=x\ ").starts_with(r"-c application_name=x\  -c bytea_output=hex "));
-        let people = Pinned { for_people: true, ..own }.behind("");
+        let people = PinSelection { format_duration: true, ..own }.behind("");
         assert!(people.starts_with("-c bytea_output=hex") && !people.contains("search_path"), "{people}");
-        let restores = Pinned::TO_RESTORE.behind("");
+        let restores = PinSelection::TO_RESTORE.behind("");
         assert!(restores.ends_with("-c search_path= -c default_transaction_read_only=off"), "{restores}");
         assert!(restores.contains("lc_monetary") && !restores.contains("TimeZone"), "{restores}");
     }
 
     #[test]
     fn the_probe_asks_for_each_pin() {
-        for (for_people, writes, loads) in [(false, false, false), (false, true, true), (true, false, false), (true, true, false)] {
-            let pinned = Pinned { for_people, writes, loads };
+        for (format_duration, writes, loads) in [(false, false, false), (false, true, true), (true, false, false), (true, true, false)] {
+            let pinned = PinSelection { format_duration, writes, loads };
             let probe = pinned.probe();
-            assert!(pinned.pins().all(|Pin(name, ..)| probe.contains(&format!("('{name}', "))), "{probe}");
+            assert!(pinned.pins().all(|PinnedSetting(name, ..)| probe.contains(&format!("('{name}', "))), "{probe}");
         }
     }
 }

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::domain::fingerprint::{FORMAT, Fingerprint, HASH, HashKey, LargeObjects, ObjectFacts, Sum, TableRows};
+use crate::domain::fingerprint::{ArchiveObject, FORMAT, Fingerprint, HASH, HashKey, HashSum, LargeObjects, TableRows};
 
 use super::objects;
 
 use super::sql::quote_identifier;
 
-use super::archive::{ArchiveError, Contents, Entry, Visitor, copy_columns, readable};
+use super::archive::{ArchiveError, ArchiveVisitor, TableOfContents, TocEntry, copy_columns, readable};
 
 /// What one archive contributes to a fingerprint.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub struct ArchiveTally {
     /// Rows of its tables.
     pub tables: Vec<TableRows>,
     /// Its large objects.
@@ -22,21 +22,21 @@ pub struct Tally {
     /// Its materialized views.
     pub materialized_views: Vec<String>,
     /// Its objects, ordered.
-    pub named: Vec<ObjectFacts>,
+    pub named: Vec<ArchiveObject>,
 }
 
 /// Counts and hashes what an archive holds.
-pub struct Fingerprinter {
+pub struct RowFingerprinter {
     key: HashKey,
     /// For each table, the columns in the order in which they were hashed at backup time.
     recorded: HashMap<(String, String), Vec<String>>,
     owners: HashMap<u32, Vec<u8>>,
-    tally: Tally,
-    table: Option<Table>,
+    tally: ArchiveTally,
+    table: Option<TableTally>,
     large_object: Option<(blake3::Hasher, u64)>,
 }
 
-struct Table {
+struct TableTally {
     rows: TableRows,
     carry: Vec<u8>,
     ended: bool,
@@ -44,11 +44,11 @@ struct Table {
     order: Option<Vec<usize>>,
 }
 
-impl Fingerprinter {
+impl RowFingerprinter {
     /// For a backup: hashes rows as they come.
     #[must_use]
     pub fn new(key: HashKey) -> Self {
-        Self { key, recorded: HashMap::new(), owners: HashMap::new(), tally: Tally::default(), table: None, large_object: None }
+        Self { key, recorded: HashMap::new(), owners: HashMap::new(), tally: ArchiveTally::default(), table: None, large_object: None }
     }
 
     /// For a comparison: hashes rows with their columns in the recorded order, since `pg_dump` reorders inherited columns.
@@ -60,7 +60,7 @@ impl Fingerprinter {
 
     /// What was counted.
     #[must_use]
-    pub fn into_tally(self) -> Tally {
+    pub fn into_tally(self) -> ArchiveTally {
         self.tally
     }
 
@@ -73,7 +73,7 @@ impl Fingerprinter {
 
 /// Puts the tallies of all archives of a backup together.
 #[must_use]
-pub fn assemble(key: HashKey, pg_dump_major: u32, main: Tally, data: impl IntoIterator<Item = Tally>) -> Fingerprint {
+pub fn assemble(key: HashKey, pg_dump_major: u32, main: ArchiveTally, data: impl IntoIterator<Item = ArchiveTally>) -> Fingerprint {
     let mut tables = main.tables;
     for tally in data {
         tables.extend(tally.tables);
@@ -96,8 +96,8 @@ pub fn assemble(key: HashKey, pg_dump_major: u32, main: Tally, data: impl IntoIt
     }
 }
 
-impl Visitor for Fingerprinter {
-    fn contents(&mut self, contents: &Contents) -> Result<(), ArchiveError> {
+impl ArchiveVisitor for RowFingerprinter {
+    fn contents(&mut self, contents: &TableOfContents) -> Result<(), ArchiveError> {
         for entry in &contents.entries {
             let name = qualified(&entry.schema, &entry.tag);
             match entry.kind.as_str() {
@@ -119,7 +119,7 @@ impl Visitor for Fingerprinter {
         Ok(())
     }
 
-    fn begin(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+    fn begin(&mut self, entry: &TocEntry) -> Result<(), ArchiveError> {
         if entry.kind != "TABLE DATA" {
             return Ok(());
         }
@@ -128,8 +128,8 @@ impl Visitor for Fingerprinter {
         let recorded = self.recorded.get(&(schema.clone(), table.clone()));
         let order = recorded.filter(|r| **r != columns).and_then(|r| places(r, &columns));
         let columns = if order.is_some() { recorded.cloned().unwrap_or_default() } else { columns };
-        let rows = TableRows { schema, table, columns, rows: 0, bytes: 0, sum: Sum::default() };
-        self.table = Some(Table { rows, carry: Vec::new(), ended: false, order });
+        let rows = TableRows { schema, table, columns, rows: 0, bytes: 0, sum: HashSum::default() };
+        self.table = Some(TableTally { rows, carry: Vec::new(), ended: false, order });
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Visitor for Fingerprinter {
     }
 }
 
-impl Fingerprinter {
+impl RowFingerprinter {
     fn owner_of(&mut self, oid: &[u8], owner: &[u8]) {
         if let Some(oid) = std::str::from_utf8(oid).ok().and_then(|text| text.parse().ok()) {
             self.owners.insert(oid, owner.to_vec());
@@ -194,7 +194,7 @@ fn places(wanted: &[String], present: &[String]) -> Option<Vec<usize>> {
     order.filter(|o| o.len() == present.len())
 }
 
-impl Table {
+impl TableTally {
     /// Rows end at newlines: COPY writes a newline within a value as `\n`. Chunks usually are whole rows, but need not be.
     fn feed(&mut self, mut bytes: &[u8], key: &[u8; 32]) {
         if !self.carry.is_empty() {
@@ -256,26 +256,26 @@ mod tests {
         HashKey::from_random(KEY)
     }
 
-    fn entry(kind: &str, schema: &str, tag: &str) -> Entry {
-        Entry { kind: kind.to_owned(), schema: schema.into(), tag: tag.into(), ..Entry::default() }
+    fn entry(kind: &str, schema: &str, tag: &str) -> TocEntry {
+        TocEntry { kind: kind.to_owned(), schema: schema.into(), tag: tag.into(), ..TocEntry::default() }
     }
 
-    fn table_data(columns: &str) -> Entry {
-        Entry { copy: format!("COPY public.t {columns} FROM stdin;\n").into_bytes(), ..entry("TABLE DATA", "public", "t") }
+    fn table_data(columns: &str) -> TocEntry {
+        TocEntry { copy: format!("COPY public.t {columns} FROM stdin;\n").into_bytes(), ..entry("TABLE DATA", "public", "t") }
     }
 
-    fn contents(entries: Vec<Entry>) -> Contents {
-        Contents { version: (1, 16), database: b"db".to_vec(), entries, raw: std::sync::Arc::default() }
+    fn contents(entries: Vec<TocEntry>) -> TableOfContents {
+        TableOfContents { version: (1, 16), database: b"db".to_vec(), entries, raw: std::sync::Arc::default() }
     }
 
     /// What must be recorded of these rows: each is hashed on its own, with its newline.
-    fn sum_of(rows: &[&[u8]]) -> Sum {
-        let mut sum = Sum::default();
+    fn sum_of(rows: &[&[u8]]) -> HashSum {
+        let mut sum = HashSum::default();
         rows.iter().for_each(|row| sum.add(blake3::keyed_hash(&KEY, row).as_bytes()));
         sum
     }
 
-    fn count(mut fingerprinter: Fingerprinter, columns: &str, chunks: &[&[u8]]) -> Result<TableRows, ArchiveError> {
+    fn count(mut fingerprinter: RowFingerprinter, columns: &str, chunks: &[&[u8]]) -> Result<TableRows, ArchiveError> {
         fingerprinter.begin(&table_data(columns))?;
         chunks.iter().for_each(|chunk| fingerprinter.data(chunk));
         fingerprinter.end()?;
@@ -294,9 +294,9 @@ mod tests {
             columns: strings(columns),
             rows: 0,
             bytes: 0,
-            sum: Sum::default(),
+            sum: HashSum::default(),
         };
-        assemble(key(), 16, Tally { tables: vec![rows], ..Tally::default() }, [])
+        assemble(key(), 16, ArchiveTally { tables: vec![rows], ..ArchiveTally::default() }, [])
     }
 
     #[test]
@@ -305,7 +305,7 @@ mod tests {
         let rows: [&[u8]; 5] = [b"1\tone\n", b"\n", b"2\ttw\\no\n", b"\\.x\n", b"1\tone\n"];
         let bytes = rows.iter().map(|r| r.len() as u64).sum();
         for size in 1..=stream.len() {
-            let found = count(Fingerprinter::new(key()), "(a, b)", &stream.chunks(size).collect::<Vec<_>>()).unwrap();
+            let found = count(RowFingerprinter::new(key()), "(a, b)", &stream.chunks(size).collect::<Vec<_>>()).unwrap();
             let wanted = TableRows {
                 schema: "public".to_owned(),
                 table: "t".to_owned(),
@@ -331,7 +331,7 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(stream.len())).chain([0, stream.len()]).collect();
             cuts.sort_unstable();
             let chunks: Vec<&[u8]> = cuts.windows(2).map(|w| &stream[w[0]..w[1]]).collect();
-            let found = count(Fingerprinter::new(key()), "(a)", &chunks).unwrap();
+            let found = count(RowFingerprinter::new(key()), "(a)", &chunks).unwrap();
             lines.reverse();
             let sum = sum_of(&lines.iter().map(Vec::as_slice).collect::<Vec<_>>());
             prop_assert_eq!((found.rows, found.sum), (lines.len() as u64, sum));
@@ -340,21 +340,21 @@ mod tests {
 
     #[test]
     fn rows_behind_the_end_mark_are_not_counted() {
-        let found = count(Fingerprinter::new(key()), "(a)", &[b"1\n\\.\n2\n", b"3\n"]).unwrap();
+        let found = count(RowFingerprinter::new(key()), "(a)", &[b"1\n\\.\n2\n", b"3\n"]).unwrap();
         assert_eq!((found.rows, found.bytes, found.sum), (1, 2, sum_of(&[b"1\n"])));
     }
 
     #[test]
     fn a_table_whose_rows_have_no_end_mark_is_refused_by_name() {
         for chunks in [&[][..], &[&b"1\n"[..]], &[b"1\n\\."], &[b"1\n", b"\\.x\n"], &[b"x\\.\n"]] {
-            let error = count(Fingerprinter::new(key()), "(a)", chunks).unwrap_err();
+            let error = count(RowFingerprinter::new(key()), "(a)", chunks).unwrap_err();
             assert_eq!(error, ArchiveError::Malformed("the rows of public.t have no end mark".to_owned()));
         }
     }
 
     #[test]
     fn columns_in_another_order_than_recorded_are_hashed_in_the_recorded_order() {
-        let like = |columns: &[&str]| Fingerprinter::like(&recorded(columns));
+        let like = |columns: &[&str]| RowFingerprinter::like(&recorded(columns));
         let stream: &[&[u8]] = &[b"1\t2\t3\n", b"4\t\t6\n\\.\n"];
         let same = count(like(&["a", "b", "c"]), "(a, b, c)", stream).unwrap();
         assert_eq!((same.columns, same.sum), (strings(&["a", "b", "c"]), sum_of(&[b"1\t2\t3\n", b"4\t\t6\n"])));
@@ -366,12 +366,12 @@ mod tests {
     #[test]
     fn columns_that_are_not_the_recorded_ones_are_hashed_as_they_come_and_named_as_they_are() {
         for other in [&["a", "x"][..], &["a"], &["a", "b", "c"], &[]] {
-            let found = count(Fingerprinter::like(&recorded(other)), "(b, a)", &[b"1\t2\n\\.\n"]).unwrap();
+            let found = count(RowFingerprinter::like(&recorded(other)), "(b, a)", &[b"1\t2\n\\.\n"]).unwrap();
             assert_eq!((found.columns, found.sum), (strings(&["b", "a"]), sum_of(&[b"1\t2\n"])), "{other:?}");
         }
         // A table of the same name in another schema was not recorded.
-        let mut fingerprinter = Fingerprinter::like(&recorded(&["b", "a"]));
-        fingerprinter.begin(&Entry { schema: b"other".to_vec(), ..table_data("(a, b)") }).unwrap();
+        let mut fingerprinter = RowFingerprinter::like(&recorded(&["b", "a"]));
+        fingerprinter.begin(&TocEntry { schema: b"other".to_vec(), ..table_data("(a, b)") }).unwrap();
         fingerprinter.data(b"1\t2\n\\.\n");
         fingerprinter.end().unwrap();
         assert_eq!(fingerprinter.into_tally().tables[0].columns, ["a", "b"]);
@@ -379,22 +379,23 @@ mod tests {
 
     #[test]
     fn a_row_with_fewer_fields_than_columns_does_not_stop_a_comparison() {
-        let found = count(Fingerprinter::like(&recorded(&["b", "a"])), "(a, b)", &[b"1\n\n\\.\n"]).unwrap();
+        let found = count(RowFingerprinter::like(&recorded(&["b", "a"])), "(a, b)", &[b"1\n\n\\.\n"]).unwrap();
         assert_eq!((found.rows, found.sum), (2, sum_of(&[b"\t1\n", b"\t\n"])));
     }
 
     #[test]
     fn a_comparison_hashes_under_the_key_of_the_backup() {
         let with = |bytes| Fingerprint { key: HashKey::from_random(bytes), ..recorded(&["a"]) };
-        let sum = |bytes| count(Fingerprinter::like(&with(bytes)), "(a)", &[b"1\n\\.\n"]).unwrap().sum;
+        let sum = |bytes| count(RowFingerprinter::like(&with(bytes)), "(a)", &[b"1\n\\.\n"]).unwrap().sum;
         assert_eq!(sum(KEY), sum_of(&[b"1\n"]));
         assert_ne!(sum([1; 32]), sum(KEY));
     }
 
     #[test]
     fn what_the_table_of_contents_lists_is_counted_by_kind() {
-        let mut fingerprinter = Fingerprinter::new(key());
-        let sequence = Entry { definition: b"SELECT pg_catalog.setval('s.q', 7, true);\n\n".to_vec(), ..entry("SEQUENCE SET", "s", "q") };
+        let mut fingerprinter = RowFingerprinter::new(key());
+        let sequence =
+            TocEntry { definition: b"SELECT pg_catalog.setval('s.q', 7, true);\n\n".to_vec(), ..entry("SEQUENCE SET", "s", "q") };
         let listed = vec![
             entry("TABLE", "s", "a"),
             entry("TABLE", "s", "b"),
@@ -416,8 +417,8 @@ mod tests {
         assert_ne!(qualified(b"a.b", b"c"), qualified(b"a", b"b.c"));
     }
 
-    fn large_objects(listed: Vec<Entry>, objects: &[(u32, &[&[u8]])]) -> LargeObjects {
-        let mut fingerprinter = Fingerprinter::new(key());
+    fn large_objects(listed: Vec<TocEntry>, objects: &[(u32, &[&[u8]])]) -> LargeObjects {
+        let mut fingerprinter = RowFingerprinter::new(key());
         fingerprinter.contents(&contents(listed)).unwrap();
         fingerprinter.begin(&entry("BLOBS", "", "BLOBS")).unwrap();
         for (oid, chunks) in objects {
@@ -433,14 +434,14 @@ mod tests {
 
     #[test]
     fn large_objects_are_counted_with_oid_owner_and_content() {
-        let owned = |oid: &str, owner: &str| Entry { owner: owner.into(), ..entry("BLOB", "", oid) };
+        let owned = |oid: &str, owner: &str| TocEntry { owner: owner.into(), ..entry("BLOB", "", oid) };
         let listed = || vec![owned("7", "ann"), owned("8", "bob")];
         let found = large_objects(listed(), &[(7, &[b"con", b"tent"]), (8, &[])]);
         let of = |oid: u32, owner: &[u8], content: &[u8]| {
             let length = (owner.len() as u64).to_le_bytes();
             blake3::keyed_hash(&KEY, &[&oid.to_le_bytes()[..], &length, owner, content].concat())
         };
-        let mut sum = Sum::default();
+        let mut sum = HashSum::default();
         sum.add(of(7, b"ann", b"content").as_bytes());
         sum.add(of(8, b"bob", b"").as_bytes());
         assert_eq!(found, LargeObjects { count: 2, bytes: 7, sum });
@@ -456,15 +457,15 @@ mod tests {
 
     #[test]
     fn owners_of_large_objects_are_the_same_whether_listed_singly_or_in_a_list_of_oids() {
-        let single = |oid: &str| Entry { owner: b"ann".to_vec(), ..entry("BLOB", "", oid) };
-        let list = Entry { owner: b"ann".to_vec(), definition: b"7\n4294967295\n".to_vec(), ..entry("BLOB METADATA", "", "BLOB 7..9") };
+        let single = |oid: &str| TocEntry { owner: b"ann".to_vec(), ..entry("BLOB", "", oid) };
+        let list = TocEntry { owner: b"ann".to_vec(), definition: b"7\n4294967295\n".to_vec(), ..entry("BLOB METADATA", "", "BLOB 7..9") };
         let objects: [(u32, &[&[u8]]); 2] = [(7, &[b"x"]), (u32::MAX, &[b"y"])];
         assert_eq!(large_objects(vec![single("7"), single("4294967295")], &objects), large_objects(vec![list], &objects));
     }
 
     #[test]
     fn the_table_that_is_passing_is_named_and_none_is_when_none_is() {
-        let mut fingerprinter = Fingerprinter::new(key());
+        let mut fingerprinter = RowFingerprinter::new(key());
         assert_eq!(fingerprinter.current_table(), None);
         fingerprinter.begin(&entry("BLOBS", "", "BLOBS")).unwrap();
         assert_eq!(fingerprinter.current_table(), None);
@@ -473,7 +474,7 @@ mod tests {
         fingerprinter.data(b"\\.\n");
         fingerprinter.end().unwrap();
         assert_eq!(fingerprinter.current_table(), None);
-        assert!(fingerprinter.begin(&Entry { copy: b"DROP TABLE t;".to_vec(), ..table_data("") }).is_err());
+        assert!(fingerprinter.begin(&TocEntry { copy: b"DROP TABLE t;".to_vec(), ..table_data("") }).is_err());
     }
 
     #[test]
@@ -484,9 +485,9 @@ mod tests {
             columns: vec![],
             rows: 1,
             bytes: 2,
-            sum: Sum::default(),
+            sum: HashSum::default(),
         };
-        let main = Tally {
+        let main = ArchiveTally {
             tables: vec![table("b", "a")],
             large_objects: LargeObjects { count: 3, ..LargeObjects::default() },
             sequences: BTreeMap::from([("s".to_owned(), "1".to_owned())]),
@@ -494,7 +495,7 @@ mod tests {
             named: objects::of(&contents(vec![entry("TABLE", "a", "z")]), &key()),
         };
         let data = [vec![table("b", "A"), table("a", "z")], vec![table("c", "c")]];
-        let all = assemble(key(), 17, main, data.map(|tables| Tally { tables, ..Tally::default() }));
+        let all = assemble(key(), 17, main, data.map(|tables| ArchiveTally { tables, ..ArchiveTally::default() }));
         let names: Vec<_> = all.tables.iter().map(|t| format!("{}.{}", t.schema, t.table)).collect();
         assert_eq!(names, ["a.z", "b.A", "b.a", "c.c"]);
         assert_eq!((all.format.as_str(), all.hash.as_str(), all.pg_dump_major), (FORMAT, HASH, 17));

@@ -2,7 +2,7 @@
 //!
 //! `psql` is used as a wire only. Answers come back as NUL-separated fields between random marks, so that no name or
 //! value, however odd, can be taken for something else; statements made of bytes from outside go through
-//! [`Session::run_opaque`], which hands them to the server without `psql` ever reading them as its own language.
+//! [`PgSession::run_opaque`], which hands them to the server without `psql` ever reading them as its own language.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::children::command;
 use super::pins::NO_TIME_LIMITS;
 use super::sql::quote_text;
-use super::{Connection, Pinned, Tool, Tools};
+use super::{PgConnection, PgTool, PgTools, PinSelection};
 
 /// Largest answer to one statement, in bytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -106,11 +106,11 @@ pub fn estimate(field: &Option<String>) -> u64 {
 
 /// One connection to a server.
 #[derive(Debug)]
-pub struct Session {
+pub struct PgSession {
     _child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    stderr: Stderr,
+    stderr: StderrTail,
     major: u32,
     mark: String,
     null: String,
@@ -118,12 +118,12 @@ pub struct Session {
 
 /// The end of what `psql` writes to its standard error.
 #[derive(Debug)]
-struct Stderr {
+struct StderrTail {
     heard: Arc<Mutex<Vec<u8>>>,
     reading: JoinHandle<()>,
 }
 
-impl Stderr {
+impl StderrTail {
     fn of(stream: Option<ChildStderr>) -> Self {
         let heard = Arc::<Mutex<Vec<u8>>>::default();
         let into = Arc::clone(&heard);
@@ -178,32 +178,32 @@ pub fn verbose_error(line: &str) -> Option<(String, String)> {
     is_one.then(|| (sqlstate.to_owned(), message.to_owned()))
 }
 
-impl Session {
+impl PgSession {
     /// Connects, with the pinned settings.
     ///
     /// # Errors
     /// [`SessionError::Lost`] with `psql`'s own words if the server cannot be reached or refuses.
-    pub async fn open(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
+    pub async fn open(tools: &PgTools, connection: &PgConnection) -> Result<Self, SessionError> {
         Self::connect(tools, connection, connection.pins()).await
     }
 
     /// Connects for statements that people wrote: values come out pinned, names are looked up along the usual `search_path`.
     ///
     /// # Errors
-    /// As [`Session::open`].
-    pub async fn open_for_people(tools: &Tools, connection: &Connection) -> Result<Self, SessionError> {
-        Self::connect(tools, connection, Pinned { for_people: true, ..connection.pins() }).await
+    /// As [`PgSession::open`].
+    pub async fn open_for_people(tools: &PgTools, connection: &PgConnection) -> Result<Self, SessionError> {
+        Self::connect(tools, connection, PinSelection { format_duration: true, ..connection.pins() }).await
     }
 
-    async fn connect(tools: &Tools, connection: &Connection, pinned: Pinned) -> Result<Self, SessionError> {
-        let mut psql = command(tools, Tool::Psql, connection);
+    async fn connect(tools: &PgTools, connection: &PgConnection, pinned: PinSelection) -> Result<Self, SessionError> {
+        let mut psql = command(tools, PgTool::Psql, connection);
         psql.args(["-X", "--no-password", "-q", "-A", "-t", "-z", "-0", "--dbname", &connection.pinned(pinned, &[])]);
         psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = psql.spawn().map_err(SessionError::Start)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(SessionError::Lost { last_words: "psql has no pipes".to_owned() });
         };
-        let stderr = Stderr::of(child.stderr.take());
+        let stderr = StderrTail::of(child.stderr.take());
         let random = || hex::encode(rand::random::<[u8; 16]>());
         let (mark, null) = (random(), random());
         let mut session =
@@ -235,7 +235,7 @@ impl Session {
 
     /// The first thing that a session does. It sets nothing, so that nothing of ours is left behind where it is not the only user of its
     /// connection.
-    async fn is_pinned(&mut self, pinned: Pinned) -> Result<(), SessionError> {
+    async fn is_pinned(&mut self, pinned: PinSelection) -> Result<(), SessionError> {
         let others: Vec<String> =
             self.ask("the settings of the session", &pinned.probe(), 1).await?.into_iter().flatten().flatten().collect();
         if others.is_empty() {
@@ -249,7 +249,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError::NotPinned`] if not.
-    pub async fn probe(tools: &Tools, connection: &Connection) -> Result<Vec<(String, String)>, SessionError> {
+    pub async fn probe(tools: &PgTools, connection: &PgConnection) -> Result<Vec<(String, String)>, SessionError> {
         let mut session = Self::open(tools, connection).await?;
         let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await?;
         Ok(vec![("client_encoding".to_owned(), encoding)])
@@ -268,7 +268,7 @@ impl Session {
     /// Runs one statement of our own and returns its single field.
     ///
     /// # Errors
-    /// As [`Session::ask`]; [`SessionError::Shape`] if there is not exactly one value.
+    /// As [`PgSession::ask`]; [`SessionError::Shape`] if there is not exactly one value.
     pub async fn ask_one(&mut self, what: &str, sql: &str) -> Result<String, SessionError> {
         let mut rows = self.ask(what, sql, 1).await?;
         match (rows.len(), rows.pop().and_then(|mut row| row.pop().flatten())) {
@@ -280,7 +280,7 @@ impl Session {
     /// Runs one statement of our own that returns nothing.
     ///
     /// # Errors
-    /// As [`Session::ask`].
+    /// As [`PgSession::ask`].
     pub async fn run(&mut self, what: &str, sql: &str) -> Result<(), SessionError> {
         self.ask(what, sql, 1).await.map(|_| ())
     }
@@ -288,7 +288,7 @@ impl Session {
     /// Runs one statement of our own that holds names in the database's encoding, all quoted, and returns nothing.
     ///
     /// # Errors
-    /// As [`Session::ask`].
+    /// As [`PgSession::ask`].
     pub async fn run_bytes(&mut self, what: &str, sql: &[u8]) -> Result<(), SessionError> {
         self.send_statement(sql).await?;
         self.accepted(what).await.map(|_| ())
@@ -307,7 +307,7 @@ impl Session {
     /// server sees the text.
     ///
     /// # Errors
-    /// As [`Session::ask`].
+    /// As [`PgSession::ask`].
     pub async fn run_opaque(&mut self, what: &str, sql: &[u8], encoding: &str) -> Result<(), SessionError> {
         let (hex, encoding) = (hex::encode(sql), quote_text(encoding));
         let select = format!("SELECT pg_catalog.convert_from('\\x{hex}'::pg_catalog.bytea, {encoding}) \\gexec\n");

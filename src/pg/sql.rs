@@ -8,16 +8,16 @@ use std::ops::Range;
 
 /// A token and where it stands in the script.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+pub struct SqlToken {
     /// What it is.
-    pub kind: Kind,
+    pub kind: TokenKind,
     /// Its bytes in the script.
     pub at: Range<usize>,
 }
 
 /// Kinds of token that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum TokenKind {
     /// An unquoted word, folded to lower case: a keyword, a number or an identifier.
     Word(Vec<u8>),
     /// A quoted identifier, unquoted.
@@ -30,14 +30,14 @@ pub enum Kind {
 
 /// One statement, without its semicolon.
 #[derive(Debug, Clone)]
-pub struct Statement<'a> {
+pub struct SqlStatement<'a> {
     /// The statement's bytes.
     pub text: Cow<'a, [u8]>,
     /// Its tokens, with positions relative to `text`.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<SqlToken>,
 }
 
-impl Statement<'_> {
+impl SqlStatement<'_> {
     /// Whether the statement begins with these keywords.
     #[must_use]
     pub fn begins_with(&self, keywords: &[&str]) -> bool {
@@ -51,7 +51,7 @@ impl Statement<'_> {
     /// The identifier at a token position.
     #[must_use]
     pub fn name_at(&self, position: usize) -> Option<&[u8]> {
-        self.tokens.get(position).and_then(Token::name)
+        self.tokens.get(position).and_then(SqlToken::name)
     }
     /// The statement with the identifier at a token position replaced by another name, quoted.
     #[must_use]
@@ -64,10 +64,10 @@ impl Statement<'_> {
     /// What the statement says of who speaks from here on, as `pg_dump` and `pg_dumpall` write it around privileges that were granted by somebody
     /// other than the owner.
     #[must_use]
-    pub fn speaker(&self) -> Option<Speaker> {
+    pub fn speaker(&self) -> Option<SessionRole> {
         match self.tokens.len() {
-            4 if self.begins_with(&["set", "session", "authorization"]) => self.name_at(3).map(|name| Speaker::Is(name.to_vec())),
-            3 if self.begins_with(&["reset", "session", "authorization"]) => Some(Speaker::IsNobody),
+            4 if self.begins_with(&["set", "session", "authorization"]) => self.name_at(3).map(|name| SessionRole::Is(name.to_vec())),
+            3 if self.begins_with(&["reset", "session", "authorization"]) => Some(SessionRole::IsNobody),
             _ => None,
         }
     }
@@ -94,17 +94,17 @@ impl Statement<'_> {
     }
 }
 
-impl Token {
+impl SqlToken {
     /// Whether this is the unquoted keyword.
     #[must_use]
     pub fn is_word(&self, keyword: &str) -> bool {
-        matches!(&self.kind, Kind::Word(word) if word == keyword.as_bytes())
+        matches!(&self.kind, TokenKind::Word(word) if word == keyword.as_bytes())
     }
     /// The identifier this token is, if it is one.
     #[must_use]
     pub fn name(&self) -> Option<&[u8]> {
         match &self.kind {
-            Kind::Word(name) | Kind::Quoted(name) => Some(name),
+            TokenKind::Word(name) | TokenKind::Quoted(name) => Some(name),
             _ => None,
         }
     }
@@ -112,7 +112,7 @@ impl Token {
 
 /// Who speaks from a statement on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Speaker {
+pub enum SessionRole {
     /// This role.
     Is(Vec<u8>),
     /// Whoever is connected.
@@ -161,9 +161,9 @@ pub fn quote_text(text: &str) -> String {
 ///
 /// # Errors
 /// [`SqlError`] for an unclosed quote or comment, a `psql` command, or a last statement without semicolon.
-pub fn statements(script: &[u8]) -> Result<Vec<Statement<'_>>, SqlError> {
+pub fn statements(script: &[u8]) -> Result<Vec<SqlStatement<'_>>, SqlError> {
     let mut found = Vec::new();
-    let mut tokens: Vec<Token> = Vec::new();
+    let mut tokens: Vec<SqlToken> = Vec::new();
     let mut at = 0;
     while at < script.len() {
         let start = at;
@@ -189,46 +189,46 @@ pub fn statements(script: &[u8]) -> Result<Vec<Statement<'_>>, SqlError> {
             b'"' => {
                 let (name, end) = quoted(script, at, b'"')?;
                 at = end;
-                tokens.push(Token { kind: Kind::Quoted(name), at: start..at });
+                tokens.push(SqlToken { kind: TokenKind::Quoted(name), at: start..at });
             }
             // Two constants in a row are one to the server, with the rules of the first: nothing that we read writes that.
-            b'\'' if tokens.last().is_some_and(|token| token.kind == Kind::Text) => {
+            b'\'' if tokens.last().is_some_and(|token| token.kind == TokenKind::Text) => {
                 return Err(SqlError { why: "a string constant that goes on in another", at });
             }
             b'\'' => {
                 at = text_constant(script, at, escapes(&tokens, start))?;
-                tokens.push(Token { kind: Kind::Text, at: start..at });
+                tokens.push(SqlToken { kind: TokenKind::Text, at: start..at });
             }
             b'$' => {
                 if let Some(end) = dollar_quoted(script, at)? {
                     at = end;
-                    tokens.push(Token { kind: Kind::Text, at: start..at });
+                    tokens.push(SqlToken { kind: TokenKind::Text, at: start..at });
                 } else {
                     at += 1;
-                    tokens.push(Token { kind: Kind::Symbol(b'$'), at: start..at });
+                    tokens.push(SqlToken { kind: TokenKind::Symbol(b'$'), at: start..at });
                 }
             }
             c if is_word(c) => {
                 while at < script.len() && (is_word(script[at]) || script[at] == b'$') {
                     at += 1;
                 }
-                tokens.push(Token { kind: Kind::Word(script[start..at].to_ascii_lowercase()), at: start..at });
+                tokens.push(SqlToken { kind: TokenKind::Word(script[start..at].to_ascii_lowercase()), at: start..at });
             }
             symbol => {
                 at += 1;
-                tokens.push(Token { kind: Kind::Symbol(symbol), at: start..at });
+                tokens.push(SqlToken { kind: TokenKind::Symbol(symbol), at: start..at });
             }
         }
     }
     if tokens.is_empty() { Ok(found) } else { Err(SqlError { why: "the last statement has no semicolon", at: script.len() }) }
 }
 
-fn close(script: &[u8], mut tokens: Vec<Token>) -> Option<Statement<'_>> {
+fn close(script: &[u8], mut tokens: Vec<SqlToken>) -> Option<SqlStatement<'_>> {
     let (from, to) = (tokens.first()?.at.start, tokens.last()?.at.end);
     for token in &mut tokens {
         token.at = token.at.start - from..token.at.end - from;
     }
-    Some(Statement { text: Cow::Borrowed(&script[from..to]), tokens })
+    Some(SqlStatement { text: Cow::Borrowed(&script[from..to]), tokens })
 }
 
 fn is_word(c: u8) -> bool {
@@ -236,7 +236,7 @@ fn is_word(c: u8) -> bool {
 }
 
 /// Whether the quote at `at` follows an `E` that stands right before it.
-fn escapes(tokens: &[Token], at: usize) -> bool {
+fn escapes(tokens: &[SqlToken], at: usize) -> bool {
     tokens.last().is_some_and(|t| t.at.end == at && t.is_word("e"))
 }
 
@@ -345,22 +345,22 @@ mod tests {
         }
     }
 
-    fn word(text: &str) -> Kind {
-        Kind::Word(text.as_bytes().to_vec())
+    fn word(text: &str) -> TokenKind {
+        TokenKind::Word(text.as_bytes().to_vec())
     }
 
-    fn name(text: &str) -> Kind {
-        Kind::Quoted(text.as_bytes().to_vec())
+    fn name(text: &str) -> TokenKind {
+        TokenKind::Quoted(text.as_bytes().to_vec())
     }
 
     /// The only statement of a script.
-    fn only(script: &[u8]) -> Statement<'_> {
+    fn only(script: &[u8]) -> SqlStatement<'_> {
         let mut cut = statements(script).unwrap();
         assert_eq!(cut.len(), 1, "{}", String::from_utf8_lossy(script));
         cut.remove(0)
     }
 
-    fn kinds(script: &str) -> Vec<Kind> {
+    fn kinds(script: &str) -> Vec<TokenKind> {
         only(script.as_bytes()).tokens.into_iter().map(|t| t.kind).collect()
     }
 
@@ -376,21 +376,21 @@ mod tests {
     fn tokens_are_words_in_lower_case_names_texts_and_symbols() {
         for (script, wanted) in [
             ("Create ROLE A_1b;", vec![word("create"), word("role"), word("a_1b")]),
-            ("a\"B\"\"c\"'d''e'f;", vec![word("a"), name("B\"c"), Kind::Text, word("f")]),
-            ("\"\" '' ;", vec![name(""), Kind::Text]),
+            ("a\"B\"\"c\"'d''e'f;", vec![word("a"), name("B\"c"), TokenKind::Text, word("f")]),
+            ("\"\" '' ;", vec![name(""), TokenKind::Text]),
             ("a.b=(1-2)/3*4;", {
-                let symbol = |c| Kind::Symbol(c);
+                let symbol = |c| TokenKind::Symbol(c);
                 let (a, b, one, two, three, four) = (word("a"), word("b"), word("1"), word("2"), word("3"), word("4"));
                 let open = [a, symbol(b'.'), b, symbol(b'='), symbol(b'('), one, symbol(b'-'), two, symbol(b')')];
                 [&open[..], &[symbol(b'/'), three, symbol(b'*'), four]].concat()
             }),
-            ("größe$1 $1 x$;", vec![word("größe$1"), Kind::Symbol(b'$'), word("1"), word("x$")]),
+            ("größe$1 $1 x$;", vec![word("größe$1"), TokenKind::Symbol(b'$'), word("1"), word("x$")]),
             ("a\t\r\n\x0cb;", vec![word("a"), word("b")]),
         ] {
             assert_eq!(kinds(script), wanted, "{script}");
         }
         for byte in 0x80..=0xff {
-            assert_eq!(only(&[byte, b';']).tokens[0].kind, Kind::Word(vec![byte]), "any byte beyond ASCII is part of a word");
+            assert_eq!(only(&[byte, b';']).tokens[0].kind, TokenKind::Word(vec![byte]), "any byte beyond ASCII is part of a word");
         }
     }
 
@@ -399,7 +399,8 @@ mod tests {
         let script = " ;; /* c */ ALTER ROLE \"a b\" SET x TO 'y' -- c;\n ; -- d\nGRANT $t$;$t$ /* e */;\n";
         assert_eq!(texts(script), ["ALTER ROLE \"a b\" SET x TO 'y'", "GRANT $t$;$t$"]);
         let cut = statements(script.as_bytes()).unwrap();
-        let at = |s: &Statement<'_>| s.tokens.iter().map(|t| String::from_utf8(s.text[t.at.clone()].to_vec()).unwrap()).collect::<Vec<_>>();
+        let at =
+            |s: &SqlStatement<'_>| s.tokens.iter().map(|t| String::from_utf8(s.text[t.at.clone()].to_vec()).unwrap()).collect::<Vec<_>>();
         assert_eq!(at(&cut[0]), ["ALTER", "ROLE", "\"a b\"", "SET", "x", "TO", "'y'"]);
         assert_eq!(at(&cut[1]), ["GRANT", "$t$;$t$"]);
     }
@@ -443,13 +444,13 @@ mod tests {
     fn dollar_quotes_end_only_at_their_own_tag() {
         for text in ["$$;'\"\\--/*$$", "$a$;$$;$b$;$a$", "$_1$;$_$;$_1$", "$ä$;$ä$", "$$$$", "$a$$a$", "$a$ $a $a$"] {
             let script = format!("A {text} B;");
-            assert_eq!(kinds(&script), [word("a"), Kind::Text, word("b")], "{text}");
+            assert_eq!(kinds(&script), [word("a"), TokenKind::Text, word("b")], "{text}");
             assert_eq!(texts(&script), [format!("A {text} B")]);
         }
         // A tag does not begin with a digit, and what has no second dollar is no tag.
-        assert_eq!(kinds("$1$x;").iter().filter(|k| **k == Kind::Text).count(), 0);
-        assert_eq!(kinds("$ $;"), [Kind::Symbol(b'$'), Kind::Symbol(b'$')]);
-        assert_eq!(kinds("$a;"), [Kind::Symbol(b'$'), word("a")]);
+        assert_eq!(kinds("$1$x;").iter().filter(|k| **k == TokenKind::Text).count(), 0);
+        assert_eq!(kinds("$ $;"), [TokenKind::Symbol(b'$'), TokenKind::Symbol(b'$')]);
+        assert_eq!(kinds("$a;"), [TokenKind::Symbol(b'$'), word("a")]);
         for unclosed in ["$$", "$$ $", "$a$ $A$", "$a$ $$", "$a$ a$"] {
             assert_eq!(error(format!("A {unclosed};").as_bytes()), "an unclosed dollar quote at byte 2", "{unclosed}");
         }
@@ -523,7 +524,7 @@ mod tests {
             let script = format!("SELECT {};", quote_text(&text));
             let found = only(script.as_bytes());
             let last = found.tokens.last().unwrap();
-            prop_assert_eq!((&last.kind, last.at.end), (&Kind::Text, found.text.len()));
+            prop_assert_eq!((&last.kind, last.at.end), (&TokenKind::Text, found.text.len()));
             prop_assert_eq!(found.tokens.len(), if text.contains('\\') { 3 } else { 2 });
         }
         #[test]

@@ -7,7 +7,7 @@ use crate::program;
 
 /// A client program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tool {
+pub enum PgTool {
     /// `psql`
     Psql,
     /// `pg_dump`
@@ -24,7 +24,7 @@ pub enum Tool {
     Postgres,
 }
 
-impl Tool {
+impl PgTool {
     const ALL: [Self; 7] = [Self::Psql, Self::PgDump, Self::PgDumpall, Self::PgRestore, Self::PgAmcheck, Self::Initdb, Self::Postgres];
 
     /// The program's file name.
@@ -44,7 +44,7 @@ impl Tool {
 
 /// One installation of the client programs.
 #[derive(Debug, Clone)]
-pub struct Tools {
+pub struct PgTools {
     directory: PathBuf,
     version: String,
     major: u32,
@@ -85,7 +85,7 @@ impl ToolsError {
 }
 
 /// What asking a program for its version may take.
-const VERSION_LIMITS: program::Limits = program::Limits { within: Duration::from_secs(20), output_bytes: 4096 };
+const VERSION_LIMITS: program::ProgramLimits = program::ProgramLimits { within: Duration::from_secs(20), output_bytes: 4096 };
 
 /// Why somebody else decides what a program does, if so: it, or a directory on the way to it, can be changed by others. A cron job of root's with an
 /// unlucky `PATH` would run it with root's rights.
@@ -110,7 +110,7 @@ fn not_ours(program: &Path) -> Option<String> {
 
 const DEBIAN: &str = "/usr/lib/postgresql";
 
-impl Tools {
+impl PgTools {
     /// Finds programs of at least `major_min`: in `directory` if one is configured, else Debian's directories (the
     /// oldest that fits, so that archives are readable by as many as possible), else along `PATH`.
     ///
@@ -143,7 +143,7 @@ impl Tools {
         let candidates: Vec<PathBuf> =
             directory.map(Path::to_owned).into_iter().chain(debian_directories()).chain(path_directories()).collect();
         for candidate in &candidates {
-            if !candidate.join(Tool::Postgres.name()).exists() || !candidate.join(Tool::Initdb.name()).exists() {
+            if !candidate.join(PgTool::Postgres.name()).exists() || !candidate.join(PgTool::Initdb.name()).exists() {
                 continue;
             }
             if let Some(tools) = Self::look(candidate).await.filter(|tools| tools.major == major) {
@@ -154,8 +154,8 @@ impl Tools {
     }
 
     async fn look(directory: &Path) -> Option<Self> {
-        let path = directory.join(Tool::PgDump.name());
-        let programs = Tool::ALL.map(|tool| directory.join(tool.name()));
+        let path = directory.join(PgTool::PgDump.name());
+        let programs = PgTool::ALL.map(|tool| directory.join(tool.name()));
         if let Some(why) = programs.iter().find_map(|program| not_ours(program)) {
             tracing::warn!("the programs in {} are passed over: {why}", directory.display());
             return None;
@@ -175,7 +175,7 @@ impl Tools {
     }
     /// Path of a program.
     #[must_use]
-    pub fn path(&self, tool: Tool) -> PathBuf {
+    pub fn path(&self, tool: PgTool) -> PathBuf {
         self.directory.join(tool.name())
     }
     /// What `pg_dump --version` prints.

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 /// What a journal holds of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum JournalEvent {
     /// It is about to act.
     Started,
     /// It acted; this is what it made, as JSON.
@@ -28,36 +28,36 @@ pub enum Event {
 /// The journal could not store an event.
 #[derive(Debug, thiserror::Error)]
 #[error("the journal refused: {0}")]
-pub struct Refused(pub String);
+pub struct JournalRefused(pub String);
 
 /// Where events are stored, durably and in order.
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Stores an event. It is durable when this returns.
-    async fn append(&self, run: &str, step: &str, event: &Event) -> Result<(), Refused>;
+    async fn append(&self, run: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused>;
     /// All events of a run, in order.
-    async fn events(&self, run: &str) -> Result<Vec<(String, Event)>, Refused>;
+    async fn events(&self, run: &str) -> Result<Vec<(String, JournalEvent)>, JournalRefused>;
 }
 
 /// A journal in memory: it ends with the process, as whatever it tells of must.
 #[derive(Default)]
-pub struct Passing(Mutex<Vec<(String, Event)>>);
+pub struct InMemoryJournal(Mutex<Vec<(String, JournalEvent)>>);
 
 #[async_trait]
-impl Journal for Passing {
-    async fn append(&self, _: &str, step: &str, event: &Event) -> Result<(), Refused> {
-        let mut events = self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?;
+impl Journal for InMemoryJournal {
+    async fn append(&self, _: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused> {
+        let mut events = self.0.lock().map_err(|_| JournalRefused("a thread died".to_owned()))?;
         events.push((step.to_owned(), event.clone()));
         Ok(())
     }
-    async fn events(&self, _: &str) -> Result<Vec<(String, Event)>, Refused> {
-        Ok(self.0.lock().map_err(|_| Refused("a thread died".to_owned()))?.clone())
+    async fn events(&self, _: &str) -> Result<Vec<(String, JournalEvent)>, JournalRefused> {
+        Ok(self.0.lock().map_err(|_| JournalRefused("a thread died".to_owned()))?.clone())
     }
 }
 
 /// The way back from a step.
 #[async_trait]
-pub trait Undo<W: Send>: Send + Sync {
+pub trait UndoStep<W: Send>: Send + Sync {
     /// Name, unique within the saga.
     fn name(&self) -> &'static str;
     /// Removes whatever the step may have made. Where nothing is there is nothing to do.
@@ -66,7 +66,7 @@ pub trait Undo<W: Send>: Send + Sync {
 
 /// A step.
 #[async_trait]
-pub trait Step<W: Send>: Undo<W> {
+pub trait SagaStep<W: Send>: UndoStep<W> {
     /// What it hands on.
     type Output: Serialize + DeserializeOwned + Clone + Send;
     /// What goes wrong.
@@ -81,13 +81,13 @@ pub trait Step<W: Send>: Undo<W> {
 
 /// Why a saga did not go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Halted<E> {
+pub enum SagaHalted<E> {
     /// A step failed.
     #[error("{0}")]
     Step(E),
     /// The journal refused, so nothing was done; or what was done could not be noted, so it counts as unknown.
     #[error(transparent)]
-    Journal(#[from] Refused),
+    Journal(#[from] JournalRefused),
     /// What an earlier process left could not be undone.
     #[error("step {step} of an earlier process could not be undone: {why}")]
     Past {
@@ -103,7 +103,7 @@ pub struct Saga<'a> {
     run: String,
     journal: &'a dyn Journal,
     /// The last event of each step of an earlier process.
-    past: HashMap<String, Event>,
+    past: HashMap<String, JournalEvent>,
     /// Steps that may have made something, in order.
     begun: Vec<&'static str>,
 }
@@ -112,8 +112,8 @@ impl<'a> Saga<'a> {
     /// Begins a run, or goes on with one that has a past.
     ///
     /// # Errors
-    /// [`Refused`] if the journal cannot be read.
-    pub async fn open(run: &str, journal: &'a dyn Journal) -> Result<Self, Refused> {
+    /// [`JournalRefused`] if the journal cannot be read.
+    pub async fn open(run: &str, journal: &'a dyn Journal) -> Result<Self, JournalRefused> {
         let past = journal.events(run).await?.into_iter().collect();
         Ok(Self { run: run.to_owned(), journal, past, begun: Vec::new() })
     }
@@ -121,12 +121,12 @@ impl<'a> Saga<'a> {
     /// Does a step, unless an earlier process did and it still stands.
     ///
     /// # Errors
-    /// [`Halted`]; [`Saga::unwind`] is the way back.
-    pub async fn step<W: Send, S: Step<W>>(&mut self, world: &mut W, step: &S) -> Result<S::Output, Halted<S::Error>> {
+    /// [`SagaHalted`]; [`Saga::unwind`] is the way back.
+    pub async fn step<W: Send, S: SagaStep<W>>(&mut self, world: &mut W, step: &S) -> Result<S::Output, SagaHalted<S::Error>> {
         let name = step.name();
         self.begun.push(name);
         match self.past.remove(name) {
-            Some(Event::Succeeded(made)) => {
+            Some(JournalEvent::Succeeded(made)) => {
                 if let Ok(output) = serde_json::from_str::<S::Output>(&made)
                     && step.stands(world, &output).await
                 {
@@ -134,41 +134,41 @@ impl<'a> Saga<'a> {
                 }
                 self.undo_past(world, step).await?;
             }
-            Some(Event::Started | Event::Failed(_)) => self.undo_past(world, step).await?,
-            Some(Event::Undone) | None => {}
+            Some(JournalEvent::Started | JournalEvent::Failed(_)) => self.undo_past(world, step).await?,
+            Some(JournalEvent::Undone) | None => {}
         }
-        self.journal.append(&self.run, name, &Event::Started).await?;
+        self.journal.append(&self.run, name, &JournalEvent::Started).await?;
         match step.act(world).await {
             Ok(output) => {
-                let made = serde_json::to_string(&output).map_err(|error| Refused(error.to_string()))?;
-                self.journal.append(&self.run, name, &Event::Succeeded(made)).await?;
+                let made = serde_json::to_string(&output).map_err(|error| JournalRefused(error.to_string()))?;
+                self.journal.append(&self.run, name, &JournalEvent::Succeeded(made)).await?;
                 Ok(output)
             }
             Err(error) => {
-                self.journal.append(&self.run, name, &Event::Failed(error.to_string())).await?;
-                Err(Halted::Step(error))
+                self.journal.append(&self.run, name, &JournalEvent::Failed(error.to_string())).await?;
+                Err(SagaHalted::Step(error))
             }
         }
     }
 
-    async fn undo_past<W: Send, S: Step<W>>(&self, world: &mut W, step: &S) -> Result<(), Halted<S::Error>> {
-        step.undo(world).await.map_err(|why| Halted::Past { step: step.name(), why })?;
-        Ok(self.journal.append(&self.run, step.name(), &Event::Undone).await?)
+    async fn undo_past<W: Send, S: SagaStep<W>>(&self, world: &mut W, step: &S) -> Result<(), SagaHalted<S::Error>> {
+        step.undo(world).await.map_err(|why| SagaHalted::Past { step: step.name(), why })?;
+        Ok(self.journal.append(&self.run, step.name(), &JournalEvent::Undone).await?)
     }
 
     /// Undoes every step that may have made something, last first; also those that only an earlier process began. Goes on past
     /// failures and returns them: what could not be undone is for the census.
-    pub async fn unwind<W: Send>(&mut self, world: &mut W, steps: &[&dyn Undo<W>]) -> Vec<String> {
+    pub async fn unwind<W: Send>(&mut self, world: &mut W, steps: &[&dyn UndoStep<W>]) -> Vec<String> {
         let mut failures = Vec::new();
         for step in steps.iter().rev() {
             let name = step.name();
-            let in_past = self.past.get(name).is_some_and(|event| *event != Event::Undone);
+            let in_past = self.past.get(name).is_some_and(|event| *event != JournalEvent::Undone);
             if !in_past && !self.begun.contains(&name) {
                 continue;
             }
             match step.undo(world).await {
                 // Without the note it is undone once more some day, which does nothing.
-                Ok(()) => drop(self.journal.append(&self.run, name, &Event::Undone).await),
+                Ok(()) => drop(self.journal.append(&self.run, name, &JournalEvent::Undone).await),
                 Err(why) => failures.push(format!("{name}: {why}")),
             }
         }

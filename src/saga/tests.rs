@@ -7,7 +7,7 @@ use super::*;
 
 /// Ways in which a process or a step can end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum EndsBy {
     FailsBeforeActing,
     ActsAndTheAnswerIsLost,
     DiesAfterStarted,
@@ -17,39 +17,39 @@ enum Way {
     JournalRefusesSucceeded,
 }
 
-const WAYS: [Way; 7] = [
-    Way::FailsBeforeActing,
-    Way::ActsAndTheAnswerIsLost,
-    Way::DiesAfterStarted,
-    Way::DiesHavingActed,
-    Way::DiesAfterSucceeded,
-    Way::JournalRefusesStarted,
-    Way::JournalRefusesSucceeded,
+const WAYS: [EndsBy; 7] = [
+    EndsBy::FailsBeforeActing,
+    EndsBy::ActsAndTheAnswerIsLost,
+    EndsBy::DiesAfterStarted,
+    EndsBy::DiesHavingActed,
+    EndsBy::DiesAfterSucceeded,
+    EndsBy::JournalRefusesStarted,
+    EndsBy::JournalRefusesSucceeded,
 ];
 const STEPS: [&str; 4] = ["network", "server", "volume", "load"];
 
 /// What exists outside of the process, and survives it.
 #[derive(Default, Clone)]
-struct Outside {
+struct OutsideWorld {
     things: Arc<Mutex<BTreeSet<&'static str>>>,
-    events: Arc<Mutex<Vec<(String, Event)>>>,
+    events: Arc<Mutex<Vec<(String, JournalEvent)>>>,
 }
 
 /// One process: dies at a step in a way.
-struct World {
-    outside: Outside,
-    trouble: Option<(&'static str, Way)>,
+struct TestProcess {
+    outside: OutsideWorld,
+    trouble: Option<(&'static str, EndsBy)>,
     undos: usize,
 }
 
-struct Make(&'static str);
+struct MakeStep(&'static str);
 
 #[async_trait]
-impl Undo<World> for Make {
+impl UndoStep<TestProcess> for MakeStep {
     fn name(&self) -> &'static str {
         self.0
     }
-    async fn undo(&self, world: &mut World) -> Result<(), String> {
+    async fn undo(&self, world: &mut TestProcess) -> Result<(), String> {
         world.undos += 1;
         world.outside.things.lock().unwrap().remove(self.0);
         Ok(())
@@ -57,62 +57,62 @@ impl Undo<World> for Make {
 }
 
 #[async_trait]
-impl Step<World> for Make {
+impl SagaStep<TestProcess> for MakeStep {
     type Output = String;
     type Error = String;
-    async fn act(&self, world: &mut World) -> Result<String, String> {
+    async fn act(&self, world: &mut TestProcess) -> Result<String, String> {
         let way = world.trouble.filter(|(step, _)| *step == self.0).map(|(_, way)| way);
-        if matches!(way, Some(Way::FailsBeforeActing | Way::DiesAfterStarted)) {
+        if matches!(way, Some(EndsBy::FailsBeforeActing | EndsBy::DiesAfterStarted)) {
             return Err("no".to_owned());
         }
         // Making what is there already is the mistake that undo by tag must prevent.
         assert!(world.outside.things.lock().unwrap().insert(self.0), "{} was made twice", self.0);
         match way {
-            Some(Way::ActsAndTheAnswerIsLost | Way::DiesHavingActed) => Err("the answer was lost".to_owned()),
+            Some(EndsBy::ActsAndTheAnswerIsLost | EndsBy::DiesHavingActed) => Err("the answer was lost".to_owned()),
             _ => Ok(format!("{} made", self.0)),
         }
     }
-    async fn stands(&self, world: &mut World, _: &String) -> bool {
+    async fn stands(&self, world: &mut TestProcess, _: &String) -> bool {
         // The load lives in the server's memory and is gone with the process; everything else outlives it.
         self.0 != "load" && world.outside.things.lock().unwrap().contains(self.0)
     }
 }
 
-struct Book {
-    outside: Outside,
-    trouble: Option<(&'static str, Way)>,
+struct MemoryBook {
+    outside: OutsideWorld,
+    trouble: Option<(&'static str, EndsBy)>,
 }
 
 #[async_trait]
-impl Journal for Book {
-    async fn append(&self, _: &str, step: &str, event: &Event) -> Result<(), Refused> {
+impl Journal for MemoryBook {
+    async fn append(&self, _: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused> {
         let refuses = match (self.trouble.filter(|(at, _)| *at == step), event) {
-            (Some((_, Way::JournalRefusesStarted)), Event::Started) => true,
-            (Some((_, Way::JournalRefusesSucceeded)), Event::Succeeded(_)) => true,
+            (Some((_, EndsBy::JournalRefusesStarted)), JournalEvent::Started) => true,
+            (Some((_, EndsBy::JournalRefusesSucceeded)), JournalEvent::Succeeded(_)) => true,
             // A process that died writes nothing any more.
-            (Some((_, Way::DiesAfterStarted | Way::DiesHavingActed)), Event::Succeeded(_) | Event::Failed(_)) => true,
+            (Some((_, EndsBy::DiesAfterStarted | EndsBy::DiesHavingActed)), JournalEvent::Succeeded(_) | JournalEvent::Failed(_)) => true,
             _ => false,
         };
         if refuses {
-            return Err(Refused("disk full".to_owned()));
+            return Err(JournalRefused("disk full".to_owned()));
         }
         self.outside.events.lock().unwrap().push((step.to_owned(), event.clone()));
         Ok(())
     }
-    async fn events(&self, _: &str) -> Result<Vec<(String, Event)>, Refused> {
+    async fn events(&self, _: &str) -> Result<Vec<(String, JournalEvent)>, JournalRefused> {
         Ok(self.outside.events.lock().unwrap().clone())
     }
 }
 
 /// Runs all steps; says whether they all succeeded and the process lives to clean up.
-async fn process(outside: &Outside, trouble: Option<(&'static str, Way)>) -> (bool, World, Book) {
-    let (mut world, book) = (World { outside: outside.clone(), trouble, undos: 0 }, Book { outside: outside.clone(), trouble });
+async fn process(outside: &OutsideWorld, trouble: Option<(&'static str, EndsBy)>) -> (bool, TestProcess, MemoryBook) {
+    let (mut world, book) = (TestProcess { outside: outside.clone(), trouble, undos: 0 }, MemoryBook { outside: outside.clone(), trouble });
     let mut done = true;
     {
         let mut saga = Saga::open("run", &book).await.unwrap();
         for step in STEPS {
-            done = saga.step(&mut world, &Make(step)).await.is_ok();
-            if !done || trouble == Some((step, Way::DiesAfterSucceeded)) {
+            done = saga.step(&mut world, &MakeStep(step)).await.is_ok();
+            if !done || trouble == Some((step, EndsBy::DiesAfterSucceeded)) {
                 done = false;
                 break;
             }
@@ -121,14 +121,14 @@ async fn process(outside: &Outside, trouble: Option<(&'static str, Way)>) -> (bo
     (done, world, book)
 }
 
-async fn clean(world: &mut World, book: &Book) {
-    let steps: Vec<Make> = STEPS.map(Make).into();
-    let undos: Vec<&dyn Undo<World>> = steps.iter().map(|step| step as &dyn Undo<World>).collect();
+async fn clean(world: &mut TestProcess, book: &MemoryBook) {
+    let steps: Vec<MakeStep> = STEPS.map(MakeStep).into();
+    let undos: Vec<&dyn UndoStep<TestProcess>> = steps.iter().map(|step| step as &dyn UndoStep<TestProcess>).collect();
     let mut saga = Saga::open("run", book).await.unwrap();
     assert_eq!(saga.unwind(world, &undos).await, Vec::<String>::new());
 }
 
-fn things(outside: &Outside) -> Vec<&'static str> {
+fn things(outside: &OutsideWorld) -> Vec<&'static str> {
     outside.things.lock().unwrap().iter().copied().collect()
 }
 
@@ -136,12 +136,12 @@ fn things(outside: &Outside) -> Vec<&'static str> {
 async fn whichever_step_fails_in_whichever_way_abort_leaves_an_empty_world() {
     for step in STEPS {
         for way in WAYS {
-            let outside = Outside::default();
+            let outside = OutsideWorld::default();
             let (done, _, _) = process(&outside, Some((step, way))).await;
             assert!(!done, "{step} {way:?}");
             // Another process, which knows the journal only.
             let (mut world, book) =
-                (World { outside: outside.clone(), trouble: None, undos: 0 }, Book { outside: outside.clone(), trouble: None });
+                (TestProcess { outside: outside.clone(), trouble: None, undos: 0 }, MemoryBook { outside: outside.clone(), trouble: None });
             clean(&mut world, &book).await;
             assert_eq!(things(&outside), Vec::<&str>::new(), "{step} {way:?}");
             clean(&mut world, &book).await;
@@ -154,7 +154,7 @@ async fn whichever_step_fails_in_whichever_way_abort_leaves_an_empty_world() {
 async fn whichever_step_fails_in_whichever_way_resume_gets_to_the_end() {
     for step in STEPS {
         for way in WAYS {
-            let outside = Outside::default();
+            let outside = OutsideWorld::default();
             process(&outside, Some((step, way))).await;
             let (done, mut world, book) = process(&outside, None).await;
             assert!(done, "{step} {way:?}");
@@ -167,14 +167,14 @@ async fn whichever_step_fails_in_whichever_way_resume_gets_to_the_end() {
 
 #[tokio::test]
 async fn nothing_acts_before_the_journal_has_it() {
-    let outside = Outside::default();
-    process(&outside, Some(("server", Way::JournalRefusesStarted))).await;
+    let outside = OutsideWorld::default();
+    process(&outside, Some(("server", EndsBy::JournalRefusesStarted))).await;
     assert_eq!(things(&outside), ["network"]);
 }
 
 #[tokio::test]
 async fn what_stands_is_not_made_again_and_what_does_not_is() {
-    let outside = Outside::default();
+    let outside = OutsideWorld::default();
     assert!(process(&outside, None).await.0);
     let before = outside.events.lock().unwrap().len();
     let (done, world, _) = process(&outside, None).await;
@@ -186,21 +186,21 @@ async fn what_stands_is_not_made_again_and_what_does_not_is() {
 
 #[tokio::test]
 async fn an_undo_that_fails_does_not_keep_the_others_from_happening() {
-    struct Stuck;
+    struct StuckStep;
     #[async_trait]
-    impl Undo<World> for Stuck {
+    impl UndoStep<TestProcess> for StuckStep {
         fn name(&self) -> &'static str {
             "load"
         }
-        async fn undo(&self, _: &mut World) -> Result<(), String> {
+        async fn undo(&self, _: &mut TestProcess) -> Result<(), String> {
             Err("it does not want to go".to_owned())
         }
     }
-    let outside = Outside::default();
+    let outside = OutsideWorld::default();
     let (_, mut world, book) = process(&outside, None).await;
-    let first: Vec<Make> = STEPS[..3].iter().copied().map(Make).collect();
-    let mut undos: Vec<&dyn Undo<World>> = first.iter().map(|step| step as &dyn Undo<World>).collect();
-    undos.push(&Stuck);
+    let first: Vec<MakeStep> = STEPS[..3].iter().copied().map(MakeStep).collect();
+    let mut undos: Vec<&dyn UndoStep<TestProcess>> = first.iter().map(|step| step as &dyn UndoStep<TestProcess>).collect();
+    undos.push(&StuckStep);
     let mut saga = Saga::open("run", &book).await.unwrap();
     assert_eq!(saga.unwind(&mut world, &undos).await, ["load: it does not want to go"]);
     assert_eq!(things(&outside), ["load"]);

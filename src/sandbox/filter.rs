@@ -63,7 +63,7 @@ const X32: i64 = 0x4000_0000;
 
 /// For whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum For {
+pub enum FilterAudience {
     /// The first process: it goes on to mount volumes.
     FirstProcess,
     /// Everything else.
@@ -74,7 +74,7 @@ pub enum For {
 ///
 /// # Errors
 /// Why the kernel does not take it, in words.
-pub fn apply(to: For) -> Result<(), String> {
+pub fn apply(to: FilterAudience) -> Result<(), String> {
     let fail = |error: seccompiler::Error| format!("system calls cannot be filtered here: {error}");
     let programs = programs(to).map_err(|error| format!("the filter of system calls cannot be made: {error}"))?;
     programs.iter().try_for_each(|program| seccompiler::apply_filter(program).map_err(fail))
@@ -82,14 +82,14 @@ pub fn apply(to: For) -> Result<(), String> {
 
 /// One filter for each answer: what may not be is not permitted; `clone3` is not there, since its flags cannot be seen, and the C library
 /// takes `clone` then.
-fn programs(to: For) -> Result<[BpfProgram; 2], BackendError> {
+fn programs(to: FilterAudience) -> Result<[BpfProgram; 2], BackendError> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     let answers = |rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32| -> Result<BpfProgram, BackendError> {
         let refused = SeccompAction::Errno(errno.unsigned_abs());
         SeccompFilter::new(rules, SeccompAction::Allow, refused, architecture)?.try_into()
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
-    if to == For::Everybody {
+    if to == FilterAudience::Everybody {
         rules.extend(MOUNTING.into_iter().map(|call| (call, Vec::new())));
     }
     let new_user = u64::try_from(libc::CLONE_NEWUSER).unwrap_or_default();

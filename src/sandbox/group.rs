@@ -20,7 +20,7 @@ const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 
 /// How much everything in a sandbox may take together.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct GroupLimits {
     /// Memory in bytes, files in memory included. Nothing of it is swapped out.
     pub memory_bytes: u64,
     /// Processes and threads.
@@ -29,14 +29,14 @@ pub struct Limits {
 
 /// Where this process is in a hierarchy of groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Position {
+struct GroupPosition {
     mount: PathBuf,
     below: PathBuf,
     /// The controllers of version 1 that it is for; none of version 2.
     controllers: Vec<String>,
 }
 
-impl Position {
+impl GroupPosition {
     fn directory(&self) -> PathBuf {
         self.mount.join(&self.below)
     }
@@ -50,7 +50,7 @@ pub fn planned(run: &str) -> Result<Vec<PathBuf>, String> {
     let read = |file: &str| std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
     let positions = positions(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
     let name = format!("{OF_A_SANDBOX}{run}");
-    let is_for = |position: &&Position, controller: &str| position.controllers.iter().any(|one| one == controller);
+    let is_for = |position: &&GroupPosition, controller: &str| position.controllers.iter().any(|one| one == controller);
     let older: Vec<PathBuf> = CONTROLLERS
         .iter()
         .filter_map(|controller| positions.iter().find(|one| is_for(one, controller)).map(|one| one.directory().join(&name)))
@@ -69,7 +69,7 @@ pub fn planned(run: &str) -> Result<Vec<PathBuf>, String> {
 ///
 /// # Errors
 /// What stands in the way, in words; nothing is left of it then.
-pub fn make(group: &[PathBuf], limits: &Limits) -> Result<(), String> {
+pub fn make(group: &[PathBuf], limits: &GroupLimits) -> Result<(), String> {
     let outcome = try_to_make(group, limits);
     if outcome.is_err() {
         remove(group);
@@ -77,7 +77,7 @@ pub fn make(group: &[PathBuf], limits: &Limits) -> Result<(), String> {
     outcome
 }
 
-fn try_to_make(group: &[PathBuf], limits: &Limits) -> Result<(), String> {
+fn try_to_make(group: &[PathBuf], limits: &GroupLimits) -> Result<(), String> {
     let (memory, processes) = (limits.memory_bytes.to_string(), limits.processes.to_string());
     if let [group] = group {
         enable_controllers(group.parent().unwrap_or(group))?;
@@ -114,7 +114,7 @@ fn write(group: &Path, file: &str, text: &str) -> Result<(), String> {
 }
 
 /// The group of version 2 below which groups may be made.
-fn handed_over(position: &Position) -> Result<PathBuf, String> {
+fn handed_over(position: &GroupPosition) -> Result<PathBuf, String> {
     let own = position.directory();
     // Moved aside already, by an earlier drill of this process.
     let group = if own.ends_with(OWN) { own.parent().unwrap_or(&own).to_owned() } else { own };
@@ -196,7 +196,7 @@ pub fn out_of_memory(group: &[PathBuf]) -> bool {
 }
 
 /// Where this process is, by what the kernel says of it and of what is mounted.
-fn positions(own: &str, mounts: &str) -> Vec<Position> {
+fn positions(own: &str, mounts: &str) -> Vec<GroupPosition> {
     let mounted: Vec<(Vec<&str>, PathBuf, PathBuf)> = mounts
         .lines()
         .filter_map(|line| {
@@ -223,7 +223,7 @@ fn positions(own: &str, mounts: &str) -> Vec<Position> {
         let (_, root, mount) = mounted.iter().find(|(of, ..)| fits(of))?;
         // A mount may show a part of the hierarchy only.
         let below = Path::new(path).strip_prefix(root).ok()?.to_owned();
-        Some(Position { mount: mount.clone(), below, controllers })
+        Some(GroupPosition { mount: mount.clone(), below, controllers })
     };
     own.lines().filter_map(position).collect()
 }
@@ -236,14 +236,17 @@ mod tests {
     fn a_process_finds_its_groups() {
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         let found = positions("0::/system.slice/lifeboat.service\n", unified);
-        assert_eq!(found.iter().map(Position::directory).collect::<Vec<_>>(), [Path::new("/sys/fs/cgroup/system.slice/lifeboat.service")]);
+        assert_eq!(
+            found.iter().map(GroupPosition::directory).collect::<Vec<_>>(),
+            [Path::new("/sys/fs/cgroup/system.slice/lifeboat.service")]
+        );
         // A container is shown a part; elsewhere the older version is in force, and the newer one mounted beside it.
         let part = "1 2 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n";
         assert_eq!(positions("0::/docker/abc\n", part)[0].directory(), Path::new("/sys/fs/cgroup/"));
         assert!(positions("0::/other\n", part).is_empty());
         let older = "1 2 0:1 / /cg/memory rw - cgroup cgroup rw,memory\n1 2 0:2 / /cg/p rw - cgroup cgroup rw,pids\n1 2 0:3 / /cg/u rw - cgroup2 x rw\n";
         let found = positions("4:memory:/a\n8:pids:/\n3:cpu:/\n0::/\n", older);
-        let directories: Vec<PathBuf> = found.iter().map(Position::directory).collect();
+        let directories: Vec<PathBuf> = found.iter().map(GroupPosition::directory).collect();
         assert_eq!(directories, [Path::new("/cg/memory/a"), Path::new("/cg/p/"), Path::new("/cg/u/")]);
     }
 

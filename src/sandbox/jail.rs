@@ -1,7 +1,7 @@
 //! The first process of a sandbox: lifeboat itself, started again inside new namespaces.
 //!
 //! It makes a file system of its own in memory (programs read-only, nothing else of the host), moves into it, and then
-//! waits: for questions on standard input ([`Question`]), for its end, or for the time to live. When it goes, the kernel kills everything in its process namespace and drops the file system. Whoever started it need not be alive
+//! waits: for questions on standard input ([`JailRequest`]), for its end, or for the time to live. When it goes, the kernel kills everything in its process namespace and drops the file system. Whoever started it need not be alive
 //! for that: standard input ends with it.
 
 use std::io::{BufRead, Write};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use serde::{Deserialize, Serialize};
 
-use super::filter::{self, For};
+use super::filter::{self, FilterAudience};
 use super::volumes;
 
 /// Name of the hidden command that runs [`first_process`].
@@ -38,7 +38,7 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
 /// What the first process is told, as one line of JSON on standard input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Plan {
+pub struct JailPlan {
     /// An empty directory of the host to build in.
     pub root: PathBuf,
     /// Size of the file system in bytes.
@@ -55,7 +55,7 @@ pub struct Plan {
 
 /// What the first process says when it is ready.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Built {
+pub struct JailReady {
     /// Whether the kernel may write the sandbox's files to the host's swap space.
     pub is_swapped: bool,
     /// Whether shared memory of System V has the sandbox's own limit.
@@ -65,8 +65,8 @@ pub struct Built {
 /// What the first process can be asked, each as one line of JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Question {
-    /// Mount a loop device of the host; answered with [`Done`].
+pub enum JailRequest {
+    /// Mount a loop device of the host; answered with [`JailReply`].
     Mount {
         /// Its name, such as `loop7`.
         device: String,
@@ -75,9 +75,9 @@ pub enum Question {
         /// Where, inside.
         at: PathBuf,
     },
-    /// Undo a mount; answered with [`Done`].
+    /// Undo a mount; answered with [`JailReply`].
     Unmount(PathBuf),
-    /// Give what is mounted to the server, and make a data directory ready for it; answered with [`Done`].
+    /// Give what is mounted to the server, and make a data directory ready for it; answered with [`JailReply`].
     Adopt {
         /// The mount points.
         mounts: Vec<PathBuf>,
@@ -91,7 +91,7 @@ pub enum Question {
 /// What came of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Done {
+pub enum JailReply {
     /// It is done.
     Well,
     /// It is not, and why.
@@ -108,11 +108,11 @@ pub fn first_process() -> Result<(), String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| format!("no plan came: {error}"))?;
-    let plan: Plan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    let plan: JailPlan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
     let is_shared_memory_bounded = bound_shared_memory(&plan);
-    let built = Built { is_shared_memory_bounded, ..build(&plan)? };
+    let built = JailReady { is_shared_memory_bounded, ..build(&plan)? };
     if plan.is_filtered {
-        filter::apply(For::FirstProcess)?;
+        filter::apply(FilterAudience::FirstProcess)?;
     }
     answer(&built)?;
     let (tell, told) = channel();
@@ -127,9 +127,9 @@ pub fn first_process() -> Result<(), String> {
     while begun.elapsed() < time_to_live {
         match told.recv_timeout(REAP_EVERY) {
             Ok(line) => match serde_json::from_str(&line).map_err(|error| error.to_string())? {
-                Question::Mount { device, kind, at } => answer(&done(volumes::mount_device(&device, &kind, &at)))?,
-                Question::Unmount(at) => answer(&done(unmount(&at, UnmountFlags::empty()).map_err(|error| error.to_string())))?,
-                Question::Adopt { mounts, data, files } => answer(&done(volumes::adopt(&mounts, &data, &files, plan.uid)))?,
+                JailRequest::Mount { device, kind, at } => answer(&done(volumes::mount_device(&device, &kind, &at)))?,
+                JailRequest::Unmount(at) => answer(&done(unmount(&at, UnmountFlags::empty()).map_err(|error| error.to_string())))?,
+                JailRequest::Adopt { mounts, data, files } => answer(&done(volumes::adopt(&mounts, &data, &files, plan.uid)))?,
             },
             Err(RecvTimeoutError::Timeout) => while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {},
             Err(RecvTimeoutError::Disconnected) => break,
@@ -138,8 +138,8 @@ pub fn first_process() -> Result<(), String> {
     Ok(())
 }
 
-fn done(outcome: Result<(), String>) -> Done {
-    outcome.map_or_else(Done::Failed, |()| Done::Well)
+fn done(outcome: Result<(), String>) -> JailReply {
+    outcome.map_or_else(JailReply::Failed, |()| JailReply::Well)
 }
 
 fn answer(value: &impl Serialize) -> Result<(), String> {
@@ -150,7 +150,7 @@ fn answer(value: &impl Serialize) -> Result<(), String> {
 
 /// Limits what stays in memory without being a file or a process's own: shared memory and message queues of System V, which belong to the
 /// namespace. Postgres itself needs some bytes of it. Whether that is possible: containers may see these settings and not change them.
-fn bound_shared_memory(plan: &Plan) -> bool {
+fn bound_shared_memory(plan: &JailPlan) -> bool {
     let bytes = SHARED_MEMORY_BYTES_MAX.min(plan.size_bytes);
     let pages = bytes / u64::try_from(rustix::param::page_size()).unwrap_or(4096);
     let limits = [("shmmax", bytes), ("shmall", pages), ("msgmni", MESSAGE_QUEUES_MAX)];
@@ -158,7 +158,7 @@ fn bound_shared_memory(plan: &Plan) -> bool {
 }
 
 /// Builds the file system and moves into it.
-fn build(plan: &Plan) -> Result<Built, String> {
+fn build(plan: &JailPlan) -> Result<JailReady, String> {
     let root = plan.root.as_path();
     let at = |path: &str| root.join(path.trim_start_matches('/'));
     let bare = MountFlags::NOSUID | MountFlags::NODEV;
@@ -234,7 +234,7 @@ fn build(plan: &Plan) -> Result<Built, String> {
     rustix::process::pivot_root(".", ".").map_err(|e| format!("moving into the new root: {e}"))?;
     unmount(".", UnmountFlags::DETACH).map_err(|e| format!("dropping the old root: {e}"))?;
     std::env::set_current_dir("/").map_err(|e| e.to_string())?;
-    Ok(Built { is_swapped, is_shared_memory_bounded: false })
+    Ok(JailReady { is_swapped, is_shared_memory_bounded: false })
 }
 
 /// Shows a file or directory of the host, read-only.

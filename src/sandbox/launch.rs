@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use super::filter::{self, For};
+use super::filter::{self, FilterAudience};
 
 /// Name of the hidden command that runs [`launch`].
 pub const COMMAND: &str = "sandbox-launch";
@@ -33,7 +33,7 @@ pub fn words(group: &[PathBuf], is_filtered: bool) -> Vec<OsString> {
 /// Becomes the program that the arguments name. Returns only what went wrong before.
 #[must_use]
 pub fn launch(mut arguments: impl Iterator<Item = OsString>) -> String {
-    let mut to = Some(For::Everybody);
+    let mut to = Some(FilterAudience::Everybody);
     loop {
         match arguments.next() {
             Some(word) if word == INTO => {

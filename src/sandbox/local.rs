@@ -20,13 +20,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::jail::{self, CLIENT_DIRECTORY, DATA_DIRECTORY, SOCKET_DIRECTORY};
-use super::{Gap, SandboxError, group, launch, users};
-use crate::pg::connection::Launcher;
-use crate::pg::{Connection, Tools};
-pub use cluster::Condition;
-use cluster::Server;
+use super::{IsolationGap, SandboxError, group, launch, users};
+use crate::pg::connection::SandboxLauncher;
+use crate::pg::{PgConnection, PgTools};
+use cluster::ClusterServer;
+pub use cluster::SandboxCondition;
 use traces::{LEASE, processes, used_uids};
-pub use traces::{Lease, census, found, lease, undo};
+pub use traces::{SandboxLease, census, found, lease, undo};
 
 /// How long raising, stopping and probing may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ const NAMESPACES: [(&str, &str); 5] = [("--mount", "mnt"), ("--net", "net"), ("-
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]
-pub struct Spec {
+pub struct LocalSandboxSpec {
     /// Name of the run, which tags everything.
     pub run: String,
     /// Directory of this host's sandboxes, private to whoever runs drills.
@@ -50,7 +50,7 @@ pub struct Spec {
     /// When everything ends by itself.
     pub time_to_live: Duration,
     /// The server's installation.
-    pub tools: Tools,
+    pub tools: PgTools,
     /// Further directories that its programs need, read-only.
     pub programs: Vec<PathBuf>,
     /// Libraries that the server loads when it starts.
@@ -59,14 +59,14 @@ pub struct Spec {
     pub is_limited: bool,
 }
 
-enum Hold {
+enum SandboxHold {
     /// The first process, which holds everything; its end is the sandbox's end.
-    Jail(Box<Jail>),
+    Jail(Box<JailHandle>),
     /// No namespaces: a directory on the host.
     Bare,
 }
 
-struct Jail {
+struct JailHandle {
     child: Child,
     stdin: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
@@ -74,16 +74,16 @@ struct Jail {
     inside: u32,
     /// Its namespaces, held open: they are entered by these and not by a process number, which may be another's one day.
     namespaces: Vec<(&'static str, std::fs::File)>,
-    built: jail::Built,
+    built: jail::JailReady,
 }
 
 /// A raised sandbox.
-pub struct Place {
-    spec: Spec,
-    lease: Lease,
-    hold: Hold,
-    server: Option<Server>,
-    gaps: Vec<Gap>,
+pub struct RaisedSandbox {
+    spec: LocalSandboxSpec,
+    lease: SandboxLease,
+    hold: SandboxHold,
+    server: Option<ClusterServer>,
+    gaps: Vec<IsolationGap>,
     /// Why there are no namespaces, where there are none.
     bare: Option<String>,
     /// When it was raised.
@@ -104,7 +104,7 @@ fn directory(state: &Path, run: &str) -> PathBuf {
 ///
 /// # Errors
 /// [`SandboxError`]; what was begun is found by the run's name.
-pub async fn raise(spec: Spec) -> Result<Place, SandboxError> {
+pub async fn raise(spec: LocalSandboxSpec) -> Result<RaisedSandbox, SandboxError> {
     let raised = Instant::now();
     let root = rustix::process::geteuid().is_root();
     let uid = match root {
@@ -118,7 +118,7 @@ pub async fn raise(spec: Spec) -> Result<Place, SandboxError> {
         Some(Err(why)) => (Vec::new(), Some(why)),
         None => (Vec::new(), Some("it was not started as root".to_owned())),
     };
-    let mut lease = Lease { run: spec.run.clone(), uid, expires, groups };
+    let mut lease = SandboxLease { run: spec.run.clone(), uid, expires, groups };
     let home = directory(&spec.state, &spec.run);
     private_directory(&spec.state).map_err(failed("make its state directory"))?;
     std::fs::create_dir(&home).map_err(failed("make its directory"))?;
@@ -140,21 +140,25 @@ pub async fn raise(spec: Spec) -> Result<Place, SandboxError> {
         Err(why) => {
             tracing::warn!(why, "the sandbox is not isolated");
             bare_directories(&lease, &home)?;
-            let own = if lease.uid.is_none() { Some(Gap::Uid) } else { None };
-            (Hold::Bare, [Gap::Network, Gap::Files, Gap::Processes, Gap::Size].into_iter().chain(own).collect(), Some(why))
+            let own = if lease.uid.is_none() { Some(IsolationGap::Uid) } else { None };
+            (
+                SandboxHold::Bare,
+                [IsolationGap::Network, IsolationGap::Files, IsolationGap::Processes, IsolationGap::Size].into_iter().chain(own).collect(),
+                Some(why),
+            )
         }
     };
     if !is_filtered {
-        gaps.push(Gap::SystemCalls);
+        gaps.push(IsolationGap::SystemCalls);
     }
-    Ok(Place { spec, lease, hold, server: None, gaps, bare, raised, unlimited })
+    Ok(RaisedSandbox { spec, lease, hold, server: None, gaps, bare, raised, unlimited })
 }
 
 /// How much everything in it may take together: its files, what its processes have beside them, and the shared memory that they may have.
-fn limits(spec: &Spec) -> group::Limits {
+fn limits(spec: &LocalSandboxSpec) -> group::GroupLimits {
     let beside = MEMORY_BESIDE_FILES.max(spec.size_bytes / 2);
     let memory_bytes = spec.size_bytes.saturating_add(beside).saturating_add(jail::SHARED_MEMORY_BYTES_MAX);
-    group::Limits { memory_bytes, processes: 2 * PROCESSES_MAX }
+    group::GroupLimits { memory_bytes, processes: 2 * PROCESSES_MAX }
 }
 
 /// A pair of uids that nobody has.
@@ -170,7 +174,7 @@ fn own_users() -> Result<u32, SandboxError> {
 
 /// Whether the kernel takes the filter, tried with a program that does nothing.
 async fn system_calls_are_filtered() -> bool {
-    let mut tried = Launcher::new(launch::words(&[], true)).command(Path::new("/bin/true"));
+    let mut tried = SandboxLauncher::new(launch::words(&[], true)).command(Path::new("/bin/true"));
     tried.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     tried.status().await.is_ok_and(|status| status.success())
 }
@@ -193,18 +197,18 @@ fn private_directory(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn jailed(spec: &Spec, home: &Path, uid: u32, groups: &[PathBuf], is_filtered: bool) -> Result<Hold, String> {
+async fn jailed(spec: &LocalSandboxSpec, home: &Path, uid: u32, groups: &[PathBuf], is_filtered: bool) -> Result<SandboxHold, String> {
     let root = home.join("root");
     std::fs::create_dir(&root).map_err(|e| e.to_string())?;
     // The first process filters its own system calls, after it has built what it may not build any more.
-    let mut unshare = Launcher::new(launch::words(groups, false)).command(Path::new("/usr/bin/unshare"));
+    let mut unshare = SandboxLauncher::new(launch::words(groups, false)).command(Path::new("/usr/bin/unshare"));
     unshare.args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--propagation", "private", "--"]);
     unshare.arg(crate::this_program::path()).arg(jail::COMMAND).arg(&spec.run);
     unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = unshare.spawn().map_err(|e| format!("unshare could not be started: {e}"))?;
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err("no pipes".to_owned()) };
     let mut answers = BufReader::new(stdout).lines();
-    let plan = jail::Plan {
+    let plan = jail::JailPlan {
         root,
         size_bytes: spec.size_bytes,
         time_to_live_seconds: spec.time_to_live.as_secs().max(1),
@@ -222,7 +226,7 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32, groups: &[PathBuf], is_filte
         answers.next_line().await.ok().flatten()
     };
     let ready = tokio::time::timeout(PATIENCE, ready).await.ok().flatten();
-    let Some(built) = ready.and_then(|line| serde_json::from_str::<jail::Built>(&line).ok()) else {
+    let Some(built) = ready.and_then(|line| serde_json::from_str::<jail::JailReady>(&line).ok()) else {
         let _ = child.start_kill();
         // What unshare started ends with its standard input.
         drop(stdin);
@@ -238,11 +242,11 @@ async fn jailed(spec: &Spec, home: &Path, uid: u32, groups: &[PathBuf], is_filte
         file.map(|file| (option, file)).map_err(|e| format!("its namespaces could not be held: {e}"))
     };
     let namespaces = NAMESPACES.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    Ok(Hold::Jail(Box::new(Jail { child, stdin, answers, inside, namespaces, built })))
+    Ok(SandboxHold::Jail(Box::new(JailHandle { child, stdin, answers, inside, namespaces, built })))
 }
 
 /// The directories of a sandbox without namespaces.
-fn bare_directories(lease: &Lease, home: &Path) -> Result<(), SandboxError> {
+fn bare_directories(lease: &SandboxLease, home: &Path) -> Result<(), SandboxError> {
     use std::os::unix::fs::{PermissionsExt, chown};
     let inside = home.join("root");
     // The server and its clients have a group of their own here, which nobody else of this host is in; what they share is theirs alone.
@@ -268,8 +272,8 @@ fn bare_directories(lease: &Lease, home: &Path) -> Result<(), SandboxError> {
     Ok(())
 }
 
-impl Jail {
-    async fn ask(&mut self, question: &jail::Question, patience: Duration) -> Option<String> {
+impl JailHandle {
+    async fn ask(&mut self, question: &jail::JailRequest, patience: Duration) -> Option<String> {
         let line = serde_json::to_string(question).ok()? + "\n";
         let answer = async {
             self.stdin.write_all(line.as_bytes()).await.ok()?;
@@ -279,10 +283,10 @@ impl Jail {
     }
 }
 
-impl Place {
+impl RaisedSandbox {
     /// What is not isolated, before anything runs in it.
     #[must_use]
-    pub fn gaps(&self) -> &[Gap] {
+    pub fn gaps(&self) -> &[IsolationGap] {
         &self.gaps
     }
 
@@ -301,24 +305,24 @@ impl Place {
     /// A path of the sandbox as its programs see it.
     fn inside(&self, path: &str) -> PathBuf {
         match self.hold {
-            Hold::Jail(_) => PathBuf::from(path),
-            Hold::Bare => directory(&self.spec.state, &self.spec.run).join("root").join(path.trim_start_matches('/')),
+            SandboxHold::Jail(_) => PathBuf::from(path),
+            SandboxHold::Bare => directory(&self.spec.state, &self.spec.run).join("root").join(path.trim_start_matches('/')),
         }
     }
 
-    fn launcher(&self, client: bool) -> Launcher {
+    fn launcher(&self, client: bool) -> SandboxLauncher {
         // Where there are no namespaces, both are of one group, which their directories are for.
         self.launcher_as(self.lease.uid.map(|uid| match self.hold {
-            Hold::Jail(_) => (uid + u32::from(client), uid + u32::from(client)),
-            Hold::Bare => (uid + u32::from(client), uid),
+            SandboxHold::Jail(_) => (uid + u32::from(client), uid + u32::from(client)),
+            SandboxHold::Bare => (uid + u32::from(client), uid),
         }))
     }
 
-    fn launcher_as(&self, user: Option<(u32, u32)>) -> Launcher {
-        let mut words = launch::words(&self.lease.groups, !self.gaps.contains(&Gap::SystemCalls));
+    fn launcher_as(&self, user: Option<(u32, u32)>) -> SandboxLauncher {
+        let mut words = launch::words(&self.lease.groups, !self.gaps.contains(&IsolationGap::SystemCalls));
         let mut push = |more: &[&str]| words.extend(more.iter().map(OsString::from));
         match &self.hold {
-            Hold::Jail(jail) => {
+            SandboxHold::Jail(jail) => {
                 push(&["/usr/bin/nsenter"]);
                 for (option, file) in &jail.namespaces {
                     push(&[&format!("{option}=/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())]);
@@ -327,7 +331,7 @@ impl Place {
                 push(&["/usr/bin/prlimit", &format!("--nproc={PROCESSES_MAX}"), "--core=1", "/usr/bin/choom", "-n", "1000", "--"]);
                 push(&["/usr/bin/setpriv"]);
             }
-            Hold::Bare => {
+            SandboxHold::Bare => {
                 let seconds = self.spec.time_to_live.as_secs().max(1).to_string();
                 push(&["/usr/bin/setpriv", "--pdeathsig=KILL", "/usr/bin/timeout", "--signal=KILL", &seconds]);
                 if user.is_some() {
@@ -341,13 +345,13 @@ impl Place {
             push(&["--reuid", &uid, "--regid", &group, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
         }
         push(&["--no-new-privs", "--"]);
-        Launcher::new(words)
+        SandboxLauncher::new(words)
     }
 
     /// A database of the sandbox's server. Its clients run inside too, under a uid of their own.
     #[must_use]
-    pub fn connection(&self, database: &str) -> Connection {
-        Connection::in_sandbox(
+    pub fn connection(&self, database: &str) -> PgConnection {
+        PgConnection::in_sandbox(
             &self.inside(SOCKET_DIRECTORY),
             "postgres",
             database,
@@ -376,14 +380,14 @@ impl Place {
     ///
     /// # Errors
     /// [`SandboxError::Failed`] with its words; also where there is no first process.
-    pub(super) async fn have(&mut self, what: &'static str, question: &jail::Question, patience: Duration) -> Result<(), SandboxError> {
-        let Hold::Jail(jail) = &mut self.hold else {
+    pub(super) async fn have(&mut self, what: &'static str, question: &jail::JailRequest, patience: Duration) -> Result<(), SandboxError> {
+        let SandboxHold::Jail(jail) = &mut self.hold else {
             let why = "there are no namespaces here, and volumes are mounted nowhere else; start the drill as root".to_owned();
             return Err(SandboxError::Failed { what, why });
         };
         match jail.ask(question, patience).await.and_then(|line| serde_json::from_str(&line).ok()) {
-            Some(jail::Done::Well) => Ok(()),
-            Some(jail::Done::Failed(why)) => Err(SandboxError::Failed { what, why }),
+            Some(jail::JailReply::Well) => Ok(()),
+            Some(jail::JailReply::Failed(why)) => Err(SandboxError::Failed { what, why }),
             None => Err(SandboxError::Failed { what, why: "its first process did not answer".to_owned() }),
         }
     }
@@ -392,13 +396,15 @@ impl Place {
     #[must_use]
     pub(super) fn seen_from_host(&self, inside: &Path) -> Option<PathBuf> {
         match &self.hold {
-            Hold::Jail(jail) => Some(Path::new("/proc").join(jail.inside.to_string()).join("root").join(inside.strip_prefix("/").ok()?)),
-            Hold::Bare => None,
+            SandboxHold::Jail(jail) => {
+                Some(Path::new("/proc").join(jail.inside.to_string()).join("root").join(inside.strip_prefix("/").ok()?))
+            }
+            SandboxHold::Bare => None,
         }
     }
 
     /// What it was raised as.
-    pub(super) fn spec(&self) -> &Spec {
+    pub(super) fn spec(&self) -> &LocalSandboxSpec {
         &self.spec
     }
 
@@ -409,12 +415,12 @@ impl Place {
     pub async fn tear_down(mut self) -> Result<(), SandboxError> {
         // A bare server has to be killed; a jailed one goes with its first process.
         if let Some(mut server) = self.server.take()
-            && matches!(self.hold, Hold::Bare)
+            && matches!(self.hold, SandboxHold::Bare)
         {
             server.stop().await;
         }
-        if let Hold::Jail(jail) = self.hold {
-            let Jail { mut child, stdin, .. } = *jail;
+        if let SandboxHold::Jail(jail) = self.hold {
+            let JailHandle { mut child, stdin, .. } = *jail;
             drop(stdin);
             if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
                 let _ = child.start_kill();
@@ -424,10 +430,10 @@ impl Place {
     }
 }
 
-impl Place {
+impl RaisedSandbox {
     /// The lease, which outlives the place for the census.
     #[must_use]
-    pub fn lease(&self) -> &Lease {
+    pub fn lease(&self) -> &SandboxLease {
         &self.lease
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What is restored is hostile: its functions, triggers and index expressions run as a superuser of the sandbox's server.
 //! So a place sees no network, no process, no file of the host but the programs it needs, and clients of its server run inside
-//! as well. What the machine does not allow is a named [`Gap`], never silence.
+//! as well. What the machine does not allow is a named [`IsolationGap`], never silence.
 
 mod filter;
 mod group;
@@ -36,7 +36,7 @@ pub enum SandboxError {
 /// Something that an isolated place has and this one lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Gap {
+pub enum IsolationGap {
     /// It shares the host's network.
     Network,
     /// It sees the host's files.
@@ -53,7 +53,7 @@ pub enum Gap {
     SystemCalls,
 }
 
-impl Gap {
+impl IsolationGap {
     /// All gaps and their names in drill files.
     pub const ALL: [(&'static str, Self); 7] = [
         ("network", Self::Network),
@@ -75,7 +75,7 @@ impl Gap {
 /// Something that is tried from inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "of")]
-pub enum Reach {
+pub enum ProbeTarget {
     /// A TCP connection to `host:port`.
     Tcp(String),
     /// A connection to a Unix socket.
@@ -92,19 +92,19 @@ pub enum Reach {
     Interfaces,
 }
 
-impl Reach {
+impl ProbeTarget {
     /// The gap that would explain it.
     #[must_use]
-    pub fn gap(&self) -> Gap {
+    pub fn gap(&self) -> IsolationGap {
         match self {
-            Self::Tcp(_) | Self::Hidden(_) | Self::Name(_) | Self::Interfaces => Gap::Network,
-            Self::Socket(_) | Self::File(_) => Gap::Files,
-            Self::Processes => Gap::Processes,
+            Self::Tcp(_) | Self::Hidden(_) | Self::Name(_) | Self::Interfaces => IsolationGap::Network,
+            Self::Socket(_) | Self::File(_) => IsolationGap::Files,
+            Self::Processes => IsolationGap::Processes,
         }
     }
 }
 
-impl std::fmt::Display for Reach {
+impl std::fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "TCP {address}"),
@@ -120,9 +120,9 @@ impl std::fmt::Display for Reach {
 
 /// What came of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
+pub struct ProbeResult {
     /// What was tried from inside.
-    pub tried: Reach,
+    pub tried: ProbeTarget,
     /// Whether it was reached.
     pub reached: bool,
     /// What the system said.
@@ -134,39 +134,39 @@ pub struct Probe {
 
 /// How a place is cut off.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Isolation {
+pub struct IsolationReport {
     /// What holds, in words.
     pub holds: Vec<String>,
     /// What does not.
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<IsolationGap>,
     /// What was tried from inside and must have failed.
-    pub probes: Vec<Probe>,
+    pub probes: Vec<ProbeResult>,
     /// What must have succeeded, by the same code: from inside what belongs there, from beside it what is not to be reached from inside.
     #[serde(default)]
-    pub controls: Vec<Probe>,
+    pub controls: Vec<ProbeResult>,
 }
 
-impl Isolation {
+impl IsolationReport {
     /// Probes that got through.
-    pub fn reached(&self) -> impl Iterator<Item = &Probe> {
+    pub fn reached(&self) -> impl Iterator<Item = &ProbeResult> {
         self.probes.iter().filter(|probe| probe.reached)
     }
     /// Controls that failed: as long as there are any, nothing is known of what could not be reached.
-    pub fn blind(&self) -> impl Iterator<Item = &Probe> {
+    pub fn blind(&self) -> impl Iterator<Item = &ProbeResult> {
         self.controls.iter().filter(|probe| !probe.reached)
     }
 }
 
 /// What was found of a place after it was torn down. Anything at all is a leftover.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Census {
+pub struct LeftoverCensus {
     /// Processes that still run under the place's uids or as its first process.
     pub processes: Vec<String>,
     /// Files and directories.
     pub files: Vec<String>,
 }
 
-impl Census {
+impl LeftoverCensus {
     /// Whether nothing is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {

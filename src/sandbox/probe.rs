@@ -1,7 +1,7 @@
 //! What is tried from inside of a sandbox, and from beside it.
 //!
 //! "It cannot be reached" says something only of what can be reached from beside the sandbox at that moment, by the same code. So lifeboat
-//! lights [`Beacons`], which everybody on the host can reach; and whoever tries from inside is asked for things that must be there, too.
+//! lights [`HostBeacons`], which everybody on the host can reach; and whoever tries from inside is asked for things that must be there, too.
 //! Inside, lifeboat's own program is started as the very users whose isolation is to be shown: the server's and the clients'.
 
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::{Probe, Reach, jail};
+use super::{ProbeResult, ProbeTarget, jail};
 
 /// Name of the hidden command that runs [`answer`].
 pub const COMMAND: &str = "sandbox-probe";
@@ -29,14 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Things of the host that can be reached from everywhere but a sandbox.
-pub struct Beacons {
+pub struct HostBeacons {
     tcp: TcpListener,
     /// Listens as long as it is held.
     _hidden: UnixListener,
     name: String,
 }
 
-impl Beacons {
+impl HostBeacons {
     /// Lights them.
     ///
     /// # Errors
@@ -49,14 +49,14 @@ impl Beacons {
 
     /// What they are reached by. Valid as long as they burn.
     #[must_use]
-    pub fn reaches(&self) -> Vec<Reach> {
-        let tcp = self.tcp.local_addr().map(|address| Reach::Tcp(address.to_string()));
-        tcp.into_iter().chain([Reach::Hidden(self.name.clone())]).collect()
+    pub fn reaches(&self) -> Vec<ProbeTarget> {
+        let tcp = self.tcp.local_addr().map(|address| ProbeTarget::Tcp(address.to_string()));
+        tcp.into_iter().chain([ProbeTarget::Hidden(self.name.clone())]).collect()
     }
 }
 
 /// Tries from beside the sandbox, all at once.
-pub async fn outside(all: Vec<Reach>) -> Vec<Probe> {
+pub async fn outside(all: Vec<ProbeTarget>) -> Vec<ProbeResult> {
     let unanswered = silent(&all, "it could not be tried");
     match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || each(all))).await {
         Ok(Ok(probes)) => probes,
@@ -65,7 +65,7 @@ pub async fn outside(all: Vec<Reach>) -> Vec<Probe> {
 }
 
 /// Tries from inside, by a command that starts [`PROGRAM`] there. What gives no answer counts as reached.
-pub async fn inside(mut command: tokio::process::Command, all: Vec<Reach>) -> Vec<Probe> {
+pub async fn inside(mut command: tokio::process::Command, all: Vec<ProbeTarget>) -> Vec<ProbeResult> {
     let tried = async {
         let question = serde_json::to_string(&all).map_err(|error| error.to_string())?;
         let program = program_for_everybody().map_err(|error| format!("lifeboat's own program: {error}"))?;
@@ -73,7 +73,7 @@ pub async fn inside(mut command: tokio::process::Command, all: Vec<Reach>) -> Ve
         let output = tokio::time::timeout(PATIENCE, command.output()).await;
         let output = output.map_err(|_| format!("no answer within {} seconds", PATIENCE.as_secs()))?.map_err(|error| error.to_string())?;
         let said = output.stdout.get(..ANSWER_BYTES_MAX.min(output.stdout.len())).unwrap_or_default();
-        let probes: Vec<Probe> = serde_json::from_slice(said).map_err(|_| {
+        let probes: Vec<ProbeResult> = serde_json::from_slice(said).map_err(|_| {
             let complaint: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(200).collect();
             format!("no answer: {}, {complaint}", output.status)
         })?;
@@ -83,8 +83,8 @@ pub async fn inside(mut command: tokio::process::Command, all: Vec<Reach>) -> Ve
     tried.await.unwrap_or_else(|why: String| silent(&all, &why))
 }
 
-fn silent(all: &[Reach], why: &str) -> Vec<Probe> {
-    all.iter().map(|tried| Probe { tried: tried.clone(), reached: true, detail: why.to_owned(), outside: None }).collect()
+fn silent(all: &[ProbeTarget], why: &str) -> Vec<ProbeResult> {
+    all.iter().map(|tried| ProbeResult { tried: tried.clone(), reached: true, detail: why.to_owned(), outside: None }).collect()
 }
 
 /// lifeboat's program as any user may start it: a copy in memory where its file is for some users only.
@@ -107,11 +107,11 @@ fn program_for_everybody() -> std::io::Result<File> {
 /// What is wrong with the question.
 pub fn answer(question: Option<OsString>) -> Result<String, String> {
     let question = question.and_then(|word| word.into_string().ok()).unwrap_or_default();
-    let all: Vec<Reach> = serde_json::from_str(&question).map_err(|error| format!("the question cannot be read: {error}"))?;
+    let all: Vec<ProbeTarget> = serde_json::from_str(&question).map_err(|error| format!("the question cannot be read: {error}"))?;
     serde_json::to_string(&each(all)).map_err(|error| error.to_string())
 }
 
-fn each(all: Vec<Reach>) -> Vec<Probe> {
+fn each(all: Vec<ProbeTarget>) -> Vec<ProbeResult> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = all.into_iter().map(|tried| (tried.clone(), scope.spawn(move || probe(tried)))).collect();
         threads.into_iter().map(|(tried, thread)| thread.join().unwrap_or_else(|_| silent(&[tried], "the probe died").remove(0))).collect()
@@ -120,24 +120,24 @@ fn each(all: Vec<Reach>) -> Vec<Probe> {
 
 /// Tries to reach something.
 #[must_use]
-pub fn probe(tried: Reach) -> Probe {
+pub fn probe(tried: ProbeTarget) -> ProbeResult {
     let outcome = match &tried {
-        Reach::Tcp(address) => resolve(address).and_then(|addresses| {
+        ProbeTarget::Tcp(address) => resolve(address).and_then(|addresses| {
             let first = addresses.first().ok_or("it has no address")?;
             std::net::TcpStream::connect_timeout(first, CONNECT_TIMEOUT).map(|_| "connected".to_owned()).map_err(|e| e.to_string())
         }),
-        Reach::Socket(path) => socket(SocketAddr::from_pathname(path)),
-        Reach::Hidden(name) => socket(SocketAddr::from_abstract_name(name)),
-        Reach::File(path) => std::fs::symlink_metadata(path).map(|_| "it is there".to_owned()).map_err(|e| e.to_string()),
-        Reach::Name(name) => resolve(&format!("{name}:1")).map(|addresses| format!("{} addresses", addresses.len())),
-        Reach::Processes => foreign_processes(Path::new("/proc/1/cmdline")),
-        Reach::Interfaces => interfaces(),
+        ProbeTarget::Socket(path) => socket(SocketAddr::from_pathname(path)),
+        ProbeTarget::Hidden(name) => socket(SocketAddr::from_abstract_name(name)),
+        ProbeTarget::File(path) => std::fs::symlink_metadata(path).map(|_| "it is there".to_owned()).map_err(|e| e.to_string()),
+        ProbeTarget::Name(name) => resolve(&format!("{name}:1")).map(|addresses| format!("{} addresses", addresses.len())),
+        ProbeTarget::Processes => foreign_processes(Path::new("/proc/1/cmdline")),
+        ProbeTarget::Interfaces => interfaces(),
     };
     let (reached, detail) = match outcome {
         Ok(detail) => (true, detail),
         Err(detail) => (false, detail),
     };
-    Probe { tried, reached, detail, outside: None }
+    ProbeResult { tried, reached, detail, outside: None }
 }
 
 /// A socket whose queue is full keeps whoever connects waiting, for ever: it is there all the same.

@@ -44,7 +44,7 @@ pub(super) fn session_options() -> String {
 
 /// An error that the server raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raised {
+pub struct RaisedError {
     process: u32,
     /// SQLSTATE, five characters. Code of the data's own may choose any.
     pub sqlstate: String,
@@ -56,7 +56,7 @@ pub struct Raised {
     pub file: String,
 }
 
-impl Raised {
+impl RaisedError {
     /// An error as it would be raised at a place.
     #[cfg(test)]
     pub fn at(sqlstate: &str, message: &str, function: &str, file: &str) -> Self {
@@ -67,19 +67,19 @@ impl Raised {
 
 /// What has been heard, from the first line on.
 #[derive(Debug, Default)]
-pub struct Heard {
-    raised: VecDeque<Raised>,
+pub struct LogContents {
+    raised: VecDeque<RaisedError>,
     /// How many errors were dropped at the front.
     dropped: usize,
     killed: Vec<i32>,
     last: VecDeque<String>,
     /// What the newest line of a process that begins a message was, until its place is told.
-    open: BTreeMap<u32, Open>,
+    open: BTreeMap<u32, OpenMessage>,
 }
 
 /// A message whose place is still to come.
 #[derive(Debug)]
-enum Open {
+enum OpenMessage {
     /// The newest error of that process.
     Error,
     /// The end of a process by a signal, if it is the postmaster that says so.
@@ -88,23 +88,23 @@ enum Open {
 
 /// A place in what is heard.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Mark {
+pub struct LogMark {
     raised: usize,
     killed: usize,
 }
 
 /// What the server said since a mark.
 #[derive(Debug, Clone, Default)]
-pub struct Since {
+pub struct LogSince {
     /// Errors it raised, the oldest first.
-    pub raised: Vec<Raised>,
+    pub raised: Vec<RaisedError>,
     /// Signals that ended processes of the server.
     pub killed: Vec<i32>,
 }
 
 /// Listens to a server's standard error until that ends.
 #[derive(Debug, Clone, Default)]
-pub struct ServerLog(Arc<Mutex<Heard>>);
+pub struct ServerLog(Arc<Mutex<LogContents>>);
 
 impl ServerLog {
     /// Begins to listen.
@@ -131,20 +131,20 @@ impl ServerLog {
         (log, listening)
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut Heard) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut LogContents) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where it is now.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        self.with(|heard| Mark { raised: heard.dropped + heard.raised.len(), killed: heard.killed.len() })
+    pub fn mark(&self) -> LogMark {
+        self.with(|heard| LogMark { raised: heard.dropped + heard.raised.len(), killed: heard.killed.len() })
     }
 
     /// What was said since.
     #[must_use]
-    pub fn since(&self, mark: Mark) -> Since {
-        self.with(|heard| Since {
+    pub fn since(&self, mark: LogMark) -> LogSince {
+        self.with(|heard| LogSince {
             raised: heard.raised.iter().skip(mark.raised.saturating_sub(heard.dropped)).cloned().collect(),
             killed: heard.killed.iter().skip(mark.killed).copied().collect(),
         })
@@ -157,7 +157,7 @@ impl ServerLog {
     }
 }
 
-impl Heard {
+impl LogContents {
     fn line(&mut self, line: &str) {
         if line.is_empty() {
             return;
@@ -179,21 +179,21 @@ impl Heard {
                 let message = text.split_once(": ").map_or(text, |(_, message)| message).to_owned();
                 self.last.push_back(format!("{what}: {message}"));
                 let (function, file) = (String::new(), String::new());
-                self.raised.push_back(Raised { process, sqlstate: sqlstate.to_owned(), message, function, file });
-                Some(Open::Error)
+                self.raised.push_back(RaisedError { process, sqlstate: sqlstate.to_owned(), message, function, file });
+                Some(OpenMessage::Error)
             }
             "LOCATION" => {
                 let (function, place) = text.split_once(", ").unwrap_or(("", text));
                 let file = place.rsplit_once(':').map_or(place, |(file, _)| file);
                 let file = file.rsplit('/').next().unwrap_or(file);
                 match self.open.remove(&process) {
-                    Some(Open::Error) => {
+                    Some(OpenMessage::Error) => {
                         if let Some(raised) = self.raised.iter_mut().rev().find(|raised| raised.process == process) {
                             (raised.function, raised.file) = (function.to_owned(), file.to_owned());
                         }
                     }
                     // Anybody can say it; only one place of the server's knows it.
-                    Some(Open::Killed(signal)) if (function, file) == CHILD_EXIT && self.killed.len() < KILLED_MAX => {
+                    Some(OpenMessage::Killed(signal)) if (function, file) == CHILD_EXIT && self.killed.len() < KILLED_MAX => {
                         self.killed.push(signal)
                     }
                     _ => {}
@@ -206,7 +206,7 @@ impl Heard {
                 let signal =
                     text.split_once(" was terminated by signal ").and_then(|(_, rest)| rest.split(':').next()?.trim().parse().ok());
                 self.last.push_back(text.to_owned());
-                signal.map(Open::Killed)
+                signal.map(OpenMessage::Killed)
             }
             _ => {
                 self.last.push_back(format!("{what}: {text}"));
@@ -235,8 +235,8 @@ fn parts(line: &str) -> Option<(u32, &str, &str, &str)> {
 mod tests {
     use super::*;
 
-    fn hear(text: &str) -> Heard {
-        let mut heard = Heard::default();
+    fn hear(text: &str) -> LogContents {
+        let mut heard = LogContents::default();
         text.lines().for_each(|line| heard.line(line));
         heard
     }
@@ -283,8 +283,8 @@ mod tests {
         let many: String = (0..1000).map(|n| format!("1 22012 ERROR:  22012: {n}\n")).collect();
         let (log, listening) = ServerLog::listen(Some(std::io::Cursor::new(many.into_bytes())));
         listening.await.unwrap();
-        let all = log.since(Mark::default());
+        let all = log.since(LogMark::default());
         assert_eq!((all.raised.len(), all.raised.last().unwrap().message.as_str()), (RAISED_MAX, "999"));
-        assert_eq!(log.since(Mark { raised: 998, killed: 0 }).raised.len(), 2);
+        assert_eq!(log.since(LogMark { raised: 998, killed: 0 }).raised.len(), 2);
     }
 }

@@ -14,8 +14,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::process::Command;
 
 use super::SandboxError;
-use super::jail::Question;
-use super::local::Place;
+use super::jail::JailRequest;
+use super::local::RaisedSandbox;
 
 /// Directory of images, inside.
 const IMAGES: &str = "/volumes";
@@ -76,7 +76,7 @@ pub fn file_system(image: &Path) -> Result<FileSystem, SandboxError> {
     }
 }
 
-impl Place {
+impl RaisedSandbox {
     /// Where the image of a volume goes, as the host reaches it. The directory is made.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Place {
             FileSystem::Xfs => {
                 // Only mounting replays its log.
                 self.mount(image, "xfs", at).await?;
-                self.have("unmount a volume", &Question::Unmount(at.to_owned()), MOUNT_PATIENCE).await?;
+                self.have("unmount a volume", &JailRequest::Unmount(at.to_owned()), MOUNT_PATIENCE).await?;
                 self.check(&["/usr/sbin/xfs_repair", "-n", "-f"], &inside, &[0]).await?;
                 self.mount(image, "xfs", at).await
             }
@@ -142,7 +142,7 @@ impl Place {
             return Err(failed(format!("losetup: {}", String::from_utf8_lossy(&attached.stderr).trim())));
         }
         let device = String::from_utf8_lossy(&attached.stdout).trim().trim_start_matches("/dev/").to_owned();
-        let question = Question::Mount { device: device.clone(), kind: kind.to_owned(), at: at.to_owned() };
+        let question = JailRequest::Mount { device: device.clone(), kind: kind.to_owned(), at: at.to_owned() };
         let mounted = self.have("mount a volume", &question, MOUNT_PATIENCE).await;
         // While it is mounted the kernel keeps it; with the mount it goes.
         detach(&device);
@@ -164,7 +164,7 @@ impl Place {
         for (name, text) in [("postgresql.conf", ""), ("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", "")] {
             written.push((Path::new(SETTINGS).join(name), text.to_owned()));
         }
-        let adopt = Question::Adopt { mounts, data: data.to_owned(), files: written };
+        let adopt = JailRequest::Adopt { mounts, data: data.to_owned(), files: written };
         self.have("take over what lives on the volumes", &adopt, MOUNT_PATIENCE).await?;
         let mut all = settings.to_vec();
         all.extend(ADOPTED.map(|(name, value)| (name.to_owned(), value.to_owned())));

@@ -7,12 +7,12 @@ use crate::domain::manifest::CHUNK_BYTES;
 
 /// Takes the parts of one object, of whatever size, and hashes its chunks.
 #[derive(Default)]
-pub(super) struct Chunks {
+pub(super) struct ChunkHasher {
     done: Vec<[u8; 32]>,
     begun: Option<(digest::Context, usize)>,
 }
 
-impl Chunks {
+impl ChunkHasher {
     /// The next part.
     pub fn add(&mut self, part: &SealedBytes) {
         // A part that is a chunk has been hashed already.
@@ -58,10 +58,10 @@ mod tests {
         let bytes: Vec<u8> = (0..2 * CHUNK_BYTES + 5).map(|n| (n / 3) as u8).collect();
         let wanted: Vec<[u8; 32]> = bytes.chunks(CHUNK_BYTES).map(sha256).collect();
         for part in [CHUNK_BYTES, 2 * CHUNK_BYTES, 5 * 1024 * 1024, 3 * CHUNK_BYTES / 2, bytes.len()] {
-            let mut chunks = Chunks::default();
+            let mut chunks = ChunkHasher::default();
             bytes.chunks(part).for_each(|part| chunks.add(&SealedBytes::new(part.to_vec())));
             assert_eq!(chunks.done(), wanted, "parts of {part}");
         }
-        assert!(Chunks::default().done().is_empty());
+        assert!(ChunkHasher::default().done().is_empty());
     }
 }

@@ -6,14 +6,14 @@ use age::secrecy::{ExposeSecret, SecretString};
 
 /// The secret half of a backup's key. Zeroized when dropped, never shown.
 #[derive(Clone)]
-pub struct Identity(age::x25519::Identity);
+pub struct BackupIdentity(age::x25519::Identity);
 
 /// A text that is not an age X25519 identity.
 #[derive(Debug, thiserror::Error)]
 #[error("what the key slot opened is not an age identity")]
-pub struct NotAnIdentity;
+pub struct InvalidIdentity;
 
-impl Identity {
+impl BackupIdentity {
     /// A fresh identity from the system's random numbers.
     #[must_use]
     pub fn generate() -> Self {
@@ -29,12 +29,12 @@ impl Identity {
     /// Reads the text form; comments and blank lines as in an identity file are allowed.
     ///
     /// # Errors
-    /// [`NotAnIdentity`], which says nothing about the text.
-    pub fn from_text(text: &str) -> Result<Self, NotAnIdentity> {
+    /// [`InvalidIdentity`], which says nothing about the text.
+    pub fn from_text(text: &str) -> Result<Self, InvalidIdentity> {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         match (lines.next(), lines.next()) {
-            (Some(line), None) => age::x25519::Identity::from_str(line).map(Self).map_err(|_| NotAnIdentity),
-            _ => Err(NotAnIdentity),
+            (Some(line), None) => age::x25519::Identity::from_str(line).map(Self).map_err(|_| InvalidIdentity),
+            _ => Err(InvalidIdentity),
         }
     }
 
@@ -46,7 +46,7 @@ impl Identity {
     }
 }
 
-impl std::fmt::Debug for Identity {
+impl std::fmt::Debug for BackupIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Identity(…)")
     }
@@ -59,29 +59,29 @@ mod tests {
 
     #[test]
     fn an_identity_reads_back_from_its_text_and_is_not_in_debug_output() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let text = identity.to_text();
-        let read = Identity::from_text(&format!("# created: today\n{}", text.expose_secret())).unwrap();
+        let read = BackupIdentity::from_text(&format!("# created: today\n{}", text.expose_secret())).unwrap();
         assert_eq!(read.to_text().expose_secret(), text.expose_secret());
         assert_eq!(format!("{identity:?}"), "Identity(…)");
-        assert!(Identity::from_text("").is_err());
-        assert!(Identity::from_text(&format!("{0}{0}", text.expose_secret())).is_err());
+        assert!(BackupIdentity::from_text("").is_err());
+        assert!(BackupIdentity::from_text(&format!("{0}{0}", text.expose_secret())).is_err());
     }
 
     #[test]
     fn the_text_of_an_identity_is_one_line_as_age_writes_it() {
-        let text = Identity::generate().to_text();
+        let text = BackupIdentity::generate().to_text();
         let line = text.expose_secret().strip_suffix('\n').unwrap();
         assert!(line.starts_with("AGE-SECRET-KEY-1") && !line.contains('\n'));
         assert!(age::x25519::Identity::from_str(line).is_ok());
-        assert_ne!(Identity::generate().to_text().expose_secret(), text.expose_secret(), "each is fresh");
+        assert_ne!(BackupIdentity::generate().to_text().expose_secret(), text.expose_secret(), "each is fresh");
     }
 
     #[test]
     fn comments_blank_lines_and_spaces_around_an_identity_do_not_matter_but_anything_else_does() {
-        let text = Identity::generate().to_text();
+        let text = BackupIdentity::generate().to_text();
         let line = text.expose_secret().trim_end();
-        let read = |text: &str| Identity::from_text(text).map(|read| read.to_text().expose_secret().trim_end() == line).ok();
+        let read = |text: &str| BackupIdentity::from_text(text).map(|read| read.to_text().expose_secret().trim_end() == line).ok();
         for good in [line.to_owned(), format!("\n\r\n  {line}  \r\n\n"), format!("#a\n #b\n{line}\n#{line}\n")] {
             assert_eq!(read(&good), Some(true));
         }
@@ -95,20 +95,20 @@ mod tests {
         ] {
             assert_eq!(read(&bad), None);
         }
-        let error = Identity::from_text("AGE-SECRET-KEY-1WRONG").unwrap_err();
+        let error = BackupIdentity::from_text("AGE-SECRET-KEY-1WRONG").unwrap_err();
         assert_eq!(error.to_string(), "what the key slot opened is not an age identity", "and not the text");
     }
 
     #[test]
     fn what_is_encrypted_to_an_identitys_recipient_opens_with_it_alone() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let sealed = age::encrypt(&identity.recipient(), b"plaintext").unwrap();
-        let open = |identity: &Identity| {
+        let open = |identity: &BackupIdentity| {
             let mut plain = Vec::new();
             let stream = age::Decryptor::new(&sealed[..]).unwrap().decrypt(std::iter::once(identity.as_age()));
             stream.map(|mut stream| std::io::Read::read_to_end(&mut stream, &mut plain)).map(|read| (read.unwrap(), plain)).ok()
         };
-        assert_eq!(open(&Identity::from_text(identity.to_text().expose_secret()).unwrap()), Some((9, b"plaintext".to_vec())));
-        assert_eq!(open(&Identity::generate()), None);
+        assert_eq!(open(&BackupIdentity::from_text(identity.to_text().expose_secret()).unwrap()), Some((9, b"plaintext".to_vec())));
+        assert_eq!(open(&BackupIdentity::generate()), None);
     }
 }

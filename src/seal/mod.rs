@@ -19,7 +19,7 @@ pub mod pour;
 pub mod proof;
 pub mod relay;
 
-pub use identity::Identity;
-pub use open::{OpenError, Opened};
-pub use pour::{Pouring, SealError, Sealing};
+pub use identity::BackupIdentity;
+pub use open::{OpenError, OpenedPayload};
+pub use pour::{SealError, SealOptions, SealTask};
 pub use proof::{SealProof, SealedBytes, SegmentProof, SourceEnd};

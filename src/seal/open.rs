@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
-use super::identity::Identity;
+use super::identity::BackupIdentity;
 use crate::domain::manifest::StoredObject;
 
 /// What the manifest says of an object that is about to be read.
 #[derive(Debug, Clone)]
-pub struct Expected {
+pub struct ExpectedObject {
     /// Its name, for messages.
     pub name: String,
     /// Its size in bytes.
@@ -26,7 +26,7 @@ pub struct Expected {
     pub in_chunks: bool,
 }
 
-impl Expected {
+impl ExpectedObject {
     /// What a manifest says of one of its objects.
     #[must_use]
     pub fn of(object: &StoredObject, in_chunks: bool) -> Self {
@@ -36,7 +36,7 @@ impl Expected {
 
 /// Why bytes of an object were not delivered.
 #[derive(Debug, Clone)]
-pub enum Undelivered {
+pub enum DeliveryError {
     /// The vault does not give them, in its own words.
     Fetch(String),
     /// The vault gives others, twice: which object, and where.
@@ -48,7 +48,7 @@ pub enum Undelivered {
     },
 }
 
-impl Undelivered {
+impl DeliveryError {
     /// As the error of a payload or an object that is being read.
     #[must_use]
     pub fn of(self, reading: &str) -> OpenError {
@@ -101,26 +101,27 @@ pub enum OpenError {
 pub const AGE_HEADER_BYTES_MAX: usize = 4096;
 
 /// Chunks of ciphertext in order, as the vault delivers them.
-pub type Chunks = tokio::sync::mpsc::Receiver<Result<Bytes, Undelivered>>;
+pub type ChunkReceiver = tokio::sync::mpsc::Receiver<Result<Bytes, DeliveryError>>;
 
 /// The ciphertext with its header, which was read ahead.
-type Headed = std::io::Chain<std::io::Cursor<Vec<u8>>, Shared>;
+type HeadedReader = std::io::Chain<std::io::Cursor<Vec<u8>>, SharedReader>;
 
-/// A payload being opened. Read it to the end with [`Opened::read`]; only its `Ok(0)` says that it was whole.
-pub struct Opened {
+/// A payload being opened. Read it to the end with [`OpenedPayload::read`]; only its `Ok(0)` says that it was whole.
+pub struct OpenedPayload {
     name: String,
-    stream: zstd::Decoder<'static, std::io::BufReader<age::stream::StreamReader<Headed>>>,
-    ciphertext: Shared,
+    stream: zstd::Decoder<'static, std::io::BufReader<age::stream::StreamReader<HeadedReader>>>,
+    ciphertext: SharedReader,
 }
 
-impl Opened {
+impl OpenedPayload {
     /// Begins to open a payload. Blocks; call it where blocking is allowed.
     ///
     /// # Errors
     /// [`OpenError`] if the age header is broken or for another identity, or the first bytes cannot be fetched.
-    pub fn new(name: &str, chunks: Chunks, objects: Vec<Expected>, identity: &Identity) -> Result<Self, OpenError> {
-        let hashing = Hashing { chunks, chunk: Bytes::new(), objects: objects.into_iter(), current: None, fetch_error: None, damage: None };
-        let ciphertext = Shared(Arc::new(Mutex::new(hashing)));
+    pub fn new(name: &str, chunks: ChunkReceiver, objects: Vec<ExpectedObject>, identity: &BackupIdentity) -> Result<Self, OpenError> {
+        let hashing =
+            HashingReader { chunks, chunk: Bytes::new(), objects: objects.into_iter(), current: None, fetch_error: None, damage: None };
+        let ciphertext = SharedReader(Arc::new(Mutex::new(hashing)));
         let explain = |why: String| ciphertext.explain(name, why, |name, why| OpenError::NotOurs { name, why });
         let header = header(&mut ciphertext.clone()).map_err(|error| explain(error.to_string()))?;
         let headed = std::io::Cursor::new(header).chain(ciphertext.clone());
@@ -145,7 +146,7 @@ impl Opened {
     /// Reads everything, up to a limit for small payloads.
     ///
     /// # Errors
-    /// As [`Opened::read`]; also if there is more than `bytes_max`.
+    /// As [`OpenedPayload::read`]; also if there is more than `bytes_max`.
     pub fn read_all(&mut self, bytes_max: usize) -> Result<Vec<u8>, OpenError> {
         let mut all = Vec::new();
         let mut buffer = vec![0; 64 * 1024];
@@ -199,9 +200,9 @@ fn header(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
 
 /// The ciphertext, read by age and asked afterwards what went wrong with it.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Hashing>>);
+struct SharedReader(Arc<Mutex<HashingReader>>);
 
-impl Shared {
+impl SharedReader {
     /// The cause below a decoder's error, if there is one: the vault or the hash, not age, is to blame then.
     fn explain(&self, name: &str, why: String, otherwise: impl FnOnce(String, String) -> OpenError) -> OpenError {
         let below = self.0.lock().ok().map(|mut hashing| (hashing.fetch_error.take(), hashing.damage.take()));
@@ -213,23 +214,23 @@ impl Shared {
     }
 }
 
-impl Read for Shared {
+impl Read for SharedReader {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         self.0.lock().map_err(|_| std::io::ErrorKind::Other)?.read(into)
     }
 }
 
 /// Ciphertext on its way to age, checked against what is expected of each object.
-struct Hashing {
-    chunks: Chunks,
+struct HashingReader {
+    chunks: ChunkReceiver,
     chunk: Bytes,
-    objects: std::vec::IntoIter<Expected>,
-    current: Option<(Expected, Option<digest::Context>, u64)>,
+    objects: std::vec::IntoIter<ExpectedObject>,
+    current: Option<(ExpectedObject, Option<digest::Context>, u64)>,
     fetch_error: Option<String>,
     damage: Option<(String, String)>,
 }
 
-impl Hashing {
+impl HashingReader {
     /// Ends the current object if all its bytes are there.
     fn settle(&mut self) -> std::io::Result<()> {
         if self.current.as_ref().is_some_and(|(expected, _, seen)| *seen >= expected.bytes)
@@ -255,17 +256,17 @@ impl Hashing {
     }
 }
 
-impl Read for Hashing {
+impl Read for HashingReader {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         self.settle()?;
         while self.chunk.is_empty() {
             match self.chunks.blocking_recv() {
                 Some(Ok(chunk)) => self.chunk = chunk,
-                Some(Err(Undelivered::Fetch(why))) => {
+                Some(Err(DeliveryError::Fetch(why))) => {
                     self.fetch_error = Some(why);
                     return Err(std::io::ErrorKind::Other.into());
                 }
-                Some(Err(Undelivered::Damaged { name, why })) => return self.damaged(name, why),
+                Some(Err(DeliveryError::Damaged { name, why })) => return self.damaged(name, why),
                 None => {
                     if let Some((expected, _, seen)) = self.current.take() {
                         return self.damaged(
@@ -325,7 +326,7 @@ mod tests {
         (16..32).map(|overhead| noise(len - overhead)).find(|plain| frame(plain).len() == len).unwrap()
     }
 
-    fn encrypt(inner: &[u8], identity: &Identity) -> Vec<u8> {
+    fn encrypt(inner: &[u8], identity: &BackupIdentity) -> Vec<u8> {
         let recipient = identity.recipient();
         let encryptor = age::Encryptor::with_recipients(std::iter::once(&recipient as &dyn age::Recipient)).unwrap();
         let mut stream = encryptor.wrap_output(Vec::new()).unwrap();
@@ -339,12 +340,12 @@ mod tests {
         mac + sealed[mac..].iter().position(|c| *c == b'\n').unwrap() + 1 + 16
     }
 
-    fn expected(name: &str, bytes: &[u8]) -> Expected {
+    fn expected(name: &str, bytes: &[u8]) -> ExpectedObject {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, bytes));
-        Expected { name: name.to_owned(), bytes: bytes.len() as u64, sha256, in_chunks: false }
+        ExpectedObject { name: name.to_owned(), bytes: bytes.len() as u64, sha256, in_chunks: false }
     }
 
-    fn delivery(items: Vec<Result<Bytes, Undelivered>>) -> Chunks {
+    fn delivery(items: Vec<Result<Bytes, DeliveryError>>) -> ChunkReceiver {
         let (to, chunks) = tokio::sync::mpsc::channel(items.len().max(1));
         for item in items {
             to.try_send(item).unwrap();
@@ -352,12 +353,12 @@ mod tests {
         chunks
     }
 
-    fn cut(bytes: &[u8], size: usize) -> Chunks {
+    fn cut(bytes: &[u8], size: usize) -> ChunkReceiver {
         delivery(bytes.chunks(size).map(|c| Ok(Bytes::copy_from_slice(c))).collect())
     }
 
-    fn read_to_end(chunks: Chunks, objects: Vec<Expected>, identity: &Identity) -> Result<Vec<u8>, OpenError> {
-        let mut opened = Opened::new("payload", chunks, objects, identity)?;
+    fn read_to_end(chunks: ChunkReceiver, objects: Vec<ExpectedObject>, identity: &BackupIdentity) -> Result<Vec<u8>, OpenError> {
+        let mut opened = OpenedPayload::new("payload", chunks, objects, identity)?;
         let mut all = Vec::new();
         let mut buffer = vec![0; 10_007];
         loop {
@@ -369,13 +370,13 @@ mod tests {
     }
 
     /// Opens bytes of which the manifest says that they are right, so that only age and zstd can object.
-    fn open_as_said(sealed: &[u8], identity: &Identity) -> Result<Vec<u8>, OpenError> {
+    fn open_as_said(sealed: &[u8], identity: &BackupIdentity) -> Result<Vec<u8>, OpenError> {
         read_to_end(cut(sealed, 20_000), vec![expected("one", sealed)], identity)
     }
 
     #[test]
     fn a_payload_whose_size_is_at_a_chunk_boundary_reads_back_whole() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         for size in [2 * STREAM - 1, 2 * STREAM, 2 * STREAM + 1] {
             let plain = plain_for_frame_of(size);
             let sealed = encrypt(&frame(&plain), &identity);
@@ -385,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_payload_reads_back_however_it_is_cut_into_objects_and_chunks() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let plain = [noise(3_000), vec![7; 5_000]].concat();
         let sealed = encrypt(&[frame(&plain[..2_000]), frame(&plain[2_000..])].concat(), &identity);
         for object in [1, 50, 1_000, sealed.len() - 1, sealed.len()] {
@@ -401,10 +402,10 @@ mod tests {
 
     #[test]
     fn an_object_that_is_not_the_one_the_manifest_names_is_called_damaged_by_its_name() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let sealed = encrypt(&frame(&noise(5_000)), &identity);
         let objects = || vec![expected("first", &sealed[..3_000]), expected("second", &sealed[3_000..])];
-        let said = |bytes: &[u8], objects: Vec<Expected>| match read_to_end(cut(bytes, 700), objects, &identity) {
+        let said = |bytes: &[u8], objects: Vec<ExpectedObject>| match read_to_end(cut(bytes, 700), objects, &identity) {
             Err(OpenError::Damaged { name, why }) => (name, why),
             other => panic!("{other:?}"),
         };
@@ -432,7 +433,7 @@ mod tests {
 
     #[test]
     fn ciphertext_damaged_at_or_around_a_chunk_boundary_never_opens_even_if_the_manifest_agrees() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let plain = plain_for_frame_of(2 * STREAM);
         let sealed = encrypt(&frame(&plain), &identity);
         let begin = stream_begins(&sealed);
@@ -463,7 +464,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_not_whole_or_has_the_wrong_checksum_does_not_open() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let (first, second) = (frame(&noise(400)), frame(&noise(300)));
         let both = [&first[..], &second[..]].concat();
         let opens = |inner: &[u8]| open_as_said(&encrypt(inner, &identity), &identity);
@@ -484,7 +485,7 @@ mod tests {
 
     #[test]
     fn bytes_behind_the_end_of_the_age_stream_are_refused_even_if_the_manifest_lists_them() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let sealed = encrypt(&frame(b"plaintext"), &identity);
         // An object of no bytes makes age believe in the end of the file.
         let objects = vec![expected("one", &sealed), expected("none", b""), expected("more", b"x")];
@@ -501,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_header_without_end_is_refused_before_age_sees_it() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let stanza = format!("-> X25519 {}\n{}\n", "A".repeat(43), "B".repeat(43));
         let endless = format!("age-encryption.org/v1\n{}", stanza.repeat(3_000));
         for bytes in [endless.as_bytes(), format!("{endless}--- {}\n", "C".repeat(43)).as_bytes(), &[b'a'; 300_000]] {
@@ -516,9 +517,9 @@ mod tests {
 
     #[test]
     fn a_payload_does_not_open_with_another_backups_identity() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let sealed = encrypt(&frame(b"plaintext"), &identity);
-        let error = open_as_said(&sealed, &Identity::generate()).unwrap_err();
+        let error = open_as_said(&sealed, &BackupIdentity::generate()).unwrap_err();
         assert!(matches!(error, OpenError::NotOurs { .. }), "{error:?}");
         assert!(error.to_string().starts_with("payload does not open with this backup's identity: "), "{error}");
         assert!(matches!(open_as_said(b"not an age file, but as the manifest says\n", &identity), Err(OpenError::NotOurs { .. })));
@@ -530,12 +531,12 @@ mod tests {
 
     #[test]
     fn a_vault_that_fails_is_blamed_in_its_own_words_and_not_the_bytes() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let sealed = encrypt(&frame(&noise(200_000)), &identity);
         for delivered in [0, 10, 1_000, 100_000, sealed.len()] {
-            let mut items: Vec<Result<Bytes, Undelivered>> = Vec::new();
+            let mut items: Vec<Result<Bytes, DeliveryError>> = Vec::new();
             items.push(Ok(Bytes::copy_from_slice(&sealed[..delivered])));
-            items.push(Err(Undelivered::Fetch("the vault went away".to_owned())));
+            items.push(Err(DeliveryError::Fetch("the vault went away".to_owned())));
             match read_to_end(delivery(items), vec![expected("one", &sealed)], &identity) {
                 Err(error @ OpenError::Fetch { .. }) => {
                     assert_eq!(error.to_string(), "payload could not be fetched: the vault went away", "after {delivered} bytes");
@@ -547,10 +548,10 @@ mod tests {
 
     #[test]
     fn reading_into_no_room_is_not_the_end() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         let plain = noise(300_000);
         let sealed = encrypt(&frame(&plain), &identity);
-        let mut opened = Opened::new("payload", cut(&sealed, 50_000), vec![expected("one", &sealed)], &identity).unwrap();
+        let mut opened = OpenedPayload::new("payload", cut(&sealed, 50_000), vec![expected("one", &sealed)], &identity).unwrap();
         assert_eq!(opened.read(&mut []).unwrap(), 0);
         assert!(opened.read_all(plain.len()).unwrap() == plain);
         assert_eq!(opened.read(&mut [0]).unwrap(), 0, "and the end stays the end");
@@ -558,12 +559,13 @@ mod tests {
 
     #[test]
     fn a_small_payload_is_read_up_to_its_limit_and_not_beyond() {
-        let identity = Identity::generate();
+        let identity = BackupIdentity::generate();
         for size in [1, 1_000, 64 * 1024, 64 * 1024 + 1, 200_000] {
             let plain = noise(size);
             let sealed = encrypt(&frame(&plain), &identity);
-            let read =
-                |limit| Opened::new("small", cut(&sealed, 9_999), vec![expected("one", &sealed)], &identity).unwrap().read_all(limit);
+            let read = |limit| {
+                OpenedPayload::new("small", cut(&sealed, 9_999), vec![expected("one", &sealed)], &identity).unwrap().read_all(limit)
+            };
             assert!(read(size).unwrap() == plain, "{size}");
             assert!(read(size + 1).unwrap() == plain, "{size}");
             let error = read(size - 1).unwrap_err();

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::chunks::Chunks;
-use super::identity::Identity;
+use super::chunks::ChunkHasher;
+use super::identity::BackupIdentity;
 use super::proof::{SealProof, SealedBytes, SegmentProof, SourceEnd};
 
 /// Bytes of plaintext in one zstd frame.
@@ -30,7 +30,7 @@ const CORES_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How a stream is sealed.
 #[derive(Debug, Clone)]
-pub struct Sealing {
+pub struct SealOptions {
     /// Lowest and highest zstd level; equal for a fixed one.
     pub levels: (i32, i32),
     /// Compressing threads, at least 1.
@@ -75,7 +75,7 @@ pub enum SealError {
 }
 
 /// Looks at the plaintext as it passes; its result is part of the outcome.
-pub trait Tap: Send + 'static {
+pub trait StreamObserver: Send + 'static {
     /// What it found.
     type Found: Send + 'static;
     /// The next bytes of the stream.
@@ -90,7 +90,7 @@ pub trait Tap: Send + 'static {
     fn done(self) -> Result<Self::Found, String>;
 }
 
-impl Tap for () {
+impl StreamObserver for () {
     type Found = ();
     fn look(&mut self, _: &[u8]) -> Result<(), String> {
         Ok(())
@@ -101,12 +101,12 @@ impl Tap for () {
 }
 
 /// A stream being sealed on its threads.
-pub struct Pouring<F> {
+pub struct SealTask<F> {
     outcome: tokio::sync::oneshot::Receiver<Result<(SealProof, F), SealError>>,
     passed: Arc<AtomicU64>,
 }
 
-impl<F> Pouring<F> {
+impl<F> SealTask<F> {
     /// Plaintext bytes read so far.
     #[must_use]
     pub fn passed(&self) -> Arc<AtomicU64> {
@@ -125,14 +125,14 @@ impl<F> Pouring<F> {
 ///
 /// At end of file `end` is called and may block until the source has proved its end; without proof the stream is never
 /// closed. Dropping the receiver of `parts` stops the work.
-pub fn pour<T: Tap>(
+pub fn pour<T: StreamObserver>(
     source: impl Read + Send + 'static,
     end: impl FnOnce() -> Option<SourceEnd> + Send + 'static,
     tap: T,
-    identity: &Identity,
-    sealing: Sealing,
+    identity: &BackupIdentity,
+    sealing: SealOptions,
     parts: tokio::sync::mpsc::Sender<SealedPart>,
-) -> Pouring<T::Found> {
+) -> SealTask<T::Found> {
     let (answer, outcome) = tokio::sync::oneshot::channel();
     let passed = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&passed);
@@ -140,31 +140,31 @@ pub fn pour<T: Tap>(
     std::thread::spawn(move || {
         let _ = answer.send(run(source, end, tap, &recipient, &sealing, parts, &counter));
     });
-    Pouring { outcome, passed }
+    SealTask { outcome, passed }
 }
 
-type Block = Arc<Vec<u8>>;
-type Compressed = Result<Vec<u8>, std::io::Error>;
+type PlainBlock = Arc<Vec<u8>>;
+type CompressedFrame = Result<Vec<u8>, std::io::Error>;
 
 /// A block on its way to a compressor, and where the frame goes.
-struct Job {
-    block: Block,
+struct CompressionJob {
+    block: PlainBlock,
     level: i32,
-    frame: Sender<Compressed>,
+    frame: Sender<CompressedFrame>,
 }
 
-fn run<T: Tap>(
+fn run<T: StreamObserver>(
     source: impl Read,
     end: impl FnOnce() -> Option<SourceEnd>,
     tap: T,
     recipient: &age::x25519::Recipient,
-    sealing: &Sealing,
+    sealing: &SealOptions,
     parts: tokio::sync::mpsc::Sender<SealedPart>,
     passed: &AtomicU64,
 ) -> Result<(SealProof, T::Found), SealError> {
-    let (jobs, jobs_in) = bounded::<Job>(BLOCKS_QUEUED_MAX);
-    let (order, order_in) = bounded::<Receiver<Compressed>>(sealing.compressors + BLOCKS_QUEUED_MAX);
-    let (tapped, tapped_in) = bounded::<Block>(BLOCKS_QUEUED_MAX);
+    let (jobs, jobs_in) = bounded::<CompressionJob>(BLOCKS_QUEUED_MAX);
+    let (order, order_in) = bounded::<Receiver<CompressedFrame>>(sealing.compressors + BLOCKS_QUEUED_MAX);
+    let (tapped, tapped_in) = bounded::<PlainBlock>(BLOCKS_QUEUED_MAX);
     let (finish, finish_in) = bounded::<()>(1);
     let idle = Arc::new(AtomicBool::new(false));
 
@@ -176,11 +176,11 @@ fn run<T: Tap>(
         .collect();
     drop(jobs_in);
     let tap = std::thread::spawn(move || watch(tap, &tapped_in));
-    let writer = Parts::new(parts, sealing);
+    let writer = PartAssembler::new(parts, sealing);
     let recipient = recipient.clone();
     let sealer = std::thread::spawn(move || seal(&order_in, &recipient, writer, &finish_in));
 
-    let read = read_blocks(source, sealing.levels, &idle, &Channels { jobs, order, tapped }, passed);
+    let read = read_blocks(source, sealing.levels, &idle, &SealChannels { jobs, order, tapped }, passed);
     // All senders are gone now, so every thread runs out of work and ends, whatever happened.
     let found = tap.join().map_err(|_| SealError::ThreadDied)?;
     let closing = match (&read, &found) {
@@ -205,15 +205,15 @@ fn run<T: Tap>(
     }
 }
 
-struct Channels {
-    jobs: Sender<Job>,
-    order: Sender<Receiver<Compressed>>,
-    tapped: Sender<Block>,
+struct SealChannels {
+    jobs: Sender<CompressionJob>,
+    order: Sender<Receiver<CompressedFrame>>,
+    tapped: Sender<PlainBlock>,
 }
 
 /// How the compressors keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Queue {
+enum CompressionQueue {
     /// Blocks wait for them.
     Full,
     /// Neither.
@@ -224,11 +224,11 @@ enum Queue {
 
 /// The level of the next block: lower as soon as compression holds the dump back, higher while it would idle most of a core, lower again where
 /// somebody else needs the cores.
-fn next_level(level: i32, (low, high): (i32, i32), queue: Queue, idle_cores: Option<f64>) -> i32 {
+fn next_level(level: i32, (low, high): (i32, i32), queue: CompressionQueue, idle_cores: Option<f64>) -> i32 {
     let wanted = match (queue, idle_cores) {
-        (Queue::Full, _) => level - 1,
-        (Queue::Starved, Some(cores)) if cores >= 0.7 => level + 1,
-        (Queue::Starved, Some(cores)) if cores < 0.3 => level - 1,
+        (CompressionQueue::Full, _) => level - 1,
+        (CompressionQueue::Starved, Some(cores)) if cores >= 0.7 => level + 1,
+        (CompressionQueue::Starved, Some(cores)) if cores < 0.3 => level - 1,
         _ => level,
     };
     wanted.clamp(low, high)
@@ -238,7 +238,7 @@ fn read_blocks(
     mut source: impl Read,
     (low, high): (i32, i32),
     idle: &AtomicBool,
-    to: &Channels,
+    to: &SealChannels,
     passed: &AtomicU64,
 ) -> Result<u64, SealError> {
     let mut level = low;
@@ -254,17 +254,17 @@ fn read_blocks(
         passed.store(total, Ordering::Relaxed);
         let block = Arc::new(block);
         let queue = match (to.jobs.is_full(), to.jobs.is_empty() && idle.load(Ordering::Relaxed)) {
-            (true, _) => Queue::Full,
-            (false, true) => Queue::Starved,
-            (false, false) => Queue::Busy,
+            (true, _) => CompressionQueue::Full,
+            (false, true) => CompressionQueue::Starved,
+            (false, false) => CompressionQueue::Busy,
         };
         // Cores are looked at only where the answer counts: a look begins a new interval.
-        let idle_cores = if queue == Queue::Starved && low < high { cores.idle() } else { None };
+        let idle_cores = if queue == CompressionQueue::Starved && low < high { cores.idle() } else { None };
         level = next_level(level, (low, high), queue, idle_cores);
         let (frame, frame_in) = bounded(1);
         let sent = to.tapped.send(Arc::clone(&block)).is_ok()
             && to.order.send(frame_in).is_ok()
-            && to.jobs.send(Job { block, level, frame }).is_ok();
+            && to.jobs.send(CompressionJob { block, level, frame }).is_ok();
         if !sent {
             return Err(SealError::UploadStopped);
         }
@@ -298,7 +298,7 @@ impl IdleCores {
     }
 }
 
-fn compress(jobs: &Receiver<Job>, idle: &AtomicBool) {
+fn compress(jobs: &Receiver<CompressionJob>, idle: &AtomicBool) {
     let mut compressor = zstd::bulk::Compressor::new(0);
     loop {
         idle.store(jobs.is_empty(), Ordering::Relaxed);
@@ -315,7 +315,7 @@ fn compress(jobs: &Receiver<Job>, idle: &AtomicBool) {
     }
 }
 
-fn watch<T: Tap>(mut tap: T, blocks: &Receiver<Block>) -> Result<T::Found, String> {
+fn watch<T: StreamObserver>(mut tap: T, blocks: &Receiver<PlainBlock>) -> Result<T::Found, String> {
     for block in blocks {
         tap.look(&block)?;
     }
@@ -324,9 +324,9 @@ fn watch<T: Tap>(mut tap: T, blocks: &Receiver<Block>) -> Result<T::Found, Strin
 
 /// Puts frames in order through age into parts. `None` if the stream was not to be closed.
 fn seal(
-    order: &Receiver<Receiver<Compressed>>,
+    order: &Receiver<Receiver<CompressedFrame>>,
     recipient: &age::x25519::Recipient,
-    parts: Parts,
+    parts: PartAssembler,
     finish: &Receiver<()>,
 ) -> Result<Option<Vec<SegmentProof>>, SealError> {
     let stopped = Arc::clone(&parts.stopped);
@@ -345,21 +345,21 @@ fn seal(
 }
 
 /// Gathers ciphertext into parts, hashing it object by object.
-struct Parts {
+struct PartAssembler {
     to: tokio::sync::mpsc::Sender<SealedPart>,
     part_bytes: usize,
     parts_per_object_max: usize,
     filling: Vec<u8>,
     part: usize,
     hash: digest::Context,
-    chunks: Chunks,
+    chunks: ChunkHasher,
     bytes: u64,
     segments: Vec<SegmentProof>,
     stopped: Arc<AtomicBool>,
 }
 
-impl Parts {
-    fn new(to: tokio::sync::mpsc::Sender<SealedPart>, sealing: &Sealing) -> Self {
+impl PartAssembler {
+    fn new(to: tokio::sync::mpsc::Sender<SealedPart>, sealing: &SealOptions) -> Self {
         Self {
             to,
             part_bytes: sealing.part_bytes,
@@ -367,7 +367,7 @@ impl Parts {
             filling: Vec::with_capacity(sealing.part_bytes),
             part: 1,
             hash: digest::Context::new(&digest::SHA256),
-            chunks: Chunks::default(),
+            chunks: ChunkHasher::default(),
             bytes: 0,
             segments: Vec::new(),
             stopped: Arc::default(),
@@ -409,7 +409,7 @@ impl Parts {
     }
 }
 
-impl Write for Parts {
+impl Write for PartAssembler {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         // A full object is ended only when more is to come, so that no empty object follows.
         if self.part > self.parts_per_object_max {

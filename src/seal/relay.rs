@@ -3,35 +3,35 @@
 use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
 
-use super::chunks::Chunks;
-use super::open::{Expected, OpenError};
+use super::chunks::ChunkHasher;
+use super::open::{ExpectedObject, OpenError};
 use super::proof::{SealedBytes, SegmentProof};
 
 /// How every age file begins. What does not is not sealed, whatever its hash.
 const AGE: &[u8] = b"age-encryption.org/v1\n";
 
 /// One object that is passed on.
-pub struct Relay {
-    expected: Expected,
+pub struct CiphertextRelay {
+    expected: ExpectedObject,
     part_bytes: usize,
     hash: digest::Context,
     seen: u64,
     waiting: BytesMut,
-    chunks: Chunks,
+    chunks: ChunkHasher,
     begins: bool,
 }
 
-impl Relay {
+impl CiphertextRelay {
     /// Expects an object. `begins` says whether it is the first of its payload, and so begins as an age file does.
     #[must_use]
-    pub fn new(expected: Expected, part_bytes: usize, begins: bool) -> Self {
+    pub fn new(expected: ExpectedObject, part_bytes: usize, begins: bool) -> Self {
         Self {
             expected,
             part_bytes,
             hash: digest::Context::new(&digest::SHA256),
             seen: 0,
             waiting: BytesMut::new(),
-            chunks: Chunks::default(),
+            chunks: ChunkHasher::default(),
             begins,
         }
     }
@@ -96,7 +96,8 @@ mod tests {
 
     fn relay(bytes: &[u8], said: &[u8], parts: usize) -> Result<(Vec<usize>, u64), OpenError> {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, said));
-        let mut relay = Relay::new(Expected { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, parts, true);
+        let mut relay =
+            CiphertextRelay::new(ExpectedObject { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, parts, true);
         let mut sizes = Vec::new();
         for chunk in bytes.chunks(7) {
             sizes.extend(relay.pass(&Bytes::copy_from_slice(chunk))?.iter().map(SealedBytes::len));
@@ -120,9 +121,9 @@ mod tests {
     }
 
     /// A relay that expects these bytes, in parts of 40 bytes.
-    fn expecting(said: &[u8], begins: bool) -> Relay {
+    fn expecting(said: &[u8], begins: bool) -> CiphertextRelay {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, said));
-        Relay::new(Expected { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, 40, begins)
+        CiphertextRelay::new(ExpectedObject { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, 40, begins)
     }
 
     fn why<T>(result: Result<T, OpenError>) -> String {
@@ -173,7 +174,7 @@ mod tests {
     fn parts_smaller_than_the_beginning_are_held_back_until_it_has_been_seen() {
         let said = [AGE, &[7; 8]].concat();
         let sha256 = hex::encode(digest::digest(&digest::SHA256, &said));
-        let mut relay = Relay::new(Expected { name: "x".to_owned(), bytes: 30, sha256, in_chunks: false }, 5, true);
+        let mut relay = CiphertextRelay::new(ExpectedObject { name: "x".to_owned(), bytes: 30, sha256, in_chunks: false }, 5, true);
         assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[..21])).unwrap().len(), 0);
         assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[21..])).unwrap().len(), 5);
         assert_eq!(relay.done().unwrap().0.len(), 5);

@@ -22,42 +22,42 @@ pub const HEAD_MAX: Duration = Duration::from_secs(10);
 
 /// Lets so many in, and closes others at once.
 #[derive(Clone)]
-pub struct Few(Arc<Semaphore>);
+pub struct ConnectionLimit(Arc<Semaphore>);
 
-impl Default for Few {
+impl Default for ConnectionLimit {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(AT_ONCE_MAX)))
     }
 }
 
-impl<S> Accept<TcpStream, S> for Few {
-    type Stream = Brief;
+impl<S> Accept<TcpStream, S> for ConnectionLimit {
+    type Stream = TimedStream;
     type Service = S;
-    type Future = Ready<io::Result<(Brief, S)>>;
+    type Future = Ready<io::Result<(TimedStream, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         ready(match Arc::clone(&self.0).try_acquire_owned() {
-            Ok(permit) => Ok((Brief { stream, ends: Box::pin(tokio::time::sleep(LIFE_MAX)), _permit: permit }, service)),
+            Ok(permit) => Ok((TimedStream { stream, ends: Box::pin(tokio::time::sleep(LIFE_MAX)), _permit: permit }, service)),
             Err(_) => Err(io::Error::other("there are too many connections")),
         })
     }
 }
 
 /// A connection that ends.
-pub struct Brief {
+pub struct TimedStream {
     stream: TcpStream,
     ends: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Brief {
+impl TimedStream {
     fn has_ended(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
         use std::future::Future;
         self.ends.as_mut().poll(context).is_ready().then(|| io::ErrorKind::TimedOut.into())
     }
 }
 
-impl AsyncRead for Brief {
+impl AsyncRead for TimedStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.has_ended(context) {
             Some(error) => Poll::Ready(Err(error)),
@@ -66,7 +66,7 @@ impl AsyncRead for Brief {
     }
 }
 
-impl AsyncWrite for Brief {
+impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.has_ended(context) {
             Some(error) => Poll::Ready(Err(error)),

@@ -6,87 +6,99 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::scheduler::Failure;
-use crate::catalog::ticks::Claim;
+use super::scheduler::RunFailure;
+use crate::catalog::ticks::TickClaim;
 use crate::config::schedules::Schedule;
-use crate::domain::Trouble;
-use crate::domain::alarm::Kind;
+use crate::domain::ErrorClass;
+use crate::domain::alarm::AlarmKind;
 use crate::domain::drill::Verdict;
-use crate::domain::job::{Action, Job};
-use crate::domain::span::{Span, bytes_for_people};
-use crate::notify::Bell;
-use crate::report::{Progress, Team};
-use crate::work::fence::Mandate;
-use crate::work::{Rig, WorkError, back_up, copy, drill, prune, publish, shelf, sweep, verify};
+use crate::domain::job::{Job, JobAction};
+use crate::domain::span::{HumanDuration, format_bytes};
+use crate::notify::Notifier;
+use crate::report::{DrillAudience, ProgressReporter};
+use crate::work::fence::FencingToken;
+use crate::work::{WorkContext, WorkError, back_up, copy, drill, prune, publish, shelf, sweep, verify};
 
 /// Whoever does what is due.
 #[async_trait]
-pub trait Hands: Send + Sync {
+pub trait JobExecutor: Send + Sync {
     /// Does it, and says in a few words what came of it.
     ///
     /// # Errors
-    /// [`Failure`]
-    async fn perform(&self, job: &Job, claim: &Claim, progress: Progress, cancel: CancellationToken) -> Result<String, Failure>;
+    /// [`RunFailure`]
+    async fn perform(
+        &self,
+        job: &Job,
+        claim: &TickClaim,
+        progress: ProgressReporter,
+        cancel: CancellationToken,
+    ) -> Result<String, RunFailure>;
 
     /// Confirms a claim where it counts, which may give it a later epoch.
     ///
     /// # Errors
-    /// [`Failure`] if it is somebody else's by now.
-    async fn confirm(&self, job: &Job, claim: Claim) -> Result<Claim, Failure> {
+    /// [`RunFailure`] if it is somebody else's by now.
+    async fn confirm(&self, job: &Job, claim: TickClaim) -> Result<TickClaim, RunFailure> {
         let _ = job;
         Ok(claim)
     }
 }
 
 /// Something noticed on the way that somebody must hear of, though the run did what it should.
-pub type News = tokio::sync::mpsc::UnboundedSender<(Kind, String, String, String)>;
+pub type RunNotice = tokio::sync::mpsc::UnboundedSender<(AlarmKind, String, String, String)>;
 
 /// The verbs.
-pub struct Verbs {
+pub struct CommandExecutor {
     /// The rig.
-    pub rig: Rig,
+    pub rig: WorkContext,
     /// Who wants to hear that we are alive.
-    pub bell: Bell,
+    pub bell: Notifier,
     /// What is noticed on the way.
-    pub news: News,
+    pub news: RunNotice,
     /// The schedules in force, which say how long backups are kept.
     pub schedules: Vec<Schedule>,
 }
 
 /// Errors of verbs, in words without data: a server's own words may quote it, and stay with the causes.
-fn failure(error: &WorkError) -> Failure {
+fn failure(error: &WorkError) -> RunFailure {
     let mut text = error.to_string();
     if let WorkError::Source { source, .. } = error {
-        text.push_str(&format!(": {}", source.class()));
+        text.push_str(&format!(": {}", source.safe_cause()));
     }
     if let Some(hint) = error.hint() {
         text.push_str(&format!(" ({hint})"));
     }
-    Failure { trouble: error.trouble(), text }
+    RunFailure { trouble: error.class(), text }
 }
 
 #[async_trait]
-impl Hands for Verbs {
-    async fn confirm(&self, job: &Job, claim: Claim) -> Result<Claim, Failure> {
-        let Action::Backup(datastore) = &job.action else { return Ok(claim) };
-        let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
+impl JobExecutor for CommandExecutor {
+    async fn confirm(&self, job: &Job, claim: TickClaim) -> Result<TickClaim, RunFailure> {
+        let JobAction::Backup(datastore) = &job.action else { return Ok(claim) };
+        let mandate = FencingToken { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
         let confirmed = mandate.claim(&self.rig, datastore).await.map_err(|error| failure(&error))?;
-        Ok(Claim { epoch: confirmed.epoch, ..claim })
+        Ok(TickClaim { epoch: confirmed.epoch, ..claim })
     }
 
-    async fn perform(&self, job: &Job, claim: &Claim, progress: Progress, cancel: CancellationToken) -> Result<String, Failure> {
-        let rig = Rig { progress, cancel, reading: Arc::default(), lists: Arc::default(), ..self.rig.clone() };
+    async fn perform(
+        &self,
+        job: &Job,
+        claim: &TickClaim,
+        progress: ProgressReporter,
+        cancel: CancellationToken,
+    ) -> Result<String, RunFailure> {
+        let rig = WorkContext { progress, cancel, reading: Arc::default(), lists: Arc::default(), ..self.rig.clone() };
         let done = match &job.action {
-            Action::Backup(datastore) => {
-                let mandate = Mandate { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
+            JobAction::Backup(datastore) => {
+                let mandate = FencingToken { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
                 self.backup(&rig, datastore, mandate, claim.attempt).await
             }
-            Action::Drill(name) => rehearse(&rig, name).await,
-            Action::Verify(count) => read_back(&rig, *count).await,
-            Action::Copy(vault) => replicate(&rig, vault).await,
-            Action::Prune => self.prune(&rig).await,
-            Action::Sweep => self.sweep(&rig).await,
-            Action::Heartbeat => self.beat().await,
+            JobAction::Drill(name) => rehearse(&rig, name).await,
+            JobAction::Verify(count) => read_back(&rig, *count).await,
+            JobAction::Copy(vault) => replicate(&rig, vault).await,
+            JobAction::Prune => self.prune(&rig).await,
+            JobAction::Sweep => self.sweep(&rig).await,
+            JobAction::Heartbeat => self.beat().await,
         };
         done.map_err(|error| {
             tracing::error!(job = %job.key, error = &error as &dyn std::error::Error, "the run failed");
@@ -95,8 +107,8 @@ impl Hands for Verbs {
     }
 }
 
-async fn rehearse(rig: &Rig, name: &str) -> Result<String, WorkError> {
-    let team = Team::new(|_| {}, false);
+async fn rehearse(rig: &WorkContext, name: &str) -> Result<String, WorkError> {
+    let team = DrillAudience::new(|_| {}, false);
     // One that died here has no report yet; it gets one before the next begins.
     let vault = shelf::vault_id(rig).await?;
     if let Some(catalog) = rig.catalog() {
@@ -115,7 +127,7 @@ async fn rehearse(rig: &Rig, name: &str) -> Result<String, WorkError> {
     }
 }
 
-async fn read_back(rig: &Rig, count: usize) -> Result<String, WorkError> {
+async fn read_back(rig: &WorkContext, count: usize) -> Result<String, WorkError> {
     let mut entries = shelf::entries(rig, None).await?;
     let mut read = 0;
     while read < count && !entries.is_empty() {
@@ -127,14 +139,14 @@ async fn read_back(rig: &Rig, count: usize) -> Result<String, WorkError> {
     Ok(format!("read {read} backups back"))
 }
 
-async fn replicate(rig: &Rig, vault: &str) -> Result<String, WorkError> {
+async fn replicate(rig: &WorkContext, vault: &str) -> Result<String, WorkError> {
     let report = copy::copy(rig, vault, None).await?;
     let refused = if report.refused.is_empty() { String::new() } else { format!("; left alone: {}", report.refused.join("; ")) };
-    Ok(format!("{} new backups, {} updated, {}{refused}", report.backups, report.updated, bytes_for_people(report.bytes)))
+    Ok(format!("{} new backups, {} updated, {}{refused}", report.backups, report.updated, format_bytes(report.bytes)))
 }
 
-impl Verbs {
-    async fn prune(&self, rig: &Rig) -> Result<String, WorkError> {
+impl CommandExecutor {
+    async fn prune(&self, rig: &WorkContext) -> Result<String, WorkError> {
         let (mut removed, mut left, mut busy) = (0, Vec::new(), Vec::new());
         for datastore in rig.config.datastores.keys() {
             let policies = prune::policies_of(&self.schedules, datastore);
@@ -162,9 +174,9 @@ impl Verbs {
 
     async fn backup(
         &self,
-        rig: &Rig,
+        rig: &WorkContext,
         datastore: &crate::domain::DatastoreName,
-        mandate: Mandate,
+        mandate: FencingToken,
         attempt: u32,
     ) -> Result<String, WorkError> {
         if attempt > 1
@@ -176,14 +188,14 @@ impl Verbs {
         if !report.strangers.is_empty() {
             let text = format!("{datastore}: {}", publish::tell_strangers(&report.strangers));
             let next = "is a clone of this host running, or was the catalog restored from an earlier day? Two hosts share one catalog ([catalog] url), or have a datastore each".to_owned();
-            let _ = self.news.send((Kind::Stranger, datastore.to_string(), text, next));
+            let _ = self.news.send((AlarmKind::Stranger, datastore.to_string(), text, next));
         }
-        let (bytes, seconds) = (bytes_for_people(report.sealed_bytes), report.seconds);
+        let (bytes, seconds) = (format_bytes(report.sealed_bytes), report.seconds);
         Ok(format!("published {}, {bytes} in {seconds:.0} s", report.backup))
     }
 
-    async fn sweep(&self, rig: &Rig) -> Result<String, WorkError> {
-        let found = sweep::look(rig, Span::seconds(86_400)).await?;
+    async fn sweep(&self, rig: &WorkContext) -> Result<String, WorkError> {
+        let found = sweep::look(rig, HumanDuration::seconds(86_400)).await?;
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         let leftovers = &found.leftovers;
         kinds.insert("unfinished uploads", leftovers.in_vaults().map(|(_, found)| found.uploads.len()).sum());
@@ -202,7 +214,7 @@ impl Verbs {
         let said = kinds.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
         if !kinds.is_empty() {
             let next = "find out which run died and why (`lifeboat status`); what may go has been removed".to_owned();
-            let _ = self.news.send((Kind::Leftovers, "sweep".to_owned(), format!("a sweep found {said}"), next));
+            let _ = self.news.send((AlarmKind::Leftovers, "sweep".to_owned(), format!("a sweep found {said}"), next));
         }
         let removed = found.apply(rig).await?;
         Ok(if said.is_empty() { "found nothing".to_owned() } else { format!("found {said}; removed {removed} things") })
@@ -225,6 +237,6 @@ impl Verbs {
 
 /// A run that took longer than it may.
 #[must_use]
-pub fn timed_out(within: Span) -> Failure {
-    Failure { trouble: Trouble::Unavailable, text: format!("it took longer than {within} and was stopped") }
+pub fn timed_out(within: HumanDuration) -> RunFailure {
+    RunFailure { trouble: ErrorClass::Unavailable, text: format!("it took longer than {within} and was stopped") }
 }

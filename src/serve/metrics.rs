@@ -11,42 +11,42 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::Board;
-use crate::domain::alarm::Kind;
+use super::StatusBoard;
+use crate::domain::alarm::AlarmKind;
 
 /// Content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Store {
+struct DatastoreLabel {
     datastore: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
+struct ObjectLabel {
     kind: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Run {
+struct RunLabels {
     verb: String,
     outcome: String,
 }
 
-type Seconds = Gauge<f64, AtomicU64>;
+type DurationHistogram = Gauge<f64, AtomicU64>;
 
 /// Everything that is measured. What never happened has no time: its age is infinite.
 ///
 /// # Errors
 /// Never in practice: text is written into memory.
-pub fn text(board: &Board, now: Timestamp) -> Result<String, fmt::Error> {
+pub fn text(board: &StatusBoard, now: Timestamp) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("lifeboat");
     datastores(&mut registry, board, now);
-    let counts = Family::<Run, Counter>::default();
+    let counts = Family::<RunLabels, Counter>::default();
     registry.register("runs", "Runs of this host that have ended, by what they did and how", counts.clone());
     if let Ok(ended) = board.ended.lock() {
         for ((verb, outcome), count) in ended.iter() {
-            counts.get_or_create(&Run { verb: verb.clone(), outcome: (*outcome).to_owned() }).inc_by(*count);
+            counts.get_or_create(&RunLabels { verb: verb.clone(), outcome: (*outcome).to_owned() }).inc_by(*count);
         }
     }
     let running: Gauge = Gauge::default();
@@ -57,10 +57,10 @@ pub fn text(board: &Board, now: Timestamp) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-fn datastores(registry: &mut Registry, board: &Board, now: Timestamp) {
+fn datastores(registry: &mut Registry, board: &StatusBoard, now: Timestamp) {
     let Some(status) = board.status() else { return };
     let gauge = |registry: &mut Registry, name: &str, help: &str| {
-        let family = Family::<Store, Seconds>::default();
+        let family = Family::<DatastoreLabel, DurationHistogram>::default();
         registry.register(name, help, family.clone());
         family
     };
@@ -74,7 +74,7 @@ fn datastores(registry: &mut Registry, board: &Board, now: Timestamp) {
     let rto = gauge(registry, "rto_objective_seconds", "How long a restore may take");
     let measured = gauge(registry, "rto_measured_seconds", "How long the last drill that restored it took to the first query");
     for health in &status.datastores {
-        let label = Store { datastore: health.datastore.to_string() };
+        let label = DatastoreLabel { datastore: health.datastore.to_string() };
         let seconds = |time: Timestamp| time.as_millisecond() as f64 / 1000.0;
         let age = |age: Option<std::time::Duration>| age.map_or(f64::INFINITY, |age| age.as_secs_f64());
         verified.get_or_create(&label).set(age(health.drill_age(now)));
@@ -94,11 +94,11 @@ fn datastores(registry: &mut Registry, board: &Board, now: Timestamp) {
             measured.get_or_create(&label).set(seconds);
         }
     }
-    let alarms = Family::<Of, Gauge>::default();
+    let alarms = Family::<ObjectLabel, Gauge>::default();
     registry.register("alarms", "What is wrong, by kind", alarms.clone());
-    for (name, kind) in Kind::ALL {
+    for (name, kind) in AlarmKind::ALL {
         let count = status.standing.iter().filter(|standing| standing.alarm.kind == kind).count();
-        alarms.get_or_create(&Of { kind: name.to_owned() }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        alarms.get_or_create(&ObjectLabel { kind: name.to_owned() }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     let undelivered: Gauge = Gauge::default();
     undelivered.set(i64::try_from(status.undelivered.len()).unwrap_or(i64::MAX));

@@ -22,19 +22,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::catalog::ticks::{Claim, End};
+use crate::catalog::ticks::{RunEnd, TickClaim};
 use crate::catalog::{Catalog, CatalogError};
-use crate::config::schedules::Jobs;
-use crate::config::serve::{OnStop, ServeConfig};
-use crate::domain::Trouble;
-use crate::domain::alarm::Phase;
+use crate::config::schedules::ConfiguredJobs;
+use crate::config::serve::{ServeConfig, StopPolicy};
+use crate::domain::ErrorClass;
+use crate::domain::alarm::AlarmPhase;
 use crate::domain::job::Job;
-use crate::notify::Bell;
-use crate::report::Progress;
-use crate::work::status::{self, Status, StatusCache};
-use crate::work::{Rig, WorkError, fence};
-use hands::{Hands, News, Verbs};
-use scheduler::{Failure, Scheduler, end_of};
+use crate::notify::Notifier;
+use crate::report::ProgressReporter;
+use crate::work::status::{self, StatusCache, SystemStatus};
+use crate::work::{WorkContext, WorkError, fence};
+use hands::{CommandExecutor, JobExecutor, RunNotice};
+use scheduler::{RunFailure, Scheduler, end_of};
 
 /// How often the catalog is asked, if nothing happens before.
 const POLL: Duration = Duration::from_secs(1);
@@ -54,32 +54,32 @@ const WRITE_AGAIN: Duration = Duration::from_secs(2);
 const HISTORY: jiff::SignedDuration = jiff::SignedDuration::from_hours(24 * 400);
 
 /// What a configuration amounts to.
-pub struct Setup {
+pub struct ServeSetup {
     /// The rig.
-    pub rig: Rig,
+    pub rig: WorkContext,
     /// Whom to tell.
-    pub bell: Bell,
+    pub bell: Notifier,
     /// What runs, and when.
-    pub jobs: Jobs,
+    pub jobs: ConfiguredJobs,
 }
 
 /// Reads the configuration, now and on SIGHUP.
-pub type Load = Box<dyn Fn() -> BoxFuture<'static, Result<Setup, WorkError>> + Send + Sync>;
+pub type ConfigLoader = Box<dyn Fn() -> BoxFuture<'static, Result<ServeSetup, WorkError>> + Send + Sync>;
 
 /// A run that is under way on this host.
 #[derive(Clone)]
-pub struct Running {
+pub struct RunningJob {
     /// The job.
     pub job: Job,
     /// Its claim.
-    pub claim: Claim,
+    pub claim: TickClaim,
     /// How far it is.
-    pub progress: Progress,
+    pub progress: ProgressReporter,
     /// Since when.
     pub since: Timestamp,
 }
 
-impl Running {
+impl RunningJob {
     /// One run, and not another of the same job.
     fn key(&self) -> String {
         format!("{} {} {}", self.claim.job, self.claim.tick, self.claim.epoch)
@@ -88,31 +88,31 @@ impl Running {
 
 /// What the page and the metrics show. Written by the loop, read by everybody.
 #[derive(Default)]
-pub struct Board {
+pub struct StatusBoard {
     /// How things stood when it was looked last.
-    pub status: Mutex<Option<Arc<Status>>>,
+    pub status: Mutex<Option<Arc<SystemStatus>>>,
     /// The evidence as it was read then.
-    pub series: Mutex<Option<Arc<crate::evidence::Series>>>,
+    pub series: Mutex<Option<Arc<crate::evidence::EvidenceSeries>>>,
     /// Runs of this host.
-    pub running: Mutex<BTreeMap<String, Running>>,
+    pub running: Mutex<BTreeMap<String, RunningJob>>,
     /// Runs of this host that have ended, by what they did and how.
     pub ended: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
-impl Board {
+impl StatusBoard {
     /// How things stood when it was looked last.
     #[must_use]
-    pub fn status(&self) -> Option<Arc<Status>> {
+    pub fn status(&self) -> Option<Arc<SystemStatus>> {
         self.status.lock().ok().and_then(|status| status.clone())
     }
     /// The evidence as it was read then.
     #[must_use]
-    pub fn series(&self) -> Option<Arc<crate::evidence::Series>> {
+    pub fn series(&self) -> Option<Arc<crate::evidence::EvidenceSeries>> {
         self.series.lock().ok().and_then(|series| series.clone())
     }
     /// Runs of this host.
     #[must_use]
-    pub fn running(&self) -> Vec<Running> {
+    pub fn running(&self) -> Vec<RunningJob> {
         self.running.lock().map(|running| running.values().cloned().collect()).unwrap_or_default()
     }
 }
@@ -121,7 +121,11 @@ impl Board {
 ///
 /// # Errors
 /// [`WorkError`] if the first configuration is not acceptable, or the page cannot be served.
-pub async fn run(load: Load, cancel: CancellationToken, mut hangup: tokio::sync::mpsc::UnboundedReceiver<()>) -> Result<(), WorkError> {
+pub async fn run(
+    load: ConfigLoader,
+    cancel: CancellationToken,
+    mut hangup: tokio::sync::mpsc::UnboundedReceiver<()>,
+) -> Result<(), WorkError> {
     let setup = load().await?;
     let catalog = match &setup.rig.catalog {
         Ok(catalog) => catalog.clone(),
@@ -133,10 +137,10 @@ pub async fn run(load: Load, cancel: CancellationToken, mut hangup: tokio::sync:
             });
         }
     };
-    let board = Arc::new(Board::default());
+    let board = Arc::new(StatusBoard::default());
     let serving = web::serve(&setup.rig.config.serve, Arc::clone(&board), cancel.clone()).await?;
     let (news, heard) = tokio::sync::mpsc::unbounded_channel();
-    let mut daemon = Daemon::new(setup, catalog, board, news).await?;
+    let mut daemon = ServeDaemon::new(setup, catalog, board, news).await?;
     tokio::spawn(telling::pass_on(heard, daemon.catalog.clone(), Arc::clone(&daemon.telling)));
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let watched = std::env::var_os("WATCHDOG_USEC").is_some();
@@ -176,40 +180,45 @@ pub async fn run(load: Load, cancel: CancellationToken, mut hangup: tokio::sync:
     Ok(())
 }
 
-struct Daemon {
+struct ServeDaemon {
     scheduler: Scheduler,
     catalog: Catalog,
     settings: ServeConfig,
-    rig: Rig,
-    verbs: Arc<Verbs>,
-    news: News,
-    telling: Arc<telling::Telling>,
-    board: Arc<Board>,
+    rig: WorkContext,
+    verbs: Arc<CommandExecutor>,
+    news: RunNotice,
+    telling: Arc<telling::AlertDispatcher>,
+    board: Arc<StatusBoard>,
     cache: StatusCache,
     tasks: JoinSet<()>,
     running_cancel: CancellationToken,
     faults: Vec<crate::domain::alarm::Alarm>,
     cleaned: Option<Instant>,
-    silent: Option<Silent>,
+    silent: Option<CatalogSilence>,
 }
 
 /// Since when the catalog does not answer, and whether somebody was told.
-struct Silent {
+struct CatalogSilence {
     from: Instant,
     since: Timestamp,
     told: bool,
 }
 
-impl Daemon {
-    async fn new(setup: Setup, catalog: Catalog, board: Arc<Board>, news: News) -> Result<Self, WorkError> {
+impl ServeDaemon {
+    async fn new(setup: ServeSetup, catalog: Catalog, board: Arc<StatusBoard>, news: RunNotice) -> Result<Self, WorkError> {
         let settings = setup.rig.config.serve.clone();
         let mut scheduler = Scheduler::new(catalog.clone(), &settings.host, settings.lease.duration(), settings.runs_in_all);
         scheduler.take_jobs(setup.jobs.jobs).await?;
-        let telling = Arc::new(telling::Telling::new(setup.bell.clone(), setup.rig.vault.address(), &settings));
+        let telling = Arc::new(telling::AlertDispatcher::new(setup.bell.clone(), setup.rig.vault.address(), &settings));
         Ok(Self {
             scheduler,
             settings,
-            verbs: Arc::new(Verbs { rig: setup.rig.clone(), bell: setup.bell, news: news.clone(), schedules: setup.jobs.schedules }),
+            verbs: Arc::new(CommandExecutor {
+                rig: setup.rig.clone(),
+                bell: setup.bell,
+                news: news.clone(),
+                schedules: setup.jobs.schedules,
+            }),
             rig: setup.rig,
             catalog,
             news,
@@ -231,13 +240,13 @@ impl Daemon {
             let busy = self.board.running().iter().map(|run| run.claim.subject.clone()).collect();
             let Some((claim, job)) = self.scheduler.claim(&busy).await? else { return Ok(()) };
             tracing::info!(job = %job.key, tick = %claim.tick, attempt = claim.attempt, epoch = claim.epoch, "begun");
-            let running = Running { job, claim, progress: Progress::default(), since: Timestamp::now() };
+            let running = RunningJob { job, claim, progress: ProgressReporter::default(), since: Timestamp::now() };
             if let Ok(mut all) = self.board.running.lock() {
                 all.insert(running.key(), running.clone());
             }
-            let run = Run {
+            let run = JobRun {
                 catalog: self.catalog.clone(),
-                hands: Arc::clone(&self.verbs) as Arc<dyn Hands>,
+                hands: Arc::clone(&self.verbs) as Arc<dyn JobExecutor>,
                 lease: self.settings.lease.duration(),
                 stop: self.running_cancel.clone(),
                 running,
@@ -271,15 +280,15 @@ impl Daemon {
                 if !told {
                     return;
                 }
-                (Phase::Recovered, since)
+                (AlarmPhase::Recovered, since)
             }
             (None, false) => {
-                self.silent = Some(Silent { from: Instant::now(), since: Timestamp::now(), told: false });
+                self.silent = Some(CatalogSilence { from: Instant::now(), since: Timestamp::now(), told: false });
                 return;
             }
             (Some(silent), false) if !silent.told && silent.from.elapsed() > CATALOG_PATIENCE => {
                 silent.told = true;
-                (Phase::Raised, silent.since)
+                (AlarmPhase::Raised, silent.since)
             }
             (Some(_), false) => return,
         };
@@ -302,7 +311,7 @@ impl Daemon {
         let looked = tokio::time::timeout(LOOK_MAX, status::look(&self.rig, &jobs, &mut self.cache)).await;
         let found = match looked {
             Ok(Ok(status)) => Ok(status),
-            Ok(Err(error)) => Err(format!("{} ({error})", error.trouble())),
+            Ok(Err(error)) => Err(format!("{} ({error})", error.class())),
             Err(_) => Err(format!("no answer within {} seconds", LOOK_MAX.as_secs())),
         };
         let mut alarms = Vec::new();
@@ -312,7 +321,7 @@ impl Daemon {
             Err(why) => {
                 tracing::warn!(why, "it could not be looked how things stand");
                 alarms.push(telling::vault_gone(&why));
-                let mut status = Status::without_the_vault(&self.rig, Timestamp::now());
+                let mut status = SystemStatus::without_the_vault(&self.rig, Timestamp::now());
                 status::of_jobs(&self.rig, &jobs, &mut status).await;
                 status
             }
@@ -324,7 +333,7 @@ impl Daemon {
         if let Err(error) = self.catalog.greet(&self.settings.host, i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "this host could not say that it is there");
         }
-        let looked = telling::Looked { vault, jobs: status.not_looked_at.is_empty() || !vault && status.not_looked_at.len() == 1 };
+        let looked = telling::AlarmScope { vault, jobs: status.not_looked_at.is_empty() || !vault && status.not_looked_at.len() == 1 };
         alarms.extend(telling::alarms_of(&status));
         alarms.extend(telling::clock_skew(&self.settings.host, skew));
         alarms.extend(self.faults.iter().cloned());
@@ -359,7 +368,7 @@ impl Daemon {
     }
 
     /// Takes a new configuration, or keeps the old one and says why.
-    async fn reload(&mut self, load: &Load) {
+    async fn reload(&mut self, load: &ConfigLoader) {
         let _ = sd_notify::notify(&[NotifyState::Reloading]);
         let taken = async {
             let setup = load().await?;
@@ -372,9 +381,13 @@ impl Daemon {
                 self.faults.clear();
                 self.settings = setup.rig.config.serve.clone();
                 self.telling.replace(setup.bell.clone());
-                self.rig = Rig { catalog: self.rig.catalog.clone(), ..setup.rig };
-                self.verbs =
-                    Arc::new(Verbs { rig: self.rig.clone(), bell: setup.bell, news: self.news.clone(), schedules: setup.jobs.schedules });
+                self.rig = WorkContext { catalog: self.rig.catalog.clone(), ..setup.rig };
+                self.verbs = Arc::new(CommandExecutor {
+                    rig: self.rig.clone(),
+                    bell: setup.bell,
+                    news: self.news.clone(),
+                    schedules: setup.jobs.schedules,
+                });
                 self.cache = StatusCache::default();
                 tracing::info!("the configuration was read again and is in force");
             }
@@ -394,7 +407,7 @@ impl Daemon {
         if count > 0 {
             tracing::info!(count, "waiting for runs to end");
         }
-        if self.settings.on_stop == OnStop::Finish {
+        if self.settings.on_stop == StopPolicy::Finish {
             let all = async { while self.tasks.join_next().await.is_some() {} };
             if tokio::time::timeout(self.settings.stop_within.duration(), all).await.is_ok() {
                 return;
@@ -407,8 +420,8 @@ impl Daemon {
 }
 
 /// What this process holds, leases and locks, it holds there: another catalog, host name or page needs another process.
-fn refuse_another_place(old: &Rig, new: &Rig) -> Result<(), WorkError> {
-    let place = |rig: &Rig| {
+fn refuse_another_place(old: &WorkContext, new: &WorkContext) -> Result<(), WorkError> {
+    let place = |rig: &WorkContext| {
         let page =
             rig.config.serve.page.as_ref().map(|page| (page.listen, page.tls.clone(), page.client_ca.clone(), page.token_file.clone()));
         (rig.config.catalog.place(), rig.config.catalog.file.clone(), rig.config.serve.host.clone(), rig.config.serve.lease, page)
@@ -425,18 +438,18 @@ fn refuse_another_place(old: &Rig, new: &Rig) -> Result<(), WorkError> {
 }
 
 /// One run, from its claim to its end in the catalog.
-struct Run {
+struct JobRun {
     catalog: Catalog,
-    hands: Arc<dyn Hands>,
+    hands: Arc<dyn JobExecutor>,
     lease: Duration,
     stop: CancellationToken,
-    running: Running,
+    running: RunningJob,
 }
 
-impl Run {
+impl JobRun {
     /// Performs it; returns how it ended, as metrics count it.
     async fn perform(self) -> &'static str {
-        let Running { job, claim, progress, .. } = self.running;
+        let RunningJob { job, claim, progress, .. } = self.running;
         let (claim, result) = match self.hands.confirm(&job, claim.clone()).await {
             Err(failure) => (claim, Err(failure)),
             Ok(claim) => {
@@ -480,10 +493,10 @@ impl Run {
 }
 
 /// Writes the end of a run into the catalog, as often as it takes: a run that ended and is not known to have ended is run again.
-async fn write_down(catalog: &Catalog, job: &Job, claim: &Claim, result: Result<String, Failure>) -> &'static str {
+async fn write_down(catalog: &Catalog, job: &Job, claim: &TickClaim, result: Result<String, RunFailure>) -> &'static str {
     let how = match &result {
         Ok(_) => "done",
-        Err(failure) if failure.trouble == Trouble::Interrupted => "interrupted",
+        Err(failure) if failure.trouble == ErrorClass::Interrupted => "interrupted",
         Err(_) => "failed",
     };
     loop {
@@ -498,7 +511,7 @@ async fn write_down(catalog: &Catalog, job: &Job, claim: &Claim, result: Result<
             Err(error) => Err(error),
         };
         match written {
-            Ok((true, End::Retry { .. })) => return "retried",
+            Ok((true, RunEnd::Retry { .. })) => return "retried",
             Ok((true, _)) => return how,
             Ok((false, _)) => {
                 tracing::warn!(job = %job.key, tick = %claim.tick, "it ended after another host had taken over");

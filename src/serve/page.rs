@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::Running;
-use crate::domain::health::Health;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::evidence::Series;
+use super::RunningJob;
+use crate::domain::health::DatastoreHealth;
+use crate::domain::span::{format_bytes, format_duration};
+use crate::evidence::EvidenceSeries;
 use crate::evidence::html::{STYLE, badge, page_name, plot, seconds, time};
-use crate::work::status::{JobStatus, Status, reports_of};
+use crate::work::status::{JobStatus, SystemStatus, reports_of};
 
 /// How often a browser asks again: sooner while something runs.
 const REFRESH_SECONDS: (u32, u32) = (5, 60);
@@ -17,7 +17,7 @@ const DRILLS_MAX: usize = 10;
 
 /// The page.
 #[must_use]
-pub fn status_page(status: &Status, series: &Series, running: &[Running], now: Timestamp) -> String {
+pub fn status_page(status: &SystemStatus, series: &EvidenceSeries, running: &[RunningJob], now: Timestamp) -> String {
     let refresh = if running.is_empty() { REFRESH_SECONDS.1 } else { REFRESH_SECONDS.0 };
     html! {
         (DOCTYPE)
@@ -47,14 +47,14 @@ pub fn status_page(status: &Status, series: &Series, running: &[Running], now: T
     .into_string()
 }
 
-fn verdict(status: &Status) -> Markup {
+fn verdict(status: &SystemStatus) -> Markup {
     html! {
         @if status.is_well() { p.pass { strong { "✓ Every datastore is within its objectives." } } }
         @else { p.fail { strong { "✗ Something needs somebody." } } }
     }
 }
 
-fn alarms(status: &Status, now: Timestamp) -> Markup {
+fn alarms(status: &SystemStatus, now: Timestamp) -> Markup {
     let unknown = status.alarms.iter().filter(|alarm| !status.standing.iter().any(|standing| standing.alarm.key() == alarm.key()));
     html! {
         @if !status.is_well() {
@@ -71,15 +71,15 @@ fn alarms(status: &Status, now: Timestamp) -> Markup {
     }
 }
 
-fn datastores(status: &Status, now: Timestamp) -> Markup {
+fn datastores(status: &SystemStatus, now: Timestamp) -> Markup {
     // The objective stands under what is measured, so that both are on a phone's first screen.
     let against = |age: Option<std::time::Duration>, word: &str, allowed: u64| {
         let (class, text) = match age {
             None => ("fail", "✗ never".to_owned()),
-            Some(age) if age.as_secs() > allowed => ("fail", format!("✗ {}", for_people(age))),
-            Some(age) => ("pass", format!("✓ {}", for_people(age))),
+            Some(age) if age.as_secs() > allowed => ("fail", format!("✗ {}", format_duration(age))),
+            Some(age) => ("pass", format!("✓ {}", format_duration(age))),
         };
-        let allowed = for_people(std::time::Duration::from_secs(allowed));
+        let allowed = format_duration(std::time::Duration::from_secs(allowed));
         html! { td { span class=(class) { (text) } br; span.quiet.small { (word) " " (allowed) } } }
     };
     html! {
@@ -90,7 +90,7 @@ fn datastores(status: &Status, now: Timestamp) -> Markup {
                     (against(health.backup_age(now), "RPO", health.rpo_seconds))
                     (against(health.drill_age(now), "within", health.drilled_within_seconds))
                     td.right { (health.backups) @if health.not_believed > 0 { " " span.fail { "(" (health.not_believed) " not believed)" } } }
-                    td.right { (bytes_for_people(health.newest_bytes)) }
+                    td.right { (format_bytes(health.newest_bytes)) }
                 } } } }
             @for health in &status.datastores { @for what in &health.omitted {
                 p { "Not in the newest backup of " (health.datastore) ": " (what) }
@@ -100,7 +100,7 @@ fn datastores(status: &Status, now: Timestamp) -> Markup {
     }
 }
 
-fn under_way(running: &[Running], now: Timestamp) -> Markup {
+fn under_way(running: &[RunningJob], now: Timestamp) -> Markup {
     html! {
         @if !running.is_empty() {
             section { h2 { "Running on this host" }
@@ -115,14 +115,14 @@ fn under_way(running: &[Running], now: Timestamp) -> Markup {
     }
 }
 
-fn stages(run: &Running) -> Markup {
+fn stages(run: &RunningJob) -> Markup {
     let open: Vec<_> = run.progress.stages().into_iter().filter(|stage| !stage.time().1).collect();
     html! {
         @for stage in open {
-            div { (stage.name) ", " (bytes_for_people(stage.done()))
+            div { (stage.name) ", " (format_bytes(stage.done()))
                 @if let Some(total) = stage.total.filter(|total| *total > 0) {
                     @let share = (stage.done() as f64 / total as f64 * 100.0).min(100.0);
-                    " of " (bytes_for_people(total))
+                    " of " (format_bytes(total))
                     svg.meter viewBox="0 0 100 2" preserveAspectRatio="none" role="img" aria-label=(format!("{share:.0} percent")) {
                         rect.track width="100" height="2" {} rect.accent width=(format!("{share:.1}")) height="2" {} }
                 } }
@@ -151,7 +151,7 @@ fn jobs(jobs: &[JobStatus]) -> Markup {
     }
 }
 
-fn drills(series: &Series, health: &Health) -> Markup {
+fn drills(series: &EvidenceSeries, health: &DatastoreHealth) -> Markup {
     let reports: Vec<_> = reports_of(series, &health.datastore).collect();
     html! {
         section id=(health.datastore) { h2 { "Drills of " (health.datastore) }
@@ -172,7 +172,7 @@ fn drills(series: &Series, health: &Health) -> Markup {
     }
 }
 
-fn hosts(status: &Status, now: Timestamp) -> Markup {
+fn hosts(status: &SystemStatus, now: Timestamp) -> Markup {
     html! {
         @if !status.hosts.is_empty() {
             section { h2 { "Hosts" }

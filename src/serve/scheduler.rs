@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::catalog::ticks::{Claim, End};
+use crate::catalog::ticks::{RunEnd, TickClaim};
 use crate::catalog::{Catalog, CatalogError};
-use crate::domain::Trouble;
+use crate::domain::ErrorClass;
 use crate::domain::job::{Job, backoff};
 
 /// How a run failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct RunFailure {
     /// Class of the error.
-    pub trouble: Trouble,
+    pub trouble: ErrorClass,
     /// In words that may be sent: no secrets, no names from inside the data.
     pub text: String,
 }
@@ -76,7 +76,7 @@ impl Scheduler {
     pub async fn plan(&mut self) -> Result<(), CatalogError> {
         let now = self.catalog.now().await?;
         if self.planned.values().any(|until| *until > now + SignedDuration::from_hours(1)) {
-            let concerned = self.catalog.forget_the_future(now).await?;
+            let concerned = self.catalog.discard_future_ticks(now).await?;
             tracing::warn!(concerned, "the clock was set back by more than an hour; what was planned in its future is planned again");
             let known = self.catalog.planned().await?;
             self.look_up(known, now);
@@ -105,7 +105,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn claim(&self, busy: &BTreeSet<String>) -> Result<Option<(Claim, Job)>, CatalogError> {
+    pub async fn claim(&self, busy: &BTreeSet<String>) -> Result<Option<(TickClaim, Job)>, CatalogError> {
         let jobs = Arc::clone(&self.jobs);
         let known = move |key: &str| jobs.get(key).filter(|job| !busy.contains(&job.subject())).cloned();
         let claim = self.catalog.claim(&self.host, &known, self.lease, self.in_all).await?;
@@ -121,18 +121,18 @@ impl Scheduler {
 
 /// Decides what comes of how a run ended.
 #[must_use]
-pub fn end_of(job: &Job, claim: &Claim, result: Result<String, Failure>, now: Timestamp) -> End {
+pub fn end_of(job: &Job, claim: &TickClaim, result: Result<String, RunFailure>, now: Timestamp) -> RunEnd {
     let failure = match result {
-        Ok(outcome) => return End::Done(outcome),
+        Ok(outcome) => return RunEnd::Done(outcome),
         Err(failure) => failure,
     };
     let text = format!("{}: {}", failure.trouble, failure.text);
     match failure.trouble {
-        Trouble::Interrupted => End::Returned(failure.text),
+        ErrorClass::Interrupted => RunEnd::Returned(failure.text),
         trouble if trouble.is_retryable() && claim.attempt <= job.retries => {
             let wait = SignedDuration::try_from(backoff(claim.attempt)).unwrap_or_default();
-            End::Retry { at: now.checked_add(wait).unwrap_or(now), outcome: text }
+            RunEnd::Retry { at: now.checked_add(wait).unwrap_or(now), outcome: text }
         }
-        _ => End::Failed(text),
+        _ => RunEnd::Failed(text),
     }
 }

@@ -7,15 +7,15 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::catalog::ticks::{Letter, Untold};
+use crate::catalog::ticks::{AddressedMessage, UnreportedMiss};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::serve::ServeConfig;
-use crate::domain::alarm::{Alarm, Kind, Message, Phase};
+use crate::domain::alarm::{Alarm, AlarmKind, AlarmMessage, AlarmPhase};
 use crate::domain::job::backoff;
-use crate::domain::span::{Span, for_people};
-use crate::notify::{Bell, DELIVERY_MAX};
+use crate::domain::span::{HumanDuration, format_duration};
+use crate::notify::{DELIVERY_MAX, Notifier};
 use crate::work::WorkError;
-use crate::work::status::Status;
+use crate::work::status::SystemStatus;
 
 /// Messages that are delivered to one channel in one go.
 const DELIVERIES_MAX: usize = 4;
@@ -24,7 +24,7 @@ const SKEW_MAX: SignedDuration = SignedDuration::from_secs(30);
 
 /// What was looked at: what was not may be as wrong as it was.
 #[derive(Debug, Clone, Copy)]
-pub struct Looked {
+pub struct AlarmScope {
     /// Vault and evidence.
     pub vault: bool,
     /// The jobs' ends.
@@ -32,37 +32,37 @@ pub struct Looked {
 }
 
 /// Whom to tell, and how it is said.
-pub struct Telling {
-    bell: Mutex<Bell>,
+pub struct AlertDispatcher {
+    bell: Mutex<Notifier>,
     vault: String,
     host: String,
     link: Option<String>,
-    remind: Span,
+    remind: HumanDuration,
     /// One delivery at a time for each channel.
     lines: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-impl Telling {
+impl AlertDispatcher {
     /// A way to tell everybody.
     #[must_use]
-    pub fn new(bell: Bell, vault: String, settings: &ServeConfig) -> Self {
+    pub fn new(bell: Notifier, vault: String, settings: &ServeConfig) -> Self {
         let ServeConfig { host, link, remind, .. } = settings.clone();
         Self { bell: Mutex::new(bell), vault, host, link, remind, lines: Mutex::default() }
     }
 
     /// Tells others from now on.
-    pub fn replace(&self, bell: Bell) {
+    pub fn replace(&self, bell: Notifier) {
         if let Ok(mut own) = self.bell.lock() {
             *own = bell;
         }
     }
 
-    fn bell(&self) -> Bell {
+    fn bell(&self) -> Notifier {
         self.bell.lock().map(|bell| bell.clone()).unwrap_or_default()
     }
 
-    fn message(&self, alarm: &Alarm, phase: Phase, since: Timestamp) -> String {
-        let message = Message {
+    fn message(&self, alarm: &Alarm, phase: AlarmPhase, since: Timestamp) -> String {
+        let message = AlarmMessage {
             kind: alarm.kind,
             phase,
             subject: alarm.subject.clone(),
@@ -76,8 +76,8 @@ impl Telling {
         serde_json::to_string(&message).unwrap_or_default()
     }
 
-    fn letter(&self, kind: Kind, body: String) -> Letter {
-        Letter { channels: self.bell().who_wants(kind), kind, body }
+    fn letter(&self, kind: AlarmKind, body: String) -> AddressedMessage {
+        AddressedMessage { channels: self.bell().who_wants(kind), kind, body }
     }
 
     /// Says something once.
@@ -86,13 +86,13 @@ impl Telling {
     /// [`CatalogError::Query`]
     pub async fn say(&self, catalog: &Catalog, alarm: &Alarm) -> Result<(), CatalogError> {
         let now = catalog.now().await?;
-        catalog.post(&self.bell().who_wants(alarm.kind), alarm, &self.message(alarm, Phase::Raised, now), now).await
+        catalog.post(&self.bell().who_wants(alarm.kind), alarm, &self.message(alarm, AlarmPhase::Raised, now), now).await
     }
 
     /// Says something at once to whoever wants to hear it, without the catalog: it is what is broken. What does not arrive is logged.
-    pub async fn cry(&self, alarm: &Alarm, phase: Phase, since: Timestamp) {
+    pub async fn cry(&self, alarm: &Alarm, phase: AlarmPhase, since: Timestamp) {
         let bell = self.bell();
-        let Ok(message) = serde_json::from_str::<Message>(&self.message(alarm, phase, since)) else { return };
+        let Ok(message) = serde_json::from_str::<AlarmMessage>(&self.message(alarm, phase, since)) else { return };
         for channel in bell.who_wants(alarm.kind) {
             if let Err(why) = bell.deliver(&channel, &message).await {
                 tracing::error!(channel, why, "nobody could be told that the catalog does not answer");
@@ -105,8 +105,8 @@ impl Telling {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn tell_of_missed(&self, catalog: &Catalog) -> Result<usize, CatalogError> {
-        let channels = self.bell().who_wants(Kind::Missed);
-        let write = |ticks: &[Untold]| {
+        let channels = self.bell().who_wants(AlarmKind::Missed);
+        let write = |ticks: &[UnreportedMiss]| {
             let mut messages = Vec::new();
             for one_job in ticks.chunk_by(|a, b| a.job == b.job) {
                 let (Some(first), Some(last)) = (one_job.first(), one_job.last()) else { continue };
@@ -114,7 +114,7 @@ impl Telling {
                 let covered = one_job.iter().all(|tick| tick.covered);
                 let and_then = if covered { "; a later run covers them" } else { "; they are not made up for" };
                 let alarm = Alarm {
-                    kind: Kind::Missed,
+                    kind: AlarmKind::Missed,
                     subject: job.clone(),
                     text: format!(
                         "{} scheduled times of {job} passed without a run, {} to {}{and_then}",
@@ -124,8 +124,8 @@ impl Telling {
                     ),
                     next_step: "`lifeboat status` shows the job; was every host down, or too busy?".to_owned(),
                 };
-                let body = self.message(&alarm, Phase::Raised, first.tick);
-                messages.push(Letter { channels: channels.clone(), kind: Kind::Missed, body });
+                let body = self.message(&alarm, AlarmPhase::Raised, first.tick);
+                messages.push(AddressedMessage { channels: channels.clone(), kind: AlarmKind::Missed, body });
             }
             messages
         };
@@ -136,15 +136,15 @@ impl Telling {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn update(&self, catalog: &Catalog, host: &str, alarms: Vec<Alarm>, looked: Looked) -> Result<(), CatalogError> {
+    pub async fn update(&self, catalog: &Catalog, host: &str, alarms: Vec<Alarm>, looked: AlarmScope) -> Result<(), CatalogError> {
         let now = catalog.now().await?;
         let standing = catalog.alarms().await?;
         for alarm in &alarms {
             let known = standing.iter().find(|known| known.alarm.key() == alarm.key());
             let (phase, since, before) = match known {
-                None => (Phase::Raised, now, None),
+                None => (AlarmPhase::Raised, now, None),
                 Some(known) if now.duration_since(known.told) >= signed(self.remind.duration()) => {
-                    (Phase::Ongoing, known.since, Some(known.told))
+                    (AlarmPhase::Ongoing, known.since, Some(known.told))
                 }
                 Some(_) => continue,
             };
@@ -152,16 +152,16 @@ impl Telling {
             catalog.raise(alarm, now, before, letter).await?;
         }
         for known in standing {
-            let others = matches!(known.alarm.kind, Kind::ClockSkew | Kind::Configuration) && known.alarm.subject != host;
+            let others = matches!(known.alarm.kind, AlarmKind::ClockSkew | AlarmKind::Configuration) && known.alarm.subject != host;
             let stands = alarms.iter().any(|alarm| alarm.key() == known.alarm.key());
             // What was not looked at is not over.
             let unknown = match known.alarm.kind {
-                Kind::ClockSkew | Kind::Configuration => false,
-                Kind::Failed => !looked.jobs,
+                AlarmKind::ClockSkew | AlarmKind::Configuration => false,
+                AlarmKind::Failed => !looked.jobs,
                 _ => !looked.vault,
             };
             if !stands && !others && !unknown {
-                let message = self.message(&known.alarm, Phase::Recovered, known.since);
+                let message = self.message(&known.alarm, AlarmPhase::Recovered, known.since);
                 catalog.settle(&known.alarm, self.letter(known.alarm.kind, message)).await?;
             }
         }
@@ -191,7 +191,7 @@ impl Telling {
         let deliveries = outgoing.into_iter().map(|one| {
             let bell = &bell;
             async move {
-                let sent = match serde_json::from_str::<Message>(&one.body) {
+                let sent = match serde_json::from_str::<AlarmMessage>(&one.body) {
                     Ok(message) => bell.deliver(&one.channel, &message).await,
                     Err(error) => Err(error.to_string()),
                 };
@@ -216,7 +216,7 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 /// Passes on what runs notice.
-pub async fn pass_on(mut heard: UnboundedReceiver<(Kind, String, String, String)>, catalog: Catalog, telling: Arc<Telling>) {
+pub async fn pass_on(mut heard: UnboundedReceiver<(AlarmKind, String, String, String)>, catalog: Catalog, telling: Arc<AlertDispatcher>) {
     while let Some((kind, subject, text, next_step)) = heard.recv().await {
         let alarm = Alarm { kind, subject, text, next_step };
         // It is noticed once only, so it is said until it is said.
@@ -233,12 +233,12 @@ pub async fn pass_on(mut heard: UnboundedReceiver<(Kind, String, String, String)
 
 /// What is wrong, of what was looked at: datastores, and jobs whose last run failed.
 #[must_use]
-pub fn alarms_of(status: &Status) -> Vec<Alarm> {
+pub fn alarms_of(status: &SystemStatus) -> Vec<Alarm> {
     let mut alarms = status.alarms.clone();
     for job in &status.jobs {
         let Some(last) = job.ended.as_ref().filter(|ended| ended.state == "failed") else { continue };
         alarms.push(Alarm {
-            kind: Kind::Failed,
+            kind: AlarmKind::Failed,
             subject: job.job.clone(),
             text: format!("{} of {} failed: {}", job.what, last.tick, last.outcome.clone().unwrap_or_default()),
             next_step: format!("`lifeboat status` and the log of {} say more", last.host.clone().unwrap_or_else(|| "the host".to_owned())),
@@ -251,7 +251,7 @@ pub fn alarms_of(status: &Status) -> Vec<Alarm> {
 #[must_use]
 pub fn vault_gone(why: &str) -> Alarm {
     Alarm {
-        kind: Kind::Failed,
+        kind: AlarmKind::Failed,
         subject: "vault".to_owned(),
         text: format!("the vault cannot be looked at: {why}"),
         next_step: "`lifeboat check` tries everything that is configured".to_owned(),
@@ -262,7 +262,7 @@ pub fn vault_gone(why: &str) -> Alarm {
 #[must_use]
 pub fn catalog_gone(host: &str) -> Alarm {
     Alarm {
-        kind: Kind::Failed,
+        kind: AlarmKind::Failed,
         subject: format!("catalog, as seen from {host}"),
         text: "the catalog does not answer: what runs goes on, and nothing new is begun".to_owned(),
         next_step: "look at its server or its disk; if it is lost, move it away, restart lifeboat, and `lifeboat catalog rebuild`"
@@ -274,9 +274,9 @@ pub fn catalog_gone(host: &str) -> Alarm {
 #[must_use]
 pub fn clock_skew(host: &str, skew: SignedDuration) -> Option<Alarm> {
     (skew.abs() > SKEW_MAX).then(|| Alarm {
-        kind: Kind::ClockSkew,
+        kind: AlarmKind::ClockSkew,
         subject: host.to_owned(),
-        text: format!("the clock of {host} is {} off the catalog's", for_people(Duration::try_from(skew.abs()).unwrap_or_default())),
+        text: format!("the clock of {host} is {} off the catalog's", format_duration(Duration::try_from(skew.abs()).unwrap_or_default())),
         next_step: "set it right (chrony, systemd-timesyncd); schedules follow the catalog's clock meanwhile".to_owned(),
     })
 }
@@ -285,10 +285,10 @@ pub fn clock_skew(host: &str, skew: SignedDuration) -> Option<Alarm> {
 #[must_use]
 pub fn configuration(host: &str, error: &WorkError) -> Alarm {
     Alarm {
-        kind: Kind::Configuration,
+        kind: AlarmKind::Configuration,
         subject: host.to_owned(),
         // A file may hold a secret by mistake, and the error quotes lines of it.
-        text: format!("the new configuration is not acceptable ({}); the old one stays in force", error.trouble()),
+        text: format!("the new configuration is not acceptable ({}); the old one stays in force", error.class()),
         next_step: "`lifeboat check` shows what is wrong; then reload once more".to_owned(),
     }
 }

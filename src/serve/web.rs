@@ -28,11 +28,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::connections::{Few, HEAD_MAX};
-use super::{Board, metrics, page};
+use super::connections::{ConnectionLimit, HEAD_MAX};
+use super::{StatusBoard, metrics, page};
 use crate::config::serve::{PageConfig, ServeConfig};
 use crate::evidence::html;
-use crate::private::{self, Readers};
+use crate::private::{self, AllowedReaders};
 use crate::work::WorkError;
 
 /// A look that is older means that the loop stands still.
@@ -42,8 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long open requests may take when it stops.
 const STOP: Duration = Duration::from_secs(2);
 
-struct Shared {
-    board: Arc<Board>,
+struct WebState {
+    board: Arc<StatusBoard>,
     token: RwLock<Option<Zeroizing<String>>>,
     loopback: bool,
     tls: bool,
@@ -62,13 +62,13 @@ fn refuse(what: &str, why: impl std::fmt::Display) -> WorkError {
 ///
 /// # Errors
 /// [`WorkError::Refused`] if it cannot listen, or a certificate, key or token is not usable.
-pub async fn serve(config: &ServeConfig, board: Arc<Board>, cancel: CancellationToken) -> Result<Option<JoinHandle<()>>, WorkError> {
+pub async fn serve(config: &ServeConfig, board: Arc<StatusBoard>, cancel: CancellationToken) -> Result<Option<JoinHandle<()>>, WorkError> {
     let Some(config) = &config.page else { return Ok(None) };
     let token = match &config.token_file {
         Some(file) => Some(token(file)?),
         None => None,
     };
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(WebState {
         board,
         token: RwLock::new(token),
         loopback: config.listen.ip().is_loopback(),
@@ -87,7 +87,7 @@ pub async fn serve(config: &ServeConfig, board: Arc<Board>, cancel: Cancellation
         stopping.graceful_shutdown(Some(STOP));
     });
     tracing::info!(%address, tls = config.tls.is_some(), "the status page listens");
-    let few = Few::default();
+    let few = ConnectionLimit::default();
     let mut server = axum_server::from_tcp(listener).map_err(|error| refuse("listening", error))?.handle(handle);
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
     let server = server.first_request_timeout(HEAD_MAX);
@@ -111,7 +111,7 @@ pub async fn serve(config: &ServeConfig, board: Arc<Board>, cancel: Cancellation
 }
 
 /// Certificates, keys and tokens are renewed while the page is served. What cannot be used leaves what was there in force.
-async fn read_anew(config: PageConfig, shared: Arc<Shared>, secured: Option<RustlsConfig>, stopped: CancellationToken) {
+async fn read_anew(config: PageConfig, shared: Arc<WebState>, secured: Option<RustlsConfig>, stopped: CancellationToken) {
     let files = || {
         let tls = config.tls.iter().flat_map(|(certificate, key)| [certificate, key]);
         let all = tls.chain(&config.client_ca).chain(&config.token_file);
@@ -152,7 +152,7 @@ async fn read_anew(config: PageConfig, shared: Arc<Shared>, secured: Option<Rust
 }
 
 fn token(file: &Path) -> Result<Zeroizing<String>, WorkError> {
-    let text = private::read(file, Readers::Owner).map_err(|why| refuse("its token", why))?;
+    let text = private::read(file, AllowedReaders::Owner).map_err(|why| refuse("its token", why))?;
     let token = Zeroizing::new(text.trim().to_owned());
     if token.len() < 16 { Err(refuse(&file.display().to_string(), "a token of less than 16 characters can be guessed")) } else { Ok(token) }
 }
@@ -179,7 +179,7 @@ fn tls(config: &PageConfig) -> Result<Option<ServerConfig>, WorkError> {
         }
         None => builder.with_no_client_auth(),
     };
-    let text = private::read(key, Readers::Group).map_err(|why| refuse("its key", why))?;
+    let text = private::read(key, AllowedReaders::Group).map_err(|why| refuse("its key", why))?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| refuse(&key.display().to_string(), error))?;
     let mut tls = builder.with_single_cert(read(certificate)?, key).map_err(|error| refuse("its certificate", error))?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -193,7 +193,7 @@ fn policy() -> Result<HeaderValue, WorkError> {
     HeaderValue::from_str(&policy).map_err(|error| WorkError::Bug(error.to_string()))
 }
 
-fn router(shared: Arc<Shared>) -> Router {
+fn router(shared: Arc<WebState>) -> Router {
     Router::new()
         .route("/", get(status))
         .route("/evidence/", get(series))
@@ -206,7 +206,7 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// Who may look, and what a browser may do with it.
-async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn guard(State(shared): State<Arc<WebState>>, request: Request, next: Next) -> Response {
     let refused = if shared.loopback && !names_this_host(request.headers()) {
         // A page from elsewhere could give its own name this address.
         Some((StatusCode::MISDIRECTED_REQUEST, "this page is served under the name of this host only\n"))
@@ -243,7 +243,7 @@ fn names_this_host(headers: &HeaderMap) -> bool {
 }
 
 /// Whether no token is asked for, or the right one is given. A lock that somebody died with lets nobody in.
-fn may_look(shared: &Shared, headers: &HeaderMap) -> bool {
+fn may_look(shared: &WebState, headers: &HeaderMap) -> bool {
     shared.token.read().is_ok_and(|token| token.as_ref().is_none_or(|token| bears(headers, token)))
 }
 
@@ -260,21 +260,21 @@ fn not_yet() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "it has not been looked yet how things stand; try again in a moment\n").into_response()
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Response {
+async fn status(State(shared): State<Arc<WebState>>) -> Response {
     match (shared.board.status(), shared.board.series()) {
         (Some(status), Some(series)) => html(page::status_page(&status, &series, &shared.board.running(), Timestamp::now())),
         _ => not_yet(),
     }
 }
 
-async fn series(State(shared): State<Arc<Shared>>) -> Response {
+async fn series(State(shared): State<Arc<WebState>>) -> Response {
     match shared.board.series() {
         Some(series) => html(html::series_page(&series, &series.flaws(&[], Timestamp::now()), Timestamp::now())),
         None => not_yet(),
     }
 }
 
-async fn report(State(shared): State<Arc<Shared>>, UrlPath(name): UrlPath<String>) -> Response {
+async fn report(State(shared): State<Arc<WebState>>, UrlPath(name): UrlPath<String>) -> Response {
     let Some(series) = shared.board.series() else { return not_yet() };
     match crate::work::evidence::pages(&series).find(|(known, _)| *known == name) {
         Some((_, page)) => html(page),
@@ -283,14 +283,14 @@ async fn report(State(shared): State<Arc<Shared>>, UrlPath(name): UrlPath<String
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<WebState>>) -> Response {
     match metrics::text(&shared.board, Timestamp::now()) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+async fn healthz(State(shared): State<Arc<WebState>>) -> Response {
     match shared.board.status().map(|status| Timestamp::now().duration_since(status.at)) {
         Some(age) if age < STALE => (StatusCode::OK, "ok\n").into_response(),
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "it has not been looked how things stand for too long\n").into_response(),

@@ -9,29 +9,29 @@ use std::collections::{HashMap, HashSet};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::TargetError;
-use super::load::{Loader, TableName};
-use crate::pg::archive::Contents;
+use super::load::{ArchiveLoader, TableName};
+use crate::pg::archive::TableOfContents;
 
 /// Kinds of entries that may be made as soon as their table is loaded.
 const KINDS: [&str; 2] = ["INDEX", "CONSTRAINT"];
 
 /// What of the post-data section has been made, and what waits for which tables.
-pub struct Ahead<'a> {
-    contents: &'a Contents,
-    waiting: Vec<Waiting>,
+pub struct EagerIndexBuilder<'a> {
+    contents: &'a TableOfContents,
+    waiting: Vec<WaitingStatement>,
     loaded: HashSet<TableName>,
     made: HashSet<i64>,
 }
 
-struct Waiting {
+struct WaitingStatement {
     entry: i64,
     tables: Vec<TableName>,
     entries: Vec<i64>,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> EagerIndexBuilder<'a> {
     /// Nothing is loaded yet. Entries in `made` are there already, or are not wanted.
-    pub fn new(contents: &'a Contents, made: HashSet<i64>) -> Self {
+    pub fn new(contents: &'a TableOfContents, made: HashSet<i64>) -> Self {
         let by_id: HashMap<i64, _> = contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         let mut waiting = Vec::new();
         let wanted = contents.entries.iter().filter(|entry| !made.contains(&entry.dump_id));
@@ -44,7 +44,7 @@ impl<'a> Ahead<'a> {
             }
             let tables = needed.clone().filter(|needed| needed.kind == "TABLE");
             let entries = needed.filter(|needed| KINDS.contains(&needed.kind.as_str()));
-            waiting.push(Waiting {
+            waiting.push(WaitingStatement {
                 entry: entry.dump_id,
                 tables: tables.map(|table| (table.schema.clone(), table.tag.clone())).collect(),
                 entries: entries.map(|needed| needed.dump_id).collect(),
@@ -56,7 +56,7 @@ impl<'a> Ahead<'a> {
     /// Entries that can be made now; they count as made from here on.
     fn ready(&mut self) -> Vec<i64> {
         let Self { waiting, loaded, made, .. } = self;
-        let is_ready = |one: &mut Waiting| {
+        let is_ready = |one: &mut WaitingStatement| {
             !one.tables.is_empty()
                 && one.tables.iter().all(|table| loaded.contains(table))
                 && one.entries.iter().all(|entry| made.contains(entry))
@@ -70,7 +70,7 @@ impl<'a> Ahead<'a> {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn run(&mut self, loader: &Loader, mut loaded: UnboundedReceiver<TableName>) -> Result<Vec<String>, TargetError> {
+    pub async fn run(&mut self, loader: &ArchiveLoader, mut loaded: UnboundedReceiver<TableName>) -> Result<Vec<String>, TargetError> {
         let mut refused = Vec::new();
         // One job is the one that loads rows.
         let Some(jobs @ 1..) = loader.jobs.checked_sub(1) else { return Ok(refused) };
@@ -98,10 +98,10 @@ impl<'a> Ahead<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::archive::Entry;
+    use crate::pg::archive::TocEntry;
 
-    fn entry(dump_id: i64, kind: &str, tag: &str, dependencies: &[i64]) -> Entry {
-        Entry { dump_id, kind: kind.to_owned(), tag: tag.into(), dependencies: dependencies.to_vec(), ..Entry::default() }
+    fn entry(dump_id: i64, kind: &str, tag: &str, dependencies: &[i64]) -> TocEntry {
+        TocEntry { dump_id, kind: kind.to_owned(), tag: tag.into(), dependencies: dependencies.to_vec(), ..TocEntry::default() }
     }
 
     #[test]
@@ -118,10 +118,10 @@ mod tests {
             entry(14, "CONSTRAINT", "needs_index", &[1, 11]),
             entry(15, "INDEX", "lone", &[]),
             entry(16, "INDEX", "by_function", &[1, 4]),
-            Entry { definition: b"CREATE INDEX e ON a USING btree (lower(x));".to_vec(), ..entry(17, "INDEX", "e", &[1]) },
+            TocEntry { definition: b"CREATE INDEX e ON a USING btree (lower(x));".to_vec(), ..entry(17, "INDEX", "e", &[1]) },
         ];
-        let contents = Contents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() };
-        let mut ahead = Ahead::new(&contents, HashSet::new());
+        let contents = TableOfContents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() };
+        let mut ahead = EagerIndexBuilder::new(&contents, HashSet::new());
         assert!(ahead.ready().is_empty());
         ahead.loaded.insert((Vec::new(), b"a".to_vec()));
         assert_eq!(ahead.ready(), [10]);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::TargetError;
-use super::mark::Mark;
-use crate::pg::archive::{Contents, Entry, readable};
-use crate::pg::sql::{self, Statement, quote_identifier};
-use crate::pg::{Connection, Session, SessionError, Tools};
+use super::mark::RestoreCheckpoint;
+use crate::pg::archive::{TableOfContents, TocEntry, readable};
+use crate::pg::sql::{self, SqlStatement, quote_identifier};
+use crate::pg::{PgConnection, PgSession, PgTools, SessionError};
 
 /// Databases to connect to in order to create another.
 const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
@@ -16,22 +16,22 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What was found where the restore is to go.
 #[derive(Debug)]
-pub enum Found {
+pub enum FoundDatabase {
     /// There is no such database.
     Missing {
         /// A session to another one of the same server.
-        session: Session,
+        session: PgSession,
         /// The name it would have.
         name: String,
     },
     /// It exists and is empty.
-    Empty(Session),
+    Empty(PgSession),
     /// An interrupted restore left it.
-    Unfinished(Session, Mark),
+    Unfinished(PgSession, RestoreCheckpoint),
     /// It exists and holds something.
     Occupied {
         /// A session to it.
-        session: Session,
+        session: PgSession,
         /// How many.
         count: u64,
         /// One of them.
@@ -56,7 +56,7 @@ const OBJECTS: &str = "SELECT count(*), COALESCE(min(o.name), '') FROM ( \
 ///
 /// # Errors
 /// [`TargetError::Session`]
-pub async fn comment(session: &mut Session) -> Result<String, TargetError> {
+pub async fn comment(session: &mut PgSession) -> Result<String, TargetError> {
     let question = "SELECT COALESCE(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
     session.ask_one("the database's comment", question).await.map_err(TargetError::Session)
 }
@@ -65,30 +65,30 @@ pub async fn comment(session: &mut Session) -> Result<String, TargetError> {
 ///
 /// # Errors
 /// [`TargetError::Session`] if the server cannot be reached.
-pub async fn look(tools: &Tools, connection: &Connection) -> Result<Found, TargetError> {
-    let mut session = match Session::open(tools, connection).await {
+pub async fn look(tools: &PgTools, connection: &PgConnection) -> Result<FoundDatabase, TargetError> {
+    let mut session = match PgSession::open(tools, connection).await {
         Ok(session) => session,
         // Why the server refused stands in its words only, in whatever language it speaks; its catalog tells for certain.
         Err(SessionError::Lost { .. }) => match missing(tools, connection).await? {
             Some(missing) => return Ok(missing),
             // It may have come into being meanwhile.
-            None => Session::open(tools, connection).await.map_err(TargetError::Session)?,
+            None => PgSession::open(tools, connection).await.map_err(TargetError::Session)?,
         },
         Err(error) => return Err(TargetError::Session(error)),
     };
-    if let Some(mark) = Mark::read(&mut session).await? {
-        return Ok(Found::Unfinished(session, mark));
+    if let Some(mark) = RestoreCheckpoint::read(&mut session).await? {
+        return Ok(FoundDatabase::Unfinished(session, mark));
     }
     let rows = session.ask("what the target holds", OBJECTS, 2).await.map_err(TargetError::Session)?;
     let (count, example) = match rows.into_iter().next().as_deref() {
         Some([Some(count), Some(example)]) => (count.parse().unwrap_or(u64::MAX), example.clone()),
         _ => return Err(TargetError::Session(SessionError::Shape { what: "what the target holds".to_owned() })),
     };
-    Ok(if count == 0 { Found::Empty(session) } else { Found::Occupied { session, count, example } })
+    Ok(if count == 0 { FoundDatabase::Empty(session) } else { FoundDatabase::Occupied { session, count, example } })
 }
 
 /// The database is missing if the server can be reached and does not list it.
-async fn missing(tools: &Tools, connection: &Connection) -> Result<Option<Found>, TargetError> {
+async fn missing(tools: &PgTools, connection: &PgConnection) -> Result<Option<FoundDatabase>, TargetError> {
     let Ok(mut session) = maintenance(tools, connection).await else { return Ok(None) };
     let name = match connection.database() {
         Some(name) => name.to_owned(),
@@ -97,11 +97,11 @@ async fn missing(tools: &Tools, connection: &Connection) -> Result<Option<Found>
     settled(&mut session, &name).await?;
     let listed = format!("SELECT count(*) FROM pg_catalog.pg_database WHERE datname = {}", sql::quote_text(&name));
     let count = session.ask_one("the list of databases", &listed).await.map_err(TargetError::Session)?;
-    Ok((count == "0").then_some(Found::Missing { session, name }))
+    Ok((count == "0").then_some(FoundDatabase::Missing { session, name }))
 }
 
 /// Waits until no attempt that was killed is still making or dropping the database: the server carries out a statement whose client is gone.
-async fn settled(session: &mut Session, name: &str) -> Result<(), TargetError> {
+async fn settled(session: &mut PgSession, name: &str) -> Result<(), TargetError> {
     let quoted = quote_identifier(name);
     let starts = |verb: &str| format!("pg_catalog.starts_with(query, {})", sql::quote_text(&format!("{verb} {quoted}")));
     let question = format!(
@@ -124,10 +124,10 @@ async fn settled(session: &mut Session, name: &str) -> Result<(), TargetError> {
 ///
 /// # Errors
 /// [`TargetError::Session`] if none of them can be connected to.
-pub async fn maintenance(tools: &Tools, connection: &Connection) -> Result<Session, TargetError> {
+pub async fn maintenance(tools: &PgTools, connection: &PgConnection) -> Result<PgSession, TargetError> {
     let mut last = None;
     for name in MAINTENANCE {
-        match Session::open(tools, &connection.to_database(name)).await {
+        match PgSession::open(tools, &connection.to_database(name)).await {
             Ok(session) => return Ok(session),
             Err(error) => last = Some(error),
         }
@@ -137,7 +137,7 @@ pub async fn maintenance(tools: &Tools, connection: &Connection) -> Result<Sessi
 
 /// The statements of an archive that concern the database itself.
 #[derive(Debug, Default)]
-pub struct Properties {
+pub struct DatabaseProperties {
     /// `CREATE DATABASE`, with the old name.
     create: Vec<u8>,
     /// Owner.
@@ -150,7 +150,7 @@ pub struct Properties {
 
 /// What of a database's properties is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum PropertyPart {
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     Settings,
     /// How many may connect, and whether it is a template: what could keep us out.
@@ -163,7 +163,7 @@ pub enum Part {
 
 /// Whether an entry concerns the database itself, whose name a restore may change.
 #[must_use]
-pub fn is_about_database(entry: &Entry) -> bool {
+pub fn is_about_database(entry: &TocEntry) -> bool {
     match entry.kind.as_str() {
         "DATABASE PROPERTIES" => true,
         "ACL" | "COMMENT" | "SECURITY LABEL" => entry.tag.starts_with(b"DATABASE "),
@@ -171,7 +171,7 @@ pub fn is_about_database(entry: &Entry) -> bool {
     }
 }
 
-impl Properties {
+impl DatabaseProperties {
     /// Libraries that every session of the database loads, as quoted strings.
     #[must_use]
     pub fn preloaded(&self) -> Vec<Vec<u8>> {
@@ -183,8 +183,8 @@ impl Properties {
             for statement in sql::statements(&whole).into_iter().flatten() {
                 let Some(at) = statement.position("set").filter(|_| statement.begins_with(&["alter", "database"])) else { continue };
                 if statement.name_at(at + 1).is_some_and(|name| SETTINGS.contains(&name)) {
-                    let values = statement.tokens.iter().skip(at + 2).filter(|token| token.kind == sql::Kind::Text);
-                    let text = |token: &sql::Token| statement.text[token.at.clone()].to_vec();
+                    let values = statement.tokens.iter().skip(at + 2).filter(|token| token.kind == sql::TokenKind::Text);
+                    let text = |token: &sql::SqlToken| statement.text[token.at.clone()].to_vec();
                     // Those that anybody may set are looked for in a directory of their own.
                     let is_local = statement.name_at(at + 1) == Some(LOCAL);
                     let place = |library: Vec<u8>| match is_local && library.starts_with(b"'") && !library.contains(&b'/') {
@@ -203,7 +203,7 @@ impl Properties {
     ///
     /// # Errors
     /// [`TargetError::Content`] if a statement is none that belongs there.
-    pub fn of(contents: &Contents) -> Result<Self, TargetError> {
+    pub fn of(contents: &TableOfContents) -> Result<Self, TargetError> {
         let mut properties = Self::default();
         for entry in contents.of_kind("DATABASE") {
             properties.create = entry.definition.clone();
@@ -214,7 +214,7 @@ impl Properties {
             let mut speaker = None;
             for statement in sql::statements(&entry.definition)? {
                 if let Some(who) = statement.speaker() {
-                    speaker = if let sql::Speaker::Is(role) = who { Some(role) } else { None };
+                    speaker = if let sql::SessionRole::Is(role) = who { Some(role) } else { None };
                     continue;
                 }
                 let kinds: [&[&str]; 6] = [
@@ -244,7 +244,7 @@ impl Properties {
         let says = |(_, text): &(Option<Vec<u8>>, Vec<u8>)| {
             let text = [text.as_slice(), b";"].concat();
             sql::statements(&text)
-                .is_ok_and(|statements| statements.iter().any(|s| s.begins_with(&["comment"]) && !Mark::is_within(&s.text)))
+                .is_ok_and(|statements| statements.iter().any(|s| s.begins_with(&["comment"]) && !RestoreCheckpoint::is_within(&s.text)))
         };
         self.rest.iter().any(says)
     }
@@ -254,7 +254,7 @@ impl Properties {
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn create(&self, session: &mut Session, name: &str, encoding: &str, owned: bool) -> Result<(), TargetError> {
+    pub async fn create(&self, session: &mut PgSession, name: &str, encoding: &str, owned: bool) -> Result<(), TargetError> {
         let failed = |source| TargetError::Database { what: format!("the creation of {name:?}"), source };
         // In one statement: whoever dies leaves a database of the right owner, or none.
         let owner = match self.owner.is_empty() || !owned {
@@ -278,7 +278,7 @@ impl Properties {
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn drop_unfinished(tools: &Tools, connection: &Connection, name: &str) -> Result<Session, TargetError> {
+    pub async fn drop_unfinished(tools: &PgTools, connection: &PgConnection, name: &str) -> Result<PgSession, TargetError> {
         let mut session = maintenance(tools, connection).await?;
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
         let done = session.run("the half-loaded database", &drop).await;
@@ -294,10 +294,10 @@ impl Properties {
     /// [`TargetError::Database`] naming the statement's kind.
     pub async fn apply(
         &self,
-        session: &mut Session,
+        session: &mut PgSession,
         name: &str,
         encoding: &str,
-        part: Part,
+        part: PropertyPart,
         keep_going: bool,
     ) -> Result<Vec<String>, TargetError> {
         let mut refused = Vec::new();
@@ -305,12 +305,14 @@ impl Properties {
             let text = [text.as_slice(), b";"].concat();
             for statement in sql::statements(&text)? {
                 let is_of = match (statement.begins_with(&["comment"]), statement.begins_with(&["alter"])) {
-                    (true, _) => Part::Comment,
-                    (_, true) if statement.begins_with(&["alter", "database"]) && statement.position("set").is_none() => Part::Limits,
-                    (_, true) => Part::Settings,
-                    _ => Part::Privileges,
+                    (true, _) => PropertyPart::Comment,
+                    (_, true) if statement.begins_with(&["alter", "database"]) && statement.position("set").is_none() => {
+                        PropertyPart::Limits
+                    }
+                    (_, true) => PropertyPart::Settings,
+                    _ => PropertyPart::Privileges,
                 };
-                if is_of != part || Mark::is_within(&statement.text) {
+                if is_of != part || RestoreCheckpoint::is_within(&statement.text) {
                     continue;
                 }
                 let Some(at) = statement.database_name_position() else { continue };
@@ -328,7 +330,7 @@ impl Properties {
 }
 
 /// The first words of a statement: a setting's value may be a secret.
-fn kind_of(statement: &Statement<'_>) -> String {
+fn kind_of(statement: &SqlStatement<'_>) -> String {
     statement.tokens.iter().take(3).map(|t| readable(&statement.text[t.at.clone()])).collect::<Vec<_>>().join(" ")
 }
 

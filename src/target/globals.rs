@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::TargetError;
-use super::rights::Rights;
+use super::rights::RoleRights;
 use crate::pg::archive::readable;
-use crate::pg::globals::Globals;
-use crate::pg::sql::{self, Statement};
-use crate::pg::{Session, SessionError};
+use crate::pg::globals::GlobalsScript;
+use crate::pg::sql::{self, SqlStatement};
+use crate::pg::{PgSession, SessionError};
 
 /// What happened to the globals.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -61,7 +61,7 @@ impl TablespaceMap {
 
 /// Statements that make one thing.
 #[derive(Debug, Clone)]
-struct Making {
+struct GlobalStatements {
     what: String,
     /// The role that is made, if it is one.
     role: Option<String>,
@@ -70,7 +70,7 @@ struct Making {
 
 /// How a tablespace is made.
 #[derive(Debug, Clone)]
-struct Tablespace {
+struct TablespaceOptions {
     /// None if only an earlier attempt knows where.
     create: Option<Vec<u8>>,
     /// What else is said of it.
@@ -88,8 +88,8 @@ pub struct GlobalsPlan {
     pub logins: Vec<String>,
     /// What the connecting role may not make.
     pub beyond: Vec<String>,
-    roles: Vec<Making>,
-    tablespaces: BTreeMap<String, Tablespace>,
+    roles: Vec<GlobalStatements>,
+    tablespaces: BTreeMap<String, TablespaceOptions>,
     encoding: String,
 }
 
@@ -100,10 +100,10 @@ impl GlobalsPlan {
     /// # Errors
     /// [`TargetError::Content`] if a statement is not what it has to be.
     pub fn of(
-        wanted: &Globals,
-        existing: &Globals,
+        wanted: &GlobalsScript,
+        existing: &GlobalsScript,
         directories: &TablespaceMap,
-        rights: &Rights,
+        rights: &RoleRights,
         skipped: impl Fn(&str, &str) -> bool,
     ) -> Result<Self, TargetError> {
         let mut plan = Self { encoding: wanted.encoding.clone(), ..Self::default() };
@@ -139,7 +139,11 @@ impl GlobalsPlan {
                 continue;
             }
             let statement = if rights.superuser { membership.statement.clone() } else { without_grantor(&membership.statement)? };
-            memberships.push(Making { what: format!("membership of {member:?} in {role:?}"), role: None, statements: vec![statement] });
+            memberships.push(GlobalStatements {
+                what: format!("membership of {member:?} in {role:?}"),
+                role: None,
+                statements: vec![statement],
+            });
         }
         plan.report.memberships_created = memberships.len();
         plan.roles.extend(memberships);
@@ -147,9 +151,11 @@ impl GlobalsPlan {
             let (shown, grantee) = grantee_of(statement)?;
             // As with memberships: what a role may that was there is the target's business.
             match (is_made(&grantee), rights.superuser) {
-                (true, true) => {
-                    plan.roles.push(Making { what: "a grant on a parameter".to_owned(), role: None, statements: vec![statement.clone()] })
-                }
+                (true, true) => plan.roles.push(GlobalStatements {
+                    what: "a grant on a parameter".to_owned(),
+                    role: None,
+                    statements: vec![statement.clone()],
+                }),
                 (true, false) => plan.beyond.push(shown),
                 (false, _) => plan.report.parameter_grants_left_out.push(shown),
             }
@@ -162,7 +168,7 @@ impl GlobalsPlan {
                 (None, Some(directory)) => {
                     let create = located(statements.first().map(Vec::as_slice).unwrap_or_default(), directory)?;
                     let rest = statements.iter().skip(1).cloned().collect();
-                    plan.tablespaces.insert(name.clone(), Tablespace { create: Some(create), rest });
+                    plan.tablespaces.insert(name.clone(), TablespaceOptions { create: Some(create), rest });
                     plan.report.tablespaces_created.push(name.clone());
                 }
                 (None, None) => plan.report.tablespaces_left_out.push(name.clone()),
@@ -171,7 +177,7 @@ impl GlobalsPlan {
         Ok(plan)
     }
 
-    fn make_role(&mut self, role: &str, statements: &[Vec<u8>], rights: &Rights) -> Result<(), TargetError> {
+    fn make_role(&mut self, role: &str, statements: &[Vec<u8>], rights: &RoleRights) -> Result<(), TargetError> {
         let mut attributes = BTreeSet::new();
         for text in statements {
             let text = [text.as_slice(), b";"].concat();
@@ -205,7 +211,7 @@ impl GlobalsPlan {
                 lesser?.into_iter().chain([join.into_bytes()]).collect()
             }
         };
-        self.roles.push(Making { what: format!("role {role:?}"), role: Some(role.to_owned()), statements });
+        self.roles.push(GlobalStatements { what: format!("role {role:?}"), role: Some(role.to_owned()), statements });
         self.report.roles_created.push(role.to_owned());
         Ok(())
     }
@@ -214,7 +220,7 @@ impl GlobalsPlan {
     ///
     /// # Errors
     /// [`TargetError::Globals`] naming what could not be made; then nothing of it was.
-    pub async fn make_roles(&mut self, session: &mut Session, keep_going: bool) -> Result<Vec<String>, TargetError> {
+    pub async fn make_roles(&mut self, session: &mut PgSession, keep_going: bool) -> Result<Vec<String>, TargetError> {
         if self.roles.is_empty() {
             return Ok(Vec::new());
         }
@@ -255,9 +261,9 @@ impl GlobalsPlan {
     ///
     /// # Errors
     /// [`TargetError::Globals`]
-    pub async fn make_tablespace(&self, session: &mut Session, name: &str) -> Result<(), TargetError> {
+    pub async fn make_tablespace(&self, session: &mut PgSession, name: &str) -> Result<(), TargetError> {
         let what = format!("tablespace {name:?}");
-        let Some(Tablespace { create, rest }) = self.tablespaces.get(name) else { return Ok(()) };
+        let Some(TablespaceOptions { create, rest }) = self.tablespaces.get(name) else { return Ok(()) };
         let failed = |source| TargetError::Globals { what: readable(what.as_bytes()), source };
         let question = format!("SELECT count(*) FROM pg_catalog.pg_tablespace WHERE spcname = {}", sql::quote_text(name));
         if session.ask_one(&what, &question).await.map_err(failed)? == "0" {
@@ -266,18 +272,20 @@ impl GlobalsPlan {
             session.run_opaque(&what, create, &self.encoding).await.map_err(failed)?;
         }
         crate::failpoint::reach("restore-tablespace");
-        run_all(session, &Making { what: what.clone(), role: None, statements: rest.clone() }, &self.encoding).await.map_err(failed)
+        run_all(session, &GlobalStatements { what: what.clone(), role: None, statements: rest.clone() }, &self.encoding)
+            .await
+            .map_err(failed)
     }
 
     /// The tablespaces of the plan that this restore has begun to make are its own, though they exist.
     #[must_use]
-    pub fn with_own_tablespaces(mut self, wanted: &Globals, own: &BTreeSet<String>) -> Self {
+    pub fn with_own_tablespaces(mut self, wanted: &GlobalsScript, own: &BTreeSet<String>) -> Self {
         for name in own {
             let Some(statements) = wanted.tablespaces.get(name) else { continue };
             self.report.tablespaces_kept.retain(|kept| kept != name);
             self.tablespaces
                 .entry(name.clone())
-                .or_insert_with(|| Tablespace { create: None, rest: statements.iter().skip(1).cloned().collect() });
+                .or_insert_with(|| TablespaceOptions { create: None, rest: statements.iter().skip(1).cloned().collect() });
         }
         self
     }
@@ -308,7 +316,7 @@ fn without_what_is_so_anyway(text: &[u8]) -> Result<Vec<u8>, TargetError> {
 fn without_grantor(text: &[u8]) -> Result<Vec<u8>, TargetError> {
     let whole = [text, b";"].concat();
     let cut = sql::statements(&whole)?;
-    let at = |statement: &Statement<'_>| {
+    let at = |statement: &SqlStatement<'_>| {
         let at = statement.tokens.iter().skip(4).find(|token| token.is_word("granted"))?;
         Some(statement.text[..at.at.start].trim_ascii_end().to_vec())
     };
@@ -336,7 +344,7 @@ fn located(create: &[u8], directory: &str) -> Result<Vec<u8>, TargetError> {
     let statement = cut.first().filter(|statement| statement.begins_with(&["create", "tablespace"])).ok_or_else(other)?;
     // The name may be the word, too.
     let at = (3..statement.tokens.len()).find(|at| statement.tokens[*at].is_word("location")).ok_or_else(other)?;
-    let place = statement.tokens.get(at + 1).filter(|token| token.kind == sql::Kind::Text).ok_or_else(other)?;
+    let place = statement.tokens.get(at + 1).filter(|token| token.kind == sql::TokenKind::Text).ok_or_else(other)?;
     Ok([&statement.text[..place.at.start], sql::quote_text(directory).as_bytes(), &statement.text[place.at.end..]].concat())
 }
 
@@ -353,7 +361,7 @@ fn same_but_for_place(a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
 }
 
 /// Role statements hold password verifiers, which do not belong into the server's log. Only a superuser may say so.
-async fn quiet_logs(session: &mut Session) {
+async fn quiet_logs(session: &mut PgSession) {
     for setting in ["log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'"] {
         if let Err(error) = session.run("quiet logs", &format!("SET {setting}")).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "the server's log settings stay as they are");
@@ -361,7 +369,7 @@ async fn quiet_logs(session: &mut Session) {
     }
 }
 
-async fn run_all(session: &mut Session, making: &Making, encoding: &str) -> Result<(), SessionError> {
+async fn run_all(session: &mut PgSession, making: &GlobalStatements, encoding: &str) -> Result<(), SessionError> {
     for statement in &making.statements {
         session.run_opaque(&making.what, statement, encoding).await?;
     }

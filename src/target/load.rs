@@ -16,14 +16,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::database::is_about_database;
-use super::script::Loading;
-use super::selection::Selection;
+use super::script::RunningRestore;
+use super::selection::ArchiveSelection;
 use super::{LoadError, TargetError};
-use crate::pg::archive::{ArchiveError, Contents, Entry, Reader, Visitor, readable};
+use crate::pg::archive::{ArchiveError, ArchiveReader, ArchiveVisitor, TableOfContents, TocEntry, readable};
 use crate::pg::children::command;
-use crate::pg::{Connection, Pinned, Session, SessionError, Tool, Tools};
-use crate::report::Stage;
-use crate::seal::Opened;
+use crate::pg::{PgConnection, PgSession, PgTool, PgTools, PinSelection, SessionError};
+use crate::report::ProgressStage;
+use crate::seal::OpenedPayload;
 
 /// Bytes handed to `pg_restore` at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -35,20 +35,20 @@ const PIPE_REST: std::time::Duration = std::time::Duration::from_millis(2);
 /// Schema and name of a table.
 pub type TableName = (Vec<u8>, Vec<u8>);
 /// Takes the tables whose rows are in the database.
-pub type Loaded = UnboundedSender<TableName>;
+pub type LoadObserver = UnboundedSender<TableName>;
 
 /// Looks at nothing but the structure, and at which entry's data is passing.
 #[derive(Debug, Default)]
-pub struct Structure {
+pub struct StructureReader {
     entry: Option<TableName>,
     ended: Vec<TableName>,
 }
 
-impl Visitor for Structure {
-    fn contents(&mut self, _: &Contents) -> Result<(), ArchiveError> {
+impl ArchiveVisitor for StructureReader {
+    fn contents(&mut self, _: &TableOfContents) -> Result<(), ArchiveError> {
         Ok(())
     }
-    fn begin(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+    fn begin(&mut self, entry: &TocEntry) -> Result<(), ArchiveError> {
         self.entry = Some((entry.schema.clone(), entry.tag.clone()));
         Ok(())
     }
@@ -62,30 +62,30 @@ impl Visitor for Structure {
 }
 
 /// An archive whose table of contents has been read and whose rows are still to come.
-pub struct Archive {
+pub struct OpenedArchive {
     /// Header and table of contents.
-    pub contents: Contents,
-    opened: Opened,
-    reader: Reader<Structure>,
+    pub contents: TableOfContents,
+    opened: OpenedPayload,
+    reader: ArchiveReader<StructureReader>,
     /// What was read along with the table of contents, and is to be replayed.
     read: Vec<u8>,
 }
 
-impl Archive {
+impl OpenedArchive {
     /// Reads up to the end of the table of contents.
     ///
     /// # Errors
     /// [`LoadError`] if the payload is damaged or is no archive.
-    pub async fn begin(mut opened: Opened) -> Result<Self, LoadError> {
+    pub async fn begin(mut opened: OpenedPayload) -> Result<Self, LoadError> {
         let begin = move || {
-            let mut reader = Reader::new(Structure::default());
+            let mut reader = ArchiveReader::new(StructureReader::default());
             let mut read = Vec::new();
             let mut chunk = vec![0; CHUNK_BYTES];
             loop {
                 let count = opened.read(&mut chunk)?;
                 if count == 0 {
                     let (contents, _) = reader.finish()?;
-                    return Ok(Self { contents, opened, reader: Reader::new(Structure::default()), read });
+                    return Ok(Self { contents, opened, reader: ArchiveReader::new(StructureReader::default()), read });
                 }
                 reader.feed(&chunk[..count])?;
                 read.extend_from_slice(&chunk[..count]);
@@ -100,17 +100,17 @@ impl Archive {
 
 /// Where to load, and with what.
 #[derive(Clone)]
-pub struct Loader {
+pub struct ArchiveLoader {
     /// Client programs at least as new as the archive.
-    pub tools: Tools,
+    pub tools: PgTools,
     /// The target database.
-    pub connection: Connection,
+    pub connection: PgConnection,
     /// Parallel jobs of the sections that allow it.
     pub jobs: usize,
     /// Tablespaces of the backup that the target does not have: what was in them goes to the database's own.
     pub tablespaces_left_out: Vec<String>,
     /// What is left out, and whether it goes on after errors.
-    pub leave: Leave,
+    pub leave: LoadOptions,
     /// Ctrl-C.
     pub cancel: CancellationToken,
     /// Settings of the sessions that load.
@@ -118,14 +118,14 @@ pub struct Loader {
     /// Tables whose rows stay in the backup: schema and name.
     pub without_rows_of: Vec<(String, String)>,
     /// What is restored, if not everything.
-    pub selection: Option<Selection>,
+    pub selection: Option<ArchiveSelection>,
     /// Whether the server is one that `pg_restore` cannot talk to itself ([`super::script`]).
     pub as_script: bool,
 }
 
 /// What is not restored of an archive, and what is done about errors.
 #[derive(Debug, Clone, Default)]
-pub struct Leave {
+pub struct LoadOptions {
     /// Objects belong to whoever restores.
     pub owners: bool,
     /// Numbers of entries of `main`.
@@ -144,18 +144,18 @@ const PRIVILEGES: [&str; 3] = ["ACL", "ACL LANGUAGE", "DEFAULT ACL"];
 /// Kinds that come after the privileges, because they need them, or would interfere.
 const AFTER_PRIVILEGES: [&str; 2] = ["MATERIALIZED VIEW DATA", "EVENT TRIGGER"];
 
-fn is_privilege(entry: &Entry) -> bool {
+fn is_privilege(entry: &TocEntry) -> bool {
     PRIVILEGES.contains(&entry.kind.as_str())
 }
 
 /// Whether an entry comes when all others are made.
-fn comes_last(entry: &Entry) -> bool {
+fn comes_last(entry: &TocEntry) -> bool {
     is_privilege(entry) || AFTER_PRIVILEGES.contains(&entry.kind.as_str())
 }
 
 /// Comments and security labels of indexes, constraints and whatever else the post-data section makes. `pg_restore` takes such an entry for one of
 /// the section of the entry listed before it, so it loses those whose object was made ahead or by an earlier run. They are said by statements of ours, last.
-pub fn said_of_post_data(contents: &Contents) -> impl Iterator<Item = &Entry> {
+pub fn said_of_post_data(contents: &TableOfContents) -> impl Iterator<Item = &TocEntry> {
     const KINDS: [&str; 9] =
         ["INDEX", "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS", "EVENT TRIGGER"];
     let made: HashSet<i64> =
@@ -167,15 +167,15 @@ pub fn said_of_post_data(contents: &Contents) -> impl Iterator<Item = &Entry> {
         .filter(move |entry| entry.dependencies.iter().any(|id| made.contains(id)))
 }
 
-impl Loader {
+impl ArchiveLoader {
     /// Whether an entry of `main` is restored at all.
     #[must_use]
-    pub fn wants(&self, entry: &Entry) -> bool {
+    pub fn wants(&self, entry: &TocEntry) -> bool {
         !self.leave.entries.contains(&entry.dump_id) && self.selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
     }
 
     /// Header and table of contents, for the tablespaces that are there.
-    fn raw(&self, contents: &Contents) -> Result<Arc<Vec<u8>>, LoadError> {
+    fn raw(&self, contents: &TableOfContents) -> Result<Arc<Vec<u8>>, LoadError> {
         match self.tablespaces_left_out.is_empty() {
             true => Ok(Arc::clone(&contents.raw)),
             false => Ok(Arc::new(contents.without_tablespaces(&self.tablespaces_left_out)?)),
@@ -192,8 +192,8 @@ impl Loader {
 
     async fn pg_restore_of_all(&self, section: &'static str) -> Result<tokio::process::Command, TargetError> {
         let failed = |source: SessionError| TargetError::Load { section, source: source.into() };
-        Session::probe(&self.tools, &self.connection).await.map_err(failed)?;
-        let mut pg_restore = command(&self.tools, Tool::PgRestore, &self.connection);
+        PgSession::probe(&self.tools, &self.connection).await.map_err(failed)?;
+        let mut pg_restore = command(&self.tools, PgTool::PgRestore, &self.connection);
         pg_restore.args(["--format=custom", "--no-password"]);
         if self.leave.owners {
             pg_restore.arg("--no-owner");
@@ -201,16 +201,16 @@ impl Loader {
         Ok(pg_restore)
     }
 
-    fn start(&self, pg_restore: tokio::process::Command) -> Result<Loading, LoadError> {
-        let target = self.connection.pinned(Pinned { loads: true, ..self.connection.pins() }, &self.settings);
-        Loading::start(pg_restore, &self.tools, &self.connection, &target, self.as_script, self.leave.keep_going)
+    fn start(&self, pg_restore: tokio::process::Command) -> Result<RunningRestore, LoadError> {
+        let target = self.connection.pinned(PinSelection { loads: true, ..self.connection.pins() }, &self.settings);
+        RunningRestore::start(pg_restore, &self.tools, &self.connection, &target, self.as_script, self.leave.keep_going)
     }
 
     /// Restores the pre-data section from the table of contents alone.
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn pre_data(&self, contents: &Contents) -> Result<Vec<String>, TargetError> {
+    pub async fn pre_data(&self, contents: &TableOfContents) -> Result<Vec<String>, TargetError> {
         // Its statements depend on each other nearly one by one; there is nothing to do in parallel.
         let section = "pre-data";
         let mut pg_restore = self.pg_restore(section).await?;
@@ -225,7 +225,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn privileges(&self, contents: &Contents, made: &HashSet<i64>) -> Result<Vec<String>, TargetError> {
+    pub async fn privileges(&self, contents: &TableOfContents, made: &HashSet<i64>) -> Result<Vec<String>, TargetError> {
         let section = "privileges";
         let chosen: Vec<i64> = contents
             .entries
@@ -246,7 +246,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn post_data(&self, contents: &Contents, entries: &[i64], jobs: usize) -> Result<Vec<String>, TargetError> {
+    pub async fn post_data(&self, contents: &TableOfContents, entries: &[i64], jobs: usize) -> Result<Vec<String>, TargetError> {
         let section = "post-data";
         let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
         let later: HashSet<i64> = contents
@@ -268,7 +268,7 @@ impl Loader {
 
     async fn schema(
         &self,
-        contents: &Contents,
+        contents: &TableOfContents,
         section: &'static str,
         mut pg_restore: tokio::process::Command,
     ) -> Result<Vec<String>, TargetError> {
@@ -285,7 +285,7 @@ impl Loader {
 
     /// Whether an entry's data is loaded. Archives of rows alone have other numbers than `main`, so tables are told by their names.
     #[must_use]
-    pub fn loads(&self, entry: &Entry) -> bool {
+    pub fn loads(&self, entry: &TocEntry) -> bool {
         let is = |(schema, name): &(String, String)| entry.schema == schema.as_bytes() && entry.tag == name.as_bytes();
         match (entry.kind.as_str(), &self.selection) {
             ("TABLE DATA", _) if self.leave.rows.contains(&(entry.schema.clone(), entry.tag.clone())) => false,
@@ -303,7 +303,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn rows(&self, archive: Archive, stage: Arc<Stage>, loaded: Loaded) -> Result<Vec<String>, TargetError> {
+    pub async fn rows(&self, archive: OpenedArchive, stage: Arc<ProgressStage>, loaded: LoadObserver) -> Result<Vec<String>, TargetError> {
         let failed = |source| TargetError::Load { section: "data", source };
         let mut pg_restore = self.pg_restore("data").await?;
         let mut list = None;
@@ -326,11 +326,11 @@ impl Loader {
         match (fed.map_err(|_| failed(LoadError::ThreadDied))?, ended) {
             // The payload's damage is the cause even where pg_restore also failed for it.
             (Err(error), _) => Err(failed(error)),
-            (Ok(Fed::Refused), Ok(_)) => {
+            (Ok(FeedOutcome::Refused), Ok(_)) => {
                 Err(failed(LoadError::Archive(ArchiveError::Malformed("pg_restore stopped reading before the archive's end".into()))))
             }
             (Ok(_), Err(error)) => Err(failed(error)),
-            (Ok(Fed::Whole), Ok(refused)) => Ok(refused),
+            (Ok(FeedOutcome::Whole), Ok(refused)) => Ok(refused),
         }
     }
 }
@@ -355,20 +355,20 @@ impl Write for PipeWriter {
     }
 }
 
-enum Fed {
+enum FeedOutcome {
     Whole,
     /// `pg_restore` closed its end; its exit status says why.
     Refused,
 }
 
 fn feed(
-    mut archive: Archive,
+    mut archive: OpenedArchive,
     mut pipe: PipeWriter,
     partial: bool,
-    stage: &Stage,
-    loaded: &Loaded,
+    stage: &ProgressStage,
+    loaded: &LoadObserver,
     cancel: &CancellationToken,
-) -> Result<Fed, LoadError> {
+) -> Result<FeedOutcome, LoadError> {
     let replay = std::mem::take(&mut archive.read);
     let mut listening = pipe.write_all(&replay).is_ok();
     let mut fed = replay.len() as u64;
@@ -378,7 +378,7 @@ fn feed(
     let mut reader = archive.reader;
     if reader.contents().is_none() {
         // The whole archive was read with its table of contents, and found whole.
-        return Ok(Fed::Whole);
+        return Ok(FeedOutcome::Whole);
     }
     loop {
         if cancel.is_cancelled() {
@@ -387,7 +387,7 @@ fn feed(
         let count = archive.opened.read(&mut chunk)?;
         if count == 0 {
             reader.finish()?;
-            return Ok(Fed::Whole);
+            return Ok(FeedOutcome::Whole);
         }
         reader.feed(&chunk[..count])?;
         stage.add(count as u64);
@@ -400,7 +400,7 @@ fn feed(
         listening = listening && pipe.write_all(&chunk[..count]).is_ok();
         if !listening && !partial {
             // Reading on would tell whether the payload is whole, but pg_restore has failed already.
-            return Ok(Fed::Refused);
+            return Ok(FeedOutcome::Refused);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::TargetError;
 use crate::domain::id::{BackupId, VaultId};
 use crate::pg::sql::{quote_identifier, quote_text};
-use crate::pg::{Session, SessionError};
+use crate::pg::{PgSession, SessionError};
 
 const BEGINNING: &str = "lifeboat: this database is being restored and is not finished; ";
 
@@ -21,7 +21,7 @@ pub const SWAPPING: &str = "swapping";
 
 /// How far a restore has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct RestoreCheckpoint {
     /// The vault.
     pub vault: VaultId,
     /// The backup.
@@ -34,7 +34,7 @@ pub struct Mark {
     pub done: BTreeSet<String>,
 }
 
-impl Mark {
+impl RestoreCheckpoint {
     /// The comment's text.
     #[must_use]
     pub fn text(&self) -> String {
@@ -133,7 +133,7 @@ impl Mark {
     ///
     /// # Errors
     /// [`TargetError::Session`]
-    pub async fn read(session: &mut Session) -> Result<Option<Self>, TargetError> {
+    pub async fn read(session: &mut PgSession) -> Result<Option<Self>, TargetError> {
         Ok(Self::parse(&super::database::comment(session).await?))
     }
 
@@ -141,7 +141,7 @@ impl Mark {
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn write(&self, session: &mut Session, database: &str) -> Result<(), TargetError> {
+    pub async fn write(&self, session: &mut PgSession, database: &str) -> Result<(), TargetError> {
         comment(session, database, &quote_text(&self.text())).await.map_err(failed)
     }
 
@@ -149,7 +149,7 @@ impl Mark {
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn clear(&self, session: &mut Session, database: &str) -> Result<(), TargetError> {
+    pub async fn clear(&self, session: &mut PgSession, database: &str) -> Result<(), TargetError> {
         let before = self.comment_before().map_or("NULL".to_owned(), |text| quote_text(&text));
         comment(session, database, &before).await.map_err(failed)
     }
@@ -159,7 +159,7 @@ fn failed(source: SessionError) -> TargetError {
     TargetError::Database { what: "the mark of an unfinished restore".to_owned(), source }
 }
 
-async fn comment(session: &mut Session, database: &str, value: &str) -> Result<(), SessionError> {
+async fn comment(session: &mut PgSession, database: &str, value: &str) -> Result<(), SessionError> {
     let statement = format!("COMMENT ON DATABASE {} IS {value}", quote_identifier(database));
     session.run("the mark of an unfinished restore", &statement).await
 }
@@ -171,23 +171,23 @@ mod tests {
 
     #[test]
     fn a_mark_reads_back_as_written_and_nothing_else_does() {
-        let mut mark = Mark {
+        let mut mark = RestoreCheckpoint {
             vault: VaultId::from_random([7; 16]),
             backup: "20261122T031500Z-K3XQ7A".parse().unwrap(),
             what: "all".to_owned(),
             created: true,
             done: BTreeSet::new(),
         };
-        assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
+        assert_eq!(RestoreCheckpoint::parse(&mark.text()).as_ref(), Some(&mark));
         mark.done.extend(["schema".to_owned(), "data-001".to_owned()]);
-        assert_eq!(Mark::parse(&mark.text()).as_ref(), Some(&mark));
-        mark.done.insert(Mark::word_of_tablespace("fast, \"wide\""));
-        assert_eq!(Mark::parse(&mark.text()).unwrap().own_tablespaces(), BTreeSet::from(["fast, \"wide\"".to_owned()]));
+        assert_eq!(RestoreCheckpoint::parse(&mark.text()).as_ref(), Some(&mark));
+        mark.done.insert(RestoreCheckpoint::word_of_tablespace("fast, \"wide\""));
+        assert_eq!(RestoreCheckpoint::parse(&mark.text()).unwrap().own_tablespaces(), BTreeSet::from(["fast, \"wide\"".to_owned()]));
         assert_eq!(mark.steps_done(), ["data-001", "schema"]);
-        assert!(Mark::is_within(format!("COMMENT ON DATABASE x IS '{}'", mark.text()).as_bytes()));
-        assert!(!Mark::is_within(b"COMMENT ON DATABASE x IS 'the chat'"));
+        assert!(RestoreCheckpoint::is_within(format!("COMMENT ON DATABASE x IS '{}'", mark.text()).as_bytes()));
+        assert!(!RestoreCheckpoint::is_within(b"COMMENT ON DATABASE x IS 'the chat'"));
         for other in ["", "the chat database", BEGINNING, &mark.text().replace("backup=", "backup=x")] {
-            assert_eq!(Mark::parse(other), None, "{other}");
+            assert_eq!(RestoreCheckpoint::parse(other), None, "{other}");
         }
     }
 }

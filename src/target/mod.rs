@@ -15,7 +15,7 @@ pub mod selection;
 pub mod swap;
 pub mod turn;
 
-use crate::domain::Trouble;
+use crate::domain::ErrorClass;
 use crate::pg::SessionError;
 use crate::pg::archive::ArchiveError;
 use crate::pg::children::ChildError;
@@ -156,20 +156,20 @@ pub enum LoadError {
 impl TargetError {
     /// Class of the error.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Unfinished { .. } => Trouble::Usage,
-            Self::Encoding { .. } | Self::Lacks { .. } | Self::Older { .. } => Trouble::Usage,
-            Self::Busy { .. } => Trouble::AlreadyRunning,
-            Self::Session(SessionError::Lost { .. }) | Self::Restored(SessionError::Lost { .. }) => Trouble::Unavailable,
-            Self::Session(SessionError::NotPinned { .. }) => Trouble::Usage,
-            Self::Content(_) => Trouble::Integrity,
-            Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => Trouble::Unavailable,
-            Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => Trouble::Integrity,
-            Self::Load { source: LoadError::Interrupted, .. } => Trouble::Interrupted,
-            Self::Load { source: LoadError::Session(SessionError::NotPinned { .. }), .. } => Trouble::Usage,
+            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Unfinished { .. } => ErrorClass::Usage,
+            Self::Encoding { .. } | Self::Lacks { .. } | Self::Older { .. } => ErrorClass::Usage,
+            Self::Busy { .. } => ErrorClass::AlreadyRunning,
+            Self::Session(SessionError::Lost { .. }) | Self::Restored(SessionError::Lost { .. }) => ErrorClass::Unavailable,
+            Self::Session(SessionError::NotPinned { .. }) => ErrorClass::Usage,
+            Self::Content(_) => ErrorClass::Integrity,
+            Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => ErrorClass::Unavailable,
+            Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => ErrorClass::Integrity,
+            Self::Load { source: LoadError::Interrupted, .. } => ErrorClass::Interrupted,
+            Self::Load { source: LoadError::Session(SessionError::NotPinned { .. }), .. } => ErrorClass::Usage,
             Self::Session(_) | Self::Restored(_) | Self::Globals { .. } | Self::Database { .. } | Self::Load { .. } => {
-                Trouble::RestoreFailed
+                ErrorClass::RestoreFailed
             }
         }
     }

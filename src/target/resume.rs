@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::TargetError;
 use super::load::TableName;
-use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::archive::{TableOfContents, TocEntry, readable};
 use crate::pg::sql::{self, quote_identifier};
-use crate::pg::{Session, SessionError};
+use crate::pg::{PgSession, SessionError};
 
 /// Kind, schema, what it is on, and name of an object. What has no schema, or is on nothing, has an empty one.
-type Object = (String, String, String, String);
+type ObjectName = (String, String, String, String);
 
 /// Every object of the post-data section that a database holds.
 const MADE: &str = "SELECT 'INDEX', n.nspname, '', c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I')
@@ -38,9 +38,9 @@ const NOWHERE: [&str; 3] = ["PUBLICATION", "SUBSCRIPTION", "EVENT TRIGGER"];
 ///
 /// # Errors
 /// [`TargetError::Database`]
-pub async fn made(session: &mut Session, contents: &Contents) -> Result<HashSet<i64>, TargetError> {
+pub async fn made(session: &mut PgSession, contents: &TableOfContents) -> Result<HashSet<i64>, TargetError> {
     let rows = session.ask("what is made already", MADE, 4).await.map_err(failed)?;
-    let mut objects: HashSet<Object> = rows
+    let mut objects: HashSet<ObjectName> = rows
         .into_iter()
         .filter_map(|row| match row.as_slice() {
             [Some(kind), Some(schema), Some(on), Some(name)] => Some((kind.clone(), schema.clone(), on.clone(), name.clone())),
@@ -58,13 +58,13 @@ pub async fn made(session: &mut Session, contents: &Contents) -> Result<HashSet<
         Err(error) => return Err(failed(error)),
     }
     let tags: HashMap<i64, &[u8]> = contents.entries.iter().map(|entry| (entry.dump_id, entry.tag.as_slice())).collect();
-    let is_made = |entry: &&Entry| readings(entry, &tags).iter().all(|object| objects.contains(object));
+    let is_made = |entry: &&TocEntry| readings(entry, &tags).iter().all(|object| objects.contains(object));
     Ok(contents.entries.iter().filter(is_made).map(|entry| entry.dump_id).collect())
 }
 
 /// What an entry may stand for. A table of contents writes the name of what something is on, a space, and its name, either of which may hold spaces;
 /// what an entry is on is among what it depends on. Where two readings are left, it is made only if both are: making it once more fails, loudly.
-fn readings(entry: &Entry, tags: &HashMap<i64, &[u8]>) -> Vec<Object> {
+fn readings(entry: &TocEntry, tags: &HashMap<i64, &[u8]>) -> Vec<ObjectName> {
     let schema = if NOWHERE.contains(&entry.kind.as_str()) { String::new() } else { readable(&entry.schema) };
     let object = |on: &[u8], name: &[u8]| (entry.kind.clone(), schema.clone(), readable(on), readable(name));
     let on_something = matches!(
@@ -90,7 +90,7 @@ fn readings(entry: &Entry, tags: &HashMap<i64, &[u8]>) -> Vec<Object> {
     let known: HashSet<&[u8]> = entry.dependencies.iter().filter_map(|id| tags.get(id).copied()).collect();
     let spaces = entry.tag.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at);
     let splits: Vec<(&[u8], &[u8])> = spaces.map(|at| (&entry.tag[..at], &entry.tag[at + 1..])).collect();
-    let likely: Vec<Object> = splits.iter().filter(|(on, _)| known.contains(on)).map(|(on, name)| object(on, name)).collect();
+    let likely: Vec<ObjectName> = splits.iter().filter(|(on, _)| known.contains(on)).map(|(on, name)| object(on, name)).collect();
     if likely.is_empty() { splits.iter().map(|(on, name)| object(on, name)).collect() } else { likely }
 }
 
@@ -113,7 +113,7 @@ fn name_in(definition: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// [`TargetError::Database`]
-pub async fn own(session: &mut Session, contents: &Contents, made: &HashSet<i64>) -> Result<(), TargetError> {
+pub async fn own(session: &mut PgSession, contents: &TableOfContents, made: &HashSet<i64>) -> Result<(), TargetError> {
     let owned = contents.entries.iter().filter(|entry| made.contains(&entry.dump_id) && !entry.owner.is_empty());
     for entry in owned.filter(|entry| entry.kind == "STATISTICS" || NOWHERE.contains(&entry.kind.as_str())) {
         let name = quote_identifier(&readable(&entry.tag));
@@ -130,8 +130,8 @@ pub async fn own(session: &mut Session, contents: &Contents, made: &HashSet<i64>
 /// # Errors
 /// [`TargetError::Database`]
 pub async fn complete(
-    session: &mut Session,
-    contents: &Contents,
+    session: &mut PgSession,
+    contents: &TableOfContents,
     made: &HashSet<i64>,
     keep_going: bool,
 ) -> Result<Vec<String>, TargetError> {
@@ -157,7 +157,7 @@ const ORPHANS_END: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`TargetError::Database`] if one of them does not end.
-pub async fn end_orphans(session: &mut Session) -> Result<(), TargetError> {
+pub async fn end_orphans(session: &mut PgSession) -> Result<(), TargetError> {
     const OLDER: &str = "FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() AND application_name = 'lifeboat' \
         AND backend_start < (SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())";
     let begun = tokio::time::Instant::now();
@@ -178,7 +178,7 @@ pub async fn end_orphans(session: &mut Session) -> Result<(), TargetError> {
 
 /// Deletes what is younger than a moment, the last table of an archive first: what others refer to was loaded first. Triggers and foreign keys
 /// of the extension have no say in it, where the role may say so.
-async fn take_back(session: &mut Session, tables: impl Iterator<Item = String>, moment: u32) -> Result<(), SessionError> {
+async fn take_back(session: &mut PgSession, tables: impl Iterator<Item = String>, moment: u32) -> Result<(), SessionError> {
     let what = "half-loaded rows in the tables of an extension";
     session.run(what, "BEGIN").await?;
     session.run(what, "SAVEPOINT triggers").await?;
@@ -196,14 +196,14 @@ async fn take_back(session: &mut Session, tables: impl Iterator<Item = String>, 
 ///
 /// # Errors
 /// [`TargetError::Database`]
-pub async fn moment(session: &mut Session) -> Result<u32, TargetError> {
+pub async fn moment(session: &mut PgSession) -> Result<u32, TargetError> {
     let what = "the number of a transaction";
     let number = session.ask_one(what, "SELECT pg_catalog.txid_current() % 4294967296").await.map_err(failed)?;
     number.parse().map_err(|_| failed(SessionError::Shape { what: what.to_owned() }))
 }
 
 /// Tables whose rows an archive holds and which it does not make: their extension does, with rows of its own in some of them.
-fn of_extensions<'a>(contents: &Contents, tables: &'a [TableName]) -> impl Iterator<Item = &'a TableName> {
+fn of_extensions<'a>(contents: &TableOfContents, tables: &'a [TableName]) -> impl Iterator<Item = &'a TableName> {
     let made: HashSet<(&[u8], &[u8])> = contents.of_kind("TABLE").map(|entry| (entry.schema.as_slice(), entry.tag.as_slice())).collect();
     tables.iter().filter(move |(schema, name)| !made.contains(&(schema.as_slice(), name.as_slice())))
 }
@@ -213,7 +213,12 @@ fn of_extensions<'a>(contents: &Contents, tables: &'a [TableName]) -> impl Itera
 ///
 /// # Errors
 /// [`TargetError::Database`]
-pub async fn reset(session: &mut Session, contents: &Contents, tables: &[TableName], schema_made: Option<u32>) -> Result<(), TargetError> {
+pub async fn reset(
+    session: &mut PgSession,
+    contents: &TableOfContents,
+    tables: &[TableName],
+    schema_made: Option<u32>,
+) -> Result<(), TargetError> {
     if tables.is_empty() {
         return Ok(());
     }
@@ -262,7 +267,7 @@ fn failed(source: SessionError) -> TargetError {
 /// Whether rows of an archive can be taken back: large objects cannot, and those of an extension's tables only if it is known which were there
 /// before ours.
 #[must_use]
-pub fn can_be_reset(contents: &Contents, schema_made: Option<u32>) -> bool {
+pub fn can_be_reset(contents: &TableOfContents, schema_made: Option<u32>) -> bool {
     let rows: Vec<TableName> = contents.of_kind("TABLE DATA").map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
     let large_objects = contents.entries.iter().any(|entry| entry.kind.starts_with("BLOB"));
     !large_objects && (schema_made.is_some() || of_extensions(contents, &rows).next().is_none())
@@ -276,8 +281,12 @@ mod tests {
     fn a_name_with_spaces_is_read_by_what_it_depends_on() {
         let tags: HashMap<i64, &[u8]> = HashMap::from([(1, &b"a"[..]), (2, &b"a b"[..])]);
         let of = |dependencies: &[i64]| {
-            let entry =
-                Entry { kind: "CONSTRAINT".to_owned(), tag: b"a b c".to_vec(), dependencies: dependencies.to_vec(), ..Entry::default() };
+            let entry = TocEntry {
+                kind: "CONSTRAINT".to_owned(),
+                tag: b"a b c".to_vec(),
+                dependencies: dependencies.to_vec(),
+                ..TocEntry::default()
+            };
             readings(&entry, &tags).into_iter().map(|(_, _, on, name)| format!("{on}|{name}")).collect::<Vec<_>>()
         };
         assert_eq!(of(&[1]), ["a|b c"]);
@@ -285,12 +294,12 @@ mod tests {
         assert_eq!(of(&[1, 2]), ["a|b c", "a b|c"]);
         assert_eq!(of(&[]), ["a|b c", "a b|c"]);
         let named = |kind: &str, tag: &str, definition: &str| {
-            let entry = Entry {
+            let entry = TocEntry {
                 kind: kind.to_owned(),
                 tag: tag.into(),
                 definition: definition.into(),
                 dependencies: vec![1, 2],
-                ..Entry::default()
+                ..TocEntry::default()
             };
             readings(&entry, &tags).into_iter().map(|(_, _, on, name)| format!("{on}|{name}")).collect::<Vec<_>>()
         };
@@ -298,7 +307,7 @@ mod tests {
         assert_eq!(named("FK CONSTRAINT", "a b a b_fk", foreign), ["a b|a b_fk"]);
         assert_eq!(named("TRIGGER", "a b c", "CREATE CONSTRAINT TRIGGER \"b c\" AFTER INSERT ON s.a;"), ["a|b c"]);
         assert_eq!(named("POLICY", "a b c", "CREATE POLICY c ON s.\"a b\";"), ["a b|c"]);
-        let index = Entry { kind: "INDEX".to_owned(), schema: b"s".to_vec(), tag: b"a b".to_vec(), ..Entry::default() };
+        let index = TocEntry { kind: "INDEX".to_owned(), schema: b"s".to_vec(), tag: b"a b".to_vec(), ..TocEntry::default() };
         assert_eq!(readings(&index, &tags), [("INDEX".to_owned(), "s".to_owned(), String::new(), "a b".to_owned())]);
     }
 }

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::TargetError;
-use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::archive::{TableOfContents, TocEntry, readable};
 use crate::pg::sql::quote_text;
-use crate::pg::{Connection, Session, SessionError};
+use crate::pg::{PgConnection, PgSession, SessionError};
 
 /// Attributes of the connecting role.
 #[derive(Debug, Clone, Default)]
-pub struct Rights {
+pub struct RoleRights {
     /// The role.
     pub role: String,
     /// Everything.
@@ -65,7 +65,7 @@ const OWNED: [&str; 25] = [
 
 /// Something that the role may not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingRight {
     /// What.
     pub what: String,
     /// What to do about it.
@@ -84,7 +84,7 @@ const QUIET: [(&str, &str); 5] = [
 
 /// Settings of sessions that load, so that the server's log quotes no row that it refuses. Only a superuser may make them: for any other role
 /// the log stays as the server has it. That of a sandbox is read by nobody but lifeboat.
-pub async fn quiet_logs(session: &mut Session, connection: &Connection) -> Vec<(String, String)> {
+pub async fn quiet_logs(session: &mut PgSession, connection: &PgConnection) -> Vec<(String, String)> {
     if connection.is_in_sandbox() {
         return Vec::new();
     }
@@ -100,12 +100,12 @@ pub async fn quiet_logs(session: &mut Session, connection: &Connection) -> Vec<(
         .collect()
 }
 
-impl Rights {
+impl RoleRights {
     /// Asks.
     ///
     /// # Errors
     /// [`SessionError`]
-    pub async fn of(session: &mut Session) -> Result<Self, SessionError> {
+    pub async fn of(session: &mut PgSession) -> Result<Self, SessionError> {
         let question = "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let rows = session.ask("what the role may do", question, 4).await?;
         match rows.first().map(Vec::as_slice) {
@@ -122,17 +122,17 @@ impl Rights {
     /// [`TargetError::Session`]
     pub async fn lacking(
         &self,
-        session: &mut Session,
-        entries: &[&Entry],
+        session: &mut PgSession,
+        entries: &[&TocEntry],
         creates: bool,
         made: &BTreeSet<String>,
         gives_away: bool,
-    ) -> Result<Vec<Lack>, TargetError> {
+    ) -> Result<Vec<MissingRight>, TargetError> {
         if self.superuser {
             return Ok(Vec::new());
         }
         let mut lacks = Vec::new();
-        let mut lack = |what: String, next: &str| lacks.push(Lack { what, next: next.to_owned() });
+        let mut lack = |what: String, next: &str| lacks.push(MissingRight { what, next: next.to_owned() });
         if creates && !self.create_db {
             lack("create the database".to_owned(), "let somebody create it, empty, or give the role CREATEDB");
         }
@@ -176,7 +176,7 @@ impl Rights {
 }
 
 /// Owners and how many objects each has.
-fn owners(entries: &[&Entry]) -> BTreeMap<String, usize> {
+fn owners(entries: &[&TocEntry]) -> BTreeMap<String, usize> {
     let mut owners = BTreeMap::new();
     for entry in entries.iter().filter(|entry| !entry.owner.is_empty() && OWNED.contains(&entry.kind.as_str())) {
         *owners.entry(readable(&entry.owner)).or_default() += 1;
@@ -184,7 +184,7 @@ fn owners(entries: &[&Entry]) -> BTreeMap<String, usize> {
     owners
 }
 
-fn needs_a_superuser(entry: &Entry) -> bool {
+fn needs_a_superuser(entry: &TocEntry) -> bool {
     // Not within a body.
     let head = memchr::memmem::find(&entry.definition, b"\n    AS ").unwrap_or(entry.definition.len());
     let says = |words: &[u8]| memchr::memmem::find(&entry.definition[..head], words).is_some();
@@ -200,9 +200,9 @@ fn needs_a_superuser(entry: &Entry) -> bool {
 
 /// Entries of an archive that somebody has asked to leave out, with all that depends on them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Skips(Vec<(String, String)>);
+pub struct SkippedEntries(Vec<(String, String)>);
 
-impl Skips {
+impl SkippedEntries {
     /// Parses `KIND:NAME` words, as in `TABLE:public.t` or `EXTENSION:postgis`.
     ///
     /// # Errors
@@ -235,11 +235,11 @@ impl Skips {
 
     /// Whether what an entry is called is to be left out as something of a kind, with or without its schema.
     #[must_use]
-    pub fn has_entry(&self, kind: &str, entry: &Entry) -> bool {
+    pub fn has_entry(&self, kind: &str, entry: &TocEntry) -> bool {
         self.has(kind, &readable(&entry.tag)) || self.has(kind, &entry.name())
     }
 
-    fn names(&self, entry: &Entry) -> bool {
+    fn names(&self, entry: &TocEntry) -> bool {
         self.has_entry(&entry.kind, entry)
     }
 
@@ -247,7 +247,7 @@ impl Skips {
     ///
     /// # Errors
     /// The first word that names nothing of the archive, and is neither a role nor a tablespace.
-    pub fn of(&self, contents: &Contents) -> Result<BTreeSet<i64>, String> {
+    pub fn of(&self, contents: &TableOfContents) -> Result<BTreeSet<i64>, String> {
         for (kind, name) in self.0.iter().filter(|(kind, _)| kind != "ROLE" && kind != "TABLESPACE") {
             let only = Self(vec![(kind.clone(), name.clone())]);
             // Rows of a table may stand in another archive.
@@ -258,7 +258,7 @@ impl Skips {
         }
         let mut skipped: BTreeSet<i64> = contents.entries.iter().filter(|entry| self.names(entry)).map(|entry| entry.dump_id).collect();
         loop {
-            let depends = |entry: &&Entry| !skipped.contains(&entry.dump_id) && entry.dependencies.iter().any(|id| skipped.contains(id));
+            let depends = |entry: &&TocEntry| !skipped.contains(&entry.dump_id) && entry.dependencies.iter().any(|id| skipped.contains(id));
             let more: Vec<i64> = contents.entries.iter().filter(depends).map(|entry| entry.dump_id).collect();
             if more.is_empty() {
                 return Ok(skipped);
@@ -272,14 +272,14 @@ impl Skips {
 mod tests {
     use super::*;
 
-    fn entry(dump_id: i64, kind: &str, tag: &str, dependencies: &[i64]) -> Entry {
-        Entry {
+    fn entry(dump_id: i64, kind: &str, tag: &str, dependencies: &[i64]) -> TocEntry {
+        TocEntry {
             dump_id,
             kind: kind.to_owned(),
             schema: b"s".to_vec(),
             tag: tag.into(),
             dependencies: dependencies.to_vec(),
-            ..Entry::default()
+            ..TocEntry::default()
         }
     }
 
@@ -292,19 +292,19 @@ mod tests {
             entry(4, "ACL", "VIEW v", &[3]),
             entry(5, "TABLE", "u", &[]),
         ];
-        let contents = Contents { version: (1, 16), database: Vec::new(), entries, raw: std::sync::Arc::default() };
-        let skips = |words: &[&str]| Skips::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
+        let contents = TableOfContents { version: (1, 16), database: Vec::new(), entries, raw: std::sync::Arc::default() };
+        let skips = |words: &[&str]| SkippedEntries::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
         assert_eq!(skips(&["table:s.t"]).of(&contents), Ok(BTreeSet::from([1, 2, 3, 4])));
         assert_eq!(skips(&["VIEW:v", "ROLE:x"]).of(&contents), Ok(BTreeSet::from([3, 4])));
         assert_eq!(skips(&["VIEW:w"]).of(&contents), Err("VIEW:w".to_owned()));
         for bad in ["TABLE", ":x", "TABLE:", ""] {
-            assert!(Skips::parse(&[bad.to_owned()]).is_err(), "{bad}");
+            assert!(SkippedEntries::parse(&[bad.to_owned()]).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn what_only_superusers_make_is_known() {
-        let of = |kind: &str, definition: &str| needs_a_superuser(&Entry { definition: definition.into(), ..entry(1, kind, "x", &[]) });
+        let of = |kind: &str, definition: &str| needs_a_superuser(&TocEntry { definition: definition.into(), ..entry(1, kind, "x", &[]) });
         for (kind, definition) in [
             ("EVENT TRIGGER", ""),
             ("PUBLICATION", "CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert');"),

@@ -11,9 +11,9 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use super::LoadError;
-use crate::pg::children::{ChildError, Running, command};
+use crate::pg::children::{ChildError, RunningChild, command};
 use crate::pg::session::verbose_error;
-use crate::pg::{Connection, Tool, Tools};
+use crate::pg::{PgConnection, PgTool, PgTools};
 
 /// The first major whose `pg_restore` sends it, and the first whose server knows it.
 const KNOWS_TRANSACTION_TIMEOUT: u32 = 17;
@@ -29,21 +29,21 @@ pub fn is_needed(clients: u32, server: u32) -> bool {
 }
 
 /// A `pg_restore` that is loading, by itself or through `psql`.
-pub struct Loading {
-    pg_restore: Running,
+pub struct RunningRestore {
+    pg_restore: RunningChild,
     keep_going: bool,
-    through: Option<(Running, JoinHandle<Result<(), LoadError>>)>,
+    through: Option<(RunningChild, JoinHandle<Result<(), LoadError>>)>,
 }
 
-impl Loading {
+impl RunningRestore {
     /// Starts `pg_restore`, which has everything but where to write.
     ///
     /// # Errors
     /// [`LoadError::Child`] if a program cannot be started.
     pub fn start(
         mut pg_restore: Command,
-        tools: &Tools,
-        connection: &Connection,
+        tools: &PgTools,
+        connection: &PgConnection,
         target: &str,
         as_script: bool,
         keep_going: bool,
@@ -53,17 +53,17 @@ impl Loading {
                 pg_restore.arg("--exit-on-error");
             }
             pg_restore.arg(format!("--dbname={target}")).stdout(Stdio::null());
-            return Ok(Self { pg_restore: Running::start(pg_restore, Tool::PgRestore)?, keep_going, through: None });
+            return Ok(Self { pg_restore: RunningChild::start(pg_restore, PgTool::PgRestore)?, keep_going, through: None });
         }
         pg_restore.arg("--file=-").stdout(Stdio::piped());
-        let mut pg_restore = Running::start(pg_restore, Tool::PgRestore)?;
-        let mut psql = command(tools, Tool::Psql, connection);
+        let mut pg_restore = RunningChild::start(pg_restore, PgTool::PgRestore)?;
+        let mut psql = command(tools, PgTool::Psql, connection);
         let stop = if keep_going { "--set=ON_ERROR_STOP=0" } else { "--set=ON_ERROR_STOP=1" };
         // Of many errors each is told by its SQLSTATE, whatever language the server speaks.
         let verbosity = if keep_going { "--set=VERBOSITY=verbose" } else { "--set=VERBOSITY=terse" };
         psql.args(["-X", "--quiet", "--no-password", stop, verbosity, "--dbname", target]);
         psql.stdin(Stdio::piped()).stdout(Stdio::null());
-        let mut psql = Running::start(psql, Tool::Psql)?;
+        let mut psql = RunningChild::start(psql, PgTool::Psql)?;
         let (Some(from), Some(to)) = (pg_restore.child().stdout.take(), psql.child().stdin.take()) else {
             return Err(LoadError::ThreadDied);
         };

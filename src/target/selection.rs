@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::load::TableName;
-use crate::pg::archive::{Contents, Entry, readable};
+use crate::pg::archive::{TableOfContents, TocEntry, readable};
 
 /// What belongs to an object and comes with it.
 const BELONGS: [&str; 19] = [
@@ -34,14 +34,14 @@ const BELONGS: [&str; 19] = [
 
 /// What somebody asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Only {
+pub struct RestoreFilter {
     /// Tables: schema and name.
     pub tables: Vec<(String, String)>,
     /// Schemas.
     pub schemas: Vec<String>,
 }
 
-impl Only {
+impl RestoreFilter {
     /// What was written on the command line; nothing means everything.
     #[must_use]
     pub fn of(tables: &[String], schemas: &[String]) -> Option<Self> {
@@ -54,7 +54,7 @@ impl Only {
     }
 }
 
-impl std::fmt::Display for Only {
+impl std::fmt::Display for RestoreFilter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tables = self.tables.iter().map(|(schema, table)| format!("table {schema}.{table}"));
         let all: Vec<String> = tables.chain(self.schemas.iter().map(|schema| format!("schema {schema}"))).collect();
@@ -64,7 +64,7 @@ impl std::fmt::Display for Only {
 
 /// What is restored of an archive.
 #[derive(Debug, Clone, Default)]
-pub struct Selection {
+pub struct ArchiveSelection {
     /// Numbers of entries of the archive it was made for.
     entries: HashSet<i64>,
     /// Tables whose rows are loaded, from whichever payload.
@@ -75,16 +75,16 @@ pub struct Selection {
     pub left_out: Vec<String>,
 }
 
-impl Selection {
+impl ArchiveSelection {
     /// Chooses from a table of contents.
     ///
     /// # Errors
     /// The name of a table or schema that is not there, and the names that are.
-    pub fn of(contents: &Contents, only: &Only) -> Result<Self, (String, Vec<String>)> {
-        let by_id: HashMap<i64, &Entry> = contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+    pub fn of(contents: &TableOfContents, only: &RestoreFilter) -> Result<Self, (String, Vec<String>)> {
+        let by_id: HashMap<i64, &TocEntry> = contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         let mut chosen = HashSet::new();
         for (schema, table) in &only.tables {
-            let is = |entry: &&Entry| is_relation(entry) && entry.schema == schema.as_bytes() && entry.tag == table.as_bytes();
+            let is = |entry: &&TocEntry| is_relation(entry) && entry.schema == schema.as_bytes() && entry.tag == table.as_bytes();
             let found = contents.entries.iter().find(is).ok_or_else(|| {
                 let known = contents.entries.iter().filter(|entry| is_relation(entry));
                 let names = known.map(|entry| format!("{}.{}", readable(&entry.schema), readable(&entry.tag))).collect();
@@ -114,7 +114,7 @@ impl Selection {
     }
 
     /// A partitioned table is nothing without its partitions.
-    fn with_partitions(&mut self, contents: &Contents, by_id: &HashMap<i64, &Entry>, mut owners: HashSet<i64>) -> HashSet<i64> {
+    fn with_partitions(&mut self, contents: &TableOfContents, by_id: &HashMap<i64, &TocEntry>, mut owners: HashSet<i64>) -> HashSet<i64> {
         loop {
             let attached = contents.entries.iter().filter(|entry| entry.kind == "TABLE ATTACH");
             let new: Vec<i64> = attached
@@ -132,7 +132,7 @@ impl Selection {
     }
 
     /// Adds what belongs to owners: indexes of their tables, comments on those indexes, and so on.
-    fn belongings(&mut self, contents: &Contents, by_id: &HashMap<i64, &Entry>, mut owners: HashSet<i64>) {
+    fn belongings(&mut self, contents: &TableOfContents, by_id: &HashMap<i64, &TocEntry>, mut owners: HashSet<i64>) {
         loop {
             let new: Vec<i64> = contents
                 .entries
@@ -161,7 +161,7 @@ impl Selection {
     }
 
     /// Adds the definitions of everything that is needed.
-    fn needs(&mut self, contents: &Contents, by_id: &HashMap<i64, &Entry>) {
+    fn needs(&mut self, contents: &TableOfContents, by_id: &HashMap<i64, &TocEntry>) {
         let mut open: Vec<i64> = self.entries.iter().copied().collect();
         while let Some(id) = open.pop() {
             let Some(entry) = by_id.get(&id) else { continue };
@@ -176,7 +176,7 @@ impl Selection {
         }
     }
 
-    fn names(&self, contents: &Contents, kind: &str) -> HashSet<TableName> {
+    fn names(&self, contents: &TableOfContents, kind: &str) -> HashSet<TableName> {
         let chosen = contents.of_kind(kind).filter(|entry| self.entries.contains(&entry.dump_id));
         chosen.map(|entry| (entry.schema.clone(), entry.tag.clone())).collect()
     }
@@ -189,25 +189,25 @@ impl Selection {
 
     /// Whether rows of a table are loaded.
     #[must_use]
-    pub fn has_rows_of(&self, entry: &Entry) -> bool {
+    pub fn has_rows_of(&self, entry: &TocEntry) -> bool {
         self.tables.contains(&(entry.schema.clone(), entry.tag.clone()))
     }
 }
 
-impl Selection {
+impl ArchiveSelection {
     /// Whether a sequence gets its value.
     #[must_use]
-    pub fn holds_sequence(&self, entry: &Entry) -> bool {
+    pub fn holds_sequence(&self, entry: &TocEntry) -> bool {
         self.sequences.contains(&(entry.schema.clone(), entry.tag.clone()))
     }
 }
 
-fn is_relation(entry: &Entry) -> bool {
+fn is_relation(entry: &TocEntry) -> bool {
     matches!(entry.kind.as_str(), "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" | "SEQUENCE")
 }
 
 /// Whether an entry is the partition that an attachment attaches: it has the attachment's own name.
-fn is_partition(entry: Option<&&Entry>, attachment: &Entry) -> bool {
+fn is_partition(entry: Option<&&TocEntry>, attachment: &TocEntry) -> bool {
     entry.is_some_and(|entry| entry.schema == attachment.schema && entry.tag == attachment.tag)
 }
 
@@ -216,18 +216,18 @@ fn is_partition(entry: Option<&&Entry>, attachment: &Entry) -> bool {
 mod tests {
     use super::*;
 
-    fn entry(dump_id: i64, kind: &str, schema: &str, tag: &str, dependencies: &[i64]) -> Entry {
-        Entry {
+    fn entry(dump_id: i64, kind: &str, schema: &str, tag: &str, dependencies: &[i64]) -> TocEntry {
+        TocEntry {
             dump_id,
             kind: kind.to_owned(),
             schema: schema.into(),
             tag: tag.into(),
             dependencies: dependencies.to_vec(),
-            ..Entry::default()
+            ..TocEntry::default()
         }
     }
 
-    fn contents() -> Contents {
+    fn contents() -> TableOfContents {
         let entries = vec![
             entry(1, "SCHEMA", "", "s", &[]),
             entry(2, "TYPE", "s", "mood", &[1]),
@@ -247,12 +247,12 @@ mod tests {
             entry(16, "TABLE ATTACH", "s", "p1", &[15, 14]),
             entry(17, "TABLE DATA", "s", "p1", &[15]),
         ];
-        Contents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() }
+        TableOfContents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() }
     }
 
     fn chosen(tables: &[&str], schemas: &[&str]) -> (Vec<i64>, Vec<String>) {
         let text = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
-        let selection = Selection::of(&contents(), &Only::of(&text(tables), &text(schemas)).unwrap()).unwrap();
+        let selection = ArchiveSelection::of(&contents(), &RestoreFilter::of(&text(tables), &text(schemas)).unwrap()).unwrap();
         let mut ids: Vec<i64> = selection.entries.iter().copied().collect();
         ids.sort_unstable();
         (ids, selection.left_out)
@@ -284,8 +284,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named_with_what_is() {
-        let only = Only::of(&["a".to_owned()], &[]).unwrap();
-        let (name, known) = Selection::of(&contents(), &only).unwrap_err();
+        let only = RestoreFilter::of(&["a".to_owned()], &[]).unwrap();
+        let (name, known) = ArchiveSelection::of(&contents(), &only).unwrap_err();
         assert!(name == "public.a" && known.contains(&"s.a".to_owned()), "{name} {known:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::TargetError;
 use crate::pg::sql::{quote_identifier, quote_text};
-use crate::pg::{Session, SessionError};
+use crate::pg::{PgSession, SessionError};
 
 /// How often it is tried to get rid of sessions that connect again at once.
 const ATTEMPTS_MAX: u32 = 10;
@@ -13,7 +13,7 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// Names of a swap.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Swap {
+pub struct SwapNames {
     /// The database that applications know.
     pub database: String,
     /// Where the backup is loaded.
@@ -22,7 +22,7 @@ pub struct Swap {
     pub aside: String,
 }
 
-impl Swap {
+impl SwapNames {
     /// Names that no two backups share, so that a restore that was interrupted finds its database again.
     #[must_use]
     pub fn named(database: &str, backup: &str) -> Self {
@@ -41,7 +41,7 @@ impl Swap {
     ///
     /// # Errors
     /// [`TargetError::Database`]; then both have the names they had.
-    pub async fn perform(&self, session: &mut Session) -> Result<(), TargetError> {
+    pub async fn perform(&self, session: &mut PgSession) -> Result<(), TargetError> {
         let mut attempt = 1;
         let swapped = loop {
             match self.rename(session).await {
@@ -59,7 +59,7 @@ impl Swap {
         swapped.map_err(|source| TargetError::Database { what: format!("the name of {}", self.database), source })
     }
 
-    async fn rename(&self, session: &mut Session) -> Result<(), SessionError> {
+    async fn rename(&self, session: &mut PgSession) -> Result<(), SessionError> {
         // A rename locks the database before it looks for sessions, so those that come later wait; nothing has to be forbidden that would stay
         // forbidden if this process died.
         for database in [&self.database, &self.beside] {
@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn names_are_found_again_and_fit() {
-        let swap = Swap::named("chat", "20261122T031500Z-K3XQ7A");
+        let swap = SwapNames::named("chat", "20261122T031500Z-K3XQ7A");
         assert_eq!((swap.beside.as_str(), swap.aside.as_str()), ("chat_new_k3xq7a", "chat_before_k3xq7a"));
-        assert_eq!(swap, Swap::named("chat", "20261122T031500Z-K3XQ7A"));
-        let long = Swap::named(&"ü".repeat(40), "20261122T031500Z-K3XQ7A");
+        assert_eq!(swap, SwapNames::named("chat", "20261122T031500Z-K3XQ7A"));
+        let long = SwapNames::named(&"ü".repeat(40), "20261122T031500Z-K3XQ7A");
         assert!(long.beside.len() <= NAME_BYTES_MAX && long.aside.len() <= NAME_BYTES_MAX && long.beside != long.aside);
     }
 }

@@ -3,19 +3,19 @@
 use super::TargetError;
 use super::database::maintenance;
 use crate::pg::sql::quote_text;
-use crate::pg::{Connection, Session, Tools};
+use crate::pg::{PgConnection, PgSession, PgTools};
 
 /// The right to restore into a database. Given back when dropped, and by the server when this process dies.
-pub struct Turn {
-    _session: Session,
+pub struct RestoreLock {
+    _session: PgSession,
 }
 
-impl Turn {
+impl RestoreLock {
     /// Takes it, without waiting. Locks are kept for each database, so all who restore meet in the maintenance database.
     ///
     /// # Errors
     /// [`TargetError::Busy`] if somebody else restores into the same database.
-    pub async fn take(tools: &Tools, connection: &Connection, database: &str) -> Result<Self, TargetError> {
+    pub async fn take(tools: &PgTools, connection: &PgConnection, database: &str) -> Result<Self, TargetError> {
         let mut session = maintenance(tools, connection).await?;
         let lock = format!(
             "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({}, 0))",

@@ -21,22 +21,22 @@ const DEPTH_MAX: usize = 8;
 const BEHIND_LINKS_MAX: usize = 100_000;
 
 /// A directory, open.
-pub(super) struct Beneath(OwnedFd);
+pub(super) struct DirectoryHandle(OwnedFd);
 
 /// Whether the last step may lead through links of directories: only to read what is known by its hash or its signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
+pub(super) enum LinkPolicy {
     Refused,
     Followed,
 }
 
 /// What was found of a file.
-pub(super) struct Seen {
+pub(super) struct FoundFile {
     pub name: String,
     pub stat: Stat,
 }
 
-impl Beneath {
+impl DirectoryHandle {
     /// Opens the directory itself, which may be a link: who configures it says so.
     pub fn open(root: &Path) -> io::Result<Self> {
         Ok(Self(rustix::fs::openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
@@ -46,14 +46,14 @@ impl Beneath {
     pub fn make(&self, name: &str) -> io::Result<Self> {
         let mut at = Self(self.0.try_clone()?);
         for part in name.split('/').filter(|part| !part.is_empty()) {
-            at = match at.directory(part, Links::Refused) {
+            at = match at.directory(part, LinkPolicy::Refused) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     match rustix::fs::mkdirat(&at.0, part, Mode::RWXU) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(error) => return Err(error.into()),
                     }
                     at.sync()?;
-                    at.directory(part, Links::Refused)?
+                    at.directory(part, LinkPolicy::Refused)?
                 }
                 other => other?,
             };
@@ -62,7 +62,7 @@ impl Beneath {
     }
 
     /// The directory of this name, which must be there.
-    pub fn directory(&self, name: &str, links: Links) -> io::Result<Self> {
+    pub fn directory(&self, name: &str, links: LinkPolicy) -> io::Result<Self> {
         if name.is_empty() {
             return Ok(Self(self.0.try_clone()?));
         }
@@ -82,12 +82,12 @@ impl Beneath {
     }
 
     /// A regular file, to be read. Where `links` are followed, that is told.
-    pub fn read(&self, name: &str, links: Links) -> io::Result<File> {
+    pub fn read(&self, name: &str, links: LinkPolicy) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        match self.resolve(name, flags, Links::Refused) {
-            Err(error) if links == Links::Followed && is_loop(&error) => {
+        match self.resolve(name, flags, LinkPolicy::Refused) {
+            Err(error) if links == LinkPolicy::Followed && is_loop(&error) => {
                 let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
-                let directory = self.directory(directory, Links::Followed)?;
+                let directory = self.directory(directory, LinkPolicy::Followed)?;
                 tracing::warn!(name, "the way to this object leads through a link");
                 regular(rustix::fs::openat(&directory.0, file, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
             }
@@ -95,8 +95,8 @@ impl Beneath {
         }
     }
 
-    fn resolve(&self, name: &str, flags: OFlags, links: Links) -> io::Result<OwnedFd> {
-        if links == Links::Followed {
+    fn resolve(&self, name: &str, flags: OFlags, links: LinkPolicy) -> io::Result<OwnedFd> {
+        if links == LinkPolicy::Followed {
             return Ok(rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty())?);
         }
         let strictly = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -127,10 +127,10 @@ impl Beneath {
     }
 
     /// What is known of a file of this name, if it is a regular one.
-    pub fn look(&self, name: &str, links: Links) -> io::Result<Option<Stat>> {
+    pub fn look(&self, name: &str, links: LinkPolicy) -> io::Result<Option<Stat>> {
         let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
-        let directory = match self.directory(directory, Links::Refused) {
-            Err(error) if links == Links::Followed && is_loop(&error) => self.directory(directory, Links::Followed),
+        let directory = match self.directory(directory, LinkPolicy::Refused) {
+            Err(error) if links == LinkPolicy::Followed && is_loop(&error) => self.directory(directory, LinkPolicy::Followed),
             other => other,
         };
         let stat = directory.and_then(|directory| Ok(rustix::fs::statat(&directory.0, file, AtFlags::SYMLINK_NOFOLLOW)?));
@@ -178,13 +178,13 @@ impl Beneath {
     }
 
     /// Regular files of this directory.
-    pub fn files(&self) -> io::Result<Vec<Seen>> {
+    pub fn files(&self) -> io::Result<Vec<FoundFile>> {
         let mut found = Vec::new();
         for name in self.names()? {
             if let Ok(stat) = rustix::fs::statat(&self.0, &name, AtFlags::SYMLINK_NOFOLLOW)
                 && is(&stat, FileType::RegularFile)
             {
-                found.push(Seen { name, stat });
+                found.push(FoundFile { name, stat });
             }
         }
         Ok(found)
@@ -202,10 +202,10 @@ impl Beneath {
     /// Regular files below the directory of this name, each under its name from here. Links of directories are looked behind, and told of: what is
     /// found there may be read, and nothing is written or removed there. Behind a link nothing that goes wrong is an error, or whoever may put
     /// one there could close every listing. The error names the directory.
-    pub fn walk(&self, below: &str, wanted: fn(&str) -> bool) -> Result<Vec<Seen>, (String, io::Error)> {
-        let mut walk = Walk { found: Vec::new(), wanted, left: BEHIND_LINKS_MAX };
-        let (directory, behind) = match self.directory(below, Links::Refused) {
-            Err(error) if is_loop(&error) => (self.directory(below, Links::Followed), true),
+    pub fn walk(&self, below: &str, wanted: fn(&str) -> bool) -> Result<Vec<FoundFile>, (String, io::Error)> {
+        let mut walk = DirectoryWalk { found: Vec::new(), wanted, left: BEHIND_LINKS_MAX };
+        let (directory, behind) = match self.directory(below, LinkPolicy::Refused) {
+            Err(error) if is_loop(&error) => (self.directory(below, LinkPolicy::Followed), true),
             other => (other, false),
         };
         match directory {
@@ -232,16 +232,16 @@ impl Beneath {
 }
 
 /// A listing that is under way.
-struct Walk {
-    found: Vec<Seen>,
+struct DirectoryWalk {
+    found: Vec<FoundFile>,
     /// Which directories may be looked into.
     wanted: fn(&str) -> bool,
     /// Entries behind links that may still be looked at, of all links together.
     left: usize,
 }
 
-impl Walk {
-    fn at(&mut self, directory: &Beneath, at: &str, depth: usize, behind: bool) -> Result<(), (String, io::Error)> {
+impl DirectoryWalk {
+    fn at(&mut self, directory: &DirectoryHandle, at: &str, depth: usize, behind: bool) -> Result<(), (String, io::Error)> {
         let names = match directory.names() {
             Err(_) if behind => return Ok(()),
             names => names.map_err(|error| (at.to_owned(), error))?,
@@ -258,10 +258,10 @@ impl Walk {
             // What has gone since is not there.
             let Ok(stat) = rustix::fs::statat(&directory.0, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => self.found.push(Seen { name: own, stat }),
+                FileType::RegularFile => self.found.push(FoundFile { name: own, stat }),
                 FileType::Directory | FileType::Symlink if depth >= DEPTH_MAX || !(self.wanted)(&own) => {}
                 FileType::Directory => {
-                    match directory.directory(&name, Links::Refused) {
+                    match directory.directory(&name, LinkPolicy::Refused) {
                         Ok(below) => self.at(&below, &own, depth + 1, behind)?,
                         // Removed meanwhile.
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -270,7 +270,7 @@ impl Walk {
                     }
                 }
                 FileType::Symlink if !behind => {
-                    if let Ok(below) = directory.directory(&name, Links::Followed) {
+                    if let Ok(below) = directory.directory(&name, LinkPolicy::Followed) {
                         tracing::warn!(name = own, "a link in the vault is followed to read; nothing is written or removed behind it");
                         self.at(&below, &own, depth + 1, true)?;
                     }
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn part_by_part_the_same_is_reached_and_the_same_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let root = Beneath::open(directory.path()).unwrap();
+        let root = DirectoryHandle::open(directory.path()).unwrap();
         root.make("a/b").unwrap().create("file").unwrap();
         std::os::unix::fs::symlink("/etc", directory.path().join("a/link")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", directory.path().join("a/to-file")).unwrap();
@@ -320,21 +320,21 @@ mod tests {
             [("a/b/file", true), ("a/link/passwd", false), ("a/to-file", false), ("a/../a/b/file", false), ("a/b/none", false)]
         {
             assert_eq!(root.step_by_step(name, flags).is_ok(), reached, "{name}");
-            assert_eq!(root.read(name, Links::Refused).is_ok(), reached || name.contains(".."), "{name}");
+            assert_eq!(root.read(name, LinkPolicy::Refused).is_ok(), reached || name.contains(".."), "{name}");
         }
         assert_eq!(root.step_by_step("a/link/passwd", flags).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
-        assert!(root.make("a/link/new").is_err() && root.directory("a/link", Links::Refused).is_err());
+        assert!(root.make("a/link/new").is_err() && root.directory("a/link", LinkPolicy::Refused).is_err());
     }
 
     #[test]
     fn without_links_a_rename_replaces_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let root = Beneath::open(directory.path()).unwrap();
+        let root = DirectoryHandle::open(directory.path()).unwrap();
         for name in ["one", "two"] {
             root.create(name).unwrap();
         }
         assert_eq!(root.link("one", &root, "two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         root.link("one", &root, "three").unwrap();
-        assert!(root.look("one", Links::Refused).unwrap().is_none() && root.look("three", Links::Refused).unwrap().is_some());
+        assert!(root.look("one", LinkPolicy::Refused).unwrap().is_none() && root.look("three", LinkPolicy::Refused).unwrap().is_some());
     }
 }

@@ -25,13 +25,15 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::beneath::{Beneath, Links};
-use super::directory::{Directory, blocking, explain, open_or_make};
-use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Warm};
+use super::beneath::{DirectoryHandle, LinkPolicy};
+use super::directory::{DirectoryVault, blocking, explain, open_or_make};
+use super::{
+    Capabilities, ObjectFacts, ReadableObject, StoreCapability, ThawAnswer, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits,
+};
 use crate::config::ColdConfig;
-use crate::domain::Document;
+use crate::domain::VaultDocument;
 use crate::domain::layout::{ObjectKey, PAYLOADS};
-use crate::domain::thaw::{ColdClass, Tier, Warmth, expiry};
+use crate::domain::thaw::{Availability, ColdClass, RetrievalTier, expiry};
 
 const STATE: &str = ".cold";
 /// Pauses between looks in real time.
@@ -45,7 +47,7 @@ const RETRIEVAL_BYTES_MAX: u64 = 4096;
 
 /// What time it is.
 #[derive(Debug, Clone, Default)]
-pub enum Clock {
+pub enum ThawClock {
     /// This host's.
     #[default]
     Host,
@@ -53,7 +55,7 @@ pub enum Clock {
     Virtual(Arc<AtomicI64>),
 }
 
-impl Clock {
+impl ThawClock {
     fn now(&self) -> Timestamp {
         match self {
             Self::Host => Timestamp::now(),
@@ -64,25 +66,25 @@ impl Clock {
 
 /// A vault in a directory in which payloads are cold.
 #[derive(Debug, Clone)]
-pub struct Cold {
-    inner: Directory,
+pub struct SimulatedGlacier {
+    inner: DirectoryVault,
     state: PathBuf,
     rules: ColdConfig,
-    clock: Clock,
+    clock: ThawClock,
 }
 
 /// A retrieval that was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Retrieval {
-    tier: Tier,
+struct RetrievalRequest {
+    tier: RetrievalTier,
     ready: Timestamp,
     until: Timestamp,
 }
 
-impl Cold {
+impl SimulatedGlacier {
     /// Puts rules over a directory.
     #[must_use]
-    pub fn new(inner: Directory, rules: ColdConfig, clock: Clock) -> Self {
+    pub fn new(inner: DirectoryVault, rules: ColdConfig, clock: ThawClock) -> Self {
         Self { state: inner.root().join(STATE), inner, rules, clock }
     }
 
@@ -100,24 +102,24 @@ impl Cold {
     }
 
     /// What is known of retrievals, if anything is.
-    fn known(&self) -> std::io::Result<Beneath> {
-        Beneath::open(self.inner.root())?.directory(STATE, Links::Refused)
+    fn known(&self) -> std::io::Result<DirectoryHandle> {
+        DirectoryHandle::open(self.inner.root())?.directory(STATE, LinkPolicy::Refused)
     }
 
     /// What was asked for of an object; a file that cannot be read counts as nothing.
-    fn retrieval(&self, key: &ObjectKey) -> Option<Retrieval> {
-        let file = self.known().ok()?.read(&Self::file(key), Links::Refused).ok()?;
+    fn retrieval(&self, key: &ObjectKey) -> Option<RetrievalRequest> {
+        let file = self.known().ok()?.read(&Self::file(key), LinkPolicy::Refused).ok()?;
         serde_json::from_reader(file.take(RETRIEVAL_BYTES_MAX)).ok()
     }
 
-    fn warmth(&self, key: &ObjectKey, class: Option<&str>, now: Timestamp) -> Warmth {
+    fn warmth(&self, key: &ObjectKey, class: Option<&str>, now: Timestamp) -> Availability {
         if class.and_then(ColdClass::of).is_none() {
-            return Warmth::Warm;
+            return Availability::Warm;
         }
         match self.retrieval(key) {
-            Some(retrieval) if now < retrieval.ready => Warmth::UnderWay,
-            Some(retrieval) if now < retrieval.until => Warmth::Thawed { until: Some(retrieval.until) },
-            _ => Warmth::Frozen,
+            Some(retrieval) if now < retrieval.ready => Availability::UnderWay,
+            Some(retrieval) if now < retrieval.until => Availability::Thawed { until: Some(retrieval.until) },
+            _ => Availability::Frozen,
         }
     }
 
@@ -140,7 +142,7 @@ impl Cold {
         }
     }
 
-    fn ask(&self, facts: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+    fn ask(&self, facts: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, VaultError> {
         let what = || format!("thawing {}", facts.key);
         let now = self.clock.now();
         let Some(class) = facts.class.as_deref().and_then(ColdClass::of) else {
@@ -164,10 +166,10 @@ impl Cold {
         let ready = match before {
             Some(before) if now >= before.ready => before.ready,
             Some(before) if tier >= before.tier => return Ok(ThawAnswer::UnderWay),
-            _ if tier == Tier::Expedited && self.state.join(NO_CAPACITY).exists() => return Ok(ThawAnswer::NoCapacity),
+            _ if tier == RetrievalTier::Expedited && self.state.join(NO_CAPACITY).exists() => return Ok(ThawAnswer::NoCapacity),
             _ => now + self.hastened(takes),
         };
-        let retrieval = Retrieval { tier, ready, until: self.until(ready.max(now), days) };
+        let retrieval = RetrievalRequest { tier, ready, until: self.until(ready.max(now), days) };
         let (name, text) = (Self::file(&facts.key), serde_json::to_vec(&retrieval).unwrap_or_default());
         let temporary = format!("{}.new", hex::encode(rand::random::<[u8; 8]>()));
         let written = state.create(&temporary).and_then(|mut file| file.write_all(&text)).and_then(|()| state.replace(&temporary, &name));
@@ -177,16 +179,16 @@ impl Cold {
 }
 
 #[async_trait]
-impl Vault for Cold {
+impl Vault for SimulatedGlacier {
     fn address(&self) -> String {
         self.inner.address()
     }
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> VaultLimits {
         // Hours that pass like seconds are looked at more often.
         let thaw_poll = (POLL_MAX / self.rules.speed.max(1)).max(POLL_MIN);
-        Limits { thaw_poll, ..self.inner.limits() }
+        VaultLimits { thaw_poll, ..self.inner.limits() }
     }
-    async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError> {
+    async fn put(&self, key: &ObjectKey, document: VaultDocument) -> Result<(), VaultError> {
         self.inner.put(key, document).await
     }
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
@@ -195,7 +197,7 @@ impl Vault for Cold {
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
         Ok(self.inner.find(key).await?.map(|facts| self.chill(facts)))
     }
-    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
+    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError> {
         // It was warm when it was looked at.
         if !self.warmth(object.key(), Some(object.class()), self.clock.now()).is_readable(self.clock.now()) {
             return Err(VaultError::Frozen { key: object.key().clone(), class: object.class().to_owned() });
@@ -209,22 +211,22 @@ impl Vault for Cold {
         let _ = self.known().and_then(|state| state.remove(&Self::file(key)));
         self.inner.remove(key).await
     }
-    async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+    async fn thaw(&self, object: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, VaultError> {
         let (this, object) = (self.clone(), object.clone());
         blocking("thawing", move || this.ask(&object, tier, days)).await
     }
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
+    async fn unfinished(&self) -> Result<Vec<UnfinishedUpload>, VaultError> {
         self.inner.unfinished().await
     }
-    async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError> {
+    async fn discard(&self, unfinished: &UnfinishedUpload) -> Result<(), VaultError> {
         self.inner.discard(unfinished).await
     }
-    async fn probe(&self, key: &ObjectKey) -> Result<Abilities, VaultError> {
+    async fn probe(&self, key: &ObjectKey) -> Result<Capabilities, VaultError> {
         let mut abilities = self.inner.probe(key).await?;
         let question = "storage classes";
         abilities.answers.retain(|ability| ability.question != question);
         let detail = format!("rehearsed: payloads behave as in S3, {} times as fast", self.rules.speed.max(1));
-        abilities.answers.push(Ability { question, answer: Some(true), needed: true, detail });
+        abilities.answers.push(StoreCapability { question, answer: Some(true), needed: true, detail });
         Ok(abilities)
     }
 }
@@ -233,16 +235,16 @@ impl Vault for Cold {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::Colder;
+    use crate::config::ClassTransition;
 
-    struct Frost {
-        vault: Cold,
+    struct ObjectTemperature {
+        vault: SimulatedGlacier,
         clock: Arc<AtomicI64>,
         _directory: tempfile::TempDir,
         key: ObjectKey,
     }
 
-    impl Frost {
+    impl ObjectTemperature {
         /// A payload of a class, as it is a minute after it was stored.
         fn of(class: &str) -> Self {
             let directory = tempfile::tempdir().unwrap();
@@ -252,7 +254,7 @@ mod tests {
             std::fs::write(file, b"sealed").unwrap();
             let clock = Arc::new(AtomicI64::new(Timestamp::now().as_second() + 60));
             let rules = ColdConfig { class: Some(class.to_owned()), colder: Vec::new(), speed: 1 };
-            let vault = Cold::new(Directory::new(directory.path()), rules, Clock::Virtual(Arc::clone(&clock)));
+            let vault = SimulatedGlacier::new(DirectoryVault::new(directory.path()), rules, ThawClock::Virtual(Arc::clone(&clock)));
             Self { vault, clock, _directory: directory, key }
         }
         fn pass(&self, hours: i64) {
@@ -261,65 +263,65 @@ mod tests {
         async fn facts(&self) -> ObjectFacts {
             self.vault.find(&self.key).await.unwrap().unwrap()
         }
-        async fn ask(&self, tier: Tier) -> Result<ThawAnswer, VaultError> {
+        async fn ask(&self, tier: RetrievalTier) -> Result<ThawAnswer, VaultError> {
             self.vault.thaw(&self.facts().await, tier, 2).await
         }
     }
 
     #[tokio::test]
     async fn a_copy_comes_in_its_time_stays_and_goes() {
-        let frost = Frost::of("GLACIER");
-        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
+        let frost = ObjectTemperature::of("GLACIER");
+        assert_eq!(frost.facts().await.warmth, Availability::Frozen);
         assert!(matches!(frost.facts().await.warm(), Err(VaultError::Frozen { .. })));
-        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::Accepted);
-        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::UnderWay, "one at a time");
+        assert_eq!(frost.ask(RetrievalTier::Standard).await.unwrap(), ThawAnswer::Accepted);
+        assert_eq!(frost.ask(RetrievalTier::Standard).await.unwrap(), ThawAnswer::UnderWay, "one at a time");
         frost.pass(4);
-        assert_eq!(frost.facts().await.warmth, Warmth::UnderWay);
+        assert_eq!(frost.facts().await.warmth, Availability::UnderWay);
         frost.pass(1);
         let warm = frost.facts().await.warm().unwrap();
         assert_eq!(frost.vault.read(&warm, 0, 100).await.unwrap(), Bytes::from_static(b"sealed"));
-        let Warmth::Thawed { until: Some(until) } = frost.facts().await.warmth else { unreachable!() };
+        let Availability::Thawed { until: Some(until) } = frost.facts().await.warmth else { unreachable!() };
         assert_eq!(until.as_second() % 86_400, 0, "rounded to midnight UTC");
         frost.pass(24);
-        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::Accepted, "asking again prolongs it");
-        let Warmth::Thawed { until: Some(longer) } = frost.facts().await.warmth else { unreachable!() };
+        assert_eq!(frost.ask(RetrievalTier::Standard).await.unwrap(), ThawAnswer::Accepted, "asking again prolongs it");
+        let Availability::Thawed { until: Some(longer) } = frost.facts().await.warmth else { unreachable!() };
         assert!(longer > until);
         frost.pass(24 * 4);
-        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
+        assert_eq!(frost.facts().await.warmth, Availability::Frozen);
         assert!(matches!(frost.vault.read(&warm, 0, 100).await, Err(VaultError::Frozen { .. })), "also for who looked earlier");
     }
 
     #[tokio::test]
     async fn a_request_can_be_made_faster_and_not_slower() {
-        let frost = Frost::of("GLACIER");
-        assert_eq!(frost.ask(Tier::Bulk).await.unwrap(), ThawAnswer::Accepted);
+        let frost = ObjectTemperature::of("GLACIER");
+        assert_eq!(frost.ask(RetrievalTier::Bulk).await.unwrap(), ThawAnswer::Accepted);
         frost.pass(1);
-        assert_eq!(frost.ask(Tier::Standard).await.unwrap(), ThawAnswer::Accepted);
-        assert_eq!(frost.ask(Tier::Bulk).await.unwrap(), ThawAnswer::UnderWay);
+        assert_eq!(frost.ask(RetrievalTier::Standard).await.unwrap(), ThawAnswer::Accepted);
+        assert_eq!(frost.ask(RetrievalTier::Bulk).await.unwrap(), ThawAnswer::UnderWay);
         frost.pass(5);
         assert!(frost.facts().await.warmth.is_readable(frost.vault.clock.now()));
     }
 
     #[tokio::test]
     async fn expedited_is_refused_where_there_is_no_capacity_or_no_such_tier() {
-        let frost = Frost::of("GLACIER");
+        let frost = ObjectTemperature::of("GLACIER");
         std::fs::create_dir_all(&frost.vault.state).unwrap();
         std::fs::write(frost.vault.state.join(NO_CAPACITY), "").unwrap();
-        assert_eq!(frost.ask(Tier::Expedited).await.unwrap(), ThawAnswer::NoCapacity);
-        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
-        assert!(matches!(Frost::of("DEEP_ARCHIVE").ask(Tier::Expedited).await, Err(VaultError::Refused { .. })));
-        assert!(matches!(Frost::of("STANDARD_IA").ask(Tier::Standard).await, Err(VaultError::Refused { .. })));
+        assert_eq!(frost.ask(RetrievalTier::Expedited).await.unwrap(), ThawAnswer::NoCapacity);
+        assert_eq!(frost.facts().await.warmth, Availability::Frozen);
+        assert!(matches!(ObjectTemperature::of("DEEP_ARCHIVE").ask(RetrievalTier::Expedited).await, Err(VaultError::Refused { .. })));
+        assert!(matches!(ObjectTemperature::of("STANDARD_IA").ask(RetrievalTier::Standard).await, Err(VaultError::Refused { .. })));
     }
 
     #[tokio::test]
     async fn payloads_grow_cold_with_age_and_nothing_else_does() {
-        let mut frost = Frost::of("STANDARD");
-        frost.vault.rules.colder = vec![Colder { after_days: 30, class: "DEEP_ARCHIVE".to_owned() }];
-        assert_eq!(frost.facts().await.warmth, Warmth::Warm);
+        let mut frost = ObjectTemperature::of("STANDARD");
+        frost.vault.rules.colder = vec![ClassTransition { after_days: 30, class: "DEEP_ARCHIVE".to_owned() }];
+        assert_eq!(frost.facts().await.warmth, Availability::Warm);
         frost.pass(24 * 31);
-        assert_eq!(frost.facts().await.warmth, Warmth::Frozen);
-        frost.vault.put(&"manifests/db/x.json".parse().unwrap(), Document::probe()).await.unwrap();
+        assert_eq!(frost.facts().await.warmth, Availability::Frozen);
+        frost.vault.put(&"manifests/db/x.json".parse().unwrap(), VaultDocument::probe()).await.unwrap();
         frost.pass(24 * 365);
-        assert_eq!(frost.vault.find(&"manifests/db/x.json".parse().unwrap()).await.unwrap().unwrap().warmth, Warmth::Warm);
+        assert_eq!(frost.vault.find(&"manifests/db/x.json".parse().unwrap()).await.unwrap().unwrap().warmth, Availability::Warm);
     }
 }

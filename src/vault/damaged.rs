@@ -7,14 +7,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Abilities, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Warm};
-use crate::domain::document::Document;
+use super::{Capabilities, ObjectFacts, ReadableObject, ThawAnswer, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits};
+use crate::domain::document::VaultDocument;
 use crate::domain::layout::ObjectKey;
-use crate::domain::thaw::Tier;
+use crate::domain::thaw::RetrievalTier;
 
 /// What is wrong.
 #[derive(Debug, Clone)]
-pub enum Damage {
+pub enum VaultDamage {
     /// One bit of an object is turned.
     BitTurned {
         /// The object.
@@ -39,15 +39,15 @@ pub enum Damage {
 }
 
 /// A vault with damage.
-pub struct Damaged {
+pub struct DamagedVault {
     inner: Arc<dyn Vault>,
-    damage: Damage,
+    damage: VaultDamage,
 }
 
-impl Damaged {
+impl DamagedVault {
     /// Looks at a vault through damage.
     #[must_use]
-    pub fn new(inner: Arc<dyn Vault>, damage: Damage) -> Self {
+    pub fn new(inner: Arc<dyn Vault>, damage: VaultDamage) -> Self {
         Self { inner, damage }
     }
 
@@ -56,23 +56,23 @@ impl Damaged {
     }
 
     fn other(&self, key: &ObjectKey) -> Option<ObjectKey> {
-        let Damage::Replaced { to, from } = &self.damage else { return None };
+        let VaultDamage::Replaced { to, from } = &self.damage else { return None };
         format!("{from}{}", key.as_str().strip_prefix(to)?).parse().ok()
     }
 }
 
 #[async_trait]
-impl Vault for Damaged {
+impl Vault for DamagedVault {
     fn address(&self) -> String {
         self.inner.address()
     }
     fn cli_options(&self) -> String {
         self.inner.cli_options()
     }
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> VaultLimits {
         self.inner.limits()
     }
-    async fn put(&self, _: &ObjectKey, _: Document) -> Result<(), VaultError> {
+    async fn put(&self, _: &ObjectKey, _: VaultDocument) -> Result<(), VaultError> {
         Self::refused()
     }
     async fn begin(&self, _: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
@@ -81,14 +81,14 @@ impl Vault for Damaged {
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
         let found = self.inner.find(&self.other(key).unwrap_or_else(|| key.clone())).await?;
         Ok(found.map(|facts| match &self.damage {
-            Damage::CutOff { key: cut, bytes } if cut == key => ObjectFacts { bytes: facts.bytes.min(*bytes), ..facts },
+            VaultDamage::CutOff { key: cut, bytes } if cut == key => ObjectFacts { bytes: facts.bytes.min(*bytes), ..facts },
             _ => facts,
         }))
     }
-    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
+    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError> {
         let bytes = self.inner.read(object, from, length).await?;
         match &self.damage {
-            Damage::BitTurned { key, at } if key == object.key() => {
+            VaultDamage::BitTurned { key, at } if key == object.key() => {
                 let mut bytes = bytes.to_vec();
                 let here = at.checked_sub(from).and_then(|offset| bytes.get_mut(usize::try_from(offset).ok()?));
                 if let Some(byte) = here {
@@ -96,7 +96,7 @@ impl Vault for Damaged {
                 }
                 Ok(bytes.into())
             }
-            Damage::CutOff { key, bytes: left } if key == object.key() => {
+            VaultDamage::CutOff { key, bytes: left } if key == object.key() => {
                 let left = usize::try_from(left.saturating_sub(from)).unwrap_or(usize::MAX);
                 Ok(bytes.slice(..bytes.len().min(left)))
             }
@@ -109,16 +109,16 @@ impl Vault for Damaged {
     async fn remove(&self, _: &ObjectKey) -> Result<(), VaultError> {
         Self::refused()
     }
-    async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+    async fn thaw(&self, object: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, VaultError> {
         self.inner.thaw(object, tier, days).await
     }
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
+    async fn unfinished(&self) -> Result<Vec<UnfinishedUpload>, VaultError> {
         self.inner.unfinished().await
     }
-    async fn discard(&self, _: &Unfinished) -> Result<(), VaultError> {
+    async fn discard(&self, _: &UnfinishedUpload) -> Result<(), VaultError> {
         Self::refused()
     }
-    async fn probe(&self, _: &ObjectKey) -> Result<Abilities, VaultError> {
+    async fn probe(&self, _: &ObjectKey) -> Result<Capabilities, VaultError> {
         Self::refused()
     }
 }

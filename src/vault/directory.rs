@@ -15,11 +15,11 @@ use jiff::Timestamp;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use super::beneath::{Beneath, Links, Seen};
-use super::{Abilities, Ability, Limits, ObjectFacts, Unfinished, Upload, Vault, VaultError, Warm};
-use crate::domain::Document;
+use super::beneath::{DirectoryHandle, FoundFile, LinkPolicy};
+use super::{Capabilities, ObjectFacts, ReadableObject, StoreCapability, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits};
+use crate::domain::VaultDocument;
 use crate::domain::layout::{EVIDENCE, MANIFESTS, META, ObjectKey, PAYLOADS, RUNS, may_hold_objects};
-use crate::domain::thaw::Warmth;
+use crate::domain::thaw::Availability;
 use crate::seal::{SealedBytes, SegmentProof};
 
 const TEMPORARY: &str = ".unfinished";
@@ -31,18 +31,18 @@ const SYNC_BYTES: usize = 32 * 1024 * 1024;
 
 /// A vault in a directory.
 #[derive(Debug, Clone)]
-pub struct Directory {
+pub struct DirectoryVault {
     root: PathBuf,
-    limits: Limits,
+    limits: VaultLimits,
 }
 
-impl Directory {
+impl DirectoryVault {
     /// The vault at `root`, which need not exist until something is written.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            limits: Limits {
+            limits: VaultLimits {
                 part_bytes: PART_BYTES,
                 parts_max: PARTS_MAX,
                 transfers_max: 4,
@@ -54,7 +54,7 @@ impl Directory {
 
     /// The same vault with other limits, which is how rollover is tested without terabytes.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, limits: VaultLimits) -> Self {
         self.limits = limits;
         self
     }
@@ -92,28 +92,28 @@ pub(super) fn explain(what: &str, path: &Path) -> impl FnOnce(std::io::Error) ->
 }
 
 /// Opens the vault's directory, making it if it is not there.
-pub(super) fn open_or_make(root: &Path) -> Result<Beneath, VaultError> {
+pub(super) fn open_or_make(root: &Path) -> Result<DirectoryHandle, VaultError> {
     use std::os::unix::fs::DirBuilderExt;
     let failed = explain("creating a directory", root);
-    match Beneath::open(root) {
+    match DirectoryHandle::open(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             std::fs::DirBuilder::new().mode(0o700).recursive(true).create(root).map_err(explain("creating a directory", root))?;
-            Beneath::open(root).map_err(failed)
+            DirectoryHandle::open(root).map_err(failed)
         }
         other => other.map_err(failed),
     }
 }
 
 /// A file under a temporary name, removed when dropped.
-struct Temporary {
+struct TemporaryFile {
     file: std::fs::File,
-    directory: Beneath,
+    directory: DirectoryHandle,
     name: String,
     /// For messages.
     path: PathBuf,
 }
 
-impl Temporary {
+impl TemporaryFile {
     fn create(root: &Path, key: &ObjectKey) -> Result<Self, VaultError> {
         let path = root.join(TEMPORARY);
         let directory = open_or_make(root)?.make(TEMPORARY).map_err(explain("creating a directory", &path))?;
@@ -135,7 +135,7 @@ impl Temporary {
             });
         }
         let (parent, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
-        let vault = Beneath::open(root).map_err(explain("opening", root))?;
+        let vault = DirectoryHandle::open(root).map_err(explain("opening", root))?;
         let directory = vault.make(parent).map_err(explain("creating a directory", &path))?;
         match self.directory.link(&self.name, &directory, name) {
             Ok(()) => {}
@@ -152,7 +152,7 @@ impl Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         // Already gone after a publication; after a failure this is the abort.
         let _ = self.directory.remove(&self.name);
@@ -160,11 +160,11 @@ impl Drop for Temporary {
 }
 
 /// What has the name already may be a link or a FIFO that somebody put there: then it is something else.
-fn same(directory: &Beneath, name: &str, proof: &SegmentProof) -> std::io::Result<bool> {
-    if directory.look(name, Links::Refused)?.is_none_or(|stat| u64::try_from(stat.st_size).ok() != Some(proof.bytes)) {
+fn same(directory: &DirectoryHandle, name: &str, proof: &SegmentProof) -> std::io::Result<bool> {
+    if directory.look(name, LinkPolicy::Refused)?.is_none_or(|stat| u64::try_from(stat.st_size).ok() != Some(proof.bytes)) {
         return Ok(false);
     }
-    let mut file = directory.read(name, Links::Refused)?;
+    let mut file = directory.read(name, LinkPolicy::Refused)?;
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; 256 * 1024];
     loop {
@@ -184,7 +184,7 @@ fn proof_of(bytes: &[u8]) -> SegmentProof {
 struct DirectoryUpload {
     root: PathBuf,
     key: ObjectKey,
-    file: Option<Temporary>,
+    file: Option<TemporaryFile>,
     unsynced_bytes: usize,
     syncing: Option<tokio::task::JoinHandle<()>>,
 }
@@ -243,19 +243,19 @@ impl Upload for DirectoryUpload {
 }
 
 #[async_trait]
-impl Vault for Directory {
+impl Vault for DirectoryVault {
     fn address(&self) -> String {
         format!("file://{}", self.root.display())
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> VaultLimits {
         self.limits
     }
 
-    async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError> {
+    async fn put(&self, key: &ObjectKey, document: VaultDocument) -> Result<(), VaultError> {
         let (root, key) = (self.root.clone(), key.clone());
         blocking("storing a document", move || {
-            let mut temporary = Temporary::create(&root, &key)?;
+            let mut temporary = TemporaryFile::create(&root, &key)?;
             let path = temporary.path.clone();
             temporary.file.write_all(document.bytes()).map_err(explain("writing", &path))?;
             temporary.publish(&root, &key, &proof_of(document.bytes()))
@@ -266,7 +266,7 @@ impl Vault for Directory {
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError> {
         let (root, key) = (self.root.clone(), key.clone());
         blocking("beginning an upload", move || {
-            let file = Some(Temporary::create(&root, &key)?);
+            let file = Some(TemporaryFile::create(&root, &key)?);
             Ok(Box::new(DirectoryUpload { root, key, file, unsynced_bytes: 0, syncing: None }) as Box<dyn Upload>)
         })
         .await
@@ -277,17 +277,17 @@ impl Vault for Directory {
         blocking("looking for an object", move || {
             let path = root.join(key.as_str());
             let Some(vault) = opened(&root)? else { return Ok(None) };
-            let stat = vault.look(key.as_str(), Links::Followed).map_err(explain("looking for an object", &path))?;
+            let stat = vault.look(key.as_str(), LinkPolicy::Followed).map_err(explain("looking for an object", &path))?;
             Ok(stat.map(|stat| facts(key, &stat)))
         })
         .await
     }
 
-    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
+    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError> {
         let (root, key) = (self.root.clone(), object.key().clone());
         blocking("reading", move || {
             let read = || -> std::io::Result<Bytes> {
-                let mut file = Beneath::open(&root)?.read(key.as_str(), Links::Followed)?;
+                let mut file = DirectoryHandle::open(&root)?.read(key.as_str(), LinkPolicy::Followed)?;
                 file.seek(SeekFrom::Start(from))?;
                 let mut bytes = Vec::with_capacity(length);
                 file.take(length as u64).read_to_end(&mut bytes)?;
@@ -305,8 +305,8 @@ impl Vault for Directory {
             // Only the directory that the prefix names is walked, not the whole vault.
             let below = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
             let seen = vault.walk(below, may_hold_objects).map_err(|(place, error)| explain("listing", &root.join(place))(error))?;
-            let is_wanted = |seen: &Seen| seen.name.starts_with(&prefix) && !seen.name.starts_with('.');
-            let facts_of = |seen: Seen| Some(facts(seen.name.parse().ok()?, &seen.stat));
+            let is_wanted = |seen: &FoundFile| seen.name.starts_with(&prefix) && !seen.name.starts_with('.');
+            let facts_of = |seen: FoundFile| Some(facts(seen.name.parse().ok()?, &seen.stat));
             let mut found: Vec<ObjectFacts> = seen.into_iter().filter(is_wanted).filter_map(facts_of).collect();
             found.sort_by(|a, b| a.key.cmp(&b.key));
             Ok(found)
@@ -320,7 +320,7 @@ impl Vault for Directory {
             let path = root.join(key.as_str());
             let Some(vault) = opened(&root)? else { return Ok(()) };
             let (mut parent, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
-            let removed = vault.directory(parent, Links::Refused).and_then(|directory| directory.remove(name));
+            let removed = vault.directory(parent, LinkPolicy::Refused).and_then(|directory| directory.remove(name));
             match removed {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -329,7 +329,7 @@ impl Vault for Directory {
             // Directories that are empty now go too; one that is not says so, and that is all right.
             while !parent.is_empty() {
                 let (above, name) = parent.rsplit_once('/').unwrap_or(("", parent));
-                let removed = vault.directory(above, Links::Refused).and_then(|directory| directory.remove_directory(name));
+                let removed = vault.directory(above, LinkPolicy::Refused).and_then(|directory| directory.remove_directory(name));
                 if removed.is_err() {
                     break;
                 }
@@ -340,33 +340,33 @@ impl Vault for Directory {
         .await
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
+    async fn unfinished(&self) -> Result<Vec<UnfinishedUpload>, VaultError> {
         let root = self.root.clone();
         blocking("looking for unfinished uploads", move || {
             let path = root.join(TEMPORARY);
-            let files = match Beneath::open(&root).and_then(|vault| vault.directory(TEMPORARY, Links::Refused)?.files()) {
+            let files = match DirectoryHandle::open(&root).and_then(|vault| vault.directory(TEMPORARY, LinkPolicy::Refused)?.files()) {
                 Ok(files) => files,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
                 Err(error) => return Err(explain("listing", &path)(error)),
             };
-            let upload = |Seen { name: handle, stat }| {
+            let upload = |FoundFile { name: handle, stat }| {
                 let key = handle.rsplit_once('~').map_or(handle.clone(), |(key, _)| key.replace('~', "/"));
-                Unfinished { key, begun: modified(&stat), touched: modified(&stat), handle }
+                UnfinishedUpload { key, begun: modified(&stat), touched: modified(&stat), handle }
             };
-            let mut found: Vec<Unfinished> = files.into_iter().map(upload).collect();
+            let mut found: Vec<UnfinishedUpload> = files.into_iter().map(upload).collect();
             found.sort_by(|a, b| a.handle.cmp(&b.handle));
             Ok(found)
         })
         .await
     }
 
-    async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError> {
+    async fn discard(&self, unfinished: &UnfinishedUpload) -> Result<(), VaultError> {
         let (root, name) = (self.root.clone(), unfinished.handle.clone());
         blocking("discarding", move || {
             if name.contains('/') || name == ".." {
                 return Err(VaultError::Refused { what: "discarding".to_owned(), why: format!("{name:?} is not the name of an upload") });
             }
-            let removed = Beneath::open(&root).and_then(|vault| vault.directory(TEMPORARY, Links::Refused)?.remove(&name));
+            let removed = DirectoryHandle::open(&root).and_then(|vault| vault.directory(TEMPORARY, LinkPolicy::Refused)?.remove(&name));
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(explain("discarding", &root.join(TEMPORARY).join(name))(error))
@@ -377,17 +377,17 @@ impl Vault for Directory {
         .await
     }
 
-    async fn probe(&self, key: &ObjectKey) -> Result<Abilities, VaultError> {
-        self.put(key, Document::probe()).await?;
-        let repeated = self.put(key, Document::restore_guide("something else".to_owned())).await;
-        let yes = |question, detail: &str| Ability { question, answer: Some(true), needed: true, detail: detail.to_owned() };
-        let unneeded = |question, detail: &str| Ability { question, answer: Some(false), needed: false, detail: detail.to_owned() };
+    async fn probe(&self, key: &ObjectKey) -> Result<Capabilities, VaultError> {
+        self.put(key, VaultDocument::probe()).await?;
+        let repeated = self.put(key, VaultDocument::restore_guide("something else".to_owned())).await;
+        let yes = |question, detail: &str| StoreCapability { question, answer: Some(true), needed: true, detail: detail.to_owned() };
+        let unneeded = |question, detail: &str| StoreCapability { question, answer: Some(false), needed: false, detail: detail.to_owned() };
         let root = self.root.clone();
         let elsewhere = blocking("looking at its parts", move || elsewhere(&root)).await?;
-        Ok(Abilities {
+        Ok(Capabilities {
             answers: vec![
                 yes("may write", &self.root.display().to_string()),
-                Ability {
+                StoreCapability {
                     question: "is on one file system",
                     answer: Some(elsewhere.is_empty()),
                     needed: true,
@@ -399,7 +399,7 @@ impl Vault for Directory {
                         ),
                     },
                 },
-                Ability {
+                StoreCapability {
                     question: "refuses a second object of the same name",
                     answer: Some(matches!(repeated, Err(VaultError::Exists { .. }))),
                     needed: true,
@@ -414,8 +414,8 @@ impl Vault for Directory {
 }
 
 /// The vault's directory, if it is there.
-fn opened(root: &Path) -> Result<Option<Beneath>, VaultError> {
-    match Beneath::open(root) {
+fn opened(root: &Path) -> Result<Option<DirectoryHandle>, VaultError> {
+    match DirectoryHandle::open(root) {
         Ok(vault) => Ok(Some(vault)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(explain("opening", root)(error)),
@@ -425,13 +425,14 @@ fn opened(root: &Path) -> Result<Option<Beneath>, VaultError> {
 /// Directories of the vault that are on another file system, or are links.
 fn elsewhere(root: &Path) -> Result<Vec<String>, VaultError> {
     let failed = |error| explain("looking at its parts", root)(error);
-    let vault = Beneath::open(root).map_err(failed)?;
+    let vault = DirectoryHandle::open(root).map_err(failed)?;
     let device = vault.device().map_err(failed)?;
     let mut found = Vec::new();
     for prefix in [TEMPORARY, MANIFESTS, META, PAYLOADS, EVIDENCE, RUNS] {
         let name = prefix.trim_end_matches('/');
-        let is_here = |directory: &std::io::Result<Beneath>| matches!(directory, Ok(open) if open.device().is_ok_and(|own| own == device));
-        let directory = vault.directory(name, Links::Refused);
+        let is_here =
+            |directory: &std::io::Result<DirectoryHandle>| matches!(directory, Ok(open) if open.device().is_ok_and(|own| own == device));
+        let directory = vault.directory(name, LinkPolicy::Refused);
         if !is_here(&directory) {
             let is_there = !matches!(&directory, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
             found.extend(is_there.then(|| name.to_owned()));
@@ -440,7 +441,7 @@ fn elsewhere(root: &Path) -> Result<Vec<String>, VaultError> {
         // One for each datastore.
         for below in directory.and_then(|directory| directory.directories()).map_err(failed)? {
             let below = format!("{name}/{below}");
-            if !is_here(&vault.directory(&below, Links::Refused)) {
+            if !is_here(&vault.directory(&below, LinkPolicy::Refused)) {
                 found.push(below);
             }
         }
@@ -458,7 +459,7 @@ fn facts(key: ObjectKey, stat: &Stat) -> ObjectFacts {
         bytes: u64::try_from(stat.st_size).unwrap_or_default(),
         modified: modified(stat),
         class: None,
-        warmth: Warmth::Warm,
+        warmth: Availability::Warm,
         locked_until: None,
         version: None,
     }

@@ -8,10 +8,10 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{ObjectFacts, Vault, VaultError, Warm};
+use super::{ObjectFacts, ReadableObject, Vault, VaultError};
 use crate::domain::layout::ObjectKey;
 use crate::domain::manifest::{CHUNK_BYTES, CHUNK_HASH_BYTES};
-use crate::seal::open::{Chunks, Undelivered};
+use crate::seal::open::{ChunkReceiver, DeliveryError};
 
 /// Shortest and longest pause before a store that does not answer is asked again.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -63,14 +63,14 @@ pub async fn exactly(vault: &dyn Vault, facts: ObjectFacts) -> Result<Bytes, Vau
 ///
 /// # Errors
 /// [`VaultError`]
-async fn range(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
-    let first = patiently(vault, object, from, length, patience).await?;
+async fn range(vault: &dyn Vault, object: &ReadableObject, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
+    let first = with_retry(vault, object, from, length, patience).await?;
     if first.len() == length || first.is_empty() {
         return Ok(first);
     }
     let mut bytes = BytesMut::from(first);
     while bytes.len() < length {
-        let more = patiently(vault, object, from + bytes.len() as u64, length - bytes.len(), patience).await?;
+        let more = with_retry(vault, object, from + bytes.len() as u64, length - bytes.len(), patience).await?;
         if more.is_empty() {
             break;
         }
@@ -82,15 +82,15 @@ async fn range(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patie
 /// One range, and, where its hash is known, no other bytes than those: what differs may have been damaged on the way, so it is fetched once more.
 async fn chunk(
     vault: &dyn Vault,
-    object: &Warm,
+    object: &ReadableObject,
     from: u64,
     length: usize,
     hash: Option<&[u8]>,
     patience: Duration,
-) -> Result<Bytes, Undelivered> {
+) -> Result<Bytes, DeliveryError> {
     let mut again = false;
     loop {
-        let bytes = range(vault, object, from, length, patience).await.map_err(|error| Undelivered::Fetch(error.to_string()))?;
+        let bytes = range(vault, object, from, length, patience).await.map_err(|error| DeliveryError::Fetch(error.to_string()))?;
         let Some(hash) = hash else { return Ok(bytes) };
         let (bytes, is_it) = checked(bytes, hash.to_vec()).await;
         if is_it {
@@ -99,7 +99,7 @@ async fn chunk(
         if again {
             let to = from + length as u64;
             let why = format!("its bytes {from} to {to} are not those that were stored, by the signed manifest's list of chunks");
-            return Err(Undelivered::Damaged { name: object.key().to_string(), why });
+            return Err(DeliveryError::Damaged { name: object.key().to_string(), why });
         }
         tracing::warn!(key = %object.key(), from, length, "a chunk is not the one that was stored; it is fetched once more");
         again = true;
@@ -116,14 +116,14 @@ async fn checked(bytes: Bytes, hash: Vec<u8>) -> (Bytes, bool) {
 }
 
 /// Pauses between attempts while a store does not answer, ever longer, until patience is over.
-pub struct Again {
+pub struct RetryBackoff {
     /// Since when it does not answer.
     begun: Option<Instant>,
     pause: Duration,
     patience: Duration,
 }
 
-impl Again {
+impl RetryBackoff {
     /// Time begins with the first failure.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
@@ -147,8 +147,8 @@ impl Again {
     }
 }
 
-async fn patiently(vault: &dyn Vault, object: &Warm, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
-    let mut again = Again::new(patience);
+async fn with_retry(vault: &dyn Vault, object: &ReadableObject, from: u64, length: usize, patience: Duration) -> Result<Bytes, VaultError> {
+    let mut again = RetryBackoff::new(patience);
     loop {
         match vault.read(object, from, length).await {
             Err(error @ VaultError::Unavailable { .. }) => again.after(error).await?,
@@ -159,7 +159,7 @@ async fn patiently(vault: &dyn Vault, object: &Warm, from: u64, length: usize, p
 
 /// An object that is to be read, and what a signed manifest says of it.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct WantedObject {
     /// Name.
     pub key: ObjectKey,
     /// Its size in bytes.
@@ -173,10 +173,10 @@ pub struct Wanted {
 ///
 /// # Errors
 /// [`VaultError::Missing`], [`VaultError::Frozen`] or [`VaultError::Tally`] before anything is read; later errors come through the channel.
-pub async fn stream(vault: Arc<dyn Vault>, objects: Vec<Wanted>, cancel: CancellationToken) -> Result<Chunks, VaultError> {
+pub async fn stream(vault: Arc<dyn Vault>, objects: Vec<WantedObject>, cancel: CancellationToken) -> Result<ChunkReceiver, VaultError> {
     let mut found = Vec::new();
     let limits = vault.limits();
-    for Wanted { key, bytes, chunks } in objects {
+    for WantedObject { key, bytes, chunks } in objects {
         let facts = vault.find(&key).await?.ok_or_else(|| VaultError::Missing { key: key.to_string() })?;
         if facts.bytes != bytes {
             let why = format!("it has {} bytes, and the signed manifest says {bytes}", facts.bytes);
@@ -207,7 +207,7 @@ pub async fn stream(vault: Arc<dyn Vault>, objects: Vec<Wanted>, cancel: Cancell
         let mut reads = futures::stream::iter(reads).buffered(limits.transfers_max);
         loop {
             let read = tokio::select! {
-                () = cancel.cancelled() => Err(Undelivered::Fetch("interrupted".to_owned())),
+                () = cancel.cancelled() => Err(DeliveryError::Fetch("interrupted".to_owned())),
                 read = reads.next() => match read {
                     Some(read) => read,
                     None => return,

@@ -26,13 +26,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::domain::layout::ObjectKey;
-use crate::domain::thaw::{Tier, Warmth};
-use crate::domain::{Document, Trouble};
+use crate::domain::thaw::{Availability, RetrievalTier};
+use crate::domain::{ErrorClass, VaultDocument};
 use crate::seal::{SealedBytes, SegmentProof};
 
 /// What a store allows and how it wants to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct VaultLimits {
     /// Bytes of each part but the last.
     pub part_bytes: usize,
     /// Parts of one object.
@@ -57,7 +57,7 @@ pub struct ObjectFacts {
     /// Storage class, where the store has classes.
     pub class: Option<String>,
     /// Whether it can be read, or must be thawed before.
-    pub warmth: Warmth,
+    pub warmth: Availability,
     /// Until when the store refuses to remove it; a listing does not tell it.
     pub locked_until: Option<Timestamp>,
     /// The store's own name of this version of the object; a listing does not tell it.
@@ -66,9 +66,9 @@ pub struct ObjectFacts {
 
 /// An object that can be read now. Made only from facts that say so.
 #[derive(Debug, Clone)]
-pub struct Warm(ObjectFacts);
+pub struct ReadableObject(ObjectFacts);
 
-impl Warm {
+impl ReadableObject {
     /// The object's name.
     #[must_use]
     pub fn key(&self) -> &ObjectKey {
@@ -91,10 +91,12 @@ impl ObjectFacts {
     ///
     /// # Errors
     /// [`VaultError::Frozen`] if it must be thawed first.
-    pub fn warm(self) -> Result<Warm, VaultError> {
+    pub fn warm(self) -> Result<ReadableObject, VaultError> {
         match self.warmth {
-            Warmth::Warm | Warmth::Thawed { .. } => Ok(Warm(self)),
-            Warmth::Frozen | Warmth::UnderWay => Err(VaultError::Frozen { key: self.key, class: self.class.unwrap_or_default() }),
+            Availability::Warm | Availability::Thawed { .. } => Ok(ReadableObject(self)),
+            Availability::Frozen | Availability::UnderWay => {
+                Err(VaultError::Frozen { key: self.key, class: self.class.unwrap_or_default() })
+            }
         }
     }
 }
@@ -112,7 +114,7 @@ pub enum ThawAnswer {
 
 /// An upload that was begun and neither completed nor aborted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfinished {
+pub struct UnfinishedUpload {
     /// The object it was to become, as the store names it.
     pub key: String,
     /// The store's handle.
@@ -125,7 +127,7 @@ pub struct Unfinished {
 
 /// A version of an object, in a store that keeps them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
+pub struct ObjectVersionInfo {
     /// Name of the object.
     pub key: ObjectKey,
     /// The store's name of the version.
@@ -142,14 +144,14 @@ pub struct Version {
 
 /// What a store was found to be able to keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Abilities {
+pub struct Capabilities {
     /// Each question and its answer, for people.
-    pub answers: Vec<Ability>,
+    pub answers: Vec<StoreCapability>,
 }
 
 /// One question asked of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ability {
+pub struct StoreCapability {
     /// What was asked.
     pub question: &'static str,
     /// Yes, no, or could not be looked at.
@@ -170,16 +172,16 @@ pub trait Vault: Send + Sync {
         String::new()
     }
     /// Sizes and numbers to keep to.
-    fn limits(&self) -> Limits;
+    fn limits(&self) -> VaultLimits;
     /// Stores a small document. May be repeated after any error.
-    async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError>;
+    async fn put(&self, key: &ObjectKey, document: VaultDocument) -> Result<(), VaultError>;
     /// Begins the upload of one object of a payload.
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError>;
     /// Facts about one object, `None` if it does not exist.
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError>;
     /// Bytes `from..from + length` of an object: at least one unless its end is reached, perhaps fewer than asked for where the store
     /// stopped sending. [`fetch`] goes on at the byte.
-    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError>;
+    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError>;
     /// All objects whose names begin with `prefix`, by name. Names that no vault writes are left out.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError>;
     /// Removes an object; one that is not there is success.
@@ -190,24 +192,24 @@ pub trait Vault: Send + Sync {
     }
     /// All versions of all objects whose names begin with `prefix`, hidden ones and markers too, complete or failing like [`Vault::list`]. `None` in
     /// a store that keeps none.
-    async fn versions(&self, _: &str) -> Result<Option<Vec<Version>>, VaultError> {
+    async fn versions(&self, _: &str) -> Result<Option<Vec<ObjectVersionInfo>>, VaultError> {
         Ok(None)
     }
     /// Removes a version, for good; one that is not there is success.
-    async fn erase_version(&self, version: &Version) -> Result<(), VaultError> {
+    async fn erase_version(&self, version: &ObjectVersionInfo) -> Result<(), VaultError> {
         Err(VaultError::Refused { what: format!("removing {}", version.key), why: "no versions are kept here".to_owned() })
     }
     /// Asks for a readable copy of a frozen object, for `days`; of one that is thawed, that it stays so much longer from now. May be
     /// repeated. After [`VaultError::Unknown`] the object's facts tell whether it took effect.
-    async fn thaw(&self, object: &ObjectFacts, _: Tier, _: u32) -> Result<ThawAnswer, VaultError> {
+    async fn thaw(&self, object: &ObjectFacts, _: RetrievalTier, _: u32) -> Result<ThawAnswer, VaultError> {
         Err(VaultError::Refused { what: format!("thawing {}", object.key), why: "nothing in this vault is cold".to_owned() })
     }
     /// Uploads that were begun and not ended.
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError>;
+    async fn unfinished(&self) -> Result<Vec<UnfinishedUpload>, VaultError>;
     /// Removes what an unfinished upload holds.
-    async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError>;
+    async fn discard(&self, unfinished: &UnfinishedUpload) -> Result<(), VaultError>;
     /// Writes a probe and asks what the store can keep.
-    async fn probe(&self, key: &ObjectKey) -> Result<Abilities, VaultError>;
+    async fn probe(&self, key: &ObjectKey) -> Result<Capabilities, VaultError>;
 }
 
 /// One object being uploaded. Dropping it without an end leaves what [`Vault::unfinished`] finds.
@@ -295,13 +297,13 @@ pub enum VaultError {
 impl VaultError {
     /// Class of the error.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Exists { .. } | Self::Tally { .. } => Trouble::Integrity,
-            Self::Missing { .. } => Trouble::Integrity,
-            Self::Frozen { .. } | Self::Unavailable { .. } | Self::Unknown { .. } => Trouble::Unavailable,
-            Self::Refused { .. } | Self::Unusable(_) => Trouble::Usage,
-            Self::KeyRefused { .. } => Trouble::KeyRefused,
+            Self::Exists { .. } | Self::Tally { .. } => ErrorClass::Integrity,
+            Self::Missing { .. } => ErrorClass::Integrity,
+            Self::Frozen { .. } | Self::Unavailable { .. } | Self::Unknown { .. } => ErrorClass::Unavailable,
+            Self::Refused { .. } | Self::Unusable(_) => ErrorClass::Usage,
+            Self::KeyRefused { .. } => ErrorClass::KeyRefused,
         }
     }
 }

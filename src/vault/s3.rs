@@ -29,12 +29,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::{Abilities, Ability, Limits, ObjectFacts, ThawAnswer, Unfinished, Upload, Vault, VaultError, Version, Warm};
-use crate::aws::{self, Answer};
-use crate::config::{Confirm, LockMode, S3Config};
-use crate::domain::Document;
+use super::{
+    Capabilities, ObjectFacts, ObjectVersionInfo, ReadableObject, StoreCapability, ThawAnswer, UnfinishedUpload, Upload, Vault, VaultError,
+    VaultLimits,
+};
+use crate::aws::{self, AwsError};
+use crate::config::{LockMode, S3Config, UploadConfirmation};
+use crate::domain::VaultDocument;
 use crate::domain::layout::{EVIDENCE, ObjectKey, PAYLOADS};
-use crate::domain::thaw::{ColdClass, Tier, Warmth};
+use crate::domain::thaw::{Availability, ColdClass, RetrievalTier};
 use upload::S3Upload;
 
 /// Parts of one object that S3 allows.
@@ -48,7 +51,7 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// A vault in S3.
 #[derive(Clone)]
-pub struct S3 {
+pub struct S3Vault {
     client: Client,
     /// The same for requests that move payloads, and may take as long as these do.
     large: Client,
@@ -57,7 +60,7 @@ pub struct S3 {
     has_echoed: Arc<AtomicBool>,
 }
 
-impl S3 {
+impl S3Vault {
     /// A client for the configured bucket. Makes no request.
     pub async fn new(config: &S3Config) -> Self {
         let shared = aws::config(config.region.clone(), config.endpoint.clone()).await;
@@ -96,7 +99,7 @@ impl S3 {
     }
 
     /// Stores a document; `locked` says whether it gets the configured retention.
-    async fn put_document(&self, key: &ObjectKey, document: Document, locked: bool) -> Result<(), VaultError> {
+    async fn put_document(&self, key: &ObjectKey, document: VaultDocument, locked: bool) -> Result<(), VaultError> {
         // Somebody else is writing under this name at this very moment: who of the two was first is known soon.
         for pause in [200, 800] {
             match self.put_once(key, document.clone(), locked).await {
@@ -109,7 +112,7 @@ impl S3 {
         self.put_once(key, document, locked).await
     }
 
-    async fn put_once(&self, key: &ObjectKey, document: Document, locked: bool) -> Result<(), VaultError> {
+    async fn put_once(&self, key: &ObjectKey, document: VaultDocument, locked: bool) -> Result<(), VaultError> {
         let sum = sha256(document.bytes());
         let (mode, until) = if locked { self.retention(key) } else { (None, None) };
         let bytes = document.into_bytes();
@@ -132,7 +135,7 @@ impl S3 {
             Ok(reply) if self.is_confirmed(key.as_str(), reply.checksum_sha256(), &sum)? => Ok(()),
             Ok(_) => self.read_back_as_sent(key, &[(length, sum)]).await,
             Err(error) => {
-                let answer = Answer::of(&error);
+                let answer = AwsError::of(&error);
                 if answer.code == "PreconditionFailed" || answer.status.is_none() && !answer.is_setup {
                     return self.resolve(key, &sum, &[(length, sum.clone())], answer).await;
                 }
@@ -146,7 +149,7 @@ impl S3 {
         match self.client.get_bucket_versioning().bucket(&self.config.bucket).send().await {
             Ok(reply) => Ok(reply.status().is_some()),
             Err(error) => {
-                let answer = Answer::of(&error);
+                let answer = AwsError::of(&error);
                 match answer.code.as_str() {
                     "NotImplemented" | "MethodNotAllowed" => Ok(false),
                     "AccessDenied" => Ok(true),
@@ -197,12 +200,12 @@ fn locked_until(head: &aws_sdk_s3::operation::head_object::HeadObjectOutput) -> 
 }
 
 /// What a class and the state of a retrieval (under way, until when) say of an object.
-fn warmth(class: Option<&str>, archived: bool, retrieval: Option<(bool, Option<Timestamp>)>) -> Warmth {
+fn warmth(class: Option<&str>, archived: bool, retrieval: Option<(bool, Option<Timestamp>)>) -> Availability {
     match retrieval {
-        _ if class.and_then(ColdClass::of).is_none() && !archived => Warmth::Warm,
-        None => Warmth::Frozen,
-        Some((true, _)) => Warmth::UnderWay,
-        Some((false, until)) => Warmth::Thawed { until },
+        _ if class.and_then(ColdClass::of).is_none() && !archived => Availability::Warm,
+        None => Availability::Frozen,
+        Some((true, _)) => Availability::UnderWay,
+        Some((false, until)) => Availability::Thawed { until },
     }
 }
 
@@ -237,7 +240,7 @@ async fn collect(mut body: ByteStream, length: usize) -> Result<Bytes, String> {
 }
 
 #[async_trait]
-impl Vault for S3 {
+impl Vault for S3Vault {
     fn address(&self) -> String {
         format!("s3://{}/{}", self.config.bucket, self.config.prefix).trim_end_matches('/').to_owned()
     }
@@ -249,8 +252,8 @@ impl Vault for S3 {
         quoted("--endpoint-url", &self.config.endpoint) + &quoted("--region", &self.config.region)
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
+    fn limits(&self) -> VaultLimits {
+        VaultLimits {
             part_bytes: self.config.part_bytes,
             parts_max: PARTS_MAX,
             transfers_max: self.config.transfers_max,
@@ -259,7 +262,7 @@ impl Vault for S3 {
         }
     }
 
-    async fn put(&self, key: &ObjectKey, document: Document) -> Result<(), VaultError> {
+    async fn put(&self, key: &ObjectKey, document: VaultDocument) -> Result<(), VaultError> {
         self.put_document(key, document, true).await
     }
 
@@ -280,7 +283,7 @@ impl Vault for S3 {
             .set_object_lock_retain_until_date(until)
             .send()
             .await
-            .map_err(|error| self.explain(&format!("beginning {key}"), Answer::of(&error)))?;
+            .map_err(|error| self.explain(&format!("beginning {key}"), AwsError::of(&error)))?;
         let upload = reply.upload_id().unwrap_or_default().to_owned();
         Ok(Box::new(S3Upload { vault: self.clone(), key: key.clone(), upload, begun: JoinSet::new(), done: Vec::new(), next: 1 }))
     }
@@ -301,14 +304,14 @@ impl Vault for S3 {
                 }))
             }
             Err(error) => {
-                let answer = Answer::of(&error);
+                let answer = AwsError::of(&error);
                 // A HEAD has no body, so a missing bucket and a missing object look the same; the listing tells them apart.
                 if answer.status == Some(404) { Ok(None) } else { Err(self.explain(&format!("looking at {key}"), answer)) }
             }
         }
     }
 
-    async fn read(&self, object: &Warm, from: u64, length: usize) -> Result<Bytes, VaultError> {
+    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError> {
         if length == 0 {
             return Ok(Bytes::new());
         }
@@ -325,7 +328,7 @@ impl Vault for S3 {
                     Err(error) => error,
                 },
                 Ok(Err(error)) => {
-                    let answer = Answer::of(&error);
+                    let answer = AwsError::of(&error);
                     if answer.code == "InvalidObjectState" {
                         return Err(VaultError::Frozen { key: object.key().clone(), class: object.class().to_owned() });
                     }
@@ -354,7 +357,7 @@ impl Vault for S3 {
             .send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| self.explain(&format!("listing {prefix}"), Answer::of(&error)))?;
+            let page = page.map_err(|error| self.explain(&format!("listing {prefix}"), AwsError::of(&error)))?;
             complete_or_more(prefix, page.is_truncated(), page.next_continuation_token().is_some())?;
             for object in page.contents() {
                 let relative = object.key().and_then(|key| key.strip_prefix(&self.config.prefix));
@@ -383,17 +386,17 @@ impl Vault for S3 {
 
     async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError> {
         let sent = self.client.delete_object().bucket(&self.config.bucket).key(self.full(key.as_str())).send().await;
-        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {key}"), Answer::of(&error)))
+        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {key}"), AwsError::of(&error)))
     }
 
     async fn erase(&self, object: &ObjectFacts) -> Result<(), VaultError> {
         let request = self.client.delete_object().bucket(&self.config.bucket).key(self.full(object.key.as_str()));
         // Without a version a bucket that keeps versions would only hide it.
         let sent = request.set_version_id(object.version.clone().filter(|version| version != "null")).send().await;
-        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {}", object.key), Answer::of(&error)))
+        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing {}", object.key), AwsError::of(&error)))
     }
 
-    async fn versions(&self, prefix: &str) -> Result<Option<Vec<Version>>, VaultError> {
+    async fn versions(&self, prefix: &str) -> Result<Option<Vec<ObjectVersionInfo>>, VaultError> {
         if !self.keeps_versions().await? {
             return Ok(None);
         }
@@ -404,13 +407,13 @@ impl Vault for S3 {
             let page = request.set_key_marker(key_marker.clone()).set_version_id_marker(version_marker.clone()).send().await;
             let page = page.map_err(|error| {
                 let needs = "; versions of the bucket must be seen before anything in it is removed, which takes s3:ListBucketVersions";
-                let answer = Answer::of(&error);
-                self.explain(&format!("listing versions of {prefix}"), Answer { message: format!("{}{needs}", answer.message), ..answer })
+                let answer = AwsError::of(&error);
+                self.explain(&format!("listing versions of {prefix}"), AwsError { message: format!("{}{needs}", answer.message), ..answer })
             })?;
             let relative = |key: Option<&str>| key.and_then(|key| key.strip_prefix(&self.config.prefix)?.parse().ok());
             for version in page.versions() {
                 let Some(key) = relative(version.key()) else { continue };
-                found.push(Version {
+                found.push(ObjectVersionInfo {
                     key,
                     id: version.version_id().unwrap_or_default().to_owned(),
                     bytes: version.size().and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
@@ -421,7 +424,7 @@ impl Vault for S3 {
             }
             for marker in page.delete_markers() {
                 let Some(key) = relative(marker.key()) else { continue };
-                found.push(Version {
+                found.push(ObjectVersionInfo {
                     key,
                     id: marker.version_id().unwrap_or_default().to_owned(),
                     bytes: 0,
@@ -440,17 +443,17 @@ impl Vault for S3 {
         }
     }
 
-    async fn erase_version(&self, version: &Version) -> Result<(), VaultError> {
+    async fn erase_version(&self, version: &ObjectVersionInfo) -> Result<(), VaultError> {
         let request = self.client.delete_object().bucket(&self.config.bucket).key(self.full(version.key.as_str()));
         let sent = request.version_id(&version.id).send().await;
-        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing a version of {}", version.key), Answer::of(&error)))
+        sent.map(|_| ()).map_err(|error| self.explain(&format!("removing a version of {}", version.key), AwsError::of(&error)))
     }
 
-    async fn thaw(&self, object: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, VaultError> {
+    async fn thaw(&self, object: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, VaultError> {
         let tier = match tier {
-            Tier::Expedited => aws_sdk_s3::types::Tier::Expedited,
-            Tier::Standard => aws_sdk_s3::types::Tier::Standard,
-            Tier::Bulk => aws_sdk_s3::types::Tier::Bulk,
+            RetrievalTier::Expedited => aws_sdk_s3::types::Tier::Expedited,
+            RetrievalTier::Standard => aws_sdk_s3::types::Tier::Standard,
+            RetrievalTier::Bulk => aws_sdk_s3::types::Tier::Bulk,
         };
         let what = format!("thawing {}", object.key);
         let job = GlacierJobParameters::builder().tier(tier).build().map_err(|error| VaultError::Unusable(error.to_string()))?;
@@ -459,7 +462,7 @@ impl Vault for S3 {
         match request.restore_request(wish).send().await {
             Ok(_) => Ok(ThawAnswer::Accepted),
             Err(error) => {
-                let answer = Answer::of(&error);
+                let answer = AwsError::of(&error);
                 match answer.code.as_str() {
                     "RestoreAlreadyInProgress" => Ok(ThawAnswer::UnderWay),
                     "GlacierExpeditedRetrievalNotAvailable" => Ok(ThawAnswer::NoCapacity),
@@ -469,19 +472,19 @@ impl Vault for S3 {
         }
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, VaultError> {
+    async fn unfinished(&self) -> Result<Vec<UnfinishedUpload>, VaultError> {
         let mut found = Vec::new();
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let request = self.client.list_multipart_uploads().bucket(&self.config.bucket).prefix(&self.config.prefix);
             let page = request.set_key_marker(key_marker.clone()).set_upload_id_marker(id_marker.clone()).send().await;
-            let page = page.map_err(|error| self.explain("looking for unfinished uploads", Answer::of(&error)))?;
+            let page = page.map_err(|error| self.explain("looking for unfinished uploads", AwsError::of(&error)))?;
             for upload in page.uploads() {
                 let key = upload.key().and_then(|key| key.strip_prefix(&self.config.prefix));
                 if let (Some(key), Some(handle)) = (key, upload.upload_id()) {
                     let begun = timestamp(upload.initiated());
                     let touched = self.last_part(upload.key().unwrap_or_default(), handle).await.unwrap_or(begun);
-                    found.push(Unfinished { key: key.to_owned(), handle: handle.to_owned(), begun, touched });
+                    found.push(UnfinishedUpload { key: key.to_owned(), handle: handle.to_owned(), begun, touched });
                 }
             }
             if page.is_truncated() != Some(true) {
@@ -494,35 +497,35 @@ impl Vault for S3 {
         }
     }
 
-    async fn discard(&self, unfinished: &Unfinished) -> Result<(), VaultError> {
+    async fn discard(&self, unfinished: &UnfinishedUpload) -> Result<(), VaultError> {
         let request = self.client.abort_multipart_upload().bucket(&self.config.bucket).key(self.full(&unfinished.key));
         match request.upload_id(&unfinished.handle).send().await {
             Ok(_) => Ok(()),
-            Err(error) => match self.explain(&format!("discarding {}", unfinished.key), Answer::of(&error)) {
+            Err(error) => match self.explain(&format!("discarding {}", unfinished.key), AwsError::of(&error)) {
                 VaultError::Missing { .. } => Ok(()),
                 error => Err(error),
             },
         }
     }
 
-    async fn probe(&self, key: &ObjectKey) -> Result<Abilities, VaultError> {
-        self.put_document(key, Document::probe(), false).await?;
-        let yes = |question, detail: String| Ability { question, answer: Some(true), needed: true, detail };
+    async fn probe(&self, key: &ObjectKey) -> Result<Capabilities, VaultError> {
+        self.put_document(key, VaultDocument::probe(), false).await?;
+        let yes = |question, detail: String| StoreCapability { question, answer: Some(true), needed: true, detail };
         let mut answers = vec![yes("may write", self.address())];
-        let second = self.put_document(key, Document::restore_guide("something else".to_owned()), false).await;
+        let second = self.put_document(key, VaultDocument::restore_guide("something else".to_owned()), false).await;
         answers.push(match second {
             // A role that may only write cannot compare; the 412 itself is the answer here.
             Err(VaultError::Exists { .. } | VaultError::Unknown { .. }) => {
                 yes("refuses a second object of the same name", "If-None-Match: *".to_owned())
             }
-            _ => Ability {
+            _ => StoreCapability {
                 question: "refuses a second object of the same name",
                 answer: Some(false),
                 needed: true,
                 detail: "it overwrites despite If-None-Match; backups would not be write-once".to_owned(),
             },
         });
-        if self.config.confirm == Confirm::ReadBack {
+        if self.config.confirm == UploadConfirmation::ReadBack {
             let detail = match self.has_echoed.load(Ordering::Relaxed) {
                 true => "it is read back. The store repeats checksums: if it refuses a wrong one as well, confirm can be left out",
                 false => "it is read back: the store does not repeat checksums",
@@ -532,7 +535,7 @@ impl Vault for S3 {
         answers.push(self.checksum_ability(key).await);
         answers.push(self.lock_ability().await);
         answers.push(self.class_ability(key).await);
-        Ok(Abilities { answers })
+        Ok(Capabilities { answers })
     }
 }
 
@@ -548,8 +551,12 @@ mod tests {
         for odd in ["", "ongoing-request", "ongoing-request=\"maybe\"", "expiry-date=\"Fri, 21 Dec 2012 00:00:00 GMT\""] {
             assert_eq!(retrieval(odd), None, "{odd}");
         }
-        assert_eq!(warmth(Some("GLACIER"), false, retrieval("what is this")), Warmth::Frozen, "what is not understood is not readable");
-        assert_eq!(warmth(Some("GLACIER_IR"), false, None), Warmth::Warm);
-        assert_eq!(warmth(Some("INTELLIGENT_TIERING"), true, None), Warmth::Frozen);
+        assert_eq!(
+            warmth(Some("GLACIER"), false, retrieval("what is this")),
+            Availability::Frozen,
+            "what is not understood is not readable"
+        );
+        assert_eq!(warmth(Some("GLACIER_IR"), false, None), Availability::Warm);
+        assert_eq!(warmth(Some("INTELLIGENT_TIERING"), true, None), Availability::Frozen);
     }
 }

@@ -7,19 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-use super::{BlockPage, BlockRef, Cut, NewVolume, Volumes, VolumesError};
-use crate::domain::volumes::{InstanceId, Lock, LockState, Selection, SetPlace, Snapshot, SnapshotId, Tags, Volume, VolumeId};
+use super::{BlockPage, BlockRef, NewVolume, SnapshotRequest, VolumeStore, VolumesError};
+use crate::domain::volumes::{
+    InstanceId, LockState, ResourceTags, SetPlace, SnapshotId, SnapshotInfo, SnapshotLock, VolumeId, VolumeInfo, VolumeSelection,
+};
 
 /// The decorator. It reads; whatever would change anything is refused.
-pub struct Damaged {
-    sound: Arc<dyn Volumes>,
+pub struct DamagedVolumes {
+    sound: Arc<dyn VolumeStore>,
     done: AtomicBool,
 }
 
-impl Damaged {
+impl DamagedVolumes {
     /// Turns a bit of the next block that is read.
     #[must_use]
-    pub fn new(sound: Arc<dyn Volumes>) -> Self {
+    pub fn new(sound: Arc<dyn VolumeStore>) -> Self {
         Self { sound, done: AtomicBool::new(false) }
     }
 
@@ -29,26 +31,26 @@ impl Damaged {
 }
 
 #[async_trait]
-impl Volumes for Damaged {
+impl VolumeStore for DamagedVolumes {
     fn place(&self) -> &SetPlace {
         self.sound.place()
     }
     fn cuts_together(&self) -> bool {
         self.sound.cuts_together()
     }
-    async fn select(&self, wanted: &Selection) -> Result<Vec<Volume>, VolumesError> {
+    async fn select(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError> {
         self.sound.select(wanted).await
     }
-    async fn cut(&self, _: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn cut(&self, _: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
         self.refused("taking snapshots")
     }
     async fn name(&self, _: &[SnapshotId]) -> Result<(), VolumesError> {
         self.refused("tagging snapshots")
     }
-    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, VolumesError> {
         self.sound.snapshots(ids).await
     }
-    async fn tagged(&self, tags: &Tags) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn tagged(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError> {
         self.sound.tagged(tags).await
     }
     async fn users(&self, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
@@ -57,13 +59,13 @@ impl Volumes for Damaged {
     async fn delete(&self, _: &SnapshotId) -> Result<(), VolumesError> {
         self.refused("deleting a snapshot")
     }
-    async fn copy(&self, _: &dyn Volumes, _: &SnapshotId, _: &str, _: &Tags) -> Result<SnapshotId, VolumesError> {
+    async fn copy(&self, _: &dyn VolumeStore, _: &SnapshotId, _: &str, _: &ResourceTags) -> Result<SnapshotId, VolumesError> {
         self.refused("copying a snapshot")
     }
     async fn share(&self, _: &SnapshotId, _: &str, _: bool) -> Result<(), VolumesError> {
         self.refused("sharing a snapshot")
     }
-    async fn lock(&self, _: &SnapshotId, _: &Lock) -> Result<LockState, VolumesError> {
+    async fn lock(&self, _: &SnapshotId, _: &SnapshotLock) -> Result<LockState, VolumesError> {
         self.refused("locking a snapshot")
     }
     async fn archive(&self, _: &SnapshotId) -> Result<(), VolumesError> {
@@ -90,7 +92,7 @@ impl Volumes for Damaged {
     async fn create(&self, _: &NewVolume) -> Result<VolumeId, VolumesError> {
         self.refused("making a volume")
     }
-    async fn volumes(&self, tags: &Tags) -> Result<Vec<Volume>, VolumesError> {
+    async fn volumes(&self, tags: &ResourceTags) -> Result<Vec<VolumeInfo>, VolumesError> {
         self.sound.volumes(tags).await
     }
     async fn attach(&self, _: &VolumeId, _: &InstanceId, _: &str) -> Result<(), VolumesError> {

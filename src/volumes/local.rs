@@ -22,10 +22,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockPage, BlockRef, Cut, NewVolume, Volumes, VolumesError};
+use super::{BlockPage, BlockRef, NewVolume, SnapshotRequest, VolumeStore, VolumesError};
 use crate::domain::volumes::{
-    Attachment, BLOCK_BYTES, InstanceId, Lock, LockKind, LockState, OWN_DESCRIPTION, Progress, Selection, SetPlace, Snapshot, SnapshotId,
-    Tags, Volume, VolumeId, tag,
+    BLOCK_BYTES, InstanceId, LockKind, LockState, OWN_DESCRIPTION, ResourceTags, SetPlace, SnapshotId, SnapshotInfo, SnapshotLock,
+    SnapshotProgress, VolumeAttachment, VolumeId, VolumeInfo, VolumeSelection, tag,
 };
 
 /// Blocks of one page.
@@ -36,7 +36,7 @@ const SNAPSHOT: &str = "snapshot.json";
 
 /// A directory of volumes and snapshots.
 #[derive(Debug, Clone)]
-pub struct Local {
+pub struct LocalVolumes {
     place: SetPlace,
     directory: PathBuf,
 }
@@ -54,11 +54,11 @@ struct VolumeFile {
     #[serde(default)]
     throughput: Option<u32>,
     #[serde(default)]
-    attached: Option<Attachment>,
+    attached: Option<VolumeAttachment>,
     #[serde(default)]
     token: Option<String>,
     #[serde(default)]
-    tags: Tags,
+    tags: ResourceTags,
     /// What it was made of.
     #[serde(default)]
     snapshot: Option<SnapshotId>,
@@ -76,7 +76,7 @@ struct SnapshotFile {
     encrypted: bool,
     key: Option<String>,
     started: Timestamp,
-    tags: Tags,
+    tags: ResourceTags,
     /// Earlier versions wrote none.
     #[serde(default = "own_description")]
     description: String,
@@ -88,7 +88,7 @@ struct SnapshotFile {
     recovered_until: Option<Timestamp>,
 }
 
-impl Local {
+impl LocalVolumes {
     /// The stand-in in a directory.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
@@ -152,13 +152,13 @@ impl Local {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    fn volume(&self, id: &VolumeId) -> Result<Volume, VolumesError> {
+    fn volume(&self, id: &VolumeId) -> Result<VolumeInfo, VolumesError> {
         let (home, what) = (self.volume_home(id), format!("volume {id}"));
         let facts: VolumeFile = self.load(&what, &home.join(VOLUME))?;
         let bytes = std::fs::metadata(home.join(DISK)).map_err(self.failed(&what))?.len();
         let state = if facts.attached.is_some() { "in-use" } else { "available" }.to_owned();
         let VolumeFile { zone, class, encrypted, key, iops, throughput, attached, tags, snapshot, .. } = facts;
-        Ok(Volume {
+        Ok(VolumeInfo {
             id: id.clone(),
             bytes,
             encrypted,
@@ -176,17 +176,17 @@ impl Local {
         })
     }
 
-    fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot, VolumesError> {
+    fn snapshot(&self, id: &SnapshotId) -> Result<SnapshotInfo, VolumesError> {
         let (home, what) = (self.snapshot_home(id), format!("snapshot {id}"));
         let facts: SnapshotFile = self.load(&what, &home.join(SNAPSHOT))?;
         let bytes = std::fs::metadata(home.join(DISK)).map_err(self.failed(&what))?.len();
         let now = Timestamp::now();
         let recovered = facts.recovered_until.is_some_and(|until| until > now);
-        Ok(Snapshot {
+        Ok(SnapshotInfo {
             id: id.clone(),
             volume: facts.volume,
             bytes,
-            progress: if facts.archived && !recovered { Progress::Archived } else { Progress::Completed },
+            progress: if facts.archived && !recovered { SnapshotProgress::Archived } else { SnapshotProgress::Completed },
             message: None,
             encrypted: facts.encrypted,
             key: facts.key,
@@ -197,11 +197,11 @@ impl Local {
         })
     }
 
-    fn all_volumes(&self) -> Result<Vec<Volume>, VolumesError> {
+    fn all_volumes(&self) -> Result<Vec<VolumeInfo>, VolumesError> {
         self.ids::<VolumeId>("volumes")?.iter().map(|id| self.volume(id)).collect()
     }
 
-    fn cut_one(&self, cut: &Cut, id: &VolumeId) -> Result<Snapshot, VolumesError> {
+    fn cut_one(&self, cut: &SnapshotRequest, id: &VolumeId) -> Result<SnapshotInfo, VolumesError> {
         let what = format!("taking a snapshot of {id}");
         let volume = self.volume(id)?;
         let snapshot = new_id();
@@ -244,7 +244,7 @@ impl Local {
 
     /// The disk of a snapshot that can be read.
     fn disk(&self, id: &SnapshotId) -> Result<File, VolumesError> {
-        if self.snapshot(id)?.progress == Progress::Archived {
+        if self.snapshot(id)?.progress == SnapshotProgress::Archived {
             return Err(self.refused(format!("reading {id}"), "it is in the archive tier"));
         }
         File::open(self.snapshot_home(id).join(DISK)).map_err(self.failed(&format!("snapshot {id}")))
@@ -347,12 +347,12 @@ fn new_id() -> SnapshotId {
     text.parse().unwrap_or_else(|_| unreachable!("hexadecimal digits are an id"))
 }
 
-fn carries(tags: &Tags, wanted: &Tags) -> bool {
+fn carries(tags: &ResourceTags, wanted: &ResourceTags) -> bool {
     wanted.iter().all(|(key, value)| tags.get(key) == Some(value))
 }
 
 #[async_trait]
-impl Volumes for Local {
+impl VolumeStore for LocalVolumes {
     fn place(&self) -> &SetPlace {
         &self.place
     }
@@ -361,24 +361,24 @@ impl Volumes for Local {
         false
     }
 
-    async fn select(&self, wanted: &Selection) -> Result<Vec<Volume>, VolumesError> {
+    async fn select(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError> {
         match wanted {
-            Selection::Ids(ids) => ids.iter().map(|id| self.volume(id)).collect(),
-            Selection::Tags(tags) => Ok(self.all_volumes()?.into_iter().filter(|volume| carries(&volume.tags, tags)).collect()),
-            Selection::Instance(instance) => {
-                let of = |volume: &Volume| volume.attached.as_ref().is_some_and(|attached| attached.instance == *instance);
+            VolumeSelection::Ids(ids) => ids.iter().map(|id| self.volume(id)).collect(),
+            VolumeSelection::Tags(tags) => Ok(self.all_volumes()?.into_iter().filter(|volume| carries(&volume.tags, tags)).collect()),
+            VolumeSelection::Instance(instance) => {
+                let of = |volume: &VolumeInfo| volume.attached.as_ref().is_some_and(|attached| attached.instance == *instance);
                 Ok(self.all_volumes()?.into_iter().filter(of).collect())
             }
         }
     }
 
-    async fn cut(&self, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn cut(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
         if cut.volumes.len() != 1 && !cut.still {
             return Err(self.refused("taking snapshots", "several files cannot be cloned at one moment while they are written to"));
         }
         let (this, cut) = (self.clone(), cut.clone());
         blocking(move || {
-            let mut taken: Vec<Snapshot> = Vec::new();
+            let mut taken: Vec<SnapshotInfo> = Vec::new();
             for id in &cut.volumes {
                 match this.cut_one(&cut, id) {
                     Ok(snapshot) => taken.push(snapshot),
@@ -409,7 +409,7 @@ impl Volumes for Local {
         Ok(())
     }
 
-    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let mut found = Vec::new();
         for id in ids {
             match self.snapshot(id) {
@@ -421,7 +421,7 @@ impl Volumes for Local {
         Ok(found)
     }
 
-    async fn tagged(&self, tags: &Tags) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn tagged(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let all = self.snapshots(&self.ids::<SnapshotId>("snapshots")?).await?;
         Ok(all.into_iter().filter(|snapshot| carries(&snapshot.tags, tags)).collect())
     }
@@ -432,7 +432,7 @@ impl Volumes for Local {
 
     async fn delete(&self, id: &SnapshotId) -> Result<(), VolumesError> {
         match self.snapshot(id) {
-            Ok(Snapshot { lock: Some(lock), .. }) => {
+            Ok(SnapshotInfo { lock: Some(lock), .. }) => {
                 Err(VolumesError::Held { id: id.clone(), why: format!("it is locked until {}", lock.until) })
             }
             Ok(_) => std::fs::remove_dir_all(self.snapshot_home(id)).map_err(self.failed(&format!("deleting {id}"))),
@@ -441,12 +441,18 @@ impl Volumes for Local {
         }
     }
 
-    async fn copy(&self, from: &dyn Volumes, snapshot: &SnapshotId, key: &str, tags: &Tags) -> Result<SnapshotId, VolumesError> {
+    async fn copy(
+        &self,
+        from: &dyn VolumeStore,
+        snapshot: &SnapshotId,
+        key: &str,
+        tags: &ResourceTags,
+    ) -> Result<SnapshotId, VolumesError> {
         let what = format!("copying {snapshot}");
         let SetPlace::Local { directory } = from.place() else {
             return Err(self.refused(what, "files are copied from files only"));
         };
-        let source = Local::new(Path::new(directory));
+        let source = LocalVolumes::new(Path::new(directory));
         let facts = source.snapshot(snapshot)?;
         let copy = SnapshotFile {
             volume: None,
@@ -476,7 +482,7 @@ impl Volumes for Local {
         Err(self.refused(format!("sharing {id}"), "files of a directory belong to no account"))
     }
 
-    async fn lock(&self, id: &SnapshotId, lock: &Lock) -> Result<LockState, VolumesError> {
+    async fn lock(&self, id: &SnapshotId, lock: &SnapshotLock) -> Result<LockState, VolumesError> {
         let now = Timestamp::now();
         let later = |hours: i64| now.checked_add(SignedDuration::from_hours(hours)).unwrap_or(Timestamp::MAX);
         let cooling_off = lock.kind == LockKind::Compliance && lock.cooling_off_hours > 0;
@@ -545,12 +551,12 @@ impl Volumes for Local {
         Ok(id)
     }
 
-    async fn volumes(&self, tags: &Tags) -> Result<Vec<Volume>, VolumesError> {
+    async fn volumes(&self, tags: &ResourceTags) -> Result<Vec<VolumeInfo>, VolumesError> {
         Ok(self.all_volumes()?.into_iter().filter(|volume| carries(&volume.tags, tags)).collect())
     }
 
     async fn attach(&self, volume: &VolumeId, instance: &InstanceId, device: &str) -> Result<(), VolumesError> {
-        let attachment = Attachment { instance: instance.clone(), device: device.to_owned(), boot: false };
+        let attachment = VolumeAttachment { instance: instance.clone(), device: device.to_owned(), boot: false };
         match self.volume(volume)?.attached {
             Some(present) if present != attachment => {
                 Err(self.refused(format!("attaching {volume}"), format!("it is attached to {} as {}", present.instance, present.device)))
@@ -568,7 +574,7 @@ impl Volumes for Local {
 
     async fn delete_volume(&self, volume: &VolumeId) -> Result<(), VolumesError> {
         match self.volume(volume) {
-            Ok(Volume { attached: Some(attached), .. }) => {
+            Ok(VolumeInfo { attached: Some(attached), .. }) => {
                 Err(self.refused(format!("deleting {volume}"), format!("it is attached to {}", attached.instance)))
             }
             Ok(_) => std::fs::remove_dir_all(self.volume_home(volume)).map_err(self.failed(&format!("deleting {volume}"))),

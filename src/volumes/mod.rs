@@ -2,12 +2,12 @@
 //!
 //! The contract, which `tests/it/volumes/contract.rs` runs on every adapter:
 //!
-//! - A call that returned is not done. [`Volumes::cut`], [`Volumes::copy`] and [`Volumes::create`] begin something; only the state that
-//!   [`Volumes::snapshots`] and [`Volumes::volumes`] tell later says what became of it, and a refused key shows up nowhere else.
+//! - A call that returned is not done. [`VolumeStore::cut`], [`VolumeStore::copy`] and [`VolumeStore::create`] begin something; only the state that
+//!   [`VolumeStore::snapshots`] and [`VolumeStore::volumes`] tell later says what became of it, and a refused key shows up nowhere else.
 //! - Everything is tagged in the call that makes it. After [`VolumesError::Unknown`] the thing may be there or not: look for the tags
 //!   before trying again.
 //! - Lists are complete or fail.
-//! - [`Volumes::delete`], [`Volumes::delete_volume`] and [`Volumes::detach`] succeed if nothing is there. They take ids only of what was found by
+//! - [`VolumeStore::delete`], [`VolumeStore::delete_volume`] and [`VolumeStore::detach`] succeed if nothing is there. They take ids only of what was found by
 //!   lifeboat's own tags.
 //!
 //! What is read is hostile until its hash has been compared by the caller.
@@ -25,9 +25,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::domain::Trouble;
-use crate::domain::volumes::{InstanceId, LockState, SetPlace, Snapshot, SnapshotId, Volume, VolumeId};
-pub use crate::domain::volumes::{Lock, Selection, Tags};
+use crate::domain::ErrorClass;
+use crate::domain::volumes::{InstanceId, LockState, SetPlace, SnapshotId, SnapshotInfo, VolumeId, VolumeInfo};
+pub use crate::domain::volumes::{ResourceTags, SnapshotLock, VolumeSelection};
 
 /// Why volumes did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -106,19 +106,19 @@ pub enum VolumesError {
 impl VolumesError {
     /// Its class.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Missing { .. } | Self::Refused { .. } | Self::Held { .. } => Trouble::SourceFailed,
-            Self::Busy { .. } | Self::Unknown { .. } | Self::Unavailable { .. } => Trouble::Unavailable,
-            Self::Nonsense { .. } => Trouble::Integrity,
-            Self::Unusable(_) => Trouble::Usage,
+            Self::Missing { .. } | Self::Refused { .. } | Self::Held { .. } => ErrorClass::SourceFailed,
+            Self::Busy { .. } | Self::Unknown { .. } | Self::Unavailable { .. } => ErrorClass::Unavailable,
+            Self::Nonsense { .. } => ErrorClass::Integrity,
+            Self::Unusable(_) => ErrorClass::Usage,
         }
     }
 }
 
 /// What is to be cut at one point in time.
 #[derive(Debug, Clone)]
-pub struct Cut {
+pub struct SnapshotRequest {
     /// The instance whose volumes are cut together; none: a single volume, attached or not.
     pub instance: Option<InstanceId>,
     /// The volumes; exactly one where there is no instance.
@@ -130,7 +130,7 @@ pub struct Cut {
     /// Whether nothing is written to the volumes until the call returns.
     pub still: bool,
     /// Tags of every snapshot, from its first moment.
-    pub tags: Tags,
+    pub tags: ResourceTags,
     /// What people read in a console.
     pub description: String,
 }
@@ -173,12 +173,12 @@ pub struct NewVolume {
     /// The same text for the same wish: it is made once however often it is asked for. At most 64 ASCII characters.
     pub token: String,
     /// Its tags.
-    pub tags: Tags,
+    pub tags: ResourceTags,
 }
 
 /// One place where volumes and snapshots are: a region of an account, or a directory.
 #[async_trait]
-pub trait Volumes: Send + Sync {
+pub trait VolumeStore: Send + Sync {
     /// Where it is.
     fn place(&self) -> &SetPlace;
 
@@ -187,20 +187,20 @@ pub trait Volumes: Send + Sync {
 
     /// All volumes that are meant, the boot volume included, by id. Volumes that were asked for by id and are not there are an error; an empty
     /// list is not.
-    async fn select(&self, wanted: &Selection) -> Result<Vec<Volume>, VolumesError>;
+    async fn select(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError>;
 
     /// Begins snapshots of volumes at one point in time: of all of them, or of none. They are there when this returns, and pending.
-    async fn cut(&self, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError>;
+    async fn cut(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError>;
 
     /// Gives snapshots that were cut here the tags of their volumes, but for reserved ones, and each the id of its volume
     /// ([`crate::domain::volumes::tag::VOLUME`]). Apart from the cut, which may have to be quick; may be called again.
     async fn name(&self, ids: &[SnapshotId]) -> Result<(), VolumesError>;
 
     /// What is known of some snapshots, by id. Those that are not there are left out.
-    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError>;
+    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, VolumesError>;
 
     /// The snapshots of this account that carry all of these tags, by id.
-    async fn tagged(&self, tags: &Tags) -> Result<Vec<Snapshot>, VolumesError>;
+    async fn tagged(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError>;
 
     /// Images and other things that use a snapshot and keep it from being deleted, by name.
     async fn users(&self, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError>;
@@ -209,13 +209,14 @@ pub trait Volumes: Send + Sync {
     async fn delete(&self, id: &SnapshotId) -> Result<(), VolumesError>;
 
     /// Begins a copy of a snapshot of another place into this one, under a key of this one.
-    async fn copy(&self, from: &dyn Volumes, snapshot: &SnapshotId, key: &str, tags: &Tags) -> Result<SnapshotId, VolumesError>;
+    async fn copy(&self, from: &dyn VolumeStore, snapshot: &SnapshotId, key: &str, tags: &ResourceTags)
+    -> Result<SnapshotId, VolumesError>;
 
     /// Lets another account copy a snapshot, or not any more.
     async fn share(&self, id: &SnapshotId, account: &str, may: bool) -> Result<(), VolumesError>;
 
     /// Locks a snapshot. One that is locked as long or longer stays as it is.
-    async fn lock(&self, id: &SnapshotId, lock: &Lock) -> Result<LockState, VolumesError>;
+    async fn lock(&self, id: &SnapshotId, lock: &SnapshotLock) -> Result<LockState, VolumesError>;
 
     /// Moves a snapshot to the archive tier.
     async fn archive(&self, id: &SnapshotId) -> Result<(), VolumesError>;
@@ -233,7 +234,7 @@ pub trait Volumes: Send + Sync {
     async fn create(&self, volume: &NewVolume) -> Result<VolumeId, VolumesError>;
 
     /// The volumes that carry all of these tags, by id.
-    async fn volumes(&self, tags: &Tags) -> Result<Vec<Volume>, VolumesError>;
+    async fn volumes(&self, tags: &ResourceTags) -> Result<Vec<VolumeInfo>, VolumesError>;
 
     /// Begins to attach a volume.
     async fn attach(&self, volume: &VolumeId, instance: &InstanceId, device: &str) -> Result<(), VolumesError>;
@@ -247,10 +248,10 @@ pub trait Volumes: Send + Sync {
 
 /// Opens places by name. What is written in a manifest is opened like what is configured.
 #[async_trait]
-pub trait Places: Send + Sync {
+pub trait VolumeStores: Send + Sync {
     /// The place.
     ///
     /// # Errors
     /// [`VolumesError::Unusable`] if this binary cannot.
-    async fn open(&self, place: &SetPlace) -> Result<Arc<dyn Volumes>, VolumesError>;
+    async fn open(&self, place: &SetPlace) -> Result<Arc<dyn VolumeStore>, VolumesError>;
 }

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::domain::volumes::{Volume, VolumeId};
+use crate::domain::volumes::{VolumeId, VolumeInfo};
 
 /// Devices that lie under each other: partitions, mapped devices.
 const DEPTH_MAX: usize = 8;
 
 /// What lies under a mount point.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backing {
+pub enum MountBacking {
     /// A volume, by the device's own word.
     Volume(VolumeId),
     /// A device that does not tell, by its name, such as `xvdf`.
@@ -49,13 +49,13 @@ pub fn lying_on(point: &Path, paths: &[PathBuf]) -> Option<PathBuf> {
 ///
 /// # Errors
 /// If the system does not tell.
-pub fn under(point: &Path, place: Option<&Path>) -> Result<Vec<Backing>, String> {
+pub fn under(point: &Path, place: Option<&Path>) -> Result<Vec<MountBacking>, String> {
     let device = std::fs::metadata(point).map_err(|error| format!("{}: {error}", point.display()))?.dev();
     on(device, place).ok_or_else(|| format!("{} lies on no block device", point.display()))
 }
 
 /// What a block device lies on, down to disks.
-fn on(device: u64, place: Option<&Path>) -> Option<Vec<Backing>> {
+fn on(device: u64, place: Option<&Path>) -> Option<Vec<MountBacking>> {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let block = PathBuf::from(format!("/sys/dev/block/{major}:{minor}")).canonicalize().ok()?;
     let mut found = Vec::new();
@@ -63,7 +63,7 @@ fn on(device: u64, place: Option<&Path>) -> Option<Vec<Backing>> {
     Some(found)
 }
 
-fn descend(block: &Path, place: Option<&Path>, depth: usize, found: &mut Vec<Backing>) {
+fn descend(block: &Path, place: Option<&Path>, depth: usize, found: &mut Vec<MountBacking>) {
     let slaves: Vec<PathBuf> = std::fs::read_dir(block.join("slaves")).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     if !slaves.is_empty() && depth < DEPTH_MAX {
         for slave in slaves {
@@ -84,19 +84,19 @@ fn descend(block: &Path, place: Option<&Path>, depth: usize, found: &mut Vec<Bac
         Some(own.strip_prefix("volumes").ok()?.parent()?.to_str()?.to_owned())
     };
     let volume = of_serial(&read("device/serial")).or_else(|| of_file(&read("loop/backing_file"))).and_then(|text| text.parse().ok());
-    found.push(volume.map_or(Backing::Device(name), Backing::Volume));
+    found.push(volume.map_or(MountBacking::Device(name), MountBacking::Volume));
 }
 
 /// The volumes of a set that lie under none of the mount points.
 ///
 /// # Errors
 /// If the system does not tell what lies under a mount point.
-pub fn uncovered<'a>(points: &[PathBuf], place: Option<&Path>, volumes: &'a [Volume]) -> Result<Vec<&'a Volume>, String> {
+pub fn uncovered<'a>(points: &[PathBuf], place: Option<&Path>, volumes: &'a [VolumeInfo]) -> Result<Vec<&'a VolumeInfo>, String> {
     let mut covered: BTreeSet<&VolumeId> = BTreeSet::new();
     for point in points {
         for backing in under(point, place)? {
             // A device that does not tell may be that of any volume, or of another host's.
-            covered.extend(volumes.iter().map(|volume| &volume.id).filter(|id| backing == Backing::Volume((*id).clone())));
+            covered.extend(volumes.iter().map(|volume| &volume.id).filter(|id| backing == MountBacking::Volume((*id).clone())));
         }
     }
     Ok(volumes.iter().filter(|volume| !covered.contains(&volume.id)).collect())
@@ -112,7 +112,7 @@ pub fn one_for_each(points: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// A file system that is mounted.
-struct Mounted {
+struct MountedFileSystem {
     at: PathBuf,
     /// The device that files on it tell.
     device: u64,
@@ -121,7 +121,7 @@ struct Mounted {
 }
 
 /// Every mounted file system of which a block device is told, from `/proc/self/mountinfo`.
-fn mounted(mountinfo: &str) -> Vec<Mounted> {
+fn mounted(mountinfo: &str) -> Vec<MountedFileSystem> {
     let one = |line: &str| {
         let (own, rest) = line.split_once(" - ")?;
         let fields: Vec<&str> = own.split(' ').collect();
@@ -138,7 +138,7 @@ fn mounted(mountinfo: &str) -> Vec<Mounted> {
             "0" => std::fs::metadata(unescaped(source)).ok().filter(|_| source.starts_with("/dev/"))?.rdev(),
             _ => device,
         };
-        Some(Mounted { at: unescaped(fields.get(4)?), device, block })
+        Some(MountedFileSystem { at: unescaped(fields.get(4)?), device, block })
     };
     mountinfo.lines().filter_map(one).collect()
 }
@@ -168,17 +168,21 @@ fn unescaped(text: &str) -> PathBuf {
 ///
 /// # Errors
 /// If the system does not tell what is mounted.
-pub fn written_to<'a>(points: &[PathBuf], place: Option<&Path>, volumes: &'a [Volume]) -> Result<Vec<(PathBuf, &'a VolumeId)>, String> {
+pub fn written_to<'a>(points: &[PathBuf], place: Option<&Path>, volumes: &'a [VolumeInfo]) -> Result<Vec<(PathBuf, &'a VolumeId)>, String> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
     let still: BTreeSet<u64> = points.iter().filter_map(|point| Some(std::fs::metadata(point).ok()?.dev())).collect();
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
-    for Mounted { at, device, block } in mounted(&mountinfo) {
+    for MountedFileSystem { at, device, block } in mounted(&mountinfo) {
         if still.contains(&device) || !seen.insert(device) {
             continue;
         }
         for backing in on(block, place).unwrap_or_default() {
             found.extend(
-                volumes.iter().map(|volume| &volume.id).filter(|id| backing == Backing::Volume((*id).clone())).map(|id| (at.clone(), id)),
+                volumes
+                    .iter()
+                    .map(|volume| &volume.id)
+                    .filter(|id| backing == MountBacking::Volume((*id).clone()))
+                    .map(|id| (at.clone(), id)),
             );
         }
     }

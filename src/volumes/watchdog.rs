@@ -34,7 +34,7 @@ const FSFREEZE: [&str; 3] = ["/usr/sbin/fsfreeze", "/sbin/fsfreeze", "/usr/bin/f
 
 /// What is to stand still, and for how long at most.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct FreezePlan {
     /// Mount points to be frozen, in this order.
     pub freeze: Vec<PathBuf>,
     /// A program that is run first: its absolute path and arguments.
@@ -69,22 +69,22 @@ pub enum StandstillError {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Said {
+enum WatchdogReply {
     Still,
     Failed(String),
-    Undone { seconds: f64, because: Because, failures: Vec<String> },
+    Undone { seconds: f64, because: ThawReason, failures: Vec<String> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Because {
+enum ThawReason {
     Told,
     TimeOver,
     Signal,
     LifeboatGone,
 }
 
-impl Because {
+impl ThawReason {
     fn words(self) -> &'static str {
         match self {
             Self::Told => "it was told to",
@@ -96,20 +96,20 @@ impl Because {
 }
 
 /// The time in which nothing is written. Ends when it is dropped, too: the watchdog sees that.
-pub struct Standstill {
-    plan: Plan,
+pub struct FrozenVolumes {
+    plan: FreezePlan,
     state: PathBuf,
     child: Child,
     stdin: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-impl Standstill {
+impl FrozenVolumes {
     /// Makes everything stand still. Returns when it does.
     ///
     /// # Errors
     /// [`StandstillError`]; nothing stands still then, unless it says so.
-    pub async fn begin(plan: Plan, state: &Path) -> Result<Self, StandstillError> {
+    pub async fn begin(plan: FreezePlan, state: &Path) -> Result<Self, StandstillError> {
         let no_watchdog = |error: std::io::Error| StandstillError::NoWatchdog(error.to_string());
         std::fs::create_dir_all(state).map_err(no_watchdog)?;
         let mut command = Command::new(crate::this_program::path());
@@ -122,16 +122,16 @@ impl Standstill {
         stdin.write_all(line.as_bytes()).await.map_err(no_watchdog)?;
         let mut still = Self { answers: BufReader::new(stdout).lines(), plan, state: state.to_owned(), child, stdin };
         match still.answer(still.plan.limit + UNDO_PATIENCE).await {
-            Some(Said::Still) => Ok(still),
-            Some(Said::Failed(why)) => Err(StandstillError::Failed(why)),
-            Some(Said::Undone { failures, .. }) => {
+            Some(WatchdogReply::Still) => Ok(still),
+            Some(WatchdogReply::Failed(why)) => Err(StandstillError::Failed(why)),
+            Some(WatchdogReply::Undone { failures, .. }) => {
                 Err(StandstillError::StillFrozen { what: failures.join("; "), why: "undoing it failed".to_owned() })
             }
             _ => Err(still.gone().await),
         }
     }
 
-    async fn answer(&mut self, within: Duration) -> Option<Said> {
+    async fn answer(&mut self, within: Duration) -> Option<WatchdogReply> {
         let line = tokio::time::timeout(within, self.answers.next_line()).await.ok()?.ok()??;
         serde_json::from_str(&line).ok()
     }
@@ -164,14 +164,14 @@ impl Standstill {
             tracing::warn!("the watchdog no longer listens");
         }
         match self.answer(UNDO_PATIENCE + ANSWER_PATIENCE).await {
-            Some(Said::Undone { failures, .. }) if !failures.is_empty() => {
+            Some(WatchdogReply::Undone { failures, .. }) if !failures.is_empty() => {
                 Err(StandstillError::StillFrozen { what: failures.join("; "), why: "undoing it failed".to_owned() })
             }
-            Some(Said::Undone { seconds, because: Because::Told, .. }) => {
+            Some(WatchdogReply::Undone { seconds, because: ThawReason::Told, .. }) => {
                 let _ = self.child.wait().await;
                 Ok(Duration::from_secs_f64(seconds.max(0.0)))
             }
-            Some(Said::Undone { seconds, because, .. }) => {
+            Some(WatchdogReply::Undone { seconds, because, .. }) => {
                 Err(StandstillError::TooShort(format!("it was undone after {seconds:.1} seconds, since {}", because.words())))
             }
             _ => Err(self.gone().await),
@@ -186,12 +186,12 @@ impl Standstill {
 pub async fn watch(state: &Path) -> Result<(), String> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let line = lines.next_line().await.ok().flatten().ok_or("no plan came")?;
-    let plan: Plan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    let plan: FreezePlan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
     let mut signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
         .map(|kind| signal(kind).map_err(|error| error.to_string()))
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
-    let note = Note::write(state, &plan)?;
+    let note = LockedNote::write(state, &plan)?;
     let begun = Instant::now();
     let [first, second, third] = signals.as_mut_slice() else { return Err("signals cannot be heard".to_owned()) };
     let mut told = false;
@@ -206,28 +206,28 @@ pub async fn watch(state: &Path) -> Result<(), String> {
         line = lines.next_line() => Err(match line { Ok(Some(_)) => "it was called off".to_owned(), _ => "lifeboat was gone".to_owned() }),
     };
     // What was never begun is not undone: somebody else may have frozen it.
-    let plan = Plan { freeze: frozen.into_inner().unwrap_or_else(|_| plan.freeze.clone()), ..plan };
+    let plan = FreezePlan { freeze: frozen.into_inner().unwrap_or_else(|_| plan.freeze.clone()), ..plan };
     if let Err(why) = still {
         let failures = undo(&plan, true).await;
         if failures.is_empty() {
             note.remove();
-            say(&Said::Failed(why));
+            say(&WatchdogReply::Failed(why));
         } else {
             let seconds = begun.elapsed().as_secs_f64();
-            say(&Said::Undone { seconds, because: Because::TimeOver, failures: in_words(failures) });
+            say(&WatchdogReply::Undone { seconds, because: ThawReason::TimeOver, failures: in_words(failures) });
         }
         return Ok(());
     }
-    say(&Said::Still);
+    say(&WatchdogReply::Still);
     let because = tokio::select! {
         line = lines.next_line() => match line {
-            Ok(Some(_)) => { told = true; Because::Told }
-            _ => Because::LifeboatGone,
+            Ok(Some(_)) => { told = true; ThawReason::Told }
+            _ => ThawReason::LifeboatGone,
         },
-        () = tokio::time::sleep(plan.limit.saturating_sub(begun.elapsed())) => Because::TimeOver,
-        _ = first.recv() => Because::Signal,
-        _ = second.recv() => Because::Signal,
-        _ = third.recv() => Because::Signal,
+        () = tokio::time::sleep(plan.limit.saturating_sub(begun.elapsed())) => ThawReason::TimeOver,
+        _ = first.recv() => ThawReason::Signal,
+        _ = second.recv() => ThawReason::Signal,
+        _ = third.recv() => ThawReason::Signal,
     };
     let seconds = begun.elapsed().as_secs_f64();
     let failures = undo(&plan, false).await;
@@ -235,10 +235,10 @@ pub async fn watch(state: &Path) -> Result<(), String> {
         note.remove();
     }
     // Nobody has asked yet: the answer waits for the question.
-    if !told && because != Because::LifeboatGone {
+    if !told && because != ThawReason::LifeboatGone {
         let _ = lines.next_line().await;
     }
-    say(&Said::Undone { seconds, because, failures: in_words(failures) });
+    say(&WatchdogReply::Undone { seconds, because, failures: in_words(failures) });
     Ok(())
 }
 
@@ -247,7 +247,7 @@ fn in_words(failures: Vec<(String, String)>) -> Vec<String> {
 }
 
 /// An answer that nobody hears is no reason to do anything else.
-fn say(said: &Said) {
+fn say(said: &WatchdogReply) {
     use std::io::Write;
     if let Ok(line) = serde_json::to_string(said) {
         let mut out = std::io::stdout().lock();
@@ -255,7 +255,7 @@ fn say(said: &Said) {
     }
 }
 
-async fn stand_still(plan: &Plan, begun: &Mutex<Vec<PathBuf>>) -> Result<(), String> {
+async fn stand_still(plan: &FreezePlan, begun: &Mutex<Vec<PathBuf>>) -> Result<(), String> {
     if let Some(words) = &plan.before {
         run(words, plan.limit).await.map_err(|why| format!("the program before the cut, {}: {why}", words.join(" ")))?;
     }
@@ -281,7 +281,7 @@ async fn stand_still(plan: &Plan, begun: &Mutex<Vec<PathBuf>>) -> Result<(), Str
 
 /// Undoes a plan, in reverse order; what could not be undone, and why. What was never frozen may be left: `maybe` says that a refusal may mean
 /// that.
-async fn undo(plan: &Plan, maybe: bool) -> Vec<(String, String)> {
+async fn undo(plan: &FreezePlan, maybe: bool) -> Vec<(String, String)> {
     let mut failures = Vec::new();
     for point in plan.freeze.iter().rev() {
         // A freezer that was killed while it waited for a writer may still succeed, after a thaw that found nothing to do.
@@ -333,8 +333,9 @@ async fn run(words: &[String], within: Duration) -> Result<(), String> {
     let mut command = Command::new(program);
     // Its words are compared.
     command.env("LC_ALL", "C").args(arguments);
-    let ended =
-        program::run(command, b"", program::Limits { within, output_bytes: OUTPUT_BYTES_MAX }).await.map_err(|error| error.to_string())?;
+    let ended = program::run(command, b"", program::ProgramLimits { within, output_bytes: OUTPUT_BYTES_MAX })
+        .await
+        .map_err(|error| error.to_string())?;
     if ended.status.success() {
         return Ok(());
     }
@@ -344,8 +345,8 @@ async fn run(words: &[String], within: Duration) -> Result<(), String> {
 
 /// What stands in a note.
 #[derive(Serialize, Deserialize)]
-struct Noted {
-    plan: Plan,
+struct FreezeNote {
+    plan: FreezePlan,
     /// A host that was started anew has nothing frozen.
     boot: String,
 }
@@ -354,22 +355,22 @@ fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-fn read_note(path: &Path) -> Option<Noted> {
+fn read_note(path: &Path) -> Option<FreezeNote> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 /// A note of what is frozen, locked by the watchdog while it lives.
-struct Note {
+struct LockedNote {
     path: PathBuf,
     _locked: std::fs::File,
 }
 
-impl Note {
-    fn write(state: &Path, plan: &Plan) -> Result<Self, String> {
+impl LockedNote {
+    fn write(state: &Path, plan: &FreezePlan) -> Result<Self, String> {
         let path = state.join(format!("{}-{}.frozen", std::process::id(), hex::encode(rand::random::<[u8; 4]>())));
         let file = std::fs::File::create_new(&path).map_err(|error| error.to_string())?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|error| error.to_string())?;
-        serde_json::to_writer(&file, &Noted { plan: plan.clone(), boot: boot() }).map_err(|error| error.to_string())?;
+        serde_json::to_writer(&file, &FreezeNote { plan: plan.clone(), boot: boot() }).map_err(|error| error.to_string())?;
         file.sync_all().map_err(|error| error.to_string())?;
         Ok(Self { path, _locked: file })
     }

@@ -16,29 +16,29 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use super::fence::{Held, Mandate};
-use super::payload::{Arrived, Destination, Stream, send, source_may_know_better};
-use super::publish::{self, Contents, Opening, Published, without_catalog};
-use super::{HostLock, Rig, WorkError, cancellable, shelf, snapshot};
+use super::fence::{FencingToken, HeldDatastore};
+use super::payload::{PayloadDestination, PayloadStream, StagedPayload, is_symptom_of_source_failure, send};
+use super::publish::{self, BackupContents, PendingBackup, PublishedBackup, without_catalog};
+use super::{HostLock, WorkContext, WorkError, cancellable, shelf, snapshot};
 use crate::config::plans;
 use crate::config::{DatastoreConfig, DatastoreKind, PostgresConfig};
-use crate::domain::choice::Which;
-use crate::domain::envelope::Context;
-use crate::domain::fingerprint::{Fingerprint, HashKey, Omitted};
+use crate::domain::choice::BackupSelector;
+use crate::domain::envelope::EncryptionContext;
+use crate::domain::fingerprint::{Fingerprint, HashKey, OmittedObject};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::ObjectKey;
-use crate::domain::manifest::{Manifest, Role, SourceFacts};
+use crate::domain::manifest::{Manifest, PayloadRole, SourceFacts};
 use crate::domain::volumes::VolumeSet;
 use crate::failpoint;
-use crate::pg::archive::{self, Reader};
-use crate::pg::rows::{Fingerprinter, Tally, assemble};
-use crate::pg::{Connection, Session, Tools};
-use crate::report::Stage;
-use crate::seal::pour::{Sealing, Tap};
-use crate::seal::{Identity, SourceEnd};
+use crate::pg::archive::{self, ArchiveReader};
+use crate::pg::rows::{ArchiveTally, RowFingerprinter, assemble};
+use crate::pg::{PgConnection, PgSession, PgTools};
+use crate::report::ProgressStage;
+use crate::seal::pour::{SealOptions, StreamObserver};
+use crate::seal::{BackupIdentity, SourceEnd};
 use crate::source::postgres::SourceError;
-use crate::source::postgres::dump::{self, DumpStream, Split};
-use crate::source::postgres::snapshot::{self as locked, Snapshot};
+use crate::source::postgres::dump::{self, DumpStream, PayloadSplit};
+use crate::source::postgres::snapshot::{self as locked, ExportedSnapshot};
 use crate::source::postgres::{definitions, watch};
 
 /// How often objects that change while they are written down make us start over.
@@ -86,13 +86,13 @@ pub struct DumpFigures {
     /// Seconds from locking the tables to the end of the last payload.
     pub dump_seconds: f64,
     /// What the database holds and the dump does not.
-    pub omitted: Vec<Omitted>,
+    pub omitted: Vec<OmittedObject>,
 }
 
 impl BackupReport {
     pub(super) fn of(
-        rig: &Rig,
-        Published { manifest, strangers }: &Published,
+        rig: &WorkContext,
+        PublishedBackup { manifest, strangers }: &PublishedBackup,
         dump: Option<DumpFigures>,
         clock: std::time::Instant,
     ) -> Self {
@@ -115,11 +115,11 @@ impl BackupReport {
 ///
 /// # Errors
 /// [`WorkError`]; there is no backup then, and nothing of it that `sweep` would not find.
-pub async fn back_up(rig: &Rig, datastore: &DatastoreName, another_cluster: bool) -> Result<BackupReport, WorkError> {
+pub async fn back_up(rig: &WorkContext, datastore: &DatastoreName, another_cluster: bool) -> Result<BackupReport, WorkError> {
     let lost = rig.cancel.child_token();
-    let held = Held::take(rig, datastore, &lost).await?;
-    let holding = Rig { cancel: lost.clone(), ..rig.clone() };
-    match back_up_as(&holding, datastore, Mandate { another_cluster, ..held.mandate }).await {
+    let held = HeldDatastore::take(rig, datastore, &lost).await?;
+    let holding = WorkContext { cancel: lost.clone(), ..rig.clone() };
+    match back_up_as(&holding, datastore, FencingToken { another_cluster, ..held.mandate }).await {
         // Nobody pressed Ctrl-C.
         Err(WorkError::Interrupted) if !rig.cancel.is_cancelled() => Err(WorkError::TakenOver { datastore: datastore.clone() }),
         done => done,
@@ -130,7 +130,7 @@ pub async fn back_up(rig: &Rig, datastore: &DatastoreName, another_cluster: bool
 ///
 /// # Errors
 /// As [`back_up`].
-pub async fn back_up_as(rig: &Rig, datastore: &DatastoreName, mandate: Mandate) -> Result<BackupReport, WorkError> {
+pub async fn back_up_as(rig: &WorkContext, datastore: &DatastoreName, mandate: FencingToken) -> Result<BackupReport, WorkError> {
     let known: Vec<String> = rig.config.datastores.keys().map(ToString::to_string).collect();
     let settings = rig.config.datastores.get(datastore).ok_or_else(|| shelf::no_such_datastore(datastore.as_str(), &known))?;
     let _lock = HostLock::take(&rig.config, datastore, "a backup")?;
@@ -142,7 +142,7 @@ pub async fn back_up_as(rig: &Rig, datastore: &DatastoreName, mandate: Mandate) 
     if let Some((catalog, run)) = run {
         let outcome = match &result {
             Ok(report) => format!("published {}", report.backup),
-            Err(error) => format!("{}: {error}", error.trouble()),
+            Err(error) => format!("{}: {error}", error.class()),
         };
         if let Err(error) = catalog.end_run(run, &outcome).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the end of the run could not be noted in the catalog");
@@ -151,7 +151,12 @@ pub async fn back_up_as(rig: &Rig, datastore: &DatastoreName, mandate: Mandate) 
     result
 }
 
-async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreConfig, mandate: Mandate) -> Result<BackupReport, WorkError> {
+async fn run_backup(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+    settings: &DatastoreConfig,
+    mandate: FencingToken,
+) -> Result<BackupReport, WorkError> {
     let postgres = match &settings.kind {
         DatastoreKind::Postgres(postgres) => postgres,
         DatastoreKind::Volumes(volumes) => return snapshot::take(rig, datastore, volumes, settings.rpo, mandate).await,
@@ -159,14 +164,14 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
     let begun = Timestamp::now();
     let clock = std::time::Instant::now();
     let vault = shelf::vault_to_write(rig).await?;
-    let context = Context { vault, datastore: datastore.clone(), backup: BackupId::new(begun, rand::random()) };
-    let opening = Opening::begin(rig, context, begun).await?;
+    let context = EncryptionContext { vault, datastore: datastore.clone(), backup: BackupId::new(begun, rand::random()) };
+    let opening = PendingBackup::begin(rig, context, begun).await?;
     let dumping = std::time::Instant::now();
     let read = read_source(rig, postgres, &opening.context, &opening.identity, mandate.another_cluster).await?;
     let dump_seconds = dumping.elapsed().as_secs_f64();
     failpoint::reach("payloads-done");
     let pg_dump = Some((read.tools.version().to_owned(), read.tools.major()));
-    let contents = Contents { facts: read.facts, pg_dump, set: None, arrived: read.arrived };
+    let contents = BackupContents { facts: read.facts, pg_dump, set: None, arrived: read.arrived };
     let published = publish::commit(rig, opening, mandate, contents).await?;
     let manifest = &published.manifest;
     if let Some(catalog) = rig.catalog() {
@@ -183,21 +188,21 @@ async fn run_backup(rig: &Rig, datastore: &DatastoreName, settings: &DatastoreCo
 }
 
 /// Everything that reading the source gave: payloads that have arrived but are not visible yet, and facts.
-struct Reading {
-    arrived: Vec<Arrived>,
+struct SourceReading {
+    arrived: Vec<StagedPayload>,
     fingerprint: Fingerprint,
     facts: SourceFacts,
-    tools: Tools,
+    tools: PgTools,
 }
 
 /// Reads everything, anew if an object changed while it was written down: that is found before a row has passed, and costs seconds.
 async fn read_source(
-    rig: &Rig,
+    rig: &WorkContext,
     settings: &PostgresConfig,
-    context: &Context,
-    identity: &Identity,
+    context: &EncryptionContext,
+    identity: &BackupIdentity,
     another_cluster: bool,
-) -> Result<Reading, WorkError> {
+) -> Result<SourceReading, WorkError> {
     let mut last = Vec::new();
     for _ in 0..CHANGED_ATTEMPTS_MAX {
         match read_once(rig, settings, context, identity, another_cluster).await {
@@ -214,7 +219,7 @@ async fn read_source(
 
 /// Refuses a server that is another one than that of the newest backup: a name that leads elsewhere by now, or a server that was made anew. Its
 /// backup would be the newest, and retention would remove the others for it.
-async fn same_cluster(rig: &Rig, context: &Context, facts: &SourceFacts) -> Result<(), WorkError> {
+async fn same_cluster(rig: &WorkContext, context: &EncryptionContext, facts: &SourceFacts) -> Result<(), WorkError> {
     let Some(found) = &facts.system_identifier else { return Ok(()) };
     let is_other = |manifest: &Manifest| manifest.source.system_identifier.as_ref().is_some_and(|before| before != found);
     let known = match rig.catalog() {
@@ -225,7 +230,7 @@ async fn same_cluster(rig: &Rig, context: &Context, facts: &SourceFacts) -> Resu
         Some(manifest) if !is_other(&manifest) => return Ok(()),
         // Another host may have confirmed it. A role that may only write cannot tell, and the first backup has none before it.
         known => {
-            let in_vault = shelf::pick(rig, &context.datastore, &Which::Latest, &mut Vec::new()).await;
+            let in_vault = shelf::pick(rig, &context.datastore, &BackupSelector::Latest, &mut Vec::new()).await;
             in_vault.ok().map(|believed| believed.manifest).or(known)
         }
     };
@@ -245,35 +250,35 @@ async fn same_cluster(rig: &Rig, context: &Context, facts: &SourceFacts) -> Resu
 }
 
 async fn read_once(
-    rig: &Rig,
+    rig: &WorkContext,
     settings: &PostgresConfig,
-    context: &Context,
-    identity: &Identity,
+    context: &EncryptionContext,
+    identity: &BackupIdentity,
     another_cluster: bool,
-) -> Result<Reading, WorkError> {
+) -> Result<SourceReading, WorkError> {
     let failed = |source: SourceError| WorkError::Source { datastore: context.datastore.clone(), source };
     let connection = settings.connect().await.map_err(|why| failed(SourceError::Password(why)))?;
     let tools = fitting_tools(rig, &connection).await.map_err(failed)?;
     let stage = rig.progress.begin("lock tables", None);
-    let snapshot = cancellable(rig, Snapshot::take(&tools, &connection, settings.lock_wait)).await?.map_err(failed)?;
+    let snapshot = cancellable(rig, ExportedSnapshot::take(&tools, &connection, settings.lock_wait)).await?.map_err(failed)?;
     stage.end();
     if !another_cluster {
         same_cluster(rig, context, &snapshot.facts).await?;
     }
     let before = dump::globals_once(&tools, &connection, &snapshot.database, settings.role_passwords).await.map_err(failed)?;
     let key = HashKey::from_random(rand::random());
-    let split = Split::new(&snapshot.tables, settings.jobs);
-    let pouring = Pourer { rig, context, identity, key: &key, stage: rig.progress.begin("dump", None) };
+    let split = PayloadSplit::new(&snapshot.tables, settings.jobs);
+    let pouring = DumpUploader { rig, context, identity, key: &key, stage: rig.progress.begin("dump", None) };
     let poured = pouring.tables(&tools, &connection, &snapshot, &split, settings).await;
     pouring.stage.end();
-    let Poured { mut arrived, tallies, warned } = poured?;
+    let UploadedDump { mut arrived, tallies, warned } = poured?;
     let rest = async {
         let globals =
             dump::globals_settled(&tools, &connection, &snapshot.database, settings.role_passwords, before).await.map_err(failed)?;
         dump::complete(&snapshot, &tallies).map_err(failed)?;
         let facts = snapshot.facts.clone();
         let (server_major, extensions) = (snapshot.major, Some(snapshot.extensions.clone()));
-        let mut omitted: Vec<Omitted> = snapshot.omitted.iter().cloned().chain(warned).collect();
+        let mut omitted: Vec<OmittedObject> = snapshot.omitted.iter().cloned().chain(warned).collect();
         omitted.sort();
         omitted.dedup();
         snapshot.release();
@@ -282,12 +287,12 @@ async fn read_once(
         let fingerprint = Fingerprint { server_major, extensions, omitted, ..assembled };
         let json = serde_json::to_vec(&fingerprint).map_err(|error| WorkError::Bug(error.to_string()))?;
         let place = context.place();
-        let globals = seal_small(pouring.rig, identity, "globals.sql", Role::Globals, place.payload("globals.sql"), globals).await?;
+        let globals = seal_small(pouring.rig, identity, "globals.sql", PayloadRole::Globals, place.payload("globals.sql"), globals).await?;
         let mut sealed = vec![globals];
-        let mut small = vec![("fingerprint.json", Role::Fingerprint, json)];
+        let mut small = vec![("fingerprint.json", PayloadRole::Fingerprint, json)];
         // As it stands, whether or not it has faults: it is for whoever restores, and no reason to go without a backup.
         if let Some(plan) = plans::text_of(&rig.config, &context.datastore) {
-            small.push(("plan.toml", Role::Plan, plan));
+            small.push(("plan.toml", PayloadRole::Plan, plan));
         }
         for (name, role, bytes) in small {
             match seal_small(pouring.rig, identity, name, role, place.sealed_meta(name), bytes).await {
@@ -305,10 +310,10 @@ async fn read_once(
     match rest.await {
         Ok((sealed, fingerprint, facts)) => {
             arrived.extend(sealed);
-            Ok(Reading { arrived, fingerprint, facts, tools })
+            Ok(SourceReading { arrived, fingerprint, facts, tools })
         }
         Err(error) => {
-            join_all(arrived.into_iter().map(Arrived::abort)).await;
+            join_all(arrived.into_iter().map(StagedPayload::abort)).await;
             Err(error)
         }
     }
@@ -318,48 +323,48 @@ async fn read_once(
 ///
 /// # Errors
 /// [`SourceError::Tools`] if there are none, [`SourceError::Session`] if the server cannot be reached.
-pub async fn fitting_tools(rig: &Rig, connection: &Connection) -> Result<Tools, SourceError> {
-    let any = Tools::find(rig.config.pg_bin.as_deref(), 0).await?;
-    let mut session = Session::open(&any, connection).await?;
+pub async fn fitting_tools(rig: &WorkContext, connection: &PgConnection) -> Result<PgTools, SourceError> {
+    let any = PgTools::find(rig.config.pg_bin.as_deref(), 0).await?;
+    let mut session = PgSession::open(&any, connection).await?;
     let server = locked::server(&mut session).await?;
-    Ok(Tools::find(rig.config.pg_bin.as_deref(), server.major()).await?)
+    Ok(PgTools::find(rig.config.pg_bin.as_deref(), server.major()).await?)
 }
 
 /// What came of pouring all archives.
-struct Poured {
-    arrived: Vec<Arrived>,
-    tallies: Vec<Tally>,
-    warned: Vec<Omitted>,
+struct UploadedDump {
+    arrived: Vec<StagedPayload>,
+    tallies: Vec<ArchiveTally>,
+    warned: Vec<OmittedObject>,
 }
 
 /// What every payload of one backup has in common.
-struct Pourer<'a> {
-    rig: &'a Rig,
-    context: &'a Context,
-    identity: &'a Identity,
+struct DumpUploader<'a> {
+    rig: &'a WorkContext,
+    context: &'a EncryptionContext,
+    identity: &'a BackupIdentity,
     key: &'a HashKey,
-    stage: Arc<Stage>,
+    stage: Arc<ProgressStage>,
 }
 
-impl Pourer<'_> {
+impl DumpUploader<'_> {
     /// Pours `main` and all data payloads at once; the first failure stops the others.
     async fn tables(
         &self,
-        tools: &Tools,
-        connection: &Connection,
-        snapshot: &Snapshot,
-        split: &Split,
+        tools: &PgTools,
+        connection: &PgConnection,
+        snapshot: &ExportedSnapshot,
+        split: &PayloadSplit,
         settings: &PostgresConfig,
-    ) -> Result<Poured, WorkError> {
+    ) -> Result<UploadedDump, WorkError> {
         let failed = |source: SourceError| WorkError::Source { datastore: self.context.datastore.clone(), source };
         let mut streams = vec![(
             "main".to_owned(),
-            Role::Main,
+            PayloadRole::Main,
             dump::main(tools, connection, snapshot, split, settings.lock_wait).await.map_err(failed)?,
         )];
         for (index, tables) in split.data.iter().enumerate() {
             let stream = dump::data(tools, connection, snapshot, tables, settings.lock_wait).await.map_err(failed)?;
-            streams.push((format!("data-{:03}", index + 1), Role::Data, stream));
+            streams.push((format!("data-{:03}", index + 1), PayloadRole::Data, stream));
         }
         let stop = self.rig.cancel.child_token();
         let shares = streams.len();
@@ -368,7 +373,7 @@ impl Pourer<'_> {
         let pours = streams.into_iter().map(|(name, role, stream)| {
             let stop = stop.clone();
             // It names every object, and arrives before the first row.
-            let tell = if role == Role::Main { tell.take() } else { None };
+            let tell = if role == PayloadRole::Main { tell.take() } else { None };
             async move {
                 let poured = self.stream(name, role, stream, shares, &stop, tell).await;
                 if poured.is_err() {
@@ -390,7 +395,7 @@ impl Pourer<'_> {
             }
             held
         };
-        let limits = watch::Limits { lock_wait: settings.lock_wait, snapshot: settings.snapshot_limit };
+        let limits = watch::ServerLimits { lock_wait: settings.lock_wait, snapshot: settings.snapshot_limit };
         let watching = async {
             let error = watch::watch(tools, connection, limits).await;
             stop.cancel();
@@ -421,9 +426,9 @@ impl Pourer<'_> {
             }
         }
         match first_error {
-            None => Ok(Poured { arrived, tallies, warned }),
+            None => Ok(UploadedDump { arrived, tallies, warned }),
             Some(error) => {
-                join_all(arrived.into_iter().map(Arrived::abort)).await;
+                join_all(arrived.into_iter().map(StagedPayload::abort)).await;
                 Err(error)
             }
         }
@@ -432,16 +437,16 @@ impl Pourer<'_> {
     async fn stream(
         &self,
         name: String,
-        role: Role,
+        role: PayloadRole,
         stream: DumpStream,
         shares: usize,
         stop: &tokio_util::sync::CancellationToken,
-        tell: Option<tokio::sync::oneshot::Sender<archive::Contents>>,
-    ) -> Result<(Arrived, Tally, Vec<Omitted>), WorkError> {
+        tell: Option<tokio::sync::oneshot::Sender<archive::TableOfContents>>,
+    ) -> Result<(StagedPayload, ArchiveTally, Vec<OmittedObject>), WorkError> {
         let DumpStream { output, end } = stream;
         let kill = end.abort_handle();
         let (proved, proof) = tokio::sync::oneshot::channel();
-        let watching: JoinHandle<Result<Vec<Omitted>, SourceError>> = tokio::spawn(async move {
+        let watching: JoinHandle<Result<Vec<OmittedObject>, SourceError>> = tokio::spawn(async move {
             match end.await {
                 Ok(Ok((end, warned))) => {
                     let _ = proved.send(end);
@@ -451,9 +456,9 @@ impl Pourer<'_> {
                 Err(_) => Err(SourceError::Incomplete("pg_dump was stopped".to_owned())),
             }
         });
-        let destination = Destination { key: self.context.place().payload(&name), name, role };
-        let tap = ArchiveTap { tell, ..ArchiveTap::new(Fingerprinter::new(self.key.clone()), Arc::clone(&self.stage)) };
-        let stream = Stream { source: output, end: move || proof.blocking_recv().ok(), tap };
+        let destination = PayloadDestination { key: self.context.place().payload(&name), name, role };
+        let tap = ArchiveTap { tell, ..ArchiveTap::new(RowFingerprinter::new(self.key.clone()), Arc::clone(&self.stage)) };
+        let stream = PayloadStream { source: output, end: move || proof.blocking_recv().ok(), tap };
         let mut sending = std::pin::pin!(send(self.rig.vault.as_ref(), destination, stream, self.identity, self.sealing(shares), stop));
         // A child that waits for a lock writes nothing, and whoever reads from it would wait with it.
         let sent = tokio::select! {
@@ -474,7 +479,7 @@ impl Pourer<'_> {
             },
             Err(error) => error,
         };
-        if source_may_know_better(&cause)
+        if is_symptom_of_source_failure(&cause)
             && let Ok(Ok(Err(source))) = tokio::time::timeout(CHILD_END, watching).await
         {
             cause = WorkError::Source { datastore: self.context.datastore.clone(), source };
@@ -484,33 +489,51 @@ impl Pourer<'_> {
         Err(cause)
     }
 
-    fn sealing(&self, shares: usize) -> Sealing {
+    fn sealing(&self, shares: usize) -> SealOptions {
         sealing(self.rig, shares)
     }
 }
 
 /// Whether `pg_dump` wrote down what the snapshot shows, asked outside of the snapshot.
-async fn held(tools: &Tools, connection: &Connection, snapshot: &Snapshot, contents: &archive::Contents) -> Result<(), SourceError> {
-    let mut session = Session::open(tools, connection).await?;
+async fn held(
+    tools: &PgTools,
+    connection: &PgConnection,
+    snapshot: &ExportedSnapshot,
+    contents: &archive::TableOfContents,
+) -> Result<(), SourceError> {
+    let mut session = PgSession::open(tools, connection).await?;
     definitions::hold(&snapshot.definitions, &mut session, contents).await
 }
 
 /// Seals something small beside the envelope.
-pub(super) async fn memory(rig: &Rig, opening: &Opening, name: &str, role: Role, bytes: Vec<u8>) -> Result<Arrived, WorkError> {
+pub(super) async fn memory(
+    rig: &WorkContext,
+    opening: &PendingBackup,
+    name: &str,
+    role: PayloadRole,
+    bytes: Vec<u8>,
+) -> Result<StagedPayload, WorkError> {
     seal_small(rig, &opening.identity, name, role, opening.context.place().sealed_meta(name), bytes).await
 }
 
-async fn seal_small(rig: &Rig, identity: &Identity, name: &str, role: Role, key: ObjectKey, bytes: Vec<u8>) -> Result<Arrived, WorkError> {
-    let destination = Destination { name: name.to_owned(), role, key };
-    let stream = Stream { source: std::io::Cursor::new(bytes), end: || Some(SourceEnd::of_memory()), tap: () };
+async fn seal_small(
+    rig: &WorkContext,
+    identity: &BackupIdentity,
+    name: &str,
+    role: PayloadRole,
+    key: ObjectKey,
+    bytes: Vec<u8>,
+) -> Result<StagedPayload, WorkError> {
+    let destination = PayloadDestination { name: name.to_owned(), role, key };
+    let stream = PayloadStream { source: std::io::Cursor::new(bytes), end: || Some(SourceEnd::of_memory()), tap: () };
     let (arrived, ()) = send(rig.vault.as_ref(), destination, stream, identity, sealing(rig, 1), &rig.cancel).await?;
     Ok(arrived)
 }
 
 /// How a payload is sealed of which so many are poured at once.
-pub(super) fn sealing(rig: &Rig, shares: usize) -> Sealing {
+pub(super) fn sealing(rig: &WorkContext, shares: usize) -> SealOptions {
     let (limits, compression) = (rig.vault.limits(), rig.config.compression);
-    Sealing {
+    SealOptions {
         levels: compression.levels,
         compressors: compression.compressors.div_ceil(shares),
         part_bytes: limits.part_bytes,
@@ -521,23 +544,23 @@ pub(super) fn sealing(rig: &Rig, shares: usize) -> Sealing {
 /// Reads the archive as it passes and computes its part of the fingerprint.
 pub struct ArchiveTap {
     /// The reader.
-    pub reader: Reader<Fingerprinter>,
+    pub reader: ArchiveReader<RowFingerprinter>,
     /// Where to tell how far it is.
-    pub stage: Arc<Stage>,
+    pub stage: Arc<ProgressStage>,
     /// Where to tell the table of contents, as soon as it is there.
-    pub tell: Option<tokio::sync::oneshot::Sender<archive::Contents>>,
+    pub tell: Option<tokio::sync::oneshot::Sender<archive::TableOfContents>>,
 }
 
 impl ArchiveTap {
     /// A tap that tells its table of contents to nobody.
     #[must_use]
-    pub fn new(fingerprinter: Fingerprinter, stage: Arc<Stage>) -> Self {
-        Self { reader: Reader::new(fingerprinter), stage, tell: None }
+    pub fn new(fingerprinter: RowFingerprinter, stage: Arc<ProgressStage>) -> Self {
+        Self { reader: ArchiveReader::new(fingerprinter), stage, tell: None }
     }
 }
 
-impl Tap for ArchiveTap {
-    type Found = Tally;
+impl StreamObserver for ArchiveTap {
+    type Found = ArchiveTally;
     fn look(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.reader.feed(bytes).map_err(|error| error.to_string())?;
         if let Some(contents) = self.reader.contents()
@@ -550,7 +573,7 @@ impl Tap for ArchiveTap {
         self.stage.item(self.reader.visitor().current_table());
         Ok(())
     }
-    fn done(self) -> Result<Tally, String> {
+    fn done(self) -> Result<ArchiveTally, String> {
         let (_, fingerprinter) = self.reader.finish().map_err(|error| error.to_string())?;
         Ok(fingerprinter.into_tally())
     }

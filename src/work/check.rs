@@ -7,32 +7,32 @@ use serde::Serialize;
 
 use super::back_up::ArchiveTap;
 use super::drill;
-use super::key_life::{self, End};
-use super::{Rig, WorkError, back_up, copy, shelf};
-use crate::config::serve::{How, UrlFrom};
+use super::key_life::{self, KeyEnd};
+use super::{WorkContext, WorkError, back_up, copy, shelf};
+use crate::config::serve::{NotifyMethod, UrlSource};
 use crate::config::{DatastoreKind, PostgresConfig};
 use crate::config::{plans, schedules};
-use crate::domain::Trouble;
-use crate::domain::choice::Which;
-use crate::domain::envelope::{Context, Slot};
+use crate::domain::ErrorClass;
+use crate::domain::choice::BackupSelector;
+use crate::domain::envelope::{EncryptionContext, Slot};
 use crate::domain::fingerprint::HashKey;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::keyring::{Key, Unwrapped};
-use crate::pg::rows::Fingerprinter;
+use crate::domain::span::{format_bytes, format_duration};
+use crate::keyring::{UnwrapOutcome, WrappingKey};
+use crate::pg::rows::RowFingerprinter;
 use crate::pg::session::estimate;
-use crate::pg::{Connection, Session, Tools};
-use crate::private::{self, Readers};
-use crate::sandbox::vpc::preflight::Weight;
-use crate::seal::Identity;
-use crate::source::postgres::snapshot::{self, Snapshot};
+use crate::pg::{PgConnection, PgSession, PgTools};
+use crate::private::{self, AllowedReaders};
+use crate::sandbox::vpc::preflight::AnswerWeight;
+use crate::seal::BackupIdentity;
+use crate::source::postgres::snapshot::{self, ExportedSnapshot};
 use crate::source::postgres::{SourceError, dump};
 
 /// Answer to one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Answer {
+pub enum SetupAnswer {
     /// As it should be.
     Good,
     /// Worth knowing, stops nothing.
@@ -45,30 +45,30 @@ pub enum Answer {
 
 /// One line of the table.
 #[derive(Debug, Clone, Serialize)]
-pub struct Line {
+pub struct CheckLine {
     /// What the question is about.
     pub subject: String,
     /// The question.
     pub question: String,
     /// The answer.
-    pub answer: Answer,
+    pub answer: SetupAnswer,
     /// Details.
     pub detail: String,
     #[serde(skip)]
-    trouble: Option<Trouble>,
+    trouble: Option<ErrorClass>,
 }
 
-pub(super) fn line(subject: &str, question: &str, answer: Answer, detail: impl Into<String>) -> Line {
-    Line { subject: subject.to_owned(), question: question.to_owned(), answer, detail: detail.into(), trouble: None }
+pub(super) fn line(subject: &str, question: &str, answer: SetupAnswer, detail: impl Into<String>) -> CheckLine {
+    CheckLine { subject: subject.to_owned(), question: question.to_owned(), answer, detail: detail.into(), trouble: None }
 }
 
-pub(super) fn bad(subject: &str, question: &str, trouble: Trouble, detail: impl Into<String>) -> Line {
-    Line { trouble: Some(trouble), ..line(subject, question, Answer::Bad, detail) }
+pub(super) fn bad(subject: &str, question: &str, trouble: ErrorClass, detail: impl Into<String>) -> CheckLine {
+    CheckLine { trouble: Some(trouble), ..line(subject, question, SetupAnswer::Bad, detail) }
 }
 
-/// The worst class of trouble among the answers; `None` if a backup can be taken.
+/// The worst error class among the answers; `None` if a backup can be taken.
 #[must_use]
-pub fn trouble(lines: &[Line]) -> Option<Trouble> {
+pub fn worst_class(lines: &[CheckLine]) -> Option<ErrorClass> {
     lines.iter().find_map(|line| line.trouble)
 }
 
@@ -76,16 +76,16 @@ pub fn trouble(lines: &[Line]) -> Option<Trouble> {
 ///
 /// # Errors
 /// Never for an answer that is bad; only if asking itself is impossible.
-pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
+pub async fn check(rig: &WorkContext) -> Result<Vec<CheckLine>, WorkError> {
     let mut lines = check_vault(rig).await;
     lines.extend(check_copies(rig).await);
     lines.extend(check_keys(rig).await);
     lines.push(check_signer(rig).await);
     lines.push(match &rig.catalog {
-        Ok(_) => line("catalog", "opens", Answer::Good, rig.config.catalog.place()),
+        Ok(_) => line("catalog", "opens", SetupAnswer::Good, rig.config.catalog.place()),
         Err(error) => {
             let cause = std::error::Error::source(error.as_ref()).map(|cause| format!(": {cause}")).unwrap_or_default();
-            line("catalog", "opens", Answer::Note, format!("{error}{cause}; {}", error.hint()))
+            line("catalog", "opens", SetupAnswer::Note, format!("{error}{cause}; {}", error.hint()))
         }
     });
     for (name, settings) in &rig.config.datastores {
@@ -93,12 +93,12 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
             DatastoreKind::Postgres(postgres) => check_datastore(rig, name, postgres).await,
             DatastoreKind::Volumes(volumes) => match shelf::vault_id(rig).await {
                 Ok(vault) => super::snapshot::check::check(rig, &vault, name, volumes).await,
-                Err(error) => vec![bad(&format!("datastore {name}"), "its vault is there", error.trouble(), error.to_string())],
+                Err(error) => vec![bad(&format!("datastore {name}"), "its vault is there", error.class(), error.to_string())],
             },
         });
     }
     if rig.config.datastores.is_empty() {
-        lines.push(bad("datastores", "at least one is configured", Trouble::Usage, "add a section [datastores.NAME]"));
+        lines.push(bad("datastores", "at least one is configured", ErrorClass::Usage, "add a section [datastores.NAME]"));
     }
     lines.extend(check_files(rig));
     lines.extend(check_place(rig).await);
@@ -110,41 +110,41 @@ pub async fn check(rig: &Rig) -> Result<Vec<Line>, WorkError> {
 
 /// The drill account: what a drill's own preflight asks, and what should hold there whatever anybody does. A fault keeps no backup from
 /// being taken.
-async fn check_scratch(rig: &Rig) -> Vec<Line> {
+async fn check_scratch(rig: &WorkContext) -> Vec<CheckLine> {
     const SUBJECT: &str = "scratch VPC";
     if rig.config.scratch_vpc.is_none() {
         return Vec::new();
     }
     match drill::vpc::ask(rig).await {
-        Err(error) => vec![line(SUBJECT, "can be asked", Answer::CouldNotLook, error.to_string())],
+        Err(error) => vec![line(SUBJECT, "can be asked", SetupAnswer::CouldNotLook, error.to_string())],
         Ok(found) => {
             let told = found.answers.iter().map(|asked| {
-                let answer = if asked.weight == Weight::Good { Answer::Good } else { Answer::Note };
+                let answer = if asked.weight == AnswerWeight::Good { SetupAnswer::Good } else { SetupAnswer::Note };
                 line(SUBJECT, &asked.question, answer, asked.told())
             });
-            let refused = found.refusals.iter().map(|words| line(SUBJECT, "would be allowed", Answer::Note, words.clone()));
+            let refused = found.refusals.iter().map(|words| line(SUBJECT, "would be allowed", SetupAnswer::Note, words.clone()));
             told.chain(refused).collect()
         }
     }
 }
 
 /// Which sandbox this host gives its drills: one is raised, looked at and taken down again, by the code of the drills.
-async fn check_place(rig: &Rig) -> Vec<Line> {
+async fn check_place(rig: &WorkContext) -> Vec<CheckLine> {
     const SUBJECT: &str = "sandbox of drills";
-    let drills: Vec<plans::Drill> =
+    let drills: Vec<plans::DrillPlan> =
         plans::names(&rig.config, plans::DRILLS_DIRECTORY).iter().filter_map(|name| plans::drill(&rig.config, name).ok()?).collect();
     if drills.iter().all(|drill| drill.place != plans::DrillPlace::Local) {
         return Vec::new();
     }
     let place = match drill::place_of_this_host(rig).await {
         Ok(place) => place,
-        Err(error) => return vec![line(SUBJECT, "can be raised", Answer::Note, error.to_string())],
+        Err(error) => return vec![line(SUBJECT, "can be raised", SetupAnswer::Note, error.to_string())],
     };
     let mut lines = vec![match place.gaps.as_slice() {
-        [] => line(SUBJECT, "is isolated", Answer::Good, "namespaces of its own, system calls filtered"),
+        [] => line(SUBJECT, "is isolated", SetupAnswer::Good, "namespaces of its own, system calls filtered"),
         gaps => {
             let names: Vec<&str> = gaps.iter().map(|gap| gap.name()).collect();
-            let missing = |drill: &&plans::Drill| names.iter().any(|name| !drill.accept_gaps.contains(*name));
+            let missing = |drill: &&plans::DrillPlan| names.iter().any(|name| !drill.accept_gaps.contains(*name));
             let refuse: Vec<&str> = drills.iter().filter(missing).map(|drill| drill.name.as_str()).collect();
             let why = place.why.map(|why| format!(": {why}")).unwrap_or_default();
             let next = match refuse.is_empty() {
@@ -153,30 +153,30 @@ async fn check_place(rig: &Rig) -> Vec<Line> {
                     format!("; drills that do not accept it end NOT_VERIFIED: {} (accept_gaps, or docs/CONTAINERS.md)", refuse.join(", "))
                 }
             };
-            line(SUBJECT, "is isolated", Answer::Note, format!("it has gaps {}{why}{next}", names.join(", ")))
+            line(SUBJECT, "is isolated", SetupAnswer::Note, format!("it has gaps {}{why}{next}", names.join(", ")))
         }
     }];
     lines.push(match place.unlimited {
-        None => line(SUBJECT, "has a limit of memory", Answer::Good, "a control group"),
+        None => line(SUBJECT, "has a limit of memory", SetupAnswer::Good, "a control group"),
         Some(why) => {
-            line(SUBJECT, "has a limit of memory", Answer::Note, format!("its files have, its processes have the host's only: {why}"))
+            line(SUBJECT, "has a limit of memory", SetupAnswer::Note, format!("its files have, its processes have the host's only: {why}"))
         }
     });
     lines
 }
 
 /// Where this host may write what is in memory, keys and rows among it.
-fn check_swap() -> Option<Line> {
+fn check_swap() -> Option<CheckLine> {
     const SUBJECT: &str = "this host";
     let text = std::fs::read_to_string("/proc/swaps").ok()?;
     let used: Vec<&str> =
         text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).filter(|swap| !is_encrypted(swap)).collect();
     Some(match used.is_empty() {
-        true => line(SUBJECT, "keeps memory off its disks", Answer::Good, "no swap, or encrypted"),
+        true => line(SUBJECT, "keeps memory off its disks", SetupAnswer::Good, "no swap, or encrypted"),
         false => line(
             SUBJECT,
             "keeps memory off its disks",
-            Answer::Note,
+            SetupAnswer::Note,
             format!(
                 "{} is not known to be encrypted: keys and rows in memory may be written there; encrypt it, or turn it off (swapoff)",
                 used.join(", ")
@@ -194,7 +194,7 @@ fn is_encrypted(swap: &str) -> bool {
 }
 
 /// Restore plans and drills: whether they can be read, and what they name is there.
-fn check_files(rig: &Rig) -> Vec<Line> {
+fn check_files(rig: &WorkContext) -> Vec<CheckLine> {
     let mut lines = Vec::new();
     let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
     for name in plans::names(&rig.config, plans::RESTORE_DIRECTORY) {
@@ -202,17 +202,15 @@ fn check_files(rig: &Rig) -> Vec<Line> {
         lines.push(match plans::plan(&rig.config, &name, &file) {
             Ok(plan) => {
                 let datastores: Vec<String> = plan.stages.iter().map(|stage| stage.datastore.to_string()).collect();
-                line(&format!("restore plan {name}"), "is sound", Answer::Good, format!("restores {}", datastores.join(", then ")))
+                line(&format!("restore plan {name}"), "is sound", SetupAnswer::Good, format!("restores {}", datastores.join(", then ")))
             }
-            Err(error) => bad(&format!("restore plan {name}"), "is sound", Trouble::Usage, error.to_string()),
+            Err(error) => bad(&format!("restore plan {name}"), "is sound", ErrorClass::Usage, error.to_string()),
         });
     }
     for name in plans::names(&rig.config, plans::DRILLS_DIRECTORY) {
         lines.push(
             match drill::script(rig, &name).and_then(|script| {
-                drill::refuse_what_breaks_nothing(rig, &script)
-                    .and_then(|()| drill::vpc::refuse_what_cannot_be(rig, &script))
-                    .map(|()| script)
+                drill::validate_scenarios(rig, &script).and_then(|()| drill::vpc::refuse_what_cannot_be(rig, &script)).map(|()| script)
             }) {
                 Ok(script) => {
                     let detail = format!(
@@ -221,9 +219,9 @@ fn check_files(rig: &Rig) -> Vec<Line> {
                         script.controls.len(),
                         script.breaks.len()
                     );
-                    line(&format!("drill {name}"), "is sound", Answer::Good, detail)
+                    line(&format!("drill {name}"), "is sound", SetupAnswer::Good, detail)
                 }
-                Err(error) => bad(&format!("drill {name}"), "is sound", Trouble::Usage, error.to_string()),
+                Err(error) => bad(&format!("drill {name}"), "is sound", ErrorClass::Usage, error.to_string()),
             },
         );
     }
@@ -231,7 +229,7 @@ fn check_files(rig: &Rig) -> Vec<Line> {
 }
 
 /// Schedules, and the secrets that channels need. Nobody is told anything by a check.
-fn check_unattended(rig: &Rig) -> Vec<Line> {
+fn check_unattended(rig: &WorkContext) -> Vec<CheckLine> {
     let now = jiff::Timestamp::now();
     let mut lines = Vec::new();
     for name in plans::names(&rig.config, schedules::SCHEDULES_DIRECTORY) {
@@ -241,37 +239,37 @@ fn check_unattended(rig: &Rig) -> Vec<Line> {
                 let calendar = &schedule.timing.calendar;
                 let due = calendar.next(&name, now).and_then(|tick| tick.due).map(|due| calendar.zone.show(due));
                 let next = due.map_or_else(|| "never again".to_owned(), |due| format!("next {due}"));
-                line(&subject, "is sound", Answer::Good, format!("{}; {next}", calendar.describe()))
+                line(&subject, "is sound", SetupAnswer::Good, format!("{}; {next}", calendar.describe()))
             }
-            Err(error) => bad(&subject, "is sound", Trouble::Usage, error.to_string()),
+            Err(error) => bad(&subject, "is sound", ErrorClass::Usage, error.to_string()),
         });
     }
     for notify in &rig.config.notify {
         let subject = format!("channel {}", notify.name);
         let secret = match &notify.how {
-            How::Webhook { url: UrlFrom::File(file), .. } | How::Ping(UrlFrom::File(file)) => Some(file),
-            How::Smtp { password_file: Some(file), .. } => Some(file),
+            NotifyMethod::Webhook { url: UrlSource::File(file), .. } | NotifyMethod::Ping(UrlSource::File(file)) => Some(file),
+            NotifyMethod::Smtp { password_file: Some(file), .. } => Some(file),
             _ => None,
         };
-        lines.push(match secret.map(|file| private::read(file, Readers::Owner)) {
-            None => line(&subject, "is named", Answer::Good, "not tried: nobody is told anything by a check"),
-            Some(Ok(_)) => line(&subject, "has its secret", Answer::Good, "not tried: nobody is told anything by a check"),
-            Some(Err(why)) => bad(&subject, "has its secret", Trouble::Usage, why),
+        lines.push(match secret.map(|file| private::read(file, AllowedReaders::Owner)) {
+            None => line(&subject, "is named", SetupAnswer::Good, "not tried: nobody is told anything by a check"),
+            Some(Ok(_)) => line(&subject, "has its secret", SetupAnswer::Good, "not tried: nobody is told anything by a check"),
+            Some(Err(why)) => bad(&subject, "has its secret", ErrorClass::Usage, why),
         });
     }
     lines
 }
 
-async fn check_signer(rig: &Rig) -> Line {
+async fn check_signer(rig: &WorkContext) -> CheckLine {
     const PROBE: &[u8] = b"lifeboat check";
     let signature = match rig.signer.sign(PROBE).await {
         Ok(signature) => signature,
-        Err(error) => return bad("signing", "can sign", error.trouble(), error.to_string()),
+        Err(error) => return bad("signing", "can sign", error.class(), error.to_string()),
     };
     match rig.trusted.signer_at(PROBE, &signature, jiff::Timestamp::now()) {
-        Ok(_) => return line("signing", "signs what is believed", Answer::Good, rig.signer.name()),
+        Ok(_) => return line("signing", "signs what is believed", SetupAnswer::Good, rig.signer.name()),
         Err(why) if rig.trusted.signer_of(PROBE, &signature).is_some() => {
-            return bad("signing", "signs what is believed", Trouble::Usage, format!("{why}; make a new signing key"));
+            return bad("signing", "signs what is believed", ErrorClass::Usage, format!("{why}; make a new signing key"));
         }
         Err(_) => {}
     }
@@ -279,22 +277,24 @@ async fn check_signer(rig: &Rig) -> Line {
         Ok(public) => format!("its public half is not pinned: add trust = [\"{}\"]", public.to_line()),
         Err(error) => format!("its public half is not pinned, and it does not tell it: {error}"),
     };
-    bad("signing", "signs what is believed", Trouble::Usage, detail)
+    bad("signing", "signs what is believed", ErrorClass::Usage, detail)
 }
 
-async fn check_vault(rig: &Rig) -> Vec<Line> {
+async fn check_vault(rig: &WorkContext) -> Vec<CheckLine> {
     let address = rig.vault.address();
     let mut lines = Vec::new();
     match shelf::vault_id(rig).await {
         Ok(id) => {
-            lines.push(line("vault", "exists", Answer::Good, format!("{address} ({id})")));
+            lines.push(line("vault", "exists", SetupAnswer::Good, format!("{address} ({id})")));
             lines.push(match (&rig.config.vault_id, shelf::vault_to_write(rig).await) {
-                (None, _) => line("vault", "its id is pinned", Answer::Note, format!("add to [vault] in lifeboat.toml: id = \"{id}\"")),
-                (Some(_), Ok(_)) => line("vault", "its id is pinned", Answer::Good, ""),
-                (Some(_), Err(error)) => bad("vault", "its id is the pinned one", error.trouble(), error.to_string()),
+                (None, _) => {
+                    line("vault", "its id is pinned", SetupAnswer::Note, format!("add to [vault] in lifeboat.toml: id = \"{id}\""))
+                }
+                (Some(_), Ok(_)) => line("vault", "its id is pinned", SetupAnswer::Good, ""),
+                (Some(_), Err(error)) => bad("vault", "its id is the pinned one", error.class(), error.to_string()),
             });
         }
-        Err(error) => return vec![bad("vault", "exists", error.trouble(), error.to_string())],
+        Err(error) => return vec![bad("vault", "exists", error.class(), error.to_string())],
     }
     let probe = layout::probe(&hex::encode(rand::random::<[u8; 8]>()));
     let probed = rig.vault.probe(&probe).await;
@@ -307,38 +307,38 @@ async fn check_vault(rig: &Rig) -> Vec<Line> {
         }
     }
     match probed {
-        Err(error) => lines.push(bad("vault", "may write", error.trouble(), error.to_string())),
+        Err(error) => lines.push(bad("vault", "may write", error.class(), error.to_string())),
         Ok(abilities) => lines.extend(abilities.answers.into_iter().map(|ability| match (ability.answer, ability.needed) {
-            (Some(true), _) => line("vault", ability.question, Answer::Good, ability.detail),
-            (Some(false), true) => bad("vault", ability.question, Trouble::Usage, ability.detail),
-            (None, true) => line("vault", ability.question, Answer::CouldNotLook, ability.detail),
-            (_, false) => line("vault", ability.question, Answer::Note, ability.detail),
+            (Some(true), _) => line("vault", ability.question, SetupAnswer::Good, ability.detail),
+            (Some(false), true) => bad("vault", ability.question, ErrorClass::Usage, ability.detail),
+            (None, true) => line("vault", ability.question, SetupAnswer::CouldNotLook, ability.detail),
+            (_, false) => line("vault", ability.question, SetupAnswer::Note, ability.detail),
         })),
     }
     lines
 }
 
 /// Whether each of [vaults] is a copy of this one, and how far behind it is.
-async fn check_copies(rig: &Rig) -> Vec<Line> {
+async fn check_copies(rig: &WorkContext) -> Vec<CheckLine> {
     let mut lines = Vec::new();
     for name in rig.replicas.keys() {
         let (subject, question) = (format!("vault {name}"), "is a copy of this one");
         lines.push(match copy::behind(rig, name).await {
-            Ok(copy::Behind::Nothing) => line(&subject, question, Answer::Good, "it has every backup"),
-            Ok(copy::Behind::Backups(count)) => {
-                line(&subject, question, Answer::Note, format!("it lacks {count} backups; `lifeboat copy {name}` brings them"))
+            Ok(copy::ReplicaLag::Nothing) => line(&subject, question, SetupAnswer::Good, "it has every backup"),
+            Ok(copy::ReplicaLag::Backups(count)) => {
+                line(&subject, question, SetupAnswer::Note, format!("it lacks {count} backups; `lifeboat copy {name}` brings them"))
             }
-            Err(error) => bad(&subject, question, error.trouble(), error.to_string()),
+            Err(error) => bad(&subject, question, error.class(), error.to_string()),
         });
     }
     lines
 }
 
-async fn check_keys(rig: &Rig) -> Vec<Line> {
+async fn check_keys(rig: &WorkContext) -> Vec<CheckLine> {
     let mut lines = Vec::new();
-    let identity = Identity::generate();
+    let identity = BackupIdentity::generate();
     // A context that no backup has: vault 0, at the epoch.
-    let context = Context {
+    let context = EncryptionContext {
         vault: VaultId::from_random([0; 16]),
         datastore: match "lifeboat-check".parse() {
             Ok(name) => name,
@@ -352,28 +352,28 @@ async fn check_keys(rig: &Rig) -> Vec<Line> {
     for ending in key_life::endings(rig, jiff::Timestamp::now()).await {
         let subject = format!("key {}", ending.key);
         lines.push(match ending.end {
-            End::Over => bad(&subject, "can be used", Trouble::KeyRefused, ending.why),
-            End::Near => line(&subject, "can be used", Answer::Note, ending.why),
+            KeyEnd::Over => bad(&subject, "can be used", ErrorClass::KeyRefused, ending.why),
+            KeyEnd::Near => line(&subject, "can be used", SetupAnswer::Note, ending.why),
             // A role that may only wrap need not ask.
-            End::NotTold => line(&subject, "can be used", Answer::Note, ending.why),
+            KeyEnd::NotTold => line(&subject, "can be used", SetupAnswer::Note, ending.why),
         });
     }
     if rig.keys.len() < 2 {
         lines.push(line(
             "keys",
             "two independent ways to open",
-            Answer::Note,
+            SetupAnswer::Note,
             "only one key is configured; when it is lost, every backup is. Add a recovery key",
         ));
     }
     lines
 }
 
-async fn check_key(rig: &Rig, key: &dyn Key, identity: &Identity, context: &Context) -> Line {
+async fn check_key(rig: &WorkContext, key: &dyn WrappingKey, identity: &BackupIdentity, context: &EncryptionContext) -> CheckLine {
     let subject = format!("key {}", key.name());
     let bytes = match key.wrap(identity, context).await {
         Ok(wrapped) => wrapped.bytes().to_vec(),
-        Err(error) => return bad(&subject, "wraps", error.trouble(), error.to_string()),
+        Err(error) => return bad(&subject, "wraps", error.class(), error.to_string()),
     };
     let slot = Slot {
         name: key.name().to_owned(),
@@ -384,16 +384,16 @@ async fn check_key(rig: &Rig, key: &dyn Key, identity: &Identity, context: &Cont
     let mut refusals = Vec::new();
     for opener in &rig.openers {
         match opener.unwrap(&slot, &bytes, context).await {
-            Ok(Unwrapped::Identity(found)) => {
+            Ok(UnwrapOutcome::Identity(found)) => {
                 let same = age::secrecy::ExposeSecret::expose_secret(&found.to_text())
                     == age::secrecy::ExposeSecret::expose_secret(&identity.to_text());
                 return if same {
-                    line(&subject, "wraps and unwraps", Answer::Good, format!("unwrapped by {}", opener.name()))
+                    line(&subject, "wraps and unwraps", SetupAnswer::Good, format!("unwrapped by {}", opener.name()))
                 } else {
-                    bad(&subject, "wraps and unwraps", Trouble::KeyRefused, "what came back is another identity")
+                    bad(&subject, "wraps and unwraps", ErrorClass::KeyRefused, "what came back is another identity")
                 };
             }
-            Ok(Unwrapped::NotMine) => {}
+            Ok(UnwrapOutcome::NotMine) => {}
             Err(error) => refusals.push(error.to_string()),
         }
     }
@@ -402,34 +402,39 @@ async fn check_key(rig: &Rig, key: &dyn Key, identity: &Identity, context: &Cont
     } else {
         format!("may not unwrap here, which a backup host need not: {}", refusals.join("; "))
     };
-    line(&subject, "wraps", Answer::Good, detail)
+    line(&subject, "wraps", SetupAnswer::Good, detail)
 }
 
-async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresConfig) -> Vec<Line> {
+async fn check_datastore(rig: &WorkContext, name: &DatastoreName, settings: &PostgresConfig) -> Vec<CheckLine> {
     let subject = format!("datastore {name}");
     if settings.connection.conninfo().contains("load_balance_hosts") {
         let detail = "load_balance_hosts leads sessions to different servers, and a snapshot is known to one: name one host";
-        return vec![bad(&subject, "every session reaches the same server", Trouble::Usage, detail)];
+        return vec![bad(&subject, "every session reaches the same server", ErrorClass::Usage, detail)];
     }
     let connection = match settings.connect().await {
         Ok(connection) => connection,
-        Err(why) => return vec![bad(&subject, "password", Trouble::Usage, why)],
+        Err(why) => return vec![bad(&subject, "password", ErrorClass::Usage, why)],
     };
     let tools = match back_up::fitting_tools(rig, &connection).await {
         Ok(tools) => tools,
         Err(error) => return vec![failed(&subject, "connects, and pg_dump fits the server", &error)],
     };
-    let mut session = match Session::open(&tools, &connection).await {
+    let mut session = match PgSession::open(&tools, &connection).await {
         Ok(session) => session,
         Err(error) => return vec![failed(&subject, "connects", &error.into())],
     };
     let mut lines = Vec::new();
     match snapshot::server(&mut session).await {
         Ok(server) => {
-            lines.push(line(&subject, "connects", Answer::Good, format!("database {}, PostgreSQL {}", server.database, server.version)));
-            lines.push(line(&subject, "pg_dump is as new as the server", Answer::Good, tools.version()));
+            lines.push(line(
+                &subject,
+                "connects",
+                SetupAnswer::Good,
+                format!("database {}, PostgreSQL {}", server.database, server.version),
+            ));
+            lines.push(line(&subject, "pg_dump is as new as the server", SetupAnswer::Good, tools.version()));
         }
-        Err(error) => return vec![bad(&subject, "connects", Trouble::Unavailable, error.to_string())],
+        Err(error) => return vec![bad(&subject, "connects", ErrorClass::Unavailable, error.to_string())],
     }
     lines.push(tls_line(&subject, &mut session).await);
     lines.extend(caution_lines(&subject, &mut session, settings).await);
@@ -440,40 +445,46 @@ async fn check_datastore(rig: &Rig, name: &DatastoreName, settings: &PostgresCon
     lines
 }
 
-fn failed(subject: &str, question: &str, error: &SourceError) -> Line {
+fn failed(subject: &str, question: &str, error: &SourceError) -> CheckLine {
     let hint = error.hint().map(|h| format!(" ({h})")).unwrap_or_default();
-    bad(subject, question, error.trouble(), format!("{error}{hint}"))
+    bad(subject, question, error.class(), format!("{error}{hint}"))
 }
 
 /// The way that a backup takes, with the very code, up to the first row: tables listed and locked, globals read and parsed, the schema
 /// dumped in the snapshot and parsed. Privileges that are there and a server that answers do not say that the night can take it. The locks
 /// are ACCESS SHARE, as a backup's, and held for as long as the schema takes.
-async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connection, settings: &PostgresConfig) -> Vec<Line> {
+async fn way_lines(
+    rig: &WorkContext,
+    subject: &str,
+    tools: &PgTools,
+    connection: &PgConnection,
+    settings: &PostgresConfig,
+) -> Vec<CheckLine> {
     let failed = |question: &str, error: &SourceError| failed(subject, question, error);
     let mut lines = Vec::new();
     let question = "its tables can be listed and locked";
-    let snapshot = match Snapshot::take(tools, connection, settings.lock_wait).await {
+    let snapshot = match ExportedSnapshot::take(tools, connection, settings.lock_wait).await {
         Ok(snapshot) => snapshot,
         Err(error) => return vec![failed(question, &error)],
     };
-    lines.push(line(subject, question, Answer::Good, format!("{} tables", snapshot.tables.len())));
+    lines.push(line(subject, question, SetupAnswer::Good, format!("{} tables", snapshot.tables.len())));
     let question = "everything it holds is in a dump";
     lines.push(match snapshot.omitted.as_slice() {
-        [] => line(subject, question, Answer::Good, ""),
+        [] => line(subject, question, SetupAnswer::Good, ""),
         omitted => {
             let each = omitted.iter().map(|one| format!("{} ({})", one.what(), one.why())).collect::<Vec<_>>();
-            line(subject, question, Answer::Note, format!("not in it: {}", each.join("; ")))
+            line(subject, question, SetupAnswer::Note, format!("not in it: {}", each.join("; ")))
         }
     });
     let question = "its roles and tablespaces can be read";
     lines.push(match dump::globals_once(tools, connection, &snapshot.database, settings.role_passwords).await {
-        Ok(_) => line(subject, question, Answer::Good, ""),
+        Ok(_) => line(subject, question, SetupAnswer::Good, ""),
         Err(error) => failed(question, &error),
     });
     let question = "its schema can be dumped and read back";
     let stage = rig.progress.begin("dump the schema", None);
     // A key of no backup: nothing is compared with this.
-    let fingerprinter = Fingerprinter::new(HashKey::from_random(rand::random()));
+    let fingerprinter = RowFingerprinter::new(HashKey::from_random(rand::random()));
     let tap = ArchiveTap::new(fingerprinter, std::sync::Arc::clone(&stage));
     let read = match dump::schema(tools, connection, &snapshot, settings.lock_wait).await {
         Ok(stream) => stream.read(tap, &rig.cancel).await,
@@ -482,14 +493,14 @@ async fn way_lines(rig: &Rig, subject: &str, tools: &Tools, connection: &Connect
     stage.end();
     snapshot.release();
     lines.push(match read {
-        Ok(tally) => line(subject, question, Answer::Good, format!("{} objects", tally.named.len())),
+        Ok(tally) => line(subject, question, SetupAnswer::Good, format!("{} objects", tally.named.len())),
         Err(error) => failed(question, &error),
     });
     lines
 }
 
 /// What stock Postgres cannot mend, of what can be seen: docs/POSTGRES.md says what to do about each.
-async fn caution_lines(subject: &str, session: &mut Session, settings: &PostgresConfig) -> Vec<Line> {
+async fn caution_lines(subject: &str, session: &mut PgSession, settings: &PostgresConfig) -> Vec<CheckLine> {
     const GONE: &str = "SELECT COALESCE((SELECT 'to roles that are gone, such as the one with OID ' || min(a.grantee::pg_catalog.int8) || ': GRANT stops a restore there' FROM ( \
             SELECT relacl AS acl FROM pg_catalog.pg_class UNION ALL SELECT attacl FROM pg_catalog.pg_attribute UNION ALL SELECT proacl FROM pg_catalog.pg_proc \
             UNION ALL SELECT nspacl FROM pg_catalog.pg_namespace UNION ALL SELECT typacl FROM pg_catalog.pg_type UNION ALL SELECT defaclacl FROM pg_catalog.pg_default_acl \
@@ -507,53 +518,53 @@ async fn caution_lines(subject: &str, session: &mut Session, settings: &Postgres
         ("its first superuser is called postgres", BOOTSTRAP),
     ] {
         lines.push(match session.ask_one(question, sql).await {
-            Ok(nothing) if nothing.is_empty() => line(subject, question, Answer::Good, ""),
-            Ok(caution) => line(subject, question, Answer::Note, caution),
-            Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+            Ok(nothing) if nothing.is_empty() => line(subject, question, SetupAnswer::Good, ""),
+            Ok(caution) => line(subject, question, SetupAnswer::Note, caution),
+            Err(error) => line(subject, question, SetupAnswer::CouldNotLook, error.to_string()),
         });
     }
     if !settings.role_passwords {
         let detail = "role_passwords = false: roles come back without, and cannot log in with one until it is set";
-        lines.push(line(subject, "passwords of roles are in a backup", Answer::Note, detail));
+        lines.push(line(subject, "passwords of roles are in a backup", SetupAnswer::Note, detail));
     }
     lines
 }
 
 /// What a dump means for the server it reads from.
-async fn burden_line(rig: &Rig, subject: &str, name: &DatastoreName, session: &mut Session) -> Line {
+async fn burden_line(rig: &WorkContext, subject: &str, name: &DatastoreName, session: &mut PgSession) -> CheckLine {
     let question = "what a dump does to the server";
     let sizes = "SELECT count(*), COALESCE(pg_catalog.sum(relpages::pg_catalog.int8) * pg_catalog.current_setting('block_size')::pg_catalog.int8, 0) \
         FROM pg_catalog.pg_class WHERE relkind IN ('r', 't', 'm') AND relpages > 0";
     let bytes = match session.ask(question, sizes, 2).await {
         Ok(rows) => estimate(rows.first().and_then(|row| row.get(1)).unwrap_or(&None)),
-        Err(error) => return line(subject, question, Answer::CouldNotLook, error.to_string()),
+        Err(error) => return line(subject, question, SetupAnswer::CouldNotLook, error.to_string()),
     };
-    let last = match shelf::pick(rig, name, &Which::Latest, &mut Vec::new()).await {
+    let last = match shelf::pick(rig, name, &BackupSelector::Latest, &mut Vec::new()).await {
         Ok(believed) => {
             let took = believed.manifest.published.duration_since(believed.manifest.source.snapshot_time);
-            format!(" (at most {} the last time)", for_people(std::time::Duration::try_from(took).unwrap_or_default()))
+            format!(" (at most {} the last time)", format_duration(std::time::Duration::try_from(took).unwrap_or_default()))
         }
         Err(_) => String::new(),
     };
     let detail = format!(
         "{} are held ACCESS SHARE as long as it lasts{last}: ALTER TABLE waits, all behind it too, and vacuum removes nothing younger",
-        bytes_for_people(bytes)
+        format_bytes(bytes)
     );
-    line(subject, question, Answer::Note, detail)
+    line(subject, question, SetupAnswer::Note, detail)
 }
 
-async fn tls_line(subject: &str, session: &mut Session) -> Line {
+async fn tls_line(subject: &str, session: &mut PgSession) -> CheckLine {
     let question = "TLS, or local";
     let asked = "SELECT CASE WHEN pg_catalog.inet_client_addr() IS NULL THEN 'Unix socket' \
         ELSE COALESCE((SELECT version || ', ' || cipher FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid() AND ssl), 'loopback without TLS') END";
     match session.ask_one("TLS", asked).await {
-        Ok(how) => line(subject, question, Answer::Good, how),
-        Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+        Ok(how) => line(subject, question, SetupAnswer::Good, how),
+        Err(error) => line(subject, question, SetupAnswer::CouldNotLook, error.to_string()),
     }
 }
 
 /// What the backup role lacks, asked before a night goes by.
-async fn privilege_lines(subject: &str, session: &mut Session, settings: &PostgresConfig) -> Vec<Line> {
+async fn privilege_lines(subject: &str, session: &mut PgSession, settings: &PostgresConfig) -> Vec<CheckLine> {
     let mut questions = vec![
         (
             "may read every table",
@@ -584,9 +595,9 @@ async fn privilege_lines(subject: &str, session: &mut Session, settings: &Postgr
     let mut lines = Vec::new();
     for (question, sql) in questions {
         lines.push(match session.ask_one(question, sql).await {
-            Ok(answer) if answer == "yes" => line(subject, question, Answer::Good, ""),
-            Ok(answer) => bad(subject, question, Trouble::SourceFailed, answer),
-            Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+            Ok(answer) if answer == "yes" => line(subject, question, SetupAnswer::Good, ""),
+            Ok(answer) => bad(subject, question, ErrorClass::SourceFailed, answer),
+            Err(error) => line(subject, question, SetupAnswer::CouldNotLook, error.to_string()),
         });
     }
     lines

@@ -6,18 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::Serialize;
 
 use super::back_up::ArchiveTap;
-use super::{Rig, WorkError};
-use crate::domain::fingerprint::{ExtensionFacts, FORMAT_1, Fingerprint, ObjectFacts, OmittedKind, TableRows};
-use crate::pg::archive::{Contents, readable};
+use super::{WorkContext, WorkError};
+use crate::domain::fingerprint::{ArchiveObject, ExtensionFacts, FORMAT_1, Fingerprint, OmittedKind, TableRows};
+use crate::pg::archive::{TableOfContents, readable};
 use crate::pg::objects;
-use crate::pg::rows::{Fingerprinter, assemble, qualified};
-use crate::pg::{Connection, Session, Tools};
+use crate::pg::rows::{RowFingerprinter, assemble, qualified};
+use crate::pg::{PgConnection, PgSession, PgTools};
 use crate::source::postgres::{dump, extensions, snapshot};
-use crate::target::load::Leave;
+use crate::target::load::LoadOptions;
 
 /// What came of a comparison. *Could not look* is never a pass.
 #[derive(Debug, Default, Serialize)]
-pub struct Comparison {
+pub struct FingerprintComparison {
     /// Tables compared, row by row.
     pub tables: u64,
     /// Rows compared.
@@ -30,7 +30,7 @@ pub struct Comparison {
     pub not_looked_at: Vec<String>,
 }
 
-impl Comparison {
+impl FingerprintComparison {
     /// Whether everything that could be compared is the same.
     #[must_use]
     pub fn agrees(&self) -> bool {
@@ -40,17 +40,17 @@ impl Comparison {
 
 /// What a restore has left out on purpose, by the names under which it is recorded.
 #[derive(Debug, Clone, Default)]
-pub struct LeftOut {
+pub struct OmittedParts {
     objects: HashSet<(String, String, String)>,
     sequences: Vec<String>,
     rows: Vec<(String, String)>,
     owners: bool,
 }
 
-impl LeftOut {
+impl OmittedParts {
     /// Of an archive.
     #[must_use]
-    pub fn of(contents: &Contents, leave: &Leave) -> Self {
+    pub fn of(contents: &TableOfContents, leave: &LoadOptions) -> Self {
         let left = || contents.entries.iter().filter(|entry| leave.entries.contains(&entry.dump_id));
         Self {
             objects: left().map(objects::identity).collect(),
@@ -64,7 +64,8 @@ impl LeftOut {
     pub fn take_from(&self, recorded: &mut Fingerprint, found: &mut Fingerprint) -> Vec<String> {
         let mut said = Vec::new();
         if !self.objects.is_empty() {
-            let is_left = |object: &ObjectFacts| self.objects.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
+            let is_left =
+                |object: &ArchiveObject| self.objects.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
             recorded.named.retain(|object| !is_left(object));
             found.named.retain(|object| !is_left(object));
             // Older fingerprints only count them.
@@ -97,8 +98,13 @@ impl LeftOut {
 ///
 /// # Errors
 /// [`WorkError`] if the database cannot be read whole.
-pub async fn fingerprint_of(rig: &Rig, tools: &Tools, connection: &Connection, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
-    let mut session = Session::open(tools, connection).await.map_err(|e| unreadable(&e))?;
+pub async fn fingerprint_of(
+    rig: &WorkContext,
+    tools: &PgTools,
+    connection: &PgConnection,
+    recorded: &Fingerprint,
+) -> Result<Fingerprint, WorkError> {
+    let mut session = PgSession::open(tools, connection).await.map_err(|e| unreadable(&e))?;
     // One transaction, as for the backup.
     session.run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(|e| unreadable(&e))?;
     let server = snapshot::server(&mut session).await.map_err(|e| unreadable(&e))?;
@@ -114,16 +120,16 @@ pub async fn fingerprint_of(rig: &Rig, tools: &Tools, connection: &Connection, r
 /// # Errors
 /// [`WorkError`] if the database cannot be read.
 pub async fn compare_table(
-    rig: &Rig,
-    tools: &Tools,
-    connection: &Connection,
+    rig: &WorkContext,
+    tools: &PgTools,
+    connection: &PgConnection,
     recorded: &Fingerprint,
     table: &TableRows,
 ) -> Result<Vec<String>, WorkError> {
     let stream = dump::one_table(tools, connection, &table.schema, &table.table).await.map_err(|e| unreadable(&e))?;
     let found = read_back(rig, tools, stream, recorded).await?;
     let only = Fingerprint { tables: vec![table.clone()], ..recorded.clone() };
-    let mut comparison = Comparison::default();
+    let mut comparison = FingerprintComparison::default();
     compare_tables(&only, &found, &mut comparison);
     Ok(comparison.differences)
 }
@@ -132,9 +138,9 @@ fn unreadable(source: &dyn std::error::Error) -> WorkError {
     WorkError::NotVerified(format!("the restored database could not be read back: {source}"))
 }
 
-async fn read_back(rig: &Rig, tools: &Tools, stream: dump::DumpStream, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
+async fn read_back(rig: &WorkContext, tools: &PgTools, stream: dump::DumpStream, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
     let stage = rig.progress.begin("compare", None);
-    let tap = ArchiveTap::new(Fingerprinter::like(recorded), std::sync::Arc::clone(&stage));
+    let tap = ArchiveTap::new(RowFingerprinter::like(recorded), std::sync::Arc::clone(&stage));
     let tally = stream.read(tap, &rig.cancel).await;
     if rig.cancel.is_cancelled() {
         return Err(WorkError::Interrupted);
@@ -146,8 +152,8 @@ async fn read_back(rig: &Rig, tools: &Tools, stream: dump::DumpStream, recorded:
 
 /// Holds what is against what was recorded, except for the rows of tables that the plan leaves out.
 #[must_use]
-pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(String, String)]) -> Comparison {
-    let mut comparison = Comparison::default();
+pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(String, String)]) -> FingerprintComparison {
+    let mut comparison = FingerprintComparison::default();
     let left_out = |table: &TableRows| without_rows_of.iter().any(|(schema, name)| (schema, name) == (&table.schema, &table.table));
     let mut expected = recorded.clone();
     // Such a table must be there and say nothing of its rows.
@@ -195,7 +201,7 @@ pub fn compare_some(
     found: &Fingerprint,
     restored: impl Fn(&str, &str) -> bool,
     without_rows_of: &[(String, String)],
-) -> Comparison {
+) -> FingerprintComparison {
     let only = |all: &Fingerprint| Fingerprint {
         tables: all.tables.iter().filter(|table| restored(&table.schema, &table.table)).cloned().collect(),
         sequences: BTreeMap::new(),
@@ -211,7 +217,7 @@ fn by_name(fingerprint: &Fingerprint) -> BTreeMap<(&str, &str), &TableRows> {
     fingerprint.tables.iter().map(|t| ((t.schema.as_str(), t.table.as_str()), t)).collect()
 }
 
-fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
+fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut FingerprintComparison) {
     let (was, mut is) = (by_name(recorded), by_name(found));
     for ((schema, table), was) in was {
         let name = format!("table {schema}.{table}");
@@ -243,7 +249,7 @@ fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut 
     }
 }
 
-fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
+fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut FingerprintComparison) {
     if recorded.pg_dump_major != found.pg_dump_major {
         comparison.not_looked_at.push(format!(
             "objects: pg_dump {} listed them then and pg_dump {} now, and two majors list them differently",
@@ -270,7 +276,7 @@ fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut
             comparison.differences.push(format!("{name}: missing"));
             continue;
         };
-        let owners = |objects: &[&ObjectFacts]| objects.iter().map(|object| object.owner.clone()).collect::<Vec<_>>().join(", ");
+        let owners = |objects: &[&ArchiveObject]| objects.iter().map(|object| object.owner.clone()).collect::<Vec<_>>().join(", ");
         if was.len() != is.len() {
             comparison.differences.push(format!("{name}: {} of them were recorded, {} found", was.len(), is.len()));
         } else if owners(&was) != owners(&is) {
@@ -286,7 +292,7 @@ fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut
 }
 
 /// Older fingerprints count objects, some of which are compared by what they hold.
-fn compare_counts(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut Comparison) {
+fn compare_counts(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut FingerprintComparison) {
     const NOT_NAMED: [&str; 5] = ["SEQUENCE SET", "STATISTICS DATA", "ENCODING", "STDSTRINGS", "SEARCHPATH"];
     let (was, is) = (recorded.counts(), found.counts());
     let kinds: BTreeSet<&str> = was.keys().chain(is.keys()).copied().filter(|kind| !NOT_NAMED.contains(kind)).collect();
@@ -299,18 +305,18 @@ fn compare_counts(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut 
 }
 
 /// Kind, schema and name.
-type Identity<'a> = (&'a str, &'a str, &'a str);
+type ObjectIdentity<'a> = (&'a str, &'a str, &'a str);
 
 /// Names are not unique in a table of contents: operators stand there without their arguments.
-fn by_identity(fingerprint: &Fingerprint) -> BTreeMap<Identity<'_>, Vec<&ObjectFacts>> {
-    let mut objects: BTreeMap<Identity<'_>, Vec<&ObjectFacts>> = BTreeMap::new();
+fn by_identity(fingerprint: &Fingerprint) -> BTreeMap<ObjectIdentity<'_>, Vec<&ArchiveObject>> {
+    let mut objects: BTreeMap<ObjectIdentity<'_>, Vec<&ArchiveObject>> = BTreeMap::new();
     for object in &fingerprint.named {
         objects.entry((&object.kind, &object.schema, &object.name)).or_default().push(object);
     }
     objects
 }
 
-fn named((kind, schema, name): &Identity<'_>) -> String {
+fn named((kind, schema, name): &ObjectIdentity<'_>) -> String {
     let kind = match *kind {
         "ACL" => "privileges on".to_owned(),
         "DEFAULT ACL" => "default privileges".to_owned(),
@@ -326,7 +332,7 @@ fn named((kind, schema, name): &Identity<'_>) -> String {
     }
 }
 
-fn compare_extensions(was: &[ExtensionFacts], is: &[ExtensionFacts], comparison: &mut Comparison) {
+fn compare_extensions(was: &[ExtensionFacts], is: &[ExtensionFacts], comparison: &mut FingerprintComparison) {
     for was in was {
         // One that is missing is an object that is missing.
         let Some(is) = is.iter().find(|is| is.name == was.name) else { continue };

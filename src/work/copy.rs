@@ -10,17 +10,17 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::restore::read_through::is_whole;
-use super::shelf::{self, Envelopes, NoGuide};
-use super::{Rig, WorkError};
+use super::shelf::{self, GuideError, LoadedEnvelopes};
+use super::{WorkContext, WorkError};
 use crate::domain::document::VaultHeader;
 use crate::domain::envelope::Envelope;
 use crate::domain::id::DatastoreName;
 use crate::domain::layout::{self, EVIDENCE, META, ObjectKey, PAYLOADS};
 use crate::domain::manifest::{Manifest, StoredObject};
-use crate::domain::{Document, Trouble};
+use crate::domain::{ErrorClass, VaultDocument};
 use crate::evidence::is_believed;
-use crate::seal::open::Expected;
-use crate::seal::relay::Relay;
+use crate::seal::open::ExpectedObject;
+use crate::seal::relay::CiphertextRelay;
 use crate::vault::{Vault, VaultError, fetch};
 
 /// What came of it.
@@ -43,7 +43,7 @@ pub struct CopyReport {
 }
 
 /// The other vault, and what stands in it: names and sizes. Who may write there need not be who may write here.
-struct Other {
+struct ReplicaState {
     vault: Arc<dyn Vault>,
     keys: BTreeMap<ObjectKey, u64>,
 }
@@ -52,7 +52,7 @@ struct Other {
 ///
 /// # Errors
 /// [`WorkError`] if one of the two cannot be read or written; what was copied by then is whole.
-pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> Result<CopyReport, WorkError> {
+pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreName>) -> Result<CopyReport, WorkError> {
     let vault = Arc::clone(replica(rig, name)?);
     if rig.trusted.is_empty() {
         return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell what is worth copying".to_owned()));
@@ -65,7 +65,7 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
     for prefix in [layout::MANIFESTS, META, PAYLOADS, EVIDENCE] {
         keys.extend(vault.list(prefix).await?.into_iter().map(|facts| (facts.key, facts.bytes)));
     }
-    let mut other = Other { vault, keys };
+    let mut other = ReplicaState { vault, keys };
     let mut report = CopyReport::default();
     let entries = shelf::entries(rig, datastore).await?;
     let total = entries.iter().filter_map(|entry| entry.manifest.as_ref().ok());
@@ -106,7 +106,7 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
         match one(rig, &mut other, &manifest, is_new, &stage, &mut report).await {
             Ok(()) => {}
             // One that is damaged or frozen is no reason to go without the others.
-            Err(error) if error.trouble() == Trouble::Integrity || is_frozen(&error) => {
+            Err(error) if error.class() == ErrorClass::Integrity || is_frozen(&error) => {
                 report.refused.push(format!("backup {} of {}: {error}", manifest.backup, manifest.datastore));
                 continue;
             }
@@ -124,7 +124,7 @@ pub async fn copy(rig: &Rig, name: &str, datastore: Option<&DatastoreName>) -> R
 }
 
 /// How far a copy is behind.
-pub enum Behind {
+pub enum ReplicaLag {
     /// It has every backup.
     Nothing,
     /// It lacks so many.
@@ -135,7 +135,7 @@ pub enum Behind {
 ///
 /// # Errors
 /// [`WorkError`] if it is no copy of this vault, or one of the two cannot be read.
-pub async fn behind(rig: &Rig, name: &str) -> Result<Behind, WorkError> {
+pub async fn behind(rig: &WorkContext, name: &str) -> Result<ReplicaLag, WorkError> {
     let other = replica(rig, name)?;
     match fetch::document(other.as_ref(), &layout::vault_header()).await? {
         Some(_) => same_vault(rig, other.as_ref(), name).await?,
@@ -144,20 +144,20 @@ pub async fn behind(rig: &Rig, name: &str) -> Result<Behind, WorkError> {
             other.list(layout::vault_header().as_str()).await?;
             // Nothing was ever copied there; only `copy` makes a vault of it.
             let own = rig.vault.list(layout::MANIFESTS).await?;
-            return Ok(Behind::Backups(own.iter().filter(|facts| layout::parse_manifest_key(facts.key.as_str()).is_some()).count()));
+            return Ok(ReplicaLag::Backups(own.iter().filter(|facts| layout::parse_manifest_key(facts.key.as_str()).is_some()).count()));
         }
     }
     let there: BTreeSet<ObjectKey> = other.list(layout::MANIFESTS).await?.into_iter().map(|facts| facts.key).collect();
     let own = rig.vault.list(layout::MANIFESTS).await?.into_iter().map(|facts| facts.key);
     let missing = own.filter(|key| layout::parse_manifest_key(key.as_str()).is_some() && !there.contains(key)).count();
-    Ok(if missing == 0 { Behind::Nothing } else { Behind::Backups(missing) })
+    Ok(if missing == 0 { ReplicaLag::Nothing } else { ReplicaLag::Backups(missing) })
 }
 
 /// A vault that the configuration names.
 ///
 /// # Errors
 /// [`WorkError::Refused`] if it names no such vault.
-pub fn replica<'a>(rig: &'a Rig, name: &str) -> Result<&'a Arc<dyn Vault>, WorkError> {
+pub fn replica<'a>(rig: &'a WorkContext, name: &str) -> Result<&'a Arc<dyn Vault>, WorkError> {
     rig.replicas.get(name).ok_or_else(|| {
         let known: Vec<&str> = rig.replicas.keys().map(String::as_str).collect();
         WorkError::Refused {
@@ -172,7 +172,7 @@ pub fn replica<'a>(rig: &'a Rig, name: &str) -> Result<&'a Arc<dyn Vault>, WorkE
 }
 
 /// A copy is the same vault in another place, and has its id; an empty place becomes one.
-async fn same_vault(rig: &Rig, other: &dyn Vault, name: &str) -> Result<(), WorkError> {
+async fn same_vault(rig: &WorkContext, other: &dyn Vault, name: &str) -> Result<(), WorkError> {
     let own = shelf::vault_to_write(rig).await?;
     match fetch::document(other, &layout::vault_header()).await? {
         Some(bytes) => match VaultHeader::parse(&bytes)?.vault {
@@ -183,7 +183,7 @@ async fn same_vault(rig: &Rig, other: &dyn Vault, name: &str) -> Result<(), Work
                 hint: "name an empty place".to_owned(),
             }),
         },
-        None => Ok(other.put(&layout::vault_header(), Document::header(&VaultHeader::new(own))).await?),
+        None => Ok(other.put(&layout::vault_header(), VaultDocument::header(&VaultHeader::new(own))).await?),
     }
 }
 
@@ -192,7 +192,7 @@ fn is_frozen(error: &WorkError) -> bool {
 }
 
 /// Whether the manifest in the other vault is believed, and is this one.
-async fn is_same_manifest(rig: &Rig, other: &dyn Vault, manifest: &Manifest) -> Result<bool, WorkError> {
+async fn is_same_manifest(rig: &WorkContext, other: &dyn Vault, manifest: &Manifest) -> Result<bool, WorkError> {
     let (place, context) = (manifest.place(), &manifest.vault);
     let key = place.manifest();
     let read = async |key| match fetch::document(other, key).await {
@@ -205,11 +205,11 @@ async fn is_same_manifest(rig: &Rig, other: &dyn Vault, manifest: &Manifest) -> 
 }
 
 async fn one(
-    rig: &Rig,
-    other: &mut Other,
+    rig: &WorkContext,
+    other: &mut ReplicaState,
     manifest: &Manifest,
     is_new: bool,
-    stage: &crate::report::Stage,
+    stage: &crate::report::ProgressStage,
     report: &mut CopyReport,
 ) -> Result<(), WorkError> {
     for payload in &manifest.payloads {
@@ -240,7 +240,7 @@ async fn one(
             Err(error) => return Err(error),
         }
     }
-    let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
+    let LoadedEnvelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
     let newest_is_whole = believed.first().is_some_and(|(newest, slots)| newest.slots.len() == slots.len());
     if !newest_is_whole || !believed.iter().any(|(envelope, _)| envelope.number == 1) {
         return Err(WorkError::Damaged { what: format!("the envelope of {}", manifest.backup), why: "parts of it are missing".to_owned() });
@@ -257,7 +257,7 @@ async fn one(
                 signed(rig, other, report, &guide, |bytes| bytes == text).await?;
             }
             // One that nobody signed is for nobody to run, there as little as here.
-            Err(NoGuide::Vault(error)) => return Err(error.into()),
+            Err(GuideError::Vault(error)) => return Err(error.into()),
             Err(error) => tracing::warn!(backup = %manifest.backup, error = &error as &dyn std::error::Error, "a guide is not copied"),
         }
         signed(rig, other, report, &key, |bytes| Envelope::parse(bytes, &shelf::context_of(manifest)).is_ok_and(|read| read == *envelope))
@@ -271,8 +271,8 @@ async fn one(
 
 /// Passes on a document and its signature, the signature first: the very bytes that are signed and that say what was read before.
 async fn signed(
-    rig: &Rig,
-    other: &mut Other,
+    rig: &WorkContext,
+    other: &mut ReplicaState,
     report: &mut CopyReport,
     key: &ObjectKey,
     is_same: impl Fn(&[u8]) -> bool,
@@ -287,28 +287,34 @@ async fn signed(
     document(other, report, key, bytes.to_vec()).await
 }
 
-fn sent(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: u64) {
+fn sent(other: &mut ReplicaState, report: &mut CopyReport, key: &ObjectKey, bytes: u64) {
     other.keys.insert(key.clone(), bytes);
     report.objects += 1;
     report.bytes += bytes;
 }
 
-async fn document(other: &mut Other, report: &mut CopyReport, key: &ObjectKey, bytes: Vec<u8>) -> Result<(), WorkError> {
+async fn document(other: &mut ReplicaState, report: &mut CopyReport, key: &ObjectKey, bytes: Vec<u8>) -> Result<(), WorkError> {
     let length = bytes.len() as u64;
     // What stands there already is compared by the store: the same bytes are success, others are somebody else's.
     let is_there = other.keys.contains_key(key);
-    other.vault.put(key, Document::of_another_vault(bytes)).await?;
+    other.vault.put(key, VaultDocument::of_another_vault(bytes)).await?;
     if !is_there {
         sent(other, report, key, length);
     }
     Ok(())
 }
 
-async fn relay(rig: &Rig, to: &dyn Vault, object: &StoredObject, begins: bool, stage: &crate::report::Stage) -> Result<(), WorkError> {
+async fn relay(
+    rig: &WorkContext,
+    to: &dyn Vault,
+    object: &StoredObject,
+    begins: bool,
+    stage: &crate::report::ProgressStage,
+) -> Result<(), WorkError> {
     let wanted = shelf::wanted(rig, std::slice::from_ref(object)).await?;
     let mut chunks = fetch::stream(Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await?;
-    let expected = Expected::of(object, false);
-    let mut relay = Relay::new(expected, to.limits().part_bytes, begins);
+    let expected = ExpectedObject::of(object, false);
+    let mut relay = CiphertextRelay::new(expected, to.limits().part_bytes, begins);
     let mut upload = to.begin(&object.key).await?;
     let passed = async {
         while let Some(chunk) = chunks.recv().await {
@@ -339,7 +345,7 @@ async fn relay(rig: &Rig, to: &dyn Vault, object: &StoredObject, begins: bool, s
 }
 
 /// Records that a pinned key signed, in their order.
-async fn evidence(rig: &Rig, other: &mut Other, report: &mut CopyReport) -> Result<(), WorkError> {
+async fn evidence(rig: &WorkContext, other: &mut ReplicaState, report: &mut CopyReport) -> Result<(), WorkError> {
     for facts in rig.vault.list(EVIDENCE).await? {
         let Some((sequence, true)) = layout::parse_evidence_key(facts.key.as_str()) else { continue };
         let key = layout::evidence(sequence);

@@ -5,11 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::publish::without_catalog;
-use super::{Rig, WorkError, shelf};
-use crate::domain::evidence::{Actor, Body, Certificate, DrillReport, Flaw, Found, Record, SeenHead};
+use super::{WorkContext, WorkError, shelf};
+use crate::domain::evidence::{Actor, Certificate, DrillReport, EvidenceRecord, FoundRecord, RecordBody, SeenHead, SeriesFlaw};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout;
-use crate::evidence::{self, Series, Written, html};
+use crate::evidence::{self, EvidenceSeries, WrittenRecord, html};
 
 /// Who runs this process, as the system names them.
 #[must_use]
@@ -23,7 +23,7 @@ pub fn actor() -> Actor {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
+pub async fn examine(rig: &WorkContext) -> Result<(EvidenceSeries, Vec<SeriesFlaw>), WorkError> {
     let (series, flaws) = examine_once(rig).await?;
     if flaws.is_empty() {
         return Ok((series, flaws));
@@ -36,7 +36,7 @@ pub async fn examine(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
 /// How long the writing of a record may take between its signature and itself.
 pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
 
-async fn examine_once(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
+async fn examine_once(rig: &WorkContext) -> Result<(EvidenceSeries, Vec<SeriesFlaw>), WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let mut heads = Vec::new();
     for entry in shelf::entries(rig, None).await? {
@@ -61,7 +61,7 @@ async fn examine_once(rig: &Rig) -> Result<(Series, Vec<Flaw>), WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if it could not be written.
-pub async fn write(rig: &Rig, body: Body) -> Result<Written, WorkError> {
+pub async fn write(rig: &WorkContext, body: RecordBody) -> Result<WrittenRecord, WorkError> {
     let vault = shelf::vault_to_write(rig).await?;
     let seen = match rig.catalog() {
         // A copy may be behind, and is a series of its own until it has become the vault.
@@ -79,13 +79,13 @@ pub async fn write(rig: &Rig, body: Body) -> Result<Written, WorkError> {
 
 /// Reports that are believed, oldest first, with their numbers.
 #[must_use]
-pub fn reports(series: &Series) -> Vec<(u64, &DrillReport)> {
+pub fn reports(series: &EvidenceSeries) -> Vec<(u64, &DrillReport)> {
     series.believed().filter_map(report_of).collect()
 }
 
-fn report_of<'a>((found, record): (&'a Found, &'a Record)) -> Option<(u64, &'a DrillReport)> {
+fn report_of<'a>((found, record): (&'a FoundRecord, &'a EvidenceRecord)) -> Option<(u64, &'a DrillReport)> {
     match &record.body {
-        Body::Report(report) => Some((found.sequence, report)),
+        RecordBody::Report(report) => Some((found.sequence, report)),
         _ => None,
     }
 }
@@ -95,7 +95,7 @@ fn report_of<'a>((found, record): (&'a Found, &'a Record)) -> Option<(u64, &'a D
 ///
 /// # Errors
 /// [`WorkError`] if there is no such report, or it is not believed.
-pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> Result<(Written, bool), WorkError> {
+pub async fn certify(rig: &WorkContext, run: &str, reviewer: &str, statement: &str) -> Result<(WrittenRecord, bool), WorkError> {
     if statement.trim().is_empty() || reviewer.trim().is_empty() {
         return Err(WorkError::Refused {
             what: format!("the certificate of run {run}"),
@@ -105,7 +105,7 @@ pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> R
     }
     let (series, _) = examine(rig).await?;
     let found = series.believed().find_map(|(found, record)| match &record.body {
-        Body::Report(report) if report.run == run => Some((found, report)),
+        RecordBody::Report(report) if report.run == run => Some((found, report)),
         _ => None,
     });
     let Some((found, report)) = found else {
@@ -122,17 +122,17 @@ pub async fn certify(rig: &Rig, run: &str, reviewer: &str, statement: &str) -> R
         statement: statement.to_owned(),
     };
     let is_listed = report.reviewers.iter().any(|listed| listed == reviewer);
-    Ok((write(rig, Body::Certify(certificate)).await?, is_listed))
+    Ok((write(rig, RecordBody::Certify(certificate)).await?, is_listed))
 }
 
 /// The page of each report that is believed, with its name.
-pub fn pages(series: &Series) -> impl Iterator<Item = (String, String)> {
+pub fn pages(series: &EvidenceSeries) -> impl Iterator<Item = (String, String)> {
     series.believed().filter_map(|(found, record)| {
-        let Body::Report(report) = &record.body else { return None };
+        let RecordBody::Report(report) = &record.body else { return None };
         let certificates: Vec<(u64, &Certificate)> = series
             .believed()
             .filter_map(|(other, record)| match &record.body {
-                Body::Certify(certificate) if certificate.report == found.sequence => Some((other.sequence, certificate)),
+                RecordBody::Certify(certificate) if certificate.report == found.sequence => Some((other.sequence, certificate)),
                 _ => None,
             })
             .collect();
@@ -143,7 +143,7 @@ pub fn pages(series: &Series) -> impl Iterator<Item = (String, String)> {
 
 /// What was exported.
 #[derive(Debug, serde::Serialize)]
-pub struct Exported {
+pub struct ExportedEvidence {
     /// Pages, the series' first.
     pub pages: Vec<std::path::PathBuf>,
     /// Records, each with its signature beside it.
@@ -154,12 +154,12 @@ pub struct Exported {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read or a file not be written.
-pub async fn export(rig: &Rig, directory: &std::path::Path) -> Result<Exported, WorkError> {
+pub async fn export(rig: &WorkContext, directory: &std::path::Path) -> Result<ExportedEvidence, WorkError> {
     let (series, flaws) = examine(rig).await?;
     let fail = |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
     let records = directory.join("records");
     std::fs::create_dir_all(&records).map_err(fail)?;
-    let mut exported = Exported { pages: Vec::new(), records: 0 };
+    let mut exported = ExportedEvidence { pages: Vec::new(), records: 0 };
     let mut write = |name: &str, text: &str| {
         let path = directory.join(name);
         std::fs::write(&path, text).map_err(fail)?;
@@ -188,11 +188,11 @@ pub async fn export(rig: &Rig, directory: &std::path::Path) -> Result<Exported, 
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn removed(rig: &Rig, datastore: &DatastoreName) -> Result<Vec<(BackupId, u64)>, WorkError> {
+pub async fn removed(rig: &WorkContext, datastore: &DatastoreName) -> Result<Vec<(BackupId, u64)>, WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
     let records = series.believed().filter_map(|(_, record)| match &record.body {
-        Body::Removed(removed) if &removed.datastore == datastore => {
+        RecordBody::Removed(removed) if &removed.datastore == datastore => {
             Some(removed.backups.iter().map(|one| (one.backup.clone(), one.sequence)))
         }
         _ => None,

@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{HostLock, Rig, WorkError, evidence, shelf};
+use super::{HostLock, WorkContext, WorkError, evidence, shelf};
 use crate::catalog::ticks::READING;
 use crate::catalog::{Catalog, CatalogError};
-use crate::domain::Document;
+use crate::domain::VaultDocument;
 use crate::domain::document::{EPOCH_FORMAT, EpochClaim};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::job::subject_of;
@@ -34,7 +34,7 @@ const RACES_MAX: usize = 20;
 
 /// By what right a run publishes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mandate {
+pub struct FencingToken {
     /// The scheduled time it answers to; none by hand.
     pub tick: Option<Timestamp>,
     /// Epoch of its lease; 0 where hosts share nothing.
@@ -43,13 +43,13 @@ pub struct Mandate {
     pub another_cluster: bool,
 }
 
-impl Mandate {
+impl FencingToken {
     /// Makes the claim in the vault. A catalog that was lost counts from the beginning again; then the vault knows better, and the
     /// lease gets the number behind the vault's.
     ///
     /// # Errors
     /// [`WorkError::TakenOver`] if somebody else holds the datastore by now.
-    pub async fn claim(self, rig: &Rig, datastore: &DatastoreName) -> Result<Self, WorkError> {
+    pub async fn claim(self, rig: &WorkContext, datastore: &DatastoreName) -> Result<Self, WorkError> {
         if self.epoch == 0 {
             return Ok(self);
         }
@@ -57,9 +57,9 @@ impl Mandate {
         shelf::vault_to_write(rig).await?;
         let mut epoch = self.epoch;
         for _ in 0..RACES_MAX {
-            let claim = Document::epoch(&EpochClaim::new(datastore.clone(), epoch, self.tick, evidence::actor(), rand::random()));
+            let claim = VaultDocument::epoch(&EpochClaim::new(datastore.clone(), epoch, self.tick, evidence::actor(), rand::random()));
             let key = layout::epoch(datastore, epoch);
-            let signature = Document::signature(rig.signer.sign(claim.bytes()).await?);
+            let signature = VaultDocument::signature(rig.signer.sign(claim.bytes()).await?);
             let put = match rig.vault.put(&key.signature(), signature).await {
                 Ok(()) => rig.vault.put(&key, claim).await,
                 Err(error) => Err(error),
@@ -85,7 +85,7 @@ impl Mandate {
     ///
     /// # Errors
     /// [`WorkError::TakenOver`] if somebody has.
-    pub async fn holds(self, rig: &Rig, datastore: &DatastoreName) -> Result<(), WorkError> {
+    pub async fn holds(self, rig: &WorkContext, datastore: &DatastoreName) -> Result<(), WorkError> {
         if self.epoch == 0 {
             return Ok(());
         }
@@ -97,7 +97,7 @@ impl Mandate {
     ///
     /// # Errors
     /// [`WorkError`] if the vault cannot be read.
-    pub async fn answered(self, rig: &Rig, datastore: &DatastoreName) -> Result<Option<String>, WorkError> {
+    pub async fn answered(self, rig: &WorkContext, datastore: &DatastoreName) -> Result<Option<String>, WorkError> {
         let Some(tick) = self.tick else { return Ok(None) };
         let vault = shelf::vault_id(rig).await?;
         let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
@@ -107,7 +107,7 @@ impl Mandate {
             if backup.begun() < tick - jiff::SignedDuration::from_hours(1) {
                 break;
             }
-            let place = layout::Place { datastore, backup: &backup };
+            let place = layout::BackupKeys { datastore, backup: &backup };
             if let Ok(believed) = shelf::manifest(rig, &vault, &place).await
                 && believed.manifest.tick == Some(tick)
             {
@@ -123,14 +123,14 @@ fn taken_over(datastore: &DatastoreName) -> WorkError {
 }
 
 /// Claims of a datastore.
-struct Claims {
+struct LeaseClaims {
     /// The highest that a trusted key has signed.
     highest: u64,
     /// Numbers under which anything stands, whoever put it there.
     taken: BTreeSet<u64>,
 }
 
-impl Claims {
+impl LeaseClaims {
     /// The first number behind one under which nothing stands.
     fn free_behind(&self, number: u64) -> Option<u64> {
         (number.checked_add(1)?..=layout::EPOCH_MAX).find(|number| !self.taken.contains(number))
@@ -141,12 +141,12 @@ impl Claims {
 ///
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
-pub async fn highest_claim(rig: &Rig, datastore: &DatastoreName) -> Result<u64, WorkError> {
+pub async fn highest_claim(rig: &WorkContext, datastore: &DatastoreName) -> Result<u64, WorkError> {
     Ok(claims(rig, datastore).await?.highest)
 }
 
 /// Looks at the claims. Anybody may write a number; only those that a trusted key has signed end anybody's right.
-async fn claims(rig: &Rig, datastore: &DatastoreName) -> Result<Claims, WorkError> {
+async fn claims(rig: &WorkContext, datastore: &DatastoreName) -> Result<LeaseClaims, WorkError> {
     let listed = rig.vault.list(&layout::epochs_of(datastore)).await?;
     let taken: BTreeSet<u64> = listed.iter().filter_map(|facts| layout::parse_epoch_key(datastore, facts.key.as_str())).collect();
     let mut highest = 0;
@@ -156,18 +156,18 @@ async fn claims(rig: &Rig, datastore: &DatastoreName) -> Result<Claims, WorkErro
             break;
         }
     }
-    Ok(Claims { highest, taken })
+    Ok(LeaseClaims { highest, taken })
 }
 
 /// The epoch of a datastore in the catalog; 0 where there is none.
-async fn known_to_catalog(rig: &Rig, datastore: &DatastoreName) -> u64 {
+async fn known_to_catalog(rig: &WorkContext, datastore: &DatastoreName) -> u64 {
     match &rig.catalog {
         Ok(catalog) => catalog.epoch_of(&subject_of(datastore)).await.unwrap_or_default(),
         Err(_) => 0,
     }
 }
 
-async fn is_genuine(rig: &Rig, datastore: &DatastoreName, epoch: u64) -> Result<bool, WorkError> {
+async fn is_genuine(rig: &WorkContext, datastore: &DatastoreName, epoch: u64) -> Result<bool, WorkError> {
     let key = layout::epoch(datastore, epoch);
     let bytes = match fetch::document(rig.vault.as_ref(), &key).await {
         Ok(Some(bytes)) => bytes,
@@ -187,21 +187,21 @@ async fn is_genuine(rig: &Rig, datastore: &DatastoreName, epoch: u64) -> Result<
 }
 
 /// A datastore that is held for a run by hand, where other hosts could begin one.
-pub struct Held {
+pub struct HeldDatastore {
     /// By what right the run publishes.
-    pub mandate: Mandate,
-    _lease: Option<Lease>,
+    pub mandate: FencingToken,
+    _lease: Option<SubjectLease>,
 }
 
 /// A subject that is held as long as this lives. Given back when dropped, or when its time ends.
-pub struct Lease {
+pub struct SubjectLease {
     catalog: Catalog,
     subject: String,
     epoch: u64,
     renewing: JoinHandle<()>,
 }
 
-impl Lease {
+impl SubjectLease {
     /// Goes on holding a subject that was taken under an epoch. `lost` is cancelled if somebody else has taken it.
     #[must_use]
     pub fn of(catalog: &Catalog, subject: String, epoch: u64, length: Duration, lost: CancellationToken) -> Self {
@@ -210,7 +210,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for SubjectLease {
     fn drop(&mut self) {
         self.renewing.abort();
         // What cannot be said now the end of the lease says later.
@@ -232,41 +232,41 @@ pub async fn given_back() {
     }
 }
 
-impl Held {
+impl HeldDatastore {
     /// Takes a datastore, where the catalog is shared. `lost` is cancelled if somebody else has taken it.
     ///
     /// # Errors
     /// [`WorkError::AlreadyRunning`] if somebody holds it.
-    pub async fn take(rig: &Rig, datastore: &DatastoreName, lost: &CancellationToken) -> Result<Self, WorkError> {
+    pub async fn take(rig: &WorkContext, datastore: &DatastoreName, lost: &CancellationToken) -> Result<Self, WorkError> {
         let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) else {
-            return Ok(Self { mandate: Mandate::default(), _lease: None });
+            return Ok(Self { mandate: FencingToken::default(), _lease: None });
         };
         let (subject, length) = (subject_of(datastore), rig.config.serve.lease.duration());
         let held = catalog.hold(&rig.config.serve.host, &subject, length).await?;
         let Some(epoch) = held else { return Err(WorkError::AlreadyRunning { what: "a run", datastore: datastore.clone() }) };
-        let claimed = Mandate { tick: None, epoch, another_cluster: false }.claim(rig, datastore).await;
+        let claimed = FencingToken { tick: None, epoch, another_cluster: false }.claim(rig, datastore).await;
         if claimed.is_err() {
             let _ = tokio::time::timeout(RELEASE_MAX, catalog.release(&subject, epoch)).await;
         }
         let mandate = claimed?;
-        let lease = Lease::of(catalog, subject, mandate.epoch, length, lost.clone());
+        let lease = SubjectLease::of(catalog, subject, mandate.epoch, length, lost.clone());
         Ok(Self { mandate, _lease: Some(lease) })
     }
 }
 
 /// A backup that is being read: retention leaves it alone, on this host by a lock, on others by a lease where they share a catalog.
 #[derive(Default)]
-pub struct Reading {
+pub struct ReadLease {
     _lock: Option<HostLock>,
-    _lease: Option<Lease>,
+    _lease: Option<SubjectLease>,
 }
 
-impl Reading {
+impl ReadLease {
     /// Begins to read. Who may neither lock nor reach the catalog may still restore.
     ///
     /// # Errors
     /// [`WorkError::Refused`] if retention is removing it at this moment.
-    pub async fn begin(rig: &Rig, backup: &BackupId) -> Result<Self, WorkError> {
+    pub async fn begin(rig: &WorkContext, backup: &BackupId) -> Result<Self, WorkError> {
         let lock = match HostLock::share(&rig.config, &HostLock::reading(backup), "reading") {
             Ok(Some(lock)) => Some(lock),
             Ok(None) => {
@@ -285,7 +285,7 @@ impl Reading {
         let subject = format!("{READING}{backup}/{}", hex::encode(rand::random::<[u8; 4]>()));
         let length = rig.config.serve.lease.duration();
         let lease = match catalog.hold(&rig.config.serve.host, &subject, length).await {
-            Ok(epoch) => epoch.map(|epoch| Lease::of(catalog, subject, epoch, length, CancellationToken::new())),
+            Ok(epoch) => epoch.map(|epoch| SubjectLease::of(catalog, subject, epoch, length, CancellationToken::new())),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "other hosts do not know that this backup is being read");
                 None

@@ -3,11 +3,11 @@
 //! The text is a document of the vault and is run by the tests exactly as it stands. It is signed: whoever pastes it hands it a key that opens
 //! everything. Its first line says which envelope of which backup it belongs to, so that no other one can stand in its place ([`belongs`]).
 
-use crate::domain::envelope::{Context, Slot, SlotKind};
-use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::domain::envelope::{EncryptionContext, Slot, SlotKind};
+use crate::domain::manifest::{Manifest, Payload, PayloadRole};
 use crate::domain::volumes::{PostgresCut, SetPlace, VolumeSet};
 use crate::keyring::sign::PublicKey;
-use crate::pg::Pinned;
+use crate::pg::PinSelection;
 use crate::target::script;
 use crate::vault::Vault;
 
@@ -64,11 +64,11 @@ fn text(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, public: &PublicK
     let open = slots.iter().map(|slot| open_slot(slot, &context)).collect::<Vec<_>>().join("\n");
     let verify = public.openssl_command("\"$TRUSTED_KEY\"", place.manifest().as_str());
     if let Some(set) = &manifest.set {
-        return set_guide(manifest, set, slots, &Checked { fetch, sums, open, verify, before: before(public) });
+        return set_guide(manifest, set, slots, &CheckedGuide { fetch, sums, open, verify, before: before(public) });
     }
     let load = load(manifest);
     let cat = |role| manifest.payload(role).map(cat).unwrap_or_default();
-    let globals = cat(Role::Globals);
+    let globals = cat(PayloadRole::Globals);
     let major = manifest.tools.major();
     format!(
         r#"# Restore {datastore} from backup {backup} without lifeboat
@@ -151,8 +151,8 @@ shred -u identity.txt
 "#,
         before = before(public),
         stop = STOP,
-        pins = Pinned::TO_RESTORE.behind(""),
-        probe = Pinned::TO_RESTORE.probe(),
+        pins = PinSelection::TO_RESTORE.behind(""),
+        probe = PinSelection::TO_RESTORE.probe(),
         // A dollar quote that no role's name can close.
         tag = format!("lb{}", hex::encode(rand::random::<[u8; 8]>())),
         // A key that no line of the script can name: it was written before this is.
@@ -188,7 +188,7 @@ umask 077
 [ -r "${TRUSTED_KEY:-}" ] || { echo "TRUSTED_KEY names no file that can be read" >&2; false; }"#;
 
 /// The parts that every guide has.
-struct Checked {
+struct CheckedGuide {
     fetch: String,
     sums: String,
     open: String,
@@ -197,8 +197,8 @@ struct Checked {
 }
 
 /// The guide of a set of volumes: the AWS CLI makes them, no key slot is needed for that; one opens the hashes.
-fn set_guide(manifest: &Manifest, set: &VolumeSet, slots: &[Slot], checked: &Checked) -> String {
-    let Checked { fetch, sums, open, verify, before } = checked;
+fn set_guide(manifest: &Manifest, set: &VolumeSet, slots: &[Slot], checked: &CheckedGuide) -> String {
+    let CheckedGuide { fetch, sums, open, verify, before } = checked;
     let mut make = String::new();
     for (place, is_copy) in set.places() {
         // One of the two, and only the first is for who pastes everything.
@@ -311,7 +311,7 @@ pub fn commands(guide: &str, slot: &str) -> Vec<String> {
     blocks
 }
 
-fn fetch(address: &str, options: &str, place: &crate::domain::layout::Place<'_>, folders: &[String]) -> String {
+fn fetch(address: &str, options: &str, place: &crate::domain::layout::BackupKeys<'_>, folders: &[String]) -> String {
     let manifest = place.manifest();
     if let Some(directory) = address.strip_prefix("file://") {
         let mut lines = vec![
@@ -337,7 +337,7 @@ fn fetch(address: &str, options: &str, place: &crate::domain::layout::Place<'_>,
     lines.join("\n")
 }
 
-fn open_slot(slot: &Slot, context: &Context) -> String {
+fn open_slot(slot: &Slot, context: &EncryptionContext) -> String {
     let command = match &slot.opens_with {
         SlotKind::Age { .. } => format!("age -d -i \"$IDENTITY\" {} > identity.txt", slot.file),
         SlotKind::AwsKms { key_id, region } => {
@@ -378,7 +378,7 @@ fn load(manifest: &Manifest) -> String {
     let load = if script::is_needed(manifest.tools.major(), server) { LOAD_AS_SCRIPT } else { LOAD };
     let mut lines = vec![load.to_owned()];
     let open = |payload: &Payload, then: &str| format!("{} | age -d -i identity.txt | zstd -dq | {then}", cat(payload));
-    let main = |then: &str| manifest.payload(Role::Main).map(|payload| open(payload, then)).unwrap_or_default();
+    let main = |then: &str| manifest.payload(PayloadRole::Main).map(|payload| open(payload, then)).unwrap_or_default();
     let mut data = manifest.data_payloads().peekable();
     if data.peek().is_none() {
         lines.push(main("load --create --dbname postgres"));

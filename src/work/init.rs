@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::template::{Filling, lifeboat_toml};
+use crate::config::template::{ConfigValues, lifeboat_toml};
 use crate::config::{FILE_NAME, parse_s3_address};
 use crate::domain::document::VaultHeader;
 use crate::domain::id::VaultId;
-use crate::domain::{Document, layout};
+use crate::domain::{VaultDocument, layout};
 use crate::keyring::age_key::create_identity_file;
 use crate::keyring::sign::create_signing_file;
 use crate::vault::{Vault, VaultError};
@@ -115,7 +115,7 @@ pub fn write_files(setup: &NewSetup) -> Result<InitReport, WorkError> {
     let public_file = keys.join("signing.pub.pem");
     write_new(&public_file, &public.to_pem()).map_err(fail(&public_file))?;
     let id = VaultId::from_random(rand::random());
-    let text = lifeboat_toml(&Filling { vault: place, id: id.to_string(), recovery: recovery.clone(), trust: public.to_line() });
+    let text = lifeboat_toml(&ConfigValues { vault: place, id: id.to_string(), recovery: recovery.clone(), trust: public.to_line() });
     write_new(&file, &text).map_err(fail(&file))?;
     files.extend([identity, signing, public_file, file]);
     for (name, text) in EXAMPLES {
@@ -168,7 +168,7 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 /// # Errors
 /// [`WorkError::Refused`] if there is a vault already.
 pub async fn create_vault(vault: &dyn Vault, id: &VaultId) -> Result<(), WorkError> {
-    match vault.put(&layout::vault_header(), Document::header(&VaultHeader::new(id.clone()))).await {
+    match vault.put(&layout::vault_header(), VaultDocument::header(&VaultHeader::new(id.clone()))).await {
         Ok(()) => Ok(()),
         Err(VaultError::Exists { .. }) => Err(WorkError::Refused {
             what: format!("vault {}", vault.address()),

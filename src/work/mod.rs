@@ -1,4 +1,4 @@
-//! The verbs, one file each. They take a [`Rig`] of trait objects and know nothing of what stands behind them.
+//! The verbs, one file each. They take a [`WorkContext`] of trait objects and know nothing of what stands behind them.
 
 pub mod back_up;
 pub mod check;
@@ -36,29 +36,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Config, ConfigError};
-use crate::domain::Trouble;
+use crate::domain::ErrorClass;
 use crate::domain::document::DocumentError;
 use crate::domain::envelope::EnvelopeError;
-use crate::domain::evidence::Flaw;
+use crate::domain::evidence::SeriesFlaw;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::ManifestError;
 use crate::evidence::EvidenceError;
-use crate::keyring::openers::NothingOpens;
+use crate::keyring::openers::NoKeyOpens;
 use crate::keyring::sign::{Signer, TrustedKeys};
-use crate::keyring::{Key, KeyError, Opener};
-use crate::report::Progress;
+use crate::keyring::{KeyError, SlotOpener, WrappingKey};
+use crate::report::ProgressReporter;
 use crate::sandbox::SandboxError;
-use crate::sandbox::vpc::Clouds;
+use crate::sandbox::vpc::CloudFactory;
 use crate::sandbox::vpc::cloud::CloudError;
 use crate::seal::{OpenError, SealError};
 use crate::source::postgres::SourceError;
 use crate::target::TargetError;
 use crate::vault::{Vault, VaultError};
-use crate::volumes::Places;
+use crate::volumes::VolumeStores;
 
 /// Everything a verb works with. A drill works with a copy in which something is broken.
 #[derive(Clone)]
-pub struct Rig {
+pub struct WorkContext {
     /// The configuration.
     pub config: Config,
     /// The vault.
@@ -68,13 +68,13 @@ pub struct Rig {
     /// Other vaults by name: copies of this one.
     pub replicas: BTreeMap<String, Arc<dyn Vault>>,
     /// Keys that wrap.
-    pub keys: Vec<Arc<dyn Key>>,
+    pub keys: Vec<Arc<dyn WrappingKey>>,
     /// What opens the cloud of scratch VPCs.
-    pub clouds: Arc<dyn Clouds>,
+    pub clouds: Arc<dyn CloudFactory>,
     /// What opens places with volumes.
-    pub volumes: Arc<dyn Places>,
+    pub volumes: Arc<dyn VolumeStores>,
     /// What may open, in the order in which it is tried.
-    pub openers: Vec<Arc<dyn Opener>>,
+    pub openers: Vec<Arc<dyn SlotOpener>>,
     /// What signs.
     pub signer: Arc<dyn Signer>,
     /// What is believed.
@@ -82,17 +82,17 @@ pub struct Rig {
     /// The catalog, or why there is none: no verb fails for want of it.
     pub catalog: Result<Catalog, Arc<CatalogError>>,
     /// Where to tell what is happening.
-    pub progress: Progress,
+    pub progress: ProgressReporter,
     /// Cancelled by Ctrl-C and SIGTERM.
     pub cancel: CancellationToken,
     /// The backups that this work reads, until it is over.
-    pub reading: Arc<Mutex<Vec<fence::Reading>>>,
+    pub reading: Arc<Mutex<Vec<fence::ReadLease>>>,
     /// Lists of chunks that are known to be right, by the SHA-256 of their objects: what is loaded is held against what was looked at before,
     /// whatever stands in the vault by then.
     pub lists: Arc<Mutex<BTreeMap<String, bytes::Bytes>>>,
 }
 
-impl Rig {
+impl WorkContext {
     /// The catalog, or a warning once it is needed and not there.
     #[must_use]
     pub fn catalog(&self) -> Option<&Catalog> {
@@ -113,7 +113,7 @@ impl Rig {
 ///
 /// # Errors
 /// [`WorkError::Interrupted`]
-async fn cancellable<T>(rig: &Rig, work: impl Future<Output = T>) -> Result<T, WorkError> {
+async fn cancellable<T>(rig: &WorkContext, work: impl Future<Output = T>) -> Result<T, WorkError> {
     tokio::select! {
         () = rig.cancel.cancelled() => Err(WorkError::Interrupted),
         done = work => Ok(done),
@@ -131,7 +131,7 @@ pub enum WorkError {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
-    NothingOpens(#[from] NothingOpens),
+    NothingOpens(#[from] NoKeyOpens),
     /// A drill is over, and its report could not be written.
     #[error("the drill ended with {verdict}, and its report could not be written")]
     ReportNotWritten {
@@ -216,7 +216,7 @@ pub enum WorkError {
     #[error("there is no drill {name}: {} is not there{}", file.display(), suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
     NoSuchDrill { name: String, file: PathBuf, suggestion: Option<String> },
     #[error("the evidence series has {count} flaws", count = .0.len())]
-    Flawed(Vec<Flaw>),
+    Flawed(Vec<SeriesFlaw>),
     #[error("{count} backups are gone from the vault", count = .0.len())]
     Gone(Vec<String>),
     #[error(transparent)]
@@ -249,46 +249,46 @@ impl WorkError {
     /// Whether it says of a backup that its stored bytes are not what they were.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self.trouble(), Trouble::Integrity | Trouble::CheckFailed)
+        matches!(self.class(), ErrorClass::Integrity | ErrorClass::CheckFailed)
     }
 
     /// Class of the error, which decides the exit code.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::Config(_) | Self::NoSuchDatastore { .. } | Self::NoVault { .. } | Self::Refused { .. } | Self::NoSuchDrill { .. } => {
-                Trouble::Usage
+                ErrorClass::Usage
             }
-            Self::Vault(error) => error.trouble(),
-            Self::Key(error) => error.trouble(),
-            Self::NothingOpens(error) => error.trouble(),
-            Self::ReportNotWritten { source, .. } => source.trouble(),
-            Self::Source { source, .. } => source.trouble(),
-            Self::Set { source, .. } => source.trouble(),
-            Self::Volumes { source, .. } => match source.trouble() {
-                Trouble::SourceFailed => Trouble::RestoreFailed,
+            Self::Vault(error) => error.class(),
+            Self::Key(error) => error.class(),
+            Self::NothingOpens(error) => error.class(),
+            Self::ReportNotWritten { source, .. } => source.class(),
+            Self::Source { source, .. } => source.class(),
+            Self::Set { source, .. } => source.class(),
+            Self::Volumes { source, .. } => match source.class() {
+                ErrorClass::SourceFailed => ErrorClass::RestoreFailed,
                 other => other,
             },
-            Self::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. } => Trouble::SourceFailed,
-            Self::Seal { .. } | Self::Bug(_) => Trouble::Bug,
-            Self::Open(OpenError::Fetch { .. }) | Self::Catalog(_) | Self::File { .. } | Self::NotTold(_) => Trouble::Unavailable,
+            Self::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. } => ErrorClass::SourceFailed,
+            Self::Seal { .. } | Self::Bug(_) => ErrorClass::Bug,
+            Self::Open(OpenError::Fetch { .. }) | Self::Catalog(_) | Self::File { .. } | Self::NotTold(_) => ErrorClass::Unavailable,
             Self::Open(_) | Self::Manifest(_) | Self::Envelope(_) | Self::Document(_) | Self::NotSigned { .. } | Self::Damaged { .. } => {
-                Trouble::Integrity
+                ErrorClass::Integrity
             }
-            Self::NotAll { .. } => Trouble::Integrity,
-            Self::KeyFails { .. } => Trouble::KeyRefused,
-            Self::NoSuchBackup { .. } => Trouble::NoSuchBackup,
-            Self::AlreadyRunning { .. } | Self::TakenOver { .. } | Self::DrillRunning { .. } => Trouble::AlreadyRunning,
-            Self::Target(error) => error.trouble(),
-            Self::CheckFailed(_) => Trouble::CheckFailed,
-            Self::NotVerified(_) | Self::Sandbox(_) => Trouble::NotVerified,
-            Self::Evidence(error) => error.trouble(),
-            Self::Flawed(_) | Self::Gone(_) => Trouble::Integrity,
-            Self::Leftovers(_) => Trouble::Leftovers,
-            Self::Cloud(CloudError::Unusable(_) | CloudError::Refused { .. }) => Trouble::Usage,
-            Self::Cloud(CloudError::Nonsense { .. }) => Trouble::Bug,
-            Self::Cloud(_) => Trouble::Unavailable,
-            Self::Interrupted => Trouble::Interrupted,
+            Self::NotAll { .. } => ErrorClass::Integrity,
+            Self::KeyFails { .. } => ErrorClass::KeyRefused,
+            Self::NoSuchBackup { .. } => ErrorClass::NoSuchBackup,
+            Self::AlreadyRunning { .. } | Self::TakenOver { .. } | Self::DrillRunning { .. } => ErrorClass::AlreadyRunning,
+            Self::Target(error) => error.class(),
+            Self::CheckFailed(_) => ErrorClass::CheckFailed,
+            Self::NotVerified(_) | Self::Sandbox(_) => ErrorClass::NotVerified,
+            Self::Evidence(error) => error.class(),
+            Self::Flawed(_) | Self::Gone(_) => ErrorClass::Integrity,
+            Self::Leftovers(_) => ErrorClass::Leftovers,
+            Self::Cloud(CloudError::Unusable(_) | CloudError::Refused { .. }) => ErrorClass::Usage,
+            Self::Cloud(CloudError::Nonsense { .. }) => ErrorClass::Bug,
+            Self::Cloud(_) => ErrorClass::Unavailable,
+            Self::Interrupted => ErrorClass::Interrupted,
         }
     }
 

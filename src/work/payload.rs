@@ -5,12 +5,12 @@ use std::io::Read;
 use tokio_util::sync::CancellationToken;
 
 use super::{WorkError, shelf};
-use crate::domain::Document;
+use crate::domain::VaultDocument;
 use crate::domain::layout::ObjectKey;
-use crate::domain::manifest::{CHUNK_BYTES, ChunkList, Payload, Receipt, Role, StoredObject};
+use crate::domain::manifest::{CHUNK_BYTES, ChunkList, Payload, PayloadRole, Receipt, StoredObject};
 use crate::failpoint;
-use crate::seal::pour::{Sealing, Tap, pour};
-use crate::seal::{Identity, SealError, SealProof, SourceEnd};
+use crate::seal::pour::{SealOptions, StreamObserver, pour};
+use crate::seal::{BackupIdentity, SealError, SealProof, SourceEnd};
 use crate::vault::{Upload, Vault};
 
 /// Parts that may wait between sealing and upload.
@@ -18,24 +18,24 @@ const PARTS_QUEUED_MAX: usize = 1;
 
 /// What a payload is called and where it goes.
 #[derive(Debug, Clone)]
-pub struct Destination {
+pub struct PayloadDestination {
     /// Name within the backup.
     pub name: String,
     /// What it holds.
-    pub role: Role,
+    pub role: PayloadRole,
     /// Its first object.
     pub key: ObjectKey,
 }
 
 /// A payload that has arrived but is not visible yet.
-pub struct Arrived {
-    destination: Destination,
+pub struct StagedPayload {
+    destination: PayloadDestination,
     uploads: Vec<(ObjectKey, Box<dyn Upload>)>,
     proof: SealProof,
 }
 
-impl Arrived {
-    async fn complete(self, completed: &mut Vec<ObjectKey>, lists: &mut Vec<(ObjectKey, Document)>) -> Result<Receipt, WorkError> {
+impl StagedPayload {
+    async fn complete(self, completed: &mut Vec<ObjectKey>, lists: &mut Vec<(ObjectKey, VaultDocument)>) -> Result<Receipt, WorkError> {
         let Self { destination, uploads, proof } = self;
         let mut objects = Vec::new();
         let mut left = uploads.into_iter();
@@ -46,7 +46,7 @@ impl Arrived {
                 abort(left.collect()).await;
                 return Err(error.into());
             }
-            let list = Document::chunks(&segment.chunks);
+            let list = VaultDocument::chunks(&segment.chunks);
             let chunks = Some(ChunkList { bytes: CHUNK_BYTES as u64, sha256: shelf::sha256(list.bytes()) });
             lists.push((key.clone(), list));
             objects.push(StoredObject { key, bytes: segment.bytes, sha256: hex::encode(segment.sha256), chunks });
@@ -66,9 +66,9 @@ impl Arrived {
 /// # Errors
 /// [`WorkError::Vault`]; the payloads not yet completed have been aborted then.
 pub async fn complete_all(
-    payloads: Vec<Arrived>,
+    payloads: Vec<StagedPayload>,
     completed: &mut Vec<ObjectKey>,
-    lists: &mut Vec<(ObjectKey, Document)>,
+    lists: &mut Vec<(ObjectKey, VaultDocument)>,
 ) -> Result<Vec<Receipt>, WorkError> {
     let mut receipts = Vec::new();
     let mut left = payloads.into_iter();
@@ -95,7 +95,7 @@ async fn abort(uploads: Vec<(ObjectKey, Box<dyn Upload>)>) {
 }
 
 /// What is poured: a stream, the proof of its end, and whoever looks at it as it passes.
-pub struct Stream<S, E, T> {
+pub struct PayloadStream<S, E, T> {
     /// The bytes.
     pub source: S,
     /// Called at end of file; may block until the source has proved its end.
@@ -110,16 +110,16 @@ pub struct Stream<S, E, T> {
 /// [`WorkError`]; everything begun has been aborted then.
 pub async fn send<S, E, T>(
     vault: &dyn Vault,
-    destination: Destination,
-    stream: Stream<S, E, T>,
-    identity: &Identity,
-    sealing: Sealing,
+    destination: PayloadDestination,
+    stream: PayloadStream<S, E, T>,
+    identity: &BackupIdentity,
+    sealing: SealOptions,
     cancel: &CancellationToken,
-) -> Result<(Arrived, T::Found), WorkError>
+) -> Result<(StagedPayload, T::Found), WorkError>
 where
     S: Read + Send + 'static,
     E: FnOnce() -> Option<SourceEnd> + Send + 'static,
-    T: Tap,
+    T: StreamObserver,
 {
     let (parts, mut arriving) = tokio::sync::mpsc::channel(PARTS_QUEUED_MAX);
     let pouring = pour(stream.source, stream.end, stream.tap, identity, sealing, parts);
@@ -161,7 +161,7 @@ where
         Err(error) => Err(error),
     };
     match outcome {
-        Ok((proof, found)) if proof.segments().len() == uploads.len() => Ok((Arrived { destination, uploads, proof }, found)),
+        Ok((proof, found)) if proof.segments().len() == uploads.len() => Ok((StagedPayload { destination, uploads, proof }, found)),
         Ok(_) => {
             abort(uploads).await;
             Err(WorkError::Bug(format!("payload {} has another number of objects than were sent", destination.name)))
@@ -182,6 +182,6 @@ async fn settle(uploads: &mut [(ObjectKey, Box<dyn Upload>)]) -> Result<(), Work
 
 /// Whether the error only says that the stream was not right, so that its source may know better why.
 #[must_use]
-pub fn source_may_know_better(error: &WorkError) -> bool {
+pub fn is_symptom_of_source_failure(error: &WorkError) -> bool {
     matches!(error, WorkError::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. })
 }

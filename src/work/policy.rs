@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::drill::order::{bucket, key_arns};
-use super::{Rig, WorkError, drill, scratch};
+use super::{WorkContext, WorkError, drill, scratch};
 use crate::domain::scratch::tag;
-use crate::domain::span::Span;
-use crate::sandbox::vpc::cloud::{Act, Kind, Owned};
+use crate::domain::span::HumanDuration;
+use crate::sandbox::vpc::cloud::{ApiCall, OwnedResource, ResourceKind};
 
 /// Actions whose resources are told apart by nothing: looking, and what has no resource-level permissions.
 fn is_look(action: &str) -> bool {
@@ -23,18 +23,18 @@ fn is_look(action: &str) -> bool {
 }
 
 /// Actions that make something, which must carry the run's tag from the beginning.
-fn makes(act: &Act) -> bool {
+fn makes(act: &ApiCall) -> bool {
     matches!(
         act,
-        Act::CreateVpc { .. }
-            | Act::CreateRouteTable { .. }
-            | Act::CreateNetworkAcl { .. }
-            | Act::CreateSecurityGroup { .. }
-            | Act::CreateSubnet { .. }
-            | Act::CreateGatewayEndpoint { .. }
-            | Act::CreateInterfaceEndpoint { .. }
-            | Act::CreateFlowLogs { .. }
-            | Act::RunInstances(_)
+        ApiCall::CreateVpc { .. }
+            | ApiCall::CreateRouteTable { .. }
+            | ApiCall::CreateNetworkAcl { .. }
+            | ApiCall::CreateSecurityGroup { .. }
+            | ApiCall::CreateSubnet { .. }
+            | ApiCall::CreateGatewayEndpoint { .. }
+            | ApiCall::CreateInterfaceEndpoint { .. }
+            | ApiCall::CreateFlowLogs { .. }
+            | ApiCall::RunInstances(_)
     )
 }
 
@@ -57,11 +57,11 @@ fn made_by(action: &str) -> &'static [&'static str] {
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]`.
-pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
+pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
     let settings = scratch::settings(rig)?;
     let spec = drill::vpc::bare_spec(rig, "RUN").await?;
     let vault = spec.vault.clone();
-    let phases = drill::vpc::on_paper(rig, spec, Span::seconds(3600)).await?;
+    let phases = drill::vpc::on_paper(rig, spec, HumanDuration::seconds(3600)).await?;
     let (mut looks, mut making, mut changing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for call in phases.into_iter().flat_map(|(_, calls)| calls) {
         match &call.act {
@@ -72,7 +72,7 @@ pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
         }
     }
     // What a run meets only if something outlives its instance, or has another name.
-    let removals = Kind::OURS.map(|kind| Act::Remove(Owned::nothing(kind)).action().to_owned());
+    let removals = ResourceKind::OURS.map(|kind| ApiCall::Remove(OwnedResource::nothing(kind)).action().to_owned());
     changing.extend(removals.into_iter().filter(|action| action.starts_with("ec2:")));
     looks.extend(
         [
@@ -153,7 +153,7 @@ pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
     ];
     if settings.dns_firewall.is_some() {
         statements.push(statement(
-            "CloseNames",
+            "AssociateDnsFirewall",
             json!([
                 "route53resolver:AssociateFirewallRuleGroup",
                 "route53resolver:DisassociateFirewallRuleGroup",
@@ -167,9 +167,9 @@ pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
         ));
     }
     statements.push(match &settings.flow_logs_role {
-        None => statement("LogFlows", json!(["logs:CreateLogDelivery", "logs:DeleteLogDelivery"]), json!("*"), Value::Null),
+        None => statement("CreateFlowLogs", json!(["logs:CreateLogDelivery", "logs:DeleteLogDelivery"]), json!("*"), Value::Null),
         Some(role) => statement(
-            "LogFlows",
+            "CreateFlowLogs",
             json!("iam:PassRole"),
             json!(role),
             json!({ "StringEquals": { "iam:PassedToService": "vpc-flow-logs.amazonaws.com" } }),
@@ -183,7 +183,7 @@ pub async fn drill_role(rig: &Rig) -> Result<Value, WorkError> {
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]` or a vault in S3.
-pub fn instance_role(rig: &Rig) -> Result<Value, WorkError> {
+pub fn instance_role(rig: &WorkContext) -> Result<Value, WorkError> {
     let settings = scratch::settings(rig)?;
     let s3 = bucket(&rig.config)?;
     let objects = |keys: &[&str]| keys.iter().map(|key| format!("arn:aws:s3:::{}/{}{key}", s3.bucket, s3.prefix)).collect::<Vec<_>>();
@@ -207,7 +207,7 @@ pub fn instance_role(rig: &Rig) -> Result<Value, WorkError> {
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]`.
-pub fn guardrails(rig: &Rig) -> Result<Value, WorkError> {
+pub fn guardrails(rig: &WorkContext) -> Result<Value, WorkError> {
     scratch::settings(rig)?;
     let ways_out = [
         "ec2:CreateInternetGateway",

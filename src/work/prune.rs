@@ -10,22 +10,22 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::publish::without_catalog;
 use super::snapshot::stray;
-use super::{HostLock, Rig, WorkError, evidence, shelf};
+use super::{HostLock, WorkContext, WorkError, evidence, shelf};
 use crate::config::VaultConfig;
 use crate::config::schedules::Schedule;
 use crate::domain::drill::Verdict;
-use crate::domain::evidence::{Body, Hold, Removed, RemovedBackup};
+use crate::domain::evidence::{HoldRecord, RecordBody, RemovalRecord, RemovedBackup};
 use crate::domain::id::{BackupId, DatastoreName};
-use crate::domain::layout::{self, ObjectKey, Place};
+use crate::domain::layout::{self, BackupKeys, ObjectKey};
 use crate::domain::manifest::Manifest;
-use crate::domain::retention::{Candidate, Guard, Plan, Policy, minimum_days, plan};
+use crate::domain::retention::{RemovalGuard, RetentionCandidate, RetentionPlan, RetentionPolicy, minimum_days, plan};
 use crate::domain::volumes::SnapshotId;
-use crate::evidence::Series;
+use crate::evidence::EvidenceSeries;
 
 /// What would be removed of one datastore, and why everything else stays.
-pub struct Pruning {
+pub struct PrunePlan {
     /// The decisions.
-    pub plan: Plan,
+    pub plan: RetentionPlan,
     /// Objects of backups whose removal was begun earlier.
     pub unfinished: Vec<ObjectKey>,
     /// Snapshots of sets that stay and are old enough for the archive tier.
@@ -33,10 +33,10 @@ pub struct Pruning {
     /// Manifests that are not believed: never counted, never removed.
     pub not_believed: usize,
     manifests: BTreeMap<BackupId, Manifest>,
-    policies: Vec<Policy>,
+    policies: Vec<RetentionPolicy>,
 }
 
-impl Pruning {
+impl PrunePlan {
     /// The snapshots that go with each set that goes: by their ids, and by nothing else.
     #[must_use]
     pub fn snapshots(&self) -> BTreeMap<BackupId, Vec<SnapshotId>> {
@@ -52,7 +52,7 @@ impl Pruning {
 
 /// What was done.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Pruned {
+pub struct PruneReport {
     /// Backups that are gone.
     pub removed: Vec<BackupId>,
     /// Sets whose snapshots went to the archive tier.
@@ -63,36 +63,36 @@ pub struct Pruned {
 
 /// Policies of a datastore, from every schedule that backs it up.
 #[must_use]
-pub fn policies_of(schedules: &[Schedule], datastore: &DatastoreName) -> Vec<Policy> {
+pub fn policies_of(schedules: &[Schedule], datastore: &DatastoreName) -> Vec<RetentionPolicy> {
     let of = schedules.iter().filter(|schedule| schedule.datastores().any(|name| name == datastore));
     of.filter_map(|schedule| schedule.keep.clone()).collect()
 }
 
 /// What the evidence says about backups of a datastore.
 #[derive(Default)]
-struct Testimony {
+struct EvidenceTestimony {
     last_drilled: Option<BackupId>,
     held: BTreeMap<BackupId, String>,
     removed: BTreeSet<BackupId>,
 }
 
-fn testimony(series: &Series, datastore: &DatastoreName) -> Testimony {
-    let mut found = Testimony::default();
+fn testimony(series: &EvidenceSeries, datastore: &DatastoreName) -> EvidenceTestimony {
+    let mut found = EvidenceTestimony::default();
     for (_, record) in series.believed() {
         match &record.body {
-            Body::Report(report) if report.verdict == Verdict::Pass => {
+            RecordBody::Report(report) if report.verdict == Verdict::Pass => {
                 if let Some(backup) = report.backups.iter().find(|backup| &backup.datastore == datastore) {
                     found.last_drilled = Some(backup.backup.clone());
                     // Whatever was to happen to it: it was there, and restored.
                     found.removed.remove(&backup.backup);
                 }
             }
-            Body::Hold(hold) if &hold.datastore == datastore => {
+            RecordBody::Hold(hold) if &hold.datastore == datastore => {
                 found.held.insert(hold.backup.clone(), hold.reason.clone());
                 found.removed.remove(&hold.backup);
             }
-            Body::Release(hold) if &hold.datastore == datastore => drop(found.held.remove(&hold.backup)),
-            Body::Removed(removed) if &removed.datastore == datastore => {
+            RecordBody::Release(hold) if &hold.datastore == datastore => drop(found.held.remove(&hold.backup)),
+            RecordBody::Removed(removed) if &removed.datastore == datastore => {
                 found.removed.extend(removed.backups.iter().map(|one| one.backup.clone()));
             }
             _ => {}
@@ -105,7 +105,7 @@ fn testimony(series: &Series, datastore: &DatastoreName) -> Testimony {
 ///
 /// # Errors
 /// [`WorkError`] if vault or evidence cannot be read.
-pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -> Result<Pruning, WorkError> {
+pub async fn look(rig: &WorkContext, datastore: &DatastoreName, policies: Vec<RetentionPolicy>) -> Result<PrunePlan, WorkError> {
     let (series, flaws) = evidence::examine(rig).await?;
     // A series with holes cannot say what was drilled or held.
     if let Some(flaw) = flaws.iter().find(|flaw| flaw.hides_records()) {
@@ -131,9 +131,9 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
     // Behind the manifests: what is published meanwhile is whole before it has one.
     let there = shelf::sizes(rig, [layout::PAYLOADS, layout::META].map(|prefix| format!("{prefix}{datastore}/"))).await?;
     damaged.extend(manifests.values().filter(|manifest| !shelf::is_all_there(manifest, &there)).map(|manifest| manifest.backup.clone()));
-    let mut candidates: Vec<Candidate> = manifests
+    let mut candidates: Vec<RetentionCandidate> = manifests
         .values()
-        .map(|manifest| Candidate {
+        .map(|manifest| RetentionCandidate {
             backup: manifest.backup.clone(),
             sequence: manifest.sequence,
             taken: manifest.source.snapshot_time,
@@ -178,34 +178,34 @@ pub async fn look(rig: &Rig, datastore: &DatastoreName, policies: Vec<Policy>) -
             archive.insert(manifest.backup.clone(), ids);
         }
     }
-    Ok(Pruning { plan, unfinished, archive, not_believed, manifests, policies })
+    Ok(PrunePlan { plan, unfinished, archive, not_believed, manifests, policies })
 }
 
-fn spoken_guards(said: &Testimony, backup: &BackupId) -> Vec<Guard> {
+fn spoken_guards(said: &EvidenceTestimony, backup: &BackupId) -> Vec<RemovalGuard> {
     let mut guards = Vec::new();
     if said.last_drilled.as_ref() == Some(backup) {
-        guards.push(Guard::LastDrilled);
+        guards.push(RemovalGuard::LastDrilled);
     }
     if let Some(reason) = said.held.get(backup) {
-        guards.push(Guard::Held(reason.clone()));
+        guards.push(RemovalGuard::Held(reason.clone()));
     }
     guards
 }
 
 /// What the store and the runs of this host say.
-async fn stored_guards(rig: &Rig, manifest: &Manifest, now: Timestamp) -> Result<Vec<Guard>, WorkError> {
+async fn stored_guards(rig: &WorkContext, manifest: &Manifest, now: Timestamp) -> Result<Vec<RemovalGuard>, WorkError> {
     let mut guards = Vec::new();
     if HostLock::named(&rig.config, &HostLock::reading(&manifest.backup), "a prune")?.is_none() {
-        guards.push(Guard::InUse("a run of this host is reading it".to_owned()));
+        guards.push(RemovalGuard::InUse("a run of this host is reading it".to_owned()));
     }
     if let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) {
         let readers = catalog.readers(&manifest.backup).await?;
-        guards.extend(readers.into_iter().map(|host| Guard::InUse(format!("a run of {host} is reading it"))));
+        guards.extend(readers.into_iter().map(|host| RemovalGuard::InUse(format!("a run of {host} is reading it"))));
     }
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
         let Some(facts) = rig.vault.find(&object.key).await? else { continue };
         if let Some(until) = facts.locked_until.filter(|until| *until > now) {
-            guards.push(Guard::Locked(until));
+            guards.push(RemovalGuard::Locked(until));
         }
         let days = facts.class.as_deref().map_or(0, |class| match minimum_days(class) {
             0 => 0,
@@ -214,7 +214,7 @@ async fn stored_guards(rig: &Rig, manifest: &Manifest, now: Timestamp) -> Result
         });
         let paid = facts.modified + SignedDuration::from_hours(24 * days);
         if days > 0 && paid > now {
-            guards.push(Guard::PaidUntil(paid));
+            guards.push(RemovalGuard::PaidUntil(paid));
         }
     }
     guards.extend(stray::guards(rig, manifest).await?);
@@ -224,7 +224,7 @@ async fn stored_guards(rig: &Rig, manifest: &Manifest, now: Timestamp) -> Result
 }
 
 /// At which age the bucket moves payloads into a class.
-fn moved_after_days(rig: &Rig, class: &str) -> i64 {
+fn moved_after_days(rig: &WorkContext, class: &str) -> i64 {
     match &rig.config.vault {
         VaultConfig::S3(s3) => s3.colder.iter().find(|step| step.class == class).map_or(0, |step| step.after_days),
         VaultConfig::Directory(..) => 0,
@@ -235,12 +235,12 @@ fn moved_after_days(rig: &Rig, class: &str) -> i64 {
 ///
 /// # Errors
 /// [`WorkError`] if the record cannot be written; what cannot be deleted is part of the answer.
-pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
+pub async fn apply(rig: &WorkContext, shown: PrunePlan) -> Result<PruneReport, WorkError> {
     let datastore = shown.plan.datastore.clone();
     let _lock = HostLock::take(&rig.config, &datastore, "a prune")?;
     let allowed: BTreeSet<BackupId> = shown.plan.removals().iter().map(|removal| removal.backup().clone()).collect();
     let now = look(rig, &datastore, shown.policies).await?;
-    let mut done = Pruned::default();
+    let mut done = PruneReport::default();
     let mut reading = Vec::new();
     let mut going = Vec::new();
     for removal in now.plan.removals().iter().filter(|removal| allowed.contains(removal.backup())) {
@@ -259,7 +259,7 @@ pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
             sequence: removal.sequence(),
             reason: removal.reason().to_owned(),
         });
-        evidence::write(rig, Body::Removed(Removed { datastore: datastore.clone(), backups: backups.collect() })).await?;
+        evidence::write(rig, RecordBody::Removed(RemovalRecord { datastore: datastore.clone(), backups: backups.collect() })).await?;
         // Somebody may have held or drilled one of them since it was looked; their word stands before ours in the series.
         let (series, _) = evidence::examine(rig).await?;
         let said = testimony(&series, &datastore);
@@ -320,8 +320,8 @@ pub async fn apply(rig: &Rig, shown: Pruning) -> Result<Pruned, WorkError> {
 }
 
 /// Everything of a backup, the manifest first and its signature last.
-async fn objects_of(rig: &Rig, manifest: &Manifest) -> Result<Vec<ObjectKey>, WorkError> {
-    let place = Place { datastore: &manifest.datastore, backup: &manifest.backup };
+async fn objects_of(rig: &WorkContext, manifest: &Manifest) -> Result<Vec<ObjectKey>, WorkError> {
+    let place = BackupKeys { datastore: &manifest.datastore, backup: &manifest.backup };
     let mut keys = vec![place.manifest()];
     for prefix in [place.payload_prefix(), place.meta_prefix()] {
         keys.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| facts.key));
@@ -330,7 +330,7 @@ async fn objects_of(rig: &Rig, manifest: &Manifest) -> Result<Vec<ObjectKey>, Wo
     Ok(keys)
 }
 
-async fn delete(rig: &Rig, keys: &[ObjectKey]) -> Result<(), String> {
+async fn delete(rig: &WorkContext, keys: &[ObjectKey]) -> Result<(), String> {
     for key in keys {
         let found = rig.vault.find(key).await.map_err(|error| error.to_string())?;
         if let Some(facts) = found {
@@ -344,9 +344,9 @@ async fn delete(rig: &Rig, keys: &[ObjectKey]) -> Result<(), String> {
 ///
 /// # Errors
 /// [`WorkError`] if there is no such backup, or the record cannot be written.
-pub async fn hold(rig: &Rig, backup: &BackupId, reason: Option<&str>) -> Result<DatastoreName, WorkError> {
+pub async fn hold(rig: &WorkContext, backup: &BackupId, reason: Option<&str>) -> Result<DatastoreName, WorkError> {
     let datastore = shelf::find(rig, backup).await?.manifest.datastore;
-    let hold = Hold { datastore: datastore.clone(), backup: backup.clone(), reason: reason.unwrap_or_default().to_owned() };
-    evidence::write(rig, if reason.is_some() { Body::Hold(hold) } else { Body::Release(hold) }).await?;
+    let hold = HoldRecord { datastore: datastore.clone(), backup: backup.clone(), reason: reason.unwrap_or_default().to_owned() };
+    evidence::write(rig, if reason.is_some() { RecordBody::Hold(hold) } else { RecordBody::Release(hold) }).await?;
     Ok(datastore)
 }

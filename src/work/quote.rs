@@ -11,23 +11,23 @@ use serde::Serialize;
 
 use super::publish::without_catalog;
 use super::restore::read_through;
-use super::restore::{self, Prepared, Sight, Wishes};
+use super::restore::{self, PreparedRestore, RestoreOptions, TargetInspection};
 use super::snapshot::SetError;
-use super::snapshot::restore::{VolumeWishes, place_of};
+use super::snapshot::restore::{VolumeRestoreOptions, place_of};
 use super::snapshot::verify::set_of;
-use super::thaw::{self, BYTES_PER_SECOND_ASSUMED, Hurry, ThawPlan};
-use super::{Rig, WorkError, shelf, status, verify};
+use super::thaw::{self, BYTES_PER_SECOND_ASSUMED, ThawOptions, ThawPlan};
+use super::{WorkContext, WorkError, shelf, status, verify};
 use crate::config::VaultConfig;
-use crate::domain::choice::Which;
+use crate::domain::choice::BackupSelector;
 use crate::domain::drill::Verdict;
-use crate::domain::evidence::Body;
+use crate::domain::evidence::RecordBody;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{bytes_for_people, for_people};
-use crate::domain::thaw::Tier;
-use crate::domain::volumes::{Member, Progress};
-use crate::evidence::{self, Series};
-use crate::pg::Connection;
+use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::thaw::RetrievalTier;
+use crate::domain::volumes::{SetMember, SnapshotProgress};
+use crate::evidence::{self, EvidenceSeries};
+use crate::pg::PgConnection;
 use crate::target::globals::GlobalsPlan;
 
 /// Records of the evidence that are read at most.
@@ -47,7 +47,7 @@ const GET_PER_THOUSAND: f64 = 0.0004;
 
 /// A backup beside the chosen one.
 #[derive(Debug, Serialize)]
-pub struct Other {
+pub struct OtherBackup {
     /// The backup.
     pub backup: BackupId,
     /// Its number.
@@ -60,7 +60,7 @@ pub struct Other {
 
 /// The newest drill of the datastore.
 #[derive(Debug, Serialize)]
-pub struct Drilled {
+pub struct LastDrill {
     /// The run.
     pub run: String,
     /// When it was declared.
@@ -73,7 +73,7 @@ pub struct Drilled {
 
 /// How long it will take.
 #[derive(Debug, Serialize)]
-pub struct Takes {
+pub struct EstimatedDuration {
     /// Seconds of loading and checking as drills and restores of the same datastore let one expect; none if none was ever measured.
     pub load_seconds: Option<f64>,
     /// Of how many measured restores that is the median.
@@ -84,7 +84,7 @@ pub struct Takes {
     pub rto_seconds: Option<u64>,
 }
 
-impl Takes {
+impl EstimatedDuration {
     /// The whole time, if it can be foretold.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
@@ -103,7 +103,7 @@ impl Takes {
 
 /// Something that stands in the way.
 #[derive(Debug, Serialize)]
-pub struct Missing {
+pub struct RestoreBlocker {
     /// What.
     pub what: String,
     /// What to do.
@@ -115,7 +115,7 @@ pub struct Missing {
 
 /// What a restore would be.
 #[derive(Debug, Serialize)]
-pub struct Quote {
+pub struct RestoreEstimate {
     /// The vault.
     pub vault: String,
     /// The datastore.
@@ -137,7 +137,7 @@ pub struct Quote {
     /// See `sealed_bytes`.
     pub plain_bytes: u64,
     /// Other backups, newest first.
-    pub others: Vec<Other>,
+    pub others: Vec<OtherBackup>,
     /// All backups of the datastore in the vault.
     pub backups: usize,
     /// When the oldest was begun.
@@ -145,9 +145,9 @@ pub struct Quote {
     /// What whoever restores must know.
     pub warnings: Vec<String>,
     /// The newest drill.
-    pub drilled: Option<Drilled>,
+    pub drilled: Option<LastDrill>,
     /// How long it will take.
-    pub takes: Takes,
+    pub takes: EstimatedDuration,
     /// What must be thawed first.
     pub thaw: Option<ThawPlan>,
     /// What it costs at the store, in dollars; an estimate by list prices, transfer out of the region not included.
@@ -161,20 +161,20 @@ pub struct Quote {
     /// What would be done, in order.
     pub steps: Vec<String>,
     /// What stands in the way.
-    pub missing: Vec<Missing>,
+    pub missing: Vec<RestoreBlocker>,
     /// The chosen backup's manifest.
     #[serde(skip)]
     pub manifest: Manifest,
 }
 
 /// What is asked for.
-pub struct Question<'a> {
+pub struct EstimateRequest<'a> {
     /// The datastore.
     pub datastore: &'a DatastoreName,
     /// Which backup.
-    pub which: &'a Which,
+    pub which: &'a BackupSelector,
     /// How it is wished to be thawed.
-    pub tier: Option<Tier>,
+    pub tier: Option<RetrievalTier>,
     /// For how many days thawed copies are kept, if somebody chose.
     pub days: Option<u32>,
 }
@@ -183,14 +183,14 @@ pub struct Question<'a> {
 ///
 /// # Errors
 /// [`WorkError`] if there is no such backup, or the vault cannot be read.
-pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkError> {
+pub async fn quote(rig: &WorkContext, question: &EstimateRequest<'_>) -> Result<RestoreEstimate, WorkError> {
     let picked = shelf::survey(rig, question.datastore, question.which).await?;
     let (manifest, now) = (picked.believed.manifest, Timestamp::now());
     let series = newest_evidence(rig, &manifest).await?;
     let frost = thaw::look(rig, &manifest).await;
     let rto_seconds = rig.config.datastores.get(question.datastore).map(|settings| settings.rto.duration().as_secs());
     let (load_seconds, measured) = foretold(&series, &manifest);
-    let mut takes = Takes { load_seconds, measured, thaw_seconds: 0, rto_seconds };
+    let mut takes = EstimatedDuration { load_seconds, measured, thaw_seconds: 0, rto_seconds };
     let (mut missing, mut warnings) = (Vec::new(), picked.warnings);
     let objects_there = frost.is_ok();
     let thaw = match frost {
@@ -200,7 +200,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
                 Some(before) => format!("restore the one before it: --backup {}", before.manifest.backup),
                 None => "restore another backup, or a copy (--vault)".to_owned(),
             };
-            missing.push(Missing { what: error.to_string(), next: Some(next), error });
+            missing.push(RestoreBlocker { what: error.to_string(), next: Some(next), error });
             None
         }
     };
@@ -216,18 +216,18 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
             None
         }
         Err(error) => {
-            missing.push(Missing { what: format!("a key: {error}"), next: error.hint(), error });
+            missing.push(RestoreBlocker { what: format!("a key: {error}"), next: error.hint(), error });
             None
         }
     };
-    let drilled = status::reports_of(&series, question.datastore).next_back().map(|(_, report)| Drilled {
+    let drilled = status::reports_of(&series, question.datastore).next_back().map(|(_, report)| LastDrill {
         run: report.run.clone(),
         declared: report.declared,
         verdict: report.verdict,
         this_backup: report.backups.iter().any(|backup| backup.backup == manifest.backup),
     });
     let dollars = thaw.as_ref().and_then(ThawPlan::offer).map_or(0.0, |offer| offer.dollars) + requests(rig, &manifest);
-    let other = |believed: &shelf::Believed| Other {
+    let other = |believed: &shelf::LoadedManifest| OtherBackup {
         backup: believed.manifest.backup.clone(),
         sequence: believed.manifest.sequence,
         taken: believed.manifest.source.snapshot_time,
@@ -238,8 +238,8 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
     warnings.extend(before.filter(|before| before.plain_bytes() > manifest.plain_bytes().saturating_mul(SHRUNK_FACTOR)).map(|before| {
         format!(
             "it is much smaller than the one before it ({} after {}, {}): was the data damaged by then? --at TIME or --backup takes an older one",
-            bytes_for_people(manifest.plain_bytes()),
-            bytes_for_people(before.plain_bytes()),
+            format_bytes(manifest.plain_bytes()),
+            format_bytes(before.plain_bytes()),
             before.backup
         )
     }));
@@ -256,7 +256,7 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
         }
         None => None,
     };
-    Ok(Quote {
+    Ok(RestoreEstimate {
         vault: rig.vault.address(),
         datastore: question.datastore.clone(),
         backup: manifest.backup.clone(),
@@ -286,16 +286,16 @@ pub async fn quote(rig: &Rig, question: &Question<'_>) -> Result<Quote, WorkErro
 
 /// How a thaw of it would be wished.
 #[must_use]
-pub fn hurry(question: &Question<'_>, takes: &Takes, manifest: &Manifest) -> Hurry {
+pub fn hurry(question: &EstimateRequest<'_>, takes: &EstimatedDuration, manifest: &Manifest) -> ThawOptions {
     let load = takes.load(manifest);
     let allowed = Duration::from_secs(takes.rto_seconds.unwrap_or(RTO_ASSUMED_SECONDS)).saturating_sub(load);
-    Hurry { tier: question.tier, days: question.days, allowed, load }
+    ThawOptions { tier: question.tier, days: question.days, allowed, load }
 }
 
-impl Quote {
+impl RestoreEstimate {
     /// Looks at the target, and says what would become of it. What can be read at once is looked into as well: whether the server offers
     /// its extensions, and whether what was asked for is in it.
-    pub async fn of_target(&mut self, rig: &Rig, connection: &Connection, wishes: &Wishes) {
+    pub async fn of_target(&mut self, rig: &WorkContext, connection: &PgConnection, wishes: &RestoreOptions) {
         let seen = match self.thaw.is_none() && self.opens_with.is_some() {
             true => restore::prepare(rig, self.manifest.clone(), connection.clone(), wishes.clone()).await.map(|prepared| {
                 self.warnings.extend(prepared.left_out().iter().map(|key| format!("{key} is left out: its other table is not restored")));
@@ -314,13 +314,13 @@ impl Quote {
             Err(error) => {
                 let before = self.others.iter().find(|other| other.sequence < self.sequence).filter(|_| error.is_damage());
                 let next = before.map(|before| format!("restore the one before it: --backup {}", before.backup));
-                self.missing.push(Missing { what: error.in_one_line(), next: next.or_else(|| error.hint()), error });
+                self.missing.push(RestoreBlocker { what: error.in_one_line(), next: next.or_else(|| error.hint()), error });
             }
         }
     }
 
     /// What the connecting role may not do, what is left out, and which powerful roles would be made.
-    fn rights(&mut self, prepared: &Prepared, wishes: &Wishes) {
+    fn rights(&mut self, prepared: &PreparedRestore, wishes: &RestoreOptions) {
         if prepared.swaps_a_stranger() {
             self.warnings.push("the database that would be renamed has not one table of the backup: is it the right name?".to_owned());
         }
@@ -330,30 +330,30 @@ impl Quote {
                 true => self.warnings.push(format!("the connecting role may not {}: it will be left out", lack.what)),
                 false => {
                     let what = format!("a right of the connecting role: it may not {}", lack.what);
-                    self.missing.push(Missing { what, next: Some(lack.next.clone()), error: restore::refusal(lack) });
+                    self.missing.push(RestoreBlocker { what, next: Some(lack.next.clone()), error: restore::refusal(lack) });
                 }
             }
         }
     }
 
     /// Reads the whole backup.
-    pub async fn verify(&mut self, rig: &Rig) {
+    pub async fn verify(&mut self, rig: &WorkContext) {
         let read = verify::verify(rig, &self.manifest, self.verified).await;
         verify::remember(rig, &self.manifest.vault, &self.datastore, &self.backup, read.as_ref().map(drop)).await;
         match read {
             Ok(_) => self.read_in_full = Some(Timestamp::now()),
-            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error }),
+            Err(error) => self.missing.push(RestoreBlocker { what: error.in_one_line(), next: error.hint(), error }),
         }
     }
 
     /// Says what would become of a set of volumes in a zone.
-    pub async fn of_volumes(&mut self, rig: &Rig, wishes: &VolumeWishes) {
+    pub async fn of_volumes(&mut self, rig: &WorkContext, wishes: &VolumeRestoreOptions) {
         match volumes_of(rig, &self.manifest, wishes).await {
             Ok((steps, warnings)) => {
                 self.steps = steps;
                 self.warnings.extend(warnings);
             }
-            Err(error) => self.missing.push(Missing { what: error.in_one_line(), next: error.hint(), error }),
+            Err(error) => self.missing.push(RestoreBlocker { what: error.in_one_line(), next: error.hint(), error }),
         }
     }
 
@@ -365,7 +365,11 @@ impl Quote {
 }
 
 /// What would be done about a set, and what whoever restores must know.
-async fn volumes_of(rig: &Rig, manifest: &Manifest, wishes: &VolumeWishes) -> Result<(Vec<String>, Vec<String>), WorkError> {
+async fn volumes_of(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    wishes: &VolumeRestoreOptions,
+) -> Result<(Vec<String>, Vec<String>), WorkError> {
     let set = set_of(manifest)?;
     let (place, is_copy) = place_of(set, &wishes.zone)?;
     let failed = |error: crate::volumes::VolumesError| WorkError::Set { datastore: manifest.datastore.clone(), source: error.into() };
@@ -376,14 +380,14 @@ async fn volumes_of(rig: &Rig, manifest: &Manifest, wishes: &VolumeWishes) -> Re
         return Err(WorkError::Set { datastore: manifest.datastore.clone(), source: SetError::Vanished(gone.clone()) });
     }
     let mut steps = Vec::new();
-    let archived = found.iter().filter(|one| matches!(one.progress, Progress::Archived | Progress::Recovering)).count();
+    let archived = found.iter().filter(|one| matches!(one.progress, SnapshotProgress::Archived | SnapshotProgress::Recovering)).count();
     if archived > 0 {
         steps.push(format!("bring {archived} snapshots back from the archive tier, which takes up to 72 hours"));
     }
-    let class = |member: &Member| wishes.class.clone().unwrap_or_else(|| member.class.clone());
+    let class = |member: &SetMember| wishes.class.clone().unwrap_or_else(|| member.class.clone());
     let classes: std::collections::BTreeSet<String> = set.members.iter().map(class).collect();
     let what =
-        format!("{} volumes, {}, {}", set.members.len(), bytes_for_people(set.bytes()), classes.into_iter().collect::<Vec<_>>().join(", "));
+        format!("{} volumes, {}, {}", set.members.len(), format_bytes(set.bytes()), classes.into_iter().collect::<Vec<_>>().join(", "));
     let from = if is_copy { format!("the copies in {place}") } else { format!("the snapshots in {place}") };
     steps.push(format!("make {what}, in {} of {from}; those of restore {:?} that are there already stay", wishes.zone, wishes.name));
     match &wishes.attach {
@@ -393,7 +397,7 @@ async fn volumes_of(rig: &Rig, manifest: &Manifest, wishes: &VolumeWishes) -> Re
     let hydration = match wishes.rate {
         Some(rate) => {
             let seconds = set.members.iter().map(|member| member.bytes / (1 << 20) / u64::from(rate)).max().unwrap_or(0);
-            format!("read them in at {rate} MiB/s: up to {}", crate::domain::span::for_people(Duration::from_secs(seconds)))
+            format!("read them in at {rate} MiB/s: up to {}", crate::domain::span::format_duration(Duration::from_secs(seconds)))
         }
         None => "read them in on first use, slowly (--initialization-rate 300 is faster)".to_owned(),
     };
@@ -405,7 +409,7 @@ async fn volumes_of(rig: &Rig, manifest: &Manifest, wishes: &VolumeWishes) -> Re
     Ok((steps, warnings))
 }
 
-fn why(which: &Which, manifest: &Manifest, refused: &[(BackupId, WorkError)]) -> String {
+fn why(which: &BackupSelector, manifest: &Manifest, refused: &[(BackupId, WorkError)]) -> String {
     let taken = manifest.source.snapshot_time;
     // Names tell the second; of the same second any may be the newer.
     let newer = refused.iter().filter(|(backup, _)| backup.begun() >= manifest.backup.begun()).count();
@@ -415,47 +419,47 @@ fn why(which: &Which, manifest: &Manifest, refused: &[(BackupId, WorkError)]) ->
         count => format!(", {count} newer ones are damaged or not believed"),
     };
     match which {
-        Which::Latest => format!("the newest{passed}"),
-        Which::At(time) => {
+        BackupSelector::Latest => format!("the newest{passed}"),
+        BackupSelector::At(time) => {
             let gap = Duration::try_from(time.duration_since(taken)).unwrap_or_default();
-            format!("the newest at or before {time}: {} earlier{passed}", crate::domain::span::for_people(gap))
+            format!("the newest at or before {time}: {} earlier{passed}", crate::domain::span::format_duration(gap))
         }
-        Which::Exactly(_) => "named on the command line".to_owned(),
-        Which::Oldest => "the oldest".to_owned(),
-        Which::Random { seed, .. } => format!("at random, seed {seed}"),
+        BackupSelector::Exactly(_) => "named on the command line".to_owned(),
+        BackupSelector::Oldest => "the oldest".to_owned(),
+        BackupSelector::Random { seed, .. } => format!("at random, seed {seed}"),
     }
 }
 
 /// The end of the evidence, as far as it tells of the datastore.
-async fn newest_evidence(rig: &Rig, manifest: &Manifest) -> Result<Series, WorkError> {
-    let enough = |series: &Series| rates(series, &manifest.datastore).len() >= MEASURED_ENOUGH;
+async fn newest_evidence(rig: &WorkContext, manifest: &Manifest) -> Result<EvidenceSeries, WorkError> {
+    let enough = |series: &EvidenceSeries| rates(series, &manifest.datastore).len() >= MEASURED_ENOUGH;
     Ok(evidence::newest(rig.vault.as_ref(), &manifest.vault, &rig.trusted, RECORDS_MAX, enough).await?)
 }
 
 /// Seconds for each byte of every measured restore of a datastore.
 #[allow(clippy::cast_precision_loss, reason = "rates")]
-fn rates(series: &Series, datastore: &DatastoreName) -> Vec<f64> {
+fn rates(series: &EvidenceSeries, datastore: &DatastoreName) -> Vec<f64> {
     let rate = |seconds: f64, bytes: u64| seconds / bytes.max(1) as f64;
     let measured = series.believed().filter_map(|(_, record)| match &record.body {
-        Body::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
+        RecordBody::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
             let bytes = report.backups.iter().map(|backup| backup.plain_bytes).sum();
             Some(rate(report.rto.measured_seconds?, bytes))
         }
-        Body::Restored(restored) if &restored.datastore == datastore => Some(rate(restored.seconds, restored.plain_bytes)),
+        RecordBody::Restored(restored) if &restored.datastore == datastore => Some(rate(restored.seconds, restored.plain_bytes)),
         _ => None,
     });
     measured.collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "rates")]
-fn foretold(series: &Series, manifest: &Manifest) -> (Option<f64>, usize) {
+fn foretold(series: &EvidenceSeries, manifest: &Manifest) -> (Option<f64>, usize) {
     let mut rates = rates(series, &manifest.datastore);
     rates.sort_by(f64::total_cmp);
     (rates.get(rates.len() / 2).map(|rate| rate * manifest.plain_bytes() as f64), rates.len())
 }
 
 #[allow(clippy::cast_precision_loss, reason = "an estimate of money")]
-fn requests(rig: &Rig, manifest: &Manifest) -> f64 {
+fn requests(rig: &WorkContext, manifest: &Manifest) -> f64 {
     match &rig.config.vault {
         VaultConfig::Directory(..) => 0.0,
         VaultConfig::S3(s3) => manifest.sealed_bytes().div_ceil(s3.part_bytes.max(1) as u64) as f64 / 1000.0 * GET_PER_THOUSAND,
@@ -463,17 +467,17 @@ fn requests(rig: &Rig, manifest: &Manifest) -> f64 {
 }
 
 /// Whether the data fits, where that can be seen from here. An estimate: nobody knows how thin or compressed the disk is.
-fn room(sight: &Sight, plain_bytes: u64, wishes: &Wishes) -> Option<Missing> {
+fn room(sight: &TargetInspection, plain_bytes: u64, wishes: &RestoreOptions) -> Option<RestoreBlocker> {
     let directory = sight.data_directory.as_deref().filter(|_| !wishes.ignore_room)?;
     let free = free_bytes(directory)?;
     let needed = plain_bytes.saturating_mul(ROOM_FACTOR);
     if free >= needed {
         return None;
     }
-    let room = format!("about {} are needed in {}, and {} are free", bytes_for_people(needed), directory.display(), bytes_for_people(free));
+    let room = format!("about {} are needed in {}, and {} are free", format_bytes(needed), directory.display(), format_bytes(free));
     let next = "make room, or restore to another server; if the disk is thin or compressed, --ignore-room".to_owned();
     let error = WorkError::Refused { what: "room".to_owned(), why: format!("{room}; nothing was changed"), hint: next.clone() };
-    Some(Missing { what: format!("room: {room}"), next: Some(next), error })
+    Some(RestoreBlocker { what: format!("room: {room}"), next: Some(next), error })
 }
 
 fn free_bytes(directory: &Path) -> Option<u64> {
@@ -481,7 +485,7 @@ fn free_bytes(directory: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-fn steps(quote: &Quote, sight: &Sight, globals: Option<&GlobalsPlan>, wishes: &Wishes) -> Vec<String> {
+fn steps(quote: &RestoreEstimate, sight: &TargetInspection, globals: Option<&GlobalsPlan>, wishes: &RestoreOptions) -> Vec<String> {
     let mut steps = Vec::new();
     if let Some(thaw) = &quote.thaw {
         steps.push(format!("thaw {} objects by {} retrieval, for {} days", thaw.objects, thaw.tier, thaw.days));
@@ -491,10 +495,10 @@ fn steps(quote: &Quote, sight: &Sight, globals: Option<&GlobalsPlan>, wishes: &W
     }
     let unlisted = read_through::bytes_without_list(&quote.manifest);
     if unlisted > 0 && !wishes.without_reading_first {
-        let takes = for_people(Duration::from_secs_f64(unlisted as f64 / read_through::BYTES_PER_SECOND_ASSUMED));
+        let takes = format_duration(Duration::from_secs_f64(unlisted as f64 / read_through::BYTES_PER_SECOND_ASSUMED));
         steps.push(format!(
             "read {} through before any of it is loaded, about {takes}: it has no lists of its chunks (--without-reading-first leaves it out)",
-            bytes_for_people(unlisted)
+            format_bytes(unlisted)
         ));
     }
     if !wishes.no_globals {

@@ -1,6 +1,6 @@
 //! Learning again from the vault what the catalog knew.
 
-use super::{Rig, WorkError, shelf};
+use super::{WorkContext, WorkError, shelf};
 
 /// Replaces the catalog's list of backups by what the vault holds and a pinned key signed.
 ///
@@ -8,7 +8,7 @@ use super::{Rig, WorkError, shelf};
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read or the catalog not written.
-pub async fn rebuild(rig: &Rig) -> Result<(usize, Vec<String>), WorkError> {
+pub async fn rebuild(rig: &WorkContext) -> Result<(usize, Vec<String>), WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let mut believed = Vec::new();
     let mut refused = Vec::new();

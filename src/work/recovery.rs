@@ -10,13 +10,13 @@ use maud::{DOCTYPE, PreEscaped, html};
 use qrcode::{QrCode, render};
 use serde::Serialize;
 
-use super::{Rig, WorkError, shelf};
+use super::{WorkContext, WorkError, shelf};
 use crate::config::{KeyConfig, KeyKind};
-use crate::domain::choice::Which;
+use crate::domain::choice::BackupSelector;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{MANIFESTS, parse_manifest_key};
-use crate::domain::manifest::Role;
-use crate::keyring::Opener;
+use crate::domain::manifest::PayloadRole;
+use crate::keyring::SlotOpener;
 use crate::keyring::age_key::{IdentityText, new_identity};
 use crate::keyring::sign::{PublicKey, write_secret_file};
 use crate::work::verify::payload_of;
@@ -43,7 +43,7 @@ pub struct RecoveryKey {
 ///
 /// # Errors
 /// [`WorkError::Bug`] if it cannot be drawn.
-pub fn new(rig: &Rig) -> Result<RecoveryKey, WorkError> {
+pub fn new(rig: &WorkContext) -> Result<RecoveryKey, WorkError> {
     let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
     let (text, recipient) = new_identity(&format!("lifeboat recovery key, made {today}"));
     let secret = text.expose_secret().lines().last().unwrap_or_default().to_owned();
@@ -51,7 +51,8 @@ pub fn new(rig: &Rig) -> Result<RecoveryKey, WorkError> {
     let code = QrCode::new(secret.as_bytes()).map_err(|error| WorkError::Bug(error.to_string()))?;
     let trust = rig.trusted.keys().to_vec();
     let copies = rig.replicas.values().map(|vault| vault.address()).collect();
-    let facts = Facts { today, vault: rig.vault.address(), id: rig.config.vault_id.clone(), copies, recipient: recipient.clone(), trust };
+    let facts =
+        CardFacts { today, vault: rig.vault.address(), id: rig.config.vault_id.clone(), copies, recipient: recipient.clone(), trust };
     let blocks = code.render::<render::unicode::Dense1x2>().quiet_zone(true).build();
     let card = format!(
         "{}\n\n  {secret}\n\n{blocks}\n\n{}\n",
@@ -92,7 +93,7 @@ fn write(file: &std::path::Path, text: &SecretString) -> Result<(), WorkError> {
 }
 
 /// What stands on a card beside the key.
-struct Facts {
+struct CardFacts {
     today: String,
     vault: String,
     /// Its id, where that is pinned.
@@ -103,7 +104,7 @@ struct Facts {
     trust: Vec<PublicKey>,
 }
 
-impl Facts {
+impl CardFacts {
     fn heading(&self) -> Vec<String> {
         vec![
             "LIFEBOAT RECOVERY KEY".to_owned(),
@@ -170,7 +171,7 @@ impl Facts {
 
 /// What a recovery key did with the newest backup of a datastore.
 #[derive(Debug, Serialize)]
-pub struct Proof {
+pub struct RecoveryProof {
     /// The datastore.
     pub datastore: DatastoreName,
     /// The backup; none if there is none that is believed.
@@ -187,21 +188,21 @@ pub struct Proof {
 ///
 /// # Errors
 /// [`WorkError`] if the text is no key, or the vault cannot be read; a backup that does not open is part of the result.
-pub async fn prove(rig: &Rig, key: SecretString) -> Result<Vec<Proof>, WorkError> {
-    let opener: Arc<dyn Opener> = Arc::new(IdentityText::new("from standard input", key)?);
-    let alone = Rig { openers: vec![opener], ..rig.clone() };
+pub async fn prove(rig: &WorkContext, key: SecretString) -> Result<Vec<RecoveryProof>, WorkError> {
+    let opener: Arc<dyn SlotOpener> = Arc::new(IdentityText::new("from standard input", key)?);
+    let alone = WorkContext { openers: vec![opener], ..rig.clone() };
     let listed = rig.vault.list(MANIFESTS).await?;
     let names: std::collections::BTreeSet<DatastoreName> =
         listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.0)).collect();
     let mut proofs = Vec::new();
     for datastore in names {
-        let mut proof = Proof { datastore: datastore.clone(), backup: None, slot: None, is_local: false, error: None };
+        let mut proof = RecoveryProof { datastore: datastore.clone(), backup: None, slot: None, is_local: false, error: None };
         let opened = async {
-            let believed = shelf::pick(&alone, &datastore, &Which::Latest, &mut Vec::new()).await?;
+            let believed = shelf::pick(&alone, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?;
             proof.backup = Some(believed.manifest.backup.clone());
             let opened = shelf::open(&alone, &believed.manifest).await?;
             // The slot opened; that the identity in it is the right one, only a payload proves.
-            shelf::read_payload(&alone, payload_of(&believed.manifest, Role::Fingerprint)?, &opened.identity).await?;
+            shelf::read_payload(&alone, payload_of(&believed.manifest, PayloadRole::Fingerprint)?, &opened.identity).await?;
             Ok::<_, WorkError>(opened.slot)
         };
         match opened.await {
@@ -210,7 +211,7 @@ pub async fn prove(rig: &Rig, key: SecretString) -> Result<Vec<Proof>, WorkError
                 proof.is_local = rig.config.keys.iter().any(|key| local(&key));
                 proof.slot = Some(slot);
             }
-            Err(WorkError::Vault(error)) if error.trouble().is_retryable() => return Err(error.into()),
+            Err(WorkError::Vault(error)) if error.class().is_retryable() => return Err(error.into()),
             Err(error) => proof.error = Some(error.to_string()),
         }
         proofs.push(proof);

@@ -13,15 +13,15 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::shelf::{self, Envelopes, NoGuide};
-use super::{Rig, WorkError, guide};
-use crate::domain::Document;
+use super::shelf::{self, GuideError, LoadedEnvelopes};
+use super::{WorkContext, WorkError, guide};
+use crate::domain::VaultDocument;
 use crate::domain::envelope::{Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::ObjectKey;
-use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::domain::manifest::{Manifest, Payload, PayloadRole};
 use crate::keyring::openers;
-use crate::seal::Identity;
+use crate::seal::BackupIdentity;
 use crate::vault::{ObjectFacts, VaultError, fetch};
 
 /// Backups looked at at once.
@@ -33,7 +33,7 @@ const SAMPLE: usize = 3;
 
 /// What is to be done with one backup.
 #[derive(Debug, Serialize)]
-pub struct Change {
+pub struct EnvelopeChange {
     /// The datastore.
     pub datastore: DatastoreName,
     /// The backup.
@@ -52,7 +52,7 @@ pub struct Change {
 
 /// A slot that no current envelope lists, and whose file still opens a backup.
 #[derive(Debug, Serialize)]
-pub struct Retired {
+pub struct RetiredSlot {
     /// The datastore.
     pub datastore: DatastoreName,
     /// The backup.
@@ -69,9 +69,9 @@ pub struct Retired {
 #[derive(Debug, Default, Serialize)]
 pub struct RekeyPlan {
     /// Backups that get a new envelope.
-    pub changes: Vec<Change>,
+    pub changes: Vec<EnvelopeChange>,
     /// Slots that were retired earlier and still open a backup.
-    pub retired: Vec<Retired>,
+    pub retired: Vec<RetiredSlot>,
     /// Backups that are as they should be.
     pub unchanged: usize,
     /// Backups that are left alone, and why.
@@ -84,7 +84,7 @@ pub struct RekeyPlan {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read, or no key is pinned.
-pub async fn plan(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<RekeyPlan, WorkError> {
+pub async fn plan(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Result<RekeyPlan, WorkError> {
     if rig.trusted.is_empty() {
         return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell which envelopes are genuine".to_owned()));
     }
@@ -104,7 +104,7 @@ pub async fn plan(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<RekeyP
                 let retired = retired(rig, &believed.manifest, &envelopes).await?;
                 Ok(Ok((believed.manifest, change, retired)))
             }
-            Err(WorkError::Vault(error)) if error.trouble().is_retryable() => Err(WorkError::Vault(error)),
+            Err(WorkError::Vault(error)) if error.class().is_retryable() => Err(WorkError::Vault(error)),
             Err(error) => Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore))),
         }
     });
@@ -124,12 +124,12 @@ pub async fn plan(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<RekeyP
 }
 
 /// What the newest envelope lacks or has too much. One whose guide is not signed is written anew: that guide is for nobody to run.
-async fn change(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result<Option<Change>, WorkError> {
+async fn change(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelopes) -> Result<Option<EnvelopeChange>, WorkError> {
     let Some((current, whole)) = envelopes.believed.first() else { return Ok(None) };
     let guide = match shelf::guide(rig, manifest, current.number).await {
         Ok(_) => false,
-        Err(NoGuide::Vault(error)) => return Err(error.into()),
-        Err(NoGuide::Unsigned(_) | NoGuide::Damaged { .. }) => true,
+        Err(GuideError::Vault(error)) => return Err(error.into()),
+        Err(GuideError::Unsigned(_) | GuideError::Damaged { .. }) => true,
     };
     // A slot whose file is damaged is made anew.
     let is_whole = |slot: &Slot| whole.iter().any(|bytes| bytes.slot == *slot);
@@ -138,7 +138,7 @@ async fn change(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result
     let add: Vec<String> =
         rig.keys.iter().map(|key| key.name().to_owned()).filter(|name| !keep.iter().any(|slot| slot.name == *name)).collect();
     let retire: Vec<String> = current.slots.iter().filter(|slot| !keep.contains(slot)).map(|slot| slot.name.clone()).collect();
-    Ok((guide || !add.is_empty() || !retire.is_empty()).then(|| Change {
+    Ok((guide || !add.is_empty() || !retire.is_empty()).then(|| EnvelopeChange {
         datastore: manifest.datastore.clone(),
         backup: manifest.backup.clone(),
         add,
@@ -150,7 +150,7 @@ async fn change(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result
 }
 
 /// Slots of older envelopes that the newest does not list, as far as their files are there.
-async fn retired(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result<Vec<Retired>, WorkError> {
+async fn retired(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelopes) -> Result<Vec<RetiredSlot>, WorkError> {
     let Some((current, _)) = envelopes.believed.first() else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     let mut seen: BTreeSet<ObjectKey> = current.slots.iter().map(|slot| slot.file.clone()).collect();
@@ -160,7 +160,7 @@ async fn retired(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Resul
         }
         if let Some(facts) = rig.vault.find(&slot.file).await? {
             let (datastore, backup) = (manifest.datastore.clone(), manifest.backup.clone());
-            found.push(Retired { datastore, backup, slot: slot.name.clone(), locked_until: facts.locked_until, facts });
+            found.push(RetiredSlot { datastore, backup, slot: slot.name.clone(), locked_until: facts.locked_until, facts });
         }
     }
     Ok(found)
@@ -168,7 +168,7 @@ async fn retired(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Resul
 
 /// How a rotation is paced.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct RekeyPace {
     /// Backups that are changed at most; the rest is for the next run.
     pub backups_max: usize,
     /// Backups each second.
@@ -189,7 +189,7 @@ pub struct RekeyReport {
     /// Files of retired slots that were removed.
     pub removed: usize,
     /// Retired slots that still open backups.
-    pub still_open: Vec<Retired>,
+    pub still_open: Vec<RetiredSlot>,
 }
 
 impl RekeyPlan {
@@ -197,7 +197,7 @@ impl RekeyPlan {
     ///
     /// # Errors
     /// [`WorkError`]; what was changed by then is whole, and the next run goes on.
-    pub async fn apply(self, rig: &Rig, pace: Pace) -> Result<RekeyReport, WorkError> {
+    pub async fn apply(self, rig: &WorkContext, pace: RekeyPace) -> Result<RekeyReport, WorkError> {
         let mut report = RekeyReport::default();
         shelf::vault_to_write(rig).await?;
         let stage = rig.progress.begin("rekey", None);
@@ -222,7 +222,7 @@ impl RekeyPlan {
     }
 
     /// Opens the oldest, the newest and some others with every key alone, through their newest envelope.
-    async fn prove(&self, rig: &Rig, report: &mut RekeyReport) -> Result<(), WorkError> {
+    async fn prove(&self, rig: &WorkContext, report: &mut RekeyReport) -> Result<(), WorkError> {
         use rand::seq::IndexedRandom;
         let mut order: Vec<&Manifest> = self.all.iter().collect();
         order.sort_by_key(|manifest| (&manifest.datastore, manifest.sequence));
@@ -232,7 +232,7 @@ impl RekeyPlan {
         tried.sort_by_key(|manifest| &manifest.backup);
         tried.dedup_by_key(|manifest| &manifest.backup);
         for manifest in &tried {
-            let Envelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
+            let LoadedEnvelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
             let newest = &believed[..believed.len().min(1)];
             let mut opened = 0;
             for opener in &rig.openers {
@@ -251,7 +251,7 @@ impl RekeyPlan {
     }
 
     /// Removes files of retired slots whose backups have a newer envelope, as far as nothing locks them.
-    async fn remove(&self, rig: &Rig, report: &mut RekeyReport) -> Result<(), WorkError> {
+    async fn remove(&self, rig: &WorkContext, report: &mut RekeyReport) -> Result<(), WorkError> {
         for manifest in &self.all {
             let envelopes = shelf::envelopes(rig, manifest).await?;
             let retired = retired(rig, manifest, &envelopes).await?;
@@ -283,7 +283,7 @@ impl RekeyPlan {
 /// The payload that is read to prove that a key opens a backup, of dumps and of sets alike: the smallest of those that stand beside the envelope
 /// and are never frozen.
 fn proof_of(manifest: &Manifest) -> Result<&Payload, WorkError> {
-    let beside = |payload: &&Payload| matches!(payload.role, Role::Fingerprint | Role::Plan | Role::Blocks);
+    let beside = |payload: &&Payload| matches!(payload.role, PayloadRole::Fingerprint | PayloadRole::Plan | PayloadRole::Blocks);
     manifest.payloads.iter().filter(beside).min_by_key(|payload| payload.plain_bytes).ok_or_else(|| WorkError::Damaged {
         what: format!("the manifest of {}", manifest.backup),
         why: "it has no payload that says what is in it".to_owned(),
@@ -291,7 +291,7 @@ fn proof_of(manifest: &Manifest) -> Result<&Payload, WorkError> {
 }
 
 /// Whether a backup opens through its newest envelope alone, all of whose slots are there.
-async fn opens_anew(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Result<bool, WorkError> {
+async fn opens_anew(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelopes) -> Result<bool, WorkError> {
     let Some((newest, whole)) = envelopes.believed.first() else { return Ok(false) };
     if whole.len() != newest.slots.len() {
         return Ok(false);
@@ -303,7 +303,7 @@ async fn opens_anew(rig: &Rig, manifest: &Manifest, envelopes: &Envelopes) -> Re
 }
 
 /// Writes the next envelope of one backup. A name that is taken by something that no listing shows is somebody else's, and so is its number.
-async fn rotate(rig: &Rig, planned: &Change) -> Result<(), WorkError> {
+async fn rotate(rig: &WorkContext, planned: &EnvelopeChange) -> Result<(), WorkError> {
     let mut behind = 0;
     for _ in 0..NUMBERS_TRIED {
         match rotate_behind(rig, planned, &mut behind).await {
@@ -320,7 +320,7 @@ async fn rotate(rig: &Rig, planned: &Change) -> Result<(), WorkError> {
     })
 }
 
-async fn rotate_behind(rig: &Rig, planned: &Change, behind: &mut u32) -> Result<(), WorkError> {
+async fn rotate_behind(rig: &WorkContext, planned: &EnvelopeChange, behind: &mut u32) -> Result<(), WorkError> {
     let manifest = &planned.manifest;
     let context = shelf::context_of(manifest);
     let envelopes = shelf::envelopes(rig, manifest).await?;
@@ -335,7 +335,7 @@ async fn rotate_behind(rig: &Rig, planned: &Change, behind: &mut u32) -> Result<
             hint: format!("find out who writes under {}", place.meta_prefix()),
         });
     }
-    let mut identity: Option<Identity> = None;
+    let mut identity: Option<BackupIdentity> = None;
     let mut slots = change.keep.clone();
     for key in rig.keys.iter().filter(|key| change.add.iter().any(|name| name == key.name())) {
         let mut wrapped = None;
@@ -360,12 +360,12 @@ async fn rotate_behind(rig: &Rig, planned: &Change, behind: &mut u32) -> Result<
             file: place.slot(number, key.name(), key.extension()),
             sha256: shelf::sha256(wrapped.bytes()),
         };
-        rig.vault.put(&slot.file, Document::slot(&wrapped)).await?;
+        rig.vault.put(&slot.file, VaultDocument::slot(&wrapped)).await?;
         slots.push(slot);
     }
     // In the order of the configuration, as a new backup would have them.
     slots.sort_by_key(|slot| rig.keys.iter().position(|key| key.name() == slot.name));
-    let envelope = Document::envelope(&Envelope::numbered(&context, number, slots.clone()));
+    let envelope = VaultDocument::envelope(&Envelope::numbered(&context, number, slots.clone()));
     let signature = rig.signer.sign(envelope.bytes()).await?;
     let public = rig.trusted.signer_at(envelope.bytes(), &signature, jiff::Timestamp::now()).map_err(|why| WorkError::Refused {
         what: format!("the signing key {}", rig.signer.name()),
@@ -373,12 +373,13 @@ async fn rotate_behind(rig: &Rig, planned: &Change, behind: &mut u32) -> Result<
         hint: "name another in [signing] in lifeboat.toml, and add its public half to trust".to_owned(),
     })?;
     let bytes = fetch::document(rig.vault.as_ref(), &place.manifest()).await?.unwrap_or_default();
-    let guide = Document::restore_guide(guide::restore_guide(manifest, number, &slots, rig.vault.as_ref(), public, &shelf::sha256(&bytes)));
+    let guide =
+        VaultDocument::restore_guide(guide::restore_guide(manifest, number, &slots, rig.vault.as_ref(), public, &shelf::sha256(&bytes)));
     let key = place.restore_guide(number);
-    rig.vault.put(&key.signature(), Document::signature(rig.signer.sign(guide.bytes()).await?)).await?;
+    rig.vault.put(&key.signature(), VaultDocument::signature(rig.signer.sign(guide.bytes()).await?)).await?;
     rig.vault.put(&key, guide).await?;
     let key = place.envelope(number);
-    rig.vault.put(&key.signature(), Document::signature(signature)).await?;
+    rig.vault.put(&key.signature(), VaultDocument::signature(signature)).await?;
     crate::failpoint::reach("rekey-signed");
     Ok(rig.vault.put(&key, envelope).await?)
 }

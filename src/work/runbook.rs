@@ -5,10 +5,10 @@
 
 use std::fmt::Write;
 
-use super::{Rig, WorkError, shelf};
+use super::{WorkContext, WorkError, shelf};
 use crate::config::plans::{self, PlanStage};
 use crate::config::{KeyKind, VaultConfig};
-use crate::domain::choice::Which;
+use crate::domain::choice::BackupSelector;
 use crate::domain::id::DatastoreName;
 use crate::domain::volumes::{PostgresCut, VolumeSet};
 
@@ -16,8 +16,8 @@ use crate::domain::volumes::{PostgresCut, VolumeSet};
 ///
 /// # Errors
 /// [`WorkError`] if there is no such datastore, its plan has faults, or the vault cannot be read.
-pub async fn runbook(rig: &Rig, datastore: &DatastoreName) -> Result<String, WorkError> {
-    let picked = shelf::survey(rig, datastore, &Which::Latest).await?;
+pub async fn runbook(rig: &WorkContext, datastore: &DatastoreName) -> Result<String, WorkError> {
+    let picked = shelf::survey(rig, datastore, &BackupSelector::Latest).await?;
     let manifest = &picked.believed.manifest;
     let plan = plans::plan_of(&rig.config, datastore)?;
     let settings = rig.config.datastores.get(datastore);
@@ -79,7 +79,7 @@ fn block(page: &mut String, commands: &str) {
     let _ = write!(page, "\n```bash\n{commands}\n```\n");
 }
 
-fn steps(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str) {
+fn steps(page: &mut String, rig: &WorkContext, datastore: &DatastoreName, database: &str) {
     let config = rig.config.file.display();
     page.push_str("\n## 1. Look before anything else\n\nChanges nothing. It says which backup, how old, how long, and what is missing.\n");
     block(page, &format!("export LIFEBOAT_CONFIG={config}\nlifeboat restore {datastore} --plan"));
@@ -98,7 +98,7 @@ fn steps(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str
 }
 
 /// The steps of a set of volumes.
-fn volumes(page: &mut String, rig: &Rig, datastore: &DatastoreName, set: &VolumeSet) {
+fn volumes(page: &mut String, rig: &WorkContext, datastore: &DatastoreName, set: &VolumeSet) {
     let config = rig.config.file.display();
     let zone = set.members.first().map(|member| member.zone.clone()).unwrap_or_default();
     page.push_str("\n## 1. Look before anything else\n\nChanges nothing. It says which set, how old, and what would be made.\n");
@@ -134,7 +134,7 @@ fn volumes(page: &mut String, rig: &Rig, datastore: &DatastoreName, set: &Volume
 }
 
 /// What to do without lifeboat. The guide is handed the recovery key, so nothing of it is run before its signature was checked.
-fn by_hand(rig: &Rig, datastore: &DatastoreName, needs: &str) -> String {
+fn by_hand(rig: &WorkContext, datastore: &DatastoreName, needs: &str) -> String {
     let mut text = format!(
         "\nlifeboat itself is gone: fetch `meta/{datastore}/BACKUP/RESTORE.md` from the vault, or `RESTORE-NNNN.md` with the number of the highest `envelope-NNNN.json`, and its `.sig`. \
          It gets a key that opens everything: check the signature before anything of it is run, and take none that fails.\n"
@@ -166,7 +166,7 @@ fn told_by_plan(page: &mut String, stage: &PlanStage) {
     lines.iter().for_each(|line| page.push_str(&format!("- {line}\n")));
 }
 
-fn lost(page: &mut String, rig: &Rig, datastore: &DatastoreName, database: &str, place: &str) {
+fn lost(page: &mut String, rig: &WorkContext, datastore: &DatastoreName, database: &str, place: &str) {
     page.push_str("\n## When more is lost\n");
     for name in rig.config.vaults.keys() {
         let _ = write!(page, "\nThe home region is gone; its copy `{name}` is left:\n");

@@ -5,21 +5,21 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Rig, WorkError, drill, shelf};
+use super::{WorkContext, WorkError, drill, shelf};
 use crate::domain::layout::{self, ObjectKey};
-use crate::domain::scratch::{LEASE_FORMAT, Lease, OVER_FORMAT, ScratchSettings, tag};
-use crate::domain::{Document, VaultId};
+use crate::domain::scratch::{LEASE_FORMAT, OVER_FORMAT, ScratchLease, ScratchSettings, tag};
+use crate::domain::{VaultDocument, VaultId};
 use crate::evidence::is_believed;
-use crate::sandbox::vpc::cloud::{At, Cloud, Kind, Tags, Thing};
+use crate::sandbox::vpc::cloud::{CloudResource, ResourceKind, ResourceScope, ResourceTags, ScratchCloud};
 use crate::vault::{VaultError, fetch};
 
 /// A run in a scratch VPC, as its lease tells of it.
 #[derive(Debug, Clone)]
-pub struct Leased {
+pub struct LeasedScratch {
     /// The run.
     pub run: String,
     /// Its lease; why not if it is not believed.
-    pub lease: Result<Lease, String>,
+    pub lease: Result<ScratchLease, String>,
     /// Whether a signed document says that it is over and that nothing of it is left.
     pub over: bool,
     /// When its lease was written.
@@ -28,7 +28,7 @@ pub struct Leased {
     pub objects: Vec<ObjectKey>,
 }
 
-impl Leased {
+impl LeasedScratch {
     /// Whether its time is up though it is not over.
     #[must_use]
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
@@ -51,7 +51,7 @@ pub struct StrayRun {
 ///
 /// # Errors
 /// [`WorkError::Refused`] if there is none.
-pub(super) fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
+pub(super) fn settings(rig: &WorkContext) -> Result<&ScratchSettings, WorkError> {
     rig.config.scratch_vpc.as_ref().ok_or_else(|| WorkError::Refused {
         what: "a scratch VPC".to_owned(),
         why: "lifeboat.toml has no [scratch_vpc]".to_owned(),
@@ -63,7 +63,7 @@ pub(super) fn settings(rig: &Rig) -> Result<&ScratchSettings, WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn leases(rig: &Rig) -> Result<Vec<Leased>, WorkError> {
+pub async fn leases(rig: &WorkContext) -> Result<Vec<LeasedScratch>, WorkError> {
     let mut runs: BTreeMap<String, Vec<(ObjectKey, Timestamp)>> = BTreeMap::new();
     for facts in rig.vault.list(layout::RUNS).await? {
         if let Some(run) = layout::parse_run_key(facts.key.as_str()) {
@@ -79,23 +79,29 @@ pub async fn leases(rig: &Rig) -> Result<Vec<Leased>, WorkError> {
         let mut objects: Vec<ObjectKey> = objects.into_iter().map(|(key, _)| key).collect();
         // What says that the run is over goes last: removed half-way, the rest is found again.
         objects.sort_by_key(|key| key.file_name().starts_with("over"));
-        found.push(Leased { run, lease, over, written, objects });
+        found.push(LeasedScratch { run, lease, over, written, objects });
     }
     Ok(found)
 }
 
 /// The lease of a run; why not if it is not believed.
-pub(super) async fn lease(rig: &Rig, vault: &VaultId, run: &str) -> Result<Result<Lease, String>, WorkError> {
+pub(super) async fn lease(rig: &WorkContext, vault: &VaultId, run: &str) -> Result<Result<ScratchLease, String>, WorkError> {
     paper(rig, vault, run, &layout::lease(run), LEASE_FORMAT).await
 }
 
 /// Whether a signed document says that a run is over, and that nothing of it is left.
-pub(super) async fn is_over(rig: &Rig, vault: &VaultId, run: &str) -> Result<bool, WorkError> {
+pub(super) async fn is_over(rig: &WorkContext, vault: &VaultId, run: &str) -> Result<bool, WorkError> {
     Ok(paper(rig, vault, run, &layout::run_over(run), OVER_FORMAT).await?.is_ok())
 }
 
 /// A paper of a run, if a pinned key signed it and it is where it belongs.
-async fn paper(rig: &Rig, vault: &VaultId, run: &str, key: &ObjectKey, format: &'static str) -> Result<Result<Lease, String>, WorkError> {
+async fn paper(
+    rig: &WorkContext,
+    vault: &VaultId,
+    run: &str,
+    key: &ObjectKey,
+    format: &'static str,
+) -> Result<Result<ScratchLease, String>, WorkError> {
     let mut read = Vec::new();
     for key in [key.clone(), key.signature()] {
         match fetch::document(rig.vault.as_ref(), &key).await {
@@ -112,14 +118,14 @@ async fn paper(rig: &Rig, vault: &VaultId, run: &str, key: &ObjectKey, format: &
     if !rig.trusted.is_empty() && !is_believed(rig.vault.as_ref(), &rig.trusted, key, &bytes, &signature).await? {
         return Ok(Err("no pinned key signed it".to_owned()));
     }
-    Ok(match Lease::parse(&bytes, format) {
+    Ok(match ScratchLease::parse(&bytes, format) {
         Ok(lease) if lease.run == run && lease.vault == *vault => Ok(lease),
         Ok(_) => Err("it belongs elsewhere".to_owned()),
         Err(error) => Err(error.to_string()),
     })
 }
 
-pub(super) async fn cloud(rig: &Rig, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, WorkError> {
+pub(super) async fn cloud(rig: &WorkContext, settings: &ScratchSettings) -> Result<Arc<dyn ScratchCloud>, WorkError> {
     let cloud = rig.clouds.open(settings).await?;
     let caller = cloud.caller().await?;
     match caller.account == settings.account {
@@ -132,7 +138,7 @@ pub(super) async fn cloud(rig: &Rig, settings: &ScratchSettings) -> Result<Arc<d
     }
 }
 
-fn expiry(things: &[Thing]) -> Option<Timestamp> {
+fn expiry(things: &[CloudResource]) -> Option<Timestamp> {
     // Of one run all things have the same; where somebody changed one, the latest counts.
     things.iter().filter_map(|thing| thing.tags.get(tag::EXPIRES)?.parse().ok()).max()
 }
@@ -142,13 +148,13 @@ fn expiry(things: &[Thing]) -> Option<Timestamp> {
 ///
 /// # Errors
 /// [`WorkError`] if the account cannot be looked at; with no `[scratch_vpc]` there is nothing to look at.
-pub async fn strays(rig: &Rig, dead: &BTreeSet<String>, leases: &[Leased]) -> Result<Vec<StrayRun>, WorkError> {
+pub async fn strays(rig: &WorkContext, dead: &BTreeSet<String>, leases: &[LeasedScratch]) -> Result<Vec<StrayRun>, WorkError> {
     let Some(settings) = &rig.config.scratch_vpc else { return Ok(Vec::new()) };
     let (cloud, vault, now) = (cloud(rig, settings).await?, shelf::vault_id(rig).await?, Timestamp::now());
-    let of_vault: Tags = [(tag::VAULT.to_owned(), vault.to_string())].into();
-    let mut runs: BTreeMap<String, Vec<Thing>> = BTreeMap::new();
-    for kind in Kind::OURS {
-        for thing in cloud.look(kind, &At::Tagged(of_vault.clone())).await? {
+    let of_vault: ResourceTags = [(tag::VAULT.to_owned(), vault.to_string())].into();
+    let mut runs: BTreeMap<String, Vec<CloudResource>> = BTreeMap::new();
+    for kind in ResourceKind::OURS {
+        for thing in cloud.look(kind, &ResourceScope::Tagged(of_vault.clone())).await? {
             if let (Some(run), false) = (thing.tags.get(tag::RUN).cloned(), thing.is_gone()) {
                 runs.entry(run).or_default().push(thing);
             }
@@ -178,10 +184,10 @@ pub async fn strays(rig: &Rig, dead: &BTreeSet<String>, leases: &[Leased]) -> Re
 }
 
 /// Stores a signed document; one that stands there already, of an earlier attempt, counts.
-pub(super) async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Document) -> Result<(), WorkError> {
+pub(super) async fn put_signed(rig: &WorkContext, key: &layout::ObjectKey, document: VaultDocument) -> Result<(), WorkError> {
     let signature = rig.signer.sign(document.bytes()).await?;
     // The document first: a signature that stands there already is of an attempt whose document does, too.
-    for (key, document) in [(key.clone(), document), (key.signature(), Document::signature(signature))] {
+    for (key, document) in [(key.clone(), document), (key.signature(), VaultDocument::signature(signature))] {
         match rig.vault.put(&key, document).await {
             Ok(()) | Err(VaultError::Exists { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -194,11 +200,11 @@ pub(super) async fn put_signed(rig: &Rig, key: &layout::ObjectKey, document: Doc
 ///
 /// # Errors
 /// [`WorkError`] if that could not be written.
-pub async fn over(rig: &Rig, run: &str) -> Result<(), WorkError> {
+pub async fn over(rig: &WorkContext, run: &str) -> Result<(), WorkError> {
     match lease(rig, &shelf::vault_id(rig).await?, run).await? {
         Ok(lease) => {
-            let over = Lease { format: OVER_FORMAT.to_owned(), ..lease };
-            put_signed(rig, &layout::run_over(run), Document::lease(&over)).await
+            let over = ScratchLease { format: OVER_FORMAT.to_owned(), ..lease };
+            put_signed(rig, &layout::run_over(run), VaultDocument::lease(&over)).await
         }
         // Nobody of ours wrote it, so there is nothing to say about it.
         Err(_) => Ok(()),
@@ -209,7 +215,7 @@ pub async fn over(rig: &Rig, run: &str) -> Result<(), WorkError> {
 ///
 /// # Errors
 /// [`WorkError::Leftovers`] with what is still there.
-pub async fn remove(rig: &Rig, run: &str) -> Result<(), WorkError> {
+pub async fn remove(rig: &WorkContext, run: &str) -> Result<(), WorkError> {
     drill::vpc::clean_up(rig, run).await?;
     over(rig, run).await
 }

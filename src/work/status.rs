@@ -7,20 +7,20 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::publish::without_catalog;
-use super::shelf::Believed;
-use super::{Rig, WorkError, key_life, shelf};
+use super::shelf::LoadedManifest;
+use super::{WorkContext, WorkError, key_life, shelf};
 use crate::catalog::Catalog;
-use crate::catalog::alarms::{Standing, Undelivered};
+use crate::catalog::alarms::{StandingAlarm, UndeliveredMessage};
 use crate::catalog::ticks::{HostRow, TickRow};
-use crate::domain::alarm::{Alarm, Kind};
+use crate::domain::alarm::{Alarm, AlarmKind};
 use crate::domain::calendar::Tick;
 use crate::domain::drill::Verdict;
-use crate::domain::evidence::{Body, DrillReport, SeenHead};
-use crate::domain::health::Health;
+use crate::domain::evidence::{DrillReport, RecordBody, SeenHead};
+use crate::domain::health::DatastoreHealth;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::job::Job;
 use crate::domain::layout;
-use crate::evidence::{self, Series};
+use crate::evidence::{self, EvidenceSeries};
 
 /// Clocks differ by less; what lies further ahead was made by one that was wrong.
 const FUTURE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -50,28 +50,28 @@ pub struct JobStatus {
 
 /// How things stand.
 #[derive(Debug, Clone, Serialize)]
-pub struct Status {
+pub struct SystemStatus {
     /// When this was looked at.
     pub at: Timestamp,
     /// The vault.
     pub vault: String,
     /// Every datastore.
-    pub datastores: Vec<Health>,
+    pub datastores: Vec<DatastoreHealth>,
     /// Every job.
     pub jobs: Vec<JobStatus>,
     /// What is wrong with datastores at this moment.
     pub alarms: Vec<Alarm>,
     /// What somebody was told of and is not over.
-    pub standing: Vec<Standing>,
+    pub standing: Vec<StandingAlarm>,
     /// Messages that could not be delivered so far.
-    pub undelivered: Vec<Undelivered>,
+    pub undelivered: Vec<UndeliveredMessage>,
     /// Hosts that share the catalog.
     pub hosts: Vec<HostRow>,
     /// What is wrong with the catalog or with files, where that kept something from being looked at.
     pub not_looked_at: Vec<String>,
 }
 
-impl Status {
+impl SystemStatus {
     /// Whether a monitor should be content.
     #[must_use]
     pub fn is_well(&self) -> bool {
@@ -87,13 +87,13 @@ const KEYS_ASKED_EVERY: std::time::Duration = std::time::Duration::from_secs(360
 pub struct StatusCache {
     names: Vec<String>,
     /// The evidence as it was read last: records are written once, so the same names are the same records.
-    series: Option<Arc<Series>>,
+    series: Option<Arc<EvidenceSeries>>,
     keys: Option<(std::time::Instant, Vec<Alarm>)>,
 }
 
 impl StatusCache {
     /// Alarms of keys.
-    async fn keys(&mut self, rig: &Rig, now: Timestamp) -> Vec<Alarm> {
+    async fn keys(&mut self, rig: &WorkContext, now: Timestamp) -> Vec<Alarm> {
         if let Some((asked, alarms)) = &self.keys
             && asked.elapsed() < KEYS_ASKED_EVERY
         {
@@ -108,7 +108,7 @@ impl StatusCache {
     ///
     /// # Errors
     /// [`WorkError`] if the vault cannot be read.
-    pub async fn series(&mut self, rig: &Rig) -> Result<Arc<Series>, WorkError> {
+    pub async fn series(&mut self, rig: &WorkContext) -> Result<Arc<EvidenceSeries>, WorkError> {
         let names: Vec<String> = rig.vault.list(layout::EVIDENCE).await?.into_iter().map(|facts| facts.key.to_string()).collect();
         if self.series.is_none() || names != self.names {
             let vault = shelf::vault_id(rig).await?;
@@ -120,7 +120,7 @@ impl StatusCache {
 
     /// The series as it was read last.
     #[must_use]
-    pub fn read(&self) -> Option<Arc<Series>> {
+    pub fn read(&self) -> Option<Arc<EvidenceSeries>> {
         self.series.clone()
     }
 }
@@ -129,7 +129,7 @@ impl StatusCache {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<Status, WorkError> {
+pub async fn look(rig: &WorkContext, jobs: &[Job], cache: &mut StatusCache) -> Result<SystemStatus, WorkError> {
     let series = cache.series(rig).await?;
     // One clock for all hosts, where there is one.
     let now = match &rig.catalog {
@@ -145,7 +145,7 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
     }
     let mut datastores = Vec::new();
     for (datastore, settings) in &rig.config.datastores {
-        let mut health = Health {
+        let mut health = DatastoreHealth {
             datastore: datastore.clone(),
             rpo_seconds: settings.rpo.duration().as_secs(),
             rto_seconds: settings.rto.duration().as_secs(),
@@ -175,7 +175,7 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
             });
         health.future = future.into_iter().map(|believed| believed.manifest.backup).collect();
         newest.sort_by_key(|believed| believed.manifest.sequence);
-        if let Some(Believed { manifest, .. }) = newest.pop() {
+        if let Some(LoadedManifest { manifest, .. }) = newest.pop() {
             health.newest = Some(manifest.backup.clone());
             health.newest_snapshot = Some(manifest.source.snapshot_time);
             // What a set protects is not in the vault.
@@ -197,13 +197,13 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
     alarms.extend(of_evidence(rig, cache, now).await?);
     if let Err(error) = shelf::vault_to_write(rig).await {
         alarms.push(Alarm {
-            kind: Kind::Gone,
+            kind: AlarmKind::Gone,
             subject: "vault.json".to_owned(),
             text: format!("no backup can be taken: {}", error.in_one_line()),
             next_step: error.hint().unwrap_or_default(),
         });
     }
-    let mut status = Status {
+    let mut status = SystemStatus {
         at: now,
         vault: rig.vault.address(),
         datastores,
@@ -219,7 +219,7 @@ pub async fn look(rig: &Rig, jobs: &[Job], cache: &mut StatusCache) -> Result<St
 }
 
 /// An alarm where the series of evidence has a flaw.
-async fn of_evidence(rig: &Rig, cache: &mut StatusCache, now: Timestamp) -> Result<Option<Alarm>, WorkError> {
+async fn of_evidence(rig: &WorkContext, cache: &mut StatusCache, now: Timestamp) -> Result<Option<Alarm>, WorkError> {
     let seen = match rig.catalog() {
         Some(catalog) if !rig.is_elsewhere => {
             without_catalog(catalog.evidence_seen(&shelf::vault_id(rig).await?).await).unwrap_or_default()
@@ -233,7 +233,7 @@ async fn of_evidence(rig: &Rig, cache: &mut StatusCache, now: Timestamp) -> Resu
         flaws = cache.series(rig).await?.flaws(&heads, now);
     }
     Ok(flaws.first().map(|first| Alarm {
-        kind: Kind::Evidence,
+        kind: AlarmKind::Evidence,
         subject: "evidence".to_owned(),
         text: match flaws.len() {
             1 => format!("the series of evidence has a flaw: {first}"),
@@ -244,7 +244,7 @@ async fn of_evidence(rig: &Rig, cache: &mut StatusCache, now: Timestamp) -> Resu
 }
 
 /// What the catalog says of the jobs, which needs no vault.
-pub async fn of_jobs(rig: &Rig, jobs: &[Job], status: &mut Status) {
+pub async fn of_jobs(rig: &WorkContext, jobs: &[Job], status: &mut SystemStatus) {
     let mut board: BTreeMap<String, (Option<TickRow>, Option<TickRow>)> = BTreeMap::new();
     match of_catalog(rig, status).await {
         Ok(rows) => {
@@ -265,10 +265,10 @@ pub async fn of_jobs(rig: &Rig, jobs: &[Job], status: &mut Status) {
     status.jobs = jobs.iter().map(|job| job_status(job, board.remove(&job.key).unwrap_or_default(), at)).collect();
 }
 
-impl Status {
+impl SystemStatus {
     /// What can be said while the vault does not answer.
     #[must_use]
-    pub fn without_the_vault(rig: &Rig, at: Timestamp) -> Self {
+    pub fn without_the_vault(rig: &WorkContext, at: Timestamp) -> Self {
         Self {
             at,
             vault: rig.vault.address(),
@@ -283,7 +283,7 @@ impl Status {
     }
 }
 
-async fn of_catalog(rig: &Rig, status: &mut Status) -> Result<Vec<TickRow>, String> {
+async fn of_catalog(rig: &WorkContext, status: &mut SystemStatus) -> Result<Vec<TickRow>, String> {
     let in_words = |error: &dyn std::error::Error| match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -315,9 +315,9 @@ fn job_status(job: &Job, (last, ended): (Option<TickRow>, Option<TickRow>), now:
 }
 
 /// Reports of drills that restored a datastore, oldest first, with the numbers of their records.
-pub fn reports_of<'a>(series: &'a Series, datastore: &'a DatastoreName) -> impl DoubleEndedIterator<Item = (u64, &'a DrillReport)> {
+pub fn reports_of<'a>(series: &'a EvidenceSeries, datastore: &'a DatastoreName) -> impl DoubleEndedIterator<Item = (u64, &'a DrillReport)> {
     series.believed().filter_map(move |(found, record)| match &record.body {
-        Body::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
+        RecordBody::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
             Some((found.sequence, report.as_ref()))
         }
         _ => None,
@@ -325,7 +325,7 @@ pub fn reports_of<'a>(series: &'a Series, datastore: &'a DatastoreName) -> impl 
 }
 
 /// What this host's catalog knows of single backups. Those that are gone are nobody's trouble.
-async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health: &mut Health) {
+async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health: &mut DatastoreHealth) {
     let damaged = without_catalog(catalog.damaged(vault).await).unwrap_or_default().into_iter();
     let damaged = damaged.filter(|row| row.datastore == health.datastore && backups.contains(&row.backup));
     health.damaged.extend(damaged.map(|row| row.backup));
@@ -336,7 +336,7 @@ async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health:
     }
 }
 
-fn drilled(series: &Series, health: &mut Health, now: Timestamp) {
+fn drilled(series: &EvidenceSeries, health: &mut DatastoreHealth, now: Timestamp) {
     let datastore = health.datastore.clone();
     health.last_verdict = reports_of(series, &datastore).next_back().map(|(_, report)| report.verdict.name().to_owned());
     let passed =

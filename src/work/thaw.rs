@@ -10,13 +10,13 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Rig, WorkError, cancellable, shelf};
-use crate::catalog::thaws::Asked;
+use super::{WorkContext, WorkError, cancellable, shelf};
+use crate::catalog::thaws::RequestedRetrieval;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::{PAYLOADS, parse_backup_key};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::for_people;
-use crate::domain::thaw::{self, Act, ColdClass, Tier, Warmth, Wish};
+use crate::domain::span::format_duration;
+use crate::domain::thaw::{self, Availability, ColdClass, RetrievalTier, ThawAction, ThawRequest};
 use crate::vault::{ObjectFacts, ThawAnswer, VaultError};
 
 /// Objects looked at, or asked for, at once.
@@ -32,9 +32,9 @@ pub const BYTES_PER_SECOND_ASSUMED: f64 = 5_000_000.0;
 
 /// What somebody wants of a thaw; what is left open is decided from the time allowed.
 #[derive(Debug, Clone, Copy)]
-pub struct Hurry {
+pub struct ThawOptions {
     /// The tier, if somebody chose one.
-    pub tier: Option<Tier>,
+    pub tier: Option<RetrievalTier>,
     /// For how many days the copies are to stay; none: as long as the load takes, twice, and no less than a day.
     pub days: Option<u32>,
     /// How long it may take until everything can be read.
@@ -44,19 +44,19 @@ pub struct Hurry {
 }
 
 /// Where a backup's payloads are.
-pub struct Frost {
+pub struct ArchiveState {
     /// Every object of every payload.
     pub objects: Vec<ObjectFacts>,
 }
 
-impl Frost {
+impl ArchiveState {
     /// The class that takes longest; none if everything can be read at once.
     #[must_use]
     pub fn class(&self) -> Option<ColdClass> {
-        let cold = self.objects.iter().filter(|facts| facts.warmth != Warmth::Warm);
+        let cold = self.objects.iter().filter(|facts| facts.warmth != Availability::Warm);
         // A class that is archived in another way than by its name is asked for like Flexible Retrieval.
         let classes = cold.map(|facts| facts.class.as_deref().and_then(ColdClass::of).unwrap_or(ColdClass::Flexible));
-        classes.max_by_key(|class| class.takes(Tier::Standard))
+        classes.max_by_key(|class| class.takes(RetrievalTier::Standard))
     }
 
     /// Objects and bytes that cannot be read at a moment.
@@ -69,14 +69,14 @@ impl Frost {
     /// Objects that were asked for and are not there yet.
     #[must_use]
     pub fn under_way(&self) -> usize {
-        self.objects.iter().filter(|facts| facts.warmth == Warmth::UnderWay).count()
+        self.objects.iter().filter(|facts| facts.warmth == Availability::UnderWay).count()
     }
 
     /// When the first of the thawed copies goes away.
     #[must_use]
     pub fn until(&self) -> Option<Timestamp> {
         let until = |facts: &ObjectFacts| match facts.warmth {
-            Warmth::Thawed { until } => until,
+            Availability::Thawed { until } => until,
             _ => None,
         };
         self.objects.iter().filter_map(until).min()
@@ -87,7 +87,7 @@ impl Frost {
 ///
 /// # Errors
 /// [`WorkError`] if an object is not there, or the store does not answer.
-pub async fn look(rig: &Rig, manifest: &Manifest) -> Result<Frost, WorkError> {
+pub async fn look(rig: &WorkContext, manifest: &Manifest) -> Result<ArchiveState, WorkError> {
     let objects: Vec<_> = manifest.payloads.iter().flat_map(|payload| &payload.objects).cloned().collect();
     let found = objects.into_iter().map(|object| async move {
         let damaged = |why: String| WorkError::Damaged { what: object.key.to_string(), why };
@@ -97,14 +97,14 @@ pub async fn look(rig: &Rig, manifest: &Manifest) -> Result<Frost, WorkError> {
             false => Err(damaged(format!("it has {} bytes, and {} were signed", facts.bytes, object.bytes))),
         }
     });
-    Ok(Frost { objects: futures::stream::iter(found).buffered(AT_ONCE_MAX).try_collect().await? })
+    Ok(ArchiveState { objects: futures::stream::iter(found).buffered(AT_ONCE_MAX).try_collect().await? })
 }
 
 /// A tier and what it means.
 #[derive(Debug, Clone, Serialize)]
-pub struct Offer {
+pub struct TierOffer {
     /// The tier.
-    pub tier: Tier,
+    pub tier: RetrievalTier,
     /// How long it takes at most, as documented, in seconds.
     pub seconds: u64,
     /// What it costs, in dollars, by list prices.
@@ -123,15 +123,15 @@ pub struct ThawPlan {
     /// Objects that were asked for already.
     pub under_way: usize,
     /// The tier that is taken.
-    pub tier: Tier,
+    pub tier: RetrievalTier,
     /// Days for which the copies stay.
     pub days: u32,
     /// Whether the tier that is taken is through in the time allowed.
     pub in_time: bool,
     /// The cheapest tier that would be, if one is.
-    pub in_time_would_be: Option<Tier>,
+    pub in_time_would_be: Option<RetrievalTier>,
     /// Every tier of the class, fastest first.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<TierOffer>,
 }
 
 impl ThawPlan {
@@ -139,7 +139,7 @@ impl ThawPlan {
     ///
     /// # Errors
     /// [`WorkError::Refused`] if the class does not offer the tier that was asked for.
-    pub fn of(frost: &Frost, hurry: &Hurry, now: Timestamp) -> Result<Option<Self>, WorkError> {
+    pub fn of(frost: &ArchiveState, hurry: &ThawOptions, now: Timestamp) -> Result<Option<Self>, WorkError> {
         let (objects, bytes) = frost.frozen(now);
         let Some(class) = frost.class().filter(|_| objects > 0) else { return Ok(None) };
         let tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
@@ -151,9 +151,9 @@ impl ThawPlan {
                 hint: "give --tier standard or --tier bulk".to_owned(),
             });
         };
-        let offers = Tier::ALL.into_iter().filter_map(|tier| {
+        let offers = RetrievalTier::ALL.into_iter().filter_map(|tier| {
             let seconds = class.takes(tier)?.as_secs();
-            Some(Offer { tier, seconds, dollars: thaw::dollars(class, tier, objects, bytes, days) })
+            Some(TierOffer { tier, seconds, dollars: thaw::dollars(class, tier, objects, bytes, days) })
         });
         let cheapest = thaw::tier_within(class, hurry.allowed);
         let in_time_would_be = class.takes(cheapest).filter(|takes| *takes <= hurry.allowed).map(|_| cheapest);
@@ -173,7 +173,7 @@ impl ThawPlan {
 
     /// What the chosen tier means.
     #[must_use]
-    pub fn offer(&self) -> Option<&Offer> {
+    pub fn offer(&self) -> Option<&TierOffer> {
         self.offers.iter().find(|offer| offer.tier == self.tier)
     }
 }
@@ -187,7 +187,7 @@ pub fn name(class: ColdClass) -> &'static str {
     }
 }
 
-impl Hurry {
+impl ThawOptions {
     fn days(&self) -> u32 {
         let needed = self.load.as_secs().saturating_mul(2).div_ceil(86_400).max(1);
         self.days.unwrap_or_else(|| u32::try_from(needed).unwrap_or(u32::MAX))
@@ -196,13 +196,13 @@ impl Hurry {
 
 /// What one call has asked for by now. Each request is paid for.
 #[derive(Default)]
-struct Sent {
+struct SentRequests {
     rounds: u32,
     prolonged: bool,
 }
 
 /// What was found out, or done, in one round.
-enum Round {
+enum ThawRound {
     /// Everything can be read for long enough.
     Done(Option<Timestamp>),
     /// Something is still on its way.
@@ -215,30 +215,30 @@ enum Round {
 ///
 /// # Errors
 /// [`WorkError::Interrupted`] on Ctrl-C; [`WorkError`] if the store refuses.
-pub async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Option<Timestamp>, WorkError> {
+pub async fn bring(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Option<Timestamp>, WorkError> {
     let mut asked = remembered(rig, manifest).await?;
     let frost = look(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(None) };
     let total: u64 = frost.objects.iter().map(|facts| facts.bytes).sum();
     let mut tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
     let stage = rig.progress.begin("thaw", Some(total));
-    let (begun, mut sent) = (Instant::now(), Sent::default());
+    let (begun, mut sent) = (Instant::now(), SentRequests::default());
     loop {
         let round = round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut sent).await?;
         let waiting = match round {
-            Round::Done(until) => {
+            ThawRound::Done(until) => {
                 stage.add(total.saturating_sub(stage.done()));
                 stage.end();
                 return Ok(until);
             }
-            Round::Waiting { bytes } => bytes,
+            ThawRound::Waiting { bytes } => bytes,
         };
         stage.add(total.saturating_sub(waiting).saturating_sub(stage.done()));
         let expected = class.takes(tier).unwrap_or_default();
         let since = asked
             .as_ref()
             .map_or(begun.elapsed(), |asked| Duration::try_from(Timestamp::now().duration_since(asked.at)).unwrap_or_default());
-        stage.item(Some(format!("{tier} retrieval, within {}; Ctrl-C leaves it under way", for_people(expected))));
+        stage.item(Some(format!("{tier} retrieval, within {}; Ctrl-C leaves it under way", format_duration(expected))));
         cancellable(rig, tokio::time::sleep(thaw::pause(since, expected).min(rig.vault.limits().thaw_poll))).await?;
     }
 }
@@ -247,19 +247,19 @@ pub async fn bring(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Opti
 ///
 /// # Errors
 /// As [`bring`].
-pub async fn begin(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<(), WorkError> {
+pub async fn begin(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<(), WorkError> {
     let mut asked = remembered(rig, manifest).await?;
     let frost = look(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(()) };
     let mut tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
-    round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut Sent::default()).await.map(drop)
+    round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut SentRequests::default()).await.map(drop)
 }
 
 /// Waits until everything that was asked for can be read, and asks for nothing; tells until when it can be.
 ///
 /// # Errors
 /// [`WorkError::Refused`] if nobody has asked for part of it; [`WorkError::Interrupted`] on Ctrl-C.
-pub async fn wait(rig: &Rig, manifest: &Manifest) -> Result<Option<Timestamp>, WorkError> {
+pub async fn wait(rig: &WorkContext, manifest: &Manifest) -> Result<Option<Timestamp>, WorkError> {
     let stage = rig.progress.begin("thaw", None);
     let begun = Instant::now();
     loop {
@@ -278,7 +278,7 @@ pub async fn wait(rig: &Rig, manifest: &Manifest) -> Result<Option<Timestamp>, W
             stage.end();
             return Ok(frost.until());
         }
-        let expected = frost.class().and_then(|class| class.takes(Tier::Standard)).unwrap_or_default();
+        let expected = frost.class().and_then(|class| class.takes(RetrievalTier::Standard)).unwrap_or_default();
         cancellable(rig, tokio::time::sleep(thaw::pause(begun.elapsed(), expected).min(rig.vault.limits().thaw_poll))).await?;
     }
 }
@@ -287,33 +287,35 @@ pub async fn wait(rig: &Rig, manifest: &Manifest) -> Result<Option<Timestamp>, W
 ///
 /// # Errors
 /// [`WorkError`] if the store refuses.
-pub async fn prolong(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Option<Timestamp>, WorkError> {
+pub async fn prolong(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Option<Timestamp>, WorkError> {
     let frost = look(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(None) };
-    let thawed = frost.objects.into_iter().filter(|facts| matches!(facts.warmth, Warmth::Thawed { .. })).collect();
-    request(rig, class, hurry.tier.unwrap_or(Tier::Standard), hurry.days(), thawed).await?;
+    let thawed = frost.objects.into_iter().filter(|facts| matches!(facts.warmth, Availability::Thawed { .. })).collect();
+    request(rig, class, hurry.tier.unwrap_or(RetrievalTier::Standard), hurry.days(), thawed).await?;
     Ok(look(rig, manifest).await?.until())
 }
 
 async fn round(
-    rig: &Rig,
+    rig: &WorkContext,
     manifest: &Manifest,
-    hurry: &Hurry,
+    hurry: &ThawOptions,
     class: ColdClass,
-    tier: &mut Tier,
-    asked: &mut Option<Asked>,
-    sent: &mut Sent,
-) -> Result<Round, WorkError> {
+    tier: &mut RetrievalTier,
+    asked: &mut Option<RequestedRetrieval>,
+    sent: &mut SentRequests,
+) -> Result<ThawRound, WorkError> {
     let frost = look(rig, manifest).await?;
     let now = Timestamp::now();
     let needed_until = thaw::after(now, hurry.load.as_secs_f64());
-    let wish = Wish { tier: *tier, days: hurry.days(), needed_until, asked: asked.as_ref().map(|asked| asked.tier) };
-    let acts: Vec<(ObjectFacts, Act)> = frost.objects.iter().map(|facts| (facts.clone(), thaw::next(facts.warmth, &wish, now))).collect();
-    let stays = |act: &Act| *act == Act::Nothing || (sent.prolonged && *act == Act::Prolong);
+    let wish = ThawRequest { tier: *tier, days: hurry.days(), needed_until, asked: asked.as_ref().map(|asked| asked.tier) };
+    let acts: Vec<(ObjectFacts, ThawAction)> =
+        frost.objects.iter().map(|facts| (facts.clone(), thaw::next(facts.warmth, &wish, now))).collect();
+    let stays = |act: &ThawAction| *act == ThawAction::Nothing || (sent.prolonged && *act == ThawAction::Prolong);
     if acts.iter().all(|(_, act)| stays(act)) {
-        return Ok(Round::Done(frost.until()));
+        return Ok(ThawRound::Done(frost.until()));
     }
-    let wanted: Vec<ObjectFacts> = acts.into_iter().filter(|(_, act)| !stays(act) && *act != Act::Wait).map(|(facts, _)| facts).collect();
+    let wanted: Vec<ObjectFacts> =
+        acts.into_iter().filter(|(_, act)| !stays(act) && *act != ThawAction::Wait).map(|(facts, _)| facts).collect();
     if !wanted.is_empty() {
         sent.rounds += 1;
         if sent.rounds > ROUNDS_MAX {
@@ -335,11 +337,17 @@ async fn round(
         }
     }
     let (_, bytes) = frost.frozen(now);
-    Ok(Round::Waiting { bytes })
+    Ok(ThawRound::Waiting { bytes })
 }
 
 /// Asks for every object, at the tier or at the next slower one that is not refused; tells which that was.
-async fn request(rig: &Rig, class: ColdClass, tier: Tier, days: u32, objects: Vec<ObjectFacts>) -> Result<Tier, WorkError> {
+async fn request(
+    rig: &WorkContext,
+    class: ColdClass,
+    tier: RetrievalTier,
+    days: u32,
+    objects: Vec<ObjectFacts>,
+) -> Result<RetrievalTier, WorkError> {
     let mut tier = tier;
     let mut left = objects;
     loop {
@@ -364,12 +372,12 @@ async fn request(rig: &Rig, class: ColdClass, tier: Tier, days: u32, objects: Ve
     }
 }
 
-async fn ask(rig: &Rig, facts: &ObjectFacts, tier: Tier, days: u32) -> Result<ThawAnswer, WorkError> {
+async fn ask(rig: &WorkContext, facts: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, WorkError> {
     let mut attempt = 1;
     loop {
         match rig.vault.thaw(facts, tier, days).await {
             // Asking twice costs nothing: the second is answered by "under way".
-            Err(error) if error.trouble().is_retryable() && attempt < ATTEMPTS_MAX && !rig.cancel.is_cancelled() => {
+            Err(error) if error.class().is_retryable() && attempt < ATTEMPTS_MAX && !rig.cancel.is_cancelled() => {
                 tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
                 attempt += 1;
             }
@@ -378,14 +386,14 @@ async fn ask(rig: &Rig, facts: &ObjectFacts, tier: Tier, days: u32) -> Result<Th
     }
 }
 
-async fn remembered(rig: &Rig, manifest: &Manifest) -> Result<Option<Asked>, WorkError> {
+async fn remembered(rig: &WorkContext, manifest: &Manifest) -> Result<Option<RequestedRetrieval>, WorkError> {
     let Ok(catalog) = &rig.catalog else { return Ok(None) };
     let all = catalog.thaws(&manifest.vault).await.unwrap_or_default();
     Ok(all.into_iter().find(|asked| asked.datastore == manifest.datastore && asked.backup == manifest.backup))
 }
 
-async fn remember(rig: &Rig, manifest: &Manifest, tier: Tier) -> Result<Asked, WorkError> {
-    let asked = Asked { datastore: manifest.datastore.clone(), backup: manifest.backup.clone(), tier, at: Timestamp::now() };
+async fn remember(rig: &WorkContext, manifest: &Manifest, tier: RetrievalTier) -> Result<RequestedRetrieval, WorkError> {
+    let asked = RequestedRetrieval { datastore: manifest.datastore.clone(), backup: manifest.backup.clone(), tier, at: Timestamp::now() };
     if let Ok(catalog) = &rig.catalog
         && let Err(error) = catalog.asked_for(&manifest.vault, &asked).await
     {
@@ -398,14 +406,14 @@ async fn remember(rig: &Rig, manifest: &Manifest, tier: Tier) -> Result<Asked, W
 ///
 /// # Errors
 /// [`WorkError::Refused`]
-pub fn outlives(frost: &Frost, load: Duration, backup: &BackupId, now: Timestamp) -> Result<(), WorkError> {
+pub fn outlives(frost: &ArchiveState, load: Duration, backup: &BackupId, now: Timestamp) -> Result<(), WorkError> {
     let Some(until) = frost.until() else { return Ok(()) };
     if thaw::after(now, load.as_secs_f64()) <= until {
         return Ok(());
     }
     Err(WorkError::Refused {
         what: format!("restoring backup {backup}"),
-        why: format!("its thawed copies go away at {until}, and loading it may take {}", for_people(load)),
+        why: format!("its thawed copies go away at {until}, and loading it may take {}", format_duration(load)),
         hint: format!("`lifeboat thaw {backup} --days 2 --confirm` makes them stay longer"),
     })
 }
@@ -426,7 +434,7 @@ pub struct ThawRow {
     /// When the first copy goes away.
     pub until: Option<Timestamp>,
     /// The tier, where the catalog of this host remembers it.
-    pub tier: Option<Tier>,
+    pub tier: Option<RetrievalTier>,
     /// When everything should be readable, likewise.
     pub expected: Option<Timestamp>,
 }
@@ -435,7 +443,7 @@ pub struct ThawRow {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn list(rig: &Rig) -> Result<Vec<ThawRow>, WorkError> {
+pub async fn list(rig: &WorkContext) -> Result<Vec<ThawRow>, WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let asked = match &rig.catalog {
         Ok(catalog) => catalog.thaws(&vault).await.unwrap_or_default(),
@@ -444,23 +452,23 @@ pub async fn list(rig: &Rig) -> Result<Vec<ThawRow>, WorkError> {
     let mut rows: std::collections::BTreeMap<(DatastoreName, BackupId), (Vec<ObjectFacts>, Option<ColdClass>)> = Default::default();
     for facts in rig.vault.list(PAYLOADS).await? {
         let Some(of) = parse_backup_key(facts.key.as_str()) else { continue };
-        if facts.warmth == Warmth::Warm {
+        if facts.warmth == Availability::Warm {
             continue;
         }
         // Not every store tells in a listing what was asked for.
         let known = asked.iter().any(|asked| (&asked.datastore, &asked.backup) == (&of.0, &of.1));
         let facts = match facts.warmth {
-            Warmth::Frozen if known => rig.vault.find(&facts.key).await?.unwrap_or(facts),
+            Availability::Frozen if known => rig.vault.find(&facts.key).await?.unwrap_or(facts),
             _ => facts,
         };
         let class = facts.class.as_deref().and_then(ColdClass::of);
         let row = rows.entry(of).or_default();
         row.0.push(facts);
-        row.1 = row.1.into_iter().chain(class).max_by_key(|class| class.takes(Tier::Standard));
+        row.1 = row.1.into_iter().chain(class).max_by_key(|class| class.takes(RetrievalTier::Standard));
     }
     let now = Timestamp::now();
     let row = |((datastore, backup), (objects, class)): ((DatastoreName, BackupId), (Vec<ObjectFacts>, Option<ColdClass>))| {
-        let frost = Frost { objects };
+        let frost = ArchiveState { objects };
         let ready = frost.objects.iter().filter(|facts| facts.warmth.is_readable(now)).count();
         let under_way = frost.under_way();
         let asked = asked.iter().find(|asked| (&asked.datastore, &asked.backup) == (&datastore, &backup));

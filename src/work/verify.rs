@@ -6,21 +6,21 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::back_up::ArchiveTap;
-use super::compare::{Comparison, compare};
+use super::compare::{FingerprintComparison, compare};
 use super::publish::without_catalog;
 use super::snapshot::verify::SetRead;
-use super::{Rig, WorkError, shelf, snapshot};
+use super::{WorkContext, WorkError, shelf, snapshot};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
-use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::domain::manifest::{Manifest, Payload, PayloadRole};
 use crate::pg::globals;
-use crate::pg::rows::{Fingerprinter, Tally, assemble};
-use crate::report::Stage;
-use crate::seal::pour::Tap;
-use crate::seal::{Identity, Opened};
+use crate::pg::rows::{ArchiveTally, RowFingerprinter, assemble};
+use crate::report::ProgressStage;
+use crate::seal::pour::StreamObserver;
+use crate::seal::{BackupIdentity, OpenedPayload};
 
 /// Remembers on this host what a reading of a whole backup has shown: `status` tells of one that is damaged until it is read again and whole.
-pub async fn remember(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId, found: Result<(), &WorkError>) {
+pub async fn remember(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId, found: Result<(), &WorkError>) {
     let Some(catalog) = rig.catalog() else { return };
     match found {
         Ok(()) => without_catalog(catalog.note_whole(vault, datastore, backup).await),
@@ -49,7 +49,7 @@ pub struct VerifyReport {
     pub plain_bytes: u64,
     /// Tables and rows compared with the fingerprint, and differences, of a dump.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub comparison: Option<Comparison>,
+    pub comparison: Option<FingerprintComparison>,
     /// What was read of a volume set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set: Option<SetRead>,
@@ -62,22 +62,22 @@ pub struct VerifyReport {
 /// # Errors
 /// [`WorkError`] for the first thing that is not whole; [`WorkError::CheckFailed`] if the stream is not what the
 /// fingerprint says; [`WorkError::NotVerified`] never: without a pinned key the report says so instead.
-pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
+pub async fn verify(rig: &WorkContext, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
     // What is read is locked until this backup is done, not until all are.
-    let rig = &Rig { reading: Arc::default(), ..rig.clone() };
+    let rig = &WorkContext { reading: Arc::default(), ..rig.clone() };
     if manifest.set.is_some() {
         return snapshot::verify::verify(rig, manifest, signature_verified).await;
     }
     let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open(rig, manifest).await?;
     let mut unseen = vec!["whether a server accepts the SQL: only a restore shows that".to_owned()];
     by_hand(rig, manifest, &identity, number, &mut defects, &mut unseen).await?;
-    let sealed = payload_of(manifest, Role::Fingerprint)?;
+    let sealed = payload_of(manifest, PayloadRole::Fingerprint)?;
     let recorded = Fingerprint::parse(&shelf::read_payload(rig, sealed, &identity).await?)?;
-    let script = shelf::read_payload(rig, payload_of(manifest, Role::Globals)?, &identity).await?;
+    let script = shelf::read_payload(rig, payload_of(manifest, PayloadRole::Globals)?, &identity).await?;
     globals::parse(&script).map_err(|error| WorkError::Damaged { what: "globals.sql".to_owned(), why: error.to_string() })?;
     let stage = rig.progress.begin("verify", Some(manifest.plain_bytes()));
     let mut tallies = Vec::new();
-    for payload in std::iter::once(payload_of(manifest, Role::Main)?).chain(manifest.data_payloads()) {
+    for payload in std::iter::once(payload_of(manifest, PayloadRole::Main)?).chain(manifest.data_payloads()) {
         tallies.push(read_archive(rig, payload, &identity, &recorded.key, Arc::clone(&stage)).await?);
     }
     stage.end();
@@ -104,14 +104,14 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
 /// What a restore by hand uses beside the payloads that are compared: `RESTORE.md`, which is a defect if it is not the one that was signed, and
 /// the restore plan.
 pub(super) async fn by_hand(
-    rig: &Rig,
+    rig: &WorkContext,
     manifest: &Manifest,
-    identity: &Identity,
+    identity: &BackupIdentity,
     envelope: u32,
     defects: &mut Vec<String>,
     unseen: &mut Vec<String>,
 ) -> Result<(), WorkError> {
-    for payload in manifest.payloads.iter().filter(|payload| payload.role == Role::Plan) {
+    for payload in manifest.payloads.iter().filter(|payload| payload.role == PayloadRole::Plan) {
         shelf::read_payload(rig, payload, identity).await?;
     }
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
@@ -126,14 +126,14 @@ pub(super) async fn by_hand(
     match shelf::guide(rig, manifest, envelope).await {
         Ok(_) => {}
         // Whoever wrote lists of chunks signed the guide as well.
-        Err(shelf::NoGuide::Unsigned(key)) if manifest.format == crate::domain::manifest::FORMAT => {
+        Err(shelf::GuideError::Unsigned(key)) if manifest.format == crate::domain::manifest::FORMAT => {
             defects.push(format!("{key} is damaged: its signature is missing"));
         }
-        Err(shelf::NoGuide::Unsigned(key)) => {
+        Err(shelf::GuideError::Unsigned(key)) => {
             unseen.push(format!("{key}: nobody signed it, and nobody should run it; `lifeboat rekey --confirm` writes one that is signed"));
         }
-        Err(shelf::NoGuide::Damaged { key, why }) => defects.push(format!("{key} is damaged: {why}")),
-        Err(shelf::NoGuide::Vault(error)) => return Err(error.into()),
+        Err(shelf::GuideError::Damaged { key, why }) => defects.push(format!("{key} is damaged: {why}")),
+        Err(shelf::GuideError::Vault(error)) => return Err(error.into()),
     }
     Ok(())
 }
@@ -157,7 +157,13 @@ impl VerifyReport {
 }
 
 /// What was not looked at: `list` of this kind of backup, and what no verification sees.
-pub(super) fn not_looked_at(rig: &Rig, manifest: &Manifest, signature_verified: bool, slot: &str, mut list: Vec<String>) -> Vec<String> {
+pub(super) fn not_looked_at(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    signature_verified: bool,
+    slot: &str,
+    mut list: Vec<String>,
+) -> Vec<String> {
     let others: Vec<&str> = manifest.slots.iter().map(|s| s.name.as_str()).filter(|name| *name != slot).collect();
     if !others.is_empty() {
         list.push(format!("whether the other key slots open it: {}", others.join(", ")));
@@ -172,16 +178,22 @@ pub(super) fn not_looked_at(rig: &Rig, manifest: &Manifest, signature_verified: 
 ///
 /// # Errors
 /// [`WorkError::Damaged`] if it is not there.
-pub fn payload_of(manifest: &Manifest, role: Role) -> Result<&Payload, WorkError> {
+pub fn payload_of(manifest: &Manifest, role: PayloadRole) -> Result<&Payload, WorkError> {
     manifest.payload(role).ok_or_else(|| WorkError::Damaged {
         what: format!("the manifest of {}", manifest.backup),
         why: format!("it has no payload of role {role:?}"),
     })
 }
 
-async fn read_archive(rig: &Rig, payload: &Payload, identity: &Identity, key: &HashKey, stage: Arc<Stage>) -> Result<Tally, WorkError> {
+async fn read_archive(
+    rig: &WorkContext,
+    payload: &Payload,
+    identity: &BackupIdentity,
+    key: &HashKey,
+    stage: Arc<ProgressStage>,
+) -> Result<ArchiveTally, WorkError> {
     let opened = shelf::open_payload(rig, payload, identity).await?;
-    let tap = ArchiveTap::new(Fingerprinter::new(key.clone()), stage);
+    let tap = ArchiveTap::new(RowFingerprinter::new(key.clone()), stage);
     let (name, cancel) = (payload.name.clone(), rig.cancel.clone());
     let read = move || read_through(&name, opened, tap, &cancel);
     tokio::task::spawn_blocking(read).await.map_err(|_| WorkError::Bug("the verifying thread died".to_owned()))?
@@ -189,10 +201,10 @@ async fn read_archive(rig: &Rig, payload: &Payload, identity: &Identity, key: &H
 
 fn read_through(
     name: &str,
-    mut opened: Opened,
+    mut opened: OpenedPayload,
     mut tap: ArchiveTap,
     cancel: &tokio_util::sync::CancellationToken,
-) -> Result<Tally, WorkError> {
+) -> Result<ArchiveTally, WorkError> {
     let malformed = |why| WorkError::Damaged { what: name.to_owned(), why };
     let mut chunk = vec![0; 1024 * 1024];
     loop {

@@ -4,17 +4,17 @@ use std::path::Path;
 
 use lifeboat::config::Config;
 use lifeboat::domain::document::VaultHeader;
-use lifeboat::domain::envelope::{Context, Envelope};
-use lifeboat::domain::evidence::Record;
+use lifeboat::domain::envelope::{EncryptionContext, Envelope};
+use lifeboat::domain::evidence::EvidenceRecord;
 use lifeboat::domain::fingerprint::{Fingerprint, HashKey};
 use lifeboat::domain::id::{BackupId, DatastoreName, VaultId};
-use lifeboat::domain::layout::{self, ObjectKey, Place};
+use lifeboat::domain::layout::{self, BackupKeys, ObjectKey};
 use lifeboat::domain::manifest::Manifest;
-use lifeboat::domain::scratch::Order;
-use lifeboat::pg::archive::Reader;
-use lifeboat::pg::rows::Fingerprinter;
+use lifeboat::domain::scratch::AgentOrder;
+use lifeboat::pg::archive::ArchiveReader;
+use lifeboat::pg::rows::RowFingerprinter;
 use lifeboat::pg::{globals, sql};
-use lifeboat::seal::{Identity, Opened};
+use lifeboat::seal::{BackupIdentity, OpenedPayload};
 
 /// What a backup is called in the seeds.
 pub const BACKUP: &str = "20261122T031500Z-K3XQ7A";
@@ -41,18 +41,18 @@ fn names() -> (VaultId, DatastoreName, BackupId) {
 
 pub fn manifest(bytes: &[u8]) {
     let (vault, datastore, backup) = names();
-    let _ = Manifest::parse(bytes, &vault, &Place { datastore: &datastore, backup: &backup });
+    let _ = Manifest::parse(bytes, &vault, &BackupKeys { datastore: &datastore, backup: &backup });
 }
 
 pub fn envelope(bytes: &[u8]) {
     let (vault, datastore, backup) = names();
-    let _ = Envelope::parse(bytes, &Context { vault, datastore, backup });
+    let _ = Envelope::parse(bytes, &EncryptionContext { vault, datastore, backup });
 }
 
 /// Evidence, letters of agents, the vault's header, fingerprints.
 pub fn documents(bytes: &[u8]) {
-    let _ = Record::parse(bytes);
-    let _ = Order::parse(bytes);
+    let _ = EvidenceRecord::parse(bytes);
+    let _ = AgentOrder::parse(bytes);
     let _ = VaultHeader::parse(bytes);
     let _ = Fingerprint::parse(bytes);
 }
@@ -61,7 +61,7 @@ pub fn documents(bytes: &[u8]) {
 pub fn archive(bytes: &[u8]) {
     let Some((cut, bytes)) = bytes.split_first() else { return };
     let read = |piece: usize| {
-        let mut reader = Reader::new(Fingerprinter::new(HashKey::from_random([3; 32])));
+        let mut reader = ArchiveReader::new(RowFingerprinter::new(HashKey::from_random([3; 32])));
         for piece in bytes.chunks(piece) {
             reader.feed(piece).map_err(|error| error.to_string())?;
         }
@@ -96,9 +96,9 @@ pub fn configuration(bytes: &[u8]) {
 pub fn crontab(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = text.parse::<lifeboat::domain::calendar::crontab::Crontab>();
-        let _ = text.parse::<lifeboat::domain::calendar::Zone>();
+        let _ = text.parse::<lifeboat::domain::calendar::TimeZoneName>();
         let _ = text.parse::<lifeboat::domain::calendar::Blackout>();
-        let _ = text.parse::<lifeboat::domain::span::Span>();
+        let _ = text.parse::<lifeboat::domain::span::HumanDuration>();
     }
 }
 
@@ -115,7 +115,7 @@ pub fn listing(bytes: &[u8]) {
         let _ = layout::parse_epoch_key(&datastore, name);
         let _ = layout::parse_run_key(name);
         if let Some((datastore, backup)) = layout::parse_manifest_key(name) {
-            assert_eq!(Place { datastore: &datastore, backup: &backup }.manifest().as_str(), name);
+            assert_eq!(BackupKeys { datastore: &datastore, backup: &backup }.manifest().as_str(), name);
         }
     }
 }
@@ -126,6 +126,6 @@ pub fn age_header(bytes: &[u8]) {
     let _ = to.try_send(Ok(bytes.to_vec().into()));
     drop(to);
     let expected =
-        lifeboat::seal::open::Expected { name: "x".to_owned(), bytes: bytes.len() as u64, sha256: "0".repeat(64), in_chunks: true };
-    assert!(Opened::new("x", chunks, vec![expected], &Identity::generate()).is_err());
+        lifeboat::seal::open::ExpectedObject { name: "x".to_owned(), bytes: bytes.len() as u64, sha256: "0".repeat(64), in_chunks: true };
+    assert!(OpenedPayload::new("x", chunks, vec![expected], &BackupIdentity::generate()).is_err());
 }

@@ -19,7 +19,7 @@ pub struct Crontab {
     interval: bool,
 }
 
-struct Field {
+struct CronField {
     name: &'static str,
     low: u8,
     high: u8,
@@ -29,12 +29,12 @@ struct Field {
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 /// Names of the days as crontab numbers them.
 pub const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-const FIELDS: [Field; 5] = [
-    Field { name: "minute", low: 0, high: 59, names: &[] },
-    Field { name: "hour", low: 0, high: 23, names: &[] },
-    Field { name: "day of month", low: 1, high: 31, names: &[] },
-    Field { name: "month", low: 1, high: 12, names: &MONTHS },
-    Field { name: "day of week", low: 0, high: 7, names: &DAYS },
+const FIELDS: [CronField; 5] = [
+    CronField { name: "minute", low: 0, high: 59, names: &[] },
+    CronField { name: "hour", low: 0, high: 23, names: &[] },
+    CronField { name: "day of month", low: 1, high: 31, names: &[] },
+    CronField { name: "month", low: 1, high: 12, names: &MONTHS },
+    CronField { name: "day of week", low: 0, high: 7, names: &DAYS },
 ];
 const NICKNAMES: [(&str, &str); 7] = [
     ("@yearly", "0 0 1 1 *"),
@@ -46,7 +46,7 @@ const NICKNAMES: [(&str, &str); 7] = [
     ("@hourly", "0 * * * *"),
 ];
 
-impl Field {
+impl CronField {
     fn number(&self, text: &str) -> Result<u8, String> {
         if let Some(index) = self.names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
             return Ok(self.low + u8::try_from(index).unwrap_or_default());

@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 
 pub use crontab::Crontab;
 
-use super::span::{Span, for_people};
+use super::span::{HumanDuration, format_duration};
 
 /// How often a tick is moved out of one blackout window into the next before it is given up.
 const WINDOWS_CHAINED_MAX: usize = 32;
@@ -28,9 +28,9 @@ const WINDOWS_CHAINED_MAX: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Calendar {
     /// What recurs.
-    pub pattern: Pattern,
+    pub pattern: RecurrencePattern,
     /// Where the clock hangs.
-    pub zone: Zone,
+    pub zone: TimeZoneName,
     /// Up to this much later than scheduled, by chance, the same on every host.
     pub jitter: Duration,
     /// When nothing may begin.
@@ -41,13 +41,13 @@ pub struct Calendar {
 
 /// What recurs.
 #[derive(Debug, Clone)]
-pub enum Pattern {
+pub enum RecurrencePattern {
     /// As crontab says.
     Cron(Crontab),
     /// Every so often, counted from a beginning.
     Every {
         /// How often.
-        period: Period,
+        period: TickPeriod,
         /// The first time, by the clock on the wall.
         starting: DateTime,
     },
@@ -64,15 +64,15 @@ pub enum Pattern {
 
 /// A length of time between two ticks: days keep the time on the wall, seconds keep the distance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Period {
+pub enum TickPeriod {
     /// So many days.
     Days(i64),
     /// So many seconds.
     Seconds(i64),
 }
 
-impl From<Span> for Period {
-    fn from(span: Span) -> Self {
+impl From<HumanDuration> for TickPeriod {
+    fn from(span: HumanDuration) -> Self {
         let seconds = i64::try_from(span.duration().as_secs()).unwrap_or(i64::MAX).max(1);
         if seconds % 86_400 == 0 { Self::Days(seconds / 86_400) } else { Self::Seconds(seconds) }
     }
@@ -89,9 +89,9 @@ pub enum InBlackout {
 
 /// A time zone and its name.
 #[derive(Clone)]
-pub struct Zone(TimeZone);
+pub struct TimeZoneName(TimeZone);
 
-impl Zone {
+impl TimeZoneName {
     /// UTC.
     #[must_use]
     pub fn utc() -> Self {
@@ -114,13 +114,13 @@ impl Zone {
     }
 }
 
-impl fmt::Debug for Zone {
+impl fmt::Debug for TimeZoneName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Zone({})", self.name())
     }
 }
 
-impl FromStr for Zone {
+impl FromStr for TimeZoneName {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {
         if name == "UTC" {
@@ -235,7 +235,7 @@ impl Calendar {
     /// The nominal instant of the first tick after an instant.
     #[must_use]
     pub fn next_nominal(&self, after: Timestamp) -> Option<Timestamp> {
-        if let Pattern::Every { period: Period::Seconds(seconds), starting } = self.pattern {
+        if let RecurrencePattern::Every { period: TickPeriod::Seconds(seconds), starting } = self.pattern {
             let first = self.zone.0.to_ambiguous_timestamp(starting).compatible().ok()?;
             let gone = after.as_second() - first.as_second();
             let count = if after < first { 0 } else { gone.div_euclid(seconds) + 1 };
@@ -283,9 +283,9 @@ impl Calendar {
     /// The pattern's first local time after another.
     fn next_local(&self, local: DateTime) -> Option<DateTime> {
         match &self.pattern {
-            Pattern::Cron(crontab) => crontab.after(local),
-            Pattern::Every { period: Period::Seconds(_), .. } => None,
-            Pattern::Every { period: Period::Days(days), starting } => {
+            RecurrencePattern::Cron(crontab) => crontab.after(local),
+            RecurrencePattern::Every { period: TickPeriod::Seconds(_), .. } => None,
+            RecurrencePattern::Every { period: TickPeriod::Days(days), starting } => {
                 if local < *starting {
                     return Some(*starting);
                 }
@@ -295,7 +295,7 @@ impl Calendar {
                 let at = |count: i64| starting.checked_add(jiff::Span::new().try_days(count.checked_mul(*days)?).ok()?).ok();
                 at(count).filter(|time| *time > local).or_else(|| at(count + 1))
             }
-            Pattern::Monthly { nth, weekday, at } => {
+            RecurrencePattern::Monthly { nth, weekday, at } => {
                 let mut month = local.date().first_of_month();
                 // A fifth Friday comes at least four times a year.
                 for _ in 0..24 {
@@ -313,7 +313,7 @@ impl Calendar {
 
     /// The instants of a local time: one, or two for an interval job in the repeated hour.
     fn instants(&self, local: DateTime) -> [Option<Timestamp>; 2] {
-        let interval = matches!(&self.pattern, Pattern::Cron(crontab) if crontab.is_interval());
+        let interval = matches!(&self.pattern, RecurrencePattern::Cron(crontab) if crontab.is_interval());
         let ambiguous = self.zone.0.to_ambiguous_timestamp(local);
         match ambiguous.offset() {
             AmbiguousOffset::Fold { .. } if interval => [ambiguous.earlier().ok(), ambiguous.later().ok()],
@@ -332,7 +332,7 @@ impl Calendar {
         let jitter = self.jitter_of(job, nominal);
         if !jitter.is_zero() {
             due = due.checked_add(SignedDuration::try_from(jitter).unwrap_or_default()).unwrap_or(due);
-            why.push(format!("{} of jitter", for_people(jitter)));
+            why.push(format!("{} of jitter", format_duration(jitter)));
         }
         for _ in 0..WINDOWS_CHAINED_MAX {
             let local = self.local(due);
@@ -386,18 +386,18 @@ impl Calendar {
     #[must_use]
     pub fn describe(&self) -> String {
         let what = match &self.pattern {
-            Pattern::Cron(crontab) => format!("cron {}", crontab.text()),
-            Pattern::Every { period: Period::Days(days), starting } if days % 7 == 0 => {
+            RecurrencePattern::Cron(crontab) => format!("cron {}", crontab.text()),
+            RecurrencePattern::Every { period: TickPeriod::Days(days), starting } if days % 7 == 0 => {
                 format!("every {} weeks from {}", days / 7, starting.strftime("%Y-%m-%d %H:%M"))
             }
-            Pattern::Every { period: Period::Days(days), starting } => {
+            RecurrencePattern::Every { period: TickPeriod::Days(days), starting } => {
                 format!("every {days} days from {}", starting.strftime("%Y-%m-%d %H:%M"))
             }
-            Pattern::Every { period: Period::Seconds(seconds), starting } => {
-                let every = Span::seconds(seconds.unsigned_abs());
+            RecurrencePattern::Every { period: TickPeriod::Seconds(seconds), starting } => {
+                let every = HumanDuration::seconds(seconds.unsigned_abs());
                 format!("every {every} from {}", starting.strftime("%Y-%m-%d %H:%M"))
             }
-            Pattern::Monthly { nth, weekday, at } => {
+            RecurrencePattern::Monthly { nth, weekday, at } => {
                 let which = ["last", "", "first", "second", "third", "fourth", "fifth"];
                 let which = which.get(usize::try_from(nth + 1).unwrap_or_default()).copied().unwrap_or_default();
                 format!("{which} {weekday:?} of the month at {}", at.strftime("%H:%M"))

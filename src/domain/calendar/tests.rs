@@ -5,11 +5,11 @@
 use super::*;
 use proptest::prelude::*;
 
-fn calendar(pattern: Pattern, zone: &str) -> Calendar {
+fn calendar(pattern: RecurrencePattern, zone: &str) -> Calendar {
     Calendar { pattern, zone: zone.parse().unwrap(), jitter: Duration::ZERO, blackouts: Vec::new(), in_blackout: InBlackout::Postpone }
 }
 fn cron(text: &str, zone: &str) -> Calendar {
-    calendar(Pattern::Cron(text.parse().unwrap()), zone)
+    calendar(RecurrencePattern::Cron(text.parse().unwrap()), zone)
 }
 fn ticks(calendar: &Calendar, from: &str, to: &str) -> Vec<String> {
     let (mut here, to): (Timestamp, Timestamp) = (from.parse().unwrap(), to.parse().unwrap());
@@ -59,7 +59,10 @@ fn an_interval_keeps_its_interval_on_both_nights() {
 #[test]
 fn what_cron_cannot_say() {
     let every = |period: &str, starting: &str, zone: &str| {
-        calendar(Pattern::Every { period: period.parse::<Span>().unwrap().into(), starting: starting.parse().unwrap() }, zone)
+        calendar(
+            RecurrencePattern::Every { period: period.parse::<HumanDuration>().unwrap().into(), starting: starting.parse().unwrap() },
+            zone,
+        )
     };
     let sessions = every("2 weeks", "2026-11-24T10:00", "Europe/Berlin");
     assert_eq!(
@@ -76,7 +79,7 @@ fn what_cron_cannot_say() {
     );
     let monthly = |text: &str| {
         let (nth, weekday) = nth_weekday(text).unwrap();
-        calendar(Pattern::Monthly { nth, weekday, at: "09:30".parse().unwrap() }, "UTC")
+        calendar(RecurrencePattern::Monthly { nth, weekday, at: "09:30".parse().unwrap() }, "UTC")
     };
     assert_eq!(
         ticks(&monthly("first tuesday"), "2026-11-24T00:00Z", "2027-02-28T00:00Z"),
@@ -220,7 +223,10 @@ proptest! {
 }
 
 fn every(period: &str, starting: &str, zone: &str) -> Calendar {
-    calendar(Pattern::Every { period: period.parse::<Span>().unwrap().into(), starting: starting.parse().unwrap() }, zone)
+    calendar(
+        RecurrencePattern::Every { period: period.parse::<HumanDuration>().unwrap().into(), starting: starting.parse().unwrap() },
+        zone,
+    )
 }
 fn instant(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -229,31 +235,31 @@ fn instant(text: &str) -> Timestamp {
 #[test]
 fn whole_days_keep_the_time_on_the_wall_and_anything_else_its_distance() {
     for (span, period) in [
-        ("1d", Period::Days(1)),
-        ("24h", Period::Days(1)),
-        ("2w", Period::Days(14)),
-        ("36h", Period::Seconds(129_600)),
-        ("86399s", Period::Seconds(86_399)),
-        ("90s", Period::Seconds(90)),
+        ("1d", TickPeriod::Days(1)),
+        ("24h", TickPeriod::Days(1)),
+        ("2w", TickPeriod::Days(14)),
+        ("36h", TickPeriod::Seconds(129_600)),
+        ("86399s", TickPeriod::Seconds(86_399)),
+        ("90s", TickPeriod::Seconds(90)),
         // Never nothing, which would be an endless number of ticks.
-        ("0s", Period::Seconds(1)),
+        ("0s", TickPeriod::Seconds(1)),
     ] {
-        assert_eq!(Period::from(span.parse::<Span>().unwrap()), period, "{span}");
+        assert_eq!(TickPeriod::from(span.parse::<HumanDuration>().unwrap()), period, "{span}");
     }
 }
 
 #[test]
 fn a_zone_is_known_by_its_name_and_shows_its_own_time() {
-    let berlin: Zone = "Europe/Berlin".parse().unwrap();
+    let berlin: TimeZoneName = "Europe/Berlin".parse().unwrap();
     assert_eq!(berlin.name(), "Europe/Berlin");
     assert_eq!(format!("{berlin:?}"), "Zone(Europe/Berlin)");
     assert_eq!(berlin.show(instant("2026-03-29T00:30Z")), "Sun 2026-03-29 01:30 CET");
     assert_eq!(berlin.show(instant("2026-03-29T01:30Z")), "Sun 2026-03-29 03:30 CEST");
-    let utc: Zone = "UTC".parse().unwrap();
-    assert_eq!((utc.name(), Zone::utc().name()), ("UTC", "UTC"));
+    let utc: TimeZoneName = "UTC".parse().unwrap();
+    assert_eq!((utc.name(), TimeZoneName::utc().name()), ("UTC", "UTC"));
     assert_eq!(utc.show(instant("2026-03-29T01:30Z")), "Sun 2026-03-29 01:30 UTC");
     for bad in ["Europe/Berlín", "Europe/Nowhere", "", "CEST"] {
-        let why = bad.parse::<Zone>().unwrap_err();
+        let why = bad.parse::<TimeZoneName>().unwrap_err();
         assert_eq!(why, format!("{bad:?} is no time zone of the database"));
     }
 }
@@ -407,7 +413,7 @@ fn only_an_interval_runs_twice_in_the_repeated_hour() {
         (cron("30 */2 * * *", "Europe/Berlin"), vec!["25 02:30 CEST", "25 02:30 CET"]),
         (every("1d", "2026-10-20T02:30", "Europe/Berlin"), vec!["25 02:30 CEST"]),
         (
-            calendar(Pattern::Monthly { nth: -1, weekday: Weekday::Sunday, at: Time::constant(2, 30, 0, 0) }, "Europe/Berlin"),
+            calendar(RecurrencePattern::Monthly { nth: -1, weekday: Weekday::Sunday, at: Time::constant(2, 30, 0, 0) }, "Europe/Berlin"),
             vec!["25 02:30 CEST"],
         ),
     ] {
@@ -439,7 +445,7 @@ fn every_so_often_begins_with_its_beginning() {
 
 #[test]
 fn a_monthly_time_is_never_after_itself_and_passes_months_without_it() {
-    let monthly = |nth, weekday| calendar(Pattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
+    let monthly = |nth, weekday| calendar(RecurrencePattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
     for (nth, after, expected) in [
         // Mondays: the 2nd and the 30th of November 2026, the 7th and the 28th of December; none is the fifth.
         (1, "2026-11-02T09:29:59Z", "2026-11-02T09:30Z"),
@@ -460,7 +466,7 @@ proptest! {
     #[test]
     fn a_period_of_seconds_has_its_next_tick_within_a_period(zone in 0..ZONES.len(), seconds in 1..100_000i64, ahead in -500_000..500_000i64) {
         let starting: DateTime = "2026-10-25T02:30".parse().unwrap();
-        let calendar = calendar(Pattern::Every { period: Period::Seconds(seconds), starting }, ZONES[zone]);
+        let calendar = calendar(RecurrencePattern::Every { period: TickPeriod::Seconds(seconds), starting }, ZONES[zone]);
         let first = calendar.zone.zone().to_ambiguous_timestamp(starting).compatible().unwrap();
         let after = first + SignedDuration::from_secs(ahead);
         let next = calendar.next_nominal(after).unwrap();
@@ -472,7 +478,7 @@ proptest! {
 
 #[test]
 fn what_recurs_is_described_in_words() {
-    let monthly = |nth, weekday| calendar(Pattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
+    let monthly = |nth, weekday| calendar(RecurrencePattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
     for (calendar, words) in [
         (cron("30 2 * * *", "Europe/Berlin"), "cron 30 2 * * *, Europe/Berlin"),
         (cron("@daily", "UTC"), "cron @daily, UTC"),
@@ -512,7 +518,8 @@ fn a_window_that_ends_in_the_repeated_hour_postpones_to_its_second_end_too() {
 
 #[test]
 fn a_period_longer_than_any_calendar_comes_once_and_then_never() {
-    let every = calendar(Pattern::Every { period: Period::Days(10_500_000), starting: "2026-01-01T00:00".parse().unwrap() }, "UTC");
+    let every =
+        calendar(RecurrencePattern::Every { period: TickPeriod::Days(10_500_000), starting: "2026-01-01T00:00".parse().unwrap() }, "UTC");
     assert_eq!(every.next_nominal("2025-01-01T00:00:00Z".parse().unwrap()), Some("2026-01-01T00:00:00Z".parse().unwrap()));
     assert_eq!(every.next_nominal("2026-06-01T00:00:00Z".parse().unwrap()), None);
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::domain::volumes::{Consistency, Member, SetPlace};
+use crate::domain::volumes::{Consistency, SetMember, SetPlace};
 
 const BACKUP: &str = "20261122T031500Z-K3XQ7A";
 
@@ -12,14 +12,14 @@ fn object(key: &str, bytes: u64) -> StoredObject {
     StoredObject { key: key.parse().unwrap(), bytes, sha256: "0123456789abcdef".repeat(4), chunks }
 }
 
-fn payload(name: &str, role: Role, plain_bytes: u64, pieces: &[u64]) -> Payload {
+fn payload(name: &str, role: PayloadRole, plain_bytes: u64, pieces: &[u64]) -> Payload {
     let object = |(number, bytes): (usize, &u64)| object(&format!("payloads/chat/{BACKUP}/{name}.zst.age.{number:04}"), *bytes);
     Payload { name: name.to_owned(), role, plain_bytes, objects: pieces.iter().enumerate().map(object).collect() }
 }
 
-fn statement() -> Statement {
+fn statement() -> ManifestStatement {
     let time = |text: &str| text.parse().unwrap();
-    Statement {
+    ManifestStatement {
         vault: VaultId::from_random([7; 16]),
         datastore: "chat".parse().unwrap(),
         backup: BACKUP.parse().unwrap(),
@@ -35,10 +35,10 @@ fn statement() -> Statement {
             snapshot_time: time("2026-11-22T03:15:01Z"),
             snapshot_lsn: Some("0/1A2B3C".to_owned()),
         },
-        tools: Tools { lifeboat: "0.1.0".to_owned(), pg_dump: Some("pg_dump 16.4".to_owned()), pg_dump_major: Some(16) },
+        tools: ToolVersions { lifeboat: "0.1.0".to_owned(), pg_dump: Some("pg_dump 16.4".to_owned()), pg_dump_major: Some(16) },
         set: None,
         envelope_sha256: "e".repeat(64),
-        slots: vec![Slot { name: "home".to_owned(), kind: "aws-kms".to_owned() }],
+        slots: vec![SlotReference { name: "home".to_owned(), kind: "aws-kms".to_owned() }],
         evidence_head: Some("f".repeat(64)),
     }
 }
@@ -46,14 +46,14 @@ fn statement() -> Statement {
 /// What a dump with two parallel payloads is stored as.
 fn dump() -> Manifest {
     let payloads = [
-        payload("main", Role::Main, 1_000, &[300, 40]),
-        payload("data-001", Role::Data, 20_000, &[5_000]),
-        payload("data-002", Role::Data, 30_000, &[6_000]),
-        payload("globals.sql", Role::Globals, 70, &[7]),
+        payload("main", PayloadRole::Main, 1_000, &[300, 40]),
+        payload("data-001", PayloadRole::Data, 20_000, &[5_000]),
+        payload("data-002", PayloadRole::Data, 30_000, &[6_000]),
+        payload("globals.sql", PayloadRole::Globals, 70, &[7]),
         Payload {
             name: "fingerprint.json".to_owned(),
             objects: vec![object(&format!("meta/chat/{BACKUP}/fingerprint.json.zst.age"), 80)],
-            ..payload("", Role::Fingerprint, 400, &[])
+            ..payload("", PayloadRole::Fingerprint, 400, &[])
         },
     ];
     let receipts: Vec<Receipt> = payloads.into_iter().map(Receipt::of_completed).collect();
@@ -63,7 +63,7 @@ fn dump() -> Manifest {
 
 /// What a set of two volumes is stored as, of which the blocks of one were counted.
 fn set() -> Manifest {
-    let member = |number: u8, blocks| Member {
+    let member = |number: u8, blocks| SetMember {
         volume: format!("vol-{number}").parse().unwrap(),
         attached: None,
         bytes: 8 << 30,
@@ -90,10 +90,10 @@ fn set() -> Manifest {
         copied_to: None,
         lock: None,
     };
-    let tools = Tools { pg_dump: None, pg_dump_major: None, ..statement().tools };
+    let tools = ToolVersions { pg_dump: None, pg_dump_major: None, ..statement().tools };
     let source = SourceFacts { server_version: None, server_version_num: None, ..statement().source };
-    let receipt = Receipt::of_completed(payload("vol-2.blocks", Role::Blocks, 96, &[50]));
-    Manifest::new(Statement { set: Some(set), tools, source, ..statement() }, vec![receipt])
+    let receipt = Receipt::of_completed(payload("vol-2.blocks", PayloadRole::Blocks, 96, &[50]));
+    Manifest::new(ManifestStatement { set: Some(set), tools, source, ..statement() }, vec![receipt])
 }
 
 /// A manifest as it was before objects had lists of their chunks.
@@ -106,7 +106,7 @@ fn earlier(mut manifest: Manifest, format: &str) -> Manifest {
 /// Reads a manifest at the place of backup [`BACKUP`] of `chat`.
 fn read(manifest: &Manifest) -> Result<Manifest, String> {
     let own = statement();
-    let place = Place { datastore: &own.datastore, backup: &own.backup };
+    let place = BackupKeys { datastore: &own.datastore, backup: &own.backup };
     Manifest::parse(&serde_json::to_vec(manifest).unwrap(), &own.vault, &place).map_err(|error| error.to_string())
 }
 
@@ -119,7 +119,7 @@ fn a_manifest_reads_back_as_it_was_stated() {
         let earlier = earlier(manifest, format);
         assert_eq!(read(&earlier).unwrap(), earlier, "{format}");
     }
-    let plan = payload("plan.toml", Role::Plan, 9, &[1]);
+    let plan = payload("plan.toml", PayloadRole::Plan, 9, &[1]);
     for mut planned in [dump(), set()] {
         planned.payloads.push(plan.clone());
         assert_eq!(read(&planned).unwrap(), planned, "a restore plan may be stored with any backup");
@@ -168,10 +168,10 @@ fn a_dump_that_lacks_what_a_restore_needs_is_refused() {
         (|m| m.source.server_version_num = None, unknown),
         (|m| m.tools.pg_dump_major = None, unknown),
         (|m| drop(m.payloads.remove(0)), "it lists 0 payloads of role Main, and must list 1"),
-        (|m| m.payloads.push(payload("main-2", Role::Main, 1, &[1])), "it lists 2 payloads of role Main, and must list 1"),
-        (|m| m.payloads.retain(|p| p.role != Role::Globals), "it lists 0 payloads of role Globals, and must list 1"),
-        (|m| m.payloads.retain(|p| p.role != Role::Fingerprint), "it lists 0 payloads of role Fingerprint, and must list 1"),
-        (|m| m.payloads.push(payload("b", Role::Blocks, 1, &[1])), "it lists 1 payloads of role Blocks, and must list 0"),
+        (|m| m.payloads.push(payload("main-2", PayloadRole::Main, 1, &[1])), "it lists 2 payloads of role Main, and must list 1"),
+        (|m| m.payloads.retain(|p| p.role != PayloadRole::Globals), "it lists 0 payloads of role Globals, and must list 1"),
+        (|m| m.payloads.retain(|p| p.role != PayloadRole::Fingerprint), "it lists 0 payloads of role Fingerprint, and must list 1"),
+        (|m| m.payloads.push(payload("b", PayloadRole::Blocks, 1, &[1])), "it lists 1 payloads of role Blocks, and must list 0"),
         (|m| m.payloads[1].objects.clear(), "payload \"data-001\" has no object"),
     ];
     for (change, why) in changes {
@@ -187,7 +187,7 @@ fn a_volume_set_that_contradicts_itself_is_refused() {
     let members = &mut twice.set.as_mut().unwrap().members;
     members[1].volume = members[0].volume.clone();
     assert!(read(&twice).unwrap_err().ends_with("a volume or a snapshot is in the set twice"));
-    for role in [Role::Main, Role::Data, Role::Globals, Role::Fingerprint] {
+    for role in [PayloadRole::Main, PayloadRole::Data, PayloadRole::Globals, PayloadRole::Fingerprint] {
         let mut manifest = set();
         manifest.payloads.push(payload("main", role, 1, &[1]));
         assert!(read(&manifest).unwrap_err().ends_with("payload \"main\" is not one of a volume set"), "{role:?}");
@@ -267,8 +267,8 @@ fn sizes_add_up_over_all_payloads_and_their_pieces() {
 #[test]
 fn payloads_are_found_by_their_role() {
     let dump = dump();
-    assert_eq!(dump.payload(Role::Globals).map(|p| p.name.as_str()), Some("globals.sql"));
-    assert_eq!(dump.payload(Role::Plan), None);
+    assert_eq!(dump.payload(PayloadRole::Globals).map(|p| p.name.as_str()), Some("globals.sql"));
+    assert_eq!(dump.payload(PayloadRole::Plan), None);
     assert_eq!(dump.data_payloads().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["data-001", "data-002"]);
     assert_eq!(dump.place().manifest().as_str(), format!("manifests/chat/{BACKUP}.json"));
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::domain::drill::{Answer, CheckKind, Control};
+use crate::domain::drill::{CheckKind, CheckOutcome, NegativeControl};
 use serde_json::json;
 
 fn vault() -> VaultId {
@@ -35,12 +35,12 @@ fn settings(types: &[&str]) -> ScratchSettings {
         dns_firewall: None,
         agent: None,
         pg_bin: None,
-        cost_cap: Dollars::of(10.0),
+        cost_cap: UsDollars::of(10.0),
         instance_hour: None,
-        boot_within: Span::seconds(600),
-        silent_within: Span::seconds(300),
-        settle_within: Span::seconds(600),
-        poll: Span::seconds(5),
+        boot_within: HumanDuration::seconds(600),
+        silent_within: HumanDuration::seconds(300),
+        settle_within: HumanDuration::seconds(600),
+        poll: HumanDuration::seconds(5),
     }
 }
 
@@ -58,7 +58,7 @@ fn money_is_rounded_up_and_never_negative() {
         (f64::NAN, 0),
         (f64::INFINITY, u64::MAX),
     ] {
-        assert_eq!(Dollars::of(dollars), Dollars(expected), "{dollars}");
+        assert_eq!(UsDollars::of(dollars), UsDollars(expected), "{dollars}");
     }
 }
 
@@ -75,14 +75,14 @@ fn money_is_shown_in_dollars_and_cents_rounded_up() {
         (123_456, "$12.35"),
         (12_340_000, "$1234.00"),
     ] {
-        assert_eq!(Dollars(amount).to_string(), shown);
+        assert_eq!(UsDollars(amount).to_string(), shown);
     }
 }
 
 #[test]
 fn a_run_costs_at_most_its_dearest_instance_its_endpoint_and_its_volumes_until_its_time_is_over() {
     let dedicated = |settings| ScratchSettings { tenancy: "dedicated".to_owned(), ..settings };
-    let hour = |dollars: f64, settings| ScratchSettings { instance_hour: Some(Dollars::of(dollars)), ..settings };
+    let hour = |dollars: f64, settings| ScratchSettings { instance_hour: Some(UsDollars::of(dollars)), ..settings };
     for (settings, seconds, gib, dollars) in [
         // The price of the list and the endpoint.
         (settings(&["t3.micro"]), 3600, 0, 0.0104 + 0.01),
@@ -99,22 +99,22 @@ fn a_run_costs_at_most_its_dearest_instance_its_endpoint_and_its_volumes_until_i
         (hour(1.5, settings(&["m5.large"])), 3600, 0, 1.51),
         (hour(0.25, settings(&["z9.mega", "z9.giga"])), 3600, 0, 0.26),
     ] {
-        let ceiling = cost_ceiling(&settings, Span::seconds(seconds), gib).unwrap();
-        let over = i128::from(ceiling.0) - i128::from(Dollars::of(dollars).0);
+        let ceiling = cost_ceiling(&settings, HumanDuration::seconds(seconds), gib).unwrap();
+        let over = i128::from(ceiling.0) - i128::from(UsDollars::of(dollars).0);
         assert!(over.abs() <= 1, "{ceiling} for {:?}, {seconds} s, {gib} GiB instead of {dollars}", settings.instance_types);
     }
 }
 
 #[test]
 fn an_instance_type_without_a_known_price_is_named() {
-    let unknown = cost_ceiling(&settings(&["t3.micro", "z9.mega"]), Span::seconds(3600), 0);
+    let unknown = cost_ceiling(&settings(&["t3.micro", "z9.mega"]), HumanDuration::seconds(3600), 0);
     assert_eq!(unknown, Err("z9.mega".to_owned()));
-    assert_eq!(cost_ceiling(&settings(&["t3"]), Span::seconds(3600), 0), Err("t3".to_owned()), "a part of a name is not enough");
+    assert_eq!(cost_ceiling(&settings(&["t3"]), HumanDuration::seconds(3600), 0), Err("t3".to_owned()), "a part of a name is not enough");
 }
 
 #[test]
 fn a_lease_is_read_only_in_the_place_of_its_format() {
-    let lease = Lease {
+    let lease = ScratchLease {
         format: LEASE_FORMAT.to_owned(),
         vault: vault(),
         run: "run-1".to_owned(),
@@ -124,28 +124,28 @@ fn a_lease_is_read_only_in_the_place_of_its_format() {
         keys: vec!["arn:key".to_owned()],
         host: "db1".to_owned(),
         expires: at("2026-11-25T06:00:00Z"),
-        cost_ceiling: Dollars(123_456),
+        cost_ceiling: UsDollars(123_456),
     };
     let bytes = serde_json::to_vec(&lease).unwrap();
-    assert_eq!(Lease::parse(&bytes, LEASE_FORMAT).unwrap(), lease);
-    let why = Lease::parse(&bytes, OVER_FORMAT).unwrap_err().to_string();
+    assert_eq!(ScratchLease::parse(&bytes, LEASE_FORMAT).unwrap(), lease);
+    let why = ScratchLease::parse(&bytes, OVER_FORMAT).unwrap_err().to_string();
     assert!(why.contains("the lease has format \"lifeboat.lease/1\"") && why.contains("lifeboat.over/1"), "{why}");
-    let over = Lease { format: OVER_FORMAT.to_owned(), ..lease.clone() };
+    let over = ScratchLease { format: OVER_FORMAT.to_owned(), ..lease.clone() };
     let bytes = serde_json::to_vec(&over).unwrap();
-    assert_eq!(Lease::parse(&bytes, OVER_FORMAT).unwrap(), over);
-    assert!(Lease::parse(&bytes, LEASE_FORMAT).is_err(), "a run that is over has no lease");
+    assert_eq!(ScratchLease::parse(&bytes, OVER_FORMAT).unwrap(), over);
+    assert!(ScratchLease::parse(&bytes, LEASE_FORMAT).is_err(), "a run that is over has no lease");
     let mut json = serde_json::to_value(&lease).unwrap();
     assert_eq!(json["cost_ceiling"], json!(123_456));
     json["colour"] = json!("red");
     for bad in [json.to_string(), json!({"format": LEASE_FORMAT}).to_string(), "{".to_owned(), String::new()] {
-        let why = Lease::parse(bad.as_bytes(), LEASE_FORMAT).unwrap_err();
+        let why = ScratchLease::parse(bad.as_bytes(), LEASE_FORMAT).unwrap_err();
         assert_eq!(why.to_string(), "the lease cannot be read", "{bad}");
     }
 }
 
 #[test]
 fn an_order_reads_back_and_another_format_is_refused() {
-    let order = Order {
+    let order = AgentOrder {
         format: ORDER_FORMAT.to_owned(),
         vault: vault(),
         run: "run-1".to_owned(),
@@ -157,21 +157,21 @@ fn an_order_reads_back_and_another_format_is_refused() {
         config: String::new(),
         grant_tokens: vec!["token".to_owned()],
         backups: [("chat".parse().unwrap(), ("20261125T020000Z-K3XQ7A".parse().unwrap(), "the newest".to_owned()))].into(),
-        forbidden: vec![Forbidden::Tcp("10.0.0.5:5432".to_owned()), Forbidden::Name("db.example".to_owned())],
+        forbidden: vec![ForbiddenAddress::Tcp("10.0.0.5:5432".to_owned()), ForbiddenAddress::Name("db.example".to_owned())],
         expires: at("2026-11-25T06:00:00Z"),
     };
     let json = serde_json::to_value(&order).unwrap();
     assert_eq!(json["forbidden"], json!([{"tcp": "10.0.0.5:5432"}, {"name": "db.example"}]));
     assert_eq!(json["backups"], json!({"chat": ["20261125T020000Z-K3XQ7A", "the newest"]}));
-    assert_eq!(Order::parse(json.to_string().as_bytes()).unwrap(), order);
+    assert_eq!(AgentOrder::parse(json.to_string().as_bytes()).unwrap(), order);
     let mut newer = json.clone();
     newer["format"] = json!("lifeboat.order/2");
-    let why = Order::parse(newer.to_string().as_bytes()).unwrap_err().to_string();
+    let why = AgentOrder::parse(newer.to_string().as_bytes()).unwrap_err().to_string();
     assert!(why.contains("the order has format \"lifeboat.order/2\"") && why.contains("lifeboat.order/1"), "{why}");
     let mut more = json;
     more["secret"] = json!("x");
     for bad in [more.to_string(), json!({"format": ORDER_FORMAT}).to_string(), "[]".to_owned()] {
-        assert_eq!(Order::parse(bad.as_bytes()).unwrap_err().to_string(), "the order cannot be read", "{bad}");
+        assert_eq!(AgentOrder::parse(bad.as_bytes()).unwrap_err().to_string(), "the order cannot be read", "{bad}");
     }
 }
 
@@ -181,50 +181,54 @@ fn what_the_agent_says_keeps_its_form_and_holds_nothing_of_the_data() {
         name: "rows".to_owned(),
         datastore: "chat".parse().unwrap(),
         kind: CheckKind::Sql,
-        answer: Answer::CouldNotLook,
+        answer: CheckOutcome::CouldNotLook,
         summary: "the query failed".to_owned(),
         seconds: 0.5,
         detail: vec!["user alice has 3 rows".to_owned()],
     };
-    let control = ControlResult { control: Control::ByteFlipped, noticed: Some(true), summary: "it was noticed".to_owned(), seconds: 1.0 };
+    let control =
+        ControlResult { control: NegativeControl::ByteFlipped, noticed: Some(true), summary: "it was noticed".to_owned(), seconds: 1.0 };
     for (say, form) in [
-        (Say::Began { step: "restore".to_owned(), at_seconds: 1.5 }, json!({"began": {"step": "restore", "at_seconds": 1.5}})),
+        (AgentEvent::Began { step: "restore".to_owned(), at_seconds: 1.5 }, json!({"began": {"step": "restore", "at_seconds": 1.5}})),
         (
-            Say::Ended { step: "restore".to_owned(), seconds: 2.5, failed: false },
+            AgentEvent::Ended { step: "restore".to_owned(), seconds: 2.5, failed: false },
             json!({"ended": {"step": "restore", "seconds": 2.5, "failed": false}}),
         ),
         (
-            Say::Broke { scenario: Scenario::HomeKeyLost, outcome: "another slot opened".to_owned() },
+            AgentEvent::Broke { scenario: Scenario::HomeKeyLost, outcome: "another slot opened".to_owned() },
             json!({"broke": {"scenario": "home-key-lost", "outcome": "another slot opened"}}),
         ),
         (
-            Say::Checked(CheckResult { detail: Vec::new(), ..check.clone() }),
+            AgentEvent::Checked(CheckResult { detail: Vec::new(), ..check.clone() }),
             json!({"checked": {
                 "name": "rows", "datastore": "chat", "kind": "sql", "answer": "could-not-look",
                 "summary": "the query failed", "seconds": 0.5,
             }}),
         ),
         (
-            Say::Controlled(control),
+            AgentEvent::Controlled(control),
             json!({"controlled": {"control": "byte-flipped", "noticed": true, "summary": "it was noticed", "seconds": 1.0}}),
         ),
-        (Say::Alive { stage: "load".to_owned(), done: 5, total: None }, json!({"alive": {"stage": "load", "done": 5, "total": null}})),
+        (
+            AgentEvent::Alive { stage: "load".to_owned(), done: 5, total: None },
+            json!({"alive": {"stage": "load", "done": 5, "total": null}}),
+        ),
     ] {
-        let words = Words { run: "run-1".to_owned(), nonce: "n".to_owned(), number: 1, say };
+        let words = MessageBody { run: "run-1".to_owned(), nonce: "n".to_owned(), number: 1, say };
         let json = serde_json::to_value(&words).unwrap();
         assert_eq!(json, json!({"run": "run-1", "nonce": "n", "number": 1, "say": form}));
-        assert_eq!(serde_json::from_value::<Words>(json).unwrap(), words);
+        assert_eq!(serde_json::from_value::<MessageBody>(json).unwrap(), words);
     }
-    let told = serde_json::to_string(&Say::Checked(check)).unwrap();
+    let told = serde_json::to_string(&AgentEvent::Checked(check)).unwrap();
     assert!(!told.contains("alice"), "{told}");
-    assert!(serde_json::from_value::<Letter>(json!({"words": "", "signature": "", "key": ""})).is_err());
+    assert!(serde_json::from_value::<SignedMessage>(json!({"words": "", "signature": "", "key": ""})).is_err());
 }
 
 #[test]
 fn a_thing_is_a_runs_own_by_vault_and_run_and_all_tags_say_more_for_whoever_finds_it() {
     let vault_id = "ab".repeat(16);
     let own = own_tags(&vault(), "run-1");
-    let pairs = |tags: &Tags| tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+    let pairs = |tags: &ResourceTags| tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
     assert_eq!(pairs(&own), ["lifeboat:run=run-1".to_owned(), format!("lifeboat:vault={vault_id}")]);
     let all = tags_of(&vault(), "run-1", "weekly", at("2026-11-25T06:00:00.75Z"));
     assert_eq!(
@@ -244,10 +248,10 @@ fn amounts_are_rounded_up_to_whole_cents_and_carried() {
     for (hundredths, shown) in
         [(0, "$0.00"), (1, "$0.01"), (9_900, "$0.99"), (9_901, "$1.00"), (9_999, "$1.00"), (10_000, "$1.00"), (19_950, "$2.00")]
     {
-        assert_eq!(Dollars(hundredths).to_string(), shown, "{hundredths}");
+        assert_eq!(UsDollars(hundredths).to_string(), shown, "{hundredths}");
     }
     assert_eq!(
-        (Dollars::of(0.07), Dollars::of(0.0), Dollars::of(-1.0), Dollars::of(0.000_01)),
-        (Dollars(700), Dollars(0), Dollars(0), Dollars(1))
+        (UsDollars::of(0.07), UsDollars::of(0.0), UsDollars::of(-1.0), UsDollars::of(0.000_01)),
+        (UsDollars(700), UsDollars(0), UsDollars(0), UsDollars(1))
     );
 }

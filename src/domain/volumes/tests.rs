@@ -19,8 +19,8 @@ fn frankfurt() -> SetPlace {
     SetPlace::Ebs { region: "eu-central-1".to_owned(), role: None }
 }
 
-fn member(number: usize) -> Member {
-    Member {
+fn member(number: usize) -> SetMember {
+    SetMember {
         volume: volume(number),
         attached: None,
         bytes: 1 << 30,
@@ -36,11 +36,11 @@ fn member(number: usize) -> Member {
         changed: None,
     }
 }
-fn copied(number: usize) -> Member {
-    let copy = Copied { snapshot: format!("snap-copy{number}").parse().unwrap(), key: COPY_KEY.to_owned() };
-    Member { copy: Some(copy), ..member(number) }
+fn copied(number: usize) -> SetMember {
+    let copy = SnapshotCopy { snapshot: format!("snap-copy{number}").parse().unwrap(), key: COPY_KEY.to_owned() };
+    SetMember { copy: Some(copy), ..member(number) }
 }
-fn set(members: Vec<Member>) -> VolumeSet {
+fn set(members: Vec<SetMember>) -> VolumeSet {
     VolumeSet {
         place: SetPlace::Ebs { region: "eu-west-1".to_owned(), role: None },
         tagged: "20261125T020000Z-K3XQ7A".parse().unwrap(),
@@ -54,18 +54,18 @@ fn set(members: Vec<Member>) -> VolumeSet {
         lock: None,
     }
 }
-fn snapshot() -> Snapshot {
-    Snapshot {
+fn snapshot() -> SnapshotInfo {
+    SnapshotInfo {
         id: "snap-1".parse().unwrap(),
         volume: Some(volume(1)),
         bytes: 1 << 30,
-        progress: Progress::Completed,
+        progress: SnapshotProgress::Completed,
         message: None,
         encrypted: true,
         key: Some(KEY.to_owned()),
         started: at("2026-11-25T02:00:00Z"),
         lock: None,
-        tags: Tags::new(),
+        tags: ResourceTags::new(),
         description: "lifeboat: chat 20261125T020000Z-AAAAAA".to_owned(),
     }
 }
@@ -74,7 +74,7 @@ fn snapshot() -> Snapshot {
 fn what_other_tools_make_is_theirs_whatever_tags_they_copy() {
     assert!(!snapshot().is_foreign());
     for description in ["", "Created for policy: policy-0123", "copy of lifeboat: chat"] {
-        assert!(Snapshot { description: description.to_owned(), ..snapshot() }.is_foreign(), "{description}");
+        assert!(SnapshotInfo { description: description.to_owned(), ..snapshot() }.is_foreign(), "{description}");
     }
 }
 
@@ -153,26 +153,26 @@ fn a_place_is_named_for_people_and_kept_under_its_kind() {
 #[test]
 fn a_snapshot_protects_only_when_it_is_whole_encrypted_and_under_an_allowed_key() {
     let allowed = [COPY_KEY.to_owned(), KEY.to_owned()];
-    for progress in [Progress::Completed, Progress::Archived] {
-        let protected = Snapshot { progress, ..snapshot() }.protect(&allowed).unwrap();
+    for progress in [SnapshotProgress::Completed, SnapshotProgress::Archived] {
+        let protected = SnapshotInfo { progress, ..snapshot() }.protect(&allowed).unwrap();
         assert_eq!(protected.key(), KEY);
-        assert_eq!(protected.facts(), &Snapshot { progress, ..snapshot() });
+        assert_eq!(protected.facts(), &SnapshotInfo { progress, ..snapshot() });
     }
     for (broken, why) in [
-        (Snapshot { progress: Progress::Pending(99), ..snapshot() }, "snapshot snap-1 is not whole: pending(99)"),
-        (Snapshot { progress: Progress::Failed, ..snapshot() }, "snapshot snap-1 is not whole: failed"),
-        (Snapshot { progress: Progress::Recovering, ..snapshot() }, "snapshot snap-1 is not whole: recovering"),
+        (SnapshotInfo { progress: SnapshotProgress::Pending(99), ..snapshot() }, "snapshot snap-1 is not whole: pending(99)"),
+        (SnapshotInfo { progress: SnapshotProgress::Failed, ..snapshot() }, "snapshot snap-1 is not whole: failed"),
+        (SnapshotInfo { progress: SnapshotProgress::Recovering, ..snapshot() }, "snapshot snap-1 is not whole: recovering"),
         (
-            Snapshot { progress: Progress::Failed, message: Some("the key was refused".to_owned()), ..snapshot() },
+            SnapshotInfo { progress: SnapshotProgress::Failed, message: Some("the key was refused".to_owned()), ..snapshot() },
             "snapshot snap-1 is not whole: the key was refused",
         ),
-        (Snapshot { encrypted: false, ..snapshot() }, "snapshot snap-1 is not encrypted"),
-        (Snapshot { encrypted: false, key: None, ..snapshot() }, "snapshot snap-1 is not encrypted"),
+        (SnapshotInfo { encrypted: false, ..snapshot() }, "snapshot snap-1 is not encrypted"),
+        (SnapshotInfo { encrypted: false, key: None, ..snapshot() }, "snapshot snap-1 is not encrypted"),
         (
-            Snapshot { key: Some("alias/aws/ebs".to_owned()), ..snapshot() },
+            SnapshotInfo { key: Some("alias/aws/ebs".to_owned()), ..snapshot() },
             "snapshot snap-1 is encrypted under alias/aws/ebs, which kms_keys does not allow",
         ),
-        (Snapshot { key: None, ..snapshot() }, "snapshot snap-1 is encrypted under an unnamed key, which kms_keys does not allow"),
+        (SnapshotInfo { key: None, ..snapshot() }, "snapshot snap-1 is encrypted under an unnamed key, which kms_keys does not allow"),
     ] {
         assert_eq!(broken.protect(&allowed).unwrap_err().to_string(), why);
     }
@@ -191,7 +191,7 @@ fn a_copy_is_found_where_it_was_copied_and_nowhere_else() {
 
 #[test]
 fn a_set_lists_its_places_its_snapshots_and_its_size() {
-    let here = set(vec![member(2), Member { bytes: 5, ..member(1) }]);
+    let here = set(vec![member(2), SetMember { bytes: 5, ..member(1) }]);
     assert_eq!(here.places().map(|(place, copies)| (place.clone(), copies)).collect::<Vec<_>>(), [(here.place.clone(), false)]);
     assert_eq!(here.snapshots(false).iter().map(SnapshotId::as_str).collect::<Vec<_>>(), ["snap-2", "snap-1"]);
     assert!(here.snapshots(true).is_empty());
@@ -237,8 +237,8 @@ fn a_set_that_contradicts_itself_is_not_sound() {
         (postgres(online(volume(2)), false), ""),
         (postgres(online(volume(2)), true), ""),
         (VolumeSet { copied_to: Some(frankfurt()), ..set(vec![copied(1), copied(2)]) }, ""),
-        (set(vec![member(1), Member { volume: volume(1), ..member(2) }]), "in the set twice"),
-        (set(vec![member(1), Member { snapshot: member(1).snapshot, ..member(2) }]), "in the set twice"),
+        (set(vec![member(1), SetMember { volume: volume(1), ..member(2) }]), "in the set twice"),
+        (set(vec![member(1), SetMember { snapshot: member(1).snapshot, ..member(2) }]), "in the set twice"),
         (VolumeSet { copied_to: Some(frankfurt()), ..crash() }, "not every volume has a copy"),
         (VolumeSet { copied_to: Some(frankfurt()), ..set(vec![copied(1), member(2)]) }, "not every volume has a copy"),
         (set(vec![copied(1), copied(2)]), "copied"),

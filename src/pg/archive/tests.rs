@@ -12,15 +12,15 @@ fn columns_of_copy_statements_are_read_with_their_quotes() {
 
 /// Writes archives as `pg_dump` does.
 #[derive(Clone, Copy)]
-struct Writer {
+struct ArchiveWriter {
     version: (u8, u8),
     integer_bytes: usize,
     offset_bytes: u8,
 }
 
-const WRITER: Writer = Writer { version: (1, 16), integer_bytes: 4, offset_bytes: 8 };
+const WRITER: ArchiveWriter = ArchiveWriter { version: (1, 16), integer_bytes: 4, offset_bytes: 8 };
 
-impl Writer {
+impl ArchiveWriter {
     fn integer(self, number: i64) -> Vec<u8> {
         let magnitude = number.unsigned_abs().to_le_bytes();
         [&[u8::from(number < 0)], &magnitude[..self.integer_bytes]].concat()
@@ -41,10 +41,10 @@ impl Writer {
         bytes.extend(self.integer(count));
         bytes
     }
-    fn entry(self, entry: &Entry) -> Vec<u8> {
+    fn entry(self, entry: &TocEntry) -> Vec<u8> {
         self.entry_with(entry, &entry.dependencies.iter().map(ToString::to_string).collect::<Vec<_>>())
     }
-    fn entry_with(self, entry: &Entry, dependencies: &[String]) -> Vec<u8> {
+    fn entry_with(self, entry: &TocEntry, dependencies: &[String]) -> Vec<u8> {
         let mut bytes = [self.integer(entry.dump_id), self.integer(i64::from(entry.has_data))].concat();
         let (catalog, object) = (entry.object.0.to_string(), entry.object.1.to_string());
         for text in [catalog.as_bytes(), object.as_bytes(), &entry.tag, entry.kind.as_bytes()] {
@@ -68,7 +68,7 @@ impl Writer {
         bytes.extend(vec![0xee; usize::from(self.offset_bytes)]);
         bytes
     }
-    fn contents(self, entries: &[Entry]) -> Vec<u8> {
+    fn contents(self, entries: &[TocEntry]) -> Vec<u8> {
         let count = i64::try_from(entries.len()).unwrap();
         entries.iter().fold(self.header(count), |bytes, entry| [bytes, self.entry(entry)].concat())
     }
@@ -90,8 +90,8 @@ impl Writer {
     }
 }
 
-fn shop() -> Vec<Entry> {
-    let entry = |dump_id: i64, kind: &str, tag: &str| Entry {
+fn shop() -> Vec<TocEntry> {
+    let entry = |dump_id: i64, kind: &str, tag: &str| TocEntry {
         dump_id,
         kind: kind.to_owned(),
         tag: tag.into(),
@@ -99,25 +99,25 @@ fn shop() -> Vec<Entry> {
         owner: b"ann".to_vec(),
         object: (1259, 16_384),
         tablespace: b"a tablespace".to_vec(),
-        ..Entry::default()
+        ..TocEntry::default()
     };
     vec![
-        Entry { definition: b"CREATE TABLE a;".to_vec(), ..entry(1, "TABLE", "a") },
-        Entry { has_data: true, copy: b"COPY a FROM stdin;".to_vec(), dependencies: vec![1, 40], ..entry(2, "TABLE DATA", "a") },
-        Entry { has_data: true, ..entry(3, "BLOBS", "BLOBS") },
-        Entry { has_data: true, dependencies: vec![1], ..entry(4, "TABLE DATA", "b") },
+        TocEntry { definition: b"CREATE TABLE a;".to_vec(), ..entry(1, "TABLE", "a") },
+        TocEntry { has_data: true, copy: b"COPY a FROM stdin;".to_vec(), dependencies: vec![1, 40], ..entry(2, "TABLE DATA", "a") },
+        TocEntry { has_data: true, ..entry(3, "BLOBS", "BLOBS") },
+        TocEntry { has_data: true, dependencies: vec![1], ..entry(4, "TABLE DATA", "b") },
     ]
 }
 
 /// Writes down what it is told; refuses what it is asked to refuse.
 #[derive(Default)]
-struct Notes {
+struct RecordingVisitor {
     told: Vec<String>,
     data: Vec<u8>,
     refuse: &'static str,
 }
 
-impl Notes {
+impl RecordingVisitor {
     fn note(&mut self, what: &'static str, detail: &str) -> Result<(), ArchiveError> {
         if !self.data.is_empty() {
             self.told.push(format!("data {}", self.data.escape_ascii()));
@@ -128,11 +128,11 @@ impl Notes {
     }
 }
 
-impl Visitor for Notes {
-    fn contents(&mut self, contents: &Contents) -> Result<(), ArchiveError> {
+impl ArchiveVisitor for RecordingVisitor {
+    fn contents(&mut self, contents: &TableOfContents) -> Result<(), ArchiveError> {
         self.note("contents", &contents.entries.len().to_string())
     }
-    fn begin(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+    fn begin(&mut self, entry: &TocEntry) -> Result<(), ArchiveError> {
         self.note("begin", &readable(&entry.tag))
     }
     fn data(&mut self, bytes: &[u8]) {
@@ -150,8 +150,8 @@ impl Visitor for Notes {
     }
 }
 
-fn read(archive: &[u8], size: usize) -> Result<(Contents, Vec<String>), ArchiveError> {
-    let mut reader = Reader::new(Notes::default());
+fn read(archive: &[u8], size: usize) -> Result<(TableOfContents, Vec<String>), ArchiveError> {
+    let mut reader = ArchiveReader::new(RecordingVisitor::default());
     archive.chunks(size).try_for_each(|chunk| reader.feed(chunk))?;
     reader.finish().map(|(contents, notes)| (contents, notes.told))
 }
@@ -185,7 +185,7 @@ fn archives_of_every_version_read_the_same_in_chunks_of_every_size() {
         "end",
     ];
     for minor in 14..=16 {
-        let parts = Writer { version: (1, minor), ..WRITER }.parts();
+        let parts = ArchiveWriter { version: (1, minor), ..WRITER }.parts();
         let archive = parts.concat();
         for size in (1..200).chain(parts[0].len() - 2..=parts[0].len() + 2).chain([archive.len() - 1, archive.len()]) {
             let (contents, found) = read(&archive, size).unwrap();
@@ -200,7 +200,7 @@ fn archives_of_every_version_read_the_same_in_chunks_of_every_size() {
 #[test]
 fn numbers_and_offsets_of_every_width_are_read() {
     for (integer_bytes, offset_bytes) in [(1, 8), (2, 4), (3, 1), (4, 8), (8, 8)] {
-        let archive = Writer { integer_bytes, offset_bytes, ..WRITER }.parts().concat();
+        let archive = ArchiveWriter { integer_bytes, offset_bytes, ..WRITER }.parts().concat();
         assert_eq!(read(&archive, 3).unwrap().1.len(), 13, "{integer_bytes} and {offset_bytes} bytes");
     }
     for (integer_bytes, offset_bytes, format) in [(0, 8, 1), (9, 8, 1), (4, 0, 1), (4, 9, 1), (4, 8, 3), (4, 8, 0)] {
@@ -242,7 +242,7 @@ fn a_block_missing_between_others_is_noticed() {
 fn what_does_not_begin_as_an_archive_is_refused_as_soon_as_that_shows() {
     for (bytes, shows_at) in [(&b"X"[..], 1), (b"PX", 2), (b"PGDMX", 5), (b"--\n-- PostgreSQL database dump", 1), (&[0x1f, 0x8b, 8], 1)] {
         assert_eq!(refused(bytes), ArchiveError::NotAnArchive);
-        let mut reader = Reader::new(Notes::default());
+        let mut reader = ArchiveReader::new(RecordingVisitor::default());
         assert_eq!(reader.feed(&bytes[..shows_at]), Err(ArchiveError::NotAnArchive), "{bytes:?}");
     }
     for part in [&b""[..], b"P", b"PGDMP"] {
@@ -253,11 +253,11 @@ fn what_does_not_begin_as_an_archive_is_refused_as_soon_as_that_shows() {
 #[test]
 fn versions_that_are_not_known_and_compressed_archives_are_refused() {
     for version in [(1, 13), (1, 17), (0, 15), (2, 0), (2, 15)] {
-        let archive = Writer { version, ..WRITER }.parts().concat();
+        let archive = ArchiveWriter { version, ..WRITER }.parts().concat();
         assert_eq!(refused(&archive), ArchiveError::UnknownVersion(version.0, version.1));
     }
     for (minor, place) in [(14, 12), (15, 11), (16, 11)] {
-        let mut archive = Writer { version: (1, minor), ..WRITER }.parts().concat();
+        let mut archive = ArchiveWriter { version: (1, minor), ..WRITER }.parts().concat();
         archive[place] = 1;
         assert_eq!(refused(&archive), ArchiveError::Compressed, "1.{minor}");
     }
@@ -266,7 +266,7 @@ fn versions_that_are_not_known_and_compressed_archives_are_refused() {
 #[test]
 fn numbers_that_make_no_sense_are_refused() {
     let contents = WRITER.contents(&shop());
-    let wide = Writer { integer_bytes: 8, ..WRITER };
+    let wide = ArchiveWriter { integer_bytes: 8, ..WRITER };
     let huge = i64::try_from(CONTENTS_BYTES_MAX).unwrap() + 1;
     let in_the_name = |number: Vec<u8>| {
         let header = wide.header(0);
@@ -306,14 +306,14 @@ fn data_belongs_to_one_entry_that_should_have_it_and_comes_once() {
     ] {
         assert_eq!(refused(&[&contents[..], &blocks].concat()), malformed(why));
     }
-    let twins = [shop(), vec![Entry { dump_id: 3, ..Entry::default() }]].concat();
+    let twins = [shop(), vec![TocEntry { dump_id: 3, ..TocEntry::default() }]].concat();
     assert_eq!(refused(&WRITER.contents(&twins)), malformed("two entries have the number 3"));
 }
 
 #[test]
 fn a_dependency_that_is_not_a_number_is_refused() {
     for bad in ["", "x", "1 ", "99999999999999999999"] {
-        let archive = [WRITER.header(1), WRITER.entry_with(&Entry::default(), &[bad.to_owned()])].concat();
+        let archive = [WRITER.header(1), WRITER.entry_with(&TocEntry::default(), &[bad.to_owned()])].concat();
         assert_eq!(refused(&archive), malformed("a dependency that is not a number"), "{bad:?}");
     }
 }
@@ -321,7 +321,7 @@ fn a_dependency_that_is_not_a_number_is_refused() {
 #[test]
 fn the_oid_of_a_large_object_may_be_written_as_a_negative_number() {
     // pg_dump writes an OID as a signed number of 32 bits.
-    let blobs = [Entry { dump_id: 1, has_data: true, ..Entry::default() }];
+    let blobs = [TocEntry { dump_id: 1, has_data: true, ..TocEntry::default() }];
     for (written, oid) in [(1, 1), (0x7fff_ffff, 0x7fff_ffff), (-1, u32::MAX), (-0x8000_0000, 0x8000_0000)] {
         let archive = [WRITER.contents(&blobs), WRITER.large_objects(1, &[(written, &[])])].concat();
         assert_eq!(read(&archive, 7).unwrap().1[2], format!("object {oid}"));
@@ -332,18 +332,19 @@ fn the_oid_of_a_large_object_may_be_written_as_a_negative_number() {
 fn what_the_visitor_refuses_is_refused() {
     let archive = WRITER.parts().concat();
     for refuse in ["contents", "begin", "end"] {
-        let mut reader = Reader::new(Notes { refuse, ..Notes::default() });
+        let mut reader = ArchiveReader::new(RecordingVisitor { refuse, ..RecordingVisitor::default() });
         assert_eq!(reader.feed(&archive), Err(malformed(refuse)));
     }
-    let objects = [WRITER.contents(&[Entry { dump_id: 1, has_data: true, ..Entry::default() }]), WRITER.large_objects(1, &[])].concat();
-    let mut reader = Reader::new(Notes { refuse: "end", ..Notes::default() });
+    let objects =
+        [WRITER.contents(&[TocEntry { dump_id: 1, has_data: true, ..TocEntry::default() }]), WRITER.large_objects(1, &[])].concat();
+    let mut reader = ArchiveReader::new(RecordingVisitor { refuse: "end", ..RecordingVisitor::default() });
     assert_eq!(reader.feed(&objects), Err(malformed("end")));
 }
 
 #[test]
 fn contents_and_visitor_can_be_asked_while_the_archive_is_passing() {
     let [contents, table, objects, _] = WRITER.parts();
-    let mut reader = Reader::new(Notes::default());
+    let mut reader = ArchiveReader::new(RecordingVisitor::default());
     assert!(reader.contents().is_none());
     reader.feed(&contents[..10]).unwrap();
     assert!(reader.contents().is_none());
@@ -364,7 +365,7 @@ fn contents_in_small_chunks_are_parsed_again_only_when_twice_as_much_is_there() 
     let contents = WRITER.contents(&tables);
     assert!(!contents.len().is_power_of_two());
     let behind = vec![BLOCK_DATA; contents.len()];
-    let mut reader = Reader::new(Notes::default());
+    let mut reader = ArchiveReader::new(RecordingVisitor::default());
     let mut fed = 0;
     for byte in contents.iter().chain(&behind) {
         fed += 1;

@@ -8,10 +8,10 @@ use tokio::process::Child;
 use tokio::task::JoinHandle;
 
 use super::traces::used_uids;
-use super::{DATA_DIRECTORY, Hold, Place, SOCKET_DIRECTORY, directory, failed};
-use crate::pg::children::Running;
-use crate::pg::{Session, Tool};
-use crate::sandbox::server_log::{self, Mark, ServerLog, Since};
+use super::{DATA_DIRECTORY, RaisedSandbox, SOCKET_DIRECTORY, SandboxHold, directory, failed};
+use crate::pg::children::RunningChild;
+use crate::pg::{PgSession, PgTool};
+use crate::sandbox::server_log::{self, LogMark, LogSince, ServerLog};
 use crate::sandbox::{SandboxError, group, users};
 
 /// How long a server may take to stop at once.
@@ -40,7 +40,7 @@ const INERT: [&str; 13] = [
 
 /// How a sandbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
+pub enum SandboxCondition {
     /// Everything that was started runs.
     Sound,
     /// Its time to live is over.
@@ -53,7 +53,7 @@ pub enum Condition {
     ServerEnded(ExitStatus),
 }
 
-impl Condition {
+impl SandboxCondition {
     /// What is wrong, in words that may be stored; none if it is sound.
     #[must_use]
     pub fn fault(self) -> Option<String> {
@@ -68,13 +68,13 @@ impl Condition {
 }
 
 /// A server that runs, and what it says.
-pub(super) struct Server {
+pub(super) struct ClusterServer {
     child: Child,
     log: ServerLog,
     listening: JoinHandle<()>,
 }
 
-impl Server {
+impl ClusterServer {
     fn start(mut command: tokio::process::Command) -> std::io::Result<Self> {
         let mut child = command.stderr(Stdio::piped()).spawn()?;
         let (log, listening) = ServerLog::listen(child.stderr.take());
@@ -100,7 +100,7 @@ impl Server {
 }
 
 /// Whom `initdb` runs as.
-enum Account {
+enum InitdbAccount {
     /// Whoever the server runs as.
     Own,
     /// An account of the host, for the moment.
@@ -109,27 +109,27 @@ enum Account {
     Wrapped { library: PathBuf, passwd: PathBuf },
 }
 
-impl Place {
+impl RaisedSandbox {
     /// Under which account a cluster can be made: `initdb` runs under none that has no name, which a uid of our own has only in a jail. It
     /// makes an empty cluster and nothing of a backup is there yet, so an account that nothing else runs under may do it.
-    fn account_for_initdb(&self, data: &Path) -> Result<Account, SandboxError> {
+    fn account_for_initdb(&self, data: &Path) -> Result<InitdbAccount, SandboxError> {
         use std::os::unix::fs::chown;
         let what = "make a cluster";
         match (&self.hold, self.lease.uid) {
-            (Hold::Jail(_), _) => Ok(Account::Own),
-            (Hold::Bare, Some(_)) => {
+            (SandboxHold::Jail(_), _) => Ok(InitdbAccount::Own),
+            (SandboxHold::Bare, Some(_)) => {
                 let used = used_uids();
                 let idle = users::idle_account(&|uid| used.contains(&uid)).ok_or_else(|| SandboxError::Failed {
                     what,
                     why: "initdb runs under an account only, and /etc/passwd has none that nothing else runs under".to_owned(),
                 })?;
                 chown(data, Some(idle), None).map_err(failed(what))?;
-                Ok(Account::Idle(idle))
+                Ok(InitdbAccount::Idle(idle))
             }
-            (Hold::Bare, None) => {
+            (SandboxHold::Bare, None) => {
                 let uid = rustix::process::getuid().as_raw();
                 if users::has_account(uid) {
-                    return Ok(Account::Own);
+                    return Ok(InitdbAccount::Own);
                 }
                 let library = users::name_wrapper().ok_or_else(|| SandboxError::Failed {
                     what,
@@ -140,7 +140,7 @@ impl Place {
                 let passwd = directory(&self.spec.state, &self.spec.run).join("passwd");
                 let line = format!("postgres:x:{uid}:{}::/:/bin/false\n", rustix::process::getgid().as_raw());
                 std::fs::write(&passwd, line).map_err(failed(what))?;
-                Ok(Account::Wrapped { library, passwd })
+                Ok(InitdbAccount::Wrapped { library, passwd })
             }
         }
     }
@@ -154,17 +154,17 @@ impl Place {
         let data = self.inside(DATA_DIRECTORY);
         let account = self.account_for_initdb(&data)?;
         let launcher = match account {
-            Account::Idle(uid) => self.launcher_as(Some((uid, self.lease.uid.unwrap_or(uid)))),
+            InitdbAccount::Idle(uid) => self.launcher_as(Some((uid, self.lease.uid.unwrap_or(uid)))),
             _ => self.launcher(false),
         };
-        let mut initdb = launcher.command(&self.spec.tools.path(Tool::Initdb));
+        let mut initdb = launcher.command(&self.spec.tools.path(PgTool::Initdb));
         initdb.env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").arg("--pgdata").arg(&data);
-        if let Account::Wrapped { library, passwd } = &account {
+        if let InitdbAccount::Wrapped { library, passwd } = &account {
             initdb.env("LD_PRELOAD", library).env("NSS_WRAPPER_PASSWD", passwd).env("NSS_WRAPPER_GROUP", "/etc/group");
         }
         initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]);
         initdb.stdin(Stdio::null()).stdout(Stdio::null());
-        let making = async { Running::start(initdb, Tool::Initdb)?.finish().await };
+        let making = async { RunningChild::start(initdb, PgTool::Initdb)?.finish().await };
         match tokio::time::timeout(INITDB_WITHIN, making).await {
             Ok(made) => drop(made.map_err(lost("make a cluster"))?),
             Err(_) => {
@@ -172,7 +172,7 @@ impl Place {
                 return Err(SandboxError::Failed { what: "make a cluster", why });
             }
         }
-        if let (Account::Idle(_), Some(own)) = (&account, self.lease.uid) {
+        if let (InitdbAccount::Idle(_), Some(own)) = (&account, self.lease.uid) {
             give(&data, own).map_err(failed("give the cluster to its server"))?;
         }
         self.run_server(&data, settings, SERVER_PATIENCE).await
@@ -185,7 +185,7 @@ impl Place {
         settings: &[(String, String)],
         patience: Duration,
     ) -> Result<(), SandboxError> {
-        let mut server = self.launcher(false).command(&self.spec.tools.path(Tool::Postgres));
+        let mut server = self.launcher(false).command(&self.spec.tools.path(PgTool::Postgres));
         server.env("LC_ALL", "C").arg("-D").arg(data).stdin(Stdio::null()).stdout(Stdio::null());
         for (name, value) in settings {
             server.arg("-c").arg(format!("{name}={value}"));
@@ -200,20 +200,20 @@ impl Place {
             server.arg("-c").arg("max_worker_processes=0");
         }
         // In a jail nobody else sees it; where there is none, it is for its own group.
-        let permissions = if matches!(self.hold, Hold::Jail(_)) { "0777" } else { "0770" };
+        let permissions = if matches!(self.hold, SandboxHold::Jail(_)) { "0777" } else { "0770" };
         server.arg("-c").arg(format!("unix_socket_permissions={permissions}"));
         server.arg("-c").arg(format!("unix_socket_directories={}", self.inside(SOCKET_DIRECTORY).display()));
-        if matches!(self.hold, Hold::Bare) {
+        if matches!(self.hold, SandboxHold::Bare) {
             // Among its own files, which go with it, and not in the host's memory.
             server.arg("-c").arg("dynamic_shared_memory_type=mmap");
         }
         for setting in server_log::settings() {
             server.arg("-c").arg(setting);
         }
-        let mut server = Server::start(server).map_err(failed("start its server"))?;
+        let mut server = ClusterServer::start(server).map_err(failed("start its server"))?;
         let (tools, connection) = (self.spec.tools.clone(), self.connection("postgres"));
         let answers = async {
-            while Session::open(&tools, &connection).await.is_err() {
+            while PgSession::open(&tools, &connection).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
@@ -232,15 +232,15 @@ impl Place {
         Err(SandboxError::Failed { what: "start its server", why })
     }
 
-    /// What the server has said up to now, as a mark for [`Place::said_since`].
+    /// What the server has said up to now, as a mark for [`RaisedSandbox::said_since`].
     #[must_use]
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> LogMark {
         self.server.as_ref().map(|server| server.log.mark()).unwrap_or_default()
     }
 
     /// Which errors the server raised since, and how its processes ended.
     #[must_use]
-    pub fn said_since(&self, mark: Mark) -> Since {
+    pub fn said_since(&self, mark: LogMark) -> LogSince {
         self.server.as_ref().map(|server| server.log.since(mark)).unwrap_or_default()
     }
 
@@ -251,19 +251,19 @@ impl Place {
     }
 
     /// How the sandbox is now, asked of the system. A server that was never started is none that ended.
-    pub fn condition(&mut self) -> Condition {
+    pub fn condition(&mut self) -> SandboxCondition {
         let time_is_over = self.raised.elapsed() >= self.spec.time_to_live;
         let first_process = match &mut self.hold {
-            Hold::Jail(jail) => jail.child.try_wait().ok().flatten(),
-            Hold::Bare => None,
+            SandboxHold::Jail(jail) => jail.child.try_wait().ok().flatten(),
+            SandboxHold::Bare => None,
         };
         let server = self.server.as_mut().and_then(|server| server.child.try_wait().ok().flatten());
         match (time_is_over, first_process, server) {
-            (true, ..) => Condition::TimeIsOver,
-            _ if group::out_of_memory(&self.lease.groups) => Condition::OutOfMemory,
-            (_, Some(status), _) => Condition::Ended(status),
-            (_, _, Some(status)) => Condition::ServerEnded(status),
-            _ => Condition::Sound,
+            (true, ..) => SandboxCondition::TimeIsOver,
+            _ if group::out_of_memory(&self.lease.groups) => SandboxCondition::OutOfMemory,
+            (_, Some(status), _) => SandboxCondition::Ended(status),
+            (_, _, Some(status)) => SandboxCondition::ServerEnded(status),
+            _ => SandboxCondition::Sound,
         }
     }
 }

@@ -2,44 +2,45 @@
 
 use std::path::Path;
 
-use super::{Hold, Place, SOCKET_DIRECTORY, limits};
-use crate::sandbox::probe::{self, Beacons};
-use crate::sandbox::{Gap, Isolation, Probe, Reach, jail};
+use super::{RaisedSandbox, SOCKET_DIRECTORY, SandboxHold, limits};
+use crate::sandbox::probe::{self, HostBeacons};
+use crate::sandbox::{IsolationGap, IsolationReport, ProbeResult, ProbeTarget, jail};
 
-impl Place {
+impl RaisedSandbox {
     /// Tries from inside to reach what must not be reachable, as every user that anything runs as there; and what must be, so that the rest
     /// means something.
-    pub async fn isolation(&mut self, mut reaches: Vec<Reach>) -> Isolation {
-        let beacons = Beacons::light();
-        let burning = beacons.as_ref().map(Beacons::reaches).unwrap_or_default();
+    pub async fn isolation(&mut self, mut reaches: Vec<ProbeTarget>) -> IsolationReport {
+        let beacons = HostBeacons::light();
+        let burning = beacons.as_ref().map(HostBeacons::reaches).unwrap_or_default();
         reaches.extend(burning.iter().cloned());
-        let mut own = vec![Reach::File(self.inside(SOCKET_DIRECTORY).display().to_string()), Reach::Name("localhost".to_owned())];
+        let mut own =
+            vec![ProbeTarget::File(self.inside(SOCKET_DIRECTORY).display().to_string()), ProbeTarget::Name("localhost".to_owned())];
         if self.server.is_some() {
-            own.push(Reach::Socket(self.inside(SOCKET_DIRECTORY).join(".s.PGSQL.5432").display().to_string()));
+            own.push(ProbeTarget::Socket(self.inside(SOCKET_DIRECTORY).join(".s.PGSQL.5432").display().to_string()));
         }
-        let asked: Vec<Reach> = reaches.iter().chain(&own).cloned().collect();
+        let asked: Vec<ProbeTarget> = reaches.iter().chain(&own).cloned().collect();
         let [server, client] =
             [false, true].map(|client| probe::inside(self.launcher(client).command(Path::new(probe::PROGRAM)), asked.clone()));
         let (server, client, outside) = futures::join!(server, client, probe::outside(reaches.clone()));
         // Whoever reaches something has reached it; what must be reached, both must reach.
         let either = server.iter().zip(&client).zip(&outside).map(|((server, client), outside)| {
             let found = if server.reached { server } else { client };
-            Probe { outside: Some(outside.reached), ..found.clone() }
+            ProbeResult { outside: Some(outside.reached), ..found.clone() }
         });
-        let probes: Vec<Probe> = either.collect();
+        let probes: Vec<ProbeResult> = either.collect();
         let both =
             server.iter().zip(&client).skip(reaches.len()).map(|(server, client)| if client.reached { server } else { client }.clone());
-        let mut controls: Vec<Probe> = both.collect();
+        let mut controls: Vec<ProbeResult> = both.collect();
         controls.extend(outside.iter().filter(|probe| burning.contains(&probe.tried)).cloned());
         if let Err(error) = &beacons {
-            controls.push(Probe {
-                tried: Reach::Hidden("lifeboat-beacon".to_owned()),
+            controls.push(ProbeResult {
+                tried: ProbeTarget::Hidden("lifeboat-beacon".to_owned()),
                 reached: false,
                 detail: error.to_string(),
                 outside: None,
             });
         }
-        Isolation { holds: self.holds(), gaps: self.gaps.clone(), probes, controls }
+        IsolationReport { holds: self.holds(), gaps: self.gaps.clone(), probes, controls }
     }
 
     /// What is in force, in words.
@@ -49,7 +50,7 @@ impl Place {
             names => format!("loaded when the server starts: {}, without processes of their own", names.join(", ")),
         };
         let mut holds = vec![format!("Unix socket only, no archiving, replication; {preloaded}")];
-        if let Hold::Jail(jail) = &self.hold {
+        if let SandboxHold::Jail(jail) = &self.hold {
             holds.push(
                 "network, mount, process, IPC and host-name namespaces of its own; programs read-only, no other file of the host"
                     .to_owned(),
@@ -64,7 +65,7 @@ impl Place {
         if let Some(uid) = self.lease.uid {
             holds.push(format!("uids of its own ({uid} for the server, {} for its clients), no capabilities, no new privileges", uid + 1));
         }
-        if !self.gaps.contains(&Gap::SystemCalls) {
+        if !self.gaps.contains(&IsolationGap::SystemCalls) {
             holds.push("no new user namespaces, keyrings, io_uring, tracing, or sockets but of Unix and the Internet".to_owned());
         }
         match &self.unlimited {

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use super::{Place, directory, failed};
-use crate::sandbox::{Census, SandboxError, group, jail, users, volumes};
+use super::{RaisedSandbox, directory, failed};
+use crate::sandbox::{LeftoverCensus, SandboxError, group, jail, users, volumes};
 
 /// How often what is left is looked for and ended before it is given up.
 const ROUNDS: usize = 100;
@@ -20,7 +20,7 @@ pub(super) const LEASE: &str = "lease.json";
 
 /// What stands in a sandbox's directory, for whoever finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
+pub struct SandboxLease {
     /// The run.
     pub run: String,
     /// Uid of the server; clients have the next one. None where it has no uid of its own.
@@ -71,43 +71,43 @@ pub async fn undo(state: &Path, run: &str) -> Result<(), SandboxError> {
 
 /// What there still is of a run's sandbox.
 #[must_use]
-pub fn census(state: &Path, run: &str, lease: Option<&Lease>) -> Census {
+pub fn census(state: &Path, run: &str, lease: Option<&SandboxLease>) -> LeftoverCensus {
     let home = directory(state, run);
     let lease = read_lease(&home).or_else(|| lease.cloned());
     let processes = tagged(state, run, lease.as_ref()).into_iter().map(|p| format!("process {} ({})", p.pid, p.name)).collect();
     let mut files = if home.exists() { vec![home.display().to_string()] } else { Vec::new() };
     files.extend(lease.iter().flat_map(|lease| group::left(&lease.groups)).map(|group| group.display().to_string()));
     files.extend(volumes::attached(run).into_iter().map(|device| format!("/dev/{device}")));
-    Census { processes, files }
+    LeftoverCensus { processes, files }
 }
 
 /// Sandboxes that have a directory on this host.
 #[must_use]
-pub fn found(state: &Path) -> Vec<Lease> {
+pub fn found(state: &Path) -> Vec<SandboxLease> {
     let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
     let lease = |entry: std::fs::DirEntry| {
         let run = entry.file_name().into_string().ok()?;
         // One without a lease died while it was made; it has expired. The name is the directory's, whatever the lease says.
         let found = read_lease(&entry.path());
-        let none = Lease { run: String::new(), uid: None, expires: Timestamp::UNIX_EPOCH, groups: Vec::new() };
-        Some(Lease { run, ..found.unwrap_or(none) })
+        let none = SandboxLease { run: String::new(), uid: None, expires: Timestamp::UNIX_EPOCH, groups: Vec::new() };
+        Some(SandboxLease { run, ..found.unwrap_or(none) })
     };
     entries.filter_map(lease).collect()
 }
 
 /// The lease of a run's sandbox, if it has a directory.
 #[must_use]
-pub fn lease(state: &Path, run: &str) -> Option<Lease> {
+pub fn lease(state: &Path, run: &str) -> Option<SandboxLease> {
     read_lease(&directory(state, run))
 }
 
-pub(super) fn read_lease(home: &Path) -> Option<Lease> {
-    let lease: Lease = serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()?;
+pub(super) fn read_lease(home: &Path) -> Option<SandboxLease> {
+    let lease: SandboxLease = serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()?;
     // Where a sandbox has no uid of its own, what runs in it could write a lease that names somebody else's.
-    Some(Lease { uid: lease.uid.filter(|uid| users::can_be(*uid)), ..lease })
+    Some(SandboxLease { uid: lease.uid.filter(|uid| users::can_be(*uid)), ..lease })
 }
 
-pub(super) struct Process {
+pub(super) struct FoundProcess {
     pub(super) pid: u32,
     pub(super) parent: u32,
     uid: u32,
@@ -115,14 +115,14 @@ pub(super) struct Process {
     arguments: Vec<u8>,
 }
 
-fn process(pid: u32) -> Option<Process> {
+fn process(pid: u32) -> Option<FoundProcess> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     // A zombie holds nothing and goes when its parent looks.
     if field("State:")?.starts_with('Z') {
         return None;
     }
-    Some(Process {
+    Some(FoundProcess {
         pid,
         parent: field("PPid:")?.parse().ok()?,
         uid: field("Uid:")?.split_whitespace().next()?.parse().ok()?,
@@ -131,12 +131,12 @@ fn process(pid: u32) -> Option<Process> {
     })
 }
 
-pub(super) fn processes() -> Vec<Process> {
+pub(super) fn processes() -> Vec<FoundProcess> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(process).collect()
 }
 
-fn is_tagged(process: &Process, state: &Path, run: &str, lease: Option<&Lease>) -> bool {
+fn is_tagged(process: &FoundProcess, state: &Path, run: &str, lease: Option<&SandboxLease>) -> bool {
     let uid = lease.and_then(|lease| lease.uid);
     let words = || process.arguments.split(|byte| *byte == 0);
     let first_process = words().any(|word| word == jail::COMMAND.as_bytes()) && words().any(|word| word == run.as_bytes());
@@ -148,13 +148,13 @@ fn is_tagged(process: &Process, state: &Path, run: &str, lease: Option<&Lease>) 
         || (is_ours && (first_process || words().any(|word| word.starts_with(&home)))))
 }
 
-fn tagged(state: &Path, run: &str, lease: Option<&Lease>) -> Vec<Process> {
+fn tagged(state: &Path, run: &str, lease: Option<&SandboxLease>) -> Vec<FoundProcess> {
     processes().into_iter().filter(|process| is_tagged(process, state, run, lease)).collect()
 }
 
 /// Kills the process that was looked at, and no other that got its number since: a handle is taken first, and what it stands for is
 /// looked at once more.
-fn kill(process: &Process, still: impl Fn(&Process) -> bool) {
+fn kill(process: &FoundProcess, still: impl Fn(&FoundProcess) -> bool) {
     let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return };
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     if self::process(process.pid).is_some_and(|again| still(&again)) {
@@ -166,14 +166,14 @@ pub(super) fn used_uids() -> std::collections::BTreeSet<u32> {
     processes().iter().map(|process| process.uid).collect()
 }
 
-impl Place {
+impl RaisedSandbox {
     /// Ends every process of the clients' user that still runs. Where they have no user of their own, only those that lifeboat started are known,
     /// and they end with their groups.
     pub fn end_clients(&self) {
         let Some(client) = self.lease.uid.map(|uid| uid + 1) else { return };
         // What is started meanwhile is ended in the next round.
         for _ in 0..ROUNDS {
-            let clients: Vec<Process> = processes().into_iter().filter(|process| process.uid == client).collect();
+            let clients: Vec<FoundProcess> = processes().into_iter().filter(|process| process.uid == client).collect();
             if clients.is_empty() {
                 return;
             }

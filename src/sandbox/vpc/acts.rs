@@ -1,12 +1,12 @@
 //! What can be done to a cloud: each act known by name, permission and subject before it is done. Nothing can be removed but what carries a
-//! run's own tags ([`Owned`]).
+//! run's own tags ([`OwnedResource`]).
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::cloud::Tags;
-use super::things::{AclEntry, GroupRule, Kind, Peer, Thing};
+use super::cloud::ResourceTags;
+use super::things::{AclEntry, CloudResource, GroupRule, ResourceKind, RulePeer};
 
 /// A volume of a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ pub struct LaunchVolume {
 
 /// One RunInstances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Launch {
+pub struct LaunchSpec {
     /// The image.
     pub image: String,
     /// The type.
@@ -47,7 +47,7 @@ pub struct Launch {
 /// Something that changes something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Act {
+pub enum ApiCall {
     /// CreateVpc
     CreateVpc {
         /// IPv4 CIDR.
@@ -188,32 +188,32 @@ pub enum Act {
         grant: String,
     },
     /// RunInstances
-    RunInstances(Box<Launch>),
+    RunInstances(Box<LaunchSpec>),
     /// Whatever removes a thing of its kind.
-    Remove(Owned),
+    Remove(OwnedResource),
 }
 
 /// A thing that carries a run's own tags: nothing else can be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Owned {
-    kind: Kind,
+pub struct OwnedResource {
+    kind: ResourceKind,
     id: String,
 }
 
-impl Owned {
+impl OwnedResource {
     /// Takes hold of a thing if it carries every one of the tags, with their very values, and there are any.
     #[must_use]
-    pub fn of(thing: &Thing, tags: &Tags) -> Option<Self> {
+    pub fn of(thing: &CloudResource, tags: &ResourceTags) -> Option<Self> {
         thing.carries(tags).then(|| Self { kind: thing.kind, id: thing.id.clone() })
     }
     /// A stand-in that names nothing, for asking whether removing would be allowed, and for showing what would be done.
     #[must_use]
-    pub fn nothing(kind: Kind) -> Self {
+    pub fn nothing(kind: ResourceKind) -> Self {
         Self { kind, id: placeholder(kind).to_owned() }
     }
     /// Its kind.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ResourceKind {
         self.kind
     }
     /// Its id.
@@ -225,31 +225,31 @@ impl Owned {
 
 /// An id of a kind that nothing has.
 #[must_use]
-pub fn placeholder(kind: Kind) -> &'static str {
+pub fn placeholder(kind: ResourceKind) -> &'static str {
     match kind {
-        Kind::Vpc => "vpc-00000000000000000",
-        Kind::Subnet => "subnet-00000000000000000",
-        Kind::RouteTable => "rtb-00000000000000000",
-        Kind::NetworkAcl => "acl-00000000000000000",
-        Kind::SecurityGroup => "sg-00000000000000000",
-        Kind::Endpoint => "vpce-00000000000000000",
-        Kind::FirewallAssociation => "rslvr-frgassoc-00000000000000000",
-        Kind::FlowLog => "fl-00000000000000000",
-        Kind::Instance => "i-00000000000000000",
-        Kind::Volume => "vol-00000000000000000",
-        Kind::Interface => "eni-00000000000000000",
-        Kind::InternetGateway => "igw-00000000000000000",
-        Kind::EgressOnlyGateway => "eigw-00000000000000000",
-        Kind::NatGateway => "nat-00000000000000000",
-        Kind::VpnGateway => "vgw-00000000000000000",
-        Kind::CarrierGateway => "cagw-00000000000000000",
-        Kind::Peering => "pcx-00000000000000000",
-        Kind::TransitAttachment => "tgw-attach-00000000000000000",
-        Kind::ConnectEndpoint => "eice-00000000000000000",
+        ResourceKind::Vpc => "vpc-00000000000000000",
+        ResourceKind::Subnet => "subnet-00000000000000000",
+        ResourceKind::RouteTable => "rtb-00000000000000000",
+        ResourceKind::NetworkAcl => "acl-00000000000000000",
+        ResourceKind::SecurityGroup => "sg-00000000000000000",
+        ResourceKind::Endpoint => "vpce-00000000000000000",
+        ResourceKind::FirewallAssociation => "rslvr-frgassoc-00000000000000000",
+        ResourceKind::FlowLog => "fl-00000000000000000",
+        ResourceKind::Instance => "i-00000000000000000",
+        ResourceKind::Volume => "vol-00000000000000000",
+        ResourceKind::Interface => "eni-00000000000000000",
+        ResourceKind::InternetGateway => "igw-00000000000000000",
+        ResourceKind::EgressOnlyGateway => "eigw-00000000000000000",
+        ResourceKind::NatGateway => "nat-00000000000000000",
+        ResourceKind::VpnGateway => "vgw-00000000000000000",
+        ResourceKind::CarrierGateway => "cagw-00000000000000000",
+        ResourceKind::Peering => "pcx-00000000000000000",
+        ResourceKind::TransitAttachment => "tgw-attach-00000000000000000",
+        ResourceKind::ConnectEndpoint => "eice-00000000000000000",
     }
 }
 
-impl Act {
+impl ApiCall {
     /// The action's name with its service, as policies and CloudTrail have it.
     #[must_use]
     pub fn action(&self) -> &'static str {
@@ -274,17 +274,17 @@ impl Act {
             Self::RevokeGrant { .. } => "kms:RevokeGrant",
             Self::RunInstances(_) => "ec2:RunInstances",
             Self::Remove(owned) => match owned.kind {
-                Kind::Vpc => "ec2:DeleteVpc",
-                Kind::Subnet => "ec2:DeleteSubnet",
-                Kind::RouteTable => "ec2:DeleteRouteTable",
-                Kind::NetworkAcl => "ec2:DeleteNetworkAcl",
-                Kind::SecurityGroup => "ec2:DeleteSecurityGroup",
-                Kind::Endpoint => "ec2:DeleteVpcEndpoints",
-                Kind::FirewallAssociation => "route53resolver:DisassociateFirewallRuleGroup",
-                Kind::FlowLog => "ec2:DeleteFlowLogs",
-                Kind::Instance => "ec2:TerminateInstances",
-                Kind::Volume => "ec2:DeleteVolume",
-                Kind::Interface => "ec2:DeleteNetworkInterface",
+                ResourceKind::Vpc => "ec2:DeleteVpc",
+                ResourceKind::Subnet => "ec2:DeleteSubnet",
+                ResourceKind::RouteTable => "ec2:DeleteRouteTable",
+                ResourceKind::NetworkAcl => "ec2:DeleteNetworkAcl",
+                ResourceKind::SecurityGroup => "ec2:DeleteSecurityGroup",
+                ResourceKind::Endpoint => "ec2:DeleteVpcEndpoints",
+                ResourceKind::FirewallAssociation => "route53resolver:DisassociateFirewallRuleGroup",
+                ResourceKind::FlowLog => "ec2:DeleteFlowLogs",
+                ResourceKind::Instance => "ec2:TerminateInstances",
+                ResourceKind::Volume => "ec2:DeleteVolume",
+                ResourceKind::Interface => "ec2:DeleteNetworkInterface",
                 // Ways out are never ours: there is no call that removes one.
                 _ => "",
             },
@@ -323,7 +323,7 @@ impl Act {
     #[must_use]
     pub fn can_be_tried_out(&self) -> bool {
         !matches!(self, Self::EnableDns { .. } | Self::AssociateFirewall { .. } | Self::RevokeGrant { .. })
-            && !matches!(self, Self::Remove(owned) if owned.kind == Kind::FirewallAssociation)
+            && !matches!(self, Self::Remove(owned) if owned.kind == ResourceKind::FirewallAssociation)
     }
 
     /// What it is about, in a few words.
@@ -342,7 +342,7 @@ impl Act {
             Self::CreateSecurityGroup { name, .. } => name.clone(),
             Self::AddRules { rules, .. } | Self::DropRules { rules, .. } => {
                 let one = |rule: &GroupRule| match &rule.peer {
-                    Peer::Cidr(text) | Peer::PrefixList(text) | Peer::Group(text) => {
+                    RulePeer::Cidr(text) | RulePeer::PrefixList(text) | RulePeer::Group(text) => {
                         let ports = rule.ports.map(|(first, last)| format!(" {first}-{last}")).unwrap_or_default();
                         format!("{}{ports} {text}", if rule.protocol == "-1" { "all" } else { &rule.protocol })
                     }

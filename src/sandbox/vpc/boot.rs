@@ -12,7 +12,7 @@ const ORDER_LOOKS: u64 = 300;
 
 /// What differs from one run to the next.
 #[derive(Debug, Clone)]
-pub struct Boot<'a> {
+pub struct BootParameters<'a> {
     /// The run.
     pub run: &'a str,
     /// The region, which is also the bucket's: the door to S3 leads to no other.
@@ -38,8 +38,8 @@ fn quoted(word: &str) -> String {
 
 /// The script.
 #[must_use]
-pub fn script(boot: &Boot<'_>) -> String {
-    let Boot { run, region, bucket, agent_key, agent_sha256, order_key, order_sha256, minutes } = boot;
+pub fn script(boot: &BootParameters<'_>) -> String {
+    let BootParameters { run, region, bucket, agent_key, agent_sha256, order_key, order_sha256, minutes } = boot;
     let region = quoted(region);
     let from = |key: &str| quoted(&format!("s3://{bucket}/{key}"));
     let (agent, order) = (from(agent_key), from(order_key));
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_script_is_sound_and_holds_what_it_is_given_only() {
-        let boot = Boot {
+        let boot = BootParameters {
             run: "20261125T200000Z-abcdef",
             region: "eu-west-1",
             bucket: "backups",

@@ -2,25 +2,27 @@
 //!
 //! The contract of an adapter:
 //!
-//! - An [`Act`] that makes something makes it with all tags, in the same call where the service can do that. After [`CloudError::Unknown`] it
+//! - An [`ApiCall`] that makes something makes it with all tags, in the same call where the service can do that. After [`CloudError::Unknown`] it
 //!   may be there or not: look for the tags. Acts with a client token may be repeated with the same one.
-//! - Removing takes an [`Owned`] thing, which only somebody can have who saw the run's own tags on it. Removing what is gone is success.
+//! - Removing takes an [`OwnedResource`] thing, which only somebody can have who saw the run's own tags on it. Removing what is gone is success.
 //! - Looks are complete or fail. What was made a moment ago may be missing from them: services are eventually consistent.
-//! - A call that returned is not done: states tell ([`Thing::state`]).
+//! - A call that returned is not done: states tell ([`CloudResource::state`]).
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-pub use super::acts::{Act, Launch, LaunchVolume, Owned, placeholder};
-pub use crate::domain::volumes::Tags;
+pub use super::acts::{ApiCall, LaunchSpec, LaunchVolume, OwnedResource, placeholder};
+pub use crate::domain::volumes::ResourceTags;
 
-pub use super::things::{AclEntry, At, Facts, GroupRule, InstanceFacts, Kind, Peer, Route, Thing};
+pub use super::things::{
+    AclEntry, CloudResource, GroupRule, InstanceFacts, ResourceFacts, ResourceKind, ResourceScope, RulePeer, VpcRoute,
+};
 
 /// What came of an act.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Acted {
+pub struct CallOutcome {
     /// The id of what was made; empty where nothing was.
     pub id: String,
     /// The token of a grant, which makes it valid before it is visible everywhere. No secret.
@@ -29,7 +31,7 @@ pub struct Acted {
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caller {
+pub struct CallerIdentity {
     /// The account.
     pub account: String,
     /// The ARN of the role's session or the user.
@@ -38,7 +40,7 @@ pub struct Caller {
 
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Image {
+pub struct MachineImage {
     /// Its id.
     pub id: String,
     /// The account that made it.
@@ -59,7 +61,7 @@ pub struct Image {
 
 /// A grant on a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
+pub struct KeyGrant {
     /// Its id.
     pub id: String,
     /// Its name.
@@ -81,7 +83,7 @@ pub struct FirewallRule {
 
 /// How many of something there may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Quota {
+pub struct ServiceQuota {
     /// What.
     pub what: String,
     /// How many are used.
@@ -92,7 +94,7 @@ pub struct Quota {
 
 /// What should hold in the account whatever anybody does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Guards {
+pub struct AccountGuards {
     /// Mode of VPC Block Public Access: `off`, `block-ingress`, `block-bidirectional`.
     pub block_public_access: String,
     /// Whether new volumes are encrypted whatever is asked.
@@ -167,31 +169,31 @@ pub enum CloudError {
 
 /// EC2, KMS, the DNS firewall and the quotas of one region of one account.
 #[async_trait]
-pub trait Cloud: Send + Sync {
+pub trait ScratchCloud: Send + Sync {
     /// The region.
     fn region(&self) -> &str;
     /// Who asks.
-    async fn caller(&self) -> Result<Caller, CloudError>;
+    async fn caller(&self) -> Result<CallerIdentity, CloudError>;
     /// Does something. `tags` go on whatever it makes; `token` is sent where the service takes one.
-    async fn act(&self, act: &Act, tags: &Tags, token: &str) -> Result<Acted, CloudError>;
-    /// Asks whether it would be allowed; nothing happens. Only for what [can be tried out](Act::can_be_tried_out).
-    async fn try_out(&self, act: &Act, tags: &Tags) -> Result<(), CloudError>;
+    async fn act(&self, act: &ApiCall, tags: &ResourceTags, token: &str) -> Result<CallOutcome, CloudError>;
+    /// Asks whether it would be allowed; nothing happens. Only for what [can be tried out](ApiCall::can_be_tried_out).
+    async fn dry_run(&self, act: &ApiCall, tags: &ResourceTags) -> Result<(), CloudError>;
     /// What there is of a kind. Terminated instances count as there for as long as the service tells of them.
-    async fn look(&self, kind: Kind, at: &At) -> Result<Vec<Thing>, CloudError>;
+    async fn look(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError>;
     /// Of these types and the region's zones, what is offered where: type and zone.
     async fn offers(&self, types: &[String]) -> Result<BTreeSet<(String, String)>, CloudError>;
     /// An image; none if it is not there, or not for this account.
-    async fn image(&self, id: &str) -> Result<Option<Image>, CloudError>;
+    async fn image(&self, id: &str) -> Result<Option<MachineImage>, CloudError>;
     /// The prefix list of a service's addresses.
     async fn prefix_list(&self, service: &str) -> Result<String, CloudError>;
     /// How many VPCs and cores there may be, and would be with one more VPC and one more instance of this type.
-    async fn quotas(&self, instance_type: &str) -> Result<Vec<Quota>, CloudError>;
+    async fn quotas(&self, instance_type: &str) -> Result<Vec<ServiceQuota>, CloudError>;
     /// What an instance wrote on its console, the last 64 KiB of it.
     async fn console(&self, instance: &str) -> Result<String, CloudError>;
     /// The rules of a DNS firewall rule group, by priority.
     async fn firewall_rules(&self, group: &str) -> Result<Vec<FirewallRule>, CloudError>;
     /// Grants on a key.
-    async fn grants(&self, key: &str) -> Result<Vec<Grant>, CloudError>;
+    async fn grants(&self, key: &str) -> Result<Vec<KeyGrant>, CloudError>;
     /// What should hold in the account.
-    async fn guards(&self) -> Result<Guards, CloudError>;
+    async fn guards(&self) -> Result<AccountGuards, CloudError>;
 }

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::cloud::{At, Facts, FirewallRule, Kind, Route, Thing};
+use super::cloud::{CloudResource, FirewallRule, ResourceFacts, ResourceKind, ResourceScope, VpcRoute};
 use super::steps::{ENDPOINT_GROUP, INSTANCE_GROUP, acl_entries, endpoint_ingress, instance_egress, kms_service, s3_service};
-use super::{Scratch, ScratchError, policies, sha256};
+use super::{ScratchError, ScratchVpc, policies, sha256};
 
 /// What stood when the gate passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Passed {
+pub struct GatePassed {
     /// Everything in the VPC, canonical: sorted by kind and id.
     pub state: Value,
     /// SHA-256 over it, as compact JSON.
@@ -24,34 +24,34 @@ pub struct Passed {
 
 /// Something that is not as it was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Violation {
+struct GateViolation {
     text: String,
     /// It may only not be visible yet.
     may_pass: bool,
 }
 
 /// What is looked at.
-const KINDS: [Kind; 9] = [
-    Kind::Subnet,
-    Kind::RouteTable,
-    Kind::NetworkAcl,
-    Kind::SecurityGroup,
-    Kind::Endpoint,
-    Kind::FirewallAssociation,
-    Kind::FlowLog,
-    Kind::Interface,
-    Kind::Instance,
+const KINDS: [ResourceKind; 9] = [
+    ResourceKind::Subnet,
+    ResourceKind::RouteTable,
+    ResourceKind::NetworkAcl,
+    ResourceKind::SecurityGroup,
+    ResourceKind::Endpoint,
+    ResourceKind::FirewallAssociation,
+    ResourceKind::FlowLog,
+    ResourceKind::Interface,
+    ResourceKind::Instance,
 ];
 
-impl Scratch {
-    async fn gather(&mut self) -> Result<Vec<Thing>, ScratchError> {
+impl ScratchVpc {
+    async fn gather(&mut self) -> Result<Vec<CloudResource>, ScratchError> {
         let vpc = self.made.vpc.clone();
-        let mut all = self.look(Kind::Vpc, &At::Id(vpc.clone())).await?;
-        for kind in KINDS.into_iter().chain(Kind::WAYS_OUT) {
-            all.extend(self.look(kind, &At::Vpc(vpc.clone())).await?);
+        let mut all = self.look(ResourceKind::Vpc, &ResourceScope::Id(vpc.clone())).await?;
+        for kind in KINDS.into_iter().chain(ResourceKind::WAYS_OUT) {
+            all.extend(self.look(kind, &ResourceScope::Vpc(vpc.clone())).await?);
         }
         // Of those the service tells for an hour.
-        all.retain(|thing| thing.kind != Kind::Instance || !thing.is_gone());
+        all.retain(|thing| thing.kind != ResourceKind::Instance || !thing.is_gone());
         all.sort_by(|one, other| (one.kind, &one.id).cmp(&(other.kind, &other.id)));
         Ok(all)
     }
@@ -60,7 +60,7 @@ impl Scratch {
     ///
     /// # Errors
     /// [`ScratchError::NotIsolated`] with every violation.
-    pub async fn pass_gate(&mut self) -> Result<Passed, ScratchError> {
+    pub async fn pass_gate(&mut self) -> Result<GatePassed, ScratchError> {
         let begun = Instant::now();
         loop {
             let all = self.gather().await?;
@@ -69,7 +69,7 @@ impl Scratch {
             if violations.is_empty() {
                 let state = canonical(&all, &rules);
                 let sha256 = sha256(state.to_string().as_bytes());
-                return Ok(Passed { state, sha256, names_leave: self.spec.settings.dns_firewall.is_none() });
+                return Ok(GatePassed { state, sha256, names_leave: self.spec.settings.dns_firewall.is_none() });
             }
             let waited = begun.elapsed() > self.spec.settings.settle_within.duration();
             if waited || violations.iter().any(|violation| !violation.may_pass) {
@@ -93,70 +93,70 @@ impl Scratch {
         }
     }
 
-    fn violations(&self, all: &[Thing]) -> Vec<Violation> {
+    fn violations(&self, all: &[CloudResource]) -> Vec<GateViolation> {
         let mut found = Vec::new();
         for thing in all {
             if let Some(text) = self.judge(thing) {
-                found.push(Violation { text: format!("{} {}: {text}", thing.kind.name(), thing.id), may_pass: false });
+                found.push(GateViolation { text: format!("{} {}: {text}", thing.kind.name(), thing.id), may_pass: false });
             }
         }
         let made = &self.made;
         let mut needed = vec![
-            (Kind::Vpc, &made.vpc),
-            (Kind::Subnet, &made.subnet),
-            (Kind::RouteTable, &made.table),
-            (Kind::NetworkAcl, &made.acl),
-            (Kind::SecurityGroup, &made.instance_group),
-            (Kind::SecurityGroup, &made.endpoint_group),
-            (Kind::Endpoint, &made.gateway),
-            (Kind::Endpoint, &made.keys_endpoint),
-            (Kind::FlowLog, &made.flow_log),
+            (ResourceKind::Vpc, &made.vpc),
+            (ResourceKind::Subnet, &made.subnet),
+            (ResourceKind::RouteTable, &made.table),
+            (ResourceKind::NetworkAcl, &made.acl),
+            (ResourceKind::SecurityGroup, &made.instance_group),
+            (ResourceKind::SecurityGroup, &made.endpoint_group),
+            (ResourceKind::Endpoint, &made.gateway),
+            (ResourceKind::Endpoint, &made.keys_endpoint),
+            (ResourceKind::FlowLog, &made.flow_log),
         ];
         if self.spec.settings.dns_firewall.is_some() {
-            needed.push((Kind::FirewallAssociation, &made.firewall));
+            needed.push((ResourceKind::FirewallAssociation, &made.firewall));
         }
         for (kind, id) in needed {
             if !all.iter().any(|thing| thing.kind == kind && thing.id == *id) {
-                found.push(Violation { text: format!("{} {id} is not there", kind.name()), may_pass: true });
+                found.push(GateViolation { text: format!("{} {id} is not there", kind.name()), may_pass: true });
             }
         }
         found
     }
 
     /// What is wrong with a thing; none if it may be there as it is.
-    fn judge(&self, thing: &Thing) -> Option<String> {
+    fn judge(&self, thing: &CloudResource) -> Option<String> {
         let (made, settings) = (&self.made, &self.spec.settings);
         let wrong = |is: bool, what: &str| (!is).then(|| what.to_owned());
         match &thing.facts {
-            Facts::Vpc { cidrs, ipv6, tenancy, is_default } => wrong(!is_default, "it is the default VPC")
+            ResourceFacts::Vpc { cidrs, ipv6, tenancy, is_default } => wrong(!is_default, "it is the default VPC")
                 .or_else(|| wrong(*cidrs == [settings.cidr.to_string()], &format!("its networks are {}", cidrs.join(", "))))
                 .or_else(|| wrong(ipv6.is_empty(), "it has IPv6"))
                 .or_else(|| wrong(*tenancy == settings.tenancy, &format!("its tenancy is {tenancy}"))),
-            Facts::Subnet { public_ips, ipv6, zone, .. } => wrong(thing.id == made.subnet, "it is not ours")
+            ResourceFacts::Subnet { public_ips, ipv6, zone, .. } => wrong(thing.id == made.subnet, "it is not ours")
                 .or_else(|| wrong(!public_ips, "instances get public addresses"))
                 .or_else(|| wrong(ipv6.is_empty(), "it has IPv6"))
                 .or_else(|| wrong(*zone == self.zone, &format!("it is in {zone}"))),
-            Facts::RouteTable { routes, subnets, is_main, .. } => self.judge_table(thing, routes, subnets, *is_main),
-            Facts::NetworkAcl { entries, subnets, is_default, .. } if thing.id == made.acl => {
+            ResourceFacts::RouteTable { routes, subnets, is_main, .. } => self.judge_table(thing, routes, subnets, *is_main),
+            ResourceFacts::NetworkAcl { entries, subnets, is_default, .. } if thing.id == made.acl => {
                 let own: Vec<_> = entries.iter().filter(|entry| entry.number < 32_767).cloned().collect();
                 wrong(!is_default && own == acl_entries(self), "its entries are not those it was given")
                     .or_else(|| wrong(subnets.iter().any(|(_, subnet)| *subnet == made.subnet), "the subnet does not use it"))
             }
-            Facts::NetworkAcl { subnets, is_default, .. } => {
+            ResourceFacts::NetworkAcl { subnets, is_default, .. } => {
                 wrong(*is_default, "it is not ours").or_else(|| wrong(subnets.is_empty(), "the subnet uses it instead of ours"))
             }
-            Facts::SecurityGroup { name, ingress, egress, .. } if thing.id == made.instance_group => {
+            ResourceFacts::SecurityGroup { name, ingress, egress, .. } if thing.id == made.instance_group => {
                 let asked = instance_egress(&self.prefix_list, &made.endpoint_group);
                 wrong(name == INSTANCE_GROUP && ingress.is_empty(), "something may come in")
                     .or_else(|| wrong(*egress == asked, "what may go out is not what was asked for"))
             }
-            Facts::SecurityGroup { name, ingress, egress, .. } if thing.id == made.endpoint_group => {
+            ResourceFacts::SecurityGroup { name, ingress, egress, .. } if thing.id == made.endpoint_group => {
                 wrong(name == ENDPOINT_GROUP && egress.is_empty(), "something may go out")
                     .or_else(|| wrong(*ingress == endpoint_ingress(&made.instance_group), "others than the instance may come in"))
             }
             // The one that comes with every VPC; that nothing uses it is seen at the interfaces.
-            Facts::SecurityGroup { name, .. } => wrong(name == "default", "it is not ours"),
-            Facts::Endpoint { service, form, policy, tables, subnets, groups, private_dns, .. } => {
+            ResourceFacts::SecurityGroup { name, .. } => wrong(name == "default", "it is not ours"),
+            ResourceFacts::Endpoint { service, form, policy, tables, subnets, groups, private_dns, .. } => {
                 let account = &settings.account;
                 if thing.id == made.gateway {
                     wrong(*service == s3_service(self) && form == "Gateway", "it is no gateway to S3")
@@ -171,27 +171,27 @@ impl Scratch {
                     Some("it is not ours".to_owned())
                 }
             }
-            Facts::FirewallAssociation { rules, .. } => {
+            ResourceFacts::FirewallAssociation { rules, .. } => {
                 wrong(settings.dns_firewall.as_ref() == Some(rules), "it is not the one that was asked for")
             }
-            Facts::FlowLog { destination, traffic, .. } => wrong(traffic == "ALL", "it does not log everything")
+            ResourceFacts::FlowLog { destination, traffic, .. } => wrong(traffic == "ALL", "it does not log everything")
                 .or_else(|| thing.reason.as_ref().map(|reason| format!("it is not delivered: {reason}")))
                 .or_else(|| wrong(thing.id != made.flow_log || goes_to(destination, &settings.flow_logs), "it goes elsewhere")),
-            Facts::Interface { subnet, groups, .. } => {
+            ResourceFacts::Interface { subnet, groups, .. } => {
                 let of = |group: &String| *groups == [group.clone()];
                 let is_known = of(&made.endpoint_group) || (!made.instance.is_empty() && of(&made.instance_group));
                 wrong(*subnet == made.subnet && is_known, "it is neither that of the KMS endpoint nor the instance's")
             }
-            Facts::Instance(_) => wrong(thing.id == made.instance, "it is not ours"),
-            Facts::Volume { .. } => None,
-            Facts::WayOut => Some("it is a way out".to_owned()),
+            ResourceFacts::Instance(_) => wrong(thing.id == made.instance, "it is not ours"),
+            ResourceFacts::Volume { .. } => None,
+            ResourceFacts::WayOut => Some("it is a way out".to_owned()),
         }
     }
 
-    fn judge_table(&self, thing: &Thing, routes: &[Route], subnets: &[String], is_main: bool) -> Option<String> {
+    fn judge_table(&self, thing: &CloudResource, routes: &[VpcRoute], subnets: &[String], is_main: bool) -> Option<String> {
         let made = &self.made;
-        let local = |route: &Route| route.via == "local" && route.to == self.spec.settings.cidr.to_string();
-        let bucket = |route: &Route| route.to == self.prefix_list && route.via == made.gateway;
+        let local = |route: &VpcRoute| route.via == "local" && route.to == self.spec.settings.cidr.to_string();
+        let bucket = |route: &VpcRoute| route.to == self.prefix_list && route.via == made.gateway;
         let ours = thing.id == made.table;
         if let Some(route) = routes.iter().find(|route| !(local(route) || (ours && bucket(route)))) {
             return Some(format!("it has a route to {} by {}", route.to, route.via));
@@ -208,11 +208,11 @@ impl Scratch {
     }
 
     /// A DNS firewall that lets every name through closes nothing.
-    async fn firewall_violations(&mut self, violations: &mut Vec<Violation>) -> Result<Vec<FirewallRule>, ScratchError> {
+    async fn firewall_violations(&mut self, violations: &mut Vec<GateViolation>) -> Result<Vec<FirewallRule>, ScratchError> {
         let Some(group) = self.spec.settings.dns_firewall.clone() else { return Ok(Vec::new()) };
         let rules = self.cloud().clone().firewall_rules(&group).await?;
         if let Some(text) = open_names(&rules) {
-            violations.push(Violation { text: format!("DNS firewall {group}: {text}"), may_pass: false });
+            violations.push(GateViolation { text: format!("DNS firewall {group}: {text}"), may_pass: false });
         }
         Ok(rules)
     }
@@ -248,7 +248,7 @@ pub fn open_names(rules: &[FirewallRule]) -> Option<String> {
 }
 
 /// Everything that was looked at. Tags are left out: they say when it expires.
-fn canonical(all: &[Thing], rules: &[FirewallRule]) -> Value {
+fn canonical(all: &[CloudResource], rules: &[FirewallRule]) -> Value {
     let things: Vec<Value> =
         all.iter().map(|thing| json!({ "kind": thing.kind, "id": thing.id, "state": thing.state, "is": thing.facts })).collect();
     json!({ "things": things, "dns_firewall_rules": rules })

@@ -2,7 +2,7 @@
 //!
 //! Each part is a step of the drill's saga ([`steps`]); nothing is restored before the whole of it has been looked at ([`gate`]). What a run
 //! makes carries its tags from the first moment, and undoing knows nothing but the tags ([`teardown`]): whoever finds them can do it.
-//! Everything goes through a [`Cloud`], of which there are two: AWS, and a model on paper ([`paper`]), on which
+//! Everything goes through a [`ScratchCloud`], of which there are two: AWS, and a model on paper ([`paper`]), on which
 //! `drill --plan` rehearses the very steps to show what they would call.
 
 pub mod acts;
@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::VaultId;
 use crate::domain::scratch::{CallRecord, ScratchSettings, own_tags, tags_of};
-use cloud::{Act, Acted, At, Cloud, CloudError, Kind, LaunchVolume, Tags, Thing};
-use policies::Reads;
+use cloud::{ApiCall, CallOutcome, CloudError, CloudResource, LaunchVolume, ResourceKind, ResourceScope, ResourceTags, ScratchCloud};
+use policies::VaultAccess;
 
 /// Looks for something that a call without an answer may have made.
 const LOOKS_AFTER_SILENCE: u32 = 5;
@@ -48,7 +48,7 @@ pub struct GrantSpec {
 
 /// What a scratch VPC is to be.
 #[derive(Debug, Clone)]
-pub struct Spec {
+pub struct ScratchSpec {
     /// `[scratch_vpc]`
     pub settings: ScratchSettings,
     /// The vault.
@@ -62,7 +62,7 @@ pub struct Spec {
     /// Which attempt of the run it is: client tokens of one attempt mean nothing to the next.
     pub attempt: u64,
     /// What the instance may read and write of the vault.
-    pub reads: Reads,
+    pub reads: VaultAccess,
     /// Keys it may decrypt with.
     pub grants: Vec<GrantSpec>,
     /// Volumes beside the one it boots from.
@@ -111,7 +111,7 @@ pub enum ScratchError {
 
 /// What has been made so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
+pub struct MadeResources {
     /// The VPC.
     pub vpc: String,
     /// The route table.
@@ -141,12 +141,12 @@ pub struct Made {
 }
 
 /// A scratch VPC in the making, in use, or on its way out.
-pub struct Scratch {
-    cloud: Arc<dyn Cloud>,
+pub struct ScratchVpc {
+    cloud: Arc<dyn ScratchCloud>,
     /// What it is to be.
-    pub spec: Spec,
+    pub spec: ScratchSpec,
     /// What has been made.
-    pub made: Made,
+    pub made: MadeResources,
     /// The zone that is tried.
     pub zone: String,
     /// The image that is booted.
@@ -159,8 +159,8 @@ pub struct Scratch {
     pub calls: Vec<CallRecord>,
     /// Looks, by what was looked at.
     pub looks: BTreeMap<String, u64>,
-    tags: Tags,
-    own: Tags,
+    tags: ResourceTags,
+    own: ResourceTags,
     cancel: CancellationToken,
     began: Instant,
     before: f64,
@@ -168,17 +168,17 @@ pub struct Scratch {
     deadline: Option<Instant>,
 }
 
-impl Scratch {
+impl ScratchVpc {
     /// A place of which nothing is made. `at_seconds` is the drill's clock.
     #[must_use]
-    pub fn new(cloud: Arc<dyn Cloud>, spec: Spec, at_seconds: f64, cancel: CancellationToken) -> Self {
+    pub fn new(cloud: Arc<dyn ScratchCloud>, spec: ScratchSpec, at_seconds: f64, cancel: CancellationToken) -> Self {
         let zone = spec.settings.zones.first().cloned().unwrap_or_default();
         Self {
             tags: tags_of(&spec.vault, &spec.run, &spec.drill, spec.expires),
             own: own_tags(&spec.vault, &spec.run),
             cloud,
             spec,
-            made: Made::default(),
+            made: MadeResources::default(),
             zone,
             image: String::new(),
             prefix_list: String::new(),
@@ -194,7 +194,7 @@ impl Scratch {
 
     /// The cloud it is in.
     #[must_use]
-    pub fn cloud(&self) -> &Arc<dyn Cloud> {
+    pub fn cloud(&self) -> &Arc<dyn ScratchCloud> {
         &self.cloud
     }
 
@@ -209,7 +209,7 @@ impl Scratch {
     }
 
     /// The same for the same step of the same attempt in the same zone: a call that is repeated does not make a second thing.
-    fn token(&self, act: &Act) -> String {
+    fn token(&self, act: &ApiCall) -> String {
         let text = serde_json::to_string(act).unwrap_or_default();
         let parts = [&self.spec.run, &self.zone, &self.spec.attempt.to_string(), act.action(), &text].map(|part| part.to_string());
         // Of 64 characters that the service takes, 40 are enough.
@@ -220,7 +220,7 @@ impl Scratch {
     ///
     /// # Errors
     /// [`CloudError`]
-    pub async fn look(&mut self, kind: Kind, at: &At) -> Result<Vec<Thing>, CloudError> {
+    pub async fn look(&mut self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
         *self.looks.entry(kind.name().to_owned()).or_default() += 1;
         let mut attempt = 1;
         loop {
@@ -248,7 +248,7 @@ impl Scratch {
     ///
     /// # Errors
     /// [`CloudError`]; after [`CloudError::Unknown`] it may have happened.
-    pub async fn act(&mut self, act: &Act) -> Result<Acted, CloudError> {
+    pub async fn act(&mut self, act: &ApiCall) -> Result<CallOutcome, CloudError> {
         let token = self.token(act);
         let mut attempt = 1;
         loop {
@@ -262,13 +262,13 @@ impl Scratch {
             match answer {
                 Err(CloudError::Unavailable { .. }) if attempt < ATTEMPTS_MAX => {}
                 Err(CloudError::Unknown { .. }) if attempt < ATTEMPTS_MAX && may_be_repeated(act) => {}
-                Err(error @ CloudError::Unknown { .. }) => return self.after_silence(act, error).await,
-                // Asked for a second time it says that it is there.
-                Err(error @ CloudError::Busy { .. }) if matches!(act, Act::AssociateFirewall { .. }) => {
-                    return self.after_silence(act, error).await;
+                Err(error @ CloudError::Unknown { .. }) => return self.resolve_unknown_outcome(act, error).await,
+                // PreflightAnswer for a second time it says that it is there.
+                Err(error @ CloudError::Busy { .. }) if matches!(act, ApiCall::AssociateFirewall { .. }) => {
+                    return self.resolve_unknown_outcome(act, error).await;
                 }
                 // What was made a moment ago is not known everywhere yet.
-                Err(CloudError::Missing { .. }) if attempt < ATTEMPTS_MAX && !matches!(act, Act::Remove(_)) => {}
+                Err(CloudError::Missing { .. }) if attempt < ATTEMPTS_MAX && !matches!(act, ApiCall::Remove(_)) => {}
                 answer => return answer,
             }
             attempt += 1;
@@ -278,24 +278,24 @@ impl Scratch {
 
     /// Looks by tags for what a call without an answer may have made. What does not show up may do so later: then the whole step has
     /// failed, and teardown removes it.
-    async fn after_silence(&mut self, act: &Act, silence: CloudError) -> Result<Acted, CloudError> {
+    async fn resolve_unknown_outcome(&mut self, act: &ApiCall, silence: CloudError) -> Result<CallOutcome, CloudError> {
         let kind = match act {
-            Act::CreateVpc { .. } => Kind::Vpc,
-            Act::CreateSubnet { .. } => Kind::Subnet,
-            Act::CreateSecurityGroup { .. } => Kind::SecurityGroup,
-            Act::AssociateFirewall { .. } => Kind::FirewallAssociation,
+            ApiCall::CreateVpc { .. } => ResourceKind::Vpc,
+            ApiCall::CreateSubnet { .. } => ResourceKind::Subnet,
+            ApiCall::CreateSecurityGroup { .. } => ResourceKind::SecurityGroup,
+            ApiCall::AssociateFirewall { .. } => ResourceKind::FirewallAssociation,
             _ => return Err(silence),
         };
         for _ in 0..LOOKS_AFTER_SILENCE {
             self.pause().await;
-            let found = self.look(kind, &At::Tagged(self.own.clone())).await?;
-            let of_name = |thing: &&Thing| match (&thing.facts, act) {
-                (cloud::Facts::SecurityGroup { name: is, .. }, Act::CreateSecurityGroup { name, .. }) => is == name,
+            let found = self.look(kind, &ResourceScope::Tagged(self.own.clone())).await?;
+            let of_name = |thing: &&CloudResource| match (&thing.facts, act) {
+                (cloud::ResourceFacts::SecurityGroup { name: is, .. }, ApiCall::CreateSecurityGroup { name, .. }) => is == name,
                 _ => true,
             };
             let mut mine = found.iter().filter(of_name);
             if let (Some(thing), None) = (mine.next(), mine.next()) {
-                return Ok(Acted { id: thing.id.clone(), grant_token: None });
+                return Ok(CallOutcome { id: thing.id.clone(), grant_token: None });
             }
         }
         Err(silence)
@@ -305,9 +305,9 @@ impl Scratch {
     ///
     /// # Errors
     /// [`ScratchError::TooLate`]; [`ScratchError::Wrong`] if it is in a state from which it does not get there.
-    pub async fn until(&mut self, kind: Kind, id: &str, wanted: &str, hopeless: &[&str]) -> Result<Thing, ScratchError> {
+    pub async fn until(&mut self, kind: ResourceKind, id: &str, wanted: &str, hopeless: &[&str]) -> Result<CloudResource, ScratchError> {
         let what = format!("{} {id}", kind.name());
-        let judge = |things: &[Thing]| {
+        let judge = |things: &[CloudResource]| {
             let Some(thing) = things.iter().find(|thing| thing.id == id) else { return Ok(Err("not to be seen".to_owned())) };
             if thing.state.eq_ignore_ascii_case(wanted) {
                 return Ok(Ok(thing.clone()));
@@ -319,7 +319,7 @@ impl Scratch {
                 false => Ok(Err(is)),
             }
         };
-        self.wait_for((kind, &At::Id(id.to_owned())), (&what, wanted), judge).await
+        self.wait_for((kind, &ResourceScope::Id(id.to_owned())), (&what, wanted), judge).await
     }
 
     /// Looks until what is seen is what is wanted; `judge` says how it is until then.
@@ -328,9 +328,9 @@ impl Scratch {
     /// [`ScratchError::TooLate`], or that of `judge`.
     async fn wait_for<T>(
         &mut self,
-        (kind, at): (Kind, &At),
+        (kind, at): (ResourceKind, &ResourceScope),
         (what, wanted): (&str, &str),
-        judge: impl Fn(&[Thing]) -> Result<Result<T, String>, ScratchError>,
+        judge: impl Fn(&[CloudResource]) -> Result<Result<T, String>, ScratchError>,
     ) -> Result<T, ScratchError> {
         let limit = self.spec.settings.settle_within.duration();
         let begun = Instant::now();
@@ -349,8 +349,8 @@ impl Scratch {
 }
 
 /// Whether doing it twice does no more than doing it once: it has a client token or a name, or it sets something.
-fn may_be_repeated(act: &Act) -> bool {
-    !matches!(act, Act::CreateVpc { .. } | Act::CreateSubnet { .. } | Act::CreateSecurityGroup { .. })
+fn may_be_repeated(act: &ApiCall) -> bool {
+    !matches!(act, ApiCall::CreateVpc { .. } | ApiCall::CreateSubnet { .. } | ApiCall::CreateSecurityGroup { .. })
 }
 
 /// The name of a run's grants.
@@ -366,10 +366,10 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 /// Opens the cloud that a configuration names.
 #[async_trait]
-pub trait Clouds: Send + Sync {
+pub trait CloudFactory: Send + Sync {
     /// The cloud of these settings.
     ///
     /// # Errors
     /// [`CloudError::Unusable`] if this binary was built without it.
-    async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn Cloud>, CloudError>;
+    async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn ScratchCloud>, CloudError>;
 }

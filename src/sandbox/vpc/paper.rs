@@ -11,15 +11,16 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::cloud::{
-    AclEntry, Act, Acted, At, Caller, Cloud, CloudError, Facts, FirewallRule, Grant, GroupRule, Guards, Image, InstanceFacts, Kind, Peer,
-    Quota, Route, Tags, Thing, placeholder,
+    AccountGuards, AclEntry, ApiCall, CallOutcome, CallerIdentity, CloudError, CloudResource, FirewallRule, GroupRule, InstanceFacts,
+    KeyGrant, MachineImage, ResourceFacts, ResourceKind, ResourceScope, ResourceTags, RulePeer, ScratchCloud, ServiceQuota, VpcRoute,
+    placeholder,
 };
-use super::{Scratch, ScratchError, steps};
-use crate::domain::span::Span;
+use super::{ScratchError, ScratchVpc, steps};
+use crate::domain::span::HumanDuration;
 
 /// A call as it was written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct RecordedCall {
     /// The action, with its service.
     pub action: String,
     /// What it is about; empty for looks.
@@ -27,10 +28,10 @@ pub struct Written {
     /// Further permissions that it takes.
     pub permissions: &'static [&'static str],
     /// The act; none for looks.
-    pub act: Option<Act>,
+    pub act: Option<ApiCall>,
 }
 
-impl Written {
+impl RecordedCall {
     /// The action and whatever else it takes.
     #[must_use]
     pub fn all_permissions(&self) -> Vec<&str> {
@@ -40,7 +41,7 @@ impl Written {
 
 /// What goes wrong with an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum InjectedFault {
     /// It is refused; nothing happens.
     Refuse,
     /// It is throttled; nothing happens.
@@ -53,34 +54,34 @@ pub enum Fault {
     NoCapacity,
 }
 
-type Weather = Box<dyn FnMut(&Act) -> Option<Fault> + Send>;
+type FaultPlan = Box<dyn FnMut(&ApiCall) -> Option<InjectedFault> + Send>;
 
 #[derive(Default)]
-struct State {
-    things: BTreeMap<String, Thing>,
+struct CloudState {
+    things: BTreeMap<String, CloudResource>,
     grants: BTreeMap<String, (String, String)>,
-    tokens: BTreeMap<String, (Act, Acted)>,
-    written: Vec<Written>,
+    tokens: BTreeMap<String, (ApiCall, CallOutcome)>,
+    written: Vec<RecordedCall>,
     /// How often a thing is still not shown.
     hidden: BTreeMap<String, u32>,
     made: u64,
 }
 
 /// The model.
-pub struct Paper {
+pub struct SimulatedCloud {
     region: String,
     account: String,
     image: String,
     prefix_list: String,
-    state: Mutex<State>,
-    weather: Mutex<Option<Weather>>,
+    state: Mutex<CloudState>,
+    weather: Mutex<Option<FaultPlan>>,
     /// Looks that do not show what was made.
     lag: u32,
 }
 
 const PREFIX_LIST: &str = "pl-00000000";
 
-impl Paper {
+impl SimulatedCloud {
     /// An empty region of an account.
     #[must_use]
     pub fn new(region: &str, account: &str, image: &str) -> Self {
@@ -90,7 +91,7 @@ impl Paper {
 
     /// The same, with things that go wrong, and looks that show what was made only after so many of them.
     #[must_use]
-    pub fn with_weather(mut self, lag: u32, weather: impl FnMut(&Act) -> Option<Fault> + Send + 'static) -> Self {
+    pub fn with_weather(mut self, lag: u32, weather: impl FnMut(&ApiCall) -> Option<InjectedFault> + Send + 'static) -> Self {
         self.lag = lag;
         self.weather = Mutex::new(Some(Box::new(weather)));
         self
@@ -101,19 +102,19 @@ impl Paper {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CloudState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every call so far.
     #[must_use]
-    pub fn written(&self) -> Vec<Written> {
+    pub fn written(&self) -> Vec<RecordedCall> {
         self.state().written.clone()
     }
 
     /// Everything that is there.
     #[must_use]
-    pub fn things(&self) -> Vec<Thing> {
+    pub fn things(&self) -> Vec<CloudResource> {
         self.state().things.values().cloned().collect()
     }
 
@@ -124,37 +125,37 @@ impl Paper {
     }
 
     /// Puts something there that is not ours.
-    pub fn put(&self, thing: Thing) {
+    pub fn put(&self, thing: CloudResource) {
         self.state().things.insert(thing.id.clone(), thing);
     }
 
     fn write(&self, action: &str) {
         let action = action.to_owned();
-        self.state().written.push(Written { action, about: String::new(), permissions: &[], act: None });
+        self.state().written.push(RecordedCall { action, about: String::new(), permissions: &[], act: None });
     }
 }
 
-impl State {
-    fn id(&mut self, kind: Kind) -> String {
+impl CloudState {
+    fn id(&mut self, kind: ResourceKind) -> String {
         self.made += 1;
         let pattern = placeholder(kind);
         let number = self.made.to_string();
         format!("{}{number}", &pattern[..pattern.len() - number.len()])
     }
 
-    fn add(&mut self, kind: Kind, state: &str, tags: &Tags, facts: Facts) -> String {
+    fn add(&mut self, kind: ResourceKind, state: &str, tags: &ResourceTags, facts: ResourceFacts) -> String {
         let id = self.id(kind);
-        let thing = Thing { kind, id: id.clone(), state: state.to_owned(), reason: None, tags: tags.clone(), facts };
+        let thing = CloudResource { kind, id: id.clone(), state: state.to_owned(), reason: None, tags: tags.clone(), facts };
         self.things.insert(id.clone(), thing);
         id
     }
 
-    fn facts(&mut self, id: &str) -> Result<&mut Facts, CloudError> {
+    fn facts(&mut self, id: &str) -> Result<&mut ResourceFacts, CloudError> {
         let missing = || CloudError::Missing { what: id.to_owned(), why: "it does not exist on paper".to_owned() };
         self.things.get_mut(id).map(|thing| &mut thing.facts).ok_or_else(missing)
     }
 
-    fn of_vpc(&self, vpc: &str) -> impl Iterator<Item = &Thing> {
+    fn of_vpc(&self, vpc: &str) -> impl Iterator<Item = &CloudResource> {
         self.things.values().filter(move |thing| vpc_of(thing) == Some(vpc))
     }
 
@@ -162,23 +163,23 @@ impl State {
     fn holds(&self, id: &str) -> bool {
         let Some(thing) = self.things.get(id) else { return false };
         match thing.kind {
-            Kind::Vpc => self.of_vpc(id).any(|other| !comes_with(other)),
-            Kind::Subnet => self.things.values().any(|other| match &other.facts {
-                Facts::Interface { subnet, .. } => subnet == id,
-                Facts::Instance(facts) => facts.subnet == id && other.state != "terminated",
+            ResourceKind::Vpc => self.of_vpc(id).any(|other| !comes_with(other)),
+            ResourceKind::Subnet => self.things.values().any(|other| match &other.facts {
+                ResourceFacts::Interface { subnet, .. } => subnet == id,
+                ResourceFacts::Instance(facts) => facts.subnet == id && other.state != "terminated",
                 _ => false,
             }),
-            Kind::SecurityGroup => self.things.values().filter(|other| other.id != id).any(|other| match &other.facts {
-                Facts::Interface { groups, .. } => groups.iter().any(|group| group == id),
-                Facts::SecurityGroup { ingress, egress, .. } => {
-                    ingress.iter().chain(egress).any(|rule| matches!(&rule.peer, Peer::Group(group) if group == id))
+            ResourceKind::SecurityGroup => self.things.values().filter(|other| other.id != id).any(|other| match &other.facts {
+                ResourceFacts::Interface { groups, .. } => groups.iter().any(|group| group == id),
+                ResourceFacts::SecurityGroup { ingress, egress, .. } => {
+                    ingress.iter().chain(egress).any(|rule| matches!(&rule.peer, RulePeer::Group(group) if group == id))
                 }
                 _ => false,
             }),
-            Kind::RouteTable => {
-                matches!(&thing.facts, Facts::RouteTable { routes, subnets, .. } if !subnets.is_empty() || routes.len() > 1)
+            ResourceKind::RouteTable => {
+                matches!(&thing.facts, ResourceFacts::RouteTable { routes, subnets, .. } if !subnets.is_empty() || routes.len() > 1)
             }
-            Kind::NetworkAcl => matches!(&thing.facts, Facts::NetworkAcl { subnets, .. } if !subnets.is_empty()),
+            ResourceKind::NetworkAcl => matches!(&thing.facts, ResourceFacts::NetworkAcl { subnets, .. } if !subnets.is_empty()),
             _ => false,
         }
     }
@@ -186,33 +187,35 @@ impl State {
     fn remove(&mut self, id: &str) {
         let Some(thing) = self.things.remove(id) else { return };
         match &thing.facts {
-            Facts::Vpc { .. } => {
+            ResourceFacts::Vpc { .. } => {
                 let gone: Vec<String> = self.of_vpc(id).map(|thing| thing.id.clone()).collect();
                 gone.iter().for_each(|id| drop(self.things.remove(id)));
             }
-            Facts::Subnet { .. } => {
+            ResourceFacts::Subnet { .. } => {
                 for other in self.things.values_mut() {
                     match &mut other.facts {
-                        Facts::RouteTable { subnets, .. } => subnets.retain(|subnet| subnet != id),
-                        Facts::NetworkAcl { subnets, .. } => subnets.retain(|(_, subnet)| subnet != id),
+                        ResourceFacts::RouteTable { subnets, .. } => subnets.retain(|subnet| subnet != id),
+                        ResourceFacts::NetworkAcl { subnets, .. } => subnets.retain(|(_, subnet)| subnet != id),
                         _ => {}
                     }
                 }
             }
-            Facts::Endpoint { .. } => {
+            ResourceFacts::Endpoint { .. } => {
                 let description = format!("VPC Endpoint Interface {id}");
-                self.things.retain(|_, other| !matches!(&other.facts, Facts::Interface { description: of, .. } if *of == description));
+                self.things
+                    .retain(|_, other| !matches!(&other.facts, ResourceFacts::Interface { description: of, .. } if *of == description));
                 for other in self.things.values_mut() {
-                    if let Facts::RouteTable { routes, .. } = &mut other.facts {
+                    if let ResourceFacts::RouteTable { routes, .. } = &mut other.facts {
                         routes.retain(|route| route.via != id);
                     }
                 }
             }
-            Facts::Instance(facts) => {
+            ResourceFacts::Instance(facts) => {
                 let volumes: Vec<String> = facts.volumes.iter().map(|(_, volume, _)| volume.clone()).collect();
                 self.things.retain(|other, _| !volumes.contains(other));
                 let description = format!("Primary network interface of {id}");
-                self.things.retain(|_, other| !matches!(&other.facts, Facts::Interface { description: of, .. } if *of == description));
+                self.things
+                    .retain(|_, other| !matches!(&other.facts, ResourceFacts::Interface { description: of, .. } if *of == description));
             }
             _ => {}
         }
@@ -220,28 +223,28 @@ impl State {
 }
 
 /// What came with its VPC, and goes with it.
-fn comes_with(thing: &Thing) -> bool {
+fn comes_with(thing: &CloudResource) -> bool {
     match &thing.facts {
-        Facts::RouteTable { is_main, .. } => *is_main,
-        Facts::NetworkAcl { is_default, .. } => *is_default,
-        Facts::SecurityGroup { name, .. } => name == "default",
-        Facts::FlowLog { .. } => true,
+        ResourceFacts::RouteTable { is_main, .. } => *is_main,
+        ResourceFacts::NetworkAcl { is_default, .. } => *is_default,
+        ResourceFacts::SecurityGroup { name, .. } => name == "default",
+        ResourceFacts::FlowLog { .. } => true,
         _ => false,
     }
 }
 
-fn vpc_of(thing: &Thing) -> Option<&str> {
+fn vpc_of(thing: &CloudResource) -> Option<&str> {
     match &thing.facts {
-        Facts::Subnet { vpc, .. }
-        | Facts::RouteTable { vpc, .. }
-        | Facts::NetworkAcl { vpc, .. }
-        | Facts::SecurityGroup { vpc, .. }
-        | Facts::Endpoint { vpc, .. }
-        | Facts::FirewallAssociation { vpc, .. }
-        | Facts::Interface { vpc, .. } => Some(vpc),
-        Facts::FlowLog { resource, .. } => Some(resource),
-        Facts::Instance(facts) => Some(&facts.vpc),
-        Facts::Vpc { .. } | Facts::Volume { .. } | Facts::WayOut => None,
+        ResourceFacts::Subnet { vpc, .. }
+        | ResourceFacts::RouteTable { vpc, .. }
+        | ResourceFacts::NetworkAcl { vpc, .. }
+        | ResourceFacts::SecurityGroup { vpc, .. }
+        | ResourceFacts::Endpoint { vpc, .. }
+        | ResourceFacts::FirewallAssociation { vpc, .. }
+        | ResourceFacts::Interface { vpc, .. } => Some(vpc),
+        ResourceFacts::FlowLog { resource, .. } => Some(resource),
+        ResourceFacts::Instance(facts) => Some(&facts.vpc),
+        ResourceFacts::Vpc { .. } | ResourceFacts::Volume { .. } | ResourceFacts::WayOut => None,
     }
 }
 
@@ -251,37 +254,43 @@ fn last_word() -> Vec<AclEntry> {
     vec![word(false), word(true)]
 }
 
-impl State {
+impl CloudState {
     #[allow(clippy::too_many_lines, reason = "one arm for each act")]
-    fn act(&mut self, act: &Act, tags: &Tags, prefix_list: &str) -> Result<Acted, CloudError> {
-        let none = Tags::new();
-        let made = |id: String| Ok(Acted { id, grant_token: None });
+    fn act(&mut self, act: &ApiCall, tags: &ResourceTags, prefix_list: &str) -> Result<CallOutcome, CloudError> {
+        let none = ResourceTags::new();
+        let made = |id: String| Ok(CallOutcome { id, grant_token: None });
         match act {
-            Act::CreateVpc { cidr, tenancy } => {
+            ApiCall::CreateVpc { cidr, tenancy } => {
                 let (cidrs, tenancy) = (vec![cidr.clone()], tenancy.clone());
-                let vpc = self.add(Kind::Vpc, "available", tags, Facts::Vpc { cidrs, ipv6: vec![], tenancy, is_default: false });
-                let local = vec![Route { to: cidr.clone(), via: "local".to_owned() }];
-                let table = Facts::RouteTable { vpc: vpc.clone(), routes: local, subnets: vec![], is_main: true };
-                self.add(Kind::RouteTable, "", &none, table);
-                let acl = Facts::NetworkAcl { vpc: vpc.clone(), entries: last_word(), subnets: vec![], is_default: true };
-                self.add(Kind::NetworkAcl, "", &none, acl);
-                let group = Facts::SecurityGroup { vpc: vpc.clone(), name: "default".to_owned(), ingress: vec![], egress: vec![] };
-                self.add(Kind::SecurityGroup, "", &none, group);
+                let vpc =
+                    self.add(ResourceKind::Vpc, "available", tags, ResourceFacts::Vpc { cidrs, ipv6: vec![], tenancy, is_default: false });
+                let local = vec![VpcRoute { to: cidr.clone(), via: "local".to_owned() }];
+                let table = ResourceFacts::RouteTable { vpc: vpc.clone(), routes: local, subnets: vec![], is_main: true };
+                self.add(ResourceKind::RouteTable, "", &none, table);
+                let acl = ResourceFacts::NetworkAcl { vpc: vpc.clone(), entries: last_word(), subnets: vec![], is_default: true };
+                self.add(ResourceKind::NetworkAcl, "", &none, acl);
+                let group = ResourceFacts::SecurityGroup { vpc: vpc.clone(), name: "default".to_owned(), ingress: vec![], egress: vec![] };
+                self.add(ResourceKind::SecurityGroup, "", &none, group);
                 made(vpc)
             }
-            Act::EnableDns { vpc } => self.facts(vpc).map(|_| Acted::default()),
-            Act::CreateRouteTable { vpc } => {
-                let Facts::Vpc { cidrs, .. } = self.facts(vpc)?.clone() else { return made(String::new()) };
-                let routes = cidrs.into_iter().map(|to| Route { to, via: "local".to_owned() }).collect();
-                made(self.add(Kind::RouteTable, "", tags, Facts::RouteTable { vpc: vpc.clone(), routes, subnets: vec![], is_main: false }))
+            ApiCall::EnableDns { vpc } => self.facts(vpc).map(|_| CallOutcome::default()),
+            ApiCall::CreateRouteTable { vpc } => {
+                let ResourceFacts::Vpc { cidrs, .. } = self.facts(vpc)?.clone() else { return made(String::new()) };
+                let routes = cidrs.into_iter().map(|to| VpcRoute { to, via: "local".to_owned() }).collect();
+                made(self.add(
+                    ResourceKind::RouteTable,
+                    "",
+                    tags,
+                    ResourceFacts::RouteTable { vpc: vpc.clone(), routes, subnets: vec![], is_main: false },
+                ))
             }
-            Act::CreateNetworkAcl { vpc } => {
+            ApiCall::CreateNetworkAcl { vpc } => {
                 self.facts(vpc)?;
-                let facts = Facts::NetworkAcl { vpc: vpc.clone(), entries: last_word(), subnets: vec![], is_default: false };
-                made(self.add(Kind::NetworkAcl, "", tags, facts))
+                let facts = ResourceFacts::NetworkAcl { vpc: vpc.clone(), entries: last_word(), subnets: vec![], is_default: false };
+                made(self.add(ResourceKind::NetworkAcl, "", tags, facts))
             }
-            Act::AddAclEntry { acl, entry } => {
-                if let Facts::NetworkAcl { entries, .. } = self.facts(acl)?
+            ApiCall::AddAclEntry { acl, entry } => {
+                if let ResourceFacts::NetworkAcl { entries, .. } = self.facts(acl)?
                     && !entries.contains(entry)
                 {
                     entries.push(entry.clone());
@@ -289,30 +298,39 @@ impl State {
                 }
                 made(String::new())
             }
-            Act::CreateSecurityGroup { vpc, name, .. } => {
+            ApiCall::CreateSecurityGroup { vpc, name, .. } => {
                 self.facts(vpc)?;
-                let everything = GroupRule { protocol: "-1".to_owned(), ports: None, peer: Peer::Cidr("0.0.0.0/0".to_owned()) };
+                let everything = GroupRule { protocol: "-1".to_owned(), ports: None, peer: RulePeer::Cidr("0.0.0.0/0".to_owned()) };
                 let (vpc, name) = (vpc.clone(), name.clone());
-                made(self.add(Kind::SecurityGroup, "", tags, Facts::SecurityGroup { vpc, name, ingress: vec![], egress: vec![everything] }))
+                made(self.add(
+                    ResourceKind::SecurityGroup,
+                    "",
+                    tags,
+                    ResourceFacts::SecurityGroup { vpc, name, ingress: vec![], egress: vec![everything] },
+                ))
             }
-            Act::AddRules { group, egress, rules } | Act::DropRules { group, egress, rules } => {
-                if let Facts::SecurityGroup { ingress, egress: out, .. } = self.facts(group)? {
+            ApiCall::AddRules { group, egress, rules } | ApiCall::DropRules { group, egress, rules } => {
+                if let ResourceFacts::SecurityGroup { ingress, egress: out, .. } = self.facts(group)? {
                     let list = if *egress { out } else { ingress };
                     list.retain(|rule| !rules.contains(rule));
-                    if matches!(act, Act::AddRules { .. }) {
+                    if matches!(act, ApiCall::AddRules { .. }) {
                         list.extend(rules.iter().cloned());
                     }
                     list.sort();
                 }
                 made(String::new())
             }
-            Act::CreateSubnet { vpc, cidr, zone } => {
+            ApiCall::CreateSubnet { vpc, cidr, zone } => {
                 self.facts(vpc)?;
                 let (of, cidr, zone) = (vpc.clone(), cidr.clone(), zone.clone());
-                let subnet =
-                    self.add(Kind::Subnet, "available", tags, Facts::Subnet { vpc: of, cidr, zone, ipv6: vec![], public_ips: false });
+                let subnet = self.add(
+                    ResourceKind::Subnet,
+                    "available",
+                    tags,
+                    ResourceFacts::Subnet { vpc: of, cidr, zone, ipv6: vec![], public_ips: false },
+                );
                 for thing in self.things.values_mut() {
-                    if let Facts::NetworkAcl { vpc: of, subnets, is_default: true, .. } = &mut thing.facts
+                    if let ResourceFacts::NetworkAcl { vpc: of, subnets, is_default: true, .. } = &mut thing.facts
                         && of == vpc
                     {
                         subnets.push((subnet.replace("subnet-", "aclassoc-"), subnet.clone()));
@@ -320,18 +338,18 @@ impl State {
                 }
                 made(subnet)
             }
-            Act::AssociateRouteTable { table, subnet } => {
-                if let Facts::RouteTable { subnets, .. } = self.facts(table)?
+            ApiCall::AssociateRouteTable { table, subnet } => {
+                if let ResourceFacts::RouteTable { subnets, .. } = self.facts(table)?
                     && !subnets.contains(subnet)
                 {
                     subnets.push(subnet.clone());
                 }
                 made(String::new())
             }
-            Act::ReplaceAclAssociation { association, acl } => {
+            ApiCall::ReplaceAclAssociation { association, acl } => {
                 let mut moved = None;
                 for thing in self.things.values_mut() {
-                    if let Facts::NetworkAcl { subnets, .. } = &mut thing.facts
+                    if let ResourceFacts::NetworkAcl { subnets, .. } = &mut thing.facts
                         && let Some(at) = subnets.iter().position(|(id, _)| id == association)
                     {
                         moved = Some(subnets.remove(at).1);
@@ -339,14 +357,14 @@ impl State {
                 }
                 let missing = || CloudError::Missing { what: association.clone(), why: "it is no association".to_owned() };
                 let subnet = moved.ok_or_else(missing)?;
-                if let Facts::NetworkAcl { subnets, .. } = self.facts(acl)? {
+                if let ResourceFacts::NetworkAcl { subnets, .. } = self.facts(acl)? {
                     subnets.push((association.replace("aclassoc-0", "aclassoc-1"), subnet));
                 }
                 made(String::new())
             }
-            Act::CreateGatewayEndpoint { vpc, service, table, policy } => {
+            ApiCall::CreateGatewayEndpoint { vpc, service, table, policy } => {
                 self.facts(vpc)?;
-                let facts = Facts::Endpoint {
+                let facts = ResourceFacts::Endpoint {
                     vpc: vpc.clone(),
                     service: service.clone(),
                     form: "Gateway".to_owned(),
@@ -356,17 +374,17 @@ impl State {
                     groups: vec![],
                     private_dns: false,
                 };
-                let id = self.add(Kind::Endpoint, "available", tags, facts);
-                if let Facts::RouteTable { routes, .. } = self.facts(table)? {
-                    routes.push(Route { to: prefix_list.to_owned(), via: id.clone() });
+                let id = self.add(ResourceKind::Endpoint, "available", tags, facts);
+                if let ResourceFacts::RouteTable { routes, .. } = self.facts(table)? {
+                    routes.push(VpcRoute { to: prefix_list.to_owned(), via: id.clone() });
                     routes.sort();
                 }
                 made(id)
             }
-            Act::CreateInterfaceEndpoint { vpc, service, subnet, group, policy } => {
+            ApiCall::CreateInterfaceEndpoint { vpc, service, subnet, group, policy } => {
                 self.facts(subnet)?;
                 let (subnets, groups) = (vec![subnet.clone()], vec![group.clone()]);
-                let facts = Facts::Endpoint {
+                let facts = ResourceFacts::Endpoint {
                     vpc: vpc.clone(),
                     service: service.clone(),
                     form: "Interface".to_owned(),
@@ -376,52 +394,53 @@ impl State {
                     groups: groups.clone(),
                     private_dns: true,
                 };
-                let id = self.add(Kind::Endpoint, "available", tags, facts);
+                let id = self.add(ResourceKind::Endpoint, "available", tags, facts);
                 let description = format!("VPC Endpoint Interface {id}");
-                let facts = Facts::Interface { vpc: vpc.clone(), subnet: subnet.clone(), groups, description };
-                self.add(Kind::Interface, "in-use", &none, facts);
+                let facts = ResourceFacts::Interface { vpc: vpc.clone(), subnet: subnet.clone(), groups, description };
+                self.add(ResourceKind::Interface, "in-use", &none, facts);
                 made(id)
             }
-            Act::AssociateFirewall { vpc, rules, .. } => {
-                let facts = Facts::FirewallAssociation { vpc: vpc.clone(), rules: rules.clone(), priority: 101 };
-                made(self.add(Kind::FirewallAssociation, "COMPLETE", tags, facts))
+            ApiCall::AssociateFirewall { vpc, rules, .. } => {
+                let facts = ResourceFacts::FirewallAssociation { vpc: vpc.clone(), rules: rules.clone(), priority: 101 };
+                made(self.add(ResourceKind::FirewallAssociation, "COMPLETE", tags, facts))
             }
-            Act::CreateFlowLogs { vpc, destination, .. } => {
+            ApiCall::CreateFlowLogs { vpc, destination, .. } => {
                 self.facts(vpc)?;
-                let facts = Facts::FlowLog { resource: vpc.clone(), destination: destination.clone(), traffic: "ALL".to_owned() };
-                made(self.add(Kind::FlowLog, "ACTIVE", tags, facts))
+                let facts = ResourceFacts::FlowLog { resource: vpc.clone(), destination: destination.clone(), traffic: "ALL".to_owned() };
+                made(self.add(ResourceKind::FlowLog, "ACTIVE", tags, facts))
             }
-            Act::CreateGrant { key, name, .. } => {
+            ApiCall::CreateGrant { key, name, .. } => {
                 if let Some((id, _)) = self.grants.iter().find(|(_, grant)| **grant == (key.clone(), name.clone())) {
-                    return Ok(Acted { id: id.clone(), grant_token: Some(format!("token-of-{id}")) });
+                    return Ok(CallOutcome { id: id.clone(), grant_token: Some(format!("token-of-{id}")) });
                 }
                 self.made += 1;
                 let id = format!("grant-{}", self.made);
                 self.grants.insert(id.clone(), (key.clone(), name.clone()));
-                Ok(Acted { grant_token: Some(format!("token-of-{id}")), id })
+                Ok(CallOutcome { grant_token: Some(format!("token-of-{id}")), id })
             }
-            Act::RevokeGrant { grant, .. } => {
+            ApiCall::RevokeGrant { grant, .. } => {
                 self.grants.remove(grant);
                 made(String::new())
             }
-            Act::RunInstances(launch) => {
-                let Facts::Subnet { vpc, zone, .. } = self.facts(&launch.subnet)?.clone() else { return made(String::new()) };
-                let instance = self.id(Kind::Instance);
+            ApiCall::RunInstances(launch) => {
+                let ResourceFacts::Subnet { vpc, zone, .. } = self.facts(&launch.subnet)?.clone() else { return made(String::new()) };
+                let instance = self.id(ResourceKind::Instance);
                 let mut volumes = Vec::new();
                 for volume in &launch.volumes {
-                    let facts = Facts::Volume {
+                    let facts = ResourceFacts::Volume {
                         encrypted: true,
                         key: Some(volume.key.clone()),
                         zone: zone.clone(),
                         instance: Some(instance.clone()),
                     };
-                    volumes.push((volume.device.clone(), self.add(Kind::Volume, "in-use", tags, facts), true));
+                    volumes.push((volume.device.clone(), self.add(ResourceKind::Volume, "in-use", tags, facts), true));
                 }
                 let groups = vec![launch.group.clone()];
                 let description = format!("Primary network interface of {instance}");
-                let interface = Facts::Interface { vpc: vpc.clone(), subnet: launch.subnet.clone(), groups: groups.clone(), description };
-                self.add(Kind::Interface, "in-use", tags, interface);
-                let facts = Facts::Instance(Box::new(InstanceFacts {
+                let interface =
+                    ResourceFacts::Interface { vpc: vpc.clone(), subnet: launch.subnet.clone(), groups: groups.clone(), description };
+                self.add(ResourceKind::Interface, "in-use", tags, interface);
+                let facts = ResourceFacts::Instance(Box::new(InstanceFacts {
                     vpc,
                     subnet: launch.subnet.clone(),
                     zone,
@@ -434,8 +453,8 @@ impl State {
                     groups,
                     volumes,
                 }));
-                let thing = Thing {
-                    kind: Kind::Instance,
+                let thing = CloudResource {
+                    kind: ResourceKind::Instance,
                     id: instance.clone(),
                     state: "running".to_owned(),
                     reason: None,
@@ -445,7 +464,7 @@ impl State {
                 self.things.insert(instance.clone(), thing);
                 made(instance)
             }
-            Act::Remove(owned) => {
+            ApiCall::Remove(owned) => {
                 if self.holds(owned.id()) {
                     return Err(CloudError::Busy { what: owned.id().to_owned(), why: "DependencyViolation".to_owned() });
                 }
@@ -457,38 +476,38 @@ impl State {
 }
 
 #[async_trait]
-impl Cloud for Paper {
+impl ScratchCloud for SimulatedCloud {
     fn region(&self) -> &str {
         &self.region
     }
 
-    async fn caller(&self) -> Result<Caller, CloudError> {
+    async fn caller(&self) -> Result<CallerIdentity, CloudError> {
         self.write("sts:GetCallerIdentity");
-        Ok(Caller { account: self.account.clone(), arn: format!("arn:aws:iam::{}:role/paper", self.account) })
+        Ok(CallerIdentity { account: self.account.clone(), arn: format!("arn:aws:iam::{}:role/paper", self.account) })
     }
 
-    async fn act(&self, act: &Act, tags: &Tags, token: &str) -> Result<Acted, CloudError> {
+    async fn act(&self, act: &ApiCall, tags: &ResourceTags, token: &str) -> Result<CallOutcome, CloudError> {
         let (action, about) = (act.action().to_owned(), act.subject());
-        self.state().written.push(Written { action, about, permissions: act.permissions(), act: Some(act.clone()) });
+        self.state().written.push(RecordedCall { action, about, permissions: act.permissions(), act: Some(act.clone()) });
         let fault = self.weather.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(|weather| weather(act));
         let what = act.action().to_owned();
         match fault {
-            Some(Fault::Refuse) => return Err(CloudError::Refused { what, why: "bad weather".to_owned() }),
-            Some(Fault::Throttle) => return Err(CloudError::Unavailable { what, why: "bad weather".to_owned() }),
-            Some(Fault::Drop) => return Err(CloudError::Unknown { what, why: "bad weather".to_owned() }),
-            Some(Fault::NoCapacity) => return Err(CloudError::NoCapacity { what, why: "bad weather".to_owned() }),
-            Some(Fault::LoseAnswer) | None => {}
+            Some(InjectedFault::Refuse) => return Err(CloudError::Refused { what, why: "bad weather".to_owned() }),
+            Some(InjectedFault::Throttle) => return Err(CloudError::Unavailable { what, why: "bad weather".to_owned() }),
+            Some(InjectedFault::Drop) => return Err(CloudError::Unknown { what, why: "bad weather".to_owned() }),
+            Some(InjectedFault::NoCapacity) => return Err(CloudError::NoCapacity { what, why: "bad weather".to_owned() }),
+            Some(InjectedFault::LoseAnswer) | None => {}
         }
         let mut state = self.state();
         let takes_token = matches!(
             act,
-            Act::CreateRouteTable { .. }
-                | Act::CreateNetworkAcl { .. }
-                | Act::CreateGatewayEndpoint { .. }
-                | Act::CreateInterfaceEndpoint { .. }
-                | Act::CreateFlowLogs { .. }
-                | Act::AssociateFirewall { .. }
-                | Act::RunInstances(_)
+            ApiCall::CreateRouteTable { .. }
+                | ApiCall::CreateNetworkAcl { .. }
+                | ApiCall::CreateGatewayEndpoint { .. }
+                | ApiCall::CreateInterfaceEndpoint { .. }
+                | ApiCall::CreateFlowLogs { .. }
+                | ApiCall::AssociateFirewall { .. }
+                | ApiCall::RunInstances(_)
         );
         let before = state.tokens.get(token).filter(|_| takes_token).cloned();
         let acted = match before {
@@ -505,28 +524,28 @@ impl Cloud for Paper {
                 acted
             }
         };
-        if fault == Some(Fault::LoseAnswer) {
+        if fault == Some(InjectedFault::LoseAnswer) {
             return Err(CloudError::Unknown { what, why: "bad weather".to_owned() });
         }
         Ok(acted)
     }
 
-    async fn try_out(&self, _: &Act, _: &Tags) -> Result<(), CloudError> {
+    async fn dry_run(&self, _: &ApiCall, _: &ResourceTags) -> Result<(), CloudError> {
         Ok(())
     }
 
-    async fn look(&self, kind: Kind, at: &At) -> Result<Vec<Thing>, CloudError> {
+    async fn look(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
         self.write(kind.look_action());
         let mut state = self.state();
-        let matches = |thing: &Thing| {
+        let matches = |thing: &CloudResource| {
             thing.kind == kind
                 && match at {
-                    At::Id(id) => thing.id == *id,
-                    At::Vpc(vpc) => vpc_of(thing) == Some(vpc),
-                    At::Tagged(tags) => thing.carries(tags),
+                    ResourceScope::Id(id) => thing.id == *id,
+                    ResourceScope::Vpc(vpc) => vpc_of(thing) == Some(vpc),
+                    ResourceScope::Tagged(tags) => thing.carries(tags),
                 }
         };
-        let found: Vec<Thing> = state.things.values().filter(|thing| matches(thing)).cloned().collect();
+        let found: Vec<CloudResource> = state.things.values().filter(|thing| matches(thing)).cloned().collect();
         let mut shown = Vec::new();
         for thing in found {
             match state.hidden.get_mut(&thing.id) {
@@ -543,9 +562,9 @@ impl Cloud for Paper {
         Ok(types.iter().flat_map(|kind| zones.iter().map(|zone| (kind.clone(), zone.clone()))).collect())
     }
 
-    async fn image(&self, id: &str) -> Result<Option<Image>, CloudError> {
+    async fn image(&self, id: &str) -> Result<Option<MachineImage>, CloudError> {
         self.write("ec2:DescribeImages");
-        let image = Image {
+        let image = MachineImage {
             id: id.to_owned(),
             owner: self.account.clone(),
             name: "paper".to_owned(),
@@ -563,7 +582,7 @@ impl Cloud for Paper {
         Ok(self.prefix_list.clone())
     }
 
-    async fn quotas(&self, _: &str) -> Result<Vec<Quota>, CloudError> {
+    async fn quotas(&self, _: &str) -> Result<Vec<ServiceQuota>, CloudError> {
         for action in ["servicequotas:GetServiceQuota", "ec2:DescribeVpcs", "ec2:DescribeInstances", "ec2:DescribeInstanceTypes"] {
             self.write(action);
         }
@@ -587,41 +606,41 @@ impl Cloud for Paper {
         Ok(vec![rule(1, "ALLOW", "kms.amazonaws.com."), rule(2, "BLOCK", "*.")])
     }
 
-    async fn grants(&self, key: &str) -> Result<Vec<Grant>, CloudError> {
+    async fn grants(&self, key: &str) -> Result<Vec<KeyGrant>, CloudError> {
         self.write("kms:ListGrants");
         let state = self.state();
         let of_key = state.grants.iter().filter(|(_, (of, _))| of == key);
-        Ok(of_key.map(|(id, (_, name))| Grant { id: id.clone(), name: name.clone() }).collect())
+        Ok(of_key.map(|(id, (_, name))| KeyGrant { id: id.clone(), name: name.clone() }).collect())
     }
 
-    async fn guards(&self) -> Result<Guards, CloudError> {
+    async fn guards(&self) -> Result<AccountGuards, CloudError> {
         for action in ["ec2:DescribeVpcBlockPublicAccessOptions", "ec2:GetEbsEncryptionByDefault", "ec2:GetSerialConsoleAccessStatus"] {
             self.write(action);
         }
-        Ok(Guards { block_public_access: "block-bidirectional".to_owned(), encryption_by_default: true, serial_console: false })
+        Ok(AccountGuards { block_public_access: "block-bidirectional".to_owned(), encryption_by_default: true, serial_console: false })
     }
 }
 
 /// A phase of a run and the calls it makes.
-pub type Phase = (&'static str, Vec<Written>);
+pub type RunPhase = (&'static str, Vec<RecordedCall>);
 
 /// Runs everything that a drill does with the cloud on paper, from preflight to census; returns what each phase called.
 ///
 /// # Errors
 /// [`ScratchError`] if the settings cannot come to a good end even on paper.
-pub async fn rehearse(of: &Scratch, time_to_live: Span) -> Result<Vec<Phase>, ScratchError> {
+pub async fn rehearse(of: &ScratchVpc, time_to_live: HumanDuration) -> Result<Vec<RunPhase>, ScratchError> {
     let settings = &of.spec.settings;
-    let mut paper = Paper::new(&settings.region, &settings.account, "");
+    let mut paper = SimulatedCloud::new(&settings.region, &settings.account, "");
     if !of.prefix_list.is_empty() {
         paper.prefix_list.clone_from(&of.prefix_list);
     }
     let paper = Arc::new(paper);
     let mut spec = of.spec.clone();
-    spec.settings.poll = Span::seconds(0);
-    let cloud: Arc<dyn Cloud> = Arc::<Paper>::clone(&paper);
-    let mut scratch = Scratch::new(cloud, spec, 0.0, CancellationToken::new());
+    spec.settings.poll = HumanDuration::seconds(0);
+    let cloud: Arc<dyn ScratchCloud> = Arc::<SimulatedCloud>::clone(&paper);
+    let mut scratch = ScratchVpc::new(cloud, spec, 0.0, CancellationToken::new());
     (scratch.image, scratch.prefix_list) = (of.image.clone(), paper.prefix_list.clone());
-    let mut phases: Vec<Phase> = Vec::new();
+    let mut phases: Vec<RunPhase> = Vec::new();
     let mut seen = 0;
     let mut phase = |name: &'static str| {
         let all = paper.written();
@@ -638,17 +657,25 @@ pub async fn rehearse(of: &Scratch, time_to_live: Span) -> Result<Vec<Phase>, Sc
     let _ = (ask.guards().await, time_to_live);
     phase("preflight (and a dry run of everything below that has one)");
     macro_rules! make {
-        ($($step:expr),*) => { $( drop(crate::saga::Step::act(&$step, &mut scratch).await?); )* };
+        ($($step:expr),*) => { $( drop(crate::saga::SagaStep::act(&$step, &mut scratch).await?); )* };
     }
-    make!(steps::MakeVpc, steps::MakeTable, steps::MakeAcl, steps::MakeGroups, steps::OpenBucket, steps::CloseNames, steps::LogFlows);
-    make!(steps::MakeSubnet, steps::OpenKeys);
+    make!(
+        steps::CreateVpc,
+        steps::CreateRouteTable,
+        steps::CreateNetworkAcl,
+        steps::CreateSecurityGroups,
+        steps::CreateS3Endpoint,
+        steps::AssociateDnsFirewall,
+        steps::CreateFlowLogs
+    );
+    make!(steps::CreateSubnet, steps::CreateKmsEndpoint);
     phase("the place");
     scratch.pass_gate().await?;
     phase("the isolation gate");
-    make!(steps::GrantKeys, steps::Launched);
+    make!(steps::GrantKeys, steps::LaunchInstance);
     phase("the instance");
     let instance = scratch.made.instance.clone();
-    let _ = (ask.console(&instance).await, scratch.look(Kind::Instance, &At::Id(instance.clone())).await);
+    let _ = (ask.console(&instance).await, scratch.look(ResourceKind::Instance, &ResourceScope::Id(instance.clone())).await);
     scratch.still_holds().await?;
     phase("following it, and a last look at the place");
     for undo in steps::undos().iter().rev() {
@@ -661,7 +688,7 @@ pub async fn rehearse(of: &Scratch, time_to_live: Span) -> Result<Vec<Phase>, Sc
 }
 
 /// Every act of a run, as it would be called with things that do not exist.
-pub async fn acts(of: &Scratch) -> Vec<Act> {
-    let phases = rehearse(of, Span::seconds(3600)).await.unwrap_or_default();
+pub async fn acts(of: &ScratchVpc) -> Vec<ApiCall> {
+    let phases = rehearse(of, HumanDuration::seconds(3600)).await.unwrap_or_default();
     phases.into_iter().flat_map(|(_, written)| written).filter_map(|written| written.act).collect()
 }

@@ -6,7 +6,7 @@ use super::GrantSpec;
 
 /// What the instance may read and write of a vault's bucket. Names are whole keys; a `*` at the end stands for whatever follows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reads {
+pub struct VaultAccess {
     /// The bucket.
     pub bucket: String,
     /// Objects it may read.
@@ -19,7 +19,7 @@ pub struct Reads {
 
 /// The policy of the S3 gateway endpoint: the drill's own account, the backup's objects, the run's inbox.
 #[must_use]
-pub fn s3(account: &str, reads: &Reads) -> Value {
+pub fn s3(account: &str, reads: &VaultAccess) -> Value {
     let objects = |keys: &[String]| keys.iter().map(|key| format!("arn:aws:s3:::{}/{key}", reads.bucket)).collect::<Vec<_>>();
     let ours = json!({ "StringEquals": { "aws:PrincipalAccount": account } });
     json!({

@@ -1,14 +1,14 @@
 //! Preflight: everything that can be known before anything is made. All faults at once, not the first.
 
-use super::cloud::{Act, At, CloudError, Facts, Image, Kind};
+use super::cloud::{ApiCall, CloudError, MachineImage, ResourceFacts, ResourceKind, ResourceScope};
 use super::gate::open_names;
-use super::{Scratch, ScratchError, paper, sha256};
-use crate::domain::scratch::{Dollars, ImageChoice, cost_ceiling};
-use crate::domain::span::Span;
+use super::{ScratchError, ScratchVpc, paper, sha256};
+use crate::domain::scratch::{ImageChoice, UsDollars, cost_ceiling};
+use crate::domain::span::HumanDuration;
 
 /// How good an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weight {
+pub enum AnswerWeight {
     /// As it should be.
     Good,
     /// Weaker than it should be; it keeps nothing from beginning.
@@ -19,28 +19,28 @@ pub enum Weight {
 
 /// A question that was asked, and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct PreflightAnswer {
     /// The question.
     pub question: String,
     /// The answer.
     pub words: String,
     /// How good it is.
-    pub weight: Weight,
+    pub weight: AnswerWeight,
 }
 
-impl Asked {
+impl PreflightAnswer {
     /// The answer for people.
     #[must_use]
     pub fn told(&self) -> String {
-        if self.weight == Weight::Fault { format!("no: {}", self.words) } else { self.words.clone() }
+        if self.weight == AnswerWeight::Fault { format!("no: {}", self.words) } else { self.words.clone() }
     }
 }
 
 /// What preflight found.
 #[derive(Debug, Clone, Default)]
-pub struct Preflight {
+pub struct PreflightReport {
     /// Each question and its answer.
-    pub answers: Vec<Asked>,
+    pub answers: Vec<PreflightAnswer>,
     /// Calls that would be refused, in words.
     pub refusals: Vec<String>,
     /// Who asked.
@@ -48,34 +48,34 @@ pub struct Preflight {
     /// SHA-256 over what EC2 says of the image.
     pub image_digest: String,
     /// The most the run can cost.
-    pub cost_ceiling: Dollars,
+    pub cost_ceiling: UsDollars,
 }
 
-impl Preflight {
+impl PreflightReport {
     /// Takes an answer.
-    pub fn add(&mut self, question: &str, words: String, weight: Weight) {
-        self.answers.push(Asked { question: question.to_owned(), words, weight });
+    pub fn add(&mut self, question: &str, words: String, weight: AnswerWeight) {
+        self.answers.push(PreflightAnswer { question: question.to_owned(), words, weight });
     }
 
     fn answer(&mut self, question: &str, answer: Result<String, String>) {
         match answer {
-            Ok(words) => self.add(question, words, Weight::Good),
-            Err(why) => self.add(question, why, Weight::Fault),
+            Ok(words) => self.add(question, words, AnswerWeight::Good),
+            Err(why) => self.add(question, why, AnswerWeight::Fault),
         }
     }
 
     /// Everything that keeps the drill from beginning.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let answers = self.answers.iter().filter(|asked| asked.weight == Weight::Fault);
+        let answers = self.answers.iter().filter(|asked| asked.weight == AnswerWeight::Fault);
         answers.map(|asked| format!("{}: {}", asked.question, asked.words)).chain(self.refusals.iter().cloned()).collect()
     }
 }
 
 /// SHA-256 over what cannot change about an image: EC2 has no digest of its own, but an image's snapshots never change.
 #[must_use]
-pub fn digest(image: &Image) -> String {
-    let Image { id, owner, created, architecture, root_device, snapshots, .. } = image;
+pub fn digest(image: &MachineImage) -> String {
+    let MachineImage { id, owner, created, architecture, root_device, snapshots, .. } = image;
     let facts = serde_json::json!({
         "id": id, "owner": owner, "created": created, "architecture": architecture, "root_device": root_device, "snapshots": snapshots,
     });
@@ -86,14 +86,14 @@ fn told<T>(answer: Result<T, CloudError>) -> Result<T, String> {
     answer.map_err(|error| error.to_string())
 }
 
-impl Scratch {
+impl ScratchVpc {
     /// Asks everything that can be asked before anything is made, and learns what the steps need: the image, the prefix list, the zones.
     /// `gib` are the volumes' GiB.
     ///
     /// # Errors
     /// [`ScratchError::Interrupted`]; faults are in the answer.
-    pub async fn preflight(&mut self, time_to_live: Span, gib: u64) -> Result<Preflight, ScratchError> {
-        let mut found = Preflight::default();
+    pub async fn preflight(&mut self, time_to_live: HumanDuration, gib: u64) -> Result<PreflightReport, ScratchError> {
+        let mut found = PreflightReport::default();
         let cloud = std::sync::Arc::clone(self.cloud());
         let settings = self.spec.settings.clone();
         let caller = told(cloud.caller().await);
@@ -159,7 +159,7 @@ impl Scratch {
             });
             found.answer("DNS firewall", closed);
         } else {
-            found.add("DNS firewall", "none: names can leave the VPC by its resolver".to_owned(), Weight::Weak);
+            found.add("DNS firewall", "none: names can leave the VPC by its resolver".to_owned(), AnswerWeight::Weak);
         }
         self.look_at_guards(&mut found).await;
         let cost = cost_ceiling(&settings, time_to_live, gib);
@@ -179,11 +179,11 @@ impl Scratch {
     }
 
     /// What should hold in the account is told and not asked for: an account may have its reasons.
-    async fn look_at_guards(&self, found: &mut Preflight) {
+    async fn look_at_guards(&self, found: &mut PreflightReport) {
         let guards = match self.cloud().guards().await {
             Ok(guards) => guards,
             Err(error) => {
-                return found.add("guards of the account", format!("could not be looked at: {error}"), Weight::Weak);
+                return found.add("guards of the account", format!("could not be looked at: {error}"), AnswerWeight::Weak);
             }
         };
         let encryption = if guards.encryption_by_default { "on" } else { "off" };
@@ -193,19 +193,19 @@ impl Scratch {
             ("serial console", if guards.serial_console { "on" } else { "off" }, "off"),
         ] {
             match is == should {
-                true => found.add(question, is.to_owned(), Weight::Good),
-                false => found.add(question, format!("{is}, and should be {should}"), Weight::Weak),
+                true => found.add(question, is.to_owned(), AnswerWeight::Good),
+                false => found.add(question, format!("{is}, and should be {should}"), AnswerWeight::Weak),
             }
         }
     }
 
-    async fn find_image(&mut self) -> Result<Image, String> {
+    async fn find_image(&mut self) -> Result<MachineImage, String> {
         let (id, expected) = match self.spec.settings.image.clone() {
             ImageChoice::Pinned { id, digest } => (id, digest),
             ImageChoice::OfInstance(instance) => {
-                let found = told(self.look(Kind::Instance, &At::Id(instance.clone())).await)?;
+                let found = told(self.look(ResourceKind::Instance, &ResourceScope::Id(instance.clone())).await)?;
                 let image = found.iter().find_map(|thing| match &thing.facts {
-                    Facts::Instance(facts) => Some(facts.image.clone()),
+                    ResourceFacts::Instance(facts) => Some(facts.image.clone()),
                     _ => None,
                 });
                 (image.ok_or_else(|| format!("there is no instance {instance} whose image could be taken"))?, None)
@@ -224,14 +224,14 @@ impl Scratch {
     }
 
     /// Asks of every call that the steps will make whether it would be allowed.
-    async fn try_everything(&mut self, found: &mut Preflight) -> Result<(), ScratchError> {
+    async fn try_everything(&mut self, found: &mut PreflightReport) -> Result<(), ScratchError> {
         let mut asked: Vec<String> = Vec::new();
         let (mut allowed, mut unknown) = (0, Vec::new());
         for act in paper::acts(self).await {
             // Once for each kind of call, and for each key.
             let kind = match &act {
-                Act::CreateGrant { key, .. } => format!("{} {key}", act.action()),
-                Act::CreateInterfaceEndpoint { .. } => format!("{} (interface)", act.action()),
+                ApiCall::CreateGrant { key, .. } => format!("{} {key}", act.action()),
+                ApiCall::CreateInterfaceEndpoint { .. } => format!("{} (interface)", act.action()),
                 _ => act.action().to_owned(),
             };
             if asked.contains(&kind) || !act.can_be_tried_out() {
@@ -242,8 +242,8 @@ impl Scratch {
             }
             asked.push(kind);
             // A policy that is bound to tags refuses what names a thing that does not exist, and so has none.
-            let names_nothing = !matches!(act, Act::CreateVpc { .. } | Act::CreateGrant { .. });
-            match self.cloud().clone().try_out(&act, &self.tags).await {
+            let names_nothing = !matches!(act, ApiCall::CreateVpc { .. } | ApiCall::CreateGrant { .. });
+            match self.cloud().clone().dry_run(&act, &self.tags).await {
                 Ok(()) => allowed += 1,
                 // Some calls look at the thing before they look at the permission.
                 Err(CloudError::Missing { .. }) if names_nothing => unknown.push(act.action()),
@@ -257,10 +257,10 @@ impl Scratch {
         let words = format!("{allowed} of {} kinds of calls would be allowed", asked.len());
         let question = "permissions (dry run)";
         match unknown.is_empty() {
-            true => found.add(question, words, Weight::Good),
+            true => found.add(question, words, AnswerWeight::Good),
             false => {
                 let why = "refused, as a policy bound to tags refuses what names nothing that exists, or as one that lacks them";
-                found.add(question, format!("{words}; {why}: {}", unknown.join(", ")), Weight::Weak);
+                found.add(question, format!("{words}; {why}: {}", unknown.join(", ")), AnswerWeight::Weak);
             }
         }
         Ok(())

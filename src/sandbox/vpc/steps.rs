@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 
-use super::cloud::{AclEntry, Act, At, CloudError, Facts, GroupRule, Kind, Launch, LaunchVolume, Peer, Thing};
-use super::{Scratch, ScratchError, policies};
-use crate::saga::{Step, Undo};
+use super::cloud::{
+    AclEntry, ApiCall, CloudError, CloudResource, GroupRule, LaunchSpec, LaunchVolume, ResourceFacts, ResourceKind, ResourceScope, RulePeer,
+};
+use super::{ScratchError, ScratchVpc, policies};
+use crate::saga::{SagaStep, UndoStep};
 
 /// Where the resolver, S3 and KMS answer: TLS and nothing else.
 const HTTPS: (i32, i32) = (443, 443);
@@ -23,12 +25,12 @@ macro_rules! steps {
         $(#[$doc])*
         pub struct $step;
         #[async_trait]
-        impl Undo<Scratch> for $step {
+        impl UndoStep<ScratchVpc> for $step {
             fn name(&self) -> &'static str {
                 $name
             }
-            async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
-                let kinds: &[Kind] = &$undo;
+            async fn undo(&self, scratch: &mut ScratchVpc) -> Result<(), String> {
+                let kinds: &[ResourceKind] = &$undo;
                 for kind in kinds {
                     scratch.remove_all(*kind).await?;
                 }
@@ -40,47 +42,47 @@ macro_rules! steps {
 
 steps! {
     /// The route table: local, and later S3.
-    MakeTable = "route-table", [Kind::RouteTable];
+    CreateRouteTable = "route-table", [ResourceKind::RouteTable];
     /// The network ACL, which denies production before it lets anything through.
-    MakeAcl = "network-acl", [Kind::NetworkAcl];
+    CreateNetworkAcl = "network-acl", [ResourceKind::NetworkAcl];
     /// The security groups of instance and endpoint.
-    MakeGroups = "security-groups", [Kind::SecurityGroup];
+    CreateSecurityGroups = "security-groups", [ResourceKind::SecurityGroup];
     /// The subnet, in one zone.
-    MakeSubnet = "subnet", [Kind::Subnet];
+    CreateSubnet = "subnet", [ResourceKind::Subnet];
     /// The door to S3.
-    OpenBucket = "s3-endpoint", [Kind::Endpoint];
+    CreateS3Endpoint = "s3-endpoint", [ResourceKind::Endpoint];
     /// The DNS firewall, if there is one.
-    CloseNames = "dns-firewall", [Kind::FirewallAssociation];
+    AssociateDnsFirewall = "dns-firewall", [ResourceKind::FirewallAssociation];
     /// The flow log.
-    LogFlows = "flow-logs", [Kind::FlowLog];
+    CreateFlowLogs = "flow-logs", [ResourceKind::FlowLog];
     /// The instance, and its volumes.
-    Launched = "instance", [Kind::Instance, Kind::Volume];
+    LaunchInstance = "instance", [ResourceKind::Instance, ResourceKind::Volume];
 }
 
 /// The door to KMS. It stands in the subnet; the door to S3 does not, and outlives it where another zone is tried.
-pub struct OpenKeys;
+pub struct CreateKmsEndpoint;
 
 #[async_trait]
-impl Undo<Scratch> for OpenKeys {
+impl UndoStep<ScratchVpc> for CreateKmsEndpoint {
     fn name(&self) -> &'static str {
         "kms-endpoint"
     }
-    async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
-        let in_the_subnet = |thing: &Thing| matches!(&thing.facts, Facts::Endpoint { form, .. } if form == "Interface");
-        scratch.remove_those(Kind::Endpoint, in_the_subnet).await?;
-        scratch.remove_all(Kind::Interface).await
+    async fn undo(&self, scratch: &mut ScratchVpc) -> Result<(), String> {
+        let in_the_subnet = |thing: &CloudResource| matches!(&thing.facts, ResourceFacts::Endpoint { form, .. } if form == "Interface");
+        scratch.remove_those(ResourceKind::Endpoint, in_the_subnet).await?;
+        scratch.remove_all(ResourceKind::Interface).await
     }
 }
 
 /// The VPC. The last to be undone: everything that other steps have left goes with it.
-pub struct MakeVpc;
+pub struct CreateVpc;
 
 #[async_trait]
-impl Undo<Scratch> for MakeVpc {
+impl UndoStep<ScratchVpc> for CreateVpc {
     fn name(&self) -> &'static str {
         "vpc"
     }
-    async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
+    async fn undo(&self, scratch: &mut ScratchVpc) -> Result<(), String> {
         scratch.mop().await
     }
 }
@@ -89,34 +91,46 @@ impl Undo<Scratch> for MakeVpc {
 pub struct GrantKeys;
 
 #[async_trait]
-impl Undo<Scratch> for GrantKeys {
+impl UndoStep<ScratchVpc> for GrantKeys {
     fn name(&self) -> &'static str {
         "kms-grant"
     }
-    async fn undo(&self, scratch: &mut Scratch) -> Result<(), String> {
+    async fn undo(&self, scratch: &mut ScratchVpc) -> Result<(), String> {
         scratch.revoke_grants().await
     }
 }
 
 /// All steps that make something, in order, for the way back.
 #[must_use]
-pub fn undos() -> [&'static dyn Undo<Scratch>; 11] {
-    [&MakeVpc, &MakeTable, &MakeAcl, &MakeGroups, &OpenBucket, &CloseNames, &LogFlows, &MakeSubnet, &OpenKeys, &GrantKeys, &Launched]
+pub fn undos() -> [&'static dyn UndoStep<ScratchVpc>; 11] {
+    [
+        &CreateVpc,
+        &CreateRouteTable,
+        &CreateNetworkAcl,
+        &CreateSecurityGroups,
+        &CreateS3Endpoint,
+        &AssociateDnsFirewall,
+        &CreateFlowLogs,
+        &CreateSubnet,
+        &CreateKmsEndpoint,
+        &GrantKeys,
+        &LaunchInstance,
+    ]
 }
 
 /// Those that are done again in another zone.
 #[must_use]
-pub fn undos_of_a_zone() -> [&'static dyn Undo<Scratch>; 3] {
-    [&MakeSubnet, &OpenKeys, &Launched]
+pub fn undos_of_a_zone() -> [&'static dyn UndoStep<ScratchVpc>; 3] {
+    [&CreateSubnet, &CreateKmsEndpoint, &LaunchInstance]
 }
 
 macro_rules! makes {
     ($step:ty, $output:ty, $self:ident, $scratch:ident, $act:block) => {
         #[async_trait]
-        impl Step<Scratch> for $step {
+        impl SagaStep<ScratchVpc> for $step {
             type Output = $output;
             type Error = ScratchError;
-            async fn act(&$self, $scratch: &mut Scratch) -> Result<$output, ScratchError> {
+            async fn act(&$self, $scratch: &mut ScratchVpc) -> Result<$output, ScratchError> {
                 if $scratch.cancel.is_cancelled() {
                     return Err(ScratchError::Interrupted);
                 }
@@ -126,24 +140,24 @@ macro_rules! makes {
     };
 }
 
-makes!(MakeVpc, String, self, scratch, {
+makes!(CreateVpc, String, self, scratch, {
     let (cidr, tenancy) = (scratch.spec.settings.cidr.to_string(), scratch.spec.settings.tenancy.clone());
-    let id = scratch.act(&Act::CreateVpc { cidr, tenancy }).await?.id;
-    scratch.until(Kind::Vpc, &id, "available", &[]).await?;
-    scratch.act(&Act::EnableDns { vpc: id.clone() }).await?;
+    let id = scratch.act(&ApiCall::CreateVpc { cidr, tenancy }).await?.id;
+    scratch.until(ResourceKind::Vpc, &id, "available", &[]).await?;
+    scratch.act(&ApiCall::EnableDns { vpc: id.clone() }).await?;
     scratch.made.vpc.clone_from(&id);
     Ok(id)
 });
 
-makes!(MakeTable, String, self, scratch, {
-    let id = scratch.act(&Act::CreateRouteTable { vpc: scratch.made.vpc.clone() }).await?.id;
+makes!(CreateRouteTable, String, self, scratch, {
+    let id = scratch.act(&ApiCall::CreateRouteTable { vpc: scratch.made.vpc.clone() }).await?.id;
     scratch.made.table.clone_from(&id);
     Ok(id)
 });
 
 /// What the network ACL says, but for the service's own last words.
 #[must_use]
-pub fn acl_entries(scratch: &Scratch) -> Vec<AclEntry> {
+pub fn acl_entries(scratch: &ScratchVpc) -> Vec<AclEntry> {
     let mut entries = Vec::new();
     for egress in [true, false] {
         for (number, cidr) in (DENY_FIRST..).zip(&scratch.spec.settings.production_cidrs) {
@@ -157,23 +171,23 @@ pub fn acl_entries(scratch: &Scratch) -> Vec<AclEntry> {
     entries
 }
 
-makes!(MakeAcl, String, self, scratch, {
-    let id = scratch.act(&Act::CreateNetworkAcl { vpc: scratch.made.vpc.clone() }).await?.id;
+makes!(CreateNetworkAcl, String, self, scratch, {
+    let id = scratch.act(&ApiCall::CreateNetworkAcl { vpc: scratch.made.vpc.clone() }).await?.id;
     for entry in acl_entries(scratch) {
-        scratch.act(&Act::AddAclEntry { acl: id.clone(), entry }).await?;
+        scratch.act(&ApiCall::AddAclEntry { acl: id.clone(), entry }).await?;
     }
     scratch.made.acl.clone_from(&id);
     Ok(id)
 });
 
-fn https(peer: Peer) -> GroupRule {
+fn https(peer: RulePeer) -> GroupRule {
     GroupRule { protocol: "tcp".to_owned(), ports: Some(HTTPS), peer }
 }
 
 /// What the instance may reach: S3, and the door to KMS.
 #[must_use]
 pub fn instance_egress(prefix_list: &str, endpoint_group: &str) -> Vec<GroupRule> {
-    let mut rules = vec![https(Peer::PrefixList(prefix_list.to_owned())), https(Peer::Group(endpoint_group.to_owned()))];
+    let mut rules = vec![https(RulePeer::PrefixList(prefix_list.to_owned())), https(RulePeer::Group(endpoint_group.to_owned()))];
     rules.sort();
     rules
 }
@@ -181,75 +195,75 @@ pub fn instance_egress(prefix_list: &str, endpoint_group: &str) -> Vec<GroupRule
 /// Who may come to the door to KMS: the instance.
 #[must_use]
 pub fn endpoint_ingress(instance_group: &str) -> Vec<GroupRule> {
-    vec![https(Peer::Group(instance_group.to_owned()))]
+    vec![https(RulePeer::Group(instance_group.to_owned()))]
 }
 
 /// What a new group lets out, unless it is taken away.
 fn everything() -> Vec<GroupRule> {
-    vec![GroupRule { protocol: "-1".to_owned(), ports: None, peer: Peer::Cidr("0.0.0.0/0".to_owned()) }]
+    vec![GroupRule { protocol: "-1".to_owned(), ports: None, peer: RulePeer::Cidr("0.0.0.0/0".to_owned()) }]
 }
 
-makes!(MakeGroups, (String, String), self, scratch, {
+makes!(CreateSecurityGroups, (String, String), self, scratch, {
     let mut made = Vec::new();
     for (name, what) in [(INSTANCE_GROUP, "lifeboat: the instance of a drill"), (ENDPOINT_GROUP, "lifeboat: the KMS endpoint of a drill")] {
         let (vpc, name, description) = (scratch.made.vpc.clone(), name.to_owned(), what.to_owned());
-        let group = scratch.act(&Act::CreateSecurityGroup { vpc, name, description }).await?.id;
-        scratch.act(&Act::DropRules { group: group.clone(), egress: true, rules: everything() }).await?;
+        let group = scratch.act(&ApiCall::CreateSecurityGroup { vpc, name, description }).await?.id;
+        scratch.act(&ApiCall::DropRules { group: group.clone(), egress: true, rules: everything() }).await?;
         made.push(group);
     }
     let (instance, endpoint) = (made.swap_remove(0), made.swap_remove(0));
     let rules = instance_egress(&scratch.prefix_list, &endpoint);
-    scratch.act(&Act::AddRules { group: instance.clone(), egress: true, rules }).await?;
-    scratch.act(&Act::AddRules { group: endpoint.clone(), egress: false, rules: endpoint_ingress(&instance) }).await?;
+    scratch.act(&ApiCall::AddRules { group: instance.clone(), egress: true, rules }).await?;
+    scratch.act(&ApiCall::AddRules { group: endpoint.clone(), egress: false, rules: endpoint_ingress(&instance) }).await?;
     (scratch.made.instance_group, scratch.made.endpoint_group) = (instance.clone(), endpoint.clone());
     Ok((instance, endpoint))
 });
 
-makes!(OpenBucket, String, self, scratch, {
+makes!(CreateS3Endpoint, String, self, scratch, {
     let service = s3_service(scratch);
     let policy = policies::s3(&scratch.spec.settings.account, &scratch.spec.reads);
     let (vpc, table) = (scratch.made.vpc.clone(), scratch.made.table.clone());
-    let id = scratch.act(&Act::CreateGatewayEndpoint { vpc, service, table, policy }).await?.id;
-    scratch.until(Kind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
+    let id = scratch.act(&ApiCall::CreateGatewayEndpoint { vpc, service, table, policy }).await?.id;
+    scratch.until(ResourceKind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
     scratch.made.gateway.clone_from(&id);
     Ok(id)
 });
 
 /// The full name of S3 in the region.
 #[must_use]
-pub fn s3_service(scratch: &Scratch) -> String {
+pub fn s3_service(scratch: &ScratchVpc) -> String {
     format!("com.amazonaws.{}.s3", scratch.spec.settings.region)
 }
 
 /// The full name of KMS in the region.
 #[must_use]
-pub fn kms_service(scratch: &Scratch) -> String {
+pub fn kms_service(scratch: &ScratchVpc) -> String {
     format!("com.amazonaws.{}.kms", scratch.spec.settings.region)
 }
 
-makes!(CloseNames, String, self, scratch, {
+makes!(AssociateDnsFirewall, String, self, scratch, {
     let Some(rules) = scratch.spec.settings.dns_firewall.clone() else { return Ok(String::new()) };
     let (vpc, name) = (scratch.made.vpc.clone(), format!("lifeboat-{}", scratch.spec.run));
-    let id = scratch.act(&Act::AssociateFirewall { vpc, rules, name }).await?.id;
-    scratch.until(Kind::FirewallAssociation, &id, "COMPLETE", &["DELETING"]).await?;
+    let id = scratch.act(&ApiCall::AssociateFirewall { vpc, rules, name }).await?.id;
+    scratch.until(ResourceKind::FirewallAssociation, &id, "COMPLETE", &["DELETING"]).await?;
     scratch.made.firewall.clone_from(&id);
     Ok(id)
 });
 
-makes!(LogFlows, String, self, scratch, {
+makes!(CreateFlowLogs, String, self, scratch, {
     let (destination, role) = (scratch.spec.settings.flow_logs.clone(), scratch.spec.settings.flow_logs_role.clone());
-    let id = scratch.act(&Act::CreateFlowLogs { vpc: scratch.made.vpc.clone(), destination, role }).await?.id;
+    let id = scratch.act(&ApiCall::CreateFlowLogs { vpc: scratch.made.vpc.clone(), destination, role }).await?.id;
     scratch.made.flow_log.clone_from(&id);
     Ok(id)
 });
 
-makes!(MakeSubnet, String, self, scratch, {
+makes!(CreateSubnet, String, self, scratch, {
     let (vpc, cidr, zone) = (scratch.made.vpc.clone(), scratch.spec.settings.cidr.to_string(), scratch.zone.clone());
-    let id = scratch.act(&Act::CreateSubnet { vpc, cidr, zone }).await?.id;
-    scratch.until(Kind::Subnet, &id, "available", &["failed", "failed-insufficient-capacity"]).await?;
-    scratch.act(&Act::AssociateRouteTable { table: scratch.made.table.clone(), subnet: id.clone() }).await?;
+    let id = scratch.act(&ApiCall::CreateSubnet { vpc, cidr, zone }).await?.id;
+    scratch.until(ResourceKind::Subnet, &id, "available", &["failed", "failed-insufficient-capacity"]).await?;
+    scratch.act(&ApiCall::AssociateRouteTable { table: scratch.made.table.clone(), subnet: id.clone() }).await?;
     let association = association_of(scratch, &id).await?;
-    match scratch.act(&Act::ReplaceAclAssociation { association, acl: scratch.made.acl.clone() }).await {
+    match scratch.act(&ApiCall::ReplaceAclAssociation { association, acl: scratch.made.acl.clone() }).await {
         // It was replaced already, by a call whose answer was lost.
         Err(CloudError::Missing { .. }) if is_associated(scratch, &id).await? => {}
         other => drop(other?),
@@ -259,9 +273,9 @@ makes!(MakeSubnet, String, self, scratch, {
 });
 
 /// Of some network ACLs the one that a subnet uses: association and ACL.
-fn acl_with(acls: &[Thing], subnet: &str) -> Option<(String, String)> {
-    let of = |acl: &Thing| match &acl.facts {
-        Facts::NetworkAcl { subnets, .. } => {
+fn acl_with(acls: &[CloudResource], subnet: &str) -> Option<(String, String)> {
+    let of = |acl: &CloudResource| match &acl.facts {
+        ResourceFacts::NetworkAcl { subnets, .. } => {
             subnets.iter().find(|(_, associated)| associated == subnet).map(|(association, _)| (association.clone(), acl.id.clone()))
         }
         _ => None,
@@ -270,23 +284,23 @@ fn acl_with(acls: &[Thing], subnet: &str) -> Option<(String, String)> {
 }
 
 /// The association with the network ACL that a new subnet got by itself.
-async fn association_of(scratch: &mut Scratch, subnet: &str) -> Result<String, ScratchError> {
-    let (at, what) = (At::Vpc(scratch.made.vpc.clone()), format!("subnet {subnet}"));
-    let judge = |acls: &[Thing]| Ok(acl_with(acls, subnet).map(|(association, _)| association).ok_or_else(|| "not".to_owned()));
-    scratch.wait_for((Kind::NetworkAcl, &at), (&what, "associated with a network ACL"), judge).await
+async fn association_of(scratch: &mut ScratchVpc, subnet: &str) -> Result<String, ScratchError> {
+    let (at, what) = (ResourceScope::Vpc(scratch.made.vpc.clone()), format!("subnet {subnet}"));
+    let judge = |acls: &[CloudResource]| Ok(acl_with(acls, subnet).map(|(association, _)| association).ok_or_else(|| "not".to_owned()));
+    scratch.wait_for((ResourceKind::NetworkAcl, &at), (&what, "associated with a network ACL"), judge).await
 }
 
-async fn is_associated(scratch: &mut Scratch, subnet: &str) -> Result<bool, ScratchError> {
-    let acls = scratch.look(Kind::NetworkAcl, &At::Vpc(scratch.made.vpc.clone())).await?;
+async fn is_associated(scratch: &mut ScratchVpc, subnet: &str) -> Result<bool, ScratchError> {
+    let acls = scratch.look(ResourceKind::NetworkAcl, &ResourceScope::Vpc(scratch.made.vpc.clone())).await?;
     Ok(acl_with(&acls, subnet).is_some_and(|(_, acl)| acl == scratch.made.acl))
 }
 
-makes!(OpenKeys, String, self, scratch, {
+makes!(CreateKmsEndpoint, String, self, scratch, {
     let service = kms_service(scratch);
     let policy = policies::kms(&scratch.spec.settings.account, &scratch.spec.grants);
     let (vpc, subnet, group) = (scratch.made.vpc.clone(), scratch.made.subnet.clone(), scratch.made.endpoint_group.clone());
-    let id = scratch.act(&Act::CreateInterfaceEndpoint { vpc, service, subnet, group, policy }).await?.id;
-    scratch.until(Kind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
+    let id = scratch.act(&ApiCall::CreateInterfaceEndpoint { vpc, service, subnet, group, policy }).await?.id;
+    scratch.until(ResourceKind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
     scratch.made.keys_endpoint.clone_from(&id);
     Ok(id)
 });
@@ -296,17 +310,17 @@ makes!(GrantKeys, Vec<String>, self, scratch, {
     let mut tokens = Vec::new();
     for grant in scratch.spec.grants.clone() {
         let (key, context) = (grant.key, grant.context);
-        let granted = scratch.act(&Act::CreateGrant { key, grantee: grantee.clone(), context, name: name.clone() }).await?;
+        let granted = scratch.act(&ApiCall::CreateGrant { key, grantee: grantee.clone(), context, name: name.clone() }).await?;
         tokens.extend(granted.grant_token);
     }
     scratch.made.grant_tokens.clone_from(&tokens);
     Ok(tokens)
 });
 
-impl Scratch {
+impl ScratchVpc {
     /// What is launched, of a type.
     #[must_use]
-    pub fn launch(&self, instance_type: &str, root_device: &str) -> Launch {
+    pub fn launch(&self, instance_type: &str, root_device: &str) -> LaunchSpec {
         let settings = &self.spec.settings;
         let root = LaunchVolume {
             device: root_device.to_owned(),
@@ -315,7 +329,7 @@ impl Scratch {
             gib: settings.root_gib,
             initialization_rate: None,
         };
-        Launch {
+        LaunchSpec {
             image: self.image.clone(),
             instance_type: instance_type.to_owned(),
             subnet: self.made.subnet.clone(),
@@ -328,18 +342,18 @@ impl Scratch {
     }
 }
 
-makes!(Launched, String, self, scratch, {
+makes!(LaunchInstance, String, self, scratch, {
     let image = scratch.cloud.image(&scratch.image.clone()).await?;
     let root = image.ok_or_else(|| ScratchError::Wrong(format!("image {} is gone", scratch.image)))?.root_device;
     let mut refused = Vec::new();
     for instance_type in scratch.spec.settings.instance_types.clone() {
         let launch = scratch.launch(&instance_type, &root);
-        match scratch.act(&Act::RunInstances(Box::new(launch.clone()))).await {
+        match scratch.act(&ApiCall::RunInstances(Box::new(launch.clone()))).await {
             Ok(acted) => {
                 (scratch.made.instance, scratch.made.instance_type) = (acted.id.clone(), instance_type);
                 // What the keys refuse shows up here, and nowhere else.
                 let hopeless = ["terminated", "shutting-down", "stopped"];
-                let instance = scratch.until(Kind::Instance, &acted.id, "running", &hopeless).await.map_err(explained)?;
+                let instance = scratch.until(ResourceKind::Instance, &acted.id, "running", &hopeless).await.map_err(explained)?;
                 as_asked(scratch, &instance, &launch).await?;
                 return Ok(acted.id);
             }
@@ -361,19 +375,20 @@ fn explained(error: ScratchError) -> ScratchError {
 }
 
 /// The volumes of an instance, as soon as all of them are to be seen.
-async fn volumes_of(scratch: &mut Scratch, instance: &Thing, count: usize) -> Result<Vec<Thing>, ScratchError> {
-    let (at, what) = (At::Tagged(scratch.own.clone()), format!("instance {}", instance.id));
-    let judge = |volumes: &[Thing]| {
-        let of_instance = |volume: &&Thing| matches!(&volume.facts, Facts::Volume { instance: Some(of), .. } if *of == instance.id);
-        let volumes: Vec<Thing> = volumes.iter().filter(of_instance).cloned().collect();
+async fn volumes_of(scratch: &mut ScratchVpc, instance: &CloudResource, count: usize) -> Result<Vec<CloudResource>, ScratchError> {
+    let (at, what) = (ResourceScope::Tagged(scratch.own.clone()), format!("instance {}", instance.id));
+    let judge = |volumes: &[CloudResource]| {
+        let of_instance =
+            |volume: &&CloudResource| matches!(&volume.facts, ResourceFacts::Volume { instance: Some(of), .. } if *of == instance.id);
+        let volumes: Vec<CloudResource> = volumes.iter().filter(of_instance).cloned().collect();
         Ok(if volumes.len() >= count && count > 0 { Ok(volumes) } else { Err(format!("with {}", volumes.len())) })
     };
-    scratch.wait_for((Kind::Volume, &at), (&what, &format!("seen with its {count} volumes")), judge).await
+    scratch.wait_for((ResourceKind::Volume, &at), (&what, &format!("seen with its {count} volumes")), judge).await
 }
 
 /// What runs must be what was asked for, before it gets anything to do.
-async fn as_asked(scratch: &mut Scratch, instance: &Thing, launch: &Launch) -> Result<(), ScratchError> {
-    let Facts::Instance(is) = &instance.facts else { return Err(ScratchError::Wrong("an instance is no instance".to_owned())) };
+async fn as_asked(scratch: &mut ScratchVpc, instance: &CloudResource, launch: &LaunchSpec) -> Result<(), ScratchError> {
+    let ResourceFacts::Instance(is) = &instance.facts else { return Err(ScratchError::Wrong("an instance is no instance".to_owned())) };
     let mut wrong = Vec::new();
     let mut must = |what: &str, is: &str, asked: &str| {
         if is != asked {
@@ -391,7 +406,7 @@ async fn as_asked(scratch: &mut Scratch, instance: &Thing, launch: &Launch) -> R
     let staying: Vec<&str> = is.volumes.iter().filter(|(_, _, goes)| !goes).map(|(_, volume, _)| volume.as_str()).collect();
     must("volumes that outlive it", &staying.join(","), "");
     for volume in &volumes_of(scratch, instance, is.volumes.len()).await? {
-        if let Facts::Volume { encrypted, key, .. } = &volume.facts
+        if let ResourceFacts::Volume { encrypted, key, .. } = &volume.facts
             && (!encrypted || key.as_ref() != Some(&scratch.spec.settings.kms_key))
         {
             wrong.push(format!("volume {} is not encrypted under the drill's key", volume.id));

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::Scratch;
-use super::cloud::{Act, At, CloudError, Facts, GroupRule, Kind, Owned, Peer, Thing};
+use super::ScratchVpc;
+use super::cloud::{ApiCall, CloudError, CloudResource, GroupRule, OwnedResource, ResourceFacts, ResourceKind, ResourceScope, RulePeer};
 
 /// Rounds of looking in which nothing may be found before nothing is there.
 const EMPTY_ROUNDS: u32 = 3;
@@ -17,12 +17,12 @@ const HURRY: u32 = 8;
 const ROUNDS_MAX: u32 = 20;
 
 /// Whether it is on its way out, and need not be told again.
-fn is_going(thing: &Thing) -> bool {
+fn is_going(thing: &CloudResource) -> bool {
     let state = thing.state.to_ascii_lowercase();
     matches!(state.as_str(), "shutting-down" | "deleting" | "deleted")
 }
 
-impl Scratch {
+impl ScratchVpc {
     /// Teardown's time begins with the first thing that is removed from now on.
     pub fn about_to_tear_down(&mut self) {
         self.deadline = None;
@@ -41,8 +41,8 @@ impl Scratch {
         self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
     }
 
-    async fn own_of(&mut self, kind: Kind) -> Result<Vec<Thing>, CloudError> {
-        let mut things = self.look(kind, &At::Tagged(self.own.clone())).await?;
+    async fn own_of(&mut self, kind: ResourceKind) -> Result<Vec<CloudResource>, CloudError> {
+        let mut things = self.look(kind, &ResourceScope::Tagged(self.own.clone())).await?;
         things.retain(|thing| !thing.is_gone());
         Ok(things)
     }
@@ -51,7 +51,7 @@ impl Scratch {
     ///
     /// # Errors
     /// What is left, and what is in its way.
-    pub async fn remove_all(&mut self, kind: Kind) -> Result<(), String> {
+    pub async fn remove_all(&mut self, kind: ResourceKind) -> Result<(), String> {
         self.remove_those(kind, |_| true).await
     }
 
@@ -59,7 +59,7 @@ impl Scratch {
     ///
     /// # Errors
     /// What is left, and what is in its way.
-    pub async fn remove_those(&mut self, kind: Kind, meant: fn(&Thing) -> bool) -> Result<(), String> {
+    pub async fn remove_those(&mut self, kind: ResourceKind, meant: fn(&CloudResource) -> bool) -> Result<(), String> {
         let removed = self.remove_kind(kind, meant).await;
         if removed.is_err() {
             // What is left holds other things, and waiting for those as long again would help nobody.
@@ -68,18 +68,18 @@ impl Scratch {
         removed
     }
 
-    async fn remove_kind(&mut self, kind: Kind, meant: fn(&Thing) -> bool) -> Result<(), String> {
+    async fn remove_kind(&mut self, kind: ResourceKind, meant: fn(&CloudResource) -> bool) -> Result<(), String> {
         let (allowed, begun) = (self.allowance(), Instant::now());
         let mut said = String::new();
         loop {
             let mut left = self.own_of(kind).await.map_err(|error| error.to_string())?;
             left.retain(meant);
-            let lingering = if kind == Kind::Interface { self.lingering().await? } else { Vec::new() };
+            let lingering = if kind == ResourceKind::Interface { self.lingering().await? } else { Vec::new() };
             if left.is_empty() && lingering.is_empty() {
                 return Ok(());
             }
             for thing in &left {
-                if let Facts::SecurityGroup { ingress, egress, .. } = &thing.facts {
+                if let ResourceFacts::SecurityGroup { ingress, egress, .. } = &thing.facts {
                     self.break_references(&thing.id, ingress, egress).await?;
                 }
             }
@@ -99,14 +99,14 @@ impl Scratch {
     }
 
     /// Asks for one thing's removal. What must wait is told, what was refused for good is an error.
-    async fn remove(&mut self, thing: &Thing) -> Result<Option<String>, String> {
+    async fn remove(&mut self, thing: &CloudResource) -> Result<Option<String>, String> {
         // Only what carries the tags can be held at all.
-        let Some(owned) = Owned::of(thing, &self.own) else { return Ok(None) };
+        let Some(owned) = OwnedResource::of(thing, &self.own) else { return Ok(None) };
         // An interface of ours goes with the instance; one that does not can be removed once it is free.
-        if thing.kind == Kind::Interface && thing.state == "in-use" {
+        if thing.kind == ResourceKind::Interface && thing.state == "in-use" {
             return Ok(Some("it is in use".to_owned()));
         }
-        match self.act(&Act::Remove(owned)).await {
+        match self.act(&ApiCall::Remove(owned)).await {
             Ok(_) | Err(CloudError::Missing { .. }) => Ok(None),
             Err(CloudError::Busy { why, .. } | CloudError::Unavailable { why, .. } | CloudError::Unknown { why, .. }) => Ok(Some(why)),
             Err(error) => Err(format!("{} {}: {error}", thing.kind.name(), thing.id)),
@@ -116,11 +116,11 @@ impl Scratch {
     /// Two groups that name each other hold each other.
     async fn break_references(&mut self, group: &str, ingress: &[GroupRule], egress: &[GroupRule]) -> Result<(), String> {
         for (rules, is_egress) in [(ingress, false), (egress, true)] {
-            let rules: Vec<GroupRule> = rules.iter().filter(|rule| matches!(rule.peer, Peer::Group(_))).cloned().collect();
+            let rules: Vec<GroupRule> = rules.iter().filter(|rule| matches!(rule.peer, RulePeer::Group(_))).cloned().collect();
             if rules.is_empty() {
                 continue;
             }
-            let dropped = self.act(&Act::DropRules { group: group.to_owned(), egress: is_egress, rules }).await;
+            let dropped = self.act(&ApiCall::DropRules { group: group.to_owned(), egress: is_egress, rules }).await;
             // Everything else is tried again with the group.
             if let Err(error @ (CloudError::Refused { .. } | CloudError::Nonsense { .. })) = dropped {
                 return Err(error.to_string());
@@ -130,11 +130,11 @@ impl Scratch {
     }
 
     /// Interfaces in our VPCs that carry no tags: those of endpoints, which stay for a while after them.
-    async fn lingering(&mut self) -> Result<Vec<Thing>, String> {
+    async fn lingering(&mut self) -> Result<Vec<CloudResource>, String> {
         let mut found = Vec::new();
-        for vpc in self.own_of(Kind::Vpc).await.map_err(|error| error.to_string())? {
-            let interfaces = self.look(Kind::Interface, &At::Vpc(vpc.id)).await.map_err(|error| error.to_string())?;
-            found.extend(interfaces.into_iter().filter(|interface| Owned::of(interface, &self.own).is_none()));
+        for vpc in self.own_of(ResourceKind::Vpc).await.map_err(|error| error.to_string())? {
+            let interfaces = self.look(ResourceKind::Interface, &ResourceScope::Vpc(vpc.id)).await.map_err(|error| error.to_string())?;
+            found.extend(interfaces.into_iter().filter(|interface| OwnedResource::of(interface, &self.own).is_none()));
         }
         Ok(found)
     }
@@ -142,15 +142,17 @@ impl Scratch {
     /// What may be in the way: EC2 does not say.
     async fn blockers(&mut self) -> String {
         let mut found = Vec::new();
-        let Ok(vpcs) = self.own_of(Kind::Vpc).await else { return String::new() };
+        let Ok(vpcs) = self.own_of(ResourceKind::Vpc).await else { return String::new() };
         for vpc in vpcs {
             for kind in
-                [Kind::Interface, Kind::Instance, Kind::Endpoint, Kind::Subnet, Kind::SecurityGroup].into_iter().chain(Kind::WAYS_OUT)
+                [ResourceKind::Interface, ResourceKind::Instance, ResourceKind::Endpoint, ResourceKind::Subnet, ResourceKind::SecurityGroup]
+                    .into_iter()
+                    .chain(ResourceKind::WAYS_OUT)
             {
-                for thing in self.look(kind, &At::Vpc(vpc.id.clone())).await.unwrap_or_default() {
+                for thing in self.look(kind, &ResourceScope::Vpc(vpc.id.clone())).await.unwrap_or_default() {
                     let said = match &thing.facts {
-                        Facts::Interface { description, .. } => format!(" ({description})"),
-                        Facts::SecurityGroup { name, .. } if name == "default" => continue,
+                        ResourceFacts::Interface { description, .. } => format!(" ({description})"),
+                        ResourceFacts::SecurityGroup { name, .. } if name == "default" => continue,
                         _ if thing.is_gone() => continue,
                         _ => String::new(),
                     };
@@ -173,7 +175,7 @@ impl Scratch {
             }
             let mut found = false;
             let mut failures = Vec::new();
-            for kind in Kind::OURS {
+            for kind in ResourceKind::OURS {
                 match self.own_of(kind).await {
                     Ok(things) if things.is_empty() => {}
                     Ok(_) => {
@@ -213,7 +215,7 @@ impl Scratch {
                 }
             };
             for one in found.into_iter().filter(|one| one.name == name) {
-                match self.act(&Act::RevokeGrant { key: grant.key.clone(), grant: one.id }).await {
+                match self.act(&ApiCall::RevokeGrant { key: grant.key.clone(), grant: one.id }).await {
                     Ok(_) | Err(CloudError::Missing { .. }) => {}
                     Err(error) => failures.push(error.to_string()),
                 }
@@ -225,7 +227,7 @@ impl Scratch {
     /// Counts what still carries the run's tags, of every kind, and its grants. What cannot be counted counts as left.
     pub async fn census(&mut self) -> (BTreeMap<String, u64>, Vec<String>) {
         let (mut counts, mut left) = (BTreeMap::new(), Vec::new());
-        for kind in Kind::OURS {
+        for kind in ResourceKind::OURS {
             match self.own_of(kind).await {
                 Ok(things) => {
                     counts.insert(kind.name().to_owned(), things.len() as u64);

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cloud::Tags;
+use super::cloud::ResourceTags;
 
 /// Kinds of things in a VPC, or beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ResourceKind {
     /// The VPC itself.
     Vpc,
     /// A subnet.
@@ -48,7 +48,7 @@ pub enum Kind {
     ConnectEndpoint,
 }
 
-impl Kind {
+impl ResourceKind {
     /// Kinds that lifeboat makes, in the order in which they can be removed.
     pub const OURS: [Self; 11] = [
         Self::Instance,
@@ -128,9 +128,9 @@ impl Kind {
 
 /// Where to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum At {
+pub enum ResourceScope {
     /// What carries all of these tags.
-    Tagged(Tags),
+    Tagged(ResourceTags),
     /// What is in, or attached to, a VPC. Volumes are in none.
     Vpc(String),
     /// This one.
@@ -139,9 +139,9 @@ pub enum At {
 
 /// Something that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Thing {
+pub struct CloudResource {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ResourceKind,
     /// Its id.
     pub id: String,
     /// Its state in the service's own word; empty where there is none.
@@ -149,15 +149,15 @@ pub struct Thing {
     /// Why it is in that state, if the service tells.
     pub reason: Option<String>,
     /// Its tags.
-    pub tags: Tags,
+    pub tags: ResourceTags,
     /// What it is.
-    pub facts: Facts,
+    pub facts: ResourceFacts,
 }
 
-impl Thing {
+impl CloudResource {
     /// Whether it carries all of some tags, with their very values. Without any nothing is meant.
     #[must_use]
-    pub fn carries(&self, tags: &Tags) -> bool {
+    pub fn carries(&self, tags: &ResourceTags) -> bool {
         !tags.is_empty() && tags.iter().all(|(key, value)| self.tags.get(key) == Some(value))
     }
 
@@ -165,9 +165,9 @@ impl Thing {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         match self.kind {
-            Kind::Instance => self.state == "terminated",
-            Kind::Endpoint => self.state.eq_ignore_ascii_case("deleted"),
-            Kind::Volume => self.state == "deleted",
+            ResourceKind::Instance => self.state == "terminated",
+            ResourceKind::Endpoint => self.state.eq_ignore_ascii_case("deleted"),
+            ResourceKind::Volume => self.state == "deleted",
             _ => false,
         }
     }
@@ -175,7 +175,7 @@ impl Thing {
 
 /// A route of a route table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Route {
+pub struct VpcRoute {
     /// CIDR or prefix list.
     pub to: String,
     /// Gateway, endpoint, interface, `local`.
@@ -202,7 +202,7 @@ pub struct AclEntry {
 /// The other side of a security group's rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Peer {
+pub enum RulePeer {
     /// Addresses.
     Cidr(String),
     /// A prefix list.
@@ -219,14 +219,14 @@ pub struct GroupRule {
     /// First and last port; none for all.
     pub ports: Option<(i32, i32)>,
     /// The other side.
-    pub peer: Peer,
+    pub peer: RulePeer,
 }
 
 /// What a thing is, as far as isolation and teardown depend on it. Lists are sorted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Facts {
-    /// See [`Kind::Vpc`].
+pub enum ResourceFacts {
+    /// See [`ResourceKind::Vpc`].
     Vpc {
         /// IPv4 CIDRs.
         cidrs: Vec<String>,
@@ -237,7 +237,7 @@ pub enum Facts {
         /// Whether it is the account's default VPC.
         is_default: bool,
     },
-    /// See [`Kind::Subnet`].
+    /// See [`ResourceKind::Subnet`].
     Subnet {
         /// The VPC.
         vpc: String,
@@ -250,18 +250,18 @@ pub enum Facts {
         /// Whether instances get public addresses.
         public_ips: bool,
     },
-    /// See [`Kind::RouteTable`].
+    /// See [`ResourceKind::RouteTable`].
     RouteTable {
         /// The VPC.
         vpc: String,
         /// Routes.
-        routes: Vec<Route>,
+        routes: Vec<VpcRoute>,
         /// Associated subnets.
         subnets: Vec<String>,
         /// Whether subnets without a table use it.
         is_main: bool,
     },
-    /// See [`Kind::NetworkAcl`].
+    /// See [`ResourceKind::NetworkAcl`].
     NetworkAcl {
         /// The VPC.
         vpc: String,
@@ -272,7 +272,7 @@ pub enum Facts {
         /// Whether it came with the VPC.
         is_default: bool,
     },
-    /// See [`Kind::SecurityGroup`].
+    /// See [`ResourceKind::SecurityGroup`].
     SecurityGroup {
         /// The VPC.
         vpc: String,
@@ -283,7 +283,7 @@ pub enum Facts {
         /// What may go out.
         egress: Vec<GroupRule>,
     },
-    /// See [`Kind::Endpoint`].
+    /// See [`ResourceKind::Endpoint`].
     Endpoint {
         /// The VPC.
         vpc: String,
@@ -302,7 +302,7 @@ pub enum Facts {
         /// Whether the service's own name leads to it.
         private_dns: bool,
     },
-    /// See [`Kind::FirewallAssociation`].
+    /// See [`ResourceKind::FirewallAssociation`].
     FirewallAssociation {
         /// The VPC.
         vpc: String,
@@ -311,7 +311,7 @@ pub enum Facts {
         /// Priority.
         priority: i32,
     },
-    /// See [`Kind::FlowLog`].
+    /// See [`ResourceKind::FlowLog`].
     FlowLog {
         /// What is logged: the VPC.
         resource: String,
@@ -320,9 +320,9 @@ pub enum Facts {
         /// `ALL`, `ACCEPT` or `REJECT`.
         traffic: String,
     },
-    /// See [`Kind::Instance`].
+    /// See [`ResourceKind::Instance`].
     Instance(Box<InstanceFacts>),
-    /// See [`Kind::Volume`].
+    /// See [`ResourceKind::Volume`].
     Volume {
         /// Whether it is encrypted.
         encrypted: bool,
@@ -333,7 +333,7 @@ pub enum Facts {
         /// The instance it is attached to.
         instance: Option<String>,
     },
-    /// See [`Kind::Interface`].
+    /// See [`ResourceKind::Interface`].
     Interface {
         /// The VPC.
         vpc: String,
@@ -381,14 +381,15 @@ mod tests {
 
     #[test]
     fn all_tags_must_be_there_and_no_tags_mean_nothing() {
-        let tags = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Tags>();
-        let mine = Thing {
-            kind: Kind::Vpc,
+        let tags =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<ResourceTags>();
+        let mine = CloudResource {
+            kind: ResourceKind::Vpc,
             id: String::new(),
             state: String::new(),
             reason: None,
             tags: tags(&[("run", "1"), ("vault", "v"), ("Name", "n")]),
-            facts: Facts::WayOut,
+            facts: ResourceFacts::WayOut,
         };
         assert!(mine.carries(&tags(&[("run", "1"), ("vault", "v")])));
         assert!(!mine.carries(&tags(&[("run", "2"), ("vault", "v")])));

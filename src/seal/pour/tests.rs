@@ -1,9 +1,9 @@
 //! Sealing in memory: what is poured opens again, the proof tells what passed, and whoever fails on the way leaves none.
 
 use super::*;
-use crate::seal::open::{Expected, Opened};
+use crate::seal::open::{ExpectedObject, OpenedPayload};
 
-const SEALING: Sealing = Sealing { levels: (1, 1), compressors: 2, part_bytes: 1_000_000, parts_per_object_max: 100 };
+const SEALING: SealOptions = SealOptions { levels: (1, 1), compressors: 2, part_bytes: 1_000_000, parts_per_object_max: 100 };
 
 /// Bytes that look a little like rows, the same on every run.
 fn rows(len: usize) -> Vec<u8> {
@@ -18,13 +18,13 @@ fn rows(len: usize) -> Vec<u8> {
 
 /// Keeps what it sees; refuses what it is asked to refuse.
 #[derive(Default)]
-struct Keep {
+struct KeepingObserver {
     seen: Vec<u8>,
     refuse_look: bool,
     refuse_done: bool,
 }
 
-impl Tap for Keep {
+impl StreamObserver for KeepingObserver {
     type Found = Vec<u8>;
     fn look(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.seen.extend_from_slice(bytes);
@@ -35,7 +35,7 @@ impl Tap for Keep {
     }
 }
 
-fn outcome<F>(pouring: Pouring<F>) -> Result<(SealProof, F), SealError> {
+fn outcome<F>(pouring: SealTask<F>) -> Result<(SealProof, F), SealError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(pouring.outcome())
 }
 
@@ -44,7 +44,7 @@ fn received(mut parts: tokio::sync::mpsc::Receiver<SealedPart>) -> Vec<SealedPar
 }
 
 /// Seals what is in memory.
-fn seal_all(plain: Vec<u8>, identity: &Identity, sealing: Sealing) -> (SealProof, Vec<SealedPart>) {
+fn seal_all(plain: Vec<u8>, identity: &BackupIdentity, sealing: SealOptions) -> (SealProof, Vec<SealedPart>) {
     let (to, parts) = tokio::sync::mpsc::channel(10_000);
     let end = || Some(SourceEnd::of_memory());
     let (proof, ()) = outcome(pour(std::io::Cursor::new(plain), end, (), identity, sealing, to)).unwrap();
@@ -56,7 +56,7 @@ fn ciphertext(parts: &[SealedPart]) -> Vec<u8> {
 }
 
 /// What is below age: the zstd frames.
-fn frames(sealed: &[u8], identity: &Identity) -> Vec<Vec<u8>> {
+fn frames(sealed: &[u8], identity: &BackupIdentity) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     age::Decryptor::new(sealed).unwrap().decrypt(std::iter::once(identity.as_age())).unwrap().read_to_end(&mut all).unwrap();
     let mut rest = &all[..];
@@ -72,7 +72,7 @@ fn frames(sealed: &[u8], identity: &Identity) -> Vec<Vec<u8>> {
 #[test]
 fn every_block_becomes_one_frame_with_a_checksum_and_the_proof_counts_the_plaintext() {
     assert_eq!(BLOCK_BYTES, 4_194_304, "memory is a fixed number of blocks of 4 MiB");
-    let identity = Identity::generate();
+    let identity = BackupIdentity::generate();
     for (size, blocks) in [
         (0, vec![0]),
         (1, vec![1]),
@@ -94,9 +94,9 @@ fn every_block_becomes_one_frame_with_a_checksum_and_the_proof_counts_the_plaint
 
 #[test]
 fn a_fixed_level_is_the_level_of_every_block() {
-    let identity = Identity::generate();
+    let identity = BackupIdentity::generate();
     let plain = rows(3 * BLOCK_BYTES);
-    let (_, parts) = seal_all(plain.clone(), &identity, Sealing { levels: (3, 3), ..SEALING });
+    let (_, parts) = seal_all(plain.clone(), &identity, SealOptions { levels: (3, 3), ..SEALING });
     let mut compressor = zstd::bulk::Compressor::new(3).unwrap();
     compressor.include_checksum(true).unwrap();
     let wanted: Vec<Vec<u8>> = plain.chunks(BLOCK_BYTES).map(|block| compressor.compress(block).unwrap()).collect();
@@ -105,10 +105,10 @@ fn a_fixed_level_is_the_level_of_every_block() {
 
 #[test]
 fn what_is_sealed_in_parts_and_objects_opens_again() {
-    let identity = Identity::generate();
+    let identity = BackupIdentity::generate();
     let plain = rows(300_000);
     for (part_bytes, parts_per_object_max, compressors) in [(1_000_000, 100, 2), (10_000, 2, 1), (1_000, 1, 0), (999, 7, 3)] {
-        let sealing = Sealing { part_bytes, parts_per_object_max, compressors, ..SEALING };
+        let sealing = SealOptions { part_bytes, parts_per_object_max, compressors, ..SEALING };
         let (proof, parts) = seal_all(plain.clone(), &identity, sealing);
         let (last, full) = parts.split_last().unwrap();
         assert!(full.iter().all(|p| p.bytes.len() == part_bytes) && (1..=part_bytes).contains(&last.bytes.len()));
@@ -122,11 +122,11 @@ fn what_is_sealed_in_parts_and_objects_opens_again() {
         let proved: Vec<(u64, String)> = proof.segments().iter().map(|s| (s.bytes, hex::encode(s.sha256))).collect();
         assert_eq!(proved, wanted, "parts of {part_bytes}");
         let expected =
-            wanted.into_iter().map(|(bytes, sha256)| Expected { name: "o".to_owned(), bytes, sha256, in_chunks: false }).collect();
+            wanted.into_iter().map(|(bytes, sha256)| ExpectedObject { name: "o".to_owned(), bytes, sha256, in_chunks: false }).collect();
         let (to, chunks) = tokio::sync::mpsc::channel(1);
         to.try_send(Ok(sealed.into())).unwrap();
         drop(to);
-        assert!(Opened::new("p", chunks, expected, &identity).unwrap().read_all(plain.len()).unwrap() == plain);
+        assert!(OpenedPayload::new("p", chunks, expected, &identity).unwrap().read_all(plain.len()).unwrap() == plain);
     }
 }
 
@@ -136,7 +136,7 @@ fn parts_are_cut_at_their_size_and_no_empty_part_or_object_follows() {
     for len in 0..=bytes.len() {
         for at_once in [1, 3, 4, 5, 40] {
             let (to, parts) = tokio::sync::mpsc::channel(100);
-            let mut writer = Parts::new(to, &Sealing { part_bytes: 4, parts_per_object_max: 3, ..SEALING });
+            let mut writer = PartAssembler::new(to, &SealOptions { part_bytes: 4, parts_per_object_max: 3, ..SEALING });
             bytes[..len].chunks(at_once).for_each(|chunk| writer.write_all(chunk).unwrap());
             writer.flush().unwrap();
             let segments = writer.close().unwrap();
@@ -160,7 +160,7 @@ fn the_tap_sees_all_plaintext_in_order_and_what_it_found_comes_with_the_proof() 
     let plain = rows(2 * BLOCK_BYTES + 5);
     let (to, parts) = tokio::sync::mpsc::channel(10_000);
     let source = std::io::Cursor::new(plain.clone());
-    let pouring = pour(source, || Some(SourceEnd::of_memory()), Keep::default(), &Identity::generate(), SEALING, to);
+    let pouring = pour(source, || Some(SourceEnd::of_memory()), KeepingObserver::default(), &BackupIdentity::generate(), SEALING, to);
     let passed = pouring.passed();
     let (proof, seen) = outcome(pouring).unwrap();
     assert!(seen == plain);
@@ -170,12 +170,12 @@ fn the_tap_sees_all_plaintext_in_order_and_what_it_found_comes_with_the_proof() 
 }
 
 /// A source that yields some bytes and then fails or panics.
-struct Failing {
+struct FailingSource {
     left: usize,
     panics: bool,
 }
 
-impl Read for Failing {
+impl Read for FailingSource {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         assert!(!(self.panics && self.left == 0), "a source that panics");
         let now = self.left.min(into.len());
@@ -185,11 +185,11 @@ impl Read for Failing {
 }
 
 /// Pours what fails, and makes sure that what was sent is no whole age file.
-fn failure(source: impl Read + Send + 'static, end: Option<()>, tap: Keep) -> SealError {
-    let identity = Identity::generate();
+fn failure(source: impl Read + Send + 'static, end: Option<()>, tap: KeepingObserver) -> SealError {
+    let identity = BackupIdentity::generate();
     let (to, parts) = tokio::sync::mpsc::channel(10_000);
     let end = move || end.map(|()| SourceEnd::of_memory());
-    let sealing = Sealing { part_bytes: 1_000, ..SEALING };
+    let sealing = SealOptions { part_bytes: 1_000, ..SEALING };
     let error = outcome(pour(source, end, tap, &identity, sealing, to)).unwrap_err();
     let sent = ciphertext(&received(parts));
     let opened = age::Decryptor::new(&sent[..]).and_then(|d| d.decrypt(std::iter::once(identity.as_age())));
@@ -201,23 +201,24 @@ fn failure(source: impl Read + Send + 'static, end: Option<()>, tap: Keep) -> Se
 #[test]
 fn a_stream_whose_source_did_not_prove_its_end_is_never_closed() {
     for size in [0, 10, 200_000] {
-        assert!(matches!(failure(std::io::Cursor::new(rows(size)), None, Keep::default()), SealError::SourceEndedBadly));
+        assert!(matches!(failure(std::io::Cursor::new(rows(size)), None, KeepingObserver::default()), SealError::SourceEndedBadly));
     }
 }
 
 #[test]
 fn a_source_that_cannot_be_read_is_named_as_the_cause() {
     for left in [0, 10, BLOCK_BYTES, BLOCK_BYTES + 1] {
-        let error = failure(Failing { left, panics: false }, Some(()), Keep::default());
+        let error = failure(FailingSource { left, panics: false }, Some(()), KeepingObserver::default());
         assert!(matches!(&error, SealError::Read(source) if source.to_string() == "the pipe broke"), "{error:?}");
     }
 }
 
 #[test]
 fn a_stream_that_its_tap_refuses_is_never_closed_and_its_source_not_asked_for_its_end() {
-    for (tap, why) in
-        [(Keep { refuse_look: true, ..Keep::default() }, "not rows"), (Keep { refuse_done: true, ..Keep::default() }, "no end mark")]
-    {
+    for (tap, why) in [
+        (KeepingObserver { refuse_look: true, ..KeepingObserver::default() }, "not rows"),
+        (KeepingObserver { refuse_done: true, ..KeepingObserver::default() }, "no end mark"),
+    ] {
         let error = failure(std::io::Cursor::new(rows(3 * BLOCK_BYTES)), Some(()), tap);
         assert_eq!(error.to_string(), format!("the stream is not what it should be: {why}"));
     }
@@ -230,8 +231,8 @@ fn a_stream_that_its_tap_refuses_is_never_closed_and_its_source_not_asked_for_it
         }
     };
     let (to, _parts) = tokio::sync::mpsc::channel(100);
-    let tap = Keep { refuse_done: true, ..Keep::default() };
-    assert!(outcome(pour(&b"rows"[..], end, tap, &Identity::generate(), SEALING, to)).is_err());
+    let tap = KeepingObserver { refuse_done: true, ..KeepingObserver::default() };
+    assert!(outcome(pour(&b"rows"[..], end, tap, &BackupIdentity::generate(), SEALING, to)).is_err());
     assert!(!asked.load(Ordering::Relaxed));
 }
 
@@ -240,8 +241,8 @@ fn an_upload_that_stops_taking_parts_stops_the_sealing_and_is_named_as_the_cause
     for (size, part_bytes) in [(10, 10), (10, 1_000_000), (4 * BLOCK_BYTES, 10), (4 * BLOCK_BYTES, 100_000)] {
         let (to, parts) = tokio::sync::mpsc::channel(1);
         drop(parts);
-        let sealing = Sealing { part_bytes, ..SEALING };
-        let pouring = pour(std::io::Cursor::new(rows(size)), || Some(SourceEnd::of_memory()), (), &Identity::generate(), sealing, to);
+        let sealing = SealOptions { part_bytes, ..SEALING };
+        let pouring = pour(std::io::Cursor::new(rows(size)), || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), sealing, to);
         let error = outcome(pouring).unwrap_err();
         assert!(matches!(error, SealError::UploadStopped), "{size} bytes in parts of {part_bytes}: {error:?}");
     }
@@ -250,19 +251,19 @@ fn an_upload_that_stops_taking_parts_stops_the_sealing_and_is_named_as_the_cause
 #[test]
 fn a_thread_that_dies_leaves_no_proof() {
     let (to, _parts) = tokio::sync::mpsc::channel(100);
-    let source = Failing { left: 10, panics: true };
-    let pouring = pour(source, || Some(SourceEnd::of_memory()), (), &Identity::generate(), SEALING, to);
+    let source = FailingSource { left: 10, panics: true };
+    let pouring = pour(source, || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), SEALING, to);
     assert!(matches!(outcome(pouring).unwrap_err(), SealError::ThreadDied));
 }
 
 #[test]
 fn a_full_queue_never_takes_the_level_below_or_above_a_fixed_one() {
-    let (jobs, jobs_in) = bounded::<Job>(1);
+    let (jobs, jobs_in) = bounded::<CompressionJob>(1);
     let (order, order_in) = bounded(10);
     let (tapped, _tapped_in) = bounded(10);
     // Takes a job only when the next block has been ordered, so that the queue is full whenever the reader looks.
     let levels = std::thread::spawn(move || {
-        let _first: Receiver<Compressed> = order_in.recv().unwrap();
+        let _first: Receiver<CompressedFrame> = order_in.recv().unwrap();
         let mut levels = Vec::new();
         while order_in.recv().is_ok() {
             levels.push(jobs_in.recv().unwrap().level);
@@ -271,7 +272,7 @@ fn a_full_queue_never_takes_the_level_below_or_above_a_fixed_one() {
         levels
     });
     let source = std::io::Cursor::new(vec![0; 4 * BLOCK_BYTES]);
-    let total = read_blocks(source, (5, 5), &AtomicBool::new(true), &Channels { jobs, order, tapped }, &AtomicU64::new(0));
+    let total = read_blocks(source, (5, 5), &AtomicBool::new(true), &SealChannels { jobs, order, tapped }, &AtomicU64::new(0));
     assert_eq!(total.unwrap(), 4 * BLOCK_BYTES as u64);
     assert_eq!(levels.join().unwrap(), [5; 4]);
 }
@@ -280,7 +281,7 @@ fn a_full_queue_never_takes_the_level_below_or_above_a_fixed_one() {
 fn a_compressor_without_work_says_that_it_is_idle() {
     let (jobs, jobs_in) = bounded(2);
     let (frame, frame_in) = bounded(1);
-    jobs.send(Job { block: Arc::new(rows(1_000)), level: 1, frame }).unwrap();
+    jobs.send(CompressionJob { block: Arc::new(rows(1_000)), level: 1, frame }).unwrap();
     drop(jobs);
     let idle = AtomicBool::new(false);
     compress(&jobs_in, &idle);
@@ -314,18 +315,18 @@ fn idle_cores_are_the_share_of_ticks_that_went_by_idle_times_the_cores() {
 fn the_level_follows_who_waits_for_whom() {
     let bounds = (3, 6);
     for (level, queue, idle, wanted) in [
-        (5, Queue::Full, None, 4),
-        (3, Queue::Full, None, 3),
-        (5, Queue::Full, Some(2.0), 4),
-        (5, Queue::Busy, Some(2.0), 5),
-        (5, Queue::Busy, Some(0.0), 5),
-        (5, Queue::Starved, None, 5),
-        (5, Queue::Starved, Some(0.7), 6),
-        (6, Queue::Starved, Some(1.5), 6),
-        (5, Queue::Starved, Some(0.69), 5),
-        (5, Queue::Starved, Some(0.3), 5),
-        (5, Queue::Starved, Some(0.29), 4),
-        (3, Queue::Starved, Some(0.0), 3),
+        (5, CompressionQueue::Full, None, 4),
+        (3, CompressionQueue::Full, None, 3),
+        (5, CompressionQueue::Full, Some(2.0), 4),
+        (5, CompressionQueue::Busy, Some(2.0), 5),
+        (5, CompressionQueue::Busy, Some(0.0), 5),
+        (5, CompressionQueue::Starved, None, 5),
+        (5, CompressionQueue::Starved, Some(0.7), 6),
+        (6, CompressionQueue::Starved, Some(1.5), 6),
+        (5, CompressionQueue::Starved, Some(0.69), 5),
+        (5, CompressionQueue::Starved, Some(0.3), 5),
+        (5, CompressionQueue::Starved, Some(0.29), 4),
+        (3, CompressionQueue::Starved, Some(0.0), 3),
     ] {
         assert_eq!(next_level(level, bounds, queue, idle), wanted, "{level} {queue:?} {idle:?}");
     }

@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::SourceError;
-use crate::pg::archive::{Contents, Entry};
-use crate::pg::{Session, SessionError};
+use crate::pg::archive::{TableOfContents, TocEntry};
+use crate::pg::{PgSession, SessionError};
 
 /// What a catalog holds of an object and has a part in how it is formatted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Part {
+struct CatalogColumn {
     /// OIDs of the catalog and of the object that a table of contents names.
     object: (u32, u32),
     /// The catalog it stands in. An object may have many rows in one, such as a view's columns: they are hashed together.
@@ -24,10 +24,10 @@ struct Part {
 
 /// The definition of every object at one moment, as hashes.
 #[derive(Debug, Clone, Default)]
-pub struct Definitions(BTreeMap<Part, String>);
+pub struct DefinitionHashes(BTreeMap<CatalogColumn, String>);
 
 /// A catalog: the object that its rows belong to, and what in them is no part of a definition.
-struct Catalog {
+struct SystemCatalog {
     name: &'static str,
     /// Catalog and OID of the object; `c` is the row.
     object: &'static str,
@@ -37,22 +37,22 @@ struct Catalog {
     version: bool,
 }
 
-const fn own(name: &'static str, but_for: &'static str) -> Catalog {
-    Catalog { name, object: "c.tableoid, c.oid", but_for, version: true }
+const fn own(name: &'static str, but_for: &'static str) -> SystemCatalog {
+    SystemCatalog { name, object: "c.tableoid, c.oid", but_for, version: true }
 }
 
-const fn part_of(name: &'static str, object: &'static str) -> Catalog {
-    Catalog { name, object, but_for: "attacl,attcacheoff", version: true }
+const fn part_of(name: &'static str, object: &'static str) -> SystemCatalog {
+    SystemCatalog { name, object, but_for: "attacl,attcacheoff", version: true }
 }
 
 const RELATION_STORAGE: &str = "relacl,relfilenode,relpages,reltuples,relallvisible,relallfrozen,relhasindex,relhassubclass,relhasrules,relhastriggers,relchecks,relfrozenxid,relminmxid,reltoastrelid,relispopulated,relpartbound";
 
-const CATALOGS: [Catalog; 34] = [
-    Catalog { version: false, ..own("pg_class", RELATION_STORAGE) },
-    Catalog { version: false, ..part_of("pg_attribute", "'pg_catalog.pg_class'::pg_catalog.regclass, c.attrelid") },
+const CATALOGS: [SystemCatalog; 34] = [
+    SystemCatalog { version: false, ..own("pg_class", RELATION_STORAGE) },
+    SystemCatalog { version: false, ..part_of("pg_attribute", "'pg_catalog.pg_class'::pg_catalog.regclass, c.attrelid") },
     part_of("pg_attrdef", "'pg_catalog.pg_class'::pg_catalog.regclass, c.adrelid"),
     part_of("pg_rewrite", "'pg_catalog.pg_class'::pg_catalog.regclass, c.ev_class"),
-    Catalog { version: false, ..part_of("pg_index", "'pg_catalog.pg_class'::pg_catalog.regclass, c.indexrelid") },
+    SystemCatalog { version: false, ..part_of("pg_index", "'pg_catalog.pg_class'::pg_catalog.regclass, c.indexrelid") },
     part_of("pg_sequence", "'pg_catalog.pg_class'::pg_catalog.regclass, c.seqrelid"),
     part_of("pg_inherits", "'pg_catalog.pg_class'::pg_catalog.regclass, c.inhrelid"),
     part_of("pg_partitioned_table", "'pg_catalog.pg_class'::pg_catalog.regclass, c.partrelid"),
@@ -88,7 +88,7 @@ const CATALOGS: [Catalog; 34] = [
 const FIRST_NORMAL_OID: u32 = 16_384;
 const PUBLIC_OID: u32 = 2_200;
 
-impl Catalog {
+impl SystemCatalog {
     fn question(&self) -> String {
         let Self { name, object, but_for, version } = self;
         let version = if *version { "|| c.xmin::pg_catalog.text" } else { "" };
@@ -102,9 +102,9 @@ impl Catalog {
 ///
 /// # Errors
 /// [`SessionError`]
-pub async fn read(session: &mut Session) -> Result<Definitions, SessionError> {
+pub async fn read(session: &mut PgSession) -> Result<DefinitionHashes, SessionError> {
     let what = "the definitions of all objects";
-    let all = CATALOGS.iter().map(Catalog::question).collect::<Vec<_>>().join(" UNION ALL ");
+    let all = CATALOGS.iter().map(SystemCatalog::question).collect::<Vec<_>>().join(" UNION ALL ");
     let question = format!(
         "SELECT catalog::pg_catalog.oid, object, part, pg_catalog.md5(pg_catalog.string_agg(hash, '' ORDER BY hash)) \
          FROM ({all}) AS rows (catalog, object, part, hash) WHERE object >= {FIRST_NORMAL_OID} OR object = {PUBLIC_OID} GROUP BY 1, 2, 3"
@@ -114,18 +114,18 @@ pub async fn read(session: &mut Session) -> Result<Definitions, SessionError> {
     for row in session.ask(what, &question, 4).await? {
         let [Some(catalog), Some(object), Some(part), Some(hash)] = row.as_slice() else { return Err(shape()) };
         let object = (catalog.parse().map_err(|_| shape())?, object.parse().map_err(|_| shape())?);
-        definitions.insert(Part { object, part: part.clone() }, hash.clone());
+        definitions.insert(CatalogColumn { object, part: part.clone() }, hash.clone());
     }
-    Ok(Definitions(definitions))
+    Ok(DefinitionHashes(definitions))
 }
 
 /// Objects of a table of contents that are not now what they were.
 #[must_use]
-pub fn changed(then: &Definitions, now: &Definitions, contents: &Contents) -> Vec<String> {
+pub fn changed(then: &DefinitionHashes, now: &DefinitionHashes, contents: &TableOfContents) -> Vec<String> {
     let differ: HashSet<(u32, u32)> =
         then.0.iter().filter(|(part, hash)| now.0.get(part) != Some(hash)).map(|(part, _)| part.object).collect();
-    let is_object = |entry: &&Entry| !matches!(entry.kind.as_str(), "ACL" | "COMMENT" | "SECURITY LABEL" | "TABLE DATA");
-    let named = |entry: &&Entry| entry.object.0 != 0 && differ.contains(&entry.object);
+    let is_object = |entry: &&TocEntry| !matches!(entry.kind.as_str(), "ACL" | "COMMENT" | "SECURITY LABEL" | "TABLE DATA");
+    let named = |entry: &&TocEntry| entry.object.0 != 0 && differ.contains(&entry.object);
     let named = contents.entries.iter().filter(is_object).filter(named);
     named.map(|entry| format!("{} {}", entry.kind.to_lowercase(), entry.name())).collect()
 }
@@ -134,7 +134,7 @@ pub fn changed(then: &Definitions, now: &Definitions, contents: &Contents) -> Ve
 ///
 /// # Errors
 /// [`SourceError::Changed`] naming those that are not.
-pub async fn hold(then: &Definitions, session: &mut Session, contents: &Contents) -> Result<(), SourceError> {
+pub async fn hold(then: &DefinitionHashes, session: &mut PgSession, contents: &TableOfContents) -> Result<(), SourceError> {
     let names = changed(then, &read(session).await?, contents);
     if names.is_empty() { Ok(()) } else { Err(SourceError::Changed { names }) }
 }
@@ -146,13 +146,19 @@ mod tests {
     #[test]
     fn only_what_is_named_counts_and_what_is_newer_does_not() {
         let definitions = |rows: &[((u32, u32), &str, &str)]| {
-            let row =
-                |(object, part, hash): &((u32, u32), &str, &str)| (Part { object: *object, part: (*part).to_owned() }, (*hash).to_owned());
-            Definitions(rows.iter().map(row).collect())
+            let row = |(object, part, hash): &((u32, u32), &str, &str)| {
+                (CatalogColumn { object: *object, part: (*part).to_owned() }, (*hash).to_owned())
+            };
+            DefinitionHashes(rows.iter().map(row).collect())
         };
-        let entry =
-            |kind: &str, object| Entry { kind: kind.to_owned(), schema: b"s".to_vec(), tag: b"x".to_vec(), object, ..Entry::default() };
-        let contents = Contents {
+        let entry = |kind: &str, object| TocEntry {
+            kind: kind.to_owned(),
+            schema: b"s".to_vec(),
+            tag: b"x".to_vec(),
+            object,
+            ..TocEntry::default()
+        };
+        let contents = TableOfContents {
             version: (1, 16),
             database: Vec::new(),
             entries: vec![entry("VIEW", (1, 5)), entry("ACL", (1, 5)), entry("FUNCTION", (2, 5)), entry("ENCODING", (0, 0))],

@@ -9,19 +9,19 @@ use std::process::Stdio;
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-use super::snapshot::{Snapshot, Table};
+use super::snapshot::{ExportedSnapshot, SourceTable};
 use super::{SourceError, omitted};
-use crate::domain::fingerprint::Omitted;
-use crate::domain::span::Span;
+use crate::domain::fingerprint::OmittedObject;
+use crate::domain::span::HumanDuration;
 use crate::pg::archive::readable;
-use crate::pg::children::{Running, command};
+use crate::pg::children::{RunningChild, command};
 use crate::pg::connection::quote_value;
 use crate::pg::globals::{self, without_restrict};
-use crate::pg::rows::Tally;
+use crate::pg::rows::ArchiveTally;
 use crate::pg::sql::quote_bytes;
-use crate::pg::{Connection, Session, Tool, Tools};
+use crate::pg::{PgConnection, PgSession, PgTool, PgTools};
 use crate::seal::SourceEnd;
-use crate::seal::pour::Tap;
+use crate::seal::pour::StreamObserver;
 
 /// How often globals that change while we look make us look again.
 const GLOBALS_ATTEMPTS_MAX: u32 = 3;
@@ -34,16 +34,16 @@ const PIPE_REST: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Which tables each payload holds. Completeness is by construction: `main` takes everything but what is named elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Split {
+pub struct PayloadSplit {
     /// Tables of each `data-NNN` payload.
-    pub data: Vec<Vec<Table>>,
+    pub data: Vec<Vec<SourceTable>>,
 }
 
-impl Split {
+impl PayloadSplit {
     /// Gives the largest tables to `jobs - 1` data payloads, each to the one with the least so far; `main` counts as one.
     #[must_use]
-    pub fn new(tables: &[Table], jobs: usize) -> Self {
-        let mut largest: Vec<&Table> = tables.iter().filter(|t| t.has_rows && !t.of_extension).collect();
+    pub fn new(tables: &[SourceTable], jobs: usize) -> Self {
+        let mut largest: Vec<&SourceTable> = tables.iter().filter(|t| t.has_rows && !t.of_extension).collect();
         largest.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.cmp(b)));
         let jobs = jobs.min(largest.len().max(1));
         let mut loads = vec![0u64; jobs];
@@ -66,7 +66,7 @@ pub struct DumpStream {
     /// What it writes.
     pub output: PipeReader,
     /// Resolves to the child's end, and to what it warned of.
-    pub end: tokio::task::JoinHandle<Result<(SourceEnd, Vec<Omitted>), SourceError>>,
+    pub end: tokio::task::JoinHandle<Result<(SourceEnd, Vec<OmittedObject>), SourceError>>,
 }
 
 impl DumpStream {
@@ -75,7 +75,7 @@ impl DumpStream {
     /// # Errors
     /// [`SourceError::Child`] in the child's own words if it failed; [`SourceError::Incomplete`] if `tap` refuses what came, or `cancel`
     /// was called.
-    pub async fn read<T: Tap>(self, mut tap: T, cancel: &CancellationToken) -> Result<T::Found, SourceError> {
+    pub async fn read<T: StreamObserver>(self, mut tap: T, cancel: &CancellationToken) -> Result<T::Found, SourceError> {
         let Self { mut output, end } = self;
         let cancel = cancel.clone();
         let reading = tokio::task::spawn_blocking(move || -> Result<_, String> {
@@ -125,7 +125,7 @@ impl Read for PipeReader {
 }
 
 /// An option with a table's name as its pattern; everything within double quotes is literal there.
-fn option(name: &str, table: &Table) -> OsString {
+fn option(name: &str, table: &SourceTable) -> OsString {
     OsString::from_vec([name.as_bytes(), b"=", quote_bytes(&table.schema).as_slice(), b".", &quote_bytes(&table.name)].concat())
 }
 
@@ -134,11 +134,11 @@ fn option(name: &str, table: &Table) -> OsString {
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
 pub async fn main(
-    tools: &Tools,
-    connection: &Connection,
-    snapshot: &Snapshot,
-    split: &Split,
-    lock_wait: Span,
+    tools: &PgTools,
+    connection: &PgConnection,
+    snapshot: &ExportedSnapshot,
+    split: &PayloadSplit,
+    lock_wait: HumanDuration,
 ) -> Result<DumpStream, SourceError> {
     let excluded = split.data.iter().flatten().map(|table| option("--exclude-table-data", table));
     start(tools, connection, snapshot, lock_wait, excluded).await
@@ -148,7 +148,12 @@ pub async fn main(
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub async fn schema(tools: &Tools, connection: &Connection, snapshot: &Snapshot, lock_wait: Span) -> Result<DumpStream, SourceError> {
+pub async fn schema(
+    tools: &PgTools,
+    connection: &PgConnection,
+    snapshot: &ExportedSnapshot,
+    lock_wait: HumanDuration,
+) -> Result<DumpStream, SourceError> {
     start(tools, connection, snapshot, lock_wait, ["--schema-only".into()].into_iter()).await
 }
 
@@ -157,11 +162,11 @@ pub async fn schema(tools: &Tools, connection: &Connection, snapshot: &Snapshot,
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
 pub async fn data(
-    tools: &Tools,
-    connection: &Connection,
-    snapshot: &Snapshot,
-    tables: &[Table],
-    lock_wait: Span,
+    tools: &PgTools,
+    connection: &PgConnection,
+    snapshot: &ExportedSnapshot,
+    tables: &[SourceTable],
+    lock_wait: HumanDuration,
 ) -> Result<DumpStream, SourceError> {
     let wanted = tables.iter().map(|table| option("--table", table));
     start(tools, connection, snapshot, lock_wait, ["--data-only".into(), "--strict-names".into()].into_iter().chain(wanted)).await
@@ -171,7 +176,7 @@ pub async fn data(
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub async fn whole(tools: &Tools, connection: &Connection) -> Result<DumpStream, SourceError> {
+pub async fn whole(tools: &PgTools, connection: &PgConnection) -> Result<DumpStream, SourceError> {
     spawn(tools, connection, Vec::new()).await
 }
 
@@ -179,16 +184,16 @@ pub async fn whole(tools: &Tools, connection: &Connection) -> Result<DumpStream,
 ///
 /// # Errors
 /// [`SourceError::Child`] if it cannot be started.
-pub async fn one_table(tools: &Tools, connection: &Connection, schema: &str, table: &str) -> Result<DumpStream, SourceError> {
+pub async fn one_table(tools: &PgTools, connection: &PgConnection, schema: &str, table: &str) -> Result<DumpStream, SourceError> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     spawn(tools, connection, vec![format!("--table={}.{}", quoted(schema), quoted(table)).into()]).await
 }
 
 async fn start(
-    tools: &Tools,
-    connection: &Connection,
-    snapshot: &Snapshot,
-    lock_wait: Span,
+    tools: &PgTools,
+    connection: &PgConnection,
+    snapshot: &ExportedSnapshot,
+    lock_wait: HumanDuration,
     more: impl Iterator<Item = OsString>,
 ) -> Result<DumpStream, SourceError> {
     let wait = format!("--lock-wait-timeout={}", lock_wait.duration().as_millis().max(1));
@@ -197,13 +202,13 @@ async fn start(
     spawn(tools, connection, arguments).await
 }
 
-async fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>) -> Result<DumpStream, SourceError> {
-    let mut pg_dump = command(tools, Tool::PgDump, connection);
+async fn spawn(tools: &PgTools, connection: &PgConnection, arguments: Vec<OsString>) -> Result<DumpStream, SourceError> {
+    let mut pg_dump = command(tools, PgTool::PgDump, connection);
     pg_dump.args(["--format=custom", "--compress=0", "--no-password"]).args(arguments);
-    let encoding = Session::probe(tools, connection).await?;
+    let encoding = PgSession::probe(tools, connection).await?;
     pg_dump.arg(format!("--dbname={}", connection.pinned(connection.pins(), &encoding)));
     pg_dump.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut running = Running::start(pg_dump, Tool::PgDump)?;
+    let mut running = RunningChild::start(pg_dump, PgTool::PgDump)?;
     let pipe = |source| crate::pg::children::ChildError::Pipe { program: "pg_dump".to_owned(), source };
     let stdout = running.child().stdout.take().ok_or_else(|| pipe(ErrorKind::BrokenPipe.into()))?;
     let fd = stdout.into_owned_fd().map_err(pipe)?;
@@ -221,14 +226,19 @@ async fn spawn(tools: &Tools, connection: &Connection, arguments: Vec<OsString>)
 ///
 /// # Errors
 /// [`SourceError`] if `pg_dumpall` fails or writes what does not belong into globals.
-pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str, role_passwords: bool) -> Result<Vec<u8>, SourceError> {
-    let mut pg_dumpall = command(tools, Tool::PgDumpall, connection);
+pub async fn globals_once(
+    tools: &PgTools,
+    connection: &PgConnection,
+    database: &str,
+    role_passwords: bool,
+) -> Result<Vec<u8>, SourceError> {
+    let mut pg_dumpall = command(tools, PgTool::PgDumpall, connection);
     pg_dumpall.args(["--globals-only", "--no-password"]);
     // As a connection string: a bare name that holds a `=` or begins like a URI would be taken for one, and lead to another server.
     pg_dumpall.arg(format!("--database=dbname={}", quote_value(database)));
     // Shared catalogs hold names in whatever encoding the database had that they were made from. They are read as bytes, whatever database they are read
     // through, and taken for texts of the maintenance database, as stock tools do.
-    let mut session = Session::open(tools, connection).await?;
+    let mut session = PgSession::open(tools, connection).await?;
     let question = "SELECT pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname IN ('postgres', pg_catalog.current_database()) ORDER BY datname = 'postgres' DESC LIMIT 1";
     let written_in = session.ask_one("the encoding of the maintenance database", question).await?;
     drop(session);
@@ -238,7 +248,7 @@ pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str
         pg_dumpall.arg("--no-role-passwords");
     }
     pg_dumpall.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut running = Running::start(pg_dumpall, Tool::PgDumpall)?;
+    let mut running = RunningChild::start(pg_dumpall, PgTool::PgDumpall)?;
     let mut script = Vec::new();
     if let Some(stdout) = running.child().stdout.take() {
         let pipe = |source| crate::pg::children::ChildError::Pipe { program: "pg_dumpall".to_owned(), source };
@@ -255,8 +265,8 @@ pub async fn globals_once(tools: &Tools, connection: &Connection, database: &str
 /// # Errors
 /// [`SourceError::RestlessGlobals`] if they change every time.
 pub async fn globals_settled(
-    tools: &Tools,
-    connection: &Connection,
+    tools: &PgTools,
+    connection: &PgConnection,
     database: &str,
     role_passwords: bool,
     mut before: Vec<u8>,
@@ -275,7 +285,7 @@ pub async fn globals_settled(
 ///
 /// # Errors
 /// [`SourceError::Incomplete`] naming the first table that is missing, twice or unexpected.
-pub fn complete<'a>(snapshot: &Snapshot, tallies: impl IntoIterator<Item = &'a Tally>) -> Result<(), SourceError> {
+pub fn complete<'a>(snapshot: &ExportedSnapshot, tallies: impl IntoIterator<Item = &'a ArchiveTally>) -> Result<(), SourceError> {
     let mut seen = BTreeSet::new();
     for table in tallies.into_iter().flat_map(|tally| &tally.tables) {
         if !seen.insert((table.schema.clone(), table.table.clone())) {
@@ -300,18 +310,18 @@ pub fn complete<'a>(snapshot: &Snapshot, tallies: impl IntoIterator<Item = &'a T
 mod tests {
     use super::*;
 
-    fn table(name: &str, bytes: u64) -> Table {
-        Table { schema: b"public".to_vec(), name: name.into(), oid: 1, has_rows: true, of_extension: false, bytes }
+    fn table(name: &str, bytes: u64) -> SourceTable {
+        SourceTable { schema: b"public".to_vec(), name: name.into(), oid: 1, has_rows: true, of_extension: false, bytes }
     }
 
     #[test]
     fn one_job_means_main_alone_and_more_share_the_weight() {
-        let tables: Vec<Table> = (1..=10).map(|n| table(&format!("t{n}"), n * 100)).collect();
-        assert!(Split::new(&tables, 1).data.is_empty());
-        let split = Split::new(&tables, 3);
+        let tables: Vec<SourceTable> = (1..=10).map(|n| table(&format!("t{n}"), n * 100)).collect();
+        assert!(PayloadSplit::new(&tables, 1).data.is_empty());
+        let split = PayloadSplit::new(&tables, 3);
         assert_eq!(split.data.len(), 2);
         let weights: Vec<u64> = split.data.iter().map(|ts| ts.iter().map(|t| t.bytes).sum()).collect();
         assert!(weights.iter().all(|w| (1500..2200).contains(w)), "{weights:?}");
-        assert!(Split::new(&[], 4).data.is_empty());
+        assert!(PayloadSplit::new(&[], 4).data.is_empty());
     }
 }

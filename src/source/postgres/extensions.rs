@@ -5,7 +5,7 @@ use super::SourceError;
 use crate::domain::fingerprint::{ExtensionFacts, ExtensionRows};
 use crate::pg::session::estimate;
 use crate::pg::sql::quote_identifier;
-use crate::pg::{Session, SessionError};
+use crate::pg::{PgSession, SessionError};
 
 /// Tables of extensions that are larger are not read: in bytes, as of the last VACUUM.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -22,7 +22,7 @@ const TABLES: &str = "SELECT e.extname, n.nspname, c.relname, c.relpages, pg_cat
 ///
 /// # Errors
 /// [`SourceError::Session`]; a table that may not be read is told as such.
-pub async fn read(session: &mut Session) -> Result<Vec<ExtensionFacts>, SourceError> {
+pub async fn read(session: &mut PgSession) -> Result<Vec<ExtensionFacts>, SourceError> {
     let shape = || SessionError::Shape { what: "the extensions".to_owned() };
     let mut extensions = Vec::new();
     for row in session.ask("the extensions", EXTENSIONS, 2).await? {
@@ -41,7 +41,7 @@ pub async fn read(session: &mut Session) -> Result<Vec<ExtensionFacts>, SourceEr
 }
 
 /// Number and hash of the rows, whatever their order; none if the role may not read them.
-async fn rows(session: &mut Session, schema: &str, table: &str) -> Result<Option<(u64, String)>, SourceError> {
+async fn rows(session: &mut PgSession, schema: &str, table: &str) -> Result<Option<(u64, String)>, SourceError> {
     let question = format!(
         "SELECT pg_catalog.count(*), COALESCE(pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5((t.*)::pg_catalog.text), 1, 15))::pg_catalog.bit(60)::pg_catalog.int8), 0) \
          FROM ONLY {}.{} AS t",

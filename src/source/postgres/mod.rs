@@ -17,7 +17,7 @@ pub mod online;
 pub mod snapshot;
 pub mod watch;
 
-use crate::domain::Trouble;
+use crate::domain::ErrorClass;
 use crate::pg::SessionError;
 use crate::pg::children::ChildError;
 use crate::pg::globals::GlobalsError;
@@ -118,7 +118,7 @@ fn login(last_words: &str) -> &'static str {
 impl SourceError {
     /// What kind of thing it is, without a word of the server's or of the data: for messages that leave this host.
     #[must_use]
-    pub fn class(&self) -> &'static str {
+    pub fn safe_cause(&self) -> &'static str {
         match self {
             Self::Tools(_) => "the client programs of Postgres are missing or too old",
             Self::Password(_) => "password_command did not give the password",
@@ -138,14 +138,14 @@ impl SourceError {
 
     /// Class of the error.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Tools(_) | Self::Password(_) | Self::Session(SessionError::NotPinned { .. }) => Trouble::Usage,
+            Self::Tools(_) | Self::Password(_) | Self::Session(SessionError::NotPinned { .. }) => ErrorClass::Usage,
             Self::Session(SessionError::Lost { .. }) | Self::Locked { .. } | Self::Restless { .. } | Self::RestlessGlobals { .. } => {
-                Trouble::Unavailable
+                ErrorClass::Unavailable
             }
-            Self::Changed { .. } | Self::KeepChanging { .. } | Self::TooLong { .. } => Trouble::Unavailable,
-            Self::Session(_) | Self::Child(_) | Self::Globals(_) | Self::Incomplete(_) => Trouble::SourceFailed,
+            Self::Changed { .. } | Self::KeepChanging { .. } | Self::TooLong { .. } => ErrorClass::Unavailable,
+            Self::Session(_) | Self::Child(_) | Self::Globals(_) | Self::Incomplete(_) => ErrorClass::SourceFailed,
         }
     }
 

@@ -1,8 +1,8 @@
 //! What a database holds and `pg_dump` leaves out: asked of the catalogs, and heard in its own warnings. It exits 0 all the same, so nobody else
 //! would tell.
 
-use crate::domain::fingerprint::{Omitted, OmittedKind};
-use crate::pg::{Session, SessionError};
+use crate::domain::fingerprint::{OmittedKind, OmittedObject};
+use crate::pg::{PgSession, SessionError};
 
 /// Warnings that are kept at most.
 const WARNINGS_MAX: usize = 50;
@@ -63,11 +63,11 @@ const QUESTIONS: [(OmittedKind, &str); 9] = [
 ///
 /// # Errors
 /// [`SessionError`]
-pub async fn asked(session: &mut Session) -> Result<Vec<Omitted>, SessionError> {
+pub async fn asked(session: &mut PgSession) -> Result<Vec<OmittedObject>, SessionError> {
     let mut all = Vec::new();
     for (kind, question) in QUESTIONS {
         let names = session.ask("what a dump leaves out", question, 1).await?;
-        all.extend(names.into_iter().flatten().flatten().map(|name| Omitted { kind, name }));
+        all.extend(names.into_iter().flatten().flatten().map(|name| OmittedObject { kind, name }));
     }
     all.sort();
     all.dedup();
@@ -76,14 +76,14 @@ pub async fn asked(session: &mut Session) -> Result<Vec<Omitted>, SessionError> 
 
 /// What `pg_dump` has warned of. Its own words, which are English: lifeboat sets its locale.
 #[must_use]
-pub fn warned(said: &str) -> Vec<Omitted> {
+pub fn warned(said: &str) -> Vec<OmittedObject> {
     // Foreign keys that refer to each other: lifeboat makes them after all rows, in whatever order those came. And what is asked of the catalogs, by name.
     const KNOWN: [&str; 2] = ["there are circular foreign-key constraints", "subscriptions not dumped because"];
     let warnings =
         said.lines().filter_map(|line| line.strip_prefix("pg_dump: warning: ").or_else(|| line.strip_prefix("pg_dumpall: warning: ")));
     let unknown = warnings.filter(|warning| !KNOWN.iter().any(|known| warning.starts_with(known)));
     let cut = |warning: &str| crate::pg::archive::readable(&warning.as_bytes()[..warning.floor_char_boundary(WARNING_BYTES_MAX)]);
-    let mut all: Vec<Omitted> = unknown.map(|warning| Omitted { kind: OmittedKind::Warning, name: cut(warning) }).collect();
+    let mut all: Vec<OmittedObject> = unknown.map(|warning| OmittedObject { kind: OmittedKind::Warning, name: cut(warning) }).collect();
     all.sort();
     all.dedup();
     all.truncate(WARNINGS_MAX);
@@ -103,7 +103,7 @@ mod tests {
                     pg_dump: warning: could not resolve dependency loop among these items:\n";
         let warned = warned(said);
         assert_eq!(
-            warned.iter().map(Omitted::what).collect::<Vec<_>>(),
+            warned.iter().map(OmittedObject::what).collect::<Vec<_>>(),
             ["warning of pg_dump could not resolve dependency loop among these items:"]
         );
         let long = format!("pg_dump: warning: {}\n", "é".repeat(400)).repeat(3);

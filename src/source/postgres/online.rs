@@ -6,22 +6,22 @@
 use jiff::Timestamp;
 
 use super::SourceError;
-use super::snapshot::{Server, server};
+use super::snapshot::{SourceServer, server};
 use crate::domain::manifest::{SourceFacts, plain_version};
 use crate::pg::sql::quote_text;
-use crate::pg::{Connection, Session, SessionError, Tools};
+use crate::pg::{PgConnection, PgSession, PgTools, SessionError};
 
 /// A server that was asked to get ready.
-pub struct Online {
-    session: Session,
+pub struct OnlineServer {
+    session: PgSession,
     /// What it is, and when and where in its WAL it was.
     pub facts: SourceFacts,
-    server: Server,
+    server: SourceServer,
 }
 
 /// What an online backup left behind for whoever restores.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labels {
+pub struct BackupLabels {
     /// Content of `backup_label`.
     pub label: String,
     /// Content of `tablespace_map`.
@@ -33,31 +33,31 @@ pub struct Labels {
 }
 
 /// An online backup that is under way.
-pub struct Backup {
-    online: Online,
+pub struct OnlineBackup {
+    online: OnlineServer,
     start_lsn: String,
 }
 
 /// An online backup that has ended. The slot keeps the WAL until this is dropped.
-pub struct Ended {
+pub struct EndedBackup {
     /// What whoever restores needs.
-    pub labels: Labels,
+    pub labels: BackupLabels,
     /// What the server is.
     pub facts: SourceFacts,
-    _session: Session,
+    _session: PgSession,
 }
 
 fn shape(what: &str) -> SourceError {
     SessionError::Shape { what: what.to_owned() }.into()
 }
 
-impl Online {
+impl OnlineServer {
     /// Opens the session.
     ///
     /// # Errors
     /// [`SourceError`]; also if the server is a standby, whose volumes are cut like those of a server that crashed.
-    pub async fn open(tools: &Tools, connection: &Connection) -> Result<Self, SourceError> {
-        let mut session = Session::open(tools, connection).await?;
+    pub async fn open(tools: &PgTools, connection: &PgConnection) -> Result<Self, SourceError> {
+        let mut session = PgSession::open(tools, connection).await?;
         let server = server(&mut session).await?;
         if session.ask_one("whether it is a standby", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t" {
             return Err(SourceError::Incomplete(
@@ -81,7 +81,7 @@ impl Online {
     ///
     /// # Errors
     /// [`SourceError`]
-    pub async fn begin(mut self, label: &str) -> Result<Backup, SourceError> {
+    pub async fn begin(mut self, label: &str) -> Result<OnlineBackup, SourceError> {
         // Gone with the session, at whatever moment that ends.
         let slot = format!(
             "SELECT pg_catalog.pg_create_physical_replication_slot({}, true, true)",
@@ -94,17 +94,17 @@ impl Online {
         };
         let start_lsn = self.session.ask_one("the beginning of an online backup", &begin).await?;
         self.facts = facts(&mut self.session, &self.server).await?;
-        Ok(Backup { online: self, start_lsn })
+        Ok(OnlineBackup { online: self, start_lsn })
     }
 }
 
-impl Backup {
+impl OnlineBackup {
     /// Ends the online backup. The volume with the WAL is cut after this and before the answer is dropped.
     ///
     /// # Errors
     /// [`SourceError`]
-    pub async fn end(self) -> Result<Ended, SourceError> {
-        let Online { mut session, facts, server } = self.online;
+    pub async fn end(self) -> Result<EndedBackup, SourceError> {
+        let OnlineServer { mut session, facts, server } = self.online;
         let end = match server.major() {
             15.. => "SELECT lsn, labelfile, spcmapfile FROM pg_catalog.pg_backup_stop(false)",
             _ => "SELECT lsn, labelfile, spcmapfile FROM pg_catalog.pg_stop_backup(false, false)",
@@ -112,17 +112,17 @@ impl Backup {
         let what = "the end of an online backup";
         let row = session.ask(what, end, 3).await?.into_iter().next().ok_or_else(|| shape(what))?;
         let [Some(stop_lsn), Some(label), map] = row.as_slice() else { return Err(shape(what)) };
-        let labels = Labels {
+        let labels = BackupLabels {
             label: label.clone(),
             tablespace_map: map.clone().unwrap_or_default(),
             start_lsn: self.start_lsn,
             stop_lsn: stop_lsn.clone(),
         };
-        Ok(Ended { labels, facts, _session: session })
+        Ok(EndedBackup { labels, facts, _session: session })
     }
 }
 
-async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, SourceError> {
+async fn facts(session: &mut PgSession, server: &SourceServer) -> Result<SourceFacts, SourceError> {
     let time = "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
     let snapshot_time: Timestamp = session.ask_one("the time", time).await?.parse().map_err(|_| shape("the time"))?;
     let lsn = session.ask_one("its position in the WAL", "SELECT pg_catalog.pg_current_wal_lsn()").await?;

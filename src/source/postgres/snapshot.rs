@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::SourceError;
-use super::definitions::{self, Definitions};
+use super::definitions::{self, DefinitionHashes};
 use super::{extensions, omitted, watch};
-use crate::domain::fingerprint::{ExtensionFacts, Omitted};
+use crate::domain::fingerprint::{ExtensionFacts, OmittedObject};
 use crate::domain::manifest::{SourceFacts, plain_version};
-use crate::domain::span::Span;
+use crate::domain::span::HumanDuration;
 use crate::pg::session::{Row, estimate};
 use crate::pg::sql::quote_bytes;
-use crate::pg::{Connection, Session, SessionError, Tools};
+use crate::pg::{PgConnection, PgSession, PgTools, SessionError};
 
 /// How often tables that come and go make us start over.
 const ATTEMPTS_MAX: u32 = 5;
@@ -21,7 +21,7 @@ const LOCK_BATCH: usize = 500;
 
 /// A table that holds rows of its own or is the parent of such.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Table {
+pub struct SourceTable {
     /// Schema, in the database's encoding.
     pub schema: Vec<u8>,
     /// Name, in the database's encoding.
@@ -37,29 +37,29 @@ pub struct Table {
 }
 
 /// A session that holds every table's lock and the exported snapshot until it is dropped.
-pub struct Snapshot {
-    session: Session,
+pub struct ExportedSnapshot {
+    session: PgSession,
     /// Name under which children import it.
     pub name: String,
     /// The tables it shows.
-    pub tables: Vec<Table>,
+    pub tables: Vec<SourceTable>,
     /// Facts for the manifest.
     pub facts: SourceFacts,
     /// Name of the database.
     pub database: String,
     /// What every object was in it.
-    pub definitions: Definitions,
+    pub definitions: DefinitionHashes,
     /// The extensions.
     pub extensions: Vec<ExtensionFacts>,
     /// What the catalogs tell that `pg_dump` leaves out.
-    pub omitted: Vec<Omitted>,
+    pub omitted: Vec<OmittedObject>,
     /// Major version of the server.
     pub major: u32,
 }
 
 /// What is asked of the server before anything else.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct SourceServer {
     /// `server_version`.
     pub version: String,
     /// `server_version_num`.
@@ -68,7 +68,7 @@ pub struct Server {
     pub database: String,
 }
 
-impl Server {
+impl SourceServer {
     /// Major version.
     #[must_use]
     pub fn major(&self) -> u32 {
@@ -80,14 +80,14 @@ impl Server {
 ///
 /// # Errors
 /// [`SessionError`]
-pub async fn server(session: &mut Session) -> Result<Server, SessionError> {
+pub async fn server(session: &mut PgSession) -> Result<SourceServer, SessionError> {
     let rows = session
         .ask("its version", "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num'), pg_catalog.current_database()", 3)
         .await?;
     let shape = || SessionError::Shape { what: "its version".to_owned() };
     match rows.into_iter().next().ok_or_else(shape)?.as_slice() {
         [Some(version), Some(number), Some(database)] => {
-            Ok(Server { version: version.clone(), version_num: number.parse().map_err(|_| shape())?, database: database.clone() })
+            Ok(SourceServer { version: version.clone(), version_num: number.parse().map_err(|_| shape())?, database: database.clone() })
         }
         _ => Err(shape()),
     }
@@ -106,11 +106,11 @@ const LIST: &str = "SELECT pg_catalog.encode(pg_catalog.convert_to(n.nspname::pg
     AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     ORDER BY n.nspname, c.relname";
 
-async fn list(session: &mut Session) -> Result<Vec<Table>, SessionError> {
+async fn list(session: &mut PgSession) -> Result<Vec<SourceTable>, SessionError> {
     let rows = session.ask("the list of tables", LIST, 8).await?;
     let shape = || SessionError::Shape { what: "the list of tables".to_owned() };
     let table = |row: Vec<Option<String>>| match row.as_slice() {
-        [Some(schema), Some(name), Some(oid), Some(has_rows), Some(of_extension), pages, toast_pages, block_bytes] => Some(Table {
+        [Some(schema), Some(name), Some(oid), Some(has_rows), Some(of_extension), pages, toast_pages, block_bytes] => Some(SourceTable {
             schema: hex::decode(schema).ok()?,
             name: hex::decode(name).ok()?,
             oid: oid.parse().ok()?,
@@ -123,18 +123,18 @@ async fn list(session: &mut Session) -> Result<Vec<Table>, SessionError> {
     rows.into_iter().map(|row| table(row).ok_or_else(shape)).collect()
 }
 
-fn identities(tables: &[Table]) -> BTreeSet<(&[u8], &[u8], u32)> {
+fn identities(tables: &[SourceTable]) -> BTreeSet<(&[u8], &[u8], u32)> {
     tables.iter().map(|t| (t.schema.as_slice(), t.name.as_slice(), t.oid)).collect()
 }
 
-impl Snapshot {
+impl ExportedSnapshot {
     /// Locks every table and exports a snapshot. The session stays open, and with it locks and snapshot.
     ///
     /// # Errors
     /// [`SourceError::Locked`] if a table is held longer than `lock_wait`; [`SourceError::Restless`] if tables come and go
     /// all the time; [`SourceError::Session`] otherwise.
-    pub async fn take(tools: &Tools, connection: &Connection, lock_wait: Span) -> Result<Self, SourceError> {
-        let mut session = Session::open(tools, connection).await?;
+    pub async fn take(tools: &PgTools, connection: &PgConnection, lock_wait: HumanDuration) -> Result<Self, SourceError> {
+        let mut session = PgSession::open(tools, connection).await?;
         let wait = format!("SET lock_timeout = {}", lock_wait.duration().as_millis().max(1));
         session.run("the lock timeout", &wait).await?;
         let server = server(&mut session).await?;
@@ -157,10 +157,10 @@ impl Snapshot {
     }
 
     /// The snapshot's name, or `None` if the tables changed and everything must start over.
-    async fn attempt(session: &mut Session, wanted: &[Table], lock_wait: Span) -> Result<Option<String>, SourceError> {
+    async fn attempt(session: &mut PgSession, wanted: &[SourceTable], lock_wait: HumanDuration) -> Result<Option<String>, SourceError> {
         for batch in wanted.chunks(LOCK_BATCH) {
             // ONLY: children are in the list themselves, and one that is not must be noticed, not locked unseen.
-            let name = |t: &Table| [b"ONLY ", quote_bytes(&t.schema).as_slice(), b".", &quote_bytes(&t.name)].concat();
+            let name = |t: &SourceTable| [b"ONLY ", quote_bytes(&t.schema).as_slice(), b".", &quote_bytes(&t.name)].concat();
             let names: Vec<Vec<u8>> = batch.iter().map(name).collect();
             let lock = [b"LOCK TABLE ", names.join(&b", "[..]).as_slice(), b" IN ACCESS SHARE MODE"].concat();
             // As it is, not by way of a SELECT: that would take the snapshot before the locks.
@@ -189,7 +189,7 @@ impl Snapshot {
     }
 }
 
-async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, SourceError> {
+async fn facts(session: &mut PgSession, server: &SourceServer) -> Result<SourceFacts, SourceError> {
     let shape = |what: &str| SessionError::Shape { what: what.to_owned() };
     let time = session
         .ask_one(
@@ -214,7 +214,7 @@ async fn facts(session: &mut Session, server: &Server) -> Result<SourceFacts, So
 }
 
 /// The only row of a question that may be refused; the savepoint keeps the transaction alive.
-pub(super) async fn optional(session: &mut Session, sql: &str, columns: usize) -> Result<Option<Row>, SourceError> {
+pub(super) async fn optional(session: &mut PgSession, sql: &str, columns: usize) -> Result<Option<Row>, SourceError> {
     session.run("a savepoint", "SAVEPOINT optional").await?;
     match session.ask("an optional fact", sql, columns).await {
         Ok(mut rows) => Ok(rows.pop()),

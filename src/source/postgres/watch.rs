@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use super::SourceError;
-use crate::domain::span::{Span, for_people};
+use crate::domain::span::{HumanDuration, format_duration};
 use crate::pg::session::estimate;
 use crate::pg::sql::quote_text;
-use crate::pg::{Connection, Session, SessionError, Tools};
+use crate::pg::{PgConnection, PgSession, PgTools, SessionError};
 
 /// How long one look may take: whoever watches waits for nobody.
 const LOOK: Duration = Duration::from_secs(10);
@@ -28,34 +28,34 @@ const OURS: &str = "(SELECT pid FROM pg_catalog.pg_stat_activity WHERE applicati
 
 /// What is allowed.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ServerLimits {
     /// How long a session of ours may wait for a lock.
-    pub lock_wait: Span,
+    pub lock_wait: HumanDuration,
     /// How long the snapshot may last; none: it is told of when it becomes old.
-    pub snapshot: Option<Span>,
+    pub snapshot: Option<HumanDuration>,
 }
 
 /// Watches until a limit is passed. It ends in no other way: whoever is watched ends it.
 ///
 /// # Errors
 /// [`SourceError::Locked`] or [`SourceError::TooLong`].
-pub async fn watch(tools: &Tools, connection: &Connection, limits: Limits) -> SourceError {
+pub async fn watch(tools: &PgTools, connection: &PgConnection, limits: ServerLimits) -> SourceError {
     let begun = tokio::time::Instant::now();
     let (mut told, mut told_of_waiters) = (TOLD_FROM, None::<tokio::time::Instant>);
-    let mut session: Option<Session> = None;
+    let mut session: Option<PgSession> = None;
     loop {
         tokio::time::sleep(PAUSE).await;
         if let Some(limit) = limits.snapshot.filter(|limit| begun.elapsed() > limit.duration()) {
             return SourceError::TooLong { limit: limit.to_string() };
         }
         if begun.elapsed() > told {
-            tracing::warn!("the dump has held its snapshot for {}: vacuum may remove nothing younger", for_people(begun.elapsed()));
+            tracing::warn!("the dump has held its snapshot for {}: vacuum may remove nothing younger", format_duration(begun.elapsed()));
             told = begun.elapsed() + TOLD_EVERY;
         }
         // A server that does not answer is found out by whoever reads from it.
         let mut open = match session.take() {
             Some(open) => open,
-            None => match tokio::time::timeout(LOOK, Session::open(tools, connection)).await {
+            None => match tokio::time::timeout(LOOK, PgSession::open(tools, connection)).await {
                 Ok(Ok(open)) => open,
                 _ => continue,
             },
@@ -76,7 +76,7 @@ pub async fn watch(tools: &Tools, connection: &Connection, limits: Limits) -> So
 }
 
 /// What a session of ours has waited for too long, and who holds it.
-async fn held_up(session: &mut Session, longest: Span) -> Result<Option<String>, SessionError> {
+async fn held_up(session: &mut PgSession, longest: HumanDuration) -> Result<Option<String>, SessionError> {
     let millis = longest.duration().as_millis().max(1);
     let question = format!(
         "SELECT COALESCE(l.relation::pg_catalog.regclass::pg_catalog.text, l.locktype), pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ',') \
@@ -93,7 +93,7 @@ async fn held_up(session: &mut Session, longest: Span) -> Result<Option<String>,
 }
 
 /// Who waits for a lock of ours.
-async fn waiters(session: &mut Session) -> Result<Option<String>, SessionError> {
+async fn waiters(session: &mut PgSession) -> Result<Option<String>, SessionError> {
     let question = format!(
         "SELECT count(*), COALESCE(min(l.relation::pg_catalog.regclass::pg_catalog.text), ''), \
          COALESCE(pg_catalog.max(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - l.waitstart))::pg_catalog.int8, 0) FROM pg_catalog.pg_locks l \
@@ -105,14 +105,14 @@ async fn waiters(session: &mut Session) -> Result<Option<String>, SessionError> 
         Some([count, Some(what), seconds]) if estimate(count) > 0 => Ok(Some(format!(
             "{} sessions have waited for up to {} for locks that this dump holds, such as that of {what}; everything behind them waits too",
             estimate(count),
-            for_people(Duration::from_secs(estimate(seconds)))
+            format_duration(Duration::from_secs(estimate(seconds)))
         ))),
         _ => Ok(None),
     }
 }
 
 /// Sessions, by what may be seen of them, or prepared transactions, which have none.
-async fn holder(session: &mut Session, pids: &str) -> Result<String, SessionError> {
+async fn holder(session: &mut PgSession, pids: &str) -> Result<String, SessionError> {
     if pids.is_empty() || pids.split(',').any(|pid| pid == "0") {
         let gids = session
             .ask_one(
@@ -137,7 +137,7 @@ async fn holder(session: &mut Session, pids: &str) -> Result<String, SessionErro
 ///
 /// # Errors
 /// [`SessionError`]
-pub async fn culprit(session: &mut Session, tables: impl Iterator<Item = u32>) -> Result<Option<String>, SessionError> {
+pub async fn culprit(session: &mut PgSession, tables: impl Iterator<Item = u32>) -> Result<Option<String>, SessionError> {
     let oids = tables.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",");
     let question = format!(
         "SELECT relation::pg_catalog.regclass, COALESCE(pid, 0), granted FROM pg_catalog.pg_locks WHERE mode = 'AccessExclusiveLock' \

@@ -1,16 +1,16 @@
 //! What a store's refusal means: whether it stays, whether it is the key's, whether what was sent did not arrive.
 
-use super::S3;
-use crate::aws::Answer;
+use super::S3Vault;
+use crate::aws::AwsError;
 use crate::vault::VaultError;
 
-impl S3 {
-    pub(super) fn explain(&self, what: &str, answer: Answer) -> VaultError {
+impl S3Vault {
+    pub(super) fn explain(&self, what: &str, answer: AwsError) -> VaultError {
         explain(&self.config.bucket, what, answer)
     }
 }
 
-fn explain(bucket: &str, what: &str, answer: Answer) -> VaultError {
+fn explain(bucket: &str, what: &str, answer: AwsError) -> VaultError {
     let (what, why) = (what.to_owned(), answer.message.clone());
     let says = |word: &str| why.to_ascii_lowercase().contains(word);
     // AWS, and MinIO with a key server, with one that refuses, and with none.
@@ -38,14 +38,14 @@ fn explain(bucket: &str, what: &str, answer: Answer) -> VaultError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Trouble;
+    use crate::domain::ErrorClass;
 
     /// What stores answer, from their own sources: AWS' error documentation, Ceph's `rgw_http_s3_errors`, MinIO's `api-errors.go`, Garage's
     /// `error.rs`; and what is made of it. Nothing of it is "integrity broken" but what is, and nothing that stays is "try again".
     #[test]
     fn every_stores_words_have_their_meaning() {
-        use Trouble::{Integrity, KeyRefused, Unavailable, Usage};
-        let rows: [(&str, u16, &str, &str, Trouble); 44] = [
+        use ErrorClass::{Integrity, KeyRefused, Unavailable, Usage};
+        let rows: [(&str, u16, &str, &str, ErrorClass); 44] = [
             ("AWS", 403, "SignatureDoesNotMatch", "The request signature we calculated does not match", Usage),
             ("AWS", 403, "InvalidAccessKeyId", "The access key ID you provided does not exist in our records.", Usage),
             ("AWS", 403, "RequestTimeTooSkewed", "The difference between the request time and the server's time is too large.", Usage),
@@ -92,13 +92,13 @@ mod tests {
             ("Garage", 400, "InvalidDigest", "Invalid digest: SHA256 checksum verification failed", Integrity),
         ];
         for (store, status, code, message, meaning) in rows {
-            let answer = Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false };
+            let answer = AwsError { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false };
             let error = explain("b", "storing x", answer);
-            assert_eq!(error.trouble(), meaning, "{store} {status} {code} {message}: {error}");
+            assert_eq!(error.class(), meaning, "{store} {status} {code} {message}: {error}");
             assert!(error.to_string().contains(message) || code == "NoSuchBucket", "{error}");
         }
         let skewed =
-            Answer { status: Some(400), code: "InvalidRequest".to_owned(), message: "Date is too old".to_owned(), is_setup: false };
+            AwsError { status: Some(400), code: "InvalidRequest".to_owned(), message: "Date is too old".to_owned(), is_setup: false };
         assert!(explain("b", "listing", skewed).to_string().contains("the clock of this host is off"));
     }
 }

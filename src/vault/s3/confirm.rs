@@ -7,27 +7,27 @@ use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::S3;
-use crate::aws::Answer;
-use crate::config::Confirm;
+use super::S3Vault;
+use crate::aws::AwsError;
+use crate::config::UploadConfirmation;
 use crate::domain::layout::ObjectKey;
-use crate::vault::fetch::Again;
+use crate::vault::fetch::RetryBackoff;
 use crate::vault::{Vault, VaultError};
 
 /// Bytes of an object, one after the other, with the SHA-256 (base64) of each stretch.
-pub(super) type Stretch = (u64, String);
+pub(super) type HashedRange = (u64, String);
 
-impl S3 {
+impl S3Vault {
     /// Whether the reply confirms what was sent. `false` if it says nothing and need not, since what is stored is read back.
     pub(super) fn is_confirmed(&self, what: &str, replied: Option<&str>, sum: &str) -> Result<bool, VaultError> {
         let why = match replied {
             Some(replied) if replied == sum => {
                 self.has_echoed.store(true, Ordering::Relaxed);
                 // A store may repeat what it was told without having looked.
-                return Ok(self.config.confirm == Confirm::Echo);
+                return Ok(self.config.confirm == UploadConfirmation::Echo);
             }
             Some(replied) => format!("the store computed SHA-256 {replied}, and {sum} was sent"),
-            None if self.config.confirm == Confirm::ReadBack => return Ok(false),
+            None if self.config.confirm == UploadConfirmation::ReadBack => return Ok(false),
             None if self.has_echoed.load(Ordering::Relaxed) => {
                 "the store confirmed the checksums of others, and not of this one".to_owned()
             }
@@ -42,7 +42,7 @@ impl S3 {
     }
 
     /// Reads back what was just stored, which nothing else confirms.
-    pub(super) async fn read_back_as_sent(&self, key: &ObjectKey, sent: &[Stretch]) -> Result<(), VaultError> {
+    pub(super) async fn read_back_as_sent(&self, key: &ObjectKey, sent: &[HashedRange]) -> Result<(), VaultError> {
         match self.is_as_sent(key, sent).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(VaultError::Tally { what: key.to_string(), why: "what was read back is not what was sent".to_owned() }),
@@ -55,7 +55,7 @@ impl S3 {
     }
 
     /// Whether what stands under a name has these bytes.
-    async fn is_as_sent(&self, key: &ObjectKey, sent: &[Stretch]) -> Result<bool, VaultError> {
+    async fn is_as_sent(&self, key: &ObjectKey, sent: &[HashedRange]) -> Result<bool, VaultError> {
         let Some(facts) = self.find(key).await? else { return Ok(false) };
         let object = facts.warm()?;
         if object.bytes() != sent.iter().map(|(bytes, _)| bytes).sum::<u64>() {
@@ -67,7 +67,7 @@ impl S3 {
             let mut found = digest::Context::new(&digest::SHA256);
             while from < end {
                 let length = usize::try_from(end - from).unwrap_or(usize::MAX).min(self.config.part_bytes);
-                let mut again = Again::new(self.config.patience.duration());
+                let mut again = RetryBackoff::new(self.config.patience.duration());
                 let read = loop {
                     match self.read(&object, from, length).await {
                         Err(error @ VaultError::Unavailable { .. }) => again.after(error).await?,
@@ -88,15 +88,15 @@ impl S3 {
     }
 
     /// After a 412 or no answer at all: is what stands under the name what we sent?
-    pub(super) async fn resolve(&self, key: &ObjectKey, sum: &str, sent: &[Stretch], answer: Answer) -> Result<(), VaultError> {
+    pub(super) async fn resolve(&self, key: &ObjectKey, sum: &str, sent: &[HashedRange], answer: AwsError) -> Result<(), VaultError> {
         let bytes: u64 = sent.iter().map(|(bytes, _)| bytes).sum();
         let taken = answer.code == "PreconditionFailed";
-        let mut again = Again::new(self.config.patience.duration());
+        let mut again = RetryBackoff::new(self.config.patience.duration());
         let head = loop {
             let request = self.client.head_object().bucket(&self.config.bucket).key(self.full(key.as_str()));
             match request.checksum_mode(ChecksumMode::Enabled).send().await {
-                Err(error) if Answer::of(&error).is_passing() => {
-                    let away = VaultError::Unavailable { what: format!("looking at {key}"), why: Answer::of(&error).message };
+                Err(error) if AwsError::of(&error).is_passing() => {
+                    let away = VaultError::Unavailable { what: format!("looking at {key}"), why: AwsError::of(&error).message };
                     if again.after(away).await.is_err() {
                         break Err(error);
                     }
@@ -105,7 +105,7 @@ impl S3 {
             }
         };
         match head {
-            Ok(_) if self.config.confirm == Confirm::ReadBack => match self.is_as_sent(key, sent).await {
+            Ok(_) if self.config.confirm == UploadConfirmation::ReadBack => match self.is_as_sent(key, sent).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(VaultError::Exists { key: key.clone() }),
                 Err(error) => Err(VaultError::Unknown { what: format!("storing {key}"), why: error.to_string() }),
@@ -119,7 +119,7 @@ impl S3 {
                 }),
             },
             Err(error) => {
-                let looked = Answer::of(&error);
+                let looked = AwsError::of(&error);
                 match looked.status {
                     Some(404) if !taken => Err(VaultError::Unavailable { what: format!("storing {key}"), why: answer.message }),
                     _ => Err(VaultError::Unknown {

@@ -21,15 +21,15 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// When something last moved, and how long nothing may now.
 #[derive(Clone)]
-pub(super) struct Moving(Arc<Mutex<(Instant, Duration)>>);
+pub(super) struct TransferProgress(Arc<Mutex<(Instant, Duration)>>);
 
-impl Default for Moving {
+impl Default for TransferProgress {
     fn default() -> Self {
         Self(Arc::new(Mutex::new((Instant::now(), SILENCE_MAX))))
     }
 }
 
-impl Moving {
+impl TransferProgress {
     fn moved(&self, is_last: bool) {
         if let Ok(mut last) = self.0.lock() {
             *last = (Instant::now(), if is_last { ANSWER_MAX } else { SILENCE_MAX });
@@ -45,7 +45,7 @@ impl Moving {
         let moving = self.clone();
         ByteStream::new(SdkBody::retryable(move || {
             moving.moved(false);
-            SdkBody::from_body_1_x(Watched { rest: bytes.clone(), moving: moving.clone() })
+            SdkBody::from_body_1_x(WatchedBody { rest: bytes.clone(), moving: moving.clone() })
         }))
     }
 
@@ -65,12 +65,12 @@ impl Moving {
     }
 }
 
-struct Watched {
+struct WatchedBody {
     rest: Bytes,
-    moving: Moving,
+    moving: TransferProgress,
 }
 
-impl Body for Watched {
+impl Body for WatchedBody {
     type Data = Bytes;
     type Error = Infallible;
 

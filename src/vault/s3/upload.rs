@@ -7,27 +7,27 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::task::JoinSet;
 
-use super::confirm::Stretch;
-use super::moving::Moving;
-use super::{ATTEMPTS_MAX, S3, SILENCE_MAX, sha256};
-use crate::aws::Answer;
+use super::confirm::HashedRange;
+use super::moving::TransferProgress;
+use super::{ATTEMPTS_MAX, S3Vault, SILENCE_MAX, sha256};
+use crate::aws::AwsError;
 use crate::domain::layout::ObjectKey;
 use crate::seal::{SealedBytes, SegmentProof};
-use crate::vault::fetch::Again;
+use crate::vault::fetch::RetryBackoff;
 use crate::vault::{Upload, VaultError};
 
 /// One object on its way.
 pub(super) struct S3Upload {
-    pub(super) vault: S3,
+    pub(super) vault: S3Vault,
     pub(super) key: ObjectKey,
     pub(super) upload: String,
-    pub(super) begun: JoinSet<Result<Part, VaultError>>,
-    pub(super) done: Vec<Part>,
+    pub(super) begun: JoinSet<Result<UploadedPart, VaultError>>,
+    pub(super) done: Vec<UploadedPart>,
     pub(super) next: i32,
 }
 
 /// A part that has arrived.
-pub(super) struct Part {
+pub(super) struct UploadedPart {
     number: i32,
     etag: String,
     sum: String,
@@ -37,13 +37,13 @@ pub(super) struct Part {
 }
 
 impl S3Upload {
-    fn collect(&mut self, joined: Result<Result<Part, VaultError>, tokio::task::JoinError>) -> Result<(), VaultError> {
+    fn collect(&mut self, joined: Result<Result<UploadedPart, VaultError>, tokio::task::JoinError>) -> Result<(), VaultError> {
         let part = joined.map_err(|_| VaultError::Unknown { what: self.key.to_string(), why: "an uploading task died".to_owned() })??;
         self.done.push(part);
         Ok(())
     }
 
-    fn sent(&self) -> Vec<Stretch> {
+    fn sent(&self) -> Vec<HashedRange> {
         self.done.iter().map(|part| (part.bytes, part.sum.clone())).collect()
     }
 
@@ -54,12 +54,12 @@ impl S3Upload {
 }
 
 /// Sends one part, alone and repeatedly if it must be.
-async fn send_part(vault: S3, key: String, upload: String, number: i32, sealed: SealedBytes) -> Result<Part, VaultError> {
+async fn send_part(vault: S3Vault, key: String, upload: String, number: i32, sealed: SealedBytes) -> Result<UploadedPart, VaultError> {
     let (bytes, sum) = (sealed.bytes(), STANDARD.encode(sealed.sha256()));
     let what = format!("part {number} of {key}");
-    let (mut attempt, mut again) = (1, Again::new(vault.config.patience.duration()));
+    let (mut attempt, mut again) = (1, RetryBackoff::new(vault.config.patience.duration()));
     loop {
-        let moving = Moving::default();
+        let moving = TransferProgress::default();
         let request = vault.large.upload_part().bucket(&vault.config.bucket).key(&key).upload_id(&upload).part_number(number);
         let request = request.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(&sum).body(moving.body(bytes.clone()));
         let error = match moving.while_it_moves(request.send()).await {
@@ -67,11 +67,11 @@ async fn send_part(vault: S3, key: String, upload: String, number: i32, sealed: 
             Some(Ok(reply)) => match vault.is_confirmed(&what, reply.checksum_sha256(), &sum) {
                 Ok(is_confirmed) => {
                     let etag = reply.e_tag().unwrap_or_default().to_owned();
-                    return Ok(Part { number, etag, sum, bytes: bytes.len() as u64, is_confirmed });
+                    return Ok(UploadedPart { number, etag, sum, bytes: bytes.len() as u64, is_confirmed });
                 }
                 Err(error) => error,
             },
-            Some(Err(error)) => vault.explain(&what, Answer::of(&error)),
+            Some(Err(error)) => vault.explain(&what, AwsError::of(&error)),
         };
         match error {
             // The store is away: a backup that has come so far waits for it as a restore does.
@@ -104,7 +104,7 @@ impl Upload for S3Upload {
     }
 
     async fn complete(mut self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError> {
-        let mut again = Again::new(self.vault.config.patience.duration());
+        let mut again = RetryBackoff::new(self.vault.config.patience.duration());
         let settled = self.settle().await;
         let completed = loop {
             if settled.is_err() {
@@ -137,7 +137,7 @@ impl Upload for S3Upload {
         let request = self.vault.client.abort_multipart_upload().bucket(&self.vault.config.bucket);
         match request.key(self.vault.full(self.key.as_str())).upload_id(&self.upload).send().await {
             Ok(_) => Ok(()),
-            Err(error) => match self.vault.explain(&format!("aborting {}", self.key), Answer::of(&error)) {
+            Err(error) => match self.vault.explain(&format!("aborting {}", self.key), AwsError::of(&error)) {
                 VaultError::Missing { .. } => Ok(()),
                 error => Err(error),
             },
@@ -176,7 +176,7 @@ impl S3Upload {
             Ok(reply) if self.vault.is_confirmed(self.key.as_str(), reply.checksum_sha256(), &sum)? => Ok(()),
             Ok(_) => self.vault.read_back_as_sent(&self.key, &self.sent()).await,
             Err(error) => {
-                let answer = Answer::of(&error);
+                let answer = AwsError::of(&error);
                 if matches!(answer.code.as_str(), "PreconditionFailed" | "NoSuchUpload") || answer.status.is_none() {
                     return self.vault.resolve(&self.key, &sum, &self.sent(), answer).await;
                 }

@@ -9,20 +9,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 
-use super::Ebs;
-use crate::aws::Answer;
+use super::EbsVolumes;
+use crate::aws::AwsError;
 use crate::domain::volumes::{BLOCK_BYTES, SnapshotId};
 use crate::volumes::{BlockPage, BlockRef, VolumesError};
 
 /// Blocks of one page that the service allows: 5 GB of a volume.
 const PAGE_BLOCKS: i32 = 10_000;
 
-impl Ebs {
+impl EbsVolumes {
     pub(super) async fn held_blocks(&self, id: &SnapshotId, page: Option<&str>) -> Result<BlockPage, VolumesError> {
         let what = format!("listing the blocks of {id}");
         let request = self.ebs.list_snapshot_blocks().snapshot_id(id.as_str()).max_results(PAGE_BLOCKS);
         let sent = request.set_next_token(page.map(ToOwned::to_owned)).send().await;
-        let reply = sent.map_err(|error| self.explain(&what, Answer::of(&error)))?;
+        let reply = sent.map_err(|error| self.explain(&what, AwsError::of(&error)))?;
         let mut blocks = Vec::with_capacity(reply.blocks().len());
         for block in reply.blocks() {
             let token = block.block_token().ok_or_else(|| self.nonsense(&what, "a block has no token"))?;
@@ -35,7 +35,7 @@ impl Ebs {
         let what = format!("listing what changed from {since} to {id}");
         let request = self.ebs.list_changed_blocks().first_snapshot_id(since.as_str()).second_snapshot_id(id.as_str());
         let sent = request.max_results(PAGE_BLOCKS).set_next_token(page.map(ToOwned::to_owned)).send().await;
-        let reply = sent.map_err(|error| self.explain(&what, Answer::of(&error)))?;
+        let reply = sent.map_err(|error| self.explain(&what, AwsError::of(&error)))?;
         let mut blocks = Vec::with_capacity(reply.changed_blocks().len());
         for block in reply.changed_blocks() {
             // Without a second token the newer snapshot does not hold the block.
@@ -65,7 +65,7 @@ impl Ebs {
         let token = block.token.as_deref().ok_or_else(|| self.missing(format!("block {} of {id}", block.index)))?;
         let index = i32::try_from(block.index).map_err(|_| self.missing(format!("block {} of {id}", block.index)))?;
         let sent = self.ebs.get_snapshot_block().snapshot_id(id.as_str()).block_index(index).block_token(token).send().await;
-        let reply = sent.map_err(|error| self.explain(&what, Answer::of(&error)))?;
+        let reply = sent.map_err(|error| self.explain(&what, AwsError::of(&error)))?;
         let (length, algorithm, sum) = (reply.data_length, reply.checksum_algorithm, reply.checksum);
         if length.and_then(|length| usize::try_from(length).ok()) != Some(BLOCK_BYTES) {
             return Err(self.nonsense(&what, format!("it has {} bytes", length.unwrap_or_default())));

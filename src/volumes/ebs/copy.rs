@@ -12,15 +12,15 @@ use aws_sdk_ec2::types::ResourceType;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 
-use super::{Ebs, once, tagged_as};
+use super::{EbsVolumes, once, tagged_as};
 use crate::domain::volumes::{OWN_DESCRIPTION, SnapshotId};
-use crate::volumes::{Tags, VolumesError};
+use crate::volumes::{ResourceTags, VolumesError};
 
 /// How long the source believes the URL. The copy is begun within seconds.
 const SIGNED_FOR: Duration = Duration::from_secs(3600);
 
 /// What the URL says.
-struct Wish<'a> {
+struct CopyRequest<'a> {
     /// Address of EC2 in the source's region, without a path.
     endpoint: &'a str,
     source: &'a str,
@@ -28,8 +28,14 @@ struct Wish<'a> {
     snapshot: &'a SnapshotId,
 }
 
-impl Ebs {
-    pub(super) async fn copy_from(&self, source: &str, id: &SnapshotId, key: &str, tags: &Tags) -> Result<SnapshotId, VolumesError> {
+impl EbsVolumes {
+    pub(super) async fn copy_from(
+        &self,
+        source: &str,
+        id: &SnapshotId,
+        key: &str,
+        tags: &ResourceTags,
+    ) -> Result<SnapshotId, VolumesError> {
         let what = format!("copying {id}");
         let url = self.signed(&what, source, id).await?;
         let request = self
@@ -62,14 +68,14 @@ impl Ebs {
         let region = region.build().map_err(|error| unsigned(error.to_string()))?;
         let resolver = DefaultResolver::new();
         let endpoint = ResolveEndpoint::resolve_endpoint(&resolver, &region).await.map_err(|error| unsigned(error.to_string()))?;
-        let wish = Wish { endpoint: endpoint.url(), source, destination: &self.region, snapshot: id };
+        let wish = CopyRequest { endpoint: endpoint.url(), source, destination: &self.region, snapshot: id };
         wish.signed(credentials, SystemTime::now()).map_err(unsigned)
     }
 }
 
-impl Wish<'_> {
+impl CopyRequest<'_> {
     fn signed(&self, credentials: Credentials, now: SystemTime) -> Result<String, String> {
-        let Wish { endpoint, source, destination, snapshot } = *self;
+        let CopyRequest { endpoint, source, destination, snapshot } = *self;
         let mut url = format!("{}/?Action=CopySnapshot&Version=2016-11-15", endpoint.trim_end_matches('/'));
         append(&mut url, "SourceRegion", source);
         append(&mut url, "SourceSnapshotId", snapshot.as_str());
@@ -113,7 +119,7 @@ mod tests {
     fn the_url_is_signed_for_the_source_and_carries_the_session() -> Result<(), String> {
         let snapshot: SnapshotId = "snap-0abc".parse()?;
         let endpoint = "https://ec2.eu-west-1.amazonaws.com";
-        let wish = Wish { endpoint, source: "eu-west-1", destination: "eu-central-1", snapshot: &snapshot };
+        let wish = CopyRequest { endpoint, source: "eu-west-1", destination: "eu-central-1", snapshot: &snapshot };
         let credentials = Credentials::new("AKID", "secret", Some("a+b/c=".to_owned()), None, "test");
         let url = wish.signed(credentials, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))?;
         let asked =

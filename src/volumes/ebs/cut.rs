@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_ec2::operation::create_snapshot::CreateSnapshotOutput;
-use aws_sdk_ec2::types::{self, InstanceSpecification, ResourceType, SnapshotInfo};
+use aws_sdk_ec2::types::{self, InstanceSpecification, ResourceType};
 use futures::future::try_join_all;
 
-use super::{Ebs, once, tag, tag_map, tagged_as};
-use crate::aws::Answer;
+use super::{EbsVolumes, once, tag, tag_map, tagged_as};
+use crate::aws::AwsError;
 use crate::domain::volumes::tag::VOLUME as VOLUME_TAG;
-use crate::domain::volumes::{InstanceId, Snapshot, SnapshotId, VolumeId};
-use crate::volumes::{Cut, Tags, VolumesError};
+use crate::domain::volumes::{InstanceId, SnapshotId, SnapshotInfo, VolumeId};
+use crate::volumes::{ResourceTags, SnapshotRequest, VolumesError};
 
 /// Volumes that one request can leave out.
 const LEFT_OUT_MAX: usize = 40;
@@ -21,8 +21,8 @@ const TAGGING_AT_ONCE: usize = 8;
 const TAG_ATTEMPTS_MAX: u32 = 4;
 const TAG_PAUSE: Duration = Duration::from_millis(500);
 
-impl Ebs {
-    pub(super) async fn take(&self, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+impl EbsVolumes {
+    pub(super) async fn take(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let mut taken = match &cut.instance {
             Some(instance) => self.take_together(instance, cut).await?,
             None => vec![self.take_one(cut).await?],
@@ -31,7 +31,7 @@ impl Ebs {
         Ok(taken)
     }
 
-    async fn take_together(&self, instance: &InstanceId, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn take_together(&self, instance: &InstanceId, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let what = format!("taking snapshots of {instance}");
         let left_out = self.left_out(&what, instance, cut).await?;
         if left_out.len() > LEFT_OUT_MAX {
@@ -58,7 +58,7 @@ impl Ebs {
         Ok(taken)
     }
 
-    async fn take_one(&self, cut: &Cut) -> Result<Snapshot, VolumesError> {
+    async fn take_one(&self, cut: &SnapshotRequest) -> Result<SnapshotInfo, VolumesError> {
         let [volume] = cut.volumes.as_slice() else {
             return Err(self.refused("taking a snapshot", format!("{} volumes are named without an instance", cut.volumes.len())));
         };
@@ -73,7 +73,7 @@ impl Ebs {
     }
 
     /// The data volumes to leave out. The boot volume has a switch of its own, and among these EC2 refuses it.
-    async fn left_out(&self, what: &str, instance: &InstanceId, cut: &Cut) -> Result<Vec<String>, VolumesError> {
+    async fn left_out(&self, what: &str, instance: &InstanceId, cut: &SnapshotRequest) -> Result<Vec<String>, VolumesError> {
         let mut left_out: Vec<String> = cut.left_out.iter().map(ToString::to_string).collect();
         if cut.without_boot && !left_out.is_empty() {
             let found = self.describe_instances(what, &[instance.to_string()]).await?;
@@ -85,7 +85,7 @@ impl Ebs {
     }
 
     /// The own tags of several volumes. `CopyTagsFromSource` would bring those of a restored volume, which are lifeboat's and say other things.
-    async fn own_tags_of(&self, what: &str, volumes: &[VolumeId]) -> Result<BTreeMap<VolumeId, Tags>, VolumesError> {
+    async fn own_tags_of(&self, what: &str, volumes: &[VolumeId]) -> Result<BTreeMap<VolumeId, ResourceTags>, VolumesError> {
         // One that is gone by now is left out, and has no tags to give.
         let found = self.describe_volumes_by_id(what, volumes).await?;
         let own = |volume: &types::Volume| Some((volume.volume_id()?.parse().ok()?, not_reserved(tag_map(volume.tags()))));
@@ -93,7 +93,7 @@ impl Ebs {
     }
 
     /// Whether snapshots are those of the volumes that were wanted, one of each.
-    fn covers(&self, what: &str, wanted: &[VolumeId], taken: &[Snapshot]) -> Result<(), VolumesError> {
+    fn covers(&self, what: &str, wanted: &[VolumeId], taken: &[SnapshotInfo]) -> Result<(), VolumesError> {
         let found: BTreeSet<&VolumeId> = taken.iter().filter_map(|snapshot| snapshot.volume.as_ref()).collect();
         let asked: BTreeSet<&VolumeId> = wanted.iter().collect();
         if found == asked && taken.len() == asked.len() {
@@ -117,7 +117,7 @@ impl Ebs {
         Ok(())
     }
 
-    async fn name_volume(&self, id: &SnapshotId, volume: &VolumeId, own: Option<&Tags>) -> Result<(), VolumesError> {
+    async fn name_volume(&self, id: &SnapshotId, volume: &VolumeId, own: Option<&ResourceTags>) -> Result<(), VolumesError> {
         let mut attempt = 1;
         loop {
             let mut request = self.ec2.create_tags().resources(id.as_str()).tags(tag(VOLUME_TAG, volume.as_str()));
@@ -126,7 +126,7 @@ impl Ebs {
             }
             let error = match request.send().await {
                 Ok(_) => return Ok(()),
-                Err(error) => self.explain(&format!("tagging {id}"), Answer::of(&error)),
+                Err(error) => self.explain(&format!("tagging {id}"), AwsError::of(&error)),
             };
             if attempt >= TAG_ATTEMPTS_MAX || !matches!(error, VolumesError::Missing { .. }) {
                 return Err(error);
@@ -137,7 +137,7 @@ impl Ebs {
     }
 }
 
-fn not_reserved(mut tags: Tags) -> Tags {
+fn not_reserved(mut tags: ResourceTags) -> ResourceTags {
     tags.retain(|key, _| !key.starts_with("aws:") && !key.starts_with("lifeboat:"));
     tags
 }
@@ -149,7 +149,7 @@ fn boot_volume(instance: &types::Instance) -> Option<&str> {
 }
 
 /// What EC2 says of one of several new snapshots, which is less than it says of others: the key is not among it.
-fn of_several(info: SnapshotInfo) -> types::Snapshot {
+fn of_several(info: types::SnapshotInfo) -> types::Snapshot {
     types::Snapshot::builder()
         .set_snapshot_id(info.snapshot_id)
         .set_volume_id(info.volume_id)

@@ -26,16 +26,16 @@ use aws_sdk_ec2::types::Filter;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{BlockPage, BlockRef, Cut, Lock, NewVolume, Selection, Tags, Volumes, VolumesError};
+use super::{BlockPage, BlockRef, NewVolume, ResourceTags, SnapshotLock, SnapshotRequest, VolumeSelection, VolumeStore, VolumesError};
 use crate::aws::ec2::{self, FILTER_VALUES_MAX, filter, is_throttled, once, tag, tag_map, tagged_as};
-use crate::aws::{self, Answer};
-use crate::domain::volumes::{InstanceId, LockState, SetPlace, Snapshot, SnapshotId, Volume, VolumeId};
+use crate::aws::{self, AwsError};
+use crate::domain::volumes::{InstanceId, LockState, SetPlace, SnapshotId, SnapshotInfo, VolumeId, VolumeInfo};
 
 /// Items of one page; what every list of EC2 used here allows.
 const PAGE_ITEMS: i32 = 500;
 
 /// Volumes and snapshots in EBS.
-pub struct Ebs {
+pub struct EbsVolumes {
     place: SetPlace,
     region: String,
     ec2: aws_sdk_ec2::Client,
@@ -44,7 +44,7 @@ pub struct Ebs {
     credentials: Option<SharedCredentialsProvider>,
 }
 
-impl Ebs {
+impl EbsVolumes {
     /// Clients for a region, by the role the place names if it names one. Makes no request.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Ebs {
     }
 
     /// Why a request failed that changes nothing, or that may be repeated.
-    fn explain(&self, what: &str, answer: Answer) -> VolumesError {
+    fn explain(&self, what: &str, answer: AwsError) -> VolumesError {
         let (what, place, why) = (what.to_owned(), self.place.to_string(), answer.message.clone());
         let code = answer.code.as_str();
         if is_missing(code) {
@@ -88,7 +88,7 @@ impl Ebs {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let answer = Answer::of(error);
+        let answer = AwsError::of(error);
         if ec2::may_have_happened(error, &answer) && !is_busy(&answer.code) {
             return self.unknown(what, answer.message);
         }
@@ -125,7 +125,7 @@ impl Ebs {
     }
 
     /// Filters for what carries all of some tags. Without any they would find everything, which nobody means.
-    fn tag_filters(&self, what: &str, tags: &Tags) -> Result<Vec<Filter>, VolumesError> {
+    fn tag_filters(&self, what: &str, tags: &ResourceTags) -> Result<Vec<Filter>, VolumesError> {
         if tags.is_empty() {
             return Err(self.refused(what, "no tags are named"));
         }
@@ -176,7 +176,7 @@ fn whole(number: u32) -> i32 {
 }
 
 #[async_trait]
-impl Volumes for Ebs {
+impl VolumeStore for EbsVolumes {
     fn cuts_together(&self) -> bool {
         true
     }
@@ -185,11 +185,11 @@ impl Volumes for Ebs {
         &self.place
     }
 
-    async fn select(&self, wanted: &Selection) -> Result<Vec<Volume>, VolumesError> {
+    async fn select(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError> {
         self.select_volumes(wanted).await
     }
 
-    async fn cut(&self, cut: &Cut) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn cut(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
         self.take(cut).await
     }
 
@@ -197,11 +197,11 @@ impl Volumes for Ebs {
         self.name_snapshots(ids).await
     }
 
-    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn snapshots(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, VolumesError> {
         self.snapshots_by_id(ids).await
     }
 
-    async fn tagged(&self, tags: &Tags) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn tagged(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError> {
         self.snapshots_by_tags(tags).await
     }
 
@@ -213,7 +213,13 @@ impl Volumes for Ebs {
         self.delete_snapshot(id).await
     }
 
-    async fn copy(&self, from: &dyn Volumes, snapshot: &SnapshotId, key: &str, tags: &Tags) -> Result<SnapshotId, VolumesError> {
+    async fn copy(
+        &self,
+        from: &dyn VolumeStore,
+        snapshot: &SnapshotId,
+        key: &str,
+        tags: &ResourceTags,
+    ) -> Result<SnapshotId, VolumesError> {
         let SetPlace::Ebs { region, .. } = from.place() else {
             return Err(self.refused(&format!("copying {snapshot}"), format!("its source is {}", from.place())));
         };
@@ -224,7 +230,7 @@ impl Volumes for Ebs {
         self.share_snapshot(id, account, may).await
     }
 
-    async fn lock(&self, id: &SnapshotId, lock: &Lock) -> Result<LockState, VolumesError> {
+    async fn lock(&self, id: &SnapshotId, lock: &SnapshotLock) -> Result<LockState, VolumesError> {
         self.lock_snapshot(id, lock).await
     }
 
@@ -251,7 +257,7 @@ impl Volumes for Ebs {
         self.create_volume(volume).await
     }
 
-    async fn volumes(&self, tags: &Tags) -> Result<Vec<Volume>, VolumesError> {
+    async fn volumes(&self, tags: &ResourceTags) -> Result<Vec<VolumeInfo>, VolumesError> {
         self.volumes_by_tags(tags).await
     }
 

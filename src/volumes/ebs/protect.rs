@@ -6,15 +6,15 @@ use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types::{self, LockMode, LockedSnapshotsInfo, SnapshotTierStatus, StorageTier, TargetStorageTier, TieringOperationStatus};
 use jiff::Timestamp;
 
-use super::{Ebs, FILTER_VALUES_MAX, filter, timestamp, whole};
-use crate::aws::Answer;
+use super::{EbsVolumes, FILTER_VALUES_MAX, filter, timestamp, whole};
+use crate::aws::AwsError;
 use crate::domain::volumes::{LockKind, LockState, SnapshotId};
-use crate::volumes::{Lock, VolumesError};
+use crate::volumes::{SnapshotLock, VolumesError};
 
 const DAY_SECONDS: i64 = 86_400;
 
 /// What EC2 says of a lock, in one answer or another.
-struct Told<'a> {
+struct LockAnswer<'a> {
     state: Option<&'a types::LockState>,
     days: Option<i32>,
     created: Option<&'a DateTime>,
@@ -22,7 +22,7 @@ struct Told<'a> {
     cooling_off: Option<&'a DateTime>,
 }
 
-impl Ebs {
+impl EbsVolumes {
     /// The locks that hold, by snapshot.
     pub(super) async fn locks(&self, what: &str, ids: &[String]) -> Result<BTreeMap<String, LockState>, VolumesError> {
         let mut locks = BTreeMap::new();
@@ -33,7 +33,7 @@ impl Ebs {
                 infos => infos?,
             };
             for info in infos {
-                let told = Told {
+                let told = LockAnswer {
                     state: info.lock_state(),
                     days: info.lock_duration(),
                     created: info.lock_created_on(),
@@ -51,7 +51,7 @@ impl Ebs {
     async fn locked(&self, what: &str, ids: &[String]) -> Result<Vec<LockedSnapshotsInfo>, VolumesError> {
         self.all(what, |token| async move {
             let request = self.ec2.describe_locked_snapshots().set_snapshot_ids(Some(ids.to_vec())).set_next_token(token);
-            let page = request.send().await.map_err(|error| self.explain(what, Answer::of(&error)))?;
+            let page = request.send().await.map_err(|error| self.explain(what, AwsError::of(&error)))?;
             Ok((page.snapshots.unwrap_or_default(), page.next_token))
         })
         .await
@@ -68,7 +68,7 @@ impl Ebs {
         Ok(found)
     }
 
-    pub(super) async fn lock_snapshot(&self, id: &SnapshotId, lock: &Lock) -> Result<LockState, VolumesError> {
+    pub(super) async fn lock_snapshot(&self, id: &SnapshotId, lock: &SnapshotLock) -> Result<LockState, VolumesError> {
         let what = format!("locking {id}");
         let now = Timestamp::now();
         let present = self.locks(&what, &[id.to_string()]).await?.remove(id.as_str());
@@ -83,8 +83,8 @@ impl Ebs {
         };
         let request = self.ec2.lock_snapshot().snapshot_id(id.as_str()).lock_mode(mode).lock_duration(whole(lock.days));
         let sent = request.set_cool_off_period(cooling_off(present.as_ref(), lock, now)).send().await;
-        let reply = sent.map_err(|error| self.explain(&what, Answer::of(&error)))?;
-        let told = Told {
+        let reply = sent.map_err(|error| self.explain(&what, AwsError::of(&error)))?;
+        let told = LockAnswer {
             state: reply.lock_state(),
             days: reply.lock_duration(),
             created: reply.lock_created_on(),
@@ -99,7 +99,7 @@ impl Ebs {
         let request = self.ec2.modify_snapshot_tier().snapshot_id(id.as_str()).storage_tier(TargetStorageTier::Archive);
         let failed = match request.send().await {
             Ok(_) => return Ok(()),
-            Err(error) => self.explain(&what, Answer::of(&error)),
+            Err(error) => self.explain(&what, AwsError::of(&error)),
         };
         let done = |status: &SnapshotTierStatus| {
             status.storage_tier() == Some(&StorageTier::Archive)
@@ -113,7 +113,7 @@ impl Ebs {
         let request = self.ec2.restore_snapshot_tier().snapshot_id(id.as_str()).temporary_restore_days(whole(days));
         let failed = match request.send().await {
             Ok(_) => return Ok(()),
-            Err(error) => self.explain(&what, Answer::of(&error)),
+            Err(error) => self.explain(&what, AwsError::of(&error)),
         };
         self.unless_tier(&what, id, failed, is_returning).await
     }
@@ -147,7 +147,7 @@ impl Ebs {
             let listed = self.all(what, |token| async move {
                 let wanted = filter("snapshot-id", some.to_vec());
                 let request = self.ec2.describe_snapshot_tier_status().filters(wanted).set_next_token(token);
-                let page = request.send().await.map_err(|error| self.explain(what, Answer::of(&error)))?;
+                let page = request.send().await.map_err(|error| self.explain(what, AwsError::of(&error)))?;
                 Ok((page.snapshot_tier_statuses.unwrap_or_default(), page.next_token))
             });
             found.extend(listed.await?);
@@ -156,7 +156,7 @@ impl Ebs {
     }
 }
 
-impl Told<'_> {
+impl LockAnswer<'_> {
     /// The lock, if it holds. A kind that is not known is none: whoever relies on it asks for one and hears that it was refused.
     fn lock(&self) -> Option<LockState> {
         let kind = match self.state? {
@@ -179,13 +179,13 @@ fn is_returning(status: &SnapshotTierStatus) -> bool {
 }
 
 /// Whether a lock is as strong as one that is wanted, and lasts as long.
-fn suffices(present: &LockState, wanted: &Lock, now: Timestamp) -> bool {
+fn suffices(present: &LockState, wanted: &SnapshotLock, now: Timestamp) -> bool {
     let strong = present.kind == LockKind::Compliance || wanted.kind == LockKind::Governance;
     strong && present.until.as_second() >= now.as_second() + i64::from(wanted.days) * DAY_SECONDS
 }
 
 /// Hours of cooling off to ask for. What has cooled off can only be prolonged, and asking for more of it is refused.
-fn cooling_off(present: Option<&LockState>, wanted: &Lock, now: Timestamp) -> Option<i32> {
+fn cooling_off(present: Option<&LockState>, wanted: &SnapshotLock, now: Timestamp) -> Option<i32> {
     let cooled = present.is_some_and(|lock| lock.kind == LockKind::Compliance && lock.cooling_off_until.is_none_or(|until| until <= now));
     (wanted.kind == LockKind::Compliance && wanted.cooling_off_hours > 0 && !cooled).then(|| whole(wanted.cooling_off_hours))
 }
@@ -200,7 +200,7 @@ mod tests {
 
     fn told(state: types::LockState, expires: Option<&DateTime>) -> Option<LockState> {
         let created = DateTime::from_secs(1_000);
-        Told { state: Some(&state), days: Some(2), created: Some(&created), expires, cooling_off: None }.lock()
+        LockAnswer { state: Some(&state), days: Some(2), created: Some(&created), expires, cooling_off: None }.lock()
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
     fn a_lock_stays_if_it_is_as_strong_and_as_long() {
         let now = at(0);
         let present = |kind, days: i64| LockState { kind, until: at(days * DAY_SECONDS), cooling_off_until: None };
-        let wanted = |kind| Lock { kind, days: 30, cooling_off_hours: 24 };
+        let wanted = |kind| SnapshotLock { kind, days: 30, cooling_off_hours: 24 };
         assert!(suffices(&present(LockKind::Compliance, 30), &wanted(LockKind::Governance), now));
         assert!(!suffices(&present(LockKind::Governance, 300), &wanted(LockKind::Compliance), now));
         assert!(!suffices(&present(LockKind::Compliance, 29), &wanted(LockKind::Compliance), now));

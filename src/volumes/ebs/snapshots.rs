@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::{self, CreateVolumePermission, CreateVolumePermissionModifications, Filter, SnapshotState, StorageTier};
 
-use super::{Ebs, FILTER_VALUES_MAX, PAGE_ITEMS, filter, gib, tag_map, texts, timestamp};
-use crate::aws::Answer;
-use crate::domain::volumes::{LockState, Progress, Snapshot, SnapshotId};
-use crate::volumes::{Tags, VolumesError};
+use super::{EbsVolumes, FILTER_VALUES_MAX, PAGE_ITEMS, filter, gib, tag_map, texts, timestamp};
+use crate::aws::AwsError;
+use crate::domain::volumes::{LockState, SnapshotId, SnapshotInfo, SnapshotProgress};
+use crate::volumes::{ResourceTags, VolumesError};
 
 /// What EC2 names as the volume of a copied snapshot.
 const NO_VOLUME: &str = "vol-ffffffff";
 
-impl Ebs {
-    pub(super) async fn snapshots_by_id(&self, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, VolumesError> {
+impl EbsVolumes {
+    pub(super) async fn snapshots_by_id(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let what = "looking at snapshots";
         let mut raw = Vec::new();
         for some in ids.chunks(FILTER_VALUES_MAX) {
@@ -22,7 +22,7 @@ impl Ebs {
         self.snapshots_of(what, &raw).await
     }
 
-    pub(super) async fn snapshots_by_tags(&self, tags: &Tags) -> Result<Vec<Snapshot>, VolumesError> {
+    pub(super) async fn snapshots_by_tags(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let what = "listing snapshots by tags";
         let raw = self.describe_snapshots(what, self.tag_filters(what, tags)?).await?;
         self.snapshots_of(what, &raw).await
@@ -33,14 +33,14 @@ impl Ebs {
         self.all(what, |token| async move {
             let request = self.ec2.describe_snapshots().owner_ids("self").set_filters(Some(filters.clone()));
             let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
-            let page = sent.map_err(|error| self.explain(what, Answer::of(&error)))?;
+            let page = sent.map_err(|error| self.explain(what, AwsError::of(&error)))?;
             Ok((page.snapshots.unwrap_or_default(), page.next_token))
         })
         .await
     }
 
     /// Snapshots as the trait tells of them, by id: with their locks and with what the archive tier is doing to them.
-    async fn snapshots_of(&self, what: &str, raw: &[types::Snapshot]) -> Result<Vec<Snapshot>, VolumesError> {
+    async fn snapshots_of(&self, what: &str, raw: &[types::Snapshot]) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let id = |snapshot: &types::Snapshot| snapshot.snapshot_id().map(ToOwned::to_owned);
         let ids: Vec<String> = raw.iter().filter_map(id).collect();
         let archived: Vec<String> = raw.iter().filter(|snapshot| is_archived(snapshot)).filter_map(id).collect();
@@ -61,10 +61,10 @@ impl Ebs {
         raw: &types::Snapshot,
         lock: Option<LockState>,
         returning: bool,
-    ) -> Result<Snapshot, VolumesError> {
+    ) -> Result<SnapshotInfo, VolumesError> {
         let id = self.snapshot_id(what, raw.snapshot_id())?;
         let lacks = |part: &str| self.nonsense(what, format!("{id} has no {part}"));
-        Ok(Snapshot {
+        Ok(SnapshotInfo {
             volume: raw.volume_id().filter(|volume| *volume != NO_VOLUME).and_then(|volume| volume.parse().ok()),
             bytes: raw.volume_size().and_then(gib).ok_or_else(|| lacks("size"))?,
             progress: progress(raw, returning).ok_or_else(|| lacks("state that is known"))?,
@@ -105,7 +105,7 @@ impl Ebs {
             let parts = filter("block-device-mapping.snapshot-id", snapshots.to_vec());
             let request = self.ec2.describe_images().owners("self").include_disabled(true).filters(parts);
             let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
-            let page = sent.map_err(|error| self.explain(what, Answer::of(&error)))?;
+            let page = sent.map_err(|error| self.explain(what, AwsError::of(&error)))?;
             Ok((page.images.unwrap_or_default(), page.next_token))
         })
         .await
@@ -114,7 +114,7 @@ impl Ebs {
     pub(super) async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), VolumesError> {
         let answer = match self.ec2.delete_snapshot().snapshot_id(id.as_str()).send().await {
             Ok(_) => return Ok(()),
-            Err(error) => Answer::of(&error),
+            Err(error) => AwsError::of(&error),
         };
         if is_held(&answer) {
             return Err(VolumesError::Held { id: id.clone(), why: answer.message });
@@ -131,7 +131,7 @@ impl Ebs {
         let change = CreateVolumePermissionModifications::builder();
         let change = if may { change.add(whom) } else { change.remove(whom) };
         let request = self.ec2.modify_snapshot_attribute().snapshot_id(id.as_str()).create_volume_permission(change.build());
-        request.send().await.map(|_| ()).map_err(|error| self.explain(&what, Answer::of(&error)))
+        request.send().await.map(|_| ()).map_err(|error| self.explain(&what, AwsError::of(&error)))
     }
 }
 
@@ -140,16 +140,16 @@ fn is_archived(raw: &types::Snapshot) -> bool {
 }
 
 /// How far a snapshot is; none if that is not understood.
-fn progress(raw: &types::Snapshot, returning: bool) -> Option<Progress> {
+fn progress(raw: &types::Snapshot, returning: bool) -> Option<SnapshotProgress> {
     if is_archived(raw) {
         // Its state is that it is complete, which helps nobody who wants to read it.
-        return Some(if returning { Progress::Recovering } else { Progress::Archived });
+        return Some(if returning { SnapshotProgress::Recovering } else { SnapshotProgress::Archived });
     }
     match raw.state()? {
-        SnapshotState::Completed => Some(Progress::Completed),
-        SnapshotState::Pending => Some(Progress::Pending(percent(raw.progress()))),
-        SnapshotState::Recovering => Some(Progress::Recovering),
-        SnapshotState::Error | SnapshotState::Recoverable => Some(Progress::Failed),
+        SnapshotState::Completed => Some(SnapshotProgress::Completed),
+        SnapshotState::Pending => Some(SnapshotProgress::Pending(percent(raw.progress()))),
+        SnapshotState::Recovering => Some(SnapshotProgress::Recovering),
+        SnapshotState::Error | SnapshotState::Recoverable => Some(SnapshotProgress::Failed),
         _ => None,
     }
 }
@@ -168,7 +168,7 @@ fn message(raw: &types::Snapshot) -> Option<String> {
 }
 
 /// Whether an image or a lock keeps a snapshot. For a lock no code is documented, and the text has to do.
-fn is_held(answer: &Answer) -> bool {
+fn is_held(answer: &AwsError) -> bool {
     let locked = answer.code.contains("Locked") || answer.message.contains(" locked");
     answer.code == "InvalidSnapshot.InUse" || (locked && answer.status.is_some_and(|status| (400..500).contains(&status)))
 }
@@ -182,17 +182,17 @@ mod tests {
         let raw =
             |state: SnapshotState, tier: StorageTier| types::Snapshot::builder().state(state).storage_tier(tier).progress("37%").build();
         let archived = raw(SnapshotState::Completed, StorageTier::Archive);
-        assert_eq!(progress(&archived, false), Some(Progress::Archived));
-        assert_eq!(progress(&archived, true), Some(Progress::Recovering));
-        assert_eq!(progress(&raw(SnapshotState::Completed, StorageTier::Standard), false), Some(Progress::Completed));
-        assert_eq!(progress(&raw(SnapshotState::Pending, StorageTier::Standard), false), Some(Progress::Pending(37)));
+        assert_eq!(progress(&archived, false), Some(SnapshotProgress::Archived));
+        assert_eq!(progress(&archived, true), Some(SnapshotProgress::Recovering));
+        assert_eq!(progress(&raw(SnapshotState::Completed, StorageTier::Standard), false), Some(SnapshotProgress::Completed));
+        assert_eq!(progress(&raw(SnapshotState::Pending, StorageTier::Standard), false), Some(SnapshotProgress::Pending(37)));
         assert_eq!(progress(&raw(SnapshotState::from("new"), StorageTier::Standard), false), None);
         assert_eq!((percent(None), percent(Some("")), percent(Some("250%"))), (0, 0, 100));
     }
 
     #[test]
     fn a_lock_and_an_image_hold() {
-        let answer = |status, code: &str, message: &str| Answer {
+        let answer = |status, code: &str, message: &str| AwsError {
             status: Some(status),
             code: code.to_owned(),
             message: message.to_owned(),

@@ -5,25 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_sdk_ec2::error::ProvideErrorMetadata;
 use aws_sdk_ec2::types::{self, Filter, ResourceType, VolumeAttachmentState, VolumeState, VolumeType};
 
-use super::{Ebs, FILTER_VALUES_MAX, PAGE_ITEMS, filter, gib, once, tag_map, tagged_as, texts, whole};
-use crate::aws::Answer;
-use crate::domain::volumes::{Attachment, InstanceId, Volume, VolumeId};
-use crate::volumes::{NewVolume, Selection, Tags, VolumesError};
+use super::{EbsVolumes, FILTER_VALUES_MAX, PAGE_ITEMS, filter, gib, once, tag_map, tagged_as, texts, whole};
+use crate::aws::AwsError;
+use crate::domain::volumes::{InstanceId, VolumeAttachment, VolumeId, VolumeInfo};
+use crate::volumes::{NewVolume, ResourceTags, VolumeSelection, VolumesError};
 
-impl Ebs {
-    pub(super) async fn select_volumes(&self, wanted: &Selection) -> Result<Vec<Volume>, VolumesError> {
+impl EbsVolumes {
+    pub(super) async fn select_volumes(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError> {
         match wanted {
-            Selection::Instance(instance) => {
+            VolumeSelection::Instance(instance) => {
                 let what = format!("listing the volumes of {instance}");
                 let raw = self.describe_volumes(&what, vec![filter("attachment.instance-id", vec![instance.to_string()])]).await?;
                 self.volumes_of(&what, &raw, Some(instance)).await
             }
-            Selection::Tags(tags) => {
+            VolumeSelection::Tags(tags) => {
                 let what = "listing volumes by tags";
                 let raw = self.describe_volumes(what, self.tag_filters(what, tags)?).await?;
                 self.volumes_of(what, &raw, None).await
             }
-            Selection::Ids(ids) => {
+            VolumeSelection::Ids(ids) => {
                 let what = "looking at volumes";
                 let raw = self.describe_volumes_by_id(what, ids).await?;
                 let found = self.volumes_of(what, &raw, None).await?;
@@ -35,7 +35,7 @@ impl Ebs {
         }
     }
 
-    pub(super) async fn volumes_by_tags(&self, tags: &Tags) -> Result<Vec<Volume>, VolumesError> {
+    pub(super) async fn volumes_by_tags(&self, tags: &ResourceTags) -> Result<Vec<VolumeInfo>, VolumesError> {
         let what = "listing volumes by tags";
         let raw = self.describe_volumes(what, self.tag_filters(what, tags)?).await?;
         let restored: Vec<String> = raw
@@ -68,7 +68,7 @@ impl Ebs {
             .tag_specifications(tagged_as(ResourceType::Volume, &volume.tags))
             .send()
             .await;
-        let reply = sent.map_err(|error| self.explain(&what, Answer::of(&error)))?;
+        let reply = sent.map_err(|error| self.explain(&what, AwsError::of(&error)))?;
         self.volume_id(&what, reply.volume_id())
     }
 
@@ -87,7 +87,7 @@ impl Ebs {
         let what = format!("detaching {volume}");
         let answer = match self.ec2.detach_volume().volume_id(volume.as_str()).send().await {
             Ok(_) => return Ok(()),
-            Err(error) => Answer::of(&error),
+            Err(error) => AwsError::of(&error),
         };
         let gone = matches!(answer.code.as_str(), "InvalidVolume.NotFound" | "InvalidAttachment.NotFound");
         // What is not attached has this code, and so has what is just being attached.
@@ -98,7 +98,7 @@ impl Ebs {
     pub(super) async fn remove_volume(&self, volume: &VolumeId) -> Result<(), VolumesError> {
         match self.ec2.delete_volume().volume_id(volume.as_str()).send().await {
             Ok(_) => Ok(()),
-            Err(error) => match self.explain(&format!("deleting {volume}"), Answer::of(&error)) {
+            Err(error) => match self.explain(&format!("deleting {volume}"), AwsError::of(&error)) {
                 VolumesError::Missing { .. } => Ok(()),
                 error => Err(error),
             },
@@ -120,7 +120,7 @@ impl Ebs {
         let filters = &filters;
         self.all(what, |token| async move {
             let request = self.ec2.describe_volumes().set_filters(Some(filters.clone())).max_results(PAGE_ITEMS).set_next_token(token);
-            let page = request.send().await.map_err(|error| self.explain(what, Answer::of(&error)))?;
+            let page = request.send().await.map_err(|error| self.explain(what, AwsError::of(&error)))?;
             Ok((page.volumes.unwrap_or_default(), page.next_token))
         })
         .await
@@ -142,7 +142,7 @@ impl Ebs {
             let reservations = self.all(what, |token| async move {
                 let request = self.ec2.describe_instances().filters(filter("instance-id", some.to_vec()));
                 let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
-                let page = sent.map_err(|error| self.explain(what, Answer::of(&error)))?;
+                let page = sent.map_err(|error| self.explain(what, AwsError::of(&error)))?;
                 Ok((page.reservations.unwrap_or_default(), page.next_token))
             });
             for reservation in reservations.await? {
@@ -159,7 +159,7 @@ impl Ebs {
             // There is no filter by id here.
             let listed = self.all(what, |token| async move {
                 let request = self.ec2.describe_volume_status().set_volume_ids(Some(some.to_vec())).set_next_token(token);
-                let page = request.send().await.map_err(|error| self.explain(what, Answer::of(&error)))?;
+                let page = request.send().await.map_err(|error| self.explain(what, AwsError::of(&error)))?;
                 Ok((page.volume_statuses.unwrap_or_default(), page.next_token))
             });
             let statuses = match listed.await {
@@ -177,7 +177,7 @@ impl Ebs {
     }
 
     /// Volumes as the trait tells of them, by id; with what they are attached to, which is `instance` where one is meant.
-    async fn volumes_of(&self, what: &str, raw: &[types::Volume], instance: Option<&InstanceId>) -> Result<Vec<Volume>, VolumesError> {
+    async fn volumes_of(&self, what: &str, raw: &[types::Volume], instance: Option<&InstanceId>) -> Result<Vec<VolumeInfo>, VolumesError> {
         let holders: BTreeSet<&str> = raw.iter().flat_map(|volume| volume.attachments()).filter_map(|held| held.instance_id()).collect();
         let holders: Vec<String> = holders.into_iter().map(ToOwned::to_owned).collect();
         let mut roots = BTreeMap::new();
@@ -194,12 +194,12 @@ impl Ebs {
         Ok(found)
     }
 
-    fn volume(&self, what: &str, raw: &types::Volume, attached: Option<Attachment>) -> Result<Volume, VolumesError> {
+    fn volume(&self, what: &str, raw: &types::Volume, attached: Option<VolumeAttachment>) -> Result<VolumeInfo, VolumesError> {
         let id = self.volume_id(what, raw.volume_id())?;
         let lacks = |part: &str| self.nonsense(what, format!("{id} has no {part}"));
         let class = raw.volume_type().ok_or_else(|| lacks("type"))?.as_str();
         let number = |n: i32| u32::try_from(n).ok();
-        Ok(Volume {
+        Ok(VolumeInfo {
             bytes: raw.size().and_then(gib).ok_or_else(|| lacks("size"))?,
             encrypted: raw.encrypted().unwrap_or_default(),
             key: raw.kms_key_id().map(ToOwned::to_owned),
@@ -220,12 +220,12 @@ impl Ebs {
 }
 
 /// Where a volume is attached. Of several instances, which io1 and io2 allow, it is the one that is meant, or the first.
-fn attachment(raw: &types::Volume, roots: &BTreeMap<String, String>, instance: Option<&InstanceId>) -> Option<Attachment> {
+fn attachment(raw: &types::Volume, roots: &BTreeMap<String, String>, instance: Option<&InstanceId>) -> Option<VolumeAttachment> {
     let mut attached = raw.attachments().iter().filter(|held| held.state() != Some(&VolumeAttachmentState::Detached)).filter_map(|held| {
         // AWS's own services attach volumes to things that are not instances.
         let (id, device) = (held.instance_id()?, held.device()?);
         let boot = roots.get(id).is_some_and(|root| root == device);
-        Some(Attachment { instance: id.parse().ok()?, device: device.to_owned(), boot })
+        Some(VolumeAttachment { instance: id.parse().ok()?, device: device.to_owned(), boot })
     });
     match instance {
         Some(wanted) => attached.find(|held| held.instance == *wanted),
@@ -234,7 +234,7 @@ fn attachment(raw: &types::Volume, roots: &BTreeMap<String, String>, instance: O
 }
 
 /// Whether a volume is where it is said to be attached.
-fn arrived(raw: &types::Volume, at: &Attachment) -> bool {
+fn arrived(raw: &types::Volume, at: &VolumeAttachment) -> bool {
     let there = |held: &types::VolumeAttachment| {
         held.instance_id() == Some(at.instance.as_str()) && held.state() == Some(&VolumeAttachmentState::Attached)
     };

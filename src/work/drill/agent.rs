@@ -13,21 +13,21 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{Clock, World, tear_down};
+use super::{DrillClock, DrillState, tear_down};
 use crate::config::plans;
-use crate::domain::Document;
-use crate::domain::drill::Halt;
+use crate::domain::VaultDocument;
+use crate::domain::drill::DrillHalt;
 use crate::domain::layout;
-use crate::domain::scratch::{AgentResult, Forbidden, Letter, Order, Say, Tried, Words};
-use crate::evidence::Series;
-use crate::keyring::sign::PassingKey;
-use crate::report::{Happening, Progress, Team};
-use crate::saga::{Passing, Saga};
-use crate::sandbox::Reach;
+use crate::domain::scratch::{AgentEvent, AgentOrder, AgentResult, ForbiddenAddress, InstanceProbe, MessageBody, SignedMessage};
+use crate::evidence::EvidenceSeries;
+use crate::keyring::sign::EphemeralKey;
+use crate::report::{DrillAudience, DrillEvent, ProgressReporter};
+use crate::saga::{InMemoryJournal, Saga};
+use crate::sandbox::ProbeTarget;
 use crate::sandbox::probe::probe;
 use crate::sandbox::vpc::boot;
 use crate::vault::Vault;
-use crate::work::{Rig, WorkError};
+use crate::work::{WorkContext, WorkError};
 
 /// Letters on their way to the inbox.
 const LETTERS_MAX: usize = 256;
@@ -41,26 +41,26 @@ const LETTER_PAUSE: Duration = Duration::from_secs(2);
 const METADATA: &str = "169.254.169.254:80";
 
 /// Writes letters.
-struct Desk {
+struct MessageWriter {
     vault: Arc<dyn Vault>,
-    key: PassingKey,
+    key: EphemeralKey,
     nonce: String,
     run: String,
     attempt: u64,
     number: u64,
 }
 
-impl Desk {
+impl MessageWriter {
     /// Puts the next letter into the inbox. One that did not get there keeps its number: the next one has it.
-    async fn send(&mut self, say: Say, attempts: u32) -> bool {
+    async fn send(&mut self, say: AgentEvent, attempts: u32) -> bool {
         let number = self.number + 1;
-        let words = Words { run: self.run.clone(), nonce: self.nonce.clone(), number, say };
+        let words = MessageBody { run: self.run.clone(), nonce: self.nonce.clone(), number, say };
         let Ok(words) = serde_json::to_string(&words) else { return false };
         let signature = STANDARD.encode(self.key.sign(words.as_bytes()));
-        let letter = Letter { words, signature };
+        let letter = SignedMessage { words, signature };
         let key = layout::letter(&self.run, self.attempt, number);
         for _ in 0..attempts {
-            match self.vault.put(&key, Document::letter(&letter)).await {
+            match self.vault.put(&key, VaultDocument::letter(&letter)).await {
                 Ok(()) => {
                     self.number = number;
                     return true;
@@ -77,7 +77,7 @@ impl Desk {
 ///
 /// # Errors
 /// [`WorkError::File`]
-pub fn lay_out(order: &Order, directory: &Path) -> Result<std::path::PathBuf, WorkError> {
+pub fn lay_out(order: &AgentOrder, directory: &Path) -> Result<std::path::PathBuf, WorkError> {
     let write = |name: &str, text: &str| {
         let path = directory.join(name);
         let fail = |source| WorkError::File { what: format!("writing {}", path.display()), source };
@@ -95,15 +95,15 @@ pub fn lay_out(order: &Order, directory: &Path) -> Result<std::path::PathBuf, Wo
 }
 
 /// What happens, as far as it may leave the instance: no words of a server, no names, no values.
-fn say(happening: &Happening) -> Option<Say> {
+fn say(happening: &DrillEvent) -> Option<AgentEvent> {
     match happening {
-        Happening::StepBegan { step, at_seconds } => Some(Say::Began { step: step.clone(), at_seconds: *at_seconds }),
-        Happening::StepEnded { step, seconds, error } => {
-            Some(Say::Ended { step: step.clone(), seconds: *seconds, failed: error.is_some() })
+        DrillEvent::StepBegan { step, at_seconds } => Some(AgentEvent::Began { step: step.clone(), at_seconds: *at_seconds }),
+        DrillEvent::StepEnded { step, seconds, error } => {
+            Some(AgentEvent::Ended { step: step.clone(), seconds: *seconds, failed: error.is_some() })
         }
-        Happening::Broke { scenario, outcome } => Some(Say::Broke { scenario: *scenario, outcome: outcome.clone() }),
-        Happening::Checked { result, .. } => Some(Say::Checked(result.clone())),
-        Happening::Controlled { result } => Some(Say::Controlled(result.clone())),
+        DrillEvent::Broke { scenario, outcome } => Some(AgentEvent::Broke { scenario: *scenario, outcome: outcome.clone() }),
+        DrillEvent::Checked { result, .. } => Some(AgentEvent::Checked(result.clone())),
+        DrillEvent::Controlled { result } => Some(AgentEvent::Controlled(result.clone())),
         _ => None,
     }
 }
@@ -112,14 +112,14 @@ fn say(happening: &Happening) -> Option<Say> {
 ///
 /// # Errors
 /// [`WorkError`] if not even a letter could be written.
-pub async fn run(rig: &Rig, order: &Order) -> Result<AgentResult, WorkError> {
-    let key = PassingKey::generate()?;
+pub async fn run(rig: &WorkContext, order: &AgentOrder) -> Result<AgentResult, WorkError> {
+    let key = EphemeralKey::generate()?;
     let nonce = hex::encode(rand::random::<[u8; 16]>());
     show(&boot::key_line(&order.run, &nonce, &key.public().to_line()));
-    let mut desk = Desk { vault: Arc::clone(&rig.vault), key, nonce, run: order.run.clone(), attempt: order.attempt, number: 0 };
-    let (tell, mut told) = mpsc::channel::<Say>(LETTERS_MAX);
+    let mut desk = MessageWriter { vault: Arc::clone(&rig.vault), key, nonce, run: order.run.clone(), attempt: order.attempt, number: 0 };
+    let (tell, mut told) = mpsc::channel::<AgentEvent>(LETTERS_MAX);
     // Progress that the inbox cannot take is dropped; the result is not.
-    let team = Team::new(
+    let team = DrillAudience::new(
         move |happening| {
             if let Some(say) = say(happening) {
                 let _ = tell.try_send(say);
@@ -147,7 +147,7 @@ pub async fn run(rig: &Rig, order: &Order) -> Result<AgentResult, WorkError> {
     let result = carry_out(rig, order, &team).await?;
     drop(team);
     let mut desk = post.await.map_err(|_| WorkError::Bug("the desk of letters died".to_owned()))?;
-    match desk.send(Say::Result(Box::new(result.clone())), LAST_ATTEMPTS).await {
+    match desk.send(AgentEvent::Result(Box::new(result.clone())), LAST_ATTEMPTS).await {
         true => Ok(result),
         false => Err(WorkError::NotVerified("the result could not be put into the inbox".to_owned())),
     }
@@ -162,12 +162,12 @@ fn give_up_at(expires: Timestamp, cancel: tokio_util::sync::CancellationToken) {
     });
 }
 
-fn sign_of_life(progress: &Progress) -> Say {
+fn sign_of_life(progress: &ProgressReporter) -> AgentEvent {
     let stages = progress.stages();
     let current = stages.iter().rev().find(|stage| !stage.time().1).or(stages.last());
     match current {
-        Some(stage) => Say::Alive { stage: stage.name.clone(), done: stage.done(), total: stage.total },
-        None => Say::Alive { stage: "waiting".to_owned(), done: 0, total: None },
+        Some(stage) => AgentEvent::Alive { stage: stage.name.clone(), done: stage.done(), total: stage.total },
+        None => AgentEvent::Alive { stage: "waiting".to_owned(), done: 0, total: None },
     }
 }
 
@@ -184,20 +184,20 @@ fn show(line: &str) {
     }
 }
 
-async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult, WorkError> {
+async fn carry_out(rig: &WorkContext, order: &AgentOrder, team: &DrillAudience) -> Result<AgentResult, WorkError> {
     let drill = plans::drill(&rig.config, &order.drill)?.ok_or_else(|| WorkError::Bug("the order holds no drill".to_owned()))?;
     // What is broken was broken before the order was made, which names the keys that are left; what was frozen has been thawed.
-    let drill = plans::Drill { breaks: Vec::new(), thaw: None, ..drill };
-    let series = Series { vault: order.vault.clone(), found: Vec::new(), claimed: Vec::new() };
-    let mut world = World::new(rig, &drill, team, &order.run, Clock::from(Timestamp::now()), &series);
+    let drill = plans::DrillPlan { breaks: Vec::new(), thaw: None, ..drill };
+    let series = EvidenceSeries { vault: order.vault.clone(), found: Vec::new(), claimed: Vec::new() };
+    let mut world = DrillState::new(rig, &drill, team, &order.run, DrillClock::from(Timestamp::now()), &series);
     world.pinned = order.backups.clone();
     let network = probes(order, team).await;
     let open: Vec<String> =
         network.iter().filter(|tried| tried.reached != tried.should).map(|tried| format!("{}: {}", tried.what, tried.detail)).collect();
-    let journal = Passing::default();
+    let journal = InMemoryJournal::default();
     let mut saga = Saga::open(&order.run, &journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
     let halt = match open.is_empty() {
-        false => Some(Halt::sandbox(format!("nothing was restored, since the instance is not cut off: {}", open.join("; ")))),
+        false => Some(DrillHalt::sandbox(format!("nothing was restored, since the instance is not cut off: {}", open.join("; ")))),
         true => super::steps(&mut saga, &mut world).await.err(),
     };
     tear_down(&mut saga, &mut world).await;
@@ -220,36 +220,36 @@ async fn carry_out(rig: &Rig, order: &Order, team: &Team) -> Result<AgentResult,
 }
 
 /// What a thing that must not answer is tried as.
-pub(super) fn reach(forbidden: &Forbidden) -> Reach {
+pub(super) fn reach(forbidden: &ForbiddenAddress) -> ProbeTarget {
     match forbidden {
-        Forbidden::Tcp(address) => Reach::Tcp(address.clone()),
-        Forbidden::Name(name) => Reach::Name(name.clone()),
+        ForbiddenAddress::Tcp(address) => ProbeTarget::Tcp(address.clone()),
+        ForbiddenAddress::Name(name) => ProbeTarget::Name(name.clone()),
     }
 }
 
 /// What must answer on the instance, and nowhere else.
-pub(super) fn metadata() -> Reach {
-    Reach::Tcp(METADATA.to_owned())
+pub(super) fn metadata() -> ProbeTarget {
+    ProbeTarget::Tcp(METADATA.to_owned())
 }
 
 /// Tries from the instance itself what must not answer, and that its own credentials are there: what cannot be reached from beside it then
 /// means something.
-async fn probes(order: &Order, team: &Team) -> Vec<Tried> {
-    team.tell(&Happening::StepBegan { step: "probe-network".to_owned(), at_seconds: 0.0 });
+async fn probes(order: &AgentOrder, team: &DrillAudience) -> Vec<InstanceProbe> {
+    team.tell(&DrillEvent::StepBegan { step: "probe-network".to_owned(), at_seconds: 0.0 });
     let begun = std::time::Instant::now();
     let all = order.forbidden.iter().map(|one| (reach(one), false)).chain([(metadata(), true)]);
     let tries = all.map(|(tried, should)| async move {
         let what = tried.to_string();
         match tokio::task::spawn_blocking(move || probe(tried)).await {
             // Whoever refuses has been reached: there is a way.
-            Ok(probe) => Tried { what, reached: probe.reached || probe.detail.contains("refused"), should, detail: probe.detail },
+            Ok(probe) => InstanceProbe { what, reached: probe.reached || probe.detail.contains("refused"), should, detail: probe.detail },
             // Nothing is known of it, which is never good news.
-            Err(_) => Tried { what, reached: !should, should, detail: "the probe died".to_owned() },
+            Err(_) => InstanceProbe { what, reached: !should, should, detail: "the probe died".to_owned() },
         }
     });
-    let tried: Vec<Tried> = futures::future::join_all(tries).await;
+    let tried: Vec<InstanceProbe> = futures::future::join_all(tries).await;
     let failed = tried.iter().any(|tried| tried.reached != tried.should);
     let error = failed.then(|| "something answered that must not".to_owned());
-    team.tell(&Happening::StepEnded { step: "probe-network".to_owned(), seconds: begun.elapsed().as_secs_f64(), error });
+    team.tell(&DrillEvent::StepEnded { step: "probe-network".to_owned(), seconds: begun.elapsed().as_secs_f64(), error });
     tried
 }

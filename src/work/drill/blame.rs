@@ -6,15 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::World;
-use crate::domain::drill::Halt;
+use super::DrillState;
+use crate::domain::drill::DrillHalt;
 use crate::pg::children::BY_THE_MACHINE;
-use crate::sandbox::local::Place;
-use crate::sandbox::server_log::{Mark, Raised, Since};
+use crate::sandbox::local::RaisedSandbox;
+use crate::sandbox::server_log::{LogMark, LogSince, RaisedError};
 
 /// What a sandbox lacks, told by an error of its server: the SQLSTATEs it has (or their beginnings), the files of the server's source it is
 /// raised in (or any), and what is to be said.
-struct Lack {
+struct SandboxLack {
     states: &'static [&'static str],
     files: &'static [&'static str],
     why: &'static str,
@@ -25,30 +25,30 @@ const RAISED_BY_DATA: [&str; 4] = ["pl_exec.c", "plperl.c", "plpy_elog.c", "pltc
 
 const OTHER_SERVER: &str = "the restore asks another server, and a sandbox has no network (skip in the plan leaves out what does)";
 
-const LACKS: [Lack; 10] = [
-    Lack {
+const LACKS: [SandboxLack; 10] = [
+    SandboxLack {
         states: &["0A000", "58P01", "22023"],
         files: &["extension.c"],
         why: "an extension of the backup, or that version of it, is not installed on this host",
     },
-    Lack { states: &[""], files: &["dfmgr.c"], why: "a library that the backup's functions are in is not installed on this host" },
-    Lack { states: &["42809"], files: &["dbcommands.c"], why: "a locale of the backup is not installed on this host" },
-    Lack {
+    SandboxLack { states: &[""], files: &["dfmgr.c"], why: "a library that the backup's functions are in is not installed on this host" },
+    SandboxLack { states: &["42809"], files: &["dbcommands.c"], why: "a locale of the backup is not installed on this host" },
+    SandboxLack {
         states: &[""],
         files: &["pg_locale.c", "pg_locale_libc.c", "pg_locale_icu.c"],
         why: "a collation of the backup needs a locale that is not installed on this host",
     },
-    Lack {
+    SandboxLack {
         states: &["42704"],
         files: &["guc.c", "guc_funcs.c"],
         why: "the restore asks for a setting that the sandbox's server does not have: that of a library which must be loaded when the server \
               starts, or one of the source's own (preload and settings in the drill file)",
     },
-    Lack { states: &["53100"], files: &[], why: "it is full (size_mib in the drill file)" },
-    Lack { states: &["53"], files: &[], why: "its memory or one of its limits was used up (size_mib in the drill file)" },
-    Lack { states: &["08"], files: &["connection.c", "dblink.c", "libpqwalreceiver.c"], why: OTHER_SERVER },
-    Lack { states: &["HV00N"], files: &[], why: OTHER_SERVER },
-    Lack {
+    SandboxLack { states: &["53100"], files: &[], why: "it is full (size_mib in the drill file)" },
+    SandboxLack { states: &["53"], files: &[], why: "its memory or one of its limits was used up (size_mib in the drill file)" },
+    SandboxLack { states: &["08"], files: &["connection.c", "dblink.c", "libpqwalreceiver.c"], why: OTHER_SERVER },
+    SandboxLack { states: &["HV00N"], files: &[], why: OTHER_SERVER },
+    SandboxLack {
         states: &["58P01", "42501", "F0000", "38000"],
         files: &["genfile.c", "copyfrom.c", "copyto.c", "ts_locale.c", "ts_utils.c", "be-fsstubs.c", "spell.c", "fd.c"],
         why: "the restore needs a file or program of the server's host that a sandbox does not show (programs in the drill file shows a \
@@ -63,14 +63,14 @@ const NOT_PRELOADED: &str = "an extension of the backup must be loaded when the 
 const WANTS_MEMORY: [i32; 2] = [libc::SIGKILL, libc::SIGBUS];
 
 /// What a raised error says of the place, if it is the place's.
-fn lack(raised: &Raised) -> Option<&'static str> {
+fn lack(raised: &RaisedError) -> Option<&'static str> {
     if raised.file.is_empty() || RAISED_BY_DATA.contains(&raised.file.as_str()) {
         return None;
     }
     if raised.function == LOADED_LATE {
         return Some(NOT_PRELOADED);
     }
-    let fits = |lack: &&Lack| {
+    let fits = |lack: &&SandboxLack| {
         lack.states.iter().any(|state| raised.sqlstate.starts_with(state))
             && (lack.files.is_empty() || lack.files.contains(&raised.file.as_str()))
     };
@@ -78,7 +78,7 @@ fn lack(raised: &Raised) -> Option<&'static str> {
 }
 
 /// Why the place is at fault, by what its server said while something failed with these words; none if it is not known to be.
-fn of_the_place(said: &Since, words: &str, counts_memory: bool) -> Option<String> {
+fn of_the_place(said: &LogSince, words: &str, counts_memory: bool) -> Option<String> {
     // Where whoever is ended for memory is counted, and nobody was, the restored code did it itself.
     let may_be = |signal: i32| signal != libc::SIGKILL || !counts_memory;
     if let Some((signal, what)) = BY_THE_MACHINE.iter().find(|(signal, _)| said.killed.contains(signal) && may_be(*signal)) {
@@ -94,7 +94,7 @@ fn of_the_place(said: &Since, words: &str, counts_memory: bool) -> Option<String
 }
 
 /// How the place is, if it is at fault: what fails in a place that has ended says nothing about the backup.
-pub(super) fn fault_of(world: &mut World<'_>) -> Option<String> {
+pub(super) fn fault_of(world: &mut DrillState<'_>) -> Option<String> {
     world.place.as_mut().map_or_else(|| Some("it is gone".to_owned()), |place| place.condition().fault())
 }
 
@@ -103,7 +103,7 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Looks at the place until it is at fault or has had time to be.
-pub(super) async fn settled(world: &mut World<'_>) -> Option<String> {
+pub(super) async fn settled(world: &mut DrillState<'_>) -> Option<String> {
     let begun = Instant::now();
     loop {
         let fault = fault_of(world);
@@ -118,23 +118,23 @@ pub(super) async fn settled(world: &mut World<'_>) -> Option<String> {
 const CRASHES: [i32; 4] = [libc::SIGSEGV, libc::SIGABRT, libc::SIGILL, libc::SIGFPE];
 
 /// Looks at the place again after something failed: the backup may look at fault and not be, and the other way round.
-pub(super) async fn judged(world: &mut World<'_>, halt: Halt, since: Mark) -> Halt {
-    if matches!(halt, Halt::Interrupted) || world.found.moments.server_up.is_none() {
+pub(super) async fn judged(world: &mut DrillState<'_>, halt: DrillHalt, since: LogMark) -> DrillHalt {
+    if matches!(halt, DrillHalt::Interrupted) || world.found.moments.server_up.is_none() {
         return halt;
     }
     let detail = halt.detail().to_owned();
     if let Some(fault) = settled(world).await {
-        return Halt::sandbox(fault).with_detail(detail);
+        return DrillHalt::sandbox(fault).with_detail(detail);
     }
-    let counts_memory = world.place.as_ref().is_some_and(Place::counts_memory);
+    let counts_memory = world.place.as_ref().is_some_and(RaisedSandbox::counts_memory);
     let said = world.place.as_ref().map(|place| place.said_since(since)).unwrap_or_default();
     match &halt {
-        Halt::Backup(_) => match of_the_place(&said, &detail, counts_memory) {
-            Some(why) => Halt::sandbox(why).with_detail(detail),
+        DrillHalt::Backup(_) => match of_the_place(&said, &detail, counts_memory) {
+            Some(why) => DrillHalt::sandbox(why).with_detail(detail),
             None => halt,
         },
         _ if said.killed.iter().any(|signal| CRASHES.contains(signal)) => {
-            Halt::backup("a process of its server crashed on it").with_detail(detail)
+            DrillHalt::backup("a process of its server crashed on it").with_detail(detail)
         }
         _ => halt,
     }
@@ -144,11 +144,11 @@ pub(super) async fn judged(world: &mut World<'_>, halt: Halt, since: Mark) -> Ha
 mod tests {
     use super::*;
 
-    fn raised(sqlstate: &str, message: &str, function: &str, file: &str) -> Raised {
-        Raised::at(sqlstate, message, function, file)
+    fn raised(sqlstate: &str, message: &str, function: &str, file: &str) -> RaisedError {
+        RaisedError::at(sqlstate, message, function, file)
     }
-    fn since(raised: Vec<Raised>, killed: &[i32]) -> Since {
-        Since { raised, killed: killed.to_vec() }
+    fn since(raised: Vec<RaisedError>, killed: &[i32]) -> LogSince {
+        LogSince { raised, killed: killed.to_vec() }
     }
 
     #[test]

@@ -7,16 +7,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
-use super::{World, agent, order};
-use crate::domain::drill::{Halt, Scenario};
-use crate::domain::evidence::{Moments, RestoredBackup, StepTime};
+use super::{DrillState, agent, order};
+use crate::domain::drill::{DrillHalt, Scenario};
+use crate::domain::evidence::{DrillMoments, RestoredBackup, StepTime};
 use crate::domain::layout;
-use crate::domain::scratch::{AgentResult, Forbidden, Letter, Say, ScratchReport, Words};
+use crate::domain::scratch::{AgentEvent, AgentResult, ForbiddenAddress, MessageBody, ScratchReport, SignedMessage};
 use crate::keyring::sign::PublicKey;
-use crate::report::Happening;
-use crate::sandbox::vpc::cloud::{At, Kind};
-use crate::sandbox::vpc::{Scratch, boot};
-use crate::sandbox::{Gap, Isolation};
+use crate::report::DrillEvent;
+use crate::sandbox::vpc::cloud::{ResourceKind, ResourceScope};
+use crate::sandbox::vpc::{ScratchVpc, boot};
+use crate::sandbox::{IsolationGap, IsolationReport};
 use crate::vault::{VaultError, fetch};
 
 /// Looks at the inbox between two looks at the instance.
@@ -28,13 +28,18 @@ const CONSOLE_LINE_MAX: usize = 160;
 const LETTER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The agent as it is known: what stood on its console.
-struct Known {
+struct KnownAgent {
     nonce: String,
     key: PublicKey,
 }
 
 /// Waits for the agent's result, telling what happens on the way, and takes it over.
-pub(super) async fn follow(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport, attempt: u64) -> Result<(), Halt> {
+pub(super) async fn follow(
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+    report: &mut ScratchReport,
+    attempt: u64,
+) -> Result<(), DrillHalt> {
     let from = super::began(world, "agent");
     let done = listen(world, scratch, report, attempt).await;
     super::ended(world, "agent", from, done.as_ref().err());
@@ -46,26 +51,26 @@ pub(super) async fn follow(world: &mut World<'_>, scratch: &mut Scratch, report:
 }
 
 async fn listen(
-    world: &mut World<'_>,
-    scratch: &mut Scratch,
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
     report: &mut ScratchReport,
     attempt: u64,
-) -> Result<(AgentResult, f64), Halt> {
+) -> Result<(AgentResult, f64), DrillHalt> {
     let settings = scratch.spec.settings.clone();
-    let (mut known, mut next, mut first): (Option<Known>, u64, Option<f64>) = (None, 1, None);
+    let (mut known, mut next, mut first): (Option<KnownAgent>, u64, Option<f64>) = (None, 1, None);
     let (begun, mut heard) = (Instant::now(), Instant::now());
     let mut looks = 0;
     loop {
         if world.own.cancel.is_cancelled() {
-            return Err(Halt::Interrupted);
+            return Err(DrillHalt::Interrupted);
         }
         if Timestamp::now() >= scratch.spec.expires {
-            return Err(Halt::sandbox(format!("the drill's time to live ({}) is over", world.drill.time_to_live)));
+            return Err(DrillHalt::sandbox(format!("the drill's time to live ({}) is over", world.drill.time_to_live)));
         }
         if known.is_none() {
             known = console(scratch, report).await?;
             if known.is_some() {
-                world.team.tell(&Happening::Told { text: format!("the agent speaks on instance {}", scratch.made.instance) });
+                world.team.tell(&DrillEvent::Told { text: format!("the agent speaks on instance {}", scratch.made.instance) });
                 heard = Instant::now();
             }
         }
@@ -104,7 +109,7 @@ async fn listen(
         };
         if since.elapsed() > limit.duration() {
             let tail = last_lines(scratch).await;
-            return Err(Halt::sandbox(format!("the agent on instance {} {what} for {limit}{tail}", scratch.made.instance)));
+            return Err(DrillHalt::sandbox(format!("the agent on instance {} {what} for {limit}{tail}", scratch.made.instance)));
         }
         let pause = if came { Duration::ZERO } else { settings.poll.duration() };
         tokio::select! {
@@ -115,18 +120,18 @@ async fn listen(
 }
 
 /// Looks for the agent's key on the console.
-async fn console(scratch: &Scratch, report: &mut ScratchReport) -> Result<Option<Known>, Halt> {
+async fn console(scratch: &ScratchVpc, report: &mut ScratchReport) -> Result<Option<KnownAgent>, DrillHalt> {
     // A console that cannot be read now may be read later; there is a limit on waiting.
     let Ok(text) = scratch.cloud().console(&scratch.made.instance).await else { return Ok(None) };
-    let shown = boot::find_key(&text, &scratch.spec.run).map_err(Halt::sandbox)?;
+    let shown = boot::find_key(&text, &scratch.spec.run).map_err(DrillHalt::sandbox)?;
     let Some((nonce, line)) = shown else { return Ok(None) };
-    let key = PublicKey::from_text(&line).map_err(|why| Halt::sandbox(format!("the key on the instance's console is none: {why}")))?;
+    let key = PublicKey::from_text(&line).map_err(|why| DrillHalt::sandbox(format!("the key on the instance's console is none: {why}")))?;
     report.agent_key = line;
-    Ok(Some(Known { nonce, key }))
+    Ok(Some(KnownAgent { nonce, key }))
 }
 
 /// The last lines of the console, for people: an agent that did not speak may have said why there.
-async fn last_lines(scratch: &Scratch) -> String {
+async fn last_lines(scratch: &ScratchVpc) -> String {
     let text = scratch.cloud().console(&scratch.made.instance).await.unwrap_or_default();
     // Only what the boot script says: others may write on a console, too.
     let mark = format!("lifeboat-boot {}", scratch.spec.run);
@@ -137,26 +142,26 @@ async fn last_lines(scratch: &Scratch) -> String {
 }
 
 /// An instance that is gone will say nothing more.
-async fn runs(scratch: &mut Scratch) -> Result<(), Halt> {
+async fn runs(scratch: &mut ScratchVpc) -> Result<(), DrillHalt> {
     let id = scratch.made.instance.clone();
     // What cannot be looked at now may be looked at later.
-    let Ok(found) = scratch.look(Kind::Instance, &At::Id(id.clone())).await else { return Ok(()) };
+    let Ok(found) = scratch.look(ResourceKind::Instance, &ResourceScope::Id(id.clone())).await else { return Ok(()) };
     match found.iter().find(|thing| thing.id == id) {
         Some(instance) if instance.state == "running" => Ok(()),
         Some(instance) => {
             let why = instance.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
             let tail = last_lines(scratch).await;
-            Err(Halt::sandbox(format!("instance {id} is {}{why} before it had a result{tail}", instance.state)))
+            Err(DrillHalt::sandbox(format!("instance {id} is {}{why} before it had a result{tail}", instance.state)))
         }
-        None => Err(Halt::sandbox(format!("instance {id} is gone before it had a result"))),
+        None => Err(DrillHalt::sandbox(format!("instance {id} is gone before it had a result"))),
     }
 }
 
 /// The next letter, if it is there and to be believed.
-async fn letter(world: &World<'_>, known: &Known, attempt: u64, number: u64) -> Result<Option<Words>, Halt> {
+async fn letter(world: &DrillState<'_>, known: &KnownAgent, attempt: u64, number: u64) -> Result<Option<MessageBody>, DrillHalt> {
     let key = layout::letter(&world.run, attempt, number);
     let refuse = |why: &str| {
-        Halt::sandbox(format!("letter {number} in the inbox is not believed: {why}; nothing that came from the instance counts"))
+        DrillHalt::sandbox(format!("letter {number} in the inbox is not believed: {why}; nothing that came from the instance counts"))
     };
     let vault = world.own.vault.as_ref();
     let read = async {
@@ -172,12 +177,12 @@ async fn letter(world: &World<'_>, known: &Known, attempt: u64, number: u64) -> 
         Ok(Some(Err(bytes))) => return Err(refuse(&format!("it has {bytes} bytes"))),
         Err(error) => return Err(refuse(&error.to_string())),
     };
-    let letter: Letter = serde_json::from_slice(&bytes).map_err(|_| refuse("it cannot be read"))?;
+    let letter: SignedMessage = serde_json::from_slice(&bytes).map_err(|_| refuse("it cannot be read"))?;
     let signature = STANDARD.decode(&letter.signature).map_err(|_| refuse("its signature cannot be read"))?;
     if !known.key.verifies(letter.words.as_bytes(), &signature) {
         return Err(refuse("the key on the instance's console did not sign it"));
     }
-    let words: Words = serde_json::from_str(&letter.words).map_err(|_| refuse("its words cannot be read"))?;
+    let words: MessageBody = serde_json::from_str(&letter.words).map_err(|_| refuse("its words cannot be read"))?;
     if words.run != world.run || words.nonce != known.nonce || words.number != number {
         return Err(refuse("it belongs to another run, another boot or another place"));
     }
@@ -185,18 +190,18 @@ async fn letter(world: &World<'_>, known: &Known, attempt: u64, number: u64) -> 
 }
 
 /// Tells the team what a letter says; the result, if it is that.
-fn tell(world: &World<'_>, words: Words) -> Option<AgentResult> {
+fn tell(world: &DrillState<'_>, words: MessageBody) -> Option<AgentResult> {
     let happening = match words.say {
-        Say::Began { step, at_seconds: _ } => Happening::StepBegan { step: on_instance(&step), at_seconds: world.clock.seconds() },
-        Say::Ended { step, seconds, failed } => {
+        AgentEvent::Began { step, at_seconds: _ } => DrillEvent::StepBegan { step: on_instance(&step), at_seconds: world.clock.seconds() },
+        AgentEvent::Ended { step, seconds, failed } => {
             let error = failed.then(|| "see the result".to_owned());
-            Happening::StepEnded { step: on_instance(&step), seconds, error }
+            DrillEvent::StepEnded { step: on_instance(&step), seconds, error }
         }
-        Say::Broke { scenario, outcome } => Happening::Broke { scenario, outcome },
-        Say::Checked(result) => Happening::Checked { result, detail: Vec::new() },
-        Say::Controlled(result) => Happening::Controlled { result },
-        Say::Alive { stage, done, total } => Happening::Worked { stage, done, total },
-        Say::Result(result) => return Some(*result),
+        AgentEvent::Broke { scenario, outcome } => DrillEvent::Broke { scenario, outcome },
+        AgentEvent::Checked(result) => DrillEvent::Checked { result, detail: Vec::new() },
+        AgentEvent::Controlled(result) => DrillEvent::Controlled { result },
+        AgentEvent::Alive { stage, done, total } => DrillEvent::Worked { stage, done, total },
+        AgentEvent::Result(result) => return Some(*result),
     };
     world.team.tell(&happening);
     None
@@ -208,9 +213,9 @@ fn on_instance(step: &str) -> String {
 }
 
 /// Moves a moment of the agent's clock to the drill's.
-fn moved(moments: Moments, by: f64) -> Moments {
+fn moved(moments: DrillMoments, by: f64) -> DrillMoments {
     let at = |moment: Option<f64>| moment.map(|seconds| seconds + by);
-    Moments {
+    DrillMoments {
         payload_reachable: at(moments.payload_reachable),
         server_up: at(moments.server_up),
         loaded: at(moments.loaded),
@@ -221,12 +226,17 @@ fn moved(moments: Moments, by: f64) -> Moments {
 }
 
 /// Whether what the agent found can count at all: its word is not taken for it that it was the right one and cut off. Returns how it was.
-fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbidden: &[Forbidden]) -> Result<Isolation, Halt> {
-    let refuse = |why: String| Err(Halt::sandbox(format!("{why}; nothing that came from the instance counts")));
+fn judge(
+    world: &DrillState<'_>,
+    report: &ScratchReport,
+    result: &AgentResult,
+    forbidden: &[ForbiddenAddress],
+) -> Result<IsolationReport, DrillHalt> {
+    let refuse = |why: String| Err(DrillHalt::sandbox(format!("{why}; nothing that came from the instance counts")));
     if result.binary_sha256 != report.agent_sha256 {
         return refuse("the agent that answered is not the one that was sent".to_owned());
     }
-    let isolation = serde_json::from_value::<Isolation>(result.isolation.clone());
+    let isolation = serde_json::from_value::<IsolationReport>(result.isolation.clone());
     // It says itself why it did not get to the end.
     if result.halt.is_some() {
         return Ok(isolation.unwrap_or_default());
@@ -243,7 +253,7 @@ fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbid
     let Ok(isolation) = isolation else {
         return refuse("how the place on the instance is cut off cannot be read".to_owned());
     };
-    let accepted = |gap: Gap| world.drill.accept_gaps.contains(gap.name());
+    let accepted = |gap: IsolationGap| world.drill.accept_gaps.contains(gap.name());
     if let Some(gap) = isolation.gaps.iter().find(|gap| !accepted(**gap)) {
         return refuse(format!("the place on the instance has gap {}", gap.name()));
     }
@@ -265,7 +275,13 @@ fn judge(world: &World<'_>, report: &ScratchReport, result: &AgentResult, forbid
 }
 
 /// Takes over what the agent found, as if it had been found here.
-fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentResult, isolation: Isolation, first: f64) -> Result<(), Halt> {
+fn take_over(
+    world: &mut DrillState<'_>,
+    report: &mut ScratchReport,
+    result: AgentResult,
+    isolation: IsolationReport,
+    first: f64,
+) -> Result<(), DrillHalt> {
     // Its first letter is written when it begins. The instance's clock is not asked: what the letter took on its way counts as well.
     let by = first;
     let found = &mut world.found;
@@ -292,7 +308,7 @@ fn take_over(world: &mut World<'_>, report: &mut ScratchReport, result: AgentRes
     if world.drill.breaks.contains(&Scenario::HomeKeyLost) {
         let opened: Vec<String> = world.found.backups.iter().filter_map(|backup| backup.opened_with.clone()).collect();
         let outcome = format!("opened on the instance with {}", opened.join(", "));
-        world.team.tell(&Happening::Broke { scenario: Scenario::HomeKeyLost, outcome: outcome.clone() });
+        world.team.tell(&DrillEvent::Broke { scenario: Scenario::HomeKeyLost, outcome: outcome.clone() });
         world.found.broken.insert(Scenario::HomeKeyLost, outcome);
     }
     Ok(())

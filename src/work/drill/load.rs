@@ -6,38 +6,38 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Restored, World, at_fault, stock, volumes};
+use super::{DrillState, RestoredDatastore, at_fault, stock, volumes};
 use crate::catalog::Catalog;
 use crate::config::KeyKind;
-use crate::config::plans::{Chosen, Drill, PlanStage};
-use crate::domain::Trouble;
-use crate::domain::choice::Which;
-use crate::domain::drill::{Halt, Scenario};
+use crate::config::plans::{BackupChoice, DrillPlan, PlanStage};
+use crate::domain::ErrorClass;
+use crate::domain::choice::BackupSelector;
+use crate::domain::drill::{DrillHalt, Scenario};
 use crate::domain::evidence::{ObjectVersion, RestoredBackup};
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::manifest::{Manifest, Role};
-use crate::domain::span::{bytes_for_people, for_people};
+use crate::domain::manifest::{Manifest, PayloadRole};
+use crate::domain::span::{format_bytes, format_duration};
 use crate::keyring::age_key::IdentityFile;
 use crate::pg::sql::quote_identifier;
-use crate::pg::{Connection, Session, Tools};
-use crate::report::Happening;
-use crate::saga::Step;
+use crate::pg::{PgConnection, PgSession, PgTools};
+use crate::report::DrillEvent;
+use crate::saga::SagaStep;
 use crate::target::TargetError;
 use crate::target::globals::TablespaceMap;
-use crate::vault::damaged::{Damage, Damaged};
-use crate::work::compare::LeftOut;
-use crate::work::restore::{self, Wishes};
-use crate::work::shelf::{self, Believed};
-use crate::work::thaw::{self, Hurry};
+use crate::vault::damaged::{DamagedVault, VaultDamage};
+use crate::work::compare::OmittedParts;
+use crate::work::restore::{self, RestoreOptions};
+use crate::work::shelf::{self, LoadedManifest};
+use crate::work::thaw::{self, ThawOptions};
 use crate::work::verify::payload_of;
-use crate::work::{Rig, WorkError, rebuild};
+use crate::work::{WorkContext, WorkError, rebuild};
 
 /// Breaks what can be broken before anything is opened, and chooses.
-pub(super) struct Choose;
-vanishes_with_the_sandbox!(Choose, "choose-backup");
+pub(super) struct ChooseStep;
+no_undo!(ChooseStep, "choose-backup");
 
 /// The file with the age identity that stock tools open with: the drill's own, or the local one.
-pub(super) fn stock_identity(rig: &Rig, drill: &Drill) -> Option<PathBuf> {
+pub(super) fn stock_identity(rig: &WorkContext, drill: &DrillPlan) -> Option<PathBuf> {
     let local = rig.config.keys.iter().find_map(|key| match &key.kind {
         KeyKind::AgeIdentity(path) => Some(path.clone()),
         KeyKind::AwsKms { .. } | KeyKind::AgeRecipients(_) => None,
@@ -46,12 +46,12 @@ pub(super) fn stock_identity(rig: &Rig, drill: &Drill) -> Option<PathBuf> {
 }
 
 #[async_trait]
-impl<'w> Step<World<'w>> for Choose {
+impl<'w> SagaStep<DrillState<'w>> for ChooseStep {
     type Output = Vec<String>;
-    type Error = Halt;
-    async fn act(&self, world: &mut World<'w>) -> Result<Vec<String>, Halt> {
+    type Error = DrillHalt;
+    async fn act(&self, world: &mut DrillState<'w>) -> Result<Vec<String>, DrillHalt> {
         for scenario in world.drill.breaks.clone() {
-            world.team.tell(&Happening::AboutToBreak { scenario, story: scenario.story() });
+            world.team.tell(&DrillEvent::AboutToBreak { scenario, story: scenario.story() });
             // Talking before something is broken is no part of bringing it back.
             let begun = world.clock.seconds();
             world.team.pause().await;
@@ -68,20 +68,20 @@ impl<'w> Step<World<'w>> for Choose {
         let mut told = Vec::new();
         for stage in &world.drill.plan.stages {
             let (which, how) = match world.pinned.get(&stage.datastore) {
-                Some((backup, how)) => (Which::Exactly(backup.clone()), how.clone()),
+                Some((backup, how)) => (BackupSelector::Exactly(backup.clone()), how.clone()),
                 None => which(world.drill),
             };
             let mut warnings = Vec::new();
             let believed = shelf::pick(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
             warnings.extend(frozen(&world.rig, &believed, world.drill).await.map_err(at_fault)?);
             for warning in warnings {
-                world.team.tell(&Happening::Warned { warning });
+                world.team.tell(&DrillEvent::Warned { warning });
             }
             if !believed.verified {
-                return Err(Halt::backup("no signing key is pinned, so nobody can tell who wrote the backup".to_owned()));
+                return Err(DrillHalt::backup("no signing key is pinned, so nobody can tell who wrote the backup".to_owned()));
             }
             let manifest = &believed.manifest;
-            told.push(format!("backup {} of {} ({how}), {}", manifest.backup, stage.datastore, bytes_for_people(manifest.plain_bytes())));
+            told.push(format!("backup {} of {} ({how}), {}", manifest.backup, stage.datastore, format_bytes(manifest.plain_bytes())));
             world.chosen.push((believed, how));
         }
         fits(world)?;
@@ -89,11 +89,11 @@ impl<'w> Step<World<'w>> for Choose {
         world.found.predicted = super::predicted_seconds(world.series, &world.drill.name, bytes);
         let allowed = world.drill.rto.duration().as_secs_f64();
         if let Some(predicted) = world.found.predicted.filter(|predicted| *predicted > allowed) {
-            world.team.tell(&Happening::Warned {
+            world.team.tell(&DrillEvent::Warned {
                 warning: format!("earlier drills let one expect {predicted:.0} s, and the RTO allows {allowed:.0} s"),
             });
         }
-        world.team.tell(&Happening::Chosen { backups: told.clone(), predicted_seconds: world.found.predicted });
+        world.team.tell(&DrillEvent::Chosen { backups: told.clone(), predicted_seconds: world.found.predicted });
         Ok(told)
     }
 }
@@ -102,7 +102,7 @@ impl<'w> Step<World<'w>> for Choose {
 const EMPTY_CLUSTER: u64 = 96 * 1024 * 1024;
 
 /// Refuses a sandbox that the backup cannot fit into, before anything is loaded. One that it may not fit into is tried.
-fn fits(world: &World<'_>) -> Result<(), Halt> {
+fn fits(world: &DrillState<'_>) -> Result<(), DrillHalt> {
     let stages = world.drill.plan.stages.iter().zip(&world.chosen);
     // Of volumes every block is counted where they are laid out; rows that are left out take no room.
     let whole = stages.filter(|(stage, _)| stage.volumes.is_none() && stage.without_rows_of.is_empty() && stage.skip.is_empty());
@@ -112,7 +112,7 @@ fn fits(world: &World<'_>) -> Result<(), Halt> {
         return Ok(());
     }
     let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
-    Err(Halt::sandbox(format!(
+    Err(DrillHalt::sandbox(format!(
         "nothing was restored: the backup's rows alone take {} MiB, and the sandbox has {} (size_mib in the drill file; indexes take more)",
         mib(needed),
         mib(size)
@@ -120,12 +120,12 @@ fn fits(world: &World<'_>) -> Result<(), Halt> {
 }
 
 /// A payload that must be thawed first takes hours that no RTO of minutes has.
-pub(super) async fn frozen(rig: &Rig, believed: &Believed, drill: &Drill) -> Result<Option<String>, WorkError> {
+pub(super) async fn frozen(rig: &WorkContext, believed: &LoadedManifest, drill: &DrillPlan) -> Result<Option<String>, WorkError> {
     let frost = thaw::look(rig, &believed.manifest).await?;
     let plan = thaw::ThawPlan::of(&frost, &hurry(drill, &believed.manifest), jiff::Timestamp::now())?;
     Ok(plan.and_then(|plan| {
         let offer = plan.offer()?;
-        let takes = for_people(std::time::Duration::from_secs(offer.seconds));
+        let takes = format_duration(std::time::Duration::from_secs(offer.seconds));
         let what = format!("{} objects are in {} and must be thawed before they can be read", plan.objects, thaw::name(plan.class));
         Some(match drill.thaw {
             Some(_) => format!("{what}: {} retrieval, within {takes}; the RTO allows {}", plan.tier, drill.rto),
@@ -139,40 +139,40 @@ pub(super) async fn frozen(rig: &Rig, believed: &Believed, drill: &Drill) -> Res
 
 /// How a drill thaws: at the tier it names.
 #[allow(clippy::cast_precision_loss, reason = "seconds")]
-fn hurry(drill: &Drill, manifest: &Manifest) -> Hurry {
+fn hurry(drill: &DrillPlan, manifest: &Manifest) -> ThawOptions {
     let load = std::time::Duration::from_secs_f64(manifest.plain_bytes() as f64 / thaw::BYTES_PER_SECOND_ASSUMED);
-    Hurry { tier: drill.thaw, days: None, allowed: drill.rto.duration().saturating_sub(load), load }
+    ThawOptions { tier: drill.thaw, days: None, allowed: drill.rto.duration().saturating_sub(load), load }
 }
 
 /// Thaws what must be thawed, as on-call's restore does, if the drill means to rehearse that.
-pub(super) async fn thawed(world: &World<'_>, believed: &Believed) -> Result<(), WorkError> {
+pub(super) async fn thawed(world: &DrillState<'_>, believed: &LoadedManifest) -> Result<(), WorkError> {
     if world.drill.thaw.is_some() {
         thaw::bring(&world.rig, &believed.manifest, &hurry(world.drill, &believed.manifest)).await?;
     }
     Ok(())
 }
 
-pub(super) fn which(drill: &Drill) -> (Which, String) {
+pub(super) fn which(drill: &DrillPlan) -> (BackupSelector, String) {
     match &drill.chosen {
-        Chosen::Latest => (Which::Latest, "the newest".to_owned()),
-        Chosen::Oldest => (Which::Oldest, "the oldest".to_owned()),
-        Chosen::At(time) => (Which::At(*time), format!("the newest at or before {time}")),
-        Chosen::Exactly(id) => (Which::Exactly(id.clone()), "named in the drill".to_owned()),
-        Chosen::Random(window) => {
+        BackupChoice::Latest => (BackupSelector::Latest, "the newest".to_owned()),
+        BackupChoice::Oldest => (BackupSelector::Oldest, "the oldest".to_owned()),
+        BackupChoice::At(time) => (BackupSelector::At(*time), format!("the newest at or before {time}")),
+        BackupChoice::Exactly(id) => (BackupSelector::Exactly(id.clone()), "named in the drill".to_owned()),
+        BackupChoice::Random(window) => {
             let seed = drill.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
             let since = jiff::Timestamp::now() - jiff::SignedDuration::try_from(window.duration()).unwrap_or_default();
-            (Which::Random { seed, since }, format!("at random within {window}, seed {seed}"))
+            (BackupSelector::Random { seed, since }, format!("at random within {window}, seed {seed}"))
         }
     }
 }
 
-fn broke(world: &mut World<'_>, scenario: Scenario, outcome: String) {
-    world.team.tell(&Happening::Broke { scenario, outcome: outcome.clone() });
+fn broke(world: &mut DrillState<'_>, scenario: Scenario, outcome: String) {
+    world.team.tell(&DrillEvent::Broke { scenario, outcome: outcome.clone() });
     world.found.broken.insert(scenario, outcome);
 }
 
 /// Breaks; the outcome, where it is known at once.
-async fn break_it(world: &mut World<'_>, scenario: Scenario) -> Result<Option<String>, WorkError> {
+async fn break_it(world: &mut DrillState<'_>, scenario: Scenario) -> Result<Option<String>, WorkError> {
     match scenario {
         Scenario::CatalogLost => catalog_lost(world).await.map(Some),
         Scenario::HomeKeyLost => {
@@ -194,13 +194,13 @@ async fn break_it(world: &mut World<'_>, scenario: Scenario) -> Result<Option<St
 }
 
 /// The first configured key that can open does not open any more.
-fn lose_home_key(rig: &mut Rig) {
+fn lose_home_key(rig: &mut WorkContext) {
     let home = rig.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
     rig.openers.retain(|opener| Some(opener.name()) != home.as_deref());
 }
 
 /// The copy that is left when the home region is gone: the first that the configuration names.
-pub(super) fn region_left(rig: &Rig) -> Result<(&str, &Arc<dyn crate::vault::Vault>), WorkError> {
+pub(super) fn region_left(rig: &WorkContext) -> Result<(&str, &Arc<dyn crate::vault::Vault>), WorkError> {
     rig.replicas.iter().next().map(|(name, vault)| (name.as_str(), vault)).ok_or_else(|| WorkError::Refused {
         what: format!("break {}", Scenario::RegionLost.name()),
         why: "lifeboat.toml names no other vault, so nothing would be left".to_owned(),
@@ -209,7 +209,7 @@ pub(super) fn region_left(rig: &Rig) -> Result<(&str, &Arc<dyn crate::vault::Vau
 }
 
 /// A new, empty catalog learns everything again from the vault.
-async fn catalog_lost(world: &mut World<'_>) -> Result<String, WorkError> {
+async fn catalog_lost(world: &mut DrillState<'_>) -> Result<String, WorkError> {
     let vault = shelf::vault_id(&world.rig).await?;
     let scratch = tempfile::tempdir().map_err(|source| WorkError::File { what: "making a new catalog".to_owned(), source })?;
     world.rig.catalog = Ok(Catalog::open(&scratch.path().join("catalog.db")).await?);
@@ -232,17 +232,18 @@ async fn catalog_lost(world: &mut World<'_>) -> Result<String, WorkError> {
 }
 
 /// Restores every datastore of the plan, in order.
-pub(super) struct Restore;
-vanishes_with_the_sandbox!(Restore, "restore");
+pub(super) struct RestoreStep;
+no_undo!(RestoreStep, "restore");
 
 #[async_trait]
-impl<'w> Step<World<'w>> for Restore {
+impl<'w> SagaStep<DrillState<'w>> for RestoreStep {
     type Output = ();
-    type Error = Halt;
-    async fn act(&self, world: &mut World<'w>) -> Result<(), Halt> {
+    type Error = DrillHalt;
+    async fn act(&self, world: &mut DrillState<'w>) -> Result<(), DrillHalt> {
         let drill = world.drill;
         for (index, stage) in drill.plan.stages.iter().enumerate() {
-            let (mut believed, mut how) = world.chosen.get(index).cloned().ok_or_else(|| Halt::backup("nothing was chosen".to_owned()))?;
+            let (mut believed, mut how) =
+                world.chosen.get(index).cloned().ok_or_else(|| DrillHalt::backup("nothing was chosen".to_owned()))?;
             if drill.breaks.contains(&Scenario::NewestDamaged) {
                 (believed, how) = damaged(world, stage, believed).await?;
             }
@@ -272,8 +273,8 @@ impl<'w> Step<World<'w>> for Restore {
 }
 
 /// A datastore that does not answer has not come back.
-async fn first_query(restored: &Restored) -> Result<(), WorkError> {
-    let mut session = Session::open(&restored.tools, &restored.connection).await.map_err(TargetError::Restored)?;
+async fn first_query(restored: &RestoredDatastore) -> Result<(), WorkError> {
+    let mut session = PgSession::open(&restored.tools, &restored.connection).await.map_err(TargetError::Restored)?;
     let question = match restored.recorded.tables.first() {
         Some(table) => {
             format!(
@@ -288,7 +289,12 @@ async fn first_query(restored: &Restored) -> Result<(), WorkError> {
     Ok(())
 }
 
-async fn facts(rig: &Rig, believed: &Believed, chosen: String, opened_with: Option<String>) -> Result<RestoredBackup, WorkError> {
+async fn facts(
+    rig: &WorkContext,
+    believed: &LoadedManifest,
+    chosen: String,
+    opened_with: Option<String>,
+) -> Result<RestoredBackup, WorkError> {
     let manifest = &believed.manifest;
     let mut objects = BTreeMap::new();
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
@@ -313,15 +319,15 @@ fn gone() -> WorkError {
     WorkError::NotVerified("the sandbox is gone".to_owned())
 }
 
-pub(super) fn connection(world: &World<'_>, database: &str) -> Result<Connection, WorkError> {
+pub(super) fn connection(world: &DrillState<'_>, database: &str) -> Result<PgConnection, WorkError> {
     world.place.as_ref().map(|place| place.connection(database)).ok_or_else(gone)
 }
 
 /// Restores as on-call would; returns the slot that opened the backup.
-async fn restore_one(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, WorkError> {
+async fn restore_one(world: &mut DrillState<'_>, stage: &PlanStage, believed: &LoadedManifest) -> Result<String, WorkError> {
     let target = connection(world, stage.datastore.as_str())?;
     // Tablespaces of the plan name directories of another machine; smoke commands are asked with the checks.
-    let wishes = Wishes { tablespaces: TablespaceMap::default(), smoke: Vec::new(), ..Wishes::of(stage)? };
+    let wishes = RestoreOptions { tablespaces: TablespaceMap::default(), smoke: Vec::new(), ..RestoreOptions::of(stage)? };
     let prepared = restore::prepare(&world.rig, believed.manifest.clone(), target, wishes).await?;
     world.found.moments.payload_reachable.get_or_insert(world.clock.seconds());
     let (slot, left_out) = (prepared.slot.clone(), prepared.left_out_of_comparison());
@@ -333,50 +339,58 @@ async fn restore_one(world: &mut World<'_>, stage: &PlanStage, believed: &Believ
 
 /// Keeps what the checks need of a restored datastore.
 async fn remember(
-    world: &mut World<'_>,
+    world: &mut DrillState<'_>,
     manifest: &Manifest,
     database: &str,
     without_rows_of: Vec<(String, String)>,
-    left_out: LeftOut,
+    left_out: OmittedParts,
 ) -> Result<(), WorkError> {
     let recorded = recorded(&world.rig, manifest).await?;
     let major = manifest.source.major().max(recorded.pg_dump_major);
-    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(TargetError::from)?;
+    let tools = PgTools::find(world.rig.config.pg_bin.as_deref(), major).await.map_err(TargetError::from)?;
     let connection = connection(world, database)?;
-    world.restored.push(Restored { manifest: manifest.clone(), recorded, without_rows_of, left_out, connection, tools, dumped: None });
+    world.restored.push(RestoredDatastore {
+        manifest: manifest.clone(),
+        recorded,
+        without_rows_of,
+        left_out,
+        connection,
+        tools,
+        dumped: None,
+    });
     Ok(())
 }
 
-async fn recorded(rig: &Rig, manifest: &Manifest) -> Result<Fingerprint, WorkError> {
+async fn recorded(rig: &WorkContext, manifest: &Manifest) -> Result<Fingerprint, WorkError> {
     let identity = shelf::open(rig, manifest).await?.identity;
-    Ok(Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, &identity).await?)?)
+    Ok(Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, PayloadRole::Fingerprint)?, &identity).await?)?)
 }
 
 /// The newest backup turns out to be damaged: that must be noticed, and the one before it is taken.
-async fn damaged(world: &mut World<'_>, stage: &PlanStage, newest: Believed) -> Result<(Believed, String), Halt> {
+async fn damaged(world: &mut DrillState<'_>, stage: &PlanStage, newest: LoadedManifest) -> Result<(LoadedManifest, String), DrillHalt> {
     let sound = Arc::clone(&world.rig.vault);
-    let main = payload_of(&newest.manifest, Role::Main).map_err(at_fault)?;
-    let object = main.objects.first().ok_or_else(|| Halt::backup("it has no objects".to_owned()))?;
+    let main = payload_of(&newest.manifest, PayloadRole::Main).map_err(at_fault)?;
+    let object = main.objects.first().ok_or_else(|| DrillHalt::backup("it has no objects".to_owned()))?;
     // Behind the header, within what is read first: a later place would be noticed as well, but only after a longer load.
-    let damage = Damage::BitTurned { key: object.key.clone(), at: (object.bytes / 2).min(128 * 1024) };
-    world.rig.vault = Arc::new(Damaged::new(Arc::clone(&sound), damage));
+    let damage = VaultDamage::BitTurned { key: object.key.clone(), at: (object.bytes / 2).min(128 * 1024) };
+    world.rig.vault = Arc::new(DamagedVault::new(Arc::clone(&sound), damage));
     let tried = restore_one(world, stage, &newest).await;
     world.rig.vault = sound;
     match tried {
-        Ok(_) => return Err(Halt::backup("the newest backup was damaged and nobody noticed")),
-        Err(error) if error.trouble() == Trouble::Integrity => {}
+        Ok(_) => return Err(DrillHalt::backup("the newest backup was damaged and nobody noticed")),
+        Err(error) if error.class() == ErrorClass::Integrity => {}
         // It failed, but not for the damage: nothing is known about noticing.
         Err(error) => return Err(at_fault(error)),
     }
     drop_database(world, stage.datastore.as_str()).await.map_err(at_fault)?;
     let before = newest.manifest.source.snapshot_time - jiff::SignedDuration::from_nanos(1);
-    let which = Which::At(before);
-    let older = shelf::pick(&world.rig, &stage.datastore, &which, &mut Vec::new()).await.map_err(|error| match error.trouble() {
-        Trouble::NoSuchBackup => Halt::backup("the newest backup is damaged, and there is none before it".to_owned()),
+    let which = BackupSelector::At(before);
+    let older = shelf::pick(&world.rig, &stage.datastore, &which, &mut Vec::new()).await.map_err(|error| match error.class() {
+        ErrorClass::NoSuchBackup => DrillHalt::backup("the newest backup is damaged, and there is none before it".to_owned()),
         _ => at_fault(error),
     })?;
     let cost = newest.manifest.source.snapshot_time.duration_since(older.manifest.source.snapshot_time);
-    let cost = for_people(std::time::Duration::try_from(cost).unwrap_or_default());
+    let cost = format_duration(std::time::Duration::try_from(cost).unwrap_or_default());
     let outcome =
         format!("the restore refused it as damaged; backup {} was used instead, which costs {cost} of data", older.manifest.backup);
     broke(world, Scenario::NewestDamaged, outcome);
@@ -384,21 +398,21 @@ async fn damaged(world: &mut World<'_>, stage: &PlanStage, newest: Believed) -> 
 }
 
 /// Removes what a failed load left, as on-call would before starting over.
-async fn drop_database(world: &World<'_>, name: &str) -> Result<(), WorkError> {
-    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
-    let mut session = Session::open(&tools, &connection(world, "postgres")?).await.map_err(TargetError::Restored)?;
+async fn drop_database(world: &DrillState<'_>, name: &str) -> Result<(), WorkError> {
+    let tools = PgTools::find(world.rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
+    let mut session = PgSession::open(&tools, &connection(world, "postgres")?).await.map_err(TargetError::Restored)?;
     let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
     Ok(session.run("the half-loaded database", &statement).await.map_err(TargetError::Restored)?)
 }
 
 /// Restores with stock tools alone; returns the slot whose key opened it.
-async fn by_hand(world: &mut World<'_>, believed: &Believed) -> Result<String, WorkError> {
+async fn by_hand(world: &mut DrillState<'_>, believed: &LoadedManifest) -> Result<String, WorkError> {
     let identity = stock_identity(world.own, world.drill).ok_or_else(gone)?;
     let place = world.place.as_ref().ok_or_else(gone)?;
     let done = stock::restore(&world.rig, place, &believed.manifest, &identity).await?;
     let backup = &believed.manifest.backup;
     broke(world, Scenario::LifeboatLost, format!("RESTORE.md of {backup} was followed with stock tools alone: {}", done.summary));
     // RESTORE.md knows no plan and leaves nothing out.
-    remember(world, &believed.manifest, &done.database, Vec::new(), LeftOut::default()).await?;
+    remember(world, &believed.manifest, &done.database, Vec::new(), OmittedParts::default()).await?;
     Ok(done.slot)
 }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::World;
+use super::DrillState;
 use crate::config::{Config, DatastoreKind, KeyKind, S3Config, VaultConfig};
 use crate::domain::drill::Scenario;
 use crate::domain::envelope::SlotKind;
 use crate::domain::layout;
-use crate::domain::scratch::{Forbidden, ORDER_FORMAT, Order, OrderKey, ScratchSettings};
-use crate::sandbox::vpc::policies::Reads;
-use crate::sandbox::vpc::{GrantSpec, Spec};
+use crate::domain::scratch::{AgentOrder, ForbiddenAddress, ORDER_FORMAT, OrderKey, ScratchSettings};
+use crate::sandbox::vpc::policies::VaultAccess;
+use crate::sandbox::vpc::{GrantSpec, ScratchSpec};
 use crate::work::shelf::{self, context_of};
-use crate::work::{Rig, WorkError};
+use crate::work::{WorkContext, WorkError};
 
 /// Addresses of the internet that nobody may reach from inside: name servers, which answer everywhere.
 const INTERNET: [&str; 3] = ["1.1.1.1:443", "8.8.8.8:53", "9.9.9.9:443"];
@@ -37,7 +37,7 @@ pub(in crate::work) fn bucket(config: &Config) -> Result<&S3Config, WorkError> {
 }
 
 /// The objects that an attempt's agent may touch.
-pub(super) fn reads(world: &World<'_>, attempt: u64, agent_sha256: &str) -> Result<Reads, WorkError> {
+pub(super) fn reads(world: &DrillState<'_>, attempt: u64, agent_sha256: &str) -> Result<VaultAccess, WorkError> {
     let s3 = bucket(&world.rig.config)?;
     let full = |key: &str| format!("{}{key}", s3.prefix);
     let mut get = vec![full(layout::vault_header().as_str()), full(layout::agent(agent_sha256).as_str())];
@@ -53,7 +53,7 @@ pub(super) fn reads(world: &World<'_>, attempt: u64, agent_sha256: &str) -> Resu
         get.push(full(&format!("{}*", place.payload_prefix())));
         list.push(full(&place.meta_prefix()));
     }
-    Ok(Reads { bucket: s3.bucket.clone(), get, list, put: vec![full(&format!("{}*", layout::inbox(&world.run, attempt)))] })
+    Ok(VaultAccess { bucket: s3.bucket.clone(), get, list, put: vec![full(&format!("{}*", layout::inbox(&world.run, attempt)))] })
 }
 
 /// Every KMS key of the configuration that is named by its ARN.
@@ -66,7 +66,7 @@ pub(in crate::work) fn key_arns(config: &Config) -> Vec<String> {
 }
 
 /// The keys that may open the chosen backups from inside the VPC, and what must be granted for that.
-pub(super) async fn keys(world: &World<'_>, settings: &ScratchSettings) -> Result<(Vec<OrderKey>, Vec<GrantSpec>), WorkError> {
+pub(super) async fn keys(world: &DrillState<'_>, settings: &ScratchSettings) -> Result<(Vec<OrderKey>, Vec<GrantSpec>), WorkError> {
     let lost = world.drill.breaks.contains(&Scenario::HomeKeyLost);
     let home = world.own.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
     let (mut keys, mut grants) = (Vec::<OrderKey>::new(), Vec::new());
@@ -108,27 +108,27 @@ pub(super) async fn keys(world: &World<'_>, settings: &ScratchSettings) -> Resul
 }
 
 /// What must not answer from inside: production, the internet, names.
-pub(super) fn forbidden(rig: &Rig, settings: &ScratchSettings) -> Vec<Forbidden> {
-    let mut all: Vec<Forbidden> = Vec::new();
+pub(super) fn forbidden(rig: &WorkContext, settings: &ScratchSettings) -> Vec<ForbiddenAddress> {
+    let mut all: Vec<ForbiddenAddress> = Vec::new();
     for datastore in rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres) {
         for (host, port) in datastore.connection.addresses().iter().filter(|(host, _)| is_elsewhere(host)) {
-            all.push(Forbidden::Tcp(format!("{host}:{port}")));
+            all.push(ForbiddenAddress::Tcp(format!("{host}:{port}")));
             // Names of AWS are let through by the firewall that must let S3 and KMS through.
             let asks = settings.dns_firewall.is_some() && !host.ends_with(".amazonaws.com");
             if asks && host.parse::<std::net::IpAddr>().is_err() {
-                all.push(Forbidden::Name(host.clone()));
+                all.push(ForbiddenAddress::Name(host.clone()));
             }
         }
     }
     for network in &settings.production_cidrs {
         for port in PRODUCTION_PORTS {
             // The first address that a VPC's network gives to anybody is its fifth.
-            all.push(Forbidden::Tcp(format!("{}:{port}", network.address(4))));
+            all.push(ForbiddenAddress::Tcp(format!("{}:{port}", network.address(4))));
         }
     }
-    all.extend(INTERNET.map(|address| Forbidden::Tcp(address.to_owned())));
+    all.extend(INTERNET.map(|address| ForbiddenAddress::Tcp(address.to_owned())));
     if settings.dns_firewall.is_some() {
-        all.extend(NAMES.map(|name| Forbidden::Name(name.to_owned())));
+        all.extend(NAMES.map(|name| ForbiddenAddress::Name(name.to_owned())));
     }
     all.dedup();
     all
@@ -140,7 +140,12 @@ fn is_elsewhere(host: &str) -> bool {
 }
 
 /// The order.
-pub(super) fn order(world: &World<'_>, spec: &Spec, keys: &[OrderKey], grant_tokens: Vec<String>) -> Result<Order, WorkError> {
+pub(super) fn order(
+    world: &DrillState<'_>,
+    spec: &ScratchSpec,
+    keys: &[OrderKey],
+    grant_tokens: Vec<String>,
+) -> Result<AgentOrder, WorkError> {
     let (settings, attempt, expires) = (&spec.settings, spec.attempt, spec.expires);
     let backups: BTreeMap<_, _> = world
         .chosen
@@ -148,7 +153,7 @@ pub(super) fn order(world: &World<'_>, spec: &Spec, keys: &[OrderKey], grant_tok
         .map(|(believed, how)| (believed.manifest.datastore.clone(), (believed.manifest.backup.clone(), how.clone())))
         .collect();
     let drill = world.drill;
-    Ok(Order {
+    Ok(AgentOrder {
         format: ORDER_FORMAT.to_owned(),
         vault: spec.vault.clone(),
         run: world.run.clone(),
@@ -166,7 +171,7 @@ pub(super) fn order(world: &World<'_>, spec: &Spec, keys: &[OrderKey], grant_tok
 }
 
 /// `lifeboat.toml` of the instance. Of connections it has the addresses that must not answer, and nothing to log in with.
-fn config(world: &World<'_>, keys: &[OrderKey], settings: &ScratchSettings) -> Result<String, WorkError> {
+fn config(world: &DrillState<'_>, keys: &[OrderKey], settings: &ScratchSettings) -> Result<String, WorkError> {
     let own = &world.rig.config;
     let s3 = bucket(own)?;
     let vault = json!({
@@ -204,7 +209,7 @@ fn config(world: &World<'_>, keys: &[OrderKey], settings: &ScratchSettings) -> R
 }
 
 /// Where a server is, without who may log in there.
-fn addresses(connection: &crate::pg::Connection, datastore: &crate::domain::DatastoreName) -> String {
+fn addresses(connection: &crate::pg::PgConnection, datastore: &crate::domain::DatastoreName) -> String {
     let quote = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
     let join = |part: fn(&(String, String)) -> &String| connection.addresses().iter().map(part).cloned().collect::<Vec<_>>().join(",");
     let (hosts, ports) = (join(|(host, _)| host), join(|(_, port)| port));

@@ -2,17 +2,17 @@
 
 use jiff::Timestamp;
 
-use super::World;
+use super::DrillState;
 use crate::catalog::journal::DrillRun;
-use crate::domain::drill::{Facts, Halt, Objective, verdict};
+use crate::domain::drill::{DrillHalt, Objective, VerdictFacts, verdict};
 use crate::domain::evidence::{DrillReport, REPORT_SCHEMA, SourceFile};
-use crate::work::{Rig, WorkError, shelf};
+use crate::work::{WorkContext, WorkError, shelf};
 
 pub(super) fn report(
-    world: &World<'_>,
+    world: &DrillState<'_>,
     run: &DrillRun,
     attempts: u64,
-    halt: Option<Halt>,
+    halt: Option<DrillHalt>,
     leftovers: Vec<String>,
 ) -> Result<DrillReport, WorkError> {
     let found = &world.found;
@@ -29,7 +29,7 @@ pub(super) fn report(
         allowed_seconds: drill.rpo.duration().as_secs_f64(),
         measured_seconds: age.filter(|age| *age > -300.0).map(|age| age.max(0.0)),
     };
-    let (verdict, reasons) = verdict(&Facts {
+    let (verdict, reasons) = verdict(&VerdictFacts {
         halt: halt.as_ref(),
         datastores: &drill.plan.stages.iter().map(|stage| stage.datastore.clone()).collect::<Vec<_>>(),
         checks: &found.checks,
@@ -78,7 +78,7 @@ pub(super) fn report(
 }
 
 /// A file with its hash, and what git says of it.
-fn source_file(rig: &Rig, file: &std::path::Path, text: &str) -> SourceFile {
+fn source_file(rig: &WorkContext, file: &std::path::Path, text: &str) -> SourceFile {
     let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
     let git = |arguments: &[&str]| {
         let output =

@@ -15,14 +15,14 @@ use crate::domain::manifest::Manifest;
 use crate::domain::printable::printable;
 use crate::keyring::age_key::IdentityFile;
 use crate::pg::children::keep_last_words;
-use crate::pg::{Session, Tools};
-use crate::sandbox::local::Place;
+use crate::pg::{PgSession, PgTools};
+use crate::sandbox::local::RaisedSandbox;
 use crate::target::TargetError;
 use crate::vault::{VaultError, fetch};
-use crate::work::{Rig, WorkError, guide, shelf};
+use crate::work::{WorkContext, WorkError, guide, shelf};
 
 /// What came of it.
-pub(super) struct Done {
+pub(super) struct ManualRestore {
     /// The slot whose key opened the backup.
     pub slot: String,
     /// The database that was made.
@@ -35,7 +35,12 @@ fn failed(what: &str, why: impl std::fmt::Display) -> WorkError {
     WorkError::CheckFailed(format!("{what}: {why}"))
 }
 
-pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, identity: &Path) -> Result<Done, WorkError> {
+pub(super) async fn restore(
+    rig: &WorkContext,
+    place: &RaisedSandbox,
+    manifest: &Manifest,
+    identity: &Path,
+) -> Result<ManualRestore, WorkError> {
     // Which slot the key opens is what a person knows from the key's label.
     let mut alone = rig.clone();
     alone.openers = vec![Arc::new(IdentityFile::new("the identity for stock tools", identity))];
@@ -76,20 +81,26 @@ pub(super) async fn restore(rig: &Rig, place: &Place, manifest: &Manifest, ident
     }
     let database = restored_database(rig, place).await?;
     let fetched = if from_directory { "" } else { "; fetching with the AWS CLI was not part of it" };
-    Ok(Done { summary: format!("{} steps, {objects} objects{fetched}", blocks.len()), slot, database })
+    Ok(ManualRestore { summary: format!("{} steps, {objects} objects{fetched}", blocks.len()), slot, database })
 }
 
 /// The database that the guide made: the only one that is not the server's own.
-async fn restored_database(rig: &Rig, place: &Place) -> Result<String, WorkError> {
-    let tools = Tools::find(rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
-    let mut session = Session::open(&tools, &place.connection("postgres")).await.map_err(TargetError::Restored)?;
+async fn restored_database(rig: &WorkContext, place: &RaisedSandbox) -> Result<String, WorkError> {
+    let tools = PgTools::find(rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
+    let mut session = PgSession::open(&tools, &place.connection("postgres")).await.map_err(TargetError::Restored)?;
     let question = "SELECT datname FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY oid DESC LIMIT 1";
     Ok(session.ask_one("the restored database", question).await.map_err(TargetError::Restored)?)
 }
 
 /// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault: what its signed documents name, and nothing
 /// that was put beside it.
-async fn bring_objects(rig: &Rig, place: &Place, manifest: &Manifest, newest: &Envelope, vault: &Path) -> Result<usize, WorkError> {
+async fn bring_objects(
+    rig: &WorkContext,
+    place: &RaisedSandbox,
+    manifest: &Manifest,
+    newest: &Envelope,
+    vault: &Path,
+) -> Result<usize, WorkError> {
     let own = manifest.place();
     let signed = [own.manifest(), own.envelope(newest.number), own.restore_guide(newest.number)];
     let documents = signed.iter().flat_map(|key| [key.clone(), key.signature()]).chain(newest.slots.iter().map(|slot| slot.file.clone()));
@@ -127,7 +138,7 @@ fn sandbox_is_full(error: &std::io::Error) -> WorkError {
 }
 
 /// A program in the sandbox that writes its standard input to a new file.
-async fn receiver(place: &Place, file: &Path) -> Result<(tokio::process::Child, tokio::process::ChildStdin), WorkError> {
+async fn receiver(place: &RaisedSandbox, file: &Path) -> Result<(tokio::process::Child, tokio::process::ChildStdin), WorkError> {
     let parent: PathBuf = file.parent().map(Path::to_owned).unwrap_or_default();
     let mut mkdir = place.command(Path::new("/bin/mkdir"), "postgres");
     mkdir.arg("-p").arg(&parent).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -142,7 +153,7 @@ async fn receiver(place: &Place, file: &Path) -> Result<(tokio::process::Child, 
     Ok((child, stdin))
 }
 
-async fn write(place: &Place, file: &Path, bytes: &[u8]) -> Result<(), WorkError> {
+async fn write(place: &RaisedSandbox, file: &Path, bytes: &[u8]) -> Result<(), WorkError> {
     let (mut child, mut stdin) = receiver(place, file).await?;
     stdin.write_all(bytes).await.map_err(|error| sandbox_is_full(&error))?;
     drop(stdin);

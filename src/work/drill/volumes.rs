@@ -6,30 +6,30 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::{Restored, World};
-use crate::config::plans::{Ask, CheckConfig, PlanStage, VolumeStage};
-use crate::domain::choice::Which;
-use crate::domain::drill::{Answer, CheckKind, CheckResult, Scenario};
+use super::{DrillState, RestoredDatastore};
+use crate::config::plans::{CheckConfig, CheckQuestion, PlanStage, VolumeStage};
+use crate::domain::choice::BackupSelector;
+use crate::domain::drill::{CheckKind, CheckOutcome, CheckResult, Scenario};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
 use crate::domain::id::DatastoreName;
-use crate::domain::manifest::{Manifest, Role};
-use crate::domain::span::{Span, for_people};
-use crate::domain::volumes::{Member, PostgresCut, VolumeSet};
-use crate::pg::Tools;
-use crate::pg::rows::{Tally, assemble};
+use crate::domain::manifest::{Manifest, PayloadRole};
+use crate::domain::span::{HumanDuration, format_duration};
+use crate::domain::volumes::{PostgresCut, SetMember, VolumeSet};
+use crate::pg::PgTools;
+use crate::pg::rows::{ArchiveTally, assemble};
 use crate::sandbox::SandboxError;
 use crate::sandbox::volumes::UNSOUND;
 use crate::target::TargetError;
-use crate::volumes::damaged::Damaged;
+use crate::volumes::damaged::DamagedVolumes;
 use crate::work::compare::{compare, fingerprint_of};
-use crate::work::shelf::{self, Believed};
-use crate::work::snapshot::blocks::{self, Recorded};
-use crate::work::snapshot::verify::{Source, bytes_to_read, set_of};
+use crate::work::shelf::{self, LoadedManifest};
+use crate::work::snapshot::blocks::{self, RecordedBlocks};
+use crate::work::snapshot::verify::{SnapshotSource, bytes_to_read, set_of};
 use crate::work::verify::payload_of;
-use crate::work::{Rig, WorkError};
+use crate::work::{WorkContext, WorkError};
 
 /// A dump of the same database.
-pub(super) struct Dumped {
+pub(super) struct SiblingDump {
     manifest: Manifest,
     recorded: Fingerprint,
 }
@@ -39,7 +39,7 @@ fn gone() -> WorkError {
 }
 
 /// Where a volume is mounted, as the plan says.
-fn mount_of<'a>(stage: &'a VolumeStage, member: &Member) -> Result<&'a PathBuf, WorkError> {
+fn mount_of<'a>(stage: &'a VolumeStage, member: &SetMember) -> Result<&'a PathBuf, WorkError> {
     let device = member.attached.as_ref().map(|at| at.device.as_str());
     let of = |name: &str| name == member.volume.as_str() || Some(name) == device;
     stage.mounts.iter().find(|(name, _)| of(name)).map(|(_, at)| at).ok_or_else(|| WorkError::Refused {
@@ -50,20 +50,21 @@ fn mount_of<'a>(stage: &'a VolumeStage, member: &Member) -> Result<&'a PathBuf, 
 }
 
 /// Brings a set back in the sandbox; returns the slot that opened its hashes.
-pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believed: &Believed) -> Result<String, WorkError> {
+pub(super) async fn restore_set(world: &mut DrillState<'_>, stage: &PlanStage, believed: &LoadedManifest) -> Result<String, WorkError> {
     let manifest = believed.manifest.clone();
     let set = set_of(&manifest)?;
     let plan = stage.volumes.clone().ok_or_else(|| WorkError::Bug("a plan that was checked says nothing of volumes".to_owned()))?;
     fits(world, &manifest)?;
     // Mount points within others come after them.
-    let mut members: Vec<(usize, &Member, &PathBuf)> = Vec::new();
+    let mut members: Vec<(usize, &SetMember, &PathBuf)> = Vec::new();
     for (index, member) in set.members.iter().enumerate() {
         members.push((index, member, mount_of(&plan, member)?));
     }
     members.sort_by_key(|(_, _, at)| at.components().count());
     let opened = shelf::open(&world.rig, &manifest).await?;
     let lost = world.drill.breaks.contains(&Scenario::RegionLost);
-    let source = if lost { Source::elsewhere(&world.rig, &manifest).await? } else { Source::find(&world.rig, &manifest).await? };
+    let source =
+        if lost { SnapshotSource::elsewhere(&world.rig, &manifest).await? } else { SnapshotSource::find(&world.rig, &manifest).await? };
     let stage_told = world.rig.progress.begin("read blocks", bytes_to_read(&manifest));
     for (index, member, at) in &members {
         let place = world.place.as_mut().ok_or_else(gone)?;
@@ -71,7 +72,7 @@ pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believ
         let payload = blocks::payload_of(&manifest, *index).ok_or_else(|| {
             WorkError::NotVerified(format!("no hashes were recorded of {} (hash = false), so nothing can be said about it", member.volume))
         })?;
-        let recorded = Recorded::open(&world.rig, payload, &opened.identity).await?;
+        let recorded = RecordedBlocks::open(&world.rig, payload, &opened.identity).await?;
         let snapshot = source.snapshot(member).ok_or_else(|| WorkError::Bug("a copied set without a copy".to_owned()))?;
         let from = (source.volumes.as_ref(), snapshot);
         blocks::to_file(&world.rig, &manifest, from, Some(recorded), (&image, member.bytes), &stage_told).await?;
@@ -85,13 +86,13 @@ pub(super) async fn restore_set(world: &mut World<'_>, stage: &PlanStage, believ
     world.found.moments.server_up = Some(world.clock.seconds());
     let dumped = dumped(world, stage, &manifest).await?;
     let recorded = dumped.as_ref().map_or_else(nothing_recorded, |dumped| dumped.recorded.clone());
-    let tools = Tools::find(world.rig.config.pg_bin.as_deref(), manifest.source.major()).await.map_err(TargetError::from)?;
+    let tools = PgTools::find(world.rig.config.pg_bin.as_deref(), manifest.source.major()).await.map_err(TargetError::from)?;
     let connection = super::load::connection(world, &plan.database)?;
-    world.restored.push(Restored {
+    world.restored.push(RestoredDatastore {
         manifest: manifest.clone(),
         recorded,
         without_rows_of: changing(world, stage),
-        left_out: crate::work::compare::LeftOut::default(),
+        left_out: crate::work::compare::OmittedParts::default(),
         connection,
         tools,
         dumped,
@@ -108,7 +109,7 @@ fn unsound(error: SandboxError) -> WorkError {
 }
 
 /// Images are in the sandbox's own memory.
-fn fits(world: &World<'_>, manifest: &Manifest) -> Result<(), WorkError> {
+fn fits(world: &DrillState<'_>, manifest: &Manifest) -> Result<(), WorkError> {
     let (needed, there) = (manifest.plain_bytes(), world.drill.sandbox.size_bytes);
     if needed < there {
         return Ok(());
@@ -119,9 +120,9 @@ fn fits(world: &World<'_>, manifest: &Manifest) -> Result<(), WorkError> {
 }
 
 /// Tables that a check says may differ: no row of theirs can show that damage is noticed.
-fn changing(world: &World<'_>, stage: &PlanStage) -> Vec<(String, String)> {
+fn changing(world: &DrillState<'_>, stage: &PlanStage) -> Vec<(String, String)> {
     let of = |check: &CheckConfig| match &check.ask {
-        Ask::CrossCheck { changing, .. } if check.datastore == stage.datastore => changing.clone(),
+        CheckQuestion::CrossCheck { changing, .. } if check.datastore == stage.datastore => changing.clone(),
         _ => Vec::new(),
     };
     world.drill.checks.iter().flat_map(of).collect()
@@ -142,27 +143,27 @@ fn labels(set: &VolumeSet) -> Vec<(String, String)> {
 }
 
 fn nothing_recorded() -> Fingerprint {
-    assemble(HashKey::from_random(rand::random()), 0, Tally::default(), [])
+    assemble(HashKey::from_random(rand::random()), 0, ArchiveTally::default(), [])
 }
 
 /// The dump of the same database that was taken nearest to the set, if a check asks for it.
-async fn dumped(world: &World<'_>, stage: &PlanStage, manifest: &Manifest) -> Result<Option<Dumped>, WorkError> {
+async fn dumped(world: &DrillState<'_>, stage: &PlanStage, manifest: &Manifest) -> Result<Option<SiblingDump>, WorkError> {
     let asks = |check: &&CheckConfig| check.datastore == stage.datastore;
     let with = world.drill.checks.iter().filter(asks).find_map(|check| match &check.ask {
-        Ask::CrossCheck { with, .. } => Some(with),
+        CheckQuestion::CrossCheck { with, .. } => Some(with),
         _ => None,
     });
     let Some(with) = with else { return Ok(None) };
     let Some(nearest) = nearest(&world.rig, with, manifest.source.snapshot_time).await? else { return Ok(None) };
     let identity = shelf::open(&world.rig, &nearest).await?.identity;
-    let recorded = Fingerprint::parse(&shelf::read_payload(&world.rig, payload_of(&nearest, Role::Fingerprint)?, &identity).await?)?;
-    Ok(Some(Dumped { manifest: nearest, recorded }))
+    let recorded = Fingerprint::parse(&shelf::read_payload(&world.rig, payload_of(&nearest, PayloadRole::Fingerprint)?, &identity).await?)?;
+    Ok(Some(SiblingDump { manifest: nearest, recorded }))
 }
 
-async fn nearest(rig: &Rig, datastore: &DatastoreName, time: Timestamp) -> Result<Option<Manifest>, WorkError> {
+async fn nearest(rig: &WorkContext, datastore: &DatastoreName, time: Timestamp) -> Result<Option<Manifest>, WorkError> {
     // Of those before it and around it; a dump long after it is looked for among the newest.
     let mut found: Vec<Manifest> = Vec::new();
-    for which in [Which::At(time), Which::Latest] {
+    for which in [BackupSelector::At(time), BackupSelector::Latest] {
         match shelf::survey(rig, datastore, &which).await {
             Ok(picked) => {
                 found.push(picked.believed.manifest);
@@ -176,16 +177,16 @@ async fn nearest(rig: &Rig, datastore: &DatastoreName, time: Timestamp) -> Resul
 }
 
 /// Compares what recovered with what was recorded when the same database was dumped: two independent backups must agree.
-pub(super) async fn cross_check(world: &World<'_>, check: &CheckConfig, restored: &Restored) -> CheckResult {
+pub(super) async fn cross_check(world: &DrillState<'_>, check: &CheckConfig, restored: &RestoredDatastore) -> CheckResult {
     let begun = Instant::now();
-    let Ask::CrossCheck { with, within, changing } = &check.ask else {
-        return result(check, (Answer::CouldNotLook, "it is no cross-check".to_owned(), Vec::new()), begun);
+    let CheckQuestion::CrossCheck { with, within, changing } = &check.ask else {
+        return result(check, (CheckOutcome::CouldNotLook, "it is no cross-check".to_owned(), Vec::new()), begun);
     };
     let answer = compared(world, restored, with, *within, changing).await;
     result(check, answer, begun)
 }
 
-fn result(check: &CheckConfig, (answer, summary, detail): (Answer, String, Vec<String>), begun: Instant) -> CheckResult {
+fn result(check: &CheckConfig, (answer, summary, detail): (CheckOutcome, String, Vec<String>), begun: Instant) -> CheckResult {
     CheckResult {
         name: check.name.clone(),
         datastore: check.datastore.clone(),
@@ -198,25 +199,31 @@ fn result(check: &CheckConfig, (answer, summary, detail): (Answer, String, Vec<S
 }
 
 async fn compared(
-    world: &World<'_>,
-    restored: &Restored,
+    world: &DrillState<'_>,
+    restored: &RestoredDatastore,
     with: &DatastoreName,
-    within: Span,
+    within: HumanDuration,
     changing: &[(String, String)],
-) -> (Answer, String, Vec<String>) {
+) -> (CheckOutcome, String, Vec<String>) {
     let Some(dumped) = &restored.dumped else {
-        return (Answer::CouldNotLook, format!("there is no dump of {with}"), Vec::new());
+        return (CheckOutcome::CouldNotLook, format!("there is no dump of {with}"), Vec::new());
     };
     let (set, dump) = (restored.manifest.source.snapshot_time, dumped.manifest.source.snapshot_time);
     let apart = std::time::Duration::try_from(set.duration_since(dump).abs()).unwrap_or_default();
-    let which =
-        format!("dump {} of {with}, taken {} {}", dumped.manifest.backup, for_people(apart), if dump > set { "later" } else { "earlier" });
+    let which = format!(
+        "dump {} of {with}, taken {} {}",
+        dumped.manifest.backup,
+        format_duration(apart),
+        if dump > set { "later" } else { "earlier" }
+    );
     if apart > within.duration() {
-        return (Answer::CouldNotLook, format!("the nearest is {which}, and no more than {within} are allowed"), Vec::new());
+        return (CheckOutcome::CouldNotLook, format!("the nearest is {which}, and no more than {within} are allowed"), Vec::new());
     }
     let found = match fingerprint_of(&world.rig, &restored.tools, &restored.connection, &dumped.recorded).await {
         Ok(found) => found,
-        Err(error) => return (Answer::CouldNotLook, "the recovered database could not be read back".to_owned(), vec![error.to_string()]),
+        Err(error) => {
+            return (CheckOutcome::CouldNotLook, "the recovered database could not be read back".to_owned(), vec![error.to_string()]);
+        }
     };
     // Where a table may differ, so may its sequence; each is named by whoever says so.
     let mut expected = dumped.recorded.clone();
@@ -225,11 +232,11 @@ async fn compared(
     if changing.iter().any(|one| !is_known(&one)) {
         let detail =
             changing.iter().filter(|one| !is_known(one)).map(|(schema, name)| format!("{schema}.{name} is not in the dump")).collect();
-        return (Answer::CouldNotLook, "a table or sequence that may differ is not in the dump; is it mistyped?".to_owned(), detail);
+        return (CheckOutcome::CouldNotLook, "a table or sequence that may differ is not in the dump; is it mistyped?".to_owned(), detail);
     }
     let left = expected.tables.len().saturating_sub(changing.iter().filter(is_table).count());
     if left == 0 {
-        return (Answer::CouldNotLook, "every table may differ, so nothing is left to compare".to_owned(), Vec::new());
+        return (CheckOutcome::CouldNotLook, "every table may differ, so nothing is left to compare".to_owned(), Vec::new());
     }
     for (schema, name) in changing {
         for (sequence, statement) in &mut expected.sequences {
@@ -243,38 +250,38 @@ async fn compared(
     let comparison = compare(&expected, &found, changing);
     if !comparison.agrees() {
         let count = comparison.differences.len();
-        return (Answer::Fail, format!("{count} differences from {which}"), comparison.differences);
+        return (CheckOutcome::Fail, format!("{count} differences from {which}"), comparison.differences);
     }
     let may = if changing.is_empty() { String::new() } else { format!("; {} may differ and were not compared", changing.len()) };
     let rows: u64 =
         expected.tables.iter().filter(|table| !changing.contains(&(table.schema.clone(), table.table.clone()))).map(|t| t.rows).sum();
     let summary = format!("{left} tables with {rows} rows are as in {which}{may}");
-    (Answer::Pass, summary, comparison.not_looked_at)
+    (CheckOutcome::Pass, summary, comparison.not_looked_at)
 }
 
 /// Turns one bit of a block and compares it with what was recorded.
-pub(super) async fn block_damaged(rig: &Rig, manifest: &Manifest, elsewhere: bool) -> (Option<bool>, String) {
+pub(super) async fn block_damaged(rig: &WorkContext, manifest: &Manifest, elsewhere: bool) -> (Option<bool>, String) {
     let tried = async {
         let set = set_of(manifest)?;
         let identity = shelf::open(rig, manifest).await?.identity;
-        let source = if elsewhere { Source::elsewhere(rig, manifest).await? } else { Source::find(rig, manifest).await? };
+        let source = if elsewhere { SnapshotSource::elsewhere(rig, manifest).await? } else { SnapshotSource::find(rig, manifest).await? };
         let smallest = set.members.iter().enumerate().min_by_key(|(_, member)| member.blocks.unwrap_or(u64::MAX));
         let (index, member) = smallest.ok_or_else(|| WorkError::NotVerified("the set is empty".to_owned()))?;
         let (Some(payload), Some(snapshot)) = (blocks::payload_of(manifest, index), source.snapshot(member)) else {
             return Err(WorkError::NotVerified("no hashes were recorded".to_owned()));
         };
-        let recorded = Recorded::open(rig, payload, &identity).await?;
-        let damaged = Damaged::new(Arc::clone(&source.volumes));
+        let recorded = RecordedBlocks::open(rig, payload, &identity).await?;
+        let damaged = DamagedVolumes::new(Arc::clone(&source.volumes));
         let stage = rig.progress.begin("read damaged blocks", None);
         let walked = blocks::walk(rig, manifest, (&damaged, snapshot), Some(recorded), &stage, |_, _| Ok(())).await;
         stage.end();
         Ok(walked)
     };
     match tried.await {
-        Err(error) => (None, format!("the blocks could not be read as they are: {}", error.trouble())),
+        Err(error) => (None, format!("the blocks could not be read as they are: {}", error.class())),
         Ok(Ok(_)) => (Some(false), "a bit of a block was turned, and the comparison found nothing".to_owned()),
         Ok(Err(WorkError::Damaged { .. })) => (Some(true), "a turned bit of a block was noticed by its hash".to_owned()),
-        Ok(Err(error)) => (None, format!("the volumes could not be read: {}", error.trouble())),
+        Ok(Err(error)) => (None, format!("the volumes could not be read: {}", error.class())),
     }
 }
 

@@ -5,36 +5,36 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{TEAR_DOWN, World, at_fault, began, ended, follow, in_the_way, load, of_volumes, order, timed};
-use crate::config::plans::{Drill, DrillPlace};
-use crate::domain::drill::{Halt, Scenario};
+use super::{DrillState, TEAR_DOWN, at_fault, began, ended, follow, in_the_way, load, of_volumes, order, timed};
+use crate::config::plans::{DrillPlace, DrillPlan};
+use crate::domain::drill::{DrillHalt, Scenario};
 use crate::domain::layout;
-use crate::domain::scratch::{Dollars, LEASE_FORMAT, Lease, Order, ScratchReport, ScratchSettings};
-use crate::domain::{Document, VaultId};
+use crate::domain::scratch::{AgentOrder, LEASE_FORMAT, ScratchLease, ScratchReport, ScratchSettings, UsDollars};
+use crate::domain::{VaultDocument, VaultId};
 use crate::failpoint;
-use crate::report::Happening;
-use crate::saga::{Event, Halted, Journal, Saga, Step};
-use crate::sandbox::vpc::cloud::Cloud;
-use crate::sandbox::vpc::gate::Passed;
-use crate::sandbox::vpc::paper::Phase;
-use crate::sandbox::vpc::policies::Reads;
-use crate::sandbox::vpc::preflight::{Preflight, Weight};
+use crate::report::DrillEvent;
+use crate::saga::{Journal, JournalEvent, Saga, SagaHalted, SagaStep};
+use crate::sandbox::vpc::cloud::ScratchCloud;
+use crate::sandbox::vpc::gate::GatePassed;
+use crate::sandbox::vpc::paper::RunPhase;
+use crate::sandbox::vpc::policies::VaultAccess;
+use crate::sandbox::vpc::preflight::{AnswerWeight, PreflightReport};
 use crate::sandbox::vpc::steps;
-use crate::sandbox::vpc::{GrantSpec, Scratch, ScratchError, Spec, boot, paper};
+use crate::sandbox::vpc::{GrantSpec, ScratchError, ScratchSpec, ScratchVpc, boot, paper};
 use crate::this_program;
 use crate::work::shelf::sha256;
-use crate::work::{Rig, WorkError, evidence, scratch, shelf};
+use crate::work::{WorkContext, WorkError, evidence, scratch, shelf};
 
 /// GiB that are reckoned for a root volume whose size nobody says.
 const ROOT_GIB_ASSUMED: u64 = 30;
 /// The time to live for which `lifeboat check` reckons the cost: what drills have that say nothing else.
-const CHECKED_TIME_TO_LIVE: crate::domain::span::Span = crate::domain::span::Span::seconds(4 * 3600);
+const CHECKED_TIME_TO_LIVE: crate::domain::span::HumanDuration = crate::domain::span::HumanDuration::seconds(4 * 3600);
 
 /// Refuses what cannot be rehearsed in a scratch VPC.
 ///
 /// # Errors
 /// [`WorkError::Refused`]
-pub fn refuse_what_cannot_be(rig: &Rig, drill: &Drill) -> Result<(), WorkError> {
+pub fn refuse_what_cannot_be(rig: &WorkContext, drill: &DrillPlan) -> Result<(), WorkError> {
     if drill.place == DrillPlace::Local {
         return Ok(());
     }
@@ -67,86 +67,86 @@ pub fn refuse_what_cannot_be(rig: &Rig, drill: &Drill) -> Result<(), WorkError> 
 }
 
 /// What went wrong with papers in the vault says nothing about the backup.
-fn not_the_backup(error: WorkError) -> Halt {
+fn not_the_backup(error: WorkError) -> DrillHalt {
     let why = error.to_string();
     match at_fault(error) {
-        Halt::Backup(_) => Halt::sandbox(why),
+        DrillHalt::Backup(_) => DrillHalt::sandbox(why),
         other => other,
     }
 }
 
 /// Why the way forward ended.
 #[derive(Clone)]
-enum Trip {
+enum AttemptError {
     /// No instance in this zone; another may have one.
     NoCapacity(String),
     /// For good.
-    Halt(Halt),
+    Halt(DrillHalt),
 }
 
-impl From<Trip> for Halt {
-    fn from(trip: Trip) -> Self {
+impl From<AttemptError> for DrillHalt {
+    fn from(trip: AttemptError) -> Self {
         match trip {
-            Trip::NoCapacity(why) => Self::sandbox(why),
-            Trip::Halt(halt) => halt,
+            AttemptError::NoCapacity(why) => Self::sandbox(why),
+            AttemptError::Halt(halt) => halt,
         }
     }
 }
 
-impl From<Halt> for Trip {
-    fn from(halt: Halt) -> Self {
+impl From<DrillHalt> for AttemptError {
+    fn from(halt: DrillHalt) -> Self {
         Self::Halt(halt)
     }
 }
 
-fn at_the_place(error: ScratchError) -> Halt {
+fn at_the_place(error: ScratchError) -> DrillHalt {
     match error {
-        ScratchError::Interrupted => Halt::Interrupted,
-        other => Halt::sandbox(other.to_string()),
+        ScratchError::Interrupted => DrillHalt::Interrupted,
+        other => DrillHalt::sandbox(other.to_string()),
     }
 }
 
 /// Does a step of the place, tells of it and notes its time.
-async fn step<S>(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, step: &S) -> Result<S::Output, Trip>
+async fn step<S>(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mut ScratchVpc, step: &S) -> Result<S::Output, AttemptError>
 where
-    S: Step<Scratch, Error = ScratchError>,
+    S: SagaStep<ScratchVpc, Error = ScratchError>,
 {
     let from = began(world, step.name());
     let done = saga.step(scratch, step).await.map_err(|halted| match halted {
-        Halted::Step(ScratchError::NoCapacity { zone, why }) => Trip::NoCapacity(format!("{zone}: {why}")),
-        Halted::Step(error) => Trip::Halt(at_the_place(error)),
-        other => Trip::Halt(Halt::sandbox(other.to_string())),
+        SagaHalted::Step(ScratchError::NoCapacity { zone, why }) => AttemptError::NoCapacity(format!("{zone}: {why}")),
+        SagaHalted::Step(error) => AttemptError::Halt(at_the_place(error)),
+        other => AttemptError::Halt(DrillHalt::sandbox(other.to_string())),
     });
-    let halt = done.as_ref().err().cloned().map(Halt::from);
+    let halt = done.as_ref().err().cloned().map(DrillHalt::from);
     ended(world, step.name(), from, halt.as_ref());
     done
 }
 
 /// A run of a drill, of which nothing is chosen yet.
-async fn spec(rig: &Rig, drill: &Drill, run: &str, declared: Timestamp, attempt: u64) -> Result<Spec, WorkError> {
+async fn spec(rig: &WorkContext, drill: &DrillPlan, run: &str, declared: Timestamp, attempt: u64) -> Result<ScratchSpec, WorkError> {
     let expires = declared + SignedDuration::try_from(drill.time_to_live.duration()).unwrap_or_default();
-    Ok(Spec { drill: drill.name.clone(), expires, attempt, ..bare_spec(rig, run).await? })
+    Ok(ScratchSpec { drill: drill.name.clone(), expires, attempt, ..bare_spec(rig, run).await? })
 }
 
-async fn open(rig: &Rig, spec: Spec, at_seconds: f64) -> Result<Scratch, WorkError> {
+async fn open(rig: &WorkContext, spec: ScratchSpec, at_seconds: f64) -> Result<ScratchVpc, WorkError> {
     // In another account nothing of a run is to be seen, and nothing to be seen is no proof that nothing is left.
     let cloud = scratch::cloud(rig, &spec.settings).await?;
-    Ok(Scratch::new(cloud, spec, at_seconds, rig.cancel.clone()))
+    Ok(ScratchVpc::new(cloud, spec, at_seconds, rig.cancel.clone()))
 }
 
 /// How often the place was begun before.
 pub(super) async fn attempts_before(journal: &dyn Journal, run: &str) -> u64 {
     let events = journal.events(run).await.unwrap_or_default();
-    events.iter().filter(|(step, event)| step == "vpc" && *event == Event::Started).count() as u64
+    events.iter().filter(|(step, event)| step == "vpc" && *event == JournalEvent::Started).count() as u64
 }
 
 /// Runs the drill; returns why it stopped early, and what is left.
 pub(super) async fn perform<'s>(
     saga: &mut Saga<'s>,
     journal: &'s dyn Journal,
-    world: &mut World<'_>,
+    world: &mut DrillState<'_>,
     all: bool,
-) -> (Option<Halt>, Vec<String>) {
+) -> (Option<DrillHalt>, Vec<String>) {
     let before = attempts_before(journal, &world.run).await;
     let opened = async {
         let spec = spec(world.own, world.drill, &world.run, world.clock.declared, before + 1).await?;
@@ -156,7 +156,7 @@ pub(super) async fn perform<'s>(
         Ok(scratch) => scratch,
         Err(error) => {
             let left = if before == 0 { Vec::new() } else { vec![format!("what run {} left could not be looked at: {error}", world.run)] };
-            return (Some(Halt::sandbox(error.to_string())), left);
+            return (Some(DrillHalt::sandbox(error.to_string())), left);
         }
     };
     let mut report = ScratchReport {
@@ -169,8 +169,8 @@ pub(super) async fn perform<'s>(
         // What a process before this one left goes first: attempts share nothing.
         let blocked = tear_down(saga, world, &mut scratch).await;
         match (blocked, Saga::open(&world.run, journal).await) {
-            (Some(halt), _) => Some(Halt::sandbox(format!("what is left of an earlier attempt is in the way: {}", halt.why()))),
-            (None, Err(error)) => Some(Halt::sandbox(error.to_string())),
+            (Some(halt), _) => Some(DrillHalt::sandbox(format!("what is left of an earlier attempt is in the way: {}", halt.why()))),
+            (None, Err(error)) => Some(DrillHalt::sandbox(error.to_string())),
             (None, Ok(anew)) => {
                 *saga = anew;
                 forward(saga, world, &mut scratch, &mut report, all).await
@@ -195,15 +195,21 @@ pub(super) async fn perform<'s>(
     (halt, left)
 }
 
-async fn forward(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport, all: bool) -> Option<Halt> {
+async fn forward(
+    saga: &mut Saga<'_>,
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+    report: &mut ScratchReport,
+    all: bool,
+) -> Option<DrillHalt> {
     if !all {
-        return Some(Halt::Interrupted);
+        return Some(DrillHalt::Interrupted);
     }
     steps_of(saga, world, scratch, report).await.err()
 }
 
 /// Takes the place down; returns what is in the way.
-async fn tear_down(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> Option<Halt> {
+async fn tear_down(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mut ScratchVpc) -> Option<DrillHalt> {
     let from = began(world, TEAR_DOWN);
     scratch.about_to_tear_down();
     let halt = in_the_way(&saga.unwind(scratch, &steps::undos()).await);
@@ -223,11 +229,16 @@ fn agent_binary(settings: &ScratchSettings) -> Result<(Vec<u8>, String), WorkErr
     Ok((read, hash))
 }
 
-async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
+async fn steps_of(
+    saga: &mut Saga<'_>,
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+    report: &mut ScratchReport,
+) -> Result<(), DrillHalt> {
     if Timestamp::now() >= scratch.spec.expires {
-        return Err(Halt::sandbox("the run's time to live is over: nothing was made"));
+        return Err(DrillHalt::sandbox("the run's time to live is over: nothing was made"));
     }
-    timed(saga, world, &load::Choose).await?;
+    timed(saga, world, &load::ChooseStep).await?;
     let attempt = scratch.spec.attempt;
     let (binary, agent_sha256) = agent_binary(&scratch.spec.settings).map_err(at_fault)?;
     let (keys, grants) = order::keys(world, &scratch.spec.settings).await.map_err(at_fault)?;
@@ -260,8 +271,8 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
                 follow::follow(world, scratch, report, attempt).await?;
                 return still_isolated(world, scratch).await;
             }
-            Err(Trip::NoCapacity(why)) => {
-                world.team.tell(&Happening::Warned { warning: format!("no capacity in {why}") });
+            Err(AttemptError::NoCapacity(why)) => {
+                world.team.tell(&DrillEvent::Warned { warning: format!("no capacity in {why}") });
                 refused.push(why);
                 // Only what depends on the zone is done again.
                 scratch.about_to_tear_down();
@@ -269,38 +280,38 @@ async fn steps_of(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scra
                     return Err(halt);
                 }
             }
-            Err(Trip::Halt(halt)) => return Err(halt),
+            Err(AttemptError::Halt(halt)) => return Err(halt),
         }
     }
-    Err(Halt::sandbox(format!("no instance can be had in any zone: {}", refused.join("; "))))
+    Err(DrillHalt::sandbox(format!("no instance can be had in any zone: {}", refused.join("; "))))
 }
 
-async fn preflight(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
+async fn preflight(world: &mut DrillState<'_>, scratch: &mut ScratchVpc, report: &mut ScratchReport) -> Result<(), DrillHalt> {
     let from = began(world, "preflight");
     let gib = root_gib(&scratch.spec);
     let found = scratch.preflight(world.drill.time_to_live, gib).await.map_err(at_the_place);
     let payloads = payloads(world).await.map_err(at_fault);
     let done = found.and_then(|mut found| {
         let (words, usable) = payloads?;
-        found.add("payloads", words, if usable { Weight::Good } else { Weight::Fault });
+        found.add("payloads", words, if usable { AnswerWeight::Good } else { AnswerWeight::Fault });
         for asked in &found.answers {
             let text = format!("{}: {}", asked.question, asked.told());
             world.team.tell(&match asked.weight {
-                Weight::Weak => Happening::Warned { warning: text },
-                Weight::Good | Weight::Fault => Happening::Told { text },
+                AnswerWeight::Weak => DrillEvent::Warned { warning: text },
+                AnswerWeight::Good | AnswerWeight::Fault => DrillEvent::Told { text },
             });
         }
         let faults = found.faults();
         report.preflight = found.answers.iter().map(|asked| (asked.question.clone(), asked.told())).collect();
         (report.caller, report.image_digest, report.cost_ceiling) = (found.caller, found.image_digest, found.cost_ceiling);
-        if faults.is_empty() { Ok(()) } else { Err(Halt::sandbox(format!("nothing was made: {}", faults.join("; ")))) }
+        if faults.is_empty() { Ok(()) } else { Err(DrillHalt::sandbox(format!("nothing was made: {}", faults.join("; ")))) }
     });
     ended(world, "preflight", from, done.as_ref().err());
     done
 }
 
 /// Whether every payload can be read by who cannot ask for it to be thawed.
-async fn payloads(world: &World<'_>) -> Result<(String, bool), WorkError> {
+async fn payloads(world: &DrillState<'_>) -> Result<(String, bool), WorkError> {
     let (mut objects, mut bytes) = (0, 0);
     for (believed, _) in &world.chosen {
         if let Some(words) = load::frozen(&world.rig, believed, world.drill).await? {
@@ -309,44 +320,44 @@ async fn payloads(world: &World<'_>) -> Result<(String, bool), WorkError> {
         objects += believed.manifest.payloads.iter().map(|payload| payload.objects.len()).sum::<usize>();
         bytes += believed.manifest.payloads.iter().map(crate::domain::manifest::Payload::sealed_bytes).sum::<u64>();
     }
-    Ok((format!("{objects} objects, {}, can be read now", crate::domain::span::bytes_for_people(bytes)), true))
+    Ok((format!("{objects} objects, {}, can be read now", crate::domain::span::format_bytes(bytes)), true))
 }
 
 /// Asks what can be asked without a backup, as `lifeboat check` does.
 ///
 /// # Errors
 /// [`WorkError`] if there is no cloud to ask.
-pub async fn ask(rig: &Rig) -> Result<Preflight, WorkError> {
+pub async fn ask(rig: &WorkContext) -> Result<PreflightReport, WorkError> {
     let spec = bare_spec(rig, "check").await?;
     let gib = root_gib(&spec);
     let mut scratch = open(rig, spec, 0.0).await?;
     scratch.preflight(CHECKED_TIME_TO_LIVE, gib).await.map_err(|error| WorkError::NotVerified(error.to_string()))
 }
 
-fn root_gib(spec: &Spec) -> u64 {
+fn root_gib(spec: &ScratchSpec) -> u64 {
     spec.settings.root_gib.and_then(|gib| u64::try_from(gib).ok()).unwrap_or(ROOT_GIB_ASSUMED)
 }
 
 /// A run of which nothing is known but its name.
-pub(in crate::work) async fn bare_spec(rig: &Rig, run: &str) -> Result<Spec, WorkError> {
+pub(in crate::work) async fn bare_spec(rig: &WorkContext, run: &str) -> Result<ScratchSpec, WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let keys = keys_of(rig, &vault, run).await?.into_iter();
     let context: std::collections::BTreeMap<_, _> = [("vault".to_owned(), vault.to_string())].into();
-    Ok(Spec {
+    Ok(ScratchSpec {
         settings: scratch::settings(rig)?.clone(),
         vault,
         run: run.to_owned(),
         drill: String::new(),
         expires: Timestamp::now(),
         attempt: 0,
-        reads: Reads::default(),
+        reads: VaultAccess::default(),
         grants: keys.map(|key| GrantSpec { key, context: context.clone() }).collect(),
         volumes: Vec::new(),
     })
 }
 
 /// Keys on which a run may have grants: those that are configured now, and those that its lease names.
-async fn keys_of(rig: &Rig, vault: &VaultId, run: &str) -> Result<Vec<String>, WorkError> {
+async fn keys_of(rig: &WorkContext, vault: &VaultId, run: &str) -> Result<Vec<String>, WorkError> {
     let mut keys = order::key_arns(&rig.config);
     if let Ok(lease) = scratch::lease(rig, vault, run).await? {
         let settings = scratch::settings(rig)?;
@@ -364,15 +375,20 @@ async fn keys_of(rig: &Rig, vault: &VaultId, run: &str) -> Result<Vec<String>, W
 }
 
 /// Writes the lease and stores the agent, before anything is made.
-async fn lease(world: &World<'_>, scratch: &Scratch, cost_ceiling: Dollars, (binary, hash): (Vec<u8>, &str)) -> Result<(), WorkError> {
+async fn lease(
+    world: &DrillState<'_>,
+    scratch: &ScratchVpc,
+    cost_ceiling: UsDollars,
+    (binary, hash): (Vec<u8>, &str),
+) -> Result<(), WorkError> {
     let rig = world.own;
     let key = layout::agent(hash);
     // Its name is its hash: what stands there already is what the instance checks.
     if rig.vault.find(&key).await?.is_none() {
-        rig.vault.put(&key, Document::agent(binary)).await?;
+        rig.vault.put(&key, VaultDocument::agent(binary)).await?;
     }
     let spec = &scratch.spec;
-    let lease = Lease {
+    let lease = ScratchLease {
         format: LEASE_FORMAT.to_owned(),
         vault: spec.vault.clone(),
         run: spec.run.clone(),
@@ -384,39 +400,39 @@ async fn lease(world: &World<'_>, scratch: &Scratch, cost_ceiling: Dollars, (bin
         expires: spec.expires,
         cost_ceiling,
     };
-    scratch::put_signed(rig, &layout::lease(&spec.run), Document::lease(&lease)).await
+    scratch::put_signed(rig, &layout::lease(&spec.run), VaultDocument::lease(&lease)).await
 }
 
-async fn the_place(saga: &mut Saga<'_>, world: &mut World<'_>, scratch: &mut Scratch) -> Result<(), Trip> {
-    step(saga, world, scratch, &steps::MakeVpc).await?;
-    step(saga, world, scratch, &steps::MakeTable).await?;
-    step(saga, world, scratch, &steps::MakeAcl).await?;
-    step(saga, world, scratch, &steps::MakeGroups).await?;
-    step(saga, world, scratch, &steps::OpenBucket).await?;
-    step(saga, world, scratch, &steps::CloseNames).await?;
-    step(saga, world, scratch, &steps::LogFlows).await?;
+async fn the_place(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mut ScratchVpc) -> Result<(), AttemptError> {
+    step(saga, world, scratch, &steps::CreateVpc).await?;
+    step(saga, world, scratch, &steps::CreateRouteTable).await?;
+    step(saga, world, scratch, &steps::CreateNetworkAcl).await?;
+    step(saga, world, scratch, &steps::CreateSecurityGroups).await?;
+    step(saga, world, scratch, &steps::CreateS3Endpoint).await?;
+    step(saga, world, scratch, &steps::AssociateDnsFirewall).await?;
+    step(saga, world, scratch, &steps::CreateFlowLogs).await?;
     Ok(())
 }
 
 /// The rest of the place, the gate and the instance, in the zone that is tried. The order is made and not yet given.
 async fn in_a_zone(
     saga: &mut Saga<'_>,
-    world: &mut World<'_>,
-    scratch: &mut Scratch,
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
     report: &mut ScratchReport,
     (keys, agent_sha256, minutes): (&[crate::domain::scratch::OrderKey], &str, u64),
-) -> Result<Order, Trip> {
-    step(saga, world, scratch, &steps::MakeSubnet).await?;
-    step(saga, world, scratch, &steps::OpenKeys).await?;
+) -> Result<AgentOrder, AttemptError> {
+    step(saga, world, scratch, &steps::CreateSubnet).await?;
+    step(saga, world, scratch, &steps::CreateKmsEndpoint).await?;
     pass_gate(world, scratch, report).await?;
     failpoint::reach("scratch-gated");
     let tokens = step(saga, world, scratch, &steps::GrantKeys).await?;
     let spec = &scratch.spec;
     let order = order::order(world, spec, keys, tokens).map_err(at_fault)?;
-    let hash = sha256(Document::order(&order).bytes());
+    let hash = sha256(VaultDocument::order(&order).bytes());
     let s3 = order::bucket(&world.own.config).map_err(at_fault)?;
     let full = |key: layout::ObjectKey| format!("{}{key}", s3.prefix);
-    scratch.user_data = boot::script(&boot::Boot {
+    scratch.user_data = boot::script(&boot::BootParameters {
         run: &world.run,
         region: &spec.settings.region,
         bucket: &s3.bucket,
@@ -426,33 +442,33 @@ async fn in_a_zone(
         order_sha256: &hash,
         minutes,
     });
-    step(saga, world, scratch, &steps::Launched).await?;
+    step(saga, world, scratch, &steps::LaunchInstance).await?;
     Ok(order)
 }
 
-async fn pass_gate(world: &mut World<'_>, scratch: &mut Scratch, report: &mut ScratchReport) -> Result<(), Halt> {
+async fn pass_gate(world: &mut DrillState<'_>, scratch: &mut ScratchVpc, report: &mut ScratchReport) -> Result<(), DrillHalt> {
     let from = began(world, "isolation-gate");
     let passed = scratch.pass_gate().await.map_err(at_the_place).and_then(|passed| {
-        let accepted = world.drill.accept_gaps.contains(crate::sandbox::Gap::Names.name());
+        let accepted = world.drill.accept_gaps.contains(crate::sandbox::IsolationGap::Names.name());
         match passed.names_leave && !accepted {
-            true => Err(Halt::sandbox(
+            true => Err(DrillHalt::sandbox(
                 "nothing was restored, since names can leave the VPC by its resolver: set dns_firewall in [scratch_vpc], or accept_gaps = [\"names\"] in the drill",
             )),
             false => Ok(passed),
         }
     });
     ended(world, "isolation-gate", from, passed.as_ref().err());
-    let Passed { state, sha256, names_leave } = passed?;
-    world.team.tell(&Happening::Told { text: format!("cut off; what stands there has SHA-256 {sha256}") });
+    let GatePassed { state, sha256, names_leave } = passed?;
+    world.team.tell(&DrillEvent::Told { text: format!("cut off; what stands there has SHA-256 {sha256}") });
     if names_leave {
-        world.found.isolation.gaps.push(crate::sandbox::Gap::Names);
+        world.found.isolation.gaps.push(crate::sandbox::IsolationGap::Names);
     }
     (report.gate, report.gate_sha256) = (state, sha256);
     Ok(())
 }
 
 /// Looks once more at everything, when the agent has done its work.
-async fn still_isolated(world: &mut World<'_>, scratch: &mut Scratch) -> Result<(), Halt> {
+async fn still_isolated(world: &mut DrillState<'_>, scratch: &mut ScratchVpc) -> Result<(), DrillHalt> {
     let from = began(world, "still-isolated");
     let held = scratch.still_holds().await.map_err(at_the_place);
     ended(world, "still-isolated", from, held.as_ref().err());
@@ -460,15 +476,15 @@ async fn still_isolated(world: &mut World<'_>, scratch: &mut Scratch) -> Result<
 }
 
 /// Gives the order: only now has the agent anything to do.
-async fn put_order(world: &World<'_>, attempt: u64, order: Order) -> Result<(), WorkError> {
-    Ok(world.own.vault.put(&layout::order(&world.run, attempt), Document::order(&order)).await?)
+async fn put_order(world: &DrillState<'_>, attempt: u64, order: AgentOrder) -> Result<(), WorkError> {
+    Ok(world.own.vault.put(&layout::order(&world.run, attempt), VaultDocument::order(&order)).await?)
 }
 
 /// Removes what a run has left, known by its tags alone.
 ///
 /// # Errors
 /// [`WorkError::Leftovers`] with what is still there.
-pub async fn clean_up(rig: &Rig, run: &str) -> Result<(), WorkError> {
+pub async fn clean_up(rig: &WorkContext, run: &str) -> Result<(), WorkError> {
     let spec = bare_spec(rig, run).await?;
     let mut scratch = open(rig, spec, 0.0).await?;
     let mut failures = Vec::new();
@@ -488,11 +504,11 @@ pub async fn clean_up(rig: &Rig, run: &str) -> Result<(), WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if the drill cannot be, or there is no backup.
-pub async fn plan(rig: &Rig, drill: &Drill, team: &crate::report::Team) -> Result<Vec<Phase>, WorkError> {
+pub async fn plan(rig: &WorkContext, drill: &DrillPlan, team: &crate::report::DrillAudience) -> Result<Vec<RunPhase>, WorkError> {
     refuse_what_cannot_be(rig, drill)?;
     let (series, _) = evidence::examine(rig).await?;
     let declared = Timestamp::now();
-    let mut world = World::new(rig, drill, team, "RUN", super::Clock::from(declared), &series);
+    let mut world = DrillState::new(rig, drill, team, "RUN", super::DrillClock::from(declared), &series);
     for stage in &drill.plan.stages {
         let (which, how) = load::which(drill);
         let believed = shelf::pick(rig, &stage.datastore, &which, &mut Vec::new()).await?;
@@ -507,9 +523,13 @@ pub async fn plan(rig: &Rig, drill: &Drill, team: &crate::report::Team) -> Resul
 ///
 /// # Errors
 /// [`WorkError::NotVerified`] if not even that comes to a good end.
-pub async fn on_paper(rig: &Rig, spec: Spec, time_to_live: crate::domain::span::Span) -> Result<Vec<Phase>, WorkError> {
-    let nowhere: Arc<dyn Cloud> = Arc::new(paper::Paper::new(&spec.settings.region, &spec.settings.account, ""));
-    let mut scratch = Scratch::new(nowhere, spec, 0.0, rig.cancel.clone());
+pub async fn on_paper(
+    rig: &WorkContext,
+    spec: ScratchSpec,
+    time_to_live: crate::domain::span::HumanDuration,
+) -> Result<Vec<RunPhase>, WorkError> {
+    let nowhere: Arc<dyn ScratchCloud> = Arc::new(paper::SimulatedCloud::new(&spec.settings.region, &spec.settings.account, ""));
+    let mut scratch = ScratchVpc::new(nowhere, spec, 0.0, rig.cancel.clone());
     scratch.image = match &scratch.spec.settings.image {
         crate::domain::scratch::ImageChoice::Pinned { id, .. } => id.clone(),
         crate::domain::scratch::ImageChoice::OfInstance(instance) => format!("the image of {instance}"),

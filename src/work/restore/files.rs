@@ -4,16 +4,16 @@ use std::io::Write;
 use std::path::Path;
 
 use super::read_through;
-use crate::domain::manifest::{Manifest, Payload, Role};
-use crate::seal::Identity;
+use crate::domain::manifest::{Manifest, Payload, PayloadRole};
+use crate::seal::BackupIdentity;
 use crate::work::verify::payload_of;
-use crate::work::{Rig, WorkError, shelf, snapshot};
+use crate::work::{WorkContext, WorkError, shelf, snapshot};
 
 /// Writes the opened payloads as files a stock `pg_restore` and `psql` take. The directory must not exist or be empty.
 ///
 /// # Errors
 /// [`WorkError`]; what was written is removed again.
-pub async fn into_directory(rig: &Rig, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
+pub async fn into_directory(rig: &WorkContext, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
     use std::os::unix::fs::DirBuilderExt;
     let fail = |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
     match std::fs::DirBuilder::new().mode(0o700).create(directory) {
@@ -33,8 +33,8 @@ pub async fn into_directory(rig: &Rig, manifest: &Manifest, directory: &Path) ->
     }
     let identity = shelf::open(rig, manifest).await?.identity;
     let mut written = Vec::new();
-    for payload in manifest.payloads.iter().filter(|p| matches!(p.role, Role::Main | Role::Data | Role::Globals)) {
-        let name = if payload.role == Role::Globals { payload.name.clone() } else { format!("{}.pgdump", payload.name) };
+    for payload in manifest.payloads.iter().filter(|p| matches!(p.role, PayloadRole::Main | PayloadRole::Data | PayloadRole::Globals)) {
+        let name = if payload.role == PayloadRole::Globals { payload.name.clone() } else { format!("{}.pgdump", payload.name) };
         let path = directory.join(&name);
         let bytes = match write_file(rig, payload, &identity, &path).await {
             Ok(bytes) => bytes,
@@ -50,7 +50,7 @@ pub async fn into_directory(rig: &Rig, manifest: &Manifest, directory: &Path) ->
     Ok(written)
 }
 
-async fn write_file(rig: &Rig, payload: &Payload, identity: &Identity, path: &Path) -> Result<u64, WorkError> {
+async fn write_file(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity, path: &Path) -> Result<u64, WorkError> {
     use std::os::unix::fs::OpenOptionsExt;
     let fail = |source| WorkError::File { what: format!("writing {}", path.display()), source };
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
@@ -63,7 +63,7 @@ async fn write_file(rig: &Rig, payload: &Payload, identity: &Identity, path: &Pa
 ///
 /// # Errors
 /// [`WorkError`]; what was written by then must not be used, which only the exit code can tell the reader of a pipe.
-pub async fn to_stdout(rig: &Rig, manifest: &Manifest) -> Result<u64, WorkError> {
+pub async fn to_stdout(rig: &WorkContext, manifest: &Manifest) -> Result<u64, WorkError> {
     if manifest.set.is_some() {
         return Err(WorkError::Refused {
             what: "restoring to standard output".to_owned(),
@@ -80,13 +80,13 @@ pub async fn to_stdout(rig: &Rig, manifest: &Manifest) -> Result<u64, WorkError>
         });
     }
     let identity = shelf::open(rig, manifest).await?.identity;
-    copy(rig, payload_of(manifest, Role::Main)?, &identity, std::io::stdout(), "writing to standard output").await
+    copy(rig, payload_of(manifest, PayloadRole::Main)?, &identity, std::io::stdout(), "writing to standard output").await
 }
 
 async fn copy(
-    rig: &Rig,
+    rig: &WorkContext,
     payload: &Payload,
-    identity: &Identity,
+    identity: &BackupIdentity,
     mut to: impl Write + Send + 'static,
     what: &str,
 ) -> Result<u64, WorkError> {

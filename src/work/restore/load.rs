@@ -7,29 +7,29 @@ use std::time::Instant;
 use tokio::sync::Mutex;
 
 use super::prepare::{before_loading, refusal};
-use super::sight::Sight;
-use super::{Prepared, RestoreReport, StageTime, Wishes};
+use super::sight::TargetInspection;
+use super::{PreparedRestore, RestoreOptions, RestoreReport, StageTime};
 use crate::check;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::manifest::{Manifest, Payload, Role};
+use crate::domain::manifest::{Manifest, Payload, PayloadRole};
 use crate::failpoint;
-use crate::pg::archive::{Contents, Entry};
+use crate::pg::archive::{TableOfContents, TocEntry};
 use crate::pg::objects;
 use crate::pg::sql::quote_identifier;
-use crate::pg::{Connection, Session, SessionError, Tools};
-use crate::seal::Identity;
+use crate::pg::{PgConnection, PgSession, PgTools, SessionError};
+use crate::seal::BackupIdentity;
 use crate::source::postgres::snapshot;
-use crate::target::ahead::Ahead;
-use crate::target::database::{self, Found, Part, Properties};
-use crate::target::load::{Archive, Loaded, Loader, TableName, said_of_post_data};
-use crate::target::mark::{Mark, SWAPPING};
+use crate::target::ahead::EagerIndexBuilder;
+use crate::target::database::{self, DatabaseProperties, FoundDatabase, PropertyPart};
+use crate::target::load::{ArchiveLoader, LoadObserver, OpenedArchive, TableName, said_of_post_data};
+use crate::target::mark::{RestoreCheckpoint, SWAPPING};
 use crate::target::rights;
 use crate::target::script;
-use crate::target::turn::Turn;
+use crate::target::turn::RestoreLock;
 use crate::target::{TargetError, resume};
-use crate::work::compare::{Comparison, LeftOut, compare, compare_some, fingerprint_of};
+use crate::work::compare::{FingerprintComparison, OmittedParts, compare, compare_some, fingerprint_of};
 use crate::work::verify::payload_of;
-use crate::work::{Rig, WorkError, shelf};
+use crate::work::{WorkContext, WorkError, shelf};
 
 /// Words of the mark.
 const SCHEMA: &str = "schema";
@@ -38,7 +38,7 @@ const AFTER: &str = "after";
 
 /// What has been done so far, for the message after a failure.
 #[derive(Default)]
-struct State {
+struct TargetState {
     changed: Vec<String>,
     /// Whether the same command goes on from here.
     marked: bool,
@@ -46,7 +46,7 @@ struct State {
     begun: bool,
 }
 
-impl State {
+impl TargetState {
     fn of_target(&self, database: &str, creates: bool) -> String {
         if self.changed.is_empty() {
             return "nothing was changed on the target".to_owned();
@@ -69,8 +69,8 @@ impl State {
 ///
 /// # Errors
 /// [`WorkError::Target`] and the like; the text beside it says what was changed.
-pub async fn into_database(rig: &Rig, prepared: Prepared) -> Result<RestoreReport, (WorkError, String)> {
-    let mut state = State::default();
+pub async fn into_database(rig: &WorkContext, prepared: PreparedRestore) -> Result<RestoreReport, (WorkError, String)> {
+    let mut state = TargetState::default();
     let (database, creates) = (prepared.sight.database.clone(), prepared.sight.creates());
     let done = run(rig, prepared, &mut state).await;
     // What failed because of the signal failed for that reason, whatever it says itself.
@@ -79,18 +79,18 @@ pub async fn into_database(rig: &Rig, prepared: Prepared) -> Result<RestoreRepor
 }
 
 /// A mark that is kept up to date on the target while payloads load side by side. A role that may not comment on its database goes without.
-struct Marker {
-    mark: Mutex<(Mark, Option<Session>)>,
+struct CheckpointWriter {
+    mark: Mutex<(RestoreCheckpoint, Option<PgSession>)>,
     /// Whether there is a mark on the target. One that stayed would let a later restore take a finished database for its own.
     is_there: bool,
-    tools: Tools,
-    connection: Connection,
+    tools: PgTools,
+    connection: PgConnection,
     database: String,
 }
 
-impl Marker {
-    async fn begin(sight: &Sight, mark: Mark, found: bool, state: &mut State) -> Self {
-        let mut session = Session::open(&sight.tools, &sight.connection).await.ok();
+impl CheckpointWriter {
+    async fn begin(sight: &TargetInspection, mark: RestoreCheckpoint, found: bool, state: &mut TargetState) -> Self {
+        let mut session = PgSession::open(&sight.tools, &sight.connection).await.ok();
         if let Some(open) = &mut session
             && let Err(error) = mark.write(open, &sight.database).await
         {
@@ -105,7 +105,7 @@ impl Marker {
     }
 
     /// For a database that held something before: it is not the restore's to go on with.
-    fn none(sight: &Sight, mark: Mark) -> Self {
+    fn none(sight: &TargetInspection, mark: RestoreCheckpoint) -> Self {
         let (tools, connection) = (sight.tools.clone(), sight.connection.clone());
         Self { mark: Mutex::new((mark, None)), is_there: false, tools, connection, database: sight.database.clone() }
     }
@@ -123,7 +123,7 @@ impl Marker {
             return;
         }
         // An idle session may have been ended while rows were loading for hours.
-        *session = Session::open(&self.tools, &self.connection).await.ok();
+        *session = PgSession::open(&self.tools, &self.connection).await.ok();
         if let Some(open) = session
             && let Err(error) = mark.write(open, &self.database).await
         {
@@ -140,26 +140,26 @@ impl Marker {
     }
 
     /// Takes the mark away from the database, which may have another name by now.
-    async fn clear(self, session: &mut Session, database: &str) -> Result<(), TargetError> {
+    async fn clear(self, session: &mut PgSession, database: &str) -> Result<(), TargetError> {
         if self.is_there { self.mark.into_inner().0.clear(session, database).await } else { Ok(()) }
     }
 }
 
 /// What a restore works on.
-struct Work<'a> {
-    rig: &'a Rig,
+struct RestoreWork<'a> {
+    rig: &'a WorkContext,
     manifest: &'a Manifest,
-    identity: &'a Identity,
-    loader: &'a Loader,
-    marker: &'a Marker,
+    identity: &'a BackupIdentity,
+    loader: &'a ArchiveLoader,
+    marker: &'a CheckpointWriter,
     /// Whether an earlier attempt has loaded something.
     resumed: bool,
     /// What the server has refused so far, of a restore that was told to go on.
     failed: Mutex<Vec<String>>,
 }
 
-async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<RestoreReport, WorkError> {
-    let Prepared {
+async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetState) -> Result<RestoreReport, WorkError> {
+    let PreparedRestore {
         manifest,
         identity,
         mut sight,
@@ -182,16 +182,16 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     }
     let clock = Instant::now();
     let mut stages = Vec::new();
-    let _turn = Turn::take(&sight.tools, &sight.connection, &sight.database).await?;
+    let _turn = RestoreLock::take(&sight.tools, &sight.connection, &sight.database).await?;
     let mut mark = look_again(&mut sight, &manifest, &wishes).await?;
     // What an earlier attempt has begun to make is made to its end while there is a mark that tells.
-    let own = mark.as_ref().filter(|mark| mark.backup == manifest.backup).map(Mark::own_tablespaces).unwrap_or_default();
+    let own = mark.as_ref().filter(|mark| mark.backup == manifest.backup).map(RestoreCheckpoint::own_tablespaces).unwrap_or_default();
     let mut plan = plan.with_own_tablespaces(&globals, &own);
     for name in &own {
         plan.make_tablespace(sight.session(), name).await?;
     }
     // What cannot be taken back is begun anew, where the database is a restore's own.
-    let is_another = |mark: &Mark| mark.backup != manifest.backup || mark.what != wishes.what();
+    let is_another = |mark: &RestoreCheckpoint| mark.backup != manifest.backup || mark.what != wishes.what();
     if let Some(left) = mark.take_if(|mark| is_another(mark) || !can_go_on(mark, &archive.contents)) {
         if !left.created {
             return Err(WorkError::Refused {
@@ -203,14 +203,14 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         state
             .changed
             .push(format!("the unfinished database {:?}, which an interrupted restore had left, was begun to be dropped", sight.database));
-        let session = Properties::drop_unfinished(&sight.tools, &sight.connection, &sight.database).await?;
-        sight.found = Found::Missing { session, name: sight.database.clone() };
+        let session = DatabaseProperties::drop_unfinished(&sight.tools, &sight.connection, &sight.database).await?;
+        sight.found = FoundDatabase::Missing { session, name: sight.database.clone() };
     }
     // Not before it is known whether what was found is gone on with.
-    let resumed_after: Vec<String> = mark.as_ref().map(Mark::steps_done).unwrap_or_default();
+    let resumed_after: Vec<String> = mark.as_ref().map(RestoreCheckpoint::steps_done).unwrap_or_default();
     let resumed = mark.is_some();
     let (encoding, own_encoding) = (globals.encoding.clone(), properties.encoding.as_str());
-    let refused_before = mark.as_ref().map_or(0, Mark::refused);
+    let refused_before = mark.as_ref().map_or(0, RestoreCheckpoint::refused);
     let mut failed = if wishes.keep_going { plan.beyond.clone() } else { Vec::new() };
     let globals_report = if wishes.no_globals {
         None
@@ -234,7 +234,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     state.begun = true;
     let as_script = script::is_needed(sight.tools.major(), snapshot::server(sight.session()).await.map_err(TargetError::Session)?.major());
     let connection = sight.connection.clone();
-    let loader = Loader {
+    let loader = ArchiveLoader {
         tools: sight.tools.clone(),
         connection: connection.clone(),
         jobs: wishes.jobs.max(1),
@@ -247,31 +247,39 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         as_script,
     };
     // A database that held something before is not the restore's to go on with.
-    let alone = !matches!(sight.found, Found::Occupied { .. });
-    let mut done: BTreeSet<String> = own.iter().map(|name| Mark::word_of_tablespace(name)).collect();
-    if matches!(sight.found, Found::Empty(_)) {
+    let alone = !matches!(sight.found, FoundDatabase::Occupied { .. });
+    let mut done: BTreeSet<String> = own.iter().map(|name| RestoreCheckpoint::word_of_tablespace(name)).collect();
+    if matches!(sight.found, FoundDatabase::Empty(_)) {
         let before = database::comment(sight.session()).await?;
-        done.extend((!before.is_empty()).then(|| Mark::word_of_comment(&before)));
+        done.extend((!before.is_empty()).then(|| RestoreCheckpoint::word_of_comment(&before)));
     }
-    let fresh = || Mark { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done };
+    let fresh = || RestoreCheckpoint { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done };
     let marker = match mark {
-        Some(mark) => Marker::begin(&sight, mark, true, state).await,
-        None if alone => Marker::begin(&sight, fresh(), false, state).await,
-        None => Marker::none(&sight, fresh()),
+        Some(mark) => CheckpointWriter::begin(&sight, mark, true, state).await,
+        None if alone => CheckpointWriter::begin(&sight, fresh(), false, state).await,
+        None => CheckpointWriter::none(&sight, fresh()),
     };
     failpoint::reach("restore-marked");
     let contents = archive.contents.clone();
     for name in plan.tablespaces().filter(|name| !own.contains(*name)) {
-        marker.done(&Mark::word_of_tablespace(name)).await;
+        marker.done(&RestoreCheckpoint::word_of_tablespace(name)).await;
         plan.make_tablespace(sight.session(), name).await?;
         state.changed.push(format!("tablespace {name:?} was made"));
     }
-    let work =
-        Work { rig, manifest: &manifest, identity: &identity, loader: &loader, marker: &marker, resumed, failed: Mutex::new(failed) };
+    let work = RestoreWork {
+        rig,
+        manifest: &manifest,
+        identity: &identity,
+        loader: &loader,
+        marker: &marker,
+        resumed,
+        failed: Mutex::new(failed),
+    };
     if wishes.only.is_none() {
         // From within: what the archive says of the database is in the database's own encoding.
-        let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
-        let parts: &[Part] = if rights.superuser { &[Part::Settings, Part::Limits] } else { &[Part::Settings] };
+        let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+        let parts: &[PropertyPart] =
+            if rights.superuser { &[PropertyPart::Settings, PropertyPart::Limits] } else { &[PropertyPart::Settings] };
         for part in parts {
             work.failed(properties.apply(&mut session, &sight.database, own_encoding, *part, wishes.keep_going).await?).await;
         }
@@ -280,9 +288,10 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         statements(&loader, &wishes.before, "before", state).await?;
     }
     work.sections(archive, state, &mut stages).await?;
-    let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     if wishes.only.is_none() && !wishes.no_privileges {
-        work.failed(properties.apply(&mut session, &sight.database, own_encoding, Part::Privileges, wishes.keep_going).await?).await;
+        work.failed(properties.apply(&mut session, &sight.database, own_encoding, PropertyPart::Privileges, wishes.keep_going).await?)
+            .await;
     }
     if !marker.is_done(AFTER).await {
         statements(&loader, &wishes.after, "after", state).await?;
@@ -303,7 +312,7 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
     let mut connection = sight.connection.clone();
     let mut database = sight.database.clone();
     // What is not as it was recorded must not take the place of anything.
-    let whole = failed.is_empty() && comparison.as_ref().is_none_or(Comparison::agrees);
+    let whole = failed.is_empty() && comparison.as_ref().is_none_or(FingerprintComparison::agrees);
     let swapped = match sight.swap.take().filter(|_| whole) {
         Some(swap) => {
             marker.done(SWAPPING).await;
@@ -319,14 +328,14 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
         None => None,
     };
     // Last, under whatever name it has by now: until then the same command goes on, the trade of names included.
-    let mut session = Session::open(&loader.tools, &connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open(&loader.tools, &connection).await.map_err(TargetError::Session)?;
     // What limits connections keeps only superusers in.
     if wishes.only.is_none() && !rights.superuser {
-        failed.extend(properties.apply(&mut session, &database, own_encoding, Part::Limits, wishes.keep_going).await?);
+        failed.extend(properties.apply(&mut session, &database, own_encoding, PropertyPart::Limits, wishes.keep_going).await?);
     }
     match wishes.only.is_none() && properties.has_comment() {
         // In the mark's place, by one statement: there is no moment at which the database is neither unfinished nor done.
-        true => failed.extend(properties.apply(&mut session, &database, own_encoding, Part::Comment, wishes.keep_going).await?),
+        true => failed.extend(properties.apply(&mut session, &database, own_encoding, PropertyPart::Comment, wishes.keep_going).await?),
         false => marker.clear(&mut session, &database).await?,
     }
     state.marked = false;
@@ -358,12 +367,16 @@ async fn run(rig: &Rig, prepared: Prepared, state: &mut State) -> Result<Restore
 }
 
 /// The world may have changed since it was looked at; now that nobody else restores here, it is looked at once more.
-async fn look_again(sight: &mut Sight, manifest: &Manifest, wishes: &Wishes) -> Result<Option<Mark>, WorkError> {
+async fn look_again(
+    sight: &mut TargetInspection,
+    manifest: &Manifest,
+    wishes: &RestoreOptions,
+) -> Result<Option<RestoreCheckpoint>, WorkError> {
     let found = database::look(&sight.tools, &sight.connection).await?;
     let mark = match (&found, &sight.found) {
-        (Found::Missing { .. }, Found::Missing { .. }) | (Found::Empty(_), Found::Empty(_)) => None,
-        (Found::Occupied { .. }, _) if wishes.beside_tables => None,
-        (Found::Unfinished(_, mark), Found::Unfinished(_, seen))
+        (FoundDatabase::Missing { .. }, FoundDatabase::Missing { .. }) | (FoundDatabase::Empty(_), FoundDatabase::Empty(_)) => None,
+        (FoundDatabase::Occupied { .. }, _) if wishes.beside_tables => None,
+        (FoundDatabase::Unfinished(_, mark), FoundDatabase::Unfinished(_, seen))
             if mark.is_of(seen) && (mark.backup == manifest.backup || wishes.take_over) =>
         {
             Some(mark.clone())
@@ -384,13 +397,13 @@ async fn look_again(sight: &mut Sight, manifest: &Manifest, wishes: &Wishes) -> 
     Ok(mark)
 }
 
-async fn say_again(loader: &Loader, entries: &[&Entry]) -> Result<Vec<String>, WorkError> {
+async fn say_again(loader: &ArchiveLoader, entries: &[&TocEntry]) -> Result<Vec<String>, WorkError> {
     let mut refused = Vec::new();
     if entries.is_empty() {
         return Ok(refused);
     }
     let failed = |source| TargetError::Database { what: "a comment on an index or a constraint".to_owned(), source };
-    let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
     for entry in entries {
         match session.run_opaque("a comment on an index or a constraint", &entry.definition, &encoding).await {
@@ -402,16 +415,16 @@ async fn say_again(loader: &Loader, entries: &[&Entry]) -> Result<Vec<String>, W
 }
 
 /// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded can be taken back.
-fn can_go_on(mark: &Mark, contents: &Contents) -> bool {
+fn can_go_on(mark: &RestoreCheckpoint, contents: &TableOfContents) -> bool {
     mark.done.contains(SCHEMA) && (mark.done.contains("main") || resume::can_be_reset(contents, mark.schema_made()))
 }
 
 /// Statements of the restore plan.
-async fn statements(loader: &Loader, statements: &[String], when: &'static str, state: &mut State) -> Result<(), WorkError> {
+async fn statements(loader: &ArchiveLoader, statements: &[String], when: &'static str, state: &mut TargetState) -> Result<(), WorkError> {
     if statements.is_empty() {
         return Ok(());
     }
-    let mut session = Session::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     for (number, statement) in statements.iter().enumerate() {
         let what = format!("statement {} of `{when}` in the restore plan", number + 1);
         session.run(&what, statement).await.map_err(|source| TargetError::Database { what: what.clone(), source })?;
@@ -420,7 +433,7 @@ async fn statements(loader: &Loader, statements: &[String], when: &'static str, 
     Ok(())
 }
 
-impl Work<'_> {
+impl RestoreWork<'_> {
     async fn failed(&self, refused: Vec<String>) {
         if refused.is_empty() {
             return;
@@ -428,10 +441,10 @@ impl Work<'_> {
         let mut failed = self.failed.lock().await;
         failed.extend(refused);
         // What was refused is not tried again by whoever goes on from here.
-        self.marker.done(&Mark::word_of_refused(failed.len())).await;
+        self.marker.done(&RestoreCheckpoint::word_of_refused(failed.len())).await;
     }
 
-    async fn sections(&self, archive: Archive, state: &mut State, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {
+    async fn sections(&self, archive: OpenedArchive, state: &mut TargetState, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {
         let contents = archive.contents.clone();
         if !self.marker.is_done(SCHEMA).await {
             let begun = Instant::now();
@@ -440,8 +453,8 @@ impl Work<'_> {
             self.failed(self.loader.pre_data(&contents).await?).await;
             stage.end();
             if contents.of_kind("EXTENSION").next().is_some() {
-                let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
-                self.marker.done(&Mark::word_of_schema_made(resume::moment(&mut session).await?)).await;
+                let mut session = PgSession::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+                self.marker.done(&RestoreCheckpoint::word_of_schema_made(resume::moment(&mut session).await?)).await;
             }
             self.marker.done(SCHEMA).await;
             state.marked = self.marker.is_there;
@@ -460,7 +473,7 @@ impl Work<'_> {
             not_to_make.extend(contents.entries.iter().map(|entry| entry.dump_id).filter(|id| !selection.holds(*id)));
         }
         let (loaded, tables) = tokio::sync::mpsc::unbounded_channel();
-        let mut ahead = Ahead::new(&contents, not_to_make);
+        let mut ahead = EagerIndexBuilder::new(&contents, not_to_make);
         let data = self.manifest.data_payloads().map(|payload| self.data(payload, Arc::clone(&stage), loaded.clone()));
         let data = futures::future::try_join_all(data.collect::<Vec<_>>());
         let main = self.main(archive, Arc::clone(&stage), loaded);
@@ -484,13 +497,13 @@ impl Work<'_> {
         failpoint::reach("restore-privileges");
         self.failed(self.loader.privileges(&contents, &made).await?).await;
         if self.resumed {
-            let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+            let mut session = PgSession::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
             self.failed(resume::complete(&mut session, &contents, &made, self.loader.leave.keep_going).await?).await;
             if !self.loader.leave.owners {
                 resume::own(&mut session, &contents, &made).await?;
             }
         }
-        let about: Vec<&Entry> = said_of_post_data(&contents).filter(|entry| self.loader.wants(entry)).collect();
+        let about: Vec<&TocEntry> = said_of_post_data(&contents).filter(|entry| self.loader.wants(entry)).collect();
         self.failed(say_again(self.loader, &about).await?).await;
         stage.end();
         self.marker.done(INDEXES).await;
@@ -501,11 +514,11 @@ impl Work<'_> {
     }
 
     /// After an interruption: empties what was half loaded, and tells what is made already.
-    async fn take_up(&self, contents: &Contents) -> Result<HashSet<i64>, WorkError> {
+    async fn take_up(&self, contents: &TableOfContents) -> Result<HashSet<i64>, WorkError> {
         if !self.resumed {
             return Ok(HashSet::new());
         }
-        let mut session = Session::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+        let mut session = PgSession::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
         let schema_made = self.marker.schema_made().await;
         if !self.marker.is_done("main").await {
             resume::reset(&mut session, contents, &self.tables_of(contents), schema_made).await?;
@@ -514,7 +527,7 @@ impl Work<'_> {
         for payload in self.manifest.data_payloads() {
             if !self.marker.is_done(&payload.name).await {
                 let opened = shelf::open_payload(self.rig, payload, self.identity).await?;
-                let archive = Archive::begin(opened).await.map_err(before_loading)?;
+                let archive = OpenedArchive::begin(opened).await.map_err(before_loading)?;
                 resume::reset(&mut session, contents, &self.tables_of(&archive.contents), schema_made).await?;
             }
         }
@@ -522,16 +535,16 @@ impl Work<'_> {
     }
 
     /// Tables whose rows an archive holds and that are loaded.
-    fn tables_of(&self, contents: &Contents) -> Vec<TableName> {
+    fn tables_of(&self, contents: &TableOfContents) -> Vec<TableName> {
         let rows = contents.of_kind("TABLE DATA").filter(|entry| self.loader.loads(entry));
         rows.map(|entry| (entry.schema.clone(), entry.tag.clone())).collect()
     }
 
-    async fn main(&self, archive: Archive, stage: Arc<crate::report::Stage>, loaded: Loaded) -> Result<(), WorkError> {
-        let name = &payload_of(self.manifest, Role::Main)?.name;
+    async fn main(&self, archive: OpenedArchive, stage: Arc<crate::report::ProgressStage>, loaded: LoadObserver) -> Result<(), WorkError> {
+        let name = &payload_of(self.manifest, PayloadRole::Main)?.name;
         if self.marker.is_done(name).await {
             // Its indexes that are not there yet are made with the rest.
-            stage.add(payload_of(self.manifest, Role::Main)?.plain_bytes);
+            stage.add(payload_of(self.manifest, PayloadRole::Main)?.plain_bytes);
             return Ok(());
         }
         self.failed(self.loader.rows(archive, stage, loaded).await?).await;
@@ -539,13 +552,13 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn data(&self, payload: &Payload, stage: Arc<crate::report::Stage>, loaded: Loaded) -> Result<(), WorkError> {
+    async fn data(&self, payload: &Payload, stage: Arc<crate::report::ProgressStage>, loaded: LoadObserver) -> Result<(), WorkError> {
         if self.marker.is_done(&payload.name).await {
             stage.add(payload.plain_bytes);
             return Ok(());
         }
         let opened = shelf::open_payload(self.rig, payload, self.identity).await?;
-        let archive = Archive::begin(opened).await.map_err(before_loading)?;
+        let archive = OpenedArchive::begin(opened).await.map_err(before_loading)?;
         if self.tables_of(&archive.contents).is_empty() {
             return Ok(());
         }
@@ -557,9 +570,9 @@ impl Work<'_> {
 
 /// A data payload also sets the sequences of its tables. Sequences know no snapshot, so it does so at another moment than `main`,
 /// and `main`'s is the one that was recorded: it is set again, last.
-async fn set_sequences(loader: &Loader, contents: &Contents) -> Result<(), WorkError> {
+async fn set_sequences(loader: &ArchiveLoader, contents: &TableOfContents) -> Result<(), WorkError> {
     let failed = |source| TargetError::Database { what: "a sequence".to_owned(), source };
-    let mut session = Session::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
     for entry in contents.of_kind("SEQUENCE SET").filter(|entry| loader.loads(entry)) {
         session.run_opaque("a sequence", &entry.definition, &encoding).await.map_err(failed)?;
@@ -569,11 +582,11 @@ async fn set_sequences(loader: &Loader, contents: &Contents) -> Result<(), WorkE
 
 /// A planner without statistics makes the first hours after an incident slow ones; but a table whose statistics cannot be gathered, because they run
 /// a function that finds something missing, is no reason to call everything else a failure. Names that people wrote are looked up as for them.
-async fn analyze(rig: &Rig, loader: &Loader, stages: &mut Vec<StageTime>) -> Result<Vec<String>, WorkError> {
+async fn analyze(rig: &WorkContext, loader: &ArchiveLoader, stages: &mut Vec<StageTime>) -> Result<Vec<String>, WorkError> {
     let begun = Instant::now();
     let stage = rig.progress.begin("analyze", None);
     let failed = |source| TargetError::Database { what: "the statistics".to_owned(), source };
-    let mut session = Session::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     let analyzing = async {
         let tables = match &loader.selection {
             None => match session.run("the statistics", "ANALYZE").await {
@@ -607,7 +620,7 @@ async fn analyze(rig: &Rig, loader: &Loader, stages: &mut Vec<StageTime>) -> Res
     Ok(not_analyzed)
 }
 
-async fn tables_of_target(session: &mut Session) -> Result<Vec<(String, String)>, SessionError> {
+async fn tables_of_target(session: &mut PgSession) -> Result<Vec<(String, String)>, SessionError> {
     let question = "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2";
     let rows = session.ask("its tables", question, 2).await?;
@@ -616,25 +629,25 @@ async fn tables_of_target(session: &mut Session) -> Result<Vec<(String, String)>
 
 /// Bytes of the archives that hold rows.
 fn rows_bytes(manifest: &Manifest) -> u64 {
-    manifest.payloads.iter().filter(|p| matches!(p.role, Role::Main | Role::Data)).map(|p| p.plain_bytes).sum()
+    manifest.payloads.iter().filter(|p| matches!(p.role, PayloadRole::Main | PayloadRole::Data)).map(|p| p.plain_bytes).sum()
 }
 
 /// `has_comment` says whether the backup has a comment of the database, which is written last.
 async fn check_restored(
-    rig: &Rig,
+    rig: &WorkContext,
     manifest: &Manifest,
-    identity: &Identity,
-    loader: &Loader,
-    contents: &Contents,
+    identity: &BackupIdentity,
+    loader: &ArchiveLoader,
+    contents: &TableOfContents,
     has_comment: bool,
-) -> Result<Comparison, WorkError> {
+) -> Result<FingerprintComparison, WorkError> {
     let (tools, connection) = (&loader.tools, &loader.connection);
-    let mut recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, Role::Fingerprint)?, identity).await?)?;
+    let mut recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, PayloadRole::Fingerprint)?, identity).await?)?;
     // The same major as then makes object counts comparable, if the target's server allows it.
-    let mut session = Session::open(tools, connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open(tools, connection).await.map_err(TargetError::Session)?;
     let server = snapshot::server(&mut session).await.map_err(TargetError::Session)?;
     drop(session);
-    let tools = match Tools::find(rig.config.pg_bin.as_deref(), server.major().max(recorded.pg_dump_major)).await {
+    let tools = match PgTools::find(rig.config.pg_bin.as_deref(), server.major().max(recorded.pg_dump_major)).await {
         Ok(fitting) => fitting,
         Err(_) => tools.clone(),
     };
@@ -645,7 +658,7 @@ async fn check_restored(
     if has_comment && let Some(comments) = recorded.objects.get_mut("COMMENT") {
         *comments = comments.saturating_sub(1);
     }
-    let not_compared = LeftOut::of(contents, &loader.leave).take_from(&mut recorded, &mut found);
+    let not_compared = OmittedParts::of(contents, &loader.leave).take_from(&mut recorded, &mut found);
     let mut comparison = match &loader.selection {
         None => compare(&recorded, &found, &loader.without_rows_of),
         Some(selection) => {

@@ -14,33 +14,33 @@ mod sight;
 
 pub use files::{into_directory, to_stdout};
 pub use load::into_database;
-pub use prepare::{Prepared, prepare, refusal};
+pub use prepare::{PreparedRestore, prepare, refusal};
 use read_through::read_through;
-pub use sight::{Sight, sight};
+pub use sight::{TargetInspection, sight};
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::compare::Comparison;
-use super::thaw::{self, Hurry};
-use super::{Rig, WorkError, evidence};
-use crate::config::plans::{PlanStage, Smoke};
-use crate::domain::Trouble;
-use crate::domain::drill::{Answer, CheckResult};
-use crate::domain::evidence::{Body, Restored};
-use crate::domain::fingerprint::Omitted;
+use super::compare::FingerprintComparison;
+use super::thaw::{self, ThawOptions};
+use super::{WorkContext, WorkError, evidence};
+use crate::config::plans::{PlanStage, SmokeCommand};
+use crate::domain::ErrorClass;
+use crate::domain::drill::{CheckOutcome, CheckResult};
+use crate::domain::evidence::{RecordBody, RestoreRecord};
+use crate::domain::fingerprint::OmittedObject;
 use crate::domain::manifest::Manifest;
-use crate::pg::Connection;
+use crate::pg::PgConnection;
 use crate::target::globals::{GlobalsReport, TablespaceMap};
-use crate::target::rights::Skips;
-use crate::target::selection::Only;
-use crate::target::swap::Swap;
+use crate::target::rights::SkippedEntries;
+use crate::target::selection::RestoreFilter;
+use crate::target::swap::SwapNames;
 
 /// What the person asked for beside backup and target.
 #[derive(Debug, Clone, Default)]
-pub struct Wishes {
+pub struct RestoreOptions {
     /// Leave roles and tablespaces alone.
     pub no_globals: bool,
     /// Load beside relations that are there.
@@ -52,7 +52,7 @@ pub struct Wishes {
     /// Load into a server older than the backup's.
     pub older_server: bool,
     /// Less than everything.
-    pub only: Option<Only>,
+    pub only: Option<RestoreFilter>,
     /// Objects belong to whoever restores.
     pub no_owner: bool,
     /// Privileges are left out.
@@ -60,7 +60,7 @@ pub struct Wishes {
     /// The role that everything is done as.
     pub role: Option<String>,
     /// What somebody has asked to leave out.
-    pub skips: Skips,
+    pub skips: SkippedEntries,
     /// What the server refuses is told in the end, and the rest is restored.
     pub keep_going: bool,
     /// The room that is estimated is not waited for.
@@ -88,10 +88,10 @@ pub struct Wishes {
     /// Statements for the loaded database.
     pub after: Vec<String>,
     /// Programs that must succeed in the end.
-    pub smoke: Vec<Smoke>,
+    pub smoke: Vec<SmokeCommand>,
 }
 
-impl Wishes {
+impl RestoreOptions {
     /// What a restore plan says about one datastore.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Wishes {
             why,
             hint: "write tablespaces = { name = \"/directory\" }".to_owned(),
         })?;
-        let skips = Skips::parse(&stage.skip).map_err(|why| WorkError::Refused {
+        let skips = SkippedEntries::parse(&stage.skip).map_err(|why| WorkError::Refused {
             what: format!("restore plan of {}", stage.datastore),
             why,
             hint: "write skip = [\"EXTENSION:postgis\"]; kinds and names are those of pg_restore --list".to_owned(),
@@ -168,7 +168,7 @@ pub struct RestoreReport {
     /// Target database.
     pub database: String,
     /// The names that were traded, with `--swap`.
-    pub swapped: Option<Swap>,
+    pub swapped: Option<SwapNames>,
     /// The slot that opened the backup.
     pub opened_with: String,
     /// What an interrupted restore had done already.
@@ -180,7 +180,7 @@ pub struct RestoreReport {
     /// Foreign keys to tables that were not restored.
     pub left_out: Vec<String>,
     /// What the database held at backup time and the backup does not.
-    pub omitted: Vec<Omitted>,
+    pub omitted: Vec<OmittedObject>,
     /// What somebody asked to leave out, with what depends on it.
     pub skipped: Vec<String>,
     /// What the server refused, of a restore that was told to go on.
@@ -194,7 +194,7 @@ pub struct RestoreReport {
     /// The stages, in order.
     pub stages: Vec<StageTime>,
     /// The comparison with the fingerprint, if asked for.
-    pub comparison: Option<Comparison>,
+    pub comparison: Option<FingerprintComparison>,
     /// What the plan's smoke commands said.
     pub smoke: Vec<CheckResult>,
     /// The number of its record in the evidence.
@@ -202,24 +202,24 @@ pub struct RestoreReport {
 }
 
 /// A restore that somebody has said yes to.
-pub struct Order {
+pub struct ConfirmedRestore {
     /// The backup.
     pub manifest: Manifest,
     /// Whether a pinned key signed it.
     pub verified: bool,
     /// The target, as it was named.
-    pub target: Connection,
+    pub target: PgConnection,
     /// How.
-    pub wishes: Wishes,
+    pub wishes: RestoreOptions,
     /// How it is thawed, if it must be.
-    pub hurry: Hurry,
+    pub hurry: ThawOptions,
 }
 
 /// Thaws what must be thawed, restores, and records it in the evidence.
 ///
 /// # Errors
 /// [`WorkError`], and what state the target is in then.
-pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkError, String)> {
+pub async fn carry_out(rig: &WorkContext, order: ConfirmedRestore) -> Result<RestoreReport, (WorkError, String)> {
     let manifest = order.manifest.clone();
     let done = carry_out_once(rig, order).await;
     // What is read whole here is not all of it; only damage can be known.
@@ -230,15 +230,15 @@ pub async fn carry_out(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkEr
 }
 
 /// Remembers on this host that a backup proved damaged.
-pub async fn remember_damage(rig: &Rig, manifest: &Manifest, error: &WorkError) {
-    if error.trouble() == Trouble::Integrity {
+pub async fn remember_damage(rig: &WorkContext, manifest: &Manifest, error: &WorkError) {
+    if error.class() == ErrorClass::Integrity {
         super::verify::remember(rig, &manifest.vault, &manifest.datastore, &manifest.backup, Err(error)).await;
     }
 }
 
-async fn carry_out_once(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkError, String)> {
+async fn carry_out_once(rig: &WorkContext, order: ConfirmedRestore) -> Result<RestoreReport, (WorkError, String)> {
     let untouched = |error: WorkError| (error, "nothing was changed on the target".to_owned());
-    let Order { manifest, verified, target, wishes, hurry } = order;
+    let ConfirmedRestore { manifest, verified, target, wishes, hurry } = order;
     let begun = Timestamp::now();
     let thawed = thaw_first(rig, &manifest, &hurry).await?;
     let whole = wishes.only.is_none();
@@ -255,7 +255,7 @@ async fn carry_out_once(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkE
     let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(|error| untouched(interrupted(error)))?;
     let server = prepared.sight.server.clone();
     let mut report = into_database(rig, prepared).await?;
-    let record = Restored {
+    let record = RestoreRecord {
         datastore: manifest.datastore.clone(),
         backup: manifest.backup.clone(),
         signature_verified: verified,
@@ -268,9 +268,9 @@ async fn carry_out_once(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkE
         whole,
         resumed: !report.resumed_after.is_empty(),
         swapped: report.swapped.is_some(),
-        as_recorded: report.comparison.as_ref().map(Comparison::agrees),
+        as_recorded: report.comparison.as_ref().map(FingerprintComparison::agrees),
         smoke: report.smoke.len(),
-        smoke_failed: report.smoke.iter().filter(|result| result.answer != Answer::Pass).count(),
+        smoke_failed: report.smoke.iter().filter(|result| result.answer != CheckOutcome::Pass).count(),
         server,
     };
     report.recorded = record_restore(rig, record).await;
@@ -278,14 +278,14 @@ async fn carry_out_once(rig: &Rig, order: Order) -> Result<RestoreReport, (WorkE
 }
 
 /// Records a restore in the evidence; its number, if that could be done.
-pub(super) async fn record_restore(rig: &Rig, record: Restored) -> Option<u64> {
+pub(super) async fn record_restore(rig: &WorkContext, record: RestoreRecord) -> Option<u64> {
     // There is one series, and it goes on in the vault that others were copied from.
     if rig.is_elsewhere {
         tracing::warn!("the restore is not recorded in the evidence: this vault may be a copy, and the series goes on in its home");
         return None;
     }
     // Whoever restores may not be able to sign. The data is what counts.
-    match evidence::write(rig, Body::Restored(record)).await {
+    match evidence::write(rig, RecordBody::Restored(record)).await {
         Ok(written) => Some(written.sequence),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "the restore could not be recorded in the evidence");
@@ -295,7 +295,7 @@ pub(super) async fn record_restore(rig: &Rig, record: Restored) -> Option<u64> {
 }
 
 /// Waits until everything can be read for as long as the load takes.
-async fn thaw_first(rig: &Rig, manifest: &Manifest, hurry: &Hurry) -> Result<Duration, (WorkError, String)> {
+async fn thaw_first(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Duration, (WorkError, String)> {
     let begun = Instant::now();
     let state = "nothing was changed on the target; what was asked for goes on in the store, and the same command waits on for it";
     thaw::bring(rig, manifest, hurry).await.map_err(|error| (error, state.to_owned()))?;

@@ -3,70 +3,70 @@
 
 use std::collections::BTreeSet;
 
-use super::Wishes;
+use super::RestoreOptions;
 use super::read_through::has_lists;
-use super::sight::{Sight, sight};
-use crate::domain::fingerprint::{Fingerprint, Omitted};
-use crate::domain::manifest::{Manifest, Role};
-use crate::pg::archive::{Contents, Entry, readable};
-use crate::pg::globals::{self, Globals};
+use super::sight::{TargetInspection, sight};
+use crate::domain::fingerprint::{Fingerprint, OmittedObject};
+use crate::domain::manifest::{Manifest, PayloadRole};
+use crate::pg::archive::{TableOfContents, TocEntry, readable};
+use crate::pg::globals::{self, GlobalsScript};
 use crate::pg::sql::quote_text;
-use crate::pg::{Connection, Session, SessionError};
-use crate::seal::Identity;
+use crate::pg::{PgConnection, PgSession, SessionError};
+use crate::seal::BackupIdentity;
 use crate::source::postgres::{SourceError, dump, snapshot};
-use crate::target::database::{Found, Properties};
+use crate::target::database::{DatabaseProperties, FoundDatabase};
 use crate::target::globals::GlobalsPlan;
-use crate::target::load::{Archive, Leave};
-use crate::target::rights::{Lack, Rights};
-use crate::target::selection::{Only, Selection};
+use crate::target::load::{LoadOptions, OpenedArchive};
+use crate::target::rights::{MissingRight, RoleRights};
+use crate::target::selection::{ArchiveSelection, RestoreFilter};
 use crate::target::{LoadError, TargetError};
-use crate::work::compare::LeftOut;
+use crate::work::compare::OmittedParts;
 use crate::work::verify::payload_of;
-use crate::work::{Rig, WorkError, shelf};
+use crate::work::{WorkContext, WorkError, shelf};
 
 /// Everything known before the first change.
-pub struct Prepared {
+pub struct PreparedRestore {
     pub(super) manifest: Manifest,
-    pub(super) identity: Identity,
-    pub(super) sight: Sight,
-    pub(super) archive: Archive,
-    pub(super) selection: Option<Selection>,
-    pub(super) properties: Properties,
-    pub(super) globals: Globals,
+    pub(super) identity: BackupIdentity,
+    pub(super) sight: TargetInspection,
+    pub(super) archive: OpenedArchive,
+    pub(super) selection: Option<ArchiveSelection>,
+    pub(super) properties: DatabaseProperties,
+    pub(super) globals: GlobalsScript,
     pub(super) plan: GlobalsPlan,
-    pub(super) rights: Rights,
-    pub(super) lacks: Vec<Lack>,
-    pub(super) leave: Leave,
+    pub(super) rights: RoleRights,
+    pub(super) lacks: Vec<MissingRight>,
+    pub(super) leave: LoadOptions,
     pub(super) skipped: Vec<String>,
-    pub(super) wishes: Wishes,
+    pub(super) wishes: RestoreOptions,
     /// What the database held and the backup does not.
-    pub(super) omitted: Vec<Omitted>,
+    pub(super) omitted: Vec<OmittedObject>,
     /// The slot that opened the backup.
     pub slot: String,
 }
 
-impl Prepared {
+impl PreparedRestore {
     /// What the database held and the backup does not.
     #[must_use]
-    pub fn omitted(&self) -> &[Omitted] {
+    pub fn omitted(&self) -> &[OmittedObject] {
         &self.omitted
     }
     /// What is left out, by the names under which it is recorded.
     #[must_use]
-    pub fn left_out_of_comparison(&self) -> LeftOut {
-        LeftOut::of(&self.archive.contents, &self.leave)
+    pub fn left_out_of_comparison(&self) -> OmittedParts {
+        OmittedParts::of(&self.archive.contents, &self.leave)
     }
     /// Whether a swap would rename a database that has no table of the backup.
     #[must_use]
     pub fn swaps_a_stranger(&self) -> bool {
         let is_there =
-            |tables: &BTreeSet<(String, String)>, entry: &Entry| tables.contains(&(readable(&entry.schema), readable(&entry.tag)));
+            |tables: &BTreeSet<(String, String)>, entry: &TocEntry| tables.contains(&(readable(&entry.schema), readable(&entry.tag)));
         let of_backup = || self.archive.contents.of_kind("TABLE");
         self.sight.old.as_ref().is_some_and(|old| of_backup().next().is_some() && !of_backup().any(|entry| is_there(&old.tables, entry)))
     }
     /// What the connecting role may not do.
     #[must_use]
-    pub fn lacks(&self) -> &[Lack] {
+    pub fn lacks(&self) -> &[MissingRight] {
         &self.lacks
     }
     /// What will be done about roles and tablespaces.
@@ -81,7 +81,7 @@ impl Prepared {
     }
     /// What was seen of the target.
     #[must_use]
-    pub fn sight(&self) -> &Sight {
+    pub fn sight(&self) -> &TargetInspection {
         &self.sight
     }
     /// Foreign keys to tables that were not asked for.
@@ -95,18 +95,23 @@ impl Prepared {
 ///
 /// # Errors
 /// [`WorkError`] for everything that stands in the way.
-pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: Wishes) -> Result<Prepared, WorkError> {
+pub async fn prepare(
+    rig: &WorkContext,
+    manifest: Manifest,
+    target: PgConnection,
+    wishes: RestoreOptions,
+) -> Result<PreparedRestore, WorkError> {
     let target = target.as_role(wishes.role.clone());
     let mut sight = sight(rig, &manifest, &target, &wishes).await?;
     let shelf::OpenedBackup { identity, slot, .. } = shelf::open(rig, &manifest).await?;
-    let opened = shelf::open_payload(rig, payload_of(&manifest, Role::Main)?, &identity).await?;
-    let archive = Archive::begin(opened).await.map_err(before_loading)?;
+    let opened = shelf::open_payload(rig, payload_of(&manifest, PayloadRole::Main)?, &identity).await?;
+    let archive = OpenedArchive::begin(opened).await.map_err(before_loading)?;
     holds(&archive.contents, &wishes.without_rows_of)?;
     let selection = wishes.only.as_ref().map(|only| select(&archive.contents, only)).transpose()?;
     let (leave, skipped) = left_out(&archive.contents, &wishes)?;
     extensions_are_offered(&mut sight, &archive.contents, selection.as_ref(), &leave).await?;
-    let properties = Properties::of(&archive.contents)?;
-    if let Found::Empty(session) | Found::Occupied { session, .. } = &mut sight.found {
+    let properties = DatabaseProperties::of(&archive.contents)?;
+    if let FoundDatabase::Empty(session) | FoundDatabase::Occupied { session, .. } = &mut sight.found {
         let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(TargetError::Session)?;
         if encoding != properties.encoding {
             return Err(TargetError::Encoding { database: sight.database, found: encoding, wanted: properties.encoding }.into());
@@ -116,9 +121,9 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     if wishes.only.is_none() && (wishes.read_through || has_lists(rig, &manifest).await?) {
         libraries_can_be_loaded(&mut sight, &properties).await?;
     }
-    let script = shelf::read_payload(rig, payload_of(&manifest, Role::Globals)?, &identity).await?;
+    let script = shelf::read_payload(rig, payload_of(&manifest, PayloadRole::Globals)?, &identity).await?;
     let globals = globals::parse(&script).map_err(TargetError::from)?;
-    let rights = Rights::of(sight.session()).await.map_err(TargetError::Session)?;
+    let rights = RoleRights::of(sight.session()).await.map_err(TargetError::Session)?;
     let plan = match wishes.no_globals {
         true => GlobalsPlan::default(),
         false => {
@@ -129,17 +134,17 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     let wanted = archive.contents.entries.iter().filter(|entry| {
         !leave.entries.contains(&entry.dump_id) && selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
     });
-    let wanted: Vec<&Entry> = wanted.collect();
+    let wanted: Vec<&TocEntry> = wanted.collect();
     let made: BTreeSet<String> = plan.report.roles_created.iter().cloned().collect();
     let creates = sight.creates();
     let mut lacks = rights.lacking(sight.session(), &wanted, creates, &made, !wishes.no_owner).await?;
-    lacks.extend(plan.beyond.iter().map(|what| Lack {
+    lacks.extend(plan.beyond.iter().map(|what| MissingRight {
         what: format!("make {what}"),
         next: "make it beforehand, leave it out with --skip ROLE:NAME, or restore as a superuser".to_owned(),
     }));
-    let recorded = shelf::read_payload(rig, payload_of(&manifest, Role::Fingerprint)?, &identity).await?;
+    let recorded = shelf::read_payload(rig, payload_of(&manifest, PayloadRole::Fingerprint)?, &identity).await?;
     let omitted = Fingerprint::parse(&recorded)?.omitted;
-    Ok(Prepared {
+    Ok(PreparedRestore {
         manifest,
         identity,
         sight,
@@ -158,8 +163,8 @@ pub async fn prepare(rig: &Rig, manifest: Manifest, target: Connection, wishes: 
     })
 }
 
-fn select(contents: &Contents, only: &Only) -> Result<Selection, WorkError> {
-    Selection::of(contents, only).map_err(|(name, known)| {
+fn select(contents: &TableOfContents, only: &RestoreFilter) -> Result<ArchiveSelection, WorkError> {
+    ArchiveSelection::of(contents, only).map_err(|(name, known)| {
         let hint = match shelf::nearest(&name, &known) {
             Some(nearest) => format!("did you mean {nearest}?"),
             None => format!(
@@ -177,10 +182,10 @@ fn select(contents: &Contents, only: &Only) -> Result<Selection, WorkError> {
 
 /// An extension that is not installed would be found out in the middle of the schema.
 async fn extensions_are_offered(
-    sight: &mut Sight,
-    contents: &Contents,
-    selection: Option<&Selection>,
-    leave: &Leave,
+    sight: &mut TargetInspection,
+    contents: &TableOfContents,
+    selection: Option<&ArchiveSelection>,
+    leave: &LoadOptions,
 ) -> Result<(), WorkError> {
     let extensions = contents.of_kind("EXTENSION").filter(|entry| !leave.entries.contains(&entry.dump_id));
     let wanted = extensions.filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
@@ -203,7 +208,7 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// A database that preloads a library which the server does not have lets nobody in any more, this restore included. Whoever may not load
 /// libraries may not set them either.
-async fn libraries_can_be_loaded(sight: &mut Sight, properties: &Properties) -> Result<(), WorkError> {
+async fn libraries_can_be_loaded(sight: &mut TargetInspection, properties: &DatabaseProperties) -> Result<(), WorkError> {
     let libraries = properties.preloaded();
     if libraries.is_empty() {
         return Ok(());
@@ -211,7 +216,7 @@ async fn libraries_can_be_loaded(sight: &mut Sight, properties: &Properties) -> 
     let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
     let connection = if sight.creates() { sight.connection.to_database(&here.database) } else { sight.connection.clone() };
     // In a session of its own: what a library does to a session it does to none of ours.
-    let mut session = Session::open(&sight.tools, &connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open(&sight.tools, &connection).await.map_err(TargetError::Session)?;
     for library in libraries {
         match session.run_opaque("its libraries", &[b"LOAD ", library.as_slice()].concat(), &properties.encoding).await {
             Err(SessionError::Refused { sqlstate, message, .. }) if sqlstate != INSUFFICIENT_PRIVILEGE => {
@@ -226,8 +231,8 @@ async fn libraries_can_be_loaded(sight: &mut Sight, properties: &Properties) -> 
 }
 
 /// A table whose rows are to be left out and that is not there is a mistake in the plan, and perhaps in the name of what matters.
-fn holds(contents: &Contents, tables: &[(String, String)]) -> Result<(), WorkError> {
-    let is = |entry: &crate::pg::archive::Entry, (schema, name): &(String, String)| {
+fn holds(contents: &TableOfContents, tables: &[(String, String)]) -> Result<(), WorkError> {
+    let is = |entry: &crate::pg::archive::TocEntry, (schema, name): &(String, String)| {
         entry.schema == schema.as_bytes() && entry.tag == name.as_bytes()
     };
     match tables.iter().find(|table| !contents.of_kind("TABLE").any(|entry| is(entry, table))) {
@@ -250,7 +255,7 @@ pub(super) fn before_loading(source: LoadError) -> WorkError {
 
 /// What the connecting role may not do, as the reason not to begin.
 #[must_use]
-pub fn refusal(lack: &Lack) -> WorkError {
+pub fn refusal(lack: &MissingRight) -> WorkError {
     WorkError::Refused {
         what: "the connecting role".to_owned(),
         why: format!("it may not {}; nothing was changed", lack.what),
@@ -259,7 +264,7 @@ pub fn refusal(lack: &Lack) -> WorkError {
 }
 
 /// What somebody asked to leave out of the archive, and its names with those of what depends on it.
-fn left_out(contents: &Contents, wishes: &Wishes) -> Result<(Leave, Vec<String>), WorkError> {
+fn left_out(contents: &TableOfContents, wishes: &RestoreOptions) -> Result<(LoadOptions, Vec<String>), WorkError> {
     let entries = wishes.skips.of(contents).map_err(|word| WorkError::Refused {
         what: "--skip".to_owned(),
         why: format!("the backup holds no {word}; nothing was changed"),
@@ -267,19 +272,19 @@ fn left_out(contents: &Contents, wishes: &Wishes) -> Result<(Leave, Vec<String>)
     })?;
     let skipped = contents.entries.iter().filter(|entry| entries.contains(&entry.dump_id));
     let names = skipped.clone().map(|entry| format!("{} {}", entry.kind, entry.name())).collect();
-    let is_sequence = |entry: &&Entry| matches!(entry.kind.as_str(), "SEQUENCE" | "SEQUENCE SET");
+    let is_sequence = |entry: &&TocEntry| matches!(entry.kind.as_str(), "SEQUENCE" | "SEQUENCE SET");
     let sequences = skipped.clone().filter(is_sequence).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
-    let is_table = |entry: &&Entry| matches!(entry.kind.as_str(), "TABLE" | "TABLE DATA");
+    let is_table = |entry: &&TocEntry| matches!(entry.kind.as_str(), "TABLE" | "TABLE DATA");
     let mut rows: BTreeSet<_> = skipped.filter(is_table).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
-    let of_table = |entry: &&Entry| wishes.skips.has_entry("TABLE DATA", entry);
+    let of_table = |entry: &&TocEntry| wishes.skips.has_entry("TABLE DATA", entry);
     rows.extend(contents.of_kind("TABLE").filter(of_table).map(|entry| (entry.schema.clone(), entry.tag.clone())));
     let privileges = contents.entries.iter().filter(|entry| wishes.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL"));
     let entries = entries.into_iter().chain(privileges.map(|entry| entry.dump_id)).collect();
-    Ok((Leave { owners: wishes.no_owner, entries, rows, sequences, keep_going: wishes.keep_going }, names))
+    Ok((LoadOptions { owners: wishes.no_owner, entries, rows, sequences, keep_going: wishes.keep_going }, names))
 }
 
 /// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness be told.
-async fn target_globals(sight: &mut Sight) -> Result<Globals, WorkError> {
+async fn target_globals(sight: &mut TargetInspection) -> Result<GlobalsScript, WorkError> {
     let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
     let connection = if sight.creates() { sight.connection.to_database(&here.database) } else { sight.connection.clone() };
     let unreadable =

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use crate::domain::manifest::{CHUNK_BYTES, Manifest, Payload, Role, StoredObject};
-use crate::seal::open::Expected;
-use crate::seal::relay::Relay;
+use crate::domain::manifest::{CHUNK_BYTES, Manifest, Payload, PayloadRole, StoredObject};
+use crate::seal::open::ExpectedObject;
+use crate::seal::relay::CiphertextRelay;
 use crate::vault::Vault;
-use crate::vault::fetch::{self, Wanted};
-use crate::work::{Rig, WorkError, shelf};
+use crate::vault::fetch::{self, WantedObject};
+use crate::work::{WorkContext, WorkError, shelf};
 
 /// Bytes each second that are assumed where objects are only read and hashed: a slow line; nothing was measured of this one.
 pub const BYTES_PER_SECOND_ASSUMED: f64 = 50_000_000.0;
@@ -22,7 +22,7 @@ pub fn bytes_without_list(manifest: &Manifest) -> u64 {
 
 /// What reaches a server as it comes; globals and the fingerprint are read to their end before they are looked at.
 fn streamed(manifest: &Manifest) -> impl Iterator<Item = &StoredObject> {
-    let streams = |payload: &&Payload| matches!(payload.role, Role::Main | Role::Data);
+    let streams = |payload: &&Payload| matches!(payload.role, PayloadRole::Main | PayloadRole::Data);
     manifest.payloads.iter().filter(streams).flat_map(|payload| &payload.objects)
 }
 
@@ -30,7 +30,7 @@ fn streamed(manifest: &Manifest) -> impl Iterator<Item = &StoredObject> {
 ///
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
-pub async fn has_lists(rig: &Rig, manifest: &Manifest) -> Result<bool, WorkError> {
+pub async fn has_lists(rig: &WorkContext, manifest: &Manifest) -> Result<bool, WorkError> {
     let objects: Vec<StoredObject> = streamed(manifest).cloned().collect();
     Ok(shelf::wanted(rig, &objects).await?.iter().all(|wanted| wanted.chunks.is_some()))
 }
@@ -39,7 +39,7 @@ pub async fn has_lists(rig: &Rig, manifest: &Manifest) -> Result<bool, WorkError
 ///
 /// # Errors
 /// [`WorkError`] if an object is not what the signed manifest says.
-pub async fn read_through(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
+pub async fn read_through(rig: &WorkContext, manifest: &Manifest) -> Result<(), WorkError> {
     let mut unlisted = Vec::new();
     for object in streamed(manifest) {
         let [wanted] = &shelf::wanted(rig, std::slice::from_ref(object)).await?[..] else { continue };
@@ -64,10 +64,15 @@ pub async fn read_through(rig: &Rig, manifest: &Manifest) -> Result<(), WorkErro
 ///
 /// # Errors
 /// [`WorkError`] if it is not what the manifest says.
-pub async fn is_whole(rig: &Rig, vault: &Arc<dyn Vault>, object: &StoredObject, passed: impl Fn(u64)) -> Result<bytes::Bytes, WorkError> {
-    let wanted = Wanted { key: object.key.clone(), bytes: object.bytes, chunks: None };
+pub async fn is_whole(
+    rig: &WorkContext,
+    vault: &Arc<dyn Vault>,
+    object: &StoredObject,
+    passed: impl Fn(u64),
+) -> Result<bytes::Bytes, WorkError> {
+    let wanted = WantedObject { key: object.key.clone(), bytes: object.bytes, chunks: None };
     let mut chunks = fetch::stream(Arc::clone(vault), vec![wanted], rig.cancel.clone()).await?;
-    let mut reading = Relay::new(Expected::of(object, false), CHUNK_BYTES, false);
+    let mut reading = CiphertextRelay::new(ExpectedObject::of(object, false), CHUNK_BYTES, false);
     while let Some(chunk) = chunks.recv().await {
         let chunk = chunk.map_err(|why| why.of(object.key.as_str()))?;
         passed(chunk.len() as u64);

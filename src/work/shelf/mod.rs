@@ -7,20 +7,20 @@ use std::ops::Bound;
 
 use futures::{StreamExt, TryStreamExt};
 
-pub use survey::{Gone, Picked, all_gone, find, gone, is_removed, missing_numbers, newest_of_each, pick, survey};
+pub use survey::{GoneBackup, SelectedBackup, all_gone, find, gone, is_removed, missing_numbers, newest_of_each, pick, survey};
 
-use super::fence::Reading;
-use super::{Rig, WorkError, guide};
-use crate::domain::Trouble;
+use super::fence::ReadLease;
+use super::{WorkContext, WorkError, guide};
+use crate::domain::ErrorClass;
 use crate::domain::document::{DocumentError, VaultHeader};
-use crate::domain::envelope::{Context, Envelope, Slot};
+use crate::domain::envelope::{EncryptionContext, Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
-use crate::domain::layout::{self, ObjectKey, Place, parse_manifest_key};
+use crate::domain::layout::{self, BackupKeys, ObjectKey, parse_manifest_key};
 use crate::domain::manifest::{Manifest, Payload, StoredObject};
 use crate::evidence::is_believed;
 use crate::keyring::openers::{self, SlotBytes};
-use crate::seal::open::Expected;
-use crate::seal::{Identity, Opened};
+use crate::seal::open::ExpectedObject;
+use crate::seal::{BackupIdentity, OpenedPayload};
 use crate::vault::{Vault, VaultError, fetch};
 
 /// Manifests read at once.
@@ -30,7 +30,7 @@ pub const ENVELOPES_MAX: u32 = 1000;
 
 /// A manifest and whether a pinned key signed it.
 #[derive(Debug, Clone)]
-pub struct Believed {
+pub struct LoadedManifest {
     /// The manifest.
     pub manifest: Manifest,
     /// False only where no key is pinned at all: then nothing can be verified, and the reader must be told.
@@ -39,13 +39,13 @@ pub struct Believed {
 
 /// A backup as it stands in the vault.
 #[derive(Debug)]
-pub struct Entry {
+pub struct BackupEntry {
     /// The datastore its place names.
     pub datastore: DatastoreName,
     /// The backup its place names.
     pub backup: BackupId,
     /// The manifest, or why it is not believed.
-    pub manifest: Result<Believed, WorkError>,
+    pub manifest: Result<LoadedManifest, WorkError>,
 }
 
 /// The id of the vault that is read: the pinned one, where one is pinned. A `vault.json` that says another was changed or put there by somebody, and
@@ -53,7 +53,7 @@ pub struct Entry {
 ///
 /// # Errors
 /// [`WorkError::NoVault`] if there is no `vault.json`.
-pub async fn vault_id(rig: &Rig) -> Result<VaultId, WorkError> {
+pub async fn vault_id(rig: &WorkContext) -> Result<VaultId, WorkError> {
     let found = id_in_header(rig).await;
     let Some(pinned) = rig.config.vault_id.as_ref().filter(|_| !rig.is_elsewhere) else { return found };
     match found {
@@ -80,7 +80,7 @@ pub async fn vault_id(rig: &Rig) -> Result<VaultId, WorkError> {
 ///
 /// # Errors
 /// [`WorkError::Refused`] if it is another one than the pinned.
-pub async fn vault_to_write(rig: &Rig) -> Result<VaultId, WorkError> {
+pub async fn vault_to_write(rig: &WorkContext) -> Result<VaultId, WorkError> {
     let pinned = rig.config.vault_id.as_ref().filter(|_| !rig.is_elsewhere);
     let found = match (id_in_header(rig).await, pinned) {
         (Err(WorkError::NoVault { address }), Some(pinned)) if !rig.vault.list(layout::MANIFESTS).await?.is_empty() => {
@@ -104,7 +104,7 @@ pub async fn vault_to_write(rig: &Rig) -> Result<VaultId, WorkError> {
     }
 }
 
-async fn id_in_header(rig: &Rig) -> Result<VaultId, WorkError> {
+async fn id_in_header(rig: &WorkContext) -> Result<VaultId, WorkError> {
     match fetch::document(rig.vault.as_ref(), &layout::vault_header()).await? {
         Some(bytes) => Ok(VaultHeader::parse(&bytes)?.vault),
         None => {
@@ -119,19 +119,19 @@ async fn id_in_header(rig: &Rig) -> Result<VaultId, WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if it is missing, not signed by a pinned key, or not where it belongs.
-pub async fn manifest(rig: &Rig, vault: &VaultId, place: &Place<'_>) -> Result<Believed, WorkError> {
+pub async fn manifest(rig: &WorkContext, vault: &VaultId, place: &BackupKeys<'_>) -> Result<LoadedManifest, WorkError> {
     let key = place.manifest();
     let no_such = || WorkError::NoSuchBackup { datastore: Some(place.datastore.to_string()), wanted: place.backup.to_string() };
     let bytes = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(no_such)?;
     let verified = believe(rig, &key, &bytes, "the manifest").await?;
-    Ok(Believed { manifest: Manifest::parse(&bytes, vault, place)?, verified })
+    Ok(LoadedManifest { manifest: Manifest::parse(&bytes, vault, place)?, verified })
 }
 
 /// Checks the signature beside a document. With no key pinned nothing is believed, and nothing refused.
 ///
 /// # Errors
 /// [`WorkError::NotSigned`]; [`WorkError::Vault`] if the signature cannot be read.
-pub async fn believe(rig: &Rig, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
+pub async fn believe(rig: &WorkContext, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
     if rig.trusted.is_empty() {
         return Ok(false);
     }
@@ -147,7 +147,7 @@ pub async fn believe(rig: &Rig, key: &layout::ObjectKey, bytes: &[u8], what: &st
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be listed; a manifest that is not believed is an entry, not an error.
-pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec<Entry>, WorkError> {
+pub async fn entries(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Result<Vec<BackupEntry>, WorkError> {
     let vault = vault_id(rig).await?;
     let prefix = datastore.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
     let listed = rig.vault.list(&prefix).await?;
@@ -159,9 +159,10 @@ pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec
     for (datastore, backups) in names {
         let read = read(rig, &vault, &datastore, backups).await?;
         // What was removed since it was listed is not there; whether it should be, the catalog and the evidence say.
-        let is_there = |(_, manifest): &(BackupId, Result<Believed, WorkError>)| !matches!(manifest, Err(WorkError::NoSuchBackup { .. }));
+        let is_there =
+            |(_, manifest): &(BackupId, Result<LoadedManifest, WorkError>)| !matches!(manifest, Err(WorkError::NoSuchBackup { .. }));
         let read = read.into_iter().filter(is_there);
-        entries.extend(read.map(|(backup, manifest)| Entry { datastore: datastore.clone(), backup, manifest }));
+        entries.extend(read.map(|(backup, manifest)| BackupEntry { datastore: datastore.clone(), backup, manifest }));
     }
     // By the signed number; what is not believed has none, and stands first: nobody takes it for the newest.
     entries.sort_by_cached_key(|e| (e.datastore.clone(), e.manifest.as_ref().map_or(0, |b| b.manifest.sequence), e.backup.begun()));
@@ -171,21 +172,21 @@ pub async fn entries(rig: &Rig, datastore: Option<&DatastoreName>) -> Result<Vec
 /// Whether the vault does not answer. A document in an archive class is another matter: lifeboat puts none there, and whoever may write must
 /// not be able to close a backup by it.
 pub(super) fn is_outage(error: &VaultError) -> bool {
-    error.trouble().is_retryable() && !matches!(error, VaultError::Frozen { .. })
+    error.class().is_retryable() && !matches!(error, VaultError::Frozen { .. })
 }
 
 /// Reads manifests of one datastore.
 async fn read(
-    rig: &Rig,
+    rig: &WorkContext,
     vault: &VaultId,
     datastore: &DatastoreName,
     backups: Vec<BackupId>,
-) -> Result<Vec<(BackupId, Result<Believed, WorkError>)>, WorkError> {
+) -> Result<Vec<(BackupId, Result<LoadedManifest, WorkError>)>, WorkError> {
     let read = backups.into_iter().map(|backup| async move {
         if rig.cancel.is_cancelled() {
             return Err(WorkError::Interrupted);
         }
-        match manifest(rig, vault, &Place { datastore, backup: &backup }).await {
+        match manifest(rig, vault, &BackupKeys { datastore, backup: &backup }).await {
             // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
             Err(WorkError::Vault(error)) if is_outage(&error) => Err(WorkError::Vault(error)),
             manifest => Ok((backup, manifest)),
@@ -195,14 +196,14 @@ async fn read(
 }
 
 /// What the vault lists: names and sizes.
-pub type Sizes = BTreeMap<ObjectKey, u64>;
+pub type ObjectSizes = BTreeMap<ObjectKey, u64>;
 
 /// Lists what stands under some prefixes.
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be listed.
-pub async fn sizes(rig: &Rig, prefixes: [String; 2]) -> Result<Sizes, WorkError> {
-    let mut sizes = Sizes::new();
+pub async fn sizes(rig: &WorkContext, prefixes: [String; 2]) -> Result<ObjectSizes, WorkError> {
+    let mut sizes = ObjectSizes::new();
     for prefix in prefixes {
         sizes.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| (facts.key, facts.bytes)));
     }
@@ -212,7 +213,7 @@ pub async fn sizes(rig: &Rig, prefixes: [String; 2]) -> Result<Sizes, WorkError>
 /// Whether everything that every restore of a backup needs is there, in its size: payloads, an envelope, a slot. What is in them nobody has looked
 /// at. Only one that is all there may take another one's place.
 #[must_use]
-pub fn is_all_there(manifest: &Manifest, there: &Sizes) -> bool {
+pub fn is_all_there(manifest: &Manifest, there: &ObjectSizes) -> bool {
     let place = manifest.place();
     let (meta, slots) = (place.meta_prefix(), format!("{}slots/", place.meta_prefix()));
     let under = |prefix: &str| {
@@ -228,14 +229,14 @@ pub fn is_all_there(manifest: &Manifest, there: &Sizes) -> bool {
 ///
 /// # Errors
 /// [`WorkError::NoSuchDatastore`] or [`WorkError::NoSuchBackup`]
-pub async fn known(rig: &Rig, datastore: &DatastoreName) -> Result<(), WorkError> {
+pub async fn known(rig: &WorkContext, datastore: &DatastoreName) -> Result<(), WorkError> {
     match rig.vault.list(&layout::manifests_of(datastore)).await?.is_empty() {
         true => Err(no_such_datastore_or_backup(rig, datastore).await?),
         false => Ok(()),
     }
 }
 
-async fn no_such_datastore_or_backup(rig: &Rig, datastore: &DatastoreName) -> Result<WorkError, WorkError> {
+async fn no_such_datastore_or_backup(rig: &WorkContext, datastore: &DatastoreName) -> Result<WorkError, WorkError> {
     if rig.config.datastores.contains_key(datastore) {
         return Ok(WorkError::NoSuchBackup { datastore: Some(datastore.to_string()), wanted: "at all".to_owned() });
     }
@@ -260,7 +261,7 @@ pub(super) fn nearest(name: &str, known: &[String]) -> Option<String> {
 /// A backup that was opened.
 pub struct OpenedBackup {
     /// Its identity.
-    pub identity: Identity,
+    pub identity: BackupIdentity,
     /// Name of the slot that gave it.
     pub slot: String,
     /// Number of the newest envelope.
@@ -276,12 +277,12 @@ pub struct OpenedBackup {
 ///
 /// # Errors
 /// [`WorkError`] if no envelope is believed or no slot opens.
-pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
-    let reading = Reading::begin(rig, &manifest.backup).await?;
+pub async fn open(rig: &WorkContext, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
+    let reading = ReadLease::begin(rig, &manifest.backup).await?;
     if let Ok(mut all) = rig.reading.lock() {
         all.push(reading);
     }
-    let Envelopes { believed, defects, .. } = envelopes(rig, manifest).await?;
+    let LoadedEnvelopes { believed, defects, .. } = envelopes(rig, manifest).await?;
     let (identity, slot) = openers::open(&context_of(manifest), &believed, &rig.openers).await?;
     for defect in &defects {
         tracing::warn!(backup = %manifest.backup, defect, "part of the envelope is not as it should be");
@@ -292,12 +293,12 @@ pub async fn open(rig: &Rig, manifest: &Manifest) -> Result<OpenedBackup, WorkEr
 
 /// What a backup's identity is bound to.
 #[must_use]
-pub fn context_of(manifest: &Manifest) -> Context {
-    Context { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() }
+pub fn context_of(manifest: &Manifest) -> EncryptionContext {
+    EncryptionContext { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() }
 }
 
 /// The envelopes of a backup.
-pub struct Envelopes {
+pub struct LoadedEnvelopes {
     /// Those that are believed, newest first, each with those of its slots that are whole.
     pub believed: Vec<(Envelope, Vec<SlotBytes>)>,
     /// What is missing, damaged or not believed.
@@ -310,13 +311,13 @@ pub struct Envelopes {
 ///
 /// # Errors
 /// [`WorkError`] if none is believed, or the vault does not answer.
-pub async fn envelopes(rig: &Rig, manifest: &Manifest) -> Result<Envelopes, WorkError> {
+pub async fn envelopes(rig: &WorkContext, manifest: &Manifest) -> Result<LoadedEnvelopes, WorkError> {
     let context = context_of(manifest);
     let place = manifest.place();
     let listed = rig.vault.list(&place.meta_prefix()).await?;
     let used: Vec<(u32, bool)> = listed.iter().filter_map(|facts| place.rotation(&facts.key)).collect();
     let numbers: std::collections::BTreeSet<u32> = used.iter().filter(|(_, envelope)| *envelope).map(|(number, _)| *number).collect();
-    let mut read = Envelopes { believed: Vec::new(), defects: Vec::new(), next: 0 };
+    let mut read = LoadedEnvelopes { believed: Vec::new(), defects: Vec::new(), next: 0 };
     for number in numbers.into_iter().rev().filter(|number| (1..=ENVELOPES_MAX).contains(number)) {
         match envelope(rig, manifest, &context, number, &mut read.defects).await {
             Ok(None) => {}
@@ -328,7 +329,7 @@ pub async fn envelopes(rig: &Rig, manifest: &Manifest) -> Result<Envelopes, Work
                 read.defects.append(&mut own);
                 read.believed.push((envelope, slots));
             }
-            Err(error) if error.trouble() == Trouble::Integrity => read.defects.push(error.to_string()),
+            Err(error) if error.class() == ErrorClass::Integrity => read.defects.push(error.to_string()),
             Err(WorkError::Vault(error)) if !is_outage(&error) => read.defects.push(error.to_string()),
             Err(error) => return Err(error),
         }
@@ -344,9 +345,9 @@ pub async fn envelopes(rig: &Rig, manifest: &Manifest) -> Result<Envelopes, Work
 
 /// The `number`th envelope. The first is bound by the signed manifest's hash, later ones by their own signature.
 async fn envelope(
-    rig: &Rig,
+    rig: &WorkContext,
     manifest: &Manifest,
-    context: &Context,
+    context: &EncryptionContext,
     number: u32,
     defects: &mut Vec<String>,
 ) -> Result<Option<Envelope>, WorkError> {
@@ -361,7 +362,7 @@ async fn envelope(
             });
         }
         match believed {
-            Err(error) if error.trouble() == Trouble::Integrity => defects.push(error.to_string()),
+            Err(error) if error.class() == ErrorClass::Integrity => defects.push(error.to_string()),
             Err(error) => return Err(error),
             Ok(_) => {}
         }
@@ -379,7 +380,7 @@ async fn envelope(
 
 /// Why there is no `RESTORE.md` that may be run.
 #[derive(Debug, thiserror::Error)]
-pub enum NoGuide {
+pub enum GuideError {
     /// Nobody signed it, as none was before guides were signed.
     #[error("{0} is not signed, so it is not run: it would be handed a key that opens every backup")]
     Unsigned(ObjectKey),
@@ -396,15 +397,15 @@ pub enum NoGuide {
     Vault(#[from] VaultError),
 }
 
-impl From<NoGuide> for WorkError {
-    fn from(error: NoGuide) -> Self {
+impl From<GuideError> for WorkError {
+    fn from(error: GuideError) -> Self {
         match error {
-            NoGuide::Vault(error) => error.into(),
-            NoGuide::Unsigned(key) => Self::Damaged {
+            GuideError::Vault(error) => error.into(),
+            GuideError::Unsigned(key) => Self::Damaged {
                 what: key.to_string(),
                 why: "it is not signed, so it is not run: it would be handed a key that opens every backup. `lifeboat rekey --confirm` writes one that is signed".to_owned(),
             },
-            NoGuide::Damaged { key, why } => Self::Damaged { what: key.to_string(), why: why.to_owned() },
+            GuideError::Damaged { key, why } => Self::Damaged { what: key.to_string(), why: why.to_owned() },
         }
     }
 }
@@ -413,21 +414,21 @@ impl From<NoGuide> for WorkError {
 /// believed as little as a manifest.
 ///
 /// # Errors
-/// [`NoGuide`]
-pub async fn guide(rig: &Rig, manifest: &Manifest, number: u32) -> Result<bytes::Bytes, NoGuide> {
+/// [`GuideError`]
+pub async fn guide(rig: &WorkContext, manifest: &Manifest, number: u32) -> Result<bytes::Bytes, GuideError> {
     let key = manifest.place().restore_guide(number);
-    let damaged = |why| NoGuide::Damaged { key: key.clone(), why };
+    let damaged = |why| GuideError::Damaged { key: key.clone(), why };
     // One that is too large, frozen or not to be read is none that may be run; only a vault that does not answer is another matter.
     let read = async |key: &ObjectKey| match fetch::document(rig.vault.as_ref(), key).await {
-        Err(error) if is_outage(&error) => Err(NoGuide::Vault(error)),
+        Err(error) if is_outage(&error) => Err(GuideError::Vault(error)),
         Err(_) => Err(damaged("it, or its signature, cannot be read")),
         Ok(found) => Ok(found),
     };
     let text = read(&key).await?.ok_or_else(|| damaged("it is missing"))?;
     let Some(signature) = read(&key.signature()).await? else {
-        return Err(NoGuide::Unsigned(key));
+        return Err(GuideError::Unsigned(key));
     };
-    if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &text, &signature).await.map_err(NoGuide::Vault)? {
+    if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &text, &signature).await.map_err(GuideError::Vault)? {
         return Err(damaged("its signature is not that of a trusted key"));
     }
     if !guide::belongs(&text, manifest, number) {
@@ -437,7 +438,7 @@ pub async fn guide(rig: &Rig, manifest: &Manifest, number: u32) -> Result<bytes:
 }
 
 async fn slots(
-    rig: &Rig,
+    rig: &WorkContext,
     envelope: &Envelope,
     retired: &impl Fn(&Slot) -> bool,
     defects: &mut Vec<String>,
@@ -471,7 +472,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 pub async fn chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Option<bytes::Bytes>, WorkError> {
     let Some(recorded) = &object.chunks else { return Ok(None) };
     let Some((datastore, backup)) = layout::parse_backup_key(object.key.as_str()) else { return Ok(None) };
-    let key = Place { datastore: &datastore, backup: &backup }.chunks(&object.key);
+    let key = BackupKeys { datastore: &datastore, backup: &backup }.chunks(&object.key);
     let damaged = |why: String| WorkError::Damaged { what: key.to_string(), why };
     let facts = vault.find(&key).await?.ok_or_else(|| damaged("it is missing".to_owned()))?;
     if facts.bytes != object.chunk_list_bytes() {
@@ -488,7 +489,7 @@ pub async fn chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Opti
 ///
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
-pub async fn wanted(rig: &Rig, objects: &[StoredObject]) -> Result<Vec<fetch::Wanted>, WorkError> {
+pub async fn wanted(rig: &WorkContext, objects: &[StoredObject]) -> Result<Vec<fetch::WantedObject>, WorkError> {
     let mut wanted = Vec::new();
     for object in objects {
         let known = rig.lists.lock().ok().and_then(|lists| lists.get(&object.sha256).cloned());
@@ -504,13 +505,13 @@ pub async fn wanted(rig: &Rig, objects: &[StoredObject]) -> Result<Vec<fetch::Wa
                 None
             }
         };
-        wanted.push(fetch::Wanted { key: object.key.clone(), bytes: object.bytes, chunks });
+        wanted.push(fetch::WantedObject { key: object.key.clone(), bytes: object.bytes, chunks });
     }
     Ok(wanted)
 }
 
 /// Keeps a list of chunks that is known to be right.
-pub fn know_list(rig: &Rig, object: &StoredObject, list: bytes::Bytes) {
+pub fn know_list(rig: &WorkContext, object: &StoredObject, list: bytes::Bytes) {
     if let Ok(mut lists) = rig.lists.lock() {
         lists.insert(object.sha256.clone(), list);
     }
@@ -520,15 +521,16 @@ pub fn know_list(rig: &Rig, object: &StoredObject, list: bytes::Bytes) {
 ///
 /// # Errors
 /// [`WorkError`] if an object is missing, frozen, or does not open.
-pub async fn open_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Opened, WorkError> {
+pub async fn open_payload(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity) -> Result<OpenedPayload, WorkError> {
     let wanted = wanted(rig, &payload.objects).await?;
-    let expected = payload.objects.iter().zip(&wanted).map(|(object, wanted)| Expected::of(object, wanted.chunks.is_some())).collect();
+    let expected =
+        payload.objects.iter().zip(&wanted).map(|(object, wanted)| ExpectedObject::of(object, wanted.chunks.is_some())).collect();
     let chunks = match fetch::stream(std::sync::Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await {
         Err(VaultError::Tally { what, why }) => return Err(WorkError::Damaged { what, why }),
         other => other?,
     };
     let (name, identity) = (payload.name.clone(), identity.clone());
-    let opened = tokio::task::spawn_blocking(move || Opened::new(&name, chunks, expected, &identity)).await;
+    let opened = tokio::task::spawn_blocking(move || OpenedPayload::new(&name, chunks, expected, &identity)).await;
     Ok(opened.map_err(|_| WorkError::Bug("the thread that opens payloads died".to_owned()))??)
 }
 
@@ -536,7 +538,7 @@ pub async fn open_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> 
 ///
 /// # Errors
 /// As [`open_payload`]; also if it is larger than any real one.
-pub async fn read_payload(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Vec<u8>, WorkError> {
+pub async fn read_payload(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity) -> Result<Vec<u8>, WorkError> {
     const BYTES_MAX: usize = 1024 * 1024 * 1024;
     let mut opened = open_payload(rig, payload, identity).await?;
     let read = tokio::task::spawn_blocking(move || opened.read_all(BYTES_MAX)).await;

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{Believed, Entry, Place, is_outage, manifest, no_such_datastore_or_backup, read, vault_id};
-use crate::domain::choice::{Which, gaps};
+use super::{BackupEntry, BackupKeys, LoadedManifest, is_outage, manifest, no_such_datastore_or_backup, read, vault_id};
+use crate::domain::choice::{BackupSelector, gaps};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, parse_manifest_key};
 use crate::domain::manifest::Manifest;
 use crate::vault::ObjectFacts;
 use crate::work::publish::without_catalog;
-use crate::work::{Rig, WorkError, evidence};
+use crate::work::{WorkContext, WorkError, evidence};
 
 /// Manifests that are read of the end of a long series, at first.
 const WINDOW: usize = 64;
@@ -23,8 +23,8 @@ const REFUSED_SHOWN: usize = 16;
 const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
 /// Whether a backup has been removed since it was listed.
-pub async fn is_removed(rig: &Rig, datastore: &DatastoreName, backup: &BackupId) -> bool {
-    matches!(rig.vault.find(&Place { datastore, backup }.manifest()).await, Ok(None))
+pub async fn is_removed(rig: &WorkContext, datastore: &DatastoreName, backup: &BackupId) -> bool {
+    matches!(rig.vault.find(&BackupKeys { datastore, backup }.manifest()).await, Ok(None))
 }
 
 /// The backup of an id, whatever it is of. A name says nothing: somebody may have put a manifest of the same id under another datastore, so only
@@ -32,12 +32,12 @@ pub async fn is_removed(rig: &Rig, datastore: &DatastoreName, backup: &BackupId)
 ///
 /// # Errors
 /// [`WorkError`] if there is none, or none that is believed, or more than one.
-pub async fn find(rig: &Rig, id: &BackupId) -> Result<Believed, WorkError> {
+pub async fn find(rig: &WorkContext, id: &BackupId) -> Result<LoadedManifest, WorkError> {
     let vault = vault_id(rig).await?;
     let listed = rig.vault.list(layout::MANIFESTS).await?;
-    let (mut believed, mut refused): (Vec<Believed>, Option<WorkError>) = (Vec::new(), None);
+    let (mut believed, mut refused): (Vec<LoadedManifest>, Option<WorkError>) = (Vec::new(), None);
     for (datastore, backup) in listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).filter(|(_, backup)| backup == id) {
-        match manifest(rig, &vault, &Place { datastore: &datastore, backup: &backup }).await {
+        match manifest(rig, &vault, &BackupKeys { datastore: &datastore, backup: &backup }).await {
             Ok(found) => believed.push(found),
             Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
             Err(error) => drop(refused.get_or_insert(error)),
@@ -65,7 +65,7 @@ pub async fn find(rig: &Rig, id: &BackupId) -> Result<Believed, WorkError> {
 
 /// A backup that was there, and of whose removal no signed record tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gone {
+pub struct GoneBackup {
     /// The backup.
     pub backup: BackupId,
     /// Its number, where this host's catalog knows it.
@@ -79,7 +79,12 @@ pub struct Gone {
 ///
 /// # Errors
 /// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
-pub async fn gone(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, listed: &[BackupId]) -> Result<Vec<Gone>, WorkError> {
+pub async fn gone(
+    rig: &WorkContext,
+    vault: &VaultId,
+    datastore: &DatastoreName,
+    listed: &[BackupId],
+) -> Result<Vec<GoneBackup>, WorkError> {
     let known = match rig.catalog() {
         // A copy may be behind; of it this host remembers nothing.
         Some(catalog) if !rig.is_elsewhere => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
@@ -92,7 +97,7 @@ pub async fn gone(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, listed:
     for backup in missing {
         // What was published since it was listed is there by now.
         if is_removed(rig, datastore, backup).await {
-            gone.push(Gone { backup: backup.clone(), number: known.get(backup).copied(), is_hidden: hidden.contains(backup) });
+            gone.push(GoneBackup { backup: backup.clone(), number: known.get(backup).copied(), is_hidden: hidden.contains(backup) });
         }
     }
     if !gone.is_empty() {
@@ -104,7 +109,7 @@ pub async fn gone(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, listed:
 }
 
 /// Backups whose manifest the vault has, and shows to nobody who does not ask for versions. A role that may not ask is told nothing.
-async fn hidden(rig: &Rig, datastore: &DatastoreName) -> BTreeSet<BackupId> {
+async fn hidden(rig: &WorkContext, datastore: &DatastoreName) -> BTreeSet<BackupId> {
     let versions = rig.vault.versions(&layout::manifests_of(datastore)).await.unwrap_or_else(|error| {
         tracing::debug!(error = &error as &dyn std::error::Error, "whether manifests are hidden is not looked at");
         None
@@ -117,7 +122,7 @@ async fn hidden(rig: &Rig, datastore: &DatastoreName) -> BTreeSet<BackupId> {
 ///
 /// # Errors
 /// As [`gone`].
-pub async fn all_gone(rig: &Rig, only: Option<&DatastoreName>) -> Result<Vec<String>, WorkError> {
+pub async fn all_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result<Vec<String>, WorkError> {
     let vault = vault_id(rig).await?;
     let mut listed: BTreeMap<DatastoreName, Vec<BackupId>> = rig.config.datastores.keys().map(|name| (name.clone(), Vec::new())).collect();
     let prefix = only.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
@@ -135,7 +140,7 @@ pub async fn all_gone(rig: &Rig, only: Option<&DatastoreName>) -> Result<Vec<Str
 ///
 /// # Errors
 /// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
-pub async fn missing_numbers(rig: &Rig, entries: &[Entry]) -> Result<Vec<String>, WorkError> {
+pub async fn missing_numbers(rig: &WorkContext, entries: &[BackupEntry]) -> Result<Vec<String>, WorkError> {
     let mut numbers: BTreeMap<&DatastoreName, Vec<u64>> = BTreeMap::new();
     for entry in entries {
         if let Ok(believed) = &entry.manifest {
@@ -150,7 +155,7 @@ pub async fn missing_numbers(rig: &Rig, entries: &[Entry]) -> Result<Vec<String>
 }
 
 /// Gaps between numbers that no removal explains, as ranges.
-async fn unexplained_gaps(rig: &Rig, datastore: &DatastoreName, mut numbers: Vec<u64>) -> Result<Vec<(u64, u64)>, WorkError> {
+async fn unexplained_gaps(rig: &WorkContext, datastore: &DatastoreName, mut numbers: Vec<u64>) -> Result<Vec<(u64, u64)>, WorkError> {
     let lowest = numbers.iter().min().copied().unwrap_or_default();
     if !gaps(numbers.clone()).is_empty() {
         // Only now is the evidence asked what retention removed.
@@ -170,8 +175,8 @@ fn tell_gap(datastore: &DatastoreName, (first, last): (u64, u64)) -> String {
 
 /// The same, as it is told.
 #[must_use]
-pub fn tell_gone(datastore: &DatastoreName, gone: &[Gone]) -> Vec<String> {
-    let line = |Gone { backup, number, is_hidden }: &Gone| {
+pub fn tell_gone(datastore: &DatastoreName, gone: &[GoneBackup]) -> Vec<String> {
+    let line = |GoneBackup { backup, number, is_hidden }: &GoneBackup| {
         let number = number.map(|number| format!(", number {number},")).unwrap_or_default();
         match is_hidden {
             true => format!(
@@ -188,11 +193,11 @@ pub fn tell_gone(datastore: &DatastoreName, gone: &[Gone]) -> Vec<String> {
 
 /// A backup that was picked, and what was seen on the way to it.
 #[derive(Debug)]
-pub struct Picked {
+pub struct SelectedBackup {
     /// The backup.
-    pub believed: Believed,
+    pub believed: LoadedManifest,
     /// Other backups that were looked at and are believed, newest first.
-    pub others: Vec<Believed>,
+    pub others: Vec<LoadedManifest>,
     /// Backups that were looked at and are not believed, newest first, and why.
     pub refused: Vec<(BackupId, WorkError)>,
     /// What whoever restores must know: backups that are passed over, numbers that are missing.
@@ -207,10 +212,15 @@ pub struct Picked {
 ///
 /// # Errors
 /// As [`survey`].
-pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings: &mut Vec<String>) -> Result<Believed, WorkError> {
-    if let Which::Exactly(backup) = which {
+pub async fn pick(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+    which: &BackupSelector,
+    warnings: &mut Vec<String>,
+) -> Result<LoadedManifest, WorkError> {
+    if let BackupSelector::Exactly(backup) = which {
         let vault = vault_id(rig).await?;
-        return manifest(rig, &vault, &Place { datastore, backup }).await;
+        return manifest(rig, &vault, &BackupKeys { datastore, backup }).await;
     }
     let picked = survey(rig, datastore, which).await?;
     warnings.extend(picked.warnings);
@@ -225,32 +235,32 @@ pub async fn pick(rig: &Rig, datastore: &DatastoreName, which: &Which, warnings:
 ///
 /// # Errors
 /// [`WorkError`] if there is none, or if the one asked for by id is not believed.
-pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Result<Picked, WorkError> {
+pub async fn survey(rig: &WorkContext, datastore: &DatastoreName, which: &BackupSelector) -> Result<SelectedBackup, WorkError> {
     let vault = vault_id(rig).await?;
     let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
     let mut names: Vec<BackupId> = listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
     names.sort_by_key(BackupId::begun);
     let lost = gone(rig, &vault, datastore, &names).await?;
     let Some(oldest) = names.first().map(BackupId::begun) else { return Err(no_such_datastore_or_backup(rig, datastore).await?) };
-    let (count, all) = (names.len(), matches!(which, Which::Oldest | Which::Random { .. }));
+    let (count, all) = (names.len(), matches!(which, BackupSelector::Oldest | BackupSelector::Random { .. }));
     let newer = match which {
         // A snapshot is not older than the beginning of its run, by one clock; hosts' clocks differ a little.
-        Which::At(time) => names.split_off(names.partition_point(|backup| backup.begun() <= *time + CLOCKS_DIFFER)),
+        BackupSelector::At(time) => names.split_off(names.partition_point(|backup| backup.begun() <= *time + CLOCKS_DIFFER)),
         _ => Vec::new(),
     };
-    let (mut believed, mut refused): (Vec<Believed>, Vec<(BackupId, WorkError)>) = (Vec::new(), Vec::new());
-    if let Which::Exactly(backup) = which {
+    let (mut believed, mut refused): (Vec<LoadedManifest>, Vec<(BackupId, WorkError)>) = (Vec::new(), Vec::new());
+    if let BackupSelector::Exactly(backup) = which {
         // It, and the newest, which are shown beside it.
         let from = names.len().saturating_sub(WINDOW);
         names = names.iter().enumerate().filter(|(at, name)| *at >= from || *name == backup).map(|(_, name)| name.clone()).collect();
     }
-    let Groups { groups, unsigned, mut numbers } = Groups::of(rig, &vault, datastore, names, &listed).await;
+    let NameGroups { groups, unsigned, mut numbers } = NameGroups::of(rig, &vault, datastore, names, &listed).await;
     // Below this number not all were looked at, so nothing can be said of gaps.
     let mut from_number = 0;
-    let fits = |manifests: &[Believed]| which.pick(manifests.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
+    let fits = |manifests: &[LoadedManifest]| which.pick(manifests.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
     for (group, mut names) in groups.into_iter().enumerate() {
         let (from, refused_before) = (believed.len(), refused.len());
-        let all = all || matches!(which, Which::Exactly(_));
+        let all = all || matches!(which, BackupSelector::Exactly(_));
         while fits(&believed[from..]).is_none() && refused.len() - refused_before < REFUSED_MAX && !names.is_empty() {
             let window = names.split_off(if all { 0 } else { names.len().saturating_sub(WINDOW) });
             for (backup, read) in read(rig, &vault, datastore, window).await? {
@@ -268,7 +278,7 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
     let many = refused.len() >= REFUSED_MAX;
     refused.extend(unsigned);
     let picked = fits(&believed);
-    if let Which::Exactly(backup) = which
+    if let BackupSelector::Exactly(backup) = which
         && let Some(at) = refused.iter().position(|(refused, _)| refused == backup)
     {
         return Err(refused.swap_remove(at).1);
@@ -293,15 +303,15 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
     let gaps = unexplained_gaps(rig, datastore, numbers).await?;
     warnings.extend(gaps.into_iter().filter(|(first, _)| *first >= from_number).map(|gap| tell_gap(datastore, gap)));
     let wanted = match which {
-        Which::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
-        Which::Random { since, .. } => format!("at or after {since}"),
-        Which::Exactly(backup) => backup.to_string(),
-        Which::Latest | Which::Oldest if many => {
+        BackupSelector::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
+        BackupSelector::Random { since, .. } => format!("at or after {since}"),
+        BackupSelector::Exactly(backup) => backup.to_string(),
+        BackupSelector::Latest | BackupSelector::Oldest if many => {
             format!(
                 "among {REFUSED_MAX} names that are not believed: somebody writes them. Name the backup with --backup; a catalog or an old `lifeboat list` has its id"
             )
         }
-        Which::Latest | Which::Oldest => "that can be believed".to_owned(),
+        BackupSelector::Latest | BackupSelector::Oldest => "that can be believed".to_owned(),
     };
     let at = picked.and_then(|id| believed.iter().position(|b| b.manifest.backup == id));
     let Some(at) = at else {
@@ -313,13 +323,13 @@ pub async fn survey(rig: &Rig, datastore: &DatastoreName, which: &Which) -> Resu
     };
     let chosen = believed.swap_remove(at);
     believed.sort_by_key(|b| std::cmp::Reverse(b.manifest.sequence));
-    Ok(Picked { believed: chosen, others: believed, refused, warnings, count, oldest })
+    Ok(SelectedBackup { believed: chosen, others: believed, refused, warnings, count, oldest })
 }
 
 /// What was found of the newest names of a datastore.
-pub struct Newest {
+pub struct NewestBackups {
     /// The newest that is believed of those that this host's catalog knows, of others, and of those from the future.
-    pub believed: Vec<Believed>,
+    pub believed: Vec<LoadedManifest>,
     /// Names that were passed over for it.
     pub refused: usize,
 }
@@ -329,19 +339,19 @@ pub struct Newest {
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
 pub async fn newest_of_each(
-    rig: &Rig,
+    rig: &WorkContext,
     vault: &VaultId,
     datastore: &DatastoreName,
     names: Vec<BackupId>,
     listed: &[ObjectFacts],
     tried_max: usize,
-) -> Result<Newest, WorkError> {
-    let Groups { groups, unsigned, .. } = Groups::of(rig, vault, datastore, names, listed).await;
-    let mut found = Newest { believed: Vec::new(), refused: unsigned.len() };
+) -> Result<NewestBackups, WorkError> {
+    let NameGroups { groups, unsigned, .. } = NameGroups::of(rig, vault, datastore, names, listed).await;
+    let mut found = NewestBackups { believed: Vec::new(), refused: unsigned.len() };
     for mut names in groups {
         for _ in 0..tried_max {
             let Some(backup) = names.pop() else { break };
-            match manifest(rig, vault, &Place { datastore, backup: &backup }).await {
+            match manifest(rig, vault, &BackupKeys { datastore, backup: &backup }).await {
                 Ok(believed) => {
                     found.believed.push(believed);
                     break;
@@ -358,7 +368,7 @@ pub async fn newest_of_each(
 const UNKNOWN: usize = 1;
 
 /// The names of a datastore as they are looked at.
-struct Groups {
+struct NameGroups {
     /// Those that this host's catalog knows, by their numbers; others; those that say that they are from the future. Of each the newest is last.
     groups: [Vec<BackupId>; 3],
     /// Names without a signature need not be read to be refused.
@@ -367,8 +377,8 @@ struct Groups {
     numbers: Vec<u64>,
 }
 
-impl Groups {
-    async fn of(rig: &Rig, vault: &VaultId, datastore: &DatastoreName, names: Vec<BackupId>, listed: &[ObjectFacts]) -> Self {
+impl NameGroups {
+    async fn of(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName, names: Vec<BackupId>, listed: &[ObjectFacts]) -> Self {
         let keys: BTreeSet<&str> = listed.iter().map(|facts| facts.key.as_str()).collect();
         let known = match rig.catalog() {
             Some(catalog) => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
@@ -377,7 +387,7 @@ impl Groups {
         let soon = Timestamp::now() + CLOCKS_DIFFER;
         let mut sorted = Self { groups: [Vec::new(), Vec::new(), Vec::new()], unsigned: Vec::new(), numbers: Vec::new() };
         for backup in names {
-            let key = Place { datastore, backup: &backup }.manifest();
+            let key = BackupKeys { datastore, backup: &backup }.manifest();
             if !rig.trusted.is_empty() && !keys.contains(key.signature().as_str()) {
                 sorted.unsigned.push((backup, WorkError::NotSigned { what: format!("the manifest {key}") }));
                 continue;

@@ -17,14 +17,14 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::manifest::{Manifest, Payload, Role};
-use crate::domain::volumes::{BLOCK_BYTES, Member, SnapshotId, VolumeSet};
-use crate::report::Stage;
-use crate::seal::{Identity, SourceEnd};
-use crate::volumes::{BlockRef, Volumes, VolumesError};
-use crate::work::payload::{Arrived, Destination, Stream, send};
-use crate::work::publish::Opening;
-use crate::work::{Rig, WorkError, back_up, cancellable, shelf};
+use crate::domain::manifest::{Manifest, Payload, PayloadRole};
+use crate::domain::volumes::{BLOCK_BYTES, SetMember, SnapshotId, VolumeSet};
+use crate::report::ProgressStage;
+use crate::seal::{BackupIdentity, SourceEnd};
+use crate::volumes::{BlockRef, VolumeStore, VolumesError};
+use crate::work::payload::{PayloadDestination, PayloadStream, StagedPayload, send};
+use crate::work::publish::PendingBackup;
+use crate::work::{WorkContext, WorkError, back_up, cancellable, shelf};
 
 /// Blocks read at once.
 const READS_MAX: usize = 16;
@@ -35,9 +35,9 @@ const READ_ATTEMPTS_MAX: u32 = 6;
 /// Longest line of a payload: an index, a space, 64 digits.
 const LINE_BYTES_MAX: usize = 80;
 
-type Digest = [u8; 32];
+type BlockDigest = [u8; 32];
 
-fn digest(bytes: &[u8]) -> Digest {
+fn digest(bytes: &[u8]) -> BlockDigest {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     let mut out = [0; 32];
     out.copy_from_slice(digest.as_ref());
@@ -45,8 +45,8 @@ fn digest(bytes: &[u8]) -> Digest {
 }
 
 /// The digest of a block of zeros.
-fn zeros() -> Digest {
-    static ZEROS: std::sync::OnceLock<Digest> = std::sync::OnceLock::new();
+fn zeros() -> BlockDigest {
+    static ZEROS: std::sync::OnceLock<BlockDigest> = std::sync::OnceLock::new();
     *ZEROS.get_or_init(|| digest(&vec![0; BLOCK_BYTES]))
 }
 
@@ -60,12 +60,12 @@ pub fn payload_name(index: usize) -> String {
 #[must_use]
 pub fn payload_of(manifest: &Manifest, index: usize) -> Option<&Payload> {
     let name = payload_name(index);
-    manifest.payloads.iter().find(|payload| payload.role == Role::Blocks && payload.name == name)
+    manifest.payloads.iter().find(|payload| payload.role == PayloadRole::Blocks && payload.name == name)
 }
 
 /// A snapshot's listing, block by block.
-struct Listing<'a> {
-    volumes: &'a dyn Volumes,
+struct BlockListing<'a> {
+    volumes: &'a dyn VolumeStore,
     snapshot: &'a SnapshotId,
     since: Option<&'a SnapshotId>,
     ready: VecDeque<BlockRef>,
@@ -73,8 +73,8 @@ struct Listing<'a> {
     last: Option<u32>,
 }
 
-impl<'a> Listing<'a> {
-    fn of(volumes: &'a dyn Volumes, snapshot: &'a SnapshotId, since: Option<&'a SnapshotId>) -> Self {
+impl<'a> BlockListing<'a> {
+    fn of(volumes: &'a dyn VolumeStore, snapshot: &'a SnapshotId, since: Option<&'a SnapshotId>) -> Self {
         Self { volumes, snapshot, since, ready: VecDeque::new(), next: Some(None), last: None }
     }
 
@@ -98,7 +98,7 @@ impl<'a> Listing<'a> {
     }
 }
 
-async fn read(volumes: &dyn Volumes, snapshot: &SnapshotId, block: BlockRef) -> Result<(BlockRef, Bytes), VolumesError> {
+async fn read(volumes: &dyn VolumeStore, snapshot: &SnapshotId, block: BlockRef) -> Result<(BlockRef, Bytes), VolumesError> {
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -113,17 +113,17 @@ async fn read(volumes: &dyn Volumes, snapshot: &SnapshotId, block: BlockRef) -> 
 }
 
 /// Recorded hashes, line by line.
-pub struct Recorded {
-    lines: mpsc::Receiver<Result<(u32, Digest), WorkError>>,
-    ahead: Option<(u32, Digest)>,
+pub struct RecordedBlocks {
+    lines: mpsc::Receiver<Result<(u32, BlockDigest), WorkError>>,
+    ahead: Option<(u32, BlockDigest)>,
 }
 
-impl Recorded {
+impl RecordedBlocks {
     /// Opens the payload of a volume.
     ///
     /// # Errors
     /// [`WorkError`] if it cannot be read.
-    pub async fn open(rig: &Rig, payload: &Payload, identity: &Identity) -> Result<Self, WorkError> {
+    pub async fn open(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity) -> Result<Self, WorkError> {
         let mut opened = shelf::open_payload(rig, payload, identity).await?;
         let (tell, lines) = mpsc::channel(LINES_QUEUED_MAX);
         let name = payload.name.clone();
@@ -154,7 +154,7 @@ impl Recorded {
         Ok(Self { lines, ahead: None })
     }
 
-    async fn peek(&mut self) -> Result<Option<(u32, Digest)>, WorkError> {
+    async fn peek(&mut self) -> Result<Option<(u32, BlockDigest)>, WorkError> {
         if self.ahead.is_none() {
             self.ahead = self.lines.recv().await.transpose()?;
         }
@@ -162,7 +162,11 @@ impl Recorded {
     }
 
     /// The digest recorded of a block, passing over those before it, which must satisfy a condition.
-    async fn of(&mut self, index: u32, mut passed: impl FnMut(u32, &Digest) -> Result<(), WorkError>) -> Result<Option<Digest>, WorkError> {
+    async fn of(
+        &mut self,
+        index: u32,
+        mut passed: impl FnMut(u32, &BlockDigest) -> Result<(), WorkError>,
+    ) -> Result<Option<BlockDigest>, WorkError> {
         while let Some((at, digest)) = self.peek().await? {
             if at > index {
                 return Ok(None);
@@ -181,7 +185,7 @@ fn malformed(name: &str) -> WorkError {
     WorkError::Damaged { what: name.to_owned(), why: "it is no list of blocks".to_owned() }
 }
 
-fn parse(line: &[u8]) -> Option<(u32, Digest)> {
+fn parse(line: &[u8]) -> Option<(u32, BlockDigest)> {
     let (index, digest) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
     let mut out = [0; 32];
     hex::decode_to_slice(digest, &mut out).ok()?;
@@ -189,12 +193,12 @@ fn parse(line: &[u8]) -> Option<(u32, Digest)> {
 }
 
 /// Lines on their way into a payload.
-struct Lines {
+struct BlockLines {
     arriving: mpsc::Receiver<Bytes>,
     ready: Bytes,
 }
 
-impl Read for Lines {
+impl Read for BlockLines {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         if self.ready.is_empty() {
             match self.arriving.blocking_recv() {
@@ -210,12 +214,12 @@ impl Read for Lines {
 
 /// Hashes every block of a set; blocks that are the same as in the set before are not read again.
 pub(super) async fn hash(
-    rig: &Rig,
-    volumes: &dyn Volumes,
-    opening: &Opening,
+    rig: &WorkContext,
+    volumes: &dyn VolumeStore,
+    opening: &PendingBackup,
     set: &mut VolumeSet,
     before: Option<&Manifest>,
-) -> Result<Vec<Arrived>, WorkError> {
+) -> Result<Vec<StagedPayload>, WorkError> {
     let stage = rig.progress.begin("hash blocks", None);
     let mut arrived = Vec::new();
     for index in 0..set.members.len() {
@@ -226,7 +230,7 @@ pub(super) async fn hash(
         match hashed {
             Ok(payload) => arrived.push(payload),
             Err(error) => {
-                futures::future::join_all(arrived.into_iter().map(Arrived::abort)).await;
+                futures::future::join_all(arrived.into_iter().map(StagedPayload::abort)).await;
                 return Err(error);
             }
         }
@@ -236,15 +240,15 @@ pub(super) async fn hash(
 }
 
 /// Hashes that still hold, and the listing of the blocks of which they do not.
-struct Known<'a> {
-    recorded: Recorded,
-    changed: Listing<'a>,
+struct KnownBlocks<'a> {
+    recorded: RecordedBlocks,
+    changed: BlockListing<'a>,
     ahead: Option<BlockRef>,
 }
 
-impl Known<'_> {
+impl KnownBlocks<'_> {
     /// The digest of a block that has not changed.
-    async fn of(&mut self, index: u32) -> Result<Option<Digest>, HashError> {
+    async fn of(&mut self, index: u32) -> Result<Option<BlockDigest>, HashError> {
         while self.ahead.as_ref().is_none_or(|block| block.index < index) {
             match self.changed.next().await? {
                 Some(block) => self.ahead = Some(block),
@@ -277,18 +281,18 @@ impl From<WorkError> for HashError {
 }
 
 async fn hash_one(
-    rig: &Rig,
-    volumes: &dyn Volumes,
-    opening: &Opening,
-    (index, member): (usize, &mut Member),
+    rig: &WorkContext,
+    volumes: &dyn VolumeStore,
+    opening: &PendingBackup,
+    (index, member): (usize, &mut SetMember),
     before: Option<&Manifest>,
-    stage: &Arc<Stage>,
-) -> Result<Arrived, WorkError> {
+    stage: &Arc<ProgressStage>,
+) -> Result<StagedPayload, WorkError> {
     let name = payload_name(index);
-    let destination = Destination { key: opening.context.place().sealed_meta(&name), name, role: Role::Blocks };
+    let destination = PayloadDestination { key: opening.context.place().sealed_meta(&name), name, role: PayloadRole::Blocks };
     let (tell, arriving) = mpsc::channel(LINES_QUEUED_MAX);
     let (proved, proof) = oneshot::channel();
-    let stream = Stream { source: Lines { arriving, ready: Bytes::new() }, end: move || proof.blocking_recv().ok(), tap: () };
+    let stream = PayloadStream { source: BlockLines { arriving, ready: Bytes::new() }, end: move || proof.blocking_recv().ok(), tap: () };
     let earlier = before.and_then(|manifest| Some((manifest, earlier(manifest, member)?)));
     let snapshot = member.snapshot.clone();
     let producing = async {
@@ -327,7 +331,7 @@ async fn hash_one(
 }
 
 /// The payload and the snapshot of the same volume in the set before.
-fn earlier<'a>(manifest: &'a Manifest, member: &Member) -> Option<(&'a Payload, &'a SnapshotId)> {
+fn earlier<'a>(manifest: &'a Manifest, member: &SetMember) -> Option<(&'a Payload, &'a SnapshotId)> {
     let set = manifest.set.as_ref()?;
     let index = set.members.iter().position(|one| one.volume == member.volume && one.bytes == member.bytes)?;
     Some((payload_of(manifest, index)?, &set.members[index].snapshot))
@@ -335,30 +339,30 @@ fn earlier<'a>(manifest: &'a Manifest, member: &Member) -> Option<(&'a Payload, 
 
 /// What is known of the set before; where it cannot be had, everything is read.
 async fn known<'a>(
-    rig: &Rig,
-    volumes: &'a dyn Volumes,
+    rig: &WorkContext,
+    volumes: &'a dyn VolumeStore,
     manifest: &Manifest,
     payload: &Payload,
     snapshot: &'a SnapshotId,
     since: &'a SnapshotId,
-) -> Option<Known<'a>> {
+) -> Option<KnownBlocks<'a>> {
     let identity = shelf::open(rig, manifest).await.ok()?.identity;
-    let recorded = Recorded::open(rig, payload, &identity).await.ok()?;
+    let recorded = RecordedBlocks::open(rig, payload, &identity).await.ok()?;
     // Archived or gone: then there is nothing to compare with.
     let there = volumes.snapshots(std::slice::from_ref(since)).await.ok()?.pop()?;
-    (there.progress == crate::domain::volumes::Progress::Completed).then_some(())?;
-    Some(Known { recorded, changed: Listing::of(volumes, snapshot, Some(since)), ahead: None })
+    (there.progress == crate::domain::volumes::SnapshotProgress::Completed).then_some(())?;
+    Some(KnownBlocks { recorded, changed: BlockListing::of(volumes, snapshot, Some(since)), ahead: None })
 }
 
 /// Sends one line per block; how many blocks there are, and how many were read.
 async fn produce(
-    volumes: &dyn Volumes,
+    volumes: &dyn VolumeStore,
     snapshot: &SnapshotId,
-    mut known: Option<Known<'_>>,
+    mut known: Option<KnownBlocks<'_>>,
     tell: mpsc::Sender<Bytes>,
-    stage: &Arc<Stage>,
+    stage: &Arc<ProgressStage>,
 ) -> Result<(u64, u64), HashError> {
-    let mut listing = Listing::of(volumes, snapshot, None);
+    let mut listing = BlockListing::of(volumes, snapshot, None);
     let (mut blocks, mut reads, mut ended) = (0, 0, false);
     let mut under_way = FuturesOrdered::new();
     loop {
@@ -403,20 +407,20 @@ async fn produce(
 /// # Errors
 /// [`WorkError::Damaged`] at the first block that is not what was recorded; [`WorkError::Set`] if the place does not give them.
 pub async fn walk(
-    rig: &Rig,
+    rig: &WorkContext,
     manifest: &Manifest,
-    (volumes, snapshot): (&dyn Volumes, &SnapshotId),
-    mut recorded: Option<Recorded>,
-    stage: &Arc<Stage>,
+    (volumes, snapshot): (&dyn VolumeStore, &SnapshotId),
+    mut recorded: Option<RecordedBlocks>,
+    stage: &Arc<ProgressStage>,
     mut take: impl FnMut(u32, &Bytes) -> Result<(), WorkError>,
 ) -> Result<u64, WorkError> {
     let failed = |error| WorkError::Set { datastore: manifest.datastore.clone(), source: super::SetError::Volumes(error) };
     let differs = |index: u32, why: &str| WorkError::Damaged { what: format!("block {index} of snapshot {snapshot}"), why: why.to_owned() };
-    let missing = |index: u32, digest: &Digest| match *digest == zeros() {
+    let missing = |index: u32, digest: &BlockDigest| match *digest == zeros() {
         true => Ok(()),
         false => Err(differs(index, "it was recorded, and the snapshot does not hold it")),
     };
-    let mut listing = Listing::of(volumes, snapshot, None);
+    let mut listing = BlockListing::of(volumes, snapshot, None);
     let mut under_way = FuturesOrdered::new();
     let (mut ended, mut blocks) = (false, 0);
     loop {
@@ -455,12 +459,12 @@ pub async fn walk(
 /// # Errors
 /// As [`walk`]; also if the file cannot be written, or a block lies outside of the volume.
 pub async fn to_file(
-    rig: &Rig,
+    rig: &WorkContext,
     manifest: &Manifest,
-    source: (&dyn Volumes, &SnapshotId),
-    recorded: Option<Recorded>,
+    source: (&dyn VolumeStore, &SnapshotId),
+    recorded: Option<RecordedBlocks>,
     (file, bytes): (&Path, u64),
-    stage: &Arc<Stage>,
+    stage: &Arc<ProgressStage>,
 ) -> Result<u64, WorkError> {
     use std::os::unix::fs::OpenOptionsExt;
     let fail = |source| WorkError::File { what: format!("writing {}", file.display()), source };

@@ -1,47 +1,47 @@
 //! Trying what a datastore of volumes names, without cutting anything.
 
-use super::{Run, cut};
+use super::{SetBackup, cut};
 use crate::config::VolumesConfig;
-use crate::domain::Trouble;
+use crate::domain::ErrorClass;
 use crate::domain::id::{DatastoreName, VaultId};
-use crate::domain::span::bytes_for_people;
-use crate::domain::volumes::{Consistency, SetPlace, Tags, Volume, tag};
-use crate::work::Rig;
-use crate::work::check::{Answer, Line, bad, line};
+use crate::domain::span::format_bytes;
+use crate::domain::volumes::{Consistency, ResourceTags, SetPlace, VolumeInfo, tag};
+use crate::work::WorkContext;
+use crate::work::check::{CheckLine, SetupAnswer, bad, line};
 
 /// Asks what can be asked of the place, its volumes, and the place of the copies.
-pub async fn check(rig: &Rig, vault: &VaultId, name: &DatastoreName, settings: &VolumesConfig) -> Vec<Line> {
+pub async fn check(rig: &WorkContext, vault: &VaultId, name: &DatastoreName, settings: &VolumesConfig) -> Vec<CheckLine> {
     let subject = format!("datastore {name}");
     let home = match rig.volumes.open(&settings.place).await {
         Ok(home) => home,
-        Err(error) => return vec![bad(&subject, "its volumes can be reached", error.trouble(), error.to_string())],
+        Err(error) => return vec![bad(&subject, "its volumes can be reached", error.class(), error.to_string())],
     };
-    let run = Run { rig, vault: vault.clone(), datastore: name, settings, home };
+    let run = SetBackup { rig, vault: vault.clone(), datastore: name, settings, home };
     let mut lines = Vec::new();
     match cut::select(&run).await {
         Ok(volumes) => {
-            let bytes = volumes.iter().map(|volume: &Volume| volume.bytes).sum();
-            let found = format!("{} volumes, {}, in {}", volumes.len(), bytes_for_people(bytes), settings.place);
-            lines.push(line(&subject, "its volumes are there, each encrypted under a key of kms_keys", Answer::Good, found));
+            let bytes = volumes.iter().map(|volume: &VolumeInfo| volume.bytes).sum();
+            let found = format!("{} volumes, {}, in {}", volumes.len(), format_bytes(bytes), settings.place);
+            lines.push(line(&subject, "its volumes are there, each encrypted under a key of kms_keys", SetupAnswer::Good, found));
             match cut::could(&run, &volumes) {
                 Ok((how, online)) => {
-                    lines.push(line(&subject, "its consistency can be had", Answer::Good, how));
+                    lines.push(line(&subject, "its consistency can be had", SetupAnswer::Good, how));
                     if settings.consistency == Consistency::Postgres {
                         lines.extend(check_server(&run, &subject, online).await);
                     }
                 }
-                Err(error) => lines.push(bad(&subject, "its consistency can be had", error.trouble(), error.to_string())),
+                Err(error) => lines.push(bad(&subject, "its consistency can be had", error.class(), error.to_string())),
             }
         }
         Err(error) => {
-            lines.push(bad(&subject, "its volumes are there, each encrypted under a key of kms_keys", error.trouble(), error.to_string()))
+            lines.push(bad(&subject, "its volumes are there, each encrypted under a key of kms_keys", error.class(), error.to_string()))
         }
     }
     if let SetPlace::Local { .. } = settings.place {
         lines.push(line(
             &subject,
             "is EBS",
-            Answer::Note,
+            SetupAnswer::Note,
             "files of this host stand in for EBS: nothing of them is encrypted, and they are lost with the host",
         ));
     }
@@ -50,17 +50,17 @@ pub async fn check(rig: &Rig, vault: &VaultId, name: &DatastoreName, settings: &
 }
 
 /// What the role lacks that asks the server to get ready.
-async fn check_server(run: &Run<'_>, subject: &str, online: bool) -> Vec<Line> {
+async fn check_server(run: &SetBackup<'_>, subject: &str, online: bool) -> Vec<CheckLine> {
     let question = "its server can be asked to get ready";
     let mut session = match cut::session(run).await {
         Ok(session) => session,
-        Err(error) => return vec![bad(subject, question, error.trouble(), error.to_string())],
+        Err(error) => return vec![bad(subject, question, error.class(), error.to_string())],
     };
     let asked = if online { ONLINE } else { CHECKPOINT };
     vec![match session.ask_one(question, asked).await {
-        Ok(answer) if answer == "yes" => line(subject, question, Answer::Good, ""),
-        Ok(answer) => bad(subject, question, Trouble::SourceFailed, answer),
-        Err(error) => line(subject, question, Answer::CouldNotLook, error.to_string()),
+        Ok(answer) if answer == "yes" => line(subject, question, SetupAnswer::Good, ""),
+        Ok(answer) => bad(subject, question, ErrorClass::SourceFailed, answer),
+        Err(error) => line(subject, question, SetupAnswer::CouldNotLook, error.to_string()),
     }]
 }
 
@@ -80,23 +80,25 @@ const ONLINE: &str = "SELECT CASE WHEN pg_catalog.current_setting('wal_level') =
     THEN 'no: GRANT EXECUTE ON FUNCTION pg_backup_start, pg_backup_stop TO ' || pg_catalog.quote_ident(current_user) \
     ELSE 'yes' END FROM pg_catalog.pg_roles WHERE rolname = current_user";
 
-async fn check_copy(run: &Run<'_>, subject: &str) -> Vec<Line> {
+async fn check_copy(run: &SetBackup<'_>, subject: &str) -> Vec<CheckLine> {
     let Some(copy) = &run.settings.copy else {
         return vec![line(
             subject,
             "snapshots are copied elsewhere",
-            Answer::Note,
+            SetupAnswer::Note,
             "no: they are lost with their region; [datastores.NAME.copy] changes that",
         )];
     };
     let question = "the place of the copies can be reached";
-    let tags = Tags::from([(tag::VAULT.to_owned(), run.vault.to_string())]);
+    let tags = ResourceTags::from([(tag::VAULT.to_owned(), run.vault.to_string())]);
     let answer = match run.rig.volumes.open(&copy.place).await {
         Ok(place) => place.tagged(&tags).await,
         Err(error) => Err(error),
     };
     vec![match answer {
-        Ok(found) => line(subject, question, Answer::Good, format!("{}; {} snapshots of this vault are there", copy.place, found.len())),
-        Err(error) => bad(subject, question, error.trouble(), error.to_string()),
+        Ok(found) => {
+            line(subject, question, SetupAnswer::Good, format!("{}; {} snapshots of this vault are there", copy.place, found.len()))
+        }
+        Err(error) => bad(subject, question, error.class(), error.to_string()),
     }]
 }

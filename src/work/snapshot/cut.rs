@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{CutMade, OpenSet, Run, SetError, keep};
+use super::{OpenSet, SetBackup, SetError, SnapshotsTaken, keep};
 use crate::config::VaultConfig;
 use crate::domain::id::BackupId;
 use crate::domain::manifest::SourceFacts;
 use crate::domain::volumes::{
-    Consistency, InstanceId, Member, OWN_DESCRIPTION, PostgresCut, Selection, SetPlace, Snapshot, VOLUMES_MAX, Volume, VolumeId, VolumeSet,
+    Consistency, InstanceId, OWN_DESCRIPTION, PostgresCut, SetMember, SetPlace, SnapshotInfo, VOLUMES_MAX, VolumeId, VolumeInfo,
+    VolumeSelection, VolumeSet,
 };
 use crate::failpoint;
-use crate::pg::{Connection, Session, Tools};
+use crate::pg::{PgConnection, PgSession, PgTools};
 use crate::source::postgres::SourceError;
-use crate::source::postgres::online::Online;
-use crate::volumes::watchdog::{Plan, Standstill};
-use crate::volumes::{Cut, VolumesError, mounts};
+use crate::source::postgres::online::OnlineServer;
+use crate::volumes::watchdog::{FreezePlan, FrozenVolumes};
+use crate::volumes::{SnapshotRequest, VolumesError, mounts};
 use crate::work::{WorkError, back_up, cancellable};
 
 /// Pause before a limit of the service is tried again, and before a lost answer is looked for.
@@ -38,10 +39,10 @@ const LOST_MAX: u32 = 5;
 ///
 /// # Errors
 /// [`SetError::Empty`], [`SetError::NotAllowed`]
-pub(super) async fn select(run: &Run<'_>) -> Result<Vec<Volume>, SetError> {
+pub(super) async fn select(run: &SetBackup<'_>) -> Result<Vec<VolumeInfo>, SetError> {
     let settings = run.settings;
     let mut volumes = run.home.select(&settings.selection).await?;
-    let boots = |volume: &Volume| volume.attached.as_ref().is_some_and(|attached| attached.boot);
+    let boots = |volume: &VolumeInfo| volume.attached.as_ref().is_some_and(|attached| attached.boot);
     volumes.retain(|volume| !settings.exclude.contains(&volume.id) && (!settings.exclude_boot || !boots(volume)));
     if volumes.is_empty() {
         return Err(SetError::Empty);
@@ -55,7 +56,7 @@ pub(super) async fn select(run: &Run<'_>) -> Result<Vec<Volume>, SetError> {
 
 /// Why a volume must not be in a set.
 #[must_use]
-pub fn why_not(volume: &Volume, allowed: &[String]) -> Option<String> {
+pub fn why_not(volume: &VolumeInfo, allowed: &[String]) -> Option<String> {
     let key = volume.key.as_deref().unwrap_or("an unnamed key");
     if !volume.encrypted {
         Some(format!("{} is not encrypted", volume.id))
@@ -69,29 +70,29 @@ pub fn why_not(volume: &Volume, allowed: &[String]) -> Option<String> {
 }
 
 /// Which volumes are cut in one call.
-struct Group {
+struct CutGroup {
     instance: Option<InstanceId>,
     volumes: Vec<VolumeId>,
 }
 
-fn groups(volumes: &[&Volume], together: bool) -> Vec<Group> {
+fn groups(volumes: &[&VolumeInfo], together: bool) -> Vec<CutGroup> {
     let mut attached: BTreeMap<InstanceId, Vec<VolumeId>> = BTreeMap::new();
     let mut single = Vec::new();
     for volume in volumes {
         match &volume.attached {
             Some(place) if together => attached.entry(place.instance.clone()).or_default().push(volume.id.clone()),
-            _ => single.push(Group { instance: None, volumes: vec![volume.id.clone()] }),
+            _ => single.push(CutGroup { instance: None, volumes: vec![volume.id.clone()] }),
         }
     }
-    attached.into_iter().map(|(instance, volumes)| Group { instance: Some(instance), volumes }).chain(single).collect()
+    attached.into_iter().map(|(instance, volumes)| CutGroup { instance: Some(instance), volumes }).chain(single).collect()
 }
 
 /// Selects and cuts. What was cut is not noted yet when this returns.
-pub(super) async fn cut(run: &Run<'_>, open: &OpenSet) -> Result<CutMade, WorkError> {
+pub(super) async fn cut(run: &SetBackup<'_>, open: &OpenSet) -> Result<SnapshotsTaken, WorkError> {
     let volumes = select(run).await.map_err(|error| run.failed(error))?;
     run.note(open).await?;
-    let Way { still, one_moment } = Way::choose(run, &volumes).map_err(|error| run.failed(error))?;
-    let cutting = Cutting { run, tagged: &open.backup, volumes: &volumes, still, one_moment };
+    let ConsistencyMethod { still, one_moment } = ConsistencyMethod::choose(run, &volumes).map_err(|error| run.failed(error))?;
+    let cutting = SnapshotRun { run, tagged: &open.backup, volumes: &volumes, still, one_moment };
     let stage = run.rig.progress.begin("cut volumes", None);
     let mut pause = PAUSE;
     let mut attempts_left = if cutting.still.is_some() { STANDSTILLS_MAX } else { CUTS_MAX };
@@ -115,19 +116,19 @@ pub(super) async fn cut(run: &Run<'_>, open: &OpenSet) -> Result<CutMade, WorkEr
 }
 
 /// How the configured consistency is had.
-struct Way {
+struct ConsistencyMethod {
     /// What stands still meanwhile.
-    still: Option<Plan>,
+    still: Option<FreezePlan>,
     /// Whether all volumes are cut at one point in time.
     one_moment: bool,
 }
 
-impl Way {
+impl ConsistencyMethod {
     /// Chooses, and refuses what could not be had.
-    fn choose(run: &Run<'_>, volumes: &[Volume]) -> Result<Self, SetError> {
+    fn choose(run: &SetBackup<'_>, volumes: &[VolumeInfo]) -> Result<Self, SetError> {
         let settings = run.settings;
         let less = |why: String| SetError::LessConsistent { asked: settings.consistency, why };
-        let still = (!settings.freeze.is_empty() || settings.before.is_some()).then(|| Plan {
+        let still = (!settings.freeze.is_empty() || settings.before.is_some()).then(|| FreezePlan {
             freeze: mounts::one_for_each(&settings.freeze),
             before: settings.before.clone(),
             after: settings.after.clone(),
@@ -154,7 +155,7 @@ impl Way {
                 )));
             }
         }
-        let all: Vec<&Volume> = volumes.iter().collect();
+        let all: Vec<&VolumeInfo> = volumes.iter().collect();
         let groups = groups(&all, run.home.cuts_together());
         let one_moment = still.is_some() || groups.len() == 1;
         let instances: std::collections::BTreeSet<&InstanceId> =
@@ -184,22 +185,22 @@ impl Way {
     }
 }
 
-struct Cutting<'a> {
-    run: &'a Run<'a>,
+struct SnapshotRun<'a> {
+    run: &'a SetBackup<'a>,
     /// The tag of the snapshots.
     tagged: &'a BackupId,
-    volumes: &'a [Volume],
-    still: Option<Plan>,
+    volumes: &'a [VolumeInfo],
+    still: Option<FreezePlan>,
     one_moment: bool,
 }
 
-impl Cutting<'_> {
+impl SnapshotRun<'_> {
     fn failed(&self, source: impl Into<SetError>) -> WorkError {
         self.run.failed(source)
     }
 
     /// One attempt: make ready, stand still, cut, let go.
-    async fn once(&self) -> Result<CutMade, WorkError> {
+    async fn once(&self) -> Result<SnapshotsTaken, WorkError> {
         let begun = Instant::now();
         let (facts, postgres, snapshots, frozen) = match (self.run.settings.consistency, self.one_moment) {
             (Consistency::Postgres, true) => {
@@ -231,7 +232,7 @@ impl Cutting<'_> {
             copied_to: None,
             lock: None,
         };
-        Ok(CutMade { facts, set })
+        Ok(SnapshotsTaken { facts, set })
     }
 
     fn facts_now(&self) -> SourceFacts {
@@ -248,15 +249,15 @@ impl Cutting<'_> {
         WorkError::Source { datastore: self.run.datastore.clone(), source }
     }
 
-    async fn online(&self) -> Result<Online, WorkError> {
+    async fn online(&self) -> Result<OnlineServer, WorkError> {
         let (tools, connection) = server(self.run).await?;
-        Online::open(&tools, &connection).await.map_err(|source| self.source(source))
+        OnlineServer::open(&tools, &connection).await.map_err(|source| self.source(source))
     }
 
     /// Everything but the WAL within an online backup, the WAL behind it.
-    async fn online_backup(&self) -> Result<(SourceFacts, PostgresCut, Vec<Snapshot>), WorkError> {
+    async fn online_backup(&self) -> Result<(SourceFacts, PostgresCut, Vec<SnapshotInfo>), WorkError> {
         let wal = self.run.settings.wal_volume.clone().ok_or_else(|| WorkError::Bug("no volume with the WAL".to_owned()))?;
-        let (last, first): (Vec<&Volume>, Vec<&Volume>) = self.volumes.iter().partition(|volume| volume.id == wal);
+        let (last, first): (Vec<&VolumeInfo>, Vec<&VolumeInfo>) = self.volumes.iter().partition(|volume| volume.id == wal);
         let backup = self.online().await?.begin(&format!("lifeboat {}", self.tagged)).await.map_err(|source| self.source(source))?;
         let mut snapshots = self.groups(first, false).await?;
         failpoint::reach("set-half");
@@ -274,11 +275,11 @@ impl Cutting<'_> {
     }
 
     /// Cuts while everything stands still, if it should; how long it did.
-    async fn still(&self, volumes: Vec<&Volume>) -> Result<(Vec<Snapshot>, Option<Duration>), WorkError> {
+    async fn still(&self, volumes: Vec<&VolumeInfo>) -> Result<(Vec<SnapshotInfo>, Option<Duration>), WorkError> {
         let Some(plan) = &self.still else { return Ok((self.groups(volumes, false).await?, None)) };
         // Everything that can be asked before is asked before.
         let cuts = self.cuts(volumes, true).await?;
-        let still = Standstill::begin(plan.clone(), &super::state_directory(self.run.rig)).await.map_err(|error| self.failed(error))?;
+        let still = FrozenVolumes::begin(plan.clone(), &super::state_directory(self.run.rig)).await.map_err(|error| self.failed(error))?;
         failpoint::reach("set-still");
         let cut = self.perform(&cuts).await;
         // Let go first, whatever came of the cut; what may still be frozen is told before everything else.
@@ -286,27 +287,27 @@ impl Cutting<'_> {
         Ok((cut?, Some(lasted)))
     }
 
-    async fn groups(&self, volumes: Vec<&Volume>, still: bool) -> Result<Vec<Snapshot>, WorkError> {
+    async fn groups(&self, volumes: Vec<&VolumeInfo>, still: bool) -> Result<Vec<SnapshotInfo>, WorkError> {
         let cuts = self.cuts(volumes, still).await?;
         self.perform(&cuts).await
     }
 
     /// The calls that cut some volumes.
-    async fn cuts(&self, volumes: Vec<&Volume>, still: bool) -> Result<Vec<Cut>, WorkError> {
+    async fn cuts(&self, volumes: Vec<&VolumeInfo>, still: bool) -> Result<Vec<SnapshotRequest>, WorkError> {
         let mut cuts = Vec::new();
-        for Group { instance, volumes } in groups(&volumes, self.run.home.cuts_together()) {
+        for CutGroup { instance, volumes } in groups(&volumes, self.run.home.cuts_together()) {
             let (left_out, without_boot) = match &instance {
                 Some(instance) => self.left_out(instance, &volumes).await.map_err(|error| self.failed(error))?,
                 None => (Vec::new(), false),
             };
             let tags = self.run.tags(self.tagged);
             let description = format!("{OWN_DESCRIPTION}{} {}", self.run.datastore, self.tagged);
-            cuts.push(Cut { instance, volumes, left_out, without_boot, still, tags, description });
+            cuts.push(SnapshotRequest { instance, volumes, left_out, without_boot, still, tags, description });
         }
         Ok(cuts)
     }
 
-    async fn perform(&self, cuts: &[Cut]) -> Result<Vec<Snapshot>, WorkError> {
+    async fn perform(&self, cuts: &[SnapshotRequest]) -> Result<Vec<SnapshotInfo>, WorkError> {
         let mut taken = Vec::new();
         for cut in cuts {
             taken.extend(self.once_each(cut).await?);
@@ -315,15 +316,15 @@ impl Cutting<'_> {
     }
 
     /// Cuts, and looks for what was made where the answer was lost.
-    async fn once_each(&self, cut: &Cut) -> Result<Vec<Snapshot>, WorkError> {
+    async fn once_each(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, WorkError> {
         let (tags, wanted) = (&cut.tags, &cut.volumes);
         for _ in 0..LOST_MAX {
             match self.run.home.cut(cut).await {
                 // Made perhaps, and the answer lost: the tags tell.
                 Err(VolumesError::Unknown { .. }) => {
                     let found = self.run.home.tagged(tags).await.map_err(|error| self.failed(error))?;
-                    let is_ours = |one: &Snapshot| !one.is_foreign() && one.volume.as_ref().is_some_and(|id| wanted.contains(id));
-                    let ours: Vec<Snapshot> = found.into_iter().filter(is_ours).collect();
+                    let is_ours = |one: &SnapshotInfo| !one.is_foreign() && one.volume.as_ref().is_some_and(|id| wanted.contains(id));
+                    let ours: Vec<SnapshotInfo> = found.into_iter().filter(is_ours).collect();
                     if ours.len() == wanted.len() {
                         return Ok(ours);
                     }
@@ -338,22 +339,22 @@ impl Cutting<'_> {
 
     /// The other volumes of an instance, which must be named to be left out, and whether its boot volume is among them.
     async fn left_out(&self, instance: &InstanceId, wanted: &[VolumeId]) -> Result<(Vec<VolumeId>, bool), VolumesError> {
-        let all = self.run.home.select(&Selection::Instance(instance.clone())).await?;
-        let (boot, data): (Vec<Volume>, Vec<Volume>) =
+        let all = self.run.home.select(&VolumeSelection::Instance(instance.clone())).await?;
+        let (boot, data): (Vec<VolumeInfo>, Vec<VolumeInfo>) =
             all.into_iter().filter(|volume| !wanted.contains(&volume.id)).partition(|one| one.attached.as_ref().is_some_and(|a| a.boot));
         Ok((data.into_iter().map(|volume| volume.id).collect(), !boot.is_empty()))
     }
 
-    fn members(&self, snapshots: Vec<Snapshot>) -> Result<Vec<Member>, SetError> {
-        let mut by_volume: BTreeMap<VolumeId, Snapshot> =
+    fn members(&self, snapshots: Vec<SnapshotInfo>) -> Result<Vec<SetMember>, SetError> {
+        let mut by_volume: BTreeMap<VolumeId, SnapshotInfo> =
             snapshots.into_iter().filter_map(|one| Some((one.volume.clone()?, one))).collect();
-        let member = |volume: &Volume| {
+        let member = |volume: &VolumeInfo| {
             let snapshot = by_volume.remove(&volume.id).ok_or_else(|| VolumesError::Nonsense {
                 what: "taking snapshots".to_owned(),
                 place: self.run.home.place().to_string(),
                 why: format!("there is none of {}", volume.id),
             })?;
-            Ok(Member {
+            Ok(SetMember {
                 volume: volume.id.clone(),
                 attached: volume.attached.clone(),
                 bytes: volume.bytes,
@@ -381,7 +382,7 @@ impl Cutting<'_> {
 }
 
 /// The server that lives on the volumes.
-async fn server(run: &Run<'_>) -> Result<(Tools, Connection), WorkError> {
+async fn server(run: &SetBackup<'_>) -> Result<(PgTools, PgConnection), WorkError> {
     let failed = |source| WorkError::Source { datastore: run.datastore.clone(), source };
     let server = run.settings.postgres.as_ref().and_then(|name| run.rig.config.datastores.get(name)?.postgres());
     let server = server.ok_or_else(|| WorkError::Bug("a server that is checked to be configured is not".to_owned()))?;
@@ -391,9 +392,9 @@ async fn server(run: &Run<'_>) -> Result<(Tools, Connection), WorkError> {
 }
 
 /// A session on it.
-pub(super) async fn session(run: &Run<'_>) -> Result<Session, WorkError> {
+pub(super) async fn session(run: &SetBackup<'_>) -> Result<PgSession, WorkError> {
     let (tools, connection) = server(run).await?;
-    Session::open(&tools, &connection).await.map_err(|error| WorkError::Source { datastore: run.datastore.clone(), source: error.into() })
+    PgSession::open(&tools, &connection).await.map_err(|error| WorkError::Source { datastore: run.datastore.clone(), source: error.into() })
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -404,8 +405,8 @@ fn millis(duration: Duration) -> u64 {
 ///
 /// # Errors
 /// [`SetError`] if it cannot be had.
-pub(super) fn could(run: &Run<'_>, volumes: &[Volume]) -> Result<(String, bool), SetError> {
-    let Way { still, one_moment } = Way::choose(run, volumes)?;
+pub(super) fn could(run: &SetBackup<'_>, volumes: &[VolumeInfo]) -> Result<(String, bool), SetError> {
+    let ConsistencyMethod { still, one_moment } = ConsistencyMethod::choose(run, volumes)?;
     let how = match (run.settings.consistency, one_moment, still.is_some()) {
         (Consistency::Postgres, false, _) => "an online backup, the WAL last",
         (Consistency::Postgres, true, _) => "a checkpoint, then one moment",
@@ -418,7 +419,7 @@ pub(super) fn could(run: &Run<'_>, volumes: &[Volume]) -> Result<(String, bool),
 }
 
 /// A process that writes to a frozen file system cannot even be killed.
-fn can_stand_still(run: &Run<'_>, plan: &Plan) -> Result<(), SetError> {
+fn can_stand_still(run: &SetBackup<'_>, plan: &FreezePlan) -> Result<(), SetError> {
     let rig = run.rig;
     let mut needed: Vec<PathBuf> = vec![rig.config.catalog.file.clone(), std::env::temp_dir(), rig.config.file.clone()];
     if let VaultConfig::Directory(path, _) = &rig.config.vault {

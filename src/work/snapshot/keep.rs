@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Run, SetError, stray};
+use super::{SetBackup, SetError, stray};
 use crate::config::CopyConfig;
 use crate::domain::id::BackupId;
-use crate::domain::volumes::{Copied, LockState, Member, Progress, Snapshot, SnapshotId, Tags, Volume, VolumeSet, tag};
-use crate::report::Stage;
-use crate::volumes::{Volumes, VolumesError};
+use crate::domain::volumes::{
+    LockState, ResourceTags, SetMember, SnapshotCopy, SnapshotId, SnapshotInfo, SnapshotProgress, VolumeInfo, VolumeSet, tag,
+};
+use crate::report::ProgressStage;
+use crate::volumes::{VolumeStore, VolumesError};
 use crate::work::{WorkError, cancellable};
 
 /// Shortest and longest pause between two looks.
@@ -23,10 +25,10 @@ const UNSEEN_MAX: Duration = Duration::from_secs(30);
 const SILENT_MAX: u32 = 20;
 
 /// Pauses that grow.
-struct Pauses(Duration);
+struct PollBackoff(Duration);
 
-impl Pauses {
-    async fn pause(&mut self, run: &Run<'_>) -> Result<(), WorkError> {
+impl PollBackoff {
+    async fn pause(&mut self, run: &SetBackup<'_>) -> Result<(), WorkError> {
         cancellable(run.rig, tokio::time::sleep(self.0)).await?;
         self.0 = (self.0 * 3 / 2).min(LOOK_MAX);
         Ok(())
@@ -34,14 +36,14 @@ impl Pauses {
 }
 
 /// Waits until every snapshot of the set is whole, and sees to it that each is encrypted as the policy wants.
-pub(super) async fn whole(run: &Run<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
+pub(super) async fn whole(run: &SetBackup<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
     let ids = set.snapshots(false);
     run.home.name(&ids).await.map_err(|error| run.failed(error))?;
     let stage = run.rig.progress.begin("wait for snapshots", Some(set.bytes()));
     let found = wait(run, run.home.as_ref(), &ids, &stage).await?;
     stage.end();
     for (member, snapshot) in set.members.iter_mut().zip(found) {
-        if snapshot.progress == Progress::Failed {
+        if snapshot.progress == SnapshotProgress::Failed {
             let why = snapshot.message.unwrap_or_else(|| "EBS does not say why".to_owned());
             return Err(run.failed(SetError::SnapshotFailed { id: snapshot.id, volume: member.volume.clone(), why }));
         }
@@ -52,8 +54,13 @@ pub(super) async fn whole(run: &Run<'_>, set: &mut VolumeSet) -> Result<(), Work
 }
 
 /// Waits for snapshots to be whole or failed; in the order of their ids as they were given.
-async fn wait(run: &Run<'_>, place: &dyn Volumes, ids: &[SnapshotId], stage: &Arc<Stage>) -> Result<Vec<Snapshot>, WorkError> {
-    let (mut pauses, mut told) = (Pauses(LOOK_FIRST), 0);
+async fn wait(
+    run: &SetBackup<'_>,
+    place: &dyn VolumeStore,
+    ids: &[SnapshotId],
+    stage: &Arc<ProgressStage>,
+) -> Result<Vec<SnapshotInfo>, WorkError> {
+    let (mut pauses, mut told) = (PollBackoff(LOOK_FIRST), 0);
     loop {
         let found = look(run, place, ids).await?;
         let done: u64 = found.iter().map(|snapshot| snapshot.bytes / 100 * percent(snapshot)).sum();
@@ -68,22 +75,22 @@ async fn wait(run: &Run<'_>, place: &dyn Volumes, ids: &[SnapshotId], stage: &Ar
     }
 }
 
-fn is_pending(snapshot: &Snapshot) -> bool {
-    matches!(snapshot.progress, Progress::Pending(_) | Progress::Recovering)
+fn is_pending(snapshot: &SnapshotInfo) -> bool {
+    matches!(snapshot.progress, SnapshotProgress::Pending(_) | SnapshotProgress::Recovering)
 }
 
-fn percent(snapshot: &Snapshot) -> u64 {
+fn percent(snapshot: &SnapshotInfo) -> u64 {
     match snapshot.progress {
-        Progress::Pending(percent) => u64::from(percent),
+        SnapshotProgress::Pending(percent) => u64::from(percent),
         _ => 100,
     }
 }
 
 /// Whether every snapshot and every copy is there and whole, at the end.
-pub(super) async fn still_there(run: &Run<'_>, set: &VolumeSet) -> Result<(), WorkError> {
+pub(super) async fn still_there(run: &SetBackup<'_>, set: &VolumeSet) -> Result<(), WorkError> {
     for (place, ids) in stray::held_in(run.rig, set).await.map_err(|error| run.failed(error))? {
         for snapshot in look(run, place.as_ref(), &ids).await? {
-            if snapshot.progress != Progress::Completed {
+            if snapshot.progress != SnapshotProgress::Completed {
                 return Err(run.failed(SetError::Vanished(snapshot.id)));
             }
         }
@@ -92,8 +99,8 @@ pub(super) async fn still_there(run: &Run<'_>, set: &VolumeSet) -> Result<(), Wo
 }
 
 /// What is known of all of them; a place that does not answer for a while is asked again.
-async fn look(run: &Run<'_>, place: &dyn Volumes, ids: &[SnapshotId]) -> Result<Vec<Snapshot>, WorkError> {
-    let (mut silent, mut pauses, begun) = (0, Pauses(LOOK_FIRST), std::time::Instant::now());
+async fn look(run: &SetBackup<'_>, place: &dyn VolumeStore, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, WorkError> {
+    let (mut silent, mut pauses, begun) = (0, PollBackoff(LOOK_FIRST), std::time::Instant::now());
     let mut found = loop {
         match place.snapshots(ids).await {
             // What was made a moment ago need not be in a list yet.
@@ -117,14 +124,14 @@ async fn look(run: &Run<'_>, place: &dyn Volumes, ids: &[SnapshotId]) -> Result<
 }
 
 /// Copies every snapshot under the other place's key, if the configuration says so.
-pub(super) async fn copied(run: &Run<'_>, backup: &BackupId, set: &mut VolumeSet) -> Result<(), WorkError> {
+pub(super) async fn copied(run: &SetBackup<'_>, backup: &BackupId, set: &mut VolumeSet) -> Result<(), WorkError> {
     let Some(settings) = &run.settings.copy else { return Ok(()) };
     let elsewhere = run.rig.volumes.open(&settings.place).await.map_err(|error| run.failed(error))?;
     let stage = run.rig.progress.begin("copy snapshots", Some(set.bytes()));
-    let copying = Copying { run, settings, backup, elsewhere: elsewhere.as_ref() };
+    let copying = PendingCopy { run, settings, backup, elsewhere: elsewhere.as_ref() };
     // A key that was refused stays refused: earlier copies are looked at before new ones are begun.
     let mut under_way: Vec<(usize, SnapshotId)> = Vec::new();
-    let mut pauses = Pauses(LOOK_FIRST);
+    let mut pauses = PollBackoff(LOOK_FIRST);
     let mut next = 0;
     while next < set.members.len() || !under_way.is_empty() {
         while next < set.members.len() && under_way.len() < settings.at_once_max {
@@ -161,29 +168,29 @@ pub(super) async fn copied(run: &Run<'_>, backup: &BackupId, set: &mut VolumeSet
     Ok(())
 }
 
-struct Copying<'a> {
-    run: &'a Run<'a>,
+struct PendingCopy<'a> {
+    run: &'a SetBackup<'a>,
     settings: &'a CopyConfig,
     backup: &'a BackupId,
-    elsewhere: &'a dyn Volumes,
+    elsewhere: &'a dyn VolumeStore,
 }
 
-impl Copying<'_> {
-    fn tags(&self, member: &Member) -> Tags {
+impl PendingCopy<'_> {
+    fn tags(&self, member: &SetMember) -> ResourceTags {
         let mut tags = self.run.tags(self.backup);
         tags.insert(tag::VOLUME.to_owned(), member.volume.to_string());
         tags
     }
 
     /// Begins a copy, or finds the one that was begun. One that failed is removed.
-    async fn begin(&self, member: &Member) -> Result<SnapshotId, VolumesError> {
+    async fn begin(&self, member: &SetMember) -> Result<SnapshotId, VolumesError> {
         if let Some(found) = self.found(member).await? {
             return Ok(found);
         }
         if let Some(account) = &self.settings.account {
             self.run.home.share(&member.snapshot, account, true).await?;
         }
-        let mut tags: Tags =
+        let mut tags: ResourceTags =
             self.run.home.snapshots(std::slice::from_ref(&member.snapshot)).await?.pop().map(|one| one.tags).unwrap_or_default();
         // Those of AWS's own cannot be given.
         tags.retain(|key, _| !key.starts_with("aws:"));
@@ -201,11 +208,11 @@ impl Copying<'_> {
         }
     }
 
-    async fn found(&self, member: &Member) -> Result<Option<SnapshotId>, VolumesError> {
+    async fn found(&self, member: &SetMember) -> Result<Option<SnapshotId>, VolumesError> {
         let mut good = None;
         for copy in self.elsewhere.tagged(&self.tags(member)).await?.into_iter().filter(|copy| !copy.is_foreign()) {
             match copy.progress {
-                Progress::Failed => self.elsewhere.delete(&copy.id).await?,
+                SnapshotProgress::Failed => self.elsewhere.delete(&copy.id).await?,
                 // A lost answer may have left two.
                 _ if good.is_some() => self.elsewhere.delete(&copy.id).await?,
                 _ => good = Some(copy.id),
@@ -214,13 +221,13 @@ impl Copying<'_> {
         Ok(good)
     }
 
-    async fn ended(&self, member: &Member, state: Snapshot) -> Result<Copied, WorkError> {
+    async fn ended(&self, member: &SetMember, state: SnapshotInfo) -> Result<SnapshotCopy, WorkError> {
         if self.settings.account.is_some()
             && let Err(error) = self.run.home.share(&member.snapshot, self.settings.account.as_deref().unwrap_or_default(), false).await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, snapshot = %member.snapshot, "the snapshot is still shared with the other account");
         }
-        if state.progress == Progress::Failed {
+        if state.progress == SnapshotProgress::Failed {
             let why = state.message.clone().unwrap_or_else(|| "EBS does not say why; mostly it is the key".to_owned());
             let failed = SetError::CopyFailed {
                 id: member.snapshot.clone(),
@@ -232,12 +239,12 @@ impl Copying<'_> {
         }
         let id = state.id.clone();
         let protected = state.protect(std::slice::from_ref(&self.settings.key)).map_err(|error| self.run.failed(error))?;
-        Ok(Copied { snapshot: id, key: protected.key().to_owned() })
+        Ok(SnapshotCopy { snapshot: id, key: protected.key().to_owned() })
     }
 }
 
 /// Locks every snapshot and copy, if the configuration says so. The lock of the set is the one that ends first.
-pub(super) async fn locked(run: &Run<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
+pub(super) async fn locked(run: &SetBackup<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
     let Some(lock) = &run.settings.lock else { return Ok(()) };
     let mut locks: Vec<LockState> = Vec::new();
     let elsewhere = match &run.settings.copy {
@@ -259,8 +266,8 @@ pub(super) async fn locked(run: &Run<'_>, set: &mut VolumeSet) -> Result<(), Wor
 ///
 /// # Errors
 /// [`VolumesError`] of the first that could not be deleted; the others are.
-pub async fn remove_own(place: &dyn Volumes, tags: &Tags, of: Option<&[Volume]>) -> Result<(), VolumesError> {
-    let is_of = |snapshot: &Snapshot| match (of, &snapshot.volume) {
+pub async fn remove_own(place: &dyn VolumeStore, tags: &ResourceTags, of: Option<&[VolumeInfo]>) -> Result<(), VolumesError> {
+    let is_of = |snapshot: &SnapshotInfo| match (of, &snapshot.volume) {
         (Some(volumes), Some(id)) => volumes.iter().any(|volume| volume.id == *id),
         _ => true,
     };

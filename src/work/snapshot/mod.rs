@@ -26,22 +26,22 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::back_up::BackupReport;
-use super::fence::Mandate;
-use super::payload::Arrived;
-use super::publish::{self, Contents, Opening, Published, without_catalog};
-use super::{Rig, WorkError, shelf};
+use super::fence::FencingToken;
+use super::payload::StagedPayload;
+use super::publish::{self, BackupContents, PendingBackup, PublishedBackup, without_catalog};
+use super::{WorkContext, WorkError, shelf};
 use crate::config::{VolumesConfig, plans};
-use crate::domain::Trouble;
-use crate::domain::choice::Which;
-use crate::domain::envelope::Context;
+use crate::domain::ErrorClass;
+use crate::domain::choice::BackupSelector;
+use crate::domain::envelope::EncryptionContext;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
-use crate::domain::layout::Place;
-use crate::domain::manifest::{Manifest, Role, SourceFacts};
-use crate::domain::span::Span;
-use crate::domain::volumes::{Consistency, NotProtected, SnapshotId, Tags, VolumeId, VolumeSet, tag};
+use crate::domain::layout::BackupKeys;
+use crate::domain::manifest::{Manifest, PayloadRole, SourceFacts};
+use crate::domain::span::HumanDuration;
+use crate::domain::volumes::{Consistency, NotProtected, ResourceTags, SnapshotId, VolumeId, VolumeSet, tag};
 use crate::failpoint;
 use crate::volumes::watchdog::{self, StandstillError};
-use crate::volumes::{Volumes, VolumesError};
+use crate::volumes::{VolumeStore, VolumesError};
 
 /// Why there is no set.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +72,12 @@ pub enum SetError {
 impl SetError {
     /// Its class.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Empty | Self::NotAllowed(_) | Self::SawsItsOwnBranch { .. } | Self::LessConsistent { .. } => Trouble::Usage,
-            Self::Volumes(error) => error.trouble(),
+            Self::Empty | Self::NotAllowed(_) | Self::SawsItsOwnBranch { .. } | Self::LessConsistent { .. } => ErrorClass::Usage,
+            Self::Volumes(error) => error.class(),
             Self::Standstill(_) | Self::NotProtected(_) | Self::SnapshotFailed { .. } | Self::CopyFailed { .. } | Self::Vanished(_) => {
-                Trouble::SourceFailed
+                ErrorClass::SourceFailed
             }
         }
     }
@@ -104,7 +104,7 @@ impl SetError {
 
     /// Whether what there is of the set is worth keeping: the next run goes on with it.
     fn keeps_the_set(&self) -> bool {
-        matches!(self, Self::CopyFailed { .. }) || self.trouble().is_retryable() && matches!(self, Self::Volumes(_))
+        matches!(self, Self::CopyFailed { .. }) || self.class().is_retryable() && matches!(self, Self::Volumes(_))
     }
 }
 
@@ -116,33 +116,33 @@ struct OpenSet {
     /// The name under which it was last to be published.
     publishing: Option<BackupId>,
     begun: Timestamp,
-    cut: Option<CutMade>,
+    cut: Option<SnapshotsTaken>,
 }
 
 /// The volumes have been cut, and this is what was achieved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct CutMade {
+struct SnapshotsTaken {
     facts: SourceFacts,
     set: VolumeSet,
 }
 
 /// One run of this verb.
-struct Run<'a> {
-    rig: &'a Rig,
+struct SetBackup<'a> {
+    rig: &'a WorkContext,
     vault: VaultId,
     datastore: &'a DatastoreName,
     settings: &'a VolumesConfig,
-    home: Arc<dyn Volumes>,
+    home: Arc<dyn VolumeStore>,
 }
 
 /// Where notes of frozen file systems stand.
 #[must_use]
-pub fn state_directory(rig: &Rig) -> PathBuf {
+pub fn state_directory(rig: &WorkContext) -> PathBuf {
     rig.config.catalog.file.with_extension("frozen")
 }
 
 /// Whether something is not as old as a time that is allowed.
-fn is_younger(than: Timestamp, allowed: Span) -> bool {
+fn is_younger(than: Timestamp, allowed: HumanDuration) -> bool {
     Timestamp::now().duration_since(than) < jiff::SignedDuration::try_from(allowed.duration()).unwrap_or(jiff::SignedDuration::MAX)
 }
 
@@ -151,11 +151,11 @@ fn is_younger(than: Timestamp, allowed: Span) -> bool {
 /// # Errors
 /// [`WorkError`]; nothing is published then. Snapshots are kept only where the next run can go on with them.
 pub async fn take(
-    rig: &Rig,
+    rig: &WorkContext,
     datastore: &DatastoreName,
     settings: &VolumesConfig,
-    rpo: Span,
-    mandate: Mandate,
+    rpo: HumanDuration,
+    mandate: FencingToken,
 ) -> Result<BackupReport, WorkError> {
     let clock = Instant::now();
     let failed = |source: SetError| WorkError::Set { datastore: datastore.clone(), source };
@@ -164,7 +164,7 @@ pub async fn take(
     }
     let vault = shelf::vault_to_write(rig).await?;
     let home = rig.volumes.open(&settings.place).await.map_err(|error| failed(error.into()))?;
-    let run = Run { rig, vault, datastore, settings, home };
+    let run = SetBackup { rig, vault, datastore, settings, home };
     let mut open = run.open(rpo).await?;
     match run.to_the_end(&mut open, mandate).await {
         Ok(published) => {
@@ -178,18 +178,18 @@ pub async fn take(
     }
 }
 
-impl Run<'_> {
+impl SetBackup<'_> {
     fn failed(&self, source: impl Into<SetError>) -> WorkError {
         WorkError::Set { datastore: self.datastore.clone(), source: source.into() }
     }
 
     /// Tags by which a set is found, whoever made it.
-    fn tags(&self, backup: &BackupId) -> Tags {
+    fn tags(&self, backup: &BackupId) -> ResourceTags {
         tags(&self.vault, self.datastore, backup)
     }
 
     /// The set to go on with, or a new one.
-    async fn open(&self, rpo: Span) -> Result<OpenSet, WorkError> {
+    async fn open(&self, rpo: HumanDuration) -> Result<OpenSet, WorkError> {
         if let Some(open) = self.noted().await {
             if self.goes_on(&open, rpo).await? {
                 tracing::warn!(backup = %open.backup, "going on with the set that an earlier run began");
@@ -209,7 +209,7 @@ impl Run<'_> {
 
     /// A set whose cut was never noted is not known to be consistent; one that is older than the RPO is not tonight's backup; one whose manifest is
     /// there was published by a run that died behind it.
-    async fn goes_on(&self, open: &OpenSet, rpo: Span) -> Result<bool, WorkError> {
+    async fn goes_on(&self, open: &OpenSet, rpo: HumanDuration) -> Result<bool, WorkError> {
         let Some(made) = &open.cut else { return Ok(false) };
         if self.published(open).await? {
             return Ok(false);
@@ -244,7 +244,7 @@ impl Run<'_> {
         let keeps = match error {
             WorkError::Set { source, .. } => source.keeps_the_set(),
             WorkError::Interrupted => true,
-            other => other.trouble().is_retryable(),
+            other => other.class().is_retryable(),
         };
         if open.cut.is_some() && keeps {
             tracing::warn!(backup = %open.backup, "the snapshots are kept: the next backup of this datastore goes on with them");
@@ -257,7 +257,7 @@ impl Run<'_> {
     /// Whether the manifest is there under either name.
     async fn published(&self, open: &OpenSet) -> Result<bool, WorkError> {
         for backup in std::iter::once(&open.backup).chain(&open.publishing) {
-            let place = Place { datastore: self.datastore, backup };
+            let place = BackupKeys { datastore: self.datastore, backup };
             if self.rig.vault.find(&place.manifest()).await?.is_some() {
                 return Ok(true);
             }
@@ -269,7 +269,7 @@ impl Run<'_> {
     /// under a name twice.
     async fn name(&self, open: &OpenSet) -> Result<BackupId, WorkError> {
         let last = open.publishing.as_ref().unwrap_or(&open.backup);
-        let place = Place { datastore: self.datastore, backup: last };
+        let place = BackupKeys { datastore: self.datastore, backup: last };
         let used = !self.rig.vault.list(&place.meta_prefix()).await?.is_empty();
         Ok(if used { BackupId::new(open.begun, rand::random()) } else { last.clone() })
     }
@@ -291,11 +291,11 @@ impl Run<'_> {
         }
     }
 
-    async fn to_the_end(&self, open: &mut OpenSet, mandate: Mandate) -> Result<Published, WorkError> {
+    async fn to_the_end(&self, open: &mut OpenSet, mandate: FencingToken) -> Result<PublishedBackup, WorkError> {
         let name = self.name(open).await?;
         open.publishing = Some(name.clone());
-        let context = Context { vault: self.vault.clone(), datastore: self.datastore.clone(), backup: name };
-        let opening = Opening::begin(self.rig, context, open.begun).await?;
+        let context = EncryptionContext { vault: self.vault.clone(), datastore: self.datastore.clone(), backup: name };
+        let opening = PendingBackup::begin(self.rig, context, open.begun).await?;
         let made = match open.cut.take() {
             Some(made) => made,
             None => cut::cut(self, open).await?,
@@ -303,7 +303,7 @@ impl Run<'_> {
         open.cut = Some(made.clone());
         self.note(open).await?;
         failpoint::reach("set-noted");
-        let CutMade { facts, mut set } = made;
+        let SnapshotsTaken { facts, mut set } = made;
         keep::whole(self, &mut set).await?;
         failpoint::reach("set-whole");
         keep::copied(self, &open.backup, &mut set).await?;
@@ -315,25 +315,25 @@ impl Run<'_> {
             keep::locked(self, &mut set).await
         };
         if let Err(error) = kept.await {
-            futures::future::join_all(arrived.into_iter().map(Arrived::abort)).await;
+            futures::future::join_all(arrived.into_iter().map(StagedPayload::abort)).await;
             return Err(error);
         }
         failpoint::reach("set-locked");
-        let contents = Contents { facts, pg_dump: None, set: Some(set), arrived };
+        let contents = BackupContents { facts, pg_dump: None, set: Some(set), arrived };
         publish::commit(self.rig, opening, mandate, contents).await
     }
 
     /// The sealed payloads: hashes of every block, and the restore plan that is in force.
-    async fn payloads(&self, opening: &Opening, set: &mut VolumeSet) -> Result<Vec<Arrived>, WorkError> {
+    async fn payloads(&self, opening: &PendingBackup, set: &mut VolumeSet) -> Result<Vec<StagedPayload>, WorkError> {
         let mut arrived = match self.settings.hash {
             true => blocks::hash(self.rig, self.home.as_ref(), opening, set, self.before().await.as_ref()).await?,
             false => Vec::new(),
         };
         if let Some(plan) = plans::text_of(&self.rig.config, self.datastore) {
-            match super::back_up::memory(self.rig, opening, "plan.toml", Role::Plan, plan).await {
+            match super::back_up::memory(self.rig, opening, "plan.toml", PayloadRole::Plan, plan).await {
                 Ok(payload) => arrived.push(payload),
                 Err(error) => {
-                    futures::future::join_all(arrived.into_iter().map(Arrived::abort)).await;
+                    futures::future::join_all(arrived.into_iter().map(StagedPayload::abort)).await;
                     return Err(error);
                 }
             }
@@ -343,15 +343,15 @@ impl Run<'_> {
 
     /// The newest set, whose hashes of unchanged blocks still hold. Whoever may not read goes without.
     async fn before(&self) -> Option<Manifest> {
-        let picked = shelf::survey(self.rig, self.datastore, &Which::Latest).await.ok()?;
+        let picked = shelf::survey(self.rig, self.datastore, &BackupSelector::Latest).await.ok()?;
         Some(picked.believed.manifest).filter(|manifest| manifest.set.as_ref().is_some_and(|set| set.place == self.settings.place))
     }
 }
 
 /// Tags of everything that belongs to a set.
 #[must_use]
-pub fn tags(vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Tags {
-    Tags::from([
+pub fn tags(vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> ResourceTags {
+    ResourceTags::from([
         (tag::VAULT.to_owned(), vault.to_string()),
         (tag::DATASTORE.to_owned(), datastore.to_string()),
         (tag::BACKUP.to_owned(), backup.to_string()),

@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::blocks::{self, Recorded};
-use super::verify::{Source, bytes_to_read, set_of};
+use super::blocks::{self, RecordedBlocks};
+use super::verify::{SnapshotSource, bytes_to_read, set_of};
 use super::{SetError, tags};
-use crate::domain::evidence::Restored;
+use crate::domain::evidence::RestoreRecord;
 use crate::domain::manifest::Manifest;
-use crate::domain::span::for_people;
-use crate::domain::volumes::{InstanceId, Member, Progress, SetPlace, SnapshotId, Tags, Volume, VolumeId, VolumeSet, tag};
-use crate::volumes::{NewVolume, Volumes, VolumesError};
+use crate::domain::span::format_duration;
+use crate::domain::volumes::{
+    InstanceId, ResourceTags, SetMember, SetPlace, SnapshotId, SnapshotProgress, VolumeId, VolumeInfo, VolumeSet, tag,
+};
+use crate::volumes::{NewVolume, VolumeStore, VolumesError};
 use crate::work::restore::record_restore;
-use crate::work::{Rig, WorkError, cancellable, shelf};
+use crate::work::{WorkContext, WorkError, cancellable, shelf};
 
 /// How long something that was asked for may be invisible: describing lags behind making.
 const UNSEEN_MAX: Duration = Duration::from_secs(60);
@@ -35,7 +37,7 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// What is wished for.
 #[derive(Debug, Clone)]
-pub struct VolumeWishes {
+pub struct VolumeRestoreOptions {
     /// Availability zone.
     pub zone: String,
     /// Such as `gp3`; none: as it was.
@@ -60,7 +62,7 @@ pub struct VolumeWishes {
 
 /// A volume that was made.
 #[derive(Debug, Clone, Serialize)]
-pub struct NewlyMade {
+pub struct CreatedVolumes {
     /// The new volume.
     pub volume: VolumeId,
     /// The volume it stands for.
@@ -85,7 +87,7 @@ pub struct VolumesRestored {
     /// Their zone.
     pub zone: String,
     /// The volumes.
-    pub volumes: Vec<NewlyMade>,
+    pub volumes: Vec<CreatedVolumes>,
     /// Seconds until every volume could be used. Blocks that are not read in yet are slow at first.
     pub seconds_to_first_use: f64,
     /// Seconds until everything was read in, if that was waited for.
@@ -96,12 +98,12 @@ pub struct VolumesRestored {
     pub recorded: Option<u64>,
 }
 
-struct Restoring<'a> {
-    rig: &'a Rig,
+struct SetRestore<'a> {
+    rig: &'a WorkContext,
     manifest: &'a Manifest,
     set: &'a VolumeSet,
-    wishes: &'a VolumeWishes,
-    place: Arc<dyn Volumes>,
+    wishes: &'a VolumeRestoreOptions,
+    place: Arc<dyn VolumeStore>,
     is_copy: bool,
     /// Part of every token: a volume that vanished is remembered under its token, and a later run must get another. What an earlier run has made
     /// is found by its tags.
@@ -142,13 +144,18 @@ pub fn place_of<'a>(set: &'a VolumeSet, zone: &str) -> Result<(&'a SetPlace, boo
 ///
 /// # Errors
 /// [`WorkError`]; what was made is tagged, and the same command goes on with it.
-pub async fn to_zone(rig: &Rig, manifest: &Manifest, verified: bool, wishes: &VolumeWishes) -> Result<VolumesRestored, WorkError> {
+pub async fn to_zone(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    verified: bool,
+    wishes: &VolumeRestoreOptions,
+) -> Result<VolumesRestored, WorkError> {
     let (begun, clock) = (Timestamp::now(), Instant::now());
     let set = set_of(manifest)?;
     let (place, is_copy) = place_of(set, &wishes.zone)?;
     let failed = |error: VolumesError| WorkError::Volumes { datastore: manifest.datastore.clone(), source: error.into() };
     let volumes = rig.volumes.open(place).await.map_err(failed)?;
-    let restoring = Restoring { rig, manifest, set, wishes, place: volumes, is_copy, run: rand::random() };
+    let restoring = SetRestore { rig, manifest, set, wishes, place: volumes, is_copy, run: rand::random() };
     let recovering = restoring.recover().await?;
     let stage = rig.progress.begin("make volumes", None);
     let mut made = Vec::new();
@@ -180,7 +187,7 @@ pub async fn to_zone(rig: &Rig, manifest: &Manifest, verified: bool, wishes: &Vo
     Ok(report)
 }
 
-impl Restoring<'_> {
+impl SetRestore<'_> {
     fn failed(&self, error: impl Into<SetError>) -> WorkError {
         WorkError::Volumes { datastore: self.manifest.datastore.clone(), source: error.into() }
     }
@@ -212,13 +219,13 @@ impl Restoring<'_> {
             let mut waiting = 0;
             for snapshot in &found {
                 match snapshot.progress {
-                    Progress::Archived if ask => {
+                    SnapshotProgress::Archived if ask => {
                         self.place.recover(&snapshot.id, RECOVERED_DAYS).await.map_err(|error| self.failed(error))?;
                         waiting += 1;
                     }
-                    Progress::Archived | Progress::Recovering | Progress::Pending(_) => waiting += 1,
-                    Progress::Completed => {}
-                    Progress::Failed => {
+                    SnapshotProgress::Archived | SnapshotProgress::Recovering | SnapshotProgress::Pending(_) => waiting += 1,
+                    SnapshotProgress::Completed => {}
+                    SnapshotProgress::Failed => {
                         let why = snapshot.message.clone().unwrap_or_else(|| "its state is error".to_owned());
                         let id = snapshot.id.clone();
                         return Err(self.failed(crate::domain::volumes::NotProtected::Unfinished { id, why }));
@@ -237,7 +244,7 @@ impl Restoring<'_> {
         }
     }
 
-    fn tags(&self, member: &Member) -> Tags {
+    fn tags(&self, member: &SetMember) -> ResourceTags {
         let mut tags = tags(&self.manifest.vault, &self.manifest.datastore, &self.manifest.backup);
         tags.insert(tag::VOLUME.to_owned(), member.volume.to_string());
         tags.insert(tag::RESTORE.to_owned(), self.wishes.name.clone());
@@ -245,22 +252,22 @@ impl Restoring<'_> {
     }
 
     /// The volume that stands for a member in this restore, if there is one in this zone.
-    async fn there(&self, member: &Member) -> Result<Option<Volume>, WorkError> {
+    async fn there(&self, member: &SetMember) -> Result<Option<VolumeInfo>, WorkError> {
         let found = self.place.volumes(&self.tags(member)).await.map_err(|error| self.failed(error))?;
-        let is_here = |volume: &Volume| volume.zone == self.wishes.zone && volume.state != "error" && volume.state != "deleting";
-        let is_of_it = |volume: &Volume| volume.snapshot.as_ref() == member.snapshot_in(self.is_copy).map(|(snapshot, _)| snapshot);
-        let (of_it, others): (Vec<Volume>, Vec<Volume>) = found.into_iter().filter(is_here).partition(is_of_it);
+        let is_here = |volume: &VolumeInfo| volume.zone == self.wishes.zone && volume.state != "error" && volume.state != "deleting";
+        let is_of_it = |volume: &VolumeInfo| volume.snapshot.as_ref() == member.snapshot_in(self.is_copy).map(|(snapshot, _)| snapshot);
+        let (of_it, others): (Vec<VolumeInfo>, Vec<VolumeInfo>) = found.into_iter().filter(is_here).partition(is_of_it);
         for other in others {
             tracing::warn!(volume = %other.id, "it carries the tags of this restore, and was made of another snapshot: it is left alone");
         }
         Ok(of_it.into_iter().next())
     }
 
-    async fn make(&self, member: &Member) -> Result<NewlyMade, WorkError> {
+    async fn make(&self, member: &SetMember) -> Result<CreatedVolumes, WorkError> {
         let Some((snapshot, key)) = member.snapshot_in(self.is_copy) else {
             return Err(WorkError::Bug("a copied set without a copy".to_owned()));
         };
-        let of = |volume: VolumeId, was_there: bool| NewlyMade {
+        let of = |volume: VolumeId, was_there: bool| CreatedVolumes {
             volume,
             of: member.volume.clone(),
             snapshot: snapshot.clone(),
@@ -303,7 +310,7 @@ impl Restoring<'_> {
         })
     }
 
-    fn wanted(&self, member: &Member, snapshot: &SnapshotId, key: &str) -> NewVolume {
+    fn wanted(&self, member: &SetMember, snapshot: &SnapshotId, key: &str) -> NewVolume {
         let wishes = self.wishes;
         let class = wishes.class.clone().unwrap_or_else(|| member.class.clone());
         let same = class == member.class;
@@ -323,7 +330,7 @@ impl Restoring<'_> {
     }
 
     /// Whether a volume that was begun becomes one.
-    async fn stays(&self, member: &Member, id: &VolumeId, mut seen: bool) -> Result<bool, WorkError> {
+    async fn stays(&self, member: &SetMember, id: &VolumeId, mut seen: bool) -> Result<bool, WorkError> {
         let begun = Instant::now();
         loop {
             let found = self.place.volumes(&self.tags(member)).await.map_err(|error| self.failed(error))?;
@@ -348,13 +355,13 @@ impl Restoring<'_> {
             place: self.place.place().to_string(),
             why: format!(
                 "it is not {what} after {}; it keeps its tags, and the same command goes on waiting",
-                for_people(self.wishes.patience)
+                format_duration(self.wishes.patience)
             ),
         })
     }
 
     /// Waits until every volume can be used.
-    async fn usable(&self, made: &mut [NewlyMade]) -> Result<(), WorkError> {
+    async fn usable(&self, made: &mut [CreatedVolumes]) -> Result<(), WorkError> {
         for (member, made) in self.set.members.iter().zip(made) {
             if !self.stays(member, &made.volume, true).await? {
                 return Err(self.never_came(&made.snapshot));
@@ -364,7 +371,7 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    async fn tell(&self, member: &Member, made: &mut NewlyMade) -> Result<(), WorkError> {
+    async fn tell(&self, member: &SetMember, made: &mut CreatedVolumes) -> Result<(), WorkError> {
         if let Some(volume) = self.there(member).await? {
             made.hydrated_percent = volume.hydrated_percent;
             made.attached = volume.attached.filter(|_| volume.arrived).map(|at| (at.instance, at.device));
@@ -373,7 +380,7 @@ impl Restoring<'_> {
     }
 
     /// Attaches every volume under the device it had, and waits until each has arrived.
-    async fn attach(&self, instance: &InstanceId, made: &mut [NewlyMade]) -> Result<(), WorkError> {
+    async fn attach(&self, instance: &InstanceId, made: &mut [CreatedVolumes]) -> Result<(), WorkError> {
         for (index, (member, made)) in self.set.members.iter().zip(made).enumerate() {
             let device = member.attached.as_ref().filter(|at| !at.boot).map(|at| at.device.clone());
             let device = device.unwrap_or_else(|| format!("/dev/sd{}", char::from(b'f' + u8::try_from(index % 11).unwrap_or(0))));
@@ -405,7 +412,7 @@ impl Restoring<'_> {
     }
 
     /// Waits until everything is read in.
-    async fn hydrate(&self, made: &mut [NewlyMade], clock: Instant) -> Result<Duration, WorkError> {
+    async fn hydrate(&self, made: &mut [CreatedVolumes], clock: Instant) -> Result<Duration, WorkError> {
         let stage = self.rig.progress.begin("read in", None);
         loop {
             for (member, made) in self.set.members.iter().zip(made.iter_mut()) {
@@ -428,7 +435,7 @@ impl Restoring<'_> {
 
     async fn record(&self, verified: bool, begun: Timestamp, recovering: Duration, took: Duration) -> Option<u64> {
         let manifest = self.manifest;
-        let record = Restored {
+        let record = RestoreRecord {
             datastore: manifest.datastore.clone(),
             backup: manifest.backup.clone(),
             signature_verified: verified,
@@ -452,7 +459,7 @@ impl Restoring<'_> {
 
 /// Name of the image of a volume.
 #[must_use]
-pub fn image_name(member: &Member) -> String {
+pub fn image_name(member: &SetMember) -> String {
     format!("{}.img", member.volume)
 }
 
@@ -460,9 +467,9 @@ pub fn image_name(member: &Member) -> String {
 ///
 /// # Errors
 /// [`WorkError`]; what was written is removed again.
-pub async fn images(rig: &Rig, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
+pub async fn images(rig: &WorkContext, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
     let set = set_of(manifest)?;
-    let source = Source::find(rig, manifest).await?;
+    let source = SnapshotSource::find(rig, manifest).await?;
     let identity = match set.members.iter().any(|member| member.blocks.is_some()) {
         true => Some(shelf::open(rig, manifest).await?.identity),
         false => {
@@ -477,7 +484,7 @@ pub async fn images(rig: &Rig, manifest: &Manifest, directory: &Path) -> Result<
         let name = image_name(member);
         let write = async {
             let recorded = match (blocks::payload_of(manifest, index), &identity) {
-                (Some(payload), Some(identity)) => Some(Recorded::open(rig, payload, identity).await?),
+                (Some(payload), Some(identity)) => Some(RecordedBlocks::open(rig, payload, identity).await?),
                 _ => None,
             };
             let snapshot = source.snapshot(member).ok_or_else(|| WorkError::Bug("a copied set without a copy".to_owned()))?;

@@ -9,14 +9,14 @@ use super::{OpenSet, is_younger, tags};
 use crate::config::DatastoreConfig;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
-use crate::domain::retention::Guard;
-use crate::domain::volumes::{Progress, SetPlace, SnapshotId, Tags, VolumeSet, tag};
-use crate::volumes::{Volumes, VolumesError};
-use crate::work::{Rig, WorkError, shelf};
+use crate::domain::retention::RemovalGuard;
+use crate::domain::volumes::{ResourceTags, SetPlace, SnapshotId, SnapshotProgress, VolumeSet, tag};
+use crate::volumes::{VolumeStore, VolumesError};
+use crate::work::{WorkContext, WorkError, shelf};
 
 /// A snapshot with this vault's tags and no manifest.
 #[derive(Debug, Clone)]
-pub struct Stray {
+pub struct StraySnapshot {
     /// Where it is.
     pub place: SetPlace,
     /// Its id.
@@ -35,7 +35,7 @@ fn failed(datastore: &DatastoreName) -> impl Fn(VolumesError) -> WorkError {
 }
 
 /// Every place that the configuration names for volumes.
-fn places(rig: &Rig) -> BTreeSet<&SetPlace> {
+fn places(rig: &WorkContext) -> BTreeSet<&SetPlace> {
     let volumes = rig.config.datastores.values().filter_map(DatastoreConfig::volumes);
     volumes.flat_map(|volumes| std::iter::once(&volumes.place).chain(volumes.copy.as_ref().map(|copy| &copy.place))).collect()
 }
@@ -45,19 +45,19 @@ fn places(rig: &Rig) -> BTreeSet<&SetPlace> {
 /// # Errors
 /// [`WorkError`] if vault or catalog cannot be read; a place that does not answer is passed over, and told.
 pub async fn strays(
-    rig: &Rig,
+    rig: &WorkContext,
     vault: &VaultId,
     published: &BTreeSet<(DatastoreName, BackupId)>,
     before: Timestamp,
-) -> Result<Vec<Stray>, WorkError> {
+) -> Result<Vec<StraySnapshot>, WorkError> {
     let mut found = Vec::new();
     let places = places(rig);
     if places.is_empty() {
         return Ok(found);
     }
-    let used = Used::read(rig).await?;
+    let used = UsedSnapshots::read(rig).await?;
     for place in places {
-        let ours = Tags::from([(tag::VAULT.to_owned(), vault.to_string())]);
+        let ours = ResourceTags::from([(tag::VAULT.to_owned(), vault.to_string())]);
         let tagged = async { rig.volumes.open(place).await?.tagged(&ours).await };
         // One region that does not answer is no reason to leave the others.
         let snapshots = match tagged.await {
@@ -75,7 +75,7 @@ pub async fn strays(
             if published.contains(&owner) || used.holds(&owner) || snapshot.started > before || goes_on(rig, vault, &owner).await? {
                 continue;
             }
-            found.push(Stray {
+            found.push(StraySnapshot {
                 place: place.clone(),
                 is_foreign: snapshot.is_foreign(),
                 started: snapshot.started,
@@ -89,17 +89,17 @@ pub async fn strays(
 
 /// The tags of snapshots that published sets use, and datastores of which not every manifest is believed: nothing of theirs is removed.
 #[derive(Debug, Default)]
-pub struct Used {
+pub struct UsedSnapshots {
     tagged: BTreeSet<(DatastoreName, BackupId)>,
     unclear: BTreeSet<DatastoreName>,
 }
 
-impl Used {
+impl UsedSnapshots {
     /// Reads every manifest of the vault: a datastore that is no longer configured has snapshots all the same.
     ///
     /// # Errors
     /// [`WorkError`] if the vault cannot be read.
-    pub async fn read(rig: &Rig) -> Result<Self, WorkError> {
+    pub async fn read(rig: &WorkContext) -> Result<Self, WorkError> {
         let mut used = Self::default();
         for entry in shelf::entries(rig, None).await? {
             match entry.manifest {
@@ -121,7 +121,7 @@ impl Used {
 }
 
 /// Whether the next run would go on with a set.
-async fn goes_on(rig: &Rig, vault: &VaultId, (datastore, backup): &(DatastoreName, BackupId)) -> Result<bool, WorkError> {
+async fn goes_on(rig: &WorkContext, vault: &VaultId, (datastore, backup): &(DatastoreName, BackupId)) -> Result<bool, WorkError> {
     let Some(catalog) = rig.catalog() else { return Ok(false) };
     let noted = catalog.noted_set(vault, datastore).await?.and_then(|text| serde_json::from_str::<OpenSet>(&text).ok());
     let Some(noted) = noted.filter(|noted| noted.backup == *backup) else { return Ok(false) };
@@ -132,13 +132,13 @@ async fn goes_on(rig: &Rig, vault: &VaultId, (datastore, backup): &(DatastoreNam
 ///
 /// # Errors
 /// [`WorkError::Set`] if it is held.
-pub async fn remove(rig: &Rig, stray: &Stray) -> Result<(), WorkError> {
+pub async fn remove(rig: &WorkContext, stray: &StraySnapshot) -> Result<(), WorkError> {
     let volumes = rig.volumes.open(&stray.place).await.map_err(failed(&stray.owner.0))?;
     volumes.delete(&stray.id).await.map_err(failed(&stray.owner.0))
 }
 
 /// A set's snapshots, by place.
-pub(super) async fn held_in(rig: &Rig, set: &VolumeSet) -> Result<Vec<(Arc<dyn Volumes>, Vec<SnapshotId>)>, VolumesError> {
+pub(super) async fn held_in(rig: &WorkContext, set: &VolumeSet) -> Result<Vec<(Arc<dyn VolumeStore>, Vec<SnapshotId>)>, VolumesError> {
     let mut all = Vec::new();
     for (place, is_copy) in set.places() {
         all.push((rig.volumes.open(place).await?, set.snapshots(is_copy)));
@@ -150,15 +150,15 @@ pub(super) async fn held_in(rig: &Rig, set: &VolumeSet) -> Result<Vec<(Arc<dyn V
 ///
 /// # Errors
 /// [`WorkError::Set`] if a place cannot be asked.
-pub async fn guards(rig: &Rig, manifest: &Manifest) -> Result<Vec<Guard>, WorkError> {
+pub async fn guards(rig: &WorkContext, manifest: &Manifest) -> Result<Vec<RemovalGuard>, WorkError> {
     let Some(set) = &manifest.set else { return Ok(Vec::new()) };
     let mut guards = Vec::new();
     for (place, ids) in held_in(rig, set).await.map_err(failed(&manifest.datastore))? {
         for snapshot in place.snapshots(&ids).await.map_err(failed(&manifest.datastore))? {
-            guards.extend(snapshot.lock.map(|lock| Guard::Locked(lock.until)));
+            guards.extend(snapshot.lock.map(|lock| RemovalGuard::Locked(lock.until)));
         }
         for (snapshot, users) in place.users(&ids).await.map_err(failed(&manifest.datastore))? {
-            guards.extend(users.into_iter().map(|user| Guard::InUse(format!("{user} uses {snapshot}"))));
+            guards.extend(users.into_iter().map(|user| RemovalGuard::InUse(format!("{user} uses {snapshot}"))));
         }
     }
     Ok(guards)
@@ -168,7 +168,7 @@ pub async fn guards(rig: &Rig, manifest: &Manifest) -> Result<Vec<Guard>, WorkEr
 ///
 /// # Errors
 /// What stands in the way, in words.
-pub async fn remove_of(rig: &Rig, manifest: &Manifest) -> Result<(), String> {
+pub async fn remove_of(rig: &WorkContext, manifest: &Manifest) -> Result<(), String> {
     let Some(set) = &manifest.set else { return Ok(()) };
     let mut first = Ok(());
     let own = tags(&manifest.vault, &manifest.datastore, &set.tagged);
@@ -191,7 +191,7 @@ pub async fn remove_of(rig: &Rig, manifest: &Manifest) -> Result<(), String> {
 ///
 /// # Errors
 /// [`WorkError::Set`] if its place cannot be asked.
-pub async fn to_archive(rig: &Rig, manifest: &Manifest) -> Result<Vec<SnapshotId>, WorkError> {
+pub async fn to_archive(rig: &WorkContext, manifest: &Manifest) -> Result<Vec<SnapshotId>, WorkError> {
     let settings = rig.config.datastores.get(&manifest.datastore).and_then(|settings| settings.volumes());
     let (Some(set), Some(after)) = (&manifest.set, settings.and_then(|settings| settings.archive_after)) else { return Ok(Vec::new()) };
     if is_younger(manifest.source.snapshot_time, after) {
@@ -199,14 +199,14 @@ pub async fn to_archive(rig: &Rig, manifest: &Manifest) -> Result<Vec<SnapshotId
     }
     let place = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
     let found = place.snapshots(&set.snapshots(false)).await.map_err(failed(&manifest.datastore))?;
-    Ok(found.into_iter().filter(|snapshot| snapshot.progress == Progress::Completed).map(|snapshot| snapshot.id).collect())
+    Ok(found.into_iter().filter(|snapshot| snapshot.progress == SnapshotProgress::Completed).map(|snapshot| snapshot.id).collect())
 }
 
 /// Moves the snapshots of a set to the archive tier.
 ///
 /// # Errors
 /// [`WorkError::Set`]
-pub async fn archive(rig: &Rig, manifest: &Manifest, ids: &[SnapshotId]) -> Result<(), WorkError> {
+pub async fn archive(rig: &WorkContext, manifest: &Manifest, ids: &[SnapshotId]) -> Result<(), WorkError> {
     let Some(set) = &manifest.set else { return Ok(()) };
     let place = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
     for id in ids {

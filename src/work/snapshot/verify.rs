@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::blocks::{self, Recorded};
+use super::blocks::{self, RecordedBlocks};
 use crate::domain::manifest::Manifest;
-use crate::domain::volumes::{Member, NotProtected, Progress, SetPlace, SnapshotId, VolumeSet};
-use crate::report::Stage;
-use crate::volumes::Volumes;
+use crate::domain::volumes::{NotProtected, SetMember, SetPlace, SnapshotId, SnapshotProgress, VolumeSet};
+use crate::report::ProgressStage;
+use crate::volumes::VolumeStore;
 use crate::work::verify::{VerifyReport, by_hand, not_looked_at};
-use crate::work::{Rig, WorkError, shelf};
+use crate::work::{WorkContext, WorkError, shelf};
 
 /// What was read of a set.
 #[derive(Debug, Serialize)]
@@ -36,18 +36,18 @@ pub fn set_of(manifest: &Manifest) -> Result<&VolumeSet, WorkError> {
 }
 
 /// Where a set's snapshots can be read: where they were taken, or, if that does not have all of them, where they were copied.
-pub struct Source {
+pub struct SnapshotSource {
     /// The place.
-    pub volumes: Arc<dyn Volumes>,
+    pub volumes: Arc<dyn VolumeStore>,
     is_copy: bool,
 }
 
-impl Source {
+impl SnapshotSource {
     /// Looks for a place that has every snapshot of a set, whole.
     ///
     /// # Errors
     /// [`WorkError::Set`] of the place where they were taken, if there is no other.
-    pub async fn find(rig: &Rig, manifest: &Manifest) -> Result<Self, WorkError> {
+    pub async fn find(rig: &WorkContext, manifest: &Manifest) -> Result<Self, WorkError> {
         let set = set_of(manifest)?;
         let home = Self::open(rig, manifest, &set.place, false).await;
         match (home, &set.copied_to) {
@@ -64,14 +64,14 @@ impl Source {
     ///
     /// # Errors
     /// [`WorkError::NotVerified`] if they were not.
-    pub async fn elsewhere(rig: &Rig, manifest: &Manifest) -> Result<Self, WorkError> {
+    pub async fn elsewhere(rig: &WorkContext, manifest: &Manifest) -> Result<Self, WorkError> {
         match &set_of(manifest)?.copied_to {
             Some(copy) => Self::open(rig, manifest, copy, true).await,
             None => Err(WorkError::NotVerified(format!("backup {} was not copied anywhere", manifest.backup))),
         }
     }
 
-    async fn open(rig: &Rig, manifest: &Manifest, place: &SetPlace, is_copy: bool) -> Result<Self, WorkError> {
+    async fn open(rig: &WorkContext, manifest: &Manifest, place: &SetPlace, is_copy: bool) -> Result<Self, WorkError> {
         let failed = |source: super::SetError| WorkError::Set { datastore: manifest.datastore.clone(), source };
         let volumes = rig.volumes.open(place).await.map_err(|error| failed(error.into()))?;
         let source = Self { volumes, is_copy };
@@ -80,9 +80,9 @@ impl Source {
         for id in &ids {
             match found.iter().find(|snapshot| snapshot.id == *id) {
                 None => return Err(failed(super::SetError::Vanished(id.clone()))),
-                Some(snapshot) if snapshot.progress != Progress::Completed => {
+                Some(snapshot) if snapshot.progress != SnapshotProgress::Completed => {
                     let why = snapshot.message.clone().unwrap_or_else(|| match snapshot.progress {
-                        Progress::Archived => "it is in the archive tier; a restore brings it back first".to_owned(),
+                        SnapshotProgress::Archived => "it is in the archive tier; a restore brings it back first".to_owned(),
                         other => format!("{other:?}").to_lowercase(),
                     });
                     return Err(failed(NotProtected::Unfinished { id: id.clone(), why }.into()));
@@ -95,7 +95,7 @@ impl Source {
 
     /// The snapshot of a volume in this place.
     #[must_use]
-    pub fn snapshot<'a>(&self, member: &'a Member) -> Option<&'a SnapshotId> {
+    pub fn snapshot<'a>(&self, member: &'a SetMember) -> Option<&'a SnapshotId> {
         member.snapshot_in(self.is_copy).map(|(snapshot, _)| snapshot)
     }
 }
@@ -107,10 +107,10 @@ pub fn bytes_to_read(manifest: &Manifest) -> Option<u64> {
 }
 
 /// Whether every place has every snapshot: the blocks are read in one of them, and the other is what a bad night needs.
-async fn every_place(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
+async fn every_place(rig: &WorkContext, manifest: &Manifest) -> Result<(), WorkError> {
     let set = set_of(manifest)?;
     for (place, is_copy) in set.places() {
-        match Source::open(rig, manifest, place, is_copy).await {
+        match SnapshotSource::open(rig, manifest, place, is_copy).await {
             Err(WorkError::Set { source: super::SetError::Vanished(id), .. }) => {
                 return Err(WorkError::Damaged {
                     what: format!("the set of backup {}", manifest.backup),
@@ -129,11 +129,11 @@ async fn every_place(rig: &Rig, manifest: &Manifest) -> Result<(), WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] for the first thing that is not whole; [`WorkError::NotVerified`] if no hashes were recorded, so that nothing can be said.
-pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
+pub async fn verify(rig: &WorkContext, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
     let set = set_of(manifest)?;
     let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open(rig, manifest).await?;
-    let source = Source::find(rig, manifest).await?;
-    let stage: Arc<Stage> = rig.progress.begin("verify", bytes_to_read(manifest));
+    let source = SnapshotSource::find(rig, manifest).await?;
+    let stage: Arc<ProgressStage> = rig.progress.begin("verify", bytes_to_read(manifest));
     let mut blocks = 0;
     for (index, member) in set.members.iter().enumerate() {
         let Some(payload) = blocks::payload_of(manifest, index) else {
@@ -144,7 +144,7 @@ pub async fn verify(rig: &Rig, manifest: &Manifest, signature_verified: bool) ->
         };
         let Some(snapshot) = source.snapshot(member) else { continue };
         stage.item(Some(member.volume.to_string()));
-        let recorded = Recorded::open(rig, payload, &identity).await?;
+        let recorded = RecordedBlocks::open(rig, payload, &identity).await?;
         blocks += blocks::walk(rig, manifest, (source.volumes.as_ref(), snapshot), Some(recorded), &stage, |_, _| Ok(())).await?;
     }
     stage.end();

@@ -10,19 +10,19 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use self::orphans::{Fate, Remembered, SILENCE, Stored};
-pub use self::orphans::{Lost, Orphan, Owner};
-use super::fence::{self, Held};
+pub use self::orphans::{BackupOwner, LostReason, OrphanObject};
+use self::orphans::{KnowledgeCache, SILENCE, StoredObjects, UnpublishedFate};
+use super::fence::{self, HeldDatastore};
 use super::publish::without_catalog;
 use super::scratch::{self, StrayRun};
-pub use super::snapshot::stray::Stray;
+pub use super::snapshot::stray::StraySnapshot;
 use super::snapshot::{self, stray};
-use super::{HostLock, Rig, WorkError, drill};
+use super::{HostLock, WorkContext, WorkError, drill};
 use crate::domain::id::{DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key};
-use crate::domain::span::Span;
+use crate::domain::span::HumanDuration;
 use crate::sandbox::local;
-use crate::vault::{Unfinished, Vault, VaultError};
+use crate::vault::{UnfinishedUpload, Vault, VaultError};
 use crate::volumes::watchdog;
 
 /// Claims of epochs that are kept of each datastore.
@@ -33,21 +33,21 @@ const HELD_SHOWN: usize = 8;
 
 /// What was left behind in one vault.
 #[derive(Debug, Default)]
-pub struct InVault {
+pub struct VaultLeftovers {
     /// Uploads that were begun and not ended.
-    pub uploads: Vec<Unfinished>,
+    pub uploads: Vec<UnfinishedUpload>,
     /// Objects of backups that were never published.
-    pub orphans: BTreeMap<Owner, Vec<Orphan>>,
+    pub orphans: BTreeMap<BackupOwner, Vec<OrphanObject>>,
 }
 
-impl InVault {
+impl VaultLeftovers {
     fn count(&self) -> usize {
         self.uploads.len() + self.orphans.values().map(Vec::len).sum::<usize>()
     }
     /// Bytes in objects.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.orphans.values().flatten().map(Orphan::bytes).sum()
+        self.orphans.values().flatten().map(OrphanObject::bytes).sum()
     }
 }
 
@@ -55,9 +55,9 @@ impl InVault {
 #[derive(Debug, Default)]
 pub struct Leftovers {
     /// In the vault.
-    pub home: InVault,
+    pub home: VaultLeftovers,
     /// In its copies, by name.
-    pub copies: BTreeMap<String, InVault>,
+    pub copies: BTreeMap<String, VaultLeftovers>,
     /// Copies that do not answer, each with its reason.
     pub not_looked_at: Vec<(String, String)>,
     /// Probes of `lifeboat check`.
@@ -65,15 +65,15 @@ pub struct Leftovers {
     /// Claims of epochs that later ones have outdone.
     pub claims: Vec<ObjectKey>,
     /// Backups without a manifest that may have had one: left alone, and told of.
-    pub lost: BTreeMap<Owner, Lost>,
+    pub lost: BTreeMap<BackupOwner, LostReason>,
     /// Backups and uploads that another host may still be writing: left alone for a day.
     pub perhaps_running: usize,
     /// Datastores that were passed over because a run holds them.
     pub busy: Vec<DatastoreName>,
     /// Snapshots of volume sets that were never published, or whose backup is removed.
-    pub snapshots: Vec<Stray>,
+    pub snapshots: Vec<StraySnapshot>,
     /// Snapshots that other tools have made, with tags of ours that they copied: left alone, and told of.
-    pub foreign: Vec<Stray>,
+    pub foreign: Vec<StraySnapshot>,
     /// Mount points that a dead run has left frozen.
     pub frozen: usize,
     /// Runs of drills whose sandbox outlived them.
@@ -96,7 +96,7 @@ impl Leftovers {
     #[must_use]
     pub fn count(&self) -> usize {
         self.home.count()
-            + self.copies.values().map(InVault::count).sum::<usize>()
+            + self.copies.values().map(VaultLeftovers::count).sum::<usize>()
             + self.probes.len()
             + self.claims.len()
             + self.sandboxes.len()
@@ -106,16 +106,16 @@ impl Leftovers {
             + self.frozen
     }
     /// Everything in vaults, with the name of the copy that it is in.
-    pub fn in_vaults(&self) -> impl Iterator<Item = (Option<&str>, &InVault)> {
+    pub fn in_vaults(&self) -> impl Iterator<Item = (Option<&str>, &VaultLeftovers)> {
         std::iter::once((None, &self.home)).chain(self.copies.iter().map(|(name, found)| (Some(name.as_str()), found)))
     }
 }
 
 /// A sweep that holds the locks of the datastores it concerns.
-pub struct Sweep {
+pub struct SweepRun {
     /// What it would remove.
     pub leftovers: Leftovers,
-    locks: BTreeMap<DatastoreName, (HostLock, Held)>,
+    locks: BTreeMap<DatastoreName, (HostLock, HeldDatastore)>,
     /// Those of drills whose process died: nobody goes on with one while it is taken away.
     drills: BTreeMap<String, HostLock>,
 }
@@ -124,18 +124,18 @@ pub struct Sweep {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be listed.
-pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
+pub async fn look(rig: &WorkContext, older_than: HumanDuration) -> Result<SweepRun, WorkError> {
     let before = Timestamp::now() - jiff::SignedDuration::try_from(older_than.duration()).unwrap_or_default();
-    let mut sweep = Sweep { leftovers: Leftovers::default(), locks: BTreeMap::new(), drills: BTreeMap::new() };
+    let mut sweep = SweepRun { leftovers: Leftovers::default(), locks: BTreeMap::new(), drills: BTreeMap::new() };
     let vault = super::shelf::vault_id(rig).await?;
-    let mut remembered = Remembered::new(rig, &vault);
-    let stored = Stored::list(rig.vault.as_ref()).await?;
+    let mut remembered = KnowledgeCache::new(rig, &vault);
+    let stored = StoredObjects::list(rig.vault.as_ref()).await?;
     for owner in &stored.hidden {
-        if let Fate::Lost(lost) = remembered.fate(owner, true).await? {
+        if let UnpublishedFate::Lost(lost) = remembered.fate(owner, true).await? {
             sweep.leftovers.lost.insert(owner.clone(), lost);
         }
     }
-    let has_manifest: BTreeSet<Owner> = stored.published.union(&stored.hidden).cloned().collect();
+    let has_manifest: BTreeSet<BackupOwner> = stored.published.union(&stored.hidden).cloned().collect();
     for (owner, things) in stored.others {
         let touched = orphans::last_change(&things);
         if touched <= before
@@ -155,7 +155,7 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
                 let mut theirs = BTreeMap::new();
                 // A copy may be the last that has a backup: what may have been one at home is left alone there too.
                 for (owner, things) in found.orphans {
-                    if remembered.fate(&owner, false).await? == Fate::Unpublished {
+                    if remembered.fate(&owner, false).await? == UnpublishedFate::Unpublished {
                         theirs.insert(owner, things);
                     }
                 }
@@ -185,23 +185,23 @@ pub async fn look(rig: &Rig, older_than: Span) -> Result<Sweep, WorkError> {
 
 /// What a copy that died has left in another vault. Of what has a manifest here, the next copy goes on with it; and nobody holds a lock there, so
 /// only what nothing has changed for a day is left behind.
-async fn in_copy(copy: &dyn Vault, has_manifest: &BTreeSet<Owner>, before: Timestamp) -> Result<InVault, VaultError> {
+async fn in_copy(copy: &dyn Vault, has_manifest: &BTreeSet<BackupOwner>, before: Timestamp) -> Result<VaultLeftovers, VaultError> {
     let before = before.min(Timestamp::now() - SILENCE);
-    let mut found = InVault::default();
-    let stored = Stored::list(copy).await?;
-    let is_old = |things: &[Orphan]| orphans::last_change(things) <= before;
+    let mut found = VaultLeftovers::default();
+    let stored = StoredObjects::list(copy).await?;
+    let is_old = |things: &[OrphanObject]| orphans::last_change(things) <= before;
     found.orphans = stored.others.into_iter().filter(|(owner, things)| !has_manifest.contains(owner) && is_old(things)).collect();
     found.uploads = copy.unfinished().await?.into_iter().filter(|upload| upload.touched <= before && is_ours(upload)).collect();
     Ok(found)
 }
 
 /// Names that lifeboat does not use belong to somebody else who shares the bucket.
-fn is_ours(upload: &Unfinished) -> bool {
+fn is_ours(upload: &UnfinishedUpload) -> bool {
     parse_backup_key(&upload.key).is_some() || upload.key == layout::vault_header().as_str() || layout::is_probe(&upload.key)
 }
 
 /// Claims of epochs, but for the last few of each datastore: those may still keep somebody from publishing.
-async fn claims(rig: &Rig, before: Timestamp, leftovers: &mut Leftovers) -> Result<(), WorkError> {
+async fn claims(rig: &WorkContext, before: Timestamp, leftovers: &mut Leftovers) -> Result<(), WorkError> {
     let mut by_datastore: BTreeMap<DatastoreName, Vec<_>> = BTreeMap::new();
     for facts in rig.vault.list(layout::EPOCHS).await? {
         let datastore = facts.key.as_str().strip_prefix(layout::EPOCHS).and_then(|rest| rest.split('/').next()?.parse().ok());
@@ -227,7 +227,7 @@ async fn claims(rig: &Rig, before: Timestamp, leftovers: &mut Leftovers) -> Resu
 }
 
 /// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more. Returns the runs of this host that died.
-async fn drills(rig: &Rig, vault: &VaultId, sweep: &mut Sweep) -> Result<BTreeSet<String>, WorkError> {
+async fn drills(rig: &WorkContext, vault: &VaultId, sweep: &mut SweepRun) -> Result<BTreeSet<String>, WorkError> {
     let open = match rig.catalog() {
         Some(catalog) => catalog.open_drills(vault).await?,
         None => Vec::new(),
@@ -251,16 +251,16 @@ async fn drills(rig: &Rig, vault: &VaultId, sweep: &mut Sweep) -> Result<BTreeSe
     Ok(dead)
 }
 
-impl Sweep {
+impl SweepRun {
     /// Snapshots without a backup. Those of a backup that this host published are left alone, unless a signed record says that it is removed.
     async fn snapshots(
         &mut self,
-        rig: &Rig,
+        rig: &WorkContext,
         vault: &VaultId,
-        published: &BTreeSet<Owner>,
+        published: &BTreeSet<BackupOwner>,
         before: Timestamp,
-        remembered: &mut Remembered<'_>,
-    ) -> Result<Vec<Stray>, WorkError> {
+        remembered: &mut KnowledgeCache<'_>,
+    ) -> Result<Vec<StraySnapshot>, WorkError> {
         let mut found = Vec::new();
         for stray in stray::strays(rig, vault, published, before).await? {
             if stray.is_foreign {
@@ -279,8 +279,8 @@ impl Sweep {
                 continue;
             }
             match remembered.fate(&stray.owner, false).await? {
-                Fate::Lost(lost) => drop(self.leftovers.lost.insert(stray.owner, lost)),
-                Fate::Unpublished | Fate::Removed => found.push(stray),
+                UnpublishedFate::Lost(lost) => drop(self.leftovers.lost.insert(stray.owner, lost)),
+                UnpublishedFate::Unpublished | UnpublishedFate::Removed => found.push(stray),
             }
         }
         Ok(found)
@@ -289,9 +289,9 @@ impl Sweep {
     /// Whether a backup without a manifest was never published, and nobody is writing it. What was is told of.
     async fn may_go(
         &mut self,
-        rig: &Rig,
-        remembered: &mut Remembered<'_>,
-        owner: &Owner,
+        rig: &WorkContext,
+        remembered: &mut KnowledgeCache<'_>,
+        owner: &BackupOwner,
         touched: Timestamp,
         is_signed: bool,
     ) -> Result<bool, WorkError> {
@@ -300,17 +300,17 @@ impl Sweep {
         }
         let began_here = remembered.began_here(owner).await?;
         let fate = match remembered.fate(owner, false).await? {
-            Fate::Unpublished if is_signed && !began_here => Fate::Lost(Lost::Signed),
+            UnpublishedFate::Unpublished if is_signed && !began_here => UnpublishedFate::Lost(LostReason::Signed),
             fate => fate,
         };
         match fate {
-            Fate::Lost(lost) => {
+            UnpublishedFate::Lost(lost) => {
                 self.leftovers.lost.insert(owner.clone(), lost);
                 return Ok(false);
             }
             // `prune` goes on with it.
-            Fate::Removed => return Ok(false),
-            Fate::Unpublished => {}
+            UnpublishedFate::Removed => return Ok(false),
+            UnpublishedFate::Unpublished => {}
         }
         if touched > Timestamp::now() - SILENCE && !began_here {
             self.leftovers.perhaps_running += 1;
@@ -319,7 +319,12 @@ impl Sweep {
         Ok(true)
     }
 
-    async fn upload_may_go(&mut self, rig: &Rig, remembered: &mut Remembered<'_>, upload: &Unfinished) -> Result<bool, WorkError> {
+    async fn upload_may_go(
+        &mut self,
+        rig: &WorkContext,
+        remembered: &mut KnowledgeCache<'_>,
+        upload: &UnfinishedUpload,
+    ) -> Result<bool, WorkError> {
         match parse_backup_key(&upload.key) {
             Some(owner) => {
                 if !self.may_touch(rig, &owner.0).await? {
@@ -334,7 +339,7 @@ impl Sweep {
     }
 
     /// Holds a datastore, on this host and, where hosts share a catalog, among them: a run of another host may have taken longer than any age.
-    async fn may_touch(&mut self, rig: &Rig, datastore: &DatastoreName) -> Result<bool, WorkError> {
+    async fn may_touch(&mut self, rig: &WorkContext, datastore: &DatastoreName) -> Result<bool, WorkError> {
         if self.locks.contains_key(datastore) {
             return Ok(true);
         }
@@ -342,7 +347,7 @@ impl Sweep {
             return Ok(false);
         }
         match HostLock::take(&rig.config, datastore, "a sweep") {
-            Ok(lock) => match Held::take(rig, datastore, &rig.cancel.child_token()).await {
+            Ok(lock) => match HeldDatastore::take(rig, datastore, &rig.cancel.child_token()).await {
                 Ok(held) => {
                     self.locks.insert(datastore.clone(), (lock, held));
                     Ok(true)
@@ -365,7 +370,7 @@ impl Sweep {
     ///
     /// # Errors
     /// [`WorkError`] at the first thing that cannot be removed; it is found again by the next sweep.
-    pub async fn apply(self, rig: &Rig) -> Result<usize, WorkError> {
+    pub async fn apply(self, rig: &WorkContext) -> Result<usize, WorkError> {
         let mut removed = 0;
         for run in &self.leftovers.sandboxes {
             local::undo(&drill::state_directory(rig), run).await?;
@@ -385,10 +390,11 @@ impl Sweep {
                 .map_err(|error| WorkError::Leftovers(error.to_string()))?
                 .len();
         }
-        let used = if self.leftovers.snapshots.is_empty() { stray::Used::default() } else { stray::Used::read(rig).await? };
+        let used =
+            if self.leftovers.snapshots.is_empty() { stray::UsedSnapshots::default() } else { stray::UsedSnapshots::read(rig).await? };
         for stray in &self.leftovers.snapshots {
             let (datastore, backup) = &stray.owner;
-            if used.holds(&stray.owner) || rig.vault.find(&layout::Place { datastore, backup }.manifest()).await?.is_some() {
+            if used.holds(&stray.owner) || rig.vault.find(&layout::BackupKeys { datastore, backup }.manifest()).await?.is_some() {
                 continue;
             }
             match stray::remove(rig, stray).await {

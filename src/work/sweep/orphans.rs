@@ -19,25 +19,25 @@ use jiff::{SignedDuration, Timestamp};
 use crate::domain::choice::gaps;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
-use crate::vault::{ObjectFacts, Vault, VaultError, Version};
-use crate::work::{Rig, WorkError, evidence, shelf};
+use crate::vault::{ObjectFacts, ObjectVersionInfo, Vault, VaultError};
+use crate::work::{WorkContext, WorkError, evidence, shelf};
 
 /// How long nothing of an upload must have changed that this host has not begun: it may be another host's, and under way.
 pub(super) const SILENCE: SignedDuration = SignedDuration::from_hours(24);
 
 /// A backup by its names.
-pub type Owner = (DatastoreName, BackupId);
+pub type BackupOwner = (DatastoreName, BackupId);
 
 /// One thing of a backup that was never published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Orphan {
+pub enum OrphanObject {
     /// In a store that keeps no versions.
     Object(ObjectFacts),
     /// In one that keeps them: a version, or a marker that hides one.
-    Version(Version),
+    Version(ObjectVersionInfo),
 }
 
-impl Orphan {
+impl OrphanObject {
     fn key(&self) -> &ObjectKey {
         match self {
             Self::Object(facts) => &facts.key,
@@ -67,7 +67,7 @@ impl Orphan {
     }
 }
 
-impl fmt::Display for Orphan {
+impl fmt::Display for OrphanObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(facts) => write!(f, "{}", facts.key),
@@ -79,18 +79,18 @@ impl fmt::Display for Orphan {
 
 /// What is known of a backup without a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum UnpublishedFate {
     /// It was never published.
     Unpublished,
     /// A signed record says that it is removed.
     Removed,
     /// It may have been published.
-    Lost(Lost),
+    Lost(LostReason),
 }
 
 /// Why a backup without a manifest is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lost {
+pub enum LostReason {
     /// This host's catalog knows that it was published.
     Known,
     /// Its manifest stands behind a delete marker.
@@ -103,7 +103,7 @@ pub enum Lost {
     NotAsked,
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for LostReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Known => "was published by this host, and its manifest is gone",
@@ -118,36 +118,36 @@ impl fmt::Display for Lost {
 }
 
 /// What stands in a vault, by backup.
-pub(super) struct Stored {
+pub(super) struct StoredObjects {
     /// Backups with a manifest.
-    pub published: BTreeSet<Owner>,
+    pub published: BTreeSet<BackupOwner>,
     /// Backups of which a manifest was there, and is hidden.
-    pub hidden: BTreeSet<Owner>,
+    pub hidden: BTreeSet<BackupOwner>,
     /// Everything of all others.
-    pub others: BTreeMap<Owner, Vec<Orphan>>,
+    pub others: BTreeMap<BackupOwner, Vec<OrphanObject>>,
 }
 
-impl Stored {
+impl StoredObjects {
     /// Lists a vault. Payloads are listed before manifests: a backup published in between has its manifest in the second listing.
     pub(super) async fn list(vault: &dyn Vault) -> Result<Self, VaultError> {
-        let mut all: Vec<Orphan> = Vec::new();
+        let mut all: Vec<OrphanObject> = Vec::new();
         let (mut published, mut hidden) = (BTreeSet::new(), BTreeSet::new());
         for prefix in [layout::PAYLOADS, layout::META, layout::MANIFESTS] {
             match vault.versions(prefix).await? {
-                Some(versions) => all.extend(versions.into_iter().map(Orphan::Version)),
-                None => all.extend(vault.list(prefix).await?.into_iter().map(Orphan::Object)),
+                Some(versions) => all.extend(versions.into_iter().map(OrphanObject::Version)),
+                None => all.extend(vault.list(prefix).await?.into_iter().map(OrphanObject::Object)),
             }
         }
         for one in &all {
             let Some(owner) = parse_manifest_key(one.key().as_str()) else { continue };
             match one {
-                Orphan::Version(version) if version.is_marker => {}
-                Orphan::Version(version) if !version.is_current => drop(hidden.insert(owner)),
+                OrphanObject::Version(version) if version.is_marker => {}
+                OrphanObject::Version(version) if !version.is_current => drop(hidden.insert(owner)),
                 _ => drop(published.insert(owner)),
             }
         }
         hidden.retain(|owner| !published.contains(owner));
-        let mut others: BTreeMap<Owner, Vec<Orphan>> = BTreeMap::new();
+        let mut others: BTreeMap<BackupOwner, Vec<OrphanObject>> = BTreeMap::new();
         for one in all {
             let Some(owner) = parse_backup_key(one.key().as_str()) else { continue };
             if !published.contains(&owner) && !hidden.contains(&owner) {
@@ -159,19 +159,19 @@ impl Stored {
 }
 
 /// When something of a backup last changed.
-pub(super) fn last_change(things: &[Orphan]) -> Timestamp {
-    things.iter().map(Orphan::modified).max().unwrap_or(Timestamp::MAX)
+pub(super) fn last_change(things: &[OrphanObject]) -> Timestamp {
+    things.iter().map(OrphanObject::modified).max().unwrap_or(Timestamp::MAX)
 }
 
 /// Whether the signature of its manifest is among what there is of a backup.
-pub(super) fn has_manifest_signature(things: &[Orphan], (datastore, backup): &Owner) -> bool {
-    let signature = layout::Place { datastore, backup }.manifest().signature();
-    things.iter().any(|thing| *thing.key() == signature && !matches!(thing, Orphan::Version(version) if version.is_marker))
+pub(super) fn has_manifest_signature(things: &[OrphanObject], (datastore, backup): &BackupOwner) -> bool {
+    let signature = layout::BackupKeys { datastore, backup }.manifest().signature();
+    things.iter().any(|thing| *thing.key() == signature && !matches!(thing, OrphanObject::Version(version) if version.is_marker))
 }
 
 /// Whether nothing of a backup is published by now, looked at right before it goes.
-pub(super) async fn is_unpublished(vault: &dyn Vault, (datastore, backup): &Owner) -> Result<bool, VaultError> {
-    let manifest = layout::Place { datastore, backup }.manifest();
+pub(super) async fn is_unpublished(vault: &dyn Vault, (datastore, backup): &BackupOwner) -> Result<bool, VaultError> {
+    let manifest = layout::BackupKeys { datastore, backup }.manifest();
     Ok(match vault.versions(manifest.as_str()).await? {
         Some(versions) => !versions.iter().any(|version| version.key == manifest && !version.is_marker),
         None => vault.find(&manifest).await?.is_none(),
@@ -179,7 +179,7 @@ pub(super) async fn is_unpublished(vault: &dyn Vault, (datastore, backup): &Owne
 }
 
 /// What is known of a datastore's backups beside what stands in the vault, asked once.
-struct Knowledge {
+struct DatastoreKnowledge {
     published: BTreeSet<BackupId>,
     begun: BTreeSet<BackupId>,
     removed: BTreeSet<BackupId>,
@@ -188,49 +188,49 @@ struct Knowledge {
 }
 
 /// The same, by datastore.
-pub(super) struct Remembered<'a> {
-    rig: &'a Rig,
+pub(super) struct KnowledgeCache<'a> {
+    rig: &'a WorkContext,
     vault: &'a VaultId,
-    known: BTreeMap<DatastoreName, Knowledge>,
+    known: BTreeMap<DatastoreName, DatastoreKnowledge>,
 }
 
-impl<'a> Remembered<'a> {
-    pub(super) fn new(rig: &'a Rig, vault: &'a VaultId) -> Self {
+impl<'a> KnowledgeCache<'a> {
+    pub(super) fn new(rig: &'a WorkContext, vault: &'a VaultId) -> Self {
         Self { rig, vault, known: BTreeMap::new() }
     }
 
-    async fn of(&mut self, datastore: &DatastoreName) -> Result<&Knowledge, WorkError> {
+    async fn of(&mut self, datastore: &DatastoreName) -> Result<&DatastoreKnowledge, WorkError> {
         // Not the entry's own way to insert: asking can fail.
         if !self.known.contains_key(datastore) {
-            let knowledge = Knowledge::ask(self.rig, self.vault, datastore).await?;
+            let knowledge = DatastoreKnowledge::ask(self.rig, self.vault, datastore).await?;
             self.known.insert(datastore.clone(), knowledge);
         }
         self.known.get(datastore).ok_or_else(|| WorkError::Bug("what was just noted is gone".to_owned()))
     }
 
     /// What is known of a backup without a manifest, or with one that is hidden.
-    pub(super) async fn fate(&mut self, owner: &Owner, is_hidden: bool) -> Result<Fate, WorkError> {
+    pub(super) async fn fate(&mut self, owner: &BackupOwner, is_hidden: bool) -> Result<UnpublishedFate, WorkError> {
         let cannot_ask = self.rig.catalog.is_err();
         let known = self.of(&owner.0).await?;
         Ok(match () {
-            () if known.removed.contains(&owner.1) => Fate::Removed,
-            () if cannot_ask => Fate::Lost(Lost::NotAsked),
-            () if is_hidden => Fate::Lost(Lost::Hidden),
-            () if known.published.contains(&owner.1) => Fate::Lost(Lost::Known),
-            () if known.missing_until.is_some_and(|until| owner.1.begun() <= until) => Fate::Lost(Lost::PerhapsNumbered),
-            () => Fate::Unpublished,
+            () if known.removed.contains(&owner.1) => UnpublishedFate::Removed,
+            () if cannot_ask => UnpublishedFate::Lost(LostReason::NotAsked),
+            () if is_hidden => UnpublishedFate::Lost(LostReason::Hidden),
+            () if known.published.contains(&owner.1) => UnpublishedFate::Lost(LostReason::Known),
+            () if known.missing_until.is_some_and(|until| owner.1.begun() <= until) => UnpublishedFate::Lost(LostReason::PerhapsNumbered),
+            () => UnpublishedFate::Unpublished,
         })
     }
 
     /// Whether the run that wrote a backup is one of this host's, or of those that share its catalog: then its lock tells whether it goes on.
-    pub(super) async fn began_here(&mut self, owner: &Owner) -> Result<bool, WorkError> {
+    pub(super) async fn began_here(&mut self, owner: &BackupOwner) -> Result<bool, WorkError> {
         let known = self.of(&owner.0).await?;
         Ok(known.begun.contains(&owner.1) || known.published.contains(&owner.1) || known.removed.contains(&owner.1))
     }
 }
 
-impl Knowledge {
-    async fn ask(rig: &Rig, vault: &VaultId, datastore: &DatastoreName) -> Result<Self, WorkError> {
+impl DatastoreKnowledge {
+    async fn ask(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName) -> Result<Self, WorkError> {
         let (mut published, mut begun) = (BTreeSet::new(), BTreeSet::new());
         if let Some(catalog) = rig.catalog() {
             published = catalog.known(vault, datastore).await?.into_keys().collect();

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lifeboat::sandbox::{Reach, probe::probe};
+use lifeboat::sandbox::{ProbeTarget, probe::probe};
 use serde_json::Value;
 
 use crate::support::home::{finish, out};
@@ -146,7 +146,7 @@ fn a_socket_whose_queue_is_full_keeps_no_probe_waiting_and_counts_as_reached() {
     let mut said = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut said).unwrap();
     let begun = Instant::now();
-    let found = probe(Reach::Socket(path.to_str().unwrap().to_owned()));
+    let found = probe(ProbeTarget::Socket(path.to_str().unwrap().to_owned()));
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert!(found.reached && found.detail.contains("takes no connection"), "{found:?}");
     holder.kill().unwrap();
@@ -330,6 +330,6 @@ fn an_upgrade_in_the_middle_of_a_drill_does_not_disturb_it() {
 
 #[test]
 fn a_drill_file_can_accept_every_gap_that_there_is() {
-    let gaps = lifeboat::sandbox::Gap::ALL.map(|(name, _)| name);
+    let gaps = lifeboat::sandbox::IsolationGap::ALL.map(|(name, _)| name);
     assert_eq!(gaps, lifeboat::config::plans::GAPS);
 }

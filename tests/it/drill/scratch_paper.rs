@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use lifeboat::domain::scratch::{ScratchSettings, own_tags, tag};
-use lifeboat::domain::span::Span;
-use lifeboat::saga::{Passing, Saga};
-use lifeboat::sandbox::vpc::cloud::{Act, Cloud, CloudError, Facts, FirewallRule, Kind, Owned, Route, Tags, Thing, placeholder};
+use lifeboat::domain::span::HumanDuration;
+use lifeboat::saga::{InMemoryJournal, Saga};
+use lifeboat::sandbox::vpc::cloud::{
+    ApiCall, CloudError, CloudResource, FirewallRule, OwnedResource, ResourceFacts, ResourceKind, ResourceTags, ScratchCloud, VpcRoute,
+    placeholder,
+};
 use lifeboat::sandbox::vpc::gate::open_names;
-use lifeboat::sandbox::vpc::paper::{Fault, Paper};
+use lifeboat::sandbox::vpc::paper::{InjectedFault, SimulatedCloud};
 use lifeboat::sandbox::vpc::steps::{self, undos};
-use lifeboat::sandbox::vpc::{Scratch, ScratchError};
+use lifeboat::sandbox::vpc::{ScratchError, ScratchVpc};
 use proptest::prelude::*;
 
 use crate::support::scratch::{ACCOUNT, REGION, VAULT, block_on, forward, settings};
@@ -19,43 +22,50 @@ const RUN: &str = "20261125T200000Z-abcdef";
 const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/envelope";
 
 /// A run in a hurry: what takes looks comes within them, and what never comes is not waited for.
-fn scratch(paper: &Arc<Paper>) -> Scratch {
-    let cloud: Arc<dyn Cloud> = Arc::<Paper>::clone(paper);
-    let settings = ScratchSettings { settle_within: Span::milliseconds(4), ..settings("ami-1", "rslvr-frg-1") };
+fn scratch(paper: &Arc<SimulatedCloud>) -> ScratchVpc {
+    let cloud: Arc<dyn ScratchCloud> = Arc::<SimulatedCloud>::clone(paper);
+    let settings = ScratchSettings { settle_within: HumanDuration::milliseconds(4), ..settings("ami-1", "rslvr-frg-1") };
     crate::support::scratch::scratch(&cloud, &settings, KEY, RUN)
 }
 
 /// One that has time: on a slow machine, too, only what is wrong is too late.
-fn unhurried(paper: &Arc<Paper>) -> Scratch {
+fn unhurried(paper: &Arc<SimulatedCloud>) -> ScratchVpc {
     let mut scratch = scratch(paper);
-    scratch.spec.settings.settle_within = Span::seconds(30);
+    scratch.spec.settings.settle_within = HumanDuration::seconds(30);
     scratch
 }
 
 /// What is not ours, some of it with our tag's key and another value.
-fn foreign() -> Vec<Thing> {
-    let tags =
-        |run: &str, vault: &str| -> Tags { [(tag::RUN, run), (tag::VAULT, vault)].map(|(k, v)| (k.to_owned(), v.to_owned())).into() };
+fn foreign() -> Vec<CloudResource> {
+    let tags = |run: &str, vault: &str| -> ResourceTags {
+        [(tag::RUN, run), (tag::VAULT, vault)].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+    };
     let own = VAULT;
-    let thing =
-        |kind, id: &str, tags: Tags, facts| Thing { kind, id: id.to_owned(), state: "running".to_owned(), reason: None, tags, facts };
-    let volume = || Facts::Volume { encrypted: true, key: None, zone: String::new(), instance: None };
+    let thing = |kind, id: &str, tags: ResourceTags, facts| CloudResource {
+        kind,
+        id: id.to_owned(),
+        state: "running".to_owned(),
+        reason: None,
+        tags,
+        facts,
+    };
+    let volume = || ResourceFacts::Volume { encrypted: true, key: None, zone: String::new(), instance: None };
     vec![
-        thing(Kind::Volume, "vol-production", Tags::new(), volume()),
-        thing(Kind::Volume, "vol-other-run", tags("20200101T000000Z-ffffff", own), volume()),
-        thing(Kind::Volume, "vol-other-vault", tags(RUN, "ffffffffffffffffffffffffffffffff"), volume()),
-        thing(Kind::Volume, "vol-pattern", tags("*", "*"), volume()),
-        thing(Kind::Instance, "i-production", tags("", ""), Facts::Instance(Box::default())),
+        thing(ResourceKind::Volume, "vol-production", ResourceTags::new(), volume()),
+        thing(ResourceKind::Volume, "vol-other-run", tags("20200101T000000Z-ffffff", own), volume()),
+        thing(ResourceKind::Volume, "vol-other-vault", tags(RUN, "ffffffffffffffffffffffffffffffff"), volume()),
+        thing(ResourceKind::Volume, "vol-pattern", tags("*", "*"), volume()),
+        thing(ResourceKind::Instance, "i-production", tags("", ""), ResourceFacts::Instance(Box::default())),
     ]
 }
 
-fn paper() -> Paper {
-    let paper = Paper::new(REGION, ACCOUNT, "ami-1");
+fn paper() -> SimulatedCloud {
+    let paper = SimulatedCloud::new(REGION, ACCOUNT, "ami-1");
     foreign().into_iter().for_each(|thing| paper.put(thing));
     paper
 }
 
-fn only_foreign(paper: &Paper) -> Result<(), String> {
+fn only_foreign(paper: &SimulatedCloud) -> Result<(), String> {
     let (mut is, mut was) = (paper.things(), foreign());
     is.sort_by(|one, other| one.id.cmp(&other.id));
     was.sort_by(|one, other| one.id.cmp(&other.id));
@@ -66,12 +76,17 @@ fn only_foreign(paper: &Paper) -> Result<(), String> {
 #[test]
 fn everything_is_made_passes_the_gate_and_goes() {
     block_on(async {
-        let (paper, journal) = (Arc::new(paper()), Passing::default());
+        let (paper, journal) = (Arc::new(paper()), InMemoryJournal::default());
         let mut scratch = unhurried(&paper);
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
         forward(&mut saga, &mut scratch, 99).await.unwrap();
         assert_eq!(scratch.made.grant_tokens.len(), 1);
-        assert!(paper.things().iter().any(|thing| thing.kind == Kind::Instance && thing.tags.get(tag::RUN).is_some_and(|run| run == RUN)));
+        assert!(
+            paper
+                .things()
+                .iter()
+                .any(|thing| thing.kind == ResourceKind::Instance && thing.tags.get(tag::RUN).is_some_and(|run| run == RUN))
+        );
         assert!(saga.unwind(&mut scratch, &undos()).await.is_empty());
         only_foreign(&paper).unwrap();
         let (census, left) = scratch.census().await;
@@ -81,66 +96,66 @@ fn everything_is_made_passes_the_gate_and_goes() {
 
 #[test]
 fn every_violation_closes_the_gate() {
-    type Violate = fn(&mut Thing) -> bool;
+    type Violate = fn(&mut CloudResource) -> bool;
     let cases: [(&str, Violate); 9] = [
         ("route to 0.0.0.0/0", |thing| match &mut thing.facts {
-            Facts::RouteTable { routes, is_main: false, .. } => {
-                routes.push(Route { to: "0.0.0.0/0".to_owned(), via: "igw-1".to_owned() });
+            ResourceFacts::RouteTable { routes, is_main: false, .. } => {
+                routes.push(VpcRoute { to: "0.0.0.0/0".to_owned(), via: "igw-1".to_owned() });
                 true
             }
             _ => false,
         }),
         ("route to 10.0.0.0/16", |thing| match &mut thing.facts {
-            Facts::RouteTable { routes, is_main: true, .. } => {
-                routes.push(Route { to: "10.0.0.0/16".to_owned(), via: "pcx-1".to_owned() });
+            ResourceFacts::RouteTable { routes, is_main: true, .. } => {
+                routes.push(VpcRoute { to: "10.0.0.0/16".to_owned(), via: "pcx-1".to_owned() });
                 true
             }
             _ => false,
         }),
         ("public addresses", |thing| match &mut thing.facts {
-            Facts::Subnet { public_ips, .. } => {
+            ResourceFacts::Subnet { public_ips, .. } => {
                 *public_ips = true;
                 true
             }
             _ => false,
         }),
         ("has IPv6", |thing| match &mut thing.facts {
-            Facts::Vpc { ipv6, .. } => {
+            ResourceFacts::Vpc { ipv6, .. } => {
                 ipv6.push("fd00::/8".to_owned());
                 true
             }
             _ => false,
         }),
         ("may come in", |thing| match &mut thing.facts {
-            Facts::SecurityGroup { name, ingress, egress, .. } if name == steps::INSTANCE_GROUP => {
+            ResourceFacts::SecurityGroup { name, ingress, egress, .. } if name == steps::INSTANCE_GROUP => {
                 ingress.append(egress);
                 true
             }
             _ => false,
         }),
         ("entries are not", |thing| match &mut thing.facts {
-            Facts::NetworkAcl { entries, is_default: false, .. } => {
+            ResourceFacts::NetworkAcl { entries, is_default: false, .. } => {
                 entries.remove(0);
                 true
             }
             _ => false,
         }),
         ("its policy is not", |thing| match &mut thing.facts {
-            Facts::Endpoint { policy, form, .. } if form == "Gateway" => {
+            ResourceFacts::Endpoint { policy, form, .. } if form == "Gateway" => {
                 *policy = serde_json::json!({ "Statement": [{ "Effect": "Allow", "Action": "*", "Resource": "*" }] });
                 true
             }
             _ => false,
         }),
         ("does not log everything", |thing| match &mut thing.facts {
-            Facts::FlowLog { traffic, .. } => {
+            ResourceFacts::FlowLog { traffic, .. } => {
                 *traffic = "REJECT".to_owned();
                 true
             }
             _ => false,
         }),
         ("not the one that was asked for", |thing| match &mut thing.facts {
-            Facts::FirewallAssociation { rules, .. } => {
+            ResourceFacts::FirewallAssociation { rules, .. } => {
                 *rules = "rslvr-frg-other".to_owned();
                 true
             }
@@ -149,7 +164,7 @@ fn every_violation_closes_the_gate() {
     ];
     for (expected, violate) in cases {
         block_on(async {
-            let (paper, journal) = (Arc::new(paper()), Passing::default());
+            let (paper, journal) = (Arc::new(paper()), InMemoryJournal::default());
             let mut scratch = unhurried(&paper);
             let mut saga = Saga::open(RUN, &journal).await.unwrap();
             let _ = forward(&mut saga, &mut scratch, 9).await;
@@ -198,12 +213,12 @@ fn a_firewall_must_block_what_it_does_not_let_through() {
 #[test]
 fn only_the_very_tags_let_a_thing_be_removed() {
     let own = own_tags(&VAULT.parse().unwrap(), RUN);
-    assert!(foreign().iter().all(|thing| Owned::of(thing, &own).is_none()));
+    assert!(foreign().iter().all(|thing| OwnedResource::of(thing, &own).is_none()));
     let mut ours = foreign().remove(0);
     ours.tags.clone_from(&own);
-    assert!(Owned::of(&ours, &own).is_some());
-    assert!(Owned::of(&ours, &Tags::new()).is_none(), "no tags are nobody's");
-    assert_eq!(Owned::nothing(Kind::Vpc).id(), placeholder(Kind::Vpc));
+    assert!(OwnedResource::of(&ours, &own).is_some());
+    assert!(OwnedResource::of(&ours, &ResourceTags::new()).is_none(), "no tags are nobody's");
+    assert_eq!(OwnedResource::nothing(ResourceKind::Vpc).id(), placeholder(ResourceKind::Vpc));
 }
 
 #[test]
@@ -211,10 +226,10 @@ fn no_capacity_in_one_zone_leads_to_the_next_type() {
     block_on(async {
         let mut tries = 0;
         let paper = Arc::new(paper().with_weather(0, move |act| {
-            tries += u32::from(matches!(act, Act::RunInstances(_)));
-            (matches!(act, Act::RunInstances(_)) && tries == 1).then_some(Fault::NoCapacity)
+            tries += u32::from(matches!(act, ApiCall::RunInstances(_)));
+            (matches!(act, ApiCall::RunInstances(_)) && tries == 1).then_some(InjectedFault::NoCapacity)
         }));
-        let journal = Passing::default();
+        let journal = InMemoryJournal::default();
         let mut scratch = unhurried(&paper);
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
         forward(&mut saga, &mut scratch, 99).await.unwrap();
@@ -225,29 +240,29 @@ fn no_capacity_in_one_zone_leads_to_the_next_type() {
 #[test]
 fn a_refusal_for_good_is_told_and_everything_before_it_goes() {
     block_on(async {
-        let paper = Arc::new(paper().with_weather(0, |act| matches!(act, Act::RunInstances(_)).then_some(Fault::Refuse)));
-        let journal = Passing::default();
+        let paper = Arc::new(paper().with_weather(0, |act| matches!(act, ApiCall::RunInstances(_)).then_some(InjectedFault::Refuse)));
+        let journal = InMemoryJournal::default();
         let mut scratch = unhurried(&paper);
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
         let error = forward(&mut saga, &mut scratch, 99).await.unwrap_err();
         assert!(error.contains("ec2:RunInstances was refused"), "{error}");
         assert!(saga.unwind(&mut scratch, &undos()).await.is_empty());
         only_foreign(&paper).unwrap();
-        assert!(scratch.act(&Act::RevokeGrant { key: KEY.to_owned(), grant: "grant-99".to_owned() }).await.is_ok());
-        assert!(matches!(scratch.act(&Act::EnableDns { vpc: "vpc-gone".to_owned() }).await, Err(CloudError::Missing { .. })));
+        assert!(scratch.act(&ApiCall::RevokeGrant { key: KEY.to_owned(), grant: "grant-99".to_owned() }).await.is_ok());
+        assert!(matches!(scratch.act(&ApiCall::EnableDns { vpc: "vpc-gone".to_owned() }).await, Err(CloudError::Missing { .. })));
     });
 }
 
-const FAULTS: [Fault; 4] = [Fault::Refuse, Fault::Throttle, Fault::LoseAnswer, Fault::Drop];
+const FAULTS: [InjectedFault; 4] = [InjectedFault::Refuse, InjectedFault::Throttle, InjectedFault::LoseAnswer, InjectedFault::Drop];
 
 /// A run with faults at some of its calls, looks that lag, and a death after so many steps; then an end by another process, and another end.
-async fn run(faults: Vec<(usize, Fault)>, lag: u32, die_after: usize) -> Result<(), String> {
+async fn run(faults: Vec<(usize, InjectedFault)>, lag: u32, die_after: usize) -> Result<(), String> {
     let mut call = 0;
     let paper = Arc::new(paper().with_weather(lag, move |_| {
         call += 1;
         faults.iter().find(|(at, _)| *at == call).map(|(_, fault)| *fault)
     }));
-    let journal = Passing::default();
+    let journal = InMemoryJournal::default();
     let mut scratch = scratch(&paper);
     let mut saga = Saga::open(RUN, &journal).await.unwrap();
     let _ = forward(&mut saga, &mut scratch, die_after).await;

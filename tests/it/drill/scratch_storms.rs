@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat::domain::scratch::{ScratchSettings, own_tags};
-use lifeboat::domain::span::Span;
-use lifeboat::saga::{Passing, Saga};
-use lifeboat::sandbox::vpc::aws::Ec2;
-use lifeboat::sandbox::vpc::cloud::{Act, At, Cloud as Trait, CloudError, Kind, Owned, Tags};
-use lifeboat::sandbox::vpc::paper::Paper;
-use lifeboat::sandbox::vpc::{Scratch, steps};
+use lifeboat::domain::span::HumanDuration;
+use lifeboat::saga::{InMemoryJournal, Saga};
+use lifeboat::sandbox::vpc::aws::AwsCloud;
+use lifeboat::sandbox::vpc::cloud::{ApiCall, CloudError, OwnedResource, ResourceKind, ResourceScope, ResourceTags, ScratchCloud as Trait};
+use lifeboat::sandbox::vpc::paper::SimulatedCloud;
+use lifeboat::sandbox::vpc::{ScratchVpc, steps};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -46,11 +46,11 @@ impl Sky {
         });
         let foreign = inventory(&cloud, REGION);
         Self {
-            ec2: Arc::new(Ec2::of(REGION, &shared)),
+            ec2: Arc::new(AwsCloud::of(REGION, &shared)),
             settings: ScratchSettings {
                 // Long enough for what takes looks, short enough for what never comes.
-                settle_within: Span::milliseconds(700),
-                poll: Span::milliseconds(2),
+                settle_within: HumanDuration::milliseconds(700),
+                poll: HumanDuration::milliseconds(2),
                 ..settings(&image, &firewall)
             },
             key,
@@ -60,21 +60,21 @@ impl Sky {
     }
 
     /// Where nothing goes wrong nothing is in a hurry: a slow machine is no storm.
-    fn calm(&self, run: &str) -> Scratch {
+    fn calm(&self, run: &str) -> ScratchVpc {
         let mut scratch = self.scratch(run);
-        scratch.spec.settings.settle_within = Span::seconds(30);
+        scratch.spec.settings.settle_within = HumanDuration::seconds(30);
         scratch
     }
 
-    fn scratch(&self, run: &str) -> Scratch {
+    fn scratch(&self, run: &str) -> ScratchVpc {
         crate::support::scratch::scratch(&self.ec2, &self.settings, &self.key, run)
     }
 }
 
 /// A run in bad weather, an end by another process that knows the journal and the tags, and undoing twice. Fails with what is left.
-async fn sail(sky: &Sky, mut scratch: Scratch, rules: Vec<Rule>, die_after: usize) -> Result<Result<(), String>, String> {
+async fn sail(sky: &Sky, mut scratch: ScratchVpc, rules: Vec<Rule>, die_after: usize) -> Result<Result<(), String>, String> {
     rules.into_iter().for_each(|rule| sky.cloud.rule(rule));
-    let journal = Passing::default();
+    let journal = InMemoryJournal::default();
     let run = &scratch.spec.run.clone();
     let settle_within = scratch.spec.settings.settle_within;
     let outcome = {
@@ -215,10 +215,10 @@ fn no_storm_leaves_anything_of_ours_or_touches_anything_else() {
 }
 
 /// What holds of every cloud.
-async fn contract(cloud: Arc<dyn Trait>, mut scratch: Scratch) {
+async fn contract(cloud: Arc<dyn Trait>, mut scratch: ScratchVpc) {
     let run = scratch.spec.run.clone();
     let own = own_tags(&scratch.spec.vault, &run);
-    let journal = Passing::default();
+    let journal = InMemoryJournal::default();
     let mut saga = Saga::open(&run, &journal).await.unwrap();
     assert_eq!(cloud.region(), REGION);
     assert_eq!(cloud.caller().await.unwrap().account, "123456789012");
@@ -226,41 +226,41 @@ async fn contract(cloud: Arc<dyn Trait>, mut scratch: Scratch) {
     let made = scratch.made.clone();
     // Everything is found by its tags, by its VPC and by its id, and carries what it was made with.
     for (kind, id) in [
-        (Kind::Vpc, &made.vpc),
-        (Kind::Subnet, &made.subnet),
-        (Kind::RouteTable, &made.table),
-        (Kind::NetworkAcl, &made.acl),
-        (Kind::SecurityGroup, &made.instance_group),
-        (Kind::Endpoint, &made.gateway),
-        (Kind::FirewallAssociation, &made.firewall),
-        (Kind::FlowLog, &made.flow_log),
-        (Kind::Instance, &made.instance),
+        (ResourceKind::Vpc, &made.vpc),
+        (ResourceKind::Subnet, &made.subnet),
+        (ResourceKind::RouteTable, &made.table),
+        (ResourceKind::NetworkAcl, &made.acl),
+        (ResourceKind::SecurityGroup, &made.instance_group),
+        (ResourceKind::Endpoint, &made.gateway),
+        (ResourceKind::FirewallAssociation, &made.firewall),
+        (ResourceKind::FlowLog, &made.flow_log),
+        (ResourceKind::Instance, &made.instance),
     ] {
-        let tagged = cloud.look(kind, &At::Tagged(own.clone())).await.unwrap();
+        let tagged = cloud.look(kind, &ResourceScope::Tagged(own.clone())).await.unwrap();
         let thing = tagged.iter().find(|thing| thing.id == *id).unwrap_or_else(|| panic!("{kind:?} {id} is not among {tagged:?}"));
         assert!(own.iter().all(|(key, value)| thing.tags.get(key) == Some(value)), "{thing:?}");
-        assert_eq!(cloud.look(kind, &At::Id(id.clone())).await.unwrap().len(), 1, "{kind:?}");
-        if kind != Kind::Vpc {
-            assert!(cloud.look(kind, &At::Vpc(made.vpc.clone())).await.unwrap().iter().any(|thing| thing.id == *id), "{kind:?}");
+        assert_eq!(cloud.look(kind, &ResourceScope::Id(id.clone())).await.unwrap().len(), 1, "{kind:?}");
+        if kind != ResourceKind::Vpc {
+            assert!(cloud.look(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap().iter().any(|thing| thing.id == *id), "{kind:?}");
         }
         // Another value of the same tag finds nothing.
-        let others: Tags = own.keys().map(|key| (key.clone(), "*".to_owned())).collect();
-        assert_eq!(cloud.look(kind, &At::Tagged(others)).await.unwrap(), vec![], "{kind:?}");
+        let others: ResourceTags = own.keys().map(|key| (key.clone(), "*".to_owned())).collect();
+        assert_eq!(cloud.look(kind, &ResourceScope::Tagged(others)).await.unwrap(), vec![], "{kind:?}");
     }
-    for kind in Kind::WAYS_OUT {
-        assert_eq!(cloud.look(kind, &At::Vpc(made.vpc.clone())).await.unwrap(), vec![], "{kind:?}");
+    for kind in ResourceKind::WAYS_OUT {
+        assert_eq!(cloud.look(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap(), vec![], "{kind:?}");
     }
-    let volumes = cloud.look(Kind::Volume, &At::Tagged(own.clone())).await.unwrap();
+    let volumes = cloud.look(ResourceKind::Volume, &ResourceScope::Tagged(own.clone())).await.unwrap();
     assert_eq!(volumes.len(), 1, "{volumes:?}");
     // The same call with the same token makes nothing new.
-    let act = Act::CreateRouteTable { vpc: made.vpc.clone() };
+    let act = ApiCall::CreateRouteTable { vpc: made.vpc.clone() };
     let (one, other) = (cloud.act(&act, &own, "a-token").await.unwrap(), cloud.act(&act, &own, "a-token").await.unwrap());
     assert_eq!(one.id, other.id);
     // What holds something keeps it from going; what is gone can be removed again.
-    let owned = |thing: &lifeboat::sandbox::vpc::cloud::Thing| Act::Remove(Owned::of(thing, &own).unwrap());
-    let vpc = cloud.look(Kind::Vpc, &At::Id(made.vpc.clone())).await.unwrap().remove(0);
+    let owned = |thing: &lifeboat::sandbox::vpc::cloud::CloudResource| ApiCall::Remove(OwnedResource::of(thing, &own).unwrap());
+    let vpc = cloud.look(ResourceKind::Vpc, &ResourceScope::Id(made.vpc.clone())).await.unwrap().remove(0);
     assert!(matches!(cloud.act(&owned(&vpc), &own, "").await, Err(CloudError::Busy { .. })));
-    let gone = Act::EnableDns { vpc: "vpc-0123456789abcdef0".to_owned() };
+    let gone = ApiCall::EnableDns { vpc: "vpc-0123456789abcdef0".to_owned() };
     assert!(matches!(cloud.act(&gone, &own, "").await, Err(CloudError::Missing { .. })));
     assert!(cloud.grants(&scratch.spec.grants[0].key.clone()).await.unwrap().iter().any(|grant| grant.name == scratch.grant_name()));
     assert_eq!(saga.unwind(&mut scratch, &steps::undos()).await, Vec::<String>::new());
@@ -279,7 +279,7 @@ fn the_contract_holds_against_the_front() {
 
 #[test]
 fn the_contract_holds_on_paper() {
-    let paper: Arc<dyn Trait> = Arc::new(Paper::new(REGION, ACCOUNT, "ami-1"));
+    let paper: Arc<dyn Trait> = Arc::new(SimulatedCloud::new(REGION, ACCOUNT, "ami-1"));
     let key = "arn:aws:kms:eu-west-1:123456789012:key/k";
     let scratch = crate::support::scratch::scratch(&paper, &settings("ami-1", "rslvr-frg-1"), key, &run_of(1));
     block_on(contract(paper, scratch));

@@ -7,37 +7,38 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lifeboat::catalog::Catalog;
-use lifeboat::catalog::ticks::{Claim, End, Letter};
-use lifeboat::domain::alarm::{Alarm, Kind};
-use lifeboat::domain::calendar::{Calendar, InBlackout, Pattern, Zone};
+use lifeboat::catalog::ticks::{AddressedMessage, RunEnd, TickClaim};
+use lifeboat::domain::alarm::{Alarm, AlarmKind};
+use lifeboat::domain::calendar::{Calendar, InBlackout, RecurrencePattern, TimeZoneName};
 use lifeboat::domain::id::VaultId;
-use lifeboat::domain::job::{Action, CatchUp, Job};
-use lifeboat::domain::span::Span;
+use lifeboat::domain::job::{CatchUpPolicy, Job, JobAction};
+use lifeboat::domain::span::HumanDuration;
 
 use crate::support::Cluster;
 
 const LEASE: Duration = Duration::from_secs(2);
 
-fn job(key: &str, datastore: &str, catch_up: CatchUp) -> Job {
+fn job(key: &str, datastore: &str, catch_up: CatchUpPolicy) -> Job {
     let calendar = Calendar {
-        pattern: Pattern::Cron("* * * * *".parse().unwrap()),
-        zone: Zone::utc(),
+        pattern: RecurrencePattern::Cron("* * * * *".parse().unwrap()),
+        zone: TimeZoneName::utc(),
         jitter: Duration::ZERO,
         blackouts: Vec::new(),
         in_blackout: InBlackout::Postpone,
     };
-    let action = Action::Backup(datastore.parse().unwrap());
-    Job { key: key.to_owned(), action, calendar, catch_up, timeout: Span::seconds(60), retries: 1, hosts: Vec::new() }
+    let action = JobAction::Backup(datastore.parse().unwrap());
+    Job { key: key.to_owned(), action, calendar, catch_up, timeout: HumanDuration::seconds(60), retries: 1, hosts: Vec::new() }
 }
 
-async fn claim(catalog: &Catalog, host: &str, jobs: &[&Job], in_all: Option<usize>) -> Option<Claim> {
+async fn claim(catalog: &Catalog, host: &str, jobs: &[&Job], in_all: Option<usize>) -> Option<TickClaim> {
     let known = |key: &str| jobs.iter().find(|job| job.key == key).map(|job| (*job).clone());
     catalog.claim(host, &known, LEASE, in_all).await.unwrap()
 }
 
 async fn keeps_the_contract(catalog: &Catalog) {
     let now = catalog.now().await.unwrap();
-    let (chat, mail) = (job("a/chat", "chat", CatchUp::Skip(Span::seconds(86_400))), job("a/mail", "mail", CatchUp::Once));
+    let (chat, mail) =
+        (job("a/chat", "chat", CatchUpPolicy::Skip(HumanDuration::seconds(86_400))), job("a/mail", "mail", CatchUpPolicy::Once));
     let met = |name: &str, calendar: &str| vec![(name.to_owned(), calendar.to_owned())];
     let later = now + SignedDuration::from_hours(9);
     catalog.meet(&[met("a/chat", "nightly"), met("a/mail", "nightly")].concat(), now).await.unwrap();
@@ -79,10 +80,10 @@ async fn keeps_the_contract(catalog: &Catalog) {
     let again = again.unwrap();
     assert_eq!((again.tick, again.attempt, again.epoch), (first.tick, 2, 2), "the oldest first, since each is run");
     assert!(!catalog.renew(&first.subject, first.epoch, LEASE).await.unwrap());
-    assert!(!catalog.finish(&first, &End::Done("late".to_owned())).await.unwrap());
+    assert!(!catalog.finish(&first, &RunEnd::Done("late".to_owned())).await.unwrap());
     assert_eq!(catalog.hold("three", &again.subject, LEASE).await.unwrap(), None);
-    assert!(catalog.finish(&again, &End::Done("published".to_owned())).await.unwrap());
-    assert!(!catalog.finish(&again, &End::Failed("twice".to_owned())).await.unwrap());
+    assert!(catalog.finish(&again, &RunEnd::Done("published".to_owned())).await.unwrap());
+    assert!(!catalog.finish(&again, &RunEnd::Failed("twice".to_owned())).await.unwrap());
     let rows = catalog.ticks("a/chat", 10).await.unwrap();
     assert_eq!(rows.iter().filter(|row| row.state == "done").count(), 1);
     assert_eq!(rows.last().unwrap().outcome.as_deref(), Some("published"));
@@ -91,15 +92,15 @@ async fn keeps_the_contract(catalog: &Catalog) {
     assert_eq!(by_hand, 3);
     catalog.release(&again.subject, by_hand).await.unwrap();
     let third = claim(catalog, "one", &[&chat], None).await.unwrap();
-    assert!(catalog.finish(&third, &End::Returned("stopped".to_owned())).await.unwrap());
+    assert!(catalog.finish(&third, &RunEnd::Returned("stopped".to_owned())).await.unwrap());
     let later = catalog.now().await.unwrap() + SignedDuration::from_hours(1);
     let fourth = claim(catalog, "one", &[&chat], None).await.unwrap();
     assert_eq!((fourth.tick, fourth.attempt), (third.tick, 1));
-    assert!(catalog.finish(&fourth, &End::Retry { at: later, outcome: "busy".to_owned() }).await.unwrap());
+    assert!(catalog.finish(&fourth, &RunEnd::Retry { at: later, outcome: "busy".to_owned() }).await.unwrap());
     let fifth = claim(catalog, "one", &[&chat], None).await.unwrap();
     assert!(fifth.tick > fourth.tick, "the one that is tried again waits");
     assert!(catalog.raise_epoch(&fifth.subject, fifth.epoch, 40).await.unwrap());
-    assert!(catalog.finish(&Claim { epoch: 40, ..fifth.clone() }, &End::Failed("no".to_owned())).await.unwrap());
+    assert!(catalog.finish(&TickClaim { epoch: 40, ..fifth.clone() }, &RunEnd::Failed("no".to_owned())).await.unwrap());
     // A host that dies under every attempt does not do so for ever.
     for attempt in 1..=2 {
         let taken = claim_when_free(catalog, &mail).await;
@@ -110,15 +111,15 @@ async fn keeps_the_contract(catalog: &Catalog) {
     memory(catalog).await;
 }
 
-async fn claim_when_free(catalog: &Catalog, job: &Job) -> Option<Claim> {
+async fn claim_when_free(catalog: &Catalog, job: &Job) -> Option<TickClaim> {
     tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
     claim(catalog, "two", &[job], None).await
 }
 
 async fn messages(catalog: &Catalog) {
     let now = catalog.now().await.unwrap();
-    let alarm = Alarm { kind: Kind::Stale, subject: "chat".to_owned(), text: "old".to_owned(), next_step: "look".to_owned() };
-    let letter = || Letter { channels: vec!["nobody".to_owned()], kind: Kind::Stale, body: "{}".to_owned() };
+    let alarm = Alarm { kind: AlarmKind::Stale, subject: "chat".to_owned(), text: "old".to_owned(), next_step: "look".to_owned() };
+    let letter = || AddressedMessage { channels: vec!["nobody".to_owned()], kind: AlarmKind::Stale, body: "{}".to_owned() };
     assert!(catalog.raise(&alarm, now, None, letter()).await.unwrap());
     assert!(!catalog.raise(&alarm, now, None, letter()).await.unwrap(), "two hosts raise it once");
     let standing = catalog.alarms().await.unwrap().remove(0);
@@ -149,8 +150,8 @@ async fn messages(catalog: &Catalog) {
     let undelivered = catalog.undelivered().await.unwrap();
     assert_eq!((undelivered.len(), undelivered[0].attempts, undelivered[0].error.as_deref()), (1, 1, Some("no answer")));
     assert_eq!(catalog.message_counts().await.unwrap()[&outgoing[0].channel], (1, 0));
-    let write = |ticks: &[lifeboat::catalog::ticks::Untold]| {
-        vec![Letter { channels: vec!["team".to_owned()], kind: Kind::Missed, body: format!("{}", ticks.len()) }]
+    let write = |ticks: &[lifeboat::catalog::ticks::UnreportedMiss]| {
+        vec![AddressedMessage { channels: vec!["team".to_owned()], kind: AlarmKind::Missed, body: format!("{}", ticks.len()) }]
     };
     assert_eq!(catalog.tell_of_missed(&write).await.unwrap(), 2);
     assert_eq!(catalog.tell_of_missed(&write).await.unwrap(), 0, "each is told of once");
@@ -200,15 +201,18 @@ async fn a_clock_that_jumps_both_ways_loses_no_tick() {
     let catalog = Catalog::open_virtual(&directory.path().join("catalog.db"), Arc::clone(&clock)).await.unwrap();
     let mut scheduler = lifeboat::serve::scheduler::Scheduler::new(catalog.clone(), "one", LEASE, None);
     let hourly = Job {
-        calendar: Calendar { pattern: Pattern::Cron("0 * * * *".parse().unwrap()), ..job("a", "a", CatchUp::Once).calendar },
-        ..job("a/chat", "chat", CatchUp::Once)
+        calendar: Calendar {
+            pattern: RecurrencePattern::Cron("0 * * * *".parse().unwrap()),
+            ..job("a", "a", CatchUpPolicy::Once).calendar
+        },
+        ..job("a/chat", "chat", CatchUpPolicy::Once)
     };
     scheduler.take_jobs(vec![hourly]).await.unwrap();
     let year = SignedDuration::from_hours(24 * 365);
     clock.store((right + year).as_millisecond(), Ordering::SeqCst);
     scheduler.plan().await.unwrap();
     let (wrong, _) = scheduler.claim(&BTreeSet::new()).await.unwrap().unwrap();
-    assert!(catalog.finish(&wrong, &End::Done("ran a year early".to_owned())).await.unwrap());
+    assert!(catalog.finish(&wrong, &RunEnd::Done("ran a year early".to_owned())).await.unwrap());
     // Set right: the real next hour is planned and run.
     clock.store((right + SignedDuration::from_mins(61)).as_millisecond(), Ordering::SeqCst);
     scheduler.plan().await.unwrap();
@@ -216,7 +220,7 @@ async fn a_clock_that_jumps_both_ways_loses_no_tick() {
     scheduler.plan().await.unwrap();
     let (claim, _) = scheduler.claim(&BTreeSet::new()).await.unwrap().unwrap();
     assert_eq!(claim.tick.to_string(), "2026-11-24T12:00:00Z");
-    assert!(catalog.finish(&claim, &End::Done("in time".to_owned())).await.unwrap());
+    assert!(catalog.finish(&claim, &RunEnd::Done("in time".to_owned())).await.unwrap());
     assert!(catalog.ticks("a/chat", 500).await.unwrap().iter().all(|row| row.tick <= claim.tick), "nothing of the wrong year is left");
     // Set back by seconds, as clocks are: nothing is run twice.
     clock.fetch_sub(90_000, Ordering::SeqCst);

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lifeboat::catalog::Catalog;
-use lifeboat::catalog::ticks::Claim;
+use lifeboat::catalog::ticks::TickClaim;
 use lifeboat::config::Config;
 use lifeboat::config::schedules::parse;
-use lifeboat::domain::Trouble;
+use lifeboat::domain::ErrorClass;
 use lifeboat::domain::id::{BackupId, DatastoreName};
-use lifeboat::domain::job::{Action, Job};
-use lifeboat::domain::retention::{Candidate, Guard, Policy, Removal, plan};
+use lifeboat::domain::job::{Job, JobAction};
+use lifeboat::domain::retention::{PlannedRemoval, RemovalGuard, RetentionCandidate, RetentionPolicy, plan};
 use lifeboat::serve::hands::timed_out;
-use lifeboat::serve::scheduler::{Failure, Scheduler, end_of};
+use lifeboat::serve::scheduler::{RunFailure, Scheduler, end_of};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -33,7 +33,7 @@ fn configuration() -> String {
 }
 
 /// Nightly backups of every datastore and a biweekly drill of each, in zones whose clocks change.
-fn jobs() -> (Vec<Job>, Policy) {
+fn jobs() -> (Vec<Job>, RetentionPolicy) {
     let config = Config::parse("lifeboat.toml".as_ref(), &configuration()).unwrap();
     let keep = "[keep]\ndaily = 7\nweekly = 4\nmonthly = 6\nat_least = 3\n";
     let nightly = format!("cron = \"30 2 * * *\"\ntime_zone = \"Europe/Berlin\"\njitter = \"20m\"\nretries = 3\ntimeout = \"6h\"\n{keep}");
@@ -44,7 +44,7 @@ fn jobs() -> (Vec<Job>, Policy) {
     let drill = parse(&config, "cadence", "cadence.toml".as_ref(), cadence).unwrap().jobs().remove(0);
     for number in 0..STORES {
         let name = format!("store{number:02}");
-        jobs.push(Job { key: format!("drill/{name}"), action: Action::Drill(name), ..drill.clone() });
+        jobs.push(Job { key: format!("drill/{name}"), action: JobAction::Drill(name), ..drill.clone() });
     }
     (jobs, schedule.keep.unwrap())
 }
@@ -52,9 +52,9 @@ fn jobs() -> (Vec<Job>, Policy) {
 /// A run that ends in the future.
 struct Underway {
     host: usize,
-    claim: Claim,
+    claim: TickClaim,
     job: Job,
-    result: Result<String, Failure>,
+    result: Result<String, RunFailure>,
 }
 
 struct World {
@@ -66,7 +66,7 @@ struct World {
     ends: BinaryHeap<std::cmp::Reverse<(i64, u64)>>,
     renewals: BinaryHeap<std::cmp::Reverse<(i64, u64)>>,
     number: u64,
-    backups: BTreeMap<DatastoreName, Vec<Candidate>>,
+    backups: BTreeMap<DatastoreName, Vec<RetentionCandidate>>,
     /// Everything published, by job and tick: each once.
     published: BTreeSet<(String, Timestamp)>,
     twice: Vec<(String, Timestamp)>,
@@ -92,9 +92,9 @@ impl World {
             let Some((claim, job)) = scheduler.claim(&BTreeSet::new()).await.unwrap() else { break };
             let mut minutes: i64 = self.random.random_range(1..40);
             let result = match self.random.random_range(0..100) {
-                0..4 => Err(Failure { trouble: Trouble::Unavailable, text: "the store did not answer".to_owned() }),
-                4 => Err(Failure { trouble: Trouble::KeyRefused, text: "the key is disabled".to_owned() }),
-                5 => Err(Failure { trouble: Trouble::Interrupted, text: "stopped".to_owned() }),
+                0..4 => Err(RunFailure { trouble: ErrorClass::Unavailable, text: "the store did not answer".to_owned() }),
+                4 => Err(RunFailure { trouble: ErrorClass::KeyRefused, text: "the key is disabled".to_owned() }),
+                5 => Err(RunFailure { trouble: ErrorClass::Interrupted, text: "stopped".to_owned() }),
                 // Hangs, until its time is up.
                 6 if minutes < 10 => {
                     minutes = i64::try_from(job.timeout.duration().as_secs()).unwrap() / 60;
@@ -134,17 +134,17 @@ impl World {
             self.twice.push((run.claim.job.clone(), run.claim.tick));
         }
         match &run.job.action {
-            Action::Backup(datastore) => {
+            JobAction::Backup(datastore) => {
                 let id = BackupId::new(now, self.random.random());
                 let all = self.backups.entry(datastore.clone()).or_default();
                 let sequence = all.len() as u64 + 1;
-                all.push(Candidate { backup: id, sequence, taken: now, bytes: 1, damaged: false, guards: Vec::new() });
+                all.push(RetentionCandidate { backup: id, sequence, taken: now, bytes: 1, damaged: false, guards: Vec::new() });
             }
-            Action::Drill(name) => {
+            JobAction::Drill(name) => {
                 let all = self.backups.entry(name.parse().unwrap()).or_default();
                 all.iter_mut().for_each(|candidate| candidate.guards.clear());
                 if let Some(last) = all.last_mut() {
-                    last.guards.push(Guard::LastDrilled);
+                    last.guards.push(RemovalGuard::LastDrilled);
                 }
             }
             _ => {}
@@ -152,11 +152,11 @@ impl World {
     }
 
     /// Retention, and what it promises, every night.
-    fn prune(&mut self, policy: &Policy) {
+    fn prune(&mut self, policy: &RetentionPolicy) {
         let now = self.now();
         for (datastore, all) in &mut self.backups {
             let plan = plan(datastore, std::slice::from_ref(policy), all, now);
-            let gone: BTreeSet<&BackupId> = plan.removals().iter().map(Removal::backup).collect();
+            let gone: BTreeSet<&BackupId> = plan.removals().iter().map(PlannedRemoval::backup).collect();
             assert!(all.iter().filter(|one| !one.guards.is_empty()).all(|one| !gone.contains(&one.backup)), "a drilled one was to go");
             let before = all.len();
             all.retain(|one| !gone.contains(&one.backup));

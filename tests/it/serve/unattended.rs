@@ -307,7 +307,7 @@ fn tick_now(home: &Home, job: &str) {
         let job = jobs.into_iter().find(|known| known.key == job).unwrap();
         let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
         let tick = lifeboat::domain::calendar::Tick { nominal: now, due: Some(now), why: Vec::new() };
-        let planned = lifeboat::domain::job::Planned { waiting: vec![tick], passed: Vec::new(), until: now, unlisted: 0 };
+        let planned = lifeboat::domain::job::PlannedTicks { waiting: vec![tick], passed: Vec::new(), until: now, unlisted: 0 };
         catalog.plan(&job, &planned, now).await.unwrap();
     });
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use lifeboat::domain::scratch::{Dollars, ImageChoice, ScratchSettings};
-use lifeboat::domain::span::Span;
-use lifeboat::saga::{Saga, Step};
-use lifeboat::sandbox::vpc::cloud::Cloud;
-use lifeboat::sandbox::vpc::policies::Reads;
-use lifeboat::sandbox::vpc::{GrantSpec, Scratch, ScratchError, Spec, steps};
+use lifeboat::domain::scratch::{ImageChoice, ScratchSettings, UsDollars};
+use lifeboat::domain::span::HumanDuration;
+use lifeboat::saga::{Saga, SagaStep};
+use lifeboat::sandbox::vpc::cloud::ScratchCloud;
+use lifeboat::sandbox::vpc::policies::VaultAccess;
+use lifeboat::sandbox::vpc::{GrantSpec, ScratchError, ScratchSpec, ScratchVpc, steps};
 use tokio_util::sync::CancellationToken;
 
 pub const REGION: &str = "eu-west-1";
@@ -37,29 +37,34 @@ pub fn settings(image: &str, firewall: &str) -> ScratchSettings {
         dns_firewall: Some(firewall.to_owned()),
         agent: None,
         pg_bin: None,
-        cost_cap: Dollars::of(10.0),
+        cost_cap: UsDollars::of(10.0),
         instance_hour: None,
-        boot_within: Span::seconds(1),
-        silent_within: Span::seconds(1),
-        settle_within: Span::milliseconds(20),
-        poll: Span::seconds(0),
+        boot_within: HumanDuration::seconds(1),
+        silent_within: HumanDuration::seconds(1),
+        settle_within: HumanDuration::milliseconds(20),
+        poll: HumanDuration::seconds(0),
     }
 }
 
 /// A run that may decrypt with one key.
-pub fn scratch(cloud: &Arc<dyn Cloud>, settings: &ScratchSettings, key: &str, run: &str) -> Scratch {
-    let spec = Spec {
+pub fn scratch(cloud: &Arc<dyn ScratchCloud>, settings: &ScratchSettings, key: &str, run: &str) -> ScratchVpc {
+    let spec = ScratchSpec {
         settings: settings.clone(),
         vault: VAULT.parse().unwrap(),
         run: run.to_owned(),
         drill: "nightly".to_owned(),
         expires: Timestamp::now() + jiff::SignedDuration::from_hours(4),
         attempt: 1,
-        reads: Reads { bucket: "b".to_owned(), get: vec!["p/*".to_owned()], list: vec!["p/".to_owned()], put: vec!["i/*".to_owned()] },
+        reads: VaultAccess {
+            bucket: "b".to_owned(),
+            get: vec!["p/*".to_owned()],
+            list: vec!["p/".to_owned()],
+            put: vec!["i/*".to_owned()],
+        },
         grants: vec![GrantSpec { key: key.to_owned(), context: [("vault".to_owned(), VAULT.to_owned())].into() }],
         volumes: Vec::new(),
     };
-    let mut scratch = Scratch::new(Arc::clone(cloud), spec, 0.0, CancellationToken::new());
+    let mut scratch = ScratchVpc::new(Arc::clone(cloud), spec, 0.0, CancellationToken::new());
     if let ImageChoice::Pinned { id, .. } = &settings.image {
         scratch.image.clone_from(id);
     }
@@ -67,12 +72,16 @@ pub fn scratch(cloud: &Arc<dyn Cloud>, settings: &ScratchSettings, key: &str, ru
     scratch
 }
 
-async fn step<S: Step<Scratch, Error = ScratchError>>(saga: &mut Saga<'_>, scratch: &mut Scratch, step: &S) -> Result<S::Output, String> {
+async fn step<S: SagaStep<ScratchVpc, Error = ScratchError>>(
+    saga: &mut Saga<'_>,
+    scratch: &mut ScratchVpc,
+    step: &S,
+) -> Result<S::Output, String> {
     saga.step(scratch, step).await.map_err(|error| error.to_string())
 }
 
 /// All steps, as a drill does them; `die_after` so many of them nothing more is done, as after a crash.
-pub async fn forward(saga: &mut Saga<'_>, scratch: &mut Scratch, die_after: usize) -> Result<(), String> {
+pub async fn forward(saga: &mut Saga<'_>, scratch: &mut ScratchVpc, die_after: usize) -> Result<(), String> {
     scratch.prefix_list = scratch.cloud().clone().prefix_list(&format!("com.amazonaws.{REGION}.s3")).await.map_err(|e| e.to_string())?;
     let mut left = die_after;
     macro_rules! steps {
@@ -84,10 +93,18 @@ pub async fn forward(saga: &mut Saga<'_>, scratch: &mut Scratch, die_after: usiz
             drop(step(saga, scratch, &$step).await?);
         )* };
     }
-    steps!(steps::MakeVpc, steps::MakeTable, steps::MakeAcl, steps::MakeGroups, steps::OpenBucket, steps::CloseNames, steps::LogFlows);
-    steps!(steps::MakeSubnet, steps::OpenKeys);
+    steps!(
+        steps::CreateVpc,
+        steps::CreateRouteTable,
+        steps::CreateNetworkAcl,
+        steps::CreateSecurityGroups,
+        steps::CreateS3Endpoint,
+        steps::AssociateDnsFirewall,
+        steps::CreateFlowLogs
+    );
+    steps!(steps::CreateSubnet, steps::CreateKmsEndpoint);
     scratch.pass_gate().await.map_err(|error| error.to_string())?;
-    steps!(steps::GrantKeys, steps::Launched);
+    steps!(steps::GrantKeys, steps::LaunchInstance);
     Ok(())
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use lifeboat::domain::Document;
+use lifeboat::domain::VaultDocument;
 use lifeboat::domain::layout::ObjectKey;
-use lifeboat::seal::pour::{SealedPart, Sealing, pour};
-use lifeboat::seal::{Identity, SealProof, SourceEnd};
-use lifeboat::vault::directory::Directory;
+use lifeboat::seal::pour::{SealOptions, SealedPart, pour};
+use lifeboat::seal::{BackupIdentity, SealProof, SourceEnd};
+use lifeboat::vault::directory::DirectoryVault;
 use lifeboat::vault::{Vault, VaultError, fetch};
 
 fn key(text: &str) -> ObjectKey {
@@ -15,9 +15,9 @@ fn key(text: &str) -> ObjectKey {
 
 /// Sealed parts and their proof: the only way to get any.
 async fn sealed(plain: Vec<u8>, part_bytes: usize, parts_per_object_max: usize) -> (Vec<SealedPart>, SealProof) {
-    let sealing = Sealing { levels: (1, 1), compressors: 1, part_bytes, parts_per_object_max };
+    let sealing = SealOptions { levels: (1, 1), compressors: 1, part_bytes, parts_per_object_max };
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let pouring = pour(std::io::Cursor::new(plain), || Some(SourceEnd::of_memory()), (), &Identity::generate(), sealing, sender);
+    let pouring = pour(std::io::Cursor::new(plain), || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), sealing, sender);
     let mut parts = Vec::new();
     while let Some(part) = receiver.recv().await {
         parts.push(part);
@@ -32,7 +32,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 
 /// Everything [`Vault`] promises.
 pub async fn keeps_its_contract(vault: Arc<dyn Vault>) {
-    let text = |text: &str| Document::restore_guide(text.to_owned());
+    let text = |text: &str| VaultDocument::restore_guide(text.to_owned());
     let (a, b) = (key("meta/db/a"), key("meta/db/b"));
 
     // Documents: stored once, repeated without harm, never replaced.
@@ -116,7 +116,7 @@ pub async fn keeps_its_contract(vault: Arc<dyn Vault>) {
     let raced = key("meta/db/raced");
     let writers = (0..16).map(|n| {
         let (vault, raced) = (Arc::clone(&vault), raced.clone());
-        tokio::spawn(async move { vault.put(&raced, Document::restore_guide(format!("writer {n}"))).await })
+        tokio::spawn(async move { vault.put(&raced, VaultDocument::restore_guide(format!("writer {n}"))).await })
     });
     let results = futures::future::join_all(writers).await;
     let winners = results.iter().filter(|r| matches!(r, Ok(Ok(())))).count();
@@ -129,14 +129,14 @@ pub async fn keeps_its_contract(vault: Arc<dyn Vault>) {
 #[tokio::test]
 async fn a_directory_keeps_the_contract() {
     let directory = tempfile::tempdir().unwrap();
-    keeps_its_contract(Arc::new(Directory::new(&directory.path().join("vault")))).await;
+    keeps_its_contract(Arc::new(DirectoryVault::new(&directory.path().join("vault")))).await;
 }
 
 #[tokio::test]
 async fn hostile_names_in_a_listing_are_left_out() {
     let directory = tempfile::tempdir().unwrap();
-    let vault = Directory::new(directory.path());
-    vault.put(&key("meta/db/good"), Document::probe()).await.unwrap();
+    let vault = DirectoryVault::new(directory.path());
+    vault.put(&key("meta/db/good"), VaultDocument::probe()).await.unwrap();
     std::fs::write(directory.path().join("meta/db/bad name"), "x").unwrap();
     std::os::unix::fs::symlink("/etc/passwd", directory.path().join("meta/db/link")).unwrap();
     assert_eq!(vault.list("").await.unwrap().len(), 1);
@@ -147,8 +147,8 @@ async fn hostile_names_in_a_listing_are_left_out() {
 #[tokio::test]
 async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
     for extra in [0, 1, 500] {
-        let identity = Identity::generate();
-        let sealing = Sealing { levels: (1, 1), compressors: 2, part_bytes: 1000, parts_per_object_max: 3 };
+        let identity = BackupIdentity::generate();
+        let sealing = SealOptions { levels: (1, 1), compressors: 2, part_bytes: 1000, parts_per_object_max: 3 };
         let plain = noise(9_000 + extra);
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
         let pouring = pour(std::io::Cursor::new(plain.clone()), || Some(SourceEnd::of_memory()), (), &identity, sealing, sender);
@@ -165,18 +165,24 @@ async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
         let expected = proof
             .segments()
             .iter()
-            .map(|s| lifeboat::seal::open::Expected { name: "x".into(), bytes: s.bytes, sha256: hex::encode(s.sha256), in_chunks: false })
+            .map(|s| lifeboat::seal::open::ExpectedObject {
+                name: "x".into(),
+                bytes: s.bytes,
+                sha256: hex::encode(s.sha256),
+                in_chunks: false,
+            })
             .collect();
         let (chunks, receiver) = tokio::sync::mpsc::channel(objects.len());
         for object in objects {
             chunks.send(Ok(object.into())).await.unwrap();
         }
         drop(chunks);
-        let read =
-            tokio::task::spawn_blocking(move || lifeboat::seal::Opened::new("x", receiver, expected, &identity).unwrap().read_all(1 << 20))
-                .await
-                .unwrap()
-                .unwrap();
+        let read = tokio::task::spawn_blocking(move || {
+            lifeboat::seal::OpenedPayload::new("x", receiver, expected, &identity).unwrap().read_all(1 << 20)
+        })
+        .await
+        .unwrap()
+        .unwrap();
         assert_eq!(read, plain);
     }
 }
@@ -184,9 +190,9 @@ async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
 /// The end of a file is a claim; without the proof nothing is closed, and no proof comes out.
 #[tokio::test]
 async fn end_of_file_without_proof_yields_no_proof() {
-    let sealing = Sealing { levels: (1, 1), compressors: 1, part_bytes: 1000, parts_per_object_max: 100 };
+    let sealing = SealOptions { levels: (1, 1), compressors: 1, part_bytes: 1000, parts_per_object_max: 100 };
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let pouring = pour(std::io::Cursor::new(noise(5000)), || None, (), &Identity::generate(), sealing, sender);
+    let pouring = pour(std::io::Cursor::new(noise(5000)), || None, (), &BackupIdentity::generate(), sealing, sender);
     while receiver.recv().await.is_some() {}
     assert!(matches!(pouring.outcome().await, Err(lifeboat::seal::SealError::SourceEndedBadly)));
 }

@@ -740,7 +740,7 @@ async fn contract_in_a_process_of_its_own() {
         transfers_max: 3,
         ..Default::default()
     };
-    super::contract::keeps_its_contract(Arc::new(lifeboat::vault::s3::S3::new(&config).await)).await;
+    super::contract::keeps_its_contract(Arc::new(lifeboat::vault::s3::S3Vault::new(&config).await)).await;
 }
 
 #[test]

@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lifeboat::domain::volumes::{BLOCK_BYTES, Lock, LockKind, Progress, Selection, Snapshot, SnapshotId, Tags, Volume, VolumeId, tag};
-use lifeboat::volumes::{BlockPage, Cut, NewVolume, Volumes, VolumesError};
+use lifeboat::domain::volumes::{
+    BLOCK_BYTES, LockKind, ResourceTags, SnapshotId, SnapshotInfo, SnapshotLock, SnapshotProgress, VolumeId, VolumeInfo, VolumeSelection,
+    tag,
+};
+use lifeboat::volumes::{BlockPage, NewVolume, SnapshotRequest, VolumeStore, VolumesError};
 
 /// What the suite works on: a volume under `key` with block 1 and block 4 written, and what writes further blocks.
 struct Subject<'a> {
-    home: &'a dyn Volumes,
-    elsewhere: &'a dyn Volumes,
+    home: &'a dyn VolumeStore,
+    elsewhere: &'a dyn VolumeStore,
     volume: VolumeId,
     key: String,
     other_key: String,
@@ -17,8 +20,8 @@ struct Subject<'a> {
     write: &'a dyn Fn(u32, &[u8]),
 }
 
-fn cut_of(subject: &Subject<'_>, tags: &Tags) -> Cut {
-    Cut {
+fn cut_of(subject: &Subject<'_>, tags: &ResourceTags) -> SnapshotRequest {
+    SnapshotRequest {
         instance: None,
         volumes: vec![subject.volume.clone()],
         left_out: Vec::new(),
@@ -29,10 +32,10 @@ fn cut_of(subject: &Subject<'_>, tags: &Tags) -> Cut {
     }
 }
 
-async fn settled(place: &dyn Volumes, id: &SnapshotId) -> Snapshot {
+async fn settled(place: &dyn VolumeStore, id: &SnapshotId) -> SnapshotInfo {
     for _ in 0..200 {
         let found = place.snapshots(std::slice::from_ref(id)).await.unwrap().pop().unwrap();
-        if !matches!(found.progress, Progress::Pending(_) | Progress::Recovering) {
+        if !matches!(found.progress, SnapshotProgress::Pending(_) | SnapshotProgress::Recovering) {
             return found;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -40,7 +43,7 @@ async fn settled(place: &dyn Volumes, id: &SnapshotId) -> Snapshot {
     panic!("{id} stays pending");
 }
 
-async fn volume(place: &dyn Volumes, tags: &Tags, is: impl Fn(&Volume) -> bool) -> Volume {
+async fn volume(place: &dyn VolumeStore, tags: &ResourceTags, is: impl Fn(&VolumeInfo) -> bool) -> VolumeInfo {
     for _ in 0..200 {
         if let Some(found) = place.volumes(tags).await.unwrap().into_iter().find(&is) {
             return found;
@@ -50,7 +53,7 @@ async fn volume(place: &dyn Volumes, tags: &Tags, is: impl Fn(&Volume) -> bool) 
     panic!("no volume with {tags:?} becomes what it should");
 }
 
-async fn blocks(place: &dyn Volumes, id: &SnapshotId, since: Option<&SnapshotId>) -> Vec<u32> {
+async fn blocks(place: &dyn VolumeStore, id: &SnapshotId, since: Option<&SnapshotId>) -> Vec<u32> {
     let (mut found, mut page) = (Vec::new(), None);
     loop {
         let BlockPage { blocks, next } = place.blocks(id, since, page.as_deref()).await.unwrap();
@@ -66,17 +69,17 @@ async fn blocks(place: &dyn Volumes, id: &SnapshotId, since: Option<&SnapshotId>
     }
 }
 
-/// Everything [`Volumes`] promises.
+/// Everything [`VolumeStore`] promises.
 async fn keeps_its_contract(subject: Subject<'_>) {
     let (home, elsewhere) = (subject.home, subject.elsewhere);
-    let tags = Tags::from([(tag::VAULT.to_owned(), "v".to_owned()), (tag::BACKUP.to_owned(), "b".to_owned())]);
+    let tags = ResourceTags::from([(tag::VAULT.to_owned(), "v".to_owned()), (tag::BACKUP.to_owned(), "b".to_owned())]);
 
     // Selected by id, or an error that names what is not there; an empty list is none.
-    let found = home.select(&Selection::Ids(vec![subject.volume.clone()])).await.unwrap();
+    let found = home.select(&VolumeSelection::Ids(vec![subject.volume.clone()])).await.unwrap();
     assert_eq!((found.len(), found[0].encrypted, found[0].key.as_ref()), (1, true, Some(&subject.key)));
-    let missing = home.select(&Selection::Ids(vec!["vol-00000000000000000".parse().unwrap()])).await;
+    let missing = home.select(&VolumeSelection::Ids(vec!["vol-00000000000000000".parse().unwrap()])).await;
     assert!(matches!(&missing, Err(VolumesError::Missing { what, .. }) if what.contains("vol-00000000000000000")), "{missing:?}");
-    assert!(home.select(&Selection::Tags(Tags::from([("no".to_owned(), "body".to_owned())]))).await.unwrap().is_empty());
+    assert!(home.select(&VolumeSelection::Tags(ResourceTags::from([("no".to_owned(), "body".to_owned())]))).await.unwrap().is_empty());
 
     // Cut: tagged from the beginning, whole only later, under its volume's key.
     let first = home.cut(&cut_of(&subject, &tags)).await.unwrap();
@@ -86,7 +89,7 @@ async fn keeps_its_contract(subject: Subject<'_>) {
         home.name(std::slice::from_ref(&first[0].id)).await.unwrap();
     }
     let first = settled(home, &first[0].id).await;
-    assert_eq!((first.progress, first.encrypted, first.key.as_ref()), (Progress::Completed, true, Some(&subject.key)));
+    assert_eq!((first.progress, first.encrypted, first.key.as_ref()), (SnapshotProgress::Completed, true, Some(&subject.key)));
     assert_eq!(first.tags.get(tag::VOLUME), Some(&subject.volume.to_string()));
     let nobody: SnapshotId = "snap-00000000000000000".parse().unwrap();
     assert_eq!(home.snapshots(&[nobody.clone(), first.id.clone()]).await.unwrap().len(), 1, "what is not there is left out");
@@ -102,12 +105,12 @@ async fn keeps_its_contract(subject: Subject<'_>) {
     // A copy: in the other place, under its key, the same blocks.
     let copy = elsewhere.copy(home, &second.id, &subject.other_key, &tags).await.unwrap();
     let copy = settled(elsewhere, &copy).await;
-    assert_eq!((copy.progress, copy.key.as_ref()), (Progress::Completed, Some(&subject.other_key)));
+    assert_eq!((copy.progress, copy.key.as_ref()), (SnapshotProgress::Completed, Some(&subject.other_key)));
     assert_eq!(blocks(elsewhere, &copy.id, None).await, [1, 2, 4]);
     assert_eq!(elsewhere.tagged(&tags).await.unwrap()[0].id, copy.id);
 
     // Volumes: made once for one token, found by tags, attached and let go.
-    let of_restore = Tags::from([(tag::RESTORE.to_owned(), "r".to_owned())]);
+    let of_restore = ResourceTags::from([(tag::RESTORE.to_owned(), "r".to_owned())]);
     let wanted = NewVolume {
         snapshot: second.id.clone(),
         zone: subject.zone.clone(),
@@ -138,22 +141,22 @@ async fn keeps_its_contract(subject: Subject<'_>) {
     // The archive tier: nothing is read until it is brought back.
     home.archive(&first.id).await.unwrap();
     for _ in 0..200 {
-        if settled(home, &first.id).await.progress == Progress::Archived {
+        if settled(home, &first.id).await.progress == SnapshotProgress::Archived {
             break;
         }
     }
-    assert_eq!(settled(home, &first.id).await.progress, Progress::Archived);
+    assert_eq!(settled(home, &first.id).await.progress, SnapshotProgress::Archived);
     assert!(home.blocks(&first.id, None, None).await.is_err());
     home.recover(&first.id, 1).await.unwrap();
     for _ in 0..200 {
-        if settled(home, &first.id).await.progress == Progress::Completed {
+        if settled(home, &first.id).await.progress == SnapshotProgress::Completed {
             break;
         }
     }
     assert_eq!(blocks(home, &first.id, None).await, [1, 4]);
 
     // A lock holds; it is not shortened; what is not there is deleted already.
-    let lock = |days| Lock { kind: LockKind::Governance, days, cooling_off_hours: 0 };
+    let lock = |days| SnapshotLock { kind: LockKind::Governance, days, cooling_off_hours: 0 };
     let held = home.lock(&second.id, &lock(5)).await.unwrap();
     assert!(home.lock(&second.id, &lock(1)).await.unwrap().until >= held.until);
     assert!(matches!(home.delete(&second.id).await, Err(VolumesError::Held { .. })));
@@ -170,7 +173,7 @@ fn write(file: &Path, index: u32, bytes: &[u8]) {
 
 #[tokio::test]
 async fn files_keep_the_contract() {
-    use lifeboat::volumes::local::Local;
+    use lifeboat::volumes::local::LocalVolumes;
     let directory = tempfile::tempdir().unwrap();
     let home = directory.path().join("home/volumes/vol-1");
     std::fs::create_dir_all(&home).unwrap();
@@ -182,8 +185,8 @@ async fn files_keep_the_contract() {
         write(&disk, index, b"something");
     }
     let subject = Subject {
-        home: &Local::new(&directory.path().join("home")),
-        elsewhere: &Local::new(&directory.path().join("elsewhere")),
+        home: &LocalVolumes::new(&directory.path().join("home")),
+        elsewhere: &LocalVolumes::new(&directory.path().join("elsewhere")),
         volume: "vol-1".parse().unwrap(),
         key: "k".to_owned(),
         other_key: "other".to_owned(),
@@ -219,12 +222,12 @@ fn ebs_keeps_the_contract() {
 #[ignore = "run by ebs_keeps_the_contract, in an environment that names the emulator"]
 async fn ebs_within() {
     use lifeboat::domain::volumes::SetPlace;
-    use lifeboat::volumes::ebs::Ebs;
+    use lifeboat::volumes::ebs::EbsVolumes;
     let place = |region: &str| SetPlace::Ebs { region: region.to_owned(), role: None };
     let disk = std::path::PathBuf::from(std::env::var("CONTRACT_DISK").unwrap());
     let subject = Subject {
-        home: &Ebs::new(&place("eu-west-1")).await.unwrap(),
-        elsewhere: &Ebs::new(&place("eu-central-1")).await.unwrap(),
+        home: &EbsVolumes::new(&place("eu-west-1")).await.unwrap(),
+        elsewhere: &EbsVolumes::new(&place("eu-central-1")).await.unwrap(),
         volume: std::env::var("CONTRACT_VOLUME").unwrap().parse().unwrap(),
         key: "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111".to_owned(),
         other_key: "arn:aws:kms:eu-central-1:123456789012:key/22222222-2222-2222-2222-222222222222".to_owned(),

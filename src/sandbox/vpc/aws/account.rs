@@ -6,37 +6,37 @@ use aws_sdk_ec2::types::{self, InternetGatewayBlockMode, LocationType, Tenancy};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Ec2, FILTER_VALUES_MAX, PAGE_ITEMS, explain, filter, literal, nonsense, pages, sorted, text};
-use crate::aws::Answer;
-use crate::sandbox::vpc::cloud::{Caller, CloudError, Guards, Image, Quota};
+use super::{AwsCloud, FILTER_VALUES_MAX, PAGE_ITEMS, explain, filter, literal, nonsense, pages, sorted, text};
+use crate::aws::AwsError;
+use crate::sandbox::vpc::cloud::{AccountGuards, CallerIdentity, CloudError, MachineImage, ServiceQuota};
 
 /// The quota of VPCs in a region.
 const VPCS: (&str, &str) = ("vpc", "L-F678F1CE");
 
 /// A class of instance types whose cores have a quota of their own.
-struct Class {
+struct InstanceClass {
     name: &'static str,
     /// What the types' names begin with, up to the first digit.
     families: &'static [&'static str],
     quota: &'static str,
 }
 
-static CLASSES: [Class; 6] = [
-    Class { name: "standard", families: &["a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z"], quota: "L-1216C47A" },
-    Class { name: "X", families: &["x"], quota: "L-7295265B" },
-    Class { name: "high memory", families: &["u"], quota: "L-43DA4232" },
-    Class { name: "G and VT", families: &["g", "gr", "vt"], quota: "L-DB2E81BA" },
-    Class { name: "P", families: &["p"], quota: "L-417A185B" },
-    Class { name: "F", families: &["f"], quota: "L-74FC7D96" },
+static CLASSES: [InstanceClass; 6] = [
+    InstanceClass { name: "standard", families: &["a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z"], quota: "L-1216C47A" },
+    InstanceClass { name: "X", families: &["x"], quota: "L-7295265B" },
+    InstanceClass { name: "high memory", families: &["u"], quota: "L-43DA4232" },
+    InstanceClass { name: "G and VT", families: &["g", "gr", "vt"], quota: "L-DB2E81BA" },
+    InstanceClass { name: "P", families: &["p"], quota: "L-417A185B" },
+    InstanceClass { name: "F", families: &["f"], quota: "L-74FC7D96" },
 ];
 
-impl Ec2 {
-    pub(super) async fn who_asks(&self) -> Result<Caller, CloudError> {
+impl AwsCloud {
+    pub(super) async fn who_asks(&self) -> Result<CallerIdentity, CloudError> {
         let what = "asking who asks";
         let sent = self.sts.get_caller_identity().send().await;
-        let reply = sent.map_err(|error| explain(what, Answer::of(&error)))?;
+        let reply = sent.map_err(|error| explain(what, AwsError::of(&error)))?;
         let lacks = |part: &str| nonsense(what, format!("it has no {part}"));
-        Ok(Caller { account: reply.account.ok_or_else(|| lacks("account"))?, arn: reply.arn.ok_or_else(|| lacks("ARN"))? })
+        Ok(CallerIdentity { account: reply.account.ok_or_else(|| lacks("account"))?, arn: reply.arn.ok_or_else(|| lacks("ARN"))? })
     }
 
     pub(super) async fn offered(&self, types: &[String]) -> Result<BTreeSet<(String, String)>, CloudError> {
@@ -47,7 +47,7 @@ impl Ec2 {
                 let wanted = filter("instance-type", some.iter().map(|name| literal(name)).collect());
                 let request = self.ec2.describe_instance_type_offerings().location_type(LocationType::AvailabilityZone).filters(wanted);
                 let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
-                let page = sent.map_err(|error| explain(what, Answer::of(&error)))?;
+                let page = sent.map_err(|error| explain(what, AwsError::of(&error)))?;
                 Ok((page.instance_type_offerings.unwrap_or_default(), page.next_token))
             });
             for offering in offerings.await? {
@@ -59,13 +59,13 @@ impl Ec2 {
         Ok(offered)
     }
 
-    pub(super) async fn image_by_id(&self, id: &str) -> Result<Option<Image>, CloudError> {
+    pub(super) async fn image_by_id(&self, id: &str) -> Result<Option<MachineImage>, CloudError> {
         let what = format!("looking at image {id}");
         let what = what.as_str();
         // Pages would be pages of all images there are, most of them empty.
         let found = pages(what, |token| async move {
             let request = self.ec2.describe_images().filters(filter("image-id", vec![literal(id)])).include_deprecated(true);
-            let page = request.set_next_token(token).send().await.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = request.set_next_token(token).send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.images.unwrap_or_default(), page.next_token))
         });
         Ok(found.await?.iter().find(|image| image.image_id() == Some(id)).map(image))
@@ -91,7 +91,7 @@ impl Ec2 {
     /// Used is what there is now and the one more that is asked for: one VPC, and the cores of one more instance of the type. So it fits if
     /// `used` is not more than `allowed`. Cores count as the type has them by default, whatever an instance was started with, and only
     /// those of on-demand instances in the type's own class; a type of a class that is not known here has no quota of cores.
-    pub(super) async fn quotas_with(&self, instance_type: &str) -> Result<Vec<Quota>, CloudError> {
+    pub(super) async fn quotas_with(&self, instance_type: &str) -> Result<Vec<ServiceQuota>, CloudError> {
         let mut quotas = vec![self.vpc_quota().await?];
         if let Some(class) = class_of(instance_type) {
             quotas.push(self.core_quota(class, instance_type).await?);
@@ -99,15 +99,15 @@ impl Ec2 {
         Ok(quotas)
     }
 
-    async fn vpc_quota(&self) -> Result<Quota, CloudError> {
+    async fn vpc_quota(&self) -> Result<ServiceQuota, CloudError> {
         let what = format!("VPCs of {}", self.region);
         let listing = format!("counting the {what}");
         let vpcs = listed!(self.ec2, &listing, describe_vpcs.set_filters(&[]) -> vpcs)?;
         let used = count(vpcs.len()) + 1;
-        Ok(Quota { used, allowed: self.allowed(&what, VPCS.0, VPCS.1).await?, what })
+        Ok(ServiceQuota { used, allowed: self.allowed(&what, VPCS.0, VPCS.1).await?, what })
     }
 
-    async fn core_quota(&self, class: &Class, instance_type: &str) -> Result<Quota, CloudError> {
+    async fn core_quota(&self, class: &InstanceClass, instance_type: &str) -> Result<ServiceQuota, CloudError> {
         let what = format!("vCPUs of running on-demand {} instances in {}", class.name, self.region);
         let counting = format!("counting the {what}");
         let alive = filter("instance-state-name", vec!["pending".to_owned(), "running".to_owned()]);
@@ -119,7 +119,7 @@ impl Ec2 {
         };
         // A type that has been withdrawn since has no cores here; there are few, and the service refuses in the end.
         let used = counted.iter().filter_map(|name| cores.get(*name)).sum::<u64>() + more;
-        Ok(Quota { used, allowed: self.allowed(&what, "ec2", class.quota).await?, what })
+        Ok(ServiceQuota { used, allowed: self.allowed(&what, "ec2", class.quota).await?, what })
     }
 
     /// Cores of types.
@@ -142,11 +142,11 @@ impl Ec2 {
     async fn allowed(&self, of: &str, service: &str, quota: &str) -> Result<u64, CloudError> {
         let what = format!("asking for the quota of {of}");
         let own = self.quotas.get_service_quota().service_code(service).quota_code(quota).send().await;
-        let told = match own.map_err(|error| explain(&what, Answer::of(&error))) {
+        let told = match own.map_err(|error| explain(&what, AwsError::of(&error))) {
             Ok(reply) => reply.quota,
             Err(CloudError::Missing { .. }) => {
                 let default = self.quotas.get_aws_default_service_quota().service_code(service).quota_code(quota).send().await;
-                default.map_err(|error| explain(&what, Answer::of(&error)))?.quota
+                default.map_err(|error| explain(&what, AwsError::of(&error)))?.quota
             }
             Err(error) => return Err(error),
         };
@@ -160,30 +160,30 @@ impl Ec2 {
         let asked = |latest: bool| self.ec2.get_console_output().instance_id(instance).set_latest(latest.then_some(true)).send();
         let first = match asked(true).await {
             Ok(reply) => Ok(reply.output),
-            Err(error) => Err(Answer::of(&error)),
+            Err(error) => Err(AwsError::of(&error)),
         };
         let output = match first {
             Ok(output) => output,
             // Only newer kinds of instances tell what they write right now.
             Err(answer) if answer.code == "UnsupportedOperation" => {
-                asked(false).await.map_err(|error| explain(&what, Answer::of(&error)))?.output
+                asked(false).await.map_err(|error| explain(&what, AwsError::of(&error)))?.output
             }
             Err(answer) => return Err(explain(&what, answer)),
         };
         plain(&output.unwrap_or_default()).map_err(|why| nonsense(&what, why))
     }
 
-    pub(super) async fn guards_of_account(&self) -> Result<Guards, CloudError> {
+    pub(super) async fn guards_of_account(&self) -> Result<AccountGuards, CloudError> {
         let what = "asking what holds in the account";
         let public = self.ec2.describe_vpc_block_public_access_options().send().await;
-        let public = public.map_err(|error| explain(what, Answer::of(&error)))?.vpc_block_public_access_options;
+        let public = public.map_err(|error| explain(what, AwsError::of(&error)))?.vpc_block_public_access_options;
         let mode = public.and_then(|options| options.internet_gateway_block_mode).unwrap_or(InternetGatewayBlockMode::Off);
         let encryption = self.ec2.get_ebs_encryption_by_default().send().await;
-        let encryption = encryption.map_err(|error| explain(what, Answer::of(&error)))?;
+        let encryption = encryption.map_err(|error| explain(what, AwsError::of(&error)))?;
         let console = self.ec2.get_serial_console_access_status().send().await;
-        let console = console.map_err(|error| explain(what, Answer::of(&error)))?;
+        let console = console.map_err(|error| explain(what, AwsError::of(&error)))?;
         let lacks = |part: &str| nonsense(what, format!("it does not tell about {part}"));
-        Ok(Guards {
+        Ok(AccountGuards {
             block_public_access: mode.as_str().to_owned(),
             encryption_by_default: encryption.ebs_encryption_by_default.ok_or_else(|| lacks("encryption"))?,
             serial_console: console.serial_console_access_enabled.ok_or_else(|| lacks("serial consoles"))?,
@@ -191,9 +191,9 @@ impl Ec2 {
     }
 }
 
-fn image(raw: &types::Image) -> Image {
+fn image(raw: &types::Image) -> MachineImage {
     let snapshot = |mapping: &types::BlockDeviceMapping| Some((text(mapping.device_name()), mapping.ebs()?.snapshot_id()?.to_owned()));
-    Image {
+    MachineImage {
         id: text(raw.image_id()),
         owner: text(raw.owner_id()),
         name: text(raw.name()),
@@ -206,7 +206,7 @@ fn image(raw: &types::Image) -> Image {
 }
 
 /// The class of a type, by the letters it begins with.
-fn class_of(instance_type: &str) -> Option<&'static Class> {
+fn class_of(instance_type: &str) -> Option<&'static InstanceClass> {
     let end = instance_type.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(instance_type.len());
     let family = instance_type.get(..end).unwrap_or_default();
     CLASSES.iter().find(|class| class.families.contains(&family))
@@ -217,7 +217,7 @@ fn type_of(instance: &types::Instance) -> Option<&str> {
 }
 
 /// Whether an instance's cores count in a class: spot instances and dedicated hosts have quotas of their own.
-fn counts(instance: &types::Instance, class: &Class) -> bool {
+fn counts(instance: &types::Instance, class: &InstanceClass) -> bool {
     let on_demand = instance.instance_lifecycle().is_none();
     let on_host = instance.placement().and_then(|placement| placement.tenancy()) == Some(&Tenancy::Host);
     let of_class = type_of(instance).and_then(class_of).is_some_and(|of| of.quota == class.quota);

@@ -8,10 +8,10 @@ use aws_sdk_ec2::types::{
     PrefixListId, ResourceType, RuleAction, TagSpecification, Tenancy, TrafficType, UnsuccessfulItem, UserIdGroupPair, VpcEndpointType,
 };
 
-use super::{Ec2, explain, is_busy, is_missing, lacks_capacity, once, refused, tagged_as, unknown};
-use crate::aws::Answer;
+use super::{AwsCloud, explain, is_busy, is_missing, lacks_capacity, once, refused, tagged_as, unknown};
+use crate::aws::AwsError;
 use crate::aws::ec2::may_have_happened;
-use crate::sandbox::vpc::cloud::{AclEntry, Act, Acted, CloudError, GroupRule, Peer, Tags};
+use crate::sandbox::vpc::cloud::{AclEntry, ApiCall, CallOutcome, CloudError, GroupRule, ResourceTags, RulePeer};
 
 /// Seconds over which a flow log sums up; the shortest there is, since drills are.
 const FLOW_LOG_SECONDS: i32 = 60;
@@ -19,29 +19,29 @@ const FLOW_LOG_SECONDS: i32 = 60;
 const ALL_PORTS: (i32, i32) = (0, 65_535);
 
 /// Why an act has no outcome.
-pub(super) enum Failed {
+pub(super) enum CallFailed {
     /// It was tried out only, and would have worked.
     WouldWork,
     /// It failed.
     Cloud(CloudError),
 }
 
-impl From<CloudError> for Failed {
+impl From<CloudError> for CallFailed {
     fn from(error: CloudError) -> Self {
         Self::Cloud(error)
     }
 }
 
 /// How an act is asked for.
-pub(super) struct Call<'a> {
+pub(super) struct CallMode<'a> {
     pub(super) what: String,
-    pub(super) tags: &'a Tags,
+    pub(super) tags: &'a ResourceTags,
     pub(super) token: &'a str,
     /// Whether it is only tried out. Nothing counts as done already then: what is named is not there.
     pub(super) dry: bool,
 }
 
-impl Call<'_> {
+impl CallMode<'_> {
     pub(super) fn dry(&self) -> Option<bool> {
         self.dry.then_some(true)
     }
@@ -55,14 +55,14 @@ impl Call<'_> {
     }
 
     /// Why a request failed that may have changed something.
-    pub(super) fn failed<E>(&self, error: &SdkError<E>) -> Failed
+    pub(super) fn failed<E>(&self, error: &SdkError<E>) -> CallFailed
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let answer = Answer::of(error);
+        let answer = AwsError::of(error);
         if self.dry {
             return match answer.code.as_str() {
-                "DryRunOperation" | "DryRunOperationException" => Failed::WouldWork,
+                "DryRunOperation" | "DryRunOperationException" => CallFailed::WouldWork,
                 _ => explain(&self.what, answer).into(),
             };
         }
@@ -73,7 +73,7 @@ impl Call<'_> {
     }
 
     /// Something was made.
-    pub(super) fn made<T, E>(&self, sent: Result<T, SdkError<E>>, id: impl FnOnce(T) -> Option<String>) -> Result<Acted, Failed>
+    pub(super) fn made<T, E>(&self, sent: Result<T, SdkError<E>>, id: impl FnOnce(T) -> Option<String>) -> Result<CallOutcome, CallFailed>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
@@ -81,17 +81,17 @@ impl Call<'_> {
         // Something is there without a name: whoever asked looks for the tags.
         let nameless = || unknown(&self.what, "the answer does not say what was made");
         let id = id(reply).filter(|id| !id.is_empty()).ok_or_else(nameless)?;
-        Ok(Acted { id, grant_token: None })
+        Ok(CallOutcome { id, grant_token: None })
     }
 
     /// Something was done, or has been done `already` as a code says.
-    pub(super) fn done<T, E>(&self, sent: Result<T, SdkError<E>>, already: fn(&str) -> bool) -> Result<Acted, Failed>
+    pub(super) fn done<T, E>(&self, sent: Result<T, SdkError<E>>, already: fn(&str) -> bool) -> Result<CallOutcome, CallFailed>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         match sent {
-            Ok(_) => Ok(Acted::default()),
-            Err(error) if !self.dry && error.code().is_some_and(already) => Ok(Acted::default()),
+            Ok(_) => Ok(CallOutcome::default()),
+            Err(error) if !self.dry && error.code().is_some_and(already) => Ok(CallOutcome::default()),
             Err(error) => Err(self.failed(&error)),
         }
     }
@@ -101,7 +101,7 @@ impl Call<'_> {
         &self,
         sent: Result<T, SdkError<E>>,
         unsuccessful: impl FnOnce(T) -> Option<Vec<UnsuccessfulItem>>,
-    ) -> Result<Acted, Failed>
+    ) -> Result<CallOutcome, CallFailed>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
@@ -115,7 +115,7 @@ impl Call<'_> {
                 error => return Err(error.into()),
             }
         }
-        Ok(Acted::default())
+        Ok(CallOutcome::default())
     }
 
     /// Why a request failed for one thing. Some services have a status for a code there.
@@ -123,47 +123,50 @@ impl Call<'_> {
         let code = item.error().and_then(|error| error.code()).unwrap_or_default();
         let message = item.error().and_then(|error| error.message()).unwrap_or_default();
         let status = code.parse().ok().filter(|status: &u16| (400..600).contains(status)).unwrap_or(400);
-        explain(&self.what, Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false })
+        explain(
+            &self.what,
+            AwsError { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false },
+        )
     }
 }
 
-impl Ec2 {
-    pub(super) async fn perform(&self, act: &Act, call: &Call<'_>) -> Result<Acted, Failed> {
+impl AwsCloud {
+    pub(super) async fn perform(&self, act: &ApiCall, call: &CallMode<'_>) -> Result<CallOutcome, CallFailed> {
         match act {
-            Act::CreateVpc { cidr, tenancy } => self.create_vpc(call, cidr, tenancy).await,
-            Act::EnableDns { vpc } => self.enable_dns(call, vpc).await,
-            Act::CreateRouteTable { vpc } => self.create_table(call, vpc).await,
-            Act::CreateNetworkAcl { vpc } => self.create_acl(call, vpc).await,
-            Act::AddAclEntry { acl, entry } => self.add_acl_entry(call, acl, entry).await,
-            Act::CreateSecurityGroup { vpc, name, description } => self.create_group(call, vpc, name, description).await,
-            Act::AddRules { group, egress, rules } => self.add_rules(call, group, *egress, rules).await,
-            Act::DropRules { group, egress, rules } => self.drop_rules(call, group, *egress, rules).await,
-            Act::CreateSubnet { vpc, cidr, zone } => self.create_subnet(call, vpc, cidr, zone).await,
-            Act::AssociateRouteTable { table, subnet } => self.associate_table(call, table, subnet).await,
-            Act::ReplaceAclAssociation { association, acl } => self.replace_acl(call, association, acl).await,
-            Act::CreateGatewayEndpoint { vpc, service, table, policy } => {
+            ApiCall::CreateVpc { cidr, tenancy } => self.create_vpc(call, cidr, tenancy).await,
+            ApiCall::EnableDns { vpc } => self.enable_dns(call, vpc).await,
+            ApiCall::CreateRouteTable { vpc } => self.create_table(call, vpc).await,
+            ApiCall::CreateNetworkAcl { vpc } => self.create_acl(call, vpc).await,
+            ApiCall::AddAclEntry { acl, entry } => self.add_acl_entry(call, acl, entry).await,
+            ApiCall::CreateSecurityGroup { vpc, name, description } => self.create_group(call, vpc, name, description).await,
+            ApiCall::AddRules { group, egress, rules } => self.add_rules(call, group, *egress, rules).await,
+            ApiCall::DropRules { group, egress, rules } => self.drop_rules(call, group, *egress, rules).await,
+            ApiCall::CreateSubnet { vpc, cidr, zone } => self.create_subnet(call, vpc, cidr, zone).await,
+            ApiCall::AssociateRouteTable { table, subnet } => self.associate_table(call, table, subnet).await,
+            ApiCall::ReplaceAclAssociation { association, acl } => self.replace_acl(call, association, acl).await,
+            ApiCall::CreateGatewayEndpoint { vpc, service, table, policy } => {
                 self.create_gateway_endpoint(call, vpc, service, table, policy).await
             }
-            Act::CreateInterfaceEndpoint { vpc, service, subnet, group, policy } => {
+            ApiCall::CreateInterfaceEndpoint { vpc, service, subnet, group, policy } => {
                 self.create_interface_endpoint(call, vpc, service, (subnet.as_str(), group.as_str()), policy).await
             }
-            Act::AssociateFirewall { vpc, rules, name } => self.associate_firewall(call, vpc, rules, name).await,
-            Act::CreateFlowLogs { vpc, destination, role } => self.create_flow_log(call, vpc, destination, role.as_deref()).await,
-            Act::CreateGrant { key, grantee, context, name } => self.create_grant(call, key, grantee, context, name).await,
-            Act::RevokeGrant { key, grant } => self.revoke_grant(call, key, grant).await,
-            Act::RunInstances(launch) => self.run_instance(call, launch).await,
-            Act::Remove(owned) => self.remove(call, owned).await,
+            ApiCall::AssociateFirewall { vpc, rules, name } => self.associate_firewall(call, vpc, rules, name).await,
+            ApiCall::CreateFlowLogs { vpc, destination, role } => self.create_flow_log(call, vpc, destination, role.as_deref()).await,
+            ApiCall::CreateGrant { key, grantee, context, name } => self.create_grant(call, key, grantee, context, name).await,
+            ApiCall::RevokeGrant { key, grant } => self.revoke_grant(call, key, grant).await,
+            ApiCall::RunInstances(launch) => self.run_instance(call, launch).await,
+            ApiCall::Remove(owned) => self.remove(call, owned).await,
         }
     }
 
-    async fn create_vpc(&self, call: &Call<'_>, cidr: &str, tenancy: &str) -> Result<Acted, Failed> {
+    async fn create_vpc(&self, call: &CallMode<'_>, cidr: &str, tenancy: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.ec2.create_vpc().cidr_block(cidr).instance_tenancy(Tenancy::from(tenancy)).set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::Vpc));
         call.made(request.customize().config_override(once()).send().await, |reply| reply.vpc?.vpc_id)
     }
 
     /// Each of the two needs a request of its own.
-    async fn enable_dns(&self, call: &Call<'_>, vpc: &str) -> Result<Acted, Failed> {
+    async fn enable_dns(&self, call: &CallMode<'_>, vpc: &str) -> Result<CallOutcome, CallFailed> {
         let on = || AttributeBooleanValue::builder().value(true).build();
         let support = self.ec2.modify_vpc_attribute().vpc_id(vpc).enable_dns_support(on());
         call.done(support.send().await, |_| false)?;
@@ -171,19 +174,19 @@ impl Ec2 {
         call.done(names.send().await, |_| false)
     }
 
-    async fn create_table(&self, call: &Call<'_>, vpc: &str) -> Result<Acted, Failed> {
+    async fn create_table(&self, call: &CallMode<'_>, vpc: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.ec2.create_route_table().vpc_id(vpc).set_client_token(call.token()).set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::RouteTable));
         call.made(request.send().await, |reply| reply.route_table?.route_table_id)
     }
 
-    async fn create_acl(&self, call: &Call<'_>, vpc: &str) -> Result<Acted, Failed> {
+    async fn create_acl(&self, call: &CallMode<'_>, vpc: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.ec2.create_network_acl().vpc_id(vpc).set_client_token(call.token()).set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::NetworkAcl));
         call.made(request.send().await, |reply| reply.network_acl?.network_acl_id)
     }
 
-    async fn add_acl_entry(&self, call: &Call<'_>, acl: &str, entry: &AclEntry) -> Result<Acted, Failed> {
+    async fn add_acl_entry(&self, call: &CallMode<'_>, acl: &str, entry: &AclEntry) -> Result<CallOutcome, CallFailed> {
         let (ipv4, ipv6) = families(&entry.cidr);
         let request = self
             .ec2
@@ -200,13 +203,13 @@ impl Ec2 {
         call.done(request.send().await, |code| code == "NetworkAclEntryAlreadyExists")
     }
 
-    async fn create_group(&self, call: &Call<'_>, vpc: &str, name: &str, description: &str) -> Result<Acted, Failed> {
+    async fn create_group(&self, call: &CallMode<'_>, vpc: &str, name: &str, description: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.ec2.create_security_group().vpc_id(vpc).group_name(name).description(description).set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::SecurityGroup));
         call.made(request.customize().config_override(once()).send().await, |reply| reply.group_id)
     }
 
-    async fn add_rules(&self, call: &Call<'_>, group: &str, egress: bool, rules: &[GroupRule]) -> Result<Acted, Failed> {
+    async fn add_rules(&self, call: &CallMode<'_>, group: &str, egress: bool, rules: &[GroupRule]) -> Result<CallOutcome, CallFailed> {
         // Of several rules one that is there fails all: whoever adds some adds the same again, all of which are there then.
         let already = |code: &str| code == "InvalidPermission.Duplicate";
         let rules = Some(permissions(rules));
@@ -219,7 +222,7 @@ impl Ec2 {
         }
     }
 
-    async fn drop_rules(&self, call: &Call<'_>, group: &str, egress: bool, rules: &[GroupRule]) -> Result<Acted, Failed> {
+    async fn drop_rules(&self, call: &CallMode<'_>, group: &str, egress: bool, rules: &[GroupRule]) -> Result<CallOutcome, CallFailed> {
         let already = |code: &str| code == "InvalidPermission.NotFound";
         let rules = Some(permissions(rules));
         if egress {
@@ -231,18 +234,18 @@ impl Ec2 {
         }
     }
 
-    async fn create_subnet(&self, call: &Call<'_>, vpc: &str, cidr: &str, zone: &str) -> Result<Acted, Failed> {
+    async fn create_subnet(&self, call: &CallMode<'_>, vpc: &str, cidr: &str, zone: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.ec2.create_subnet().vpc_id(vpc).cidr_block(cidr).availability_zone(zone).set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::Subnet));
         call.made(request.customize().config_override(once()).send().await, |reply| reply.subnet?.subnet_id)
     }
 
-    async fn associate_table(&self, call: &Call<'_>, table: &str, subnet: &str) -> Result<Acted, Failed> {
+    async fn associate_table(&self, call: &CallMode<'_>, table: &str, subnet: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.ec2.associate_route_table().route_table_id(table).subnet_id(subnet).set_dry_run(call.dry());
         call.done(request.send().await, |code| code == "Resource.AlreadyAssociated")
     }
 
-    async fn replace_acl(&self, call: &Call<'_>, association: &str, acl: &str) -> Result<Acted, Failed> {
+    async fn replace_acl(&self, call: &CallMode<'_>, association: &str, acl: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.ec2.replace_network_acl_association().association_id(association).network_acl_id(acl);
         // Replaced twice, the first association is gone: the caller looks which one there is.
         call.done(request.set_dry_run(call.dry()).send().await, |_| false)
@@ -250,12 +253,12 @@ impl Ec2 {
 
     async fn create_gateway_endpoint(
         &self,
-        call: &Call<'_>,
+        call: &CallMode<'_>,
         vpc: &str,
         service: &str,
         table: &str,
         policy: &serde_json::Value,
-    ) -> Result<Acted, Failed> {
+    ) -> Result<CallOutcome, CallFailed> {
         let request = self
             .ec2
             .create_vpc_endpoint()
@@ -272,12 +275,12 @@ impl Ec2 {
 
     async fn create_interface_endpoint(
         &self,
-        call: &Call<'_>,
+        call: &CallMode<'_>,
         vpc: &str,
         service: &str,
         (subnet, group): (&str, &str),
         policy: &serde_json::Value,
-    ) -> Result<Acted, Failed> {
+    ) -> Result<CallOutcome, CallFailed> {
         let request = self
             .ec2
             .create_vpc_endpoint()
@@ -295,7 +298,13 @@ impl Ec2 {
         call.made(request.send().await, |reply| reply.vpc_endpoint?.vpc_endpoint_id)
     }
 
-    async fn create_flow_log(&self, call: &Call<'_>, vpc: &str, destination: &str, role: Option<&str>) -> Result<Acted, Failed> {
+    async fn create_flow_log(
+        &self,
+        call: &CallMode<'_>,
+        vpc: &str,
+        destination: &str,
+        role: Option<&str>,
+    ) -> Result<CallOutcome, CallFailed> {
         let to = match destination.split(':').nth(2) {
             Some("s3") => LogDestinationType::S3,
             Some("logs") => LogDestinationType::CloudWatchLogs,
@@ -320,7 +329,7 @@ impl Ec2 {
             return Err(call.item_failed(item).into());
         }
         let id = reply.flow_log_ids().first().cloned();
-        Ok(Acted { id: id.ok_or_else(|| unknown(&call.what, "the answer does not say what was made"))?, grant_token: None })
+        Ok(CallOutcome { id: id.ok_or_else(|| unknown(&call.what, "the answer does not say what was made"))?, grant_token: None })
     }
 }
 
@@ -352,10 +361,10 @@ fn permission(rule: &GroupRule) -> IpPermission {
         .set_from_port(ports.map(|(first, _)| first))
         .set_to_port(ports.map(|(_, last)| last));
     let permission = match &rule.peer {
-        Peer::Cidr(cidr) if cidr.contains(':') => permission.ipv6_ranges(Ipv6Range::builder().cidr_ipv6(cidr).build()),
-        Peer::Cidr(cidr) => permission.ip_ranges(IpRange::builder().cidr_ip(cidr).build()),
-        Peer::PrefixList(list) => permission.prefix_list_ids(PrefixListId::builder().prefix_list_id(list).build()),
-        Peer::Group(group) => permission.user_id_group_pairs(UserIdGroupPair::builder().group_id(group).build()),
+        RulePeer::Cidr(cidr) if cidr.contains(':') => permission.ipv6_ranges(Ipv6Range::builder().cidr_ipv6(cidr).build()),
+        RulePeer::Cidr(cidr) => permission.ip_ranges(IpRange::builder().cidr_ip(cidr).build()),
+        RulePeer::PrefixList(list) => permission.prefix_list_ids(PrefixListId::builder().prefix_list_id(list).build()),
+        RulePeer::Group(group) => permission.user_id_group_pairs(UserIdGroupPair::builder().group_id(group).build()),
     };
     permission.build()
 }
@@ -365,10 +374,10 @@ pub(super) fn rules_of(permission: &IpPermission) -> Vec<GroupRule> {
     let protocol = permission.ip_protocol().unwrap_or_default();
     let ports = if protocol == "-1" { None } else { permission.from_port().zip(permission.to_port()) };
     let owned = |text: &str| text.to_owned();
-    let v4 = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip().map(owned).map(Peer::Cidr));
-    let v6 = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6().map(owned).map(Peer::Cidr));
-    let lists = permission.prefix_list_ids().iter().filter_map(|list| list.prefix_list_id().map(owned).map(Peer::PrefixList));
-    let groups = permission.user_id_group_pairs().iter().filter_map(|pair| pair.group_id().map(owned).map(Peer::Group));
+    let v4 = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip().map(owned).map(RulePeer::Cidr));
+    let v6 = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6().map(owned).map(RulePeer::Cidr));
+    let lists = permission.prefix_list_ids().iter().filter_map(|list| list.prefix_list_id().map(owned).map(RulePeer::PrefixList));
+    let groups = permission.user_id_group_pairs().iter().filter_map(|pair| pair.group_id().map(owned).map(RulePeer::Group));
     let rule = |peer| GroupRule { protocol: protocol.to_owned(), ports, peer };
     v4.chain(v6).chain(lists).chain(groups).map(rule).collect()
 }
@@ -379,17 +388,17 @@ mod tests {
 
     use super::*;
 
-    fn rule(protocol: &str, ports: Option<(i32, i32)>, peer: Peer) -> GroupRule {
+    fn rule(protocol: &str, ports: Option<(i32, i32)>, peer: RulePeer) -> GroupRule {
         GroupRule { protocol: protocol.to_owned(), ports, peer }
     }
 
     #[test]
     fn rules_come_back_as_they_went() {
         for rule in [
-            rule("tcp", Some((443, 443)), Peer::PrefixList("pl-1".to_owned())),
-            rule("tcp", Some((443, 443)), Peer::Group("sg-1".to_owned())),
-            rule("-1", None, Peer::Cidr("0.0.0.0/0".to_owned())),
-            rule("-1", None, Peer::Cidr("::/0".to_owned())),
+            rule("tcp", Some((443, 443)), RulePeer::PrefixList("pl-1".to_owned())),
+            rule("tcp", Some((443, 443)), RulePeer::Group("sg-1".to_owned())),
+            rule("-1", None, RulePeer::Cidr("0.0.0.0/0".to_owned())),
+            rule("-1", None, RulePeer::Cidr("::/0".to_owned())),
         ] {
             assert_eq!(rules_of(&permission(&rule)), [rule]);
         }
@@ -404,7 +413,7 @@ mod tests {
             .ip_ranges(IpRange::builder().cidr_ip("10.0.0.0/8").build())
             .user_id_group_pairs(UserIdGroupPair::builder().group_id("sg-1").build())
             .build();
-        let rules = [rule("-1", None, Peer::Cidr("10.0.0.0/8".to_owned())), rule("-1", None, Peer::Group("sg-1".to_owned()))];
+        let rules = [rule("-1", None, RulePeer::Cidr("10.0.0.0/8".to_owned())), rule("-1", None, RulePeer::Group("sg-1".to_owned()))];
         assert_eq!(rules_of(&several), rules);
     }
 
@@ -419,8 +428,8 @@ mod tests {
 
     #[test]
     fn what_failed_in_part_is_read_like_what_failed() {
-        let tags = Tags::new();
-        let call = Call { what: "it".to_owned(), tags: &tags, token: "", dry: false };
+        let tags = ResourceTags::new();
+        let call = CallMode { what: "it".to_owned(), tags: &tags, token: "", dry: false };
         let item = |code: &str| {
             let error = UnsuccessfulItemError::builder().code(code).message("so it is").build();
             call.item_failed(&UnsuccessfulItem::builder().error(error).build())

@@ -4,10 +4,12 @@
 
 use aws_sdk_route53resolver::types::{FirewallRuleGroupAssociation, MutationProtectionStatus, Tag};
 
-use super::acts::{Call, Failed};
-use super::{Ec2, explain, is_missing, nonsense, pages, refused, sorted, text};
-use crate::aws::Answer;
-use crate::sandbox::vpc::cloud::{Acted, At, CloudError, Facts, FirewallRule, Kind, Tags, Thing};
+use super::acts::{CallFailed, CallMode};
+use super::{AwsCloud, explain, is_missing, nonsense, pages, refused, sorted, text};
+use crate::aws::AwsError;
+use crate::sandbox::vpc::cloud::{
+    CallOutcome, CloudError, CloudResource, FirewallRule, ResourceFacts, ResourceKind, ResourceScope, ResourceTags,
+};
 
 /// Where the rule group stands among those of the VPC. Low numbers and high ones are the service's own; this one is the first we may use.
 const PRIORITY: i32 = 101;
@@ -16,8 +18,14 @@ const NAME: &str = "lifeboat-";
 /// Items of one page; as many as the service gives.
 const PAGE: i32 = 100;
 
-impl Ec2 {
-    pub(super) async fn associate_firewall(&self, call: &Call<'_>, vpc: &str, rules: &str, name: &str) -> Result<Acted, Failed> {
+impl AwsCloud {
+    pub(super) async fn associate_firewall(
+        &self,
+        call: &CallMode<'_>,
+        vpc: &str,
+        rules: &str,
+        name: &str,
+    ) -> Result<CallOutcome, CallFailed> {
         let mut tags = Vec::new();
         for (key, value) in call.tags {
             let tag = Tag::builder().key(key).value(value).build();
@@ -37,17 +45,17 @@ impl Ec2 {
         call.made(request.send().await, |reply| reply.firewall_rule_group_association?.id)
     }
 
-    pub(super) async fn disassociate_firewall(&self, call: &Call<'_>, id: &str) -> Result<Acted, Failed> {
+    pub(super) async fn disassociate_firewall(&self, call: &CallMode<'_>, id: &str) -> Result<CallOutcome, CallFailed> {
         let request = self.resolver.disassociate_firewall_rule_group().firewall_rule_group_association_id(id);
         call.done(request.send().await, is_missing)
     }
 
-    pub(super) async fn firewall_associations(&self, what: &str, at: &At) -> Result<Vec<Thing>, CloudError> {
+    pub(super) async fn firewall_associations(&self, what: &str, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
         let listed = match at {
-            At::Vpc(vpc) => self.associations(what, Some(vpc)).await?,
-            At::Id(id) => self.association(what, id).await?.into_iter().collect(),
-            At::Tagged(tags) if tags.is_empty() => return Err(refused(what, "no tags are named")),
-            At::Tagged(_) => {
+            ResourceScope::Vpc(vpc) => self.associations(what, Some(vpc)).await?,
+            ResourceScope::Id(id) => self.association(what, id).await?.into_iter().collect(),
+            ResourceScope::Tagged(tags) if tags.is_empty() => return Err(refused(what, "no tags are named")),
+            ResourceScope::Tagged(_) => {
                 let mut all = self.associations(what, None).await?;
                 all.retain(|association| association.name().is_some_and(|name| name.starts_with(NAME)));
                 all
@@ -58,7 +66,7 @@ impl Ec2 {
             // One that went meanwhile has no tags any more.
             let Some(tags) = self.tags_of(what, &association).await? else { continue };
             let thing = thing(what, &association, tags)?;
-            if !matches!(at, At::Tagged(wanted) if !thing.carries(wanted)) {
+            if !matches!(at, ResourceScope::Tagged(wanted) if !thing.carries(wanted)) {
                 found.push(thing);
             }
         }
@@ -69,7 +77,7 @@ impl Ec2 {
         pages(what, |token| async move {
             let request = self.resolver.list_firewall_rule_group_associations().set_vpc_id(vpc.map(ToOwned::to_owned));
             let sent = request.max_results(PAGE).set_next_token(token).send().await;
-            let page = sent.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = sent.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.firewall_rule_group_associations.unwrap_or_default(), page.next_token))
         })
         .await
@@ -79,18 +87,18 @@ impl Ec2 {
         let request = self.resolver.get_firewall_rule_group_association().firewall_rule_group_association_id(id);
         match request.send().await {
             Ok(reply) => Ok(reply.firewall_rule_group_association),
-            Err(error) => match explain(what, Answer::of(&error)) {
+            Err(error) => match explain(what, AwsError::of(&error)) {
                 CloudError::Missing { .. } => Ok(None),
                 error => Err(error),
             },
         }
     }
 
-    async fn tags_of(&self, what: &str, association: &FirewallRuleGroupAssociation) -> Result<Option<Tags>, CloudError> {
+    async fn tags_of(&self, what: &str, association: &FirewallRuleGroupAssociation) -> Result<Option<ResourceTags>, CloudError> {
         let arn = association.arn().ok_or_else(|| nonsense(what, "an association has no ARN"))?;
         let listed = pages(what, |token| async move {
             let request = self.resolver.list_tags_for_resource().resource_arn(arn).max_results(PAGE).set_next_token(token);
-            let page = request.send().await.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = request.send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.tags.unwrap_or_default(), page.next_token))
         });
         match listed.await {
@@ -105,7 +113,7 @@ impl Ec2 {
         let what = what.as_str();
         let listed = pages(what, |token| async move {
             let request = self.resolver.list_firewall_rules().firewall_rule_group_id(group).max_results(PAGE).set_next_token(token);
-            let page = request.send().await.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = request.send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.firewall_rules.unwrap_or_default(), page.next_token))
         });
         let mut rules = Vec::new();
@@ -128,7 +136,7 @@ impl Ec2 {
     async fn domains(&self, what: &str, list: &str) -> Result<Vec<String>, CloudError> {
         let listed = pages(what, |token| async move {
             let request = self.resolver.list_firewall_domains().firewall_domain_list_id(list).max_results(PAGE).set_next_token(token);
-            let page = request.send().await.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = request.send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.domains.unwrap_or_default(), page.next_token))
         });
         match listed.await {
@@ -139,15 +147,15 @@ impl Ec2 {
     }
 }
 
-fn thing(what: &str, raw: &FirewallRuleGroupAssociation, tags: Tags) -> Result<Thing, CloudError> {
+fn thing(what: &str, raw: &FirewallRuleGroupAssociation, tags: ResourceTags) -> Result<CloudResource, CloudError> {
     let id = raw.id().filter(|id| !id.is_empty()).ok_or_else(|| nonsense(what, "an association has no id"))?;
-    Ok(Thing {
-        kind: Kind::FirewallAssociation,
+    Ok(CloudResource {
+        kind: ResourceKind::FirewallAssociation,
         id: id.to_owned(),
         state: raw.status().map(|status| status.as_str().to_owned()).unwrap_or_default(),
         reason: raw.status_message().filter(|message| !message.is_empty()).map(ToOwned::to_owned),
         tags,
-        facts: Facts::FirewallAssociation {
+        facts: ResourceFacts::FirewallAssociation {
             vpc: text(raw.vpc_id()),
             rules: text(raw.firewall_rule_group_id()),
             priority: raw.priority().unwrap_or_default(),

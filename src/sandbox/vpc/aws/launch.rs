@@ -9,16 +9,16 @@ use aws_sdk_ec2::types::{
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::acts::{Call, Failed};
-use super::{Ec2, once};
-use crate::aws::Answer;
-use crate::sandbox::vpc::cloud::{Acted, CloudError, Launch, LaunchVolume};
+use super::acts::{CallFailed, CallMode};
+use super::{AwsCloud, once};
+use crate::aws::AwsError;
+use crate::sandbox::vpc::cloud::{CallOutcome, CloudError, LaunchSpec, LaunchVolume};
 
 /// Hops that an answer of the metadata service may go: no further than the instance, so no container gets its credentials.
 const HOPS: i32 = 1;
 
-impl Ec2 {
-    pub(super) async fn run_instance(&self, call: &Call<'_>, launch: &Launch) -> Result<Acted, Failed> {
+impl AwsCloud {
+    pub(super) async fn run_instance(&self, call: &CallMode<'_>, launch: &LaunchSpec) -> Result<CallOutcome, CallFailed> {
         let request = self
             .ec2
             .run_instances()
@@ -44,13 +44,13 @@ impl Ec2 {
         if let Err(error) = &sent
             && error.code() == Some("Unsupported")
         {
-            return Err(CloudError::NoCapacity { what: call.what.clone(), why: Answer::of(error).message }.into());
+            return Err(CloudError::NoCapacity { what: call.what.clone(), why: AwsError::of(error).message }.into());
         }
         call.made(sent, |reply| reply.instances?.into_iter().next()?.instance_id)
     }
 }
 
-fn interface(launch: &Launch) -> InstanceNetworkInterfaceSpecification {
+fn interface(launch: &LaunchSpec) -> InstanceNetworkInterfaceSpecification {
     InstanceNetworkInterfaceSpecification::builder()
         .device_index(0)
         .subnet_id(&launch.subnet)

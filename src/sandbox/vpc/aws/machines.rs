@@ -5,50 +5,50 @@
 use aws_sdk_ec2::types::{self, Filter, VolumeAttachmentState};
 
 use super::looks::{made, thing};
-use super::{Ec2, PAGE_ITEMS, explain, pages, sorted, tag_map, text};
-use crate::aws::Answer;
-use crate::sandbox::vpc::cloud::{CloudError, Facts, InstanceFacts, Kind, Thing};
+use super::{AwsCloud, PAGE_ITEMS, explain, pages, sorted, tag_map, text};
+use crate::aws::AwsError;
+use crate::sandbox::vpc::cloud::{CloudError, CloudResource, InstanceFacts, ResourceFacts, ResourceKind};
 
 /// Instances of one page. There may be thousands in an account, of which the quota of cores takes stock.
 const PAGE_INSTANCES: i32 = 500;
 
-impl Ec2 {
+impl AwsCloud {
     pub(super) async fn describe_instances(&self, what: &str, filters: &[Filter]) -> Result<Vec<types::Instance>, CloudError> {
         let reservations = pages(what, |token| async move {
             let request = self.ec2.describe_instances().set_filters(Some(filters.to_vec())).include_managed_resources(true);
             let sent = request.max_results(PAGE_INSTANCES).set_next_token(token).send().await;
-            let page = sent.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = sent.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.reservations.unwrap_or_default(), page.next_token))
         });
         Ok(reservations.await?.into_iter().flat_map(|reservation| reservation.instances.unwrap_or_default()).collect())
     }
 
-    pub(super) async fn instances(&self, what: &str, filters: &[Filter]) -> Result<Vec<Thing>, CloudError> {
+    pub(super) async fn instances(&self, what: &str, filters: &[Filter]) -> Result<Vec<CloudResource>, CloudError> {
         made(what, &self.describe_instances(what, filters).await?, instance)
     }
 
-    pub(super) async fn volumes(&self, what: &str, filters: &[Filter]) -> Result<Vec<Thing>, CloudError> {
+    pub(super) async fn volumes(&self, what: &str, filters: &[Filter]) -> Result<Vec<CloudResource>, CloudError> {
         let found = pages(what, |token| async move {
             let request = self.ec2.describe_volumes().set_filters(Some(filters.to_vec())).include_managed_resources(true);
             let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
-            let page = sent.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = sent.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.volumes.unwrap_or_default(), page.next_token))
         });
         made(what, &found.await?, volume)
     }
 
-    pub(super) async fn interfaces(&self, what: &str, filters: &[Filter]) -> Result<Vec<Thing>, CloudError> {
+    pub(super) async fn interfaces(&self, what: &str, filters: &[Filter]) -> Result<Vec<CloudResource>, CloudError> {
         let found = pages(what, |token| async move {
             let request = self.ec2.describe_network_interfaces().set_filters(Some(filters.to_vec())).include_managed_resources(true);
             let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
-            let page = sent.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = sent.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.network_interfaces.unwrap_or_default(), page.next_token))
         });
         made(what, &found.await?, interface)
     }
 }
 
-fn instance(what: &str, raw: &types::Instance) -> Result<Thing, CloudError> {
+fn instance(what: &str, raw: &types::Instance) -> Result<CloudResource, CloudError> {
     let placement = raw.placement();
     let metadata = raw.metadata_options();
     let volume = |mapping: &types::InstanceBlockDeviceMapping| {
@@ -69,7 +69,8 @@ fn instance(what: &str, raw: &types::Instance) -> Result<Thing, CloudError> {
         volumes: sorted(raw.block_device_mappings().iter().filter_map(volume)),
     };
     let state = raw.state().and_then(|state| state.name()).map(|name| name.as_str()).unwrap_or_default();
-    let mut found = thing(what, Kind::Instance, raw.instance_id(), state, tag_map(raw.tags()), Facts::Instance(Box::new(facts)))?;
+    let mut found =
+        thing(what, ResourceKind::Instance, raw.instance_id(), state, tag_map(raw.tags()), ResourceFacts::Instance(Box::new(facts)))?;
     found.reason = raw.state_reason().map(|reason| match (reason.code(), reason.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (code, message) => text(code.or(message)),
@@ -88,27 +89,27 @@ fn public_ip(raw: &types::Instance) -> Option<String> {
     own.map(ToOwned::to_owned).or_else(|| raw.network_interfaces().iter().find_map(of_interface))
 }
 
-fn volume(what: &str, raw: &types::Volume) -> Result<Thing, CloudError> {
+fn volume(what: &str, raw: &types::Volume) -> Result<CloudResource, CloudError> {
     let mut held = raw.attachments().iter().filter(|held| held.state() != Some(&VolumeAttachmentState::Detached));
-    let facts = Facts::Volume {
+    let facts = ResourceFacts::Volume {
         encrypted: raw.encrypted().unwrap_or_default(),
         key: raw.kms_key_id().map(ToOwned::to_owned),
         zone: text(raw.availability_zone()),
         instance: held.find_map(|held| held.instance_id()).map(ToOwned::to_owned),
     };
     let state = raw.state().map(|state| state.as_str()).unwrap_or_default();
-    thing(what, Kind::Volume, raw.volume_id(), state, tag_map(raw.tags()), facts)
+    thing(what, ResourceKind::Volume, raw.volume_id(), state, tag_map(raw.tags()), facts)
 }
 
-fn interface(what: &str, raw: &types::NetworkInterface) -> Result<Thing, CloudError> {
-    let facts = Facts::Interface {
+fn interface(what: &str, raw: &types::NetworkInterface) -> Result<CloudResource, CloudError> {
+    let facts = ResourceFacts::Interface {
         vpc: text(raw.vpc_id()),
         subnet: text(raw.subnet_id()),
         groups: sorted(raw.groups().iter().map(|group| text(group.group_id()))),
         description: text(raw.description()),
     };
     let state = raw.status().map(|status| status.as_str()).unwrap_or_default();
-    thing(what, Kind::Interface, raw.network_interface_id(), state, tag_map(raw.tag_set()), facts)
+    thing(what, ResourceKind::Interface, raw.network_interface_id(), state, tag_map(raw.tag_set()), facts)
 }
 
 #[cfg(test)]
@@ -154,6 +155,6 @@ mod tests {
             .build();
         let facts = volume("it", &raw).map(|found| found.facts);
         let instance = Some("i-1".to_owned());
-        assert_eq!(facts, Ok(Facts::Volume { encrypted: true, key: None, zone: String::new(), instance }));
+        assert_eq!(facts, Ok(ResourceFacts::Volume { encrypted: true, key: None, zone: String::new(), instance }));
     }
 }

@@ -13,7 +13,7 @@ macro_rules! listed {
         let (client, what, filters): (&aws_sdk_ec2::Client, &str, &[aws_sdk_ec2::types::Filter]) = (&$client, $what, $filters);
         pages(what, |token| async move {
             let request = client.$operation().$set_filters(Some(filters.to_vec())).max_results(PAGE_ITEMS).set_next_token(token);
-            let page = request.send().await.map_err(|error| explain(what, Answer::of(&error)))?;
+            let page = request.send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.$items.unwrap_or_default(), page.next_token))
         })
         .await
@@ -35,16 +35,19 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 
-use super::cloud::{Act, Acted, At, Caller, Cloud, CloudError, FirewallRule, Grant, Guards, Image, Kind, Quota, Tags, Thing};
+use super::cloud::{
+    AccountGuards, ApiCall, CallOutcome, CallerIdentity, CloudError, CloudResource, FirewallRule, KeyGrant, MachineImage, ResourceKind,
+    ResourceScope, ResourceTags, ScratchCloud, ServiceQuota,
+};
 use crate::aws::ec2::{self, FILTER_VALUES_MAX, filter, is_throttled, literal, once, tag_map, tagged_as};
-use crate::aws::{self, Answer};
-use acts::{Call, Failed};
+use crate::aws::{self, AwsError};
+use acts::{CallFailed, CallMode};
 
 /// Items of one page; what every list of EC2 used here allows.
 const PAGE_ITEMS: i32 = 50;
 
 /// One region of one account.
-pub struct Ec2 {
+pub struct AwsCloud {
     region: String,
     ec2: aws_sdk_ec2::Client,
     kms: aws_sdk_kms::Client,
@@ -53,7 +56,7 @@ pub struct Ec2 {
     sts: aws_sdk_sts::Client,
 }
 
-impl Ec2 {
+impl AwsCloud {
     /// Clients for a region, by a role if one is named. Makes no request.
     pub async fn new(region: &str, role: Option<&str>) -> Self {
         Self::of(region, &aws::config_of(region, role).await)
@@ -74,7 +77,7 @@ impl Ec2 {
 }
 
 /// Why a request failed that changed nothing.
-fn explain(what: &str, answer: Answer) -> CloudError {
+fn explain(what: &str, answer: AwsError) -> CloudError {
     let (what, why, code) = (what.to_owned(), answer.message.clone(), answer.code.as_str());
     if is_missing(code) {
         return CloudError::Missing { what, why };
@@ -113,7 +116,7 @@ fn is_missing(code: &str) -> bool {
 }
 
 /// Whether something else is in the way that may go. Quotas of an account do not: they are refusals.
-fn is_busy(answer: &Answer) -> bool {
+fn is_busy(answer: &AwsError) -> bool {
     const CODES: [&str; 5] =
         ["DependencyViolation", "IncorrectState", "IncorrectInstanceState", "ConflictException", "ResourceInUseException"];
     let code = answer.code.as_str();
@@ -147,38 +150,38 @@ fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
 }
 
 #[async_trait]
-impl Cloud for Ec2 {
+impl ScratchCloud for AwsCloud {
     fn region(&self) -> &str {
         &self.region
     }
 
-    async fn caller(&self) -> Result<Caller, CloudError> {
+    async fn caller(&self) -> Result<CallerIdentity, CloudError> {
         self.who_asks().await
     }
 
-    async fn act(&self, act: &Act, tags: &Tags, token: &str) -> Result<Acted, CloudError> {
-        let call = Call { what: format!("{} ({})", act.action(), act.subject()), tags, token, dry: false };
+    async fn act(&self, act: &ApiCall, tags: &ResourceTags, token: &str) -> Result<CallOutcome, CloudError> {
+        let call = CallMode { what: format!("{} ({})", act.action(), act.subject()), tags, token, dry: false };
         match self.perform(act, &call).await {
             Ok(acted) => Ok(acted),
-            Err(Failed::Cloud(error)) => Err(error),
-            Err(Failed::WouldWork) => Err(nonsense(&call.what, "it was taken for a question")),
+            Err(CallFailed::Cloud(error)) => Err(error),
+            Err(CallFailed::WouldWork) => Err(nonsense(&call.what, "it was taken for a question")),
         }
     }
 
-    async fn try_out(&self, act: &Act, tags: &Tags) -> Result<(), CloudError> {
-        let call = Call { what: format!("trying out {} ({})", act.action(), act.subject()), tags, token: "", dry: true };
+    async fn dry_run(&self, act: &ApiCall, tags: &ResourceTags) -> Result<(), CloudError> {
+        let call = CallMode { what: format!("trying out {} ({})", act.action(), act.subject()), tags, token: "", dry: true };
         // What cannot would be done.
         if !act.can_be_tried_out() {
             return Err(refused(&call.what, "it cannot be tried out"));
         }
         match self.perform(act, &call).await {
-            Err(Failed::WouldWork) => Ok(()),
-            Err(Failed::Cloud(error)) => Err(error),
+            Err(CallFailed::WouldWork) => Ok(()),
+            Err(CallFailed::Cloud(error)) => Err(error),
             Ok(_) => Err(nonsense(&call.what, "it was asked whether it would, and says that it did")),
         }
     }
 
-    async fn look(&self, kind: Kind, at: &At) -> Result<Vec<Thing>, CloudError> {
+    async fn look(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
         self.things(kind, at).await
     }
 
@@ -186,7 +189,7 @@ impl Cloud for Ec2 {
         self.offered(types).await
     }
 
-    async fn image(&self, id: &str) -> Result<Option<Image>, CloudError> {
+    async fn image(&self, id: &str) -> Result<Option<MachineImage>, CloudError> {
         self.image_by_id(id).await
     }
 
@@ -194,7 +197,7 @@ impl Cloud for Ec2 {
         self.prefix_list_of(service).await
     }
 
-    async fn quotas(&self, instance_type: &str) -> Result<Vec<Quota>, CloudError> {
+    async fn quotas(&self, instance_type: &str) -> Result<Vec<ServiceQuota>, CloudError> {
         self.quotas_with(instance_type).await
     }
 
@@ -206,11 +209,11 @@ impl Cloud for Ec2 {
         self.rules_of(group).await
     }
 
-    async fn grants(&self, key: &str) -> Result<Vec<Grant>, CloudError> {
+    async fn grants(&self, key: &str) -> Result<Vec<KeyGrant>, CloudError> {
         self.grants_on(key).await
     }
 
-    async fn guards(&self) -> Result<Guards, CloudError> {
+    async fn guards(&self) -> Result<AccountGuards, CloudError> {
         self.guards_of_account().await
     }
 }
@@ -220,7 +223,7 @@ mod tests {
     use super::*;
 
     fn told(code: &str, status: u16) -> CloudError {
-        explain("it", Answer { status: Some(status), code: code.to_owned(), message: format!("{code}: so it is"), is_setup: false })
+        explain("it", AwsError { status: Some(status), code: code.to_owned(), message: format!("{code}: so it is"), is_setup: false })
     }
 
     #[test]
@@ -247,7 +250,7 @@ mod tests {
     #[test]
     fn an_interface_that_is_held_must_wait() {
         let message = "InvalidParameterValue: Network interface 'eni-1' is currently in use.".to_owned();
-        let answer = Answer { status: Some(400), code: "InvalidParameterValue".to_owned(), message, is_setup: false };
+        let answer = AwsError { status: Some(400), code: "InvalidParameterValue".to_owned(), message, is_setup: false };
         assert!(matches!(explain("it", answer), CloudError::Busy { .. }));
     }
 }

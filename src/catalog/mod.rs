@@ -382,13 +382,15 @@ impl Catalog {
         Ok(())
     }
 
-    /// Replaces what is known of a vault's backups in one transaction.
+    /// Replaces what is known of a vault's backups, and forgets what was seen of its evidence, in one transaction.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn replace(&self, vault: &VaultId, manifests: &[Manifest]) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
-        sqlx::query("DELETE FROM backups WHERE vault = $1").bind(vault.as_str()).execute(transaction.ask()).await?;
+        for forget in ["DELETE FROM backups WHERE vault = $1", "DELETE FROM evidence_heads WHERE vault = $1"] {
+            sqlx::query(forget).bind(vault.as_str()).execute(transaction.ask()).await?;
+        }
         for manifest in manifests {
             remember_by(transaction.ask(), manifest).await?;
         }

@@ -56,7 +56,10 @@ pub(super) async fn run(start: &CommandContext, arguments: RekeyArguments) -> Re
         true => print::json(&report),
         false => data(&describe_report(&report)),
     }
-    refused.map_or(Ok(ExitKind::Done), Err)
+    match report.refused.is_empty() {
+        true => refused.map_or(Ok(ExitKind::Done), Err),
+        false => Err(WorkError::NotAll { done: "the others have their envelopes", refused: report.refused }.into()),
+    }
 }
 
 fn describe(plan: &RekeyPlan) -> String {

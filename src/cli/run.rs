@@ -248,14 +248,15 @@ async fn run_list(start: &CommandContext, name: Option<&str>, opening: &OpenArgs
     let entries = shelf::entries(&rig, name.as_ref()).await?;
     if start.json {
         print::json(&entries.iter().map(entry_json).collect::<Vec<_>>());
-    } else if entries.is_empty() {
-        talk("there is no backup yet");
-    } else {
+    } else if !entries.is_empty() {
         let rows = entries.iter().map(entry_row).collect();
         data(&table(&["DATASTORE", "BACKUP", "SNAPSHOT", "AGE", "SIZE", "STORED", "OPENS WITH", "SIGNATURE"], rows));
     }
-    shelf::missing_numbers(&rig, &entries).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
+    shelf::odd_numbers(&rig, &entries).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
     let gone = tell_gone(&rig, name.as_ref()).await?;
+    if entries.is_empty() && gone.is_none() && !start.json {
+        talk("there is no backup yet");
+    }
     let refused = entries.iter().find_map(|e| e.manifest.as_ref().err());
     match refused {
         Some(error) => {
@@ -369,7 +370,7 @@ async fn run_verify(
     let mut damaged = Vec::new();
     let mut gone = None;
     if id.is_none() {
-        shelf::missing_numbers(&rig, &chosen).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
+        shelf::odd_numbers(&rig, &chosen).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
         gone = tell_gone(&rig, None).await?;
     }
     let mut first_failure: Option<CommandFailure> = None;
@@ -575,7 +576,9 @@ async fn run_runbook(start: &CommandContext, datastore: &str) -> Result<ExitKind
 
 async fn run_rebuild(start: &CommandContext, opening: &OpenArgs) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(opening).await?;
+    let forgotten = shelf::all_gone(&rig, None).await?;
     let (known, refused) = rebuild::rebuild(&rig).await?;
+    forgotten.iter().for_each(|line| talk(&format!("forgotten by this host from now on: {line}")));
     if start.json {
         print::json(&json!({ "backups": known, "refused": refused }));
     } else {

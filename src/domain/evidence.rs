@@ -4,7 +4,7 @@
 //! writes `started` before its first step, so that a report that is missing is seen even where it was the last. Reports hold no
 //! table names, no values, and no hashes of data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -492,8 +492,9 @@ pub fn flaws(vault: &VaultId, found: &[FoundRecord], claimed: &[u64], heads: &[S
         gap_before = false;
         previous = Some(&one.sha256);
     }
+    let hashes: HashSet<&str> = found.iter().map(|one| one.sha256.as_str()).collect();
     for head in heads {
-        if !found.iter().any(|one| one.sha256 == head.sha256) {
+        if !hashes.contains(head.sha256.as_str()) {
             flaws.push(SeriesFlaw::HeadMissing { seen_by: head.seen_by.clone() });
         }
     }

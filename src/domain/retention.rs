@@ -117,6 +117,8 @@ pub enum RemovalGuard {
     Locked(Timestamp),
     /// Its class is paid for until then.
     PaidUntil(Timestamp),
+    /// Another backup has its number: nobody knows which of them is the newer one.
+    SameNumber(BackupId),
 }
 
 impl RemovalGuard {
@@ -127,6 +129,7 @@ impl RemovalGuard {
             Self::InUse(by) => format!("in use: {by}"),
             Self::Locked(until) => format!("locked by the store until {}", until.strftime("%Y-%m-%d %H:%M UTC")),
             Self::PaidUntil(until) => format!("its storage class is paid for until {}", until.strftime("%Y-%m-%d")),
+            Self::SameNumber(other) => format!("backup {other} has the same number, which somebody must explain"),
         }
     }
 }
@@ -227,6 +230,9 @@ pub fn plan(datastore: &DatastoreName, policies: &[RetentionPolicy], candidates:
         }
         if candidate.damaged && as_if_whole.contains(&candidate.backup) {
             reasons.insert("found damaged: it would be kept if it were whole, and takes no place of another".to_owned());
+        }
+        if candidate.damaged && counted.len() < floor {
+            reasons.insert(format!("found damaged, and fewer than {floor} are whole: what is left of it may be needed"));
         }
         rank += usize::from(candidate.counts(now));
         reasons.extend(candidate.guards.iter().map(RemovalGuard::why));

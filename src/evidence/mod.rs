@@ -8,6 +8,7 @@ mod place;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
 use crate::domain::ErrorClass;
@@ -94,10 +95,11 @@ pub async fn read(vault: &dyn Vault, id: &VaultId, trusted: &TrustedKeys) -> Res
         }
     }
     records.sort_by_key(|(sequence, _)| *sequence);
-    for (sequence, facts) in records {
-        signatures.remove(&sequence);
-        series.found.push(record(vault, trusted, sequence, facts).await?);
+    for (sequence, _) in &records {
+        signatures.remove(sequence);
     }
+    let reading = records.into_iter().map(|(sequence, facts)| record(vault, trusted, sequence, facts));
+    series.found = futures::stream::iter(reading).buffered(READS_MAX).try_collect().await?;
     series.claimed = signatures.into_iter().collect();
     Ok(series)
 }
@@ -206,11 +208,12 @@ pub async fn append(
     // Numbers that were found taken, and that no listing shows: somebody put something there that is no object.
     let mut taken = 0;
     for _ in 0..RACES_MAX {
-        let (next, previous) = match (end(vault).await?, &seen) {
-            ((next, _), Some((seen, sha256))) if next <= *seen => (seen + 1, Some(sha256.clone())),
-            (end, _) => end,
+        let end = end(vault).await?;
+        let (newest, previous) = match &seen {
+            Some((seen, sha256)) if end.newest < *seen => (*seen, Some(sha256.clone())),
+            _ => (end.newest, end.previous),
         };
-        let next = next.max(taken + 1);
+        let next = end.next.max(newest + 1).max(taken + 1);
         let record = EvidenceRecord {
             format: evidence::FORMAT.to_owned(),
             vault: id.clone(),
@@ -253,6 +256,8 @@ pub async fn head(vault: &dyn Vault) -> Result<Option<String>, EvidenceError> {
 
 /// The end of a series.
 struct SeriesEnd {
+    /// Number of the newest record, 0 if there is none.
+    newest: u64,
     /// The next free number.
     next: u64,
     /// The hash of the newest record.
@@ -262,12 +267,12 @@ struct SeriesEnd {
 }
 
 /// Waits for a writer that has claimed the newest number, as long as one that lives may take.
-async fn end(vault: &dyn Vault) -> Result<(u64, Option<String>), VaultError> {
+async fn end(vault: &dyn Vault) -> Result<SeriesEnd, VaultError> {
     let begun = std::time::Instant::now();
     loop {
         let end = look(vault).await?;
         if !end.under_way || begun.elapsed() > CLAIM_PATIENCE {
-            return Ok((end.next, end.previous));
+            return Ok(end);
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
@@ -297,8 +302,8 @@ async fn look(vault: &dyn Vault) -> Result<SeriesEnd, VaultError> {
             break;
         }
     }
-    let (sequence, previous) = newest;
+    let (newest, previous) = newest;
     // Numbers that somebody has claimed and does not use are passed over, as far as they follow one another.
-    let next = (sequence + 1..).find(|number| !claims.contains(number)).unwrap_or(sequence + 1);
-    Ok(SeriesEnd { next, previous, under_way: next > sequence + 1 })
+    let next = (newest + 1..).find(|number| !claims.contains(number)).unwrap_or(newest + 1);
+    Ok(SeriesEnd { newest, next, previous, under_way: next > newest + 1 })
 }

@@ -87,25 +87,35 @@ impl ToolsError {
 /// What asking a program for its version may take.
 const VERSION_LIMITS: program::ProgramLimits = program::ProgramLimits { within: Duration::from_secs(20), output_bytes: 4096 };
 
+/// Groups below are the system's own; Debian's `staff` may write below /usr/local, and is as good as root by its policy.
+const GROUPS_OF_PEOPLE: u32 = 100;
+
 /// Why somebody else decides what a program does, if so: it, or a directory on the way to it, can be changed by others. A cron job of root's with an
 /// unlucky `PATH` would run it with root's rights.
-fn not_ours(program: &Path) -> Option<String> {
+fn not_ours(directory: &Path) -> Option<String> {
+    // Links may stand in it for programs that are elsewhere, each with its own way there.
+    let programs = PgTool::ALL.into_iter().filter_map(|tool| directory.join(tool.name()).canonicalize().ok());
+    let directories = programs.clone().filter_map(|program| Some(program.parent()?.to_owned()));
+    let on_the_way = directories
+        .chain(directory.canonicalize().ok())
+        .flat_map(|directory| directory.ancestors().enumerate().map(|(steps, place)| (place.to_owned(), steps > 0)).collect::<Vec<_>>());
+    programs.map(|program| (program, false)).chain(on_the_way).find_map(|(place, is_above)| changed_by(&place, is_above))
+}
+
+/// Who else can change a file or directory. Above a program's own directory the sticky bit keeps others from what is not theirs.
+fn changed_by(place: &Path, is_above: bool) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
-    let program = program.canonicalize().ok()?;
-    program.ancestors().enumerate().find_map(|(steps, place)| {
-        let facts = std::fs::metadata(place).ok()?;
-        // Above the program's own directory the sticky bit keeps what is not theirs from others.
-        let is_sticky = steps > 1 && facts.mode() & 0o1000 != 0;
-        let why = match () {
-            () if facts.mode() & 0o002 != 0 && !is_sticky => "everybody may write it",
-            () if !own.is_root() => return None,
-            () if facts.uid() != 0 => "it belongs to another user, and this is root",
-            () if facts.mode() & 0o020 != 0 && facts.gid() != 0 && !is_sticky => "a group may write it, and this is root",
-            () => return None,
-        };
-        Some(format!("{}: {why}", place.display()))
-    })
+    let facts = std::fs::metadata(place).ok()?;
+    let is_sticky = is_above && facts.mode() & 0o1000 != 0;
+    let why = match () {
+        () if facts.mode() & 0o002 != 0 && !is_sticky => "everybody may write it",
+        () if !own.is_root() => return None,
+        () if facts.uid() != 0 => "it belongs to another user, and this is root",
+        () if facts.mode() & 0o020 != 0 && facts.gid() >= GROUPS_OF_PEOPLE && !is_sticky => "a group may write it, and this is root",
+        () => return None,
+    };
+    Some(format!("{}: {why}", place.display()))
 }
 
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -155,8 +165,7 @@ impl PgTools {
 
     async fn look(directory: &Path) -> Option<Self> {
         let path = directory.join(PgTool::PgDump.name());
-        let programs = PgTool::ALL.map(|tool| directory.join(tool.name()));
-        if let Some(why) = programs.iter().find_map(|program| not_ours(program)) {
+        if let Some(why) = not_ours(directory) {
             tracing::warn!("the programs in {} are passed over: {why}", directory.display());
             return None;
         }

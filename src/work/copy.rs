@@ -14,6 +14,7 @@ use super::shelf::{self, GuideError, LoadedEnvelopes};
 use super::{WorkContext, WorkError};
 use crate::domain::document::VaultHeader;
 use crate::domain::envelope::Envelope;
+use crate::domain::evidence::EvidenceRecord;
 use crate::domain::id::DatastoreName;
 use crate::domain::layout::{self, EVIDENCE, META, ObjectKey, PAYLOADS};
 use crate::domain::manifest::{Manifest, StoredObject};
@@ -90,7 +91,7 @@ pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreNam
         let own = meta.remove(&format!("{}/{}", manifest.datastore, manifest.backup)).unwrap_or_default();
         let payloads = manifest.payloads.iter().flat_map(|payload| &payload.objects).map(|object| (&object.key, object.bytes));
         let own = own.iter().map(|(key, bytes)| (key, *bytes)).chain(payloads);
-        if !is_new && !is_same_manifest(rig, other.vault.as_ref(), &manifest).await? {
+        if !is_new && is_same_manifest(rig, other.vault.as_ref(), &manifest).await? == Some(false) {
             report.refused.push(format!(
                 "backup {} of {}: its manifest in the other vault, or the signature beside it, is not the one that is signed here; remove both there, \
                  and it is copied again",
@@ -191,17 +192,25 @@ fn is_frozen(error: &WorkError) -> bool {
     matches!(error, WorkError::Vault(VaultError::Frozen { .. }))
 }
 
-/// Whether the manifest in the other vault is believed, and is this one.
-async fn is_same_manifest(rig: &WorkContext, other: &dyn Vault, manifest: &Manifest) -> Result<bool, WorkError> {
-    let (place, context) = (manifest.place(), &manifest.vault);
+/// Whether the manifest in the other vault is this one; none where this host may not read it.
+async fn is_same_manifest(rig: &WorkContext, other: &dyn Vault, manifest: &Manifest) -> Result<Option<bool>, WorkError> {
+    let place = manifest.place();
     let key = place.manifest();
-    let read = async |key| match fetch::document(other, key).await {
-        Err(error) if shelf::is_outage(&error) => Err(error),
-        read => Ok(read.ok().flatten()),
-    };
-    let (Some(bytes), Some(signature)) = (read(&key).await?, read(&key.signature()).await?) else { return Ok(false) };
-    let is_this = Manifest::parse(&bytes, context, &place).is_ok_and(|there| there == *manifest);
-    Ok(is_this && is_believed(other, &rig.trusted, &key, &bytes, &signature).await?)
+    let mut read = Vec::new();
+    for key in [&key, &key.signature()] {
+        match fetch::document(other, key).await {
+            Ok(Some(bytes)) => read.push(bytes),
+            Ok(None) | Err(VaultError::Tally { .. }) => return Ok(Some(false)),
+            Err(error) if shelf::is_outage(&error) => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a manifest of the other vault is not compared");
+                return Ok(None);
+            }
+        }
+    }
+    // When the *other* store wrote it says nothing of a key that is distrusted from a day on: it is trusted here.
+    let is_this = Manifest::parse(&read[0], &manifest.vault, &place).is_ok_and(|there| there == *manifest);
+    Ok(Some(is_this && rig.trusted.signer_of(&read[0], &read[1]).is_some()))
 }
 
 async fn one(
@@ -359,6 +368,10 @@ async fn evidence(rig: &WorkContext, other: &mut ReplicaState, report: &mut Copy
         let Some(signature) = fetch::document(rig.vault.as_ref(), &key.signature()).await? else { continue };
         if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &bytes, &signature).await? {
             report.refused.push(format!("evidence record {sequence} is not signed by a trusted key"));
+            continue;
+        }
+        if !EvidenceRecord::parse(&bytes).is_ok_and(|record| record.sequence == sequence) {
+            report.refused.push(format!("evidence record {sequence} belongs elsewhere: it says that it has another number"));
             continue;
         }
         document(other, report, &key.signature(), signature.to_vec()).await?;

@@ -1,5 +1,6 @@
 //! Reading the evidence of a vault, looking for flaws, and adding reviewers' statements.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -184,18 +185,49 @@ pub async fn export(rig: &WorkContext, directory: &std::path::Path) -> Result<Ex
     Ok(exported)
 }
 
-/// Backups of a datastore that signed records say were removed, with their numbers.
+/// Backups that signed records say were removed, with their numbers.
+pub type RemovedBackups = BTreeMap<DatastoreName, Vec<(BackupId, u64)>>;
+
+/// Reads what signed records say was removed, of all datastores.
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn removed(rig: &WorkContext, datastore: &DatastoreName) -> Result<Vec<(BackupId, u64)>, WorkError> {
+pub async fn all_removed(rig: &WorkContext) -> Result<RemovedBackups, WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
-    let records = series.believed().filter_map(|(_, record)| match &record.body {
-        RecordBody::Removed(removed) if &removed.datastore == datastore => {
-            Some(removed.backups.iter().map(|one| (one.backup.clone(), one.sequence)))
+    let mut all = RemovedBackups::new();
+    for (_, record) in series.believed() {
+        if let RecordBody::Removed(removed) = &record.body {
+            let backups = removed.backups.iter().map(|one| (one.backup.clone(), one.sequence));
+            all.entry(removed.datastore.clone()).or_default().extend(backups);
         }
-        _ => None,
-    });
-    Ok(records.flatten().collect())
+    }
+    Ok(all)
+}
+
+/// The same of one datastore.
+///
+/// # Errors
+/// As [`all_removed`].
+pub async fn removed(rig: &WorkContext, datastore: &DatastoreName) -> Result<Vec<(BackupId, u64)>, WorkError> {
+    Ok(all_removed(rig).await?.remove(datastore).unwrap_or_default())
+}
+
+/// Backups that signed records speak of as there: restored, drilled, held, released.
+///
+/// # Errors
+/// As [`all_removed`].
+pub async fn all_witnessed(rig: &WorkContext) -> Result<BTreeSet<(DatastoreName, BackupId)>, WorkError> {
+    let vault = shelf::vault_id(rig).await?;
+    let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
+    let mut all = BTreeSet::new();
+    for (_, record) in series.believed() {
+        match &record.body {
+            RecordBody::Report(report) => all.extend(report.backups.iter().map(|one| (one.datastore.clone(), one.backup.clone()))),
+            RecordBody::Restored(restored) => drop(all.insert((restored.datastore.clone(), restored.backup.clone()))),
+            RecordBody::Hold(hold) | RecordBody::Release(hold) => drop(all.insert((hold.datastore.clone(), hold.backup.clone()))),
+            RecordBody::Started(_) | RecordBody::Certify(_) | RecordBody::Removed(_) => {}
+        }
+    }
+    Ok(all)
 }

@@ -142,10 +142,28 @@ pub async fn look(rig: &WorkContext, datastore: &DatastoreName, policies: Vec<Re
             guards: spoken_guards(&said, &manifest.backup),
         })
         .collect();
-    // Only what would go is asked about in the store, one object each.
+    let trusted: Vec<&Manifest> = manifests.values().collect();
+    for (_, one, other) in shelf::same_numbers(&trusted) {
+        for candidate in &mut candidates {
+            let same = [(&one, &other), (&other, &one)].into_iter().find(|(own, _)| **own == candidate.backup);
+            candidate.guards.extend(same.map(|(_, other)| RemovalGuard::SameNumber(other.clone())));
+        }
+    }
     let now = Timestamp::now();
-    let going: BTreeSet<BackupId> =
-        plan(datastore, &policies, &candidates, now).removals().iter().map(|removal| removal.backup().clone()).collect();
+    let going = loop {
+        let plan = plan(datastore, &policies, &candidates, now);
+        let going: BTreeSet<BackupId> = plan.removals().iter().map(|removal| removal.backup().clone()).collect();
+        // Nothing goes for one that no key would open: what is kept is read as far as that.
+        let closed = match going.is_empty() {
+            true => BTreeSet::new(),
+            false => closed(rig, &manifests, candidates.iter().filter(|one| !one.damaged && !going.contains(&one.backup))).await?,
+        };
+        if closed.is_empty() {
+            break going;
+        }
+        candidates.iter_mut().filter(|one| closed.contains(&one.backup)).for_each(|one| one.damaged = true);
+    };
+    // Only what would go is asked about in the store, one object each.
     for candidate in candidates.iter_mut().filter(|candidate| going.contains(&candidate.backup)) {
         if let Some(manifest) = manifests.get(&candidate.backup) {
             candidate.guards.extend(stored_guards(rig, manifest, now).await?);
@@ -179,6 +197,21 @@ pub async fn look(rig: &WorkContext, datastore: &DatastoreName, policies: Vec<Re
         }
     }
     Ok(PrunePlan { plan, unfinished, archive, not_believed, manifests, policies })
+}
+
+/// Those of some backups that have no whole envelope or no whole slot: their files are there, and are not what was signed.
+async fn closed<'a>(
+    rig: &WorkContext,
+    manifests: &BTreeMap<BackupId, Manifest>,
+    backups: impl Iterator<Item = &'a RetentionCandidate>,
+) -> Result<BTreeSet<BackupId>, WorkError> {
+    let mut closed = BTreeSet::new();
+    for manifest in backups.filter_map(|one| manifests.get(&one.backup)) {
+        if !shelf::has_whole_slot(rig, manifest).await? {
+            closed.insert(manifest.backup.clone());
+        }
+    }
+    Ok(closed)
 }
 
 fn spoken_guards(said: &EvidenceTestimony, backup: &BackupId) -> Vec<RemovalGuard> {

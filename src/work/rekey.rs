@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::shelf::{self, GuideError, LoadedEnvelopes};
 use super::{WorkContext, WorkError, guide};
+use crate::domain::ErrorClass;
 use crate::domain::VaultDocument;
 use crate::domain::envelope::{Envelope, Slot};
 use crate::domain::id::{BackupId, DatastoreName};
@@ -190,6 +191,8 @@ pub struct RekeyReport {
     pub removed: usize,
     /// Retired slots that still open backups.
     pub still_open: Vec<RetiredSlot>,
+    /// Backups that could not be given a new envelope, and why.
+    pub refused: Vec<String>,
 }
 
 impl RekeyPlan {
@@ -203,28 +206,37 @@ impl RekeyPlan {
         let stage = rig.progress.begin("rekey", None);
         let pause = Duration::from_secs(1) / pace.per_second.max(1);
         let wanted = self.changes.len();
+        let mut refused = BTreeSet::new();
         for change in self.changes.iter().take(pace.backups_max) {
             if rig.cancel.is_cancelled() {
                 return Err(WorkError::Interrupted);
             }
-            rotate(rig, change).await?;
-            report.changed += 1;
+            match rotate(rig, change).await {
+                Ok(()) => report.changed += 1,
+                // One that is damaged, or that no key opens, is no reason to go without the others.
+                Err(error) if matches!(error.class(), ErrorClass::Integrity | ErrorClass::KeyRefused) => {
+                    report.refused.push(format!("backup {} of {}: {}", change.backup, change.datastore, error.in_one_line()));
+                    refused.insert(change.backup.clone());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             stage.item(Some(format!("{} of {wanted}", report.changed)));
             tokio::time::sleep(pause).await;
         }
         stage.end();
-        report.left = wanted - report.changed;
-        self.prove(rig, &mut report).await?;
-        if report.left == 0 {
+        report.left = wanted - report.changed - refused.len();
+        self.prove(rig, &refused, &mut report).await?;
+        if report.left == 0 && refused.is_empty() {
             self.remove(rig, &mut report).await?;
         }
         Ok(report)
     }
 
     /// Opens the oldest, the newest and some others with every key alone, through their newest envelope.
-    async fn prove(&self, rig: &WorkContext, report: &mut RekeyReport) -> Result<(), WorkError> {
+    async fn prove(&self, rig: &WorkContext, refused: &BTreeSet<BackupId>, report: &mut RekeyReport) -> Result<(), WorkError> {
         use rand::seq::IndexedRandom;
-        let mut order: Vec<&Manifest> = self.all.iter().collect();
+        let mut order: Vec<&Manifest> = self.all.iter().filter(|manifest| !refused.contains(&manifest.backup)).collect();
         order.sort_by_key(|manifest| (&manifest.datastore, manifest.sequence));
         let of_each = order.chunk_by(|one, other| one.datastore == other.datastore);
         let mut tried: Vec<&Manifest> = of_each.flat_map(|series| series.first().into_iter().chain(series.last())).copied().collect();

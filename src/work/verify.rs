@@ -21,7 +21,8 @@ use crate::seal::{BackupIdentity, OpenedPayload};
 
 /// Remembers on this host what a reading of a whole backup has shown: `status` tells of one that is damaged until it is read again and whole.
 pub async fn remember(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId, found: Result<(), &WorkError>) {
-    let Some(catalog) = rig.catalog() else { return };
+    // What is said of a copy is not so of its home.
+    let Some(catalog) = rig.catalog().filter(|_| !rig.is_elsewhere) else { return };
     match found {
         Ok(()) => without_catalog(catalog.note_whole(vault, datastore, backup).await),
         Err(error) if error.is_damage() => without_catalog(catalog.note_damaged(vault, datastore, backup, &error.in_one_line()).await),

@@ -7,7 +7,7 @@ use std::ops::Bound;
 
 use futures::{StreamExt, TryStreamExt};
 
-pub use survey::{GoneBackup, SelectedBackup, all_gone, find, gone, is_removed, missing_numbers, newest_of_each, pick, survey};
+pub use survey::{GoneBackup, SelectedBackup, all_gone, find, gone, is_removed, newest_of_each, odd_numbers, pick, same_numbers, survey};
 
 use super::fence::ReadLease;
 use super::{WorkContext, WorkError, guide};
@@ -55,9 +55,11 @@ pub struct BackupEntry {
 /// [`WorkError::NoVault`] if there is no `vault.json`.
 pub async fn vault_id(rig: &WorkContext) -> Result<VaultId, WorkError> {
     let found = id_in_header(rig).await;
-    let Some(pinned) = rig.config.vault_id.as_ref().filter(|_| !rig.is_elsewhere) else { return found };
+    let Some(pinned) = &rig.config.vault_id else { return found };
     match found {
         Ok(found) if found == *pinned => {}
+        // An address of another vault may have been typed.
+        Ok(found) if rig.is_elsewhere => return Ok(found),
         Ok(found) => tracing::warn!(
             "vault.json says that this is vault {found}, and lifeboat.toml names {pinned}; it is read as that, and nothing is written"
         ),
@@ -283,12 +285,33 @@ pub async fn open(rig: &WorkContext, manifest: &Manifest) -> Result<OpenedBackup
         all.push(reading);
     }
     let LoadedEnvelopes { believed, defects, .. } = envelopes(rig, manifest).await?;
+    if believed.iter().all(|(_, slots)| slots.is_empty()) {
+        return Err(WorkError::Damaged { what: format!("every slot of backup {}", manifest.backup), why: defects.join("; ") });
+    }
     let (identity, slot) = openers::open(&context_of(manifest), &believed, &rig.openers).await?;
     for defect in &defects {
         tracing::warn!(backup = %manifest.backup, defect, "part of the envelope is not as it should be");
     }
     let number = believed.first().map_or(1, |(newest, _)| newest.number);
     Ok(OpenedBackup { identity, slot, number, defects })
+}
+
+/// Whether the newest envelope of a backup is trusted and has a slot that is as it was signed. Whether a key of this host opens it is another
+/// question.
+///
+/// # Errors
+/// [`WorkError`] if the vault cannot be read.
+pub async fn has_whole_slot(rig: &WorkContext, manifest: &Manifest) -> Result<bool, WorkError> {
+    match envelopes(rig, manifest).await {
+        Ok(envelopes) => Ok(envelopes.believed.first().is_some_and(|(_, slots)| !slots.is_empty())),
+        Err(error) if error.class() == ErrorClass::Integrity => Ok(false),
+        // A role that may not read them says nothing of it.
+        Err(WorkError::Vault(error)) if !is_outage(&error) => {
+            tracing::debug!(backup = %manifest.backup, error = &error as &dyn std::error::Error, "its slots are not looked at");
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What a backup's identity is bound to.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::{BackupEntry, BackupKeys, LoadedManifest, is_outage, manifest, no_such_datastore_or_backup, read, vault_id};
-use crate::domain::choice::{BackupSelector, gaps};
+use crate::domain::choice::{BackupSelector, gaps, superseded};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, parse_manifest_key};
 use crate::domain::manifest::Manifest;
@@ -21,6 +21,22 @@ const REFUSED_MAX: usize = 20_000;
 const REFUSED_SHOWN: usize = 16;
 /// How far the clocks of hosts may be apart.
 const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// What a copy lacks of the backups that this host's catalog knows in its home.
+pub(super) async fn behind(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName, listed: &[BackupId]) -> Option<String> {
+    if !rig.is_elsewhere {
+        return None;
+    }
+    let known = known(rig, vault, datastore).await;
+    let listed: BTreeSet<&BackupId> = listed.iter().collect();
+    let missing: BTreeMap<u64, &BackupId> = known.iter().filter(|(id, _)| !listed.contains(id)).map(|(id, number)| (*number, id)).collect();
+    let (number, newest) = missing.last_key_value()?;
+    Some(format!(
+        "this vault has not all backups of {datastore} that this host knows: {} are missing, the newest of them {newest}, number {number}; \
+         it is a copy that is behind, or somebody removed them from it",
+        missing.len()
+    ))
+}
 
 /// Whether a backup has been removed since it was listed.
 pub async fn is_removed(rig: &WorkContext, datastore: &DatastoreName, backup: &BackupId) -> bool {
@@ -51,7 +67,10 @@ pub async fn find(rig: &WorkContext, id: &BackupId) -> Result<LoadedManifest, Wo
             Ok(found)
         }
         (0, _, Some(error)) => Err(error),
-        (0, ..) => Err(WorkError::NoSuchBackup { datastore: None, wanted: id.to_string() }),
+        (0, ..) => {
+            let gone = all_gone(rig, None).await?.into_iter().find(|line| line.contains(id.as_str()));
+            Err(gone.map_or(WorkError::NoSuchBackup { datastore: None, wanted: id.to_string() }, |line| WorkError::Gone(vec![line])))
+        }
         (_, one, _) => {
             let names = believed.iter().chain(&one).map(|found| found.manifest.datastore.to_string()).collect::<Vec<_>>().join(", ");
             Err(WorkError::Refused {
@@ -85,11 +104,8 @@ pub async fn gone(
     datastore: &DatastoreName,
     listed: &[BackupId],
 ) -> Result<Vec<GoneBackup>, WorkError> {
-    let known = match rig.catalog() {
-        // A copy may be behind; of it this host remembers nothing.
-        Some(catalog) if !rig.is_elsewhere => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
-        _ => Default::default(),
-    };
+    // A copy may be behind; of it this host remembers nothing.
+    let known = if rig.is_elsewhere { Default::default() } else { known(rig, vault, datastore).await };
     let hidden = hidden(rig, datastore).await;
     let listed: BTreeSet<&BackupId> = listed.iter().collect();
     let missing: BTreeSet<&BackupId> = known.keys().chain(&hidden).filter(|backup| !listed.contains(backup)).collect();
@@ -131,27 +147,76 @@ pub async fn all_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result
     }
     let mut lines = Vec::new();
     for (name, listed) in listed.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        if let Some(line) = behind(rig, &vault, name, listed).await {
+            tracing::warn!("{line}");
+        }
         lines.extend(tell_gone(name, &gone(rig, &vault, name, listed).await?));
     }
     Ok(lines)
 }
 
-/// Numbers that are missing between those of a datastore's backups, and of whose removal no record tells. All its entries must be there.
+/// What is odd about the numbers of each datastore's backups, as it is told: those that are missing, and of whose removal no record tells, and those
+/// that two backups have. All entries of a datastore must be there.
 ///
 /// # Errors
-/// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
-pub async fn missing_numbers(rig: &WorkContext, entries: &[BackupEntry]) -> Result<Vec<String>, WorkError> {
-    let mut numbers: BTreeMap<&DatastoreName, Vec<u64>> = BTreeMap::new();
+/// [`WorkError`] if there is no vault.
+pub async fn odd_numbers(rig: &WorkContext, entries: &[BackupEntry]) -> Result<Vec<String>, WorkError> {
+    let vault = vault_id(rig).await?;
+    let mut datastores: BTreeMap<&DatastoreName, Vec<&BackupEntry>> = BTreeMap::new();
     for entry in entries {
-        if let Ok(believed) = &entry.manifest {
-            numbers.entry(&entry.datastore).or_default().push(believed.manifest.sequence);
-        }
+        datastores.entry(&entry.datastore).or_default().push(entry);
     }
-    let mut lines = Vec::new();
-    for (datastore, numbers) in numbers {
-        lines.extend(unexplained_gaps(rig, datastore, numbers).await?.iter().map(|gap| tell_gap(datastore, *gap)));
+    let (mut lines, mut removed) = (Vec::new(), None);
+    for (datastore, entries) in datastores {
+        let manifests: Vec<&Manifest> = entries.iter().filter_map(|entry| Some(&entry.manifest.as_ref().ok()?.manifest)).collect();
+        lines.extend(same_numbers(&manifests).into_iter().map(|(number, one, other)| {
+            format!("backups {one} and {other} of {datastore} both have number {number}: one of them was taken while others were hidden")
+        }));
+        let known = known(rig, &vault, datastore).await;
+        // One that is there and not trusted has a number that nobody knows.
+        let is_unknown = |entry: &&BackupEntry| entry.manifest.is_err() && !known.contains_key(&entry.backup);
+        if entries.iter().any(is_unknown) {
+            continue;
+        }
+        let mut numbers: Vec<u64> = manifests.iter().map(|manifest| manifest.sequence).chain(known.values().copied()).collect();
+        if gaps(numbers.clone()).is_empty() {
+            continue;
+        }
+        let lowest = numbers.iter().min().copied().unwrap_or_default();
+        // Only now is the evidence asked what retention removed, and once for all.
+        if removed.is_none() {
+            removed = match evidence::all_removed(rig).await {
+                Ok(all) => Some(all),
+                Err(error) => {
+                    lines.push(format!("whether numbers are missing could not be looked at: {}", error.in_one_line()));
+                    break;
+                }
+            };
+        }
+        let removed = removed.iter().filter_map(|all| all.get(datastore)).flatten();
+        numbers.extend(removed.map(|(_, number)| *number).filter(|number| *number > lowest));
+        lines.extend(gaps(numbers).into_iter().map(|gap| tell_gap(datastore, gap)));
     }
     Ok(lines)
+}
+
+/// Pairs of backups that have the same number, with it. Two answers to one tick are no pair: readers take the one of the higher epoch.
+#[must_use]
+pub fn same_numbers(manifests: &[&Manifest]) -> Vec<(u64, BackupId, BackupId)> {
+    let mut by_number: BTreeMap<u64, Vec<&Manifest>> = BTreeMap::new();
+    for manifest in manifests.iter().filter(|manifest| !superseded(manifest, manifests)) {
+        by_number.entry(manifest.sequence).or_default().push(manifest);
+    }
+    let pairs = by_number.into_iter().filter(|(_, same)| same.len() > 1);
+    pairs.map(|(number, same)| (number, same[0].backup.clone(), same[1].backup.clone())).collect()
+}
+
+/// What this host's catalog knows of a datastore's backups.
+async fn known(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName) -> BTreeMap<BackupId, u64> {
+    match rig.catalog() {
+        Some(catalog) => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
+        None => Default::default(),
+    }
 }
 
 /// Gaps between numbers that no removal explains, as ranges.
@@ -240,6 +305,7 @@ pub async fn survey(rig: &WorkContext, datastore: &DatastoreName, which: &Backup
     let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
     let mut names: Vec<BackupId> = listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
     names.sort_by_key(BackupId::begun);
+    let names_listed = names.clone();
     let lost = gone(rig, &vault, datastore, &names).await?;
     let Some(oldest) = names.first().map(BackupId::begun) else { return Err(no_such_datastore_or_backup(rig, datastore).await?) };
     let (count, all) = (names.len(), matches!(which, BackupSelector::Oldest | BackupSelector::Random { .. }));
@@ -285,6 +351,7 @@ pub async fn survey(rig: &WorkContext, datastore: &DatastoreName, which: &Backup
     }
     refused.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.begun()));
     let mut warnings = tell_gone(datastore, &lost);
+    warnings.extend(behind(rig, &vault, datastore, &names_listed).await);
     warnings.extend(refused.iter().take(REFUSED_SHOWN).map(|(backup, error)| format!("backup {backup} is passed over: {error}")));
     if let Some(more @ 1..) = refused.len().checked_sub(REFUSED_SHOWN) {
         warnings.push(format!("{more} more names are passed over as well: somebody writes them; `lifeboat list {datastore}` shows all"));
@@ -357,6 +424,8 @@ pub async fn newest_of_each(
                     break;
                 }
                 Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
+                // Removed since it was listed.
+                Err(WorkError::NoSuchBackup { .. }) => {}
                 Err(_) => found.refused += 1,
             }
         }
@@ -380,10 +449,7 @@ struct NameGroups {
 impl NameGroups {
     async fn of(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName, names: Vec<BackupId>, listed: &[ObjectFacts]) -> Self {
         let keys: BTreeSet<&str> = listed.iter().map(|facts| facts.key.as_str()).collect();
-        let known = match rig.catalog() {
-            Some(catalog) => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
-            None => Default::default(),
-        };
+        let known = known(rig, vault, datastore).await;
         let soon = Timestamp::now() + CLOCKS_DIFFER;
         let mut sorted = Self { groups: [Vec::new(), Vec::new(), Vec::new()], unsigned: Vec::new(), numbers: Vec::new() };
         for backup in names {

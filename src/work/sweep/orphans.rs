@@ -101,6 +101,10 @@ pub enum LostReason {
     Signed,
     /// This host's catalog cannot be asked.
     NotAsked,
+    /// A signed record speaks of it as there: restored, drilled, held.
+    Witnessed,
+    /// A copy has its manifest.
+    Copied,
 }
 
 impl fmt::Display for LostReason {
@@ -112,6 +116,8 @@ impl fmt::Display for LostReason {
             }
             Self::Signed => "has no manifest, and the signature of one: it was about to be published, or was",
             Self::NotAsked => "has no manifest, and this host's catalog, which may know it, cannot be asked",
+            Self::Witnessed => "has no manifest, and a signed record of the evidence says that it was there",
+            Self::Copied => "has no manifest, and a copy has it: `lifeboat restore --vault` brings it back from there",
             Self::PerhapsNumbered => "has no manifest, and may have had one of the numbers that are missing from this datastore's series",
         })
     }
@@ -183,6 +189,10 @@ struct DatastoreKnowledge {
     published: BTreeSet<BackupId>,
     begun: BTreeSet<BackupId>,
     removed: BTreeSet<BackupId>,
+    /// Those that signed records speak of as there.
+    witnessed: BTreeSet<BackupId>,
+    /// Those whose manifest a copy has. One that does not answer says nothing.
+    copied: BTreeSet<BackupId>,
     /// A backup that was begun before this time may have had a number that is missing.
     missing_until: Option<Timestamp>,
 }
@@ -217,6 +227,8 @@ impl<'a> KnowledgeCache<'a> {
             () if cannot_ask => UnpublishedFate::Lost(LostReason::NotAsked),
             () if is_hidden => UnpublishedFate::Lost(LostReason::Hidden),
             () if known.published.contains(&owner.1) => UnpublishedFate::Lost(LostReason::Known),
+            () if known.witnessed.contains(&owner.1) => UnpublishedFate::Lost(LostReason::Witnessed),
+            () if known.copied.contains(&owner.1) => UnpublishedFate::Lost(LostReason::Copied),
             () if known.missing_until.is_some_and(|until| owner.1.begun() <= until) => UnpublishedFate::Lost(LostReason::PerhapsNumbered),
             () => UnpublishedFate::Unpublished,
         })
@@ -237,6 +249,13 @@ impl DatastoreKnowledge {
             begun = catalog.begun(vault, datastore).await?;
         }
         let removed = evidence::removed(rig, datastore).await?;
+        let witnessed =
+            evidence::all_witnessed(rig).await?.into_iter().filter(|(of, _)| of == datastore).map(|(_, backup)| backup).collect();
+        let mut copied = BTreeSet::new();
+        for copy in rig.replicas.values() {
+            let listed = copy.list(&layout::manifests_of(datastore)).await.unwrap_or_default();
+            copied.extend(listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)));
+        }
         let believed: BTreeMap<u64, Timestamp> = shelf::entries(rig, Some(datastore))
             .await?
             .into_iter()
@@ -247,6 +266,6 @@ impl DatastoreKnowledge {
         let above_the_last = gaps(numbers).last().map(|(_, last)| last.saturating_add(1));
         // A number is given when a backup is published, so whoever had a missing one began before the next was published.
         let missing_until = above_the_last.and_then(|above| believed.range(above..).next()).map(|(_, published)| *published);
-        Ok(Self { published, begun, removed: removed.into_iter().map(|(backup, _)| backup).collect(), missing_until })
+        Ok(Self { published, begun, removed: removed.into_iter().map(|(backup, _)| backup).collect(), witnessed, copied, missing_until })
     }
 }

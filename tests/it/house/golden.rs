@@ -51,7 +51,7 @@ fn is_golden(name: &str, lines: BTreeSet<String>) {
 /// What a document is, by its place in the vault.
 fn document(place: &str) -> Option<&'static str> {
     let name = place.rsplit('/').next().unwrap_or_default();
-    [("vault.json", "vault"), ("manifests/", "manifest"), ("evidence/", "evidence"), ("leases/", "claim"), ("epochs/", "claim")]
+    [("vault.json", "vault"), ("manifests/", "manifest"), ("evidence/", "evidence"), ("runs/epochs/", "claim")]
         .into_iter()
         .find(|(prefix, _)| place.starts_with(prefix) && name.ends_with(".json"))
         .map(|(_, document)| document)

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use super::back_up::ArchiveTap;
 use super::{WorkContext, WorkError};
+use crate::destination::postgres::load::LoadOptions;
 use crate::domain::fingerprint::{ArchiveObject, ExtensionFacts, FORMAT_1, Fingerprint, OmittedKind, TableRows};
 use crate::pg::archive::{TableOfContents, readable};
 use crate::pg::objects;
 use crate::pg::rows::{RowFingerprinter, assemble, qualified};
 use crate::pg::{PgConnection, PgSession, PgTools};
 use crate::source::postgres::{dump, extensions, snapshot};
-use crate::target::load::LoadOptions;
 
 /// What came of a comparison. *Could not look* is never a pass.
 #[derive(Debug, Default, Serialize)]

@@ -3,12 +3,12 @@
 //! The text is a document of the vault and is run by the tests exactly as it stands. It is signed: whoever pastes it hands it a key that opens
 //! everything. Its first line says which envelope of which backup it belongs to, so that no other one can stand in its place ([`belongs`]).
 
+use crate::destination::postgres::script;
 use crate::domain::envelope::{EncryptionContext, Slot, SlotKind};
 use crate::domain::manifest::{Manifest, Payload, PayloadRole};
 use crate::domain::volumes::{PostgresCut, SetPlace, VolumeSet};
 use crate::keyring::sign::PublicKey;
 use crate::pg::PinSelection;
-use crate::target::script;
 use crate::vault::Vault;
 
 /// `aws-kms` or `age`.
@@ -361,7 +361,7 @@ fn cat(payload: &Payload) -> String {
 
 const LOAD: &str = "load() { pg_restore --exit-on-error \"$@\" && cat > /dev/null; }";
 
-/// For clients newer than the server: see [`crate::target::script`]. The line is taken out where settings stand, not where rows do.
+/// For clients newer than the server: see [`crate::destination::postgres::script`]. The line is taken out where settings stand, not where rows do.
 const LOAD_AS_SCRIPT: &str = r#"# The server does not know one setting that these clients send first: it is taken out of the script that they write.
 load() {
   pg_restore "${@:1:$#-2}" --file=- \

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Config, ConfigError};
+use crate::destination::postgres::TargetError;
 use crate::domain::ErrorClass;
 use crate::domain::document::DocumentError;
 use crate::domain::envelope::EnvelopeError;
@@ -52,7 +53,6 @@ use crate::sandbox::vpc::CloudFactory;
 use crate::sandbox::vpc::cloud::CloudError;
 use crate::seal::{OpenError, SealError};
 use crate::source::postgres::SourceError;
-use crate::target::TargetError;
 use crate::vault::{Vault, VaultError};
 use crate::volumes::VolumeStores;
 

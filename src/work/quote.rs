@@ -18,6 +18,7 @@ use super::snapshot::verify::set_of;
 use super::thaw::{self, BYTES_PER_SECOND_ASSUMED, ThawOptions, ThawPlan};
 use super::{WorkContext, WorkError, shelf, status, verify};
 use crate::config::VaultConfig;
+use crate::destination::postgres::globals::GlobalsPlan;
 use crate::domain::choice::BackupSelector;
 use crate::domain::drill::Verdict;
 use crate::domain::evidence::RecordBody;
@@ -28,7 +29,6 @@ use crate::domain::thaw::RetrievalTier;
 use crate::domain::volumes::{SetMember, SnapshotProgress};
 use crate::evidence::{self, EvidenceSeries};
 use crate::pg::PgConnection;
-use crate::target::globals::GlobalsPlan;
 
 /// Records of the evidence that are read at most.
 const RECORDS_MAX: usize = 512;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use super::{DrillState, RestoredDatastore, blame, volumes};
+use crate::destination::postgres::TargetError;
 use crate::domain::ErrorClass;
 use crate::domain::drill::{ControlResult, DrillHalt, NegativeControl, Scenario};
 use crate::domain::fingerprint::TableRows;
@@ -18,7 +19,6 @@ use crate::pg::sql::quote_identifier;
 use crate::report::DrillEvent;
 use crate::saga::SagaStep;
 use crate::seal::BackupIdentity;
-use crate::target::TargetError;
 use crate::vault::damaged::{DamagedVault, VaultDamage};
 use crate::work::compare::compare_table;
 use crate::work::{WorkContext, WorkError, shelf};

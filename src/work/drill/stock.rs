@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 
+use crate::destination::postgres::TargetError;
 use crate::domain::envelope::Envelope;
 use crate::domain::manifest::Manifest;
 use crate::domain::printable::printable;
@@ -17,7 +18,6 @@ use crate::keyring::age_key::IdentityFile;
 use crate::pg::children::keep_last_words;
 use crate::pg::{PgSession, PgTools};
 use crate::sandbox::local::RaisedSandbox;
-use crate::target::TargetError;
 use crate::vault::{VaultError, fetch};
 use crate::work::{WorkContext, WorkError, guide, shelf};
 

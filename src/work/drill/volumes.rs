@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::{DrillState, RestoredDatastore};
 use crate::config::plans::{CheckConfig, CheckQuestion, PlanStage, VolumeStage};
+use crate::destination::postgres::TargetError;
 use crate::domain::choice::BackupSelector;
 use crate::domain::drill::{CheckKind, CheckOutcome, CheckResult, Scenario};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
@@ -19,7 +20,6 @@ use crate::pg::PgTools;
 use crate::pg::rows::{ArchiveTally, assemble};
 use crate::sandbox::SandboxError;
 use crate::sandbox::volumes::UNSOUND;
-use crate::target::TargetError;
 use crate::volumes::damaged::DamagedVolumes;
 use crate::work::compare::{compare, fingerprint_of};
 use crate::work::shelf::{self, LoadedManifest};

@@ -1,7 +1,7 @@
 //! Restoring a backup: into a database, a directory, or standard output.
 //!
 //! Into a database: everything that can refuse is asked first ([`sight()`], [`prepare()`]), and the answer is a plan that can be shown;
-//! [`into_database`] consumes it. On the way the target carries a mark of how far it is ([`crate::target::mark`]): after Ctrl-C, a lost
+//! [`into_database`] consumes it. On the way the target carries a mark of how far it is ([`crate::destination::postgres::mark`]): after Ctrl-C, a lost
 //! connection or a lost host the same command goes on where the last whole step ended. With `--swap` the old database stays untouched
 //! under its name until the new one is loaded and compared. Whatever happens is told: the state of the target on failure, and a record in
 //! the evidence on success.
@@ -27,16 +27,16 @@ use super::compare::FingerprintComparison;
 use super::thaw::{self, ThawOptions};
 use super::{WorkContext, WorkError, evidence};
 use crate::config::plans::{PlanStage, SmokeCommand};
+use crate::destination::postgres::globals::{GlobalsReport, TablespaceMap};
+use crate::destination::postgres::rights::SkippedEntries;
+use crate::destination::postgres::selection::RestoreFilter;
+use crate::destination::postgres::swap::SwapNames;
 use crate::domain::ErrorClass;
 use crate::domain::drill::{CheckOutcome, CheckResult};
 use crate::domain::evidence::{RecordBody, RestoreRecord};
 use crate::domain::fingerprint::OmittedObject;
 use crate::domain::manifest::Manifest;
 use crate::pg::PgConnection;
-use crate::target::globals::{GlobalsReport, TablespaceMap};
-use crate::target::rights::SkippedEntries;
-use crate::target::selection::RestoreFilter;
-use crate::target::swap::SwapNames;
 
 /// What the person asked for beside backup and target.
 #[derive(Debug, Clone, Default)]

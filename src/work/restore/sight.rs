@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::RestoreOptions;
+use crate::destination::postgres::TargetError;
+use crate::destination::postgres::database::{self, FoundDatabase};
+use crate::destination::postgres::mark::{RestoreCheckpoint, SWAPPING};
+use crate::destination::postgres::swap::SwapNames;
 use crate::domain::manifest::Manifest;
 use crate::domain::span::format_bytes;
 use crate::pg::session::estimate;
 use crate::pg::sql::quote_text;
 use crate::pg::{PgConnection, PgSession, PgTools};
 use crate::source::postgres::snapshot;
-use crate::target::TargetError;
-use crate::target::database::{self, FoundDatabase};
-use crate::target::mark::{RestoreCheckpoint, SWAPPING};
-use crate::target::swap::SwapNames;
 use crate::work::{WorkContext, WorkError};
 
 /// What was seen.

@@ -36,7 +36,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("volumes", &["domain", "aws", "program", "this_program"]),
     ("catalog", &["domain", "saga"]),
     ("source", &["domain", "pg", "seal", "failpoint"]),
-    ("target", &["domain", "pg", "seal", "report", "failpoint"]),
+    ("destination", &["domain", "pg", "seal", "report", "failpoint"]),
     (
         "work",
         &[
@@ -50,7 +50,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
             "volumes",
             "catalog",
             "source",
-            "target",
+            "destination",
             "report",
             "failpoint",
             "saga",

@@ -1,0 +1,3 @@
+//! Writing a datastore back, the mirror of [`crate::source`].
+
+pub mod postgres;

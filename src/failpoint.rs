@@ -1,4 +1,4 @@
-//! Named places at which a test can kill the process: `LIFEBOAT_FAILPOINT=name` sends it SIGKILL there.
+//! Named points at which a test can kill the process: `LIFEBOAT_FAILPOINT=name` sends SIGKILL there.
 //!
 //! Only in builds with debug assertions, as tests use them; in a release build [`reach`] is empty.
 

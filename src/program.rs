@@ -1,7 +1,6 @@
-//! Programs that somebody configured: what gives a password, what is told of an alarm, hooks around a cut, checks of a team's own.
+//! Running configured programs: password commands, notification commands, hooks around a snapshot, smoke commands.
 //!
-//! Each has a limit of time and of output, is judged by how it exits and by nothing else, and is ended with everything that it started in its
-//! process group: what it leaves in the background keeps nobody waiting, and outlives nobody. What it says is hostile.
+//! Each has a limit of time and of output, is judged by its exit status alone, and is killed with its whole process group: a background child can neither delay anybody nor outlive the run. Its output is hostile.
 
 use std::io::IsTerminal;
 use std::process::{ExitStatus, Stdio};

@@ -1,4 +1,4 @@
-//! The composition root: adapters are chosen here. Drills put decorators of their own around them (a damaged vault, another key). Configuration in, a [`WorkContext`] of trait objects out.
+//! The composition root: configuration in, a [`WorkContext`] of trait objects out. Adapters are chosen here; drills wrap some of them in decorators (a damaged vault, another key).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,12 +19,12 @@ use crate::notify::command::NotifyCommand;
 use crate::notify::smtp::SmtpTransport;
 use crate::notify::webhook::{DeadManSwitch, WebhookTransport};
 use crate::notify::{Notifier, NotifyChannel, Transport};
-use crate::report::ProgressReporter;
+use crate::progress::ProgressReporter;
 use crate::sandbox::vpc::CloudFactory;
 use crate::sandbox::vpc::cloud::{CloudError, ScratchCloud};
 use crate::vault::Vault;
-use crate::vault::cold::{SimulatedGlacier, ThawClock};
 use crate::vault::directory::DirectoryVault;
+use crate::vault::simulated_glacier::{SimulatedGlacier, ThawClock};
 use crate::volumes::local::LocalVolumes;
 use crate::volumes::{self, VolumeStore, VolumesError};
 use crate::work::{WorkContext, WorkError};

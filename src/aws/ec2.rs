@@ -1,4 +1,4 @@
-//! What the adapters of EC2 share: filters that mean themselves, tags, lists page by page, and which requests must not be sent twice.
+//! Shared by the EC2 adapters: literal filters, tags, pagination, and which requests must not be retried.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What is wrong now and since when, and the messages about it, each kept until it has been delivered.
+//! Alarms and the outbox of their notifications: each message is kept until it has been delivered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What was found of single backups: what is not in a dump, which are damaged, which were read back and are whole.
+//! What is known of single backups: objects left out of a dump, backups found damaged, backups verified.
 
 use std::collections::BTreeMap;
 

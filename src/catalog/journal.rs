@@ -1,4 +1,4 @@
-//! The journal of sagas, and the runs it belongs to.
+//! The durable journal of sagas, and the runs that they belong to.
 
 use async_trait::async_trait;
 use jiff::Timestamp;

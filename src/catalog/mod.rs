@@ -1,10 +1,8 @@
-//! What is remembered: backups, runs, what is scheduled and who runs it. In SQLite for one host, in PostgreSQL for several.
+//! The catalog: known backups, runs, ticks and leases. SQLite for one host, PostgreSQL for several.
 //!
-//! Nothing is believed because it stands here: a restore reads and verifies manifests from the vault. The catalog serves
-//! the sequence number when the backup role may not read, the history, and, where hosts share one, which of them runs what
-//! ([`ticks`]). It may be lost at any time; what is lost with it is the history, and what has been planned and not run.
+//! It is a cache, not an authority: a restore reads and verifies manifests from the vault. The catalog supplies the sequence number where the backup role may not read, the history, and, where hosts share one, the leases that decide which host runs what ([`ticks`]). It can be lost at any time; what is lost with it is the history, and ticks that were planned and not run.
 //!
-//! Times come from one clock for all hosts: that of the catalog's server, or of the only host there is.
+//! All hosts use one clock: that of the catalog's server, or of the only host there is.
 
 pub mod alarms;
 pub mod findings;

@@ -1,5 +1,4 @@
-//! Asking with a limit. A server can be gone without a word (a cut cable, a pooler whose server was started anew): then nothing comes back
-//! on a connection, not even its end, and who waits for an answer would wait for ever, a run that has long published included.
+//! Queries with a timeout. A server can vanish silently (a cut cable, a pooler whose server was restarted): the connection then stays open and never answers, and without a timeout a run that has already published would wait for ever.
 
 use std::time::Duration;
 

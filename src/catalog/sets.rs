@@ -1,4 +1,4 @@
-//! Volume sets that were begun and are not published.
+//! Volume sets that were started and are not published yet.
 
 use super::{Catalog, CatalogError};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};

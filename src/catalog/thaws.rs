@@ -1,4 +1,4 @@
-//! Retrievals that were asked for: what a store does not tell of them.
+//! Requested archive retrievals: the tier that was asked for, which the store does not report.
 
 use jiff::Timestamp;
 

@@ -1,11 +1,8 @@
-//! Who runs what: ticks are planned by every host, claimed by one, and held by a lease.
+//! Scheduling: ticks are planned by every host, claimed by one, and protected by a lease.
 //!
-//! A tick is a row, made once however many hosts plan it. To claim one, a host locks the row of its *subject* (the datastore, the drill)
-//! with `FOR UPDATE SKIP LOCKED`, finds that its lease has run out, and raises its *epoch*. Everything that is written afterwards names
-//! that epoch: a host that stood still and wakes up changes nothing. What its holder does outside of the catalog is fenced in the
-//! vault (`work/fence.rs`).
+//! A tick is a row, inserted once however many hosts plan it (idempotent). To claim one, a host locks the row of its *subject* (the datastore, the drill) with `FOR UPDATE SKIP LOCKED`, checks that its lease has expired, and increments its *epoch*. Every later write names that epoch, so a host that was suspended and wakes up changes nothing. Effects outside of the catalog are protected by the same epoch as a fencing token in the vault (`work/fence.rs`).
 //!
-//! A run whose lease ends without a word is taken up again by whoever looks next, as another attempt.
+//! A run whose lease expires without a result is retried by the next host that looks, as another attempt.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -154,7 +151,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn meet(&self, jobs: &[(String, String)], now: Timestamp) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
+    pub async fn register_jobs(&self, jobs: &[(String, String)], now: Timestamp) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
         let rows: Vec<(String, i64, String)> =
             sqlx::query_as("SELECT job, planned_until, calendar FROM jobs").fetch_all(self.ask()).await?;
         let known: BTreeMap<String, (i64, String)> = rows.into_iter().map(|(job, until, calendar)| (job, (until, calendar))).collect();
@@ -629,7 +626,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn greet(&self, host: &str, skew_millis: i64) -> Result<(), CatalogError> {
+    pub async fn record_heartbeat(&self, host: &str, skew_millis: i64) -> Result<(), CatalogError> {
         let now = millis(self.now().await?);
         sqlx::query(
             "INSERT INTO hosts (host, seen, skew, version) VALUES ($1, $2, $3, $4)

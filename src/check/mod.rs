@@ -1,7 +1,6 @@
-//! Checks: one question each, asked of restored data. The answers are pass, fail, or *could not look*, which is never a pass.
+//! Checks: one question each, asked of restored data. The answer is pass, fail, or *could not look*, which is never a pass.
 //!
-//! What is asked is hostile: answers are data, and whatever takes too long is not waited for. The comparison with the fingerprint
-//! is asked by `work`, through the code that made the fingerprint.
+//! The restored database is hostile: its answers are data, and every query has a timeout. The fingerprint comparison is done by `work`, with the code that computes fingerprints.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -12,8 +11,8 @@ use jiff::Timestamp;
 
 use crate::config::plans::{CheckConfig, CheckQuestion, ExpectedAnswer, SmokeCommand};
 use crate::domain::drill::{CheckKind, CheckOutcome, CheckResult};
+use crate::domain::human_duration::format_duration;
 use crate::domain::id::DatastoreName;
-use crate::domain::span::format_duration;
 use crate::pg::children::{ChildError, RunningChild, command, is_by_the_machine};
 use crate::pg::sql::quote_text;
 use crate::pg::{PgConnection, PgSession, PgTool, PgTools, SessionError};

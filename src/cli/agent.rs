@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::exit::ExitKind;
-use super::print::{CommandFailure, talk};
+use super::print::{CommandFailure, print_status};
 use super::run::CommandContext;
 use crate::config::Config;
 use crate::domain::scratch::AgentOrder;
@@ -21,6 +21,6 @@ pub(super) async fn run(start: &CommandContext, file: &Path) -> Result<ExitKind,
     let extras = CommandLineKeys { grant_tokens: order.grant_tokens.clone(), ..CommandLineKeys::default() };
     let rig = rig::assemble(config, extras, start.progress.clone(), start.cancel.clone()).await?;
     let result = agent::run(&rig, &order).await?;
-    talk(&format!("run {}: the result is in the inbox", order.run));
+    print_status(&format!("run {}: the result is in the inbox", order.run));
     Ok(if result.halt.is_none() { ExitKind::Done } else { ExitKind::NotVerified })
 }

@@ -1,10 +1,10 @@
-//! What may be typed. Every command has an example in its help.
+//! Command-line arguments. Every command has an example in its help.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::domain::span::HumanDuration;
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::thaw::RetrievalTier;
 use crate::domain::volumes::InstanceId;
 

@@ -1,4 +1,4 @@
-//! `lifeboat drill`: what happens is told line by line as it happens, or as JSON, or on a full screen.
+//! `lifeboat drill`: prints events line by line, as JSON, or on a full screen.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::arguments::OpenArgs;
+use super::drill_view;
 use super::exit::ExitKind;
-use super::live;
-use super::print::{self, CommandFailure, data, table, talk};
+use super::print::{self, CommandFailure, print_output, print_status, table};
 use super::run::CommandContext;
 use crate::config::plans;
 use crate::domain::drill::{CheckOutcome, Verdict};
 use crate::domain::evidence::DrillReport;
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::printable::printable_json;
-use crate::domain::span::{format_bytes, format_duration};
-use crate::report::{DrillAudience, DrillEvent};
+use crate::progress::{DrillAudience, DrillEvent};
 use crate::work::{WorkContext, WorkError, drill, evidence, scratch};
 
 /// Arguments of `lifeboat drill`.
@@ -88,9 +88,9 @@ pub(super) async fn run(start: &CommandContext, arguments: DrillArguments) -> Re
         (Some(DrillVerb::History { name }), _) => history(start, &rig, name.as_deref()).await,
         (Some(DrillVerb::Certify { run, reviewer, statement }), _) => {
             let (written, is_listed) = evidence::certify(&rig, &run, &reviewer, &statement).await?;
-            talk(&format!("signed as record {} of the evidence", written.sequence));
+            print_status(&format!("signed as record {} of the evidence", written.sequence));
             if !is_listed {
-                talk(&format!("warning: the drill names no reviewer {reviewer}; the report's page says so"));
+                print_status(&format!("warning: the drill names no reviewer {reviewer}; the report's page says so"));
             }
             Ok(ExitKind::Done)
         }
@@ -105,7 +105,7 @@ pub(super) async fn run(start: &CommandContext, arguments: DrillArguments) -> Re
         }
         (None, Some(name)) if arguments.plan => plan(start, &rig, &name).await,
         (None, Some(name)) if arguments.live && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() => {
-            let outcome = live::run(&rig, &name, &start.cancel).await?;
+            let outcome = drill_view::run(&rig, &name, &start.cancel).await?;
             ended(start, outcome)
         }
         (None, Some(name)) => {
@@ -120,10 +120,10 @@ pub(super) async fn run(start: &CommandContext, arguments: DrillArguments) -> Re
 fn tell(json: bool) -> impl Fn(&DrillEvent) + Send + Sync {
     move |happening| {
         if json {
-            data(&printable_json(&serde_json::to_string(happening).unwrap_or_default()));
+            print_output(&printable_json(&serde_json::to_string(happening).unwrap_or_default()));
         } else {
             for line in lines(happening) {
-                talk(&line);
+                print_status(&line);
             }
         }
     }
@@ -182,9 +182,9 @@ fn ended(start: &CommandContext, outcome: drill::DrillOutcome) -> Result<ExitKin
     if start.json {
         // One document a line, like the events before it.
         let last = json!({ "event": "report", "record": outcome.written.sequence, "sha256": outcome.written.sha256, "report": report });
-        data(&last.to_string());
+        print_output(&last.to_string());
     } else {
-        data(&summary(report, outcome.written.sequence));
+        print_output(&summary(report, outcome.written.sequence));
     }
     if start.cancel.is_cancelled() {
         return Ok(ExitKind::Interrupted);
@@ -279,7 +279,7 @@ async fn plan(start: &CommandContext, rig: &WorkContext, name: &str) -> Result<E
             before = Some(line);
         }
     }
-    data(&lines.join("\n"));
+    print_output(&lines.join("\n"));
     Ok(ExitKind::Done)
 }
 
@@ -314,7 +314,7 @@ async fn runs(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
                 vec![leased.run.clone(), unknown(), unknown(), unknown(), unknown(), unknown(), format!("not believed: {why}")]
             }
         });
-        data(&table(&["run", "drill", "host", "account, region", "gone by", "at most", "state"], rows.collect()));
+        print_output(&table(&["run", "drill", "host", "account, region", "gone by", "at most", "state"], rows.collect()));
     }
     // A monitor may ask: something is overdue.
     Ok(if leases.iter().any(|leased| leased.is_abandoned(now)) { ExitKind::Leftovers } else { ExitKind::Done })
@@ -341,9 +341,9 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
         let last = if fault.is_some() { "has faults" } else { last.unwrap_or("never run") };
         vec![name.clone(), last.to_owned(), passed.map_or_else(|| "never".to_owned(), |time| time.to_string())]
     });
-    data(&table(&header, shown.collect()));
+    print_output(&table(&header, shown.collect()));
     for fault in rows.into_iter().filter_map(|(.., fault)| fault) {
-        talk(&fault);
+        print_status(&fault);
     }
     Ok(ExitKind::Done)
 }
@@ -368,10 +368,10 @@ async fn history(start: &CommandContext, rig: &WorkContext, name: Option<&str>) 
                 measured(&report.rpo),
             ]
         });
-        data(&table(&header, rows.collect()));
+        print_output(&table(&header, rows.collect()));
     }
     for flaw in flaws {
-        talk(&format!("warning: {flaw}"));
+        print_status(&format!("warning: {flaw}"));
     }
     Ok(ExitKind::Done)
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::arguments::OpenArgs;
 use super::exit::ExitKind;
-use super::print::{self, CommandFailure, data, talk};
+use super::print::{self, CommandFailure, print_output, print_status};
 use super::run::CommandContext;
 use crate::work::{WorkError, evidence};
 
@@ -48,13 +48,16 @@ pub(super) async fn run(start: &CommandContext, verb: EvidenceVerb) -> Result<Ex
                 print::json(&json!({ "records": series.found.len(), "reports": reports, "flaws": flaws }));
             } else {
                 for flaw in &flaws {
-                    data(&format!("FLAW  {flaw}"));
+                    print_output(&format!("FLAW  {flaw}"));
                 }
             }
             if !flaws.is_empty() {
                 return Err(WorkError::Flawed(flaws).into());
             }
-            talk(&format!("{} records, {reports} of them reports of drills: all signed, none missing, none changed", series.found.len()));
+            print_status(&format!(
+                "{} records, {reports} of them reports of drills: all signed, none missing, none changed",
+                series.found.len()
+            ));
             Ok(ExitKind::Done)
         }
         EvidenceVerb::Export { directory } => {
@@ -63,8 +66,8 @@ pub(super) async fn run(start: &CommandContext, verb: EvidenceVerb) -> Result<Ex
             if start.json {
                 print::json(&exported);
             } else {
-                exported.pages.iter().for_each(|page| data(&page.display().to_string()));
-                talk(&format!("{} records with their signatures are in {}", exported.records, directory.join("records").display()));
+                exported.pages.iter().for_each(|page| print_output(&page.display().to_string()));
+                print_status(&format!("{} records with their signatures are in {}", exported.records, directory.join("records").display()));
             }
             Ok(ExitKind::Done)
         }
@@ -79,10 +82,10 @@ pub(super) async fn run(start: &CommandContext, verb: EvidenceVerb) -> Result<Ex
                 }
                 .into());
             };
-            if !crate::work::shelf::believe(&rig, &key, &bytes, "the record").await? {
-                talk(super::run::UNVERIFIED);
+            if !crate::work::shelf::verify_signature(&rig, &key, &bytes, "the record").await? {
+                print_status(super::run::UNVERIFIED);
             }
-            data(String::from_utf8_lossy(&bytes).trim_end());
+            print_output(String::from_utf8_lossy(&bytes).trim_end());
             Ok(ExitKind::Done)
         }
     }

@@ -1,5 +1,4 @@
-//! Exit codes: constants, and the one match that maps every class of trouble to its code. `docs/EXIT_CODES.md` is the
-//! same table; a test holds them against each other.
+//! Exit codes, and the one match that maps every error class to its code. `docs/EXIT_CODES.md` is the same table; a test compares the two.
 
 use std::process::ExitCode;
 

@@ -1,14 +1,13 @@
-//! The command line: parse, put the rig together, run one verb, print, and map what came of it to an exit code.
+//! The command line: parse, build the context, run one command, print, and map the result to an exit code.
 //!
-//! stdout is data, stderr is talk. Nothing prompts when stdin is not a terminal. Errors are printed here and only here.
+//! Results go to stdout, messages to stderr. Nothing prompts when stdin is not a terminal. Errors are printed here and only here.
 
 mod agent;
 pub mod arguments;
 pub mod drill;
-mod elsewhere;
+mod drill_view;
 pub mod evidence;
 pub mod exit;
-mod live;
 pub mod print;
 pub mod progress;
 mod recovery;
@@ -18,6 +17,7 @@ pub mod run;
 mod sets;
 mod thaw;
 pub mod unattended;
+mod vault_override;
 mod volumes;
 
 use std::io::IsTerminal;
@@ -35,7 +35,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use crate::report::ProgressReporter;
+use crate::progress::ProgressReporter;
 use arguments::{Arguments, CliCommand};
 use exit::ExitKind;
 
@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            print::talk(&format!("error: the runtime could not be started: {error}"));
+            print::print_status(&format!("error: the runtime could not be started: {error}"));
             return ExitKind::Bug.into();
         }
     };
@@ -80,7 +80,7 @@ fn no_core_files() {
     let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum.unwrap_or(1).min(1);
     let none = rustix::process::Rlimit { current: Some(hard), maximum: Some(hard) };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
-        print::talk(&format!("warning: core files of a crash cannot be prevented: {error}"));
+        print::print_status(&format!("warning: core files of a crash cannot be prevented: {error}"));
     }
 }
 
@@ -91,7 +91,7 @@ fn hidden() -> Option<ExitCode> {
     match command.to_str()? {
         crate::sandbox::jail::COMMAND => Some(first_process()),
         crate::sandbox::launch::COMMAND => {
-            print::talk(&crate::sandbox::launch::launch(words));
+            print::print_status(&crate::sandbox::launch::launch(words));
             Some(ExitCode::from(NOT_LAUNCHED))
         }
         crate::sandbox::probe::COMMAND => Some(probes(words.next())),
@@ -104,11 +104,11 @@ fn hidden() -> Option<ExitCode> {
 fn probes(question: Option<std::ffi::OsString>) -> ExitCode {
     match crate::sandbox::probe::answer(question) {
         Ok(answer) => {
-            print::data(&answer);
+            print::print_output(&answer);
             ExitKind::Done.into()
         }
         Err(why) => {
-            print::talk(&why);
+            print::print_status(&why);
             ExitKind::Usage.into()
         }
     }
@@ -119,7 +119,7 @@ fn first_process() -> ExitCode {
     match crate::sandbox::jail::first_process() {
         Ok(()) => ExitKind::Done.into(),
         Err(why) => {
-            print::talk(&why);
+            print::print_status(&why);
             ExitKind::NotVerified.into()
         }
     }
@@ -184,7 +184,7 @@ impl SpanExporter {
                 Self(Some(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()))
             }
             Err(error) => {
-                print::talk(&format!("warning: no spans are sent: {error}"));
+                print::print_status(&format!("warning: no spans are sent: {error}"));
                 Self(None)
             }
         }
@@ -266,7 +266,7 @@ async fn with_signals(arguments: Arguments) -> ExitKind {
     tokio::spawn(async move {
         let Ok(mut signals) = StopSignals::listen(serves) else { return };
         signals.next().await;
-        print::talk(match serves {
+        print::print_status(match serves {
             true => "stopping: waiting for what runs (once more to stop at once)",
             false => "interrupted: stopping cleanly (once more to stop at once)",
         });
@@ -275,7 +275,7 @@ async fn with_signals(arguments: Arguments) -> ExitKind {
         let patience = if serves { Duration::MAX } else { STOPS_WITHIN };
         tokio::select! {
             () = signals.next() => {}
-            () = tokio::time::sleep(patience) => print::talk(&format!("it did not end within {} seconds and is ended; {left}", STOPS_WITHIN.as_secs())),
+            () = tokio::time::sleep(patience) => print::print_status(&format!("it did not end within {} seconds and is ended; {left}", STOPS_WITHIN.as_secs())),
         }
         std::process::exit(ExitKind::Interrupted.code().into());
     });
@@ -286,7 +286,7 @@ async fn with_signals(arguments: Arguments) -> ExitKind {
     );
     let span = tracing::info_span!("lifeboat", verb = arguments.verb.name());
     let result = run::run(arguments, progress, cancel.clone()).instrument(span).await;
-    crate::work::fence::given_back().await;
+    crate::work::fence::wait_for_lease_releases().await;
     shown.stop().await;
     match result {
         Ok(exit) => exit,

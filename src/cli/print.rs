@@ -26,20 +26,20 @@ impl<E: Into<WorkError>> From<E> for CommandFailure {
 }
 
 /// Writes a line of talk to stderr. A reader that is gone is not an error.
-pub fn talk(text: &str) {
+pub fn print_status(text: &str) {
     super::progress::settle();
     let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 /// Writes data to stdout. A reader that is gone is not an error.
-pub fn data(text: &str) {
+pub fn print_output(text: &str) {
     super::progress::settle();
     let _ = writeln!(std::io::stdout(), "{}", printable(text));
 }
 
 /// Writes a value as JSON to stdout.
 pub fn json<T: Serialize>(value: &T) {
-    data(&printable_json(&serde_json::to_string_pretty(value).unwrap_or_default()));
+    print_output(&printable_json(&serde_json::to_string_pretty(value).unwrap_or_default()));
 }
 
 /// Writes an error with its causes, the state of the target, and what to do next.
@@ -63,7 +63,7 @@ pub fn failure(failure: &CommandFailure) {
     if let Some(hint) = failure.error.hint() {
         text.push_str(&format!("\n  what next: {hint}"));
     }
-    talk(&text);
+    print_status(&text);
 }
 
 /// A table with a header line and no borders.

@@ -1,4 +1,4 @@
-//! Progress: bars on a terminal, a line now and then elsewhere, always on stderr.
+//! Progress: bars on a terminal, an occasional line elsewhere, always on stderr.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::printable::printable;
-use crate::domain::span::{format_bytes, format_duration};
-use crate::report::{ProgressReporter, ProgressStage};
+use crate::progress::{ProgressReporter, ProgressStage};
 
 const BAR_INTERVAL: Duration = Duration::from_millis(120);
 const LINE_INTERVAL: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::arguments::OpenArgs;
 use super::exit::ExitKind;
-use super::print::{self, CommandFailure, data, table, talk};
+use super::print::{self, CommandFailure, print_output, print_status, table};
 use super::run::CommandContext;
 use crate::work::{WorkError, recovery};
 
@@ -49,19 +49,22 @@ pub(super) async fn run(start: &CommandContext, verb: RecoveryVerb) -> Result<Ex
             match &card {
                 Some(file) => key.write_card(file)?,
                 None if start.json => {}
-                None => data(key.card.expose_secret()),
+                None => print_output(key.card.expose_secret()),
             }
             if start.json {
                 print::json(&json!({ "recipient": key.recipient, "key": out, "card": card }));
             }
             for file in out.iter().chain(&card) {
-                talk(&format!("wrote {}: bring it offline, and remove it here", file.display()));
+                print_status(&format!("wrote {}: bring it offline, and remove it here", file.display()));
             }
-            talk("lifeboat itself keeps nothing of it. Next:");
-            talk(&format!("  - add \"{}\" to recipients = […] of [keys.recovery] in lifeboat.toml (kind = \"age\")", key.recipient));
-            talk("    (a recipient that is taken out there is retired: only if that key is lost)");
-            talk("  - `lifeboat rekey --confirm` gives it to the backups that are there already");
-            talk("  - `lifeboat recovery-key test` proves that it opens them; then bring it to the safe");
+            print_status("lifeboat itself keeps nothing of it. Next:");
+            print_status(&format!(
+                "  - add \"{}\" to recipients = […] of [keys.recovery] in lifeboat.toml (kind = \"age\")",
+                key.recipient
+            ));
+            print_status("    (a recipient that is taken out there is retired: only if that key is lost)");
+            print_status("  - `lifeboat rekey --confirm` gives it to the backups that are there already");
+            print_status("  - `lifeboat recovery-key test` proves that it opens them; then bring it to the safe");
             Ok(ExitKind::Done)
         }
         RecoveryVerb::Test => {
@@ -80,7 +83,7 @@ pub(super) async fn run(start: &CommandContext, verb: RecoveryVerb) -> Result<Ex
                     };
                     vec![proof.datastore.to_string(), backup, answer]
                 };
-                data(&table(&["DATASTORE", "NEWEST BACKUP", "THIS KEY"], proofs.iter().map(row).collect()));
+                print_output(&table(&["DATASTORE", "NEWEST BACKUP", "THIS KEY"], proofs.iter().map(row).collect()));
             }
             let closed: Vec<&str> = proofs.iter().filter(|proof| proof.slot.is_none()).map(|proof| proof.datastore.as_str()).collect();
             if proofs.is_empty() {
@@ -113,7 +116,7 @@ fn read_key() -> Result<SecretString, WorkError> {
     rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &silent).map_err(|error| fail(error.into()))?;
     let read = stdin.read_line(&mut text);
     let _ = rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &before);
-    talk("");
+    print_status("");
     read.map_err(fail)?;
     Ok(SecretString::from(text.trim().to_ascii_uppercase()))
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::arguments::OpenArgs;
 use super::exit::ExitKind;
-use super::print::{self, CommandFailure, data, talk};
+use super::print::{self, CommandFailure, print_output, print_status};
 use super::run::{CommandContext, datastore_name, tell_gone};
 use crate::work::WorkError;
 use crate::work::rekey::{self, RekeyPace, RekeyPlan, RekeyReport, RetiredSlot};
@@ -42,10 +42,10 @@ pub(super) async fn run(start: &CommandContext, arguments: RekeyArguments) -> Re
     if !arguments.confirm {
         match start.json {
             true => print::json(&plan),
-            false => data(&describe(&plan)),
+            false => print_output(&describe(&plan)),
         }
         if !plan.changes.is_empty() {
-            talk("\nnothing was changed; --confirm writes the new envelopes");
+            print_status("\nnothing was changed; --confirm writes the new envelopes");
         }
         return refused.map_or(Ok(ExitKind::Done), Err);
     }
@@ -54,7 +54,7 @@ pub(super) async fn run(start: &CommandContext, arguments: RekeyArguments) -> Re
     let report = plan.apply(&rig, pace).await.map_err(|error| CommandFailure { error: Box::new(error), state: Some(state.to_owned()) })?;
     match start.json {
         true => print::json(&report),
-        false => data(&describe_report(&report)),
+        false => print_output(&describe_report(&report)),
     }
     match report.refused.is_empty() {
         true => refused.map_or(Ok(ExitKind::Done), Err),

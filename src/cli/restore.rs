@@ -1,5 +1,4 @@
-//! `lifeboat restore`: the quote, the question, the restore, and what came of it. Everything printed can be pasted into an incident
-//! channel: names of backups, times and sizes, nothing from inside the data.
+//! `lifeboat restore`: the estimate, the confirmation, the restore, and its result. Everything printed can be pasted into an incident channel: names of backups, times and sizes, nothing from inside the data.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use jiff::Timestamp;
 
 use super::arguments::RestoreArguments;
 use super::exit::ExitKind;
-use super::print::{self, CommandFailure, data, talk};
+use super::print::{self, CommandFailure, print_output, print_status};
 use super::run::{CommandContext, UNVERIFIED, backup_id, datastore_name};
 use super::volumes;
 use crate::config::plans;
@@ -17,10 +16,10 @@ use crate::destination::postgres::globals::TablespaceMap;
 use crate::destination::postgres::rights::SkippedEntries;
 use crate::destination::postgres::selection::RestoreFilter;
 use crate::domain::ErrorClass;
-use crate::domain::choice::BackupSelector;
 use crate::domain::drill::{CheckOutcome, CheckResult};
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::id::BackupId;
-use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::selector::BackupSelector;
 use crate::pg::PgConnection;
 use crate::work::quote::{self, EstimateRequest, RestoreEstimate};
 use crate::work::restore::{self, ConfirmedRestore, RestoreOptions};
@@ -126,7 +125,7 @@ pub(super) async fn run(start: &CommandContext, arguments: RestoreArguments) -> 
                 return plan(start, quote);
             }
             if !start.json {
-                talk(&describe(&quote));
+                print_status(&describe(&quote));
             }
             let order = ConfirmedRestore {
                 hurry: quote::hurry(&question, &quote.takes, &quote.manifest),
@@ -288,7 +287,7 @@ async fn to_files(
     if arguments.plan {
         return plan(start, quote);
     }
-    quote.warnings.iter().for_each(|warning| talk(&format!("warning: {warning}")));
+    quote.warnings.iter().for_each(|warning| print_status(&format!("warning: {warning}")));
     let (hurry, manifest) = (quote::hurry(question, &quote.takes, &quote.manifest), quote.manifest.clone());
     if let Some(thaw) = &quote.thaw
         && !arguments.yes
@@ -301,14 +300,14 @@ async fn to_files(
         return Err(error.into());
     }
     if is_frozen {
-        thaw::bring(rig, &manifest, &hurry).await?;
+        thaw::thaw_and_wait(rig, &manifest, &hurry).await?;
     }
     match target {
         RestoreTarget::Directory(path) => {
             for (file, bytes) in restore::into_directory(rig, &manifest, &path).await? {
-                data(&format!("{}\t{bytes}", path.join(file).display()));
+                print_output(&format!("{}\t{bytes}", path.join(file).display()));
             }
-            talk("these files hold the data in the clear; remove them when they are no longer needed");
+            print_status("these files hold the data in the clear; remove them when they are no longer needed");
         }
         _ => drop(restore::to_stdout(rig, &manifest).await?),
     }
@@ -319,7 +318,7 @@ pub(super) fn plan(start: &CommandContext, quote: RestoreEstimate) -> Result<Exi
     if start.json {
         print::json(&quote);
     } else {
-        data(&describe(&quote));
+        print_output(&describe(&quote));
     }
     match quote.refusal() {
         Some(error) => Err(error.into()),
@@ -468,7 +467,7 @@ fn ended(start: &CommandContext, report: restore::RestoreReport) -> Result<ExitK
     if start.json {
         print::json(&report);
     } else {
-        data(&describe_restored(&report));
+        print_output(&describe_restored(&report));
     }
     let failed: Vec<&CheckResult> = report.smoke.iter().filter(|result| result.answer != CheckOutcome::Pass).collect();
     if !failed.is_empty() {
@@ -479,7 +478,11 @@ fn ended(start: &CommandContext, report: restore::RestoreReport) -> Result<ExitK
     }
     let in_part = !report.skipped.is_empty() || !report.failed.is_empty();
     if in_part {
-        talk(&format!("restored in part: {} things were left out as asked, {} were refused", report.skipped.len(), report.failed.len()));
+        print_status(&format!(
+            "restored in part: {} things were left out as asked, {} were refused",
+            report.skipped.len(),
+            report.failed.len()
+        ));
     }
     match report.comparison.filter(|comparison| !comparison.agrees()) {
         // What was refused is not there, and so it differs.

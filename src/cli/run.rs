@@ -1,4 +1,4 @@
-//! One function per verb: arguments in, a call into `work`, and the printing of what came of it.
+//! One function per command: arguments in, a call into `work`, output.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::{Arguments, CatalogVerb, CliCommand, OpenArgs, PolicyVerb};
 use super::exit::{self, ExitKind};
-use super::print::{self, CommandFailure, data, table, talk};
+use super::print::{self, CommandFailure, print_output, print_status, table};
 use super::{drill, evidence, sets, unattended};
 use crate::config::Config;
+use crate::domain::human_duration::{HumanDuration, format_bytes, format_duration};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{HumanDuration, format_bytes, format_duration};
-use crate::report::ProgressReporter;
+use crate::progress::ProgressReporter;
 use crate::rig::{self, CommandLineKeys};
 use crate::work::check::SetupAnswer as Found;
 use crate::work::shelf::{BackupEntry, LoadedManifest};
@@ -37,7 +37,7 @@ impl CommandContext {
         let vault = opening.vault.as_deref();
         let config = match vault {
             None => Config::load(&self.config).map_err(WorkError::from)?,
-            Some(vault) => super::elsewhere::config(&self.config, vault)?,
+            Some(vault) => super::vault_override::config(&self.config, vault)?,
         };
         let extras =
             CommandLineKeys { identities: opening.identity.clone(), trust: opening.trust_key.clone(), ..CommandLineKeys::default() };
@@ -83,7 +83,7 @@ pub async fn run(arguments: Arguments, progress: ProgressReporter, cancel: Cance
         CliCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "lifeboat", &mut script);
-            data(String::from_utf8_lossy(&script).trim_end());
+            print_output(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitKind::Done)
         }
         CliCommand::Man { directory } => run_man(&directory),
@@ -117,11 +117,11 @@ async fn run_init(start: &CommandContext, setup: init::NewSetup) -> Result<ExitK
         print::json(&report);
     } else {
         for file in &report.files {
-            data(&format!("wrote {}", file.display()));
+            print_output(&format!("wrote {}", file.display()));
         }
     }
     match created {
-        Ok(()) => talk(&format!("made vault {} ({})", vault.address(), report.vault)),
+        Ok(()) => print_status(&format!("made vault {} ({})", vault.address(), report.vault)),
         Err(error) => {
             let state = match &error {
                 WorkError::Refused { .. } => "the files above were written, the vault was not made",
@@ -130,17 +130,19 @@ async fn run_init(start: &CommandContext, setup: init::NewSetup) -> Result<ExitK
             return Err(CommandFailure { error: Box::new(error), state: Some(state.to_owned()) });
         }
     }
-    talk("\nnext:");
+    print_status("\nnext:");
     match (&setup.new_recovery_key, &report.recovery_recipient) {
         (Some(path), _) => {
-            talk(&format!("  - move {} offline now: it opens every backup, and nothing on this host needs it", path.display()))
+            print_status(&format!("  - move {} offline now: it opens every backup, and nothing on this host needs it", path.display()))
         }
-        (None, None) => talk("  - add a recovery key ([keys.recovery]): with the local key alone, losing this host loses every backup"),
+        (None, None) => {
+            print_status("  - add a recovery key ([keys.recovery]): with the local key alone, losing this host loses every backup")
+        }
         _ => {}
     }
-    talk("  - write the signing key's public half on your recovery card:");
-    talk(&format!("      {}", report.trust));
-    talk(&format!("  - name a datastore in {}, then run `lifeboat check`", file.display()));
+    print_status("  - write the signing key's public half on your recovery card:");
+    print_status(&format!("      {}", report.trust));
+    print_status(&format!("  - name a datastore in {}, then run `lifeboat check`", file.display()));
     Ok(ExitKind::Done)
 }
 
@@ -154,7 +156,7 @@ async fn finish_init(file: &std::path::Path, setup: &init::NewSetup) -> Result<O
         return Ok(None);
     }
     init::create_vault(vault.as_ref(), &id).await?;
-    talk(&format!("made vault {} ({id}); configuration and keys were there already and are as they were", vault.address()));
+    print_status(&format!("made vault {} ({id}); configuration and keys were there already and are as they were", vault.address()));
     Ok(Some(ExitKind::Done))
 }
 
@@ -171,11 +173,11 @@ async fn run_check(start: &CommandContext) -> Result<ExitKind, CommandFailure> {
             Found::CouldNotLook => "could not look",
         };
         let rows = lines.iter().map(|l| vec![l.subject.clone(), l.question.clone(), mark(l.answer).to_owned(), l.detail.clone()]).collect();
-        data(&table(&["WHAT", "QUESTION", "ANSWER", "DETAIL"], rows));
+        print_output(&table(&["WHAT", "QUESTION", "ANSWER", "DETAIL"], rows));
     }
     match check::worst_class(&lines) {
         Some(trouble) => {
-            talk("\nsomething is not as it must be; see the lines marked BAD");
+            print_status("\nsomething is not as it must be; see the lines marked BAD");
             Ok(exit::of(trouble))
         }
         None if lines.iter().any(|l| l.answer == Found::CouldNotLook) => Ok(ExitKind::NotVerified),
@@ -192,7 +194,7 @@ async fn run_backup(start: &CommandContext, names: &[String], another_cluster: b
         match back_up::back_up(&rig, name, another_cluster).await {
             Ok(report) => {
                 if !start.json {
-                    data(&describe_backup(&report));
+                    print_output(&describe_backup(&report));
                 }
                 reports.push(report);
             }
@@ -245,22 +247,22 @@ fn age(time: Timestamp) -> String {
 async fn run_list(start: &CommandContext, name: Option<&str>, opening: &OpenArgs) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(opening).await?;
     let name = name.map(datastore_name).transpose()?;
-    let entries = shelf::entries(&rig, name.as_ref()).await?;
+    let entries = shelf::list_entries(&rig, name.as_ref()).await?;
     if start.json {
         print::json(&entries.iter().map(entry_json).collect::<Vec<_>>());
     } else if !entries.is_empty() {
         let rows = entries.iter().map(entry_row).collect();
-        data(&table(&["DATASTORE", "BACKUP", "SNAPSHOT", "AGE", "SIZE", "STORED", "OPENS WITH", "SIGNATURE"], rows));
+        print_output(&table(&["DATASTORE", "BACKUP", "SNAPSHOT", "AGE", "SIZE", "STORED", "OPENS WITH", "SIGNATURE"], rows));
     }
-    shelf::odd_numbers(&rig, &entries).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
+    shelf::odd_numbers(&rig, &entries).await?.iter().for_each(|line| print_status(&format!("warning: {line}")));
     let gone = tell_gone(&rig, name.as_ref()).await?;
     if entries.is_empty() && gone.is_none() && !start.json {
-        talk("there is no backup yet");
+        print_status("there is no backup yet");
     }
     let refused = entries.iter().find_map(|e| e.manifest.as_ref().err());
     match refused {
         Some(error) => {
-            talk(&format!("not every manifest is believed: {error}"));
+            print_status(&format!("not every manifest is believed: {error}"));
             Ok(exit::of(error.class()))
         }
         None => gone.map_or(Ok(ExitKind::Done), Err),
@@ -270,7 +272,7 @@ async fn run_list(start: &CommandContext, name: Option<&str>, opening: &OpenArgs
 /// Tells of backups that are gone. What is returned is how a verb ends that could do everything else: there may be nothing left to do it with.
 pub(super) async fn tell_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result<Option<CommandFailure>, WorkError> {
     let gone = shelf::all_gone(rig, only).await?;
-    gone.iter().for_each(|line| talk(&format!("warning: {line}")));
+    gone.iter().for_each(|line| print_status(&format!("warning: {line}")));
     Ok((!gone.is_empty()).then(|| WorkError::Gone(gone).into()))
 }
 
@@ -304,7 +306,7 @@ fn entry_row(entry: &BackupEntry) -> Vec<String> {
 /// Finds a backup by its id alone.
 pub(super) async fn find_backup(rig: &WorkContext, id: &str) -> Result<LoadedManifest, WorkError> {
     let id = backup_id(id)?;
-    shelf::find(rig, &id).await
+    shelf::find_by_id(rig, &id).await
 }
 
 async fn run_show(start: &CommandContext, id: &str, opening: &OpenArgs) -> Result<ExitKind, CommandFailure> {
@@ -313,10 +315,10 @@ async fn run_show(start: &CommandContext, id: &str, opening: &OpenArgs) -> Resul
     if start.json {
         print::json(&json!({ "verified": verified, "manifest": manifest }));
     } else {
-        data(&describe_manifest(&manifest, &rig.vault.address()));
+        print_output(&describe_manifest(&manifest, &rig.vault.address()));
     }
     if !verified {
-        talk(UNVERIFIED);
+        print_status(UNVERIFIED);
     }
     Ok(ExitKind::Done)
 }
@@ -359,7 +361,7 @@ async fn run_verify(
             let (datastore, backup) = (believed.manifest.datastore.clone(), believed.manifest.backup.clone());
             vec![BackupEntry { datastore, backup, manifest: Ok(believed) }]
         }
-        None => shelf::entries(&rig, None).await?,
+        None => shelf::list_entries(&rig, None).await?,
     };
     if chosen.is_empty() {
         let none = WorkError::NoSuchBackup { datastore: None, wanted: "at all".to_owned() };
@@ -370,7 +372,7 @@ async fn run_verify(
     let mut damaged = Vec::new();
     let mut gone = None;
     if id.is_none() {
-        shelf::odd_numbers(&rig, &chosen).await?.iter().for_each(|line| talk(&format!("warning: {line}")));
+        shelf::odd_numbers(&rig, &chosen).await?.iter().for_each(|line| print_status(&format!("warning: {line}")));
         gone = tell_gone(&rig, None).await?;
     }
     let mut first_failure: Option<CommandFailure> = None;
@@ -385,14 +387,14 @@ async fn run_verify(
             Err(error) => Err(error),
         };
         if verified.as_ref().is_err_and(WorkError::is_damage) && shelf::is_removed(&rig, &datastore, &backup).await {
-            talk(&format!("backup {backup} of {datastore} was removed while it was read"));
+            print_status(&format!("backup {backup} of {datastore} was removed while it was read"));
             continue;
         }
         verify::remember(&rig, &vault, &datastore, &backup, verified.as_ref().map(drop)).await;
         match verified {
             Ok(report) => {
                 if !start.json {
-                    data(&describe_verified(&report));
+                    print_output(&describe_verified(&report));
                 }
                 reports.push(serde_json::to_value(report).unwrap_or_default());
             }
@@ -404,7 +406,7 @@ async fn run_verify(
                 let failure = CommandFailure::from(error);
                 reports.push(json!({ "datastore": datastore, "backup": backup, "whole": whole, "error": failure.error.in_one_line() }));
                 if id.is_none() {
-                    talk(&format!("backup {backup} of {datastore}:"));
+                    print_status(&format!("backup {backup} of {datastore}:"));
                     print::failure(&failure);
                 }
                 first_failure.get_or_insert(failure);
@@ -418,7 +420,7 @@ async fn run_verify(
         print::json(&reports);
     }
     if !damaged.is_empty() && id.is_none() {
-        talk(&format!("damaged: {}; lifeboat status tells of them until they are verified and whole, or gone", damaged.join(", ")));
+        print_status(&format!("damaged: {}; lifeboat status tells of them until they are verified and whole, or gone", damaged.join(", ")));
     }
     first_failure.or(gone).map_or(Ok(ExitKind::Done), Err)
 }
@@ -446,25 +448,27 @@ fn describe_verified(report: &verify::VerifyReport) -> String {
 
 async fn run_sweep(start: &CommandContext, older_than: HumanDuration, confirm: bool) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&OpenArgs::default()).await?;
-    let found = sweep::look(&rig, older_than).await?;
+    let found = sweep::find_leftovers(&rig, older_than).await?;
     for busy in &found.leftovers.busy {
-        talk(&format!("{busy}: a run is under way, left alone"));
+        print_status(&format!("{busy}: a run is under way, left alone"));
     }
     let leftovers = &found.leftovers;
     for run in &leftovers.unreported {
-        talk(&format!("warning: drill run {run} died without a report; `lifeboat drill resume` or `drill abort` ends it"));
+        print_status(&format!("warning: drill run {run} died without a report; `lifeboat drill resume` or `drill abort` ends it"));
     }
     for ((datastore, backup), lost) in &leftovers.lost {
-        talk(&format!("warning: {datastore}: backup {backup} {lost}; nothing of it is touched"));
+        print_status(&format!("warning: {datastore}: backup {backup} {lost}; nothing of it is touched"));
     }
     for sweep::StraySnapshot { place, id, owner: (datastore, backup), .. } in &leftovers.foreign {
-        talk(&format!("{id} in {place} carries the tags of backup {backup} of {datastore}, and another tool made it: it is left alone"));
+        print_status(&format!(
+            "{id} in {place} carries the tags of backup {backup} of {datastore}, and another tool made it: it is left alone"
+        ));
     }
     for (copy, why) in &leftovers.not_looked_at {
-        talk(&format!("warning: vault {copy} could not be looked at: {why}"));
+        print_status(&format!("warning: vault {copy} could not be looked at: {why}"));
     }
     if leftovers.perhaps_running > 0 {
-        talk(&format!(
+        print_status(&format!(
             "{} uploads or backups that this host has not begun are left alone: something of them has changed within a day",
             leftovers.perhaps_running
         ));
@@ -495,30 +499,31 @@ async fn run_sweep(start: &CommandContext, older_than: HumanDuration, confirm: b
         }));
     } else {
         for (copy, found) in leftovers.in_vaults() {
-            found.uploads.iter().for_each(|u| data(&format!("unfinished upload{}, begun {}: {}", place(copy), u.begun, u.key)));
-            let told =
-                |orphan: &sweep::OrphanObject| data(&format!("object of a backup that was never published{}: {orphan}", place(copy)));
+            found.uploads.iter().for_each(|u| print_output(&format!("unfinished upload{}, begun {}: {}", place(copy), u.begun, u.key)));
+            let told = |orphan: &sweep::OrphanObject| {
+                print_output(&format!("object of a backup that was never published{}: {orphan}", place(copy)))
+            };
             found.orphans.values().flatten().for_each(told);
         }
-        leftovers.probes.iter().for_each(|key| data(&format!("probe: {key}")));
-        leftovers.claims.iter().for_each(|key| data(&format!("claim that later ones have outdone: {key}")));
+        leftovers.probes.iter().for_each(|key| print_output(&format!("probe: {key}")));
+        leftovers.claims.iter().for_each(|key| print_output(&format!("claim that later ones have outdone: {key}")));
         let told = |stray: &sweep::StraySnapshot| {
-            data(&format!("snapshot without a backup: {} of {} in {}", stray.id, stray.owner.0, stray.place))
+            print_output(&format!("snapshot without a backup: {} of {} in {}", stray.id, stray.owner.0, stray.place))
         };
         leftovers.snapshots.iter().for_each(told);
         if leftovers.frozen > 0 {
-            data("file systems that a dead run has left frozen");
+            print_output("file systems that a dead run has left frozen");
         }
-        leftovers.sandboxes.iter().for_each(|run| data(&format!("sandbox of drill run {run}")));
+        leftovers.sandboxes.iter().for_each(|run| print_output(&format!("sandbox of drill run {run}")));
         for stray in &leftovers.scratch {
             let expired = stray.expires.map(|time| format!(", to be gone by {time}")).unwrap_or_default();
             let things = if stray.things.is_empty() { "perhaps grants".to_owned() } else { stray.things.join(", ") };
-            data(&format!("scratch VPC of drill run {}{expired}: {things}", stray.run));
+            print_output(&format!("scratch VPC of drill run {}{expired}: {things}", stray.run));
         }
-        leftovers.papers.iter().for_each(|key| data(&format!("paper of a drill run that is over: {key}")));
+        leftovers.papers.iter().for_each(|key| print_output(&format!("paper of a drill run that is over: {key}")));
     }
     if leftovers.is_empty() {
-        talk(&format!("nothing older than {older_than} was left behind"));
+        print_status(&format!("nothing older than {older_than} was left behind"));
         return Ok(ExitKind::Done);
     }
     if !confirm {
@@ -526,7 +531,7 @@ async fn run_sweep(start: &CommandContext, older_than: HumanDuration, confirm: b
         return Err(WorkError::Leftovers(format!("{count} things were left behind ({}); none was removed", format_bytes(bytes))).into());
     }
     let removed = found.apply(&rig).await?;
-    talk(&format!("removed {removed} things"));
+    print_status(&format!("removed {removed} things"));
     Ok(ExitKind::Done)
 }
 
@@ -551,7 +556,7 @@ async fn run_copy(start: &CommandContext, vault: &str, datastore: Option<&str>) 
     let gone = tell_gone(&rig, datastore.as_ref()).await?;
     match start.json {
         true => print::json(&report),
-        false => data(&format!(
+        false => print_output(&format!(
             "{} backups are new in vault {vault}, {} got new envelopes, {} were there already\n  sent       {} objects, {}, {} records of the evidence",
             report.backups,
             report.updated,
@@ -570,7 +575,7 @@ async fn run_copy(start: &CommandContext, vault: &str, datastore: Option<&str>) 
 async fn run_runbook(start: &CommandContext, datastore: &str) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&OpenArgs::default()).await?;
     let name = datastore_name(datastore)?;
-    data(&runbook::runbook(&rig, &name).await?);
+    print_output(&runbook::runbook(&rig, &name).await?);
     Ok(ExitKind::Done)
 }
 
@@ -578,13 +583,15 @@ async fn run_rebuild(start: &CommandContext, opening: &OpenArgs) -> Result<ExitK
     let rig = start.rig(opening).await?;
     let forgotten = shelf::all_gone(&rig, None).await?;
     let (known, refused) = rebuild::rebuild(&rig).await?;
-    forgotten.iter().for_each(|line| talk(&format!("forgotten by this host from now on: {line}")));
+    forgotten.iter().for_each(|line| print_status(&format!("forgotten by this host from now on: {line}")));
     if start.json {
         print::json(&json!({ "backups": known, "refused": refused }));
     } else {
-        data(&format!("{known} backups are known from the vault"));
+        print_output(&format!("{known} backups are known from the vault"));
     }
-    talk("not in the vault, and so not known again if it was lost: what ran when, what waited to be run, alarms and their messages");
+    print_status(
+        "not in the vault, and so not known again if it was lost: what ran when, what waited to be run, alarms and their messages",
+    );
     match refused.is_empty() {
         true => Ok(ExitKind::Done),
         false => Err(WorkError::NotSigned { what: format!("not everything in the vault: {}", refused.join("; ")) }.into()),
@@ -595,6 +602,6 @@ fn run_man(directory: &Path) -> Result<ExitKind, CommandFailure> {
     let fail = |source| WorkError::File { what: format!("writing manual pages to {}", directory.display()), source };
     std::fs::create_dir_all(directory).map_err(fail)?;
     clap_mangen::generate_to(Arguments::command(), directory).map_err(fail)?;
-    talk(&format!("wrote manual pages to {}", directory.display()));
+    print_status(&format!("wrote manual pages to {}", directory.display()));
     Ok(ExitKind::Done)
 }

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::print::table;
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{format_bytes, format_duration};
 use crate::domain::volumes::{LockKind, PostgresCut, SetMember, VolumeSet};
 use crate::work::back_up::BackupReport;
 

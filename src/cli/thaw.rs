@@ -7,12 +7,12 @@ use jiff::Timestamp;
 
 use super::arguments::OpenArgs;
 use super::exit::ExitKind;
-use super::print::{self, CommandFailure, data, table, talk};
+use super::print::{self, CommandFailure, print_output, print_status, table};
 use super::run::{CommandContext, find_backup};
-use crate::domain::choice::BackupSelector;
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::selector::BackupSelector;
 use crate::domain::thaw::RetrievalTier;
 use crate::work::thaw::{self, BYTES_PER_SECOND_ASSUMED, ThawOptions, ThawPlan};
 use crate::work::{WorkContext, WorkError, shelf};
@@ -84,7 +84,7 @@ async fn find(rig: &WorkContext, what: &str) -> Result<Manifest, WorkError> {
         return Ok(find_backup(rig, what).await?.manifest);
     }
     let datastore: DatastoreName = super::run::datastore_name(what)?;
-    Ok(shelf::pick(rig, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?.manifest)
+    Ok(shelf::select(rig, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?.manifest)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "seconds")]
@@ -101,43 +101,43 @@ async fn ask(
     hurry: &ThawOptions,
     confirm: bool,
 ) -> Result<ExitKind, CommandFailure> {
-    let frost = thaw::look(rig, manifest).await?;
+    let frost = thaw::inspect_archive(rig, manifest).await?;
     let Some(plan) = ThawPlan::of(&frost, hurry, Timestamp::now())? else {
         // Readable copies stay longer only if somebody says for how long.
         if let Some(until) = frost.until().filter(|_| hurry.days.is_some() && confirm) {
             let until = thaw::prolong(rig, manifest, hurry).await?.unwrap_or(until);
-            data(&format!("backup {} can be read until {until}", manifest.backup));
+            print_output(&format!("backup {} can be read until {until}", manifest.backup));
             return Ok(ExitKind::Done);
         }
         match frost.until() {
-            Some(until) => data(&format!("backup {} can be read, until {until}", manifest.backup)),
-            None => data(&format!("backup {} can be read at once: it is in no archive class", manifest.backup)),
+            Some(until) => print_output(&format!("backup {} can be read, until {until}", manifest.backup)),
+            None => print_output(&format!("backup {} can be read at once: it is in no archive class", manifest.backup)),
         }
         return Ok(ExitKind::Done);
     };
     if start.json {
         print::json(&plan);
     } else {
-        data(&describe(&plan, manifest));
+        print_output(&describe(&plan, manifest));
     }
     if !confirm {
-        talk("\nnothing was asked for; --confirm asks for it");
+        print_status("\nnothing was asked for; --confirm asks for it");
         return Ok(ExitKind::Done);
     }
     thaw::begin(rig, manifest, hurry).await?;
-    talk(&format!("\nasked for; `lifeboat thaw wait {}` waits for it, and so does a restore", manifest.backup));
+    print_status(&format!("\nasked for; `lifeboat thaw wait {}` waits for it, and so does a restore", manifest.backup));
     Ok(ExitKind::Done)
 }
 
 async fn bring(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<ExitKind, CommandFailure> {
-    told(manifest, thaw::bring(rig, manifest, hurry).await)
+    told(manifest, thaw::thaw_and_wait(rig, manifest, hurry).await)
 }
 
 fn told(manifest: &Manifest, until: Result<Option<Timestamp>, WorkError>) -> Result<ExitKind, CommandFailure> {
     let state = "what was asked for goes on in the store; the same command waits on for it";
     match until {
-        Ok(Some(until)) => data(&format!("backup {} can be read until {until}", manifest.backup)),
-        Ok(None) => data(&format!("backup {} can be read", manifest.backup)),
+        Ok(Some(until)) => print_output(&format!("backup {} can be read until {until}", manifest.backup)),
+        Ok(None) => print_output(&format!("backup {} can be read", manifest.backup)),
         Err(error) => return Err(CommandFailure { error: Box::new(error), state: Some(state.to_owned()) }),
     }
     Ok(ExitKind::Done)
@@ -174,7 +174,7 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
     if start.json {
         print::json(&rows);
     } else if rows.is_empty() {
-        talk("nothing is thawed or on its way");
+        print_status("nothing is thawed or on its way");
     } else {
         let minute = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%MZ").to_string());
         let row = |row: &thaw::ThawRow| {
@@ -187,7 +187,7 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
                 .collect()
         };
         let header = ["DATASTORE", "BACKUP", "READY", "UNDER WAY", "FROZEN", "TIER", "EXPECTED BY", "READABLE UNTIL"];
-        data(&table(&header, rows.iter().map(row).collect()));
+        print_output(&table(&header, rows.iter().map(row).collect()));
     }
     Ok(ExitKind::Done)
 }

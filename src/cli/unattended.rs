@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::OpenArgs;
 use super::exit::ExitKind;
-use super::print::{self, CommandFailure, data, table, talk};
+use super::print::{self, CommandFailure, print_output, print_status, table};
 use super::run::{CommandContext, backup_id, datastore_name, tell_gone};
 use crate::config::{Config, VaultConfig, schedules};
-use crate::domain::span::{HumanDuration, format_bytes, format_duration};
-use crate::report::ProgressReporter;
+use crate::domain::human_duration::{HumanDuration, format_bytes, format_duration};
+use crate::progress::ProgressReporter;
 use crate::rig::{self, CommandLineKeys};
 use crate::serve::{self, ServeSetup};
 use crate::work::status::{StatusCache, SystemStatus};
@@ -77,12 +77,12 @@ pub(super) async fn next(start: &CommandContext, within: HumanDuration) -> Resul
         why.extend(tick.why.iter().cloned());
         vec![due, soon, job.describe(), why.join("; ")]
     });
-    data(&table(&["when", "in", "what", "why"], rows.collect()));
+    print_output(&table(&["when", "in", "what", "why"], rows.collect()));
     if jobs.is_empty() {
-        talk("nothing is scheduled: there is no file in schedules/, and no drill has a [cadence]");
+        print_status("nothing is scheduled: there is no file in schedules/, and no drill has a [cadence]");
     }
     if left_out > 0 {
-        talk(&format!("and {left_out} more; --within looks less far ahead"));
+        print_status(&format!("and {left_out} more; --within looks less far ahead"));
     }
     Ok(ExitKind::Done)
 }
@@ -94,7 +94,7 @@ pub(super) async fn status(start: &CommandContext) -> Result<ExitKind, CommandFa
         Ok(all) => (all.jobs, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let mut status = standing::look(&rig, &jobs, &mut StatusCache::default()).await?;
+    let mut status = standing::collect_status(&rig, &jobs, &mut StatusCache::default()).await?;
     status.not_looked_at.extend(fault);
     if start.json {
         print::json(&json!({ "well": status.is_well(), "status": status }));
@@ -122,7 +122,7 @@ fn show(status: &SystemStatus) {
             format_bytes(health.newest_bytes),
         ]
     });
-    data(&table(&["datastore", "newest backup", "RPO", "last verified restore", "last drill", "backups", "size"], rows.collect()));
+    print_output(&table(&["datastore", "newest backup", "RPO", "last verified restore", "last drill", "backups", "size"], rows.collect()));
     if !status.jobs.is_empty() {
         let rows = status.jobs.iter().map(|job| {
             let last = job.last.as_ref();
@@ -135,12 +135,12 @@ fn show(status: &SystemStatus) {
                 last.and_then(|last| last.outcome.clone()).unwrap_or_default(),
             ]
         });
-        data("");
-        data(&table(&["job", "next", "last", "at", "outcome"], rows.collect()));
+        print_output("");
+        print_output(&table(&["job", "next", "last", "at", "outcome"], rows.collect()));
     }
-    data("");
+    print_output("");
     for standing in &status.standing {
-        data(&format!(
+        print_output(&format!(
             "! {} (since {})\n  what next: {}",
             standing.alarm.text,
             standing.since.strftime("%Y-%m-%d %H:%M UTC"),
@@ -148,22 +148,22 @@ fn show(status: &SystemStatus) {
         ));
     }
     for alarm in status.alarms.iter().filter(|alarm| !status.standing.iter().any(|standing| standing.alarm.key() == alarm.key())) {
-        data(&format!("! {}\n  what next: {}", alarm.text, alarm.next_step));
+        print_output(&format!("! {}\n  what next: {}", alarm.text, alarm.next_step));
     }
     for health in &status.datastores {
         for what in &health.omitted {
-            data(&format!("warning: not in the newest backup of {}: {what}", health.datastore));
+            print_output(&format!("warning: not in the newest backup of {}: {what}", health.datastore));
         }
     }
     for message in &status.undelivered {
         let why = message.error.clone().unwrap_or_default();
-        data(&format!("! a message to {} was not delivered in {} attempts: {why}", message.channel, message.attempts));
+        print_output(&format!("! a message to {} was not delivered in {} attempts: {why}", message.channel, message.attempts));
     }
     for what in &status.not_looked_at {
-        data(&format!("! not looked at: {what}"));
+        print_output(&format!("! not looked at: {what}"));
     }
     if status.is_well() {
-        data("every datastore is within its objectives");
+        print_output("every datastore is within its objectives");
     }
 }
 
@@ -185,7 +185,7 @@ pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confi
     let gone = tell_gone(&rig, datastores.first().filter(|_| datastore.is_some())).await?;
     let (mut plans, mut left) = (Vec::new(), Vec::new());
     for datastore in &datastores {
-        let found = pruning::look(&rig, datastore, pruning::policies_of(&all.schedules, datastore)).await?;
+        let found = pruning::plan_prune(&rig, datastore, pruning::policies_of(&all.schedules, datastore)).await?;
         let mut json = json!({ "plan": found.plan, "unfinished": found.unfinished, "not_believed": found.not_believed, "archive": found.archive.keys().collect::<Vec<_>>(), "snapshots": found.snapshots() });
         if !start.json {
             show_plan(&found, confirm);
@@ -194,10 +194,10 @@ pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confi
             let done = pruning::apply(&rig, found).await?;
             left.extend(done.left.iter().map(|(backup, why)| format!("{backup}: {why}")));
             if !start.json && !done.removed.is_empty() {
-                data(&format!("{datastore}: removed {} backups", done.removed.len()));
+                print_output(&format!("{datastore}: removed {} backups", done.removed.len()));
             }
             if !start.json && !done.archived.is_empty() {
-                data(&format!("{datastore}: {} sets went to the archive tier", done.archived.len()));
+                print_output(&format!("{datastore}: {} sets went to the archive tier", done.archived.len()));
             }
             json["done"] = json!(done);
         }
@@ -230,24 +230,24 @@ fn show_plan(found: &pruning::PrunePlan, confirm: bool) {
             decision.reasons.join(", "),
         ]
     });
-    data(&format!("{}:", found.plan.datastore));
-    data(&table(&["backup", "taken", "size", "", "because"], rows.collect()));
+    print_output(&format!("{}:", found.plan.datastore));
+    print_output(&table(&["backup", "taken", "size", "", "because"], rows.collect()));
     for (backup, ids) in found.snapshots() {
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        data(&format!("with {backup}: {}", ids.join(", ")));
+        print_output(&format!("with {backup}: {}", ids.join(", ")));
     }
     if found.not_believed > 0 {
-        talk(&format!("warning: {} manifests are not believed; they count for nothing and are left alone", found.not_believed));
+        print_status(&format!("warning: {} manifests are not believed; they count for nothing and are left alone", found.not_believed));
     }
     if !found.unfinished.is_empty() {
-        data(&format!("{} objects of backups removed earlier are still there", found.unfinished.len()));
+        print_output(&format!("{} objects of backups removed earlier are still there", found.unfinished.len()));
     }
     if !found.archive.is_empty() {
-        data(&format!("{} sets are old enough for the archive tier (archive_after)", found.archive.len()));
+        print_output(&format!("{} sets are old enough for the archive tier (archive_after)", found.archive.len()));
     }
     let count = found.plan.removals().len();
     if count + found.unfinished.len() > 0 && !confirm {
-        talk(&format!("{count} backups would be removed; --confirm removes them"));
+        print_status(&format!("{count} backups would be removed; --confirm removes them"));
     }
 }
 
@@ -256,7 +256,7 @@ pub(super) async fn hold(start: &CommandContext, backup: &str, reason: Option<&s
     let rig = start.rig(&OpenArgs::default()).await?;
     let backup = backup_id(backup)?;
     let datastore = pruning::hold(&rig, &backup, reason).await?;
-    data(&match reason {
+    print_output(&match reason {
         Some(reason) => format!("backup {backup} of {datastore} is held: {reason}"),
         None => format!("backup {backup} of {datastore} is held no more"),
     });

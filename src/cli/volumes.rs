@@ -2,10 +2,10 @@
 
 use super::arguments::{RestoreArguments, VolumeArguments};
 use super::exit::ExitKind;
-use super::print::{self, CommandFailure, data, table, talk};
+use super::print::{self, CommandFailure, print_output, print_status, table};
 use super::restore::{confirm, describe, plan};
 use super::run::CommandContext;
-use crate::domain::span::format_duration;
+use crate::domain::human_duration::format_duration;
 use crate::work::quote::RestoreEstimate;
 use crate::work::snapshot::restore::{self, VolumeRestoreOptions, VolumesRestored};
 use crate::work::snapshot::verify::set_of;
@@ -49,7 +49,7 @@ pub(super) async fn to_zone(
         return plan(start, quote);
     }
     if !start.json {
-        talk(&describe(&quote));
+        print_status(&describe(&quote));
     }
     let (manifest, verified, backup) = (quote.manifest.clone(), quote.verified, quote.backup.to_string());
     set_of(&manifest)?;
@@ -65,7 +65,7 @@ pub(super) async fn to_zone(
     if start.json {
         print::json(&report);
     } else {
-        data(&describe_restored(&report));
+        print_output(&describe_restored(&report));
     }
     Ok(ExitKind::Done)
 }

@@ -3,8 +3,8 @@
 use super::Config;
 use super::plans::{CROSS_CHECK_WITHIN, RestorePlan, datastore, tables};
 use super::section::ConfigSection;
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::id::DatastoreName;
-use crate::domain::span::HumanDuration;
 
 /// A program that tells with its exit code whether the datastore serves.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::section::ConfigSection;
 use crate::domain::DatastoreName;
-use crate::domain::span::HumanDuration;
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::volumes::{Consistency, LockKind, SetPlace, SnapshotLock, VolumeId, VolumeSelection};
 use crate::pg::PgConnection;
 use crate::program;

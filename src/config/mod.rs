@@ -1,7 +1,6 @@
-//! `lifeboat.toml` as one checked [`Config`]. Parsing asks nothing of the world; `lifeboat check` does.
+//! `lifeboat.toml` as one validated [`Config`]. Parsing does no I/O beyond the file; `lifeboat check` tries what it names.
 //!
-//! Every fault is found in one pass and reported with file, line, key and what to write instead: [`section`] walks the
-//! parsed file, knows which keys were asked for, and so which ones are unknown.
+//! All errors are found in one pass and reported with file, line, key and what to write instead: [`section`] walks the parsed file and knows which keys were asked for, hence which are unknown.
 
 mod checks;
 mod datastores;

@@ -1,7 +1,6 @@
-//! Restore plans (`restore/*.toml`) and drill scripts (`drills/*.toml`), which stand beside `lifeboat.toml`.
+//! Restore plans (`restore/*.toml`) and drill scripts (`drills/*.toml`), which live beside `lifeboat.toml`.
 //!
-//! A plan says how datastores are brought back and nothing about where; a drill says where, what is broken on purpose, and what is
-//! asked afterwards. They are read when they are needed: a broken drill file must not keep anybody from restoring.
+//! A plan says how datastores are restored and nothing about where; a drill says where, what is broken on purpose, and what is checked afterwards. They are read when they are needed: a broken drill file must not prevent a restore.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,8 +14,8 @@ use super::schedules::{JobTiming, timing};
 use super::section::{ConfigDocument, ConfigError, ConfigSection};
 use super::{Config, DatastoreConfig};
 use crate::domain::drill::{NegativeControl, Scenario};
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::id::{BackupId, DatastoreName};
-use crate::domain::span::HumanDuration;
 use crate::domain::thaw::RetrievalTier;
 
 /// Directory of restore plans.

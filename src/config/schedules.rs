@@ -11,10 +11,10 @@ use super::section::{ConfigDocument, ConfigError, ConfigSection};
 use crate::domain::calendar::{
     Blackout, Calendar, Crontab, InBlackout, RecurrencePattern, TickPeriod, TimeZoneName, beginning, nth_weekday,
 };
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::id::DatastoreName;
 use crate::domain::job::{CatchUpPolicy, Job, JobAction};
 use crate::domain::retention::{KeptPeriod, RetentionPolicy};
-use crate::domain::span::HumanDuration;
 
 /// Directory of schedules.
 pub const SCHEDULES_DIRECTORY: &str = "schedules";

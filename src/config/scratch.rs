@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::section::ConfigSection;
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::net::Cidr;
 use crate::domain::scratch::{ImageChoice, ScratchSettings, UsDollars};
-use crate::domain::span::HumanDuration;
 
 /// Networks of production that can be named: a network ACL has 20 entries each way, and two are ours.
 const PRODUCTION_CIDRS_MAX: usize = 18;

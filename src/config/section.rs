@@ -1,4 +1,4 @@
-//! Walking a TOML file with positions: every key that is asked for is known, every other is a fault.
+//! Walking a TOML file with positions: every key that is asked for is known, every other is reported as an error.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::domain::span::HumanDuration;
+use crate::domain::human_duration::HumanDuration;
 
 /// Keys that would hold a secret, in any section. Secrets do not belong into a file under version control.
 const SECRET_KEYS: [&str; 9] =

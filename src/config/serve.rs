@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::section::ConfigSection;
 use crate::domain::alarm::AlarmKind;
-use crate::domain::span::HumanDuration;
+use crate::domain::human_duration::HumanDuration;
 
 /// How the scheduler works.
 #[derive(Debug, Clone)]

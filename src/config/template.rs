@@ -1,4 +1,4 @@
-//! What `lifeboat init` writes: a commented file in which everything that is not needed stands as a comment.
+//! What `lifeboat init` writes: a commented file in which everything optional is commented out.
 
 /// Lowest and highest zstd level where nothing is configured.
 pub const LEVELS: (i32, i32) = (1, 3);

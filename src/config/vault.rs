@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::section::ConfigSection;
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::id::VaultId;
 use crate::domain::retention::minimum_days;
-use crate::domain::span::HumanDuration;
 use crate::domain::thaw::ColdClass;
 
 /// Where backups live.

@@ -1,4 +1,4 @@
-//! What somebody must be told of, and in which words. No secrets, and no names from inside the data.
+//! Alarms: what is reported, and in which words. No secrets, and no names from inside the data.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! What a drill finds, and the verdict that follows from it. Pure: the same findings always give the same verdict.
+//! Findings of a drill, and the verdict that follows from them. A pure function: the same findings always give the same verdict.
 
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! The envelope: the identity of one backup, wrapped once per key slot. Any one slot opens the backup.
 //!
-//! The envelope document lists the slots and binds each slot's file by its hash; the document is signed and names the
-//! vault, datastore and backup it belongs to. The identity's public half stands nowhere in it, nor does a recovery
-//! recipient's: who has only the stored bytes has nothing to attack with a future computer.
+//! The envelope document lists the slots and binds each slot's file by its hash; the document is signed and names the vault, datastore and backup that it belongs to. It contains neither the public half of the identity nor that of a recovery recipient: stored bytes alone give a future quantum computer no public key to attack.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,6 @@
-//! Evidence: the signed, hash-chained series of what was rehearsed, and what its chain says when somebody has been at it.
+//! Evidence: the signed, hash-chained log of drills, restores, holds and removals, and the detection of tampering with it.
 //!
-//! Each record names the hash of the one before it and stands under the next number, where nothing can stand twice. A drill
-//! writes `started` before its first step, so that a report that is missing is seen even where it was the last. Reports hold no
-//! table names, no values, and no hashes of data.
+//! Each record names the hash of its predecessor and is stored under the next number, where nothing can be stored twice. A drill writes `started` before its first step, so that a missing report is noticed even if it was the last record. Reports contain no table names, no values, and no hashes of data.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Whether a datastore is as it was promised: how old its newest backup is, and how long ago a drill of it passed.
+//! Whether a datastore meets its objectives: the age of its newest backup, and of the last drill that passed.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::alarm::{Alarm, AlarmKind};
+use super::human_duration::format_duration;
 use super::id::{BackupId, DatastoreName};
-use super::span::format_duration;
 
 /// What is known of a datastore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -1,4 +1,4 @@
-//! Identifiers, checked at birth. What is read from a vault is parsed by the same functions as what is typed.
+//! Identifiers, validated on construction. What is read from a vault is parsed by the same functions as what is typed.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,12 +1,12 @@
-//! Jobs: what the schedule runs, and the decisions about it that need no clock and no disk.
+//! Jobs: what the scheduler runs, and the decisions about it that need neither clock nor disk.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::calendar::{Calendar, Tick};
+use super::human_duration::HumanDuration;
 use super::id::DatastoreName;
-use super::span::HumanDuration;
 
 /// Ticks of one job that are looked at in one go after a long time down. Older ones are counted, not listed.
 pub const TICKS_PLANNED_MAX: usize = 500;

@@ -1,15 +1,15 @@
-//! The vault's layout: which object stands under which name. Names are only ever made here.
+//! The vault's layout: object names. They are only ever made here.
 //!
 //! ```text
 //! vault.json                                     format and vault id
 //! manifests/<datastore>/<backup>.json            the commit point (+ .sig before it)
 //! meta/<datastore>/<backup>/                     envelopes, slots, RESTORE.md, sealed fingerprint and plan
 //! payloads/<datastore>/<backup>/                 main.zst.age, globals.sql.zst.age, data-001.zst.age …
-//! evidence/<sequence>.json                       the series of drill reports (+ .sig before each)
-//! runs/epochs/<datastore>/<epoch>.json           who held a datastore, where hosts share the work
+//! evidence/<sequence>.json                       the evidence log (+ .sig before each)
+//! runs/epochs/<datastore>/<epoch>.json           fencing tokens: who held a datastore, where hosts share the work
 //! runs/<run>/…                                   lease, order and inbox of a drill in a scratch VPC
 //! agent/<sha256>                                 the binary that its instance fetches
-//! probes/<random>                                what `lifeboat check` wrote to see whether it may write
+//! probes/<random>                                written by `lifeboat check` to learn whether it may write
 //! ```
 
 use std::borrow::Borrow;

@@ -1,10 +1,8 @@
 //! The manifest: the commit point of a backup. A backup exists if and only if its manifest is in the vault.
 //!
-//! A manifest is signed, and it is believed only under a key pinned outside the vault. It holds no table names and
-//! nothing derived from the data but sizes; what was true of the data is in the sealed fingerprint.
+//! A manifest is signed, and trusted only under a key pinned outside the vault. It contains no table names and nothing derived from the data but sizes; facts about the data are in the sealed fingerprint.
 //!
-//! It can be made only from [`Receipt`]s, which a vault hands out when an upload was completed, which needs a
-//! `SealProof`, which needs the proof that the source process ended well: a truncated dump has no way to get here.
+//! It can only be built from [`Receipt`]s, which a vault returns for a completed upload, which needs a `SealProof`, which needs proof that the source process exited successfully: a truncated dump cannot get here.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Text from outside, as it may be shown.
+//! Text from outside, made safe to print: nothing in it controls a terminal.
 
 /// Without what a terminal would act on: control characters of both sets, and those that turn the order of what is shown around. A line's end and
 /// a tab stay.

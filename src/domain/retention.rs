@@ -1,9 +1,6 @@
-//! Which backups are kept, and why. A pure function from policies and facts to a plan that explains each decision.
+//! Retention: which backups are kept, and why. A pure function from policies and facts to a plan that explains each decision.
 //!
-//! Grandfather, father, son: of each of the last `daily` days that have a backup the newest one is kept, and so on for hours, weeks,
-//! months and years, by the calendar of a time zone. Whatever the policy says, some are never removed: the newest ones up to a floor, the
-//! last one that a drill restored and passed, what is held, locked, in use, or would be paid for anyway. A [`PlannedRemoval`] is made only
-//! here, so nothing else can be deleted.
+//! Grandfather-father-son: of each of the last `daily` days that have a backup the newest one is kept, and so on for hours, weeks, months and years, by the calendar of a time zone. Whatever the policy says, some are never removed: the newest ones up to a floor, the last one that a drill restored and passed, what is held, locked, in use, or would be paid for anyway. A [`PlannedRemoval`] is made only here, so nothing else can be deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::calendar::TimeZoneName;
+use super::human_duration::format_duration;
 use super::id::{BackupId, DatastoreName};
-use super::span::format_duration;
 
 /// Kinds of period of which one backup each is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,5 +1,4 @@
-//! The scratch VPC in nouns: its settings, the tags of a run, its cost, and the documents that pass between lifeboat and the agent on the
-//! instance: the lease any host can see, the order the agent gets, and the letters it writes.
+//! The scratch VPC as data: its settings, the tags of a run, its cost, and the documents exchanged between lifeboat and the agent on the instance: the lease that any host can see, the order that the agent gets, and the signed messages that it sends.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::document::{DocumentError, format_of};
 use super::drill::{CheckResult, ControlResult, DrillHalt, Scenario};
 use super::evidence::{DrillMoments, RestoredBackup, StepTime};
+use super::human_duration::HumanDuration;
 use super::id::{BackupId, DatastoreName, VaultId};
 use super::net::Cidr;
-use super::span::HumanDuration;
 use super::volumes::ResourceTags;
 
 /// Tags of everything that a run makes.

@@ -1,15 +1,13 @@
-//! Thawing: what is cold, how it is asked back, how long that takes and what it costs.
+//! Archive retrieval: what is archived, how it is requested, how long that takes and what it costs.
 //!
-//! Each object goes through the same states, and [`next`] says what to do in each of them. It is pure and total: the store tells the
-//! state, the clock tells the time, and whatever was forgotten by a process that died is asked again.
+//! Each object goes through the same states, and [`next`] is the transition function. It is pure and total: the store tells the state, the clock tells the time, and what a dead process forgot is asked again.
 //!
 //! ```text
 //! Frozen ──request──▶ UnderWay ──hours──▶ Thawed until … ──expiry──▶ Frozen
 //!    └── refused for want of capacity: the next slower tier ◀┘
 //! ```
 //!
-//! Times and rules: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html>. Prices are list
-//! prices of us-east-1 as of 2023; they are for an estimate, not for an invoice.
+//! Times and rules: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html>. Prices are list prices of us-east-1 as of 2023; they are for an estimate, not for an invoice.
 
 use std::time::Duration;
 

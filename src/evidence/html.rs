@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::EvidenceSeries;
 use crate::domain::drill::{CheckOutcome, Objective, Verdict};
 use crate::domain::evidence::{Certificate, DrillReport, RecordBody, SeriesFlaw};
-use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::human_duration::{format_bytes, format_duration};
 
 /// The pages' style.
 pub const STYLE: &str = include_str!("style.css");

@@ -1,7 +1,6 @@
-//! The evidence series in a vault: writing under the next number, reading, and looking for what is wrong with it.
+//! The evidence log in a vault: appending, reading, and verifying its chain.
 //!
-//! The signature is written first and claims the number, since nothing can be written over it; then the record. A writer that dies
-//! in between leaves a claimed number without a record, which the next record's `previous` shows to have been so already then.
+//! The signature is written first and claims the number, since objects are write-once; then the record. A writer that dies in between leaves a claimed number without a record; the next record's `previous` hash shows that it was already so.
 
 pub mod html;
 mod place;

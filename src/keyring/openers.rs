@@ -1,4 +1,4 @@
-//! Opening an envelope: every signed envelope, newest first, every slot, every opener, until one fits.
+//! Opening an envelope: every signed envelope, newest first, every slot, every key, until one opens.
 
 use std::sync::Arc;
 use std::time::Duration;

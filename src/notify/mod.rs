@@ -1,6 +1,6 @@
-//! Ways to tell somebody. A delivery that fails or hangs is a result like any other: the message is kept and tried again.
+//! Transports of notifications. A failed or hanging delivery is a result like any other: the message is kept and retried.
 //!
-//! No error here names an address: whoever knows a webhook's may use it.
+//! No error here names an address: whoever knows a webhook's URL may use it.
 
 pub mod command;
 pub mod smtp;
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 
 use crate::config::serve::UrlSource;
 use crate::domain::alarm::{AlarmKind, AlarmMessage};
-use crate::private::{self, AllowedReaders};
+use crate::secret_files::{self, AllowedReaders};
 
 /// How long one delivery may take.
 pub const DELIVERY_MAX: Duration = Duration::from_secs(20);
@@ -91,5 +91,5 @@ fn read_url(from: &UrlSource) -> Result<String, String> {
 }
 
 fn read_secret(file: &Path) -> Result<String, String> {
-    Ok(private::read(file, AllowedReaders::Owner)?.trim().to_owned())
+    Ok(secret_files::read(file, AllowedReaders::Owner)?.trim().to_owned())
 }

@@ -1,4 +1,4 @@
-//! Computing a fingerprint from an archive as it streams by, without a second look at the server.
+//! Computing a fingerprint from an archive while it is streamed, without another query.
 
 use std::collections::{BTreeMap, HashMap};
 

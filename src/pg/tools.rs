@@ -1,4 +1,4 @@
-//! Finding Postgres' client programs. `pg_dump` must be at least as new as the server, `pg_restore` as the archive.
+//! Locating Postgres' client programs. `pg_dump` must be at least as new as the server, `pg_restore` as the archive.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

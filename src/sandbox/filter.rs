@@ -1,10 +1,8 @@
-//! Which system calls a sandbox's processes may not make.
+//! The seccomp filter of a sandbox.
 //!
-//! What is restored runs as the superuser of its server, and so runs any program it likes. It has no capabilities; this takes the doors
-//! to the kernel that need none: user namespaces, in which it would have all of them, families of sockets that no namespace cuts off,
-//! keyrings of whoever started lifeboat, and interfaces in which most holes of the last years were found.
+//! What is restored runs as the superuser of its server, so it can run any program. It has no capabilities; the filter closes what needs none: user namespaces (in which it would have all capabilities), socket families that no namespace isolates, keyrings of the invoking user, and interfaces in which most kernel holes of recent years were found.
 //!
-//! A list of what is refused, not of what is allowed: servers, extensions and checks of a team's own must work as they do outside.
+//! A deny list, not an allow list: servers, extensions and a team's own checks must work as they do outside.
 
 use std::collections::BTreeMap;
 

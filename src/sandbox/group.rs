@@ -1,8 +1,6 @@
-//! The control group of a sandbox, where the host has one to give: how much memory everything in it may take together, and how many
-//! processes it may have.
+//! The control group of a sandbox, where the host has one to give: limits of memory and of processes for everything in it.
 //!
-//! Of version 2 a group can be made below one that is ours: the root, or one that its service manager has handed over (`Delegate=yes` of
-//! systemd, which marks it so). Version 1 asks nobody. A host without either has a sandbox without these limits, and the report says so.
+//! With cgroup v2 a group can be made below one that is ours: the root, or one that the service manager has delegated (`Delegate=yes` of systemd). Version 1 needs no delegation. A host without either runs the sandbox without these limits, and the report says so.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,6 @@
 //! The first process of a sandbox: lifeboat itself, started again inside new namespaces.
 //!
-//! It makes a file system of its own in memory (programs read-only, nothing else of the host), moves into it, and then
-//! waits: for questions on standard input ([`JailRequest`]), for its end, or for the time to live. When it goes, the kernel kills everything in its process namespace and drops the file system. Whoever started it need not be alive
-//! for that: standard input ends with it.
+//! It builds a root file system in memory (programs read-only, nothing else of the host), pivots into it, and then waits: for requests on standard input ([`JailRequest`]), for the end of that input, or for its time to live. When it exits, the kernel kills everything in its PID namespace and drops the file system. Whoever started it need not be alive for that: standard input closes with it.
 
 use std::io::{BufRead, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

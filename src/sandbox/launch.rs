@@ -1,5 +1,4 @@
-//! How a program gets into a sandbox: lifeboat, started again, moves into the sandbox's control group, gives up what no program of a
-//! sandbox may do, and becomes the next word of the chain (`nsenter`, `prlimit`, `setpriv`, the program).
+//! Entering a sandbox: lifeboat, started again, joins the sandbox's control group, applies the seccomp filter, and executes the rest of the command line (`nsenter`, `prlimit`, `setpriv`, the program).
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;

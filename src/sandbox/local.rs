@@ -1,9 +1,6 @@
-//! The local sandbox: a throwaway cluster in namespaces of its own, or as much of that as the machine allows.
+//! The local sandbox: a throwaway cluster in its own namespaces, or as much isolation as the host allows.
 //!
-//! Raised by `unshare`, entered by `nsenter`, both from util-linux. Its first process ([`super::jail`]) holds it; its files are in
-//! memory and have no name on the host but an empty directory. Whatever of a sandbox outlives its drill is found by its tag, the
-//! run's name: in the directory, and in the arguments of the first process. Process numbers are never remembered, since they
-//! are used again.
+//! Created by `unshare`, entered by `nsenter`, both from util-linux. Its first process ([`super::jail`]) keeps it alive; its files are in memory and have no name on the host but an empty directory. What outlives a drill is found by its tag, the run's name: in the directory, and in the arguments of the first process. PIDs are never stored, since they are reused.
 
 mod cluster;
 mod proof;

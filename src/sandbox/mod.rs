@@ -1,8 +1,6 @@
-//! Where drills restore: a place of its own, cut off from everything, gone afterwards.
+//! Sandboxes: where drills restore. Isolated from everything, and deleted afterwards.
 //!
-//! What is restored is hostile: its functions, triggers and index expressions run as a superuser of the sandbox's server.
-//! So a place sees no network, no process, no file of the host but the programs it needs, and clients of its server run inside
-//! as well. What the machine does not allow is a named [`IsolationGap`], never silence.
+//! What is restored is hostile: its functions, triggers and index expressions run as a superuser of the sandbox's server. So a sandbox sees no network, no process and no file of the host but the programs it needs, and clients of its server run inside as well. What the host cannot provide is a named [`IsolationGap`], never silence.
 
 mod filter;
 mod group;

@@ -1,8 +1,6 @@
-//! What is tried from inside of a sandbox, and from beside it.
+//! Isolation probes, run inside a sandbox and, as positive controls, beside it.
 //!
-//! "It cannot be reached" says something only of what can be reached from beside the sandbox at that moment, by the same code. So lifeboat
-//! lights [`HostBeacons`], which everybody on the host can reach; and whoever tries from inside is asked for things that must be there, too.
-//! Inside, lifeboat's own program is started as the very users whose isolation is to be shown: the server's and the clients'.
+//! "It cannot be reached" means something only if it can be reached from outside at that moment, by the same code. So lifeboat opens [`HostBeacons`], which everybody on the host can reach; and probes inside also look for things that must be there. Inside, lifeboat's own program runs as the very users whose isolation is to be shown: the server's and the clients'.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -1,7 +1,6 @@
-//! What the sandbox's server says of itself: which errors it raised and where in its source, and how its processes ended.
+//! The log of the sandbox's server: which errors it raised and where in its source, and how its processes ended.
 //!
-//! A drill judges by this and not by words. Messages may hold anything that the restored data says, in any language; what decides is the
-//! SQLSTATE with the function and file that raised it, which only the server writes: a message that spans lines is indented by it.
+//! A drill judges by this and not by message texts. Messages may contain anything that the restored data says, in any language; what decides is the SQLSTATE with the function and file that raised it, which only the server writes: continuation lines of a message are indented by it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! The users of a sandbox: a pair of uids that nobody else of the host has, one for the server and the next for its clients.
+//! The users of a sandbox: a pair of uids that nobody else on the host has, one for the server and the next for its clients.
 
 use std::path::{Path, PathBuf};
 

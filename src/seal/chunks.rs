@@ -1,4 +1,4 @@
-//! Hashes of the chunks of an object. They are signed with the manifest, so a reader releases nothing to be opened that it has not checked.
+//! Chunk hashes of an object. They are signed with the manifest, so a reader decrypts nothing that it has not verified.
 
 use aws_lc_rs::digest;
 

@@ -15,11 +15,11 @@
 mod chunks;
 pub mod identity;
 pub mod open;
-pub mod pour;
 pub mod proof;
 pub mod relay;
+pub mod seal_stream;
 
 pub use identity::BackupIdentity;
 pub use open::{OpenError, OpenedPayload};
-pub use pour::{SealError, SealOptions, SealTask};
 pub use proof::{SealProof, SealedBytes, SegmentProof, SourceEnd};
+pub use seal_stream::{SealError, SealOptions, SealTask};

@@ -89,7 +89,7 @@ fn datastores(registry: &mut Registry, board: &StatusBoard, now: Timestamp) {
         rpo.get_or_create(&label).set(health.rpo_seconds as f64);
         rto.get_or_create(&label).set(health.rto_seconds as f64);
         let series = board.series();
-        let last = series.as_ref().and_then(|series| crate::work::status::reports_of(series, &health.datastore).next_back());
+        let last = series.as_ref().and_then(|series| crate::work::status::drill_reports(series, &health.datastore).next_back());
         if let Some(seconds) = last.and_then(|(_, report)| report.rto.measured_seconds) {
             measured.get_or_create(&label).set(seconds);
         }

@@ -1,14 +1,13 @@
-//! The daemon: plans, claims and runs what is due, tells somebody, and shows how things stand. For years.
+//! The daemon: plans, claims and runs what is due, sends alerts, and serves the status page.
 //!
-//! Its loop does little and never waits for a run: runs are tasks with a lease that is renewed beside them. What it needs to know stands
-//! in the catalog; while that does not answer, runs go on and nothing new is begun.
+//! Its loop does little and never waits for a run: runs are tasks whose lease is renewed beside them. All state that matters is in the catalog; while that is down, runs continue and no new ones are started.
 
+pub mod alerting;
 mod connections;
-pub mod hands;
+pub mod executor;
 pub mod metrics;
 pub mod page;
 pub mod scheduler;
-pub mod telling;
 pub mod web;
 
 use std::collections::BTreeMap;
@@ -30,10 +29,10 @@ use crate::domain::ErrorClass;
 use crate::domain::alarm::AlarmPhase;
 use crate::domain::job::Job;
 use crate::notify::Notifier;
-use crate::report::ProgressReporter;
+use crate::progress::ProgressReporter;
 use crate::work::status::{self, StatusCache, SystemStatus};
 use crate::work::{WorkContext, WorkError, fence};
-use hands::{CommandExecutor, JobExecutor, RunNotice};
+use executor::{CommandExecutor, JobExecutor, RunNotice};
 use scheduler::{RunFailure, Scheduler, end_of};
 
 /// How often the catalog is asked, if nothing happens before.
@@ -141,7 +140,7 @@ pub async fn run(
     let serving = web::serve(&setup.rig.config.serve, Arc::clone(&board), cancel.clone()).await?;
     let (news, heard) = tokio::sync::mpsc::unbounded_channel();
     let mut daemon = ServeDaemon::new(setup, catalog, board, news).await?;
-    tokio::spawn(telling::pass_on(heard, daemon.catalog.clone(), Arc::clone(&daemon.telling)));
+    tokio::spawn(alerting::pass_on(heard, daemon.catalog.clone(), Arc::clone(&daemon.telling)));
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let watched = std::env::var_os("WATCHDOG_USEC").is_some();
     let mut looked: Option<Instant> = None;
@@ -187,7 +186,7 @@ struct ServeDaemon {
     rig: WorkContext,
     verbs: Arc<CommandExecutor>,
     news: RunNotice,
-    telling: Arc<telling::AlertDispatcher>,
+    telling: Arc<alerting::AlertDispatcher>,
     board: Arc<StatusBoard>,
     cache: StatusCache,
     tasks: JoinSet<()>,
@@ -209,7 +208,7 @@ impl ServeDaemon {
         let settings = setup.rig.config.serve.clone();
         let mut scheduler = Scheduler::new(catalog.clone(), &settings.host, settings.lease.duration(), settings.runs_in_all);
         scheduler.take_jobs(setup.jobs.jobs).await?;
-        let telling = Arc::new(telling::AlertDispatcher::new(setup.bell.clone(), setup.rig.vault.address(), &settings));
+        let telling = Arc::new(alerting::AlertDispatcher::new(setup.bell.clone(), setup.rig.vault.address(), &settings));
         Ok(Self {
             scheduler,
             settings,
@@ -292,8 +291,8 @@ impl ServeDaemon {
             }
             (Some(_), false) => return,
         };
-        let (telling, alarm) = (Arc::clone(&self.telling), telling::catalog_gone(&self.settings.host));
-        tokio::spawn(async move { telling.cry(&alarm, phase, since).await });
+        let (telling, alarm) = (Arc::clone(&self.telling), alerting::catalog_gone(&self.settings.host));
+        tokio::spawn(async move { telling.send_now(&alarm, phase, since).await });
     }
 
     /// Whether runs have ended since.
@@ -308,7 +307,7 @@ impl ServeDaemon {
     /// Looks how things stand, and raises and settles alarms.
     async fn look(&mut self) {
         let jobs: Vec<Job> = self.scheduler.jobs().values().cloned().collect();
-        let looked = tokio::time::timeout(LOOK_MAX, status::look(&self.rig, &jobs, &mut self.cache)).await;
+        let looked = tokio::time::timeout(LOOK_MAX, status::collect_status(&self.rig, &jobs, &mut self.cache)).await;
         let found = match looked {
             Ok(Ok(status)) => Ok(status),
             Ok(Err(error)) => Err(format!("{} ({error})", error.class())),
@@ -320,7 +319,7 @@ impl ServeDaemon {
             Ok(status) => status,
             Err(why) => {
                 tracing::warn!(why, "it could not be looked how things stand");
-                alarms.push(telling::vault_gone(&why));
+                alarms.push(alerting::vault_gone(&why));
                 let mut status = SystemStatus::without_the_vault(&self.rig, Timestamp::now());
                 status::of_jobs(&self.rig, &jobs, &mut status).await;
                 status
@@ -330,12 +329,12 @@ impl ServeDaemon {
             Ok(now) => Timestamp::now().duration_since(now),
             Err(_) => return,
         };
-        if let Err(error) = self.catalog.greet(&self.settings.host, i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)).await {
+        if let Err(error) = self.catalog.record_heartbeat(&self.settings.host, i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "this host could not say that it is there");
         }
-        let looked = telling::AlarmScope { vault, jobs: status.not_looked_at.is_empty() || !vault && status.not_looked_at.len() == 1 };
-        alarms.extend(telling::alarms_of(&status));
-        alarms.extend(telling::clock_skew(&self.settings.host, skew));
+        let looked = alerting::AlarmScope { vault, jobs: status.not_looked_at.is_empty() || !vault && status.not_looked_at.len() == 1 };
+        alarms.extend(alerting::alarms_of(&status));
+        alarms.extend(alerting::clock_skew(&self.settings.host, skew));
         alarms.extend(self.faults.iter().cloned());
         if let Err(error) = self.telling.update(&self.catalog, &self.settings.host, alarms, looked).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "alarms could not be noted in the catalog");
@@ -396,7 +395,7 @@ impl ServeDaemon {
                     error = &error as &dyn std::error::Error,
                     "the new configuration is not acceptable; the old one stays in force"
                 );
-                self.faults = vec![telling::configuration(&self.settings.host, &error)];
+                self.faults = vec![alerting::configuration(&self.settings.host, &error)];
             }
         }
         let _ = sd_notify::notify(&[NotifyState::Ready]);
@@ -464,7 +463,7 @@ impl JobRun {
                         () = tokio::time::sleep(limit) => {
                             cancel.cancel();
                             let _ = tokio::time::timeout(GRACE, &mut work).await;
-                            Some(Err(hands::timed_out(job.timeout)))
+                            Some(Err(executor::timed_out(job.timeout)))
                         }
                         () = lost.cancelled() => {
                             cancel.cancel();

@@ -5,10 +5,10 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::RunningJob;
 use crate::domain::health::DatastoreHealth;
-use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::evidence::EvidenceSeries;
 use crate::evidence::html::{STYLE, badge, page_name, plot, seconds, time};
-use crate::work::status::{JobStatus, SystemStatus, reports_of};
+use crate::work::status::{JobStatus, SystemStatus, drill_reports};
 
 /// How often a browser asks again: sooner while something runs.
 const REFRESH_SECONDS: (u32, u32) = (5, 60);
@@ -152,7 +152,7 @@ fn jobs(jobs: &[JobStatus]) -> Markup {
 }
 
 fn drills(series: &EvidenceSeries, health: &DatastoreHealth) -> Markup {
-    let reports: Vec<_> = reports_of(series, &health.datastore).collect();
+    let reports: Vec<_> = drill_reports(series, &health.datastore).collect();
     html! {
         section id=(health.datastore) { h2 { "Drills of " (health.datastore) }
             @if reports.is_empty() { p.fail { "✗ It was never drilled: nobody knows whether its backups can be restored." } }

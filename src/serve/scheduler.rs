@@ -1,7 +1,6 @@
-//! The scheduler without its clock and its hands: what is due, who takes it, and what comes of how it ended.
+//! The scheduler without clock and executor: what is due, who claims it, and what follows from its result.
 //!
-//! It keeps nothing that matters: ticks, leases and outcomes stand in the catalog, and any process with the same schedules goes on where
-//! another died. A simulation drives it by a virtual clock; [`super::run`] by the real one.
+//! It keeps no state that matters: ticks, leases and results are in the catalog, and any process with the same schedules continues where another died. A simulation drives it with a virtual clock; [`super::run`] with the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,7 +55,7 @@ impl Scheduler {
     pub async fn take_jobs(&mut self, jobs: Vec<Job>) -> Result<(), CatalogError> {
         let now = self.catalog.now().await?;
         let calendars: Vec<(String, String)> = jobs.iter().map(|job| (job.key.clone(), job.calendar.describe())).collect();
-        let planned = self.catalog.meet(&calendars, now).await?;
+        let planned = self.catalog.register_jobs(&calendars, now).await?;
         // Only now: a catalog that does not answer leaves everything as it was.
         self.jobs = Arc::new(jobs.into_iter().map(|job| (job.key.clone(), job)).collect());
         self.look_up(planned, now);

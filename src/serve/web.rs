@@ -1,4 +1,4 @@
-//! The status page's server: read-only, over TLS beyond this host, and for who proves to be allowed.
+//! The status page's server: read-only, over TLS beyond this host, for authorized clients only.
 
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -32,7 +32,7 @@ use super::connections::{ConnectionLimit, HEAD_MAX};
 use super::{StatusBoard, metrics, page};
 use crate::config::serve::{PageConfig, ServeConfig};
 use crate::evidence::html;
-use crate::private::{self, AllowedReaders};
+use crate::secret_files::{self, AllowedReaders};
 use crate::work::WorkError;
 
 /// A look that is older means that the loop stands still.
@@ -152,7 +152,7 @@ async fn read_anew(config: PageConfig, shared: Arc<WebState>, secured: Option<Ru
 }
 
 fn token(file: &Path) -> Result<Zeroizing<String>, WorkError> {
-    let text = private::read(file, AllowedReaders::Owner).map_err(|why| refuse("its token", why))?;
+    let text = secret_files::read(file, AllowedReaders::Owner).map_err(|why| refuse("its token", why))?;
     let token = Zeroizing::new(text.trim().to_owned());
     if token.len() < 16 { Err(refuse(&file.display().to_string(), "a token of less than 16 characters can be guessed")) } else { Ok(token) }
 }
@@ -179,7 +179,7 @@ fn tls(config: &PageConfig) -> Result<Option<ServerConfig>, WorkError> {
         }
         None => builder.with_no_client_auth(),
     };
-    let text = private::read(key, AllowedReaders::Group).map_err(|why| refuse("its key", why))?;
+    let text = secret_files::read(key, AllowedReaders::Group).map_err(|why| refuse("its key", why))?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| refuse(&key.display().to_string(), error))?;
     let mut tls = builder.with_single_cert(read(certificate)?, key).map_err(|error| refuse("its certificate", error))?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -1,3 +1,3 @@
-//! Reading a datastore. A source hands out streams whose end must be proved before anything made of them is published.
+//! Reading a datastore. A source yields streams whose successful end must be proven before anything made of them is published.
 
 pub mod postgres;

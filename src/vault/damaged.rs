@@ -1,6 +1,4 @@
-//! A vault as it looks after something went wrong with it: for rehearsals, over a real vault that is not touched.
-//!
-//! Drills use it to see whether damage is noticed. It only ever changes what is read; it writes nothing.
+//! A decorator that damages what is read from a vault, for negative controls. The vault itself is not touched.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! An object is written to a temporary name, synced, hard-linked to its name, and the temporary name removed; then the
 //! directory is synced. A hard link never replaces (a rename would), so two writers cannot both win. Nothing is written, removed or
-//! copied through a link (`beneath.rs`).
+//! copied through a link (`directory_handle.rs`).
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use super::beneath::{DirectoryHandle, FoundFile, LinkPolicy};
+use super::directory_handle::{DirectoryHandle, FoundFile, LinkPolicy};
 use super::{Capabilities, ObjectFacts, ReadableObject, StoreCapability, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits};
 use crate::domain::VaultDocument;
 use crate::domain::layout::{EVIDENCE, MANIFESTS, META, ObjectKey, PAYLOADS, RUNS, may_hold_objects};

@@ -11,13 +11,13 @@
 //!
 //! What is read is hostile until its signature or hash has been checked by the caller.
 
-mod beneath;
-pub mod cold;
 pub mod damaged;
 pub mod directory;
+mod directory_handle;
 pub mod fetch;
 #[cfg(feature = "aws")]
 pub mod s3;
+pub mod simulated_glacier;
 
 use std::time::Duration;
 

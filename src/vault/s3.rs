@@ -5,10 +5,10 @@
 //! earlier request whose reply was lost, so it is resolved by comparing checksums, and if that is not allowed the outcome is *unknown*, neither
 //! success nor failure.
 
-mod abilities;
-mod causes;
+mod capabilities;
 mod confirm;
-mod moving;
+mod error_causes;
+mod stall_detection;
 mod upload;
 
 use std::sync::Arc;

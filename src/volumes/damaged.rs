@@ -1,4 +1,4 @@
-//! Volumes seen through damage: one bit of the first block that is read is turned. For negative controls; nothing is changed where they are.
+//! A decorator that flips one bit of the first block that is read, for negative controls. The volumes themselves are not touched.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

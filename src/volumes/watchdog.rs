@@ -1,12 +1,8 @@
-//! Standing still, and never longer than allowed.
+//! Freezing file systems, and never for longer than allowed.
 //!
-//! File systems are frozen, and the team's own program is run, by a process beside lifeboat: lifeboat started again, in a group of its own.
-//! It undoes everything when it is told to, when the time is over, when a signal comes, and when lifeboat is gone, whichever is first. If
-//! the watchdog itself is killed, lifeboat undoes; if both are, the note that stands in the state directory while anything is frozen is found
-//! by the next run or by `lifeboat sweep` ([`undo_abandoned`]).
+//! File systems are frozen, and the team's own program is run, by a watchdog process: lifeboat started again, in its own process group. It thaws everything when it is told to, at its timeout, on a signal, and when lifeboat is gone, whichever is first. If the watchdog itself is killed, lifeboat thaws; if both are, the note that is kept in the state directory while anything is frozen is found by the next run or by `lifeboat sweep` ([`undo_abandoned`]).
 //!
-//! A process that writes to a frozen file system cannot even be killed, so neither of the two may: whoever calls sees to it that state, vault and
-//! temporary files are elsewhere.
+//! A process that writes to a frozen file system cannot even be killed, so neither of the two may: the caller makes sure that state, vault and temporary files are elsewhere.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

@@ -1,12 +1,11 @@
-//! Taking a backup. The order is the promise:
+//! Taking a backup, in this order:
 //!
-//! 1. Keys first: an identity that cannot be wrapped into every slot, or a signature that nobody would believe, stops the run
-//!    before the database is touched.
-//! 2. Snapshot, then all payloads poured at once; not one is completed before every source has proved its end.
-//! 3. The archives must show every table once. Only then are the payloads made visible.
+//! 1. Keys first: an identity that cannot be wrapped into every slot, or a signature that nobody would trust, stops the run before the database is touched.
+//! 2. Snapshot, then all payloads are streamed at once; none is completed before every source has proven its end.
+//! 3. The archives must contain every table once. Only then are the payloads made visible.
 //! 4. Slots, envelope, `RESTORE.md`, the manifest's signature, and last the manifest: the commit point.
 //!
-//! Whatever fails before the end leaves no backup, and no upload that was begun.
+//! A failure before the end leaves no backup and no unfinished upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,19 +21,19 @@ use super::publish::{self, BackupContents, PendingBackup, PublishedBackup, witho
 use super::{HostLock, WorkContext, WorkError, cancellable, shelf, snapshot};
 use crate::config::plans;
 use crate::config::{DatastoreConfig, DatastoreKind, PostgresConfig};
-use crate::domain::choice::BackupSelector;
 use crate::domain::envelope::EncryptionContext;
 use crate::domain::fingerprint::{Fingerprint, HashKey, OmittedObject};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::ObjectKey;
 use crate::domain::manifest::{Manifest, PayloadRole, SourceFacts};
+use crate::domain::selector::BackupSelector;
 use crate::domain::volumes::VolumeSet;
 use crate::failpoint;
 use crate::pg::archive::{self, ArchiveReader};
 use crate::pg::rows::{ArchiveTally, RowFingerprinter, assemble};
 use crate::pg::{PgConnection, PgSession, PgTools};
-use crate::report::ProgressStage;
-use crate::seal::pour::{SealOptions, StreamObserver};
+use crate::progress::ProgressStage;
+use crate::seal::seal_stream::{SealOptions, StreamObserver};
 use crate::seal::{BackupIdentity, SourceEnd};
 use crate::source::postgres::SourceError;
 use crate::source::postgres::dump::{self, DumpStream, PayloadSplit};
@@ -230,7 +229,7 @@ async fn same_cluster(rig: &WorkContext, context: &EncryptionContext, facts: &So
         Some(manifest) if !is_other(&manifest) => return Ok(()),
         // Another host may have confirmed it. A role that may only write cannot tell, and the first backup has none before it.
         known => {
-            let in_vault = shelf::pick(rig, &context.datastore, &BackupSelector::Latest, &mut Vec::new()).await;
+            let in_vault = shelf::select(rig, &context.datastore, &BackupSelector::Latest, &mut Vec::new()).await;
             in_vault.ok().map(|believed| believed.manifest).or(known)
         }
     };
@@ -561,7 +560,7 @@ impl ArchiveTap {
 
 impl StreamObserver for ArchiveTap {
     type Found = ArchiveTally;
-    fn look(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn observe(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.reader.feed(bytes).map_err(|error| error.to_string())?;
         if let Some(contents) = self.reader.contents()
             && let Some(tell) = self.tell.take()

@@ -1,7 +1,6 @@
-//! Trying everything the configuration names, and telling in a table what came of it.
+//! `lifeboat check`: trying everything that the configuration names, with the results in a table.
 //!
-//! Each line is one question with an answer: good, bad, or *could not look*. A role that may only write passes: the probe
-//! is neither read back nor deleted, and carries no retention.
+//! Each line is one question with an answer: good, bad, or *could not look*. A role that may only write passes: the probe object is neither read back nor deleted, and carries no retention.
 
 use serde::Serialize;
 
@@ -13,19 +12,19 @@ use crate::config::serve::{NotifyMethod, UrlSource};
 use crate::config::{DatastoreKind, PostgresConfig};
 use crate::config::{plans, schedules};
 use crate::domain::ErrorClass;
-use crate::domain::choice::BackupSelector;
 use crate::domain::envelope::{EncryptionContext, Slot};
 use crate::domain::fingerprint::HashKey;
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout;
-use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::selector::BackupSelector;
 use crate::keyring::{UnwrapOutcome, WrappingKey};
 use crate::pg::rows::RowFingerprinter;
 use crate::pg::session::estimate;
 use crate::pg::{PgConnection, PgSession, PgTools};
-use crate::private::{self, AllowedReaders};
 use crate::sandbox::vpc::preflight::AnswerWeight;
 use crate::seal::BackupIdentity;
+use crate::secret_files::{self, AllowedReaders};
 use crate::source::postgres::snapshot::{self, ExportedSnapshot};
 use crate::source::postgres::{SourceError, dump};
 
@@ -251,7 +250,7 @@ fn check_unattended(rig: &WorkContext) -> Vec<CheckLine> {
             NotifyMethod::Smtp { password_file: Some(file), .. } => Some(file),
             _ => None,
         };
-        lines.push(match secret.map(|file| private::read(file, AllowedReaders::Owner)) {
+        lines.push(match secret.map(|file| secret_files::read(file, AllowedReaders::Owner)) {
             None => line(&subject, "is named", SetupAnswer::Good, "not tried: nobody is told anything by a check"),
             Some(Ok(_)) => line(&subject, "has its secret", SetupAnswer::Good, "not tried: nobody is told anything by a check"),
             Some(Err(why)) => bad(&subject, "has its secret", ErrorClass::Usage, why),
@@ -539,7 +538,7 @@ async fn burden_line(rig: &WorkContext, subject: &str, name: &DatastoreName, ses
         Ok(rows) => estimate(rows.first().and_then(|row| row.get(1)).unwrap_or(&None)),
         Err(error) => return line(subject, question, SetupAnswer::CouldNotLook, error.to_string()),
     };
-    let last = match shelf::pick(rig, name, &BackupSelector::Latest, &mut Vec::new()).await {
+    let last = match shelf::select(rig, name, &BackupSelector::Latest, &mut Vec::new()).await {
         Ok(believed) => {
             let took = believed.manifest.published.duration_since(believed.manifest.source.snapshot_time);
             format!(" (at most {} the last time)", format_duration(std::time::Duration::try_from(took).unwrap_or_default()))

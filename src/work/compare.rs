@@ -1,5 +1,4 @@
-//! Comparing a restored database with the fingerprint of its backup: the database is dumped again with the same settings,
-//! through the same code that made the fingerprint, and the two are held against each other.
+//! Comparing a restored database with the fingerprint of its backup: the database is dumped again with the same settings, through the code that computes fingerprints, and the two are compared.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

@@ -1,8 +1,6 @@
-//! Copying backups to another vault: another region, another account, another building.
+//! Replicating backups to another vault: another region, account or building.
 //!
-//! Nothing is opened: ciphertext passes with its hash checked against the signed manifest, documents only if they are signed or bound by
-//! something that is. The order is that of a backup: payloads, slots, envelopes, and the manifest last, so that a backup is in the other
-//! vault whole or not at all. What is there already is not sent again; a copy that was interrupted goes on.
+//! Nothing is decrypted: ciphertext is passed on with its hash checked against the signed manifest, documents only if they are signed or bound by something that is. The order is that of a backup: payloads, slots, envelopes, and the manifest last, so a backup is complete in the other vault or absent. What is there already is not sent again; an interrupted copy resumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -59,7 +57,7 @@ pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreNam
         return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell what is worth copying".to_owned()));
     }
     if let Some(datastore) = datastore {
-        shelf::known(rig, datastore).await?;
+        shelf::ensure_known(rig, datastore).await?;
     }
     same_vault(rig, vault.as_ref(), name).await?;
     let mut keys = BTreeMap::new();
@@ -68,7 +66,7 @@ pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreNam
     }
     let mut other = ReplicaState { vault, keys };
     let mut report = CopyReport::default();
-    let entries = shelf::entries(rig, datastore).await?;
+    let entries = shelf::list_entries(rig, datastore).await?;
     let total = entries.iter().filter_map(|entry| entry.manifest.as_ref().ok());
     let total =
         total.filter(|believed| !other.keys.contains_key(&believed.manifest.place().manifest())).map(|b| b.manifest.sealed_bytes()).sum();
@@ -218,7 +216,7 @@ async fn one(
     other: &mut ReplicaState,
     manifest: &Manifest,
     is_new: bool,
-    stage: &crate::report::ProgressStage,
+    stage: &crate::progress::ProgressStage,
     report: &mut CopyReport,
 ) -> Result<(), WorkError> {
     for payload in &manifest.payloads {
@@ -239,7 +237,7 @@ async fn one(
     }
     let place = manifest.place();
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
-        match shelf::chunk_list(rig.vault.as_ref(), object).await {
+        match shelf::load_chunk_list(rig.vault.as_ref(), object).await {
             Ok(Some(list)) => document(other, report, &place.chunks(&object.key), list.to_vec()).await?,
             Ok(None) => {}
             // A list that is lost costs no backup, there as little as here; `verify` tells of it.
@@ -249,7 +247,7 @@ async fn one(
             Err(error) => return Err(error),
         }
     }
-    let LoadedEnvelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
+    let LoadedEnvelopes { believed, .. } = shelf::load_envelopes(rig, manifest).await?;
     let newest_is_whole = believed.first().is_some_and(|(newest, slots)| newest.slots.len() == slots.len());
     if !newest_is_whole || !believed.iter().any(|(envelope, _)| envelope.number == 1) {
         return Err(WorkError::Damaged { what: format!("the envelope of {}", manifest.backup), why: "parts of it are missing".to_owned() });
@@ -260,7 +258,7 @@ async fn one(
         }
         let key = place.envelope(envelope.number);
         // The guide before the envelope that it belongs to, the signature before what it signs.
-        match shelf::guide(rig, manifest, envelope.number).await {
+        match shelf::load_guide(rig, manifest, envelope.number).await {
             Ok(text) => {
                 let guide = place.restore_guide(envelope.number);
                 signed(rig, other, report, &guide, |bytes| bytes == text).await?;
@@ -318,9 +316,9 @@ async fn relay(
     to: &dyn Vault,
     object: &StoredObject,
     begins: bool,
-    stage: &crate::report::ProgressStage,
+    stage: &crate::progress::ProgressStage,
 ) -> Result<(), WorkError> {
-    let wanted = shelf::wanted(rig, std::slice::from_ref(object)).await?;
+    let wanted = shelf::wanted_objects(rig, std::slice::from_ref(object)).await?;
     let mut chunks = fetch::stream(Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await?;
     let expected = ExpectedObject::of(object, false);
     let mut relay = CiphertextRelay::new(expected, to.limits().part_bytes, begins);

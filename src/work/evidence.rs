@@ -40,7 +40,7 @@ pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
 async fn examine_once(rig: &WorkContext) -> Result<(EvidenceSeries, Vec<SeriesFlaw>), WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let mut heads = Vec::new();
-    for entry in shelf::entries(rig, None).await? {
+    for entry in shelf::list_entries(rig, None).await? {
         if let Ok(believed) = entry.manifest
             && let Some(sha256) = believed.manifest.evidence_head
         {

@@ -1,9 +1,6 @@
-//! By what right a run publishes: a claim in the vault that a later holder of the datastore outdoes.
+//! Fencing tokens: a run writes its lease epoch to the vault with a conditional put; a later epoch supersedes an earlier one.
 //!
-//! A lease ends by a clock, and a host that stood still does not know what time it is. So each holder writes the epoch of its lease
-//! into the vault, conditionally, before it begins, and looks before its manifest whether there is a later one. Between that look and
-//! the manifest it may still stand still: then two manifests answer one tick, and readers take the one of the higher epoch
-//! ([`crate::domain::choice`]).
+//! A lease ends by a clock, and a host that was suspended does not know what time it is. So each holder writes its epoch before it begins, and checks for a later one before it writes its manifest. It may still be suspended between that check and the manifest: then two manifests answer one tick, and readers take the one with the higher epoch ([`crate::domain::selector`]).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,7 +105,7 @@ impl FencingToken {
                 break;
             }
             let place = layout::BackupKeys { datastore, backup: &backup };
-            if let Ok(believed) = shelf::manifest(rig, &vault, &place).await
+            if let Ok(believed) = shelf::load_manifest(rig, &vault, &place).await
                 && believed.manifest.tick == Some(tick)
             {
                 return Ok(Some(backup.to_string()));
@@ -177,7 +174,7 @@ async fn is_genuine(rig: &WorkContext, datastore: &DatastoreName, epoch: u64) ->
         Err(error) if shelf::is_outage(&error) => return Err(error.into()),
         Err(_) => return Ok(false),
     };
-    match shelf::believe(rig, &key, &bytes, "the claim").await {
+    match shelf::verify_signature(rig, &key, &bytes, "the claim").await {
         Ok(_) => {}
         Err(WorkError::Vault(error)) if shelf::is_outage(&error) => return Err(error.into()),
         Err(_) => return Ok(false),
@@ -226,7 +223,7 @@ impl Drop for SubjectLease {
 }
 
 /// Waits until everything that was dropped has been given back: a process that ends at once would leave it held until its time ends.
-pub async fn given_back() {
+pub async fn wait_for_lease_releases() {
     while RELEASING.load(Ordering::SeqCst) > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -1,7 +1,6 @@
-//! `RESTORE.md`: the very commands that open one backup with stock tools, lifeboat lost.
+//! `RESTORE.md`: the exact commands that open one backup with stock tools, without lifeboat.
 //!
-//! The text is a document of the vault and is run by the tests exactly as it stands. It is signed: whoever pastes it hands it a key that opens
-//! everything. Its first line says which envelope of which backup it belongs to, so that no other one can stand in its place ([`belongs`]).
+//! The text is a document of the vault and is executed by the tests exactly as it is. It is signed: whoever pastes it hands it a key that opens everything. Its first line says which envelope of which backup it belongs to, so that it cannot be substituted by another ([`belongs`]).
 
 use crate::destination::postgres::script;
 use crate::domain::envelope::{EncryptionContext, Slot, SlotKind};

@@ -1,4 +1,4 @@
-//! Making a new set-up: configuration, keys, vault. Never overwrites, and never makes a key where sealed backups exist.
+//! `lifeboat init`: configuration, keys, vault. Never overwrites, and never makes a key where sealed backups exist.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Keys that can soon not be used any more, or cannot be used now, told before a restore needs them.
+//! Key expiry: keys that will soon be unusable, or already are, reported before a restore needs them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The verbs, one file each. They take a [`WorkContext`] of trait objects and know nothing of what stands behind them.
+//! The commands, one file each. They take a [`WorkContext`] of trait objects and know nothing of the adapters behind them.
 
 pub mod back_up;
 pub mod check;
@@ -47,7 +47,7 @@ use crate::evidence::EvidenceError;
 use crate::keyring::openers::NoKeyOpens;
 use crate::keyring::sign::{Signer, TrustedKeys};
 use crate::keyring::{KeyError, SlotOpener, WrappingKey};
-use crate::report::ProgressReporter;
+use crate::progress::ProgressReporter;
 use crate::sandbox::SandboxError;
 use crate::sandbox::vpc::CloudFactory;
 use crate::sandbox::vpc::cloud::CloudError;
@@ -339,14 +339,15 @@ impl HostLock {
     /// # Errors
     /// [`WorkError::AlreadyRunning`] if another process holds it.
     pub fn take(config: &Config, datastore: &DatastoreName, what: &'static str) -> Result<Self, WorkError> {
-        Self::named(config, datastore.as_str(), what)?.ok_or_else(|| WorkError::AlreadyRunning { what, datastore: datastore.clone() })
+        Self::acquire_named(config, datastore.as_str(), what)?
+            .ok_or_else(|| WorkError::AlreadyRunning { what, datastore: datastore.clone() })
     }
 
     /// Takes a lock by name, without waiting; `None` if another process holds it.
     ///
     /// # Errors
     /// [`WorkError::File`] if it cannot be had at all.
-    pub fn named(config: &Config, name: &str, what: &'static str) -> Result<Option<Self>, WorkError> {
+    pub fn acquire_named(config: &Config, name: &str, what: &'static str) -> Result<Option<Self>, WorkError> {
         Self::flock(config, name, what, rustix::fs::FlockOperation::NonBlockingLockExclusive)
     }
 

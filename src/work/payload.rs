@@ -1,4 +1,4 @@
-//! One payload on its way into the vault: poured, uploaded, and completed only when everything else is well too.
+//! One payload on its way into the vault: streamed, uploaded, and completed only when everything else has succeeded too.
 
 use std::io::Read;
 
@@ -9,7 +9,7 @@ use crate::domain::VaultDocument;
 use crate::domain::layout::ObjectKey;
 use crate::domain::manifest::{CHUNK_BYTES, ChunkList, Payload, PayloadRole, Receipt, StoredObject};
 use crate::failpoint;
-use crate::seal::pour::{SealOptions, StreamObserver, pour};
+use crate::seal::seal_stream::{SealOptions, StreamObserver, seal_stream};
 use crate::seal::{BackupIdentity, SealError, SealProof, SourceEnd};
 use crate::vault::{Upload, Vault};
 
@@ -122,7 +122,7 @@ where
     T: StreamObserver,
 {
     let (parts, mut arriving) = tokio::sync::mpsc::channel(PARTS_QUEUED_MAX);
-    let pouring = pour(stream.source, stream.end, stream.tap, identity, sealing, parts);
+    let pouring = seal_stream(stream.source, stream.end, stream.tap, identity, sealing, parts);
     let mut uploads: Vec<(ObjectKey, Box<dyn Upload>)> = Vec::new();
     let taken = loop {
         let part = tokio::select! {

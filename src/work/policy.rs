@@ -1,7 +1,7 @@
 //! Least-privilege policies of a drill account, made from the configuration and from the very calls that a drill makes.
 //!
 //! Three documents: what the role of whoever runs drills may do, what the role of the instance may do, and what nobody in the account may do
-//! whatever else they may. The first is made from the rehearsal on paper ([`crate::sandbox::vpc::paper`]): a call that is new in the code is new
+//! whatever else they may. The first is made from the rehearsal on paper ([`crate::sandbox::vpc::simulated_cloud`]): a call that is new in the code is new
 //! in the policy.
 
 use std::collections::BTreeSet;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::drill::order::{bucket, key_arns};
 use super::{WorkContext, WorkError, drill, scratch};
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::scratch::tag;
-use crate::domain::span::HumanDuration;
 use crate::sandbox::vpc::cloud::{ApiCall, OwnedResource, ResourceKind};
 
 /// Actions whose resources are told apart by nothing: looking, and what has no resource-level permissions.

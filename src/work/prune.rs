@@ -1,8 +1,6 @@
 //! Removing backups that retention does not keep. A plan is shown first and applied only when confirmed.
 //!
-//! What is to go is written into the evidence first, signed: a gap in the numbers of the backups is explained by that record or by
-//! nothing. Then the manifest goes, and with it the backup, since a backup is whole or absent; then its payloads and the rest; and only
-//! when nothing of it is left does the catalog forget it. What could not be deleted is found again by the next plan, from the record.
+//! Removals are written into the evidence first, signed: a gap in the sequence numbers is explained by that record or by nothing. Then the manifest is deleted, and with it the backup; then its payloads and the rest; and only when nothing is left does the catalog forget it. What could not be deleted is found again by the next plan, from the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,7 +103,7 @@ fn testimony(series: &EvidenceSeries, datastore: &DatastoreName) -> EvidenceTest
 ///
 /// # Errors
 /// [`WorkError`] if vault or evidence cannot be read.
-pub async fn look(rig: &WorkContext, datastore: &DatastoreName, policies: Vec<RetentionPolicy>) -> Result<PrunePlan, WorkError> {
+pub async fn plan_prune(rig: &WorkContext, datastore: &DatastoreName, policies: Vec<RetentionPolicy>) -> Result<PrunePlan, WorkError> {
     let (series, flaws) = evidence::examine(rig).await?;
     // A series with holes cannot say what was drilled or held.
     if let Some(flaw) = flaws.iter().find(|flaw| flaw.hides_records()) {
@@ -117,7 +115,7 @@ pub async fn look(rig: &WorkContext, datastore: &DatastoreName, policies: Vec<Re
     }
     let said = testimony(&series, datastore);
     let (mut manifests, mut not_believed) = (BTreeMap::new(), 0);
-    for entry in shelf::entries(rig, Some(datastore)).await? {
+    for entry in shelf::list_entries(rig, Some(datastore)).await? {
         match entry.manifest {
             Ok(believed) if believed.verified => drop(manifests.insert(entry.backup, believed.manifest)),
             _ => not_believed += 1,
@@ -228,7 +226,7 @@ fn spoken_guards(said: &EvidenceTestimony, backup: &BackupId) -> Vec<RemovalGuar
 /// What the store and the runs of this host say.
 async fn stored_guards(rig: &WorkContext, manifest: &Manifest, now: Timestamp) -> Result<Vec<RemovalGuard>, WorkError> {
     let mut guards = Vec::new();
-    if HostLock::named(&rig.config, &HostLock::reading(&manifest.backup), "a prune")?.is_none() {
+    if HostLock::acquire_named(&rig.config, &HostLock::reading(&manifest.backup), "a prune")?.is_none() {
         guards.push(RemovalGuard::InUse("a run of this host is reading it".to_owned()));
     }
     if let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) {
@@ -272,13 +270,13 @@ pub async fn apply(rig: &WorkContext, shown: PrunePlan) -> Result<PruneReport, W
     let datastore = shown.plan.datastore.clone();
     let _lock = HostLock::take(&rig.config, &datastore, "a prune")?;
     let allowed: BTreeSet<BackupId> = shown.plan.removals().iter().map(|removal| removal.backup().clone()).collect();
-    let now = look(rig, &datastore, shown.policies).await?;
+    let now = plan_prune(rig, &datastore, shown.policies).await?;
     let mut done = PruneReport::default();
     let mut reading = Vec::new();
     let mut going = Vec::new();
     for removal in now.plan.removals().iter().filter(|removal| allowed.contains(removal.backup())) {
         // Held until the end: nobody on this host begins to read it meanwhile.
-        match HostLock::named(&rig.config, &HostLock::reading(removal.backup()), "a prune")? {
+        match HostLock::acquire_named(&rig.config, &HostLock::reading(removal.backup()), "a prune")? {
             Some(lock) => {
                 reading.push(lock);
                 going.push(removal);
@@ -308,7 +306,7 @@ pub async fn apply(rig: &WorkContext, shown: PrunePlan) -> Result<PruneReport, W
     for key in now.unfinished {
         let Some((_, backup)) = layout::parse_backup_key(key.as_str()) else { continue };
         if !left.contains_key(&backup) {
-            match HostLock::named(&rig.config, &HostLock::reading(&backup), "a prune")? {
+            match HostLock::acquire_named(&rig.config, &HostLock::reading(&backup), "a prune")? {
                 Some(lock) => reading.push(lock),
                 None => continue,
             }
@@ -343,7 +341,7 @@ pub async fn apply(rig: &WorkContext, shown: PrunePlan) -> Result<PruneReport, W
     for (backup, ids) in now.archive.iter().filter(|(backup, _)| shown.archive.contains_key(*backup)) {
         let Some(manifest) = now.manifests.get(backup) else { continue };
         // Whoever reads it would be left without.
-        let Some(_alone) = HostLock::named(&rig.config, &HostLock::reading(backup), "a prune")? else { continue };
+        let Some(_alone) = HostLock::acquire_named(&rig.config, &HostLock::reading(backup), "a prune")? else { continue };
         match stray::archive(rig, manifest, ids).await {
             Ok(()) => done.archived.push(backup.clone()),
             Err(error) => done.left.push((backup.clone(), error.to_string())),
@@ -378,7 +376,7 @@ async fn delete(rig: &WorkContext, keys: &[ObjectKey]) -> Result<(), String> {
 /// # Errors
 /// [`WorkError`] if there is no such backup, or the record cannot be written.
 pub async fn hold(rig: &WorkContext, backup: &BackupId, reason: Option<&str>) -> Result<DatastoreName, WorkError> {
-    let datastore = shelf::find(rig, backup).await?.manifest.datastore;
+    let datastore = shelf::find_by_id(rig, backup).await?.manifest.datastore;
     let hold = HoldRecord { datastore: datastore.clone(), backup: backup.clone(), reason: reason.unwrap_or_default().to_owned() };
     evidence::write(rig, if reason.is_some() { RecordBody::Hold(hold) } else { RecordBody::Release(hold) }).await?;
     Ok(datastore)

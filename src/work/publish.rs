@@ -1,8 +1,6 @@
-//! From payloads that have arrived to the commit point: what every kind of backup has in common.
+//! From staged payloads to the commit point: what every kind of backup has in common.
 //!
-//! Keys come first ([`PendingBackup::begin`]): an identity that cannot be wrapped into every slot, or a signature that nobody would believe, stops the run
-//! before anything is touched. [`commit`] makes payloads visible, writes slots, envelope and `RESTORE.md`, the manifest's signature, and last
-//! the manifest. Whatever fails before that is taken back.
+//! Keys come first ([`PendingBackup::begin`]): an identity that cannot be wrapped into every slot, or a signature that nobody would trust, stops the run before anything is touched. [`commit`] makes payloads visible, writes slots, envelope and `RESTORE.md`, the manifest's signature, and last the manifest. On a failure before that, everything is rolled back.
 
 use std::collections::BTreeMap;
 
@@ -320,7 +318,7 @@ async fn next_sequence(rig: &WorkContext, context: &EncryptionContext) -> Result
     let names = listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).map(|(_, backup)| backup);
     for backup in names.filter(|backup| !known.contains_key(backup)) {
         let place = layout::BackupKeys { datastore: &context.datastore, backup: &backup };
-        match shelf::manifest(rig, &context.vault, &place).await {
+        match shelf::load_manifest(rig, &context.vault, &place).await {
             Ok(believed) => {
                 highest = highest.max(Some(believed.manifest.sequence));
                 if let Some(catalog) = rig.catalog().filter(|_| believed.verified) {

@@ -1,7 +1,6 @@
-//! What a restore would be, before anybody presses enter: from what, how old, how long it takes, what it costs, what is missing.
+//! The restore estimate: from which backup, how old, how long it will take, what it costs, what blocks it.
 //!
-//! Nothing here changes anything, and nothing grows with the vault: the newest manifests of one datastore are read, the end of the
-//! evidence, the envelope of one backup, and the facts of its payloads.
+//! Read-only, and its cost does not grow with the vault: it reads the newest manifests of one datastore, the end of the evidence, the envelope of one backup, and the metadata of its payloads.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,12 +18,12 @@ use super::thaw::{self, BYTES_PER_SECOND_ASSUMED, ThawOptions, ThawPlan};
 use super::{WorkContext, WorkError, shelf, status, verify};
 use crate::config::VaultConfig;
 use crate::destination::postgres::globals::GlobalsPlan;
-use crate::domain::choice::BackupSelector;
 use crate::domain::drill::Verdict;
 use crate::domain::evidence::RecordBody;
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::selector::BackupSelector;
 use crate::domain::thaw::RetrievalTier;
 use crate::domain::volumes::{SetMember, SnapshotProgress};
 use crate::evidence::{self, EvidenceSeries};
@@ -184,10 +183,10 @@ pub struct EstimateRequest<'a> {
 /// # Errors
 /// [`WorkError`] if there is no such backup, or the vault cannot be read.
 pub async fn quote(rig: &WorkContext, question: &EstimateRequest<'_>) -> Result<RestoreEstimate, WorkError> {
-    let picked = shelf::survey(rig, question.datastore, question.which).await?;
+    let picked = shelf::select_with_context(rig, question.datastore, question.which).await?;
     let (manifest, now) = (picked.believed.manifest, Timestamp::now());
     let series = newest_evidence(rig, &manifest).await?;
-    let frost = thaw::look(rig, &manifest).await;
+    let frost = thaw::inspect_archive(rig, &manifest).await;
     let rto_seconds = rig.config.datastores.get(question.datastore).map(|settings| settings.rto.duration().as_secs());
     let (load_seconds, measured) = foretold(&series, &manifest);
     let mut takes = EstimatedDuration { load_seconds, measured, thaw_seconds: 0, rto_seconds };
@@ -205,7 +204,7 @@ pub async fn quote(rig: &WorkContext, question: &EstimateRequest<'_>) -> Result<
         }
     };
     takes.thaw_seconds = thaw.as_ref().and_then(ThawPlan::offer).map_or(0, |offer| offer.seconds);
-    let opens_with = match shelf::open(rig, &manifest).await {
+    let opens_with = match shelf::open_backup(rig, &manifest).await {
         Ok(opened) => {
             warnings.extend(opened.defects);
             Some(opened.slot)
@@ -220,7 +219,7 @@ pub async fn quote(rig: &WorkContext, question: &EstimateRequest<'_>) -> Result<
             None
         }
     };
-    let drilled = status::reports_of(&series, question.datastore).next_back().map(|(_, report)| LastDrill {
+    let drilled = status::drill_reports(&series, question.datastore).next_back().map(|(_, report)| LastDrill {
         run: report.run.clone(),
         declared: report.declared,
         verdict: report.verdict,
@@ -304,7 +303,7 @@ impl RestoreEstimate {
                 self.rights(&prepared, wishes);
                 steps(self, prepared.sight(), prepared.globals(), wishes)
             }),
-            false => restore::sight(rig, &self.manifest, connection, wishes).await.map(|sight| {
+            false => restore::inspect(rig, &self.manifest, connection, wishes).await.map(|sight| {
                 self.missing.extend(room(&sight, self.plain_bytes, wishes));
                 steps(self, &sight, None, wishes)
             }),
@@ -397,7 +396,7 @@ async fn volumes_of(
     let hydration = match wishes.rate {
         Some(rate) => {
             let seconds = set.members.iter().map(|member| member.bytes / (1 << 20) / u64::from(rate)).max().unwrap_or(0);
-            format!("read them in at {rate} MiB/s: up to {}", crate::domain::span::format_duration(Duration::from_secs(seconds)))
+            format!("read them in at {rate} MiB/s: up to {}", crate::domain::human_duration::format_duration(Duration::from_secs(seconds)))
         }
         None => "read them in on first use, slowly (--initialization-rate 300 is faster)".to_owned(),
     };
@@ -422,7 +421,7 @@ fn why(which: &BackupSelector, manifest: &Manifest, refused: &[(BackupId, WorkEr
         BackupSelector::Latest => format!("the newest{passed}"),
         BackupSelector::At(time) => {
             let gap = Duration::try_from(time.duration_since(taken)).unwrap_or_default();
-            format!("the newest at or before {time}: {} earlier{passed}", crate::domain::span::format_duration(gap))
+            format!("the newest at or before {time}: {} earlier{passed}", crate::domain::human_duration::format_duration(gap))
         }
         BackupSelector::Exactly(_) => "named on the command line".to_owned(),
         BackupSelector::Oldest => "the oldest".to_owned(),

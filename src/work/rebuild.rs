@@ -1,4 +1,4 @@
-//! Learning again from the vault what the catalog knew.
+//! Rebuilding the catalog from the vault.
 
 use super::{WorkContext, WorkError, shelf};
 
@@ -12,7 +12,7 @@ pub async fn rebuild(rig: &WorkContext) -> Result<(usize, Vec<String>), WorkErro
     let vault = shelf::vault_id(rig).await?;
     let mut believed = Vec::new();
     let mut refused = Vec::new();
-    for entry in shelf::entries(rig, None).await? {
+    for entry in shelf::list_entries(rig, None).await? {
         match entry.manifest {
             Ok(manifest) => believed.push(manifest.manifest),
             Err(error) => refused.push(format!("{}/{}: {error}", entry.datastore, entry.backup)),

@@ -1,7 +1,6 @@
-//! The offline recovery key: made once, printed once, proven again and again.
+//! The offline recovery key: made once, printed once, tested again and again.
 //!
-//! It is the second, independent way to open every backup. Nothing of it stays on this host unless somebody names a file: [`new`] hands
-//! the text over to be printed, [`prove`] holds it in memory while it opens the newest backup of every datastore.
+//! It is the second, independent way to open every backup. Nothing of it stays on this host unless somebody names a file: [`new`] returns the text to be printed, [`prove`] holds it in memory while it opens the newest backup of every datastore.
 
 use std::sync::Arc;
 
@@ -12,10 +11,10 @@ use serde::Serialize;
 
 use super::{WorkContext, WorkError, shelf};
 use crate::config::{KeyConfig, KeyKind};
-use crate::domain::choice::BackupSelector;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{MANIFESTS, parse_manifest_key};
 use crate::domain::manifest::PayloadRole;
+use crate::domain::selector::BackupSelector;
 use crate::keyring::SlotOpener;
 use crate::keyring::age_key::{IdentityText, new_identity};
 use crate::keyring::sign::{PublicKey, write_secret_file};
@@ -198,9 +197,9 @@ pub async fn prove(rig: &WorkContext, key: SecretString) -> Result<Vec<RecoveryP
     for datastore in names {
         let mut proof = RecoveryProof { datastore: datastore.clone(), backup: None, slot: None, is_local: false, error: None };
         let opened = async {
-            let believed = shelf::pick(&alone, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?;
+            let believed = shelf::select(&alone, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?;
             proof.backup = Some(believed.manifest.backup.clone());
-            let opened = shelf::open(&alone, &believed.manifest).await?;
+            let opened = shelf::open_backup(&alone, &believed.manifest).await?;
             // The slot opened; that the identity in it is the right one, only a payload proves.
             shelf::read_payload(&alone, payload_of(&believed.manifest, PayloadRole::Fingerprint)?, &opened.identity).await?;
             Ok::<_, WorkError>(opened.slot)

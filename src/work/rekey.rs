@@ -1,9 +1,6 @@
-//! Rotation: every backup gets the key slots that the configuration asks for, and no payload is touched.
+//! Key rotation: every backup gets the key slots that the configuration asks for; payloads are not touched.
 //!
-//! For each backup a new numbered envelope is written: slots that fit are carried over, missing ones are made, those of keys that are not
-//! configured any more are left out. Order: slots, `RESTORE-000n.md`, signature, envelope; so an interrupted rotation leaves files that
-//! nobody reads, and the next one takes the next number. Then it is proven that backups still open, with each key alone. Only then are
-//! files of retired slots removed, as far as nothing locks them: until they are, the old key still opens those backups, and that is said.
+//! For each backup a new numbered envelope is written: matching slots are carried over, missing ones are created, those of keys that are no longer configured are left out. Order: slots, `RESTORE-000n.md`, signature, envelope; so an interrupted rotation leaves files that nobody reads, and the next one takes the next number. Then it is proven that backups still open, with each key alone. Only then are files of retired slots removed, unless they are locked: until they are gone, the old key still opens those backups, and the output says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -90,16 +87,16 @@ pub async fn plan(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Resul
         return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell which envelopes are genuine".to_owned()));
     }
     if let Some(datastore) = datastore {
-        shelf::known(rig, datastore).await?;
+        shelf::ensure_known(rig, datastore).await?;
     }
-    let entries = shelf::entries(rig, datastore).await?;
+    let entries = shelf::list_entries(rig, datastore).await?;
     let mut plan = RekeyPlan::default();
     let looked = entries.into_iter().map(|entry| async move {
         let believed = match entry.manifest {
             Ok(believed) => believed,
             Err(error) => return Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore))),
         };
-        match shelf::envelopes(rig, &believed.manifest).await {
+        match shelf::load_envelopes(rig, &believed.manifest).await {
             Ok(envelopes) => {
                 let change = change(rig, &believed.manifest, &envelopes).await?;
                 let retired = retired(rig, &believed.manifest, &envelopes).await?;
@@ -127,7 +124,7 @@ pub async fn plan(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Resul
 /// What the newest envelope lacks or has too much. One whose guide is not signed is written anew: that guide is for nobody to run.
 async fn change(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelopes) -> Result<Option<EnvelopeChange>, WorkError> {
     let Some((current, whole)) = envelopes.believed.first() else { return Ok(None) };
-    let guide = match shelf::guide(rig, manifest, current.number).await {
+    let guide = match shelf::load_guide(rig, manifest, current.number).await {
         Ok(_) => false,
         Err(GuideError::Vault(error)) => return Err(error.into()),
         Err(GuideError::Unsigned(_) | GuideError::Damaged { .. }) => true,
@@ -244,7 +241,7 @@ impl RekeyPlan {
         tried.sort_by_key(|manifest| &manifest.backup);
         tried.dedup_by_key(|manifest| &manifest.backup);
         for manifest in &tried {
-            let LoadedEnvelopes { believed, .. } = shelf::envelopes(rig, manifest).await?;
+            let LoadedEnvelopes { believed, .. } = shelf::load_envelopes(rig, manifest).await?;
             let newest = &believed[..believed.len().min(1)];
             let mut opened = 0;
             for opener in &rig.openers {
@@ -265,7 +262,7 @@ impl RekeyPlan {
     /// Removes files of retired slots whose backups have a newer envelope, as far as nothing locks them.
     async fn remove(&self, rig: &WorkContext, report: &mut RekeyReport) -> Result<(), WorkError> {
         for manifest in &self.all {
-            let envelopes = shelf::envelopes(rig, manifest).await?;
+            let envelopes = shelf::load_envelopes(rig, manifest).await?;
             let retired = retired(rig, manifest, &envelopes).await?;
             if retired.is_empty() {
                 continue;
@@ -335,7 +332,7 @@ async fn rotate(rig: &WorkContext, planned: &EnvelopeChange) -> Result<(), WorkE
 async fn rotate_behind(rig: &WorkContext, planned: &EnvelopeChange, behind: &mut u32) -> Result<(), WorkError> {
     let manifest = &planned.manifest;
     let context = shelf::context_of(manifest);
-    let envelopes = shelf::envelopes(rig, manifest).await?;
+    let envelopes = shelf::load_envelopes(rig, manifest).await?;
     // Somebody else may have rotated it since the plan was made: only what is so now counts.
     let Some(change) = change(rig, manifest, &envelopes).await? else { return Ok(()) };
     let (place, number) = (manifest.place(), envelopes.next.max(*behind + 1));

@@ -8,8 +8,8 @@ use std::fmt::Write;
 use super::{WorkContext, WorkError, shelf};
 use crate::config::plans::{self, PlanStage};
 use crate::config::{KeyKind, VaultConfig};
-use crate::domain::choice::BackupSelector;
 use crate::domain::id::DatastoreName;
+use crate::domain::selector::BackupSelector;
 use crate::domain::volumes::{PostgresCut, VolumeSet};
 
 /// Writes it.
@@ -17,7 +17,7 @@ use crate::domain::volumes::{PostgresCut, VolumeSet};
 /// # Errors
 /// [`WorkError`] if there is no such datastore, its plan has faults, or the vault cannot be read.
 pub async fn runbook(rig: &WorkContext, datastore: &DatastoreName) -> Result<String, WorkError> {
-    let picked = shelf::survey(rig, datastore, &BackupSelector::Latest).await?;
+    let picked = shelf::select_with_context(rig, datastore, &BackupSelector::Latest).await?;
     let manifest = &picked.believed.manifest;
     let plan = plans::plan_of(&rig.config, datastore)?;
     let settings = rig.config.datastores.get(datastore);

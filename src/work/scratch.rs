@@ -1,4 +1,4 @@
-//! Scratch VPCs as any host sees them: the leases in the vault, what stands in the account under this vault's tags, and its removal.
+//! Scratch VPCs as any host sees them: the leases in the vault, resources in the account under this vault's tags, and their removal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -154,7 +154,7 @@ pub async fn strays(rig: &WorkContext, dead: &BTreeSet<String>, leases: &[Leased
     let of_vault: ResourceTags = [(tag::VAULT.to_owned(), vault.to_string())].into();
     let mut runs: BTreeMap<String, Vec<CloudResource>> = BTreeMap::new();
     for kind in ResourceKind::OURS {
-        for thing in cloud.look(kind, &ResourceScope::Tagged(of_vault.clone())).await? {
+        for thing in cloud.describe(kind, &ResourceScope::Tagged(of_vault.clone())).await? {
             if let (Some(run), false) = (thing.tags.get(tag::RUN).cloned(), thing.is_gone()) {
                 runs.entry(run).or_default().push(thing);
             }

@@ -1,4 +1,4 @@
-//! How things stand: every datastore against its objectives, what ran and what will, what is wrong.
+//! Status: every datastore against its objectives, past and next runs, alarms.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl StatusCache {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn look(rig: &WorkContext, jobs: &[Job], cache: &mut StatusCache) -> Result<SystemStatus, WorkError> {
+pub async fn collect_status(rig: &WorkContext, jobs: &[Job], cache: &mut StatusCache) -> Result<SystemStatus, WorkError> {
     let series = cache.series(rig).await?;
     // One clock for all hosts, where there is one.
     let now = match &rig.catalog {
@@ -213,7 +213,7 @@ pub async fn look(rig: &WorkContext, jobs: &[Job], cache: &mut StatusCache) -> R
             }
         }
         drilled(&series, &mut health, now);
-        health.gone = shelf::gone(rig, &vault, datastore, &backups).await?.into_iter().map(|one| one.backup).collect();
+        health.gone = shelf::gone_backups(rig, &vault, datastore, &backups).await?.into_iter().map(|one| one.backup).collect();
         if let Ok(catalog) = &rig.catalog {
             found(catalog, &vault, &backups, &mut health).await;
         }
@@ -352,7 +352,10 @@ fn job_status(job: &Job, (last, ended): (Option<TickRow>, Option<TickRow>), now:
 }
 
 /// Reports of drills that restored a datastore, oldest first, with the numbers of their records.
-pub fn reports_of<'a>(series: &'a EvidenceSeries, datastore: &'a DatastoreName) -> impl DoubleEndedIterator<Item = (u64, &'a DrillReport)> {
+pub fn drill_reports<'a>(
+    series: &'a EvidenceSeries,
+    datastore: &'a DatastoreName,
+) -> impl DoubleEndedIterator<Item = (u64, &'a DrillReport)> {
     series.believed().filter_map(move |(found, record)| match &record.body {
         RecordBody::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
             Some((found.sequence, report.as_ref()))
@@ -375,9 +378,9 @@ async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health:
 
 fn drilled(series: &EvidenceSeries, health: &mut DatastoreHealth, now: Timestamp) {
     let datastore = health.datastore.clone();
-    health.last_verdict = reports_of(series, &datastore).next_back().map(|(_, report)| report.verdict.name().to_owned());
+    health.last_verdict = drill_reports(series, &datastore).next_back().map(|(_, report)| report.verdict.name().to_owned());
     let passed =
-        reports_of(series, &datastore).rev().find(|(_, report)| report.verdict == Verdict::Pass && report.declared <= now + FUTURE);
+        drill_reports(series, &datastore).rev().find(|(_, report)| report.verdict == Verdict::Pass && report.declared <= now + FUTURE);
     if let Some((record, report)) = passed {
         health.last_pass = Some(report.declared);
         health.last_pass_record = Some(record);

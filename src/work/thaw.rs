@@ -1,8 +1,6 @@
-//! Thawing a backup: all its payloads asked for at once, waited for without hammering, taken up again by whoever comes next.
+//! Thawing a backup: all its payloads are requested at once, polled with backoff, and resumed by any later process.
 //!
-//! The state stands in the store and nowhere else, so any process on any host can go on: [`look`] asks the store, [`ThawPlan::of`] says
-//! what that means in hours and money, [`bring`] goes round until everything can be read for long enough. The catalog only remembers which
-//! tier was asked for, which no store tells.
+//! The state is kept by the store alone, so any process on any host can continue: [`inspect_archive`] asks the store, [`ThawPlan::of`] turns that into hours and money, [`thaw_and_wait`] loops until everything will stay readable for long enough. The catalog only remembers which tier was requested, which no store reports.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +10,10 @@ use serde::Serialize;
 
 use super::{WorkContext, WorkError, cancellable, shelf};
 use crate::catalog::thaws::RequestedRetrieval;
+use crate::domain::human_duration::format_duration;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout::{PAYLOADS, parse_backup_key};
 use crate::domain::manifest::Manifest;
-use crate::domain::span::format_duration;
 use crate::domain::thaw::{self, Availability, ColdClass, RetrievalTier, ThawAction, ThawRequest};
 use crate::vault::{ObjectFacts, ThawAnswer, VaultError};
 
@@ -87,7 +85,7 @@ impl ArchiveState {
 ///
 /// # Errors
 /// [`WorkError`] if an object is not there, or the store does not answer.
-pub async fn look(rig: &WorkContext, manifest: &Manifest) -> Result<ArchiveState, WorkError> {
+pub async fn inspect_archive(rig: &WorkContext, manifest: &Manifest) -> Result<ArchiveState, WorkError> {
     let objects: Vec<_> = manifest.payloads.iter().flat_map(|payload| &payload.objects).cloned().collect();
     let found = objects.into_iter().map(|object| async move {
         let damaged = |why: String| WorkError::Damaged { what: object.key.to_string(), why };
@@ -215,9 +213,9 @@ enum ThawRound {
 ///
 /// # Errors
 /// [`WorkError::Interrupted`] on Ctrl-C; [`WorkError`] if the store refuses.
-pub async fn bring(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Option<Timestamp>, WorkError> {
+pub async fn thaw_and_wait(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Option<Timestamp>, WorkError> {
     let mut asked = remembered(rig, manifest).await?;
-    let frost = look(rig, manifest).await?;
+    let frost = inspect_archive(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(None) };
     let total: u64 = frost.objects.iter().map(|facts| facts.bytes).sum();
     let mut tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
@@ -246,10 +244,10 @@ pub async fn bring(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) 
 /// Asks for what is frozen, and does not wait.
 ///
 /// # Errors
-/// As [`bring`].
+/// As [`thaw_and_wait`].
 pub async fn begin(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<(), WorkError> {
     let mut asked = remembered(rig, manifest).await?;
-    let frost = look(rig, manifest).await?;
+    let frost = inspect_archive(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(()) };
     let mut tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
     round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut SentRequests::default()).await.map(drop)
@@ -263,7 +261,7 @@ pub async fn wait(rig: &WorkContext, manifest: &Manifest) -> Result<Option<Times
     let stage = rig.progress.begin("thaw", None);
     let begun = Instant::now();
     loop {
-        let frost = look(rig, manifest).await?;
+        let frost = inspect_archive(rig, manifest).await?;
         let now = Timestamp::now();
         let (left, _) = frost.frozen(now);
         let under_way = frost.under_way();
@@ -288,11 +286,11 @@ pub async fn wait(rig: &WorkContext, manifest: &Manifest) -> Result<Option<Times
 /// # Errors
 /// [`WorkError`] if the store refuses.
 pub async fn prolong(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Option<Timestamp>, WorkError> {
-    let frost = look(rig, manifest).await?;
+    let frost = inspect_archive(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(None) };
     let thawed = frost.objects.into_iter().filter(|facts| matches!(facts.warmth, Availability::Thawed { .. })).collect();
     request(rig, class, hurry.tier.unwrap_or(RetrievalTier::Standard), hurry.days(), thawed).await?;
-    Ok(look(rig, manifest).await?.until())
+    Ok(inspect_archive(rig, manifest).await?.until())
 }
 
 async fn round(
@@ -304,7 +302,7 @@ async fn round(
     asked: &mut Option<RequestedRetrieval>,
     sent: &mut SentRequests,
 ) -> Result<ThawRound, WorkError> {
-    let frost = look(rig, manifest).await?;
+    let frost = inspect_archive(rig, manifest).await?;
     let now = Timestamp::now();
     let needed_until = thaw::after(now, hurry.load.as_secs_f64());
     let wish = ThawRequest { tier: *tier, days: hurry.days(), needed_until, asked: asked.as_ref().map(|asked| asked.tier) };

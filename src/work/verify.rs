@@ -1,5 +1,4 @@
-//! Reading a backup back, every byte: signatures, ciphertext hashes, age to the final chunk, zstd frames, the archive's own
-//! structure, and the fingerprint computed again from the stream. Says what it did not look at.
+//! Verifying a backup, every byte: signatures, ciphertext hashes, age to the final chunk, zstd frames, the archive's own structure, and the fingerprint computed again from the stream. Reports what it did not look at.
 
 use std::sync::Arc;
 
@@ -15,8 +14,8 @@ use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::{Manifest, Payload, PayloadRole};
 use crate::pg::globals;
 use crate::pg::rows::{ArchiveTally, RowFingerprinter, assemble};
-use crate::report::ProgressStage;
-use crate::seal::pour::StreamObserver;
+use crate::progress::ProgressStage;
+use crate::seal::seal_stream::StreamObserver;
 use crate::seal::{BackupIdentity, OpenedPayload};
 
 /// Remembers on this host what a reading of a whole backup has shown: `status` tells of one that is damaged until it is read again and whole.
@@ -69,7 +68,7 @@ pub async fn verify(rig: &WorkContext, manifest: &Manifest, signature_verified: 
     if manifest.set.is_some() {
         return snapshot::verify::verify(rig, manifest, signature_verified).await;
     }
-    let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open(rig, manifest).await?;
+    let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open_backup(rig, manifest).await?;
     let mut unseen = vec!["whether a server accepts the SQL: only a restore shows that".to_owned()];
     by_hand(rig, manifest, &identity, number, &mut defects, &mut unseen).await?;
     let sealed = payload_of(manifest, PayloadRole::Fingerprint)?;
@@ -116,7 +115,7 @@ pub(super) async fn by_hand(
         shelf::read_payload(rig, payload, identity).await?;
     }
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
-        match shelf::chunk_list(rig.vault.as_ref(), object).await {
+        match shelf::load_chunk_list(rig.vault.as_ref(), object).await {
             Err(WorkError::Damaged { what, why }) => defects.push(format!("{what} is damaged: {why}")),
             other => drop(other?),
         }
@@ -124,7 +123,7 @@ pub(super) async fn by_hand(
     if rig.trusted.is_empty() {
         return Ok(());
     }
-    match shelf::guide(rig, manifest, envelope).await {
+    match shelf::load_guide(rig, manifest, envelope).await {
         Ok(_) => {}
         // Whoever wrote lists of chunks signed the guide as well.
         Err(shelf::GuideError::Unsigned(key)) if manifest.format == crate::domain::manifest::FORMAT => {
@@ -214,7 +213,7 @@ fn read_through(
         }
         match opened.read(&mut chunk)? {
             0 => return tap.done().map_err(malformed),
-            count => tap.look(&chunk[..count]).map_err(malformed)?,
+            count => tap.observe(&chunk[..count]).map_err(malformed)?,
         }
     }
 }

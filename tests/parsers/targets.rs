@@ -98,7 +98,7 @@ pub fn crontab(bytes: &[u8]) {
         let _ = text.parse::<lifeboat::domain::calendar::crontab::Crontab>();
         let _ = text.parse::<lifeboat::domain::calendar::TimeZoneName>();
         let _ = text.parse::<lifeboat::domain::calendar::Blackout>();
-        let _ = text.parse::<lifeboat::domain::span::HumanDuration>();
+        let _ = text.parse::<lifeboat::domain::human_duration::HumanDuration>();
     }
 }
 

@@ -1,9 +1,9 @@
-//! The database itself: is it empty, make it if it is missing, give it the properties of the old one under its own name.
+//! The database itself: check that it is empty, create it if it is missing, apply the properties of the original.
 
 use std::time::Duration;
 
 use super::TargetError;
-use super::mark::RestoreCheckpoint;
+use super::checkpoint::RestoreCheckpoint;
 use crate::pg::archive::{TableOfContents, TocEntry, readable};
 use crate::pg::sql::{self, SqlStatement, quote_identifier};
 use crate::pg::{PgConnection, PgSession, PgTools, SessionError};

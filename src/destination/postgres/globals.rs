@@ -1,8 +1,6 @@
-//! Roles, memberships, tablespaces and grants on parameters: what exists is compared and kept, what is missing is made.
+//! Roles, memberships, tablespaces and parameter grants: existing ones are compared and kept, missing ones are created.
 //!
-//! First it is planned ([`GlobalsPlan::of`]), so that a plan can be shown and refused; then roles and all that belongs to them are made in one
-//! transaction. Whoever dies in it leaves nothing of it, so a second run never takes a half-made role for one that was there. Tablespaces know
-//! no transaction; they are made once the database carries its mark, which says which of them are this restore's own.
+//! First a plan is made ([`GlobalsPlan::of`]), so that it can be shown and refused; then roles and all that belongs to them are created in one transaction, so an interrupted run leaves no half-made role for the next one to mistake for an existing one. Tablespaces are not transactional; they are created once the database carries its checkpoint, which records which of them are this restore's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,7 @@
 //!
 //! `pg_restore -j` needs a file, and no file of ours may hold rows. So header and table of contents of `main`, which hold
 //! the schema and no rows, stand in a file in memory; from it the pre-data and the post-data section are restored, the
-//! latter in parallel. The rows stream through a pipe in between, and [`super::ahead`] is told of each table that is loaded.
+//! latter in parallel. The rows stream through a pipe in between, and [`super::eager_indexes`] is told of each table that is loaded.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fs::File;
@@ -22,7 +22,7 @@ use super::{LoadError, TargetError};
 use crate::pg::archive::{ArchiveError, ArchiveReader, ArchiveVisitor, TableOfContents, TocEntry, readable};
 use crate::pg::children::command;
 use crate::pg::{PgConnection, PgSession, PgTool, PgTools, PinSelection, SessionError};
-use crate::report::ProgressStage;
+use crate::progress::ProgressStage;
 use crate::seal::OpenedPayload;
 
 /// Bytes handed to `pg_restore` at once.

@@ -3,17 +3,17 @@
 //! The order of a load: what the role may do ([`rights`]), roles ([`globals`]), the database under the target's name with its settings
 //! ([`database`]), tablespaces, the archive in three sections ([`load`]), and last privileges, which could stand in the way of loading.
 
-pub mod ahead;
+pub mod checkpoint;
 pub mod database;
+pub mod eager_indexes;
 pub mod globals;
 pub mod load;
-pub mod mark;
+pub mod restore_lock;
 pub mod resume;
 pub mod rights;
 pub mod script;
 pub mod selection;
 pub mod swap;
-pub mod turn;
 
 use crate::domain::ErrorClass;
 use crate::pg::SessionError;

@@ -1,4 +1,4 @@
-//! Going on with a restore that was interrupted: what is half loaded is emptied, what is made is not made again.
+//! Resuming an interrupted restore: half-loaded tables are emptied, existing objects are not created again.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -153,7 +153,7 @@ pub async fn complete(
 const ORPHANS_END: Duration = Duration::from_secs(30);
 
 /// Ends sessions that a killed attempt has left at work in the database: `pg_restore` has all it needs in memory, and goes on by itself. Called by
-/// whoever has the [turn](super::turn), so none of them is a restore that lives. Their names are that of lifeboat, and they are older than `session`.
+/// whoever has the [turn](super::restore_lock), so none of them is a restore that lives. Their names are that of lifeboat, and they are older than `session`.
 ///
 /// # Errors
 /// [`TargetError::Database`] if one of them does not end.

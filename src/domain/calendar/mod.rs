@@ -1,11 +1,8 @@
-//! When things run: cron expressions and what cron cannot say, in a named time zone, with its nights of change.
+//! Calendars: cron expressions and recurrences that cron cannot express, in a named time zone, DST-aware.
 //!
-//! A *tick* is one scheduled time of one job. It is known by its nominal instant, on every host the same, whatever jitter and blackout
-//! windows make of the moment at which it is due. Everything here is a pure function of its arguments.
+//! A *tick* is one scheduled time of one job. It is identified by its nominal instant, the same on every host, whatever jitter and blackout windows do to the moment at which it is due. Everything here is a pure function of its arguments.
 //!
-//! On the night the clocks change, a job with a fixed time runs exactly once: where its time does not exist, as much later as the
-//! clocks were set forward; where it exists twice, the first time. An interval job (minute or hour begin with `*`) runs whenever the
-//! clock on the wall says so, in the repeated hour as well, so that its interval never grows by that hour.
+//! On a DST change, a job with a fixed time runs exactly once: where its time does not exist, later by the amount the clocks were set forward; where it exists twice, the first time. An interval job (minute or hour begin with `*`) runs whenever local time matches, in the repeated hour as well, so that its interval never grows by that hour.
 
 pub mod crontab;
 
@@ -19,7 +16,7 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 
 pub use crontab::Crontab;
 
-use super::span::{HumanDuration, format_duration};
+use super::human_duration::{HumanDuration, format_duration};
 
 /// How often a tick is moved out of one blackout window into the next before it is given up.
 const WINDOWS_CHAINED_MAX: usize = 32;

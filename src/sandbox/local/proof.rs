@@ -1,4 +1,4 @@
-//! How a sandbox is cut off: what holds, and what comes of trying to get out.
+//! Proving the isolation of a sandbox: what holds by construction, and probes that try to get out.
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
-//! What there is of a sandbox on the host, and how it is found and ended by whoever knows nothing but the run's name.
+//! Traces of a sandbox on the host: how it is found and killed by somebody who knows only the run's name.
 //!
-//! Process numbers are never remembered, since they are used again: a sandbox is known by its uids, and by its name in its directory and in
-//! the arguments of its processes.
+//! PIDs are never stored, since they are reused: a sandbox is identified by its uids, and by its name in its directory and in the arguments of its processes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

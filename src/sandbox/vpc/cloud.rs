@@ -1,11 +1,10 @@
-//! What a scratch VPC asks of a cloud: acts that change something, each known by name and permission before it is done, and looks.
+//! The interface of a cloud: calls that change something, each known by name and permission beforehand, and read-only ones.
 //!
 //! The contract of an adapter:
 //!
-//! - An [`ApiCall`] that makes something makes it with all tags, in the same call where the service can do that. After [`CloudError::Unknown`] it
-//!   may be there or not: look for the tags. Acts with a client token may be repeated with the same one.
-//! - Removing takes an [`OwnedResource`] thing, which only somebody can have who saw the run's own tags on it. Removing what is gone is success.
-//! - Looks are complete or fail. What was made a moment ago may be missing from them: services are eventually consistent.
+//! - An [`ApiCall`] that creates something creates it with all tags, in the same call where the service can do that. After [`CloudError::Unknown`] it may exist or not: look for the tags. Calls with a client token are idempotent under the same token.
+//! - Removing takes an [`OwnedResource`], which only somebody can have who saw the run's own tags on it. Removing what is gone is success (idempotent).
+//! - Listings are complete or fail. They are eventually consistent: what was made a moment ago may be missing.
 //! - A call that returned is not done: states tell ([`CloudResource::state`]).
 
 use std::collections::BTreeSet;
@@ -13,10 +12,10 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-pub use super::acts::{ApiCall, LaunchSpec, LaunchVolume, OwnedResource, placeholder};
+pub use super::api_calls::{ApiCall, LaunchSpec, LaunchVolume, OwnedResource, placeholder};
 pub use crate::domain::volumes::ResourceTags;
 
-pub use super::things::{
+pub use super::resources::{
     AclEntry, CloudResource, GroupRule, InstanceFacts, ResourceFacts, ResourceKind, ResourceScope, RulePeer, VpcRoute,
 };
 
@@ -179,7 +178,7 @@ pub trait ScratchCloud: Send + Sync {
     /// Asks whether it would be allowed; nothing happens. Only for what [can be tried out](ApiCall::can_be_tried_out).
     async fn dry_run(&self, act: &ApiCall, tags: &ResourceTags) -> Result<(), CloudError>;
     /// What there is of a kind. Terminated instances count as there for as long as the service tells of them.
-    async fn look(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError>;
+    async fn describe(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError>;
     /// Of these types and the region's zones, what is offered where: type and zone.
     async fn offers(&self, types: &[String]) -> Result<BTreeSet<(String, String)>, CloudError>;
     /// An image; none if it is not there, or not for this account.

@@ -1,7 +1,6 @@
-//! The isolation gate: everything there is in the VPC is looked at and must be exactly what was meant. Nothing is restored before it passes.
+//! The isolation gate: everything that exists in the VPC is listed and must be exactly what was meant. Nothing is restored before it passes.
 //!
-//! Not a list of what must not be, but of what may be: whatever else is found is a violation. What was seen goes into the report, with its
-//! hash.
+//! An allow list: whatever else is found is a violation. What was seen goes into the report, with its hash.
 
 use std::time::Instant;
 

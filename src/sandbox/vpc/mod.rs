@@ -1,22 +1,19 @@
-//! The scratch VPC: a place in the cloud that can reach the backup and nothing else, and is gone afterwards.
+//! The scratch VPC: a place in the cloud that can reach the backup and nothing else, deleted afterwards.
 //!
-//! Each part is a step of the drill's saga ([`steps`]); nothing is restored before the whole of it has been looked at ([`gate`]). What a run
-//! makes carries its tags from the first moment, and undoing knows nothing but the tags ([`teardown`]): whoever finds them can do it.
-//! Everything goes through a [`ScratchCloud`], of which there are two: AWS, and a model on paper ([`paper`]), on which
-//! `drill --plan` rehearses the very steps to show what they would call.
+//! Each part is a step of the drill's saga ([`steps`]); nothing is restored before the whole has been verified ([`gate`]). Resources of a run carry its tags from the moment of their creation, and teardown needs nothing but the tags ([`teardown`]): any host can do it. Everything goes through a [`ScratchCloud`], which has two implementations: AWS, and a simulation ([`simulated_cloud`]), on which `drill --plan` runs the very same steps to show what they would call.
 
-pub mod acts;
+pub mod api_calls;
 #[cfg(feature = "ec2")]
 pub mod aws;
 pub mod boot;
 pub mod cloud;
 pub mod gate;
-pub mod paper;
 pub mod policies;
 pub mod preflight;
+pub mod resources;
+pub mod simulated_cloud;
 pub mod steps;
 pub mod teardown;
-pub mod things;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -224,7 +221,7 @@ impl ScratchVpc {
         *self.looks.entry(kind.name().to_owned()).or_default() += 1;
         let mut attempt = 1;
         loop {
-            match self.cloud.look(kind, at).await {
+            match self.cloud.describe(kind, at).await {
                 Err(CloudError::Unavailable { .. } | CloudError::Unknown { .. }) if attempt < ATTEMPTS_MAX => attempt += 1,
                 answer => return answer,
             }

@@ -1,10 +1,10 @@
-//! Preflight: everything that can be known before anything is made. All faults at once, not the first.
+//! Preflight: everything that can be checked before anything is created. All errors at once, not just the first.
 
 use super::cloud::{ApiCall, CloudError, MachineImage, ResourceFacts, ResourceKind, ResourceScope};
 use super::gate::open_names;
-use super::{ScratchError, ScratchVpc, paper, sha256};
+use super::{ScratchError, ScratchVpc, sha256, simulated_cloud};
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::scratch::{ImageChoice, UsDollars, cost_ceiling};
-use crate::domain::span::HumanDuration;
 
 /// How good an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +227,7 @@ impl ScratchVpc {
     async fn try_everything(&mut self, found: &mut PreflightReport) -> Result<(), ScratchError> {
         let mut asked: Vec<String> = Vec::new();
         let (mut allowed, mut unknown) = (0, Vec::new());
-        for act in paper::acts(self).await {
+        for act in simulated_cloud::acts(self).await {
             // Once for each kind of call, and for each key.
             let kind = match &act {
                 ApiCall::CreateGrant { key, .. } => format!("{} {key}", act.action()),

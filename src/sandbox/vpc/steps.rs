@@ -83,7 +83,7 @@ impl UndoStep<ScratchVpc> for CreateVpc {
         "vpc"
     }
     async fn undo(&self, scratch: &mut ScratchVpc) -> Result<(), String> {
-        scratch.mop().await
+        scratch.delete_all_tagged().await
     }
 }
 

@@ -1,7 +1,6 @@
-//! Removing what carries a run's tags, in the order in which things hold each other, and proving that nothing is left.
+//! Teardown: removing what carries a run's tags, in order of dependency, and the census that shows that nothing is left.
 //!
-//! It needs to know nothing of how far the run got: an id that was never learned is found by its tags like any other. What a look does not
-//! show yet may show up in the next one, so only several empty looks in a row count.
+//! It does not need to know how far the run got: a resource whose id was never learned is found by its tags like any other. Listings are eventually consistent, so only several empty listings in a row count.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -167,7 +166,7 @@ impl ScratchVpc {
     ///
     /// # Errors
     /// What is left.
-    pub async fn mop(&mut self) -> Result<(), String> {
+    pub async fn delete_all_tagged(&mut self) -> Result<(), String> {
         let mut empty = 0;
         for round in 0..ROUNDS_MAX {
             if round > 0 {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::snapshot::{ExportedSnapshot, SourceTable};
 use super::{SourceError, omitted};
 use crate::domain::fingerprint::OmittedObject;
-use crate::domain::span::HumanDuration;
+use crate::domain::human_duration::HumanDuration;
 use crate::pg::archive::readable;
 use crate::pg::children::{RunningChild, command};
 use crate::pg::connection::quote_value;
@@ -21,7 +21,7 @@ use crate::pg::rows::ArchiveTally;
 use crate::pg::sql::quote_bytes;
 use crate::pg::{PgConnection, PgSession, PgTool, PgTools};
 use crate::seal::SourceEnd;
-use crate::seal::pour::StreamObserver;
+use crate::seal::seal_stream::StreamObserver;
 
 /// How often globals that change while we look make us look again.
 const GLOBALS_ATTEMPTS_MAX: u32 = 3;
@@ -86,7 +86,7 @@ impl DumpStream {
                 }
                 match output.read(&mut chunk).map_err(|e| e.to_string())? {
                     0 => return tap.done(),
-                    count => tap.look(&chunk[..count])?,
+                    count => tap.observe(&chunk[..count])?,
                 }
             }
         });

@@ -1,13 +1,11 @@
-//! Watching what a dump does to the server it reads from, and what the server does to it. For as long as it lasts every table is held ACCESS SHARE and
-//! one snapshot stays: an `ALTER TABLE` waits, everything behind that waits too, and vacuum may remove nothing that is younger.
+//! Watching the locks that a dump holds and waits for. While it runs, every table is locked ACCESS SHARE and one snapshot stays open: an `ALTER TABLE` waits, everything behind it waits too, and vacuum cannot remove newer dead rows.
 //!
-//! `pg_dump` bounds its wait for tables and for nothing else: formatting a view whose materialized view is being refreshed waits for ever. So waits
-//! of every session of ours are bounded from outside.
+//! `pg_dump` bounds its wait for tables and for nothing else: formatting a view whose materialized view is being refreshed waits for ever. So waits of all our sessions are bounded from outside.
 
 use std::time::Duration;
 
 use super::SourceError;
-use crate::domain::span::{HumanDuration, format_duration};
+use crate::domain::human_duration::{HumanDuration, format_duration};
 use crate::pg::session::estimate;
 use crate::pg::sql::quote_text;
 use crate::pg::{PgConnection, PgSession, PgTools, SessionError};

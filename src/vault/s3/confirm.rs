@@ -1,4 +1,4 @@
-//! Whether what was sent has arrived: by the checksum that the store repeats, by that which it tells of an object, or by reading back.
+//! Confirming an upload: by the checksum in the reply, by the checksum of the stored object, or by reading it back.
 
 use std::sync::atomic::Ordering;
 

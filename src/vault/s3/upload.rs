@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::task::JoinSet;
 
 use super::confirm::HashedRange;
-use super::moving::TransferProgress;
+use super::stall_detection::TransferProgress;
 use super::{ATTEMPTS_MAX, S3Vault, SILENCE_MAX, sha256};
 use crate::aws::AwsError;
 use crate::domain::layout::ObjectKey;

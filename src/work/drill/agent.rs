@@ -1,8 +1,6 @@
-//! The agent: lifeboat on the instance of a scratch VPC. It does there what a local drill does on its host, with the same steps, and tells of it
-//! in letters that it signs with a key nobody else ever had.
+//! The agent: lifeboat on the instance of a scratch VPC. It runs the steps of a local drill and reports in messages that it signs with an ephemeral key.
 //!
-//! It finds no secret and keeps none: what it may read is open to the instance's role, what it may decrypt is granted for this one backup, and
-//! its signing key lives in its memory alone. Only the public half leaves, on the console, before anything is restored.
+//! It finds no secret and stores none: what it may read is open to the instance's role, what it may decrypt is granted for this one backup, and its signing key exists in its memory only. The public half leaves on the console, before anything is restored.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +19,7 @@ use crate::domain::layout;
 use crate::domain::scratch::{AgentEvent, AgentOrder, AgentResult, ForbiddenAddress, InstanceProbe, MessageBody, SignedMessage};
 use crate::evidence::EvidenceSeries;
 use crate::keyring::sign::EphemeralKey;
-use crate::report::{DrillAudience, DrillEvent, ProgressReporter};
+use crate::progress::{DrillAudience, DrillEvent, ProgressReporter};
 use crate::saga::{InMemoryJournal, Saga};
 use crate::sandbox::ProbeTarget;
 use crate::sandbox::probe::probe;

@@ -1,8 +1,6 @@
-//! Who is at fault when a drill does not get through: the backup, or the place that it was restored in.
+//! Attributing a failure: to the backup, or to the place that it was restored in.
 //!
-//! Judged by what was seen and never by words: how the sandbox and each of its processes are, and where in the server's source an error was
-//! raised, with which SQLSTATE. Restored data may say anything, in messages of its own and under any SQLSTATE; its functions
-//! cannot choose the place. What runs there as a superuser can withhold a verdict, and not obtain one. `docs/DRILLS.md` has the table.
+//! By state and never by message text: how the sandbox and each of its processes are, and where in the server's source an error was raised, with which SQLSTATE. Restored data can say anything, in messages of its own and under any SQLSTATE; its functions cannot choose the place. What runs there as a superuser can withhold a verdict, not obtain one. `docs/DRILLS.md` has the table.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,4 @@
-//! Negative controls: damage done on purpose after the real checks, which the same code must notice. A check that passes on damaged
-//! data says nothing about sound data either.
+//! Negative controls: damage done on purpose after the real checks, which the same code must detect. A check that passes on damaged data says nothing about sound data either.
 //!
 //! They are cheap: one row of the smallest table, and the small sealed payload of globals; nothing is restored twice.
 
@@ -16,7 +15,7 @@ use crate::domain::fingerprint::TableRows;
 use crate::domain::manifest::{Manifest, Payload, PayloadRole, StoredObject};
 use crate::pg::PgSession;
 use crate::pg::sql::quote_identifier;
-use crate::report::DrillEvent;
+use crate::progress::DrillEvent;
 use crate::saga::SagaStep;
 use crate::seal::BackupIdentity;
 use crate::vault::damaged::{DamagedVault, VaultDamage};
@@ -107,7 +106,7 @@ async fn delete_one(restored: &RestoredDatastore, table: &TableRows) -> Result<(
 /// Damages the smallest sealed payload and opens it with the backup's own identity.
 async fn sealed(rig: &WorkContext, manifest: &Manifest, control: NegativeControl) -> ControlNoticed {
     let undone = |error: WorkError| (None, format!("the payload could not be opened as it is: {}", error.class()));
-    let identity = match shelf::open(rig, manifest).await {
+    let identity = match shelf::open_backup(rig, manifest).await {
         Ok(opened) => opened.identity,
         Err(error) => return undone(error),
     };
@@ -147,19 +146,19 @@ fn judge(opened: Result<(), WorkError>) -> ControlNoticed {
 
 /// Lays the envelope of another backup into this one's place; without another backup, a fresh identity is tried on the payload.
 async fn foreign_envelope(rig: &WorkContext, manifest: &Manifest) -> ControlNoticed {
-    let others = shelf::entries(rig, Some(&manifest.datastore)).await.unwrap_or_default();
+    let others = shelf::list_entries(rig, Some(&manifest.datastore)).await.unwrap_or_default();
     let other = others.into_iter().rev().find_map(|entry| (entry.backup != manifest.backup).then_some(entry.manifest.ok()?.manifest));
     match other {
         Some(other) => {
             for sound in [manifest, &other] {
-                if let Err(error) = shelf::open(rig, sound).await {
+                if let Err(error) = shelf::open_backup(rig, sound).await {
                     return (None, format!("a sound envelope could not be opened: {}", error.class()));
                 }
             }
             let (to, from) = (manifest.place().meta_prefix(), other.place().meta_prefix());
             let mut damaged = rig.clone();
             damaged.vault = Arc::new(DamagedVault::new(Arc::clone(&rig.vault), VaultDamage::Replaced { to, from }));
-            judge(shelf::open(&damaged, manifest).await.map(drop))
+            judge(shelf::open_backup(&damaged, manifest).await.map(drop))
         }
         None => {
             let Some(payload) = smallest(manifest) else { return (None, "there is no payload".to_owned()) };

@@ -9,7 +9,7 @@ use crate::check::{self, CheckSubject};
 use crate::config::plans::{CheckConfig, CheckQuestion};
 use crate::domain::drill::{CheckKind, CheckOutcome, CheckResult, DrillHalt};
 use crate::pg::PgSession;
-use crate::report::DrillEvent;
+use crate::progress::DrillEvent;
 use crate::saga::SagaStep;
 use crate::work::compare::{FingerprintComparison, compare, fingerprint_of};
 use crate::work::{WorkContext, WorkError};

@@ -1,5 +1,4 @@
-//! Following the agent: its key from the instance's console, its letters from the run's inbox. A letter that the key did not sign, of another
-//! run or boot, or with bytes missing, ends the drill: nothing is known then.
+//! Following the agent: its public key from the instance's console, its messages from the run's inbox. A message that the key did not sign, of another run or boot, or incomplete, ends the drill: nothing can be concluded then.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use crate::domain::evidence::{DrillMoments, RestoredBackup, StepTime};
 use crate::domain::layout;
 use crate::domain::scratch::{AgentEvent, AgentResult, ForbiddenAddress, MessageBody, ScratchReport, SignedMessage};
 use crate::keyring::sign::PublicKey;
-use crate::report::DrillEvent;
+use crate::progress::DrillEvent;
 use crate::sandbox::vpc::cloud::{ResourceKind, ResourceScope};
 use crate::sandbox::vpc::{ScratchVpc, boot};
 use crate::sandbox::{IsolationGap, IsolationReport};

@@ -13,16 +13,16 @@ use crate::config::plans::{BackupChoice, DrillPlan, PlanStage};
 use crate::destination::postgres::TargetError;
 use crate::destination::postgres::globals::TablespaceMap;
 use crate::domain::ErrorClass;
-use crate::domain::choice::BackupSelector;
 use crate::domain::drill::{DrillHalt, Scenario};
 use crate::domain::evidence::{ObjectVersion, RestoredBackup};
 use crate::domain::fingerprint::Fingerprint;
+use crate::domain::human_duration::{format_bytes, format_duration};
 use crate::domain::manifest::{Manifest, PayloadRole};
-use crate::domain::span::{format_bytes, format_duration};
+use crate::domain::selector::BackupSelector;
 use crate::keyring::age_key::IdentityFile;
 use crate::pg::sql::quote_identifier;
 use crate::pg::{PgConnection, PgSession, PgTools};
-use crate::report::DrillEvent;
+use crate::progress::DrillEvent;
 use crate::saga::SagaStep;
 use crate::vault::damaged::{DamagedVault, VaultDamage};
 use crate::work::compare::OmittedParts;
@@ -72,7 +72,7 @@ impl<'w> SagaStep<DrillState<'w>> for ChooseStep {
                 None => which(world.drill),
             };
             let mut warnings = Vec::new();
-            let believed = shelf::pick(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
+            let believed = shelf::select(&world.rig, &stage.datastore, &which, &mut warnings).await.map_err(at_fault)?;
             warnings.extend(frozen(&world.rig, &believed, world.drill).await.map_err(at_fault)?);
             for warning in warnings {
                 world.team.tell(&DrillEvent::Warned { warning });
@@ -121,7 +121,7 @@ fn fits(world: &DrillState<'_>) -> Result<(), DrillHalt> {
 
 /// A payload that must be thawed first takes hours that no RTO of minutes has.
 pub(super) async fn frozen(rig: &WorkContext, believed: &LoadedManifest, drill: &DrillPlan) -> Result<Option<String>, WorkError> {
-    let frost = thaw::look(rig, &believed.manifest).await?;
+    let frost = thaw::inspect_archive(rig, &believed.manifest).await?;
     let plan = thaw::ThawPlan::of(&frost, &hurry(drill, &believed.manifest), jiff::Timestamp::now())?;
     Ok(plan.and_then(|plan| {
         let offer = plan.offer()?;
@@ -147,7 +147,7 @@ fn hurry(drill: &DrillPlan, manifest: &Manifest) -> ThawOptions {
 /// Thaws what must be thawed, as on-call's restore does, if the drill means to rehearse that.
 pub(super) async fn thawed(world: &DrillState<'_>, believed: &LoadedManifest) -> Result<(), WorkError> {
     if world.drill.thaw.is_some() {
-        thaw::bring(&world.rig, &believed.manifest, &hurry(world.drill, &believed.manifest)).await?;
+        thaw::thaw_and_wait(&world.rig, &believed.manifest, &hurry(world.drill, &believed.manifest)).await?;
     }
     Ok(())
 }
@@ -362,7 +362,7 @@ async fn remember(
 }
 
 async fn recorded(rig: &WorkContext, manifest: &Manifest) -> Result<Fingerprint, WorkError> {
-    let identity = shelf::open(rig, manifest).await?.identity;
+    let identity = shelf::open_backup(rig, manifest).await?.identity;
     Ok(Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, PayloadRole::Fingerprint)?, &identity).await?)?)
 }
 
@@ -385,7 +385,7 @@ async fn damaged(world: &mut DrillState<'_>, stage: &PlanStage, newest: LoadedMa
     drop_database(world, stage.datastore.as_str()).await.map_err(at_fault)?;
     let before = newest.manifest.source.snapshot_time - jiff::SignedDuration::from_nanos(1);
     let which = BackupSelector::At(before);
-    let older = shelf::pick(&world.rig, &stage.datastore, &which, &mut Vec::new()).await.map_err(|error| match error.class() {
+    let older = shelf::select(&world.rig, &stage.datastore, &which, &mut Vec::new()).await.map_err(|error| match error.class() {
         ErrorClass::NoSuchBackup => DrillHalt::backup("the newest backup is damaged, and there is none before it".to_owned()),
         _ => at_fault(error),
     })?;

@@ -1,8 +1,6 @@
-//! A drill: restore in a sandbox, ask, damage, ask again, tear down, prove it, sign it.
+//! A drill: restore in a sandbox, check, damage, check again, tear down, prove it, sign it.
 //!
-//! The restore is the one that on-call runs ([`super::restore`]), with the same plan; only the place and the ending differ. `started`
-//! stands in the evidence before the first step, and whatever happens afterwards ends in a report: the saga is unwound, the
-//! census is taken, and the verdict follows from what was found.
+//! The restore is the one that on-call runs ([`super::restore`]), with the same plan; only the destination and the ending differ. `started` is written to the evidence before the first step, and whatever happens afterwards ends in a report: the saga is unwound, the census is taken, and the verdict follows from what was found.
 
 /// Makes the undo of steps whose work vanishes with the sandbox: there is nothing left to do.
 macro_rules! no_undo {
@@ -54,7 +52,7 @@ use crate::evidence::WrittenRecord;
 use crate::failpoint;
 use crate::pg::children::{ChildError, is_by_the_machine};
 use crate::pg::{PgConnection, PgTools};
-use crate::report::{DrillAudience, DrillEvent};
+use crate::progress::{DrillAudience, DrillEvent};
 use crate::saga::{Journal, JournalEvent, Saga, SagaHalted, SagaStep, UndoStep};
 use crate::sandbox::local::{self, RaisedSandbox, SandboxLease};
 use crate::sandbox::{IsolationReport, SandboxError};
@@ -211,7 +209,8 @@ fn catalog(rig: &WorkContext) -> Result<&Catalog, WorkError> {
 }
 
 fn lock(rig: &WorkContext, drill: &str) -> Result<HostLock, WorkError> {
-    HostLock::named(&rig.config, &format!("drill-{drill}"), "a drill")?.ok_or_else(|| WorkError::DrillRunning { drill: drill.to_owned() })
+    HostLock::acquire_named(&rig.config, &format!("drill-{drill}"), "a drill")?
+        .ok_or_else(|| WorkError::DrillRunning { drill: drill.to_owned() })
 }
 
 /// Runs a drill from its declaration to its report.

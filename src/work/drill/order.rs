@@ -72,7 +72,7 @@ pub(super) async fn keys(world: &DrillState<'_>, settings: &ScratchSettings) -> 
     let (mut keys, mut grants) = (Vec::<OrderKey>::new(), Vec::new());
     for (believed, _) in &world.chosen {
         let manifest = &believed.manifest;
-        let envelopes = shelf::envelopes(&world.rig, manifest).await?;
+        let envelopes = shelf::load_envelopes(&world.rig, manifest).await?;
         let slots = envelopes.believed.iter().flat_map(|(envelope, _)| &envelope.slots);
         let mut opens = 0;
         for slot in slots {

@@ -1,8 +1,6 @@
-//! Lifeboat is lost: `RESTORE.md` is followed in the sandbox, word by word, with stock tools and nothing else.
+//! The scenario "lifeboat is lost": `RESTORE.md` is executed in the sandbox, word by word, with stock tools only.
 //!
-//! What a person would have is brought into the clients' own directory, which the server's uid cannot read: the sealed objects as they
-//! lie in the vault, the trusted public key, and one age identity. Only a `RESTORE.md` that a trusted key has signed is run: it is handed a key
-//! that opens every backup. What its programs say is shown shortened, and without what looks like a key.
+//! What a person would have is brought into the clients' own directory, which the server's uid cannot read: the sealed objects as they are stored, the trusted public key, and one age identity. Only a `RESTORE.md` that a trusted key has signed is executed: it is handed a key that opens every backup. Output of its programs is shown truncated, and without anything that looks like a key.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -44,14 +42,14 @@ pub(super) async fn restore(
     // Which slot the key opens is what a person knows from the key's label.
     let mut alone = rig.clone();
     alone.openers = vec![Arc::new(IdentityFile::new("the identity for stock tools", identity))];
-    let slot = shelf::open(&alone, manifest).await?.slot;
+    let slot = shelf::open_backup(&alone, manifest).await?.slot;
     let home = place.client_directory();
     // A directory for each datastore of the plan.
     let home = home.join(manifest.datastore.as_str());
     let (vault, work) = (home.join("vault"), home.join("by-hand"));
-    let envelopes = shelf::envelopes(rig, manifest).await?;
+    let envelopes = shelf::load_envelopes(rig, manifest).await?;
     let newest = envelopes.believed.first().map(|(newest, _)| newest).ok_or_else(|| failed("the envelope", "it is missing"))?;
-    let text = shelf::guide(rig, manifest, newest.number).await?;
+    let text = shelf::load_guide(rig, manifest, newest.number).await?;
     let objects = bring_objects(rig, place, manifest, newest, &vault).await?;
     let key = std::fs::read(identity).map_err(|source| WorkError::File { what: format!("reading {}", identity.display()), source })?;
     let key = zeroize::Zeroizing::new(key);
@@ -112,11 +110,11 @@ async fn bring_objects(
     }
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
         let key = &object.key;
-        if let Ok(Some(list)) = shelf::chunk_list(rig.vault.as_ref(), object).await {
+        if let Ok(Some(list)) = shelf::load_chunk_list(rig.vault.as_ref(), object).await {
             write(place, &vault.join(own.chunks(key).as_str()), &list).await?;
             count += 1;
         }
-        let wanted = shelf::wanted(rig, std::slice::from_ref(object)).await?;
+        let wanted = shelf::wanted_objects(rig, std::slice::from_ref(object)).await?;
         let mut chunks = fetch::stream(Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await?;
         let (mut child, mut stdin) = receiver(place, &vault.join(key.as_str())).await?;
         while let Some(chunk) = chunks.recv().await {

@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use super::{DrillState, RestoredDatastore};
 use crate::config::plans::{CheckConfig, CheckQuestion, PlanStage, VolumeStage};
 use crate::destination::postgres::TargetError;
-use crate::domain::choice::BackupSelector;
 use crate::domain::drill::{CheckKind, CheckOutcome, CheckResult, Scenario};
 use crate::domain::fingerprint::{Fingerprint, HashKey};
+use crate::domain::human_duration::{HumanDuration, format_duration};
 use crate::domain::id::DatastoreName;
 use crate::domain::manifest::{Manifest, PayloadRole};
-use crate::domain::span::{HumanDuration, format_duration};
+use crate::domain::selector::BackupSelector;
 use crate::domain::volumes::{PostgresCut, SetMember, VolumeSet};
 use crate::pg::PgTools;
 use crate::pg::rows::{ArchiveTally, assemble};
@@ -61,7 +61,7 @@ pub(super) async fn restore_set(world: &mut DrillState<'_>, stage: &PlanStage, b
         members.push((index, member, mount_of(&plan, member)?));
     }
     members.sort_by_key(|(_, _, at)| at.components().count());
-    let opened = shelf::open(&world.rig, &manifest).await?;
+    let opened = shelf::open_backup(&world.rig, &manifest).await?;
     let lost = world.drill.breaks.contains(&Scenario::RegionLost);
     let source =
         if lost { SnapshotSource::elsewhere(&world.rig, &manifest).await? } else { SnapshotSource::find(&world.rig, &manifest).await? };
@@ -155,7 +155,7 @@ async fn dumped(world: &DrillState<'_>, stage: &PlanStage, manifest: &Manifest) 
     });
     let Some(with) = with else { return Ok(None) };
     let Some(nearest) = nearest(&world.rig, with, manifest.source.snapshot_time).await? else { return Ok(None) };
-    let identity = shelf::open(&world.rig, &nearest).await?.identity;
+    let identity = shelf::open_backup(&world.rig, &nearest).await?.identity;
     let recorded = Fingerprint::parse(&shelf::read_payload(&world.rig, payload_of(&nearest, PayloadRole::Fingerprint)?, &identity).await?)?;
     Ok(Some(SiblingDump { manifest: nearest, recorded }))
 }
@@ -164,7 +164,7 @@ async fn nearest(rig: &WorkContext, datastore: &DatastoreName, time: Timestamp) 
     // Of those before it and around it; a dump long after it is looked for among the newest.
     let mut found: Vec<Manifest> = Vec::new();
     for which in [BackupSelector::At(time), BackupSelector::Latest] {
-        match shelf::survey(rig, datastore, &which).await {
+        match shelf::select_with_context(rig, datastore, &which).await {
             Ok(picked) => {
                 found.push(picked.believed.manifest);
                 found.extend(picked.others.into_iter().map(|other| other.manifest));
@@ -263,7 +263,7 @@ async fn compared(
 pub(super) async fn block_damaged(rig: &WorkContext, manifest: &Manifest, elsewhere: bool) -> (Option<bool>, String) {
     let tried = async {
         let set = set_of(manifest)?;
-        let identity = shelf::open(rig, manifest).await?.identity;
+        let identity = shelf::open_backup(rig, manifest).await?.identity;
         let source = if elsewhere { SnapshotSource::elsewhere(rig, manifest).await? } else { SnapshotSource::find(rig, manifest).await? };
         let smallest = set.members.iter().enumerate().min_by_key(|(_, member)| member.blocks.unwrap_or(u64::MAX));
         let (index, member) = smallest.ok_or_else(|| WorkError::NotVerified("the set is empty".to_owned()))?;

@@ -1,5 +1,4 @@
-//! A drill in a scratch VPC, as the host that runs it sees it: it makes the place, proves that it is cut off, has the agent on the instance do
-//! what a local drill does, believes only what that agent has signed, and takes everything away again.
+//! A drill in a scratch VPC, as the host that runs it sees it: it creates the VPC, verifies its isolation, has the agent on the instance do what a local drill does, trusts only what that agent has signed, and deletes everything again.
 
 use std::sync::Arc;
 
@@ -12,15 +11,15 @@ use crate::domain::layout;
 use crate::domain::scratch::{AgentOrder, LEASE_FORMAT, ScratchLease, ScratchReport, ScratchSettings, UsDollars};
 use crate::domain::{VaultDocument, VaultId};
 use crate::failpoint;
-use crate::report::DrillEvent;
+use crate::progress::DrillEvent;
 use crate::saga::{Journal, JournalEvent, Saga, SagaHalted, SagaStep};
 use crate::sandbox::vpc::cloud::ScratchCloud;
 use crate::sandbox::vpc::gate::GatePassed;
-use crate::sandbox::vpc::paper::RunPhase;
 use crate::sandbox::vpc::policies::VaultAccess;
 use crate::sandbox::vpc::preflight::{AnswerWeight, PreflightReport};
+use crate::sandbox::vpc::simulated_cloud::RunPhase;
 use crate::sandbox::vpc::steps;
-use crate::sandbox::vpc::{GrantSpec, ScratchError, ScratchSpec, ScratchVpc, boot, paper};
+use crate::sandbox::vpc::{GrantSpec, ScratchError, ScratchSpec, ScratchVpc, boot, simulated_cloud};
 use crate::this_program;
 use crate::work::shelf::sha256;
 use crate::work::{WorkContext, WorkError, evidence, scratch, shelf};
@@ -28,7 +27,7 @@ use crate::work::{WorkContext, WorkError, evidence, scratch, shelf};
 /// GiB that are reckoned for a root volume whose size nobody says.
 const ROOT_GIB_ASSUMED: u64 = 30;
 /// The time to live for which `lifeboat check` reckons the cost: what drills have that say nothing else.
-const CHECKED_TIME_TO_LIVE: crate::domain::span::HumanDuration = crate::domain::span::HumanDuration::seconds(4 * 3600);
+const CHECKED_TIME_TO_LIVE: crate::domain::human_duration::HumanDuration = crate::domain::human_duration::HumanDuration::seconds(4 * 3600);
 
 /// Refuses what cannot be rehearsed in a scratch VPC.
 ///
@@ -320,7 +319,7 @@ async fn payloads(world: &DrillState<'_>) -> Result<(String, bool), WorkError> {
         objects += believed.manifest.payloads.iter().map(|payload| payload.objects.len()).sum::<usize>();
         bytes += believed.manifest.payloads.iter().map(crate::domain::manifest::Payload::sealed_bytes).sum::<u64>();
     }
-    Ok((format!("{objects} objects, {}, can be read now", crate::domain::span::format_bytes(bytes)), true))
+    Ok((format!("{objects} objects, {}, can be read now", crate::domain::human_duration::format_bytes(bytes)), true))
 }
 
 /// Asks what can be asked without a backup, as `lifeboat check` does.
@@ -504,14 +503,14 @@ pub async fn clean_up(rig: &WorkContext, run: &str) -> Result<(), WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if the drill cannot be, or there is no backup.
-pub async fn plan(rig: &WorkContext, drill: &DrillPlan, team: &crate::report::DrillAudience) -> Result<Vec<RunPhase>, WorkError> {
+pub async fn plan(rig: &WorkContext, drill: &DrillPlan, team: &crate::progress::DrillAudience) -> Result<Vec<RunPhase>, WorkError> {
     refuse_what_cannot_be(rig, drill)?;
     let (series, _) = evidence::examine(rig).await?;
     let declared = Timestamp::now();
     let mut world = DrillState::new(rig, drill, team, "RUN", super::DrillClock::from(declared), &series);
     for stage in &drill.plan.stages {
         let (which, how) = load::which(drill);
-        let believed = shelf::pick(rig, &stage.datastore, &which, &mut Vec::new()).await?;
+        let believed = shelf::select(rig, &stage.datastore, &which, &mut Vec::new()).await?;
         world.chosen.push((believed, how));
     }
     let mut spec = spec(rig, drill, "RUN", declared, 1).await?;
@@ -526,13 +525,13 @@ pub async fn plan(rig: &WorkContext, drill: &DrillPlan, team: &crate::report::Dr
 pub async fn on_paper(
     rig: &WorkContext,
     spec: ScratchSpec,
-    time_to_live: crate::domain::span::HumanDuration,
+    time_to_live: crate::domain::human_duration::HumanDuration,
 ) -> Result<Vec<RunPhase>, WorkError> {
-    let nowhere: Arc<dyn ScratchCloud> = Arc::new(paper::SimulatedCloud::new(&spec.settings.region, &spec.settings.account, ""));
+    let nowhere: Arc<dyn ScratchCloud> = Arc::new(simulated_cloud::SimulatedCloud::new(&spec.settings.region, &spec.settings.account, ""));
     let mut scratch = ScratchVpc::new(nowhere, spec, 0.0, rig.cancel.clone());
     scratch.image = match &scratch.spec.settings.image {
         crate::domain::scratch::ImageChoice::Pinned { id, .. } => id.clone(),
         crate::domain::scratch::ImageChoice::OfInstance(instance) => format!("the image of {instance}"),
     };
-    paper::rehearse(&scratch, time_to_live).await.map_err(|error| WorkError::NotVerified(error.to_string()))
+    simulated_cloud::rehearse(&scratch, time_to_live).await.map_err(|error| WorkError::NotVerified(error.to_string()))
 }

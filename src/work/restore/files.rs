@@ -31,7 +31,7 @@ pub async fn into_directory(rig: &WorkContext, manifest: &Manifest, directory: &
     if manifest.set.is_some() {
         return snapshot::restore::images(rig, manifest, directory).await;
     }
-    let identity = shelf::open(rig, manifest).await?.identity;
+    let identity = shelf::open_backup(rig, manifest).await?.identity;
     let mut written = Vec::new();
     for payload in manifest.payloads.iter().filter(|p| matches!(p.role, PayloadRole::Main | PayloadRole::Data | PayloadRole::Globals)) {
         let name = if payload.role == PayloadRole::Globals { payload.name.clone() } else { format!("{}.pgdump", payload.name) };
@@ -79,7 +79,7 @@ pub async fn to_stdout(rig: &WorkContext, manifest: &Manifest) -> Result<u64, Wo
             hint: "restore to a directory or a database".to_owned(),
         });
     }
-    let identity = shelf::open(rig, manifest).await?.identity;
+    let identity = shelf::open_backup(rig, manifest).await?.identity;
     copy(rig, payload_of(manifest, PayloadRole::Main)?, &identity, std::io::stdout(), "writing to standard output").await
 }
 

@@ -1,4 +1,4 @@
-//! The restore itself, step by step, marked on the target as it goes.
+//! The restore itself, step by step, with a checkpoint on the target.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use super::prepare::{before_loading, refusal};
 use super::sight::TargetInspection;
 use super::{PreparedRestore, RestoreOptions, RestoreReport, StageTime};
 use crate::check;
-use crate::destination::postgres::ahead::EagerIndexBuilder;
+use crate::destination::postgres::checkpoint::{RestoreCheckpoint, SWAPPING};
 use crate::destination::postgres::database::{self, DatabaseProperties, FoundDatabase, PropertyPart};
+use crate::destination::postgres::eager_indexes::EagerIndexBuilder;
 use crate::destination::postgres::load::{ArchiveLoader, LoadObserver, OpenedArchive, TableName, said_of_post_data};
-use crate::destination::postgres::mark::{RestoreCheckpoint, SWAPPING};
+use crate::destination::postgres::restore_lock::RestoreLock;
 use crate::destination::postgres::rights;
 use crate::destination::postgres::script;
-use crate::destination::postgres::turn::RestoreLock;
 use crate::destination::postgres::{TargetError, resume};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::manifest::{Manifest, Payload, PayloadRole};
@@ -182,7 +182,7 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
     }
     let clock = Instant::now();
     let mut stages = Vec::new();
-    let _turn = RestoreLock::take(&sight.tools, &sight.connection, &sight.database).await?;
+    let _turn = RestoreLock::acquire(&sight.tools, &sight.connection, &sight.database).await?;
     let mut mark = look_again(&mut sight, &manifest, &wishes).await?;
     // What an earlier attempt has begun to make is made to its end while there is a mark that tells.
     let own = mark.as_ref().filter(|mark| mark.backup == manifest.backup).map(RestoreCheckpoint::own_tablespaces).unwrap_or_default();
@@ -540,7 +540,12 @@ impl RestoreWork<'_> {
         rows.map(|entry| (entry.schema.clone(), entry.tag.clone())).collect()
     }
 
-    async fn main(&self, archive: OpenedArchive, stage: Arc<crate::report::ProgressStage>, loaded: LoadObserver) -> Result<(), WorkError> {
+    async fn main(
+        &self,
+        archive: OpenedArchive,
+        stage: Arc<crate::progress::ProgressStage>,
+        loaded: LoadObserver,
+    ) -> Result<(), WorkError> {
         let name = &payload_of(self.manifest, PayloadRole::Main)?.name;
         if self.marker.is_done(name).await {
             // Its indexes that are not there yet are made with the rest.
@@ -552,7 +557,7 @@ impl RestoreWork<'_> {
         Ok(())
     }
 
-    async fn data(&self, payload: &Payload, stage: Arc<crate::report::ProgressStage>, loaded: LoadObserver) -> Result<(), WorkError> {
+    async fn data(&self, payload: &Payload, stage: Arc<crate::progress::ProgressStage>, loaded: LoadObserver) -> Result<(), WorkError> {
         if self.marker.is_done(&payload.name).await {
             stage.add(payload.plain_bytes);
             return Ok(());

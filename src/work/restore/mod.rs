@@ -1,10 +1,6 @@
 //! Restoring a backup: into a database, a directory, or standard output.
 //!
-//! Into a database: everything that can refuse is asked first ([`sight()`], [`prepare()`]), and the answer is a plan that can be shown;
-//! [`into_database`] consumes it. On the way the target carries a mark of how far it is ([`crate::destination::postgres::mark`]): after Ctrl-C, a lost
-//! connection or a lost host the same command goes on where the last whole step ended. With `--swap` the old database stays untouched
-//! under its name until the new one is loaded and compared. Whatever happens is told: the state of the target on failure, and a record in
-//! the evidence on success.
+//! Into a database: everything that can refuse is asked first ([`inspect()`], [`prepare()`]), and the answer is a plan that can be shown; [`into_database`] consumes it. The target carries a checkpoint ([`crate::destination::postgres::checkpoint`]): after Ctrl-C, a lost connection or a lost host the same command resumes after the last completed step. With `--swap` the old database stays untouched under its name until the new one is loaded and compared. The result is always reported: the state of the target on failure, and a record in the evidence on success.
 
 mod files;
 mod load;
@@ -16,7 +12,7 @@ pub use files::{into_directory, to_stdout};
 pub use load::into_database;
 pub use prepare::{PreparedRestore, prepare, refusal};
 use read_through::read_through;
-pub use sight::{TargetInspection, sight};
+pub use sight::{TargetInspection, inspect};
 
 use std::time::{Duration, Instant};
 
@@ -246,7 +242,7 @@ async fn carry_out_once(rig: &WorkContext, order: ConfirmedRestore) -> Result<Re
     let mut wishes = wishes;
     if !wishes.without_reading_first {
         // What stands in the way of the restore is told before what may take hours.
-        sight(rig, &manifest, &target.clone().as_role(wishes.role.clone()), &wishes)
+        inspect(rig, &manifest, &target.clone().as_role(wishes.role.clone()), &wishes)
             .await
             .map_err(|error| untouched(interrupted(error)))?;
         read_through(rig, &manifest).await.map_err(|error| untouched(interrupted(error)))?;
@@ -298,8 +294,8 @@ pub(super) async fn record_restore(rig: &WorkContext, record: RestoreRecord) -> 
 async fn thaw_first(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Duration, (WorkError, String)> {
     let begun = Instant::now();
     let state = "nothing was changed on the target; what was asked for goes on in the store, and the same command waits on for it";
-    thaw::bring(rig, manifest, hurry).await.map_err(|error| (error, state.to_owned()))?;
-    let frost = thaw::look(rig, manifest).await.map_err(|error| (error, state.to_owned()))?;
+    thaw::thaw_and_wait(rig, manifest, hurry).await.map_err(|error| (error, state.to_owned()))?;
+    let frost = thaw::inspect_archive(rig, manifest).await.map_err(|error| (error, state.to_owned()))?;
     thaw::outlives(&frost, hurry.load, &manifest.backup, Timestamp::now()).map_err(|error| (error, state.to_owned()))?;
     Ok(begun.elapsed())
 }

@@ -1,11 +1,10 @@
-//! Everything that is looked at before the first change: the backup opened, the target seen, what is to be done about roles, what is left out,
-//! and what the connecting role may not do.
+//! Everything that is checked before the first change: the backup opened, the target inspected, what happens to roles, what is left out, and what the connecting role may not do.
 
 use std::collections::BTreeSet;
 
 use super::RestoreOptions;
 use super::read_through::has_lists;
-use super::sight::{TargetInspection, sight};
+use super::sight::{TargetInspection, inspect};
 use crate::destination::postgres::database::{DatabaseProperties, FoundDatabase};
 use crate::destination::postgres::globals::GlobalsPlan;
 use crate::destination::postgres::load::{LoadOptions, OpenedArchive};
@@ -102,8 +101,8 @@ pub async fn prepare(
     wishes: RestoreOptions,
 ) -> Result<PreparedRestore, WorkError> {
     let target = target.as_role(wishes.role.clone());
-    let mut sight = sight(rig, &manifest, &target, &wishes).await?;
-    let shelf::OpenedBackup { identity, slot, .. } = shelf::open(rig, &manifest).await?;
+    let mut sight = inspect(rig, &manifest, &target, &wishes).await?;
+    let shelf::OpenedBackup { identity, slot, .. } = shelf::open_backup(rig, &manifest).await?;
     let opened = shelf::open_payload(rig, payload_of(&manifest, PayloadRole::Main)?, &identity).await?;
     let archive = OpenedArchive::begin(opened).await.map_err(before_loading)?;
     holds(&archive.contents, &wishes.without_rows_of)?;

@@ -32,7 +32,7 @@ fn streamed(manifest: &Manifest) -> impl Iterator<Item = &StoredObject> {
 /// [`WorkError`] if the vault does not answer.
 pub async fn has_lists(rig: &WorkContext, manifest: &Manifest) -> Result<bool, WorkError> {
     let objects: Vec<StoredObject> = streamed(manifest).cloned().collect();
-    Ok(shelf::wanted(rig, &objects).await?.iter().all(|wanted| wanted.chunks.is_some()))
+    Ok(shelf::wanted_objects(rig, &objects).await?.iter().all(|wanted| wanted.chunks.is_some()))
 }
 
 /// Reads it through.
@@ -42,7 +42,7 @@ pub async fn has_lists(rig: &WorkContext, manifest: &Manifest) -> Result<bool, W
 pub async fn read_through(rig: &WorkContext, manifest: &Manifest) -> Result<(), WorkError> {
     let mut unlisted = Vec::new();
     for object in streamed(manifest) {
-        let [wanted] = &shelf::wanted(rig, std::slice::from_ref(object)).await?[..] else { continue };
+        let [wanted] = &shelf::wanted_objects(rig, std::slice::from_ref(object)).await?[..] else { continue };
         if wanted.chunks.is_none() {
             unlisted.push(object);
         }

@@ -1,15 +1,15 @@
-//! Looking at the target before anything is changed.
+//! Inspecting the target before anything is changed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::RestoreOptions;
 use crate::destination::postgres::TargetError;
+use crate::destination::postgres::checkpoint::{RestoreCheckpoint, SWAPPING};
 use crate::destination::postgres::database::{self, FoundDatabase};
-use crate::destination::postgres::mark::{RestoreCheckpoint, SWAPPING};
 use crate::destination::postgres::swap::SwapNames;
+use crate::domain::human_duration::format_bytes;
 use crate::domain::manifest::Manifest;
-use crate::domain::span::format_bytes;
 use crate::pg::session::estimate;
 use crate::pg::sql::quote_text;
 use crate::pg::{PgConnection, PgSession, PgTools};
@@ -120,7 +120,7 @@ impl TargetInspection {
 ///
 /// # Errors
 /// [`WorkError`] for everything that stands in the way.
-pub async fn sight(
+pub async fn inspect(
     rig: &WorkContext,
     manifest: &Manifest,
     target: &PgConnection,

@@ -1,4 +1,4 @@
-//! What stands in the vault, believed only under a pinned key: headers, manifests, envelopes.
+//! Reading the vault: headers, manifests and envelopes, trusted only under a pinned key. The only door to what is stored.
 
 mod survey;
 
@@ -7,7 +7,10 @@ use std::ops::Bound;
 
 use futures::{StreamExt, TryStreamExt};
 
-pub use survey::{GoneBackup, SelectedBackup, all_gone, find, gone, is_removed, newest_of_each, odd_numbers, pick, same_numbers, survey};
+pub use survey::{
+    GoneBackup, SelectedBackup, all_gone, find_by_id, gone_backups, is_removed, newest_of_each, odd_numbers, same_numbers, select,
+    select_with_context,
+};
 
 use super::fence::ReadLease;
 use super::{WorkContext, WorkError, guide};
@@ -121,11 +124,11 @@ async fn id_in_header(rig: &WorkContext) -> Result<VaultId, WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if it is missing, not signed by a pinned key, or not where it belongs.
-pub async fn manifest(rig: &WorkContext, vault: &VaultId, place: &BackupKeys<'_>) -> Result<LoadedManifest, WorkError> {
+pub async fn load_manifest(rig: &WorkContext, vault: &VaultId, place: &BackupKeys<'_>) -> Result<LoadedManifest, WorkError> {
     let key = place.manifest();
     let no_such = || WorkError::NoSuchBackup { datastore: Some(place.datastore.to_string()), wanted: place.backup.to_string() };
     let bytes = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(no_such)?;
-    let verified = believe(rig, &key, &bytes, "the manifest").await?;
+    let verified = verify_signature(rig, &key, &bytes, "the manifest").await?;
     Ok(LoadedManifest { manifest: Manifest::parse(&bytes, vault, place)?, verified })
 }
 
@@ -133,7 +136,7 @@ pub async fn manifest(rig: &WorkContext, vault: &VaultId, place: &BackupKeys<'_>
 ///
 /// # Errors
 /// [`WorkError::NotSigned`]; [`WorkError::Vault`] if the signature cannot be read.
-pub async fn believe(rig: &WorkContext, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
+pub async fn verify_signature(rig: &WorkContext, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
     if rig.trusted.is_empty() {
         return Ok(false);
     }
@@ -149,7 +152,7 @@ pub async fn believe(rig: &WorkContext, key: &layout::ObjectKey, bytes: &[u8], w
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be listed; a manifest that is not believed is an entry, not an error.
-pub async fn entries(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Result<Vec<BackupEntry>, WorkError> {
+pub async fn list_entries(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Result<Vec<BackupEntry>, WorkError> {
     let vault = vault_id(rig).await?;
     let prefix = datastore.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
     let listed = rig.vault.list(&prefix).await?;
@@ -159,7 +162,7 @@ pub async fn entries(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Re
     }
     let mut entries = Vec::new();
     for (datastore, backups) in names {
-        let read = read(rig, &vault, &datastore, backups).await?;
+        let read = load_manifests(rig, &vault, &datastore, backups).await?;
         // What was removed since it was listed is not there; whether it should be, the catalog and the evidence say.
         let is_there =
             |(_, manifest): &(BackupId, Result<LoadedManifest, WorkError>)| !matches!(manifest, Err(WorkError::NoSuchBackup { .. }));
@@ -178,7 +181,7 @@ pub(super) fn is_outage(error: &VaultError) -> bool {
 }
 
 /// Reads manifests of one datastore.
-async fn read(
+async fn load_manifests(
     rig: &WorkContext,
     vault: &VaultId,
     datastore: &DatastoreName,
@@ -188,7 +191,7 @@ async fn read(
         if rig.cancel.is_cancelled() {
             return Err(WorkError::Interrupted);
         }
-        match manifest(rig, vault, &BackupKeys { datastore, backup: &backup }).await {
+        match load_manifest(rig, vault, &BackupKeys { datastore, backup: &backup }).await {
             // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
             Err(WorkError::Vault(error)) if is_outage(&error) => Err(WorkError::Vault(error)),
             manifest => Ok((backup, manifest)),
@@ -231,7 +234,7 @@ pub fn is_all_there(manifest: &Manifest, there: &ObjectSizes) -> bool {
 ///
 /// # Errors
 /// [`WorkError::NoSuchDatastore`] or [`WorkError::NoSuchBackup`]
-pub async fn known(rig: &WorkContext, datastore: &DatastoreName) -> Result<(), WorkError> {
+pub async fn ensure_known(rig: &WorkContext, datastore: &DatastoreName) -> Result<(), WorkError> {
     match rig.vault.list(&layout::manifests_of(datastore)).await?.is_empty() {
         true => Err(no_such_datastore_or_backup(rig, datastore).await?),
         false => Ok(()),
@@ -279,12 +282,12 @@ pub struct OpenedBackup {
 ///
 /// # Errors
 /// [`WorkError`] if no envelope is believed or no slot opens.
-pub async fn open(rig: &WorkContext, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
+pub async fn open_backup(rig: &WorkContext, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
     let reading = ReadLease::begin(rig, &manifest.backup).await?;
     if let Ok(mut all) = rig.reading.lock() {
         all.push(reading);
     }
-    let LoadedEnvelopes { believed, defects, .. } = envelopes(rig, manifest).await?;
+    let LoadedEnvelopes { believed, defects, .. } = load_envelopes(rig, manifest).await?;
     if believed.iter().all(|(_, slots)| slots.is_empty()) {
         return Err(WorkError::Damaged { what: format!("every slot of backup {}", manifest.backup), why: defects.join("; ") });
     }
@@ -302,7 +305,7 @@ pub async fn open(rig: &WorkContext, manifest: &Manifest) -> Result<OpenedBackup
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
 pub async fn has_whole_slot(rig: &WorkContext, manifest: &Manifest) -> Result<bool, WorkError> {
-    match envelopes(rig, manifest).await {
+    match load_envelopes(rig, manifest).await {
         Ok(envelopes) => Ok(envelopes.believed.first().is_some_and(|(_, slots)| !slots.is_empty())),
         Err(error) if error.class() == ErrorClass::Integrity => Ok(false),
         // A role that may not read them says nothing of it.
@@ -334,7 +337,7 @@ pub struct LoadedEnvelopes {
 ///
 /// # Errors
 /// [`WorkError`] if none is believed, or the vault does not answer.
-pub async fn envelopes(rig: &WorkContext, manifest: &Manifest) -> Result<LoadedEnvelopes, WorkError> {
+pub async fn load_envelopes(rig: &WorkContext, manifest: &Manifest) -> Result<LoadedEnvelopes, WorkError> {
     let context = context_of(manifest);
     let place = manifest.place();
     let listed = rig.vault.list(&place.meta_prefix()).await?;
@@ -376,7 +379,7 @@ async fn envelope(
 ) -> Result<Option<Envelope>, WorkError> {
     let key = context.place().envelope(number);
     let Some(bytes) = fetch::document(rig.vault.as_ref(), &key).await? else { return Ok(None) };
-    let believed = believe(rig, &key, &bytes, "the envelope").await;
+    let believed = verify_signature(rig, &key, &bytes, "the envelope").await;
     if number == 1 {
         if sha256(&bytes) != manifest.envelope_sha256 {
             return Err(WorkError::Damaged {
@@ -438,7 +441,7 @@ impl From<GuideError> for WorkError {
 ///
 /// # Errors
 /// [`GuideError`]
-pub async fn guide(rig: &WorkContext, manifest: &Manifest, number: u32) -> Result<bytes::Bytes, GuideError> {
+pub async fn load_guide(rig: &WorkContext, manifest: &Manifest, number: u32) -> Result<bytes::Bytes, GuideError> {
     let key = manifest.place().restore_guide(number);
     let damaged = |why| GuideError::Damaged { key: key.clone(), why };
     // One that is too large, frozen or not to be read is none that may be run; only a vault that does not answer is another matter.
@@ -492,7 +495,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// [`WorkError::Damaged`] if it is missing, or not the one that the signed manifest names.
-pub async fn chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Option<bytes::Bytes>, WorkError> {
+pub async fn load_chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Option<bytes::Bytes>, WorkError> {
     let Some(recorded) = &object.chunks else { return Ok(None) };
     let Some((datastore, backup)) = layout::parse_backup_key(object.key.as_str()) else { return Ok(None) };
     let key = BackupKeys { datastore: &datastore, backup: &backup }.chunks(&object.key);
@@ -512,13 +515,13 @@ pub async fn chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Opti
 ///
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
-pub async fn wanted(rig: &WorkContext, objects: &[StoredObject]) -> Result<Vec<fetch::WantedObject>, WorkError> {
+pub async fn wanted_objects(rig: &WorkContext, objects: &[StoredObject]) -> Result<Vec<fetch::WantedObject>, WorkError> {
     let mut wanted = Vec::new();
     for object in objects {
         let known = rig.lists.lock().ok().and_then(|lists| lists.get(&object.sha256).cloned());
         let chunks = match known {
             Some(list) => Ok(Some(list)),
-            None => chunk_list(rig.vault.as_ref(), object).await,
+            None => load_chunk_list(rig.vault.as_ref(), object).await,
         };
         let chunks = match chunks {
             Ok(chunks) => chunks.inspect(|list| know_list(rig, object, list.clone())),
@@ -545,7 +548,7 @@ pub fn know_list(rig: &WorkContext, object: &StoredObject, list: bytes::Bytes) {
 /// # Errors
 /// [`WorkError`] if an object is missing, frozen, or does not open.
 pub async fn open_payload(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity) -> Result<OpenedPayload, WorkError> {
-    let wanted = wanted(rig, &payload.objects).await?;
+    let wanted = wanted_objects(rig, &payload.objects).await?;
     let expected =
         payload.objects.iter().zip(&wanted).map(|(object, wanted)| ExpectedObject::of(object, wanted.chunks.is_some())).collect();
     let chunks = match fetch::stream(std::sync::Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await {

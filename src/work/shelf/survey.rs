@@ -1,14 +1,14 @@
-//! Which backup is meant, of all the names that stand in a vault, and which of those that were there are gone.
+//! Selecting the backup that is meant among all names in a vault, and detecting backups that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{BackupEntry, BackupKeys, LoadedManifest, is_outage, manifest, no_such_datastore_or_backup, read, vault_id};
-use crate::domain::choice::{BackupSelector, gaps, superseded};
+use super::{BackupEntry, BackupKeys, LoadedManifest, is_outage, load_manifest, load_manifests, no_such_datastore_or_backup, vault_id};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, parse_manifest_key};
 use crate::domain::manifest::Manifest;
+use crate::domain::selector::{BackupSelector, gaps, superseded};
 use crate::vault::ObjectFacts;
 use crate::work::publish::without_catalog;
 use crate::work::{WorkContext, WorkError, evidence};
@@ -48,12 +48,12 @@ pub async fn is_removed(rig: &WorkContext, datastore: &DatastoreName, backup: &B
 ///
 /// # Errors
 /// [`WorkError`] if there is none, or none that is believed, or more than one.
-pub async fn find(rig: &WorkContext, id: &BackupId) -> Result<LoadedManifest, WorkError> {
+pub async fn find_by_id(rig: &WorkContext, id: &BackupId) -> Result<LoadedManifest, WorkError> {
     let vault = vault_id(rig).await?;
     let listed = rig.vault.list(layout::MANIFESTS).await?;
     let (mut believed, mut refused): (Vec<LoadedManifest>, Option<WorkError>) = (Vec::new(), None);
     for (datastore, backup) in listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).filter(|(_, backup)| backup == id) {
-        match manifest(rig, &vault, &BackupKeys { datastore: &datastore, backup: &backup }).await {
+        match load_manifest(rig, &vault, &BackupKeys { datastore: &datastore, backup: &backup }).await {
             Ok(found) => believed.push(found),
             Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
             Err(error) => drop(refused.get_or_insert(error)),
@@ -98,7 +98,7 @@ pub struct GoneBackup {
 ///
 /// # Errors
 /// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
-pub async fn gone(
+pub async fn gone_backups(
     rig: &WorkContext,
     vault: &VaultId,
     datastore: &DatastoreName,
@@ -137,7 +137,7 @@ async fn hidden(rig: &WorkContext, datastore: &DatastoreName) -> BTreeSet<Backup
 /// The same of every datastore of which something stands in the vault or is configured, or of one, as it is told.
 ///
 /// # Errors
-/// As [`gone`].
+/// As [`gone_backups`].
 pub async fn all_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result<Vec<String>, WorkError> {
     let vault = vault_id(rig).await?;
     let mut listed: BTreeMap<DatastoreName, Vec<BackupId>> = rig.config.datastores.keys().map(|name| (name.clone(), Vec::new())).collect();
@@ -150,7 +150,7 @@ pub async fn all_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result
         if let Some(line) = behind(rig, &vault, name, listed).await {
             tracing::warn!("{line}");
         }
-        lines.extend(tell_gone(name, &gone(rig, &vault, name, listed).await?));
+        lines.extend(describe_gone(name, &gone_backups(rig, &vault, name, listed).await?));
     }
     Ok(lines)
 }
@@ -240,7 +240,7 @@ fn tell_gap(datastore: &DatastoreName, (first, last): (u64, u64)) -> String {
 
 /// The same, as it is told.
 #[must_use]
-pub fn tell_gone(datastore: &DatastoreName, gone: &[GoneBackup]) -> Vec<String> {
+pub fn describe_gone(datastore: &DatastoreName, gone: &[GoneBackup]) -> Vec<String> {
     let line = |GoneBackup { backup, number, is_hidden }: &GoneBackup| {
         let number = number.map(|number| format!(", number {number},")).unwrap_or_default();
         match is_hidden {
@@ -276,8 +276,8 @@ pub struct SelectedBackup {
 /// Picks the backup that is asked for, telling of manifests that were passed over and of gaps.
 ///
 /// # Errors
-/// As [`survey`].
-pub async fn pick(
+/// As [`select_with_context`].
+pub async fn select(
     rig: &WorkContext,
     datastore: &DatastoreName,
     which: &BackupSelector,
@@ -285,9 +285,9 @@ pub async fn pick(
 ) -> Result<LoadedManifest, WorkError> {
     if let BackupSelector::Exactly(backup) = which {
         let vault = vault_id(rig).await?;
-        return manifest(rig, &vault, &BackupKeys { datastore, backup }).await;
+        return load_manifest(rig, &vault, &BackupKeys { datastore, backup }).await;
     }
-    let picked = survey(rig, datastore, which).await?;
+    let picked = select_with_context(rig, datastore, which).await?;
     warnings.extend(picked.warnings);
     Ok(picked.believed)
 }
@@ -300,13 +300,17 @@ pub async fn pick(
 ///
 /// # Errors
 /// [`WorkError`] if there is none, or if the one asked for by id is not believed.
-pub async fn survey(rig: &WorkContext, datastore: &DatastoreName, which: &BackupSelector) -> Result<SelectedBackup, WorkError> {
+pub async fn select_with_context(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+    which: &BackupSelector,
+) -> Result<SelectedBackup, WorkError> {
     let vault = vault_id(rig).await?;
     let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
     let mut names: Vec<BackupId> = listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
     names.sort_by_key(BackupId::begun);
     let names_listed = names.clone();
-    let lost = gone(rig, &vault, datastore, &names).await?;
+    let lost = gone_backups(rig, &vault, datastore, &names).await?;
     let Some(oldest) = names.first().map(BackupId::begun) else { return Err(no_such_datastore_or_backup(rig, datastore).await?) };
     let (count, all) = (names.len(), matches!(which, BackupSelector::Oldest | BackupSelector::Random { .. }));
     let newer = match which {
@@ -329,7 +333,7 @@ pub async fn survey(rig: &WorkContext, datastore: &DatastoreName, which: &Backup
         let all = all || matches!(which, BackupSelector::Exactly(_));
         while fits(&believed[from..]).is_none() && refused.len() - refused_before < REFUSED_MAX && !names.is_empty() {
             let window = names.split_off(if all { 0 } else { names.len().saturating_sub(WINDOW) });
-            for (backup, read) in read(rig, &vault, datastore, window).await? {
+            for (backup, read) in load_manifests(rig, &vault, datastore, window).await? {
                 match read {
                     Ok(manifest) => believed.push(manifest),
                     Err(error) => refused.push((backup, error)),
@@ -350,7 +354,7 @@ pub async fn survey(rig: &WorkContext, datastore: &DatastoreName, which: &Backup
         return Err(refused.swap_remove(at).1);
     }
     refused.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.begun()));
-    let mut warnings = tell_gone(datastore, &lost);
+    let mut warnings = describe_gone(datastore, &lost);
     warnings.extend(behind(rig, &vault, datastore, &names_listed).await);
     warnings.extend(refused.iter().take(REFUSED_SHOWN).map(|(backup, error)| format!("backup {backup} is passed over: {error}")));
     if let Some(more @ 1..) = refused.len().checked_sub(REFUSED_SHOWN) {
@@ -418,7 +422,7 @@ pub async fn newest_of_each(
     for mut names in groups {
         for _ in 0..tried_max {
             let Some(backup) = names.pop() else { break };
-            match manifest(rig, vault, &BackupKeys { datastore, backup: &backup }).await {
+            match load_manifest(rig, vault, &BackupKeys { datastore, backup: &backup }).await {
                 Ok(believed) => {
                     found.believed.push(believed);
                     break;

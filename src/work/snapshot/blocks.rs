@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::manifest::{Manifest, Payload, PayloadRole};
 use crate::domain::volumes::{BLOCK_BYTES, SetMember, SnapshotId, VolumeSet};
-use crate::report::ProgressStage;
+use crate::progress::ProgressStage;
 use crate::seal::{BackupIdentity, SourceEnd};
 use crate::volumes::{BlockRef, VolumeStore, VolumesError};
 use crate::work::payload::{PayloadDestination, PayloadStream, StagedPayload, send};
@@ -346,7 +346,7 @@ async fn known<'a>(
     snapshot: &'a SnapshotId,
     since: &'a SnapshotId,
 ) -> Option<KnownBlocks<'a>> {
-    let identity = shelf::open(rig, manifest).await.ok()?.identity;
+    let identity = shelf::open_backup(rig, manifest).await.ok()?.identity;
     let recorded = RecordedBlocks::open(rig, payload, &identity).await.ok()?;
     // Archived or gone: then there is nothing to compare with.
     let there = volumes.snapshots(std::slice::from_ref(since)).await.ok()?.pop()?;

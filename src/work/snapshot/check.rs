@@ -3,8 +3,8 @@
 use super::{SetBackup, cut};
 use crate::config::VolumesConfig;
 use crate::domain::ErrorClass;
+use crate::domain::human_duration::format_bytes;
 use crate::domain::id::{DatastoreName, VaultId};
-use crate::domain::span::format_bytes;
 use crate::domain::volumes::{Consistency, ResourceTags, SetPlace, VolumeInfo, tag};
 use crate::work::WorkContext;
 use crate::work::check::{CheckLine, SetupAnswer, bad, line};

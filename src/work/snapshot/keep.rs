@@ -1,7 +1,6 @@
-//! From snapshots that were begun to snapshots that are kept: waited for without a limit, copied, locked.
+//! From started snapshots to kept ones: waiting without a time limit, copying, locking.
 //!
-//! A call that returned is not done: a refused key shows up minutes later, in the state of a snapshot and nowhere else. So states are looked at
-//! until they say that it is done, and what they say beside it is told.
+//! A call that returned is not done: a refused key shows up minutes later, in the state of a snapshot and nowhere else. So states are polled with backoff until they are final, and their messages are reported.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::domain::id::BackupId;
 use crate::domain::volumes::{
     LockState, ResourceTags, SetMember, SnapshotCopy, SnapshotId, SnapshotInfo, SnapshotProgress, VolumeInfo, VolumeSet, tag,
 };
-use crate::report::ProgressStage;
+use crate::progress::ProgressStage;
 use crate::volumes::{VolumeStore, VolumesError};
 use crate::work::{WorkError, cancellable};
 

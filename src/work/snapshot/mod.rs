@@ -32,12 +32,12 @@ use super::publish::{self, BackupContents, PendingBackup, PublishedBackup, witho
 use super::{WorkContext, WorkError, shelf};
 use crate::config::{VolumesConfig, plans};
 use crate::domain::ErrorClass;
-use crate::domain::choice::BackupSelector;
 use crate::domain::envelope::EncryptionContext;
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::BackupKeys;
 use crate::domain::manifest::{Manifest, PayloadRole, SourceFacts};
-use crate::domain::span::HumanDuration;
+use crate::domain::selector::BackupSelector;
 use crate::domain::volumes::{Consistency, NotProtected, ResourceTags, SnapshotId, VolumeId, VolumeSet, tag};
 use crate::failpoint;
 use crate::volumes::watchdog::{self, StandstillError};
@@ -343,7 +343,7 @@ impl SetBackup<'_> {
 
     /// The newest set, whose hashes of unchanged blocks still hold. Whoever may not read goes without.
     async fn before(&self) -> Option<Manifest> {
-        let picked = shelf::survey(self.rig, self.datastore, &BackupSelector::Latest).await.ok()?;
+        let picked = shelf::select_with_context(self.rig, self.datastore, &BackupSelector::Latest).await.ok()?;
         Some(picked.believed.manifest).filter(|manifest| manifest.set.as_ref().is_some_and(|set| set.place == self.settings.place))
     }
 }

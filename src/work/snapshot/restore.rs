@@ -1,7 +1,6 @@
-//! Bringing a set back: as volumes in a zone, attached or handed over, or as disk images in a directory.
+//! Restoring a set: as volumes in a zone, attached or handed over, or as disk images in a directory.
 //!
-//! Everything is found again by its tags, and made under a token for when an answer is lost, so the same command goes on from wherever the one
-//! before ended, and says the same when there is nothing left to do. A restore has a name, for who wants the same set twice.
+//! Everything is found by its tags and created under a client token, so the command is idempotent: run again, it resumes, and reports the same when there is nothing left to do. A restore has a name, for those who want the same set twice.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +13,8 @@ use super::blocks::{self, RecordedBlocks};
 use super::verify::{SnapshotSource, bytes_to_read, set_of};
 use super::{SetError, tags};
 use crate::domain::evidence::RestoreRecord;
+use crate::domain::human_duration::format_duration;
 use crate::domain::manifest::Manifest;
-use crate::domain::span::format_duration;
 use crate::domain::volumes::{
     InstanceId, ResourceTags, SetMember, SetPlace, SnapshotId, SnapshotProgress, VolumeId, VolumeInfo, VolumeSet, tag,
 };
@@ -471,7 +470,7 @@ pub async fn images(rig: &WorkContext, manifest: &Manifest, directory: &Path) ->
     let set = set_of(manifest)?;
     let source = SnapshotSource::find(rig, manifest).await?;
     let identity = match set.members.iter().any(|member| member.blocks.is_some()) {
-        true => Some(shelf::open(rig, manifest).await?.identity),
+        true => Some(shelf::open_backup(rig, manifest).await?.identity),
         false => {
             tracing::warn!("no hashes were recorded (hash = false): what is written is what the snapshots hold, compared with nothing");
             None

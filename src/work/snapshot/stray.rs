@@ -1,4 +1,4 @@
-//! Snapshots that belong to no backup, and what keeps the snapshots of one from being removed.
+//! Orphaned snapshots, and what protects the snapshots of a backup from removal.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl UsedSnapshots {
     /// [`WorkError`] if the vault cannot be read.
     pub async fn read(rig: &WorkContext) -> Result<Self, WorkError> {
         let mut used = Self::default();
-        for entry in shelf::entries(rig, None).await? {
+        for entry in shelf::list_entries(rig, None).await? {
             match entry.manifest {
                 Ok(believed) => used.tagged.extend(believed.manifest.set.map(|set| (entry.datastore, set.tagged))),
                 Err(error) => {

@@ -1,4 +1,4 @@
-//! Reading a set back without an instance: every block of every snapshot against what was recorded when it was taken.
+//! Verifying a set without an instance: every block of every snapshot is compared with the hash recorded when it was taken.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::blocks::{self, RecordedBlocks};
 use crate::domain::manifest::Manifest;
 use crate::domain::volumes::{NotProtected, SetMember, SetPlace, SnapshotId, SnapshotProgress, VolumeSet};
-use crate::report::ProgressStage;
+use crate::progress::ProgressStage;
 use crate::volumes::VolumeStore;
 use crate::work::verify::{VerifyReport, by_hand, not_looked_at};
 use crate::work::{WorkContext, WorkError, shelf};
@@ -131,7 +131,7 @@ async fn every_place(rig: &WorkContext, manifest: &Manifest) -> Result<(), WorkE
 /// [`WorkError`] for the first thing that is not whole; [`WorkError::NotVerified`] if no hashes were recorded, so that nothing can be said.
 pub async fn verify(rig: &WorkContext, manifest: &Manifest, signature_verified: bool) -> Result<VerifyReport, WorkError> {
     let set = set_of(manifest)?;
-    let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open(rig, manifest).await?;
+    let shelf::OpenedBackup { identity, slot, number, mut defects } = shelf::open_backup(rig, manifest).await?;
     let source = SnapshotSource::find(rig, manifest).await?;
     let stage: Arc<ProgressStage> = rig.progress.begin("verify", bytes_to_read(manifest));
     let mut blocks = 0;

@@ -1,7 +1,6 @@
-//! Removing what runs left behind: unfinished uploads, and objects of backups that were never published.
+//! Garbage collection: unfinished uploads, and objects of backups that were never published.
 //!
-//! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age, nothing of a datastore
-//! whose lock is held by a run on this host, and nothing that may ever have been a backup (`orphans` says how that is known).
+//! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age, nothing of a datastore whose lock is held by a run on this host, and nothing that may ever have been a backup (`orphans` says how that is known).
 
 mod orphans;
 
@@ -18,9 +17,9 @@ use super::scratch::{self, StrayRun};
 pub use super::snapshot::stray::StraySnapshot;
 use super::snapshot::{self, stray};
 use super::{HostLock, WorkContext, WorkError, drill};
+use crate::domain::human_duration::HumanDuration;
 use crate::domain::id::{DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key};
-use crate::domain::span::HumanDuration;
 use crate::sandbox::local;
 use crate::vault::{UnfinishedUpload, Vault, VaultError};
 use crate::volumes::watchdog;
@@ -124,7 +123,7 @@ pub struct SweepRun {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be listed.
-pub async fn look(rig: &WorkContext, older_than: HumanDuration) -> Result<SweepRun, WorkError> {
+pub async fn find_leftovers(rig: &WorkContext, older_than: HumanDuration) -> Result<SweepRun, WorkError> {
     let before = Timestamp::now() - jiff::SignedDuration::try_from(older_than.duration()).unwrap_or_default();
     let mut sweep = SweepRun { leftovers: Leftovers::default(), locks: BTreeMap::new(), drills: BTreeMap::new() };
     let vault = super::shelf::vault_id(rig).await?;
@@ -236,7 +235,7 @@ async fn drills(rig: &WorkContext, vault: &VaultId, sweep: &mut SweepRun) -> Res
     for run in open {
         // A drill may have died more than once.
         if !sweep.drills.contains_key(&run.drill)
-            && let Some(lock) = HostLock::named(&rig.config, &format!("drill-{}", run.drill), "a sweep")?
+            && let Some(lock) = HostLock::acquire_named(&rig.config, &format!("drill-{}", run.drill), "a sweep")?
         {
             sweep.drills.insert(run.drill.clone(), lock);
         }

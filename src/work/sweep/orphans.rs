@@ -1,24 +1,23 @@
 //! Objects of backups that were never published, and how that is known.
 //!
-//! Nothing is told apart by what is missing alone. A backup whose manifest somebody deleted looks like one that was never published, and in a
-//! store that keeps versions its manifest may only be hidden. So an object goes only if all of this holds:
+//! Absence alone proves nothing. A backup whose manifest somebody deleted looks like one that was never published, and in a store that keeps versions its manifest may only be hidden. So an object is removed only if all of this holds:
 //!
 //! - no manifest of its backup is there, and no version of one, hidden or not;
-//! - the signature of its manifest, which is written right before it, is not there either, but for a run of this host that died in between;
+//! - the signature of its manifest, which is written right before it, is not there either, except for a run of this host that died in between;
 //! - this host's catalog can be asked, and does not know the backup as published;
-//! - no number is missing from the signed series that the backup could have had;
+//! - no number is missing from the signed sequence that the backup could have had;
 //! - nobody may still be writing it: a run of this host that has ended, or nothing of it has changed for a day.
 //!
-//! What is left alone for any reason but the last is told by name: somebody or something may have removed a manifest.
+//! What is left alone for any reason but the last is reported by name: somebody or something may have removed a manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::choice::gaps;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
+use crate::domain::selector::gaps;
 use crate::vault::{ObjectFacts, ObjectVersionInfo, Vault, VaultError};
 use crate::work::{WorkContext, WorkError, evidence, shelf};
 
@@ -256,7 +255,7 @@ impl DatastoreKnowledge {
             let listed = copy.list(&layout::manifests_of(datastore)).await.unwrap_or_default();
             copied.extend(listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)));
         }
-        let believed: BTreeMap<u64, Timestamp> = shelf::entries(rig, Some(datastore))
+        let believed: BTreeMap<u64, Timestamp> = shelf::list_entries(rig, Some(datastore))
             .await?
             .into_iter()
             .filter_map(|entry| entry.manifest.ok())

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
+use lifeboat::domain::human_duration::HumanDuration;
 use lifeboat::domain::scratch::{ScratchSettings, own_tags, tag};
-use lifeboat::domain::span::HumanDuration;
 use lifeboat::saga::{InMemoryJournal, Saga};
 use lifeboat::sandbox::vpc::cloud::{
     ApiCall, CloudError, CloudResource, FirewallRule, OwnedResource, ResourceFacts, ResourceKind, ResourceTags, ScratchCloud, VpcRoute,
     placeholder,
 };
 use lifeboat::sandbox::vpc::gate::open_names;
-use lifeboat::sandbox::vpc::paper::{InjectedFault, SimulatedCloud};
+use lifeboat::sandbox::vpc::simulated_cloud::{InjectedFault, SimulatedCloud};
 use lifeboat::sandbox::vpc::steps::{self, undos};
 use lifeboat::sandbox::vpc::{ScratchError, ScratchVpc};
 use proptest::prelude::*;

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifeboat::domain::human_duration::HumanDuration;
 use lifeboat::domain::scratch::{ScratchSettings, own_tags};
-use lifeboat::domain::span::HumanDuration;
 use lifeboat::saga::{InMemoryJournal, Saga};
 use lifeboat::sandbox::vpc::aws::AwsCloud;
 use lifeboat::sandbox::vpc::cloud::{ApiCall, CloudError, OwnedResource, ResourceKind, ResourceScope, ResourceTags, ScratchCloud as Trait};
-use lifeboat::sandbox::vpc::paper::SimulatedCloud;
+use lifeboat::sandbox::vpc::simulated_cloud::SimulatedCloud;
 use lifeboat::sandbox::vpc::{ScratchVpc, steps};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -236,21 +236,24 @@ async fn contract(cloud: Arc<dyn Trait>, mut scratch: ScratchVpc) {
         (ResourceKind::FlowLog, &made.flow_log),
         (ResourceKind::Instance, &made.instance),
     ] {
-        let tagged = cloud.look(kind, &ResourceScope::Tagged(own.clone())).await.unwrap();
+        let tagged = cloud.describe(kind, &ResourceScope::Tagged(own.clone())).await.unwrap();
         let thing = tagged.iter().find(|thing| thing.id == *id).unwrap_or_else(|| panic!("{kind:?} {id} is not among {tagged:?}"));
         assert!(own.iter().all(|(key, value)| thing.tags.get(key) == Some(value)), "{thing:?}");
-        assert_eq!(cloud.look(kind, &ResourceScope::Id(id.clone())).await.unwrap().len(), 1, "{kind:?}");
+        assert_eq!(cloud.describe(kind, &ResourceScope::Id(id.clone())).await.unwrap().len(), 1, "{kind:?}");
         if kind != ResourceKind::Vpc {
-            assert!(cloud.look(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap().iter().any(|thing| thing.id == *id), "{kind:?}");
+            assert!(
+                cloud.describe(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap().iter().any(|thing| thing.id == *id),
+                "{kind:?}"
+            );
         }
         // Another value of the same tag finds nothing.
         let others: ResourceTags = own.keys().map(|key| (key.clone(), "*".to_owned())).collect();
-        assert_eq!(cloud.look(kind, &ResourceScope::Tagged(others)).await.unwrap(), vec![], "{kind:?}");
+        assert_eq!(cloud.describe(kind, &ResourceScope::Tagged(others)).await.unwrap(), vec![], "{kind:?}");
     }
     for kind in ResourceKind::WAYS_OUT {
-        assert_eq!(cloud.look(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap(), vec![], "{kind:?}");
+        assert_eq!(cloud.describe(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap(), vec![], "{kind:?}");
     }
-    let volumes = cloud.look(ResourceKind::Volume, &ResourceScope::Tagged(own.clone())).await.unwrap();
+    let volumes = cloud.describe(ResourceKind::Volume, &ResourceScope::Tagged(own.clone())).await.unwrap();
     assert_eq!(volumes.len(), 1, "{volumes:?}");
     // The same call with the same token makes nothing new.
     let act = ApiCall::CreateRouteTable { vpc: made.vpc.clone() };
@@ -258,7 +261,7 @@ async fn contract(cloud: Arc<dyn Trait>, mut scratch: ScratchVpc) {
     assert_eq!(one.id, other.id);
     // What holds something keeps it from going; what is gone can be removed again.
     let owned = |thing: &lifeboat::sandbox::vpc::cloud::CloudResource| ApiCall::Remove(OwnedResource::of(thing, &own).unwrap());
-    let vpc = cloud.look(ResourceKind::Vpc, &ResourceScope::Id(made.vpc.clone())).await.unwrap().remove(0);
+    let vpc = cloud.describe(ResourceKind::Vpc, &ResourceScope::Id(made.vpc.clone())).await.unwrap().remove(0);
     assert!(matches!(cloud.act(&owned(&vpc), &own, "").await, Err(CloudError::Busy { .. })));
     let gone = ApiCall::EnableDns { vpc: "vpc-0123456789abcdef0".to_owned() };
     assert!(matches!(cloud.act(&gone, &own, "").await, Err(CloudError::Missing { .. })));

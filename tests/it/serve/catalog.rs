@@ -10,9 +10,9 @@ use lifeboat::catalog::Catalog;
 use lifeboat::catalog::ticks::{AddressedMessage, RunEnd, TickClaim};
 use lifeboat::domain::alarm::{Alarm, AlarmKind};
 use lifeboat::domain::calendar::{Calendar, InBlackout, RecurrencePattern, TimeZoneName};
+use lifeboat::domain::human_duration::HumanDuration;
 use lifeboat::domain::id::VaultId;
 use lifeboat::domain::job::{CatchUpPolicy, Job, JobAction};
-use lifeboat::domain::span::HumanDuration;
 
 use crate::support::Cluster;
 
@@ -41,11 +41,11 @@ async fn keeps_the_contract(catalog: &Catalog) {
         (job("a/chat", "chat", CatchUpPolicy::Skip(HumanDuration::seconds(86_400))), job("a/mail", "mail", CatchUpPolicy::Once));
     let met = |name: &str, calendar: &str| vec![(name.to_owned(), calendar.to_owned())];
     let later = now + SignedDuration::from_hours(9);
-    catalog.meet(&[met("a/chat", "nightly"), met("a/mail", "nightly")].concat(), now).await.unwrap();
-    let known = catalog.meet(&met("a/chat", "nightly"), later).await.unwrap();
+    catalog.register_jobs(&[met("a/chat", "nightly"), met("a/mail", "nightly")].concat(), now).await.unwrap();
+    let known = catalog.register_jobs(&met("a/chat", "nightly"), later).await.unwrap();
     assert!(known["a/chat"] <= now, "a known job keeps its time");
-    assert_eq!(catalog.meet(&met("a/mail", "weekly"), later).await.unwrap()["a/mail"], later, "another calendar begins now");
-    catalog.meet(&met("a/mail", "nightly"), now).await.unwrap();
+    assert_eq!(catalog.register_jobs(&met("a/mail", "weekly"), later).await.unwrap()["a/mail"], later, "another calendar begins now");
+    catalog.register_jobs(&met("a/mail", "nightly"), now).await.unwrap();
     // Planning twice, as two hosts do, is planning once.
     let since = now - SignedDuration::from_mins(3);
     for job in [&chat, &mail] {
@@ -155,8 +155,8 @@ async fn messages(catalog: &Catalog) {
     };
     assert_eq!(catalog.tell_of_missed(&write).await.unwrap(), 2);
     assert_eq!(catalog.tell_of_missed(&write).await.unwrap(), 0, "each is told of once");
-    catalog.greet("one", 12).await.unwrap();
-    catalog.greet("one", 13).await.unwrap();
+    catalog.record_heartbeat("one", 12).await.unwrap();
+    catalog.record_heartbeat("one", 13).await.unwrap();
     assert_eq!(catalog.hosts().await.unwrap()[0].skew_millis, 13);
     assert!(catalog.forget_messages(now + SignedDuration::from_hours(1)).await.unwrap() >= 3);
 }
@@ -239,7 +239,7 @@ async fn a_catalog_on_a_disk_that_was_full_is_written_again() {
     let meet = |number: usize| {
         let jobs: Vec<_> = (0..200).map(|job| (format!("{number}/{job}"), "nightly".to_owned())).collect();
         let catalog = catalog.clone();
-        async move { catalog.meet(&jobs, now).await.map(drop) }
+        async move { catalog.register_jobs(&jobs, now).await.map(drop) }
     };
     meet(0).await.unwrap();
     let filler = place.join("filler");

@@ -14,7 +14,7 @@ use lifeboat::domain::ErrorClass;
 use lifeboat::domain::id::{BackupId, DatastoreName};
 use lifeboat::domain::job::{Job, JobAction};
 use lifeboat::domain::retention::{PlannedRemoval, RemovalGuard, RetentionCandidate, RetentionPolicy, plan};
-use lifeboat::serve::hands::timed_out;
+use lifeboat::serve::executor::timed_out;
 use lifeboat::serve::scheduler::{RunFailure, Scheduler, end_of};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

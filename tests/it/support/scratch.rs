@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use lifeboat::domain::human_duration::HumanDuration;
 use lifeboat::domain::scratch::{ImageChoice, ScratchSettings, UsDollars};
-use lifeboat::domain::span::HumanDuration;
 use lifeboat::saga::{Saga, SagaStep};
 use lifeboat::sandbox::vpc::cloud::ScratchCloud;
 use lifeboat::sandbox::vpc::policies::VaultAccess;

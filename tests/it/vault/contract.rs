@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lifeboat::domain::VaultDocument;
 use lifeboat::domain::layout::ObjectKey;
-use lifeboat::seal::pour::{SealOptions, SealedPart, pour};
+use lifeboat::seal::seal_stream::{SealOptions, SealedPart, seal_stream};
 use lifeboat::seal::{BackupIdentity, SealProof, SourceEnd};
 use lifeboat::vault::directory::DirectoryVault;
 use lifeboat::vault::{Vault, VaultError, fetch};
@@ -17,7 +17,8 @@ fn key(text: &str) -> ObjectKey {
 async fn sealed(plain: Vec<u8>, part_bytes: usize, parts_per_object_max: usize) -> (Vec<SealedPart>, SealProof) {
     let sealing = SealOptions { levels: (1, 1), compressors: 1, part_bytes, parts_per_object_max };
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let pouring = pour(std::io::Cursor::new(plain), || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), sealing, sender);
+    let pouring =
+        seal_stream(std::io::Cursor::new(plain), || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), sealing, sender);
     let mut parts = Vec::new();
     while let Some(part) = receiver.recv().await {
         parts.push(part);
@@ -151,7 +152,7 @@ async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
         let sealing = SealOptions { levels: (1, 1), compressors: 2, part_bytes: 1000, parts_per_object_max: 3 };
         let plain = noise(9_000 + extra);
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-        let pouring = pour(std::io::Cursor::new(plain.clone()), || Some(SourceEnd::of_memory()), (), &identity, sealing, sender);
+        let pouring = seal_stream(std::io::Cursor::new(plain.clone()), || Some(SourceEnd::of_memory()), (), &identity, sealing, sender);
         let mut objects: Vec<Vec<u8>> = Vec::new();
         while let Some(part) = receiver.recv().await {
             assert!(part.part <= 3 && part.bytes.len() <= 1000);
@@ -192,7 +193,7 @@ async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
 async fn end_of_file_without_proof_yields_no_proof() {
     let sealing = SealOptions { levels: (1, 1), compressors: 1, part_bytes: 1000, parts_per_object_max: 100 };
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let pouring = pour(std::io::Cursor::new(noise(5000)), || None, (), &BackupIdentity::generate(), sealing, sender);
+    let pouring = seal_stream(std::io::Cursor::new(noise(5000)), || None, (), &BackupIdentity::generate(), sealing, sender);
     while receiver.recv().await.is_some() {}
     assert!(matches!(pouring.outcome().await, Err(lifeboat::seal::SealError::SourceEndedBadly)));
 }

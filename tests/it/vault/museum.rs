@@ -323,7 +323,7 @@ async fn every_byte_of_a_small_vault_is_noticed() {
             return true;
         }
         let (_, flaws) = evidence::examine(&rig).await.unwrap();
-        let [entry] = &shelf::entries(&rig, None).await.unwrap()[..] else { return true };
+        let [entry] = &shelf::list_entries(&rig, None).await.unwrap()[..] else { return true };
         match &entry.manifest {
             Ok(believed) => !flaws.is_empty() || verify::verify(&rig, &believed.manifest, believed.verified).await.is_err(),
             Err(_) => true,

@@ -4,7 +4,7 @@
 
 use aws_sdk_route53resolver::types::{FirewallRuleGroupAssociation, MutationProtectionStatus, Tag};
 
-use super::acts::{CallFailed, CallMode};
+use super::api_calls::{CallFailed, CallMode};
 use super::{AwsCloud, explain, is_missing, nonsense, pages, refused, sorted, text};
 use crate::aws::AwsError;
 use crate::sandbox::vpc::cloud::{

@@ -5,7 +5,7 @@ use aws_sdk_ec2::types::{
     VpcPeeringConnectionStateReasonCode as PeeringCode, VpnState,
 };
 
-use super::looks::thing;
+use super::describe::thing;
 use super::{AwsCloud, PAGE_ITEMS, explain, filter, literal, pages, tag_map};
 use crate::aws::AwsError;
 use crate::sandbox::vpc::cloud::{CloudError, CloudResource, ResourceFacts, ResourceKind, ResourceScope};

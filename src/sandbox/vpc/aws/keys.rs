@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_kms::types::{GrantConstraints, GrantOperation};
 
-use super::acts::{CallFailed, CallMode};
+use super::api_calls::{CallFailed, CallMode};
 use super::{AwsCloud, explain, is_missing, nonsense, pages, text, unknown};
 use crate::aws::AwsError;
 use crate::sandbox::vpc::cloud::{CallOutcome, CloudError, KeyGrant};

@@ -9,7 +9,7 @@ use aws_sdk_ec2::types::{
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::acts::{CallFailed, CallMode};
+use super::api_calls::{CallFailed, CallMode};
 use super::{AwsCloud, once};
 use crate::aws::AwsError;
 use crate::sandbox::vpc::cloud::{CallOutcome, CloudError, LaunchSpec, LaunchVolume};

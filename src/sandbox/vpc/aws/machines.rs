@@ -4,7 +4,7 @@
 
 use aws_sdk_ec2::types::{self, Filter, VolumeAttachmentState};
 
-use super::looks::{made, thing};
+use super::describe::{made, thing};
 use super::{AwsCloud, PAGE_ITEMS, explain, pages, sorted, tag_map, text};
 use crate::aws::AwsError;
 use crate::sandbox::vpc::cloud::{CloudError, CloudResource, InstanceFacts, ResourceFacts, ResourceKind};

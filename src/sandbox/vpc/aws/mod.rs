@@ -21,12 +21,12 @@ macro_rules! listed {
 }
 
 mod account;
-mod acts;
+mod api_calls;
+mod describe;
 mod firewall;
 mod gateways;
 mod keys;
 mod launch;
-mod looks;
 mod machines;
 mod removal;
 
@@ -41,7 +41,7 @@ use super::cloud::{
 };
 use crate::aws::ec2::{self, FILTER_VALUES_MAX, filter, is_throttled, literal, once, tag_map, tagged_as};
 use crate::aws::{self, AwsError};
-use acts::{CallFailed, CallMode};
+use api_calls::{CallFailed, CallMode};
 
 /// Items of one page; what every list of EC2 used here allows.
 const PAGE_ITEMS: i32 = 50;
@@ -181,7 +181,7 @@ impl ScratchCloud for AwsCloud {
         }
     }
 
-    async fn look(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
+    async fn describe(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
         self.things(kind, at).await
     }
 

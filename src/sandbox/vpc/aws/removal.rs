@@ -1,6 +1,6 @@
 //! Removing things. What is gone already is success; what is still needed, or on its way out, must wait.
 
-use super::acts::{CallFailed, CallMode};
+use super::api_calls::{CallFailed, CallMode};
 use super::{AwsCloud, is_missing, refused};
 use crate::sandbox::vpc::cloud::{CallOutcome, OwnedResource, ResourceKind};
 

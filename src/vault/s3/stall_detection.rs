@@ -1,4 +1,4 @@
-//! Bytes on their way to a store, watched: an attempt that moves none of them for a while is ended, however long one that moves may take.
+//! Stall detection for transfers: an attempt that moves no byte for a while is aborted, however long one that progresses may take.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Which backup a command means, and what is odd about the series it comes from.
+//! Selecting a backup of a datastore, and finding gaps in its sequence numbers.
 
 use jiff::Timestamp;
 

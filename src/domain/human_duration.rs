@@ -1,4 +1,4 @@
-//! Lengths of time as people write them in configuration: `90s`, `15m`, `24h`, `2d`, `2w`.
+//! Durations as people write them in configuration: `90s`, `15m`, `24h`, `2d`, `2w`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,6 +1,6 @@
-//! What happens while something runs: stages with byte counters, told to whoever listens.
+//! Progress and drill events: stages with byte counters, published to whoever subscribes.
 //!
-//! The verbs only tell; the command line draws bars on a terminal and prints a line now and then elsewhere.
+//! Commands only publish; the command line draws bars on a terminal and prints a line now and then elsewhere.
 
 use crate::domain::drill::{CheckResult, ControlResult, Scenario, Verdict};
 use crate::domain::evidence::DrillNote;

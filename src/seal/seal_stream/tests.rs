@@ -26,7 +26,7 @@ struct KeepingObserver {
 
 impl StreamObserver for KeepingObserver {
     type Found = Vec<u8>;
-    fn look(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn observe(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.seen.extend_from_slice(bytes);
         if self.refuse_look { Err("not rows".to_owned()) } else { Ok(()) }
     }
@@ -47,7 +47,7 @@ fn received(mut parts: tokio::sync::mpsc::Receiver<SealedPart>) -> Vec<SealedPar
 fn seal_all(plain: Vec<u8>, identity: &BackupIdentity, sealing: SealOptions) -> (SealProof, Vec<SealedPart>) {
     let (to, parts) = tokio::sync::mpsc::channel(10_000);
     let end = || Some(SourceEnd::of_memory());
-    let (proof, ()) = outcome(pour(std::io::Cursor::new(plain), end, (), identity, sealing, to)).unwrap();
+    let (proof, ()) = outcome(seal_stream(std::io::Cursor::new(plain), end, (), identity, sealing, to)).unwrap();
     (proof, received(parts))
 }
 
@@ -160,13 +160,14 @@ fn the_tap_sees_all_plaintext_in_order_and_what_it_found_comes_with_the_proof() 
     let plain = rows(2 * BLOCK_BYTES + 5);
     let (to, parts) = tokio::sync::mpsc::channel(10_000);
     let source = std::io::Cursor::new(plain.clone());
-    let pouring = pour(source, || Some(SourceEnd::of_memory()), KeepingObserver::default(), &BackupIdentity::generate(), SEALING, to);
+    let pouring =
+        seal_stream(source, || Some(SourceEnd::of_memory()), KeepingObserver::default(), &BackupIdentity::generate(), SEALING, to);
     let passed = pouring.passed();
     let (proof, seen) = outcome(pouring).unwrap();
     assert!(seen == plain);
     assert_eq!((passed.load(Ordering::Relaxed), proof.plain_bytes()), (plain.len() as u64, plain.len() as u64));
     assert!(!received(parts).is_empty());
-    assert!(().look(b"x").is_ok() && ().done().is_ok(), "no tap refuses nothing");
+    assert!(().observe(b"x").is_ok() && ().done().is_ok(), "no tap refuses nothing");
 }
 
 /// A source that yields some bytes and then fails or panics.
@@ -190,7 +191,7 @@ fn failure(source: impl Read + Send + 'static, end: Option<()>, tap: KeepingObse
     let (to, parts) = tokio::sync::mpsc::channel(10_000);
     let end = move || end.map(|()| SourceEnd::of_memory());
     let sealing = SealOptions { part_bytes: 1_000, ..SEALING };
-    let error = outcome(pour(source, end, tap, &identity, sealing, to)).unwrap_err();
+    let error = outcome(seal_stream(source, end, tap, &identity, sealing, to)).unwrap_err();
     let sent = ciphertext(&received(parts));
     let opened = age::Decryptor::new(&sent[..]).and_then(|d| d.decrypt(std::iter::once(identity.as_age())));
     let whole = opened.ok().and_then(|mut stream| stream.read_to_end(&mut Vec::new()).ok());
@@ -232,7 +233,7 @@ fn a_stream_that_its_tap_refuses_is_never_closed_and_its_source_not_asked_for_it
     };
     let (to, _parts) = tokio::sync::mpsc::channel(100);
     let tap = KeepingObserver { refuse_done: true, ..KeepingObserver::default() };
-    assert!(outcome(pour(&b"rows"[..], end, tap, &BackupIdentity::generate(), SEALING, to)).is_err());
+    assert!(outcome(seal_stream(&b"rows"[..], end, tap, &BackupIdentity::generate(), SEALING, to)).is_err());
     assert!(!asked.load(Ordering::Relaxed));
 }
 
@@ -242,7 +243,8 @@ fn an_upload_that_stops_taking_parts_stops_the_sealing_and_is_named_as_the_cause
         let (to, parts) = tokio::sync::mpsc::channel(1);
         drop(parts);
         let sealing = SealOptions { part_bytes, ..SEALING };
-        let pouring = pour(std::io::Cursor::new(rows(size)), || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), sealing, to);
+        let pouring =
+            seal_stream(std::io::Cursor::new(rows(size)), || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), sealing, to);
         let error = outcome(pouring).unwrap_err();
         assert!(matches!(error, SealError::UploadStopped), "{size} bytes in parts of {part_bytes}: {error:?}");
     }
@@ -252,7 +254,7 @@ fn an_upload_that_stops_taking_parts_stops_the_sealing_and_is_named_as_the_cause
 fn a_thread_that_dies_leaves_no_proof() {
     let (to, _parts) = tokio::sync::mpsc::channel(100);
     let source = FailingSource { left: 10, panics: true };
-    let pouring = pour(source, || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), SEALING, to);
+    let pouring = seal_stream(source, || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), SEALING, to);
     assert!(matches!(outcome(pouring).unwrap_err(), SealError::ThreadDied));
 }
 

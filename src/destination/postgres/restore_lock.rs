@@ -1,4 +1,4 @@
-//! One restore at a time: an advisory lock by the database's name, held for as long as its session lives.
+//! One restore at a time: an advisory lock on the database's name, held as long as its session lives.
 
 use super::TargetError;
 use super::database::maintenance;
@@ -15,7 +15,7 @@ impl RestoreLock {
     ///
     /// # Errors
     /// [`TargetError::Busy`] if somebody else restores into the same database.
-    pub async fn take(tools: &PgTools, connection: &PgConnection, database: &str) -> Result<Self, TargetError> {
+    pub async fn acquire(tools: &PgTools, connection: &PgConnection, database: &str) -> Result<Self, TargetError> {
         let mut session = maintenance(tools, connection).await?;
         let lock = format!(
             "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({}, 0))",

@@ -1,4 +1,4 @@
-//! What `lifeboat check` asks a store: whether it verifies checksums, locks objects, and keeps storage classes.
+//! Capabilities of a store: whether it verifies checksums, locks objects, and keeps storage classes.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ObjectLockEnabled, StorageClass};

@@ -1,4 +1,4 @@
-//! Telling somebody: what is wrong is compared with what was wrong, and the difference becomes messages that are kept until delivered.
+//! Alerting: current alarms are compared with earlier ones, and the difference becomes messages that are kept until they are delivered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -11,8 +11,8 @@ use crate::catalog::ticks::{AddressedMessage, UnreportedMiss};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::serve::ServeConfig;
 use crate::domain::alarm::{Alarm, AlarmKind, AlarmMessage, AlarmPhase};
+use crate::domain::human_duration::{HumanDuration, format_duration};
 use crate::domain::job::backoff;
-use crate::domain::span::{HumanDuration, format_duration};
 use crate::notify::{DELIVERY_MAX, Notifier};
 use crate::work::WorkError;
 use crate::work::status::SystemStatus;
@@ -90,7 +90,7 @@ impl AlertDispatcher {
     }
 
     /// Says something at once to whoever wants to hear it, without the catalog: it is what is broken. What does not arrive is logged.
-    pub async fn cry(&self, alarm: &Alarm, phase: AlarmPhase, since: Timestamp) {
+    pub async fn send_now(&self, alarm: &Alarm, phase: AlarmPhase, since: Timestamp) {
         let bell = self.bell();
         let Ok(message) = serde_json::from_str::<AlarmMessage>(&self.message(alarm, phase, since)) else { return };
         for channel in bell.who_wants(alarm.kind) {

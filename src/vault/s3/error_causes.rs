@@ -1,4 +1,4 @@
-//! What a store's refusal means: whether it stays, whether it is the key's, whether what was sent did not arrive.
+//! Interpreting a store's errors: permanent, a matter of credentials, or a transfer that did not arrive.
 
 use super::S3Vault;
 use crate::aws::AwsError;

@@ -82,7 +82,7 @@ pub trait StreamObserver: Send + 'static {
     ///
     /// # Errors
     /// A reason for which the stream must not be stored.
-    fn look(&mut self, bytes: &[u8]) -> Result<(), String>;
+    fn observe(&mut self, bytes: &[u8]) -> Result<(), String>;
     /// The stream ended.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ pub trait StreamObserver: Send + 'static {
 
 impl StreamObserver for () {
     type Found = ();
-    fn look(&mut self, _: &[u8]) -> Result<(), String> {
+    fn observe(&mut self, _: &[u8]) -> Result<(), String> {
         Ok(())
     }
     fn done(self) -> Result<(), String> {
@@ -125,7 +125,7 @@ impl<F> SealTask<F> {
 ///
 /// At end of file `end` is called and may block until the source has proved its end; without proof the stream is never
 /// closed. Dropping the receiver of `parts` stops the work.
-pub fn pour<T: StreamObserver>(
+pub fn seal_stream<T: StreamObserver>(
     source: impl Read + Send + 'static,
     end: impl FnOnce() -> Option<SourceEnd> + Send + 'static,
     tap: T,
@@ -317,7 +317,7 @@ fn compress(jobs: &Receiver<CompressionJob>, idle: &AtomicBool) {
 
 fn watch<T: StreamObserver>(mut tap: T, blocks: &Receiver<PlainBlock>) -> Result<T::Found, String> {
     for block in blocks {
-        tap.look(&block)?;
+        tap.observe(&block)?;
     }
     tap.done()
 }

@@ -19,9 +19,9 @@ use super::drill::lines;
 use super::print::CommandFailure;
 use crate::domain::drill::{CheckOutcome, Verdict};
 use crate::domain::evidence::DrillNote;
+use crate::domain::human_duration::format_duration;
 use crate::domain::printable::printable;
-use crate::domain::span::format_duration;
-use crate::report::{DrillAudience, DrillEvent};
+use crate::progress::{DrillAudience, DrillEvent};
 use crate::work::{WorkContext, WorkError, drill};
 
 /// How often the screen is drawn.

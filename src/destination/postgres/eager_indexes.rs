@@ -1,8 +1,6 @@
-//! Building the indexes of tables that are loaded while others are still loading.
+//! Building the indexes of loaded tables while others are still loading.
 //!
-//! One stream of rows keeps one server process busy; the other processors build indexes meanwhile, as `pg_restore -j` would
-//! from a file. Only what needs nothing but its own table is made ahead: indexes, primary keys, unique and exclusion
-//! constraints. A table that is told too early costs time and nothing else, since building an index waits for its rows.
+//! One stream of rows keeps one server process busy; the other processors build indexes meanwhile, as `pg_restore -j` would from a file. Only what depends on nothing but its own table is built early: indexes, primary keys, unique and exclusion constraints. A table that is reported too early costs time and nothing else, since building an index waits for its rows.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! What the scheduler's runs do: the verbs that a person would type.
+//! Executing due jobs: the commands that a person would type.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::config::schedules::Schedule;
 use crate::domain::ErrorClass;
 use crate::domain::alarm::AlarmKind;
 use crate::domain::drill::Verdict;
+use crate::domain::human_duration::{HumanDuration, format_bytes};
 use crate::domain::job::{Job, JobAction};
-use crate::domain::span::{HumanDuration, format_bytes};
 use crate::notify::Notifier;
-use crate::report::{DrillAudience, ProgressReporter};
+use crate::progress::{DrillAudience, ProgressReporter};
 use crate::work::fence::FencingToken;
 use crate::work::{WorkContext, WorkError, back_up, copy, drill, prune, publish, shelf, sweep, verify};
 
@@ -128,7 +128,7 @@ async fn rehearse(rig: &WorkContext, name: &str) -> Result<String, WorkError> {
 }
 
 async fn read_back(rig: &WorkContext, count: usize) -> Result<String, WorkError> {
-    let mut entries = shelf::entries(rig, None).await?;
+    let mut entries = shelf::list_entries(rig, None).await?;
     let mut read = 0;
     while read < count && !entries.is_empty() {
         let entry = entries.swap_remove(rand::random_range(0..entries.len()));
@@ -150,7 +150,7 @@ impl CommandExecutor {
         let (mut removed, mut left, mut busy) = (0, Vec::new(), Vec::new());
         for datastore in rig.config.datastores.keys() {
             let policies = prune::policies_of(&self.schedules, datastore);
-            let done = match prune::look(rig, datastore, policies).await {
+            let done = match prune::plan_prune(rig, datastore, policies).await {
                 Ok(pruning) => prune::apply(rig, pruning).await,
                 Err(error) => Err(error),
             };
@@ -195,7 +195,7 @@ impl CommandExecutor {
     }
 
     async fn sweep(&self, rig: &WorkContext) -> Result<String, WorkError> {
-        let found = sweep::look(rig, HumanDuration::seconds(86_400)).await?;
+        let found = sweep::find_leftovers(rig, HumanDuration::seconds(86_400)).await?;
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         let leftovers = &found.leftovers;
         kinds.insert("unfinished uploads", leftovers.in_vaults().map(|(_, found)| found.uploads.len()).sum());

@@ -1,12 +1,11 @@
-//! What can be done to a cloud: each act known by name, permission and subject before it is done. Nothing can be removed but what carries a
-//! run's own tags ([`OwnedResource`]).
+//! Calls that change a cloud: each has a name, a permission and a subject before it is made. Only resources that carry a run's own tags can be removed ([`OwnedResource`]).
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::cloud::ResourceTags;
-use super::things::{AclEntry, CloudResource, GroupRule, ResourceKind, RulePeer};
+use super::resources::{AclEntry, CloudResource, GroupRule, ResourceKind, RulePeer};
 
 /// A volume of a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

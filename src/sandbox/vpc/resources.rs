@@ -1,4 +1,4 @@
-//! What stands in a VPC or beside it, as far as isolation and teardown depend on it.
+//! Resources in a VPC or beside it, as far as isolation and teardown depend on them.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,10 @@
-//! Looks: what there is of a kind, and what the parts of a network are.
+//! Read-only calls: the resources of each kind, and the parts of a network.
 
 use aws_sdk_ec2::types::{
     self, Filter, RouteState, RuleAction, State, SubnetCidrBlockState, SubnetCidrBlockStateCode, VpcCidrBlockState, VpcCidrBlockStateCode,
 };
 
-use super::acts::rules_of;
+use super::api_calls::rules_of;
 use super::{AwsCloud, PAGE_ITEMS, explain, filter, literal, nonsense, pages, refused, sorted, tag_map, text};
 use crate::aws::AwsError;
 use crate::aws::ec2::tag_filters;

@@ -1,7 +1,6 @@
-//! The ways in which a command can end badly, as classes a script can act on.
+//! Error classes: the ways in which a command can fail, as a script can act on them.
 //!
-//! Every error of every room says which class it belongs to; the command line turns the class into an exit
-//! code in one exhaustive match (`cli::exit`), and `docs/EXIT_CODES.md` is the same table in prose.
+//! Every error of every module has a class; the command line maps the class to an exit code in one exhaustive match (`cli::exit`), and `docs/EXIT_CODES.md` is the same table in prose.
 
 use std::fmt;
 

@@ -25,8 +25,8 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::beneath::{DirectoryHandle, LinkPolicy};
 use super::directory::{DirectoryVault, blocking, explain, open_or_make};
+use super::directory_handle::{DirectoryHandle, LinkPolicy};
 use super::{
     Capabilities, ObjectFacts, ReadableObject, StoreCapability, ThawAnswer, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits,
 };

@@ -1,8 +1,6 @@
-//! A model of the cloud on paper: things are there at once, nothing costs anything, and every call is written down.
+//! A simulated cloud: resources exist at once, nothing costs anything, and every call is recorded.
 //!
-//! `drill --plan` runs the very steps on it and shows what they called; preflight asks AWS about the same calls; and the property tests let
-//! it fail, lose answers and forget for a while what was made. It knows what the steps depend on and no more: what comes with a VPC, what an
-//! endpoint adds, what goes with an instance, what holds what when it is removed. What it shares with AWS is tested by one contract.
+//! `drill --plan` runs the very steps on it and shows what they called; preflight asks AWS about the same calls; and the property tests inject faults: failures, lost replies, eventual consistency. It models what the steps depend on and no more: what comes with a VPC, what an endpoint adds, what goes with an instance, what blocks the removal of what. The behaviour it shares with AWS is tested by one contract.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +14,7 @@ use super::cloud::{
     placeholder,
 };
 use super::{ScratchError, ScratchVpc, steps};
-use crate::domain::span::HumanDuration;
+use crate::domain::human_duration::HumanDuration;
 
 /// A call as it was written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -534,7 +532,7 @@ impl ScratchCloud for SimulatedCloud {
         Ok(())
     }
 
-    async fn look(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
+    async fn describe(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
         self.write(kind.look_action());
         let mut state = self.state();
         let matches = |thing: &CloudResource| {

@@ -1,7 +1,6 @@
-//! The mark on a database that is being restored: its comment says from what, and how far it has got.
+//! The checkpoint of a restore, kept in the comment of the database that is being restored: from what, and how far.
 //!
-//! It stands in the target itself, so that whoever comes next, from whichever host, can go on; and anybody who looks (`\l+`) sees that the
-//! database is not finished. The last thing a restore does is to put the backup's own comment in its place.
+//! It is stored in the target itself, so that any host can resume; and anybody who looks (`\l+`) sees that the database is not finished. The last step of a restore replaces it with the backup's own comment.
 
 use std::collections::BTreeSet;
 

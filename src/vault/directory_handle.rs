@@ -1,9 +1,6 @@
-//! Files of a directory, reached from it and never through a link.
+//! Access to files below a directory that never follows a link.
 //!
-//! Whoever may write into a vault's directory may put a link in the place of a directory or an object. Followed while writing or removing, it
-//! leads anywhere on this host, with lifeboat's rights. So the kernel is asked to resolve names beneath the directory and through no link
-//! (`openat2`), or, where it does not know that, every part of a name is opened by itself. Only regular files are opened, without waiting: a
-//! FIFO would never answer.
+//! Whoever may write into a vault's directory can replace a directory or an object by a link. Followed while writing or removing, it leads anywhere on this host, with lifeboat's rights. So the kernel is asked to resolve names beneath the directory and through no link (`openat2`); where it does not support that, each component is opened by itself. Only regular files are opened, without blocking: a FIFO would never answer.
 
 use std::ffi::OsStr;
 use std::fs::File;

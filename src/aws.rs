@@ -25,15 +25,19 @@ use std::time::{Duration, SystemTime};
 /// Attempts of one request, the first included; the SDK backs off between them.
 const ATTEMPTS_MAX: u32 = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// One attempt of a request that is small, and all of them together: whatever does not answer is known before anybody has gone for coffee.
+/// One attempt of a request that is small, and all of them together: whatever does not answer is
+/// known before anybody has gone for coffee.
 const SMALL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// See [`SMALL_ATTEMPT_TIMEOUT`].
 const SMALL_CALL_TIMEOUT: Duration = Duration::from_secs(25);
-/// One attempt of a call to EC2, which may take its time; a snapshot that is waited for may keep a file system frozen.
+/// One attempt of a call to EC2, which may take its time; a snapshot that is waited for may keep a
+/// file system frozen.
 const EC2_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
-/// One attempt of a request that moves a payload, or completes one. What moves nothing is ended much earlier by whoever moves it.
+/// One attempt of a request that moves a payload, or completes one. What moves nothing is ended
+/// much earlier by whoever moves it.
 const LARGE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long credentials without an end are used before they are looked for again: files are rotated while `serve` runs.
+/// How long credentials without an end are used before they are looked for again: files are rotated
+/// while `serve` runs.
 const CREDENTIALS_FOR: Duration = Duration::from_secs(60);
 /// Bytes of `AWS_CA_BUNDLE` that are read; the system's own bundle has some 200 kB.
 const CA_BUNDLE_MAX: u64 = 16 * 1024 * 1024;
@@ -61,28 +65,49 @@ pub async fn config(region: Option<String>, endpoint: Option<String>) -> SdkConf
         loader = loader.endpoint_url(endpoint);
     }
     if let Some(authorities) = authorities() {
-        let context = TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(authorities)).build();
+        let context = TlsContext::builder()
+            .with_trust_store(TrustStore::empty().with_pem_certificate(authorities))
+            .build();
         if let Ok(context) = context {
             let provider = Provider::Rustls(CryptoMode::AwsLc);
-            loader = loader.http_client(aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(context).build_https());
+            loader = loader.http_client(
+                aws_smithy_http_client::Builder::new()
+                    .tls_provider(provider)
+                    .tls_context(context)
+                    .build_https(),
+            );
         }
     }
     loader.load().await
 }
 
-/// What `AWS_CA_BUNDLE` names, as the AWS CLI reads it: these authorities and no others. The system's are believed where it cannot be read, which
-/// a store of somebody's own fails.
+/// What `AWS_CA_BUNDLE` names, as the AWS CLI reads it: these authorities and no others. The
+/// system's are believed where it cannot be read, which a store of somebody's own fails.
 fn authorities() -> Option<Vec<u8>> {
     let file = std::env::var_os("AWS_CA_BUNDLE").filter(|file| !file.is_empty())?;
     let read = std::fs::File::open(&file).and_then(|bundle| {
         let mut bytes = Vec::new();
         std::io::Read::take(bundle, CA_BUNDLE_MAX).read_to_end(&mut bytes).map(|_| bytes)
     });
-    let text =
-        read.inspect_err(|error| tracing::warn!(?file, error = error as &dyn std::error::Error, "AWS_CA_BUNDLE cannot be read")).ok()?;
+    let text = read
+        .inspect_err(|error| {
+            tracing::warn!(
+                ?file,
+                error = error as &dyn std::error::Error,
+                "AWS_CA_BUNDLE cannot be read"
+            )
+        })
+        .ok()?;
     // The client takes for granted that every one can be used; old bundles hold some that cannot.
-    let usable = CertificateDer::pem_slice_iter(&text).flatten().filter(|one| RootCertStore::empty().add(one.clone()).is_ok());
-    let pem = |one: CertificateDer<'_>| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(one));
+    let usable = CertificateDer::pem_slice_iter(&text)
+        .flatten()
+        .filter(|one| RootCertStore::empty().add(one.clone()).is_ok());
+    let pem = |one: CertificateDer<'_>| {
+        format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            STANDARD.encode(one)
+        )
+    };
     let usable: String = usable.map(pem).collect();
     if usable.is_empty() {
         tracing::warn!(?file, "AWS_CA_BUNDLE holds no certificate that can be used");
@@ -90,11 +115,13 @@ fn authorities() -> Option<Vec<u8>> {
     (!usable.is_empty()).then(|| usable.into_bytes())
 }
 
-/// The SDK's own search for credentials, from its beginning each time: what it finds in a file it would keep for ever.
+/// The SDK's own search for credentials, from its beginning each time: what it finds in a file it
+/// would keep for ever.
 #[derive(Debug)]
 struct FreshCredentials {
     region: Option<Region>,
-    /// What was found last: a file that is just being written, or a service that is slow, is no reason to go without.
+    /// What was found last: a file that is just being written, or a service that is slow, is no
+    /// reason to go without.
     last: std::sync::Mutex<Option<Credentials>>,
 }
 
@@ -112,7 +139,12 @@ impl ProvideCredentials for FreshCredentials {
             let found = match chain.build().await.provide_credentials().await {
                 Ok(found) => found,
                 Err(error) => {
-                    let last = self.last.lock().ok().and_then(|last| last.clone()).filter(|last| last.expiry().is_none());
+                    let last = self
+                        .last
+                        .lock()
+                        .ok()
+                        .and_then(|last| last.clone())
+                        .filter(|last| last.expiry().is_none());
                     last.ok_or(error)?
                 }
             };
@@ -125,7 +157,13 @@ impl ProvideCredentials for FreshCredentials {
                 None => {
                     let until = SystemTime::now() + CREDENTIALS_FOR;
                     let token = found.session_token().map(str::to_owned);
-                    Credentials::new(found.access_key_id(), found.secret_access_key(), token, Some(until), SESSION)
+                    Credentials::new(
+                        found.access_key_id(),
+                        found.secret_access_key(),
+                        token,
+                        Some(until),
+                        SESSION,
+                    )
                 }
             })
         };
@@ -144,12 +182,20 @@ pub fn large(shared: &SdkConfig) -> TimeoutConfig {
 pub async fn config_of(region: &str, role: Option<&str>) -> SdkConfig {
     let shared = config(Some(region.to_owned()), None).await;
     let timeouts = shared.timeout_config().map(TimeoutConfig::to_builder).unwrap_or_default();
-    let timeouts = timeouts.operation_attempt_timeout(EC2_ATTEMPT_TIMEOUT).disable_operation_timeout().build();
+    let timeouts =
+        timeouts.operation_attempt_timeout(EC2_ATTEMPT_TIMEOUT).disable_operation_timeout().build();
     let shared = shared.into_builder().timeout_config(timeouts).build();
     match role {
         Some(role) => {
-            let provider = AssumeRoleProvider::builder(role).session_name(SESSION).configure(&shared).build().await;
-            shared.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
+            let provider = AssumeRoleProvider::builder(role)
+                .session_name(SESSION)
+                .configure(&shared)
+                .build()
+                .await;
+            shared
+                .into_builder()
+                .credentials_provider(SharedCredentialsProvider::new(provider))
+                .build()
         }
         None => shared,
     }
@@ -164,7 +210,8 @@ pub struct AwsError {
     pub code: String,
     /// Text for people.
     pub message: String,
-    /// Whether the request could not even be made as things are set up: no region, no credentials, an authority that is not known.
+    /// Whether the request could not even be made as things are set up: no region, no credentials,
+    /// an authority that is not known.
     pub is_setup: bool,
 }
 
@@ -197,8 +244,11 @@ impl AwsError {
         let status = response.map(StatusCode::status_code);
         let header = |name: &str| response.and_then(|response| response.header(name));
         // A HEAD has no body; MinIO says in headers what would be in it.
-        let code =
-            error.code().filter(|code| !code.is_empty() && *code != "NotFound").or_else(|| header("x-minio-error-code")).or(error.code());
+        let code = error
+            .code()
+            .filter(|code| !code.is_empty() && *code != "NotFound")
+            .or_else(|| header("x-minio-error-code"))
+            .or(error.code());
         let code = code.unwrap_or_default().to_owned();
         let (region, told) = (header("x-amz-bucket-region"), header("x-minio-error-desc"));
         // Ceph sends an empty one.
@@ -210,8 +260,12 @@ impl AwsError {
             (_, true, _) => chain(error),
         };
         // The SDK's own words, which no server writes.
-        let says = |word: &str| status.is_none() && chain(error).to_ascii_lowercase().contains(word);
-        let is_setup = matches!(error, SdkError::ConstructionFailure(_)) || says("credential") || says("certificate") || says("region");
+        let says =
+            |word: &str| status.is_none() && chain(error).to_ascii_lowercase().contains(word);
+        let is_setup = matches!(error, SdkError::ConstructionFailure(_))
+            || says("credential")
+            || says("certificate")
+            || says("region");
         Self { status, code, message, is_setup }
     }
 
@@ -237,7 +291,10 @@ impl AwsError {
         ];
         // What is set up wrongly, or was never built, stays so, however often it is tried.
         let is_busy = |status| (status >= 500 && status != 501) || status == 429;
-        !self.is_setup && (CODES.contains(&self.code.as_str()) || self.code.starts_with("SlowDown") || self.status.is_none_or(is_busy))
+        !self.is_setup
+            && (CODES.contains(&self.code.as_str())
+                || self.code.starts_with("SlowDown")
+                || self.status.is_none_or(is_busy))
     }
 }
 
@@ -287,18 +344,32 @@ mod tests {
             (403, None, "a wrong key id or secret, no permission, or a clock"),
             (418, None, "HTTP 418"),
         ] {
-            assert!(in_words(status, region).contains(words), "{status}: {}", in_words(status, region));
+            assert!(
+                in_words(status, region).contains(words),
+                "{status}: {}",
+                in_words(status, region)
+            );
         }
     }
 
     #[test]
     fn what_is_set_up_wrongly_is_never_passing() {
-        let answer = |status, code: &str, is_setup| AwsError { status, code: code.to_owned(), message: String::new(), is_setup };
-        assert!(answer(None, "", false).is_passing() && answer(Some(503), "SlowDown", false).is_passing());
+        let answer = |status, code: &str, is_setup| AwsError {
+            status,
+            code: code.to_owned(),
+            message: String::new(),
+            is_setup,
+        };
+        assert!(
+            answer(None, "", false).is_passing()
+                && answer(Some(503), "SlowDown", false).is_passing()
+        );
         assert!(answer(Some(409), "ConditionalRequestConflict", false).is_passing());
-        for wrong in
-            [answer(None, "", true), answer(Some(403), "RequestTimeTooSkewed", false), answer(Some(403), "InvalidAccessKeyId", false)]
-        {
+        for wrong in [
+            answer(None, "", true),
+            answer(Some(403), "RequestTimeTooSkewed", false),
+            answer(Some(403), "InvalidAccessKeyId", false),
+        ] {
             assert!(!wrong.is_passing(), "{wrong:?}");
         }
     }

@@ -1,4 +1,5 @@
-//! Named points at which a test can kill the process: `LIFEBOAT_FAILPOINT=name` sends SIGKILL there.
+//! Named points at which a test can kill the process: `LIFEBOAT_FAILPOINT=name` sends SIGKILL
+//! there.
 //!
 //! Only in builds with debug assertions, as tests use them; in a release build [`reach`] is empty.
 
@@ -16,7 +17,14 @@ pub const ALL: [&str; 9] = [
 ];
 
 /// The same for a drill.
-pub const OF_DRILLS: [&str; 6] = ["drill-started", "drill-raised", "drill-loaded", "drill-examined", "drill-damaged", "drill-torn-down"];
+pub const OF_DRILLS: [&str; 6] = [
+    "drill-started",
+    "drill-raised",
+    "drill-loaded",
+    "drill-examined",
+    "drill-damaged",
+    "drill-torn-down",
+];
 
 /// The same for a restore into a database, and for a rotation.
 pub const OF_RESTORES: [&str; 10] = [
@@ -33,10 +41,12 @@ pub const OF_RESTORES: [&str; 10] = [
 ];
 
 /// The same for a volume set.
-pub const OF_SETS: [&str; 7] = ["set-still", "set-half", "set-cut", "set-noted", "set-whole", "set-copied", "set-locked"];
+pub const OF_SETS: [&str; 7] =
+    ["set-still", "set-half", "set-cut", "set-noted", "set-whole", "set-copied", "set-locked"];
 
 /// The same for a drill in a scratch VPC, beside those of drills.
-pub const OF_SCRATCH: [&str; 5] = ["scratch-leased", "scratch-built", "scratch-gated", "scratch-launched", "scratch-ordered"];
+pub const OF_SCRATCH: [&str; 5] =
+    ["scratch-leased", "scratch-built", "scratch-gated", "scratch-launched", "scratch-ordered"];
 
 /// Passes the named place, unless a test wants the process dead or slow here.
 pub fn reach(name: &str) {
@@ -51,7 +61,10 @@ pub fn reach(name: &str) {
     #[cfg(debug_assertions)]
     {
         if std::env::var("LIFEBOAT_FAILPOINT").is_ok_and(|wanted| wanted == name) {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process(
+                rustix::process::getpid(),
+                rustix::process::Signal::KILL,
+            );
         }
         // A test changes the world while the process waits for a file to appear.
         if let Ok(wait) = std::env::var("LIFEBOAT_WAITPOINT")

@@ -1,6 +1,8 @@
-//! lifeboat: encrypted backups of Postgres and EBS volumes on AWS that are rehearsed. `docs/ARCHITECTURE.md` is the map.
+//! lifeboat: encrypted backups of Postgres and EBS volumes on AWS that are rehearsed.
+//! `docs/ARCHITECTURE.md` is the map.
 //!
-//! Imports flow one way: `cli → rig → work → rooms → domain`; `tests/it/house/architecture.rs` enforces it.
+//! Imports flow one way: `cli → rig → work → rooms → domain`; `tests/it/house/architecture.rs`
+//! enforces it.
 
 #[cfg(feature = "aws")]
 pub mod aws;

@@ -1,6 +1,9 @@
-//! Running configured programs: password commands, notification commands, hooks around a snapshot, smoke commands.
+//! Running configured programs: password commands, notification commands, hooks around a snapshot,
+//! smoke commands.
 //!
-//! Each has a limit of time and of output, is judged by its exit status alone, and is killed with its whole process group: a background child can neither delay anybody nor outlive the run. Its output is hostile.
+//! Each has a limit of time and of output, is judged by its exit status alone, and is killed with
+//! its whole process group: a background child can neither delay anybody nor outlive the run. Its
+//! output is hostile.
 
 use std::io::IsTerminal;
 use std::process::{ExitStatus, Stdio};
@@ -15,7 +18,8 @@ use zeroize::Zeroizing;
 
 use crate::domain::printable::printable;
 
-/// How long what a program has said is waited for after it has ended: one that has left its group may hold its output open for ever.
+/// How long what a program has said is waited for after it has ended: one that has left its group
+/// may hold its output open for ever.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a program may take to end after it was asked to.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
@@ -27,7 +31,8 @@ const COMPLAINT_CHARACTERS_MAX: usize = 500;
 pub struct ProgramLimits {
     /// Time, after which it is ended.
     pub within: Duration,
-    /// Bytes that are kept of standard output, and of standard error; what is beyond is read and dropped.
+    /// Bytes that are kept of standard output, and of standard error; what is beyond is read and
+    /// dropped.
     pub output_bytes: usize,
 }
 
@@ -48,7 +53,11 @@ impl ProgramOutcome {
     /// The beginning of what it complained of, as it can be printed anywhere.
     #[must_use]
     pub fn complaint(&self) -> String {
-        let text: String = String::from_utf8_lossy(&self.stderr).trim().chars().take(COMPLAINT_CHARACTERS_MAX).collect();
+        let text: String = String::from_utf8_lossy(&self.stderr)
+            .trim()
+            .chars()
+            .take(COMPLAINT_CHARACTERS_MAX)
+            .collect();
         printable(&text.replace('\n', " | "))
     }
 }
@@ -93,20 +102,34 @@ struct KeptOutput {
 ///
 /// # Errors
 /// [`ProgramError`]; how it exited is part of the result.
-pub async fn run(mut command: Command, input: &[u8], limits: ProgramLimits) -> Result<ProgramOutcome, ProgramError> {
+pub async fn run(
+    mut command: Command,
+    input: &[u8],
+    limits: ProgramLimits,
+) -> Result<ProgramOutcome, ProgramError> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // Where somebody is at the keyboard it may ask at the terminal, which only the group in front may.
+    // Where somebody is at the keyboard it may ask at the terminal, which only the group in front
+    // may.
     let is_alone = !std::io::stdin().is_terminal();
     if is_alone {
         command.process_group(0);
     }
     let mut child = command.spawn().map_err(ProgramError::NotStarted)?;
-    let group = ProcessGroup(child.id().filter(|_| is_alone).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw));
+    let group = ProcessGroup(
+        child
+            .id()
+            .filter(|_| is_alone)
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw),
+    );
     if let Some(mut stdin) = child.stdin.take() {
         let input = Zeroizing::new(input.to_vec());
         tokio::spawn(async move { stdin.write_all(&input).await });
     }
-    let (stdout, stderr) = (keep(child.stdout.take(), limits.output_bytes), keep(child.stderr.take(), limits.output_bytes));
+    let (stdout, stderr) = (
+        keep(child.stdout.take(), limits.output_bytes),
+        keep(child.stderr.take(), limits.output_bytes),
+    );
     let status = match tokio::time::timeout(limits.within, child.wait()).await {
         Ok(status) => status.map_err(ProgramError::NotStarted)?,
         Err(_) => {
@@ -118,7 +141,12 @@ pub async fn run(mut command: Command, input: &[u8], limits: ProgramLimits) -> R
     // What it left in the background holds its output open.
     group.signal(Signal::KILL);
     let (stdout, stderr) = (said(stdout).await, said(stderr).await);
-    Ok(ProgramOutcome { status, is_cut: stdout.is_cut || stderr.is_cut, stdout: stdout.bytes, stderr: stderr.bytes })
+    Ok(ProgramOutcome {
+        status,
+        is_cut: stdout.is_cut || stderr.is_cut,
+        stdout: stdout.bytes,
+        stderr: stderr.bytes,
+    })
 }
 
 type OutputReader = (Arc<Mutex<KeptOutput>>, JoinHandle<()>);
@@ -156,7 +184,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: ProgramLimits = ProgramLimits { within: Duration::from_secs(60), output_bytes: 100 };
+    const LIMITS: ProgramLimits =
+        ProgramLimits { within: Duration::from_secs(60), output_bytes: 100 };
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -165,7 +194,8 @@ mod tests {
     }
 
     fn lives(pid: &str) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+            .is_ok_and(|stat| !stat.contains(") Z "))
     }
 
     /// Waits until a process is gone.
@@ -182,8 +212,14 @@ mod tests {
     #[tokio::test]
     async fn a_program_is_judged_by_how_it_exits_and_by_nothing_else() {
         let ended = run(shell("cat; echo no >&2; exit 3"), b"said to it", LIMITS).await.unwrap();
-        assert_eq!((ended.status.code(), &ended.stdout[..], ended.complaint().as_str()), (Some(3), &b"said to it"[..], "no"));
-        assert!(run(shell("exit 0"), &[7; 1 << 20], LIMITS).await.unwrap().status.success(), "input that nobody reads");
+        assert_eq!(
+            (ended.status.code(), &ended.stdout[..], ended.complaint().as_str()),
+            (Some(3), &b"said to it"[..], "no")
+        );
+        assert!(
+            run(shell("exit 0"), &[7; 1 << 20], LIMITS).await.unwrap().status.success(),
+            "input that nobody reads"
+        );
         let missing = run(Command::new("/no/such/program"), b"", LIMITS).await.unwrap_err();
         assert!(missing.to_string().starts_with("it could not be started"), "{missing}");
     }
@@ -192,7 +228,11 @@ mod tests {
     async fn what_it_leaves_in_the_background_keeps_nobody_waiting_and_is_ended() {
         let begun = Instant::now();
         let ended = run(shell("sleep 300 & echo $!"), b"", LIMITS).await.unwrap();
-        assert!(ended.status.success() && begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        assert!(
+            ended.status.success() && begun.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            begun.elapsed()
+        );
         ends(std::str::from_utf8(&ended.stdout).unwrap()).await;
     }
 
@@ -200,7 +240,8 @@ mod tests {
     async fn one_that_does_not_end_is_ended_with_its_children_even_if_it_will_not() {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
-        let script = format!("trap '' TERM; sleep 300 & echo $! > {}; wait; sleep 300", pid.display());
+        let script =
+            format!("trap '' TERM; sleep 300 & echo $! > {}; wait; sleep 300", pid.display());
         let limits = ProgramLimits { within: Duration::from_millis(600), ..LIMITS };
         let error = run(shell(&script), b"", limits).await.unwrap_err();
         assert!(error.to_string().contains("did not end within"), "{error}");
@@ -209,7 +250,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_it_says_has_a_limit_and_reaches_nobody_as_it_is() {
-        let ended = run(shell("yes | head -c 1000000; printf 'a\\033[2Jb' >&2"), b"", LIMITS).await.unwrap();
+        let ended = run(shell("yes | head -c 1000000; printf 'a\\033[2Jb' >&2"), b"", LIMITS)
+            .await
+            .unwrap();
         assert!(ended.status.success() && ended.is_cut && ended.stdout.len() == 100);
         assert!(!ended.complaint().contains('\u{1b}'), "{}", ended.complaint());
     }

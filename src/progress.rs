@@ -1,6 +1,7 @@
 //! Progress and drill events: stages with byte counters, published to whoever subscribes.
 //!
-//! Commands only publish; the command line draws bars on a terminal and prints a line now and then elsewhere.
+//! Commands only publish; the command line draws bars on a terminal and prints a line now and then
+//! elsewhere.
 
 use crate::domain::drill::{CheckResult, ControlResult, Scenario, Verdict};
 use crate::domain::evidence::DrillNote;
@@ -188,7 +189,8 @@ pub enum DrillEvent {
 
 type EventSink = Box<dyn Fn(&DrillEvent) + Send + Sync>;
 
-/// The people in the room: they are told what happens, may write notes, and may want a pause before something is broken.
+/// The people in the room: they are told what happens, may write notes, and may want a pause before
+/// something is broken.
 #[derive(Clone)]
 pub struct DrillAudience {
     tell: Arc<EventSink>,
@@ -200,7 +202,11 @@ impl DrillAudience {
     /// A team that is told by `tell`; with a gate, each break waits until [`DrillAudience::go_on`].
     #[must_use]
     pub fn new(tell: impl Fn(&DrillEvent) + Send + Sync + 'static, gated: bool) -> Self {
-        Self { tell: Arc::new(Box::new(tell)), notes: Arc::default(), gate: gated.then(Arc::default) }
+        Self {
+            tell: Arc::new(Box::new(tell)),
+            notes: Arc::default(),
+            gate: gated.then(Arc::default),
+        }
     }
     /// Tells.
     pub fn tell(&self, happening: &DrillEvent) {

@@ -1,4 +1,5 @@
-//! The composition root: configuration in, a [`WorkContext`] of trait objects out. Adapters are chosen here; drills wrap some of them in decorators (a damaged vault, another key).
+//! The composition root: configuration in, a [`WorkContext`] of trait objects out. Adapters are
+//! chosen here; drills wrap some of them in decorators (a damaged vault, another key).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,7 +35,8 @@ use crate::work::{WorkContext, WorkError};
 pub struct CommandLineKeys {
     /// Identity files that may open backups.
     pub identities: Vec<PathBuf>,
-    /// Public keys to believe, beside the configured ones: one-line or PEM text, or a file that holds it.
+    /// Public keys to believe, beside the configured ones: one-line or PEM text, or a file that
+    /// holds it.
     pub trust: Vec<String>,
     /// Tokens of KMS grants that are sent with every decryption: no secrets.
     pub grant_tokens: Vec<String>,
@@ -70,20 +72,30 @@ pub async fn assemble(
     }
     for key in &config.keys {
         match &key.kind {
-            KeyKind::AgeRecipients(texts) => keys.push(Arc::new(RecipientsKey::new(&key.name, texts.clone())?)),
+            KeyKind::AgeRecipients(texts) => {
+                keys.push(Arc::new(RecipientsKey::new(&key.name, texts.clone())?))
+            }
             KeyKind::AgeIdentity(path) => {
                 openers.push(Arc::new(IdentityFile::new(&key.name, path)));
                 keys.push(Arc::new(LocalIdentity::new(&key.name, path)));
             }
             KeyKind::AwsKms { key_id, region, endpoint } => {
-                let kms = kms_key(&key.name, key_id, region.clone(), endpoint.clone(), &extras.grant_tokens).await?;
+                let kms = kms_key(
+                    &key.name,
+                    key_id,
+                    region.clone(),
+                    endpoint.clone(),
+                    &extras.grant_tokens,
+                )
+                .await?;
                 keys.push(kms.0);
                 openers.push(kms.1);
             }
         }
     }
     if config.keys.is_empty() {
-        // A host that has nothing but credentials: the backup itself names the KMS keys that may open it.
+        // A host that has nothing but credentials: the backup itself names the KMS keys that may
+        // open it.
         openers.extend(kms_of_slots());
     }
     let mut trusted = config.signing.trusted.clone();
@@ -140,15 +152,18 @@ pub async fn vault(config: &Config) -> Result<Arc<dyn Vault>, WorkError> {
 async fn vault_of(place: &VaultConfig) -> Result<Arc<dyn Vault>, WorkError> {
     match place {
         VaultConfig::Directory(path, None) => Ok(Arc::new(DirectoryVault::new(path))),
-        VaultConfig::Directory(path, Some(cold)) => {
-            Ok(Arc::new(SimulatedGlacier::new(DirectoryVault::new(path), cold.clone(), ThawClock::Host)))
-        }
+        VaultConfig::Directory(path, Some(cold)) => Ok(Arc::new(SimulatedGlacier::new(
+            DirectoryVault::new(path),
+            cold.clone(),
+            ThawClock::Host,
+        ))),
         #[cfg(feature = "aws")]
         VaultConfig::S3(s3) => Ok(Arc::new(crate::vault::s3::S3Vault::new(s3).await)),
         #[cfg(not(feature = "aws"))]
-        VaultConfig::S3(_) => {
-            Err(crate::vault::VaultError::Unusable("this lifeboat was built without AWS; build it with --features aws".to_owned()).into())
-        }
+        VaultConfig::S3(_) => Err(crate::vault::VaultError::Unusable(
+            "this lifeboat was built without AWS; build it with --features aws".to_owned(),
+        )
+        .into()),
     }
 }
 
@@ -159,13 +174,17 @@ struct ConfiguredPlaces;
 impl volumes::VolumeStores for ConfiguredPlaces {
     async fn open(&self, place: &SetPlace) -> Result<Arc<dyn VolumeStore>, VolumesError> {
         match place {
-            SetPlace::Local { directory } => Ok(Arc::new(LocalVolumes::new(std::path::Path::new(directory)))),
-            #[cfg(feature = "ec2")]
-            SetPlace::Ebs { .. } => Ok(Arc::new(crate::volumes::ebs::EbsVolumes::new(place).await?)),
-            #[cfg(not(feature = "ec2"))]
-            SetPlace::Ebs { .. } => {
-                Err(VolumesError::Unusable("this lifeboat was built without EBS; build it with --features ec2".to_owned()))
+            SetPlace::Local { directory } => {
+                Ok(Arc::new(LocalVolumes::new(std::path::Path::new(directory))))
             }
+            #[cfg(feature = "ec2")]
+            SetPlace::Ebs { .. } => {
+                Ok(Arc::new(crate::volumes::ebs::EbsVolumes::new(place).await?))
+            }
+            #[cfg(not(feature = "ec2"))]
+            SetPlace::Ebs { .. } => Err(VolumesError::Unusable(
+                "this lifeboat was built without EBS; build it with --features ec2".to_owned(),
+            )),
         }
     }
 }
@@ -177,11 +196,16 @@ struct ScratchRegions;
 impl CloudFactory for ScratchRegions {
     #[cfg(feature = "ec2")]
     async fn open(&self, settings: &ScratchSettings) -> Result<Arc<dyn ScratchCloud>, CloudError> {
-        Ok(Arc::new(crate::sandbox::vpc::aws::AwsCloud::new(&settings.region, settings.role.as_deref()).await))
+        Ok(Arc::new(
+            crate::sandbox::vpc::aws::AwsCloud::new(&settings.region, settings.role.as_deref())
+                .await,
+        ))
     }
     #[cfg(not(feature = "ec2"))]
     async fn open(&self, _: &ScratchSettings) -> Result<Arc<dyn ScratchCloud>, CloudError> {
-        Err(CloudError::Unusable("this lifeboat was built without EC2; build it with --features ec2".to_owned()))
+        Err(CloudError::Unusable(
+            "this lifeboat was built without EC2; build it with --features ec2".to_owned(),
+        ))
     }
 }
 
@@ -193,7 +217,9 @@ async fn kms_key(
     endpoint: Option<String>,
     grant_tokens: &[String],
 ) -> Result<(Arc<dyn WrappingKey>, Arc<dyn SlotOpener>), KeyError> {
-    let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint).await.with_grants(grant_tokens.to_vec());
+    let key = crate::keyring::kms::KmsKey::new(name, key_id, region, endpoint)
+        .await
+        .with_grants(grant_tokens.to_vec());
     Ok((Arc::new(key.clone()), Arc::new(key)))
 }
 
@@ -215,16 +241,19 @@ async fn kms_key(
     _: Option<String>,
     _: &[String],
 ) -> Result<(Arc<dyn WrappingKey>, Arc<dyn SlotOpener>), KeyError> {
-    Err(KeyError::Unusable { key: name.to_owned(), why: "this lifeboat was built without AWS; build it with --features aws".to_owned() })
+    Err(KeyError::Unusable {
+        key: name.to_owned(),
+        why: "this lifeboat was built without AWS; build it with --features aws".to_owned(),
+    })
 }
 
 async fn signer(config: &SignerConfig) -> Result<Arc<dyn Signer>, KeyError> {
     match config {
         SignerConfig::File(path) => Ok(Arc::new(SigningFile::new(path))),
         #[cfg(feature = "aws")]
-        SignerConfig::AwsKms { key_id, region, endpoint } => {
-            Ok(Arc::new(crate::keyring::kms::KmsSigner::new(key_id, region.clone(), endpoint.clone()).await))
-        }
+        SignerConfig::AwsKms { key_id, region, endpoint } => Ok(Arc::new(
+            crate::keyring::kms::KmsSigner::new(key_id, region.clone(), endpoint.clone()).await,
+        )),
         #[cfg(not(feature = "aws"))]
         SignerConfig::AwsKms { .. } => Err(KeyError::Unusable {
             key: "signing".to_owned(),
@@ -246,26 +275,35 @@ pub async fn bell(config: &Config) -> Result<Notifier, WorkError> {
             hint: "correct it in lifeboat.toml".to_owned(),
         };
         let way: Arc<dyn Transport> = match &notify.how {
-            NotifyMethod::Webhook { url, slack } => Arc::new(WebhookTransport::new(url.clone(), *slack).map_err(refuse)?),
-            NotifyMethod::Smtp { server, from, to, user, password_file, plain } => Arc::new(SmtpTransport {
-                server: server.clone(),
-                from: from.clone(),
-                to: to.clone(),
-                user: user.clone(),
-                password_file: password_file.clone(),
-                plain: *plain,
-            }),
+            NotifyMethod::Webhook { url, slack } => {
+                Arc::new(WebhookTransport::new(url.clone(), *slack).map_err(refuse)?)
+            }
+            NotifyMethod::Smtp { server, from, to, user, password_file, plain } => {
+                Arc::new(SmtpTransport {
+                    server: server.clone(),
+                    from: from.clone(),
+                    to: to.clone(),
+                    user: user.clone(),
+                    password_file: password_file.clone(),
+                    plain: *plain,
+                })
+            }
             NotifyMethod::Command(words) => Arc::new(NotifyCommand(words.clone())),
             NotifyMethod::Ping(url) => {
                 bell.pulses.push(Arc::new(DeadManSwitch::new(url.clone()).map_err(refuse)?));
                 continue;
             }
             #[cfg(feature = "aws")]
-            NotifyMethod::Sns { topic, region, endpoint } => {
-                Arc::new(crate::notify::sns::SnsTransport::new(topic, region.clone(), endpoint.clone()).await)
-            }
+            NotifyMethod::Sns { topic, region, endpoint } => Arc::new(
+                crate::notify::sns::SnsTransport::new(topic, region.clone(), endpoint.clone())
+                    .await,
+            ),
             #[cfg(not(feature = "aws"))]
-            NotifyMethod::Sns { .. } => return Err(refuse("this lifeboat was built without AWS; build it with --features aws".to_owned())),
+            NotifyMethod::Sns { .. } => {
+                return Err(refuse(
+                    "this lifeboat was built without AWS; build it with --features aws".to_owned(),
+                ));
+            }
         };
         bell.channels.push(NotifyChannel { name: notify.name.clone(), on: notify.on.clone(), way });
     }

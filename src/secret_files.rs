@@ -38,7 +38,10 @@ pub fn read(file: &Path, readers: AllowedReaders) -> Result<Zeroizing<String>, S
         return Err(format!("{at}: it is no file"));
     }
     if facts.mode() & others != 0 {
-        return Err(format!("{at}: others may read this secret (mode {:03o}); run: chmod {wanted} {at}", facts.mode() & 0o777));
+        return Err(format!(
+            "{at}: others may read this secret (mode {:03o}); run: chmod {wanted} {at}",
+            facts.mode() & 0o777
+        ));
     }
     if facts.len() > BYTES_MAX {
         return Err(format!("{at}: {} bytes are too many for a secret", facts.len()));
@@ -59,15 +62,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("token");
         std::fs::write(&file, "secret").unwrap();
-        for (mode, owner, group) in
-            [(0o600, true, true), (0o400, true, true), (0o640, false, true), (0o660, false, false), (0o644, false, false)]
-        {
+        for (mode, owner, group) in [
+            (0o600, true, true),
+            (0o400, true, true),
+            (0o640, false, true),
+            (0o660, false, false),
+            (0o644, false, false),
+        ] {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(read(&file, AllowedReaders::Owner).is_ok(), owner, "{mode:o}");
             assert_eq!(read(&file, AllowedReaders::Group).is_ok(), group, "{mode:o}");
         }
         let refused = read(&file, AllowedReaders::Owner).unwrap_err();
-        assert!(refused.contains("others may read this secret (mode 644); run: chmod 600") && !refused.contains("secret\n"), "{refused}");
+        assert!(
+            refused.contains("others may read this secret (mode 644); run: chmod 600")
+                && !refused.contains("secret\n"),
+            "{refused}"
+        );
         assert!(read(directory.path(), AllowedReaders::Owner).is_err());
     }
 }

@@ -1,9 +1,11 @@
-//! lifeboat's own program, as it runs: an upgrade that replaces its file changes nothing for what is under way.
+//! lifeboat's own program, as it runs: an upgrade that replaces its file changes nothing for what
+//! is under way.
 
 use std::fs::File;
 use std::path::PathBuf;
 
-/// The running program, to start it once more: by the process that runs it and not by its file, which may be another by now.
+/// The running program, to start it once more: by the process that runs it and not by its file,
+/// which may be another by now.
 #[must_use]
 pub fn path() -> PathBuf {
     PathBuf::from(format!("/proc/{}/exe", std::process::id()))

@@ -1,4 +1,5 @@
-//! Shared by the EC2 adapters: literal filters, tags, pagination, and which requests must not be retried.
+//! Shared by the EC2 adapters: literal filters, tags, pagination, and which requests must not be
+//! retried.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +43,8 @@ pub fn once() -> aws_sdk_ec2::config::Builder {
     aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled())
 }
 
-/// Whether a request that failed may have changed something all the same: it was sent, and not turned down.
+/// Whether a request that failed may have changed something all the same: it was sent, and not
+/// turned down.
 pub fn may_have_happened<E>(error: &SdkError<E>, answer: &AwsError) -> bool {
     let sent = !matches!(error, SdkError::ConstructionFailure(_));
     let turned_down = answer.status.is_some_and(|status| (400..500).contains(&status));
@@ -89,7 +91,9 @@ pub fn tagged_as(kind: ResourceType, tags: &BTreeMap<String, String>) -> TagSpec
 /// Tags by key.
 #[must_use]
 pub fn tag_map(tags: &[Tag]) -> BTreeMap<String, String> {
-    tags.iter().filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()))).collect()
+    tags.iter()
+        .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())))
+        .collect()
 }
 
 #[cfg(test)]
@@ -104,6 +108,10 @@ mod tests {
 
     #[test]
     fn throttling_is_known_by_its_codes() {
-        assert!(is_throttled("RequestLimitExceeded") && is_throttled("EC2ThrottledException") && is_throttled("RequestThrottledException"));
+        assert!(
+            is_throttled("RequestLimitExceeded")
+                && is_throttled("EC2ThrottledException")
+                && is_throttled("RequestThrottledException")
+        );
     }
 }

@@ -56,19 +56,27 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn alarms(&self) -> Result<Vec<StandingAlarm>, CatalogError> {
-        let rows: Vec<(String, String, String, String, i64, i64)> =
-            sqlx::query_as("SELECT kind, subject, text, next_step, since, told FROM alarms ORDER BY since, alarm")
-                .fetch_all(self.ask())
-                .await?;
-        let standing = |(kind, subject, text, next_step, since, told): (String, String, String, String, i64, i64)| {
+        let rows: Vec<(String, String, String, String, i64, i64)> = sqlx::query_as(
+            "SELECT kind, subject, text, next_step, since, told FROM alarms ORDER BY since, alarm",
+        )
+        .fetch_all(self.ask())
+        .await?;
+        let standing = |(kind, subject, text, next_step, since, told): (
+            String,
+            String,
+            String,
+            String,
+            i64,
+            i64,
+        )| {
             let alarm = Alarm { kind: AlarmKind::named(&kind)?, subject, text, next_step };
             Some(StandingAlarm { alarm, since: time(since), told: time(told) })
         };
         Ok(rows.into_iter().filter_map(standing).collect())
     }
 
-    /// Notes that an alarm stands, or that somebody was told of it again, and keeps the message about it in the same breath. False if
-    /// another host has just said so.
+    /// Notes that an alarm stands, or that somebody was told of it again, and keeps the message
+    /// about it in the same breath. False if another host has just said so.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
@@ -110,7 +118,8 @@ impl Catalog {
             return Ok(false);
         }
         for channel in &letter.channels {
-            enqueue_in_tx(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
+            enqueue_in_tx(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now)
+                .await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -120,15 +129,23 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn settle(&self, alarm: &Alarm, letter: AddressedMessage) -> Result<bool, CatalogError> {
+    pub async fn settle(
+        &self,
+        alarm: &Alarm,
+        letter: AddressedMessage,
+    ) -> Result<bool, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
-        let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1").bind(alarm.key()).execute(transaction.ask()).await?;
+        let gone = sqlx::query("DELETE FROM alarms WHERE alarm = $1")
+            .bind(alarm.key())
+            .execute(transaction.ask())
+            .await?;
         if gone.rows_affected() != 1 {
             return Ok(false);
         }
         for channel in &letter.channels {
-            enqueue_in_tx(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now).await?;
+            enqueue_in_tx(&mut transaction, channel, letter.kind, &alarm.key(), &letter.body, now)
+                .await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -138,19 +155,32 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn post(&self, channels: &[String], alarm: &Alarm, body: &str, now: Timestamp) -> Result<(), CatalogError> {
+    pub async fn post(
+        &self,
+        channels: &[String],
+        alarm: &Alarm,
+        body: &str,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
         for channel in channels {
-            enqueue_in_tx(&mut transaction, channel, alarm.kind, &alarm.key(), body, millis(now)).await?;
+            enqueue_in_tx(&mut transaction, channel, alarm.kind, &alarm.key(), body, millis(now))
+                .await?;
         }
         Ok(transaction.commit().await?)
     }
 
-    /// Takes messages to a channel that are to be delivered now: of each alarm the first that is not, so that nothing is over before it has begun. For `patience` no other host takes them.
+    /// Takes messages to a channel that are to be delivered now: of each alarm the first that is
+    /// not, so that nothing is over before it has begun. For `patience` no other host takes them.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn outgoing(&self, channel: &str, patience: Duration, limit: usize) -> Result<Vec<OutgoingMessage>, CatalogError> {
+    pub async fn outgoing(
+        &self,
+        channel: &str,
+        patience: Duration,
+        limit: usize,
+    ) -> Result<Vec<OutgoingMessage>, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
@@ -160,12 +190,13 @@ impl Catalog {
                              AND before.alarm <> '' AND before.sent IS NULL AND before.id < messages.id)
              ORDER BY next_try, id LIMIT $2{locked}"
         );
-        let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(query))
-            .bind(now)
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .bind(channel)
-            .fetch_all(transaction.ask())
-            .await?;
+        let rows: Vec<(i64, String, String, String, i64)> =
+            sqlx::query_as(sqlx::AssertSqlSafe(query))
+                .bind(now)
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .bind(channel)
+                .fetch_all(transaction.ask())
+                .await?;
         for (id, ..) in &rows {
             sqlx::query("UPDATE messages SET next_try = $2 WHERE id = $1")
                 .bind(id)
@@ -190,7 +221,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn delivered(&self, id: i64, failed: Option<(&str, Duration)>) -> Result<(), CatalogError> {
+    pub async fn delivered(
+        &self,
+        id: i64,
+        failed: Option<(&str, Duration)>,
+    ) -> Result<(), CatalogError> {
         let now = millis(self.now().await?);
         let query = match failed {
             None => sqlx::query("UPDATE messages SET sent = $2, attempts = attempts + 1, error = NULL WHERE id = $1").bind(id).bind(now),
@@ -214,16 +249,25 @@ impl Catalog {
                 .await?;
         Ok(rows
             .into_iter()
-            .map(|(channel, made, attempts, error)| UndeliveredMessage { channel, made: time(made), attempts, error })
+            .map(|(channel, made, attempts, error)| UndeliveredMessage {
+                channel,
+                made: time(made),
+                attempts,
+                error,
+            })
             .collect())
     }
 
-    /// Forgets messages made before a time, and alarms' messages that nobody could be told in that time.
+    /// Forgets messages made before a time, and alarms' messages that nobody could be told in that
+    /// time.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn forget_messages(&self, before: Timestamp) -> Result<u64, CatalogError> {
-        let gone = sqlx::query("DELETE FROM messages WHERE made < $1").bind(millis(before)).execute(self.ask()).await?;
+        let gone = sqlx::query("DELETE FROM messages WHERE made < $1")
+            .bind(millis(before))
+            .execute(self.ask())
+            .await?;
         Ok(gone.rows_affected())
     }
 
@@ -233,9 +277,14 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn message_counts(&self) -> Result<BTreeMap<String, (u64, u64)>, CatalogError> {
         let rows: Vec<(String, i64, i64)> =
-            sqlx::query_as("SELECT channel, count(sent), count(*) FROM messages GROUP BY channel").fetch_all(self.ask()).await?;
+            sqlx::query_as("SELECT channel, count(sent), count(*) FROM messages GROUP BY channel")
+                .fetch_all(self.ask())
+                .await?;
         let number = |count: i64| u64::try_from(count).unwrap_or_default();
-        Ok(rows.into_iter().map(|(channel, sent, all)| (channel, (number(sent), number(all - sent)))).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(channel, sent, all)| (channel, (number(sent), number(all - sent))))
+            .collect())
     }
 }
 

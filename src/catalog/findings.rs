@@ -1,4 +1,5 @@
-//! What is known of single backups: objects left out of a dump, backups found damaged, backups verified.
+//! What is known of single backups: objects left out of a dump, backups found damaged, backups
+//! verified.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn note_omitted(&self, vault: &VaultId, backup: &BackupId, omitted: &[OmittedObject]) -> Result<(), CatalogError> {
+    pub async fn note_omitted(
+        &self,
+        vault: &VaultId,
+        backup: &BackupId,
+        omitted: &[OmittedObject],
+    ) -> Result<(), CatalogError> {
         for one in omitted {
             sqlx::query("INSERT INTO omitted (vault, backup, what) VALUES ($1, $2, $3) ON CONFLICT (vault, backup, what) DO NOTHING")
                 .bind(vault.as_str())
@@ -38,16 +44,23 @@ impl Catalog {
         Ok(())
     }
 
-    /// What is not in a dump, as far as this catalog knows: only where it was taken, and as long as the catalog is kept.
+    /// What is not in a dump, as far as this catalog knows: only where it was taken, and as long as
+    /// the catalog is kept.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn omitted(&self, vault: &VaultId, backup: &BackupId) -> Result<Vec<String>, CatalogError> {
-        let rows: Vec<(String,)> = sqlx::query_as("SELECT what FROM omitted WHERE vault = $1 AND backup = $2 ORDER BY what")
-            .bind(vault.as_str())
-            .bind(backup.as_str())
-            .fetch_all(self.ask())
-            .await?;
+    pub async fn omitted(
+        &self,
+        vault: &VaultId,
+        backup: &BackupId,
+    ) -> Result<Vec<String>, CatalogError> {
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT what FROM omitted WHERE vault = $1 AND backup = $2 ORDER BY what",
+        )
+        .bind(vault.as_str())
+        .bind(backup.as_str())
+        .fetch_all(self.ask())
+        .await?;
         Ok(rows.into_iter().map(|(what,)| what).collect())
     }
 
@@ -55,7 +68,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn note_whole(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Result<(), CatalogError> {
+    pub async fn note_whole(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+        backup: &BackupId,
+    ) -> Result<(), CatalogError> {
         sqlx::query("DELETE FROM damaged WHERE vault = $1 AND datastore = $2 AND backup = $3")
             .bind(vault.as_str())
             .bind(datastore.as_str())
@@ -78,7 +96,13 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn note_damaged(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId, why: &str) -> Result<(), CatalogError> {
+    pub async fn note_damaged(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+        backup: &BackupId,
+        why: &str,
+    ) -> Result<(), CatalogError> {
         sqlx::query(
             "INSERT INTO damaged (vault, datastore, backup, why, found) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (vault, datastore, backup) DO UPDATE SET why = $4",
@@ -111,7 +135,12 @@ impl Catalog {
                 .fetch_all(self.ask())
                 .await?;
         let row = |(datastore, backup, why, found): (String, String, String, i64)| {
-            Some(DamagedRow { datastore: datastore.parse().ok()?, backup: backup.parse().ok()?, why, found: time(found) })
+            Some(DamagedRow {
+                datastore: datastore.parse().ok()?,
+                backup: backup.parse().ok()?,
+                why,
+                found: time(found),
+            })
         };
         Ok(rows.into_iter().filter_map(row).collect())
     }
@@ -120,12 +149,20 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn verified(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<BTreeMap<BackupId, Timestamp>, CatalogError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT backup, at FROM verified WHERE vault = $1 AND datastore = $2")
-            .bind(vault.as_str())
-            .bind(datastore.as_str())
-            .fetch_all(self.ask())
-            .await?;
-        Ok(rows.into_iter().filter_map(|(backup, at)| Some((backup.parse().ok()?, time(at)))).collect())
+    pub async fn verified(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+    ) -> Result<BTreeMap<BackupId, Timestamp>, CatalogError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT backup, at FROM verified WHERE vault = $1 AND datastore = $2")
+                .bind(vault.as_str())
+                .bind(datastore.as_str())
+                .fetch_all(self.ask())
+                .await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(backup, at)| Some((backup.parse().ok()?, time(at))))
+            .collect())
     }
 }

@@ -22,21 +22,28 @@ pub struct DrillRun {
 
 #[async_trait]
 impl Journal for Catalog {
-    async fn append(&self, run: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused> {
+    async fn append(
+        &self,
+        run: &str,
+        step: &str,
+        event: &JournalEvent,
+    ) -> Result<(), JournalRefused> {
         let (word, made) = match event {
             JournalEvent::Started => ("started", None),
             JournalEvent::Succeeded(made) => ("succeeded", Some(made)),
             JournalEvent::Failed(why) => ("failed", Some(why)),
             JournalEvent::Undone => ("undone", None),
         };
-        let done = sqlx::query("INSERT INTO journal (run, step, event, made, at) VALUES ($1, $2, $3, $4, $5)")
-            .bind(run)
-            .bind(step)
-            .bind(word)
-            .bind(made)
-            .bind(Timestamp::now().to_string())
-            .execute(self.ask())
-            .await;
+        let done = sqlx::query(
+            "INSERT INTO journal (run, step, event, made, at) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(run)
+        .bind(step)
+        .bind(word)
+        .bind(made)
+        .bind(Timestamp::now().to_string())
+        .execute(self.ask())
+        .await;
         done.map(drop).map_err(|error| JournalRefused(error.to_string()))
     }
 
@@ -52,7 +59,9 @@ impl Journal for Catalog {
             "succeeded" => Ok(JournalEvent::Succeeded(made.unwrap_or_default())),
             "failed" => Ok(JournalEvent::Failed(made.unwrap_or_default())),
             "undone" => Ok(JournalEvent::Undone),
-            other => Err(JournalRefused(format!("it holds an event {other:?}, which this lifeboat does not know"))),
+            other => Err(JournalRefused(format!(
+                "it holds an event {other:?}, which this lifeboat does not know"
+            ))),
         };
         rows.into_iter().map(|(step, word, made)| Ok((step, event(&word, made)?))).collect()
     }
@@ -82,7 +91,11 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn end_drill(&self, run: &str) -> Result<(), CatalogError> {
         let now = Timestamp::now().to_string();
-        sqlx::query("UPDATE drills SET ended_at = $1 WHERE run = $2").bind(now).bind(run).execute(self.ask()).await?;
+        sqlx::query("UPDATE drills SET ended_at = $1 WHERE run = $2")
+            .bind(now)
+            .bind(run)
+            .execute(self.ask())
+            .await?;
         Ok(())
     }
 
@@ -98,16 +111,27 @@ impl Catalog {
                 .fetch_all(self.ask())
                 .await?;
         let run = |(run, drill, started, declared): (String, String, i64, String)| {
-            Some(DrillRun { run, drill, started: u64::try_from(started).ok()?, declared: declared.parse().ok()? })
+            Some(DrillRun {
+                run,
+                drill,
+                started: u64::try_from(started).ok()?,
+                declared: declared.parse().ok()?,
+            })
         };
         Ok(rows.into_iter().filter_map(run).collect())
     }
 
-    /// Notes a record of the evidence that this host has seen. None is ever forgotten: a series may be cut off and written on.
+    /// Notes a record of the evidence that this host has seen. None is ever forgotten: a series may
+    /// be cut off and written on.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn saw_evidence(&self, vault: &VaultId, sequence: u64, sha256: &str) -> Result<(), CatalogError> {
+    pub async fn saw_evidence(
+        &self,
+        vault: &VaultId,
+        sequence: u64,
+        sha256: &str,
+    ) -> Result<(), CatalogError> {
         sqlx::query("INSERT INTO evidence_heads (vault, sequence, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(vault.as_str())
             .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
@@ -122,11 +146,16 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn evidence_seen(&self, vault: &VaultId) -> Result<Vec<(u64, String)>, CatalogError> {
-        let rows: Vec<(i64, String)> = sqlx::query_as("SELECT sequence, sha256 FROM evidence_heads WHERE vault = $1 ORDER BY sequence")
-            .bind(vault.as_str())
-            .fetch_all(self.ask())
-            .await?;
-        Ok(rows.into_iter().map(|(sequence, sha256)| (u64::try_from(sequence).unwrap_or_default(), sha256)).collect())
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT sequence, sha256 FROM evidence_heads WHERE vault = $1 ORDER BY sequence",
+        )
+        .bind(vault.as_str())
+        .fetch_all(self.ask())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(sequence, sha256)| (u64::try_from(sequence).unwrap_or_default(), sha256))
+            .collect())
     }
 }
 

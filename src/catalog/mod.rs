@@ -1,6 +1,9 @@
 //! The catalog: known backups, runs, ticks and leases. SQLite for one host, PostgreSQL for several.
 //!
-//! It is a cache, not an authority: a restore reads and verifies manifests from the vault. The catalog supplies the sequence number where the backup role may not read, the history, and, where hosts share one, the leases that decide which host runs what ([`ticks`]). It can be lost at any time; what is lost with it is the history, and ticks that were planned and not run.
+//! It is a cache, not an authority: a restore reads and verifies manifests from the vault. The
+//! catalog supplies the sequence number where the backup role may not read, the history, and, where
+//! hosts share one, the leases that decide which host runs what ([`ticks`]). It can be lost at any
+//! time; what is lost with it is the history, and ticks that were planned and not run.
 //!
 //! All hosts use one clock: that of the catalog's server, or of the only host there is.
 
@@ -46,9 +49,11 @@ pub enum CatalogError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A newer lifeboat has migrated it. Its migrations only add, so hosts that had it open go on; who opens it anew would not know what
-    /// rows of the newer kind mean.
-    #[error("the catalog {place} was migrated by a newer lifeboat (step {step} is not known to this one); nothing was changed")]
+    /// A newer lifeboat has migrated it. Its migrations only add, so hosts that had it open go on;
+    /// who opens it anew would not know what rows of the newer kind mean.
+    #[error(
+        "the catalog {place} was migrated by a newer lifeboat (step {step} is not known to this one); nothing was changed"
+    )]
     Newer {
         /// The file, or the server without its password.
         place: String,
@@ -80,7 +85,9 @@ impl CatalogError {
             return hint;
         }
         match self {
-            Self::Newer { .. } => "use the newer lifeboat here too; nothing of the catalog is needed to restore",
+            Self::Newer { .. } => {
+                "use the newer lifeboat here too; nothing of the catalog is needed to restore"
+            }
             Self::Open { .. } => {
                 "start its server, or move the catalog's file away and run `lifeboat catalog rebuild`: what it holds of backups is in the vault"
             }
@@ -99,7 +106,10 @@ const OF_THE_FILE: [(&str, &str); 4] = [
     ),
     ("10", "its disk does not answer; everything needed to restore is in the vault"),
     ("13", "its file system is full: make room; everything needed to restore is in the vault"),
-    ("14", "its directory is missing, or not to be entered by this user; everything needed to restore is in the vault"),
+    (
+        "14",
+        "its directory is missing, or not to be entered by this user; everything needed to restore is in the vault",
+    ),
 ];
 
 impl CatalogError {
@@ -157,10 +167,15 @@ fn time(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn migrated(outcome: Result<(), MigrateError>, place: impl Fn() -> String) -> Result<(), CatalogError> {
+fn migrated(
+    outcome: Result<(), MigrateError>,
+    place: impl Fn() -> String,
+) -> Result<(), CatalogError> {
     match outcome {
         Ok(()) => Ok(()),
-        Err(MigrateError::VersionMissing(step)) => Err(CatalogError::Newer { place: place(), step }),
+        Err(MigrateError::VersionMissing(step)) => {
+            Err(CatalogError::Newer { place: place(), step })
+        }
         Err(error) => Err(CatalogError::Open { place: place(), source: error.into() }),
     }
 }
@@ -174,7 +189,8 @@ impl Catalog {
         Self::open_file(file, CatalogClock::Host).await
     }
 
-    /// The same for a simulation, which sets the clock (milliseconds since 1970) and survives no power cut.
+    /// The same for a simulation, which sets the clock (milliseconds since 1970) and survives no
+    /// power cut.
     ///
     /// # Errors
     /// As [`Catalog::open`].
@@ -183,46 +199,68 @@ impl Catalog {
     }
 
     async fn open_file(file: &Path, clock: CatalogClock) -> Result<Self, CatalogError> {
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open { place: file.display().to_string(), source };
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open {
+            place: file.display().to_string(),
+            source,
+        };
         sqlx::any::install_default_drivers();
         let file = std::path::absolute(file).map_err(|e| fail(e.into()))?;
         private(&file);
         let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
         let migrating = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
-        let migrating = migrating.connect_with(options.busy_timeout(PATIENCE)).await.map_err(|e| fail(e.into()))?;
+        let migrating = migrating
+            .connect_with(options.busy_timeout(PATIENCE))
+            .await
+            .map_err(|e| fail(e.into()))?;
         migrated(SQLITE.run(&migrating).await, || file.display().to_string())?;
         migrating.close().await;
         let settings = match clock {
-            CatalogClock::Host => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
-            CatalogClock::Virtual(_) => "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF",
+            CatalogClock::Host => {
+                "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL"
+            }
+            CatalogClock::Virtual(_) => {
+                "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF"
+            }
         };
         let pool = AnyPoolOptions::new()
             .max_connections(2)
-            // A full disk ends a transaction in SQLite, and sqlx goes on counting it: such a connection begins nothing any more.
-            .before_acquire(|connection, _| Box::pin(async move { Ok(!sqlx::Connection::is_in_transaction(connection)) }))
+            // A full disk ends a transaction in SQLite, and sqlx goes on counting it: such a
+            // connection begins nothing any more.
+            .before_acquire(|connection, _| {
+                Box::pin(async move { Ok(!sqlx::Connection::is_in_transaction(connection)) })
+            })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     sqlx::raw_sql(settings).execute(connection).await?;
                     Ok(())
                 })
             });
-        let options: AnyConnectOptions = url_of(&file).parse().map_err(|e: sqlx::Error| fail(e.into()))?;
+        let options: AnyConnectOptions =
+            url_of(&file).parse().map_err(|e: sqlx::Error| fail(e.into()))?;
         let options = options.disable_statement_logging();
         let pool = pool.connect_with(options).await.map_err(|e| fail(e.into()))?;
         Ok(Self { pool, shared: false, clock })
     }
 
-    /// Opens a catalog that several hosts share, by its URL. The password comes from the environment or `~/.pgpass`.
+    /// Opens a catalog that several hosts share, by its URL. The password comes from the
+    /// environment or `~/.pgpass`.
     ///
     /// # Errors
     /// [`CatalogError::Open`] if the server cannot be reached or the catalog not be migrated.
     pub async fn open_shared(url: &str) -> Result<Self, CatalogError> {
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open { place: without_password(url), source };
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open {
+            place: without_password(url),
+            source,
+        };
         sqlx::any::install_default_drivers();
-        let parsed: sqlx::postgres::PgConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
-        let migrating = sqlx::postgres::PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
+        let parsed: sqlx::postgres::PgConnectOptions =
+            url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
+        let migrating =
+            sqlx::postgres::PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
         let migrating = migrating.connect_with(parsed).await.map_err(|e| fail(e.into()))?;
-        let outcome = tokio::time::timeout(patient::ANSWER_MAX, POSTGRES.run(&migrating)).await.map_err(|_| CatalogError::Silent)?;
+        let outcome = tokio::time::timeout(patient::ANSWER_MAX, POSTGRES.run(&migrating))
+            .await
+            .map_err(|_| CatalogError::Silent)?;
         migrated(outcome, || without_password(url))?;
         migrating.close().await;
         let options: AnyConnectOptions = url.parse().map_err(|e: sqlx::Error| fail(e.into()))?;
@@ -234,7 +272,10 @@ impl Catalog {
                 Ok(())
             })
         });
-        let pool = pool.connect_with(options.disable_statement_logging()).await.map_err(|e| fail(e.into()))?;
+        let pool = pool
+            .connect_with(options.disable_statement_logging())
+            .await
+            .map_err(|e| fail(e.into()))?;
         Ok(Self { pool, shared: true, clock: CatalogClock::Host })
     }
 
@@ -265,7 +306,8 @@ impl Catalog {
         Ok(now)
     }
 
-    /// A transaction in which nobody else writes what is read in it, if `FOR UPDATE` is said where the catalog knows it.
+    /// A transaction in which nobody else writes what is read in it, if `FOR UPDATE` is said where
+    /// the catalog knows it.
     async fn begin(&self) -> Result<TimedTransaction, CatalogError> {
         let how = if self.shared { "BEGIN" } else { "BEGIN IMMEDIATE" };
         Ok(TimedTransaction(in_time(self.pool.begin_with(how)).await?))
@@ -281,12 +323,14 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn begin_run(&self, verb: &str, subject: &str) -> Result<RunId, CatalogError> {
-        let (id,): (i64,) = sqlx::query_as("INSERT INTO runs (verb, subject, begun_at) VALUES ($1, $2, $3) RETURNING id")
-            .bind(verb)
-            .bind(subject)
-            .bind(Timestamp::now().to_string())
-            .fetch_one(self.ask())
-            .await?;
+        let (id,): (i64,) = sqlx::query_as(
+            "INSERT INTO runs (verb, subject, begun_at) VALUES ($1, $2, $3) RETURNING id",
+        )
+        .bind(verb)
+        .bind(subject)
+        .bind(Timestamp::now().to_string())
+        .fetch_one(self.ask())
+        .await?;
         Ok(RunId(id))
     }
 
@@ -308,9 +352,15 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn note_begun(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Result<(), CatalogError> {
+    pub async fn note_begun(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+        backup: &BackupId,
+    ) -> Result<(), CatalogError> {
         let query = "INSERT INTO begun (vault, datastore, backup) VALUES ($1, $2, $3) ON CONFLICT (vault, datastore, backup) DO NOTHING";
-        let query = sqlx::query(query).bind(vault.as_str()).bind(datastore.as_str()).bind(backup.as_str());
+        let query =
+            sqlx::query(query).bind(vault.as_str()).bind(datastore.as_str()).bind(backup.as_str());
         query.execute(self.ask()).await?;
         Ok(())
     }
@@ -319,9 +369,14 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn begun(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<BTreeSet<BackupId>, CatalogError> {
+    pub async fn begun(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+    ) -> Result<BTreeSet<BackupId>, CatalogError> {
         let query = sqlx::query_as("SELECT backup FROM begun WHERE vault = $1 AND datastore = $2");
-        let rows: Vec<(String,)> = query.bind(vault.as_str()).bind(datastore.as_str()).fetch_all(self.ask()).await?;
+        let rows: Vec<(String,)> =
+            query.bind(vault.as_str()).bind(datastore.as_str()).fetch_all(self.ask()).await?;
         Ok(rows.into_iter().filter_map(|(backup,)| backup.parse().ok()).collect())
     }
 
@@ -329,9 +384,20 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn forget_begun(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Result<(), CatalogError> {
-        let query = sqlx::query("DELETE FROM begun WHERE vault = $1 AND datastore = $2 AND backup = $3");
-        query.bind(vault.as_str()).bind(datastore.as_str()).bind(backup.as_str()).execute(self.ask()).await?;
+    pub async fn forget_begun(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+        backup: &BackupId,
+    ) -> Result<(), CatalogError> {
+        let query =
+            sqlx::query("DELETE FROM begun WHERE vault = $1 AND datastore = $2 AND backup = $3");
+        query
+            .bind(vault.as_str())
+            .bind(datastore.as_str())
+            .bind(backup.as_str())
+            .execute(self.ask())
+            .await?;
         Ok(())
     }
 
@@ -347,22 +413,41 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn known(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<BTreeMap<BackupId, u64>, CatalogError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT backup, sequence FROM backups WHERE vault = $1 AND datastore = $2")
-            .bind(vault.as_str())
-            .bind(datastore.as_str())
-            .fetch_all(self.ask())
-            .await?;
-        Ok(rows.into_iter().filter_map(|(backup, sequence)| Some((backup.parse().ok()?, u64::try_from(sequence).ok()?))).collect())
+    pub async fn known(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+    ) -> Result<BTreeMap<BackupId, u64>, CatalogError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT backup, sequence FROM backups WHERE vault = $1 AND datastore = $2",
+        )
+        .bind(vault.as_str())
+        .bind(datastore.as_str())
+        .fetch_all(self.ask())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(backup, sequence)| {
+                Some((backup.parse().ok()?, u64::try_from(sequence).ok()?))
+            })
+            .collect())
     }
 
     /// The backup of a datastore with the highest number that is known.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn newest(&self, vault: &VaultId, datastore: &DatastoreName) -> Result<Option<Manifest>, CatalogError> {
+    pub async fn newest(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+    ) -> Result<Option<Manifest>, CatalogError> {
         let query = "SELECT manifest FROM backups WHERE vault = $1 AND datastore = $2 ORDER BY sequence DESC LIMIT 1";
-        let row: Option<(String,)> = sqlx::query_as(query).bind(vault.as_str()).bind(datastore.as_str()).fetch_optional(self.ask()).await?;
+        let row: Option<(String,)> = sqlx::query_as(query)
+            .bind(vault.as_str())
+            .bind(datastore.as_str())
+            .fetch_optional(self.ask())
+            .await?;
         Ok(row.and_then(|(manifest,)| serde_json::from_str(&manifest).ok()))
     }
 
@@ -370,7 +455,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn forget(&self, vault: &VaultId, datastore: &DatastoreName, backup: &BackupId) -> Result<(), CatalogError> {
+    pub async fn forget(
+        &self,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+        backup: &BackupId,
+    ) -> Result<(), CatalogError> {
         sqlx::query("DELETE FROM backups WHERE vault = $1 AND datastore = $2 AND backup = $3")
             .bind(vault.as_str())
             .bind(datastore.as_str())
@@ -380,13 +470,20 @@ impl Catalog {
         Ok(())
     }
 
-    /// Replaces what is known of a vault's backups, and forgets what was seen of its evidence, in one transaction.
+    /// Replaces what is known of a vault's backups, and forgets what was seen of its evidence, in
+    /// one transaction.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn replace(&self, vault: &VaultId, manifests: &[Manifest]) -> Result<(), CatalogError> {
+    pub async fn replace(
+        &self,
+        vault: &VaultId,
+        manifests: &[Manifest],
+    ) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
-        for forget in ["DELETE FROM backups WHERE vault = $1", "DELETE FROM evidence_heads WHERE vault = $1"] {
+        for forget in
+            ["DELETE FROM backups WHERE vault = $1", "DELETE FROM evidence_heads WHERE vault = $1"]
+        {
             sqlx::query(forget).bind(vault.as_str()).execute(transaction.ask()).await?;
         }
         for manifest in manifests {
@@ -397,7 +494,10 @@ impl Catalog {
 }
 
 /// Notes a backup, in a transaction or by itself.
-async fn remember_by<'c>(ask: impl sqlx::Executor<'c, Database = Any>, manifest: &Manifest) -> Result<(), sqlx::Error> {
+async fn remember_by<'c>(
+    ask: impl sqlx::Executor<'c, Database = Any>,
+    manifest: &Manifest,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO backups (vault, datastore, backup, sequence, snapshot_at, manifest) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (vault, datastore, backup) DO UPDATE SET sequence = $4, snapshot_at = $5, manifest = $6",
@@ -413,8 +513,9 @@ async fn remember_by<'c>(ask: impl sqlx::Executor<'c, Database = Any>, manifest:
     Ok(())
 }
 
-/// Makes the file if it is not there, and sees to it that nobody else may read it: it names every table that ever changed. What SQLite puts beside it
-/// has the same mode. A file that is somebody else's stays as it is, and is opened if it can be.
+/// Makes the file if it is not there, and sees to it that nobody else may read it: it names every
+/// table that ever changed. What SQLite puts beside it has the same mode. A file that is somebody
+/// else's stays as it is, and is opened if it can be.
 fn private(file: &Path) {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     for end in ["", "-wal", "-shm"] {
@@ -432,7 +533,9 @@ fn url_of(file: &Path) -> String {
     let mut url = "sqlite://".to_owned();
     for byte in file.as_os_str().as_encoded_bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => url.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => {
+                url.push(char::from(*byte))
+            }
             other => url.push_str(&format!("%{other:02X}")),
         }
     }
@@ -443,7 +546,9 @@ fn url_of(file: &Path) -> String {
 #[must_use]
 pub fn without_password(url: &str) -> String {
     match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?))) {
-        Some((scheme, (user, place))) => format!("{scheme}://{}@{place}", user.split(':').next().unwrap_or_default()),
+        Some((scheme, (user, place))) => {
+            format!("{scheme}://{}@{place}", user.split(':').next().unwrap_or_default())
+        }
         None => url.to_owned(),
     }
 }

@@ -1,4 +1,6 @@
-//! Queries with a timeout. A server can vanish silently (a cut cable, a pooler whose server was restarted): the connection then stays open and never answers, and without a timeout a run that has already published would wait for ever.
+//! Queries with a timeout. A server can vanish silently (a cut cable, a pooler whose server was
+//! restarted): the connection then stays open and never answers, and without a timeout a run that
+//! has already published would wait for ever.
 
 use std::time::Duration;
 
@@ -7,7 +9,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use sqlx::any::{AnyQueryResult, AnyRow, AnyStatement, AnyTypeInfo};
 use sqlx::{Any, AnyConnection, Describe, Either, Error, Execute, Executor, SqlStr};
 
-/// How long the catalog may take for one answer. More than its own `statement_timeout`, whose error says more.
+/// How long the catalog may take for one answer. More than its own `statement_timeout`, whose error
+/// says more.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(25);
 
 /// A connection, or a pool of them, that must answer in time.
@@ -30,13 +33,18 @@ impl TimedTransaction {
 
 /// What is answered, or that nothing was.
 pub(super) async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| Err(Error::Io(std::io::ErrorKind::TimedOut.into())))
+    tokio::time::timeout(ANSWER_MAX, asked)
+        .await
+        .unwrap_or_else(|_| Err(Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 impl<'c, E: Executor<'c, Database = Any>> Executor<'c> for TimedConnection<E> {
     type Database = Any;
 
-    fn fetch_many<'e, 'q: 'e, Q>(self, query: Q) -> BoxStream<'e, Result<Either<AnyQueryResult, AnyRow>, Error>>
+    fn fetch_many<'e, 'q: 'e, Q>(
+        self,
+        query: Q,
+    ) -> BoxStream<'e, Result<Either<AnyQueryResult, AnyRow>, Error>>
     where
         'c: 'e,
         Q: 'q + Execute<'q, Any>,
@@ -60,7 +68,11 @@ impl<'c, E: Executor<'c, Database = Any>> Executor<'c> for TimedConnection<E> {
         Box::pin(in_time(self.0.fetch_optional(query)))
     }
 
-    fn prepare_with<'e>(self, query: SqlStr, parameters: &'e [AnyTypeInfo]) -> BoxFuture<'e, Result<AnyStatement, Error>>
+    fn prepare_with<'e>(
+        self,
+        query: SqlStr,
+        parameters: &'e [AnyTypeInfo],
+    ) -> BoxFuture<'e, Result<AnyStatement, Error>>
     where
         'c: 'e,
     {

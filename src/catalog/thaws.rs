@@ -24,7 +24,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn asked_for(&self, vault: &VaultId, asked: &RequestedRetrieval) -> Result<(), CatalogError> {
+    pub async fn asked_for(
+        &self,
+        vault: &VaultId,
+        asked: &RequestedRetrieval,
+    ) -> Result<(), CatalogError> {
         sqlx::query(
             "INSERT INTO thaws (vault, datastore, backup, tier, asked) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (vault, datastore, backup) DO UPDATE SET tier = $4, asked = $5",
@@ -44,11 +48,12 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn thaws(&self, vault: &VaultId) -> Result<Vec<RequestedRetrieval>, CatalogError> {
-        let rows: Vec<(String, String, String, i64)> =
-            sqlx::query_as("SELECT datastore, backup, tier, asked FROM thaws WHERE vault = $1 ORDER BY asked")
-                .bind(vault.as_str())
-                .fetch_all(self.ask())
-                .await?;
+        let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
+            "SELECT datastore, backup, tier, asked FROM thaws WHERE vault = $1 ORDER BY asked",
+        )
+        .bind(vault.as_str())
+        .fetch_all(self.ask())
+        .await?;
         let asked = |(datastore, backup, tier, at): (String, String, String, i64)| {
             Some(RequestedRetrieval {
                 datastore: datastore.parse().ok()?,

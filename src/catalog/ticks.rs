@@ -1,8 +1,13 @@
 //! Scheduling: ticks are planned by every host, claimed by one, and protected by a lease.
 //!
-//! A tick is a row, inserted once however many hosts plan it (idempotent). To claim one, a host locks the row of its *subject* (the datastore, the drill) with `FOR UPDATE SKIP LOCKED`, checks that its lease has expired, and increments its *epoch*. Every later write names that epoch, so a host that was suspended and wakes up changes nothing. Effects outside of the catalog are protected by the same epoch as a fencing token in the vault (`work/fence.rs`).
+//! A tick is a row, inserted once however many hosts plan it (idempotent). To claim one, a host
+//! locks the row of its *subject* (the datastore, the drill) with `FOR UPDATE SKIP LOCKED`, checks
+//! that its lease has expired, and increments its *epoch*. Every later write names that epoch, so a
+//! host that was suspended and wakes up changes nothing. Effects outside of the catalog are
+//! protected by the same epoch as a fencing token in the vault (`work/fence.rs`).
 //!
-//! A run whose lease expires without a result is retried by the next host that looks, as another attempt.
+//! A run whose lease expires without a result is retried by the next host that looks, as another
+//! attempt.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -85,7 +90,16 @@ type RawTick = (String, i64, String, i64, Option<String>, Option<i64>, Option<i6
 
 impl TickRow {
     fn of((job, tick, state, attempt, host, begun, ended, outcome): RawTick) -> Self {
-        Self { job, tick: time(tick), state, attempt, host, begun: begun.map(time), ended: ended.map(time), outcome }
+        Self {
+            job,
+            tick: time(tick),
+            state,
+            attempt,
+            host,
+            begun: begun.map(time),
+            ended: ended.map(time),
+            outcome,
+        }
     }
 }
 
@@ -142,19 +156,28 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn planned(&self) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT job, planned_until FROM jobs").fetch_all(self.ask()).await?;
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT job, planned_until FROM jobs").fetch_all(self.ask()).await?;
         Ok(rows.into_iter().map(|(job, until)| (job, time(until))).collect())
     }
 
-    /// Notes jobs and their calendars. One that was not known, or whose calendar is another now, is planned from `now` on: the times of a
-    /// calendar that was not in force were never missed. Returns up to when each has been planned.
+    /// Notes jobs and their calendars. One that was not known, or whose calendar is another now, is
+    /// planned from `now` on: the times of a calendar that was not in force were never missed.
+    /// Returns up to when each has been planned.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn register_jobs(&self, jobs: &[(String, String)], now: Timestamp) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
+    pub async fn register_jobs(
+        &self,
+        jobs: &[(String, String)],
+        now: Timestamp,
+    ) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
         let rows: Vec<(String, i64, String)> =
-            sqlx::query_as("SELECT job, planned_until, calendar FROM jobs").fetch_all(self.ask()).await?;
-        let known: BTreeMap<String, (i64, String)> = rows.into_iter().map(|(job, until, calendar)| (job, (until, calendar))).collect();
+            sqlx::query_as("SELECT job, planned_until, calendar FROM jobs")
+                .fetch_all(self.ask())
+                .await?;
+        let known: BTreeMap<String, (i64, String)> =
+            rows.into_iter().map(|(job, until, calendar)| (job, (until, calendar))).collect();
         let mut planned = BTreeMap::new();
         let mut transaction = self.begin().await?;
         for (job, calendar) in jobs {
@@ -176,22 +199,36 @@ impl Catalog {
         Ok(planned)
     }
 
-    /// Writes down what is to be done about a job's ticks. Another host may have done so; then nothing changes.
+    /// Writes down what is to be done about a job's ticks. Another host may have done so; then
+    /// nothing changes.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn plan(&self, job: &Job, planned: &PlannedTicks, now: Timestamp) -> Result<(), CatalogError> {
+    pub async fn plan(
+        &self,
+        job: &Job,
+        planned: &PlannedTicks,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
         let mut transaction = self.begin().await?;
-        let give_up = |due: i64| match job.catch_up {
-            CatchUpPolicy::Skip(within) => Some(due.saturating_add(i64::try_from(within.duration().as_millis()).unwrap_or(i64::MAX))),
-            CatchUpPolicy::Once => None,
-        };
+        let give_up =
+            |due: i64| match job.catch_up {
+                CatchUpPolicy::Skip(within) => Some(due.saturating_add(
+                    i64::try_from(within.duration().as_millis()).unwrap_or(i64::MAX),
+                )),
+                CatchUpPolicy::Once => None,
+            };
         let waiting = planned.waiting.iter().map(|tick| (tick, "waiting", None));
-        let passed = planned.passed.iter().map(|(tick, fate)| (tick, fate.state(), Some(millis(now))));
+        let passed =
+            planned.passed.iter().map(|(tick, fate)| (tick, fate.state(), Some(millis(now))));
         for (tick, state, ended) in waiting.chain(passed) {
-            let mut why = if tick.why.is_empty() { "nobody ran".to_owned() } else { tick.why.join(", ") };
-            if planned.unlisted > 0 && planned.passed.first().is_some_and(|(first, _)| first.nominal == tick.nominal) {
-                why = format!("{why}; and {} earlier times, which are not listed", planned.unlisted);
+            let mut why =
+                if tick.why.is_empty() { "nobody ran".to_owned() } else { tick.why.join(", ") };
+            if planned.unlisted > 0
+                && planned.passed.first().is_some_and(|(first, _)| first.nominal == tick.nominal)
+            {
+                why =
+                    format!("{why}; and {} earlier times, which are not listed", planned.unlisted);
             }
             let due = millis(tick.due.unwrap_or(tick.nominal));
             sqlx::query(
@@ -219,7 +256,8 @@ impl Catalog {
         Ok(transaction.commit().await?)
     }
 
-    /// Ticks that waited longer than their job catches up, and those that no host has known for a week, are missed.
+    /// Ticks that waited longer than their job catches up, and those that no host has known for a
+    /// week, are missed.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
@@ -235,18 +273,22 @@ impl Catalog {
         Ok(())
     }
 
-    /// Ticks that passed without a run and of which nobody has been told. Each is returned once; the messages that `write` makes of them
-    /// are kept in the same breath.
+    /// Ticks that passed without a run and of which nobody has been told. Each is returned once;
+    /// the messages that `write` makes of them are kept in the same breath.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn tell_of_missed(&self, write: &(dyn Fn(&[UnreportedMiss]) -> Vec<AddressedMessage> + Sync)) -> Result<usize, CatalogError> {
+    pub async fn tell_of_missed(
+        &self,
+        write: &(dyn Fn(&[UnreportedMiss]) -> Vec<AddressedMessage> + Sync),
+    ) -> Result<usize, CatalogError> {
         let mut transaction = self.begin().await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
         let query = format!(
             "SELECT job, tick, state FROM ticks WHERE state IN ('missed', 'covered') AND told = 0 ORDER BY job, tick LIMIT 1000{locked}"
         );
-        let rows: Vec<(String, i64, String)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(transaction.ask()).await?;
+        let rows: Vec<(String, i64, String)> =
+            sqlx::query_as(AssertSqlSafe(query)).fetch_all(transaction.ask()).await?;
         let now = self.now_within(&mut transaction).await?;
         for (job, tick, _) in &rows {
             sqlx::query("UPDATE ticks SET told = $3 WHERE job = $1 AND tick = $2")
@@ -256,19 +298,33 @@ impl Catalog {
                 .execute(transaction.ask())
                 .await?;
         }
-        let told: Vec<UnreportedMiss> =
-            rows.into_iter().map(|(job, tick, state)| UnreportedMiss { job, tick: time(tick), covered: state == "covered" }).collect();
+        let told: Vec<UnreportedMiss> = rows
+            .into_iter()
+            .map(|(job, tick, state)| UnreportedMiss {
+                job,
+                tick: time(tick),
+                covered: state == "covered",
+            })
+            .collect();
         for letter in write(&told) {
             for channel in letter.channels {
-                super::alarms::enqueue_in_tx(&mut transaction, &channel, letter.kind, "", &letter.body, now).await?;
+                super::alarms::enqueue_in_tx(
+                    &mut transaction,
+                    &channel,
+                    letter.kind,
+                    "",
+                    &letter.body,
+                    now,
+                )
+                .await?;
             }
         }
         transaction.commit().await?;
         Ok(told.len())
     }
 
-    /// Takes a tick that is due, if there is one that this host may run. `known` tells the job of a key; `in_all` is how many runs there
-    /// may be on all hosts.
+    /// Takes a tick that is due, if there is one that this host may run. `known` tells the job of a
+    /// key; `in_all` is how many runs there may be on all hosts.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
@@ -291,15 +347,20 @@ impl Catalog {
                 return Ok(None);
             }
         }
-        // Leases run out while nobody can renew them: after a restart of the server their holders come first.
+        // Leases run out while nobody can renew them: after a restart of the server their holders
+        // come first.
         let grace = self.shared && {
-            let (since,): (i64,) =
-                sqlx::query_as("SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint").fetch_one(self.ask()).await?;
+            let (since,): (i64,) = sqlx::query_as(
+                "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint",
+            )
+            .fetch_one(self.ask())
+            .await?;
             now - since < i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
         };
         let free = if grace { 1 } else { now };
         for page in 0.. {
-            // Those of jobs that this host does not know, or may not run, are passed over, however many they are.
+            // Those of jobs that this host does not know, or may not run, are passed over, however
+            // many they are.
             let candidates: Vec<(String, String)> = sqlx::query_as(
                 "SELECT t.job, t.subject FROM ticks t LEFT JOIN subjects s ON s.subject = t.subject
                  WHERE t.state IN ('waiting', 'running') AND t.not_before <= $1 AND (s.lease_until IS NULL OR s.lease_until < $2)
@@ -337,7 +398,10 @@ impl Catalog {
         let now = self.now_within(&mut transaction).await?;
         if let Some(limit) = in_all {
             if self.shared {
-                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(COUNTING_LOCK).execute(transaction.ask()).await?;
+                sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                    .bind(COUNTING_LOCK)
+                    .execute(transaction.ask())
+                    .await?;
             }
             let (running,): (i64,) =
                 sqlx::query_as("SELECT count(*) FROM subjects WHERE lease_until >= $1 AND subject NOT LIKE 'reading/%'")
@@ -348,7 +412,9 @@ impl Catalog {
                 return Ok(None);
             }
         }
-        let Some(epoch) = self.lock_subject(&mut transaction, subject, now).await? else { return Ok(None) };
+        let Some(epoch) = self.lock_subject(&mut transaction, subject, now).await? else {
+            return Ok(None);
+        };
         // Whoever held it has not been heard of in time; each of its runs was an attempt.
         sqlx::query(
             "UPDATE ticks SET state = CASE WHEN attempt < attempts_max THEN 'waiting' ELSE 'failed' END, ended = $2,
@@ -363,8 +429,11 @@ impl Catalog {
         let due = format!(
             "SELECT tick, attempt FROM ticks WHERE job = $1 AND state = 'waiting' AND not_before <= $2 ORDER BY tick {order} LIMIT 1"
         );
-        let found: Option<(i64, i64)> =
-            sqlx::query_as(AssertSqlSafe(due)).bind(&job.key).bind(now).fetch_optional(transaction.ask()).await?;
+        let found: Option<(i64, i64)> = sqlx::query_as(AssertSqlSafe(due))
+            .bind(&job.key)
+            .bind(now)
+            .fetch_optional(transaction.ask())
+            .await?;
         let Some((tick, attempt)) = found else {
             transaction.commit().await?;
             return Ok(None);
@@ -382,13 +451,15 @@ impl Catalog {
             .await?;
         }
         let epoch = epoch + 1;
-        sqlx::query("UPDATE subjects SET epoch = $2, holder = $3, lease_until = $4 WHERE subject = $1")
-            .bind(subject)
-            .bind(epoch)
-            .bind(host)
-            .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
-            .execute(transaction.ask())
-            .await?;
+        sqlx::query(
+            "UPDATE subjects SET epoch = $2, holder = $3, lease_until = $4 WHERE subject = $1",
+        )
+        .bind(subject)
+        .bind(epoch)
+        .bind(host)
+        .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
+        .execute(transaction.ask())
+        .await?;
         let begun = sqlx::query(
             "UPDATE ticks SET state = 'running', attempt = attempt + 1, epoch = $3, host = $4, begun = $5, ended = NULL, outcome = NULL
              WHERE job = $1 AND tick = $2 AND state = 'waiting'",
@@ -414,15 +485,26 @@ impl Catalog {
         }))
     }
 
-    /// Locks the row of a subject whose lease has run out, and tells its epoch; none if somebody holds it.
-    async fn lock_subject(&self, transaction: &mut TimedTransaction, subject: &str, now: i64) -> Result<Option<i64>, CatalogError> {
+    /// Locks the row of a subject whose lease has run out, and tells its epoch; none if somebody
+    /// holds it.
+    async fn lock_subject(
+        &self,
+        transaction: &mut TimedTransaction,
+        subject: &str,
+        now: i64,
+    ) -> Result<Option<i64>, CatalogError> {
         sqlx::query("INSERT INTO subjects (subject, epoch, holder, lease_until) VALUES ($1, 0, '', 0) ON CONFLICT DO NOTHING")
             .bind(subject)
             .execute(transaction.ask())
             .await?;
         let locked = if self.shared { " FOR UPDATE SKIP LOCKED" } else { "" };
-        let query = format!("SELECT epoch FROM subjects WHERE subject = $1 AND lease_until < $2{locked}");
-        let free: Option<(i64,)> = sqlx::query_as(AssertSqlSafe(query)).bind(subject).bind(now).fetch_optional(transaction.ask()).await?;
+        let query =
+            format!("SELECT epoch FROM subjects WHERE subject = $1 AND lease_until < $2{locked}");
+        let free: Option<(i64,)> = sqlx::query_as(AssertSqlSafe(query))
+            .bind(subject)
+            .bind(now)
+            .fetch_optional(transaction.ask())
+            .await?;
         Ok(free.map(|(epoch,)| epoch))
     }
 
@@ -430,17 +512,26 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn hold(&self, host: &str, subject: &str, lease: Duration) -> Result<Option<u64>, CatalogError> {
+    pub async fn hold(
+        &self,
+        host: &str,
+        subject: &str,
+        lease: Duration,
+    ) -> Result<Option<u64>, CatalogError> {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
-        let Some(epoch) = self.lock_subject(&mut transaction, subject, now).await? else { return Ok(None) };
-        sqlx::query("UPDATE subjects SET epoch = $2, holder = $3, lease_until = $4 WHERE subject = $1")
-            .bind(subject)
-            .bind(epoch + 1)
-            .bind(host)
-            .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
-            .execute(transaction.ask())
-            .await?;
+        let Some(epoch) = self.lock_subject(&mut transaction, subject, now).await? else {
+            return Ok(None);
+        };
+        sqlx::query(
+            "UPDATE subjects SET epoch = $2, holder = $3, lease_until = $4 WHERE subject = $1",
+        )
+        .bind(subject)
+        .bind(epoch + 1)
+        .bind(host)
+        .bind(now + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2))
+        .execute(transaction.ask())
+        .await?;
         transaction.commit().await?;
         Ok(u64::try_from(epoch + 1).ok())
     }
@@ -449,8 +540,14 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn renew(&self, subject: &str, epoch: u64, lease: Duration) -> Result<bool, CatalogError> {
-        let until = millis(self.now().await?) + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2);
+    pub async fn renew(
+        &self,
+        subject: &str,
+        epoch: u64,
+        lease: Duration,
+    ) -> Result<bool, CatalogError> {
+        let until =
+            millis(self.now().await?) + i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2);
         let done = sqlx::query("UPDATE subjects SET lease_until = $3 WHERE subject = $1 AND epoch = $2 AND lease_until > 0")
             .bind(subject)
             .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
@@ -469,7 +566,11 @@ impl Catalog {
             true => "DELETE FROM subjects WHERE subject = $1 AND epoch = $2",
             false => "UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2",
         };
-        sqlx::query(query).bind(subject).bind(i64::try_from(epoch).unwrap_or(i64::MAX)).execute(self.ask()).await?;
+        sqlx::query(query)
+            .bind(subject)
+            .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
+            .execute(self.ask())
+            .await?;
         Ok(())
     }
 
@@ -493,16 +594,24 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn epoch_of(&self, subject: &str) -> Result<u64, CatalogError> {
-        let row: Option<(i64,)> =
-            sqlx::query_as("SELECT epoch FROM subjects WHERE subject = $1").bind(subject).fetch_optional(self.ask()).await?;
+        let row: Option<(i64,)> = sqlx::query_as("SELECT epoch FROM subjects WHERE subject = $1")
+            .bind(subject)
+            .fetch_optional(self.ask())
+            .await?;
         Ok(row.and_then(|(epoch,)| u64::try_from(epoch).ok()).unwrap_or_default())
     }
 
-    /// The epoch of a subject goes up to at least this: the vault knew of a later one than a catalog that was lost.
+    /// The epoch of a subject goes up to at least this: the vault knew of a later one than a
+    /// catalog that was lost.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn raise_epoch(&self, subject: &str, from: u64, to: u64) -> Result<bool, CatalogError> {
+    pub async fn raise_epoch(
+        &self,
+        subject: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<bool, CatalogError> {
         let number = |epoch: u64| i64::try_from(epoch).unwrap_or(i64::MAX);
         let mut transaction = self.begin().await?;
         let done = sqlx::query("UPDATE subjects SET epoch = $3 WHERE subject = $1 AND epoch = $2")
@@ -511,12 +620,14 @@ impl Catalog {
             .bind(number(to))
             .execute(transaction.ask())
             .await?;
-        sqlx::query("UPDATE ticks SET epoch = $3 WHERE subject = $1 AND epoch = $2 AND state = 'running'")
-            .bind(subject)
-            .bind(number(from))
-            .bind(number(to))
-            .execute(transaction.ask())
-            .await?;
+        sqlx::query(
+            "UPDATE ticks SET epoch = $3 WHERE subject = $1 AND epoch = $2 AND state = 'running'",
+        )
+        .bind(subject)
+        .bind(number(from))
+        .bind(number(to))
+        .execute(transaction.ask())
+        .await?;
         transaction.commit().await?;
         Ok(done.rows_affected() == 1)
     }
@@ -529,11 +640,12 @@ impl Catalog {
         let mut transaction = self.begin().await?;
         let now = self.now_within(&mut transaction).await?;
         let epoch = i64::try_from(claim.epoch).unwrap_or(i64::MAX);
-        let mine = sqlx::query("UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2")
-            .bind(&claim.subject)
-            .bind(epoch)
-            .execute(transaction.ask())
-            .await?;
+        let mine =
+            sqlx::query("UPDATE subjects SET lease_until = 0 WHERE subject = $1 AND epoch = $2")
+                .bind(&claim.subject)
+                .bind(epoch)
+                .execute(transaction.ask())
+                .await?;
         if mine.rows_affected() != 1 {
             return Ok(false);
         }
@@ -561,15 +673,18 @@ impl Catalog {
         Ok(done.rows_affected() == 1)
     }
 
-    /// After a clock that was wrong by more than an hour has been set back: what was planned in its future is planned again when it
-    /// comes. Returns how many ticks that concerns.
+    /// After a clock that was wrong by more than an hour has been set back: what was planned in its
+    /// future is planned again when it comes. Returns how many ticks that concerns.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn discard_future_ticks(&self, now: Timestamp) -> Result<u64, CatalogError> {
         let limit = millis(now) + CLOCK_TOLERANCE_MILLIS;
         let mut transaction = self.begin().await?;
-        let gone = sqlx::query("DELETE FROM ticks WHERE tick > $1 AND state <> 'running'").bind(limit).execute(transaction.ask()).await?;
+        let gone = sqlx::query("DELETE FROM ticks WHERE tick > $1 AND state <> 'running'")
+            .bind(limit)
+            .execute(transaction.ask())
+            .await?;
         let back = sqlx::query("UPDATE jobs SET planned_until = $2 WHERE planned_until > $1")
             .bind(limit)
             .bind(millis(now))
@@ -590,7 +705,8 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn board(&self) -> Result<Vec<TickRow>, CatalogError> {
-        let columns = COLUMNS.split(", ").map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", ");
+        let columns =
+            COLUMNS.split(", ").map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", ");
         // One step in the primary key for each job, however long its history.
         let query = format!(
             "SELECT {COLUMNS} FROM ticks WHERE state IN ('running', 'waiting')
@@ -607,9 +723,14 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn ticks(&self, job: &str, limit: usize) -> Result<Vec<TickRow>, CatalogError> {
-        let query = format!("SELECT {COLUMNS} FROM ticks WHERE job = $1 ORDER BY tick DESC LIMIT $2");
+        let query =
+            format!("SELECT {COLUMNS} FROM ticks WHERE job = $1 ORDER BY tick DESC LIMIT $2");
         let limit = i64::try_from(limit.min(TICKS_PLANNED_MAX)).unwrap_or(i64::MAX);
-        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query)).bind(job).bind(limit).fetch_all(self.ask()).await?;
+        let rows: Vec<RawTick> = sqlx::query_as(AssertSqlSafe(query))
+            .bind(job)
+            .bind(limit)
+            .fetch_all(self.ask())
+            .await?;
         Ok(rows.into_iter().map(TickRow::of).collect())
     }
 
@@ -618,8 +739,14 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn tick_counts(&self) -> Result<BTreeMap<String, u64>, CatalogError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM ticks GROUP BY state").fetch_all(self.ask()).await?;
-        Ok(rows.into_iter().map(|(state, count)| (state, u64::try_from(count).unwrap_or_default())).collect())
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT state, count(*) FROM ticks GROUP BY state")
+                .fetch_all(self.ask())
+                .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(state, count)| (state, u64::try_from(count).unwrap_or_default()))
+            .collect())
     }
 
     /// Says that this host is there.
@@ -647,8 +774,18 @@ impl Catalog {
     /// [`CatalogError::Query`]
     pub async fn hosts(&self) -> Result<Vec<HostRow>, CatalogError> {
         let rows: Vec<(String, i64, i64, String)> =
-            sqlx::query_as("SELECT host, seen, skew, version FROM hosts ORDER BY host").fetch_all(self.ask()).await?;
-        Ok(rows.into_iter().map(|(host, seen, skew_millis, version)| HostRow { host, seen: time(seen), skew_millis, version }).collect())
+            sqlx::query_as("SELECT host, seen, skew, version FROM hosts ORDER BY host")
+                .fetch_all(self.ask())
+                .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(host, seen, skew_millis, version)| HostRow {
+                host,
+                seen: time(seen),
+                skew_millis,
+                version,
+            })
+            .collect())
     }
 
     /// Forgets ticks that ended before a time.
@@ -656,10 +793,12 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Query`]
     pub async fn forget_ticks(&self, before: Timestamp) -> Result<u64, CatalogError> {
-        let gone = sqlx::query("DELETE FROM ticks WHERE ended < $1 AND state NOT IN ('running', 'waiting')")
-            .bind(millis(before))
-            .execute(self.ask())
-            .await?;
+        let gone = sqlx::query(
+            "DELETE FROM ticks WHERE ended < $1 AND state NOT IN ('running', 'waiting')",
+        )
+        .bind(millis(before))
+        .execute(self.ask())
+        .await?;
         // Readers that died.
         sqlx::query("DELETE FROM subjects WHERE subject LIKE 'reading/%' AND lease_until < $1")
             .bind(millis(before))

@@ -50,13 +50,16 @@ pub enum LogFormat {
 /// How backups are opened and believed.
 #[derive(Debug, Clone, Default, Args)]
 pub struct OpenArgs {
-    /// An age identity file that may open the backup, such as the offline recovery key. May be repeated.
+    /// An age identity file that may open the backup, such as the offline recovery key. May be
+    /// repeated.
     #[arg(long, value_name = "FILE")]
     pub identity: Vec<PathBuf>,
-    /// Another vault: one of `[vaults]` in lifeboat.toml, s3://bucket/prefix, or a directory. An address needs no lifeboat.toml.
+    /// Another vault: one of `[vaults]` in lifeboat.toml, s3://bucket/prefix, or a directory. An
+    /// address needs no lifeboat.toml.
     #[arg(long, value_name = "VAULT")]
     pub vault: Option<String>,
-    /// A public signing key to believe beside the configured ones: one line, or a PEM file. May be repeated.
+    /// A public signing key to believe beside the configured ones: one line, or a PEM file. May be
+    /// repeated.
     #[arg(long, value_name = "KEY")]
     pub trust_key: Vec<String>,
 }
@@ -64,7 +67,8 @@ pub struct OpenArgs {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
-    /// Carry out the order of a drill, on the instance of its scratch VPC. Started by the instance's own boot, not by people.
+    /// Carry out the order of a drill, on the instance of its scratch VPC. Started by the
+    /// instance's own boot, not by people.
     #[command(hide = true)]
     Agent {
         /// The order.
@@ -72,7 +76,9 @@ pub enum CliCommand {
         order: PathBuf,
     },
     /// Make a new set-up: lifeboat.toml, keys, and the vault.
-    #[command(after_help = "Example:\n  lifeboat init /etc/lifeboat --new-recovery-key /media/usb/recovery.txt")]
+    #[command(
+        after_help = "Example:\n  lifeboat init /etc/lifeboat --new-recovery-key /media/usb/recovery.txt"
+    )]
     Init {
         /// Where lifeboat.toml goes.
         #[arg(default_value = ".")]
@@ -96,12 +102,15 @@ pub enum CliCommand {
         /// Datastores, as named in lifeboat.toml.
         #[arg(required = true, value_name = "DATASTORE")]
         datastores: Vec<String>,
-        /// The server is another one than that of the newest backup, and is meant to be: it was replaced, restored or upgraded.
+        /// The server is another one than that of the newest backup, and is meant to be: it was
+        /// replaced, restored or upgraded.
         #[arg(long)]
         another_cluster: bool,
     },
     /// List what there is.
-    #[command(after_help = "Examples:\n  lifeboat list\n  lifeboat list chat --json | jq -r '.[-1].backup'")]
+    #[command(
+        after_help = "Examples:\n  lifeboat list\n  lifeboat list chat --json | jq -r '.[-1].backup'"
+    )]
     List {
         /// One datastore; all if left out.
         datastore: Option<String>,
@@ -141,13 +150,15 @@ pub enum CliCommand {
         after_help = "Examples:\n  lifeboat restore chat --plan\n  lifeboat restore chat --to postgres:///chat_restored --check\n  lifeboat restore chat --to service=chat --swap\n  lifeboat restore chat --to postgres:///rescue --table public.messages\n  lifeboat restore chat --to /srv/restored --at 2026-11-20T12:00:00Z\n  lifeboat restore chat --to - | pg_restore --list\n  lifeboat restore chat-volumes --to zone:eu-west-1a --attach i-0123456789abcdef0\n  lifeboat restore chat --vault s3://backups-dr/prod --identity recovery.txt --trust-key KEY --to postgres:///chat\n\nThe target's password comes from PGPASSWORD, ~/.pgpass or a service file, as for psql. After Ctrl-C or a lost connection the same\ncommand goes on where it stopped."
     )]
     Restore(Box<RestoreArguments>),
-    /// Ask for readable copies of a backup in an archive class. Shows time and cost first; sends the request with --confirm.
+    /// Ask for readable copies of a backup in an archive class. Shows time and cost first; sends
+    /// the request with --confirm.
     #[command(
         args_conflicts_with_subcommands = true,
         after_help = "Examples:\n  lifeboat thaw chat\n  lifeboat thaw 20261122T031500Z-K3XQ7A --tier expedited --confirm\n  lifeboat thaw list\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A\n\nA restore thaws what it needs by itself; what was asked for goes on in the store whatever happens here."
     )]
     Thaw(super::thaw::ThawArguments),
-    /// Copy backups, envelopes and evidence to another vault of lifeboat.toml. Sends what is not there yet; nothing is opened.
+    /// Copy backups, envelopes and evidence to another vault of lifeboat.toml. Sends what is not
+    /// there yet; nothing is opened.
     #[command(
         after_help = "Examples:\n  lifeboat copy dr\n  lifeboat copy dr chat --json\n\nThen `lifeboat restore chat --vault dr …` restores from there, with any key that opens."
     )]
@@ -166,18 +177,20 @@ pub enum CliCommand {
     /// The offline key that opens every backup when all else is lost.
     #[command(subcommand)]
     RecoveryKey(super::recovery::RecoveryVerb),
-    /// Give every backup the key slots that lifeboat.toml asks for, touching no payload. Shows the plan first; acts with --confirm.
+    /// Give every backup the key slots that lifeboat.toml asks for, touching no payload. Shows the
+    /// plan first; acts with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat rekey\n  lifeboat rekey --confirm\n  lifeboat rekey chat --confirm --identity /media/usb/recovery.txt\n\nWhat was interrupted goes on with the same command. A key that is not in lifeboat.toml any more is retired: its slots go as soon as\nnothing locks them, and until then are reported as still opening backups."
     )]
     Rekey(super::rekey::RekeyArguments),
-    /// Find what interrupted runs left: in the vault, snapshots of volumes, file systems left frozen and sandboxes on this host; remove it with
-    /// --confirm.
+    /// Find what interrupted runs left: in the vault, snapshots of volumes, file systems left
+    /// frozen and sandboxes on this host; remove it with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat sweep\n  lifeboat sweep --older-than 2h --confirm\n\nExits with 10 if something was found and not removed."
     )]
     Sweep {
-        /// Leave alone what is younger. Longer than your longest backup: a run on another host holds no lock here.
+        /// Leave alone what is younger. Longer than your longest backup: a run on another host
+        /// holds no lock here.
         #[arg(long, default_value = "24h", value_name = "AGE")]
         older_than: HumanDuration,
         /// Remove what was found.
@@ -201,7 +214,8 @@ pub enum CliCommand {
         after_help = "Examples:\n  lifeboat status\n  lifeboat status --json | jq .alarms\n\nExits with 0 if everything is within its objectives, else with 11."
     )]
     Status,
-    /// Remove backups that no schedule keeps, and move old sets of volumes to the archive tier. Shows the plan first; acts with --confirm.
+    /// Remove backups that no schedule keeps, and move old sets of volumes to the archive tier.
+    /// Shows the plan first; acts with --confirm.
     #[command(
         after_help = "Examples:\n  lifeboat prune\n  lifeboat prune chat --confirm\n\nExits with 10 if something was to go and could not be deleted."
     )]
@@ -213,7 +227,9 @@ pub enum CliCommand {
         confirm: bool,
     },
     /// Keep a backup whatever its schedule says, until it is released. The hold is a signed record.
-    #[command(after_help = "Example:\n  lifeboat hold 20261122T031500Z-K3XQ7A --reason 'incident 17'")]
+    #[command(
+        after_help = "Example:\n  lifeboat hold 20261122T031500Z-K3XQ7A --reason 'incident 17'"
+    )]
     Hold {
         /// The backup.
         backup: String,
@@ -243,7 +259,9 @@ pub enum CliCommand {
     #[command(subcommand)]
     Catalog(CatalogVerb),
     /// Print a completion script for a shell.
-    #[command(after_help = "Example:\n  lifeboat completions bash > /etc/bash_completion.d/lifeboat")]
+    #[command(
+        after_help = "Example:\n  lifeboat completions bash > /etc/bash_completion.d/lifeboat"
+    )]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -294,7 +312,8 @@ impl CliCommand {
 /// What can be printed for AWS.
 #[derive(Debug, Subcommand)]
 pub enum PolicyVerb {
-    /// The bucket's lifecycle rules: colder classes by age, and the end of uploads that nobody finished.
+    /// The bucket's lifecycle rules: colder classes by age, and the end of uploads that nobody
+    /// finished.
     #[command(
         after_help = "Example:\n  lifeboat policy lifecycle > rules.json\n  aws s3api put-bucket-lifecycle-configuration --bucket backups --lifecycle-configuration file://rules.json"
     )]
@@ -327,7 +346,8 @@ pub enum CatalogVerb {
 pub struct RestoreArguments {
     /// The datastore.
     pub datastore: String,
-    /// Where to: a Postgres URI or connection string, a directory, or - for stdout; volumes to zone:NAME. May be left out with --plan.
+    /// Where to: a Postgres URI or connection string, a directory, or - for stdout; volumes to
+    /// zone:NAME. May be left out with --plan.
     #[arg(long, value_name = "TARGET", required_unless_present = "plan")]
     pub to: Option<String>,
     /// This backup instead of the newest.
@@ -336,16 +356,19 @@ pub struct RestoreArguments {
     /// The newest backup taken at or before this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
-    /// Show what can be restored, how long it takes, what it costs and what is missing; change nothing.
+    /// Show what can be restored, how long it takes, what it costs and what is missing; change
+    /// nothing.
     #[arg(long)]
     pub plan: bool,
     /// Do not ask.
     #[arg(long, short)]
     pub yes: bool,
-    /// Afterwards compare the database with what was recorded at backup time. Always done before a --swap.
+    /// Afterwards compare the database with what was recorded at backup time. Always done before a
+    /// --swap.
     #[arg(long)]
     pub check: bool,
-    /// Load beside the target database, compare, and then trade the names: the old one is renamed, not dropped.
+    /// Load beside the target database, compare, and then trade the names: the old one is renamed,
+    /// not dropped.
     #[arg(long, conflicts_with_all = ["into_database_with_tables", "table", "schema"])]
     pub swap: bool,
     /// Only this table (schema.table) with what belongs to it and what it needs. May be repeated.
@@ -357,7 +380,8 @@ pub struct RestoreArguments {
     /// Leave roles and tablespaces alone.
     #[arg(long)]
     pub no_globals: bool,
-    /// Make a tablespace in this directory of the target's host (name=/directory). Others are left out. May be repeated.
+    /// Make a tablespace in this directory of the target's host (name=/directory). Others are left
+    /// out. May be repeated.
     #[arg(long, value_name = "NAME=DIR")]
     pub tablespace: Vec<String>,
     /// Leave owners as they come: objects belong to whoever restores.
@@ -369,7 +393,8 @@ pub struct RestoreArguments {
     /// Do everything as this role, which the one that connects is a member of.
     #[arg(long, value_name = "ROLE")]
     pub role: Option<String>,
-    /// Leave this out, with all that depends on it; kinds and names as in pg_restore --list (EXTENSION:postgis), and ROLE:name. May be repeated.
+    /// Leave this out, with all that depends on it; kinds and names as in pg_restore --list
+    /// (EXTENSION:postgis), and ROLE:name. May be repeated.
     #[arg(long, value_name = "KIND:NAME")]
     pub skip: Vec<String>,
     /// Go on after what the server refuses; it is listed in the end, and the exit code is 14.
@@ -378,28 +403,35 @@ pub struct RestoreArguments {
     /// With --plan: read the whole backup, as lifeboat verify does.
     #[arg(long, requires = "plan")]
     pub verify: bool,
-    /// Drop the unfinished database that a restore of another backup has made, and restore in its place.
+    /// Drop the unfinished database that a restore of another backup has made, and restore in its
+    /// place.
     #[arg(long)]
     pub take_over: bool,
-    /// Restore although the room that is estimated to be needed is not there; disks may be thin or compressed.
+    /// Restore although the room that is estimated to be needed is not there; disks may be thin or
+    /// compressed.
     #[arg(long)]
     pub ignore_room: bool,
-    /// Load a backup that has no lists of its chunks (lifeboat 0.1 wrote none) without reading it through first. Damage is found while it is loaded then.
+    /// Load a backup that has no lists of its chunks (lifeboat 0.1 wrote none) without reading it
+    /// through first. Damage is found while it is loaded then.
     #[arg(long)]
     pub without_reading_first: bool,
-    /// Restore although the target database holds tables. What has the same name makes the restore fail half way.
+    /// Restore although the target database holds tables. What has the same name makes the restore
+    /// fail half way.
     #[arg(long)]
     pub into_database_with_tables: bool,
-    /// Restore although the target server is older than the backup's. What it does not understand makes the restore fail half way.
+    /// Restore although the target server is older than the backup's. What it does not understand
+    /// makes the restore fail half way.
     #[arg(long)]
     pub into_older_server: bool,
-    /// How fast a frozen backup is thawed: expedited, standard or bulk; the cheapest that keeps the RTO if left out.
+    /// How fast a frozen backup is thawed: expedited, standard or bulk; the cheapest that keeps
+    /// the RTO if left out.
     #[arg(long, value_name = "TIER")]
     pub tier: Option<RetrievalTier>,
     /// For how many days thawed copies are kept.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=365))]
     pub days: Option<u32>,
-    /// How many things happen at once on the target (rows, indexes, constraints); the number of cores here if left out.
+    /// How many things happen at once on the target (rows, indexes, constraints); the number of
+    /// cores here if left out.
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
     #[command(flatten)]
@@ -414,7 +446,8 @@ pub struct RestoreArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Volumes (--to zone:NAME)")]
 pub struct VolumeArguments {
-    /// Attach them to this instance, under the devices they had. Handed over unattached if left out.
+    /// Attach them to this instance, under the devices they had. Handed over unattached if left
+    /// out.
     #[arg(long, value_name = "INSTANCE")]
     pub attach: Option<InstanceId>,
     /// Their type, such as gp3; as it was if left out.
@@ -435,10 +468,12 @@ pub struct VolumeArguments {
     /// Wait until everything is read in, and say how long that took.
     #[arg(long)]
     pub until_hydrated: bool,
-    /// How long a volume may take to be made or attached before the command ends; the same command goes on waiting.
+    /// How long a volume may take to be made or attached before the command ends; the same command
+    /// goes on waiting.
     #[arg(long, value_name = "TIME", default_value = "10m")]
     pub patience: HumanDuration,
-    /// Tells this restore from another of the same backup: the same name goes on with the same volumes.
+    /// Tells this restore from another of the same backup: the same name goes on with the same
+    /// volumes.
     #[arg(long, value_name = "NAME", default_value = "restore")]
     pub restore_name: String,
 }

@@ -24,10 +24,12 @@ use crate::work::{WorkContext, WorkError, drill, evidence, scratch};
 pub struct DrillArguments {
     /// The drill: a file in drills/, without .toml.
     pub name: Option<String>,
-    /// Show it on a full screen, take notes, and wait before each break. Without a terminal: lines, as always.
+    /// Show it on a full screen, take notes, and wait before each break. Without a terminal:
+    /// lines, as always.
     #[arg(long)]
     pub live: bool,
-    /// Show every AWS call that the drill would make, in order, with the permissions each needs; make none. For sandbox = "vpc".
+    /// Show every AWS call that the drill would make, in order, with the permissions each needs;
+    /// make none. For sandbox = "vpc".
     #[arg(long, conflicts_with = "live")]
     pub plan: bool,
     #[command(flatten)]
@@ -64,7 +66,8 @@ pub enum DrillVerb {
         #[arg(long)]
         statement: String,
     },
-    /// List the runs in scratch VPCs that any host has a lease for: what is under way, what is overdue.
+    /// List the runs in scratch VPCs that any host has a lease for: what is under way, what is
+    /// overdue.
     #[command(after_help = "Example:\n  lifeboat drill runs")]
     Runs,
     /// Go on with a drill whose process died: undo what is left of it, and run its steps again.
@@ -81,7 +84,10 @@ pub enum DrillVerb {
     },
 }
 
-pub(super) async fn run(start: &CommandContext, arguments: DrillArguments) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn run(
+    start: &CommandContext,
+    arguments: DrillArguments,
+) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&arguments.opening).await?;
     match (arguments.verb, arguments.name) {
         (Some(DrillVerb::List), _) => list(start, &rig).await,
@@ -90,7 +96,9 @@ pub(super) async fn run(start: &CommandContext, arguments: DrillArguments) -> Re
             let (written, is_listed) = evidence::certify(&rig, &run, &reviewer, &statement).await?;
             print_status(&format!("signed as record {} of the evidence", written.sequence));
             if !is_listed {
-                print_status(&format!("warning: the drill names no reviewer {reviewer}; the report's page says so"));
+                print_status(&format!(
+                    "warning: the drill names no reviewer {reviewer}; the report's page says so"
+                ));
             }
             Ok(ExitKind::Done)
         }
@@ -104,7 +112,11 @@ pub(super) async fn run(start: &CommandContext, arguments: DrillArguments) -> Re
             ended(start, drill::abort(&rig, &run, &team).await?)
         }
         (None, Some(name)) if arguments.plan => plan(start, &rig, &name).await,
-        (None, Some(name)) if arguments.live && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() => {
+        (None, Some(name))
+            if arguments.live
+                && std::io::stdout().is_terminal()
+                && std::io::stdin().is_terminal() =>
+        {
             let outcome = drill_view::run(&rig, &name, &start.cancel).await?;
             ended(start, outcome)
         }
@@ -140,25 +152,42 @@ pub(super) fn lines(happening: &DrillEvent) -> Vec<String> {
             vec![format!("drill {drill}, run {run}: back within {}", seconds(*rto_seconds))]
         }
         DrillEvent::Chosen { backups, predicted_seconds } => {
-            let mut lines: Vec<String> = backups.iter().map(|backup| format!("    {backup}")).collect();
-            lines.extend(predicted_seconds.map(|predicted| format!("    expected from earlier drills: {}", seconds(predicted))));
+            let mut lines: Vec<String> =
+                backups.iter().map(|backup| format!("    {backup}")).collect();
+            lines.extend(predicted_seconds.map(|predicted| {
+                format!("    expected from earlier drills: {}", seconds(predicted))
+            }));
             lines
         }
         DrillEvent::Warned { warning } => vec![format!("    warning: {warning}")],
-        DrillEvent::StepBegan { step, at_seconds } => vec![format!("{:>8.1} s  {step}", at_seconds)],
+        DrillEvent::StepBegan { step, at_seconds } => {
+            vec![format!("{:>8.1} s  {step}", at_seconds)]
+        }
         DrillEvent::StepEnded { error: Some(error), .. } => vec![format!("    failed: {error}")],
         DrillEvent::StepEnded { error: None, .. } => Vec::new(),
         DrillEvent::AboutToBreak { story, .. } => vec![format!("    breaking: {story}")],
-        DrillEvent::Broke { scenario, outcome } => vec![format!("    {}: {outcome}", scenario.name())],
+        DrillEvent::Broke { scenario, outcome } => {
+            vec![format!("    {}: {outcome}", scenario.name())]
+        }
         DrillEvent::Checked { result, detail } => {
             let word = match result.answer {
                 CheckOutcome::Pass => "pass",
                 CheckOutcome::Fail => "FAIL",
                 CheckOutcome::CouldNotLook => "COULD NOT LOOK",
             };
-            let shown = detail.iter().take(10).map(|line| format!("        {}", line.replace('\n', "\n        ")));
-            let more = detail.len().checked_sub(10).filter(|more| *more > 0).map(|more| format!("        and {more} more"));
-            std::iter::once(format!("    {word}  {}: {}", result.name, result.summary)).chain(shown).chain(more).collect()
+            let shown = detail
+                .iter()
+                .take(10)
+                .map(|line| format!("        {}", line.replace('\n', "\n        ")));
+            let more = detail
+                .len()
+                .checked_sub(10)
+                .filter(|more| *more > 0)
+                .map(|more| format!("        and {more} more"));
+            std::iter::once(format!("    {word}  {}: {}", result.name, result.summary))
+                .chain(shown)
+                .chain(more)
+                .collect()
         }
         DrillEvent::Controlled { result } => {
             let word = match result.noticed {
@@ -211,7 +240,8 @@ fn summary(report: &DrillReport, record: u64) -> String {
         ));
     }
     let objective = |name: &str, objective: &crate::domain::drill::Objective| {
-        let measured = objective.measured_seconds.map_or_else(|| "not measured".to_owned(), seconds);
+        let measured =
+            objective.measured_seconds.map_or_else(|| "not measured".to_owned(), seconds);
         format!("  {name}        {measured}, {} allowed", seconds(objective.allowed_seconds))
     };
     lines.push(objective("RTO", &report.rto));
@@ -226,7 +256,10 @@ fn summary(report: &DrillReport, record: u64) -> String {
         moment("verified", moments.verified),
         moment("torn down", moments.torn_down),
     ];
-    lines.push(format!("  moments    {}", times.into_iter().flatten().collect::<Vec<_>>().join(", ")));
+    lines.push(format!(
+        "  moments    {}",
+        times.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    ));
     let passed = report.checks.iter().filter(|check| check.answer == CheckOutcome::Pass).count();
     let noticed = report.controls.iter().filter(|control| control.noticed == Some(true)).count();
     lines.push(format!(
@@ -235,7 +268,10 @@ fn summary(report: &DrillReport, record: u64) -> String {
         report.controls.len()
     ));
     if !report.gaps_accepted.is_empty() {
-        lines.push(format!("  accepted   the sandbox need not be isolated in: {}", report.gaps_accepted.join(", ")));
+        lines.push(format!(
+            "  accepted   the sandbox need not be isolated in: {}",
+            report.gaps_accepted.join(", ")
+        ));
     }
     lines.extend(report.leftovers.iter().map(|leftover| format!("  left       {leftover}")));
     lines.push(format!("  evidence   record {record}; `lifeboat evidence show {record}`, `lifeboat evidence export DIRECTORY` for pages"));
@@ -243,7 +279,11 @@ fn summary(report: &DrillReport, record: u64) -> String {
 }
 
 /// What a drill would call. Calls that come in a row are one line.
-async fn plan(start: &CommandContext, rig: &WorkContext, name: &str) -> Result<ExitKind, CommandFailure> {
+async fn plan(
+    start: &CommandContext,
+    rig: &WorkContext,
+    name: &str,
+) -> Result<ExitKind, CommandFailure> {
     let script = drill::script(rig, name)?;
     if script.place == plans::DrillPlace::Local {
         return Err(WorkError::Refused {
@@ -269,8 +309,13 @@ async fn plan(start: &CommandContext, rig: &WorkContext, name: &str) -> Result<E
         lines.push(format!("{phase}:"));
         let mut before: Option<String> = None;
         for call in calls {
-            let more = if call.permissions.is_empty() { String::new() } else { format!("  [with {}]", call.permissions.join(", ")) };
-            let about = if call.about.is_empty() { String::new() } else { format!("  {}", call.about) };
+            let more = if call.permissions.is_empty() {
+                String::new()
+            } else {
+                format!("  [with {}]", call.permissions.join(", "))
+            };
+            let about =
+                if call.about.is_empty() { String::new() } else { format!("  {}", call.about) };
             let line = format!("  {}{about}{more}", call.action);
             // Looks are repeated until something is in the state that is waited for.
             if before.as_ref() != Some(&line) {
@@ -298,7 +343,8 @@ async fn runs(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
     } else {
         let rows = leases.iter().map(|leased| match &leased.lease {
             Ok(lease) => {
-                let (place, cost) = (format!("{} {}", lease.account, lease.region), lease.cost_ceiling.to_string());
+                let (place, cost) =
+                    (format!("{} {}", lease.account, lease.region), lease.cost_ceiling.to_string());
                 vec![
                     leased.run.clone(),
                     lease.drill.clone(),
@@ -311,13 +357,28 @@ async fn runs(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
             }
             Err(why) => {
                 let unknown = || "?".to_owned();
-                vec![leased.run.clone(), unknown(), unknown(), unknown(), unknown(), unknown(), format!("not believed: {why}")]
+                vec![
+                    leased.run.clone(),
+                    unknown(),
+                    unknown(),
+                    unknown(),
+                    unknown(),
+                    unknown(),
+                    format!("not believed: {why}"),
+                ]
             }
         });
-        print_output(&table(&["run", "drill", "host", "account, region", "gone by", "at most", "state"], rows.collect()));
+        print_output(&table(
+            &["run", "drill", "host", "account, region", "gone by", "at most", "state"],
+            rows.collect(),
+        ));
     }
     // A monitor may ask: something is overdue.
-    Ok(if leases.iter().any(|leased| leased.is_abandoned(now)) { ExitKind::Leftovers } else { ExitKind::Done })
+    Ok(if leases.iter().any(|leased| leased.is_abandoned(now)) {
+        ExitKind::Leftovers
+    } else {
+        ExitKind::Done
+    })
 }
 
 async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, CommandFailure> {
@@ -325,8 +386,15 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
     let reports = evidence::reports(&series);
     let mut rows = Vec::new();
     for name in plans::names(&rig.config, plans::DRILLS_DIRECTORY) {
-        let last = reports.iter().rev().find(|(_, report)| report.drill == name).map(|(_, report)| report.verdict.name());
-        let passed = reports.iter().rev().find(|(_, report)| report.drill == name && report.verdict == Verdict::Pass);
+        let last = reports
+            .iter()
+            .rev()
+            .find(|(_, report)| report.drill == name)
+            .map(|(_, report)| report.verdict.name());
+        let passed = reports
+            .iter()
+            .rev()
+            .find(|(_, report)| report.drill == name && report.verdict == Verdict::Pass);
         let fault = drill::script(rig, &name).err().map(|error| error.to_string());
         rows.push((name, last, passed.map(|(_, report)| report.declared), fault));
     }
@@ -339,7 +407,11 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
     let header = ["drill", "last verdict", "last pass"];
     let shown = rows.iter().map(|(name, last, passed, fault)| {
         let last = if fault.is_some() { "has faults" } else { last.unwrap_or("never run") };
-        vec![name.clone(), last.to_owned(), passed.map_or_else(|| "never".to_owned(), |time| time.to_string())]
+        vec![
+            name.clone(),
+            last.to_owned(),
+            passed.map_or_else(|| "never".to_owned(), |time| time.to_string()),
+        ]
     });
     print_output(&table(&header, shown.collect()));
     for fault in rows.into_iter().filter_map(|(.., fault)| fault) {
@@ -348,17 +420,25 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
     Ok(ExitKind::Done)
 }
 
-async fn history(start: &CommandContext, rig: &WorkContext, name: Option<&str>) -> Result<ExitKind, CommandFailure> {
+async fn history(
+    start: &CommandContext,
+    rig: &WorkContext,
+    name: Option<&str>,
+) -> Result<ExitKind, CommandFailure> {
     let (series, flaws) = evidence::examine(rig).await?;
-    let reports: Vec<_> =
-        evidence::reports(&series).into_iter().filter(|(_, report)| name.is_none_or(|name| report.drill == name)).collect();
+    let reports: Vec<_> = evidence::reports(&series)
+        .into_iter()
+        .filter(|(_, report)| name.is_none_or(|name| report.drill == name))
+        .collect();
     if start.json {
         let all = reports.iter().map(|(record, report)| json!({ "record": record, "run": report.run, "drill": report.drill, "verdict": report.verdict, "declared": report.declared, "rto_seconds": report.rto.measured_seconds, "rpo_seconds": report.rpo.measured_seconds }));
         print::json(&all.collect::<Vec<_>>());
     } else {
         let header = ["record", "run", "drill", "verdict", "RTO", "RPO"];
         let rows = reports.iter().map(|(record, report)| {
-            let measured = |objective: &crate::domain::drill::Objective| objective.measured_seconds.map_or_else(|| "-".to_owned(), seconds);
+            let measured = |objective: &crate::domain::drill::Objective| {
+                objective.measured_seconds.map_or_else(|| "-".to_owned(), seconds)
+            };
             vec![
                 record.to_string(),
                 report.run.clone(),

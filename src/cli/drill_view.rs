@@ -1,5 +1,6 @@
-//! `lifeboat drill NAME --live`: the drill on a full screen, for a team in a room. Steps and checks as they come, time against the
-//! objective, a line to write notes and findings into the report, and a pause before anything is broken.
+//! `lifeboat drill NAME --live`: the drill on a full screen, for a team in a room. Steps and checks
+//! as they come, time against the objective, a line to write notes and findings into the report,
+//! and a pause before anything is broken.
 
 use std::io::Stdout;
 use std::sync::{Arc, Mutex};
@@ -65,7 +66,9 @@ impl DrillView {
                 self.begun = Instant::now();
                 self.rto_seconds = *rto_seconds;
             }
-            DrillEvent::Chosen { predicted_seconds, .. } => self.predicted_seconds = *predicted_seconds,
+            DrillEvent::Chosen { predicted_seconds, .. } => {
+                self.predicted_seconds = *predicted_seconds
+            }
             DrillEvent::StepBegan { step, .. } => {
                 if step == "examine" {
                     self.restored_seconds = Some(self.begun.elapsed().as_secs_f64());
@@ -78,11 +81,18 @@ impl DrillView {
                     *last = (step.clone(), Some(*seconds), error.is_some());
                 }
             }
-            DrillEvent::AboutToBreak { story, .. } => self.waiting_for = Some(format!("about to break: {story}")),
-            DrillEvent::AboutToSign => self.waiting_for = Some("torn down, about to sign the report: last notes".to_owned()),
+            DrillEvent::AboutToBreak { story, .. } => {
+                self.waiting_for = Some(format!("about to break: {story}"))
+            }
+            DrillEvent::AboutToSign => {
+                self.waiting_for =
+                    Some("torn down, about to sign the report: last notes".to_owned())
+            }
             DrillEvent::Ended { verdict, reasons } => {
                 self.verdict = Some(*verdict);
-                self.log.extend(reasons.iter().map(|reason| (Color::Yellow, format!("because {reason}"))));
+                self.log.extend(
+                    reasons.iter().map(|reason| (Color::Yellow, format!("because {reason}"))),
+                );
             }
             DrillEvent::Warned { .. }
             | DrillEvent::Broke { .. }
@@ -92,13 +102,18 @@ impl DrillView {
             | DrillEvent::Worked { .. } => {}
         }
         let color = match happening {
-            DrillEvent::Checked { result, .. } if result.answer == CheckOutcome::Pass => Color::Green,
-            DrillEvent::Checked { result, .. } if result.answer == CheckOutcome::Fail => Color::Red,
-            DrillEvent::Checked { .. } | DrillEvent::Warned { .. } | DrillEvent::Broke { .. } | DrillEvent::AboutToBreak { .. } => {
-                Color::Yellow
+            DrillEvent::Checked { result, .. } if result.answer == CheckOutcome::Pass => {
+                Color::Green
             }
+            DrillEvent::Checked { result, .. } if result.answer == CheckOutcome::Fail => Color::Red,
+            DrillEvent::Checked { .. }
+            | DrillEvent::Warned { .. }
+            | DrillEvent::Broke { .. }
+            | DrillEvent::AboutToBreak { .. } => Color::Yellow,
             DrillEvent::Controlled { result } if result.noticed == Some(true) => Color::Green,
-            DrillEvent::Controlled { .. } | DrillEvent::StepEnded { error: Some(_), .. } => Color::Red,
+            DrillEvent::Controlled { .. } | DrillEvent::StepEnded { error: Some(_), .. } => {
+                Color::Red
+            }
             _ => Color::Reset,
         };
         self.log.extend(lines(happening).into_iter().map(|line| (color, printable(line.trim()))));
@@ -130,7 +145,11 @@ impl Drop for RestoreTerminal {
 }
 
 /// Runs a drill on a full screen. Returns when the drill is over and somebody has pressed a key.
-pub(super) async fn run(rig: &WorkContext, name: &str, cancel: &CancellationToken) -> Result<drill::DrillOutcome, CommandFailure> {
+pub(super) async fn run(
+    rig: &WorkContext,
+    name: &str,
+    cancel: &CancellationToken,
+) -> Result<drill::DrillOutcome, CommandFailure> {
     let board = Arc::new(Mutex::new(DrillView::new(name)));
     let told = Arc::clone(&board);
     let team = DrillAudience::new(
@@ -144,13 +163,16 @@ pub(super) async fn run(rig: &WorkContext, name: &str, cancel: &CancellationToke
     let fail = |source| WorkError::File { what: "drawing on the terminal".to_owned(), source };
     let screen = RestoreTerminal::open().map_err(fail)?;
     let over = CancellationToken::new();
-    let (drawn, with, stop, ended) = (Arc::clone(&board), team.clone(), cancel.clone(), over.clone());
-    let drawing = tokio::task::spawn_blocking(move || draw_on(screen, &drawn, &with, &stop, &ended));
+    let (drawn, with, stop, ended) =
+        (Arc::clone(&board), team.clone(), cancel.clone(), over.clone());
+    let drawing =
+        tokio::task::spawn_blocking(move || draw_on(screen, &drawn, &with, &stop, &ended));
     let outcome = drill::run(rig, name, &team).await;
     if outcome.is_err() {
         over.cancel();
     }
-    let drawn = drawing.await.map_err(|_| WorkError::Bug("the thread that draws died".to_owned()))?;
+    let drawn =
+        drawing.await.map_err(|_| WorkError::Bug("the thread that draws died".to_owned()))?;
     let outcome = outcome?;
     drawn.map_err(fail)?;
     Ok(outcome)
@@ -184,7 +206,12 @@ fn draw_on(
 }
 
 /// What a key does; whether the view is to end.
-fn pressed(board: &mut DrillView, key: KeyEvent, team: &DrillAudience, cancel: &CancellationToken) -> bool {
+fn pressed(
+    board: &mut DrillView,
+    key: KeyEvent,
+    team: &DrillAudience,
+    cancel: &CancellationToken,
+) -> bool {
     match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
             cancel.cancel();
@@ -226,9 +253,12 @@ fn finding(typed: &str, at_seconds: f64) -> DrillNote {
 }
 
 fn draw(frame: &mut ratatui::Frame<'_>, board: &DrillView) {
-    let [head, middle, foot] = Layout::vertical([Constraint::Length(4), Constraint::Min(5), Constraint::Length(4)]).areas(frame.area());
+    let [head, middle, foot] =
+        Layout::vertical([Constraint::Length(4), Constraint::Min(5), Constraint::Length(4)])
+            .areas(frame.area());
     draw_head(frame, head, board);
-    let [steps, log] = Layout::horizontal([Constraint::Length(34), Constraint::Min(30)]).areas(middle);
+    let [steps, log] =
+        Layout::horizontal([Constraint::Length(34), Constraint::Min(30)]).areas(middle);
     let items = board.steps.iter().map(|(name, seconds, failed)| {
         let (sign, color) = match (seconds, failed) {
             (None, _) => ("▶", Color::Cyan),
@@ -236,12 +266,19 @@ fn draw(frame: &mut ratatui::Frame<'_>, board: &DrillView) {
             (Some(_), false) => ("✓", Color::Green),
         };
         let took = seconds.map(|seconds| format!("{seconds:>7.1} s")).unwrap_or_default();
-        ListItem::new(Line::from(vec![Span::styled(format!("{sign} "), Style::new().fg(color)), Span::raw(format!("{name:<18}{took}"))]))
+        ListItem::new(Line::from(vec![
+            Span::styled(format!("{sign} "), Style::new().fg(color)),
+            Span::raw(format!("{name:<18}{took}")),
+        ]))
     });
-    frame.render_widget(List::new(items).block(Block::new().borders(Borders::ALL).title(" steps ")), steps);
+    frame.render_widget(
+        List::new(items).block(Block::new().borders(Borders::ALL).title(" steps ")),
+        steps,
+    );
     let room = usize::from(log.height.saturating_sub(2));
     let shown = board.log.iter().skip(board.log.len().saturating_sub(room));
-    let text: Vec<Line<'_>> = shown.map(|(color, line)| Line::styled(line.as_str(), Style::new().fg(*color))).collect();
+    let text: Vec<Line<'_>> =
+        shown.map(|(color, line)| Line::styled(line.as_str(), Style::new().fg(*color))).collect();
     let block = Block::new().borders(Borders::ALL).title(" what happens ");
     frame.render_widget(Paragraph::new(text).block(block), log);
     draw_foot(frame, foot, board);
@@ -249,18 +286,23 @@ fn draw(frame: &mut ratatui::Frame<'_>, board: &DrillView) {
 
 fn draw_head(frame: &mut ratatui::Frame<'_>, area: Rect, board: &DrillView) {
     let elapsed = board.elapsed();
-    let seconds = |seconds: f64| format_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let seconds =
+        |seconds: f64| format_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let share = if board.rto_seconds > 0.0 { (elapsed / board.rto_seconds).min(1.0) } else { 0.0 };
     let color = match share {
         0.0..0.7 => Color::Green,
         0.7..1.0 => Color::Yellow,
         _ => Color::Red,
     };
-    let expected = board.predicted_seconds.map(|predicted| format!(", {} expected", seconds(predicted))).unwrap_or_default();
+    let expected = board
+        .predicted_seconds
+        .map(|predicted| format!(", {} expected", seconds(predicted)))
+        .unwrap_or_default();
     let verdict = board.verdict.map(|verdict| format!(" — {}", verdict.name())).unwrap_or_default();
     let word = if board.restored_seconds.is_some() { "back after" } else { "elapsed" };
     let title = format!(" drill {}{verdict} ", board.drill);
-    let label = format!("{word} {} of {} allowed{expected}", seconds(elapsed), seconds(board.rto_seconds));
+    let label =
+        format!("{word} {} of {} allowed{expected}", seconds(elapsed), seconds(board.rto_seconds));
     let style = match board.verdict {
         Some(Verdict::Pass) => Style::new().fg(Color::Green).add_modifier(Modifier::BOLD),
         Some(_) => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
@@ -271,16 +313,25 @@ fn draw_head(frame: &mut ratatui::Frame<'_>, area: Rect, board: &DrillView) {
     frame.render_widget(block, area);
     let [text, bar] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(inner);
     frame.render_widget(Paragraph::new(label), text);
-    frame.render_widget(Gauge::default().ratio(share).label("").gauge_style(Style::new().fg(color)), bar);
+    frame.render_widget(
+        Gauge::default().ratio(share).label("").gauge_style(Style::new().fg(color)),
+        bar,
+    );
 }
 
 fn draw_foot(frame: &mut ratatui::Frame<'_>, area: Rect, board: &DrillView) {
     let (title, style) = match (&board.waiting_for, board.verdict) {
-        (Some(story), _) => (format!(" {story} — Enter goes on "), Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD)),
+        (Some(story), _) => (
+            format!(" {story} — Enter goes on "),
+            Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD),
+        ),
         (None, Some(_)) => (" it is over — Enter closes ".to_owned(), Style::new()),
         (None, None) => (format!(" note or finding ({} so far) ", board.notes), Style::new()),
     };
-    let help = Line::styled("text @owner due 2026-12-01, Enter to keep · Ctrl-C tears down", Style::new().fg(Color::DarkGray));
+    let help = Line::styled(
+        "text @owner due 2026-12-01, Enter to keep · Ctrl-C tears down",
+        Style::new().fg(Color::DarkGray),
+    );
     let text = vec![Line::from(format!("> {}▏", board.typed)), help];
     let block = Block::new().borders(Borders::ALL).title(Span::styled(title, style));
     frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }).block(block), area);
@@ -293,7 +344,10 @@ mod tests {
     #[test]
     fn notes_may_name_an_owner_and_a_date() {
         let note = finding("restore.md lacks the port @meyer due 2026-12-01", 3.5);
-        assert_eq!((note.text.as_str(), note.owner.as_deref()), ("restore.md lacks the port", Some("meyer")));
+        assert_eq!(
+            (note.text.as_str(), note.owner.as_deref()),
+            ("restore.md lacks the port", Some("meyer"))
+        );
         assert_eq!(note.due.map(|due| due.to_string()).as_deref(), Some("2026-12-01"));
         let plain = finding("it is due soon", 0.0);
         assert_eq!((plain.text.as_str(), plain.owner, plain.due), ("it is due soon", None, None));

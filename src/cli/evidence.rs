@@ -12,7 +12,8 @@ use crate::work::{WorkError, evidence};
 /// What can be done with evidence.
 #[derive(Debug, Subcommand)]
 pub enum EvidenceVerb {
-    /// Check every record: signatures, chain, what is missing. Works on a copy of the vault, offline, with the public key.
+    /// Check every record: signatures, chain, what is missing. Works on a copy of the vault,
+    /// offline, with the public key.
     #[command(after_help = "Example:\n  lifeboat evidence verify")]
     Verify {
         #[command(flatten)]
@@ -20,7 +21,9 @@ pub enum EvidenceVerb {
         opening: OpenArgs,
     },
     /// Write pages to look at, and the signed records beside them.
-    #[command(after_help = "Example:\n  lifeboat evidence export /tmp/evidence && xdg-open /tmp/evidence/index.html")]
+    #[command(
+        after_help = "Example:\n  lifeboat evidence export /tmp/evidence && xdg-open /tmp/evidence/index.html"
+    )]
     Export {
         /// Where to.
         directory: std::path::PathBuf,
@@ -33,19 +36,26 @@ pub enum EvidenceVerb {
     },
 }
 
-pub(super) async fn run(start: &CommandContext, verb: EvidenceVerb) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn run(
+    start: &CommandContext,
+    verb: EvidenceVerb,
+) -> Result<ExitKind, CommandFailure> {
     match verb {
         EvidenceVerb::Verify { opening } => {
             let rig = start.rig(&opening).await?;
             if rig.trusted.is_empty() {
-                return Err(
-                    WorkError::NotVerified("no signing key is pinned, so nothing can be verified; give --trust-key".to_owned()).into()
-                );
+                return Err(WorkError::NotVerified(
+                    "no signing key is pinned, so nothing can be verified; give --trust-key"
+                        .to_owned(),
+                )
+                .into());
             }
             let (series, flaws) = evidence::examine(&rig).await?;
             let reports = evidence::reports(&series).len();
             if start.json {
-                print::json(&json!({ "records": series.found.len(), "reports": reports, "flaws": flaws }));
+                print::json(
+                    &json!({ "records": series.found.len(), "reports": reports, "flaws": flaws }),
+                );
             } else {
                 for flaw in &flaws {
                     print_output(&format!("FLAW  {flaw}"));
@@ -67,14 +77,21 @@ pub(super) async fn run(start: &CommandContext, verb: EvidenceVerb) -> Result<Ex
                 print::json(&exported);
             } else {
                 exported.pages.iter().for_each(|page| print_output(&page.display().to_string()));
-                print_status(&format!("{} records with their signatures are in {}", exported.records, directory.join("records").display()));
+                print_status(&format!(
+                    "{} records with their signatures are in {}",
+                    exported.records,
+                    directory.join("records").display()
+                ));
             }
             Ok(ExitKind::Done)
         }
         EvidenceVerb::Show { record } => {
             let rig = start.rig(&OpenArgs::default()).await?;
             let key = crate::domain::layout::evidence(record);
-            let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &key).await.map_err(WorkError::from)? else {
+            let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &key)
+                .await
+                .map_err(WorkError::from)?
+            else {
                 return Err(WorkError::Refused {
                     what: format!("record {record}"),
                     why: "there is no such record in the vault".to_owned(),

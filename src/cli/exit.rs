@@ -1,4 +1,5 @@
-//! Exit codes, and the one match that maps every error class to its code. `docs/EXIT_CODES.md` is the same table; a test compares the two.
+//! Exit codes, and the one match that maps every error class to its code. `docs/EXIT_CODES.md` is
+//! the same table; a test compares the two.
 
 use std::process::ExitCode;
 

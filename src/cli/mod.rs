@@ -1,6 +1,8 @@
-//! The command line: parse, build the context, run one command, print, and map the result to an exit code.
+//! The command line: parse, build the context, run one command, print, and map the result to an
+//! exit code.
 //!
-//! Results go to stdout, messages to stderr. Nothing prompts when stdin is not a terminal. Errors are printed here and only here.
+//! Results go to stdout, messages to stderr. Nothing prompts when stdin is not a terminal. Errors
+//! are printed here and only here.
 
 mod agent;
 pub mod arguments;
@@ -49,8 +51,9 @@ pub fn main() -> ExitCode {
     if let Some(exit) = hidden() {
         return exit;
     }
-    // What lifeboat was started with beside its three streams (a lock of cron's, a shell's own) is for nobody that it starts: in a sandbox an open
-    // directory of the host would be the way out.
+    // What lifeboat was started with beside its three streams (a lock of cron's, a shell's own) is
+    // for nobody that it starts: in a sandbox an open directory of the host would be the way
+    // out.
     close_fds::set_fds_cloexec(3, &[]);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -74,13 +77,17 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Neither lifeboat nor anything it starts leaves its memory on a disk when it crashes: there are keys and rows in it. A limit of 1 rather than
-/// 0, since a kernel that hands core files to a program asks for no other.
+/// Neither lifeboat nor anything it starts leaves its memory on a disk when it crashes: there are
+/// keys and rows in it. A limit of 1 rather than 0, since a kernel that hands core files to a
+/// program asks for no other.
 fn no_core_files() {
-    let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum.unwrap_or(1).min(1);
+    let hard =
+        rustix::process::getrlimit(rustix::process::Resource::Core).maximum.unwrap_or(1).min(1);
     let none = rustix::process::Rlimit { current: Some(hard), maximum: Some(hard) };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
-        print::print_status(&format!("warning: core files of a crash cannot be prevented: {error}"));
+        print::print_status(&format!(
+            "warning: core files of a crash cannot be prevented: {error}"
+        ));
     }
 }
 
@@ -128,7 +135,9 @@ fn first_process() -> ExitCode {
 /// This process keeps file systems from being frozen for too long, and is no command line at all.
 fn watchdog() -> ExitCode {
     let state = std::env::args_os().nth(2).map(std::path::PathBuf::from).unwrap_or_default();
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return ExitKind::Bug.into() };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return ExitKind::Bug.into();
+    };
     let exit = match runtime.block_on(crate::volumes::watchdog::watch(&state)) {
         Ok(()) => ExitKind::Done,
         Err(_) => ExitKind::SourceFailed,
@@ -147,8 +156,12 @@ fn log(arguments: &Arguments) -> SpanExporter {
         1 => "lifeboat=info",
         _ => "lifeboat=debug",
     };
-    let filter = EnvFilter::try_from_env("LIFEBOAT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = fmt::layer().with_writer(settled).with_target(false).with_ansi(std::io::stderr().is_terminal());
+    let filter =
+        EnvFilter::try_from_env("LIFEBOAT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let lines = fmt::layer()
+        .with_writer(settled)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
     let lines = match arguments.log_format {
         arguments::LogFormat::Json => lines.json().boxed(),
         // systemd's journal and a person at a terminal know the time themselves.
@@ -159,7 +172,8 @@ fn log(arguments: &Arguments) -> SpanExporter {
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("lifeboat"));
         layer.with_filter(EnvFilter::new("lifeboat=info"))
     });
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
+    let _ =
+        tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
     spans
 }
 
@@ -181,7 +195,12 @@ impl SpanExporter {
         match opentelemetry_otlp::SpanExporter::builder().with_http().build() {
             Ok(exporter) => {
                 let resource = Resource::builder().with_service_name("lifeboat").build();
-                Self(Some(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()))
+                Self(Some(
+                    SdkTracerProvider::builder()
+                        .with_resource(resource)
+                        .with_batch_exporter(exporter)
+                        .build(),
+                ))
             }
             Err(error) => {
                 print::print_status(&format!("warning: no spans are sent: {error}"));
@@ -200,10 +219,12 @@ impl Drop for SpanExporter {
     }
 }
 
-/// How long a verb may take to stop cleanly: a little less than the ten seconds after which supervisors lose their patience.
+/// How long a verb may take to stop cleanly: a little less than the ten seconds after which
+/// supervisors lose their patience.
 const STOPS_WITHIN: Duration = Duration::from_secs(9);
 
-/// Signals that end a verb: SIGINT, SIGTERM, and SIGHUP unless somebody has it ignored (`nohup`), or it reloads (`serve`).
+/// Signals that end a verb: SIGINT, SIGTERM, and SIGHUP unless somebody has it ignored (`nohup`),
+/// or it reloads (`serve`).
 struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
@@ -216,7 +237,11 @@ impl StopSignals {
             true => None,
             false => Some(signal(SignalKind::hangup())?),
         };
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+        })
     }
 
     async fn next(&mut self) {
@@ -233,7 +258,10 @@ impl StopSignals {
 /// Whether this process was started with SIGHUP ignored: bit 0 of what `/proc` tells.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     ignored.is_some_and(|mask| mask & 1 == 1)
 }
 
@@ -271,7 +299,8 @@ async fn with_signals(arguments: Arguments) -> ExitKind {
             false => "interrupted: stopping cleanly (once more to stop at once)",
         });
         signalled.cancel();
-        // `serve` waits for what runs as long as `stop_within` says; whoever stops a verb is at the keyboard, or is a host that goes down.
+        // `serve` waits for what runs as long as `stop_within` says; whoever stops a verb is at the
+        // keyboard, or is a host that goes down.
         let patience = if serves { Duration::MAX } else { STOPS_WITHIN };
         tokio::select! {
             () = signals.next() => {}
@@ -282,7 +311,12 @@ async fn with_signals(arguments: Arguments) -> ExitKind {
     let progress = ProgressReporter::default();
     let shown = progress::show(
         progress.clone(),
-        arguments.quiet || arguments.json || matches!(arguments.verb, arguments::CliCommand::Drill(_) | arguments::CliCommand::Serve),
+        arguments.quiet
+            || arguments.json
+            || matches!(
+                arguments.verb,
+                arguments::CliCommand::Drill(_) | arguments::CliCommand::Serve
+            ),
     );
     let span = tracing::info_span!("lifeboat", verb = arguments.verb.name());
     let result = run::run(arguments, progress, cancel.clone()).instrument(span).await;
@@ -293,7 +327,11 @@ async fn with_signals(arguments: Arguments) -> ExitKind {
         Err(failure) => {
             print::failure(&failure);
             // What failed because of the signal failed for that reason, whatever it says itself.
-            if cancel.is_cancelled() { ExitKind::Interrupted } else { exit::of(failure.error.class()) }
+            if cancel.is_cancelled() {
+                ExitKind::Interrupted
+            } else {
+                exit::of(failure.error.class())
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Output: tables and sentences, or JSON. Results go to standard output, everything else to standard error, and nothing that a terminal
-//! would act on gets through.
+//! Output: tables and sentences, or JSON. Results go to standard output, everything else to
+//! standard error, and nothing that a terminal would act on gets through.
 
 use std::error::Error;
 use std::io::Write;

@@ -39,8 +39,19 @@ pub fn show(progress: ProgressReporter, quiet: bool) -> ShownProgress {
         return ShownProgress { stop: None };
     }
     let (screen, interval) = match std::io::stderr().is_terminal() {
-        true => (ProgressDisplay::Bars(ProgressBars { progress, screen: MultiProgress::new(), shown: Vec::new(), seen: 0 }), BAR_INTERVAL),
-        false => (ProgressDisplay::Lines(ProgressLines { progress, told: 0, since: Instant::now() }), LOOK_INTERVAL),
+        true => (
+            ProgressDisplay::Bars(ProgressBars {
+                progress,
+                screen: MultiProgress::new(),
+                shown: Vec::new(),
+                seen: 0,
+            }),
+            BAR_INTERVAL,
+        ),
+        false => (
+            ProgressDisplay::Lines(ProgressLines { progress, told: 0, since: Instant::now() }),
+            LOOK_INTERVAL,
+        ),
     };
     if let Ok(mut at) = SCREEN.lock() {
         *at = Some(screen);
@@ -66,7 +77,8 @@ fn on_screen(what: impl FnOnce(&mut ProgressDisplay)) {
     }
 }
 
-/// Shows what has ended by now and lets go of it, so that what is printed next stands below and is not drawn over.
+/// Shows what has ended by now and lets go of it, so that what is printed next stands below and is
+/// not drawn over.
 pub fn settle() {
     on_screen(ProgressDisplay::settle);
 }
@@ -179,7 +191,10 @@ fn update(stage: &ProgressStage, bar: &ProgressBar) {
     if ended {
         // A stage through which no bytes passed has no rate to show.
         if stage.done() == 0 {
-            bar.set_style(ProgressStyle::with_template("{prefix:>24}   {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template("{prefix:>24}   {wide_msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
         }
         bar.set_message(format!("done in {}", format_duration(took)));
         bar.abandon();
@@ -199,7 +214,11 @@ fn line(stage: &ProgressStage) -> String {
         let total = stage.total.map(|t| format!(" of {}", format_bytes(t))).unwrap_or_default();
         text.push_str(&format!("{}{total}, {rate}/s, ", format_bytes(done)));
     }
-    text.push_str(&if ended { format!("done in {}", format_duration(took)) } else { format!("{} so far", format_duration(took)) });
+    text.push_str(&if ended {
+        format!("done in {}", format_duration(took))
+    } else {
+        format!("{} so far", format_duration(took))
+    });
     match stage.current().filter(|_| !ended) {
         Some(item) => format!("{text}, now {item}"),
         None => text,

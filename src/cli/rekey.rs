@@ -30,14 +30,20 @@ pub struct RekeyArguments {
     pub opening: OpenArgs,
 }
 
-pub(super) async fn run(start: &CommandContext, arguments: RekeyArguments) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn run(
+    start: &CommandContext,
+    arguments: RekeyArguments,
+) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&arguments.opening).await?;
     let datastore = arguments.datastore.as_deref().map(datastore_name).transpose()?;
     let plan = rekey::plan(&rig, datastore.as_ref()).await?;
     let gone = tell_gone(&rig, datastore.as_ref()).await?;
     let refused = match plan.refused.is_empty() {
         true => gone,
-        false => Some(WorkError::NotAll { done: "backups were looked at", refused: plan.refused.clone() }.into()),
+        false => Some(
+            WorkError::NotAll { done: "backups were looked at", refused: plan.refused.clone() }
+                .into(),
+        ),
     };
     if !arguments.confirm {
         match start.json {
@@ -51,14 +57,21 @@ pub(super) async fn run(start: &CommandContext, arguments: RekeyArguments) -> Re
     }
     let state = "envelopes that were written are whole; the same command goes on with the rest";
     let pace = RekeyPace { backups_max: arguments.batch, per_second: arguments.per_second };
-    let report = plan.apply(&rig, pace).await.map_err(|error| CommandFailure { error: Box::new(error), state: Some(state.to_owned()) })?;
+    let report = plan.apply(&rig, pace).await.map_err(|error| CommandFailure {
+        error: Box::new(error),
+        state: Some(state.to_owned()),
+    })?;
     match start.json {
         true => print::json(&report),
         false => print_output(&describe_report(&report)),
     }
     match report.refused.is_empty() {
         true => refused.map_or(Ok(ExitKind::Done), Err),
-        false => Err(WorkError::NotAll { done: "the others have their envelopes", refused: report.refused }.into()),
+        false => Err(WorkError::NotAll {
+            done: "the others have their envelopes",
+            refused: report.refused,
+        }
+        .into()),
     }
 }
 
@@ -71,7 +84,8 @@ fn describe(plan: &RekeyPlan) -> String {
         let what = add.chain(retire).chain(guide).collect::<Vec<_>>().join(", ");
         *kinds.entry(what).or_default() += 1;
     }
-    let mut lines: Vec<String> = kinds.into_iter().map(|(what, count)| format!("{count} backups: {what}")).collect();
+    let mut lines: Vec<String> =
+        kinds.into_iter().map(|(what, count)| format!("{count} backups: {what}")).collect();
     lines.push(format!("{} backups are as lifeboat.toml asks", plan.unchanged));
     lines.extend(still_open(&plan.retired));
     lines.extend(plan.refused.iter().map(|why| format!("left alone: {why}")));
@@ -87,7 +101,9 @@ fn still_open(retired: &[RetiredSlot]) -> Vec<String> {
         entry.1 = entry.1.max(one.locked_until);
     }
     let line = |(name, (count, until)): (&str, (usize, Option<jiff::Timestamp>))| match until {
-        Some(until) => format!("retired slot {name} still opens {count} backups; the last of its files is locked until {until}"),
+        Some(until) => format!(
+            "retired slot {name} still opens {count} backups; the last of its files is locked until {until}"
+        ),
         None => format!("retired slot {name} still opens {count} backups; nothing locks its files"),
     };
     names.into_iter().map(line).collect()

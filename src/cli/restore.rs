@@ -1,4 +1,6 @@
-//! `lifeboat restore`: the estimate, the confirmation, the restore, and its result. Everything printed can be pasted into an incident channel: names of backups, times and sizes, nothing from inside the data.
+//! `lifeboat restore`: the estimate, the confirmation, the restore, and its result. Everything
+//! printed can be pasted into an incident channel: names of backups, times and sizes, nothing from
+//! inside the data.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -28,10 +30,13 @@ use crate::work::{WorkContext, WorkError, shelf, thaw};
 fn which(arguments: &RestoreArguments) -> Result<BackupSelector, WorkError> {
     match (&arguments.backup, &arguments.at) {
         (Some(id), _) => Ok(BackupSelector::Exactly(backup_id(id)?)),
-        (None, Some(time)) => Ok(BackupSelector::At(time.parse().map_err(|_| WorkError::Refused {
-            what: "--at".to_owned(),
-            why: format!("{time:?} is not a time with its zone"),
-            hint: "write it like 2026-11-20T12:00:00Z (Z for UTC) or 2026-11-20T13:00:00+01:00".to_owned(),
+        (None, Some(time)) => Ok(BackupSelector::At(time.parse().map_err(|_| {
+            WorkError::Refused {
+                what: "--at".to_owned(),
+                why: format!("{time:?} is not a time with its zone"),
+                hint: "write it like 2026-11-20T12:00:00Z (Z for UTC) or 2026-11-20T13:00:00+01:00"
+                    .to_owned(),
+            }
         })?)),
         (None, None) => Ok(BackupSelector::Latest),
     }
@@ -61,10 +66,13 @@ fn target(text: Option<&str>) -> Result<RestoreTarget, WorkError> {
                 hint: "write --to zone:eu-west-1a".to_owned(),
             }),
         }
-    } else if text.starts_with("postgres://") || text.starts_with("postgresql://") || (text.contains('=') && !text.starts_with(['/', '.']))
+    } else if text.starts_with("postgres://")
+        || text.starts_with("postgresql://")
+        || (text.contains('=') && !text.starts_with(['/', '.']))
     {
-        let connection =
-            PgConnection::parse(text).map(PgConnection::to_restore_to).map_err(|error| WorkError::from(TargetError::from(error)))?;
+        let connection = PgConnection::parse(text)
+            .map(PgConnection::to_restore_to)
+            .map_err(|error| WorkError::from(TargetError::from(error)))?;
         if connection.database().is_none() {
             return Err(WorkError::Refused {
                 what: "--to".to_owned(),
@@ -80,17 +88,27 @@ fn target(text: Option<&str>) -> Result<RestoreTarget, WorkError> {
         Err(WorkError::Refused {
             what: format!("--to {text}"),
             why: "it may mean a database or a directory".to_owned(),
-            hint: format!("write postgres:///{text} or \"host=… dbname={text}\" for a database, ./{text} for files in the clear"),
+            hint: format!(
+                "write postgres:///{text} or \"host=… dbname={text}\" for a database, ./{text} for files in the clear"
+            ),
         })
     }
 }
 
-pub(super) async fn run(start: &CommandContext, arguments: RestoreArguments) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn run(
+    start: &CommandContext,
+    arguments: RestoreArguments,
+) -> Result<ExitKind, CommandFailure> {
     let (which, target) = (which(&arguments)?, target(arguments.to.as_deref())?);
     let wishes = wishes_of(&arguments)?;
     let rig = start.rig(&arguments.opening).await?;
     let name = datastore_name(&arguments.datastore)?;
-    let question = EstimateRequest { datastore: &name, which: &which, tier: arguments.tier, days: arguments.days };
+    let question = EstimateRequest {
+        datastore: &name,
+        which: &which,
+        tier: arguments.tier,
+        days: arguments.days,
+    };
     let mut quote = quote::quote(&rig, &question).await?;
     if !quote.verified {
         quote.warnings.push(UNVERIFIED.to_owned());
@@ -106,13 +124,17 @@ pub(super) async fn run(start: &CommandContext, arguments: RestoreArguments) -> 
             plan(start, quote)
         }
         RestoreTarget::Zone(zone) => volumes::to_zone(start, &rig, &zone, quote, &arguments).await,
-        RestoreTarget::Stdout | RestoreTarget::Directory(_) => to_files(start, &rig, target, quote, &question, &arguments).await,
+        RestoreTarget::Stdout | RestoreTarget::Directory(_) => {
+            to_files(start, &rig, target, quote, &question, &arguments).await
+        }
         RestoreTarget::Database(connection) => {
             if quote.manifest.set.is_some() {
                 return Err(WorkError::Refused {
                     what: format!("restoring {name} into a database"),
                     why: "it is a set of volumes; nothing was changed".to_owned(),
-                    hint: "name a zone (--to zone:NAME), or a directory for disk images (--to ./DIR)".to_owned(),
+                    hint:
+                        "name a zone (--to zone:NAME), or a directory for disk images (--to ./DIR)"
+                            .to_owned(),
                 }
                 .into());
             }
@@ -135,22 +157,36 @@ pub(super) async fn run(start: &CommandContext, arguments: RestoreArguments) -> 
                 wishes,
             };
             let backup = quote.backup.to_string();
-            let mut older: Vec<_> =
-                quote.others.iter().filter(|other| other.sequence < quote.sequence).map(|other| other.backup.clone()).collect();
+            let mut older: Vec<_> = quote
+                .others
+                .iter()
+                .filter(|other| other.sequence < quote.sequence)
+                .map(|other| other.backup.clone())
+                .collect();
             if let Some(error) = quote.refusal() {
                 if !error.is_damage() {
                     return Err(error.into());
                 }
                 restore::remember_damage(&rig, &order.manifest, &error).await;
-                let state = damaged(&rig, &backup, older, "nothing was changed on the target.").await;
+                let state =
+                    damaged(&rig, &backup, older, "nothing was changed on the target.").await;
                 return Err(CommandFailure { error: Box::new(error), state: Some(state) });
             }
-            confirm(arguments.yes, &backup, "database", order.target.database().unwrap_or(name.as_str()))?;
+            confirm(
+                arguments.yes,
+                &backup,
+                "database",
+                order.target.database().unwrap_or(name.as_str()),
+            )?;
             let others = std::mem::take(&mut older);
             match restore::carry_out(&rig, order).await {
                 Ok(report) => ended(start, report),
                 Err((error, state)) => {
-                    let state = if error.class() == ErrorClass::Integrity { damaged(&rig, &backup, others, &state).await } else { state };
+                    let state = if error.class() == ErrorClass::Integrity {
+                        damaged(&rig, &backup, others, &state).await
+                    } else {
+                        state
+                    };
                     Err(CommandFailure { error: Box::new(error), state: Some(state) })
                 }
             }
@@ -158,7 +194,8 @@ pub(super) async fn run(start: &CommandContext, arguments: RestoreArguments) -> 
     }
 }
 
-/// What to do about a backup that has proved damaged: which other one, and how to have it in the place of what was begun.
+/// What to do about a backup that has proved damaged: which other one, and how to have it in the
+/// place of what was begun.
 async fn damaged(rig: &WorkContext, backup: &str, older: Vec<BackupId>, state: &str) -> String {
     let known = match (&rig.catalog, shelf::vault_id(rig).await) {
         (Ok(catalog), Ok(vault)) => catalog.damaged(&vault).await.unwrap_or_default(),
@@ -193,22 +230,29 @@ fn command_with(backup: &str, take_over: bool) -> String {
     }
     words.extend(["--backup".to_owned(), backup.to_owned()]);
     words.extend(take_over.then(|| "--take-over".to_owned()));
-    let plain = |word: &str| !word.is_empty() && word.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&c));
-    let quote = |word: String| if plain(&word) { word } else { format!("'{}'", word.replace('\'', "'\\''")) };
+    let plain = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&c))
+    };
+    let quote = |word: String| {
+        if plain(&word) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
     words.into_iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 /// What the command line says, without the restore plan.
 fn wishes_of(arguments: &RestoreArguments) -> Result<RestoreOptions, WorkError> {
-    let tablespaces = TablespaceMap::parse(&arguments.tablespace).map_err(|why| WorkError::Refused {
-        what: "--tablespace".to_owned(),
-        why,
-        hint: "write --tablespace fast=/mnt/fast".to_owned(),
-    })?;
+    let tablespaces =
+        TablespaceMap::parse(&arguments.tablespace).map_err(|why| WorkError::Refused {
+            what: "--tablespace".to_owned(),
+            why,
+            hint: "write --tablespace fast=/mnt/fast".to_owned(),
+        })?;
     let skips = SkippedEntries::parse(&arguments.skip).map_err(|why| WorkError::Refused {
         what: "--skip".to_owned(),
         why,
-        hint: "write --skip EXTENSION:postgis; kinds and names are those of pg_restore --list".to_owned(),
+        hint: "write --skip EXTENSION:postgis; kinds and names are those of pg_restore --list"
+            .to_owned(),
     })?;
     Ok(RestoreOptions {
         no_owner: arguments.no_owner,
@@ -232,7 +276,11 @@ fn wishes_of(arguments: &RestoreArguments) -> Result<RestoreOptions, WorkError> 
 }
 
 /// What the restore plan says, and the command line over it.
-fn planned(rig: &WorkContext, question: &EstimateRequest<'_>, typed: RestoreOptions) -> Result<RestoreOptions, WorkError> {
+fn planned(
+    rig: &WorkContext,
+    question: &EstimateRequest<'_>,
+    typed: RestoreOptions,
+) -> Result<RestoreOptions, WorkError> {
     let restore_plan = plans::plan_of(&rig.config, question.datastore)?;
     let Some(stage) = restore_plan.stage(question.datastore) else {
         return Err(WorkError::Bug("a plan without its datastore".to_owned()));
@@ -249,7 +297,11 @@ fn planned(rig: &WorkContext, question: &EstimateRequest<'_>, typed: RestoreOpti
         without_reading_first: typed.without_reading_first,
         take_over: typed.take_over,
         jobs: if typed.jobs > 0 { typed.jobs } else { plan.jobs },
-        tablespaces: if typed.tablespaces.is_empty() { plan.tablespaces } else { typed.tablespaces },
+        tablespaces: if typed.tablespaces.is_empty() {
+            plan.tablespaces
+        } else {
+            typed.tablespaces
+        },
         beside_tables: typed.beside_tables,
         swap: typed.swap,
         older_server: typed.older_server,
@@ -267,9 +319,18 @@ async fn to_files(
     question: &EstimateRequest<'_>,
     arguments: &RestoreArguments,
 ) -> Result<ExitKind, CommandFailure> {
-    let of_databases = [arguments.check, arguments.swap, arguments.no_owner, arguments.no_privileges, arguments.keep_going];
+    let of_databases = [
+        arguments.check,
+        arguments.swap,
+        arguments.no_owner,
+        arguments.no_privileges,
+        arguments.keep_going,
+    ];
     let lists = [&arguments.table, &arguments.schema, &arguments.skip];
-    if of_databases.contains(&true) || arguments.role.is_some() || lists.iter().any(|list| !list.is_empty()) {
+    if of_databases.contains(&true)
+        || arguments.role.is_some()
+        || lists.iter().any(|list| !list.is_empty())
+    {
         return Err(WorkError::Refused {
             what: "--check, --swap, --table, --schema, --skip, --no-owner, --no-privileges, --role and --keep-going".to_owned(),
             why: "they are for a restore into a database".to_owned(),
@@ -281,18 +342,24 @@ async fn to_files(
         RestoreTarget::Directory(path) if quote.manifest.set.is_some() => {
             vec![format!("write its volumes, in the clear, as disk images to {}", path.display())]
         }
-        RestoreTarget::Directory(path) => vec![format!("write its opened payloads, in the clear, to {}", path.display())],
+        RestoreTarget::Directory(path) => {
+            vec![format!("write its opened payloads, in the clear, to {}", path.display())]
+        }
         _ => vec!["write the archive of its main payload to stdout".to_owned()],
     };
     if arguments.plan {
         return plan(start, quote);
     }
     quote.warnings.iter().for_each(|warning| print_status(&format!("warning: {warning}")));
-    let (hurry, manifest) = (quote::hurry(question, &quote.takes, &quote.manifest), quote.manifest.clone());
+    let (hurry, manifest) =
+        (quote::hurry(question, &quote.takes, &quote.manifest), quote.manifest.clone());
     if let Some(thaw) = &quote.thaw
         && !arguments.yes
     {
-        let what = format!("{} objects must be thawed first, which takes time and costs money", thaw.objects);
+        let what = format!(
+            "{} objects must be thawed first, which takes time and costs money",
+            thaw.objects
+        );
         return Err(refused(&format!("restoring backup {}", quote.backup), &what).into());
     }
     let is_frozen = quote.thaw.is_some();
@@ -307,14 +374,19 @@ async fn to_files(
             for (file, bytes) in restore::into_directory(rig, &manifest, &path).await? {
                 print_output(&format!("{}\t{bytes}", path.join(file).display()));
             }
-            print_status("these files hold the data in the clear; remove them when they are no longer needed");
+            print_status(
+                "these files hold the data in the clear; remove them when they are no longer needed",
+            );
         }
         _ => drop(restore::to_stdout(rig, &manifest).await?),
     }
     Ok(ExitKind::Done)
 }
 
-pub(super) fn plan(start: &CommandContext, quote: RestoreEstimate) -> Result<ExitKind, CommandFailure> {
+pub(super) fn plan(
+    start: &CommandContext,
+    quote: RestoreEstimate,
+) -> Result<ExitKind, CommandFailure> {
     if start.json {
         print::json(&quote);
     } else {
@@ -332,7 +404,10 @@ fn seconds(seconds: f64) -> String {
 
 fn ago(time: Timestamp) -> String {
     let elapsed = Timestamp::now().duration_since(time);
-    Duration::try_from(elapsed).map_or_else(|_| "in the future".to_owned(), |elapsed| format!("{} ago", format_duration(elapsed)))
+    Duration::try_from(elapsed).map_or_else(
+        |_| "in the future".to_owned(),
+        |elapsed| format!("{} ago", format_duration(elapsed)),
+    )
 }
 
 fn minute(time: Timestamp) -> String {
@@ -346,7 +421,14 @@ pub(super) fn describe(quote: &RestoreEstimate) -> String {
     line("backup", format!("{}, number {}, {}", quote.backup, quote.sequence, quote.chosen));
     line("data of", format!("{} ({})", minute(quote.taken), ago(quote.taken)));
     let signed = if quote.verified { "signature verified" } else { "UNVERIFIED" };
-    line("size", format!("{} stored, {} to load, {signed}", format_bytes(quote.sealed_bytes), format_bytes(quote.plain_bytes)));
+    line(
+        "size",
+        format!(
+            "{} stored, {} to load, {signed}",
+            format_bytes(quote.sealed_bytes),
+            format_bytes(quote.plain_bytes)
+        ),
+    );
     line(
         "whole",
         match quote.read_in_full {
@@ -358,11 +440,26 @@ pub(super) fn describe(quote: &RestoreEstimate) -> String {
     line("drilled", drilled(quote));
     line("takes", takes(quote));
     if let Some(thaw) = &quote.thaw {
-        line("thaw", format!("{} objects, {} in {}", thaw.objects, format_bytes(thaw.bytes), thaw::name(thaw.class)));
+        line(
+            "thaw",
+            format!(
+                "{} objects, {} in {}",
+                thaw.objects,
+                format_bytes(thaw.bytes),
+                thaw::name(thaw.class)
+            ),
+        );
         for offer in &thaw.offers {
             let mark = if offer.tier == thaw.tier { '*' } else { ' ' };
             let within = format_duration(Duration::from_secs(offer.seconds));
-            line("", format!("{mark} {:<9} within {within:<12} about ${:.2}", offer.tier.name(), offer.dollars));
+            line(
+                "",
+                format!(
+                    "{mark} {:<9} within {within:<12} about ${:.2}",
+                    offer.tier.name(),
+                    offer.dollars
+                ),
+            );
         }
         if thaw.under_way > 0 {
             line("", format!("{} of them were asked for already", thaw.under_way));
@@ -377,12 +474,25 @@ pub(super) fn describe(quote: &RestoreEstimate) -> String {
         line(if number == 0 { "then" } else { "" }, format!("{}. {step}", number + 1));
     }
     for (number, other) in quote.others.iter().enumerate() {
-        let text = format!("{}  {} ({}), {}", other.backup, minute(other.taken), ago(other.taken), format_bytes(other.plain_bytes));
+        let text = format!(
+            "{}  {} ({}), {}",
+            other.backup,
+            minute(other.taken),
+            ago(other.taken),
+            format_bytes(other.plain_bytes)
+        );
         line(if number == 0 { "others" } else { "" }, text);
     }
     let more = quote.backups.saturating_sub(quote.others.len() + 1);
     if more > 0 {
-        line("", format!("{more} more, the oldest of {} (`lifeboat list {}`)", minute(quote.oldest), quote.datastore));
+        line(
+            "",
+            format!(
+                "{more} more, the oldest of {} (`lifeboat list {}`)",
+                minute(quote.oldest),
+                quote.datastore
+            ),
+        );
     }
     for warning in &quote.warnings {
         line("warning:", format!(" {warning}"));
@@ -403,8 +513,15 @@ fn drilled(quote: &RestoreEstimate) -> String {
     match &quote.drilled {
         None => "never: nobody knows whether it can be restored".to_owned(),
         Some(drilled) => {
-            let which = if drilled.this_backup { "this very backup" } else { "another backup of it" };
-            format!("{} {}, {} ({which}, run {})", drilled.verdict.name(), ago(drilled.declared), minute(drilled.declared), drilled.run)
+            let which =
+                if drilled.this_backup { "this very backup" } else { "another backup of it" };
+            format!(
+                "{} {}, {} ({which}, run {})",
+                drilled.verdict.name(),
+                ago(drilled.declared),
+                minute(drilled.declared),
+                drilled.run
+            )
         }
     }
 }
@@ -412,16 +529,24 @@ fn drilled(quote: &RestoreEstimate) -> String {
 #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
 fn takes(quote: &RestoreEstimate) -> String {
     let takes = &quote.takes;
-    let allowed = takes.rto_seconds.map_or("not known here".to_owned(), |seconds| format_duration(Duration::from_secs(seconds)));
+    let allowed = takes.rto_seconds.map_or("not known here".to_owned(), |seconds| {
+        format_duration(Duration::from_secs(seconds))
+    });
     let basis = match takes.measured {
-        0 => return format!("unknown: no drill or restore of it was ever measured; its RTO is {allowed}"),
+        0 => {
+            return format!(
+                "unknown: no drill or restore of it was ever measured; its RTO is {allowed}"
+            );
+        }
         1 => "one measured restore of it".to_owned(),
         count => format!("{count} measured restores of it"),
     };
     let Some(total) = takes.total_seconds() else { return "unknown".to_owned() };
     let thaw = match takes.thaw_seconds {
         0 => String::new(),
-        seconds => format!(", up to {} of it thawing", format_duration(Duration::from_secs(seconds))),
+        seconds => {
+            format!(", up to {} of it thawing", format_duration(Duration::from_secs(seconds)))
+        }
     };
     let about = format!("about {} (median of {basis}, scaled to its size{thaw})", seconds(total));
     match takes.rto_seconds {
@@ -434,7 +559,9 @@ fn takes(quote: &RestoreEstimate) -> String {
 fn costs(quote: &RestoreEstimate) -> String {
     match (quote.dollars, &quote.thaw) {
         (dollars, None) if dollars < 0.005 => "next to nothing at the store".to_owned(),
-        (dollars, _) => format!("about ${dollars:.2} at the store, by list prices, transfer out of the region not included"),
+        (dollars, _) => format!(
+            "about ${dollars:.2} at the store, by list prices, transfer out of the region not included"
+        ),
     }
 }
 
@@ -455,7 +582,10 @@ pub(super) fn confirm(yes: bool, backup: &str, kind: &str, name: &str) -> Result
     if !std::io::stdin().is_terminal() {
         return Err(refused(&what, "nobody is there to confirm it"));
     }
-    let _ = write!(std::io::stderr(), "\nto restore backup {backup}, type the name of the {kind} ({name}): ");
+    let _ = write!(
+        std::io::stderr(),
+        "\nto restore backup {backup}, type the name of the {kind} ({name}): "
+    );
     let mut answer = String::new();
     match std::io::stdin().read_line(&mut answer) {
         Ok(_) if answer.trim() == name => Ok(()),
@@ -463,18 +593,27 @@ pub(super) fn confirm(yes: bool, backup: &str, kind: &str, name: &str) -> Result
     }
 }
 
-fn ended(start: &CommandContext, report: restore::RestoreReport) -> Result<ExitKind, CommandFailure> {
+fn ended(
+    start: &CommandContext,
+    report: restore::RestoreReport,
+) -> Result<ExitKind, CommandFailure> {
     if start.json {
         print::json(&report);
     } else {
         print_output(&describe_restored(&report));
     }
-    let failed: Vec<&CheckResult> = report.smoke.iter().filter(|result| result.answer != CheckOutcome::Pass).collect();
+    let failed: Vec<&CheckResult> =
+        report.smoke.iter().filter(|result| result.answer != CheckOutcome::Pass).collect();
     if !failed.is_empty() {
-        let said = failed.iter().map(|result| format!("{}: {}", result.name, result.summary)).collect::<Vec<_>>().join("; ");
-        return Err(
-            WorkError::CheckFailed(format!("the data is restored, and the plan's smoke commands did not all succeed: {said}")).into()
-        );
+        let said = failed
+            .iter()
+            .map(|result| format!("{}: {}", result.name, result.summary))
+            .collect::<Vec<_>>()
+            .join("; ");
+        return Err(WorkError::CheckFailed(format!(
+            "the data is restored, and the plan's smoke commands did not all succeed: {said}"
+        ))
+        .into());
     }
     let in_part = !report.skipped.is_empty() || !report.failed.is_empty();
     if in_part {
@@ -509,10 +648,18 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
     if let Some(only) = &report.only {
         text.push_str(&format!("\n  only       {only}, and what belongs to it"));
     }
-    report.left_out.iter().for_each(|key| text.push_str(&format!("\n  left out   {key}: its other table was not restored")));
-    report.omitted.iter().for_each(|one| text.push_str(&format!("\n  not in it  {}: {}", one.what(), one.why())));
+    report.left_out.iter().for_each(|key| {
+        text.push_str(&format!("\n  left out   {key}: its other table was not restored"))
+    });
+    report
+        .omitted
+        .iter()
+        .for_each(|one| text.push_str(&format!("\n  not in it  {}: {}", one.what(), one.why())));
     if !report.resumed_after.is_empty() {
-        text.push_str(&format!("\n  went on    from an interrupted restore; done already: {}", report.resumed_after.join(", ")));
+        text.push_str(&format!(
+            "\n  went on    from an interrupted restore; done already: {}",
+            report.resumed_after.join(", ")
+        ));
     }
     if let Some(swap) = &report.swapped {
         text.push_str(&format!(
@@ -522,25 +669,46 @@ fn describe_restored(report: &restore::RestoreReport) -> String {
         ));
     }
     let time = |t: &restore::StageTime| match t.bytes {
-        Some(bytes) => format!("{} {:.1} s ({}/s)", t.stage, t.seconds, format_bytes((bytes as f64 / t.seconds.max(0.001)) as u64)),
+        Some(bytes) => format!(
+            "{} {:.1} s ({}/s)",
+            t.stage,
+            t.seconds,
+            format_bytes((bytes as f64 / t.seconds.max(0.001)) as u64)
+        ),
         None => format!("{} {:.1} s", t.stage, t.seconds),
     };
     let times = report.stages.iter().map(time).collect::<Vec<_>>().join(", ");
     text.push_str(&format!("\n  time       {times}"));
     if let Some(globals) = &report.globals {
-        text.push_str(&format!("\n  roles      {} made, {} the same already", globals.roles_created.len(), globals.roles_same.len()));
+        text.push_str(&format!(
+            "\n  roles      {} made, {} the same already",
+            globals.roles_created.len(),
+            globals.roles_same.len()
+        ));
         for (what, names) in [
             ("role kept as it is on the target, though it differs", &globals.roles_kept),
             ("membership not made between roles that existed", &globals.memberships_left_out),
-            ("grant on a parameter to a role that existed not made", &globals.parameter_grants_left_out),
-            ("tablespace kept as it is on the target, though it differs", &globals.tablespaces_kept),
-            ("tablespace left out, its tables are in the default one", &globals.tablespaces_left_out),
+            (
+                "grant on a parameter to a role that existed not made",
+                &globals.parameter_grants_left_out,
+            ),
+            (
+                "tablespace kept as it is on the target, though it differs",
+                &globals.tablespaces_kept,
+            ),
+            (
+                "tablespace left out, its tables are in the default one",
+                &globals.tablespaces_left_out,
+            ),
         ] {
             names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
         }
     }
-    for (what, names) in [("left out, as asked", &report.skipped), ("REFUSED", &report.failed), ("no statistics of", &report.not_analyzed)]
-    {
+    for (what, names) in [
+        ("left out, as asked", &report.skipped),
+        ("REFUSED", &report.failed),
+        ("no statistics of", &report.not_analyzed),
+    ] {
         names.iter().for_each(|name| text.push_str(&format!("\n  {what}: {name}")));
     }
     if let Some(number) = report.recorded {

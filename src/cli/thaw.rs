@@ -44,7 +44,9 @@ pub enum ThawVerb {
     #[command(after_help = "Example:\n  lifeboat thaw list")]
     List,
     /// Wait until a backup can be read. Asks for nothing.
-    #[command(after_help = "Example:\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A && lifeboat restore chat --to service=spare --yes")]
+    #[command(
+        after_help = "Example:\n  lifeboat thaw wait 20261122T031500Z-K3XQ7A && lifeboat restore chat --to service=spare --yes"
+    )]
     Wait {
         /// The backup, or a datastore: its newest backup.
         what: String,
@@ -57,7 +59,10 @@ pub enum ThawVerb {
     },
 }
 
-pub(super) async fn run(start: &CommandContext, arguments: ThawArguments) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn run(
+    start: &CommandContext,
+    arguments: ThawArguments,
+) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&OpenArgs::default()).await?;
     match (arguments.verb, arguments.what) {
         (Some(ThawVerb::List), _) => list(start, &rig).await,
@@ -88,8 +93,17 @@ async fn find(rig: &WorkContext, what: &str) -> Result<Manifest, WorkError> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "seconds")]
-fn hurry(rig: &WorkContext, manifest: &Manifest, tier: Option<RetrievalTier>, days: Option<u32>) -> ThawOptions {
-    let allowed = rig.config.datastores.get(&manifest.datastore).map_or(Duration::from_secs(4 * 3_600), |settings| settings.rto.duration());
+fn hurry(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    tier: Option<RetrievalTier>,
+    days: Option<u32>,
+) -> ThawOptions {
+    let allowed = rig
+        .config
+        .datastores
+        .get(&manifest.datastore)
+        .map_or(Duration::from_secs(4 * 3_600), |settings| settings.rto.duration());
     let load = Duration::from_secs_f64(manifest.plain_bytes() as f64 / BYTES_PER_SECOND_ASSUMED);
     ThawOptions { tier, days, allowed: allowed.saturating_sub(load), load }
 }
@@ -110,8 +124,13 @@ async fn ask(
             return Ok(ExitKind::Done);
         }
         match frost.until() {
-            Some(until) => print_output(&format!("backup {} can be read, until {until}", manifest.backup)),
-            None => print_output(&format!("backup {} can be read at once: it is in no archive class", manifest.backup)),
+            Some(until) => {
+                print_output(&format!("backup {} can be read, until {until}", manifest.backup))
+            }
+            None => print_output(&format!(
+                "backup {} can be read at once: it is in no archive class",
+                manifest.backup
+            )),
         }
         return Ok(ExitKind::Done);
     };
@@ -125,20 +144,34 @@ async fn ask(
         return Ok(ExitKind::Done);
     }
     thaw::begin(rig, manifest, hurry).await?;
-    print_status(&format!("\nasked for; `lifeboat thaw wait {}` waits for it, and so does a restore", manifest.backup));
+    print_status(&format!(
+        "\nasked for; `lifeboat thaw wait {}` waits for it, and so does a restore",
+        manifest.backup
+    ));
     Ok(ExitKind::Done)
 }
 
-async fn bring(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<ExitKind, CommandFailure> {
+async fn bring(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    hurry: &ThawOptions,
+) -> Result<ExitKind, CommandFailure> {
     told(manifest, thaw::thaw_and_wait(rig, manifest, hurry).await)
 }
 
-fn told(manifest: &Manifest, until: Result<Option<Timestamp>, WorkError>) -> Result<ExitKind, CommandFailure> {
+fn told(
+    manifest: &Manifest,
+    until: Result<Option<Timestamp>, WorkError>,
+) -> Result<ExitKind, CommandFailure> {
     let state = "what was asked for goes on in the store; the same command waits on for it";
     match until {
-        Ok(Some(until)) => print_output(&format!("backup {} can be read until {until}", manifest.backup)),
+        Ok(Some(until)) => {
+            print_output(&format!("backup {} can be read until {until}", manifest.backup))
+        }
         Ok(None) => print_output(&format!("backup {} can be read", manifest.backup)),
-        Err(error) => return Err(CommandFailure { error: Box::new(error), state: Some(state.to_owned()) }),
+        Err(error) => {
+            return Err(CommandFailure { error: Box::new(error), state: Some(state.to_owned()) });
+        }
     }
     Ok(ExitKind::Done)
 }
@@ -158,14 +191,23 @@ fn describe(plan: &ThawPlan, manifest: &Manifest) -> String {
     for offer in &plan.offers {
         let mark = if offer.tier == plan.tier { '*' } else { ' ' };
         let within = format_duration(Duration::from_secs(offer.seconds));
-        lines.push(format!("  {mark} {:<9} within {within:<12} about ${:.2}", offer.tier.name(), offer.dollars));
+        lines.push(format!(
+            "  {mark} {:<9} within {within:<12} about ${:.2}",
+            offer.tier.name(),
+            offer.dollars
+        ));
     }
     lines.extend(match (plan.in_time, plan.in_time_would_be) {
         (true, _) => None,
-        (false, Some(other)) => Some(format!("  {} does not keep the RTO, {other} would", plan.tier)),
+        (false, Some(other)) => {
+            Some(format!("  {} does not keep the RTO, {other} would", plan.tier))
+        }
         (false, None) => Some("  no tier keeps the RTO".to_owned()),
     });
-    lines.push(format!("  copies stay for {} days; prices are list prices, for an estimate", plan.days));
+    lines.push(format!(
+        "  copies stay for {} days; prices are list prices, for an estimate",
+        plan.days
+    ));
     lines.join("\n")
 }
 
@@ -176,7 +218,9 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
     } else if rows.is_empty() {
         print_status("nothing is thawed or on its way");
     } else {
-        let minute = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%MZ").to_string());
+        let minute = |time: Option<Timestamp>| {
+            time.map_or("-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%MZ").to_string())
+        };
         let row = |row: &thaw::ThawRow| {
             let tier = row.tier.map_or("-", RetrievalTier::name).to_owned();
             let counts = [row.ready, row.under_way, row.frozen].map(|count| count.to_string());
@@ -186,7 +230,16 @@ async fn list(start: &CommandContext, rig: &WorkContext) -> Result<ExitKind, Com
                 .chain([tier, minute(row.expected), minute(row.until)])
                 .collect()
         };
-        let header = ["DATASTORE", "BACKUP", "READY", "UNDER WAY", "FROZEN", "TIER", "EXPECTED BY", "READABLE UNTIL"];
+        let header = [
+            "DATASTORE",
+            "BACKUP",
+            "READY",
+            "UNDER WAY",
+            "FROZEN",
+            "TIER",
+            "EXPECTED BY",
+            "READABLE UNTIL",
+        ];
         print_output(&table(&header, rows.iter().map(row).collect()));
     }
     Ok(ExitKind::Done)

@@ -31,7 +31,13 @@ pub(super) async fn serve(start: &CommandContext) -> Result<ExitKind, CommandFai
             let config = Config::load(&file)?;
             let jobs = schedules::jobs(&config)?;
             let bell = rig::bell(&config).await?;
-            let rig = rig::assemble(config, CommandLineKeys::default(), ProgressReporter::default(), CancellationToken::new()).await?;
+            let rig = rig::assemble(
+                config,
+                CommandLineKeys::default(),
+                ProgressReporter::default(),
+                CancellationToken::new(),
+            )
+            .await?;
             Ok::<_, WorkError>(ServeSetup { rig, bell, jobs })
         };
         Box::pin(loading) as futures::future::BoxFuture<'static, Result<ServeSetup, WorkError>>
@@ -47,16 +53,24 @@ pub(super) async fn serve(start: &CommandContext) -> Result<ExitKind, CommandFai
 }
 
 /// Shows what will run.
-pub(super) async fn next(start: &CommandContext, within: HumanDuration) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn next(
+    start: &CommandContext,
+    within: HumanDuration,
+) -> Result<ExitKind, CommandFailure> {
     let config = Config::load(&start.config).map_err(WorkError::from)?;
     let jobs = schedules::jobs(&config).map_err(WorkError::from)?.jobs;
     let now = Timestamp::now();
-    let until = now.checked_add(SignedDuration::try_from(within.duration()).unwrap_or_default()).unwrap_or(Timestamp::MAX);
+    let until = now
+        .checked_add(SignedDuration::try_from(within.duration()).unwrap_or_default())
+        .unwrap_or(Timestamp::MAX);
     let mut ticks = Vec::new();
     for job in &jobs {
         let mut here = now;
         for _ in 0..SHOWN_OF_ONE_MAX {
-            let Some(tick) = job.calendar.next(&job.key, here).filter(|tick| tick.nominal <= until) else { break };
+            let Some(tick) = job.calendar.next(&job.key, here).filter(|tick| tick.nominal <= until)
+            else {
+                break;
+            };
             here = tick.nominal;
             ticks.push((job, tick));
         }
@@ -70,16 +84,20 @@ pub(super) async fn next(start: &CommandContext, within: HumanDuration) -> Resul
         return Ok(ExitKind::Done);
     }
     let rows = ticks.iter().map(|(job, tick)| {
-        let due = tick.due.map_or_else(|| "not at all".to_owned(), |due| job.calendar.zone.show(due));
-        let soon =
-            tick.due.map_or_else(String::new, |due| format_duration(Duration::try_from(due.duration_since(now)).unwrap_or_default()));
+        let due =
+            tick.due.map_or_else(|| "not at all".to_owned(), |due| job.calendar.zone.show(due));
+        let soon = tick.due.map_or_else(String::new, |due| {
+            format_duration(Duration::try_from(due.duration_since(now)).unwrap_or_default())
+        });
         let mut why = vec![job.calendar.describe()];
         why.extend(tick.why.iter().cloned());
         vec![due, soon, job.describe(), why.join("; ")]
     });
     print_output(&table(&["when", "in", "what", "why"], rows.collect()));
     if jobs.is_empty() {
-        print_status("nothing is scheduled: there is no file in schedules/, and no drill has a [cadence]");
+        print_status(
+            "nothing is scheduled: there is no file in schedules/, and no drill has a [cadence]",
+        );
     }
     if left_out > 0 {
         print_status(&format!("and {left_out} more; --within looks less far ahead"));
@@ -122,11 +140,28 @@ fn show(status: &SystemStatus) {
             format_bytes(health.newest_bytes),
         ]
     });
-    print_output(&table(&["datastore", "newest backup", "RPO", "last verified restore", "last drill", "backups", "size"], rows.collect()));
+    print_output(&table(
+        &[
+            "datastore",
+            "newest backup",
+            "RPO",
+            "last verified restore",
+            "last drill",
+            "backups",
+            "size",
+        ],
+        rows.collect(),
+    ));
     if !status.jobs.is_empty() {
         let rows = status.jobs.iter().map(|job| {
             let last = job.last.as_ref();
-            let at = last.map(|last| last.ended.or(last.begun).unwrap_or(last.tick).strftime("%Y-%m-%d %H:%M UTC").to_string());
+            let at = last.map(|last| {
+                last.ended
+                    .or(last.begun)
+                    .unwrap_or(last.tick)
+                    .strftime("%Y-%m-%d %H:%M UTC")
+                    .to_string()
+            });
             vec![
                 job.what.clone(),
                 job.next_local.clone().unwrap_or_else(|| "-".to_owned()),
@@ -147,17 +182,27 @@ fn show(status: &SystemStatus) {
             standing.alarm.next_step
         ));
     }
-    for alarm in status.alarms.iter().filter(|alarm| !status.standing.iter().any(|standing| standing.alarm.key() == alarm.key())) {
+    for alarm in status
+        .alarms
+        .iter()
+        .filter(|alarm| !status.standing.iter().any(|standing| standing.alarm.key() == alarm.key()))
+    {
         print_output(&format!("! {}\n  what next: {}", alarm.text, alarm.next_step));
     }
     for health in &status.datastores {
         for what in &health.omitted {
-            print_output(&format!("warning: not in the newest backup of {}: {what}", health.datastore));
+            print_output(&format!(
+                "warning: not in the newest backup of {}: {what}",
+                health.datastore
+            ));
         }
     }
     for message in &status.undelivered {
         let why = message.error.clone().unwrap_or_default();
-        print_output(&format!("! a message to {} was not delivered in {} attempts: {why}", message.channel, message.attempts));
+        print_output(&format!(
+            "! a message to {} was not delivered in {} attempts: {why}",
+            message.channel, message.attempts
+        ));
     }
     for what in &status.not_looked_at {
         print_output(&format!("! not looked at: {what}"));
@@ -168,7 +213,11 @@ fn show(status: &SystemStatus) {
 }
 
 /// Shows which backups retention keeps and why; removes the others if confirmed.
-pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confirm: bool) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn prune(
+    start: &CommandContext,
+    datastore: Option<&str>,
+    confirm: bool,
+) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&OpenArgs::default()).await?;
     let all = schedules::jobs(&rig.config).map_err(WorkError::from)?;
     let datastores: Vec<_> = match datastore {
@@ -176,7 +225,8 @@ pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confi
         Some(name) => {
             let name = datastore_name(name)?;
             if !rig.config.datastores.contains_key(&name) {
-                let known: Vec<String> = rig.config.datastores.keys().map(ToString::to_string).collect();
+                let known: Vec<String> =
+                    rig.config.datastores.keys().map(ToString::to_string).collect();
                 return Err(shelf::no_such_datastore(name.as_str(), &known).into());
             }
             vec![name]
@@ -185,7 +235,9 @@ pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confi
     let gone = tell_gone(&rig, datastores.first().filter(|_| datastore.is_some())).await?;
     let (mut plans, mut left) = (Vec::new(), Vec::new());
     for datastore in &datastores {
-        let found = pruning::plan_prune(&rig, datastore, pruning::policies_of(&all.schedules, datastore)).await?;
+        let found =
+            pruning::plan_prune(&rig, datastore, pruning::policies_of(&all.schedules, datastore))
+                .await?;
         let mut json = json!({ "plan": found.plan, "unfinished": found.unfinished, "not_believed": found.not_believed, "archive": found.archive.keys().collect::<Vec<_>>(), "snapshots": found.snapshots() });
         if !start.json {
             show_plan(&found, confirm);
@@ -197,7 +249,10 @@ pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confi
                 print_output(&format!("{datastore}: removed {} backups", done.removed.len()));
             }
             if !start.json && !done.archived.is_empty() {
-                print_output(&format!("{datastore}: {} sets went to the archive tier", done.archived.len()));
+                print_output(&format!(
+                    "{datastore}: {} sets went to the archive tier",
+                    done.archived.len()
+                ));
             }
             json["done"] = json!(done);
         }
@@ -211,7 +266,11 @@ pub(super) async fn prune(start: &CommandContext, datastore: Option<&str>, confi
     }
     Err(WorkError::Refused {
         what: "prune".to_owned(),
-        why: format!("{} backups were to go and could not be deleted: {}", left.len(), left.join("; ")),
+        why: format!(
+            "{} backups were to go and could not be deleted: {}",
+            left.len(),
+            left.join("; ")
+        ),
         hint: "the removal is on record; run it again when the cause is gone".to_owned(),
     })
     .or_else(|error: WorkError| {
@@ -237,13 +296,22 @@ fn show_plan(found: &pruning::PrunePlan, confirm: bool) {
         print_output(&format!("with {backup}: {}", ids.join(", ")));
     }
     if found.not_believed > 0 {
-        print_status(&format!("warning: {} manifests are not believed; they count for nothing and are left alone", found.not_believed));
+        print_status(&format!(
+            "warning: {} manifests are not believed; they count for nothing and are left alone",
+            found.not_believed
+        ));
     }
     if !found.unfinished.is_empty() {
-        print_output(&format!("{} objects of backups removed earlier are still there", found.unfinished.len()));
+        print_output(&format!(
+            "{} objects of backups removed earlier are still there",
+            found.unfinished.len()
+        ));
     }
     if !found.archive.is_empty() {
-        print_output(&format!("{} sets are old enough for the archive tier (archive_after)", found.archive.len()));
+        print_output(&format!(
+            "{} sets are old enough for the archive tier (archive_after)",
+            found.archive.len()
+        ));
     }
     let count = found.plan.removals().len();
     if count + found.unfinished.len() > 0 && !confirm {
@@ -252,7 +320,11 @@ fn show_plan(found: &pruning::PrunePlan, confirm: bool) {
 }
 
 /// Holds a backup or lets it go.
-pub(super) async fn hold(start: &CommandContext, backup: &str, reason: Option<&str>) -> Result<ExitKind, CommandFailure> {
+pub(super) async fn hold(
+    start: &CommandContext,
+    backup: &str,
+    reason: Option<&str>,
+) -> Result<ExitKind, CommandFailure> {
     let rig = start.rig(&OpenArgs::default()).await?;
     let backup = backup_id(backup)?;
     let datastore = pruning::hold(&rig, &backup, reason).await?;
@@ -263,7 +335,8 @@ pub(super) async fn hold(start: &CommandContext, backup: &str, reason: Option<&s
     Ok(ExitKind::Done)
 }
 
-/// Days after which parts of an upload that nobody finished are removed by the bucket, should no sweep come by.
+/// Days after which parts of an upload that nobody finished are removed by the bucket, should no
+/// sweep come by.
 const ABORT_UPLOADS_DAYS: u32 = 7;
 
 /// Prints the bucket's lifecycle configuration.
@@ -277,7 +350,11 @@ pub(super) fn lifecycle(start: &CommandContext) -> Result<ExitKind, CommandFailu
         }
         .into());
     };
-    let transitions: Vec<_> = s3.colder.iter().map(|step| json!({ "Days": step.after_days, "StorageClass": step.class })).collect();
+    let transitions: Vec<_> = s3
+        .colder
+        .iter()
+        .map(|step| json!({ "Days": step.after_days, "StorageClass": step.class }))
+        .collect();
     let mut rules = vec![json!({
         "ID": "lifeboat-unfinished-uploads",
         "Status": "Enabled",

@@ -35,11 +35,16 @@ pub(super) async fn to_zone(
     mut quote: RestoreEstimate,
     arguments: &RestoreArguments,
 ) -> Result<ExitKind, CommandFailure> {
-    if arguments.check || arguments.swap || !arguments.table.is_empty() || !arguments.schema.is_empty() {
+    if arguments.check
+        || arguments.swap
+        || !arguments.table.is_empty()
+        || !arguments.schema.is_empty()
+    {
         return Err(WorkError::Refused {
             what: "--check, --swap, --table and --schema".to_owned(),
             why: "they are for a restore into a database".to_owned(),
-            hint: "leave them out; a drill says whether what lives on the volumes is as it was".to_owned(),
+            hint: "leave them out; a drill says whether what lives on the volumes is as it was"
+                .to_owned(),
         }
         .into());
     }
@@ -51,7 +56,8 @@ pub(super) async fn to_zone(
     if !start.json {
         print_status(&describe(&quote));
     }
-    let (manifest, verified, backup) = (quote.manifest.clone(), quote.verified, quote.backup.to_string());
+    let (manifest, verified, backup) =
+        (quote.manifest.clone(), quote.verified, quote.backup.to_string());
     set_of(&manifest)?;
     if let Some(error) = quote.refusal() {
         return Err(error.into());
@@ -60,7 +66,9 @@ pub(super) async fn to_zone(
     let report = restore::to_zone(rig, &manifest, verified, &wishes).await;
     let report = report.map_err(|error| CommandFailure {
         error: Box::new(error),
-        state: Some("what was made is tagged lifeboat:restore; the same command goes on with it".to_owned()),
+        state: Some(
+            "what was made is tagged lifeboat:restore; the same command goes on with it".to_owned(),
+        ),
     })?;
     if start.json {
         print::json(&report);
@@ -76,12 +84,25 @@ fn seconds(seconds: f64) -> String {
 
 fn describe_restored(report: &VolumesRestored) -> String {
     let rows = report.volumes.iter().map(|made| {
-        let at = made.attached.as_ref().map_or("-".to_owned(), |(instance, device)| format!("{instance} {device}"));
-        let hydrated = made.hydrated_percent.map_or("not known".to_owned(), |percent| format!("{percent}%"));
+        let at = made
+            .attached
+            .as_ref()
+            .map_or("-".to_owned(), |(instance, device)| format!("{instance} {device}"));
+        let hydrated =
+            made.hydrated_percent.map_or("not known".to_owned(), |percent| format!("{percent}%"));
         let was = if made.was_there { "was there" } else { "made" };
-        vec![made.volume.to_string(), made.of.to_string(), made.snapshot.to_string(), at, hydrated, was.to_owned()]
+        vec![
+            made.volume.to_string(),
+            made.of.to_string(),
+            made.snapshot.to_string(),
+            at,
+            hydrated,
+            was.to_owned(),
+        ]
     });
-    let hydrated = report.seconds_to_hydrated.map_or("not waited for: first reads may be slow".to_owned(), seconds);
+    let hydrated = report
+        .seconds_to_hydrated
+        .map_or("not waited for: first reads may be slow".to_owned(), seconds);
     let mut text = format!(
         "restored backup {} as volumes in {} ({})\n  first use  {}\n  read in    {hydrated}\n",
         report.backup,

@@ -11,7 +11,8 @@ use crate::domain::id::DatastoreName;
 pub struct SmokeCommand {
     /// Its name.
     pub name: String,
-    /// Program and arguments; `{target}` in an argument, and `LIFEBOAT_TARGET`, stand for the connection string.
+    /// Program and arguments; `{target}` in an argument, and `LIFEBOAT_TARGET`, stand for the
+    /// connection string.
     pub command: Vec<String>,
     /// How long it may take.
     pub within: HumanDuration,
@@ -39,7 +40,8 @@ pub enum CheckQuestion {
         with: DatastoreName,
         /// How far apart the two may be.
         within: HumanDuration,
-        /// Tables and sequences that may differ, since they are written to all the time: schema and name.
+        /// Tables and sequences that may differ, since they are written to all the time: schema
+        /// and name.
         changing: Vec<(String, String)>,
     },
     /// A query of one value.
@@ -85,24 +87,50 @@ pub(super) fn smoke(s: &mut ConfigSection<'_>) -> Option<SmokeCommand> {
     let command = s.texts("command");
     let within = s.span("within").unwrap_or(HumanDuration::seconds(300));
     match command {
-        Some(command) if !command.value.is_empty() => Some(SmokeCommand { name: name?, command: command.value, within }),
-        Some(command) => {
-            s.fault(command.span, "command", "the command is empty", "write command = [\"/usr/local/bin/smoke\", \"{target}\"]")
+        Some(command) if !command.value.is_empty() => {
+            Some(SmokeCommand { name: name?, command: command.value, within })
         }
-        None => s.fault_here("command is missing", "write command = [\"/usr/local/bin/smoke\", \"{target}\"]"),
+        Some(command) => s.fault(
+            command.span,
+            "command",
+            "the command is empty",
+            "write command = [\"/usr/local/bin/smoke\", \"{target}\"]",
+        ),
+        None => s.fault_here(
+            "command is missing",
+            "write command = [\"/usr/local/bin/smoke\", \"{target}\"]",
+        ),
     }
 }
 
-pub(super) fn check(config: &Config, s: &mut ConfigSection<'_>, plan: &RestorePlan, number: usize) -> Option<CheckConfig> {
+pub(super) fn check(
+    config: &Config,
+    s: &mut ConfigSection<'_>,
+    plan: &RestorePlan,
+    number: usize,
+) -> Option<CheckConfig> {
     let datastore = match datastore(config, s, plan.stages.len() > 1) {
-        Some(name) if !plan.stages.iter().any(|stage| stage.datastore == name) => {
-            s.fault_here(&format!("datastore {name} is not in the plan"), "name one that the plan restores")
-        }
+        Some(name) if !plan.stages.iter().any(|stage| stage.datastore == name) => s.fault_here(
+            &format!("datastore {name} is not in the plan"),
+            "name one that the plan restores",
+        ),
         Some(name) => Some(name),
         None if s.has("datastore") => None,
-        None => plan.stages.first().filter(|_| plan.stages.len() == 1).map(|stage| stage.datastore.clone()),
+        None => plan
+            .stages
+            .first()
+            .filter(|_| plan.stages.len() == 1)
+            .map(|stage| stage.datastore.clone()),
     };
-    let kinds = [("fingerprint", 0), ("sql", 1), ("freshness", 2), ("amcheck", 3), ("catalog", 4), ("command", 5), ("cross-check", 6)];
+    let kinds = [
+        ("fingerprint", 0),
+        ("sql", 1),
+        ("freshness", 2),
+        ("amcheck", 3),
+        ("catalog", 4),
+        ("command", 5),
+        ("cross-check", 6),
+    ];
     let kind = match s.choice("kind", &kinds) {
         Some(kind) => kind,
         None if s.has("kind") => return None,
@@ -115,8 +143,15 @@ pub(super) fn check(config: &Config, s: &mut ConfigSection<'_>, plan: &RestorePl
     };
     let word = kinds[kind].0;
     let ask = match kind {
-        0 if datastore.as_ref().and_then(|name| config.datastores.get(name)).is_some_and(|settings| settings.volumes().is_some()) => {
-            s.fault_here("volumes have no fingerprint of their own", "write kind = \"cross-check\", which asks for that of a dump")
+        0 if datastore
+            .as_ref()
+            .and_then(|name| config.datastores.get(name))
+            .is_some_and(|settings| settings.volumes().is_some()) =>
+        {
+            s.fault_here(
+                "volumes have no fingerprint of their own",
+                "write kind = \"cross-check\", which asks for that of a dump",
+            )
         }
         0 => Some(CheckQuestion::Fingerprint),
         6 => cross_check(config, s),
@@ -139,18 +174,30 @@ pub(super) fn check(config: &Config, s: &mut ConfigSection<'_>, plan: &RestorePl
 }
 
 fn cross_check(config: &Config, s: &mut ConfigSection<'_>) -> Option<CheckQuestion> {
-    let text = s.required_text("with", "with = \"chat\", the datastore that dumps the same database")?;
-    let with = config.datastores.iter().find(|(name, settings)| name.as_str() == text.value && settings.postgres().is_some());
-    let (within, changing) = (s.span("within").unwrap_or(CROSS_CHECK_WITHIN), tables(s, "changing"));
+    let text =
+        s.required_text("with", "with = \"chat\", the datastore that dumps the same database")?;
+    let with = config
+        .datastores
+        .iter()
+        .find(|(name, settings)| name.as_str() == text.value && settings.postgres().is_some());
+    let (within, changing) =
+        (s.span("within").unwrap_or(CROSS_CHECK_WITHIN), tables(s, "changing"));
     match with {
         Some((with, _)) => Some(CheckQuestion::CrossCheck { with: with.clone(), within, changing }),
-        None => s.fault(text.span, "with", "no datastore of kind \"postgres\" has this name", "name the one that dumps the same database"),
+        None => s.fault(
+            text.span,
+            "with",
+            "no datastore of kind \"postgres\" has this name",
+            "name the one that dumps the same database",
+        ),
     }
 }
 
 fn sql(s: &mut ConfigSection<'_>) -> Option<CheckQuestion> {
-    let query = s.required_text("query", "query = \"SELECT count(*) FROM messages\"").map(|t| t.value);
-    let (is, low, high) = (s.text("is").map(|t| t.value), s.quantity("at_least"), s.quantity("at_most"));
+    let query =
+        s.required_text("query", "query = \"SELECT count(*) FROM messages\"").map(|t| t.value);
+    let (is, low, high) =
+        (s.text("is").map(|t| t.value), s.quantity("at_least"), s.quantity("at_most"));
     let expect = match (is, low, high) {
         (Some(text), None, None) => Some(ExpectedAnswer::Is(text)),
         (None, None, None) => s.fault_here(
@@ -158,7 +205,10 @@ fn sql(s: &mut ConfigSection<'_>) -> Option<CheckQuestion> {
             "write is = \"…\", at_least = 1 or at_most = 10",
         ),
         (None, low, high) => Some(ExpectedAnswer::Between(low, high)),
-        (Some(_), _, _) => s.fault_here("the answer is compared in two ways", "keep either is, or at_least and at_most"),
+        (Some(_), _, _) => s.fault_here(
+            "the answer is compared in two ways",
+            "keep either is, or at_least and at_most",
+        ),
     };
     Some(CheckQuestion::Sql { query: query?, expect: expect? })
 }

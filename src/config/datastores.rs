@@ -9,12 +9,15 @@ use secrecy::SecretString;
 use super::section::ConfigSection;
 use crate::domain::DatastoreName;
 use crate::domain::human_duration::HumanDuration;
-use crate::domain::volumes::{Consistency, LockKind, SetPlace, SnapshotLock, VolumeId, VolumeSelection};
+use crate::domain::volumes::{
+    Consistency, LockKind, SetPlace, SnapshotLock, VolumeId, VolumeSelection,
+};
 use crate::pg::PgConnection;
 use crate::program;
 
 /// A password is one line, and whoever gives it is asked by every run.
-const PASSWORD_LIMITS: program::ProgramLimits = program::ProgramLimits { within: Duration::from_secs(30), output_bytes: 64 * 1024 };
+const PASSWORD_LIMITS: program::ProgramLimits =
+    program::ProgramLimits { within: Duration::from_secs(30), output_bytes: 64 * 1024 };
 /// Longest time for which file systems stand still, if the configuration says nothing.
 const FREEZE_LIMIT: HumanDuration = HumanDuration::seconds(10);
 /// Longest that it may say: everything that writes waits.
@@ -143,19 +146,35 @@ impl PostgresConfig {
         let (program, arguments) = command.split_first().ok_or("password_command is empty")?;
         let mut words = tokio::process::Command::new(program);
         words.args(arguments);
-        let ended = program::run(words, b"", PASSWORD_LIMITS).await.map_err(|error| format!("password_command {program:?}: {error}"))?;
+        let ended = program::run(words, b"", PASSWORD_LIMITS)
+            .await
+            .map_err(|error| format!("password_command {program:?}: {error}"))?;
         if !ended.status.success() {
-            return Err(format!("password_command {program:?} failed ({}): {}", ended.status, ended.complaint()));
+            return Err(format!(
+                "password_command {program:?} failed ({}): {}",
+                ended.status,
+                ended.complaint()
+            ));
         }
         if ended.is_cut {
-            return Err(format!("password_command {program:?} printed more than {} bytes", PASSWORD_LIMITS.output_bytes));
+            return Err(format!(
+                "password_command {program:?} printed more than {} bytes",
+                PASSWORD_LIMITS.output_bytes
+            ));
         }
-        let password = std::str::from_utf8(&ended.stdout).map_err(|_| format!("password_command {program:?} did not print text"))?;
-        Ok(self.connection.clone().with_password(SecretString::from(password.trim_end_matches(['\n', '\r']).to_owned())))
+        let password = std::str::from_utf8(&ended.stdout)
+            .map_err(|_| format!("password_command {program:?} did not print text"))?;
+        Ok(self
+            .connection
+            .clone()
+            .with_password(SecretString::from(password.trim_end_matches(['\n', '\r']).to_owned())))
     }
 }
 
-pub(super) fn datastores(root: &mut ConfigSection<'_>, base: &Path) -> BTreeMap<DatastoreName, DatastoreConfig> {
+pub(super) fn datastores(
+    root: &mut ConfigSection<'_>,
+    base: &Path,
+) -> BTreeMap<DatastoreName, DatastoreConfig> {
     let mut all = BTreeMap::new();
     for (name, mut s) in root.sections("datastores") {
         let parsed_name = match name.parse::<DatastoreName>() {
@@ -173,9 +192,14 @@ pub(super) fn datastores(root: &mut ConfigSection<'_>, base: &Path) -> BTreeMap<
 }
 
 /// A set can only ask a server that is configured.
-fn servers_are_configured(root: &mut ConfigSection<'_>, all: &BTreeMap<DatastoreName, DatastoreConfig>) {
+fn servers_are_configured(
+    root: &mut ConfigSection<'_>,
+    all: &BTreeMap<DatastoreName, DatastoreConfig>,
+) {
     for (name, settings) in all {
-        let Some(server) = settings.volumes().and_then(|volumes| volumes.postgres.as_ref()) else { continue };
+        let Some(server) = settings.volumes().and_then(|volumes| volumes.postgres.as_ref()) else {
+            continue;
+        };
         if all.get(server).is_none_or(|settings| settings.postgres().is_none()) {
             root.fault_here::<()>(
                 &format!("[datastores.{name}] names the server of {server}, which is no datastore of kind \"postgres\""),
@@ -193,7 +217,11 @@ enum KindSetting {
 }
 
 fn datastore(s: &mut ConfigSection<'_>, base: &Path) -> Option<DatastoreConfig> {
-    let kinds = [("postgres", KindSetting::Postgres), ("ebs", KindSetting::Ebs), ("local-volumes", KindSetting::Local)];
+    let kinds = [
+        ("postgres", KindSetting::Postgres),
+        ("ebs", KindSetting::Ebs),
+        ("local-volumes", KindSetting::Local),
+    ];
     let kind = match s.choice("kind", &kinds) {
         Some(KindSetting::Postgres) => postgres(s).map(DatastoreKind::Postgres),
         Some(KindSetting::Ebs) => {
@@ -254,7 +282,11 @@ fn local_place(s: &mut ConfigSection<'_>, base: &Path) -> Option<SetPlace> {
     Some(SetPlace::Local { directory: directory.display().to_string() })
 }
 
-fn volumes(s: &mut ConfigSection<'_>, place: Option<SetPlace>, base: &Path) -> Option<VolumesConfig> {
+fn volumes(
+    s: &mut ConfigSection<'_>,
+    place: Option<SetPlace>,
+    base: &Path,
+) -> Option<VolumesConfig> {
     let selection = selection(s);
     let exclude = ids(s, "exclude");
     let kms_keys = s.texts("kms_keys").map(|t| t.value).unwrap_or_default();
@@ -264,7 +296,8 @@ fn volumes(s: &mut ConfigSection<'_>, place: Option<SetPlace>, base: &Path) -> O
             "write kms_keys = [\"arn:aws:kms:…\"], the keys that volumes may be encrypted under; the default key aws/ebs cannot be shared or copied",
         );
     }
-    let kinds = [Consistency::Crash, Consistency::Filesystem, Consistency::Postgres].map(|one| (one.name(), one));
+    let kinds = [Consistency::Crash, Consistency::Filesystem, Consistency::Postgres]
+        .map(|one| (one.name(), one));
     let is_ebs = matches!(place, Some(SetPlace::Ebs { .. }));
     if let Some(key) = kms_keys.iter().find(|key| is_ebs && !is_key_arn(key)) {
         s.fault_here::<()>(&format!("kms_keys: {key:?} is not the ARN of a key, as EC2 tells it, so nothing could match it"), KEY_ARN);
@@ -276,7 +309,10 @@ fn volumes(s: &mut ConfigSection<'_>, place: Option<SetPlace>, base: &Path) -> O
             "write consistency = \"crash\", \"filesystem\" or \"postgres\": what the set must be, or it is none",
         );
     }
-    let freeze: Vec<PathBuf> = s.texts("freeze").map(|t| t.value.into_iter().map(PathBuf::from).collect()).unwrap_or_default();
+    let freeze: Vec<PathBuf> = s
+        .texts("freeze")
+        .map(|t| t.value.into_iter().map(PathBuf::from).collect())
+        .unwrap_or_default();
     if freeze.iter().any(|path| !path.is_absolute() || path == Path::new("/")) {
         s.fault_here::<()>(
             "freeze names a path that is no mount point of data",
@@ -292,11 +328,19 @@ fn volumes(s: &mut ConfigSection<'_>, place: Option<SetPlace>, base: &Path) -> O
         );
     }
     if before.is_some() != after.is_some() {
-        s.fault_here::<()>("a program before the cut and none that undoes it, or the other way round", "write both before and after");
+        s.fault_here::<()>(
+            "a program before the cut and none that undoes it, or the other way round",
+            "write both before and after",
+        );
     }
     let server = s.text("postgres").and_then(|text| match text.value.parse::<DatastoreName>() {
         Ok(name) => Some(name),
-        Err(error) => s.fault(text.span, "postgres", &error.to_string(), "name a datastore of kind \"postgres\""),
+        Err(error) => s.fault(
+            text.span,
+            "postgres",
+            &error.to_string(),
+            "name a datastore of kind \"postgres\"",
+        ),
     });
     match consistency {
         Some(Consistency::Filesystem) if freeze.is_empty() && before.is_none() => {
@@ -306,11 +350,15 @@ fn volumes(s: &mut ConfigSection<'_>, place: Option<SetPlace>, base: &Path) -> O
             );
         }
         Some(Consistency::Postgres) if server.is_none() => {
-            s.fault_here::<()>("it does not say which server lives on the volumes", "write postgres = \"…\", the name of its datastore");
+            s.fault_here::<()>(
+                "it does not say which server lives on the volumes",
+                "write postgres = \"…\", the name of its datastore",
+            );
         }
         _ => {}
     }
-    let wal_volume = s.text("wal_volume").and_then(|text| volume_id(s, "wal_volume", &text.value, &text.span));
+    let wal_volume =
+        s.text("wal_volume").and_then(|text| volume_id(s, "wal_volume", &text.value, &text.span));
     let copy = s.section("copy").and_then(|mut section| {
         let copy = copy(&mut section, place.as_ref(), base);
         section.finish();
@@ -372,10 +420,13 @@ fn selection(s: &mut ConfigSection<'_>) -> Option<VolumeSelection> {
         (None, false, true) => Some(VolumeSelection::Tags(tags)),
         (None, true, false) => Some(VolumeSelection::Ids(volumes)),
         (None, true, true) if s.has("volumes") => None,
-        (None, true, true) => {
-            s.fault_here("no volume is named", "write instance = \"i-…\", tags = { Role = \"db\" } or volumes = [\"vol-…\"]")
+        (None, true, true) => s.fault_here(
+            "no volume is named",
+            "write instance = \"i-…\", tags = { Role = \"db\" } or volumes = [\"vol-…\"]",
+        ),
+        _ => {
+            s.fault_here("volumes are named in two ways", "keep one of instance, tags and volumes")
         }
-        _ => s.fault_here("volumes are named in two ways", "keep one of instance, tags and volumes"),
     }
 }
 
@@ -384,8 +435,18 @@ fn ids(s: &mut ConfigSection<'_>, key: &str) -> Vec<VolumeId> {
     texts.value.iter().filter_map(|text| volume_id(s, key, text, &texts.span)).collect()
 }
 
-fn volume_id(s: &mut ConfigSection<'_>, key: &str, text: &str, span: &std::ops::Range<usize>) -> Option<VolumeId> {
-    text.parse().map_or_else(|why: String| s.fault(span.clone(), key, &why, "write ids such as \"vol-0123456789abcdef0\""), Some)
+fn volume_id(
+    s: &mut ConfigSection<'_>,
+    key: &str,
+    text: &str,
+    span: &std::ops::Range<usize>,
+) -> Option<VolumeId> {
+    text.parse().map_or_else(
+        |why: String| {
+            s.fault(span.clone(), key, &why, "write ids such as \"vol-0123456789abcdef0\"")
+        },
+        Some,
+    )
 }
 
 fn copy(s: &mut ConfigSection<'_>, home: Option<&SetPlace>, base: &Path) -> Option<CopyConfig> {
@@ -393,28 +454,53 @@ fn copy(s: &mut ConfigSection<'_>, home: Option<&SetPlace>, base: &Path) -> Opti
         SetPlace::Ebs { .. } => ebs_place(s),
         SetPlace::Local { .. } => local_place(s, base),
     };
-    let key = s.required_text("kms_key", "kms_key = \"arn:aws:kms:…\", a key of the other region")?.value;
+    let key =
+        s.required_text("kms_key", "kms_key = \"arn:aws:kms:…\", a key of the other region")?.value;
     if matches!(place, Some(SetPlace::Ebs { .. })) && !is_key_arn(&key) {
-        s.fault_here::<()>(&format!("kms_key: {key:?} is not the ARN of a key, as EC2 tells it"), KEY_ARN);
+        s.fault_here::<()>(
+            &format!("kms_key: {key:?} is not the ARN of a key, as EC2 tells it"),
+            KEY_ARN,
+        );
     }
     let account = s.text("account").map(|t| t.value);
     if place.as_ref() == home {
-        s.fault_here::<()>("the copy would be where the snapshots are", "name another region, or a role of another account");
+        s.fault_here::<()>(
+            "the copy would be where the snapshots are",
+            "name another region, or a role of another account",
+        );
     }
     if let Some(account) = &account
         && (account.len() != 12 || !account.bytes().all(|c| c.is_ascii_digit()))
     {
-        s.fault_here::<()>(&format!("{account:?} is no account"), "write account = \"123456789012\", the account that role belongs to");
+        s.fault_here::<()>(
+            &format!("{account:?} is no account"),
+            "write account = \"123456789012\", the account that role belongs to",
+        );
     }
-    Some(CopyConfig { place: place?, key, account, at_once_max: s.number("at_once_max", 1, 20).unwrap_or(5) })
+    Some(CopyConfig {
+        place: place?,
+        key,
+        account,
+        at_once_max: s.number("at_once_max", 1, 20).unwrap_or(5),
+    })
 }
 
 fn lock(s: &mut ConfigSection<'_>) -> Option<SnapshotLock> {
-    let kind = s.choice("mode", &[("governance", LockKind::Governance), ("compliance", LockKind::Compliance)]);
+    let kind = s.choice(
+        "mode",
+        &[("governance", LockKind::Governance), ("compliance", LockKind::Compliance)],
+    );
     let days = s.number("days", 1, LOCK_DAYS_MAX);
     let cooling_off = s.number("cooling_off_hours", 1, 72).unwrap_or(0);
     if (kind.is_none() && !s.has("mode")) || (days.is_none() && !s.has("days")) {
-        s.fault_here::<()>("the lock says not how, or not how long", "write mode = \"governance\" or \"compliance\", and days = 35");
+        s.fault_here::<()>(
+            "the lock says not how, or not how long",
+            "write mode = \"governance\" or \"compliance\", and days = 35",
+        );
     }
-    Some(SnapshotLock { kind: kind?, days: u32::try_from(days?).ok()?, cooling_off_hours: u32::try_from(cooling_off).ok()? })
+    Some(SnapshotLock {
+        kind: kind?,
+        days: u32::try_from(days?).ok()?,
+        cooling_off_hours: u32::try_from(cooling_off).ok()?,
+    })
 }

@@ -1,6 +1,8 @@
-//! `lifeboat.toml` as one validated [`Config`]. Parsing does no I/O beyond the file; `lifeboat check` tries what it names.
+//! `lifeboat.toml` as one validated [`Config`]. Parsing does no I/O beyond the file; `lifeboat
+//! check` tries what it names.
 //!
-//! All errors are found in one pass and reported with file, line, key and what to write instead: [`section`] walks the parsed file and knows which keys were asked for, hence which are unknown.
+//! All errors are found in one pass and reported with file, line, key and what to write instead:
+//! [`section`] walks the parsed file and knows which keys were asked for, hence which are unknown.
 
 mod checks;
 mod datastores;
@@ -24,7 +26,10 @@ use crate::keyring::sign::{PublicKey, TrustedKeys};
 pub use datastores::{CopyConfig, DatastoreConfig, DatastoreKind, PostgresConfig, VolumesConfig};
 use section::{ConfigDocument, ConfigSection};
 pub use section::{ConfigError, ConfigFault};
-pub use vault::{ClassTransition, ColdConfig, LockMode, S3Config, UploadConfirmation, VaultConfig, parse_s3_address};
+pub use vault::{
+    ClassTransition, ColdConfig, LockMode, S3Config, UploadConfirmation, VaultConfig,
+    parse_s3_address,
+};
 
 /// Name of the configuration file.
 pub const FILE_NAME: &str = "lifeboat.toml";
@@ -67,7 +72,8 @@ pub struct KeyConfig {
     pub name: String,
     /// What it is.
     pub kind: KeyKind,
-    /// From when on it is not to be relied upon: an offline key is renewed by people, who must be told in time.
+    /// From when on it is not to be relied upon: an offline key is renewed by people, who must be
+    /// told in time.
     pub expires: Option<Timestamp>,
 }
 
@@ -124,8 +130,8 @@ pub struct CompressionConfig {
 }
 
 impl Config {
-    /// What is known on a host that has nothing but a vault's address: no keys, no datastores, nothing that signs. `state` is where locks
-    /// go.
+    /// What is known on a host that has nothing but a vault's address: no keys, no datastores,
+    /// nothing that signs. `state` is where locks go.
     #[must_use]
     pub fn bare(vault: VaultConfig, state: &Path) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -135,7 +141,10 @@ impl Config {
             vault_id: None,
             vaults: BTreeMap::new(),
             keys: Vec::new(),
-            signing: SigningConfig { signer: SignerConfig::File(state.join("no-signing-key")), trusted: TrustedKeys::new(Vec::new()) },
+            signing: SigningConfig {
+                signer: SignerConfig::File(state.join("no-signing-key")),
+                trusted: TrustedKeys::new(Vec::new()),
+            },
             catalog: serve::CatalogConfig { file: state.join("catalog.db"), url: None },
             serve: serve::ServeConfig::default(),
             notify: Vec::new(),
@@ -163,10 +172,12 @@ impl Config {
         if let SignerConfig::File(path) = &self.signing.signer {
             files.push(path.clone());
         }
-        files.extend(std::iter::once(&self.vault).chain(self.vaults.values()).filter_map(|vault| match vault {
-            VaultConfig::Directory(path, _) => Some(path.clone()),
-            _ => None,
-        }));
+        files.extend(std::iter::once(&self.vault).chain(self.vaults.values()).filter_map(
+            |vault| match vault {
+                VaultConfig::Directory(path, _) => Some(path.clone()),
+                _ => None,
+            },
+        ));
         files.into_iter().filter_map(|file| std::path::absolute(file).ok()).collect()
     }
 
@@ -175,7 +186,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every fault that was found.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
         Self::parse(file, &text)
     }
 
@@ -187,13 +199,16 @@ impl Config {
         let document = ConfigDocument::parse(file, text)?;
         let base = file.parent().unwrap_or(Path::new("."));
         let mut root = document.root();
-        let vault = root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|mut s| {
-            let id = vault::id(&mut s);
-            Some((vault::vault(s, base)?, id))
-        });
+        let vault =
+            root.required_section("vault", "[vault]\ndirectory = \"vault\"").and_then(|mut s| {
+                let id = vault::id(&mut s);
+                Some((vault::vault(s, base)?, id))
+            });
         let vaults = vault::others(&mut root, base);
         let keys = keys(&mut root, base);
-        let signing = root.required_section("signing", "[signing]\nkey_file = \"keys/signing.pem\"").and_then(|s| signing(s, base));
+        let signing = root
+            .required_section("signing", "[signing]\nkey_file = \"keys/signing.pem\"")
+            .and_then(|s| signing(s, base));
         let catalog = serve::catalog(&mut root, base);
         let (serve, notify) = (serve::serve(&mut root, base), serve::notify(&mut root, base));
         let (pg_bin, compression) = (postgres(&mut root, base), compression(&mut root));
@@ -226,17 +241,26 @@ fn keys(root: &mut ConfigSection<'_>, base: &Path) -> Vec<KeyConfig> {
     let mut keys = Vec::new();
     for (name, mut s) in root.sections("keys") {
         if !name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_') {
-            s.fault_here::<()>("a key's name stands in file names", "use letters, digits, '-' and '_' only");
+            s.fault_here::<()>(
+                "a key's name stands in file names",
+                "use letters, digits, '-' and '_' only",
+            );
         }
         let kind = match s.choice("kind", &[("aws-kms", 0), ("age", 1)]) {
             Some(0) => {
-                let key_id = s.required_text("key_id", "key_id = \"arn:aws:kms:eu-west-1:123456789012:key/…\"");
-                let (region, endpoint) = (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
+                let key_id = s.required_text(
+                    "key_id",
+                    "key_id = \"arn:aws:kms:eu-west-1:123456789012:key/…\"",
+                );
+                let (region, endpoint) =
+                    (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
                 key_id.map(|id| KeyKind::AwsKms { key_id: id.value, region, endpoint })
             }
             Some(_) => age_key(&mut s, &name, base),
             None if s.has("kind") => None,
-            None => s.fault_here("the key has no kind", "write kind = \"age\" or kind = \"aws-kms\""),
+            None => {
+                s.fault_here("the key has no kind", "write kind = \"age\" or kind = \"aws-kms\"")
+            }
         };
         let expires = s.date("expires").and_then(day_in_utc);
         s.finish();
@@ -261,18 +285,27 @@ fn age_key(s: &mut ConfigSection<'_>, name: &str, base: &Path) -> Option<KeyKind
     let recipients = s.texts("recipients");
     match (identity, recipients) {
         (Some(file), None) => Some(KeyKind::AgeIdentity(base.join(file.value))),
-        (None, Some(texts)) if texts.value.is_empty() => {
-            s.fault(texts.span, "recipients", "a key without recipients opens nothing", "name at least one recipient (age1…)")
-        }
+        (None, Some(texts)) if texts.value.is_empty() => s.fault(
+            texts.span,
+            "recipients",
+            "a key without recipients opens nothing",
+            "name at least one recipient (age1…)",
+        ),
         (None, Some(texts)) => match RecipientsKey::new(name, texts.value.clone()) {
             Ok(_) => Some(KeyKind::AgeRecipients(texts.value)),
-            Err(error) => {
-                s.fault(texts.span, "recipients", &error.to_string(), "write the public half (age1…) that `age-keygen -y` prints")
-            }
+            Err(error) => s.fault(
+                texts.span,
+                "recipients",
+                &error.to_string(),
+                "write the public half (age1…) that `age-keygen -y` prints",
+            ),
         },
-        (Some(file), Some(_)) => {
-            s.fault(file.span, "identity_file", "a key has either an identity file or recipients", "make two keys of it")
-        }
+        (Some(file), Some(_)) => s.fault(
+            file.span,
+            "identity_file",
+            "a key has either an identity file or recipients",
+            "make two keys of it",
+        ),
         (None, None) => s.fault_here(
             "the key names neither recipients nor an identity file",
             "write recipients = [\"age1…\"] or identity_file = \"keys/identity.txt\"",
@@ -302,14 +335,23 @@ fn signing(mut s: ConfigSection<'_>, base: &Path) -> Option<SigningConfig> {
     let signer = match (file, kms) {
         (Some(file), None) => Some(SignerConfig::File(base.join(file.value))),
         (None, Some(id)) => Some(SignerConfig::AwsKms { key_id: id.value, region, endpoint }),
-        (Some(both), Some(_)) => {
-            s.fault(both.span, "key_file", "either a file or a KMS key signs", "remove one of key_file and kms_key_id")
-        }
-        (None, None) => s.fault_here("nothing signs", "write key_file = \"keys/signing.pem\" or kms_key_id = \"arn:…\""),
+        (Some(both), Some(_)) => s.fault(
+            both.span,
+            "key_file",
+            "either a file or a KMS key signs",
+            "remove one of key_file and kms_key_id",
+        ),
+        (None, None) => s.fault_here(
+            "nothing signs",
+            "write key_file = \"keys/signing.pem\" or kms_key_id = \"arn:…\"",
+        ),
     };
     let mut until = Vec::new();
     for mut retired in s.list("distrust") {
-        let (key, from) = (retired.required_text("key", "key = \"MCow…\""), retired.date("from").and_then(day_in_utc));
+        let (key, from) = (
+            retired.required_text("key", "key = \"MCow…\""),
+            retired.date("from").and_then(day_in_utc),
+        );
         match (key.as_ref().map(|key| PublicKey::from_text(&key.value)), from) {
             (Some(Ok(key)), Some(from)) if trusted.contains(&key) => until.push((key, from)),
             (Some(Ok(_)), Some(_)) => {
@@ -322,7 +364,10 @@ fn signing(mut s: ConfigSection<'_>, base: &Path) -> Option<SigningConfig> {
                 retired.fault_here::<()>(&why, "write the line that stands in trust");
             }
             (_, None) => {
-                retired.fault_here::<()>("it is not said from when on", "write from = 2026-12-24, a day in UTC");
+                retired.fault_here::<()>(
+                    "it is not said from when on",
+                    "write from = 2026-12-24, a day in UTC",
+                );
             }
             (None, _) => {}
         }
@@ -341,12 +386,14 @@ fn postgres(root: &mut ConfigSection<'_>, base: &Path) -> Option<PathBuf> {
 
 fn compression(root: &mut ConfigSection<'_>) -> CompressionConfig {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let mut config = CompressionConfig { levels: crate::config::template::LEVELS, compressors: cores.min(8) };
+    let mut config =
+        CompressionConfig { levels: crate::config::template::LEVELS, compressors: cores.min(8) };
     if let Some(mut s) = root.section("compression") {
         let low = s.number("level_min", 1, 19);
         let high = s.number("level_max", 1, 19);
         let level = |n: Option<usize>, or: i32| n.and_then(|n| i32::try_from(n).ok()).unwrap_or(or);
-        config.levels = (level(low, config.levels.0), level(high, config.levels.1.max(level(low, 1))));
+        config.levels =
+            (level(low, config.levels.0), level(high, config.levels.1.max(level(low, 1))));
         if config.levels.0 > config.levels.1 {
             s.fault_here::<()>("level_min is higher than level_max", "swap them");
         }

@@ -1,6 +1,9 @@
-//! Restore plans (`restore/*.toml`) and drill scripts (`drills/*.toml`), which live beside `lifeboat.toml`.
+//! Restore plans (`restore/*.toml`) and drill scripts (`drills/*.toml`), which live beside
+//! `lifeboat.toml`.
 //!
-//! A plan says how datastores are restored and nothing about where; a drill says where, what is broken on purpose, and what is checked afterwards. They are read when they are needed: a broken drill file must not prevent a restore.
+//! A plan says how datastores are restored and nothing about where; a drill says where, what is
+//! broken on purpose, and what is checked afterwards. They are read when they are needed: a broken
+//! drill file must not prevent a restore.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -118,7 +121,8 @@ pub struct LocalSandbox {
     pub size_bytes: u64,
     /// Directories outside of `/usr` that its programs need, visible read-only.
     pub programs: Vec<PathBuf>,
-    /// Libraries that its server loads when it starts, for extensions that can be loaded in no other way.
+    /// Libraries that its server loads when it starts, for extensions that can be loaded in no
+    /// other way.
     pub preload: Vec<String>,
     /// Settings of its server, beside those of the plan's sessions.
     pub settings: Vec<(String, String)>,
@@ -191,18 +195,26 @@ pub fn plain_plan(datastore: &DatastoreName) -> RestorePlan {
         smoke: Vec::new(),
         volumes: None,
     };
-    RestorePlan { name: datastore.to_string(), file: None, text: String::new(), stages: vec![stage] }
+    RestorePlan {
+        name: datastore.to_string(),
+        file: None,
+        text: String::new(),
+        stages: vec![stage],
+    }
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
+    std::fs::read_to_string(file)
+        .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
 /// Names of the files of a directory, without `.toml`.
 #[must_use]
 pub fn names(config: &Config, directory: &str) -> Vec<String> {
     let entries = std::fs::read_dir(config.base().join(directory)).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned())).collect();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
+        .collect();
     names.sort_unstable();
     names
 }
@@ -241,21 +253,30 @@ pub fn plan(config: &Config, name: &str, file: &Path) -> Result<RestorePlan, Con
     let mut stages: Vec<PlanStage> = Vec::new();
     for mut section in root.list("restore") {
         let stage = stage(config, &mut section);
-        if stage.as_ref().is_some_and(|stage| stages.iter().any(|s| s.datastore == stage.datastore)) {
-            section.fault_here::<()>("the datastore is restored twice", "remove one of the two sections");
+        if stage.as_ref().is_some_and(|stage| stages.iter().any(|s| s.datastore == stage.datastore))
+        {
+            section.fault_here::<()>(
+                "the datastore is restored twice",
+                "remove one of the two sections",
+            );
         }
         section.finish();
         stages.extend(stage);
     }
     let named = config.datastores.keys().find(|datastore| datastore.as_str() == name);
-    if let Some(datastore) = named.filter(|datastore| !stages.is_empty() && !stages.iter().any(|stage| stage.datastore == **datastore)) {
+    if let Some(datastore) = named.filter(|datastore| {
+        !stages.is_empty() && !stages.iter().any(|stage| stage.datastore == **datastore)
+    }) {
         root.fault_here::<()>(
             &format!("the plan is named like datastore {datastore} and does not restore it"),
             "rename the file, or restore it",
         );
     }
     if stages.is_empty() {
-        root.fault_here::<()>("the plan restores nothing", "write [[restore]] and datastore = \"…\" below it");
+        root.fault_here::<()>(
+            "the plan restores nothing",
+            "write [[restore]] and datastore = \"…\" below it",
+        );
     }
     root.finish();
     document.verdict()?;
@@ -278,7 +299,12 @@ const SETTINGS_REFUSED: [&str; 12] = [
     "dynamic_library_path",
 ];
 
-fn refuse_settings(s: &ConfigSection<'_>, settings: &[(String, String)], whose: &str, instead: &str) {
+fn refuse_settings(
+    s: &ConfigSection<'_>,
+    settings: &[(String, String)],
+    whose: &str,
+    instead: &str,
+) {
     for (name, _) in settings {
         let sound = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'.');
         if !sound || SETTINGS_REFUSED.contains(&name.to_ascii_lowercase().as_str()) {
@@ -291,14 +317,21 @@ fn stage(config: &Config, s: &mut ConfigSection<'_>) -> Option<PlanStage> {
     let datastore = datastore(config, s, true);
     let settings = s.pairs("settings");
     refuse_settings(s, &settings, "plan", "set it on the server, if it is meant");
-    let tablespaces = s.pairs("tablespaces").into_iter().map(|(name, directory)| format!("{name}={directory}")).collect();
+    let tablespaces = s
+        .pairs("tablespaces")
+        .into_iter()
+        .map(|(name, directory)| format!("{name}={directory}"))
+        .collect();
     let smoke = s.list("smoke").into_iter().filter_map(|mut section| {
         let smoke = smoke(&mut section);
         section.finish();
         smoke
     });
     let smoke = smoke.collect();
-    let is_volumes = datastore.as_ref().and_then(|name| config.datastores.get(name)).is_some_and(|settings| settings.volumes().is_some());
+    let is_volumes = datastore
+        .as_ref()
+        .and_then(|name| config.datastores.get(name))
+        .is_some_and(|settings| settings.volumes().is_some());
     Some(PlanStage {
         smoke,
         volumes: if is_volumes { volume_stage(s) } else { None },
@@ -320,17 +353,24 @@ fn stage(config: &Config, s: &mut ConfigSection<'_>) -> Option<PlanStage> {
     })
 }
 
-/// What lives on volumes; none if the plan does not say: then they can be restored, and not drilled.
+/// What lives on volumes; none if the plan does not say: then they can be restored, and not
+/// drilled.
 fn volume_stage(s: &mut ConfigSection<'_>) -> Option<VolumeStage> {
-    let mounts: Vec<(String, PathBuf)> = s.pairs("mounts").into_iter().map(|(volume, at)| (volume, PathBuf::from(at))).collect();
+    let mounts: Vec<(String, PathBuf)> =
+        s.pairs("mounts").into_iter().map(|(volume, at)| (volume, PathBuf::from(at))).collect();
     let data_directory = s.text("data_directory").map(|t| (PathBuf::from(t.value), t.span));
     let database = s.text("database").map_or_else(|| "postgres".to_owned(), |t| t.value);
     let (data_directory, span) = data_directory?;
-    const OWN: [&str; 11] = ["usr", "bin", "sbin", "lib", "lib64", "lib32", "etc", "proc", "sys", "dev", "run"];
+    const OWN: [&str; 11] =
+        ["usr", "bin", "sbin", "lib", "lib64", "lib32", "etc", "proc", "sys", "dev", "run"];
     for (volume, at) in &mounts {
         let mut parts = at.components().skip(1);
-        let first = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
-        let plain = at.is_absolute() && at.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+        let first = parts
+            .next()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let plain = at.is_absolute()
+            && at.components().all(|part| !matches!(part, std::path::Component::ParentDir));
         if !plain || first.is_empty() || OWN.contains(&first.as_str()) {
             s.fault_here::<()>(
                 &format!("{volume} cannot be mounted at {}", at.display()),
@@ -353,20 +393,41 @@ fn volume_stage(s: &mut ConfigSection<'_>) -> Option<VolumeStage> {
 pub(super) fn tables(s: &mut ConfigSection<'_>, key: &str) -> Vec<(String, String)> {
     let Some(texts) = s.texts(key) else { return Vec::new() };
     let split = |text: &String| match text.split_once('.') {
-        Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Some((schema.to_owned(), table.to_owned())),
-        _ => s.fault(texts.span.clone(), key, &format!("{text:?} names no table"), "write \"schema.table\""),
+        Some((schema, table)) if !schema.is_empty() && !table.is_empty() => {
+            Some((schema.to_owned(), table.to_owned()))
+        }
+        _ => s.fault(
+            texts.span.clone(),
+            key,
+            &format!("{text:?} names no table"),
+            "write \"schema.table\"",
+        ),
     };
     texts.value.iter().filter_map(split).collect()
 }
 
 /// The datastore a section names; it must be configured.
-pub(super) fn datastore(config: &Config, s: &mut ConfigSection<'_>, required: bool) -> Option<DatastoreName> {
-    let text = if required { s.required_text("datastore", "datastore = \"chat\"")? } else { s.text("datastore")? };
+pub(super) fn datastore(
+    config: &Config,
+    s: &mut ConfigSection<'_>,
+    required: bool,
+) -> Option<DatastoreName> {
+    let text = if required {
+        s.required_text("datastore", "datastore = \"chat\"")?
+    } else {
+        s.text("datastore")?
+    };
     match text.value.parse::<DatastoreName>() {
         Ok(name) if config.datastores.contains_key(&name) => Some(name),
         _ => {
-            let known = config.datastores.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            s.fault(text.span, "datastore", &format!("no datastore {:?} is configured", text.value), &format!("configured are: {known}"))
+            let known =
+                config.datastores.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            s.fault(
+                text.span,
+                "datastore",
+                &format!("no datastore {:?} is configured", text.value),
+                &format!("configured are: {known}"),
+            )
         }
     }
 }
@@ -374,7 +435,8 @@ pub(super) fn datastore(config: &Config, s: &mut ConfigSection<'_>, required: bo
 /// Reads a drill script and the plan it names.
 ///
 /// # Errors
-/// [`ConfigError`] with every fault of the first of the two files that has any; `Ok(None)` if there is no such drill.
+/// [`ConfigError`] with every fault of the first of the two files that has any; `Ok(None)` if there
+/// is no such drill.
 pub fn drill(config: &Config, name: &str) -> Result<Option<DrillPlan>, ConfigError> {
     if !names(config, DRILLS_DIRECTORY).iter().any(|known| known == name) {
         return Ok(None);
@@ -390,8 +452,13 @@ pub fn drill(config: &Config, name: &str) -> Result<Option<DrillPlan>, ConfigErr
     drill.ok_or_else(|| document.incomplete()).map(Some)
 }
 
-fn drill_plan(config: &Config, s: &mut ConfigSection<'_>) -> Result<Option<RestorePlan>, ConfigError> {
-    let Some(text) = s.required_text("plan", "plan = \"chat\", for restore/chat.toml") else { return Ok(None) };
+fn drill_plan(
+    config: &Config,
+    s: &mut ConfigSection<'_>,
+) -> Result<Option<RestorePlan>, ConfigError> {
+    let Some(text) = s.required_text("plan", "plan = \"chat\", for restore/chat.toml") else {
+        return Ok(None);
+    };
     let known = names(config, RESTORE_DIRECTORY);
     if known.contains(&text.value) {
         let file = config.base().join(RESTORE_DIRECTORY).join(format!("{}.toml", text.value));
@@ -402,17 +469,30 @@ fn drill_plan(config: &Config, s: &mut ConfigSection<'_>) -> Result<Option<Resto
     Ok(None)
 }
 
-fn script(config: &Config, s: &mut ConfigSection<'_>, plan: RestorePlan, name: &str, file: &Path, text: &str) -> Option<DrillPlan> {
+fn script(
+    config: &Config,
+    s: &mut ConfigSection<'_>,
+    plan: RestorePlan,
+    name: &str,
+    file: &Path,
+    text: &str,
+) -> Option<DrillPlan> {
     // The server of a drill lives on the volumes, so there is no other beside it.
-    let of_volumes = |stage: &PlanStage| config.datastores.get(&stage.datastore).is_some_and(|settings| settings.volumes().is_some());
-    if plan.stages.iter().any(of_volumes) && (plan.stages.len() > 1 || plan.stages.iter().any(|stage| stage.volumes.is_none())) {
+    let of_volumes = |stage: &PlanStage| {
+        config.datastores.get(&stage.datastore).is_some_and(|settings| settings.volumes().is_some())
+    };
+    if plan.stages.iter().any(of_volumes)
+        && (plan.stages.len() > 1 || plan.stages.iter().any(|stage| stage.volumes.is_none()))
+    {
         s.fault_here::<()>(
             "volumes are drilled alone, and the plan must say what lives on them",
             "write a plan with one [[restore]], its mounts and its data_directory",
         );
     }
-    let stores: Vec<&DatastoreConfig> = plan.stages.iter().filter_map(|stage| config.datastores.get(&stage.datastore)).collect();
-    // Objectives of several datastores: all must be back within the longest, and none older than the strictest allows.
+    let stores: Vec<&DatastoreConfig> =
+        plan.stages.iter().filter_map(|stage| config.datastores.get(&stage.datastore)).collect();
+    // Objectives of several datastores: all must be back within the longest, and none older than
+    // the strictest allows.
     let (rto, rpo) = (stores.iter().map(|d| d.rto).max(), stores.iter().map(|d| d.rpo).min());
     let (own_rto, own_rpo) = s.section("objectives").map_or((None, None), |mut o| {
         let both = (o.span("rto"), o.span("rpo"));
@@ -425,10 +505,13 @@ fn script(config: &Config, s: &mut ConfigSection<'_>, plan: RestorePlan, name: &
         section.finish();
         timing
     });
-    let place = s.choice("sandbox", &[("local", DrillPlace::Local), ("vpc", DrillPlace::Vpc)]).unwrap_or(DrillPlace::Local);
+    let place = s
+        .choice("sandbox", &[("local", DrillPlace::Local), ("vpc", DrillPlace::Vpc)])
+        .unwrap_or(DrillPlace::Local);
     let sandbox = local(s, config.base());
     let accept_gaps = words(s, "accept_gaps", &GAPS);
-    let accept_omitted = s.texts("accept_omitted").map(|list| list.value.into_iter().collect()).unwrap_or_default();
+    let accept_omitted =
+        s.texts("accept_omitted").map(|list| list.value.into_iter().collect()).unwrap_or_default();
     let thaw = s.choice("thaw", &RetrievalTier::ALL.map(|tier| (tier.name(), tier)));
     let breaks = words(s, "break", &Scenario::ALL.map(|(name, _)| name));
     let controls = match s.has("controls") {
@@ -436,7 +519,10 @@ fn script(config: &Config, s: &mut ConfigSection<'_>, plan: RestorePlan, name: &
         false => NegativeControl::ALL.map(|(name, _)| name.to_owned()).into(),
     };
     if controls.is_empty() {
-        s.fault_here::<()>("a drill without a negative control proves nothing", "leave controls out, or name at least one");
+        s.fault_here::<()>(
+            "a drill without a negative control proves nothing",
+            "leave controls out, or name at least one",
+        );
     }
     let mut checks = Vec::new();
     for (number, mut section) in s.list("checks").into_iter().enumerate() {
@@ -456,7 +542,10 @@ fn script(config: &Config, s: &mut ConfigSection<'_>, plan: RestorePlan, name: &
         }
     }
     let pick = |all: &[(&'static str, Scenario)], names: BTreeSet<String>| {
-        all.iter().filter(|(name, _)| names.contains(*name)).map(|(_, one)| *one).collect::<Vec<_>>()
+        all.iter()
+            .filter(|(name, _)| names.contains(*name))
+            .map(|(_, one)| *one)
+            .collect::<Vec<_>>()
     };
     Some(DrillPlan {
         name: name.to_owned(),
@@ -476,15 +565,26 @@ fn script(config: &Config, s: &mut ConfigSection<'_>, plan: RestorePlan, name: &
         thaw,
         recovery_identity: s.text("recovery_identity").map(|t| config.base().join(t.value)),
         checks,
-        controls: NegativeControl::ALL.iter().filter(|(name, _)| controls.contains(*name)).map(|(_, one)| *one).collect(),
+        controls: NegativeControl::ALL
+            .iter()
+            .filter(|(name, _)| controls.contains(*name))
+            .map(|(_, one)| *one)
+            .collect(),
         reviewers: s.texts("reviewers").map(|t| t.value).unwrap_or_default(),
         plan,
     })
 }
 
 /// The check that is meant for volumes where none is written.
-fn cross_check_of(config: &Config, s: &mut ConfigSection<'_>, stage: &PlanStage) -> Option<CheckConfig> {
-    let server = config.datastores.get(&stage.datastore).and_then(|settings| settings.volumes()?.postgres.clone());
+fn cross_check_of(
+    config: &Config,
+    s: &mut ConfigSection<'_>,
+    stage: &PlanStage,
+) -> Option<CheckConfig> {
+    let server = config
+        .datastores
+        .get(&stage.datastore)
+        .and_then(|settings| settings.volumes()?.postgres.clone());
     let Some(with) = server else {
         return s.fault_here(
             "nothing says what is true of the volumes' data",
@@ -492,27 +592,39 @@ fn cross_check_of(config: &Config, s: &mut ConfigSection<'_>, stage: &PlanStage)
         );
     };
     let ask = CheckQuestion::CrossCheck { with, within: CROSS_CHECK_WITHIN, changing: Vec::new() };
-    Some(CheckConfig { name: format!("{} against its dump", stage.datastore), datastore: stage.datastore.clone(), ask })
+    Some(CheckConfig {
+        name: format!("{} against its dump", stage.datastore),
+        datastore: stage.datastore.clone(),
+        ask,
+    })
 }
 
 /// How far apart a set of volumes and a dump may be that are compared, if the drill says nothing.
 pub(super) const CROSS_CHECK_WITHIN: HumanDuration = HumanDuration::seconds(24 * 3600);
 
 /// Names of the gaps a sandbox can have; the sandbox room says what they mean.
-pub const GAPS: [&str; 7] = ["network", "files", "processes", "uid", "size", "names", "system-calls"];
+pub const GAPS: [&str; 7] =
+    ["network", "files", "processes", "uid", "size", "names", "system-calls"];
 
 fn words(s: &mut ConfigSection<'_>, key: &str, known: &[&str]) -> BTreeSet<String> {
     let Some(list) = s.texts(key) else { return BTreeSet::new() };
     for word in &list.value {
         if !known.contains(&word.as_str()) {
-            s.fault::<()>(list.span.clone(), key, &format!("{word:?} is not known"), &format!("known are: {}", known.join(", ")));
+            s.fault::<()>(
+                list.span.clone(),
+                key,
+                &format!("{word:?} is not known"),
+                &format!("known are: {}", known.join(", ")),
+            );
         }
     }
     list.value.into_iter().collect()
 }
 
 fn chosen(s: &mut ConfigSection<'_>) -> Option<BackupChoice> {
-    let Some(text) = s.text("backup") else { return (!s.has("backup")).then_some(BackupChoice::Latest) };
+    let Some(text) = s.text("backup") else {
+        return (!s.has("backup")).then_some(BackupChoice::Latest);
+    };
     let words: Vec<&str> = text.value.split_whitespace().collect();
     let parsed = match words.as_slice() {
         ["latest"] => Some(BackupChoice::Latest),
@@ -533,21 +645,44 @@ fn chosen(s: &mut ConfigSection<'_>) -> Option<BackupChoice> {
 }
 
 fn local(s: &mut ConfigSection<'_>, base: &Path) -> LocalSandbox {
-    let mut sandbox = LocalSandbox { size_bytes: 4096 * MIB, programs: Vec::new(), preload: Vec::new(), settings: Vec::new() };
+    let mut sandbox = LocalSandbox {
+        size_bytes: 4096 * MIB,
+        programs: Vec::new(),
+        preload: Vec::new(),
+        settings: Vec::new(),
+    };
     if let Some(mut section) = s.section("local") {
-        sandbox.size_bytes = section.number("size_mib", 128, 1_048_576).map_or(sandbox.size_bytes, |mib| mib as u64 * MIB);
-        sandbox.programs = section.texts("programs").map(|t| t.value.iter().map(|path| base.join(path)).collect()).unwrap_or_default();
+        sandbox.size_bytes = section
+            .number("size_mib", 128, 1_048_576)
+            .map_or(sandbox.size_bytes, |mib| mib as u64 * MIB);
+        sandbox.programs = section
+            .texts("programs")
+            .map(|t| t.value.iter().map(|path| base.join(path)).collect())
+            .unwrap_or_default();
         // Names as Postgres finds them beside its own libraries: a path could lead anywhere.
-        let is_name = |name: &String| !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c));
+        let is_name = |name: &String| {
+            !name.is_empty()
+                && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c))
+        };
         if let Some(preload) = section.texts("preload") {
             if let Some(name) = preload.value.iter().find(|name| !is_name(name)) {
                 let what = format!("{name:?} is not the name of a library");
-                section.fault::<()>(preload.span.clone(), "preload", &what, "write it as in shared_preload_libraries, without a path");
+                section.fault::<()>(
+                    preload.span.clone(),
+                    "preload",
+                    &what,
+                    "write it as in shared_preload_libraries, without a path",
+                );
             }
             sandbox.preload = preload.value;
         }
         sandbox.settings = section.pairs("settings");
-        refuse_settings(&section, &sandbox.settings, "drill", "write libraries into preload; the sandbox decides about the rest");
+        refuse_settings(
+            &section,
+            &sandbox.settings,
+            "drill",
+            "write libraries into preload; the sandbox decides about the rest",
+        );
         section.finish();
     }
     sandbox

@@ -1,4 +1,5 @@
-//! Schedules (`schedules/*.toml`) and the calendars in them and in drill files: when, what, and how long to keep it.
+//! Schedules (`schedules/*.toml`) and the calendars in them and in drill files: when, what, and how
+//! long to keep it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use super::Config;
 use super::plans::{self, DRILLS_DIRECTORY};
 use super::section::{ConfigDocument, ConfigError, ConfigSection};
 use crate::domain::calendar::{
-    Blackout, Calendar, Crontab, InBlackout, RecurrencePattern, TickPeriod, TimeZoneName, beginning, nth_weekday,
+    Blackout, Calendar, Crontab, InBlackout, RecurrencePattern, TickPeriod, TimeZoneName,
+    beginning, nth_weekday,
 };
 use crate::domain::human_duration::HumanDuration;
 use crate::domain::id::DatastoreName;
@@ -104,7 +106,9 @@ pub fn jobs(config: &Config) -> Result<ConfiguredJobs, ConfigError> {
         let file = config.base().join(directory);
         // None is none; one that cannot be read may hold anything.
         match std::fs::read_dir(&file) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(ConfigError::Unreadable { file, source }),
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ConfigError::Unreadable { file, source });
+            }
             _ => {}
         }
     }
@@ -140,7 +144,8 @@ fn pinned(config: &Config, mut job: Job) -> Job {
 /// [`ConfigError`] with every fault that was found.
 pub fn schedule(config: &Config, name: &str) -> Result<Schedule, ConfigError> {
     let file = config.base().join(SCHEDULES_DIRECTORY).join(format!("{name}.toml"));
-    let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Unreadable { file: file.clone(), source })?;
+    let text = std::fs::read_to_string(&file)
+        .map_err(|source| ConfigError::Unreadable { file: file.clone(), source })?;
     parse(config, name, &file, &text)
 }
 
@@ -148,11 +153,19 @@ pub fn schedule(config: &Config, name: &str) -> Result<Schedule, ConfigError> {
 ///
 /// # Errors
 /// [`ConfigError`] with every fault that was found.
-pub fn parse(config: &Config, name: &str, file: &Path, text: &str) -> Result<Schedule, ConfigError> {
+pub fn parse(
+    config: &Config,
+    name: &str,
+    file: &Path,
+    text: &str,
+) -> Result<Schedule, ConfigError> {
     let document = ConfigDocument::parse(file, text)?;
     let mut root = document.root();
     if name == "drill" {
-        root.fault_here::<()>("\"drill\" is not a name for a schedule: drills are known by it", "rename the file");
+        root.fault_here::<()>(
+            "\"drill\" is not a name for a schedule: drills are known by it",
+            "rename the file",
+        );
     }
     let actions = actions(config, &mut root);
     let timing = timing(&mut root);
@@ -162,18 +175,35 @@ pub fn parse(config: &Config, name: &str, file: &Path, text: &str) -> Result<Sch
         policy
     });
     if keep.is_some() && !actions.iter().any(|action| matches!(action, JobAction::Backup(_))) {
-        root.fault_here::<()>("only a schedule of backups says how long they are kept", "move [keep] to the schedule with do = \"backup\"");
+        root.fault_here::<()>(
+            "only a schedule of backups says how long they are kept",
+            "move [keep] to the schedule with do = \"backup\"",
+        );
     }
     root.finish();
     document.verdict()?;
     match timing {
-        Some(timing) => Ok(Schedule { name: name.to_owned(), file: file.to_owned(), actions, timing, keep }),
+        Some(timing) => {
+            Ok(Schedule { name: name.to_owned(), file: file.to_owned(), actions, timing, keep })
+        }
         None => Err(document.incomplete()),
     }
 }
 
 fn actions(config: &Config, s: &mut ConfigSection<'_>) -> Vec<JobAction> {
-    let what = s.choice("do", &[("backup", 0), ("verify", 1), ("prune", 2), ("sweep", 3), ("heartbeat", 4), ("copy", 5)]).unwrap_or(0);
+    let what = s
+        .choice(
+            "do",
+            &[
+                ("backup", 0),
+                ("verify", 1),
+                ("prune", 2),
+                ("sweep", 3),
+                ("heartbeat", 4),
+                ("copy", 5),
+            ],
+        )
+        .unwrap_or(0);
     let named = s.texts("datastores");
     let sample = s.number("sample", 1, 1_000);
     if what != 0 && named.is_some() {
@@ -185,13 +215,23 @@ fn actions(config: &Config, s: &mut ConfigSection<'_>) -> Vec<JobAction> {
         5 => {
             let known = || config.vaults.keys().cloned().collect::<Vec<_>>().join(", ");
             return match to {
-                Some(to) if config.vaults.contains_key(&to.value) => vec![JobAction::Copy(to.value)],
-                Some(to) => s
-                    .fault(to.span, "to", &format!("no vault {:?} is configured", to.value), &format!("[vaults] names: {}", known()))
-                    .unwrap_or_default(),
-                None => {
-                    s.fault_here("it does not say where to", "write to = \"NAME\", one of [vaults] in lifeboat.toml").unwrap_or_default()
+                Some(to) if config.vaults.contains_key(&to.value) => {
+                    vec![JobAction::Copy(to.value)]
                 }
+                Some(to) => s
+                    .fault(
+                        to.span,
+                        "to",
+                        &format!("no vault {:?} is configured", to.value),
+                        &format!("[vaults] names: {}", known()),
+                    )
+                    .unwrap_or_default(),
+                None => s
+                    .fault_here(
+                        "it does not say where to",
+                        "write to = \"NAME\", one of [vaults] in lifeboat.toml",
+                    )
+                    .unwrap_or_default(),
             };
         }
         1 => return vec![JobAction::Verify(sample.unwrap_or(1))],
@@ -199,15 +239,24 @@ fn actions(config: &Config, s: &mut ConfigSection<'_>) -> Vec<JobAction> {
         3 => return vec![JobAction::Sweep],
         _ => return vec![JobAction::Heartbeat],
     }
-    let Some(named) = named else { return config.datastores.keys().cloned().map(JobAction::Backup).collect() };
+    let Some(named) = named else {
+        return config.datastores.keys().cloned().map(JobAction::Backup).collect();
+    };
     let known = || config.datastores.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut actions = Vec::new();
     for text in &named.value {
         match text.parse::<DatastoreName>() {
-            Ok(name) if config.datastores.contains_key(&name) => actions.push(JobAction::Backup(name)),
+            Ok(name) if config.datastores.contains_key(&name) => {
+                actions.push(JobAction::Backup(name))
+            }
             _ => {
                 let what = format!("no datastore {text:?} is configured");
-                s.fault::<()>(named.span.clone(), "datastores", &what, &format!("configured are: {}", known()));
+                s.fault::<()>(
+                    named.span.clone(),
+                    "datastores",
+                    &what,
+                    &format!("configured are: {}", known()),
+                );
             }
         }
     }
@@ -220,14 +269,21 @@ pub(super) fn timing(s: &mut ConfigSection<'_>) -> Option<JobTiming> {
         None => Some(TimeZoneName::utc()),
         Some(text) => match text.value.parse::<TimeZoneName>() {
             Ok(zone) => Some(zone),
-            Err(why) => s.fault(text.span, "time_zone", &why, "for example \"Europe/Berlin\" or \"UTC\""),
+            Err(why) => {
+                s.fault(text.span, "time_zone", &why, "for example \"Europe/Berlin\" or \"UTC\"")
+            }
         },
     };
     let pattern = pattern(s);
     let blackouts = s.texts("blackout").map(|texts| {
         let parse = |text: &String| match text.parse::<Blackout>() {
             Ok(window) => Some(window),
-            Err(why) => s.fault(texts.span.clone(), "blackout", &why, "write blackout = [\"mon-fri 08:00-18:00\"]"),
+            Err(why) => s.fault(
+                texts.span.clone(),
+                "blackout",
+                &why,
+                "write blackout = [\"mon-fri 08:00-18:00\"]",
+            ),
         };
         texts.value.iter().filter_map(parse).collect()
     });
@@ -237,19 +293,32 @@ pub(super) fn timing(s: &mut ConfigSection<'_>) -> Option<JobTiming> {
         jitter: s.span("jitter").map_or(Duration::ZERO, HumanDuration::duration),
         blackouts: blackouts.unwrap_or_default(),
         in_blackout: s
-            .choice("in_blackout", &[("postpone", InBlackout::Postpone), ("skip", InBlackout::Skip)])
+            .choice(
+                "in_blackout",
+                &[("postpone", InBlackout::Postpone), ("skip", InBlackout::Skip)],
+            )
             .unwrap_or(InBlackout::Postpone),
     };
     let begin = jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(24 * 365 * 50);
-    if calendar.next("", begin).is_some_and(|tick| tick.due.is_none() && tick.why.iter().any(|why| why.contains("no room"))) {
-        s.fault_here::<()>("the blackout windows leave no room", "leave some hours of the week free");
+    if calendar.next("", begin).is_some_and(|tick| {
+        tick.due.is_none() && tick.why.iter().any(|why| why.contains("no room"))
+    }) {
+        s.fault_here::<()>(
+            "the blackout windows leave no room",
+            "leave some hours of the week free",
+        );
     }
     let late = s.span("late_at_most");
     let catch_up = match (s.choice("catch_up", &[("once", true), ("skip", false)]), late) {
-        (Some(false), within) => CatchUpPolicy::Skip(within.unwrap_or(HumanDuration::seconds(3_600))),
+        (Some(false), within) => {
+            CatchUpPolicy::Skip(within.unwrap_or(HumanDuration::seconds(3_600)))
+        }
         (_, None) => CatchUpPolicy::Once,
         (_, Some(_)) => {
-            s.fault_here::<()>("late_at_most is for catch_up = \"skip\"", "write catch_up = \"skip\", or remove late_at_most");
+            s.fault_here::<()>(
+                "late_at_most is for catch_up = \"skip\"",
+                "write catch_up = \"skip\", or remove late_at_most",
+            );
             CatchUpPolicy::Once
         }
     };
@@ -270,7 +339,14 @@ fn pattern(s: &mut ConfigSection<'_>) -> Option<RecurrencePattern> {
         None => None,
         Some(text) => match Time::strptime("%H:%M", &text.value) {
             Ok(time) => Some(time),
-            Err(_) => return s.fault(text.span.clone(), "at", "not a time of day", "write at = \"10:00\""),
+            Err(_) => {
+                return s.fault(
+                    text.span.clone(),
+                    "at",
+                    "not a time of day",
+                    "write at = \"10:00\"",
+                );
+            }
         },
     };
     match (cron, every, on) {
@@ -279,26 +355,53 @@ fn pattern(s: &mut ConfigSection<'_>) -> Option<RecurrencePattern> {
                 s.fault(cron.span, "cron", "cron says everything itself", "remove at and starting")
             }
             Ok(crontab) => Some(RecurrencePattern::Cron(crontab)),
-            Err(why) => s.fault(cron.span, "cron", &why, "minute, hour, day of month, month, day of week: cron = \"30 2 * * *\""),
+            Err(why) => s.fault(
+                cron.span,
+                "cron",
+                &why,
+                "minute, hour, day of month, month, day of week: cron = \"30 2 * * *\"",
+            ),
         },
         (None, Some(every), None) => {
             let span = match every.value.parse::<HumanDuration>() {
                 Ok(span) if !span.duration().is_zero() => span,
-                Ok(_) => return s.fault(every.span, "every", "nothing runs every zero seconds", "write every = \"2 weeks\""),
+                Ok(_) => {
+                    return s.fault(
+                        every.span,
+                        "every",
+                        "nothing runs every zero seconds",
+                        "write every = \"2 weeks\"",
+                    );
+                }
                 Err(why) => return s.fault(every.span, "every", &why, "write every = \"2 weeks\""),
             };
             let Some(starting) = starting else {
-                return s.fault(every.span, "every", "it is not said from when it counts", "write starting = 2026-11-24");
+                return s.fault(
+                    every.span,
+                    "every",
+                    "it is not said from when it counts",
+                    "write starting = 2026-11-24",
+                );
             };
-            Some(RecurrencePattern::Every { period: TickPeriod::from(span), starting: beginning(starting, at) })
+            Some(RecurrencePattern::Every {
+                period: TickPeriod::from(span),
+                starting: beginning(starting, at),
+            })
         }
         (None, None, Some(on)) => match nth_weekday(&on.value) {
-            Ok((nth, weekday)) => Some(RecurrencePattern::Monthly { nth, weekday, at: at.unwrap_or(Time::midnight()) }),
-            Err(why) => s.fault(on.span, "on", &why, "write on = \"first tuesday\" and at = \"10:00\""),
+            Ok((nth, weekday)) => Some(RecurrencePattern::Monthly {
+                nth,
+                weekday,
+                at: at.unwrap_or(Time::midnight()),
+            }),
+            Err(why) => {
+                s.fault(on.span, "on", &why, "write on = \"first tuesday\" and at = \"10:00\"")
+            }
         },
-        (None, None, None) => {
-            s.fault_here("it is not said when", "write cron = \"30 2 * * *\", every = \"2 weeks\" or on = \"first tuesday\"")
-        }
+        (None, None, None) => s.fault_here(
+            "it is not said when",
+            "write cron = \"30 2 * * *\", every = \"2 weeks\" or on = \"first tuesday\"",
+        ),
         _ => s.fault_here("it is said in two ways when", "keep one of cron, every and on"),
     }
 }
@@ -310,7 +413,9 @@ fn policy(s: &mut ConfigSection<'_>) -> Option<RetentionPolicy> {
             None => TimeZoneName::utc(),
             Some(text) => match text.value.parse::<TimeZoneName>() {
                 Ok(zone) => zone,
-                Err(why) => return s.fault(text.span, "time_zone", &why, "for example \"Europe/Berlin\""),
+                Err(why) => {
+                    return s.fault(text.span, "time_zone", &why, "for example \"Europe/Berlin\"");
+                }
             },
         },
         ..RetentionPolicy::default()
@@ -323,13 +428,22 @@ fn policy(s: &mut ConfigSection<'_>) -> Option<RetentionPolicy> {
     policy.at_least = s.number("at_least", 1, 10_000).unwrap_or(policy.at_least);
     policy.all_within = s.span("all_within").map(HumanDuration::duration);
     policy.not_older_than = s.span("not_older_than").map(HumanDuration::duration);
-    if policy.counts.values().all(|count| *count == 0) && policy.all_within.is_none() && policy.not_older_than.is_none() {
-        return s.fault_here("nothing says which backups are kept", "write daily = 7, weekly = 4, monthly = 12");
+    if policy.counts.values().all(|count| *count == 0)
+        && policy.all_within.is_none()
+        && policy.not_older_than.is_none()
+    {
+        return s.fault_here(
+            "nothing says which backups are kept",
+            "write daily = 7, weekly = 4, monthly = 12",
+        );
     }
     if let (Some(all), Some(oldest)) = (policy.all_within, policy.not_older_than)
         && all > oldest
     {
-        return s.fault_here("all_within keeps what not_older_than removes", "make not_older_than the longer of the two");
+        return s.fault_here(
+            "all_within keeps what not_older_than removes",
+            "make not_older_than the longer of the two",
+        );
     }
     Some(policy)
 }

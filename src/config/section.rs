@@ -1,4 +1,5 @@
-//! Walking a TOML file with positions: every key that is asked for is known, every other is reported as an error.
+//! Walking a TOML file with positions: every key that is asked for is known, every other is
+//! reported as an error.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -12,11 +13,20 @@ use toml::de::{DeTable, DeValue};
 
 use crate::domain::human_duration::HumanDuration;
 
-/// Keys that would hold a secret, in any section. Secrets do not belong into a file under version control.
-const SECRET_KEYS: [&str; 9] =
-    ["password", "passphrase", "secret", "secret_key", "token", "access_key", "aws_secret_access_key", "private_key", "identity"];
-const SECRET_INSTEAD: &str =
-    "keep it out of the file: use the environment (PGPASSWORD), ~/.pgpass, a service file, or password_command = [\"…\"]";
+/// Keys that would hold a secret, in any section. Secrets do not belong into a file under version
+/// control.
+const SECRET_KEYS: [&str; 9] = [
+    "password",
+    "passphrase",
+    "secret",
+    "secret_key",
+    "token",
+    "access_key",
+    "aws_secret_access_key",
+    "private_key",
+    "identity",
+];
+const SECRET_INSTEAD: &str = "keep it out of the file: use the environment (PGPASSWORD), ~/.pgpass, a service file, or password_command = [\"…\"]";
 
 /// One thing that is wrong, and what to write instead.
 #[derive(Debug, Clone)]
@@ -57,8 +67,8 @@ pub enum ConfigError {
     },
 }
 
-/// The text with the value of the line at `span` left out, and where the key stands: a value may be a secret, and what is printed
-/// ends up in mail and journals.
+/// The text with the value of the line at `span` left out, and where the key stands: a value may be
+/// a secret, and what is printed ends up in mail and journals.
 fn without_value(text: &str, span: &Range<usize>) -> (String, Range<usize>) {
     let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
     let end = text[span.start..].find('\n').map_or(text.len(), |at| span.start + at);
@@ -66,7 +76,10 @@ fn without_value(text: &str, span: &Range<usize>) -> (String, Range<usize>) {
     let key = line.split('=').next().unwrap_or_default().trim_end();
     // A list may go on over several lines; everything behind the key goes.
     let rest = &text[span.end.max(end)..];
-    (format!("{}{key} = …{}", &text[..start], &rest[rest.find('\n').unwrap_or(rest.len())..]), start..start + key.len())
+    (
+        format!("{}{key} = …{}", &text[..start], &rest[rest.find('\n').unwrap_or(rest.len())..]),
+        start..start + key.len(),
+    )
 }
 
 fn render(file: &Path, text: &str, faults: &[ConfigFault]) -> String {
@@ -74,8 +87,13 @@ fn render(file: &Path, text: &str, faults: &[ConfigFault]) -> String {
     let path = file.display().to_string();
     let one = |fault: &ConfigFault| {
         let title = format!("{}: {}", fault.key, fault.what);
-        let (text, span) = if fault.shows_value { (text.to_owned(), fault.span.clone()) } else { without_value(text, &fault.span) };
-        let snippet = Snippet::source(&text).path(&path).annotation(AnnotationKind::Primary.span(span));
+        let (text, span) = if fault.shows_value {
+            (text.to_owned(), fault.span.clone())
+        } else {
+            without_value(text, &fault.span)
+        };
+        let snippet =
+            Snippet::source(&text).path(&path).annotation(AnnotationKind::Primary.span(span));
         renderer.render(&[
             Level::ERROR.primary_title(title).element(snippet),
             Group::with_title(Level::HELP.secondary_title(fault.instead.clone())),
@@ -108,7 +126,11 @@ impl<'a> ConfigDocument<'a> {
                 instead: "see https://toml.io for how values are written".to_owned(),
                 shows_value: false,
             };
-            ConfigError::Faulty { file: file.to_owned(), text: text.to_owned(), faults: vec![fault] }
+            ConfigError::Faulty {
+                file: file.to_owned(),
+                text: text.to_owned(),
+                faults: vec![fault],
+            }
         })?;
         Ok(Self { file, text, table, faults: FaultList::default() })
     }
@@ -168,8 +190,17 @@ impl<'a> ConfigSection<'a> {
     /// Records a fault of a key; returns `None` so that it can stand where a value is missing.
     pub fn fault<T>(&self, span: Range<usize>, key: &str, what: &str, instead: &str) -> Option<T> {
         // What could not be understood may be a secret in the wrong place.
-        let shows_value = !what.contains("secret") && !what.contains("password") && !what.starts_with("unknown") && key != "connection";
-        let fault = ConfigFault { span, key: self.full(key), what: what.to_owned(), instead: instead.to_owned(), shows_value };
+        let shows_value = !what.contains("secret")
+            && !what.contains("password")
+            && !what.starts_with("unknown")
+            && key != "connection";
+        let fault = ConfigFault {
+            span,
+            key: self.full(key),
+            what: what.to_owned(),
+            instead: instead.to_owned(),
+            shows_value,
+        };
         self.faults.borrow_mut().push(fault);
         None
     }
@@ -223,7 +254,12 @@ impl<'a> ConfigSection<'a> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a section",
         };
-        self.fault(value.span(), key, &format!("{found} stands where {wanted} belongs"), &format!("write {wanted}"))
+        self.fault(
+            value.span(),
+            key,
+            &format!("{found} stands where {wanted} belongs"),
+            &format!("write {wanted}"),
+        )
     }
 
     /// A text.
@@ -253,7 +289,9 @@ impl<'a> ConfigSection<'a> {
     /// A list of texts.
     pub fn texts(&mut self, key: &str) -> Option<LocatedValue<Vec<String>>> {
         let value = self.get(key)?;
-        let DeValue::Array(items) = value.get_ref() else { return self.wrong_type(value, key, "a list of texts, [\"…\"]") };
+        let DeValue::Array(items) = value.get_ref() else {
+            return self.wrong_type(value, key, "a list of texts, [\"…\"]");
+        };
         let mut texts = Vec::new();
         for item in items.iter() {
             match item.get_ref() {
@@ -276,10 +314,17 @@ impl<'a> ConfigSection<'a> {
     /// A whole number between two bounds, both allowed.
     pub fn number(&mut self, key: &str, low: usize, high: usize) -> Option<usize> {
         let value = self.get(key)?;
-        let DeValue::Integer(integer) = value.get_ref() else { return self.wrong_type(value, key, "a whole number, without quotes") };
+        let DeValue::Integer(integer) = value.get_ref() else {
+            return self.wrong_type(value, key, "a whole number, without quotes");
+        };
         match usize::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(number) if (low..=high).contains(&number) => Some(number),
-            _ => self.fault(value.span(), key, "the number is out of range", &format!("write a number from {low} to {high}")),
+            _ => self.fault(
+                value.span(),
+                key,
+                "the number is out of range",
+                &format!("write a number from {low} to {high}"),
+            ),
         }
     }
 
@@ -312,8 +357,14 @@ impl<'a> ConfigSection<'a> {
         if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text.value) {
             return Some(choice.clone());
         }
-        let words = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");
-        self.fault(text.span, key, &format!("{:?} is not one of the choices", text.value), &format!("write {words}"))
+        let words =
+            choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");
+        self.fault(
+            text.span,
+            key,
+            &format!("{:?} is not one of the choices", text.value),
+            &format!("write {words}"),
+        )
     }
 
     /// A section below this one.
@@ -347,8 +398,12 @@ impl<'a> ConfigSection<'a> {
     /// All sections below a section, by name.
     pub fn sections(&mut self, key: &str) -> Vec<(String, ConfigSection<'a>)> {
         let Some(mut parent) = self.section(key) else { return Vec::new() };
-        let names: Vec<String> = parent.table.keys().map(|name| name.get_ref().to_string()).collect();
-        names.into_iter().filter_map(|name| parent.section(&name).map(|section| (name, section))).collect()
+        let names: Vec<String> =
+            parent.table.keys().map(|name| name.get_ref().to_string()).collect();
+        names
+            .into_iter()
+            .filter_map(|name| parent.section(&name).map(|section| (name, section)))
+            .collect()
     }
 
     /// All sections of a list, `[[name]]`.
@@ -378,8 +433,12 @@ impl<'a> ConfigSection<'a> {
     /// Pairs of a section below this one: names and texts.
     pub fn pairs(&mut self, key: &str) -> Vec<(String, String)> {
         let Some(mut below) = self.section(key) else { return Vec::new() };
-        let names: Vec<String> = below.table.keys().map(|name| name.get_ref().to_string()).collect();
-        names.into_iter().filter_map(|name| below.text(&name).map(|text| (name, text.value))).collect()
+        let names: Vec<String> =
+            below.table.keys().map(|name| name.get_ref().to_string()).collect();
+        names
+            .into_iter()
+            .filter_map(|name| below.text(&name).map(|text| (name, text.value)))
+            .collect()
     }
 
     /// Reports every key that nobody asked for.
@@ -390,15 +449,33 @@ impl<'a> ConfigSection<'a> {
                 continue;
             }
             if SECRET_KEYS.contains(&key.to_ascii_lowercase().as_str()) {
-                self.fault::<()>(name.span(), key, "a secret does not belong into this file", SECRET_INSTEAD);
+                self.fault::<()>(
+                    name.span(),
+                    key,
+                    "a secret does not belong into this file",
+                    SECRET_INSTEAD,
+                );
                 continue;
             }
-            let near = self.known.iter().map(|known| (strsim::damerau_levenshtein(key, known), known)).min();
+            let near = self
+                .known
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(key, known), known))
+                .min();
             let instead = match near {
-                Some((distance, known)) if distance <= 1 + key.len() / 4 => format!("did you mean {known:?}?"),
-                _ => format!("known here: {}", self.known.iter().cloned().collect::<Vec<_>>().join(", ")),
+                Some((distance, known)) if distance <= 1 + key.len() / 4 => {
+                    format!("did you mean {known:?}?")
+                }
+                _ => format!(
+                    "known here: {}",
+                    self.known.iter().cloned().collect::<Vec<_>>().join(", ")
+                ),
             };
-            let what = if matches!(value.get_ref(), DeValue::Table(_)) { "unknown section" } else { "unknown key" };
+            let what = if matches!(value.get_ref(), DeValue::Table(_)) {
+                "unknown section"
+            } else {
+                "unknown key"
+            };
             self.fault::<()>(name.span(), key, what, &instead);
         }
     }

@@ -33,7 +33,9 @@ pub struct ServeConfig {
 
 impl Default for ServeConfig {
     fn default() -> Self {
-        let own = std::env::var("LIFEBOAT_HOST").ok().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let own = std::env::var("LIFEBOAT_HOST")
+            .ok()
+            .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
         Self {
             host: own,
             runs: 2,
@@ -164,7 +166,10 @@ pub(super) fn catalog(root: &mut ConfigSection<'_>, base: &Path) -> CatalogConfi
             config.file = base.join(file.value);
         }
         if let Some(url) = s.text("url") {
-            let rest = url.value.strip_prefix("postgres://").or_else(|| url.value.strip_prefix("postgresql://"));
+            let rest = url
+                .value
+                .strip_prefix("postgres://")
+                .or_else(|| url.value.strip_prefix("postgresql://"));
             match rest {
                 None => {
                     s.fault::<()>(
@@ -174,10 +179,23 @@ pub(super) fn catalog(root: &mut ConfigSection<'_>, base: &Path) -> CatalogConfi
                         "write url = \"postgres://lifeboat@db.internal/lifeboat\"",
                     );
                 }
-                Some(rest) if rest.split_once('@').is_some_and(|(user, _)| user.contains(':')) || rest.contains("password=") => {
-                    s.fault::<()>(url.span, "url", "a password stands in the URL", "leave it out: PGPASSWORD or ~/.pgpass tell it");
+                Some(rest)
+                    if rest.split_once('@').is_some_and(|(user, _)| user.contains(':'))
+                        || rest.contains("password=") =>
+                {
+                    s.fault::<()>(
+                        url.span,
+                        "url",
+                        "a password stands in the URL",
+                        "leave it out: PGPASSWORD or ~/.pgpass tell it",
+                    );
                 }
-                Some(rest) if !is_local(rest) && !["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| rest.contains(mode)) => {
+                Some(rest)
+                    if !is_local(rest)
+                        && !["sslmode=verify-full", "sslmode=verify-ca"]
+                            .iter()
+                            .any(|mode| rest.contains(mode)) =>
+                {
                     s.fault::<()>(
                         url.span,
                         "url",
@@ -198,9 +216,15 @@ fn is_local(rest: &str) -> bool {
     let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
     let (host, query) = place.split_once('?').unwrap_or((place, ""));
     let host = host.split('/').next().unwrap_or_default();
-    let host = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|c| c.is_ascii_digit())).map_or(host, |(host, _)| host);
+    let host = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|c| c.is_ascii_digit()))
+        .map_or(host, |(host, _)| host);
     let named = query.split('&').find_map(|pair| pair.strip_prefix("host=")).unwrap_or(host);
-    named.is_empty() || named.starts_with('/') || named.starts_with("%2F") || ["localhost", "127.0.0.1", "[::1]"].contains(&named)
+    named.is_empty()
+        || named.starts_with('/')
+        || named.starts_with("%2F")
+        || ["localhost", "127.0.0.1", "[::1]"].contains(&named)
 }
 
 pub(super) fn serve(root: &mut ConfigSection<'_>, base: &Path) -> ServeConfig {
@@ -213,9 +237,14 @@ pub(super) fn serve(root: &mut ConfigSection<'_>, base: &Path) -> ServeConfig {
     config.runs_in_all = s.number("runs_in_all", 1, 1_000);
     config.lease = s.span("lease").unwrap_or(config.lease);
     if config.lease.duration().as_secs() < 2 {
-        s.fault_here::<()>("a lease of less than two seconds is lost by chance", "write lease = \"2m\"");
+        s.fault_here::<()>(
+            "a lease of less than two seconds is lost by chance",
+            "write lease = \"2m\"",
+        );
     }
-    config.on_stop = s.choice("on_stop", &[("finish", StopPolicy::Finish), ("abort", StopPolicy::Abort)]).unwrap_or(config.on_stop);
+    config.on_stop = s
+        .choice("on_stop", &[("finish", StopPolicy::Finish), ("abort", StopPolicy::Abort)])
+        .unwrap_or(config.on_stop);
     config.stop_within = s.span("stop_within").unwrap_or(config.stop_within);
     config.remind = s.span("remind").unwrap_or(config.remind);
     config.link = s.endpoint("link");
@@ -233,13 +262,23 @@ fn page(s: &mut ConfigSection<'_>, base: &Path) -> Option<PageConfig> {
         (Some(cert), Some(key)) => Some((base.join(cert.value), base.join(key.value))),
         (None, None) => None,
         (Some(one), None) | (None, Some(one)) => {
-            s.fault::<()>(one.span, "tls_key", "a certificate and its key belong together", "name both tls_certificate and tls_key");
+            s.fault::<()>(
+                one.span,
+                "tls_key",
+                "a certificate and its key belong together",
+                "name both tls_certificate and tls_key",
+            );
             None
         }
     };
     let listen = listen?;
     let Ok(address) = listen.value.parse::<SocketAddr>() else {
-        return s.fault(listen.span, "listen", "not an address and a port", "write listen = \"127.0.0.1:9187\"");
+        return s.fault(
+            listen.span,
+            "listen",
+            "not an address and a port",
+            "write listen = \"127.0.0.1:9187\"",
+        );
     };
     if !address.ip().is_loopback() {
         if tls.is_none() {
@@ -266,24 +305,34 @@ pub(super) fn notify(root: &mut ConfigSection<'_>, base: &Path) -> Vec<NotifyCon
     let mut all = Vec::new();
     for (name, mut s) in root.sections("notify") {
         let on = kinds(&mut s);
-        let kinds = [("webhook", 0), ("slack", 1), ("sns", 2), ("smtp", 3), ("command", 4), ("ping", 5)];
+        let kinds =
+            [("webhook", 0), ("slack", 1), ("sns", 2), ("smtp", 3), ("command", 4), ("ping", 5)];
         let how = match s.choice("kind", &kinds) {
-            Some(kind @ (0 | 1)) => url(&mut s, base).map(|url| NotifyMethod::Webhook { url, slack: kind == 1 }),
+            Some(kind @ (0 | 1)) => {
+                url(&mut s, base).map(|url| NotifyMethod::Webhook { url, slack: kind == 1 })
+            }
             Some(2) => {
-                let topic = s.required_text("topic", "topic = \"arn:aws:sns:eu-west-1:123456789012:backups\"");
-                let (region, endpoint) = (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
+                let topic = s.required_text(
+                    "topic",
+                    "topic = \"arn:aws:sns:eu-west-1:123456789012:backups\"",
+                );
+                let (region, endpoint) =
+                    (s.text("region").map(|t| t.value), s.endpoint("endpoint"));
                 topic.map(|topic| NotifyMethod::Sns { topic: topic.value, region, endpoint })
             }
             Some(3) => smtp(&mut s, base),
             Some(4) => match s.texts("command") {
                 Some(words) if !words.value.is_empty() => Some(NotifyMethod::Command(words.value)),
-                _ => s.fault_here("command is missing", "write command = [\"/usr/local/bin/tell\"]"),
+                _ => {
+                    s.fault_here("command is missing", "write command = [\"/usr/local/bin/tell\"]")
+                }
             },
             Some(_) => url(&mut s, base).map(NotifyMethod::Ping),
             None if s.has("kind") => None,
-            None => {
-                s.fault_here("the channel has no kind", "write kind = \"slack\", \"webhook\", \"sns\", \"smtp\", \"command\" or \"ping\"")
-            }
+            None => s.fault_here(
+                "the channel has no kind",
+                "write kind = \"slack\", \"webhook\", \"sns\", \"smtp\", \"command\" or \"ping\"",
+            ),
         };
         s.finish();
         all.extend(how.map(|how| NotifyConfig { name, on, how }));
@@ -292,12 +341,19 @@ pub(super) fn notify(root: &mut ConfigSection<'_>, base: &Path) -> Vec<NotifyCon
 }
 
 fn kinds(s: &mut ConfigSection<'_>) -> BTreeSet<AlarmKind> {
-    let Some(texts) = s.texts("on") else { return AlarmKind::ALL.into_iter().map(|(_, kind)| kind).collect() };
+    let Some(texts) = s.texts("on") else {
+        return AlarmKind::ALL.into_iter().map(|(_, kind)| kind).collect();
+    };
     let kind = |text: &String| match AlarmKind::named(text) {
         Some(kind) => Some(kind),
         None => {
             let known = AlarmKind::ALL.map(|(name, _)| name).join(", ");
-            s.fault(texts.span.clone(), "on", &format!("{text:?} is nothing to be told of"), &format!("known are: {known}"))
+            s.fault(
+                texts.span.clone(),
+                "on",
+                &format!("{text:?} is nothing to be told of"),
+                &format!("known are: {known}"),
+            )
         }
     };
     texts.value.iter().filter_map(kind).collect()
@@ -305,13 +361,28 @@ fn kinds(s: &mut ConfigSection<'_>) -> BTreeSet<AlarmKind> {
 
 fn url(s: &mut ConfigSection<'_>, base: &Path) -> Option<UrlSource> {
     match (s.text("url"), s.text("url_file")) {
-        (Some(url), None) if url.value.starts_with("https://") || url.value.starts_with("http://") => Some(UrlSource::Text(url.value)),
-        (Some(url), None) => {
-            s.fault(url.span, "url", "not an address; it may be a secret and is not shown", "write url = \"https://…\", or url_file")
+        (Some(url), None)
+            if url.value.starts_with("https://") || url.value.starts_with("http://") =>
+        {
+            Some(UrlSource::Text(url.value))
         }
+        (Some(url), None) => s.fault(
+            url.span,
+            "url",
+            "not an address; it may be a secret and is not shown",
+            "write url = \"https://…\", or url_file",
+        ),
         (None, Some(file)) => Some(UrlSource::File(base.join(file.value))),
-        (Some(url), Some(_)) => s.fault(url.span, "url", "either url or url_file; it may be a secret and is not shown", "remove one"),
-        (None, None) => s.fault_here("the channel has no address", "write url_file = \"…\" (the address of a webhook is a secret), or url"),
+        (Some(url), Some(_)) => s.fault(
+            url.span,
+            "url",
+            "either url or url_file; it may be a secret and is not shown",
+            "remove one",
+        ),
+        (None, None) => s.fault_here(
+            "the channel has no address",
+            "write url_file = \"…\" (the address of a webhook is a secret), or url",
+        ),
     }
 }
 
@@ -329,12 +400,29 @@ fn smtp(s: &mut ConfigSection<'_>, base: &Path) -> Option<NotifyMethod> {
     };
     for address in to.value.iter().chain([&from.value]) {
         if !address.contains('@') {
-            return s.fault(to.span, "to", &format!("{address:?} is no address"), "write to = [\"oncall@example.com\"]");
+            return s.fault(
+                to.span,
+                "to",
+                &format!("{address:?} is no address"),
+                "write to = [\"oncall@example.com\"]",
+            );
         }
     }
     let host = server.value.rsplit_once(':').map_or(server.value.as_str(), |(host, _)| host);
     if plain && !["localhost", "127.0.0.1", "[::1]"].contains(&host) {
-        return s.fault(server.span, "server", "mail goes without TLS to this host only", "remove plain = true");
+        return s.fault(
+            server.span,
+            "server",
+            "mail goes without TLS to this host only",
+            "remove plain = true",
+        );
     }
-    Some(NotifyMethod::Smtp { server: server.value, from: from.value, to: to.value, user, password_file, plain })
+    Some(NotifyMethod::Smtp {
+        server: server.value,
+        from: from.value,
+        to: to.value,
+        user,
+        password_file,
+        plain,
+    })
 }

@@ -53,7 +53,8 @@ pub struct S3Config {
     pub thaw_poll: HumanDuration,
 }
 
-/// Which payloads of a directory are cold, and how fast time passes for them: a rehearsal of S3's classes.
+/// Which payloads of a directory are cold, and how fast time passes for them: a rehearsal of S3's
+/// classes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ColdConfig {
     /// Class in which payloads are stored.
@@ -93,7 +94,8 @@ pub enum LockMode {
 }
 
 impl S3Config {
-    /// A bucket of which nothing is known but its address: the SDK finds region, endpoint and credentials.
+    /// A bucket of which nothing is known but its address: the SDK finds region, endpoint and
+    /// credentials.
     #[must_use]
     pub fn at(bucket: String, prefix: String) -> Self {
         // A stand-in on a host of its own has no names for buckets.
@@ -114,7 +116,10 @@ impl S3Config {
 
 /// Replicas, by name.
 pub(super) fn others(root: &mut ConfigSection<'_>, base: &Path) -> BTreeMap<String, VaultConfig> {
-    root.sections("vaults").into_iter().filter_map(|(name, section)| Some((name, vault(section, base)?))).collect()
+    root.sections("vaults")
+        .into_iter()
+        .filter_map(|(name, section)| Some((name, vault(section, base)?)))
+        .collect()
 }
 
 /// The id that the vault must have.
@@ -122,7 +127,9 @@ pub(super) fn id(s: &mut ConfigSection<'_>) -> Option<VaultId> {
     let text = s.text("id")?;
     match text.value.parse() {
         Ok(id) => Some(id),
-        Err(_) => s.fault(text.span, "id", "not the id of a vault", "`lifeboat check` prints the line"),
+        Err(_) => {
+            s.fault(text.span, "id", "not the id of a vault", "`lifeboat check` prints the line")
+        }
     }
 }
 
@@ -132,7 +139,10 @@ pub(super) fn vault(mut s: ConfigSection<'_>, base: &Path) -> Option<VaultConfig
     let config = match (directory, s3) {
         (Some(directory), None) => {
             let cold = cold(&mut s);
-            Some(VaultConfig::Directory(std::path::absolute(base.join(directory.value)).ok()?, cold))
+            Some(VaultConfig::Directory(
+                std::path::absolute(base.join(directory.value)).ok()?,
+                cold,
+            ))
         }
         (None, Some(address)) => {
             let mut config = s3_settings(&mut s);
@@ -141,13 +151,24 @@ pub(super) fn vault(mut s: ConfigSection<'_>, base: &Path) -> Option<VaultConfig
                     (config.bucket, config.prefix) = (bucket, prefix);
                     Some(VaultConfig::S3(Box::new(config)))
                 }
-                None => s.fault(address.span, "s3", "not an S3 address", "write s3 = \"s3://bucket/prefix\""),
+                None => s.fault(
+                    address.span,
+                    "s3",
+                    "not an S3 address",
+                    "write s3 = \"s3://bucket/prefix\"",
+                ),
             }
         }
-        (Some(both), Some(_)) => {
-            s.fault(both.span, "directory", "a vault is in a directory or in S3, not both", "remove one of directory and s3")
-        }
-        (None, None) => s.fault_here("the vault has no place", "write directory = \"vault\" or s3 = \"s3://bucket/prefix\""),
+        (Some(both), Some(_)) => s.fault(
+            both.span,
+            "directory",
+            "a vault is in a directory or in S3, not both",
+            "remove one of directory and s3",
+        ),
+        (None, None) => s.fault_here(
+            "the vault has no place",
+            "write directory = \"vault\" or s3 = \"s3://bucket/prefix\"",
+        ),
     };
     s.finish();
     config
@@ -176,21 +197,36 @@ const THAW_POLL: HumanDuration = HumanDuration::seconds(5 * 60);
 /// Classes of a directory's payloads, if it has any.
 fn cold(s: &mut ConfigSection<'_>) -> Option<ColdConfig> {
     let (class, colder) = (s.text("storage_class").map(|t| t.value), colder(s));
-    let speed = s.number("cold_speed", 1, 1_000_000).and_then(|speed| u32::try_from(speed).ok()).unwrap_or(1);
+    let speed = s
+        .number("cold_speed", 1, 1_000_000)
+        .and_then(|speed| u32::try_from(speed).ok())
+        .unwrap_or(1);
     (class.is_some() || !colder.is_empty()).then_some(ColdConfig { class, colder, speed })
 }
 
 fn s3_settings(s: &mut ConfigSection<'_>) -> S3Config {
-    let mode = s.choice("object_lock_mode", &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)]);
+    let mode = s.choice(
+        "object_lock_mode",
+        &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)],
+    );
     let length = s.span("object_lock");
     let storage_class = s.text("storage_class");
-    let confirm =
-        s.choice("confirm", &[("echo", UploadConfirmation::Echo), ("read-back", UploadConfirmation::ReadBack)]).unwrap_or_default();
-    if let Some(class) =
-        storage_class.as_ref().filter(|class| confirm == UploadConfirmation::ReadBack && ColdClass::of(&class.value).is_some())
-    {
+    let confirm = s
+        .choice(
+            "confirm",
+            &[("echo", UploadConfirmation::Echo), ("read-back", UploadConfirmation::ReadBack)],
+        )
+        .unwrap_or_default();
+    if let Some(class) = storage_class.as_ref().filter(|class| {
+        confirm == UploadConfirmation::ReadBack && ColdClass::of(&class.value).is_some()
+    }) {
         let instead = "store them in a warm class, and let [[vault.colder]] move them later";
-        s.fault::<()>(class.span.clone(), "storage_class", "what is frozen at once cannot be read back, as confirm says", instead);
+        s.fault::<()>(
+            class.span.clone(),
+            "storage_class",
+            "what is frozen at once cannot be read back, as confirm says",
+            instead,
+        );
     }
     S3Config {
         region: s.text("region").map(|t| t.value),
@@ -210,7 +246,8 @@ fn s3_settings(s: &mut ConfigSection<'_>) -> S3Config {
     }
 }
 
-/// Steps into colder classes: each later than the one before, and not before that one's minimum is paid.
+/// Steps into colder classes: each later than the one before, and not before that one's minimum is
+/// paid.
 fn colder(s: &mut ConfigSection<'_>) -> Vec<ClassTransition> {
     const CLASSES: [(&str, &str); 5] = [
         ("STANDARD_IA", "STANDARD_IA"),

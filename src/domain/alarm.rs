@@ -217,10 +217,19 @@ mod tests {
     #[test]
     fn one_alarm_of_a_kind_for_one_subject_is_the_same_alarm_whatever_it_says() {
         let alarm = |kind, subject: &str, text: &str| {
-            Alarm { kind, subject: subject.to_owned(), text: text.to_owned(), next_step: text.to_owned() }.key()
+            Alarm {
+                kind,
+                subject: subject.to_owned(),
+                text: text.to_owned(),
+                next_step: text.to_owned(),
+            }
+            .key()
         };
         assert_eq!(alarm(AlarmKind::Stale, "chat", "25 h old"), "stale/chat");
-        assert_eq!(alarm(AlarmKind::Stale, "chat", "25 h old"), alarm(AlarmKind::Stale, "chat", "26 h old"));
+        assert_eq!(
+            alarm(AlarmKind::Stale, "chat", "25 h old"),
+            alarm(AlarmKind::Stale, "chat", "26 h old")
+        );
         assert_ne!(alarm(AlarmKind::Stale, "chat", ""), alarm(AlarmKind::Stale, "mail", ""));
         assert_ne!(alarm(AlarmKind::Stale, "chat", ""), alarm(AlarmKind::Failed, "chat", ""));
     }
@@ -239,8 +248,7 @@ mod tests {
     #[test]
     fn a_message_says_what_to_do_next_unless_it_is_over() {
         for phase in [AlarmPhase::Raised, AlarmPhase::Ongoing] {
-            let expected =
-                "no drill of chat ever passed\nsince: 2026-11-24 02:05 UTC\nwhat next: lifeboat drill NAME\nvault: s3://backups/prod\n";
+            let expected = "no drill of chat ever passed\nsince: 2026-11-24 02:05 UTC\nwhat next: lifeboat drill NAME\nvault: s3://backups/prod\n";
             let message = message(phase);
             assert_eq!(message.text(), format!("{}\n{expected}", message.headline()));
         }
@@ -251,7 +259,11 @@ mod tests {
 
     #[test]
     fn programs_that_receive_a_message_find_its_fields_under_fixed_names() {
-        for (phase, name) in [(AlarmPhase::Raised, "raised"), (AlarmPhase::Ongoing, "ongoing"), (AlarmPhase::Recovered, "recovered")] {
+        for (phase, name) in [
+            (AlarmPhase::Raised, "raised"),
+            (AlarmPhase::Ongoing, "ongoing"),
+            (AlarmPhase::Recovered, "recovered"),
+        ] {
             let stored = serde_json::to_string(&message(phase)).unwrap();
             let expected = format!(
                 r#"{{"kind":"never-drilled","phase":"{name}","subject":"chat","what":"no drill of chat ever passed","since":"2026-11-24T02:05:59Z","next_step":"lifeboat drill NAME","vault":"s3://backups/prod"}}"#

@@ -1,7 +1,9 @@
-//! The few documents that stand in a vault unsealed, because they must be readable before anything is opened.
+//! The few documents that stand in a vault unsealed, because they must be readable before anything
+//! is opened.
 //!
-//! None holds plaintext of a datastore. A vault takes either `SealedBytes`, which only the `seal` room makes, or a [`VaultDocument`]: there is one
-//! constructor for each kind of document, most of them from its type. Those that take bytes (signatures, hashes, an agent's program, what another
+//! None holds plaintext of a datastore. A vault takes either `SealedBytes`, which only the `seal`
+//! room makes, or a [`VaultDocument`]: there is one constructor for each kind of document, most of
+//! them from its type. Those that take bytes (signatures, hashes, an agent's program, what another
 //! vault holds) are for their callers to get right.
 
 use serde::Deserialize;
@@ -67,7 +69,8 @@ impl VaultDocument {
     pub fn signature(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
-    /// A document of another vault, signed there or bound by something that is: it is passed on as it stands.
+    /// A document of another vault, signed there or bound by something that is: it is passed on as
+    /// it stands.
     #[must_use]
     pub fn of_another_vault(bytes: Vec<u8>) -> Self {
         Self(bytes)
@@ -104,7 +107,8 @@ impl VaultDocument {
     }
 }
 
-/// Documents are written indented, so that a person can read them and `diff` them; the stored bytes are what is signed.
+/// Documents are written indented, so that a person can read them and `diff` them; the stored bytes
+/// are what is signed.
 fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
     bytes.push(b'\n');
@@ -124,7 +128,9 @@ pub enum DocumentError {
         source: serde_json::Error,
     },
     /// Written by a newer lifeboat, or by something else.
-    #[error("the {what} has format {found:?}, and this lifeboat reads {known:?}; a newer lifeboat may be needed")]
+    #[error(
+        "the {what} has format {found:?}, and this lifeboat reads {known:?}; a newer lifeboat may be needed"
+    )]
     UnknownFormat {
         /// What was expected.
         what: &'static str,
@@ -135,15 +141,25 @@ pub enum DocumentError {
     },
 }
 
-/// Looks at a document's `format` before anything else is believed of it; which of those that are known it is.
-pub(crate) fn format_of(bytes: &[u8], what: &'static str, known: &[&'static str]) -> Result<&'static str, DocumentError> {
+/// Looks at a document's `format` before anything else is believed of it; which of those that are
+/// known it is.
+pub(crate) fn format_of(
+    bytes: &[u8],
+    what: &'static str,
+    known: &[&'static str],
+) -> Result<&'static str, DocumentError> {
     #[derive(Deserialize)]
     struct FormatHeader {
         format: String,
     }
-    let head: FormatHeader = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what, source })?;
+    let head: FormatHeader = serde_json::from_slice(bytes)
+        .map_err(|source| DocumentError::Malformed { what, source })?;
     let found = known.iter().find(|known| **known == head.format).copied();
-    found.ok_or_else(|| DocumentError::UnknownFormat { what, found: head.format, known: known.join(" and ") })
+    found.ok_or_else(|| DocumentError::UnknownFormat {
+        what,
+        found: head.format,
+        known: known.join(" and "),
+    })
 }
 
 /// Format name of `vault.json`.
@@ -171,7 +187,8 @@ impl VaultHeader {
     /// [`DocumentError`] if it is not JSON of a format this program knows.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         format_of(bytes, "vault header", &[VAULT_FORMAT])?;
-        serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "vault header", source })
+        serde_json::from_slice(bytes)
+            .map_err(|source| DocumentError::Malformed { what: "vault header", source })
     }
 }
 
@@ -200,7 +217,13 @@ pub struct EpochClaim {
 impl EpochClaim {
     /// A claim.
     #[must_use]
-    pub fn new(datastore: DatastoreName, epoch: u64, tick: Option<jiff::Timestamp>, by: Actor, nonce: [u8; 8]) -> Self {
+    pub fn new(
+        datastore: DatastoreName,
+        epoch: u64,
+        tick: Option<jiff::Timestamp>,
+        by: Actor,
+        nonce: [u8; 8],
+    ) -> Self {
         Self { format: EPOCH_FORMAT.to_owned(), datastore, epoch, tick, by, nonce }
     }
 }
@@ -218,7 +241,11 @@ mod tests {
     }
 
     fn context() -> EncryptionContext {
-        EncryptionContext { vault: vault(), datastore: "chat".parse().unwrap(), backup: "20261122T031500Z-K3XQ7A".parse().unwrap() }
+        EncryptionContext {
+            vault: vault(),
+            datastore: "chat".parse().unwrap(),
+            backup: "20261122T031500Z-K3XQ7A".parse().unwrap(),
+        }
     }
 
     fn actor() -> Actor {
@@ -239,16 +266,27 @@ mod tests {
         assert_eq!(VaultHeader::parse(VaultDocument::header(&header).bytes()).unwrap(), header);
 
         let envelope = Envelope::numbered(&context(), 2, Vec::new());
-        assert_eq!(Envelope::parse(VaultDocument::envelope(&envelope).bytes(), &context()).unwrap(), envelope);
+        assert_eq!(
+            Envelope::parse(VaultDocument::envelope(&envelope).bytes(), &context()).unwrap(),
+            envelope
+        );
 
         let tick = Some("2026-11-22T03:15:00Z".parse().unwrap());
-        let claim = EpochClaim::new("chat".parse().unwrap(), 12, tick, actor(), [0, 1, 2, 3, 4, 5, 6, 255]);
+        let claim =
+            EpochClaim::new("chat".parse().unwrap(), 12, tick, actor(), [0, 1, 2, 3, 4, 5, 6, 255]);
         let stored = VaultDocument::epoch(&claim).into_bytes();
         assert_eq!(serde_json::from_slice::<EpochClaim>(&stored).unwrap(), claim);
         let fields: serde_json::Value = serde_json::from_slice(&stored).unwrap();
-        assert_eq!((&fields["format"], &fields["nonce"]), (&"lifeboat.epoch/1".into(), &"00010203040506ff".into()));
+        assert_eq!(
+            (&fields["format"], &fields["nonce"]),
+            (&"lifeboat.epoch/1".into(), &"00010203040506ff".into())
+        );
 
-        let hold = HoldRecord { datastore: "chat".parse().unwrap(), backup: context().backup, reason: "case 17".to_owned() };
+        let hold = HoldRecord {
+            datastore: "chat".parse().unwrap(),
+            backup: context().backup,
+            reason: "case 17".to_owned(),
+        };
         let record = EvidenceRecord {
             format: super::super::evidence::FORMAT.to_owned(),
             vault: vault(),
@@ -258,7 +296,11 @@ mod tests {
             by: actor(),
             body: RecordBody::Hold(hold),
         };
-        assert_eq!(serde_json::from_slice::<EvidenceRecord>(VaultDocument::evidence(&record).bytes()).unwrap(), record);
+        assert_eq!(
+            serde_json::from_slice::<EvidenceRecord>(VaultDocument::evidence(&record).bytes())
+                .unwrap(),
+            record
+        );
 
         let lease = ScratchLease {
             format: LEASE_FORMAT.to_owned(),
@@ -272,10 +314,17 @@ mod tests {
             expires: "2026-11-22T09:15:00Z".parse().unwrap(),
             cost_ceiling: UsDollars(12_345),
         };
-        assert_eq!(ScratchLease::parse(VaultDocument::lease(&lease).bytes(), LEASE_FORMAT).unwrap(), lease);
+        assert_eq!(
+            ScratchLease::parse(VaultDocument::lease(&lease).bytes(), LEASE_FORMAT).unwrap(),
+            lease
+        );
 
         let letter = SignedMessage { words: "{}".to_owned(), signature: "AA==".to_owned() };
-        assert_eq!(serde_json::from_slice::<SignedMessage>(VaultDocument::letter(&letter).bytes()).unwrap(), letter);
+        assert_eq!(
+            serde_json::from_slice::<SignedMessage>(VaultDocument::letter(&letter).bytes())
+                .unwrap(),
+            letter
+        );
     }
 
     #[test]
@@ -300,15 +349,24 @@ mod tests {
     #[test]
     fn a_format_is_looked_at_before_anything_else_is_believed() {
         let known = ["a/1", "a/2"];
-        let of = |text: &str| format_of(text.as_bytes(), "thing", &known).map_err(|error| error.to_string());
+        let of = |text: &str| {
+            format_of(text.as_bytes(), "thing", &known).map_err(|error| error.to_string())
+        };
         for (text, expected) in [
             (r#"{"format":"a/1"}"#, Ok("a/1")),
             (r#"{"of a newer time":[],"format":"a/2"}"#, Ok("a/2")),
             (
                 r#"{"format":"a/3"}"#,
-                Err("the thing has format \"a/3\", and this lifeboat reads \"a/1 and a/2\"; a newer lifeboat may be needed"),
+                Err(
+                    "the thing has format \"a/3\", and this lifeboat reads \"a/1 and a/2\"; a newer lifeboat may be needed",
+                ),
             ),
-            (r#"{"format":""}"#, Err("the thing has format \"\", and this lifeboat reads \"a/1 and a/2\"; a newer lifeboat may be needed")),
+            (
+                r#"{"format":""}"#,
+                Err(
+                    "the thing has format \"\", and this lifeboat reads \"a/1 and a/2\"; a newer lifeboat may be needed",
+                ),
+            ),
             (r#"{"format":1}"#, Err("the thing cannot be read")),
             ("{}", Err("the thing cannot be read")),
             ("", Err("the thing cannot be read")),
@@ -320,9 +378,15 @@ mod tests {
 
     #[test]
     fn a_header_of_another_format_or_with_unknown_fields_is_refused() {
-        let header = |format: &str, more: &str| format!(r#"{{"format":"{format}","vault":"{}"{more}}}"#, vault());
+        let header = |format: &str, more: &str| {
+            format!(r#"{{"format":"{format}","vault":"{}"{more}}}"#, vault())
+        };
         assert!(VaultHeader::parse(header(VAULT_FORMAT, "").as_bytes()).is_ok());
-        for bad in [header("lifeboat.vault/2", ""), header(VAULT_FORMAT, ",\"more\":1"), header(VAULT_FORMAT, "").replace("07", "0z")] {
+        for bad in [
+            header("lifeboat.vault/2", ""),
+            header(VAULT_FORMAT, ",\"more\":1"),
+            header(VAULT_FORMAT, "").replace("07", "0z"),
+        ] {
             assert!(VaultHeader::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }

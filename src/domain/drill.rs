@@ -1,4 +1,5 @@
-//! Findings of a drill, and the verdict that follows from them. A pure function: the same findings always give the same verdict.
+//! Findings of a drill, and the verdict that follows from them. A pure function: the same findings
+//! always give the same verdict.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::id::DatastoreName;
 pub enum Verdict {
     /// The datastore came back, was checked, in time, and everything is gone again.
     Pass,
-    /// Something could not be looked at, or the sandbox is at fault: nothing is known about the backup.
+    /// Something could not be looked at, or the sandbox is at fault: nothing is known about the
+    /// backup.
     NotVerified,
     /// The backup, the checks or the objectives failed.
     Fail,
@@ -140,7 +142,8 @@ pub enum Scenario {
     LifeboatLost,
     /// The newest backup is damaged: that must be noticed, and the one before it used.
     NewestDamaged,
-    /// The home region is lost, its vault and its key: a copy in another vault must open with another key.
+    /// The home region is lost, its vault and its key: a copy in another vault must open with
+    /// another key.
     RegionLost,
 }
 
@@ -185,7 +188,8 @@ pub enum DrillHalt {
     Interrupted,
 }
 
-/// What went wrong. What a server or a program said may quote data: that is for people who look, and is never stored.
+/// What went wrong. What a server or a program said may quote data: that is for people who look,
+/// and is never stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DrillFault {
@@ -226,7 +230,9 @@ impl DrillHalt {
     #[must_use]
     pub fn detail(&self) -> &str {
         match self {
-            Self::Backup(fault) | Self::Sandbox(fault) => fault.detail.as_deref().unwrap_or(&fault.why),
+            Self::Backup(fault) | Self::Sandbox(fault) => {
+                fault.detail.as_deref().unwrap_or(&fault.why)
+            }
             Self::Interrupted => "interrupted",
         }
     }
@@ -252,7 +258,10 @@ impl Objective {
     /// An objective.
     #[must_use]
     pub fn new(allowed: Duration, measured: Option<Duration>) -> Self {
-        Self { allowed_seconds: allowed.as_secs_f64(), measured_seconds: measured.map(|m| m.as_secs_f64()) }
+        Self {
+            allowed_seconds: allowed.as_secs_f64(),
+            measured_seconds: measured.map(|m| m.as_secs_f64()),
+        }
     }
     /// Whether it was met; none if it was not measured.
     #[must_use]
@@ -290,16 +299,27 @@ pub fn verdict(facts: &VerdictFacts<'_>) -> (Verdict, Vec<String>) {
     let mut reasons: Vec<(Verdict, String)> = Vec::new();
     let mut because = |verdict: Verdict, reason: String| reasons.push((verdict, reason));
     match facts.halt {
-        Some(DrillHalt::Backup(DrillFault { why, .. })) => because(Verdict::Fail, format!("the restore failed: {why}")),
-        Some(DrillHalt::Sandbox(DrillFault { why, .. })) => because(Verdict::NotVerified, format!("the sandbox is at fault: {why}")),
-        Some(DrillHalt::Interrupted) => because(Verdict::NotVerified, "it was interrupted".to_owned()),
+        Some(DrillHalt::Backup(DrillFault { why, .. })) => {
+            because(Verdict::Fail, format!("the restore failed: {why}"))
+        }
+        Some(DrillHalt::Sandbox(DrillFault { why, .. })) => {
+            because(Verdict::NotVerified, format!("the sandbox is at fault: {why}"))
+        }
+        Some(DrillHalt::Interrupted) => {
+            because(Verdict::NotVerified, "it was interrupted".to_owned())
+        }
         None => {}
     }
     for check in facts.checks {
         match check.answer {
             CheckOutcome::Pass => {}
-            CheckOutcome::Fail => because(Verdict::Fail, format!("check {}: {}", check.name, check.summary)),
-            CheckOutcome::CouldNotLook => because(Verdict::NotVerified, format!("check {} could not look: {}", check.name, check.summary)),
+            CheckOutcome::Fail => {
+                because(Verdict::Fail, format!("check {}: {}", check.name, check.summary))
+            }
+            CheckOutcome::CouldNotLook => because(
+                Verdict::NotVerified,
+                format!("check {} could not look: {}", check.name, check.summary),
+            ),
         }
     }
     let asked = |datastore: &DatastoreName| {
@@ -307,16 +327,33 @@ pub fn verdict(facts: &VerdictFacts<'_>) -> (Verdict, Vec<String>) {
         facts.checks.iter().any(|check| recorded(check.kind) && &check.datastore == datastore)
     };
     // A fingerprint that was asked has its answer above.
-    for datastore in facts.datastores.iter().filter(|datastore| facts.halt.is_none() && !asked(datastore)) {
-        because(Verdict::NotVerified, format!("nothing of {datastore} was compared with what was recorded at backup time"));
+    for datastore in
+        facts.datastores.iter().filter(|datastore| facts.halt.is_none() && !asked(datastore))
+    {
+        because(
+            Verdict::NotVerified,
+            format!("nothing of {datastore} was compared with what was recorded at backup time"),
+        );
     }
     for control in facts.controls {
         match control.noticed {
             Some(true) => {}
-            Some(false) => {
-                because(Verdict::Fail, format!("the checks are blind: {} was not noticed: {}", control.control.name(), control.summary))
-            }
-            None => because(Verdict::NotVerified, format!("control {} could not be done: {}", control.control.name(), control.summary)),
+            Some(false) => because(
+                Verdict::Fail,
+                format!(
+                    "the checks are blind: {} was not noticed: {}",
+                    control.control.name(),
+                    control.summary
+                ),
+            ),
+            None => because(
+                Verdict::NotVerified,
+                format!(
+                    "control {} could not be done: {}",
+                    control.control.name(),
+                    control.summary
+                ),
+            ),
         }
     }
     if facts.controls.is_empty() && facts.halt.is_none() {
@@ -326,12 +363,17 @@ pub fn verdict(facts: &VerdictFacts<'_>) -> (Verdict, Vec<String>) {
         match objective.met() {
             Some(true) => {}
             Some(false) => because(Verdict::Fail, missed(name, objective)),
-            None if facts.halt.is_none() => because(Verdict::NotVerified, format!("{name} was not measured")),
+            None if facts.halt.is_none() => {
+                because(Verdict::NotVerified, format!("{name} was not measured"))
+            }
             None => {}
         }
     }
     for gap in facts.gaps_not_accepted {
-        because(Verdict::NotVerified, format!("the sandbox is not isolated ({gap}), and the drill file does not accept that"));
+        because(
+            Verdict::NotVerified,
+            format!("the sandbox is not isolated ({gap}), and the drill file does not accept that"),
+        );
     }
     for reached in facts.reached {
         because(Verdict::NotVerified, format!("reached from inside the sandbox: {reached}"));
@@ -345,9 +387,13 @@ pub fn verdict(facts: &VerdictFacts<'_>) -> (Verdict, Vec<String>) {
 
 /// How an objective was missed: with as many digits as it takes for the two to differ.
 fn missed(name: &str, objective: Objective) -> String {
-    let (measured, allowed) = (objective.measured_seconds.unwrap_or_default(), objective.allowed_seconds);
+    let (measured, allowed) =
+        (objective.measured_seconds.unwrap_or_default(), objective.allowed_seconds);
     let shown = |digits: usize| (format!("{measured:.digits$}"), format!("{allowed:.digits$}"));
-    let (measured, allowed) = (0..6).map(shown).find(|(measured, allowed)| measured != allowed).unwrap_or_else(|| shown(6));
+    let (measured, allowed) = (0..6)
+        .map(shown)
+        .find(|(measured, allowed)| measured != allowed)
+        .unwrap_or_else(|| shown(6));
     format!("{name} missed: {measured} s measured, {allowed} s allowed")
 }
 
@@ -358,7 +404,8 @@ mod tests {
 
     #[test]
     fn what_a_server_said_is_not_stored() {
-        let halt = DrillHalt::backup("loading failed").with_detail("duplicate key (name)=(Ada)".to_owned());
+        let halt = DrillHalt::backup("loading failed")
+            .with_detail("duplicate key (name)=(Ada)".to_owned());
         let stored = serde_json::to_string(&halt).unwrap_or_default();
         assert_eq!(stored, r#"{"at-fault":"backup","why":"loading failed"}"#);
         assert!(halt.detail().contains("Ada"));
@@ -366,13 +413,16 @@ mod tests {
 
     #[test]
     fn an_objective_that_is_missed_by_little_reads_so() {
-        let words = |measured, allowed_seconds| missed("RTO", Objective { allowed_seconds, measured_seconds: Some(measured) });
+        let words = |measured, allowed_seconds| {
+            missed("RTO", Objective { allowed_seconds, measured_seconds: Some(measured) })
+        };
         assert_eq!(words(1.2, 1.0), "RTO missed: 1.2 s measured, 1.0 s allowed");
         assert_eq!(words(90.0, 60.0), "RTO missed: 90 s measured, 60 s allowed");
         assert_eq!(words(60.004, 60.0), "RTO missed: 60.004 s measured, 60.000 s allowed");
     }
 
-    static STORES: std::sync::LazyLock<Vec<DatastoreName>> = std::sync::LazyLock::new(|| "one".parse().into_iter().collect());
+    static STORES: std::sync::LazyLock<Vec<DatastoreName>> =
+        std::sync::LazyLock::new(|| "one".parse().into_iter().collect());
     fn check(kind: CheckKind, answer: CheckOutcome) -> CheckResult {
         CheckResult {
             name: "one".to_owned(),
@@ -385,7 +435,12 @@ mod tests {
         }
     }
     fn control(noticed: Option<bool>) -> ControlResult {
-        ControlResult { control: NegativeControl::RowsDropped, noticed, summary: "so".to_owned(), seconds: 0.0 }
+        ControlResult {
+            control: NegativeControl::RowsDropped,
+            noticed,
+            summary: "so".to_owned(),
+            seconds: 0.0,
+        }
     }
     fn met() -> Objective {
         Objective { allowed_seconds: 10.0, measured_seconds: Some(5.0) }
@@ -406,7 +461,8 @@ mod tests {
 
     #[test]
     fn only_everything_together_is_a_pass() {
-        let (checks, controls) = ([check(CheckKind::Fingerprint, CheckOutcome::Pass)], [control(Some(true))]);
+        let (checks, controls) =
+            ([check(CheckKind::Fingerprint, CheckOutcome::Pass)], [control(Some(true))]);
         assert_eq!(verdict(&good(&checks, &controls)), (Verdict::Pass, vec![]));
         let text = ["x".to_owned()];
         let sandbox = DrillHalt::sandbox("x");
@@ -417,9 +473,18 @@ mod tests {
         let cases = [
             (VerdictFacts { leftovers: 1, ..good(&checks, &controls) }, Verdict::NotVerified),
             (VerdictFacts { reached: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
-            (VerdictFacts { gaps_not_accepted: &text, ..good(&checks, &controls) }, Verdict::NotVerified),
-            (VerdictFacts { halt: Some(&sandbox), ..good(&checks, &controls) }, Verdict::NotVerified),
-            (VerdictFacts { halt: Some(&DrillHalt::Interrupted), ..good(&checks, &controls) }, Verdict::NotVerified),
+            (
+                VerdictFacts { gaps_not_accepted: &text, ..good(&checks, &controls) },
+                Verdict::NotVerified,
+            ),
+            (
+                VerdictFacts { halt: Some(&sandbox), ..good(&checks, &controls) },
+                Verdict::NotVerified,
+            ),
+            (
+                VerdictFacts { halt: Some(&DrillHalt::Interrupted), ..good(&checks, &controls) },
+                Verdict::NotVerified,
+            ),
             (VerdictFacts { rto: late, ..good(&checks, &controls) }, Verdict::Fail),
             (VerdictFacts { rpo: late, ..good(&checks, &controls) }, Verdict::Fail),
             (VerdictFacts { rpo: unmeasured, ..good(&checks, &controls) }, Verdict::NotVerified),
@@ -436,9 +501,12 @@ mod tests {
 
     #[test]
     fn a_datastore_that_was_not_compared_keeps_the_others_from_passing() {
-        let (checks, controls) = ([check(CheckKind::Fingerprint, CheckOutcome::Pass)], [control(Some(true))]);
-        let both: Vec<DatastoreName> = ["one", "two"].iter().filter_map(|name| name.parse().ok()).collect();
-        let (found, reasons) = verdict(&VerdictFacts { datastores: &both, ..good(&checks, &controls) });
+        let (checks, controls) =
+            ([check(CheckKind::Fingerprint, CheckOutcome::Pass)], [control(Some(true))]);
+        let both: Vec<DatastoreName> =
+            ["one", "two"].iter().filter_map(|name| name.parse().ok()).collect();
+        let (found, reasons) =
+            verdict(&VerdictFacts { datastores: &both, ..good(&checks, &controls) });
         assert_eq!(found, Verdict::NotVerified);
         assert!(reasons[0].contains("nothing of two was compared"), "{reasons:?}");
     }
@@ -446,40 +514,79 @@ mod tests {
     #[test]
     fn without_a_fingerprint_check_nothing_passes_and_could_not_look_is_no_pass() {
         let controls = [control(Some(true))];
-        assert_eq!(verdict(&good(&[check(CheckKind::Sql, CheckOutcome::Pass)], &controls)).0, Verdict::NotVerified);
-        assert_eq!(verdict(&good(&[check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook)], &controls)).0, Verdict::NotVerified);
-        let both = [check(CheckKind::Fingerprint, CheckOutcome::Pass), check(CheckKind::Sql, CheckOutcome::CouldNotLook)];
+        assert_eq!(
+            verdict(&good(&[check(CheckKind::Sql, CheckOutcome::Pass)], &controls)).0,
+            Verdict::NotVerified
+        );
+        assert_eq!(
+            verdict(&good(&[check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook)], &controls))
+                .0,
+            Verdict::NotVerified
+        );
+        let both = [
+            check(CheckKind::Fingerprint, CheckOutcome::Pass),
+            check(CheckKind::Sql, CheckOutcome::CouldNotLook),
+        ];
         assert_eq!(verdict(&good(&both, &controls)).0, Verdict::NotVerified);
-        let failed = [check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook), check(CheckKind::Sql, CheckOutcome::Fail)];
-        assert_eq!(verdict(&good(&failed, &controls)).0, Verdict::Fail, "a failure outweighs what could not be looked at");
+        let failed = [
+            check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook),
+            check(CheckKind::Sql, CheckOutcome::Fail),
+        ];
+        assert_eq!(
+            verdict(&good(&failed, &controls)).0,
+            Verdict::Fail,
+            "a failure outweighs what could not be looked at"
+        );
     }
     fn reasons(facts: &VerdictFacts<'_>) -> Vec<String> {
         verdict(facts).1
     }
     fn at_fault(halt: &DrillHalt) -> (Verdict, Vec<String>) {
         let unmeasured = Objective { measured_seconds: None, ..met() };
-        verdict(&VerdictFacts { halt: Some(halt), rto: unmeasured, rpo: unmeasured, ..good(&[], &[]) })
+        verdict(&VerdictFacts {
+            halt: Some(halt),
+            rto: unmeasured,
+            rpo: unmeasured,
+            ..good(&[], &[])
+        })
     }
 
     #[test]
     fn a_drill_that_stopped_early_says_only_why_and_not_what_was_not_reached() {
         let cases = [
-            (DrillHalt::backup("no key opens it"), Verdict::Fail, "the restore failed: no key opens it"),
-            (DrillHalt::sandbox("no space"), Verdict::NotVerified, "the sandbox is at fault: no space"),
+            (
+                DrillHalt::backup("no key opens it"),
+                Verdict::Fail,
+                "the restore failed: no key opens it",
+            ),
+            (
+                DrillHalt::sandbox("no space"),
+                Verdict::NotVerified,
+                "the sandbox is at fault: no space",
+            ),
             (DrillHalt::Interrupted, Verdict::NotVerified, "it was interrupted"),
         ];
         for (halt, expected, reason) in cases {
             assert_eq!(at_fault(&halt), (expected, vec![reason.to_owned()]));
             let told = halt.with_detail("key (name)=(Ada)".to_owned());
-            assert_eq!(at_fault(&told), (expected, vec![reason.to_owned()]), "reasons are stored and quote no data");
+            assert_eq!(
+                at_fault(&told),
+                (expected, vec![reason.to_owned()]),
+                "reasons are stored and quote no data"
+            );
         }
     }
 
     #[test]
     fn what_was_found_before_a_drill_stopped_still_counts() {
-        let (checks, controls) = ([check(CheckKind::Sql, CheckOutcome::Fail)], [control(Some(false))]);
+        let (checks, controls) =
+            ([check(CheckKind::Sql, CheckOutcome::Fail)], [control(Some(false))]);
         let late = Objective { measured_seconds: Some(11.0), ..met() };
-        let facts = VerdictFacts { halt: Some(&DrillHalt::Interrupted), rto: late, ..good(&checks, &controls) };
+        let facts = VerdictFacts {
+            halt: Some(&DrillHalt::Interrupted),
+            rto: late,
+            ..good(&checks, &controls)
+        };
         let expected = [
             "it was interrupted",
             "check one: so",
@@ -491,20 +598,35 @@ mod tests {
 
     #[test]
     fn every_reason_says_what_it_is_about() {
-        let (checks, controls) = ([check(CheckKind::CrossCheck, CheckOutcome::Pass)], [control(Some(true))]);
-        let (could_not, failed) =
-            ([check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook)], [check(CheckKind::Fingerprint, CheckOutcome::Fail)]);
+        let (checks, controls) =
+            ([check(CheckKind::CrossCheck, CheckOutcome::Pass)], [control(Some(true))]);
+        let (could_not, failed) = (
+            [check(CheckKind::Fingerprint, CheckOutcome::CouldNotLook)],
+            [check(CheckKind::Fingerprint, CheckOutcome::Fail)],
+        );
         let (undone, two) = ([control(None)], ["dns".to_owned(), "https".to_owned()]);
-        let (late, unmeasured) = (Objective { measured_seconds: Some(86_400.4), ..met() }, Objective { measured_seconds: None, ..met() });
+        let (late, unmeasured) = (
+            Objective { measured_seconds: Some(86_400.4), ..met() },
+            Objective { measured_seconds: None, ..met() },
+        );
         let cases: [(VerdictFacts<'_>, &[&str]); 11] = [
             (good(&checks, &controls), &[]),
             (good(&could_not, &controls), &["check one could not look: so"]),
             (good(&failed, &controls), &["check one: so"]),
-            (good(&[], &controls), &["nothing of one was compared with what was recorded at backup time"]),
+            (
+                good(&[], &controls),
+                &["nothing of one was compared with what was recorded at backup time"],
+            ),
             (good(&checks, &undone), &["control rows-dropped could not be done: so"]),
             (good(&checks, &[]), &["no negative control was run"]),
-            (VerdictFacts { rpo: late, ..good(&checks, &controls) }, &["RPO missed: 86400 s measured, 10 s allowed"]),
-            (VerdictFacts { rto: unmeasured, ..good(&checks, &controls) }, &["RTO was not measured"]),
+            (
+                VerdictFacts { rpo: late, ..good(&checks, &controls) },
+                &["RPO missed: 86400 s measured, 10 s allowed"],
+            ),
+            (
+                VerdictFacts { rto: unmeasured, ..good(&checks, &controls) },
+                &["RTO was not measured"],
+            ),
             (
                 VerdictFacts { gaps_not_accepted: &two, ..good(&checks, &controls) },
                 &[
@@ -516,7 +638,10 @@ mod tests {
                 VerdictFacts { reached: &two, ..good(&checks, &controls) },
                 &["reached from inside the sandbox: dns", "reached from inside the sandbox: https"],
             ),
-            (VerdictFacts { leftovers: 3, ..good(&checks, &controls) }, &["3 things were left behind"]),
+            (
+                VerdictFacts { leftovers: 3, ..good(&checks, &controls) },
+                &["3 things were left behind"],
+            ),
         ];
         for (facts, expected) in cases {
             assert_eq!(reasons(&facts), expected);
@@ -536,7 +661,11 @@ mod tests {
             (CheckKind::Command, false),
         ] {
             let expected = if compares { Verdict::Pass } else { Verdict::NotVerified };
-            assert_eq!(verdict(&good(&[check(kind, CheckOutcome::Pass)], &controls)).0, expected, "{kind:?}");
+            assert_eq!(
+                verdict(&good(&[check(kind, CheckOutcome::Pass)], &controls)).0,
+                expected,
+                "{kind:?}"
+            );
         }
     }
 
@@ -544,21 +673,36 @@ mod tests {
     fn an_objective_is_met_to_the_last_moment_and_unknown_without_a_measurement() {
         let seconds = Duration::from_secs;
         let late = Some(seconds(10) + Duration::from_nanos(1_000));
-        for (measured, expected) in [(Some(seconds(0)), Some(true)), (Some(seconds(10)), Some(true)), (late, Some(false)), (None, None)] {
+        for (measured, expected) in [
+            (Some(seconds(0)), Some(true)),
+            (Some(seconds(10)), Some(true)),
+            (late, Some(false)),
+            (None, None),
+        ] {
             let objective = Objective::new(seconds(10), measured);
             assert_eq!(objective.met(), expected, "{objective:?}");
         }
         let expected = Objective { allowed_seconds: 10.0, measured_seconds: Some(1.5) };
         assert_eq!(Objective::new(seconds(10), Some(Duration::from_millis(1_500))), expected);
-        assert_eq!(Objective { measured_seconds: Some(f64::NAN), ..met() }.met(), Some(false), "no number is no pass");
+        assert_eq!(
+            Objective { measured_seconds: Some(f64::NAN), ..met() }.met(),
+            Some(false),
+            "no number is no pass"
+        );
     }
 
     #[test]
     fn a_halt_has_words_for_the_report_and_words_for_people() {
-        for (halt, why) in [(DrillHalt::backup("loading failed"), "loading failed"), (DrillHalt::sandbox("no space"), "no space")] {
+        for (halt, why) in [
+            (DrillHalt::backup("loading failed"), "loading failed"),
+            (DrillHalt::sandbox("no space"), "no space"),
+        ] {
             assert_eq!((halt.why(), halt.detail(), halt.to_string().as_str()), (why, why, why));
             let told = halt.clone().with_detail("key (name)=(Ada)".to_owned());
-            assert_eq!((told.why(), told.detail(), told.to_string().as_str()), (why, "key (name)=(Ada)", why));
+            assert_eq!(
+                (told.why(), told.detail(), told.to_string().as_str()),
+                (why, "key (name)=(Ada)", why)
+            );
             let stored = serde_json::to_string(&told).unwrap();
             assert_eq!(serde_json::from_str::<DrillHalt>(&stored).unwrap(), halt, "{stored}");
         }
@@ -576,12 +720,21 @@ mod tests {
         for verdict in [Verdict::Pass, Verdict::NotVerified, Verdict::Fail] {
             assert_eq!(stored(serde_json::to_value(verdict).unwrap()), verdict.name());
         }
-        assert_eq!([Verdict::Pass, Verdict::NotVerified, Verdict::Fail].map(Verdict::name), ["PASS", "NOT_VERIFIED", "FAIL"]);
+        assert_eq!(
+            [Verdict::Pass, Verdict::NotVerified, Verdict::Fail].map(Verdict::name),
+            ["PASS", "NOT_VERIFIED", "FAIL"]
+        );
         for (name, control) in NegativeControl::ALL {
-            assert_eq!((control.name(), stored(serde_json::to_value(control).unwrap()).as_str()), (name, name));
+            assert_eq!(
+                (control.name(), stored(serde_json::to_value(control).unwrap()).as_str()),
+                (name, name)
+            );
         }
         let stories = Scenario::ALL.map(|(name, scenario)| {
-            assert_eq!((scenario.name(), stored(serde_json::to_value(scenario).unwrap()).as_str()), (name, name));
+            assert_eq!(
+                (scenario.name(), stored(serde_json::to_value(scenario).unwrap()).as_str()),
+                (name, name)
+            );
             scenario.story()
         });
         let expected = [

@@ -1,6 +1,10 @@
-//! The envelope: the identity of one backup, wrapped once per key slot. Any one slot opens the backup.
+//! The envelope: the identity of one backup, wrapped once per key slot. Any one slot opens the
+//! backup.
 //!
-//! The envelope document lists the slots and binds each slot's file by its hash; the document is signed and names the vault, datastore and backup that it belongs to. It contains neither the public half of the identity nor that of a recovery recipient: stored bytes alone give a future quantum computer no public key to attack.
+//! The envelope document lists the slots and binds each slot's file by its hash; the document is
+//! signed and names the vault, datastore and backup that it belongs to. It contains neither the
+//! public half of the identity nor that of a recovery recipient: stored bytes alone give a future
+//! quantum computer no public key to attack.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +17,8 @@ use super::layout::{BackupKeys, ObjectKey};
 /// Format name of envelopes this program writes and reads.
 pub const FORMAT: &str = "lifeboat.envelope/1";
 
-/// What an identity is bound to: the encryption context of every KMS call, and the identity file's comment.
+/// What an identity is bound to: the encryption context of every KMS call, and the identity file's
+/// comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncryptionContext {
     /// The vault.
@@ -71,7 +76,8 @@ pub enum SlotKind {
     },
     /// `age -d` with one of several identities.
     Age {
-        /// First eight bytes of the SHA-256 of each recipient's text form, hexadecimal: enough to tell which key fits.
+        /// First eight bytes of the SHA-256 of each recipient's text form, hexadecimal: enough to
+        /// tell which key fits.
         recipients: Vec<String>,
     },
 }
@@ -131,10 +137,12 @@ impl Envelope {
     /// Parses an envelope and refuses one that belongs to another backup.
     ///
     /// # Errors
-    /// [`EnvelopeError`] for an unknown format, an envelope of another backup, or slots that point elsewhere.
+    /// [`EnvelopeError`] for an unknown format, an envelope of another backup, or slots that point
+    /// elsewhere.
     pub fn parse(bytes: &[u8], context: &EncryptionContext) -> Result<Self, EnvelopeError> {
         format_of(bytes, "envelope", &[FORMAT])?;
-        let envelope: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "envelope", source })?;
+        let envelope: Self = serde_json::from_slice(bytes)
+            .map_err(|source| DocumentError::Malformed { what: "envelope", source })?;
         let own = (&envelope.vault, &envelope.datastore, &envelope.backup);
         if own != (&context.vault, &context.datastore, &context.backup) {
             return Err(EnvelopeError::OfAnotherBackup {
@@ -144,7 +152,10 @@ impl Envelope {
         }
         let slots = format!("{}slots/", context.place().meta_prefix());
         if let Some(stray) = envelope.slots.iter().find(|s| !s.file.as_str().starts_with(&slots)) {
-            return Err(EnvelopeError::StraySlot { slot: stray.name.clone(), file: stray.file.clone() });
+            return Err(EnvelopeError::StraySlot {
+                slot: stray.name.clone(),
+                file: stray.file.clone(),
+            });
         }
         Ok(envelope)
     }
@@ -182,15 +193,27 @@ mod tests {
     const BACKUP: &str = "20261122T031500Z-K3XQ7A";
 
     fn context() -> EncryptionContext {
-        EncryptionContext { vault: VaultId::from_random([7; 16]), datastore: "chat".parse().unwrap(), backup: BACKUP.parse().unwrap() }
+        EncryptionContext {
+            vault: VaultId::from_random([7; 16]),
+            datastore: "chat".parse().unwrap(),
+            backup: BACKUP.parse().unwrap(),
+        }
     }
 
     fn slot(name: &str, opens_with: SlotKind, file: &str) -> Slot {
-        Slot { name: name.to_owned(), opens_with, file: file.parse().unwrap(), sha256: "a".repeat(64) }
+        Slot {
+            name: name.to_owned(),
+            opens_with,
+            file: file.parse().unwrap(),
+            sha256: "a".repeat(64),
+        }
     }
 
     fn slots() -> Vec<Slot> {
-        let kms = SlotKind::AwsKms { key_id: "alias/backup".to_owned(), region: Some("eu-west-1".to_owned()) };
+        let kms = SlotKind::AwsKms {
+            key_id: "alias/backup".to_owned(),
+            region: Some("eu-west-1".to_owned()),
+        };
         let age = SlotKind::Age { recipients: vec!["0123456789abcdef".to_owned()] };
         vec![
             slot("home", kms, &format!("meta/chat/{BACKUP}/slots/0001-home.kms")),
@@ -199,7 +222,8 @@ mod tests {
     }
 
     fn read(envelope: &Envelope) -> Result<Envelope, String> {
-        Envelope::parse(&serde_json::to_vec(envelope).unwrap(), &context()).map_err(|error| error.to_string())
+        Envelope::parse(&serde_json::to_vec(envelope).unwrap(), &context())
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -216,10 +240,14 @@ mod tests {
     fn how_a_slot_is_opened_is_stored_as_restore_guides_read_it() {
         let stored = serde_json::to_value(Envelope::first(&context(), slots())).unwrap();
         assert_eq!(stored["format"], "lifeboat.envelope/1");
-        let opened: Vec<_> = slots().iter().map(|slot| serde_json::to_string(&slot.opens_with).unwrap()).collect();
+        let opened: Vec<_> =
+            slots().iter().map(|slot| serde_json::to_string(&slot.opens_with).unwrap()).collect();
         assert_eq!(
             opened,
-            [r#"{"kind":"aws-kms","key_id":"alias/backup","region":"eu-west-1"}"#, r#"{"kind":"age","recipients":["0123456789abcdef"]}"#]
+            [
+                r#"{"kind":"aws-kms","key_id":"alias/backup","region":"eu-west-1"}"#,
+                r#"{"kind":"age","recipients":["0123456789abcdef"]}"#
+            ]
         );
     }
 
@@ -230,9 +258,16 @@ mod tests {
             change(&mut context);
             read(&Envelope::first(&context, Vec::new())).unwrap_err()
         };
-        let says = |whose: &str| format!("the envelope of backup {BACKUP} says it belongs to {whose}");
-        assert_eq!(other(|c| c.datastore = "mail".parse().unwrap()), says(&format!("mail/{BACKUP}")));
-        assert_eq!(other(|c| c.backup = "20261122T031500Z-AAAAAA".parse().unwrap()), says("chat/20261122T031500Z-AAAAAA"));
+        let says =
+            |whose: &str| format!("the envelope of backup {BACKUP} says it belongs to {whose}");
+        assert_eq!(
+            other(|c| c.datastore = "mail".parse().unwrap()),
+            says(&format!("mail/{BACKUP}"))
+        );
+        assert_eq!(
+            other(|c| c.backup = "20261122T031500Z-AAAAAA".parse().unwrap()),
+            says("chat/20261122T031500Z-AAAAAA")
+        );
         assert!(other(|c| c.vault = VaultId::from_random([8; 16])).starts_with(&says("")));
     }
 
@@ -248,14 +283,18 @@ mod tests {
             let mut slots = slots();
             slots[1].file = file.parse().unwrap();
             let refused = read(&Envelope::first(&context(), slots)).unwrap_err();
-            assert_eq!(refused, format!("slot \"offline\" points at {file}, outside the backup's place"));
+            assert_eq!(
+                refused,
+                format!("slot \"offline\" points at {file}, outside the backup's place")
+            );
         }
     }
 
     #[test]
     fn an_envelope_of_another_format_or_with_unknown_fields_is_refused() {
         let first = Envelope::first(&context(), slots());
-        let newer = read(&Envelope { format: "lifeboat.envelope/2".to_owned(), ..first.clone() }).unwrap_err();
+        let newer = read(&Envelope { format: "lifeboat.envelope/2".to_owned(), ..first.clone() })
+            .unwrap_err();
         assert!(newer.contains("lifeboat.envelope/2"), "{newer}");
         let mut more = serde_json::to_value(first).unwrap();
         more["more"] = true.into();
@@ -266,7 +305,11 @@ mod tests {
     fn a_wrapped_identity_is_bound_to_its_vault_datastore_and_backup() {
         let context = context();
         let pairs: Vec<_> = context.pairs().into_iter().collect();
-        let expected = [("backup", BACKUP), ("datastore", "chat"), ("vault", "07070707070707070707070707070707")];
+        let expected = [
+            ("backup", BACKUP),
+            ("datastore", "chat"),
+            ("vault", "07070707070707070707070707070707"),
+        ];
         assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
         assert_eq!(context.place().meta_prefix(), format!("meta/chat/{BACKUP}/"));
         assert_eq!(WrappedIdentity::from_key(vec![1, 2, 3]).bytes(), [1, 2, 3]);

@@ -1,6 +1,7 @@
 //! Error classes: the ways in which a command can fail, as a script can act on them.
 //!
-//! Every error of every module has a class; the command line maps the class to an exit code in one exhaustive match (`cli::exit`), and `docs/EXIT_CODES.md` is the same table in prose.
+//! Every error of every module has a class; the command line maps the class to an exit code in one
+//! exhaustive match (`cli::exit`), and `docs/EXIT_CODES.md` is the same table in prose.
 
 use std::fmt;
 
@@ -9,7 +10,8 @@ use std::fmt;
 pub enum ErrorClass {
     /// A defect in lifeboat, or a state it believed impossible.
     Bug,
-    /// The command line, the configuration or the target asked for is not acceptable; nothing was changed.
+    /// The command line, the configuration or the target asked for is not acceptable; nothing was
+    /// changed.
     Usage,
     /// No backup fits what was asked for.
     NoSuchBackup,
@@ -17,7 +19,8 @@ pub enum ErrorClass {
     AlreadyRunning,
     /// A key is missing, disabled, or refused to wrap, unwrap or sign.
     KeyRefused,
-    /// A service, server or disk did not answer, is throttled or is full. Trying again later may help.
+    /// A service, server or disk did not answer, is throttled or is full. Trying again later may
+    /// help.
     Unavailable,
     /// Stored bytes are not what was signed, or do not decrypt, decompress or parse.
     Integrity,
@@ -84,7 +87,11 @@ mod tests {
             (ErrorClass::Leftovers, "leftovers remain", false),
             (ErrorClass::Interrupted, "interrupted", false),
         ] {
-            assert_eq!((trouble.to_string().as_str(), trouble.is_retryable()), (words, retryable), "{trouble:?}");
+            assert_eq!(
+                (trouble.to_string().as_str(), trouble.is_retryable()),
+                (words, retryable),
+                "{trouble:?}"
+            );
         }
     }
 }

@@ -1,6 +1,10 @@
-//! Evidence: the signed, hash-chained log of drills, restores, holds and removals, and the detection of tampering with it.
+//! Evidence: the signed, hash-chained log of drills, restores, holds and removals, and the
+//! detection of tampering with it.
 //!
-//! Each record names the hash of its predecessor and is stored under the next number, where nothing can be stored twice. A drill writes `started` before its first step, so that a missing report is noticed even if it was the last record. Reports contain no table names, no values, and no hashes of data.
+//! Each record names the hash of its predecessor and is stored under the next number, where nothing
+//! can be stored twice. A drill writes `started` before its first step, so that a missing report is
+//! noticed even if it was the last record. Reports contain no table names, no values, and no hashes
+//! of data.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -150,7 +154,8 @@ pub struct DrillStarted {
     pub drill: String,
     /// The datastores it restores.
     pub datastores: Vec<DatastoreName>,
-    /// SHA-256 of the drill file, and of the plan's file. Nobody may change what is rehearsed while it is under way.
+    /// SHA-256 of the drill file, and of the plan's file. Nobody may change what is rehearsed
+    /// while it is under way.
     pub script_sha256: String,
     /// See `script_sha256`; of no bytes where there is no file.
     pub plan_sha256: String,
@@ -258,7 +263,8 @@ pub struct DrillMoments {
     pub server_up: Option<f64>,
     /// Everything was loaded.
     pub loaded: Option<f64>,
-    /// The first query of the restored data was answered. The RTO is measured to here, without the pauses before something is broken.
+    /// The first query of the restored data was answered. The RTO is measured to here, without the
+    /// pauses before something is broken.
     pub first_query: Option<f64>,
     /// All checks were answered.
     pub verified: Option<f64>,
@@ -340,7 +346,8 @@ impl EvidenceRecord {
     /// [`DocumentError`] for a format this program does not know or a malformed record.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         format_of(bytes, "evidence record", &[FORMAT])?;
-        serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "evidence record", source })
+        serde_json::from_slice(bytes)
+            .map_err(|source| DocumentError::Malformed { what: "evidence record", source })
     }
 }
 
@@ -385,7 +392,8 @@ pub enum SeriesFlaw {
         /// Last missing number.
         to: u64,
     },
-    /// A record does not follow the one before it: the one before was replaced, or the series was forked.
+    /// A record does not follow the one before it: the one before was replaced, or the series was
+    /// forked.
     Forked {
         /// Number of the record that follows something else.
         sequence: u64,
@@ -426,21 +434,42 @@ impl std::fmt::Display for SeriesFlaw {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotSigned { sequence } => {
-                write!(f, "record {sequence} is not signed by a trusted key: it was edited, or somebody else wrote it")
+                write!(
+                    f,
+                    "record {sequence} is not signed by a trusted key: it was edited, or somebody else wrote it"
+                )
             }
-            Self::Unreadable { sequence, why } => write!(f, "record {sequence} cannot be read: {why}"),
+            Self::Unreadable { sequence, why } => {
+                write!(f, "record {sequence} cannot be read: {why}")
+            }
             Self::Misplaced { sequence } => {
-                write!(f, "the record at number {sequence} belongs elsewhere: records were reordered or copied")
+                write!(
+                    f,
+                    "the record at number {sequence} belongs elsewhere: records were reordered or copied"
+                )
             }
             Self::Missing { from, to } if from == to => write!(f, "record {from} is missing"),
             Self::Missing { from, to } => write!(f, "records {from} to {to} are missing"),
             Self::Forked { sequence } => {
-                write!(f, "record {sequence} follows another record than the one before it: the series was forked or a record replaced")
+                write!(
+                    f,
+                    "record {sequence} follows another record than the one before it: the series was forked or a record replaced"
+                )
             }
-            Self::HeadMissing { seen_by } => write!(f, "a record that {seen_by} had seen is gone: the end of the series was cut off"),
-            Self::NoReport { started, drill } => write!(f, "drill {drill}, started in record {started}, has no report: it counts as FAIL"),
-            Self::ReportedTwice { sequence } => write!(f, "record {sequence} is a second report of the same run"),
-            Self::Dangling { sequence } => write!(f, "record {sequence} refers to a record that is not there"),
+            Self::HeadMissing { seen_by } => write!(
+                f,
+                "a record that {seen_by} had seen is gone: the end of the series was cut off"
+            ),
+            Self::NoReport { started, drill } => write!(
+                f,
+                "drill {drill}, started in record {started}, has no report: it counts as FAIL"
+            ),
+            Self::ReportedTwice { sequence } => {
+                write!(f, "record {sequence} is a second report of the same run")
+            }
+            Self::Dangling { sequence } => {
+                write!(f, "record {sequence} refers to a record that is not there")
+            }
         }
     }
 }
@@ -454,10 +483,17 @@ pub struct SeenHead {
     pub seen_by: String,
 }
 
-/// Looks for everything that can be wrong with a series. `claimed` are numbers whose signature stands without a record: a writer
-/// that died between the two, unless the next record knows better.
+/// Looks for everything that can be wrong with a series. `claimed` are numbers whose signature
+/// stands without a record: a writer that died between the two, unless the next record knows
+/// better.
 #[must_use]
-pub fn flaws(vault: &VaultId, found: &[FoundRecord], claimed: &[u64], heads: &[SeenHead], now: Timestamp) -> Vec<SeriesFlaw> {
+pub fn flaws(
+    vault: &VaultId,
+    found: &[FoundRecord],
+    claimed: &[u64],
+    heads: &[SeenHead],
+    now: Timestamp,
+) -> Vec<SeriesFlaw> {
     let mut flaws = Vec::new();
     let mut expected = 1;
     let mut previous: Option<&str> = None;
@@ -477,11 +513,14 @@ pub fn flaws(vault: &VaultId, found: &[FoundRecord], claimed: &[u64], heads: &[S
             flaws.push(SeriesFlaw::NotSigned { sequence: one.sequence });
         }
         match &one.record {
-            Err(why) => flaws.push(SeriesFlaw::Unreadable { sequence: one.sequence, why: why.clone() }),
+            Err(why) => {
+                flaws.push(SeriesFlaw::Unreadable { sequence: one.sequence, why: why.clone() })
+            }
             Ok(record) if record.sequence != one.sequence || &record.vault != vault => {
                 flaws.push(SeriesFlaw::Misplaced { sequence: one.sequence })
             }
-            // After a gap the record names one that is not there; that is the gap's flaw, told already.
+            // After a gap the record names one that is not there; that is the gap's flaw, told
+            // already.
             Ok(record) if record.previous.as_deref() != previous && !gap_before => {
                 flaws.push(SeriesFlaw::Forked { sequence: one.sequence })
             }
@@ -500,10 +539,15 @@ pub fn flaws(vault: &VaultId, found: &[FoundRecord], claimed: &[u64], heads: &[S
     flaws
 }
 
-/// What believed records say of each other. One that nobody signed, or that belongs elsewhere, answers for no other.
+/// What believed records say of each other. One that nobody signed, or that belongs elsewhere,
+/// answers for no other.
 fn contradictions(vault: &VaultId, found: &[FoundRecord], now: Timestamp) -> Vec<SeriesFlaw> {
-    let believed = |one: &&FoundRecord| one.signed && one.record.as_ref().is_ok_and(|r| r.sequence == one.sequence && &r.vault == vault);
-    let believed: BTreeMap<u64, &FoundRecord> = found.iter().filter(believed).map(|one| (one.sequence, one)).collect();
+    let believed = |one: &&FoundRecord| {
+        one.signed
+            && one.record.as_ref().is_ok_and(|r| r.sequence == one.sequence && &r.vault == vault)
+    };
+    let believed: BTreeMap<u64, &FoundRecord> =
+        found.iter().filter(believed).map(|one| (one.sequence, one)).collect();
     fn body(one: &FoundRecord) -> Option<&RecordBody> {
         one.record.as_ref().ok().map(|record| &record.body)
     }
@@ -517,22 +561,33 @@ fn contradictions(vault: &VaultId, found: &[FoundRecord], now: Timestamp) -> Vec
     for (sequence, one) in &believed {
         match one.record.as_ref().map(|record| &record.body) {
             Ok(RecordBody::Started(started)) => {
-                let reported = first_report.get(started.run.as_str()).is_some_and(|report| report > sequence);
+                let reported =
+                    first_report.get(started.run.as_str()).is_some_and(|report| report > sequence);
                 if started.report_by < now && !reported {
-                    flaws.push(SeriesFlaw::NoReport { started: *sequence, drill: started.drill.clone() });
+                    flaws.push(SeriesFlaw::NoReport {
+                        started: *sequence,
+                        drill: started.drill.clone(),
+                    });
                 }
             }
             Ok(RecordBody::Report(report)) => {
                 if first_report.get(report.run.as_str()) != Some(sequence) {
                     flaws.push(SeriesFlaw::ReportedTwice { sequence: *sequence });
                 }
-                let begun = believed.get(&report.started).filter(|_| report.started < *sequence).copied().and_then(body);
-                if !matches!(begun, Some(RecordBody::Started(started)) if (&started.run, &started.drill) == (&report.run, &report.drill)) {
+                let begun = believed
+                    .get(&report.started)
+                    .filter(|_| report.started < *sequence)
+                    .copied()
+                    .and_then(body);
+                if !matches!(begun, Some(RecordBody::Started(started)) if (&started.run, &started.drill) == (&report.run, &report.drill))
+                {
                     flaws.push(SeriesFlaw::Dangling { sequence: *sequence });
                 }
             }
             Ok(RecordBody::Certify(certificate)) => {
-                let report = believed.get(&certificate.report).filter(|report| report.sha256 == certificate.report_sha256);
+                let report = believed
+                    .get(&certificate.report)
+                    .filter(|report| report.sha256 == certificate.report_sha256);
                 if !matches!(report.copied().and_then(body), Some(RecordBody::Report(_))) {
                     flaws.push(SeriesFlaw::Dangling { sequence: *sequence });
                 }

@@ -1,10 +1,13 @@
-//! The fingerprint: what was true of the data at backup time. Sealed beside the payloads, never stored in the clear.
+//! The fingerprint: what was true of the data at backup time. Sealed beside the payloads, never
+//! stored in the clear.
 //!
-//! For each table the rows of its COPY stream are hashed one by one under a key made for this backup, and the hashes are
-//! added modulo 2^256: the order of rows does not matter, duplicates count, and nobody without the key can tell what a
-//! sum stands for or make another set of rows with the same sum. Large objects are added up the same way by OID, owner
-//! and content; sequences are kept by value; materialized views are recomputed by a restore and only named. Every other object is named with its
-//! owner, and hashed where its definition comes out the same on any server that holds the same.
+//! For each table the rows of its COPY stream are hashed one by one under a key made for this
+//! backup, and the hashes are added modulo 2^256: the order of rows does not matter, duplicates
+//! count, and nobody without the key can tell what a sum stands for or make another set of rows
+//! with the same sum. Large objects are added up the same way by OID, owner and content; sequences
+//! are kept by value; materialized views are recomputed by a restore and only named. Every other
+//! object is named with its owner, and hashed where its definition comes out the same on any server
+//! that holds the same.
 
 use std::collections::BTreeMap;
 
@@ -90,7 +93,8 @@ impl Serialize for HashSum {
 impl<'de> Deserialize<'de> for HashSum {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let mut bytes = [0; 32];
-        hex::decode_to_slice(String::deserialize(d)?, &mut bytes).map_err(serde::de::Error::custom)?;
+        hex::decode_to_slice(String::deserialize(d)?, &mut bytes)
+            .map_err(serde::de::Error::custom)?;
         let mut sum = Self::default();
         sum.add(&bytes);
         Ok(sum)
@@ -141,12 +145,14 @@ pub struct ArchiveObject {
     /// Its owner, if it has one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
-    /// Hash of its definition, where that holds no expression: those are written anew by the server that reads them, and not always the same.
+    /// Hash of its definition, where that holds no expression: those are written anew by the
+    /// server that reads them, and not always the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sum: Option<HashSum>,
 }
 
-/// An extension, and every row in its own tables: `pg_dump` has it made anew, and takes along only such rows as the extension says.
+/// An extension, and every row in its own tables: `pg_dump` has it made anew, and takes along only
+/// such rows as the extension says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExtensionFacts {
@@ -198,14 +204,42 @@ pub enum OmittedKind {
 impl OmittedKind {
     /// All of them, with their names and with why they are left out.
     pub const ALL: [(Self, &'static str, &'static str); 10] = [
-        (Self::Subscription, "subscription", "pg_dump leaves subscriptions out unless its role is a superuser"),
-        (Self::UserMapping, "user mapping", "its options can be read by a superuser, or by its user with USAGE on the server"),
+        (
+            Self::Subscription,
+            "subscription",
+            "pg_dump leaves subscriptions out unless its role is a superuser",
+        ),
+        (
+            Self::UserMapping,
+            "user mapping",
+            "its options can be read by a superuser, or by its user with USAGE on the server",
+        ),
         (Self::UnloggedRows, "rows of unlogged table", "a standby does not have them"),
-        (Self::InvalidIndex, "invalid index", "pg_dump leaves out indexes that were not built to the end"),
-        (Self::SettingOfAllRoles, "setting of all roles", "pg_dumpall leaves out what ALTER ROLE ALL SET says"),
-        (Self::SystemSchema, "object in a system schema", "pg_dump leaves out what is in schemas of the system"),
-        (Self::ForeignKeysOff, "foreign keys switched off on", "pg_dump does not write what DISABLE TRIGGER ALL does to them"),
-        (Self::PreparedTransaction, "prepared transaction", "nobody sees what it has done until it is committed"),
+        (
+            Self::InvalidIndex,
+            "invalid index",
+            "pg_dump leaves out indexes that were not built to the end",
+        ),
+        (
+            Self::SettingOfAllRoles,
+            "setting of all roles",
+            "pg_dumpall leaves out what ALTER ROLE ALL SET says",
+        ),
+        (
+            Self::SystemSchema,
+            "object in a system schema",
+            "pg_dump leaves out what is in schemas of the system",
+        ),
+        (
+            Self::ForeignKeysOff,
+            "foreign keys switched off on",
+            "pg_dump does not write what DISABLE TRIGGER ALL does to them",
+        ),
+        (
+            Self::PreparedTransaction,
+            "prepared transaction",
+            "nobody sees what it has done until it is committed",
+        ),
         (Self::ReplicationSlot, "replication slot", "slots are in no dump"),
         (Self::Warning, "warning of pg_dump", "in its own words"),
     ];
@@ -225,7 +259,10 @@ impl OmittedObject {
     /// The thing, as drill files name it.
     #[must_use]
     pub fn what(&self) -> String {
-        let name = OmittedKind::ALL.iter().find(|(kind, ..)| *kind == self.kind).map_or("", |(_, name, _)| name);
+        let name = OmittedKind::ALL
+            .iter()
+            .find(|(kind, ..)| *kind == self.kind)
+            .map_or("", |(_, name, _)| name);
         format!("{name} {}", self.name)
     }
     /// Why it is left out.
@@ -245,7 +282,8 @@ pub struct Fingerprint {
     pub hash: String,
     /// The key of the hashes.
     pub key: HashKey,
-    /// Major version of the `pg_dump` whose stream was hashed. Object counts of two majors are not comparable.
+    /// Major version of the `pg_dump` whose stream was hashed. Object counts of two majors are not
+    /// comparable.
     pub pg_dump_major: u32,
     /// Tables that have rows of their own, ordered by schema and name.
     pub tables: Vec<TableRows>,
@@ -283,12 +321,14 @@ impl Fingerprint {
     /// [`DocumentError`] if it is not JSON of a format this program knows.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         format_of(bytes, "fingerprint", &[FORMAT, FORMAT_1])?;
-        serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "fingerprint", source })
+        serde_json::from_slice(bytes)
+            .map_err(|source| DocumentError::Malformed { what: "fingerprint", source })
     }
     /// How many objects of each kind there are.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<&str, u64> {
-        let mut counts: BTreeMap<&str, u64> = self.objects.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+        let mut counts: BTreeMap<&str, u64> =
+            self.objects.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
         for object in &self.named {
             *counts.entry(&object.kind).or_default() += 1;
         }
@@ -360,11 +400,20 @@ mod tests {
         let counting: [u8; 32] = std::array::from_fn(|place| u8::try_from(place).unwrap());
         for (hashes, expected) in [
             (vec![], zeros(64)),
-            (vec![counting], "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f".to_owned()),
+            (
+                vec![counting],
+                "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f".to_owned(),
+            ),
             (vec![number(0x0102, 0), number(0xff, 0)], "0102".to_owned() + &zeros(60)),
             // A carry out of each limb, by the addend or by the carry that came in.
-            (vec![number(u64::MAX, 0), number(2, 0)], "01".to_owned() + &zeros(14) + "01" + &zeros(46)),
-            (vec![number(u64::MAX, 1), number(u64::MAX, 0), number(1, 0)], zeros(32) + "01" + &zeros(30)),
+            (
+                vec![number(u64::MAX, 0), number(2, 0)],
+                "01".to_owned() + &zeros(14) + "01" + &zeros(46),
+            ),
+            (
+                vec![number(u64::MAX, 1), number(u64::MAX, 0), number(1, 0)],
+                zeros(32) + "01" + &zeros(30),
+            ),
             (vec![number(u64::MAX, 3), number(3, 3)], zeros(48) + "02" + &zeros(14)),
         ] {
             assert_eq!(hex_of(&hashes), expected);
@@ -376,7 +425,10 @@ mod tests {
         for bad in ["".to_owned(), "0".repeat(62), "0".repeat(63), "0".repeat(66), "g".repeat(64)] {
             assert!(serde_json::from_value::<HashSum>(bad.clone().into()).is_err(), "{bad:?}");
         }
-        assert_eq!(serde_json::from_value::<HashSum>("00".repeat(32).into()).unwrap(), HashSum::default());
+        assert_eq!(
+            serde_json::from_value::<HashSum>("00".repeat(32).into()).unwrap(),
+            HashSum::default()
+        );
     }
 
     #[test]
@@ -431,7 +483,8 @@ mod tests {
         let omitted = OmittedObject { kind: OmittedKind::UserMapping, name: "x on r".to_owned() };
         assert_eq!(omitted.what(), "user mapping x on r");
         assert!(omitted.why().contains("superuser"));
-        let names: std::collections::BTreeSet<&str> = OmittedKind::ALL.iter().map(|(_, name, _)| *name).collect();
+        let names: std::collections::BTreeSet<&str> =
+            OmittedKind::ALL.iter().map(|(_, name, _)| *name).collect();
         assert_eq!(names.len(), OmittedKind::ALL.len());
     }
 
@@ -439,7 +492,11 @@ mod tests {
     fn objects_of_older_fingerprints_are_counted_and_those_of_newer_ones_named() {
         let newer = fingerprint();
         assert_eq!(newer.counts(), BTreeMap::from([("TABLE", 1)]));
-        let older = Fingerprint { named: Vec::new(), objects: BTreeMap::from([("TABLE".to_owned(), 2)]), ..newer };
+        let older = Fingerprint {
+            named: Vec::new(),
+            objects: BTreeMap::from([("TABLE".to_owned(), 2)]),
+            ..newer
+        };
         assert_eq!(older.counts(), BTreeMap::from([("TABLE", 2)]));
     }
 
@@ -456,7 +513,8 @@ mod tests {
     #[test]
     fn a_fingerprint_of_another_format_is_refused() {
         let newer = Fingerprint { format: "lifeboat.fingerprint/3".to_owned(), ..fingerprint() };
-        let refused = Fingerprint::parse(&serde_json::to_vec(&newer).unwrap()).unwrap_err().to_string();
+        let refused =
+            Fingerprint::parse(&serde_json::to_vec(&newer).unwrap()).unwrap_err().to_string();
         assert!(refused.contains("lifeboat.fingerprint/3"), "{refused}");
     }
 }

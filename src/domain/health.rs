@@ -1,4 +1,5 @@
-//! Whether a datastore meets its objectives: the age of its newest backup, and of the last drill that passed.
+//! Whether a datastore meets its objectives: the age of its newest backup, and of the last drill
+//! that passed.
 
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub struct DatastoreHealth {
     pub omitted: Vec<String>,
     /// Backups that were found damaged, and not found whole since.
     pub damaged: Vec<BackupId>,
-    /// Backups that this host's catalog knows and the vault does not have any more, and of whose removal no record tells.
+    /// Backups that this host's catalog knows and the vault does not have any more, and of whose
+    /// removal no record tells.
     pub gone: Vec<BackupId>,
     /// Backups that say that they were taken in the future.
     pub future: Vec<BackupId>,
@@ -73,7 +75,10 @@ impl DatastoreHealth {
         let mut alarm = |kind, text: String, next_step: String| {
             alarms.push(Alarm { kind, subject: self.datastore.to_string(), text, next_step });
         };
-        let (rpo, within) = (Duration::from_secs(self.rpo_seconds), Duration::from_secs(self.drilled_within_seconds));
+        let (rpo, within) = (
+            Duration::from_secs(self.rpo_seconds),
+            Duration::from_secs(self.drilled_within_seconds),
+        );
         match self.backup_age(now) {
             None => alarm(
                 AlarmKind::Stale,
@@ -82,15 +87,26 @@ impl DatastoreHealth {
             ),
             Some(age) if age > rpo => alarm(
                 AlarmKind::Stale,
-                format!("the newest backup of {} is {} old; its RPO is {}", self.datastore, format_duration(age), format_duration(rpo)),
-                format!("lifeboat backup {}; `lifeboat status` shows what its schedule did", self.datastore),
+                format!(
+                    "the newest backup of {} is {} old; its RPO is {}",
+                    self.datastore,
+                    format_duration(age),
+                    format_duration(rpo)
+                ),
+                format!(
+                    "lifeboat backup {}; `lifeboat status` shows what its schedule did",
+                    self.datastore
+                ),
             ),
             Some(_) => {}
         }
         match self.drill_age(now) {
             None => alarm(
                 AlarmKind::NeverDrilled,
-                format!("no drill of {} ever passed: nobody knows whether its backups can be restored", self.datastore),
+                format!(
+                    "no drill of {} ever passed: nobody knows whether its backups can be restored",
+                    self.datastore
+                ),
                 "lifeboat drill NAME, with a plan that restores it (docs/DRILLS.md)".to_owned(),
             ),
             Some(age) if age > within => alarm(
@@ -101,22 +117,31 @@ impl DatastoreHealth {
                     format_duration(age),
                     format_duration(within)
                 ),
-                "lifeboat drill NAME; `lifeboat drill history` shows what the last ones said".to_owned(),
+                "lifeboat drill NAME; `lifeboat drill history` shows what the last ones said"
+                    .to_owned(),
             ),
             Some(_) => {}
         }
         if let Some(first) = self.damaged.first() {
-            let (count, names) = (self.damaged.len(), self.damaged.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", "));
+            let (count, names) = (
+                self.damaged.len(),
+                self.damaged.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", "),
+            );
             alarm(
                 AlarmKind::Damaged,
-                format!("{count} backups of {} were found damaged, and not found whole since: {names}", self.datastore),
+                format!(
+                    "{count} backups of {} were found damaged, and not found whole since: {names}",
+                    self.datastore
+                ),
                 format!(
                     "lifeboat backup {}, then lifeboat verify {first}: when it is whole again, this is over; once it is removed, too",
                     self.datastore
                 ),
             );
         }
-        let names = |backups: &[BackupId]| backups.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", ");
+        let names = |backups: &[BackupId]| {
+            backups.iter().map(BackupId::as_str).collect::<Vec<_>>().join(", ")
+        };
         if !self.gone.is_empty() {
             alarm(
                 AlarmKind::Gone,
@@ -135,7 +160,10 @@ impl DatastoreHealth {
                     "manifests of {} are not believed, {} of those that were looked at: no trusted key signed them, or they are damaged",
                     self.datastore, self.not_believed
                 ),
-                format!("lifeboat list {} shows which, and why; what nobody of yours has written can be removed by hand", self.datastore),
+                format!(
+                    "lifeboat list {} shows which, and why; what nobody of yours has written can be removed by hand",
+                    self.datastore
+                ),
             );
         }
         if !self.future.is_empty() {
@@ -165,7 +193,8 @@ mod tests {
     fn ago(seconds: u64) -> Timestamp {
         now() - SignedDuration::from_secs(i64::try_from(seconds).unwrap())
     }
-    /// A datastore with an RPO of a day and a drill every week; so many seconds since its newest snapshot and since its last drill.
+    /// A datastore with an RPO of a day and a drill every week; so many seconds since its newest
+    /// snapshot and since its last drill.
     fn health(snapshot: Option<Timestamp>, drill: Option<Timestamp>) -> DatastoreHealth {
         DatastoreHealth {
             datastore: "chat".parse().unwrap(),
@@ -200,7 +229,11 @@ mod tests {
             (DAY, 7 * DAY + 1, vec![AlarmKind::DrillOverdue]),
             (DAY + 1, 7 * DAY + 1, vec![AlarmKind::Stale, AlarmKind::DrillOverdue]),
         ] {
-            assert_eq!(kinds(&health(Some(ago(snapshot)), Some(ago(drill)))), expected, "{snapshot} s and {drill} s ago");
+            assert_eq!(
+                kinds(&health(Some(ago(snapshot)), Some(ago(drill)))),
+                expected,
+                "{snapshot} s and {drill} s ago"
+            );
         }
     }
 
@@ -218,12 +251,18 @@ mod tests {
 
     #[test]
     fn ages_are_counted_up_to_now_and_a_time_from_the_future_has_none() {
-        let ages = |then: Option<Timestamp>| (health(then, None).backup_age(now()), health(None, then).drill_age(now()));
+        let ages = |then: Option<Timestamp>| {
+            (health(then, None).backup_age(now()), health(None, then).drill_age(now()))
+        };
         let same = |age: Option<Duration>| (age, age);
         assert_eq!(ages(None), same(None));
         assert_eq!(ages(Some(ago(90))), same(Some(Duration::from_secs(90))));
         assert_eq!(ages(Some(now())), same(Some(Duration::ZERO)));
-        assert_eq!(ages(Some(now() + SignedDuration::from_secs(90))), same(Some(Duration::ZERO)), "clocks of servers differ");
+        assert_eq!(
+            ages(Some(now() + SignedDuration::from_secs(90))),
+            same(Some(Duration::ZERO)),
+            "clocks of servers differ"
+        );
         assert!(health(Some(now()), None).drill_age(now()).is_none(), "a backup is no drill");
     }
 
@@ -234,7 +273,9 @@ mod tests {
             assert!(alarms.iter().all(|alarm| alarm.subject == "chat"));
             alarms.into_iter().map(|alarm| (alarm.text, alarm.next_step)).collect()
         };
-        let lines = |lines: [(&str, &str); 2]| lines.map(|(text, next_step)| (text.to_owned(), next_step.to_owned())).to_vec();
+        let lines = |lines: [(&str, &str); 2]| {
+            lines.map(|(text, next_step)| (text.to_owned(), next_step.to_owned())).to_vec()
+        };
         assert_eq!(
             told(None, None),
             lines([

@@ -45,8 +45,11 @@ const WORDS: [(&str, u64); 10] = [
 impl FromStr for HumanDuration {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let help =
-            || format!("{text:?} is not a length of time; write a number and a unit, like \"90s\", \"15m\", \"24h\", \"2d\" or \"2w\"");
+        let help = || {
+            format!(
+                "{text:?} is not a length of time; write a number and a unit, like \"90s\", \"15m\", \"24h\", \"2d\" or \"2w\""
+            )
+        };
         if let Some(number) = text.strip_suffix("ms") {
             return number.trim().parse().map(Self::milliseconds).map_err(|_| help());
         }
@@ -66,7 +69,10 @@ impl fmt::Display for HumanDuration {
         if self.0.subsec_millis() > 0 {
             return write!(f, "{}ms", self.0.as_millis());
         }
-        let (unit, seconds) = UNITS.iter().find(|(_, s)| total >= *s && total.is_multiple_of(*s)).unwrap_or(&("s", 1));
+        let (unit, seconds) = UNITS
+            .iter()
+            .find(|(_, s)| total >= *s && total.is_multiple_of(*s))
+            .unwrap_or(&("s", 1));
         write!(f, "{}{unit}", total / seconds)
     }
 }
@@ -75,7 +81,11 @@ impl fmt::Display for HumanDuration {
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     // What would be shown as 60.0 s is a minute.
-    let seconds = if duration < Duration::from_secs(60) { (duration + Duration::from_millis(50)).as_secs() } else { duration.as_secs() };
+    let seconds = if duration < Duration::from_secs(60) {
+        (duration + Duration::from_millis(50)).as_secs()
+    } else {
+        duration.as_secs()
+    };
     match seconds {
         0..60 => format!("{:.1} s", duration.as_secs_f64()),
         60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -112,7 +122,17 @@ mod tests {
         assert_eq!("24h".parse::<HumanDuration>().unwrap().to_string(), "1d");
         assert_eq!("2 weeks".parse::<HumanDuration>().unwrap(), "2w".parse().unwrap());
         assert_eq!("1 hour".parse::<HumanDuration>().unwrap(), "3600 seconds".parse().unwrap());
-        for bad in ["", "weeks", "h", "1", "-1h", "1.5h", "99999999999999999999w", "9999999999999999w", "1 fortnight"] {
+        for bad in [
+            "",
+            "weeks",
+            "h",
+            "1",
+            "-1h",
+            "1.5h",
+            "99999999999999999999w",
+            "9999999999999999w",
+            "1 fortnight",
+        ] {
             assert!(bad.parse::<HumanDuration>().is_err(), "{bad}");
         }
     }
@@ -150,15 +170,33 @@ mod tests {
             assert_eq!(span, HumanDuration::seconds(seconds), "{text}");
             assert_eq!(span.duration(), Duration::from_secs(seconds), "{text}");
         }
-        assert_eq!("250 ms".parse::<HumanDuration>().unwrap().duration(), Duration::from_millis(250));
+        assert_eq!(
+            "250 ms".parse::<HumanDuration>().unwrap().duration(),
+            Duration::from_millis(250)
+        );
         assert_eq!("1500ms".parse::<HumanDuration>().unwrap(), HumanDuration::milliseconds(1_500));
     }
 
     #[test]
     fn what_is_no_length_of_time_is_refused_with_an_example() {
-        for bad in ["ms", "xms", "1.5s", "-5ms", "30500568904944w", "5 H", "5 minute s", "5 months", "m", "5m30s"] {
+        for bad in [
+            "ms",
+            "xms",
+            "1.5s",
+            "-5ms",
+            "30500568904944w",
+            "5 H",
+            "5 minute s",
+            "5 months",
+            "m",
+            "5m30s",
+        ] {
             let why = bad.parse::<HumanDuration>().unwrap_err();
-            assert!(why.starts_with(&format!("{bad:?} is not a length of time")) && why.contains("\"15m\""), "{why}");
+            assert!(
+                why.starts_with(&format!("{bad:?} is not a length of time"))
+                    && why.contains("\"15m\""),
+                "{why}"
+            );
         }
     }
 

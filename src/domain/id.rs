@@ -1,4 +1,5 @@
-//! Identifiers, validated on construction. What is read from a vault is parsed by the same functions as what is typed.
+//! Identifiers, validated on construction. What is read from a vault is parsed by the same
+//! functions as what is typed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -47,7 +48,8 @@ macro_rules! text_id {
     };
 }
 
-/// Name of a datastore: `[a-z0-9]` first, then `[a-z0-9_-]`, at most 63 bytes. Safe in paths, keys and shells.
+/// Name of a datastore: `[a-z0-9]` first, then `[a-z0-9_-]`, at most 63 bytes. Safe in paths, keys
+/// and shells.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DatastoreName(String);
 
@@ -101,7 +103,11 @@ impl FromStr for VaultId {
         if text.len() == 32 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidId { what: "vault id", text: text.to_owned(), why: "32 hexadecimal digits expected" })
+            Err(InvalidId {
+                what: "vault id",
+                text: text.to_owned(),
+                why: "32 hexadecimal digits expected",
+            })
         }
     }
 }
@@ -112,7 +118,8 @@ text_id!(VaultId);
 pub struct BackupId(String);
 
 impl BackupId {
-    /// An id for a backup begun `at`, told apart from others of the same second by 30 `random` bits.
+    /// An id for a backup begun `at`, told apart from others of the same second by 30 `random`
+    /// bits.
     #[must_use]
     pub fn new(at: Timestamp, random: u32) -> Self {
         let utc = at.to_zoned(TimeZone::UTC);
@@ -135,7 +142,8 @@ impl BackupId {
     fn time_of(text: &str) -> Option<Timestamp> {
         let stamp = text.get(..16)?;
         let civil = DateTime::strptime("%Y%m%dT%H%M%SZ", stamp).ok()?;
-        // It takes spaces, signs and a 60th second too. A time has one spelling here: ids are names of objects, and sort by time.
+        // It takes spaces, signs and a 60th second too. A time has one spelling here: ids are names
+        // of objects, and sort by time.
         let utc = civil.to_zoned(TimeZone::UTC).ok()?;
         (utc.strftime("%Y%m%dT%H%M%SZ").to_string() == stamp).then(|| utc.timestamp())
     }
@@ -145,7 +153,8 @@ impl FromStr for BackupId {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let refuse = |why| InvalidId { what: "backup id", text: text.to_owned(), why };
-        if !text.is_ascii() || text.len() != 17 + BACKUP_RANDOM_CHARS || text.as_bytes()[16] != b'-' {
+        if !text.is_ascii() || text.len() != 17 + BACKUP_RANDOM_CHARS || text.as_bytes()[16] != b'-'
+        {
             return Err(refuse("expected a form like 20261122T031500Z-K3XQ7A"));
         }
         if !text.as_bytes()[17..].iter().all(|c| BASE32.contains(c)) {
@@ -202,7 +211,12 @@ mod tests {
         for bad in ["", "..", "a/b", "A", "-a", "a b", "ä", "a\n", &"a".repeat(64)] {
             assert!(bad.parse::<DatastoreName>().is_err(), "{bad:?}");
         }
-        for bad in ["20261122T031500Z-K3XQ7", "20261322T031500Z-K3XQ7A", "20261122T031500Z-k3xq7a", "20261122T031500Z/K3XQ7A"] {
+        for bad in [
+            "20261122T031500Z-K3XQ7",
+            "20261322T031500Z-K3XQ7A",
+            "20261122T031500Z-k3xq7a",
+            "20261122T031500Z/K3XQ7A",
+        ] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad:?}");
         }
     }
@@ -226,7 +240,8 @@ mod tests {
         ] {
             assert_eq!(random_part(random), text, "{random:#x}");
         }
-        let all: std::collections::BTreeSet<String> = (0..30).map(|bit| random_part(1 << bit)).collect();
+        let all: std::collections::BTreeSet<String> =
+            (0..30).map(|bit| random_part(1 << bit)).collect();
         assert_eq!(all.len(), 30);
     }
 
@@ -246,17 +261,35 @@ mod tests {
         let length = "it must have 1 to 63 characters";
         let first = "it must begin with a lower-case letter or a digit";
         let other = "only lower-case letters, digits, '-' and '_' are allowed";
-        for (bad, why) in [("", length), (&"a".repeat(64), length), ("_a", first), ("Chat", first), ("cHat", other), ("a.b", other)] {
-            assert_eq!(bad.parse::<DatastoreName>().unwrap_err().to_string(), format!("{bad:?} is not a datastore name: {why}"));
+        for (bad, why) in [
+            ("", length),
+            (&"a".repeat(64), length),
+            ("_a", first),
+            ("Chat", first),
+            ("cHat", other),
+            ("a.b", other),
+        ] {
+            assert_eq!(
+                bad.parse::<DatastoreName>().unwrap_err().to_string(),
+                format!("{bad:?} is not a datastore name: {why}")
+            );
         }
     }
 
     #[test]
     fn only_32_lower_case_hexadecimal_digits_are_a_vault_id() {
-        let id = VaultId::from_random(std::array::from_fn(|place| 0x11 * u8::try_from(place).unwrap()));
+        let id =
+            VaultId::from_random(std::array::from_fn(|place| 0x11 * u8::try_from(place).unwrap()));
         assert_eq!(id.as_str(), "00112233445566778899aabbccddeeff");
         assert_eq!(id.as_str().parse::<VaultId>().unwrap(), id);
-        for bad in ["", &"0".repeat(31), &"0".repeat(33), &"A".repeat(32), &"g".repeat(32), &"ä".repeat(16)] {
+        for bad in [
+            "",
+            &"0".repeat(31),
+            &"0".repeat(33),
+            &"A".repeat(32),
+            &"g".repeat(32),
+            &"ä".repeat(16),
+        ] {
             let why = format!("{bad:?} is not a vault id: 32 hexadecimal digits expected");
             assert_eq!(bad.parse::<VaultId>().unwrap_err().to_string(), why);
         }
@@ -285,7 +318,10 @@ mod tests {
             ("../../../x/y/z.-K3XQ7A", form),
             ("../../../x/y/z.j-K3XQ7A", time),
         ] {
-            assert_eq!(bad.parse::<BackupId>().unwrap_err().to_string(), format!("{bad:?} is not a backup id: {why}"));
+            assert_eq!(
+                bad.parse::<BackupId>().unwrap_err().to_string(),
+                format!("{bad:?} is not a backup id: {why}")
+            );
         }
     }
 
@@ -294,7 +330,10 @@ mod tests {
         let name: DatastoreName = "chat".parse().unwrap();
         assert_eq!(serde_json::to_string(&name).unwrap(), "\"chat\"");
         assert_eq!(serde_json::from_str::<DatastoreName>("\"chat\"").unwrap(), name);
-        assert_eq!((name.to_string(), format!("{name:?}")), ("chat".to_owned(), "DatastoreName(chat)".to_owned()));
+        assert_eq!(
+            (name.to_string(), format!("{name:?}")),
+            ("chat".to_owned(), "DatastoreName(chat)".to_owned())
+        );
         let refused = serde_json::from_str::<DatastoreName>("\"../x\"").unwrap_err().to_string();
         assert!(refused.contains("is not a datastore name"), "{refused}");
         assert!(serde_json::from_str::<VaultId>("\"../x\"").is_err());

@@ -8,7 +8,8 @@ use super::calendar::{Calendar, Tick};
 use super::human_duration::HumanDuration;
 use super::id::DatastoreName;
 
-/// Ticks of one job that are looked at in one go after a long time down. Older ones are counted, not listed.
+/// Ticks of one job that are looked at in one go after a long time down. Older ones are counted,
+/// not listed.
 pub const TICKS_PLANNED_MAX: usize = 500;
 /// A tick that is noticed this much after it was due was missed while nobody ran.
 pub const LATE: SignedDuration = SignedDuration::from_mins(10);
@@ -100,10 +101,12 @@ impl Job {
     /// What is to be done about every tick after `since`, up to `now`.
     #[must_use]
     pub fn plan(&self, since: Timestamp, now: Timestamp) -> PlannedTicks {
-        let mut planned = PlannedTicks { waiting: Vec::new(), passed: Vec::new(), until: since, unlisted: 0 };
+        let mut planned =
+            PlannedTicks { waiting: Vec::new(), passed: Vec::new(), until: since, unlisted: 0 };
         let mut ticks = std::collections::VecDeque::new();
         let mut here = since;
-        while let Some(nominal) = self.calendar.next_nominal(here).filter(|nominal| *nominal <= now) {
+        while let Some(nominal) = self.calendar.next_nominal(here).filter(|nominal| *nominal <= now)
+        {
             here = nominal;
             planned.until = nominal;
             ticks.push_back(nominal);
@@ -112,14 +115,23 @@ impl Job {
                 planned.unlisted += 1;
             }
         }
-        let ticks: Vec<Tick> = ticks.into_iter().map(|nominal| self.calendar.tick(&self.key, nominal)).collect();
+        let ticks: Vec<Tick> =
+            ticks.into_iter().map(|nominal| self.calendar.tick(&self.key, nominal)).collect();
         let late = |tick: &Tick| tick.due.is_some_and(|due| now.duration_since(due) > LATE);
         let last_late = ticks.iter().rev().find(|tick| late(tick)).map(|tick| tick.nominal);
         for tick in ticks {
             let fate = match (tick.due, self.catch_up) {
                 (None, _) => SkipReason::LeftOut,
-                (Some(due), CatchUpPolicy::Skip(within)) if now.duration_since(due) > longer(within) => SkipReason::Missed,
-                (Some(_), CatchUpPolicy::Once) if late(&tick) && Some(tick.nominal) != last_late => SkipReason::Covered,
+                (Some(due), CatchUpPolicy::Skip(within))
+                    if now.duration_since(due) > longer(within) =>
+                {
+                    SkipReason::Missed
+                }
+                (Some(_), CatchUpPolicy::Once)
+                    if late(&tick) && Some(tick.nominal) != last_late =>
+                {
+                    SkipReason::Covered
+                }
                 (Some(_), _) => {
                     planned.waiting.push(tick);
                     continue;
@@ -165,10 +177,13 @@ pub enum SkipReason {
     LeftOut,
 }
 
-/// How long to wait before an attempt, counted from 1 for the first repetition: a minute, two, four, up to an hour.
+/// How long to wait before an attempt, counted from 1 for the first repetition: a minute, two,
+/// four, up to an hour.
 #[must_use]
 pub fn backoff(repetition: u32) -> Duration {
-    BACKOFF_FIRST.saturating_mul(1_u32.checked_shl(repetition.saturating_sub(1)).unwrap_or(u32::MAX)).min(BACKOFF_MAX)
+    BACKOFF_FIRST
+        .saturating_mul(1_u32.checked_shl(repetition.saturating_sub(1)).unwrap_or(u32::MAX))
+        .min(BACKOFF_MAX)
 }
 
 #[cfg(test)]
@@ -208,17 +223,23 @@ mod tests {
         assert_eq!((once.waiting.len(), once.passed.len(), once.unlisted), (1, 6, 0));
         assert_eq!(once.waiting[0].nominal, at("2026-11-24T03:00Z"), "the newest");
         assert!(once.passed.iter().all(|(_, fate)| *fate == SkipReason::Covered));
-        let skip = job("0 3 * * *", CatchUpPolicy::Skip(HumanDuration::seconds(3_600))).plan(down, up);
+        let skip =
+            job("0 3 * * *", CatchUpPolicy::Skip(HumanDuration::seconds(3_600))).plan(down, up);
         assert_eq!((skip.waiting.len(), skip.passed.len()), (0, 7));
         assert!(skip.passed.iter().all(|(_, fate)| *fate == SkipReason::Missed));
         // In time nothing is passed over.
-        let soon = job("0 3 * * *", CatchUpPolicy::Once).plan(at("2026-11-24T02:59Z"), at("2026-11-24T03:00Z"));
-        assert_eq!((soon.waiting.len(), soon.passed.len(), soon.until), (1, 0, at("2026-11-24T03:00Z")));
+        let soon = job("0 3 * * *", CatchUpPolicy::Once)
+            .plan(at("2026-11-24T02:59Z"), at("2026-11-24T03:00Z"));
+        assert_eq!(
+            (soon.waiting.len(), soon.passed.len(), soon.until),
+            (1, 0, at("2026-11-24T03:00Z"))
+        );
     }
 
     #[test]
     fn years_down_are_counted_and_not_listed() {
-        let planned = job("*/5 * * * *", CatchUpPolicy::Once).plan(at("2026-01-01T00:00Z"), at("2026-02-01T00:00Z"));
+        let planned = job("*/5 * * * *", CatchUpPolicy::Once)
+            .plan(at("2026-01-01T00:00Z"), at("2026-02-01T00:00Z"));
         assert_eq!(planned.waiting.len() + planned.passed.len(), TICKS_PLANNED_MAX);
         assert_eq!(planned.unlisted + TICKS_PLANNED_MAX, 31 * 288);
     }
@@ -239,7 +260,10 @@ mod tests {
     /// `HH:MM` of what waits, and of what does not with its fate.
     fn shown(planned: &PlannedTicks) -> (Vec<String>, Vec<(String, SkipReason)>) {
         let time = |tick: &Tick| tick.nominal.strftime("%H:%M").to_string();
-        (planned.waiting.iter().map(time).collect(), planned.passed.iter().map(|(tick, fate)| (time(tick), *fate)).collect())
+        (
+            planned.waiting.iter().map(time).collect(),
+            planned.passed.iter().map(|(tick, fate)| (time(tick), *fate)).collect(),
+        )
     }
     fn fates(times: &[&str], fate: SkipReason) -> Vec<(String, SkipReason)> {
         times.iter().map(|time| ((*time).to_owned(), fate)).collect()
@@ -270,8 +294,17 @@ mod tests {
 
     #[test]
     fn a_job_runs_on_the_hosts_it_names_and_on_all_if_it_names_none() {
-        let on = |hosts: &[&str]| Job { hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), ..hourly(CatchUpPolicy::Once) };
-        for (hosts, allowed) in [(&[][..], true), (&["one"], true), (&["two", "one"], true), (&["two"], false), (&["one-b", "on"], false)] {
+        let on = |hosts: &[&str]| Job {
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            ..hourly(CatchUpPolicy::Once)
+        };
+        for (hosts, allowed) in [
+            (&[][..], true),
+            (&["one"], true),
+            (&["two", "one"], true),
+            (&["two"], false),
+            (&["one-b", "on"], false),
+        ] {
             assert_eq!(on(hosts).may_run_on("one"), allowed, "{hosts:?}");
         }
     }
@@ -286,7 +319,11 @@ mod tests {
             ("2026-11-24T04:00:00Z", "2026-11-24T03:00:00Z", &[]),
         ] {
             let planned = job.plan(at(since), at(now));
-            assert_eq!(shown(&planned), (expected.iter().map(|time| (*time).to_owned()).collect(), vec![]), "{since} to {now}");
+            assert_eq!(
+                shown(&planned),
+                (expected.iter().map(|time| (*time).to_owned()).collect(), vec![]),
+                "{since} to {now}"
+            );
             assert_eq!(planned.until, if expected.is_empty() { at(since) } else { at(now) });
         }
     }
@@ -295,10 +332,19 @@ mod tests {
     fn a_tick_that_is_no_more_than_ten_minutes_late_runs_beside_the_run_that_catches_up() {
         let since = at("2026-11-24T00:30Z");
         let once = |now: &str| shown(&hourly(CatchUpPolicy::Once).plan(since, at(now)));
-        let waiting = |times: &[&str]| -> Vec<String> { times.iter().map(|time| (*time).to_owned()).collect() };
-        // 04:00 is ten minutes late: not yet missed, so 03:00 covers what was missed, and 04:00 runs for itself.
-        assert_eq!(once("2026-11-24T04:10:00Z"), (waiting(&["03:00", "04:00"]), fates(&["01:00", "02:00"], SkipReason::Covered)));
-        assert_eq!(once("2026-11-24T04:10:01Z"), (waiting(&["04:00"]), fates(&["01:00", "02:00", "03:00"], SkipReason::Covered)));
+        let waiting = |times: &[&str]| -> Vec<String> {
+            times.iter().map(|time| (*time).to_owned()).collect()
+        };
+        // 04:00 is ten minutes late: not yet missed, so 03:00 covers what was missed, and 04:00
+        // runs for itself.
+        assert_eq!(
+            once("2026-11-24T04:10:00Z"),
+            (waiting(&["03:00", "04:00"]), fates(&["01:00", "02:00"], SkipReason::Covered))
+        );
+        assert_eq!(
+            once("2026-11-24T04:10:01Z"),
+            (waiting(&["04:00"]), fates(&["01:00", "02:00", "03:00"], SkipReason::Covered))
+        );
     }
 
     #[test]
@@ -326,7 +372,10 @@ mod tests {
         job.calendar.blackouts = vec!["01:30-03:30".parse().unwrap()];
         // 02:00 and 03:00 are put off to 03:30.
         let planned = job.plan(at("2026-11-24T00:30Z"), at("2026-11-24T03:40Z"));
-        assert_eq!(shown(&planned), (vec!["02:00".to_owned(), "03:00".to_owned()], fates(&["01:00"], SkipReason::Missed)));
+        assert_eq!(
+            shown(&planned),
+            (vec!["02:00".to_owned(), "03:00".to_owned()], fates(&["01:00"], SkipReason::Missed))
+        );
         assert!(planned.waiting.iter().all(|tick| tick.due == Some(at("2026-11-24T03:30Z"))));
     }
 
@@ -339,7 +388,10 @@ mod tests {
             let planned = job.plan(at("2026-11-24T01:30Z"), at("2026-11-24T05:20Z"));
             assert_eq!(
                 shown(&planned),
-                (vec!["05:00".to_owned()], fates(&["02:00", "03:00", "04:00"], SkipReason::LeftOut)),
+                (
+                    vec!["05:00".to_owned()],
+                    fates(&["02:00", "03:00", "04:00"], SkipReason::LeftOut)
+                ),
                 "{catch_up:?}"
             );
             assert_eq!(planned.until, at("2026-11-24T05:00Z"));
@@ -349,13 +401,21 @@ mod tests {
     #[test]
     fn the_newest_ticks_are_the_ones_that_are_listed() {
         let begin = at("2026-11-01T00:00Z");
-        let after = |hours: i64| hourly(CatchUpPolicy::Once).plan(begin, begin + SignedDuration::from_hours(hours));
+        let after = |hours: i64| {
+            hourly(CatchUpPolicy::Once).plan(begin, begin + SignedDuration::from_hours(hours))
+        };
         let most = i64::try_from(TICKS_PLANNED_MAX).unwrap();
         for (hours, unlisted) in [(most, 0), (most + 1, 1), (most + 3, 3)] {
             let planned = after(hours);
-            assert_eq!((planned.unlisted, planned.waiting.len(), planned.passed.len()), (unlisted, 2, TICKS_PLANNED_MAX - 2));
+            assert_eq!(
+                (planned.unlisted, planned.waiting.len(), planned.passed.len()),
+                (unlisted, 2, TICKS_PLANNED_MAX - 2)
+            );
             assert_eq!(planned.until, begin + SignedDuration::from_hours(hours));
-            assert_eq!(planned.passed[0].0.nominal, begin + SignedDuration::from_hours(1 + i64::try_from(unlisted).unwrap()));
+            assert_eq!(
+                planned.passed[0].0.nominal,
+                begin + SignedDuration::from_hours(1 + i64::try_from(unlisted).unwrap())
+            );
         }
     }
 

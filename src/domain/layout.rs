@@ -49,7 +49,8 @@ impl ObjectKey {
     pub fn is_signature(&self) -> bool {
         self.0.ends_with(".sig")
     }
-    /// The key under which the `number`th piece (from 2) of a payload too large for one object is stored.
+    /// The key under which the `number`th piece (from 2) of a payload too large for one object is
+    /// stored.
     #[must_use]
     pub fn piece(&self, number: usize) -> Self {
         if number <= 1 { self.clone() } else { Self(format!("{}.{number:04}", self.0)) }
@@ -61,7 +62,8 @@ impl FromStr for ObjectKey {
     /// Accepts what a vault may list: relative, no empty, `.` or `..` part, printable ASCII only.
     fn from_str(text: &str) -> Result<Self, String> {
         let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-        let part_is_legal = |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(legal);
+        let part_is_legal =
+            |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(legal);
         if text.len() <= 512 && text.split('/').all(part_is_legal) {
             Ok(Self(text.to_owned()))
         } else {
@@ -116,7 +118,8 @@ pub fn parse_evidence_key(key: &str) -> Option<(u64, bool)> {
     };
     let sequence = number.parse().ok().filter(|sequence| (1..100_000_000).contains(sequence))?;
     // Only the one spelling counts: two names for one number would be two records under it.
-    (evidence(sequence).as_str() == format!("{EVIDENCE}{number}.json")).then_some((sequence, is_record))
+    (evidence(sequence).as_str() == format!("{EVIDENCE}{number}.json"))
+        .then_some((sequence, is_record))
 }
 
 /// Where claims of epochs stand.
@@ -138,17 +141,20 @@ pub fn epoch(datastore: &DatastoreName, epoch: u64) -> ObjectKey {
 #[must_use]
 pub fn parse_epoch_key(datastore: &DatastoreName, key: &str) -> Option<u64> {
     let key = key.strip_suffix(".sig").unwrap_or(key);
-    let number: u64 = key.strip_prefix(&epochs_of(datastore))?.strip_suffix(".json")?.parse().ok()?;
+    let number: u64 =
+        key.strip_prefix(&epochs_of(datastore))?.strip_suffix(".json")?.parse().ok()?;
     (number <= EPOCH_MAX && epoch(datastore, number).as_str() == key).then_some(number)
 }
 
-/// The highest number of an epoch, in twelve digits: one a second would last for thirty thousand years.
+/// The highest number of an epoch, in twelve digits: one a second would last for thirty thousand
+/// years.
 pub const EPOCH_MAX: u64 = 999_999_999_999;
 
 /// Where runs stand.
 pub const RUNS: &str = "runs/";
 
-/// Everything of a run in a scratch VPC. A run's name is made by lifeboat: a time and six hexadecimal digits.
+/// Everything of a run in a scratch VPC. A run's name is made by lifeboat: a time and six
+/// hexadecimal digits.
 #[must_use]
 pub fn run_prefix(run: &str) -> String {
     format!("{RUNS}{run}/")
@@ -190,7 +196,8 @@ pub fn parse_run_key(key: &str) -> Option<String> {
     let run = key.strip_prefix(RUNS)?.split('/').next()?;
     let (time, random) = run.split_once('-')?;
     let hexadecimal = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
-    let is_time = time.len() == 16 && time.bytes().all(|c| c.is_ascii_digit() || c == b'T' || c == b'Z');
+    let is_time =
+        time.len() == 16 && time.bytes().all(|c| c.is_ascii_digit() || c == b'T' || c == b'Z');
     (is_time && random.len() == 6 && random.bytes().all(hexadecimal)).then(|| run.to_owned())
 }
 
@@ -218,8 +225,9 @@ pub fn of_probe(probe: &ObjectKey) -> [ObjectKey; 3] {
     ["", "-wrong", "-class"].map(|end| ObjectKey(format!("{probe}{end}")))
 }
 
-/// Whether a directory of this name may hold objects of a vault. What else stands there is none of ours, and is not looked into: whoever may make
-/// directories must not be able to close a listing by one that leads away, or that nobody may read.
+/// Whether a directory of this name may hold objects of a vault. What else stands there is none of
+/// ours, and is not looked into: whoever may make directories must not be able to close a listing
+/// by one that leads away, or that nobody may read.
 #[must_use]
 pub fn may_hold_objects(directory: &str) -> bool {
     let parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty()).collect();
@@ -232,7 +240,9 @@ pub fn may_hold_objects(directory: &str) -> bool {
         ["meta", datastore, backup, "slots"] => is_datastore(datastore) && is_backup(backup),
         ["runs", "epochs"] => true,
         ["runs", "epochs", datastore] => is_datastore(datastore),
-        ["runs", run] | ["runs", run, "inbox"] | ["runs", run, "inbox", _] => parse_run_key(&format!("{RUNS}{run}/")).is_some(),
+        ["runs", run] | ["runs", run, "inbox"] | ["runs", run, "inbox", _] => {
+            parse_run_key(&format!("{RUNS}{run}/")).is_some()
+        }
         _ => false,
     }
 }
@@ -240,8 +250,12 @@ pub fn may_hold_objects(directory: &str) -> bool {
 /// Whether a key is one of [`probe`]'s, or of the questions asked beside it.
 #[must_use]
 pub fn is_probe(key: &str) -> bool {
-    let name = key.strip_prefix(PROBES).map(|name| name.strip_suffix("-wrong").or_else(|| name.strip_suffix("-class")).unwrap_or(name));
-    name.is_some_and(|name| name.len() == 16 && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')))
+    let name = key.strip_prefix(PROBES).map(|name| {
+        name.strip_suffix("-wrong").or_else(|| name.strip_suffix("-class")).unwrap_or(name)
+    });
+    name.is_some_and(|name| {
+        name.len() == 16 && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// Prefix of the manifests of one datastore.
@@ -288,7 +302,8 @@ impl BackupKeys<'_> {
     /// `RESTORE.md`, for the first envelope; `RESTORE-0002.md` for the second, and so on.
     #[must_use]
     pub fn restore_guide(&self, number: u32) -> ObjectKey {
-        let name = if number <= 1 { "RESTORE.md".to_owned() } else { format!("RESTORE-{number:04}.md") };
+        let name =
+            if number <= 1 { "RESTORE.md".to_owned() } else { format!("RESTORE-{number:04}.md") };
         ObjectKey(format!("{}{name}", self.meta_prefix()))
     }
     /// A sealed document beside the envelope: `fingerprint.json`, `plan.toml`.
@@ -309,7 +324,8 @@ impl BackupKeys<'_> {
 }
 
 impl BackupKeys<'_> {
-    /// The number of the rotation that a key under `meta/` belongs to, and whether it is an envelope.
+    /// The number of the rotation that a key under `meta/` belongs to, and whether it is an
+    /// envelope.
     #[must_use]
     pub fn rotation(&self, key: &ObjectKey) -> Option<(u32, bool)> {
         let name = key.as_str().strip_prefix(&self.meta_prefix())?;
@@ -323,7 +339,8 @@ impl BackupKeys<'_> {
     }
 }
 
-/// Reads datastore and backup id out of a manifest's key; `None` for anything else, signatures included.
+/// Reads datastore and backup id out of a manifest's key; `None` for anything else, signatures
+/// included.
 #[must_use]
 pub fn parse_manifest_key(key: &str) -> Option<(DatastoreName, BackupId)> {
     let (datastore, file) = key.strip_prefix(MANIFESTS)?.split_once('/')?;
@@ -348,15 +365,19 @@ mod tests {
 
     #[test]
     fn keys_from_a_hostile_listing_cannot_leave_the_vault() {
-        for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a\0b", "a b", "ä", "a/"] {
+        for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a\0b", "a b", "ä", "a/"]
+        {
             assert!(bad.parse::<ObjectKey>().is_err(), "{bad:?}");
         }
-        assert!("payloads/chat/20261122T031500Z-K3XQ7A/main.zst.age.0002".parse::<ObjectKey>().is_ok());
+        assert!(
+            "payloads/chat/20261122T031500Z-K3XQ7A/main.zst.age.0002".parse::<ObjectKey>().is_ok()
+        );
     }
 
     #[test]
     fn names_are_read_back_from_keys() {
-        let (datastore, backup) = ("chat".parse().unwrap(), "20261122T031500Z-K3XQ7A".parse().unwrap());
+        let (datastore, backup) =
+            ("chat".parse().unwrap(), "20261122T031500Z-K3XQ7A".parse().unwrap());
         let place = BackupKeys { datastore: &datastore, backup: &backup };
         for key in [
             place.manifest(),
@@ -365,9 +386,16 @@ mod tests {
             place.payload("main").piece(2),
             place.slot(1, "home", "kms"),
         ] {
-            assert_eq!(parse_backup_key(key.as_str()), Some((datastore.clone(), backup.clone())), "{key}");
+            assert_eq!(
+                parse_backup_key(key.as_str()),
+                Some((datastore.clone(), backup.clone())),
+                "{key}"
+            );
         }
-        assert_eq!(parse_manifest_key(place.manifest().as_str()), Some((datastore.clone(), backup.clone())));
+        assert_eq!(
+            parse_manifest_key(place.manifest().as_str()),
+            Some((datastore.clone(), backup.clone()))
+        );
         assert_eq!(parse_manifest_key(place.manifest().signature().as_str()), None);
     }
 
@@ -407,13 +435,17 @@ mod tests {
         assert_eq!(key("vault.json").file_name(), "vault.json");
         assert_eq!(object.signature().as_str(), "payloads/chat/x/main.zst.age.sig");
         for (number, name) in [(0, ""), (1, ""), (2, ".0002"), (12_345, ".12345")] {
-            assert_eq!(object.piece(number).as_str(), format!("payloads/chat/x/main.zst.age{name}"));
+            assert_eq!(
+                object.piece(number).as_str(),
+                format!("payloads/chat/x/main.zst.age{name}")
+            );
         }
     }
 
     #[test]
     fn every_object_stands_where_restore_guides_and_older_versions_look_for_it() {
-        let (chat, backup): (DatastoreName, BackupId) = ("chat".parse().unwrap(), BACKUP.parse().unwrap());
+        let (chat, backup): (DatastoreName, BackupId) =
+            ("chat".parse().unwrap(), BACKUP.parse().unwrap());
         let place = BackupKeys { datastore: &chat, backup: &backup };
         let run = "20261122T031500Z-0a1b2c";
         for (made, name) in [
@@ -442,7 +474,10 @@ mod tests {
         assert_eq!(manifests_of(&chat), "manifests/chat/");
         assert_eq!(place.meta_prefix(), "meta/chat/20261122T031500Z-K3XQ7A/");
         assert_eq!(place.payload_prefix(), "payloads/chat/20261122T031500Z-K3XQ7A/");
-        assert_eq!((epochs_of(&chat), run_prefix(run)), ("runs/epochs/chat/".to_owned(), format!("runs/{run}/")));
+        assert_eq!(
+            (epochs_of(&chat), run_prefix(run)),
+            ("runs/epochs/chat/".to_owned(), format!("runs/{run}/"))
+        );
         assert_eq!(inbox(run, 2), "runs/20261122T031500Z-0a1b2c/inbox/0002/");
     }
 
@@ -534,7 +569,8 @@ mod tests {
 
     #[test]
     fn objects_are_sorted_to_the_rotation_that_wrote_them() {
-        let (chat, backup): (DatastoreName, BackupId) = ("chat".parse().unwrap(), BACKUP.parse().unwrap());
+        let (chat, backup): (DatastoreName, BackupId) =
+            ("chat".parse().unwrap(), BACKUP.parse().unwrap());
         let place = BackupKeys { datastore: &chat, backup: &backup };
         let meta = |name: &str| key(&format!("{}{name}", place.meta_prefix()));
         for (key, rotation) in [

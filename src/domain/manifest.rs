@@ -1,8 +1,13 @@
-//! The manifest: the commit point of a backup. A backup exists if and only if its manifest is in the vault.
+//! The manifest: the commit point of a backup. A backup exists if and only if its manifest is in
+//! the vault.
 //!
-//! A manifest is signed, and trusted only under a key pinned outside the vault. It contains no table names and nothing derived from the data but sizes; facts about the data are in the sealed fingerprint.
+//! A manifest is signed, and trusted only under a key pinned outside the vault. It contains no
+//! table names and nothing derived from the data but sizes; facts about the data are in the sealed
+//! fingerprint.
 //!
-//! It can only be built from [`Receipt`]s, which a vault returns for a completed upload, which needs a `SealProof`, which needs proof that the source process exited successfully: a truncated dump cannot get here.
+//! It can only be built from [`Receipt`]s, which a vault returns for a completed upload, which
+//! needs a `SealProof`, which needs proof that the source process exited successfully: a truncated
+//! dump cannot get here.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,17 +21,20 @@ use super::volumes::{BLOCK_BYTES, VolumeSet};
 pub const FORMAT_DUMP_WHOLE: &str = "lifeboat.manifest/1";
 /// The same of volume sets.
 pub const FORMAT_SET_WHOLE: &str = "lifeboat.manifest/2";
-/// Format name of manifests that are written: of dumps, and with a `set` of volume sets. Every object has a list of its chunks.
+/// Format name of manifests that are written: of dumps, and with a `set` of volume sets. Every
+/// object has a list of its chunks.
 pub const FORMAT: &str = "lifeboat.manifest/3";
 
 /// Bytes of a payload: no sum of so few of them is beyond what is counted with.
 const BYTES_MAX: u64 = 1 << 50;
-/// Bytes of a chunk: what is fetched and checked at once, and released to be opened only when its hash is the recorded one.
+/// Bytes of a chunk: what is fetched and checked at once, and released to be opened only when its
+/// hash is the recorded one.
 pub const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a hash in a list of chunks.
 pub const CHUNK_HASH_BYTES: usize = 32;
 
-/// Where the hashes of an object's chunks are recorded: raw, 32 bytes each, in [`super::layout::BackupKeys::chunks`].
+/// Where the hashes of an object's chunks are recorded: raw, 32 bytes each, in
+/// [`super::layout::BackupKeys::chunks`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkList {
@@ -116,8 +124,8 @@ impl Receipt {
     }
 }
 
-/// Facts about what a backup was read from. No names from inside the data. A dump always has the server's version; a volume set has it where
-/// its Postgres was asked.
+/// Facts about what a backup was read from. No names from inside the data. A dump always has the
+/// server's version; a volume set has it where its Postgres was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFacts {
@@ -129,17 +137,22 @@ pub struct SourceFacts {
     pub server_version_num: Option<u32>,
     /// Identifier of the cluster from `pg_control_system()`, where the role may read it.
     pub system_identifier: Option<String>,
-    /// Time of the exported snapshot by the server's clock, or just before the first volume was cut. The RPO is measured from here.
+    /// Time of the exported snapshot by the server's clock, or just before the first volume was
+    /// cut. The RPO is measured from here.
     pub snapshot_time: Timestamp,
     /// WAL position at the snapshot, where the role may read it.
     pub snapshot_lsn: Option<String>,
 }
 
-/// What a server says of its version, in signs that mean nothing to a shell, in Markdown or on a terminal.
+/// What a server says of its version, in signs that mean nothing to a shell, in Markdown or on a
+/// terminal.
 #[must_use]
 pub fn plain_version(said: &str) -> String {
     const LENGTH_MAX: usize = 120;
-    said.chars().filter(|c| c.is_ascii_alphanumeric() || " .,;:+-_~()/".contains(*c)).take(LENGTH_MAX).collect()
+    said.chars()
+        .filter(|c| c.is_ascii_alphanumeric() || " .,;:+-_~()/".contains(*c))
+        .take(LENGTH_MAX)
+        .collect()
 }
 
 impl SourceFacts {
@@ -199,7 +212,8 @@ pub struct Manifest {
     pub datastore: DatastoreName,
     /// The backup.
     pub backup: BackupId,
-    /// Counts the published backups of the datastore from 1. A gap without a removal record is shown to whoever restores.
+    /// Counts the published backups of the datastore from 1. A gap without a removal record is
+    /// shown to whoever restores.
     pub sequence: u64,
     /// The scheduled time this backup answers to; none when it was taken by hand.
     pub tick: Option<Timestamp>,
@@ -218,7 +232,8 @@ pub struct Manifest {
     pub set: Option<VolumeSet>,
     /// Everything sealed. `main` and `globals.sql` are always there, of a dump.
     pub payloads: Vec<Payload>,
-    /// SHA-256 of the first envelope document, lower-case hexadecimal. Later envelopes are bound by their signature.
+    /// SHA-256 of the first envelope document, lower-case hexadecimal. Later envelopes are bound
+    /// by their signature.
     pub envelope_sha256: String,
     /// The key slots of the first envelope.
     pub slots: Vec<SlotReference>,
@@ -312,11 +327,21 @@ impl Manifest {
     /// Parses a manifest read from `place` in vault `vault` and refuses one that belongs elsewhere.
     ///
     /// # Errors
-    /// [`ManifestError`] for a format this program does not know, a manifest out of place, or one whose payloads are unsound.
-    pub fn parse(bytes: &[u8], vault: &VaultId, place: &BackupKeys<'_>) -> Result<Self, ManifestError> {
+    /// [`ManifestError`] for a format this program does not know, a manifest out of place, or one
+    /// whose payloads are unsound.
+    pub fn parse(
+        bytes: &[u8],
+        vault: &VaultId,
+        place: &BackupKeys<'_>,
+    ) -> Result<Self, ManifestError> {
         let format = format_of(bytes, "manifest", &[FORMAT, FORMAT_SET_WHOLE, FORMAT_DUMP_WHOLE])?;
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "manifest", source })?;
-        let misplaced = |field, found: String| ManifestError::Misplaced { place: place.manifest(), field, found };
+        let manifest: Self = serde_json::from_slice(bytes)
+            .map_err(|source| DocumentError::Malformed { what: "manifest", source })?;
+        let misplaced = |field, found: String| ManifestError::Misplaced {
+            place: place.manifest(),
+            field,
+            found,
+        };
         if &manifest.vault != vault {
             return Err(misplaced("of vault", manifest.vault.to_string()));
         }
@@ -327,10 +352,15 @@ impl Manifest {
             return Err(misplaced("backup", manifest.backup.to_string()));
         }
         if format != FORMAT && manifest.set.is_some() != (format == FORMAT_SET_WHOLE) {
-            let why = format!("a manifest of format {format} {} a volume set", if manifest.set.is_some() { "is not of" } else { "is of" });
+            let why = format!(
+                "a manifest of format {format} {} a volume set",
+                if manifest.set.is_some() { "is not of" } else { "is of" }
+            );
             return Err(ManifestError::Unsound { backup: manifest.backup.clone(), why });
         }
-        manifest.sound().map_err(|why| ManifestError::Unsound { backup: manifest.backup.clone(), why })?;
+        manifest
+            .sound()
+            .map_err(|why| ManifestError::Unsound { backup: manifest.backup.clone(), why })?;
         Ok(manifest)
     }
 
@@ -345,7 +375,11 @@ impl Manifest {
 
     fn sound_set(&self, set: &VolumeSet) -> Result<(), String> {
         set.sound()?;
-        match self.payloads.iter().find(|payload| !matches!(payload.role, PayloadRole::Blocks | PayloadRole::Plan)) {
+        match self
+            .payloads
+            .iter()
+            .find(|payload| !matches!(payload.role, PayloadRole::Blocks | PayloadRole::Plan))
+        {
             Some(payload) => Err(format!("payload {:?} is not one of a volume set", payload.name)),
             None => Ok(()),
         }
@@ -353,7 +387,12 @@ impl Manifest {
 
     /// What a server says of its version stands in guides and runbooks, which people paste.
     fn sound_version(&self) -> Result<(), String> {
-        match self.source.server_version.as_deref().is_none_or(|version| version == plain_version(version)) {
+        match self
+            .source
+            .server_version
+            .as_deref()
+            .is_none_or(|version| version == plain_version(version))
+        {
             true => Ok(()),
             false => Err("the server's version holds signs that no version has".to_owned()),
         }
@@ -363,10 +402,17 @@ impl Manifest {
         if self.source.server_version_num.is_none() || self.tools.pg_dump_major.is_none() {
             return Err("it does not say which server it is of, or what dumped it".to_owned());
         }
-        for (role, times) in [(PayloadRole::Main, 1), (PayloadRole::Globals, 1), (PayloadRole::Fingerprint, 1), (PayloadRole::Blocks, 0)] {
+        for (role, times) in [
+            (PayloadRole::Main, 1),
+            (PayloadRole::Globals, 1),
+            (PayloadRole::Fingerprint, 1),
+            (PayloadRole::Blocks, 0),
+        ] {
             let found = self.payloads.iter().filter(|p| p.role == role).count();
             if found != times {
-                return Err(format!("it lists {found} payloads of role {role:?}, and must list {times}"));
+                return Err(format!(
+                    "it lists {found} payloads of role {role:?}, and must list {times}"
+                ));
             }
         }
         Ok(())
@@ -378,24 +424,44 @@ impl Manifest {
         let mut names = std::collections::BTreeSet::new();
         for payload in &self.payloads {
             // Names become file names when a backup is restored to a directory.
-            let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
-            if !payload.name.bytes().all(legal) || payload.name.is_empty() || payload.name.starts_with('.') || !names.insert(&payload.name)
+            let legal =
+                |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+            if !payload.name.bytes().all(legal)
+                || payload.name.is_empty()
+                || payload.name.starts_with('.')
+                || !names.insert(&payload.name)
             {
-                return Err(format!("{:?} is not a payload's name, or is there twice", payload.name));
+                return Err(format!(
+                    "{:?} is not a payload's name, or is there twice",
+                    payload.name
+                ));
             }
-            if payload.plain_bytes > BYTES_MAX || payload.objects.iter().any(|object| object.bytes > BYTES_MAX) {
-                return Err(format!("payload {:?} is said to be larger than anything is", payload.name));
+            if payload.plain_bytes > BYTES_MAX
+                || payload.objects.iter().any(|object| object.bytes > BYTES_MAX)
+            {
+                return Err(format!(
+                    "payload {:?} is said to be larger than anything is",
+                    payload.name
+                ));
             }
             if payload.objects.is_empty() {
                 return Err(format!("payload {:?} has no object", payload.name));
             }
             for object in &payload.objects {
-                if !object.key.as_str().starts_with(&payloads) && !object.key.as_str().starts_with(&meta) {
-                    return Err(format!("payload {:?} points at {}, outside the backup's place", payload.name, object.key));
+                if !object.key.as_str().starts_with(&payloads)
+                    && !object.key.as_str().starts_with(&meta)
+                {
+                    return Err(format!(
+                        "payload {:?} points at {}, outside the backup's place",
+                        payload.name, object.key
+                    ));
                 }
-                let hashes = std::iter::once(&object.sha256).chain(object.chunks.as_ref().map(|list| &list.sha256));
+                let hashes = std::iter::once(&object.sha256)
+                    .chain(object.chunks.as_ref().map(|list| &list.sha256));
                 for hash in hashes {
-                    if hash.len() != 64 || !hash.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+                    if hash.len() != 64
+                        || !hash.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+                    {
                         return Err(format!("payload {:?} has no proper SHA-256", payload.name));
                     }
                 }
@@ -406,7 +472,10 @@ impl Manifest {
                     ));
                 }
                 if object.chunks.as_ref().is_some_and(|list| list.bytes != CHUNK_BYTES as u64) {
-                    return Err(format!("payload {:?} has chunks of another size than {CHUNK_BYTES} bytes", payload.name));
+                    return Err(format!(
+                        "payload {:?} has chunks of another size than {CHUNK_BYTES} bytes",
+                        payload.name
+                    ));
                 }
             }
         }
@@ -432,12 +501,18 @@ impl Manifest {
     pub fn sealed_bytes(&self) -> u64 {
         self.payloads.iter().map(Payload::sealed_bytes).sum()
     }
-    /// Bytes that a restore brings back: all payloads before compression, or what the snapshots of a set hold (the whole volumes, where their
-    /// blocks were not counted).
+    /// Bytes that a restore brings back: all payloads before compression, or what the snapshots of
+    /// a set hold (the whole volumes, where their blocks were not counted).
     #[must_use]
     pub fn plain_bytes(&self) -> u64 {
         if let Some(set) = &self.set {
-            return set.members.iter().map(|member| member.blocks.map_or(member.bytes, |blocks| blocks * BLOCK_BYTES as u64)).sum();
+            return set
+                .members
+                .iter()
+                .map(|member| {
+                    member.blocks.map_or(member.bytes, |blocks| blocks * BLOCK_BYTES as u64)
+                })
+                .sum();
         }
         self.payloads.iter().map(|p| p.plain_bytes).sum()
     }

@@ -1,9 +1,10 @@
 //! Pure nouns and decisions. No clock, no network, no disk, no tokio, no SDK.
 //!
-//! Everything another room stores, signs or compares is defined here, once: identifiers that are checked at
-//! birth ([`id`]), the documents of the vault ([`manifest`], [`envelope`], [`document`]), what was true of the
-//! data ([`fingerprint`]), how backups are ordered and chosen ([`selector`]), how long things may take
-//! ([`human_duration`]), and the few ways in which a command can end ([`error_class`]).
+//! Everything another room stores, signs or compares is defined here, once: identifiers that are
+//! checked at birth ([`id`]), the documents of the vault ([`manifest`], [`envelope`],
+//! [`document`]), what was true of the data ([`fingerprint`]), how backups are ordered and chosen
+//! ([`selector`]), how long things may take ([`human_duration`]), and the few ways in which a
+//! command can end ([`error_class`]).
 
 pub mod alarm;
 pub mod calendar;

@@ -40,10 +40,19 @@ impl FromStr for Cidr {
         let bad = || format!("{text:?} is not an IPv4 network; write it like \"10.99.0.0/24\"");
         let (address, length) = text.split_once('/').ok_or_else(bad)?;
         let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
-        let plain = length.bytes().all(|c| c.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
-        let length: u32 = if plain { length } else { "" }.parse().ok().filter(|length| *length <= 32).ok_or_else(bad)?;
+        let plain = length.bytes().all(|c| c.is_ascii_digit())
+            && (length == "0" || !length.starts_with('0'));
+        let length: u32 = if plain { length } else { "" }
+            .parse()
+            .ok()
+            .filter(|length| *length <= 32)
+            .ok_or_else(bad)?;
         let first = u32::from(address);
-        if first & mask(length) == first { Ok(Self { first, length }) } else { Err(format!("{text:?} has bits behind its length")) }
+        if first & mask(length) == first {
+            Ok(Self { first, length })
+        } else {
+            Err(format!("{text:?} has bits behind its length"))
+        }
     }
 }
 
@@ -58,7 +67,14 @@ impl fmt::Display for Cidr {
 mod tests {
     #[test]
     fn a_length_has_one_spelling() {
-        for text in ["10.0.0.0/+24", "10.0.0.0/024", "10.0.0.0/ 24", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/00"] {
+        for text in [
+            "10.0.0.0/+24",
+            "10.0.0.0/024",
+            "10.0.0.0/ 24",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "10.0.0.0/00",
+        ] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
         }
         assert!("0.0.0.0/0".parse::<Cidr>().is_ok());
@@ -96,12 +112,22 @@ mod tests {
 
     #[test]
     fn a_network_reads_back_as_written_and_knows_its_length() {
-        for (text, length) in [("0.0.0.0/0", 0), ("128.0.0.0/1", 1), ("10.0.0.0/8", 8), ("10.99.4.0/22", 22), ("10.99.0.7/32", 32)] {
+        for (text, length) in [
+            ("0.0.0.0/0", 0),
+            ("128.0.0.0/1", 1),
+            ("10.0.0.0/8", 8),
+            ("10.99.4.0/22", 22),
+            ("10.99.0.7/32", 32),
+        ] {
             assert_eq!(cidr(text).to_string(), text);
             assert_eq!(cidr(text).length(), length, "{text}");
         }
         assert_eq!(cidr("10.0.5.0/24").address(0).to_string(), "10.0.5.0");
-        assert_eq!(cidr("10.0.4.0/22").address(258).to_string(), "10.0.5.2", "over the end of a byte");
+        assert_eq!(
+            cidr("10.0.4.0/22").address(258).to_string(),
+            "10.0.5.2",
+            "over the end of a byte"
+        );
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! Text from outside, made safe to print: nothing in it controls a terminal.
 
-/// Without what a terminal would act on: control characters of both sets, and those that turn the order of what is shown around. A line's end and
-/// a tab stay.
+/// Without what a terminal would act on: control characters of both sets, and those that turn the
+/// order of what is shown around. A line's end and a tab stay.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_printable(c) { c } else { '\u{fffd}' }).collect()
 }
 
 fn is_printable(c: char) -> bool {
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     matches!(c, '\n' | '\t') || !c.is_control() && !turns
 }
 
-/// JSON that a terminal may show: what [`printable`] would replace is escaped, and reads back as it was.
+/// JSON that a terminal may show: what [`printable`] would replace is escaped, and reads back as it
+/// was.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     let mut text = String::with_capacity(json.len());

@@ -1,4 +1,6 @@
-//! The scratch VPC as data: its settings, the tags of a run, its cost, and the documents exchanged between lifeboat and the agent on the instance: the lease that any host can see, the order that the agent gets, and the signed messages that it sends.
+//! The scratch VPC as data: its settings, the tags of a run, its cost, and the documents exchanged
+//! between lifeboat and the agent on the instance: the lease that any host can see, the order that
+//! the agent gets, and the signed messages that it sends.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +75,8 @@ pub struct ScratchSettings {
     pub flow_logs: String,
     /// ARN of the role that writes into a log group.
     pub flow_logs_role: Option<String>,
-    /// A DNS firewall rule group that lets through the names of S3 and KMS only; none: names can leave.
+    /// A DNS firewall rule group that lets through the names of S3 and KMS only; none: names can
+    /// leave.
     pub dns_firewall: Option<String>,
     /// A binary of lifeboat that runs on the image; none: this one.
     pub agent: Option<std::path::PathBuf>,
@@ -87,7 +90,8 @@ pub struct ScratchSettings {
     pub boot_within: HumanDuration,
     /// How long it may then be silent.
     pub silent_within: HumanDuration,
-    /// How long something may take until it is in the state that is waited for, and until it is gone.
+    /// How long something may take until it is in the state that is waited for, and until it is
+    /// gone.
     pub settle_within: HumanDuration,
     /// Pause between looks.
     pub poll: HumanDuration,
@@ -102,7 +106,8 @@ impl UsDollars {
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "amounts of drills")]
     pub fn of(dollars: f64) -> Self {
-        // 0.07 is not quite 0.07 in binary; what is less than a millionth of a cent above is not above.
+        // 0.07 is not quite 0.07 in binary; what is less than a millionth of a cent above is not
+        // above.
         Self((dollars.max(0.0) * 10_000.0 - 1e-6).ceil() as u64)
     }
 }
@@ -150,7 +155,11 @@ const GIB_HOUR: f64 = 0.08 / 730.0;
 /// # Errors
 /// The type whose price is not known.
 #[allow(clippy::cast_precision_loss, reason = "prices")]
-pub fn cost_ceiling(settings: &ScratchSettings, time_to_live: HumanDuration, gib: u64) -> Result<UsDollars, String> {
+pub fn cost_ceiling(
+    settings: &ScratchSettings,
+    time_to_live: HumanDuration,
+    gib: u64,
+) -> Result<UsDollars, String> {
     let dedicated = settings.tenancy == "dedicated";
     let mut dearest = 0.0_f64;
     for kind in &settings.instance_types {
@@ -196,13 +205,15 @@ pub struct ScratchLease {
 }
 
 impl ScratchLease {
-    /// Parses a lease read from the place of a run, of the format that belongs there: a lease put in the place of its end ends nothing.
+    /// Parses a lease read from the place of a run, of the format that belongs there: a lease put
+    /// in the place of its end ends nothing.
     ///
     /// # Errors
     /// [`DocumentError`] for another format or malformed text.
     pub fn parse(bytes: &[u8], format: &'static str) -> Result<Self, DocumentError> {
         format_of(bytes, "lease", &[format])?;
-        serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "lease", source })
+        serde_json::from_slice(bytes)
+            .map_err(|source| DocumentError::Malformed { what: "lease", source })
     }
 }
 
@@ -231,7 +242,8 @@ pub enum ForbiddenAddress {
 /// Format of [`AgentOrder`].
 pub const ORDER_FORMAT: &str = "lifeboat.order/1";
 
-/// What the agent is to do. Holds no secret: user data names its hash, and whoever may read the instance's attributes may read it.
+/// What the agent is to do. Holds no secret: user data names its hash, and whoever may read the
+/// instance's attributes may read it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentOrder {
@@ -251,7 +263,8 @@ pub struct AgentOrder {
     pub plan: String,
     /// Its text; none where there is no file.
     pub plan_text: Option<String>,
-    /// `lifeboat.toml` for the instance: the vault, keys, what is trusted, datastores without their connections.
+    /// `lifeboat.toml` for the instance: the vault, keys, what is trusted, datastores without
+    /// their connections.
     pub config: String,
     /// Tokens of the grants. No secrets: they make a grant valid before it is known everywhere.
     pub grant_tokens: Vec<String>,
@@ -270,7 +283,8 @@ impl AgentOrder {
     /// [`DocumentError`] for an unknown format or malformed text.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         format_of(bytes, "order", &[ORDER_FORMAT])?;
-        serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { what: "order", source })
+        serde_json::from_slice(bytes)
+            .map_err(|source| DocumentError::Malformed { what: "order", source })
     }
 }
 
@@ -378,7 +392,8 @@ pub struct InstanceProbe {
     pub what: String,
     /// Whether it was reached.
     pub reached: bool,
-    /// Whether it should be: the instance's own credentials must be there for the agent, so that their absence elsewhere means something.
+    /// Whether it should be: the instance's own credentials must be there for the agent, so that
+    /// their absence elsewhere means something.
     pub should: bool,
     /// What the system said.
     pub detail: String,
@@ -452,15 +467,22 @@ pub struct ScratchReport {
 #[must_use]
 pub fn tags_of(vault: &VaultId, run: &str, drill: &str, expires: Timestamp) -> ResourceTags {
     let expires = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    [(tag::VAULT, vault.to_string()), (tag::RUN, run.to_owned()), (tag::DRILL, drill.to_owned()), (tag::EXPIRES, expires)]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+    [
+        (tag::VAULT, vault.to_string()),
+        (tag::RUN, run.to_owned()),
+        (tag::DRILL, drill.to_owned()),
+        (tag::EXPIRES, expires),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
 }
 
 /// The tags that say that a thing is a run's own.
 #[must_use]
 pub fn own_tags(vault: &VaultId, run: &str) -> ResourceTags {
-    [(tag::VAULT, vault.to_string()), (tag::RUN, run.to_owned())].map(|(key, value)| (key.to_owned(), value)).into()
+    [(tag::VAULT, vault.to_string()), (tag::RUN, run.to_owned())]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
 }
 
 #[cfg(test)]

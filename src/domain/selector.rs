@@ -16,7 +16,8 @@ pub enum BackupSelector {
     Exactly(BackupId),
     /// The oldest there is.
     Oldest,
-    /// Any one whose snapshot is not older than a time; the seed decides, and decides again the same way.
+    /// Any one whose snapshot is not older than a time; the seed decides, and decides again the
+    /// same way.
     Random {
         /// What decides.
         seed: u64,
@@ -27,11 +28,17 @@ pub enum BackupSelector {
 
 impl BackupSelector {
     /// Picks from manifests in any order; `None` if nothing fits.
-    pub fn pick<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> Option<&'a Manifest> {
+    pub fn pick<'a>(
+        &self,
+        manifests: impl IntoIterator<Item = &'a Manifest>,
+    ) -> Option<&'a Manifest> {
         // A clock may be wrong; the signed number counts the backups as they were published.
         let age = |m: &&Manifest| (m.sequence, m.epoch, m.source.snapshot_time);
         let manifests: Vec<&Manifest> = manifests.into_iter().collect();
-        let sound = manifests.iter().copied().filter(|m| matches!(self, Self::Exactly(_)) || !superseded(m, &manifests));
+        let sound = manifests
+            .iter()
+            .copied()
+            .filter(|m| matches!(self, Self::Exactly(_)) || !superseded(m, &manifests));
         let candidates = sound.filter(|m| match self {
             Self::Latest | Self::Oldest => true,
             Self::At(time) => m.source.snapshot_time <= *time,
@@ -51,19 +58,28 @@ impl BackupSelector {
     }
 }
 
-/// Whether another manifest answers the same tick under a higher epoch: then this one was published by a host that had stood still.
+/// Whether another manifest answers the same tick under a higher epoch: then this one was published
+/// by a host that had stood still.
 #[must_use]
 pub fn superseded(one: &Manifest, all: &[&Manifest]) -> bool {
-    one.tick.is_some() && all.iter().any(|other| other.tick == one.tick && other.datastore == one.datastore && other.epoch > one.epoch)
+    one.tick.is_some()
+        && all.iter().any(|other| {
+            other.tick == one.tick && other.datastore == one.datastore && other.epoch > one.epoch
+        })
 }
 
 /// Sequence numbers missing between the lowest and the highest of a datastore, as ranges.
 ///
-/// Numbers below the lowest are not reported: whether they were removed by retention is for the removal records to say.
+/// Numbers below the lowest are not reported: whether they were removed by retention is for the
+/// removal records to say.
 #[must_use]
 pub fn gaps(mut sequences: Vec<u64>) -> Vec<(u64, u64)> {
     sequences.sort_unstable();
-    sequences.windows(2).filter(|pair| pair[1] > pair[0].saturating_add(1)).map(|pair| (pair[0] + 1, pair[1] - 1)).collect()
+    sequences
+        .windows(2)
+        .filter(|pair| pair[1] > pair[0].saturating_add(1))
+        .map(|pair| (pair[0] + 1, pair[1] - 1))
+        .collect()
 }
 
 #[cfg(test)]
@@ -96,7 +112,11 @@ mod tests {
                 snapshot_time: snapshot,
                 snapshot_lsn: None,
             },
-            tools: ToolVersions { lifeboat: "0.1.0".to_owned(), pg_dump: None, pg_dump_major: Some(17) },
+            tools: ToolVersions {
+                lifeboat: "0.1.0".to_owned(),
+                pg_dump: None,
+                pg_dump_major: Some(17),
+            },
             set: None,
             payloads: Vec::new(),
             envelope_sha256: String::new(),
@@ -110,7 +130,11 @@ mod tests {
     }
     /// Three nights, listed in no order.
     fn nights() -> Vec<Manifest> {
-        vec![backup(7, at("2026-11-22T03:00Z")), backup(8, at("2026-11-23T03:00Z")), backup(3, at("2026-11-21T03:00Z"))]
+        vec![
+            backup(7, at("2026-11-22T03:00Z")),
+            backup(8, at("2026-11-23T03:00Z")),
+            backup(3, at("2026-11-21T03:00Z")),
+        ]
     }
     fn picked(which: &BackupSelector, manifests: &[Manifest]) -> Option<u64> {
         which.pick(manifests).map(|manifest| manifest.sequence)
@@ -124,16 +148,22 @@ mod tests {
         let mut wrong = nights();
         wrong.push(backup(5, at("2036-11-22T03:00Z")));
         wrong.push(backup(6, at("2016-11-22T03:00Z")));
-        assert_eq!((picked(&BackupSelector::Latest, &wrong), picked(&BackupSelector::Oldest, &wrong)), (Some(8), Some(3)));
+        assert_eq!(
+            (picked(&BackupSelector::Latest, &wrong), picked(&BackupSelector::Oldest, &wrong)),
+            (Some(8), Some(3))
+        );
         assert_eq!(picked(&BackupSelector::At(at("2026-11-30T00:00Z")), &wrong), Some(8));
     }
 
     #[test]
     fn of_an_empty_series_nothing_is_chosen() {
         let since = Timestamp::MIN;
-        for which in
-            [BackupSelector::Latest, BackupSelector::Oldest, BackupSelector::At(Timestamp::MAX), BackupSelector::Random { seed: 0, since }]
-        {
+        for which in [
+            BackupSelector::Latest,
+            BackupSelector::Oldest,
+            BackupSelector::At(Timestamp::MAX),
+            BackupSelector::Random { seed: 0, since },
+        ] {
             assert_eq!(picked(&which, &[]), None, "{which:?}");
         }
     }
@@ -155,12 +185,23 @@ mod tests {
 
     #[test]
     fn of_backups_of_one_number_the_higher_epoch_and_then_the_later_snapshot_is_newer() {
-        let of = |epoch, minute: i64| Manifest { epoch, ..backup(4, at("2026-11-22T03:00Z") + SignedDuration::from_mins(minute)) };
-        let chosen = |which: BackupSelector, all: &[Manifest]| which.pick(all).map(|m| (m.epoch, m.source.snapshot_time));
+        let of = |epoch, minute: i64| Manifest {
+            epoch,
+            ..backup(4, at("2026-11-22T03:00Z") + SignedDuration::from_mins(minute))
+        };
+        let chosen = |which: BackupSelector, all: &[Manifest]| {
+            which.pick(all).map(|m| (m.epoch, m.source.snapshot_time))
+        };
         for [older, newer] in [[of(1, 9), of(2, 4)], [of(2, 4), of(2, 5)]] {
             for all in [[older.clone(), newer.clone()], [newer.clone(), older.clone()]] {
-                assert_eq!(chosen(BackupSelector::Oldest, &all), Some((older.epoch, older.source.snapshot_time)));
-                assert_eq!(chosen(BackupSelector::Latest, &all), Some((newer.epoch, newer.source.snapshot_time)));
+                assert_eq!(
+                    chosen(BackupSelector::Oldest, &all),
+                    Some((older.epoch, older.source.snapshot_time))
+                );
+                assert_eq!(
+                    chosen(BackupSelector::Latest, &all),
+                    Some((newer.epoch, newer.source.snapshot_time))
+                );
             }
         }
     }
@@ -169,7 +210,10 @@ mod tests {
     fn a_backup_asked_for_by_its_id_is_that_one_or_none() {
         let all = nights();
         for one in &all {
-            assert_eq!(picked(&BackupSelector::Exactly(one.backup.clone()), &all), Some(one.sequence));
+            assert_eq!(
+                picked(&BackupSelector::Exactly(one.backup.clone()), &all),
+                Some(one.sequence)
+            );
         }
         let other = "20261122T030000Z-AAAAAA".parse().unwrap();
         assert_eq!(picked(&BackupSelector::Exactly(other), &all), None);
@@ -178,16 +222,26 @@ mod tests {
     #[test]
     fn a_backup_published_by_a_host_that_had_stood_still_is_only_chosen_by_its_id() {
         let tick = "2026-11-23T03:00Z";
-        // The host under epoch 4 woke up late: its snapshot is the newest, and its number the highest.
+        // The host under epoch 4 woke up late: its snapshot is the newest, and its number the
+        // highest.
         let late = scheduled(8, at("2026-11-23T09:00Z"), tick, 4);
-        let all = [backup(6, at("2026-11-22T03:00Z")), scheduled(7, at("2026-11-23T03:05Z"), tick, 5), late.clone()];
+        let all = [
+            backup(6, at("2026-11-22T03:00Z")),
+            scheduled(7, at("2026-11-23T03:05Z"), tick, 5),
+            late.clone(),
+        ];
         let since = at("2026-11-23T00:00Z");
         assert_eq!(picked(&BackupSelector::Latest, &all), Some(7));
         assert_eq!(picked(&BackupSelector::At(at("2026-11-24T00:00Z")), &all), Some(7));
         assert_eq!(picked(&BackupSelector::Exactly(late.backup), &all), Some(8));
-        assert!((0..4).all(|seed| picked(&BackupSelector::Random { seed, since }, &all) == Some(7)));
+        assert!(
+            (0..4).all(|seed| picked(&BackupSelector::Random { seed, since }, &all) == Some(7))
+        );
         // The same the other way round in time: it is not the oldest either.
-        let early = [scheduled(1, at("2026-11-23T03:01Z"), tick, 4), scheduled(2, at("2026-11-23T03:02Z"), tick, 5)];
+        let early = [
+            scheduled(1, at("2026-11-23T03:01Z"), tick, 4),
+            scheduled(2, at("2026-11-23T03:02Z"), tick, 5),
+        ];
         assert_eq!(picked(&BackupSelector::Oldest, &early), Some(2));
     }
 
@@ -211,7 +265,10 @@ mod tests {
             assert_eq!(superseded(&one, &[&one, &other]), expected, "{what}");
         }
         let by_hand = |epoch| Manifest { epoch, ..backup(7, moment) };
-        assert!(!superseded(&by_hand(4), &[&by_hand(4), &by_hand(5)]), "backups taken by hand answer to nothing");
+        assert!(
+            !superseded(&by_hand(4), &[&by_hand(4), &by_hand(5)]),
+            "backups taken by hand answer to nothing"
+        );
         assert!(!superseded(&one, &[&one]));
     }
 
@@ -225,15 +282,17 @@ mod tests {
             ("2026-11-23T03:00:01Z", vec![]),
         ] {
             let since = at(since);
-            let taken: Vec<u64> =
-                (0..expected.len().max(1) as u64).filter_map(|seed| picked(&BackupSelector::Random { seed, since }, &all)).collect();
+            let taken: Vec<u64> = (0..expected.len().max(1) as u64)
+                .filter_map(|seed| picked(&BackupSelector::Random { seed, since }, &all))
+                .collect();
             assert_eq!(taken, expected, "by number, one seed after the other");
         }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// A listing has no promised order, and a seed that is in a report must lead to the same backup again.
+        /// A listing has no promised order, and a seed that is in a report must lead to the same
+        /// backup again.
         #[test]
         fn the_order_of_the_listing_changes_no_choice(hours in proptest::collection::vec((0..40i64, 0..3u64, 0..6i64), 0..8), turn in 0..8usize,
             moment in -1..41i64, seed: u64) {
@@ -261,7 +320,8 @@ mod tests {
             }
         }
 
-        /// What is there and what is reported missing are together every number from the lowest to the highest, each once.
+        /// What is there and what is reported missing are together every number from the lowest to
+        /// the highest, each once.
         #[test]
         fn numbers_are_there_or_in_a_gap_and_never_both(numbers in proptest::collection::vec(1..60u64, 0..20)) {
             let gaps = gaps(numbers.clone());

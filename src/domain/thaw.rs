@@ -1,6 +1,8 @@
 //! Archive retrieval: what is archived, how it is requested, how long that takes and what it costs.
 //!
-//! Each object goes through the same states, and [`next`] is the transition function. It is pure and total: the store tells the state, the clock tells the time, and what a dead process forgot is asked again.
+//! Each object goes through the same states, and [`next`] is the transition function. It is pure
+//! and total: the store tells the state, the clock tells the time, and what a dead process forgot
+//! is asked again.
 //!
 //! ```text
 //! Frozen ──request──▶ UnderWay ──hours──▶ Thawed until … ──expiry──▶ Frozen
@@ -50,10 +52,9 @@ impl std::fmt::Display for RetrievalTier {
 impl std::str::FromStr for RetrievalTier {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|tier| tier.name() == text)
-            .ok_or_else(|| format!("{text:?} is no retrieval tier; write expedited, standard or bulk"))
+        Self::ALL.into_iter().find(|tier| tier.name() == text).ok_or_else(|| {
+            format!("{text:?} is no retrieval tier; write expedited, standard or bulk")
+        })
     }
 }
 
@@ -110,10 +111,17 @@ const COPY_PER_GB: f64 = 0.023;
 /// Bytes of a GB as it is billed.
 const GB: f64 = 1_073_741_824.0;
 
-/// What retrieving costs, in dollars, readable copies for `days` included. An estimate from list prices.
+/// What retrieving costs, in dollars, readable copies for `days` included. An estimate from list
+/// prices.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "an estimate of money")]
-pub fn dollars(class: ColdClass, tier: RetrievalTier, objects: usize, bytes: u64, days: u32) -> f64 {
+pub fn dollars(
+    class: ColdClass,
+    tier: RetrievalTier,
+    objects: usize,
+    bytes: u64,
+    days: u32,
+) -> f64 {
     let (per_gb, per_thousand) = class.prices(tier);
     let gb = bytes as f64 / GB;
     gb * per_gb + objects as f64 / 1000.0 * per_thousand + gb * COPY_PER_GB * f64::from(days) / 30.0
@@ -182,10 +190,14 @@ pub fn next(warmth: Availability, wish: &ThawRequest, now: Timestamp) -> ThawAct
         Availability::Warm => ThawAction::Nothing,
         Availability::Frozen => ThawAction::Request,
         // Faster tiers come first in the order.
-        Availability::UnderWay if wish.asked.is_some_and(|asked| wish.tier < asked) => ThawAction::Upgrade,
+        Availability::UnderWay if wish.asked.is_some_and(|asked| wish.tier < asked) => {
+            ThawAction::Upgrade
+        }
         Availability::UnderWay => ThawAction::Wait,
         Availability::Thawed { until: Some(until) } if until <= now => ThawAction::Request,
-        Availability::Thawed { until: Some(until) } if until < wish.needed_until => ThawAction::Prolong,
+        Availability::Thawed { until: Some(until) } if until < wish.needed_until => {
+            ThawAction::Prolong
+        }
         Availability::Thawed { .. } => ThawAction::Nothing,
     }
 }
@@ -193,7 +205,8 @@ pub fn next(warmth: Availability, wish: &ThawRequest, now: Timestamp) -> ThawAct
 /// The cheapest tier that is through in time, or else the fastest that there is.
 #[must_use]
 pub fn tier_within(class: ColdClass, allowed: Duration) -> RetrievalTier {
-    let offered = || RetrievalTier::ALL.into_iter().filter_map(|tier| Some((tier, class.takes(tier)?)));
+    let offered =
+        || RetrievalTier::ALL.into_iter().filter_map(|tier| Some((tier, class.takes(tier)?)));
     let slowest = offered().rfind(|(_, takes)| *takes <= allowed);
     slowest.or_else(|| offered().next()).map_or(RetrievalTier::Standard, |(tier, _)| tier)
 }
@@ -204,7 +217,8 @@ pub fn slower(class: ColdClass, tier: RetrievalTier) -> Option<RetrievalTier> {
     RetrievalTier::ALL.into_iter().find(|other| *other > tier && class.takes(*other).is_some())
 }
 
-/// When a copy that became readable at `from` goes away: `days` later, rounded up to the next midnight UTC.
+/// When a copy that became readable at `from` goes away: `days` later, rounded up to the next
+/// midnight UTC.
 #[must_use]
 pub fn expiry(from: Timestamp, days: u32) -> Timestamp {
     const DAY: i64 = 86_400;
@@ -212,8 +226,8 @@ pub fn expiry(from: Timestamp, days: u32) -> Timestamp {
     Timestamp::from_second((end + DAY - 1).div_euclid(DAY) * DAY).unwrap_or(Timestamp::MAX)
 }
 
-/// How long to wait before looking again: a twentieth of what is left, not under a second, not over five minutes. A request that is
-/// overdue is looked at less and less often.
+/// How long to wait before looking again: a twentieth of what is left, not under a second, not over
+/// five minutes. A request that is overdue is looked at less and less often.
 #[must_use]
 pub fn pause(since: Duration, expected: Duration) -> Duration {
     let left = expected.checked_sub(since).unwrap_or(since / 4);
@@ -223,7 +237,8 @@ pub fn pause(since: Duration, expected: Duration) -> Duration {
 /// A moment so much later.
 #[must_use]
 pub fn after(now: Timestamp, seconds: f64) -> Timestamp {
-    now.checked_add(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+    now.checked_add(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::MAX))
+        .unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -242,10 +257,21 @@ mod tests {
         assert_eq!(tier_within(ColdClass::Flexible, hours(24)), RetrievalTier::Bulk);
         assert_eq!(tier_within(ColdClass::Flexible, hours(6)), RetrievalTier::Standard);
         assert_eq!(tier_within(ColdClass::Flexible, hours(1)), RetrievalTier::Expedited);
-        assert_eq!(tier_within(ColdClass::Flexible, Duration::from_secs(10)), RetrievalTier::Expedited, "none is in time: the fastest");
-        assert_eq!(tier_within(ColdClass::DeepArchive, hours(1)), RetrievalTier::Standard, "it offers no faster one");
+        assert_eq!(
+            tier_within(ColdClass::Flexible, Duration::from_secs(10)),
+            RetrievalTier::Expedited,
+            "none is in time: the fastest"
+        );
+        assert_eq!(
+            tier_within(ColdClass::DeepArchive, hours(1)),
+            RetrievalTier::Standard,
+            "it offers no faster one"
+        );
         assert_eq!(tier_within(ColdClass::DeepArchive, hours(72)), RetrievalTier::Bulk);
-        assert_eq!(slower(ColdClass::Flexible, RetrievalTier::Expedited), Some(RetrievalTier::Standard));
+        assert_eq!(
+            slower(ColdClass::Flexible, RetrievalTier::Expedited),
+            Some(RetrievalTier::Standard)
+        );
         assert_eq!(slower(ColdClass::DeepArchive, RetrievalTier::Bulk), None);
     }
 
@@ -257,7 +283,8 @@ mod tests {
 
     #[test]
     fn what_it_costs_is_what_the_price_list_says() {
-        let cost = dollars(ColdClass::Flexible, RetrievalTier::Standard, 1000, 100 * 1_073_741_824, 30);
+        let cost =
+            dollars(ColdClass::Flexible, RetrievalTier::Standard, 1000, 100 * 1_073_741_824, 30);
         assert!((cost - (1.0 + 0.05 + 2.3)).abs() < 1e-9, "{cost}");
     }
 
@@ -267,12 +294,14 @@ mod tests {
             Just(Availability::Frozen),
             Just(Availability::UnderWay),
             Just(Availability::Thawed { until: None }),
-            (0..4_000_i64).prop_map(|s| Availability::Thawed { until: Timestamp::from_second(s).ok() }),
+            (0..4_000_i64)
+                .prop_map(|s| Availability::Thawed { until: Timestamp::from_second(s).ok() }),
         ]
     }
 
     proptest! {
-        /// Nothing is left undone that cannot be read for long enough, and nothing is asked for that can.
+        /// Nothing is left undone that cannot be read for long enough, and nothing is asked for
+        /// that can.
         #[test]
         fn every_state_leads_to_a_copy_that_stays(warmth in warmth(), now in 0..2_000_i64, need in 0..4_000_i64) {
             let now = Timestamp::from_second(now).unwrap();
@@ -291,17 +320,30 @@ mod tests {
 
     #[test]
     fn a_request_under_way_is_made_faster_and_never_slower() {
-        let wish = |tier, asked| ThawRequest { tier, days: 1, needed_until: Timestamp::UNIX_EPOCH, asked };
+        let wish =
+            |tier, asked| ThawRequest { tier, days: 1, needed_until: Timestamp::UNIX_EPOCH, asked };
         assert_eq!(
-            next(Availability::UnderWay, &wish(RetrievalTier::Expedited, Some(RetrievalTier::Bulk)), Timestamp::UNIX_EPOCH),
+            next(
+                Availability::UnderWay,
+                &wish(RetrievalTier::Expedited, Some(RetrievalTier::Bulk)),
+                Timestamp::UNIX_EPOCH
+            ),
             ThawAction::Upgrade
         );
         assert_eq!(
-            next(Availability::UnderWay, &wish(RetrievalTier::Bulk, Some(RetrievalTier::Expedited)), Timestamp::UNIX_EPOCH),
+            next(
+                Availability::UnderWay,
+                &wish(RetrievalTier::Bulk, Some(RetrievalTier::Expedited)),
+                Timestamp::UNIX_EPOCH
+            ),
             ThawAction::Wait
         );
         assert_eq!(
-            next(Availability::UnderWay, &wish(RetrievalTier::Expedited, None), Timestamp::UNIX_EPOCH),
+            next(
+                Availability::UnderWay,
+                &wish(RetrievalTier::Expedited, None),
+                Timestamp::UNIX_EPOCH
+            ),
             ThawAction::Wait,
             "nobody knows what was asked"
         );
@@ -309,12 +351,19 @@ mod tests {
 
     #[test]
     fn tiers_are_written_and_read_by_the_same_names() {
-        for (tier, name) in [(RetrievalTier::Expedited, "expedited"), (RetrievalTier::Standard, "standard"), (RetrievalTier::Bulk, "bulk")]
-        {
+        for (tier, name) in [
+            (RetrievalTier::Expedited, "expedited"),
+            (RetrievalTier::Standard, "standard"),
+            (RetrievalTier::Bulk, "bulk"),
+        ] {
             assert_eq!(tier.name(), name);
             assert_eq!(tier.to_string(), name);
             assert_eq!(name.parse::<RetrievalTier>(), Ok(tier));
-            assert_eq!(serde_json::to_string(&tier).unwrap(), format!("{name:?}"), "on the wire it has the same name");
+            assert_eq!(
+                serde_json::to_string(&tier).unwrap(),
+                format!("{name:?}"),
+                "on the wire it has the same name"
+            );
         }
         for bad in ["", "Bulk", "fast", "bulk "] {
             let why = bad.parse::<RetrievalTier>().unwrap_err();
@@ -326,16 +375,30 @@ mod tests {
     fn only_the_two_archive_classes_must_be_thawed() {
         assert_eq!(ColdClass::of("GLACIER"), Some(ColdClass::Flexible));
         assert_eq!(ColdClass::of("DEEP_ARCHIVE"), Some(ColdClass::DeepArchive));
-        for warm in ["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "glacier", ""] {
+        for warm in [
+            "STANDARD",
+            "STANDARD_IA",
+            "ONEZONE_IA",
+            "INTELLIGENT_TIERING",
+            "GLACIER_IR",
+            "glacier",
+            "",
+        ] {
             assert_eq!(ColdClass::of(warm), None, "{warm} is read at once");
         }
     }
 
     #[test]
     fn a_thaw_takes_as_long_as_the_documentation_says() {
-        let minutes = |class: ColdClass| RetrievalTier::ALL.map(|tier| class.takes(tier).map(|takes| takes.as_secs_f64() / 60.0));
+        let minutes = |class: ColdClass| {
+            RetrievalTier::ALL.map(|tier| class.takes(tier).map(|takes| takes.as_secs_f64() / 60.0))
+        };
         assert_eq!(minutes(ColdClass::Flexible), [Some(5.0), Some(300.0), Some(720.0)]);
-        assert_eq!(minutes(ColdClass::DeepArchive), [None, Some(720.0), Some(2880.0)], "a deep archive has no expedited tier");
+        assert_eq!(
+            minutes(ColdClass::DeepArchive),
+            [None, Some(720.0), Some(2880.0)],
+            "a deep archive has no expedited tier"
+        );
     }
 
     #[test]
@@ -350,10 +413,16 @@ mod tests {
         ] {
             for (days, copies) in [(0, 0.0), (3, 0.0046), (60, 0.092)] {
                 let cost = dollars(class, tier, 4000, 2 * 1_073_741_824, days);
-                assert!((cost - (retrieval + copies)).abs() < 1e-9, "{class:?} {tier} {days} days: {cost}");
+                assert!(
+                    (cost - (retrieval + copies)).abs() < 1e-9,
+                    "{class:?} {tier} {days} days: {cost}"
+                );
             }
         }
-        assert!(dollars(ColdClass::DeepArchive, RetrievalTier::Bulk, 0, 0, 30).abs() < 1e-12, "nothing costs nothing");
+        assert!(
+            dollars(ColdClass::DeepArchive, RetrievalTier::Bulk, 0, 0, 30).abs() < 1e-12,
+            "nothing costs nothing"
+        );
     }
 
     #[test]
@@ -378,7 +447,8 @@ mod tests {
     fn a_copy_is_asked_for_again_when_it_is_gone_and_prolonged_when_it_goes_too_early() {
         let time = |second| Timestamp::from_second(second).unwrap();
         let (now, needed_until) = (time(1000), time(2000));
-        let wish = ThawRequest { tier: RetrievalTier::Standard, days: 1, needed_until, asked: None };
+        let wish =
+            ThawRequest { tier: RetrievalTier::Standard, days: 1, needed_until, asked: None };
         for (until, act) in [
             (999, ThawAction::Request),
             (1000, ThawAction::Request),
@@ -387,7 +457,11 @@ mod tests {
             (2000, ThawAction::Nothing),
             (2001, ThawAction::Nothing),
         ] {
-            assert_eq!(next(Availability::Thawed { until: Some(time(until)) }, &wish, now), act, "goes away at {until}");
+            assert_eq!(
+                next(Availability::Thawed { until: Some(time(until)) }, &wish, now),
+                act,
+                "goes away at {until}"
+            );
         }
         assert_eq!(next(Availability::Frozen, &wish, now), ThawAction::Request);
         assert_eq!(next(Availability::Thawed { until: None }, &wish, now), ThawAction::Nothing);
@@ -407,7 +481,12 @@ mod tests {
                 assert_eq!(tier_within(class, takes), tier, "{class:?}");
                 let less = tier_within(class, takes.checked_sub(Duration::from_secs(1)).unwrap());
                 assert!(less <= tier && class.takes(less).is_some(), "{class:?} {tier}: {less}");
-                assert!(less < tier || RetrievalTier::ALL.into_iter().all(|other| other >= tier || class.takes(other).is_none()));
+                assert!(
+                    less < tier
+                        || RetrievalTier::ALL
+                            .into_iter()
+                            .all(|other| other >= tier || class.takes(other).is_none())
+                );
             }
         }
     }
@@ -438,7 +517,11 @@ mod tests {
         ] {
             assert_eq!(expiry(at(from), days), at(until), "{from} {days}");
         }
-        assert_eq!(expiry(Timestamp::MAX, u32::MAX), Timestamp::MAX, "later than any time there is");
+        assert_eq!(
+            expiry(Timestamp::MAX, u32::MAX),
+            Timestamp::MAX,
+            "later than any time there is"
+        );
     }
 
     #[test]
@@ -456,7 +539,10 @@ mod tests {
             (minutes(160), minutes(60), 120.0),
             (minutes(4000), minutes(60), 300.0),
         ] {
-            assert!((pause(since, expected).as_secs_f64() - seconds).abs() < 1e-6, "{since:?} of {expected:?}");
+            assert!(
+                (pause(since, expected).as_secs_f64() - seconds).abs() < 1e-6,
+                "{since:?} of {expected:?}"
+            );
         }
     }
 

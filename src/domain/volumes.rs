@@ -1,5 +1,5 @@
-//! Volumes, snapshots and the sets they form. A set is a backup: snapshots that belong together, of which the manifest says how
-//! consistent they are with each other and in which way that is known.
+//! Volumes, snapshots and the sets they form. A set is a backup: snapshots that belong together, of
+//! which the manifest says how consistent they are with each other and in which way that is known.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -108,7 +108,8 @@ pub enum SetPlace {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         role: Option<String>,
     },
-    /// Files in a directory of this host: a stand-in for tests and demonstrations, which encrypts nothing.
+    /// Files in a directory of this host: a stand-in for tests and demonstrations, which encrypts
+    /// nothing.
     Local {
         /// The directory, absolute.
         directory: String,
@@ -164,7 +165,8 @@ pub struct VolumeInfo {
     pub state: String,
     /// The snapshot that it was made of, where the place tells.
     pub snapshot: Option<SnapshotId>,
-    /// How much of it has been read in from its snapshot, in percent; none if it was not made from one or that is not known.
+    /// How much of it has been read in from its snapshot, in percent; none if it was not made from
+    /// one or that is not known.
     pub hydrated_percent: Option<u8>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
@@ -261,15 +263,16 @@ pub struct SnapshotInfo {
 pub const OWN_DESCRIPTION: &str = "lifeboat: ";
 
 impl SnapshotInfo {
-    /// Whether it was made by something else, though it carries tags of ours: other tools copy the tags of the volumes and snapshots that they work
-    /// on, and what they make is theirs.
+    /// Whether it was made by something else, though it carries tags of ours: other tools copy the
+    /// tags of the volumes and snapshots that they work on, and what they make is theirs.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         !self.description.starts_with(OWN_DESCRIPTION)
     }
 }
 
-/// A whole snapshot under a key of its owner. Made only from facts that say so; what a set says of its keys comes from it.
+/// A whole snapshot under a key of its owner. Made only from facts that say so; what a set says of
+/// its keys comes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncryptedSnapshot(SnapshotInfo);
 
@@ -311,7 +314,8 @@ pub enum NotProtected {
 }
 
 impl SnapshotInfo {
-    /// The snapshot as one that protects its volume: whole, encrypted, under one of the allowed keys.
+    /// The snapshot as one that protects its volume: whole, encrypted, under one of the allowed
+    /// keys.
     ///
     /// # Errors
     /// [`NotProtected`] says what is missing.
@@ -319,7 +323,8 @@ impl SnapshotInfo {
         match self.progress {
             SnapshotProgress::Completed | SnapshotProgress::Archived => {}
             state => {
-                let why = self.message.clone().unwrap_or_else(|| format!("{state:?}").to_lowercase());
+                let why =
+                    self.message.clone().unwrap_or_else(|| format!("{state:?}").to_lowercase());
                 return Err(NotProtected::Unfinished { id: self.id, why });
             }
         }
@@ -327,7 +332,9 @@ impl SnapshotInfo {
             return Err(NotProtected::Plain(self.id));
         }
         match &self.key {
-            Some(key) if allowed.iter().any(|allowed| allowed == key) => Ok(EncryptedSnapshot(self)),
+            Some(key) if allowed.iter().any(|allowed| allowed == key) => {
+                Ok(EncryptedSnapshot(self))
+            }
             found => {
                 let found = found.clone().unwrap_or_else(|| "an unnamed key".to_owned());
                 Err(NotProtected::OtherKey { id: self.id, found })
@@ -385,7 +392,8 @@ pub struct SetMember {
 }
 
 impl SetMember {
-    /// Its snapshot and the key of that, where it was taken or where it was copied; none if it was not copied.
+    /// Its snapshot and the key of that, where it was taken or where it was copied; none if it was
+    /// not copied.
     #[must_use]
     pub fn snapshot_in(&self, copies: bool) -> Option<(&SnapshotId, &str)> {
         match copies {
@@ -401,8 +409,8 @@ impl SetMember {
 pub enum PostgresCut {
     /// All volumes were cut at one moment, just after a checkpoint: recovery is that after a crash.
     Checkpoint,
-    /// The volumes were cut within an online backup, the one with `pg_wal` after its end: the label must stand in the data directory
-    /// before the server is started.
+    /// The volumes were cut within an online backup, the one with `pg_wal` after its end: the label
+    /// must stand in the data directory before the server is started.
     OnlineBackup {
         /// Content of `backup_label`.
         label: String,
@@ -423,7 +431,8 @@ pub enum PostgresCut {
 pub struct VolumeSet {
     /// Where volumes and snapshots are.
     pub place: SetPlace,
-    /// The value of the tag [`tag::BACKUP`] on its snapshots: the backup's own id, unless the run that cut them died while it published.
+    /// The value of the tag [`tag::BACKUP`] on its snapshots: the backup's own id, unless the run
+    /// that cut them died while it published.
     pub tagged: BackupId,
     /// What was achieved; never less than was asked for.
     pub consistency: Consistency,
@@ -454,10 +463,15 @@ impl VolumeSet {
     /// What is wrong, in words.
     pub fn sound(&self) -> Result<(), String> {
         if self.members.is_empty() || self.members.len() > VOLUMES_MAX {
-            return Err(format!("a set has 1 to {VOLUMES_MAX} volumes, and this one {}", self.members.len()));
+            return Err(format!(
+                "a set has 1 to {VOLUMES_MAX} volumes, and this one {}",
+                self.members.len()
+            ));
         }
-        let volumes: std::collections::BTreeSet<&VolumeId> = self.members.iter().map(|member| &member.volume).collect();
-        let snapshots: std::collections::BTreeSet<&SnapshotId> = self.members.iter().map(|member| &member.snapshot).collect();
+        let volumes: std::collections::BTreeSet<&VolumeId> =
+            self.members.iter().map(|member| &member.volume).collect();
+        let snapshots: std::collections::BTreeSet<&SnapshotId> =
+            self.members.iter().map(|member| &member.snapshot).collect();
         if volumes.len() != self.members.len() || snapshots.len() != self.members.len() {
             return Err("a volume or a snapshot is in the set twice".to_owned());
         }
@@ -472,20 +486,27 @@ impl VolumeSet {
             Some(PostgresCut::Checkpoint) if !self.one_moment => {
                 Err("a checkpoint is not enough for volumes cut one after another".to_owned())
             }
-            Some(PostgresCut::OnlineBackup { wal_volume, .. }) if !known(wal_volume) => Err(format!("{wal_volume} is not in the set")),
+            Some(PostgresCut::OnlineBackup { wal_volume, .. }) if !known(wal_volume) => {
+                Err(format!("{wal_volume} is not in the set"))
+            }
             _ => Ok(()),
         }
     }
 
-    /// The places that have its snapshots: where they were taken, and then where they were copied; and whether it is the latter.
+    /// The places that have its snapshots: where they were taken, and then where they were copied;
+    /// and whether it is the latter.
     pub fn places(&self) -> impl Iterator<Item = (&SetPlace, bool)> {
-        std::iter::once((&self.place, false)).chain(self.copied_to.as_ref().map(|place| (place, true)))
+        std::iter::once((&self.place, false))
+            .chain(self.copied_to.as_ref().map(|place| (place, true)))
     }
 
     /// Its snapshots where they were taken, or where they were copied, in the order of the volumes.
     #[must_use]
     pub fn snapshots(&self, copies: bool) -> Vec<SnapshotId> {
-        self.members.iter().filter_map(|member| Some(member.snapshot_in(copies)?.0.clone())).collect()
+        self.members
+            .iter()
+            .filter_map(|member| Some(member.snapshot_in(copies)?.0.clone()))
+            .collect()
     }
 
     /// Bytes of all volumes.

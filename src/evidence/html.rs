@@ -1,4 +1,5 @@
-//! Pages of the evidence: one per report, one for the series. Self-contained, readable on a phone, on paper, in light and dark.
+//! Pages of the evidence: one per report, one for the series. Self-contained, readable on a phone,
+//! on paper, in light and dark.
 //!
 //! Pages are for looking; what counts are the signed records, which are exported beside them.
 
@@ -82,7 +83,9 @@ fn objective(name: &str, objective: &Objective) -> Markup {
         Some(false) => ("fail", "missed"),
         None => ("unknown", "not measured"),
     };
-    let share = objective.measured_seconds.map_or(0.0, |measured| (measured / objective.allowed_seconds.max(0.001) * 100.0).min(100.0));
+    let share = objective.measured_seconds.map_or(0.0, |measured| {
+        (measured / objective.allowed_seconds.max(0.001) * 100.0).min(100.0)
+    });
     html! {
         div.objective {
             div.number { (objective.measured_seconds.map_or_else(|| "–".to_owned(), seconds)) }
@@ -107,7 +110,13 @@ fn answer(answer: CheckOutcome) -> Markup {
 
 /// The page of one report.
 #[must_use]
-pub fn report_page(sequence: u64, sha256: &str, signed: bool, report: &DrillReport, certificates: &[(u64, &Certificate)]) -> String {
+pub fn report_page(
+    sequence: u64,
+    sha256: &str,
+    signed: bool,
+    report: &DrillReport,
+    certificates: &[(u64, &Certificate)],
+) -> String {
     let title = format!("Drill {} of {}", report.drill, report.declared.strftime("%Y-%m-%d"));
     let body = html! {
         header {
@@ -197,9 +206,14 @@ fn source(file: &crate::domain::evidence::SourceFile) -> Markup {
 }
 
 fn isolation(report: &DrillReport) -> Markup {
-    let list = |key: &str| report.isolation.get(key).and_then(|list| list.as_array()).cloned().unwrap_or_default();
+    let list = |key: &str| {
+        report.isolation.get(key).and_then(|list| list.as_array()).cloned().unwrap_or_default()
+    };
     let probes = list("probes");
-    let reached = probes.iter().filter(|probe| probe.get("reached").and_then(serde_json::Value::as_bool) != Some(false)).count();
+    let reached = probes
+        .iter()
+        .filter(|probe| probe.get("reached").and_then(serde_json::Value::as_bool) != Some(false))
+        .count();
     html! {
         ul { @for held in list("holds") { li { (held.as_str().unwrap_or_default()) } } }
         @let gaps: Vec<String> = list("gaps").iter().filter_map(|gap| gap.as_str().map(str::to_owned)).collect();
@@ -222,10 +236,12 @@ fn isolation(report: &DrillReport) -> Markup {
 
 /// Steps as bars over the drill's time.
 fn timeline(report: &DrillReport) -> Markup {
-    let end = report.steps.iter().map(|step| step.from_seconds + step.seconds).fold(0.001, f64::max);
+    let end =
+        report.steps.iter().map(|step| step.from_seconds + step.seconds).fold(0.001, f64::max);
     let row = 20.0;
     let height = row * report.steps.len() as f64 + BOTTOM;
-    let longest = report.steps.iter().map(|step| step.step.chars().count()).max().unwrap_or_default();
+    let longest =
+        report.steps.iter().map(|step| step.step.chars().count()).max().unwrap_or_default();
     let left = (longest as f64 * 7.2 + 10.0).max(130.0);
     let x = |at: f64| left + at / end * (WIDTH - left - 70.0);
     html! {
@@ -257,8 +273,11 @@ pub fn series_page(series: &EvidenceSeries, flaws: &[SeriesFlaw], now: Timestamp
             }
         }
     }
-    let datastores: std::collections::BTreeSet<String> =
-        by_drill.values().flatten().flat_map(|(_, report)| report.backups.iter().map(|backup| backup.datastore.to_string())).collect();
+    let datastores: std::collections::BTreeSet<String> = by_drill
+        .values()
+        .flatten()
+        .flat_map(|(_, report)| report.backups.iter().map(|backup| backup.datastore.to_string()))
+        .collect();
     let body = html! {
         header { h1 { "Rehearsed recovery" }
             p { "Vault " code { (series.vault) } ", " (series.found.len()) " records, as of " (time(now)) "." }
@@ -299,7 +318,9 @@ pub fn plot(name: &str, points: &[(Timestamp, Objective, Verdict)]) -> Markup {
     let measured: Vec<(usize, f64, Verdict)> = points
         .iter()
         .enumerate()
-        .filter_map(|(number, (_, objective, verdict))| Some((number, objective.measured_seconds?, *verdict)))
+        .filter_map(|(number, (_, objective, verdict))| {
+            Some((number, objective.measured_seconds?, *verdict))
+        })
         .collect();
     let allowed = points.last().map_or(0.0, |(_, objective, _)| objective.allowed_seconds);
     let highest = measured.iter().map(|(_, seconds, _)| *seconds).fold(0.0, f64::max);
@@ -309,7 +330,11 @@ pub fn plot(name: &str, points: &[(Timestamp, Objective, Verdict)]) -> Markup {
     let steps = points.len().saturating_sub(1).max(1) as f64;
     let x = |number: usize| LEFT + 8.0 + number as f64 / steps * (WIDTH - LEFT - 24.0);
     let y = |seconds: f64| (HEIGHT - BOTTOM) - seconds / top * (HEIGHT - BOTTOM - 8.0);
-    let line = measured.iter().map(|(number, seconds, _)| format!("{:.1},{:.1}", x(*number), y(*seconds))).collect::<Vec<_>>().join(" ");
+    let line = measured
+        .iter()
+        .map(|(number, seconds, _)| format!("{:.1},{:.1}", x(*number), y(*seconds)))
+        .collect::<Vec<_>>()
+        .join(" ");
     let day = |at: &Timestamp| at.strftime("%Y-%m-%d").to_string();
     html! {
         figure {

@@ -1,6 +1,8 @@
 //! The evidence log in a vault: appending, reading, and verifying its chain.
 //!
-//! The signature is written first and claims the number, since objects are write-once; then the record. A writer that dies in between leaves a claimed number without a record; the next record's `previous` hash shows that it was already so.
+//! The signature is written first and claims the number, since objects are write-once; then the
+//! record. A writer that dies in between leaves a claimed number without a record; the next
+//! record's `previous` hash shows that it was already so.
 
 pub mod html;
 mod place;
@@ -12,7 +14,9 @@ use jiff::Timestamp;
 
 use crate::domain::ErrorClass;
 use crate::domain::document::VaultDocument;
-use crate::domain::evidence::{self, Actor, EvidenceRecord, FoundRecord, RecordBody, SeenHead, SeriesFlaw};
+use crate::domain::evidence::{
+    self, Actor, EvidenceRecord, FoundRecord, RecordBody, SeenHead, SeriesFlaw,
+};
 use crate::domain::id::VaultId;
 use crate::domain::layout::{self, EVIDENCE, ObjectKey, parse_evidence_key};
 use crate::keyring::KeyError;
@@ -23,7 +27,8 @@ use crate::vault::{ObjectFacts, Vault, VaultError, fetch};
 const READS_MAX: usize = 32;
 /// How often a number is tried that somebody else takes first.
 const RACES_MAX: usize = 100;
-/// Numbers that may be missing before one is taken for a stray. It is a flaw of the series, and not its end.
+/// Numbers that may be missing before one is taken for a stray. It is a flaw of the series, and not
+/// its end.
 const STRAYS_MAX: u64 = 1000;
 /// How long a claimed number may stay without its record before its writer is taken for dead.
 const CLAIM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -81,8 +86,13 @@ fn sha256(bytes: &[u8]) -> String {
 /// Reads the whole series.
 ///
 /// # Errors
-/// [`EvidenceError::Vault`] if the vault cannot be read; what is wrong with a record is part of the result.
-pub async fn read(vault: &dyn Vault, id: &VaultId, trusted: &TrustedKeys) -> Result<EvidenceSeries, EvidenceError> {
+/// [`EvidenceError::Vault`] if the vault cannot be read; what is wrong with a record is part of the
+/// result.
+pub async fn read(
+    vault: &dyn Vault,
+    id: &VaultId,
+    trusted: &TrustedKeys,
+) -> Result<EvidenceSeries, EvidenceError> {
     let mut series = EvidenceSeries { vault: id.clone(), found: Vec::new(), claimed: Vec::new() };
     let mut signatures = std::collections::BTreeSet::new();
     let mut records = Vec::new();
@@ -97,14 +107,15 @@ pub async fn read(vault: &dyn Vault, id: &VaultId, trusted: &TrustedKeys) -> Res
     for (sequence, _) in &records {
         signatures.remove(sequence);
     }
-    let reading = records.into_iter().map(|(sequence, facts)| record(vault, trusted, sequence, facts));
+    let reading =
+        records.into_iter().map(|(sequence, facts)| record(vault, trusted, sequence, facts));
     series.found = futures::stream::iter(reading).buffered(READS_MAX).try_collect().await?;
     series.claimed = signatures.into_iter().collect();
     Ok(series)
 }
 
-/// Reads a series from its end until `enough` says so of what was read, or `records_max` were. What is older is not part of the result,
-/// so its flaws cannot be told.
+/// Reads a series from its end until `enough` says so of what was read, or `records_max` were. What
+/// is older is not part of the result, so its flaws cannot be told.
 ///
 /// # Errors
 /// As [`read`].
@@ -127,7 +138,8 @@ pub async fn newest(
     records.sort_by_key(|(sequence, _)| *sequence);
     while !records.is_empty() && series.found.len() < records_max && !enough(&series) {
         let some = records.split_off(records.len().saturating_sub(READS_MAX));
-        let reading = some.into_iter().map(|(sequence, facts)| record(vault, trusted, sequence, facts));
+        let reading =
+            some.into_iter().map(|(sequence, facts)| record(vault, trusted, sequence, facts));
         let mut found = futures::future::try_join_all(reading).await?;
         found.append(&mut series.found);
         series.found = found;
@@ -135,8 +147,9 @@ pub async fn newest(
     Ok(series)
 }
 
-/// Whether a trusted key signed what stands under a name, and is believed in it. One that is distrusted from a day on is believed in what the *store*
-/// wrote before that day: whoever has the key can write any date into a document.
+/// Whether a trusted key signed what stands under a name, and is believed in it. One that is
+/// distrusted from a day on is believed in what the *store* wrote before that day: whoever has the
+/// key can write any date into a document.
 ///
 /// # Errors
 /// [`VaultError`] if the store must be asked, and does not answer.
@@ -160,16 +173,24 @@ fn if_document(read: Result<Option<Bytes>, VaultError>) -> Result<Option<Bytes>,
     }
 }
 
-async fn record(vault: &dyn Vault, trusted: &TrustedKeys, sequence: u64, facts: ObjectFacts) -> Result<FoundRecord, EvidenceError> {
+async fn record(
+    vault: &dyn Vault,
+    trusted: &TrustedKeys,
+    sequence: u64,
+    facts: ObjectFacts,
+) -> Result<FoundRecord, EvidenceError> {
     // What is too large to be a record is none, and no reason not to read the others.
     let size = facts.bytes;
     let Some(bytes) = if_document(fetch::document_of(vault, facts).await.map(Some))? else {
         let why = format!("{size} bytes are too many for a record");
         return Ok(FoundRecord { sequence, sha256: sha256(b""), record: Err(why), signed: false });
     };
-    let signature = if_document(fetch::document(vault, &layout::evidence(sequence).signature()).await)?;
+    let signature =
+        if_document(fetch::document(vault, &layout::evidence(sequence).signature()).await)?;
     let signed = match signature {
-        Some(signature) => is_believed(vault, trusted, &layout::evidence(sequence), &bytes, &signature).await?,
+        Some(signature) => {
+            is_believed(vault, trusted, &layout::evidence(sequence), &bytes, &signature).await?
+        }
         None => false,
     };
     let record = EvidenceRecord::parse(&bytes).map_err(|error| error.to_string());
@@ -185,14 +206,22 @@ impl EvidenceSeries {
     /// Records that a pinned key signed, where they belong.
     pub fn believed(&self) -> impl DoubleEndedIterator<Item = (&FoundRecord, &EvidenceRecord)> {
         let sound = |found: &&FoundRecord| {
-            found.signed && found.record.as_ref().is_ok_and(|r| r.sequence == found.sequence && r.vault == self.vault)
+            found.signed
+                && found
+                    .record
+                    .as_ref()
+                    .is_ok_and(|r| r.sequence == found.sequence && r.vault == self.vault)
         };
-        self.found.iter().filter(sound).filter_map(|found| Some((found, found.record.as_ref().ok()?)))
+        self.found
+            .iter()
+            .filter(sound)
+            .filter_map(|found| Some((found, found.record.as_ref().ok()?)))
     }
 }
 
-/// Writes a record under the next number. `seen` is the newest record that this host knows of, by number and hash: where the end of the series
-/// was cut off, the next record follows that one. Its number is not used twice, and what was cut off can be put back.
+/// Writes a record under the next number. `seen` is the newest record that this host knows of, by
+/// number and hash: where the end of the series was cut off, the next record follows that one. Its
+/// number is not used twice, and what was cut off can be put back.
 ///
 /// # Errors
 /// [`EvidenceError`]; nothing or a claimed number was written.
@@ -204,7 +233,8 @@ pub async fn append(
     body: RecordBody,
     seen: Option<(u64, String)>,
 ) -> Result<WrittenRecord, EvidenceError> {
-    // Numbers that were found taken, and that no listing shows: somebody put something there that is no object.
+    // Numbers that were found taken, and that no listing shows: somebody put something there that
+    // is no object.
     let mut taken = 0;
     for _ in 0..RACES_MAX {
         let end = end(vault).await?;
@@ -277,15 +307,16 @@ async fn end(vault: &dyn Vault) -> Result<SeriesEnd, VaultError> {
     }
 }
 
-/// The newest record is one with a claim that reads as one: whoever may write can put anything under any number, to keep others from writing the
-/// next or to have them leave a gap.
+/// The newest record is one with a claim that reads as one: whoever may write can put anything
+/// under any number, to keep others from writing the next or to have them leave a gap.
 async fn look(vault: &dyn Vault) -> Result<SeriesEnd, VaultError> {
     let mut records = Vec::new();
     let mut claims = std::collections::BTreeSet::new();
     let listed = vault.list(EVIDENCE).await?;
     let plausible = listed.len() as u64 + STRAYS_MAX;
     for facts in listed {
-        match parse_evidence_key(facts.key.as_str()).filter(|(sequence, _)| *sequence <= plausible) {
+        match parse_evidence_key(facts.key.as_str()).filter(|(sequence, _)| *sequence <= plausible)
+        {
             Some((sequence, true)) => records.push((sequence, facts)),
             Some((sequence, false)) => drop(claims.insert(sequence)),
             None => {}
@@ -296,13 +327,16 @@ async fn look(vault: &dyn Vault) -> Result<SeriesEnd, VaultError> {
     let mut newest = (0, None);
     while let Some((sequence, facts)) = records.pop() {
         let bytes = if_document(fetch::document_of(vault, facts).await.map(Some))?;
-        if let Some(bytes) = bytes.filter(|bytes| EvidenceRecord::parse(bytes).is_ok_and(|record| record.sequence == sequence)) {
+        if let Some(bytes) = bytes.filter(|bytes| {
+            EvidenceRecord::parse(bytes).is_ok_and(|record| record.sequence == sequence)
+        }) {
             newest = (sequence, Some(sha256(&bytes)));
             break;
         }
     }
     let (newest, previous) = newest;
-    // Numbers that somebody has claimed and does not use are passed over, as far as they follow one another.
+    // Numbers that somebody has claimed and does not use are passed over, as far as they follow one
+    // another.
     let next = (newest + 1..).find(|number| !claims.contains(number)).unwrap_or(newest + 1);
     Ok(SeriesEnd { newest, next, previous, under_way: next > newest + 1 })
 }

@@ -1,4 +1,5 @@
-//! The scratch VPC on a report's page: what stood there, what was tried, what was called, what was left.
+//! The scratch VPC on a report's page: what stood there, what was tried, what was called, what was
+//! left.
 
 use maud::{Markup, html};
 

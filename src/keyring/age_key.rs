@@ -1,7 +1,9 @@
-//! Key slots of kind `age`: offline recovery recipients, and the local identity of an embedded set-up.
+//! Key slots of kind `age`: offline recovery recipients, and the local identity of an embedded
+//! set-up.
 //!
-//! A slot is an armored age file, so that `age -d -i recovery.txt slot` opens it with nothing else. Recipients may be
-//! native ones (`age1…`), tagged ones of hardware keys (`age1tag1…`), or ones of any age plugin.
+//! A slot is an armored age file, so that `age -d -i recovery.txt slot` opens it with nothing else.
+//! Recipients may be native ones (`age1…`), tagged ones of hardware keys (`age1tag1…`), or ones of
+//! any age plugin.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -31,7 +33,8 @@ impl RecipientsKey {
     pub fn new(name: &str, texts: Vec<String>) -> Result<Self, KeyError> {
         let key = Self { name: name.to_owned(), texts };
         for text in &key.texts {
-            // A plugin that is not on this host keeps nobody from reading: it is missed by whoever wraps.
+            // A plugin that is not on this host keeps nobody from reading: it is missed by whoever
+            // wraps.
             if plugin_of(&key.name, text)?.is_none() {
                 parse_recipient(&key.name, text)?;
             }
@@ -50,7 +53,9 @@ fn unusable(key: &str, why: String) -> KeyError {
 
 /// The plugin that a recipient needs, if it needs one.
 fn plugin_of(key: &str, text: &str) -> Result<Option<age::plugin::Recipient>, KeyError> {
-    if text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") || text.to_ascii_uppercase().starts_with("AGE-PLUGIN-") {
+    if text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-")
+        || text.to_ascii_uppercase().starts_with("AGE-PLUGIN-")
+    {
         return Err(unusable(
             key,
             "a secret identity stands where a public recipient (age1…) belongs; treat that identity as exposed".to_owned(),
@@ -62,7 +67,9 @@ fn plugin_of(key: &str, text: &str) -> Result<Option<age::plugin::Recipient>, Ke
     if is_own {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| unusable(key, format!("{text:?} is not an age recipient (age1…)")))
+    text.parse()
+        .map(Some)
+        .map_err(|_| unusable(key, format!("{text:?} is not an age recipient (age1…)")))
 }
 
 fn parse_recipient(key: &str, text: &str) -> Result<Box<dyn age::Recipient + Send>, KeyError> {
@@ -75,10 +82,19 @@ fn parse_recipient(key: &str, text: &str) -> Result<Box<dyn age::Recipient + Sen
     if let Ok(tagged) = text.parse::<age::tagpq::Recipient>() {
         return Ok(Box::new(tagged));
     }
-    let Some(plugin) = plugin_of(key, text)? else { return Err(unusable(key, format!("{text:?} is not an age recipient (age1…)"))) };
+    let Some(plugin) = plugin_of(key, text)? else {
+        return Err(unusable(key, format!("{text:?} is not an age recipient (age1…)")));
+    };
     let name = plugin.plugin().to_owned();
     let wrapped = age::plugin::RecipientPluginV1::new(&name, &[plugin], &[], SilentCallbacks)
-        .map_err(|_| unusable(key, format!("recipient {text:?} needs the program age-plugin-{name}, which is not in PATH")))?;
+        .map_err(|_| {
+            unusable(
+                key,
+                format!(
+                    "recipient {text:?} needs the program age-plugin-{name}, which is not in PATH"
+                ),
+            )
+        })?;
     Ok(Box::new(wrapped))
 }
 
@@ -101,7 +117,8 @@ impl age::Callbacks for SilentCallbacks {
     }
 }
 
-/// First eight bytes of the SHA-256 of a recipient's text, in hexadecimal: tells keys apart, cannot be attacked.
+/// First eight bytes of the SHA-256 of a recipient's text, in hexadecimal: tells keys apart, cannot
+/// be attacked.
 #[must_use]
 pub fn recipient_tag(text: &str) -> String {
     hex::encode(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..8])
@@ -118,14 +135,25 @@ impl WrappingKey for RecipientsKey {
     fn extension(&self) -> &'static str {
         "age"
     }
-    async fn wrap(&self, identity: &BackupIdentity, _: &EncryptionContext) -> Result<WrappedIdentity, KeyError> {
-        let refused = |why: String| KeyError::Refused { key: self.name.clone(), what: "wrap an identity", why };
+    async fn wrap(
+        &self,
+        identity: &BackupIdentity,
+        _: &EncryptionContext,
+    ) -> Result<WrappedIdentity, KeyError> {
+        let refused = |why: String| KeyError::Refused {
+            key: self.name.clone(),
+            what: "wrap an identity",
+            why,
+        };
         let recipients = self.parse()?;
-        let encryptor = age::Encryptor::with_recipients(recipients.iter().map(|r| r.as_ref() as &dyn age::Recipient))
-            .map_err(|e| refused(e.to_string()))?;
+        let encryptor = age::Encryptor::with_recipients(
+            recipients.iter().map(|r| r.as_ref() as &dyn age::Recipient),
+        )
+        .map_err(|e| refused(e.to_string()))?;
         let mut slot = Vec::new();
         let seal = |slot: &mut Vec<u8>| -> std::io::Result<()> {
-            let armor = age::armor::ArmoredWriter::wrap_output(slot, age::armor::Format::AsciiArmor)?;
+            let armor =
+                age::armor::ArmoredWriter::wrap_output(slot, age::armor::Format::AsciiArmor)?;
             let mut stream = encryptor.wrap_output(armor)?;
             stream.write_all(identity.to_text().expose_secret().as_bytes())?;
             stream.finish()?.finish()?;
@@ -143,10 +171,12 @@ impl WrappingKey for RecipientsKey {
     }
 }
 
-/// Bytes of a slot file. age reads a header anew for each byte that it lacks, so it is not given one without end.
+/// Bytes of a slot file. age reads a header anew for each byte that it lacks, so it is not given
+/// one without end.
 const SLOT_BYTES_MAX: usize = 64 * 1024;
 
-/// An identity file that opens slots of kind `age`: the local identity, or the recovery key given on the command line.
+/// An identity file that opens slots of kind `age`: the local identity, or the recovery key given
+/// on the command line.
 pub struct IdentityFile {
     name: String,
     path: PathBuf,
@@ -160,7 +190,11 @@ impl IdentityFile {
     }
 
     fn load(&self) -> Result<Vec<Box<dyn age::Identity + Send + Sync>>, KeyError> {
-        identities(&self.name, &read_secret_file(&self.name, &self.path)?, &self.path.display().to_string())
+        identities(
+            &self.name,
+            &read_secret_file(&self.name, &self.path)?,
+            &self.path.display().to_string(),
+        )
     }
 
     /// The recipient of the file's first native identity, in text form.
@@ -169,10 +203,16 @@ impl IdentityFile {
     /// [`KeyError::Unusable`] if the file cannot be read or holds no native identity.
     pub fn recipient(&self) -> Result<String, KeyError> {
         let text = read_secret_file(&self.name, &self.path)?;
-        let identity = text.expose_secret().lines().find_map(|line| line.trim().parse::<age::x25519::Identity>().ok());
-        identity
-            .map(|identity| identity.to_public().to_string())
-            .ok_or_else(|| unusable(&self.name, format!("{} holds no age identity (AGE-SECRET-KEY-1…)", self.path.display())))
+        let identity = text
+            .expose_secret()
+            .lines()
+            .find_map(|line| line.trim().parse::<age::x25519::Identity>().ok());
+        identity.map(|identity| identity.to_public().to_string()).ok_or_else(|| {
+            unusable(
+                &self.name,
+                format!("{} holds no age identity (AGE-SECRET-KEY-1…)", self.path.display()),
+            )
+        })
     }
 }
 
@@ -196,13 +236,20 @@ pub(super) fn read_secret_file(key: &str, path: &Path) -> Result<SecretString, K
 }
 
 /// Reads identities from the text of an identity file that stands at `place`.
-fn identities(name: &str, text: &SecretString, place: &str) -> Result<Vec<Box<dyn age::Identity + Send + Sync>>, KeyError> {
+fn identities(
+    name: &str,
+    text: &SecretString,
+    place: &str,
+) -> Result<Vec<Box<dyn age::Identity + Send + Sync>>, KeyError> {
     let file = age::IdentityFile::from_buffer(text.expose_secret().as_bytes())
         .map_err(|_| unusable(name, format!("{place} is not an age identity file")))?;
-    file.with_callbacks(SilentCallbacks).into_identities().map_err(|error| unusable(name, format!("{place}: {error}")))
+    file.with_callbacks(SilentCallbacks)
+        .into_identities()
+        .map_err(|error| unusable(name, format!("{place}: {error}")))
 }
 
-/// An identity that is held in memory only: a recovery key that was typed, and stands in no file of this host.
+/// An identity that is held in memory only: a recovery key that was typed, and stands in no file of
+/// this host.
 pub struct IdentityText {
     name: String,
     text: SecretString,
@@ -217,7 +264,10 @@ impl IdentityText {
         let own = Self { name: name.to_owned(), text };
         match identities(name, &own.text, "what was given") {
             Ok(found) if !found.is_empty() => Ok(own),
-            _ => Err(unusable(name, "what was given is not an age identity (AGE-SECRET-KEY-1…)".to_owned())),
+            _ => Err(unusable(
+                name,
+                "what was given is not an age identity (AGE-SECRET-KEY-1…)".to_owned(),
+            )),
         }
     }
 }
@@ -230,7 +280,12 @@ impl SlotOpener for IdentityText {
     fn may_prompt(&self) -> bool {
         memchr::memmem::find(self.text.expose_secret().as_bytes(), b"AGE-PLUGIN-").is_some()
     }
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &EncryptionContext) -> Result<UnwrapOutcome, KeyError> {
+    async fn unwrap(
+        &self,
+        slot: &Slot,
+        bytes: &[u8],
+        _: &EncryptionContext,
+    ) -> Result<UnwrapOutcome, KeyError> {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {
             return Ok(UnwrapOutcome::NotMine);
         }
@@ -244,37 +299,59 @@ impl SlotOpener for IdentityFile {
         &self.name
     }
     fn may_prompt(&self) -> bool {
-        std::fs::read(&self.path).map(zeroize::Zeroizing::new).is_ok_and(|text| memchr::memmem::find(&text, b"AGE-PLUGIN-").is_some())
+        std::fs::read(&self.path)
+            .map(zeroize::Zeroizing::new)
+            .is_ok_and(|text| memchr::memmem::find(&text, b"AGE-PLUGIN-").is_some())
     }
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], _: &EncryptionContext) -> Result<UnwrapOutcome, KeyError> {
+    async fn unwrap(
+        &self,
+        slot: &Slot,
+        bytes: &[u8],
+        _: &EncryptionContext,
+    ) -> Result<UnwrapOutcome, KeyError> {
         if !matches!(slot.opens_with, SlotKind::Age { .. }) {
             return Ok(UnwrapOutcome::NotMine);
         }
         let (name, identities, bytes) = (self.name.clone(), self.load()?, bytes.to_vec());
         // A plugin is a program, which is waited for.
-        let opened = tokio::task::spawn_blocking(move || open_slot(&name, identities, &bytes)).await;
-        opened.unwrap_or_else(|_| Err(unusable(&self.name, "the thread that opens slots died".to_owned())))
+        let opened =
+            tokio::task::spawn_blocking(move || open_slot(&name, identities, &bytes)).await;
+        opened.unwrap_or_else(|_| {
+            Err(unusable(&self.name, "the thread that opens slots died".to_owned()))
+        })
     }
 }
 
-fn open_slot(name: &str, identities: Vec<Box<dyn age::Identity + Send + Sync>>, bytes: &[u8]) -> Result<UnwrapOutcome, KeyError> {
-    let refused = |why: String| KeyError::Refused { key: name.to_owned(), what: "unwrap the identity", why };
+fn open_slot(
+    name: &str,
+    identities: Vec<Box<dyn age::Identity + Send + Sync>>,
+    bytes: &[u8],
+) -> Result<UnwrapOutcome, KeyError> {
+    let refused =
+        |why: String| KeyError::Refused { key: name.to_owned(), what: "unwrap the identity", why };
     if bytes.len() > SLOT_BYTES_MAX {
         return Err(refused(format!("a slot of {} bytes is none of ours", bytes.len())));
     }
-    let decryptor = age::Decryptor::new(age::armor::ArmoredReader::new(bytes)).map_err(|e| refused(e.to_string()))?;
-    let stream = match decryptor.decrypt(identities.iter().map(|i| i.as_ref() as &dyn age::Identity)) {
-        Ok(stream) => stream,
-        Err(age::DecryptError::NoMatchingKeys) => return Ok(UnwrapOutcome::NotMine),
-        Err(error) => return Err(refused(error.to_string())),
-    };
+    let decryptor = age::Decryptor::new(age::armor::ArmoredReader::new(bytes))
+        .map_err(|e| refused(e.to_string()))?;
+    let stream =
+        match decryptor.decrypt(identities.iter().map(|i| i.as_ref() as &dyn age::Identity)) {
+            Ok(stream) => stream,
+            Err(age::DecryptError::NoMatchingKeys) => return Ok(UnwrapOutcome::NotMine),
+            Err(error) => return Err(refused(error.to_string())),
+        };
     let mut text = zeroize::Zeroizing::new(String::new());
-    stream.take(IDENTITY_BYTES_MAX).read_to_string(&mut text).map_err(|e| refused(e.to_string()))?;
-    BackupIdentity::from_text(&text).map(UnwrapOutcome::Identity).map_err(|e| refused(e.to_string()))
+    stream
+        .take(IDENTITY_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(|e| refused(e.to_string()))?;
+    BackupIdentity::from_text(&text)
+        .map(UnwrapOutcome::Identity)
+        .map_err(|e| refused(e.to_string()))
 }
 
-/// The local identity as a wrapping key: its recipient is derived when needed, so that a missing file is an error of
-/// the verb that needs it and not of every command.
+/// The local identity as a wrapping key: its recipient is derived when needed, so that a missing
+/// file is an error of the verb that needs it and not of every command.
 pub struct LocalIdentity {
     name: String,
     path: PathBuf,
@@ -300,7 +377,11 @@ impl WrappingKey for LocalIdentity {
     fn extension(&self) -> &'static str {
         "age"
     }
-    async fn wrap(&self, identity: &BackupIdentity, context: &EncryptionContext) -> Result<WrappedIdentity, KeyError> {
+    async fn wrap(
+        &self,
+        identity: &BackupIdentity,
+        context: &EncryptionContext,
+    ) -> Result<WrappedIdentity, KeyError> {
         let recipient = IdentityFile::new(&self.name, &self.path).recipient()?;
         RecipientsKey::new(&self.name, vec![recipient])?.wrap(identity, context).await
     }
@@ -311,11 +392,15 @@ impl WrappingKey for LocalIdentity {
 pub fn new_identity(comment: &str) -> (SecretString, String) {
     let identity = age::x25519::Identity::generate();
     let recipient = identity.to_public().to_string();
-    let text = format!("# {comment}\n# public key: {recipient}\n{}\n", identity.to_string().expose_secret());
+    let text = format!(
+        "# {comment}\n# public key: {recipient}\n{}\n",
+        identity.to_string().expose_secret()
+    );
     (SecretString::from(text), recipient)
 }
 
-/// Writes a new identity file, readable by its owner only, and returns its recipient. Never overwrites.
+/// Writes a new identity file, readable by its owner only, and returns its recipient. Never
+/// overwrites.
 ///
 /// # Errors
 /// The error of the file system; `AlreadyExists` if there is a file.

@@ -1,7 +1,8 @@
 //! Key slots of kind `aws-kms`, and signatures by an asymmetric KMS key.
 //!
-//! The encryption context names vault, datastore and backup in every call: a slot of one backup does not open another,
-//! and a key policy can say which datastore a role may open. A backup role needs `kms:Encrypt` only.
+//! The encryption context names vault, datastore and backup in every call: a slot of one backup
+//! does not open another, and a key policy can say which datastore a role may open. A backup role
+//! needs `kms:Encrypt` only.
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
@@ -24,7 +25,8 @@ pub struct KmsKey {
     key_id: String,
     region: Option<String>,
     client: Client,
-    /// Sent with every decryption: a grant made a moment ago is known only to who brings its token.
+    /// Sent with every decryption: a grant made a moment ago is known only to who brings its
+    /// token.
     grant_tokens: Vec<String>,
 }
 
@@ -40,7 +42,11 @@ async fn client(key_id: &str, region: Option<String>, endpoint: Option<String>) 
 
 fn explain(key: &str, what: &'static str, answer: AwsError) -> KeyError {
     let (key, why) = (key.to_owned(), answer.message.clone());
-    if answer.is_passing() { KeyError::Unavailable { key, what, why } } else { KeyError::Refused { key, what, why } }
+    if answer.is_passing() {
+        KeyError::Unavailable { key, what, why }
+    } else {
+        KeyError::Refused { key, what, why }
+    }
 }
 
 /// What KMS says of a key; takes `kms:DescribeKey`.
@@ -48,16 +54,30 @@ async fn life(client: &Client, name: &str, key_id: &str) -> Result<KeyLifetime, 
     let sent = client.describe_key().key_id(key_id).send().await;
     let reply = sent.map_err(|error| explain(name, "tell its state", AwsError::of(&error)))?;
     let Some(key) = reply.key_metadata else { return Ok(KeyLifetime::Unlimited) };
-    Ok(match (key.key_state, key.deletion_date.and_then(|date| Timestamp::from_second(date.secs()).ok())) {
-        (Some(KeyState::PendingDeletion | KeyState::PendingReplicaDeletion), Some(date)) => KeyLifetime::Ends(date),
-        (None | Some(KeyState::Enabled), _) => KeyLifetime::Unlimited,
-        (Some(state), _) => KeyLifetime::Over(format!("KMS says that it is {}", state.as_str())),
-    })
+    Ok(
+        match (
+            key.key_state,
+            key.deletion_date.and_then(|date| Timestamp::from_second(date.secs()).ok()),
+        ) {
+            (Some(KeyState::PendingDeletion | KeyState::PendingReplicaDeletion), Some(date)) => {
+                KeyLifetime::Ends(date)
+            }
+            (None | Some(KeyState::Enabled), _) => KeyLifetime::Unlimited,
+            (Some(state), _) => {
+                KeyLifetime::Over(format!("KMS says that it is {}", state.as_str()))
+            }
+        },
+    )
 }
 
 impl KmsKey {
     /// A client for the key. Makes no request.
-    pub async fn new(name: &str, key_id: &str, region: Option<String>, endpoint: Option<String>) -> Self {
+    pub async fn new(
+        name: &str,
+        key_id: &str,
+        region: Option<String>,
+        endpoint: Option<String>,
+    ) -> Self {
         let client = client(key_id, region.clone(), endpoint).await;
         Self {
             name: name.to_owned(),
@@ -86,28 +106,55 @@ impl WrappingKey for KmsKey {
     fn extension(&self) -> &'static str {
         "kms"
     }
-    async fn wrap(&self, identity: &BackupIdentity, context: &EncryptionContext) -> Result<WrappedIdentity, KeyError> {
+    async fn wrap(
+        &self,
+        identity: &BackupIdentity,
+        context: &EncryptionContext,
+    ) -> Result<WrappedIdentity, KeyError> {
         let plaintext = Blob::new(identity.to_text().expose_secret().as_bytes());
         let request = self.client.encrypt().key_id(&self.key_id).plaintext(plaintext);
-        let sent = request.set_encryption_context(Some(context.pairs().into_iter().collect())).send().await;
-        let reply = sent.map_err(|error| explain(&self.name, "wrap an identity", AwsError::of(&error)))?;
-        let empty =
-            || KeyError::Refused { key: self.name.clone(), what: "wrap an identity", why: "KMS answered without ciphertext".to_owned() };
+        let sent = request
+            .set_encryption_context(Some(context.pairs().into_iter().collect()))
+            .send()
+            .await;
+        let reply =
+            sent.map_err(|error| explain(&self.name, "wrap an identity", AwsError::of(&error)))?;
+        let empty = || KeyError::Refused {
+            key: self.name.clone(),
+            what: "wrap an identity",
+            why: "KMS answered without ciphertext".to_owned(),
+        };
         Ok(WrappedIdentity::from_key(reply.ciphertext_blob.ok_or_else(empty)?.into_inner()))
     }
     async fn life(&self) -> Result<KeyLifetime, KeyError> {
         life(&self.client, &self.name, &self.key_id).await
     }
-    async fn rewrap(&self, from: &Slot, bytes: &[u8], context: &EncryptionContext) -> Result<Option<WrappedIdentity>, KeyError> {
+    async fn rewrap(
+        &self,
+        from: &Slot,
+        bytes: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Option<WrappedIdentity>, KeyError> {
         let SlotKind::AwsKms { key_id, region } = &from.opens_with else { return Ok(None) };
         // Both keys must be known to one endpoint.
         if *region != self.region {
             return Ok(None);
         }
         let pairs = || Some(context.pairs().into_iter().collect());
-        let request = self.client.re_encrypt().ciphertext_blob(Blob::new(bytes)).source_key_id(key_id).destination_key_id(&self.key_id);
-        let sent = request.set_source_encryption_context(pairs()).set_destination_encryption_context(pairs()).send().await;
-        let reply = sent.map_err(|error| explain(&self.name, "wrap anew what another key had wrapped", AwsError::of(&error)))?;
+        let request = self
+            .client
+            .re_encrypt()
+            .ciphertext_blob(Blob::new(bytes))
+            .source_key_id(key_id)
+            .destination_key_id(&self.key_id);
+        let sent = request
+            .set_source_encryption_context(pairs())
+            .set_destination_encryption_context(pairs())
+            .send()
+            .await;
+        let reply = sent.map_err(|error| {
+            explain(&self.name, "wrap anew what another key had wrapped", AwsError::of(&error))
+        })?;
         Ok(reply.ciphertext_blob.map(|blob| WrappedIdentity::from_key(blob.into_inner())))
     }
 }
@@ -117,25 +164,47 @@ impl SlotOpener for KmsKey {
     fn name(&self) -> &str {
         &self.name
     }
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &EncryptionContext) -> Result<UnwrapOutcome, KeyError> {
-        let SlotKind::AwsKms { key_id, .. } = &slot.opens_with else { return Ok(UnwrapOutcome::NotMine) };
+    async fn unwrap(
+        &self,
+        slot: &Slot,
+        bytes: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<UnwrapOutcome, KeyError> {
+        let SlotKind::AwsKms { key_id, .. } = &slot.opens_with else {
+            return Ok(UnwrapOutcome::NotMine);
+        };
         if *key_id != self.key_id && slot.name != self.name {
             return Ok(UnwrapOutcome::NotMine);
         }
         // The key is ours by configuration; a slot that names another is KMS's to refuse.
         let request = self.client.decrypt().key_id(&self.key_id).ciphertext_blob(Blob::new(bytes));
-        let request = request.set_grant_tokens((!self.grant_tokens.is_empty()).then(|| self.grant_tokens.clone()));
-        let sent = request.set_encryption_context(Some(context.pairs().into_iter().collect())).send().await;
-        let reply = sent.map_err(|error| explain(&self.name, "unwrap the identity", AwsError::of(&error)))?;
-        let refused = |why: &str| KeyError::Refused { key: self.name.clone(), what: "unwrap the identity", why: why.to_owned() };
-        let plaintext = zeroize::Zeroizing::new(reply.plaintext.ok_or_else(|| refused("KMS answered without plaintext"))?.into_inner());
-        let text = std::str::from_utf8(&plaintext).map_err(|_| refused("what KMS opened is not an identity"))?;
-        BackupIdentity::from_text(text).map(UnwrapOutcome::Identity).map_err(|error| refused(&error.to_string()))
+        let request = request
+            .set_grant_tokens((!self.grant_tokens.is_empty()).then(|| self.grant_tokens.clone()));
+        let sent = request
+            .set_encryption_context(Some(context.pairs().into_iter().collect()))
+            .send()
+            .await;
+        let reply =
+            sent.map_err(|error| explain(&self.name, "unwrap the identity", AwsError::of(&error)))?;
+        let refused = |why: &str| KeyError::Refused {
+            key: self.name.clone(),
+            what: "unwrap the identity",
+            why: why.to_owned(),
+        };
+        let plaintext = zeroize::Zeroizing::new(
+            reply.plaintext.ok_or_else(|| refused("KMS answered without plaintext"))?.into_inner(),
+        );
+        let text = std::str::from_utf8(&plaintext)
+            .map_err(|_| refused("what KMS opened is not an identity"))?;
+        BackupIdentity::from_text(text)
+            .map(UnwrapOutcome::Identity)
+            .map_err(|error| refused(&error.to_string()))
     }
 }
 
-/// Opens with whichever KMS key a slot names, where no key is configured: on a fresh host that has only credentials. What a hostile vault
-/// could gain by naming a key of its own is a backup of its own, which the signature tells.
+/// Opens with whichever KMS key a slot names, where no key is configured: on a fresh host that has
+/// only credentials. What a hostile vault could gain by naming a key of its own is a backup of its
+/// own, which the signature tells.
 pub struct SlotKmsKey;
 
 #[async_trait]
@@ -143,9 +212,19 @@ impl SlotOpener for SlotKmsKey {
     fn name(&self) -> &str {
         "the KMS key that the backup names"
     }
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &EncryptionContext) -> Result<UnwrapOutcome, KeyError> {
-        let SlotKind::AwsKms { key_id, region } = &slot.opens_with else { return Ok(UnwrapOutcome::NotMine) };
-        KmsKey::new(&slot.name, key_id, region.clone(), None).await.unwrap(slot, bytes, context).await
+    async fn unwrap(
+        &self,
+        slot: &Slot,
+        bytes: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<UnwrapOutcome, KeyError> {
+        let SlotKind::AwsKms { key_id, region } = &slot.opens_with else {
+            return Ok(UnwrapOutcome::NotMine);
+        };
+        KmsKey::new(&slot.name, key_id, region.clone(), None)
+            .await
+            .unwrap(slot, bytes, context)
+            .await
     }
 }
 
@@ -169,10 +248,19 @@ impl Signer for KmsSigner {
     }
     async fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>, KeyError> {
         let hash = digest::digest(&digest::SHA256, bytes);
-        let request = self.client.sign().key_id(&self.key_id).message(Blob::new(hash.as_ref())).message_type(MessageType::Digest);
+        let request = self
+            .client
+            .sign()
+            .key_id(&self.key_id)
+            .message(Blob::new(hash.as_ref()))
+            .message_type(MessageType::Digest);
         let sent = request.signing_algorithm(SigningAlgorithmSpec::EcdsaSha256).send().await;
         let reply = sent.map_err(|error| explain("signing", "sign", AwsError::of(&error)))?;
-        let empty = || KeyError::Refused { key: "signing".to_owned(), what: "sign", why: "KMS answered without signature".to_owned() };
+        let empty = || KeyError::Refused {
+            key: "signing".to_owned(),
+            what: "sign",
+            why: "KMS answered without signature".to_owned(),
+        };
         Ok(reply.signature.ok_or_else(empty)?.into_inner())
     }
     async fn life(&self) -> Result<KeyLifetime, KeyError> {
@@ -180,9 +268,13 @@ impl Signer for KmsSigner {
     }
     async fn public(&self) -> Result<PublicKey, KeyError> {
         let sent = self.client.get_public_key().key_id(&self.key_id).send().await;
-        let reply = sent.map_err(|error| explain("signing", "tell its public half", AwsError::of(&error)))?;
+        let reply =
+            sent.map_err(|error| explain("signing", "tell its public half", AwsError::of(&error)))?;
         let unusable = |why: String| KeyError::Unusable { key: "signing".to_owned(), why };
-        let der = reply.public_key.ok_or_else(|| unusable("KMS answered without a public key".to_owned()))?.into_inner();
+        let der = reply
+            .public_key
+            .ok_or_else(|| unusable("KMS answered without a public key".to_owned()))?
+            .into_inner();
         PublicKey::from_der(&der).map_err(unusable)
     }
 }
@@ -193,7 +285,10 @@ mod tests {
 
     #[test]
     fn the_region_comes_from_the_arn() {
-        assert_eq!(region_of("arn:aws:kms:eu-west-1:123456789012:key/abc").as_deref(), Some("eu-west-1"));
+        assert_eq!(
+            region_of("arn:aws:kms:eu-west-1:123456789012:key/abc").as_deref(),
+            Some("eu-west-1")
+        );
         assert_eq!(region_of("alias/backup"), None);
     }
 }

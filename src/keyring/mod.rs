@@ -1,9 +1,10 @@
 //! Making and opening envelopes, and signing what is published.
 //!
-//! A [`WrappingKey`] wraps the identity of a backup into a slot and may be able to unwrap it again; a backup host's KMS role can
-//! only do the former. Unwrapping answers `Option<Result<_>>` in spirit: *not mine*, *mine but refused*, or the identity
-//! ([`UnwrapOutcome`]). Context is always bound: KMS keys take it as encryption context; every opener is told which
-//! backup it is for, and whoever opens checks the slot's hash against the signed envelope first.
+//! A [`WrappingKey`] wraps the identity of a backup into a slot and may be able to unwrap it again;
+//! a backup host's KMS role can only do the former. Unwrapping answers `Option<Result<_>>` in
+//! spirit: *not mine*, *mine but refused*, or the identity ([`UnwrapOutcome`]). Context is always
+//! bound: KMS keys take it as encryption context; every opener is told which backup it is for, and
+//! whoever opens checks the slot's hash against the signed envelope first.
 
 pub mod age_key;
 #[cfg(feature = "aws")]
@@ -47,28 +48,45 @@ pub trait WrappingKey: Send + Sync {
     /// File extension of slots: `kms` or `age`.
     fn extension(&self) -> &'static str;
     /// Wraps an identity. May be repeated.
-    async fn wrap(&self, identity: &BackupIdentity, context: &EncryptionContext) -> Result<WrappedIdentity, KeyError>;
+    async fn wrap(
+        &self,
+        identity: &BackupIdentity,
+        context: &EncryptionContext,
+    ) -> Result<WrappedIdentity, KeyError>;
     /// How long it can be used.
     async fn life(&self) -> Result<KeyLifetime, KeyError> {
         Ok(KeyLifetime::Unlimited)
     }
-    /// Wraps what another key's slot holds, without anybody seeing it; `None` if these two keys cannot do that.
-    async fn rewrap(&self, _: &Slot, _: &[u8], _: &EncryptionContext) -> Result<Option<WrappedIdentity>, KeyError> {
+    /// Wraps what another key's slot holds, without anybody seeing it; `None` if these two keys
+    /// cannot do that.
+    async fn rewrap(
+        &self,
+        _: &Slot,
+        _: &[u8],
+        _: &EncryptionContext,
+    ) -> Result<Option<WrappedIdentity>, KeyError> {
         Ok(None)
     }
 }
 
-/// Something that may open slots: a key of the configuration, or an identity file given on the command line.
+/// Something that may open slots: a key of the configuration, or an identity file given on the
+/// command line.
 #[async_trait]
 pub trait SlotOpener: Send + Sync {
     /// Name for messages.
     fn name(&self) -> &str;
-    /// Whether it may ask somebody something, or wait for a touch: such openers are tried last, and one at a time.
+    /// Whether it may ask somebody something, or wait for a touch: such openers are tried last, and
+    /// one at a time.
     fn may_prompt(&self) -> bool {
         false
     }
     /// Tries a slot whose bytes tally with the signed envelope.
-    async fn unwrap(&self, slot: &Slot, bytes: &[u8], context: &EncryptionContext) -> Result<UnwrapOutcome, KeyError>;
+    async fn unwrap(
+        &self,
+        slot: &Slot,
+        bytes: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<UnwrapOutcome, KeyError>;
 }
 
 /// Why a key did not do what was asked.

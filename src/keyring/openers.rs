@@ -1,4 +1,5 @@
-//! Opening an envelope: every signed envelope, newest first, every slot, every key, until one opens.
+//! Opening an envelope: every signed envelope, newest first, every slot, every key, until one
+//! opens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,8 @@ pub struct NoKeyOpens {
 }
 
 impl NoKeyOpens {
-    /// Whether a key could not be tried on this host: a file that is missing, or that others may read.
+    /// Whether a key could not be tried on this host: a file that is missing, or that others may
+    /// read.
     #[must_use]
     pub fn is_of_this_host(&self) -> bool {
         self.unusable
@@ -56,10 +58,18 @@ struct OpenAttempts {
 
 impl OpenAttempts {
     /// Takes the identity, or notes why there is none.
-    fn take(&mut self, answer: Result<UnwrapOutcome, KeyError>, key: &str, envelope: &Envelope, slot: &Slot) -> Option<BackupIdentity> {
+    fn take(
+        &mut self,
+        answer: Result<UnwrapOutcome, KeyError>,
+        key: &str,
+        envelope: &Envelope,
+        slot: &Slot,
+    ) -> Option<BackupIdentity> {
         let words = match answer {
             Ok(UnwrapOutcome::Identity(identity)) => return Some(identity),
-            Ok(UnwrapOutcome::NotMine) => format!("does not fit slot {} of envelope {}", slot.name, envelope.number),
+            Ok(UnwrapOutcome::NotMine) => {
+                format!("does not fit slot {} of envelope {}", slot.name, envelope.number)
+            }
             Err(error) => {
                 self.unavailable |= matches!(error, KeyError::Unavailable { .. });
                 self.unusable |= matches!(error, KeyError::Unusable { .. });
@@ -94,9 +104,12 @@ pub async fn open(
     let unwrap = |(envelope, slot, opener)| {
         let opener: &Arc<dyn SlotOpener> = opener;
         let slot: &SlotBytes = slot;
-        async move { (opener.unwrap(&slot.slot, &slot.bytes, context).await, opener, envelope, &slot.slot) }
+        async move {
+            (opener.unwrap(&slot.slot, &slot.bytes, context).await, opener, envelope, &slot.slot)
+        }
     };
-    let (last, first): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|(_, _, opener)| opener.may_prompt());
+    let (last, first): (Vec<_>, Vec<_>) =
+        attempts.into_iter().partition(|(_, _, opener)| opener.may_prompt());
     // One after the other, but nobody waits for one that is silent: the next is asked beside it.
     let mut waiting = first.into_iter();
     let mut asked = FuturesUnordered::new();
@@ -121,8 +134,12 @@ pub async fn open(
     }
     let OpenAttempts { mut by_key, unavailable, unusable } = tried;
     if openers.is_empty() {
-        by_key.push(("keys".to_owned(), vec!["no key that can open is configured, and no --identity was given".to_owned()]));
+        by_key.push((
+            "keys".to_owned(),
+            vec!["no key that can open is configured, and no --identity was given".to_owned()],
+        ));
     }
-    let tried = by_key.into_iter().map(|(key, words)| format!("{key}: {}", words.join(", "))).collect();
+    let tried =
+        by_key.into_iter().map(|(key, words)| format!("{key}: {}", words.join(", "))).collect();
     Err(NoKeyOpens { backup: context.backup.to_string(), tried, unavailable, unusable })
 }

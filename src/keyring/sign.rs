@@ -1,15 +1,17 @@
 //! Signatures: who published this, checked against keys pinned outside the vault.
 //!
-//! A signature is a raw detached file, so that `openssl` verifies it. Two kinds: Ed25519 from a local PKCS#8 file, and
-//! ECDSA P-256 with SHA-256 from a KMS key. Documents name their own format, vault, datastore and id, so a signature of one
-//! cannot stand under another.
+//! A signature is a raw detached file, so that `openssl` verifies it. Two kinds: Ed25519 from a
+//! local PKCS#8 file, and ECDSA P-256 with SHA-256 from a KMS key. Documents name their own format,
+//! vault, datastore and id, so a signature of one cannot stand under another.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use age::secrecy::ExposeSecret;
 use async_trait::async_trait;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -46,10 +48,11 @@ enum PublicKind {
 }
 
 /// `SubjectPublicKeyInfo` up to the key itself, RFC 8410 and RFC 5480.
-const ED25519_INFO: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const ED25519_INFO: &[u8] =
+    &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const P256_INFO: &[u8] = &[
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01,
-    0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 impl PublicKey {
@@ -62,7 +65,8 @@ impl PublicKey {
     /// # Errors
     /// What is wrong with the text.
     pub fn from_text(text: &str) -> Result<Self, String> {
-        let base64: String = text.lines().map(str::trim).filter(|l| !l.starts_with("-----")).collect();
+        let base64: String =
+            text.lines().map(str::trim).filter(|l| !l.starts_with("-----")).collect();
         let der = STANDARD.decode(base64).map_err(|_| "it is not a PEM public key".to_owned())?;
         Self::from_der(&der)
     }
@@ -72,7 +76,9 @@ impl PublicKey {
     /// # Errors
     /// If it is neither Ed25519 nor ECDSA P-256.
     pub fn from_der(der: &[u8]) -> Result<Self, String> {
-        for (info, kind, length) in [(ED25519_INFO, PublicKind::Ed25519, 32), (P256_INFO, PublicKind::EcdsaP256, 65)] {
+        for (info, kind, length) in
+            [(ED25519_INFO, PublicKind::Ed25519, 32), (P256_INFO, PublicKind::EcdsaP256, 65)]
+        {
             if let Some(bytes) = der.strip_prefix(info).filter(|b| b.len() == length) {
                 return Ok(Self { kind, bytes: bytes.to_vec() });
             }
@@ -104,8 +110,12 @@ impl PublicKey {
     #[must_use]
     pub fn openssl_command(&self, key: &str, file: &str) -> String {
         match self.kind {
-            PublicKind::Ed25519 => format!("openssl pkeyutl -verify -pubin -inkey {key} -rawin -in {file} -sigfile {file}.sig"),
-            PublicKind::EcdsaP256 => format!("openssl dgst -sha256 -verify {key} -signature {file}.sig {file}"),
+            PublicKind::Ed25519 => format!(
+                "openssl pkeyutl -verify -pubin -inkey {key} -rawin -in {file} -sigfile {file}.sig"
+            ),
+            PublicKind::EcdsaP256 => {
+                format!("openssl dgst -sha256 -verify {key} -signature {file}.sig {file}")
+            }
         }
     }
 
@@ -113,8 +123,11 @@ impl PublicKey {
     #[must_use]
     pub fn verifies(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let verified = match self.kind {
-            PublicKind::Ed25519 => UnparsedPublicKey::new(&ED25519, &self.bytes).verify(bytes, signature),
-            PublicKind::EcdsaP256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.bytes).verify(bytes, signature),
+            PublicKind::Ed25519 => {
+                UnparsedPublicKey::new(&ED25519, &self.bytes).verify(bytes, signature)
+            }
+            PublicKind::EcdsaP256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.bytes)
+                .verify(bytes, signature),
         };
         verified.is_ok()
     }
@@ -122,11 +135,13 @@ impl PublicKey {
 
 fn pem(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
-    let lines: Vec<&str> = base64.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    let lines: Vec<&str> =
+        base64.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// The keys that are pinned. None at all means that nothing read can be verified, and whoever restores is told so.
+/// The keys that are pinned. None at all means that nothing read can be verified, and whoever
+/// restores is told so.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedKeys {
     keys: Vec<PublicKey>,
@@ -167,8 +182,15 @@ impl TrustedKeys {
     ///
     /// # Errors
     /// Why it is not, in words.
-    pub fn signer_at(&self, bytes: &[u8], signature: &[u8], now: Timestamp) -> Result<&PublicKey, String> {
-        let signer = self.signer_of(bytes, signature).ok_or_else(|| "its public half is not in trust = […]".to_owned())?;
+    pub fn signer_at(
+        &self,
+        bytes: &[u8],
+        signature: &[u8],
+        now: Timestamp,
+    ) -> Result<&PublicKey, String> {
+        let signer = self
+            .signer_of(bytes, signature)
+            .ok_or_else(|| "its public half is not in trust = […]".to_owned())?;
         match self.distrusted_from(signer).filter(|from| *from <= now) {
             Some(from) => Err(format!("lifeboat.toml distrusts it in everything since {from}")),
             None => Ok(signer),
@@ -195,13 +217,22 @@ impl SigningFile {
 
     fn load(&self) -> Result<Ed25519KeyPair, KeyError> {
         let text = read_secret_file("signing", &self.path)?;
-        let base64: zeroize::Zeroizing<String> =
-            zeroize::Zeroizing::new(text.expose_secret().lines().map(str::trim).filter(|l| !l.starts_with("-----")).collect());
+        let base64: zeroize::Zeroizing<String> = zeroize::Zeroizing::new(
+            text.expose_secret()
+                .lines()
+                .map(str::trim)
+                .filter(|l| !l.starts_with("-----"))
+                .collect(),
+        );
         let unusable = |_| KeyError::Unusable {
             key: "signing".to_owned(),
-            why: format!("{} is not an Ed25519 private key in PKCS#8 PEM form", self.path.display()),
+            why: format!(
+                "{} is not an Ed25519 private key in PKCS#8 PEM form",
+                self.path.display()
+            ),
         };
-        let der = zeroize::Zeroizing::new(STANDARD.decode(base64.as_bytes()).map_err(|_| unusable(()))?);
+        let der =
+            zeroize::Zeroizing::new(STANDARD.decode(base64.as_bytes()).map_err(|_| unusable(()))?);
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| unusable(()))
     }
 }
@@ -228,7 +259,10 @@ impl EphemeralKey {
     /// # Errors
     /// [`KeyError::Unusable`] if the system has no random numbers.
     pub fn generate() -> Result<Self, KeyError> {
-        let unusable = |_| KeyError::Unusable { key: "agent".to_owned(), why: "the system's random numbers are not available".to_owned() };
+        let unusable = |_| KeyError::Unusable {
+            key: "agent".to_owned(),
+            why: "the system's random numbers are not available".to_owned(),
+        };
         Ed25519KeyPair::generate().map(Self).map_err(unusable)
     }
     /// Its public half.
@@ -243,14 +277,16 @@ impl EphemeralKey {
     }
 }
 
-/// Makes a new Ed25519 key file, readable by its owner only, and returns its public half. Never overwrites.
+/// Makes a new Ed25519 key file, readable by its owner only, and returns its public half. Never
+/// overwrites.
 ///
 /// # Errors
 /// The error of the file system; `AlreadyExists` if there is a file.
 pub fn create_signing_file(path: &Path) -> std::io::Result<PublicKey> {
     let failed = |_| std::io::Error::other("the system's random numbers are not available");
     let pair = Ed25519KeyPair::generate().map_err(failed)?;
-    let der = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&pair).map_err(failed)?;
+    let der = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&pair)
+        .map_err(failed)?;
     let text = zeroize::Zeroizing::new(pem("PRIVATE KEY", der.as_ref()));
     write_secret_file(path, text.as_bytes())?;
     Ok(PublicKey::of(&pair))
@@ -262,7 +298,8 @@ pub fn create_signing_file(path: &Path) -> std::io::Result<PublicKey> {
 /// The error of the file system; `AlreadyExists` if there is a file.
 pub fn write_secret_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -284,7 +321,10 @@ mod tests {
         assert!(!stranger.verifies(b"bytes", &signature));
         assert_eq!(PublicKey::from_text(&public.to_pem()).unwrap(), public);
         assert_eq!(PublicKey::from_text(&public.to_line()).unwrap(), public);
-        assert_eq!(create_signing_file(&own).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            create_signing_file(&own).unwrap_err().kind(),
+            std::io::ErrorKind::AlreadyExists
+        );
     }
 
     #[tokio::test]

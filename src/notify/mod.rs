@@ -1,4 +1,5 @@
-//! Transports of notifications. A failed or hanging delivery is a result like any other: the message is kept and retried.
+//! Transports of notifications. A failed or hanging delivery is a result like any other: the
+//! message is kept and retried.
 //!
 //! No error here names an address: whoever knows a webhook's URL may use it.
 
@@ -66,7 +67,11 @@ impl Notifier {
     /// Names of the channels that want to hear of something.
     #[must_use]
     pub fn who_wants(&self, kind: AlarmKind) -> Vec<String> {
-        self.channels.iter().filter(|channel| channel.on.contains(&kind)).map(|channel| channel.name.clone()).collect()
+        self.channels
+            .iter()
+            .filter(|channel| channel.on.contains(&kind))
+            .map(|channel| channel.name.clone())
+            .collect()
     }
 
     /// Delivers a message, within a time.

@@ -29,12 +29,15 @@ pub struct SmtpTransport {
 impl SmtpTransport {
     fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, String> {
         let (host, port) = match self.server.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port.parse::<u16>().map_err(|_| format!("{port:?} is no port"))?)),
+            Some((host, port)) => {
+                (host, Some(port.parse::<u16>().map_err(|_| format!("{port:?} is no port"))?))
+            }
             None => (self.server.as_str(), None),
         };
         let builder = match (self.plain, port) {
             (true, _) => Ok(AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)),
-            // 465 is TLS from the first byte; everything else, and 587 where nothing is said, must agree to STARTTLS.
+            // 465 is TLS from the first byte; everything else, and 587 where nothing is said, must
+            // agree to STARTTLS.
             (false, Some(465)) => AsyncSmtpTransport::<Tokio1Executor>::relay(host),
             (false, _) => AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(host),
         };
@@ -52,14 +55,18 @@ impl SmtpTransport {
 #[async_trait]
 impl Transport for SmtpTransport {
     async fn send(&self, message: &AlarmMessage) -> Result<(), String> {
-        let mailbox = |address: &String| address.parse::<Mailbox>().map_err(|error| format!("{address:?}: {error}"));
+        let mailbox = |address: &String| {
+            address.parse::<Mailbox>().map_err(|error| format!("{address:?}: {error}"))
+        };
         let mut mail = Mail::builder().from(mailbox(&self.from)?).subject(message.headline());
         // Without them mail is taken for spam, or shown as it likes.
         mail = mail.message_id(None).date_now();
         for to in &self.to {
             mail = mail.to(mailbox(to)?);
         }
-        let mail = mail.singlepart(SinglePart::plain(message.text())).map_err(|error| error.to_string())?;
+        let mail = mail
+            .singlepart(SinglePart::plain(message.text()))
+            .map_err(|error| error.to_string())?;
         self.transport()?.send(mail).await.map(drop).map_err(|error| error.to_string())
     }
 }

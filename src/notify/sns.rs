@@ -28,8 +28,16 @@ impl SnsTransport {
 #[async_trait]
 impl Transport for SnsTransport {
     async fn send(&self, message: &AlarmMessage) -> Result<(), String> {
-        let subject: String = message.headline().chars().filter(char::is_ascii).take(SUBJECT_MAX).collect();
-        let sent = self.client.publish().topic_arn(&self.topic).subject(subject).message(message.text()).send().await;
+        let subject: String =
+            message.headline().chars().filter(char::is_ascii).take(SUBJECT_MAX).collect();
+        let sent = self
+            .client
+            .publish()
+            .topic_arn(&self.topic)
+            .subject(subject)
+            .message(message.text())
+            .send()
+            .await;
         sent.map(drop).map_err(|error| AwsError::of(&error).message)
     }
 }

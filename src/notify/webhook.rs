@@ -15,8 +15,12 @@ pub struct WebhookTransport {
 }
 
 fn client() -> Result<Client, String> {
-    let builder = Client::builder().timeout(DELIVERY_MAX).redirect(reqwest::redirect::Policy::none());
-    builder.user_agent(concat!("lifeboat/", env!("CARGO_PKG_VERSION"))).build().map_err(|error| error.without_url().to_string())
+    let builder =
+        Client::builder().timeout(DELIVERY_MAX).redirect(reqwest::redirect::Policy::none());
+    builder
+        .user_agent(concat!("lifeboat/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| error.without_url().to_string())
 }
 
 impl WebhookTransport {
@@ -52,7 +56,11 @@ impl Transport for WebhookTransport {
             body["text"] = message.text().into();
             body
         };
-        let request = self.client.post(read_url(&self.url)?).header("content-type", "application/json").body(body.to_string());
+        let request = self
+            .client
+            .post(read_url(&self.url)?)
+            .header("content-type", "application/json")
+            .body(body.to_string());
         accepted(&request.send().await.map_err(in_words)?)
     }
 }

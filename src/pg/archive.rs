@@ -1,16 +1,19 @@
-//! `pg_dump`'s custom format, read as it streams by: header, table of contents, then blocks of data.
+//! `pg_dump`'s custom format, read as it streams by: header, table of contents, then blocks of
+//! data.
 //!
-//! Follows `pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL 12 to 18 (archive versions 1.14 to 1.16). The
-//! reader is fed chunks of any size and calls a [`ArchiveVisitor`]; it holds the table of contents in memory and nothing else.
-//! At the end every entry that should have data must have been seen exactly once: an archive cut short is an error even
-//! when it is cut between two blocks.
+//! Follows `pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL 12 to 18 (archive versions
+//! 1.14 to 1.16). The reader is fed chunks of any size and calls a [`ArchiveVisitor`]; it holds the
+//! table of contents in memory and nothing else. At the end every entry that should have data must
+//! have been seen exactly once: an archive cut short is an error even when it is cut between two
+//! blocks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::sql;
 
-/// Largest header and table of contents, in bytes. A hostile length must not make us allocate without end.
+/// Largest header and table of contents, in bytes. A hostile length must not make us allocate
+/// without end.
 pub const CONTENTS_BYTES_MAX: usize = 512 * 1024 * 1024;
 const ENTRIES_MAX: i64 = 20_000_000;
 const BLOCK_DATA: u8 = 1;
@@ -67,7 +70,8 @@ pub struct TocEntry {
     pub owner: Vec<u8>,
     /// Entries that must be restored before it, by their number.
     pub dependencies: Vec<i64>,
-    /// OIDs of the catalog and of the object it was read from; zeros where it stands for no row of a catalog.
+    /// OIDs of the catalog and of the object it was read from; zeros where it stands for no row of
+    /// a catalog.
     pub object: (u32, u32),
 }
 
@@ -101,7 +105,8 @@ impl TableOfContents {
         self.entries.iter().filter(move |e| e.kind == kind)
     }
 
-    /// Header and table of contents, with what was in one of these tablespaces in the database's own.
+    /// Header and table of contents, with what was in one of these tablespaces in the database's
+    /// own.
     ///
     /// # Errors
     /// [`ArchiveError`] if it cannot be read again as it was read before.
@@ -110,7 +115,8 @@ impl TableOfContents {
             ReadStop::Bad(error) => error,
             ReadStop::Incomplete => ArchiveError::Truncated("its table of contents"),
         };
-        let mut cursor = ByteCursor { bytes: &self.raw, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
+        let mut cursor =
+            ByteCursor { bytes: &self.raw, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
         parse_contents(&mut cursor).map_err(malformed)?;
         let empty = vec![0; cursor.integer_bytes + 1];
         let mut without = Vec::with_capacity(self.raw.len());
@@ -151,7 +157,8 @@ pub fn copy_columns(copy: &[u8]) -> Result<Vec<String>, ArchiveError> {
     }
     let open = statement.tokens.iter().position(|t| t.kind == sql::TokenKind::Symbol(b'('));
     let Some(open) = open else { return Ok(Vec::new()) };
-    let inside = statement.tokens[open + 1..].iter().take_while(|t| t.kind != sql::TokenKind::Symbol(b')'));
+    let inside =
+        statement.tokens[open + 1..].iter().take_while(|t| t.kind != sql::TokenKind::Symbol(b')'));
     Ok(inside.filter_map(|t| t.name()).map(readable).collect())
 }
 
@@ -248,16 +255,20 @@ impl<V: ArchiveVisitor> ArchiveReader<V> {
         if self.carry.len() < self.retry_at {
             return Ok(());
         }
-        // A table of contents that is not whole yet is parsed again only when twice as much is there.
+        // A table of contents that is not whole yet is parsed again only when twice as much is
+        // there.
         self.retry_at = self.carry.len() * 2;
         if self.carry.len() > CONTENTS_BYTES_MAX {
-            return Err(ArchiveError::Malformed("the table of contents is larger than any real one".into()));
+            return Err(ArchiveError::Malformed(
+                "the table of contents is larger than any real one".into(),
+            ));
         }
         self.try_contents()
     }
 
     fn try_contents(&mut self) -> Result<(), ArchiveError> {
-        let mut cursor = ByteCursor { bytes: &self.carry, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
+        let mut cursor =
+            ByteCursor { bytes: &self.carry, at: 0, integer_bytes: 4, tablespaces: Vec::new() };
         let mut contents = match parse_contents(&mut cursor) {
             Ok(contents) => contents,
             Err(ReadStop::Incomplete) => return Ok(()),
@@ -268,7 +279,10 @@ impl<V: ArchiveVisitor> ArchiveReader<V> {
         contents.raw = Arc::new(std::mem::take(&mut self.carry));
         for (index, entry) in contents.entries.iter().enumerate() {
             if self.by_id.insert(entry.dump_id, index).is_some() {
-                return Err(ArchiveError::Malformed(format!("two entries have the number {}", entry.dump_id)));
+                return Err(ArchiveError::Malformed(format!(
+                    "two entries have the number {}",
+                    entry.dump_id
+                )));
             }
         }
         self.visitor.contents(&contents)?;
@@ -311,11 +325,18 @@ impl<V: ArchiveVisitor> ArchiveReader<V> {
     }
 
     fn number_read(&mut self, number: i64) -> Result<(), ArchiveError> {
-        let length = |number: i64| u64::try_from(number).map_err(|_| ArchiveError::Malformed(format!("a chunk of {number} bytes")));
+        let length = |number: i64| {
+            u64::try_from(number)
+                .map_err(|_| ArchiveError::Malformed(format!("a chunk of {number} bytes")))
+        };
         self.state = match self.state {
             ReaderState::BlockId(kind) => {
                 self.begin(number)?;
-                if kind == BLOCK_DATA { ReaderState::ChunkLength } else { ReaderState::LargeObjectId }
+                if kind == BLOCK_DATA {
+                    ReaderState::ChunkLength
+                } else {
+                    ReaderState::LargeObjectId
+                }
             }
             ReaderState::ChunkLength if number == 0 => {
                 self.visitor.end()?;
@@ -342,11 +363,20 @@ impl<V: ArchiveVisitor> ArchiveReader<V> {
     }
 
     fn begin(&mut self, dump_id: i64) -> Result<(), ArchiveError> {
-        let unknown = || ArchiveError::Malformed(format!("data of an entry {dump_id} that is not in the table of contents"));
+        let unknown = || {
+            ArchiveError::Malformed(format!(
+                "data of an entry {dump_id} that is not in the table of contents"
+            ))
+        };
         let contents = self.contents.as_ref().ok_or(ArchiveError::NotAnArchive)?;
-        let entry = self.by_id.get(&dump_id).map(|index| &contents.entries[*index]).ok_or_else(unknown)?;
+        let entry =
+            self.by_id.get(&dump_id).map(|index| &contents.entries[*index]).ok_or_else(unknown)?;
         if !entry.has_data || !self.seen.insert(dump_id) {
-            return Err(ArchiveError::Malformed(format!("data of {} {} twice, or where none belongs", entry.kind, readable(&entry.tag))));
+            return Err(ArchiveError::Malformed(format!(
+                "data of {} {} twice, or where none belongs",
+                entry.kind,
+                readable(&entry.tag)
+            )));
         }
         self.visitor.begin(entry)
     }
@@ -380,10 +410,16 @@ impl<V: ArchiveVisitor> ArchiveReader<V> {
         }
         let contents = match (self.state, self.contents) {
             (ReaderState::BlockType, Some(contents)) => contents,
-            (ReaderState::Contents, _) | (_, None) => return Err(ArchiveError::Truncated("its table of contents")),
+            (ReaderState::Contents, _) | (_, None) => {
+                return Err(ArchiveError::Truncated("its table of contents"));
+            }
             _ => return Err(ArchiveError::Truncated("a data block")),
         };
-        let missing: Vec<&TocEntry> = contents.entries.iter().filter(|e| e.has_data && !self.seen.contains(&e.dump_id)).collect();
+        let missing: Vec<&TocEntry> = contents
+            .entries
+            .iter()
+            .filter(|e| e.has_data && !self.seen.contains(&e.dump_id))
+            .collect();
         if let Some(first) = missing.first() {
             let first = format!("{} {}", first.kind, readable(&first.tag));
             return Err(ArchiveError::DataMissing { count: missing.len(), first });
@@ -396,7 +432,8 @@ fn parse_integer(bytes: &[u8]) -> Result<i64, ArchiveError> {
     let (sign, digits) = bytes.split_first().ok_or(ArchiveError::NotAnArchive)?;
     let mut wide = [0; 8];
     wide[..digits.len()].copy_from_slice(digits);
-    let magnitude = i64::try_from(u64::from_le_bytes(wide)).map_err(|_| ArchiveError::Malformed("a number out of range".into()))?;
+    let magnitude = i64::try_from(u64::from_le_bytes(wide))
+        .map_err(|_| ArchiveError::Malformed("a number out of range".into()))?;
     match sign {
         0 => Ok(magnitude),
         1 => Ok(-magnitude),
@@ -440,7 +477,9 @@ impl<'a> ByteCursor<'a> {
     /// A length and bytes; a negative length is NULL.
     fn text(&mut self) -> Result<Option<&'a [u8]>, ReadStop> {
         match usize::try_from(self.integer()?) {
-            Ok(length) if length > CONTENTS_BYTES_MAX => Err(ArchiveError::Malformed(format!("a text of {length} bytes")).into()),
+            Ok(length) if length > CONTENTS_BYTES_MAX => {
+                Err(ArchiveError::Malformed(format!("a text of {length} bytes")).into())
+            }
             Ok(length) => Ok(Some(self.take(length)?)),
             Err(_) => Ok(None),
         }
@@ -468,10 +507,16 @@ fn parse_contents(cursor: &mut ByteCursor<'_>) -> Result<TableOfContents, ReadSt
     }
     cursor.integer_bytes = usize::from(cursor.byte()?);
     let offset_bytes = usize::from(cursor.byte()?);
-    if !(1..=8).contains(&cursor.integer_bytes) || !(1..=8).contains(&offset_bytes) || cursor.byte()? != 1 {
-        return Err(ArchiveError::Malformed("its header is not one of the custom format".into()).into());
+    if !(1..=8).contains(&cursor.integer_bytes)
+        || !(1..=8).contains(&offset_bytes)
+        || cursor.byte()? != 1
+    {
+        return Err(
+            ArchiveError::Malformed("its header is not one of the custom format".into()).into()
+        );
     }
-    let compressed = if version >= (1, 15) { i64::from(cursor.byte()?) } else { cursor.integer()? };
+    let compressed =
+        if version >= (1, 15) { i64::from(cursor.byte()?) } else { cursor.integer()? };
     if compressed != 0 {
         return Err(ArchiveError::Compressed.into());
     }
@@ -492,8 +537,16 @@ fn parse_contents(cursor: &mut ByteCursor<'_>) -> Result<TableOfContents, ReadSt
     Ok(TableOfContents { version, database, entries, raw: Arc::default() })
 }
 
-fn parse_entry(cursor: &mut ByteCursor<'_>, version: (u8, u8), offset_bytes: usize) -> Result<TocEntry, ReadStop> {
-    let mut entry = TocEntry { dump_id: cursor.integer()?, has_data: cursor.integer()? != 0, ..TocEntry::default() };
+fn parse_entry(
+    cursor: &mut ByteCursor<'_>,
+    version: (u8, u8),
+    offset_bytes: usize,
+) -> Result<TocEntry, ReadStop> {
+    let mut entry = TocEntry {
+        dump_id: cursor.integer()?,
+        has_data: cursor.integer()? != 0,
+        ..TocEntry::default()
+    };
     entry.object = (cursor.oid()?, cursor.oid()?);
     entry.tag = cursor.owned()?;
     entry.kind = readable(&cursor.owned()?);
@@ -513,7 +566,11 @@ fn parse_entry(cursor: &mut ByteCursor<'_>, version: (u8, u8), offset_bytes: usi
     cursor.text()?; // WITH OIDS
     while let Some(dependency) = cursor.text()? {
         let number = std::str::from_utf8(dependency).ok().and_then(|text| text.parse().ok());
-        entry.dependencies.push(number.ok_or_else(|| ArchiveError::Malformed("a dependency that is not a number".into()))?);
+        entry.dependencies.push(
+            number.ok_or_else(|| {
+                ArchiveError::Malformed("a dependency that is not a number".into())
+            })?,
+        );
     }
     cursor.byte()?; // state of the offset
     cursor.take(offset_bytes)?;

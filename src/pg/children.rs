@@ -1,4 +1,5 @@
-//! Child processes: started with an explicit environment and no shell, killed when dropped, their last words kept.
+//! Child processes: started with an explicit environment and no shell, killed when dropped, their
+//! last words kept.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -24,7 +25,8 @@ pub fn is_by_the_machine(signal: i32) -> bool {
     BY_THE_MACHINE.iter().any(|(one, _)| *one == signal)
 }
 
-/// How much of a child's standard error is kept, in bytes: the end of it, which is where the reason stands.
+/// How much of a child's standard error is kept, in bytes: the end of it, which is where the reason
+/// stands.
 const LAST_WORDS_BYTES_MAX: usize = 16 * 1024;
 
 /// A child that failed, with its last words.
@@ -79,16 +81,18 @@ pub struct RunningChild {
 }
 
 impl RunningChild {
-    /// Starts a child; its standard error is read from the first byte on, so that it can never block on it.
+    /// Starts a child; its standard error is read from the first byte on, so that it can never
+    /// block on it.
     ///
     /// # Errors
     /// [`ChildError::Start`] if the program cannot be run.
     pub fn start(mut command: Command, tool: PgTool) -> Result<Self, ChildError> {
         let program = tool.name();
         command.stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .map_err(|source| ChildError::Start { program: command.as_std().get_program().to_string_lossy().into_owned(), source })?;
+        let mut child = command.spawn().map_err(|source| ChildError::Start {
+            program: command.as_std().get_program().to_string_lossy().into_owned(),
+            source,
+        })?;
         let last_words = tokio::spawn(keep_last_words(child.stderr.take()));
         Ok(Self { program, child, last_words })
     }
@@ -102,7 +106,11 @@ impl RunningChild {
     /// [`ChildError::Failed`] with the last words unless it exited 0.
     pub async fn finish(mut self) -> Result<(ExitStatus, String), ChildError> {
         let program = self.program.to_owned();
-        let status = self.child.wait().await.map_err(|source| ChildError::Pipe { program: program.clone(), source })?;
+        let status = self
+            .child
+            .wait()
+            .await
+            .map_err(|source| ChildError::Pipe { program: program.clone(), source })?;
         let last_words = self.last_words.await.unwrap_or_default();
         if status.success() {
             if !last_words.is_empty() {

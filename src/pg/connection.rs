@@ -1,8 +1,9 @@
-//! How a server is reached: a libpq connection string without any secret, and the environment of the children that use it.
+//! How a server is reached: a libpq connection string without any secret, and the environment of
+//! the children that use it.
 //!
-//! libpq decides everything, with one exception: where the host is not local, its default of `sslmode=prefer` would
-//! silently accept an unverified server, so lifeboat sets `verify-full` unless something stricter than `require` is
-//! chosen, and refuses what is weaker.
+//! libpq decides everything, with one exception: where the host is not local, its default of
+//! `sslmode=prefer` would silently accept an unverified server, so lifeboat sets `verify-full`
+//! unless something stricter than `require` is chosen, and refuses what is weaker.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,9 +14,22 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::pins::{PinSelection, push};
 
-/// Variables that children get from lifeboat's own environment. Nothing else is passed on; cloud credentials least of all.
-const PASSED_ON: [&str; 12] =
-    ["HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE"];
+/// Variables that children get from lifeboat's own environment. Nothing else is passed on; cloud
+/// credentials least of all.
+const PASSED_ON: [&str; 12] = [
+    "HOME",
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "USER",
+    "LOGNAME",
+    "KRB5CCNAME",
+    "KRB5_CONFIG",
+    "SSL_CERT_FILE",
+];
 
 /// How a server is reached.
 #[derive(Clone, Debug)]
@@ -48,7 +62,9 @@ impl SandboxLauncher {
     #[must_use]
     pub fn command(&self, program: &std::path::Path) -> tokio::process::Command {
         let mut words = self.0.iter();
-        let mut command = tokio::process::Command::new(words.next().map_or(program.as_os_str(), OsString::as_os_str));
+        let mut command = tokio::process::Command::new(
+            words.next().map_or(program.as_os_str(), OsString::as_os_str),
+        );
         command.args(words);
         if !self.0.is_empty() {
             command.arg(program);
@@ -63,13 +79,17 @@ impl SandboxLauncher {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConnectionError {
     /// A password in the string would end up in argv and in process listings.
-    #[error("the connection string holds a password; leave it out and use PGPASSWORD, ~/.pgpass, a service file or password_command")]
+    #[error(
+        "the connection string holds a password; leave it out and use PGPASSWORD, ~/.pgpass, a service file or password_command"
+    )]
     Password,
     /// Not a connection string.
     #[error("not a libpq connection string: {0}")]
     Malformed(String),
     /// TLS that is not verified, to a host that is not local.
-    #[error("sslmode={mode} does not verify the server {host}; use sslmode=verify-full (or verify-ca)")]
+    #[error(
+        "sslmode={mode} does not verify the server {host}; use sslmode=verify-full (or verify-ca)"
+    )]
     UnverifiedTls {
         /// The mode asked for.
         mode: String,
@@ -79,16 +99,21 @@ pub enum ConnectionError {
 }
 
 impl PgConnection {
-    /// Parses a URI (`postgres://…`) or key-value string (`service=chat`), and settles TLS verification.
+    /// Parses a URI (`postgres://…`) or key-value string (`service=chat`), and settles TLS
+    /// verification.
     ///
     /// # Errors
-    /// [`ConnectionError`] if it holds a password, is malformed, or asks for unverified TLS to a host that is not local.
+    /// [`ConnectionError`] if it holds a password, is malformed, or asks for unverified TLS to a
+    /// host that is not local.
     pub fn parse(conninfo: &str) -> Result<Self, ConnectionError> {
         let environment = |name: &str| std::env::var(name).ok();
         Self::parse_with(conninfo, &environment)
     }
 
-    fn parse_with(conninfo: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConnectionError> {
+    fn parse_with(
+        conninfo: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConnectionError> {
         let settings = parse_conninfo(conninfo)?;
         if settings.contains_key("password") || settings.contains_key("sslpassword") {
             return Err(ConnectionError::Password);
@@ -98,11 +123,18 @@ impl PgConnection {
         let unknown_service = matches!(&found, Some(None));
         let from_service = found.flatten().unwrap_or_default();
         let setting = |key: &str, variable: &str| {
-            settings.get(key).cloned().or_else(|| from_service.get(key).cloned()).or_else(|| environment(variable))
+            settings
+                .get(key)
+                .cloned()
+                .or_else(|| from_service.get(key).cloned())
+                .or_else(|| environment(variable))
         };
-        let host = setting("hostaddr", "PGHOSTADDR").or_else(|| setting("host", "PGHOST")).unwrap_or_default();
+        let host = setting("hostaddr", "PGHOSTADDR")
+            .or_else(|| setting("host", "PGHOST"))
+            .unwrap_or_default();
         let mut extra = Vec::new();
-        // libpq may know a place for service files that we do not. It ignores sslmode on Unix sockets.
+        // libpq may know a place for service files that we do not. It ignores sslmode on Unix
+        // sockets.
         if unknown_service && setting("sslmode", "PGSSLMODE").is_none() {
             extra.push(("PGSSLMODE".to_owned(), "verify-full".to_owned()));
         }
@@ -110,12 +142,17 @@ impl PgConnection {
             match setting("sslmode", "PGSSLMODE") {
                 None => extra.push(("PGSSLMODE".to_owned(), "verify-full".to_owned())),
                 Some(mode) if mode == "verify-full" || mode == "verify-ca" => {}
-                Some(mode) => return Err(ConnectionError::UnverifiedTls { mode, host: remote.to_owned() }),
+                Some(mode) => {
+                    return Err(ConnectionError::UnverifiedTls { mode, host: remote.to_owned() });
+                }
             }
         }
         let port = setting("port", "PGPORT").unwrap_or_else(|| "5432".to_owned());
         let mut ports = port.split(',').cycle();
-        let addresses = host.split(',').map(|host| (host.trim().to_owned(), ports.next().unwrap_or("5432").trim().to_owned())).collect();
+        let addresses = host
+            .split(',')
+            .map(|host| (host.trim().to_owned(), ports.next().unwrap_or("5432").trim().to_owned()))
+            .collect();
         let database = setting("dbname", "PGDATABASE").filter(|name| !name.is_empty());
         let options = setting("options", "PGOPTIONS").unwrap_or_default();
         Ok(Self {
@@ -131,10 +168,17 @@ impl PgConnection {
         })
     }
 
-    /// A server inside a sandbox: its clients run in there too, so that nothing the server says can lead them elsewhere, and
-    /// with nothing of our environment. `options` are settings of its sessions, for the sandbox's own sake.
+    /// A server inside a sandbox: its clients run in there too, so that nothing the server says can
+    /// lead them elsewhere, and with nothing of our environment. `options` are settings of its
+    /// sessions, for the sandbox's own sake.
     #[must_use]
-    pub fn in_sandbox(socket: &std::path::Path, user: &str, database: &str, options: &str, launcher: SandboxLauncher) -> Self {
+    pub fn in_sandbox(
+        socket: &std::path::Path,
+        user: &str,
+        database: &str,
+        options: &str,
+        launcher: SandboxLauncher,
+    ) -> Self {
         let conninfo = format!("host={} user={user} dbname={database}", socket.display());
         Self {
             conninfo,
@@ -155,21 +199,28 @@ impl PgConnection {
         self.jail.is_some()
     }
 
-    /// Hosts and ports that are named, in their order; an empty host is libpq's own socket directory.
+    /// Hosts and ports that are named, in their order; an empty host is libpq's own socket
+    /// directory.
     #[must_use]
     pub fn addresses(&self) -> &[(String, String)] {
         &self.addresses
     }
 
-    /// A program that uses this connection: it runs where clients run, and finds the connection string in `LIFEBOAT_TARGET`.
+    /// A program that uses this connection: it runs where clients run, and finds the connection
+    /// string in `LIFEBOAT_TARGET`.
     #[must_use]
     pub fn command(&self, program: &std::path::Path) -> tokio::process::Command {
         let mut command = match &self.jail {
             Some(launcher) => launcher.command(program),
             None => tokio::process::Command::new(program),
         };
-        command.env_clear().envs(self.environment()).env("LIFEBOAT_TARGET", &self.conninfo).kill_on_drop(true);
-        // Ctrl-C on a terminal goes to the whole group: what a child is in the middle of is for lifeboat to end.
+        command
+            .env_clear()
+            .envs(self.environment())
+            .env("LIFEBOAT_TARGET", &self.conninfo)
+            .kill_on_drop(true);
+        // Ctrl-C on a terminal goes to the whole group: what a child is in the middle of is for
+        // lifeboat to end.
         command.process_group(0);
         if self.jail.is_some() {
             command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
@@ -193,7 +244,11 @@ impl PgConnection {
     /// The same server, another database.
     #[must_use]
     pub fn to_database(&self, name: &str) -> Self {
-        Self { conninfo: self.with("dbname", name), database: Some(name.to_owned()), ..self.clone() }
+        Self {
+            conninfo: self.with("dbname", name),
+            database: Some(name.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// The connection string with one parameter more. The last one given wins in both of its forms.
@@ -208,8 +263,9 @@ impl PgConnection {
         }
     }
 
-    /// The connection string of a session that reads or writes content: `more` settings, and then the pinned ones, are merged behind the
-    /// options that the string, its service or `PGOPTIONS` name. The environment alone would not do: options in the string win over it.
+    /// The connection string of a session that reads or writes content: `more` settings, and then
+    /// the pinned ones, are merged behind the options that the string, its service or
+    /// `PGOPTIONS` name. The environment alone would not do: options in the string win over it.
     #[must_use]
     pub fn pinned(&self, pinned: PinSelection, more: &[(String, String)]) -> String {
         let mut options = self.options.clone();
@@ -218,7 +274,8 @@ impl PgConnection {
             push(&mut options, "role", role);
         }
         // By its name sessions of ours are found: nothing else may give them another.
-        let named = Self { conninfo: self.with("options", &pinned.behind(&options)), ..self.clone() };
+        let named =
+            Self { conninfo: self.with("options", &pinned.behind(&options)), ..self.clone() };
         named.with("application_name", "lifeboat")
     }
 
@@ -240,7 +297,8 @@ impl PgConnection {
         Self { role, ..self }
     }
 
-    /// The database that is named, in the string, its service or the environment. libpq takes the user's name if there is none.
+    /// The database that is named, in the string, its service or the environment. libpq takes the
+    /// user's name if there is none.
     #[must_use]
     pub fn database(&self) -> Option<&str> {
         self.database.as_deref()
@@ -257,7 +315,11 @@ impl PgConnection {
     pub fn environment(&self) -> Vec<(OsString, OsString)> {
         let mut all: Vec<(OsString, OsString)> = std::env::vars_os()
             .filter(|_| self.jail.is_none())
-            .filter(|(name, _)| name.to_str().is_some_and(|n| n != "PGCLIENTENCODING" && (n.starts_with("PG") || PASSED_ON.contains(&n))))
+            .filter(|(name, _)| {
+                name.to_str().is_some_and(|n| {
+                    n != "PGCLIENTENCODING" && (n.starts_with("PG") || PASSED_ON.contains(&n))
+                })
+            })
             .collect();
         all.extend(self.extra.iter().map(|(n, v)| (n.into(), v.into())));
         all.push(("PGAPPNAME".into(), "lifeboat".into()));
@@ -295,7 +357,13 @@ fn is_local(host: &str) -> bool {
 
 fn percent_encode(text: &str) -> String {
     text.bytes()
-        .map(|c| if c.is_ascii_alphanumeric() || b"-_.~".contains(&c) { (c as char).to_string() } else { format!("%{c:02X}") })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || b"-_.~".contains(&c) {
+                (c as char).to_string()
+            } else {
+                format!("%{c:02X}")
+            }
+        })
         .collect()
 }
 
@@ -306,7 +374,9 @@ fn percent_decode(text: &str) -> Result<String, ConnectionError> {
     while at < bytes.len() {
         if bytes[at] == b'%' {
             let byte = text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-            out.push(byte.ok_or_else(|| ConnectionError::Malformed("a % is not followed by two hexadecimal digits".into()))?);
+            out.push(byte.ok_or_else(|| {
+                ConnectionError::Malformed("a % is not followed by two hexadecimal digits".into())
+            })?);
             at += 3;
         } else {
             out.push(bytes[at]);
@@ -328,7 +398,8 @@ fn parse_uri(rest: &str) -> Result<BTreeMap<String, String>, ConnectionError> {
     let mut settings = BTreeMap::new();
     let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = before.split_once('/').unwrap_or((before, ""));
-    let (user, hosts) = authority.rsplit_once('@').map_or((None, authority), |(user, hosts)| (Some(user), hosts));
+    let (user, hosts) =
+        authority.rsplit_once('@').map_or((None, authority), |(user, hosts)| (Some(user), hosts));
     if let Some((_, password)) = user.and_then(|u| u.split_once(':')) {
         settings.insert("password".to_owned(), percent_decode(password)?);
     }
@@ -344,7 +415,9 @@ fn parse_uri(rest: &str) -> Result<BTreeMap<String, String>, ConnectionError> {
         settings.insert("dbname".to_owned(), percent_decode(database)?);
     }
     for pair in query.split('&').filter(|p| !p.is_empty()) {
-        let (key, value) = pair.split_once('=').ok_or_else(|| ConnectionError::Malformed(format!("parameter {pair:?} has no value")))?;
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            ConnectionError::Malformed(format!("parameter {pair:?} has no value"))
+        })?;
         settings.insert(percent_decode(key)?, percent_decode(value)?);
     }
     Ok(settings)
@@ -355,7 +428,10 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, ConnectionError> 
     let mut rest = text.trim_start();
     while !rest.is_empty() {
         let (key, after) = rest.split_once('=').ok_or_else(|| {
-            ConnectionError::Malformed("write key=value pairs (\"service=chat\") or a URI (\"postgres://host/chat\")".into())
+            ConnectionError::Malformed(
+                "write key=value pairs (\"service=chat\") or a URI (\"postgres://host/chat\")"
+                    .into(),
+            )
         })?;
         let mut value = String::new();
         let mut characters = after.trim_start().char_indices();
@@ -390,17 +466,25 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, ConnectionError> 
     Ok(settings)
 }
 
-/// Settings of a service, from the files libpq looks at on Debian, in its order; `None` if it is in none of them.
-fn read_service(name: &str, environment: &dyn Fn(&str) -> Option<String>) -> Option<BTreeMap<String, String>> {
-    let own =
-        environment("PGSERVICEFILE").map(PathBuf::from).or_else(|| Some(PathBuf::from(environment("HOME")?).join(".pg_service.conf")));
+/// Settings of a service, from the files libpq looks at on Debian, in its order; `None` if it is in
+/// none of them.
+fn read_service(
+    name: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<BTreeMap<String, String>> {
+    let own = environment("PGSERVICEFILE")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(environment("HOME")?).join(".pg_service.conf")));
     let system = environment("PGSYSCONFDIR").unwrap_or_else(|| "/etc/postgresql-common".to_owned());
     for file in own.into_iter().chain([PathBuf::from(system).join("pg_service.conf")]) {
         let Ok(text) = std::fs::read_to_string(file) else { continue };
         let header = format!("[{name}]");
         let mut lines = text.lines().map(str::trim).skip_while(|l| *l != header);
         if lines.next().is_some() {
-            let pairs = lines.take_while(|l| !l.starts_with('[')).filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('='));
+            let pairs = lines
+                .take_while(|l| !l.starts_with('['))
+                .filter(|l| !l.starts_with('#'))
+                .filter_map(|l| l.split_once('='));
             return Some(pairs.map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect());
         }
     }
@@ -418,7 +502,12 @@ mod tests {
 
     #[test]
     fn a_password_in_the_string_is_refused_in_every_form() {
-        for text in ["postgres://u:secret@h/db", "host=/tmp password=secret", "postgres://h/db?password=x", "password = 'a b' host=x"] {
+        for text in [
+            "postgres://u:secret@h/db",
+            "host=/tmp password=secret",
+            "postgres://h/db?password=x",
+            "password = 'a b' host=x",
+        ] {
             assert_eq!(parse(text).unwrap_err(), ConnectionError::Password, "{text}");
         }
     }
@@ -429,8 +518,14 @@ mod tests {
         assert_eq!(parse("host=db.example.org").unwrap().extra.first(), strict);
         assert_eq!(parse("postgres://db.example.org:5433/chat").unwrap().extra.first(), strict);
         assert_eq!(parse("host=localhost,db.example.org").unwrap().extra.first(), strict);
-        assert!(matches!(parse("host=10.0.0.1 sslmode=require"), Err(ConnectionError::UnverifiedTls { .. })));
-        assert!(matches!(parse("postgres://h/db?sslmode=prefer"), Err(ConnectionError::UnverifiedTls { .. })));
+        assert!(matches!(
+            parse("host=10.0.0.1 sslmode=require"),
+            Err(ConnectionError::UnverifiedTls { .. })
+        ));
+        assert!(matches!(
+            parse("postgres://h/db?sslmode=prefer"),
+            Err(ConnectionError::UnverifiedTls { .. })
+        ));
         for local in [
             "",
             "host=/run/postgresql",
@@ -450,9 +545,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("services");
         std::fs::write(&file, "[other]\nhost=a\n[chat]\n# comment\nhost=db.example.org\nsslmode=require\n[after]\nhost=b\n").unwrap();
-        let environment = |name: &str| (name == "PGSERVICEFILE").then(|| file.display().to_string());
+        let environment =
+            |name: &str| (name == "PGSERVICEFILE").then(|| file.display().to_string());
         let refused = PgConnection::parse_with("service=chat", &environment).unwrap_err();
-        assert_eq!(refused, ConnectionError::UnverifiedTls { mode: "require".into(), host: "db.example.org".into() });
+        assert_eq!(
+            refused,
+            ConnectionError::UnverifiedTls {
+                mode: "require".into(),
+                host: "db.example.org".into()
+            }
+        );
     }
 
     #[test]
@@ -461,25 +563,43 @@ mod tests {
             parse("postgres://h/a?sslmode=verify-full").unwrap().to_database("b c").conninfo(),
             "postgres://h/a?sslmode=verify-full&dbname=b%20c"
         );
-        assert_eq!(parse("host=/tmp dbname=a").unwrap().to_database("it's").conninfo(), r"host=/tmp dbname=a dbname='it\'s'");
+        assert_eq!(
+            parse("host=/tmp dbname=a").unwrap().to_database("it's").conninfo(),
+            r"host=/tmp dbname=a dbname='it\'s'"
+        );
     }
 
     #[test]
     fn pins_come_behind_the_options_of_string_service_and_environment() {
-        const OWN: PinSelection = PinSelection { format_duration: false, writes: false, loads: false };
+        const OWN: PinSelection =
+            PinSelection { format_duration: false, writes: false, loads: false };
         let environment = |name: &str| (name == "PGOPTIONS").then(|| "-c geqo=off".to_owned());
-        let of = |conninfo: &str| PgConnection::parse_with(conninfo, &environment).unwrap().pinned(OWN, &[]);
-        assert!(of("host=/tmp").starts_with("host=/tmp options='-c geqo=off -c bytea_output=hex"), "{}", of("host=/tmp"));
+        let of = |conninfo: &str| {
+            PgConnection::parse_with(conninfo, &environment).unwrap().pinned(OWN, &[])
+        };
+        assert!(
+            of("host=/tmp").starts_with("host=/tmp options='-c geqo=off -c bytea_output=hex"),
+            "{}",
+            of("host=/tmp")
+        );
         let own = "host=/tmp options='-c jit=off'";
-        assert!(of(own).starts_with(&format!("{own} options='-c jit=off -c bytea_output=hex")), "{}", of(own));
+        assert!(
+            of(own).starts_with(&format!("{own} options='-c jit=off -c bytea_output=hex")),
+            "{}",
+            of(own)
+        );
         let uri = of("postgres:///db?host=/tmp&options=-c%20jit%3Doff");
         assert!(uri.contains("&options=-c%20jit%3Doff%20-c%20bytea_output%3Dhex"), "{uri}");
         for end in ["?", "&", "?&"] {
             assert!(!of(&format!("postgres:///db?host=/tmp{end}")).contains("&&"), "{end}");
         }
         assert!(of("postgres://localhost/db?").starts_with("postgres://localhost/db?options="));
-        let more = parse("host=/tmp").unwrap().pinned(OWN, &[("work_mem".to_owned(), "1 GB".to_owned())]);
-        assert!(more.starts_with(r"host=/tmp options='-c work_mem=1\\ GB -c bytea_output"), "{more}");
+        let more =
+            parse("host=/tmp").unwrap().pinned(OWN, &[("work_mem".to_owned(), "1 GB".to_owned())]);
+        assert!(
+            more.starts_with(r"host=/tmp options='-c work_mem=1\\ GB -c bytea_output"),
+            "{more}"
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Roles, memberships, tablespaces and parameter grants, as `pg_dumpall --globals-only` writes them.
+//! Roles, memberships, tablespaces and parameter grants, as `pg_dumpall --globals-only` writes
+//! them.
 //!
-//! The script is parsed, not run: every statement must be of a kind that is known, or the whole is refused. That is what
-//! lets a restore compare roles that exist, remap tablespaces, and never hand `psql` a script from a vault.
+//! The script is parsed, not run: every statement must be of a kind that is known, or the whole is
+//! refused. That is what lets a restore compare roles that exist, remap tablespaces, and never hand
+//! `psql` a script from a vault.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +51,11 @@ pub enum GlobalsError {
 #[must_use]
 pub fn without_restrict(script: &[u8]) -> Vec<u8> {
     let lines = script.split_inclusive(|c| *c == b'\n');
-    lines.filter(|line| !line.starts_with(b"\\restrict ") && !line.starts_with(b"\\unrestrict ")).flatten().copied().collect()
+    lines
+        .filter(|line| !line.starts_with(b"\\restrict ") && !line.starts_with(b"\\unrestrict "))
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// The script as one of texts in an encoding, of one that was read as bytes.
@@ -57,7 +63,12 @@ pub fn without_restrict(script: &[u8]) -> Vec<u8> {
 pub fn written_in(script: &[u8], encoding: &str) -> Vec<u8> {
     const BYTES: &[u8] = b"SET client_encoding = 'SQL_ASCII';";
     match memchr::memmem::find(script, BYTES) {
-        Some(at) => [&script[..at], format!("SET client_encoding = '{encoding}';").as_bytes(), &script[at + BYTES.len()..]].concat(),
+        Some(at) => [
+            &script[..at],
+            format!("SET client_encoding = '{encoding}';").as_bytes(),
+            &script[at + BYTES.len()..],
+        ]
+        .concat(),
         None => script.to_vec(),
     }
 }
@@ -84,8 +95,13 @@ pub fn parse(script: &[u8]) -> Result<GlobalsScript, GlobalsError> {
     Ok(globals)
 }
 
-/// Files a statement under what it is about. Whoever speaks for somebody else may grant and revoke, and nothing more.
-fn sort_in(statement: &SqlStatement<'_>, speaker: Option<&[u8]>, globals: &mut GlobalsScript) -> bool {
+/// Files a statement under what it is about. Whoever speaks for somebody else may grant and revoke,
+/// and nothing more.
+fn sort_in(
+    statement: &SqlStatement<'_>,
+    speaker: Option<&[u8]>,
+    globals: &mut GlobalsScript,
+) -> bool {
     let text = statement.text.to_vec();
     if let Some(role) = speaker {
         let grants = statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"]);
@@ -95,7 +111,10 @@ fn sort_in(statement: &SqlStatement<'_>, speaker: Option<&[u8]>, globals: &mut G
     if statement.begins_with(&["set", "client_encoding"]) {
         let value = statement.tokens.last().map(|t| readable(&statement.text[t.at.clone()]));
         globals.encoding = value.unwrap_or_default().trim_matches('\'').to_owned();
-        return globals.encoding.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
+        return globals
+            .encoding
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
     }
     if statement.begins_with(&["set", "standard_conforming_strings"]) {
         // What follows is read as if it were on.
@@ -106,7 +125,9 @@ fn sort_in(statement: &SqlStatement<'_>, speaker: Option<&[u8]>, globals: &mut G
         let second = name(1).unwrap_or_default();
         return quiet.contains(&second.as_str()) || name(3).as_deref() == Some("set_config");
     }
-    for (object, at, into) in [("role", 2, GlobalObject::Role), ("tablespace", 2, GlobalObject::Tablespace)] {
+    for (object, at, into) in
+        [("role", 2, GlobalObject::Role), ("tablespace", 2, GlobalObject::Tablespace)]
+    {
         for verb in ["create", "alter"] {
             if statement.begins_with(&[verb, object]) {
                 return file(globals, &into, name(at), text);
@@ -115,7 +136,9 @@ fn sort_in(statement: &SqlStatement<'_>, speaker: Option<&[u8]>, globals: &mut G
         if statement.begins_with(&["comment", "on", object]) {
             return file(globals, &into, name(3), text);
         }
-        if statement.begins_with(&["security", "label", "for"]) && statement.position(object) == Some(5) {
+        if statement.begins_with(&["security", "label", "for"])
+            && statement.position(object) == Some(5)
+        {
             return file(globals, &into, name(6), text);
         }
     }
@@ -129,10 +152,20 @@ fn sort_in_grant(statement: &SqlStatement<'_>, text: Vec<u8>, globals: &mut Glob
     let name = |at: usize| statement.name_at(at).map(readable);
     // Names may be keywords, but only quoted; `position` finds unquoted words.
     match statement.position("on") {
-        Some(on) if statement.tokens.get(on + 1).is_some_and(|t| t.kind == TokenKind::Word(b"tablespace".to_vec())) => {
+        Some(on)
+            if statement
+                .tokens
+                .get(on + 1)
+                .is_some_and(|t| t.kind == TokenKind::Word(b"tablespace".to_vec())) =>
+        {
             file(globals, &GlobalObject::Tablespace, name(on + 2), text)
         }
-        Some(on) if statement.tokens.get(on + 1).is_some_and(|t| t.kind == TokenKind::Word(b"parameter".to_vec())) => {
+        Some(on)
+            if statement
+                .tokens
+                .get(on + 1)
+                .is_some_and(|t| t.kind == TokenKind::Word(b"parameter".to_vec())) =>
+        {
             globals.parameter_grants.push(text);
             true
         }
@@ -152,7 +185,12 @@ enum GlobalObject {
     Tablespace,
 }
 
-fn file(globals: &mut GlobalsScript, object: &GlobalObject, name: Option<String>, text: Vec<u8>) -> bool {
+fn file(
+    globals: &mut GlobalsScript,
+    object: &GlobalObject,
+    name: Option<String>,
+    text: Vec<u8>,
+) -> bool {
     let Some(name) = name else { return false };
     let map = match object {
         GlobalObject::Role => &mut globals.roles,
@@ -192,7 +230,10 @@ GRANT SET ON PARAMETER log_statement TO app;
         let globals = parse(&without_restrict(SCRIPT.as_bytes())).unwrap();
         assert_eq!(globals.roles["we;ird \"one\""].len(), 3);
         assert_eq!(globals.roles["app"].len(), 2);
-        assert_eq!((globals.memberships[0].role.as_str(), globals.memberships[0].member.as_str()), ("app", "we;ird \"one\""));
+        assert_eq!(
+            (globals.memberships[0].role.as_str(), globals.memberships[0].member.as_str()),
+            ("app", "we;ird \"one\"")
+        );
         assert_eq!(globals.tablespaces["fast"].len(), 2);
         assert_eq!(globals.parameter_grants.len(), 1);
         assert_eq!(globals.encoding, "UTF8");
@@ -210,7 +251,9 @@ GRANT SET ON PARAMETER log_statement TO app;
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad}");
         }
-        let error = parse(b"CREATE USER MAPPING FOR a SERVER b OPTIONS (password 'hunter2hunter2');").unwrap_err();
+        let error =
+            parse(b"CREATE USER MAPPING FOR a SERVER b OPTIONS (password 'hunter2hunter2');")
+                .unwrap_err();
         assert!(!error.to_string().contains("hunter2"));
     }
 
@@ -229,7 +272,10 @@ GRANT SET ON PARAMETER log_statement TO app;
     #[test]
     fn two_dumps_of_the_same_globals_differ_in_nothing_but_their_restrict_keys() {
         let dump = |key: &str| format!("\\restrict {key}\nCREATE ROLE a;\n\\unrestrict {key}\n");
-        assert_eq!(without_restrict(dump("abc").as_bytes()), without_restrict(dump("xyz").as_bytes()));
+        assert_eq!(
+            without_restrict(dump("abc").as_bytes()),
+            without_restrict(dump("xyz").as_bytes())
+        );
     }
 
     #[test]
@@ -237,7 +283,8 @@ GRANT SET ON PARAMETER log_statement TO app;
         let script = "CREATE ROLE a;ALTER ROLE a WITH LOGIN;COMMENT ON ROLE a IS 'on tablespace b';\
                       SECURITY LABEL FOR selinux ON ROLE a IS 'x';ALTER ROLE a IN DATABASE d SET work_mem TO '1';CREATE ROLE b;";
         let globals = parse(script.as_bytes()).unwrap();
-        let of_a: Vec<&str> = script.split_inclusive(';').map(|s| s.trim_end_matches(';')).take(5).collect();
+        let of_a: Vec<&str> =
+            script.split_inclusive(';').map(|s| s.trim_end_matches(';')).take(5).collect();
         assert_eq!(texts(&globals.roles["a"]), of_a);
         assert_eq!(texts(&globals.roles["b"]), ["CREATE ROLE b"]);
         assert_eq!((globals.roles.len(), globals.tablespaces.len()), (2, 0));
@@ -250,10 +297,14 @@ GRANT SET ON PARAMETER log_statement TO app;
                       REVOKE ALL ON TABLESPACE fast FROM PUBLIC;GRANT ALL PRIVILEGES ON TABLESPACE fast TO c;\
                       GRANT CREATE ON TABLESPACE fast TO b;CREATE TABLESPACE \"S\" LOCATION '/b';";
         let globals = parse(script.as_bytes()).unwrap();
-        let of_fast: Vec<&str> = script.split_inclusive(';').map(|s| s.trim_end_matches(';')).take(7).collect();
+        let of_fast: Vec<&str> =
+            script.split_inclusive(';').map(|s| s.trim_end_matches(';')).take(7).collect();
         assert_eq!(texts(&globals.tablespaces["fast"]), of_fast);
         assert_eq!(texts(&globals.tablespaces["S"]), ["CREATE TABLESPACE \"S\" LOCATION '/b'"]);
-        assert_eq!((globals.roles.len(), globals.tablespaces.len(), globals.memberships.len()), (0, 2, 0));
+        assert_eq!(
+            (globals.roles.len(), globals.tablespaces.len(), globals.memberships.len()),
+            (0, 2, 0)
+        );
     }
 
     #[test]
@@ -265,7 +316,10 @@ GRANT SET ON PARAMETER log_statement TO app;
             member: member.to_owned(),
             statement: statement.as_bytes().to_vec(),
         };
-        let wanted = [of("on", "parameter", r#"GRANT "on" TO "parameter""#), of("a", "b", "GRANT a TO b WITH INHERIT TRUE")];
+        let wanted = [
+            of("on", "parameter", r#"GRANT "on" TO "parameter""#),
+            of("a", "b", "GRANT a TO b WITH INHERIT TRUE"),
+        ];
         assert_eq!(globals.memberships, wanted);
         let grants = ["GRANT SET ON PARAMETER p TO a", r#"REVOKE SET ON PARAMETER p FROM "on""#];
         assert_eq!(texts(&globals.parameter_grants), grants);
@@ -275,7 +329,10 @@ GRANT SET ON PARAMETER log_statement TO app;
     fn the_encoding_is_the_scripts_own_and_must_look_like_one() {
         assert_eq!(parse(b"").unwrap().encoding, "UTF8", "what is not said is UTF-8");
         for name in ["LATIN1", "EUC_JP", "windows-1252", "SQL_ASCII"] {
-            assert_eq!(parse(format!("SET client_encoding = '{name}';").as_bytes()).unwrap().encoding, name);
+            assert_eq!(
+                parse(format!("SET client_encoding = '{name}';").as_bytes()).unwrap().encoding,
+                name
+            );
         }
         for bad in ["UTF8 ", "a.b", "a;b", "a''b", "UTF8=1"] {
             assert!(parse(format!("SET client_encoding = '{bad}';").as_bytes()).is_err(), "{bad}");
@@ -284,7 +341,10 @@ GRANT SET ON PARAMETER log_statement TO app;
 
     #[test]
     fn only_the_settings_that_pg_dumpall_writes_are_accepted_and_change_nothing() {
-        let empty = format!("{:?}", GlobalsScript { encoding: "UTF8".to_owned(), ..GlobalsScript::default() });
+        let empty = format!(
+            "{:?}",
+            GlobalsScript { encoding: "UTF8".to_owned(), ..GlobalsScript::default() }
+        );
         for good in [
             "SET default_transaction_read_only = off;",
             "SET standard_conforming_strings = on;",
@@ -339,11 +399,20 @@ GRANT SET ON PARAMETER log_statement TO app;
 
     #[test]
     fn one_bad_statement_refuses_the_whole_script_and_is_named_by_its_beginning_only() {
-        let error = parse(b"CREATE ROLE a; CREATE FUNCTION abcdefghijklmnopqrstuvwxyz_0123456789() LANGUAGE c;").unwrap_err();
+        let error = parse(
+            b"CREATE ROLE a; CREATE FUNCTION abcdefghijklmnopqrstuvwxyz_0123456789() LANGUAGE c;",
+        )
+        .unwrap_err();
         let beginning = "CREATE FUNCTION abcdefghijklmnopqrstuvwx…";
-        assert_eq!(error.to_string(), format!("the globals hold a statement that does not belong there: {beginning}"));
+        assert_eq!(
+            error.to_string(),
+            format!("the globals hold a statement that does not belong there: {beginning}")
+        );
         assert!(matches!(parse(b"CREATE ROLE a"), Err(GlobalsError::Sql(_))), "a script cut short");
-        assert!(matches!(parse(b"CREATE ROLE a;\n\\! sh\n"), Err(GlobalsError::Sql(_))), "a psql command");
+        assert!(
+            matches!(parse(b"CREATE ROLE a;\n\\! sh\n"), Err(GlobalsError::Sql(_))),
+            "a psql command"
+        );
     }
 
     #[test]
@@ -352,7 +421,10 @@ GRANT SET ON PARAMETER log_statement TO app;
             SET SESSION AUTHORIZATION a;\nGRANT SET ON PARAMETER work_mem TO c;\nRESET SESSION AUTHORIZATION;\nGRANT a TO c;\n";
         let globals = parse(script).unwrap();
         let said = |role: &str, statement: &str| {
-            format!("SET SESSION AUTHORIZATION \"{role}\";\n{statement};\nRESET SESSION AUTHORIZATION").into_bytes()
+            format!(
+                "SET SESSION AUTHORIZATION \"{role}\";\n{statement};\nRESET SESSION AUTHORIZATION"
+            )
+            .into_bytes()
         };
         assert_eq!(globals.tablespaces["t"][1], said("a b", "GRANT ALL ON TABLESPACE t TO c"));
         assert_eq!(globals.parameter_grants, [said("a", "GRANT SET ON PARAMETER work_mem TO c")]);

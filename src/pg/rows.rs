@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::domain::fingerprint::{ArchiveObject, FORMAT, Fingerprint, HASH, HashKey, HashSum, LargeObjects, TableRows};
+use crate::domain::fingerprint::{
+    ArchiveObject, FORMAT, Fingerprint, HASH, HashKey, HashSum, LargeObjects, TableRows,
+};
 
 use super::objects;
 
 use super::sql::quote_identifier;
 
-use super::archive::{ArchiveError, ArchiveVisitor, TableOfContents, TocEntry, copy_columns, readable};
+use super::archive::{
+    ArchiveError, ArchiveVisitor, TableOfContents, TocEntry, copy_columns, readable,
+};
 
 /// What one archive contributes to a fingerprint.
 #[derive(Debug, Clone, Default)]
@@ -48,13 +52,25 @@ impl RowFingerprinter {
     /// For a backup: hashes rows as they come.
     #[must_use]
     pub fn new(key: HashKey) -> Self {
-        Self { key, recorded: HashMap::new(), owners: HashMap::new(), tally: ArchiveTally::default(), table: None, large_object: None }
+        Self {
+            key,
+            recorded: HashMap::new(),
+            owners: HashMap::new(),
+            tally: ArchiveTally::default(),
+            table: None,
+            large_object: None,
+        }
     }
 
-    /// For a comparison: hashes rows with their columns in the recorded order, since `pg_dump` reorders inherited columns.
+    /// For a comparison: hashes rows with their columns in the recorded order, since `pg_dump`
+    /// reorders inherited columns.
     #[must_use]
     pub fn like(recorded: &Fingerprint) -> Self {
-        let columns = recorded.tables.iter().map(|t| ((t.schema.clone(), t.table.clone()), t.columns.clone())).collect();
+        let columns = recorded
+            .tables
+            .iter()
+            .map(|t| ((t.schema.clone(), t.table.clone()), t.columns.clone()))
+            .collect();
         Self { recorded: columns, ..Self::new(recorded.key.clone()) }
     }
 
@@ -73,7 +89,12 @@ impl RowFingerprinter {
 
 /// Puts the tallies of all archives of a backup together.
 #[must_use]
-pub fn assemble(key: HashKey, pg_dump_major: u32, main: ArchiveTally, data: impl IntoIterator<Item = ArchiveTally>) -> Fingerprint {
+pub fn assemble(
+    key: HashKey,
+    pg_dump_major: u32,
+    main: ArchiveTally,
+    data: impl IntoIterator<Item = ArchiveTally>,
+) -> Fingerprint {
     let mut tables = main.tables;
     for tally in data {
         tables.extend(tally.tables);
@@ -102,10 +123,13 @@ impl ArchiveVisitor for RowFingerprinter {
             let name = qualified(&entry.schema, &entry.tag);
             match entry.kind.as_str() {
                 "SEQUENCE SET" => {
-                    self.tally.sequences.insert(name, readable(&entry.definition).trim().to_owned());
+                    self.tally
+                        .sequences
+                        .insert(name, readable(&entry.definition).trim().to_owned());
                 }
                 "MATERIALIZED VIEW" => self.tally.materialized_views.push(name),
-                // Up to 16 one entry per large object; from 17 on one per owner, with a list of OIDs.
+                // Up to 16 one entry per large object; from 17 on one per owner, with a list of
+                // OIDs.
                 "BLOB" => self.owner_of(&entry.tag, &entry.owner),
                 "BLOB METADATA" => {
                     for oid in entry.definition.split(|b| b.is_ascii_whitespace()) {
@@ -162,7 +186,10 @@ impl ArchiveVisitor for RowFingerprinter {
     fn end(&mut self) -> Result<(), ArchiveError> {
         if let Some(table) = self.table.take() {
             if !table.ended {
-                return Err(ArchiveError::Malformed(format!("the rows of {}.{} have no end mark", table.rows.schema, table.rows.table)));
+                return Err(ArchiveError::Malformed(format!(
+                    "the rows of {}.{} have no end mark",
+                    table.rows.schema, table.rows.table
+                )));
             }
             self.tally.tables.push(table.rows);
         }
@@ -190,12 +217,14 @@ pub fn qualified(schema: &[u8], name: &[u8]) -> String {
 
 /// Where each of `wanted` stands in `present`; `None` unless both hold the same names.
 fn places(wanted: &[String], present: &[String]) -> Option<Vec<usize>> {
-    let order: Option<Vec<usize>> = wanted.iter().map(|w| present.iter().position(|p| p == w)).collect();
+    let order: Option<Vec<usize>> =
+        wanted.iter().map(|w| present.iter().position(|p| p == w)).collect();
     order.filter(|o| o.len() == present.len())
 }
 
 impl TableTally {
-    /// Rows end at newlines: COPY writes a newline within a value as `\n`. Chunks usually are whole rows, but need not be.
+    /// Rows end at newlines: COPY writes a newline within a value as `\n`. Chunks usually are whole
+    /// rows, but need not be.
     fn feed(&mut self, mut bytes: &[u8], key: &[u8; 32]) {
         if !self.carry.is_empty() {
             let Some(end) = memchr::memchr(b'\n', bytes) else {
@@ -257,15 +286,28 @@ mod tests {
     }
 
     fn entry(kind: &str, schema: &str, tag: &str) -> TocEntry {
-        TocEntry { kind: kind.to_owned(), schema: schema.into(), tag: tag.into(), ..TocEntry::default() }
+        TocEntry {
+            kind: kind.to_owned(),
+            schema: schema.into(),
+            tag: tag.into(),
+            ..TocEntry::default()
+        }
     }
 
     fn table_data(columns: &str) -> TocEntry {
-        TocEntry { copy: format!("COPY public.t {columns} FROM stdin;\n").into_bytes(), ..entry("TABLE DATA", "public", "t") }
+        TocEntry {
+            copy: format!("COPY public.t {columns} FROM stdin;\n").into_bytes(),
+            ..entry("TABLE DATA", "public", "t")
+        }
     }
 
     fn contents(entries: Vec<TocEntry>) -> TableOfContents {
-        TableOfContents { version: (1, 16), database: b"db".to_vec(), entries, raw: std::sync::Arc::default() }
+        TableOfContents {
+            version: (1, 16),
+            database: b"db".to_vec(),
+            entries,
+            raw: std::sync::Arc::default(),
+        }
     }
 
     /// What must be recorded of these rows: each is hashed on its own, with its newline.
@@ -275,7 +317,11 @@ mod tests {
         sum
     }
 
-    fn count(mut fingerprinter: RowFingerprinter, columns: &str, chunks: &[&[u8]]) -> Result<TableRows, ArchiveError> {
+    fn count(
+        mut fingerprinter: RowFingerprinter,
+        columns: &str,
+        chunks: &[&[u8]],
+    ) -> Result<TableRows, ArchiveError> {
         fingerprinter.begin(&table_data(columns))?;
         chunks.iter().for_each(|chunk| fingerprinter.data(chunk));
         fingerprinter.end()?;
@@ -305,7 +351,12 @@ mod tests {
         let rows: [&[u8]; 5] = [b"1\tone\n", b"\n", b"2\ttw\\no\n", b"\\.x\n", b"1\tone\n"];
         let bytes = rows.iter().map(|r| r.len() as u64).sum();
         for size in 1..=stream.len() {
-            let found = count(RowFingerprinter::new(key()), "(a, b)", &stream.chunks(size).collect::<Vec<_>>()).unwrap();
+            let found = count(
+                RowFingerprinter::new(key()),
+                "(a, b)",
+                &stream.chunks(size).collect::<Vec<_>>(),
+            )
+            .unwrap();
             let wanted = TableRows {
                 schema: "public".to_owned(),
                 table: "t".to_owned(),
@@ -348,7 +399,10 @@ mod tests {
     fn a_table_whose_rows_have_no_end_mark_is_refused_by_name() {
         for chunks in [&[][..], &[&b"1\n"[..]], &[b"1\n\\."], &[b"1\n", b"\\.x\n"], &[b"x\\.\n"]] {
             let error = count(RowFingerprinter::new(key()), "(a)", chunks).unwrap_err();
-            assert_eq!(error, ArchiveError::Malformed("the rows of public.t have no end mark".to_owned()));
+            assert_eq!(
+                error,
+                ArchiveError::Malformed("the rows of public.t have no end mark".to_owned())
+            );
         }
     }
 
@@ -357,21 +411,35 @@ mod tests {
         let like = |columns: &[&str]| RowFingerprinter::like(&recorded(columns));
         let stream: &[&[u8]] = &[b"1\t2\t3\n", b"4\t\t6\n\\.\n"];
         let same = count(like(&["a", "b", "c"]), "(a, b, c)", stream).unwrap();
-        assert_eq!((same.columns, same.sum), (strings(&["a", "b", "c"]), sum_of(&[b"1\t2\t3\n", b"4\t\t6\n"])));
+        assert_eq!(
+            (same.columns, same.sum),
+            (strings(&["a", "b", "c"]), sum_of(&[b"1\t2\t3\n", b"4\t\t6\n"]))
+        );
         let turned = count(like(&["c", "a", "b"]), "(a, b, c)", stream).unwrap();
-        assert_eq!((turned.columns, turned.sum), (strings(&["c", "a", "b"]), sum_of(&[b"3\t1\t2\n", b"6\t4\t\n"])));
+        assert_eq!(
+            (turned.columns, turned.sum),
+            (strings(&["c", "a", "b"]), sum_of(&[b"3\t1\t2\n", b"6\t4\t\n"]))
+        );
         assert_eq!((turned.rows, turned.bytes), (2, 11));
     }
 
     #[test]
     fn columns_that_are_not_the_recorded_ones_are_hashed_as_they_come_and_named_as_they_are() {
         for other in [&["a", "x"][..], &["a"], &["a", "b", "c"], &[]] {
-            let found = count(RowFingerprinter::like(&recorded(other)), "(b, a)", &[b"1\t2\n\\.\n"]).unwrap();
-            assert_eq!((found.columns, found.sum), (strings(&["b", "a"]), sum_of(&[b"1\t2\n"])), "{other:?}");
+            let found =
+                count(RowFingerprinter::like(&recorded(other)), "(b, a)", &[b"1\t2\n\\.\n"])
+                    .unwrap();
+            assert_eq!(
+                (found.columns, found.sum),
+                (strings(&["b", "a"]), sum_of(&[b"1\t2\n"])),
+                "{other:?}"
+            );
         }
         // A table of the same name in another schema was not recorded.
         let mut fingerprinter = RowFingerprinter::like(&recorded(&["b", "a"]));
-        fingerprinter.begin(&TocEntry { schema: b"other".to_vec(), ..table_data("(a, b)") }).unwrap();
+        fingerprinter
+            .begin(&TocEntry { schema: b"other".to_vec(), ..table_data("(a, b)") })
+            .unwrap();
         fingerprinter.data(b"1\t2\n\\.\n");
         fingerprinter.end().unwrap();
         assert_eq!(fingerprinter.into_tally().tables[0].columns, ["a", "b"]);
@@ -379,14 +447,17 @@ mod tests {
 
     #[test]
     fn a_row_with_fewer_fields_than_columns_does_not_stop_a_comparison() {
-        let found = count(RowFingerprinter::like(&recorded(&["b", "a"])), "(a, b)", &[b"1\n\n\\.\n"]).unwrap();
+        let found =
+            count(RowFingerprinter::like(&recorded(&["b", "a"])), "(a, b)", &[b"1\n\n\\.\n"])
+                .unwrap();
         assert_eq!((found.rows, found.sum), (2, sum_of(&[b"\t1\n", b"\t\n"])));
     }
 
     #[test]
     fn a_comparison_hashes_under_the_key_of_the_backup() {
         let with = |bytes| Fingerprint { key: HashKey::from_random(bytes), ..recorded(&["a"]) };
-        let sum = |bytes| count(RowFingerprinter::like(&with(bytes)), "(a)", &[b"1\n\\.\n"]).unwrap().sum;
+        let sum =
+            |bytes| count(RowFingerprinter::like(&with(bytes)), "(a)", &[b"1\n\\.\n"]).unwrap().sum;
         assert_eq!(sum(KEY), sum_of(&[b"1\n"]));
         assert_ne!(sum([1; 32]), sum(KEY));
     }
@@ -394,8 +465,10 @@ mod tests {
     #[test]
     fn what_the_table_of_contents_lists_is_counted_by_kind() {
         let mut fingerprinter = RowFingerprinter::new(key());
-        let sequence =
-            TocEntry { definition: b"SELECT pg_catalog.setval('s.q', 7, true);\n\n".to_vec(), ..entry("SEQUENCE SET", "s", "q") };
+        let sequence = TocEntry {
+            definition: b"SELECT pg_catalog.setval('s.q', 7, true);\n\n".to_vec(),
+            ..entry("SEQUENCE SET", "s", "q")
+        };
         let listed = vec![
             entry("TABLE", "s", "a"),
             entry("TABLE", "s", "b"),
@@ -409,10 +482,17 @@ mod tests {
         ];
         fingerprinter.contents(&contents(listed)).unwrap();
         let tally = fingerprinter.into_tally();
-        let named: Vec<String> = tally.named.iter().map(|object| format!("{} {}.{}", object.kind, object.schema, object.name)).collect();
+        let named: Vec<String> = tally
+            .named
+            .iter()
+            .map(|object| format!("{} {}.{}", object.kind, object.schema, object.name))
+            .collect();
         assert_eq!(named, ["MATERIALIZED VIEW s.m", "TABLE s.a", "TABLE s.b", "VIEW s.v"]);
         assert_eq!(tally.materialized_views, ["s.m"]);
-        assert_eq!(tally.sequences.get("s.q").map(String::as_str), Some("SELECT pg_catalog.setval('s.q', 7, true);"));
+        assert_eq!(
+            tally.sequences.get("s.q").map(String::as_str),
+            Some("SELECT pg_catalog.setval('s.q', 7, true);")
+        );
         assert_eq!(tally.sequences.len(), 1);
         assert_ne!(qualified(b"a.b", b"c"), qualified(b"a", b"b.c"));
     }
@@ -434,7 +514,8 @@ mod tests {
 
     #[test]
     fn large_objects_are_counted_with_oid_owner_and_content() {
-        let owned = |oid: &str, owner: &str| TocEntry { owner: owner.into(), ..entry("BLOB", "", oid) };
+        let owned =
+            |oid: &str, owner: &str| TocEntry { owner: owner.into(), ..entry("BLOB", "", oid) };
         let listed = || vec![owned("7", "ann"), owned("8", "bob")];
         let found = large_objects(listed(), &[(7, &[b"con", b"tent"]), (8, &[])]);
         let of = |oid: u32, owner: &[u8], content: &[u8]| {
@@ -445,11 +526,27 @@ mod tests {
         sum.add(of(7, b"ann", b"content").as_bytes());
         sum.add(of(8, b"bob", b"").as_bytes());
         assert_eq!(found, LargeObjects { count: 2, bytes: 7, sum });
-        assert_eq!(large_objects(listed(), &[(8, &[]), (7, &[b"content"])]), found, "order and chunks do not matter");
+        assert_eq!(
+            large_objects(listed(), &[(8, &[]), (7, &[b"content"])]),
+            found,
+            "order and chunks do not matter"
+        );
         for (listed, objects, what) in [
-            (vec![owned("7", "eve"), owned("8", "bob")], [(7, &[&b"content"[..]][..]), (8, &[])], "owner"),
-            (vec![owned("7", "ann"), owned("9", "bob")], [(7, &[&b"content"[..]][..]), (9, &[])], "oid"),
-            (vec![owned("7", "ann"), owned("8", "bob")], [(7, &[&b"Content"[..]][..]), (8, &[])], "content"),
+            (
+                vec![owned("7", "eve"), owned("8", "bob")],
+                [(7, &[&b"content"[..]][..]), (8, &[])],
+                "owner",
+            ),
+            (
+                vec![owned("7", "ann"), owned("9", "bob")],
+                [(7, &[&b"content"[..]][..]), (9, &[])],
+                "oid",
+            ),
+            (
+                vec![owned("7", "ann"), owned("8", "bob")],
+                [(7, &[&b"Content"[..]][..]), (8, &[])],
+                "content",
+            ),
         ] {
             assert_ne!(large_objects(listed, &objects).sum, found.sum, "another {what}");
         }
@@ -458,9 +555,16 @@ mod tests {
     #[test]
     fn owners_of_large_objects_are_the_same_whether_listed_singly_or_in_a_list_of_oids() {
         let single = |oid: &str| TocEntry { owner: b"ann".to_vec(), ..entry("BLOB", "", oid) };
-        let list = TocEntry { owner: b"ann".to_vec(), definition: b"7\n4294967295\n".to_vec(), ..entry("BLOB METADATA", "", "BLOB 7..9") };
+        let list = TocEntry {
+            owner: b"ann".to_vec(),
+            definition: b"7\n4294967295\n".to_vec(),
+            ..entry("BLOB METADATA", "", "BLOB 7..9")
+        };
         let objects: [(u32, &[&[u8]]); 2] = [(7, &[b"x"]), (u32::MAX, &[b"y"])];
-        assert_eq!(large_objects(vec![single("7"), single("4294967295")], &objects), large_objects(vec![list], &objects));
+        assert_eq!(
+            large_objects(vec![single("7"), single("4294967295")], &objects),
+            large_objects(vec![list], &objects)
+        );
     }
 
     #[test]
@@ -474,7 +578,11 @@ mod tests {
         fingerprinter.data(b"\\.\n");
         fingerprinter.end().unwrap();
         assert_eq!(fingerprinter.current_table(), None);
-        assert!(fingerprinter.begin(&TocEntry { copy: b"DROP TABLE t;".to_vec(), ..table_data("") }).is_err());
+        assert!(
+            fingerprinter
+                .begin(&TocEntry { copy: b"DROP TABLE t;".to_vec(), ..table_data("") })
+                .is_err()
+        );
     }
 
     #[test]
@@ -495,11 +603,25 @@ mod tests {
             named: objects::of(&contents(vec![entry("TABLE", "a", "z")]), &key()),
         };
         let data = [vec![table("b", "A"), table("a", "z")], vec![table("c", "c")]];
-        let all = assemble(key(), 17, main, data.map(|tables| ArchiveTally { tables, ..ArchiveTally::default() }));
-        let names: Vec<_> = all.tables.iter().map(|t| format!("{}.{}", t.schema, t.table)).collect();
+        let all = assemble(
+            key(),
+            17,
+            main,
+            data.map(|tables| ArchiveTally { tables, ..ArchiveTally::default() }),
+        );
+        let names: Vec<_> =
+            all.tables.iter().map(|t| format!("{}.{}", t.schema, t.table)).collect();
         assert_eq!(names, ["a.z", "b.A", "b.a", "c.c"]);
         assert_eq!((all.format.as_str(), all.hash.as_str(), all.pg_dump_major), (FORMAT, HASH, 17));
-        assert_eq!((all.large_objects.count, all.sequences.len(), all.materialized_views.len(), all.named.len()), (3, 1, 1, 1));
+        assert_eq!(
+            (
+                all.large_objects.count,
+                all.sequences.len(),
+                all.materialized_views.len(),
+                all.named.len()
+            ),
+            (3, 1, 1, 1)
+        );
         assert_eq!(all.rows(), 4);
     }
 }

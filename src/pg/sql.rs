@@ -1,7 +1,8 @@
 //! Just enough SQL lexing to cut scripts into statements and to find identifiers in them, safely.
 //!
-//! Used on what `pg_dumpall` and `pg_dump` wrote, which a hostile vault may have replaced: anything the lexer does not
-//! understand is an error, never a guess. Follows the lexical rules of the PostgreSQL manual, section 4.1.
+//! Used on what `pg_dumpall` and `pg_dump` wrote, which a hostile vault may have replaced: anything
+//! the lexer does not understand is an error, never a guess. Follows the lexical rules of the
+//! PostgreSQL manual, section 4.1.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -41,7 +42,8 @@ impl SqlStatement<'_> {
     /// Whether the statement begins with these keywords.
     #[must_use]
     pub fn begins_with(&self, keywords: &[&str]) -> bool {
-        self.tokens.len() >= keywords.len() && keywords.iter().zip(&self.tokens).all(|(k, t)| t.is_word(k))
+        self.tokens.len() >= keywords.len()
+            && keywords.iter().zip(&self.tokens).all(|(k, t)| t.is_word(k))
     }
     /// Position of the first token that is this keyword.
     #[must_use]
@@ -57,28 +59,41 @@ impl SqlStatement<'_> {
     #[must_use]
     pub fn with_name_at(&self, position: usize, name: &str) -> Vec<u8> {
         match self.tokens.get(position) {
-            Some(token) => [&self.text[..token.at.start], quote_identifier(name).as_bytes(), &self.text[token.at.end..]].concat(),
+            Some(token) => [
+                &self.text[..token.at.start],
+                quote_identifier(name).as_bytes(),
+                &self.text[token.at.end..],
+            ]
+            .concat(),
             None => self.text.to_vec(),
         }
     }
-    /// What the statement says of who speaks from here on, as `pg_dump` and `pg_dumpall` write it around privileges that were granted by somebody
-    /// other than the owner.
+    /// What the statement says of who speaks from here on, as `pg_dump` and `pg_dumpall` write it
+    /// around privileges that were granted by somebody other than the owner.
     #[must_use]
     pub fn speaker(&self) -> Option<SessionRole> {
         match self.tokens.len() {
-            4 if self.begins_with(&["set", "session", "authorization"]) => self.name_at(3).map(|name| SessionRole::Is(name.to_vec())),
-            3 if self.begins_with(&["reset", "session", "authorization"]) => Some(SessionRole::IsNobody),
+            4 if self.begins_with(&["set", "session", "authorization"]) => {
+                self.name_at(3).map(|name| SessionRole::Is(name.to_vec()))
+            }
+            3 if self.begins_with(&["reset", "session", "authorization"]) => {
+                Some(SessionRole::IsNobody)
+            }
             _ => None,
         }
     }
-    /// Where the database's name stands. The word before tells the keyword from a role that is called `database`.
+    /// Where the database's name stands. The word before tells the keyword from a role that is
+    /// called `database`.
     #[must_use]
     pub fn database_name_position(&self) -> Option<usize> {
         const BEFORE: [&str; 4] = ["on", "in", "alter", "create"];
         let is = |at: usize, word: &str| self.tokens.get(at).is_some_and(|t| t.is_word(word));
-        (1..self.tokens.len()).find(|at| is(*at, "database") && BEFORE.iter().any(|word| is(at - 1, word))).map(|at| at + 1)
+        (1..self.tokens.len())
+            .find(|at| is(*at, "database") && BEFORE.iter().any(|word| is(at - 1, word)))
+            .map(|at| at + 1)
     }
-    /// The statement without `keyword = value`, if that clause stands at or behind a token position.
+    /// The statement without `keyword = value`, if that clause stands at or behind a token
+    /// position.
     #[must_use]
     pub fn without_clause(&self, keyword: &str, from: usize) -> Self {
         let mut shorter = self.clone();
@@ -86,7 +101,8 @@ impl SqlStatement<'_> {
         if let Some(at) = at
             && let Some(last) = self.tokens.get(at + 2)
         {
-            // Tokens behind the clause would have to move; there is nothing to be done to them, so they go from the list.
+            // Tokens behind the clause would have to move; there is nothing to be done to them, so
+            // they go from the list.
             shorter.text.to_mut().drain(self.tokens[at].at.start..last.at.end);
             shorter.tokens.truncate(at);
         }
@@ -119,10 +135,18 @@ pub enum SessionRole {
     IsNobody,
 }
 
-/// A statement said by a role, as one that is whole or leaves nothing: what it sets is undone with it.
+/// A statement said by a role, as one that is whole or leaves nothing: what it sets is undone with
+/// it.
 #[must_use]
 pub fn said_by(role: &[u8], statement: &[u8]) -> Vec<u8> {
-    [b"SET SESSION AUTHORIZATION ", quote_bytes(role).as_slice(), b";\n", statement, b";\nRESET SESSION AUTHORIZATION"].concat()
+    [
+        b"SET SESSION AUTHORIZATION ",
+        quote_bytes(role).as_slice(),
+        b";\n",
+        statement,
+        b";\nRESET SESSION AUTHORIZATION",
+    ]
+    .concat()
 }
 
 /// Something the lexer does not understand.
@@ -154,13 +178,18 @@ pub fn quote_bytes(name: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn quote_text(text: &str) -> String {
     let doubled = text.replace('\'', "''");
-    if text.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+    if text.contains('\\') {
+        format!(" E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
 }
 
 /// Cuts a script into statements. Comments are dropped; a backslash outside of quotes is an error.
 ///
 /// # Errors
-/// [`SqlError`] for an unclosed quote or comment, a `psql` command, or a last statement without semicolon.
+/// [`SqlError`] for an unclosed quote or comment, a `psql` command, or a last statement without
+/// semicolon.
 pub fn statements(script: &[u8]) -> Result<Vec<SqlStatement<'_>>, SqlError> {
     let mut found = Vec::new();
     let mut tokens: Vec<SqlToken> = Vec::new();
@@ -178,7 +207,10 @@ pub fn statements(script: &[u8]) -> Result<Vec<SqlStatement<'_>>, SqlError> {
                 continue;
             }
             b'-' if script[at..].starts_with(b"--") => {
-                at += script[at..].iter().position(|c| matches!(c, b'\n' | b'\r')).unwrap_or(script.len() - at);
+                at += script[at..]
+                    .iter()
+                    .position(|c| matches!(c, b'\n' | b'\r'))
+                    .unwrap_or(script.len() - at);
                 continue;
             }
             b'/' if script[at..].starts_with(b"/*") => {
@@ -191,7 +223,8 @@ pub fn statements(script: &[u8]) -> Result<Vec<SqlStatement<'_>>, SqlError> {
                 at = end;
                 tokens.push(SqlToken { kind: TokenKind::Quoted(name), at: start..at });
             }
-            // Two constants in a row are one to the server, with the rules of the first: nothing that we read writes that.
+            // Two constants in a row are one to the server, with the rules of the first: nothing
+            // that we read writes that.
             b'\'' if tokens.last().is_some_and(|token| token.kind == TokenKind::Text) => {
                 return Err(SqlError { why: "a string constant that goes on in another", at });
             }
@@ -212,7 +245,10 @@ pub fn statements(script: &[u8]) -> Result<Vec<SqlStatement<'_>>, SqlError> {
                 while at < script.len() && (is_word(script[at]) || script[at] == b'$') {
                     at += 1;
                 }
-                tokens.push(SqlToken { kind: TokenKind::Word(script[start..at].to_ascii_lowercase()), at: start..at });
+                tokens.push(SqlToken {
+                    kind: TokenKind::Word(script[start..at].to_ascii_lowercase()),
+                    at: start..at,
+                });
             }
             symbol => {
                 at += 1;
@@ -220,7 +256,11 @@ pub fn statements(script: &[u8]) -> Result<Vec<SqlStatement<'_>>, SqlError> {
             }
         }
     }
-    if tokens.is_empty() { Ok(found) } else { Err(SqlError { why: "the last statement has no semicolon", at: script.len() }) }
+    if tokens.is_empty() {
+        Ok(found)
+    } else {
+        Err(SqlError { why: "the last statement has no semicolon", at: script.len() })
+    }
 }
 
 fn close(script: &[u8], mut tokens: Vec<SqlToken>) -> Option<SqlStatement<'_>> {
@@ -272,7 +312,9 @@ fn text_constant(script: &[u8], from: usize, escapes: bool) -> Result<usize, Sql
 
 fn dollar_quoted(script: &[u8], from: usize) -> Result<Option<usize>, SqlError> {
     let tag = script[from + 1..].iter().take_while(|c| is_word(**c)).count();
-    if script.get(from + 1 + tag) != Some(&b'$') || script.get(from + 1).is_some_and(u8::is_ascii_digit) {
+    if script.get(from + 1 + tag) != Some(&b'$')
+        || script.get(from + 1).is_some_and(u8::is_ascii_digit)
+    {
         return Ok(None);
     }
     let fence = &script[from..from + tag + 2];
@@ -319,7 +361,14 @@ mod tests {
 
     #[test]
     fn a_psql_command_is_refused_wherever_it_hides() {
-        for bad in [&b"\\! rm -rf /\n"[..], b"SELECT 1 \\g |sh\n;", b"SELECT 'a", b"CREATE ROLE \"x", b"/* x", b"SELECT 1"] {
+        for bad in [
+            &b"\\! rm -rf /\n"[..],
+            b"SELECT 1 \\g |sh\n;",
+            b"SELECT 'a",
+            b"CREATE ROLE \"x",
+            b"/* x",
+            b"SELECT 1",
+        ] {
             assert!(statements(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
         assert_eq!(statements(b"SELECT '\\! x';").unwrap().len(), 1);
@@ -329,7 +378,10 @@ mod tests {
     fn a_name_is_replaced_where_it_stands_and_nowhere_else() {
         let cut = statements(b"COMMENT ON DATABASE old IS 'database old';").unwrap();
         let at = cut[0].position("database").unwrap() + 1;
-        assert_eq!(cut[0].with_name_at(at, "ne\"w"), b"COMMENT ON DATABASE \"ne\"\"w\" IS 'database old'");
+        assert_eq!(
+            cut[0].with_name_at(at, "ne\"w"),
+            b"COMMENT ON DATABASE \"ne\"\"w\" IS 'database old'"
+        );
     }
 
     proptest! {
@@ -365,11 +417,18 @@ mod tests {
     }
 
     fn texts(script: &str) -> Vec<String> {
-        statements(script.as_bytes()).unwrap().iter().map(|s| String::from_utf8(s.text.to_vec()).unwrap()).collect()
+        statements(script.as_bytes())
+            .unwrap()
+            .iter()
+            .map(|s| String::from_utf8(s.text.to_vec()).unwrap())
+            .collect()
     }
 
     fn error(script: &[u8]) -> String {
-        statements(script).unwrap_err().to_string().replace("the script cannot be cut into statements: ", "")
+        statements(script)
+            .unwrap_err()
+            .to_string()
+            .replace("the script cannot be cut into statements: ", "")
     }
 
     #[test]
@@ -380,27 +439,50 @@ mod tests {
             ("\"\" '' ;", vec![name(""), TokenKind::Text]),
             ("a.b=(1-2)/3*4;", {
                 let symbol = |c| TokenKind::Symbol(c);
-                let (a, b, one, two, three, four) = (word("a"), word("b"), word("1"), word("2"), word("3"), word("4"));
-                let open = [a, symbol(b'.'), b, symbol(b'='), symbol(b'('), one, symbol(b'-'), two, symbol(b')')];
+                let (a, b, one, two, three, four) =
+                    (word("a"), word("b"), word("1"), word("2"), word("3"), word("4"));
+                let open = [
+                    a,
+                    symbol(b'.'),
+                    b,
+                    symbol(b'='),
+                    symbol(b'('),
+                    one,
+                    symbol(b'-'),
+                    two,
+                    symbol(b')'),
+                ];
                 [&open[..], &[symbol(b'/'), three, symbol(b'*'), four]].concat()
             }),
-            ("größe$1 $1 x$;", vec![word("größe$1"), TokenKind::Symbol(b'$'), word("1"), word("x$")]),
+            (
+                "größe$1 $1 x$;",
+                vec![word("größe$1"), TokenKind::Symbol(b'$'), word("1"), word("x$")],
+            ),
             ("a\t\r\n\x0cb;", vec![word("a"), word("b")]),
         ] {
             assert_eq!(kinds(script), wanted, "{script}");
         }
         for byte in 0x80..=0xff {
-            assert_eq!(only(&[byte, b';']).tokens[0].kind, TokenKind::Word(vec![byte]), "any byte beyond ASCII is part of a word");
+            assert_eq!(
+                only(&[byte, b';']).tokens[0].kind,
+                TokenKind::Word(vec![byte]),
+                "any byte beyond ASCII is part of a word"
+            );
         }
     }
 
     #[test]
     fn a_statements_text_reaches_from_its_first_to_its_last_token_and_positions_are_within_it() {
-        let script = " ;; /* c */ ALTER ROLE \"a b\" SET x TO 'y' -- c;\n ; -- d\nGRANT $t$;$t$ /* e */;\n";
+        let script =
+            " ;; /* c */ ALTER ROLE \"a b\" SET x TO 'y' -- c;\n ; -- d\nGRANT $t$;$t$ /* e */;\n";
         assert_eq!(texts(script), ["ALTER ROLE \"a b\" SET x TO 'y'", "GRANT $t$;$t$"]);
         let cut = statements(script.as_bytes()).unwrap();
-        let at =
-            |s: &SqlStatement<'_>| s.tokens.iter().map(|t| String::from_utf8(s.text[t.at.clone()].to_vec()).unwrap()).collect::<Vec<_>>();
+        let at = |s: &SqlStatement<'_>| {
+            s.tokens
+                .iter()
+                .map(|t| String::from_utf8(s.text[t.at.clone()].to_vec()).unwrap())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(at(&cut[0]), ["ALTER", "ROLE", "\"a b\"", "SET", "x", "TO", "'y'"]);
         assert_eq!(at(&cut[1]), ["GRANT", "$t$;$t$"]);
     }
@@ -423,7 +505,11 @@ mod tests {
         assert_eq!(texts("-- only a comment"), [""; 0]);
         assert_eq!(texts("A - -B;"), ["A - -B"]);
         for unclosed in ["/*", "/*/", "/* /* */", "/*/* */"] {
-            assert_eq!(error(format!("A; {unclosed}").as_bytes()), "an unclosed comment at byte 3", "{unclosed}");
+            assert_eq!(
+                error(format!("A; {unclosed}").as_bytes()),
+                "an unclosed comment at byte 3",
+                "{unclosed}"
+            );
         }
     }
 
@@ -436,13 +522,24 @@ mod tests {
             assert_eq!(texts(not_escaping).len(), 2, "{not_escaping}");
         }
         for unclosed in [r"A E'\'", r"A E'\", "A '''", "A '", r"A E'\';"] {
-            assert!(error(unclosed.as_bytes()).starts_with("an unclosed quote at byte "), "{unclosed}");
+            assert!(
+                error(unclosed.as_bytes()).starts_with("an unclosed quote at byte "),
+                "{unclosed}"
+            );
         }
     }
 
     #[test]
     fn dollar_quotes_end_only_at_their_own_tag() {
-        for text in ["$$;'\"\\--/*$$", "$a$;$$;$b$;$a$", "$_1$;$_$;$_1$", "$ä$;$ä$", "$$$$", "$a$$a$", "$a$ $a $a$"] {
+        for text in [
+            "$$;'\"\\--/*$$",
+            "$a$;$$;$b$;$a$",
+            "$_1$;$_$;$_1$",
+            "$ä$;$ä$",
+            "$$$$",
+            "$a$$a$",
+            "$a$ $a $a$",
+        ] {
             let script = format!("A {text} B;");
             assert_eq!(kinds(&script), [word("a"), TokenKind::Text, word("b")], "{text}");
             assert_eq!(texts(&script), [format!("A {text} B")]);
@@ -452,7 +549,11 @@ mod tests {
         assert_eq!(kinds("$ $;"), [TokenKind::Symbol(b'$'), TokenKind::Symbol(b'$')]);
         assert_eq!(kinds("$a;"), [TokenKind::Symbol(b'$'), word("a")]);
         for unclosed in ["$$", "$$ $", "$a$ $A$", "$a$ $$", "$a$ a$"] {
-            assert_eq!(error(format!("A {unclosed};").as_bytes()), "an unclosed dollar quote at byte 2", "{unclosed}");
+            assert_eq!(
+                error(format!("A {unclosed};").as_bytes()),
+                "an unclosed dollar quote at byte 2",
+                "{unclosed}"
+            );
         }
         assert_eq!(error(b"A $"), "the last statement has no semicolon at byte 3");
     }
@@ -472,14 +573,28 @@ mod tests {
     #[test]
     fn keywords_are_found_only_unquoted_and_names_quoted_or_not() {
         let cut = only(b"GRANT \"on\" 'on' . ON x;");
-        assert_eq!((cut.position("on"), cut.position("grant"), cut.position("x "), cut.position("to")), (Some(4), Some(0), None, None));
+        assert_eq!(
+            (cut.position("on"), cut.position("grant"), cut.position("x "), cut.position("to")),
+            (Some(4), Some(0), None, None)
+        );
         let names: Vec<Option<&[u8]>> = (0..7).map(|at| cut.name_at(at)).collect();
-        assert_eq!(names, [Some(&b"grant"[..]), Some(b"on"), None, None, Some(b"on"), Some(b"x"), None]);
-        for (keywords, begins) in [(&[][..], true), (&["grant"], true), (&["grant", "on"], false), (&["on"], false), (&["gran"], false)] {
+        assert_eq!(
+            names,
+            [Some(&b"grant"[..]), Some(b"on"), None, None, Some(b"on"), Some(b"x"), None]
+        );
+        for (keywords, begins) in [
+            (&[][..], true),
+            (&["grant"], true),
+            (&["grant", "on"], false),
+            (&["on"], false),
+            (&["gran"], false),
+        ] {
             assert_eq!(cut.begins_with(keywords), begins, "{keywords:?}");
         }
         let short = only(b"CREATE ROLE;");
-        assert!(short.begins_with(&["create", "role"]) && !short.begins_with(&["create", "role", "a"]));
+        assert!(
+            short.begins_with(&["create", "role"]) && !short.begins_with(&["create", "role", "a"])
+        );
     }
 
     #[test]
@@ -492,16 +607,30 @@ mod tests {
 
     #[test]
     fn a_clause_is_taken_out_whole_and_only_behind_the_name() {
-        let script = b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8' TABLESPACE = fast LOCALE = 'C';";
+        let script =
+            b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8' TABLESPACE = fast LOCALE = 'C';";
         let cut = only(script);
         let shorter = cut.without_clause("tablespace", 3);
-        assert_eq!(shorter.text.as_ref(), b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8'  LOCALE = 'C'");
+        assert_eq!(
+            shorter.text.as_ref(),
+            b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8'  LOCALE = 'C'"
+        );
         assert_eq!(shorter.tokens, cut.tokens[..7], "tokens up to the clause stay where they are");
         assert_eq!(shorter.name_at(2), Some(&b"tablespace"[..]));
         let last = cut.without_clause("locale", 0);
-        assert_eq!(last.text.as_ref(), b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8' TABLESPACE = fast ");
-        for unchanged in [cut.without_clause("tablespace", 8), cut.without_clause("owner", 0), cut.without_clause("x", 99)] {
-            assert_eq!((unchanged.text.as_ref(), unchanged.tokens), (cut.text.as_ref(), cut.tokens.clone()));
+        assert_eq!(
+            last.text.as_ref(),
+            b"CREATE DATABASE tablespace WITH ENCODING = 'UTF8' TABLESPACE = fast "
+        );
+        for unchanged in [
+            cut.without_clause("tablespace", 8),
+            cut.without_clause("owner", 0),
+            cut.without_clause("x", 99),
+        ] {
+            assert_eq!(
+                (unchanged.text.as_ref(), unchanged.tokens),
+                (cut.text.as_ref(), cut.tokens.clone())
+            );
         }
         let cut_off = only(b"CREATE DATABASE a TABLESPACE =;");
         assert_eq!(cut_off.without_clause("tablespace", 3).text, cut_off.text, "not a clause");
@@ -538,12 +667,18 @@ mod tests {
     #[test]
     fn what_the_server_would_cut_elsewhere_is_not_guessed_at() {
         // A comment ends at a carriage return, too.
-        let cut = statements(b"COMMENT ON ROLE a IS --\r'x'; CREATE ROLE evil; COMMENT ON ROLE a IS\n'y';").unwrap();
+        let cut = statements(
+            b"COMMENT ON ROLE a IS --\r'x'; CREATE ROLE evil; COMMENT ON ROLE a IS\n'y';",
+        )
+        .unwrap();
         assert_eq!(cut.len(), 3);
         assert!(cut[1].begins_with(&["create", "role"]));
-        for text in
-            ["COMMENT ON ROLE a IS E'x'\n'\\' '; CREATE ROLE evil; --';", "SELECT 'a' 'b';", "SELECT 'a'\n'b';", "SELECT $$a$$ 'b';"]
-        {
+        for text in [
+            "COMMENT ON ROLE a IS E'x'\n'\\' '; CREATE ROLE evil; --';",
+            "SELECT 'a' 'b';",
+            "SELECT 'a'\n'b';",
+            "SELECT $$a$$ 'b';",
+        ] {
             assert!(statements(text.as_bytes()).is_err(), "{text}");
         }
         assert_eq!(statements(b"SELECT 'a', 'b'; SELECT 'it''s';").unwrap().len(), 2);

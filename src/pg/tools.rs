@@ -1,4 +1,5 @@
-//! Locating Postgres' client programs. `pg_dump` must be at least as new as the server, `pg_restore` as the archive.
+//! Locating Postgres' client programs. `pg_dump` must be at least as new as the server,
+//! `pg_restore` as the archive.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +26,15 @@ pub enum PgTool {
 }
 
 impl PgTool {
-    const ALL: [Self; 7] = [Self::Psql, Self::PgDump, Self::PgDumpall, Self::PgRestore, Self::PgAmcheck, Self::Initdb, Self::Postgres];
+    const ALL: [Self; 7] = [
+        Self::Psql,
+        Self::PgDump,
+        Self::PgDumpall,
+        Self::PgRestore,
+        Self::PgAmcheck,
+        Self::Initdb,
+        Self::Postgres,
+    ];
 
     /// The program's file name.
     #[must_use]
@@ -54,7 +63,9 @@ pub struct PgTools {
 #[derive(Debug, thiserror::Error)]
 pub enum ToolsError {
     /// None at all, or none new enough.
-    #[error("no pg_dump of version {needed} or newer was found (looked in {looked}; found {found})")]
+    #[error(
+        "no pg_dump of version {needed} or newer was found (looked in {looked}; found {found})"
+    )]
     NoneFits {
         /// Oldest major that would do.
         needed: u32,
@@ -77,32 +88,48 @@ impl ToolsError {
     pub fn hint(&self) -> String {
         match self {
             Self::NoneFits { needed, .. } => {
-                format!("install postgresql-client-{needed} (or newer), or name its directory as pg_bin in lifeboat.toml")
+                format!(
+                    "install postgresql-client-{needed} (or newer), or name its directory as pg_bin in lifeboat.toml"
+                )
             }
-            Self::NoServer { major } => format!("install postgresql-{major}, or name its bin directory as pg_bin in lifeboat.toml"),
+            Self::NoServer { major } => format!(
+                "install postgresql-{major}, or name its bin directory as pg_bin in lifeboat.toml"
+            ),
         }
     }
 }
 
 /// What asking a program for its version may take.
-const VERSION_LIMITS: program::ProgramLimits = program::ProgramLimits { within: Duration::from_secs(20), output_bytes: 4096 };
+const VERSION_LIMITS: program::ProgramLimits =
+    program::ProgramLimits { within: Duration::from_secs(20), output_bytes: 4096 };
 
-/// Groups below are the system's own; Debian's `staff` may write below /usr/local, and is as good as root by its policy.
+/// Groups below are the system's own; Debian's `staff` may write below /usr/local, and is as good
+/// as root by its policy.
 const GROUPS_OF_PEOPLE: u32 = 100;
 
-/// Why somebody else decides what a program does, if so: it, or a directory on the way to it, can be changed by others. A cron job of root's with an
-/// unlucky `PATH` would run it with root's rights.
+/// Why somebody else decides what a program does, if so: it, or a directory on the way to it, can
+/// be changed by others. A cron job of root's with an unlucky `PATH` would run it with root's
+/// rights.
 fn not_ours(directory: &Path) -> Option<String> {
     // Links may stand in it for programs that are elsewhere, each with its own way there.
-    let programs = PgTool::ALL.into_iter().filter_map(|tool| directory.join(tool.name()).canonicalize().ok());
+    let programs =
+        PgTool::ALL.into_iter().filter_map(|tool| directory.join(tool.name()).canonicalize().ok());
     let directories = programs.clone().filter_map(|program| Some(program.parent()?.to_owned()));
-    let on_the_way = directories
-        .chain(directory.canonicalize().ok())
-        .flat_map(|directory| directory.ancestors().enumerate().map(|(steps, place)| (place.to_owned(), steps > 0)).collect::<Vec<_>>());
-    programs.map(|program| (program, false)).chain(on_the_way).find_map(|(place, is_above)| changed_by(&place, is_above))
+    let on_the_way = directories.chain(directory.canonicalize().ok()).flat_map(|directory| {
+        directory
+            .ancestors()
+            .enumerate()
+            .map(|(steps, place)| (place.to_owned(), steps > 0))
+            .collect::<Vec<_>>()
+    });
+    programs
+        .map(|program| (program, false))
+        .chain(on_the_way)
+        .find_map(|(place, is_above)| changed_by(&place, is_above))
 }
 
-/// Who else can change a file or directory. Above a program's own directory the sticky bit keeps others from what is not theirs.
+/// Who else can change a file or directory. Above a program's own directory the sticky bit keeps
+/// others from what is not theirs.
 fn changed_by(place: &Path, is_above: bool) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
@@ -112,7 +139,9 @@ fn changed_by(place: &Path, is_above: bool) -> Option<String> {
         () if facts.mode() & 0o002 != 0 && !is_sticky => "everybody may write it",
         () if !own.is_root() => return None,
         () if facts.uid() != 0 => "it belongs to another user, and this is root",
-        () if facts.mode() & 0o020 != 0 && facts.gid() >= GROUPS_OF_PEOPLE && !is_sticky => "a group may write it, and this is root",
+        () if facts.mode() & 0o020 != 0 && facts.gid() >= GROUPS_OF_PEOPLE && !is_sticky => {
+            "a group may write it, and this is root"
+        }
         () => return None,
     };
     Some(format!("{}: {why}", place.display()))
@@ -121,8 +150,9 @@ fn changed_by(place: &Path, is_above: bool) -> Option<String> {
 const DEBIAN: &str = "/usr/lib/postgresql";
 
 impl PgTools {
-    /// Finds programs of at least `major_min`: in `directory` if one is configured, else Debian's directories (the
-    /// oldest that fits, so that archives are readable by as many as possible), else along `PATH`.
+    /// Finds programs of at least `major_min`: in `directory` if one is configured, else Debian's
+    /// directories (the oldest that fits, so that archives are readable by as many as
+    /// possible), else along `PATH`.
     ///
     /// # Errors
     /// [`ToolsError::NoneFits`] naming where was looked and what was found.
@@ -140,7 +170,8 @@ impl PgTools {
                 found.push(tools.version);
             }
         }
-        let looked = candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ");
+        let looked =
+            candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ");
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
         Err(ToolsError::NoneFits { needed: major_min, looked, found })
     }
@@ -150,10 +181,16 @@ impl PgTools {
     /// # Errors
     /// [`ToolsError::NoServer`] naming where was looked.
     pub async fn find_server(directory: Option<&Path>, major: u32) -> Result<Self, ToolsError> {
-        let candidates: Vec<PathBuf> =
-            directory.map(Path::to_owned).into_iter().chain(debian_directories()).chain(path_directories()).collect();
+        let candidates: Vec<PathBuf> = directory
+            .map(Path::to_owned)
+            .into_iter()
+            .chain(debian_directories())
+            .chain(path_directories())
+            .collect();
         for candidate in &candidates {
-            if !candidate.join(PgTool::Postgres.name()).exists() || !candidate.join(PgTool::Initdb.name()).exists() {
+            if !candidate.join(PgTool::Postgres.name()).exists()
+                || !candidate.join(PgTool::Initdb.name()).exists()
+            {
                 continue;
             }
             if let Some(tools) = Self::look(candidate).await.filter(|tools| tools.major == major) {
@@ -205,8 +242,11 @@ fn parse_major(version: &str) -> Option<u32> {
 }
 
 fn debian_directories() -> Vec<PathBuf> {
-    let mut majors: Vec<u32> =
-        std::fs::read_dir(DEBIAN).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let mut majors: Vec<u32> = std::fs::read_dir(DEBIAN)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
     majors.sort_unstable();
     majors.into_iter().map(|major| PathBuf::from(format!("{DEBIAN}/{major}/bin"))).collect()
 }

@@ -1,9 +1,10 @@
 //! Sagas: steps with undo and a durable journal.
 //!
-//! `Started` is stored before a step acts; if the journal refuses, the step does not act. After a crash the same steps are run again
-//! over the same journal: what succeeded and still stands is taken as done, everything else is undone by its tag and done anew.
-//! Undo therefore knows nothing of the act's outcome: it looks for what carries the run's tag, succeeds where nothing is, and may
-//! be run twice.
+//! `Started` is stored before a step acts; if the journal refuses, the step does not act. After a
+//! crash the same steps are run again over the same journal: what succeeded and still stands is
+//! taken as done, everything else is undone by its tag and done anew. Undo therefore knows nothing
+//! of the act's outcome: it looks for what carries the run's tag, succeeds where nothing is, and
+//! may be run twice.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -34,7 +35,12 @@ pub struct JournalRefused(pub String);
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Stores an event. It is durable when this returns.
-    async fn append(&self, run: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused>;
+    async fn append(
+        &self,
+        run: &str,
+        step: &str,
+        event: &JournalEvent,
+    ) -> Result<(), JournalRefused>;
     /// All events of a run, in order.
     async fn events(&self, run: &str) -> Result<Vec<(String, JournalEvent)>, JournalRefused>;
 }
@@ -45,7 +51,12 @@ pub struct InMemoryJournal(Mutex<Vec<(String, JournalEvent)>>);
 
 #[async_trait]
 impl Journal for InMemoryJournal {
-    async fn append(&self, _: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused> {
+    async fn append(
+        &self,
+        _: &str,
+        step: &str,
+        event: &JournalEvent,
+    ) -> Result<(), JournalRefused> {
         let mut events = self.0.lock().map_err(|_| JournalRefused("a thread died".to_owned()))?;
         events.push((step.to_owned(), event.clone()));
         Ok(())
@@ -85,7 +96,8 @@ pub enum SagaHalted<E> {
     /// A step failed.
     #[error("{0}")]
     Step(E),
-    /// The journal refused, so nothing was done; or what was done could not be noted, so it counts as unknown.
+    /// The journal refused, so nothing was done; or what was done could not be noted, so it counts
+    /// as unknown.
     #[error(transparent)]
     Journal(#[from] JournalRefused),
     /// What an earlier process left could not be undone.
@@ -122,7 +134,11 @@ impl<'a> Saga<'a> {
     ///
     /// # Errors
     /// [`SagaHalted`]; [`Saga::unwind`] is the way back.
-    pub async fn step<W: Send, S: SagaStep<W>>(&mut self, world: &mut W, step: &S) -> Result<S::Output, SagaHalted<S::Error>> {
+    pub async fn step<W: Send, S: SagaStep<W>>(
+        &mut self,
+        world: &mut W,
+        step: &S,
+    ) -> Result<S::Output, SagaHalted<S::Error>> {
         let name = step.name();
         self.begun.push(name);
         match self.past.remove(name) {
@@ -134,31 +150,45 @@ impl<'a> Saga<'a> {
                 }
                 self.undo_past(world, step).await?;
             }
-            Some(JournalEvent::Started | JournalEvent::Failed(_)) => self.undo_past(world, step).await?,
+            Some(JournalEvent::Started | JournalEvent::Failed(_)) => {
+                self.undo_past(world, step).await?
+            }
             Some(JournalEvent::Undone) | None => {}
         }
         self.journal.append(&self.run, name, &JournalEvent::Started).await?;
         match step.act(world).await {
             Ok(output) => {
-                let made = serde_json::to_string(&output).map_err(|error| JournalRefused(error.to_string()))?;
+                let made = serde_json::to_string(&output)
+                    .map_err(|error| JournalRefused(error.to_string()))?;
                 self.journal.append(&self.run, name, &JournalEvent::Succeeded(made)).await?;
                 Ok(output)
             }
             Err(error) => {
-                self.journal.append(&self.run, name, &JournalEvent::Failed(error.to_string())).await?;
+                self.journal
+                    .append(&self.run, name, &JournalEvent::Failed(error.to_string()))
+                    .await?;
                 Err(SagaHalted::Step(error))
             }
         }
     }
 
-    async fn undo_past<W: Send, S: SagaStep<W>>(&self, world: &mut W, step: &S) -> Result<(), SagaHalted<S::Error>> {
+    async fn undo_past<W: Send, S: SagaStep<W>>(
+        &self,
+        world: &mut W,
+        step: &S,
+    ) -> Result<(), SagaHalted<S::Error>> {
         step.undo(world).await.map_err(|why| SagaHalted::Past { step: step.name(), why })?;
         Ok(self.journal.append(&self.run, step.name(), &JournalEvent::Undone).await?)
     }
 
-    /// Undoes every step that may have made something, last first; also those that only an earlier process began. Goes on past
-    /// failures and returns them: what could not be undone is for the census.
-    pub async fn unwind<W: Send>(&mut self, world: &mut W, steps: &[&dyn UndoStep<W>]) -> Vec<String> {
+    /// Undoes every step that may have made something, last first; also those that only an earlier
+    /// process began. Goes on past failures and returns them: what could not be undone is for
+    /// the census.
+    pub async fn unwind<W: Send>(
+        &mut self,
+        world: &mut W,
+        steps: &[&dyn UndoStep<W>],
+    ) -> Vec<String> {
         let mut failures = Vec::new();
         for step in steps.iter().rev() {
             let name = step.name();

@@ -68,12 +68,15 @@ impl SagaStep<TestProcess> for MakeStep {
         // Making what is there already is the mistake that undo by tag must prevent.
         assert!(world.outside.things.lock().unwrap().insert(self.0), "{} was made twice", self.0);
         match way {
-            Some(EndsBy::ActsAndTheAnswerIsLost | EndsBy::DiesHavingActed) => Err("the answer was lost".to_owned()),
+            Some(EndsBy::ActsAndTheAnswerIsLost | EndsBy::DiesHavingActed) => {
+                Err("the answer was lost".to_owned())
+            }
             _ => Ok(format!("{} made", self.0)),
         }
     }
     async fn stands(&self, world: &mut TestProcess, _: &String) -> bool {
-        // The load lives in the server's memory and is gone with the process; everything else outlives it.
+        // The load lives in the server's memory and is gone with the process; everything else
+        // outlives it.
         self.0 != "load" && world.outside.things.lock().unwrap().contains(self.0)
     }
 }
@@ -85,12 +88,20 @@ struct MemoryBook {
 
 #[async_trait]
 impl Journal for MemoryBook {
-    async fn append(&self, _: &str, step: &str, event: &JournalEvent) -> Result<(), JournalRefused> {
+    async fn append(
+        &self,
+        _: &str,
+        step: &str,
+        event: &JournalEvent,
+    ) -> Result<(), JournalRefused> {
         let refuses = match (self.trouble.filter(|(at, _)| *at == step), event) {
             (Some((_, EndsBy::JournalRefusesStarted)), JournalEvent::Started) => true,
             (Some((_, EndsBy::JournalRefusesSucceeded)), JournalEvent::Succeeded(_)) => true,
             // A process that died writes nothing any more.
-            (Some((_, EndsBy::DiesAfterStarted | EndsBy::DiesHavingActed)), JournalEvent::Succeeded(_) | JournalEvent::Failed(_)) => true,
+            (
+                Some((_, EndsBy::DiesAfterStarted | EndsBy::DiesHavingActed)),
+                JournalEvent::Succeeded(_) | JournalEvent::Failed(_),
+            ) => true,
             _ => false,
         };
         if refuses {
@@ -105,8 +116,14 @@ impl Journal for MemoryBook {
 }
 
 /// Runs all steps; says whether they all succeeded and the process lives to clean up.
-async fn process(outside: &OutsideWorld, trouble: Option<(&'static str, EndsBy)>) -> (bool, TestProcess, MemoryBook) {
-    let (mut world, book) = (TestProcess { outside: outside.clone(), trouble, undos: 0 }, MemoryBook { outside: outside.clone(), trouble });
+async fn process(
+    outside: &OutsideWorld,
+    trouble: Option<(&'static str, EndsBy)>,
+) -> (bool, TestProcess, MemoryBook) {
+    let (mut world, book) = (
+        TestProcess { outside: outside.clone(), trouble, undos: 0 },
+        MemoryBook { outside: outside.clone(), trouble },
+    );
     let mut done = true;
     {
         let mut saga = Saga::open("run", &book).await.unwrap();
@@ -123,7 +140,8 @@ async fn process(outside: &OutsideWorld, trouble: Option<(&'static str, EndsBy)>
 
 async fn clean(world: &mut TestProcess, book: &MemoryBook) {
     let steps: Vec<MakeStep> = STEPS.map(MakeStep).into();
-    let undos: Vec<&dyn UndoStep<TestProcess>> = steps.iter().map(|step| step as &dyn UndoStep<TestProcess>).collect();
+    let undos: Vec<&dyn UndoStep<TestProcess>> =
+        steps.iter().map(|step| step as &dyn UndoStep<TestProcess>).collect();
     let mut saga = Saga::open("run", book).await.unwrap();
     assert_eq!(saga.unwind(world, &undos).await, Vec::<String>::new());
 }
@@ -140,8 +158,10 @@ async fn whichever_step_fails_in_whichever_way_abort_leaves_an_empty_world() {
             let (done, _, _) = process(&outside, Some((step, way))).await;
             assert!(!done, "{step} {way:?}");
             // Another process, which knows the journal only.
-            let (mut world, book) =
-                (TestProcess { outside: outside.clone(), trouble: None, undos: 0 }, MemoryBook { outside: outside.clone(), trouble: None });
+            let (mut world, book) = (
+                TestProcess { outside: outside.clone(), trouble: None, undos: 0 },
+                MemoryBook { outside: outside.clone(), trouble: None },
+            );
             clean(&mut world, &book).await;
             assert_eq!(things(&outside), Vec::<&str>::new(), "{step} {way:?}");
             clean(&mut world, &book).await;
@@ -180,7 +200,8 @@ async fn what_stands_is_not_made_again_and_what_does_not_is() {
     let (done, world, _) = process(&outside, None).await;
     assert!(done);
     assert_eq!(world.undos, 1, "only the load had to be undone");
-    let after: Vec<_> = outside.events.lock().unwrap()[before..].iter().map(|(step, _)| step.clone()).collect();
+    let after: Vec<_> =
+        outside.events.lock().unwrap()[before..].iter().map(|(step, _)| step.clone()).collect();
     assert_eq!(after, ["load"; 3]);
 }
 
@@ -199,7 +220,8 @@ async fn an_undo_that_fails_does_not_keep_the_others_from_happening() {
     let outside = OutsideWorld::default();
     let (_, mut world, book) = process(&outside, None).await;
     let first: Vec<MakeStep> = STEPS[..3].iter().copied().map(MakeStep).collect();
-    let mut undos: Vec<&dyn UndoStep<TestProcess>> = first.iter().map(|step| step as &dyn UndoStep<TestProcess>).collect();
+    let mut undos: Vec<&dyn UndoStep<TestProcess>> =
+        first.iter().map(|step| step as &dyn UndoStep<TestProcess>).collect();
     undos.push(&StuckStep);
     let mut saga = Saga::open("run", &book).await.unwrap();
     assert_eq!(saga.unwind(&mut world, &undos).await, ["load: it does not want to go"]);

@@ -1,6 +1,10 @@
 //! The first process of a sandbox: lifeboat itself, started again inside new namespaces.
 //!
-//! It builds a root file system in memory (programs read-only, nothing else of the host), pivots into it, and then waits: for requests on standard input ([`JailRequest`]), for the end of that input, or for its time to live. When it exits, the kernel kills everything in its PID namespace and drops the file system. Whoever started it need not be alive for that: standard input closes with it.
+//! It builds a root file system in memory (programs read-only, nothing else of the host), pivots
+//! into it, and then waits: for requests on standard input ([`JailRequest`]), for the end of that
+//! input, or for its time to live. When it exits, the kernel kills everything in its PID namespace
+//! and drops the file system. Whoever started it need not be alive for that: standard input closes
+//! with it.
 
 use std::io::{BufRead, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -75,7 +79,8 @@ pub enum JailRequest {
     },
     /// Undo a mount; answered with [`JailReply`].
     Unmount(PathBuf),
-    /// Give what is mounted to the server, and make a data directory ready for it; answered with [`JailReply`].
+    /// Give what is mounted to the server, and make a data directory ready for it; answered with
+    /// [`JailReply`].
     Adopt {
         /// The mount points.
         mounts: Vec<PathBuf>,
@@ -102,11 +107,16 @@ pub enum JailReply {
 /// The system's error, with what was being done.
 pub fn first_process() -> Result<(), String> {
     let begun = Instant::now();
-    // Whoever started the drill may let nobody read what it writes; the server must read what is written here.
+    // Whoever started the drill may let nobody read what it writes; the server must read what is
+    // written here.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).map_err(|error| format!("no plan came: {error}"))?;
-    let plan: JailPlan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| format!("no plan came: {error}"))?;
+    let plan: JailPlan =
+        serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
     let is_shared_memory_bounded = bound_shared_memory(&plan);
     let built = JailReady { is_shared_memory_bounded, ..build(&plan)? };
     if plan.is_filtered {
@@ -125,11 +135,21 @@ pub fn first_process() -> Result<(), String> {
     while begun.elapsed() < time_to_live {
         match told.recv_timeout(REAP_EVERY) {
             Ok(line) => match serde_json::from_str(&line).map_err(|error| error.to_string())? {
-                JailRequest::Mount { device, kind, at } => answer(&done(volumes::mount_device(&device, &kind, &at)))?,
-                JailRequest::Unmount(at) => answer(&done(unmount(&at, UnmountFlags::empty()).map_err(|error| error.to_string())))?,
-                JailRequest::Adopt { mounts, data, files } => answer(&done(volumes::adopt(&mounts, &data, &files, plan.uid)))?,
+                JailRequest::Mount { device, kind, at } => {
+                    answer(&done(volumes::mount_device(&device, &kind, &at)))?
+                }
+                JailRequest::Unmount(at) => answer(&done(
+                    unmount(&at, UnmountFlags::empty()).map_err(|error| error.to_string()),
+                ))?,
+                JailRequest::Adopt { mounts, data, files } => {
+                    answer(&done(volumes::adopt(&mounts, &data, &files, plan.uid)))?
+                }
             },
-            Err(RecvTimeoutError::Timeout) => while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {},
+            Err(RecvTimeoutError::Timeout) => {
+                while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG)
+                {
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
@@ -146,13 +166,16 @@ fn answer(value: &impl Serialize) -> Result<(), String> {
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(|error| error.to_string())
 }
 
-/// Limits what stays in memory without being a file or a process's own: shared memory and message queues of System V, which belong to the
-/// namespace. Postgres itself needs some bytes of it. Whether that is possible: containers may see these settings and not change them.
+/// Limits what stays in memory without being a file or a process's own: shared memory and message
+/// queues of System V, which belong to the namespace. Postgres itself needs some bytes of it.
+/// Whether that is possible: containers may see these settings and not change them.
 fn bound_shared_memory(plan: &JailPlan) -> bool {
     let bytes = SHARED_MEMORY_BYTES_MAX.min(plan.size_bytes);
     let pages = bytes / u64::try_from(rustix::param::page_size()).unwrap_or(4096);
     let limits = [("shmmax", bytes), ("shmall", pages), ("msgmni", MESSAGE_QUEUES_MAX)];
-    limits.iter().all(|(name, value)| std::fs::write(Path::new("/proc/sys/kernel").join(name), value.to_string()).is_ok())
+    limits.iter().all(|(name, value)| {
+        std::fs::write(Path::new("/proc/sys/kernel").join(name), value.to_string()).is_ok()
+    })
 }
 
 /// Builds the file system and moves into it.
@@ -160,11 +183,13 @@ fn build(plan: &JailPlan) -> Result<JailReady, String> {
     let root = plan.root.as_path();
     let at = |path: &str| root.join(path.trim_start_matches('/'));
     let bare = MountFlags::NOSUID | MountFlags::NODEV;
-    // What is restored must not reach a disk by being swapped out. Kernels before 6.4 do not know the word.
+    // What is restored must not reach a disk by being swapped out. Kernels before 6.4 do not know
+    // the word.
     let in_memory = |more: &str| {
         let options = format!("size={},mode=755,nr_inodes=1000000{more}", plan.size_bytes);
         let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
-        mount("tmpfs", root, "tmpfs", bare, options.as_c_str()).map_err(|e| format!("mounting a file system in memory: {e}"))
+        mount("tmpfs", root, "tmpfs", bare, options.as_c_str())
+            .map_err(|e| format!("mounting a file system in memory: {e}"))
     };
     let is_swapped = in_memory(",noswap").is_err();
     if is_swapped {
@@ -175,7 +200,8 @@ fn build(plan: &JailPlan) -> Result<JailReady, String> {
         let source = Path::new("/").join(name);
         match std::fs::symlink_metadata(&source) {
             Ok(facts) if facts.is_symlink() => {
-                let target = std::fs::read_link(&source).map_err(|e| format!("reading {}: {e}", source.display()))?;
+                let target = std::fs::read_link(&source)
+                    .map_err(|e| format!("reading {}: {e}", source.display()))?;
                 symlink(target, at(name)).map_err(|e| format!("linking {name}: {e}"))?;
             }
             Ok(_) => show_with_mounts(&source, root, &mounts)?,
@@ -213,22 +239,30 @@ fn build(plan: &JailPlan) -> Result<JailReady, String> {
     ] {
         let path = at(name);
         std::fs::create_dir_all(&path).map_err(|e| format!("making {name}: {e}"))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(|e| format!("{name}: {e}"))?;
-        chown(&path, Some(owner), Some(owner)).map_err(|e| format!("giving {name} to uid {owner}: {e}"))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+            .map_err(|e| format!("{name}: {e}"))?;
+        chown(&path, Some(owner), Some(owner))
+            .map_err(|e| format!("giving {name} to uid {owner}: {e}"))?;
     }
     for name in DEVICES {
         let device = at("dev").join(name);
         write(&device, "")?;
-        mount_bind(Path::new("/dev").join(name), &device).map_err(|e| format!("showing /dev/{name}: {e}"))?;
+        mount_bind(Path::new("/dev").join(name), &device)
+            .map_err(|e| format!("showing /dev/{name}: {e}"))?;
     }
-    for (name, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-    {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
         symlink(target, at("dev").join(name)).map_err(|e| format!("linking /dev/{name}: {e}"))?;
     }
-    mount("proc", at("proc"), "proc", bare | MountFlags::NOEXEC, None).map_err(|e| format!("mounting /proc: {e}"))?;
+    mount("proc", at("proc"), "proc", bare | MountFlags::NOEXEC, None)
+        .map_err(|e| format!("mounting /proc: {e}"))?;
     std::env::set_current_dir(root).map_err(|e| format!("entering {}: {e}", root.display()))?;
-    // The old root is stacked under the new one at the same place, and then dropped: nothing of it has a name any more.
+    // The old root is stacked under the new one at the same place, and then dropped: nothing of it
+    // has a name any more.
     rustix::process::pivot_root(".", ".").map_err(|e| format!("moving into the new root: {e}"))?;
     unmount(".", UnmountFlags::DETACH).map_err(|e| format!("dropping the old root: {e}"))?;
     std::env::set_current_dir("/").map_err(|e| e.to_string())?;
@@ -248,18 +282,23 @@ fn show(source: &Path, target: &Path) -> Result<(), String> {
     mount_remount(target, flags, c"").map_err(fail)
 }
 
-/// Shows a directory of the host and whatever is mounted below it, each by itself: a mount's flags are its own.
+/// Shows a directory of the host and whatever is mounted below it, each by itself: a mount's flags
+/// are its own.
 fn show_with_mounts(source: &Path, root: &Path, mounts: &[PathBuf]) -> Result<(), String> {
     let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
     show(source, &at(source))?;
-    mounts.iter().filter(|mount| mount.starts_with(source) && *mount != source).try_for_each(|mount| show(mount, &at(mount)))
+    mounts
+        .iter()
+        .filter(|mount| mount.starts_with(source) && *mount != source)
+        .try_for_each(|mount| show(mount, &at(mount)))
 }
 
 /// Where file systems are mounted on the host, the outer ones first.
 fn mount_points() -> Vec<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     // Names with octal escapes are nobody's programs.
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).filter(|path| !path.contains('\\'));
+    let points =
+        text.lines().filter_map(|line| line.split(' ').nth(4)).filter(|path| !path.contains('\\'));
     let mut points: Vec<PathBuf> = points.map(PathBuf::from).collect();
     points.sort();
     points.dedup();

@@ -1,4 +1,6 @@
-//! Entering a sandbox: lifeboat, started again, joins the sandbox's control group, applies the seccomp filter, and executes the rest of the command line (`nsenter`, `prlimit`, `setpriv`, the program).
+//! Entering a sandbox: lifeboat, started again, joins the sandbox's control group, applies the
+//! seccomp filter, and executes the rest of the command line (`nsenter`, `prlimit`, `setpriv`, the
+//! program).
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -38,12 +40,20 @@ pub fn launch(mut arguments: impl Iterator<Item = OsString>) -> String {
             Some(word) if word == INTO => {
                 let door = arguments.next().unwrap_or_default();
                 if let Err(error) = std::fs::write(&door, "0") {
-                    return format!("moving into control group {}: {error}", Path::new(&door).display());
+                    return format!(
+                        "moving into control group {}: {error}",
+                        Path::new(&door).display()
+                    );
                 }
             }
             Some(word) if word == UNFILTERED => to = None,
             Some(word) if word == END => break,
-            other => return format!("{} is no word of its command line", other.unwrap_or_default().display()),
+            other => {
+                return format!(
+                    "{} is no word of its command line",
+                    other.unwrap_or_default().display()
+                );
+            }
         }
     }
     if let Some(Err(why)) = to.map(filter::apply) {

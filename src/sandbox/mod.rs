@@ -1,6 +1,9 @@
 //! Sandboxes: where drills restore. Isolated from everything, and deleted afterwards.
 //!
-//! What is restored is hostile: its functions, triggers and index expressions run as a superuser of the sandbox's server. So a sandbox sees no network, no process and no file of the host but the programs it needs, and clients of its server run inside as well. What the host cannot provide is a named [`IsolationGap`], never silence.
+//! What is restored is hostile: its functions, triggers and index expressions run as a superuser of
+//! the sandbox's server. So a sandbox sees no network, no process and no file of the host but the
+//! programs it needs, and clients of its server run inside as well. What the host cannot provide is
+//! a named [`IsolationGap`], never silence.
 
 mod filter;
 mod group;
@@ -95,7 +98,9 @@ impl ProbeTarget {
     #[must_use]
     pub fn gap(&self) -> IsolationGap {
         match self {
-            Self::Tcp(_) | Self::Hidden(_) | Self::Name(_) | Self::Interfaces => IsolationGap::Network,
+            Self::Tcp(_) | Self::Hidden(_) | Self::Name(_) | Self::Interfaces => {
+                IsolationGap::Network
+            }
             Self::Socket(_) | Self::File(_) => IsolationGap::Files,
             Self::Processes => IsolationGap::Processes,
         }
@@ -125,7 +130,8 @@ pub struct ProbeResult {
     pub reached: bool,
     /// What the system said.
     pub detail: String,
-    /// Whether the same was reached from beside the place at the same time: "not reached" says little where it was not.
+    /// Whether the same was reached from beside the place at the same time: "not reached" says
+    /// little where it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<bool>,
 }
@@ -139,7 +145,8 @@ pub struct IsolationReport {
     pub gaps: Vec<IsolationGap>,
     /// What was tried from inside and must have failed.
     pub probes: Vec<ProbeResult>,
-    /// What must have succeeded, by the same code: from inside what belongs there, from beside it what is not to be reached from inside.
+    /// What must have succeeded, by the same code: from inside what belongs there, from beside it
+    /// what is not to be reached from inside.
     #[serde(default)]
     pub controls: Vec<ProbeResult>,
 }
@@ -149,7 +156,8 @@ impl IsolationReport {
     pub fn reached(&self) -> impl Iterator<Item = &ProbeResult> {
         self.probes.iter().filter(|probe| probe.reached)
     }
-    /// Controls that failed: as long as there are any, nothing is known of what could not be reached.
+    /// Controls that failed: as long as there are any, nothing is known of what could not be
+    /// reached.
     pub fn blind(&self) -> impl Iterator<Item = &ProbeResult> {
         self.controls.iter().filter(|probe| !probe.reached)
     }

@@ -1,6 +1,9 @@
 //! Isolation probes, run inside a sandbox and, as positive controls, beside it.
 //!
-//! "It cannot be reached" means something only if it can be reached from outside at that moment, by the same code. So lifeboat opens [`HostBeacons`], which everybody on the host can reach; and probes inside also look for things that must be there. Inside, lifeboat's own program runs as the very users whose isolation is to be shown: the server's and the clients'.
+//! "It cannot be reached" means something only if it can be reached from outside at that moment, by
+//! the same code. So lifeboat opens [`HostBeacons`], which everybody on the host can reach; and
+//! probes inside also look for things that must be there. Inside, lifeboat's own program runs as
+//! the very users whose isolation is to be shown: the server's and the clients'.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,7 +24,8 @@ pub const COMMAND: &str = "sandbox-probe";
 pub const PROGRAM: &str = "/proc/self/fd/0";
 /// How long a probe waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long all probes of a user may take: name servers that do not answer are asked for half a minute.
+/// How long all probes of a user may take: name servers that do not answer are asked for half a
+/// minute.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much they may say, in bytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -62,30 +66,55 @@ pub async fn outside(all: Vec<ProbeTarget>) -> Vec<ProbeResult> {
     }
 }
 
-/// Tries from inside, by a command that starts [`PROGRAM`] there. What gives no answer counts as reached.
-pub async fn inside(mut command: tokio::process::Command, all: Vec<ProbeTarget>) -> Vec<ProbeResult> {
+/// Tries from inside, by a command that starts [`PROGRAM`] there. What gives no answer counts as
+/// reached.
+pub async fn inside(
+    mut command: tokio::process::Command,
+    all: Vec<ProbeTarget>,
+) -> Vec<ProbeResult> {
     let tried = async {
         let question = serde_json::to_string(&all).map_err(|error| error.to_string())?;
-        let program = program_for_everybody().map_err(|error| format!("lifeboat's own program: {error}"))?;
-        command.arg(COMMAND).arg(question).stdin(Stdio::from(program)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let program =
+            program_for_everybody().map_err(|error| format!("lifeboat's own program: {error}"))?;
+        command
+            .arg(COMMAND)
+            .arg(question)
+            .stdin(Stdio::from(program))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let output = tokio::time::timeout(PATIENCE, command.output()).await;
-        let output = output.map_err(|_| format!("no answer within {} seconds", PATIENCE.as_secs()))?.map_err(|error| error.to_string())?;
-        let said = output.stdout.get(..ANSWER_BYTES_MAX.min(output.stdout.len())).unwrap_or_default();
+        let output = output
+            .map_err(|_| format!("no answer within {} seconds", PATIENCE.as_secs()))?
+            .map_err(|error| error.to_string())?;
+        let said =
+            output.stdout.get(..ANSWER_BYTES_MAX.min(output.stdout.len())).unwrap_or_default();
         let probes: Vec<ProbeResult> = serde_json::from_slice(said).map_err(|_| {
-            let complaint: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(200).collect();
+            let complaint: String =
+                String::from_utf8_lossy(&output.stderr).trim().chars().take(200).collect();
             format!("no answer: {}, {complaint}", output.status)
         })?;
-        let answers_what_was_asked = probes.len() == all.len() && probes.iter().zip(&all).all(|(probe, asked)| &probe.tried == asked);
-        answers_what_was_asked.then_some(probes).ok_or_else(|| "something else was answered than was asked".to_owned())
+        let answers_what_was_asked = probes.len() == all.len()
+            && probes.iter().zip(&all).all(|(probe, asked)| &probe.tried == asked);
+        answers_what_was_asked
+            .then_some(probes)
+            .ok_or_else(|| "something else was answered than was asked".to_owned())
     };
     tried.await.unwrap_or_else(|why: String| silent(&all, &why))
 }
 
 fn silent(all: &[ProbeTarget], why: &str) -> Vec<ProbeResult> {
-    all.iter().map(|tried| ProbeResult { tried: tried.clone(), reached: true, detail: why.to_owned(), outside: None }).collect()
+    all.iter()
+        .map(|tried| ProbeResult {
+            tried: tried.clone(),
+            reached: true,
+            detail: why.to_owned(),
+            outside: None,
+        })
+        .collect()
 }
 
-/// lifeboat's program as any user may start it: a copy in memory where its file is for some users only.
+/// lifeboat's program as any user may start it: a copy in memory where its file is for some users
+/// only.
 fn program_for_everybody() -> std::io::Result<File> {
     let own = crate::this_program::open()?;
     if own.metadata()?.mode() & 0o005 == 0o005 {
@@ -105,14 +134,23 @@ fn program_for_everybody() -> std::io::Result<File> {
 /// What is wrong with the question.
 pub fn answer(question: Option<OsString>) -> Result<String, String> {
     let question = question.and_then(|word| word.into_string().ok()).unwrap_or_default();
-    let all: Vec<ProbeTarget> = serde_json::from_str(&question).map_err(|error| format!("the question cannot be read: {error}"))?;
+    let all: Vec<ProbeTarget> = serde_json::from_str(&question)
+        .map_err(|error| format!("the question cannot be read: {error}"))?;
     serde_json::to_string(&each(all)).map_err(|error| error.to_string())
 }
 
 fn each(all: Vec<ProbeTarget>) -> Vec<ProbeResult> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = all.into_iter().map(|tried| (tried.clone(), scope.spawn(move || probe(tried)))).collect();
-        threads.into_iter().map(|(tried, thread)| thread.join().unwrap_or_else(|_| silent(&[tried], "the probe died").remove(0))).collect()
+        let threads: Vec<_> = all
+            .into_iter()
+            .map(|tried| (tried.clone(), scope.spawn(move || probe(tried))))
+            .collect();
+        threads
+            .into_iter()
+            .map(|(tried, thread)| {
+                thread.join().unwrap_or_else(|_| silent(&[tried], "the probe died").remove(0))
+            })
+            .collect()
     })
 }
 
@@ -122,12 +160,18 @@ pub fn probe(tried: ProbeTarget) -> ProbeResult {
     let outcome = match &tried {
         ProbeTarget::Tcp(address) => resolve(address).and_then(|addresses| {
             let first = addresses.first().ok_or("it has no address")?;
-            std::net::TcpStream::connect_timeout(first, CONNECT_TIMEOUT).map(|_| "connected".to_owned()).map_err(|e| e.to_string())
+            std::net::TcpStream::connect_timeout(first, CONNECT_TIMEOUT)
+                .map(|_| "connected".to_owned())
+                .map_err(|e| e.to_string())
         }),
         ProbeTarget::Socket(path) => socket(SocketAddr::from_pathname(path)),
         ProbeTarget::Hidden(name) => socket(SocketAddr::from_abstract_name(name)),
-        ProbeTarget::File(path) => std::fs::symlink_metadata(path).map(|_| "it is there".to_owned()).map_err(|e| e.to_string()),
-        ProbeTarget::Name(name) => resolve(&format!("{name}:1")).map(|addresses| format!("{} addresses", addresses.len())),
+        ProbeTarget::File(path) => std::fs::symlink_metadata(path)
+            .map(|_| "it is there".to_owned())
+            .map_err(|e| e.to_string()),
+        ProbeTarget::Name(name) => {
+            resolve(&format!("{name}:1")).map(|addresses| format!("{} addresses", addresses.len()))
+        }
         ProbeTarget::Processes => foreign_processes(Path::new("/proc/1/cmdline")),
         ProbeTarget::Interfaces => interfaces(),
     };
@@ -150,7 +194,8 @@ fn socket(address: std::io::Result<SocketAddr>) -> Result<String, String> {
 }
 
 fn resolve(address: &str) -> Result<Vec<std::net::SocketAddr>, String> {
-    // Resolving may take long where a name server does not answer; whoever asks has a limit of its own.
+    // Resolving may take long where a name server does not answer; whoever asks has a limit of its
+    // own.
     address.to_socket_addrs().map(Iterator::collect).map_err(|e| e.to_string())
 }
 
@@ -166,6 +211,13 @@ fn foreign_processes(first: &Path) -> Result<String, String> {
 fn interfaces() -> Result<String, String> {
     let routes = std::fs::read_to_string("/proc/net/route").map_err(|e| e.to_string())?;
     let addresses = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let (routes, local) = (routes.lines().skip(1).count(), addresses.lines().filter(|line| line.contains("host LOCAL")).count());
-    if routes + local == 0 { Err("no route and no address".to_owned()) } else { Ok(format!("{routes} routes, {local} local addresses")) }
+    let (routes, local) = (
+        routes.lines().skip(1).count(),
+        addresses.lines().filter(|line| line.contains("host LOCAL")).count(),
+    );
+    if routes + local == 0 {
+        Err("no route and no address".to_owned())
+    } else {
+        Ok(format!("{routes} routes, {local} local addresses"))
+    }
 }

@@ -1,15 +1,20 @@
-//! The log of the sandbox's server: which errors it raised and where in its source, and how its processes ended.
+//! The log of the sandbox's server: which errors it raised and where in its source, and how its
+//! processes ended.
 //!
-//! A drill judges by this and not by message texts. Messages may contain anything that the restored data says, in any language; what decides is the SQLSTATE with the function and file that raised it, which only the server writes: continuation lines of a message are indented by it.
+//! A drill judges by this and not by message texts. Messages may contain anything that the restored
+//! data says, in any language; what decides is the SQLSTATE with the function and file that raised
+//! it, which only the server writes: continuation lines of a message are indented by it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Settings of the server's log that no session can change: process and SQLSTATE come before every line.
+/// Settings of the server's log that no session can change: process and SQLSTATE come before every
+/// line.
 const OF_THE_SERVER: [&str; 2] = ["log_destination=stderr", "log_line_prefix=%p %e "];
-/// Those that a restored database or role may set otherwise. Statements and rows do not stand in the log.
+/// Those that a restored database or role may set otherwise. Statements and rows do not stand in
+/// the log.
 const OF_EVERY_SESSION: [&str; 7] = [
     "log_error_verbosity=verbose",
     "log_min_messages=warning",
@@ -35,7 +40,8 @@ pub(super) fn settings() -> impl Iterator<Item = &'static str> {
     OF_THE_SERVER.into_iter().chain(OF_EVERY_SESSION)
 }
 
-/// Options of lifeboat's own sessions, which win over what a restored database or role sets; nor does such a setting load a library into them.
+/// Options of lifeboat's own sessions, which win over what a restored database or role sets; nor
+/// does such a setting load a library into them.
 pub(super) fn session_options() -> String {
     let all = OF_EVERY_SESSION.into_iter().chain(["session_preload_libraries="]);
     all.map(|setting| format!("-c {setting}")).collect::<Vec<_>>().join(" ")
@@ -60,7 +66,13 @@ impl RaisedError {
     #[cfg(test)]
     pub fn at(sqlstate: &str, message: &str, function: &str, file: &str) -> Self {
         let own = str::to_owned;
-        Self { process: 0, sqlstate: own(sqlstate), message: own(message), function: own(function), file: own(file) }
+        Self {
+            process: 0,
+            sqlstate: own(sqlstate),
+            message: own(message),
+            function: own(function),
+            file: own(file),
+        }
     }
 }
 
@@ -107,7 +119,9 @@ pub struct ServerLog(Arc<Mutex<LogContents>>);
 
 impl ServerLog {
     /// Begins to listen.
-    pub fn listen(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn listen(
+        stream: Option<impl AsyncRead + Unpin + Send + 'static>,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let log = Self::default();
         let heard = log.clone();
         let listening = tokio::spawn(async move {
@@ -137,14 +151,22 @@ impl ServerLog {
     /// Where it is now.
     #[must_use]
     pub fn mark(&self) -> LogMark {
-        self.with(|heard| LogMark { raised: heard.dropped + heard.raised.len(), killed: heard.killed.len() })
+        self.with(|heard| LogMark {
+            raised: heard.dropped + heard.raised.len(),
+            killed: heard.killed.len(),
+        })
     }
 
     /// What was said since.
     #[must_use]
     pub fn since(&self, mark: LogMark) -> LogSince {
         self.with(|heard| LogSince {
-            raised: heard.raised.iter().skip(mark.raised.saturating_sub(heard.dropped)).cloned().collect(),
+            raised: heard
+                .raised
+                .iter()
+                .skip(mark.raised.saturating_sub(heard.dropped))
+                .cloned()
+                .collect(),
             killed: heard.killed.iter().skip(mark.killed).copied().collect(),
         })
     }
@@ -178,7 +200,13 @@ impl LogContents {
                 let message = text.split_once(": ").map_or(text, |(_, message)| message).to_owned();
                 self.last.push_back(format!("{what}: {message}"));
                 let (function, file) = (String::new(), String::new());
-                self.raised.push_back(RaisedError { process, sqlstate: sqlstate.to_owned(), message, function, file });
+                self.raised.push_back(RaisedError {
+                    process,
+                    sqlstate: sqlstate.to_owned(),
+                    message,
+                    function,
+                    file,
+                });
                 Some(OpenMessage::Error)
             }
             "LOCATION" => {
@@ -187,12 +215,16 @@ impl LogContents {
                 let file = file.rsplit('/').next().unwrap_or(file);
                 match self.open.remove(&process) {
                     Some(OpenMessage::Error) => {
-                        if let Some(raised) = self.raised.iter_mut().rev().find(|raised| raised.process == process) {
+                        if let Some(raised) =
+                            self.raised.iter_mut().rev().find(|raised| raised.process == process)
+                        {
                             (raised.function, raised.file) = (function.to_owned(), file.to_owned());
                         }
                     }
                     // Anybody can say it; only one place of the server's knows it.
-                    Some(OpenMessage::Killed(signal)) if (function, file) == CHILD_EXIT && self.killed.len() < KILLED_MAX => {
+                    Some(OpenMessage::Killed(signal))
+                        if (function, file) == CHILD_EXIT && self.killed.len() < KILLED_MAX =>
+                    {
                         self.killed.push(signal)
                     }
                     _ => {}
@@ -202,8 +234,9 @@ impl LogContents {
             "DETAIL" | "HINT" | "QUERY" | "CONTEXT" | "BACKTRACE" | "STATEMENT" => return,
             "LOG" => {
                 // "server process (PID 7) was terminated by signal 9: Killed"
-                let signal =
-                    text.split_once(" was terminated by signal ").and_then(|(_, rest)| rest.split(':').next()?.trim().parse().ok());
+                let signal = text
+                    .split_once(" was terminated by signal ")
+                    .and_then(|(_, rest)| rest.split(':').next()?.trim().parse().ok());
                 self.last.push_back(text.to_owned());
                 signal.map(OpenMessage::Killed)
             }
@@ -214,8 +247,12 @@ impl LogContents {
         };
         // A message without a place ends where the next one of its process begins.
         match open {
-            Some(open) if self.open.len() < RAISED_MAX || self.open.contains_key(&process) => drop(self.open.insert(process, open)),
-            _ => drop(self.open.remove(&process)),
+            Some(open) if self.open.len() < RAISED_MAX || self.open.contains_key(&process) => {
+                self.open.insert(process, open);
+            }
+            _ => {
+                self.open.remove(&process);
+            }
         }
     }
 }
@@ -225,7 +262,8 @@ fn parts(line: &str) -> Option<(u32, &str, &str, &str)> {
     let (process, rest) = line.split_once(' ')?;
     let (sqlstate, rest) = rest.split_once(' ')?;
     let (what, text) = rest.split_once(":  ")?;
-    let is_state = sqlstate.len() == 5 && sqlstate.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
+    let is_state = sqlstate.len() == 5
+        && sqlstate.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
     Some((process.parse().ok().filter(|_| is_state)?, sqlstate, what, text))
 }
 
@@ -252,24 +290,39 @@ mod tests {
              13 P0001 CONTEXT:  PL/pgSQL function\n\
              13 P0001 LOCATION:  exec_stmt_raise, pl_exec.c:3893\n",
         );
-        let found: Vec<_> = heard.raised.iter().map(|r| (r.sqlstate.as_str(), r.function.as_str(), r.file.as_str())).collect();
-        assert_eq!(found, [("0A000", "parse_extension_control_file", "extension.c"), ("P0001", "exec_stmt_raise", "pl_exec.c")]);
+        let found: Vec<_> = heard
+            .raised
+            .iter()
+            .map(|r| (r.sqlstate.as_str(), r.function.as_str(), r.file.as_str()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("0A000", "parse_extension_control_file", "extension.c"),
+                ("P0001", "exec_stmt_raise", "pl_exec.c")
+            ]
+        );
     }
 
     #[test]
     fn processes_that_were_killed_are_told_by_their_signal() {
         let log = "LOG:  00000: server process (PID 77) was terminated by signal 9: Killed\n";
-        let heard = hear(&format!("1 00000 {log}1 00000 LOCATION:  LogChildExit, postmaster.c:3681\nnoise\n"));
+        let heard = hear(&format!(
+            "1 00000 {log}1 00000 LOCATION:  LogChildExit, postmaster.c:3681\nnoise\n"
+        ));
         assert_eq!(heard.killed, [9]);
         assert_eq!(heard.last.len(), 2);
         // Said by a function of the data's, which may log what it likes.
-        let heard = hear(&format!("9 00000 {log}9 00000 LOCATION:  exec_stmt_raise, pl_exec.c:3893\n"));
+        let heard =
+            hear(&format!("9 00000 {log}9 00000 LOCATION:  exec_stmt_raise, pl_exec.c:3893\n"));
         assert!(heard.killed.is_empty());
     }
 
     #[test]
     fn a_place_belongs_to_the_message_before_it() {
-        let heard = hear("5 53100 ERROR:  53100: full\n5 01000 WARNING:  01000: other\n5 01000 LOCATION:  mdextend, md.c:1\n");
+        let heard = hear(
+            "5 53100 ERROR:  53100: full\n5 01000 WARNING:  01000: other\n5 01000 LOCATION:  mdextend, md.c:1\n",
+        );
         assert_eq!(heard.raised[0].file, "", "its own place was not told");
     }
 
@@ -283,7 +336,10 @@ mod tests {
         let (log, listening) = ServerLog::listen(Some(std::io::Cursor::new(many.into_bytes())));
         listening.await.unwrap();
         let all = log.since(LogMark::default());
-        assert_eq!((all.raised.len(), all.raised.last().unwrap().message.as_str()), (RAISED_MAX, "999"));
+        assert_eq!(
+            (all.raised.len(), all.raised.last().unwrap().message.as_str()),
+            (RAISED_MAX, "999")
+        );
         assert_eq!(log.since(LogMark { raised: 998, killed: 0 }).raised.len(), 2);
     }
 }

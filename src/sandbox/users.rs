@@ -1,15 +1,19 @@
-//! The users of a sandbox: a pair of uids that nobody else on the host has, one for the server and the next for its clients.
+//! The users of a sandbox: a pair of uids that nobody else on the host has, one for the server and
+//! the next for its clients.
 
 use std::path::{Path, PathBuf};
 
-/// Uids that no system hands out: above those of systemd's containers and of directory services, below those of its foreign images and what is negative in 32 bits.
+/// Uids that no system hands out: above those of systemd's containers and of directory services,
+/// below those of its foreign images and what is negative in 32 bits.
 const FREE: std::ops::Range<u32> = 0x7800_0000..0x7FFD_0000;
-/// Where a user namespace maps few uids: above people's first ones, below those of Debian's packages and systemd's services.
+/// Where a user namespace maps few uids: above people's first ones, below those of Debian's
+/// packages and systemd's services.
 const FREE_AMONG_FEW: std::ops::Range<u32> = 30_000..60_000;
 /// How often chance is asked for a pair that is free.
 const TRIES: usize = 1000;
 
-/// A pair of uids (and gids) that is free, by its first; none where this process cannot become anybody else.
+/// A pair of uids (and gids) that is free, by its first; none where this process cannot become
+/// anybody else.
 #[must_use]
 pub fn free_pair(used: &dyn Fn(u32) -> bool) -> Option<u32> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
@@ -19,11 +23,16 @@ pub fn free_pair(used: &dyn Fn(u32) -> bool) -> Option<u32> {
 }
 
 fn choose(maps: &[Vec<std::ops::Range<u64>>], used: &dyn Fn(u32) -> bool) -> Option<u32> {
-    let is_mapped = |uid: u32| maps.iter().all(|map| map.iter().any(|range| range.contains(&u64::from(uid))));
+    let is_mapped =
+        |uid: u32| maps.iter().all(|map| map.iter().any(|range| range.contains(&u64::from(uid))));
     [FREE, FREE_AMONG_FEW].into_iter().find_map(|range| {
         let pairs = (range.end - range.start) / 2;
-        let candidates = std::iter::repeat_with(|| range.start + 2 * (rand::random::<u32>() % pairs)).take(TRIES);
-        candidates.into_iter().find(|uid| [*uid, uid + 1].into_iter().all(|one| is_mapped(one) && !used(one)))
+        let candidates =
+            std::iter::repeat_with(|| range.start + 2 * (rand::random::<u32>() % pairs))
+                .take(TRIES);
+        candidates
+            .into_iter()
+            .find(|uid| [*uid, uid + 1].into_iter().all(|one| is_mapped(one) && !used(one)))
     })
 }
 
@@ -55,22 +64,30 @@ fn accounts(passwd: &str) -> impl Iterator<Item = (u32, &str)> {
 #[must_use]
 pub fn idle_account(used: &dyn Fn(u32) -> bool) -> Option<u32> {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let idle = |(uid, shell): &(u32, &str)| *uid != 0 && (shell.ends_with("/nologin") || shell.ends_with("/false")) && !used(*uid);
+    let idle = |(uid, shell): &(u32, &str)| {
+        *uid != 0 && (shell.ends_with("/nologin") || shell.ends_with("/false")) && !used(*uid)
+    };
     accounts(&passwd).find(idle).map(|(uid, _)| uid)
 }
 
 /// Whether a uid has an account.
 #[must_use]
 pub fn has_account(uid: u32) -> bool {
-    accounts(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()).any(|(known, _)| known == uid)
+    accounts(&std::fs::read_to_string("/etc/passwd").unwrap_or_default())
+        .any(|(known, _)| known == uid)
 }
 
-/// The library that gives a process an account of its own (`libnss-wrapper` of Debian), where it is installed.
+/// The library that gives a process an account of its own (`libnss-wrapper` of Debian), where it is
+/// installed.
 #[must_use]
 pub fn name_wrapper() -> Option<PathBuf> {
     let directories = ["/usr/lib64", "/usr/lib"].into_iter().map(PathBuf::from);
-    let of_architecture = Path::new("/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
-    directories.chain([of_architecture]).map(|directory| directory.join("libnss_wrapper.so")).find(|library| library.is_file())
+    let of_architecture =
+        Path::new("/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    directories
+        .chain([of_architecture])
+        .map(|directory| directory.join("libnss_wrapper.so"))
+        .find(|library| library.is_file())
 }
 
 #[cfg(test)]
@@ -95,6 +112,9 @@ mod tests {
     #[test]
     fn accounts_are_read() {
         let passwd = "root:x:0:0::/root:/bin/bash\nbroken\ndaemon:x:1:1::/:/usr/sbin/nologin\n";
-        assert_eq!(accounts(passwd).collect::<Vec<_>>(), [(0, "/bin/bash"), (1, "/usr/sbin/nologin")]);
+        assert_eq!(
+            accounts(passwd).collect::<Vec<_>>(),
+            [(0, "/bin/bash"), (1, "/usr/sbin/nologin")]
+        );
     }
 }

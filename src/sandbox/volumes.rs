@@ -1,9 +1,10 @@
-//! Volumes in the sandbox: disk images in its own memory, checked by a process without rights, mounted by its first process, and a server
-//! started on what lives there.
+//! Volumes in the sandbox: disk images in its own memory, checked by a process without rights,
+//! mounted by its first process, and a server started on what lives there.
 //!
-//! What is on them is hostile. Their files belong to whoever they belonged to, and are given to the sandbox's server; nothing on them is
-//! executed and no device on them is one; the server's configuration is ours, and what would make it a standby, a replica or an archiver is
-//! removed. An image's name carries the run, so that a loop device that outlives its drill is found.
+//! What is on them is hostile. Their files belong to whoever they belonged to, and are given to the
+//! sandbox's server; nothing on them is executed and no device on them is one; the server's
+//! configuration is ours, and what would make it a standby, a replica or an archiver is removed. An
+//! image's name carries the run, so that a loop device that outlives its drill is found.
 
 use std::os::unix::fs::{PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ const MOUNT_PATIENCE: Duration = Duration::from_secs(600);
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(3600);
 /// How long checking a file system may take.
 const CHECK_PATIENCE: Duration = Duration::from_secs(1800);
-/// What a [`SandboxError::Failed`] says it failed at where a file system is at fault, and not the sandbox.
+/// What a [`SandboxError::Failed`] says it failed at where a file system is at fault, and not the
+/// sandbox.
 pub const UNSOUND: &str = "mount a sound file system";
 /// Where the host's devices are shown to the first process, for the moment in which it mounts.
 const DEVICES: &str = "/dev/host";
@@ -46,7 +48,8 @@ const ADOPTED: [(&str, &str); 10] = [
     ("fsync", "off"),
 ];
 /// Files that would make it something else than a primary, or say that it runs already.
-const REMOVED: [&str; 5] = ["postmaster.pid", "standby.signal", "recovery.signal", "recovery.conf", "backup_label"];
+const REMOVED: [&str; 5] =
+    ["postmaster.pid", "standby.signal", "recovery.signal", "recovery.conf", "backup_label"];
 
 /// A file system that can be looked at here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +73,12 @@ pub fn file_system(image: &Path) -> Result<FileSystem, SandboxError> {
     match &head {
         head if head.starts_with(b"XFSB") => Ok(FileSystem::Xfs),
         head if head[1080..1082] == [0x53, 0xef] => Ok(FileSystem::Ext4),
-        head if head[512..520] == *b"LABELONE" => Err(failed("it is a physical volume of LVM, which is not assembled here".to_owned())),
-        head if head[510..512] == [0x55, 0xaa] => Err(failed("it has partitions, which are not looked into here".to_owned())),
+        head if head[512..520] == *b"LABELONE" => {
+            Err(failed("it is a physical volume of LVM, which is not assembled here".to_owned()))
+        }
+        head if head[510..512] == [0x55, 0xaa] => {
+            Err(failed("it has partitions, which are not looked into here".to_owned()))
+        }
         _ => Err(failed("it holds neither ext4 nor XFS".to_owned())),
     }
 }
@@ -84,7 +91,8 @@ impl RaisedSandbox {
     pub fn image(&self, volume: &str) -> Result<PathBuf, SandboxError> {
         let failed = |why: String| SandboxError::Failed { what: "take volumes", why };
         let none = "there are no namespaces here, and volumes are mounted nowhere else; start the drill as root";
-        let directory = self.seen_from_host(Path::new(IMAGES)).ok_or_else(|| failed(none.to_owned()))?;
+        let directory =
+            self.seen_from_host(Path::new(IMAGES)).ok_or_else(|| failed(none.to_owned()))?;
         std::fs::create_dir_all(&directory).map_err(|error| failed(error.to_string()))?;
         Ok(directory.join(format!("{}-{volume}.img", self.spec().run)))
     }
@@ -96,8 +104,10 @@ impl RaisedSandbox {
     pub async fn mount_image(&mut self, image: &Path, at: &Path) -> Result<(), SandboxError> {
         let kind = file_system(image)?;
         let client = self.lease().uid.map(|uid| uid + 1);
-        chown(image, client, client)
-            .map_err(|error| SandboxError::Failed { what: "give an image to its checker", why: error.to_string() })?;
+        chown(image, client, client).map_err(|error| SandboxError::Failed {
+            what: "give an image to its checker",
+            why: error.to_string(),
+        })?;
         let inside = Path::new(IMAGES).join(image.file_name().unwrap_or_default());
         match kind {
             FileSystem::Ext4 => {
@@ -108,7 +118,8 @@ impl RaisedSandbox {
             FileSystem::Xfs => {
                 // Only mounting replays its log.
                 self.mount(image, "xfs", at).await?;
-                self.have("unmount a volume", &JailRequest::Unmount(at.to_owned()), MOUNT_PATIENCE).await?;
+                self.have("unmount a volume", &JailRequest::Unmount(at.to_owned()), MOUNT_PATIENCE)
+                    .await?;
                 self.check(&["/usr/sbin/xfs_repair", "-n", "-f"], &inside, &[0]).await?;
                 self.mount(image, "xfs", at).await
             }
@@ -118,38 +129,61 @@ impl RaisedSandbox {
     /// Runs a checker inside, as a client, on an image.
     async fn check(&self, words: &[&str], image: &Path, sound: &[i32]) -> Result<(), SandboxError> {
         let failed = |why: String| SandboxError::Failed { what: "check a file system", why };
-        let (program, arguments) = words.split_first().ok_or_else(|| failed("no checker".to_owned()))?;
+        let (program, arguments) =
+            words.split_first().ok_or_else(|| failed("no checker".to_owned()))?;
         if !Path::new(program).exists() {
             return Err(failed(format!("{program} is not installed (e2fsprogs, xfsprogs)")));
         }
         let mut command = self.command(Path::new(program), "postgres");
-        command.args(arguments).arg(image).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(arguments)
+            .arg(image)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let output = tokio::time::timeout(CHECK_PATIENCE, command.output()).await;
-        let output = output.map_err(|_| failed("it did not end in time".to_owned()))?.map_err(|error| failed(error.to_string()))?;
+        let output = output
+            .map_err(|_| failed("it did not end in time".to_owned()))?
+            .map_err(|error| failed(error.to_string()))?;
         if output.status.code().is_some_and(|code| sound.contains(&code)) {
             return Ok(());
         }
         // What it says may quote names of files: only that it complained is stored.
         tracing::warn!(said = %String::from_utf8_lossy(&output.stdout).chars().take(500).collect::<String>(), "a file system is not sound");
-        Err(SandboxError::Failed { what: UNSOUND, why: format!("{program} found it unsound ({})", output.status) })
+        Err(SandboxError::Failed {
+            what: UNSOUND,
+            why: format!("{program} found it unsound ({})", output.status),
+        })
     }
 
     async fn mount(&mut self, image: &Path, kind: &str, at: &Path) -> Result<(), SandboxError> {
         let failed = |why: String| SandboxError::Failed { what: "mount a volume", why };
-        let attached = Command::new("losetup").args(["--find", "--show"]).arg(image).stdin(Stdio::null()).output().await;
+        let attached = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(image)
+            .stdin(Stdio::null())
+            .output()
+            .await;
         let attached = attached.map_err(|error| failed(format!("losetup: {error}")))?;
         if !attached.status.success() {
-            return Err(failed(format!("losetup: {}", String::from_utf8_lossy(&attached.stderr).trim())));
+            return Err(failed(format!(
+                "losetup: {}",
+                String::from_utf8_lossy(&attached.stderr).trim()
+            )));
         }
-        let device = String::from_utf8_lossy(&attached.stdout).trim().trim_start_matches("/dev/").to_owned();
-        let question = JailRequest::Mount { device: device.clone(), kind: kind.to_owned(), at: at.to_owned() };
+        let device =
+            String::from_utf8_lossy(&attached.stdout).trim().trim_start_matches("/dev/").to_owned();
+        let question =
+            JailRequest::Mount { device: device.clone(), kind: kind.to_owned(), at: at.to_owned() };
         let mounted = self.have("mount a volume", &question, MOUNT_PATIENCE).await;
         // While it is mounted the kernel keeps it; with the mount it goes.
         detach(&device);
         mounted
     }
 
-    /// Starts the server that lives on mounted volumes; `files` are written into its data directory first.
+    /// Starts the server that lives on mounted volumes; `files` are written into its data directory
+    /// first.
     ///
     /// # Errors
     /// [`SandboxError`] with its last words.
@@ -160,8 +194,13 @@ impl RaisedSandbox {
         files: Vec<(String, String)>,
         settings: &[(String, String)],
     ) -> Result<(), SandboxError> {
-        let mut written: Vec<(PathBuf, String)> = files.into_iter().map(|(name, text)| (data.join(name), text)).collect();
-        for (name, text) in [("postgresql.conf", ""), ("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", "")] {
+        let mut written: Vec<(PathBuf, String)> =
+            files.into_iter().map(|(name, text)| (data.join(name), text)).collect();
+        for (name, text) in [
+            ("postgresql.conf", ""),
+            ("pg_hba.conf", "local all all trust\n"),
+            ("pg_ident.conf", ""),
+        ] {
             written.push((Path::new(SETTINGS).join(name), text.to_owned()));
         }
         let adopt = JailRequest::Adopt { mounts, data: data.to_owned(), files: written };
@@ -174,7 +213,9 @@ impl RaisedSandbox {
 
 /// Mounts a device of the host: the first process' side.
 pub(super) fn mount_device(device: &str, kind: &str, at: &Path) -> Result<(), String> {
-    let is_loop = device.strip_prefix("loop").is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()));
+    let is_loop = device
+        .strip_prefix("loop")
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()));
     if !is_loop || !matches!(kind, "ext4" | "xfs") {
         return Err(format!("{device} of kind {kind} is not mounted"));
     }
@@ -189,13 +230,16 @@ pub(super) fn mount_device(device: &str, kind: &str, at: &Path) -> Result<(), St
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     let options = (kind == "xfs").then_some(c"nouuid");
-    let mounted = mount(Path::new(DEVICES).join(device), at, kind, flags, options).map_err(|error| format!("{}: {error}", at.display()));
-    let hidden = unmount(DEVICES, UnmountFlags::DETACH).map_err(|error| format!("hiding the host's devices: {error}"));
+    let mounted = mount(Path::new(DEVICES).join(device), at, kind, flags, options)
+        .map_err(|error| format!("{}: {error}", at.display()));
+    let hidden = unmount(DEVICES, UnmountFlags::DETACH)
+        .map_err(|error| format!("hiding the host's devices: {error}"));
     let _ = std::fs::remove_dir(DEVICES);
     mounted.and(hidden)
 }
 
-/// Makes a mount point. A volume that is mounted above it is hostile: what it calls a directory may lead to the sandbox's own files.
+/// Makes a mount point. A volume that is mounted above it is hostile: what it calls a directory may
+/// lead to the sandbox's own files.
 fn mount_point(at: &Path) -> Result<(), String> {
     let mut here = PathBuf::from("/");
     for part in at.components().skip(1) {
@@ -203,20 +247,33 @@ fn mount_point(at: &Path) -> Result<(), String> {
         match std::fs::symlink_metadata(&here) {
             Ok(facts) if facts.is_dir() => {}
             Ok(_) => return Err(format!("{} is no directory", here.display())),
-            Err(_) => std::fs::create_dir(&here).map_err(|error| format!("{}: {error}", here.display()))?,
+            Err(_) => std::fs::create_dir(&here)
+                .map_err(|error| format!("{}: {error}", here.display()))?,
         }
     }
     Ok(())
 }
 
-/// Gives mounted volumes to the server's uid and makes its data directory ready: the first process' side.
-pub(super) fn adopt(mounts: &[PathBuf], data: &Path, files: &[(PathBuf, String)], uid: u32) -> Result<(), String> {
+/// Gives mounted volumes to the server's uid and makes its data directory ready: the first process'
+/// side.
+pub(super) fn adopt(
+    mounts: &[PathBuf],
+    data: &Path,
+    files: &[(PathBuf, String)],
+    uid: u32,
+) -> Result<(), String> {
     for point in mounts {
         give(point, uid)?;
     }
-    let canonical = std::fs::canonicalize(data).map_err(|error| format!("{}: {error}", data.display()))?;
-    if !mounts.iter().any(|point| canonical.starts_with(point)) || !canonical.join("PG_VERSION").is_file() {
-        return Err(format!("{} is no data directory of Postgres on these volumes", data.display()));
+    let canonical =
+        std::fs::canonicalize(data).map_err(|error| format!("{}: {error}", data.display()))?;
+    if !mounts.iter().any(|point| canonical.starts_with(point))
+        || !canonical.join("PG_VERSION").is_file()
+    {
+        return Err(format!(
+            "{} is no data directory of Postgres on these volumes",
+            data.display()
+        ));
     }
     for name in REMOVED {
         remove(&canonical.join(name))?;
@@ -227,22 +284,28 @@ pub(super) fn adopt(mounts: &[PathBuf], data: &Path, files: &[(PathBuf, String)]
         return Err(format!("{} is no directory", slots.display()));
     }
     for slot in std::fs::read_dir(slots).into_iter().flatten().flatten() {
-        std::fs::remove_dir_all(slot.path()).map_err(|error| format!("removing a replication slot: {error}"))?;
+        std::fs::remove_dir_all(slot.path())
+            .map_err(|error| format!("removing a replication slot: {error}"))?;
     }
     for (path, text) in files {
         if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-            std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+            std::fs::create_dir_all(parent)
+                .map_err(|error| format!("{}: {error}", parent.display()))?;
         }
         remove(path)?;
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-        lchown(path, Some(uid), Some(uid)).map_err(|error| format!("{}: {error}", path.display()))?;
+        lchown(path, Some(uid), Some(uid))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    std::fs::set_permissions(&canonical, std::fs::Permissions::from_mode(0o700)).map_err(|error| format!("{}: {error}", data.display()))
+    std::fs::set_permissions(&canonical, std::fs::Permissions::from_mode(0o700))
+        .map_err(|error| format!("{}: {error}", data.display()))
 }
 
 fn remove(path: &Path) -> Result<(), String> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", path.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("{}: {error}", path.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -251,7 +314,8 @@ fn remove(path: &Path) -> Result<(), String> {
 fn give(point: &Path, uid: u32) -> Result<(), String> {
     let mut left = vec![point.to_owned()];
     while let Some(path) = left.pop() {
-        let fail = |error: std::io::Error| format!("giving {} to the server: {error}", path.display());
+        let fail =
+            |error: std::io::Error| format!("giving {} to the server: {error}", path.display());
         lchown(&path, Some(uid), Some(uid)).map_err(fail)?;
         if std::fs::symlink_metadata(&path).map_err(fail)?.is_dir() {
             for entry in std::fs::read_dir(&path).map_err(fail)? {
@@ -268,14 +332,21 @@ pub fn attached(run: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let of_run = |entry: std::fs::DirEntry| {
         let backing = std::fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
-        let name = Path::new(backing.trim_end().trim_end_matches(" (deleted)")).file_name()?.to_str()?.to_owned();
+        let name = Path::new(backing.trim_end().trim_end_matches(" (deleted)"))
+            .file_name()?
+            .to_str()?
+            .to_owned();
         name.starts_with(&format!("{run}-")).then(|| entry.file_name().into_string().ok())?
     };
     entries.filter_map(of_run).collect()
 }
 
 fn detach(device: &str) {
-    let _ = std::process::Command::new("losetup").arg("--detach").arg(format!("/dev/{device}")).stderr(Stdio::null()).status();
+    let _ = std::process::Command::new("losetup")
+        .arg("--detach")
+        .arg(format!("/dev/{device}"))
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Lets go of every loop device of a run.
@@ -297,7 +368,10 @@ mod tests {
         std::os::unix::fs::symlink("/etc", at("wal")).unwrap();
         std::fs::write(at("file"), "").unwrap();
         for hostile in ["wal", "wal/below", "file"] {
-            assert!(mount_point(&at(hostile)).unwrap_err().contains("is no directory"), "{hostile}");
+            assert!(
+                mount_point(&at(hostile)).unwrap_err().contains("is no directory"),
+                "{hostile}"
+            );
         }
         mount_point(&at("a/b")).unwrap();
         mount_point(&at("a/b")).unwrap();
@@ -307,13 +381,19 @@ mod tests {
     fn what_is_on_an_image_is_told_by_its_own_words() {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("image");
-        for (at, word, told) in [(0, &b"XFSB"[..], Ok(FileSystem::Xfs)), (1080, &[0x53, 0xef], Ok(FileSystem::Ext4))] {
+        for (at, word, told) in
+            [(0, &b"XFSB"[..], Ok(FileSystem::Xfs)), (1080, &[0x53, 0xef], Ok(FileSystem::Ext4))]
+        {
             let mut bytes = vec![0; 4096];
             bytes[at..at + word.len()].copy_from_slice(word);
             std::fs::write(&image, bytes).unwrap();
             assert_eq!(file_system(&image).map_err(|error| error.to_string()), told);
         }
-        for (at, word, told) in [(512, &b"LABELONE"[..], "LVM"), (510, &[0x55, 0xaa], "partitions"), (0, b"?", "neither ext4 nor XFS")] {
+        for (at, word, told) in [
+            (512, &b"LABELONE"[..], "LVM"),
+            (510, &[0x55, 0xaa], "partitions"),
+            (0, b"?", "neither ext4 nor XFS"),
+        ] {
             let mut bytes = vec![0; 4096];
             bytes[at..at + word.len()].copy_from_slice(word);
             std::fs::write(&image, bytes).unwrap();

@@ -1,4 +1,5 @@
-//! Chunk hashes of an object. They are signed with the manifest, so a reader decrypts nothing that it has not verified.
+//! Chunk hashes of an object. They are signed with the manifest, so a reader decrypts nothing that
+//! it has not verified.
 
 use aws_lc_rs::digest;
 
@@ -22,7 +23,8 @@ impl ChunkHasher {
         }
         let mut rest = &part.bytes()[..];
         while !rest.is_empty() {
-            let (mut hash, filled) = self.begun.take().unwrap_or_else(|| (digest::Context::new(&digest::SHA256), 0));
+            let (mut hash, filled) =
+                self.begun.take().unwrap_or_else(|| (digest::Context::new(&digest::SHA256), 0));
             let (now, later) = rest.split_at(rest.len().min(CHUNK_BYTES - filled));
             hash.update(now);
             rest = later;
@@ -57,7 +59,9 @@ mod tests {
     fn chunks_are_the_same_however_an_object_is_cut_into_parts() {
         let bytes: Vec<u8> = (0..2 * CHUNK_BYTES + 5).map(|n| (n / 3) as u8).collect();
         let wanted: Vec<[u8; 32]> = bytes.chunks(CHUNK_BYTES).map(sha256).collect();
-        for part in [CHUNK_BYTES, 2 * CHUNK_BYTES, 5 * 1024 * 1024, 3 * CHUNK_BYTES / 2, bytes.len()] {
+        for part in
+            [CHUNK_BYTES, 2 * CHUNK_BYTES, 5 * 1024 * 1024, 3 * CHUNK_BYTES / 2, bytes.len()]
+        {
             let mut chunks = ChunkHasher::default();
             bytes.chunks(part).for_each(|part| chunks.add(&SealedBytes::new(part.to_vec())));
             assert_eq!(chunks.done(), wanted, "parts of {part}");

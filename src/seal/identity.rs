@@ -20,7 +20,8 @@ impl BackupIdentity {
         Self(age::x25519::Identity::generate())
     }
 
-    /// The text form, `AGE-SECRET-KEY-1…`, as it is wrapped in slots. A newline ends it, as in any identity file.
+    /// The text form, `AGE-SECRET-KEY-1…`, as it is wrapped in slots. A newline ends it, as in any
+    /// identity file.
     #[must_use]
     pub fn to_text(&self) -> SecretString {
         SecretString::from(format!("{}\n", self.0.to_string().expose_secret()))
@@ -31,9 +32,12 @@ impl BackupIdentity {
     /// # Errors
     /// [`InvalidIdentity`], which says nothing about the text.
     pub fn from_text(text: &str) -> Result<Self, InvalidIdentity> {
-        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let mut lines =
+            text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         match (lines.next(), lines.next()) {
-            (Some(line), None) => age::x25519::Identity::from_str(line).map(Self).map_err(|_| InvalidIdentity),
+            (Some(line), None) => {
+                age::x25519::Identity::from_str(line).map(Self).map_err(|_| InvalidIdentity)
+            }
             _ => Err(InvalidIdentity),
         }
     }
@@ -61,7 +65,9 @@ mod tests {
     fn an_identity_reads_back_from_its_text_and_is_not_in_debug_output() {
         let identity = BackupIdentity::generate();
         let text = identity.to_text();
-        let read = BackupIdentity::from_text(&format!("# created: today\n{}", text.expose_secret())).unwrap();
+        let read =
+            BackupIdentity::from_text(&format!("# created: today\n{}", text.expose_secret()))
+                .unwrap();
         assert_eq!(read.to_text().expose_secret(), text.expose_secret());
         assert_eq!(format!("{identity:?}"), "Identity(…)");
         assert!(BackupIdentity::from_text("").is_err());
@@ -74,15 +80,27 @@ mod tests {
         let line = text.expose_secret().strip_suffix('\n').unwrap();
         assert!(line.starts_with("AGE-SECRET-KEY-1") && !line.contains('\n'));
         assert!(age::x25519::Identity::from_str(line).is_ok());
-        assert_ne!(BackupIdentity::generate().to_text().expose_secret(), text.expose_secret(), "each is fresh");
+        assert_ne!(
+            BackupIdentity::generate().to_text().expose_secret(),
+            text.expose_secret(),
+            "each is fresh"
+        );
     }
 
     #[test]
     fn comments_blank_lines_and_spaces_around_an_identity_do_not_matter_but_anything_else_does() {
         let text = BackupIdentity::generate().to_text();
         let line = text.expose_secret().trim_end();
-        let read = |text: &str| BackupIdentity::from_text(text).map(|read| read.to_text().expose_secret().trim_end() == line).ok();
-        for good in [line.to_owned(), format!("\n\r\n  {line}  \r\n\n"), format!("#a\n #b\n{line}\n#{line}\n")] {
+        let read = |text: &str| {
+            BackupIdentity::from_text(text)
+                .map(|read| read.to_text().expose_secret().trim_end() == line)
+                .ok()
+        };
+        for good in [
+            line.to_owned(),
+            format!("\n\r\n  {line}  \r\n\n"),
+            format!("#a\n #b\n{line}\n#{line}\n"),
+        ] {
             assert_eq!(read(&good), Some(true));
         }
         for bad in [
@@ -96,7 +114,11 @@ mod tests {
             assert_eq!(read(&bad), None);
         }
         let error = BackupIdentity::from_text("AGE-SECRET-KEY-1WRONG").unwrap_err();
-        assert_eq!(error.to_string(), "what the key slot opened is not an age identity", "and not the text");
+        assert_eq!(
+            error.to_string(),
+            "what the key slot opened is not an age identity",
+            "and not the text"
+        );
     }
 
     #[test]
@@ -105,10 +127,18 @@ mod tests {
         let sealed = age::encrypt(&identity.recipient(), b"plaintext").unwrap();
         let open = |identity: &BackupIdentity| {
             let mut plain = Vec::new();
-            let stream = age::Decryptor::new(&sealed[..]).unwrap().decrypt(std::iter::once(identity.as_age()));
-            stream.map(|mut stream| std::io::Read::read_to_end(&mut stream, &mut plain)).map(|read| (read.unwrap(), plain)).ok()
+            let stream = age::Decryptor::new(&sealed[..])
+                .unwrap()
+                .decrypt(std::iter::once(identity.as_age()));
+            stream
+                .map(|mut stream| std::io::Read::read_to_end(&mut stream, &mut plain))
+                .map(|read| (read.unwrap(), plain))
+                .ok()
         };
-        assert_eq!(open(&BackupIdentity::from_text(identity.to_text().expose_secret()).unwrap()), Some((9, b"plaintext".to_vec())));
+        assert_eq!(
+            open(&BackupIdentity::from_text(identity.to_text().expose_secret()).unwrap()),
+            Some((9, b"plaintext".to_vec()))
+        );
         assert_eq!(open(&BackupIdentity::generate()), None);
     }
 }

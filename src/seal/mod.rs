@@ -5,12 +5,13 @@
 //!                            └─▶ zstd, one frame a block, in parallel ─▶ age STREAM ─▶ SHA-256 ─▶ parts ─▶ upload
 //! ```
 //!
-//! What this room promises with types: a vault's upload takes [`SealedBytes`] and nothing else, and those are made only
-//! here, behind age. An upload is completed only with a [`SealProof`], which exists only after the source proved its
-//! end ([`SourceEnd`]), the last zstd frame was written and the age stream was closed.
+//! What this room promises with types: a vault's upload takes [`SealedBytes`] and nothing else, and
+//! those are made only here, behind age. An upload is completed only with a [`SealProof`], which
+//! exists only after the source proved its end ([`SourceEnd`]), the last zstd frame was written and
+//! the age stream was closed.
 //!
-//! The work is done on threads of its own with bounded queues; memory is a fixed number of blocks and parts, whatever the
-//! size of the data.
+//! The work is done on threads of its own with bounded queues; memory is a fixed number of blocks
+//! and parts, whatever the size of the data.
 
 mod chunks;
 pub mod identity;

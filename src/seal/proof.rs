@@ -106,7 +106,13 @@ mod tests {
     #[test]
     fn only_a_child_that_exited_with_0_proves_its_end() {
         assert!(SourceEnd::of_child(ExitStatus::from_raw(0)).is_some());
-        for (status, what) in [(1 << 8, "exit 1"), (255 << 8, "exit 255"), (9, "killed"), (13, "SIGPIPE"), (6 | 0x80, "core dumped")] {
+        for (status, what) in [
+            (1 << 8, "exit 1"),
+            (255 << 8, "exit 255"),
+            (9, "killed"),
+            (13, "SIGPIPE"),
+            (6 | 0x80, "core dumped"),
+        ] {
             assert!(SourceEnd::of_child(ExitStatus::from_raw(status)).is_none(), "{what}");
         }
     }
@@ -115,7 +121,10 @@ mod tests {
     fn sealed_bytes_are_the_bytes_they_were_made_of() {
         for bytes in [&b""[..], b"x", b"ciphertext"] {
             let sealed = SealedBytes::new(bytes.to_vec());
-            assert_eq!((&sealed.bytes()[..], sealed.len(), sealed.is_empty()), (bytes, bytes.len(), bytes.is_empty()));
+            assert_eq!(
+                (&sealed.bytes()[..], sealed.len(), sealed.is_empty()),
+                (bytes, bytes.len(), bytes.is_empty())
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! Ciphertext on its way from one vault to another: nothing is opened, and nothing passes that is not what the manifest names.
+//! Ciphertext on its way from one vault to another: nothing is opened, and nothing passes that is
+//! not what the manifest names.
 
 use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
@@ -22,7 +23,8 @@ pub struct CiphertextRelay {
 }
 
 impl CiphertextRelay {
-    /// Expects an object. `begins` says whether it is the first of its payload, and so begins as an age file does.
+    /// Expects an object. `begins` says whether it is the first of its payload, and so begins as an
+    /// age file does.
     #[must_use]
     pub fn new(expected: ExpectedObject, part_bytes: usize, begins: bool) -> Self {
         Self {
@@ -39,7 +41,8 @@ impl CiphertextRelay {
     /// Takes bytes as they come, and gives back parts of the size that the other vault wants.
     ///
     /// # Errors
-    /// [`OpenError::Damaged`] if it does not begin as sealed bytes do, or is longer than it should be.
+    /// [`OpenError::Damaged`] if it does not begin as sealed bytes do, or is longer than it should
+    /// be.
     pub fn pass(&mut self, chunk: &Bytes) -> Result<Vec<SealedBytes>, OpenError> {
         self.hash.update(chunk);
         self.seen += chunk.len() as u64;
@@ -51,7 +54,10 @@ impl CiphertextRelay {
             self.begins = false;
         }
         if self.seen > self.expected.bytes {
-            return Err(self.damaged(format!("it is longer than the {} bytes that the signed manifest says", self.expected.bytes)));
+            return Err(self.damaged(format!(
+                "it is longer than the {} bytes that the signed manifest says",
+                self.expected.bytes
+            )));
         }
         let mut parts = Vec::new();
         while !self.begins && self.waiting.len() > self.part_bytes {
@@ -71,13 +77,19 @@ impl CiphertextRelay {
             return Err(self.damaged("it is not an age file".to_owned()));
         }
         if self.seen != self.expected.bytes {
-            return Err(self.damaged(format!("{} bytes came, and the signed manifest says {}", self.seen, self.expected.bytes)));
+            return Err(self.damaged(format!(
+                "{} bytes came, and the signed manifest says {}",
+                self.seen, self.expected.bytes
+            )));
         }
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(self.hash.clone().finish().as_ref());
         let found = hex::encode(sha256);
         if found != self.expected.sha256 {
-            return Err(self.damaged(format!("its SHA-256 is {found}, and the signed manifest says {}", self.expected.sha256)));
+            return Err(self.damaged(format!(
+                "its SHA-256 is {found}, and the signed manifest says {}",
+                self.expected.sha256
+            )));
         }
         let last = SealedBytes::new(self.waiting.to_vec());
         self.chunks.add(&last);
@@ -96,8 +108,16 @@ mod tests {
 
     fn relay(bytes: &[u8], said: &[u8], parts: usize) -> Result<(Vec<usize>, u64), OpenError> {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, said));
-        let mut relay =
-            CiphertextRelay::new(ExpectedObject { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, parts, true);
+        let mut relay = CiphertextRelay::new(
+            ExpectedObject {
+                name: "x".to_owned(),
+                bytes: said.len() as u64,
+                sha256,
+                in_chunks: false,
+            },
+            parts,
+            true,
+        );
         let mut sizes = Vec::new();
         for chunk in bytes.chunks(7) {
             sizes.extend(relay.pass(&Bytes::copy_from_slice(chunk))?.iter().map(SealedBytes::len));
@@ -116,14 +136,27 @@ mod tests {
         for wrong in [&turned[..], &sealed[..99], &[&sealed[..], b"x"].concat()] {
             assert!(relay(wrong, &sealed, 40).is_err());
         }
-        assert!(relay(b"plaintext of a hundred secrets", b"plaintext of a hundred secrets", 40).is_err(), "its hash is right");
+        assert!(
+            relay(b"plaintext of a hundred secrets", b"plaintext of a hundred secrets", 40)
+                .is_err(),
+            "its hash is right"
+        );
         assert!(relay(b"", b"", 40).is_err());
     }
 
     /// A relay that expects these bytes, in parts of 40 bytes.
     fn expecting(said: &[u8], begins: bool) -> CiphertextRelay {
         let sha256 = hex::encode(digest::digest(&digest::SHA256, said));
-        CiphertextRelay::new(ExpectedObject { name: "x".to_owned(), bytes: said.len() as u64, sha256, in_chunks: false }, 40, begins)
+        CiphertextRelay::new(
+            ExpectedObject {
+                name: "x".to_owned(),
+                bytes: said.len() as u64,
+                sha256,
+                in_chunks: false,
+            },
+            40,
+            begins,
+        )
     }
 
     fn why<T>(result: Result<T, OpenError>) -> String {
@@ -144,7 +177,10 @@ mod tests {
                 let (last, proof) = relay.done().unwrap();
                 assert!((1..=40).contains(&last.len()), "the last part is never empty");
                 parts.push(last);
-                assert_eq!(parts.iter().flat_map(|part| part.bytes().to_vec()).collect::<Vec<u8>>(), sealed);
+                assert_eq!(
+                    parts.iter().flat_map(|part| part.bytes().to_vec()).collect::<Vec<u8>>(),
+                    sealed
+                );
                 assert_eq!(proof.bytes, len as u64);
                 assert_eq!(proof.sha256[..], *digest::digest(&digest::SHA256, &sealed).as_ref());
             }
@@ -156,17 +192,26 @@ mod tests {
         let plain = [b"age-encryption.org/v2\n", &[7; 178][..]].concat();
         for chunk in [1, 21, 22, 23, 200] {
             let mut relay = expecting(&plain, true);
-            let passed: Result<Vec<Vec<SealedBytes>>, OpenError> =
-                plain.chunks(chunk).map(|chunk| relay.pass(&Bytes::copy_from_slice(chunk))).collect();
+            let passed: Result<Vec<Vec<SealedBytes>>, OpenError> = plain
+                .chunks(chunk)
+                .map(|chunk| relay.pass(&Bytes::copy_from_slice(chunk)))
+                .collect();
             assert_eq!(why(passed), "x is damaged: it is not an age file");
             let mut relay = expecting(&plain, true);
             for chunk in plain[..21].chunks(chunk) {
                 assert!(relay.pass(&Bytes::copy_from_slice(chunk)).unwrap().is_empty());
             }
-            assert_eq!(why(relay.done()), "x is damaged: it is not an age file", "too short to be one");
+            assert_eq!(
+                why(relay.done()),
+                "x is damaged: it is not an age file",
+                "too short to be one"
+            );
         }
         let mut relay = expecting(AGE, true);
-        assert!(relay.pass(&Bytes::from_static(AGE)).is_ok_and(|parts| parts.is_empty()), "the shortest beginning");
+        assert!(
+            relay.pass(&Bytes::from_static(AGE)).is_ok_and(|parts| parts.is_empty()),
+            "the shortest beginning"
+        );
         assert!(relay.done().is_ok());
     }
 
@@ -174,7 +219,11 @@ mod tests {
     fn parts_smaller_than_the_beginning_are_held_back_until_it_has_been_seen() {
         let said = [AGE, &[7; 8]].concat();
         let sha256 = hex::encode(digest::digest(&digest::SHA256, &said));
-        let mut relay = CiphertextRelay::new(ExpectedObject { name: "x".to_owned(), bytes: 30, sha256, in_chunks: false }, 5, true);
+        let mut relay = CiphertextRelay::new(
+            ExpectedObject { name: "x".to_owned(), bytes: 30, sha256, in_chunks: false },
+            5,
+            true,
+        );
         assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[..21])).unwrap().len(), 0);
         assert_eq!(relay.pass(&Bytes::copy_from_slice(&said[21..])).unwrap().len(), 5);
         assert_eq!(relay.done().unwrap().0.len(), 5);
@@ -197,13 +246,19 @@ mod tests {
             relay.done()
         };
         assert!(of(&said).is_ok());
-        assert_eq!(why(of(&said[1..])), "x is damaged: 99 bytes came, and the signed manifest says 100");
+        assert_eq!(
+            why(of(&said[1..])),
+            "x is damaged: 99 bytes came, and the signed manifest says 100"
+        );
         assert_eq!(
             why(expecting(&said, false).pass(&Bytes::from_static(&[9; 101]))),
             "x is damaged: it is longer than the 100 bytes that the signed manifest says"
         );
         let hash = |bytes: &[u8]| hex::encode(digest::digest(&digest::SHA256, bytes));
         let (found, wanted) = (hash(&[8; 100]), hash(&said));
-        assert_eq!(why(of(&[8; 100])), format!("x is damaged: its SHA-256 is {found}, and the signed manifest says {wanted}"));
+        assert_eq!(
+            why(of(&[8; 100])),
+            format!("x is damaged: its SHA-256 is {found}, and the signed manifest says {wanted}")
+        );
     }
 }

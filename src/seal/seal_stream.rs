@@ -1,12 +1,14 @@
 //! From a source to sealed parts: blocks, frames, encryption, hashes.
 //!
-//! One thread reads and cuts the stream into blocks; a few compress, each block an independent zstd frame, so that reading
-//! back can decompress in parallel and plain `zstd -d` still reads it; one puts the frames in order through age and a
-//! running SHA-256 into parts. A tap sees every block on a thread of its own, beside compression, not before it.
+//! One thread reads and cuts the stream into blocks; a few compress, each block an independent zstd
+//! frame, so that reading back can decompress in parallel and plain `zstd -d` still reads it; one
+//! puts the frames in order through age and a running SHA-256 into parts. A tap sees every block on
+//! a thread of its own, beside compression, not before it.
 //!
-//! The level adapts between bounds: it rises while compressors wait for the source *and* a core of the machine is idle, and
-//! falls when blocks queue up. So compression never holds the dump back, and idle cores are used for smaller backups. A
-//! compressor that waits is not enough of a sign: on a busy machine it waits because the dump has no core either.
+//! The level adapts between bounds: it rises while compressors wait for the source *and* a core of
+//! the machine is idle, and falls when blocks queue up. So compression never holds the dump back,
+//! and idle cores are used for smaller backups. A compressor that waits is not enough of a sign: on
+//! a busy machine it waits because the dump has no core either.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use super::proof::{SealProof, SealedBytes, SegmentProof, SourceEnd};
 
 /// Bytes of plaintext in one zstd frame.
 pub const BLOCK_BYTES: usize = 4 * 1024 * 1024;
-/// Blocks that may wait for a compressor. More would hide a slow vault behind memory, not make it faster.
+/// Blocks that may wait for a compressor. More would hide a slow vault behind memory, not make it
+/// faster.
 const BLOCKS_QUEUED_MAX: usize = 2;
 /// How often the machine is asked for idle cores.
 const CORES_INTERVAL: Duration = Duration::from_millis(200);
@@ -123,8 +126,8 @@ impl<F> SealTask<F> {
 
 /// Seals everything `source` yields to `identity`, sending parts as they fill.
 ///
-/// At end of file `end` is called and may block until the source has proved its end; without proof the stream is never
-/// closed. Dropping the receiver of `parts` stops the work.
+/// At end of file `end` is called and may block until the source has proved its end; without proof
+/// the stream is never closed. Dropping the receiver of `parts` stops the work.
 pub fn seal_stream<T: StreamObserver>(
     source: impl Read + Send + 'static,
     end: impl FnOnce() -> Option<SourceEnd> + Send + 'static,
@@ -163,7 +166,8 @@ fn run<T: StreamObserver>(
     passed: &AtomicU64,
 ) -> Result<(SealProof, T::Found), SealError> {
     let (jobs, jobs_in) = bounded::<CompressionJob>(BLOCKS_QUEUED_MAX);
-    let (order, order_in) = bounded::<Receiver<CompressedFrame>>(sealing.compressors + BLOCKS_QUEUED_MAX);
+    let (order, order_in) =
+        bounded::<Receiver<CompressedFrame>>(sealing.compressors + BLOCKS_QUEUED_MAX);
     let (tapped, tapped_in) = bounded::<PlainBlock>(BLOCKS_QUEUED_MAX);
     let (finish, finish_in) = bounded::<()>(1);
     let idle = Arc::new(AtomicBool::new(false));
@@ -180,11 +184,13 @@ fn run<T: StreamObserver>(
     let recipient = recipient.clone();
     let sealer = std::thread::spawn(move || seal(&order_in, &recipient, writer, &finish_in));
 
-    let read = read_blocks(source, sealing.levels, &idle, &SealChannels { jobs, order, tapped }, passed);
+    let read =
+        read_blocks(source, sealing.levels, &idle, &SealChannels { jobs, order, tapped }, passed);
     // All senders are gone now, so every thread runs out of work and ends, whatever happened.
     let found = tap.join().map_err(|_| SealError::ThreadDied)?;
     let closing = match (&read, &found) {
-        // The proof is asked for only when everything else is well; `end` may wait for a child here.
+        // The proof is asked for only when everything else is well; `end` may wait for a child
+        // here.
         (Ok(_), Ok(_)) => end().ok_or(SealError::SourceEndedBadly).map(|_proof| {
             let _ = finish.send(());
         }),
@@ -222,9 +228,14 @@ enum CompressionQueue {
     Starved,
 }
 
-/// The level of the next block: lower as soon as compression holds the dump back, higher while it would idle most of a core, lower again where
-/// somebody else needs the cores.
-fn next_level(level: i32, (low, high): (i32, i32), queue: CompressionQueue, idle_cores: Option<f64>) -> i32 {
+/// The level of the next block: lower as soon as compression holds the dump back, higher while it
+/// would idle most of a core, lower again where somebody else needs the cores.
+fn next_level(
+    level: i32,
+    (low, high): (i32, i32),
+    queue: CompressionQueue,
+    idle_cores: Option<f64>,
+) -> i32 {
     let wanted = match (queue, idle_cores) {
         (CompressionQueue::Full, _) => level - 1,
         (CompressionQueue::Starved, Some(cores)) if cores >= 0.7 => level + 1,
@@ -246,7 +257,11 @@ fn read_blocks(
     let mut total = 0;
     loop {
         let mut block = Vec::with_capacity(BLOCK_BYTES);
-        let count = source.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut block).map_err(SealError::Read)?;
+        let count = source
+            .by_ref()
+            .take(BLOCK_BYTES as u64)
+            .read_to_end(&mut block)
+            .map_err(SealError::Read)?;
         if count == 0 && total > 0 {
             return Ok(total);
         }
@@ -259,7 +274,8 @@ fn read_blocks(
             (false, false) => CompressionQueue::Busy,
         };
         // Cores are looked at only where the answer counts: a look begins a new interval.
-        let idle_cores = if queue == CompressionQueue::Starved && low < high { cores.idle() } else { None };
+        let idle_cores =
+            if queue == CompressionQueue::Starved && low < high { cores.idle() } else { None };
         level = next_level(level, (low, high), queue, idle_cores);
         let (frame, frame_in) = bounded(1);
         let sent = to.tapped.send(Arc::clone(&block)).is_ok()
@@ -274,7 +290,8 @@ fn read_blocks(
     }
 }
 
-/// How many cores of the machine do nothing, by `/proc/stat`, looked at no more often than [`CORES_INTERVAL`].
+/// How many cores of the machine do nothing, by `/proc/stat`, looked at no more often than
+/// [`CORES_INTERVAL`].
 #[derive(Default)]
 struct IdleCores {
     last: Option<(Instant, u64, u64)>,
@@ -289,7 +306,14 @@ impl IdleCores {
         }
         let stat = std::fs::read_to_string("/proc/stat").ok()?;
         // user nice system idle iowait irq softirq steal, in ticks over all cores.
-        let ticks: Vec<u64> = stat.lines().next()?.split_ascii_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+        let ticks: Vec<u64> = stat
+            .lines()
+            .next()?
+            .split_ascii_whitespace()
+            .skip(1)
+            .take(8)
+            .filter_map(|n| n.parse().ok())
+            .collect();
         let (idle, all) = (*ticks.get(3)?, ticks.iter().sum::<u64>());
         let (_, idle_before, all_before) = self.last.replace((Instant::now(), idle, all))?;
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -330,9 +354,16 @@ fn seal(
     finish: &Receiver<()>,
 ) -> Result<Option<Vec<SegmentProof>>, SealError> {
     let stopped = Arc::clone(&parts.stopped);
-    let explain = |error: std::io::Error| if stopped.load(Ordering::Relaxed) { SealError::UploadStopped } else { SealError::Seal(error) };
-    let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient as &dyn age::Recipient))
-        .map_err(|error| SealError::Seal(std::io::Error::other(error)))?;
+    let explain = |error: std::io::Error| {
+        if stopped.load(Ordering::Relaxed) {
+            SealError::UploadStopped
+        } else {
+            SealError::Seal(error)
+        }
+    };
+    let encryptor =
+        age::Encryptor::with_recipients(std::iter::once(recipient as &dyn age::Recipient))
+            .map_err(|error| SealError::Seal(std::io::Error::other(error)))?;
     let mut stream = encryptor.wrap_output(parts).map_err(explain)?;
     for frame in order {
         let frame = frame.recv().map_err(|_| SealError::UploadStopped)?.map_err(SealError::Seal)?;
@@ -390,7 +421,8 @@ impl PartAssembler {
     }
 
     fn end_object(&mut self) {
-        let hash = std::mem::replace(&mut self.hash, digest::Context::new(&digest::SHA256)).finish();
+        let hash =
+            std::mem::replace(&mut self.hash, digest::Context::new(&digest::SHA256)).finish();
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(hash.as_ref());
         let chunks = std::mem::take(&mut self.chunks).done();

@@ -1,4 +1,5 @@
-//! Alerting: current alarms are compared with earlier ones, and the difference becomes messages that are kept until they are delivered.
+//! Alerting: current alarms are compared with earlier ones, and the difference becomes messages
+//! that are kept until they are delivered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -86,16 +87,31 @@ impl AlertDispatcher {
     /// [`CatalogError::Query`]
     pub async fn say(&self, catalog: &Catalog, alarm: &Alarm) -> Result<(), CatalogError> {
         let now = catalog.now().await?;
-        catalog.post(&self.bell().who_wants(alarm.kind), alarm, &self.message(alarm, AlarmPhase::Raised, now), now).await
+        catalog
+            .post(
+                &self.bell().who_wants(alarm.kind),
+                alarm,
+                &self.message(alarm, AlarmPhase::Raised, now),
+                now,
+            )
+            .await
     }
 
-    /// Says something at once to whoever wants to hear it, without the catalog: it is what is broken. What does not arrive is logged.
+    /// Says something at once to whoever wants to hear it, without the catalog: it is what is
+    /// broken. What does not arrive is logged.
     pub async fn send_now(&self, alarm: &Alarm, phase: AlarmPhase, since: Timestamp) {
         let bell = self.bell();
-        let Ok(message) = serde_json::from_str::<AlarmMessage>(&self.message(alarm, phase, since)) else { return };
+        let Ok(message) = serde_json::from_str::<AlarmMessage>(&self.message(alarm, phase, since))
+        else {
+            return;
+        };
         for channel in bell.who_wants(alarm.kind) {
             if let Err(why) = bell.deliver(&channel, &message).await {
-                tracing::error!(channel, why, "nobody could be told that the catalog does not answer");
+                tracing::error!(
+                    channel,
+                    why,
+                    "nobody could be told that the catalog does not answer"
+                );
             }
         }
     }
@@ -112,7 +128,11 @@ impl AlertDispatcher {
                 let (Some(first), Some(last)) = (one_job.first(), one_job.last()) else { continue };
                 let job = &first.job;
                 let covered = one_job.iter().all(|tick| tick.covered);
-                let and_then = if covered { "; a later run covers them" } else { "; they are not made up for" };
+                let and_then = if covered {
+                    "; a later run covers them"
+                } else {
+                    "; they are not made up for"
+                };
                 let alarm = Alarm {
                     kind: AlarmKind::Missed,
                     subject: job.clone(),
@@ -122,21 +142,33 @@ impl AlertDispatcher {
                         first.tick,
                         last.tick
                     ),
-                    next_step: "`lifeboat status` shows the job; was every host down, or too busy?".to_owned(),
+                    next_step: "`lifeboat status` shows the job; was every host down, or too busy?"
+                        .to_owned(),
                 };
                 let body = self.message(&alarm, AlarmPhase::Raised, first.tick);
-                messages.push(AddressedMessage { channels: channels.clone(), kind: AlarmKind::Missed, body });
+                messages.push(AddressedMessage {
+                    channels: channels.clone(),
+                    kind: AlarmKind::Missed,
+                    body,
+                });
             }
             messages
         };
         catalog.tell_of_missed(&write).await
     }
 
-    /// Raises what is wrong now, settles what is not any more, and reminds of what goes on. Alarms about other hosts are theirs.
+    /// Raises what is wrong now, settles what is not any more, and reminds of what goes on. Alarms
+    /// about other hosts are theirs.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn update(&self, catalog: &Catalog, host: &str, alarms: Vec<Alarm>, looked: AlarmScope) -> Result<(), CatalogError> {
+    pub async fn update(
+        &self,
+        catalog: &Catalog,
+        host: &str,
+        alarms: Vec<Alarm>,
+        looked: AlarmScope,
+    ) -> Result<(), CatalogError> {
         let now = catalog.now().await?;
         let standing = catalog.alarms().await?;
         for alarm in &alarms {
@@ -152,7 +184,9 @@ impl AlertDispatcher {
             catalog.raise(alarm, now, before, letter).await?;
         }
         for known in standing {
-            let others = matches!(known.alarm.kind, AlarmKind::ClockSkew | AlarmKind::Configuration) && known.alarm.subject != host;
+            let others =
+                matches!(known.alarm.kind, AlarmKind::ClockSkew | AlarmKind::Configuration)
+                    && known.alarm.subject != host;
             let stands = alarms.iter().any(|alarm| alarm.key() == known.alarm.key());
             // What was not looked at is not over.
             let unknown = match known.alarm.kind {
@@ -168,7 +202,8 @@ impl AlertDispatcher {
         Ok(())
     }
 
-    /// Begins to deliver what waits, each channel by itself: one that hangs holds up nothing but itself.
+    /// Begins to deliver what waits, each channel by itself: one that hangs holds up nothing but
+    /// itself.
     pub fn deliver(self: &Arc<Self>, catalog: &Catalog) {
         for channel in self.bell().channels {
             let Some(free) = self.line_of(&channel.name) else { continue };
@@ -186,7 +221,9 @@ impl AlertDispatcher {
     }
 
     async fn deliver_to(&self, catalog: &Catalog, channel: &str) {
-        let Ok(outgoing) = catalog.outgoing(channel, DELIVERY_MAX * 2, DELIVERIES_MAX).await else { return };
+        let Ok(outgoing) = catalog.outgoing(channel, DELIVERY_MAX * 2, DELIVERIES_MAX).await else {
+            return;
+        };
         let bell = self.bell();
         let deliveries = outgoing.into_iter().map(|one| {
             let bell = &bell;
@@ -198,12 +235,19 @@ impl AlertDispatcher {
                 let noted = match &sent {
                     Ok(()) => catalog.delivered(one.id, None).await,
                     Err(why) => {
-                        tracing::warn!(channel = one.channel, why, "a message could not be delivered; it is tried again");
+                        tracing::warn!(
+                            channel = one.channel,
+                            why,
+                            "a message could not be delivered; it is tried again"
+                        );
                         catalog.delivered(one.id, Some((why, backoff(one.attempts + 1)))).await
                     }
                 };
                 if let Err(error) = noted {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a delivery could not be noted; it may be repeated");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a delivery could not be noted; it may be repeated"
+                    );
                 }
             }
         });
@@ -216,7 +260,11 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 /// Passes on what runs notice.
-pub async fn pass_on(mut heard: UnboundedReceiver<(AlarmKind, String, String, String)>, catalog: Catalog, telling: Arc<AlertDispatcher>) {
+pub async fn pass_on(
+    mut heard: UnboundedReceiver<(AlarmKind, String, String, String)>,
+    catalog: Catalog,
+    telling: Arc<AlertDispatcher>,
+) {
     while let Some((kind, subject, text, next_step)) = heard.recv().await {
         let alarm = Alarm { kind, subject, text, next_step };
         // It is noticed once only, so it is said until it is said.
@@ -236,12 +284,22 @@ pub async fn pass_on(mut heard: UnboundedReceiver<(AlarmKind, String, String, St
 pub fn alarms_of(status: &SystemStatus) -> Vec<Alarm> {
     let mut alarms = status.alarms.clone();
     for job in &status.jobs {
-        let Some(last) = job.ended.as_ref().filter(|ended| ended.state == "failed") else { continue };
+        let Some(last) = job.ended.as_ref().filter(|ended| ended.state == "failed") else {
+            continue;
+        };
         alarms.push(Alarm {
             kind: AlarmKind::Failed,
             subject: job.job.clone(),
-            text: format!("{} of {} failed: {}", job.what, last.tick, last.outcome.clone().unwrap_or_default()),
-            next_step: format!("`lifeboat status` and the log of {} say more", last.host.clone().unwrap_or_else(|| "the host".to_owned())),
+            text: format!(
+                "{} of {} failed: {}",
+                job.what,
+                last.tick,
+                last.outcome.clone().unwrap_or_default()
+            ),
+            next_step: format!(
+                "`lifeboat status` and the log of {} say more",
+                last.host.clone().unwrap_or_else(|| "the host".to_owned())
+            ),
         });
     }
     alarms
@@ -288,7 +346,10 @@ pub fn configuration(host: &str, error: &WorkError) -> Alarm {
         kind: AlarmKind::Configuration,
         subject: host.to_owned(),
         // A file may hold a secret by mistake, and the error quotes lines of it.
-        text: format!("the new configuration is not acceptable ({}); the old one stays in force", error.class()),
+        text: format!(
+            "the new configuration is not acceptable ({}); the old one stays in force",
+            error.class()
+        ),
         next_step: "`lifeboat check` shows what is wrong; then reload once more".to_owned(),
     }
 }

@@ -1,4 +1,5 @@
-//! Connections of the status page: few at a time, and none for long. Whoever may open one must not be able to take the descriptors that a backup needs.
+//! Connections of the status page: few at a time, and none for long. Whoever may open one must not
+//! be able to take the descriptors that a backup needs.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -37,7 +38,14 @@ impl<S> Accept<TcpStream, S> for ConnectionLimit {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         ready(match Arc::clone(&self.0).try_acquire_owned() {
-            Ok(permit) => Ok((TimedStream { stream, ends: Box::pin(tokio::time::sleep(LIFE_MAX)), _permit: permit }, service)),
+            Ok(permit) => Ok((
+                TimedStream {
+                    stream,
+                    ends: Box::pin(tokio::time::sleep(LIFE_MAX)),
+                    _permit: permit,
+                },
+                service,
+            )),
             Err(_) => Err(io::Error::other("there are too many connections")),
         })
     }
@@ -58,7 +66,11 @@ impl TimedStream {
 }
 
 impl AsyncRead for TimedStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.has_ended(context) {
             Some(error) => Poll::Ready(Err(error)),
             None => Pin::new(&mut self.stream).poll_read(context, buffer),
@@ -67,7 +79,11 @@ impl AsyncRead for TimedStream {
 }
 
 impl AsyncWrite for TimedStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.has_ended(context) {
             Some(error) => Poll::Ready(Err(error)),
             None => Pin::new(&mut self.stream).poll_write(context, bytes),

@@ -17,7 +17,9 @@ use crate::domain::job::{Job, JobAction};
 use crate::notify::Notifier;
 use crate::progress::{DrillAudience, ProgressReporter};
 use crate::work::fence::FencingToken;
-use crate::work::{WorkContext, WorkError, back_up, copy, drill, prune, publish, shelf, sweep, verify};
+use crate::work::{
+    WorkContext, WorkError, back_up, copy, drill, prune, publish, shelf, sweep, verify,
+};
 
 /// Whoever does what is due.
 #[async_trait]
@@ -59,7 +61,8 @@ pub struct CommandExecutor {
     pub schedules: Vec<Schedule>,
 }
 
-/// Errors of verbs, in words without data: a server's own words may quote it, and stay with the causes.
+/// Errors of verbs, in words without data: a server's own words may quote it, and stay with the
+/// causes.
 fn failure(error: &WorkError) -> RunFailure {
     let mut text = error.to_string();
     if let WorkError::Source { source, .. } = error {
@@ -75,8 +78,10 @@ fn failure(error: &WorkError) -> RunFailure {
 impl JobExecutor for CommandExecutor {
     async fn confirm(&self, job: &Job, claim: TickClaim) -> Result<TickClaim, RunFailure> {
         let JobAction::Backup(datastore) = &job.action else { return Ok(claim) };
-        let mandate = FencingToken { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
-        let confirmed = mandate.claim(&self.rig, datastore).await.map_err(|error| failure(&error))?;
+        let mandate =
+            FencingToken { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
+        let confirmed =
+            mandate.claim(&self.rig, datastore).await.map_err(|error| failure(&error))?;
         Ok(TickClaim { epoch: confirmed.epoch, ..claim })
     }
 
@@ -87,10 +92,20 @@ impl JobExecutor for CommandExecutor {
         progress: ProgressReporter,
         cancel: CancellationToken,
     ) -> Result<String, RunFailure> {
-        let rig = WorkContext { progress, cancel, reading: Arc::default(), lists: Arc::default(), ..self.rig.clone() };
+        let rig = WorkContext {
+            progress,
+            cancel,
+            reading: Arc::default(),
+            lists: Arc::default(),
+            ..self.rig.clone()
+        };
         let done = match &job.action {
             JobAction::Backup(datastore) => {
-                let mandate = FencingToken { tick: Some(claim.tick), epoch: claim.epoch, another_cluster: false };
+                let mandate = FencingToken {
+                    tick: Some(claim.tick),
+                    epoch: claim.epoch,
+                    another_cluster: false,
+                };
                 self.backup(&rig, datastore, mandate, claim.attempt).await
             }
             JobAction::Drill(name) => rehearse(&rig, name).await,
@@ -112,7 +127,8 @@ async fn rehearse(rig: &WorkContext, name: &str) -> Result<String, WorkError> {
     // One that died here has no report yet; it gets one before the next begins.
     let vault = shelf::vault_id(rig).await?;
     if let Some(catalog) = rig.catalog() {
-        for open in catalog.open_drills(&vault).await?.into_iter().filter(|open| open.drill == name) {
+        for open in catalog.open_drills(&vault).await?.into_iter().filter(|open| open.drill == name)
+        {
             drill::abort(rig, &open.run, &team).await?;
         }
     }
@@ -121,9 +137,13 @@ async fn rehearse(rig: &WorkContext, name: &str) -> Result<String, WorkError> {
     let said = format!("{}, record {}", report.verdict.name(), outcome.written.sequence);
     match report.verdict {
         Verdict::Pass => Ok(said),
-        Verdict::Fail => Err(WorkError::CheckFailed(format!("{said}: {}", report.reasons.join("; ")))),
+        Verdict::Fail => {
+            Err(WorkError::CheckFailed(format!("{said}: {}", report.reasons.join("; "))))
+        }
         Verdict::NotVerified if rig.cancel.is_cancelled() => Err(WorkError::Interrupted),
-        Verdict::NotVerified => Err(WorkError::NotVerified(format!("{said}: {}", report.reasons.join("; ")))),
+        Verdict::NotVerified => {
+            Err(WorkError::NotVerified(format!("{said}: {}", report.reasons.join("; "))))
+        }
     }
 }
 
@@ -141,8 +161,17 @@ async fn read_back(rig: &WorkContext, count: usize) -> Result<String, WorkError>
 
 async fn replicate(rig: &WorkContext, vault: &str) -> Result<String, WorkError> {
     let report = copy::copy(rig, vault, None).await?;
-    let refused = if report.refused.is_empty() { String::new() } else { format!("; left alone: {}", report.refused.join("; ")) };
-    Ok(format!("{} new backups, {} updated, {}{refused}", report.backups, report.updated, format_bytes(report.bytes)))
+    let refused = if report.refused.is_empty() {
+        String::new()
+    } else {
+        format!("; left alone: {}", report.refused.join("; "))
+    };
+    Ok(format!(
+        "{} new backups, {} updated, {}{refused}",
+        report.backups,
+        report.updated,
+        format_bytes(report.bytes)
+    ))
 }
 
 impl CommandExecutor {
@@ -168,8 +197,16 @@ impl CommandExecutor {
                 return Err(WorkError::Interrupted);
             }
         }
-        let passed = if busy.is_empty() { String::new() } else { format!("; passed over while a run held them: {}", busy.join(", ")) };
-        if left.is_empty() { Ok(format!("removed {removed} backups{passed}")) } else { Err(WorkError::Leftovers(left.join("; "))) }
+        let passed = if busy.is_empty() {
+            String::new()
+        } else {
+            format!("; passed over while a run held them: {}", busy.join(", "))
+        };
+        if left.is_empty() {
+            Ok(format!("removed {removed} backups{passed}"))
+        } else {
+            Err(WorkError::Leftovers(left.join("; ")))
+        }
     }
 
     async fn backup(
@@ -198,7 +235,10 @@ impl CommandExecutor {
         let found = sweep::find_leftovers(rig, HumanDuration::seconds(86_400)).await?;
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         let leftovers = &found.leftovers;
-        kinds.insert("unfinished uploads", leftovers.in_vaults().map(|(_, found)| found.uploads.len()).sum());
+        kinds.insert(
+            "unfinished uploads",
+            leftovers.in_vaults().map(|(_, found)| found.uploads.len()).sum(),
+        );
         kinds.insert(
             "objects of unpublished backups",
             leftovers.in_vaults().flat_map(|(_, found)| found.orphans.values()).map(Vec::len).sum(),
@@ -211,13 +251,28 @@ impl CommandExecutor {
         kinds.insert("drills without a report", leftovers.unreported.len());
         kinds.insert("backups whose manifest is gone", leftovers.lost.len());
         kinds.retain(|_, count| *count > 0);
-        let said = kinds.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
+        let said = kinds
+            .iter()
+            .map(|(what, count)| format!("{count} {what}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         if !kinds.is_empty() {
-            let next = "find out which run died and why (`lifeboat status`); what may go has been removed".to_owned();
-            let _ = self.news.send((AlarmKind::Leftovers, "sweep".to_owned(), format!("a sweep found {said}"), next));
+            let next =
+                "find out which run died and why (`lifeboat status`); what may go has been removed"
+                    .to_owned();
+            let _ = self.news.send((
+                AlarmKind::Leftovers,
+                "sweep".to_owned(),
+                format!("a sweep found {said}"),
+                next,
+            ));
         }
         let removed = found.apply(rig).await?;
-        Ok(if said.is_empty() { "found nothing".to_owned() } else { format!("found {said}; removed {removed} things") })
+        Ok(if said.is_empty() {
+            "found nothing".to_owned()
+        } else {
+            format!("found {said}; removed {removed} things")
+        })
     }
 
     async fn beat(&self) -> Result<String, WorkError> {
@@ -230,7 +285,10 @@ impl CommandExecutor {
         }
         match silent.is_empty() {
             true => Ok(format!("{} switches told", self.bell.pulses.len())),
-            false => Err(WorkError::NotTold(format!("a dead man's switch was not reached: {}", silent.join("; ")))),
+            false => Err(WorkError::NotTold(format!(
+                "a dead man's switch was not reached: {}",
+                silent.join("; ")
+            ))),
         }
     }
 }
@@ -238,5 +296,8 @@ impl CommandExecutor {
 /// A run that took longer than it may.
 #[must_use]
 pub fn timed_out(within: HumanDuration) -> RunFailure {
-    RunFailure { trouble: ErrorClass::Unavailable, text: format!("it took longer than {within} and was stopped") }
+    RunFailure {
+        trouble: ErrorClass::Unavailable,
+        text: format!("it took longer than {within} and was stopped"),
+    }
 }

@@ -1,4 +1,5 @@
-//! Metrics in the text format of OpenMetrics. The one that matters is the age of the last verified restore.
+//! Metrics in the text format of OpenMetrics. The one that matters is the age of the last verified
+//! restore.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -43,10 +44,16 @@ pub fn text(board: &StatusBoard, now: Timestamp) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("lifeboat");
     datastores(&mut registry, board, now);
     let counts = Family::<RunLabels, Counter>::default();
-    registry.register("runs", "Runs of this host that have ended, by what they did and how", counts.clone());
+    registry.register(
+        "runs",
+        "Runs of this host that have ended, by what they did and how",
+        counts.clone(),
+    );
     if let Ok(ended) = board.ended.lock() {
         for ((verb, outcome), count) in ended.iter() {
-            counts.get_or_create(&RunLabels { verb: verb.clone(), outcome: (*outcome).to_owned() }).inc_by(*count);
+            counts
+                .get_or_create(&RunLabels { verb: verb.clone(), outcome: (*outcome).to_owned() })
+                .inc_by(*count);
         }
     }
     let running: Gauge = Gauge::default();
@@ -64,22 +71,46 @@ fn datastores(registry: &mut Registry, board: &StatusBoard, now: Timestamp) {
         registry.register(name, help, family.clone());
         family
     };
-    let verified = gauge(registry, "last_verified_restore_age_seconds", "Age of the last drill that passed");
-    let verified_at = gauge(registry, "last_verified_restore_timestamp_seconds", "When the last drill that passed was declared");
-    let backup = gauge(registry, "last_backup_age_seconds", "Age of the newest believed backup, by its snapshot");
-    let backup_at = gauge(registry, "last_backup_timestamp_seconds", "When the snapshot of the newest believed backup was taken");
-    let bytes = gauge(registry, "last_backup_size_bytes", "Bytes of the newest believed backup in the vault");
+    let verified =
+        gauge(registry, "last_verified_restore_age_seconds", "Age of the last drill that passed");
+    let verified_at = gauge(
+        registry,
+        "last_verified_restore_timestamp_seconds",
+        "When the last drill that passed was declared",
+    );
+    let backup = gauge(
+        registry,
+        "last_backup_age_seconds",
+        "Age of the newest believed backup, by its snapshot",
+    );
+    let backup_at = gauge(
+        registry,
+        "last_backup_timestamp_seconds",
+        "When the snapshot of the newest believed backup was taken",
+    );
+    let bytes = gauge(
+        registry,
+        "last_backup_size_bytes",
+        "Bytes of the newest believed backup in the vault",
+    );
     let count = gauge(registry, "backups", "Manifests in the vault");
     let rpo = gauge(registry, "rpo_objective_seconds", "How old the newest backup may be");
     let rto = gauge(registry, "rto_objective_seconds", "How long a restore may take");
-    let measured = gauge(registry, "rto_measured_seconds", "How long the last drill that restored it took to the first query");
+    let measured = gauge(
+        registry,
+        "rto_measured_seconds",
+        "How long the last drill that restored it took to the first query",
+    );
     for health in &status.datastores {
         let label = DatastoreLabel { datastore: health.datastore.to_string() };
         let seconds = |time: Timestamp| time.as_millisecond() as f64 / 1000.0;
-        let age = |age: Option<std::time::Duration>| age.map_or(f64::INFINITY, |age| age.as_secs_f64());
+        let age =
+            |age: Option<std::time::Duration>| age.map_or(f64::INFINITY, |age| age.as_secs_f64());
         verified.get_or_create(&label).set(age(health.drill_age(now)));
         backup.get_or_create(&label).set(age(health.backup_age(now)));
-        for (family, time) in [(&verified_at, health.last_pass), (&backup_at, health.newest_snapshot)] {
+        for (family, time) in
+            [(&verified_at, health.last_pass), (&backup_at, health.newest_snapshot)]
+        {
             if let Some(time) = time {
                 family.get_or_create(&label).set(seconds(time));
             }
@@ -89,7 +120,9 @@ fn datastores(registry: &mut Registry, board: &StatusBoard, now: Timestamp) {
         rpo.get_or_create(&label).set(health.rpo_seconds as f64);
         rto.get_or_create(&label).set(health.rto_seconds as f64);
         let series = board.series();
-        let last = series.as_ref().and_then(|series| crate::work::status::drill_reports(series, &health.datastore).next_back());
+        let last = series.as_ref().and_then(|series| {
+            crate::work::status::drill_reports(series, &health.datastore).next_back()
+        });
         if let Some(seconds) = last.and_then(|(_, report)| report.rto.measured_seconds) {
             measured.get_or_create(&label).set(seconds);
         }
@@ -98,9 +131,15 @@ fn datastores(registry: &mut Registry, board: &StatusBoard, now: Timestamp) {
     registry.register("alarms", "What is wrong, by kind", alarms.clone());
     for (name, kind) in AlarmKind::ALL {
         let count = status.standing.iter().filter(|standing| standing.alarm.kind == kind).count();
-        alarms.get_or_create(&ObjectLabel { kind: name.to_owned() }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        alarms
+            .get_or_create(&ObjectLabel { kind: name.to_owned() })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     let undelivered: Gauge = Gauge::default();
     undelivered.set(i64::try_from(status.undelivered.len()).unwrap_or(i64::MAX));
-    registry.register("undelivered_messages", "Messages whose delivery has failed and not succeeded since", undelivered);
+    registry.register(
+        "undelivered_messages",
+        "Messages whose delivery has failed and not succeeded since",
+        undelivered,
+    );
 }

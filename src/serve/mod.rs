@@ -1,6 +1,8 @@
 //! The daemon: plans, claims and runs what is due, sends alerts, and serves the status page.
 //!
-//! Its loop does little and never waits for a run: runs are tasks whose lease is renewed beside them. All state that matters is in the catalog; while that is down, runs continue and no new ones are started.
+//! Its loop does little and never waits for a run: runs are tasks whose lease is renewed beside
+//! them. All state that matters is in the catalog; while that is down, runs continue and no new
+//! ones are started.
 
 pub mod alerting;
 mod connections;
@@ -63,7 +65,8 @@ pub struct ServeSetup {
 }
 
 /// Reads the configuration, now and on SIGHUP.
-pub type ConfigLoader = Box<dyn Fn() -> BoxFuture<'static, Result<ServeSetup, WorkError>> + Send + Sync>;
+pub type ConfigLoader =
+    Box<dyn Fn() -> BoxFuture<'static, Result<ServeSetup, WorkError>> + Send + Sync>;
 
 /// A run that is under way on this host.
 #[derive(Clone)]
@@ -148,9 +151,14 @@ pub async fn run(
         if watched {
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
-        let begun = tokio::time::timeout(CATALOG_MAX, daemon.begin_what_is_due()).await.unwrap_or(Err(CatalogError::Silent));
+        let begun = tokio::time::timeout(CATALOG_MAX, daemon.begin_what_is_due())
+            .await
+            .unwrap_or(Err(CatalogError::Silent));
         if let Err(error) = &begun {
-            tracing::warn!(error = error as &dyn std::error::Error, "the catalog does not answer; nothing new is begun until it does");
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "the catalog does not answer; nothing new is begun until it does"
+            );
         }
         daemon.mind_the_catalog(begun.is_ok());
         if looked.is_none_or(|at| at.elapsed() > LOOK) || daemon.reap() {
@@ -204,11 +212,25 @@ struct CatalogSilence {
 }
 
 impl ServeDaemon {
-    async fn new(setup: ServeSetup, catalog: Catalog, board: Arc<StatusBoard>, news: RunNotice) -> Result<Self, WorkError> {
+    async fn new(
+        setup: ServeSetup,
+        catalog: Catalog,
+        board: Arc<StatusBoard>,
+        news: RunNotice,
+    ) -> Result<Self, WorkError> {
         let settings = setup.rig.config.serve.clone();
-        let mut scheduler = Scheduler::new(catalog.clone(), &settings.host, settings.lease.duration(), settings.runs_in_all);
+        let mut scheduler = Scheduler::new(
+            catalog.clone(),
+            &settings.host,
+            settings.lease.duration(),
+            settings.runs_in_all,
+        );
         scheduler.take_jobs(setup.jobs.jobs).await?;
-        let telling = Arc::new(alerting::AlertDispatcher::new(setup.bell.clone(), setup.rig.vault.address(), &settings));
+        let telling = Arc::new(alerting::AlertDispatcher::new(
+            setup.bell.clone(),
+            setup.rig.vault.address(),
+            &settings,
+        ));
         Ok(Self {
             scheduler,
             settings,
@@ -239,7 +261,12 @@ impl ServeDaemon {
             let busy = self.board.running().iter().map(|run| run.claim.subject.clone()).collect();
             let Some((claim, job)) = self.scheduler.claim(&busy).await? else { return Ok(()) };
             tracing::info!(job = %job.key, tick = %claim.tick, attempt = claim.attempt, epoch = claim.epoch, "begun");
-            let running = RunningJob { job, claim, progress: ProgressReporter::default(), since: Timestamp::now() };
+            let running = RunningJob {
+                job,
+                claim,
+                progress: ProgressReporter::default(),
+                since: Timestamp::now(),
+            };
             if let Ok(mut all) = self.board.running.lock() {
                 all.insert(running.key(), running.clone());
             }
@@ -269,7 +296,8 @@ impl ServeDaemon {
         Ok(())
     }
 
-    /// A catalog that does not answer for long cannot keep the message about it: somebody is told directly, and when it is over.
+    /// A catalog that does not answer for long cannot keep the message about it: somebody is told
+    /// directly, and when it is over.
     fn mind_the_catalog(&mut self, answers: bool) {
         let (phase, since) = match (&mut self.silent, answers) {
             (None, true) => return,
@@ -282,7 +310,11 @@ impl ServeDaemon {
                 (AlarmPhase::Recovered, since)
             }
             (None, false) => {
-                self.silent = Some(CatalogSilence { from: Instant::now(), since: Timestamp::now(), told: false });
+                self.silent = Some(CatalogSilence {
+                    from: Instant::now(),
+                    since: Timestamp::now(),
+                    told: false,
+                });
                 return;
             }
             (Some(silent), false) if !silent.told && silent.from.elapsed() > CATALOG_PATIENCE => {
@@ -291,7 +323,8 @@ impl ServeDaemon {
             }
             (Some(_), false) => return,
         };
-        let (telling, alarm) = (Arc::clone(&self.telling), alerting::catalog_gone(&self.settings.host));
+        let (telling, alarm) =
+            (Arc::clone(&self.telling), alerting::catalog_gone(&self.settings.host));
         tokio::spawn(async move { telling.send_now(&alarm, phase, since).await });
     }
 
@@ -307,7 +340,11 @@ impl ServeDaemon {
     /// Looks how things stand, and raises and settles alarms.
     async fn look(&mut self) {
         let jobs: Vec<Job> = self.scheduler.jobs().values().cloned().collect();
-        let looked = tokio::time::timeout(LOOK_MAX, status::collect_status(&self.rig, &jobs, &mut self.cache)).await;
+        let looked = tokio::time::timeout(
+            LOOK_MAX,
+            status::collect_status(&self.rig, &jobs, &mut self.cache),
+        )
+        .await;
         let found = match looked {
             Ok(Ok(status)) => Ok(status),
             Ok(Err(error)) => Err(format!("{} ({error})", error.class())),
@@ -329,15 +366,33 @@ impl ServeDaemon {
             Ok(now) => Timestamp::now().duration_since(now),
             Err(_) => return,
         };
-        if let Err(error) = self.catalog.record_heartbeat(&self.settings.host, i64::try_from(skew.as_millis()).unwrap_or(i64::MAX)).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "this host could not say that it is there");
+        if let Err(error) = self
+            .catalog
+            .record_heartbeat(
+                &self.settings.host,
+                i64::try_from(skew.as_millis()).unwrap_or(i64::MAX),
+            )
+            .await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "this host could not say that it is there"
+            );
         }
-        let looked = alerting::AlarmScope { vault, jobs: status.not_looked_at.is_empty() || !vault && status.not_looked_at.len() == 1 };
+        let looked = alerting::AlarmScope {
+            vault,
+            jobs: status.not_looked_at.is_empty() || !vault && status.not_looked_at.len() == 1,
+        };
         alarms.extend(alerting::alarms_of(&status));
         alarms.extend(alerting::clock_skew(&self.settings.host, skew));
         alarms.extend(self.faults.iter().cloned());
-        if let Err(error) = self.telling.update(&self.catalog, &self.settings.host, alarms, looked).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "alarms could not be noted in the catalog");
+        if let Err(error) =
+            self.telling.update(&self.catalog, &self.settings.host, alarms, looked).await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "alarms could not be noted in the catalog"
+            );
         }
         let series = self.cache.read();
         if let Ok(mut at) = self.board.series.lock() {
@@ -357,12 +412,19 @@ impl ServeDaemon {
         self.cleaned = Some(Instant::now());
         let Ok(now) = self.catalog.now().await else { return };
         let before = now - HISTORY;
-        let forgotten =
-            async { Ok::<_, CatalogError>(self.catalog.forget_ticks(before).await? + self.catalog.forget_messages(before).await?) };
+        let forgotten = async {
+            Ok::<_, CatalogError>(
+                self.catalog.forget_ticks(before).await?
+                    + self.catalog.forget_messages(before).await?,
+            )
+        };
         match forgotten.await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "old ticks and messages are forgotten"),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "old ticks could not be forgotten"),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "old ticks could not be forgotten"
+            ),
         }
     }
 
@@ -418,12 +480,20 @@ impl ServeDaemon {
     }
 }
 
-/// What this process holds, leases and locks, it holds there: another catalog, host name or page needs another process.
+/// What this process holds, leases and locks, it holds there: another catalog, host name or page
+/// needs another process.
 fn refuse_another_place(old: &WorkContext, new: &WorkContext) -> Result<(), WorkError> {
     let place = |rig: &WorkContext| {
-        let page =
-            rig.config.serve.page.as_ref().map(|page| (page.listen, page.tls.clone(), page.client_ca.clone(), page.token_file.clone()));
-        (rig.config.catalog.place(), rig.config.catalog.file.clone(), rig.config.serve.host.clone(), rig.config.serve.lease, page)
+        let page = rig.config.serve.page.as_ref().map(|page| {
+            (page.listen, page.tls.clone(), page.client_ca.clone(), page.token_file.clone())
+        });
+        (
+            rig.config.catalog.place(),
+            rig.config.catalog.file.clone(),
+            rig.config.serve.host.clone(),
+            rig.config.serve.lease,
+            page,
+        )
     };
     if place(old) == place(new) && new.catalog.is_ok() {
         return Ok(());
@@ -453,7 +523,13 @@ impl JobRun {
             Err(failure) => (claim, Err(failure)),
             Ok(claim) => {
                 let (lost, cancel) = (CancellationToken::new(), self.stop.child_token());
-                let renewing = fence::renew(self.catalog.clone(), claim.subject.clone(), claim.epoch, self.lease, lost.clone());
+                let renewing = fence::renew(
+                    self.catalog.clone(),
+                    claim.subject.clone(),
+                    claim.epoch,
+                    self.lease,
+                    lost.clone(),
+                );
                 let result = {
                     let work = self.hands.perform(&job, &claim, progress, cancel.clone());
                     tokio::pin!(work);
@@ -491,15 +567,23 @@ impl JobRun {
     }
 }
 
-/// Writes the end of a run into the catalog, as often as it takes: a run that ended and is not known to have ended is run again.
-async fn write_down(catalog: &Catalog, job: &Job, claim: &TickClaim, result: Result<String, RunFailure>) -> &'static str {
+/// Writes the end of a run into the catalog, as often as it takes: a run that ended and is not
+/// known to have ended is run again.
+async fn write_down(
+    catalog: &Catalog,
+    job: &Job,
+    claim: &TickClaim,
+    result: Result<String, RunFailure>,
+) -> &'static str {
     let how = match &result {
         Ok(_) => "done",
         Err(failure) if failure.trouble == ErrorClass::Interrupted => "interrupted",
         Err(_) => "failed",
     };
     loop {
-        let now = tokio::time::timeout(CATALOG_MAX, catalog.now()).await.unwrap_or(Err(CatalogError::Silent));
+        let now = tokio::time::timeout(CATALOG_MAX, catalog.now())
+            .await
+            .unwrap_or(Err(CatalogError::Silent));
         let written = match now {
             Ok(now) => {
                 let end = end_of(job, claim, result.clone(), now);

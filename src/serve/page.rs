@@ -1,4 +1,5 @@
-//! The status page: datastores against their objectives, what runs and what will, drills, alarms. One page, made here, no script.
+//! The status page: datastores against their objectives, what runs and what will, drills, alarms.
+//! One page, made here, no script.
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -17,7 +18,12 @@ const DRILLS_MAX: usize = 10;
 
 /// The page.
 #[must_use]
-pub fn status_page(status: &SystemStatus, series: &EvidenceSeries, running: &[RunningJob], now: Timestamp) -> String {
+pub fn status_page(
+    status: &SystemStatus,
+    series: &EvidenceSeries,
+    running: &[RunningJob],
+    now: Timestamp,
+) -> String {
     let refresh = if running.is_empty() { REFRESH_SECONDS.1 } else { REFRESH_SECONDS.0 };
     html! {
         (DOCTYPE)
@@ -55,7 +61,9 @@ fn verdict(status: &SystemStatus) -> Markup {
 }
 
 fn alarms(status: &SystemStatus, now: Timestamp) -> Markup {
-    let unknown = status.alarms.iter().filter(|alarm| !status.standing.iter().any(|standing| standing.alarm.key() == alarm.key()));
+    let unknown = status.alarms.iter().filter(|alarm| {
+        !status.standing.iter().any(|standing| standing.alarm.key() == alarm.key())
+    });
     html! {
         @if !status.is_well() {
             section { h2 { "What is wrong" }

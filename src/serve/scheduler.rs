@@ -1,6 +1,9 @@
-//! The scheduler without clock and executor: what is due, who claims it, and what follows from its result.
+//! The scheduler without clock and executor: what is due, who claims it, and what follows from its
+//! result.
 //!
-//! It keeps no state that matters: ticks, leases and results are in the catalog, and any process with the same schedules continues where another died. A simulation drives it with a virtual clock; [`super::run`] with the real one.
+//! It keeps no state that matters: ticks, leases and results are in the catalog, and any process
+//! with the same schedules continues where another died. A simulation drives it with a virtual
+//! clock; [`super::run`] with the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,7 +42,15 @@ impl Scheduler {
     /// A scheduler that knows no jobs yet.
     #[must_use]
     pub fn new(catalog: Catalog, host: &str, lease: Duration, in_all: Option<usize>) -> Self {
-        Self { catalog, host: host.to_owned(), lease, in_all, jobs: Arc::default(), upcoming: BTreeSet::new(), planned: BTreeMap::new() }
+        Self {
+            catalog,
+            host: host.to_owned(),
+            lease,
+            in_all,
+            jobs: Arc::default(),
+            upcoming: BTreeSet::new(),
+            planned: BTreeMap::new(),
+        }
     }
 
     /// The jobs.
@@ -54,7 +65,8 @@ impl Scheduler {
     /// [`CatalogError::Query`]
     pub async fn take_jobs(&mut self, jobs: Vec<Job>) -> Result<(), CatalogError> {
         let now = self.catalog.now().await?;
-        let calendars: Vec<(String, String)> = jobs.iter().map(|job| (job.key.clone(), job.calendar.describe())).collect();
+        let calendars: Vec<(String, String)> =
+            jobs.iter().map(|job| (job.key.clone(), job.calendar.describe())).collect();
         let planned = self.catalog.register_jobs(&calendars, now).await?;
         // Only now: a catalog that does not answer leaves everything as it was.
         self.jobs = Arc::new(jobs.into_iter().map(|job| (job.key.clone(), job)).collect());
@@ -63,9 +75,16 @@ impl Scheduler {
     }
 
     fn look_up(&mut self, known: BTreeMap<String, Timestamp>, now: Timestamp) {
-        self.planned = self.jobs.keys().map(|key| (key.clone(), known.get(key).copied().unwrap_or(now))).collect();
-        let next = |job: &Job| self.planned.get(&job.key).and_then(|since| job.calendar.next_nominal(*since));
-        self.upcoming = self.jobs.values().filter_map(|job| Some((next(job)?, job.key.clone()))).collect();
+        self.planned = self
+            .jobs
+            .keys()
+            .map(|key| (key.clone(), known.get(key).copied().unwrap_or(now)))
+            .collect();
+        let next = |job: &Job| {
+            self.planned.get(&job.key).and_then(|since| job.calendar.next_nominal(*since))
+        };
+        self.upcoming =
+            self.jobs.values().filter_map(|job| Some((next(job)?, job.key.clone()))).collect();
     }
 
     /// Writes down every tick that has come, those that passed without a run as well.
@@ -76,11 +95,16 @@ impl Scheduler {
         let now = self.catalog.now().await?;
         if self.planned.values().any(|until| *until > now + SignedDuration::from_hours(1)) {
             let concerned = self.catalog.discard_future_ticks(now).await?;
-            tracing::warn!(concerned, "the clock was set back by more than an hour; what was planned in its future is planned again");
+            tracing::warn!(
+                concerned,
+                "the clock was set back by more than an hour; what was planned in its future is planned again"
+            );
             let known = self.catalog.planned().await?;
             self.look_up(known, now);
         }
-        while let Some((next, key)) = self.upcoming.first().filter(|(next, _)| *next <= now).cloned() {
+        while let Some((next, key)) =
+            self.upcoming.first().filter(|(next, _)| *next <= now).cloned()
+        {
             let Some(job) = self.jobs.get(&key).cloned() else {
                 self.upcoming.pop_first();
                 continue;
@@ -88,7 +112,8 @@ impl Scheduler {
             let since = self.planned.get(&key).copied().unwrap_or(now);
             let planned = job.plan(since, now);
             self.catalog.plan(&job, &planned, now).await?;
-            // Only now that it is written down: a catalog that does not answer must not make a job forgotten.
+            // Only now that it is written down: a catalog that does not answer must not make a job
+            // forgotten.
             self.upcoming.remove(&(next, key.clone()));
             self.planned.insert(key.clone(), planned.until);
             if let Some(next) = job.calendar.next_nominal(planned.until) {
@@ -99,14 +124,18 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Takes a tick that is due, with its job. `busy` are subjects of runs in this process: one whose lease has run out meanwhile, because
-    /// the host slept, is still its own.
+    /// Takes a tick that is due, with its job. `busy` are subjects of runs in this process: one
+    /// whose lease has run out meanwhile, because the host slept, is still its own.
     ///
     /// # Errors
     /// [`CatalogError::Query`]
-    pub async fn claim(&self, busy: &BTreeSet<String>) -> Result<Option<(TickClaim, Job)>, CatalogError> {
+    pub async fn claim(
+        &self,
+        busy: &BTreeSet<String>,
+    ) -> Result<Option<(TickClaim, Job)>, CatalogError> {
         let jobs = Arc::clone(&self.jobs);
-        let known = move |key: &str| jobs.get(key).filter(|job| !busy.contains(&job.subject())).cloned();
+        let known =
+            move |key: &str| jobs.get(key).filter(|job| !busy.contains(&job.subject())).cloned();
         let claim = self.catalog.claim(&self.host, &known, self.lease, self.in_all).await?;
         Ok(claim.and_then(|claim| Some((claim.clone(), self.jobs.get(&claim.job)?.clone()))))
     }
@@ -120,7 +149,12 @@ impl Scheduler {
 
 /// Decides what comes of how a run ended.
 #[must_use]
-pub fn end_of(job: &Job, claim: &TickClaim, result: Result<String, RunFailure>, now: Timestamp) -> RunEnd {
+pub fn end_of(
+    job: &Job,
+    claim: &TickClaim,
+    result: Result<String, RunFailure>,
+    now: Timestamp,
+) -> RunEnd {
     let failure = match result {
         Ok(outcome) => return RunEnd::Done(outcome),
         Err(failure) => failure,

@@ -1,11 +1,15 @@
-//! A decorator that damages what is read from a vault, for negative controls. The vault itself is not touched.
+//! A decorator that damages what is read from a vault, for negative controls. The vault itself is
+//! not touched.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Capabilities, ObjectFacts, ReadableObject, ThawAnswer, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits};
+use super::{
+    Capabilities, ObjectFacts, ReadableObject, ThawAnswer, UnfinishedUpload, Upload, Vault,
+    VaultError, VaultLimits,
+};
 use crate::domain::document::VaultDocument;
 use crate::domain::layout::ObjectKey;
 use crate::domain::thaw::RetrievalTier;
@@ -27,7 +31,8 @@ pub enum VaultDamage {
         /// Bytes that are left.
         bytes: u64,
     },
-    /// Objects of one place lie in another: whoever asks for a name beginning with `to` gets what stands under `from`.
+    /// Objects of one place lie in another: whoever asks for a name beginning with `to` gets what
+    /// stands under `from`.
     Replaced {
         /// Prefix of the names asked for.
         to: String,
@@ -50,7 +55,10 @@ impl DamagedVault {
     }
 
     fn refused<T>() -> Result<T, VaultError> {
-        Err(VaultError::Refused { what: "writing".to_owned(), why: "a rehearsal of damage only reads".to_owned() })
+        Err(VaultError::Refused {
+            what: "writing".to_owned(),
+            why: "a rehearsal of damage only reads".to_owned(),
+        })
     }
 
     fn other(&self, key: &ObjectKey) -> Option<ObjectKey> {
@@ -79,16 +87,25 @@ impl Vault for DamagedVault {
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
         let found = self.inner.find(&self.other(key).unwrap_or_else(|| key.clone())).await?;
         Ok(found.map(|facts| match &self.damage {
-            VaultDamage::CutOff { key: cut, bytes } if cut == key => ObjectFacts { bytes: facts.bytes.min(*bytes), ..facts },
+            VaultDamage::CutOff { key: cut, bytes } if cut == key => {
+                ObjectFacts { bytes: facts.bytes.min(*bytes), ..facts }
+            }
             _ => facts,
         }))
     }
-    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError> {
+    async fn read(
+        &self,
+        object: &ReadableObject,
+        from: u64,
+        length: usize,
+    ) -> Result<Bytes, VaultError> {
         let bytes = self.inner.read(object, from, length).await?;
         match &self.damage {
             VaultDamage::BitTurned { key, at } if key == object.key() => {
                 let mut bytes = bytes.to_vec();
-                let here = at.checked_sub(from).and_then(|offset| bytes.get_mut(usize::try_from(offset).ok()?));
+                let here = at
+                    .checked_sub(from)
+                    .and_then(|offset| bytes.get_mut(usize::try_from(offset).ok()?));
                 if let Some(byte) = here {
                     *byte ^= 1;
                 }
@@ -107,7 +124,12 @@ impl Vault for DamagedVault {
     async fn remove(&self, _: &ObjectKey) -> Result<(), VaultError> {
         Self::refused()
     }
-    async fn thaw(&self, object: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, VaultError> {
+    async fn thaw(
+        &self,
+        object: &ObjectFacts,
+        tier: RetrievalTier,
+        days: u32,
+    ) -> Result<ThawAnswer, VaultError> {
         self.inner.thaw(object, tier, days).await
     }
     async fn unfinished(&self) -> Result<Vec<UnfinishedUpload>, VaultError> {

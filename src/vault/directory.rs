@@ -1,8 +1,9 @@
 //! A vault in a directory.
 //!
-//! An object is written to a temporary name, synced, hard-linked to its name, and the temporary name removed; then the
-//! directory is synced. A hard link never replaces (a rename would), so two writers cannot both win. Nothing is written, removed or
-//! copied through a link (`directory_handle.rs`).
+//! An object is written to a temporary name, synced, hard-linked to its name, and the temporary
+//! name removed; then the directory is synced. A hard link never replaces (a rename would), so two
+//! writers cannot both win. Nothing is written, removed or copied through a link
+//! (`directory_handle.rs`).
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -16,9 +17,14 @@ use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::directory_handle::{DirectoryHandle, FoundFile, LinkPolicy};
-use super::{Capabilities, ObjectFacts, ReadableObject, StoreCapability, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits};
+use super::{
+    Capabilities, ObjectFacts, ReadableObject, StoreCapability, UnfinishedUpload, Upload, Vault,
+    VaultError, VaultLimits,
+};
 use crate::domain::VaultDocument;
-use crate::domain::layout::{EVIDENCE, MANIFESTS, META, ObjectKey, PAYLOADS, RUNS, may_hold_objects};
+use crate::domain::layout::{
+    EVIDENCE, MANIFESTS, META, ObjectKey, PAYLOADS, RUNS, may_hold_objects,
+};
 use crate::domain::thaw::Availability;
 use crate::seal::{SealedBytes, SegmentProof};
 
@@ -72,7 +78,9 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
 ) -> Result<T, VaultError> {
     let what = what.to_owned();
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(VaultError::Unknown { what, why: "a thread died".to_owned() }))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(VaultError::Unknown { what, why: "a thread died".to_owned() }))
 }
 
 pub(super) fn explain(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> VaultError {
@@ -82,10 +90,14 @@ pub(super) fn explain(what: &str, path: &Path) -> impl FnOnce(std::io::Error) ->
             VaultError::Refused { what, why: format!("{place}: {error}") }
         }
         std::io::ErrorKind::NotFound => VaultError::Missing { key: place },
-        std::io::ErrorKind::InvalidInput => VaultError::Refused { what, why: format!("{place}: {error}") },
+        std::io::ErrorKind::InvalidInput => {
+            VaultError::Refused { what, why: format!("{place}: {error}") }
+        }
         _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => VaultError::Refused {
             what,
-            why: format!("{place}: the way to it leads through a link, and nothing is written or removed behind one"),
+            why: format!(
+                "{place}: the way to it leads through a link, and nothing is written or removed behind one"
+            ),
         },
         _ => VaultError::Unavailable { what, why: format!("{place}: {error}") },
     }
@@ -97,7 +109,11 @@ pub(super) fn open_or_make(root: &Path) -> Result<DirectoryHandle, VaultError> {
     let failed = explain("creating a directory", root);
     match DirectoryHandle::open(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::DirBuilder::new().mode(0o700).recursive(true).create(root).map_err(explain("creating a directory", root))?;
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(root)
+                .map_err(explain("creating a directory", root))?;
             DirectoryHandle::open(root).map_err(failed)
         }
         other => other.map_err(failed),
@@ -116,8 +132,13 @@ struct TemporaryFile {
 impl TemporaryFile {
     fn create(root: &Path, key: &ObjectKey) -> Result<Self, VaultError> {
         let path = root.join(TEMPORARY);
-        let directory = open_or_make(root)?.make(TEMPORARY).map_err(explain("creating a directory", &path))?;
-        let name = format!("{}~{}", key.as_str().replace('/', "~"), hex::encode(rand::random::<[u8; 8]>()));
+        let directory =
+            open_or_make(root)?.make(TEMPORARY).map_err(explain("creating a directory", &path))?;
+        let name = format!(
+            "{}~{}",
+            key.as_str().replace('/', "~"),
+            hex::encode(rand::random::<[u8; 8]>())
+        );
         let path = path.join(&name);
         let file = directory.create(&name).map_err(explain("creating a file", &path))?;
         Ok(Self { file, directory, name, path })
@@ -159,9 +180,13 @@ impl Drop for TemporaryFile {
     }
 }
 
-/// What has the name already may be a link or a FIFO that somebody put there: then it is something else.
+/// What has the name already may be a link or a FIFO that somebody put there: then it is something
+/// else.
 fn same(directory: &DirectoryHandle, name: &str, proof: &SegmentProof) -> std::io::Result<bool> {
-    if directory.look(name, LinkPolicy::Refused)?.is_none_or(|stat| u64::try_from(stat.st_size).ok() != Some(proof.bytes)) {
+    if directory
+        .look(name, LinkPolicy::Refused)?
+        .is_none_or(|stat| u64::try_from(stat.st_size).ok() != Some(proof.bytes))
+    {
         return Ok(false);
     }
     let mut file = directory.read(name, LinkPolicy::Refused)?;
@@ -190,8 +215,8 @@ struct DirectoryUpload {
 }
 
 impl DirectoryUpload {
-    /// Sends what was written towards the disk while more is being made, so that the last sync has little left to do. Only that
-    /// last sync counts; a failure here shows there again.
+    /// Sends what was written towards the disk while more is being made, so that the last sync has
+    /// little left to do. Only that last sync counts; a failure here shows there again.
     fn sync_along(&mut self) {
         let busy = self.syncing.as_ref().is_some_and(|task| !task.is_finished());
         if self.unsynced_bytes < SYNC_BYTES || busy {
@@ -208,7 +233,10 @@ impl DirectoryUpload {
 impl Upload for DirectoryUpload {
     async fn part(&mut self, bytes: SealedBytes) -> Result<(), VaultError> {
         let Some(mut temporary) = self.file.take() else {
-            return Err(VaultError::Unknown { what: self.key.to_string(), why: "an earlier part failed".to_owned() });
+            return Err(VaultError::Unknown {
+                what: self.key.to_string(),
+                why: "an earlier part failed".to_owned(),
+            });
         };
         self.unsynced_bytes += bytes.len();
         self.file = Some(
@@ -231,7 +259,10 @@ impl Upload for DirectoryUpload {
         let (this, proof) = (*self, proof.clone());
         blocking("completing an object", move || match this.file {
             Some(temporary) => temporary.publish(&this.root, &this.key, &proof),
-            None => Err(VaultError::Tally { what: this.key.to_string(), why: "a part was lost".to_owned() }),
+            None => Err(VaultError::Tally {
+                what: this.key.to_string(),
+                why: "a part was lost".to_owned(),
+            }),
         })
         .await
     }
@@ -267,7 +298,8 @@ impl Vault for DirectoryVault {
         let (root, key) = (self.root.clone(), key.clone());
         blocking("beginning an upload", move || {
             let file = Some(TemporaryFile::create(&root, &key)?);
-            Ok(Box::new(DirectoryUpload { root, key, file, unsynced_bytes: 0, syncing: None }) as Box<dyn Upload>)
+            Ok(Box::new(DirectoryUpload { root, key, file, unsynced_bytes: 0, syncing: None })
+                as Box<dyn Upload>)
         })
         .await
     }
@@ -277,17 +309,25 @@ impl Vault for DirectoryVault {
         blocking("looking for an object", move || {
             let path = root.join(key.as_str());
             let Some(vault) = opened(&root)? else { return Ok(None) };
-            let stat = vault.look(key.as_str(), LinkPolicy::Followed).map_err(explain("looking for an object", &path))?;
+            let stat = vault
+                .look(key.as_str(), LinkPolicy::Followed)
+                .map_err(explain("looking for an object", &path))?;
             Ok(stat.map(|stat| facts(key, &stat)))
         })
         .await
     }
 
-    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError> {
+    async fn read(
+        &self,
+        object: &ReadableObject,
+        from: u64,
+        length: usize,
+    ) -> Result<Bytes, VaultError> {
         let (root, key) = (self.root.clone(), object.key().clone());
         blocking("reading", move || {
             let read = || -> std::io::Result<Bytes> {
-                let mut file = DirectoryHandle::open(&root)?.read(key.as_str(), LinkPolicy::Followed)?;
+                let mut file =
+                    DirectoryHandle::open(&root)?.read(key.as_str(), LinkPolicy::Followed)?;
                 file.seek(SeekFrom::Start(from))?;
                 let mut bytes = Vec::with_capacity(length);
                 file.take(length as u64).read_to_end(&mut bytes)?;
@@ -304,10 +344,14 @@ impl Vault for DirectoryVault {
             let Some(vault) = opened(&root)? else { return Ok(Vec::new()) };
             // Only the directory that the prefix names is walked, not the whole vault.
             let below = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
-            let seen = vault.walk(below, may_hold_objects).map_err(|(place, error)| explain("listing", &root.join(place))(error))?;
-            let is_wanted = |seen: &FoundFile| seen.name.starts_with(&prefix) && !seen.name.starts_with('.');
+            let seen = vault
+                .walk(below, may_hold_objects)
+                .map_err(|(place, error)| explain("listing", &root.join(place))(error))?;
+            let is_wanted =
+                |seen: &FoundFile| seen.name.starts_with(&prefix) && !seen.name.starts_with('.');
             let facts_of = |seen: FoundFile| Some(facts(seen.name.parse().ok()?, &seen.stat));
-            let mut found: Vec<ObjectFacts> = seen.into_iter().filter(is_wanted).filter_map(facts_of).collect();
+            let mut found: Vec<ObjectFacts> =
+                seen.into_iter().filter(is_wanted).filter_map(facts_of).collect();
             found.sort_by(|a, b| a.key.cmp(&b.key));
             Ok(found)
         })
@@ -320,16 +364,21 @@ impl Vault for DirectoryVault {
             let path = root.join(key.as_str());
             let Some(vault) = opened(&root)? else { return Ok(()) };
             let (mut parent, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
-            let removed = vault.directory(parent, LinkPolicy::Refused).and_then(|directory| directory.remove(name));
+            let removed = vault
+                .directory(parent, LinkPolicy::Refused)
+                .and_then(|directory| directory.remove(name));
             match removed {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(explain("removing", &path)(error)),
             }
-            // Directories that are empty now go too; one that is not says so, and that is all right.
+            // Directories that are empty now go too; one that is not says so, and that is all
+            // right.
             while !parent.is_empty() {
                 let (above, name) = parent.rsplit_once('/').unwrap_or(("", parent));
-                let removed = vault.directory(above, LinkPolicy::Refused).and_then(|directory| directory.remove_directory(name));
+                let removed = vault
+                    .directory(above, LinkPolicy::Refused)
+                    .and_then(|directory| directory.remove_directory(name));
                 if removed.is_err() {
                     break;
                 }
@@ -344,13 +393,17 @@ impl Vault for DirectoryVault {
         let root = self.root.clone();
         blocking("looking for unfinished uploads", move || {
             let path = root.join(TEMPORARY);
-            let files = match DirectoryHandle::open(&root).and_then(|vault| vault.directory(TEMPORARY, LinkPolicy::Refused)?.files()) {
+            let files = match DirectoryHandle::open(&root)
+                .and_then(|vault| vault.directory(TEMPORARY, LinkPolicy::Refused)?.files())
+            {
                 Ok(files) => files,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
                 Err(error) => return Err(explain("listing", &path)(error)),
             };
             let upload = |FoundFile { name: handle, stat }| {
-                let key = handle.rsplit_once('~').map_or(handle.clone(), |(key, _)| key.replace('~', "/"));
+                let key = handle
+                    .rsplit_once('~')
+                    .map_or(handle.clone(), |(key, _)| key.replace('~', "/"));
                 UnfinishedUpload { key, begun: modified(&stat), touched: modified(&stat), handle }
             };
             let mut found: Vec<UnfinishedUpload> = files.into_iter().map(upload).collect();
@@ -364,9 +417,13 @@ impl Vault for DirectoryVault {
         let (root, name) = (self.root.clone(), unfinished.handle.clone());
         blocking("discarding", move || {
             if name.contains('/') || name == ".." {
-                return Err(VaultError::Refused { what: "discarding".to_owned(), why: format!("{name:?} is not the name of an upload") });
+                return Err(VaultError::Refused {
+                    what: "discarding".to_owned(),
+                    why: format!("{name:?} is not the name of an upload"),
+                });
             }
-            let removed = DirectoryHandle::open(&root).and_then(|vault| vault.directory(TEMPORARY, LinkPolicy::Refused)?.remove(&name));
+            let removed = DirectoryHandle::open(&root)
+                .and_then(|vault| vault.directory(TEMPORARY, LinkPolicy::Refused)?.remove(&name));
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(explain("discarding", &root.join(TEMPORARY).join(name))(error))
@@ -379,9 +436,20 @@ impl Vault for DirectoryVault {
 
     async fn probe(&self, key: &ObjectKey) -> Result<Capabilities, VaultError> {
         self.put(key, VaultDocument::probe()).await?;
-        let repeated = self.put(key, VaultDocument::restore_guide("something else".to_owned())).await;
-        let yes = |question, detail: &str| StoreCapability { question, answer: Some(true), needed: true, detail: detail.to_owned() };
-        let unneeded = |question, detail: &str| StoreCapability { question, answer: Some(false), needed: false, detail: detail.to_owned() };
+        let repeated =
+            self.put(key, VaultDocument::restore_guide("something else".to_owned())).await;
+        let yes = |question, detail: &str| StoreCapability {
+            question,
+            answer: Some(true),
+            needed: true,
+            detail: detail.to_owned(),
+        };
+        let unneeded = |question, detail: &str| StoreCapability {
+            question,
+            answer: Some(false),
+            needed: false,
+            detail: detail.to_owned(),
+        };
         let root = self.root.clone();
         let elsewhere = blocking("looking at its parts", move || elsewhere(&root)).await?;
         Ok(Capabilities {
@@ -405,8 +473,14 @@ impl Vault for DirectoryVault {
                     needed: true,
                     detail: "hard link without replacing".to_owned(),
                 },
-                unneeded("checksums verified by the store", "a file system has none; verify reads every byte"),
-                unneeded("object locks", "a directory has none; whoever may write it may delete from it"),
+                unneeded(
+                    "checksums verified by the store",
+                    "a file system has none; verify reads every byte",
+                ),
+                unneeded(
+                    "object locks",
+                    "a directory has none; whoever may write it may delete from it",
+                ),
                 unneeded("storage classes", "a directory has none"),
             ],
         })
@@ -430,11 +504,11 @@ fn elsewhere(root: &Path) -> Result<Vec<String>, VaultError> {
     let mut found = Vec::new();
     for prefix in [TEMPORARY, MANIFESTS, META, PAYLOADS, EVIDENCE, RUNS] {
         let name = prefix.trim_end_matches('/');
-        let is_here =
-            |directory: &std::io::Result<DirectoryHandle>| matches!(directory, Ok(open) if open.device().is_ok_and(|own| own == device));
+        let is_here = |directory: &std::io::Result<DirectoryHandle>| matches!(directory, Ok(open) if open.device().is_ok_and(|own| own == device));
         let directory = vault.directory(name, LinkPolicy::Refused);
         if !is_here(&directory) {
-            let is_there = !matches!(&directory, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+            let is_there =
+                !matches!(&directory, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
             found.extend(is_there.then(|| name.to_owned()));
             continue;
         }
@@ -450,7 +524,8 @@ fn elsewhere(root: &Path) -> Result<Vec<String>, VaultError> {
 }
 
 fn modified(stat: &Stat) -> Timestamp {
-    Timestamp::new(stat.st_mtime, i32::try_from(stat.st_mtime_nsec).unwrap_or_default()).unwrap_or(Timestamp::UNIX_EPOCH)
+    Timestamp::new(stat.st_mtime, i32::try_from(stat.st_mtime_nsec).unwrap_or_default())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 fn facts(key: ObjectKey, stat: &Stat) -> ObjectFacts {

@@ -1,6 +1,10 @@
 //! Access to files below a directory that never follows a link.
 //!
-//! Whoever may write into a vault's directory can replace a directory or an object by a link. Followed while writing or removing, it leads anywhere on this host, with lifeboat's rights. So the kernel is asked to resolve names beneath the directory and through no link (`openat2`); where it does not support that, each component is opened by itself. Only regular files are opened, without blocking: a FIFO would never answer.
+//! Whoever may write into a vault's directory can replace a directory or an object by a link.
+//! Followed while writing or removing, it leads anywhere on this host, with lifeboat's rights. So
+//! the kernel is asked to resolve names beneath the directory and through no link (`openat2`);
+//! where it does not support that, each component is opened by itself. Only regular files are
+//! opened, without blocking: a FIFO would never answer.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,7 +24,8 @@ const BEHIND_LINKS_MAX: usize = 100_000;
 /// A directory, open.
 pub(super) struct DirectoryHandle(OwnedFd);
 
-/// Whether the last step may lead through links of directories: only to read what is known by its hash or its signature.
+/// Whether the last step may lead through links of directories: only to read what is known by its
+/// hash or its signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkPolicy {
     Refused,
@@ -36,10 +41,16 @@ pub(super) struct FoundFile {
 impl DirectoryHandle {
     /// Opens the directory itself, which may be a link: who configures it says so.
     pub fn open(root: &Path) -> io::Result<Self> {
-        Ok(Self(rustix::fs::openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+        Ok(Self(rustix::fs::openat(
+            CWD,
+            root,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?))
     }
 
-    /// The directory of this name, made if it is not there: readable by the owner only, and synced into its parent.
+    /// The directory of this name, made if it is not there: readable by the owner only, and synced
+    /// into its parent.
     pub fn make(&self, name: &str) -> io::Result<Self> {
         let mut at = Self(self.0.try_clone()?);
         for part in name.split('/').filter(|part| !part.is_empty()) {
@@ -68,13 +79,15 @@ impl DirectoryHandle {
 
     /// A new file of this name.
     pub fn create(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?))
     }
 
     /// A file of this name for everybody's lock, made if it is not there; what is in it stays.
     pub fn lock(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         regular(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?)
     }
 
@@ -86,7 +99,12 @@ impl DirectoryHandle {
                 let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
                 let directory = self.directory(directory, LinkPolicy::Followed)?;
                 tracing::warn!(name, "the way to this object leads through a link");
-                regular(rustix::fs::openat(&directory.0, file, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+                regular(rustix::fs::openat(
+                    &directory.0,
+                    file,
+                    flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?)
             }
             other => regular(other?),
         }
@@ -96,7 +114,8 @@ impl DirectoryHandle {
         if links == LinkPolicy::Followed {
             return Ok(rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty())?);
         }
-        let strictly = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let strictly =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty(), strictly) {
             // Kernels before 5.6, and sandboxes that do not let it pass.
             Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => self.step_by_step(name, flags),
@@ -114,7 +133,12 @@ impl DirectoryHandle {
             }
             let last = parts.peek().is_none();
             let wanted = if last { flags } else { OFlags::RDONLY | OFlags::DIRECTORY };
-            at = match rustix::fs::openat(&at, part, wanted | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            at = match rustix::fs::openat(
+                &at,
+                part,
+                wanted | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) {
                 // A directory was wanted, and a link is none.
                 Err(Errno::NOTDIR) if is_link(&at, part) => return Err(Errno::LOOP.into()),
                 other => other?,
@@ -127,19 +151,30 @@ impl DirectoryHandle {
     pub fn look(&self, name: &str, links: LinkPolicy) -> io::Result<Option<Stat>> {
         let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
         let directory = match self.directory(directory, LinkPolicy::Refused) {
-            Err(error) if links == LinkPolicy::Followed && is_loop(&error) => self.directory(directory, LinkPolicy::Followed),
+            Err(error) if links == LinkPolicy::Followed && is_loop(&error) => {
+                self.directory(directory, LinkPolicy::Followed)
+            }
             other => other,
         };
-        let stat = directory.and_then(|directory| Ok(rustix::fs::statat(&directory.0, file, AtFlags::SYMLINK_NOFOLLOW)?));
+        let stat = directory.and_then(|directory| {
+            Ok(rustix::fs::statat(&directory.0, file, AtFlags::SYMLINK_NOFOLLOW)?)
+        });
         match stat {
             Ok(stat) => Ok(is(&stat, FileType::RegularFile).then_some(stat)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// Gives a file of this directory another name in another, unless that is taken: by a link, or where the file system has none, by a
-    /// rename that replaces nothing.
+    /// Gives a file of this directory another name in another, unless that is taken: by a link, or
+    /// where the file system has none, by a rename that replaces nothing.
     pub fn link(&self, name: &str, to: &Self, new: &str) -> io::Result<()> {
         match rustix::fs::linkat(&self.0, name, &to.0, new, AtFlags::empty()) {
             Ok(()) => Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?),
@@ -196,10 +231,15 @@ impl DirectoryHandle {
         Ok(self.names()?.into_iter().filter(is_directory).collect())
     }
 
-    /// Regular files below the directory of this name, each under its name from here. Links of directories are looked behind, and told of: what is
-    /// found there may be read, and nothing is written or removed there. Behind a link nothing that goes wrong is an error, or whoever may put
-    /// one there could close every listing. The error names the directory.
-    pub fn walk(&self, below: &str, wanted: fn(&str) -> bool) -> Result<Vec<FoundFile>, (String, io::Error)> {
+    /// Regular files below the directory of this name, each under its name from here. Links of
+    /// directories are looked behind, and told of: what is found there may be read, and nothing
+    /// is written or removed there. Behind a link nothing that goes wrong is an error, or whoever
+    /// may put one there could close every listing. The error names the directory.
+    pub fn walk(
+        &self,
+        below: &str,
+        wanted: fn(&str) -> bool,
+    ) -> Result<Vec<FoundFile>, (String, io::Error)> {
         let mut walk = DirectoryWalk { found: Vec::new(), wanted, left: BEHIND_LINKS_MAX };
         let (directory, behind) = match self.directory(below, LinkPolicy::Refused) {
             Err(error) if is_loop(&error) => (self.directory(below, LinkPolicy::Followed), true),
@@ -207,7 +247,11 @@ impl DirectoryHandle {
         };
         match directory {
             Ok(directory) => walk.at(&directory, below, 0, behind)?,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
             Err(error) => return Err((below.to_owned(), error)),
         }
         Ok(walk.found)
@@ -238,7 +282,13 @@ struct DirectoryWalk {
 }
 
 impl DirectoryWalk {
-    fn at(&mut self, directory: &DirectoryHandle, at: &str, depth: usize, behind: bool) -> Result<(), (String, io::Error)> {
+    fn at(
+        &mut self,
+        directory: &DirectoryHandle,
+        at: &str,
+        depth: usize,
+        behind: bool,
+    ) -> Result<(), (String, io::Error)> {
         let names = match directory.names() {
             Err(_) if behind => return Ok(()),
             names => names.map_err(|error| (at.to_owned(), error))?,
@@ -249,14 +299,21 @@ impl DirectoryWalk {
                 let Some(left) = self.left.checked_sub(1) else { return Ok(()) };
                 self.left = left;
                 if left == 0 {
-                    tracing::warn!(name = own, "links in the vault lead to too many files; not all of them are looked at");
+                    tracing::warn!(
+                        name = own,
+                        "links in the vault lead to too many files; not all of them are looked at"
+                    );
                 }
             }
             // What has gone since is not there.
-            let Ok(stat) = rustix::fs::statat(&directory.0, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let Ok(stat) = rustix::fs::statat(&directory.0, &name, AtFlags::SYMLINK_NOFOLLOW)
+            else {
+                continue;
+            };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => self.found.push(FoundFile { name: own, stat }),
-                FileType::Directory | FileType::Symlink if depth >= DEPTH_MAX || !(self.wanted)(&own) => {}
+                FileType::Directory | FileType::Symlink
+                    if depth >= DEPTH_MAX || !(self.wanted)(&own) => {}
                 FileType::Directory => {
                     match directory.directory(&name, LinkPolicy::Refused) {
                         Ok(below) => self.at(&below, &own, depth + 1, behind)?,
@@ -268,7 +325,10 @@ impl DirectoryWalk {
                 }
                 FileType::Symlink if !behind => {
                     if let Ok(below) = directory.directory(&name, LinkPolicy::Followed) {
-                        tracing::warn!(name = own, "a link in the vault is followed to read; nothing is written or removed behind it");
+                        tracing::warn!(
+                            name = own,
+                            "a link in the vault is followed to read; nothing is written or removed behind it"
+                        );
                         self.at(&below, &own, depth + 1, true)?;
                     }
                 }
@@ -313,14 +373,28 @@ mod tests {
         std::os::unix::fs::symlink("/etc", directory.path().join("a/link")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", directory.path().join("a/to-file")).unwrap();
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        for (name, reached) in
-            [("a/b/file", true), ("a/link/passwd", false), ("a/to-file", false), ("a/../a/b/file", false), ("a/b/none", false)]
-        {
+        for (name, reached) in [
+            ("a/b/file", true),
+            ("a/link/passwd", false),
+            ("a/to-file", false),
+            ("a/../a/b/file", false),
+            ("a/b/none", false),
+        ] {
             assert_eq!(root.step_by_step(name, flags).is_ok(), reached, "{name}");
-            assert_eq!(root.read(name, LinkPolicy::Refused).is_ok(), reached || name.contains(".."), "{name}");
+            assert_eq!(
+                root.read(name, LinkPolicy::Refused).is_ok(),
+                reached || name.contains(".."),
+                "{name}"
+            );
         }
-        assert_eq!(root.step_by_step("a/link/passwd", flags).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
-        assert!(root.make("a/link/new").is_err() && root.directory("a/link", LinkPolicy::Refused).is_err());
+        assert_eq!(
+            root.step_by_step("a/link/passwd", flags).unwrap_err().raw_os_error(),
+            Some(Errno::LOOP.raw_os_error())
+        );
+        assert!(
+            root.make("a/link/new").is_err()
+                && root.directory("a/link", LinkPolicy::Refused).is_err()
+        );
     }
 
     #[test]
@@ -330,8 +404,14 @@ mod tests {
         for name in ["one", "two"] {
             root.create(name).unwrap();
         }
-        assert_eq!(root.link("one", &root, "two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            root.link("one", &root, "two").unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         root.link("one", &root, "three").unwrap();
-        assert!(root.look("one", LinkPolicy::Refused).unwrap().is_none() && root.look("three", LinkPolicy::Refused).unwrap().is_some());
+        assert!(
+            root.look("one", LinkPolicy::Refused).unwrap().is_none()
+                && root.look("three", LinkPolicy::Refused).unwrap().is_some()
+        );
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! The contract, which `tests/it/vault/contract.rs` runs on every adapter:
 //!
-//! - Nothing is stored under a name twice. [`Vault::put`] and [`Upload::complete`] answer [`VaultError::Exists`] if the
-//!   name is taken by other bytes, and succeed if it is taken by the very same bytes (a reply that was lost).
-//! - An object is visible only when it is whole. An upload that is dropped or aborted leaves nothing that
-//!   [`Vault::list`] shows; what it may leave is found by [`Vault::unfinished`].
-//! - After [`VaultError::Unknown`] the object may or may not be there; nothing may be concluded from it.
+//! - Nothing is stored under a name twice. [`Vault::put`] and [`Upload::complete`] answer
+//!   [`VaultError::Exists`] if the name is taken by other bytes, and succeed if it is taken by the
+//!   very same bytes (a reply that was lost).
+//! - An object is visible only when it is whole. An upload that is dropped or aborted leaves
+//!   nothing that [`Vault::list`] shows; what it may leave is found by [`Vault::unfinished`].
+//! - After [`VaultError::Unknown`] the object may or may not be there; nothing may be concluded
+//!   from it.
 //! - [`Vault::list`] is complete or fails; order is by name.
 //!
 //! What is read is hostile until its signature or hash has been checked by the caller.
@@ -136,7 +138,8 @@ pub struct ObjectVersionInfo {
     pub bytes: u64,
     /// When the store says it was written.
     pub modified: Timestamp,
-    /// Whether it is a marker, which says that the object is deleted and hides the versions before it.
+    /// Whether it is a marker, which says that the object is deleted and hides the versions before
+    /// it.
     pub is_marker: bool,
     /// Whether it is the newest of its object.
     pub is_current: bool,
@@ -167,7 +170,8 @@ pub struct StoreCapability {
 pub trait Vault: Send + Sync {
     /// The vault's address, for people and for `RESTORE.md`: `file:///…` or `s3://bucket/prefix`.
     fn address(&self) -> String;
-    /// Options that the AWS CLI needs to find the vault, shell-quoted, each with a space before it; empty without S3.
+    /// Options that the AWS CLI needs to find the vault, shell-quoted, each with a space before it;
+    /// empty without S3.
     fn cli_options(&self) -> String {
         String::new()
     }
@@ -179,30 +183,49 @@ pub trait Vault: Send + Sync {
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, VaultError>;
     /// Facts about one object, `None` if it does not exist.
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError>;
-    /// Bytes `from..from + length` of an object: at least one unless its end is reached, perhaps fewer than asked for where the store
-    /// stopped sending. [`fetch`] goes on at the byte.
-    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError>;
-    /// All objects whose names begin with `prefix`, by name. Names that no vault writes are left out.
+    /// Bytes `from..from + length` of an object: at least one unless its end is reached, perhaps
+    /// fewer than asked for where the store stopped sending. [`fetch`] goes on at the byte.
+    async fn read(
+        &self,
+        object: &ReadableObject,
+        from: u64,
+        length: usize,
+    ) -> Result<Bytes, VaultError>;
+    /// All objects whose names begin with `prefix`, by name. Names that no vault writes are left
+    /// out.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectFacts>, VaultError>;
     /// Removes an object; one that is not there is success.
     async fn remove(&self, key: &ObjectKey) -> Result<(), VaultError>;
-    /// Removes exactly the version of an object that was looked at, for good; one that is not there is success.
+    /// Removes exactly the version of an object that was looked at, for good; one that is not there
+    /// is success.
     async fn erase(&self, object: &ObjectFacts) -> Result<(), VaultError> {
         self.remove(&object.key).await
     }
-    /// All versions of all objects whose names begin with `prefix`, hidden ones and markers too, complete or failing like [`Vault::list`]. `None` in
-    /// a store that keeps none.
+    /// All versions of all objects whose names begin with `prefix`, hidden ones and markers too,
+    /// complete or failing like [`Vault::list`]. `None` in a store that keeps none.
     async fn versions(&self, _: &str) -> Result<Option<Vec<ObjectVersionInfo>>, VaultError> {
         Ok(None)
     }
     /// Removes a version, for good; one that is not there is success.
     async fn erase_version(&self, version: &ObjectVersionInfo) -> Result<(), VaultError> {
-        Err(VaultError::Refused { what: format!("removing {}", version.key), why: "no versions are kept here".to_owned() })
+        Err(VaultError::Refused {
+            what: format!("removing {}", version.key),
+            why: "no versions are kept here".to_owned(),
+        })
     }
-    /// Asks for a readable copy of a frozen object, for `days`; of one that is thawed, that it stays so much longer from now. May be
-    /// repeated. After [`VaultError::Unknown`] the object's facts tell whether it took effect.
-    async fn thaw(&self, object: &ObjectFacts, _: RetrievalTier, _: u32) -> Result<ThawAnswer, VaultError> {
-        Err(VaultError::Refused { what: format!("thawing {}", object.key), why: "nothing in this vault is cold".to_owned() })
+    /// Asks for a readable copy of a frozen object, for `days`; of one that is thawed, that it
+    /// stays so much longer from now. May be repeated. After [`VaultError::Unknown`] the
+    /// object's facts tell whether it took effect.
+    async fn thaw(
+        &self,
+        object: &ObjectFacts,
+        _: RetrievalTier,
+        _: u32,
+    ) -> Result<ThawAnswer, VaultError> {
+        Err(VaultError::Refused {
+            what: format!("thawing {}", object.key),
+            why: "nothing in this vault is cold".to_owned(),
+        })
     }
     /// Uploads that were begun and not ended.
     async fn unfinished(&self) -> Result<Vec<UnfinishedUpload>, VaultError>;
@@ -219,8 +242,8 @@ pub trait Upload: Send {
     async fn part(&mut self, bytes: SealedBytes) -> Result<(), VaultError>;
     /// Waits until every part handed over has arrived and been confirmed.
     async fn settle(&mut self) -> Result<(), VaultError>;
-    /// Makes the object visible, if what arrived tallies with `proof`. Whatever fails, no unfinished upload stays if that can be
-    /// helped.
+    /// Makes the object visible, if what arrived tallies with `proof`. Whatever fails, no
+    /// unfinished upload stays if that can be helped.
     async fn complete(self: Box<Self>, proof: &SegmentProof) -> Result<(), VaultError>;
     /// Leaves nothing behind.
     async fn abort(self: Box<Self>) -> Result<(), VaultError>;
@@ -301,7 +324,9 @@ impl VaultError {
         match self {
             Self::Exists { .. } | Self::Tally { .. } => ErrorClass::Integrity,
             Self::Missing { .. } => ErrorClass::Integrity,
-            Self::Frozen { .. } | Self::Unavailable { .. } | Self::Unknown { .. } => ErrorClass::Unavailable,
+            Self::Frozen { .. } | Self::Unavailable { .. } | Self::Unknown { .. } => {
+                ErrorClass::Unavailable
+            }
             Self::Refused { .. } | Self::Unusable(_) => ErrorClass::Usage,
             Self::KeyRefused { .. } => ErrorClass::KeyRefused,
         }

@@ -1,7 +1,9 @@
-//! A cold tier for a vault in a directory: the rules of S3's archive classes, for rehearsals and for tests.
+//! A cold tier for a vault in a directory: the rules of S3's archive classes, for rehearsals and
+//! for tests.
 //!
-//! Payloads of a cold class stand in the directory as ever, and reading them is refused until a copy was asked for and its time has
-//! passed. What was asked for stands in `.cold/`, a file for each object. The rules, and the pages they come from:
+//! Payloads of a cold class stand in the directory as ever, and reading them is refused until a
+//! copy was asked for and its time has passed. What was asked for stands in `.cold/`, a file for
+//! each object. The rules, and the pages they come from:
 //!
 //! | rule | page |
 //! |---|---|
@@ -12,8 +14,9 @@
 //! | a copy goes away at the midnight UTC after its days | S3 API, RestoreObject |
 //! | expedited may be refused for want of capacity | S3 user guide, Provisioned capacity |
 //!
-//! Two things differ on purpose: each tier takes its longest documented time, always; and with `cold_speed` above 1 that time and the
-//! days pass so much faster, without rounding to midnight. Expedited retrievals are refused while `.cold/no-capacity` exists.
+//! Two things differ on purpose: each tier takes its longest documented time, always; and with
+//! `cold_speed` above 1 that time and the days pass so much faster, without rounding to midnight.
+//! Expedited retrievals are refused while `.cold/no-capacity` exists.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -28,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use super::directory::{DirectoryVault, blocking, explain, open_or_make};
 use super::directory_handle::{DirectoryHandle, LinkPolicy};
 use super::{
-    Capabilities, ObjectFacts, ReadableObject, StoreCapability, ThawAnswer, UnfinishedUpload, Upload, Vault, VaultError, VaultLimits,
+    Capabilities, ObjectFacts, ReadableObject, StoreCapability, ThawAnswer, UnfinishedUpload,
+    Upload, Vault, VaultError, VaultLimits,
 };
 use crate::config::ColdConfig;
 use crate::domain::VaultDocument;
@@ -59,7 +63,9 @@ impl ThawClock {
     fn now(&self) -> Timestamp {
         match self {
             Self::Host => Timestamp::now(),
-            Self::Virtual(seconds) => Timestamp::from_second(seconds.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX),
+            Self::Virtual(seconds) => {
+                Timestamp::from_second(seconds.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX)
+            }
         }
     }
 }
@@ -93,7 +99,13 @@ impl SimulatedGlacier {
             return None;
         }
         let days = now.duration_since(facts.modified).as_hours() / 24;
-        let moved = self.rules.colder.iter().rev().find(|step| step.after_days <= days).map(|step| step.class.clone());
+        let moved = self
+            .rules
+            .colder
+            .iter()
+            .rev()
+            .find(|step| step.after_days <= days)
+            .map(|step| step.class.clone());
         moved.or_else(|| self.rules.class.clone())
     }
 
@@ -118,7 +130,9 @@ impl SimulatedGlacier {
         }
         match self.retrieval(key) {
             Some(retrieval) if now < retrieval.ready => Availability::UnderWay,
-            Some(retrieval) if now < retrieval.until => Availability::Thawed { until: Some(retrieval.until) },
+            Some(retrieval) if now < retrieval.until => {
+                Availability::Thawed { until: Some(retrieval.until) }
+            }
             _ => Availability::Frozen,
         }
     }
@@ -142,21 +156,36 @@ impl SimulatedGlacier {
         }
     }
 
-    fn ask(&self, facts: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, VaultError> {
+    fn ask(
+        &self,
+        facts: &ObjectFacts,
+        tier: RetrievalTier,
+        days: u32,
+    ) -> Result<ThawAnswer, VaultError> {
         let what = || format!("thawing {}", facts.key);
         let now = self.clock.now();
         let Some(class) = facts.class.as_deref().and_then(ColdClass::of) else {
-            return Err(VaultError::Refused { what: what(), why: "it is not in an archive class".to_owned() });
+            return Err(VaultError::Refused {
+                what: what(),
+                why: "it is not in an archive class".to_owned(),
+            });
         };
         let Some(takes) = class.takes(tier) else {
-            return Err(VaultError::Refused { what: what(), why: format!("class {class:?} offers no {tier} retrieval") });
+            return Err(VaultError::Refused {
+                what: what(),
+                why: format!("class {class:?} offers no {tier} retrieval"),
+            });
         };
-        let state = open_or_make(self.inner.root())?.make(STATE).map_err(explain("creating a directory", &self.state))?;
+        let state = open_or_make(self.inner.root())?
+            .make(STATE)
+            .map_err(explain("creating a directory", &self.state))?;
         let lock = self.state.join("lock");
         let file = state.lock("lock").map_err(explain("locking", &lock))?;
         // Whoever may write there may hold it for ever.
         let begun = std::time::Instant::now();
-        while let Err(error) = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        while let Err(error) =
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        {
             if begun.elapsed() > LOCK_MAX {
                 return Err(explain("locking", &lock)(error.into()));
             }
@@ -166,13 +195,19 @@ impl SimulatedGlacier {
         let ready = match before {
             Some(before) if now >= before.ready => before.ready,
             Some(before) if tier >= before.tier => return Ok(ThawAnswer::UnderWay),
-            _ if tier == RetrievalTier::Expedited && self.state.join(NO_CAPACITY).exists() => return Ok(ThawAnswer::NoCapacity),
+            _ if tier == RetrievalTier::Expedited && self.state.join(NO_CAPACITY).exists() => {
+                return Ok(ThawAnswer::NoCapacity);
+            }
             _ => now + self.hastened(takes),
         };
         let retrieval = RetrievalRequest { tier, ready, until: self.until(ready.max(now), days) };
-        let (name, text) = (Self::file(&facts.key), serde_json::to_vec(&retrieval).unwrap_or_default());
+        let (name, text) =
+            (Self::file(&facts.key), serde_json::to_vec(&retrieval).unwrap_or_default());
         let temporary = format!("{}.new", hex::encode(rand::random::<[u8; 8]>()));
-        let written = state.create(&temporary).and_then(|mut file| file.write_all(&text)).and_then(|()| state.replace(&temporary, &name));
+        let written = state
+            .create(&temporary)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| state.replace(&temporary, &name));
         written.map_err(explain("writing", &self.state.join(name)))?;
         Ok(ThawAnswer::Accepted)
     }
@@ -197,10 +232,21 @@ impl Vault for SimulatedGlacier {
     async fn find(&self, key: &ObjectKey) -> Result<Option<ObjectFacts>, VaultError> {
         Ok(self.inner.find(key).await?.map(|facts| self.chill(facts)))
     }
-    async fn read(&self, object: &ReadableObject, from: u64, length: usize) -> Result<Bytes, VaultError> {
+    async fn read(
+        &self,
+        object: &ReadableObject,
+        from: u64,
+        length: usize,
+    ) -> Result<Bytes, VaultError> {
         // It was warm when it was looked at.
-        if !self.warmth(object.key(), Some(object.class()), self.clock.now()).is_readable(self.clock.now()) {
-            return Err(VaultError::Frozen { key: object.key().clone(), class: object.class().to_owned() });
+        if !self
+            .warmth(object.key(), Some(object.class()), self.clock.now())
+            .is_readable(self.clock.now())
+        {
+            return Err(VaultError::Frozen {
+                key: object.key().clone(),
+                class: object.class().to_owned(),
+            });
         }
         self.inner.read(object, from, length).await
     }
@@ -211,7 +257,12 @@ impl Vault for SimulatedGlacier {
         let _ = self.known().and_then(|state| state.remove(&Self::file(key)));
         self.inner.remove(key).await
     }
-    async fn thaw(&self, object: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, VaultError> {
+    async fn thaw(
+        &self,
+        object: &ObjectFacts,
+        tier: RetrievalTier,
+        days: u32,
+    ) -> Result<ThawAnswer, VaultError> {
         let (this, object) = (self.clone(), object.clone());
         blocking("thawing", move || this.ask(&object, tier, days)).await
     }
@@ -225,8 +276,16 @@ impl Vault for SimulatedGlacier {
         let mut abilities = self.inner.probe(key).await?;
         let question = "storage classes";
         abilities.answers.retain(|ability| ability.question != question);
-        let detail = format!("rehearsed: payloads behave as in S3, {} times as fast", self.rules.speed.max(1));
-        abilities.answers.push(StoreCapability { question, answer: Some(true), needed: true, detail });
+        let detail = format!(
+            "rehearsed: payloads behave as in S3, {} times as fast",
+            self.rules.speed.max(1)
+        );
+        abilities.answers.push(StoreCapability {
+            question,
+            answer: Some(true),
+            needed: true,
+            detail,
+        });
         Ok(abilities)
     }
 }
@@ -248,13 +307,18 @@ mod tests {
         /// A payload of a class, as it is a minute after it was stored.
         fn of(class: &str) -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let key: ObjectKey = "payloads/db/20261122T031500Z-K3XQ7A/main.zst.age".parse().unwrap();
+            let key: ObjectKey =
+                "payloads/db/20261122T031500Z-K3XQ7A/main.zst.age".parse().unwrap();
             let file = directory.path().join(key.as_str());
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, b"sealed").unwrap();
             let clock = Arc::new(AtomicI64::new(Timestamp::now().as_second() + 60));
             let rules = ColdConfig { class: Some(class.to_owned()), colder: Vec::new(), speed: 1 };
-            let vault = SimulatedGlacier::new(DirectoryVault::new(directory.path()), rules, ThawClock::Virtual(Arc::clone(&clock)));
+            let vault = SimulatedGlacier::new(
+                DirectoryVault::new(directory.path()),
+                rules,
+                ThawClock::Virtual(Arc::clone(&clock)),
+            );
             Self { vault, clock, _directory: directory, key }
         }
         fn pass(&self, hours: i64) {
@@ -274,21 +338,36 @@ mod tests {
         assert_eq!(frost.facts().await.warmth, Availability::Frozen);
         assert!(matches!(frost.facts().await.warm(), Err(VaultError::Frozen { .. })));
         assert_eq!(frost.ask(RetrievalTier::Standard).await.unwrap(), ThawAnswer::Accepted);
-        assert_eq!(frost.ask(RetrievalTier::Standard).await.unwrap(), ThawAnswer::UnderWay, "one at a time");
+        assert_eq!(
+            frost.ask(RetrievalTier::Standard).await.unwrap(),
+            ThawAnswer::UnderWay,
+            "one at a time"
+        );
         frost.pass(4);
         assert_eq!(frost.facts().await.warmth, Availability::UnderWay);
         frost.pass(1);
         let warm = frost.facts().await.warm().unwrap();
         assert_eq!(frost.vault.read(&warm, 0, 100).await.unwrap(), Bytes::from_static(b"sealed"));
-        let Availability::Thawed { until: Some(until) } = frost.facts().await.warmth else { unreachable!() };
+        let Availability::Thawed { until: Some(until) } = frost.facts().await.warmth else {
+            unreachable!()
+        };
         assert_eq!(until.as_second() % 86_400, 0, "rounded to midnight UTC");
         frost.pass(24);
-        assert_eq!(frost.ask(RetrievalTier::Standard).await.unwrap(), ThawAnswer::Accepted, "asking again prolongs it");
-        let Availability::Thawed { until: Some(longer) } = frost.facts().await.warmth else { unreachable!() };
+        assert_eq!(
+            frost.ask(RetrievalTier::Standard).await.unwrap(),
+            ThawAnswer::Accepted,
+            "asking again prolongs it"
+        );
+        let Availability::Thawed { until: Some(longer) } = frost.facts().await.warmth else {
+            unreachable!()
+        };
         assert!(longer > until);
         frost.pass(24 * 4);
         assert_eq!(frost.facts().await.warmth, Availability::Frozen);
-        assert!(matches!(frost.vault.read(&warm, 0, 100).await, Err(VaultError::Frozen { .. })), "also for who looked earlier");
+        assert!(
+            matches!(frost.vault.read(&warm, 0, 100).await, Err(VaultError::Frozen { .. })),
+            "also for who looked earlier"
+        );
     }
 
     #[tokio::test]
@@ -309,19 +388,39 @@ mod tests {
         std::fs::write(frost.vault.state.join(NO_CAPACITY), "").unwrap();
         assert_eq!(frost.ask(RetrievalTier::Expedited).await.unwrap(), ThawAnswer::NoCapacity);
         assert_eq!(frost.facts().await.warmth, Availability::Frozen);
-        assert!(matches!(ObjectTemperature::of("DEEP_ARCHIVE").ask(RetrievalTier::Expedited).await, Err(VaultError::Refused { .. })));
-        assert!(matches!(ObjectTemperature::of("STANDARD_IA").ask(RetrievalTier::Standard).await, Err(VaultError::Refused { .. })));
+        assert!(matches!(
+            ObjectTemperature::of("DEEP_ARCHIVE").ask(RetrievalTier::Expedited).await,
+            Err(VaultError::Refused { .. })
+        ));
+        assert!(matches!(
+            ObjectTemperature::of("STANDARD_IA").ask(RetrievalTier::Standard).await,
+            Err(VaultError::Refused { .. })
+        ));
     }
 
     #[tokio::test]
     async fn payloads_grow_cold_with_age_and_nothing_else_does() {
         let mut frost = ObjectTemperature::of("STANDARD");
-        frost.vault.rules.colder = vec![ClassTransition { after_days: 30, class: "DEEP_ARCHIVE".to_owned() }];
+        frost.vault.rules.colder =
+            vec![ClassTransition { after_days: 30, class: "DEEP_ARCHIVE".to_owned() }];
         assert_eq!(frost.facts().await.warmth, Availability::Warm);
         frost.pass(24 * 31);
         assert_eq!(frost.facts().await.warmth, Availability::Frozen);
-        frost.vault.put(&"manifests/db/x.json".parse().unwrap(), VaultDocument::probe()).await.unwrap();
+        frost
+            .vault
+            .put(&"manifests/db/x.json".parse().unwrap(), VaultDocument::probe())
+            .await
+            .unwrap();
         frost.pass(24 * 365);
-        assert_eq!(frost.vault.find(&"manifests/db/x.json".parse().unwrap()).await.unwrap().unwrap().warmth, Availability::Warm);
+        assert_eq!(
+            frost
+                .vault
+                .find(&"manifests/db/x.json".parse().unwrap())
+                .await
+                .unwrap()
+                .unwrap()
+                .warmth,
+            Availability::Warm
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A decorator that flips one bit of the first block that is read, for negative controls. The volumes themselves are not touched.
+//! A decorator that flips one bit of the first block that is read, for negative controls. The
+//! volumes themselves are not touched.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{BlockPage, BlockRef, NewVolume, SnapshotRequest, VolumeStore, VolumesError};
 use crate::domain::volumes::{
-    InstanceId, LockState, ResourceTags, SetPlace, SnapshotId, SnapshotInfo, SnapshotLock, VolumeId, VolumeInfo, VolumeSelection,
+    InstanceId, LockState, ResourceTags, SetPlace, SnapshotId, SnapshotInfo, SnapshotLock,
+    VolumeId, VolumeInfo, VolumeSelection,
 };
 
 /// The decorator. It reads; whatever would change anything is refused.
@@ -26,7 +28,11 @@ impl DamagedVolumes {
     }
 
     fn refused<T>(&self, what: &str) -> Result<T, VolumesError> {
-        Err(VolumesError::Refused { what: what.to_owned(), place: self.place().to_string(), why: "they are only looked at".to_owned() })
+        Err(VolumesError::Refused {
+            what: what.to_owned(),
+            place: self.place().to_string(),
+            why: "they are only looked at".to_owned(),
+        })
     }
 }
 
@@ -53,13 +59,22 @@ impl VolumeStore for DamagedVolumes {
     async fn tagged(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError> {
         self.sound.tagged(tags).await
     }
-    async fn users(&self, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
+    async fn users(
+        &self,
+        ids: &[SnapshotId],
+    ) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
         self.sound.users(ids).await
     }
     async fn delete(&self, _: &SnapshotId) -> Result<(), VolumesError> {
         self.refused("deleting a snapshot")
     }
-    async fn copy(&self, _: &dyn VolumeStore, _: &SnapshotId, _: &str, _: &ResourceTags) -> Result<SnapshotId, VolumesError> {
+    async fn copy(
+        &self,
+        _: &dyn VolumeStore,
+        _: &SnapshotId,
+        _: &str,
+        _: &ResourceTags,
+    ) -> Result<SnapshotId, VolumesError> {
         self.refused("copying a snapshot")
     }
     async fn share(&self, _: &SnapshotId, _: &str, _: bool) -> Result<(), VolumesError> {
@@ -74,7 +89,12 @@ impl VolumeStore for DamagedVolumes {
     async fn recover(&self, _: &SnapshotId, _: u32) -> Result<(), VolumesError> {
         self.refused("bringing a snapshot back")
     }
-    async fn blocks(&self, id: &SnapshotId, since: Option<&SnapshotId>, page: Option<&str>) -> Result<BlockPage, VolumesError> {
+    async fn blocks(
+        &self,
+        id: &SnapshotId,
+        since: Option<&SnapshotId>,
+        page: Option<&str>,
+    ) -> Result<BlockPage, VolumesError> {
         self.sound.blocks(id, since, page).await
     }
     async fn read(&self, id: &SnapshotId, block: &BlockRef) -> Result<Bytes, VolumesError> {

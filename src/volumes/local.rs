@@ -1,14 +1,17 @@
-//! Volumes as files of a directory: a stand-in for EBS in tests and demonstrations, shipped and documented (docs/VOLUMES.md).
+//! Volumes as files of a directory: a stand-in for EBS in tests and demonstrations, shipped and
+//! documented (docs/VOLUMES.md).
 //!
 //! ```text
 //! volumes/<vol-…>/disk, volume.json       a block device's content, and what EBS would tell of it
 //! snapshots/<snap-…>/disk, snapshot.json  a clone of it
 //! ```
 //!
-//! A disk is attached to the host with `losetup`. A snapshot is a reflink where the file system can (XFS, btrfs), which is one moment of one
-//! volume; elsewhere a copy, which is a moment only while nothing is written. Nothing is encrypted: `encrypted` and `key` in `volume.json` are
-//! what the stand-in answers, so that the rules about them can be rehearsed. What it has in common with EBS is the contract of
-//! [`super`]; what it has not: images, accounts, instances (any id is one), pending states that take time.
+//! A disk is attached to the host with `losetup`. A snapshot is a reflink where the file system can
+//! (XFS, btrfs), which is one moment of one volume; elsewhere a copy, which is a moment only while
+//! nothing is written. Nothing is encrypted: `encrypted` and `key` in `volume.json` are
+//! what the stand-in answers, so that the rules about them can be rehearsed. What it has in common
+//! with EBS is the contract of [`super`]; what it has not: images, accounts, instances (any id is
+//! one), pending states that take time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,8 +27,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{BlockPage, BlockRef, NewVolume, SnapshotRequest, VolumeStore, VolumesError};
 use crate::domain::volumes::{
-    BLOCK_BYTES, InstanceId, LockKind, LockState, OWN_DESCRIPTION, ResourceTags, SetPlace, SnapshotId, SnapshotInfo, SnapshotLock,
-    SnapshotProgress, VolumeAttachment, VolumeId, VolumeInfo, VolumeSelection, tag,
+    BLOCK_BYTES, InstanceId, LockKind, LockState, OWN_DESCRIPTION, ResourceTags, SetPlace,
+    SnapshotId, SnapshotInfo, SnapshotLock, SnapshotProgress, VolumeAttachment, VolumeId,
+    VolumeInfo, VolumeSelection, tag,
 };
 
 /// Blocks of one page.
@@ -92,7 +96,10 @@ impl LocalVolumes {
     /// The stand-in in a directory.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Self { place: SetPlace::Local { directory: directory.display().to_string() }, directory: directory.to_owned() }
+        Self {
+            place: SetPlace::Local { directory: directory.display().to_string() },
+            directory: directory.to_owned(),
+        }
     }
 
     fn home(&self, kind: &str, id: &str) -> PathBuf {
@@ -108,8 +115,14 @@ impl LocalVolumes {
     fn failed(&self, what: &str) -> impl Fn(std::io::Error) -> VolumesError {
         let (what, place) = (what.to_owned(), self.place.to_string());
         move |error| match error.kind() {
-            std::io::ErrorKind::NotFound => VolumesError::Missing { what: what.clone(), place: place.clone() },
-            _ => VolumesError::Unavailable { what: what.clone(), place: place.clone(), why: error.to_string() },
+            std::io::ErrorKind::NotFound => {
+                VolumesError::Missing { what: what.clone(), place: place.clone() }
+            }
+            _ => VolumesError::Unavailable {
+                what: what.clone(),
+                place: place.clone(),
+                why: error.to_string(),
+            },
         }
     }
     fn refused(&self, what: impl Into<String>, why: impl Into<String>) -> VolumesError {
@@ -157,7 +170,18 @@ impl LocalVolumes {
         let facts: VolumeFile = self.load(&what, &home.join(VOLUME))?;
         let bytes = std::fs::metadata(home.join(DISK)).map_err(self.failed(&what))?.len();
         let state = if facts.attached.is_some() { "in-use" } else { "available" }.to_owned();
-        let VolumeFile { zone, class, encrypted, key, iops, throughput, attached, tags, snapshot, .. } = facts;
+        let VolumeFile {
+            zone,
+            class,
+            encrypted,
+            key,
+            iops,
+            throughput,
+            attached,
+            tags,
+            snapshot,
+            ..
+        } = facts;
         Ok(VolumeInfo {
             id: id.clone(),
             bytes,
@@ -186,7 +210,11 @@ impl LocalVolumes {
             id: id.clone(),
             volume: facts.volume,
             bytes,
-            progress: if facts.archived && !recovered { SnapshotProgress::Archived } else { SnapshotProgress::Completed },
+            progress: if facts.archived && !recovered {
+                SnapshotProgress::Archived
+            } else {
+                SnapshotProgress::Completed
+            },
             message: None,
             encrypted: facts.encrypted,
             key: facts.key,
@@ -207,7 +235,8 @@ impl LocalVolumes {
         let snapshot = new_id();
         let home = self.snapshot_home(&snapshot);
         std::fs::create_dir_all(&home).map_err(self.failed(&what))?;
-        let cloned = clone(&self.volume_home(id).join(DISK), &home.join(DISK), cut.still).map_err(|why| self.refused(&what, why));
+        let cloned = clone(&self.volume_home(id).join(DISK), &home.join(DISK), cut.still)
+            .map_err(|why| self.refused(&what, why));
         let facts = SnapshotFile {
             volume: Some(id.clone()),
             encrypted: volume.encrypted,
@@ -227,7 +256,11 @@ impl LocalVolumes {
         self.snapshot(&snapshot)
     }
 
-    fn change<T>(&self, id: &SnapshotId, change: impl FnOnce(&mut SnapshotFile) -> T) -> Result<T, VolumesError> {
+    fn change<T>(
+        &self,
+        id: &SnapshotId,
+        change: impl FnOnce(&mut SnapshotFile) -> T,
+    ) -> Result<T, VolumesError> {
         let (file, what) = (self.snapshot_home(id).join(SNAPSHOT), format!("snapshot {id}"));
         let mut facts: SnapshotFile = self.load(&what, &file)?;
         let done = change(&mut facts);
@@ -235,7 +268,11 @@ impl LocalVolumes {
         Ok(done)
     }
 
-    fn change_volume(&self, id: &VolumeId, change: impl FnOnce(&mut VolumeFile)) -> Result<(), VolumesError> {
+    fn change_volume(
+        &self,
+        id: &VolumeId,
+        change: impl FnOnce(&mut VolumeFile),
+    ) -> Result<(), VolumesError> {
         let (file, what) = (self.volume_home(id).join(VOLUME), format!("volume {id}"));
         let mut facts: VolumeFile = self.load(&what, &file)?;
         change(&mut facts);
@@ -247,15 +284,24 @@ impl LocalVolumes {
         if self.snapshot(id)?.progress == SnapshotProgress::Archived {
             return Err(self.refused(format!("reading {id}"), "it is in the archive tier"));
         }
-        File::open(self.snapshot_home(id).join(DISK)).map_err(self.failed(&format!("snapshot {id}")))
+        File::open(self.snapshot_home(id).join(DISK))
+            .map_err(self.failed(&format!("snapshot {id}")))
     }
 
-    fn page(&self, id: &SnapshotId, since: Option<&SnapshotId>, page: Option<&str>) -> Result<BlockPage, VolumesError> {
+    fn page(
+        &self,
+        id: &SnapshotId,
+        since: Option<&SnapshotId>,
+        page: Option<&str>,
+    ) -> Result<BlockPage, VolumesError> {
         let what = format!("listing the blocks of {id}");
         let (disk, before) = (self.disk(id)?, since.map(|since| self.disk(since)).transpose()?);
-        let mut index: u32 = page.unwrap_or("0").parse().map_err(|_| self.refused(&what, "no such page"))?;
-        let length = |file: &File| file.metadata().map(|facts| facts.len()).map_err(self.failed(&what));
-        let count = blocks_in(length(&disk)?.max(before.as_ref().map(length).transpose()?.unwrap_or(0)));
+        let mut index: u32 =
+            page.unwrap_or("0").parse().map_err(|_| self.refused(&what, "no such page"))?;
+        let length =
+            |file: &File| file.metadata().map(|facts| facts.len()).map_err(self.failed(&what));
+        let count =
+            blocks_in(length(&disk)?.max(before.as_ref().map(length).transpose()?.unwrap_or(0)));
         let mut found = BlockPage::default();
         while index < count {
             if found.blocks.len() == PAGE_BLOCKS {
@@ -276,7 +322,9 @@ impl LocalVolumes {
                 Some(before) => block(before, index).map_err(self.failed(&what))? != now,
             };
             if listed {
-                found.blocks.push(BlockRef { index, token: holds.then(|| format!("{id}-{index}")) });
+                found
+                    .blocks
+                    .push(BlockRef { index, token: holds.then(|| format!("{id}-{index}")) });
             }
             index += 1;
         }
@@ -315,7 +363,10 @@ fn block(disk: &File, index: u32) -> std::io::Result<Vec<u8>> {
 
 /// A clone of a disk at one moment, or a copy of one that stands still.
 fn clone(from: &Path, to: &Path, still: bool) -> Result<(), String> {
-    let (source, target) = (File::open(from).map_err(|e| e.to_string())?, File::create_new(to).map_err(|e| e.to_string())?);
+    let (source, target) = (
+        File::open(from).map_err(|e| e.to_string())?,
+        File::create_new(to).map_err(|e| e.to_string())?,
+    );
     match rustix::fs::ioctl_ficlone(&target, &source) {
         Ok(()) => Ok(()),
         Err(_) if still => copy_sparse(source, target).map_err(|error| error.to_string()),
@@ -364,9 +415,15 @@ impl VolumeStore for LocalVolumes {
     async fn select(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError> {
         match wanted {
             VolumeSelection::Ids(ids) => ids.iter().map(|id| self.volume(id)).collect(),
-            VolumeSelection::Tags(tags) => Ok(self.all_volumes()?.into_iter().filter(|volume| carries(&volume.tags, tags)).collect()),
+            VolumeSelection::Tags(tags) => Ok(self
+                .all_volumes()?
+                .into_iter()
+                .filter(|volume| carries(&volume.tags, tags))
+                .collect()),
             VolumeSelection::Instance(instance) => {
-                let of = |volume: &VolumeInfo| volume.attached.as_ref().is_some_and(|attached| attached.instance == *instance);
+                let of = |volume: &VolumeInfo| {
+                    volume.attached.as_ref().is_some_and(|attached| attached.instance == *instance)
+                };
                 Ok(self.all_volumes()?.into_iter().filter(of).collect())
             }
         }
@@ -374,7 +431,10 @@ impl VolumeStore for LocalVolumes {
 
     async fn cut(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
         if cut.volumes.len() != 1 && !cut.still {
-            return Err(self.refused("taking snapshots", "several files cannot be cloned at one moment while they are written to"));
+            return Err(self.refused(
+                "taking snapshots",
+                "several files cannot be cloned at one moment while they are written to",
+            ));
         }
         let (this, cut) = (self.clone(), cut.clone());
         blocking(move || {
@@ -426,16 +486,21 @@ impl VolumeStore for LocalVolumes {
         Ok(all.into_iter().filter(|snapshot| carries(&snapshot.tags, tags)).collect())
     }
 
-    async fn users(&self, _: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
+    async fn users(
+        &self,
+        _: &[SnapshotId],
+    ) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
         Ok(BTreeMap::new())
     }
 
     async fn delete(&self, id: &SnapshotId) -> Result<(), VolumesError> {
         match self.snapshot(id) {
-            Ok(SnapshotInfo { lock: Some(lock), .. }) => {
-                Err(VolumesError::Held { id: id.clone(), why: format!("it is locked until {}", lock.until) })
-            }
-            Ok(_) => std::fs::remove_dir_all(self.snapshot_home(id)).map_err(self.failed(&format!("deleting {id}"))),
+            Ok(SnapshotInfo { lock: Some(lock), .. }) => Err(VolumesError::Held {
+                id: id.clone(),
+                why: format!("it is locked until {}", lock.until),
+            }),
+            Ok(_) => std::fs::remove_dir_all(self.snapshot_home(id))
+                .map_err(self.failed(&format!("deleting {id}"))),
             Err(VolumesError::Missing { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -484,7 +549,9 @@ impl VolumeStore for LocalVolumes {
 
     async fn lock(&self, id: &SnapshotId, lock: &SnapshotLock) -> Result<LockState, VolumesError> {
         let now = Timestamp::now();
-        let later = |hours: i64| now.checked_add(SignedDuration::from_hours(hours)).unwrap_or(Timestamp::MAX);
+        let later = |hours: i64| {
+            now.checked_add(SignedDuration::from_hours(hours)).unwrap_or(Timestamp::MAX)
+        };
         let cooling_off = lock.kind == LockKind::Compliance && lock.cooling_off_hours > 0;
         let wanted = LockState {
             kind: lock.kind,
@@ -492,7 +559,10 @@ impl VolumeStore for LocalVolumes {
             cooling_off_until: cooling_off.then(|| later(i64::from(lock.cooling_off_hours))),
         };
         self.change(id, |facts| match facts.lock {
-            Some(present) if present.until >= wanted.until && (present.kind == wanted.kind || present.kind == LockKind::Compliance) => {
+            Some(present)
+                if present.until >= wanted.until
+                    && (present.kind == wanted.kind || present.kind == LockKind::Compliance) =>
+            {
                 present
             }
             _ => *facts.lock.insert(wanted),
@@ -504,18 +574,31 @@ impl VolumeStore for LocalVolumes {
     }
 
     async fn recover(&self, id: &SnapshotId, days: u32) -> Result<(), VolumesError> {
-        let until = Timestamp::now().checked_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);
+        let until = Timestamp::now()
+            .checked_add(SignedDuration::from_hours(24 * i64::from(days)))
+            .unwrap_or(Timestamp::MAX);
         self.change(id, |facts| facts.recovered_until = Some(until))
     }
 
-    async fn blocks(&self, id: &SnapshotId, since: Option<&SnapshotId>, page: Option<&str>) -> Result<BlockPage, VolumesError> {
-        let (this, id, since, page) = (self.clone(), id.clone(), since.cloned(), page.map(str::to_owned));
+    async fn blocks(
+        &self,
+        id: &SnapshotId,
+        since: Option<&SnapshotId>,
+        page: Option<&str>,
+    ) -> Result<BlockPage, VolumesError> {
+        let (this, id, since, page) =
+            (self.clone(), id.clone(), since.cloned(), page.map(str::to_owned));
         blocking(move || this.page(&id, since.as_ref(), page.as_deref())).await
     }
 
     async fn read(&self, id: &SnapshotId, wanted: &BlockRef) -> Result<Bytes, VolumesError> {
         let (this, id, index) = (self.clone(), id.clone(), wanted.index);
-        blocking(move || block(&this.disk(&id)?, index).map(Bytes::from).map_err(this.failed(&format!("reading {id}")))).await
+        blocking(move || {
+            block(&this.disk(&id)?, index)
+                .map(Bytes::from)
+                .map_err(this.failed(&format!("reading {id}")))
+        })
+        .await
     }
 
     async fn create(&self, volume: &NewVolume) -> Result<VolumeId, VolumesError> {
@@ -527,8 +610,9 @@ impl VolumeStore for LocalVolumes {
             }
         }
         self.disk(&volume.snapshot)?;
-        let id: VolumeId =
-            format!("vol-{}", hex::encode(rand::random::<[u8; 8]>())).parse().map_err(|why: String| self.refused(&what, why))?;
+        let id: VolumeId = format!("vol-{}", hex::encode(rand::random::<[u8; 8]>()))
+            .parse()
+            .map_err(|why: String| self.refused(&what, why))?;
         let facts = VolumeFile {
             zone: volume.zone.clone(),
             class: volume.class.clone(),
@@ -541,7 +625,8 @@ impl VolumeStore for LocalVolumes {
             tags: volume.tags.clone(),
             snapshot: Some(volume.snapshot.clone()),
         };
-        let (this, home, disk) = (self.clone(), self.volume_home(&id), self.snapshot_home(&volume.snapshot).join(DISK));
+        let (this, home, disk) =
+            (self.clone(), self.volume_home(&id), self.snapshot_home(&volume.snapshot).join(DISK));
         blocking(move || {
             std::fs::create_dir_all(&home).map_err(this.failed(&what))?;
             clone(&disk, &home.join(DISK), true).map_err(|why| this.refused(&what, why))?;
@@ -555,12 +640,19 @@ impl VolumeStore for LocalVolumes {
         Ok(self.all_volumes()?.into_iter().filter(|volume| carries(&volume.tags, tags)).collect())
     }
 
-    async fn attach(&self, volume: &VolumeId, instance: &InstanceId, device: &str) -> Result<(), VolumesError> {
-        let attachment = VolumeAttachment { instance: instance.clone(), device: device.to_owned(), boot: false };
+    async fn attach(
+        &self,
+        volume: &VolumeId,
+        instance: &InstanceId,
+        device: &str,
+    ) -> Result<(), VolumesError> {
+        let attachment =
+            VolumeAttachment { instance: instance.clone(), device: device.to_owned(), boot: false };
         match self.volume(volume)?.attached {
-            Some(present) if present != attachment => {
-                Err(self.refused(format!("attaching {volume}"), format!("it is attached to {} as {}", present.instance, present.device)))
-            }
+            Some(present) if present != attachment => Err(self.refused(
+                format!("attaching {volume}"),
+                format!("it is attached to {} as {}", present.instance, present.device),
+            )),
             _ => self.change_volume(volume, |facts| facts.attached = Some(attachment)),
         }
     }
@@ -574,17 +666,21 @@ impl VolumeStore for LocalVolumes {
 
     async fn delete_volume(&self, volume: &VolumeId) -> Result<(), VolumesError> {
         match self.volume(volume) {
-            Ok(VolumeInfo { attached: Some(attached), .. }) => {
-                Err(self.refused(format!("deleting {volume}"), format!("it is attached to {}", attached.instance)))
-            }
-            Ok(_) => std::fs::remove_dir_all(self.volume_home(volume)).map_err(self.failed(&format!("deleting {volume}"))),
+            Ok(VolumeInfo { attached: Some(attached), .. }) => Err(self.refused(
+                format!("deleting {volume}"),
+                format!("it is attached to {}", attached.instance),
+            )),
+            Ok(_) => std::fs::remove_dir_all(self.volume_home(volume))
+                .map_err(self.failed(&format!("deleting {volume}"))),
             Err(VolumesError::Missing { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, VolumesError> + Send + 'static) -> Result<T, VolumesError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VolumesError> + Send + 'static,
+) -> Result<T, VolumesError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(VolumesError::Unusable(format!("a thread ended: {error}"))),

@@ -2,13 +2,15 @@
 //!
 //! The contract, which `tests/it/volumes/contract.rs` runs on every adapter:
 //!
-//! - A call that returned is not done. [`VolumeStore::cut`], [`VolumeStore::copy`] and [`VolumeStore::create`] begin something; only the state that
-//!   [`VolumeStore::snapshots`] and [`VolumeStore::volumes`] tell later says what became of it, and a refused key shows up nowhere else.
-//! - Everything is tagged in the call that makes it. After [`VolumesError::Unknown`] the thing may be there or not: look for the tags
-//!   before trying again.
+//! - A call that returned is not done. [`VolumeStore::cut`], [`VolumeStore::copy`] and
+//!   [`VolumeStore::create`] begin something; only the state that [`VolumeStore::snapshots`] and
+//!   [`VolumeStore::volumes`] tell later says what became of it, and a refused key shows up nowhere
+//!   else.
+//! - Everything is tagged in the call that makes it. After [`VolumesError::Unknown`] the thing may
+//!   be there or not: look for the tags before trying again.
 //! - Lists are complete or fail.
-//! - [`VolumeStore::delete`], [`VolumeStore::delete_volume`] and [`VolumeStore::detach`] succeed if nothing is there. They take ids only of what was found by
-//!   lifeboat's own tags.
+//! - [`VolumeStore::delete`], [`VolumeStore::delete_volume`] and [`VolumeStore::detach`] succeed if
+//!   nothing is there. They take ids only of what was found by lifeboat's own tags.
 //!
 //! What is read is hostile until its hash has been compared by the caller.
 
@@ -26,7 +28,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::domain::ErrorClass;
-use crate::domain::volumes::{InstanceId, LockState, SetPlace, SnapshotId, SnapshotInfo, VolumeId, VolumeInfo};
+use crate::domain::volumes::{
+    InstanceId, LockState, SetPlace, SnapshotId, SnapshotInfo, VolumeId, VolumeInfo,
+};
 pub use crate::domain::volumes::{ResourceTags, SnapshotLock, VolumeSelection};
 
 /// Why volumes did not do what was asked.
@@ -50,7 +54,8 @@ pub enum VolumesError {
         /// What the service said.
         why: String,
     },
-    /// A limit of the service stands in the way for now: snapshots under way of one volume, copies under way to one region.
+    /// A limit of the service stands in the way for now: snapshots under way of one volume, copies
+    /// under way to one region.
     #[error("{what} must wait in {place}: {why}")]
     Busy {
         /// What was tried.
@@ -108,8 +113,12 @@ impl VolumesError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Missing { .. } | Self::Refused { .. } | Self::Held { .. } => ErrorClass::SourceFailed,
-            Self::Busy { .. } | Self::Unknown { .. } | Self::Unavailable { .. } => ErrorClass::Unavailable,
+            Self::Missing { .. } | Self::Refused { .. } | Self::Held { .. } => {
+                ErrorClass::SourceFailed
+            }
+            Self::Busy { .. } | Self::Unknown { .. } | Self::Unavailable { .. } => {
+                ErrorClass::Unavailable
+            }
             Self::Nonsense { .. } => ErrorClass::Integrity,
             Self::Unusable(_) => ErrorClass::Usage,
         }
@@ -140,7 +149,8 @@ pub struct SnapshotRequest {
 pub struct BlockRef {
     /// Which: its place in the volume in units of [`crate::domain::volumes::BLOCK_BYTES`].
     pub index: u32,
-    /// What reads it; none if the snapshot no longer holds the block, which is possible for changes only.
+    /// What reads it; none if the snapshot no longer holds the block, which is possible for
+    /// changes only.
     pub token: Option<String>,
 }
 
@@ -170,7 +180,8 @@ pub struct NewVolume {
     pub key: String,
     /// MiB/s at which it is read in from the snapshot, from 100 to 300; none: on demand.
     pub initialization_rate: Option<u32>,
-    /// The same text for the same wish: it is made once however often it is asked for. At most 64 ASCII characters.
+    /// The same text for the same wish: it is made once however often it is asked for. At most 64
+    /// ASCII characters.
     pub token: String,
     /// Its tags.
     pub tags: ResourceTags,
@@ -182,18 +193,21 @@ pub trait VolumeStore: Send + Sync {
     /// Where it is.
     fn place(&self) -> &SetPlace;
 
-    /// Whether the volumes of one instance are cut at one moment while they are written to. If not, one volume is still cut at one.
+    /// Whether the volumes of one instance are cut at one moment while they are written to. If not,
+    /// one volume is still cut at one.
     fn cuts_together(&self) -> bool;
 
-    /// All volumes that are meant, the boot volume included, by id. Volumes that were asked for by id and are not there are an error; an empty
-    /// list is not.
+    /// All volumes that are meant, the boot volume included, by id. Volumes that were asked for by
+    /// id and are not there are an error; an empty list is not.
     async fn select(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError>;
 
-    /// Begins snapshots of volumes at one point in time: of all of them, or of none. They are there when this returns, and pending.
+    /// Begins snapshots of volumes at one point in time: of all of them, or of none. They are there
+    /// when this returns, and pending.
     async fn cut(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError>;
 
-    /// Gives snapshots that were cut here the tags of their volumes, but for reserved ones, and each the id of its volume
-    /// ([`crate::domain::volumes::tag::VOLUME`]). Apart from the cut, which may have to be quick; may be called again.
+    /// Gives snapshots that were cut here the tags of their volumes, but for reserved ones, and
+    /// each the id of its volume ([`crate::domain::volumes::tag::VOLUME`]). Apart from the cut,
+    /// which may have to be quick; may be called again.
     async fn name(&self, ids: &[SnapshotId]) -> Result<(), VolumesError>;
 
     /// What is known of some snapshots, by id. Those that are not there are left out.
@@ -203,14 +217,22 @@ pub trait VolumeStore: Send + Sync {
     async fn tagged(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError>;
 
     /// Images and other things that use a snapshot and keep it from being deleted, by name.
-    async fn users(&self, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError>;
+    async fn users(
+        &self,
+        ids: &[SnapshotId],
+    ) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError>;
 
     /// Deletes a snapshot.
     async fn delete(&self, id: &SnapshotId) -> Result<(), VolumesError>;
 
     /// Begins a copy of a snapshot of another place into this one, under a key of this one.
-    async fn copy(&self, from: &dyn VolumeStore, snapshot: &SnapshotId, key: &str, tags: &ResourceTags)
-    -> Result<SnapshotId, VolumesError>;
+    async fn copy(
+        &self,
+        from: &dyn VolumeStore,
+        snapshot: &SnapshotId,
+        key: &str,
+        tags: &ResourceTags,
+    ) -> Result<SnapshotId, VolumesError>;
 
     /// Lets another account copy a snapshot, or not any more.
     async fn share(&self, id: &SnapshotId, account: &str, may: bool) -> Result<(), VolumesError>;
@@ -224,8 +246,14 @@ pub trait VolumeStore: Send + Sync {
     /// Asks for a snapshot to be brought back from the archive tier for so many days.
     async fn recover(&self, id: &SnapshotId, days: u32) -> Result<(), VolumesError>;
 
-    /// A page of the blocks that a snapshot holds, or, with `since`, of those that differ from an older snapshot of the same volume.
-    async fn blocks(&self, id: &SnapshotId, since: Option<&SnapshotId>, page: Option<&str>) -> Result<BlockPage, VolumesError>;
+    /// A page of the blocks that a snapshot holds, or, with `since`, of those that differ from an
+    /// older snapshot of the same volume.
+    async fn blocks(
+        &self,
+        id: &SnapshotId,
+        since: Option<&SnapshotId>,
+        page: Option<&str>,
+    ) -> Result<BlockPage, VolumesError>;
 
     /// Reads one block; [`crate::domain::volumes::BLOCK_BYTES`] bytes.
     async fn read(&self, id: &SnapshotId, block: &BlockRef) -> Result<Bytes, VolumesError>;
@@ -237,7 +265,12 @@ pub trait VolumeStore: Send + Sync {
     async fn volumes(&self, tags: &ResourceTags) -> Result<Vec<VolumeInfo>, VolumesError>;
 
     /// Begins to attach a volume.
-    async fn attach(&self, volume: &VolumeId, instance: &InstanceId, device: &str) -> Result<(), VolumesError>;
+    async fn attach(
+        &self,
+        volume: &VolumeId,
+        instance: &InstanceId,
+        device: &str,
+    ) -> Result<(), VolumesError>;
 
     /// Begins to detach a volume.
     async fn detach(&self, volume: &VolumeId) -> Result<(), VolumesError>;

@@ -1,8 +1,13 @@
 //! Freezing file systems, and never for longer than allowed.
 //!
-//! File systems are frozen, and the team's own program is run, by a watchdog process: lifeboat started again, in its own process group. It thaws everything when it is told to, at its timeout, on a signal, and when lifeboat is gone, whichever is first. If the watchdog itself is killed, lifeboat thaws; if both are, the note that is kept in the state directory while anything is frozen is found by the next run or by `lifeboat sweep` ([`undo_abandoned`]).
+//! File systems are frozen, and the team's own program is run, by a watchdog process: lifeboat
+//! started again, in its own process group. It thaws everything when it is told to, at its timeout,
+//! on a signal, and when lifeboat is gone, whichever is first. If the watchdog itself is killed,
+//! lifeboat thaws; if both are, the note that is kept in the state directory while anything is
+//! frozen is found by the next run or by `lifeboat sweep` ([`undo_abandoned`]).
 //!
-//! A process that writes to a frozen file system cannot even be killed, so neither of the two may: the caller makes sure that state, vault and temporary files are elsewhere.
+//! A process that writes to a frozen file system cannot even be killed, so neither of the two may:
+//! the caller makes sure that state, vault and temporary files are elsewhere.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -109,20 +114,39 @@ impl FrozenVolumes {
         let no_watchdog = |error: std::io::Error| StandstillError::NoWatchdog(error.to_string());
         std::fs::create_dir_all(state).map_err(no_watchdog)?;
         let mut command = Command::new(crate::this_program::path());
-        command.arg(COMMAND).arg(state).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").process_group(0);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(no_watchdog)?;
+        command
+            .arg(COMMAND)
+            .arg(state)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .process_group(0);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(no_watchdog)?;
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(StandstillError::NoWatchdog("it has no pipes".to_owned()));
         };
-        let line = serde_json::to_string(&plan).map_err(|error| StandstillError::NoWatchdog(error.to_string()))? + "\n";
+        let line = serde_json::to_string(&plan)
+            .map_err(|error| StandstillError::NoWatchdog(error.to_string()))?
+            + "\n";
         stdin.write_all(line.as_bytes()).await.map_err(no_watchdog)?;
-        let mut still = Self { answers: BufReader::new(stdout).lines(), plan, state: state.to_owned(), child, stdin };
+        let mut still = Self {
+            answers: BufReader::new(stdout).lines(),
+            plan,
+            state: state.to_owned(),
+            child,
+            stdin,
+        };
         match still.answer(still.plan.limit + UNDO_PATIENCE).await {
             Some(WatchdogReply::Still) => Ok(still),
             Some(WatchdogReply::Failed(why)) => Err(StandstillError::Failed(why)),
-            Some(WatchdogReply::Undone { failures, .. }) => {
-                Err(StandstillError::StillFrozen { what: failures.join("; "), why: "undoing it failed".to_owned() })
-            }
+            Some(WatchdogReply::Undone { failures, .. }) => Err(StandstillError::StillFrozen {
+                what: failures.join("; "),
+                why: "undoing it failed".to_owned(),
+            }),
             _ => Err(still.gone().await),
         }
     }
@@ -161,15 +185,18 @@ impl FrozenVolumes {
         }
         match self.answer(UNDO_PATIENCE + ANSWER_PATIENCE).await {
             Some(WatchdogReply::Undone { failures, .. }) if !failures.is_empty() => {
-                Err(StandstillError::StillFrozen { what: failures.join("; "), why: "undoing it failed".to_owned() })
+                Err(StandstillError::StillFrozen {
+                    what: failures.join("; "),
+                    why: "undoing it failed".to_owned(),
+                })
             }
             Some(WatchdogReply::Undone { seconds, because: ThawReason::Told, .. }) => {
                 let _ = self.child.wait().await;
                 Ok(Duration::from_secs_f64(seconds.max(0.0)))
             }
-            Some(WatchdogReply::Undone { seconds, because, .. }) => {
-                Err(StandstillError::TooShort(format!("it was undone after {seconds:.1} seconds, since {}", because.words())))
-            }
+            Some(WatchdogReply::Undone { seconds, because, .. }) => Err(StandstillError::TooShort(
+                format!("it was undone after {seconds:.1} seconds, since {}", because.words()),
+            )),
             _ => Err(self.gone().await),
         }
     }
@@ -182,14 +209,17 @@ impl FrozenVolumes {
 pub async fn watch(state: &Path) -> Result<(), String> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let line = lines.next_line().await.ok().flatten().ok_or("no plan came")?;
-    let plan: FreezePlan = serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
+    let plan: FreezePlan =
+        serde_json::from_str(&line).map_err(|error| format!("the plan cannot be read: {error}"))?;
     let mut signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
         .map(|kind| signal(kind).map_err(|error| error.to_string()))
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
     let note = LockedNote::write(state, &plan)?;
     let begun = Instant::now();
-    let [first, second, third] = signals.as_mut_slice() else { return Err("signals cannot be heard".to_owned()) };
+    let [first, second, third] = signals.as_mut_slice() else {
+        return Err("signals cannot be heard".to_owned());
+    };
     let mut told = false;
     // Until it stands still, the same things end it as afterwards.
     let frozen = Mutex::new(Vec::new());
@@ -202,7 +232,8 @@ pub async fn watch(state: &Path) -> Result<(), String> {
         line = lines.next_line() => Err(match line { Ok(Some(_)) => "it was called off".to_owned(), _ => "lifeboat was gone".to_owned() }),
     };
     // What was never begun is not undone: somebody else may have frozen it.
-    let plan = FreezePlan { freeze: frozen.into_inner().unwrap_or_else(|_| plan.freeze.clone()), ..plan };
+    let plan =
+        FreezePlan { freeze: frozen.into_inner().unwrap_or_else(|_| plan.freeze.clone()), ..plan };
     if let Err(why) = still {
         let failures = undo(&plan, true).await;
         if failures.is_empty() {
@@ -210,7 +241,11 @@ pub async fn watch(state: &Path) -> Result<(), String> {
             say(&WatchdogReply::Failed(why));
         } else {
             let seconds = begun.elapsed().as_secs_f64();
-            say(&WatchdogReply::Undone { seconds, because: ThawReason::TimeOver, failures: in_words(failures) });
+            say(&WatchdogReply::Undone {
+                seconds,
+                because: ThawReason::TimeOver,
+                failures: in_words(failures),
+            });
         }
         return Ok(());
     }
@@ -253,16 +288,23 @@ fn say(said: &WatchdogReply) {
 
 async fn stand_still(plan: &FreezePlan, begun: &Mutex<Vec<PathBuf>>) -> Result<(), String> {
     if let Some(words) = &plan.before {
-        run(words, plan.limit).await.map_err(|why| format!("the program before the cut, {}: {why}", words.join(" ")))?;
+        run(words, plan.limit)
+            .await
+            .map_err(|why| format!("the program before the cut, {}: {why}", words.join(" ")))?;
     }
     let mut still = BTreeSet::new();
     for point in &plan.freeze {
-        // One file system by another name: it stands still already, and thawing it twice would thaw what somebody else has frozen since.
-        let device = std::fs::metadata(point).map_err(|error| format!("{}: {error}", point.display()))?.dev();
+        // One file system by another name: it stands still already, and thawing it twice would thaw
+        // what somebody else has frozen since.
+        let device = std::fs::metadata(point)
+            .map_err(|error| format!("{}: {error}", point.display()))?
+            .dev();
         if !still.insert(device) {
             continue;
         }
-        let note = |change: &dyn Fn(&mut Vec<PathBuf>)| begun.lock().map(|mut begun| change(&mut begun)).unwrap_or_default();
+        let note = |change: &dyn Fn(&mut Vec<PathBuf>)| {
+            begun.lock().map(|mut begun| change(&mut begun)).unwrap_or_default()
+        };
         note(&|begun| begun.push(point.clone()));
         if let Err(why) = freeze(point, true, plan.limit).await {
             // Frozen by somebody else, whose work it would be to thaw.
@@ -275,19 +317,23 @@ async fn stand_still(plan: &FreezePlan, begun: &Mutex<Vec<PathBuf>>) -> Result<(
     Ok(())
 }
 
-/// Undoes a plan, in reverse order; what could not be undone, and why. What was never frozen may be left: `maybe` says that a refusal may mean
-/// that.
+/// Undoes a plan, in reverse order; what could not be undone, and why. What was never frozen may be
+/// left: `maybe` says that a refusal may mean that.
 async fn undo(plan: &FreezePlan, maybe: bool) -> Vec<(String, String)> {
     let mut failures = Vec::new();
     for point in plan.freeze.iter().rev() {
-        // A freezer that was killed while it waited for a writer may still succeed, after a thaw that found nothing to do.
+        // A freezer that was killed while it waited for a writer may still succeed, after a thaw
+        // that found nothing to do.
         let waiting = Instant::now();
         while freezer_lives(point) && waiting.elapsed() < UNDO_PATIENCE {
             let _ = freeze(point, false, UNDO_PATIENCE).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         if freezer_lives(point) {
-            failures.push((point.display().to_string(), "a process that freezes it does not end".to_owned()));
+            failures.push((
+                point.display().to_string(),
+                "a process that freezes it does not end".to_owned(),
+            ));
         }
         // What is not there any more, or was never frozen, is not frozen.
         let gone = maybe && !point.exists();
@@ -318,8 +364,15 @@ fn freezer_lives(point: &Path) -> bool {
 }
 
 async fn freeze(point: &Path, still: bool, within: Duration) -> Result<(), String> {
-    let program = FSFREEZE.iter().find(|path| Path::new(path).exists()).ok_or("fsfreeze (util-linux) is not installed")?;
-    let words = [(*program).to_owned(), if still { "--freeze" } else { "--unfreeze" }.to_owned(), point.display().to_string()];
+    let program = FSFREEZE
+        .iter()
+        .find(|path| Path::new(path).exists())
+        .ok_or("fsfreeze (util-linux) is not installed")?;
+    let words = [
+        (*program).to_owned(),
+        if still { "--freeze" } else { "--unfreeze" }.to_owned(),
+        point.display().to_string(),
+    ];
     run(&words, within).await
 }
 
@@ -329,9 +382,13 @@ async fn run(words: &[String], within: Duration) -> Result<(), String> {
     let mut command = Command::new(program);
     // Its words are compared.
     command.env("LC_ALL", "C").args(arguments);
-    let ended = program::run(command, b"", program::ProgramLimits { within, output_bytes: OUTPUT_BYTES_MAX })
-        .await
-        .map_err(|error| error.to_string())?;
+    let ended = program::run(
+        command,
+        b"",
+        program::ProgramLimits { within, output_bytes: OUTPUT_BYTES_MAX },
+    )
+    .await
+    .map_err(|error| error.to_string())?;
     if ended.status.success() {
         return Ok(());
     }
@@ -348,7 +405,9 @@ struct FreezeNote {
 }
 
 fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }
 
 fn read_note(path: &Path) -> Option<FreezeNote> {
@@ -363,10 +422,16 @@ struct LockedNote {
 
 impl LockedNote {
     fn write(state: &Path, plan: &FreezePlan) -> Result<Self, String> {
-        let path = state.join(format!("{}-{}.frozen", std::process::id(), hex::encode(rand::random::<[u8; 4]>())));
+        let path = state.join(format!(
+            "{}-{}.frozen",
+            std::process::id(),
+            hex::encode(rand::random::<[u8; 4]>())
+        ));
         let file = std::fs::File::create_new(&path).map_err(|error| error.to_string())?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|error| error.to_string())?;
-        serde_json::to_writer(&file, &FreezeNote { plan: plan.clone(), boot: boot() }).map_err(|error| error.to_string())?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| error.to_string())?;
+        serde_json::to_writer(&file, &FreezeNote { plan: plan.clone(), boot: boot() })
+            .map_err(|error| error.to_string())?;
         file.sync_all().map_err(|error| error.to_string())?;
         Ok(Self { path, _locked: file })
     }
@@ -380,8 +445,11 @@ impl LockedNote {
 pub fn abandoned(state: &Path) -> Vec<PathBuf> {
     let notes = std::fs::read_dir(state).into_iter().flatten().flatten().map(|entry| entry.path());
     let nobodys = |path: &PathBuf| {
-        let locked = |file: std::fs::File| rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
-        path.extension().is_some_and(|extension| extension == "frozen") && std::fs::File::open(path).is_ok_and(locked)
+        let locked = |file: std::fs::File| {
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+        };
+        path.extension().is_some_and(|extension| extension == "frozen")
+            && std::fs::File::open(path).is_ok_and(locked)
     };
     notes.filter(nobodys).collect()
 }

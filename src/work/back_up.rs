@@ -1,9 +1,12 @@
 //! Taking a backup, in this order:
 //!
-//! 1. Keys first: an identity that cannot be wrapped into every slot, or a signature that nobody would trust, stops the run before the database is touched.
-//! 2. Snapshot, then all payloads are streamed at once; none is completed before every source has proven its end.
+//! 1. Keys first: an identity that cannot be wrapped into every slot, or a signature that nobody
+//!    would trust, stops the run before the database is touched.
+//! 2. Snapshot, then all payloads are streamed at once; none is completed before every source has
+//!    proven its end.
 //! 3. The archives must contain every table once. Only then are the payloads made visible.
-//! 4. Slots, envelope, `RESTORE.md`, the manifest's signature, and last the manifest: the commit point.
+//! 4. Slots, envelope, `RESTORE.md`, the manifest's signature, and last the manifest: the commit
+//!    point.
 //!
 //! A failure before the end leaves no backup and no unfinished upload.
 
@@ -16,7 +19,9 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::fence::{FencingToken, HeldDatastore};
-use super::payload::{PayloadDestination, PayloadStream, StagedPayload, is_symptom_of_source_failure, send};
+use super::payload::{
+    PayloadDestination, PayloadStream, StagedPayload, is_symptom_of_source_failure, send,
+};
 use super::publish::{self, BackupContents, PendingBackup, PublishedBackup, without_catalog};
 use super::{HostLock, WorkContext, WorkError, cancellable, shelf, snapshot};
 use crate::config::plans;
@@ -68,7 +73,8 @@ pub struct BackupReport {
     pub slots: Vec<String>,
     /// Where the manifest stands.
     pub manifest: String,
-    /// Backups of the datastore that this host's catalog knew nothing of: another host takes them too, or the catalog is of an earlier day.
+    /// Backups of the datastore that this host's catalog knew nothing of: another host takes them
+    /// too, or the catalog is of an earlier day.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<BackupId>,
 }
@@ -110,17 +116,24 @@ impl BackupReport {
     }
 }
 
-/// Takes a backup of one datastore. `another_cluster` says that its server may be another one than that of the newest backup.
+/// Takes a backup of one datastore. `another_cluster` says that its server may be another one than
+/// that of the newest backup.
 ///
 /// # Errors
 /// [`WorkError`]; there is no backup then, and nothing of it that `sweep` would not find.
-pub async fn back_up(rig: &WorkContext, datastore: &DatastoreName, another_cluster: bool) -> Result<BackupReport, WorkError> {
+pub async fn back_up(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+    another_cluster: bool,
+) -> Result<BackupReport, WorkError> {
     let lost = rig.cancel.child_token();
     let held = HeldDatastore::take(rig, datastore, &lost).await?;
     let holding = WorkContext { cancel: lost.clone(), ..rig.clone() };
     match back_up_as(&holding, datastore, FencingToken { another_cluster, ..held.mandate }).await {
         // Nobody pressed Ctrl-C.
-        Err(WorkError::Interrupted) if !rig.cancel.is_cancelled() => Err(WorkError::TakenOver { datastore: datastore.clone() }),
+        Err(WorkError::Interrupted) if !rig.cancel.is_cancelled() => {
+            Err(WorkError::TakenOver { datastore: datastore.clone() })
+        }
         done => done,
     }
 }
@@ -129,12 +142,21 @@ pub async fn back_up(rig: &WorkContext, datastore: &DatastoreName, another_clust
 ///
 /// # Errors
 /// As [`back_up`].
-pub async fn back_up_as(rig: &WorkContext, datastore: &DatastoreName, mandate: FencingToken) -> Result<BackupReport, WorkError> {
+pub async fn back_up_as(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+    mandate: FencingToken,
+) -> Result<BackupReport, WorkError> {
     let known: Vec<String> = rig.config.datastores.keys().map(ToString::to_string).collect();
-    let settings = rig.config.datastores.get(datastore).ok_or_else(|| shelf::no_such_datastore(datastore.as_str(), &known))?;
+    let settings = rig
+        .config
+        .datastores
+        .get(datastore)
+        .ok_or_else(|| shelf::no_such_datastore(datastore.as_str(), &known))?;
     let _lock = HostLock::take(&rig.config, datastore, "a backup")?;
     let run = match rig.catalog() {
-        Some(catalog) => without_catalog(catalog.begin_run("backup", datastore.as_str()).await).map(|run| (catalog, run)),
+        Some(catalog) => without_catalog(catalog.begin_run("backup", datastore.as_str()).await)
+            .map(|run| (catalog, run)),
         None => None,
     };
     let result = run_backup(rig, datastore, settings, mandate).await;
@@ -144,7 +166,10 @@ pub async fn back_up_as(rig: &WorkContext, datastore: &DatastoreName, mandate: F
             Err(error) => format!("{}: {error}", error.class()),
         };
         if let Err(error) = catalog.end_run(run, &outcome).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the end of the run could not be noted in the catalog");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the end of the run could not be noted in the catalog"
+            );
         }
     }
     result
@@ -158,15 +183,23 @@ async fn run_backup(
 ) -> Result<BackupReport, WorkError> {
     let postgres = match &settings.kind {
         DatastoreKind::Postgres(postgres) => postgres,
-        DatastoreKind::Volumes(volumes) => return snapshot::take(rig, datastore, volumes, settings.rpo, mandate).await,
+        DatastoreKind::Volumes(volumes) => {
+            return snapshot::take(rig, datastore, volumes, settings.rpo, mandate).await;
+        }
     };
     let begun = Timestamp::now();
     let clock = std::time::Instant::now();
     let vault = shelf::vault_to_write(rig).await?;
-    let context = EncryptionContext { vault, datastore: datastore.clone(), backup: BackupId::new(begun, rand::random()) };
+    let context = EncryptionContext {
+        vault,
+        datastore: datastore.clone(),
+        backup: BackupId::new(begun, rand::random()),
+    };
     let opening = PendingBackup::begin(rig, context, begun).await?;
     let dumping = std::time::Instant::now();
-    let read = read_source(rig, postgres, &opening.context, &opening.identity, mandate.another_cluster).await?;
+    let read =
+        read_source(rig, postgres, &opening.context, &opening.identity, mandate.another_cluster)
+            .await?;
     let dump_seconds = dumping.elapsed().as_secs_f64();
     failpoint::reach("payloads-done");
     let pg_dump = Some((read.tools.version().to_owned(), read.tools.major()));
@@ -174,7 +207,11 @@ async fn run_backup(
     let published = publish::commit(rig, opening, mandate, contents).await?;
     let manifest = &published.manifest;
     if let Some(catalog) = rig.catalog() {
-        without_catalog(catalog.note_omitted(&manifest.vault, &manifest.backup, &read.fingerprint.omitted).await);
+        without_catalog(
+            catalog
+                .note_omitted(&manifest.vault, &manifest.backup, &read.fingerprint.omitted)
+                .await,
+        );
     }
     let figures = DumpFigures {
         tables: read.fingerprint.tables.len() as u64,
@@ -186,7 +223,8 @@ async fn run_backup(
     Ok(BackupReport::of(rig, &published, Some(figures), clock))
 }
 
-/// Everything that reading the source gave: payloads that have arrived but are not visible yet, and facts.
+/// Everything that reading the source gave: payloads that have arrived but are not visible yet, and
+/// facts.
 struct SourceReading {
     arrived: Vec<StagedPayload>,
     fingerprint: Fingerprint,
@@ -194,7 +232,8 @@ struct SourceReading {
     tools: PgTools,
 }
 
-/// Reads everything, anew if an object changed while it was written down: that is found before a row has passed, and costs seconds.
+/// Reads everything, anew if an object changed while it was written down: that is found before a
+/// row has passed, and costs seconds.
 async fn read_source(
     rig: &WorkContext,
     settings: &PostgresConfig,
@@ -206,7 +245,10 @@ async fn read_source(
     for _ in 0..CHANGED_ATTEMPTS_MAX {
         match read_once(rig, settings, context, identity, another_cluster).await {
             Err(WorkError::Source { source: SourceError::Changed { names }, .. }) => {
-                tracing::warn!(objects = names.join(", "), "changed while pg_dump wrote them down; the dump begins anew");
+                tracing::warn!(
+                    objects = names.join(", "),
+                    "changed while pg_dump wrote them down; the dump begins anew"
+                );
                 last = names;
             }
             done => return done,
@@ -216,20 +258,32 @@ async fn read_source(
     Err(WorkError::Source { datastore: context.datastore.clone(), source })
 }
 
-/// Refuses a server that is another one than that of the newest backup: a name that leads elsewhere by now, or a server that was made anew. Its
-/// backup would be the newest, and retention would remove the others for it.
-async fn same_cluster(rig: &WorkContext, context: &EncryptionContext, facts: &SourceFacts) -> Result<(), WorkError> {
+/// Refuses a server that is another one than that of the newest backup: a name that leads elsewhere
+/// by now, or a server that was made anew. Its backup would be the newest, and retention would
+/// remove the others for it.
+async fn same_cluster(
+    rig: &WorkContext,
+    context: &EncryptionContext,
+    facts: &SourceFacts,
+) -> Result<(), WorkError> {
     let Some(found) = &facts.system_identifier else { return Ok(()) };
-    let is_other = |manifest: &Manifest| manifest.source.system_identifier.as_ref().is_some_and(|before| before != found);
+    let is_other = |manifest: &Manifest| {
+        manifest.source.system_identifier.as_ref().is_some_and(|before| before != found)
+    };
     let known = match rig.catalog() {
-        Some(catalog) => without_catalog(catalog.newest(&context.vault, &context.datastore).await).flatten(),
+        Some(catalog) => {
+            without_catalog(catalog.newest(&context.vault, &context.datastore).await).flatten()
+        }
         None => None,
     };
     let newest = match known {
         Some(manifest) if !is_other(&manifest) => return Ok(()),
-        // Another host may have confirmed it. A role that may only write cannot tell, and the first backup has none before it.
+        // Another host may have confirmed it. A role that may only write cannot tell, and the first
+        // backup has none before it.
         known => {
-            let in_vault = shelf::select(rig, &context.datastore, &BackupSelector::Latest, &mut Vec::new()).await;
+            let in_vault =
+                shelf::select(rig, &context.datastore, &BackupSelector::Latest, &mut Vec::new())
+                    .await;
             in_vault.ok().map(|believed| believed.manifest).or(known)
         }
     };
@@ -255,46 +309,75 @@ async fn read_once(
     identity: &BackupIdentity,
     another_cluster: bool,
 ) -> Result<SourceReading, WorkError> {
-    let failed = |source: SourceError| WorkError::Source { datastore: context.datastore.clone(), source };
+    let failed =
+        |source: SourceError| WorkError::Source { datastore: context.datastore.clone(), source };
     let connection = settings.connect().await.map_err(|why| failed(SourceError::Password(why)))?;
     let tools = fitting_tools(rig, &connection).await.map_err(failed)?;
     let stage = rig.progress.begin("lock tables", None);
-    let snapshot = cancellable(rig, ExportedSnapshot::take(&tools, &connection, settings.lock_wait)).await?.map_err(failed)?;
+    let snapshot =
+        cancellable(rig, ExportedSnapshot::take(&tools, &connection, settings.lock_wait))
+            .await?
+            .map_err(failed)?;
     stage.end();
     if !another_cluster {
         same_cluster(rig, context, &snapshot.facts).await?;
     }
-    let before = dump::globals_once(&tools, &connection, &snapshot.database, settings.role_passwords).await.map_err(failed)?;
+    let before =
+        dump::globals_once(&tools, &connection, &snapshot.database, settings.role_passwords)
+            .await
+            .map_err(failed)?;
     let key = HashKey::from_random(rand::random());
     let split = PayloadSplit::new(&snapshot.tables, settings.jobs);
-    let pouring = DumpUploader { rig, context, identity, key: &key, stage: rig.progress.begin("dump", None) };
+    let pouring =
+        DumpUploader { rig, context, identity, key: &key, stage: rig.progress.begin("dump", None) };
     let poured = pouring.tables(&tools, &connection, &snapshot, &split, settings).await;
     pouring.stage.end();
     let UploadedDump { mut arrived, tallies, warned } = poured?;
     let rest = async {
-        let globals =
-            dump::globals_settled(&tools, &connection, &snapshot.database, settings.role_passwords, before).await.map_err(failed)?;
+        let globals = dump::globals_settled(
+            &tools,
+            &connection,
+            &snapshot.database,
+            settings.role_passwords,
+            before,
+        )
+        .await
+        .map_err(failed)?;
         dump::complete(&snapshot, &tallies).map_err(failed)?;
         let facts = snapshot.facts.clone();
         let (server_major, extensions) = (snapshot.major, Some(snapshot.extensions.clone()));
-        let mut omitted: Vec<OmittedObject> = snapshot.omitted.iter().cloned().chain(warned).collect();
+        let mut omitted: Vec<OmittedObject> =
+            snapshot.omitted.iter().cloned().chain(warned).collect();
         omitted.sort();
         omitted.dedup();
         snapshot.release();
         let mut tallies = tallies.into_iter();
-        let assembled = assemble(key.clone(), tools.major(), tallies.next().unwrap_or_default(), tallies);
+        let assembled =
+            assemble(key.clone(), tools.major(), tallies.next().unwrap_or_default(), tallies);
         let fingerprint = Fingerprint { server_major, extensions, omitted, ..assembled };
-        let json = serde_json::to_vec(&fingerprint).map_err(|error| WorkError::Bug(error.to_string()))?;
+        let json =
+            serde_json::to_vec(&fingerprint).map_err(|error| WorkError::Bug(error.to_string()))?;
         let place = context.place();
-        let globals = seal_small(pouring.rig, identity, "globals.sql", PayloadRole::Globals, place.payload("globals.sql"), globals).await?;
+        let globals = seal_small(
+            pouring.rig,
+            identity,
+            "globals.sql",
+            PayloadRole::Globals,
+            place.payload("globals.sql"),
+            globals,
+        )
+        .await?;
         let mut sealed = vec![globals];
         let mut small = vec![("fingerprint.json", PayloadRole::Fingerprint, json)];
-        // As it stands, whether or not it has faults: it is for whoever restores, and no reason to go without a backup.
+        // As it stands, whether or not it has faults: it is for whoever restores, and no reason to
+        // go without a backup.
         if let Some(plan) = plans::text_of(&rig.config, &context.datastore) {
             small.push(("plan.toml", PayloadRole::Plan, plan));
         }
         for (name, role, bytes) in small {
-            match seal_small(pouring.rig, identity, name, role, place.sealed_meta(name), bytes).await {
+            match seal_small(pouring.rig, identity, name, role, place.sealed_meta(name), bytes)
+                .await
+            {
                 Ok(payload) => sealed.push(payload),
                 Err(error) => {
                     for payload in sealed {
@@ -321,8 +404,12 @@ async fn read_once(
 /// Client programs at least as new as the server. Any `psql` can ask the server's version.
 ///
 /// # Errors
-/// [`SourceError::Tools`] if there are none, [`SourceError::Session`] if the server cannot be reached.
-pub async fn fitting_tools(rig: &WorkContext, connection: &PgConnection) -> Result<PgTools, SourceError> {
+/// [`SourceError::Tools`] if there are none, [`SourceError::Session`] if the server cannot be
+/// reached.
+pub async fn fitting_tools(
+    rig: &WorkContext,
+    connection: &PgConnection,
+) -> Result<PgTools, SourceError> {
     let any = PgTools::find(rig.config.pg_bin.as_deref(), 0).await?;
     let mut session = PgSession::open(&any, connection).await?;
     let server = locked::server(&mut session).await?;
@@ -355,14 +442,21 @@ impl DumpUploader<'_> {
         split: &PayloadSplit,
         settings: &PostgresConfig,
     ) -> Result<UploadedDump, WorkError> {
-        let failed = |source: SourceError| WorkError::Source { datastore: self.context.datastore.clone(), source };
+        let failed = |source: SourceError| WorkError::Source {
+            datastore: self.context.datastore.clone(),
+            source,
+        };
         let mut streams = vec![(
             "main".to_owned(),
             PayloadRole::Main,
-            dump::main(tools, connection, snapshot, split, settings.lock_wait).await.map_err(failed)?,
+            dump::main(tools, connection, snapshot, split, settings.lock_wait)
+                .await
+                .map_err(failed)?,
         )];
         for (index, tables) in split.data.iter().enumerate() {
-            let stream = dump::data(tools, connection, snapshot, tables, settings.lock_wait).await.map_err(failed)?;
+            let stream = dump::data(tools, connection, snapshot, tables, settings.lock_wait)
+                .await
+                .map_err(failed)?;
             streams.push((format!("data-{:03}", index + 1), PayloadRole::Data, stream));
         }
         let stop = self.rig.cancel.child_token();
@@ -394,7 +488,10 @@ impl DumpUploader<'_> {
             }
             held
         };
-        let limits = watch::ServerLimits { lock_wait: settings.lock_wait, snapshot: settings.snapshot_limit };
+        let limits = watch::ServerLimits {
+            lock_wait: settings.lock_wait,
+            snapshot: settings.snapshot_limit,
+        };
         let watching = async {
             let error = watch::watch(tools, connection, limits).await;
             stop.cancel();
@@ -420,7 +517,13 @@ impl DumpUploader<'_> {
                     warned.extend(said);
                 }
                 // "Interrupted" by a sibling's failure is not the cause.
-                Err(error) if first_error.as_ref().is_none_or(|first| matches!(first, WorkError::Interrupted)) => first_error = Some(error),
+                Err(error)
+                    if first_error
+                        .as_ref()
+                        .is_none_or(|first| matches!(first, WorkError::Interrupted)) =>
+                {
+                    first_error = Some(error)
+                }
                 Err(_) => {}
             }
         }
@@ -445,21 +548,34 @@ impl DumpUploader<'_> {
         let DumpStream { output, end } = stream;
         let kill = end.abort_handle();
         let (proved, proof) = tokio::sync::oneshot::channel();
-        let watching: JoinHandle<Result<Vec<OmittedObject>, SourceError>> = tokio::spawn(async move {
-            match end.await {
-                Ok(Ok((end, warned))) => {
-                    let _ = proved.send(end);
-                    Ok(warned)
+        let watching: JoinHandle<Result<Vec<OmittedObject>, SourceError>> =
+            tokio::spawn(async move {
+                match end.await {
+                    Ok(Ok((end, warned))) => {
+                        let _ = proved.send(end);
+                        Ok(warned)
+                    }
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(SourceError::Incomplete("pg_dump was stopped".to_owned())),
                 }
-                Ok(Err(error)) => Err(error),
-                Err(_) => Err(SourceError::Incomplete("pg_dump was stopped".to_owned())),
-            }
-        });
-        let destination = PayloadDestination { key: self.context.place().payload(&name), name, role };
-        let tap = ArchiveTap { tell, ..ArchiveTap::new(RowFingerprinter::new(self.key.clone()), Arc::clone(&self.stage)) };
+            });
+        let destination =
+            PayloadDestination { key: self.context.place().payload(&name), name, role };
+        let tap = ArchiveTap {
+            tell,
+            ..ArchiveTap::new(RowFingerprinter::new(self.key.clone()), Arc::clone(&self.stage))
+        };
         let stream = PayloadStream { source: output, end: move || proof.blocking_recv().ok(), tap };
-        let mut sending = std::pin::pin!(send(self.rig.vault.as_ref(), destination, stream, self.identity, self.sealing(shares), stop));
-        // A child that waits for a lock writes nothing, and whoever reads from it would wait with it.
+        let mut sending = std::pin::pin!(send(
+            self.rig.vault.as_ref(),
+            destination,
+            stream,
+            self.identity,
+            self.sealing(shares),
+            stop
+        ));
+        // A child that waits for a lock writes nothing, and whoever reads from it would wait with
+        // it.
         let sent = tokio::select! {
             sent = &mut sending => sent,
             () = stop.cancelled() => {
@@ -512,7 +628,8 @@ pub(super) async fn memory(
     role: PayloadRole,
     bytes: Vec<u8>,
 ) -> Result<StagedPayload, WorkError> {
-    seal_small(rig, &opening.identity, name, role, opening.context.place().sealed_meta(name), bytes).await
+    seal_small(rig, &opening.identity, name, role, opening.context.place().sealed_meta(name), bytes)
+        .await
 }
 
 async fn seal_small(
@@ -524,8 +641,14 @@ async fn seal_small(
     bytes: Vec<u8>,
 ) -> Result<StagedPayload, WorkError> {
     let destination = PayloadDestination { name: name.to_owned(), role, key };
-    let stream = PayloadStream { source: std::io::Cursor::new(bytes), end: || Some(SourceEnd::of_memory()), tap: () };
-    let (arrived, ()) = send(rig.vault.as_ref(), destination, stream, identity, sealing(rig, 1), &rig.cancel).await?;
+    let stream = PayloadStream {
+        source: std::io::Cursor::new(bytes),
+        end: || Some(SourceEnd::of_memory()),
+        tap: (),
+    };
+    let (arrived, ()) =
+        send(rig.vault.as_ref(), destination, stream, identity, sealing(rig, 1), &rig.cancel)
+            .await?;
     Ok(arrived)
 }
 

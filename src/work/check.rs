@@ -1,6 +1,7 @@
 //! `lifeboat check`: trying everything that the configuration names, with the results in a table.
 //!
-//! Each line is one question with an answer: good, bad, or *could not look*. A role that may only write passes: the probe object is neither read back nor deleted, and carries no retention.
+//! Each line is one question with an answer: good, bad, or *could not look*. A role that may only
+//! write passes: the probe object is neither read back nor deleted, and carries no retention.
 
 use serde::Serialize;
 
@@ -57,11 +58,27 @@ pub struct CheckLine {
     trouble: Option<ErrorClass>,
 }
 
-pub(super) fn line(subject: &str, question: &str, answer: SetupAnswer, detail: impl Into<String>) -> CheckLine {
-    CheckLine { subject: subject.to_owned(), question: question.to_owned(), answer, detail: detail.into(), trouble: None }
+pub(super) fn line(
+    subject: &str,
+    question: &str,
+    answer: SetupAnswer,
+    detail: impl Into<String>,
+) -> CheckLine {
+    CheckLine {
+        subject: subject.to_owned(),
+        question: question.to_owned(),
+        answer,
+        detail: detail.into(),
+        trouble: None,
+    }
 }
 
-pub(super) fn bad(subject: &str, question: &str, trouble: ErrorClass, detail: impl Into<String>) -> CheckLine {
+pub(super) fn bad(
+    subject: &str,
+    question: &str,
+    trouble: ErrorClass,
+    detail: impl Into<String>,
+) -> CheckLine {
     CheckLine { trouble: Some(trouble), ..line(subject, question, SetupAnswer::Bad, detail) }
 }
 
@@ -83,7 +100,9 @@ pub async fn check(rig: &WorkContext) -> Result<Vec<CheckLine>, WorkError> {
     lines.push(match &rig.catalog {
         Ok(_) => line("catalog", "opens", SetupAnswer::Good, rig.config.catalog.place()),
         Err(error) => {
-            let cause = std::error::Error::source(error.as_ref()).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause = std::error::Error::source(error.as_ref())
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
             line("catalog", "opens", SetupAnswer::Note, format!("{error}{cause}; {}", error.hint()))
         }
     });
@@ -92,12 +111,22 @@ pub async fn check(rig: &WorkContext) -> Result<Vec<CheckLine>, WorkError> {
             DatastoreKind::Postgres(postgres) => check_datastore(rig, name, postgres).await,
             DatastoreKind::Volumes(volumes) => match shelf::vault_id(rig).await {
                 Ok(vault) => super::snapshot::check::check(rig, &vault, name, volumes).await,
-                Err(error) => vec![bad(&format!("datastore {name}"), "its vault is there", error.class(), error.to_string())],
+                Err(error) => vec![bad(
+                    &format!("datastore {name}"),
+                    "its vault is there",
+                    error.class(),
+                    error.to_string(),
+                )],
             },
         });
     }
     if rig.config.datastores.is_empty() {
-        lines.push(bad("datastores", "at least one is configured", ErrorClass::Usage, "add a section [datastores.NAME]"));
+        lines.push(bad(
+            "datastores",
+            "at least one is configured",
+            ErrorClass::Usage,
+            "add a section [datastores.NAME]",
+        ));
     }
     lines.extend(check_files(rig));
     lines.extend(check_place(rig).await);
@@ -107,59 +136,92 @@ pub async fn check(rig: &WorkContext) -> Result<Vec<CheckLine>, WorkError> {
     Ok(lines)
 }
 
-/// The drill account: what a drill's own preflight asks, and what should hold there whatever anybody does. A fault keeps no backup from
-/// being taken.
+/// The drill account: what a drill's own preflight asks, and what should hold there whatever
+/// anybody does. A fault keeps no backup from being taken.
 async fn check_scratch(rig: &WorkContext) -> Vec<CheckLine> {
     const SUBJECT: &str = "scratch VPC";
     if rig.config.scratch_vpc.is_none() {
         return Vec::new();
     }
     match drill::vpc::ask(rig).await {
-        Err(error) => vec![line(SUBJECT, "can be asked", SetupAnswer::CouldNotLook, error.to_string())],
+        Err(error) => {
+            vec![line(SUBJECT, "can be asked", SetupAnswer::CouldNotLook, error.to_string())]
+        }
         Ok(found) => {
             let told = found.answers.iter().map(|asked| {
-                let answer = if asked.weight == AnswerWeight::Good { SetupAnswer::Good } else { SetupAnswer::Note };
+                let answer = if asked.weight == AnswerWeight::Good {
+                    SetupAnswer::Good
+                } else {
+                    SetupAnswer::Note
+                };
                 line(SUBJECT, &asked.question, answer, asked.told())
             });
-            let refused = found.refusals.iter().map(|words| line(SUBJECT, "would be allowed", SetupAnswer::Note, words.clone()));
+            let refused = found
+                .refusals
+                .iter()
+                .map(|words| line(SUBJECT, "would be allowed", SetupAnswer::Note, words.clone()));
             told.chain(refused).collect()
         }
     }
 }
 
-/// Which sandbox this host gives its drills: one is raised, looked at and taken down again, by the code of the drills.
+/// Which sandbox this host gives its drills: one is raised, looked at and taken down again, by the
+/// code of the drills.
 async fn check_place(rig: &WorkContext) -> Vec<CheckLine> {
     const SUBJECT: &str = "sandbox of drills";
-    let drills: Vec<plans::DrillPlan> =
-        plans::names(&rig.config, plans::DRILLS_DIRECTORY).iter().filter_map(|name| plans::drill(&rig.config, name).ok()?).collect();
+    let drills: Vec<plans::DrillPlan> = plans::names(&rig.config, plans::DRILLS_DIRECTORY)
+        .iter()
+        .filter_map(|name| plans::drill(&rig.config, name).ok()?)
+        .collect();
     if drills.iter().all(|drill| drill.place != plans::DrillPlace::Local) {
         return Vec::new();
     }
     let place = match drill::place_of_this_host(rig).await {
         Ok(place) => place,
-        Err(error) => return vec![line(SUBJECT, "can be raised", SetupAnswer::Note, error.to_string())],
+        Err(error) => {
+            return vec![line(SUBJECT, "can be raised", SetupAnswer::Note, error.to_string())];
+        }
     };
     let mut lines = vec![match place.gaps.as_slice() {
-        [] => line(SUBJECT, "is isolated", SetupAnswer::Good, "namespaces of its own, system calls filtered"),
+        [] => line(
+            SUBJECT,
+            "is isolated",
+            SetupAnswer::Good,
+            "namespaces of its own, system calls filtered",
+        ),
         gaps => {
             let names: Vec<&str> = gaps.iter().map(|gap| gap.name()).collect();
-            let missing = |drill: &&plans::DrillPlan| names.iter().any(|name| !drill.accept_gaps.contains(*name));
-            let refuse: Vec<&str> = drills.iter().filter(missing).map(|drill| drill.name.as_str()).collect();
+            let missing = |drill: &&plans::DrillPlan| {
+                names.iter().any(|name| !drill.accept_gaps.contains(*name))
+            };
+            let refuse: Vec<&str> =
+                drills.iter().filter(missing).map(|drill| drill.name.as_str()).collect();
             let why = place.why.map(|why| format!(": {why}")).unwrap_or_default();
             let next = match refuse.is_empty() {
                 true => "; every drill accepts that".to_owned(),
                 false => {
-                    format!("; drills that do not accept it end NOT_VERIFIED: {} (accept_gaps, or docs/CONTAINERS.md)", refuse.join(", "))
+                    format!(
+                        "; drills that do not accept it end NOT_VERIFIED: {} (accept_gaps, or docs/CONTAINERS.md)",
+                        refuse.join(", ")
+                    )
                 }
             };
-            line(SUBJECT, "is isolated", SetupAnswer::Note, format!("it has gaps {}{why}{next}", names.join(", ")))
+            line(
+                SUBJECT,
+                "is isolated",
+                SetupAnswer::Note,
+                format!("it has gaps {}{why}{next}", names.join(", ")),
+            )
         }
     }];
     lines.push(match place.unlimited {
         None => line(SUBJECT, "has a limit of memory", SetupAnswer::Good, "a control group"),
-        Some(why) => {
-            line(SUBJECT, "has a limit of memory", SetupAnswer::Note, format!("its files have, its processes have the host's only: {why}"))
-        }
+        Some(why) => line(
+            SUBJECT,
+            "has a limit of memory",
+            SetupAnswer::Note,
+            format!("its files have, its processes have the host's only: {why}"),
+        ),
     });
     lines
 }
@@ -168,10 +230,16 @@ async fn check_place(rig: &WorkContext) -> Vec<CheckLine> {
 fn check_swap() -> Option<CheckLine> {
     const SUBJECT: &str = "this host";
     let text = std::fs::read_to_string("/proc/swaps").ok()?;
-    let used: Vec<&str> =
-        text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).filter(|swap| !is_encrypted(swap)).collect();
+    let used: Vec<&str> = text
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|swap| !is_encrypted(swap))
+        .collect();
     Some(match used.is_empty() {
-        true => line(SUBJECT, "keeps memory off its disks", SetupAnswer::Good, "no swap, or encrypted"),
+        true => {
+            line(SUBJECT, "keeps memory off its disks", SetupAnswer::Good, "no swap, or encrypted")
+        }
         false => line(
             SUBJECT,
             "keeps memory off its disks",
@@ -188,7 +256,10 @@ fn check_swap() -> Option<CheckLine> {
 fn is_encrypted(swap: &str) -> bool {
     let Ok(device) = std::fs::canonicalize(swap) else { return false };
     let Some(name) = device.file_name().and_then(|name| name.to_str()) else { return false };
-    let below_crypt = || std::fs::read_to_string(format!("/sys/class/block/{name}/dm/uuid")).is_ok_and(|uuid| uuid.starts_with("CRYPT-"));
+    let below_crypt = || {
+        std::fs::read_to_string(format!("/sys/class/block/{name}/dm/uuid"))
+            .is_ok_and(|uuid| uuid.starts_with("CRYPT-"))
+    };
     name.starts_with("zram") || below_crypt()
 }
 
@@ -200,16 +271,29 @@ fn check_files(rig: &WorkContext) -> Vec<CheckLine> {
         let file = base.join(plans::RESTORE_DIRECTORY).join(format!("{name}.toml"));
         lines.push(match plans::plan(&rig.config, &name, &file) {
             Ok(plan) => {
-                let datastores: Vec<String> = plan.stages.iter().map(|stage| stage.datastore.to_string()).collect();
-                line(&format!("restore plan {name}"), "is sound", SetupAnswer::Good, format!("restores {}", datastores.join(", then ")))
+                let datastores: Vec<String> =
+                    plan.stages.iter().map(|stage| stage.datastore.to_string()).collect();
+                line(
+                    &format!("restore plan {name}"),
+                    "is sound",
+                    SetupAnswer::Good,
+                    format!("restores {}", datastores.join(", then ")),
+                )
             }
-            Err(error) => bad(&format!("restore plan {name}"), "is sound", ErrorClass::Usage, error.to_string()),
+            Err(error) => bad(
+                &format!("restore plan {name}"),
+                "is sound",
+                ErrorClass::Usage,
+                error.to_string(),
+            ),
         });
     }
     for name in plans::names(&rig.config, plans::DRILLS_DIRECTORY) {
         lines.push(
             match drill::script(rig, &name).and_then(|script| {
-                drill::validate_scenarios(rig, &script).and_then(|()| drill::vpc::refuse_what_cannot_be(rig, &script)).map(|()| script)
+                drill::validate_scenarios(rig, &script)
+                    .and_then(|()| drill::vpc::refuse_what_cannot_be(rig, &script))
+                    .map(|()| script)
             }) {
                 Ok(script) => {
                     let detail = format!(
@@ -220,7 +304,9 @@ fn check_files(rig: &WorkContext) -> Vec<CheckLine> {
                     );
                     line(&format!("drill {name}"), "is sound", SetupAnswer::Good, detail)
                 }
-                Err(error) => bad(&format!("drill {name}"), "is sound", ErrorClass::Usage, error.to_string()),
+                Err(error) => {
+                    bad(&format!("drill {name}"), "is sound", ErrorClass::Usage, error.to_string())
+                }
             },
         );
     }
@@ -236,9 +322,18 @@ fn check_unattended(rig: &WorkContext) -> Vec<CheckLine> {
         lines.push(match schedules::schedule(&rig.config, &name) {
             Ok(schedule) => {
                 let calendar = &schedule.timing.calendar;
-                let due = calendar.next(&name, now).and_then(|tick| tick.due).map(|due| calendar.zone.show(due));
-                let next = due.map_or_else(|| "never again".to_owned(), |due| format!("next {due}"));
-                line(&subject, "is sound", SetupAnswer::Good, format!("{}; {next}", calendar.describe()))
+                let due = calendar
+                    .next(&name, now)
+                    .and_then(|tick| tick.due)
+                    .map(|due| calendar.zone.show(due));
+                let next =
+                    due.map_or_else(|| "never again".to_owned(), |due| format!("next {due}"));
+                line(
+                    &subject,
+                    "is sound",
+                    SetupAnswer::Good,
+                    format!("{}; {next}", calendar.describe()),
+                )
             }
             Err(error) => bad(&subject, "is sound", ErrorClass::Usage, error.to_string()),
         });
@@ -246,13 +341,24 @@ fn check_unattended(rig: &WorkContext) -> Vec<CheckLine> {
     for notify in &rig.config.notify {
         let subject = format!("channel {}", notify.name);
         let secret = match &notify.how {
-            NotifyMethod::Webhook { url: UrlSource::File(file), .. } | NotifyMethod::Ping(UrlSource::File(file)) => Some(file),
+            NotifyMethod::Webhook { url: UrlSource::File(file), .. }
+            | NotifyMethod::Ping(UrlSource::File(file)) => Some(file),
             NotifyMethod::Smtp { password_file: Some(file), .. } => Some(file),
             _ => None,
         };
         lines.push(match secret.map(|file| secret_files::read(file, AllowedReaders::Owner)) {
-            None => line(&subject, "is named", SetupAnswer::Good, "not tried: nobody is told anything by a check"),
-            Some(Ok(_)) => line(&subject, "has its secret", SetupAnswer::Good, "not tried: nobody is told anything by a check"),
+            None => line(
+                &subject,
+                "is named",
+                SetupAnswer::Good,
+                "not tried: nobody is told anything by a check",
+            ),
+            Some(Ok(_)) => line(
+                &subject,
+                "has its secret",
+                SetupAnswer::Good,
+                "not tried: nobody is told anything by a check",
+            ),
             Some(Err(why)) => bad(&subject, "has its secret", ErrorClass::Usage, why),
         });
     }
@@ -266,14 +372,23 @@ async fn check_signer(rig: &WorkContext) -> CheckLine {
         Err(error) => return bad("signing", "can sign", error.class(), error.to_string()),
     };
     match rig.trusted.signer_at(PROBE, &signature, jiff::Timestamp::now()) {
-        Ok(_) => return line("signing", "signs what is believed", SetupAnswer::Good, rig.signer.name()),
+        Ok(_) => {
+            return line("signing", "signs what is believed", SetupAnswer::Good, rig.signer.name());
+        }
         Err(why) if rig.trusted.signer_of(PROBE, &signature).is_some() => {
-            return bad("signing", "signs what is believed", ErrorClass::Usage, format!("{why}; make a new signing key"));
+            return bad(
+                "signing",
+                "signs what is believed",
+                ErrorClass::Usage,
+                format!("{why}; make a new signing key"),
+            );
         }
         Err(_) => {}
     }
     let detail = match rig.signer.public().await {
-        Ok(public) => format!("its public half is not pinned: add trust = [\"{}\"]", public.to_line()),
+        Ok(public) => {
+            format!("its public half is not pinned: add trust = [\"{}\"]", public.to_line())
+        }
         Err(error) => format!("its public half is not pinned, and it does not tell it: {error}"),
     };
     bad("signing", "signs what is believed", ErrorClass::Usage, detail)
@@ -286,11 +401,16 @@ async fn check_vault(rig: &WorkContext) -> Vec<CheckLine> {
         Ok(id) => {
             lines.push(line("vault", "exists", SetupAnswer::Good, format!("{address} ({id})")));
             lines.push(match (&rig.config.vault_id, shelf::vault_to_write(rig).await) {
-                (None, _) => {
-                    line("vault", "its id is pinned", SetupAnswer::Note, format!("add to [vault] in lifeboat.toml: id = \"{id}\""))
-                }
+                (None, _) => line(
+                    "vault",
+                    "its id is pinned",
+                    SetupAnswer::Note,
+                    format!("add to [vault] in lifeboat.toml: id = \"{id}\""),
+                ),
                 (Some(_), Ok(_)) => line("vault", "its id is pinned", SetupAnswer::Good, ""),
-                (Some(_), Err(error)) => bad("vault", "its id is the pinned one", error.class(), error.to_string()),
+                (Some(_), Err(error)) => {
+                    bad("vault", "its id is the pinned one", error.class(), error.to_string())
+                }
             });
         }
         Err(error) => return vec![bad("vault", "exists", error.class(), error.to_string())],
@@ -307,11 +427,19 @@ async fn check_vault(rig: &WorkContext) -> Vec<CheckLine> {
     }
     match probed {
         Err(error) => lines.push(bad("vault", "may write", error.class(), error.to_string())),
-        Ok(abilities) => lines.extend(abilities.answers.into_iter().map(|ability| match (ability.answer, ability.needed) {
-            (Some(true), _) => line("vault", ability.question, SetupAnswer::Good, ability.detail),
-            (Some(false), true) => bad("vault", ability.question, ErrorClass::Usage, ability.detail),
-            (None, true) => line("vault", ability.question, SetupAnswer::CouldNotLook, ability.detail),
-            (_, false) => line("vault", ability.question, SetupAnswer::Note, ability.detail),
+        Ok(abilities) => lines.extend(abilities.answers.into_iter().map(|ability| {
+            match (ability.answer, ability.needed) {
+                (Some(true), _) => {
+                    line("vault", ability.question, SetupAnswer::Good, ability.detail)
+                }
+                (Some(false), true) => {
+                    bad("vault", ability.question, ErrorClass::Usage, ability.detail)
+                }
+                (None, true) => {
+                    line("vault", ability.question, SetupAnswer::CouldNotLook, ability.detail)
+                }
+                (_, false) => line("vault", ability.question, SetupAnswer::Note, ability.detail),
+            }
         })),
     }
     lines
@@ -323,10 +451,15 @@ async fn check_copies(rig: &WorkContext) -> Vec<CheckLine> {
     for name in rig.replicas.keys() {
         let (subject, question) = (format!("vault {name}"), "is a copy of this one");
         lines.push(match copy::behind(rig, name).await {
-            Ok(copy::ReplicaLag::Nothing) => line(&subject, question, SetupAnswer::Good, "it has every backup"),
-            Ok(copy::ReplicaLag::Backups(count)) => {
-                line(&subject, question, SetupAnswer::Note, format!("it lacks {count} backups; `lifeboat copy {name}` brings them"))
+            Ok(copy::ReplicaLag::Nothing) => {
+                line(&subject, question, SetupAnswer::Good, "it has every backup")
             }
+            Ok(copy::ReplicaLag::Backups(count)) => line(
+                &subject,
+                question,
+                SetupAnswer::Note,
+                format!("it lacks {count} backups; `lifeboat copy {name}` brings them"),
+            ),
             Err(error) => bad(&subject, question, error.class(), error.to_string()),
         });
     }
@@ -368,7 +501,12 @@ async fn check_keys(rig: &WorkContext) -> Vec<CheckLine> {
     lines
 }
 
-async fn check_key(rig: &WorkContext, key: &dyn WrappingKey, identity: &BackupIdentity, context: &EncryptionContext) -> CheckLine {
+async fn check_key(
+    rig: &WorkContext,
+    key: &dyn WrappingKey,
+    identity: &BackupIdentity,
+    context: &EncryptionContext,
+) -> CheckLine {
     let subject = format!("key {}", key.name());
     let bytes = match key.wrap(identity, context).await {
         Ok(wrapped) => wrapped.bytes().to_vec(),
@@ -387,9 +525,19 @@ async fn check_key(rig: &WorkContext, key: &dyn WrappingKey, identity: &BackupId
                 let same = age::secrecy::ExposeSecret::expose_secret(&found.to_text())
                     == age::secrecy::ExposeSecret::expose_secret(&identity.to_text());
                 return if same {
-                    line(&subject, "wraps and unwraps", SetupAnswer::Good, format!("unwrapped by {}", opener.name()))
+                    line(
+                        &subject,
+                        "wraps and unwraps",
+                        SetupAnswer::Good,
+                        format!("unwrapped by {}", opener.name()),
+                    )
                 } else {
-                    bad(&subject, "wraps and unwraps", ErrorClass::KeyRefused, "what came back is another identity")
+                    bad(
+                        &subject,
+                        "wraps and unwraps",
+                        ErrorClass::KeyRefused,
+                        "what came back is another identity",
+                    )
                 };
             }
             Ok(UnwrapOutcome::NotMine) => {}
@@ -404,11 +552,20 @@ async fn check_key(rig: &WorkContext, key: &dyn WrappingKey, identity: &BackupId
     line(&subject, "wraps", SetupAnswer::Good, detail)
 }
 
-async fn check_datastore(rig: &WorkContext, name: &DatastoreName, settings: &PostgresConfig) -> Vec<CheckLine> {
+async fn check_datastore(
+    rig: &WorkContext,
+    name: &DatastoreName,
+    settings: &PostgresConfig,
+) -> Vec<CheckLine> {
     let subject = format!("datastore {name}");
     if settings.connection.conninfo().contains("load_balance_hosts") {
         let detail = "load_balance_hosts leads sessions to different servers, and a snapshot is known to one: name one host";
-        return vec![bad(&subject, "every session reaches the same server", ErrorClass::Usage, detail)];
+        return vec![bad(
+            &subject,
+            "every session reaches the same server",
+            ErrorClass::Usage,
+            detail,
+        )];
     }
     let connection = match settings.connect().await {
         Ok(connection) => connection,
@@ -416,7 +573,9 @@ async fn check_datastore(rig: &WorkContext, name: &DatastoreName, settings: &Pos
     };
     let tools = match back_up::fitting_tools(rig, &connection).await {
         Ok(tools) => tools,
-        Err(error) => return vec![failed(&subject, "connects, and pg_dump fits the server", &error)],
+        Err(error) => {
+            return vec![failed(&subject, "connects, and pg_dump fits the server", &error)];
+        }
     };
     let mut session = match PgSession::open(&tools, &connection).await {
         Ok(session) => session,
@@ -431,9 +590,16 @@ async fn check_datastore(rig: &WorkContext, name: &DatastoreName, settings: &Pos
                 SetupAnswer::Good,
                 format!("database {}, PostgreSQL {}", server.database, server.version),
             ));
-            lines.push(line(&subject, "pg_dump is as new as the server", SetupAnswer::Good, tools.version()));
+            lines.push(line(
+                &subject,
+                "pg_dump is as new as the server",
+                SetupAnswer::Good,
+                tools.version(),
+            ));
         }
-        Err(error) => return vec![bad(&subject, "connects", ErrorClass::Unavailable, error.to_string())],
+        Err(error) => {
+            return vec![bad(&subject, "connects", ErrorClass::Unavailable, error.to_string())];
+        }
     }
     lines.push(tls_line(&subject, &mut session).await);
     lines.extend(caution_lines(&subject, &mut session, settings).await);
@@ -449,9 +615,10 @@ fn failed(subject: &str, question: &str, error: &SourceError) -> CheckLine {
     bad(subject, question, error.class(), format!("{error}{hint}"))
 }
 
-/// The way that a backup takes, with the very code, up to the first row: tables listed and locked, globals read and parsed, the schema
-/// dumped in the snapshot and parsed. Privileges that are there and a server that answers do not say that the night can take it. The locks
-/// are ACCESS SHARE, as a backup's, and held for as long as the schema takes.
+/// The way that a backup takes, with the very code, up to the first row: tables listed and locked,
+/// globals read and parsed, the schema dumped in the snapshot and parsed. Privileges that are there
+/// and a server that answers do not say that the night can take it. The locks are ACCESS SHARE, as
+/// a backup's, and held for as long as the schema takes.
 async fn way_lines(
     rig: &WorkContext,
     subject: &str,
@@ -466,20 +633,32 @@ async fn way_lines(
         Ok(snapshot) => snapshot,
         Err(error) => return vec![failed(question, &error)],
     };
-    lines.push(line(subject, question, SetupAnswer::Good, format!("{} tables", snapshot.tables.len())));
+    lines.push(line(
+        subject,
+        question,
+        SetupAnswer::Good,
+        format!("{} tables", snapshot.tables.len()),
+    ));
     let question = "everything it holds is in a dump";
     lines.push(match snapshot.omitted.as_slice() {
         [] => line(subject, question, SetupAnswer::Good, ""),
         omitted => {
-            let each = omitted.iter().map(|one| format!("{} ({})", one.what(), one.why())).collect::<Vec<_>>();
+            let each = omitted
+                .iter()
+                .map(|one| format!("{} ({})", one.what(), one.why()))
+                .collect::<Vec<_>>();
             line(subject, question, SetupAnswer::Note, format!("not in it: {}", each.join("; ")))
         }
     });
     let question = "its roles and tablespaces can be read";
-    lines.push(match dump::globals_once(tools, connection, &snapshot.database, settings.role_passwords).await {
-        Ok(_) => line(subject, question, SetupAnswer::Good, ""),
-        Err(error) => failed(question, &error),
-    });
+    lines.push(
+        match dump::globals_once(tools, connection, &snapshot.database, settings.role_passwords)
+            .await
+        {
+            Ok(_) => line(subject, question, SetupAnswer::Good, ""),
+            Err(error) => failed(question, &error),
+        },
+    );
     let question = "its schema can be dumped and read back";
     let stage = rig.progress.begin("dump the schema", None);
     // A key of no backup: nothing is compared with this.
@@ -492,14 +671,21 @@ async fn way_lines(
     stage.end();
     snapshot.release();
     lines.push(match read {
-        Ok(tally) => line(subject, question, SetupAnswer::Good, format!("{} objects", tally.named.len())),
+        Ok(tally) => {
+            line(subject, question, SetupAnswer::Good, format!("{} objects", tally.named.len()))
+        }
         Err(error) => failed(question, &error),
     });
     lines
 }
 
-/// What stock Postgres cannot mend, of what can be seen: docs/POSTGRES.md says what to do about each.
-async fn caution_lines(subject: &str, session: &mut PgSession, settings: &PostgresConfig) -> Vec<CheckLine> {
+/// What stock Postgres cannot mend, of what can be seen: docs/POSTGRES.md says what to do about
+/// each.
+async fn caution_lines(
+    subject: &str,
+    session: &mut PgSession,
+    settings: &PostgresConfig,
+) -> Vec<CheckLine> {
     const GONE: &str = "SELECT COALESCE((SELECT 'to roles that are gone, such as the one with OID ' || min(a.grantee::pg_catalog.int8) || ': GRANT stops a restore there' FROM ( \
             SELECT relacl AS acl FROM pg_catalog.pg_class UNION ALL SELECT attacl FROM pg_catalog.pg_attribute UNION ALL SELECT proacl FROM pg_catalog.pg_proc \
             UNION ALL SELECT nspacl FROM pg_catalog.pg_namespace UNION ALL SELECT typacl FROM pg_catalog.pg_type UNION ALL SELECT defaclacl FROM pg_catalog.pg_default_acl \
@@ -530,7 +716,12 @@ async fn caution_lines(subject: &str, session: &mut PgSession, settings: &Postgr
 }
 
 /// What a dump means for the server it reads from.
-async fn burden_line(rig: &WorkContext, subject: &str, name: &DatastoreName, session: &mut PgSession) -> CheckLine {
+async fn burden_line(
+    rig: &WorkContext,
+    subject: &str,
+    name: &DatastoreName,
+    session: &mut PgSession,
+) -> CheckLine {
     let question = "what a dump does to the server";
     let sizes = "SELECT count(*), COALESCE(pg_catalog.sum(relpages::pg_catalog.int8) * pg_catalog.current_setting('block_size')::pg_catalog.int8, 0) \
         FROM pg_catalog.pg_class WHERE relkind IN ('r', 't', 'm') AND relpages > 0";
@@ -540,8 +731,12 @@ async fn burden_line(rig: &WorkContext, subject: &str, name: &DatastoreName, ses
     };
     let last = match shelf::select(rig, name, &BackupSelector::Latest, &mut Vec::new()).await {
         Ok(believed) => {
-            let took = believed.manifest.published.duration_since(believed.manifest.source.snapshot_time);
-            format!(" (at most {} the last time)", format_duration(std::time::Duration::try_from(took).unwrap_or_default()))
+            let took =
+                believed.manifest.published.duration_since(believed.manifest.source.snapshot_time);
+            format!(
+                " (at most {} the last time)",
+                format_duration(std::time::Duration::try_from(took).unwrap_or_default())
+            )
         }
         Err(_) => String::new(),
     };
@@ -563,7 +758,11 @@ async fn tls_line(subject: &str, session: &mut PgSession) -> CheckLine {
 }
 
 /// What the backup role lacks, asked before a night goes by.
-async fn privilege_lines(subject: &str, session: &mut PgSession, settings: &PostgresConfig) -> Vec<CheckLine> {
+async fn privilege_lines(
+    subject: &str,
+    session: &mut PgSession,
+    settings: &PostgresConfig,
+) -> Vec<CheckLine> {
     let mut questions = vec![
         (
             "may read every table",

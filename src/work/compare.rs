@@ -1,4 +1,5 @@
-//! Comparing a restored database with the fingerprint of its backup: the database is dumped again with the same settings, through the code that computes fingerprints, and the two are compared.
+//! Comparing a restored database with the fingerprint of its backup: the database is dumped again
+//! with the same settings, through the code that computes fingerprints, and the two are compared.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,7 +8,9 @@ use serde::Serialize;
 use super::back_up::ArchiveTap;
 use super::{WorkContext, WorkError};
 use crate::destination::postgres::load::LoadOptions;
-use crate::domain::fingerprint::{ArchiveObject, ExtensionFacts, FORMAT_1, Fingerprint, OmittedKind, TableRows};
+use crate::domain::fingerprint::{
+    ArchiveObject, ExtensionFacts, FORMAT_1, Fingerprint, OmittedKind, TableRows,
+};
 use crate::pg::archive::{TableOfContents, readable};
 use crate::pg::objects;
 use crate::pg::rows::{RowFingerprinter, assemble, qualified};
@@ -50,11 +53,19 @@ impl OmittedParts {
     /// Of an archive.
     #[must_use]
     pub fn of(contents: &TableOfContents, leave: &LoadOptions) -> Self {
-        let left = || contents.entries.iter().filter(|entry| leave.entries.contains(&entry.dump_id));
+        let left =
+            || contents.entries.iter().filter(|entry| leave.entries.contains(&entry.dump_id));
         Self {
             objects: left().map(objects::identity).collect(),
-            sequences: left().filter(|entry| entry.kind == "SEQUENCE SET").map(|entry| qualified(&entry.schema, &entry.tag)).collect(),
-            rows: leave.rows.iter().map(|(schema, table)| (readable(schema), readable(table))).collect(),
+            sequences: left()
+                .filter(|entry| entry.kind == "SEQUENCE SET")
+                .map(|entry| qualified(&entry.schema, &entry.tag))
+                .collect(),
+            rows: leave
+                .rows
+                .iter()
+                .map(|(schema, table)| (readable(schema), readable(table)))
+                .collect(),
             owners: leave.owners,
         }
     }
@@ -63,8 +74,13 @@ impl OmittedParts {
     pub fn take_from(&self, recorded: &mut Fingerprint, found: &mut Fingerprint) -> Vec<String> {
         let mut said = Vec::new();
         if !self.objects.is_empty() {
-            let is_left =
-                |object: &ArchiveObject| self.objects.contains(&(object.kind.clone(), object.schema.clone(), object.name.clone()));
+            let is_left = |object: &ArchiveObject| {
+                self.objects.contains(&(
+                    object.kind.clone(),
+                    object.schema.clone(),
+                    object.name.clone(),
+                ))
+            };
             recorded.named.retain(|object| !is_left(object));
             found.named.retain(|object| !is_left(object));
             // Older fingerprints only count them.
@@ -105,7 +121,10 @@ pub async fn fingerprint_of(
 ) -> Result<Fingerprint, WorkError> {
     let mut session = PgSession::open(tools, connection).await.map_err(|e| unreadable(&e))?;
     // One transaction, as for the backup.
-    session.run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(|e| unreadable(&e))?;
+    session
+        .run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .await
+        .map_err(|e| unreadable(&e))?;
     let server = snapshot::server(&mut session).await.map_err(|e| unreadable(&e))?;
     let extensions = extensions::read(&mut session).await.map_err(|e| unreadable(&e))?;
     drop(session);
@@ -114,7 +133,8 @@ pub async fn fingerprint_of(
     Ok(Fingerprint { server_major: server.major(), extensions: Some(extensions), ..found })
 }
 
-/// Compares one table, as [`fingerprint_of`] and [`compare`] do with all; the answer says what differs.
+/// Compares one table, as [`fingerprint_of`] and [`compare`] do with all; the answer says what
+/// differs.
 ///
 /// # Errors
 /// [`WorkError`] if the database cannot be read.
@@ -125,7 +145,9 @@ pub async fn compare_table(
     recorded: &Fingerprint,
     table: &TableRows,
 ) -> Result<Vec<String>, WorkError> {
-    let stream = dump::one_table(tools, connection, &table.schema, &table.table).await.map_err(|e| unreadable(&e))?;
+    let stream = dump::one_table(tools, connection, &table.schema, &table.table)
+        .await
+        .map_err(|e| unreadable(&e))?;
     let found = read_back(rig, tools, stream, recorded).await?;
     let only = Fingerprint { tables: vec![table.clone()], ..recorded.clone() };
     let mut comparison = FingerprintComparison::default();
@@ -137,7 +159,12 @@ fn unreadable(source: &dyn std::error::Error) -> WorkError {
     WorkError::NotVerified(format!("the restored database could not be read back: {source}"))
 }
 
-async fn read_back(rig: &WorkContext, tools: &PgTools, stream: dump::DumpStream, recorded: &Fingerprint) -> Result<Fingerprint, WorkError> {
+async fn read_back(
+    rig: &WorkContext,
+    tools: &PgTools,
+    stream: dump::DumpStream,
+    recorded: &Fingerprint,
+) -> Result<Fingerprint, WorkError> {
     let stage = rig.progress.begin("compare", None);
     let tap = ArchiveTap::new(RowFingerprinter::like(recorded), std::sync::Arc::clone(&stage));
     let tally = stream.read(tap, &rig.cancel).await;
@@ -151,16 +178,26 @@ async fn read_back(rig: &WorkContext, tools: &PgTools, stream: dump::DumpStream,
 
 /// Holds what is against what was recorded, except for the rows of tables that the plan leaves out.
 #[must_use]
-pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(String, String)]) -> FingerprintComparison {
+pub fn compare(
+    recorded: &Fingerprint,
+    found: &Fingerprint,
+    without_rows_of: &[(String, String)],
+) -> FingerprintComparison {
     let mut comparison = FingerprintComparison::default();
-    let left_out = |table: &TableRows| without_rows_of.iter().any(|(schema, name)| (schema, name) == (&table.schema, &table.table));
+    let left_out = |table: &TableRows| {
+        without_rows_of.iter().any(|(schema, name)| (schema, name) == (&table.schema, &table.table))
+    };
     let mut expected = recorded.clone();
     // Such a table must be there and say nothing of its rows.
     for table in expected.tables.iter_mut().filter(|table| left_out(table)) {
-        if let Some(is) = found.tables.iter().find(|is| (&is.schema, &is.table) == (&table.schema, &table.table)) {
+        if let Some(is) =
+            found.tables.iter().find(|is| (&is.schema, &is.table) == (&table.schema, &table.table))
+        {
             (table.rows, table.sum) = (is.rows, is.sum);
         }
-        comparison.not_looked_at.push(format!("rows of {}.{}, which the plan leaves out", table.schema, table.table));
+        comparison
+            .not_looked_at
+            .push(format!("rows of {}.{}, which the plan leaves out", table.schema, table.table));
     }
     compare_tables(&expected, found, &mut comparison);
     let (was, is) = (&recorded.large_objects, &found.large_objects);
@@ -173,12 +210,17 @@ pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(
         comparison.differences.push(format!("large objects: {what}"));
     }
     // Older fingerprints do not quote names of sequences.
-    let unquoted = |name: &String| if recorded.format == FORMAT_1 { name.replace('"', "") } else { name.clone() };
-    let sequences: BTreeMap<String, &String> = found.sequences.iter().map(|(name, is)| (unquoted(name), is)).collect();
+    let unquoted = |name: &String| {
+        if recorded.format == FORMAT_1 { name.replace('"', "") } else { name.clone() }
+    };
+    let sequences: BTreeMap<String, &String> =
+        found.sequences.iter().map(|(name, is)| (unquoted(name), is)).collect();
     for (name, was) in &recorded.sequences {
         match sequences.get(name) {
             Some(is) if *is == was => {}
-            Some(is) => comparison.differences.push(format!("sequence {name}: recorded {was}, found {is}")),
+            Some(is) => {
+                comparison.differences.push(format!("sequence {name}: recorded {was}, found {is}"))
+            }
             None => comparison.differences.push(format!("sequence {name}: missing")),
         }
     }
@@ -188,7 +230,9 @@ pub fn compare(recorded: &Fingerprint, found: &Fingerprint, without_rows_of: &[(
     compare_objects(recorded, found, &mut comparison);
     if !recorded.materialized_views.is_empty() {
         let names = recorded.materialized_views.join(", ");
-        comparison.not_looked_at.push(format!("contents of materialized views, which a restore computes anew: {names}"));
+        comparison.not_looked_at.push(format!(
+            "contents of materialized views, which a restore computes anew: {names}"
+        ));
     }
     comparison
 }
@@ -202,7 +246,12 @@ pub fn compare_some(
     without_rows_of: &[(String, String)],
 ) -> FingerprintComparison {
     let only = |all: &Fingerprint| Fingerprint {
-        tables: all.tables.iter().filter(|table| restored(&table.schema, &table.table)).cloned().collect(),
+        tables: all
+            .tables
+            .iter()
+            .filter(|table| restored(&table.schema, &table.table))
+            .cloned()
+            .collect(),
         sequences: BTreeMap::new(),
         ..recorded.clone()
     };
@@ -216,7 +265,11 @@ fn by_name(fingerprint: &Fingerprint) -> BTreeMap<(&str, &str), &TableRows> {
     fingerprint.tables.iter().map(|t| ((t.schema.as_str(), t.table.as_str()), t)).collect()
 }
 
-fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut FingerprintComparison) {
+fn compare_tables(
+    recorded: &Fingerprint,
+    found: &Fingerprint,
+    comparison: &mut FingerprintComparison,
+) {
     let (was, mut is) = (by_name(recorded), by_name(found));
     for ((schema, table), was) in was {
         let name = format!("table {schema}.{table}");
@@ -233,22 +286,35 @@ fn compare_tables(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut 
                 is.columns.join(", ")
             ));
         } else if was.rows != is.rows {
-            comparison.differences.push(format!("{name}: {} rows were recorded, {} found", was.rows, is.rows));
+            comparison
+                .differences
+                .push(format!("{name}: {} rows were recorded, {} found", was.rows, is.rows));
         } else if was.sum != is.sum {
-            comparison.differences.push(format!("{name}: the number of rows is the same, their content is not"));
+            comparison
+                .differences
+                .push(format!("{name}: the number of rows is the same, their content is not"));
         }
     }
     // Rows that a standby does not have are not in the dump; their table is.
     let unlogged = |schema: &str, table: &str| {
         let name = format!("{schema}.{table}");
-        recorded.omitted.iter().any(|omitted| omitted.kind == OmittedKind::UnloggedRows && omitted.name == name)
+        recorded
+            .omitted
+            .iter()
+            .any(|omitted| omitted.kind == OmittedKind::UnloggedRows && omitted.name == name)
     };
     for (schema, table) in is.keys().filter(|(schema, table)| !unlogged(schema, table)) {
-        comparison.differences.push(format!("table {schema}.{table}: was not there at backup time"));
+        comparison
+            .differences
+            .push(format!("table {schema}.{table}: was not there at backup time"));
     }
 }
 
-fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut FingerprintComparison) {
+fn compare_objects(
+    recorded: &Fingerprint,
+    found: &Fingerprint,
+    comparison: &mut FingerprintComparison,
+) {
     if recorded.pg_dump_major != found.pg_dump_major {
         comparison.not_looked_at.push(format!(
             "objects: pg_dump {} listed them then and pg_dump {} now, and two majors list them differently",
@@ -275,30 +341,52 @@ fn compare_objects(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut
             comparison.differences.push(format!("{name}: missing"));
             continue;
         };
-        let owners = |objects: &[&ArchiveObject]| objects.iter().map(|object| object.owner.clone()).collect::<Vec<_>>().join(", ");
+        let owners = |objects: &[&ArchiveObject]| {
+            objects.iter().map(|object| object.owner.clone()).collect::<Vec<_>>().join(", ")
+        };
         if was.len() != is.len() {
-            comparison.differences.push(format!("{name}: {} of them were recorded, {} found", was.len(), is.len()));
+            comparison.differences.push(format!(
+                "{name}: {} of them were recorded, {} found",
+                was.len(),
+                is.len()
+            ));
         } else if owners(&was) != owners(&is) {
-            comparison.differences.push(format!("{name}: its owner was {}, and is {}", owners(&was), owners(&is)));
+            comparison.differences.push(format!(
+                "{name}: its owner was {}, and is {}",
+                owners(&was),
+                owners(&is)
+            ));
         } else if same_server && was != is {
             comparison.differences.push(format!("{name}: is not as it was recorded"));
         }
     }
-    comparison.differences.extend(is.keys().map(|identity| format!("{}: was not there at backup time", named(identity))));
+    comparison.differences.extend(
+        is.keys().map(|identity| format!("{}: was not there at backup time", named(identity))),
+    );
     if let (Some(was), Some(is)) = (&recorded.extensions, &found.extensions) {
         compare_extensions(was, is, comparison);
     }
 }
 
 /// Older fingerprints count objects, some of which are compared by what they hold.
-fn compare_counts(recorded: &Fingerprint, found: &Fingerprint, comparison: &mut FingerprintComparison) {
-    const NOT_NAMED: [&str; 5] = ["SEQUENCE SET", "STATISTICS DATA", "ENCODING", "STDSTRINGS", "SEARCHPATH"];
+fn compare_counts(
+    recorded: &Fingerprint,
+    found: &Fingerprint,
+    comparison: &mut FingerprintComparison,
+) {
+    const NOT_NAMED: [&str; 5] =
+        ["SEQUENCE SET", "STATISTICS DATA", "ENCODING", "STDSTRINGS", "SEARCHPATH"];
     let (was, is) = (recorded.counts(), found.counts());
-    let kinds: BTreeSet<&str> = was.keys().chain(is.keys()).copied().filter(|kind| !NOT_NAMED.contains(kind)).collect();
+    let kinds: BTreeSet<&str> =
+        was.keys().chain(is.keys()).copied().filter(|kind| !NOT_NAMED.contains(kind)).collect();
     for kind in kinds {
         let count = |counts: &BTreeMap<&str, u64>| counts.get(kind).copied().unwrap_or_default();
         if count(&was) != count(&is) {
-            comparison.differences.push(format!("objects of kind {kind}: {} were recorded, {} found", count(&was), count(&is)));
+            comparison.differences.push(format!(
+                "objects of kind {kind}: {} were recorded, {} found",
+                count(&was),
+                count(&is)
+            ));
         }
     }
 }
@@ -331,7 +419,11 @@ fn named((kind, schema, name): &ObjectIdentity<'_>) -> String {
     }
 }
 
-fn compare_extensions(was: &[ExtensionFacts], is: &[ExtensionFacts], comparison: &mut FingerprintComparison) {
+fn compare_extensions(
+    was: &[ExtensionFacts],
+    is: &[ExtensionFacts],
+    comparison: &mut FingerprintComparison,
+) {
     for was in was {
         // One that is missing is an object that is missing.
         let Some(is) = is.iter().find(|is| is.name == was.name) else { continue };

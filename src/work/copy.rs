@@ -1,6 +1,9 @@
 //! Replicating backups to another vault: another region, account or building.
 //!
-//! Nothing is decrypted: ciphertext is passed on with its hash checked against the signed manifest, documents only if they are signed or bound by something that is. The order is that of a backup: payloads, slots, envelopes, and the manifest last, so a backup is complete in the other vault or absent. What is there already is not sent again; an interrupted copy resumes.
+//! Nothing is decrypted: ciphertext is passed on with its hash checked against the signed manifest,
+//! documents only if they are signed or bound by something that is. The order is that of a backup:
+//! payloads, slots, envelopes, and the manifest last, so a backup is complete in the other vault or
+//! absent. What is there already is not sent again; an interrupted copy resumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,7 +44,8 @@ pub struct CopyReport {
     pub refused: Vec<String>,
 }
 
-/// The other vault, and what stands in it: names and sizes. Who may write there need not be who may write here.
+/// The other vault, and what stands in it: names and sizes. Who may write there need not be who may
+/// write here.
 struct ReplicaState {
     vault: Arc<dyn Vault>,
     keys: BTreeMap<ObjectKey, u64>,
@@ -51,10 +55,16 @@ struct ReplicaState {
 ///
 /// # Errors
 /// [`WorkError`] if one of the two cannot be read or written; what was copied by then is whole.
-pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreName>) -> Result<CopyReport, WorkError> {
+pub async fn copy(
+    rig: &WorkContext,
+    name: &str,
+    datastore: Option<&DatastoreName>,
+) -> Result<CopyReport, WorkError> {
     let vault = Arc::clone(replica(rig, name)?);
     if rig.trusted.is_empty() {
-        return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell what is worth copying".to_owned()));
+        return Err(WorkError::NotVerified(
+            "no signing key is pinned, so nobody can tell what is worth copying".to_owned(),
+        ));
     }
     if let Some(datastore) = datastore {
         shelf::ensure_known(rig, datastore).await?;
@@ -68,8 +78,10 @@ pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreNam
     let mut report = CopyReport::default();
     let entries = shelf::list_entries(rig, datastore).await?;
     let total = entries.iter().filter_map(|entry| entry.manifest.as_ref().ok());
-    let total =
-        total.filter(|believed| !other.keys.contains_key(&believed.manifest.place().manifest())).map(|b| b.manifest.sealed_bytes()).sum();
+    let total = total
+        .filter(|believed| !other.keys.contains_key(&believed.manifest.place().manifest()))
+        .map(|b| b.manifest.sealed_bytes())
+        .sum();
     let stage = rig.progress.begin("copy", Some(total));
     let mut meta: BTreeMap<String, Vec<(ObjectKey, u64)>> = BTreeMap::new();
     for facts in rig.vault.list(META).await? {
@@ -81,13 +93,20 @@ pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreNam
         let manifest = match entry.manifest {
             Ok(believed) => believed.manifest,
             Err(error) => {
-                report.refused.push(format!("backup {} of {}: {error}", entry.backup, entry.datastore));
+                report
+                    .refused
+                    .push(format!("backup {} of {}: {error}", entry.backup, entry.datastore));
                 continue;
             }
         };
         let is_new = !other.keys.contains_key(&manifest.place().manifest());
-        let own = meta.remove(&format!("{}/{}", manifest.datastore, manifest.backup)).unwrap_or_default();
-        let payloads = manifest.payloads.iter().flat_map(|payload| &payload.objects).map(|object| (&object.key, object.bytes));
+        let own =
+            meta.remove(&format!("{}/{}", manifest.datastore, manifest.backup)).unwrap_or_default();
+        let payloads = manifest
+            .payloads
+            .iter()
+            .flat_map(|payload| &payload.objects)
+            .map(|object| (&object.key, object.bytes));
         let own = own.iter().map(|(key, bytes)| (key, *bytes)).chain(payloads);
         if !is_new && is_same_manifest(rig, other.vault.as_ref(), &manifest).await? == Some(false) {
             report.refused.push(format!(
@@ -106,7 +125,9 @@ pub async fn copy(rig: &WorkContext, name: &str, datastore: Option<&DatastoreNam
             Ok(()) => {}
             // One that is damaged or frozen is no reason to go without the others.
             Err(error) if error.class() == ErrorClass::Integrity || is_frozen(&error) => {
-                report.refused.push(format!("backup {} of {}: {error}", manifest.backup, manifest.datastore));
+                report
+                    .refused
+                    .push(format!("backup {} of {}: {error}", manifest.backup, manifest.datastore));
                 continue;
             }
             Err(error) => return Err(error),
@@ -139,16 +160,24 @@ pub async fn behind(rig: &WorkContext, name: &str) -> Result<ReplicaLag, WorkErr
     match fetch::document(other.as_ref(), &layout::vault_header()).await? {
         Some(_) => same_vault(rig, other.as_ref(), name).await?,
         None => {
-            // A listing tells a missing bucket from an empty one, which looking for one object does not.
+            // A listing tells a missing bucket from an empty one, which looking for one object does
+            // not.
             other.list(layout::vault_header().as_str()).await?;
             // Nothing was ever copied there; only `copy` makes a vault of it.
             let own = rig.vault.list(layout::MANIFESTS).await?;
-            return Ok(ReplicaLag::Backups(own.iter().filter(|facts| layout::parse_manifest_key(facts.key.as_str()).is_some()).count()));
+            return Ok(ReplicaLag::Backups(
+                own.iter()
+                    .filter(|facts| layout::parse_manifest_key(facts.key.as_str()).is_some())
+                    .count(),
+            ));
         }
     }
-    let there: BTreeSet<ObjectKey> = other.list(layout::MANIFESTS).await?.into_iter().map(|facts| facts.key).collect();
+    let there: BTreeSet<ObjectKey> =
+        other.list(layout::MANIFESTS).await?.into_iter().map(|facts| facts.key).collect();
     let own = rig.vault.list(layout::MANIFESTS).await?.into_iter().map(|facts| facts.key);
-    let missing = own.filter(|key| layout::parse_manifest_key(key.as_str()).is_some() && !there.contains(key)).count();
+    let missing = own
+        .filter(|key| layout::parse_manifest_key(key.as_str()).is_some() && !there.contains(key))
+        .count();
     Ok(if missing == 0 { ReplicaLag::Nothing } else { ReplicaLag::Backups(missing) })
 }
 
@@ -165,7 +194,9 @@ pub fn replica<'a>(rig: &'a WorkContext, name: &str) -> Result<&'a Arc<dyn Vault
                 true => "lifeboat.toml names no other vault".to_owned(),
                 false => format!("lifeboat.toml names {}", known.join(", ")),
             },
-            hint: format!("add a section [vaults.{name}] with s3 = \"s3://…\" or directory = \"…\""),
+            hint: format!(
+                "add a section [vaults.{name}] with s3 = \"s3://…\" or directory = \"…\""
+            ),
         }
     })
 }
@@ -178,11 +209,15 @@ async fn same_vault(rig: &WorkContext, other: &dyn Vault, name: &str) -> Result<
             found if found == own => Ok(()),
             found => Err(WorkError::Refused {
                 what: format!("vault {name}"),
-                why: format!("it is a vault of its own ({found}) and no copy of this one ({own}); nothing was copied"),
+                why: format!(
+                    "it is a vault of its own ({found}) and no copy of this one ({own}); nothing was copied"
+                ),
                 hint: "name an empty place".to_owned(),
             }),
         },
-        None => Ok(other.put(&layout::vault_header(), VaultDocument::header(&VaultHeader::new(own))).await?),
+        None => Ok(other
+            .put(&layout::vault_header(), VaultDocument::header(&VaultHeader::new(own)))
+            .await?),
     }
 }
 
@@ -191,7 +226,11 @@ fn is_frozen(error: &WorkError) -> bool {
 }
 
 /// Whether the manifest in the other vault is this one; none where this host may not read it.
-async fn is_same_manifest(rig: &WorkContext, other: &dyn Vault, manifest: &Manifest) -> Result<Option<bool>, WorkError> {
+async fn is_same_manifest(
+    rig: &WorkContext,
+    other: &dyn Vault,
+    manifest: &Manifest,
+) -> Result<Option<bool>, WorkError> {
     let place = manifest.place();
     let key = place.manifest();
     let mut read = Vec::new();
@@ -201,13 +240,18 @@ async fn is_same_manifest(rig: &WorkContext, other: &dyn Vault, manifest: &Manif
             Ok(None) | Err(VaultError::Tally { .. }) => return Ok(Some(false)),
             Err(error) if shelf::is_outage(&error) => return Err(error.into()),
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a manifest of the other vault is not compared");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a manifest of the other vault is not compared"
+                );
                 return Ok(None);
             }
         }
     }
-    // When the *other* store wrote it says nothing of a key that is distrusted from a day on: it is trusted here.
-    let is_this = Manifest::parse(&read[0], &manifest.vault, &place).is_ok_and(|there| there == *manifest);
+    // When the *other* store wrote it says nothing of a key that is distrusted from a day on: it is
+    // trusted here.
+    let is_this =
+        Manifest::parse(&read[0], &manifest.vault, &place).is_ok_and(|there| there == *manifest);
     Ok(Some(is_this && rig.trusted.signer_of(&read[0], &read[1]).is_some()))
 }
 
@@ -225,7 +269,8 @@ async fn one(
                 return Err(WorkError::Interrupted);
             }
             if let Some(there) = other.keys.get(&object.key) {
-                // Left by a copy that was interrupted, or put there by somebody: no manifest may name what was not looked at.
+                // Left by a copy that was interrupted, or put there by somebody: no manifest may
+                // name what was not looked at.
                 if is_new || *there != object.bytes {
                     is_whole(rig, &other.vault, object, |_| {}).await?;
                 }
@@ -238,7 +283,9 @@ async fn one(
     let place = manifest.place();
     for object in manifest.payloads.iter().flat_map(|payload| &payload.objects) {
         match shelf::load_chunk_list(rig.vault.as_ref(), object).await {
-            Ok(Some(list)) => document(other, report, &place.chunks(&object.key), list.to_vec()).await?,
+            Ok(Some(list)) => {
+                document(other, report, &place.chunks(&object.key), list.to_vec()).await?
+            }
             Ok(None) => {}
             // A list that is lost costs no backup, there as little as here; `verify` tells of it.
             Err(error @ WorkError::Damaged { .. }) => {
@@ -248,9 +295,13 @@ async fn one(
         }
     }
     let LoadedEnvelopes { believed, .. } = shelf::load_envelopes(rig, manifest).await?;
-    let newest_is_whole = believed.first().is_some_and(|(newest, slots)| newest.slots.len() == slots.len());
+    let newest_is_whole =
+        believed.first().is_some_and(|(newest, slots)| newest.slots.len() == slots.len());
     if !newest_is_whole || !believed.iter().any(|(envelope, _)| envelope.number == 1) {
-        return Err(WorkError::Damaged { what: format!("the envelope of {}", manifest.backup), why: "parts of it are missing".to_owned() });
+        return Err(WorkError::Damaged {
+            what: format!("the envelope of {}", manifest.backup),
+            why: "parts of it are missing".to_owned(),
+        });
     }
     for (envelope, slots) in believed.iter().rev() {
         for slot in slots {
@@ -265,18 +316,24 @@ async fn one(
             }
             // One that nobody signed is for nobody to run, there as little as here.
             Err(GuideError::Vault(error)) => return Err(error.into()),
-            Err(error) => tracing::warn!(backup = %manifest.backup, error = &error as &dyn std::error::Error, "a guide is not copied"),
+            Err(error) => {
+                tracing::warn!(backup = %manifest.backup, error = &error as &dyn std::error::Error, "a guide is not copied")
+            }
         }
-        signed(rig, other, report, &key, |bytes| Envelope::parse(bytes, &shelf::context_of(manifest)).is_ok_and(|read| read == *envelope))
-            .await?;
+        signed(rig, other, report, &key, |bytes| {
+            Envelope::parse(bytes, &shelf::context_of(manifest)).is_ok_and(|read| read == *envelope)
+        })
+        .await?;
     }
     signed(rig, other, report, &place.manifest(), |bytes| {
-        Manifest::parse(bytes, &manifest.vault, &manifest.place()).is_ok_and(|read| read == *manifest)
+        Manifest::parse(bytes, &manifest.vault, &manifest.place())
+            .is_ok_and(|read| read == *manifest)
     })
     .await
 }
 
-/// Passes on a document and its signature, the signature first: the very bytes that are signed and that say what was read before.
+/// Passes on a document and its signature, the signature first: the very bytes that are signed and
+/// that say what was read before.
 async fn signed(
     rig: &WorkContext,
     other: &mut ReplicaState,
@@ -285,9 +342,14 @@ async fn signed(
     is_same: impl Fn(&[u8]) -> bool,
 ) -> Result<(), WorkError> {
     let damaged = |why: &str| WorkError::Damaged { what: key.to_string(), why: why.to_owned() };
-    let bytes = fetch::document(rig.vault.as_ref(), key).await?.ok_or_else(|| damaged("it is gone"))?;
-    let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(|| damaged("its signature is gone"))?;
-    if !is_believed(rig.vault.as_ref(), &rig.trusted, key, &bytes, &signature).await? || !is_same(&bytes) {
+    let bytes =
+        fetch::document(rig.vault.as_ref(), key).await?.ok_or_else(|| damaged("it is gone"))?;
+    let signature = fetch::document(rig.vault.as_ref(), &key.signature())
+        .await?
+        .ok_or_else(|| damaged("its signature is gone"))?;
+    if !is_believed(rig.vault.as_ref(), &rig.trusted, key, &bytes, &signature).await?
+        || !is_same(&bytes)
+    {
         return Err(damaged("it is another than a moment ago"));
     }
     document(other, report, &key.signature(), signature.to_vec()).await?;
@@ -300,9 +362,15 @@ fn sent(other: &mut ReplicaState, report: &mut CopyReport, key: &ObjectKey, byte
     report.bytes += bytes;
 }
 
-async fn document(other: &mut ReplicaState, report: &mut CopyReport, key: &ObjectKey, bytes: Vec<u8>) -> Result<(), WorkError> {
+async fn document(
+    other: &mut ReplicaState,
+    report: &mut CopyReport,
+    key: &ObjectKey,
+    bytes: Vec<u8>,
+) -> Result<(), WorkError> {
     let length = bytes.len() as u64;
-    // What stands there already is compared by the store: the same bytes are success, others are somebody else's.
+    // What stands there already is compared by the store: the same bytes are success, others are
+    // somebody else's.
     let is_there = other.keys.contains_key(key);
     other.vault.put(key, VaultDocument::of_another_vault(bytes)).await?;
     if !is_there {
@@ -344,7 +412,10 @@ async fn relay(
         },
         Err(error) => {
             if let Err(error) = upload.abort().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished upload could not be aborted");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "an unfinished upload could not be aborted"
+                );
             }
             Err(if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error })
         }
@@ -352,9 +423,15 @@ async fn relay(
 }
 
 /// Records that a pinned key signed, in their order.
-async fn evidence(rig: &WorkContext, other: &mut ReplicaState, report: &mut CopyReport) -> Result<(), WorkError> {
+async fn evidence(
+    rig: &WorkContext,
+    other: &mut ReplicaState,
+    report: &mut CopyReport,
+) -> Result<(), WorkError> {
     for facts in rig.vault.list(EVIDENCE).await? {
-        let Some((sequence, true)) = layout::parse_evidence_key(facts.key.as_str()) else { continue };
+        let Some((sequence, true)) = layout::parse_evidence_key(facts.key.as_str()) else {
+            continue;
+        };
         let key = layout::evidence(sequence);
         if let Some(there) = other.keys.get(&key) {
             if *there != facts.bytes {
@@ -363,13 +440,19 @@ async fn evidence(rig: &WorkContext, other: &mut ReplicaState, report: &mut Copy
             continue;
         }
         let bytes = fetch::document_of(rig.vault.as_ref(), facts).await?;
-        let Some(signature) = fetch::document(rig.vault.as_ref(), &key.signature()).await? else { continue };
+        let Some(signature) = fetch::document(rig.vault.as_ref(), &key.signature()).await? else {
+            continue;
+        };
         if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &bytes, &signature).await? {
-            report.refused.push(format!("evidence record {sequence} is not signed by a trusted key"));
+            report
+                .refused
+                .push(format!("evidence record {sequence} is not signed by a trusted key"));
             continue;
         }
         if !EvidenceRecord::parse(&bytes).is_ok_and(|record| record.sequence == sequence) {
-            report.refused.push(format!("evidence record {sequence} belongs elsewhere: it says that it has another number"));
+            report.refused.push(format!(
+                "evidence record {sequence} belongs elsewhere: it says that it has another number"
+            ));
             continue;
         }
         document(other, report, &key.signature(), signature.to_vec()).await?;

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 
 use super::publish::without_catalog;
 use super::{WorkContext, WorkError, shelf};
-use crate::domain::evidence::{Actor, Certificate, DrillReport, EvidenceRecord, FoundRecord, RecordBody, SeenHead, SeriesFlaw};
+use crate::domain::evidence::{
+    Actor, Certificate, DrillReport, EvidenceRecord, FoundRecord, RecordBody, SeenHead, SeriesFlaw,
+};
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::layout;
 use crate::evidence::{self, EvidenceSeries, WrittenRecord, html};
@@ -15,9 +17,14 @@ use crate::evidence::{self, EvidenceSeries, WrittenRecord, html};
 /// Who runs this process, as the system names them.
 #[must_use]
 pub fn actor() -> Actor {
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let user = ["SUDO_USER", "USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Actor { user: user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())), host }
+    Actor {
+        user: user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())),
+        host,
+    }
 }
 
 /// Reads the series and everything that was ever seen of it, and looks for flaws.
@@ -44,14 +51,16 @@ async fn examine_once(rig: &WorkContext) -> Result<(EvidenceSeries, Vec<SeriesFl
         if let Ok(believed) = entry.manifest
             && let Some(sha256) = believed.manifest.evidence_head
         {
-            heads.push(SeenHead { sha256, seen_by: format!("backup {}", believed.manifest.backup) });
+            heads
+                .push(SeenHead { sha256, seen_by: format!("backup {}", believed.manifest.backup) });
         }
     }
     if let Ok(catalog) = &rig.catalog {
         let seen = catalog.evidence_seen(&vault).await?.into_iter();
         heads.extend(seen.map(|(_, sha256)| SeenHead { sha256, seen_by: "this host".to_owned() }));
     }
-    // After everything that was seen of it: what is written meanwhile is in the series, and not the other way round.
+    // After everything that was seen of it: what is written meanwhile is in the series, and not the
+    // other way round.
     let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
     let mut flaws = series.flaws(&heads, Timestamp::now());
     flaws.dedup();
@@ -66,14 +75,21 @@ pub async fn write(rig: &WorkContext, body: RecordBody) -> Result<WrittenRecord,
     let vault = shelf::vault_to_write(rig).await?;
     let seen = match rig.catalog() {
         // A copy may be behind, and is a series of its own until it has become the vault.
-        Some(catalog) if !rig.is_elsewhere => without_catalog(catalog.evidence_seen(&vault).await).and_then(|mut seen| seen.pop()),
+        Some(catalog) if !rig.is_elsewhere => {
+            without_catalog(catalog.evidence_seen(&vault).await).and_then(|mut seen| seen.pop())
+        }
         _ => None,
     };
-    let written = evidence::append(rig.vault.as_ref(), &vault, rig.signer.as_ref(), &actor(), body, seen).await?;
+    let written =
+        evidence::append(rig.vault.as_ref(), &vault, rig.signer.as_ref(), &actor(), body, seen)
+            .await?;
     if let Some(catalog) = rig.catalog()
         && let Err(error) = catalog.saw_evidence(&vault, written.sequence, &written.sha256).await
     {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the head of the evidence could not be noted in the catalog");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the head of the evidence could not be noted in the catalog"
+        );
     }
     Ok(written)
 }
@@ -84,19 +100,26 @@ pub fn reports(series: &EvidenceSeries) -> Vec<(u64, &DrillReport)> {
     series.believed().filter_map(report_of).collect()
 }
 
-fn report_of<'a>((found, record): (&'a FoundRecord, &'a EvidenceRecord)) -> Option<(u64, &'a DrillReport)> {
+fn report_of<'a>(
+    (found, record): (&'a FoundRecord, &'a EvidenceRecord),
+) -> Option<(u64, &'a DrillReport)> {
     match &record.body {
         RecordBody::Report(report) => Some((found.sequence, report)),
         _ => None,
     }
 }
 
-/// Adds a reviewer's statement to a report. Also told is whether the drill named them as a reviewer; others' statements are recorded too, and
-/// are shown as what they are.
+/// Adds a reviewer's statement to a report. Also told is whether the drill named them as a
+/// reviewer; others' statements are recorded too, and are shown as what they are.
 ///
 /// # Errors
 /// [`WorkError`] if there is no such report, or it is not believed.
-pub async fn certify(rig: &WorkContext, run: &str, reviewer: &str, statement: &str) -> Result<(WrittenRecord, bool), WorkError> {
+pub async fn certify(
+    rig: &WorkContext,
+    run: &str,
+    reviewer: &str,
+    statement: &str,
+) -> Result<(WrittenRecord, bool), WorkError> {
     if statement.trim().is_empty() || reviewer.trim().is_empty() {
         return Err(WorkError::Refused {
             what: format!("the certificate of run {run}"),
@@ -133,11 +156,14 @@ pub fn pages(series: &EvidenceSeries) -> impl Iterator<Item = (String, String)> 
         let certificates: Vec<(u64, &Certificate)> = series
             .believed()
             .filter_map(|(other, record)| match &record.body {
-                RecordBody::Certify(certificate) if certificate.report == found.sequence => Some((other.sequence, certificate)),
+                RecordBody::Certify(certificate) if certificate.report == found.sequence => {
+                    Some((other.sequence, certificate))
+                }
                 _ => None,
             })
             .collect();
-        let page = html::report_page(found.sequence, &found.sha256, found.signed, report, &certificates);
+        let page =
+            html::report_page(found.sequence, &found.sha256, found.signed, report, &certificates);
         Some((html::page_name(found.sequence), page))
     })
 }
@@ -151,13 +177,18 @@ pub struct ExportedEvidence {
     pub records: usize,
 }
 
-/// Writes pages to look at, and beside them the signed records and the public keys, with which `openssl` verifies them.
+/// Writes pages to look at, and beside them the signed records and the public keys, with which
+/// `openssl` verifies them.
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read or a file not be written.
-pub async fn export(rig: &WorkContext, directory: &std::path::Path) -> Result<ExportedEvidence, WorkError> {
+pub async fn export(
+    rig: &WorkContext,
+    directory: &std::path::Path,
+) -> Result<ExportedEvidence, WorkError> {
     let (series, flaws) = examine(rig).await?;
-    let fail = |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
+    let fail =
+        |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
     let records = directory.join("records");
     std::fs::create_dir_all(&records).map_err(fail)?;
     let mut exported = ExportedEvidence { pages: Vec::new(), records: 0 };
@@ -172,7 +203,8 @@ pub async fn export(rig: &WorkContext, directory: &std::path::Path) -> Result<Ex
         write(&name, &page)?;
     }
     for found in &series.found {
-        for key in [layout::evidence(found.sequence), layout::evidence(found.sequence).signature()] {
+        for key in [layout::evidence(found.sequence), layout::evidence(found.sequence).signature()]
+        {
             if let Some(bytes) = crate::vault::fetch::document(rig.vault.as_ref(), &key).await? {
                 std::fs::write(records.join(key.file_name()), bytes).map_err(fail)?;
             }
@@ -180,7 +212,8 @@ pub async fn export(rig: &WorkContext, directory: &std::path::Path) -> Result<Ex
         exported.records += 1;
     }
     for (number, key) in rig.trusted.keys().iter().enumerate() {
-        std::fs::write(directory.join(format!("trusted-{}.pem", number + 1)), key.to_pem()).map_err(fail)?;
+        std::fs::write(directory.join(format!("trusted-{}.pem", number + 1)), key.to_pem())
+            .map_err(fail)?;
     }
     Ok(exported)
 }
@@ -209,7 +242,10 @@ pub async fn all_removed(rig: &WorkContext) -> Result<RemovedBackups, WorkError>
 ///
 /// # Errors
 /// As [`all_removed`].
-pub async fn removed(rig: &WorkContext, datastore: &DatastoreName) -> Result<Vec<(BackupId, u64)>, WorkError> {
+pub async fn removed(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+) -> Result<Vec<(BackupId, u64)>, WorkError> {
     Ok(all_removed(rig).await?.remove(datastore).unwrap_or_default())
 }
 
@@ -217,15 +253,23 @@ pub async fn removed(rig: &WorkContext, datastore: &DatastoreName) -> Result<Vec
 ///
 /// # Errors
 /// As [`all_removed`].
-pub async fn all_witnessed(rig: &WorkContext) -> Result<BTreeSet<(DatastoreName, BackupId)>, WorkError> {
+pub async fn all_witnessed(
+    rig: &WorkContext,
+) -> Result<BTreeSet<(DatastoreName, BackupId)>, WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
     let mut all = BTreeSet::new();
     for (_, record) in series.believed() {
         match &record.body {
-            RecordBody::Report(report) => all.extend(report.backups.iter().map(|one| (one.datastore.clone(), one.backup.clone()))),
-            RecordBody::Restored(restored) => drop(all.insert((restored.datastore.clone(), restored.backup.clone()))),
-            RecordBody::Hold(hold) | RecordBody::Release(hold) => drop(all.insert((hold.datastore.clone(), hold.backup.clone()))),
+            RecordBody::Report(report) => all.extend(
+                report.backups.iter().map(|one| (one.datastore.clone(), one.backup.clone())),
+            ),
+            RecordBody::Restored(restored) => {
+                all.insert((restored.datastore.clone(), restored.backup.clone()));
+            }
+            RecordBody::Hold(hold) | RecordBody::Release(hold) => {
+                all.insert((hold.datastore.clone(), hold.backup.clone()));
+            }
             RecordBody::Started(_) | RecordBody::Certify(_) | RecordBody::Removed(_) => {}
         }
     }

@@ -1,6 +1,10 @@
-//! Fencing tokens: a run writes its lease epoch to the vault with a conditional put; a later epoch supersedes an earlier one.
+//! Fencing tokens: a run writes its lease epoch to the vault with a conditional put; a later epoch
+//! supersedes an earlier one.
 //!
-//! A lease ends by a clock, and a host that was suspended does not know what time it is. So each holder writes its epoch before it begins, and checks for a later one before it writes its manifest. It may still be suspended between that check and the manifest: then two manifests answer one tick, and readers take the one with the higher epoch ([`crate::domain::selector`]).
+//! A lease ends by a clock, and a host that was suspended does not know what time it is. So each
+//! holder writes its epoch before it begins, and checks for a later one before it writes its
+//! manifest. It may still be suspended between that check and the manifest: then two manifests
+//! answer one tick, and readers take the one with the higher epoch ([`crate::domain::selector`]).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,12 +45,16 @@ pub struct FencingToken {
 }
 
 impl FencingToken {
-    /// Makes the claim in the vault. A catalog that was lost counts from the beginning again; then the vault knows better, and the
-    /// lease gets the number behind the vault's.
+    /// Makes the claim in the vault. A catalog that was lost counts from the beginning again; then
+    /// the vault knows better, and the lease gets the number behind the vault's.
     ///
     /// # Errors
     /// [`WorkError::TakenOver`] if somebody else holds the datastore by now.
-    pub async fn claim(self, rig: &WorkContext, datastore: &DatastoreName) -> Result<Self, WorkError> {
+    pub async fn claim(
+        self,
+        rig: &WorkContext,
+        datastore: &DatastoreName,
+    ) -> Result<Self, WorkError> {
         if self.epoch == 0 {
             return Ok(self);
         }
@@ -54,7 +62,13 @@ impl FencingToken {
         shelf::vault_to_write(rig).await?;
         let mut epoch = self.epoch;
         for _ in 0..RACES_MAX {
-            let claim = VaultDocument::epoch(&EpochClaim::new(datastore.clone(), epoch, self.tick, evidence::actor(), rand::random()));
+            let claim = VaultDocument::epoch(&EpochClaim::new(
+                datastore.clone(),
+                epoch,
+                self.tick,
+                evidence::actor(),
+                rand::random(),
+            ));
             let key = layout::epoch(datastore, epoch);
             let signature = VaultDocument::signature(rig.signer.sign(claim.bytes()).await?);
             let put = match rig.vault.put(&key.signature(), signature).await {
@@ -62,13 +76,17 @@ impl FencingToken {
                 Err(error) => Err(error),
             };
             match put {
-                Ok(()) if claims(rig, datastore).await?.highest <= epoch => return Ok(Self { epoch, ..self }),
+                Ok(()) if claims(rig, datastore).await?.highest <= epoch => {
+                    return Ok(Self { epoch, ..self });
+                }
                 // Lower numbers may have been swept: that this one was free says nothing.
                 Ok(()) | Err(VaultError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
             let claims = claims(rig, datastore).await?;
-            let next = claims.free_behind(claims.highest.max(epoch)).ok_or_else(|| taken_over(datastore))?;
+            let next = claims
+                .free_behind(claims.highest.max(epoch))
+                .ok_or_else(|| taken_over(datastore))?;
             let catalog = rig.catalog.as_ref().map_err(|_| taken_over(datastore))?;
             if !catalog.raise_epoch(&subject_of(datastore), epoch, next).await? {
                 return Err(taken_over(datastore));
@@ -78,15 +96,21 @@ impl FencingToken {
         Err(taken_over(datastore))
     }
 
-    /// Whether nobody has claimed a later epoch, in the vault or in the catalog: hosts of earlier versions do not sign what they claim.
+    /// Whether nobody has claimed a later epoch, in the vault or in the catalog: hosts of earlier
+    /// versions do not sign what they claim.
     ///
     /// # Errors
     /// [`WorkError::TakenOver`] if somebody has.
-    pub async fn holds(self, rig: &WorkContext, datastore: &DatastoreName) -> Result<(), WorkError> {
+    pub async fn holds(
+        self,
+        rig: &WorkContext,
+        datastore: &DatastoreName,
+    ) -> Result<(), WorkError> {
         if self.epoch == 0 {
             return Ok(());
         }
-        let highest = claims(rig, datastore).await?.highest.max(known_to_catalog(rig, datastore).await);
+        let highest =
+            claims(rig, datastore).await?.highest.max(known_to_catalog(rig, datastore).await);
         if highest > self.epoch { Err(taken_over(datastore)) } else { Ok(()) }
     }
 
@@ -94,12 +118,18 @@ impl FencingToken {
     ///
     /// # Errors
     /// [`WorkError`] if the vault cannot be read.
-    pub async fn answered(self, rig: &WorkContext, datastore: &DatastoreName) -> Result<Option<String>, WorkError> {
+    pub async fn answered(
+        self,
+        rig: &WorkContext,
+        datastore: &DatastoreName,
+    ) -> Result<Option<String>, WorkError> {
         let Some(tick) = self.tick else { return Ok(None) };
         let vault = shelf::vault_id(rig).await?;
         let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
         for facts in listed.into_iter().rev() {
-            let Some((_, backup)) = layout::parse_manifest_key(facts.key.as_str()) else { continue };
+            let Some((_, backup)) = layout::parse_manifest_key(facts.key.as_str()) else {
+                continue;
+            };
             // Names begin with the time at which a run began; hosts' clocks differ a little.
             if backup.begun() < tick - jiff::SignedDuration::from_hours(1) {
                 break;
@@ -142,10 +172,14 @@ pub async fn highest_claim(rig: &WorkContext, datastore: &DatastoreName) -> Resu
     Ok(claims(rig, datastore).await?.highest)
 }
 
-/// Looks at the claims. Anybody may write a number; only those that a trusted key has signed end anybody's right.
+/// Looks at the claims. Anybody may write a number; only those that a trusted key has signed end
+/// anybody's right.
 async fn claims(rig: &WorkContext, datastore: &DatastoreName) -> Result<LeaseClaims, WorkError> {
     let listed = rig.vault.list(&layout::epochs_of(datastore)).await?;
-    let taken: BTreeSet<u64> = listed.iter().filter_map(|facts| layout::parse_epoch_key(datastore, facts.key.as_str())).collect();
+    let taken: BTreeSet<u64> = listed
+        .iter()
+        .filter_map(|facts| layout::parse_epoch_key(datastore, facts.key.as_str()))
+        .collect();
     let mut highest = 0;
     for epoch in taken.iter().rev() {
         if is_genuine(rig, datastore, *epoch).await? {
@@ -164,13 +198,20 @@ async fn known_to_catalog(rig: &WorkContext, datastore: &DatastoreName) -> u64 {
     }
 }
 
-async fn is_genuine(rig: &WorkContext, datastore: &DatastoreName, epoch: u64) -> Result<bool, WorkError> {
+async fn is_genuine(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+    epoch: u64,
+) -> Result<bool, WorkError> {
     let key = layout::epoch(datastore, epoch);
     let bytes = match fetch::document(rig.vault.as_ref(), &key).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(false),
-        // A role that may not read what others wrote cannot tell. It gives way to a claim that the shared catalog knows, and to no other.
-        Err(VaultError::Refused { .. } | VaultError::KeyRefused { .. }) => return Ok(epoch <= known_to_catalog(rig, datastore).await),
+        // A role that may not read what others wrote cannot tell. It gives way to a claim that the
+        // shared catalog knows, and to no other.
+        Err(VaultError::Refused { .. } | VaultError::KeyRefused { .. }) => {
+            return Ok(epoch <= known_to_catalog(rig, datastore).await);
+        }
         Err(error) if shelf::is_outage(&error) => return Err(error.into()),
         Err(_) => return Ok(false),
     };
@@ -180,7 +221,9 @@ async fn is_genuine(rig: &WorkContext, datastore: &DatastoreName, epoch: u64) ->
         Err(_) => return Ok(false),
     }
     let claim = serde_json::from_slice::<EpochClaim>(&bytes);
-    Ok(claim.is_ok_and(|claim| claim.format == EPOCH_FORMAT && claim.epoch == epoch && claim.datastore == *datastore))
+    Ok(claim.is_ok_and(|claim| {
+        claim.format == EPOCH_FORMAT && claim.epoch == epoch && claim.datastore == *datastore
+    }))
 }
 
 /// A datastore that is held for a run by hand, where other hosts could begin one.
@@ -199,9 +242,16 @@ pub struct SubjectLease {
 }
 
 impl SubjectLease {
-    /// Goes on holding a subject that was taken under an epoch. `lost` is cancelled if somebody else has taken it.
+    /// Goes on holding a subject that was taken under an epoch. `lost` is cancelled if somebody
+    /// else has taken it.
     #[must_use]
-    pub fn of(catalog: &Catalog, subject: String, epoch: u64, length: Duration, lost: CancellationToken) -> Self {
+    pub fn of(
+        catalog: &Catalog,
+        subject: String,
+        epoch: u64,
+        length: Duration,
+        lost: CancellationToken,
+    ) -> Self {
         let renewing = renew(catalog.clone(), subject.clone(), epoch, length, lost);
         Self { catalog: catalog.clone(), subject, epoch, renewing }
     }
@@ -212,7 +262,8 @@ impl Drop for SubjectLease {
         self.renewing.abort();
         // What cannot be said now the end of the lease says later.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (catalog, subject, epoch) = (self.catalog.clone(), self.subject.clone(), self.epoch);
+            let (catalog, subject, epoch) =
+                (self.catalog.clone(), self.subject.clone(), self.epoch);
             RELEASING.fetch_add(1, Ordering::SeqCst);
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(RELEASE_MAX, catalog.release(&subject, epoch)).await;
@@ -222,7 +273,8 @@ impl Drop for SubjectLease {
     }
 }
 
-/// Waits until everything that was dropped has been given back: a process that ends at once would leave it held until its time ends.
+/// Waits until everything that was dropped has been given back: a process that ends at once would
+/// leave it held until its time ends.
 pub async fn wait_for_lease_releases() {
     while RELEASING.load(Ordering::SeqCst) > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -230,18 +282,26 @@ pub async fn wait_for_lease_releases() {
 }
 
 impl HeldDatastore {
-    /// Takes a datastore, where the catalog is shared. `lost` is cancelled if somebody else has taken it.
+    /// Takes a datastore, where the catalog is shared. `lost` is cancelled if somebody else has
+    /// taken it.
     ///
     /// # Errors
     /// [`WorkError::AlreadyRunning`] if somebody holds it.
-    pub async fn take(rig: &WorkContext, datastore: &DatastoreName, lost: &CancellationToken) -> Result<Self, WorkError> {
+    pub async fn take(
+        rig: &WorkContext,
+        datastore: &DatastoreName,
+        lost: &CancellationToken,
+    ) -> Result<Self, WorkError> {
         let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) else {
             return Ok(Self { mandate: FencingToken::default(), _lease: None });
         };
         let (subject, length) = (subject_of(datastore), rig.config.serve.lease.duration());
         let held = catalog.hold(&rig.config.serve.host, &subject, length).await?;
-        let Some(epoch) = held else { return Err(WorkError::AlreadyRunning { what: "a run", datastore: datastore.clone() }) };
-        let claimed = FencingToken { tick: None, epoch, another_cluster: false }.claim(rig, datastore).await;
+        let Some(epoch) = held else {
+            return Err(WorkError::AlreadyRunning { what: "a run", datastore: datastore.clone() });
+        };
+        let claimed =
+            FencingToken { tick: None, epoch, another_cluster: false }.claim(rig, datastore).await;
         if claimed.is_err() {
             let _ = tokio::time::timeout(RELEASE_MAX, catalog.release(&subject, epoch)).await;
         }
@@ -251,7 +311,8 @@ impl HeldDatastore {
     }
 }
 
-/// A backup that is being read: retention leaves it alone, on this host by a lock, on others by a lease where they share a catalog.
+/// A backup that is being read: retention leaves it alone, on this host by a lock, on others by a
+/// lease where they share a catalog.
 #[derive(Default)]
 pub struct ReadLease {
     _lock: Option<HostLock>,
@@ -278,13 +339,20 @@ impl ReadLease {
                 None
             }
         };
-        let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) else { return Ok(Self { _lock: lock, _lease: None }) };
+        let Some(catalog) = rig.catalog().filter(|catalog| catalog.is_shared()) else {
+            return Ok(Self { _lock: lock, _lease: None });
+        };
         let subject = format!("{READING}{backup}/{}", hex::encode(rand::random::<[u8; 4]>()));
         let length = rig.config.serve.lease.duration();
         let lease = match catalog.hold(&rig.config.serve.host, &subject, length).await {
-            Ok(epoch) => epoch.map(|epoch| SubjectLease::of(catalog, subject, epoch, length, CancellationToken::new())),
+            Ok(epoch) => epoch.map(|epoch| {
+                SubjectLease::of(catalog, subject, epoch, length, CancellationToken::new())
+            }),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "other hosts do not know that this backup is being read");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "other hosts do not know that this backup is being read"
+                );
                 None
             }
         };
@@ -292,16 +360,24 @@ impl ReadLease {
     }
 }
 
-/// Renews a lease until the task is aborted; cancels `lost` if it has become somebody else's. A catalog that does not answer is no
-/// reason to stop: whoever takes over claims a later epoch in the vault.
+/// Renews a lease until the task is aborted; cancels `lost` if it has become somebody else's. A
+/// catalog that does not answer is no reason to stop: whoever takes over claims a later epoch in
+/// the vault.
 #[must_use]
-pub fn renew(catalog: Catalog, subject: String, epoch: u64, lease: Duration, lost: CancellationToken) -> JoinHandle<()> {
+pub fn renew(
+    catalog: Catalog,
+    subject: String,
+    epoch: u64,
+    lease: Duration,
+    lost: CancellationToken,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut wait = lease / 3;
         loop {
             tokio::time::sleep(wait).await;
             wait = lease / 3;
-            let renewed = tokio::time::timeout(RENEWAL_MAX, catalog.renew(&subject, epoch, lease)).await;
+            let renewed =
+                tokio::time::timeout(RENEWAL_MAX, catalog.renew(&subject, epoch, lease)).await;
             match renewed.unwrap_or_else(|_| Err(CatalogError::Silent)) {
                 Ok(true) => {}
                 Ok(false) => return lost.cancel(),

@@ -1,6 +1,8 @@
 //! `RESTORE.md`: the exact commands that open one backup with stock tools, without lifeboat.
 //!
-//! The text is a document of the vault and is executed by the tests exactly as it is. It is signed: whoever pastes it hands it a key that opens everything. Its first line says which envelope of which backup it belongs to, so that it cannot be substituted by another ([`belongs`]).
+//! The text is a document of the vault and is executed by the tests exactly as it is. It is signed:
+//! whoever pastes it hands it a key that opens everything. Its first line says which envelope of
+//! which backup it belongs to, so that it cannot be substituted by another ([`belongs`]).
 
 use crate::destination::postgres::script;
 use crate::domain::envelope::{EncryptionContext, Slot, SlotKind};
@@ -27,7 +29,9 @@ fn shell(text: &str) -> String {
 /// The first line of a guide; Markdown does not show it.
 fn first_line(manifest: &Manifest, number: u32) -> String {
     let Manifest { vault, datastore, backup, .. } = manifest;
-    format!("<!-- lifeboat.guide/1 vault={vault} datastore={datastore} backup={backup} envelope={number} -->\n")
+    format!(
+        "<!-- lifeboat.guide/1 vault={vault} datastore={datastore} backup={backup} envelope={number} -->\n"
+    )
 }
 
 /// Whether a text is the guide of this envelope of this backup. Only asked of one that is signed.
@@ -50,20 +54,41 @@ pub fn restore_guide(
     first_line(manifest, number) + &text
 }
 
-fn text(manifest: &Manifest, slots: &[Slot], vault: &dyn Vault, public: &PublicKey, manifest_sha256: &str) -> String {
+fn text(
+    manifest: &Manifest,
+    slots: &[Slot],
+    vault: &dyn Vault,
+    public: &PublicKey,
+    manifest_sha256: &str,
+) -> String {
     let place = manifest.place();
     let context = super::shelf::context_of(manifest);
     // Everything that is sealed of a set is small and stands beside its envelope.
-    let folders = if manifest.set.is_some() { vec![place.meta_prefix()] } else { vec![place.meta_prefix(), place.payload_prefix()] };
+    let folders = if manifest.set.is_some() {
+        vec![place.meta_prefix()]
+    } else {
+        vec![place.meta_prefix(), place.payload_prefix()]
+    };
     let fetch = fetch(&vault.address(), &vault.cli_options(), &place, &folders);
     let sums: String = std::iter::once(format!("{manifest_sha256}  {}\n", place.manifest()))
         .chain(slots.iter().map(|slot| format!("{}  {}\n", slot.sha256, slot.file)))
-        .chain(manifest.payloads.iter().flat_map(|p| &p.objects).map(|o| format!("{}  {}\n", o.sha256, o.key)))
+        .chain(
+            manifest
+                .payloads
+                .iter()
+                .flat_map(|p| &p.objects)
+                .map(|o| format!("{}  {}\n", o.sha256, o.key)),
+        )
         .collect();
     let open = slots.iter().map(|slot| open_slot(slot, &context)).collect::<Vec<_>>().join("\n");
     let verify = public.openssl_command("\"$TRUSTED_KEY\"", place.manifest().as_str());
     if let Some(set) = &manifest.set {
-        return set_guide(manifest, set, slots, &CheckedGuide { fetch, sums, open, verify, before: before(public) });
+        return set_guide(
+            manifest,
+            set,
+            slots,
+            &CheckedGuide { fetch, sums, open, verify, before: before(public) },
+        );
     }
     let load = load(manifest);
     let cat = |role| manifest.payload(role).map(cat).unwrap_or_default();
@@ -177,7 +202,8 @@ fn before(public: &PublicKey) -> String {
     )
 }
 
-/// A step that fails ends a script. In a shell into which all of it was pasted it holds what follows back, and does not close the terminal.
+/// A step that fails ends a script. In a shell into which all of it was pasted it holds what
+/// follows back, and does not close the terminal.
 const STOP: &str = r#"case $- in
   *i*) trap 'echo "STOPPED: this step failed; Ctrl-C gives the prompt back, and nothing below may be run." >&2; sleep infinity' ERR ;;
   *) set -e ;;
@@ -195,13 +221,20 @@ struct CheckedGuide {
     before: String,
 }
 
-/// The guide of a set of volumes: the AWS CLI makes them, no key slot is needed for that; one opens the hashes.
-fn set_guide(manifest: &Manifest, set: &VolumeSet, slots: &[Slot], checked: &CheckedGuide) -> String {
+/// The guide of a set of volumes: the AWS CLI makes them, no key slot is needed for that; one opens
+/// the hashes.
+fn set_guide(
+    manifest: &Manifest,
+    set: &VolumeSet,
+    slots: &[Slot],
+    checked: &CheckedGuide,
+) -> String {
     let CheckedGuide { fetch, sums, open, verify, before } = checked;
     let mut make = String::new();
     for (place, is_copy) in set.places() {
         // One of the two, and only the first is for who pastes everything.
-        let (heading, fence) = if is_copy { ("Or, from the copies, in", "text") } else { ("In", "bash") };
+        let (heading, fence) =
+            if is_copy { ("Or, from the copies, in", "text") } else { ("In", "bash") };
         make.push_str(&format!("{heading} {place}:\n\n```{fence}\n"));
         for member in &set.members {
             let Some((snapshot, key)) = member.snapshot_in(is_copy) else { continue };
@@ -210,14 +243,29 @@ fn set_guide(manifest: &Manifest, set: &VolumeSet, slots: &[Slot], checked: &Che
                     "aws ec2 create-volume --region {} --availability-zone \"$ZONE\" --snapshot-id {snapshot} \\\n  --volume-type {}{}{} --encrypted --kms-key-id {} --query VolumeId --output text   # was {}{}\n",
                     shell(region),
                     shell(&member.class),
-                    member.iops.filter(|_| member.class != "gp2").map(|iops| format!(" --iops {iops}")).unwrap_or_default(),
-                    member.throughput.map(|rate| format!(" --throughput {rate}")).unwrap_or_default(),
+                    member
+                        .iops
+                        .filter(|_| member.class != "gp2")
+                        .map(|iops| format!(" --iops {iops}"))
+                        .unwrap_or_default(),
+                    member
+                        .throughput
+                        .map(|rate| format!(" --throughput {rate}"))
+                        .unwrap_or_default(),
                     shell(key),
                     member.volume,
-                    member.attached.as_ref().map(|at| format!(", {} of {}", at.device, at.instance)).unwrap_or_default(),
+                    member
+                        .attached
+                        .as_ref()
+                        .map(|at| format!(", {} of {}", at.device, at.instance))
+                        .unwrap_or_default(),
                 ),
                 SetPlace::Local { directory } => {
-                    format!("cp --sparse=always {}/snapshots/{snapshot}/disk {}.img\n", shell(directory), member.volume)
+                    format!(
+                        "cp --sparse=always {}/snapshots/{snapshot}/disk {}.img\n",
+                        shell(directory),
+                        member.volume
+                    )
                 }
             };
             make.push_str(&line);
@@ -285,10 +333,12 @@ not listed are zeros. `dd if=DEVICE bs=512K skip=NUMBER count=1 | sha256sum` rea
     )
 }
 
-/// The commands of a guide in their order, with only the named slot's way to open the identity: what a person would paste.
+/// The commands of a guide in their order, with only the named slot's way to open the identity:
+/// what a person would paste.
 #[must_use]
 pub fn commands(guide: &str, slot: &str) -> Vec<String> {
-    let (mut blocks, mut block, mut heading, mut within) = (Vec::new(), String::new(), String::new(), false);
+    let (mut blocks, mut block, mut heading, mut within) =
+        (Vec::new(), String::new(), String::new(), false);
     for line in guide.lines() {
         match line {
             "```bash" => within = true,
@@ -298,7 +348,9 @@ pub fn commands(guide: &str, slot: &str) -> Vec<String> {
                     blocks.push(std::mem::take(&mut block));
                 }
             }
-            _ if within && (heading.is_empty() || heading.starts_with(&format!("Slot `{slot}`"))) => {
+            _ if within
+                && (heading.is_empty() || heading.starts_with(&format!("Slot `{slot}`"))) =>
+            {
                 block.push_str(line);
                 block.push('\n');
             }
@@ -310,12 +362,20 @@ pub fn commands(guide: &str, slot: &str) -> Vec<String> {
     blocks
 }
 
-fn fetch(address: &str, options: &str, place: &crate::domain::layout::BackupKeys<'_>, folders: &[String]) -> String {
+fn fetch(
+    address: &str,
+    options: &str,
+    place: &crate::domain::layout::BackupKeys<'_>,
+    folders: &[String],
+) -> String {
     let manifest = place.manifest();
     if let Some(directory) = address.strip_prefix("file://") {
         let mut lines = vec![
             format!("VAULT=${{VAULT:-{}}}", shell(directory)),
-            format!("mkdir -p {}", shell(manifest.as_str().rsplit_once('/').map_or("", |(d, _)| d))),
+            format!(
+                "mkdir -p {}",
+                shell(manifest.as_str().rsplit_once('/').map_or("", |(d, _)| d))
+            ),
         ];
         lines.push(format!(
             "cp \"$VAULT\"/{manifest} \"$VAULT\"/{manifest}.sig {}",
@@ -329,9 +389,13 @@ fn fetch(address: &str, options: &str, place: &crate::domain::layout::BackupKeys
     }
     let mut lines = vec![format!("VAULT=${{VAULT:-{}}}", shell(address.trim_end_matches('/')))];
     lines.push(format!("aws{options} s3 cp --only-show-errors \"$VAULT\"/{manifest} {manifest}"));
-    lines.push(format!("aws{options} s3 cp --only-show-errors \"$VAULT\"/{manifest}.sig {manifest}.sig"));
+    lines.push(format!(
+        "aws{options} s3 cp --only-show-errors \"$VAULT\"/{manifest}.sig {manifest}.sig"
+    ));
     for folder in folders {
-        lines.push(format!("aws{options} s3 cp --only-show-errors --recursive \"$VAULT\"/{folder} {folder}"));
+        lines.push(format!(
+            "aws{options} s3 cp --only-show-errors --recursive \"$VAULT\"/{folder} {folder}"
+        ));
     }
     lines.join("\n")
 }
@@ -340,7 +404,8 @@ fn open_slot(slot: &Slot, context: &EncryptionContext) -> String {
     let command = match &slot.opens_with {
         SlotKind::Age { .. } => format!("age -d -i \"$IDENTITY\" {} > identity.txt", slot.file),
         SlotKind::AwsKms { key_id, region } => {
-            let region = region.as_ref().map(|r| format!(" --region {}", shell(r))).unwrap_or_default();
+            let region =
+                region.as_ref().map(|r| format!(" --region {}", shell(r))).unwrap_or_default();
             let pairs = serde_json::to_string(&context.pairs()).unwrap_or_default();
             format!(
                 "aws kms decrypt{region} --key-id {} --ciphertext-blob fileb://{} \\\n  --encryption-context {} \\\n  --query Plaintext --output text | base64 -d > identity.txt",
@@ -360,7 +425,8 @@ fn cat(payload: &Payload) -> String {
 
 const LOAD: &str = "load() { pg_restore --exit-on-error \"$@\" && cat > /dev/null; }";
 
-/// For clients newer than the server: see [`crate::destination::postgres::script`]. The line is taken out where settings stand, not where rows do.
+/// For clients newer than the server: see [`crate::destination::postgres::script`]. The line is
+/// taken out where settings stand, not where rows do.
 const LOAD_AS_SCRIPT: &str = r#"# The server does not know one setting that these clients send first: it is taken out of the script that they write.
 load() {
   pg_restore "${@:1:$#-2}" --file=- \
@@ -368,31 +434,44 @@ load() {
     | psql -X --quiet --set ON_ERROR_STOP=1 --dbname "${@: -1}" --file - > /dev/null && cat > /dev/null
 }"#;
 
-/// With `main` alone one pass does it. With data payloads, indexes and constraints wait until all rows are there, and
-/// `main` is read a second time for them.
+/// With `main` alone one pass does it. With data payloads, indexes and constraints wait until all
+/// rows are there, and `main` is read a second time for them.
 fn load(manifest: &Manifest) -> String {
-    // pg_restore stops reading when it has what it wants; the rest must be read too, or `age` dies of a closed pipe
-    // instead of authenticating the end.
+    // pg_restore stops reading when it has what it wants; the rest must be read too, or `age` dies
+    // of a closed pipe instead of authenticating the end.
     let server = manifest.source.server_version_num.unwrap_or_default() / 10_000;
-    let load = if script::is_needed(manifest.tools.major(), server) { LOAD_AS_SCRIPT } else { LOAD };
+    let load =
+        if script::is_needed(manifest.tools.major(), server) { LOAD_AS_SCRIPT } else { LOAD };
     let mut lines = vec![load.to_owned()];
-    let open = |payload: &Payload, then: &str| format!("{} | age -d -i identity.txt | zstd -dq | {then}", cat(payload));
-    let main = |then: &str| manifest.payload(PayloadRole::Main).map(|payload| open(payload, then)).unwrap_or_default();
+    let open = |payload: &Payload, then: &str| {
+        format!("{} | age -d -i identity.txt | zstd -dq | {then}", cat(payload))
+    };
+    let main = |then: &str| {
+        manifest.payload(PayloadRole::Main).map(|payload| open(payload, then)).unwrap_or_default()
+    };
     let mut data = manifest.data_payloads().peekable();
     if data.peek().is_none() {
         lines.push(main("load --create --dbname postgres"));
         return lines.join("\n");
     }
     lines.push(main("{ pg_restore --create --list && cat > /dev/null; } > contents.list"));
-    // As a connection string's value: a name that holds a `=` would be taken for a connection string itself.
+    // As a connection string's value: a name that holds a `=` would be taken for a connection
+    // string itself.
     lines.push("DATABASE=\"dbname='$(sed -n \"s/^;     dbname: //p\" contents.list | sed \"s/[\\\\\\\\']/\\\\\\\\&/g\")'\"".to_owned());
-    // A data payload also sets the sequences of its tables, at another moment than `main` did, which is the one recorded.
+    // A data payload also sets the sequences of its tables, at another moment than `main` did,
+    // which is the one recorded.
     lines.push("grep ' SEQUENCE SET ' contents.list > sequences.list || true".to_owned());
-    // Privileges come last: they may take away what an index is built with. What needs them comes with them.
+    // Privileges come last: they may take away what an index is built with. What needs them comes
+    // with them.
     lines.push("LAST='^[0-9]+; [0-9]+ [0-9]+ (ACL|DEFAULT ACL|MATERIALIZED VIEW DATA|EVENT TRIGGER|COMMENT - EVENT TRIGGER) '".to_owned());
-    lines.push("grep -E \"$LAST\" contents.list | grep -v ' ACL - DATABASE ' > last.list || true".to_owned());
+    lines.push(
+        "grep -E \"$LAST\" contents.list | grep -v ' ACL - DATABASE ' > last.list || true"
+            .to_owned(),
+    );
     lines.push("grep -vxFf last.list contents.list > rest.list".to_owned());
-    lines.push(main("load --create --section=pre-data --section=data --use-list=rest.list --dbname postgres"));
+    lines.push(main(
+        "load --create --section=pre-data --section=data --use-list=rest.list --dbname postgres",
+    ));
     lines.extend(data.map(|payload| open(payload, "load --section=data --dbname \"$DATABASE\"")));
     lines.push(main("load --section=data --use-list=sequences.list --dbname \"$DATABASE\""));
     lines.push(main("load --section=post-data --use-list=rest.list --dbname \"$DATABASE\""));

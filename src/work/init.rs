@@ -1,4 +1,5 @@
-//! `lifeboat init`: configuration, keys, vault. Never overwrites, and never makes a key where sealed backups exist.
+//! `lifeboat init`: configuration, keys, vault. Never overwrites, and never makes a key where
+//! sealed backups exist.
 
 use std::path::{Path, PathBuf};
 
@@ -39,8 +40,8 @@ pub struct InitReport {
     pub recovery_recipient: Option<String>,
 }
 
-/// Examples of restore plans and drills, as they stand in this repository. They name a datastore that a new set-up does not have,
-/// so they are written as examples, to be renamed.
+/// Examples of restore plans and drills, as they stand in this repository. They name a datastore
+/// that a new set-up does not have, so they are written as examples, to be renamed.
 pub const EXAMPLES: [(&str, &str); 13] = [
     ("schedules/nightly.toml", include_str!("../../schedules/nightly.toml")),
     ("schedules/housekeeping.toml", include_str!("../../schedules/housekeeping.toml")),
@@ -57,7 +58,8 @@ pub const EXAMPLES: [(&str, &str); 13] = [
     ("drills/newest-damaged.toml", include_str!("../../drills/newest-damaged.toml")),
 ];
 
-/// Writes keys and configuration. The vault itself is made by [`create_vault`] once the configuration stands.
+/// Writes keys and configuration. The vault itself is made by [`create_vault`] once the
+/// configuration stands.
 ///
 /// # Errors
 /// [`WorkError::Refused`] if there is a configuration, a key, or a vault that holds backups.
@@ -88,7 +90,10 @@ pub fn write_files(setup: &NewSetup) -> Result<InitReport, WorkError> {
         directory => {
             let directory = directory.clone().unwrap_or_else(|| "vault".to_owned());
             refuse_inhabited(&setup.directory.join(&directory))?;
-            format!("directory = {}               # or: s3 = \"s3://bucket/prefix\"", toml_text(&directory))
+            format!(
+                "directory = {}               # or: s3 = \"s3://bucket/prefix\"",
+                toml_text(&directory)
+            )
         }
     };
     let fail = |what: &Path| {
@@ -101,21 +106,30 @@ pub fn write_files(setup: &NewSetup) -> Result<InitReport, WorkError> {
     let recovery = match (&setup.recovery_recipient, &setup.new_recovery_key) {
         (Some(recipient), _) => Some(recipient.clone()),
         (None, Some(path)) => {
-            let recipient = create_identity_file(path, "lifeboat recovery key: keep it offline, on paper or on a medium of its own")
-                .map_err(fail(path))?;
+            let recipient = create_identity_file(
+                path,
+                "lifeboat recovery key: keep it offline, on paper or on a medium of its own",
+            )
+            .map_err(fail(path))?;
             files.push(path.clone());
             Some(recipient)
         }
         (None, None) => None,
     };
     let identity = keys.join("identity.txt");
-    create_identity_file(&identity, "lifeboat local identity: opens every backup of this set-up").map_err(fail(&identity))?;
+    create_identity_file(&identity, "lifeboat local identity: opens every backup of this set-up")
+        .map_err(fail(&identity))?;
     let signing = keys.join("signing.pem");
     let public = create_signing_file(&signing).map_err(fail(&signing))?;
     let public_file = keys.join("signing.pub.pem");
     write_new(&public_file, &public.to_pem()).map_err(fail(&public_file))?;
     let id = VaultId::from_random(rand::random());
-    let text = lifeboat_toml(&ConfigValues { vault: place, id: id.to_string(), recovery: recovery.clone(), trust: public.to_line() });
+    let text = lifeboat_toml(&ConfigValues {
+        vault: place,
+        id: id.to_string(),
+        recovery: recovery.clone(),
+        trust: public.to_line(),
+    });
     write_new(&file, &text).map_err(fail(&file))?;
     files.extend([identity, signing, public_file, file]);
     for (name, text) in EXAMPLES {
@@ -134,7 +148,9 @@ pub fn write_files(setup: &NewSetup) -> Result<InitReport, WorkError> {
 
 /// New keys beside a vault full of backups would only hide that the old ones are lost.
 fn refuse_inhabited(vault: &Path) -> Result<(), WorkError> {
-    if vault.join(layout::vault_header().as_str()).exists() || vault.join(layout::MANIFESTS).exists() {
+    if vault.join(layout::vault_header().as_str()).exists()
+        || vault.join(layout::MANIFESTS).exists()
+    {
         return Err(WorkError::Refused {
             what: format!("vault {}", vault.display()),
             why: "it holds a vault already, and new keys would not open what is in it; nothing was changed".to_owned(),
@@ -168,12 +184,16 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 /// # Errors
 /// [`WorkError::Refused`] if there is a vault already.
 pub async fn create_vault(vault: &dyn Vault, id: &VaultId) -> Result<(), WorkError> {
-    match vault.put(&layout::vault_header(), VaultDocument::header(&VaultHeader::new(id.clone()))).await {
+    match vault
+        .put(&layout::vault_header(), VaultDocument::header(&VaultHeader::new(id.clone())))
+        .await
+    {
         Ok(()) => Ok(()),
         Err(VaultError::Exists { .. }) => Err(WorkError::Refused {
             what: format!("vault {}", vault.address()),
             why: "there is a vault already, and it stays as it is".to_owned(),
-            hint: "use its own lifeboat.toml and keys, or name another place with --vault".to_owned(),
+            hint: "use its own lifeboat.toml and keys, or name another place with --vault"
+                .to_owned(),
         }),
         Err(error) => Err(error.into()),
     }

@@ -1,4 +1,5 @@
-//! Key expiry: keys that will soon be unusable, or already are, reported before a restore needs them.
+//! Key expiry: keys that will soon be unusable, or already are, reported before a restore needs
+//! them.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use super::WorkContext;
 use crate::domain::alarm::{Alarm, AlarmKind};
 use crate::keyring::{KeyError, KeyLifetime};
 
-/// How long before the end somebody is told: a KMS key that is to be deleted waits for 7 to 30 days.
+/// How long before the end somebody is told: a KMS key that is to be deleted waits for 7 to 30
+/// days.
 const NOTICE: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Longer nobody waits for a key to say how it is.
 const ASKED_MAX: Duration = Duration::from_secs(10);
@@ -61,15 +63,23 @@ pub async fn endings(rig: &WorkContext, now: Timestamp) -> Vec<EndingKey> {
     {
         let words = |is_over| {
             let word = if is_over { "is not" } else { "will not be" };
-            format!("what it signs {word} believed from {} on, as lifeboat.toml says", from.strftime("%F"))
+            format!(
+                "what it signs {word} believed from {} on, as lifeboat.toml says",
+                from.strftime("%F")
+            )
         };
         found.extend(near("signing", from, now, words, SIGN));
     }
     found
 }
 
-async fn told(key: &str, now: Timestamp, life: impl Future<Output = Result<KeyLifetime, KeyError>>) -> Option<EndingKey> {
-    let ending = |end, why: String, next_step| Some(EndingKey { key: key.to_owned(), end, why, next_step });
+async fn told(
+    key: &str,
+    now: Timestamp,
+    life: impl Future<Output = Result<KeyLifetime, KeyError>>,
+) -> Option<EndingKey> {
+    let ending =
+        |end, why: String, next_step| Some(EndingKey { key: key.to_owned(), end, why, next_step });
     match tokio::time::timeout(ASKED_MAX, life).await {
         Ok(Ok(KeyLifetime::Unlimited)) => None,
         Ok(Ok(KeyLifetime::Ends(at))) => ending(
@@ -78,20 +88,40 @@ async fn told(key: &str, now: Timestamp, life: impl Future<Output = Result<KeyLi
             CANCEL,
         ),
         Ok(Ok(KeyLifetime::Over(why))) => ending(KeyEnd::Over, why, CANCEL),
-        Ok(Err(error)) => ending(KeyEnd::NotTold, format!("{error}; whether it is to be deleted is not known without kms:DescribeKey"), ""),
-        Err(_) => ending(KeyEnd::NotTold, "it does not say in time whether it is to be deleted".to_owned(), ""),
+        Ok(Err(error)) => ending(
+            KeyEnd::NotTold,
+            format!("{error}; whether it is to be deleted is not known without kms:DescribeKey"),
+            "",
+        ),
+        Err(_) => ending(
+            KeyEnd::NotTold,
+            "it does not say in time whether it is to be deleted".to_owned(),
+            "",
+        ),
     }
 }
 
-fn near(key: &str, at: Timestamp, now: Timestamp, words: impl Fn(bool) -> String, next_step: &'static str) -> Option<EndingKey> {
+fn near(
+    key: &str,
+    at: Timestamp,
+    now: Timestamp,
+    words: impl Fn(bool) -> String,
+    next_step: &'static str,
+) -> Option<EndingKey> {
     let is_over = at <= now;
     let end = if is_over { KeyEnd::Over } else { KeyEnd::Near };
-    (at <= now + NOTICE).then(|| EndingKey { key: key.to_owned(), end, why: words(is_over), next_step })
+    (at <= now + NOTICE).then(|| EndingKey {
+        key: key.to_owned(),
+        end,
+        why: words(is_over),
+        next_step,
+    })
 }
 
 /// The same as alarms. One that does not tell is none: a role that may only wrap need not ask.
 pub async fn alarms(rig: &WorkContext, now: Timestamp) -> Vec<Alarm> {
-    let endings = endings(rig, now).await.into_iter().filter(|ending| ending.end != KeyEnd::NotTold);
+    let endings =
+        endings(rig, now).await.into_iter().filter(|ending| ending.end != KeyEnd::NotTold);
     let alarm = |EndingKey { key, why, next_step, .. }| Alarm {
         kind: AlarmKind::Key,
         text: format!("key {key}: {why}"),

@@ -1,4 +1,5 @@
-//! The commands, one file each. They take a [`WorkContext`] of trait objects and know nothing of the adapters behind them.
+//! The commands, one file each. They take a [`WorkContext`] of trait objects and know nothing of
+//! the adapters behind them.
 
 pub mod back_up;
 pub mod check;
@@ -63,7 +64,8 @@ pub struct WorkContext {
     pub config: Config,
     /// The vault.
     pub vault: Arc<dyn Vault>,
-    /// Whether the vault is another than the configured one, and so perhaps a copy, whose evidence must not go on by itself.
+    /// Whether the vault is another than the configured one, and so perhaps a copy, whose evidence
+    /// must not go on by itself.
     pub is_elsewhere: bool,
     /// Other vaults by name: copies of this one.
     pub replicas: BTreeMap<String, Arc<dyn Vault>>,
@@ -87,8 +89,8 @@ pub struct WorkContext {
     pub cancel: CancellationToken,
     /// The backups that this work reads, until it is over.
     pub reading: Arc<Mutex<Vec<fence::ReadLease>>>,
-    /// Lists of chunks that are known to be right, by the SHA-256 of their objects: what is loaded is held against what was looked at before,
-    /// whatever stands in the vault by then.
+    /// Lists of chunks that are known to be right, by the SHA-256 of their objects: what is loaded
+    /// is held against what was looked at before, whatever stands in the vault by then.
     pub lists: Arc<Mutex<BTreeMap<String, bytes::Bytes>>>,
 }
 
@@ -187,7 +189,9 @@ pub enum WorkError {
     NoSuchDatastore { name: String, suggestion: Option<String> },
     #[error("{what} is already running for datastore {datastore}")]
     AlreadyRunning { what: &'static str, datastore: DatastoreName },
-    #[error("datastore {datastore} has been taken over by another run: this one was not heard of for too long; nothing was published")]
+    #[error(
+        "datastore {datastore} has been taken over by another run: this one was not heard of for too long; nothing was published"
+    )]
     TakenOver { datastore: DatastoreName },
     #[error("drill {drill} is running already on this host")]
     DrillRunning { drill: String },
@@ -256,9 +260,11 @@ impl WorkError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Config(_) | Self::NoSuchDatastore { .. } | Self::NoVault { .. } | Self::Refused { .. } | Self::NoSuchDrill { .. } => {
-                ErrorClass::Usage
-            }
+            Self::Config(_)
+            | Self::NoSuchDatastore { .. }
+            | Self::NoVault { .. }
+            | Self::Refused { .. }
+            | Self::NoSuchDrill { .. } => ErrorClass::Usage,
             Self::Vault(error) => error.class(),
             Self::Key(error) => error.class(),
             Self::NothingOpens(error) => error.class(),
@@ -269,16 +275,27 @@ impl WorkError {
                 ErrorClass::SourceFailed => ErrorClass::RestoreFailed,
                 other => other,
             },
-            Self::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. } => ErrorClass::SourceFailed,
+            Self::Seal {
+                source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_),
+                ..
+            } => ErrorClass::SourceFailed,
             Self::Seal { .. } | Self::Bug(_) => ErrorClass::Bug,
-            Self::Open(OpenError::Fetch { .. }) | Self::Catalog(_) | Self::File { .. } | Self::NotTold(_) => ErrorClass::Unavailable,
-            Self::Open(_) | Self::Manifest(_) | Self::Envelope(_) | Self::Document(_) | Self::NotSigned { .. } | Self::Damaged { .. } => {
-                ErrorClass::Integrity
-            }
+            Self::Open(OpenError::Fetch { .. })
+            | Self::Catalog(_)
+            | Self::File { .. }
+            | Self::NotTold(_) => ErrorClass::Unavailable,
+            Self::Open(_)
+            | Self::Manifest(_)
+            | Self::Envelope(_)
+            | Self::Document(_)
+            | Self::NotSigned { .. }
+            | Self::Damaged { .. } => ErrorClass::Integrity,
             Self::NotAll { .. } => ErrorClass::Integrity,
             Self::KeyFails { .. } => ErrorClass::KeyRefused,
             Self::NoSuchBackup { .. } => ErrorClass::NoSuchBackup,
-            Self::AlreadyRunning { .. } | Self::TakenOver { .. } | Self::DrillRunning { .. } => ErrorClass::AlreadyRunning,
+            Self::AlreadyRunning { .. } | Self::TakenOver { .. } | Self::DrillRunning { .. } => {
+                ErrorClass::AlreadyRunning
+            }
             Self::Target(error) => error.class(),
             Self::CheckFailed(_) => ErrorClass::CheckFailed,
             Self::NotVerified(_) | Self::Sandbox(_) => ErrorClass::NotVerified,
@@ -327,7 +344,8 @@ impl WorkError {
     }
 }
 
-/// A lock on a datastore for runs of this host; given back when dropped, and by the kernel when the process dies.
+/// A lock on a datastore for runs of this host; given back when dropped, and by the kernel when the
+/// process dies.
 #[derive(Debug)]
 pub struct HostLock {
     _file: std::fs::File,
@@ -338,7 +356,11 @@ impl HostLock {
     ///
     /// # Errors
     /// [`WorkError::AlreadyRunning`] if another process holds it.
-    pub fn take(config: &Config, datastore: &DatastoreName, what: &'static str) -> Result<Self, WorkError> {
+    pub fn take(
+        config: &Config,
+        datastore: &DatastoreName,
+        what: &'static str,
+    ) -> Result<Self, WorkError> {
         Self::acquire_named(config, datastore.as_str(), what)?
             .ok_or_else(|| WorkError::AlreadyRunning { what, datastore: datastore.clone() })
     }
@@ -347,23 +369,38 @@ impl HostLock {
     ///
     /// # Errors
     /// [`WorkError::File`] if it cannot be had at all.
-    pub fn acquire_named(config: &Config, name: &str, what: &'static str) -> Result<Option<Self>, WorkError> {
+    pub fn acquire_named(
+        config: &Config,
+        name: &str,
+        what: &'static str,
+    ) -> Result<Option<Self>, WorkError> {
         Self::flock(config, name, what, rustix::fs::FlockOperation::NonBlockingLockExclusive)
     }
 
-    fn flock(config: &Config, name: &str, what: &'static str, operation: rustix::fs::FlockOperation) -> Result<Option<Self>, WorkError> {
+    fn flock(
+        config: &Config,
+        name: &str,
+        what: &'static str,
+        operation: rustix::fs::FlockOperation,
+    ) -> Result<Option<Self>, WorkError> {
         use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 
         use rustix::fs::OFlags;
 
         let directory = Self::directory(config);
-        let fail = |source| WorkError::File { what: format!("locking in {} for {what}", directory.display()), source };
+        let fail = |source| WorkError::File {
+            what: format!("locking in {} for {what}", directory.display()),
+            source,
+        };
         // Whoever may open a lock may hold it, and keep every run from beginning.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(fail)?;
-        // One of an earlier version that is this user's: nobody else may write to it. What is opened is what is changed, and never what a link in its
-        // place leads to.
-        let no_link = i32::try_from((OFlags::NOFOLLOW | OFlags::DIRECTORY).bits()).unwrap_or_default();
-        if let Ok(opened) = std::fs::OpenOptions::new().read(true).custom_flags(no_link).open(&directory) {
+        // One of an earlier version that is this user's: nobody else may write to it. What is
+        // opened is what is changed, and never what a link in its place leads to.
+        let no_link =
+            i32::try_from((OFlags::NOFOLLOW | OFlags::DIRECTORY).bits()).unwrap_or_default();
+        if let Ok(opened) =
+            std::fs::OpenOptions::new().read(true).custom_flags(no_link).open(&directory)
+        {
             let facts = opened.metadata().map_err(fail)?;
             if facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o022 != 0 {
                 opened.set_permissions(std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
@@ -392,11 +429,16 @@ impl HostLock {
         format!("reading-{backup}")
     }
 
-    /// Shares a lock by name with others who share it, waiting for nobody; `None` if somebody has it alone.
+    /// Shares a lock by name with others who share it, waiting for nobody; `None` if somebody has
+    /// it alone.
     ///
     /// # Errors
     /// [`WorkError::File`] if it cannot be had at all.
-    pub fn share(config: &Config, name: &str, what: &'static str) -> Result<Option<Self>, WorkError> {
+    pub fn share(
+        config: &Config,
+        name: &str,
+        what: &'static str,
+    ) -> Result<Option<Self>, WorkError> {
         Self::flock(config, name, what, rustix::fs::FlockOperation::NonBlockingLockShared)
     }
 

@@ -1,4 +1,5 @@
-//! One payload on its way into the vault: streamed, uploaded, and completed only when everything else has succeeded too.
+//! One payload on its way into the vault: streamed, uploaded, and completed only when everything
+//! else has succeeded too.
 
 use std::io::Read;
 
@@ -7,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::{WorkError, shelf};
 use crate::domain::VaultDocument;
 use crate::domain::layout::ObjectKey;
-use crate::domain::manifest::{CHUNK_BYTES, ChunkList, Payload, PayloadRole, Receipt, StoredObject};
+use crate::domain::manifest::{
+    CHUNK_BYTES, ChunkList, Payload, PayloadRole, Receipt, StoredObject,
+};
 use crate::failpoint;
 use crate::seal::seal_stream::{SealOptions, StreamObserver, seal_stream};
 use crate::seal::{BackupIdentity, SealError, SealProof, SourceEnd};
@@ -35,7 +38,11 @@ pub struct StagedPayload {
 }
 
 impl StagedPayload {
-    async fn complete(self, completed: &mut Vec<ObjectKey>, lists: &mut Vec<(ObjectKey, VaultDocument)>) -> Result<Receipt, WorkError> {
+    async fn complete(
+        self,
+        completed: &mut Vec<ObjectKey>,
+        lists: &mut Vec<(ObjectKey, VaultDocument)>,
+    ) -> Result<Receipt, WorkError> {
         let Self { destination, uploads, proof } = self;
         let mut objects = Vec::new();
         let mut left = uploads.into_iter();
@@ -47,11 +54,22 @@ impl StagedPayload {
                 return Err(error.into());
             }
             let list = VaultDocument::chunks(&segment.chunks);
-            let chunks = Some(ChunkList { bytes: CHUNK_BYTES as u64, sha256: shelf::sha256(list.bytes()) });
+            let chunks =
+                Some(ChunkList { bytes: CHUNK_BYTES as u64, sha256: shelf::sha256(list.bytes()) });
             lists.push((key.clone(), list));
-            objects.push(StoredObject { key, bytes: segment.bytes, sha256: hex::encode(segment.sha256), chunks });
+            objects.push(StoredObject {
+                key,
+                bytes: segment.bytes,
+                sha256: hex::encode(segment.sha256),
+                chunks,
+            });
         }
-        let payload = Payload { name: destination.name, role: destination.role, plain_bytes: proof.plain_bytes(), objects };
+        let payload = Payload {
+            name: destination.name,
+            role: destination.role,
+            plain_bytes: proof.plain_bytes(),
+            objects,
+        };
         Ok(Receipt::of_completed(payload))
     }
 
@@ -61,7 +79,8 @@ impl StagedPayload {
     }
 }
 
-/// Makes all payloads of a backup visible. `completed` names what became visible, also on failure; `lists` gets the chunks of each object.
+/// Makes all payloads of a backup visible. `completed` names what became visible, also on failure;
+/// `lists` gets the chunks of each object.
 ///
 /// # Errors
 /// [`WorkError::Vault`]; the payloads not yet completed have been aborted then.
@@ -157,14 +176,22 @@ where
         Err(error) => Err(error),
     };
     let outcome = match settled {
-        Ok(()) => pouring.outcome().await.map_err(|source| WorkError::Seal { payload: destination.name.clone(), source }),
+        Ok(()) => pouring
+            .outcome()
+            .await
+            .map_err(|source| WorkError::Seal { payload: destination.name.clone(), source }),
         Err(error) => Err(error),
     };
     match outcome {
-        Ok((proof, found)) if proof.segments().len() == uploads.len() => Ok((StagedPayload { destination, uploads, proof }, found)),
+        Ok((proof, found)) if proof.segments().len() == uploads.len() => {
+            Ok((StagedPayload { destination, uploads, proof }, found))
+        }
         Ok(_) => {
             abort(uploads).await;
-            Err(WorkError::Bug(format!("payload {} has another number of objects than were sent", destination.name)))
+            Err(WorkError::Bug(format!(
+                "payload {} has another number of objects than were sent",
+                destination.name
+            )))
         }
         Err(error) => {
             abort(uploads).await;
@@ -180,8 +207,15 @@ async fn settle(uploads: &mut [(ObjectKey, Box<dyn Upload>)]) -> Result<(), Work
     Ok(())
 }
 
-/// Whether the error only says that the stream was not right, so that its source may know better why.
+/// Whether the error only says that the stream was not right, so that its source may know better
+/// why.
 #[must_use]
 pub fn is_symptom_of_source_failure(error: &WorkError) -> bool {
-    matches!(error, WorkError::Seal { source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_), .. })
+    matches!(
+        error,
+        WorkError::Seal {
+            source: SealError::Refused(_) | SealError::SourceEndedBadly | SealError::Read(_),
+            ..
+        }
+    )
 }

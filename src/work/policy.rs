@@ -1,8 +1,10 @@
-//! Least-privilege policies of a drill account, made from the configuration and from the very calls that a drill makes.
+//! Least-privilege policies of a drill account, made from the configuration and from the very calls
+//! that a drill makes.
 //!
-//! Three documents: what the role of whoever runs drills may do, what the role of the instance may do, and what nobody in the account may do
-//! whatever else they may. The first is made from the rehearsal on paper ([`crate::sandbox::vpc::simulated_cloud`]): a call that is new in the code is new
-//! in the policy.
+//! Three documents: what the role of whoever runs drills may do, what the role of the instance may
+//! do, and what nobody in the account may do whatever else they may. The first is made from the
+//! rehearsal on paper ([`crate::sandbox::vpc::simulated_cloud`]): a call that is new in the code is
+//! new in the policy.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +16,8 @@ use crate::domain::human_duration::HumanDuration;
 use crate::domain::scratch::tag;
 use crate::sandbox::vpc::cloud::{ApiCall, OwnedResource, ResourceKind};
 
-/// Actions whose resources are told apart by nothing: looking, and what has no resource-level permissions.
+/// Actions whose resources are told apart by nothing: looking, and what has no resource-level
+/// permissions.
 fn is_look(action: &str) -> bool {
     let verb = action.split(':').nth(1).unwrap_or_default();
     let is_look = ["Describe", "Get", "List"].iter().any(|prefix| verb.starts_with(prefix));
@@ -53,7 +56,8 @@ fn made_by(action: &str) -> &'static [&'static str] {
     }
 }
 
-/// What the role of whoever runs drills may do in the drill account. What the vault needs comes on top.
+/// What the role of whoever runs drills may do in the drill account. What the vault needs comes on
+/// top.
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]`.
@@ -72,7 +76,8 @@ pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
         }
     }
     // What a run meets only if something outlives its instance, or has another name.
-    let removals = ResourceKind::OURS.map(|kind| ApiCall::Remove(OwnedResource::nothing(kind)).action().to_owned());
+    let removals = ResourceKind::OURS
+        .map(|kind| ApiCall::Remove(OwnedResource::nothing(kind)).action().to_owned());
     changing.extend(removals.into_iter().filter(|action| action.starts_with("ec2:")));
     looks.extend(
         [
@@ -88,25 +93,33 @@ pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
     let kinds: BTreeSet<&str> = making.iter().flat_map(|action| made_by(action)).copied().collect();
     let made: Vec<String> = kinds.iter().map(|kind| ours(kind)).collect();
     let actions = |all: &BTreeSet<String>| all.iter().cloned().collect::<Vec<_>>();
-    let names: Vec<String> = making.iter().map(|action| action.trim_start_matches("ec2:").to_owned()).collect();
+    let names: Vec<String> =
+        making.iter().map(|action| action.trim_start_matches("ec2:").to_owned()).collect();
     let tagged = json!({ "StringLike": { format!("aws:ResourceTag/{}", tag::RUN): "*" } });
     let requested = json!({ "StringLike": { format!("aws:RequestTag/{}", tag::RUN): "*" } });
     let statement = |sid: &str, action: Value, resource: Value, condition: Value| {
-        let mut statement = json!({ "Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource });
+        let mut statement =
+            json!({ "Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource });
         if let (Some(statement), false) = (statement.as_object_mut(), condition.is_null()) {
             statement.insert("Condition".to_owned(), condition);
         }
         statement
     };
     let mut statements = vec![
-        statement("Look", json!(actions(&looks)), json!("*"), json!({ "StringEquals": { "aws:RequestedRegion": region } })),
+        statement(
+            "Look",
+            json!(actions(&looks)),
+            json!("*"),
+            json!({ "StringEquals": { "aws:RequestedRegion": region } }),
+        ),
         statement("MakeUnderOurTagOnly", json!(actions(&making)), json!(made), requested.clone()),
         statement("TagWhatIsMade", json!("ec2:CreateTags"), json!(made), {
             let mut condition = requested;
             condition["StringEquals"] = json!({ "ec2:CreateAction": names });
             condition
         }),
-        // What things are made in must be ours as well; the image and the snapshots of its volumes are nobody's.
+        // What things are made in must be ours as well; the image and the snapshots of its volumes
+        // are nobody's.
         statement(
             "MakeInOurs",
             json!(actions(&making)),
@@ -116,10 +129,18 @@ pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
         statement(
             "BootTheImage",
             json!("ec2:RunInstances"),
-            json!([format!("arn:aws:ec2:{region}::image/*"), format!("arn:aws:ec2:{region}:*:snapshot/*")]),
+            json!([
+                format!("arn:aws:ec2:{region}::image/*"),
+                format!("arn:aws:ec2:{region}:*:snapshot/*")
+            ]),
             Value::Null,
         ),
-        statement("ChangeAndRemoveOurs", json!(actions(&changing)), json!(format!("arn:aws:ec2:{region}:{account}:*/*")), tagged.clone()),
+        statement(
+            "ChangeAndRemoveOurs",
+            json!(actions(&changing)),
+            json!(format!("arn:aws:ec2:{region}:{account}:*/*")),
+            tagged.clone(),
+        ),
         statement("ReadTheConsole", json!("ec2:GetConsoleOutput"), json!(ours("instance")), tagged),
         statement(
             "GiveTheInstanceItsRole",
@@ -129,7 +150,12 @@ pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
         ),
         statement(
             "VolumesUnderTheDrillsKey",
-            json!(["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*"]),
+            json!([
+                "kms:Decrypt",
+                "kms:DescribeKey",
+                "kms:GenerateDataKeyWithoutPlaintext",
+                "kms:ReEncrypt*"
+            ]),
             json!(settings.kms_key),
             json!({ "StringEquals": { "kms:ViaService": format!("ec2.{region}.amazonaws.com") } }),
         ),
@@ -149,7 +175,12 @@ pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
                 "StringLike": { "kms:GrantConstraintType": "EncryptionContextEquals" }
             }),
         ),
-        statement("TakeGrantsBack", json!(["kms:ListGrants", "kms:RevokeGrant"]), json!(key_arns(&rig.config)), Value::Null),
+        statement(
+            "TakeGrantsBack",
+            json!(["kms:ListGrants", "kms:RevokeGrant"]),
+            json!(key_arns(&rig.config)),
+            Value::Null,
+        ),
     ];
     if settings.dns_firewall.is_some() {
         statements.push(statement(
@@ -161,13 +192,20 @@ pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
             ]),
             json!([
                 format!("arn:aws:route53resolver:{region}:{account}:firewall-rule-group/*"),
-                format!("arn:aws:route53resolver:{region}:{account}:firewall-rule-group-association/*")
+                format!(
+                    "arn:aws:route53resolver:{region}:{account}:firewall-rule-group-association/*"
+                )
             ]),
             Value::Null,
         ));
     }
     statements.push(match &settings.flow_logs_role {
-        None => statement("CreateFlowLogs", json!(["logs:CreateLogDelivery", "logs:DeleteLogDelivery"]), json!("*"), Value::Null),
+        None => statement(
+            "CreateFlowLogs",
+            json!(["logs:CreateLogDelivery", "logs:DeleteLogDelivery"]),
+            json!("*"),
+            Value::Null,
+        ),
         Some(role) => statement(
             "CreateFlowLogs",
             json!("iam:PassRole"),
@@ -175,18 +213,28 @@ pub async fn drill_role(rig: &WorkContext) -> Result<Value, WorkError> {
             json!({ "StringEquals": { "iam:PassedToService": "vpc-flow-logs.amazonaws.com" } }),
         ),
     });
-    statements.push(statement("PrivateNames", json!("route53:AssociateVPCWithHostedZone"), json!("*"), Value::Null));
+    statements.push(statement(
+        "PrivateNames",
+        json!("route53:AssociateVPCWithHostedZone"),
+        json!("*"),
+        Value::Null,
+    ));
     Ok(json!({ "Version": "2012-10-17", "Statement": statements }))
 }
 
-/// What the instance's role may do: the door it goes through is narrower still, and a key it is granted for one backup at a time.
+/// What the instance's role may do: the door it goes through is narrower still, and a key it is
+/// granted for one backup at a time.
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]` or a vault in S3.
 pub fn instance_role(rig: &WorkContext) -> Result<Value, WorkError> {
     let settings = scratch::settings(rig)?;
     let s3 = bucket(&rig.config)?;
-    let objects = |keys: &[&str]| keys.iter().map(|key| format!("arn:aws:s3:::{}/{}{key}", s3.bucket, s3.prefix)).collect::<Vec<_>>();
+    let objects = |keys: &[&str]| {
+        keys.iter()
+            .map(|key| format!("arn:aws:s3:::{}/{}{key}", s3.bucket, s3.prefix))
+            .collect::<Vec<_>>()
+    };
     let read = objects(&["vault.json", "manifests/*", "meta/*", "payloads/*", "agent/*", "runs/*"]);
     let mut statements = vec![
         json!({ "Sid": "Read", "Effect": "Allow", "Action": "s3:GetObject", "Resource": read }),
@@ -203,7 +251,8 @@ pub fn instance_role(rig: &WorkContext) -> Result<Value, WorkError> {
     Ok(json!({ "Version": "2012-10-17", "Statement": statements }))
 }
 
-/// What nobody in the drill account may do, whatever else they may: for a service control policy. Images are made in another account.
+/// What nobody in the drill account may do, whatever else they may: for a service control policy.
+/// Images are made in another account.
 ///
 /// # Errors
 /// [`WorkError::Refused`] without `[scratch_vpc]`.

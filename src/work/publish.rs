@@ -1,6 +1,9 @@
 //! From staged payloads to the commit point: what every kind of backup has in common.
 //!
-//! Keys come first ([`PendingBackup::begin`]): an identity that cannot be wrapped into every slot, or a signature that nobody would trust, stops the run before anything is touched. [`commit`] makes payloads visible, writes slots, envelope and `RESTORE.md`, the manifest's signature, and last the manifest. On a failure before that, everything is rolled back.
+//! Keys come first ([`PendingBackup::begin`]): an identity that cannot be wrapped into every slot,
+//! or a signature that nobody would trust, stops the run before anything is touched. [`commit`]
+//! makes payloads visible, writes slots, envelope and `RESTORE.md`, the manifest's signature, and
+//! last the manifest. On a failure before that, everything is rolled back.
 
 use std::collections::BTreeMap;
 
@@ -34,17 +37,25 @@ pub struct PendingBackup {
 }
 
 impl PendingBackup {
-    /// Makes the identity of a backup and wraps it, and sees to it that what will be signed will be believed.
+    /// Makes the identity of a backup and wraps it, and sees to it that what will be signed will be
+    /// believed.
     ///
     /// # Errors
     /// [`WorkError`] if a key or the signer refuses.
-    pub async fn begin(rig: &WorkContext, context: EncryptionContext, begun: Timestamp) -> Result<Self, WorkError> {
+    pub async fn begin(
+        rig: &WorkContext,
+        context: EncryptionContext,
+        begun: Timestamp,
+    ) -> Result<Self, WorkError> {
         if let Some(catalog) = rig.catalog() {
-            without_catalog(catalog.note_begun(&context.vault, &context.datastore, &context.backup).await);
+            without_catalog(
+                catalog.note_begun(&context.vault, &context.datastore, &context.backup).await,
+            );
         }
         let identity = BackupIdentity::generate();
         let wrapped = wrap(rig, &identity, &context).await?;
-        // A key that cannot sign, or that nobody believes, must not be found out after hours of dumping.
+        // A key that cannot sign, or that nobody believes, must not be found out after hours of
+        // dumping.
         let probe = VaultDocument::probe();
         believed_signer(rig, &probe, &rig.signer.sign(probe.bytes()).await?).await?;
         Ok(Self { context, identity, begun, wrapped })
@@ -94,9 +105,14 @@ pub async fn commit(
     let manifest = &published.manifest;
     if let Some(catalog) = rig.catalog() {
         match catalog.remember(manifest).await {
-            Ok(()) => drop(without_catalog(catalog.forget_begun(&manifest.vault, &manifest.datastore, &manifest.backup).await)),
+            Ok(()) => drop(without_catalog(
+                catalog.forget_begun(&manifest.vault, &manifest.datastore, &manifest.backup).await,
+            )),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the backup is published but could not be noted in the catalog");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the backup is published but could not be noted in the catalog"
+                );
             }
         }
     }
@@ -104,8 +120,13 @@ pub async fn commit(
     Ok(published)
 }
 
-/// Wraps the identity under every key. All of them, or there is no backup: fewer ways to open than configured is not success.
-async fn wrap(rig: &WorkContext, identity: &BackupIdentity, context: &EncryptionContext) -> Result<Vec<(Slot, VaultDocument)>, WorkError> {
+/// Wraps the identity under every key. All of them, or there is no backup: fewer ways to open than
+/// configured is not success.
+async fn wrap(
+    rig: &WorkContext,
+    identity: &BackupIdentity,
+    context: &EncryptionContext,
+) -> Result<Vec<(Slot, VaultDocument)>, WorkError> {
     let mut wrapped = Vec::new();
     for key in &rig.keys {
         let bytes = key.wrap(identity, context).await?;
@@ -120,18 +141,26 @@ async fn wrap(rig: &WorkContext, identity: &BackupIdentity, context: &Encryption
     Ok(wrapped)
 }
 
-/// The newest record of the evidence: as the vault has it, or, for a role that may not read, as this host last saw it.
+/// The newest record of the evidence: as the vault has it, or, for a role that may not read, as
+/// this host last saw it.
 async fn evidence_head(rig: &WorkContext, vault: &crate::domain::id::VaultId) -> Option<String> {
     match crate::evidence::head(rig.vault.as_ref()).await {
         Ok(head) => head,
-        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await)?.pop().map(|(_, sha256)| sha256),
+        Err(_) => without_catalog(rig.catalog()?.evidence_seen(vault).await)?
+            .pop()
+            .map(|(_, sha256)| sha256),
     }
 }
 
 /// A full or locked catalog is no reason to go without tonight's backup.
 pub(super) fn without_catalog<T>(result: Result<T, CatalogError>) -> Option<T> {
     result
-        .inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "the catalog cannot be used; going on without it"))
+        .inspect_err(|error| {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "the catalog cannot be used; going on without it"
+            )
+        })
         .ok()
 }
 
@@ -147,7 +176,8 @@ impl<E: Into<WorkError>> From<E> for PublishError {
     }
 }
 
-/// Writes objects of one backup and remembers which, so that they can be removed if the backup is not published.
+/// Writes objects of one backup and remembers which, so that they can be removed if the backup is
+/// not published.
 struct BackupWriter<'a> {
     rig: &'a WorkContext,
     written: &'a mut Vec<ObjectKey>,
@@ -160,14 +190,17 @@ impl BackupWriter<'_> {
         let mut again = RetryBackoff::new(self.rig.vault.limits().patience);
         loop {
             match self.rig.vault.put(key, document.clone()).await {
-                Err(error @ VaultError::Unavailable { .. }) => cancellable(self.rig, again.after(error)).await??,
+                Err(error @ VaultError::Unavailable { .. }) => {
+                    cancellable(self.rig, again.after(error)).await??
+                }
                 done => return Ok(done?),
             }
         }
     }
 }
 
-/// From arrived payloads to the commit point: payloads visible, slots, envelope, `RESTORE.md`, signature, manifest.
+/// From arrived payloads to the commit point: payloads visible, slots, envelope, `RESTORE.md`,
+/// signature, manifest.
 async fn publish(
     rig: &WorkContext,
     opening: PendingBackup,
@@ -196,10 +229,20 @@ async fn publish(
         begun,
         published: Timestamp::now(),
         source: contents.facts,
-        tools: manifest::ToolVersions { lifeboat: env!("CARGO_PKG_VERSION").to_owned(), pg_dump, pg_dump_major },
+        tools: manifest::ToolVersions {
+            lifeboat: env!("CARGO_PKG_VERSION").to_owned(),
+            pg_dump,
+            pg_dump_major,
+        },
         set: contents.set,
         envelope_sha256,
-        slots: slots.iter().map(|s| manifest::SlotReference { name: s.name.clone(), kind: guide::kind(s).to_owned() }).collect(),
+        slots: slots
+            .iter()
+            .map(|s| manifest::SlotReference {
+                name: s.name.clone(),
+                kind: guide::kind(s).to_owned(),
+            })
+            .collect(),
         evidence_head: evidence_head(rig, &context.vault).await,
     };
     let manifest = Manifest::new(statement, receipts);
@@ -207,9 +250,21 @@ async fn publish(
     let signature = rig.signer.sign(document.bytes()).await?;
     let public = believed_signer(rig, &document, &signature).await?;
     let place = manifest.place();
-    let guide = guide::restore_guide(&manifest, 1, &slots, rig.vault.as_ref(), &public, &shelf::sha256(document.bytes()));
+    let guide = guide::restore_guide(
+        &manifest,
+        1,
+        &slots,
+        rig.vault.as_ref(),
+        &public,
+        &shelf::sha256(document.bytes()),
+    );
     let guide = VaultDocument::restore_guide(guide);
-    writer.put(&place.restore_guide(1).signature(), VaultDocument::signature(rig.signer.sign(guide.bytes()).await?)).await?;
+    writer
+        .put(
+            &place.restore_guide(1).signature(),
+            VaultDocument::signature(rig.signer.sign(guide.bytes()).await?),
+        )
+        .await?;
     writer.put(&place.restore_guide(1), guide).await?;
     writer.put(&place.manifest().signature(), VaultDocument::signature(signature)).await?;
     failpoint::reach("signature-written");
@@ -223,9 +278,13 @@ async fn publish(
     loop {
         match rig.vault.put(&place.manifest(), document.clone()).await {
             Ok(()) => break,
-            // Whoever waits for the store must see afterwards whether the datastore is still its own.
+            // Whoever waits for the store must see afterwards whether the datastore is still its
+            // own.
             Err(error @ VaultError::Unavailable { .. }) => {
-                cancellable(rig, again.after(error)).await.map_err(perhaps)?.map_err(|error| perhaps(error.into()))?;
+                cancellable(rig, again.after(error))
+                    .await
+                    .map_err(perhaps)?
+                    .map_err(|error| perhaps(error.into()))?;
                 mandate.holds(rig, &context.datastore).await.map_err(perhaps)?;
             }
             Err(error) => return Err(perhaps(error.into())),
@@ -255,9 +314,14 @@ async fn publish_envelope(
     Ok((slots, sha256))
 }
 
-/// The public key under which the signature will be believed. A key that signs what nobody will believe makes backups that
-/// nobody will restore. A signing role need not be able to tell its public half, so the pinned keys are asked first.
-async fn believed_signer(rig: &WorkContext, document: &VaultDocument, signature: &[u8]) -> Result<PublicKey, WorkError> {
+/// The public key under which the signature will be believed. A key that signs what nobody will
+/// believe makes backups that nobody will restore. A signing role need not be able to tell its
+/// public half, so the pinned keys are asked first.
+async fn believed_signer(
+    rig: &WorkContext,
+    document: &VaultDocument,
+    signature: &[u8],
+) -> Result<PublicKey, WorkError> {
     if rig.trusted.is_empty() {
         return Ok(rig.signer.public().await?);
     }
@@ -279,7 +343,8 @@ async fn believed_signer(rig: &WorkContext, document: &VaultDocument, signature:
     })
 }
 
-/// Takes back what was written of a backup that has no manifest. A role that may only write leaves it to `sweep`.
+/// Takes back what was written of a backup that has no manifest. A role that may only write leaves
+/// it to `sweep`.
 async fn remove_unpublished(rig: &WorkContext, written: Vec<ObjectKey>) {
     for key in written {
         // The very version that was written: a store that keeps versions would only hide it.
@@ -300,22 +365,31 @@ struct NextSequence {
     strangers: Vec<BackupId>,
 }
 
-/// One more than the highest sequence number of the datastore. Manifests that the catalog knows are not read again; those it
-/// does not know are, whoever wrote them and whenever: clocks of hosts differ, so names alone do not tell the newest. Those are remembered, and told
-/// of: they were taken by another host with the same keys, or this catalog is of an earlier day.
-async fn next_sequence(rig: &WorkContext, context: &EncryptionContext) -> Result<NextSequence, WorkError> {
+/// One more than the highest sequence number of the datastore. Manifests that the catalog knows are
+/// not read again; those it does not know are, whoever wrote them and whenever: clocks of hosts
+/// differ, so names alone do not tell the newest. Those are remembered, and told of: they were
+/// taken by another host with the same keys, or this catalog is of an earlier day.
+async fn next_sequence(
+    rig: &WorkContext,
+    context: &EncryptionContext,
+) -> Result<NextSequence, WorkError> {
     let known = match rig.catalog() {
-        Some(catalog) => without_catalog(catalog.known(&context.vault, &context.datastore).await).unwrap_or_default(),
+        Some(catalog) => without_catalog(catalog.known(&context.vault, &context.datastore).await)
+            .unwrap_or_default(),
         None => BTreeMap::new(),
     };
     let mut highest = known.values().copied().max();
     let mut strangers = Vec::new();
     let begun = match rig.catalog() {
-        Some(catalog) => without_catalog(catalog.begun(&context.vault, &context.datastore).await).unwrap_or_default(),
+        Some(catalog) => without_catalog(catalog.begun(&context.vault, &context.datastore).await)
+            .unwrap_or_default(),
         None => Default::default(),
     };
     let listed = rig.vault.list(&layout::manifests_of(&context.datastore)).await?;
-    let names = listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).map(|(_, backup)| backup);
+    let names = listed
+        .iter()
+        .filter_map(|facts| parse_manifest_key(facts.key.as_str()))
+        .map(|(_, backup)| backup);
     for backup in names.filter(|backup| !known.contains_key(backup)) {
         let place = layout::BackupKeys { datastore: &context.datastore, backup: &backup };
         match shelf::load_manifest(rig, &context.vault, &place).await {
@@ -323,15 +397,19 @@ async fn next_sequence(rig: &WorkContext, context: &EncryptionContext) -> Result
                 highest = highest.max(Some(believed.manifest.sequence));
                 if let Some(catalog) = rig.catalog().filter(|_| believed.verified) {
                     without_catalog(catalog.remember(&believed.manifest).await);
-                    // A catalog that is new knows nothing of what was before it; and a run of ours may have died before it noted what it had published.
+                    // A catalog that is new knows nothing of what was before it; and a run of ours
+                    // may have died before it noted what it had published.
                     let is_ours = begun.contains(&backup);
                     if is_ours {
-                        without_catalog(catalog.forget_begun(&context.vault, &context.datastore, &backup).await);
+                        without_catalog(
+                            catalog.forget_begun(&context.vault, &context.datastore, &backup).await,
+                        );
                     }
                     strangers.extend((!known.is_empty() && !is_ours).then_some(backup));
                 }
             }
-            // A role that may only write remembers, and a forged manifest must not stop tonight's backup.
+            // A role that may only write remembers, and a forged manifest must not stop tonight's
+            // backup.
             Err(error) if highest.is_some() || error.class() == ErrorClass::Integrity => {
                 tracing::warn!(%backup, error = &error as &dyn std::error::Error, "a manifest is passed over for the sequence number");
             }

@@ -21,7 +21,11 @@ pub async fn rebuild(rig: &WorkContext) -> Result<(usize, Vec<String>), WorkErro
     match &rig.catalog {
         Ok(catalog) => catalog.replace(&vault, &believed).await?,
         Err(error) => {
-            return Err(WorkError::Refused { what: "the catalog".to_owned(), why: error.to_string(), hint: error.hint().to_owned() });
+            return Err(WorkError::Refused {
+                what: "the catalog".to_owned(),
+                why: error.to_string(),
+                hint: error.hint().to_owned(),
+            });
         }
     }
     Ok((believed.len(), refused))

@@ -1,6 +1,8 @@
 //! The offline recovery key: made once, printed once, tested again and again.
 //!
-//! It is the second, independent way to open every backup. Nothing of it stays on this host unless somebody names a file: [`new`] returns the text to be printed, [`prove`] holds it in memory while it opens the newest backup of every datastore.
+//! It is the second, independent way to open every backup. Nothing of it stays on this host unless
+//! somebody names a file: [`new`] returns the text to be printed, [`prove`] holds it in memory
+//! while it opens the newest backup of every datastore.
 
 use std::sync::Arc;
 
@@ -50,8 +52,14 @@ pub fn new(rig: &WorkContext) -> Result<RecoveryKey, WorkError> {
     let code = QrCode::new(secret.as_bytes()).map_err(|error| WorkError::Bug(error.to_string()))?;
     let trust = rig.trusted.keys().to_vec();
     let copies = rig.replicas.values().map(|vault| vault.address()).collect();
-    let facts =
-        CardFacts { today, vault: rig.vault.address(), id: rig.config.vault_id.clone(), copies, recipient: recipient.clone(), trust };
+    let facts = CardFacts {
+        today,
+        vault: rig.vault.address(),
+        id: rig.config.vault_id.clone(),
+        copies,
+        recipient: recipient.clone(),
+        trust,
+    };
     let blocks = code.render::<render::unicode::Dense1x2>().quiet_zone(true).build();
     let card = format!(
         "{}\n\n  {secret}\n\n{blocks}\n\n{}\n",
@@ -59,7 +67,12 @@ pub fn new(rig: &WorkContext) -> Result<RecoveryKey, WorkError> {
         facts.instructions().iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     );
     let svg = code.render::<render::svg::Color<'_>>().min_dimensions(200, 200).build();
-    Ok(RecoveryKey { recipient, card: SecretString::from(card), page: SecretString::from(facts.page(&secret, &svg)), text })
+    Ok(RecoveryKey {
+        recipient,
+        card: SecretString::from(card),
+        page: SecretString::from(facts.page(&secret, &svg)),
+        text,
+    })
 }
 
 impl RecoveryKey {
@@ -114,7 +127,10 @@ impl CardFacts {
 
     /// What to do with it, with lifeboat and without.
     fn instructions(&self) -> Vec<String> {
-        let mut lines = vec![format!("public half   {}", self.recipient), format!("vault         {}", self.vault)];
+        let mut lines = vec![
+            format!("public half   {}", self.recipient),
+            format!("vault         {}", self.vault),
+        ];
         lines.extend(self.id.iter().map(|id| format!("its id        {id}")));
         lines.extend(self.copies.iter().map(|copy| format!("its copy      {copy}")));
         for key in &self.trust {
@@ -132,7 +148,11 @@ impl CardFacts {
                 .to_owned(),
             "that it is genuine: it gets this key.".to_owned(),
         ]);
-        lines.extend(self.trust.iter().map(|key| format!("  {}", key.openssl_command("trusted.pem", "RESTORE.md"))));
+        lines.extend(
+            self.trust
+                .iter()
+                .map(|key| format!("  {}", key.openssl_command("trusted.pem", "RESTORE.md"))),
+        );
         lines.extend([
             "Then follow it with IDENTITY=recovery.txt TRUSTED_KEY=trusted.pem; it needs age, zstd, openssl, psql and pg_restore."
                 .to_owned(),
@@ -155,7 +175,8 @@ impl CardFacts {
                     style { (PreEscaped(CARD_STYLE)) }
                 }
                 body {
-                    // From the first tag on: what comes before is a declaration of XML, which no page wants within.
+                    // From the first tag on: what comes before is a declaration of XML, which no
+                    // page wants within.
                     div class="qr" { (PreEscaped(svg.find("<svg").map_or("", |at| &svg[at..]))) }
                     h1 { (heading[0]) }
                     @for line in &heading[1..] { p { (line) } }
@@ -177,16 +198,19 @@ pub struct RecoveryProof {
     pub backup: Option<BackupId>,
     /// The slot that it opened.
     pub slot: Option<String>,
-    /// Whether that slot is of a key that this host has itself, and so proves nothing of an offline key.
+    /// Whether that slot is of a key that this host has itself, and so proves nothing of an
+    /// offline key.
     pub is_local: bool,
     /// Why it did not.
     pub error: Option<String>,
 }
 
-/// Opens the newest backup of every datastore in the vault with one key and no other, and reads its fingerprint with it.
+/// Opens the newest backup of every datastore in the vault with one key and no other, and reads its
+/// fingerprint with it.
 ///
 /// # Errors
-/// [`WorkError`] if the text is no key, or the vault cannot be read; a backup that does not open is part of the result.
+/// [`WorkError`] if the text is no key, or the vault cannot be read; a backup that does not open is
+/// part of the result.
 pub async fn prove(rig: &WorkContext, key: SecretString) -> Result<Vec<RecoveryProof>, WorkError> {
     let opener: Arc<dyn SlotOpener> = Arc::new(IdentityText::new("from standard input", key)?);
     let alone = WorkContext { openers: vec![opener], ..rig.clone() };
@@ -195,22 +219,38 @@ pub async fn prove(rig: &WorkContext, key: SecretString) -> Result<Vec<RecoveryP
         listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.0)).collect();
     let mut proofs = Vec::new();
     for datastore in names {
-        let mut proof = RecoveryProof { datastore: datastore.clone(), backup: None, slot: None, is_local: false, error: None };
+        let mut proof = RecoveryProof {
+            datastore: datastore.clone(),
+            backup: None,
+            slot: None,
+            is_local: false,
+            error: None,
+        };
         let opened = async {
-            let believed = shelf::select(&alone, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?;
+            let believed =
+                shelf::select(&alone, &datastore, &BackupSelector::Latest, &mut Vec::new()).await?;
             proof.backup = Some(believed.manifest.backup.clone());
             let opened = shelf::open_backup(&alone, &believed.manifest).await?;
             // The slot opened; that the identity in it is the right one, only a payload proves.
-            shelf::read_payload(&alone, payload_of(&believed.manifest, PayloadRole::Fingerprint)?, &opened.identity).await?;
+            shelf::read_payload(
+                &alone,
+                payload_of(&believed.manifest, PayloadRole::Fingerprint)?,
+                &opened.identity,
+            )
+            .await?;
             Ok::<_, WorkError>(opened.slot)
         };
         match opened.await {
             Ok(slot) => {
-                let local = |key: &&KeyConfig| matches!(key.kind, KeyKind::AgeIdentity(_)) && key.name == slot;
+                let local = |key: &&KeyConfig| {
+                    matches!(key.kind, KeyKind::AgeIdentity(_)) && key.name == slot
+                };
                 proof.is_local = rig.config.keys.iter().any(|key| local(&key));
                 proof.slot = Some(slot);
             }
-            Err(WorkError::Vault(error)) if error.class().is_retryable() => return Err(error.into()),
+            Err(WorkError::Vault(error)) if error.class().is_retryable() => {
+                return Err(error.into());
+            }
             Err(error) => proof.error = Some(error.to_string()),
         }
         proofs.push(proof);

@@ -1,6 +1,12 @@
-//! Key rotation: every backup gets the key slots that the configuration asks for; payloads are not touched.
+//! Key rotation: every backup gets the key slots that the configuration asks for; payloads are not
+//! touched.
 //!
-//! For each backup a new numbered envelope is written: matching slots are carried over, missing ones are created, those of keys that are no longer configured are left out. Order: slots, `RESTORE-000n.md`, signature, envelope; so an interrupted rotation leaves files that nobody reads, and the next one takes the next number. Then it is proven that backups still open, with each key alone. Only then are files of retired slots removed, unless they are locked: until they are gone, the old key still opens those backups, and the output says so.
+//! For each backup a new numbered envelope is written: matching slots are carried over, missing
+//! ones are created, those of keys that are no longer configured are left out. Order: slots,
+//! `RESTORE-000n.md`, signature, envelope; so an interrupted rotation leaves files that nobody
+//! reads, and the next one takes the next number. Then it is proven that backups still open, with
+//! each key alone. Only then are files of retired slots removed, unless they are locked: until they
+//! are gone, the old key still opens those backups, and the output says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -82,9 +88,14 @@ pub struct RekeyPlan {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read, or no key is pinned.
-pub async fn plan(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Result<RekeyPlan, WorkError> {
+pub async fn plan(
+    rig: &WorkContext,
+    datastore: Option<&DatastoreName>,
+) -> Result<RekeyPlan, WorkError> {
     if rig.trusted.is_empty() {
-        return Err(WorkError::NotVerified("no signing key is pinned, so nobody can tell which envelopes are genuine".to_owned()));
+        return Err(WorkError::NotVerified(
+            "no signing key is pinned, so nobody can tell which envelopes are genuine".to_owned(),
+        ));
     }
     if let Some(datastore) = datastore {
         shelf::ensure_known(rig, datastore).await?;
@@ -94,7 +105,9 @@ pub async fn plan(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Resul
     let looked = entries.into_iter().map(|entry| async move {
         let believed = match entry.manifest {
             Ok(believed) => believed,
-            Err(error) => return Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore))),
+            Err(error) => {
+                return Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore)));
+            }
         };
         match shelf::load_envelopes(rig, &believed.manifest).await {
             Ok(envelopes) => {
@@ -102,11 +115,16 @@ pub async fn plan(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Resul
                 let retired = retired(rig, &believed.manifest, &envelopes).await?;
                 Ok(Ok((believed.manifest, change, retired)))
             }
-            Err(WorkError::Vault(error)) if error.class().is_retryable() => Err(WorkError::Vault(error)),
-            Err(error) => Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore))),
+            Err(WorkError::Vault(error)) if error.class().is_retryable() => {
+                Err(WorkError::Vault(error))
+            }
+            Err(error) => {
+                Ok(Err(format!("backup {} of {}: {error}", entry.backup, entry.datastore)))
+            }
         }
     });
-    let looked: Vec<Result<_, String>> = futures::stream::iter(looked).buffered(LOOKS_MAX).try_collect().await?;
+    let looked: Vec<Result<_, String>> =
+        futures::stream::iter(looked).buffered(LOOKS_MAX).try_collect().await?;
     for one in looked {
         match one {
             Err(why) => plan.refused.push(why),
@@ -121,8 +139,13 @@ pub async fn plan(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Resul
     Ok(plan)
 }
 
-/// What the newest envelope lacks or has too much. One whose guide is not signed is written anew: that guide is for nobody to run.
-async fn change(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelopes) -> Result<Option<EnvelopeChange>, WorkError> {
+/// What the newest envelope lacks or has too much. One whose guide is not signed is written anew:
+/// that guide is for nobody to run.
+async fn change(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    envelopes: &LoadedEnvelopes,
+) -> Result<Option<EnvelopeChange>, WorkError> {
     let Some((current, whole)) = envelopes.believed.first() else { return Ok(None) };
     let guide = match shelf::load_guide(rig, manifest, current.number).await {
         Ok(_) => false,
@@ -131,11 +154,23 @@ async fn change(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelo
     };
     // A slot whose file is damaged is made anew.
     let is_whole = |slot: &Slot| whole.iter().any(|bytes| bytes.slot == *slot);
-    let fits = |slot: &&Slot| rig.keys.iter().any(|key| key.name() == slot.name && key.opens_with() == slot.opens_with) && is_whole(slot);
+    let fits = |slot: &&Slot| {
+        rig.keys.iter().any(|key| key.name() == slot.name && key.opens_with() == slot.opens_with)
+            && is_whole(slot)
+    };
     let keep: Vec<Slot> = current.slots.iter().filter(fits).cloned().collect();
-    let add: Vec<String> =
-        rig.keys.iter().map(|key| key.name().to_owned()).filter(|name| !keep.iter().any(|slot| slot.name == *name)).collect();
-    let retire: Vec<String> = current.slots.iter().filter(|slot| !keep.contains(slot)).map(|slot| slot.name.clone()).collect();
+    let add: Vec<String> = rig
+        .keys
+        .iter()
+        .map(|key| key.name().to_owned())
+        .filter(|name| !keep.iter().any(|slot| slot.name == *name))
+        .collect();
+    let retire: Vec<String> = current
+        .slots
+        .iter()
+        .filter(|slot| !keep.contains(slot))
+        .map(|slot| slot.name.clone())
+        .collect();
     Ok((guide || !add.is_empty() || !retire.is_empty()).then(|| EnvelopeChange {
         datastore: manifest.datastore.clone(),
         backup: manifest.backup.clone(),
@@ -148,17 +183,28 @@ async fn change(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelo
 }
 
 /// Slots of older envelopes that the newest does not list, as far as their files are there.
-async fn retired(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelopes) -> Result<Vec<RetiredSlot>, WorkError> {
+async fn retired(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    envelopes: &LoadedEnvelopes,
+) -> Result<Vec<RetiredSlot>, WorkError> {
     let Some((current, _)) = envelopes.believed.first() else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    let mut seen: BTreeSet<ObjectKey> = current.slots.iter().map(|slot| slot.file.clone()).collect();
+    let mut seen: BTreeSet<ObjectKey> =
+        current.slots.iter().map(|slot| slot.file.clone()).collect();
     for slot in envelopes.believed.iter().skip(1).flat_map(|(envelope, _)| &envelope.slots) {
         if !seen.insert(slot.file.clone()) {
             continue;
         }
         if let Some(facts) = rig.vault.find(&slot.file).await? {
             let (datastore, backup) = (manifest.datastore.clone(), manifest.backup.clone());
-            found.push(RetiredSlot { datastore, backup, slot: slot.name.clone(), locked_until: facts.locked_until, facts });
+            found.push(RetiredSlot {
+                datastore,
+                backup,
+                slot: slot.name.clone(),
+                locked_until: facts.locked_until,
+                facts,
+            });
         }
     }
     Ok(found)
@@ -180,7 +226,8 @@ pub struct RekeyReport {
     pub changed: usize,
     /// Backups that are left for the next run.
     pub left: usize,
-    /// For each key that can open here, by name: how many of the backups that were tried it opened alone.
+    /// For each key that can open here, by name: how many of the backups that were tried it opened
+    /// alone.
     pub opens: BTreeMap<String, usize>,
     /// Backups that were tried: the oldest, the newest, and some between.
     pub tried: Vec<BackupId>,
@@ -211,8 +258,15 @@ impl RekeyPlan {
             match rotate(rig, change).await {
                 Ok(()) => report.changed += 1,
                 // One that is damaged, or that no key opens, is no reason to go without the others.
-                Err(error) if matches!(error.class(), ErrorClass::Integrity | ErrorClass::KeyRefused) => {
-                    report.refused.push(format!("backup {} of {}: {}", change.backup, change.datastore, error.in_one_line()));
+                Err(error)
+                    if matches!(error.class(), ErrorClass::Integrity | ErrorClass::KeyRefused) =>
+                {
+                    report.refused.push(format!(
+                        "backup {} of {}: {}",
+                        change.backup,
+                        change.datastore,
+                        error.in_one_line()
+                    ));
                     refused.insert(change.backup.clone());
                     continue;
                 }
@@ -230,13 +284,23 @@ impl RekeyPlan {
         Ok(report)
     }
 
-    /// Opens the oldest, the newest and some others with every key alone, through their newest envelope.
-    async fn prove(&self, rig: &WorkContext, refused: &BTreeSet<BackupId>, report: &mut RekeyReport) -> Result<(), WorkError> {
+    /// Opens the oldest, the newest and some others with every key alone, through their newest
+    /// envelope.
+    async fn prove(
+        &self,
+        rig: &WorkContext,
+        refused: &BTreeSet<BackupId>,
+        report: &mut RekeyReport,
+    ) -> Result<(), WorkError> {
         use rand::seq::IndexedRandom;
-        let mut order: Vec<&Manifest> = self.all.iter().filter(|manifest| !refused.contains(&manifest.backup)).collect();
+        let mut order: Vec<&Manifest> =
+            self.all.iter().filter(|manifest| !refused.contains(&manifest.backup)).collect();
         order.sort_by_key(|manifest| (&manifest.datastore, manifest.sequence));
         let of_each = order.chunk_by(|one, other| one.datastore == other.datastore);
-        let mut tried: Vec<&Manifest> = of_each.flat_map(|series| series.first().into_iter().chain(series.last())).copied().collect();
+        let mut tried: Vec<&Manifest> = of_each
+            .flat_map(|series| series.first().into_iter().chain(series.last()))
+            .copied()
+            .collect();
         tried.extend(order.sample(&mut rand::rng(), SAMPLE).copied());
         tried.sort_by_key(|manifest| &manifest.backup);
         tried.dedup_by_key(|manifest| &manifest.backup);
@@ -246,20 +310,27 @@ impl RekeyPlan {
             let mut opened = 0;
             for opener in &rig.openers {
                 let alone = [Arc::clone(opener)];
-                let Ok((identity, _)) = openers::open(&shelf::context_of(manifest), newest, &alone).await else { continue };
+                let Ok((identity, _)) =
+                    openers::open(&shelf::context_of(manifest), newest, &alone).await
+                else {
+                    continue;
+                };
                 shelf::read_payload(rig, proof_of(manifest)?, &identity).await?;
                 *report.opens.entry(opener.name().to_owned()).or_default() += 1;
                 opened += 1;
             }
             if opened == 0 {
-                return Err(WorkError::KeyFails { datastores: format!("{} (backup {})", manifest.datastore, manifest.backup) });
+                return Err(WorkError::KeyFails {
+                    datastores: format!("{} (backup {})", manifest.datastore, manifest.backup),
+                });
             }
         }
         report.tried = tried.into_iter().map(|manifest| manifest.backup.clone()).collect();
         Ok(())
     }
 
-    /// Removes files of retired slots whose backups have a newer envelope, as far as nothing locks them.
+    /// Removes files of retired slots whose backups have a newer envelope, as far as nothing locks
+    /// them.
     async fn remove(&self, rig: &WorkContext, report: &mut RekeyReport) -> Result<(), WorkError> {
         for manifest in &self.all {
             let envelopes = shelf::load_envelopes(rig, manifest).await?;
@@ -267,8 +338,11 @@ impl RekeyPlan {
             if retired.is_empty() {
                 continue;
             }
-            // Whatever else was proven: this very backup must have the slots that are configured, and open without those that go.
-            if change(rig, manifest, &envelopes).await?.is_some() || !opens_anew(rig, manifest, &envelopes).await? {
+            // Whatever else was proven: this very backup must have the slots that are configured,
+            // and open without those that go.
+            if change(rig, manifest, &envelopes).await?.is_some()
+                || !opens_anew(rig, manifest, &envelopes).await?
+            {
                 report.still_open.extend(retired);
                 continue;
             }
@@ -289,29 +363,40 @@ impl RekeyPlan {
     }
 }
 
-/// The payload that is read to prove that a key opens a backup, of dumps and of sets alike: the smallest of those that stand beside the envelope
-/// and are never frozen.
+/// The payload that is read to prove that a key opens a backup, of dumps and of sets alike: the
+/// smallest of those that stand beside the envelope and are never frozen.
 fn proof_of(manifest: &Manifest) -> Result<&Payload, WorkError> {
-    let beside = |payload: &&Payload| matches!(payload.role, PayloadRole::Fingerprint | PayloadRole::Plan | PayloadRole::Blocks);
-    manifest.payloads.iter().filter(beside).min_by_key(|payload| payload.plain_bytes).ok_or_else(|| WorkError::Damaged {
-        what: format!("the manifest of {}", manifest.backup),
-        why: "it has no payload that says what is in it".to_owned(),
-    })
+    let beside = |payload: &&Payload| {
+        matches!(payload.role, PayloadRole::Fingerprint | PayloadRole::Plan | PayloadRole::Blocks)
+    };
+    manifest.payloads.iter().filter(beside).min_by_key(|payload| payload.plain_bytes).ok_or_else(
+        || WorkError::Damaged {
+            what: format!("the manifest of {}", manifest.backup),
+            why: "it has no payload that says what is in it".to_owned(),
+        },
+    )
 }
 
 /// Whether a backup opens through its newest envelope alone, all of whose slots are there.
-async fn opens_anew(rig: &WorkContext, manifest: &Manifest, envelopes: &LoadedEnvelopes) -> Result<bool, WorkError> {
+async fn opens_anew(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    envelopes: &LoadedEnvelopes,
+) -> Result<bool, WorkError> {
     let Some((newest, whole)) = envelopes.believed.first() else { return Ok(false) };
     if whole.len() != newest.slots.len() {
         return Ok(false);
     }
-    let Ok((identity, _)) = openers::open(&shelf::context_of(manifest), &envelopes.believed[..1], &rig.openers).await else {
+    let Ok((identity, _)) =
+        openers::open(&shelf::context_of(manifest), &envelopes.believed[..1], &rig.openers).await
+    else {
         return Ok(false);
     };
     Ok(shelf::read_payload(rig, proof_of(manifest)?, &identity).await.is_ok())
 }
 
-/// Writes the next envelope of one backup. A name that is taken by something that no listing shows is somebody else's, and so is its number.
+/// Writes the next envelope of one backup. A name that is taken by something that no listing shows
+/// is somebody else's, and so is its number.
 async fn rotate(rig: &WorkContext, planned: &EnvelopeChange) -> Result<(), WorkError> {
     let mut behind = 0;
     for _ in 0..NUMBERS_TRIED {
@@ -329,7 +414,11 @@ async fn rotate(rig: &WorkContext, planned: &EnvelopeChange) -> Result<(), WorkE
     })
 }
 
-async fn rotate_behind(rig: &WorkContext, planned: &EnvelopeChange, behind: &mut u32) -> Result<(), WorkError> {
+async fn rotate_behind(
+    rig: &WorkContext,
+    planned: &EnvelopeChange,
+    behind: &mut u32,
+) -> Result<(), WorkError> {
     let manifest = &planned.manifest;
     let context = shelf::context_of(manifest);
     let envelopes = shelf::load_envelopes(rig, manifest).await?;
@@ -353,14 +442,23 @@ async fn rotate_behind(rig: &WorkContext, planned: &EnvelopeChange, behind: &mut
             match key.rewrap(&old.slot, &old.bytes, &context).await {
                 Ok(Some(done)) => wrapped = Some(done),
                 Ok(None) => {}
-                Err(error) => tracing::info!(error = &error as &dyn std::error::Error, "the identity is opened here instead"),
+                Err(error) => tracing::info!(
+                    error = &error as &dyn std::error::Error,
+                    "the identity is opened here instead"
+                ),
             }
         }
         let wrapped = match (wrapped, &identity) {
             (Some(wrapped), _) => wrapped,
             (None, Some(identity)) => key.wrap(identity, &context).await?,
             (None, None) => {
-                key.wrap(identity.insert(openers::open(&context, &envelopes.believed, &rig.openers).await?.0), &context).await?
+                key.wrap(
+                    identity.insert(
+                        openers::open(&context, &envelopes.believed, &rig.openers).await?.0,
+                    ),
+                    &context,
+                )
+                .await?
             }
         };
         let slot = Slot {
@@ -376,16 +474,28 @@ async fn rotate_behind(rig: &WorkContext, planned: &EnvelopeChange, behind: &mut
     slots.sort_by_key(|slot| rig.keys.iter().position(|key| key.name() == slot.name));
     let envelope = VaultDocument::envelope(&Envelope::numbered(&context, number, slots.clone()));
     let signature = rig.signer.sign(envelope.bytes()).await?;
-    let public = rig.trusted.signer_at(envelope.bytes(), &signature, jiff::Timestamp::now()).map_err(|why| WorkError::Refused {
-        what: format!("the signing key {}", rig.signer.name()),
-        why: format!("what it signs would not be believed: {why}"),
-        hint: "name another in [signing] in lifeboat.toml, and add its public half to trust".to_owned(),
-    })?;
+    let public = rig
+        .trusted
+        .signer_at(envelope.bytes(), &signature, jiff::Timestamp::now())
+        .map_err(|why| WorkError::Refused {
+            what: format!("the signing key {}", rig.signer.name()),
+            why: format!("what it signs would not be believed: {why}"),
+            hint: "name another in [signing] in lifeboat.toml, and add its public half to trust"
+                .to_owned(),
+        })?;
     let bytes = fetch::document(rig.vault.as_ref(), &place.manifest()).await?.unwrap_or_default();
-    let guide =
-        VaultDocument::restore_guide(guide::restore_guide(manifest, number, &slots, rig.vault.as_ref(), public, &shelf::sha256(&bytes)));
+    let guide = VaultDocument::restore_guide(guide::restore_guide(
+        manifest,
+        number,
+        &slots,
+        rig.vault.as_ref(),
+        public,
+        &shelf::sha256(&bytes),
+    ));
     let key = place.restore_guide(number);
-    rig.vault.put(&key.signature(), VaultDocument::signature(rig.signer.sign(guide.bytes()).await?)).await?;
+    rig.vault
+        .put(&key.signature(), VaultDocument::signature(rig.signer.sign(guide.bytes()).await?))
+        .await?;
     rig.vault.put(&key, guide).await?;
     let key = place.envelope(number);
     rig.vault.put(&key.signature(), VaultDocument::signature(signature)).await?;

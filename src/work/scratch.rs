@@ -1,4 +1,5 @@
-//! Scratch VPCs as any host sees them: the leases in the vault, resources in the account under this vault's tags, and their removal.
+//! Scratch VPCs as any host sees them: the leases in the vault, resources in the account under this
+//! vault's tags, and their removal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use crate::domain::layout::{self, ObjectKey};
 use crate::domain::scratch::{LEASE_FORMAT, OVER_FORMAT, ScratchLease, ScratchSettings, tag};
 use crate::domain::{VaultDocument, VaultId};
 use crate::evidence::is_believed;
-use crate::sandbox::vpc::cloud::{CloudResource, ResourceKind, ResourceScope, ResourceTags, ScratchCloud};
+use crate::sandbox::vpc::cloud::{
+    CloudResource, ResourceKind, ResourceScope, ResourceTags, ScratchCloud,
+};
 use crate::vault::{VaultError, fetch};
 
 /// A run in a scratch VPC, as its lease tells of it.
@@ -55,7 +58,8 @@ pub(super) fn settings(rig: &WorkContext) -> Result<&ScratchSettings, WorkError>
     rig.config.scratch_vpc.as_ref().ok_or_else(|| WorkError::Refused {
         what: "a scratch VPC".to_owned(),
         why: "lifeboat.toml has no [scratch_vpc]".to_owned(),
-        hint: "docs/AWS.md tells how a drill account is set up; sandbox = \"local\" needs none".to_owned(),
+        hint: "docs/AWS.md tells how a drill account is set up; sandbox = \"local\" needs none"
+            .to_owned(),
     })
 }
 
@@ -85,12 +89,20 @@ pub async fn leases(rig: &WorkContext) -> Result<Vec<LeasedScratch>, WorkError> 
 }
 
 /// The lease of a run; why not if it is not believed.
-pub(super) async fn lease(rig: &WorkContext, vault: &VaultId, run: &str) -> Result<Result<ScratchLease, String>, WorkError> {
+pub(super) async fn lease(
+    rig: &WorkContext,
+    vault: &VaultId,
+    run: &str,
+) -> Result<Result<ScratchLease, String>, WorkError> {
     paper(rig, vault, run, &layout::lease(run), LEASE_FORMAT).await
 }
 
 /// Whether a signed document says that a run is over, and that nothing of it is left.
-pub(super) async fn is_over(rig: &WorkContext, vault: &VaultId, run: &str) -> Result<bool, WorkError> {
+pub(super) async fn is_over(
+    rig: &WorkContext,
+    vault: &VaultId,
+    run: &str,
+) -> Result<bool, WorkError> {
     Ok(paper(rig, vault, run, &layout::run_over(run), OVER_FORMAT).await?.is_ok())
 }
 
@@ -107,7 +119,12 @@ async fn paper(
         match fetch::document(rig.vault.as_ref(), &key).await {
             Ok(bytes) => read.push(bytes),
             // Whoever may write to the vault must not be able to keep everybody from cleaning up.
-            Err(error) if !matches!(error, VaultError::Unavailable { .. } | VaultError::Unknown { .. }) => {
+            Err(error)
+                if !matches!(
+                    error,
+                    VaultError::Unavailable { .. } | VaultError::Unknown { .. }
+                ) =>
+            {
                 return Ok(Err(error.to_string()));
             }
             Err(error) => return Err(error.into()),
@@ -115,7 +132,9 @@ async fn paper(
     }
     let (signature, bytes) = (read.pop().flatten().unwrap_or_default(), read.pop().flatten());
     let Some(bytes) = bytes else { return Ok(Err("there is none".to_owned())) };
-    if !rig.trusted.is_empty() && !is_believed(rig.vault.as_ref(), &rig.trusted, key, &bytes, &signature).await? {
+    if !rig.trusted.is_empty()
+        && !is_believed(rig.vault.as_ref(), &rig.trusted, key, &bytes, &signature).await?
+    {
         return Ok(Err("no pinned key signed it".to_owned()));
     }
     Ok(match ScratchLease::parse(&bytes, format) {
@@ -125,7 +144,10 @@ async fn paper(
     })
 }
 
-pub(super) async fn cloud(rig: &WorkContext, settings: &ScratchSettings) -> Result<Arc<dyn ScratchCloud>, WorkError> {
+pub(super) async fn cloud(
+    rig: &WorkContext,
+    settings: &ScratchSettings,
+) -> Result<Arc<dyn ScratchCloud>, WorkError> {
     let cloud = rig.clouds.open(settings).await?;
     let caller = cloud.caller().await?;
     match caller.account == settings.account {
@@ -133,7 +155,8 @@ pub(super) async fn cloud(rig: &WorkContext, settings: &ScratchSettings) -> Resu
         false => Err(WorkError::Refused {
             what: format!("scratch VPCs in account {}", settings.account),
             why: format!("{} is in account {}", caller.arn, caller.account),
-            hint: "use the credentials, or the role in [scratch_vpc], of the drill account".to_owned(),
+            hint: "use the credentials, or the role in [scratch_vpc], of the drill account"
+                .to_owned(),
         }),
     }
 }
@@ -143,14 +166,20 @@ fn expiry(things: &[CloudResource]) -> Option<Timestamp> {
     things.iter().filter_map(|thing| thing.tags.get(tag::EXPIRES)?.parse().ok()).max()
 }
 
-/// Runs of this vault of which something stands in the account though their time is up, they have their report, or their process on this
-/// host is `dead`.
+/// Runs of this vault of which something stands in the account though their time is up, they have
+/// their report, or their process on this host is `dead`.
 ///
 /// # Errors
-/// [`WorkError`] if the account cannot be looked at; with no `[scratch_vpc]` there is nothing to look at.
-pub async fn strays(rig: &WorkContext, dead: &BTreeSet<String>, leases: &[LeasedScratch]) -> Result<Vec<StrayRun>, WorkError> {
+/// [`WorkError`] if the account cannot be looked at; with no `[scratch_vpc]` there is nothing to
+/// look at.
+pub async fn strays(
+    rig: &WorkContext,
+    dead: &BTreeSet<String>,
+    leases: &[LeasedScratch],
+) -> Result<Vec<StrayRun>, WorkError> {
     let Some(settings) = &rig.config.scratch_vpc else { return Ok(Vec::new()) };
-    let (cloud, vault, now) = (cloud(rig, settings).await?, shelf::vault_id(rig).await?, Timestamp::now());
+    let (cloud, vault, now) =
+        (cloud(rig, settings).await?, shelf::vault_id(rig).await?, Timestamp::now());
     let of_vault: ResourceTags = [(tag::VAULT.to_owned(), vault.to_string())].into();
     let mut runs: BTreeMap<String, Vec<CloudResource>> = BTreeMap::new();
     for kind in ResourceKind::OURS {
@@ -161,14 +190,18 @@ pub async fn strays(rig: &WorkContext, dead: &BTreeSet<String>, leases: &[Leased
         }
     }
     let (series, _) = super::evidence::examine(rig).await?;
-    let reported: BTreeSet<&str> = super::evidence::reports(&series).into_iter().map(|(_, report)| report.run.as_str()).collect();
+    let reported: BTreeSet<&str> = super::evidence::reports(&series)
+        .into_iter()
+        .map(|(_, report)| report.run.as_str())
+        .collect();
     let is_ended = |run: &str| dead.contains(run) || reported.contains(run);
     let mut found: Vec<StrayRun> = Vec::new();
     for (run, things) in runs {
         let expires = expiry(&things);
         let is_run = layout::parse_run_key(&layout::run_prefix(&run)).is_some();
         if is_run && (is_ended(&run) || expires.is_some_and(|expires| expires <= now)) {
-            let things = things.iter().map(|thing| format!("{} {}", thing.kind.name(), thing.id)).collect();
+            let things =
+                things.iter().map(|thing| format!("{} {}", thing.kind.name(), thing.id)).collect();
             found.push(StrayRun { run, expires, things });
         }
     }
@@ -177,17 +210,28 @@ pub async fn strays(rig: &WorkContext, dead: &BTreeSet<String>, leases: &[Leased
         let Ok(lease) = &leased.lease else { continue };
         let is_left = leased.is_abandoned(now) || (is_ended(&leased.run) && !leased.over);
         if is_left && !found.iter().any(|stray| stray.run == leased.run) {
-            found.push(StrayRun { run: leased.run.clone(), expires: Some(lease.expires), things: Vec::new() });
+            found.push(StrayRun {
+                run: leased.run.clone(),
+                expires: Some(lease.expires),
+                things: Vec::new(),
+            });
         }
     }
     Ok(found)
 }
 
 /// Stores a signed document; one that stands there already, of an earlier attempt, counts.
-pub(super) async fn put_signed(rig: &WorkContext, key: &layout::ObjectKey, document: VaultDocument) -> Result<(), WorkError> {
+pub(super) async fn put_signed(
+    rig: &WorkContext,
+    key: &layout::ObjectKey,
+    document: VaultDocument,
+) -> Result<(), WorkError> {
     let signature = rig.signer.sign(document.bytes()).await?;
-    // The document first: a signature that stands there already is of an attempt whose document does, too.
-    for (key, document) in [(key.clone(), document), (key.signature(), VaultDocument::signature(signature))] {
+    // The document first: a signature that stands there already is of an attempt whose document
+    // does, too.
+    for (key, document) in
+        [(key.clone(), document), (key.signature(), VaultDocument::signature(signature))]
+    {
         match rig.vault.put(&key, document).await {
             Ok(()) | Err(VaultError::Exists { .. }) => {}
             Err(error) => return Err(error.into()),

@@ -68,7 +68,8 @@ pub struct SystemStatus {
     pub undelivered: Vec<UndeliveredMessage>,
     /// Hosts that share the catalog.
     pub hosts: Vec<HostRow>,
-    /// What is wrong with the catalog or with files, where that kept something from being looked at.
+    /// What is wrong with the catalog or with files, where that kept something from being looked
+    /// at.
     pub not_looked_at: Vec<String>,
 }
 
@@ -76,11 +77,15 @@ impl SystemStatus {
     /// Whether a monitor should be content.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.alarms.is_empty() && self.standing.is_empty() && self.undelivered.is_empty() && self.not_looked_at.is_empty()
+        self.alarms.is_empty()
+            && self.standing.is_empty()
+            && self.undelivered.is_empty()
+            && self.not_looked_at.is_empty()
     }
 }
 
-/// How long what keys say of themselves, and whether the newest backups are all there, is not asked again.
+/// How long what keys say of themselves, and whether the newest backups are all there, is not asked
+/// again.
 const ASKED_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// What need not be asked at every look.
@@ -109,8 +114,13 @@ impl StatusCache {
         alarms
     }
 
-    /// Whether the newest backup of a datastore is all there. A role that may not list says nothing of it.
-    async fn is_all_there(&mut self, rig: &WorkContext, manifest: &Manifest) -> Result<bool, WorkError> {
+    /// Whether the newest backup of a datastore is all there. A role that may not list says nothing
+    /// of it.
+    async fn is_all_there(
+        &mut self,
+        rig: &WorkContext,
+        manifest: &Manifest,
+    ) -> Result<bool, WorkError> {
         if let Some((asked, is_there)) = self.all_there.get(&manifest.backup)
             && *is_there
             && asked.elapsed() < ASKED_EVERY
@@ -118,10 +128,17 @@ impl StatusCache {
             return Ok(true);
         }
         let place = manifest.place();
-        let is_there = match shelf::sizes(rig, [place.payload_prefix(), place.meta_prefix()]).await {
-            Ok(sizes) => shelf::is_all_there(manifest, &sizes) && shelf::has_whole_slot(rig, manifest).await?,
+        let is_there = match shelf::sizes(rig, [place.payload_prefix(), place.meta_prefix()]).await
+        {
+            Ok(sizes) => {
+                shelf::is_all_there(manifest, &sizes)
+                    && shelf::has_whole_slot(rig, manifest).await?
+            }
             Err(WorkError::Vault(error)) if !shelf::is_outage(&error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "whether the newest backup is all there is not looked at");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "whether the newest backup is all there is not looked at"
+                );
                 true
             }
             Err(error) => return Err(error),
@@ -137,10 +154,12 @@ impl StatusCache {
     /// [`WorkError`] if the vault cannot be read.
     pub async fn series(&mut self, rig: &WorkContext) -> Result<Arc<EvidenceSeries>, WorkError> {
         let listed = rig.vault.list(layout::EVIDENCE).await?.into_iter();
-        let listed: Vec<_> = listed.map(|facts| (facts.key.to_string(), facts.bytes, facts.modified)).collect();
+        let listed: Vec<_> =
+            listed.map(|facts| (facts.key.to_string(), facts.bytes, facts.modified)).collect();
         if self.series.is_none() || listed != self.listed {
             let vault = shelf::vault_id(rig).await?;
-            self.series = Some(Arc::new(evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?));
+            self.series =
+                Some(Arc::new(evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?));
             self.listed = listed;
         }
         self.read().ok_or_else(|| WorkError::Bug("a series that was read is not there".to_owned()))
@@ -157,7 +176,11 @@ impl StatusCache {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn collect_status(rig: &WorkContext, jobs: &[Job], cache: &mut StatusCache) -> Result<SystemStatus, WorkError> {
+pub async fn collect_status(
+    rig: &WorkContext,
+    jobs: &[Job],
+    cache: &mut StatusCache,
+) -> Result<SystemStatus, WorkError> {
     let series = cache.series(rig).await?;
     // One clock for all hosts, where there is one.
     let now = match &rig.catalog {
@@ -194,26 +217,39 @@ pub async fn collect_status(rig: &WorkContext, jobs: &[Job], cache: &mut StatusC
         };
         let backups = names.remove(datastore).unwrap_or_default();
         let vault = shelf::vault_id(rig).await?;
-        let looked = shelf::newest_of_each(rig, &vault, datastore, backups.clone(), &manifests, TRIED_MAX).await?;
-        (health.backups, health.not_believed) = (backups.len().saturating_sub(looked.refused), looked.refused);
+        let looked =
+            shelf::newest_of_each(rig, &vault, datastore, backups.clone(), &manifests, TRIED_MAX)
+                .await?;
+        (health.backups, health.not_believed) =
+            (backups.len().saturating_sub(looked.refused), looked.refused);
         let (mut newest, future): (Vec<_>, Vec<_>) =
-            looked.believed.into_iter().filter(|believed| believed.verified).partition(|believed| {
-                // One from the future would hide for years that there is none from today.
-                believed.manifest.source.snapshot_time <= now + FUTURE
-            });
+            looked.believed.into_iter().filter(|believed| believed.verified).partition(
+                |believed| {
+                    // One from the future would hide for years that there is none from today.
+                    believed.manifest.source.snapshot_time <= now + FUTURE
+                },
+            );
         health.future = future.into_iter().map(|believed| believed.manifest.backup).collect();
         newest.sort_by_key(|believed| believed.manifest.sequence);
         if let Some(LoadedManifest { manifest, .. }) = newest.pop() {
             health.newest = Some(manifest.backup.clone());
             health.newest_snapshot = Some(manifest.source.snapshot_time);
             // What a set protects is not in the vault.
-            health.newest_bytes = if manifest.set.is_some() { manifest.plain_bytes() } else { manifest.sealed_bytes() };
+            health.newest_bytes = if manifest.set.is_some() {
+                manifest.plain_bytes()
+            } else {
+                manifest.sealed_bytes()
+            };
             if !cache.is_all_there(rig, &manifest).await? {
                 health.damaged.push(manifest.backup.clone());
             }
         }
         drilled(&series, &mut health, now);
-        health.gone = shelf::gone_backups(rig, &vault, datastore, &backups).await?.into_iter().map(|one| one.backup).collect();
+        health.gone = shelf::gone_backups(rig, &vault, datastore, &backups)
+            .await?
+            .into_iter()
+            .map(|one| one.backup)
+            .collect();
         if let Ok(catalog) = &rig.catalog {
             found(catalog, &vault, &backups, &mut health).await;
         }
@@ -245,18 +281,28 @@ pub async fn collect_status(rig: &WorkContext, jobs: &[Job], cache: &mut StatusC
     Ok(status)
 }
 
-/// An alarm where the series of evidence has a flaw for which it is not known what its records say. One that will never be mended, such as a drill
-/// without a report, is shown by `evidence verify` and is no alarm for ever.
-async fn of_evidence(rig: &WorkContext, cache: &mut StatusCache, now: Timestamp) -> Result<Option<Alarm>, WorkError> {
+/// An alarm where the series of evidence has a flaw for which it is not known what its records say.
+/// One that will never be mended, such as a drill without a report, is shown by `evidence verify`
+/// and is no alarm for ever.
+async fn of_evidence(
+    rig: &WorkContext,
+    cache: &mut StatusCache,
+    now: Timestamp,
+) -> Result<Option<Alarm>, WorkError> {
     let seen = match rig.catalog() {
         Some(catalog) if !rig.is_elsewhere => {
-            without_catalog(catalog.evidence_seen(&shelf::vault_id(rig).await?).await).unwrap_or_default()
+            without_catalog(catalog.evidence_seen(&shelf::vault_id(rig).await?).await)
+                .unwrap_or_default()
         }
         _ => Vec::new(),
     };
-    let heads: Vec<SeenHead> = seen.into_iter().map(|(_, sha256)| SeenHead { sha256, seen_by: "this host".to_owned() }).collect();
+    let heads: Vec<SeenHead> = seen
+        .into_iter()
+        .map(|(_, sha256)| SeenHead { sha256, seen_by: "this host".to_owned() })
+        .collect();
     let mut flaws = flaws_that_hide(cache.series(rig).await?.as_ref(), &heads, now);
-    // A record that is being written has its signature before it is there: what is new is looked at twice.
+    // A record that is being written has its signature before it is there: what is new is looked at
+    // twice.
     if !flaws.is_empty() && flaws != cache.flaws {
         tokio::time::sleep(super::evidence::WRITTEN_WITHIN).await;
         flaws = flaws_that_hide(cache.series(rig).await?.as_ref(), &heads, now);
@@ -291,7 +337,9 @@ pub async fn of_jobs(rig: &WorkContext, jobs: &[Job], status: &mut SystemStatus)
                 if row.ended.is_some() && row.state != "waiting" {
                     *ended = Some(row.clone());
                 }
-                if row.state != "waiting" || last.as_ref().is_none_or(|last| last.state == "waiting") {
+                if row.state != "waiting"
+                    || last.as_ref().is_none_or(|last| last.state == "waiting")
+                {
                     *last = Some(row);
                 }
             }
@@ -299,7 +347,10 @@ pub async fn of_jobs(rig: &WorkContext, jobs: &[Job], status: &mut SystemStatus)
         Err(error) => status.not_looked_at.push(error),
     }
     let at = status.at;
-    status.jobs = jobs.iter().map(|job| job_status(job, board.remove(&job.key).unwrap_or_default(), at)).collect();
+    status.jobs = jobs
+        .iter()
+        .map(|job| job_status(job, board.remove(&job.key).unwrap_or_default(), at))
+        .collect();
 }
 
 impl SystemStatus {
@@ -329,15 +380,25 @@ async fn of_catalog(rig: &WorkContext, status: &mut SystemStatus) -> Result<Vec<
     let read = async {
         status.standing = catalog.alarms().await?;
         // One that is configured no more is nobody's trouble.
-        let configured = |channel: &str| rig.config.notify.iter().any(|notify| notify.name == channel);
-        status.undelivered = catalog.undelivered().await?.into_iter().filter(|message| configured(&message.channel)).collect();
+        let configured =
+            |channel: &str| rig.config.notify.iter().any(|notify| notify.name == channel);
+        status.undelivered = catalog
+            .undelivered()
+            .await?
+            .into_iter()
+            .filter(|message| configured(&message.channel))
+            .collect();
         status.hosts = catalog.hosts().await?;
         catalog.board().await
     };
     read.await.map_err(|error| in_words(&error))
 }
 
-fn job_status(job: &Job, (last, ended): (Option<TickRow>, Option<TickRow>), now: Timestamp) -> JobStatus {
+fn job_status(
+    job: &Job,
+    (last, ended): (Option<TickRow>, Option<TickRow>),
+    now: Timestamp,
+) -> JobStatus {
     let next: Option<Tick> = job.calendar.next(&job.key, now);
     JobStatus {
         job: job.key.clone(),
@@ -357,7 +418,9 @@ pub fn drill_reports<'a>(
     datastore: &'a DatastoreName,
 ) -> impl DoubleEndedIterator<Item = (u64, &'a DrillReport)> {
     series.believed().filter_map(move |(found, record)| match &record.body {
-        RecordBody::Report(report) if report.backups.iter().any(|backup| &backup.datastore == datastore) => {
+        RecordBody::Report(report)
+            if report.backups.iter().any(|backup| &backup.datastore == datastore) =>
+        {
             Some((found.sequence, report.as_ref()))
         }
         _ => None,
@@ -365,9 +428,15 @@ pub fn drill_reports<'a>(
 }
 
 /// What this host's catalog knows of single backups. Those that are gone are nobody's trouble.
-async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health: &mut DatastoreHealth) {
+async fn found(
+    catalog: &Catalog,
+    vault: &VaultId,
+    backups: &[BackupId],
+    health: &mut DatastoreHealth,
+) {
     let damaged = without_catalog(catalog.damaged(vault).await).unwrap_or_default().into_iter();
-    let damaged = damaged.filter(|row| row.datastore == health.datastore && backups.contains(&row.backup));
+    let damaged =
+        damaged.filter(|row| row.datastore == health.datastore && backups.contains(&row.backup));
     health.damaged.extend(damaged.map(|row| row.backup));
     health.damaged.sort();
     health.damaged.dedup();
@@ -378,12 +447,19 @@ async fn found(catalog: &Catalog, vault: &VaultId, backups: &[BackupId], health:
 
 fn drilled(series: &EvidenceSeries, health: &mut DatastoreHealth, now: Timestamp) {
     let datastore = health.datastore.clone();
-    health.last_verdict = drill_reports(series, &datastore).next_back().map(|(_, report)| report.verdict.name().to_owned());
-    let passed =
-        drill_reports(series, &datastore).rev().find(|(_, report)| report.verdict == Verdict::Pass && report.declared <= now + FUTURE);
+    health.last_verdict = drill_reports(series, &datastore)
+        .next_back()
+        .map(|(_, report)| report.verdict.name().to_owned());
+    let passed = drill_reports(series, &datastore)
+        .rev()
+        .find(|(_, report)| report.verdict == Verdict::Pass && report.declared <= now + FUTURE);
     if let Some((record, report)) = passed {
         health.last_pass = Some(report.declared);
         health.last_pass_record = Some(record);
-        health.verified_snapshot = report.backups.iter().find(|backup| backup.datastore == datastore).map(|backup| backup.snapshot_time);
+        health.verified_snapshot = report
+            .backups
+            .iter()
+            .find(|backup| backup.datastore == datastore)
+            .map(|backup| backup.snapshot_time);
     }
 }

@@ -1,6 +1,10 @@
-//! Thawing a backup: all its payloads are requested at once, polled with backoff, and resumed by any later process.
+//! Thawing a backup: all its payloads are requested at once, polled with backoff, and resumed by
+//! any later process.
 //!
-//! The state is kept by the store alone, so any process on any host can continue: [`inspect_archive`] asks the store, [`ThawPlan::of`] turns that into hours and money, [`thaw_and_wait`] loops until everything will stay readable for long enough. The catalog only remembers which tier was requested, which no store reports.
+//! The state is kept by the store alone, so any process on any host can continue:
+//! [`inspect_archive`] asks the store, [`ThawPlan::of`] turns that into hours and money,
+//! [`thaw_and_wait`] loops until everything will stay readable for long enough. The catalog only
+//! remembers which tier was requested, which no store reports.
 
 use std::time::{Duration, Instant};
 
@@ -23,9 +27,11 @@ const AT_ONCE_MAX: usize = 8;
 const REQUEST_PAUSE: Duration = Duration::from_millis(100);
 /// How often a request is repeated that the store did not answer.
 const ATTEMPTS_MAX: u32 = 5;
-/// Rounds of requests that one call makes: the first, a slower tier, copies that expired while others thawed.
+/// Rounds of requests that one call makes: the first, a slower tier, copies that expired while
+/// others thawed.
 const ROUNDS_MAX: u32 = 5;
-/// What a restore is taken to load each second where no drill has measured it, in bytes: a slow server.
+/// What a restore is taken to load each second where no drill has measured it, in bytes: a slow
+/// server.
 pub const BYTES_PER_SECOND_ASSUMED: f64 = 5_000_000.0;
 
 /// What somebody wants of a thaw; what is left open is decided from the time allowed.
@@ -33,7 +39,8 @@ pub const BYTES_PER_SECOND_ASSUMED: f64 = 5_000_000.0;
 pub struct ThawOptions {
     /// The tier, if somebody chose one.
     pub tier: Option<RetrievalTier>,
-    /// For how many days the copies are to stay; none: as long as the load takes, twice, and no less than a day.
+    /// For how many days the copies are to stay; none: as long as the load takes, twice, and no
+    /// less than a day.
     pub days: Option<u32>,
     /// How long it may take until everything can be read.
     pub allowed: Duration,
@@ -52,8 +59,11 @@ impl ArchiveState {
     #[must_use]
     pub fn class(&self) -> Option<ColdClass> {
         let cold = self.objects.iter().filter(|facts| facts.warmth != Availability::Warm);
-        // A class that is archived in another way than by its name is asked for like Flexible Retrieval.
-        let classes = cold.map(|facts| facts.class.as_deref().and_then(ColdClass::of).unwrap_or(ColdClass::Flexible));
+        // A class that is archived in another way than by its name is asked for like Flexible
+        // Retrieval.
+        let classes = cold.map(|facts| {
+            facts.class.as_deref().and_then(ColdClass::of).unwrap_or(ColdClass::Flexible)
+        });
         classes.max_by_key(|class| class.takes(RetrievalTier::Standard))
     }
 
@@ -85,17 +95,30 @@ impl ArchiveState {
 ///
 /// # Errors
 /// [`WorkError`] if an object is not there, or the store does not answer.
-pub async fn inspect_archive(rig: &WorkContext, manifest: &Manifest) -> Result<ArchiveState, WorkError> {
-    let objects: Vec<_> = manifest.payloads.iter().flat_map(|payload| &payload.objects).cloned().collect();
+pub async fn inspect_archive(
+    rig: &WorkContext,
+    manifest: &Manifest,
+) -> Result<ArchiveState, WorkError> {
+    let objects: Vec<_> =
+        manifest.payloads.iter().flat_map(|payload| &payload.objects).cloned().collect();
     let found = objects.into_iter().map(|object| async move {
         let damaged = |why: String| WorkError::Damaged { what: object.key.to_string(), why };
-        let facts = rig.vault.find(&object.key).await?.ok_or_else(|| damaged("it is not in the vault".to_owned()))?;
+        let facts = rig
+            .vault
+            .find(&object.key)
+            .await?
+            .ok_or_else(|| damaged("it is not in the vault".to_owned()))?;
         match facts.bytes == object.bytes {
             true => Ok(facts),
-            false => Err(damaged(format!("it has {} bytes, and {} were signed", facts.bytes, object.bytes))),
+            false => Err(damaged(format!(
+                "it has {} bytes, and {} were signed",
+                facts.bytes, object.bytes
+            ))),
         }
     });
-    Ok(ArchiveState { objects: futures::stream::iter(found).buffered(AT_ONCE_MAX).try_collect().await? })
+    Ok(ArchiveState {
+        objects: futures::stream::iter(found).buffered(AT_ONCE_MAX).try_collect().await?,
+    })
 }
 
 /// A tier and what it means.
@@ -137,7 +160,11 @@ impl ThawPlan {
     ///
     /// # Errors
     /// [`WorkError::Refused`] if the class does not offer the tier that was asked for.
-    pub fn of(frost: &ArchiveState, hurry: &ThawOptions, now: Timestamp) -> Result<Option<Self>, WorkError> {
+    pub fn of(
+        frost: &ArchiveState,
+        hurry: &ThawOptions,
+        now: Timestamp,
+    ) -> Result<Option<Self>, WorkError> {
         let (objects, bytes) = frost.frozen(now);
         let Some(class) = frost.class().filter(|_| objects > 0) else { return Ok(None) };
         let tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
@@ -151,10 +178,15 @@ impl ThawPlan {
         };
         let offers = RetrievalTier::ALL.into_iter().filter_map(|tier| {
             let seconds = class.takes(tier)?.as_secs();
-            Some(TierOffer { tier, seconds, dollars: thaw::dollars(class, tier, objects, bytes, days) })
+            Some(TierOffer {
+                tier,
+                seconds,
+                dollars: thaw::dollars(class, tier, objects, bytes, days),
+            })
         });
         let cheapest = thaw::tier_within(class, hurry.allowed);
-        let in_time_would_be = class.takes(cheapest).filter(|takes| *takes <= hurry.allowed).map(|_| cheapest);
+        let in_time_would_be =
+            class.takes(cheapest).filter(|takes| *takes <= hurry.allowed).map(|_| cheapest);
         let under_way = frost.under_way();
         Ok(Some(Self {
             class,
@@ -207,13 +239,19 @@ enum ThawRound {
     Waiting { bytes: u64 },
 }
 
-/// Asks for what is frozen and waits until everything can be read for as long as the load takes; tells until when it can be.
+/// Asks for what is frozen and waits until everything can be read for as long as the load takes;
+/// tells until when it can be.
 ///
-/// It may be stopped at any moment and called again anywhere: what was asked for goes on in the store.
+/// It may be stopped at any moment and called again anywhere: what was asked for goes on in the
+/// store.
 ///
 /// # Errors
 /// [`WorkError::Interrupted`] on Ctrl-C; [`WorkError`] if the store refuses.
-pub async fn thaw_and_wait(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Option<Timestamp>, WorkError> {
+pub async fn thaw_and_wait(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    hurry: &ThawOptions,
+) -> Result<Option<Timestamp>, WorkError> {
     let mut asked = remembered(rig, manifest).await?;
     let frost = inspect_archive(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(None) };
@@ -233,11 +271,18 @@ pub async fn thaw_and_wait(rig: &WorkContext, manifest: &Manifest, hurry: &ThawO
         };
         stage.add(total.saturating_sub(waiting).saturating_sub(stage.done()));
         let expected = class.takes(tier).unwrap_or_default();
-        let since = asked
-            .as_ref()
-            .map_or(begun.elapsed(), |asked| Duration::try_from(Timestamp::now().duration_since(asked.at)).unwrap_or_default());
-        stage.item(Some(format!("{tier} retrieval, within {}; Ctrl-C leaves it under way", format_duration(expected))));
-        cancellable(rig, tokio::time::sleep(thaw::pause(since, expected).min(rig.vault.limits().thaw_poll))).await?;
+        let since = asked.as_ref().map_or(begun.elapsed(), |asked| {
+            Duration::try_from(Timestamp::now().duration_since(asked.at)).unwrap_or_default()
+        });
+        stage.item(Some(format!(
+            "{tier} retrieval, within {}; Ctrl-C leaves it under way",
+            format_duration(expected)
+        )));
+        cancellable(
+            rig,
+            tokio::time::sleep(thaw::pause(since, expected).min(rig.vault.limits().thaw_poll)),
+        )
+        .await?;
     }
 }
 
@@ -245,15 +290,22 @@ pub async fn thaw_and_wait(rig: &WorkContext, manifest: &Manifest, hurry: &ThawO
 ///
 /// # Errors
 /// As [`thaw_and_wait`].
-pub async fn begin(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<(), WorkError> {
+pub async fn begin(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    hurry: &ThawOptions,
+) -> Result<(), WorkError> {
     let mut asked = remembered(rig, manifest).await?;
     let frost = inspect_archive(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(()) };
     let mut tier = hurry.tier.unwrap_or_else(|| thaw::tier_within(class, hurry.allowed));
-    round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut SentRequests::default()).await.map(drop)
+    round(rig, manifest, hurry, class, &mut tier, &mut asked, &mut SentRequests::default())
+        .await
+        .map(drop)
 }
 
-/// Waits until everything that was asked for can be read, and asks for nothing; tells until when it can be.
+/// Waits until everything that was asked for can be read, and asks for nothing; tells until when it
+/// can be.
 ///
 /// # Errors
 /// [`WorkError::Refused`] if nobody has asked for part of it; [`WorkError::Interrupted`] on Ctrl-C.
@@ -268,7 +320,10 @@ pub async fn wait(rig: &WorkContext, manifest: &Manifest) -> Result<Option<Times
         if left > under_way {
             return Err(WorkError::Refused {
                 what: format!("waiting for backup {}", manifest.backup),
-                why: format!("nobody has asked for {} of its objects, or their copies have gone away", left - under_way),
+                why: format!(
+                    "nobody has asked for {} of its objects, or their copies have gone away",
+                    left - under_way
+                ),
                 hint: format!("`lifeboat thaw resume {}` asks for them and waits", manifest.backup),
             });
         }
@@ -276,8 +331,17 @@ pub async fn wait(rig: &WorkContext, manifest: &Manifest) -> Result<Option<Times
             stage.end();
             return Ok(frost.until());
         }
-        let expected = frost.class().and_then(|class| class.takes(RetrievalTier::Standard)).unwrap_or_default();
-        cancellable(rig, tokio::time::sleep(thaw::pause(begun.elapsed(), expected).min(rig.vault.limits().thaw_poll))).await?;
+        let expected = frost
+            .class()
+            .and_then(|class| class.takes(RetrievalTier::Standard))
+            .unwrap_or_default();
+        cancellable(
+            rig,
+            tokio::time::sleep(
+                thaw::pause(begun.elapsed(), expected).min(rig.vault.limits().thaw_poll),
+            ),
+        )
+        .await?;
     }
 }
 
@@ -285,11 +349,20 @@ pub async fn wait(rig: &WorkContext, manifest: &Manifest) -> Result<Option<Times
 ///
 /// # Errors
 /// [`WorkError`] if the store refuses.
-pub async fn prolong(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Option<Timestamp>, WorkError> {
+pub async fn prolong(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    hurry: &ThawOptions,
+) -> Result<Option<Timestamp>, WorkError> {
     let frost = inspect_archive(rig, manifest).await?;
     let Some(class) = frost.class() else { return Ok(None) };
-    let thawed = frost.objects.into_iter().filter(|facts| matches!(facts.warmth, Availability::Thawed { .. })).collect();
-    request(rig, class, hurry.tier.unwrap_or(RetrievalTier::Standard), hurry.days(), thawed).await?;
+    let thawed = frost
+        .objects
+        .into_iter()
+        .filter(|facts| matches!(facts.warmth, Availability::Thawed { .. }))
+        .collect();
+    request(rig, class, hurry.tier.unwrap_or(RetrievalTier::Standard), hurry.days(), thawed)
+        .await?;
     Ok(inspect_archive(rig, manifest).await?.until())
 }
 
@@ -305,15 +378,28 @@ async fn round(
     let frost = inspect_archive(rig, manifest).await?;
     let now = Timestamp::now();
     let needed_until = thaw::after(now, hurry.load.as_secs_f64());
-    let wish = ThawRequest { tier: *tier, days: hurry.days(), needed_until, asked: asked.as_ref().map(|asked| asked.tier) };
-    let acts: Vec<(ObjectFacts, ThawAction)> =
-        frost.objects.iter().map(|facts| (facts.clone(), thaw::next(facts.warmth, &wish, now))).collect();
-    let stays = |act: &ThawAction| *act == ThawAction::Nothing || (sent.prolonged && *act == ThawAction::Prolong);
+    let wish = ThawRequest {
+        tier: *tier,
+        days: hurry.days(),
+        needed_until,
+        asked: asked.as_ref().map(|asked| asked.tier),
+    };
+    let acts: Vec<(ObjectFacts, ThawAction)> = frost
+        .objects
+        .iter()
+        .map(|facts| (facts.clone(), thaw::next(facts.warmth, &wish, now)))
+        .collect();
+    let stays = |act: &ThawAction| {
+        *act == ThawAction::Nothing || (sent.prolonged && *act == ThawAction::Prolong)
+    };
     if acts.iter().all(|(_, act)| stays(act)) {
         return Ok(ThawRound::Done(frost.until()));
     }
-    let wanted: Vec<ObjectFacts> =
-        acts.into_iter().filter(|(_, act)| !stays(act) && *act != ThawAction::Wait).map(|(facts, _)| facts).collect();
+    let wanted: Vec<ObjectFacts> = acts
+        .into_iter()
+        .filter(|(_, act)| !stays(act) && *act != ThawAction::Wait)
+        .map(|(facts, _)| facts)
+        .collect();
     if !wanted.is_empty() {
         sent.rounds += 1;
         if sent.rounds > ROUNDS_MAX {
@@ -323,7 +409,8 @@ async fn round(
             }
             .into());
         }
-        // Once is enough: copies that are kept for too few days are for whoever begins the load to refuse.
+        // Once is enough: copies that are kept for too few days are for whoever begins the load to
+        // refuse.
         sent.prolonged = true;
         // Before the first request, so that no process forgets what it has begun to pay for.
         *asked = Some(remember(rig, manifest, *tier).await?);
@@ -338,7 +425,8 @@ async fn round(
     Ok(ThawRound::Waiting { bytes })
 }
 
-/// Asks for every object, at the tier or at the next slower one that is not refused; tells which that was.
+/// Asks for every object, at the tier or at the next slower one that is not refused; tells which
+/// that was.
 async fn request(
     rig: &WorkContext,
     class: ColdClass,
@@ -354,7 +442,8 @@ async fn request(
             tokio::time::sleep(REQUEST_PAUSE).await;
             Ok::<_, WorkError>((answer == ThawAnswer::NoCapacity).then_some(facts))
         });
-        let refused: Vec<Option<ObjectFacts>> = futures::stream::iter(asking).buffer_unordered(AT_ONCE_MAX).try_collect().await?;
+        let refused: Vec<Option<ObjectFacts>> =
+            futures::stream::iter(asking).buffer_unordered(AT_ONCE_MAX).try_collect().await?;
         left = refused.into_iter().flatten().collect();
         if left.is_empty() {
             return Ok(tier);
@@ -370,12 +459,21 @@ async fn request(
     }
 }
 
-async fn ask(rig: &WorkContext, facts: &ObjectFacts, tier: RetrievalTier, days: u32) -> Result<ThawAnswer, WorkError> {
+async fn ask(
+    rig: &WorkContext,
+    facts: &ObjectFacts,
+    tier: RetrievalTier,
+    days: u32,
+) -> Result<ThawAnswer, WorkError> {
     let mut attempt = 1;
     loop {
         match rig.vault.thaw(facts, tier, days).await {
             // Asking twice costs nothing: the second is answered by "under way".
-            Err(error) if error.class().is_retryable() && attempt < ATTEMPTS_MAX && !rig.cancel.is_cancelled() => {
+            Err(error)
+                if error.class().is_retryable()
+                    && attempt < ATTEMPTS_MAX
+                    && !rig.cancel.is_cancelled() =>
+            {
                 tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
                 attempt += 1;
             }
@@ -384,18 +482,35 @@ async fn ask(rig: &WorkContext, facts: &ObjectFacts, tier: RetrievalTier, days: 
     }
 }
 
-async fn remembered(rig: &WorkContext, manifest: &Manifest) -> Result<Option<RequestedRetrieval>, WorkError> {
+async fn remembered(
+    rig: &WorkContext,
+    manifest: &Manifest,
+) -> Result<Option<RequestedRetrieval>, WorkError> {
     let Ok(catalog) = &rig.catalog else { return Ok(None) };
     let all = catalog.thaws(&manifest.vault).await.unwrap_or_default();
-    Ok(all.into_iter().find(|asked| asked.datastore == manifest.datastore && asked.backup == manifest.backup))
+    Ok(all
+        .into_iter()
+        .find(|asked| asked.datastore == manifest.datastore && asked.backup == manifest.backup))
 }
 
-async fn remember(rig: &WorkContext, manifest: &Manifest, tier: RetrievalTier) -> Result<RequestedRetrieval, WorkError> {
-    let asked = RequestedRetrieval { datastore: manifest.datastore.clone(), backup: manifest.backup.clone(), tier, at: Timestamp::now() };
+async fn remember(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    tier: RetrievalTier,
+) -> Result<RequestedRetrieval, WorkError> {
+    let asked = RequestedRetrieval {
+        datastore: manifest.datastore.clone(),
+        backup: manifest.backup.clone(),
+        tier,
+        at: Timestamp::now(),
+    };
     if let Ok(catalog) = &rig.catalog
         && let Err(error) = catalog.asked_for(&manifest.vault, &asked).await
     {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the tier could not be noted in the catalog; the store knows the rest");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the tier could not be noted in the catalog; the store knows the rest"
+        );
     }
     Ok(asked)
 }
@@ -404,14 +519,22 @@ async fn remember(rig: &WorkContext, manifest: &Manifest, tier: RetrievalTier) -
 ///
 /// # Errors
 /// [`WorkError::Refused`]
-pub fn outlives(frost: &ArchiveState, load: Duration, backup: &BackupId, now: Timestamp) -> Result<(), WorkError> {
+pub fn outlives(
+    frost: &ArchiveState,
+    load: Duration,
+    backup: &BackupId,
+    now: Timestamp,
+) -> Result<(), WorkError> {
     let Some(until) = frost.until() else { return Ok(()) };
     if thaw::after(now, load.as_secs_f64()) <= until {
         return Ok(());
     }
     Err(WorkError::Refused {
         what: format!("restoring backup {backup}"),
-        why: format!("its thawed copies go away at {until}, and loading it may take {}", format_duration(load)),
+        why: format!(
+            "its thawed copies go away at {until}, and loading it may take {}",
+            format_duration(load)
+        ),
         hint: format!("`lifeboat thaw {backup} --days 2 --confirm` makes them stay longer"),
     })
 }
@@ -437,7 +560,8 @@ pub struct ThawRow {
     pub expected: Option<Timestamp>,
 }
 
-/// Every backup that is thawed or on its way, as the store tells it; those whose copies have gone away are left out.
+/// Every backup that is thawed or on its way, as the store tells it; those whose copies have gone
+/// away are left out.
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
@@ -447,7 +571,10 @@ pub async fn list(rig: &WorkContext) -> Result<Vec<ThawRow>, WorkError> {
         Ok(catalog) => catalog.thaws(&vault).await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
-    let mut rows: std::collections::BTreeMap<(DatastoreName, BackupId), (Vec<ObjectFacts>, Option<ColdClass>)> = Default::default();
+    let mut rows: std::collections::BTreeMap<
+        (DatastoreName, BackupId),
+        (Vec<ObjectFacts>, Option<ColdClass>),
+    > = Default::default();
     for facts in rig.vault.list(PAYLOADS).await? {
         let Some(of) = parse_backup_key(facts.key.as_str()) else { continue };
         if facts.warmth == Availability::Warm {
@@ -462,19 +589,34 @@ pub async fn list(rig: &WorkContext) -> Result<Vec<ThawRow>, WorkError> {
         let class = facts.class.as_deref().and_then(ColdClass::of);
         let row = rows.entry(of).or_default();
         row.0.push(facts);
-        row.1 = row.1.into_iter().chain(class).max_by_key(|class| class.takes(RetrievalTier::Standard));
+        row.1 =
+            row.1.into_iter().chain(class).max_by_key(|class| class.takes(RetrievalTier::Standard));
     }
     let now = Timestamp::now();
-    let row = |((datastore, backup), (objects, class)): ((DatastoreName, BackupId), (Vec<ObjectFacts>, Option<ColdClass>))| {
+    let row = |((datastore, backup), (objects, class)): (
+        (DatastoreName, BackupId),
+        (Vec<ObjectFacts>, Option<ColdClass>),
+    )| {
         let frost = ArchiveState { objects };
         let ready = frost.objects.iter().filter(|facts| facts.warmth.is_readable(now)).count();
         let under_way = frost.under_way();
-        let asked = asked.iter().find(|asked| (&asked.datastore, &asked.backup) == (&datastore, &backup));
-        let expected =
-            asked.filter(|_| under_way > 0).and_then(|asked| Some(thaw::after(asked.at, class?.takes(asked.tier)?.as_secs_f64())));
+        let asked =
+            asked.iter().find(|asked| (&asked.datastore, &asked.backup) == (&datastore, &backup));
+        let expected = asked
+            .filter(|_| under_way > 0)
+            .and_then(|asked| Some(thaw::after(asked.at, class?.takes(asked.tier)?.as_secs_f64())));
         let frozen = frost.objects.len() - ready - under_way;
         let tier = asked.map(|asked| asked.tier);
-        (ready + under_way > 0).then(|| ThawRow { until: frost.until(), datastore, backup, ready, under_way, frozen, tier, expected })
+        (ready + under_way > 0).then(|| ThawRow {
+            until: frost.until(),
+            datastore,
+            backup,
+            ready,
+            under_way,
+            frozen,
+            tier,
+            expected,
+        })
     };
     Ok(rows.into_iter().filter_map(row).collect())
 }

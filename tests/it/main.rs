@@ -1,7 +1,8 @@
-//! Integration tests: the built program against real Postgres clusters, real stock tools and real HTTP.
+//! Integration tests: the built program against real Postgres clusters, real stock tools and real
+//! HTTP.
 //!
-//! One crate, so that it is linked once. `support` starts and stops every server; nothing here needs another test to have
-//! run before it.
+//! One crate, so that it is linked once. `support` starts and stops every server; nothing here
+//! needs another test to have run before it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 #![allow(missing_docs)]

@@ -1,4 +1,5 @@
-//! Every parser of bytes from outside, each as a function of those bytes: what it must not do is panic, hang, or take much memory.
+//! Every parser of bytes from outside, each as a function of those bytes: what it must not do is
+//! panic, hang, or take much memory.
 
 use std::path::Path;
 
@@ -65,7 +66,10 @@ pub fn archive(bytes: &[u8]) {
         for piece in bytes.chunks(piece) {
             reader.feed(piece).map_err(|error| error.to_string())?;
         }
-        reader.finish().map(|(contents, _)| contents.entries.len()).map_err(|error| error.to_string())
+        reader
+            .finish()
+            .map(|(contents, _)| contents.entries.len())
+            .map_err(|error| error.to_string())
     };
     let (whole, pieces) = (read(bytes.len().max(1)), read(usize::from(*cut) + 1));
     assert_eq!(whole.is_ok(), pieces.is_ok(), "{whole:?} {pieces:?}");
@@ -77,7 +81,10 @@ pub fn rows(bytes: &[u8]) {
     let _ = lifeboat::pg::archive::readable(bytes);
     if let Ok(statements) = sql::statements(bytes) {
         for statement in &statements {
-            assert!(statement.tokens.iter().all(|token| token.at.end <= statement.text.len()), "a token beyond its statement");
+            assert!(
+                statement.tokens.iter().all(|token| token.at.end <= statement.text.len()),
+                "a token beyond its statement"
+            );
         }
     }
 }
@@ -115,7 +122,10 @@ pub fn listing(bytes: &[u8]) {
         let _ = layout::parse_epoch_key(&datastore, name);
         let _ = layout::parse_run_key(name);
         if let Some((datastore, backup)) = layout::parse_manifest_key(name) {
-            assert_eq!(BackupKeys { datastore: &datastore, backup: &backup }.manifest().as_str(), name);
+            assert_eq!(
+                BackupKeys { datastore: &datastore, backup: &backup }.manifest().as_str(),
+                name
+            );
         }
     }
 }
@@ -125,7 +135,11 @@ pub fn age_header(bytes: &[u8]) {
     let (to, chunks) = tokio::sync::mpsc::channel(2);
     let _ = to.try_send(Ok(bytes.to_vec().into()));
     drop(to);
-    let expected =
-        lifeboat::seal::open::ExpectedObject { name: "x".to_owned(), bytes: bytes.len() as u64, sha256: "0".repeat(64), in_chunks: true };
+    let expected = lifeboat::seal::open::ExpectedObject {
+        name: "x".to_owned(),
+        bytes: bytes.len() as u64,
+        sha256: "0".repeat(64),
+        in_chunks: true,
+    };
     assert!(OpenedPayload::new("x", chunks, vec![expected], &BackupIdentity::generate()).is_err());
 }

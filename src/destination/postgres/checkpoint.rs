@@ -1,6 +1,9 @@
-//! The checkpoint of a restore, kept in the comment of the database that is being restored: from what, and how far.
+//! The checkpoint of a restore, kept in the comment of the database that is being restored: from
+//! what, and how far.
 //!
-//! It is stored in the target itself, so that any host can resume; and anybody who looks (`\l+`) sees that the database is not finished. The last step of a restore replaces it with the backup's own comment.
+//! It is stored in the target itself, so that any host can resume; and anybody who looks (`\l+`)
+//! sees that the database is not finished. The last step of a restore replaces it with the backup's
+//! own comment.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +32,8 @@ pub struct RestoreCheckpoint {
     pub what: String,
     /// Whether the restore made the database, and so may drop it.
     pub created: bool,
-    /// What is done: `schema` and the moment of it, the names of payloads whose rows are loaded, `indexes`, `after`.
+    /// What is done: `schema` and the moment of it, the names of payloads whose rows are loaded,
+    /// `indexes`, `after`.
     pub done: BTreeSet<String>,
 }
 
@@ -39,10 +43,17 @@ impl RestoreCheckpoint {
     pub fn text(&self) -> String {
         let done: Vec<&str> = self.done.iter().map(String::as_str).collect();
         let created = if self.created { "yes" } else { "no" };
-        format!("{BEGINNING}vault={}; backup={}; what={}; created={created}; done={}", self.vault, self.backup, self.what, done.join(","))
+        format!(
+            "{BEGINNING}vault={}; backup={}; what={}; created={created}; done={}",
+            self.vault,
+            self.backup,
+            self.what,
+            done.join(",")
+        )
     }
 
-    /// When the schema was there and no row of ours ([`super::resume::moment`]); marks of earlier versions do not say it.
+    /// When the schema was there and no row of ours ([`super::resume::moment`]); marks of earlier
+    /// versions do not say it.
     #[must_use]
     pub fn schema_made(&self) -> Option<u32> {
         self.done.iter().find_map(|word| word.strip_prefix(SCHEMA_MADE)?.parse().ok())
@@ -53,7 +64,9 @@ impl RestoreCheckpoint {
     pub fn steps_done(&self) -> Vec<String> {
         self.done
             .iter()
-            .filter(|word| ![SCHEMA_MADE, TABLESPACE, COMMENT, REFUSED].iter().any(|own| word.starts_with(own)))
+            .filter(|word| {
+                ![SCHEMA_MADE, TABLESPACE, COMMENT, REFUSED].iter().any(|own| word.starts_with(own))
+            })
             .cloned()
             .collect()
     }
@@ -61,14 +74,19 @@ impl RestoreCheckpoint {
     /// The comment that the database had before, which the mark took the place of.
     #[must_use]
     pub fn comment_before(&self) -> Option<String> {
-        let text = |word: &String| String::from_utf8(hex::decode(word.strip_prefix(COMMENT)?).ok()?).ok();
+        let text =
+            |word: &String| String::from_utf8(hex::decode(word.strip_prefix(COMMENT)?).ok()?).ok();
         self.done.iter().find_map(text)
     }
 
     /// How much the server has refused of earlier attempts that were told to go on.
     #[must_use]
     pub fn refused(&self) -> usize {
-        self.done.iter().filter_map(|word| word.strip_prefix(REFUSED)?.parse().ok()).max().unwrap_or(0)
+        self.done
+            .iter()
+            .filter_map(|word| word.strip_prefix(REFUSED)?.parse().ok())
+            .max()
+            .unwrap_or(0)
     }
 
     /// The word that says it.
@@ -86,7 +104,9 @@ impl RestoreCheckpoint {
     /// Tablespaces that this restore has made, or has begun to make.
     #[must_use]
     pub fn own_tablespaces(&self) -> BTreeSet<String> {
-        let name = |word: &String| String::from_utf8(hex::decode(word.strip_prefix(TABLESPACE)?).ok()?).ok();
+        let name = |word: &String| {
+            String::from_utf8(hex::decode(word.strip_prefix(TABLESPACE)?).ok()?).ok()
+        };
         self.done.iter().filter_map(name).collect()
     }
 
@@ -105,10 +125,12 @@ impl RestoreCheckpoint {
     /// Whether another mark is of the same restore, however far that had got.
     #[must_use]
     pub fn is_of(&self, other: &Self) -> bool {
-        (&self.vault, &self.backup, &self.what, self.created) == (&other.vault, &other.backup, &other.what, other.created)
+        (&self.vault, &self.backup, &self.what, self.created)
+            == (&other.vault, &other.backup, &other.what, other.created)
     }
 
-    /// Whether the text of a statement would write a mark: one that was taken along in a backup is no mark of this restore.
+    /// Whether the text of a statement would write a mark: one that was taken along in a backup is
+    /// no mark of this restore.
     #[must_use]
     pub fn is_within(statement: &[u8]) -> bool {
         memchr::memmem::find(statement, BEGINNING.trim_end().as_bytes()).is_some()
@@ -118,13 +140,18 @@ impl RestoreCheckpoint {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix(BEGINNING)?.split("; ");
-        let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        let mut part =
+            |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
         Some(Self {
             vault: part("vault")?.parse().ok()?,
             backup: part("backup")?.parse().ok()?,
             what: part("what")?,
             created: part("created")? == "yes",
-            done: part("done")?.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+            done: part("done")?
+                .split(',')
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 
@@ -181,11 +208,18 @@ mod tests {
         mark.done.extend(["schema".to_owned(), "data-001".to_owned()]);
         assert_eq!(RestoreCheckpoint::parse(&mark.text()).as_ref(), Some(&mark));
         mark.done.insert(RestoreCheckpoint::word_of_tablespace("fast, \"wide\""));
-        assert_eq!(RestoreCheckpoint::parse(&mark.text()).unwrap().own_tablespaces(), BTreeSet::from(["fast, \"wide\"".to_owned()]));
+        assert_eq!(
+            RestoreCheckpoint::parse(&mark.text()).unwrap().own_tablespaces(),
+            BTreeSet::from(["fast, \"wide\"".to_owned()])
+        );
         assert_eq!(mark.steps_done(), ["data-001", "schema"]);
-        assert!(RestoreCheckpoint::is_within(format!("COMMENT ON DATABASE x IS '{}'", mark.text()).as_bytes()));
+        assert!(RestoreCheckpoint::is_within(
+            format!("COMMENT ON DATABASE x IS '{}'", mark.text()).as_bytes()
+        ));
         assert!(!RestoreCheckpoint::is_within(b"COMMENT ON DATABASE x IS 'the chat'"));
-        for other in ["", "the chat database", BEGINNING, &mark.text().replace("backup=", "backup=x")] {
+        for other in
+            ["", "the chat database", BEGINNING, &mark.text().replace("backup=", "backup=x")]
+        {
             assert_eq!(RestoreCheckpoint::parse(other), None, "{other}");
         }
     }

@@ -1,4 +1,5 @@
-//! The database itself: check that it is empty, create it if it is missing, apply the properties of the original.
+//! The database itself: check that it is empty, create it if it is missing, apply the properties of
+//! the original.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ pub enum FoundDatabase {
     },
 }
 
-/// Relations, functions, types and schemas that belong to no extension: whatever could have the name of something that is restored.
+/// Relations, functions, types and schemas that belong to no extension: whatever could have the
+/// name of something that is restored.
 const OBJECTS: &str = "SELECT count(*), COALESCE(min(o.name), '') FROM ( \
       SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS catalog, c.oid, n.nspname, n.nspname || '.' || c.relname AS name \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') \
@@ -65,10 +67,14 @@ pub async fn comment(session: &mut PgSession) -> Result<String, TargetError> {
 ///
 /// # Errors
 /// [`TargetError::Session`] if the server cannot be reached.
-pub async fn look(tools: &PgTools, connection: &PgConnection) -> Result<FoundDatabase, TargetError> {
+pub async fn look(
+    tools: &PgTools,
+    connection: &PgConnection,
+) -> Result<FoundDatabase, TargetError> {
     let mut session = match PgSession::open(tools, connection).await {
         Ok(session) => session,
-        // Why the server refused stands in its words only, in whatever language it speaks; its catalog tells for certain.
+        // Why the server refused stands in its words only, in whatever language it speaks; its
+        // catalog tells for certain.
         Err(SessionError::Lost { .. }) => match missing(tools, connection).await? {
             Some(missing) => return Ok(missing),
             // It may have come into being meanwhile.
@@ -79,31 +85,53 @@ pub async fn look(tools: &PgTools, connection: &PgConnection) -> Result<FoundDat
     if let Some(mark) = RestoreCheckpoint::read(&mut session).await? {
         return Ok(FoundDatabase::Unfinished(session, mark));
     }
-    let rows = session.ask("what the target holds", OBJECTS, 2).await.map_err(TargetError::Session)?;
+    let rows =
+        session.ask("what the target holds", OBJECTS, 2).await.map_err(TargetError::Session)?;
     let (count, example) = match rows.into_iter().next().as_deref() {
         Some([Some(count), Some(example)]) => (count.parse().unwrap_or(u64::MAX), example.clone()),
-        _ => return Err(TargetError::Session(SessionError::Shape { what: "what the target holds".to_owned() })),
+        _ => {
+            return Err(TargetError::Session(SessionError::Shape {
+                what: "what the target holds".to_owned(),
+            }));
+        }
     };
-    Ok(if count == 0 { FoundDatabase::Empty(session) } else { FoundDatabase::Occupied { session, count, example } })
+    Ok(if count == 0 {
+        FoundDatabase::Empty(session)
+    } else {
+        FoundDatabase::Occupied { session, count, example }
+    })
 }
 
 /// The database is missing if the server can be reached and does not list it.
-async fn missing(tools: &PgTools, connection: &PgConnection) -> Result<Option<FoundDatabase>, TargetError> {
+async fn missing(
+    tools: &PgTools,
+    connection: &PgConnection,
+) -> Result<Option<FoundDatabase>, TargetError> {
     let Ok(mut session) = maintenance(tools, connection).await else { return Ok(None) };
     let name = match connection.database() {
         Some(name) => name.to_owned(),
-        None => session.ask_one("the user's name", "SELECT session_user").await.map_err(TargetError::Session)?,
+        None => session
+            .ask_one("the user's name", "SELECT session_user")
+            .await
+            .map_err(TargetError::Session)?,
     };
     settled(&mut session, &name).await?;
-    let listed = format!("SELECT count(*) FROM pg_catalog.pg_database WHERE datname = {}", sql::quote_text(&name));
-    let count = session.ask_one("the list of databases", &listed).await.map_err(TargetError::Session)?;
+    let listed = format!(
+        "SELECT count(*) FROM pg_catalog.pg_database WHERE datname = {}",
+        sql::quote_text(&name)
+    );
+    let count =
+        session.ask_one("the list of databases", &listed).await.map_err(TargetError::Session)?;
     Ok((count == "0").then_some(FoundDatabase::Missing { session, name }))
 }
 
-/// Waits until no attempt that was killed is still making or dropping the database: the server carries out a statement whose client is gone.
+/// Waits until no attempt that was killed is still making or dropping the database: the server
+/// carries out a statement whose client is gone.
 async fn settled(session: &mut PgSession, name: &str) -> Result<(), TargetError> {
     let quoted = quote_identifier(name);
-    let starts = |verb: &str| format!("pg_catalog.starts_with(query, {})", sql::quote_text(&format!("{verb} {quoted}")));
+    let starts = |verb: &str| {
+        format!("pg_catalog.starts_with(query, {})", sql::quote_text(&format!("{verb} {quoted}")))
+    };
     let question = format!(
         "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = 'lifeboat' AND state = 'active' AND pid <> pg_catalog.pg_backend_pid() AND ({} OR {})",
         starts("CREATE DATABASE"),
@@ -111,7 +139,12 @@ async fn settled(session: &mut PgSession, name: &str) -> Result<(), TargetError>
     );
     let begun = tokio::time::Instant::now();
     session.run("the connecting role", "SET ROLE NONE").await.map_err(TargetError::Session)?;
-    while session.ask_one("what is done to the database", &question).await.map_err(TargetError::Session)? != "0" {
+    while session
+        .ask_one("what is done to the database", &question)
+        .await
+        .map_err(TargetError::Session)?
+        != "0"
+    {
         if begun.elapsed() > SETTLED_WITHIN {
             return Err(TargetError::Busy { database: name.to_owned() });
         }
@@ -124,7 +157,10 @@ async fn settled(session: &mut PgSession, name: &str) -> Result<(), TargetError>
 ///
 /// # Errors
 /// [`TargetError::Session`] if none of them can be connected to.
-pub async fn maintenance(tools: &PgTools, connection: &PgConnection) -> Result<PgSession, TargetError> {
+pub async fn maintenance(
+    tools: &PgTools,
+    connection: &PgConnection,
+) -> Result<PgSession, TargetError> {
     let mut last = None;
     for name in MAINTENANCE {
         match PgSession::open(tools, &connection.to_database(name)).await {
@@ -132,7 +168,9 @@ pub async fn maintenance(tools: &PgTools, connection: &PgConnection) -> Result<P
             Err(error) => last = Some(error),
         }
     }
-    Err(TargetError::Session(last.unwrap_or(SessionError::Lost { last_words: "no maintenance database".to_owned() })))
+    Err(TargetError::Session(
+        last.unwrap_or(SessionError::Lost { last_words: "no maintenance database".to_owned() }),
+    ))
 }
 
 /// The statements of an archive that concern the database itself.
@@ -142,7 +180,8 @@ pub struct DatabaseProperties {
     create: Vec<u8>,
     /// Owner.
     owner: String,
-    /// Comment, privileges, labels, settings, and who says each if not the owner: in the archive's order.
+    /// Comment, privileges, labels, settings, and who says each if not the owner: in the archive's
+    /// order.
     rest: Vec<(Option<Vec<u8>>, Vec<u8>)>,
     /// The encoding it was created with.
     pub encoding: String,
@@ -181,13 +220,25 @@ impl DatabaseProperties {
         for (_, text) in &self.rest {
             let whole = [text, b";".as_slice()].concat();
             for statement in sql::statements(&whole).into_iter().flatten() {
-                let Some(at) = statement.position("set").filter(|_| statement.begins_with(&["alter", "database"])) else { continue };
+                let Some(at) = statement
+                    .position("set")
+                    .filter(|_| statement.begins_with(&["alter", "database"]))
+                else {
+                    continue;
+                };
                 if statement.name_at(at + 1).is_some_and(|name| SETTINGS.contains(&name)) {
-                    let values = statement.tokens.iter().skip(at + 2).filter(|token| token.kind == sql::TokenKind::Text);
+                    let values = statement
+                        .tokens
+                        .iter()
+                        .skip(at + 2)
+                        .filter(|token| token.kind == sql::TokenKind::Text);
                     let text = |token: &sql::SqlToken| statement.text[token.at.clone()].to_vec();
                     // Those that anybody may set are looked for in a directory of their own.
                     let is_local = statement.name_at(at + 1) == Some(LOCAL);
-                    let place = |library: Vec<u8>| match is_local && library.starts_with(b"'") && !library.contains(&b'/') {
+                    let place = |library: Vec<u8>| match is_local
+                        && library.starts_with(b"'")
+                        && !library.contains(&b'/')
+                    {
                         true => [b"'$libdir/plugins/", &library[1..]].concat(),
                         false => library,
                     };
@@ -227,10 +278,14 @@ impl DatabaseProperties {
                 ];
                 let belongs = match &speaker {
                     None => kinds.iter().any(|keywords| statement.begins_with(keywords)),
-                    Some(_) => statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"]),
+                    Some(_) => {
+                        statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"])
+                    }
                 };
                 if !belongs {
-                    return Err(TargetError::Content(format!("not a statement about a database: {}", kind_of(&statement)).into()));
+                    return Err(TargetError::Content(
+                        format!("not a statement about a database: {}", kind_of(&statement)).into(),
+                    ));
                 }
                 properties.rest.push((speaker.clone(), statement.text.to_vec()));
             }
@@ -243,19 +298,29 @@ impl DatabaseProperties {
     pub fn has_comment(&self) -> bool {
         let says = |(_, text): &(Option<Vec<u8>>, Vec<u8>)| {
             let text = [text.as_slice(), b";"].concat();
-            sql::statements(&text)
-                .is_ok_and(|statements| statements.iter().any(|s| s.begins_with(&["comment"]) && !RestoreCheckpoint::is_within(&s.text)))
+            sql::statements(&text).is_ok_and(|statements| {
+                statements
+                    .iter()
+                    .any(|s| s.begins_with(&["comment"]) && !RestoreCheckpoint::is_within(&s.text))
+            })
         };
         self.rest.iter().any(says)
     }
 
-    /// Creates the database under another name, with the old one's encoding, locale and, if it is to be `owned`, owner. The tablespace is left to
-    /// the server.
+    /// Creates the database under another name, with the old one's encoding, locale and, if it is
+    /// to be `owned`, owner. The tablespace is left to the server.
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn create(&self, session: &mut PgSession, name: &str, encoding: &str, owned: bool) -> Result<(), TargetError> {
-        let failed = |source| TargetError::Database { what: format!("the creation of {name:?}"), source };
+    pub async fn create(
+        &self,
+        session: &mut PgSession,
+        name: &str,
+        encoding: &str,
+        owned: bool,
+    ) -> Result<(), TargetError> {
+        let failed =
+            |source| TargetError::Database { what: format!("the creation of {name:?}"), source };
         // In one statement: whoever dies leaves a database of the right owner, or none.
         let owner = match self.owner.is_empty() || !owned {
             true => String::new(),
@@ -263,12 +328,22 @@ impl DatabaseProperties {
         };
         if let Some(statement) = sql::statements(&self.create)?.first() {
             if !statement.begins_with(&["create", "database"]) {
-                return Err(TargetError::Content("the archive's CREATE DATABASE is something else".into()));
+                return Err(TargetError::Content(
+                    "the archive's CREATE DATABASE is something else".into(),
+                ));
             }
             let text = statement.without_clause("tablespace", 3).with_name_at(2, name);
-            session.run_opaque("the new database", &[text.trim_ascii_end(), owner.as_bytes()].concat(), encoding).await.map_err(failed)?;
+            session
+                .run_opaque(
+                    "the new database",
+                    &[text.trim_ascii_end(), owner.as_bytes()].concat(),
+                    encoding,
+                )
+                .await
+                .map_err(failed)?;
         } else {
-            let create = format!("CREATE DATABASE {} TEMPLATE template0{owner}", quote_identifier(name));
+            let create =
+                format!("CREATE DATABASE {} TEMPLATE template0{owner}", quote_identifier(name));
             session.run("the new database", &create).await.map_err(failed)?;
         }
         Ok(())
@@ -278,17 +353,25 @@ impl DatabaseProperties {
     ///
     /// # Errors
     /// [`TargetError::Database`]
-    pub async fn drop_unfinished(tools: &PgTools, connection: &PgConnection, name: &str) -> Result<PgSession, TargetError> {
+    pub async fn drop_unfinished(
+        tools: &PgTools,
+        connection: &PgConnection,
+        name: &str,
+    ) -> Result<PgSession, TargetError> {
         let mut session = maintenance(tools, connection).await?;
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
         let done = session.run("the half-loaded database", &drop).await;
-        done.map_err(|source| TargetError::Database { what: format!("the removal of half-loaded {name:?}"), source })?;
+        done.map_err(|source| TargetError::Database {
+            what: format!("the removal of half-loaded {name:?}"),
+            source,
+        })?;
         Ok(session)
     }
 
-    /// Applies one part under the target's name. Settings come before the rows, since checks and generated columns may depend on them, and cannot
-    /// undo what sessions are pinned to; privileges come after, since they may take ours away; the comment last, since it says until then how
-    /// far the restore is.
+    /// Applies one part under the target's name. Settings come before the rows, since checks and
+    /// generated columns may depend on them, and cannot undo what sessions are pinned to;
+    /// privileges come after, since they may take ours away; the comment last, since it says until
+    /// then how far the restore is.
     ///
     /// # Errors
     /// [`TargetError::Database`] naming the statement's kind.
@@ -304,9 +387,15 @@ impl DatabaseProperties {
         for (speaker, text) in &self.rest {
             let text = [text.as_slice(), b";"].concat();
             for statement in sql::statements(&text)? {
-                let is_of = match (statement.begins_with(&["comment"]), statement.begins_with(&["alter"])) {
+                let is_of = match (
+                    statement.begins_with(&["comment"]),
+                    statement.begins_with(&["alter"]),
+                ) {
                     (true, _) => PropertyPart::Comment,
-                    (_, true) if statement.begins_with(&["alter", "database"]) && statement.position("set").is_none() => {
+                    (_, true)
+                        if statement.begins_with(&["alter", "database"])
+                            && statement.position("set").is_none() =>
+                    {
                         PropertyPart::Limits
                     }
                     (_, true) => PropertyPart::Settings,
@@ -317,11 +406,16 @@ impl DatabaseProperties {
                 }
                 let Some(at) = statement.database_name_position() else { continue };
                 let renamed = statement.with_name_at(at, name);
-                let renamed = speaker.as_ref().map_or(renamed.clone(), |role| sql::said_by(role, &renamed));
+                let renamed =
+                    speaker.as_ref().map_or(renamed.clone(), |role| sql::said_by(role, &renamed));
                 match session.run_opaque("a property of the database", &renamed, encoding).await {
                     Ok(()) => {}
-                    Err(source @ SessionError::Refused { .. }) if keep_going => refused.push(format!("{}: {source}", kind_of(&statement))),
-                    Err(source) => return Err(TargetError::Database { what: kind_of(&statement), source }),
+                    Err(source @ SessionError::Refused { .. }) if keep_going => {
+                        refused.push(format!("{}: {source}", kind_of(&statement)))
+                    }
+                    Err(source) => {
+                        return Err(TargetError::Database { what: kind_of(&statement), source });
+                    }
                 }
             }
         }
@@ -331,7 +425,13 @@ impl DatabaseProperties {
 
 /// The first words of a statement: a setting's value may be a secret.
 fn kind_of(statement: &SqlStatement<'_>) -> String {
-    statement.tokens.iter().take(3).map(|t| readable(&statement.text[t.at.clone()])).collect::<Vec<_>>().join(" ")
+    statement
+        .tokens
+        .iter()
+        .take(3)
+        .map(|t| readable(&statement.text[t.at.clone()]))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn encoding_of(create: &[u8]) -> Result<String, TargetError> {
@@ -355,20 +455,29 @@ mod tests {
         let renamed = |text: &str| {
             let script = format!("{text};");
             let cut = sql::statements(script.as_bytes()).unwrap();
-            String::from_utf8(cut[0].with_name_at(cut[0].database_name_position().unwrap(), "new")).unwrap()
+            String::from_utf8(cut[0].with_name_at(cut[0].database_name_position().unwrap(), "new"))
+                .unwrap()
         };
         assert_eq!(
             renamed("ALTER ROLE database IN DATABASE old SET a TO 'database'"),
             "ALTER ROLE database IN DATABASE \"new\" SET a TO 'database'"
         );
-        assert_eq!(renamed("GRANT CONNECT ON DATABASE old TO database"), "GRANT CONNECT ON DATABASE \"new\" TO database");
-        assert_eq!(renamed("ALTER DATABASE database SET x TO 1"), "ALTER DATABASE \"new\" SET x TO 1");
+        assert_eq!(
+            renamed("GRANT CONNECT ON DATABASE old TO database"),
+            "GRANT CONNECT ON DATABASE \"new\" TO database"
+        );
+        assert_eq!(
+            renamed("ALTER DATABASE database SET x TO 1"),
+            "ALTER DATABASE \"new\" SET x TO 1"
+        );
     }
 
     #[test]
     fn a_tablespace_is_left_out_whatever_the_lengths_of_the_names() {
         for (old, new) in [("a", "much_longer"), ("much_longer_than_the_new_one", "b")] {
-            let script = format!("CREATE DATABASE {old} WITH TEMPLATE = template0 ENCODING = 'UTF8' TABLESPACE = fast;");
+            let script = format!(
+                "CREATE DATABASE {old} WITH TEMPLATE = template0 ENCODING = 'UTF8' TABLESPACE = fast;"
+            );
             let cut = sql::statements(script.as_bytes()).unwrap();
             let text = cut[0].without_clause("tablespace", 3).with_name_at(2, new);
             assert_eq!(

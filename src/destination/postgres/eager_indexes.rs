@@ -1,6 +1,9 @@
 //! Building the indexes of loaded tables while others are still loading.
 //!
-//! One stream of rows keeps one server process busy; the other processors build indexes meanwhile, as `pg_restore -j` would from a file. Only what depends on nothing but its own table is built early: indexes, primary keys, unique and exclusion constraints. A table that is reported too early costs time and nothing else, since building an index waits for its rows.
+//! One stream of rows keeps one server process busy; the other processors build indexes meanwhile,
+//! as `pg_restore -j` would from a file. Only what depends on nothing but its own table is built
+//! early: indexes, primary keys, unique and exclusion constraints. A table that is reported too
+//! early costs time and nothing else, since building an index waits for its rows.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,14 +33,21 @@ struct WaitingStatement {
 impl<'a> EagerIndexBuilder<'a> {
     /// Nothing is loaded yet. Entries in `made` are there already, or are not wanted.
     pub fn new(contents: &'a TableOfContents, made: HashSet<i64>) -> Self {
-        let by_id: HashMap<i64, _> = contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+        let by_id: HashMap<i64, _> =
+            contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         let mut waiting = Vec::new();
         let wanted = contents.entries.iter().filter(|entry| !made.contains(&entry.dump_id));
         for entry in wanted.filter(|entry| KINDS.contains(&entry.kind.as_str())) {
             let needed = entry.dependencies.iter().filter_map(|id| by_id.get(id));
-            // A function of the index could read other tables, and must find them full: that waits for all rows.
-            let expression = entry.kind == "INDEX" && entry.definition.iter().filter(|byte| **byte == b'(').count() > 1;
-            if expression || needed.clone().any(|needed| needed.kind != "TABLE" && !KINDS.contains(&needed.kind.as_str())) {
+            // A function of the index could read other tables, and must find them full: that waits
+            // for all rows.
+            let expression = entry.kind == "INDEX"
+                && entry.definition.iter().filter(|byte| **byte == b'(').count() > 1;
+            if expression
+                || needed
+                    .clone()
+                    .any(|needed| needed.kind != "TABLE" && !KINDS.contains(&needed.kind.as_str()))
+            {
                 continue;
             }
             let tables = needed.clone().filter(|needed| needed.kind == "TABLE");
@@ -68,7 +78,11 @@ impl<'a> EagerIndexBuilder<'a> {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn run(&mut self, loader: &ArchiveLoader, mut loaded: UnboundedReceiver<TableName>) -> Result<Vec<String>, TargetError> {
+    pub async fn run(
+        &mut self,
+        loader: &ArchiveLoader,
+        mut loaded: UnboundedReceiver<TableName>,
+    ) -> Result<Vec<String>, TargetError> {
         let mut refused = Vec::new();
         // One job is the one that loads rows.
         let Some(jobs @ 1..) = loader.jobs.checked_sub(1) else { return Ok(refused) };
@@ -99,7 +113,13 @@ mod tests {
     use crate::pg::archive::TocEntry;
 
     fn entry(dump_id: i64, kind: &str, tag: &str, dependencies: &[i64]) -> TocEntry {
-        TocEntry { dump_id, kind: kind.to_owned(), tag: tag.into(), dependencies: dependencies.to_vec(), ..TocEntry::default() }
+        TocEntry {
+            dump_id,
+            kind: kind.to_owned(),
+            tag: tag.into(),
+            dependencies: dependencies.to_vec(),
+            ..TocEntry::default()
+        }
     }
 
     #[test]
@@ -116,9 +136,17 @@ mod tests {
             entry(14, "CONSTRAINT", "needs_index", &[1, 11]),
             entry(15, "INDEX", "lone", &[]),
             entry(16, "INDEX", "by_function", &[1, 4]),
-            TocEntry { definition: b"CREATE INDEX e ON a USING btree (lower(x));".to_vec(), ..entry(17, "INDEX", "e", &[1]) },
+            TocEntry {
+                definition: b"CREATE INDEX e ON a USING btree (lower(x));".to_vec(),
+                ..entry(17, "INDEX", "e", &[1])
+            },
         ];
-        let contents = TableOfContents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() };
+        let contents = TableOfContents {
+            version: (1, 15),
+            database: Vec::new(),
+            entries,
+            raw: std::sync::Arc::default(),
+        };
         let mut ahead = EagerIndexBuilder::new(&contents, HashSet::new());
         assert!(ahead.ready().is_empty());
         ahead.loaded.insert((Vec::new(), b"a".to_vec()));

@@ -1,6 +1,11 @@
-//! Roles, memberships, tablespaces and parameter grants: existing ones are compared and kept, missing ones are created.
+//! Roles, memberships, tablespaces and parameter grants: existing ones are compared and kept,
+//! missing ones are created.
 //!
-//! First a plan is made ([`GlobalsPlan::of`]), so that it can be shown and refused; then roles and all that belongs to them are created in one transaction, so an interrupted run leaves no half-made role for the next one to mistake for an existing one. Tablespaces are not transactional; they are created once the database carries its checkpoint, which records which of them are this restore's own.
+//! First a plan is made ([`GlobalsPlan::of`]), so that it can be shown and refused; then roles and
+//! all that belongs to them are created in one transaction, so an interrupted run leaves no
+//! half-made role for the next one to mistake for an existing one. Tablespaces are not
+//! transactional; they are created once the database carries its checkpoint, which records which of
+//! them are this restore's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +55,9 @@ impl TablespaceMap {
     /// The pair that is not one.
     pub fn parse(pairs: &[String]) -> Result<Self, String> {
         let split = |pair: &String| match pair.split_once('=') {
-            Some((name, directory)) if !name.is_empty() && directory.starts_with('/') => Ok((name.to_owned(), directory.to_owned())),
+            Some((name, directory)) if !name.is_empty() && directory.starts_with('/') => {
+                Ok((name.to_owned(), directory.to_owned()))
+            }
             _ => Err(format!("{pair:?} is not of the form name=/directory")),
         };
         pairs.iter().map(split).collect::<Result<_, _>>().map(Self)
@@ -92,8 +99,8 @@ pub struct GlobalsPlan {
 }
 
 impl GlobalsPlan {
-    /// Compares. `existing` is what `pg_dumpall --globals-only` says of the target; `skipped` says which things somebody asked to leave out, by kind
-    /// and name.
+    /// Compares. `existing` is what `pg_dumpall --globals-only` says of the target; `skipped` says
+    /// which things somebody asked to leave out, by kind and name.
     ///
     /// # Errors
     /// [`TargetError::Content`] if a statement is not what it has to be.
@@ -108,14 +115,17 @@ impl GlobalsPlan {
         let is_old = |role: &str| existing.roles.contains_key(role);
         for (role, statements) in wanted.roles.iter().filter(|(role, _)| !skipped("ROLE", role)) {
             match existing.roles.get(role) {
-                Some(on_target) if same(statements, on_target) => plan.report.roles_same.push(role.clone()),
+                Some(on_target) if same(statements, on_target) => {
+                    plan.report.roles_same.push(role.clone())
+                }
                 Some(_) => plan.report.roles_kept.push(role.clone()),
                 None => plan.make_role(role, statements, rights)?,
             }
         }
         let made: BTreeSet<&String> = plan.report.roles_created.iter().collect();
         let is_made = |role: &str| made.contains(&role.to_owned());
-        let there: BTreeSet<(&str, &str)> = existing.memberships.iter().map(|m| (m.role.as_str(), m.member.as_str())).collect();
+        let there: BTreeSet<(&str, &str)> =
+            existing.memberships.iter().map(|m| (m.role.as_str(), m.member.as_str())).collect();
         let mut memberships = Vec::new();
         for membership in &wanted.memberships {
             let (role, member) = (membership.role.as_str(), membership.member.as_str());
@@ -129,14 +139,20 @@ impl GlobalsPlan {
                     .push(format!("{role} to {member}, as it is in the backup: there it has other options or another grantor"));
                 continue;
             }
-            // A predefined role (pg_monitor) is in neither list. Between two roles that were there a membership would change what the target's owner
-            // decided, so it is reported instead.
-            let known = |name: &str| is_made(name) || is_old(name) || !wanted.roles.contains_key(name);
+            // A predefined role (pg_monitor) is in neither list. Between two roles that were there
+            // a membership would change what the target's owner decided, so it is
+            // reported instead.
+            let known =
+                |name: &str| is_made(name) || is_old(name) || !wanted.roles.contains_key(name);
             if !(is_made(role) || is_made(member)) || !known(role) || !known(member) {
                 plan.report.memberships_left_out.push(format!("{role} to {member}"));
                 continue;
             }
-            let statement = if rights.superuser { membership.statement.clone() } else { without_grantor(&membership.statement)? };
+            let statement = if rights.superuser {
+                membership.statement.clone()
+            } else {
+                without_grantor(&membership.statement)?
+            };
             memberships.push(GlobalStatements {
                 what: format!("membership of {member:?} in {role:?}"),
                 role: None,
@@ -145,7 +161,11 @@ impl GlobalsPlan {
         }
         plan.report.memberships_created = memberships.len();
         plan.roles.extend(memberships);
-        for statement in wanted.parameter_grants.iter().filter(|statement| !existing.parameter_grants.contains(statement)) {
+        for statement in wanted
+            .parameter_grants
+            .iter()
+            .filter(|statement| !existing.parameter_grants.contains(statement))
+        {
             let (shown, grantee) = grantee_of(statement)?;
             // As with memberships: what a role may that was there is the target's business.
             match (is_made(&grantee), rights.superuser) {
@@ -158,15 +178,25 @@ impl GlobalsPlan {
                 (false, _) => plan.report.parameter_grants_left_out.push(shown),
             }
         }
-        for (name, statements) in wanted.tablespaces.iter().filter(|(name, _)| !skipped("TABLESPACE", name)) {
+        for (name, statements) in
+            wanted.tablespaces.iter().filter(|(name, _)| !skipped("TABLESPACE", name))
+        {
             match (existing.tablespaces.get(name), directories.0.get(name)) {
-                (Some(on_target), _) if !same_but_for_place(statements, on_target) => plan.report.tablespaces_kept.push(name.clone()),
+                (Some(on_target), _) if !same_but_for_place(statements, on_target) => {
+                    plan.report.tablespaces_kept.push(name.clone())
+                }
                 (Some(_), _) => {}
-                (None, Some(_)) if !rights.superuser => plan.beyond.push(format!("tablespace {name}")),
+                (None, Some(_)) if !rights.superuser => {
+                    plan.beyond.push(format!("tablespace {name}"))
+                }
                 (None, Some(directory)) => {
-                    let create = located(statements.first().map(Vec::as_slice).unwrap_or_default(), directory)?;
+                    let create = located(
+                        statements.first().map(Vec::as_slice).unwrap_or_default(),
+                        directory,
+                    )?;
                     let rest = statements.iter().skip(1).cloned().collect();
-                    plan.tablespaces.insert(name.clone(), TablespaceOptions { create: Some(create), rest });
+                    plan.tablespaces
+                        .insert(name.clone(), TablespaceOptions { create: Some(create), rest });
                     plan.report.tablespaces_created.push(name.clone());
                 }
                 (None, None) => plan.report.tablespaces_left_out.push(name.clone()),
@@ -175,19 +205,30 @@ impl GlobalsPlan {
         Ok(plan)
     }
 
-    fn make_role(&mut self, role: &str, statements: &[Vec<u8>], rights: &RoleRights) -> Result<(), TargetError> {
+    fn make_role(
+        &mut self,
+        role: &str,
+        statements: &[Vec<u8>],
+        rights: &RoleRights,
+    ) -> Result<(), TargetError> {
         let mut attributes = BTreeSet::new();
         for text in statements {
             let text = [text.as_slice(), b";"].concat();
             let cut = sql::statements(&text)?;
-            for statement in cut.iter().filter(|statement| statement.begins_with(&["alter", "role"])) {
-                attributes.extend(ATTRIBUTES.into_iter().filter(|word| statement.position(word).is_some()));
+            for statement in
+                cut.iter().filter(|statement| statement.begins_with(&["alter", "role"]))
+            {
+                attributes.extend(
+                    ATTRIBUTES.into_iter().filter(|word| statement.position(word).is_some()),
+                );
             }
         }
         let has = |word: &str| attributes.contains(word);
         let powerful = has("superuser") || has("replication") || has("bypassrls");
         if powerful && !rights.superuser {
-            self.beyond.push(format!("role {role}, which is a superuser, or may replicate or pass over row security"));
+            self.beyond.push(format!(
+                "role {role}, which is a superuser, or may replicate or pass over row security"
+            ));
             return Ok(());
         }
         if !rights.superuser && !rights.create_role {
@@ -203,39 +244,64 @@ impl GlobalsPlan {
         let statements = match rights.superuser {
             true => statements.to_vec(),
             false => {
-                let lesser: Result<Vec<_>, _> = statements.iter().map(|statement| without_what_is_so_anyway(statement)).collect();
+                let lesser: Result<Vec<_>, _> = statements
+                    .iter()
+                    .map(|statement| without_what_is_so_anyway(statement))
+                    .collect();
                 // Only members may give objects to a role.
                 let join = format!("GRANT {} TO CURRENT_USER", sql::quote_identifier(role));
                 lesser?.into_iter().chain([join.into_bytes()]).collect()
             }
         };
-        self.roles.push(GlobalStatements { what: format!("role {role:?}"), role: Some(role.to_owned()), statements });
+        self.roles.push(GlobalStatements {
+            what: format!("role {role:?}"),
+            role: Some(role.to_owned()),
+            statements,
+        });
         self.report.roles_created.push(role.to_owned());
         Ok(())
     }
 
-    /// Makes roles, memberships and grants on parameters in one transaction; with `keep_going` what the server refuses is told, and the rest is made.
+    /// Makes roles, memberships and grants on parameters in one transaction; with `keep_going` what
+    /// the server refuses is told, and the rest is made.
     ///
     /// # Errors
     /// [`TargetError::Globals`] naming what could not be made; then nothing of it was.
-    pub async fn make_roles(&mut self, session: &mut PgSession, keep_going: bool) -> Result<Vec<String>, TargetError> {
+    pub async fn make_roles(
+        &mut self,
+        session: &mut PgSession,
+        keep_going: bool,
+    ) -> Result<Vec<String>, TargetError> {
         if self.roles.is_empty() {
             return Ok(Vec::new());
         }
         quiet_logs(session).await;
-        let failed = |what: &str, source| TargetError::Globals { what: readable(what.as_bytes()), source };
-        session.run("a transaction", "BEGIN").await.map_err(|source| failed("a transaction for roles", source))?;
+        let failed =
+            |what: &str, source| TargetError::Globals { what: readable(what.as_bytes()), source };
+        session
+            .run("a transaction", "BEGIN")
+            .await
+            .map_err(|source| failed("a transaction for roles", source))?;
         let mut not_made = Vec::new();
         for making in &self.roles {
-            session.run("a savepoint", "SAVEPOINT making").await.map_err(|source| failed(&making.what, source))?;
+            session
+                .run("a savepoint", "SAVEPOINT making")
+                .await
+                .map_err(|source| failed(&making.what, source))?;
             match run_all(session, making, &self.encoding).await {
                 Ok(()) => {}
                 Err(source @ SessionError::Refused { .. }) if keep_going => {
-                    session.run("a savepoint", "ROLLBACK TO SAVEPOINT making").await.map_err(|source| failed(&making.what, source))?;
+                    session
+                        .run("a savepoint", "ROLLBACK TO SAVEPOINT making")
+                        .await
+                        .map_err(|source| failed(&making.what, source))?;
                     not_made.push(format!("{}: {source}", making.what));
                     match &making.role {
                         Some(role) => self.report.roles_created.retain(|made| made != role),
-                        None => self.report.memberships_created = self.report.memberships_created.saturating_sub(1),
+                        None => {
+                            self.report.memberships_created =
+                                self.report.memberships_created.saturating_sub(1)
+                        }
                     }
                 }
                 Err(source) => {
@@ -246,7 +312,10 @@ impl GlobalsPlan {
             }
             crate::failpoint::reach("restore-role");
         }
-        session.run("a transaction", "COMMIT").await.map_err(|source| failed("what was to be made of roles", source))?;
+        session
+            .run("a transaction", "COMMIT")
+            .await
+            .map_err(|source| failed("what was to be made of roles", source))?;
         Ok(not_made)
     }
 
@@ -255,35 +324,51 @@ impl GlobalsPlan {
         self.tablespaces.keys()
     }
 
-    /// Makes one of the tablespaces, or what is still missing of one that this restore has begun to make.
+    /// Makes one of the tablespaces, or what is still missing of one that this restore has begun to
+    /// make.
     ///
     /// # Errors
     /// [`TargetError::Globals`]
-    pub async fn make_tablespace(&self, session: &mut PgSession, name: &str) -> Result<(), TargetError> {
+    pub async fn make_tablespace(
+        &self,
+        session: &mut PgSession,
+        name: &str,
+    ) -> Result<(), TargetError> {
         let what = format!("tablespace {name:?}");
-        let Some(TablespaceOptions { create, rest }) = self.tablespaces.get(name) else { return Ok(()) };
+        let Some(TablespaceOptions { create, rest }) = self.tablespaces.get(name) else {
+            return Ok(());
+        };
         let failed = |source| TargetError::Globals { what: readable(what.as_bytes()), source };
-        let question = format!("SELECT count(*) FROM pg_catalog.pg_tablespace WHERE spcname = {}", sql::quote_text(name));
+        let question = format!(
+            "SELECT count(*) FROM pg_catalog.pg_tablespace WHERE spcname = {}",
+            sql::quote_text(name)
+        );
         if session.ask_one(&what, &question).await.map_err(failed)? == "0" {
             // Where it stood in the backup is no place on this host.
             let Some(create) = create else { return Ok(()) };
             session.run_opaque(&what, create, &self.encoding).await.map_err(failed)?;
         }
         crate::failpoint::reach("restore-tablespace");
-        run_all(session, &GlobalStatements { what: what.clone(), role: None, statements: rest.clone() }, &self.encoding)
-            .await
-            .map_err(failed)
+        run_all(
+            session,
+            &GlobalStatements { what: what.clone(), role: None, statements: rest.clone() },
+            &self.encoding,
+        )
+        .await
+        .map_err(failed)
     }
 
-    /// The tablespaces of the plan that this restore has begun to make are its own, though they exist.
+    /// The tablespaces of the plan that this restore has begun to make are its own, though they
+    /// exist.
     #[must_use]
     pub fn with_own_tablespaces(mut self, wanted: &GlobalsScript, own: &BTreeSet<String>) -> Self {
         for name in own {
             let Some(statements) = wanted.tablespaces.get(name) else { continue };
             self.report.tablespaces_kept.retain(|kept| kept != name);
-            self.tablespaces
-                .entry(name.clone())
-                .or_insert_with(|| TablespaceOptions { create: None, rest: statements.iter().skip(1).cloned().collect() });
+            self.tablespaces.entry(name.clone()).or_insert_with(|| TablespaceOptions {
+                create: None,
+                rest: statements.iter().skip(1).cloned().collect(),
+            });
         }
         self
     }
@@ -293,24 +378,35 @@ const ATTRIBUTES: [&str; 4] = ["superuser", "replication", "bypassrls", "login"]
 
 /// `ALTER ROLE` without what a new role is not anyway: only superusers may say it.
 fn without_what_is_so_anyway(text: &[u8]) -> Result<Vec<u8>, TargetError> {
-    const NOT: [&str; 5] = ["nosuperuser", "nocreaterole", "nocreatedb", "noreplication", "nobypassrls"];
+    const NOT: [&str; 5] =
+        ["nosuperuser", "nocreaterole", "nocreatedb", "noreplication", "nobypassrls"];
     let whole = [text, b";"].concat();
     let cut = sql::statements(&whole)?;
-    let Some(statement) = cut.first().filter(|statement| statement.begins_with(&["alter", "role"])) else { return Ok(text.to_vec()) };
+    let Some(statement) = cut.first().filter(|statement| statement.begins_with(&["alter", "role"]))
+    else {
+        return Ok(text.to_vec());
+    };
     let mut without = Vec::new();
     let mut from = 0;
     // The name may be the word, too.
-    for token in statement.tokens.iter().skip(3).filter(|token| NOT.iter().any(|word| token.is_word(word))) {
+    for token in
+        statement.tokens.iter().skip(3).filter(|token| NOT.iter().any(|word| token.is_word(word)))
+    {
         without.extend_from_slice(&statement.text[from..token.at.start]);
         from = token.at.end;
     }
     without.extend_from_slice(&statement.text[from..]);
     // `WITH` and nothing behind it would be none.
-    let is_empty = statement.tokens.iter().skip(3).all(|token| token.is_word("with") || NOT.iter().any(|word| token.is_word(word)));
+    let is_empty = statement
+        .tokens
+        .iter()
+        .skip(3)
+        .all(|token| token.is_word("with") || NOT.iter().any(|word| token.is_word(word)));
     Ok(if is_empty { statement.text[..statement.tokens[2].at.end].to_vec() } else { without })
 }
 
-/// `GRANT role TO member …` without `GRANTED BY`: that it was somebody else only a superuser may say.
+/// `GRANT role TO member …` without `GRANTED BY`: that it was somebody else only a superuser may
+/// say.
 fn without_grantor(text: &[u8]) -> Result<Vec<u8>, TargetError> {
     let whole = [text, b";"].concat();
     let cut = sql::statements(&whole)?;
@@ -325,9 +421,12 @@ fn without_grantor(text: &[u8]) -> Result<Vec<u8>, TargetError> {
 fn grantee_of(text: &[u8]) -> Result<(String, String), TargetError> {
     let whole = [text, b";"].concat();
     for statement in sql::statements(&whole)? {
-        let to = (1..statement.tokens.len()).rev().find(|at| ["to", "from"].iter().any(|word| statement.tokens[*at].is_word(word)));
+        let to = (1..statement.tokens.len())
+            .rev()
+            .find(|at| ["to", "from"].iter().any(|word| statement.tokens[*at].is_word(word)));
         if statement.begins_with(&["grant"]) || statement.begins_with(&["revoke"]) {
-            let grantee = to.and_then(|at| statement.name_at(at + 1)).map(readable).unwrap_or_default();
+            let grantee =
+                to.and_then(|at| statement.name_at(at + 1)).map(readable).unwrap_or_default();
             return Ok((readable(&statement.text), grantee));
         }
     }
@@ -339,11 +438,25 @@ fn located(create: &[u8], directory: &str) -> Result<Vec<u8>, TargetError> {
     let text = [create, b";"].concat();
     let other = || TargetError::Content("the globals' CREATE TABLESPACE is something else".into());
     let cut = sql::statements(&text)?;
-    let statement = cut.first().filter(|statement| statement.begins_with(&["create", "tablespace"])).ok_or_else(other)?;
+    let statement = cut
+        .first()
+        .filter(|statement| statement.begins_with(&["create", "tablespace"]))
+        .ok_or_else(other)?;
     // The name may be the word, too.
-    let at = (3..statement.tokens.len()).find(|at| statement.tokens[*at].is_word("location")).ok_or_else(other)?;
-    let place = statement.tokens.get(at + 1).filter(|token| token.kind == sql::TokenKind::Text).ok_or_else(other)?;
-    Ok([&statement.text[..place.at.start], sql::quote_text(directory).as_bytes(), &statement.text[place.at.end..]].concat())
+    let at = (3..statement.tokens.len())
+        .find(|at| statement.tokens[*at].is_word("location"))
+        .ok_or_else(other)?;
+    let place = statement
+        .tokens
+        .get(at + 1)
+        .filter(|token| token.kind == sql::TokenKind::Text)
+        .ok_or_else(other)?;
+    Ok([
+        &statement.text[..place.at.start],
+        sql::quote_text(directory).as_bytes(),
+        &statement.text[place.at.end..],
+    ]
+    .concat())
 }
 
 fn same(a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
@@ -358,16 +471,28 @@ fn same_but_for_place(a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
     same(&placeless(a), &placeless(b))
 }
 
-/// Role statements hold password verifiers, which do not belong into the server's log. Only a superuser may say so.
+/// Role statements hold password verifiers, which do not belong into the server's log. Only a
+/// superuser may say so.
 async fn quiet_logs(session: &mut PgSession) {
-    for setting in ["log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'"] {
+    for setting in [
+        "log_statement = 'none'",
+        "log_min_duration_statement = -1",
+        "log_min_error_statement = 'panic'",
+    ] {
         if let Err(error) = session.run("quiet logs", &format!("SET {setting}")).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the server's log settings stay as they are");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the server's log settings stay as they are"
+            );
         }
     }
 }
 
-async fn run_all(session: &mut PgSession, making: &GlobalStatements, encoding: &str) -> Result<(), SessionError> {
+async fn run_all(
+    session: &mut PgSession,
+    making: &GlobalStatements,
+    encoding: &str,
+) -> Result<(), SessionError> {
     for statement in &making.statements {
         session.run_opaque(&making.what, statement, encoding).await?;
     }
@@ -380,13 +505,20 @@ mod tests {
 
     #[test]
     fn a_tablespace_is_made_elsewhere_with_all_that_is_said_of_it() {
-        let made = |create: &str| String::from_utf8(located(create.as_bytes(), "/it's").unwrap()).unwrap();
+        let made =
+            |create: &str| String::from_utf8(located(create.as_bytes(), "/it's").unwrap()).unwrap();
         assert_eq!(
             made("CREATE TABLESPACE location OWNER \"a b\" LOCATION '/old''s'"),
             "CREATE TABLESPACE location OWNER \"a b\" LOCATION '/it''s'"
         );
-        assert_eq!(made("CREATE TABLESPACE t LOCATION '/old' WITH (x = 1)"), "CREATE TABLESPACE t LOCATION '/it''s' WITH (x = 1)");
-        assert!(located(b"CREATE ROLE x", "/t").is_err() && located(b"CREATE TABLESPACE t LOCATION x", "/t").is_err());
+        assert_eq!(
+            made("CREATE TABLESPACE t LOCATION '/old' WITH (x = 1)"),
+            "CREATE TABLESPACE t LOCATION '/it''s' WITH (x = 1)"
+        );
+        assert!(
+            located(b"CREATE ROLE x", "/t").is_err()
+                && located(b"CREATE TABLESPACE t LOCATION x", "/t").is_err()
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Loading archives: schema, rows, indexes and constraints.
 //!
-//! `pg_restore -j` needs a file, and no file of ours may hold rows. So header and table of contents of `main`, which hold
-//! the schema and no rows, stand in a file in memory; from it the pre-data and the post-data section are restored, the
-//! latter in parallel. The rows stream through a pipe in between, and [`super::eager_indexes`] is told of each table that is loaded.
+//! `pg_restore -j` needs a file, and no file of ours may hold rows. So header and table of contents
+//! of `main`, which hold the schema and no rows, stand in a file in memory; from it the pre-data
+//! and the post-data section are restored, the latter in parallel. The rows stream through a pipe
+//! in between, and [`super::eager_indexes`] is told of each table that is loaded.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fs::File;
@@ -19,7 +20,9 @@ use super::database::is_about_database;
 use super::script::RunningRestore;
 use super::selection::ArchiveSelection;
 use super::{LoadError, TargetError};
-use crate::pg::archive::{ArchiveError, ArchiveReader, ArchiveVisitor, TableOfContents, TocEntry, readable};
+use crate::pg::archive::{
+    ArchiveError, ArchiveReader, ArchiveVisitor, TableOfContents, TocEntry, readable,
+};
 use crate::pg::children::command;
 use crate::pg::{PgConnection, PgSession, PgTool, PgTools, PinSelection, SessionError};
 use crate::progress::ProgressStage;
@@ -85,7 +88,12 @@ impl OpenedArchive {
                 let count = opened.read(&mut chunk)?;
                 if count == 0 {
                     let (contents, _) = reader.finish()?;
-                    return Ok(Self { contents, opened, reader: ArchiveReader::new(StructureReader::default()), read });
+                    return Ok(Self {
+                        contents,
+                        opened,
+                        reader: ArchiveReader::new(StructureReader::default()),
+                        read,
+                    });
                 }
                 reader.feed(&chunk[..count])?;
                 read.extend_from_slice(&chunk[..count]);
@@ -107,7 +115,8 @@ pub struct ArchiveLoader {
     pub connection: PgConnection,
     /// Parallel jobs of the sections that allow it.
     pub jobs: usize,
-    /// Tablespaces of the backup that the target does not have: what was in them goes to the database's own.
+    /// Tablespaces of the backup that the target does not have: what was in them goes to the
+    /// database's own.
     pub tablespaces_left_out: Vec<String>,
     /// What is left out, and whether it goes on after errors.
     pub leave: LoadOptions,
@@ -138,8 +147,8 @@ pub struct LoadOptions {
     pub keep_going: bool,
 }
 
-/// Kinds of entries that come after everything else: privileges may take something away that is needed before, such as the right to run a
-/// function that an index is built with.
+/// Kinds of entries that come after everything else: privileges may take something away that is
+/// needed before, such as the right to run a function that an index is built with.
 const PRIVILEGES: [&str; 3] = ["ACL", "ACL LANGUAGE", "DEFAULT ACL"];
 /// Kinds that come after the privileges, because they need them, or would interfere.
 const AFTER_PRIVILEGES: [&str; 2] = ["MATERIALIZED VIEW DATA", "EVENT TRIGGER"];
@@ -153,13 +162,28 @@ fn comes_last(entry: &TocEntry) -> bool {
     is_privilege(entry) || AFTER_PRIVILEGES.contains(&entry.kind.as_str())
 }
 
-/// Comments and security labels of indexes, constraints and whatever else the post-data section makes. `pg_restore` takes such an entry for one of
-/// the section of the entry listed before it, so it loses those whose object was made ahead or by an earlier run. They are said by statements of ours, last.
+/// Comments and security labels of indexes, constraints and whatever else the post-data section
+/// makes. `pg_restore` takes such an entry for one of the section of the entry listed before it, so
+/// it loses those whose object was made ahead or by an earlier run. They are said by statements of
+/// ours, last.
 pub fn said_of_post_data(contents: &TableOfContents) -> impl Iterator<Item = &TocEntry> {
-    const KINDS: [&str; 9] =
-        ["INDEX", "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS", "EVENT TRIGGER"];
-    let made: HashSet<i64> =
-        contents.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str())).map(|entry| entry.dump_id).collect();
+    const KINDS: [&str; 9] = [
+        "INDEX",
+        "CONSTRAINT",
+        "FK CONSTRAINT",
+        "CHECK CONSTRAINT",
+        "TRIGGER",
+        "RULE",
+        "POLICY",
+        "STATISTICS",
+        "EVENT TRIGGER",
+    ];
+    let made: HashSet<i64> = contents
+        .entries
+        .iter()
+        .filter(|entry| KINDS.contains(&entry.kind.as_str()))
+        .map(|entry| entry.dump_id)
+        .collect();
     contents
         .entries
         .iter()
@@ -171,7 +195,8 @@ impl ArchiveLoader {
     /// Whether an entry of `main` is restored at all.
     #[must_use]
     pub fn wants(&self, entry: &TocEntry) -> bool {
-        !self.leave.entries.contains(&entry.dump_id) && self.selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
+        !self.leave.entries.contains(&entry.dump_id)
+            && self.selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
     }
 
     /// Header and table of contents, for the tablespaces that are there.
@@ -182,15 +207,21 @@ impl ArchiveLoader {
         }
     }
 
-    /// The child of one section, with the pinned settings: what was written under them is understood under them. Those of the restore plan
-    /// come before.
-    async fn pg_restore(&self, section: &'static str) -> Result<tokio::process::Command, TargetError> {
+    /// The child of one section, with the pinned settings: what was written under them is
+    /// understood under them. Those of the restore plan come before.
+    async fn pg_restore(
+        &self,
+        section: &'static str,
+    ) -> Result<tokio::process::Command, TargetError> {
         let mut pg_restore = self.pg_restore_of_all(section).await?;
         pg_restore.arg(format!("--section={section}"));
         Ok(pg_restore)
     }
 
-    async fn pg_restore_of_all(&self, section: &'static str) -> Result<tokio::process::Command, TargetError> {
+    async fn pg_restore_of_all(
+        &self,
+        section: &'static str,
+    ) -> Result<tokio::process::Command, TargetError> {
         let failed = |source: SessionError| TargetError::Load { section, source: source.into() };
         PgSession::probe(&self.tools, &self.connection).await.map_err(failed)?;
         let mut pg_restore = command(&self.tools, PgTool::PgRestore, &self.connection);
@@ -202,8 +233,17 @@ impl ArchiveLoader {
     }
 
     fn start(&self, pg_restore: tokio::process::Command) -> Result<RunningRestore, LoadError> {
-        let target = self.connection.pinned(PinSelection { loads: true, ..self.connection.pins() }, &self.settings);
-        RunningRestore::start(pg_restore, &self.tools, &self.connection, &target, self.as_script, self.leave.keep_going)
+        let target = self
+            .connection
+            .pinned(PinSelection { loads: true, ..self.connection.pins() }, &self.settings);
+        RunningRestore::start(
+            pg_restore,
+            &self.tools,
+            &self.connection,
+            &target,
+            self.as_script,
+            self.leave.keep_going,
+        )
     }
 
     /// Restores the pre-data section from the table of contents alone.
@@ -211,10 +251,12 @@ impl ArchiveLoader {
     /// # Errors
     /// [`TargetError::Load`]
     pub async fn pre_data(&self, contents: &TableOfContents) -> Result<Vec<String>, TargetError> {
-        // Its statements depend on each other nearly one by one; there is nothing to do in parallel.
+        // Its statements depend on each other nearly one by one; there is nothing to do in
+        // parallel.
         let section = "pre-data";
         let mut pg_restore = self.pg_restore(section).await?;
-        let chosen = contents.entries.iter().filter(|entry| self.wants(entry) && !is_privilege(entry));
+        let chosen =
+            contents.entries.iter().filter(|entry| self.wants(entry) && !is_privilege(entry));
         let list = list_of(chosen.map(|entry| entry.dump_id))
             .map_err(|source| TargetError::Load { section, source: LoadError::Memory(source) })?;
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
@@ -225,28 +267,44 @@ impl ArchiveLoader {
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn privileges(&self, contents: &TableOfContents, made: &HashSet<i64>) -> Result<Vec<String>, TargetError> {
+    pub async fn privileges(
+        &self,
+        contents: &TableOfContents,
+        made: &HashSet<i64>,
+    ) -> Result<Vec<String>, TargetError> {
         let section = "privileges";
         let chosen: Vec<i64> = contents
             .entries
             .iter()
-            .filter(|entry| comes_last(entry) && self.wants(entry) && !made.contains(&entry.dump_id) && !is_about_database(entry))
+            .filter(|entry| {
+                comes_last(entry)
+                    && self.wants(entry)
+                    && !made.contains(&entry.dump_id)
+                    && !is_about_database(entry)
+            })
             .map(|entry| entry.dump_id)
             .collect();
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
-        let list = list_of(chosen.into_iter()).map_err(|source| TargetError::Load { section, source: LoadError::Memory(source) })?;
+        let list = list_of(chosen.into_iter())
+            .map_err(|source| TargetError::Load { section, source: LoadError::Memory(source) })?;
         let mut pg_restore = self.pg_restore_of_all(section).await?;
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
         self.schema(contents, section, pg_restore).await
     }
 
-    /// Restores entries of the post-data section, given by their numbers, from the table of contents alone.
+    /// Restores entries of the post-data section, given by their numbers, from the table of
+    /// contents alone.
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn post_data(&self, contents: &TableOfContents, entries: &[i64], jobs: usize) -> Result<Vec<String>, TargetError> {
+    pub async fn post_data(
+        &self,
+        contents: &TableOfContents,
+        entries: &[i64],
+        jobs: usize,
+    ) -> Result<Vec<String>, TargetError> {
         let section = "post-data";
         let failed = |source| TargetError::Load { section, source: LoadError::Memory(source) };
         let later: HashSet<i64> = contents
@@ -256,7 +314,8 @@ impl ArchiveLoader {
             .chain(said_of_post_data(contents))
             .map(|entry| entry.dump_id)
             .collect();
-        let list = list_of(entries.iter().copied().filter(|id| !later.contains(id))).map_err(failed)?;
+        let list =
+            list_of(entries.iter().copied().filter(|id| !later.contains(id))).map_err(failed)?;
         let mut pg_restore = self.pg_restore(section).await?;
         pg_restore.arg(format!("--use-list=/dev/fd/{}", list.as_raw_fd()));
         // A script is one session.
@@ -274,7 +333,8 @@ impl ArchiveLoader {
     ) -> Result<Vec<String>, TargetError> {
         let failed = |source| TargetError::Load { section, source };
         let raw = self.raw(contents).map_err(failed)?;
-        let file = in_memory(&raw, MemfdFlags::CLOEXEC).map_err(|source| failed(LoadError::Memory(source)))?;
+        let file = in_memory(&raw, MemfdFlags::CLOEXEC)
+            .map_err(|source| failed(LoadError::Memory(source)))?;
         pg_restore.arg("/dev/stdin").stdin(Stdio::from(file));
         let running = self.start(pg_restore).map_err(failed)?;
         tokio::select! {
@@ -283,51 +343,81 @@ impl ArchiveLoader {
         }
     }
 
-    /// Whether an entry's data is loaded. Archives of rows alone have other numbers than `main`, so tables are told by their names.
+    /// Whether an entry's data is loaded. Archives of rows alone have other numbers than `main`, so
+    /// tables are told by their names.
     #[must_use]
     pub fn loads(&self, entry: &TocEntry) -> bool {
-        let is = |(schema, name): &(String, String)| entry.schema == schema.as_bytes() && entry.tag == name.as_bytes();
+        let is = |(schema, name): &(String, String)| {
+            entry.schema == schema.as_bytes() && entry.tag == name.as_bytes()
+        };
         match (entry.kind.as_str(), &self.selection) {
-            ("TABLE DATA", _) if self.leave.rows.contains(&(entry.schema.clone(), entry.tag.clone())) => false,
-            ("SEQUENCE SET", _) if self.leave.sequences.contains(&(entry.schema.clone(), entry.tag.clone())) => false,
+            ("TABLE DATA", _)
+                if self.leave.rows.contains(&(entry.schema.clone(), entry.tag.clone())) =>
+            {
+                false
+            }
+            ("SEQUENCE SET", _)
+                if self.leave.sequences.contains(&(entry.schema.clone(), entry.tag.clone())) =>
+            {
+                false
+            }
             ("TABLE DATA", None) => !self.without_rows_of.iter().any(is),
-            ("TABLE DATA", Some(selection)) => selection.has_rows_of(entry) && !self.without_rows_of.iter().any(is),
+            ("TABLE DATA", Some(selection)) => {
+                selection.has_rows_of(entry) && !self.without_rows_of.iter().any(is)
+            }
             ("SEQUENCE SET", Some(selection)) => selection.holds_sequence(entry),
             (_, None) => true,
             (_, Some(_)) => false,
         }
     }
 
-    /// Streams the rows of one archive, telling each table that is loaded. The archive's structure is checked on the way, and
-    /// its end before success.
+    /// Streams the rows of one archive, telling each table that is loaded. The archive's structure
+    /// is checked on the way, and its end before success.
     ///
     /// # Errors
     /// [`TargetError::Load`]
-    pub async fn rows(&self, archive: OpenedArchive, stage: Arc<ProgressStage>, loaded: LoadObserver) -> Result<Vec<String>, TargetError> {
+    pub async fn rows(
+        &self,
+        archive: OpenedArchive,
+        stage: Arc<ProgressStage>,
+        loaded: LoadObserver,
+    ) -> Result<Vec<String>, TargetError> {
         let failed = |source| TargetError::Load { section: "data", source };
         let mut pg_restore = self.pg_restore("data").await?;
         let mut list = None;
         if archive.contents.entries.iter().any(|entry| !self.loads(entry)) {
-            let kept = archive.contents.entries.iter().filter(|entry| self.loads(entry)).map(|entry| entry.dump_id);
-            let file = list.insert(list_of(kept).map_err(|source| failed(LoadError::Memory(source)))?);
+            let kept = archive
+                .contents
+                .entries
+                .iter()
+                .filter(|entry| self.loads(entry))
+                .map(|entry| entry.dump_id);
+            let file =
+                list.insert(list_of(kept).map_err(|source| failed(LoadError::Memory(source)))?);
             pg_restore.arg(format!("--use-list=/dev/fd/{}", file.as_raw_fd()));
         }
         pg_restore.stdin(Stdio::piped());
         let mut running = self.start(pg_restore).map_err(failed)?;
-        // With a list pg_restore leaves when it has what it wants, and the rest is read all the same: damage there is damage.
+        // With a list pg_restore leaves when it has what it wants, and the rest is read all the
+        // same: damage there is damage.
         let partial = list.take().is_some();
         let pipe = running.child().stdin.take().and_then(|stdin| stdin.into_owned_fd().ok());
         let pipe = pipe.ok_or_else(|| failed(LoadError::ThreadDied))?;
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, CHUNK_BYTES);
-        rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).map_err(|error| failed(LoadError::Memory(error.into())))?;
+        rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK)
+            .map_err(|error| failed(LoadError::Memory(error.into())))?;
         let cancel = self.cancel.clone();
-        let feeding = tokio::task::spawn_blocking(move || feed(archive, PipeWriter(File::from(pipe)), partial, &stage, &loaded, &cancel));
+        let feeding = tokio::task::spawn_blocking(move || {
+            feed(archive, PipeWriter(File::from(pipe)), partial, &stage, &loaded, &cancel)
+        });
         let (fed, ended) = tokio::join!(feeding, running.finish());
         match (fed.map_err(|_| failed(LoadError::ThreadDied))?, ended) {
             // The payload's damage is the cause even where pg_restore also failed for it.
             (Err(error), _) => Err(failed(error)),
             (Ok(FeedOutcome::Refused), Ok(_)) => {
-                Err(failed(LoadError::Archive(ArchiveError::Malformed("pg_restore stopped reading before the archive's end".into()))))
+                Err(failed(LoadError::Archive(ArchiveError::Malformed(
+                    "pg_restore stopped reading before the archive's end".into(),
+                ))))
             }
             (Ok(_), Err(error)) => Err(failed(error)),
             (Ok(FeedOutcome::Whole), Ok(refused)) => Ok(refused),
@@ -337,15 +427,18 @@ impl ArchiveLoader {
 
 /// The write end of a child's standard input.
 ///
-/// `pg_restore` reads 4 KiB at a time, and a writer that waits for room is woken by each read. So the pipe does not block: when
-/// it is full it is left alone for a moment, in which the child reads on.
+/// `pg_restore` reads 4 KiB at a time, and a writer that waits for room is woken by each read. So
+/// the pipe does not block: when it is full it is left alone for a moment, in which the child reads
+/// on.
 struct PipeWriter(File);
 
 impl Write for PipeWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         loop {
             match self.0.write(bytes) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(PIPE_REST),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(PIPE_REST)
+                }
                 other => return other,
             }
         }
@@ -391,7 +484,13 @@ fn feed(
         }
         reader.feed(&chunk[..count])?;
         stage.add(count as u64);
-        stage.item(reader.visitor().entry.as_ref().map(|(schema, name)| format!("{}.{}", readable(schema), readable(name))));
+        stage.item(
+            reader
+                .visitor()
+                .entry
+                .as_ref()
+                .map(|(schema, name)| format!("{}.{}", readable(schema), readable(name))),
+        );
         fed += count as u64;
         passed.extend(reader.visitor_mut().ended.drain(..).map(|table| (fed, table)));
         while let Some((_, table)) = passed.pop_front_if(|(at, _)| *at + BEHIND_BYTES_MAX <= fed) {
@@ -399,16 +498,20 @@ fn feed(
         }
         listening = listening && pipe.write_all(&chunk[..count]).is_ok();
         if !listening && !partial {
-            // Reading on would tell whether the payload is whole, but pg_restore has failed already.
+            // Reading on would tell whether the payload is whole, but pg_restore has failed
+            // already.
             return Ok(FeedOutcome::Refused);
         }
     }
 }
 
-/// A list for `pg_restore --use-list`, inherited by its number: it may run where it sees no file of ours. Other children started
-/// meanwhile inherit it too, which tells them a few numbers.
+/// A list for `pg_restore --use-list`, inherited by its number: it may run where it sees no file of
+/// ours. Other children started meanwhile inherit it too, which tells them a few numbers.
 fn list_of(entries: impl Iterator<Item = i64>) -> std::io::Result<File> {
-    in_memory(entries.map(|entry| format!("{entry};\n")).collect::<String>().as_bytes(), MemfdFlags::empty())
+    in_memory(
+        entries.map(|entry| format!("{entry};\n")).collect::<String>().as_bytes(),
+        MemfdFlags::empty(),
+    )
 }
 
 /// A file that exists in memory only, holding the schema and no rows.

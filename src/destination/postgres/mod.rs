@@ -1,7 +1,9 @@
-//! Writing a datastore back: into a Postgres server, step by step, saying at each failure what state the target is in.
+//! Writing a datastore back: into a Postgres server, step by step, saying at each failure what
+//! state the target is in.
 //!
-//! The order of a load: what the role may do ([`rights`]), roles ([`globals`]), the database under the target's name with its settings
-//! ([`database`]), tablespaces, the archive in three sections ([`load`]), and last privileges, which could stand in the way of loading.
+//! The order of a load: what the role may do ([`rights`]), roles ([`globals`]), the database under
+//! the target's name with its settings ([`database`]), tablespaces, the archive in three sections
+//! ([`load`]), and last privileges, which could stand in the way of loading.
 
 pub mod checkpoint;
 pub mod database;
@@ -35,7 +37,9 @@ pub enum TargetError {
     #[error(transparent)]
     Tools(#[from] ToolsError),
     /// It holds something.
-    #[error("the target database {database} is not empty: it holds {count} objects, such as {example}; nothing was changed")]
+    #[error(
+        "the target database {database} is not empty: it holds {count} objects, such as {example}; nothing was changed"
+    )]
     NotEmpty {
         /// The database.
         database: String,
@@ -45,7 +49,9 @@ pub enum TargetError {
         example: String,
     },
     /// It holds what an interrupted restore of something else left.
-    #[error("in the target database {database} a restore of backup {backup} ({what}) was begun and not finished; nothing was changed")]
+    #[error(
+        "in the target database {database} a restore of backup {backup} ({what}) was begun and not finished; nothing was changed"
+    )]
     Unfinished {
         /// The database.
         database: String,
@@ -55,7 +61,9 @@ pub enum TargetError {
         what: String,
     },
     /// Somebody else restores into it.
-    #[error("somebody else is restoring into the target database {database} at this moment; nothing was changed")]
+    #[error(
+        "somebody else is restoring into the target database {database} at this moment; nothing was changed"
+    )]
     Busy {
         /// The database.
         database: String,
@@ -71,7 +79,9 @@ pub enum TargetError {
         wanted: String,
     },
     /// It exists with an encoding that the data may not fit into.
-    #[error("the target database {database} has encoding {found}, and the backup's is {wanted}; nothing was changed")]
+    #[error(
+        "the target database {database} has encoding {found}, and the backup's is {wanted}; nothing was changed"
+    )]
     Encoding {
         /// The database.
         database: String,
@@ -158,19 +168,30 @@ impl TargetError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Unfinished { .. } => ErrorClass::Usage,
+            Self::Address(_) | Self::Tools(_) | Self::NotEmpty { .. } | Self::Unfinished { .. } => {
+                ErrorClass::Usage
+            }
             Self::Encoding { .. } | Self::Lacks { .. } | Self::Older { .. } => ErrorClass::Usage,
             Self::Busy { .. } => ErrorClass::AlreadyRunning,
-            Self::Session(SessionError::Lost { .. }) | Self::Restored(SessionError::Lost { .. }) => ErrorClass::Unavailable,
+            Self::Session(SessionError::Lost { .. })
+            | Self::Restored(SessionError::Lost { .. }) => ErrorClass::Unavailable,
             Self::Session(SessionError::NotPinned { .. }) => ErrorClass::Usage,
             Self::Content(_) => ErrorClass::Integrity,
-            Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => ErrorClass::Unavailable,
-            Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => ErrorClass::Integrity,
-            Self::Load { source: LoadError::Interrupted, .. } => ErrorClass::Interrupted,
-            Self::Load { source: LoadError::Session(SessionError::NotPinned { .. }), .. } => ErrorClass::Usage,
-            Self::Session(_) | Self::Restored(_) | Self::Globals { .. } | Self::Database { .. } | Self::Load { .. } => {
-                ErrorClass::RestoreFailed
+            Self::Load { source: LoadError::Open(OpenError::Fetch { .. }), .. } => {
+                ErrorClass::Unavailable
             }
+            Self::Load { source: LoadError::Open(_) | LoadError::Archive(_), .. } => {
+                ErrorClass::Integrity
+            }
+            Self::Load { source: LoadError::Interrupted, .. } => ErrorClass::Interrupted,
+            Self::Load { source: LoadError::Session(SessionError::NotPinned { .. }), .. } => {
+                ErrorClass::Usage
+            }
+            Self::Session(_)
+            | Self::Restored(_)
+            | Self::Globals { .. }
+            | Self::Database { .. }
+            | Self::Load { .. } => ErrorClass::RestoreFailed,
         }
     }
 

@@ -1,5 +1,6 @@
-//! What the connecting role may do on the target, asked before anything is changed: a restore as somebody who is no superuser works where Postgres
-//! lets it, and says beforehand where it does not.
+//! What the connecting role may do on the target, asked before anything is changed: a restore as
+//! somebody who is no superuser works where Postgres lets it, and says beforehand where it does
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,9 +83,13 @@ const QUIET: [(&str, &str); 5] = [
     ("log_min_duration_sample", "-1"),
 ];
 
-/// Settings of sessions that load, so that the server's log quotes no row that it refuses. Only a superuser may make them: for any other role
-/// the log stays as the server has it. That of a sandbox is read by nobody but lifeboat.
-pub async fn quiet_logs(session: &mut PgSession, connection: &PgConnection) -> Vec<(String, String)> {
+/// Settings of sessions that load, so that the server's log quotes no row that it refuses. Only a
+/// superuser may make them: for any other role the log stays as the server has it. That of a
+/// sandbox is read by nobody but lifeboat.
+pub async fn quiet_logs(
+    session: &mut PgSession,
+    connection: &PgConnection,
+) -> Vec<(String, String)> {
     if connection.is_in_sandbox() {
         return Vec::new();
     }
@@ -92,7 +97,14 @@ pub async fn quiet_logs(session: &mut PgSession, connection: &PgConnection) -> V
     let question = format!(
         "SELECT s.name FROM pg_catalog.pg_settings s, pg_catalog.pg_roles r WHERE r.rolname = session_user AND r.rolsuper AND s.name IN ({names})"
     );
-    let known: Vec<String> = session.ask("how it logs", &question, 1).await.unwrap_or_default().into_iter().flatten().flatten().collect();
+    let known: Vec<String> = session
+        .ask("how it logs", &question, 1)
+        .await
+        .unwrap_or_default()
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
     QUIET
         .iter()
         .filter(|(name, _)| known.iter().any(|one| one == name))
@@ -109,14 +121,18 @@ impl RoleRights {
         let question = "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let rows = session.ask("what the role may do", question, 4).await?;
         match rows.first().map(Vec::as_slice) {
-            Some([Some(role), Some(superuser), Some(create_role), Some(create_db)]) => {
-                Ok(Self { role: role.clone(), superuser: superuser == "t", create_role: create_role == "t", create_db: create_db == "t" })
-            }
+            Some([Some(role), Some(superuser), Some(create_role), Some(create_db)]) => Ok(Self {
+                role: role.clone(),
+                superuser: superuser == "t",
+                create_role: create_role == "t",
+                create_db: create_db == "t",
+            }),
             _ => Err(SessionError::Shape { what: "what the role may do".to_owned() }),
         }
     }
 
-    /// What it may not do of what is to be restored. `made` are roles that the restore makes, and so may give itself.
+    /// What it may not do of what is to be restored. `made` are roles that the restore makes, and
+    /// so may give itself.
     ///
     /// # Errors
     /// [`TargetError::Session`]
@@ -132,9 +148,13 @@ impl RoleRights {
             return Ok(Vec::new());
         }
         let mut lacks = Vec::new();
-        let mut lack = |what: String, next: &str| lacks.push(MissingRight { what, next: next.to_owned() });
+        let mut lack =
+            |what: String, next: &str| lacks.push(MissingRight { what, next: next.to_owned() });
         if creates && !self.create_db {
-            lack("create the database".to_owned(), "let somebody create it, empty, or give the role CREATEDB");
+            lack(
+                "create the database".to_owned(),
+                "let somebody create it, empty, or give the role CREATEDB",
+            );
         }
         let skip = "leave it out with --skip KIND:NAME, go on without it with --keep-going, or restore as a superuser";
         for entry in entries.iter().filter(|entry| needs_a_superuser(entry)) {
@@ -149,7 +169,9 @@ impl RoleRights {
                 // What is installed is told of the database that the session is in.
                 if creates { "" } else { "AND e.installed_version IS NULL" }
             );
-            if session.ask_one("its extensions", &trusted).await.map_err(TargetError::Session)? != "0" {
+            if session.ask_one("its extensions", &trusted).await.map_err(TargetError::Session)?
+                != "0"
+            {
                 lack(format!("make extension {name}, which is not trusted"), skip);
             }
         }
@@ -163,7 +185,9 @@ impl RoleRights {
                      CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 160000 THEN 'SET' ELSE 'MEMBER' END)",
                     quote_text(&owner)
                 );
-                if session.ask_one("its roles", &question).await.map_err(TargetError::Session)? != "0" {
+                if session.ask_one("its roles", &question).await.map_err(TargetError::Session)?
+                    != "0"
+                {
                     lack(
                         format!("give {count} objects to {owner}, whose member it is not"),
                         "make it a member of that role, or leave owners as they come with --no-owner",
@@ -178,7 +202,10 @@ impl RoleRights {
 /// Owners and how many objects each has.
 fn owners(entries: &[&TocEntry]) -> BTreeMap<String, usize> {
     let mut owners = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| !entry.owner.is_empty() && OWNED.contains(&entry.kind.as_str())) {
+    for entry in entries
+        .iter()
+        .filter(|entry| !entry.owner.is_empty() && OWNED.contains(&entry.kind.as_str()))
+    {
         *owners.entry(readable(&entry.owner)).or_default() += 1;
     }
     owners
@@ -186,12 +213,18 @@ fn owners(entries: &[&TocEntry]) -> BTreeMap<String, usize> {
 
 fn needs_a_superuser(entry: &TocEntry) -> bool {
     // Not within a body.
-    let head = memchr::memmem::find(&entry.definition, b"\n    AS ").unwrap_or(entry.definition.len());
+    let head =
+        memchr::memmem::find(&entry.definition, b"\n    AS ").unwrap_or(entry.definition.len());
     let says = |words: &[u8]| memchr::memmem::find(&entry.definition[..head], words).is_some();
     match entry.kind.as_str() {
         "PUBLICATION" => says(b" FOR ALL TABLES"),
         "PUBLICATION TABLES IN SCHEMA" => true,
-        "FUNCTION" | "PROCEDURE" => says(b"LANGUAGE c\n") || says(b"LANGUAGE c ") || says(b"LANGUAGE internal") || says(b" LEAKPROOF"),
+        "FUNCTION" | "PROCEDURE" => {
+            says(b"LANGUAGE c\n")
+                || says(b"LANGUAGE c ")
+                || says(b"LANGUAGE internal")
+                || says(b" LEAKPROOF")
+        }
         "PROCEDURAL LANGUAGE" => !says(b" TRUSTED "),
         "ACL" | "DEFAULT ACL" => says(b"SET SESSION AUTHORIZATION"),
         kind => OF_SUPERUSERS.contains(&kind),
@@ -209,7 +242,9 @@ impl SkippedEntries {
     /// The word that is not one.
     pub fn parse(words: &[String]) -> Result<Self, String> {
         let split = |word: &String| match word.split_once(':') {
-            Some((kind, name)) if !kind.trim().is_empty() && !name.is_empty() => Ok((kind.trim().to_uppercase(), name.to_owned())),
+            Some((kind, name)) if !kind.trim().is_empty() && !name.is_empty() => {
+                Ok((kind.trim().to_uppercase(), name.to_owned()))
+            }
             _ => Err(format!("{word:?} is not of the form KIND:NAME")),
         };
         words.iter().map(split).collect::<Result<_, _>>().map(Self)
@@ -233,7 +268,8 @@ impl SkippedEntries {
         self.0.iter().map(|(kind, name)| format!("{kind}:{name}"))
     }
 
-    /// Whether what an entry is called is to be left out as something of a kind, with or without its schema.
+    /// Whether what an entry is called is to be left out as something of a kind, with or without
+    /// its schema.
     #[must_use]
     pub fn has_entry(&self, kind: &str, entry: &TocEntry) -> bool {
         self.has(kind, &readable(&entry.tag)) || self.has(kind, &entry.name())
@@ -243,23 +279,38 @@ impl SkippedEntries {
         self.has_entry(&entry.kind, entry)
     }
 
-    /// Numbers of the entries that are left out: those that are named, and whatever depends on one that is.
+    /// Numbers of the entries that are left out: those that are named, and whatever depends on one
+    /// that is.
     ///
     /// # Errors
     /// The first word that names nothing of the archive, and is neither a role nor a tablespace.
     pub fn of(&self, contents: &TableOfContents) -> Result<BTreeSet<i64>, String> {
-        for (kind, name) in self.0.iter().filter(|(kind, _)| kind != "ROLE" && kind != "TABLESPACE") {
+        for (kind, name) in self.0.iter().filter(|(kind, _)| kind != "ROLE" && kind != "TABLESPACE")
+        {
             let only = Self(vec![(kind.clone(), name.clone())]);
             // Rows of a table may stand in another archive.
             let rows = Self(vec![("TABLE".to_owned(), name.clone())]);
-            if !contents.entries.iter().any(|entry| only.names(entry) || (kind == "TABLE DATA" && rows.names(entry))) {
+            if !contents
+                .entries
+                .iter()
+                .any(|entry| only.names(entry) || (kind == "TABLE DATA" && rows.names(entry)))
+            {
                 return Err(format!("{kind}:{name}"));
             }
         }
-        let mut skipped: BTreeSet<i64> = contents.entries.iter().filter(|entry| self.names(entry)).map(|entry| entry.dump_id).collect();
+        let mut skipped: BTreeSet<i64> = contents
+            .entries
+            .iter()
+            .filter(|entry| self.names(entry))
+            .map(|entry| entry.dump_id)
+            .collect();
         loop {
-            let depends = |entry: &&TocEntry| !skipped.contains(&entry.dump_id) && entry.dependencies.iter().any(|id| skipped.contains(id));
-            let more: Vec<i64> = contents.entries.iter().filter(depends).map(|entry| entry.dump_id).collect();
+            let depends = |entry: &&TocEntry| {
+                !skipped.contains(&entry.dump_id)
+                    && entry.dependencies.iter().any(|id| skipped.contains(id))
+            };
+            let more: Vec<i64> =
+                contents.entries.iter().filter(depends).map(|entry| entry.dump_id).collect();
             if more.is_empty() {
                 return Ok(skipped);
             }
@@ -292,8 +343,16 @@ mod tests {
             entry(4, "ACL", "VIEW v", &[3]),
             entry(5, "TABLE", "u", &[]),
         ];
-        let contents = TableOfContents { version: (1, 16), database: Vec::new(), entries, raw: std::sync::Arc::default() };
-        let skips = |words: &[&str]| SkippedEntries::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
+        let contents = TableOfContents {
+            version: (1, 16),
+            database: Vec::new(),
+            entries,
+            raw: std::sync::Arc::default(),
+        };
+        let skips = |words: &[&str]| {
+            SkippedEntries::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+                .unwrap()
+        };
         assert_eq!(skips(&["table:s.t"]).of(&contents), Ok(BTreeSet::from([1, 2, 3, 4])));
         assert_eq!(skips(&["VIEW:v", "ROLE:x"]).of(&contents), Ok(BTreeSet::from([3, 4])));
         assert_eq!(skips(&["VIEW:w"]).of(&contents), Err("VIEW:w".to_owned()));
@@ -304,7 +363,12 @@ mod tests {
 
     #[test]
     fn what_only_superusers_make_is_known() {
-        let of = |kind: &str, definition: &str| needs_a_superuser(&TocEntry { definition: definition.into(), ..entry(1, kind, "x", &[]) });
+        let of = |kind: &str, definition: &str| {
+            needs_a_superuser(&TocEntry {
+                definition: definition.into(),
+                ..entry(1, kind, "x", &[])
+            })
+        };
         for (kind, definition) in [
             ("EVENT TRIGGER", ""),
             ("PUBLICATION", "CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert');"),
@@ -314,9 +378,12 @@ mod tests {
         ] {
             assert!(of(kind, definition), "{kind} {definition}");
         }
-        for (kind, definition) in
-            [("TABLE", ""), ("PUBLICATION", "CREATE PUBLICATION p;"), ("FUNCTION", "… LANGUAGE sql …"), ("ACL", "GRANT …")]
-        {
+        for (kind, definition) in [
+            ("TABLE", ""),
+            ("PUBLICATION", "CREATE PUBLICATION p;"),
+            ("FUNCTION", "… LANGUAGE sql …"),
+            ("ACL", "GRANT …"),
+        ] {
             assert!(!of(kind, definition), "{kind} {definition}");
         }
     }

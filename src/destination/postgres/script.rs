@@ -1,8 +1,10 @@
-//! Restoring with clients newer than the server: `pg_restore` of 17 and later begins every session with a `SET` that older servers do not know, and
-//! stops there. So it writes a script, that one line is taken out of the script's head, and `psql` runs the rest.
+//! Restoring with clients newer than the server: `pg_restore` of 17 and later begins every session
+//! with a `SET` that older servers do not know, and stops there. So it writes a script, that one
+//! line is taken out of the script's head, and `psql` runs the rest.
 //!
-//! The script is as hostile as the backup: `psql` would run lines of it as its own commands. `pg_restore` guards against that with `\restrict` and
-//! a random key in the first line (since 17.6; CVE-2025-8714), and a script that does not begin so is not run.
+//! The script is as hostile as the backup: `psql` would run lines of it as its own commands.
+//! `pg_restore` guards against that with `\restrict` and a random key in the first line (since
+//! 17.6; CVE-2025-8714), and a script that does not begin so is not run.
 
 use std::process::Stdio;
 
@@ -18,7 +20,8 @@ use crate::pg::{PgConnection, PgTool, PgTools};
 /// The first major whose `pg_restore` sends it, and the first whose server knows it.
 const KNOWS_TRANSACTION_TIMEOUT: u32 = 17;
 const UNKNOWN_LINE: &[u8] = b"SET transaction_timeout = 0;\n";
-/// The settings stand within so many bytes from the script's beginning; no value of the backup does.
+/// The settings stand within so many bytes from the script's beginning; no value of the backup
+/// does.
 const HEAD_BYTES: usize = 4 * 1024;
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -53,18 +56,24 @@ impl RunningRestore {
                 pg_restore.arg("--exit-on-error");
             }
             pg_restore.arg(format!("--dbname={target}")).stdout(Stdio::null());
-            return Ok(Self { pg_restore: RunningChild::start(pg_restore, PgTool::PgRestore)?, keep_going, through: None });
+            return Ok(Self {
+                pg_restore: RunningChild::start(pg_restore, PgTool::PgRestore)?,
+                keep_going,
+                through: None,
+            });
         }
         pg_restore.arg("--file=-").stdout(Stdio::piped());
         let mut pg_restore = RunningChild::start(pg_restore, PgTool::PgRestore)?;
         let mut psql = command(tools, PgTool::Psql, connection);
         let stop = if keep_going { "--set=ON_ERROR_STOP=0" } else { "--set=ON_ERROR_STOP=1" };
         // Of many errors each is told by its SQLSTATE, whatever language the server speaks.
-        let verbosity = if keep_going { "--set=VERBOSITY=verbose" } else { "--set=VERBOSITY=terse" };
+        let verbosity =
+            if keep_going { "--set=VERBOSITY=verbose" } else { "--set=VERBOSITY=terse" };
         psql.args(["-X", "--quiet", "--no-password", stop, verbosity, "--dbname", target]);
         psql.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut psql = RunningChild::start(psql, PgTool::Psql)?;
-        let (Some(from), Some(to)) = (pg_restore.child().stdout.take(), psql.child().stdin.take()) else {
+        let (Some(from), Some(to)) = (pg_restore.child().stdout.take(), psql.child().stdin.take())
+        else {
             return Err(LoadError::ThreadDied);
         };
         Ok(Self { pg_restore, keep_going, through: Some((psql, tokio::spawn(pass_on(from, to)))) })
@@ -83,7 +92,9 @@ impl RunningRestore {
         let Some((psql, passing)) = self.through else {
             return match self.pg_restore.finish().await {
                 Ok((_, said)) => Ok(refused(&said)),
-                Err(ChildError::Failed { last_words, how, .. }) if self.keep_going && went_on(&last_words, &how) => {
+                Err(ChildError::Failed { last_words, how, .. })
+                    if self.keep_going && went_on(&last_words, &how) =>
+                {
                     Ok(refused(&last_words))
                 }
                 Err(error) => Err(without_values(error).into()),
@@ -103,12 +114,20 @@ impl RunningRestore {
 
 const ERRORS_IGNORED: &str = "pg_restore: warning: errors ignored on restore: ";
 
-/// Whether `pg_restore` went on after errors to its end, and did not lose its server: then it "ignores" every statement that is left.
+/// Whether `pg_restore` went on after errors to its end, and did not lose its server: then it
+/// "ignores" every statement that is left.
 fn went_on(last_words: &str, how: &str) -> bool {
-    const LOST: [&str; 4] = ["server closed the connection", "no connection to the server", "terminating connection", "FATAL:"];
+    const LOST: [&str; 4] = [
+        "server closed the connection",
+        "no connection to the server",
+        "terminating connection",
+        "FATAL:",
+    ];
     how == "exited with 1"
         && last_words.lines().next_back().is_some_and(|line| line.starts_with(ERRORS_IGNORED))
-        && !last_words.lines().any(|line| line.starts_with("pg_restore: ") && LOST.iter().any(|lost| line.contains(lost)))
+        && !last_words.lines().any(|line| {
+            line.starts_with("pg_restore: ") && LOST.iter().any(|lost| line.contains(lost))
+        })
 }
 
 /// A failure as it may be shown: without the values of the statement, and without rows.
@@ -122,7 +141,10 @@ fn without_values(error: ChildError) -> ChildError {
         if let Some(statement) = line.strip_prefix("Command was: ") {
             is_quoting = true;
             kept.push(format!("Command was: {} …", beginning(statement)));
-        } else if line.starts_with("pg_restore: ") || line.starts_with("psql:") || line.starts_with("HINT:") {
+        } else if line.starts_with("pg_restore: ")
+            || line.starts_with("psql:")
+            || line.starts_with("HINT:")
+        {
             is_quoting = false;
             kept.push(line.to_owned());
         } else if QUOTING.iter().any(|quoting| line.starts_with(quoting)) {
@@ -139,21 +161,27 @@ fn beginning(statement: &str) -> &str {
     statement.split(['\'', '(', ';']).next().unwrap_or_default().trim_end()
 }
 
-/// What the server refused, with the beginning of the statement. Of a statement only what stands before its first value, which may be a secret; of an
-/// error only its first line: what follows may quote rows.
+/// What the server refused, with the beginning of the statement. Of a statement only what stands
+/// before its first value, which may be a secret; of an error only its first line: what follows may
+/// quote rows.
 fn refused(said: &str) -> Vec<String> {
     let mut refused: Vec<String> = Vec::new();
     for line in said.lines() {
         if let Some(error) = line.strip_prefix("pg_restore: error: ") {
             refused.push(error.trim_start_matches("could not execute query: ").to_owned());
-        } else if let Some((sqlstate, message)) = verbose_error(line).filter(|_| line.starts_with("psql:")) {
+        } else if let Some((sqlstate, message)) =
+            verbose_error(line).filter(|_| line.starts_with("psql:"))
+        {
             // Success, warnings and "no data" are no errors.
             if !["00", "01", "02"].iter().any(|class| sqlstate.starts_with(class)) {
                 refused.push(format!("ERROR {sqlstate}: {message}"));
             }
-        } else if let (Some(statement), Some(error)) = (line.strip_prefix("Command was: "), refused.last_mut()) {
+        } else if let (Some(statement), Some(error)) =
+            (line.strip_prefix("Command was: "), refused.last_mut())
+        {
             *error = format!("{}: {error}", beginning(statement));
-        } else if let Some(count) = line.strip_prefix(ERRORS_IGNORED).and_then(|count| count.parse::<usize>().ok())
+        } else if let Some(count) =
+            line.strip_prefix(ERRORS_IGNORED).and_then(|count| count.parse::<usize>().ok())
             && count > refused.len()
         {
             refused.push(format!("and {} more, whose words were not kept", count - refused.len()));
@@ -179,9 +207,12 @@ async fn pass_on(mut from: ChildStdout, mut to: ChildStdin) -> Result<(), LoadEr
 
 /// The script's head without the line that the server does not know.
 fn safe_head(mut head: Vec<u8>) -> Result<Vec<u8>, LoadError> {
-    let first = head.split(|c| *c == b'\n').find(|line| !line.is_empty() && !line.starts_with(b"--"));
+    let first =
+        head.split(|c| *c == b'\n').find(|line| !line.is_empty() && !line.starts_with(b"--"));
     if first.is_some() && !first.is_some_and(|line| line.starts_with(b"\\restrict ")) {
-        return Err(LoadError::Script("it does not begin with \\restrict: update the clients to 17.6, 18 or newer"));
+        return Err(LoadError::Script(
+            "it does not begin with \\restrict: update the clients to 17.6, 18 or newer",
+        ));
     }
     if let Some(at) = memchr::memmem::find(&head, UNKNOWN_LINE) {
         head.drain(at..at + UNKNOWN_LINE.len());
@@ -195,7 +226,13 @@ mod tests {
 
     #[test]
     fn only_newer_clients_on_older_servers_need_a_script() {
-        assert!(is_needed(17, 16) && is_needed(18, 12) && !is_needed(17, 17) && !is_needed(18, 17) && !is_needed(16, 15));
+        assert!(
+            is_needed(17, 16)
+                && is_needed(18, 12)
+                && !is_needed(17, 17)
+                && !is_needed(18, 17)
+                && !is_needed(16, 15)
+        );
     }
 
     #[test]
@@ -212,8 +249,7 @@ mod tests {
                 "CREATE SUBSCRIPTION s CONNECTION: ERROR:  no"
             ]
         );
-        let german =
-            "psql:<stdin>:7: FEHLER:  42P01: Relation »t« existiert nicht\nORT:  x, y.c:1\npsql:<stdin>:8: HINWEIS:  00000: nichts";
+        let german = "psql:<stdin>:7: FEHLER:  42P01: Relation »t« existiert nicht\nORT:  x, y.c:1\npsql:<stdin>:8: HINWEIS:  00000: nichts";
         assert_eq!(super::refused(german), ["ERROR 42P01: Relation »t« existiert nicht"]);
     }
 
@@ -221,8 +257,14 @@ mod tests {
     fn only_a_restore_that_reached_its_end_went_on() {
         let ended = "pg_restore: error: x\npg_restore: warning: errors ignored on restore: 1";
         assert!(went_on(ended, "exited with 1") && !went_on(ended, "was killed by signal 9"));
-        assert!(!went_on("pg_restore: error: pg_restore: warning: errors ignored on restore: 1\nmore", "exited with 1"));
-        assert!(!went_on(&format!("pg_restore: error: server closed the connection unexpectedly\n{ended}"), "exited with 1"));
+        assert!(!went_on(
+            "pg_restore: error: pg_restore: warning: errors ignored on restore: 1\nmore",
+            "exited with 1"
+        ));
+        assert!(!went_on(
+            &format!("pg_restore: error: server closed the connection unexpectedly\n{ended}"),
+            "exited with 1"
+        ));
         assert_eq!(
             refused("pg_restore: error: a\npg_restore: warning: errors ignored on restore: 3")[1],
             "and 2 more, whose words were not kept"
@@ -242,7 +284,9 @@ mod tests {
         };
         let shown = without_values(error).to_string();
         assert!(
-            !shown.contains("secret") && shown.contains("CREATE USER MAPPING FOR x SERVER y OPTIONS …") && shown.contains("COPY failed"),
+            !shown.contains("secret")
+                && shown.contains("CREATE USER MAPPING FOR x SERVER y OPTIONS …")
+                && shown.contains("COPY failed"),
             "{shown}"
         );
     }
@@ -253,8 +297,15 @@ mod tests {
             b"--\n-- PostgreSQL database dump\n--\n\n\\restrict k3y\n\nSET lock_timeout = 0;\nSET transaction_timeout = 0;\nSET x = 1;\n"
                 .to_vec();
         let safe = safe_head(head).unwrap();
-        assert!(safe.ends_with(b"SET lock_timeout = 0;\nSET x = 1;\n") && safe.starts_with(b"--\n"), "{}", String::from_utf8_lossy(&safe));
-        assert!(matches!(safe_head(b"--\n\nSET lock_timeout = 0;\n".to_vec()), Err(LoadError::Script(_))));
+        assert!(
+            safe.ends_with(b"SET lock_timeout = 0;\nSET x = 1;\n") && safe.starts_with(b"--\n"),
+            "{}",
+            String::from_utf8_lossy(&safe)
+        );
+        assert!(matches!(
+            safe_head(b"--\n\nSET lock_timeout = 0;\n".to_vec()),
+            Err(LoadError::Script(_))
+        ));
         assert_eq!(safe_head(Vec::new()).unwrap(), b"");
     }
 }

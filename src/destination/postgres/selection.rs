@@ -1,8 +1,10 @@
-//! Restoring less than everything: some tables, some schemas, with what belongs to them and what they need.
+//! Restoring less than everything: some tables, some schemas, with what belongs to them and what
+//! they need.
 //!
-//! The table of contents says what depends on what. A chosen table brings its rows, sequences, defaults, constraints, indexes, triggers,
-//! policies, comments and privileges, and whatever any of those needs: types, functions, schemas, parents. A foreign key to a table
-//! that is not chosen is left out, and said to be.
+//! The table of contents says what depends on what. A chosen table brings its rows, sequences,
+//! defaults, constraints, indexes, triggers, policies, comments and privileges, and whatever any of
+//! those needs: types, functions, schemas, parents. A foreign key to a table that is not chosen is
+//! left out, and said to be.
 
 use std::collections::{HashMap, HashSet};
 
@@ -57,7 +59,8 @@ impl RestoreFilter {
 impl std::fmt::Display for RestoreFilter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tables = self.tables.iter().map(|(schema, table)| format!("table {schema}.{table}"));
-        let all: Vec<String> = tables.chain(self.schemas.iter().map(|schema| format!("schema {schema}"))).collect();
+        let all: Vec<String> =
+            tables.chain(self.schemas.iter().map(|schema| format!("schema {schema}"))).collect();
         f.write_str(&all.join(", "))
     }
 }
@@ -80,33 +83,52 @@ impl ArchiveSelection {
     ///
     /// # Errors
     /// The name of a table or schema that is not there, and the names that are.
-    pub fn of(contents: &TableOfContents, only: &RestoreFilter) -> Result<Self, (String, Vec<String>)> {
-        let by_id: HashMap<i64, &TocEntry> = contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+    pub fn of(
+        contents: &TableOfContents,
+        only: &RestoreFilter,
+    ) -> Result<Self, (String, Vec<String>)> {
+        let by_id: HashMap<i64, &TocEntry> =
+            contents.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         let mut chosen = HashSet::new();
         for (schema, table) in &only.tables {
-            let is = |entry: &&TocEntry| is_relation(entry) && entry.schema == schema.as_bytes() && entry.tag == table.as_bytes();
+            let is = |entry: &&TocEntry| {
+                is_relation(entry)
+                    && entry.schema == schema.as_bytes()
+                    && entry.tag == table.as_bytes()
+            };
             let found = contents.entries.iter().find(is).ok_or_else(|| {
                 let known = contents.entries.iter().filter(|entry| is_relation(entry));
-                let names = known.map(|entry| format!("{}.{}", readable(&entry.schema), readable(&entry.tag))).collect();
+                let names = known
+                    .map(|entry| format!("{}.{}", readable(&entry.schema), readable(&entry.tag)))
+                    .collect();
                 (format!("{schema}.{table}"), names)
             })?;
             chosen.insert(found.dump_id);
         }
         for schema in &only.schemas {
-            let mut within =
-                contents.entries.iter().filter(|entry| entry.schema == schema.as_bytes() && entry.kind != "FK CONSTRAINT").peekable();
+            let mut within = contents
+                .entries
+                .iter()
+                .filter(|entry| entry.schema == schema.as_bytes() && entry.kind != "FK CONSTRAINT")
+                .peekable();
             if within.peek().is_none() {
-                let names: HashSet<String> = contents.entries.iter().map(|entry| readable(&entry.schema)).collect();
-                return Err((schema.clone(), names.into_iter().filter(|name| !name.is_empty()).collect()));
+                let names: HashSet<String> =
+                    contents.entries.iter().map(|entry| readable(&entry.schema)).collect();
+                return Err((
+                    schema.clone(),
+                    names.into_iter().filter(|name| !name.is_empty()).collect(),
+                ));
             }
             chosen.extend(within.map(|entry| entry.dump_id));
         }
         let mut selection = Self { entries: chosen, ..Self::default() };
-        // What belongs to something chosen may need something else, and what is needed brings nothing of its own but its definition.
+        // What belongs to something chosen may need something else, and what is needed brings
+        // nothing of its own but its definition.
         let owners = selection.entries.clone();
         let owners = selection.with_partitions(contents, &by_id, owners);
         selection.belongings(contents, &by_id, owners);
-        // Rows of a table may be in a payload of their own, so the table itself tells whether they are wanted.
+        // Rows of a table may be in a payload of their own, so the table itself tells whether they
+        // are wanted.
         selection.tables = selection.names(contents, "TABLE");
         selection.needs(contents, &by_id);
         selection.sequences = selection.names(contents, "SEQUENCE");
@@ -114,14 +136,27 @@ impl ArchiveSelection {
     }
 
     /// A partitioned table is nothing without its partitions.
-    fn with_partitions(&mut self, contents: &TableOfContents, by_id: &HashMap<i64, &TocEntry>, mut owners: HashSet<i64>) -> HashSet<i64> {
+    fn with_partitions(
+        &mut self,
+        contents: &TableOfContents,
+        by_id: &HashMap<i64, &TocEntry>,
+        mut owners: HashSet<i64>,
+    ) -> HashSet<i64> {
         loop {
             let attached = contents.entries.iter().filter(|entry| entry.kind == "TABLE ATTACH");
             let new: Vec<i64> = attached
-                // Its dependencies are the partition and the parent, in whichever order; the parent is the one that is no owner's child.
-                .filter(|entry| entry.dependencies.iter().any(|id| owners.contains(id) && !is_partition(by_id.get(id), entry)))
+                // Its dependencies are the partition and the parent, in whichever order; the parent
+                // is the one that is no owner's child.
+                .filter(|entry| {
+                    entry
+                        .dependencies
+                        .iter()
+                        .any(|id| owners.contains(id) && !is_partition(by_id.get(id), entry))
+                })
                 .flat_map(|entry| entry.dependencies.iter().copied())
-                .filter(|id| !owners.contains(id) && by_id.get(id).is_some_and(|entry| is_relation(entry)))
+                .filter(|id| {
+                    !owners.contains(id) && by_id.get(id).is_some_and(|entry| is_relation(entry))
+                })
                 .collect();
             if new.is_empty() {
                 self.entries.extend(&owners);
@@ -132,18 +167,26 @@ impl ArchiveSelection {
     }
 
     /// Adds what belongs to owners: indexes of their tables, comments on those indexes, and so on.
-    fn belongings(&mut self, contents: &TableOfContents, by_id: &HashMap<i64, &TocEntry>, mut owners: HashSet<i64>) {
+    fn belongings(
+        &mut self,
+        contents: &TableOfContents,
+        by_id: &HashMap<i64, &TocEntry>,
+        mut owners: HashSet<i64>,
+    ) {
         loop {
             let new: Vec<i64> = contents
                 .entries
                 .iter()
-                .filter(|entry| !self.entries.contains(&entry.dump_id) && BELONGS.contains(&entry.kind.as_str()))
+                .filter(|entry| {
+                    !self.entries.contains(&entry.dump_id) && BELONGS.contains(&entry.kind.as_str())
+                })
                 .filter(|entry| entry.dependencies.iter().any(|id| owners.contains(id)))
                 .filter(|entry| match entry.kind.as_str() {
                     // Both sides, or it cannot be made.
-                    "FK CONSTRAINT" | "INDEX ATTACH" | "TABLE ATTACH" => {
-                        entry.dependencies.iter().all(|id| self.entries.contains(id) || !by_id.contains_key(id))
-                    }
+                    "FK CONSTRAINT" | "INDEX ATTACH" | "TABLE ATTACH" => entry
+                        .dependencies
+                        .iter()
+                        .all(|id| self.entries.contains(id) || !by_id.contains_key(id)),
                     _ => true,
                 })
                 .map(|entry| entry.dump_id)
@@ -154,9 +197,15 @@ impl ArchiveSelection {
             self.entries.extend(&new);
             owners.extend(new);
         }
-        let keys = contents.entries.iter().filter(|entry| entry.kind == "FK CONSTRAINT" && !self.entries.contains(&entry.dump_id));
-        let half = keys
-            .filter(|entry| entry.dependencies.iter().any(|id| owners.contains(id) && by_id.get(id).is_some_and(|e| e.kind == "TABLE")));
+        let keys = contents.entries.iter().filter(|entry| {
+            entry.kind == "FK CONSTRAINT" && !self.entries.contains(&entry.dump_id)
+        });
+        let half = keys.filter(|entry| {
+            entry
+                .dependencies
+                .iter()
+                .any(|id| owners.contains(id) && by_id.get(id).is_some_and(|e| e.kind == "TABLE"))
+        });
         self.left_out = half.map(|entry| format!("foreign key {}", readable(&entry.tag))).collect();
     }
 
@@ -165,9 +214,16 @@ impl ArchiveSelection {
         let mut open: Vec<i64> = self.entries.iter().copied().collect();
         while let Some(id) = open.pop() {
             let Some(entry) = by_id.get(&id) else { continue };
-            let schema =
-                contents.entries.iter().find(|other| other.kind == "SCHEMA" && other.tag == entry.schema).map(|other| other.dump_id);
-            let needed = entry.dependencies.iter().copied().filter(|id| by_id.get(id).is_some_and(|entry| entry.kind != "TABLE DATA"));
+            let schema = contents
+                .entries
+                .iter()
+                .find(|other| other.kind == "SCHEMA" && other.tag == entry.schema)
+                .map(|other| other.dump_id);
+            let needed = entry
+                .dependencies
+                .iter()
+                .copied()
+                .filter(|id| by_id.get(id).is_some_and(|entry| entry.kind != "TABLE DATA"));
             for id in needed.chain(schema) {
                 if self.entries.insert(id) {
                     open.push(id);
@@ -203,7 +259,10 @@ impl ArchiveSelection {
 }
 
 fn is_relation(entry: &TocEntry) -> bool {
-    matches!(entry.kind.as_str(), "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" | "SEQUENCE")
+    matches!(
+        entry.kind.as_str(),
+        "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" | "SEQUENCE"
+    )
 }
 
 /// Whether an entry is the partition that an attachment attaches: it has the attachment's own name.
@@ -247,12 +306,21 @@ mod tests {
             entry(16, "TABLE ATTACH", "s", "p1", &[15, 14]),
             entry(17, "TABLE DATA", "s", "p1", &[15]),
         ];
-        TableOfContents { version: (1, 15), database: Vec::new(), entries, raw: std::sync::Arc::default() }
+        TableOfContents {
+            version: (1, 15),
+            database: Vec::new(),
+            entries,
+            raw: std::sync::Arc::default(),
+        }
     }
 
     fn chosen(tables: &[&str], schemas: &[&str]) -> (Vec<i64>, Vec<String>) {
         let text = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
-        let selection = ArchiveSelection::of(&contents(), &RestoreFilter::of(&text(tables), &text(schemas)).unwrap()).unwrap();
+        let selection = ArchiveSelection::of(
+            &contents(),
+            &RestoreFilter::of(&text(tables), &text(schemas)).unwrap(),
+        )
+        .unwrap();
         let mut ids: Vec<i64> = selection.entries.iter().copied().collect();
         ids.sort_unstable();
         (ids, selection.left_out)

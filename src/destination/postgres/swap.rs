@@ -23,7 +23,8 @@ pub struct SwapNames {
 }
 
 impl SwapNames {
-    /// Names that no two backups share, so that a restore that was interrupted finds its database again.
+    /// Names that no two backups share, so that a restore that was interrupted finds its database
+    /// again.
     #[must_use]
     pub fn named(database: &str, backup: &str) -> Self {
         let tail = backup.rsplit('-').next().unwrap_or(backup).to_ascii_lowercase();
@@ -34,7 +35,11 @@ impl SwapNames {
             }
             stem + ending
         };
-        Self { database: database.to_owned(), beside: name(&format!("_new_{tail}")), aside: name(&format!("_before_{tail}")) }
+        Self {
+            database: database.to_owned(),
+            beside: name(&format!("_new_{tail}")),
+            aside: name(&format!("_before_{tail}")),
+        }
     }
 
     /// Renames both in one transaction, after the sessions of the old one were ended.
@@ -56,12 +61,15 @@ impl SwapNames {
         if swapped.is_err() {
             let _ = session.run("the end of a transaction", "ROLLBACK").await;
         }
-        swapped.map_err(|source| TargetError::Database { what: format!("the name of {}", self.database), source })
+        swapped.map_err(|source| TargetError::Database {
+            what: format!("the name of {}", self.database),
+            source,
+        })
     }
 
     async fn rename(&self, session: &mut PgSession) -> Result<(), SessionError> {
-        // A rename locks the database before it looks for sessions, so those that come later wait; nothing has to be forbidden that would stay
-        // forbidden if this process died.
+        // A rename locks the database before it looks for sessions, so those that come later wait;
+        // nothing has to be forbidden that would stay forbidden if this process died.
         for database in [&self.database, &self.beside] {
             let end = format!(
                 "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {} AND pid <> pg_catalog.pg_backend_pid()",
@@ -69,7 +77,9 @@ impl SwapNames {
             );
             session.run("the end of the old sessions", &end).await?;
         }
-        let rename = |from: &str, to: &str| format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(from), quote_identifier(to));
+        let rename = |from: &str, to: &str| {
+            format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(from), quote_identifier(to))
+        };
         session.run("a transaction", "BEGIN").await?;
         session.run("the old database's name", &rename(&self.database, &self.aside)).await?;
         session.run("the new database's name", &rename(&self.beside, &self.database)).await?;
@@ -79,7 +89,9 @@ impl SwapNames {
     /// The statements that undo it, for people.
     #[must_use]
     pub fn way_back(&self) -> String {
-        let rename = |from: &str, to: &str| format!("ALTER DATABASE {} RENAME TO {};", quote_identifier(from), quote_identifier(to));
+        let rename = |from: &str, to: &str| {
+            format!("ALTER DATABASE {} RENAME TO {};", quote_identifier(from), quote_identifier(to))
+        };
         format!("{} {}", rename(&self.database, &self.beside), rename(&self.aside, &self.database))
     }
 }
@@ -94,9 +106,16 @@ mod tests {
     #[test]
     fn names_are_found_again_and_fit() {
         let swap = SwapNames::named("chat", "20261122T031500Z-K3XQ7A");
-        assert_eq!((swap.beside.as_str(), swap.aside.as_str()), ("chat_new_k3xq7a", "chat_before_k3xq7a"));
+        assert_eq!(
+            (swap.beside.as_str(), swap.aside.as_str()),
+            ("chat_new_k3xq7a", "chat_before_k3xq7a")
+        );
         assert_eq!(swap, SwapNames::named("chat", "20261122T031500Z-K3XQ7A"));
         let long = SwapNames::named(&"ü".repeat(40), "20261122T031500Z-K3XQ7A");
-        assert!(long.beside.len() <= NAME_BYTES_MAX && long.aside.len() <= NAME_BYTES_MAX && long.beside != long.aside);
+        assert!(
+            long.beside.len() <= NAME_BYTES_MAX
+                && long.aside.len() <= NAME_BYTES_MAX
+                && long.beside != long.aside
+        );
     }
 }

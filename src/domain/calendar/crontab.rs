@@ -1,9 +1,10 @@
 //! Cron expressions in the meaning that everybody knows from crontab.
 //!
-//! Five fields: minute, hour, day of month, month, day of week. 0 and 7 are Sunday. When day of month and day of week are both given,
-//! either is enough; where one of them begins with `*` both must match, as in Vixie's cron. The crate `cron` iterates the matching
-//! local times; it counts days of the week from 1, knows seconds and joins the days with AND, so it is given lists of plain numbers,
-//! and two schedules where either day is enough.
+//! Five fields: minute, hour, day of month, month, day of week. 0 and 7 are Sunday. When day of
+//! month and day of week are both given, either is enough; where one of them begins with `*` both
+//! must match, as in Vixie's cron. The crate `cron` iterates the matching local times; it counts
+//! days of the week from 1, knows seconds and joins the days with AND, so it is given lists of
+//! plain numbers, and two schedules where either day is enough.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -26,7 +27,8 @@ struct CronField {
     names: &'static [&'static str],
 }
 
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] =
+    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 /// Names of the days as crontab numbers them.
 pub const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 const FIELDS: [CronField; 5] = [
@@ -54,7 +56,10 @@ impl CronField {
         let plain = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
         match text.parse() {
             Ok(number) if plain && (self.low..=self.high).contains(&number) => Ok(number),
-            _ => Err(format!("{text:?} is no {}; write a number from {} to {}", self.name, self.low, self.high)),
+            _ => Err(format!(
+                "{text:?} is no {}; write a number from {} to {}",
+                self.name, self.low, self.high
+            )),
         }
     }
 
@@ -63,9 +68,18 @@ impl CronField {
         for part in text.split(',') {
             let (range, step) = match part.split_once('/') {
                 Some((range, step)) => match step.parse::<u8>() {
-                    Ok(step) if step > 0 && step <= self.high && step.to_string() == *step_text(part) => (range, step),
+                    Ok(step)
+                        if step > 0
+                            && step <= self.high
+                            && step.to_string() == *step_text(part) =>
+                    {
+                        (range, step)
+                    }
                     _ => {
-                        return Err(format!("{part:?} has no usable step for the {}; write */N with N from 1 to {}", self.name, self.high));
+                        return Err(format!(
+                            "{part:?} has no usable step for the {}; write */N with N from 1 to {}",
+                            self.name, self.high
+                        ));
                     }
                 },
                 None => (part, 1),
@@ -73,7 +87,9 @@ impl CronField {
             let (from, to) = match range.split_once('-') {
                 _ if range == "*" => (self.low, if self.high == 7 { 6 } else { self.high }),
                 Some((from, to)) => (self.number(from)?, self.number(to)?),
-                None if part.contains('/') => return Err(format!("{part:?}: a step needs a range or * before it")),
+                None if part.contains('/') => {
+                    return Err(format!("{part:?}: a step needs a range or * before it"));
+                }
                 None => (self.number(range)?, self.number(range)?),
             };
             if from > to {
@@ -102,7 +118,9 @@ impl FromStr for Crontab {
         let text = text.trim();
         let expanded = match NICKNAMES.iter().find(|(name, _)| *name == text) {
             Some((_, fields)) => fields,
-            None if text == "@reboot" => return Err("@reboot is no time; use catch_up to run what was missed".to_owned()),
+            None if text == "@reboot" => {
+                return Err("@reboot is no time; use catch_up to run what was missed".to_owned());
+            }
             None if text.starts_with('@') => {
                 let known = NICKNAMES.map(|(name, _)| name).join(", ");
                 return Err(format!("{text} is not known; known are {known}"));
@@ -112,7 +130,9 @@ impl FromStr for Crontab {
         let words: Vec<&str> = expanded.split_whitespace().collect();
         let Ok(words) = <[&str; 5]>::try_from(words) else {
             let count = expanded.split_whitespace().count();
-            return Err(format!("{count} fields stand where five belong: minute, hour, day of month, month, day of week"));
+            return Err(format!(
+                "{count} fields stand where five belong: minute, hour, day of month, month, day of week"
+            ));
         };
         let mut sets = Vec::new();
         for (field, word) in FIELDS.iter().zip(words) {
@@ -120,9 +140,11 @@ impl FromStr for Crontab {
         }
         let [_, _, days, _, weekdays] = words;
         let (minute, hour, month) = (list(&sets[0], 0), list(&sets[1], 0), list(&sets[3], 0));
-        let day = |days: Option<&BTreeSet<u8>>| days.map_or_else(|| "*".to_owned(), |set| list(set, 0));
+        let day =
+            |days: Option<&BTreeSet<u8>>| days.map_or_else(|| "*".to_owned(), |set| list(set, 0));
         // The crate counts the days of the week from 1.
-        let weekday = |days: Option<&BTreeSet<u8>>| days.map_or_else(|| "*".to_owned(), |set| list(set, 1));
+        let weekday =
+            |days: Option<&BTreeSet<u8>>| days.map_or_else(|| "*".to_owned(), |set| list(set, 1));
         let both_given = !days.starts_with('*') && !weekdays.starts_with('*');
         let pairs = if both_given {
             vec![(day(Some(&sets[2])), weekday(None)), (day(None), weekday(Some(&sets[4])))]
@@ -130,10 +152,15 @@ impl FromStr for Crontab {
             vec![(day(Some(&sets[2])), weekday(Some(&sets[4])))]
         };
         let schedule = |(day, weekday): (String, String)| {
-            cron::Schedule::from_str(&format!("0 {minute} {hour} {day} {month} {weekday}")).map_err(|error| error.to_string())
+            cron::Schedule::from_str(&format!("0 {minute} {hour} {day} {month} {weekday}"))
+                .map_err(|error| error.to_string())
         };
         let schedules = pairs.into_iter().map(schedule).collect::<Result<Vec<_>, _>>()?;
-        let crontab = Self { text: text.to_owned(), schedules, interval: words[0].starts_with('*') || words[1].starts_with('*') };
+        let crontab = Self {
+            text: text.to_owned(),
+            schedules,
+            interval: words[0].starts_with('*') || words[1].starts_with('*'),
+        };
         if crontab.after(DateTime::constant(2000, 1, 1, 0, 0, 0, 0)).is_none() {
             return Err("this time never comes".to_owned());
         }
@@ -148,21 +175,29 @@ impl Crontab {
         &self.text
     }
 
-    /// Whether minute or hour begin with `*`: such a job keeps an interval; any other has a fixed time.
+    /// Whether minute or hour begin with `*`: such a job keeps an interval; any other has a fixed
+    /// time.
     #[must_use]
     pub fn is_interval(&self) -> bool {
         self.interval
     }
 
-    /// The first matching local time after another, whatever a time zone makes of it. None behind the year 2100.
+    /// The first matching local time after another, whatever a time zone makes of it. None behind
+    /// the year 2100.
     #[must_use]
     pub fn after(&self, local: DateTime) -> Option<DateTime> {
-        let (year, month, day) = (i32::from(local.year()), u32::from(local.month().unsigned_abs()), u32::from(local.day().unsigned_abs()));
+        let (year, month, day) = (
+            i32::from(local.year()),
+            u32::from(local.month().unsigned_abs()),
+            u32::from(local.day().unsigned_abs()),
+        );
         let date = NaiveDate::from_ymd_opt(year, month, day)?;
         let part = |number: i8| u32::from(number.unsigned_abs());
-        let naive = date.and_hms_opt(part(local.hour()), part(local.minute()), part(local.second()))?;
+        let naive =
+            date.and_hms_opt(part(local.hour()), part(local.minute()), part(local.second()))?;
         let after = ChronoTime::<Utc>::from_naive_utc_and_offset(naive, Utc);
-        let next = self.schedules.iter().filter_map(|schedule| schedule.after(&after).next()).min()?;
+        let next =
+            self.schedules.iter().filter_map(|schedule| schedule.after(&after).next()).min()?;
         let small = |number: u32| i8::try_from(number).ok();
         DateTime::new(
             i16::try_from(next.year()).ok()?,
@@ -207,7 +242,10 @@ mod tests {
         assert_eq!(next("0 0 */2 * 5", "2026-11-27T00:00"), "2026-12-11T00:00:00");
         assert_eq!(next("@daily", "2026-11-24T10:00"), "2026-11-25T00:00:00");
         assert_eq!(next("@weekly", "2026-11-24T10:00"), "2026-11-29T00:00:00");
-        assert_eq!(next("5-20/5 9-17 * jan,jul mon-fri", "2026-11-24T10:00"), "2027-01-01T09:05:00");
+        assert_eq!(
+            next("5-20/5 9-17 * jan,jul mon-fri", "2026-11-24T10:00"),
+            "2027-01-01T09:05:00"
+        );
         assert_eq!(next("0 0 29 2 *", "2026-11-24T10:00"), "2028-02-29T00:00:00");
     }
 
@@ -238,30 +276,54 @@ mod tests {
     }
 
     fn expression() -> impl Strategy<Value = String> {
-        let minute =
-            prop_oneof![Just("*".to_owned()), Just("*/7".to_owned()), (0..60u8).prop_map(|m| m.to_string()), Just("5,35".to_owned())];
-        let hour = prop_oneof![Just("*".to_owned()), Just("*/5".to_owned()), (0..24u8).prop_map(|h| h.to_string()), Just("1-3".to_owned())];
+        let minute = prop_oneof![
+            Just("*".to_owned()),
+            Just("*/7".to_owned()),
+            (0..60u8).prop_map(|m| m.to_string()),
+            Just("5,35".to_owned())
+        ];
+        let hour = prop_oneof![
+            Just("*".to_owned()),
+            Just("*/5".to_owned()),
+            (0..24u8).prop_map(|h| h.to_string()),
+            Just("1-3".to_owned())
+        ];
         let day = prop_oneof![3 => Just("*".to_owned()), 1 => (1..29u8).prop_map(|d| d.to_string()), 1 => Just("*/3".to_owned())];
         let month = prop_oneof![4 => Just("*".to_owned()), 1 => Just("feb,3,OCT-12".to_owned())];
         let weekday = prop_oneof![3 => Just("*".to_owned()), 1 => (0..8u8).prop_map(|d| d.to_string()), 1 => Just("mon-fri/2".to_owned())];
-        (minute, hour, day, month, weekday).prop_map(|(a, b, c, d, e)| format!("{a} {b} {c} {d} {e}"))
+        (minute, hour, day, month, weekday)
+            .prop_map(|(a, b, c, d, e)| format!("{a} {b} {c} {d} {e}"))
     }
 
-    /// The first local time after another that crontab(5) says matches, found by trying every minute of every hour of every day.
+    /// The first local time after another that crontab(5) says matches, found by trying every
+    /// minute of every hour of every day.
     fn scan(text: &str, start: DateTime) -> DateTime {
         let words: Vec<&str> = text.split_whitespace().collect();
-        let sets: Vec<BTreeSet<u8>> = FIELDS.iter().zip(&words).map(|(field, word)| field.parse(word).unwrap()).collect();
+        let sets: Vec<BTreeSet<u8>> =
+            FIELDS.iter().zip(&words).map(|(field, word)| field.parse(word).unwrap()).collect();
         let has = |field: usize, number: i8| sets[field].contains(&number.unsigned_abs());
         let either = !words[2].starts_with('*') && !words[4].starts_with('*');
         let is_day = |day: DateTime| {
-            let (date, weekday) = (has(2, day.day()), has(4, day.weekday().to_sunday_zero_offset()));
+            let (date, weekday) =
+                (has(2, day.day()), has(4, day.weekday().to_sunday_zero_offset()));
             has(3, day.month()) && if either { date || weekday } else { date && weekday }
         };
         // Each expression of `expression` comes at least once a year.
-        let days = (0..400).map(|day| start.date().to_datetime(jiff::civil::Time::midnight()) + day.days());
-        let hours = |day: DateTime| (0..24).filter(|hour| has(1, *hour)).map(move |hour| day + i64::from(hour).hours());
-        let minutes = |hour: DateTime| (0..60).filter(|minute| has(0, *minute)).map(move |minute| hour + i64::from(minute).minutes());
-        days.filter(|day| is_day(*day)).flat_map(hours).flat_map(minutes).find(|time| *time > start).unwrap()
+        let days = (0..400)
+            .map(|day| start.date().to_datetime(jiff::civil::Time::midnight()) + day.days());
+        let hours = |day: DateTime| {
+            (0..24).filter(|hour| has(1, *hour)).map(move |hour| day + i64::from(hour).hours())
+        };
+        let minutes = |hour: DateTime| {
+            (0..60)
+                .filter(|minute| has(0, *minute))
+                .map(move |minute| hour + i64::from(minute).minutes())
+        };
+        days.filter(|day| is_day(*day))
+            .flat_map(hours)
+            .flat_map(minutes)
+            .find(|time| *time > start)
+            .unwrap()
     }
 
     proptest! {
@@ -284,13 +346,22 @@ mod tests {
         for (index, name) in MONTHS.into_iter().enumerate() {
             let expected = format!("2027-{:02}-01T00:00:00", index + 1);
             assert_eq!(next(&format!("0 0 1 {name} *"), "2026-12-31T00:00"), expected);
-            assert_eq!(next(&format!("0 0 1 {} *", name.to_uppercase()), "2026-12-31T00:00"), expected);
+            assert_eq!(
+                next(&format!("0 0 1 {} *", name.to_uppercase()), "2026-12-31T00:00"),
+                expected
+            );
         }
         // The 29th of November 2026 is a Sunday.
         for (index, name) in DAYS.into_iter().enumerate() {
             let expected = ["29", "30", "24", "25", "26", "27", "28"][index];
-            assert_eq!(next(&format!("0 0 * * {name}"), "2026-11-23T12:00"), format!("2026-11-{expected}T00:00:00"));
-            assert_eq!(next(&format!("0 0 * * {index}"), "2026-11-23T12:00"), format!("2026-11-{expected}T00:00:00"));
+            assert_eq!(
+                next(&format!("0 0 * * {name}"), "2026-11-23T12:00"),
+                format!("2026-11-{expected}T00:00:00")
+            );
+            assert_eq!(
+                next(&format!("0 0 * * {index}"), "2026-11-23T12:00"),
+                format!("2026-11-{expected}T00:00:00")
+            );
         }
     }
 
@@ -316,10 +387,21 @@ mod tests {
             (weekday, "0-7", vec![0, 1, 2, 3, 4, 5, 6]),
             (weekday, "0-6/7", vec![0]),
         ] {
-            assert_eq!(field.parse(text).unwrap().into_iter().collect::<Vec<_>>(), expected, "{text} as {}", field.name);
+            assert_eq!(
+                field.parse(text).unwrap().into_iter().collect::<Vec<_>>(),
+                expected,
+                "{text} as {}",
+                field.name
+            );
         }
-        assert_eq!(day.parse("*").unwrap().into_iter().collect::<Vec<_>>(), (1..=31).collect::<Vec<_>>());
-        assert_eq!(hour.parse("*").unwrap().into_iter().collect::<Vec<_>>(), (0..=23).collect::<Vec<_>>());
+        assert_eq!(
+            day.parse("*").unwrap().into_iter().collect::<Vec<_>>(),
+            (1..=31).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            hour.parse("*").unwrap().into_iter().collect::<Vec<_>>(),
+            (0..=23).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -367,11 +449,18 @@ mod tests {
             assert_eq!(crontab.text(), nickname, "it is shown as it was written");
             assert_eq!(crontab.is_interval(), interval, "{nickname}");
             for start in ["2026-11-24T10:17", "2026-12-31T23:59", "2028-02-28T00:00"] {
-                assert_eq!(crontab.after(at(start)).unwrap().to_string(), next(fields, start), "{nickname} after {start}");
+                assert_eq!(
+                    crontab.after(at(start)).unwrap().to_string(),
+                    next(fields, start),
+                    "{nickname} after {start}"
+                );
             }
         }
         let why = "@fortnightly".parse::<Crontab>().unwrap_err();
-        assert_eq!(why, "@fortnightly is not known; known are @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly");
+        assert_eq!(
+            why,
+            "@fortnightly is not known; known are @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly"
+        );
     }
 
     #[test]
@@ -432,7 +521,12 @@ mod tests {
     fn the_number_of_fields_is_told() {
         for (text, count) in [("", 0), ("0 2 * *", 4), ("0 0 2 * * *", 6)] {
             let why = text.parse::<Crontab>().unwrap_err();
-            assert_eq!(why, format!("{count} fields stand where five belong: minute, hour, day of month, month, day of week"));
+            assert_eq!(
+                why,
+                format!(
+                    "{count} fields stand where five belong: minute, hour, day of month, month, day of week"
+                )
+            );
         }
     }
 }

@@ -1,8 +1,14 @@
-//! Calendars: cron expressions and recurrences that cron cannot express, in a named time zone, DST-aware.
+//! Calendars: cron expressions and recurrences that cron cannot express, in a named time zone,
+//! DST-aware.
 //!
-//! A *tick* is one scheduled time of one job. It is identified by its nominal instant, the same on every host, whatever jitter and blackout windows do to the moment at which it is due. Everything here is a pure function of its arguments.
+//! A *tick* is one scheduled time of one job. It is identified by its nominal instant, the same on
+//! every host, whatever jitter and blackout windows do to the moment at which it is due. Everything
+//! here is a pure function of its arguments.
 //!
-//! On a DST change, a job with a fixed time runs exactly once: where its time does not exist, later by the amount the clocks were set forward; where it exists twice, the first time. An interval job (minute or hour begin with `*`) runs whenever local time matches, in the repeated hour as well, so that its interval never grows by that hour.
+//! On a DST change, a job with a fixed time runs exactly once: where its time does not exist, later
+//! by the amount the clocks were set forward; where it exists twice, the first time. An interval
+//! job (minute or hour begin with `*`) runs whenever local time matches, in the repeated hour as
+//! well, so that its interval never grows by that hour.
 
 pub mod crontab;
 
@@ -123,7 +129,9 @@ impl FromStr for TimeZoneName {
         if name == "UTC" {
             return Ok(Self::utc());
         }
-        TimeZone::get(name).map(Self).map_err(|_| format!("{name:?} is no time zone of the database"))
+        TimeZone::get(name)
+            .map(Self)
+            .map_err(|_| format!("{name:?} is no time zone of the database"))
     }
 }
 
@@ -132,17 +140,25 @@ impl FromStr for TimeZoneName {
 /// # Errors
 /// In words.
 pub fn nth_weekday(text: &str) -> Result<(i8, Weekday), String> {
-    const WHICH: [(&str, i8); 6] = [("first", 1), ("second", 2), ("third", 3), ("fourth", 4), ("fifth", 5), ("last", -1)];
-    let help = || format!("{text:?} is no day of a month; write for example \"first tuesday\" or \"last friday\"");
+    const WHICH: [(&str, i8); 6] =
+        [("first", 1), ("second", 2), ("third", 3), ("fourth", 4), ("fifth", 5), ("last", -1)];
+    let help = || {
+        format!(
+            "{text:?} is no day of a month; write for example \"first tuesday\" or \"last friday\""
+        )
+    };
     let lower = text.to_ascii_lowercase();
     let (which, day) = lower.trim().split_once(' ').ok_or_else(help)?;
-    let nth = WHICH.iter().find(|(name, _)| *name == which).map(|(_, nth)| *nth).ok_or_else(help)?;
+    let nth =
+        WHICH.iter().find(|(name, _)| *name == which).map(|(_, nth)| *nth).ok_or_else(help)?;
     Ok((nth, weekday(day.trim()).ok_or_else(help)?))
 }
 
 fn weekday(text: &str) -> Option<Weekday> {
-    const FULL: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
-    let index = FULL.iter().zip(crontab::DAYS).position(|(full, short)| *full == text || short == text)?;
+    const FULL: [&str; 7] =
+        ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+    let index =
+        FULL.iter().zip(crontab::DAYS).position(|(full, short)| *full == text || short == text)?;
     Weekday::from_sunday_zero_offset(i8::try_from(index).ok()?).ok()
 }
 
@@ -161,7 +177,11 @@ impl FromStr for Blackout {
     type Err = String;
     /// `mon-fri 08:00-18:00`, `22:00-06:00`, `sat,sun`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let help = || format!("{text:?} is no window; write for example \"mon-fri 08:00-18:00\", \"22:00-06:00\" or \"sat,sun\"");
+        let help = || {
+            format!(
+                "{text:?} is no window; write for example \"mon-fri 08:00-18:00\", \"22:00-06:00\" or \"sat,sun\""
+            )
+        };
         let lower = text.to_ascii_lowercase();
         let words: Vec<&str> = lower.split_whitespace().collect();
         let is_time = |word: &str| word.contains(':');
@@ -174,7 +194,11 @@ impl FromStr for Blackout {
         let mut set = [days.is_none(); 7];
         for part in days.into_iter().flat_map(|days| days.split(',')) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let number = |day: &str| weekday(day).map(|day| day.to_sunday_zero_offset().unsigned_abs() as usize).ok_or_else(help);
+            let number = |day: &str| {
+                weekday(day)
+                    .map(|day| day.to_sunday_zero_offset().unsigned_abs() as usize)
+                    .ok_or_else(help)
+            };
             let (mut day, last) = (number(first)?, number(last)?);
             // Over the end of the week, as in fri-mon.
             loop {
@@ -185,7 +209,13 @@ impl FromStr for Blackout {
                 day = (day + 1) % 7;
             }
         }
-        let time = |text: &str| if text == "24:00" { Ok(Time::midnight()) } else { Time::strptime("%H:%M", text).map_err(|_| help()) };
+        let time = |text: &str| {
+            if text == "24:00" {
+                Ok(Time::midnight())
+            } else {
+                Time::strptime("%H:%M", text).map_err(|_| help())
+            }
+        };
         let (from, to) = match hours {
             Some(hours) => {
                 let (from, to) = hours.split_once('-').ok_or_else(help)?;
@@ -204,7 +234,11 @@ impl Blackout {
         [today.yesterday().ok()?, today].into_iter().find_map(|date| {
             let begins = self.days[date.weekday().to_sunday_zero_offset().unsigned_abs() as usize];
             let begin = date.to_datetime(self.from);
-            let end = if self.to > self.from { date.to_datetime(self.to) } else { date.tomorrow().ok()?.to_datetime(self.to) };
+            let end = if self.to > self.from {
+                date.to_datetime(self.to)
+            } else {
+                date.tomorrow().ok()?.to_datetime(self.to)
+            };
             (begins && begin <= local && local < end).then_some(end)
         })
     }
@@ -222,7 +256,8 @@ pub struct Tick {
 }
 
 impl Calendar {
-    /// The first tick after an instant. None if there is no more, which with cron is behind the year 2100.
+    /// The first tick after an instant. None if there is no more, which with cron is behind the
+    /// year 2100.
     #[must_use]
     pub fn next(&self, job: &str, after: Timestamp) -> Option<Tick> {
         let nominal = self.next_nominal(after)?;
@@ -232,11 +267,16 @@ impl Calendar {
     /// The nominal instant of the first tick after an instant.
     #[must_use]
     pub fn next_nominal(&self, after: Timestamp) -> Option<Timestamp> {
-        if let RecurrencePattern::Every { period: TickPeriod::Seconds(seconds), starting } = self.pattern {
+        if let RecurrencePattern::Every { period: TickPeriod::Seconds(seconds), starting } =
+            self.pattern
+        {
             let first = self.zone.0.to_ambiguous_timestamp(starting).compatible().ok()?;
             let gone = after.as_second() - first.as_second();
             let count = if after < first { 0 } else { gone.div_euclid(seconds) + 1 };
-            return Timestamp::from_second(first.as_second().checked_add(seconds.checked_mul(count)?)?).ok();
+            return Timestamp::from_second(
+                first.as_second().checked_add(seconds.checked_mul(count)?)?,
+            )
+            .ok();
         }
         let local = self.local(after);
         // Far from any change of the clocks local times and instants are in the same order.
@@ -249,7 +289,13 @@ impl Calendar {
             {
                 break;
             }
-            best = self.instants(next).into_iter().flatten().filter(|instant| *instant > after).chain(best).min();
+            best = self
+                .instants(next)
+                .into_iter()
+                .flatten()
+                .filter(|instant| *instant > after)
+                .chain(best)
+                .min();
             if best.is_some() && reach.is_zero() {
                 break;
             }
@@ -262,16 +308,21 @@ impl Calendar {
         self.zone.0.to_datetime(instant)
     }
 
-    /// How far clocks are set between a day before the instant and a day behind the pattern's next local time.
+    /// How far clocks are set between a day before the instant and a day behind the pattern's next
+    /// local time.
     fn largest_change_near(&self, after: Timestamp, local: DateTime) -> Option<SignedDuration> {
         let day = SignedDuration::from_hours(26);
         let next = self.next_local(local)?;
-        let until = self.zone.0.to_ambiguous_timestamp(next).compatible().ok()?.checked_add(day).ok()?;
+        let until =
+            self.zone.0.to_ambiguous_timestamp(next).compatible().ok()?.checked_add(day).ok()?;
         let from = after.checked_sub(day).ok()?;
         let mut offset = self.zone.0.to_offset(from);
         let mut largest = SignedDuration::ZERO;
         for change in self.zone.0.following(from).take_while(|change| change.timestamp() <= until) {
-            largest = largest.max(SignedDuration::from_secs(i64::from(change.offset().seconds() - offset.seconds())).abs());
+            largest = largest.max(
+                SignedDuration::from_secs(i64::from(change.offset().seconds() - offset.seconds()))
+                    .abs(),
+            );
             offset = change.offset();
         }
         Some(largest)
@@ -289,7 +340,11 @@ impl Calendar {
                 let gone = i64::from(local.date().since(starting.date()).ok()?.get_days());
                 let count = gone / days;
                 // Beyond what a calendar holds there is no next time.
-                let at = |count: i64| starting.checked_add(jiff::Span::new().try_days(count.checked_mul(*days)?).ok()?).ok();
+                let at = |count: i64| {
+                    starting
+                        .checked_add(jiff::Span::new().try_days(count.checked_mul(*days)?).ok()?)
+                        .ok()
+                };
                 at(count).filter(|time| *time > local).or_else(|| at(count + 1))
             }
             RecurrencePattern::Monthly { nth, weekday, at } => {
@@ -310,10 +365,13 @@ impl Calendar {
 
     /// The instants of a local time: one, or two for an interval job in the repeated hour.
     fn instants(&self, local: DateTime) -> [Option<Timestamp>; 2] {
-        let interval = matches!(&self.pattern, RecurrencePattern::Cron(crontab) if crontab.is_interval());
+        let interval =
+            matches!(&self.pattern, RecurrencePattern::Cron(crontab) if crontab.is_interval());
         let ambiguous = self.zone.0.to_ambiguous_timestamp(local);
         match ambiguous.offset() {
-            AmbiguousOffset::Fold { .. } if interval => [ambiguous.earlier().ok(), ambiguous.later().ok()],
+            AmbiguousOffset::Fold { .. } if interval => {
+                [ambiguous.earlier().ok(), ambiguous.later().ok()]
+            }
             _ => [ambiguous.compatible().ok(), None],
         }
     }
@@ -328,21 +386,29 @@ impl Calendar {
         let mut due = nominal;
         let jitter = self.jitter_of(job, nominal);
         if !jitter.is_zero() {
-            due = due.checked_add(SignedDuration::try_from(jitter).unwrap_or_default()).unwrap_or(due);
+            due = due
+                .checked_add(SignedDuration::try_from(jitter).unwrap_or_default())
+                .unwrap_or(due);
             why.push(format!("{} of jitter", format_duration(jitter)));
         }
         for _ in 0..WINDOWS_CHAINED_MAX {
             let local = self.local(due);
-            let Some((window, end)) = self.blackouts.iter().find_map(|window| Some((window, window.end_of(local)?))) else {
+            let Some((window, end)) =
+                self.blackouts.iter().find_map(|window| Some((window, window.end_of(local)?)))
+            else {
                 return Tick { nominal, due: Some(due), why };
             };
             why.push(match self.in_blackout {
                 InBlackout::Postpone => format!("postponed by blackout {}", window.text),
                 InBlackout::Skip => format!("left out by blackout {}", window.text),
             });
-            // In the night that has an hour twice the end of a window may come twice, and the first one be over.
+            // In the night that has an hour twice the end of a window may come twice, and the first
+            // one be over.
             let ends = self.zone.0.to_ambiguous_timestamp(end);
-            let later = [ends.compatible().ok(), ends.later().ok()].into_iter().flatten().find(|later| *later > due);
+            let later = [ends.compatible().ok(), ends.later().ok()]
+                .into_iter()
+                .flatten()
+                .find(|later| *later > due);
             match (self.in_blackout, later) {
                 (InBlackout::Postpone, Some(later)) => due = later,
                 _ => return Tick { nominal, due: None, why },
@@ -354,17 +420,24 @@ impl Calendar {
 
     fn note_of_change(&self, nominal: Timestamp) -> Option<String> {
         let local = self.local(nominal);
-        let before = self.zone.0.to_offset(nominal.checked_sub(SignedDuration::from_hours(26)).ok()?);
+        let before =
+            self.zone.0.to_offset(nominal.checked_sub(SignedDuration::from_hours(26)).ok()?);
         let change = i64::from(self.zone.0.to_offset(nominal).seconds() - before.seconds());
         let missing = local.checked_sub(SignedDuration::from_secs(change)).ok()?;
-        let skipped = change > 0 && matches!(self.zone.0.to_ambiguous_timestamp(missing).offset(), AmbiguousOffset::Gap { .. });
+        let skipped = change > 0
+            && matches!(
+                self.zone.0.to_ambiguous_timestamp(missing).offset(),
+                AmbiguousOffset::Gap { .. }
+            );
         // It may stand there by itself as well.
-        let meant = skipped && self.next_local(missing.checked_sub(1.second()).ok()?) == Some(missing);
+        let meant =
+            skipped && self.next_local(missing.checked_sub(1.second()).ok()?) == Some(missing);
         if meant {
             return Some(format!("{} does not exist that night", missing.strftime("%H:%M")));
         }
         let ambiguous = self.zone.0.to_ambiguous_timestamp(local);
-        matches!(ambiguous.offset(), AmbiguousOffset::Fold { .. }).then(|| format!("{} exists twice that night", local.strftime("%H:%M")))
+        matches!(ambiguous.offset(), AmbiguousOffset::Fold { .. })
+            .then(|| format!("{} exists twice that night", local.strftime("%H:%M")))
     }
 
     /// The same on every host and on every day that one looks.
@@ -384,7 +457,9 @@ impl Calendar {
     pub fn describe(&self) -> String {
         let what = match &self.pattern {
             RecurrencePattern::Cron(crontab) => format!("cron {}", crontab.text()),
-            RecurrencePattern::Every { period: TickPeriod::Days(days), starting } if days % 7 == 0 => {
+            RecurrencePattern::Every { period: TickPeriod::Days(days), starting }
+                if days % 7 == 0 =>
+            {
                 format!("every {} weeks from {}", days / 7, starting.strftime("%Y-%m-%d %H:%M"))
             }
             RecurrencePattern::Every { period: TickPeriod::Days(days), starting } => {
@@ -396,7 +471,10 @@ impl Calendar {
             }
             RecurrencePattern::Monthly { nth, weekday, at } => {
                 let which = ["last", "", "first", "second", "third", "fourth", "fifth"];
-                let which = which.get(usize::try_from(nth + 1).unwrap_or_default()).copied().unwrap_or_default();
+                let which = which
+                    .get(usize::try_from(nth + 1).unwrap_or_default())
+                    .copied()
+                    .unwrap_or_default();
                 format!("{which} {weekday:?} of the month at {}", at.strftime("%H:%M"))
             }
         };

@@ -1,4 +1,5 @@
-//! Nights on which the clocks change, what cron cannot say, windows, and properties over decades and zones.
+//! Nights on which the clocks change, what cron cannot say, windows, and properties over decades
+//! and zones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,7 +7,13 @@ use super::*;
 use proptest::prelude::*;
 
 fn calendar(pattern: RecurrencePattern, zone: &str) -> Calendar {
-    Calendar { pattern, zone: zone.parse().unwrap(), jitter: Duration::ZERO, blackouts: Vec::new(), in_blackout: InBlackout::Postpone }
+    Calendar {
+        pattern,
+        zone: zone.parse().unwrap(),
+        jitter: Duration::ZERO,
+        blackouts: Vec::new(),
+        in_blackout: InBlackout::Postpone,
+    }
 }
 fn cron(text: &str, zone: &str) -> Calendar {
     calendar(RecurrencePattern::Cron(text.parse().unwrap()), zone)
@@ -24,8 +31,14 @@ fn ticks(calendar: &Calendar, from: &str, to: &str) -> Vec<String> {
 #[test]
 fn a_fixed_time_runs_once_on_the_night_it_does_not_exist_and_on_the_night_it_exists_twice() {
     let nightly = cron("30 2 * * *", "Europe/Berlin");
-    assert_eq!(ticks(&nightly, "2026-03-28T00:00Z", "2026-03-30T12:00Z"), ["28 02:30 CET", "29 03:30 CEST", "30 02:30 CEST"]);
-    assert_eq!(ticks(&nightly, "2026-10-24T00:00Z", "2026-10-26T12:00Z"), ["24 02:30 CEST", "25 02:30 CEST", "26 02:30 CET"]);
+    assert_eq!(
+        ticks(&nightly, "2026-03-28T00:00Z", "2026-03-30T12:00Z"),
+        ["28 02:30 CET", "29 03:30 CEST", "30 02:30 CEST"]
+    );
+    assert_eq!(
+        ticks(&nightly, "2026-10-24T00:00Z", "2026-10-26T12:00Z"),
+        ["24 02:30 CEST", "25 02:30 CEST", "26 02:30 CET"]
+    );
     let tick = nightly.next("chat", "2026-03-28T12:00Z".parse().unwrap()).unwrap();
     assert_eq!(tick.why, ["02:30 does not exist that night"]);
     let tick = nightly.next("chat", "2026-10-24T12:00Z".parse().unwrap()).unwrap();
@@ -39,8 +52,11 @@ fn a_fixed_time_runs_once_on_the_night_it_does_not_exist_and_on_the_night_it_exi
 fn an_interval_keeps_its_interval_on_both_nights() {
     for text in ["*/15 * * * *", "*/30 * * * *", "0 * * * *", "7,37 * * * *"] {
         let calendar = cron(text, "America/New_York");
-        for (from, to) in [("2026-03-07T12:00Z", "2026-03-09T12:00Z"), ("2026-10-31T12:00Z", "2026-11-02T12:00Z")] {
-            let (mut here, to): (Timestamp, Timestamp) = (from.parse().unwrap(), to.parse().unwrap());
+        for (from, to) in
+            [("2026-03-07T12:00Z", "2026-03-09T12:00Z"), ("2026-10-31T12:00Z", "2026-11-02T12:00Z")]
+        {
+            let (mut here, to): (Timestamp, Timestamp) =
+                (from.parse().unwrap(), to.parse().unwrap());
             let first = calendar.next_nominal(here).unwrap();
             let interval = calendar.next_nominal(first).unwrap().duration_since(first);
             here = first;
@@ -53,14 +69,20 @@ fn an_interval_keeps_its_interval_on_both_nights() {
     }
     // Hours keep the clock on the wall; no gap ever grows by more than the change itself.
     let six = cron("0 */6 * * *", "America/New_York");
-    assert_eq!(ticks(&six, "2026-11-01T00:00Z", "2026-11-02T00:00Z"), ["01 00:00 EDT", "01 06:00 EST", "01 12:00 EST", "01 18:00 EST"]);
+    assert_eq!(
+        ticks(&six, "2026-11-01T00:00Z", "2026-11-02T00:00Z"),
+        ["01 00:00 EDT", "01 06:00 EST", "01 12:00 EST", "01 18:00 EST"]
+    );
 }
 
 #[test]
 fn what_cron_cannot_say() {
     let every = |period: &str, starting: &str, zone: &str| {
         calendar(
-            RecurrencePattern::Every { period: period.parse::<HumanDuration>().unwrap().into(), starting: starting.parse().unwrap() },
+            RecurrencePattern::Every {
+                period: period.parse::<HumanDuration>().unwrap().into(),
+                starting: starting.parse().unwrap(),
+            },
             zone,
         )
     };
@@ -70,7 +92,11 @@ fn what_cron_cannot_say() {
         ["24 10:00 CET", "08 10:00 CET", "22 10:00 CET", "05 10:00 CET"]
     );
     // Over a change of the clocks the time on the wall stays.
-    assert!(ticks(&sessions, "2027-03-01T00:00Z", "2027-05-01T00:00Z").iter().all(|tick| tick.contains("10:00")));
+    assert!(
+        ticks(&sessions, "2027-03-01T00:00Z", "2027-05-01T00:00Z")
+            .iter()
+            .all(|tick| tick.contains("10:00"))
+    );
     // Hours keep their distance instead.
     let hours = every("6h", "2026-03-28T00:00", "Europe/Berlin");
     assert_eq!(
@@ -85,8 +111,14 @@ fn what_cron_cannot_say() {
         ticks(&monthly("first tuesday"), "2026-11-24T00:00Z", "2027-02-28T00:00Z"),
         ["01 09:30 UTC", "05 09:30 UTC", "02 09:30 UTC"]
     );
-    assert_eq!(ticks(&monthly("last fri"), "2026-11-24T00:00Z", "2026-12-31T00:00Z"), ["27 09:30 UTC", "25 09:30 UTC"]);
-    assert_eq!(ticks(&monthly("Fifth Sunday"), "2026-11-24T00:00Z", "2027-06-01T00:00Z"), ["29 09:30 UTC", "31 09:30 UTC", "30 09:30 UTC"]);
+    assert_eq!(
+        ticks(&monthly("last fri"), "2026-11-24T00:00Z", "2026-12-31T00:00Z"),
+        ["27 09:30 UTC", "25 09:30 UTC"]
+    );
+    assert_eq!(
+        ticks(&monthly("Fifth Sunday"), "2026-11-24T00:00Z", "2027-06-01T00:00Z"),
+        ["29 09:30 UTC", "31 09:30 UTC", "30 09:30 UTC"]
+    );
     for bad in ["tuesday", "sixth monday", "first doomsday", ""] {
         assert!(nth_weekday(bad).is_err(), "{bad}");
     }
@@ -95,7 +127,8 @@ fn what_cron_cannot_say() {
 #[test]
 fn blackout_windows_postpone_or_leave_out() {
     let mut nightly = cron("0 7,12,20 * * *", "UTC");
-    nightly.blackouts = vec!["mon-fri 08:00-18:00".parse().unwrap(), "19:30-02:00".parse().unwrap()];
+    nightly.blackouts =
+        vec!["mon-fri 08:00-18:00".parse().unwrap(), "19:30-02:00".parse().unwrap()];
     let day: Timestamp = "2026-11-24T00:00Z".parse().unwrap();
     let due = |calendar: &Calendar, nominal: &str| {
         let tick = calendar.tick("chat", nominal.parse().unwrap());
@@ -106,7 +139,10 @@ fn blackout_windows_postpone_or_leave_out() {
     assert_eq!(due(&nightly, "2026-11-24T20:00Z").unwrap(), "25 02:00");
     assert_eq!(due(&nightly, "2026-11-25T01:00Z").unwrap(), "25 02:00");
     assert_eq!(due(&nightly, "2026-11-28T12:00Z").unwrap(), "28 12:00", "a Saturday");
-    assert_eq!(nightly.next("chat", day + SignedDuration::from_hours(8)).unwrap().why, ["postponed by blackout mon-fri 08:00-18:00"]);
+    assert_eq!(
+        nightly.next("chat", day + SignedDuration::from_hours(8)).unwrap().why,
+        ["postponed by blackout mon-fri 08:00-18:00"]
+    );
     nightly.in_blackout = InBlackout::Skip;
     assert_eq!(due(&nightly, "2026-11-24T12:00Z"), None);
     nightly.in_blackout = InBlackout::Postpone;
@@ -151,7 +187,8 @@ const ZONES: [&str; 9] = [
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Over decades and many zones: a fixed daily time has one tick for each date, in order, and never two at one instant.
+    /// Over decades and many zones: a fixed daily time has one tick for each date, in order, and
+    /// never two at one instant.
     #[test]
     fn a_daily_time_has_one_tick_for_each_date(zone in 0..ZONES.len(), hour in 0..24i8, minute in 0..60i8, day in 0..20_000i64) {
         let calendar = cron(&format!("{minute} {hour} * * *"), ZONES[zone]);
@@ -171,7 +208,8 @@ proptest! {
         prop_assert_eq!(dates.len(), 60);
     }
 
-    /// The next tick does not depend on where one starts looking: from anywhere before it, and not before the one before, it is the same.
+    /// The next tick does not depend on where one starts looking: from anywhere before it, and not
+    /// before the one before, it is the same.
     #[test]
     fn the_next_tick_is_the_same_from_everywhere_before_it(
         zone in 0..ZONES.len(), which in 0..6usize, second in 500_000_000..2_200_000_000i64, back in 1..200_000i64,
@@ -224,7 +262,10 @@ proptest! {
 
 fn every(period: &str, starting: &str, zone: &str) -> Calendar {
     calendar(
-        RecurrencePattern::Every { period: period.parse::<HumanDuration>().unwrap().into(), starting: starting.parse().unwrap() },
+        RecurrencePattern::Every {
+            period: period.parse::<HumanDuration>().unwrap().into(),
+            starting: starting.parse().unwrap(),
+        },
         zone,
     )
 }
@@ -266,12 +307,15 @@ fn a_zone_is_known_by_its_name_and_shows_its_own_time() {
 
 #[test]
 fn a_day_of_the_month_is_read_in_full_and_in_short() {
-    const WHICH: [(&str, i8); 6] = [("first", 1), ("second", 2), ("third", 3), ("fourth", 4), ("fifth", 5), ("last", -1)];
+    const WHICH: [(&str, i8); 6] =
+        [("first", 1), ("second", 2), ("third", 3), ("fourth", 4), ("fifth", 5), ("last", -1)];
     let days = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
     for (which, nth) in WHICH {
         for (index, day) in days.into_iter().enumerate() {
             let weekday = Weekday::from_sunday_zero_offset(i8::try_from(index).unwrap()).unwrap();
-            for text in [format!("{which} {day}"), format!(" {}  {} ", which.to_uppercase(), &day[..3])] {
+            for text in
+                [format!("{which} {day}"), format!(" {}  {} ", which.to_uppercase(), &day[..3])]
+            {
                 assert_eq!(nth_weekday(&text), Ok((nth, weekday)), "{text}");
             }
         }
@@ -295,9 +339,24 @@ fn a_window_is_read_with_days_hours_or_both() {
     ] {
         assert_eq!(days(text), expected, "{text}");
     }
-    for bad in ["mon-", "-fri", "mon,", "mon-fri-sat", "08:00-18:00 mon", "mon 08:00", "mon 08:00-18:00 sat", "08:00-", "08:00-24:01"] {
+    for bad in [
+        "mon-",
+        "-fri",
+        "mon,",
+        "mon-fri-sat",
+        "08:00-18:00 mon",
+        "mon 08:00",
+        "mon 08:00-18:00 sat",
+        "08:00-",
+        "08:00-24:01",
+    ] {
         let why = bad.parse::<Blackout>().unwrap_err();
-        assert_eq!(why, format!("{bad:?} is no window; write for example \"mon-fri 08:00-18:00\", \"22:00-06:00\" or \"sat,sun\""));
+        assert_eq!(
+            why,
+            format!(
+                "{bad:?} is no window; write for example \"mon-fri 08:00-18:00\", \"22:00-06:00\" or \"sat,sun\""
+            )
+        );
     }
 }
 
@@ -327,7 +386,9 @@ fn a_window_holds_its_first_moment_and_not_its_last_and_belongs_to_the_day_it_be
         ("mon 08:00-08:00", "2026-11-24T07:59", Some("2026-11-24T08:00")),
     ] {
         let window: Blackout = text.parse().unwrap();
-        let found = window.end_of(local.parse().unwrap()).map(|end| end.strftime("%Y-%m-%dT%H:%M").to_string());
+        let found = window
+            .end_of(local.parse().unwrap())
+            .map(|end| end.strftime("%Y-%m-%dT%H:%M").to_string());
         assert_eq!(found.as_deref(), end, "{text} at {local}");
     }
 }
@@ -340,13 +401,23 @@ fn a_tick_says_why_it_is_not_simply_when_the_pattern_says() {
     };
     let noon = instant("2026-11-24T12:00Z");
     let tick = windows(InBlackout::Postpone, &["13:00-14:00"]).tick("chat", noon);
-    assert_eq!(tick, Tick { nominal: noon, due: Some(noon), why: Vec::new() }, "no window, no reason");
+    assert_eq!(
+        tick,
+        Tick { nominal: noon, due: Some(noon), why: Vec::new() },
+        "no window, no reason"
+    );
     // From one window into the next, whatever their order.
     let tick = windows(InBlackout::Postpone, &["13:00-14:00", "11:00-13:00"]).tick("chat", noon);
     assert_eq!(tick.due, Some(instant("2026-11-24T14:00Z")));
-    assert_eq!(tick.why, ["postponed by blackout 11:00-13:00", "postponed by blackout 13:00-14:00"]);
+    assert_eq!(
+        tick.why,
+        ["postponed by blackout 11:00-13:00", "postponed by blackout 13:00-14:00"]
+    );
     let tick = windows(InBlackout::Skip, &["13:00-14:00", "11:00-13:00"]).tick("chat", noon);
-    assert_eq!(tick, Tick { nominal: noon, due: None, why: vec!["left out by blackout 11:00-13:00".to_owned()] });
+    assert_eq!(
+        tick,
+        Tick { nominal: noon, due: None, why: vec!["left out by blackout 11:00-13:00".to_owned()] }
+    );
     let tick = windows(InBlackout::Postpone, &["sun-sat"]).tick("chat", noon);
     assert_eq!(tick.due, None);
     assert_eq!(tick.why.last().unwrap(), "the blackout windows leave no room");
@@ -366,14 +437,25 @@ fn jitter_is_spread_over_all_seconds_up_to_its_bound_and_differs_between_jobs() 
         let nominal = instant("2026-01-01T03:00Z") + SignedDuration::from_hours(24 * day);
         calendar.tick(job, nominal).due.unwrap().duration_since(nominal).as_secs()
     };
-    assert_eq!(nightly.tick("chat", instant("2026-01-01T03:00Z")).why, Vec::<String>::new(), "none is none");
+    assert_eq!(
+        nightly.tick("chat", instant("2026-01-01T03:00Z")).why,
+        Vec::<String>::new(),
+        "none is none"
+    );
     for most in [1, 2, 5] {
         nightly.jitter = Duration::from_secs(most);
-        let seen: std::collections::BTreeSet<_> = (0..100).map(|day| late(&nightly, "chat", day)).collect();
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), (0..=i64::try_from(most).unwrap()).collect::<Vec<_>>());
+        let seen: std::collections::BTreeSet<_> =
+            (0..100).map(|day| late(&nightly, "chat", day)).collect();
+        assert_eq!(
+            seen.into_iter().collect::<Vec<_>>(),
+            (0..=i64::try_from(most).unwrap()).collect::<Vec<_>>()
+        );
     }
     nightly.jitter = Duration::from_secs(3600);
-    assert!((0..100).filter(|day| late(&nightly, "chat", *day) != late(&nightly, "wiki", *day)).count() > 90);
+    assert!(
+        (0..100).filter(|day| late(&nightly, "chat", *day) != late(&nightly, "wiki", *day)).count()
+            > 90
+    );
     // Hosts of different versions must agree.
     assert_eq!([0, 1, 2].map(|day| late(&nightly, "chat", day)), [1111, 3127, 1460]);
     assert_eq!(nightly.tick("chat", instant("2026-01-01T03:00Z")).why, ["18 min 31 s of jitter"]);
@@ -383,24 +465,48 @@ fn jitter_is_spread_over_all_seconds_up_to_its_bound_and_differs_between_jobs() 
 fn only_a_tick_that_a_change_of_the_clocks_moved_or_doubled_is_noted() {
     for (text, zone, nominal, note) in [
         ("30 2 * * *", "Europe/Berlin", "2026-03-28T01:30Z", None),
-        ("30 2 * * *", "Europe/Berlin", "2026-03-29T01:30Z", Some("02:30 does not exist that night")),
+        (
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2026-03-29T01:30Z",
+            Some("02:30 does not exist that night"),
+        ),
         ("30 2 * * *", "Europe/Berlin", "2026-03-30T00:30Z", None),
         // It stands there by itself.
         ("30 3 * * *", "Europe/Berlin", "2026-03-29T01:30Z", None),
-        ("30 2,3 * * *", "Europe/Berlin", "2026-03-29T01:30Z", Some("02:30 does not exist that night")),
+        (
+            "30 2,3 * * *",
+            "Europe/Berlin",
+            "2026-03-29T01:30Z",
+            Some("02:30 does not exist that night"),
+        ),
         // The same day, hours after the change.
         ("0 11,12 * * *", "Europe/Berlin", "2026-03-29T10:00Z", None),
         ("0 11,12 * * *", "Europe/Berlin", "2026-10-25T11:00Z", None),
         ("30 2 * * *", "Europe/Berlin", "2026-10-25T00:30Z", Some("02:30 exists twice that night")),
         ("0 2 * * *", "Europe/Berlin", "2026-10-25T00:00Z", Some("02:00 exists twice that night")),
         ("0 3 * * *", "Europe/Berlin", "2026-10-25T02:00Z", None),
-        ("*/30 * * * *", "Europe/Berlin", "2026-10-25T01:30Z", Some("02:30 exists twice that night")),
+        (
+            "*/30 * * * *",
+            "Europe/Berlin",
+            "2026-10-25T01:30Z",
+            Some("02:30 exists twice that night"),
+        ),
         // Half an hour at Lord Howe.
-        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T15:45Z", Some("02:15 does not exist that night")),
+        (
+            "15 2 * * *",
+            "Australia/Lord_Howe",
+            "2026-10-03T15:45Z",
+            Some("02:15 does not exist that night"),
+        ),
         ("30 2 * * *", "UTC", "2026-03-29T02:30Z", None),
     ] {
         let tick = cron(text, zone).tick("chat", instant(nominal));
-        assert_eq!((tick.why.first().map(String::as_str), tick.why.len()), (note, usize::from(note.is_some())), "{text} {nominal}");
+        assert_eq!(
+            (tick.why.first().map(String::as_str), tick.why.len()),
+            (note, usize::from(note.is_some())),
+            "{text} {nominal}"
+        );
         assert_eq!(tick.due, Some(tick.nominal));
     }
 }
@@ -413,7 +519,14 @@ fn only_an_interval_runs_twice_in_the_repeated_hour() {
         (cron("30 */2 * * *", "Europe/Berlin"), vec!["25 02:30 CEST", "25 02:30 CET"]),
         (every("1d", "2026-10-20T02:30", "Europe/Berlin"), vec!["25 02:30 CEST"]),
         (
-            calendar(RecurrencePattern::Monthly { nth: -1, weekday: Weekday::Sunday, at: Time::constant(2, 30, 0, 0) }, "Europe/Berlin"),
+            calendar(
+                RecurrencePattern::Monthly {
+                    nth: -1,
+                    weekday: Weekday::Sunday,
+                    at: Time::constant(2, 30, 0, 0),
+                },
+                "Europe/Berlin",
+            ),
             vec!["25 02:30 CEST"],
         ),
     ] {
@@ -439,15 +552,25 @@ fn every_so_often_begins_with_its_beginning() {
         ("3d", "2026-03-28T10:00", "2027-03-28T10:00Z", "2027-03-29T10:00Z"),
     ] {
         let calendar = every(period, starting, "UTC");
-        assert_eq!(calendar.next_nominal(instant(after)), Some(instant(expected)), "{period} after {after}");
+        assert_eq!(
+            calendar.next_nominal(instant(after)),
+            Some(instant(expected)),
+            "{period} after {after}"
+        );
     }
 }
 
 #[test]
 fn a_monthly_time_is_never_after_itself_and_passes_months_without_it() {
-    let monthly = |nth, weekday| calendar(RecurrencePattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
+    let monthly = |nth, weekday| {
+        calendar(
+            RecurrencePattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) },
+            "UTC",
+        )
+    };
     for (nth, after, expected) in [
-        // Mondays: the 2nd and the 30th of November 2026, the 7th and the 28th of December; none is the fifth.
+        // Mondays: the 2nd and the 30th of November 2026, the 7th and the 28th of December; none
+        // is the fifth.
         (1, "2026-11-02T09:29:59Z", "2026-11-02T09:30Z"),
         (1, "2026-11-02T09:30Z", "2026-12-07T09:30Z"),
         (-1, "2026-11-02T09:30Z", "2026-11-30T09:30Z"),
@@ -455,7 +578,11 @@ fn a_monthly_time_is_never_after_itself_and_passes_months_without_it() {
         (5, "2026-11-02T09:30Z", "2026-11-30T09:30Z"),
         (5, "2026-11-30T09:30Z", "2027-03-29T09:30Z"),
     ] {
-        assert_eq!(monthly(nth, Weekday::Monday).next_nominal(instant(after)), Some(instant(expected)), "{nth} after {after}");
+        assert_eq!(
+            monthly(nth, Weekday::Monday).next_nominal(instant(after)),
+            Some(instant(expected)),
+            "{nth} after {after}"
+        );
     }
 }
 
@@ -478,7 +605,12 @@ proptest! {
 
 #[test]
 fn what_recurs_is_described_in_words() {
-    let monthly = |nth, weekday| calendar(RecurrencePattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) }, "UTC");
+    let monthly = |nth, weekday| {
+        calendar(
+            RecurrencePattern::Monthly { nth, weekday, at: Time::constant(9, 30, 0, 0) },
+            "UTC",
+        )
+    };
     for (calendar, words) in [
         (cron("30 2 * * *", "Europe/Berlin"), "cron 30 2 * * *, Europe/Berlin"),
         (cron("@daily", "UTC"), "cron @daily, UTC"),
@@ -502,7 +634,10 @@ fn what_recurs_is_described_in_words() {
 fn a_beginning_without_a_time_of_day_is_midnight() {
     let date = Date::constant(2026, 11, 24);
     assert_eq!(beginning(date, None), "2026-11-24T00:00".parse().unwrap());
-    assert_eq!(beginning(date, Some(Time::constant(10, 30, 0, 0))), "2026-11-24T10:30".parse().unwrap());
+    assert_eq!(
+        beginning(date, Some(Time::constant(10, 30, 0, 0))),
+        "2026-11-24T10:30".parse().unwrap()
+    );
 }
 
 #[test]
@@ -518,8 +653,16 @@ fn a_window_that_ends_in_the_repeated_hour_postpones_to_its_second_end_too() {
 
 #[test]
 fn a_period_longer_than_any_calendar_comes_once_and_then_never() {
-    let every =
-        calendar(RecurrencePattern::Every { period: TickPeriod::Days(10_500_000), starting: "2026-01-01T00:00".parse().unwrap() }, "UTC");
-    assert_eq!(every.next_nominal("2025-01-01T00:00:00Z".parse().unwrap()), Some("2026-01-01T00:00:00Z".parse().unwrap()));
+    let every = calendar(
+        RecurrencePattern::Every {
+            period: TickPeriod::Days(10_500_000),
+            starting: "2026-01-01T00:00".parse().unwrap(),
+        },
+        "UTC",
+    );
+    assert_eq!(
+        every.next_nominal("2025-01-01T00:00:00Z".parse().unwrap()),
+        Some("2026-01-01T00:00:00Z".parse().unwrap())
+    );
     assert_eq!(every.next_nominal("2026-06-01T00:00:00Z".parse().unwrap()), None);
 }

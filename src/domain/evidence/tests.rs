@@ -70,13 +70,19 @@ fn report(run: &str, started: u64) -> RecordBody {
 }
 fn certify(report: u64, report_sha256: &str) -> RecordBody {
     let (reviewer, statement) = ("Ada".to_owned(), "seen".to_owned());
-    RecordBody::Certify(Certificate { report, report_sha256: report_sha256.to_owned(), reviewer, statement })
+    RecordBody::Certify(Certificate {
+        report,
+        report_sha256: report_sha256.to_owned(),
+        reviewer,
+        statement,
+    })
 }
 fn hold() -> HoldRecord {
     HoldRecord { datastore: store(), backup: backup(), reason: "case 17".to_owned() }
 }
 fn removed() -> RecordBody {
-    let one = RemovedBackup { backup: backup(), sequence: 3, reason: "no rule keeps it".to_owned() };
+    let one =
+        RemovedBackup { backup: backup(), sequence: 3, reason: "no rule keeps it".to_owned() };
     RecordBody::Removed(RemovalRecord { datastore: store(), backups: vec![one] })
 }
 fn restored() -> RecordBody {
@@ -117,7 +123,12 @@ fn record(sequence: u64, body: RecordBody) -> EvidenceRecord {
     }
 }
 fn found(record: EvidenceRecord) -> FoundRecord {
-    FoundRecord { sequence: record.sequence, sha256: hash(record.sequence), record: Ok(record), signed: true }
+    FoundRecord {
+        sequence: record.sequence,
+        sha256: hash(record.sequence),
+        record: Ok(record),
+        signed: true,
+    }
 }
 /// Signed records that follow each other.
 fn series(bodies: Vec<RecordBody>) -> Vec<FoundRecord> {
@@ -168,7 +179,9 @@ fn a_series_that_nobody_has_been_at_has_no_flaw() {
 
 #[test]
 fn a_record_that_is_gone_shows_as_missing_and_only_as_that() {
-    let without = |gone: &[u64]| -> Vec<FoundRecord> { holds(6).into_iter().filter(|one| !gone.contains(&one.sequence)).collect() };
+    let without = |gone: &[u64]| -> Vec<FoundRecord> {
+        holds(6).into_iter().filter(|one| !gone.contains(&one.sequence)).collect()
+    };
     let missing = |from, to| SeriesFlaw::Missing { from, to };
     for (gone, expected) in [
         (vec![], vec![]),
@@ -210,11 +223,17 @@ fn a_record_without_the_signature_of_a_trusted_key_is_a_flaw_and_what_follows_is
 fn a_record_that_cannot_be_read_is_a_flaw_and_the_next_still_follows_it() {
     let mut broken = holds(4);
     broken[1].record = Err("no JSON".to_owned());
-    assert_eq!(flaws_of(&broken), [SeriesFlaw::Unreadable { sequence: 2, why: "no JSON".to_owned() }]);
+    assert_eq!(
+        flaws_of(&broken),
+        [SeriesFlaw::Unreadable { sequence: 2, why: "no JSON".to_owned() }]
+    );
     broken[1].signed = false;
     assert_eq!(
         flaws_of(&broken),
-        [SeriesFlaw::NotSigned { sequence: 2 }, SeriesFlaw::Unreadable { sequence: 2, why: "no JSON".to_owned() }]
+        [
+            SeriesFlaw::NotSigned { sequence: 2 },
+            SeriesFlaw::Unreadable { sequence: 2, why: "no JSON".to_owned() }
+        ]
     );
 }
 
@@ -246,23 +265,38 @@ fn a_record_of_another_number_or_of_another_vault_is_misplaced() {
     let second = swapped[1].record.clone();
     swapped[1].record = swapped[2].record.clone();
     swapped[2].record = second;
-    assert_eq!(flaws_of(&swapped), [SeriesFlaw::Misplaced { sequence: 2 }, SeriesFlaw::Misplaced { sequence: 3 }]);
+    assert_eq!(
+        flaws_of(&swapped),
+        [SeriesFlaw::Misplaced { sequence: 2 }, SeriesFlaw::Misplaced { sequence: 3 }]
+    );
     let mut foreign = holds(3);
     change(&mut foreign[1], |record| record.vault = other_vault());
     assert_eq!(flaws_of(&foreign), [SeriesFlaw::Misplaced { sequence: 2 }]);
-    assert_eq!(flaws(&other_vault(), &holds(2), &[], &[], early()).len(), 2, "a whole series that was copied to another vault");
+    assert_eq!(
+        flaws(&other_vault(), &holds(2), &[], &[], early()).len(),
+        2,
+        "a whole series that was copied to another vault"
+    );
 }
 
 #[test]
 fn a_gap_excuses_only_the_record_right_behind_it() {
     let mut two: Vec<FoundRecord> = holds(6).into_iter().filter(|one| one.sequence != 2).collect();
     change(&mut two[2], |record| record.previous = Some(hash(9)));
-    assert_eq!(flaws_of(&two), [SeriesFlaw::Missing { from: 2, to: 2 }, SeriesFlaw::Forked { sequence: 4 }]);
+    assert_eq!(
+        flaws_of(&two),
+        [SeriesFlaw::Missing { from: 2, to: 2 }, SeriesFlaw::Forked { sequence: 4 }]
+    );
     // Nor does it excuse a wrong signature or a wrong place.
-    let mut behind: Vec<FoundRecord> = holds(4).into_iter().filter(|one| one.sequence != 2).collect();
+    let mut behind: Vec<FoundRecord> =
+        holds(4).into_iter().filter(|one| one.sequence != 2).collect();
     behind[1].signed = false;
     change(&mut behind[1], |record| record.vault = other_vault());
-    let expected = [SeriesFlaw::Missing { from: 2, to: 2 }, SeriesFlaw::NotSigned { sequence: 3 }, SeriesFlaw::Misplaced { sequence: 3 }];
+    let expected = [
+        SeriesFlaw::Missing { from: 2, to: 2 },
+        SeriesFlaw::NotSigned { sequence: 3 },
+        SeriesFlaw::Misplaced { sequence: 3 },
+    ];
     assert_eq!(flaws_of(&behind), expected);
 }
 
@@ -270,7 +304,8 @@ fn a_gap_excuses_only_the_record_right_behind_it() {
 fn a_number_that_was_claimed_by_a_writer_that_died_is_not_missing() {
     // Record 3 never came to be: record 4 follows record 2.
     let skipping = || -> Vec<FoundRecord> {
-        let mut found: Vec<FoundRecord> = holds(5).into_iter().filter(|one| one.sequence != 3).collect();
+        let mut found: Vec<FoundRecord> =
+            holds(5).into_iter().filter(|one| one.sequence != 3).collect();
         change(&mut found[2], |record| record.previous = Some(hash(2)));
         found
     };
@@ -288,9 +323,21 @@ fn a_claimed_number_whose_record_was_known_to_the_next_one_was_removed() {
 
 #[test]
 fn of_a_gap_that_was_claimed_in_part_the_rest_is_missing() {
-    let ends = || -> Vec<FoundRecord> { holds(6).into_iter().filter(|one| matches!(one.sequence, 1 | 6)).collect() };
-    for (claimed, from, to) in [(vec![2], 3, 5), (vec![5], 2, 4), (vec![2, 5], 3, 4), (vec![2, 3, 5], 4, 4), (vec![3], 2, 5)] {
-        assert_eq!(flaws(&vault(), &ends(), &claimed, &[], early()), [SeriesFlaw::Missing { from, to }], "claimed {claimed:?}");
+    let ends = || -> Vec<FoundRecord> {
+        holds(6).into_iter().filter(|one| matches!(one.sequence, 1 | 6)).collect()
+    };
+    for (claimed, from, to) in [
+        (vec![2], 3, 5),
+        (vec![5], 2, 4),
+        (vec![2, 5], 3, 4),
+        (vec![2, 3, 5], 4, 4),
+        (vec![3], 2, 5),
+    ] {
+        assert_eq!(
+            flaws(&vault(), &ends(), &claimed, &[], early()),
+            [SeriesFlaw::Missing { from, to }],
+            "claimed {claimed:?}"
+        );
     }
 }
 
@@ -305,13 +352,24 @@ fn a_drill_without_a_report_is_a_flaw_as_soon_as_its_time_is_over_and_not_before
 
 #[test]
 fn the_report_of_another_run_is_no_report_of_this_one() {
-    let flaws = flaws_when_overdue(vec![started("one"), started("two"), report("two", 2), RecordBody::Hold(hold())]);
+    let flaws = flaws_when_overdue(vec![
+        started("one"),
+        started("two"),
+        report("two", 2),
+        RecordBody::Hold(hold()),
+    ]);
     assert_eq!(flaws, [SeriesFlaw::NoReport { started: 1, drill: "nightly".to_owned() }]);
 }
 
 #[test]
 fn a_second_report_of_a_run_is_a_flaw_of_the_later_one() {
-    let flaws = flaws_when_overdue(vec![started("one"), report("one", 1), started("two"), report("two", 3), report("one", 1)]);
+    let flaws = flaws_when_overdue(vec![
+        started("one"),
+        report("one", 1),
+        started("two"),
+        report("two", 3),
+        report("one", 1),
+    ]);
     assert_eq!(flaws, [SeriesFlaw::ReportedTwice { sequence: 5 }]);
 }
 
@@ -320,7 +378,11 @@ fn a_report_must_name_the_start_of_its_own_run() {
     let dangling = |sequence| vec![SeriesFlaw::Dangling { sequence }];
     for (what, bodies, expected) in [
         ("its own", vec![started("one"), started("two"), report("one", 1)], vec![]),
-        ("that of another run", vec![started("one"), started("two"), report("one", 2)], dangling(3)),
+        (
+            "that of another run",
+            vec![started("one"), started("two"), report("one", 2)],
+            dangling(3),
+        ),
         ("a number that is not there", vec![started("one"), report("one", 9)], dangling(2)),
         ("a record of another kind", vec![RecordBody::Hold(hold()), report("one", 1)], dangling(2)),
         ("a run that never began", vec![started("one"), report("two", 1)], dangling(2)),
@@ -331,11 +393,17 @@ fn a_report_must_name_the_start_of_its_own_run() {
 
 #[test]
 fn a_certificate_must_name_a_report_by_its_number_and_its_hash() {
-    for (number, sha256, expected) in
-        [(2, hash(2), vec![]), (2, hash(1), vec![3]), (1, hash(2), vec![3]), (9, hash(9), vec![3]), (2, "another".to_owned(), vec![3])]
-    {
-        let flaws = flaws_when_overdue(vec![started("one"), report("one", 1), certify(number, &sha256)]);
-        let expected: Vec<SeriesFlaw> = expected.into_iter().map(|sequence| SeriesFlaw::Dangling { sequence }).collect();
+    for (number, sha256, expected) in [
+        (2, hash(2), vec![]),
+        (2, hash(1), vec![3]),
+        (1, hash(2), vec![3]),
+        (9, hash(9), vec![3]),
+        (2, "another".to_owned(), vec![3]),
+    ] {
+        let flaws =
+            flaws_when_overdue(vec![started("one"), report("one", 1), certify(number, &sha256)]);
+        let expected: Vec<SeriesFlaw> =
+            expected.into_iter().map(|sequence| SeriesFlaw::Dangling { sequence }).collect();
         assert_eq!(flaws, expected, "number {number}, hash {sha256}");
     }
 }
@@ -376,8 +444,16 @@ fn flaws_say_what_it_means_and_are_stored_under_fixed_names() {
             "the record at number 4 belongs elsewhere: records were reordered or copied",
             r#"{"kind":"misplaced","sequence":4}"#,
         ),
-        (SeriesFlaw::Missing { from: 4, to: 4 }, "record 4 is missing", r#"{"kind":"missing","from":4,"to":4}"#),
-        (SeriesFlaw::Missing { from: 4, to: 5 }, "records 4 to 5 are missing", r#"{"kind":"missing","from":4,"to":5}"#),
+        (
+            SeriesFlaw::Missing { from: 4, to: 4 },
+            "record 4 is missing",
+            r#"{"kind":"missing","from":4,"to":4}"#,
+        ),
+        (
+            SeriesFlaw::Missing { from: 4, to: 5 },
+            "records 4 to 5 are missing",
+            r#"{"kind":"missing","from":4,"to":5}"#,
+        ),
         (
             SeriesFlaw::Forked { sequence: 4 },
             "record 4 follows another record than the one before it: the series was forked or a record replaced",
@@ -398,9 +474,16 @@ fn flaws_say_what_it_means_and_are_stored_under_fixed_names() {
             "record 4 is a second report of the same run",
             r#"{"kind":"reported-twice","sequence":4}"#,
         ),
-        (SeriesFlaw::Dangling { sequence: 4 }, "record 4 refers to a record that is not there", r#"{"kind":"dangling","sequence":4}"#),
+        (
+            SeriesFlaw::Dangling { sequence: 4 },
+            "record 4 refers to a record that is not there",
+            r#"{"kind":"dangling","sequence":4}"#,
+        ),
     ] {
-        assert_eq!((flaw.to_string().as_str(), serde_json::to_string(&flaw).unwrap().as_str()), (said, stored));
+        assert_eq!(
+            (flaw.to_string().as_str(), serde_json::to_string(&flaw).unwrap().as_str()),
+            (said, stored)
+        );
     }
 }
 
@@ -417,16 +500,24 @@ fn records_of_every_kind_are_read_as_they_were_written_under_fixed_names() {
     ] {
         let written = record(3, body);
         let value = serde_json::to_value(&written).unwrap();
-        assert_eq!((&value["format"], &value["body"]["kind"]), (&"lifeboat.evidence/1".into(), &kind.into()));
+        assert_eq!(
+            (&value["format"], &value["body"]["kind"]),
+            (&"lifeboat.evidence/1".into(), &kind.into())
+        );
         assert!(value["body"]["of"].is_object(), "{kind}");
-        assert_eq!(EvidenceRecord::parse(&serde_json::to_vec_pretty(&value).unwrap()).unwrap(), written);
+        assert_eq!(
+            EvidenceRecord::parse(&serde_json::to_vec_pretty(&value).unwrap()).unwrap(),
+            written
+        );
     }
 }
 
 #[test]
 fn a_record_of_a_newer_format_or_with_unknown_fields_is_not_read() {
     let value = || serde_json::to_value(record(3, RecordBody::Hold(hold()))).unwrap();
-    let refused = |value: &serde_json::Value| EvidenceRecord::parse(&serde_json::to_vec(value).unwrap()).unwrap_err();
+    let refused = |value: &serde_json::Value| {
+        EvidenceRecord::parse(&serde_json::to_vec(value).unwrap()).unwrap_err()
+    };
     let mut newer = value();
     newer["format"] = "lifeboat.evidence/2".into();
     assert_eq!(
@@ -436,16 +527,23 @@ fn a_record_of_a_newer_format_or_with_unknown_fields_is_not_read() {
     for (pointer, field) in [("", "note"), ("/by", "mail"), ("/body/of", "until")] {
         let mut unknown = value();
         unknown.pointer_mut(pointer).unwrap()[field] = 1.into();
-        assert!(matches!(refused(&unknown), DocumentError::Malformed { what: "evidence record", .. }), "{pointer}/{field}");
+        assert!(
+            matches!(refused(&unknown), DocumentError::Malformed { what: "evidence record", .. }),
+            "{pointer}/{field}"
+        );
     }
     for bytes in [&b""[..], b"{}", b"[]", b"{\"format\":\"lifeboat.evidence/1\"}", b"\xff"] {
-        assert!(matches!(EvidenceRecord::parse(bytes), Err(DocumentError::Malformed { .. })), "{bytes:?}");
+        assert!(
+            matches!(EvidenceRecord::parse(bytes), Err(DocumentError::Malformed { .. })),
+            "{bytes:?}"
+        );
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever one does to one record that another follows, a flaw that hides records names it or the one behind it.
+    /// Whatever one does to one record that another follows, a flaw that hides records names it or
+    /// the one behind it.
     #[test]
     fn nothing_can_be_done_to_a_record_unseen(count in 2..12usize, which in 0..11usize, deed in 0..6usize) {
         let which = which % (count - 1);
@@ -471,7 +569,8 @@ proptest! {
         prop_assert_eq!(named, place);
     }
 
-    /// However long the series is and wherever it is cut, whoever has seen a record behind the cut notices.
+    /// However long the series is and wherever it is cut, whoever has seen a record behind the cut
+    /// notices.
     #[test]
     fn a_cut_is_noticed_by_whoever_saw_more(count in 1..12usize, cut in 0..12usize, seen in 1..12u64) {
         let (cut, seen) = (cut % (count + 1), 1 + (seen - 1) % count as u64);
@@ -486,7 +585,10 @@ fn a_forged_report_answers_for_no_drill() {
     series[1].signed = false;
     assert_eq!(
         flaws(&vault(), &series, &[], &[], overdue()),
-        [SeriesFlaw::NotSigned { sequence: 2 }, SeriesFlaw::NoReport { started: 1, drill: "nightly".to_owned() }]
+        [
+            SeriesFlaw::NotSigned { sequence: 2 },
+            SeriesFlaw::NoReport { started: 1, drill: "nightly".to_owned() }
+        ]
     );
 }
 
@@ -495,7 +597,10 @@ fn a_report_names_an_earlier_start_of_the_same_drill() {
     let mut before = series(vec![report("r1", 2), started("r1")]);
     assert_eq!(
         flaws(&vault(), &before, &[], &[], overdue()),
-        [SeriesFlaw::Dangling { sequence: 1 }, SeriesFlaw::NoReport { started: 2, drill: "nightly".to_owned() }]
+        [
+            SeriesFlaw::Dangling { sequence: 1 },
+            SeriesFlaw::NoReport { started: 2, drill: "nightly".to_owned() }
+        ]
     );
     before = series(vec![started("r1"), report("r1", 1)]);
     change(&mut before[0], |record| {
@@ -503,11 +608,14 @@ fn a_report_names_an_earlier_start_of_the_same_drill() {
             started.drill = "weekly".to_owned();
         }
     });
-    assert!(flaws(&vault(), &before, &[], &[], early()).contains(&SeriesFlaw::Dangling { sequence: 2 }));
+    assert!(
+        flaws(&vault(), &before, &[], &[], early()).contains(&SeriesFlaw::Dangling { sequence: 2 })
+    );
 }
 
 #[test]
 fn a_certificate_of_something_that_is_no_report_refers_to_nothing() {
-    let all = series(vec![started("r1"), report("r1", 1), certify(1, &hash(1)), certify(2, &hash(2))]);
+    let all =
+        series(vec![started("r1"), report("r1", 1), certify(1, &hash(1)), certify(2, &hash(2))]);
     assert_eq!(flaws(&vault(), &all, &[], &[], early()), [SeriesFlaw::Dangling { sequence: 3 }]);
 }

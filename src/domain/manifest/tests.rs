@@ -8,13 +8,21 @@ use crate::domain::volumes::{Consistency, SetMember, SetPlace};
 const BACKUP: &str = "20261122T031500Z-K3XQ7A";
 
 fn object(key: &str, bytes: u64) -> StoredObject {
-    let chunks = Some(ChunkList { bytes: CHUNK_BYTES as u64, sha256: "fedcba9876543210".repeat(4) });
+    let chunks =
+        Some(ChunkList { bytes: CHUNK_BYTES as u64, sha256: "fedcba9876543210".repeat(4) });
     StoredObject { key: key.parse().unwrap(), bytes, sha256: "0123456789abcdef".repeat(4), chunks }
 }
 
 fn payload(name: &str, role: PayloadRole, plain_bytes: u64, pieces: &[u64]) -> Payload {
-    let object = |(number, bytes): (usize, &u64)| object(&format!("payloads/chat/{BACKUP}/{name}.zst.age.{number:04}"), *bytes);
-    Payload { name: name.to_owned(), role, plain_bytes, objects: pieces.iter().enumerate().map(object).collect() }
+    let object = |(number, bytes): (usize, &u64)| {
+        object(&format!("payloads/chat/{BACKUP}/{name}.zst.age.{number:04}"), *bytes)
+    };
+    Payload {
+        name: name.to_owned(),
+        role,
+        plain_bytes,
+        objects: pieces.iter().enumerate().map(object).collect(),
+    }
 }
 
 fn statement() -> ManifestStatement {
@@ -35,7 +43,11 @@ fn statement() -> ManifestStatement {
             snapshot_time: time("2026-11-22T03:15:01Z"),
             snapshot_lsn: Some("0/1A2B3C".to_owned()),
         },
-        tools: ToolVersions { lifeboat: "0.1.0".to_owned(), pg_dump: Some("pg_dump 16.4".to_owned()), pg_dump_major: Some(16) },
+        tools: ToolVersions {
+            lifeboat: "0.1.0".to_owned(),
+            pg_dump: Some("pg_dump 16.4".to_owned()),
+            pg_dump_major: Some(16),
+        },
         set: None,
         envelope_sha256: "e".repeat(64),
         slots: vec![SlotReference { name: "home".to_owned(), kind: "aws-kms".to_owned() }],
@@ -91,7 +103,8 @@ fn set() -> Manifest {
         lock: None,
     };
     let tools = ToolVersions { pg_dump: None, pg_dump_major: None, ..statement().tools };
-    let source = SourceFacts { server_version: None, server_version_num: None, ..statement().source };
+    let source =
+        SourceFacts { server_version: None, server_version_num: None, ..statement().source };
     let receipt = Receipt::of_completed(payload("vol-2.blocks", PayloadRole::Blocks, 96, &[50]));
     Manifest::new(ManifestStatement { set: Some(set), tools, source, ..statement() }, vec![receipt])
 }
@@ -99,7 +112,11 @@ fn set() -> Manifest {
 /// A manifest as it was before objects had lists of their chunks.
 fn earlier(mut manifest: Manifest, format: &str) -> Manifest {
     manifest.format = format.to_owned();
-    manifest.payloads.iter_mut().flat_map(|payload| &mut payload.objects).for_each(|object| object.chunks = None);
+    manifest
+        .payloads
+        .iter_mut()
+        .flat_map(|payload| &mut payload.objects)
+        .for_each(|object| object.chunks = None);
     manifest
 }
 
@@ -107,14 +124,18 @@ fn earlier(mut manifest: Manifest, format: &str) -> Manifest {
 fn read(manifest: &Manifest) -> Result<Manifest, String> {
     let own = statement();
     let place = BackupKeys { datastore: &own.datastore, backup: &own.backup };
-    Manifest::parse(&serde_json::to_vec(manifest).unwrap(), &own.vault, &place).map_err(|error| error.to_string())
+    Manifest::parse(&serde_json::to_vec(manifest).unwrap(), &own.vault, &place)
+        .map_err(|error| error.to_string())
 }
 
 #[test]
 fn a_manifest_reads_back_as_it_was_stated() {
     assert_eq!(read(&dump()).unwrap(), dump());
     assert_eq!(read(&set()).unwrap(), set());
-    assert_eq!((dump().format.as_str(), set().format.as_str()), ("lifeboat.manifest/3", "lifeboat.manifest/3"));
+    assert_eq!(
+        (dump().format.as_str(), set().format.as_str()),
+        ("lifeboat.manifest/3", "lifeboat.manifest/3")
+    );
     for (format, manifest) in [(FORMAT_DUMP_WHOLE, dump()), (FORMAT_SET_WHOLE, set())] {
         let earlier = earlier(manifest, format);
         assert_eq!(read(&earlier).unwrap(), earlier, "{format}");
@@ -122,16 +143,30 @@ fn a_manifest_reads_back_as_it_was_stated() {
     let plan = payload("plan.toml", PayloadRole::Plan, 9, &[1]);
     for mut planned in [dump(), set()] {
         planned.payloads.push(plan.clone());
-        assert_eq!(read(&planned).unwrap(), planned, "a restore plan may be stored with any backup");
+        assert_eq!(
+            read(&planned).unwrap(),
+            planned,
+            "a restore plan may be stored with any backup"
+        );
     }
 }
 
 #[test]
 fn a_manifest_that_stands_where_another_belongs_is_refused() {
-    let says = |what: &str| Err(format!("the manifest at manifests/chat/{BACKUP}.json says it is {what}, which is not where it stands"));
+    let says = |what: &str| {
+        Err(format!(
+            "the manifest at manifests/chat/{BACKUP}.json says it is {what}, which is not where it stands"
+        ))
+    };
     let vault = VaultId::from_random([8; 16]);
-    assert_eq!(read(&Manifest { vault, ..dump() }), says("of vault 08080808080808080808080808080808"));
-    assert_eq!(read(&Manifest { datastore: "mail".parse().unwrap(), ..dump() }), says("of datastore mail"));
+    assert_eq!(
+        read(&Manifest { vault, ..dump() }),
+        says("of vault 08080808080808080808080808080808")
+    );
+    assert_eq!(
+        read(&Manifest { datastore: "mail".parse().unwrap(), ..dump() }),
+        says("of datastore mail")
+    );
     let backup = "20261122T031500Z-AAAAAA".parse().unwrap();
     assert_eq!(read(&Manifest { backup, ..dump() }), says("backup 20261122T031500Z-AAAAAA"));
 }
@@ -139,8 +174,16 @@ fn a_manifest_that_stands_where_another_belongs_is_refused() {
 #[test]
 fn a_manifest_of_a_format_that_is_not_its_own_is_refused() {
     for (manifest, format, why) in [
-        (earlier(dump(), FORMAT_SET_WHOLE), FORMAT_SET_WHOLE, "a manifest of format lifeboat.manifest/2 is of a volume set"),
-        (earlier(set(), FORMAT_DUMP_WHOLE), FORMAT_DUMP_WHOLE, "a manifest of format lifeboat.manifest/1 is not of a volume set"),
+        (
+            earlier(dump(), FORMAT_SET_WHOLE),
+            FORMAT_SET_WHOLE,
+            "a manifest of format lifeboat.manifest/2 is of a volume set",
+        ),
+        (
+            earlier(set(), FORMAT_DUMP_WHOLE),
+            FORMAT_DUMP_WHOLE,
+            "a manifest of format lifeboat.manifest/1 is not of a volume set",
+        ),
         (
             dump(),
             FORMAT_DUMP_WHOLE,
@@ -156,7 +199,10 @@ fn a_manifest_of_a_format_that_is_not_its_own_is_refused() {
         assert_eq!(refused, format!("the manifest of {BACKUP} is not acceptable: {why}"));
     }
     let newer = read(&Manifest { format: "lifeboat.manifest/4".to_owned(), ..dump() }).unwrap_err();
-    assert!(newer.contains("\"lifeboat.manifest/4\"") && newer.contains("lifeboat.manifest/3"), "{newer}");
+    assert!(
+        newer.contains("\"lifeboat.manifest/4\"") && newer.contains("lifeboat.manifest/3"),
+        "{newer}"
+    );
     assert!(Manifest::parse(b"{}", &statement().vault, &dump().place()).is_err());
 }
 
@@ -168,16 +214,31 @@ fn a_dump_that_lacks_what_a_restore_needs_is_refused() {
         (|m| m.source.server_version_num = None, unknown),
         (|m| m.tools.pg_dump_major = None, unknown),
         (|m| drop(m.payloads.remove(0)), "it lists 0 payloads of role Main, and must list 1"),
-        (|m| m.payloads.push(payload("main-2", PayloadRole::Main, 1, &[1])), "it lists 2 payloads of role Main, and must list 1"),
-        (|m| m.payloads.retain(|p| p.role != PayloadRole::Globals), "it lists 0 payloads of role Globals, and must list 1"),
-        (|m| m.payloads.retain(|p| p.role != PayloadRole::Fingerprint), "it lists 0 payloads of role Fingerprint, and must list 1"),
-        (|m| m.payloads.push(payload("b", PayloadRole::Blocks, 1, &[1])), "it lists 1 payloads of role Blocks, and must list 0"),
+        (
+            |m| m.payloads.push(payload("main-2", PayloadRole::Main, 1, &[1])),
+            "it lists 2 payloads of role Main, and must list 1",
+        ),
+        (
+            |m| m.payloads.retain(|p| p.role != PayloadRole::Globals),
+            "it lists 0 payloads of role Globals, and must list 1",
+        ),
+        (
+            |m| m.payloads.retain(|p| p.role != PayloadRole::Fingerprint),
+            "it lists 0 payloads of role Fingerprint, and must list 1",
+        ),
+        (
+            |m| m.payloads.push(payload("b", PayloadRole::Blocks, 1, &[1])),
+            "it lists 1 payloads of role Blocks, and must list 0",
+        ),
         (|m| m.payloads[1].objects.clear(), "payload \"data-001\" has no object"),
     ];
     for (change, why) in changes {
         let mut manifest = dump();
         change(&mut manifest);
-        assert_eq!(read(&manifest).unwrap_err(), format!("the manifest of {BACKUP} is not acceptable: {why}"));
+        assert_eq!(
+            read(&manifest).unwrap_err(),
+            format!("the manifest of {BACKUP} is not acceptable: {why}")
+        );
     }
 }
 
@@ -187,20 +248,29 @@ fn a_volume_set_that_contradicts_itself_is_refused() {
     let members = &mut twice.set.as_mut().unwrap().members;
     members[1].volume = members[0].volume.clone();
     assert!(read(&twice).unwrap_err().ends_with("a volume or a snapshot is in the set twice"));
-    for role in [PayloadRole::Main, PayloadRole::Data, PayloadRole::Globals, PayloadRole::Fingerprint] {
+    for role in
+        [PayloadRole::Main, PayloadRole::Data, PayloadRole::Globals, PayloadRole::Fingerprint]
+    {
         let mut manifest = set();
         manifest.payloads.push(payload("main", role, 1, &[1]));
-        assert!(read(&manifest).unwrap_err().ends_with("payload \"main\" is not one of a volume set"), "{role:?}");
+        assert!(
+            read(&manifest).unwrap_err().ends_with("payload \"main\" is not one of a volume set"),
+            "{role:?}"
+        );
     }
 }
 
 #[test]
 fn payload_names_that_could_leave_a_directory_are_refused() {
-    for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "Main", "a_b", "a b", "ä", "a\0", "main"] {
+    for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "Main", "a_b", "a b", "ä", "a\0", "main"]
+    {
         let mut manifest = dump();
         bad.clone_into(&mut manifest.payloads[1].name);
         let refused = read(&manifest).unwrap_err();
-        assert!(refused.ends_with(&format!("{bad:?} is not a payload's name, or is there twice")), "{bad:?}: {refused}");
+        assert!(
+            refused.ends_with(&format!("{bad:?} is not a payload's name, or is there twice")),
+            "{bad:?}: {refused}"
+        );
     }
     for good in ["z", "0", "-", "data-001", "a.b.", "vol-0a1.blocks"] {
         let mut manifest = dump();
@@ -227,7 +297,12 @@ fn objects_outside_of_the_backups_place_are_refused() {
             Ok(_) => assert!(inside, "{key}"),
             Err(why) => {
                 assert!(!inside, "{key}: {why}");
-                assert!(why.ends_with(&format!("payload \"main\" points at {key}, outside the backup's place")), "{why}");
+                assert!(
+                    why.ends_with(&format!(
+                        "payload \"main\" points at {key}, outside the backup's place"
+                    )),
+                    "{why}"
+                );
             }
         }
     }
@@ -249,7 +324,10 @@ fn only_64_lower_case_hexadecimal_digits_are_a_sha256() {
         manifest.payloads[0].objects[1].sha256.clone_from(&sha256);
         let read = read(&manifest).map(|_| ());
         assert_eq!(read.is_ok(), proper, "{sha256:?}");
-        assert!(read.err().is_none_or(|why| why.ends_with("payload \"main\" has no proper SHA-256")), "{sha256:?}");
+        assert!(
+            read.err().is_none_or(|why| why.ends_with("payload \"main\" has no proper SHA-256")),
+            "{sha256:?}"
+        );
     }
 }
 
@@ -259,7 +337,8 @@ fn sizes_add_up_over_all_payloads_and_their_pieces() {
     assert_eq!(dump.payloads[0].sealed_bytes(), 340);
     assert_eq!(dump.sealed_bytes(), 340 + 5_000 + 6_000 + 7 + 80);
     assert_eq!(dump.plain_bytes(), 1_000 + 20_000 + 30_000 + 70 + 400);
-    // A volume whose blocks were not counted counts as a whole, another as the blocks that hold something.
+    // A volume whose blocks were not counted counts as a whole, another as the blocks that hold
+    // something.
     assert_eq!(set().plain_bytes(), (8 << 30) + 3 * 524_288);
     assert_eq!(set().sealed_bytes(), 50);
 }
@@ -269,15 +348,24 @@ fn payloads_are_found_by_their_role() {
     let dump = dump();
     assert_eq!(dump.payload(PayloadRole::Globals).map(|p| p.name.as_str()), Some("globals.sql"));
     assert_eq!(dump.payload(PayloadRole::Plan), None);
-    assert_eq!(dump.data_payloads().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["data-001", "data-002"]);
+    assert_eq!(
+        dump.data_payloads().map(|p| p.name.as_str()).collect::<Vec<_>>(),
+        ["data-001", "data-002"]
+    );
     assert_eq!(dump.place().manifest().as_str(), format!("manifests/chat/{BACKUP}.json"));
 }
 
 #[test]
 fn versions_are_told_where_they_are_known() {
     let (dump, set) = (dump(), set());
-    assert_eq!((dump.source.version(), dump.source.major(), dump.tools.major()), ("15.18 (Debian 15.18-0+deb12u1)", 15, 16));
-    assert_eq!((set.source.version(), set.source.major(), set.tools.major()), ("of an unknown version", 0, 0));
+    assert_eq!(
+        (dump.source.version(), dump.source.major(), dump.tools.major()),
+        ("15.18 (Debian 15.18-0+deb12u1)", 15, 16)
+    );
+    assert_eq!(
+        (set.source.version(), set.source.major(), set.tools.major()),
+        ("of an unknown version", 0, 0)
+    );
     let fresh = SourceFacts { server_version_num: Some(170_000), ..dump.source };
     assert_eq!(fresh.major(), 17);
 }

@@ -82,7 +82,10 @@ fn money_is_shown_in_dollars_and_cents_rounded_up() {
 #[test]
 fn a_run_costs_at_most_its_dearest_instance_its_endpoint_and_its_volumes_until_its_time_is_over() {
     let dedicated = |settings| ScratchSettings { tenancy: "dedicated".to_owned(), ..settings };
-    let hour = |dollars: f64, settings| ScratchSettings { instance_hour: Some(UsDollars::of(dollars)), ..settings };
+    let hour = |dollars: f64, settings| ScratchSettings {
+        instance_hour: Some(UsDollars::of(dollars)),
+        ..settings
+    };
     for (settings, seconds, gib, dollars) in [
         // The price of the list and the endpoint.
         (settings(&["t3.micro"]), 3600, 0, 0.0104 + 0.01),
@@ -101,15 +104,24 @@ fn a_run_costs_at_most_its_dearest_instance_its_endpoint_and_its_volumes_until_i
     ] {
         let ceiling = cost_ceiling(&settings, HumanDuration::seconds(seconds), gib).unwrap();
         let over = i128::from(ceiling.0) - i128::from(UsDollars::of(dollars).0);
-        assert!(over.abs() <= 1, "{ceiling} for {:?}, {seconds} s, {gib} GiB instead of {dollars}", settings.instance_types);
+        assert!(
+            over.abs() <= 1,
+            "{ceiling} for {:?}, {seconds} s, {gib} GiB instead of {dollars}",
+            settings.instance_types
+        );
     }
 }
 
 #[test]
 fn an_instance_type_without_a_known_price_is_named() {
-    let unknown = cost_ceiling(&settings(&["t3.micro", "z9.mega"]), HumanDuration::seconds(3600), 0);
+    let unknown =
+        cost_ceiling(&settings(&["t3.micro", "z9.mega"]), HumanDuration::seconds(3600), 0);
     assert_eq!(unknown, Err("z9.mega".to_owned()));
-    assert_eq!(cost_ceiling(&settings(&["t3"]), HumanDuration::seconds(3600), 0), Err("t3".to_owned()), "a part of a name is not enough");
+    assert_eq!(
+        cost_ceiling(&settings(&["t3"]), HumanDuration::seconds(3600), 0),
+        Err("t3".to_owned()),
+        "a part of a name is not enough"
+    );
 }
 
 #[test]
@@ -129,7 +141,11 @@ fn a_lease_is_read_only_in_the_place_of_its_format() {
     let bytes = serde_json::to_vec(&lease).unwrap();
     assert_eq!(ScratchLease::parse(&bytes, LEASE_FORMAT).unwrap(), lease);
     let why = ScratchLease::parse(&bytes, OVER_FORMAT).unwrap_err().to_string();
-    assert!(why.contains("the lease has format \"lifeboat.lease/1\"") && why.contains("lifeboat.over/1"), "{why}");
+    assert!(
+        why.contains("the lease has format \"lifeboat.lease/1\"")
+            && why.contains("lifeboat.over/1"),
+        "{why}"
+    );
     let over = ScratchLease { format: OVER_FORMAT.to_owned(), ..lease.clone() };
     let bytes = serde_json::to_vec(&over).unwrap();
     assert_eq!(ScratchLease::parse(&bytes, OVER_FORMAT).unwrap(), over);
@@ -137,7 +153,12 @@ fn a_lease_is_read_only_in_the_place_of_its_format() {
     let mut json = serde_json::to_value(&lease).unwrap();
     assert_eq!(json["cost_ceiling"], json!(123_456));
     json["colour"] = json!("red");
-    for bad in [json.to_string(), json!({"format": LEASE_FORMAT}).to_string(), "{".to_owned(), String::new()] {
+    for bad in [
+        json.to_string(),
+        json!({"format": LEASE_FORMAT}).to_string(),
+        "{".to_owned(),
+        String::new(),
+    ] {
         let why = ScratchLease::parse(bad.as_bytes(), LEASE_FORMAT).unwrap_err();
         assert_eq!(why.to_string(), "the lease cannot be read", "{bad}");
     }
@@ -156,8 +177,15 @@ fn an_order_reads_back_and_another_format_is_refused() {
         plan_text: None,
         config: String::new(),
         grant_tokens: vec!["token".to_owned()],
-        backups: [("chat".parse().unwrap(), ("20261125T020000Z-K3XQ7A".parse().unwrap(), "the newest".to_owned()))].into(),
-        forbidden: vec![ForbiddenAddress::Tcp("10.0.0.5:5432".to_owned()), ForbiddenAddress::Name("db.example".to_owned())],
+        backups: [(
+            "chat".parse().unwrap(),
+            ("20261125T020000Z-K3XQ7A".parse().unwrap(), "the newest".to_owned()),
+        )]
+        .into(),
+        forbidden: vec![
+            ForbiddenAddress::Tcp("10.0.0.5:5432".to_owned()),
+            ForbiddenAddress::Name("db.example".to_owned()),
+        ],
         expires: at("2026-11-25T06:00:00Z"),
     };
     let json = serde_json::to_value(&order).unwrap();
@@ -167,11 +195,19 @@ fn an_order_reads_back_and_another_format_is_refused() {
     let mut newer = json.clone();
     newer["format"] = json!("lifeboat.order/2");
     let why = AgentOrder::parse(newer.to_string().as_bytes()).unwrap_err().to_string();
-    assert!(why.contains("the order has format \"lifeboat.order/2\"") && why.contains("lifeboat.order/1"), "{why}");
+    assert!(
+        why.contains("the order has format \"lifeboat.order/2\"")
+            && why.contains("lifeboat.order/1"),
+        "{why}"
+    );
     let mut more = json;
     more["secret"] = json!("x");
     for bad in [more.to_string(), json!({"format": ORDER_FORMAT}).to_string(), "[]".to_owned()] {
-        assert_eq!(AgentOrder::parse(bad.as_bytes()).unwrap_err().to_string(), "the order cannot be read", "{bad}");
+        assert_eq!(
+            AgentOrder::parse(bad.as_bytes()).unwrap_err().to_string(),
+            "the order cannot be read",
+            "{bad}"
+        );
     }
 }
 
@@ -186,16 +222,26 @@ fn what_the_agent_says_keeps_its_form_and_holds_nothing_of_the_data() {
         seconds: 0.5,
         detail: vec!["user alice has 3 rows".to_owned()],
     };
-    let control =
-        ControlResult { control: NegativeControl::ByteFlipped, noticed: Some(true), summary: "it was noticed".to_owned(), seconds: 1.0 };
+    let control = ControlResult {
+        control: NegativeControl::ByteFlipped,
+        noticed: Some(true),
+        summary: "it was noticed".to_owned(),
+        seconds: 1.0,
+    };
     for (say, form) in [
-        (AgentEvent::Began { step: "restore".to_owned(), at_seconds: 1.5 }, json!({"began": {"step": "restore", "at_seconds": 1.5}})),
+        (
+            AgentEvent::Began { step: "restore".to_owned(), at_seconds: 1.5 },
+            json!({"began": {"step": "restore", "at_seconds": 1.5}}),
+        ),
         (
             AgentEvent::Ended { step: "restore".to_owned(), seconds: 2.5, failed: false },
             json!({"ended": {"step": "restore", "seconds": 2.5, "failed": false}}),
         ),
         (
-            AgentEvent::Broke { scenario: Scenario::HomeKeyLost, outcome: "another slot opened".to_owned() },
+            AgentEvent::Broke {
+                scenario: Scenario::HomeKeyLost,
+                outcome: "another slot opened".to_owned(),
+            },
             json!({"broke": {"scenario": "home-key-lost", "outcome": "another slot opened"}}),
         ),
         (
@@ -221,15 +267,23 @@ fn what_the_agent_says_keeps_its_form_and_holds_nothing_of_the_data() {
     }
     let told = serde_json::to_string(&AgentEvent::Checked(check)).unwrap();
     assert!(!told.contains("alice"), "{told}");
-    assert!(serde_json::from_value::<SignedMessage>(json!({"words": "", "signature": "", "key": ""})).is_err());
+    assert!(
+        serde_json::from_value::<SignedMessage>(json!({"words": "", "signature": "", "key": ""}))
+            .is_err()
+    );
 }
 
 #[test]
 fn a_thing_is_a_runs_own_by_vault_and_run_and_all_tags_say_more_for_whoever_finds_it() {
     let vault_id = "ab".repeat(16);
     let own = own_tags(&vault(), "run-1");
-    let pairs = |tags: &ResourceTags| tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
-    assert_eq!(pairs(&own), ["lifeboat:run=run-1".to_owned(), format!("lifeboat:vault={vault_id}")]);
+    let pairs = |tags: &ResourceTags| {
+        tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        pairs(&own),
+        ["lifeboat:run=run-1".to_owned(), format!("lifeboat:vault={vault_id}")]
+    );
     let all = tags_of(&vault(), "run-1", "weekly", at("2026-11-25T06:00:00.75Z"));
     assert_eq!(
         pairs(&all),
@@ -240,14 +294,23 @@ fn a_thing_is_a_runs_own_by_vault_and_run_and_all_tags_say_more_for_whoever_find
             format!("lifeboat:vault={vault_id}"),
         ]
     );
-    assert!(own.iter().all(|(key, value)| all.get(key) == Some(value)), "what a run makes it may remove");
+    assert!(
+        own.iter().all(|(key, value)| all.get(key) == Some(value)),
+        "what a run makes it may remove"
+    );
 }
 
 #[test]
 fn amounts_are_rounded_up_to_whole_cents_and_carried() {
-    for (hundredths, shown) in
-        [(0, "$0.00"), (1, "$0.01"), (9_900, "$0.99"), (9_901, "$1.00"), (9_999, "$1.00"), (10_000, "$1.00"), (19_950, "$2.00")]
-    {
+    for (hundredths, shown) in [
+        (0, "$0.00"),
+        (1, "$0.01"),
+        (9_900, "$0.99"),
+        (9_901, "$1.00"),
+        (9_999, "$1.00"),
+        (10_000, "$1.00"),
+        (19_950, "$2.00"),
+    ] {
         assert_eq!(UsDollars(hundredths).to_string(), shown, "{hundredths}");
     }
     assert_eq!(

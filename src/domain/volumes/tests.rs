@@ -37,7 +37,10 @@ fn member(number: usize) -> SetMember {
     }
 }
 fn copied(number: usize) -> SetMember {
-    let copy = SnapshotCopy { snapshot: format!("snap-copy{number}").parse().unwrap(), key: COPY_KEY.to_owned() };
+    let copy = SnapshotCopy {
+        snapshot: format!("snap-copy{number}").parse().unwrap(),
+        key: COPY_KEY.to_owned(),
+    };
     SetMember { copy: Some(copy), ..member(number) }
 }
 fn set(members: Vec<SetMember>) -> VolumeSet {
@@ -74,7 +77,10 @@ fn snapshot() -> SnapshotInfo {
 fn what_other_tools_make_is_theirs_whatever_tags_they_copy() {
     assert!(!snapshot().is_foreign());
     for description in ["", "Created for policy: policy-0123", "copy of lifeboat: chat"] {
-        assert!(SnapshotInfo { description: description.to_owned(), ..snapshot() }.is_foreign(), "{description}");
+        assert!(
+            SnapshotInfo { description: description.to_owned(), ..snapshot() }.is_foreign(),
+            "{description}"
+        );
     }
 }
 
@@ -83,7 +89,10 @@ fn identifiers_read_back_as_written() {
     let longest = format!("vol-{}", "a".repeat(40));
     for text in ["vol-0123456789abcdef0", "vol-a", "vol-data-1", &longest] {
         let id: VolumeId = text.parse().unwrap();
-        assert_eq!((id.as_str(), id.to_string().as_str(), String::from(id.clone()).as_str()), (text, text, text));
+        assert_eq!(
+            (id.as_str(), id.to_string().as_str(), String::from(id.clone()).as_str()),
+            (text, text, text)
+        );
         assert_eq!(serde_json::to_string(&id).unwrap(), format!("{text:?}"));
         assert_eq!(serde_json::from_str::<VolumeId>(&format!("{text:?}")).unwrap(), id);
     }
@@ -94,13 +103,17 @@ fn identifiers_read_back_as_written() {
 #[test]
 fn what_is_unsafe_in_a_path_or_a_shell_is_no_identifier() {
     let too_long = format!("vol-{}", "a".repeat(41));
-    for bad in
-        ["", "vol-", "vol", "0f", "snap-0f", "Vol-0f", "vol-0F", "vol-../x", "vol-a b", "vol-a;b", "vol-a\n", "vol-ä", "vol-a_b", &too_long]
-    {
+    for bad in [
+        "", "vol-", "vol", "0f", "snap-0f", "Vol-0f", "vol-0F", "vol-../x", "vol-a b", "vol-a;b",
+        "vol-a\n", "vol-ä", "vol-a_b", &too_long,
+    ] {
         let why = bad.parse::<VolumeId>().unwrap_err();
         assert!(why.contains("is not the id of a volume (vol-…)"), "{why}");
         assert!(VolumeId::try_from(bad.to_owned()).is_err());
-        assert!(serde_json::from_value::<VolumeId>(json!(bad)).is_err(), "nor in a document: {bad:?}");
+        assert!(
+            serde_json::from_value::<VolumeId>(json!(bad)).is_err(),
+            "nor in a document: {bad:?}"
+        );
     }
     assert!("vol-0f".parse::<SnapshotId>().unwrap_err().contains("a snapshot (snap-…)"));
     assert!("vol-0f".parse::<InstanceId>().unwrap_err().contains("an instance (i-…)"));
@@ -119,9 +132,15 @@ proptest! {
 
 #[test]
 fn each_degree_of_consistency_is_more_than_the_one_before_and_keeps_its_name() {
-    assert!(Consistency::Crash < Consistency::Filesystem && Consistency::Filesystem < Consistency::Postgres);
-    for (consistency, name) in [(Consistency::Crash, "crash"), (Consistency::Filesystem, "filesystem"), (Consistency::Postgres, "postgres")]
-    {
+    assert!(
+        Consistency::Crash < Consistency::Filesystem
+            && Consistency::Filesystem < Consistency::Postgres
+    );
+    for (consistency, name) in [
+        (Consistency::Crash, "crash"),
+        (Consistency::Filesystem, "filesystem"),
+        (Consistency::Postgres, "postgres"),
+    ] {
         assert_eq!((consistency.name(), consistency.to_string().as_str()), (name, name));
         assert_eq!(serde_json::to_value(consistency).unwrap(), json!(name));
     }
@@ -147,7 +166,10 @@ fn a_place_is_named_for_people_and_kept_under_its_kind() {
         assert_eq!(serde_json::to_value(&place).unwrap(), stored);
         assert_eq!(serde_json::from_value::<SetPlace>(stored).unwrap(), place);
     }
-    assert!(serde_json::from_value::<SetPlace>(json!({"kind": "ebs", "region": "x", "bucket": "y"})).is_err());
+    assert!(
+        serde_json::from_value::<SetPlace>(json!({"kind": "ebs", "region": "x", "bucket": "y"}))
+            .is_err()
+    );
 }
 
 #[test]
@@ -159,25 +181,48 @@ fn a_snapshot_protects_only_when_it_is_whole_encrypted_and_under_an_allowed_key(
         assert_eq!(protected.facts(), &SnapshotInfo { progress, ..snapshot() });
     }
     for (broken, why) in [
-        (SnapshotInfo { progress: SnapshotProgress::Pending(99), ..snapshot() }, "snapshot snap-1 is not whole: pending(99)"),
-        (SnapshotInfo { progress: SnapshotProgress::Failed, ..snapshot() }, "snapshot snap-1 is not whole: failed"),
-        (SnapshotInfo { progress: SnapshotProgress::Recovering, ..snapshot() }, "snapshot snap-1 is not whole: recovering"),
         (
-            SnapshotInfo { progress: SnapshotProgress::Failed, message: Some("the key was refused".to_owned()), ..snapshot() },
+            SnapshotInfo { progress: SnapshotProgress::Pending(99), ..snapshot() },
+            "snapshot snap-1 is not whole: pending(99)",
+        ),
+        (
+            SnapshotInfo { progress: SnapshotProgress::Failed, ..snapshot() },
+            "snapshot snap-1 is not whole: failed",
+        ),
+        (
+            SnapshotInfo { progress: SnapshotProgress::Recovering, ..snapshot() },
+            "snapshot snap-1 is not whole: recovering",
+        ),
+        (
+            SnapshotInfo {
+                progress: SnapshotProgress::Failed,
+                message: Some("the key was refused".to_owned()),
+                ..snapshot()
+            },
             "snapshot snap-1 is not whole: the key was refused",
         ),
         (SnapshotInfo { encrypted: false, ..snapshot() }, "snapshot snap-1 is not encrypted"),
-        (SnapshotInfo { encrypted: false, key: None, ..snapshot() }, "snapshot snap-1 is not encrypted"),
+        (
+            SnapshotInfo { encrypted: false, key: None, ..snapshot() },
+            "snapshot snap-1 is not encrypted",
+        ),
         (
             SnapshotInfo { key: Some("alias/aws/ebs".to_owned()), ..snapshot() },
             "snapshot snap-1 is encrypted under alias/aws/ebs, which kms_keys does not allow",
         ),
-        (SnapshotInfo { key: None, ..snapshot() }, "snapshot snap-1 is encrypted under an unnamed key, which kms_keys does not allow"),
+        (
+            SnapshotInfo { key: None, ..snapshot() },
+            "snapshot snap-1 is encrypted under an unnamed key, which kms_keys does not allow",
+        ),
     ] {
         assert_eq!(broken.protect(&allowed).unwrap_err().to_string(), why);
     }
     let why = snapshot().protect(&[]).unwrap_err();
-    assert_eq!(why, NotProtected::OtherKey { id: "snap-1".parse().unwrap(), found: KEY.to_owned() }, "no key is allowed by default");
+    assert_eq!(
+        why,
+        NotProtected::OtherKey { id: "snap-1".parse().unwrap(), found: KEY.to_owned() },
+        "no key is allowed by default"
+    );
 }
 
 #[test]
@@ -192,14 +237,26 @@ fn a_copy_is_found_where_it_was_copied_and_nowhere_else() {
 #[test]
 fn a_set_lists_its_places_its_snapshots_and_its_size() {
     let here = set(vec![member(2), SetMember { bytes: 5, ..member(1) }]);
-    assert_eq!(here.places().map(|(place, copies)| (place.clone(), copies)).collect::<Vec<_>>(), [(here.place.clone(), false)]);
-    assert_eq!(here.snapshots(false).iter().map(SnapshotId::as_str).collect::<Vec<_>>(), ["snap-2", "snap-1"]);
+    assert_eq!(
+        here.places().map(|(place, copies)| (place.clone(), copies)).collect::<Vec<_>>(),
+        [(here.place.clone(), false)]
+    );
+    assert_eq!(
+        here.snapshots(false).iter().map(SnapshotId::as_str).collect::<Vec<_>>(),
+        ["snap-2", "snap-1"]
+    );
     assert!(here.snapshots(true).is_empty());
     assert_eq!(here.bytes(), (1 << 30) + 5);
     let both = VolumeSet { copied_to: Some(frankfurt()), ..set(vec![copied(2), copied(1)]) };
     assert_eq!(both.places().collect::<Vec<_>>(), [(&both.place, false), (&frankfurt(), true)]);
-    assert_eq!(both.snapshots(true).iter().map(SnapshotId::as_str).collect::<Vec<_>>(), ["snap-copy2", "snap-copy1"]);
-    assert_eq!(both.snapshots(false).iter().map(SnapshotId::as_str).collect::<Vec<_>>(), ["snap-2", "snap-1"]);
+    assert_eq!(
+        both.snapshots(true).iter().map(SnapshotId::as_str).collect::<Vec<_>>(),
+        ["snap-copy2", "snap-copy1"]
+    );
+    assert_eq!(
+        both.snapshots(false).iter().map(SnapshotId::as_str).collect::<Vec<_>>(),
+        ["snap-2", "snap-1"]
+    );
 }
 
 #[test]
@@ -228,22 +285,39 @@ fn a_set_that_contradicts_itself_is_not_sound() {
         })
     };
     let crash = || set(vec![member(1), member(2)]);
-    let postgres = |cut, one_moment| VolumeSet { consistency: Consistency::Postgres, postgres: cut, one_moment, ..crash() };
+    let postgres = |cut, one_moment| VolumeSet {
+        consistency: Consistency::Postgres,
+        postgres: cut,
+        one_moment,
+        ..crash()
+    };
     for (set, wrong) in [
         (crash(), ""),
         (VolumeSet { one_moment: false, cut_millis: 900, ..crash() }, ""),
-        (VolumeSet { consistency: Consistency::Filesystem, frozen_millis: Some(12), ..crash() }, ""),
+        (
+            VolumeSet { consistency: Consistency::Filesystem, frozen_millis: Some(12), ..crash() },
+            "",
+        ),
         (postgres(Some(PostgresCut::Checkpoint), true), ""),
         (postgres(online(volume(2)), false), ""),
         (postgres(online(volume(2)), true), ""),
         (VolumeSet { copied_to: Some(frankfurt()), ..set(vec![copied(1), copied(2)]) }, ""),
         (set(vec![member(1), SetMember { volume: volume(1), ..member(2) }]), "in the set twice"),
-        (set(vec![member(1), SetMember { snapshot: member(1).snapshot, ..member(2) }]), "in the set twice"),
+        (
+            set(vec![member(1), SetMember { snapshot: member(1).snapshot, ..member(2) }]),
+            "in the set twice",
+        ),
         (VolumeSet { copied_to: Some(frankfurt()), ..crash() }, "not every volume has a copy"),
-        (VolumeSet { copied_to: Some(frankfurt()), ..set(vec![copied(1), member(2)]) }, "not every volume has a copy"),
+        (
+            VolumeSet { copied_to: Some(frankfurt()), ..set(vec![copied(1), member(2)]) },
+            "not every volume has a copy",
+        ),
         (set(vec![copied(1), copied(2)]), "copied"),
         (postgres(None, true), "how Postgres was made ready"),
-        (VolumeSet { postgres: Some(PostgresCut::Checkpoint), ..crash() }, "how Postgres was made ready"),
+        (
+            VolumeSet { postgres: Some(PostgresCut::Checkpoint), ..crash() },
+            "how Postgres was made ready",
+        ),
         (postgres(Some(PostgresCut::Checkpoint), false), "a checkpoint is not enough"),
         (postgres(online(volume(3)), false), "vol-3 is not in the set"),
     ] {
@@ -278,7 +352,11 @@ fn a_set_is_stored_without_what_is_not_known_and_reads_back() {
         })
     );
     assert_eq!(serde_json::from_value::<VolumeSet>(stored).unwrap(), plain);
-    let lock = LockState { kind: LockKind::Compliance, until: at("2027-11-25T02:00:00Z"), cooling_off_until: None };
+    let lock = LockState {
+        kind: LockKind::Compliance,
+        until: at("2027-11-25T02:00:00Z"),
+        cooling_off_until: None,
+    };
     let full = VolumeSet {
         consistency: Consistency::Postgres,
         postgres: Some(PostgresCut::Checkpoint),
@@ -293,5 +371,8 @@ fn a_set_is_stored_without_what_is_not_known_and_reads_back() {
     assert_eq!(serde_json::from_value::<VolumeSet>(stored.clone()).unwrap(), full);
     let mut unknown = stored;
     unknown["colour"] = json!("red");
-    assert!(serde_json::from_value::<VolumeSet>(unknown).is_err(), "a field that this program does not know is not overlooked");
+    assert!(
+        serde_json::from_value::<VolumeSet>(unknown).is_err(),
+        "a field that this program does not know is not overlooked"
+    );
 }

@@ -1,10 +1,12 @@
-//! Archives built byte by byte: read in pieces of every size, cut off everywhere, with lengths and numbers that lie.
+//! Archives built byte by byte: read in pieces of every size, cut off everywhere, with lengths and
+//! numbers that lie.
 
 use super::*;
 
 #[test]
 fn columns_of_copy_statements_are_read_with_their_quotes() {
-    let columns = copy_columns(b"COPY public.\"odd (name)\" (id, \"B \"\"c\", d) FROM stdin;\n").unwrap_or_default();
+    let columns = copy_columns(b"COPY public.\"odd (name)\" (id, \"B \"\"c\", d) FROM stdin;\n")
+        .unwrap_or_default();
     assert_eq!(columns, ["id", "B \"c", "d"]);
     assert_eq!(copy_columns(b"COPY public.nothing  FROM stdin;\n"), Ok(vec![]));
     assert!(copy_columns(b"DROP TABLE x;").is_err());
@@ -27,7 +29,9 @@ impl ArchiveWriter {
     }
     fn text(self, text: Option<&[u8]>) -> Vec<u8> {
         match text {
-            Some(text) => [self.integer(i64::try_from(text.len()).unwrap()), text.to_vec()].concat(),
+            Some(text) => {
+                [self.integer(i64::try_from(text.len()).unwrap()), text.to_vec()].concat()
+            }
             None => self.integer(-1),
         }
     }
@@ -42,10 +46,14 @@ impl ArchiveWriter {
         bytes
     }
     fn entry(self, entry: &TocEntry) -> Vec<u8> {
-        self.entry_with(entry, &entry.dependencies.iter().map(ToString::to_string).collect::<Vec<_>>())
+        self.entry_with(
+            entry,
+            &entry.dependencies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        )
     }
     fn entry_with(self, entry: &TocEntry, dependencies: &[String]) -> Vec<u8> {
-        let mut bytes = [self.integer(entry.dump_id), self.integer(i64::from(entry.has_data))].concat();
+        let mut bytes =
+            [self.integer(entry.dump_id), self.integer(i64::from(entry.has_data))].concat();
         let (catalog, object) = (entry.object.0.to_string(), entry.object.1.to_string());
         for text in [catalog.as_bytes(), object.as_bytes(), &entry.tag, entry.kind.as_bytes()] {
             bytes.extend(self.text(Some(text)));
@@ -80,13 +88,22 @@ impl ArchiveWriter {
         [vec![BLOCK_DATA], self.integer(dump_id), self.chunks(chunks)].concat()
     }
     fn large_objects(self, dump_id: i64, objects: &[(i64, &[&[u8]])]) -> Vec<u8> {
-        let objects = objects.iter().flat_map(|(oid, chunks)| [self.integer(*oid), self.chunks(chunks)].concat()).collect();
+        let objects = objects
+            .iter()
+            .flat_map(|(oid, chunks)| [self.integer(*oid), self.chunks(chunks)].concat())
+            .collect();
         [vec![BLOCK_LARGE_OBJECTS], self.integer(dump_id), objects, self.integer(0)].concat()
     }
-    /// A small archive with everything in it, in parts: contents, a table, large objects, an empty table.
+    /// A small archive with everything in it, in parts: contents, a table, large objects, an empty
+    /// table.
     fn parts(self) -> [Vec<u8>; 4] {
         let objects: [(i64, &[&[u8]]); 2] = [(7, &[b"con", b"tent"]), (9, &[])];
-        [self.contents(&shop()), self.data(2, &[b"1\tx\n", b"2\ty\n\\.\n"]), self.large_objects(3, &objects), self.data(4, &[])]
+        [
+            self.contents(&shop()),
+            self.data(2, &[b"1\tx\n", b"2\ty\n\\.\n"]),
+            self.large_objects(3, &objects),
+            self.data(4, &[]),
+        ]
     }
 }
 
@@ -103,7 +120,12 @@ fn shop() -> Vec<TocEntry> {
     };
     vec![
         TocEntry { definition: b"CREATE TABLE a;".to_vec(), ..entry(1, "TABLE", "a") },
-        TocEntry { has_data: true, copy: b"COPY a FROM stdin;".to_vec(), dependencies: vec![1, 40], ..entry(2, "TABLE DATA", "a") },
+        TocEntry {
+            has_data: true,
+            copy: b"COPY a FROM stdin;".to_vec(),
+            dependencies: vec![1, 40],
+            ..entry(2, "TABLE DATA", "a")
+        },
         TocEntry { has_data: true, ..entry(3, "BLOBS", "BLOBS") },
         TocEntry { has_data: true, dependencies: vec![1], ..entry(4, "TABLE DATA", "b") },
     ]
@@ -187,12 +209,22 @@ fn archives_of_every_version_read_the_same_in_chunks_of_every_size() {
     for minor in 14..=16 {
         let parts = ArchiveWriter { version: (1, minor), ..WRITER }.parts();
         let archive = parts.concat();
-        for size in (1..200).chain(parts[0].len() - 2..=parts[0].len() + 2).chain([archive.len() - 1, archive.len()]) {
+        for size in (1..200)
+            .chain(parts[0].len() - 2..=parts[0].len() + 2)
+            .chain([archive.len() - 1, archive.len()])
+        {
             let (contents, found) = read(&archive, size).unwrap();
             assert_eq!(found, told, "1.{minor} in chunks of {size}");
-            assert_eq!(format!("{:?}", contents.entries), format!("{:?}", shop()), "1.{minor} in chunks of {size}");
+            assert_eq!(
+                format!("{:?}", contents.entries),
+                format!("{:?}", shop()),
+                "1.{minor} in chunks of {size}"
+            );
             assert_eq!((contents.version, &contents.database[..]), ((1, minor), &b"shop"[..]));
-            assert!(*contents.raw == parts[0], "the raw contents are header and table of contents, byte for byte");
+            assert!(
+                *contents.raw == parts[0],
+                "the raw contents are header and table of contents, byte for byte"
+            );
         }
     }
 }
@@ -201,10 +233,17 @@ fn archives_of_every_version_read_the_same_in_chunks_of_every_size() {
 fn numbers_and_offsets_of_every_width_are_read() {
     for (integer_bytes, offset_bytes) in [(1, 8), (2, 4), (3, 1), (4, 8), (8, 8)] {
         let archive = ArchiveWriter { integer_bytes, offset_bytes, ..WRITER }.parts().concat();
-        assert_eq!(read(&archive, 3).unwrap().1.len(), 13, "{integer_bytes} and {offset_bytes} bytes");
+        assert_eq!(
+            read(&archive, 3).unwrap().1.len(),
+            13,
+            "{integer_bytes} and {offset_bytes} bytes"
+        );
     }
-    for (integer_bytes, offset_bytes, format) in [(0, 8, 1), (9, 8, 1), (4, 0, 1), (4, 9, 1), (4, 8, 3), (4, 8, 0)] {
-        let header = [&b"PGDMP\x01\x10\x00"[..], &[integer_bytes, offset_bytes, format], &[0; 200]].concat();
+    for (integer_bytes, offset_bytes, format) in
+        [(0, 8, 1), (9, 8, 1), (4, 0, 1), (4, 9, 1), (4, 8, 3), (4, 8, 0)]
+    {
+        let header =
+            [&b"PGDMP\x01\x10\x00"[..], &[integer_bytes, offset_bytes, format], &[0; 200]].concat();
         assert_eq!(refused(&header), malformed("its header is not one of the custom format"));
     }
 }
@@ -222,7 +261,10 @@ fn an_archive_cut_short_anywhere_is_not_whole() {
         let error = read(&archive[..len], 64).map(|_| ()).unwrap_err();
         let wanted = match ends.iter().position(|end| *end == len) {
             _ if len < ends[0] => ArchiveError::Truncated("its table of contents"),
-            Some(between) => ArchiveError::DataMissing { count: missing[between].0, first: missing[between].1.to_owned() },
+            Some(between) => ArchiveError::DataMissing {
+                count: missing[between].0,
+                first: missing[between].1.to_owned(),
+            },
             None => ArchiveError::Truncated("a data block"),
         };
         assert_eq!(error, wanted, "cut to {len} of {ends:?}");
@@ -234,13 +276,25 @@ fn a_block_missing_between_others_is_noticed() {
     let [contents, table, objects, empty] = WRITER.parts();
     let error = refused(&[&contents[..], &table, &empty].concat());
     assert_eq!(error, ArchiveError::DataMissing { count: 1, first: "BLOBS BLOBS".to_owned() });
-    assert_eq!(error.to_string(), "the archive lacks the data of 1 of its entries, the first being BLOBS BLOBS");
-    assert!(read(&[contents, empty, objects, table].concat(), 50).is_ok(), "blocks in another order");
+    assert_eq!(
+        error.to_string(),
+        "the archive lacks the data of 1 of its entries, the first being BLOBS BLOBS"
+    );
+    assert!(
+        read(&[contents, empty, objects, table].concat(), 50).is_ok(),
+        "blocks in another order"
+    );
 }
 
 #[test]
 fn what_does_not_begin_as_an_archive_is_refused_as_soon_as_that_shows() {
-    for (bytes, shows_at) in [(&b"X"[..], 1), (b"PX", 2), (b"PGDMX", 5), (b"--\n-- PostgreSQL database dump", 1), (&[0x1f, 0x8b, 8], 1)] {
+    for (bytes, shows_at) in [
+        (&b"X"[..], 1),
+        (b"PX", 2),
+        (b"PGDMX", 5),
+        (b"--\n-- PostgreSQL database dump", 1),
+        (&[0x1f, 0x8b, 8], 1),
+    ] {
         assert_eq!(refused(bytes), ArchiveError::NotAnArchive);
         let mut reader = ArchiveReader::new(RecordingVisitor::default());
         assert_eq!(reader.feed(&bytes[..shows_at]), Err(ArchiveError::NotAnArchive), "{bytes:?}");
@@ -283,8 +337,15 @@ fn numbers_that_make_no_sense_are_refused() {
         ([&contents[..], &[2]].concat(), "unknown block type 2"),
         ([&contents[..], &[4]].concat(), "unknown block type 4"),
         ([&contents[..], &[1, 7, 0, 0, 0, 0]].concat(), "a sign byte of 7"),
-        ([&contents[..], &[1], &WRITER.integer(2), &WRITER.integer(-5)].concat(), "a chunk of -5 bytes"),
-        ([&contents[..], &[3], &WRITER.integer(3), &WRITER.integer(7), &WRITER.integer(-6)].concat(), "a chunk of -6 bytes"),
+        (
+            [&contents[..], &[1], &WRITER.integer(2), &WRITER.integer(-5)].concat(),
+            "a chunk of -5 bytes",
+        ),
+        (
+            [&contents[..], &[3], &WRITER.integer(3), &WRITER.integer(7), &WRITER.integer(-6)]
+                .concat(),
+            "a chunk of -6 bytes",
+        ),
     ] {
         assert_eq!(refused(&archive), malformed(why));
     }
@@ -313,7 +374,8 @@ fn data_belongs_to_one_entry_that_should_have_it_and_comes_once() {
 #[test]
 fn a_dependency_that_is_not_a_number_is_refused() {
     for bad in ["", "x", "1 ", "99999999999999999999"] {
-        let archive = [WRITER.header(1), WRITER.entry_with(&TocEntry::default(), &[bad.to_owned()])].concat();
+        let archive =
+            [WRITER.header(1), WRITER.entry_with(&TocEntry::default(), &[bad.to_owned()])].concat();
         assert_eq!(refused(&archive), malformed("a dependency that is not a number"), "{bad:?}");
     }
 }
@@ -322,8 +384,11 @@ fn a_dependency_that_is_not_a_number_is_refused() {
 fn the_oid_of_a_large_object_may_be_written_as_a_negative_number() {
     // pg_dump writes an OID as a signed number of 32 bits.
     let blobs = [TocEntry { dump_id: 1, has_data: true, ..TocEntry::default() }];
-    for (written, oid) in [(1, 1), (0x7fff_ffff, 0x7fff_ffff), (-1, u32::MAX), (-0x8000_0000, 0x8000_0000)] {
-        let archive = [WRITER.contents(&blobs), WRITER.large_objects(1, &[(written, &[])])].concat();
+    for (written, oid) in
+        [(1, 1), (0x7fff_ffff, 0x7fff_ffff), (-1, u32::MAX), (-0x8000_0000, 0x8000_0000)]
+    {
+        let archive =
+            [WRITER.contents(&blobs), WRITER.large_objects(1, &[(written, &[])])].concat();
         assert_eq!(read(&archive, 7).unwrap().1[2], format!("object {oid}"));
     }
 }
@@ -332,12 +397,17 @@ fn the_oid_of_a_large_object_may_be_written_as_a_negative_number() {
 fn what_the_visitor_refuses_is_refused() {
     let archive = WRITER.parts().concat();
     for refuse in ["contents", "begin", "end"] {
-        let mut reader = ArchiveReader::new(RecordingVisitor { refuse, ..RecordingVisitor::default() });
+        let mut reader =
+            ArchiveReader::new(RecordingVisitor { refuse, ..RecordingVisitor::default() });
         assert_eq!(reader.feed(&archive), Err(malformed(refuse)));
     }
-    let objects =
-        [WRITER.contents(&[TocEntry { dump_id: 1, has_data: true, ..TocEntry::default() }]), WRITER.large_objects(1, &[])].concat();
-    let mut reader = ArchiveReader::new(RecordingVisitor { refuse: "end", ..RecordingVisitor::default() });
+    let objects = [
+        WRITER.contents(&[TocEntry { dump_id: 1, has_data: true, ..TocEntry::default() }]),
+        WRITER.large_objects(1, &[]),
+    ]
+    .concat();
+    let mut reader =
+        ArchiveReader::new(RecordingVisitor { refuse: "end", ..RecordingVisitor::default() });
     assert_eq!(reader.feed(&objects), Err(malformed("end")));
 }
 
@@ -361,7 +431,10 @@ fn contents_and_visitor_can_be_asked_while_the_archive_is_passing() {
 #[test]
 fn contents_in_small_chunks_are_parsed_again_only_when_twice_as_much_is_there() {
     let mut tables = [shop(), shop(), shop()].concat();
-    tables.iter_mut().zip(1..).for_each(|(entry, id)| (entry.dump_id, entry.has_data) = (id, false));
+    tables
+        .iter_mut()
+        .zip(1..)
+        .for_each(|(entry, id)| (entry.dump_id, entry.has_data) = (id, false));
     let contents = WRITER.contents(&tables);
     assert!(!contents.len().is_power_of_two());
     let behind = vec![BLOCK_DATA; contents.len()];
@@ -369,7 +442,8 @@ fn contents_in_small_chunks_are_parsed_again_only_when_twice_as_much_is_there() 
     let mut fed = 0;
     for byte in contents.iter().chain(&behind) {
         fed += 1;
-        // What stands behind the contents is no block of this archive, which is noticed once they have been read.
+        // What stands behind the contents is no block of this archive, which is noticed once they
+        // have been read.
         if reader.feed(&[*byte]).is_err() || reader.contents().is_some() {
             break;
         }
@@ -388,11 +462,21 @@ fn names_that_are_not_utf_8_are_readable() {
 #[test]
 fn only_one_whole_copy_statement_names_columns() {
     assert_eq!(copy_columns(b"COPY t (a) FROM stdin; -- (b)\n").unwrap(), ["a"]);
-    assert_eq!(copy_columns(b"COPY t (a, \"b)\") FROM stdin WITH (FORMAT text);").unwrap(), ["a", "b)"]);
-    for bad in
-        [&b""[..], b"COPY t (a) FROM stdin", b"COPY t (a) FROM stdin; DROP TABLE x;", b"\"copy\" t (a);", b"COPY t (\"a) FROM stdin;"]
-    {
+    assert_eq!(
+        copy_columns(b"COPY t (a, \"b)\") FROM stdin WITH (FORMAT text);").unwrap(),
+        ["a", "b)"]
+    );
+    for bad in [
+        &b""[..],
+        b"COPY t (a) FROM stdin",
+        b"COPY t (a) FROM stdin; DROP TABLE x;",
+        b"\"copy\" t (a);",
+        b"COPY t (\"a) FROM stdin;",
+    ] {
         let error = copy_columns(bad).unwrap_err();
-        assert_eq!(error.to_string(), format!("the archive is malformed: not a COPY statement: {}", readable(bad)));
+        assert_eq!(
+            error.to_string(),
+            format!("the archive is malformed: not a COPY statement: {}", readable(bad))
+        );
     }
 }

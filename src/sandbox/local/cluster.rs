@@ -1,4 +1,5 @@
-//! The sandbox's own server: a new cluster, or the one that lives on restored volumes, started so that it does nothing by itself.
+//! The sandbox's own server: a new cluster, or the one that lives on restored volumes, started so
+//! that it does nothing by itself.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -21,7 +22,8 @@ const INITDB_WITHIN: Duration = Duration::from_secs(120);
 /// How long a server may take to accept its first connection.
 const SERVER_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Settings that keep the server inert, whatever the restored content says: they stand on its command line, above every file.
+/// Settings that keep the server inert, whatever the restored content says: they stand on its
+/// command line, above every file.
 const INERT: [&str; 13] = [
     "listen_addresses=",
     "archive_mode=off",
@@ -59,8 +61,12 @@ impl SandboxCondition {
     pub fn fault(self) -> Option<String> {
         match self {
             Self::Sound => None,
-            Self::TimeIsOver => Some("its time to live is over (time_to_live in the drill file)".to_owned()),
-            Self::OutOfMemory => Some("its memory was used up (size_mib in the drill file)".to_owned()),
+            Self::TimeIsOver => {
+                Some("its time to live is over (time_to_live in the drill file)".to_owned())
+            }
+            Self::OutOfMemory => {
+                Some("its memory was used up (size_mib in the drill file)".to_owned())
+            }
             Self::Ended(status) => Some(format!("it ended ({status})")),
             Self::ServerEnded(status) => Some(format!("its server ended ({status})")),
         }
@@ -81,14 +87,19 @@ impl ClusterServer {
         Ok(Self { child, log, listening })
     }
 
-    /// Waits for what is left to be heard; a process that outlives its server may hold its standard error open.
+    /// Waits for what is left to be heard; a process that outlives its server may hold its standard
+    /// error open.
     async fn hear_out(&mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), &mut self.listening).await;
     }
 
     /// Ends it so that it takes its shared memory along, which a killed one leaves on the host.
     pub(super) async fn stop(&mut self) {
-        let process = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        let process = self
+            .child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(process) = process {
             let _ = rustix::process::kill_process(process, rustix::process::Signal::QUIT);
         }
@@ -110,8 +121,9 @@ enum InitdbAccount {
 }
 
 impl RaisedSandbox {
-    /// Under which account a cluster can be made: `initdb` runs under none that has no name, which a uid of our own has only in a jail. It
-    /// makes an empty cluster and nothing of a backup is there yet, so an account that nothing else runs under may do it.
+    /// Under which account a cluster can be made: `initdb` runs under none that has no name, which
+    /// a uid of our own has only in a jail. It makes an empty cluster and nothing of a backup
+    /// is there yet, so an account that nothing else runs under may do it.
     fn account_for_initdb(&self, data: &Path) -> Result<InitdbAccount, SandboxError> {
         use std::os::unix::fs::chown;
         let what = "make a cluster";
@@ -138,7 +150,10 @@ impl RaisedSandbox {
                     ),
                 })?;
                 let passwd = directory(&self.spec.state, &self.spec.run).join("passwd");
-                let line = format!("postgres:x:{uid}:{}::/:/bin/false\n", rustix::process::getgid().as_raw());
+                let line = format!(
+                    "postgres:x:{uid}:{}::/:/bin/false\n",
+                    rustix::process::getgid().as_raw()
+                );
                 std::fs::write(&passwd, line).map_err(failed(what))?;
                 Ok(InitdbAccount::Wrapped { library, passwd })
             }
@@ -149,20 +164,39 @@ impl RaisedSandbox {
     ///
     /// # Errors
     /// [`SandboxError`] with the last words of `initdb` or the server.
-    pub async fn start_server(&mut self, settings: &[(String, String)]) -> Result<(), SandboxError> {
-        let lost = |what: &'static str| move |error: crate::pg::children::ChildError| SandboxError::Failed { what, why: error.to_string() };
+    pub async fn start_server(
+        &mut self,
+        settings: &[(String, String)],
+    ) -> Result<(), SandboxError> {
+        let lost = |what: &'static str| {
+            move |error: crate::pg::children::ChildError| SandboxError::Failed {
+                what,
+                why: error.to_string(),
+            }
+        };
         let data = self.inside(DATA_DIRECTORY);
         let account = self.account_for_initdb(&data)?;
         let launcher = match account {
-            InitdbAccount::Idle(uid) => self.launcher_as(Some((uid, self.lease.uid.unwrap_or(uid)))),
+            InitdbAccount::Idle(uid) => {
+                self.launcher_as(Some((uid, self.lease.uid.unwrap_or(uid))))
+            }
             _ => self.launcher(false),
         };
         let mut initdb = launcher.command(&self.spec.tools.path(PgTool::Initdb));
         initdb.env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").arg("--pgdata").arg(&data);
         if let InitdbAccount::Wrapped { library, passwd } = &account {
-            initdb.env("LD_PRELOAD", library).env("NSS_WRAPPER_PASSWD", passwd).env("NSS_WRAPPER_GROUP", "/etc/group");
+            initdb
+                .env("LD_PRELOAD", library)
+                .env("NSS_WRAPPER_PASSWD", passwd)
+                .env("NSS_WRAPPER_GROUP", "/etc/group");
         }
-        initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]);
+        initdb.args([
+            "--username=postgres",
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]);
         initdb.stdin(Stdio::null()).stdout(Stdio::null());
         let making = async { RunningChild::start(initdb, PgTool::Initdb)?.finish().await };
         match tokio::time::timeout(INITDB_WITHIN, making).await {
@@ -195,14 +229,18 @@ impl RaisedSandbox {
             server.arg("-c").arg(setting);
         }
         if !self.spec.preload.is_empty() {
-            server.arg("-c").arg(format!("shared_preload_libraries={}", self.spec.preload.join(",")));
+            server
+                .arg("-c")
+                .arg(format!("shared_preload_libraries={}", self.spec.preload.join(",")));
             // What such a library does by itself, it does in a process of its own: there is none.
             server.arg("-c").arg("max_worker_processes=0");
         }
         // In a jail nobody else sees it; where there is none, it is for its own group.
         let permissions = if matches!(self.hold, SandboxHold::Jail(_)) { "0777" } else { "0770" };
         server.arg("-c").arg(format!("unix_socket_permissions={permissions}"));
-        server.arg("-c").arg(format!("unix_socket_directories={}", self.inside(SOCKET_DIRECTORY).display()));
+        server
+            .arg("-c")
+            .arg(format!("unix_socket_directories={}", self.inside(SOCKET_DIRECTORY).display()));
         if matches!(self.hold, SandboxHold::Bare) {
             // Among its own files, which go with it, and not in the host's memory.
             server.arg("-c").arg("dynamic_shared_memory_type=mmap");
@@ -250,7 +288,8 @@ impl RaisedSandbox {
         !self.lease.groups.is_empty()
     }
 
-    /// How the sandbox is now, asked of the system. A server that was never started is none that ended.
+    /// How the sandbox is now, asked of the system. A server that was never started is none that
+    /// ended.
     pub fn condition(&mut self) -> SandboxCondition {
         let time_is_over = self.raised.elapsed() >= self.spec.time_to_live;
         let first_process = match &mut self.hold {

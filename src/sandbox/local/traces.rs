@@ -1,6 +1,8 @@
-//! Traces of a sandbox on the host: how it is found and killed by somebody who knows only the run's name.
+//! Traces of a sandbox on the host: how it is found and killed by somebody who knows only the run's
+//! name.
 //!
-//! PIDs are never stored, since they are reused: a sandbox is identified by its uids, and by its name in its directory and in the arguments of its processes.
+//! PIDs are never stored, since they are reused: a sandbox is identified by its uids, and by its
+//! name in its directory and in the arguments of its processes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,7 +33,8 @@ pub struct SandboxLease {
     pub groups: Vec<PathBuf>,
 }
 
-/// Ends whatever there is of a run's sandbox, known by its tag alone. Doing it twice, or where nothing is, is success.
+/// Ends whatever there is of a run's sandbox, known by its tag alone. Doing it twice, or where
+/// nothing is, is success.
 ///
 /// # Errors
 /// [`SandboxError`] if something cannot be ended or removed.
@@ -63,7 +66,9 @@ pub async fn undo(state: &Path, run: &str) -> Result<(), SandboxError> {
         return Err(SandboxError::Failed { what: "remove its control group", why });
     }
     match std::fs::remove_dir_all(&home) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove its directory")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("remove its directory")(error))
+        }
         _ => Ok(()),
     }
 }
@@ -73,9 +78,17 @@ pub async fn undo(state: &Path, run: &str) -> Result<(), SandboxError> {
 pub fn census(state: &Path, run: &str, lease: Option<&SandboxLease>) -> LeftoverCensus {
     let home = directory(state, run);
     let lease = read_lease(&home).or_else(|| lease.cloned());
-    let processes = tagged(state, run, lease.as_ref()).into_iter().map(|p| format!("process {} ({})", p.pid, p.name)).collect();
+    let processes = tagged(state, run, lease.as_ref())
+        .into_iter()
+        .map(|p| format!("process {} ({})", p.pid, p.name))
+        .collect();
     let mut files = if home.exists() { vec![home.display().to_string()] } else { Vec::new() };
-    files.extend(lease.iter().flat_map(|lease| group::left(&lease.groups)).map(|group| group.display().to_string()));
+    files.extend(
+        lease
+            .iter()
+            .flat_map(|lease| group::left(&lease.groups))
+            .map(|group| group.display().to_string()),
+    );
     files.extend(volumes::attached(run).into_iter().map(|device| format!("/dev/{device}")));
     LeftoverCensus { processes, files }
 }
@@ -86,9 +99,15 @@ pub fn found(state: &Path) -> Vec<SandboxLease> {
     let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
     let lease = |entry: std::fs::DirEntry| {
         let run = entry.file_name().into_string().ok()?;
-        // One without a lease died while it was made; it has expired. The name is the directory's, whatever the lease says.
+        // One without a lease died while it was made; it has expired. The name is the directory's,
+        // whatever the lease says.
         let found = read_lease(&entry.path());
-        let none = SandboxLease { run: String::new(), uid: None, expires: Timestamp::UNIX_EPOCH, groups: Vec::new() };
+        let none = SandboxLease {
+            run: String::new(),
+            uid: None,
+            expires: Timestamp::UNIX_EPOCH,
+            groups: Vec::new(),
+        };
         Some(SandboxLease { run, ..found.unwrap_or(none) })
     };
     entries.filter_map(lease).collect()
@@ -101,8 +120,10 @@ pub fn lease(state: &Path, run: &str) -> Option<SandboxLease> {
 }
 
 pub(super) fn read_lease(home: &Path) -> Option<SandboxLease> {
-    let lease: SandboxLease = serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()?;
-    // Where a sandbox has no uid of its own, what runs in it could write a lease that names somebody else's.
+    let lease: SandboxLease =
+        serde_json::from_slice(&std::fs::read(home.join(LEASE)).ok()?).ok()?;
+    // Where a sandbox has no uid of its own, what runs in it could write a lease that names
+    // somebody else's.
     Some(SandboxLease { uid: lease.uid.filter(|uid| users::can_be(*uid)), ..lease })
 }
 
@@ -132,13 +153,22 @@ fn process(pid: u32) -> Option<FoundProcess> {
 
 pub(super) fn processes() -> Vec<FoundProcess> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(process).collect()
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(process)
+        .collect()
 }
 
-fn is_tagged(process: &FoundProcess, state: &Path, run: &str, lease: Option<&SandboxLease>) -> bool {
+fn is_tagged(
+    process: &FoundProcess,
+    state: &Path,
+    run: &str,
+    lease: Option<&SandboxLease>,
+) -> bool {
     let uid = lease.and_then(|lease| lease.uid);
     let words = || process.arguments.split(|byte| *byte == 0);
-    let first_process = words().any(|word| word == jail::COMMAND.as_bytes()) && words().any(|word| word == run.as_bytes());
+    let first_process = words().any(|word| word == jail::COMMAND.as_bytes())
+        && words().any(|word| word == run.as_bytes());
     let home = directory(state, run).into_os_string().into_encoded_bytes();
     let own = process.pid == std::process::id();
     // Anybody may write a run's name into their own arguments.
@@ -151,8 +181,8 @@ fn tagged(state: &Path, run: &str, lease: Option<&SandboxLease>) -> Vec<FoundPro
     processes().into_iter().filter(|process| is_tagged(process, state, run, lease)).collect()
 }
 
-/// Kills the process that was looked at, and no other that got its number since: a handle is taken first, and what it stands for is
-/// looked at once more.
+/// Kills the process that was looked at, and no other that got its number since: a handle is taken
+/// first, and what it stands for is looked at once more.
 fn kill(process: &FoundProcess, still: impl Fn(&FoundProcess) -> bool) {
     let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return };
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return };
@@ -166,13 +196,14 @@ pub(super) fn used_uids() -> std::collections::BTreeSet<u32> {
 }
 
 impl RaisedSandbox {
-    /// Ends every process of the clients' user that still runs. Where they have no user of their own, only those that lifeboat started are known,
-    /// and they end with their groups.
+    /// Ends every process of the clients' user that still runs. Where they have no user of their
+    /// own, only those that lifeboat started are known, and they end with their groups.
     pub fn end_clients(&self) {
         let Some(client) = self.lease.uid.map(|uid| uid + 1) else { return };
         // What is started meanwhile is ended in the next round.
         for _ in 0..ROUNDS {
-            let clients: Vec<FoundProcess> = processes().into_iter().filter(|process| process.uid == client).collect();
+            let clients: Vec<FoundProcess> =
+                processes().into_iter().filter(|process| process.uid == client).collect();
             if clients.is_empty() {
                 return;
             }

@@ -1,4 +1,5 @@
-//! Calls that change a cloud: each has a name, a permission and a subject before it is made. Only resources that carry a run's own tags can be removed ([`OwnedResource`]).
+//! Calls that change a cloud: each has a name, a permission and a subject before it is made. Only
+//! resources that carry a run's own tags can be removed ([`OwnedResource`]).
 
 use std::collections::BTreeMap;
 
@@ -200,12 +201,14 @@ pub struct OwnedResource {
 }
 
 impl OwnedResource {
-    /// Takes hold of a thing if it carries every one of the tags, with their very values, and there are any.
+    /// Takes hold of a thing if it carries every one of the tags, with their very values, and there
+    /// are any.
     #[must_use]
     pub fn of(thing: &CloudResource, tags: &ResourceTags) -> Option<Self> {
         thing.carries(tags).then(|| Self { kind: thing.kind, id: thing.id.clone() })
     }
-    /// A stand-in that names nothing, for asking whether removing would be allowed, and for showing what would be done.
+    /// A stand-in that names nothing, for asking whether removing would be allowed, and for showing
+    /// what would be done.
     #[must_use]
     pub fn nothing(kind: ResourceKind) -> Self {
         Self { kind, id: placeholder(kind).to_owned() }
@@ -266,7 +269,9 @@ impl ApiCall {
             Self::CreateSubnet { .. } => "ec2:CreateSubnet",
             Self::AssociateRouteTable { .. } => "ec2:AssociateRouteTable",
             Self::ReplaceAclAssociation { .. } => "ec2:ReplaceNetworkAclAssociation",
-            Self::CreateGatewayEndpoint { .. } | Self::CreateInterfaceEndpoint { .. } => "ec2:CreateVpcEndpoint",
+            Self::CreateGatewayEndpoint { .. } | Self::CreateInterfaceEndpoint { .. } => {
+                "ec2:CreateVpcEndpoint"
+            }
             Self::AssociateFirewall { .. } => "route53resolver:AssociateFirewallRuleGroup",
             Self::CreateFlowLogs { .. } => "ec2:CreateFlowLogs",
             Self::CreateGrant { .. } => "kms:CreateGrant",
@@ -279,7 +284,9 @@ impl ApiCall {
                 ResourceKind::NetworkAcl => "ec2:DeleteNetworkAcl",
                 ResourceKind::SecurityGroup => "ec2:DeleteSecurityGroup",
                 ResourceKind::Endpoint => "ec2:DeleteVpcEndpoints",
-                ResourceKind::FirewallAssociation => "route53resolver:DisassociateFirewallRuleGroup",
+                ResourceKind::FirewallAssociation => {
+                    "route53resolver:DisassociateFirewallRuleGroup"
+                }
                 ResourceKind::FlowLog => "ec2:DeleteFlowLogs",
                 ResourceKind::Instance => "ec2:TerminateInstances",
                 ResourceKind::Volume => "ec2:DeleteVolume",
@@ -300,8 +307,12 @@ impl ApiCall {
             | Self::CreateSecurityGroup { .. }
             | Self::CreateSubnet { .. }
             | Self::CreateGatewayEndpoint { .. } => &["ec2:CreateTags"],
-            Self::CreateInterfaceEndpoint { .. } => &["ec2:CreateTags", "route53:AssociateVPCWithHostedZone"],
-            Self::CreateFlowLogs { role: None, .. } => &["ec2:CreateTags", "logs:CreateLogDelivery", "logs:DeleteLogDelivery"],
+            Self::CreateInterfaceEndpoint { .. } => {
+                &["ec2:CreateTags", "route53:AssociateVPCWithHostedZone"]
+            }
+            Self::CreateFlowLogs { role: None, .. } => {
+                &["ec2:CreateTags", "logs:CreateLogDelivery", "logs:DeleteLogDelivery"]
+            }
             Self::CreateFlowLogs { role: Some(_), .. } => &["ec2:CreateTags", "iam:PassRole"],
             Self::AssociateFirewall { .. } => &["ec2:DescribeVpcs", "route53resolver:TagResource"],
             Self::RunInstances(_) => &[
@@ -317,12 +328,14 @@ impl ApiCall {
         }
     }
 
-    /// Whether the service can be asked if it would be allowed. Attributes of a VPC and the DNS firewall have no such question, and a grant
-    /// must be there to be asked about.
+    /// Whether the service can be asked if it would be allowed. Attributes of a VPC and the DNS
+    /// firewall have no such question, and a grant must be there to be asked about.
     #[must_use]
     pub fn can_be_tried_out(&self) -> bool {
-        !matches!(self, Self::EnableDns { .. } | Self::AssociateFirewall { .. } | Self::RevokeGrant { .. })
-            && !matches!(self, Self::Remove(owned) if owned.kind == ResourceKind::FirewallAssociation)
+        !matches!(
+            self,
+            Self::EnableDns { .. } | Self::AssociateFirewall { .. } | Self::RevokeGrant { .. }
+        ) && !matches!(self, Self::Remove(owned) if owned.kind == ResourceKind::FirewallAssociation)
     }
 
     /// What it is about, in a few words.
@@ -335,15 +348,29 @@ impl ApiCall {
             Self::CreateNetworkAcl { .. } => "denies production first".to_owned(),
             Self::AddAclEntry { entry, .. } => {
                 let way = if entry.egress { "to" } else { "from" };
-                let ports = entry.ports.map(|(first, last)| format!(" ports {first}-{last}")).unwrap_or_default();
-                format!("{} {} {way} {}{ports}", entry.number, if entry.allow { "allow" } else { "deny" }, entry.cidr)
+                let ports = entry
+                    .ports
+                    .map(|(first, last)| format!(" ports {first}-{last}"))
+                    .unwrap_or_default();
+                format!(
+                    "{} {} {way} {}{ports}",
+                    entry.number,
+                    if entry.allow { "allow" } else { "deny" },
+                    entry.cidr
+                )
             }
             Self::CreateSecurityGroup { name, .. } => name.clone(),
             Self::AddRules { rules, .. } | Self::DropRules { rules, .. } => {
                 let one = |rule: &GroupRule| match &rule.peer {
                     RulePeer::Cidr(text) | RulePeer::PrefixList(text) | RulePeer::Group(text) => {
-                        let ports = rule.ports.map(|(first, last)| format!(" {first}-{last}")).unwrap_or_default();
-                        format!("{}{ports} {text}", if rule.protocol == "-1" { "all" } else { &rule.protocol })
+                        let ports = rule
+                            .ports
+                            .map(|(first, last)| format!(" {first}-{last}"))
+                            .unwrap_or_default();
+                        format!(
+                            "{}{ports} {text}",
+                            if rule.protocol == "-1" { "all" } else { &rule.protocol }
+                        )
                     }
                 };
                 rules.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -351,16 +378,27 @@ impl ApiCall {
             Self::CreateSubnet { cidr, zone, .. } => format!("{cidr} in {zone}"),
             Self::AssociateRouteTable { .. } => "subnet uses the route table".to_owned(),
             Self::ReplaceAclAssociation { .. } => "subnet uses the network ACL".to_owned(),
-            Self::CreateGatewayEndpoint { service, .. } | Self::CreateInterfaceEndpoint { service, .. } => service.clone(),
+            Self::CreateGatewayEndpoint { service, .. }
+            | Self::CreateInterfaceEndpoint { service, .. } => service.clone(),
             Self::AssociateFirewall { rules, .. } => rules.clone(),
             Self::CreateFlowLogs { destination, .. } => format!("all traffic to {destination}"),
             Self::CreateGrant { key, grantee, context, .. } => {
-                let context = context.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
+                let context = context
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 format!("{key}: Decrypt under {context} for {grantee}")
             }
             Self::RevokeGrant { key, .. } => format!("the grant on {key}"),
             Self::RunInstances(launch) => {
-                format!("{} from {}, tenancy {}, {} volumes", launch.instance_type, launch.image, launch.tenancy, launch.volumes.len())
+                format!(
+                    "{} from {}, tenancy {}, {} volumes",
+                    launch.instance_type,
+                    launch.image,
+                    launch.tenancy,
+                    launch.volumes.len()
+                )
             }
             Self::Remove(owned) => owned.id.clone(),
         }

@@ -1,11 +1,14 @@
-//! What the instance runs at boot: it fetches the agent, proves that it is the one that was meant, and starts it. No secret is in it, since
-//! whoever may describe the instance may read it.
+//! What the instance runs at boot: it fetches the agent, proves that it is the one that was meant,
+//! and starts it. No secret is in it, since whoever may describe the instance may read it.
 //!
-//! It needs of the image: bash, coreutils, the AWS CLI, `shutdown`. The agent needs a Postgres server and clients, util-linux and mount rights.
+//! It needs of the image: bash, coreutils, the AWS CLI, `shutdown`. The agent needs a Postgres
+//! server and clients, util-linux and mount rights.
 
-/// Where the agent works on the instance: on its own volume, since some systems run nothing from `/run`.
+/// Where the agent works on the instance: on its own volume, since some systems run nothing from
+/// `/run`.
 pub const DIRECTORY: &str = "/var/lib/lifeboat";
-/// Seconds between looks for the order, which is written once the instance is seen to be what was asked for.
+/// Seconds between looks for the order, which is written once the instance is seen to be what was
+/// asked for.
 const ORDER_PAUSE: u64 = 2;
 /// Looks for it.
 const ORDER_LOOKS: u64 = 300;
@@ -39,7 +42,16 @@ fn quoted(word: &str) -> String {
 /// The script.
 #[must_use]
 pub fn script(boot: &BootParameters<'_>) -> String {
-    let BootParameters { run, region, bucket, agent_key, agent_sha256, order_key, order_sha256, minutes } = boot;
+    let BootParameters {
+        run,
+        region,
+        bucket,
+        agent_key,
+        agent_sha256,
+        order_key,
+        order_sha256,
+        minutes,
+    } = boot;
     let region = quoted(region);
     let from = |key: &str| quoted(&format!("s3://{bucket}/{key}"));
     let (agent, order) = (from(agent_key), from(order_key));
@@ -76,8 +88,8 @@ pub fn key_line(run: &str, nonce: &str, key: &str) -> String {
     format!("lifeboat-agent run={run} nonce={nonce} key={key}")
 }
 
-/// Finds that line: nonce and key. The first one counts, since it was written before anything was restored; another one that differs is an
-/// error, since somebody else writes on the console.
+/// Finds that line: nonce and key. The first one counts, since it was written before anything was
+/// restored; another one that differs is an error, since somebody else writes on the console.
 ///
 /// # Errors
 /// If two keys are shown.
@@ -89,14 +101,19 @@ pub fn find_key(console: &str, run: &str) -> Result<Option<(String, String)>, St
         let Some((_, rest)) = line.split_once(&mark) else { continue };
         let mut words = rest.split_whitespace();
         let (Some(nonce), Some(key)) = (
-            words.next().and_then(|word| word.strip_prefix("nonce=")).filter(|nonce| nonce.len() == 32),
+            words
+                .next()
+                .and_then(|word| word.strip_prefix("nonce="))
+                .filter(|nonce| nonce.len() == 32),
             words.next().and_then(|word| word.strip_prefix("key=")),
         ) else {
             continue;
         };
         let shown = (nonce.to_owned(), key.to_owned());
         match &found {
-            Some(first) if *first != shown => return Err("two different keys stand on the instance's console".to_owned()),
+            Some(first) if *first != shown => {
+                return Err("two different keys stand on the instance's console".to_owned());
+            }
             _ => found = Some(shown),
         }
     }
@@ -121,7 +138,8 @@ mod tests {
             minutes: 240,
         };
         let script = script(&boot);
-        let mut bash = std::process::Command::new("bash").args(["-n", "-c", &script]).spawn().unwrap();
+        let mut bash =
+            std::process::Command::new("bash").args(["-n", "-c", &script]).spawn().unwrap();
         assert!(bash.wait().unwrap().success());
         assert!(script.len() < 16 * 1024, "EC2 takes 16 KiB");
         assert_eq!(quoted("it's"), r"'it'\''s'");
@@ -132,9 +150,15 @@ mod tests {
         let nonce = "0123456789abcdef0123456789abcdef";
         let line = key_line("run-1", nonce, "AAAA");
         let console = format!("[ 3.1] cloud-init: {line}\nother\n{line}\n");
-        assert_eq!(find_key(&console, "run-1").unwrap(), Some((nonce.to_owned(), "AAAA".to_owned())));
+        assert_eq!(
+            find_key(&console, "run-1").unwrap(),
+            Some((nonce.to_owned(), "AAAA".to_owned()))
+        );
         assert_eq!(find_key(&console, "run-2").unwrap(), None);
-        assert_eq!(find_key("lifeboat-agent run=run-1 nonce=short key=AAAA\n", "run-1").unwrap(), None);
+        assert_eq!(
+            find_key("lifeboat-agent run=run-1 nonce=short key=AAAA\n", "run-1").unwrap(),
+            None
+        );
         assert_eq!(find_key(&line, "run-1").unwrap(), None, "it is not ended");
         let other = format!("{console}{}\n", key_line("run-1", nonce, "BBBB"));
         assert!(find_key(&other, "run-1").is_err());

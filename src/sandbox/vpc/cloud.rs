@@ -1,10 +1,15 @@
-//! The interface of a cloud: calls that change something, each known by name and permission beforehand, and read-only ones.
+//! The interface of a cloud: calls that change something, each known by name and permission
+//! beforehand, and read-only ones.
 //!
 //! The contract of an adapter:
 //!
-//! - An [`ApiCall`] that creates something creates it with all tags, in the same call where the service can do that. After [`CloudError::Unknown`] it may exist or not: look for the tags. Calls with a client token are idempotent under the same token.
-//! - Removing takes an [`OwnedResource`], which only somebody can have who saw the run's own tags on it. Removing what is gone is success (idempotent).
-//! - Listings are complete or fail. They are eventually consistent: what was made a moment ago may be missing.
+//! - An [`ApiCall`] that creates something creates it with all tags, in the same call where the
+//!   service can do that. After [`CloudError::Unknown`] it may exist or not: look for the tags.
+//!   Calls with a client token are idempotent under the same token.
+//! - Removing takes an [`OwnedResource`], which only somebody can have who saw the run's own tags
+//!   on it. Removing what is gone is success (idempotent).
+//! - Listings are complete or fail. They are eventually consistent: what was made a moment ago may
+//!   be missing.
 //! - A call that returned is not done: states tell ([`CloudResource::state`]).
 
 use std::collections::BTreeSet;
@@ -16,7 +21,8 @@ pub use super::api_calls::{ApiCall, LaunchSpec, LaunchVolume, OwnedResource, pla
 pub use crate::domain::volumes::ResourceTags;
 
 pub use super::resources::{
-    AclEntry, CloudResource, GroupRule, InstanceFacts, ResourceFacts, ResourceKind, ResourceScope, RulePeer, VpcRoute,
+    AclEntry, CloudResource, GroupRule, InstanceFacts, ResourceFacts, ResourceKind, ResourceScope,
+    RulePeer, VpcRoute,
 };
 
 /// What came of an act.
@@ -174,18 +180,30 @@ pub trait ScratchCloud: Send + Sync {
     /// Who asks.
     async fn caller(&self) -> Result<CallerIdentity, CloudError>;
     /// Does something. `tags` go on whatever it makes; `token` is sent where the service takes one.
-    async fn act(&self, act: &ApiCall, tags: &ResourceTags, token: &str) -> Result<CallOutcome, CloudError>;
-    /// Asks whether it would be allowed; nothing happens. Only for what [can be tried out](ApiCall::can_be_tried_out).
+    async fn act(
+        &self,
+        act: &ApiCall,
+        tags: &ResourceTags,
+        token: &str,
+    ) -> Result<CallOutcome, CloudError>;
+    /// Asks whether it would be allowed; nothing happens. Only for what [can be tried
+    /// out](ApiCall::can_be_tried_out).
     async fn dry_run(&self, act: &ApiCall, tags: &ResourceTags) -> Result<(), CloudError>;
-    /// What there is of a kind. Terminated instances count as there for as long as the service tells of them.
-    async fn describe(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError>;
+    /// What there is of a kind. Terminated instances count as there for as long as the service
+    /// tells of them.
+    async fn describe(
+        &self,
+        kind: ResourceKind,
+        at: &ResourceScope,
+    ) -> Result<Vec<CloudResource>, CloudError>;
     /// Of these types and the region's zones, what is offered where: type and zone.
     async fn offers(&self, types: &[String]) -> Result<BTreeSet<(String, String)>, CloudError>;
     /// An image; none if it is not there, or not for this account.
     async fn image(&self, id: &str) -> Result<Option<MachineImage>, CloudError>;
     /// The prefix list of a service's addresses.
     async fn prefix_list(&self, service: &str) -> Result<String, CloudError>;
-    /// How many VPCs and cores there may be, and would be with one more VPC and one more instance of this type.
+    /// How many VPCs and cores there may be, and would be with one more VPC and one more instance
+    /// of this type.
     async fn quotas(&self, instance_type: &str) -> Result<Vec<ServiceQuota>, CloudError>;
     /// What an instance wrote on its console, the last 64 KiB of it.
     async fn console(&self, instance: &str) -> Result<String, CloudError>;

@@ -1,6 +1,12 @@
-//! The scratch VPC: a place in the cloud that can reach the backup and nothing else, deleted afterwards.
+//! The scratch VPC: a place in the cloud that can reach the backup and nothing else, deleted
+//! afterwards.
 //!
-//! Each part is a step of the drill's saga ([`steps`]); nothing is restored before the whole has been verified ([`gate`]). Resources of a run carry its tags from the moment of their creation, and teardown needs nothing but the tags ([`teardown`]): any host can do it. Everything goes through a [`ScratchCloud`], which has two implementations: AWS, and a simulation ([`simulated_cloud`]), on which `drill --plan` runs the very same steps to show what they would call.
+//! Each part is a step of the drill's saga ([`steps`]); nothing is restored before the whole has
+//! been verified ([`gate`]). Resources of a run carry its tags from the moment of their creation,
+//! and teardown needs nothing but the tags ([`teardown`]): any host can do it. Everything goes
+//! through a [`ScratchCloud`], which has two implementations: AWS, and a simulation
+//! ([`simulated_cloud`]), on which `drill --plan` runs the very same steps to show what they would
+//! call.
 
 pub mod api_calls;
 #[cfg(feature = "ec2")]
@@ -26,7 +32,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::VaultId;
 use crate::domain::scratch::{CallRecord, ScratchSettings, own_tags, tags_of};
-use cloud::{ApiCall, CallOutcome, CloudError, CloudResource, LaunchVolume, ResourceKind, ResourceScope, ResourceTags, ScratchCloud};
+use cloud::{
+    ApiCall, CallOutcome, CloudError, CloudResource, LaunchVolume, ResourceKind, ResourceScope,
+    ResourceTags, ScratchCloud,
+};
 use policies::VaultAccess;
 
 /// Looks for something that a call without an answer may have made.
@@ -168,7 +177,12 @@ pub struct ScratchVpc {
 impl ScratchVpc {
     /// A place of which nothing is made. `at_seconds` is the drill's clock.
     #[must_use]
-    pub fn new(cloud: Arc<dyn ScratchCloud>, spec: ScratchSpec, at_seconds: f64, cancel: CancellationToken) -> Self {
+    pub fn new(
+        cloud: Arc<dyn ScratchCloud>,
+        spec: ScratchSpec,
+        at_seconds: f64,
+        cancel: CancellationToken,
+    ) -> Self {
         let zone = spec.settings.zones.first().cloned().unwrap_or_default();
         Self {
             tags: tags_of(&spec.vault, &spec.run, &spec.drill, spec.expires),
@@ -205,10 +219,13 @@ impl ScratchVpc {
         self.before + self.began.elapsed().as_secs_f64()
     }
 
-    /// The same for the same step of the same attempt in the same zone: a call that is repeated does not make a second thing.
+    /// The same for the same step of the same attempt in the same zone: a call that is repeated
+    /// does not make a second thing.
     fn token(&self, act: &ApiCall) -> String {
         let text = serde_json::to_string(act).unwrap_or_default();
-        let parts = [&self.spec.run, &self.zone, &self.spec.attempt.to_string(), act.action(), &text].map(|part| part.to_string());
+        let parts =
+            [&self.spec.run, &self.zone, &self.spec.attempt.to_string(), act.action(), &text]
+                .map(|part| part.to_string());
         // Of 64 characters that the service takes, 40 are enough.
         sha256(parts.join("\n").as_bytes())[..40].to_owned()
     }
@@ -217,12 +234,20 @@ impl ScratchVpc {
     ///
     /// # Errors
     /// [`CloudError`]
-    pub async fn look(&mut self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
+    pub async fn look(
+        &mut self,
+        kind: ResourceKind,
+        at: &ResourceScope,
+    ) -> Result<Vec<CloudResource>, CloudError> {
         *self.looks.entry(kind.name().to_owned()).or_default() += 1;
         let mut attempt = 1;
         loop {
             match self.cloud.describe(kind, at).await {
-                Err(CloudError::Unavailable { .. } | CloudError::Unknown { .. }) if attempt < ATTEMPTS_MAX => attempt += 1,
+                Err(CloudError::Unavailable { .. } | CloudError::Unknown { .. })
+                    if attempt < ATTEMPTS_MAX =>
+                {
+                    attempt += 1
+                }
                 answer => return answer,
             }
             self.pause().await;
@@ -251,21 +276,33 @@ impl ScratchVpc {
         loop {
             let at_seconds = self.seconds();
             let answer = self.cloud.act(act, &self.tags, &token).await;
-            let outcome = answer.as_ref().map_or_else(ToString::to_string, |acted| match acted.id.as_str() {
-                "" => "done".to_owned(),
-                id => format!("done: {id}"),
+            let outcome =
+                answer.as_ref().map_or_else(ToString::to_string, |acted| match acted.id.as_str() {
+                    "" => "done".to_owned(),
+                    id => format!("done: {id}"),
+                });
+            self.calls.push(CallRecord {
+                at_seconds,
+                action: act.action().to_owned(),
+                about: act.subject(),
+                outcome,
             });
-            self.calls.push(CallRecord { at_seconds, action: act.action().to_owned(), about: act.subject(), outcome });
             match answer {
                 Err(CloudError::Unavailable { .. }) if attempt < ATTEMPTS_MAX => {}
-                Err(CloudError::Unknown { .. }) if attempt < ATTEMPTS_MAX && may_be_repeated(act) => {}
-                Err(error @ CloudError::Unknown { .. }) => return self.resolve_unknown_outcome(act, error).await,
+                Err(CloudError::Unknown { .. })
+                    if attempt < ATTEMPTS_MAX && may_be_repeated(act) => {}
+                Err(error @ CloudError::Unknown { .. }) => {
+                    return self.resolve_unknown_outcome(act, error).await;
+                }
                 // PreflightAnswer for a second time it says that it is there.
-                Err(error @ CloudError::Busy { .. }) if matches!(act, ApiCall::AssociateFirewall { .. }) => {
+                Err(error @ CloudError::Busy { .. })
+                    if matches!(act, ApiCall::AssociateFirewall { .. }) =>
+                {
                     return self.resolve_unknown_outcome(act, error).await;
                 }
                 // What was made a moment ago is not known everywhere yet.
-                Err(CloudError::Missing { .. }) if attempt < ATTEMPTS_MAX && !matches!(act, ApiCall::Remove(_)) => {}
+                Err(CloudError::Missing { .. })
+                    if attempt < ATTEMPTS_MAX && !matches!(act, ApiCall::Remove(_)) => {}
                 answer => return answer,
             }
             attempt += 1;
@@ -273,9 +310,13 @@ impl ScratchVpc {
         }
     }
 
-    /// Looks by tags for what a call without an answer may have made. What does not show up may do so later: then the whole step has
-    /// failed, and teardown removes it.
-    async fn resolve_unknown_outcome(&mut self, act: &ApiCall, silence: CloudError) -> Result<CallOutcome, CloudError> {
+    /// Looks by tags for what a call without an answer may have made. What does not show up may do
+    /// so later: then the whole step has failed, and teardown removes it.
+    async fn resolve_unknown_outcome(
+        &mut self,
+        act: &ApiCall,
+        silence: CloudError,
+    ) -> Result<CallOutcome, CloudError> {
         let kind = match act {
             ApiCall::CreateVpc { .. } => ResourceKind::Vpc,
             ApiCall::CreateSubnet { .. } => ResourceKind::Subnet,
@@ -287,7 +328,10 @@ impl ScratchVpc {
             self.pause().await;
             let found = self.look(kind, &ResourceScope::Tagged(self.own.clone())).await?;
             let of_name = |thing: &&CloudResource| match (&thing.facts, act) {
-                (cloud::ResourceFacts::SecurityGroup { name: is, .. }, ApiCall::CreateSecurityGroup { name, .. }) => is == name,
+                (
+                    cloud::ResourceFacts::SecurityGroup { name: is, .. },
+                    ApiCall::CreateSecurityGroup { name, .. },
+                ) => is == name,
                 _ => true,
             };
             let mut mine = found.iter().filter(of_name);
@@ -301,15 +345,25 @@ impl ScratchVpc {
     /// Waits until something is in a state.
     ///
     /// # Errors
-    /// [`ScratchError::TooLate`]; [`ScratchError::Wrong`] if it is in a state from which it does not get there.
-    pub async fn until(&mut self, kind: ResourceKind, id: &str, wanted: &str, hopeless: &[&str]) -> Result<CloudResource, ScratchError> {
+    /// [`ScratchError::TooLate`]; [`ScratchError::Wrong`] if it is in a state from which it does
+    /// not get there.
+    pub async fn until(
+        &mut self,
+        kind: ResourceKind,
+        id: &str,
+        wanted: &str,
+        hopeless: &[&str],
+    ) -> Result<CloudResource, ScratchError> {
         let what = format!("{} {id}", kind.name());
         let judge = |things: &[CloudResource]| {
-            let Some(thing) = things.iter().find(|thing| thing.id == id) else { return Ok(Err("not to be seen".to_owned())) };
+            let Some(thing) = things.iter().find(|thing| thing.id == id) else {
+                return Ok(Err("not to be seen".to_owned()));
+            };
             if thing.state.eq_ignore_ascii_case(wanted) {
                 return Ok(Ok(thing.clone()));
             }
-            let told = thing.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let told =
+                thing.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
             let is = format!("{}{told}", thing.state);
             match hopeless.iter().any(|state| thing.state.eq_ignore_ascii_case(state)) {
                 true => Err(ScratchError::Wrong(format!("{what} is {is} instead of {wanted}"))),
@@ -345,9 +399,15 @@ impl ScratchVpc {
     }
 }
 
-/// Whether doing it twice does no more than doing it once: it has a client token or a name, or it sets something.
+/// Whether doing it twice does no more than doing it once: it has a client token or a name, or it
+/// sets something.
 fn may_be_repeated(act: &ApiCall) -> bool {
-    !matches!(act, ApiCall::CreateVpc { .. } | ApiCall::CreateSubnet { .. } | ApiCall::CreateSecurityGroup { .. })
+    !matches!(
+        act,
+        ApiCall::CreateVpc { .. }
+            | ApiCall::CreateSubnet { .. }
+            | ApiCall::CreateSecurityGroup { .. }
+    )
 }
 
 /// The name of a run's grants.

@@ -1,10 +1,12 @@
-//! Endpoint policies: what can be reached through the only two doors of a scratch VPC. Narrow by construction, whatever the role may do.
+//! Endpoint policies: what can be reached through the only two doors of a scratch VPC. Narrow by
+//! construction, whatever the role may do.
 
 use serde_json::{Value, json};
 
 use super::GrantSpec;
 
-/// What the instance may read and write of a vault's bucket. Names are whole keys; a `*` at the end stands for whatever follows.
+/// What the instance may read and write of a vault's bucket. Names are whole keys; a `*` at the end
+/// stands for whatever follows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VaultAccess {
     /// The bucket.
@@ -17,10 +19,13 @@ pub struct VaultAccess {
     pub put: Vec<String>,
 }
 
-/// The policy of the S3 gateway endpoint: the drill's own account, the backup's objects, the run's inbox.
+/// The policy of the S3 gateway endpoint: the drill's own account, the backup's objects, the run's
+/// inbox.
 #[must_use]
 pub fn s3(account: &str, reads: &VaultAccess) -> Value {
-    let objects = |keys: &[String]| keys.iter().map(|key| format!("arn:aws:s3:::{}/{key}", reads.bucket)).collect::<Vec<_>>();
+    let objects = |keys: &[String]| {
+        keys.iter().map(|key| format!("arn:aws:s3:::{}/{key}", reads.bucket)).collect::<Vec<_>>()
+    };
     let ours = json!({ "StringEquals": { "aws:PrincipalAccount": account } });
     json!({
         "Version": "2012-10-17",
@@ -38,8 +43,14 @@ pub fn s3(account: &str, reads: &VaultAccess) -> Value {
 #[must_use]
 pub fn kms(account: &str, grants: &[GrantSpec]) -> Value {
     let statement = |grant: &GrantSpec| {
-        let mut equals = serde_json::Map::from_iter([("aws:PrincipalAccount".to_owned(), json!(account))]);
-        equals.extend(grant.context.iter().map(|(name, value)| (format!("kms:EncryptionContext:{name}"), json!(value))));
+        let mut equals =
+            serde_json::Map::from_iter([("aws:PrincipalAccount".to_owned(), json!(account))]);
+        equals.extend(
+            grant
+                .context
+                .iter()
+                .map(|(name, value)| (format!("kms:EncryptionContext:{name}"), json!(value))),
+        );
         json!({ "Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Resource": grant.key, "Condition": { "StringEquals": equals } })
     };
     json!({ "Version": "2012-10-17", "Statement": grants.iter().map(statement).collect::<Vec<_>>() })

@@ -1,4 +1,5 @@
-//! Preflight: everything that can be checked before anything is created. All errors at once, not just the first.
+//! Preflight: everything that can be checked before anything is created. All errors at once, not
+//! just the first.
 
 use super::cloud::{ApiCall, CloudError, MachineImage, ResourceFacts, ResourceKind, ResourceScope};
 use super::gate::open_names;
@@ -32,7 +33,11 @@ impl PreflightAnswer {
     /// The answer for people.
     #[must_use]
     pub fn told(&self) -> String {
-        if self.weight == AnswerWeight::Fault { format!("no: {}", self.words) } else { self.words.clone() }
+        if self.weight == AnswerWeight::Fault {
+            format!("no: {}", self.words)
+        } else {
+            self.words.clone()
+        }
     }
 }
 
@@ -68,11 +73,15 @@ impl PreflightReport {
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let answers = self.answers.iter().filter(|asked| asked.weight == AnswerWeight::Fault);
-        answers.map(|asked| format!("{}: {}", asked.question, asked.words)).chain(self.refusals.iter().cloned()).collect()
+        answers
+            .map(|asked| format!("{}: {}", asked.question, asked.words))
+            .chain(self.refusals.iter().cloned())
+            .collect()
     }
 }
 
-/// SHA-256 over what cannot change about an image: EC2 has no digest of its own, but an image's snapshots never change.
+/// SHA-256 over what cannot change about an image: EC2 has no digest of its own, but an image's
+/// snapshots never change.
 #[must_use]
 pub fn digest(image: &MachineImage) -> String {
     let MachineImage { id, owner, created, architecture, root_device, snapshots, .. } = image;
@@ -87,12 +96,16 @@ fn told<T>(answer: Result<T, CloudError>) -> Result<T, String> {
 }
 
 impl ScratchVpc {
-    /// Asks everything that can be asked before anything is made, and learns what the steps need: the image, the prefix list, the zones.
-    /// `gib` are the volumes' GiB.
+    /// Asks everything that can be asked before anything is made, and learns what the steps need:
+    /// the image, the prefix list, the zones. `gib` are the volumes' GiB.
     ///
     /// # Errors
     /// [`ScratchError::Interrupted`]; faults are in the answer.
-    pub async fn preflight(&mut self, time_to_live: HumanDuration, gib: u64) -> Result<PreflightReport, ScratchError> {
+    pub async fn preflight(
+        &mut self,
+        time_to_live: HumanDuration,
+        gib: u64,
+    ) -> Result<PreflightReport, ScratchError> {
         let mut found = PreflightReport::default();
         let cloud = std::sync::Arc::clone(self.cloud());
         let settings = self.spec.settings.clone();
@@ -102,22 +115,41 @@ impl ScratchVpc {
         }
         let caller = caller.and_then(|caller| match caller.account == settings.account {
             true => Ok(format!("{} in account {}", caller.arn, caller.account)),
-            false => Err(format!("{} is in account {}, and drills happen in {}", caller.arn, caller.account, settings.account)),
+            false => Err(format!(
+                "{} is in account {}, and drills happen in {}",
+                caller.arn, caller.account, settings.account
+            )),
         });
         found.answer("who asks", caller);
-        let meets = settings.production_cidrs.iter().find(|production| production.overlaps(settings.cidr));
+        let meets =
+            settings.production_cidrs.iter().find(|production| production.overlaps(settings.cidr));
         found.answer(
             "network",
             match meets {
-                None => Ok(format!("{} meets none of production's {}", settings.cidr, settings.production_cidrs.len())),
-                Some(production) => Err(format!("{} overlaps production's {production}", settings.cidr)),
+                None => Ok(format!(
+                    "{} meets none of production's {}",
+                    settings.cidr,
+                    settings.production_cidrs.len()
+                )),
+                Some(production) => {
+                    Err(format!("{} overlaps production's {production}", settings.cidr))
+                }
             },
         );
         let image = self.find_image().await;
         found.image_digest = image.as_ref().map(digest).unwrap_or_default();
-        let image = image.map(|image| format!("{} ({}), {}, digest {}", image.id, image.name, image.architecture, digest(&image)));
+        let image = image.map(|image| {
+            format!(
+                "{} ({}), {}, digest {}",
+                image.id,
+                image.name,
+                image.architecture,
+                digest(&image)
+            )
+        });
         found.answer("image", image);
-        let prefix_list = told(cloud.prefix_list(&format!("com.amazonaws.{}.s3", settings.region)).await);
+        let prefix_list =
+            told(cloud.prefix_list(&format!("com.amazonaws.{}.s3", settings.region)).await);
         found.answer(
             "prefix list of S3",
             prefix_list.inspect(|id| {
@@ -130,10 +162,13 @@ impl ScratchVpc {
             offers.and_then(|offers| {
                 let offered = |zone: &&String| offers.iter().any(|(_, offered)| offered == *zone);
                 let zones: Vec<String> = settings.zones.iter().filter(offered).cloned().collect();
-                let first = zones
-                    .first()
-                    .cloned()
-                    .ok_or_else(|| format!("none of {} is offered in {}", settings.instance_types.join(", "), settings.zones.join(", ")))?;
+                let first = zones.first().cloned().ok_or_else(|| {
+                    format!(
+                        "none of {} is offered in {}",
+                        settings.instance_types.join(", "),
+                        settings.zones.join(", ")
+                    )
+                })?;
                 self.zone = first;
                 let told = zones.join(", ");
                 self.spec.settings.zones = zones;
@@ -147,7 +182,10 @@ impl ScratchVpc {
                 for quota in quotas {
                     let words = format!("{} of {} with this run", quota.used, quota.allowed);
                     let fits = quota.used <= quota.allowed;
-                    found.answer(&format!("quota: {}", quota.what), if fits { Ok(words) } else { Err(words) });
+                    found.answer(
+                        &format!("quota: {}", quota.what),
+                        if fits { Ok(words) } else { Err(words) },
+                    );
                 }
             }
         }
@@ -159,15 +197,22 @@ impl ScratchVpc {
             });
             found.answer("DNS firewall", closed);
         } else {
-            found.add("DNS firewall", "none: names can leave the VPC by its resolver".to_owned(), AnswerWeight::Weak);
+            found.add(
+                "DNS firewall",
+                "none: names can leave the VPC by its resolver".to_owned(),
+                AnswerWeight::Weak,
+            );
         }
         self.look_at_guards(&mut found).await;
         let cost = cost_ceiling(&settings, time_to_live, gib);
         found.cost_ceiling = cost.clone().unwrap_or_default();
         let cost = match cost {
-            Err(kind) => Err(format!("what an hour of {kind} costs is not known; write instance_hour in [scratch_vpc]")),
+            Err(kind) => Err(format!(
+                "what an hour of {kind} costs is not known; write instance_hour in [scratch_vpc]"
+            )),
             Ok(cost) => {
-                let words = format!("{cost} for {time_to_live}, and {} are allowed", settings.cost_cap);
+                let words =
+                    format!("{cost} for {time_to_live}, and {} are allowed", settings.cost_cap);
                 if cost <= settings.cost_cap { Ok(words) } else { Err(words) }
             }
         };
@@ -183,7 +228,11 @@ impl ScratchVpc {
         let guards = match self.cloud().guards().await {
             Ok(guards) => guards,
             Err(error) => {
-                return found.add("guards of the account", format!("could not be looked at: {error}"), AnswerWeight::Weak);
+                return found.add(
+                    "guards of the account",
+                    format!("could not be looked at: {error}"),
+                    AnswerWeight::Weak,
+                );
             }
         };
         let encryption = if guards.encryption_by_default { "on" } else { "off" };
@@ -194,7 +243,9 @@ impl ScratchVpc {
         ] {
             match is == should {
                 true => found.add(question, is.to_owned(), AnswerWeight::Good),
-                false => found.add(question, format!("{is}, and should be {should}"), AnswerWeight::Weak),
+                false => {
+                    found.add(question, format!("{is}, and should be {should}"), AnswerWeight::Weak)
+                }
             }
         }
     }
@@ -203,15 +254,23 @@ impl ScratchVpc {
         let (id, expected) = match self.spec.settings.image.clone() {
             ImageChoice::Pinned { id, digest } => (id, digest),
             ImageChoice::OfInstance(instance) => {
-                let found = told(self.look(ResourceKind::Instance, &ResourceScope::Id(instance.clone())).await)?;
+                let found = told(
+                    self.look(ResourceKind::Instance, &ResourceScope::Id(instance.clone())).await,
+                )?;
                 let image = found.iter().find_map(|thing| match &thing.facts {
                     ResourceFacts::Instance(facts) => Some(facts.image.clone()),
                     _ => None,
                 });
-                (image.ok_or_else(|| format!("there is no instance {instance} whose image could be taken"))?, None)
+                (
+                    image.ok_or_else(|| {
+                        format!("there is no instance {instance} whose image could be taken")
+                    })?,
+                    None,
+                )
             }
         };
-        let image = told(self.cloud().clone().image(&id).await)?.ok_or_else(|| format!("there is no image {id} for this account"))?;
+        let image = told(self.cloud().clone().image(&id).await)?
+            .ok_or_else(|| format!("there is no image {id} for this account"))?;
         if image.state != "available" {
             return Err(format!("image {id} is {}", image.state));
         }
@@ -241,17 +300,26 @@ impl ScratchVpc {
                 return Err(ScratchError::Interrupted);
             }
             asked.push(kind);
-            // A policy that is bound to tags refuses what names a thing that does not exist, and so has none.
-            let names_nothing = !matches!(act, ApiCall::CreateVpc { .. } | ApiCall::CreateGrant { .. });
+            // A policy that is bound to tags refuses what names a thing that does not exist, and so
+            // has none.
+            let names_nothing =
+                !matches!(act, ApiCall::CreateVpc { .. } | ApiCall::CreateGrant { .. });
             match self.cloud().clone().dry_run(&act, &self.tags).await {
                 Ok(()) => allowed += 1,
                 // Some calls look at the thing before they look at the permission.
                 Err(CloudError::Missing { .. }) if names_nothing => unknown.push(act.action()),
-                Err(CloudError::Refused { why, .. }) if names_nothing && why.starts_with("UnauthorizedOperation") => {
+                Err(CloudError::Refused { why, .. })
+                    if names_nothing && why.starts_with("UnauthorizedOperation") =>
+                {
                     unknown.push(act.action())
                 }
-                Err(error @ CloudError::Refused { .. }) => found.refusals.push(format!("{} would be refused: {error}", act.action())),
-                Err(error) => found.refusals.push(format!("whether {} would be allowed could not be asked: {error}", act.action())),
+                Err(error @ CloudError::Refused { .. }) => {
+                    found.refusals.push(format!("{} would be refused: {error}", act.action()))
+                }
+                Err(error) => found.refusals.push(format!(
+                    "whether {} would be allowed could not be asked: {error}",
+                    act.action()
+                )),
             }
         }
         let words = format!("{allowed} of {} kinds of calls would be allowed", asked.len());
@@ -260,7 +328,11 @@ impl ScratchVpc {
             true => found.add(question, words, AnswerWeight::Good),
             false => {
                 let why = "refused, as a policy bound to tags refuses what names nothing that exists, or as one that lacks them";
-                found.add(question, format!("{words}; {why}: {}", unknown.join(", ")), AnswerWeight::Weak);
+                found.add(
+                    question,
+                    format!("{words}; {why}: {}", unknown.join(", ")),
+                    AnswerWeight::Weak,
+                );
             }
         }
         Ok(())

@@ -381,8 +381,12 @@ mod tests {
 
     #[test]
     fn all_tags_must_be_there_and_no_tags_mean_nothing() {
-        let tags =
-            |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<ResourceTags>();
+        let tags = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect::<ResourceTags>()
+        };
         let mine = CloudResource {
             kind: ResourceKind::Vpc,
             id: String::new(),

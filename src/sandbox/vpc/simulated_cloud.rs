@@ -1,6 +1,10 @@
 //! A simulated cloud: resources exist at once, nothing costs anything, and every call is recorded.
 //!
-//! `drill --plan` runs the very steps on it and shows what they called; preflight asks AWS about the same calls; and the property tests inject faults: failures, lost replies, eventual consistency. It models what the steps depend on and no more: what comes with a VPC, what an endpoint adds, what goes with an instance, what blocks the removal of what. The behaviour it shares with AWS is tested by one contract.
+//! `drill --plan` runs the very steps on it and shows what they called; preflight asks AWS about
+//! the same calls; and the property tests inject faults: failures, lost replies, eventual
+//! consistency. It models what the steps depend on and no more: what comes with a VPC, what an
+//! endpoint adds, what goes with an instance, what blocks the removal of what. The behaviour it
+//! shares with AWS is tested by one contract.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +13,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::cloud::{
-    AccountGuards, AclEntry, ApiCall, CallOutcome, CallerIdentity, CloudError, CloudResource, FirewallRule, GroupRule, InstanceFacts,
-    KeyGrant, MachineImage, ResourceFacts, ResourceKind, ResourceScope, ResourceTags, RulePeer, ScratchCloud, ServiceQuota, VpcRoute,
-    placeholder,
+    AccountGuards, AclEntry, ApiCall, CallOutcome, CallerIdentity, CloudError, CloudResource,
+    FirewallRule, GroupRule, InstanceFacts, KeyGrant, MachineImage, ResourceFacts, ResourceKind,
+    ResourceScope, ResourceTags, RulePeer, ScratchCloud, ServiceQuota, VpcRoute, placeholder,
 };
 use super::{ScratchError, ScratchVpc, steps};
 use crate::domain::human_duration::HumanDuration;
@@ -84,12 +88,25 @@ impl SimulatedCloud {
     #[must_use]
     pub fn new(region: &str, account: &str, image: &str) -> Self {
         let (region, account, image) = (region.to_owned(), account.to_owned(), image.to_owned());
-        Self { region, account, image, prefix_list: PREFIX_LIST.to_owned(), state: Mutex::default(), weather: Mutex::new(None), lag: 0 }
+        Self {
+            region,
+            account,
+            image,
+            prefix_list: PREFIX_LIST.to_owned(),
+            state: Mutex::default(),
+            weather: Mutex::new(None),
+            lag: 0,
+        }
     }
 
-    /// The same, with things that go wrong, and looks that show what was made only after so many of them.
+    /// The same, with things that go wrong, and looks that show what was made only after so many of
+    /// them.
     #[must_use]
-    pub fn with_weather(mut self, lag: u32, weather: impl FnMut(&ApiCall) -> Option<InjectedFault> + Send + 'static) -> Self {
+    pub fn with_weather(
+        mut self,
+        lag: u32,
+        weather: impl FnMut(&ApiCall) -> Option<InjectedFault> + Send + 'static,
+    ) -> Self {
         self.lag = lag;
         self.weather = Mutex::new(Some(Box::new(weather)));
         self
@@ -129,7 +146,12 @@ impl SimulatedCloud {
 
     fn write(&self, action: &str) {
         let action = action.to_owned();
-        self.state().written.push(RecordedCall { action, about: String::new(), permissions: &[], act: None });
+        self.state().written.push(RecordedCall {
+            action,
+            about: String::new(),
+            permissions: &[],
+            act: None,
+        });
     }
 }
 
@@ -141,15 +163,31 @@ impl CloudState {
         format!("{}{number}", &pattern[..pattern.len() - number.len()])
     }
 
-    fn add(&mut self, kind: ResourceKind, state: &str, tags: &ResourceTags, facts: ResourceFacts) -> String {
+    fn add(
+        &mut self,
+        kind: ResourceKind,
+        state: &str,
+        tags: &ResourceTags,
+        facts: ResourceFacts,
+    ) -> String {
         let id = self.id(kind);
-        let thing = CloudResource { kind, id: id.clone(), state: state.to_owned(), reason: None, tags: tags.clone(), facts };
+        let thing = CloudResource {
+            kind,
+            id: id.clone(),
+            state: state.to_owned(),
+            reason: None,
+            tags: tags.clone(),
+            facts,
+        };
         self.things.insert(id.clone(), thing);
         id
     }
 
     fn facts(&mut self, id: &str) -> Result<&mut ResourceFacts, CloudError> {
-        let missing = || CloudError::Missing { what: id.to_owned(), why: "it does not exist on paper".to_owned() };
+        let missing = || CloudError::Missing {
+            what: id.to_owned(),
+            why: "it does not exist on paper".to_owned(),
+        };
         self.things.get_mut(id).map(|thing| &mut thing.facts).ok_or_else(missing)
     }
 
@@ -167,17 +205,27 @@ impl CloudState {
                 ResourceFacts::Instance(facts) => facts.subnet == id && other.state != "terminated",
                 _ => false,
             }),
-            ResourceKind::SecurityGroup => self.things.values().filter(|other| other.id != id).any(|other| match &other.facts {
-                ResourceFacts::Interface { groups, .. } => groups.iter().any(|group| group == id),
-                ResourceFacts::SecurityGroup { ingress, egress, .. } => {
-                    ingress.iter().chain(egress).any(|rule| matches!(&rule.peer, RulePeer::Group(group) if group == id))
-                }
-                _ => false,
-            }),
+            ResourceKind::SecurityGroup => {
+                self.things.values().filter(|other| other.id != id).any(|other| {
+                    match &other.facts {
+                        ResourceFacts::Interface { groups, .. } => {
+                            groups.iter().any(|group| group == id)
+                        }
+                        ResourceFacts::SecurityGroup { ingress, egress, .. } => {
+                            ingress.iter().chain(egress).any(
+                                |rule| matches!(&rule.peer, RulePeer::Group(group) if group == id),
+                            )
+                        }
+                        _ => false,
+                    }
+                })
+            }
             ResourceKind::RouteTable => {
                 matches!(&thing.facts, ResourceFacts::RouteTable { routes, subnets, .. } if !subnets.is_empty() || routes.len() > 1)
             }
-            ResourceKind::NetworkAcl => matches!(&thing.facts, ResourceFacts::NetworkAcl { subnets, .. } if !subnets.is_empty()),
+            ResourceKind::NetworkAcl => {
+                matches!(&thing.facts, ResourceFacts::NetworkAcl { subnets, .. } if !subnets.is_empty())
+            }
             _ => false,
         }
     }
@@ -192,8 +240,12 @@ impl CloudState {
             ResourceFacts::Subnet { .. } => {
                 for other in self.things.values_mut() {
                     match &mut other.facts {
-                        ResourceFacts::RouteTable { subnets, .. } => subnets.retain(|subnet| subnet != id),
-                        ResourceFacts::NetworkAcl { subnets, .. } => subnets.retain(|(_, subnet)| subnet != id),
+                        ResourceFacts::RouteTable { subnets, .. } => {
+                            subnets.retain(|subnet| subnet != id)
+                        }
+                        ResourceFacts::NetworkAcl { subnets, .. } => {
+                            subnets.retain(|(_, subnet)| subnet != id)
+                        }
                         _ => {}
                     }
                 }
@@ -209,7 +261,8 @@ impl CloudState {
                 }
             }
             ResourceFacts::Instance(facts) => {
-                let volumes: Vec<String> = facts.volumes.iter().map(|(_, volume, _)| volume.clone()).collect();
+                let volumes: Vec<String> =
+                    facts.volumes.iter().map(|(_, volume, _)| volume.clone()).collect();
                 self.things.retain(|other, _| !volumes.contains(other));
                 let description = format!("Primary network interface of {id}");
                 self.things
@@ -247,44 +300,87 @@ fn vpc_of(thing: &CloudResource) -> Option<&str> {
 }
 
 fn last_word() -> Vec<AclEntry> {
-    let word =
-        |egress| AclEntry { egress, number: 32_767, allow: false, protocol: "-1".to_owned(), cidr: "0.0.0.0/0".to_owned(), ports: None };
+    let word = |egress| AclEntry {
+        egress,
+        number: 32_767,
+        allow: false,
+        protocol: "-1".to_owned(),
+        cidr: "0.0.0.0/0".to_owned(),
+        ports: None,
+    };
     vec![word(false), word(true)]
 }
 
 impl CloudState {
     #[allow(clippy::too_many_lines, reason = "one arm for each act")]
-    fn act(&mut self, act: &ApiCall, tags: &ResourceTags, prefix_list: &str) -> Result<CallOutcome, CloudError> {
+    fn act(
+        &mut self,
+        act: &ApiCall,
+        tags: &ResourceTags,
+        prefix_list: &str,
+    ) -> Result<CallOutcome, CloudError> {
         let none = ResourceTags::new();
         let made = |id: String| Ok(CallOutcome { id, grant_token: None });
         match act {
             ApiCall::CreateVpc { cidr, tenancy } => {
                 let (cidrs, tenancy) = (vec![cidr.clone()], tenancy.clone());
-                let vpc =
-                    self.add(ResourceKind::Vpc, "available", tags, ResourceFacts::Vpc { cidrs, ipv6: vec![], tenancy, is_default: false });
+                let vpc = self.add(
+                    ResourceKind::Vpc,
+                    "available",
+                    tags,
+                    ResourceFacts::Vpc { cidrs, ipv6: vec![], tenancy, is_default: false },
+                );
                 let local = vec![VpcRoute { to: cidr.clone(), via: "local".to_owned() }];
-                let table = ResourceFacts::RouteTable { vpc: vpc.clone(), routes: local, subnets: vec![], is_main: true };
+                let table = ResourceFacts::RouteTable {
+                    vpc: vpc.clone(),
+                    routes: local,
+                    subnets: vec![],
+                    is_main: true,
+                };
                 self.add(ResourceKind::RouteTable, "", &none, table);
-                let acl = ResourceFacts::NetworkAcl { vpc: vpc.clone(), entries: last_word(), subnets: vec![], is_default: true };
+                let acl = ResourceFacts::NetworkAcl {
+                    vpc: vpc.clone(),
+                    entries: last_word(),
+                    subnets: vec![],
+                    is_default: true,
+                };
                 self.add(ResourceKind::NetworkAcl, "", &none, acl);
-                let group = ResourceFacts::SecurityGroup { vpc: vpc.clone(), name: "default".to_owned(), ingress: vec![], egress: vec![] };
+                let group = ResourceFacts::SecurityGroup {
+                    vpc: vpc.clone(),
+                    name: "default".to_owned(),
+                    ingress: vec![],
+                    egress: vec![],
+                };
                 self.add(ResourceKind::SecurityGroup, "", &none, group);
                 made(vpc)
             }
             ApiCall::EnableDns { vpc } => self.facts(vpc).map(|_| CallOutcome::default()),
             ApiCall::CreateRouteTable { vpc } => {
-                let ResourceFacts::Vpc { cidrs, .. } = self.facts(vpc)?.clone() else { return made(String::new()) };
-                let routes = cidrs.into_iter().map(|to| VpcRoute { to, via: "local".to_owned() }).collect();
+                let ResourceFacts::Vpc { cidrs, .. } = self.facts(vpc)?.clone() else {
+                    return made(String::new());
+                };
+                let routes =
+                    cidrs.into_iter().map(|to| VpcRoute { to, via: "local".to_owned() }).collect();
                 made(self.add(
                     ResourceKind::RouteTable,
                     "",
                     tags,
-                    ResourceFacts::RouteTable { vpc: vpc.clone(), routes, subnets: vec![], is_main: false },
+                    ResourceFacts::RouteTable {
+                        vpc: vpc.clone(),
+                        routes,
+                        subnets: vec![],
+                        is_main: false,
+                    },
                 ))
             }
             ApiCall::CreateNetworkAcl { vpc } => {
                 self.facts(vpc)?;
-                let facts = ResourceFacts::NetworkAcl { vpc: vpc.clone(), entries: last_word(), subnets: vec![], is_default: false };
+                let facts = ResourceFacts::NetworkAcl {
+                    vpc: vpc.clone(),
+                    entries: last_word(),
+                    subnets: vec![],
+                    is_default: false,
+                };
                 made(self.add(ResourceKind::NetworkAcl, "", tags, facts))
             }
             ApiCall::AddAclEntry { acl, entry } => {
@@ -298,17 +394,29 @@ impl CloudState {
             }
             ApiCall::CreateSecurityGroup { vpc, name, .. } => {
                 self.facts(vpc)?;
-                let everything = GroupRule { protocol: "-1".to_owned(), ports: None, peer: RulePeer::Cidr("0.0.0.0/0".to_owned()) };
+                let everything = GroupRule {
+                    protocol: "-1".to_owned(),
+                    ports: None,
+                    peer: RulePeer::Cidr("0.0.0.0/0".to_owned()),
+                };
                 let (vpc, name) = (vpc.clone(), name.clone());
                 made(self.add(
                     ResourceKind::SecurityGroup,
                     "",
                     tags,
-                    ResourceFacts::SecurityGroup { vpc, name, ingress: vec![], egress: vec![everything] },
+                    ResourceFacts::SecurityGroup {
+                        vpc,
+                        name,
+                        ingress: vec![],
+                        egress: vec![everything],
+                    },
                 ))
             }
-            ApiCall::AddRules { group, egress, rules } | ApiCall::DropRules { group, egress, rules } => {
-                if let ResourceFacts::SecurityGroup { ingress, egress: out, .. } = self.facts(group)? {
+            ApiCall::AddRules { group, egress, rules }
+            | ApiCall::DropRules { group, egress, rules } => {
+                if let ResourceFacts::SecurityGroup { ingress, egress: out, .. } =
+                    self.facts(group)?
+                {
                     let list = if *egress { out } else { ingress };
                     list.retain(|rule| !rules.contains(rule));
                     if matches!(act, ApiCall::AddRules { .. }) {
@@ -328,7 +436,8 @@ impl CloudState {
                     ResourceFacts::Subnet { vpc: of, cidr, zone, ipv6: vec![], public_ips: false },
                 );
                 for thing in self.things.values_mut() {
-                    if let ResourceFacts::NetworkAcl { vpc: of, subnets, is_default: true, .. } = &mut thing.facts
+                    if let ResourceFacts::NetworkAcl { vpc: of, subnets, is_default: true, .. } =
+                        &mut thing.facts
                         && of == vpc
                     {
                         subnets.push((subnet.replace("subnet-", "aclassoc-"), subnet.clone()));
@@ -353,7 +462,10 @@ impl CloudState {
                         moved = Some(subnets.remove(at).1);
                     }
                 }
-                let missing = || CloudError::Missing { what: association.clone(), why: "it is no association".to_owned() };
+                let missing = || CloudError::Missing {
+                    what: association.clone(),
+                    why: "it is no association".to_owned(),
+                };
                 let subnet = moved.ok_or_else(missing)?;
                 if let ResourceFacts::NetworkAcl { subnets, .. } = self.facts(acl)? {
                     subnets.push((association.replace("aclassoc-0", "aclassoc-1"), subnet));
@@ -394,22 +506,40 @@ impl CloudState {
                 };
                 let id = self.add(ResourceKind::Endpoint, "available", tags, facts);
                 let description = format!("VPC Endpoint Interface {id}");
-                let facts = ResourceFacts::Interface { vpc: vpc.clone(), subnet: subnet.clone(), groups, description };
+                let facts = ResourceFacts::Interface {
+                    vpc: vpc.clone(),
+                    subnet: subnet.clone(),
+                    groups,
+                    description,
+                };
                 self.add(ResourceKind::Interface, "in-use", &none, facts);
                 made(id)
             }
             ApiCall::AssociateFirewall { vpc, rules, .. } => {
-                let facts = ResourceFacts::FirewallAssociation { vpc: vpc.clone(), rules: rules.clone(), priority: 101 };
+                let facts = ResourceFacts::FirewallAssociation {
+                    vpc: vpc.clone(),
+                    rules: rules.clone(),
+                    priority: 101,
+                };
                 made(self.add(ResourceKind::FirewallAssociation, "COMPLETE", tags, facts))
             }
             ApiCall::CreateFlowLogs { vpc, destination, .. } => {
                 self.facts(vpc)?;
-                let facts = ResourceFacts::FlowLog { resource: vpc.clone(), destination: destination.clone(), traffic: "ALL".to_owned() };
+                let facts = ResourceFacts::FlowLog {
+                    resource: vpc.clone(),
+                    destination: destination.clone(),
+                    traffic: "ALL".to_owned(),
+                };
                 made(self.add(ResourceKind::FlowLog, "ACTIVE", tags, facts))
             }
             ApiCall::CreateGrant { key, name, .. } => {
-                if let Some((id, _)) = self.grants.iter().find(|(_, grant)| **grant == (key.clone(), name.clone())) {
-                    return Ok(CallOutcome { id: id.clone(), grant_token: Some(format!("token-of-{id}")) });
+                if let Some((id, _)) =
+                    self.grants.iter().find(|(_, grant)| **grant == (key.clone(), name.clone()))
+                {
+                    return Ok(CallOutcome {
+                        id: id.clone(),
+                        grant_token: Some(format!("token-of-{id}")),
+                    });
                 }
                 self.made += 1;
                 let id = format!("grant-{}", self.made);
@@ -421,7 +551,10 @@ impl CloudState {
                 made(String::new())
             }
             ApiCall::RunInstances(launch) => {
-                let ResourceFacts::Subnet { vpc, zone, .. } = self.facts(&launch.subnet)?.clone() else { return made(String::new()) };
+                let ResourceFacts::Subnet { vpc, zone, .. } = self.facts(&launch.subnet)?.clone()
+                else {
+                    return made(String::new());
+                };
                 let instance = self.id(ResourceKind::Instance);
                 let mut volumes = Vec::new();
                 for volume in &launch.volumes {
@@ -431,12 +564,20 @@ impl CloudState {
                         zone: zone.clone(),
                         instance: Some(instance.clone()),
                     };
-                    volumes.push((volume.device.clone(), self.add(ResourceKind::Volume, "in-use", tags, facts), true));
+                    volumes.push((
+                        volume.device.clone(),
+                        self.add(ResourceKind::Volume, "in-use", tags, facts),
+                        true,
+                    ));
                 }
                 let groups = vec![launch.group.clone()];
                 let description = format!("Primary network interface of {instance}");
-                let interface =
-                    ResourceFacts::Interface { vpc: vpc.clone(), subnet: launch.subnet.clone(), groups: groups.clone(), description };
+                let interface = ResourceFacts::Interface {
+                    vpc: vpc.clone(),
+                    subnet: launch.subnet.clone(),
+                    groups: groups.clone(),
+                    description,
+                };
                 self.add(ResourceKind::Interface, "in-use", tags, interface);
                 let facts = ResourceFacts::Instance(Box::new(InstanceFacts {
                     vpc,
@@ -464,7 +605,10 @@ impl CloudState {
             }
             ApiCall::Remove(owned) => {
                 if self.holds(owned.id()) {
-                    return Err(CloudError::Busy { what: owned.id().to_owned(), why: "DependencyViolation".to_owned() });
+                    return Err(CloudError::Busy {
+                        what: owned.id().to_owned(),
+                        why: "DependencyViolation".to_owned(),
+                    });
                 }
                 self.remove(owned.id());
                 made(String::new())
@@ -481,19 +625,45 @@ impl ScratchCloud for SimulatedCloud {
 
     async fn caller(&self) -> Result<CallerIdentity, CloudError> {
         self.write("sts:GetCallerIdentity");
-        Ok(CallerIdentity { account: self.account.clone(), arn: format!("arn:aws:iam::{}:role/paper", self.account) })
+        Ok(CallerIdentity {
+            account: self.account.clone(),
+            arn: format!("arn:aws:iam::{}:role/paper", self.account),
+        })
     }
 
-    async fn act(&self, act: &ApiCall, tags: &ResourceTags, token: &str) -> Result<CallOutcome, CloudError> {
+    async fn act(
+        &self,
+        act: &ApiCall,
+        tags: &ResourceTags,
+        token: &str,
+    ) -> Result<CallOutcome, CloudError> {
         let (action, about) = (act.action().to_owned(), act.subject());
-        self.state().written.push(RecordedCall { action, about, permissions: act.permissions(), act: Some(act.clone()) });
-        let fault = self.weather.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(|weather| weather(act));
+        self.state().written.push(RecordedCall {
+            action,
+            about,
+            permissions: act.permissions(),
+            act: Some(act.clone()),
+        });
+        let fault = self
+            .weather
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .and_then(|weather| weather(act));
         let what = act.action().to_owned();
         match fault {
-            Some(InjectedFault::Refuse) => return Err(CloudError::Refused { what, why: "bad weather".to_owned() }),
-            Some(InjectedFault::Throttle) => return Err(CloudError::Unavailable { what, why: "bad weather".to_owned() }),
-            Some(InjectedFault::Drop) => return Err(CloudError::Unknown { what, why: "bad weather".to_owned() }),
-            Some(InjectedFault::NoCapacity) => return Err(CloudError::NoCapacity { what, why: "bad weather".to_owned() }),
+            Some(InjectedFault::Refuse) => {
+                return Err(CloudError::Refused { what, why: "bad weather".to_owned() });
+            }
+            Some(InjectedFault::Throttle) => {
+                return Err(CloudError::Unavailable { what, why: "bad weather".to_owned() });
+            }
+            Some(InjectedFault::Drop) => {
+                return Err(CloudError::Unknown { what, why: "bad weather".to_owned() });
+            }
+            Some(InjectedFault::NoCapacity) => {
+                return Err(CloudError::NoCapacity { what, why: "bad weather".to_owned() });
+            }
             Some(InjectedFault::LoseAnswer) | None => {}
         }
         let mut state = self.state();
@@ -510,11 +680,17 @@ impl ScratchCloud for SimulatedCloud {
         let before = state.tokens.get(token).filter(|_| takes_token).cloned();
         let acted = match before {
             Some((same, acted)) if same == *act => acted,
-            Some(_) => return Err(CloudError::Refused { what, why: "IdempotentParameterMismatch".to_owned() }),
+            Some(_) => {
+                return Err(CloudError::Refused {
+                    what,
+                    why: "IdempotentParameterMismatch".to_owned(),
+                });
+            }
             None => {
                 let there: BTreeSet<String> = state.things.keys().cloned().collect();
                 let acted = state.act(act, tags, &self.prefix_list)?;
-                let new: Vec<String> = state.things.keys().filter(|id| !there.contains(*id)).cloned().collect();
+                let new: Vec<String> =
+                    state.things.keys().filter(|id| !there.contains(*id)).cloned().collect();
                 state.hidden.extend(new.into_iter().map(|id| (id, self.lag)));
                 if takes_token {
                     state.tokens.insert(token.to_owned(), (act.clone(), acted.clone()));
@@ -532,7 +708,11 @@ impl ScratchCloud for SimulatedCloud {
         Ok(())
     }
 
-    async fn describe(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
+    async fn describe(
+        &self,
+        kind: ResourceKind,
+        at: &ResourceScope,
+    ) -> Result<Vec<CloudResource>, CloudError> {
         self.write(kind.look_action());
         let mut state = self.state();
         let matches = |thing: &CloudResource| {
@@ -543,7 +723,8 @@ impl ScratchCloud for SimulatedCloud {
                     ResourceScope::Tagged(tags) => thing.carries(tags),
                 }
         };
-        let found: Vec<CloudResource> = state.things.values().filter(|thing| matches(thing)).cloned().collect();
+        let found: Vec<CloudResource> =
+            state.things.values().filter(|thing| matches(thing)).cloned().collect();
         let mut shown = Vec::new();
         for thing in found {
             match state.hidden.get_mut(&thing.id) {
@@ -557,7 +738,10 @@ impl ScratchCloud for SimulatedCloud {
     async fn offers(&self, types: &[String]) -> Result<BTreeSet<(String, String)>, CloudError> {
         self.write("ec2:DescribeInstanceTypeOfferings");
         let zones = ["a", "b", "c"].map(|letter| format!("{}{letter}", self.region));
-        Ok(types.iter().flat_map(|kind| zones.iter().map(|zone| (kind.clone(), zone.clone()))).collect())
+        Ok(types
+            .iter()
+            .flat_map(|kind| zones.iter().map(|zone| (kind.clone(), zone.clone())))
+            .collect())
     }
 
     async fn image(&self, id: &str) -> Result<Option<MachineImage>, CloudError> {
@@ -581,7 +765,12 @@ impl ScratchCloud for SimulatedCloud {
     }
 
     async fn quotas(&self, _: &str) -> Result<Vec<ServiceQuota>, CloudError> {
-        for action in ["servicequotas:GetServiceQuota", "ec2:DescribeVpcs", "ec2:DescribeInstances", "ec2:DescribeInstanceTypes"] {
+        for action in [
+            "servicequotas:GetServiceQuota",
+            "ec2:DescribeVpcs",
+            "ec2:DescribeInstances",
+            "ec2:DescribeInstanceTypes",
+        ] {
             self.write(action);
         }
         Ok(Vec::new())
@@ -612,21 +801,33 @@ impl ScratchCloud for SimulatedCloud {
     }
 
     async fn guards(&self) -> Result<AccountGuards, CloudError> {
-        for action in ["ec2:DescribeVpcBlockPublicAccessOptions", "ec2:GetEbsEncryptionByDefault", "ec2:GetSerialConsoleAccessStatus"] {
+        for action in [
+            "ec2:DescribeVpcBlockPublicAccessOptions",
+            "ec2:GetEbsEncryptionByDefault",
+            "ec2:GetSerialConsoleAccessStatus",
+        ] {
             self.write(action);
         }
-        Ok(AccountGuards { block_public_access: "block-bidirectional".to_owned(), encryption_by_default: true, serial_console: false })
+        Ok(AccountGuards {
+            block_public_access: "block-bidirectional".to_owned(),
+            encryption_by_default: true,
+            serial_console: false,
+        })
     }
 }
 
 /// A phase of a run and the calls it makes.
 pub type RunPhase = (&'static str, Vec<RecordedCall>);
 
-/// Runs everything that a drill does with the cloud on paper, from preflight to census; returns what each phase called.
+/// Runs everything that a drill does with the cloud on paper, from preflight to census; returns
+/// what each phase called.
 ///
 /// # Errors
 /// [`ScratchError`] if the settings cannot come to a good end even on paper.
-pub async fn rehearse(of: &ScratchVpc, time_to_live: HumanDuration) -> Result<Vec<RunPhase>, ScratchError> {
+pub async fn rehearse(
+    of: &ScratchVpc,
+    time_to_live: HumanDuration,
+) -> Result<Vec<RunPhase>, ScratchError> {
     let settings = &of.spec.settings;
     let mut paper = SimulatedCloud::new(&settings.region, &settings.account, "");
     if !of.prefix_list.is_empty() {
@@ -648,7 +849,12 @@ pub async fn rehearse(of: &ScratchVpc, time_to_live: HumanDuration) -> Result<Ve
     // On paper there is nothing to try out, and asking would ask for this very list.
     let _ = scratch.cloud().clone().caller().await;
     let ask = scratch.cloud().clone();
-    let _ = (ask.image(&scratch.image).await, ask.prefix_list("").await, ask.offers(&[]).await, ask.quotas("").await);
+    let _ = (
+        ask.image(&scratch.image).await,
+        ask.prefix_list("").await,
+        ask.offers(&[]).await,
+        ask.quotas("").await,
+    );
     if let Some(group) = &scratch.spec.settings.dns_firewall {
         let _ = ask.firewall_rules(group).await;
     }
@@ -673,7 +879,10 @@ pub async fn rehearse(of: &ScratchVpc, time_to_live: HumanDuration) -> Result<Ve
     make!(steps::GrantKeys, steps::LaunchInstance);
     phase("the instance");
     let instance = scratch.made.instance.clone();
-    let _ = (ask.console(&instance).await, scratch.look(ResourceKind::Instance, &ResourceScope::Id(instance.clone())).await);
+    let _ = (
+        ask.console(&instance).await,
+        scratch.look(ResourceKind::Instance, &ResourceScope::Id(instance.clone())).await,
+    );
     scratch.still_holds().await?;
     phase("following it, and a last look at the place");
     for undo in steps::undos().iter().rev() {
@@ -682,7 +891,11 @@ pub async fn rehearse(of: &ScratchVpc, time_to_live: HumanDuration) -> Result<Ve
     phase("teardown");
     let (_, left) = scratch.census().await;
     phase("the census");
-    if left.is_empty() { Ok(phases) } else { Err(ScratchError::Wrong(format!("on paper these are left: {}", left.join(", ")))) }
+    if left.is_empty() {
+        Ok(phases)
+    } else {
+        Err(ScratchError::Wrong(format!("on paper these are left: {}", left.join(", "))))
+    }
 }
 
 /// Every act of a run, as it would be called with things that do not exist.

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 
 use super::cloud::{
-    AclEntry, ApiCall, CloudError, CloudResource, GroupRule, LaunchSpec, LaunchVolume, ResourceFacts, ResourceKind, ResourceScope, RulePeer,
+    AclEntry, ApiCall, CloudError, CloudResource, GroupRule, LaunchSpec, LaunchVolume,
+    ResourceFacts, ResourceKind, ResourceScope, RulePeer,
 };
 use super::{ScratchError, ScratchVpc, policies};
 use crate::saga::{SagaStep, UndoStep};
@@ -59,7 +60,8 @@ steps! {
     LaunchInstance = "instance", [ResourceKind::Instance, ResourceKind::Volume];
 }
 
-/// The door to KMS. It stands in the subnet; the door to S3 does not, and outlives it where another zone is tried.
+/// The door to KMS. It stands in the subnet; the door to S3 does not, and outlives it where another
+/// zone is tried.
 pub struct CreateKmsEndpoint;
 
 #[async_trait]
@@ -141,7 +143,8 @@ macro_rules! makes {
 }
 
 makes!(CreateVpc, String, self, scratch, {
-    let (cidr, tenancy) = (scratch.spec.settings.cidr.to_string(), scratch.spec.settings.tenancy.clone());
+    let (cidr, tenancy) =
+        (scratch.spec.settings.cidr.to_string(), scratch.spec.settings.tenancy.clone());
     let id = scratch.act(&ApiCall::CreateVpc { cidr, tenancy }).await?.id;
     scratch.until(ResourceKind::Vpc, &id, "available", &[]).await?;
     scratch.act(&ApiCall::EnableDns { vpc: id.clone() }).await?;
@@ -161,11 +164,25 @@ pub fn acl_entries(scratch: &ScratchVpc) -> Vec<AclEntry> {
     let mut entries = Vec::new();
     for egress in [true, false] {
         for (number, cidr) in (DENY_FIRST..).zip(&scratch.spec.settings.production_cidrs) {
-            entries.push(AclEntry { egress, number, allow: false, protocol: "-1".to_owned(), cidr: cidr.to_string(), ports: None });
+            entries.push(AclEntry {
+                egress,
+                number,
+                allow: false,
+                protocol: "-1".to_owned(),
+                cidr: cidr.to_string(),
+                ports: None,
+            });
         }
         let ports = Some(if egress { HTTPS } else { ANSWERS });
         let cidr = "0.0.0.0/0".to_owned();
-        entries.push(AclEntry { egress, number: ALLOW, allow: true, protocol: "6".to_owned(), cidr, ports });
+        entries.push(AclEntry {
+            egress,
+            number: ALLOW,
+            allow: true,
+            protocol: "6".to_owned(),
+            cidr,
+            ports,
+        });
     }
     entries.sort();
     entries
@@ -187,7 +204,10 @@ fn https(peer: RulePeer) -> GroupRule {
 /// What the instance may reach: S3, and the door to KMS.
 #[must_use]
 pub fn instance_egress(prefix_list: &str, endpoint_group: &str) -> Vec<GroupRule> {
-    let mut rules = vec![https(RulePeer::PrefixList(prefix_list.to_owned())), https(RulePeer::Group(endpoint_group.to_owned()))];
+    let mut rules = vec![
+        https(RulePeer::PrefixList(prefix_list.to_owned())),
+        https(RulePeer::Group(endpoint_group.to_owned())),
+    ];
     rules.sort();
     rules
 }
@@ -200,22 +220,38 @@ pub fn endpoint_ingress(instance_group: &str) -> Vec<GroupRule> {
 
 /// What a new group lets out, unless it is taken away.
 fn everything() -> Vec<GroupRule> {
-    vec![GroupRule { protocol: "-1".to_owned(), ports: None, peer: RulePeer::Cidr("0.0.0.0/0".to_owned()) }]
+    vec![GroupRule {
+        protocol: "-1".to_owned(),
+        ports: None,
+        peer: RulePeer::Cidr("0.0.0.0/0".to_owned()),
+    }]
 }
 
 makes!(CreateSecurityGroups, (String, String), self, scratch, {
     let mut made = Vec::new();
-    for (name, what) in [(INSTANCE_GROUP, "lifeboat: the instance of a drill"), (ENDPOINT_GROUP, "lifeboat: the KMS endpoint of a drill")] {
+    for (name, what) in [
+        (INSTANCE_GROUP, "lifeboat: the instance of a drill"),
+        (ENDPOINT_GROUP, "lifeboat: the KMS endpoint of a drill"),
+    ] {
         let (vpc, name, description) = (scratch.made.vpc.clone(), name.to_owned(), what.to_owned());
         let group = scratch.act(&ApiCall::CreateSecurityGroup { vpc, name, description }).await?.id;
-        scratch.act(&ApiCall::DropRules { group: group.clone(), egress: true, rules: everything() }).await?;
+        scratch
+            .act(&ApiCall::DropRules { group: group.clone(), egress: true, rules: everything() })
+            .await?;
         made.push(group);
     }
     let (instance, endpoint) = (made.swap_remove(0), made.swap_remove(0));
     let rules = instance_egress(&scratch.prefix_list, &endpoint);
     scratch.act(&ApiCall::AddRules { group: instance.clone(), egress: true, rules }).await?;
-    scratch.act(&ApiCall::AddRules { group: endpoint.clone(), egress: false, rules: endpoint_ingress(&instance) }).await?;
-    (scratch.made.instance_group, scratch.made.endpoint_group) = (instance.clone(), endpoint.clone());
+    scratch
+        .act(&ApiCall::AddRules {
+            group: endpoint.clone(),
+            egress: false,
+            rules: endpoint_ingress(&instance),
+        })
+        .await?;
+    (scratch.made.instance_group, scratch.made.endpoint_group) =
+        (instance.clone(), endpoint.clone());
     Ok((instance, endpoint))
 });
 
@@ -224,7 +260,9 @@ makes!(CreateS3Endpoint, String, self, scratch, {
     let policy = policies::s3(&scratch.spec.settings.account, &scratch.spec.reads);
     let (vpc, table) = (scratch.made.vpc.clone(), scratch.made.table.clone());
     let id = scratch.act(&ApiCall::CreateGatewayEndpoint { vpc, service, table, policy }).await?.id;
-    scratch.until(ResourceKind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
+    scratch
+        .until(ResourceKind::Endpoint, &id, "available", &["failed", "rejected", "expired"])
+        .await?;
     scratch.made.gateway.clone_from(&id);
     Ok(id)
 });
@@ -251,19 +289,34 @@ makes!(AssociateDnsFirewall, String, self, scratch, {
 });
 
 makes!(CreateFlowLogs, String, self, scratch, {
-    let (destination, role) = (scratch.spec.settings.flow_logs.clone(), scratch.spec.settings.flow_logs_role.clone());
-    let id = scratch.act(&ApiCall::CreateFlowLogs { vpc: scratch.made.vpc.clone(), destination, role }).await?.id;
+    let (destination, role) =
+        (scratch.spec.settings.flow_logs.clone(), scratch.spec.settings.flow_logs_role.clone());
+    let id = scratch
+        .act(&ApiCall::CreateFlowLogs { vpc: scratch.made.vpc.clone(), destination, role })
+        .await?
+        .id;
     scratch.made.flow_log.clone_from(&id);
     Ok(id)
 });
 
 makes!(CreateSubnet, String, self, scratch, {
-    let (vpc, cidr, zone) = (scratch.made.vpc.clone(), scratch.spec.settings.cidr.to_string(), scratch.zone.clone());
+    let (vpc, cidr, zone) =
+        (scratch.made.vpc.clone(), scratch.spec.settings.cidr.to_string(), scratch.zone.clone());
     let id = scratch.act(&ApiCall::CreateSubnet { vpc, cidr, zone }).await?.id;
-    scratch.until(ResourceKind::Subnet, &id, "available", &["failed", "failed-insufficient-capacity"]).await?;
-    scratch.act(&ApiCall::AssociateRouteTable { table: scratch.made.table.clone(), subnet: id.clone() }).await?;
+    scratch
+        .until(ResourceKind::Subnet, &id, "available", &["failed", "failed-insufficient-capacity"])
+        .await?;
+    scratch
+        .act(&ApiCall::AssociateRouteTable {
+            table: scratch.made.table.clone(),
+            subnet: id.clone(),
+        })
+        .await?;
     let association = association_of(scratch, &id).await?;
-    match scratch.act(&ApiCall::ReplaceAclAssociation { association, acl: scratch.made.acl.clone() }).await {
+    match scratch
+        .act(&ApiCall::ReplaceAclAssociation { association, acl: scratch.made.acl.clone() })
+        .await
+    {
         // It was replaced already, by a call whose answer was lost.
         Err(CloudError::Missing { .. }) if is_associated(scratch, &id).await? => {}
         other => drop(other?),
@@ -275,9 +328,10 @@ makes!(CreateSubnet, String, self, scratch, {
 /// Of some network ACLs the one that a subnet uses: association and ACL.
 fn acl_with(acls: &[CloudResource], subnet: &str) -> Option<(String, String)> {
     let of = |acl: &CloudResource| match &acl.facts {
-        ResourceFacts::NetworkAcl { subnets, .. } => {
-            subnets.iter().find(|(_, associated)| associated == subnet).map(|(association, _)| (association.clone(), acl.id.clone()))
-        }
+        ResourceFacts::NetworkAcl { subnets, .. } => subnets
+            .iter()
+            .find(|(_, associated)| associated == subnet)
+            .map(|(association, _)| (association.clone(), acl.id.clone())),
         _ => None,
     };
     acls.iter().find_map(of)
@@ -286,21 +340,38 @@ fn acl_with(acls: &[CloudResource], subnet: &str) -> Option<(String, String)> {
 /// The association with the network ACL that a new subnet got by itself.
 async fn association_of(scratch: &mut ScratchVpc, subnet: &str) -> Result<String, ScratchError> {
     let (at, what) = (ResourceScope::Vpc(scratch.made.vpc.clone()), format!("subnet {subnet}"));
-    let judge = |acls: &[CloudResource]| Ok(acl_with(acls, subnet).map(|(association, _)| association).ok_or_else(|| "not".to_owned()));
-    scratch.wait_for((ResourceKind::NetworkAcl, &at), (&what, "associated with a network ACL"), judge).await
+    let judge = |acls: &[CloudResource]| {
+        Ok(acl_with(acls, subnet)
+            .map(|(association, _)| association)
+            .ok_or_else(|| "not".to_owned()))
+    };
+    scratch
+        .wait_for((ResourceKind::NetworkAcl, &at), (&what, "associated with a network ACL"), judge)
+        .await
 }
 
 async fn is_associated(scratch: &mut ScratchVpc, subnet: &str) -> Result<bool, ScratchError> {
-    let acls = scratch.look(ResourceKind::NetworkAcl, &ResourceScope::Vpc(scratch.made.vpc.clone())).await?;
+    let acls = scratch
+        .look(ResourceKind::NetworkAcl, &ResourceScope::Vpc(scratch.made.vpc.clone()))
+        .await?;
     Ok(acl_with(&acls, subnet).is_some_and(|(_, acl)| acl == scratch.made.acl))
 }
 
 makes!(CreateKmsEndpoint, String, self, scratch, {
     let service = kms_service(scratch);
     let policy = policies::kms(&scratch.spec.settings.account, &scratch.spec.grants);
-    let (vpc, subnet, group) = (scratch.made.vpc.clone(), scratch.made.subnet.clone(), scratch.made.endpoint_group.clone());
-    let id = scratch.act(&ApiCall::CreateInterfaceEndpoint { vpc, service, subnet, group, policy }).await?.id;
-    scratch.until(ResourceKind::Endpoint, &id, "available", &["failed", "rejected", "expired"]).await?;
+    let (vpc, subnet, group) = (
+        scratch.made.vpc.clone(),
+        scratch.made.subnet.clone(),
+        scratch.made.endpoint_group.clone(),
+    );
+    let id = scratch
+        .act(&ApiCall::CreateInterfaceEndpoint { vpc, service, subnet, group, policy })
+        .await?
+        .id;
+    scratch
+        .until(ResourceKind::Endpoint, &id, "available", &["failed", "rejected", "expired"])
+        .await?;
     scratch.made.keys_endpoint.clone_from(&id);
     Ok(id)
 });
@@ -310,7 +381,14 @@ makes!(GrantKeys, Vec<String>, self, scratch, {
     let mut tokens = Vec::new();
     for grant in scratch.spec.grants.clone() {
         let (key, context) = (grant.key, grant.context);
-        let granted = scratch.act(&ApiCall::CreateGrant { key, grantee: grantee.clone(), context, name: name.clone() }).await?;
+        let granted = scratch
+            .act(&ApiCall::CreateGrant {
+                key,
+                grantee: grantee.clone(),
+                context,
+                name: name.clone(),
+            })
+            .await?;
         tokens.extend(granted.grant_token);
     }
     scratch.made.grant_tokens.clone_from(&tokens);
@@ -344,20 +422,28 @@ impl ScratchVpc {
 
 makes!(LaunchInstance, String, self, scratch, {
     let image = scratch.cloud.image(&scratch.image.clone()).await?;
-    let root = image.ok_or_else(|| ScratchError::Wrong(format!("image {} is gone", scratch.image)))?.root_device;
+    let root = image
+        .ok_or_else(|| ScratchError::Wrong(format!("image {} is gone", scratch.image)))?
+        .root_device;
     let mut refused = Vec::new();
     for instance_type in scratch.spec.settings.instance_types.clone() {
         let launch = scratch.launch(&instance_type, &root);
         match scratch.act(&ApiCall::RunInstances(Box::new(launch.clone()))).await {
             Ok(acted) => {
-                (scratch.made.instance, scratch.made.instance_type) = (acted.id.clone(), instance_type);
+                (scratch.made.instance, scratch.made.instance_type) =
+                    (acted.id.clone(), instance_type);
                 // What the keys refuse shows up here, and nowhere else.
                 let hopeless = ["terminated", "shutting-down", "stopped"];
-                let instance = scratch.until(ResourceKind::Instance, &acted.id, "running", &hopeless).await.map_err(explained)?;
+                let instance = scratch
+                    .until(ResourceKind::Instance, &acted.id, "running", &hopeless)
+                    .await
+                    .map_err(explained)?;
                 as_asked(scratch, &instance, &launch).await?;
                 return Ok(acted.id);
             }
-            Err(CloudError::NoCapacity { why, .. }) => refused.push(format!("{instance_type}: {why}")),
+            Err(CloudError::NoCapacity { why, .. }) => {
+                refused.push(format!("{instance_type}: {why}"))
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -367,28 +453,50 @@ makes!(LaunchInstance, String, self, scratch, {
 /// `Client.InternalError` at launch is how EC2 says that a key refused.
 fn explained(error: ScratchError) -> ScratchError {
     match error {
-        ScratchError::Wrong(why) if why.contains("Client.InternalError") => ScratchError::Wrong(format!(
-            "{why}; EC2 says this where it may not use a volume's key: look at the key policies of the drill's key and of the snapshots'"
-        )),
+        ScratchError::Wrong(why) if why.contains("Client.InternalError") => {
+            ScratchError::Wrong(format!(
+                "{why}; EC2 says this where it may not use a volume's key: look at the key policies of the drill's key and of the snapshots'"
+            ))
+        }
         other => other,
     }
 }
 
 /// The volumes of an instance, as soon as all of them are to be seen.
-async fn volumes_of(scratch: &mut ScratchVpc, instance: &CloudResource, count: usize) -> Result<Vec<CloudResource>, ScratchError> {
-    let (at, what) = (ResourceScope::Tagged(scratch.own.clone()), format!("instance {}", instance.id));
+async fn volumes_of(
+    scratch: &mut ScratchVpc,
+    instance: &CloudResource,
+    count: usize,
+) -> Result<Vec<CloudResource>, ScratchError> {
+    let (at, what) =
+        (ResourceScope::Tagged(scratch.own.clone()), format!("instance {}", instance.id));
     let judge = |volumes: &[CloudResource]| {
-        let of_instance =
-            |volume: &&CloudResource| matches!(&volume.facts, ResourceFacts::Volume { instance: Some(of), .. } if *of == instance.id);
+        let of_instance = |volume: &&CloudResource| matches!(&volume.facts, ResourceFacts::Volume { instance: Some(of), .. } if *of == instance.id);
         let volumes: Vec<CloudResource> = volumes.iter().filter(of_instance).cloned().collect();
-        Ok(if volumes.len() >= count && count > 0 { Ok(volumes) } else { Err(format!("with {}", volumes.len())) })
+        Ok(if volumes.len() >= count && count > 0 {
+            Ok(volumes)
+        } else {
+            Err(format!("with {}", volumes.len()))
+        })
     };
-    scratch.wait_for((ResourceKind::Volume, &at), (&what, &format!("seen with its {count} volumes")), judge).await
+    scratch
+        .wait_for(
+            (ResourceKind::Volume, &at),
+            (&what, &format!("seen with its {count} volumes")),
+            judge,
+        )
+        .await
 }
 
 /// What runs must be what was asked for, before it gets anything to do.
-async fn as_asked(scratch: &mut ScratchVpc, instance: &CloudResource, launch: &LaunchSpec) -> Result<(), ScratchError> {
-    let ResourceFacts::Instance(is) = &instance.facts else { return Err(ScratchError::Wrong("an instance is no instance".to_owned())) };
+async fn as_asked(
+    scratch: &mut ScratchVpc,
+    instance: &CloudResource,
+    launch: &LaunchSpec,
+) -> Result<(), ScratchError> {
+    let ResourceFacts::Instance(is) = &instance.facts else {
+        return Err(ScratchError::Wrong("an instance is no instance".to_owned()));
+    };
     let mut wrong = Vec::new();
     let mut must = |what: &str, is: &str, asked: &str| {
         if is != asked {
@@ -403,7 +511,12 @@ async fn as_asked(scratch: &mut ScratchVpc, instance: &CloudResource, launch: &L
     must("hop limit", &is.hop_limit.to_string(), "1");
     must("groups", &is.groups.join(","), &launch.group);
     must("public address", is.public_ip.as_deref().unwrap_or("none"), "none");
-    let staying: Vec<&str> = is.volumes.iter().filter(|(_, _, goes)| !goes).map(|(_, volume, _)| volume.as_str()).collect();
+    let staying: Vec<&str> = is
+        .volumes
+        .iter()
+        .filter(|(_, _, goes)| !goes)
+        .map(|(_, volume, _)| volume.as_str())
+        .collect();
     must("volumes that outlive it", &staying.join(","), "");
     for volume in &volumes_of(scratch, instance, is.volumes.len()).await? {
         if let ResourceFacts::Volume { encrypted, key, .. } = &volume.facts
@@ -412,5 +525,9 @@ async fn as_asked(scratch: &mut ScratchVpc, instance: &CloudResource, launch: &L
             wrong.push(format!("volume {} is not encrypted under the drill's key", volume.id));
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(ScratchError::Wrong(format!("instance {}: {}", instance.id, wrong.join("; ")))) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(ScratchError::Wrong(format!("instance {}: {}", instance.id, wrong.join("; "))))
+    }
 }

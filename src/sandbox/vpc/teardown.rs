@@ -1,12 +1,18 @@
-//! Teardown: removing what carries a run's tags, in order of dependency, and the census that shows that nothing is left.
+//! Teardown: removing what carries a run's tags, in order of dependency, and the census that shows
+//! that nothing is left.
 //!
-//! It does not need to know how far the run got: a resource whose id was never learned is found by its tags like any other. Listings are eventually consistent, so only several empty listings in a row count.
+//! It does not need to know how far the run got: a resource whose id was never learned is found by
+//! its tags like any other. Listings are eventually consistent, so only several empty listings in a
+//! row count.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::ScratchVpc;
-use super::cloud::{ApiCall, CloudError, CloudResource, GroupRule, OwnedResource, ResourceFacts, ResourceKind, ResourceScope, RulePeer};
+use super::cloud::{
+    ApiCall, CloudError, CloudResource, GroupRule, OwnedResource, ResourceFacts, ResourceKind,
+    ResourceScope, RulePeer,
+};
 
 /// Rounds of looking in which nothing may be found before nothing is there.
 const EMPTY_ROUNDS: u32 = 3;
@@ -58,22 +64,32 @@ impl ScratchVpc {
     ///
     /// # Errors
     /// What is left, and what is in its way.
-    pub async fn remove_those(&mut self, kind: ResourceKind, meant: fn(&CloudResource) -> bool) -> Result<(), String> {
+    pub async fn remove_those(
+        &mut self,
+        kind: ResourceKind,
+        meant: fn(&CloudResource) -> bool,
+    ) -> Result<(), String> {
         let removed = self.remove_kind(kind, meant).await;
         if removed.is_err() {
-            // What is left holds other things, and waiting for those as long again would help nobody.
+            // What is left holds other things, and waiting for those as long again would help
+            // nobody.
             self.hurry();
         }
         removed
     }
 
-    async fn remove_kind(&mut self, kind: ResourceKind, meant: fn(&CloudResource) -> bool) -> Result<(), String> {
+    async fn remove_kind(
+        &mut self,
+        kind: ResourceKind,
+        meant: fn(&CloudResource) -> bool,
+    ) -> Result<(), String> {
         let (allowed, begun) = (self.allowance(), Instant::now());
         let mut said = String::new();
         loop {
             let mut left = self.own_of(kind).await.map_err(|error| error.to_string())?;
             left.retain(meant);
-            let lingering = if kind == ResourceKind::Interface { self.lingering().await? } else { Vec::new() };
+            let lingering =
+                if kind == ResourceKind::Interface { self.lingering().await? } else { Vec::new() };
             if left.is_empty() && lingering.is_empty() {
                 return Ok(());
             }
@@ -88,10 +104,18 @@ impl ScratchVpc {
                 }
             }
             if begun.elapsed() >= allowed {
-                let ids = left.iter().chain(&lingering).map(|thing| format!("{} {}", kind.name(), thing.id)).collect::<Vec<_>>().join(", ");
+                let ids = left
+                    .iter()
+                    .chain(&lingering)
+                    .map(|thing| format!("{} {}", kind.name(), thing.id))
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 let blockers = self.blockers().await;
                 let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-                return Err(format!("{ids} still there after {} s{said}{blockers}", allowed.as_secs()));
+                return Err(format!(
+                    "{ids} still there after {} s{said}{blockers}",
+                    allowed.as_secs()
+                ));
             }
             self.pause().await;
         }
@@ -101,39 +125,64 @@ impl ScratchVpc {
     async fn remove(&mut self, thing: &CloudResource) -> Result<Option<String>, String> {
         // Only what carries the tags can be held at all.
         let Some(owned) = OwnedResource::of(thing, &self.own) else { return Ok(None) };
-        // An interface of ours goes with the instance; one that does not can be removed once it is free.
+        // An interface of ours goes with the instance; one that does not can be removed once it is
+        // free.
         if thing.kind == ResourceKind::Interface && thing.state == "in-use" {
             return Ok(Some("it is in use".to_owned()));
         }
         match self.act(&ApiCall::Remove(owned)).await {
             Ok(_) | Err(CloudError::Missing { .. }) => Ok(None),
-            Err(CloudError::Busy { why, .. } | CloudError::Unavailable { why, .. } | CloudError::Unknown { why, .. }) => Ok(Some(why)),
+            Err(
+                CloudError::Busy { why, .. }
+                | CloudError::Unavailable { why, .. }
+                | CloudError::Unknown { why, .. },
+            ) => Ok(Some(why)),
             Err(error) => Err(format!("{} {}: {error}", thing.kind.name(), thing.id)),
         }
     }
 
     /// Two groups that name each other hold each other.
-    async fn break_references(&mut self, group: &str, ingress: &[GroupRule], egress: &[GroupRule]) -> Result<(), String> {
+    async fn break_references(
+        &mut self,
+        group: &str,
+        ingress: &[GroupRule],
+        egress: &[GroupRule],
+    ) -> Result<(), String> {
         for (rules, is_egress) in [(ingress, false), (egress, true)] {
-            let rules: Vec<GroupRule> = rules.iter().filter(|rule| matches!(rule.peer, RulePeer::Group(_))).cloned().collect();
+            let rules: Vec<GroupRule> = rules
+                .iter()
+                .filter(|rule| matches!(rule.peer, RulePeer::Group(_)))
+                .cloned()
+                .collect();
             if rules.is_empty() {
                 continue;
             }
-            let dropped = self.act(&ApiCall::DropRules { group: group.to_owned(), egress: is_egress, rules }).await;
+            let dropped = self
+                .act(&ApiCall::DropRules { group: group.to_owned(), egress: is_egress, rules })
+                .await;
             // Everything else is tried again with the group.
-            if let Err(error @ (CloudError::Refused { .. } | CloudError::Nonsense { .. })) = dropped {
+            if let Err(error @ (CloudError::Refused { .. } | CloudError::Nonsense { .. })) = dropped
+            {
                 return Err(error.to_string());
             }
         }
         Ok(())
     }
 
-    /// Interfaces in our VPCs that carry no tags: those of endpoints, which stay for a while after them.
+    /// Interfaces in our VPCs that carry no tags: those of endpoints, which stay for a while after
+    /// them.
     async fn lingering(&mut self) -> Result<Vec<CloudResource>, String> {
         let mut found = Vec::new();
         for vpc in self.own_of(ResourceKind::Vpc).await.map_err(|error| error.to_string())? {
-            let interfaces = self.look(ResourceKind::Interface, &ResourceScope::Vpc(vpc.id)).await.map_err(|error| error.to_string())?;
-            found.extend(interfaces.into_iter().filter(|interface| OwnedResource::of(interface, &self.own).is_none()));
+            let interfaces = self
+                .look(ResourceKind::Interface, &ResourceScope::Vpc(vpc.id))
+                .await
+                .map_err(|error| error.to_string())?;
+            found.extend(
+                interfaces
+                    .into_iter()
+                    .filter(|interface| OwnedResource::of(interface, &self.own).is_none()),
+            );
         }
         Ok(found)
     }
@@ -143,12 +192,19 @@ impl ScratchVpc {
         let mut found = Vec::new();
         let Ok(vpcs) = self.own_of(ResourceKind::Vpc).await else { return String::new() };
         for vpc in vpcs {
-            for kind in
-                [ResourceKind::Interface, ResourceKind::Instance, ResourceKind::Endpoint, ResourceKind::Subnet, ResourceKind::SecurityGroup]
-                    .into_iter()
-                    .chain(ResourceKind::WAYS_OUT)
+            for kind in [
+                ResourceKind::Interface,
+                ResourceKind::Instance,
+                ResourceKind::Endpoint,
+                ResourceKind::Subnet,
+                ResourceKind::SecurityGroup,
+            ]
+            .into_iter()
+            .chain(ResourceKind::WAYS_OUT)
             {
-                for thing in self.look(kind, &ResourceScope::Vpc(vpc.id.clone())).await.unwrap_or_default() {
+                for thing in
+                    self.look(kind, &ResourceScope::Vpc(vpc.id.clone())).await.unwrap_or_default()
+                {
                     let said = match &thing.facts {
                         ResourceFacts::Interface { description, .. } => format!(" ({description})"),
                         ResourceFacts::SecurityGroup { name, .. } if name == "default" => continue,
@@ -159,7 +215,11 @@ impl ScratchVpc {
                 }
             }
         }
-        if found.is_empty() { String::new() } else { format!("; in the VPC are {}", found.join(", ")) }
+        if found.is_empty() {
+            String::new()
+        } else {
+            format!("; in the VPC are {}", found.join(", "))
+        }
     }
 
     /// Removes everything of every kind, until several looks in a row find nothing.
@@ -206,7 +266,8 @@ impl ScratchVpc {
             *self.looks.entry("grant".to_owned()).or_default() += 1;
             let found = match self.cloud.grants(&grant.key).await {
                 Ok(found) => found,
-                // Whoever may not list grants may not have made one; a key that is gone grants nothing.
+                // Whoever may not list grants may not have made one; a key that is gone grants
+                // nothing.
                 Err(CloudError::Missing { .. }) => continue,
                 Err(error) => {
                     failures.push(error.to_string());
@@ -214,7 +275,10 @@ impl ScratchVpc {
                 }
             };
             for one in found.into_iter().filter(|one| one.name == name) {
-                match self.act(&ApiCall::RevokeGrant { key: grant.key.clone(), grant: one.id }).await {
+                match self
+                    .act(&ApiCall::RevokeGrant { key: grant.key.clone(), grant: one.id })
+                    .await
+                {
                     Ok(_) | Err(CloudError::Missing { .. }) => {}
                     Err(error) => failures.push(error.to_string()),
                 }
@@ -223,14 +287,17 @@ impl ScratchVpc {
         if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
     }
 
-    /// Counts what still carries the run's tags, of every kind, and its grants. What cannot be counted counts as left.
+    /// Counts what still carries the run's tags, of every kind, and its grants. What cannot be
+    /// counted counts as left.
     pub async fn census(&mut self) -> (BTreeMap<String, u64>, Vec<String>) {
         let (mut counts, mut left) = (BTreeMap::new(), Vec::new());
         for kind in ResourceKind::OURS {
             match self.own_of(kind).await {
                 Ok(things) => {
                     counts.insert(kind.name().to_owned(), things.len() as u64);
-                    left.extend(things.iter().map(|thing| format!("{} {} ({})", kind.name(), thing.id, self.spec.settings.region)));
+                    left.extend(things.iter().map(|thing| {
+                        format!("{} {} ({})", kind.name(), thing.id, self.spec.settings.region)
+                    }));
                 }
                 Err(error) => left.push(format!("{}s could not be counted: {error}", kind.name())),
             }
@@ -240,9 +307,12 @@ impl ScratchVpc {
         for key in self.spec.grants.iter().map(|grant| grant.key.clone()).collect::<Vec<_>>() {
             match self.cloud.grants(&key).await {
                 Ok(found) => {
-                    let ours: Vec<_> = found.into_iter().filter(|grant| grant.name == name).collect();
+                    let ours: Vec<_> =
+                        found.into_iter().filter(|grant| grant.name == name).collect();
                     grants += ours.len() as u64;
-                    left.extend(ours.into_iter().map(|grant| format!("grant {} on {key}", grant.id)));
+                    left.extend(
+                        ours.into_iter().map(|grant| format!("grant {} on {key}", grant.id)),
+                    );
                 }
                 Err(CloudError::Missing { .. }) => {}
                 Err(error) => left.push(format!("grants on {key} could not be counted: {error}")),

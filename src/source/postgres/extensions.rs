@@ -1,5 +1,6 @@
-//! Extensions: their versions, which are in no dump, and every row in their own tables. `pg_dump` has an extension made anew and takes along only such
-//! rows as the extension says, so what else was in its tables comes back only if the extension puts it there.
+//! Extensions: their versions, which are in no dump, and every row in their own tables. `pg_dump`
+//! has an extension made anew and takes along only such rows as the extension says, so what else
+//! was in its tables comes back only if the extension puts it there.
 
 use super::SourceError;
 use crate::domain::fingerprint::{ExtensionFacts, ExtensionRows};
@@ -27,10 +28,17 @@ pub async fn read(session: &mut PgSession) -> Result<Vec<ExtensionFacts>, Source
     let mut extensions = Vec::new();
     for row in session.ask("the extensions", EXTENSIONS, 2).await? {
         let [Some(name), Some(version)] = row.as_slice() else { return Err(shape().into()) };
-        extensions.push(ExtensionFacts { name: name.clone(), version: version.clone(), tables: Vec::new() });
+        extensions.push(ExtensionFacts {
+            name: name.clone(),
+            version: version.clone(),
+            tables: Vec::new(),
+        });
     }
     for row in session.ask("the tables of extensions", TABLES, 5).await? {
-        let [Some(extension), Some(schema), Some(table), pages, block_bytes] = row.as_slice() else { return Err(shape().into()) };
+        let [Some(extension), Some(schema), Some(table), pages, block_bytes] = row.as_slice()
+        else {
+            return Err(shape().into());
+        };
         let bytes = estimate(pages).saturating_mul(estimate(block_bytes));
         let rows = if bytes > BYTES_MAX { None } else { rows(session, schema, table).await? };
         if let Some(facts) = extensions.iter_mut().find(|facts| &facts.name == extension) {
@@ -41,7 +49,11 @@ pub async fn read(session: &mut PgSession) -> Result<Vec<ExtensionFacts>, Source
 }
 
 /// Number and hash of the rows, whatever their order; none if the role may not read them.
-async fn rows(session: &mut PgSession, schema: &str, table: &str) -> Result<Option<(u64, String)>, SourceError> {
+async fn rows(
+    session: &mut PgSession,
+    schema: &str,
+    table: &str,
+) -> Result<Option<(u64, String)>, SourceError> {
     let question = format!(
         "SELECT pg_catalog.count(*), COALESCE(pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5((t.*)::pg_catalog.text), 1, 15))::pg_catalog.bit(60)::pg_catalog.int8), 0) \
          FROM ONLY {}.{} AS t",

@@ -1,13 +1,16 @@
-//! Reading a Postgres database: one snapshot, every table locked before it is taken, all children on the same snapshot.
+//! Reading a Postgres database: one snapshot, every table locked before it is taken, all children
+//! on the same snapshot.
 //!
-//! 1. A session of our own lists the tables, locks each ACCESS SHARE with a bounded wait, *then* exports the snapshot,
-//!    lists again and compares ([`snapshot`]). `pg_dump --snapshot` alone loses data silently: a TRUNCATE between export
-//!    and the child's lock gives no rows and exit 0.
-//! 2. `pg_dump` children read in that snapshot: `main`, and with more than one job `data-NNN` for the largest tables
-//!    ([`dump`]). Globals know no snapshot; they are taken before and after until two agree.
-//! 3. Once the table of contents has arrived, every object it names must be what it was in the snapshot ([`definitions`]): locks keep tables as they
-//!    are, and nothing else.
-//! 4. The parsed archives must show the data of every locked table exactly once ([`dump::complete`]).
+//! 1. A session of our own lists the tables, locks each ACCESS SHARE with a bounded wait, *then*
+//!    exports the snapshot, lists again and compares ([`snapshot`]). `pg_dump --snapshot` alone
+//!    loses data silently: a TRUNCATE between export and the child's lock gives no rows and exit 0.
+//! 2. `pg_dump` children read in that snapshot: `main`, and with more than one job `data-NNN` for
+//!    the largest tables ([`dump`]). Globals know no snapshot; they are taken before and after
+//!    until two agree.
+//! 3. Once the table of contents has arrived, every object it names must be what it was in the
+//!    snapshot ([`definitions`]): locks keep tables as they are, and nothing else.
+//! 4. The parsed archives must show the data of every locked table exactly once
+//!    ([`dump::complete`]).
 
 pub mod definitions;
 pub mod dump;
@@ -50,12 +53,15 @@ pub enum SourceError {
         limit: String,
     },
     /// Tables come and go faster than they can be locked.
-    #[error("tables were created, dropped or renamed during each of {attempts} attempts to lock them all")]
+    #[error(
+        "tables were created, dropped or renamed during each of {attempts} attempts to lock them all"
+    )]
     Restless {
         /// How often it was tried.
         attempts: u32,
     },
-    /// Objects were altered or dropped between the snapshot and the moment `pg_dump` wrote them down.
+    /// Objects were altered or dropped between the snapshot and the moment `pg_dump` wrote them
+    /// down.
     #[error("{} changed between the snapshot and the moment pg_dump wrote it down", shown(.names))]
     Changed {
         /// Their names.
@@ -95,7 +101,8 @@ fn shown(names: &[String]) -> String {
     }
 }
 
-/// Why there is no connection, by words that libpq and the server have had for decades. In another language it is the last of these.
+/// Why there is no connection, by words that libpq and the server have had for decades. In another
+/// language it is the last of these.
 fn login(last_words: &str) -> &'static str {
     const KNOWN: [(&str, &str); 12] = [
         ("password authentication failed", "the server refuses the password"),
@@ -112,24 +119,31 @@ fn login(last_words: &str) -> &'static str {
         ("does not exist", "the role or the database does not exist"),
     ];
     let said = last_words.to_ascii_lowercase();
-    KNOWN.iter().find(|(words, _)| said.contains(words)).map_or("the server cannot be reached, or lets nobody in", |(_, class)| class)
+    KNOWN
+        .iter()
+        .find(|(words, _)| said.contains(words))
+        .map_or("the server cannot be reached, or lets nobody in", |(_, class)| class)
 }
 
 impl SourceError {
-    /// What kind of thing it is, without a word of the server's or of the data: for messages that leave this host.
+    /// What kind of thing it is, without a word of the server's or of the data: for messages that
+    /// leave this host.
     #[must_use]
     pub fn safe_cause(&self) -> &'static str {
         match self {
             Self::Tools(_) => "the client programs of Postgres are missing or too old",
             Self::Password(_) => "password_command did not give the password",
             Self::Session(SessionError::Lost { last_words }) => login(last_words),
-            Self::Session(SessionError::NotPinned { .. }) => "a connection pooler stands before the server",
+            Self::Session(SessionError::NotPinned { .. }) => {
+                "a connection pooler stands before the server"
+            }
             Self::Session(_) => "the server refused a statement, or answered something else",
             Self::Locked { .. } => "a table's lock was not given in time",
             Self::TooLong { .. } => "the snapshot lasted longer than snapshot_limit",
-            Self::Restless { .. } | Self::Changed { .. } | Self::KeepChanging { .. } | Self::RestlessGlobals { .. } => {
-                "objects kept changing while they were read"
-            }
+            Self::Restless { .. }
+            | Self::Changed { .. }
+            | Self::KeepChanging { .. }
+            | Self::RestlessGlobals { .. } => "objects kept changing while they were read",
             Self::Child(_) => "pg_dump or pg_dumpall failed",
             Self::Globals(_) => "the roles hold something that is not known",
             Self::Incomplete(_) => "the dump is not complete",
@@ -140,12 +154,19 @@ impl SourceError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Tools(_) | Self::Password(_) | Self::Session(SessionError::NotPinned { .. }) => ErrorClass::Usage,
-            Self::Session(SessionError::Lost { .. }) | Self::Locked { .. } | Self::Restless { .. } | Self::RestlessGlobals { .. } => {
+            Self::Tools(_) | Self::Password(_) | Self::Session(SessionError::NotPinned { .. }) => {
+                ErrorClass::Usage
+            }
+            Self::Session(SessionError::Lost { .. })
+            | Self::Locked { .. }
+            | Self::Restless { .. }
+            | Self::RestlessGlobals { .. } => ErrorClass::Unavailable,
+            Self::Changed { .. } | Self::KeepChanging { .. } | Self::TooLong { .. } => {
                 ErrorClass::Unavailable
             }
-            Self::Changed { .. } | Self::KeepChanging { .. } | Self::TooLong { .. } => ErrorClass::Unavailable,
-            Self::Session(_) | Self::Child(_) | Self::Globals(_) | Self::Incomplete(_) => ErrorClass::SourceFailed,
+            Self::Session(_) | Self::Child(_) | Self::Globals(_) | Self::Incomplete(_) => {
+                ErrorClass::SourceFailed
+            }
         }
     }
 
@@ -182,7 +203,6 @@ impl SourceError {
     }
 }
 
-const LOCKS: &str =
-    "the server has no room for a lock on each table: raise max_locks_per_transaction (a restart of the server is needed), or lower jobs";
+const LOCKS: &str = "the server has no room for a lock on each table: raise max_locks_per_transaction (a restart of the server is needed), or lower jobs";
 
 const PRIVILEGES: &str = "the backup role lacks a privilege; docs/CONFIG.md (\"The backup role\") lists what it needs, large objects and role passwords included";

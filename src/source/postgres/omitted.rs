@@ -1,5 +1,5 @@
-//! What a database holds and `pg_dump` leaves out: asked of the catalogs, and heard in its own warnings. It exits 0 all the same, so nobody else
-//! would tell.
+//! What a database holds and `pg_dump` leaves out: asked of the catalogs, and heard in its own
+//! warnings. It exits 0 all the same, so nobody else would tell.
 
 use crate::domain::fingerprint::{OmittedKind, OmittedObject};
 use crate::pg::{PgSession, SessionError};
@@ -17,7 +17,8 @@ const QUESTIONS: [(OmittedKind, &str); 9] = [
          AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)",
     ),
     (
-        // As the view shows them: NULL also where there are none, and then nobody can tell who may not look.
+        // As the view shows them: NULL also where there are none, and then nobody can tell who may
+        // not look.
         OmittedKind::UserMapping,
         "SELECT m.usename || ' on ' || m.srvname FROM pg_catalog.pg_user_mappings m JOIN pg_catalog.pg_foreign_server s ON s.oid = m.srvid \
          WHERE m.umoptions IS NULL AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
@@ -52,7 +53,10 @@ const QUESTIONS: [(OmittedKind, &str); 9] = [
         "SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE t.tgisinternal AND t.tgenabled <> 'O' AND n.nspname !~ '^pg_'",
     ),
-    (OmittedKind::PreparedTransaction, "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()"),
+    (
+        OmittedKind::PreparedTransaction,
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
+    ),
     (
         OmittedKind::ReplicationSlot,
         "SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND NOT temporary",
@@ -77,13 +81,23 @@ pub async fn asked(session: &mut PgSession) -> Result<Vec<OmittedObject>, Sessio
 /// What `pg_dump` has warned of. Its own words, which are English: lifeboat sets its locale.
 #[must_use]
 pub fn warned(said: &str) -> Vec<OmittedObject> {
-    // Foreign keys that refer to each other: lifeboat makes them after all rows, in whatever order those came. And what is asked of the catalogs, by name.
-    const KNOWN: [&str; 2] = ["there are circular foreign-key constraints", "subscriptions not dumped because"];
-    let warnings =
-        said.lines().filter_map(|line| line.strip_prefix("pg_dump: warning: ").or_else(|| line.strip_prefix("pg_dumpall: warning: ")));
+    // Foreign keys that refer to each other: lifeboat makes them after all rows, in whatever order
+    // those came. And what is asked of the catalogs, by name.
+    const KNOWN: [&str; 2] =
+        ["there are circular foreign-key constraints", "subscriptions not dumped because"];
+    let warnings = said.lines().filter_map(|line| {
+        line.strip_prefix("pg_dump: warning: ")
+            .or_else(|| line.strip_prefix("pg_dumpall: warning: "))
+    });
     let unknown = warnings.filter(|warning| !KNOWN.iter().any(|known| warning.starts_with(known)));
-    let cut = |warning: &str| crate::pg::archive::readable(&warning.as_bytes()[..warning.floor_char_boundary(WARNING_BYTES_MAX)]);
-    let mut all: Vec<OmittedObject> = unknown.map(|warning| OmittedObject { kind: OmittedKind::Warning, name: cut(warning) }).collect();
+    let cut = |warning: &str| {
+        crate::pg::archive::readable(
+            &warning.as_bytes()[..warning.floor_char_boundary(WARNING_BYTES_MAX)],
+        )
+    };
+    let mut all: Vec<OmittedObject> = unknown
+        .map(|warning| OmittedObject { kind: OmittedKind::Warning, name: cut(warning) })
+        .collect();
     all.sort();
     all.dedup();
     all.truncate(WARNINGS_MAX);

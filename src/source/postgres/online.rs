@@ -1,7 +1,8 @@
-//! A server whose volumes are cut while it runs: a checkpoint just before, or an online backup around.
+//! A server whose volumes are cut while it runs: a checkpoint just before, or an online backup
+//! around.
 //!
-//! The session stays open throughout. An online backup ends with it, and so does the temporary slot that keeps the WAL: whatever
-//! becomes of lifeboat, the server is left as it was.
+//! The session stays open throughout. An online backup ends with it, and so does the temporary slot
+//! that keeps the WAL: whatever becomes of lifeboat, the server is left as it was.
 
 use jiff::Timestamp;
 
@@ -55,11 +56,16 @@ impl OnlineServer {
     /// Opens the session.
     ///
     /// # Errors
-    /// [`SourceError`]; also if the server is a standby, whose volumes are cut like those of a server that crashed.
+    /// [`SourceError`]; also if the server is a standby, whose volumes are cut like those of a
+    /// server that crashed.
     pub async fn open(tools: &PgTools, connection: &PgConnection) -> Result<Self, SourceError> {
         let mut session = PgSession::open(tools, connection).await?;
         let server = server(&mut session).await?;
-        if session.ask_one("whether it is a standby", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t" {
+        if session
+            .ask_one("whether it is a standby", "SELECT pg_catalog.pg_is_in_recovery()")
+            .await?
+            == "t"
+        {
             return Err(SourceError::Incomplete(
                 "the server is a standby; cut the volumes of its primary, or ask for crash consistency".to_owned(),
             ));
@@ -68,7 +74,8 @@ impl OnlineServer {
         Ok(Self { session, facts, server })
     }
 
-    /// Writes everything that is in memory to the volumes. What is committed from here on is in the WAL, and so in a cut that is one moment.
+    /// Writes everything that is in memory to the volumes. What is committed from here on is in the
+    /// WAL, and so in a cut that is one moment.
     ///
     /// # Errors
     /// [`SourceError`]
@@ -99,7 +106,8 @@ impl OnlineServer {
 }
 
 impl OnlineBackup {
-    /// Ends the online backup. The volume with the WAL is cut after this and before the answer is dropped.
+    /// Ends the online backup. The volume with the WAL is cut after this and before the answer is
+    /// dropped.
     ///
     /// # Errors
     /// [`SourceError`]
@@ -124,10 +132,15 @@ impl OnlineBackup {
 
 async fn facts(session: &mut PgSession, server: &SourceServer) -> Result<SourceFacts, SourceError> {
     let time = "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-    let snapshot_time: Timestamp = session.ask_one("the time", time).await?.parse().map_err(|_| shape("the time"))?;
-    let lsn = session.ask_one("its position in the WAL", "SELECT pg_catalog.pg_current_wal_lsn()").await?;
+    let snapshot_time: Timestamp =
+        session.ask_one("the time", time).await?.parse().map_err(|_| shape("the time"))?;
+    let lsn = session
+        .ask_one("its position in the WAL", "SELECT pg_catalog.pg_current_wal_lsn()")
+        .await?;
     // A role may not be allowed to know it.
-    let system_identifier = match session.ask_one("an optional fact", "SELECT system_identifier FROM pg_catalog.pg_control_system()").await
+    let system_identifier = match session
+        .ask_one("an optional fact", "SELECT system_identifier FROM pg_catalog.pg_control_system()")
+        .await
     {
         Ok(identifier) => Some(identifier),
         Err(SessionError::Refused { .. }) => None,

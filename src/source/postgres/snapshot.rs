@@ -32,7 +32,8 @@ pub struct SourceTable {
     pub has_rows: bool,
     /// Whether an extension owns it; the extension decides whether its rows are dumped.
     pub of_extension: bool,
-    /// Size on disk as of the last VACUUM or ANALYZE, TOAST included, in bytes. Only weighs tables against each other.
+    /// Size on disk as of the last VACUUM or ANALYZE, TOAST included, in bytes. Only weighs tables
+    /// against each other.
     pub bytes: u64,
 }
 
@@ -76,7 +77,8 @@ impl SourceServer {
     }
 }
 
-/// Asks which server this is. Any `psql` can ask, so this comes before the right programs are chosen.
+/// Asks which server this is. Any `psql` can ask, so this comes before the right programs are
+/// chosen.
 ///
 /// # Errors
 /// [`SessionError`]
@@ -86,16 +88,19 @@ pub async fn server(session: &mut PgSession) -> Result<SourceServer, SessionErro
         .await?;
     let shape = || SessionError::Shape { what: "its version".to_owned() };
     match rows.into_iter().next().ok_or_else(shape)?.as_slice() {
-        [Some(version), Some(number), Some(database)] => {
-            Ok(SourceServer { version: version.clone(), version_num: number.parse().map_err(|_| shape())?, database: database.clone() })
-        }
+        [Some(version), Some(number), Some(database)] => Ok(SourceServer {
+            version: version.clone(),
+            version_num: number.parse().map_err(|_| shape())?,
+            database: database.clone(),
+        }),
         _ => Err(shape()),
     }
 }
 
-/// Sizes come from `relpages`, as of the last VACUUM or ANALYZE: `pg_table_size` would lock every table, and wait for it. No arithmetic
-/// here: what overflows there is an error, and no size is worth one.
-/// Names come as hexadecimal digits: a database need not be UTF-8, and an SQL_ASCII one need not be anything.
+/// Sizes come from `relpages`, as of the last VACUUM or ANALYZE: `pg_table_size` would lock every
+/// table, and wait for it. No arithmetic here: what overflows there is an error, and no size is
+/// worth one. Names come as hexadecimal digits: a database need not be UTF-8, and an SQL_ASCII one
+/// need not be anything.
 const LIST: &str = "SELECT pg_catalog.encode(pg_catalog.convert_to(n.nspname::pg_catalog.text, pg_catalog.getdatabaseencoding()), 'hex'), \
     pg_catalog.encode(pg_catalog.convert_to(c.relname::pg_catalog.text, pg_catalog.getdatabaseencoding()), 'hex'), c.oid, \
     c.relkind = 'r' AND NOT (c.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery()), \
@@ -110,13 +115,24 @@ async fn list(session: &mut PgSession) -> Result<Vec<SourceTable>, SessionError>
     let rows = session.ask("the list of tables", LIST, 8).await?;
     let shape = || SessionError::Shape { what: "the list of tables".to_owned() };
     let table = |row: Vec<Option<String>>| match row.as_slice() {
-        [Some(schema), Some(name), Some(oid), Some(has_rows), Some(of_extension), pages, toast_pages, block_bytes] => Some(SourceTable {
+        [
+            Some(schema),
+            Some(name),
+            Some(oid),
+            Some(has_rows),
+            Some(of_extension),
+            pages,
+            toast_pages,
+            block_bytes,
+        ] => Some(SourceTable {
             schema: hex::decode(schema).ok()?,
             name: hex::decode(name).ok()?,
             oid: oid.parse().ok()?,
             has_rows: has_rows == "t",
             of_extension: of_extension == "t",
-            bytes: estimate(pages).saturating_add(estimate(toast_pages)).saturating_mul(estimate(block_bytes)),
+            bytes: estimate(pages)
+                .saturating_add(estimate(toast_pages))
+                .saturating_mul(estimate(block_bytes)),
         }),
         _ => None,
     };
@@ -128,12 +144,18 @@ fn identities(tables: &[SourceTable]) -> BTreeSet<(&[u8], &[u8], u32)> {
 }
 
 impl ExportedSnapshot {
-    /// Locks every table and exports a snapshot. The session stays open, and with it locks and snapshot.
+    /// Locks every table and exports a snapshot. The session stays open, and with it locks and
+    /// snapshot.
     ///
     /// # Errors
-    /// [`SourceError::Locked`] if a table is held longer than `lock_wait`; [`SourceError::Restless`] if tables come and go
-    /// all the time; [`SourceError::Session`] otherwise.
-    pub async fn take(tools: &PgTools, connection: &PgConnection, lock_wait: HumanDuration) -> Result<Self, SourceError> {
+    /// [`SourceError::Locked`] if a table is held longer than `lock_wait`;
+    /// [`SourceError::Restless`] if tables come and go all the time; [`SourceError::Session`]
+    /// otherwise.
+    pub async fn take(
+        tools: &PgTools,
+        connection: &PgConnection,
+        lock_wait: HumanDuration,
+    ) -> Result<Self, SourceError> {
         let mut session = PgSession::open(tools, connection).await?;
         let wait = format!("SET lock_timeout = {}", lock_wait.duration().as_millis().max(1));
         session.run("the lock timeout", &wait).await?;
@@ -141,7 +163,9 @@ impl ExportedSnapshot {
         for _ in 0..ATTEMPTS_MAX {
             let wanted = list(&mut session).await?;
             crate::failpoint::reach("snapshot-listed");
-            session.run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+            session
+                .run("a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                .await?;
             if let Some(snapshot) = Self::attempt(&mut session, &wanted, lock_wait).await? {
                 let facts = facts(&mut session, &server).await?;
                 let definitions = definitions::read(&mut session).await?;
@@ -149,7 +173,17 @@ impl ExportedSnapshot {
                 let omitted = omitted::asked(&mut session).await?;
                 let major = server.major();
                 let database = server.database;
-                return Ok(Self { session, name: snapshot, tables: wanted, facts, database, definitions, extensions, omitted, major });
+                return Ok(Self {
+                    session,
+                    name: snapshot,
+                    tables: wanted,
+                    facts,
+                    database,
+                    definitions,
+                    extensions,
+                    omitted,
+                    major,
+                });
             }
             session.run("a rollback", "ROLLBACK").await?;
         }
@@ -157,27 +191,45 @@ impl ExportedSnapshot {
     }
 
     /// The snapshot's name, or `None` if the tables changed and everything must start over.
-    async fn attempt(session: &mut PgSession, wanted: &[SourceTable], lock_wait: HumanDuration) -> Result<Option<String>, SourceError> {
+    async fn attempt(
+        session: &mut PgSession,
+        wanted: &[SourceTable],
+        lock_wait: HumanDuration,
+    ) -> Result<Option<String>, SourceError> {
         for batch in wanted.chunks(LOCK_BATCH) {
-            // ONLY: children are in the list themselves, and one that is not must be noticed, not locked unseen.
-            let name = |t: &SourceTable| [b"ONLY ", quote_bytes(&t.schema).as_slice(), b".", &quote_bytes(&t.name)].concat();
+            // ONLY: children are in the list themselves, and one that is not must be noticed, not
+            // locked unseen.
+            let name = |t: &SourceTable| {
+                [b"ONLY ", quote_bytes(&t.schema).as_slice(), b".", &quote_bytes(&t.name)].concat()
+            };
             let names: Vec<Vec<u8>> = batch.iter().map(name).collect();
-            let lock = [b"LOCK TABLE ", names.join(&b", "[..]).as_slice(), b" IN ACCESS SHARE MODE"].concat();
+            let lock =
+                [b"LOCK TABLE ", names.join(&b", "[..]).as_slice(), b" IN ACCESS SHARE MODE"]
+                    .concat();
             // As it is, not by way of a SELECT: that would take the snapshot before the locks.
             match session.run_bytes("the tables' locks", &lock).await {
                 Ok(()) => {}
                 // Dropped or renamed since it was listed.
-                Err(SessionError::Refused { sqlstate, .. }) if sqlstate == "42P01" || sqlstate == "3F000" => return Ok(None),
+                Err(SessionError::Refused { sqlstate, .. })
+                    if sqlstate == "42P01" || sqlstate == "3F000" =>
+                {
+                    return Ok(None);
+                }
                 Err(SessionError::Refused { sqlstate, message, .. }) if sqlstate == "55P03" => {
                     session.run("a rollback", "ROLLBACK").await?;
-                    let held = watch::culprit(session, batch.iter().map(|table| table.oid)).await.ok().flatten();
-                    let message = held.unwrap_or_else(|| format!("{message}; what held it is gone by now"));
+                    let held = watch::culprit(session, batch.iter().map(|table| table.oid))
+                        .await
+                        .ok()
+                        .flatten();
+                    let message =
+                        held.unwrap_or_else(|| format!("{message}; what held it is gone by now"));
                     return Err(SourceError::Locked { waited: lock_wait.to_string(), message });
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        // The first statement that needs a snapshot: from here on the transaction sees one moment, later than all locks.
+        // The first statement that needs a snapshot: from here on the transaction sees one moment,
+        // later than all locks.
         let name = session.ask_one("a snapshot", "SELECT pg_catalog.pg_export_snapshot()").await?;
         let seen = list(session).await?;
         Ok((identities(&seen) == identities(wanted)).then_some(name))
@@ -200,9 +252,11 @@ async fn facts(session: &mut PgSession, server: &SourceServer) -> Result<SourceF
     let snapshot_time: Timestamp = time.parse().map_err(|_| shape("the time"))?;
     // Both may be forbidden or impossible (a standby).
     let only = |row: Option<Row>| row.and_then(|mut row| row.pop().flatten());
-    let system_identifier = only(optional(session, "SELECT system_identifier FROM pg_catalog.pg_control_system()", 1).await?);
-    let lsn =
-        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END";
+    let system_identifier = only(
+        optional(session, "SELECT system_identifier FROM pg_catalog.pg_control_system()", 1)
+            .await?,
+    );
+    let lsn = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END";
     let snapshot_lsn = only(optional(session, lsn, 1).await?);
     Ok(SourceFacts {
         server_version: Some(plain_version(&server.version)),
@@ -214,7 +268,11 @@ async fn facts(session: &mut PgSession, server: &SourceServer) -> Result<SourceF
 }
 
 /// The only row of a question that may be refused; the savepoint keeps the transaction alive.
-pub(super) async fn optional(session: &mut PgSession, sql: &str, columns: usize) -> Result<Option<Row>, SourceError> {
+pub(super) async fn optional(
+    session: &mut PgSession,
+    sql: &str,
+    columns: usize,
+) -> Result<Option<Row>, SourceError> {
     session.run("a savepoint", "SAVEPOINT optional").await?;
     match session.ask("an optional fact", sql, columns).await {
         Ok(mut rows) => Ok(rows.pop()),

@@ -1,6 +1,9 @@
-//! Watching the locks that a dump holds and waits for. While it runs, every table is locked ACCESS SHARE and one snapshot stays open: an `ALTER TABLE` waits, everything behind it waits too, and vacuum cannot remove newer dead rows.
+//! Watching the locks that a dump holds and waits for. While it runs, every table is locked ACCESS
+//! SHARE and one snapshot stays open: an `ALTER TABLE` waits, everything behind it waits too, and
+//! vacuum cannot remove newer dead rows.
 //!
-//! `pg_dump` bounds its wait for tables and for nothing else: formatting a view whose materialized view is being refreshed waits for ever. So waits of all our sessions are bounded from outside.
+//! `pg_dump` bounds its wait for tables and for nothing else: formatting a view whose materialized
+//! view is being refreshed waits for ever. So waits of all our sessions are bounded from outside.
 
 use std::time::Duration;
 
@@ -37,7 +40,11 @@ pub struct ServerLimits {
 ///
 /// # Errors
 /// [`SourceError::Locked`] or [`SourceError::TooLong`].
-pub async fn watch(tools: &PgTools, connection: &PgConnection, limits: ServerLimits) -> SourceError {
+pub async fn watch(
+    tools: &PgTools,
+    connection: &PgConnection,
+    limits: ServerLimits,
+) -> SourceError {
     let begun = tokio::time::Instant::now();
     let (mut told, mut told_of_waiters) = (TOLD_FROM, None::<tokio::time::Instant>);
     let mut session: Option<PgSession> = None;
@@ -47,7 +54,10 @@ pub async fn watch(tools: &PgTools, connection: &PgConnection, limits: ServerLim
             return SourceError::TooLong { limit: limit.to_string() };
         }
         if begun.elapsed() > told {
-            tracing::warn!("the dump has held its snapshot for {}: vacuum may remove nothing younger", format_duration(begun.elapsed()));
+            tracing::warn!(
+                "the dump has held its snapshot for {}: vacuum may remove nothing younger",
+                format_duration(begun.elapsed())
+            );
             told = begun.elapsed() + TOLD_EVERY;
         }
         // A server that does not answer is found out by whoever reads from it.
@@ -59,7 +69,9 @@ pub async fn watch(tools: &PgTools, connection: &PgConnection, limits: ServerLim
             },
         };
         match tokio::time::timeout(LOOK, held_up(&mut open, limits.lock_wait)).await {
-            Ok(Ok(Some(message))) => return SourceError::Locked { waited: limits.lock_wait.to_string(), message },
+            Ok(Ok(Some(message))) => {
+                return SourceError::Locked { waited: limits.lock_wait.to_string(), message };
+            }
             Ok(Ok(None)) => {}
             _ => continue,
         }
@@ -74,7 +86,10 @@ pub async fn watch(tools: &PgTools, connection: &PgConnection, limits: ServerLim
 }
 
 /// What a session of ours has waited for too long, and who holds it.
-async fn held_up(session: &mut PgSession, longest: HumanDuration) -> Result<Option<String>, SessionError> {
+async fn held_up(
+    session: &mut PgSession,
+    longest: HumanDuration,
+) -> Result<Option<String>, SessionError> {
     let millis = longest.duration().as_millis().max(1);
     let question = format!(
         "SELECT COALESCE(l.relation::pg_catalog.regclass::pg_catalog.text, l.locktype), pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ',') \
@@ -119,7 +134,9 @@ async fn holder(session: &mut PgSession, pids: &str) -> Result<String, SessionEr
             )
             .await?;
         if !gids.is_empty() {
-            return Ok(format!("a prepared transaction that nobody has ended ({gids}): COMMIT PREPARED or ROLLBACK PREPARED"));
+            return Ok(format!(
+                "a prepared transaction that nobody has ended ({gids}): COMMIT PREPARED or ROLLBACK PREPARED"
+            ));
         }
     }
     let question = format!(
@@ -127,15 +144,24 @@ async fn holder(session: &mut PgSession, pids: &str) -> Result<String, SessionEr
          FROM pg_catalog.pg_stat_activity WHERE pid = ANY (pg_catalog.string_to_array({}, ',')::pg_catalog.int4[])",
         quote_text(pids)
     );
-    let sessions: Vec<String> = session.ask("who holds it", &question, 1).await?.into_iter().flatten().flatten().collect();
-    Ok(if sessions.is_empty() { "nobody any more".to_owned() } else { format!("session {}", sessions.join(", ")) })
+    let sessions: Vec<String> =
+        session.ask("who holds it", &question, 1).await?.into_iter().flatten().flatten().collect();
+    Ok(if sessions.is_empty() {
+        "nobody any more".to_owned()
+    } else {
+        format!("session {}", sessions.join(", "))
+    })
 }
 
-/// After a lock was waited for in vain: which of these tables somebody holds, and who. By their OIDs.
+/// After a lock was waited for in vain: which of these tables somebody holds, and who. By their
+/// OIDs.
 ///
 /// # Errors
 /// [`SessionError`]
-pub async fn culprit(session: &mut PgSession, tables: impl Iterator<Item = u32>) -> Result<Option<String>, SessionError> {
+pub async fn culprit(
+    session: &mut PgSession,
+    tables: impl Iterator<Item = u32>,
+) -> Result<Option<String>, SessionError> {
     let oids = tables.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",");
     let question = format!(
         "SELECT relation::pg_catalog.regclass, COALESCE(pid, 0), granted FROM pg_catalog.pg_locks WHERE mode = 'AccessExclusiveLock' \
@@ -143,7 +169,8 @@ pub async fn culprit(session: &mut PgSession, tables: impl Iterator<Item = u32>)
     );
     match session.ask("who holds a table", &question, 3).await?.first().map(Vec::as_slice) {
         Some([Some(table), Some(pid), Some(granted)]) => {
-            let how = if granted == "t" { "is held by" } else { "is waited for, to be changed, by" };
+            let how =
+                if granted == "t" { "is held by" } else { "is waited for, to be changed, by" };
             Ok(Some(format!("{table} {how} {}", holder(session, pid).await?)))
         }
         _ => Ok(None),

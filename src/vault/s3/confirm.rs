@@ -1,4 +1,5 @@
-//! Confirming an upload: by the checksum in the reply, by the checksum of the stored object, or by reading it back.
+//! Confirming an upload: by the checksum in the reply, by the checksum of the stored object, or by
+//! reading it back.
 
 use std::sync::atomic::Ordering;
 
@@ -18,8 +19,14 @@ use crate::vault::{Vault, VaultError};
 pub(super) type HashedRange = (u64, String);
 
 impl S3Vault {
-    /// Whether the reply confirms what was sent. `false` if it says nothing and need not, since what is stored is read back.
-    pub(super) fn is_confirmed(&self, what: &str, replied: Option<&str>, sum: &str) -> Result<bool, VaultError> {
+    /// Whether the reply confirms what was sent. `false` if it says nothing and need not, since
+    /// what is stored is read back.
+    pub(super) fn is_confirmed(
+        &self,
+        what: &str,
+        replied: Option<&str>,
+        sum: &str,
+    ) -> Result<bool, VaultError> {
         let why = match replied {
             Some(replied) if replied == sum => {
                 self.has_echoed.store(true, Ordering::Relaxed);
@@ -42,14 +49,23 @@ impl S3Vault {
     }
 
     /// Reads back what was just stored, which nothing else confirms.
-    pub(super) async fn read_back_as_sent(&self, key: &ObjectKey, sent: &[HashedRange]) -> Result<(), VaultError> {
+    pub(super) async fn read_back_as_sent(
+        &self,
+        key: &ObjectKey,
+        sent: &[HashedRange],
+    ) -> Result<(), VaultError> {
         match self.is_as_sent(key, sent).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(VaultError::Tally { what: key.to_string(), why: "what was read back is not what was sent".to_owned() }),
+            Ok(false) => Err(VaultError::Tally {
+                what: key.to_string(),
+                why: "what was read back is not what was sent".to_owned(),
+            }),
             Err(error @ VaultError::Unavailable { .. }) => Err(error),
             Err(error) => Err(VaultError::Unknown {
                 what: format!("storing {key}"),
-                why: format!("it is to be read back, as confirm = \"read-back\" says, and that failed: {error}"),
+                why: format!(
+                    "it is to be read back, as confirm = \"read-back\" says, and that failed: {error}"
+                ),
             }),
         }
     }
@@ -66,7 +82,8 @@ impl S3Vault {
             let end = from + bytes;
             let mut found = digest::Context::new(&digest::SHA256);
             while from < end {
-                let length = usize::try_from(end - from).unwrap_or(usize::MAX).min(self.config.part_bytes);
+                let length =
+                    usize::try_from(end - from).unwrap_or(usize::MAX).min(self.config.part_bytes);
                 let mut again = RetryBackoff::new(self.config.patience.duration());
                 let read = loop {
                     match self.read(&object, from, length).await {
@@ -88,15 +105,25 @@ impl S3Vault {
     }
 
     /// After a 412 or no answer at all: is what stands under the name what we sent?
-    pub(super) async fn resolve(&self, key: &ObjectKey, sum: &str, sent: &[HashedRange], answer: AwsError) -> Result<(), VaultError> {
+    pub(super) async fn resolve(
+        &self,
+        key: &ObjectKey,
+        sum: &str,
+        sent: &[HashedRange],
+        answer: AwsError,
+    ) -> Result<(), VaultError> {
         let bytes: u64 = sent.iter().map(|(bytes, _)| bytes).sum();
         let taken = answer.code == "PreconditionFailed";
         let mut again = RetryBackoff::new(self.config.patience.duration());
         let head = loop {
-            let request = self.client.head_object().bucket(&self.config.bucket).key(self.full(key.as_str()));
+            let request =
+                self.client.head_object().bucket(&self.config.bucket).key(self.full(key.as_str()));
             match request.checksum_mode(ChecksumMode::Enabled).send().await {
                 Err(error) if AwsError::of(&error).is_passing() => {
-                    let away = VaultError::Unavailable { what: format!("looking at {key}"), why: AwsError::of(&error).message };
+                    let away = VaultError::Unavailable {
+                        what: format!("looking at {key}"),
+                        why: AwsError::of(&error).message,
+                    };
                     if again.after(away).await.is_err() {
                         break Err(error);
                     }
@@ -105,26 +132,45 @@ impl S3Vault {
             }
         };
         match head {
-            Ok(_) if self.config.confirm == UploadConfirmation::ReadBack => match self.is_as_sent(key, sent).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(VaultError::Exists { key: key.clone() }),
-                Err(error) => Err(VaultError::Unknown { what: format!("storing {key}"), why: error.to_string() }),
-            },
+            Ok(_) if self.config.confirm == UploadConfirmation::ReadBack => {
+                match self.is_as_sent(key, sent).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(VaultError::Exists { key: key.clone() }),
+                    Err(error) => Err(VaultError::Unknown {
+                        what: format!("storing {key}"),
+                        why: error.to_string(),
+                    }),
+                }
+            }
             Ok(head) => match head.checksum_sha256() {
-                Some(stored) if stored == sum && head.content_length().and_then(|n| u64::try_from(n).ok()) == Some(bytes) => Ok(()),
+                Some(stored)
+                    if stored == sum
+                        && head.content_length().and_then(|n| u64::try_from(n).ok())
+                            == Some(bytes) =>
+                {
+                    Ok(())
+                }
                 Some(_) => Err(VaultError::Exists { key: key.clone() }),
                 None => Err(VaultError::Unknown {
                     what: format!("storing {key}"),
-                    why: "something stands under the name, and the store does not tell its checksum".to_owned(),
+                    why:
+                        "something stands under the name, and the store does not tell its checksum"
+                            .to_owned(),
                 }),
             },
             Err(error) => {
                 let looked = AwsError::of(&error);
                 match looked.status {
-                    Some(404) if !taken => Err(VaultError::Unavailable { what: format!("storing {key}"), why: answer.message }),
+                    Some(404) if !taken => Err(VaultError::Unavailable {
+                        what: format!("storing {key}"),
+                        why: answer.message,
+                    }),
                     _ => Err(VaultError::Unknown {
                         what: format!("storing {key}"),
-                        why: format!("{}; and looking was answered with: {}", answer.message, looked.message),
+                        why: format!(
+                            "{}; and looking was answered with: {}",
+                            answer.message, looked.message
+                        ),
                     }),
                 }
             }

@@ -1,4 +1,5 @@
-//! Stall detection for transfers: an attempt that moves no byte for a while is aborted, however long one that progresses may take.
+//! Stall detection for transfers: an attempt that moves no byte for a while is aborted, however
+//! long one that progresses may take.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,8 +16,8 @@ use super::SILENCE_MAX;
 /// Bytes that are handed over at once: few enough to see that they move on a slow line.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// How long the answer may take once all has been handed over: what is in the buffers of the line is still on its way then, and the store has to
-/// write it down.
+/// How long the answer may take once all has been handed over: what is in the buffers of the line
+/// is still on its way then, and the store has to write it down.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// When something last moved, and how long nothing may now.
@@ -49,7 +50,8 @@ impl TransferProgress {
         }))
     }
 
-    /// What came of a request; `None` if nothing of its body was taken for too long, and no answer came.
+    /// What came of a request; `None` if nothing of its body was taken for too long, and no answer
+    /// came.
     pub(super) async fn while_it_moves<T>(&self, request: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(request);
         loop {
@@ -74,7 +76,10 @@ impl Body for WatchedBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }

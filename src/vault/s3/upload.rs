@@ -1,5 +1,5 @@
-//! Uploads in parts: each sent with its checksum, alone and repeatedly if it must be, and confirmed by the store before the object becomes
-//! visible, or read back after.
+//! Uploads in parts: each sent with its checksum, alone and repeatedly if it must be, and confirmed
+//! by the store before the object becomes visible, or read back after.
 
 use async_trait::async_trait;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
@@ -32,13 +32,20 @@ pub(super) struct UploadedPart {
     etag: String,
     sum: String,
     bytes: u64,
-    /// Whether the store confirmed it. What is not is read back when the object is visible: before that no store gives it out.
+    /// Whether the store confirmed it. What is not is read back when the object is visible: before
+    /// that no store gives it out.
     is_confirmed: bool,
 }
 
 impl S3Upload {
-    fn collect(&mut self, joined: Result<Result<UploadedPart, VaultError>, tokio::task::JoinError>) -> Result<(), VaultError> {
-        let part = joined.map_err(|_| VaultError::Unknown { what: self.key.to_string(), why: "an uploading task died".to_owned() })??;
+    fn collect(
+        &mut self,
+        joined: Result<Result<UploadedPart, VaultError>, tokio::task::JoinError>,
+    ) -> Result<(), VaultError> {
+        let part = joined.map_err(|_| VaultError::Unknown {
+            what: self.key.to_string(),
+            why: "an uploading task died".to_owned(),
+        })??;
         self.done.push(part);
         Ok(())
     }
@@ -48,26 +55,54 @@ impl S3Upload {
     }
 
     fn composite(&self) -> String {
-        let digests: Vec<u8> = self.done.iter().flat_map(|part| STANDARD.decode(&part.sum).unwrap_or_default()).collect();
+        let digests: Vec<u8> = self
+            .done
+            .iter()
+            .flat_map(|part| STANDARD.decode(&part.sum).unwrap_or_default())
+            .collect();
         format!("{}-{}", sha256(&digests), self.done.len())
     }
 }
 
 /// Sends one part, alone and repeatedly if it must be.
-async fn send_part(vault: S3Vault, key: String, upload: String, number: i32, sealed: SealedBytes) -> Result<UploadedPart, VaultError> {
+async fn send_part(
+    vault: S3Vault,
+    key: String,
+    upload: String,
+    number: i32,
+    sealed: SealedBytes,
+) -> Result<UploadedPart, VaultError> {
     let (bytes, sum) = (sealed.bytes(), STANDARD.encode(sealed.sha256()));
     let what = format!("part {number} of {key}");
     let (mut attempt, mut again) = (1, RetryBackoff::new(vault.config.patience.duration()));
     loop {
         let moving = TransferProgress::default();
-        let request = vault.large.upload_part().bucket(&vault.config.bucket).key(&key).upload_id(&upload).part_number(number);
-        let request = request.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(&sum).body(moving.body(bytes.clone()));
+        let request = vault
+            .large
+            .upload_part()
+            .bucket(&vault.config.bucket)
+            .key(&key)
+            .upload_id(&upload)
+            .part_number(number);
+        let request = request
+            .checksum_algorithm(ChecksumAlgorithm::Sha256)
+            .checksum_sha256(&sum)
+            .body(moving.body(bytes.clone()));
         let error = match moving.while_it_moves(request.send()).await {
-            None => VaultError::Unavailable { what: what.clone(), why: format!("nothing moved for {} seconds", SILENCE_MAX.as_secs()) },
+            None => VaultError::Unavailable {
+                what: what.clone(),
+                why: format!("nothing moved for {} seconds", SILENCE_MAX.as_secs()),
+            },
             Some(Ok(reply)) => match vault.is_confirmed(&what, reply.checksum_sha256(), &sum) {
                 Ok(is_confirmed) => {
                     let etag = reply.e_tag().unwrap_or_default().to_owned();
-                    return Ok(UploadedPart { number, etag, sum, bytes: bytes.len() as u64, is_confirmed });
+                    return Ok(UploadedPart {
+                        number,
+                        etag,
+                        sum,
+                        bytes: bytes.len() as u64,
+                        is_confirmed,
+                    });
                 }
                 Err(error) => error,
             },
@@ -137,10 +172,12 @@ impl Upload for S3Upload {
         let request = self.vault.client.abort_multipart_upload().bucket(&self.vault.config.bucket);
         match request.key(self.vault.full(self.key.as_str())).upload_id(&self.upload).send().await {
             Ok(_) => Ok(()),
-            Err(error) => match self.vault.explain(&format!("aborting {}", self.key), AwsError::of(&error)) {
-                VaultError::Missing { .. } => Ok(()),
-                error => Err(error),
-            },
+            Err(error) => {
+                match self.vault.explain(&format!("aborting {}", self.key), AwsError::of(&error)) {
+                    VaultError::Missing { .. } => Ok(()),
+                    error => Err(error),
+                }
+            }
         }
     }
 }
@@ -156,7 +193,13 @@ impl S3Upload {
         let parts = self
             .done
             .iter()
-            .map(|p| CompletedPart::builder().part_number(p.number).e_tag(&p.etag).checksum_sha256(&p.sum).build())
+            .map(|p| {
+                CompletedPart::builder()
+                    .part_number(p.number)
+                    .e_tag(&p.etag)
+                    .checksum_sha256(&p.sum)
+                    .build()
+            })
             .collect();
         let sent = self
             .vault
@@ -172,12 +215,23 @@ impl S3Upload {
         let sum = self.composite();
         match sent {
             // Some stores leave the composite checksum out; the parts were confirmed one by one.
-            Ok(reply) if reply.checksum_sha256().is_none() && self.done.iter().all(|part| part.is_confirmed) => Ok(()),
-            Ok(reply) if self.vault.is_confirmed(self.key.as_str(), reply.checksum_sha256(), &sum)? => Ok(()),
+            Ok(reply)
+                if reply.checksum_sha256().is_none()
+                    && self.done.iter().all(|part| part.is_confirmed) =>
+            {
+                Ok(())
+            }
+            Ok(reply)
+                if self.vault.is_confirmed(self.key.as_str(), reply.checksum_sha256(), &sum)? =>
+            {
+                Ok(())
+            }
             Ok(_) => self.vault.read_back_as_sent(&self.key, &self.sent()).await,
             Err(error) => {
                 let answer = AwsError::of(&error);
-                if matches!(answer.code.as_str(), "PreconditionFailed" | "NoSuchUpload") || answer.status.is_none() {
+                if matches!(answer.code.as_str(), "PreconditionFailed" | "NoSuchUpload")
+                    || answer.status.is_none()
+                {
                     return self.vault.resolve(&self.key, &sum, &self.sent(), answer).await;
                 }
                 Err(self.vault.explain(&format!("completing {}", self.key), answer))

@@ -1,7 +1,8 @@
 //! Copies from another region, or from another account that shares a snapshot.
 //!
-//! The request goes to the destination, and the source believes it by a signed URL within it. Other SDKs and the CLI make that URL by
-//! themselves; this one does not. A wrong URL is no error of the request: the copy just fails, later.
+//! The request goes to the destination, and the source believes it by a signed URL within it. Other
+//! SDKs and the CLI make that URL by themselves; this one does not. A wrong URL is no error of the
+//! request: the copy just fails, later.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,9 @@ use aws_sdk_ec2::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
 use aws_sdk_ec2::config::{Credentials, ProvideCredentials};
 use aws_sdk_ec2::error::DisplayErrorContext;
 use aws_sdk_ec2::types::ResourceType;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign,
+};
 use aws_sigv4::sign::v4;
 
 use super::{EbsVolumes, once, tagged_as};
@@ -54,21 +57,40 @@ impl EbsVolumes {
         self.snapshot_id(&what, reply.snapshot_id())
     }
 
-    /// The URL by which the source believes that we may copy. Nothing is sent but what it may take to get credentials.
-    async fn signed(&self, what: &str, source: &str, id: &SnapshotId) -> Result<String, VolumesError> {
-        let unsigned = |why: String| self.refused(what, format!("the request to {source} cannot be signed: {why}"));
-        let provider = self.credentials.as_ref().ok_or_else(|| unsigned("there are no credentials".to_owned()))?;
-        let credentials = provider.provide_credentials().await.map_err(|error| VolumesError::Unavailable {
-            what: what.to_owned(),
-            place: self.place.to_string(),
-            why: DisplayErrorContext(&error).to_string(),
-        })?;
+    /// The URL by which the source believes that we may copy. Nothing is sent but what it may take
+    /// to get credentials.
+    async fn signed(
+        &self,
+        what: &str,
+        source: &str,
+        id: &SnapshotId,
+    ) -> Result<String, VolumesError> {
+        let unsigned = |why: String| {
+            self.refused(what, format!("the request to {source} cannot be signed: {why}"))
+        };
+        let provider = self
+            .credentials
+            .as_ref()
+            .ok_or_else(|| unsigned("there are no credentials".to_owned()))?;
+        let credentials =
+            provider.provide_credentials().await.map_err(|error| VolumesError::Unavailable {
+                what: what.to_owned(),
+                place: self.place.to_string(),
+                why: DisplayErrorContext(&error).to_string(),
+            })?;
         // The real address even where AWS_ENDPOINT_URL_EC2 says otherwise: it is AWS that reads it.
         let region = Params::builder().region(source).use_dual_stack(false).use_fips(false);
         let region = region.build().map_err(|error| unsigned(error.to_string()))?;
         let resolver = DefaultResolver::new();
-        let endpoint = ResolveEndpoint::resolve_endpoint(&resolver, &region).await.map_err(|error| unsigned(error.to_string()))?;
-        let wish = CopyRequest { endpoint: endpoint.url(), source, destination: &self.region, snapshot: id };
+        let endpoint = ResolveEndpoint::resolve_endpoint(&resolver, &region)
+            .await
+            .map_err(|error| unsigned(error.to_string()))?;
+        let wish = CopyRequest {
+            endpoint: endpoint.url(),
+            source,
+            destination: &self.region,
+            snapshot: id,
+        };
         wish.signed(credentials, SystemTime::now()).map_err(unsigned)
     }
 }
@@ -76,19 +98,28 @@ impl EbsVolumes {
 impl CopyRequest<'_> {
     fn signed(&self, credentials: Credentials, now: SystemTime) -> Result<String, String> {
         let CopyRequest { endpoint, source, destination, snapshot } = *self;
-        let mut url = format!("{}/?Action=CopySnapshot&Version=2016-11-15", endpoint.trim_end_matches('/'));
+        let mut url =
+            format!("{}/?Action=CopySnapshot&Version=2016-11-15", endpoint.trim_end_matches('/'));
         append(&mut url, "SourceRegion", source);
         append(&mut url, "SourceSnapshotId", snapshot.as_str());
         append(&mut url, "DestinationRegion", destination);
         let mut settings = SigningSettings::default();
         settings.signature_location = SignatureLocation::QueryParams;
         settings.expires_in = Some(SIGNED_FOR);
-        // A session's token belongs to what is signed, for EC2; that is how the settings are by default.
+        // A session's token belongs to what is signed, for EC2; that is how the settings are by
+        // default.
         let identity = credentials.into();
-        let params = v4::SigningParams::builder().identity(&identity).region(source).name("ec2").time(now).settings(settings);
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(source)
+            .name("ec2")
+            .time(now)
+            .settings(settings);
         let params: SigningParams<'_> = params.build().map_err(|error| error.to_string())?.into();
-        let request = SignableRequest::new("GET", url.as_str(), std::iter::empty(), SignableBody::Bytes(&[]));
-        let signed = sign(request.map_err(|error| error.to_string())?, &params).map_err(|error| error.to_string())?;
+        let request =
+            SignableRequest::new("GET", url.as_str(), std::iter::empty(), SignableBody::Bytes(&[]));
+        let signed = sign(request.map_err(|error| error.to_string())?, &params)
+            .map_err(|error| error.to_string())?;
         let (_, signature) = signed.into_parts().0.into_parts();
         for (name, value) in signature {
             append(&mut url, name, &value);
@@ -97,7 +128,8 @@ impl CopyRequest<'_> {
     }
 }
 
-/// Adds a parameter to a URL, encoded as signatures count it: everything but letters, digits and `-._~`.
+/// Adds a parameter to a URL, encoded as signatures count it: everything but letters, digits and
+/// `-._~`.
 fn append(url: &mut String, name: &str, value: &str) {
     url.push('&');
     url.push_str(name);
@@ -119,11 +151,17 @@ mod tests {
     fn the_url_is_signed_for_the_source_and_carries_the_session() -> Result<(), String> {
         let snapshot: SnapshotId = "snap-0abc".parse()?;
         let endpoint = "https://ec2.eu-west-1.amazonaws.com";
-        let wish = CopyRequest { endpoint, source: "eu-west-1", destination: "eu-central-1", snapshot: &snapshot };
-        let credentials = Credentials::new("AKID", "secret", Some("a+b/c=".to_owned()), None, "test");
-        let url = wish.signed(credentials, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))?;
-        let asked =
-            "/?Action=CopySnapshot&Version=2016-11-15&SourceRegion=eu-west-1&SourceSnapshotId=snap-0abc&DestinationRegion=eu-central-1&";
+        let wish = CopyRequest {
+            endpoint,
+            source: "eu-west-1",
+            destination: "eu-central-1",
+            snapshot: &snapshot,
+        };
+        let credentials =
+            Credentials::new("AKID", "secret", Some("a+b/c=".to_owned()), None, "test");
+        let url =
+            wish.signed(credentials, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))?;
+        let asked = "/?Action=CopySnapshot&Version=2016-11-15&SourceRegion=eu-west-1&SourceSnapshotId=snap-0abc&DestinationRegion=eu-central-1&";
         assert!(url.starts_with(&format!("{endpoint}{asked}")), "{url}");
         for part in [
             "&X-Amz-Credential=AKID%2F20231114%2Feu-west-1%2Fec2%2Faws4_request",

@@ -17,12 +17,16 @@ use crate::volumes::{ResourceTags, SnapshotRequest, VolumesError};
 const LEFT_OUT_MAX: usize = 40;
 /// Tags set at once: EC2 throttles.
 const TAGGING_AT_ONCE: usize = 8;
-/// Times a new snapshot is looked for when it is tagged: EC2 does not know everywhere at once what it has just made.
+/// Times a new snapshot is looked for when it is tagged: EC2 does not know everywhere at once what
+/// it has just made.
 const TAG_ATTEMPTS_MAX: u32 = 4;
 const TAG_PAUSE: Duration = Duration::from_millis(500);
 
 impl EbsVolumes {
-    pub(super) async fn take(&self, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
+    pub(super) async fn take(
+        &self,
+        cut: &SnapshotRequest,
+    ) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let mut taken = match &cut.instance {
             Some(instance) => self.take_together(instance, cut).await?,
             None => vec![self.take_one(cut).await?],
@@ -31,11 +35,18 @@ impl EbsVolumes {
         Ok(taken)
     }
 
-    async fn take_together(&self, instance: &InstanceId, cut: &SnapshotRequest) -> Result<Vec<SnapshotInfo>, VolumesError> {
+    async fn take_together(
+        &self,
+        instance: &InstanceId,
+        cut: &SnapshotRequest,
+    ) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let what = format!("taking snapshots of {instance}");
         let left_out = self.left_out(&what, instance, cut).await?;
         if left_out.len() > LEFT_OUT_MAX {
-            let why = format!("{} data volumes are to be left out, and EC2 leaves out {LEFT_OUT_MAX} at most", left_out.len());
+            let why = format!(
+                "{} data volumes are to be left out, and EC2 leaves out {LEFT_OUT_MAX} at most",
+                left_out.len()
+            );
             return Err(self.refused(&what, why));
         }
         let volumes = InstanceSpecification::builder()
@@ -60,10 +71,14 @@ impl EbsVolumes {
 
     async fn take_one(&self, cut: &SnapshotRequest) -> Result<SnapshotInfo, VolumesError> {
         let [volume] = cut.volumes.as_slice() else {
-            return Err(self.refused("taking a snapshot", format!("{} volumes are named without an instance", cut.volumes.len())));
+            return Err(self.refused(
+                "taking a snapshot",
+                format!("{} volumes are named without an instance", cut.volumes.len()),
+            ));
         };
         let what = format!("taking a snapshot of {volume}");
-        let request = self.ec2.create_snapshot().volume_id(volume.as_str()).description(&cut.description);
+        let request =
+            self.ec2.create_snapshot().volume_id(volume.as_str()).description(&cut.description);
         let request = request.tag_specifications(tagged_as(ResourceType::Snapshot, &cut.tags));
         let sent = request.customize().config_override(once()).send().await;
         let reply = sent.map_err(|error| self.explain_once(&what, &error))?;
@@ -72,55 +87,96 @@ impl EbsVolumes {
         Ok(taken)
     }
 
-    /// The data volumes to leave out. The boot volume has a switch of its own, and among these EC2 refuses it.
-    async fn left_out(&self, what: &str, instance: &InstanceId, cut: &SnapshotRequest) -> Result<Vec<String>, VolumesError> {
+    /// The data volumes to leave out. The boot volume has a switch of its own, and among these EC2
+    /// refuses it.
+    async fn left_out(
+        &self,
+        what: &str,
+        instance: &InstanceId,
+        cut: &SnapshotRequest,
+    ) -> Result<Vec<String>, VolumesError> {
         let mut left_out: Vec<String> = cut.left_out.iter().map(ToString::to_string).collect();
         if cut.without_boot && !left_out.is_empty() {
             let found = self.describe_instances(what, &[instance.to_string()]).await?;
             let found = found.first().ok_or_else(|| self.missing(instance.to_string()))?;
-            let boot = boot_volume(found).ok_or_else(|| self.nonsense(what, "the instance boots from no volume"))?;
+            let boot = boot_volume(found)
+                .ok_or_else(|| self.nonsense(what, "the instance boots from no volume"))?;
             left_out.retain(|volume| volume != boot);
         }
         Ok(left_out)
     }
 
-    /// The own tags of several volumes. `CopyTagsFromSource` would bring those of a restored volume, which are lifeboat's and say other things.
-    async fn own_tags_of(&self, what: &str, volumes: &[VolumeId]) -> Result<BTreeMap<VolumeId, ResourceTags>, VolumesError> {
+    /// The own tags of several volumes. `CopyTagsFromSource` would bring those of a restored
+    /// volume, which are lifeboat's and say other things.
+    async fn own_tags_of(
+        &self,
+        what: &str,
+        volumes: &[VolumeId],
+    ) -> Result<BTreeMap<VolumeId, ResourceTags>, VolumesError> {
         // One that is gone by now is left out, and has no tags to give.
         let found = self.describe_volumes_by_id(what, volumes).await?;
-        let own = |volume: &types::Volume| Some((volume.volume_id()?.parse().ok()?, not_reserved(tag_map(volume.tags()))));
+        let own = |volume: &types::Volume| {
+            Some((volume.volume_id()?.parse().ok()?, not_reserved(tag_map(volume.tags()))))
+        };
         Ok(found.iter().filter_map(own).collect())
     }
 
     /// Whether snapshots are those of the volumes that were wanted, one of each.
-    fn covers(&self, what: &str, wanted: &[VolumeId], taken: &[SnapshotInfo]) -> Result<(), VolumesError> {
-        let found: BTreeSet<&VolumeId> = taken.iter().filter_map(|snapshot| snapshot.volume.as_ref()).collect();
+    fn covers(
+        &self,
+        what: &str,
+        wanted: &[VolumeId],
+        taken: &[SnapshotInfo],
+    ) -> Result<(), VolumesError> {
+        let found: BTreeSet<&VolumeId> =
+            taken.iter().filter_map(|snapshot| snapshot.volume.as_ref()).collect();
         let asked: BTreeSet<&VolumeId> = wanted.iter().collect();
         if found == asked && taken.len() == asked.len() {
             return Ok(());
         }
-        let list = |volumes: &BTreeSet<&VolumeId>| volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let why = format!("{} snapshots were taken, of {}, and those of {} were wanted", taken.len(), list(&found), list(&asked));
+        let list = |volumes: &BTreeSet<&VolumeId>| {
+            volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let why = format!(
+            "{} snapshots were taken, of {}, and those of {} were wanted",
+            taken.len(),
+            list(&found),
+            list(&asked)
+        );
         Err(self.nonsense(what, why))
     }
 
-    /// Tags each snapshot as its volume is, and with its volume's id. The request that takes them sets the same tags on all.
+    /// Tags each snapshot as its volume is, and with its volume's id. The request that takes them
+    /// sets the same tags on all.
     pub(super) async fn name_snapshots(&self, ids: &[SnapshotId]) -> Result<(), VolumesError> {
         let what = "tagging snapshots";
         let found = self.snapshots_by_id(ids).await?;
-        let named: Vec<(&SnapshotId, &VolumeId)> = found.iter().filter_map(|one| Some((&one.id, one.volume.as_ref()?))).collect();
+        let named: Vec<(&SnapshotId, &VolumeId)> =
+            found.iter().filter_map(|one| Some((&one.id, one.volume.as_ref()?))).collect();
         let volumes: Vec<VolumeId> = named.iter().map(|(_, volume)| (*volume).clone()).collect();
         let own = self.own_tags_of(what, &volumes).await?;
         for some in named.chunks(TAGGING_AT_ONCE) {
-            try_join_all(some.iter().map(|(id, volume)| self.name_volume(id, volume, own.get(*volume)))).await?;
+            try_join_all(
+                some.iter().map(|(id, volume)| self.name_volume(id, volume, own.get(*volume))),
+            )
+            .await?;
         }
         Ok(())
     }
 
-    async fn name_volume(&self, id: &SnapshotId, volume: &VolumeId, own: Option<&ResourceTags>) -> Result<(), VolumesError> {
+    async fn name_volume(
+        &self,
+        id: &SnapshotId,
+        volume: &VolumeId,
+        own: Option<&ResourceTags>,
+    ) -> Result<(), VolumesError> {
         let mut attempt = 1;
         loop {
-            let mut request = self.ec2.create_tags().resources(id.as_str()).tags(tag(VOLUME_TAG, volume.as_str()));
+            let mut request = self
+                .ec2
+                .create_tags()
+                .resources(id.as_str())
+                .tags(tag(VOLUME_TAG, volume.as_str()));
             for (key, value) in own.into_iter().flatten() {
                 request = request.tags(tag(key, value));
             }
@@ -144,11 +200,15 @@ fn not_reserved(mut tags: ResourceTags) -> ResourceTags {
 
 fn boot_volume(instance: &types::Instance) -> Option<&str> {
     let root = instance.root_device_name()?;
-    let mapping = instance.block_device_mappings().iter().find(|mapping| mapping.device_name() == Some(root))?;
+    let mapping = instance
+        .block_device_mappings()
+        .iter()
+        .find(|mapping| mapping.device_name() == Some(root))?;
     mapping.ebs()?.volume_id()
 }
 
-/// What EC2 says of one of several new snapshots, which is less than it says of others: the key is not among it.
+/// What EC2 says of one of several new snapshots, which is less than it says of others: the key is
+/// not among it.
 fn of_several(info: types::SnapshotInfo) -> types::Snapshot {
     types::Snapshot::builder()
         .set_snapshot_id(info.snapshot_id)
@@ -189,7 +249,9 @@ mod tests {
             let ebs = EbsInstanceBlockDevice::builder().volume_id(volume).build();
             InstanceBlockDeviceMapping::builder().device_name(device).ebs(ebs).build()
         };
-        let bare = Instance::builder().block_device_mappings(on("/dev/sdf", "vol-1")).block_device_mappings(on("/dev/xvda", "vol-2"));
+        let bare = Instance::builder()
+            .block_device_mappings(on("/dev/sdf", "vol-1"))
+            .block_device_mappings(on("/dev/xvda", "vol-2"));
         assert_eq!(boot_volume(&bare.clone().root_device_name("/dev/xvda").build()), Some("vol-2"));
         assert_eq!(boot_volume(&bare.clone().root_device_name("/dev/sda1").build()), None);
         assert_eq!(boot_volume(&bare.build()), None);

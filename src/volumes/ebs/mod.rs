@@ -1,12 +1,15 @@
 //! EBS volumes and their snapshots, in one region of one account.
 //!
-//! EC2 takes no token for what makes snapshots, copies and attachments: sent twice, it happens twice. Such a request goes out once, without
-//! the SDK's retries, and silence is [`VolumesError::Unknown`]; whoever asked looks for the tags. Everything else the SDK repeats.
+//! EC2 takes no token for what makes snapshots, copies and attachments: sent twice, it happens
+//! twice. Such a request goes out once, without the SDK's retries, and silence is
+//! [`VolumesError::Unknown`]; whoever asked looks for the tags. Everything else the SDK repeats.
 //!
-//! EC2 tells a thing in pieces: locks, tiers, images and how far a volume has been read in are each a question of their own. What the
-//! trait promises is put together here, and a permission that is missing for one piece fails the whole rather than leave it out.
+//! EC2 tells a thing in pieces: locks, tiers, images and how far a volume has been read in are each
+//! a question of their own. What the trait promises is put together here, and a permission that is
+//! missing for one piece fails the whole rather than leave it out.
 //!
-//! Lists are asked for by filter, never by id: an id that is gone fails a list by ids, and a filter just does not find it.
+//! Lists are asked for by filter, never by id: an id that is gone fails a list by ids, and a filter
+//! just does not find it.
 
 mod blocks;
 mod copy;
@@ -26,10 +29,17 @@ use aws_sdk_ec2::types::Filter;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{BlockPage, BlockRef, NewVolume, ResourceTags, SnapshotLock, SnapshotRequest, VolumeSelection, VolumeStore, VolumesError};
-use crate::aws::ec2::{self, FILTER_VALUES_MAX, filter, is_throttled, once, tag, tag_map, tagged_as};
+use super::{
+    BlockPage, BlockRef, NewVolume, ResourceTags, SnapshotLock, SnapshotRequest, VolumeSelection,
+    VolumeStore, VolumesError,
+};
+use crate::aws::ec2::{
+    self, FILTER_VALUES_MAX, filter, is_throttled, once, tag, tag_map, tagged_as,
+};
 use crate::aws::{self, AwsError};
-use crate::domain::volumes::{InstanceId, LockState, SetPlace, SnapshotId, SnapshotInfo, VolumeId, VolumeInfo};
+use crate::domain::volumes::{
+    InstanceId, LockState, SetPlace, SnapshotId, SnapshotInfo, VolumeId, VolumeInfo,
+};
 
 /// Items of one page; what every list of EC2 used here allows.
 const PAGE_ITEMS: i32 = 500;
@@ -92,23 +102,40 @@ impl EbsVolumes {
         if ec2::may_have_happened(error, &answer) && !is_busy(&answer.code) {
             return self.unknown(what, answer.message);
         }
-        // The SDK does not repeat what must not be sent twice. Nothing has happened, so whoever asked asks again later.
+        // The SDK does not repeat what must not be sent twice. Nothing has happened, so whoever
+        // asked asks again later.
         if is_throttled(&answer.code) {
-            return VolumesError::Busy { what: what.to_owned(), place: self.place.to_string(), why: answer.message };
+            return VolumesError::Busy {
+                what: what.to_owned(),
+                place: self.place.to_string(),
+                why: answer.message,
+            };
         }
         self.explain(what, answer)
     }
 
     fn unknown(&self, what: &str, why: impl Into<String>) -> VolumesError {
-        VolumesError::Unknown { what: what.to_owned(), place: self.place.to_string(), why: why.into() }
+        VolumesError::Unknown {
+            what: what.to_owned(),
+            place: self.place.to_string(),
+            why: why.into(),
+        }
     }
 
     fn nonsense(&self, what: &str, why: impl Into<String>) -> VolumesError {
-        VolumesError::Nonsense { what: what.to_owned(), place: self.place.to_string(), why: why.into() }
+        VolumesError::Nonsense {
+            what: what.to_owned(),
+            place: self.place.to_string(),
+            why: why.into(),
+        }
     }
 
     fn refused(&self, what: &str, why: impl Into<String>) -> VolumesError {
-        VolumesError::Refused { what: what.to_owned(), place: self.place.to_string(), why: why.into() }
+        VolumesError::Refused {
+            what: what.to_owned(),
+            place: self.place.to_string(),
+            why: why.into(),
+        }
     }
 
     fn missing(&self, what: impl Into<String>) -> VolumesError {
@@ -124,7 +151,8 @@ impl EbsVolumes {
         ec2::pages(page, |why| self.nonsense(what, why)).await
     }
 
-    /// Filters for what carries all of some tags. Without any they would find everything, which nobody means.
+    /// Filters for what carries all of some tags. Without any they would find everything, which
+    /// nobody means.
     fn tag_filters(&self, what: &str, tags: &ResourceTags) -> Result<Vec<Filter>, VolumesError> {
         if tags.is_empty() {
             return Err(self.refused(what, "no tags are named"));
@@ -145,7 +173,8 @@ fn is_missing(code: &str) -> bool {
     code.ends_with(".NotFound") || code == "ResourceNotFoundException"
 }
 
-/// Whether a limit is in the way that goes by itself. Quotas of an account do not: they are refusals.
+/// Whether a limit is in the way that goes by itself. Quotas of an account do not: they are
+/// refusals.
 fn is_busy(code: &str) -> bool {
     const CODES: [&str; 5] = [
         "PendingSnapshotLimitExceeded",
@@ -205,7 +234,10 @@ impl VolumeStore for EbsVolumes {
         self.snapshots_by_tags(tags).await
     }
 
-    async fn users(&self, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
+    async fn users(
+        &self,
+        ids: &[SnapshotId],
+    ) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
         self.images_of(ids).await
     }
 
@@ -221,7 +253,10 @@ impl VolumeStore for EbsVolumes {
         tags: &ResourceTags,
     ) -> Result<SnapshotId, VolumesError> {
         let SetPlace::Ebs { region, .. } = from.place() else {
-            return Err(self.refused(&format!("copying {snapshot}"), format!("its source is {}", from.place())));
+            return Err(self.refused(
+                &format!("copying {snapshot}"),
+                format!("its source is {}", from.place()),
+            ));
         };
         self.copy_from(region, snapshot, key, tags).await
     }
@@ -242,7 +277,12 @@ impl VolumeStore for EbsVolumes {
         self.recover_snapshot(id, days).await
     }
 
-    async fn blocks(&self, id: &SnapshotId, since: Option<&SnapshotId>, page: Option<&str>) -> Result<BlockPage, VolumesError> {
+    async fn blocks(
+        &self,
+        id: &SnapshotId,
+        since: Option<&SnapshotId>,
+        page: Option<&str>,
+    ) -> Result<BlockPage, VolumesError> {
         match since {
             Some(since) => self.changed_blocks(id, since, page).await,
             None => self.held_blocks(id, page).await,
@@ -261,7 +301,12 @@ impl VolumeStore for EbsVolumes {
         self.volumes_by_tags(tags).await
     }
 
-    async fn attach(&self, volume: &VolumeId, instance: &InstanceId, device: &str) -> Result<(), VolumesError> {
+    async fn attach(
+        &self,
+        volume: &VolumeId,
+        instance: &InstanceId,
+        device: &str,
+    ) -> Result<(), VolumesError> {
         self.attach_volume(volume, instance, device).await
     }
 
@@ -280,11 +325,19 @@ mod tests {
 
     #[test]
     fn codes_are_told_apart() {
-        assert!(is_missing("InvalidSnapshot.NotFound") && is_missing("InvalidVolume.NotFound") && is_missing("ResourceNotFoundException"));
+        assert!(
+            is_missing("InvalidSnapshot.NotFound")
+                && is_missing("InvalidVolume.NotFound")
+                && is_missing("ResourceNotFoundException")
+        );
         assert!(!is_missing("InvalidSnapshot.InUse"));
         assert!(is_busy("ConcurrentSnapshotLimitExceeded") && is_busy("ResourceLimitExceeded"));
         assert!(!is_busy("VolumeLimitExceeded"), "a quota does not go by itself");
-        assert!(is_throttled("RequestLimitExceeded") && is_throttled("EC2ThrottledException") && is_throttled("RequestThrottledException"));
+        assert!(
+            is_throttled("RequestLimitExceeded")
+                && is_throttled("EC2ThrottledException")
+                && is_throttled("RequestThrottledException")
+        );
     }
 
     #[test]

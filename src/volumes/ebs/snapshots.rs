@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::{self, CreateVolumePermission, CreateVolumePermissionModifications, Filter, SnapshotState, StorageTier};
+use aws_sdk_ec2::types::{
+    self, CreateVolumePermission, CreateVolumePermissionModifications, Filter, SnapshotState,
+    StorageTier,
+};
 
 use super::{EbsVolumes, FILTER_VALUES_MAX, PAGE_ITEMS, filter, gib, tag_map, texts, timestamp};
 use crate::aws::AwsError;
@@ -13,25 +16,38 @@ use crate::volumes::{ResourceTags, VolumesError};
 const NO_VOLUME: &str = "vol-ffffffff";
 
 impl EbsVolumes {
-    pub(super) async fn snapshots_by_id(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, VolumesError> {
+    pub(super) async fn snapshots_by_id(
+        &self,
+        ids: &[SnapshotId],
+    ) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let what = "looking at snapshots";
         let mut raw = Vec::new();
         for some in ids.chunks(FILTER_VALUES_MAX) {
-            raw.extend(self.describe_snapshots(what, vec![filter("snapshot-id", texts(some))]).await?);
+            raw.extend(
+                self.describe_snapshots(what, vec![filter("snapshot-id", texts(some))]).await?,
+            );
         }
         self.snapshots_of(what, &raw).await
     }
 
-    pub(super) async fn snapshots_by_tags(&self, tags: &ResourceTags) -> Result<Vec<SnapshotInfo>, VolumesError> {
+    pub(super) async fn snapshots_by_tags(
+        &self,
+        tags: &ResourceTags,
+    ) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let what = "listing snapshots by tags";
         let raw = self.describe_snapshots(what, self.tag_filters(what, tags)?).await?;
         self.snapshots_of(what, &raw).await
     }
 
-    async fn describe_snapshots(&self, what: &str, filters: Vec<Filter>) -> Result<Vec<types::Snapshot>, VolumesError> {
+    async fn describe_snapshots(
+        &self,
+        what: &str,
+        filters: Vec<Filter>,
+    ) -> Result<Vec<types::Snapshot>, VolumesError> {
         let filters = &filters;
         self.all(what, |token| async move {
-            let request = self.ec2.describe_snapshots().owner_ids("self").set_filters(Some(filters.clone()));
+            let request =
+                self.ec2.describe_snapshots().owner_ids("self").set_filters(Some(filters.clone()));
             let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
             let page = sent.map_err(|error| self.explain(what, AwsError::of(&error)))?;
             Ok((page.snapshots.unwrap_or_default(), page.next_token))
@@ -39,17 +55,28 @@ impl EbsVolumes {
         .await
     }
 
-    /// Snapshots as the trait tells of them, by id: with their locks and with what the archive tier is doing to them.
-    async fn snapshots_of(&self, what: &str, raw: &[types::Snapshot]) -> Result<Vec<SnapshotInfo>, VolumesError> {
+    /// Snapshots as the trait tells of them, by id: with their locks and with what the archive tier
+    /// is doing to them.
+    async fn snapshots_of(
+        &self,
+        what: &str,
+        raw: &[types::Snapshot],
+    ) -> Result<Vec<SnapshotInfo>, VolumesError> {
         let id = |snapshot: &types::Snapshot| snapshot.snapshot_id().map(ToOwned::to_owned);
         let ids: Vec<String> = raw.iter().filter_map(id).collect();
-        let archived: Vec<String> = raw.iter().filter(|snapshot| is_archived(snapshot)).filter_map(id).collect();
+        let archived: Vec<String> =
+            raw.iter().filter(|snapshot| is_archived(snapshot)).filter_map(id).collect();
         let locks = self.locks(what, &ids).await?;
         let returning = self.returning(what, &archived).await?;
         let mut found = Vec::new();
         for snapshot in raw {
             let id = snapshot.snapshot_id().unwrap_or_default();
-            found.push(self.snapshot(what, snapshot, locks.get(id).copied(), returning.contains(id))?);
+            found.push(self.snapshot(
+                what,
+                snapshot,
+                locks.get(id).copied(),
+                returning.contains(id),
+            )?);
         }
         found.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(found)
@@ -65,7 +92,10 @@ impl EbsVolumes {
         let id = self.snapshot_id(what, raw.snapshot_id())?;
         let lacks = |part: &str| self.nonsense(what, format!("{id} has no {part}"));
         Ok(SnapshotInfo {
-            volume: raw.volume_id().filter(|volume| *volume != NO_VOLUME).and_then(|volume| volume.parse().ok()),
+            volume: raw
+                .volume_id()
+                .filter(|volume| *volume != NO_VOLUME)
+                .and_then(|volume| volume.parse().ok()),
             bytes: raw.volume_size().and_then(gib).ok_or_else(|| lacks("size"))?,
             progress: progress(raw, returning).ok_or_else(|| lacks("state that is known"))?,
             message: message(raw),
@@ -79,15 +109,26 @@ impl EbsVolumes {
         })
     }
 
-    /// Images of this account that a snapshot is part of, the disabled ones included: they keep it just the same.
-    pub(super) async fn images_of(&self, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
+    /// Images of this account that a snapshot is part of, the disabled ones included: they keep it
+    /// just the same.
+    pub(super) async fn images_of(
+        &self,
+        ids: &[SnapshotId],
+    ) -> Result<BTreeMap<SnapshotId, Vec<String>>, VolumesError> {
         let what = "listing the images of snapshots";
         let asked: BTreeSet<&str> = ids.iter().map(SnapshotId::as_str).collect();
         let mut users: BTreeMap<SnapshotId, Vec<String>> = BTreeMap::new();
         for some in ids.chunks(FILTER_VALUES_MAX) {
             for image in self.describe_images(what, &texts(some)).await? {
-                let name = format!("{} ({})", image.image_id().unwrap_or("an image"), image.name().unwrap_or("no name"));
-                let parts = image.block_device_mappings().iter().filter_map(|mapping| mapping.ebs()?.snapshot_id());
+                let name = format!(
+                    "{} ({})",
+                    image.image_id().unwrap_or("an image"),
+                    image.name().unwrap_or("no name")
+                );
+                let parts = image
+                    .block_device_mappings()
+                    .iter()
+                    .filter_map(|mapping| mapping.ebs()?.snapshot_id());
                 for part in parts.filter(|part| asked.contains(part)) {
                     let names = users.entry(self.snapshot_id(what, Some(part))?).or_default();
                     // An image of snapshots from two chunks is listed twice.
@@ -100,10 +141,15 @@ impl EbsVolumes {
         Ok(users)
     }
 
-    async fn describe_images(&self, what: &str, snapshots: &[String]) -> Result<Vec<types::Image>, VolumesError> {
+    async fn describe_images(
+        &self,
+        what: &str,
+        snapshots: &[String],
+    ) -> Result<Vec<types::Image>, VolumesError> {
         self.all(what, |token| async move {
             let parts = filter("block-device-mapping.snapshot-id", snapshots.to_vec());
-            let request = self.ec2.describe_images().owners("self").include_disabled(true).filters(parts);
+            let request =
+                self.ec2.describe_images().owners("self").include_disabled(true).filters(parts);
             let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
             let page = sent.map_err(|error| self.explain(what, AwsError::of(&error)))?;
             Ok((page.images.unwrap_or_default(), page.next_token))
@@ -125,12 +171,25 @@ impl EbsVolumes {
         }
     }
 
-    pub(super) async fn share_snapshot(&self, id: &SnapshotId, account: &str, may: bool) -> Result<(), VolumesError> {
-        let what = if may { format!("sharing {id} with {account}") } else { format!("unsharing {id} with {account}") };
+    pub(super) async fn share_snapshot(
+        &self,
+        id: &SnapshotId,
+        account: &str,
+        may: bool,
+    ) -> Result<(), VolumesError> {
+        let what = if may {
+            format!("sharing {id} with {account}")
+        } else {
+            format!("unsharing {id} with {account}")
+        };
         let whom = CreateVolumePermission::builder().user_id(account).build();
         let change = CreateVolumePermissionModifications::builder();
         let change = if may { change.add(whom) } else { change.remove(whom) };
-        let request = self.ec2.modify_snapshot_attribute().snapshot_id(id.as_str()).create_volume_permission(change.build());
+        let request = self
+            .ec2
+            .modify_snapshot_attribute()
+            .snapshot_id(id.as_str())
+            .create_volume_permission(change.build());
         request.send().await.map(|_| ()).map_err(|error| self.explain(&what, AwsError::of(&error)))
     }
 }
@@ -143,7 +202,11 @@ fn is_archived(raw: &types::Snapshot) -> bool {
 fn progress(raw: &types::Snapshot, returning: bool) -> Option<SnapshotProgress> {
     if is_archived(raw) {
         // Its state is that it is complete, which helps nobody who wants to read it.
-        return Some(if returning { SnapshotProgress::Recovering } else { SnapshotProgress::Archived });
+        return Some(if returning {
+            SnapshotProgress::Recovering
+        } else {
+            SnapshotProgress::Archived
+        });
     }
     match raw.state()? {
         SnapshotState::Completed => Some(SnapshotProgress::Completed),
@@ -162,15 +225,19 @@ fn message(raw: &types::Snapshot) -> Option<String> {
     match raw.state_message() {
         Some(message) if !message.is_empty() => Some(message.to_owned()),
         // Somebody deleted it.
-        _ if raw.state() == Some(&SnapshotState::Recoverable) => Some("it lies in the recycle bin".to_owned()),
+        _ if raw.state() == Some(&SnapshotState::Recoverable) => {
+            Some("it lies in the recycle bin".to_owned())
+        }
         _ => None,
     }
 }
 
-/// Whether an image or a lock keeps a snapshot. For a lock no code is documented, and the text has to do.
+/// Whether an image or a lock keeps a snapshot. For a lock no code is documented, and the text has
+/// to do.
 fn is_held(answer: &AwsError) -> bool {
     let locked = answer.code.contains("Locked") || answer.message.contains(" locked");
-    answer.code == "InvalidSnapshot.InUse" || (locked && answer.status.is_some_and(|status| (400..500).contains(&status)))
+    answer.code == "InvalidSnapshot.InUse"
+        || (locked && answer.status.is_some_and(|status| (400..500).contains(&status)))
 }
 
 #[cfg(test)]
@@ -179,13 +246,20 @@ mod tests {
 
     #[test]
     fn what_is_archived_is_complete_and_not_readable() {
-        let raw =
-            |state: SnapshotState, tier: StorageTier| types::Snapshot::builder().state(state).storage_tier(tier).progress("37%").build();
+        let raw = |state: SnapshotState, tier: StorageTier| {
+            types::Snapshot::builder().state(state).storage_tier(tier).progress("37%").build()
+        };
         let archived = raw(SnapshotState::Completed, StorageTier::Archive);
         assert_eq!(progress(&archived, false), Some(SnapshotProgress::Archived));
         assert_eq!(progress(&archived, true), Some(SnapshotProgress::Recovering));
-        assert_eq!(progress(&raw(SnapshotState::Completed, StorageTier::Standard), false), Some(SnapshotProgress::Completed));
-        assert_eq!(progress(&raw(SnapshotState::Pending, StorageTier::Standard), false), Some(SnapshotProgress::Pending(37)));
+        assert_eq!(
+            progress(&raw(SnapshotState::Completed, StorageTier::Standard), false),
+            Some(SnapshotProgress::Completed)
+        );
+        assert_eq!(
+            progress(&raw(SnapshotState::Pending, StorageTier::Standard), false),
+            Some(SnapshotProgress::Pending(37))
+        );
         assert_eq!(progress(&raw(SnapshotState::from("new"), StorageTier::Standard), false), None);
         assert_eq!((percent(None), percent(Some("")), percent(Some("250%"))), (0, 0, 100));
     }

@@ -3,19 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::error::ProvideErrorMetadata;
-use aws_sdk_ec2::types::{self, Filter, ResourceType, VolumeAttachmentState, VolumeState, VolumeType};
+use aws_sdk_ec2::types::{
+    self, Filter, ResourceType, VolumeAttachmentState, VolumeState, VolumeType,
+};
 
-use super::{EbsVolumes, FILTER_VALUES_MAX, PAGE_ITEMS, filter, gib, once, tag_map, tagged_as, texts, whole};
+use super::{
+    EbsVolumes, FILTER_VALUES_MAX, PAGE_ITEMS, filter, gib, once, tag_map, tagged_as, texts, whole,
+};
 use crate::aws::AwsError;
 use crate::domain::volumes::{InstanceId, VolumeAttachment, VolumeId, VolumeInfo};
 use crate::volumes::{NewVolume, ResourceTags, VolumeSelection, VolumesError};
 
 impl EbsVolumes {
-    pub(super) async fn select_volumes(&self, wanted: &VolumeSelection) -> Result<Vec<VolumeInfo>, VolumesError> {
+    pub(super) async fn select_volumes(
+        &self,
+        wanted: &VolumeSelection,
+    ) -> Result<Vec<VolumeInfo>, VolumesError> {
         match wanted {
             VolumeSelection::Instance(instance) => {
                 let what = format!("listing the volumes of {instance}");
-                let raw = self.describe_volumes(&what, vec![filter("attachment.instance-id", vec![instance.to_string()])]).await?;
+                let raw = self
+                    .describe_volumes(
+                        &what,
+                        vec![filter("attachment.instance-id", vec![instance.to_string()])],
+                    )
+                    .await?;
                 self.volumes_of(&what, &raw, Some(instance)).await
             }
             VolumeSelection::Tags(tags) => {
@@ -35,7 +47,10 @@ impl EbsVolumes {
         }
     }
 
-    pub(super) async fn volumes_by_tags(&self, tags: &ResourceTags) -> Result<Vec<VolumeInfo>, VolumesError> {
+    pub(super) async fn volumes_by_tags(
+        &self,
+        tags: &ResourceTags,
+    ) -> Result<Vec<VolumeInfo>, VolumesError> {
         let what = "listing volumes by tags";
         let raw = self.describe_volumes(what, self.tag_filters(what, tags)?).await?;
         let restored: Vec<String> = raw
@@ -72,15 +87,29 @@ impl EbsVolumes {
         self.volume_id(&what, reply.volume_id())
     }
 
-    pub(super) async fn attach_volume(&self, volume: &VolumeId, instance: &InstanceId, device: &str) -> Result<(), VolumesError> {
+    pub(super) async fn attach_volume(
+        &self,
+        volume: &VolumeId,
+        instance: &InstanceId,
+        device: &str,
+    ) -> Result<(), VolumesError> {
         let what = format!("attaching {volume} to {instance}");
-        let request = self.ec2.attach_volume().volume_id(volume.as_str()).instance_id(instance.as_str()).device(device);
+        let request = self
+            .ec2
+            .attach_volume()
+            .volume_id(volume.as_str())
+            .instance_id(instance.as_str())
+            .device(device);
         let (in_use, failed) = match request.customize().config_override(once()).send().await {
             Ok(_) => return Ok(()),
             Err(error) => (error.code() == Some("VolumeInUse"), self.explain_once(&what, &error)),
         };
         // By an earlier request of ours, it may be.
-        if in_use && self.is_attached(&what, volume, Some(instance)).await? { Ok(()) } else { Err(failed) }
+        if in_use && self.is_attached(&what, volume, Some(instance)).await? {
+            Ok(())
+        } else {
+            Err(failed)
+        }
     }
 
     pub(super) async fn detach_volume(&self, volume: &VolumeId) -> Result<(), VolumesError> {
@@ -89,9 +118,11 @@ impl EbsVolumes {
             Ok(_) => return Ok(()),
             Err(error) => AwsError::of(&error),
         };
-        let gone = matches!(answer.code.as_str(), "InvalidVolume.NotFound" | "InvalidAttachment.NotFound");
+        let gone =
+            matches!(answer.code.as_str(), "InvalidVolume.NotFound" | "InvalidAttachment.NotFound");
         // What is not attached has this code, and so has what is just being attached.
-        let free = answer.code == "IncorrectState" && !self.is_attached(&what, volume, None).await?;
+        let free =
+            answer.code == "IncorrectState" && !self.is_attached(&what, volume, None).await?;
         if gone || free { Ok(()) } else { Err(self.explain(&what, answer)) }
     }
 
@@ -106,41 +137,71 @@ impl EbsVolumes {
     }
 
     /// Whether a volume is attached, or about to be: to an instance, or to any.
-    async fn is_attached(&self, what: &str, volume: &VolumeId, instance: Option<&InstanceId>) -> Result<bool, VolumesError> {
+    async fn is_attached(
+        &self,
+        what: &str,
+        volume: &VolumeId,
+        instance: Option<&InstanceId>,
+    ) -> Result<bool, VolumesError> {
         let found = self.describe_volumes_by_id(what, std::slice::from_ref(volume)).await?;
         let held = |attachment: &types::VolumeAttachment| {
             let state = attachment.state();
-            let holds = !matches!(state, Some(VolumeAttachmentState::Detached | VolumeAttachmentState::Detaching));
-            holds && instance.is_none_or(|instance| attachment.instance_id() == Some(instance.as_str()))
+            let holds = !matches!(
+                state,
+                Some(VolumeAttachmentState::Detached | VolumeAttachmentState::Detaching)
+            );
+            holds
+                && instance
+                    .is_none_or(|instance| attachment.instance_id() == Some(instance.as_str()))
         };
         Ok(found.iter().any(|volume| volume.attachments().iter().any(held)))
     }
 
-    pub(super) async fn describe_volumes(&self, what: &str, filters: Vec<Filter>) -> Result<Vec<types::Volume>, VolumesError> {
+    pub(super) async fn describe_volumes(
+        &self,
+        what: &str,
+        filters: Vec<Filter>,
+    ) -> Result<Vec<types::Volume>, VolumesError> {
         let filters = &filters;
         self.all(what, |token| async move {
-            let request = self.ec2.describe_volumes().set_filters(Some(filters.clone())).max_results(PAGE_ITEMS).set_next_token(token);
-            let page = request.send().await.map_err(|error| self.explain(what, AwsError::of(&error)))?;
+            let request = self
+                .ec2
+                .describe_volumes()
+                .set_filters(Some(filters.clone()))
+                .max_results(PAGE_ITEMS)
+                .set_next_token(token);
+            let page =
+                request.send().await.map_err(|error| self.explain(what, AwsError::of(&error)))?;
             Ok((page.volumes.unwrap_or_default(), page.next_token))
         })
         .await
     }
 
     /// The volumes of these that are there.
-    pub(super) async fn describe_volumes_by_id(&self, what: &str, ids: &[VolumeId]) -> Result<Vec<types::Volume>, VolumesError> {
+    pub(super) async fn describe_volumes_by_id(
+        &self,
+        what: &str,
+        ids: &[VolumeId],
+    ) -> Result<Vec<types::Volume>, VolumesError> {
         let mut found = Vec::new();
         for some in ids.chunks(FILTER_VALUES_MAX) {
-            found.extend(self.describe_volumes(what, vec![filter("volume-id", texts(some))]).await?);
+            found
+                .extend(self.describe_volumes(what, vec![filter("volume-id", texts(some))]).await?);
         }
         Ok(found)
     }
 
     /// The instances of these that are there.
-    pub(super) async fn describe_instances(&self, what: &str, ids: &[String]) -> Result<Vec<types::Instance>, VolumesError> {
+    pub(super) async fn describe_instances(
+        &self,
+        what: &str,
+        ids: &[String],
+    ) -> Result<Vec<types::Instance>, VolumesError> {
         let mut found = Vec::new();
         for some in ids.chunks(FILTER_VALUES_MAX) {
             let reservations = self.all(what, |token| async move {
-                let request = self.ec2.describe_instances().filters(filter("instance-id", some.to_vec()));
+                let request =
+                    self.ec2.describe_instances().filters(filter("instance-id", some.to_vec()));
                 let sent = request.max_results(PAGE_ITEMS).set_next_token(token).send().await;
                 let page = sent.map_err(|error| self.explain(what, AwsError::of(&error)))?;
                 Ok((page.reservations.unwrap_or_default(), page.next_token))
@@ -152,14 +213,26 @@ impl EbsVolumes {
         Ok(found)
     }
 
-    /// How far volumes have been read in from their snapshots, in percent. If one is gone by now, it is known of none asked about with it.
-    async fn hydration(&self, what: &str, ids: &[String]) -> Result<BTreeMap<String, u8>, VolumesError> {
+    /// How far volumes have been read in from their snapshots, in percent. If one is gone by now,
+    /// it is known of none asked about with it.
+    async fn hydration(
+        &self,
+        what: &str,
+        ids: &[String],
+    ) -> Result<BTreeMap<String, u8>, VolumesError> {
         let mut hydrated = BTreeMap::new();
         for some in ids.chunks(FILTER_VALUES_MAX) {
             // There is no filter by id here.
             let listed = self.all(what, |token| async move {
-                let request = self.ec2.describe_volume_status().set_volume_ids(Some(some.to_vec())).set_next_token(token);
-                let page = request.send().await.map_err(|error| self.explain(what, AwsError::of(&error)))?;
+                let request = self
+                    .ec2
+                    .describe_volume_status()
+                    .set_volume_ids(Some(some.to_vec()))
+                    .set_next_token(token);
+                let page = request
+                    .send()
+                    .await
+                    .map_err(|error| self.explain(what, AwsError::of(&error)))?;
                 Ok((page.volume_statuses.unwrap_or_default(), page.next_token))
             });
             let statuses = match listed.await {
@@ -167,18 +240,32 @@ impl EbsVolumes {
                 listed => listed?,
             };
             for status in statuses {
-                let percent = status.initialization_status_details().and_then(|details| details.progress());
+                let percent =
+                    status.initialization_status_details().and_then(|details| details.progress());
                 if let (Some(id), Some(percent)) = (status.volume_id(), percent) {
-                    hydrated.insert(id.to_owned(), u8::try_from(percent.clamp(0, 100)).unwrap_or_default());
+                    hydrated.insert(
+                        id.to_owned(),
+                        u8::try_from(percent.clamp(0, 100)).unwrap_or_default(),
+                    );
                 }
             }
         }
         Ok(hydrated)
     }
 
-    /// Volumes as the trait tells of them, by id; with what they are attached to, which is `instance` where one is meant.
-    async fn volumes_of(&self, what: &str, raw: &[types::Volume], instance: Option<&InstanceId>) -> Result<Vec<VolumeInfo>, VolumesError> {
-        let holders: BTreeSet<&str> = raw.iter().flat_map(|volume| volume.attachments()).filter_map(|held| held.instance_id()).collect();
+    /// Volumes as the trait tells of them, by id; with what they are attached to, which is
+    /// `instance` where one is meant.
+    async fn volumes_of(
+        &self,
+        what: &str,
+        raw: &[types::Volume],
+        instance: Option<&InstanceId>,
+    ) -> Result<Vec<VolumeInfo>, VolumesError> {
+        let holders: BTreeSet<&str> = raw
+            .iter()
+            .flat_map(|volume| volume.attachments())
+            .filter_map(|held| held.instance_id())
+            .collect();
         let holders: Vec<String> = holders.into_iter().map(ToOwned::to_owned).collect();
         let mut roots = BTreeMap::new();
         for holder in self.describe_instances(what, &holders).await? {
@@ -194,7 +281,12 @@ impl EbsVolumes {
         Ok(found)
     }
 
-    fn volume(&self, what: &str, raw: &types::Volume, attached: Option<VolumeAttachment>) -> Result<VolumeInfo, VolumesError> {
+    fn volume(
+        &self,
+        what: &str,
+        raw: &types::Volume,
+        attached: Option<VolumeAttachment>,
+    ) -> Result<VolumeInfo, VolumesError> {
         let id = self.volume_id(what, raw.volume_id())?;
         let lacks = |part: &str| self.nonsense(what, format!("{id} has no {part}"));
         let class = raw.volume_type().ok_or_else(|| lacks("type"))?.as_str();
@@ -205,7 +297,11 @@ impl EbsVolumes {
             key: raw.kms_key_id().map(ToOwned::to_owned),
             zone: raw.availability_zone().ok_or_else(|| lacks("availability zone"))?.to_owned(),
             // EC2 tells a rate for gp2 too, which is not provisioned and cannot be asked for.
-            iops: if matches!(class, "gp3" | "io1" | "io2") { raw.iops().and_then(number) } else { None },
+            iops: if matches!(class, "gp3" | "io1" | "io2") {
+                raw.iops().and_then(number)
+            } else {
+                None
+            },
             throughput: if class == "gp3" { raw.throughput().and_then(number) } else { None },
             class: class.to_owned(),
             arrived: attached.as_ref().is_some_and(|attached| arrived(raw, attached)),
@@ -219,14 +315,23 @@ impl EbsVolumes {
     }
 }
 
-/// Where a volume is attached. Of several instances, which io1 and io2 allow, it is the one that is meant, or the first.
-fn attachment(raw: &types::Volume, roots: &BTreeMap<String, String>, instance: Option<&InstanceId>) -> Option<VolumeAttachment> {
-    let mut attached = raw.attachments().iter().filter(|held| held.state() != Some(&VolumeAttachmentState::Detached)).filter_map(|held| {
-        // AWS's own services attach volumes to things that are not instances.
-        let (id, device) = (held.instance_id()?, held.device()?);
-        let boot = roots.get(id).is_some_and(|root| root == device);
-        Some(VolumeAttachment { instance: id.parse().ok()?, device: device.to_owned(), boot })
-    });
+/// Where a volume is attached. Of several instances, which io1 and io2 allow, it is the one that is
+/// meant, or the first.
+fn attachment(
+    raw: &types::Volume,
+    roots: &BTreeMap<String, String>,
+    instance: Option<&InstanceId>,
+) -> Option<VolumeAttachment> {
+    let mut attached = raw
+        .attachments()
+        .iter()
+        .filter(|held| held.state() != Some(&VolumeAttachmentState::Detached))
+        .filter_map(|held| {
+            // AWS's own services attach volumes to things that are not instances.
+            let (id, device) = (held.instance_id()?, held.device()?);
+            let boot = roots.get(id).is_some_and(|root| root == device);
+            Some(VolumeAttachment { instance: id.parse().ok()?, device: device.to_owned(), boot })
+        });
     match instance {
         Some(wanted) => attached.find(|held| held.instance == *wanted),
         None => attached.next(),
@@ -236,7 +341,8 @@ fn attachment(raw: &types::Volume, roots: &BTreeMap<String, String>, instance: O
 /// Whether a volume is where it is said to be attached.
 fn arrived(raw: &types::Volume, at: &VolumeAttachment) -> bool {
     let there = |held: &types::VolumeAttachment| {
-        held.instance_id() == Some(at.instance.as_str()) && held.state() == Some(&VolumeAttachmentState::Attached)
+        held.instance_id() == Some(at.instance.as_str())
+            && held.state() == Some(&VolumeAttachmentState::Attached)
     };
     raw.attachments().iter().any(there)
 }
@@ -251,13 +357,18 @@ mod tests {
 
     #[test]
     fn the_root_device_is_what_an_instance_boots_from() {
-        let roots = BTreeMap::from([("i-1".to_owned(), "/dev/xvda".to_owned()), ("i-2".to_owned(), "/dev/sda1".to_owned())]);
+        let roots = BTreeMap::from([
+            ("i-1".to_owned(), "/dev/xvda".to_owned()),
+            ("i-2".to_owned(), "/dev/sda1".to_owned()),
+        ]);
         let shared = types::Volume::builder()
             .attachments(held("i-0", "/dev/sdf", VolumeAttachmentState::Detached))
             .attachments(held("i-1", "/dev/xvda", VolumeAttachmentState::Attached))
             .attachments(held("i-2", "/dev/sdf", VolumeAttachmentState::Attached))
             .build();
-        let of = |instance: Option<&str>| attachment(&shared, &roots, instance.and_then(|id| id.parse().ok()).as_ref());
+        let of = |instance: Option<&str>| {
+            attachment(&shared, &roots, instance.and_then(|id| id.parse().ok()).as_ref())
+        };
         assert!(of(None).is_some_and(|held| held.boot && held.instance.as_str() == "i-1"));
         assert!(of(Some("i-2")).is_some_and(|held| !held.boot && held.device == "/dev/sdf"));
         assert_eq!(of(Some("i-0")), None, "it is not attached there any more");

@@ -1,6 +1,9 @@
-//! The agent: lifeboat on the instance of a scratch VPC. It runs the steps of a local drill and reports in messages that it signs with an ephemeral key.
+//! The agent: lifeboat on the instance of a scratch VPC. It runs the steps of a local drill and
+//! reports in messages that it signs with an ephemeral key.
 //!
-//! It finds no secret and stores none: what it may read is open to the instance's role, what it may decrypt is granted for this one backup, and its signing key exists in its memory only. The public half leaves on the console, before anything is restored.
+//! It finds no secret and stores none: what it may read is open to the instance's role, what it may
+//! decrypt is granted for this one backup, and its signing key exists in its memory only. The
+//! public half leaves on the console, before anything is restored.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +19,10 @@ use crate::config::plans;
 use crate::domain::VaultDocument;
 use crate::domain::drill::DrillHalt;
 use crate::domain::layout;
-use crate::domain::scratch::{AgentEvent, AgentOrder, AgentResult, ForbiddenAddress, InstanceProbe, MessageBody, SignedMessage};
+use crate::domain::scratch::{
+    AgentEvent, AgentOrder, AgentResult, ForbiddenAddress, InstanceProbe, MessageBody,
+    SignedMessage,
+};
 use crate::evidence::EvidenceSeries;
 use crate::keyring::sign::EphemeralKey;
 use crate::progress::{DrillAudience, DrillEvent, ProgressReporter};
@@ -49,7 +55,8 @@ struct MessageWriter {
 }
 
 impl MessageWriter {
-    /// Puts the next letter into the inbox. One that did not get there keeps its number: the next one has it.
+    /// Puts the next letter into the inbox. One that did not get there keeps its number: the next
+    /// one has it.
     async fn send(&mut self, say: AgentEvent, attempts: u32) -> bool {
         let number = self.number + 1;
         let words = MessageBody { run: self.run.clone(), nonce: self.nonce.clone(), number, say };
@@ -63,7 +70,10 @@ impl MessageWriter {
                     self.number = number;
                     return true;
                 }
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a letter did not get into the inbox"),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a letter did not get into the inbox"
+                ),
             }
             tokio::time::sleep(LETTER_PAUSE).await;
         }
@@ -95,11 +105,17 @@ pub fn lay_out(order: &AgentOrder, directory: &Path) -> Result<std::path::PathBu
 /// What happens, as far as it may leave the instance: no words of a server, no names, no values.
 fn say(happening: &DrillEvent) -> Option<AgentEvent> {
     match happening {
-        DrillEvent::StepBegan { step, at_seconds } => Some(AgentEvent::Began { step: step.clone(), at_seconds: *at_seconds }),
-        DrillEvent::StepEnded { step, seconds, error } => {
-            Some(AgentEvent::Ended { step: step.clone(), seconds: *seconds, failed: error.is_some() })
+        DrillEvent::StepBegan { step, at_seconds } => {
+            Some(AgentEvent::Began { step: step.clone(), at_seconds: *at_seconds })
         }
-        DrillEvent::Broke { scenario, outcome } => Some(AgentEvent::Broke { scenario: *scenario, outcome: outcome.clone() }),
+        DrillEvent::StepEnded { step, seconds, error } => Some(AgentEvent::Ended {
+            step: step.clone(),
+            seconds: *seconds,
+            failed: error.is_some(),
+        }),
+        DrillEvent::Broke { scenario, outcome } => {
+            Some(AgentEvent::Broke { scenario: *scenario, outcome: outcome.clone() })
+        }
         DrillEvent::Checked { result, .. } => Some(AgentEvent::Checked(result.clone())),
         DrillEvent::Controlled { result } => Some(AgentEvent::Controlled(result.clone())),
         _ => None,
@@ -114,7 +130,14 @@ pub async fn run(rig: &WorkContext, order: &AgentOrder) -> Result<AgentResult, W
     let key = EphemeralKey::generate()?;
     let nonce = hex::encode(rand::random::<[u8; 16]>());
     show(&boot::key_line(&order.run, &nonce, &key.public().to_line()));
-    let mut desk = MessageWriter { vault: Arc::clone(&rig.vault), key, nonce, run: order.run.clone(), attempt: order.attempt, number: 0 };
+    let mut desk = MessageWriter {
+        vault: Arc::clone(&rig.vault),
+        key,
+        nonce,
+        run: order.run.clone(),
+        attempt: order.attempt,
+        number: 0,
+    };
     let (tell, mut told) = mpsc::channel::<AgentEvent>(LETTERS_MAX);
     // Progress that the inbox cannot take is dropped; the result is not.
     let team = DrillAudience::new(
@@ -147,7 +170,9 @@ pub async fn run(rig: &WorkContext, order: &AgentOrder) -> Result<AgentResult, W
     let mut desk = post.await.map_err(|_| WorkError::Bug("the desk of letters died".to_owned()))?;
     match desk.send(AgentEvent::Result(Box::new(result.clone())), LAST_ATTEMPTS).await {
         true => Ok(result),
-        false => Err(WorkError::NotVerified("the result could not be put into the inbox".to_owned())),
+        false => {
+            Err(WorkError::NotVerified("the result could not be put into the inbox".to_owned()))
+        }
     }
 }
 
@@ -164,12 +189,15 @@ fn sign_of_life(progress: &ProgressReporter) -> AgentEvent {
     let stages = progress.stages();
     let current = stages.iter().rev().find(|stage| !stage.time().1).or(stages.last());
     match current {
-        Some(stage) => AgentEvent::Alive { stage: stage.name.clone(), done: stage.done(), total: stage.total },
+        Some(stage) => {
+            AgentEvent::Alive { stage: stage.name.clone(), done: stage.done(), total: stage.total }
+        }
         None => AgentEvent::Alive { stage: "waiting".to_owned(), done: 0, total: None },
     }
 }
 
-/// Shows a line on the console, where only who may describe the instance reads it, and whence nobody can take it back.
+/// Shows a line on the console, where only who may describe the instance reads it, and whence
+/// nobody can take it back.
 fn show(line: &str) {
     use std::io::Write;
     let console = std::fs::OpenOptions::new().write(true).open("/dev/console");
@@ -182,25 +210,43 @@ fn show(line: &str) {
     }
 }
 
-async fn carry_out(rig: &WorkContext, order: &AgentOrder, team: &DrillAudience) -> Result<AgentResult, WorkError> {
-    let drill = plans::drill(&rig.config, &order.drill)?.ok_or_else(|| WorkError::Bug("the order holds no drill".to_owned()))?;
-    // What is broken was broken before the order was made, which names the keys that are left; what was frozen has been thawed.
+async fn carry_out(
+    rig: &WorkContext,
+    order: &AgentOrder,
+    team: &DrillAudience,
+) -> Result<AgentResult, WorkError> {
+    let drill = plans::drill(&rig.config, &order.drill)?
+        .ok_or_else(|| WorkError::Bug("the order holds no drill".to_owned()))?;
+    // What is broken was broken before the order was made, which names the keys that are left; what
+    // was frozen has been thawed.
     let drill = plans::DrillPlan { breaks: Vec::new(), thaw: None, ..drill };
-    let series = EvidenceSeries { vault: order.vault.clone(), found: Vec::new(), claimed: Vec::new() };
-    let mut world = DrillState::new(rig, &drill, team, &order.run, DrillClock::from(Timestamp::now()), &series);
+    let series =
+        EvidenceSeries { vault: order.vault.clone(), found: Vec::new(), claimed: Vec::new() };
+    let mut world =
+        DrillState::new(rig, &drill, team, &order.run, DrillClock::from(Timestamp::now()), &series);
     world.pinned = order.backups.clone();
     let network = probes(order, team).await;
-    let open: Vec<String> =
-        network.iter().filter(|tried| tried.reached != tried.should).map(|tried| format!("{}: {}", tried.what, tried.detail)).collect();
+    let open: Vec<String> = network
+        .iter()
+        .filter(|tried| tried.reached != tried.should)
+        .map(|tried| format!("{}: {}", tried.what, tried.detail))
+        .collect();
     let journal = InMemoryJournal::default();
-    let mut saga = Saga::open(&order.run, &journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
+    let mut saga = Saga::open(&order.run, &journal)
+        .await
+        .map_err(|error| WorkError::NotVerified(error.to_string()))?;
     let halt = match open.is_empty() {
-        false => Some(DrillHalt::sandbox(format!("nothing was restored, since the instance is not cut off: {}", open.join("; ")))),
+        false => Some(DrillHalt::sandbox(format!(
+            "nothing was restored, since the instance is not cut off: {}",
+            open.join("; ")
+        ))),
         true => super::steps(&mut saga, &mut world).await.err(),
     };
     tear_down(&mut saga, &mut world).await;
-    let binary =
-        crate::this_program::bytes().map_err(|source| WorkError::File { what: "reading the agent's own binary".to_owned(), source })?;
+    let binary = crate::this_program::bytes().map_err(|source| WorkError::File {
+        what: "reading the agent's own binary".to_owned(),
+        source,
+    })?;
     let found = world.found;
     Ok(AgentResult {
         sandbox: found.sandbox,
@@ -230,8 +276,8 @@ pub(super) fn metadata() -> ProbeTarget {
     ProbeTarget::Tcp(METADATA.to_owned())
 }
 
-/// Tries from the instance itself what must not answer, and that its own credentials are there: what cannot be reached from beside it then
-/// means something.
+/// Tries from the instance itself what must not answer, and that its own credentials are there:
+/// what cannot be reached from beside it then means something.
 async fn probes(order: &AgentOrder, team: &DrillAudience) -> Vec<InstanceProbe> {
     team.tell(&DrillEvent::StepBegan { step: "probe-network".to_owned(), at_seconds: 0.0 });
     let begun = std::time::Instant::now();
@@ -240,14 +286,28 @@ async fn probes(order: &AgentOrder, team: &DrillAudience) -> Vec<InstanceProbe> 
         let what = tried.to_string();
         match tokio::task::spawn_blocking(move || probe(tried)).await {
             // Whoever refuses has been reached: there is a way.
-            Ok(probe) => InstanceProbe { what, reached: probe.reached || probe.detail.contains("refused"), should, detail: probe.detail },
+            Ok(probe) => InstanceProbe {
+                what,
+                reached: probe.reached || probe.detail.contains("refused"),
+                should,
+                detail: probe.detail,
+            },
             // Nothing is known of it, which is never good news.
-            Err(_) => InstanceProbe { what, reached: !should, should, detail: "the probe died".to_owned() },
+            Err(_) => InstanceProbe {
+                what,
+                reached: !should,
+                should,
+                detail: "the probe died".to_owned(),
+            },
         }
     });
     let tried: Vec<InstanceProbe> = futures::future::join_all(tries).await;
     let failed = tried.iter().any(|tried| tried.reached != tried.should);
     let error = failed.then(|| "something answered that must not".to_owned());
-    team.tell(&DrillEvent::StepEnded { step: "probe-network".to_owned(), seconds: begun.elapsed().as_secs_f64(), error });
+    team.tell(&DrillEvent::StepEnded {
+        step: "probe-network".to_owned(),
+        seconds: begun.elapsed().as_secs_f64(),
+        error,
+    });
     tried
 }

@@ -46,13 +46,20 @@ impl<'w> SagaStep<DrillState<'w>> for ExamineStep {
             if result.answer != CheckOutcome::Pass
                 && let Some(fault) = blame::settled(world).await
             {
-                (result.answer, result.summary) = (CheckOutcome::CouldNotLook, format!("the sandbox is at fault: {fault}"));
+                (result.answer, result.summary) =
+                    (CheckOutcome::CouldNotLook, format!("the sandbox is at fault: {fault}"));
             }
-            world.team.tell(&DrillEvent::Checked { result: result.clone(), detail: result.detail.clone() });
+            world.team.tell(&DrillEvent::Checked {
+                result: result.clone(),
+                detail: result.detail.clone(),
+            });
             world.found.checks.push(result);
         }
         for result in omitted(world) {
-            world.team.tell(&DrillEvent::Checked { result: result.clone(), detail: result.detail.clone() });
+            world.team.tell(&DrillEvent::Checked {
+                result: result.clone(),
+                detail: result.detail.clone(),
+            });
             world.found.checks.push(result);
         }
         if let Some(fault) = blame::fault_of(world) {
@@ -63,12 +70,17 @@ impl<'w> SagaStep<DrillState<'w>> for ExamineStep {
     }
 }
 
-/// Ends what a program of the team's has left behind, and its sessions: what they hold locked, the next check or control would wait for.
+/// Ends what a program of the team's has left behind, and its sessions: what they hold locked, the
+/// next check or control would wait for.
 async fn quiet(world: &mut DrillState<'_>, check: &CheckConfig) {
     if let Some(place) = &world.place {
         place.end_clients();
     }
-    let Some(restored) = world.restored.iter().find(|restored| restored.manifest.datastore == check.datastore) else { return };
+    let Some(restored) =
+        world.restored.iter().find(|restored| restored.manifest.datastore == check.datastore)
+    else {
+        return;
+    };
     let sessions = "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
                     WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()";
     let ended = async {
@@ -80,7 +92,8 @@ async fn quiet(world: &mut DrillState<'_>, check: &CheckConfig) {
 }
 
 async fn ask(world: &DrillState<'_>, check: &CheckConfig) -> CheckResult {
-    let restored = world.restored.iter().find(|restored| restored.manifest.datastore == check.datastore);
+    let restored =
+        world.restored.iter().find(|restored| restored.manifest.datastore == check.datastore);
     let Some(restored) = restored else {
         return CheckResult {
             name: check.name.clone(),
@@ -107,7 +120,8 @@ async fn ask(world: &DrillState<'_>, check: &CheckConfig) -> CheckResult {
     check::ask(check, &subject).await
 }
 
-/// What the database held and its backup does not: a restore of less than there was is none that passes, unless the drill file says so by name.
+/// What the database held and its backup does not: a restore of less than there was is none that
+/// passes, unless the drill file says so by name.
 fn omitted(world: &DrillState<'_>) -> Vec<CheckResult> {
     let of = |restored: &RestoredDatastore| {
         let all = &restored.recorded.omitted;
@@ -118,9 +132,12 @@ fn omitted(world: &DrillState<'_>) -> Vec<CheckResult> {
             .collect();
         let (answer, summary) = match (all.len(), missed.len()) {
             (0, _) => return None,
-            (accepted, 0) => {
-                (CheckOutcome::Pass, format!("{accepted} things that the database held are not in the backup, as the drill file accepts"))
-            }
+            (accepted, 0) => (
+                CheckOutcome::Pass,
+                format!(
+                    "{accepted} things that the database held are not in the backup, as the drill file accepts"
+                ),
+            ),
             (_, count) => (
                 CheckOutcome::Fail,
                 format!(
@@ -143,7 +160,14 @@ fn omitted(world: &DrillState<'_>) -> Vec<CheckResult> {
 
 async fn fingerprint(rig: &WorkContext, name: &str, restored: &RestoredDatastore) -> CheckResult {
     let begun = Instant::now();
-    let compared = match fingerprint_of(rig, &restored.tools, &restored.connection, &restored.recorded).await {
+    let compared = match fingerprint_of(
+        rig,
+        &restored.tools,
+        &restored.connection,
+        &restored.recorded,
+    )
+    .await
+    {
         Ok(mut found) => {
             let mut recorded = restored.recorded.clone();
             let not_compared = restored.left_out.take_from(&mut recorded, &mut found);
@@ -165,13 +189,22 @@ async fn fingerprint(rig: &WorkContext, name: &str, restored: &RestoredDatastore
     }
 }
 
-fn answer(compared: Result<FingerprintComparison, WorkError>) -> (CheckOutcome, String, Vec<String>) {
+fn answer(
+    compared: Result<FingerprintComparison, WorkError>,
+) -> (CheckOutcome, String, Vec<String>) {
     match compared {
-        Err(error) => (CheckOutcome::CouldNotLook, "the restored database could not be read back".to_owned(), vec![error.to_string()]),
+        Err(error) => (
+            CheckOutcome::CouldNotLook,
+            "the restored database could not be read back".to_owned(),
+            vec![error.to_string()],
+        ),
         // Names of tables are for people who look, not for the report.
         Ok(found) if !found.agrees() => (
             CheckOutcome::Fail,
-            format!("{} differences from what was recorded at backup time", found.differences.len()),
+            format!(
+                "{} differences from what was recorded at backup time",
+                found.differences.len()
+            ),
             found.differences,
         ),
         Ok(found) if !found.objects_compared => (
@@ -180,9 +213,15 @@ fn answer(compared: Result<FingerprintComparison, WorkError>) -> (CheckOutcome, 
             found.not_looked_at,
         ),
         Ok(found) => {
-            let mut summary = format!("{} tables with {} rows are as recorded at backup time", found.tables, found.rows);
+            let mut summary = format!(
+                "{} tables with {} rows are as recorded at backup time",
+                found.tables, found.rows
+            );
             if !found.not_looked_at.is_empty() {
-                summary.push_str(&format!("; {} things could not be compared", found.not_looked_at.len()));
+                summary.push_str(&format!(
+                    "; {} things could not be compared",
+                    found.not_looked_at.len()
+                ));
             }
             (CheckOutcome::Pass, summary, found.not_looked_at)
         }

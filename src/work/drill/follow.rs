@@ -1,4 +1,6 @@
-//! Following the agent: its public key from the instance's console, its messages from the run's inbox. A message that the key did not sign, of another run or boot, or incomplete, ends the drill: nothing can be concluded then.
+//! Following the agent: its public key from the instance's console, its messages from the run's
+//! inbox. A message that the key did not sign, of another run or boot, or incomplete, ends the
+//! drill: nothing can be concluded then.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,9 @@ use super::{DrillState, agent, order};
 use crate::domain::drill::{DrillHalt, Scenario};
 use crate::domain::evidence::{DrillMoments, RestoredBackup, StepTime};
 use crate::domain::layout;
-use crate::domain::scratch::{AgentEvent, AgentResult, ForbiddenAddress, MessageBody, ScratchReport, SignedMessage};
+use crate::domain::scratch::{
+    AgentEvent, AgentResult, ForbiddenAddress, MessageBody, ScratchReport, SignedMessage,
+};
 use crate::keyring::sign::PublicKey;
 use crate::progress::DrillEvent;
 use crate::sandbox::vpc::cloud::{ResourceKind, ResourceScope};
@@ -64,12 +68,17 @@ async fn listen(
             return Err(DrillHalt::Interrupted);
         }
         if Timestamp::now() >= scratch.spec.expires {
-            return Err(DrillHalt::sandbox(format!("the drill's time to live ({}) is over", world.drill.time_to_live)));
+            return Err(DrillHalt::sandbox(format!(
+                "the drill's time to live ({}) is over",
+                world.drill.time_to_live
+            )));
         }
         if known.is_none() {
             known = console(scratch, report).await?;
             if known.is_some() {
-                world.team.tell(&DrillEvent::Told { text: format!("the agent speaks on instance {}", scratch.made.instance) });
+                world.team.tell(&DrillEvent::Told {
+                    text: format!("the agent speaks on instance {}", scratch.made.instance),
+                });
                 heard = Instant::now();
             }
         }
@@ -108,7 +117,10 @@ async fn listen(
         };
         if since.elapsed() > limit.duration() {
             let tail = last_lines(scratch).await;
-            return Err(DrillHalt::sandbox(format!("the agent on instance {} {what} for {limit}{tail}", scratch.made.instance)));
+            return Err(DrillHalt::sandbox(format!(
+                "the agent on instance {} {what} for {limit}{tail}",
+                scratch.made.instance
+            )));
         }
         let pause = if came { Duration::ZERO } else { settings.poll.duration() };
         tokio::select! {
@@ -119,12 +131,17 @@ async fn listen(
 }
 
 /// Looks for the agent's key on the console.
-async fn console(scratch: &ScratchVpc, report: &mut ScratchReport) -> Result<Option<KnownAgent>, DrillHalt> {
+async fn console(
+    scratch: &ScratchVpc,
+    report: &mut ScratchReport,
+) -> Result<Option<KnownAgent>, DrillHalt> {
     // A console that cannot be read now may be read later; there is a limit on waiting.
     let Ok(text) = scratch.cloud().console(&scratch.made.instance).await else { return Ok(None) };
     let shown = boot::find_key(&text, &scratch.spec.run).map_err(DrillHalt::sandbox)?;
     let Some((nonce, line)) = shown else { return Ok(None) };
-    let key = PublicKey::from_text(&line).map_err(|why| DrillHalt::sandbox(format!("the key on the instance's console is none: {why}")))?;
+    let key = PublicKey::from_text(&line).map_err(|why| {
+        DrillHalt::sandbox(format!("the key on the instance's console is none: {why}"))
+    })?;
     report.agent_key = line;
     Ok(Some(KnownAgent { nonce, key }))
 }
@@ -134,9 +151,19 @@ async fn last_lines(scratch: &ScratchVpc) -> String {
     let text = scratch.cloud().console(&scratch.made.instance).await.unwrap_or_default();
     // Only what the boot script says: others may write on a console, too.
     let mark = format!("lifeboat-boot {}", scratch.spec.run);
-    let ours: Vec<&str> = text.lines().filter_map(|line| line.find(&mark).map(|at| &line[at..])).collect();
-    let plain = |line: &&&str| line.chars().filter(|c| !c.is_control()).take(CONSOLE_LINE_MAX).collect::<String>();
-    let shown = ours.iter().rev().take(CONSOLE_LINES).rev().map(|line| plain(&line)).collect::<Vec<_>>().join(" / ");
+    let ours: Vec<&str> =
+        text.lines().filter_map(|line| line.find(&mark).map(|at| &line[at..])).collect();
+    let plain = |line: &&&str| {
+        line.chars().filter(|c| !c.is_control()).take(CONSOLE_LINE_MAX).collect::<String>()
+    };
+    let shown = ours
+        .iter()
+        .rev()
+        .take(CONSOLE_LINES)
+        .rev()
+        .map(|line| plain(&line))
+        .collect::<Vec<_>>()
+        .join(" / ");
     if shown.is_empty() { String::new() } else { format!("; on its console stands: {shown}") }
 }
 
@@ -144,23 +171,37 @@ async fn last_lines(scratch: &ScratchVpc) -> String {
 async fn runs(scratch: &mut ScratchVpc) -> Result<(), DrillHalt> {
     let id = scratch.made.instance.clone();
     // What cannot be looked at now may be looked at later.
-    let Ok(found) = scratch.look(ResourceKind::Instance, &ResourceScope::Id(id.clone())).await else { return Ok(()) };
+    let Ok(found) = scratch.look(ResourceKind::Instance, &ResourceScope::Id(id.clone())).await
+    else {
+        return Ok(());
+    };
     match found.iter().find(|thing| thing.id == id) {
         Some(instance) if instance.state == "running" => Ok(()),
         Some(instance) => {
-            let why = instance.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let why =
+                instance.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
             let tail = last_lines(scratch).await;
-            Err(DrillHalt::sandbox(format!("instance {id} is {}{why} before it had a result{tail}", instance.state)))
+            Err(DrillHalt::sandbox(format!(
+                "instance {id} is {}{why} before it had a result{tail}",
+                instance.state
+            )))
         }
         None => Err(DrillHalt::sandbox(format!("instance {id} is gone before it had a result"))),
     }
 }
 
 /// The next letter, if it is there and to be believed.
-async fn letter(world: &DrillState<'_>, known: &KnownAgent, attempt: u64, number: u64) -> Result<Option<MessageBody>, DrillHalt> {
+async fn letter(
+    world: &DrillState<'_>,
+    known: &KnownAgent,
+    attempt: u64,
+    number: u64,
+) -> Result<Option<MessageBody>, DrillHalt> {
     let key = layout::letter(&world.run, attempt, number);
     let refuse = |why: &str| {
-        DrillHalt::sandbox(format!("letter {number} in the inbox is not believed: {why}; nothing that came from the instance counts"))
+        DrillHalt::sandbox(format!(
+            "letter {number} in the inbox is not believed: {why}; nothing that came from the instance counts"
+        ))
     };
     let vault = world.own.vault.as_ref();
     let read = async {
@@ -171,17 +212,22 @@ async fn letter(world: &DrillState<'_>, known: &KnownAgent, attempt: u64, number
         }
     };
     let bytes = match read.await {
-        Ok(None) | Err(VaultError::Unavailable { .. } | VaultError::Unknown { .. }) => return Ok(None),
+        Ok(None) | Err(VaultError::Unavailable { .. } | VaultError::Unknown { .. }) => {
+            return Ok(None);
+        }
         Ok(Some(Ok(bytes))) => bytes,
         Ok(Some(Err(bytes))) => return Err(refuse(&format!("it has {bytes} bytes"))),
         Err(error) => return Err(refuse(&error.to_string())),
     };
-    let letter: SignedMessage = serde_json::from_slice(&bytes).map_err(|_| refuse("it cannot be read"))?;
-    let signature = STANDARD.decode(&letter.signature).map_err(|_| refuse("its signature cannot be read"))?;
+    let letter: SignedMessage =
+        serde_json::from_slice(&bytes).map_err(|_| refuse("it cannot be read"))?;
+    let signature =
+        STANDARD.decode(&letter.signature).map_err(|_| refuse("its signature cannot be read"))?;
     if !known.key.verifies(letter.words.as_bytes(), &signature) {
         return Err(refuse("the key on the instance's console did not sign it"));
     }
-    let words: MessageBody = serde_json::from_str(&letter.words).map_err(|_| refuse("its words cannot be read"))?;
+    let words: MessageBody =
+        serde_json::from_str(&letter.words).map_err(|_| refuse("its words cannot be read"))?;
     if words.run != world.run || words.nonce != known.nonce || words.number != number {
         return Err(refuse("it belongs to another run, another boot or another place"));
     }
@@ -191,7 +237,9 @@ async fn letter(world: &DrillState<'_>, known: &KnownAgent, attempt: u64, number
 /// Tells the team what a letter says; the result, if it is that.
 fn tell(world: &DrillState<'_>, words: MessageBody) -> Option<AgentResult> {
     let happening = match words.say {
-        AgentEvent::Began { step, at_seconds: _ } => DrillEvent::StepBegan { step: on_instance(&step), at_seconds: world.clock.seconds() },
+        AgentEvent::Began { step, at_seconds: _ } => {
+            DrillEvent::StepBegan { step: on_instance(&step), at_seconds: world.clock.seconds() }
+        }
         AgentEvent::Ended { step, seconds, failed } => {
             let error = failed.then(|| "see the result".to_owned());
             DrillEvent::StepEnded { step: on_instance(&step), seconds, error }
@@ -224,14 +272,17 @@ fn moved(moments: DrillMoments, by: f64) -> DrillMoments {
     }
 }
 
-/// Whether what the agent found can count at all: its word is not taken for it that it was the right one and cut off. Returns how it was.
+/// Whether what the agent found can count at all: its word is not taken for it that it was the
+/// right one and cut off. Returns how it was.
 fn judge(
     world: &DrillState<'_>,
     report: &ScratchReport,
     result: &AgentResult,
     forbidden: &[ForbiddenAddress],
 ) -> Result<IsolationReport, DrillHalt> {
-    let refuse = |why: String| Err(DrillHalt::sandbox(format!("{why}; nothing that came from the instance counts")));
+    let refuse = |why: String| {
+        Err(DrillHalt::sandbox(format!("{why}; nothing that came from the instance counts")))
+    };
     if result.binary_sha256 != report.agent_sha256 {
         return refuse("the agent that answered is not the one that was sent".to_owned());
     }
@@ -240,14 +291,29 @@ fn judge(
     if result.halt.is_some() {
         return Ok(isolation.unwrap_or_default());
     }
-    let was_tried = |what: &str, should: bool| result.network.iter().any(|tried| tried.what == what && tried.should == should);
-    let ordered = forbidden.iter().map(|one| agent::reach(one).to_string()).find(|what| !was_tried(what, false));
-    if let Some(what) = ordered.or_else(|| (!was_tried(&agent::metadata().to_string(), true)).then(|| agent::metadata().to_string())) {
+    let was_tried = |what: &str, should: bool| {
+        result.network.iter().any(|tried| tried.what == what && tried.should == should)
+    };
+    let ordered = forbidden
+        .iter()
+        .map(|one| agent::reach(one).to_string())
+        .find(|what| !was_tried(what, false));
+    if let Some(what) = ordered.or_else(|| {
+        (!was_tried(&agent::metadata().to_string(), true)).then(|| agent::metadata().to_string())
+    }) {
         return refuse(format!("it did not try to reach {what}"));
     }
-    let wrong: Vec<&str> = result.network.iter().filter(|tried| tried.reached != tried.should).map(|tried| tried.what.as_str()).collect();
+    let wrong: Vec<&str> = result
+        .network
+        .iter()
+        .filter(|tried| tried.reached != tried.should)
+        .map(|tried| tried.what.as_str())
+        .collect();
     if !wrong.is_empty() {
-        return refuse(format!("the probes from the instance do not show that it is cut off: {}", wrong.join(", ")));
+        return refuse(format!(
+            "the probes from the instance do not show that it is cut off: {}",
+            wrong.join(", ")
+        ));
     }
     let Ok(isolation) = isolation else {
         return refuse("how the place on the instance is cut off cannot be read".to_owned());
@@ -256,7 +322,9 @@ fn judge(
     if let Some(gap) = isolation.gaps.iter().find(|gap| !accepted(**gap)) {
         return refuse(format!("the place on the instance has gap {}", gap.name()));
     }
-    let reached = isolation.reached().find(|probe| !(accepted(probe.tried.gap()) && isolation.gaps.contains(&probe.tried.gap())));
+    let reached = isolation.reached().find(|probe| {
+        !(accepted(probe.tried.gap()) && isolation.gaps.contains(&probe.tried.gap()))
+    });
     if let Some(probe) = reached {
         return refuse(format!("{} was reached from the place on the instance", probe.tried));
     }
@@ -264,9 +332,14 @@ fn judge(
         return refuse("nothing was tried from the place on the instance".to_owned());
     }
     if let Some(control) = isolation.blind().next() {
-        return refuse(format!("{} should be reached from the place on the instance, and was not", control.tried));
+        return refuse(format!(
+            "{} should be reached from the place on the instance, and was not",
+            control.tried
+        ));
     }
-    let chosen = |backup: &RestoredBackup| world.chosen.iter().any(|(chosen, _)| chosen.manifest.backup == backup.backup);
+    let chosen = |backup: &RestoredBackup| {
+        world.chosen.iter().any(|(chosen, _)| chosen.manifest.backup == backup.backup)
+    };
     match result.backups.len() == world.chosen.len() && result.backups.iter().all(chosen) {
         true => Ok(isolation),
         false => refuse("it restored other backups than those that were chosen".to_owned()),
@@ -281,22 +354,33 @@ fn take_over(
     isolation: IsolationReport,
     first: f64,
 ) -> Result<(), DrillHalt> {
-    // Its first letter is written when it begins. The instance's clock is not asked: what the letter took on its way counts as well.
+    // Its first letter is written when it begins. The instance's clock is not asked: what the
+    // letter took on its way counts as well.
     let by = first;
     let found = &mut world.found;
-    found.sandbox = format!("scratch VPC in {}, {}; {}", report.zone, report.instance_type, result.sandbox);
+    found.sandbox =
+        format!("scratch VPC in {}, {}; {}", report.zone, report.instance_type, result.sandbox);
     found.moments = moved(result.moments, by);
     found.backups = result.backups;
     found.checks = result.checks;
     found.controls = result.controls;
     found.broken.extend(result.broken);
     for step in result.steps {
-        found.steps.push(StepTime { step: on_instance(&step.step), from_seconds: step.from_seconds + by, ..step });
+        found.steps.push(StepTime {
+            step: on_instance(&step.step),
+            from_seconds: step.from_seconds + by,
+            ..step
+        });
     }
-    let vpc =
-        format!("an own VPC without any way out but S3 and KMS, looked at before anything was restored (SHA-256 {})", report.gate_sha256);
+    let vpc = format!(
+        "an own VPC without any way out but S3 and KMS, looked at before anything was restored (SHA-256 {})",
+        report.gate_sha256
+    );
     found.isolation.holds.push(vpc);
-    found.isolation.holds.extend(isolation.holds.iter().map(|line| format!("on the instance: {line}")));
+    found
+        .isolation
+        .holds
+        .extend(isolation.holds.iter().map(|line| format!("on the instance: {line}")));
     found.isolation.gaps.extend(isolation.gaps);
     found.isolation.gaps.dedup();
     (found.isolation.probes, found.isolation.controls) = (isolation.probes, isolation.controls);
@@ -305,9 +389,12 @@ fn take_over(
         return Err(halt);
     }
     if world.drill.breaks.contains(&Scenario::HomeKeyLost) {
-        let opened: Vec<String> = world.found.backups.iter().filter_map(|backup| backup.opened_with.clone()).collect();
+        let opened: Vec<String> =
+            world.found.backups.iter().filter_map(|backup| backup.opened_with.clone()).collect();
         let outcome = format!("opened on the instance with {}", opened.join(", "));
-        world.team.tell(&DrillEvent::Broke { scenario: Scenario::HomeKeyLost, outcome: outcome.clone() });
+        world
+            .team
+            .tell(&DrillEvent::Broke { scenario: Scenario::HomeKeyLost, outcome: outcome.clone() });
         world.found.broken.insert(Scenario::HomeKeyLost, outcome);
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! A drill: restore in a sandbox, check, damage, check again, tear down, prove it, sign it.
 //!
-//! The restore is the one that on-call runs ([`super::restore`]), with the same plan; only the destination and the ending differ. `started` is written to the evidence before the first step, and whatever happens afterwards ends in a report: the saga is unwound, the census is taken, and the verdict follows from what was found.
+//! The restore is the one that on-call runs ([`super::restore`]), with the same plan; only the
+//! destination and the ending differ. `started` is written to the evidence before the first step,
+//! and whatever happens afterwards ends in a report: the saga is unwound, the census is taken, and
+//! the verdict follows from what was found.
 
 /// Makes the undo of steps whose work vanishes with the sandbox: there is nothing left to do.
 macro_rules! no_undo {
@@ -43,7 +46,9 @@ use crate::catalog::journal::DrillRun;
 use crate::config::plans::{self, DrillPlace, DrillPlan};
 use crate::destination::postgres::{LoadError, TargetError};
 use crate::domain::drill::{CheckResult, ControlResult, DrillHalt, Scenario};
-use crate::domain::evidence::{DrillMoments, DrillReport, DrillStarted, RecordBody, RestoredBackup, StepTime};
+use crate::domain::evidence::{
+    DrillMoments, DrillReport, DrillStarted, RecordBody, RestoredBackup, StepTime,
+};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::id::{BackupId, DatastoreName};
 use crate::domain::manifest::Manifest;
@@ -217,7 +222,11 @@ fn lock(rig: &WorkContext, drill: &str) -> Result<HostLock, WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if it could not even be declared, or its report not be written.
-pub async fn run(rig: &WorkContext, name: &str, team: &DrillAudience) -> Result<DrillOutcome, WorkError> {
+pub async fn run(
+    rig: &WorkContext,
+    name: &str,
+    team: &DrillAudience,
+) -> Result<DrillOutcome, WorkError> {
     let drill = script(rig, name)?;
     validate_scenarios(rig, &drill)?;
     vpc::refuse_what_cannot_be(rig, &drill)?;
@@ -225,8 +234,13 @@ pub async fn run(rig: &WorkContext, name: &str, team: &DrillAudience) -> Result<
     let _lock = lock(rig, name)?;
     let vault = shelf::vault_id(rig).await?;
     let declared = Timestamp::now();
-    let run = format!("{}-{}", declared.strftime("%Y%m%dT%H%M%SZ"), hex::encode(rand::random::<[u8; 3]>()));
-    let report_by = declared + jiff::SignedDuration::try_from(drill.report_within()).unwrap_or_default();
+    let run = format!(
+        "{}-{}",
+        declared.strftime("%Y%m%dT%H%M%SZ"),
+        hex::encode(rand::random::<[u8; 3]>())
+    );
+    let report_by =
+        declared + jiff::SignedDuration::try_from(drill.report_within()).unwrap_or_default();
     let datastores = drill.plan.stages.iter().map(|stage| stage.datastore.clone()).collect();
     let started = DrillStarted {
         run: run.clone(),
@@ -243,11 +257,16 @@ pub async fn run(rig: &WorkContext, name: &str, team: &DrillAudience) -> Result<
     perform(rig, &drill, team, &drill_run, true).await
 }
 
-/// Goes on with a drill whose process died: what is left of it is undone, and its steps are run again.
+/// Goes on with a drill whose process died: what is left of it is undone, and its steps are run
+/// again.
 ///
 /// # Errors
 /// As [`run`]; also if there is no such drill, or it still runs.
-pub async fn resume(rig: &WorkContext, run: &str, team: &DrillAudience) -> Result<DrillOutcome, WorkError> {
+pub async fn resume(
+    rig: &WorkContext,
+    run: &str,
+    team: &DrillAudience,
+) -> Result<DrillOutcome, WorkError> {
     let drill_run = open_run(rig, run).await?;
     let _lock = lock(rig, &drill_run.drill)?;
     let drill = script(rig, &drill_run.drill)?;
@@ -263,14 +282,23 @@ pub async fn resume(rig: &WorkContext, run: &str, team: &DrillAudience) -> Resul
 }
 
 /// A drill that could be changed while it is under way could be made to pass.
-async fn same_as_declared(rig: &WorkContext, drill: &DrillPlan, run: &DrillRun) -> Result<(), WorkError> {
+async fn same_as_declared(
+    rig: &WorkContext,
+    drill: &DrillPlan,
+    run: &DrillRun,
+) -> Result<(), WorkError> {
     let (series, _) = evidence::examine(rig).await?;
     let declared = series.believed().find_map(|(found, record)| match &record.body {
-        RecordBody::Started(started) if found.sequence == run.started && started.run == run.run => Some(started),
+        RecordBody::Started(started) if found.sequence == run.started && started.run == run.run => {
+            Some(started)
+        }
         _ => None,
     });
-    let (script, plan) = (shelf::sha256(drill.text.as_bytes()), shelf::sha256(drill.plan.text.as_bytes()));
-    if declared.is_some_and(|started| started.script_sha256 == script && started.plan_sha256 == plan) {
+    let (script, plan) =
+        (shelf::sha256(drill.text.as_bytes()), shelf::sha256(drill.plan.text.as_bytes()));
+    if declared
+        .is_some_and(|started| started.script_sha256 == script && started.plan_sha256 == plan)
+    {
         return Ok(());
     }
     Err(WorkError::Refused {
@@ -284,7 +312,11 @@ async fn same_as_declared(rig: &WorkContext, drill: &DrillPlan, run: &DrillRun) 
 ///
 /// # Errors
 /// As [`resume`].
-pub async fn abort(rig: &WorkContext, run: &str, team: &DrillAudience) -> Result<DrillOutcome, WorkError> {
+pub async fn abort(
+    rig: &WorkContext,
+    run: &str,
+    team: &DrillAudience,
+) -> Result<DrillOutcome, WorkError> {
     let drill_run = open_run(rig, run).await?;
     let _lock = lock(rig, &drill_run.drill)?;
     let drill = script(rig, &drill_run.drill)?;
@@ -294,15 +326,21 @@ pub async fn abort(rig: &WorkContext, run: &str, team: &DrillAudience) -> Result
 /// A drill of this host without a report, by its run or by the drill's name.
 async fn open_run(rig: &WorkContext, run: &str) -> Result<DrillRun, WorkError> {
     let open = catalog(rig)?.open_drills(&shelf::vault_id(rig).await?).await?;
-    let names = open.iter().map(|one| format!("{} ({})", one.run, one.drill)).collect::<Vec<_>>().join(", ");
-    open.into_iter().find(|one| one.run == run || one.drill == run).ok_or_else(|| WorkError::Refused {
-        what: format!("run {run}"),
-        why: "this host began no such drill, or it has its report".to_owned(),
-        hint: if names.is_empty() {
-            "no drill of this host waits for its report".to_owned()
-        } else {
-            format!("these wait for their report: {names}")
-        },
+    let names = open
+        .iter()
+        .map(|one| format!("{} ({})", one.run, one.drill))
+        .collect::<Vec<_>>()
+        .join(", ");
+    open.into_iter().find(|one| one.run == run || one.drill == run).ok_or_else(|| {
+        WorkError::Refused {
+            what: format!("run {run}"),
+            why: "this host began no such drill, or it has its report".to_owned(),
+            hint: if names.is_empty() {
+                "no drill of this host waits for its report".to_owned()
+            } else {
+                format!("these wait for their report: {names}")
+            },
+        }
     })
 }
 
@@ -318,20 +356,38 @@ pub fn validate_scenarios(rig: &WorkContext, drill: &DrillPlan) -> Result<(), Wo
             hint: hint.to_owned(),
         })
     };
-    let kms = rig.config.keys.iter().any(|key| matches!(key.kind, crate::config::KeyKind::AwsKms { .. }));
+    let kms =
+        rig.config.keys.iter().any(|key| matches!(key.kind, crate::config::KeyKind::AwsKms { .. }));
     for scenario in &drill.breaks {
         if of_volumes(drill) {
             volumes::breakable(&drill.name, *scenario)?;
         }
         match scenario {
             Scenario::KmsGone if !kms => {
-                return refuse(*scenario, "no KMS key is configured, so nothing would be lost", "remove it, or use home-key-lost");
+                return refuse(
+                    *scenario,
+                    "no KMS key is configured, so nothing would be lost",
+                    "remove it, or use home-key-lost",
+                );
             }
             Scenario::RegionLost => drop(load::region_left(rig)?),
-            Scenario::HomeKeyLost if !rig.config.keys.iter().any(|key| !matches!(key.kind, crate::config::KeyKind::AgeRecipients(_))) => {
-                return refuse(*scenario, "no key is configured that can open, so nothing would be lost", "remove it");
+            Scenario::HomeKeyLost
+                if !rig
+                    .config
+                    .keys
+                    .iter()
+                    .any(|key| !matches!(key.kind, crate::config::KeyKind::AgeRecipients(_))) =>
+            {
+                return refuse(
+                    *scenario,
+                    "no key is configured that can open, so nothing would be lost",
+                    "remove it",
+                );
             }
-            Scenario::LifeboatLost if drill.breaks.contains(&Scenario::HomeKeyLost) && drill.recovery_identity.is_none() => {
+            Scenario::LifeboatLost
+                if drill.breaks.contains(&Scenario::HomeKeyLost)
+                    && drill.recovery_identity.is_none() =>
+            {
                 return refuse(
                     *scenario,
                     "stock tools would open with the key that is lost",
@@ -351,17 +407,25 @@ pub fn validate_scenarios(rig: &WorkContext, drill: &DrillPlan) -> Result<(), Wo
     Ok(())
 }
 
-async fn perform(rig: &WorkContext, drill: &DrillPlan, team: &DrillAudience, run: &DrillRun, all: bool) -> Result<DrillOutcome, WorkError> {
+async fn perform(
+    rig: &WorkContext,
+    drill: &DrillPlan,
+    team: &DrillAudience,
+    run: &DrillRun,
+    all: bool,
+) -> Result<DrillOutcome, WorkError> {
     let clock = DrillClock::from(run.declared);
     let (series, flaws) = evidence::examine(rig).await?;
     for flaw in flaws {
         team.tell(&DrillEvent::Warned { warning: format!("evidence: {flaw}") });
     }
     // A run has one report. What died behind it is only cleaned up.
-    if let Some((found, report)) = series.believed().find_map(|(found, record)| match &record.body {
-        RecordBody::Report(report) if report.run == run.run => Some((found, report)),
-        _ => None,
-    }) {
+    if let Some((found, report)) =
+        series.believed().find_map(|(found, record)| match &record.body {
+            RecordBody::Report(report) if report.run == run.run => Some((found, report)),
+            _ => None,
+        })
+    {
         match drill.place {
             DrillPlace::Local => local::undo(&state_directory(rig), &run.run).await?,
             DrillPlace::Vpc => vpc::clean_up(rig, &run.run).await?,
@@ -371,11 +435,21 @@ async fn perform(rig: &WorkContext, drill: &DrillPlan, team: &DrillAudience, run
         return Ok(DrillOutcome { report: report.as_ref().clone(), written, restores: Vec::new() });
     }
     let mut world = DrillState::new(rig, drill, team, &run.run, clock, &series);
-    team.tell(&DrillEvent::Declared { drill: drill.name.clone(), run: run.run.clone(), rto_seconds: drill.rto.duration().as_secs_f64() });
+    team.tell(&DrillEvent::Declared {
+        drill: drill.name.clone(),
+        run: run.run.clone(),
+        rto_seconds: drill.rto.duration().as_secs_f64(),
+    });
     let journal = catalog(rig)?;
-    let mut saga = Saga::open(&run.run, journal).await.map_err(|error| WorkError::NotVerified(error.to_string()))?;
+    let mut saga = Saga::open(&run.run, journal)
+        .await
+        .map_err(|error| WorkError::NotVerified(error.to_string()))?;
     // Where a run has begun to make something, it ends there, whatever its file says by now.
-    let place = if vpc::attempts_before(journal, &run.run).await > 0 { DrillPlace::Vpc } else { drill.place };
+    let place = if vpc::attempts_before(journal, &run.run).await > 0 {
+        DrillPlace::Vpc
+    } else {
+        drill.place
+    };
     let (halt, leftovers) = match place {
         DrillPlace::Local => in_a_cluster(&mut saga, &mut world, all).await,
         DrillPlace::Vpc => vpc::perform(&mut saga, journal, &mut world, all).await,
@@ -389,14 +463,23 @@ async fn perform(rig: &WorkContext, drill: &DrillPlan, team: &DrillAudience, run
     let report = report::report(&world, run, attempts, halt, leftovers)?;
     let written = evidence::write(rig, RecordBody::Report(Box::new(report.clone())))
         .await
-        .map_err(|source| WorkError::ReportNotWritten { run: run.run.clone(), verdict: report.verdict.name(), source: Box::new(source) })?;
+        .map_err(|source| WorkError::ReportNotWritten {
+            run: run.run.clone(),
+            verdict: report.verdict.name(),
+            source: Box::new(source),
+        })?;
     journal.end_drill(&run.run).await?;
     team.tell(&DrillEvent::Ended { verdict: report.verdict, reasons: report.reasons.clone() });
     Ok(DrillOutcome { report, written, restores: world.found.restores })
 }
 
-/// Runs the steps in a throwaway cluster on this host, and takes it down; returns why it stopped early, and what is left.
-async fn in_a_cluster(saga: &mut Saga<'_>, world: &mut DrillState<'_>, all: bool) -> (Option<DrillHalt>, Vec<String>) {
+/// Runs the steps in a throwaway cluster on this host, and takes it down; returns why it stopped
+/// early, and what is left.
+async fn in_a_cluster(
+    saga: &mut Saga<'_>,
+    world: &mut DrillState<'_>,
+    all: bool,
+) -> (Option<DrillHalt>, Vec<String>) {
     let halt = if all { steps(saga, world).await.err() } else { Some(DrillHalt::Interrupted) };
     // An earlier process knew it; its census needs it after the directory is gone.
     world.lease = world.lease.take().or_else(|| local::lease(&world.state, &world.run));
@@ -406,8 +489,13 @@ async fn in_a_cluster(saga: &mut Saga<'_>, world: &mut DrillState<'_>, all: bool
     (halt, census.processes.into_iter().chain(census.files).collect())
 }
 
-/// What earlier drills let one expect of a restore of so many bytes, in seconds: the median of their seconds per byte.
-fn predicted_seconds(series: &crate::evidence::EvidenceSeries, drill: &str, bytes: u64) -> Option<f64> {
+/// What earlier drills let one expect of a restore of so many bytes, in seconds: the median of
+/// their seconds per byte.
+fn predicted_seconds(
+    series: &crate::evidence::EvidenceSeries,
+    drill: &str,
+    bytes: u64,
+) -> Option<f64> {
     let same = evidence::reports(series).into_iter().filter(|(_, report)| report.drill == drill);
     let rate = |report: &DrillReport| {
         let restored: u64 = report.backups.iter().map(|backup| backup.plain_bytes).sum();
@@ -422,7 +510,10 @@ fn predicted_seconds(series: &crate::evidence::EvidenceSeries, drill: &str, byte
 async fn attempts(journal: &dyn Journal, run: &str) -> u64 {
     let events = journal.events(run).await.unwrap_or_default();
     let first = events.first().map(|(step, _)| step.clone());
-    events.iter().filter(|(step, event)| Some(step) == first.as_ref() && *event == JournalEvent::Started).count() as u64
+    events
+        .iter()
+        .filter(|(step, event)| Some(step) == first.as_ref() && *event == JournalEvent::Started)
+        .count() as u64
 }
 
 async fn steps(saga: &mut Saga<'_>, world: &mut DrillState<'_>) -> Result<(), DrillHalt> {
@@ -472,13 +563,21 @@ fn began(world: &DrillState<'_>, step: &str) -> f64 {
 /// Notes the end of a step: what went wrong is told in all words, and stored in those that may be.
 fn ended(world: &mut DrillState<'_>, step: &str, from: f64, halt: Option<&DrillHalt>) {
     let seconds = world.clock.seconds() - from;
-    world.team.tell(&DrillEvent::StepEnded { step: step.to_owned(), seconds, error: halt.map(|halt| halt.detail().to_owned()) });
+    world.team.tell(&DrillEvent::StepEnded {
+        step: step.to_owned(),
+        seconds,
+        error: halt.map(|halt| halt.detail().to_owned()),
+    });
     let error = halt.map(|halt| halt.why().to_owned());
     world.found.steps.push(StepTime { step: step.to_owned(), from_seconds: from, seconds, error });
 }
 
 /// Does a step, tells of it and notes its time.
-async fn timed<'w, S>(saga: &mut Saga<'_>, world: &mut DrillState<'w>, step: &S) -> Result<S::Output, DrillHalt>
+async fn timed<'w, S>(
+    saga: &mut Saga<'_>,
+    world: &mut DrillState<'w>,
+    step: &S,
+) -> Result<S::Output, DrillHalt>
 where
     S: SagaStep<DrillState<'w>, Error = DrillHalt>,
 {
@@ -509,23 +608,43 @@ fn at_fault(error: WorkError) -> DrillHalt {
     }
     let halt = match &error {
         WorkError::Interrupted => DrillHalt::Interrupted,
-        WorkError::Target(target) if target.class() == crate::domain::ErrorClass::Interrupted => DrillHalt::Interrupted,
-        WorkError::Target(TargetError::Lacks { .. } | TargetError::Tools(_)) => DrillHalt::sandbox(error.to_string()),
-        WorkError::Sandbox(SandboxError::Failed { what, .. }) => DrillHalt::sandbox(format!("it could not {what}")),
-        WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => DrillHalt::sandbox(error.to_string()),
-        WorkError::Target(TargetError::Load { source: LoadError::Child(ChildError::Failed { signal: Some(signal), .. }), .. })
-            if is_by_the_machine(*signal) =>
-        {
-            DrillHalt::sandbox("a program that loads was killed; was its memory used up? (size_mib in the drill file)")
+        WorkError::Target(target) if target.class() == crate::domain::ErrorClass::Interrupted => {
+            DrillHalt::Interrupted
         }
+        WorkError::Target(TargetError::Lacks { .. } | TargetError::Tools(_)) => {
+            DrillHalt::sandbox(error.to_string())
+        }
+        WorkError::Sandbox(SandboxError::Failed { what, .. }) => {
+            DrillHalt::sandbox(format!("it could not {what}"))
+        }
+        WorkError::Sandbox(_) | WorkError::NotVerified(_) | WorkError::Catalog(_) => {
+            DrillHalt::sandbox(error.to_string())
+        }
+        WorkError::Target(TargetError::Load {
+            source: LoadError::Child(ChildError::Failed { signal: Some(signal), .. }),
+            ..
+        }) if is_by_the_machine(*signal) => DrillHalt::sandbox(
+            "a program that loads was killed; was its memory used up? (size_mib in the drill file)",
+        ),
         // A key that was not tried says nothing about whether it opens.
-        WorkError::NothingOpens(nothing) if nothing.is_of_this_host() => DrillHalt::sandbox("a key cannot be used on this host".to_owned()),
+        WorkError::NothingOpens(nothing) if nothing.is_of_this_host() => {
+            DrillHalt::sandbox("a key cannot be used on this host".to_owned())
+        }
         // Whoever may not read knows nothing of what there is to read.
-        WorkError::Vault(crate::vault::VaultError::Refused { .. }) => DrillHalt::sandbox(error.to_string()),
+        WorkError::Vault(crate::vault::VaultError::Refused { .. }) => {
+            DrillHalt::sandbox(error.to_string())
+        }
         // It may be whole, and it is not to be had in time.
-        WorkError::Vault(crate::vault::VaultError::Frozen { .. }) => DrillHalt::backup(error.to_string()),
+        WorkError::Vault(crate::vault::VaultError::Frozen { .. }) => {
+            DrillHalt::backup(error.to_string())
+        }
         // A full disk, a defect, a vault that does not answer: nothing is known about the backup.
-        other if matches!(other.class(), crate::domain::ErrorClass::Unavailable | crate::domain::ErrorClass::Bug) => {
+        other
+            if matches!(
+                other.class(),
+                crate::domain::ErrorClass::Unavailable | crate::domain::ErrorClass::Bug
+            ) =>
+        {
             DrillHalt::sandbox(error.to_string())
         }
         // What a program of the guide said may quote data.

@@ -1,4 +1,5 @@
-//! What the agent on the instance gets: its order, its configuration, and a door to exactly the objects that it takes.
+//! What the agent on the instance gets: its order, its configuration, and a door to exactly the
+//! objects that it takes.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +10,16 @@ use crate::config::{Config, DatastoreKind, KeyKind, S3Config, VaultConfig};
 use crate::domain::drill::Scenario;
 use crate::domain::envelope::SlotKind;
 use crate::domain::layout;
-use crate::domain::scratch::{AgentOrder, ForbiddenAddress, ORDER_FORMAT, OrderKey, ScratchSettings};
+use crate::domain::scratch::{
+    AgentOrder, ForbiddenAddress, ORDER_FORMAT, OrderKey, ScratchSettings,
+};
 use crate::sandbox::vpc::policies::VaultAccess;
 use crate::sandbox::vpc::{GrantSpec, ScratchSpec};
 use crate::work::shelf::{self, context_of};
 use crate::work::{WorkContext, WorkError};
 
-/// Addresses of the internet that nobody may reach from inside: name servers, which answer everywhere.
+/// Addresses of the internet that nobody may reach from inside: name servers, which answer
+/// everywhere.
 const INTERNET: [&str; 3] = ["1.1.1.1:443", "8.8.8.8:53", "9.9.9.9:443"];
 /// Ports of production that are tried in each of its networks, at its first addresses.
 const PRODUCTION_PORTS: [u16; 2] = [22, 5432];
@@ -37,10 +41,15 @@ pub(in crate::work) fn bucket(config: &Config) -> Result<&S3Config, WorkError> {
 }
 
 /// The objects that an attempt's agent may touch.
-pub(super) fn reads(world: &DrillState<'_>, attempt: u64, agent_sha256: &str) -> Result<VaultAccess, WorkError> {
+pub(super) fn reads(
+    world: &DrillState<'_>,
+    attempt: u64,
+    agent_sha256: &str,
+) -> Result<VaultAccess, WorkError> {
     let s3 = bucket(&world.rig.config)?;
     let full = |key: &str| format!("{}{key}", s3.prefix);
-    let mut get = vec![full(layout::vault_header().as_str()), full(layout::agent(agent_sha256).as_str())];
+    let mut get =
+        vec![full(layout::vault_header().as_str()), full(layout::agent(agent_sha256).as_str())];
     get.push(full(layout::order(&world.run, attempt).as_str()));
     // Its own letters: after a lost answer it must see whether a letter got there.
     get.push(full(&format!("{}*", layout::inbox(&world.run, attempt))));
@@ -53,7 +62,12 @@ pub(super) fn reads(world: &DrillState<'_>, attempt: u64, agent_sha256: &str) ->
         get.push(full(&format!("{}*", place.payload_prefix())));
         list.push(full(&place.meta_prefix()));
     }
-    Ok(VaultAccess { bucket: s3.bucket.clone(), get, list, put: vec![full(&format!("{}*", layout::inbox(&world.run, attempt)))] })
+    Ok(VaultAccess {
+        bucket: s3.bucket.clone(),
+        get,
+        list,
+        put: vec![full(&format!("{}*", layout::inbox(&world.run, attempt)))],
+    })
 }
 
 /// Every KMS key of the configuration that is named by its ARN.
@@ -65,10 +79,20 @@ pub(in crate::work) fn key_arns(config: &Config) -> Vec<String> {
     config.keys.iter().filter_map(|key| arn(&key.kind)).collect()
 }
 
-/// The keys that may open the chosen backups from inside the VPC, and what must be granted for that.
-pub(super) async fn keys(world: &DrillState<'_>, settings: &ScratchSettings) -> Result<(Vec<OrderKey>, Vec<GrantSpec>), WorkError> {
+/// The keys that may open the chosen backups from inside the VPC, and what must be granted for
+/// that.
+pub(super) async fn keys(
+    world: &DrillState<'_>,
+    settings: &ScratchSettings,
+) -> Result<(Vec<OrderKey>, Vec<GrantSpec>), WorkError> {
     let lost = world.drill.breaks.contains(&Scenario::HomeKeyLost);
-    let home = world.own.config.keys.iter().find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_))).map(|key| key.name.clone());
+    let home = world
+        .own
+        .config
+        .keys
+        .iter()
+        .find(|key| !matches!(key.kind, KeyKind::AgeRecipients(_)))
+        .map(|key| key.name.clone());
     let (mut keys, mut grants) = (Vec::<OrderKey>::new(), Vec::new());
     for (believed, _) in &world.chosen {
         let manifest = &believed.manifest;
@@ -85,7 +109,11 @@ pub(super) async fn keys(world: &DrillState<'_>, settings: &ScratchSettings) -> 
                 continue;
             }
             opens += 1;
-            let key = OrderKey { name: slot.name.clone(), key_id: key_id.clone(), region: region.clone() };
+            let key = OrderKey {
+                name: slot.name.clone(),
+                key_id: key_id.clone(),
+                region: region.clone(),
+            };
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -110,8 +138,12 @@ pub(super) async fn keys(world: &DrillState<'_>, settings: &ScratchSettings) -> 
 /// What must not answer from inside: production, the internet, names.
 pub(super) fn forbidden(rig: &WorkContext, settings: &ScratchSettings) -> Vec<ForbiddenAddress> {
     let mut all: Vec<ForbiddenAddress> = Vec::new();
-    for datastore in rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres) {
-        for (host, port) in datastore.connection.addresses().iter().filter(|(host, _)| is_elsewhere(host)) {
+    for datastore in
+        rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres)
+    {
+        for (host, port) in
+            datastore.connection.addresses().iter().filter(|(host, _)| is_elsewhere(host))
+        {
             all.push(ForbiddenAddress::Tcp(format!("{host}:{port}")));
             // Names of AWS are let through by the firewall that must let S3 and KMS through.
             let asks = settings.dns_firewall.is_some() && !host.ends_with(".amazonaws.com");
@@ -134,9 +166,14 @@ pub(super) fn forbidden(rig: &WorkContext, settings: &ScratchSettings) -> Vec<Fo
     all
 }
 
-/// Whether a host is another one, and not a socket or the host itself, which is another one on the instance.
+/// Whether a host is another one, and not a socket or the host itself, which is another one on the
+/// instance.
 fn is_elsewhere(host: &str) -> bool {
-    !host.is_empty() && !host.starts_with('/') && host != "localhost" && host != "::1" && !host.starts_with("127.")
+    !host.is_empty()
+        && !host.starts_with('/')
+        && host != "localhost"
+        && host != "::1"
+        && !host.starts_with("127.")
 }
 
 /// The order.
@@ -150,7 +187,9 @@ pub(super) fn order(
     let backups: BTreeMap<_, _> = world
         .chosen
         .iter()
-        .map(|(believed, how)| (believed.manifest.datastore.clone(), (believed.manifest.backup.clone(), how.clone())))
+        .map(|(believed, how)| {
+            (believed.manifest.datastore.clone(), (believed.manifest.backup.clone(), how.clone()))
+        })
         .collect();
     let drill = world.drill;
     Ok(AgentOrder {
@@ -170,8 +209,13 @@ pub(super) fn order(
     })
 }
 
-/// `lifeboat.toml` of the instance. Of connections it has the addresses that must not answer, and nothing to log in with.
-fn config(world: &DrillState<'_>, keys: &[OrderKey], settings: &ScratchSettings) -> Result<String, WorkError> {
+/// `lifeboat.toml` of the instance. Of connections it has the addresses that must not answer, and
+/// nothing to log in with.
+fn config(
+    world: &DrillState<'_>,
+    keys: &[OrderKey],
+    settings: &ScratchSettings,
+) -> Result<String, WorkError> {
     let own = &world.rig.config;
     let s3 = bucket(own)?;
     let vault = json!({
@@ -187,7 +231,9 @@ fn config(world: &DrillState<'_>, keys: &[OrderKey], settings: &ScratchSettings)
     }
     let mut datastores = serde_json::Map::new();
     for stage in &world.drill.plan.stages {
-        let Some(DatastoreKind::Postgres(postgres)) = own.datastores.get(&stage.datastore).map(|datastore| &datastore.kind) else {
+        let Some(DatastoreKind::Postgres(postgres)) =
+            own.datastores.get(&stage.datastore).map(|datastore| &datastore.kind)
+        else {
             continue;
         };
         datastores.insert(
@@ -195,7 +241,8 @@ fn config(world: &DrillState<'_>, keys: &[OrderKey], settings: &ScratchSettings)
             json!({ "kind": "postgres", "connection": addresses(&postgres.connection, &stage.datastore) }),
         );
     }
-    let trust: Vec<String> = own.signing.trusted.keys().iter().map(crate::keyring::sign::PublicKey::to_line).collect();
+    let trust: Vec<String> =
+        own.signing.trusted.keys().iter().map(crate::keyring::sign::PublicKey::to_line).collect();
     let mut whole = json!({
         "vault": vault,
         "keys": named,
@@ -209,13 +256,25 @@ fn config(world: &DrillState<'_>, keys: &[OrderKey], settings: &ScratchSettings)
 }
 
 /// Where a server is, without who may log in there.
-fn addresses(connection: &crate::pg::PgConnection, datastore: &crate::domain::DatastoreName) -> String {
+fn addresses(
+    connection: &crate::pg::PgConnection,
+    datastore: &crate::domain::DatastoreName,
+) -> String {
     let quote = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
-    let join = |part: fn(&(String, String)) -> &String| connection.addresses().iter().map(part).cloned().collect::<Vec<_>>().join(",");
+    let join = |part: fn(&(String, String)) -> &String| {
+        connection.addresses().iter().map(part).cloned().collect::<Vec<_>>().join(",")
+    };
     let (hosts, ports) = (join(|(host, _)| host), join(|(_, port)| port));
-    format!("host={} port={} dbname={} user=nobody sslmode=verify-full", quote(&hosts), quote(&ports), quote(datastore.as_str()))
+    format!(
+        "host={} port={} dbname={} user=nobody sslmode=verify-full",
+        quote(&hosts),
+        quote(&ports),
+        quote(datastore.as_str())
+    )
 }
 
 fn to_toml(value: &Value) -> Result<String, WorkError> {
-    toml::to_string(value).map_err(|error| WorkError::Bug(format!("an instance's configuration cannot be written: {error}")))
+    toml::to_string(value).map_err(|error| {
+        WorkError::Bug(format!("an instance's configuration cannot be written: {error}"))
+    })
 }

@@ -1,4 +1,5 @@
-//! The sandbox of a drill on this host: raised, its server started, and shown to be cut off before anything is restored.
+//! The sandbox of a drill on this host: raised, its server started, and shown to be cut off before
+//! anything is restored.
 
 use async_trait::async_trait;
 
@@ -47,7 +48,11 @@ pub async fn place_of_this_host(rig: &WorkContext) -> Result<HostSandbox, WorkEr
         }
     };
     let own = str::to_owned;
-    let found = HostSandbox { gaps: place.gaps().to_vec(), why: place.why_bare().map(own), unlimited: place.why_unlimited().map(own) };
+    let found = HostSandbox {
+        gaps: place.gaps().to_vec(),
+        why: place.why_bare().map(own),
+        unlimited: place.why_unlimited().map(own),
+    };
     place.tear_down().await?;
     Ok(found)
 }
@@ -78,10 +83,13 @@ impl<'w> SagaStep<DrillState<'w>> for RaiseStep {
         let planned = world.drill.plan.stages.iter().filter_map(|stage| stage.major).max();
         let major = planned.or(majors.max()).unwrap_or_default();
         let pg_bin = world.rig.config.pg_bin.clone();
-        let tools = PgTools::find_server(pg_bin.as_deref(), major).await.map_err(|error| DrillHalt::sandbox(error.to_string()))?;
+        let tools = PgTools::find_server(pg_bin.as_deref(), major)
+            .await
+            .map_err(|error| DrillHalt::sandbox(error.to_string()))?;
         let mut programs = world.drill.sandbox.programs.clone();
         programs.extend(pg_bin.and_then(|bin| Some(bin.parent()?.to_owned())));
-        world.found.sandbox = format!("local, {}", tools.version().replace("pg_dump", "server and clients of"));
+        world.found.sandbox =
+            format!("local, {}", tools.version().replace("pg_dump", "server and clients of"));
         let spec = LocalSandboxSpec {
             run: world.run.clone(),
             state: world.state.clone(),
@@ -97,12 +105,18 @@ impl<'w> SagaStep<DrillState<'w>> for RaiseStep {
         world.place = Some(place);
         world.lease = Some(lease.clone());
         // Judged before a server listens that anybody could talk to.
-        let refused: Vec<String> =
-            gaps.iter().filter(|gap| !world.drill.accept_gaps.contains(gap.name())).map(|gap| format!("gap {}", gap.name())).collect();
+        let refused: Vec<String> = gaps
+            .iter()
+            .filter(|gap| !world.drill.accept_gaps.contains(gap.name()))
+            .map(|gap| format!("gap {}", gap.name()))
+            .collect();
         world.found.isolation.gaps = gaps;
         match refused.is_empty() {
             true => Ok(lease),
-            false => Err(DrillHalt::sandbox(format!("nothing was restored, since it is not isolated: {}", refused.join("; ")))),
+            false => Err(DrillHalt::sandbox(format!(
+                "nothing was restored, since it is not isolated: {}",
+                refused.join("; ")
+            ))),
         }
     }
 }
@@ -118,8 +132,10 @@ impl<'w> SagaStep<DrillState<'w>> for StartServer {
     async fn act(&self, world: &mut DrillState<'w>) -> Result<(), DrillHalt> {
         // A sandbox's server is ours: what a plan sets for sessions it may as well have throughout.
         let planned = world.drill.plan.stages.iter().flat_map(|stage| stage.settings.clone());
-        let settings: Vec<(String, String)> = planned.chain(world.drill.sandbox.settings.clone()).collect();
-        let place = world.place.as_mut().ok_or_else(|| DrillHalt::sandbox("it is gone".to_owned()))?;
+        let settings: Vec<(String, String)> =
+            planned.chain(world.drill.sandbox.settings.clone()).collect();
+        let place =
+            world.place.as_mut().ok_or_else(|| DrillHalt::sandbox("it is gone".to_owned()))?;
         place.start_server(&settings).await.map_err(|error| at_fault(error.into()))?;
         world.found.moments.server_up = Some(world.clock.seconds());
         Ok(())
@@ -136,18 +152,29 @@ impl<'w> SagaStep<DrillState<'w>> for IsolateStep {
     type Error = DrillHalt;
     async fn act(&self, world: &mut DrillState<'w>) -> Result<IsolationReport, DrillHalt> {
         let reaches = reaches(world.own, world.drill);
-        let place = world.place.as_mut().ok_or_else(|| DrillHalt::sandbox("it is gone".to_owned()))?;
+        let place =
+            world.place.as_mut().ok_or_else(|| DrillHalt::sandbox("it is gone".to_owned()))?;
         let isolation = place.isolation(reaches).await;
         let accepted = |gap: IsolationGap| world.drill.accept_gaps.contains(gap.name());
-        let refused = isolation.gaps.iter().filter(|gap| !accepted(**gap)).map(|gap| format!("gap {}", gap.name()));
+        let refused = isolation
+            .gaps
+            .iter()
+            .filter(|gap| !accepted(**gap))
+            .map(|gap| format!("gap {}", gap.name()));
         let open = |gap: IsolationGap| isolation.gaps.contains(&gap) && accepted(gap);
         let unexpected = isolation.reached().filter(|probe| !open(probe.tried.gap()));
-        let wrong: Vec<String> = refused.chain(unexpected.map(|probe| format!("{}: {}", probe.tried, probe.detail))).collect();
-        let blind: Vec<String> = isolation.blind().map(|probe| format!("{}: {}", probe.tried, probe.detail)).collect();
+        let wrong: Vec<String> = refused
+            .chain(unexpected.map(|probe| format!("{}: {}", probe.tried, probe.detail)))
+            .collect();
+        let blind: Vec<String> =
+            isolation.blind().map(|probe| format!("{}: {}", probe.tried, probe.detail)).collect();
         world.found.isolation = isolation.clone();
         match (wrong.is_empty(), blind.is_empty()) {
             (true, true) => Ok(isolation),
-            (false, _) => Err(DrillHalt::sandbox(format!("nothing was restored, since it is not isolated: {}", wrong.join("; ")))),
+            (false, _) => Err(DrillHalt::sandbox(format!(
+                "nothing was restored, since it is not isolated: {}",
+                wrong.join("; ")
+            ))),
             (true, false) => {
                 let why = format!(
                     "nothing was restored, since what must be reached was not, and so nothing is known of the rest: {}",
@@ -159,7 +186,8 @@ impl<'w> SagaStep<DrillState<'w>> for IsolateStep {
     }
 }
 
-/// What must not be reachable from inside: every source, this host's services and names, and every file that matters.
+/// What must not be reachable from inside: every source, this host's services and names, and every
+/// file that matters.
 fn reaches(rig: &WorkContext, drill: &DrillPlan) -> Vec<ProbeTarget> {
     let mut all = vec![
         ProbeTarget::Interfaces,
@@ -167,13 +195,19 @@ fn reaches(rig: &WorkContext, drill: &DrillPlan) -> Vec<ProbeTarget> {
         ProbeTarget::Tcp("127.0.0.1:5432".to_owned()),
         ProbeTarget::Name("example.com".to_owned()),
     ];
-    for datastore in rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres) {
+    for datastore in
+        rig.config.datastores.values().filter_map(crate::config::DatastoreConfig::postgres)
+    {
         for (host, port) in datastore.connection.addresses() {
             match host.as_str() {
                 "" => {
-                    all.extend(["/var/run/postgresql", "/tmp"].map(|directory| ProbeTarget::Socket(format!("{directory}/.s.PGSQL.{port}"))))
+                    all.extend(["/var/run/postgresql", "/tmp"].map(|directory| {
+                        ProbeTarget::Socket(format!("{directory}/.s.PGSQL.{port}"))
+                    }))
                 }
-                path if path.starts_with('/') => all.push(ProbeTarget::Socket(format!("{path}/.s.PGSQL.{port}"))),
+                path if path.starts_with('/') => {
+                    all.push(ProbeTarget::Socket(format!("{path}/.s.PGSQL.{port}")))
+                }
                 name => {
                     all.push(ProbeTarget::Tcp(format!("{name}:{port}")));
                     all.push(ProbeTarget::Tcp(format!("127.0.0.1:{port}")));

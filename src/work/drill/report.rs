@@ -17,7 +17,8 @@ pub(super) fn report(
 ) -> Result<DrillReport, WorkError> {
     let found = &world.found;
     let drill = world.drill;
-    // The time that counts: until the restored datastore answered. Checks come on top, and are shown.
+    // The time that counts: until the restored datastore answered. Checks come on top, and are
+    // shown.
     let rto = Objective {
         allowed_seconds: drill.rto.duration().as_secs_f64(),
         measured_seconds: found.moments.first_query.map(|at| at - found.paused),
@@ -31,7 +32,12 @@ pub(super) fn report(
     };
     let (verdict, reasons) = verdict(&VerdictFacts {
         halt: halt.as_ref(),
-        datastores: &drill.plan.stages.iter().map(|stage| stage.datastore.clone()).collect::<Vec<_>>(),
+        datastores: &drill
+            .plan
+            .stages
+            .iter()
+            .map(|stage| stage.datastore.clone())
+            .collect::<Vec<_>>(),
         checks: &found.checks,
         controls: &found.controls,
         rto,
@@ -41,8 +47,10 @@ pub(super) fn report(
         reached: &[],
         leftovers: leftovers.len(),
     });
-    let binary =
-        crate::this_program::bytes().map_err(|source| WorkError::File { what: "reading lifeboat's own binary".to_owned(), source })?;
+    let binary = crate::this_program::bytes().map_err(|source| WorkError::File {
+        what: "reading lifeboat's own binary".to_owned(),
+        source,
+    })?;
     Ok(DrillReport {
         schema: REPORT_SCHEMA.to_owned(),
         run: run.run.clone(),
@@ -50,7 +58,12 @@ pub(super) fn report(
         drill: drill.name.clone(),
         attempts,
         script: source_file(world.own, &drill.file, &drill.text),
-        plan: drill.plan.file.as_ref().map(|file| source_file(world.own, file, &drill.plan.text)).unwrap_or_default(),
+        plan: drill
+            .plan
+            .file
+            .as_ref()
+            .map(|file| source_file(world.own, file, &drill.plan.text))
+            .unwrap_or_default(),
         lifeboat_version: env!("CARGO_PKG_VERSION").to_owned(),
         lifeboat_sha256: shelf::sha256(&binary),
         declared: run.declared,
@@ -81,15 +94,23 @@ pub(super) fn report(
 fn source_file(rig: &WorkContext, file: &std::path::Path, text: &str) -> SourceFile {
     let base = rig.config.file.parent().unwrap_or(std::path::Path::new("."));
     let git = |arguments: &[&str]| {
-        let output =
-            std::process::Command::new("git").arg("-C").arg(base).args(arguments).stdin(std::process::Stdio::null()).output().ok()?;
+        let output = std::process::Command::new("git")
+            .arg("-C")
+            .arg(base)
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let commit = git(&["rev-parse", "HEAD"]);
     SourceFile {
         file: file.strip_prefix(base).unwrap_or(file).display().to_string(),
         sha256: shelf::sha256(text.as_bytes()),
-        git_dirty: commit.as_ref().and_then(|_| git(&["status", "--porcelain", "--", "."])).map(|changes| !changes.is_empty()),
+        git_dirty: commit
+            .as_ref()
+            .and_then(|_| git(&["status", "--porcelain", "--", "."]))
+            .map(|changes| !changes.is_empty()),
         git_commit: commit,
     }
 }

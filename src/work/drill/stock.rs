@@ -1,6 +1,11 @@
-//! The scenario "lifeboat is lost": `RESTORE.md` is executed in the sandbox, word by word, with stock tools only.
+//! The scenario "lifeboat is lost": `RESTORE.md` is executed in the sandbox, word by word, with
+//! stock tools only.
 //!
-//! What a person would have is brought into the clients' own directory, which the server's uid cannot read: the sealed objects as they are stored, the trusted public key, and one age identity. Only a `RESTORE.md` that a trusted key has signed is executed: it is handed a key that opens every backup. Output of its programs is shown truncated, and without anything that looks like a key.
+//! What a person would have is brought into the clients' own directory, which the server's uid
+//! cannot read: the sealed objects as they are stored, the trusted public key, and one age
+//! identity. Only a `RESTORE.md` that a trusted key has signed is executed: it is handed a key that
+//! opens every backup. Output of its programs is shown truncated, and without anything that looks
+//! like a key.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -48,10 +53,17 @@ pub(super) async fn restore(
     let home = home.join(manifest.datastore.as_str());
     let (vault, work) = (home.join("vault"), home.join("by-hand"));
     let envelopes = shelf::load_envelopes(rig, manifest).await?;
-    let newest = envelopes.believed.first().map(|(newest, _)| newest).ok_or_else(|| failed("the envelope", "it is missing"))?;
+    let newest = envelopes
+        .believed
+        .first()
+        .map(|(newest, _)| newest)
+        .ok_or_else(|| failed("the envelope", "it is missing"))?;
     let text = shelf::load_guide(rig, manifest, newest.number).await?;
     let objects = bring_objects(rig, place, manifest, newest, &vault).await?;
-    let key = std::fs::read(identity).map_err(|source| WorkError::File { what: format!("reading {}", identity.display()), source })?;
+    let key = std::fs::read(identity).map_err(|source| WorkError::File {
+        what: format!("reading {}", identity.display()),
+        source,
+    })?;
     let key = zeroize::Zeroizing::new(key);
     write(place, &home.join("identity-file"), &key).await?;
     let trusted = rig.trusted.keys().iter().map(crate::keyring::sign::PublicKey::to_pem);
@@ -71,27 +83,36 @@ pub(super) async fn restore(
     let script = blocks.concat();
     let signer = signing_keys.first().ok_or_else(|| failed("the trusted key", "none is pinned"))?;
     let mut bash = place.command(Path::new("/bin/bash"), "postgres");
-    bash.env("VAULT", &vault).env("IDENTITY", home.join("identity-file")).env("TRUSTED_KEY", signer);
+    bash.env("VAULT", &vault)
+        .env("IDENTITY", home.join("identity-file"))
+        .env("TRUSTED_KEY", signer);
     bash.arg("-c").arg("mkdir -p \"$0\" && cd \"$0\" && exec /bin/bash -s").arg(&work);
     let (status, said) = feed(bash, script.as_bytes()).await?;
     if !status.success() {
         return Err(failed("RESTORE.md did not work as it stands", without_keys(&said)));
     }
     let database = restored_database(rig, place).await?;
-    let fetched = if from_directory { "" } else { "; fetching with the AWS CLI was not part of it" };
-    Ok(ManualRestore { summary: format!("{} steps, {objects} objects{fetched}", blocks.len()), slot, database })
+    let fetched =
+        if from_directory { "" } else { "; fetching with the AWS CLI was not part of it" };
+    Ok(ManualRestore {
+        summary: format!("{} steps, {objects} objects{fetched}", blocks.len()),
+        slot,
+        database,
+    })
 }
 
 /// The database that the guide made: the only one that is not the server's own.
 async fn restored_database(rig: &WorkContext, place: &RaisedSandbox) -> Result<String, WorkError> {
     let tools = PgTools::find(rig.config.pg_bin.as_deref(), 0).await.map_err(TargetError::from)?;
-    let mut session = PgSession::open(&tools, &place.connection("postgres")).await.map_err(TargetError::Restored)?;
+    let mut session = PgSession::open(&tools, &place.connection("postgres"))
+        .await
+        .map_err(TargetError::Restored)?;
     let question = "SELECT datname FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY oid DESC LIMIT 1";
     Ok(session.ask_one("the restored database", question).await.map_err(TargetError::Restored)?)
 }
 
-/// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault: what its signed documents name, and nothing
-/// that was put beside it.
+/// Brings the sealed objects of a backup into the sandbox, under the names they have in the vault:
+/// what its signed documents name, and nothing that was put beside it.
 async fn bring_objects(
     rig: &WorkContext,
     place: &RaisedSandbox,
@@ -101,10 +122,15 @@ async fn bring_objects(
 ) -> Result<usize, WorkError> {
     let own = manifest.place();
     let signed = [own.manifest(), own.envelope(newest.number), own.restore_guide(newest.number)];
-    let documents = signed.iter().flat_map(|key| [key.clone(), key.signature()]).chain(newest.slots.iter().map(|slot| slot.file.clone()));
+    let documents = signed
+        .iter()
+        .flat_map(|key| [key.clone(), key.signature()])
+        .chain(newest.slots.iter().map(|slot| slot.file.clone()));
     let mut count = 0;
     for key in documents {
-        let bytes = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(|| VaultError::Missing { key: key.to_string() })?;
+        let bytes = fetch::document(rig.vault.as_ref(), &key)
+            .await?
+            .ok_or_else(|| VaultError::Missing { key: key.to_string() })?;
         write(place, &vault.join(key.as_str()), &bytes).await?;
         count += 1;
     }
@@ -124,7 +150,9 @@ async fn bring_objects(
         drop(stdin);
         let status = child.wait().await.map_err(|error| sandbox_is_full(&error))?;
         if !status.success() {
-            return Err(WorkError::NotVerified(format!("{key} could not be brought into the sandbox; is it large enough?")));
+            return Err(WorkError::NotVerified(format!(
+                "{key} could not be brought into the sandbox; is it large enough?"
+            )));
         }
         count += 1;
     }
@@ -132,11 +160,16 @@ async fn bring_objects(
 }
 
 fn sandbox_is_full(error: &std::io::Error) -> WorkError {
-    WorkError::NotVerified(format!("nothing more could be brought into the sandbox: {error}; is it large enough?"))
+    WorkError::NotVerified(format!(
+        "nothing more could be brought into the sandbox: {error}; is it large enough?"
+    ))
 }
 
 /// A program in the sandbox that writes its standard input to a new file.
-async fn receiver(place: &RaisedSandbox, file: &Path) -> Result<(tokio::process::Child, tokio::process::ChildStdin), WorkError> {
+async fn receiver(
+    place: &RaisedSandbox,
+    file: &Path,
+) -> Result<(tokio::process::Child, tokio::process::ChildStdin), WorkError> {
     let parent: PathBuf = file.parent().map(Path::to_owned).unwrap_or_default();
     let mut mkdir = place.command(Path::new("/bin/mkdir"), "postgres");
     mkdir.arg("-p").arg(&parent).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -147,7 +180,8 @@ async fn receiver(place: &RaisedSandbox, file: &Path) -> Result<(tokio::process:
     dd.arg(target).args(["bs=1M", "iflag=fullblock", "status=none", "conv=excl"]);
     dd.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = dd.spawn().map_err(|error| sandbox_is_full(&error))?;
-    let stdin = child.stdin.take().ok_or_else(|| WorkError::Bug("dd has no standard input".to_owned()))?;
+    let stdin =
+        child.stdin.take().ok_or_else(|| WorkError::Bug("dd has no standard input".to_owned()))?;
     Ok((child, stdin))
 }
 
@@ -157,7 +191,9 @@ async fn write(place: &RaisedSandbox, file: &Path, bytes: &[u8]) -> Result<(), W
     drop(stdin);
     match child.wait().await {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(WorkError::NotVerified(format!("a file could not be brought into the sandbox ({status}); is it large enough?"))),
+        Ok(status) => Err(WorkError::NotVerified(format!(
+            "a file could not be brought into the sandbox ({status}); is it large enough?"
+        ))),
         Err(error) => Err(sandbox_is_full(&error)),
     }
 }
@@ -165,12 +201,18 @@ async fn write(place: &RaisedSandbox, file: &Path, bytes: &[u8]) -> Result<(), W
 /// The end of what was said, without words that are keys.
 fn without_keys(said: &str) -> String {
     let from = said.char_indices().rev().nth(999).map_or(0, |(at, _)| at);
-    let is_key = |word: &str| word.to_ascii_uppercase().contains("AGE-SECRET-KEY-") || word.to_ascii_uppercase().contains("AGE-PLUGIN-");
+    let is_key = |word: &str| {
+        word.to_ascii_uppercase().contains("AGE-SECRET-KEY-")
+            || word.to_ascii_uppercase().contains("AGE-PLUGIN-")
+    };
     let words = said[from..].split(' ').map(|word| if is_key(word) { "(a key)" } else { word });
     printable(&words.collect::<Vec<_>>().join(" ")).trim().to_owned()
 }
 
-async fn feed(mut command: tokio::process::Command, input: &[u8]) -> Result<(std::process::ExitStatus, String), WorkError> {
+async fn feed(
+    mut command: tokio::process::Command,
+    input: &[u8],
+) -> Result<(std::process::ExitStatus, String), WorkError> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| sandbox_is_full(&error))?;
     let said = tokio::spawn(keep_last_words(child.stderr.take()));

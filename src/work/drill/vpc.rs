@@ -1,14 +1,21 @@
-//! A drill in a scratch VPC, as the host that runs it sees it: it creates the VPC, verifies its isolation, has the agent on the instance do what a local drill does, trusts only what that agent has signed, and deletes everything again.
+//! A drill in a scratch VPC, as the host that runs it sees it: it creates the VPC, verifies its
+//! isolation, has the agent on the instance do what a local drill does, trusts only what that agent
+//! has signed, and deletes everything again.
 
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{DrillState, TEAR_DOWN, at_fault, began, ended, follow, in_the_way, load, of_volumes, order, timed};
+use super::{
+    DrillState, TEAR_DOWN, at_fault, began, ended, follow, in_the_way, load, of_volumes, order,
+    timed,
+};
 use crate::config::plans::{DrillPlace, DrillPlan};
 use crate::domain::drill::{DrillHalt, Scenario};
 use crate::domain::layout;
-use crate::domain::scratch::{AgentOrder, LEASE_FORMAT, ScratchLease, ScratchReport, ScratchSettings, UsDollars};
+use crate::domain::scratch::{
+    AgentOrder, LEASE_FORMAT, ScratchLease, ScratchReport, ScratchSettings, UsDollars,
+};
 use crate::domain::{VaultDocument, VaultId};
 use crate::failpoint;
 use crate::progress::DrillEvent;
@@ -19,15 +26,19 @@ use crate::sandbox::vpc::policies::VaultAccess;
 use crate::sandbox::vpc::preflight::{AnswerWeight, PreflightReport};
 use crate::sandbox::vpc::simulated_cloud::RunPhase;
 use crate::sandbox::vpc::steps;
-use crate::sandbox::vpc::{GrantSpec, ScratchError, ScratchSpec, ScratchVpc, boot, simulated_cloud};
+use crate::sandbox::vpc::{
+    GrantSpec, ScratchError, ScratchSpec, ScratchVpc, boot, simulated_cloud,
+};
 use crate::this_program;
 use crate::work::shelf::sha256;
 use crate::work::{WorkContext, WorkError, evidence, scratch, shelf};
 
 /// GiB that are reckoned for a root volume whose size nobody says.
 const ROOT_GIB_ASSUMED: u64 = 30;
-/// The time to live for which `lifeboat check` reckons the cost: what drills have that say nothing else.
-const CHECKED_TIME_TO_LIVE: crate::domain::human_duration::HumanDuration = crate::domain::human_duration::HumanDuration::seconds(4 * 3600);
+/// The time to live for which `lifeboat check` reckons the cost: what drills have that say nothing
+/// else.
+const CHECKED_TIME_TO_LIVE: crate::domain::human_duration::HumanDuration =
+    crate::domain::human_duration::HumanDuration::seconds(4 * 3600);
 
 /// Refuses what cannot be rehearsed in a scratch VPC.
 ///
@@ -39,7 +50,11 @@ pub fn refuse_what_cannot_be(rig: &WorkContext, drill: &DrillPlan) -> Result<(),
     }
     let (settings, bucket) = (scratch::settings(rig)?, order::bucket(&rig.config)?);
     let refuse = |why: &str, hint: &str| {
-        Err(WorkError::Refused { what: format!("drill {} with sandbox = \"vpc\"", drill.name), why: why.to_owned(), hint: hint.to_owned() })
+        Err(WorkError::Refused {
+            what: format!("drill {} with sandbox = \"vpc\"", drill.name),
+            why: why.to_owned(),
+            hint: hint.to_owned(),
+        })
     };
     if bucket.region.as_ref().is_some_and(|region| *region != settings.region) {
         return refuse(
@@ -48,19 +63,35 @@ pub fn refuse_what_cannot_be(rig: &WorkContext, drill: &DrillPlan) -> Result<(),
         );
     }
     if of_volumes(drill) {
-        return refuse("volumes are not attached in a scratch VPC yet", "drill them with sandbox = \"local\", which reads their blocks");
+        return refuse(
+            "volumes are not attached in a scratch VPC yet",
+            "drill them with sandbox = \"local\", which reads their blocks",
+        );
     }
     if drill.recovery_identity.is_some() {
-        return refuse("an offline key never leaves for an instance", "rehearse recovery_identity with sandbox = \"local\"");
-    }
-    if let Some(scenario) = drill.breaks.iter().find(|one| !matches!(one, Scenario::CatalogLost | Scenario::HomeKeyLost)) {
         return refuse(
-            &format!("{} is not rehearsed there: the instance has KMS and the one backup, and nothing else", scenario.name()),
+            "an offline key never leaves for an instance",
+            "rehearse recovery_identity with sandbox = \"local\"",
+        );
+    }
+    if let Some(scenario) = drill
+        .breaks
+        .iter()
+        .find(|one| !matches!(one, Scenario::CatalogLost | Scenario::HomeKeyLost))
+    {
+        return refuse(
+            &format!(
+                "{} is not rehearsed there: the instance has KMS and the one backup, and nothing else",
+                scenario.name()
+            ),
             "rehearse it with sandbox = \"local\"",
         );
     }
     if order::key_arns(&rig.config).is_empty() {
-        return refuse("no KMS key is configured by its ARN, and an instance can be granted nothing else", "name the key by its ARN");
+        return refuse(
+            "no KMS key is configured by its ARN, and an instance can be granted nothing else",
+            "name the key by its ARN",
+        );
     }
     Ok(())
 }
@@ -106,13 +137,20 @@ fn at_the_place(error: ScratchError) -> DrillHalt {
 }
 
 /// Does a step of the place, tells of it and notes its time.
-async fn step<S>(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mut ScratchVpc, step: &S) -> Result<S::Output, AttemptError>
+async fn step<S>(
+    saga: &mut Saga<'_>,
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+    step: &S,
+) -> Result<S::Output, AttemptError>
 where
     S: SagaStep<ScratchVpc, Error = ScratchError>,
 {
     let from = began(world, step.name());
     let done = saga.step(scratch, step).await.map_err(|halted| match halted {
-        SagaHalted::Step(ScratchError::NoCapacity { zone, why }) => AttemptError::NoCapacity(format!("{zone}: {why}")),
+        SagaHalted::Step(ScratchError::NoCapacity { zone, why }) => {
+            AttemptError::NoCapacity(format!("{zone}: {why}"))
+        }
         SagaHalted::Step(error) => AttemptError::Halt(at_the_place(error)),
         other => AttemptError::Halt(DrillHalt::sandbox(other.to_string())),
     });
@@ -122,13 +160,25 @@ where
 }
 
 /// A run of a drill, of which nothing is chosen yet.
-async fn spec(rig: &WorkContext, drill: &DrillPlan, run: &str, declared: Timestamp, attempt: u64) -> Result<ScratchSpec, WorkError> {
-    let expires = declared + SignedDuration::try_from(drill.time_to_live.duration()).unwrap_or_default();
+async fn spec(
+    rig: &WorkContext,
+    drill: &DrillPlan,
+    run: &str,
+    declared: Timestamp,
+    attempt: u64,
+) -> Result<ScratchSpec, WorkError> {
+    let expires =
+        declared + SignedDuration::try_from(drill.time_to_live.duration()).unwrap_or_default();
     Ok(ScratchSpec { drill: drill.name.clone(), expires, attempt, ..bare_spec(rig, run).await? })
 }
 
-async fn open(rig: &WorkContext, spec: ScratchSpec, at_seconds: f64) -> Result<ScratchVpc, WorkError> {
-    // In another account nothing of a run is to be seen, and nothing to be seen is no proof that nothing is left.
+async fn open(
+    rig: &WorkContext,
+    spec: ScratchSpec,
+    at_seconds: f64,
+) -> Result<ScratchVpc, WorkError> {
+    // In another account nothing of a run is to be seen, and nothing to be seen is no proof that
+    // nothing is left.
     let cloud = scratch::cloud(rig, &spec.settings).await?;
     Ok(ScratchVpc::new(cloud, spec, at_seconds, rig.cancel.clone()))
 }
@@ -136,7 +186,8 @@ async fn open(rig: &WorkContext, spec: ScratchSpec, at_seconds: f64) -> Result<S
 /// How often the place was begun before.
 pub(super) async fn attempts_before(journal: &dyn Journal, run: &str) -> u64 {
     let events = journal.events(run).await.unwrap_or_default();
-    events.iter().filter(|(step, event)| step == "vpc" && *event == JournalEvent::Started).count() as u64
+    events.iter().filter(|(step, event)| step == "vpc" && *event == JournalEvent::Started).count()
+        as u64
 }
 
 /// Runs the drill; returns why it stopped early, and what is left.
@@ -148,27 +199,40 @@ pub(super) async fn perform<'s>(
 ) -> (Option<DrillHalt>, Vec<String>) {
     let before = attempts_before(journal, &world.run).await;
     let opened = async {
-        let spec = spec(world.own, world.drill, &world.run, world.clock.declared, before + 1).await?;
+        let spec =
+            spec(world.own, world.drill, &world.run, world.clock.declared, before + 1).await?;
         open(world.own, spec, world.clock.seconds()).await
     };
     let mut scratch = match opened.await {
         Ok(scratch) => scratch,
         Err(error) => {
-            let left = if before == 0 { Vec::new() } else { vec![format!("what run {} left could not be looked at: {error}", world.run)] };
+            let left = if before == 0 {
+                Vec::new()
+            } else {
+                vec![format!("what run {} left could not be looked at: {error}", world.run)]
+            };
             return (Some(DrillHalt::sandbox(error.to_string())), left);
         }
     };
     let mut report = ScratchReport {
         region: scratch.spec.settings.region.clone(),
         account: scratch.spec.settings.account.clone(),
-        same_account: scratch.spec.settings.production_account.as_ref().map(|account| *account == scratch.spec.settings.account),
+        same_account: scratch
+            .spec
+            .settings
+            .production_account
+            .as_ref()
+            .map(|account| *account == scratch.spec.settings.account),
         ..ScratchReport::default()
     };
     let halt = if before > 0 {
         // What a process before this one left goes first: attempts share nothing.
         let blocked = tear_down(saga, world, &mut scratch).await;
         match (blocked, Saga::open(&world.run, journal).await) {
-            (Some(halt), _) => Some(DrillHalt::sandbox(format!("what is left of an earlier attempt is in the way: {}", halt.why()))),
+            (Some(halt), _) => Some(DrillHalt::sandbox(format!(
+                "what is left of an earlier attempt is in the way: {}",
+                halt.why()
+            ))),
             (None, Err(error)) => Some(DrillHalt::sandbox(error.to_string())),
             (None, Ok(anew)) => {
                 *saga = anew;
@@ -208,7 +272,11 @@ async fn forward(
 }
 
 /// Takes the place down; returns what is in the way.
-async fn tear_down(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mut ScratchVpc) -> Option<DrillHalt> {
+async fn tear_down(
+    saga: &mut Saga<'_>,
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+) -> Option<DrillHalt> {
     let from = began(world, TEAR_DOWN);
     scratch.about_to_tear_down();
     let halt = in_the_way(&saga.unwind(scratch, &steps::undos()).await);
@@ -219,10 +287,14 @@ async fn tear_down(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mu
 /// The agent's binary, and its hash.
 fn agent_binary(settings: &ScratchSettings) -> Result<(Vec<u8>, String), WorkError> {
     let read = match &settings.agent {
-        Some(path) => {
-            std::fs::read(path).map_err(|source| WorkError::File { what: format!("reading the agent {}", path.display()), source })
-        }
-        None => this_program::bytes().map_err(|source| WorkError::File { what: "reading lifeboat's own program".to_owned(), source }),
+        Some(path) => std::fs::read(path).map_err(|source| WorkError::File {
+            what: format!("reading the agent {}", path.display()),
+            source,
+        }),
+        None => this_program::bytes().map_err(|source| WorkError::File {
+            what: "reading lifeboat's own program".to_owned(),
+            source,
+        }),
     }?;
     let hash = sha256(&read);
     Ok((read, hash))
@@ -241,7 +313,8 @@ async fn steps_of(
     let attempt = scratch.spec.attempt;
     let (binary, agent_sha256) = agent_binary(&scratch.spec.settings).map_err(at_fault)?;
     let (keys, grants) = order::keys(world, &scratch.spec.settings).await.map_err(at_fault)?;
-    (scratch.spec.grants, scratch.spec.reads) = (grants, order::reads(world, attempt, &agent_sha256).map_err(at_fault)?);
+    (scratch.spec.grants, scratch.spec.reads) =
+        (grants, order::reads(world, attempt, &agent_sha256).map_err(at_fault)?);
     report.agent_sha256.clone_from(&agent_sha256);
     preflight(world, scratch, report).await?;
     for (believed, _) in world.chosen.clone() {
@@ -249,13 +322,18 @@ async fn steps_of(
         load::thawed(world, &believed).await.map_err(at_fault)?;
     }
     let from = began(world, "lease");
-    let leased = lease(world, scratch, report.cost_ceiling, (binary, &agent_sha256)).await.map_err(not_the_backup);
+    let leased = lease(world, scratch, report.cost_ceiling, (binary, &agent_sha256))
+        .await
+        .map_err(not_the_backup);
     ended(world, "lease", from, leased.as_ref().err());
     leased?;
     failpoint::reach("scratch-leased");
     the_place(saga, world, scratch).await?;
     failpoint::reach("scratch-built");
-    let minutes = u64::try_from(scratch.spec.expires.duration_since(Timestamp::now()).as_secs() / 60).unwrap_or(0).max(1);
+    let minutes =
+        u64::try_from(scratch.spec.expires.duration_since(Timestamp::now()).as_secs() / 60)
+            .unwrap_or(0)
+            .max(1);
     let mut refused = Vec::new();
     for zone in scratch.spec.settings.zones.clone() {
         scratch.zone = zone;
@@ -275,7 +353,9 @@ async fn steps_of(
                 refused.push(why);
                 // Only what depends on the zone is done again.
                 scratch.about_to_tear_down();
-                if let Some(halt) = in_the_way(&saga.unwind(scratch, &steps::undos_of_a_zone()).await) {
+                if let Some(halt) =
+                    in_the_way(&saga.unwind(scratch, &steps::undos_of_a_zone()).await)
+                {
                     return Err(halt);
                 }
             }
@@ -285,7 +365,11 @@ async fn steps_of(
     Err(DrillHalt::sandbox(format!("no instance can be had in any zone: {}", refused.join("; "))))
 }
 
-async fn preflight(world: &mut DrillState<'_>, scratch: &mut ScratchVpc, report: &mut ScratchReport) -> Result<(), DrillHalt> {
+async fn preflight(
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+    report: &mut ScratchReport,
+) -> Result<(), DrillHalt> {
     let from = began(world, "preflight");
     let gib = root_gib(&scratch.spec);
     let found = scratch.preflight(world.drill.time_to_live, gib).await.map_err(at_the_place);
@@ -301,9 +385,15 @@ async fn preflight(world: &mut DrillState<'_>, scratch: &mut ScratchVpc, report:
             });
         }
         let faults = found.faults();
-        report.preflight = found.answers.iter().map(|asked| (asked.question.clone(), asked.told())).collect();
-        (report.caller, report.image_digest, report.cost_ceiling) = (found.caller, found.image_digest, found.cost_ceiling);
-        if faults.is_empty() { Ok(()) } else { Err(DrillHalt::sandbox(format!("nothing was made: {}", faults.join("; ")))) }
+        report.preflight =
+            found.answers.iter().map(|asked| (asked.question.clone(), asked.told())).collect();
+        (report.caller, report.image_digest, report.cost_ceiling) =
+            (found.caller, found.image_digest, found.cost_ceiling);
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(DrillHalt::sandbox(format!("nothing was made: {}", faults.join("; "))))
+        }
     });
     ended(world, "preflight", from, done.as_ref().err());
     done
@@ -316,10 +406,22 @@ async fn payloads(world: &DrillState<'_>) -> Result<(String, bool), WorkError> {
         if let Some(words) = load::frozen(&world.rig, believed, world.drill).await? {
             return Ok((words, world.drill.thaw.is_some()));
         }
-        objects += believed.manifest.payloads.iter().map(|payload| payload.objects.len()).sum::<usize>();
-        bytes += believed.manifest.payloads.iter().map(crate::domain::manifest::Payload::sealed_bytes).sum::<u64>();
+        objects +=
+            believed.manifest.payloads.iter().map(|payload| payload.objects.len()).sum::<usize>();
+        bytes += believed
+            .manifest
+            .payloads
+            .iter()
+            .map(crate::domain::manifest::Payload::sealed_bytes)
+            .sum::<u64>();
     }
-    Ok((format!("{objects} objects, {}, can be read now", crate::domain::human_duration::format_bytes(bytes)), true))
+    Ok((
+        format!(
+            "{objects} objects, {}, can be read now",
+            crate::domain::human_duration::format_bytes(bytes)
+        ),
+        true,
+    ))
 }
 
 /// Asks what can be asked without a backup, as `lifeboat check` does.
@@ -330,7 +432,10 @@ pub async fn ask(rig: &WorkContext) -> Result<PreflightReport, WorkError> {
     let spec = bare_spec(rig, "check").await?;
     let gib = root_gib(&spec);
     let mut scratch = open(rig, spec, 0.0).await?;
-    scratch.preflight(CHECKED_TIME_TO_LIVE, gib).await.map_err(|error| WorkError::NotVerified(error.to_string()))
+    scratch
+        .preflight(CHECKED_TIME_TO_LIVE, gib)
+        .await
+        .map_err(|error| WorkError::NotVerified(error.to_string()))
 }
 
 fn root_gib(spec: &ScratchSpec) -> u64 {
@@ -338,10 +443,14 @@ fn root_gib(spec: &ScratchSpec) -> u64 {
 }
 
 /// A run of which nothing is known but its name.
-pub(in crate::work) async fn bare_spec(rig: &WorkContext, run: &str) -> Result<ScratchSpec, WorkError> {
+pub(in crate::work) async fn bare_spec(
+    rig: &WorkContext,
+    run: &str,
+) -> Result<ScratchSpec, WorkError> {
     let vault = shelf::vault_id(rig).await?;
     let keys = keys_of(rig, &vault, run).await?.into_iter();
-    let context: std::collections::BTreeMap<_, _> = [("vault".to_owned(), vault.to_string())].into();
+    let context: std::collections::BTreeMap<_, _> =
+        [("vault".to_owned(), vault.to_string())].into();
     Ok(ScratchSpec {
         settings: scratch::settings(rig)?.clone(),
         vault,
@@ -355,7 +464,8 @@ pub(in crate::work) async fn bare_spec(rig: &WorkContext, run: &str) -> Result<S
     })
 }
 
-/// Keys on which a run may have grants: those that are configured now, and those that its lease names.
+/// Keys on which a run may have grants: those that are configured now, and those that its lease
+/// names.
 async fn keys_of(rig: &WorkContext, vault: &VaultId, run: &str) -> Result<Vec<String>, WorkError> {
     let mut keys = order::key_arns(&rig.config);
     if let Ok(lease) = scratch::lease(rig, vault, run).await? {
@@ -402,7 +512,11 @@ async fn lease(
     scratch::put_signed(rig, &layout::lease(&spec.run), VaultDocument::lease(&lease)).await
 }
 
-async fn the_place(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mut ScratchVpc) -> Result<(), AttemptError> {
+async fn the_place(
+    saga: &mut Saga<'_>,
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+) -> Result<(), AttemptError> {
     step(saga, world, scratch, &steps::CreateVpc).await?;
     step(saga, world, scratch, &steps::CreateRouteTable).await?;
     step(saga, world, scratch, &steps::CreateNetworkAcl).await?;
@@ -413,7 +527,8 @@ async fn the_place(saga: &mut Saga<'_>, world: &mut DrillState<'_>, scratch: &mu
     Ok(())
 }
 
-/// The rest of the place, the gate and the instance, in the zone that is tried. The order is made and not yet given.
+/// The rest of the place, the gate and the instance, in the zone that is tried. The order is made
+/// and not yet given.
 async fn in_a_zone(
     saga: &mut Saga<'_>,
     world: &mut DrillState<'_>,
@@ -445,7 +560,11 @@ async fn in_a_zone(
     Ok(order)
 }
 
-async fn pass_gate(world: &mut DrillState<'_>, scratch: &mut ScratchVpc, report: &mut ScratchReport) -> Result<(), DrillHalt> {
+async fn pass_gate(
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+    report: &mut ScratchReport,
+) -> Result<(), DrillHalt> {
     let from = began(world, "isolation-gate");
     let passed = scratch.pass_gate().await.map_err(at_the_place).and_then(|passed| {
         let accepted = world.drill.accept_gaps.contains(crate::sandbox::IsolationGap::Names.name());
@@ -458,7 +577,9 @@ async fn pass_gate(world: &mut DrillState<'_>, scratch: &mut ScratchVpc, report:
     });
     ended(world, "isolation-gate", from, passed.as_ref().err());
     let GatePassed { state, sha256, names_leave } = passed?;
-    world.team.tell(&DrillEvent::Told { text: format!("cut off; what stands there has SHA-256 {sha256}") });
+    world.team.tell(&DrillEvent::Told {
+        text: format!("cut off; what stands there has SHA-256 {sha256}"),
+    });
     if names_leave {
         world.found.isolation.gaps.push(crate::sandbox::IsolationGap::Names);
     }
@@ -467,7 +588,10 @@ async fn pass_gate(world: &mut DrillState<'_>, scratch: &mut ScratchVpc, report:
 }
 
 /// Looks once more at everything, when the agent has done its work.
-async fn still_isolated(world: &mut DrillState<'_>, scratch: &mut ScratchVpc) -> Result<(), DrillHalt> {
+async fn still_isolated(
+    world: &mut DrillState<'_>,
+    scratch: &mut ScratchVpc,
+) -> Result<(), DrillHalt> {
     let from = began(world, "still-isolated");
     let held = scratch.still_holds().await.map_err(at_the_place);
     ended(world, "still-isolated", from, held.as_ref().err());
@@ -475,8 +599,16 @@ async fn still_isolated(world: &mut DrillState<'_>, scratch: &mut ScratchVpc) ->
 }
 
 /// Gives the order: only now has the agent anything to do.
-async fn put_order(world: &DrillState<'_>, attempt: u64, order: AgentOrder) -> Result<(), WorkError> {
-    Ok(world.own.vault.put(&layout::order(&world.run, attempt), VaultDocument::order(&order)).await?)
+async fn put_order(
+    world: &DrillState<'_>,
+    attempt: u64,
+    order: AgentOrder,
+) -> Result<(), WorkError> {
+    Ok(world
+        .own
+        .vault
+        .put(&layout::order(&world.run, attempt), VaultDocument::order(&order))
+        .await?)
 }
 
 /// Removes what a run has left, known by its tags alone.
@@ -499,22 +631,29 @@ pub async fn clean_up(rig: &WorkContext, run: &str) -> Result<(), WorkError> {
     Err(WorkError::Leftovers(format!("of run {run}: {}", failures.join("; "))))
 }
 
-/// What a drill in a scratch VPC would call, phase by phase. Calls nothing of EC2, KMS or the DNS firewall.
+/// What a drill in a scratch VPC would call, phase by phase. Calls nothing of EC2, KMS or the DNS
+/// firewall.
 ///
 /// # Errors
 /// [`WorkError`] if the drill cannot be, or there is no backup.
-pub async fn plan(rig: &WorkContext, drill: &DrillPlan, team: &crate::progress::DrillAudience) -> Result<Vec<RunPhase>, WorkError> {
+pub async fn plan(
+    rig: &WorkContext,
+    drill: &DrillPlan,
+    team: &crate::progress::DrillAudience,
+) -> Result<Vec<RunPhase>, WorkError> {
     refuse_what_cannot_be(rig, drill)?;
     let (series, _) = evidence::examine(rig).await?;
     let declared = Timestamp::now();
-    let mut world = DrillState::new(rig, drill, team, "RUN", super::DrillClock::from(declared), &series);
+    let mut world =
+        DrillState::new(rig, drill, team, "RUN", super::DrillClock::from(declared), &series);
     for stage in &drill.plan.stages {
         let (which, how) = load::which(drill);
         let believed = shelf::select(rig, &stage.datastore, &which, &mut Vec::new()).await?;
         world.chosen.push((believed, how));
     }
     let mut spec = spec(rig, drill, "RUN", declared, 1).await?;
-    (spec.grants, spec.reads) = (order::keys(&world, &spec.settings).await?.1, order::reads(&world, 1, "AGENT")?);
+    (spec.grants, spec.reads) =
+        (order::keys(&world, &spec.settings).await?.1, order::reads(&world, 1, "AGENT")?);
     on_paper(rig, spec, drill.time_to_live).await
 }
 
@@ -527,11 +666,19 @@ pub async fn on_paper(
     spec: ScratchSpec,
     time_to_live: crate::domain::human_duration::HumanDuration,
 ) -> Result<Vec<RunPhase>, WorkError> {
-    let nowhere: Arc<dyn ScratchCloud> = Arc::new(simulated_cloud::SimulatedCloud::new(&spec.settings.region, &spec.settings.account, ""));
+    let nowhere: Arc<dyn ScratchCloud> = Arc::new(simulated_cloud::SimulatedCloud::new(
+        &spec.settings.region,
+        &spec.settings.account,
+        "",
+    ));
     let mut scratch = ScratchVpc::new(nowhere, spec, 0.0, rig.cancel.clone());
     scratch.image = match &scratch.spec.settings.image {
         crate::domain::scratch::ImageChoice::Pinned { id, .. } => id.clone(),
-        crate::domain::scratch::ImageChoice::OfInstance(instance) => format!("the image of {instance}"),
+        crate::domain::scratch::ImageChoice::OfInstance(instance) => {
+            format!("the image of {instance}")
+        }
     };
-    simulated_cloud::rehearse(&scratch, time_to_live).await.map_err(|error| WorkError::NotVerified(error.to_string()))
+    simulated_cloud::rehearse(&scratch, time_to_live)
+        .await
+        .map_err(|error| WorkError::NotVerified(error.to_string()))
 }

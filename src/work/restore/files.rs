@@ -9,13 +9,19 @@ use crate::seal::BackupIdentity;
 use crate::work::verify::payload_of;
 use crate::work::{WorkContext, WorkError, shelf, snapshot};
 
-/// Writes the opened payloads as files a stock `pg_restore` and `psql` take. The directory must not exist or be empty.
+/// Writes the opened payloads as files a stock `pg_restore` and `psql` take. The directory must not
+/// exist or be empty.
 ///
 /// # Errors
 /// [`WorkError`]; what was written is removed again.
-pub async fn into_directory(rig: &WorkContext, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
+pub async fn into_directory(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    directory: &Path,
+) -> Result<Vec<(String, u64)>, WorkError> {
     use std::os::unix::fs::DirBuilderExt;
-    let fail = |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
+    let fail =
+        |source| WorkError::File { what: format!("writing to {}", directory.display()), source };
     match std::fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             if std::fs::read_dir(directory).map_err(fail)?.next().is_some() {
@@ -33,8 +39,16 @@ pub async fn into_directory(rig: &WorkContext, manifest: &Manifest, directory: &
     }
     let identity = shelf::open_backup(rig, manifest).await?.identity;
     let mut written = Vec::new();
-    for payload in manifest.payloads.iter().filter(|p| matches!(p.role, PayloadRole::Main | PayloadRole::Data | PayloadRole::Globals)) {
-        let name = if payload.role == PayloadRole::Globals { payload.name.clone() } else { format!("{}.pgdump", payload.name) };
+    for payload in manifest
+        .payloads
+        .iter()
+        .filter(|p| matches!(p.role, PayloadRole::Main | PayloadRole::Data | PayloadRole::Globals))
+    {
+        let name = if payload.role == PayloadRole::Globals {
+            payload.name.clone()
+        } else {
+            format!("{}.pgdump", payload.name)
+        };
         let path = directory.join(&name);
         let bytes = match write_file(rig, payload, &identity, &path).await {
             Ok(bytes) => bytes,
@@ -50,11 +64,28 @@ pub async fn into_directory(rig: &WorkContext, manifest: &Manifest, directory: &
     Ok(written)
 }
 
-async fn write_file(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity, path: &Path) -> Result<u64, WorkError> {
+async fn write_file(
+    rig: &WorkContext,
+    payload: &Payload,
+    identity: &BackupIdentity,
+    path: &Path,
+) -> Result<u64, WorkError> {
     use std::os::unix::fs::OpenOptionsExt;
     let fail = |source| WorkError::File { what: format!("writing {}", path.display()), source };
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
-    let bytes = copy(rig, payload, identity, file.try_clone().map_err(fail)?, &format!("writing {}", path.display())).await?;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(fail)?;
+    let bytes = copy(
+        rig,
+        payload,
+        identity,
+        file.try_clone().map_err(fail)?,
+        &format!("writing {}", path.display()),
+    )
+    .await?;
     file.sync_all().map_err(fail)?;
     Ok(bytes)
 }
@@ -62,25 +93,36 @@ async fn write_file(rig: &WorkContext, payload: &Payload, identity: &BackupIdent
 /// Writes `main` to standard output, for `pg_restore` behind a pipe.
 ///
 /// # Errors
-/// [`WorkError`]; what was written by then must not be used, which only the exit code can tell the reader of a pipe.
+/// [`WorkError`]; what was written by then must not be used, which only the exit code can tell the
+/// reader of a pipe.
 pub async fn to_stdout(rig: &WorkContext, manifest: &Manifest) -> Result<u64, WorkError> {
     if manifest.set.is_some() {
         return Err(WorkError::Refused {
             what: "restoring to standard output".to_owned(),
-            why: "this backup is a set of volumes, and one stream holds only one archive".to_owned(),
-            hint: "restore to a directory, which gets disk images, or to a zone: --to zone:NAME".to_owned(),
+            why: "this backup is a set of volumes, and one stream holds only one archive"
+                .to_owned(),
+            hint: "restore to a directory, which gets disk images, or to a zone: --to zone:NAME"
+                .to_owned(),
         });
     }
     read_through(rig, manifest).await?;
     if manifest.data_payloads().next().is_some() {
         return Err(WorkError::Refused {
             what: "restoring to standard output".to_owned(),
-            why: "this backup has several payloads, and one stream holds only one archive".to_owned(),
+            why: "this backup has several payloads, and one stream holds only one archive"
+                .to_owned(),
             hint: "restore to a directory or a database".to_owned(),
         });
     }
     let identity = shelf::open_backup(rig, manifest).await?.identity;
-    copy(rig, payload_of(manifest, PayloadRole::Main)?, &identity, std::io::stdout(), "writing to standard output").await
+    copy(
+        rig,
+        payload_of(manifest, PayloadRole::Main)?,
+        &identity,
+        std::io::stdout(),
+        "writing to standard output",
+    )
+    .await
 }
 
 async fn copy(
@@ -111,5 +153,7 @@ async fn copy(
             stage.add(count as u64);
         }
     };
-    tokio::task::spawn_blocking(copying).await.map_err(|_| WorkError::Bug("the copying thread died".to_owned()))?
+    tokio::task::spawn_blocking(copying)
+        .await
+        .map_err(|_| WorkError::Bug("the copying thread died".to_owned()))?
 }

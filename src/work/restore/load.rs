@@ -11,9 +11,13 @@ use super::sight::TargetInspection;
 use super::{PreparedRestore, RestoreOptions, RestoreReport, StageTime};
 use crate::check;
 use crate::destination::postgres::checkpoint::{RestoreCheckpoint, SWAPPING};
-use crate::destination::postgres::database::{self, DatabaseProperties, FoundDatabase, PropertyPart};
+use crate::destination::postgres::database::{
+    self, DatabaseProperties, FoundDatabase, PropertyPart,
+};
 use crate::destination::postgres::eager_indexes::EagerIndexBuilder;
-use crate::destination::postgres::load::{ArchiveLoader, LoadObserver, OpenedArchive, TableName, said_of_post_data};
+use crate::destination::postgres::load::{
+    ArchiveLoader, LoadObserver, OpenedArchive, TableName, said_of_post_data,
+};
 use crate::destination::postgres::restore_lock::RestoreLock;
 use crate::destination::postgres::rights;
 use crate::destination::postgres::script;
@@ -27,7 +31,9 @@ use crate::pg::sql::quote_identifier;
 use crate::pg::{PgConnection, PgSession, PgTools, SessionError};
 use crate::seal::BackupIdentity;
 use crate::source::postgres::snapshot;
-use crate::work::compare::{FingerprintComparison, OmittedParts, compare, compare_some, fingerprint_of};
+use crate::work::compare::{
+    FingerprintComparison, OmittedParts, compare, compare_some, fingerprint_of,
+};
 use crate::work::verify::payload_of;
 use crate::work::{WorkContext, WorkError, shelf};
 
@@ -61,7 +67,10 @@ impl TargetState {
                 "To start over: drop and recreate database {database:?}, or empty it, and run the same command again; roles that were made are found and kept"
             ),
         };
-        format!("state of the target: {}. The backup is untouched. {again}", self.changed.join("; "))
+        format!(
+            "state of the target: {}. The backup is untouched. {again}",
+            self.changed.join("; ")
+        )
     }
 }
 
@@ -69,19 +78,25 @@ impl TargetState {
 ///
 /// # Errors
 /// [`WorkError::Target`] and the like; the text beside it says what was changed.
-pub async fn into_database(rig: &WorkContext, prepared: PreparedRestore) -> Result<RestoreReport, (WorkError, String)> {
+pub async fn into_database(
+    rig: &WorkContext,
+    prepared: PreparedRestore,
+) -> Result<RestoreReport, (WorkError, String)> {
     let mut state = TargetState::default();
     let (database, creates) = (prepared.sight.database.clone(), prepared.sight.creates());
     let done = run(rig, prepared, &mut state).await;
     // What failed because of the signal failed for that reason, whatever it says itself.
-    let done = done.map_err(|error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error });
+    let done = done
+        .map_err(|error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error });
     done.map_err(|error| (error, state.of_target(&database, creates)))
 }
 
-/// A mark that is kept up to date on the target while payloads load side by side. A role that may not comment on its database goes without.
+/// A mark that is kept up to date on the target while payloads load side by side. A role that may
+/// not comment on its database goes without.
 struct CheckpointWriter {
     mark: Mutex<(RestoreCheckpoint, Option<PgSession>)>,
-    /// Whether there is a mark on the target. One that stayed would let a later restore take a finished database for its own.
+    /// Whether there is a mark on the target. One that stayed would let a later restore take a
+    /// finished database for its own.
     is_there: bool,
     tools: PgTools,
     connection: PgConnection,
@@ -89,12 +104,20 @@ struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    async fn begin(sight: &TargetInspection, mark: RestoreCheckpoint, found: bool, state: &mut TargetState) -> Self {
+    async fn begin(
+        sight: &TargetInspection,
+        mark: RestoreCheckpoint,
+        found: bool,
+        state: &mut TargetState,
+    ) -> Self {
         let mut session = PgSession::open(&sight.tools, &sight.connection).await.ok();
         if let Some(open) = &mut session
             && let Err(error) = mark.write(open, &sight.database).await
         {
-            tracing::info!(error = &error as &dyn std::error::Error, "the target cannot be marked; an interrupted restore begins anew");
+            tracing::info!(
+                error = &error as &dyn std::error::Error,
+                "the target cannot be marked; an interrupted restore begins anew"
+            );
             session = None;
         }
         state.marked = session.is_some() && (mark.created || mark.done.contains(SCHEMA));
@@ -107,7 +130,13 @@ impl CheckpointWriter {
     /// For a database that held something before: it is not the restore's to go on with.
     fn none(sight: &TargetInspection, mark: RestoreCheckpoint) -> Self {
         let (tools, connection) = (sight.tools.clone(), sight.connection.clone());
-        Self { mark: Mutex::new((mark, None)), is_there: false, tools, connection, database: sight.database.clone() }
+        Self {
+            mark: Mutex::new((mark, None)),
+            is_there: false,
+            tools,
+            connection,
+            database: sight.database.clone(),
+        }
     }
 
     async fn done(&self, word: &str) {
@@ -127,7 +156,10 @@ impl CheckpointWriter {
         if let Some(open) = session
             && let Err(error) = mark.write(open, &self.database).await
         {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the target's mark could not be kept up to date");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the target's mark could not be kept up to date"
+            );
         }
     }
 
@@ -158,7 +190,11 @@ struct RestoreWork<'a> {
     failed: Mutex<Vec<String>>,
 }
 
-async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetState) -> Result<RestoreReport, WorkError> {
+async fn run(
+    rig: &WorkContext,
+    prepared: PreparedRestore,
+    state: &mut TargetState,
+) -> Result<RestoreReport, WorkError> {
     let PreparedRestore {
         manifest,
         identity,
@@ -184,15 +220,22 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
     let mut stages = Vec::new();
     let _turn = RestoreLock::acquire(&sight.tools, &sight.connection, &sight.database).await?;
     let mut mark = look_again(&mut sight, &manifest, &wishes).await?;
-    // What an earlier attempt has begun to make is made to its end while there is a mark that tells.
-    let own = mark.as_ref().filter(|mark| mark.backup == manifest.backup).map(RestoreCheckpoint::own_tablespaces).unwrap_or_default();
+    // What an earlier attempt has begun to make is made to its end while there is a mark that
+    // tells.
+    let own = mark
+        .as_ref()
+        .filter(|mark| mark.backup == manifest.backup)
+        .map(RestoreCheckpoint::own_tablespaces)
+        .unwrap_or_default();
     let mut plan = plan.with_own_tablespaces(&globals, &own);
     for name in &own {
         plan.make_tablespace(sight.session(), name).await?;
     }
     // What cannot be taken back is begun anew, where the database is a restore's own.
-    let is_another = |mark: &RestoreCheckpoint| mark.backup != manifest.backup || mark.what != wishes.what();
-    if let Some(left) = mark.take_if(|mark| is_another(mark) || !can_go_on(mark, &archive.contents)) {
+    let is_another =
+        |mark: &RestoreCheckpoint| mark.backup != manifest.backup || mark.what != wishes.what();
+    if let Some(left) = mark.take_if(|mark| is_another(mark) || !can_go_on(mark, &archive.contents))
+    {
         if !left.created {
             return Err(WorkError::Refused {
                 what: format!("the unfinished database {:?}", sight.database),
@@ -203,11 +246,14 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
         state
             .changed
             .push(format!("the unfinished database {:?}, which an interrupted restore had left, was begun to be dropped", sight.database));
-        let session = DatabaseProperties::drop_unfinished(&sight.tools, &sight.connection, &sight.database).await?;
+        let session =
+            DatabaseProperties::drop_unfinished(&sight.tools, &sight.connection, &sight.database)
+                .await?;
         sight.found = FoundDatabase::Missing { session, name: sight.database.clone() };
     }
     // Not before it is known whether what was found is gone on with.
-    let resumed_after: Vec<String> = mark.as_ref().map(RestoreCheckpoint::steps_done).unwrap_or_default();
+    let resumed_after: Vec<String> =
+        mark.as_ref().map(RestoreCheckpoint::steps_done).unwrap_or_default();
     let resumed = mark.is_some();
     let (encoding, own_encoding) = (globals.encoding.clone(), properties.encoding.as_str());
     let refused_before = mark.as_ref().map_or(0, RestoreCheckpoint::refused);
@@ -218,12 +264,17 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
         let begun = Instant::now();
         failed.extend(plan.make_roles(sight.session(), wishes.keep_going).await?);
         if !plan.report.roles_created.is_empty() {
-            state.changed.push(format!("{} roles of the backup were made", plan.report.roles_created.len()));
+            state
+                .changed
+                .push(format!("{} roles of the backup were made", plan.report.roles_created.len()));
         }
         stages.push(StageTime::since("roles", begun, None));
         Some(plan.report.clone())
     };
-    failed.extend((refused_before > 0).then(|| format!("{refused_before} statements, by an attempt that was interrupted")));
+    failed.extend(
+        (refused_before > 0)
+            .then(|| format!("{refused_before} statements, by an attempt that was interrupted")),
+    );
     let created = sight.creates();
     if created {
         let database = sight.database.clone();
@@ -232,7 +283,10 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
         failpoint::reach("restore-created");
     }
     state.begun = true;
-    let as_script = script::is_needed(sight.tools.major(), snapshot::server(sight.session()).await.map_err(TargetError::Session)?.major());
+    let as_script = script::is_needed(
+        sight.tools.major(),
+        snapshot::server(sight.session()).await.map_err(TargetError::Session)?.major(),
+    );
     let connection = sight.connection.clone();
     let loader = ArchiveLoader {
         tools: sight.tools.clone(),
@@ -241,19 +295,30 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
         tablespaces_left_out: plan.report.tablespaces_left_out.clone(),
         leave,
         cancel: rig.cancel.clone(),
-        settings: rights::quiet_logs(sight.session(), &connection).await.into_iter().chain(wishes.settings.clone()).collect(),
+        settings: rights::quiet_logs(sight.session(), &connection)
+            .await
+            .into_iter()
+            .chain(wishes.settings.clone())
+            .collect(),
         without_rows_of: wishes.without_rows_of.clone(),
         selection,
         as_script,
     };
     // A database that held something before is not the restore's to go on with.
     let alone = !matches!(sight.found, FoundDatabase::Occupied { .. });
-    let mut done: BTreeSet<String> = own.iter().map(|name| RestoreCheckpoint::word_of_tablespace(name)).collect();
+    let mut done: BTreeSet<String> =
+        own.iter().map(|name| RestoreCheckpoint::word_of_tablespace(name)).collect();
     if matches!(sight.found, FoundDatabase::Empty(_)) {
         let before = database::comment(sight.session()).await?;
         done.extend((!before.is_empty()).then(|| RestoreCheckpoint::word_of_comment(&before)));
     }
-    let fresh = || RestoreCheckpoint { vault: manifest.vault.clone(), backup: manifest.backup.clone(), what: wishes.what(), created, done };
+    let fresh = || RestoreCheckpoint {
+        vault: manifest.vault.clone(),
+        backup: manifest.backup.clone(),
+        what: wishes.what(),
+        created,
+        done,
+    };
     let marker = match mark {
         Some(mark) => CheckpointWriter::begin(&sight, mark, true, state).await,
         None if alone => CheckpointWriter::begin(&sight, fresh(), false, state).await,
@@ -277,21 +342,42 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
     };
     if wishes.only.is_none() {
         // From within: what the archive says of the database is in the database's own encoding.
-        let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
-        let parts: &[PropertyPart] =
-            if rights.superuser { &[PropertyPart::Settings, PropertyPart::Limits] } else { &[PropertyPart::Settings] };
+        let mut session = PgSession::open(&loader.tools, &loader.connection)
+            .await
+            .map_err(TargetError::Session)?;
+        let parts: &[PropertyPart] = if rights.superuser {
+            &[PropertyPart::Settings, PropertyPart::Limits]
+        } else {
+            &[PropertyPart::Settings]
+        };
         for part in parts {
-            work.failed(properties.apply(&mut session, &sight.database, own_encoding, *part, wishes.keep_going).await?).await;
+            work.failed(
+                properties
+                    .apply(&mut session, &sight.database, own_encoding, *part, wishes.keep_going)
+                    .await?,
+            )
+            .await;
         }
     }
     if !resumed {
         statements(&loader, &wishes.before, "before", state).await?;
     }
     work.sections(archive, state, &mut stages).await?;
-    let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session =
+        PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
     if wishes.only.is_none() && !wishes.no_privileges {
-        work.failed(properties.apply(&mut session, &sight.database, own_encoding, PropertyPart::Privileges, wishes.keep_going).await?)
-            .await;
+        work.failed(
+            properties
+                .apply(
+                    &mut session,
+                    &sight.database,
+                    own_encoding,
+                    PropertyPart::Privileges,
+                    wishes.keep_going,
+                )
+                .await?,
+        )
+        .await;
     }
     if !marker.is_done(AFTER).await {
         statements(&loader, &wishes.after, "after", state).await?;
@@ -301,7 +387,9 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
     let mut failed = work.failed.into_inner();
     let comparison = if wishes.check {
         let begun = Instant::now();
-        let comparison = check_restored(rig, &manifest, &identity, &loader, &contents, properties.has_comment()).await?;
+        let comparison =
+            check_restored(rig, &manifest, &identity, &loader, &contents, properties.has_comment())
+                .await?;
         stages.push(StageTime::since("compare", begun, Some(rows_bytes(&manifest))));
         Some(comparison)
     } else {
@@ -327,15 +415,38 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
         }
         None => None,
     };
-    // Last, under whatever name it has by now: until then the same command goes on, the trade of names included.
-    let mut session = PgSession::open(&loader.tools, &connection).await.map_err(TargetError::Session)?;
+    // Last, under whatever name it has by now: until then the same command goes on, the trade of
+    // names included.
+    let mut session =
+        PgSession::open(&loader.tools, &connection).await.map_err(TargetError::Session)?;
     // What limits connections keeps only superusers in.
     if wishes.only.is_none() && !rights.superuser {
-        failed.extend(properties.apply(&mut session, &database, own_encoding, PropertyPart::Limits, wishes.keep_going).await?);
+        failed.extend(
+            properties
+                .apply(
+                    &mut session,
+                    &database,
+                    own_encoding,
+                    PropertyPart::Limits,
+                    wishes.keep_going,
+                )
+                .await?,
+        );
     }
     match wishes.only.is_none() && properties.has_comment() {
-        // In the mark's place, by one statement: there is no moment at which the database is neither unfinished nor done.
-        true => failed.extend(properties.apply(&mut session, &database, own_encoding, PropertyPart::Comment, wishes.keep_going).await?),
+        // In the mark's place, by one statement: there is no moment at which the database is
+        // neither unfinished nor done.
+        true => failed.extend(
+            properties
+                .apply(
+                    &mut session,
+                    &database,
+                    own_encoding,
+                    PropertyPart::Comment,
+                    wishes.keep_going,
+                )
+                .await?,
+        ),
         false => marker.clear(&mut session, &database).await?,
     }
     state.marked = false;
@@ -366,7 +477,8 @@ async fn run(rig: &WorkContext, prepared: PreparedRestore, state: &mut TargetSta
     })
 }
 
-/// The world may have changed since it was looked at; now that nobody else restores here, it is looked at once more.
+/// The world may have changed since it was looked at; now that nobody else restores here, it is
+/// looked at once more.
 async fn look_again(
     sight: &mut TargetInspection,
     manifest: &Manifest,
@@ -374,7 +486,8 @@ async fn look_again(
 ) -> Result<Option<RestoreCheckpoint>, WorkError> {
     let found = database::look(&sight.tools, &sight.connection).await?;
     let mark = match (&found, &sight.found) {
-        (FoundDatabase::Missing { .. }, FoundDatabase::Missing { .. }) | (FoundDatabase::Empty(_), FoundDatabase::Empty(_)) => None,
+        (FoundDatabase::Missing { .. }, FoundDatabase::Missing { .. })
+        | (FoundDatabase::Empty(_), FoundDatabase::Empty(_)) => None,
         (FoundDatabase::Occupied { .. }, _) if wishes.beside_tables => None,
         (FoundDatabase::Unfinished(_, mark), FoundDatabase::Unfinished(_, seen))
             if mark.is_of(seen) && (mark.backup == manifest.backup || wishes.take_over) =>
@@ -397,37 +510,64 @@ async fn look_again(
     Ok(mark)
 }
 
-async fn say_again(loader: &ArchiveLoader, entries: &[&TocEntry]) -> Result<Vec<String>, WorkError> {
+async fn say_again(
+    loader: &ArchiveLoader,
+    entries: &[&TocEntry],
+) -> Result<Vec<String>, WorkError> {
     let mut refused = Vec::new();
     if entries.is_empty() {
         return Ok(refused);
     }
-    let failed = |source| TargetError::Database { what: "a comment on an index or a constraint".to_owned(), source };
-    let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
-    let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
+    let failed = |source| TargetError::Database {
+        what: "a comment on an index or a constraint".to_owned(),
+        source,
+    };
+    let mut session =
+        PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let encoding = session
+        .ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()")
+        .await
+        .map_err(failed)?;
     for entry in entries {
-        match session.run_opaque("a comment on an index or a constraint", &entry.definition, &encoding).await {
-            Err(source @ SessionError::Refused { .. }) if loader.leave.keep_going => refused.push(source.to_string()),
+        match session
+            .run_opaque("a comment on an index or a constraint", &entry.definition, &encoding)
+            .await
+        {
+            Err(source @ SessionError::Refused { .. }) if loader.leave.keep_going => {
+                refused.push(source.to_string())
+            }
             done => done.map_err(failed)?,
         }
     }
     Ok(refused)
 }
 
-/// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded can be taken back.
+/// Whether what is left can be gone on with: the schema is whole, and rows that were half loaded
+/// can be taken back.
 fn can_go_on(mark: &RestoreCheckpoint, contents: &TableOfContents) -> bool {
-    mark.done.contains(SCHEMA) && (mark.done.contains("main") || resume::can_be_reset(contents, mark.schema_made()))
+    mark.done.contains(SCHEMA)
+        && (mark.done.contains("main") || resume::can_be_reset(contents, mark.schema_made()))
 }
 
 /// Statements of the restore plan.
-async fn statements(loader: &ArchiveLoader, statements: &[String], when: &'static str, state: &mut TargetState) -> Result<(), WorkError> {
+async fn statements(
+    loader: &ArchiveLoader,
+    statements: &[String],
+    when: &'static str,
+    state: &mut TargetState,
+) -> Result<(), WorkError> {
     if statements.is_empty() {
         return Ok(());
     }
-    let mut session = PgSession::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open_for_people(&loader.tools, &loader.connection)
+        .await
+        .map_err(TargetError::Session)?;
     for (number, statement) in statements.iter().enumerate() {
         let what = format!("statement {} of `{when}` in the restore plan", number + 1);
-        session.run(&what, statement).await.map_err(|source| TargetError::Database { what: what.clone(), source })?;
+        session
+            .run(&what, statement)
+            .await
+            .map_err(|source| TargetError::Database { what: what.clone(), source })?;
     }
     state.changed.push(format!("the plan's `{when}` statements were run"));
     Ok(())
@@ -444,7 +584,12 @@ impl RestoreWork<'_> {
         self.marker.done(&RestoreCheckpoint::word_of_refused(failed.len())).await;
     }
 
-    async fn sections(&self, archive: OpenedArchive, state: &mut TargetState, stages: &mut Vec<StageTime>) -> Result<(), WorkError> {
+    async fn sections(
+        &self,
+        archive: OpenedArchive,
+        state: &mut TargetState,
+        stages: &mut Vec<StageTime>,
+    ) -> Result<(), WorkError> {
         let contents = archive.contents.clone();
         if !self.marker.is_done(SCHEMA).await {
             let begun = Instant::now();
@@ -453,8 +598,14 @@ impl RestoreWork<'_> {
             self.failed(self.loader.pre_data(&contents).await?).await;
             stage.end();
             if contents.of_kind("EXTENSION").next().is_some() {
-                let mut session = PgSession::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
-                self.marker.done(&RestoreCheckpoint::word_of_schema_made(resume::moment(&mut session).await?)).await;
+                let mut session = PgSession::open(&self.loader.tools, &self.loader.connection)
+                    .await
+                    .map_err(TargetError::Session)?;
+                self.marker
+                    .done(&RestoreCheckpoint::word_of_schema_made(
+                        resume::moment(&mut session).await?,
+                    ))
+                    .await;
             }
             self.marker.done(SCHEMA).await;
             state.marked = self.marker.is_there;
@@ -470,11 +621,20 @@ impl RestoreWork<'_> {
         let not_made_again = self.take_up(&contents).await?;
         let mut not_to_make = not_made_again.clone();
         if let Some(selection) = &self.loader.selection {
-            not_to_make.extend(contents.entries.iter().map(|entry| entry.dump_id).filter(|id| !selection.holds(*id)));
+            not_to_make.extend(
+                contents
+                    .entries
+                    .iter()
+                    .map(|entry| entry.dump_id)
+                    .filter(|id| !selection.holds(*id)),
+            );
         }
         let (loaded, tables) = tokio::sync::mpsc::unbounded_channel();
         let mut ahead = EagerIndexBuilder::new(&contents, not_to_make);
-        let data = self.manifest.data_payloads().map(|payload| self.data(payload, Arc::clone(&stage), loaded.clone()));
+        let data = self
+            .manifest
+            .data_payloads()
+            .map(|payload| self.data(payload, Arc::clone(&stage), loaded.clone()));
         let data = futures::future::try_join_all(data.collect::<Vec<_>>());
         let main = self.main(archive, Arc::clone(&stage), loaded);
         let indexes = async { Ok(ahead.run(self.loader, tables).await?) };
@@ -497,13 +657,20 @@ impl RestoreWork<'_> {
         failpoint::reach("restore-privileges");
         self.failed(self.loader.privileges(&contents, &made).await?).await;
         if self.resumed {
-            let mut session = PgSession::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
-            self.failed(resume::complete(&mut session, &contents, &made, self.loader.leave.keep_going).await?).await;
+            let mut session = PgSession::open(&self.loader.tools, &self.loader.connection)
+                .await
+                .map_err(TargetError::Session)?;
+            self.failed(
+                resume::complete(&mut session, &contents, &made, self.loader.leave.keep_going)
+                    .await?,
+            )
+            .await;
             if !self.loader.leave.owners {
                 resume::own(&mut session, &contents, &made).await?;
             }
         }
-        let about: Vec<&TocEntry> = said_of_post_data(&contents).filter(|entry| self.loader.wants(entry)).collect();
+        let about: Vec<&TocEntry> =
+            said_of_post_data(&contents).filter(|entry| self.loader.wants(entry)).collect();
         self.failed(say_again(self.loader, &about).await?).await;
         stage.end();
         self.marker.done(INDEXES).await;
@@ -518,17 +685,26 @@ impl RestoreWork<'_> {
         if !self.resumed {
             return Ok(HashSet::new());
         }
-        let mut session = PgSession::open(&self.loader.tools, &self.loader.connection).await.map_err(TargetError::Session)?;
+        let mut session = PgSession::open(&self.loader.tools, &self.loader.connection)
+            .await
+            .map_err(TargetError::Session)?;
         let schema_made = self.marker.schema_made().await;
         if !self.marker.is_done("main").await {
             resume::reset(&mut session, contents, &self.tables_of(contents), schema_made).await?;
         }
-        // Before it is asked what is made: indexes of half-loaded tables were built ahead, and go with their rows.
+        // Before it is asked what is made: indexes of half-loaded tables were built ahead, and go
+        // with their rows.
         for payload in self.manifest.data_payloads() {
             if !self.marker.is_done(&payload.name).await {
                 let opened = shelf::open_payload(self.rig, payload, self.identity).await?;
                 let archive = OpenedArchive::begin(opened).await.map_err(before_loading)?;
-                resume::reset(&mut session, contents, &self.tables_of(&archive.contents), schema_made).await?;
+                resume::reset(
+                    &mut session,
+                    contents,
+                    &self.tables_of(&archive.contents),
+                    schema_made,
+                )
+                .await?;
             }
         }
         Ok(resume::made(&mut session, contents).await?)
@@ -557,7 +733,12 @@ impl RestoreWork<'_> {
         Ok(())
     }
 
-    async fn data(&self, payload: &Payload, stage: Arc<crate::progress::ProgressStage>, loaded: LoadObserver) -> Result<(), WorkError> {
+    async fn data(
+        &self,
+        payload: &Payload,
+        stage: Arc<crate::progress::ProgressStage>,
+        loaded: LoadObserver,
+    ) -> Result<(), WorkError> {
         if self.marker.is_done(&payload.name).await {
             stage.add(payload.plain_bytes);
             return Ok(());
@@ -573,25 +754,40 @@ impl RestoreWork<'_> {
     }
 }
 
-/// A data payload also sets the sequences of its tables. Sequences know no snapshot, so it does so at another moment than `main`,
-/// and `main`'s is the one that was recorded: it is set again, last.
-async fn set_sequences(loader: &ArchiveLoader, contents: &TableOfContents) -> Result<(), WorkError> {
+/// A data payload also sets the sequences of its tables. Sequences know no snapshot, so it does so
+/// at another moment than `main`, and `main`'s is the one that was recorded: it is set again, last.
+async fn set_sequences(
+    loader: &ArchiveLoader,
+    contents: &TableOfContents,
+) -> Result<(), WorkError> {
     let failed = |source| TargetError::Database { what: "a sequence".to_owned(), source };
-    let mut session = PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
-    let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(failed)?;
+    let mut session =
+        PgSession::open(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let encoding = session
+        .ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()")
+        .await
+        .map_err(failed)?;
     for entry in contents.of_kind("SEQUENCE SET").filter(|entry| loader.loads(entry)) {
         session.run_opaque("a sequence", &entry.definition, &encoding).await.map_err(failed)?;
     }
     Ok(())
 }
 
-/// A planner without statistics makes the first hours after an incident slow ones; but a table whose statistics cannot be gathered, because they run
-/// a function that finds something missing, is no reason to call everything else a failure. Names that people wrote are looked up as for them.
-async fn analyze(rig: &WorkContext, loader: &ArchiveLoader, stages: &mut Vec<StageTime>) -> Result<Vec<String>, WorkError> {
+/// A planner without statistics makes the first hours after an incident slow ones; but a table
+/// whose statistics cannot be gathered, because they run a function that finds something missing,
+/// is no reason to call everything else a failure. Names that people wrote are looked up as for
+/// them.
+async fn analyze(
+    rig: &WorkContext,
+    loader: &ArchiveLoader,
+    stages: &mut Vec<StageTime>,
+) -> Result<Vec<String>, WorkError> {
     let begun = Instant::now();
     let stage = rig.progress.begin("analyze", None);
     let failed = |source| TargetError::Database { what: "the statistics".to_owned(), source };
-    let mut session = PgSession::open_for_people(&loader.tools, &loader.connection).await.map_err(TargetError::Session)?;
+    let mut session = PgSession::open_for_people(&loader.tools, &loader.connection)
+        .await
+        .map_err(TargetError::Session)?;
     let analyzing = async {
         let tables = match &loader.selection {
             None => match session.run("the statistics", "ANALYZE").await {
@@ -600,8 +796,12 @@ async fn analyze(rig: &WorkContext, loader: &ArchiveLoader, stages: &mut Vec<Sta
                 Err(error) => return Err(error),
             },
             Some(selection) => {
-                let name =
-                    |(schema, table): &TableName| Some((String::from_utf8(schema.clone()).ok()?, String::from_utf8(table.clone()).ok()?));
+                let name = |(schema, table): &TableName| {
+                    Some((
+                        String::from_utf8(schema.clone()).ok()?,
+                        String::from_utf8(table.clone()).ok()?,
+                    ))
+                };
                 selection.tables.iter().filter_map(name).collect()
             }
         };
@@ -610,7 +810,9 @@ async fn analyze(rig: &WorkContext, loader: &ArchiveLoader, stages: &mut Vec<Sta
             let one = format!("ANALYZE {}.{}", quote_identifier(&schema), quote_identifier(&table));
             match session.run("the statistics", &one).await {
                 Ok(()) => {}
-                Err(SessionError::Refused { message, .. }) => not_analyzed.push(format!("{schema}.{table}: {message}")),
+                Err(SessionError::Refused { message, .. }) => {
+                    not_analyzed.push(format!("{schema}.{table}: {message}"))
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -629,12 +831,20 @@ async fn tables_of_target(session: &mut PgSession) -> Result<Vec<(String, String
     let question = "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2";
     let rows = session.ask("its tables", question, 2).await?;
-    Ok(rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?))).collect())
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?)))
+        .collect())
 }
 
 /// Bytes of the archives that hold rows.
 fn rows_bytes(manifest: &Manifest) -> u64 {
-    manifest.payloads.iter().filter(|p| matches!(p.role, PayloadRole::Main | PayloadRole::Data)).map(|p| p.plain_bytes).sum()
+    manifest
+        .payloads
+        .iter()
+        .filter(|p| matches!(p.role, PayloadRole::Main | PayloadRole::Data))
+        .map(|p| p.plain_bytes)
+        .sum()
 }
 
 /// `has_comment` says whether the backup has a comment of the database, which is written last.
@@ -647,29 +857,42 @@ async fn check_restored(
     has_comment: bool,
 ) -> Result<FingerprintComparison, WorkError> {
     let (tools, connection) = (&loader.tools, &loader.connection);
-    let mut recorded = Fingerprint::parse(&shelf::read_payload(rig, payload_of(manifest, PayloadRole::Fingerprint)?, identity).await?)?;
+    let mut recorded = Fingerprint::parse(
+        &shelf::read_payload(rig, payload_of(manifest, PayloadRole::Fingerprint)?, identity)
+            .await?,
+    )?;
     // The same major as then makes object counts comparable, if the target's server allows it.
     let mut session = PgSession::open(tools, connection).await.map_err(TargetError::Session)?;
     let server = snapshot::server(&mut session).await.map_err(TargetError::Session)?;
     drop(session);
-    let tools = match PgTools::find(rig.config.pg_bin.as_deref(), server.major().max(recorded.pg_dump_major)).await {
+    let tools = match PgTools::find(
+        rig.config.pg_bin.as_deref(),
+        server.major().max(recorded.pg_dump_major),
+    )
+    .await
+    {
         Ok(fitting) => fitting,
         Err(_) => tools.clone(),
     };
     let mut found = fingerprint_of(rig, &tools, connection, &recorded).await?;
-    // The database's own comment is not written yet: the mark stands in its place, or what was there before.
+    // The database's own comment is not written yet: the mark stands in its place, or what was
+    // there before.
     recorded.named.retain(|object| !objects::is_comment_on_database(object));
     found.named.retain(|object| !objects::is_comment_on_database(object));
     if has_comment && let Some(comments) = recorded.objects.get_mut("COMMENT") {
         *comments = comments.saturating_sub(1);
     }
-    let not_compared = OmittedParts::of(contents, &loader.leave).take_from(&mut recorded, &mut found);
+    let not_compared =
+        OmittedParts::of(contents, &loader.leave).take_from(&mut recorded, &mut found);
     let mut comparison = match &loader.selection {
         None => compare(&recorded, &found, &loader.without_rows_of),
         Some(selection) => {
             let loads = |schema: &str, table: &str| {
                 let wanted = selection.tables.contains(&(schema.into(), table.into()));
-                wanted && contents.of_kind("TABLE").any(|entry| entry.schema == schema.as_bytes() && entry.tag == table.as_bytes())
+                wanted
+                    && contents.of_kind("TABLE").any(|entry| {
+                        entry.schema == schema.as_bytes() && entry.tag == table.as_bytes()
+                    })
             };
             compare_some(&recorded, &found, loads, &loader.without_rows_of)
         }

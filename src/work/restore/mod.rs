@@ -1,6 +1,11 @@
 //! Restoring a backup: into a database, a directory, or standard output.
 //!
-//! Into a database: everything that can refuse is asked first ([`inspect()`], [`prepare()`]), and the answer is a plan that can be shown; [`into_database`] consumes it. The target carries a checkpoint ([`crate::destination::postgres::checkpoint`]): after Ctrl-C, a lost connection or a lost host the same command resumes after the last completed step. With `--swap` the old database stays untouched under its name until the new one is loaded and compared. The result is always reported: the state of the target on failure, and a record in the evidence on success.
+//! Into a database: everything that can refuse is asked first ([`inspect()`], [`prepare()`]), and
+//! the answer is a plan that can be shown; [`into_database`] consumes it. The target carries a
+//! checkpoint ([`crate::destination::postgres::checkpoint`]): after Ctrl-C, a lost connection or a
+//! lost host the same command resumes after the last completed step. With `--swap` the old database
+//! stays untouched under its name until the new one is loaded and compared. The result is always
+//! reported: the state of the target on failure, and a record in the evidence on success.
 
 mod files;
 mod load;
@@ -93,11 +98,12 @@ impl RestoreOptions {
     /// # Errors
     /// [`WorkError::Refused`] if a tablespace is not written as it must be.
     pub fn of(stage: &PlanStage) -> Result<Self, WorkError> {
-        let tablespaces = TablespaceMap::parse(&stage.tablespaces).map_err(|why| WorkError::Refused {
-            what: format!("restore plan of {}", stage.datastore),
-            why,
-            hint: "write tablespaces = { name = \"/directory\" }".to_owned(),
-        })?;
+        let tablespaces =
+            TablespaceMap::parse(&stage.tablespaces).map_err(|why| WorkError::Refused {
+                what: format!("restore plan of {}", stage.datastore),
+                why,
+                hint: "write tablespaces = { name = \"/directory\" }".to_owned(),
+            })?;
         let skips = SkippedEntries::parse(&stage.skip).map_err(|why| WorkError::Refused {
             what: format!("restore plan of {}", stage.datastore),
             why,
@@ -127,10 +133,17 @@ impl RestoreOptions {
     /// What is restored, in the words of the mark on the target.
     pub(super) fn what(&self) -> String {
         let mut what = self.only.as_ref().map_or("all".to_owned(), ToString::to_string);
-        let less =
-            [("owners", self.no_owner), ("privileges", self.no_privileges), ("roles", self.no_globals)].into_iter().filter(|(_, is)| *is);
-        let rows = self.without_rows_of.iter().map(|(schema, table)| format!("rows of {schema}.{table}"));
-        let mut without: Vec<String> = less.map(|(word, _)| word.to_owned()).chain(self.skips.words()).chain(rows).collect();
+        let less = [
+            ("owners", self.no_owner),
+            ("privileges", self.no_privileges),
+            ("roles", self.no_globals),
+        ]
+        .into_iter()
+        .filter(|(_, is)| *is);
+        let rows =
+            self.without_rows_of.iter().map(|(schema, table)| format!("rows of {schema}.{table}"));
+        let mut without: Vec<String> =
+            less.map(|(word, _)| word.to_owned()).chain(self.skips.words()).chain(rows).collect();
         without.sort();
         without.iter().for_each(|word| what.push_str(&format!(" without {word}")));
         self.role.iter().for_each(|role| what.push_str(&format!(" as {role}")));
@@ -215,7 +228,10 @@ pub struct ConfirmedRestore {
 ///
 /// # Errors
 /// [`WorkError`], and what state the target is in then.
-pub async fn carry_out(rig: &WorkContext, order: ConfirmedRestore) -> Result<RestoreReport, (WorkError, String)> {
+pub async fn carry_out(
+    rig: &WorkContext,
+    order: ConfirmedRestore,
+) -> Result<RestoreReport, (WorkError, String)> {
     let manifest = order.manifest.clone();
     let done = carry_out_once(rig, order).await;
     // What is read whole here is not all of it; only damage can be known.
@@ -228,17 +244,28 @@ pub async fn carry_out(rig: &WorkContext, order: ConfirmedRestore) -> Result<Res
 /// Remembers on this host that a backup proved damaged.
 pub async fn remember_damage(rig: &WorkContext, manifest: &Manifest, error: &WorkError) {
     if error.class() == ErrorClass::Integrity {
-        super::verify::remember(rig, &manifest.vault, &manifest.datastore, &manifest.backup, Err(error)).await;
+        super::verify::remember(
+            rig,
+            &manifest.vault,
+            &manifest.datastore,
+            &manifest.backup,
+            Err(error),
+        )
+        .await;
     }
 }
 
-async fn carry_out_once(rig: &WorkContext, order: ConfirmedRestore) -> Result<RestoreReport, (WorkError, String)> {
+async fn carry_out_once(
+    rig: &WorkContext,
+    order: ConfirmedRestore,
+) -> Result<RestoreReport, (WorkError, String)> {
     let untouched = |error: WorkError| (error, "nothing was changed on the target".to_owned());
     let ConfirmedRestore { manifest, verified, target, wishes, hurry } = order;
     let begun = Timestamp::now();
     let thawed = thaw_first(rig, &manifest, &hurry).await?;
     let whole = wishes.only.is_none();
-    let interrupted = |error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error };
+    let interrupted =
+        |error| if rig.cancel.is_cancelled() { WorkError::Interrupted } else { error };
     let mut wishes = wishes;
     if !wishes.without_reading_first {
         // What stands in the way of the restore is told before what may take hours.
@@ -248,7 +275,9 @@ async fn carry_out_once(rig: &WorkContext, order: ConfirmedRestore) -> Result<Re
         read_through(rig, &manifest).await.map_err(|error| untouched(interrupted(error)))?;
         wishes.read_through = true;
     }
-    let prepared = prepare(rig, manifest.clone(), target, wishes).await.map_err(|error| untouched(interrupted(error)))?;
+    let prepared = prepare(rig, manifest.clone(), target, wishes)
+        .await
+        .map_err(|error| untouched(interrupted(error)))?;
     let server = prepared.sight.server.clone();
     let mut report = into_database(rig, prepared).await?;
     let record = RestoreRecord {
@@ -266,7 +295,11 @@ async fn carry_out_once(rig: &WorkContext, order: ConfirmedRestore) -> Result<Re
         swapped: report.swapped.is_some(),
         as_recorded: report.comparison.as_ref().map(FingerprintComparison::agrees),
         smoke: report.smoke.len(),
-        smoke_failed: report.smoke.iter().filter(|result| result.answer != CheckOutcome::Pass).count(),
+        smoke_failed: report
+            .smoke
+            .iter()
+            .filter(|result| result.answer != CheckOutcome::Pass)
+            .count(),
         server,
     };
     report.recorded = record_restore(rig, record).await;
@@ -277,25 +310,36 @@ async fn carry_out_once(rig: &WorkContext, order: ConfirmedRestore) -> Result<Re
 pub(super) async fn record_restore(rig: &WorkContext, record: RestoreRecord) -> Option<u64> {
     // There is one series, and it goes on in the vault that others were copied from.
     if rig.is_elsewhere {
-        tracing::warn!("the restore is not recorded in the evidence: this vault may be a copy, and the series goes on in its home");
+        tracing::warn!(
+            "the restore is not recorded in the evidence: this vault may be a copy, and the series goes on in its home"
+        );
         return None;
     }
     // Whoever restores may not be able to sign. The data is what counts.
     match evidence::write(rig, RecordBody::Restored(record)).await {
         Ok(written) => Some(written.sequence),
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the restore could not be recorded in the evidence");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the restore could not be recorded in the evidence"
+            );
             None
         }
     }
 }
 
 /// Waits until everything can be read for as long as the load takes.
-async fn thaw_first(rig: &WorkContext, manifest: &Manifest, hurry: &ThawOptions) -> Result<Duration, (WorkError, String)> {
+async fn thaw_first(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    hurry: &ThawOptions,
+) -> Result<Duration, (WorkError, String)> {
     let begun = Instant::now();
     let state = "nothing was changed on the target; what was asked for goes on in the store, and the same command waits on for it";
     thaw::thaw_and_wait(rig, manifest, hurry).await.map_err(|error| (error, state.to_owned()))?;
-    let frost = thaw::inspect_archive(rig, manifest).await.map_err(|error| (error, state.to_owned()))?;
-    thaw::outlives(&frost, hurry.load, &manifest.backup, Timestamp::now()).map_err(|error| (error, state.to_owned()))?;
+    let frost =
+        thaw::inspect_archive(rig, manifest).await.map_err(|error| (error, state.to_owned()))?;
+    thaw::outlives(&frost, hurry.load, &manifest.backup, Timestamp::now())
+        .map_err(|error| (error, state.to_owned()))?;
     Ok(begun.elapsed())
 }

@@ -1,4 +1,5 @@
-//! Everything that is checked before the first change: the backup opened, the target inspected, what happens to roles, what is left out, and what the connecting role may not do.
+//! Everything that is checked before the first change: the backup opened, the target inspected,
+//! what happens to roles, what is left out, and what the connecting role may not do.
 
 use std::collections::BTreeSet;
 
@@ -58,10 +59,13 @@ impl PreparedRestore {
     /// Whether a swap would rename a database that has no table of the backup.
     #[must_use]
     pub fn swaps_a_stranger(&self) -> bool {
-        let is_there =
-            |tables: &BTreeSet<(String, String)>, entry: &TocEntry| tables.contains(&(readable(&entry.schema), readable(&entry.tag)));
+        let is_there = |tables: &BTreeSet<(String, String)>, entry: &TocEntry| {
+            tables.contains(&(readable(&entry.schema), readable(&entry.tag)))
+        };
         let of_backup = || self.archive.contents.of_kind("TABLE");
-        self.sight.old.as_ref().is_some_and(|old| of_backup().next().is_some() && !of_backup().any(|entry| is_there(&old.tables, entry)))
+        self.sight.old.as_ref().is_some_and(|old| {
+            of_backup().next().is_some() && !of_backup().any(|entry| is_there(&old.tables, entry))
+        })
     }
     /// What the connecting role may not do.
     #[must_use]
@@ -103,45 +107,68 @@ pub async fn prepare(
     let target = target.as_role(wishes.role.clone());
     let mut sight = inspect(rig, &manifest, &target, &wishes).await?;
     let shelf::OpenedBackup { identity, slot, .. } = shelf::open_backup(rig, &manifest).await?;
-    let opened = shelf::open_payload(rig, payload_of(&manifest, PayloadRole::Main)?, &identity).await?;
+    let opened =
+        shelf::open_payload(rig, payload_of(&manifest, PayloadRole::Main)?, &identity).await?;
     let archive = OpenedArchive::begin(opened).await.map_err(before_loading)?;
     holds(&archive.contents, &wishes.without_rows_of)?;
     let selection = wishes.only.as_ref().map(|only| select(&archive.contents, only)).transpose()?;
     let (leave, skipped) = left_out(&archive.contents, &wishes)?;
     extensions_are_offered(&mut sight, &archive.contents, selection.as_ref(), &leave).await?;
     let properties = DatabaseProperties::of(&archive.contents)?;
-    if let FoundDatabase::Empty(session) | FoundDatabase::Occupied { session, .. } = &mut sight.found {
-        let encoding = session.ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()").await.map_err(TargetError::Session)?;
+    if let FoundDatabase::Empty(session) | FoundDatabase::Occupied { session, .. } =
+        &mut sight.found
+    {
+        let encoding = session
+            .ask_one("its encoding", "SELECT pg_catalog.getdatabaseencoding()")
+            .await
+            .map_err(TargetError::Session)?;
         if encoding != properties.encoding {
-            return Err(TargetError::Encoding { database: sight.database, found: encoding, wanted: properties.encoding }.into());
+            return Err(TargetError::Encoding {
+                database: sight.database,
+                found: encoding,
+                wanted: properties.encoding,
+            }
+            .into());
         }
     }
-    // Settings of the database come with the whole of it only; and the server is told to load nothing that nobody vouches for.
+    // Settings of the database come with the whole of it only; and the server is told to load
+    // nothing that nobody vouches for.
     if wishes.only.is_none() && (wishes.read_through || has_lists(rig, &manifest).await?) {
         libraries_can_be_loaded(&mut sight, &properties).await?;
     }
-    let script = shelf::read_payload(rig, payload_of(&manifest, PayloadRole::Globals)?, &identity).await?;
+    let script =
+        shelf::read_payload(rig, payload_of(&manifest, PayloadRole::Globals)?, &identity).await?;
     let globals = globals::parse(&script).map_err(TargetError::from)?;
     let rights = RoleRights::of(sight.session()).await.map_err(TargetError::Session)?;
     let plan = match wishes.no_globals {
         true => GlobalsPlan::default(),
         false => {
             let existing = target_globals(&mut sight).await?;
-            GlobalsPlan::of(&globals, &existing, &wishes.tablespaces, &rights, |kind, name| wishes.skips.has(kind, name))?
+            GlobalsPlan::of(&globals, &existing, &wishes.tablespaces, &rights, |kind, name| {
+                wishes.skips.has(kind, name)
+            })?
         }
     };
     let wanted = archive.contents.entries.iter().filter(|entry| {
-        !leave.entries.contains(&entry.dump_id) && selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
+        !leave.entries.contains(&entry.dump_id)
+            && selection.as_ref().is_none_or(|selection| selection.holds(entry.dump_id))
     });
     let wanted: Vec<&TocEntry> = wanted.collect();
     let made: BTreeSet<String> = plan.report.roles_created.iter().cloned().collect();
     let creates = sight.creates();
-    let mut lacks = rights.lacking(sight.session(), &wanted, creates, &made, !wishes.no_owner).await?;
-    lacks.extend(plan.beyond.iter().map(|what| MissingRight {
-        what: format!("make {what}"),
-        next: "make it beforehand, leave it out with --skip ROLE:NAME, or restore as a superuser".to_owned(),
+    let mut lacks =
+        rights.lacking(sight.session(), &wanted, creates, &made, !wishes.no_owner).await?;
+    lacks.extend(plan.beyond.iter().map(|what| {
+        MissingRight {
+            what: format!("make {what}"),
+            next:
+                "make it beforehand, leave it out with --skip ROLE:NAME, or restore as a superuser"
+                    .to_owned(),
+        }
     }));
-    let recorded = shelf::read_payload(rig, payload_of(&manifest, PayloadRole::Fingerprint)?, &identity).await?;
+    let recorded =
+        shelf::read_payload(rig, payload_of(&manifest, PayloadRole::Fingerprint)?, &identity)
+            .await?;
     let omitted = Fingerprint::parse(&recorded)?.omitted;
     Ok(PreparedRestore {
         manifest,
@@ -186,40 +213,74 @@ async fn extensions_are_offered(
     selection: Option<&ArchiveSelection>,
     leave: &LoadOptions,
 ) -> Result<(), WorkError> {
-    let extensions = contents.of_kind("EXTENSION").filter(|entry| !leave.entries.contains(&entry.dump_id));
-    let wanted = extensions.filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
+    let extensions =
+        contents.of_kind("EXTENSION").filter(|entry| !leave.entries.contains(&entry.dump_id));
+    let wanted =
+        extensions.filter(|entry| selection.is_none_or(|selection| selection.holds(entry.dump_id)));
     let names: Vec<String> = wanted.map(|entry| readable(&entry.tag)).collect();
     let mut missing = Vec::new();
     for name in names {
-        let question = format!("SELECT count(*) FROM pg_catalog.pg_available_extensions WHERE name = {}", quote_text(&name));
-        if sight.session().ask_one("its extensions", &question).await.map_err(TargetError::Session)? == "0" {
+        let question = format!(
+            "SELECT count(*) FROM pg_catalog.pg_available_extensions WHERE name = {}",
+            quote_text(&name)
+        );
+        if sight
+            .session()
+            .ask_one("its extensions", &question)
+            .await
+            .map_err(TargetError::Session)?
+            == "0"
+        {
             missing.push(name);
         }
     }
     match missing.is_empty() {
         true => Ok(()),
-        false => Err(TargetError::Lacks { what: format!("extension {}, which the backup uses", missing.join(", ")) }.into()),
+        false => Err(TargetError::Lacks {
+            what: format!("extension {}, which the backup uses", missing.join(", ")),
+        }
+        .into()),
     }
 }
 
 /// SQLSTATE.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// A database that preloads a library which the server does not have lets nobody in any more, this restore included. Whoever may not load
-/// libraries may not set them either.
-async fn libraries_can_be_loaded(sight: &mut TargetInspection, properties: &DatabaseProperties) -> Result<(), WorkError> {
+/// A database that preloads a library which the server does not have lets nobody in any more, this
+/// restore included. Whoever may not load libraries may not set them either.
+async fn libraries_can_be_loaded(
+    sight: &mut TargetInspection,
+    properties: &DatabaseProperties,
+) -> Result<(), WorkError> {
     let libraries = properties.preloaded();
     if libraries.is_empty() {
         return Ok(());
     }
     let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
-    let connection = if sight.creates() { sight.connection.to_database(&here.database) } else { sight.connection.clone() };
+    let connection = if sight.creates() {
+        sight.connection.to_database(&here.database)
+    } else {
+        sight.connection.clone()
+    };
     // In a session of its own: what a library does to a session it does to none of ours.
-    let mut session = PgSession::open(&sight.tools, &connection).await.map_err(TargetError::Session)?;
+    let mut session =
+        PgSession::open(&sight.tools, &connection).await.map_err(TargetError::Session)?;
     for library in libraries {
-        match session.run_opaque("its libraries", &[b"LOAD ", library.as_slice()].concat(), &properties.encoding).await {
-            Err(SessionError::Refused { sqlstate, message, .. }) if sqlstate != INSUFFICIENT_PRIVILEGE => {
-                let what = format!("the library {}, which every session of the database loads ({message})", readable(&library));
+        match session
+            .run_opaque(
+                "its libraries",
+                &[b"LOAD ", library.as_slice()].concat(),
+                &properties.encoding,
+            )
+            .await
+        {
+            Err(SessionError::Refused { sqlstate, message, .. })
+                if sqlstate != INSUFFICIENT_PRIVILEGE =>
+            {
+                let what = format!(
+                    "the library {}, which every session of the database loads ({message})",
+                    readable(&library)
+                );
                 return Err(TargetError::Lacks { what }.into());
             }
             Ok(()) | Err(SessionError::Refused { .. }) => {}
@@ -229,7 +290,8 @@ async fn libraries_can_be_loaded(sight: &mut TargetInspection, properties: &Data
     Ok(())
 }
 
-/// A table whose rows are to be left out and that is not there is a mistake in the plan, and perhaps in the name of what matters.
+/// A table whose rows are to be left out and that is not there is a mistake in the plan, and
+/// perhaps in the name of what matters.
 fn holds(contents: &TableOfContents, tables: &[(String, String)]) -> Result<(), WorkError> {
     let is = |entry: &crate::pg::archive::TocEntry, (schema, name): &(String, String)| {
         entry.schema == schema.as_bytes() && entry.tag == name.as_bytes()
@@ -238,7 +300,9 @@ fn holds(contents: &TableOfContents, tables: &[(String, String)]) -> Result<(), 
         None => Ok(()),
         Some((schema, name)) => Err(WorkError::Refused {
             what: "the restore plan".to_owned(),
-            why: format!("it leaves out the rows of {schema}.{name}, and the backup holds no such table; nothing was changed"),
+            why: format!(
+                "it leaves out the rows of {schema}.{name}, and the backup holds no such table; nothing was changed"
+            ),
             hint: "correct without_rows_of in the plan".to_owned(),
         }),
     }
@@ -247,7 +311,9 @@ fn holds(contents: &TableOfContents, tables: &[(String, String)]) -> Result<(), 
 pub(super) fn before_loading(source: LoadError) -> WorkError {
     match source {
         LoadError::Open(error) => WorkError::Open(error),
-        LoadError::Archive(error) => WorkError::Damaged { what: "payload main".to_owned(), why: error.to_string() },
+        LoadError::Archive(error) => {
+            WorkError::Damaged { what: "payload main".to_owned(), why: error.to_string() }
+        }
         other => WorkError::Bug(other.to_string()),
     }
 }
@@ -263,34 +329,71 @@ pub fn refusal(lack: &MissingRight) -> WorkError {
 }
 
 /// What somebody asked to leave out of the archive, and its names with those of what depends on it.
-fn left_out(contents: &TableOfContents, wishes: &RestoreOptions) -> Result<(LoadOptions, Vec<String>), WorkError> {
+fn left_out(
+    contents: &TableOfContents,
+    wishes: &RestoreOptions,
+) -> Result<(LoadOptions, Vec<String>), WorkError> {
     let entries = wishes.skips.of(contents).map_err(|word| WorkError::Refused {
         what: "--skip".to_owned(),
         why: format!("the backup holds no {word}; nothing was changed"),
-        hint: "kinds and names are those that `lifeboat restore … --to - | pg_restore --list` shows".to_owned(),
+        hint:
+            "kinds and names are those that `lifeboat restore … --to - | pg_restore --list` shows"
+                .to_owned(),
     })?;
     let skipped = contents.entries.iter().filter(|entry| entries.contains(&entry.dump_id));
     let names = skipped.clone().map(|entry| format!("{} {}", entry.kind, entry.name())).collect();
-    let is_sequence = |entry: &&TocEntry| matches!(entry.kind.as_str(), "SEQUENCE" | "SEQUENCE SET");
-    let sequences = skipped.clone().filter(is_sequence).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
+    let is_sequence =
+        |entry: &&TocEntry| matches!(entry.kind.as_str(), "SEQUENCE" | "SEQUENCE SET");
+    let sequences = skipped
+        .clone()
+        .filter(is_sequence)
+        .map(|entry| (entry.schema.clone(), entry.tag.clone()))
+        .collect();
     let is_table = |entry: &&TocEntry| matches!(entry.kind.as_str(), "TABLE" | "TABLE DATA");
-    let mut rows: BTreeSet<_> = skipped.filter(is_table).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
+    let mut rows: BTreeSet<_> =
+        skipped.filter(is_table).map(|entry| (entry.schema.clone(), entry.tag.clone())).collect();
     let of_table = |entry: &&TocEntry| wishes.skips.has_entry("TABLE DATA", entry);
-    rows.extend(contents.of_kind("TABLE").filter(of_table).map(|entry| (entry.schema.clone(), entry.tag.clone())));
-    let privileges = contents.entries.iter().filter(|entry| wishes.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL"));
+    rows.extend(
+        contents
+            .of_kind("TABLE")
+            .filter(of_table)
+            .map(|entry| (entry.schema.clone(), entry.tag.clone())),
+    );
+    let privileges = contents.entries.iter().filter(|entry| {
+        wishes.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL")
+    });
     let entries = entries.into_iter().chain(privileges.map(|entry| entry.dump_id)).collect();
-    Ok((LoadOptions { owners: wishes.no_owner, entries, rows, sequences, keep_going: wishes.keep_going }, names))
+    Ok((
+        LoadOptions {
+            owners: wishes.no_owner,
+            entries,
+            rows,
+            sequences,
+            keep_going: wishes.keep_going,
+        },
+        names,
+    ))
 }
 
-/// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness be told.
+/// Roles and tablespaces of the target, with passwords if they may be read: only then can sameness
+/// be told.
 async fn target_globals(sight: &mut TargetInspection) -> Result<GlobalsScript, WorkError> {
     let here = snapshot::server(sight.session()).await.map_err(TargetError::Session)?;
-    let connection = if sight.creates() { sight.connection.to_database(&here.database) } else { sight.connection.clone() };
-    let unreadable =
-        |error: SourceError| WorkError::NotVerified(format!("roles of the target could not be read, so nothing was changed: {error}"));
+    let connection = if sight.creates() {
+        sight.connection.to_database(&here.database)
+    } else {
+        sight.connection.clone()
+    };
+    let unreadable = |error: SourceError| {
+        WorkError::NotVerified(format!(
+            "roles of the target could not be read, so nothing was changed: {error}"
+        ))
+    };
     let script = match dump::globals_once(&sight.tools, &connection, &here.database, true).await {
         Ok(script) => script,
-        Err(_) => dump::globals_once(&sight.tools, &connection, &here.database, false).await.map_err(unreadable)?,
+        Err(_) => dump::globals_once(&sight.tools, &connection, &here.database, false)
+            .await
+            .map_err(unreadable)?,
     };
     Ok(globals::parse(&script).map_err(TargetError::from)?)
 }

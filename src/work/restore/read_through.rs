@@ -1,5 +1,6 @@
-//! Reading through, before anything of it reaches a server, what has no list of its chunks: backups of earlier versions, and lists that are lost.
-//! age authenticates a chunk at a time under the backup's identity, and whoever knows that could have written another archive; what the signed
+//! Reading through, before anything of it reaches a server, what has no list of its chunks: backups
+//! of earlier versions, and lists that are lost. age authenticates a chunk at a time under the
+//! backup's identity, and whoever knows that could have written another archive; what the signed
 //! manifest says of an object is known only at its end.
 
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use crate::vault::Vault;
 use crate::vault::fetch::{self, WantedObject};
 use crate::work::{WorkContext, WorkError, shelf};
 
-/// Bytes each second that are assumed where objects are only read and hashed: a slow line; nothing was measured of this one.
+/// Bytes each second that are assumed where objects are only read and hashed: a slow line; nothing
+/// was measured of this one.
 pub const BYTES_PER_SECOND_ASSUMED: f64 = 50_000_000.0;
 
 /// Bytes of what is streamed to a server, and has no list of its chunks in the manifest.
@@ -20,9 +22,11 @@ pub fn bytes_without_list(manifest: &Manifest) -> u64 {
     streamed(manifest).filter(|object| object.chunks.is_none()).map(|object| object.bytes).sum()
 }
 
-/// What reaches a server as it comes; globals and the fingerprint are read to their end before they are looked at.
+/// What reaches a server as it comes; globals and the fingerprint are read to their end before they
+/// are looked at.
 fn streamed(manifest: &Manifest) -> impl Iterator<Item = &StoredObject> {
-    let streams = |payload: &&Payload| matches!(payload.role, PayloadRole::Main | PayloadRole::Data);
+    let streams =
+        |payload: &&Payload| matches!(payload.role, PayloadRole::Main | PayloadRole::Data);
     manifest.payloads.iter().filter(streams).flat_map(|payload| &payload.objects)
 }
 
@@ -42,7 +46,9 @@ pub async fn has_lists(rig: &WorkContext, manifest: &Manifest) -> Result<bool, W
 pub async fn read_through(rig: &WorkContext, manifest: &Manifest) -> Result<(), WorkError> {
     let mut unlisted = Vec::new();
     for object in streamed(manifest) {
-        let [wanted] = &shelf::wanted_objects(rig, std::slice::from_ref(object)).await?[..] else { continue };
+        let [wanted] = &shelf::wanted_objects(rig, std::slice::from_ref(object)).await?[..] else {
+            continue;
+        };
         if wanted.chunks.is_none() {
             unlisted.push(object);
         }
@@ -50,7 +56,9 @@ pub async fn read_through(rig: &WorkContext, manifest: &Manifest) -> Result<(), 
     if unlisted.is_empty() {
         return Ok(());
     }
-    let stage = rig.progress.begin("read through first", Some(unlisted.iter().map(|object| object.bytes).sum()));
+    let stage = rig
+        .progress
+        .begin("read through first", Some(unlisted.iter().map(|object| object.bytes).sum()));
     for object in unlisted {
         let list = is_whole(rig, &rig.vault, object, |bytes| stage.add(bytes)).await?;
         // What is loaded afterwards must be what was read now.

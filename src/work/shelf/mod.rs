@@ -1,4 +1,5 @@
-//! Reading the vault: headers, manifests and envelopes, trusted only under a pinned key. The only door to what is stored.
+//! Reading the vault: headers, manifests and envelopes, trusted only under a pinned key. The only
+//! door to what is stored.
 
 mod survey;
 
@@ -8,8 +9,8 @@ use std::ops::Bound;
 use futures::{StreamExt, TryStreamExt};
 
 pub use survey::{
-    GoneBackup, SelectedBackup, all_gone, find_by_id, gone_backups, is_removed, newest_of_each, odd_numbers, same_numbers, select,
-    select_with_context,
+    GoneBackup, SelectedBackup, all_gone, find_by_id, gone_backups, is_removed, newest_of_each,
+    odd_numbers, same_numbers, select, select_with_context,
 };
 
 use super::fence::ReadLease;
@@ -36,7 +37,8 @@ pub const ENVELOPES_MAX: u32 = 1000;
 pub struct LoadedManifest {
     /// The manifest.
     pub manifest: Manifest,
-    /// False only where no key is pinned at all: then nothing can be verified, and the reader must be told.
+    /// False only where no key is pinned at all: then nothing can be verified, and the reader must
+    /// be told.
     pub verified: bool,
 }
 
@@ -51,8 +53,8 @@ pub struct BackupEntry {
     pub manifest: Result<LoadedManifest, WorkError>,
 }
 
-/// The id of the vault that is read: the pinned one, where one is pinned. A `vault.json` that says another was changed or put there by somebody, and
-/// hides no backup by it.
+/// The id of the vault that is read: the pinned one, where one is pinned. A `vault.json` that says
+/// another was changed or put there by somebody, and hides no backup by it.
 ///
 /// # Errors
 /// [`WorkError::NoVault`] if there is no `vault.json`.
@@ -68,13 +70,19 @@ pub async fn vault_id(rig: &WorkContext) -> Result<VaultId, WorkError> {
         ),
         // Gone, and the backups are not: the disk is there.
         Err(WorkError::NoVault { .. }) if !rig.vault.list(layout::MANIFESTS).await?.is_empty() => {
-            tracing::warn!("vault.json is gone; this is read as vault {pinned}, which lifeboat.toml names, and nothing is written");
+            tracing::warn!(
+                "vault.json is gone; this is read as vault {pinned}, which lifeboat.toml names, and nothing is written"
+            );
         }
-        // Garbled, too large, in an archive class. One of a later format is a later lifeboat's, and its backups are too.
+        // Garbled, too large, in an archive class. One of a later format is a later lifeboat's, and
+        // its backups are too.
         Err(
-            WorkError::Document(DocumentError::Malformed { .. }) | WorkError::Vault(VaultError::Tally { .. } | VaultError::Frozen { .. }),
+            WorkError::Document(DocumentError::Malformed { .. })
+            | WorkError::Vault(VaultError::Tally { .. } | VaultError::Frozen { .. }),
         ) => {
-            tracing::warn!("vault.json cannot be read; this is read as vault {pinned}, which lifeboat.toml names, and nothing is written");
+            tracing::warn!(
+                "vault.json cannot be read; this is read as vault {pinned}, which lifeboat.toml names, and nothing is written"
+            );
         }
         Err(error) => return Err(error),
     }
@@ -88,10 +96,13 @@ pub async fn vault_id(rig: &WorkContext) -> Result<VaultId, WorkError> {
 pub async fn vault_to_write(rig: &WorkContext) -> Result<VaultId, WorkError> {
     let pinned = rig.config.vault_id.as_ref().filter(|_| !rig.is_elsewhere);
     let found = match (id_in_header(rig).await, pinned) {
-        (Err(WorkError::NoVault { address }), Some(pinned)) if !rig.vault.list(layout::MANIFESTS).await?.is_empty() => {
+        (Err(WorkError::NoVault { address }), Some(pinned))
+            if !rig.vault.list(layout::MANIFESTS).await?.is_empty() =>
+        {
             return Err(WorkError::Refused {
                 what: format!("vault {address}"),
-                why: "its vault.json is gone, and its backups are not; nothing is written into it".to_owned(),
+                why: "its vault.json is gone, and its backups are not; nothing is written into it"
+                    .to_owned(),
                 hint: format!(
                     "put vault.json back, with this in it: {{ \"format\": \"lifeboat.vault/1\", \"vault\": \"{pinned}\" }}; then find out who removed it"
                 ),
@@ -113,7 +124,8 @@ async fn id_in_header(rig: &WorkContext) -> Result<VaultId, WorkError> {
     match fetch::document(rig.vault.as_ref(), &layout::vault_header()).await? {
         Some(bytes) => Ok(VaultHeader::parse(&bytes)?.vault),
         None => {
-            // A listing tells a missing bucket from a missing object, which looking for one object does not.
+            // A listing tells a missing bucket from a missing object, which looking for one object
+            // does not.
             rig.vault.list(layout::vault_header().as_str()).await?;
             Err(WorkError::NoVault { address: rig.vault.address() })
         }
@@ -124,24 +136,38 @@ async fn id_in_header(rig: &WorkContext) -> Result<VaultId, WorkError> {
 ///
 /// # Errors
 /// [`WorkError`] if it is missing, not signed by a pinned key, or not where it belongs.
-pub async fn load_manifest(rig: &WorkContext, vault: &VaultId, place: &BackupKeys<'_>) -> Result<LoadedManifest, WorkError> {
+pub async fn load_manifest(
+    rig: &WorkContext,
+    vault: &VaultId,
+    place: &BackupKeys<'_>,
+) -> Result<LoadedManifest, WorkError> {
     let key = place.manifest();
-    let no_such = || WorkError::NoSuchBackup { datastore: Some(place.datastore.to_string()), wanted: place.backup.to_string() };
+    let no_such = || WorkError::NoSuchBackup {
+        datastore: Some(place.datastore.to_string()),
+        wanted: place.backup.to_string(),
+    };
     let bytes = fetch::document(rig.vault.as_ref(), &key).await?.ok_or_else(no_such)?;
     let verified = verify_signature(rig, &key, &bytes, "the manifest").await?;
     Ok(LoadedManifest { manifest: Manifest::parse(&bytes, vault, place)?, verified })
 }
 
-/// Checks the signature beside a document. With no key pinned nothing is believed, and nothing refused.
+/// Checks the signature beside a document. With no key pinned nothing is believed, and nothing
+/// refused.
 ///
 /// # Errors
 /// [`WorkError::NotSigned`]; [`WorkError::Vault`] if the signature cannot be read.
-pub async fn verify_signature(rig: &WorkContext, key: &layout::ObjectKey, bytes: &[u8], what: &str) -> Result<bool, WorkError> {
+pub async fn verify_signature(
+    rig: &WorkContext,
+    key: &layout::ObjectKey,
+    bytes: &[u8],
+    what: &str,
+) -> Result<bool, WorkError> {
     if rig.trusted.is_empty() {
         return Ok(false);
     }
     let not_signed = || WorkError::NotSigned { what: format!("{what} {key}") };
-    let signature = fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(not_signed)?;
+    let signature =
+        fetch::document(rig.vault.as_ref(), &key.signature()).await?.ok_or_else(not_signed)?;
     match is_believed(rig.vault.as_ref(), &rig.trusted, key, bytes, &signature).await? {
         true => Ok(true),
         false => Err(not_signed()),
@@ -151,31 +177,50 @@ pub async fn verify_signature(rig: &WorkContext, key: &layout::ObjectKey, bytes:
 /// Everything that stands under `manifests/`, of one datastore or of all, oldest first.
 ///
 /// # Errors
-/// [`WorkError`] if the vault cannot be listed; a manifest that is not believed is an entry, not an error.
-pub async fn list_entries(rig: &WorkContext, datastore: Option<&DatastoreName>) -> Result<Vec<BackupEntry>, WorkError> {
+/// [`WorkError`] if the vault cannot be listed; a manifest that is not believed is an entry, not an
+/// error.
+pub async fn list_entries(
+    rig: &WorkContext,
+    datastore: Option<&DatastoreName>,
+) -> Result<Vec<BackupEntry>, WorkError> {
     let vault = vault_id(rig).await?;
     let prefix = datastore.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
     let listed = rig.vault.list(&prefix).await?;
     let mut names: BTreeMap<DatastoreName, Vec<BackupId>> = Default::default();
-    for (datastore, backup) in listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())) {
+    for (datastore, backup) in
+        listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str()))
+    {
         names.entry(datastore).or_default().push(backup);
     }
     let mut entries = Vec::new();
     for (datastore, backups) in names {
         let read = load_manifests(rig, &vault, &datastore, backups).await?;
-        // What was removed since it was listed is not there; whether it should be, the catalog and the evidence say.
-        let is_there =
-            |(_, manifest): &(BackupId, Result<LoadedManifest, WorkError>)| !matches!(manifest, Err(WorkError::NoSuchBackup { .. }));
+        // What was removed since it was listed is not there; whether it should be, the catalog and
+        // the evidence say.
+        let is_there = |(_, manifest): &(BackupId, Result<LoadedManifest, WorkError>)| {
+            !matches!(manifest, Err(WorkError::NoSuchBackup { .. }))
+        };
         let read = read.into_iter().filter(is_there);
-        entries.extend(read.map(|(backup, manifest)| BackupEntry { datastore: datastore.clone(), backup, manifest }));
+        entries.extend(read.map(|(backup, manifest)| BackupEntry {
+            datastore: datastore.clone(),
+            backup,
+            manifest,
+        }));
     }
-    // By the signed number; what is not believed has none, and stands first: nobody takes it for the newest.
-    entries.sort_by_cached_key(|e| (e.datastore.clone(), e.manifest.as_ref().map_or(0, |b| b.manifest.sequence), e.backup.begun()));
+    // By the signed number; what is not believed has none, and stands first: nobody takes it for
+    // the newest.
+    entries.sort_by_cached_key(|e| {
+        (
+            e.datastore.clone(),
+            e.manifest.as_ref().map_or(0, |b| b.manifest.sequence),
+            e.backup.begun(),
+        )
+    });
     Ok(entries)
 }
 
-/// Whether the vault does not answer. A document in an archive class is another matter: lifeboat puts none there, and whoever may write must
-/// not be able to close a backup by it.
+/// Whether the vault does not answer. A document in an archive class is another matter: lifeboat
+/// puts none there, and whoever may write must not be able to close a backup by it.
 pub(super) fn is_outage(error: &VaultError) -> bool {
     error.class().is_retryable() && !matches!(error, VaultError::Frozen { .. })
 }
@@ -192,7 +237,8 @@ async fn load_manifests(
             return Err(WorkError::Interrupted);
         }
         match load_manifest(rig, vault, &BackupKeys { datastore, backup: &backup }).await {
-            // A vault that does not answer is an error of the whole; only what it answered can be an entry's.
+            // A vault that does not answer is an error of the whole; only what it answered can be
+            // an entry's.
             Err(WorkError::Vault(error)) if is_outage(&error) => Err(WorkError::Vault(error)),
             manifest => Ok((backup, manifest)),
         }
@@ -210,24 +256,33 @@ pub type ObjectSizes = BTreeMap<ObjectKey, u64>;
 pub async fn sizes(rig: &WorkContext, prefixes: [String; 2]) -> Result<ObjectSizes, WorkError> {
     let mut sizes = ObjectSizes::new();
     for prefix in prefixes {
-        sizes.extend(rig.vault.list(&prefix).await?.into_iter().map(|facts| (facts.key, facts.bytes)));
+        sizes.extend(
+            rig.vault.list(&prefix).await?.into_iter().map(|facts| (facts.key, facts.bytes)),
+        );
     }
     Ok(sizes)
 }
 
-/// Whether everything that every restore of a backup needs is there, in its size: payloads, an envelope, a slot. What is in them nobody has looked
-/// at. Only one that is all there may take another one's place.
+/// Whether everything that every restore of a backup needs is there, in its size: payloads, an
+/// envelope, a slot. What is in them nobody has looked at. Only one that is all there may take
+/// another one's place.
 #[must_use]
 pub fn is_all_there(manifest: &Manifest, there: &ObjectSizes) -> bool {
     let place = manifest.place();
     let (meta, slots) = (place.meta_prefix(), format!("{}slots/", place.meta_prefix()));
     let under = |prefix: &str| {
         let from = there.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        from.map(|(key, _)| key).take_while(|key| key.as_str().starts_with(prefix)).cloned().collect::<Vec<_>>()
+        from.map(|(key, _)| key)
+            .take_while(|key| key.as_str().starts_with(prefix))
+            .cloned()
+            .collect::<Vec<_>>()
     };
-    let has_envelope = under(&meta).iter().any(|key| matches!(place.rotation(key), Some((_, true))));
+    let has_envelope =
+        under(&meta).iter().any(|key| matches!(place.rotation(key), Some((_, true))));
     let mut objects = manifest.payloads.iter().flat_map(|payload| &payload.objects);
-    has_envelope && !under(&slots).is_empty() && objects.all(|object| there.get(&object.key) == Some(&object.bytes))
+    has_envelope
+        && !under(&slots).is_empty()
+        && objects.all(|object| there.get(&object.key) == Some(&object.bytes))
 }
 
 /// Refuses the name of a datastore of which nothing is known.
@@ -241,13 +296,25 @@ pub async fn ensure_known(rig: &WorkContext, datastore: &DatastoreName) -> Resul
     }
 }
 
-async fn no_such_datastore_or_backup(rig: &WorkContext, datastore: &DatastoreName) -> Result<WorkError, WorkError> {
+async fn no_such_datastore_or_backup(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+) -> Result<WorkError, WorkError> {
     if rig.config.datastores.contains_key(datastore) {
-        return Ok(WorkError::NoSuchBackup { datastore: Some(datastore.to_string()), wanted: "at all".to_owned() });
+        return Ok(WorkError::NoSuchBackup {
+            datastore: Some(datastore.to_string()),
+            wanted: "at all".to_owned(),
+        });
     }
-    let stored =
-        rig.vault.list(layout::MANIFESTS).await?.into_iter().filter_map(|f| parse_manifest_key(f.key.as_str())).map(|(name, _)| name);
-    let known: Vec<String> = stored.chain(rig.config.datastores.keys().cloned()).map(|n| n.to_string()).collect();
+    let stored = rig
+        .vault
+        .list(layout::MANIFESTS)
+        .await?
+        .into_iter()
+        .filter_map(|f| parse_manifest_key(f.key.as_str()))
+        .map(|(name, _)| name);
+    let known: Vec<String> =
+        stored.chain(rig.config.datastores.keys().cloned()).map(|n| n.to_string()).collect();
     Ok(no_such_datastore(datastore.as_str(), &known))
 }
 
@@ -271,25 +338,32 @@ pub struct OpenedBackup {
     pub slot: String,
     /// Number of the newest envelope.
     pub number: u32,
-    /// Envelopes and slots that are missing, damaged or not believed. One of them may be the only one left some day.
+    /// Envelopes and slots that are missing, damaged or not believed. One of them may be the only
+    /// one left some day.
     pub defects: Vec<String>,
 }
 
 /// Opens a backup: reads every envelope, newest first, and tries every opener on every slot.
 ///
-/// What is damaged or does not belong there is passed over and told of: whoever may write to the vault must not be able to
-/// close a backup by adding an envelope.
+/// What is damaged or does not belong there is passed over and told of: whoever may write to the
+/// vault must not be able to close a backup by adding an envelope.
 ///
 /// # Errors
 /// [`WorkError`] if no envelope is believed or no slot opens.
-pub async fn open_backup(rig: &WorkContext, manifest: &Manifest) -> Result<OpenedBackup, WorkError> {
+pub async fn open_backup(
+    rig: &WorkContext,
+    manifest: &Manifest,
+) -> Result<OpenedBackup, WorkError> {
     let reading = ReadLease::begin(rig, &manifest.backup).await?;
     if let Ok(mut all) = rig.reading.lock() {
         all.push(reading);
     }
     let LoadedEnvelopes { believed, defects, .. } = load_envelopes(rig, manifest).await?;
     if believed.iter().all(|(_, slots)| slots.is_empty()) {
-        return Err(WorkError::Damaged { what: format!("every slot of backup {}", manifest.backup), why: defects.join("; ") });
+        return Err(WorkError::Damaged {
+            what: format!("every slot of backup {}", manifest.backup),
+            why: defects.join("; "),
+        });
     }
     let (identity, slot) = openers::open(&context_of(manifest), &believed, &rig.openers).await?;
     for defect in &defects {
@@ -299,8 +373,8 @@ pub async fn open_backup(rig: &WorkContext, manifest: &Manifest) -> Result<Opene
     Ok(OpenedBackup { identity, slot, number, defects })
 }
 
-/// Whether the newest envelope of a backup is trusted and has a slot that is as it was signed. Whether a key of this host opens it is another
-/// question.
+/// Whether the newest envelope of a backup is trusted and has a slot that is as it was signed.
+/// Whether a key of this host opens it is another question.
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
@@ -320,7 +394,11 @@ pub async fn has_whole_slot(rig: &WorkContext, manifest: &Manifest) -> Result<bo
 /// What a backup's identity is bound to.
 #[must_use]
 pub fn context_of(manifest: &Manifest) -> EncryptionContext {
-    EncryptionContext { vault: manifest.vault.clone(), datastore: manifest.datastore.clone(), backup: manifest.backup.clone() }
+    EncryptionContext {
+        vault: manifest.vault.clone(),
+        datastore: manifest.datastore.clone(),
+        backup: manifest.backup.clone(),
+    }
 }
 
 /// The envelopes of a backup.
@@ -333,43 +411,62 @@ pub struct LoadedEnvelopes {
     pub next: u32,
 }
 
-/// Reads every envelope of a backup. Their numbers may have holes, where a rotation was interrupted.
+/// Reads every envelope of a backup. Their numbers may have holes, where a rotation was
+/// interrupted.
 ///
 /// # Errors
 /// [`WorkError`] if none is believed, or the vault does not answer.
-pub async fn load_envelopes(rig: &WorkContext, manifest: &Manifest) -> Result<LoadedEnvelopes, WorkError> {
+pub async fn load_envelopes(
+    rig: &WorkContext,
+    manifest: &Manifest,
+) -> Result<LoadedEnvelopes, WorkError> {
     let context = context_of(manifest);
     let place = manifest.place();
     let listed = rig.vault.list(&place.meta_prefix()).await?;
-    let used: Vec<(u32, bool)> = listed.iter().filter_map(|facts| place.rotation(&facts.key)).collect();
-    let numbers: std::collections::BTreeSet<u32> = used.iter().filter(|(_, envelope)| *envelope).map(|(number, _)| *number).collect();
+    let used: Vec<(u32, bool)> =
+        listed.iter().filter_map(|facts| place.rotation(&facts.key)).collect();
+    let numbers: std::collections::BTreeSet<u32> =
+        used.iter().filter(|(_, envelope)| *envelope).map(|(number, _)| *number).collect();
     let mut read = LoadedEnvelopes { believed: Vec::new(), defects: Vec::new(), next: 0 };
     for number in numbers.into_iter().rev().filter(|number| (1..=ENVELOPES_MAX).contains(number)) {
         match envelope(rig, manifest, &context, number, &mut read.defects).await {
             Ok(None) => {}
             Ok(Some(envelope)) => {
                 // A slot that rotation has retired may be gone, and is no loss.
-                let retired = |slot: &Slot| read.believed.first().is_some_and(|(newest, _)| !newest.slots.contains(slot));
+                let retired = |slot: &Slot| {
+                    read.believed.first().is_some_and(|(newest, _)| !newest.slots.contains(slot))
+                };
                 let mut own = Vec::new();
                 let slots = slots(rig, &envelope, &retired, &mut own).await?;
                 read.defects.append(&mut own);
                 read.believed.push((envelope, slots));
             }
-            Err(error) if error.class() == ErrorClass::Integrity => read.defects.push(error.to_string()),
-            Err(WorkError::Vault(error)) if !is_outage(&error) => read.defects.push(error.to_string()),
+            Err(error) if error.class() == ErrorClass::Integrity => {
+                read.defects.push(error.to_string())
+            }
+            Err(WorkError::Vault(error)) if !is_outage(&error) => {
+                read.defects.push(error.to_string())
+            }
             Err(error) => return Err(error),
         }
     }
     if read.believed.is_empty() {
-        let why = if read.defects.is_empty() { "the envelope is missing".to_owned() } else { read.defects.join("; ") };
+        let why = if read.defects.is_empty() {
+            "the envelope is missing".to_owned()
+        } else {
+            read.defects.join("; ")
+        };
         return Err(WorkError::Damaged { what: place.envelope(1).to_string(), why });
     }
     let newest = read.believed.iter().map(|(envelope, _)| envelope.number).max().unwrap_or(1);
-    read.next = (newest + 1..=ENVELOPES_MAX).find(|number| !used.iter().any(|(used, _)| used == number)).unwrap_or(ENVELOPES_MAX + 1);
+    read.next = (newest + 1..=ENVELOPES_MAX)
+        .find(|number| !used.iter().any(|(used, _)| used == number))
+        .unwrap_or(ENVELOPES_MAX + 1);
     Ok(read)
 }
 
-/// The `number`th envelope. The first is bound by the signed manifest's hash, later ones by their own signature.
+/// The `number`th envelope. The first is bound by the signed manifest's hash, later ones by their
+/// own signature.
 async fn envelope(
     rig: &WorkContext,
     manifest: &Manifest,
@@ -396,9 +493,13 @@ async fn envelope(
         believed?;
     }
     let envelope = Envelope::parse(&bytes, context)?;
-    // An old one under a higher number would bring back slots that were retired, and retire those that are in use.
+    // An old one under a higher number would bring back slots that were retired, and retire those
+    // that are in use.
     if envelope.number != number {
-        let why = format!("it says that it is envelope {}, and was put in this place by somebody else", envelope.number);
+        let why = format!(
+            "it says that it is envelope {}, and was put in this place by somebody else",
+            envelope.number
+        );
         return Err(WorkError::Damaged { what: key.to_string(), why });
     }
     Ok(Some(envelope))
@@ -408,7 +509,9 @@ async fn envelope(
 #[derive(Debug, thiserror::Error)]
 pub enum GuideError {
     /// Nobody signed it, as none was before guides were signed.
-    #[error("{0} is not signed, so it is not run: it would be handed a key that opens every backup")]
+    #[error(
+        "{0} is not signed, so it is not run: it would be handed a key that opens every backup"
+    )]
     Unsigned(ObjectKey),
     /// It is missing, somebody else signed it, or it is the guide to something else.
     #[error("{key} is damaged: {why}")]
@@ -436,15 +539,20 @@ impl From<GuideError> for WorkError {
     }
 }
 
-/// The `RESTORE.md` of an envelope of a backup, if a pinned key signed it and it belongs there. What is run with a key that opens everything is
-/// believed as little as a manifest.
+/// The `RESTORE.md` of an envelope of a backup, if a pinned key signed it and it belongs there.
+/// What is run with a key that opens everything is believed as little as a manifest.
 ///
 /// # Errors
 /// [`GuideError`]
-pub async fn load_guide(rig: &WorkContext, manifest: &Manifest, number: u32) -> Result<bytes::Bytes, GuideError> {
+pub async fn load_guide(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    number: u32,
+) -> Result<bytes::Bytes, GuideError> {
     let key = manifest.place().restore_guide(number);
     let damaged = |why| GuideError::Damaged { key: key.clone(), why };
-    // One that is too large, frozen or not to be read is none that may be run; only a vault that does not answer is another matter.
+    // One that is too large, frozen or not to be read is none that may be run; only a vault that
+    // does not answer is another matter.
     let read = async |key: &ObjectKey| match fetch::document(rig.vault.as_ref(), key).await {
         Err(error) if is_outage(&error) => Err(GuideError::Vault(error)),
         Err(_) => Err(damaged("it, or its signature, cannot be read")),
@@ -454,7 +562,10 @@ pub async fn load_guide(rig: &WorkContext, manifest: &Manifest, number: u32) -> 
     let Some(signature) = read(&key.signature()).await? else {
         return Err(GuideError::Unsigned(key));
     };
-    if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &text, &signature).await.map_err(GuideError::Vault)? {
+    if !is_believed(rig.vault.as_ref(), &rig.trusted, &key, &text, &signature)
+        .await
+        .map_err(GuideError::Vault)?
+    {
         return Err(damaged("its signature is not that of a trusted key"));
     }
     if !guide::belongs(&text, manifest, number) {
@@ -479,7 +590,8 @@ async fn slots(
         match bytes.filter(|bytes| sha256(bytes) == slot.sha256) {
             Some(bytes) => whole.push(SlotBytes { slot: slot.clone(), bytes: bytes.to_vec() }),
             None if retired(slot) => {}
-            None => defects.push(format!("key slot {} ({}) is missing or damaged", slot.name, slot.file)),
+            None => defects
+                .push(format!("key slot {} ({}) is missing or damaged", slot.name, slot.file)),
         }
     }
     Ok(whole)
@@ -495,14 +607,24 @@ pub fn sha256(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// [`WorkError::Damaged`] if it is missing, or not the one that the signed manifest names.
-pub async fn load_chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result<Option<bytes::Bytes>, WorkError> {
+pub async fn load_chunk_list(
+    vault: &dyn Vault,
+    object: &StoredObject,
+) -> Result<Option<bytes::Bytes>, WorkError> {
     let Some(recorded) = &object.chunks else { return Ok(None) };
-    let Some((datastore, backup)) = layout::parse_backup_key(object.key.as_str()) else { return Ok(None) };
+    let Some((datastore, backup)) = layout::parse_backup_key(object.key.as_str()) else {
+        return Ok(None);
+    };
     let key = BackupKeys { datastore: &datastore, backup: &backup }.chunks(&object.key);
     let damaged = |why: String| WorkError::Damaged { what: key.to_string(), why };
     let facts = vault.find(&key).await?.ok_or_else(|| damaged("it is missing".to_owned()))?;
     if facts.bytes != object.chunk_list_bytes() {
-        return Err(damaged(format!("it has {} bytes, and {} belong to {}", facts.bytes, object.chunk_list_bytes(), object.key)));
+        return Err(damaged(format!(
+            "it has {} bytes, and {} belong to {}",
+            facts.bytes,
+            object.chunk_list_bytes(),
+            object.key
+        )));
     }
     let list = fetch::exactly(vault, facts).await?;
     match sha256(&list) == recorded.sha256 {
@@ -511,11 +633,15 @@ pub async fn load_chunk_list(vault: &dyn Vault, object: &StoredObject) -> Result
     }
 }
 
-/// Objects with what is known of their chunks. A list that is lost costs no backup: the objects are hashed whole then, as those of earlier versions are.
+/// Objects with what is known of their chunks. A list that is lost costs no backup: the objects are
+/// hashed whole then, as those of earlier versions are.
 ///
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
-pub async fn wanted_objects(rig: &WorkContext, objects: &[StoredObject]) -> Result<Vec<fetch::WantedObject>, WorkError> {
+pub async fn wanted_objects(
+    rig: &WorkContext,
+    objects: &[StoredObject],
+) -> Result<Vec<fetch::WantedObject>, WorkError> {
     let mut wanted = Vec::new();
     for object in objects {
         let known = rig.lists.lock().ok().and_then(|lists| lists.get(&object.sha256).cloned());
@@ -527,7 +653,10 @@ pub async fn wanted_objects(rig: &WorkContext, objects: &[StoredObject]) -> Resu
             Ok(chunks) => chunks.inspect(|list| know_list(rig, object, list.clone())),
             Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "an object is read without the list of its chunks");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "an object is read without the list of its chunks"
+                );
                 None
             }
         };
@@ -543,20 +672,32 @@ pub fn know_list(rig: &WorkContext, object: &StoredObject, list: bytes::Bytes) {
     }
 }
 
-/// Begins to open a payload: its objects are fetched ahead and checked against the manifest as they are read.
+/// Begins to open a payload: its objects are fetched ahead and checked against the manifest as they
+/// are read.
 ///
 /// # Errors
 /// [`WorkError`] if an object is missing, frozen, or does not open.
-pub async fn open_payload(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity) -> Result<OpenedPayload, WorkError> {
+pub async fn open_payload(
+    rig: &WorkContext,
+    payload: &Payload,
+    identity: &BackupIdentity,
+) -> Result<OpenedPayload, WorkError> {
     let wanted = wanted_objects(rig, &payload.objects).await?;
-    let expected =
-        payload.objects.iter().zip(&wanted).map(|(object, wanted)| ExpectedObject::of(object, wanted.chunks.is_some())).collect();
-    let chunks = match fetch::stream(std::sync::Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await {
-        Err(VaultError::Tally { what, why }) => return Err(WorkError::Damaged { what, why }),
-        other => other?,
-    };
+    let expected = payload
+        .objects
+        .iter()
+        .zip(&wanted)
+        .map(|(object, wanted)| ExpectedObject::of(object, wanted.chunks.is_some()))
+        .collect();
+    let chunks =
+        match fetch::stream(std::sync::Arc::clone(&rig.vault), wanted, rig.cancel.clone()).await {
+            Err(VaultError::Tally { what, why }) => return Err(WorkError::Damaged { what, why }),
+            other => other?,
+        };
     let (name, identity) = (payload.name.clone(), identity.clone());
-    let opened = tokio::task::spawn_blocking(move || OpenedPayload::new(&name, chunks, expected, &identity)).await;
+    let opened =
+        tokio::task::spawn_blocking(move || OpenedPayload::new(&name, chunks, expected, &identity))
+            .await;
     Ok(opened.map_err(|_| WorkError::Bug("the thread that opens payloads died".to_owned()))??)
 }
 
@@ -564,7 +705,11 @@ pub async fn open_payload(rig: &WorkContext, payload: &Payload, identity: &Backu
 ///
 /// # Errors
 /// As [`open_payload`]; also if it is larger than any real one.
-pub async fn read_payload(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity) -> Result<Vec<u8>, WorkError> {
+pub async fn read_payload(
+    rig: &WorkContext,
+    payload: &Payload,
+    identity: &BackupIdentity,
+) -> Result<Vec<u8>, WorkError> {
     const BYTES_MAX: usize = 1024 * 1024 * 1024;
     let mut opened = open_payload(rig, payload, identity).await?;
     let read = tokio::task::spawn_blocking(move || opened.read_all(BYTES_MAX)).await;

@@ -1,10 +1,14 @@
-//! Selecting the backup that is meant among all names in a vault, and detecting backups that are gone.
+//! Selecting the backup that is meant among all names in a vault, and detecting backups that are
+//! gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{BackupEntry, BackupKeys, LoadedManifest, is_outage, load_manifest, load_manifests, no_such_datastore_or_backup, vault_id};
+use super::{
+    BackupEntry, BackupKeys, LoadedManifest, is_outage, load_manifest, load_manifests,
+    no_such_datastore_or_backup, vault_id,
+};
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, parse_manifest_key};
 use crate::domain::manifest::Manifest;
@@ -15,7 +19,8 @@ use crate::work::{WorkContext, WorkError, evidence};
 
 /// Manifests that are read of the end of a long series, at first.
 const WINDOW: usize = 64;
-/// Manifests that are not believed after which it is no use to go on: somebody writes them, or the pinned key is the wrong one.
+/// Manifests that are not believed after which it is no use to go on: somebody writes them, or the
+/// pinned key is the wrong one.
 const REFUSED_MAX: usize = 20_000;
 /// Manifests that are not believed which are named one by one.
 const REFUSED_SHOWN: usize = 16;
@@ -23,13 +28,22 @@ const REFUSED_SHOWN: usize = 16;
 const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
 /// What a copy lacks of the backups that this host's catalog knows in its home.
-pub(super) async fn behind(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName, listed: &[BackupId]) -> Option<String> {
+pub(super) async fn behind(
+    rig: &WorkContext,
+    vault: &VaultId,
+    datastore: &DatastoreName,
+    listed: &[BackupId],
+) -> Option<String> {
     if !rig.is_elsewhere {
         return None;
     }
     let known = known(rig, vault, datastore).await;
     let listed: BTreeSet<&BackupId> = listed.iter().collect();
-    let missing: BTreeMap<u64, &BackupId> = known.iter().filter(|(id, _)| !listed.contains(id)).map(|(id, number)| (*number, id)).collect();
+    let missing: BTreeMap<u64, &BackupId> = known
+        .iter()
+        .filter(|(id, _)| !listed.contains(id))
+        .map(|(id, number)| (*number, id))
+        .collect();
     let (number, newest) = missing.last_key_value()?;
     Some(format!(
         "this vault has not all backups of {datastore} that this host knows: {} are missing, the newest of them {newest}, number {number}; \
@@ -43,8 +57,9 @@ pub async fn is_removed(rig: &WorkContext, datastore: &DatastoreName, backup: &B
     matches!(rig.vault.find(&BackupKeys { datastore, backup }.manifest()).await, Ok(None))
 }
 
-/// The backup of an id, whatever it is of. A name says nothing: somebody may have put a manifest of the same id under another datastore, so only
-/// one that is believed counts, and of two that are, none.
+/// The backup of an id, whatever it is of. A name says nothing: somebody may have put a manifest of
+/// the same id under another datastore, so only one that is believed counts, and of two that are,
+/// none.
 ///
 /// # Errors
 /// [`WorkError`] if there is none, or none that is believed, or more than one.
@@ -52,8 +67,14 @@ pub async fn find_by_id(rig: &WorkContext, id: &BackupId) -> Result<LoadedManife
     let vault = vault_id(rig).await?;
     let listed = rig.vault.list(layout::MANIFESTS).await?;
     let (mut believed, mut refused): (Vec<LoadedManifest>, Option<WorkError>) = (Vec::new(), None);
-    for (datastore, backup) in listed.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())).filter(|(_, backup)| backup == id) {
-        match load_manifest(rig, &vault, &BackupKeys { datastore: &datastore, backup: &backup }).await {
+    for (datastore, backup) in listed
+        .iter()
+        .filter_map(|facts| parse_manifest_key(facts.key.as_str()))
+        .filter(|(_, backup)| backup == id)
+    {
+        match load_manifest(rig, &vault, &BackupKeys { datastore: &datastore, backup: &backup })
+            .await
+        {
             Ok(found) => believed.push(found),
             Err(WorkError::Vault(error)) if is_outage(&error) => return Err(error.into()),
             Err(error) => drop(refused.get_or_insert(error)),
@@ -62,21 +83,36 @@ pub async fn find_by_id(rig: &WorkContext, id: &BackupId) -> Result<LoadedManife
     match (believed.len(), believed.pop(), refused) {
         (1, Some(found), refused) => {
             if let Some(error) = refused {
-                tracing::warn!(error = &error as &dyn std::error::Error, "another manifest of this id is passed over");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "another manifest of this id is passed over"
+                );
             }
             Ok(found)
         }
         (0, _, Some(error)) => Err(error),
         (0, ..) => {
-            let gone = all_gone(rig, None).await?.into_iter().find(|line| line.contains(id.as_str()));
-            Err(gone.map_or(WorkError::NoSuchBackup { datastore: None, wanted: id.to_string() }, |line| WorkError::Gone(vec![line])))
+            let gone =
+                all_gone(rig, None).await?.into_iter().find(|line| line.contains(id.as_str()));
+            Err(gone.map_or(
+                WorkError::NoSuchBackup { datastore: None, wanted: id.to_string() },
+                |line| WorkError::Gone(vec![line]),
+            ))
         }
         (_, one, _) => {
-            let names = believed.iter().chain(&one).map(|found| found.manifest.datastore.to_string()).collect::<Vec<_>>().join(", ");
+            let names = believed
+                .iter()
+                .chain(&one)
+                .map(|found| found.manifest.datastore.to_string())
+                .collect::<Vec<_>>()
+                .join(", ");
             Err(WorkError::Refused {
                 what: format!("backup {id}"),
-                why: format!("the datastores {names} have one of this id each, and no key is pinned that tells which is genuine"),
-                hint: "pin the signing key: trust = [\"…\"] in lifeboat.toml, or --trust-key".to_owned(),
+                why: format!(
+                    "the datastores {names} have one of this id each, and no key is pinned that tells which is genuine"
+                ),
+                hint: "pin the signing key: trust = [\"…\"] in lifeboat.toml, or --trust-key"
+                    .to_owned(),
             })
         }
     }
@@ -93,8 +129,9 @@ pub struct GoneBackup {
     pub is_hidden: bool,
 }
 
-/// Backups of a datastore that this host's catalog knows and the vault does not have, and those whose manifest stands behind a delete marker:
-/// somebody or something removed them, and no signed record says who. `listed` is what the vault has.
+/// Backups of a datastore that this host's catalog knows and the vault does not have, and those
+/// whose manifest stands behind a delete marker: somebody or something removed them, and no signed
+/// record says who. `listed` is what the vault has.
 ///
 /// # Errors
 /// [`WorkError`] if the evidence cannot be read, which is asked only where something is missing.
@@ -105,15 +142,21 @@ pub async fn gone_backups(
     listed: &[BackupId],
 ) -> Result<Vec<GoneBackup>, WorkError> {
     // A copy may be behind; of it this host remembers nothing.
-    let known = if rig.is_elsewhere { Default::default() } else { known(rig, vault, datastore).await };
+    let known =
+        if rig.is_elsewhere { Default::default() } else { known(rig, vault, datastore).await };
     let hidden = hidden(rig, datastore).await;
     let listed: BTreeSet<&BackupId> = listed.iter().collect();
-    let missing: BTreeSet<&BackupId> = known.keys().chain(&hidden).filter(|backup| !listed.contains(backup)).collect();
+    let missing: BTreeSet<&BackupId> =
+        known.keys().chain(&hidden).filter(|backup| !listed.contains(backup)).collect();
     let mut gone = Vec::new();
     for backup in missing {
         // What was published since it was listed is there by now.
         if is_removed(rig, datastore, backup).await {
-            gone.push(GoneBackup { backup: backup.clone(), number: known.get(backup).copied(), is_hidden: hidden.contains(backup) });
+            gone.push(GoneBackup {
+                backup: backup.clone(),
+                number: known.get(backup).copied(),
+                is_hidden: hidden.contains(backup),
+            });
         }
     }
     if !gone.is_empty() {
@@ -124,25 +167,42 @@ pub async fn gone_backups(
     Ok(gone)
 }
 
-/// Backups whose manifest the vault has, and shows to nobody who does not ask for versions. A role that may not ask is told nothing.
+/// Backups whose manifest the vault has, and shows to nobody who does not ask for versions. A role
+/// that may not ask is told nothing.
 async fn hidden(rig: &WorkContext, datastore: &DatastoreName) -> BTreeSet<BackupId> {
-    let versions = rig.vault.versions(&layout::manifests_of(datastore)).await.unwrap_or_else(|error| {
-        tracing::debug!(error = &error as &dyn std::error::Error, "whether manifests are hidden is not looked at");
-        None
-    });
-    let manifests = versions.into_iter().flatten().filter(|version| !version.is_marker && !version.is_current);
+    let versions =
+        rig.vault.versions(&layout::manifests_of(datastore)).await.unwrap_or_else(|error| {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "whether manifests are hidden is not looked at"
+            );
+            None
+        });
+    let manifests =
+        versions.into_iter().flatten().filter(|version| !version.is_marker && !version.is_current);
     manifests.filter_map(|version| Some(parse_manifest_key(version.key.as_str())?.1)).collect()
 }
 
-/// The same of every datastore of which something stands in the vault or is configured, or of one, as it is told.
+/// The same of every datastore of which something stands in the vault or is configured, or of one,
+/// as it is told.
 ///
 /// # Errors
 /// As [`gone_backups`].
-pub async fn all_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result<Vec<String>, WorkError> {
+pub async fn all_gone(
+    rig: &WorkContext,
+    only: Option<&DatastoreName>,
+) -> Result<Vec<String>, WorkError> {
     let vault = vault_id(rig).await?;
-    let mut listed: BTreeMap<DatastoreName, Vec<BackupId>> = rig.config.datastores.keys().map(|name| (name.clone(), Vec::new())).collect();
+    let mut listed: BTreeMap<DatastoreName, Vec<BackupId>> =
+        rig.config.datastores.keys().map(|name| (name.clone(), Vec::new())).collect();
     let prefix = only.map_or(layout::MANIFESTS.to_owned(), layout::manifests_of);
-    for (datastore, backup) in rig.vault.list(&prefix).await?.iter().filter_map(|facts| parse_manifest_key(facts.key.as_str())) {
+    for (datastore, backup) in rig
+        .vault
+        .list(&prefix)
+        .await?
+        .iter()
+        .filter_map(|facts| parse_manifest_key(facts.key.as_str()))
+    {
         listed.entry(datastore).or_default().push(backup);
     }
     let mut lines = Vec::new();
@@ -155,12 +215,16 @@ pub async fn all_gone(rig: &WorkContext, only: Option<&DatastoreName>) -> Result
     Ok(lines)
 }
 
-/// What is odd about the numbers of each datastore's backups, as it is told: those that are missing, and of whose removal no record tells, and those
-/// that two backups have. All entries of a datastore must be there.
+/// What is odd about the numbers of each datastore's backups, as it is told: those that are
+/// missing, and of whose removal no record tells, and those that two backups have. All entries of a
+/// datastore must be there.
 ///
 /// # Errors
 /// [`WorkError`] if there is no vault.
-pub async fn odd_numbers(rig: &WorkContext, entries: &[BackupEntry]) -> Result<Vec<String>, WorkError> {
+pub async fn odd_numbers(
+    rig: &WorkContext,
+    entries: &[BackupEntry],
+) -> Result<Vec<String>, WorkError> {
     let vault = vault_id(rig).await?;
     let mut datastores: BTreeMap<&DatastoreName, Vec<&BackupEntry>> = BTreeMap::new();
     for entry in entries {
@@ -168,17 +232,25 @@ pub async fn odd_numbers(rig: &WorkContext, entries: &[BackupEntry]) -> Result<V
     }
     let (mut lines, mut removed) = (Vec::new(), None);
     for (datastore, entries) in datastores {
-        let manifests: Vec<&Manifest> = entries.iter().filter_map(|entry| Some(&entry.manifest.as_ref().ok()?.manifest)).collect();
+        let manifests: Vec<&Manifest> = entries
+            .iter()
+            .filter_map(|entry| Some(&entry.manifest.as_ref().ok()?.manifest))
+            .collect();
         lines.extend(same_numbers(&manifests).into_iter().map(|(number, one, other)| {
             format!("backups {one} and {other} of {datastore} both have number {number}: one of them was taken while others were hidden")
         }));
         let known = known(rig, &vault, datastore).await;
         // One that is there and not trusted has a number that nobody knows.
-        let is_unknown = |entry: &&BackupEntry| entry.manifest.is_err() && !known.contains_key(&entry.backup);
+        let is_unknown =
+            |entry: &&BackupEntry| entry.manifest.is_err() && !known.contains_key(&entry.backup);
         if entries.iter().any(is_unknown) {
             continue;
         }
-        let mut numbers: Vec<u64> = manifests.iter().map(|manifest| manifest.sequence).chain(known.values().copied()).collect();
+        let mut numbers: Vec<u64> = manifests
+            .iter()
+            .map(|manifest| manifest.sequence)
+            .chain(known.values().copied())
+            .collect();
         if gaps(numbers.clone()).is_empty() {
             continue;
         }
@@ -188,7 +260,10 @@ pub async fn odd_numbers(rig: &WorkContext, entries: &[BackupEntry]) -> Result<V
             removed = match evidence::all_removed(rig).await {
                 Ok(all) => Some(all),
                 Err(error) => {
-                    lines.push(format!("whether numbers are missing could not be looked at: {}", error.in_one_line()));
+                    lines.push(format!(
+                        "whether numbers are missing could not be looked at: {}",
+                        error.in_one_line()
+                    ));
                     break;
                 }
             };
@@ -200,7 +275,8 @@ pub async fn odd_numbers(rig: &WorkContext, entries: &[BackupEntry]) -> Result<V
     Ok(lines)
 }
 
-/// Pairs of backups that have the same number, with it. Two answers to one tick are no pair: readers take the one of the higher epoch.
+/// Pairs of backups that have the same number, with it. Two answers to one tick are no pair:
+/// readers take the one of the higher epoch.
 #[must_use]
 pub fn same_numbers(manifests: &[&Manifest]) -> Vec<(u64, BackupId, BackupId)> {
     let mut by_number: BTreeMap<u64, Vec<&Manifest>> = BTreeMap::new();
@@ -212,7 +288,11 @@ pub fn same_numbers(manifests: &[&Manifest]) -> Vec<(u64, BackupId, BackupId)> {
 }
 
 /// What this host's catalog knows of a datastore's backups.
-async fn known(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName) -> BTreeMap<BackupId, u64> {
+async fn known(
+    rig: &WorkContext,
+    vault: &VaultId,
+    datastore: &DatastoreName,
+) -> BTreeMap<BackupId, u64> {
     match rig.catalog() {
         Some(catalog) => without_catalog(catalog.known(vault, datastore).await).unwrap_or_default(),
         None => Default::default(),
@@ -220,20 +300,34 @@ async fn known(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName) ->
 }
 
 /// Gaps between numbers that no removal explains, as ranges.
-async fn unexplained_gaps(rig: &WorkContext, datastore: &DatastoreName, mut numbers: Vec<u64>) -> Result<Vec<(u64, u64)>, WorkError> {
+async fn unexplained_gaps(
+    rig: &WorkContext,
+    datastore: &DatastoreName,
+    mut numbers: Vec<u64>,
+) -> Result<Vec<(u64, u64)>, WorkError> {
     let lowest = numbers.iter().min().copied().unwrap_or_default();
     if !gaps(numbers.clone()).is_empty() {
         // Only now is the evidence asked what retention removed.
-        numbers.extend(evidence::removed(rig, datastore).await?.into_iter().map(|(_, number)| number).filter(|number| *number > lowest));
+        numbers.extend(
+            evidence::removed(rig, datastore)
+                .await?
+                .into_iter()
+                .map(|(_, number)| number)
+                .filter(|number| *number > lowest),
+        );
     }
     Ok(gaps(numbers))
 }
 
 fn tell_gap(datastore: &DatastoreName, (first, last): (u64, u64)) -> String {
     match first == last {
-        true => format!("backup number {first} of {datastore} is missing from the vault, and no record says that it was removed"),
+        true => format!(
+            "backup number {first} of {datastore} is missing from the vault, and no record says that it was removed"
+        ),
         false => {
-            format!("backups number {first} to {last} of {datastore} are missing from the vault, and no record says that they were removed")
+            format!(
+                "backups number {first} to {last} of {datastore} are missing from the vault, and no record says that they were removed"
+            )
         }
     }
 }
@@ -292,11 +386,12 @@ pub async fn select(
     Ok(picked.believed)
 }
 
-/// Picks the backup that is asked for and looks at those around it. Of thousands of backups only the newest that may be meant are read: 64 at a
-/// time, until one of them fits.
+/// Picks the backup that is asked for and looks at those around it. Of thousands of backups only
+/// the newest that may be meant are read: 64 at a time, until one of them fits.
 ///
-/// Anybody who may write can put names there. So those that this host's catalog knows are looked at by themselves, and so are those from the
-/// future: no number of forged names stands before a backup that is known. Which of those that are believed is the newest, their numbers say.
+/// Anybody who may write can put names there. So those that this host's catalog knows are looked at
+/// by themselves, and so are those from the future: no number of forged names stands before a
+/// backup that is known. Which of those that are believed is the newest, their numbers say.
 ///
 /// # Errors
 /// [`WorkError`] if there is none, or if the one asked for by id is not believed.
@@ -307,31 +402,50 @@ pub async fn select_with_context(
 ) -> Result<SelectedBackup, WorkError> {
     let vault = vault_id(rig).await?;
     let listed = rig.vault.list(&layout::manifests_of(datastore)).await?;
-    let mut names: Vec<BackupId> = listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
+    let mut names: Vec<BackupId> =
+        listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
     names.sort_by_key(BackupId::begun);
     let names_listed = names.clone();
     let lost = gone_backups(rig, &vault, datastore, &names).await?;
-    let Some(oldest) = names.first().map(BackupId::begun) else { return Err(no_such_datastore_or_backup(rig, datastore).await?) };
-    let (count, all) = (names.len(), matches!(which, BackupSelector::Oldest | BackupSelector::Random { .. }));
+    let Some(oldest) = names.first().map(BackupId::begun) else {
+        return Err(no_such_datastore_or_backup(rig, datastore).await?);
+    };
+    let (count, all) =
+        (names.len(), matches!(which, BackupSelector::Oldest | BackupSelector::Random { .. }));
     let newer = match which {
-        // A snapshot is not older than the beginning of its run, by one clock; hosts' clocks differ a little.
-        BackupSelector::At(time) => names.split_off(names.partition_point(|backup| backup.begun() <= *time + CLOCKS_DIFFER)),
+        // A snapshot is not older than the beginning of its run, by one clock; hosts' clocks differ
+        // a little.
+        BackupSelector::At(time) => {
+            names.split_off(names.partition_point(|backup| backup.begun() <= *time + CLOCKS_DIFFER))
+        }
         _ => Vec::new(),
     };
-    let (mut believed, mut refused): (Vec<LoadedManifest>, Vec<(BackupId, WorkError)>) = (Vec::new(), Vec::new());
+    let (mut believed, mut refused): (Vec<LoadedManifest>, Vec<(BackupId, WorkError)>) =
+        (Vec::new(), Vec::new());
     if let BackupSelector::Exactly(backup) = which {
         // It, and the newest, which are shown beside it.
         let from = names.len().saturating_sub(WINDOW);
-        names = names.iter().enumerate().filter(|(at, name)| *at >= from || *name == backup).map(|(_, name)| name.clone()).collect();
+        names = names
+            .iter()
+            .enumerate()
+            .filter(|(at, name)| *at >= from || *name == backup)
+            .map(|(_, name)| name.clone())
+            .collect();
     }
-    let NameGroups { groups, unsigned, mut numbers } = NameGroups::of(rig, &vault, datastore, names, &listed).await;
+    let NameGroups { groups, unsigned, mut numbers } =
+        NameGroups::of(rig, &vault, datastore, names, &listed).await;
     // Below this number not all were looked at, so nothing can be said of gaps.
     let mut from_number = 0;
-    let fits = |manifests: &[LoadedManifest]| which.pick(manifests.iter().map(|b| &b.manifest)).map(|m| m.backup.clone());
+    let fits = |manifests: &[LoadedManifest]| {
+        which.pick(manifests.iter().map(|b| &b.manifest)).map(|m| m.backup.clone())
+    };
     for (group, mut names) in groups.into_iter().enumerate() {
         let (from, refused_before) = (believed.len(), refused.len());
         let all = all || matches!(which, BackupSelector::Exactly(_));
-        while fits(&believed[from..]).is_none() && refused.len() - refused_before < REFUSED_MAX && !names.is_empty() {
+        while fits(&believed[from..]).is_none()
+            && refused.len() - refused_before < REFUSED_MAX
+            && !names.is_empty()
+        {
             let window = names.split_off(if all { 0 } else { names.len().saturating_sub(WINDOW) });
             for (backup, read) in load_manifests(rig, &vault, datastore, window).await? {
                 match read {
@@ -356,7 +470,12 @@ pub async fn select_with_context(
     refused.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.begun()));
     let mut warnings = describe_gone(datastore, &lost);
     warnings.extend(behind(rig, &vault, datastore, &names_listed).await);
-    warnings.extend(refused.iter().take(REFUSED_SHOWN).map(|(backup, error)| format!("backup {backup} is passed over: {error}")));
+    warnings.extend(
+        refused
+            .iter()
+            .take(REFUSED_SHOWN)
+            .map(|(backup, error)| format!("backup {backup} is passed over: {error}")),
+    );
     if let Some(more @ 1..) = refused.len().checked_sub(REFUSED_SHOWN) {
         warnings.push(format!("{more} more names are passed over as well: somebody writes them; `lifeboat list {datastore}` shows all"));
     }
@@ -372,7 +491,11 @@ pub async fn select_with_context(
     numbers.extend(lost.iter().filter_map(|one| one.number));
     numbers.retain(|number| *number >= from_number);
     let gaps = unexplained_gaps(rig, datastore, numbers).await?;
-    warnings.extend(gaps.into_iter().filter(|(first, _)| *first >= from_number).map(|gap| tell_gap(datastore, gap)));
+    warnings.extend(
+        gaps.into_iter()
+            .filter(|(first, _)| *first >= from_number)
+            .map(|gap| tell_gap(datastore, gap)),
+    );
     let wanted = match which {
         BackupSelector::At(time) => format!("at or before {time} ({} are newer)", newer.len()),
         BackupSelector::Random { since, .. } => format!("at or after {since}"),
@@ -386,11 +509,14 @@ pub async fn select_with_context(
     };
     let at = picked.and_then(|id| believed.iter().position(|b| b.manifest.backup == id));
     let Some(at) = at else {
-        // Where not one is believed, the pinned key is the wrong one, or all are damaged: that is what must be said.
-        return Err(match (believed.is_empty() && !many).then(|| refused.into_iter().next()).flatten() {
-            Some((_, error)) => error,
-            None => WorkError::NoSuchBackup { datastore: Some(datastore.to_string()), wanted },
-        });
+        // Where not one is believed, the pinned key is the wrong one, or all are damaged: that is
+        // what must be said.
+        return Err(
+            match (believed.is_empty() && !many).then(|| refused.into_iter().next()).flatten() {
+                Some((_, error)) => error,
+                None => WorkError::NoSuchBackup { datastore: Some(datastore.to_string()), wanted },
+            },
+        );
     };
     let chosen = believed.swap_remove(at);
     believed.sort_by_key(|b| std::cmp::Reverse(b.manifest.sequence));
@@ -399,13 +525,15 @@ pub async fn select_with_context(
 
 /// What was found of the newest names of a datastore.
 pub struct NewestBackups {
-    /// The newest that is believed of those that this host's catalog knows, of others, and of those from the future.
+    /// The newest that is believed of those that this host's catalog knows, of others, and of
+    /// those from the future.
     pub believed: Vec<LoadedManifest>,
     /// Names that were passed over for it.
     pub refused: usize,
 }
 
-/// Looks for the newest backup of each group of names, reading as few as it can and no more than `tried_max` of each.
+/// Looks for the newest backup of each group of names, reading as few as it can and no more than
+/// `tried_max` of each.
 ///
 /// # Errors
 /// [`WorkError`] if the vault does not answer.
@@ -417,7 +545,8 @@ pub async fn newest_of_each(
     listed: &[ObjectFacts],
     tried_max: usize,
 ) -> Result<NewestBackups, WorkError> {
-    let NameGroups { groups, unsigned, .. } = NameGroups::of(rig, vault, datastore, names, listed).await;
+    let NameGroups { groups, unsigned, .. } =
+        NameGroups::of(rig, vault, datastore, names, listed).await;
     let mut found = NewestBackups { believed: Vec::new(), refused: unsigned.len() };
     for mut names in groups {
         for _ in 0..tried_max {
@@ -442,7 +571,8 @@ const UNKNOWN: usize = 1;
 
 /// The names of a datastore as they are looked at.
 struct NameGroups {
-    /// Those that this host's catalog knows, by their numbers; others; those that say that they are from the future. Of each the newest is last.
+    /// Those that this host's catalog knows, by their numbers; others; those that say that they
+    /// are from the future. Of each the newest is last.
     groups: [Vec<BackupId>; 3],
     /// Names without a signature need not be read to be refused.
     unsigned: Vec<(BackupId, WorkError)>,
@@ -451,18 +581,31 @@ struct NameGroups {
 }
 
 impl NameGroups {
-    async fn of(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName, names: Vec<BackupId>, listed: &[ObjectFacts]) -> Self {
+    async fn of(
+        rig: &WorkContext,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+        names: Vec<BackupId>,
+        listed: &[ObjectFacts],
+    ) -> Self {
         let keys: BTreeSet<&str> = listed.iter().map(|facts| facts.key.as_str()).collect();
         let known = known(rig, vault, datastore).await;
         let soon = Timestamp::now() + CLOCKS_DIFFER;
-        let mut sorted = Self { groups: [Vec::new(), Vec::new(), Vec::new()], unsigned: Vec::new(), numbers: Vec::new() };
+        let mut sorted = Self {
+            groups: [Vec::new(), Vec::new(), Vec::new()],
+            unsigned: Vec::new(),
+            numbers: Vec::new(),
+        };
         for backup in names {
             let key = BackupKeys { datastore, backup: &backup }.manifest();
             if !rig.trusted.is_empty() && !keys.contains(key.signature().as_str()) {
-                sorted.unsigned.push((backup, WorkError::NotSigned { what: format!("the manifest {key}") }));
+                sorted
+                    .unsigned
+                    .push((backup, WorkError::NotSigned { what: format!("the manifest {key}") }));
                 continue;
             }
-            let is_known = known.get(&backup).inspect(|number| sorted.numbers.push(**number)).is_some();
+            let is_known =
+                known.get(&backup).inspect(|number| sorted.numbers.push(**number)).is_some();
             let group = match (backup.begun() > soon, is_known) {
                 (true, _) => 2,
                 (false, true) => 0,

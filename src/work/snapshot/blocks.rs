@@ -1,8 +1,10 @@
 //! The blocks of a snapshot: hashed when the set is taken, compared whenever they are read again.
 //!
-//! The payload `blocks-NNN` of a set has one line per block that volume's snapshot holds, ascending: its index, a space, its SHA-256 in
-//! hexadecimal. It is sealed, since hashes of data tell of the data. Blocks that a snapshot does not list are zeros, so a place may list blocks of
-//! zeros or leave them out. Nothing here grows with the volume: pages of a listing, lines of a payload, and a few blocks under way.
+//! The payload `blocks-NNN` of a set has one line per block that volume's snapshot holds,
+//! ascending: its index, a space, its SHA-256 in hexadecimal. It is sealed, since hashes of data
+//! tell of the data. Blocks that a snapshot does not list are zeros, so a place may list blocks of
+//! zeros or leave them out. Nothing here grows with the volume: pages of a listing, lines of a
+//! payload, and a few blocks under way.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -60,7 +62,10 @@ pub fn payload_name(index: usize) -> String {
 #[must_use]
 pub fn payload_of(manifest: &Manifest, index: usize) -> Option<&Payload> {
     let name = payload_name(index);
-    manifest.payloads.iter().find(|payload| payload.role == PayloadRole::Blocks && payload.name == name)
+    manifest
+        .payloads
+        .iter()
+        .find(|payload| payload.role == PayloadRole::Blocks && payload.name == name)
 }
 
 /// A snapshot's listing, block by block.
@@ -74,7 +79,11 @@ struct BlockListing<'a> {
 }
 
 impl<'a> BlockListing<'a> {
-    fn of(volumes: &'a dyn VolumeStore, snapshot: &'a SnapshotId, since: Option<&'a SnapshotId>) -> Self {
+    fn of(
+        volumes: &'a dyn VolumeStore,
+        snapshot: &'a SnapshotId,
+        since: Option<&'a SnapshotId>,
+    ) -> Self {
         Self { volumes, snapshot, since, ready: VecDeque::new(), next: Some(None), last: None }
     }
 
@@ -90,7 +99,11 @@ impl<'a> BlockListing<'a> {
             return Err(VolumesError::Nonsense {
                 what: format!("listing the blocks of {}", self.snapshot),
                 place: self.volumes.place().to_string(),
-                why: format!("block {} comes after block {}", block.index, self.last.unwrap_or_default()),
+                why: format!(
+                    "block {} comes after block {}",
+                    block.index,
+                    self.last.unwrap_or_default()
+                ),
             });
         }
         self.last = Some(block.index);
@@ -98,12 +111,18 @@ impl<'a> BlockListing<'a> {
     }
 }
 
-async fn read(volumes: &dyn VolumeStore, snapshot: &SnapshotId, block: BlockRef) -> Result<(BlockRef, Bytes), VolumesError> {
+async fn read(
+    volumes: &dyn VolumeStore,
+    snapshot: &SnapshotId,
+    block: BlockRef,
+) -> Result<(BlockRef, Bytes), VolumesError> {
     let mut attempt = 0;
     loop {
         attempt += 1;
         match volumes.read(snapshot, &block).await {
-            Err(error @ (VolumesError::Unavailable { .. } | VolumesError::Busy { .. })) if attempt < READ_ATTEMPTS_MAX => {
+            Err(error @ (VolumesError::Unavailable { .. } | VolumesError::Busy { .. }))
+                if attempt < READ_ATTEMPTS_MAX =>
+            {
                 tracing::info!(error = &error as &dyn std::error::Error, "a block is read again");
                 tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
             }
@@ -123,7 +142,11 @@ impl RecordedBlocks {
     ///
     /// # Errors
     /// [`WorkError`] if it cannot be read.
-    pub async fn open(rig: &WorkContext, payload: &Payload, identity: &BackupIdentity) -> Result<Self, WorkError> {
+    pub async fn open(
+        rig: &WorkContext,
+        payload: &Payload,
+        identity: &BackupIdentity,
+    ) -> Result<Self, WorkError> {
         let mut opened = shelf::open_payload(rig, payload, identity).await?;
         let (tell, lines) = mpsc::channel(LINES_QUEUED_MAX);
         let name = payload.name.clone();
@@ -161,7 +184,8 @@ impl RecordedBlocks {
         Ok(self.ahead)
     }
 
-    /// The digest recorded of a block, passing over those before it, which must satisfy a condition.
+    /// The digest recorded of a block, passing over those before it, which must satisfy a
+    /// condition.
     async fn of(
         &mut self,
         index: u32,
@@ -289,15 +313,25 @@ async fn hash_one(
     stage: &Arc<ProgressStage>,
 ) -> Result<StagedPayload, WorkError> {
     let name = payload_name(index);
-    let destination = PayloadDestination { key: opening.context.place().sealed_meta(&name), name, role: PayloadRole::Blocks };
+    let destination = PayloadDestination {
+        key: opening.context.place().sealed_meta(&name),
+        name,
+        role: PayloadRole::Blocks,
+    };
     let (tell, arriving) = mpsc::channel(LINES_QUEUED_MAX);
     let (proved, proof) = oneshot::channel();
-    let stream = PayloadStream { source: BlockLines { arriving, ready: Bytes::new() }, end: move || proof.blocking_recv().ok(), tap: () };
+    let stream = PayloadStream {
+        source: BlockLines { arriving, ready: Bytes::new() },
+        end: move || proof.blocking_recv().ok(),
+        tap: (),
+    };
     let earlier = before.and_then(|manifest| Some((manifest, earlier(manifest, member)?)));
     let snapshot = member.snapshot.clone();
     let producing = async {
         let known = match earlier {
-            Some((manifest, (payload, since))) => known(rig, volumes, manifest, payload, &snapshot, since).await,
+            Some((manifest, (payload, since))) => {
+                known(rig, volumes, manifest, payload, &snapshot, since).await
+            }
             None => None,
         };
         let incremental = known.is_some();
@@ -305,9 +339,19 @@ async fn hash_one(
         let _ = proved.send(SourceEnd::of_listing());
         Ok((counts, incremental))
     };
-    let sending = send(rig.vault.as_ref(), destination, stream, &opening.identity, back_up::sealing(rig, 1), &rig.cancel);
+    let sending = send(
+        rig.vault.as_ref(),
+        destination,
+        stream,
+        &opening.identity,
+        back_up::sealing(rig, 1),
+        &rig.cancel,
+    );
     let (produced, sent) = tokio::join!(producing, sending);
-    let error = |error| WorkError::Set { datastore: opening.context.datastore.clone(), source: super::SetError::Volumes(error) };
+    let error = |error| WorkError::Set {
+        datastore: opening.context.datastore.clone(),
+        source: super::SetError::Volumes(error),
+    };
     match (produced, sent) {
         (Ok(((blocks, changed), incremental)), Ok((payload, ()))) => {
             member.blocks = Some(blocks);
@@ -331,9 +375,15 @@ async fn hash_one(
 }
 
 /// The payload and the snapshot of the same volume in the set before.
-fn earlier<'a>(manifest: &'a Manifest, member: &SetMember) -> Option<(&'a Payload, &'a SnapshotId)> {
+fn earlier<'a>(
+    manifest: &'a Manifest,
+    member: &SetMember,
+) -> Option<(&'a Payload, &'a SnapshotId)> {
     let set = manifest.set.as_ref()?;
-    let index = set.members.iter().position(|one| one.volume == member.volume && one.bytes == member.bytes)?;
+    let index = set
+        .members
+        .iter()
+        .position(|one| one.volume == member.volume && one.bytes == member.bytes)?;
     Some((payload_of(manifest, index)?, &set.members[index].snapshot))
 }
 
@@ -351,7 +401,11 @@ async fn known<'a>(
     // Archived or gone: then there is nothing to compare with.
     let there = volumes.snapshots(std::slice::from_ref(since)).await.ok()?.pop()?;
     (there.progress == crate::domain::volumes::SnapshotProgress::Completed).then_some(())?;
-    Some(KnownBlocks { recorded, changed: BlockListing::of(volumes, snapshot, Some(since)), ahead: None })
+    Some(KnownBlocks {
+        recorded,
+        changed: BlockListing::of(volumes, snapshot, Some(since)),
+        ahead: None,
+    })
 }
 
 /// Sends one line per block; how many blocks there are, and how many were read.
@@ -375,9 +429,13 @@ async fn produce(
             let held = match &mut known {
                 Some(old) => match old.of(block.index).await {
                     Ok(held) => held,
-                    // Hashes of the set before that cannot be read are no reason to go without tonight's: from here on everything is read.
+                    // Hashes of the set before that cannot be read are no reason to go without
+                    // tonight's: from here on everything is read.
                     Err(HashError::Work(error)) => {
-                        tracing::warn!(error = error.as_ref() as &dyn std::error::Error, "the hashes of the set before cannot be used");
+                        tracing::warn!(
+                            error = error.as_ref() as &dyn std::error::Error,
+                            "the hashes of the set before cannot be used"
+                        );
                         known = None;
                         None
                     }
@@ -389,7 +447,9 @@ async fn produce(
             under_way.push_back(async move {
                 match held {
                     Some(digest) => Ok((block.index, digest)),
-                    None => read(volumes, snapshot, block).await.map(|(block, bytes)| (block.index, digest(&bytes))),
+                    None => read(volumes, snapshot, block)
+                        .await
+                        .map(|(block, bytes)| (block.index, digest(&bytes))),
                 }
             });
         }
@@ -402,10 +462,12 @@ async fn produce(
     }
 }
 
-/// Reads every block of a snapshot, compares it with what was recorded, and hands it on. Returns how many there are.
+/// Reads every block of a snapshot, compares it with what was recorded, and hands it on. Returns
+/// how many there are.
 ///
 /// # Errors
-/// [`WorkError::Damaged`] at the first block that is not what was recorded; [`WorkError::Set`] if the place does not give them.
+/// [`WorkError::Damaged`] at the first block that is not what was recorded; [`WorkError::Set`] if
+/// the place does not give them.
 pub async fn walk(
     rig: &WorkContext,
     manifest: &Manifest,
@@ -414,8 +476,14 @@ pub async fn walk(
     stage: &Arc<ProgressStage>,
     mut take: impl FnMut(u32, &Bytes) -> Result<(), WorkError>,
 ) -> Result<u64, WorkError> {
-    let failed = |error| WorkError::Set { datastore: manifest.datastore.clone(), source: super::SetError::Volumes(error) };
-    let differs = |index: u32, why: &str| WorkError::Damaged { what: format!("block {index} of snapshot {snapshot}"), why: why.to_owned() };
+    let failed = |error| WorkError::Set {
+        datastore: manifest.datastore.clone(),
+        source: super::SetError::Volumes(error),
+    };
+    let differs = |index: u32, why: &str| WorkError::Damaged {
+        what: format!("block {index} of snapshot {snapshot}"),
+        why: why.to_owned(),
+    };
     let missing = |index: u32, digest: &BlockDigest| match *digest == zeros() {
         true => Ok(()),
         false => Err(differs(index, "it was recorded, and the snapshot does not hold it")),
@@ -439,9 +507,16 @@ pub async fn walk(
             let found = digest(&bytes);
             match recorded.of(block.index, missing).await? {
                 Some(wanted) if wanted == found => {}
-                Some(_) => return Err(differs(block.index, "its SHA-256 is not what was recorded")),
+                Some(_) => {
+                    return Err(differs(block.index, "its SHA-256 is not what was recorded"));
+                }
                 None if found == zeros() => {}
-                None => return Err(differs(block.index, "it holds something, and nothing was recorded there")),
+                None => {
+                    return Err(differs(
+                        block.index,
+                        "it holds something, and nothing was recorded there",
+                    ));
+                }
             }
         }
         take(block.index, &bytes)?;
@@ -468,13 +543,22 @@ pub async fn to_file(
 ) -> Result<u64, WorkError> {
     use std::os::unix::fs::OpenOptionsExt;
     let fail = |source| WorkError::File { what: format!("writing {}", file.display()), source };
-    let disk: File = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(fail)?;
+    let disk: File = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(fail)?;
     disk.set_len(bytes).map_err(fail)?;
     let write = |index: u32, block: &Bytes| {
         let at = u64::from(index) * BLOCK_BYTES as u64;
-        let inside = usize::try_from(bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(block.len());
+        let inside =
+            usize::try_from(bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(block.len());
         if block[inside..].iter().any(|byte| *byte != 0) {
-            return Err(WorkError::Damaged { what: format!("block {index}"), why: "it lies outside of its volume".to_owned() });
+            return Err(WorkError::Damaged {
+                what: format!("block {index}"),
+                why: "it lies outside of its volume".to_owned(),
+            });
         }
         if block[..inside].iter().all(|byte| *byte == 0) {
             return Ok(());

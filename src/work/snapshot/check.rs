@@ -10,32 +10,67 @@ use crate::work::WorkContext;
 use crate::work::check::{CheckLine, SetupAnswer, bad, line};
 
 /// Asks what can be asked of the place, its volumes, and the place of the copies.
-pub async fn check(rig: &WorkContext, vault: &VaultId, name: &DatastoreName, settings: &VolumesConfig) -> Vec<CheckLine> {
+pub async fn check(
+    rig: &WorkContext,
+    vault: &VaultId,
+    name: &DatastoreName,
+    settings: &VolumesConfig,
+) -> Vec<CheckLine> {
     let subject = format!("datastore {name}");
     let home = match rig.volumes.open(&settings.place).await {
         Ok(home) => home,
-        Err(error) => return vec![bad(&subject, "its volumes can be reached", error.class(), error.to_string())],
+        Err(error) => {
+            return vec![bad(
+                &subject,
+                "its volumes can be reached",
+                error.class(),
+                error.to_string(),
+            )];
+        }
     };
     let run = SetBackup { rig, vault: vault.clone(), datastore: name, settings, home };
     let mut lines = Vec::new();
     match cut::select(&run).await {
         Ok(volumes) => {
             let bytes = volumes.iter().map(|volume: &VolumeInfo| volume.bytes).sum();
-            let found = format!("{} volumes, {}, in {}", volumes.len(), format_bytes(bytes), settings.place);
-            lines.push(line(&subject, "its volumes are there, each encrypted under a key of kms_keys", SetupAnswer::Good, found));
+            let found = format!(
+                "{} volumes, {}, in {}",
+                volumes.len(),
+                format_bytes(bytes),
+                settings.place
+            );
+            lines.push(line(
+                &subject,
+                "its volumes are there, each encrypted under a key of kms_keys",
+                SetupAnswer::Good,
+                found,
+            ));
             match cut::could(&run, &volumes) {
                 Ok((how, online)) => {
-                    lines.push(line(&subject, "its consistency can be had", SetupAnswer::Good, how));
+                    lines.push(line(
+                        &subject,
+                        "its consistency can be had",
+                        SetupAnswer::Good,
+                        how,
+                    ));
                     if settings.consistency == Consistency::Postgres {
                         lines.extend(check_server(&run, &subject, online).await);
                     }
                 }
-                Err(error) => lines.push(bad(&subject, "its consistency can be had", error.class(), error.to_string())),
+                Err(error) => lines.push(bad(
+                    &subject,
+                    "its consistency can be had",
+                    error.class(),
+                    error.to_string(),
+                )),
             }
         }
-        Err(error) => {
-            lines.push(bad(&subject, "its volumes are there, each encrypted under a key of kms_keys", error.class(), error.to_string()))
-        }
+        Err(error) => lines.push(bad(
+            &subject,
+            "its volumes are there, each encrypted under a key of kms_keys",
+            error.class(),
+            error.to_string(),
+        )),
     }
     if let SetPlace::Local { .. } = settings.place {
         lines.push(line(
@@ -64,7 +99,8 @@ async fn check_server(run: &SetBackup<'_>, subject: &str, online: bool) -> Vec<C
     }]
 }
 
-/// Roles may run CHECKPOINT since PostgreSQL 15, as members of `pg_checkpoint`; before, superusers only.
+/// Roles may run CHECKPOINT since PostgreSQL 15, as members of `pg_checkpoint`; before, superusers
+/// only.
 const CHECKPOINT: &str = "SELECT CASE WHEN rolsuper THEN 'yes' \
     WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pg_checkpoint') THEN 'no: before PostgreSQL 15 only a superuser may run CHECKPOINT' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_roles c WHERE c.rolname = 'pg_checkpoint' AND pg_catalog.pg_has_role(c.oid, 'MEMBER')) THEN 'yes' \
@@ -96,9 +132,12 @@ async fn check_copy(run: &SetBackup<'_>, subject: &str) -> Vec<CheckLine> {
         Err(error) => Err(error),
     };
     vec![match answer {
-        Ok(found) => {
-            line(subject, question, SetupAnswer::Good, format!("{}; {} snapshots of this vault are there", copy.place, found.len()))
-        }
+        Ok(found) => line(
+            subject,
+            question,
+            SetupAnswer::Good,
+            format!("{}; {} snapshots of this vault are there", copy.place, found.len()),
+        ),
         Err(error) => bad(subject, question, error.class(), error.to_string()),
     }]
 }

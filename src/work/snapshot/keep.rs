@@ -1,6 +1,8 @@
 //! From started snapshots to kept ones: waiting without a time limit, copying, locking.
 //!
-//! A call that returned is not done: a refused key shows up minutes later, in the state of a snapshot and nowhere else. So states are polled with backoff until they are final, and their messages are reported.
+//! A call that returned is not done: a refused key shows up minutes later, in the state of a
+//! snapshot and nowhere else. So states are polled with backoff until they are final, and their
+//! messages are reported.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,8 @@ use super::{SetBackup, SetError, stray};
 use crate::config::CopyConfig;
 use crate::domain::id::BackupId;
 use crate::domain::volumes::{
-    LockState, ResourceTags, SetMember, SnapshotCopy, SnapshotId, SnapshotInfo, SnapshotProgress, VolumeInfo, VolumeSet, tag,
+    LockState, ResourceTags, SetMember, SnapshotCopy, SnapshotId, SnapshotInfo, SnapshotProgress,
+    VolumeInfo, VolumeSet, tag,
 };
 use crate::progress::ProgressStage;
 use crate::volumes::{VolumeStore, VolumesError};
@@ -34,7 +37,8 @@ impl PollBackoff {
     }
 }
 
-/// Waits until every snapshot of the set is whole, and sees to it that each is encrypted as the policy wants.
+/// Waits until every snapshot of the set is whole, and sees to it that each is encrypted as the
+/// policy wants.
 pub(super) async fn whole(run: &SetBackup<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
     let ids = set.snapshots(false);
     run.home.name(&ids).await.map_err(|error| run.failed(error))?;
@@ -44,9 +48,14 @@ pub(super) async fn whole(run: &SetBackup<'_>, set: &mut VolumeSet) -> Result<()
     for (member, snapshot) in set.members.iter_mut().zip(found) {
         if snapshot.progress == SnapshotProgress::Failed {
             let why = snapshot.message.unwrap_or_else(|| "EBS does not say why".to_owned());
-            return Err(run.failed(SetError::SnapshotFailed { id: snapshot.id, volume: member.volume.clone(), why }));
+            return Err(run.failed(SetError::SnapshotFailed {
+                id: snapshot.id,
+                volume: member.volume.clone(),
+                why,
+            }));
         }
-        let protected = snapshot.protect(&run.settings.kms_keys).map_err(|error| run.failed(error))?;
+        let protected =
+            snapshot.protect(&run.settings.kms_keys).map_err(|error| run.failed(error))?;
         member.key = protected.key().to_owned();
     }
     Ok(())
@@ -65,7 +74,11 @@ async fn wait(
         let done: u64 = found.iter().map(|snapshot| snapshot.bytes / 100 * percent(snapshot)).sum();
         stage.add(done.saturating_sub(told));
         told = told.max(done);
-        let pending: Vec<String> = found.iter().filter(|one| is_pending(one)).map(|one| format!("{} {}%", one.id, percent(one))).collect();
+        let pending: Vec<String> = found
+            .iter()
+            .filter(|one| is_pending(one))
+            .map(|one| format!("{} {}%", one.id, percent(one)))
+            .collect();
         stage.item(pending.first().cloned());
         if pending.is_empty() {
             return Ok(found);
@@ -98,14 +111,22 @@ pub(super) async fn still_there(run: &SetBackup<'_>, set: &VolumeSet) -> Result<
 }
 
 /// What is known of all of them; a place that does not answer for a while is asked again.
-async fn look(run: &SetBackup<'_>, place: &dyn VolumeStore, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>, WorkError> {
+async fn look(
+    run: &SetBackup<'_>,
+    place: &dyn VolumeStore,
+    ids: &[SnapshotId],
+) -> Result<Vec<SnapshotInfo>, WorkError> {
     let (mut silent, mut pauses, begun) = (0, PollBackoff(LOOK_FIRST), std::time::Instant::now());
     let mut found = loop {
         match place.snapshots(ids).await {
             // What was made a moment ago need not be in a list yet.
-            Ok(found) if found.len() < ids.len() && begun.elapsed() < UNSEEN_MAX => pauses.pause(run).await?,
+            Ok(found) if found.len() < ids.len() && begun.elapsed() < UNSEEN_MAX => {
+                pauses.pause(run).await?
+            }
             Ok(found) => break found,
-            Err(VolumesError::Unavailable { .. } | VolumesError::Unknown { .. }) if silent < SILENT_MAX => {
+            Err(VolumesError::Unavailable { .. } | VolumesError::Unknown { .. })
+                if silent < SILENT_MAX =>
+            {
                 silent += 1;
                 pauses.pause(run).await?;
             }
@@ -123,9 +144,14 @@ async fn look(run: &SetBackup<'_>, place: &dyn VolumeStore, ids: &[SnapshotId]) 
 }
 
 /// Copies every snapshot under the other place's key, if the configuration says so.
-pub(super) async fn copied(run: &SetBackup<'_>, backup: &BackupId, set: &mut VolumeSet) -> Result<(), WorkError> {
+pub(super) async fn copied(
+    run: &SetBackup<'_>,
+    backup: &BackupId,
+    set: &mut VolumeSet,
+) -> Result<(), WorkError> {
     let Some(settings) = &run.settings.copy else { return Ok(()) };
-    let elsewhere = run.rig.volumes.open(&settings.place).await.map_err(|error| run.failed(error))?;
+    let elsewhere =
+        run.rig.volumes.open(&settings.place).await.map_err(|error| run.failed(error))?;
     let stage = run.rig.progress.begin("copy snapshots", Some(set.bytes()));
     let copying = PendingCopy { run, settings, backup, elsewhere: elsewhere.as_ref() };
     // A key that was refused stays refused: earlier copies are looked at before new ones are begun.
@@ -189,12 +215,22 @@ impl PendingCopy<'_> {
         if let Some(account) = &self.settings.account {
             self.run.home.share(&member.snapshot, account, true).await?;
         }
-        let mut tags: ResourceTags =
-            self.run.home.snapshots(std::slice::from_ref(&member.snapshot)).await?.pop().map(|one| one.tags).unwrap_or_default();
+        let mut tags: ResourceTags = self
+            .run
+            .home
+            .snapshots(std::slice::from_ref(&member.snapshot))
+            .await?
+            .pop()
+            .map(|one| one.tags)
+            .unwrap_or_default();
         // Those of AWS's own cannot be given.
         tags.retain(|key, _| !key.starts_with("aws:"));
         tags.extend(self.tags(member));
-        match self.elsewhere.copy(self.run.home.as_ref(), &member.snapshot, &self.settings.key, &tags).await {
+        match self
+            .elsewhere
+            .copy(self.run.home.as_ref(), &member.snapshot, &self.settings.key, &tags)
+            .await
+        {
             Err(VolumesError::Unknown { .. }) => {
                 tokio::time::sleep(LOOK_FIRST * 4).await;
                 self.found(member).await?.ok_or_else(|| VolumesError::Busy {
@@ -209,7 +245,13 @@ impl PendingCopy<'_> {
 
     async fn found(&self, member: &SetMember) -> Result<Option<SnapshotId>, VolumesError> {
         let mut good = None;
-        for copy in self.elsewhere.tagged(&self.tags(member)).await?.into_iter().filter(|copy| !copy.is_foreign()) {
+        for copy in self
+            .elsewhere
+            .tagged(&self.tags(member))
+            .await?
+            .into_iter()
+            .filter(|copy| !copy.is_foreign())
+        {
             match copy.progress {
                 SnapshotProgress::Failed => self.elsewhere.delete(&copy.id).await?,
                 // A lost answer may have left two.
@@ -220,14 +262,29 @@ impl PendingCopy<'_> {
         Ok(good)
     }
 
-    async fn ended(&self, member: &SetMember, state: SnapshotInfo) -> Result<SnapshotCopy, WorkError> {
+    async fn ended(
+        &self,
+        member: &SetMember,
+        state: SnapshotInfo,
+    ) -> Result<SnapshotCopy, WorkError> {
         if self.settings.account.is_some()
-            && let Err(error) = self.run.home.share(&member.snapshot, self.settings.account.as_deref().unwrap_or_default(), false).await
+            && let Err(error) = self
+                .run
+                .home
+                .share(
+                    &member.snapshot,
+                    self.settings.account.as_deref().unwrap_or_default(),
+                    false,
+                )
+                .await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, snapshot = %member.snapshot, "the snapshot is still shared with the other account");
         }
         if state.progress == SnapshotProgress::Failed {
-            let why = state.message.clone().unwrap_or_else(|| "EBS does not say why; mostly it is the key".to_owned());
+            let why = state
+                .message
+                .clone()
+                .unwrap_or_else(|| "EBS does not say why; mostly it is the key".to_owned());
             let failed = SetError::CopyFailed {
                 id: member.snapshot.clone(),
                 volume: member.volume.clone(),
@@ -237,41 +294,58 @@ impl PendingCopy<'_> {
             return Err(self.run.failed(failed));
         }
         let id = state.id.clone();
-        let protected = state.protect(std::slice::from_ref(&self.settings.key)).map_err(|error| self.run.failed(error))?;
+        let protected = state
+            .protect(std::slice::from_ref(&self.settings.key))
+            .map_err(|error| self.run.failed(error))?;
         Ok(SnapshotCopy { snapshot: id, key: protected.key().to_owned() })
     }
 }
 
-/// Locks every snapshot and copy, if the configuration says so. The lock of the set is the one that ends first.
+/// Locks every snapshot and copy, if the configuration says so. The lock of the set is the one that
+/// ends first.
 pub(super) async fn locked(run: &SetBackup<'_>, set: &mut VolumeSet) -> Result<(), WorkError> {
     let Some(lock) = &run.settings.lock else { return Ok(()) };
     let mut locks: Vec<LockState> = Vec::new();
     let elsewhere = match &run.settings.copy {
-        Some(copy) => Some(run.rig.volumes.open(&copy.place).await.map_err(|error| run.failed(error))?),
+        Some(copy) => {
+            Some(run.rig.volumes.open(&copy.place).await.map_err(|error| run.failed(error))?)
+        }
         None => None,
     };
     for member in &set.members {
         locks.push(run.home.lock(&member.snapshot, lock).await.map_err(|error| run.failed(error))?);
         if let (Some(elsewhere), Some(copy)) = (&elsewhere, &member.copy) {
-            locks.push(elsewhere.lock(&copy.snapshot, lock).await.map_err(|error| run.failed(error))?);
+            locks.push(
+                elsewhere.lock(&copy.snapshot, lock).await.map_err(|error| run.failed(error))?,
+            );
         }
     }
     set.lock = locks.into_iter().min_by_key(|lock| lock.until);
     Ok(())
 }
 
-/// Deletes every snapshot that a run has made and tagged, of some volumes if it is known which; copies tell of no volume. What other tools have made and tagged in
-/// the same way is left alone. Those that are held stay, and are an error.
+/// Deletes every snapshot that a run has made and tagged, of some volumes if it is known which;
+/// copies tell of no volume. What other tools have made and tagged in the same way is left alone.
+/// Those that are held stay, and are an error.
 ///
 /// # Errors
 /// [`VolumesError`] of the first that could not be deleted; the others are.
-pub async fn remove_own(place: &dyn VolumeStore, tags: &ResourceTags, of: Option<&[VolumeInfo]>) -> Result<(), VolumesError> {
+pub async fn remove_own(
+    place: &dyn VolumeStore,
+    tags: &ResourceTags,
+    of: Option<&[VolumeInfo]>,
+) -> Result<(), VolumesError> {
     let is_of = |snapshot: &SnapshotInfo| match (of, &snapshot.volume) {
         (Some(volumes), Some(id)) => volumes.iter().any(|volume| volume.id == *id),
         _ => true,
     };
     let mut first = Ok(());
-    for snapshot in place.tagged(tags).await?.into_iter().filter(|snapshot| !snapshot.is_foreign() && is_of(snapshot)) {
+    for snapshot in place
+        .tagged(tags)
+        .await?
+        .into_iter()
+        .filter(|snapshot| !snapshot.is_foreign() && is_of(snapshot))
+    {
         let deleted = place.delete(&snapshot.id).await;
         first = first.and(deleted);
     }

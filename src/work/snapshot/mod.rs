@@ -1,11 +1,15 @@
 //! Taking a backup of volumes: a set of snapshots that belong together.
 //!
-//! 1. Keys first, as for every backup; then the volumes are selected, and refused if one of them is not encrypted as the policy wants.
-//! 2. What is about to be done is noted. Everything stands still as far as was asked for, the volumes are cut ([`cut`]), and what was achieved
-//!    is noted with the snapshots' ids. From here on any run goes on where this one ended (`OpenSet`).
-//! 3. Every snapshot is waited for, copied under the other place's key, waited for again, and locked ([`keep`]).
+//! 1. Keys first, as for every backup; then the volumes are selected, and refused if one of them is
+//!    not encrypted as the policy wants.
+//! 2. What is about to be done is noted. Everything stands still as far as was asked for, the
+//!    volumes are cut ([`cut`]), and what was achieved is noted with the snapshots' ids. From here
+//!    on any run goes on where this one ended (`OpenSet`).
+//! 3. Every snapshot is waited for, copied under the other place's key, waited for again, and
+//!    locked ([`keep`]).
 //! 4. Every block is hashed; only what differs from the set before is read ([`blocks`]).
-//! 5. The manifest: the commit point. No manifest, no backup; snapshots without one are removed, at once or by `lifeboat sweep`.
+//! 5. The manifest: the commit point. No manifest, no backup; snapshots without one are removed, at
+//!    once or by `lifeboat sweep`.
 //!
 //! What was asked for and not achieved is a failure, never a lesser set.
 
@@ -38,7 +42,9 @@ use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::BackupKeys;
 use crate::domain::manifest::{Manifest, PayloadRole, SourceFacts};
 use crate::domain::selector::BackupSelector;
-use crate::domain::volumes::{Consistency, NotProtected, ResourceTags, SnapshotId, VolumeId, VolumeSet, tag};
+use crate::domain::volumes::{
+    Consistency, NotProtected, ResourceTags, SnapshotId, VolumeId, VolumeSet, tag,
+};
 use crate::failpoint;
 use crate::volumes::watchdog::{self, StandstillError};
 use crate::volumes::{VolumeStore, VolumesError};
@@ -74,11 +80,16 @@ impl SetError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Empty | Self::NotAllowed(_) | Self::SawsItsOwnBranch { .. } | Self::LessConsistent { .. } => ErrorClass::Usage,
+            Self::Empty
+            | Self::NotAllowed(_)
+            | Self::SawsItsOwnBranch { .. }
+            | Self::LessConsistent { .. } => ErrorClass::Usage,
             Self::Volumes(error) => error.class(),
-            Self::Standstill(_) | Self::NotProtected(_) | Self::SnapshotFailed { .. } | Self::CopyFailed { .. } | Self::Vanished(_) => {
-                ErrorClass::SourceFailed
-            }
+            Self::Standstill(_)
+            | Self::NotProtected(_)
+            | Self::SnapshotFailed { .. }
+            | Self::CopyFailed { .. }
+            | Self::Vanished(_) => ErrorClass::SourceFailed,
         }
     }
 
@@ -104,7 +115,8 @@ impl SetError {
 
     /// Whether what there is of the set is worth keeping: the next run goes on with it.
     fn keeps_the_set(&self) -> bool {
-        matches!(self, Self::CopyFailed { .. }) || self.class().is_retryable() && matches!(self, Self::Volumes(_))
+        matches!(self, Self::CopyFailed { .. })
+            || self.class().is_retryable() && matches!(self, Self::Volumes(_))
     }
 }
 
@@ -143,13 +155,15 @@ pub fn state_directory(rig: &WorkContext) -> PathBuf {
 
 /// Whether something is not as old as a time that is allowed.
 fn is_younger(than: Timestamp, allowed: HumanDuration) -> bool {
-    Timestamp::now().duration_since(than) < jiff::SignedDuration::try_from(allowed.duration()).unwrap_or(jiff::SignedDuration::MAX)
+    Timestamp::now().duration_since(than)
+        < jiff::SignedDuration::try_from(allowed.duration()).unwrap_or(jiff::SignedDuration::MAX)
 }
 
 /// Takes a backup of volumes, or goes on with one that was begun and is not older than the RPO.
 ///
 /// # Errors
-/// [`WorkError`]; nothing is published then. Snapshots are kept only where the next run can go on with them.
+/// [`WorkError`]; nothing is published then. Snapshots are kept only where the next run can go on
+/// with them.
 pub async fn take(
     rig: &WorkContext,
     datastore: &DatastoreName,
@@ -159,7 +173,10 @@ pub async fn take(
 ) -> Result<BackupReport, WorkError> {
     let clock = Instant::now();
     let failed = |source: SetError| WorkError::Set { datastore: datastore.clone(), source };
-    for point in watchdog::undo_abandoned(&state_directory(rig)).await.map_err(|error| failed(error.into()))? {
+    for point in watchdog::undo_abandoned(&state_directory(rig))
+        .await
+        .map_err(|error| failed(error.into()))?
+    {
         tracing::warn!(point, "a file system that a dead run had left frozen was thawed");
     }
     let vault = shelf::vault_to_write(rig).await?;
@@ -199,16 +216,23 @@ impl SetBackup<'_> {
             self.forget(&open.backup).await;
         }
         let begun = Timestamp::now();
-        Ok(OpenSet { backup: BackupId::new(begun, rand::random()), publishing: None, begun, cut: None })
+        Ok(OpenSet {
+            backup: BackupId::new(begun, rand::random()),
+            publishing: None,
+            begun,
+            cut: None,
+        })
     }
 
     async fn noted(&self) -> Option<OpenSet> {
-        let noted = without_catalog(self.rig.catalog()?.noted_set(&self.vault, self.datastore).await)??;
+        let noted =
+            without_catalog(self.rig.catalog()?.noted_set(&self.vault, self.datastore).await)??;
         serde_json::from_str(&noted).ok()
     }
 
-    /// A set whose cut was never noted is not known to be consistent; one that is older than the RPO is not tonight's backup; one whose manifest is
-    /// there was published by a run that died behind it.
+    /// A set whose cut was never noted is not known to be consistent; one that is older than the
+    /// RPO is not tonight's backup; one whose manifest is there was published by a run that
+    /// died behind it.
     async fn goes_on(&self, open: &OpenSet, rpo: HumanDuration) -> Result<bool, WorkError> {
         let Some(made) = &open.cut else { return Ok(false) };
         if self.published(open).await? {
@@ -226,9 +250,12 @@ impl SetBackup<'_> {
     }
 
     async fn note(&self, open: &OpenSet) -> Result<(), WorkError> {
-        let state = serde_json::to_string(open).map_err(|error| WorkError::Bug(error.to_string()))?;
+        let state =
+            serde_json::to_string(open).map_err(|error| WorkError::Bug(error.to_string()))?;
         if let Some(catalog) = self.rig.catalog() {
-            without_catalog(catalog.note_set(&self.vault, self.datastore, &open.backup, &state).await);
+            without_catalog(
+                catalog.note_set(&self.vault, self.datastore, &open.backup, &state).await,
+            );
         }
         Ok(())
     }
@@ -239,7 +266,8 @@ impl SetBackup<'_> {
         }
     }
 
-    /// After a failure: the set stays for the next run where that can go on with it, else nothing stays.
+    /// After a failure: the set stays for the next run where that can go on with it, else nothing
+    /// stays.
     async fn after(&self, open: &OpenSet, error: &WorkError) {
         let keeps = match error {
             WorkError::Set { source, .. } => source.keeps_the_set(),
@@ -265,8 +293,8 @@ impl SetBackup<'_> {
         Ok(false)
     }
 
-    /// The name under which the set is published: its own, or a new one where a run that died has left objects under that. Nothing is stored
-    /// under a name twice.
+    /// The name under which the set is published: its own, or a new one where a run that died has
+    /// left objects under that. Nothing is stored under a name twice.
     async fn name(&self, open: &OpenSet) -> Result<BackupId, WorkError> {
         let last = open.publishing.as_ref().unwrap_or(&open.backup);
         let place = BackupKeys { datastore: self.datastore, backup: last };
@@ -274,7 +302,8 @@ impl SetBackup<'_> {
         Ok(if used { BackupId::new(open.begun, rand::random()) } else { last.clone() })
     }
 
-    /// Removes what there is of a set that is not published. What cannot be removed now is left to `sweep`.
+    /// Removes what there is of a set that is not published. What cannot be removed now is left to
+    /// `sweep`.
     async fn remove(&self, open: &OpenSet) {
         // Whoever cannot tell whether it is published leaves it alone.
         if !matches!(self.published(open).await, Ok(false)) {
@@ -285,16 +314,29 @@ impl SetBackup<'_> {
             places.extend(self.rig.volumes.open(&copy.place).await.ok());
         }
         for place in places {
-            if let Err(error) = keep::remove_own(place.as_ref(), &self.tags(&open.backup), None).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "snapshots are left behind; `lifeboat sweep` removes them");
+            if let Err(error) =
+                keep::remove_own(place.as_ref(), &self.tags(&open.backup), None).await
+            {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "snapshots are left behind; `lifeboat sweep` removes them"
+                );
             }
         }
     }
 
-    async fn to_the_end(&self, open: &mut OpenSet, mandate: FencingToken) -> Result<PublishedBackup, WorkError> {
+    async fn to_the_end(
+        &self,
+        open: &mut OpenSet,
+        mandate: FencingToken,
+    ) -> Result<PublishedBackup, WorkError> {
         let name = self.name(open).await?;
         open.publishing = Some(name.clone());
-        let context = EncryptionContext { vault: self.vault.clone(), datastore: self.datastore.clone(), backup: name };
+        let context = EncryptionContext {
+            vault: self.vault.clone(),
+            datastore: self.datastore.clone(),
+            backup: name,
+        };
         let opening = PendingBackup::begin(self.rig, context, open.begun).await?;
         let made = match open.cut.take() {
             Some(made) => made,
@@ -324,13 +366,28 @@ impl SetBackup<'_> {
     }
 
     /// The sealed payloads: hashes of every block, and the restore plan that is in force.
-    async fn payloads(&self, opening: &PendingBackup, set: &mut VolumeSet) -> Result<Vec<StagedPayload>, WorkError> {
+    async fn payloads(
+        &self,
+        opening: &PendingBackup,
+        set: &mut VolumeSet,
+    ) -> Result<Vec<StagedPayload>, WorkError> {
         let mut arrived = match self.settings.hash {
-            true => blocks::hash(self.rig, self.home.as_ref(), opening, set, self.before().await.as_ref()).await?,
+            true => {
+                blocks::hash(
+                    self.rig,
+                    self.home.as_ref(),
+                    opening,
+                    set,
+                    self.before().await.as_ref(),
+                )
+                .await?
+            }
             false => Vec::new(),
         };
         if let Some(plan) = plans::text_of(&self.rig.config, self.datastore) {
-            match super::back_up::memory(self.rig, opening, "plan.toml", PayloadRole::Plan, plan).await {
+            match super::back_up::memory(self.rig, opening, "plan.toml", PayloadRole::Plan, plan)
+                .await
+            {
                 Ok(payload) => arrived.push(payload),
                 Err(error) => {
                     futures::future::join_all(arrived.into_iter().map(StagedPayload::abort)).await;
@@ -341,10 +398,15 @@ impl SetBackup<'_> {
         Ok(arrived)
     }
 
-    /// The newest set, whose hashes of unchanged blocks still hold. Whoever may not read goes without.
+    /// The newest set, whose hashes of unchanged blocks still hold. Whoever may not read goes
+    /// without.
     async fn before(&self) -> Option<Manifest> {
-        let picked = shelf::select_with_context(self.rig, self.datastore, &BackupSelector::Latest).await.ok()?;
-        Some(picked.believed.manifest).filter(|manifest| manifest.set.as_ref().is_some_and(|set| set.place == self.settings.place))
+        let picked = shelf::select_with_context(self.rig, self.datastore, &BackupSelector::Latest)
+            .await
+            .ok()?;
+        Some(picked.believed.manifest).filter(|manifest| {
+            manifest.set.as_ref().is_some_and(|set| set.place == self.settings.place)
+        })
     }
 }
 

@@ -1,6 +1,9 @@
-//! Restoring a set: as volumes in a zone, attached or handed over, or as disk images in a directory.
+//! Restoring a set: as volumes in a zone, attached or handed over, or as disk images in a
+//! directory.
 //!
-//! Everything is found by its tags and created under a client token, so the command is idempotent: run again, it resumes, and reports the same when there is nothing left to do. A restore has a name, for those who want the same set twice.
+//! Everything is found by its tags and created under a client token, so the command is idempotent:
+//! run again, it resumes, and reports the same when there is nothing left to do. A restore has a
+//! name, for those who want the same set twice.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +19,8 @@ use crate::domain::evidence::RestoreRecord;
 use crate::domain::human_duration::format_duration;
 use crate::domain::manifest::Manifest;
 use crate::domain::volumes::{
-    InstanceId, ResourceTags, SetMember, SetPlace, SnapshotId, SnapshotProgress, VolumeId, VolumeInfo, VolumeSet, tag,
+    InstanceId, ResourceTags, SetMember, SetPlace, SnapshotId, SnapshotProgress, VolumeId,
+    VolumeInfo, VolumeSet, tag,
 };
 use crate::volumes::{NewVolume, VolumeStore, VolumesError};
 use crate::work::restore::record_restore;
@@ -29,7 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RECOVERED_DAYS: u32 = 7;
 /// How often in a row a place may fail to answer while something is waited for that takes days.
 const SILENT_MAX: u32 = 60;
-/// When a snapshot that is still archived is asked for again: what failed before is refused then, and says why.
+/// When a snapshot that is still archived is asked for again: what failed before is refused then,
+/// and says why.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// How often a volume is made anew that ended in state `error` or was removed by its place.
 const ATTEMPTS_MAX: u32 = 3;
@@ -55,7 +60,8 @@ pub struct VolumeRestoreOptions {
     pub name: String,
     /// Whether to wait until everything is read in.
     pub until_hydrated: bool,
-    /// How long a volume may take to be made or attached before it is told; the same command goes on waiting.
+    /// How long a volume may take to be made or attached before it is told; the same command goes
+    /// on waiting.
     pub patience: Duration,
 }
 
@@ -87,7 +93,8 @@ pub struct VolumesRestored {
     pub zone: String,
     /// The volumes.
     pub volumes: Vec<CreatedVolumes>,
-    /// Seconds until every volume could be used. Blocks that are not read in yet are slow at first.
+    /// Seconds until every volume could be used. Blocks that are not read in yet are slow at
+    /// first.
     pub seconds_to_first_use: f64,
     /// Seconds until everything was read in, if that was waited for.
     pub seconds_to_hydrated: Option<f64>,
@@ -104,8 +111,8 @@ struct SetRestore<'a> {
     wishes: &'a VolumeRestoreOptions,
     place: Arc<dyn VolumeStore>,
     is_copy: bool,
-    /// Part of every token: a volume that vanished is remembered under its token, and a later run must get another. What an earlier run has made
-    /// is found by its tags.
+    /// Part of every token: a volume that vanished is remembered under its token, and a later run
+    /// must get another. What an earlier run has made is found by its tags.
     run: u64,
 }
 
@@ -152,9 +159,13 @@ pub async fn to_zone(
     let (begun, clock) = (Timestamp::now(), Instant::now());
     let set = set_of(manifest)?;
     let (place, is_copy) = place_of(set, &wishes.zone)?;
-    let failed = |error: VolumesError| WorkError::Volumes { datastore: manifest.datastore.clone(), source: error.into() };
+    let failed = |error: VolumesError| WorkError::Volumes {
+        datastore: manifest.datastore.clone(),
+        source: error.into(),
+    };
     let volumes = rig.volumes.open(place).await.map_err(failed)?;
-    let restoring = SetRestore { rig, manifest, set, wishes, place: volumes, is_copy, run: rand::random() };
+    let restoring =
+        SetRestore { rig, manifest, set, wishes, place: volumes, is_copy, run: rand::random() };
     let recovering = restoring.recover().await?;
     let stage = rig.progress.begin("make volumes", None);
     let mut made = Vec::new();
@@ -168,7 +179,8 @@ pub async fn to_zone(
     }
     stage.end();
     let first_use = clock.elapsed();
-    let hydrated = if wishes.until_hydrated { Some(restoring.hydrate(&mut made, clock).await?) } else { None };
+    let hydrated =
+        if wishes.until_hydrated { Some(restoring.hydrate(&mut made, clock).await?) } else { None };
     let mut report = VolumesRestored {
         backup: manifest.backup.to_string(),
         place: place.clone(),
@@ -176,7 +188,10 @@ pub async fn to_zone(
         volumes: made,
         seconds_to_first_use: first_use.as_secs_f64(),
         seconds_to_hydrated: hydrated.map(|took| took.as_secs_f64()),
-        needs_label: matches!(set.postgres, Some(crate::domain::volumes::PostgresCut::OnlineBackup { .. })),
+        needs_label: matches!(
+            set.postgres,
+            Some(crate::domain::volumes::PostgresCut::OnlineBackup { .. })
+        ),
         recorded: None,
     };
     // Nothing new was made: nothing new is recorded.
@@ -203,7 +218,9 @@ impl SetRestore<'_> {
         let stage = self.rig.progress.begin("look at snapshots", None);
         loop {
             let found = match self.place.snapshots(&ids).await {
-                Err(VolumesError::Unavailable { .. } | VolumesError::Unknown { .. }) if asked.is_some() && silent < SILENT_MAX => {
+                Err(VolumesError::Unavailable { .. } | VolumesError::Unknown { .. })
+                    if asked.is_some() && silent < SILENT_MAX =>
+                {
                     silent += 1;
                     self.pause().await?;
                     continue;
@@ -212,22 +229,33 @@ impl SetRestore<'_> {
             };
             silent = 0;
             let ask = asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN);
-            if let Some(gone) = ids.iter().find(|id| !found.iter().any(|snapshot| snapshot.id == **id)) {
+            if let Some(gone) =
+                ids.iter().find(|id| !found.iter().any(|snapshot| snapshot.id == **id))
+            {
                 return Err(self.failed(SetError::Vanished(gone.clone())));
             }
             let mut waiting = 0;
             for snapshot in &found {
                 match snapshot.progress {
                     SnapshotProgress::Archived if ask => {
-                        self.place.recover(&snapshot.id, RECOVERED_DAYS).await.map_err(|error| self.failed(error))?;
+                        self.place
+                            .recover(&snapshot.id, RECOVERED_DAYS)
+                            .await
+                            .map_err(|error| self.failed(error))?;
                         waiting += 1;
                     }
-                    SnapshotProgress::Archived | SnapshotProgress::Recovering | SnapshotProgress::Pending(_) => waiting += 1,
+                    SnapshotProgress::Archived
+                    | SnapshotProgress::Recovering
+                    | SnapshotProgress::Pending(_) => waiting += 1,
                     SnapshotProgress::Completed => {}
                     SnapshotProgress::Failed => {
-                        let why = snapshot.message.clone().unwrap_or_else(|| "its state is error".to_owned());
+                        let why = snapshot
+                            .message
+                            .clone()
+                            .unwrap_or_else(|| "its state is error".to_owned());
                         let id = snapshot.id.clone();
-                        return Err(self.failed(crate::domain::volumes::NotProtected::Unfinished { id, why }));
+                        return Err(self
+                            .failed(crate::domain::volumes::NotProtected::Unfinished { id, why }));
                     }
                 }
             }
@@ -252,10 +280,17 @@ impl SetRestore<'_> {
 
     /// The volume that stands for a member in this restore, if there is one in this zone.
     async fn there(&self, member: &SetMember) -> Result<Option<VolumeInfo>, WorkError> {
-        let found = self.place.volumes(&self.tags(member)).await.map_err(|error| self.failed(error))?;
-        let is_here = |volume: &VolumeInfo| volume.zone == self.wishes.zone && volume.state != "error" && volume.state != "deleting";
-        let is_of_it = |volume: &VolumeInfo| volume.snapshot.as_ref() == member.snapshot_in(self.is_copy).map(|(snapshot, _)| snapshot);
-        let (of_it, others): (Vec<VolumeInfo>, Vec<VolumeInfo>) = found.into_iter().filter(is_here).partition(is_of_it);
+        let found =
+            self.place.volumes(&self.tags(member)).await.map_err(|error| self.failed(error))?;
+        let is_here = |volume: &VolumeInfo| {
+            volume.zone == self.wishes.zone && volume.state != "error" && volume.state != "deleting"
+        };
+        let is_of_it = |volume: &VolumeInfo| {
+            volume.snapshot.as_ref()
+                == member.snapshot_in(self.is_copy).map(|(snapshot, _)| snapshot)
+        };
+        let (of_it, others): (Vec<VolumeInfo>, Vec<VolumeInfo>) =
+            found.into_iter().filter(is_here).partition(is_of_it);
         for other in others {
             tracing::warn!(volume = %other.id, "it carries the tags of this restore, and was made of another snapshot: it is left alone");
         }
@@ -305,7 +340,8 @@ impl SetRestore<'_> {
         self.failed(VolumesError::Refused {
             what: format!("making a volume of {snapshot}"),
             place: self.place.place().to_string(),
-            why: "it was begun and is gone; mostly that is its key, which EBS may not use".to_owned(),
+            why: "it was begun and is gone; mostly that is its key, which EBS may not use"
+                .to_owned(),
         })
     }
 
@@ -329,17 +365,25 @@ impl SetRestore<'_> {
     }
 
     /// Whether a volume that was begun becomes one.
-    async fn stays(&self, member: &SetMember, id: &VolumeId, mut seen: bool) -> Result<bool, WorkError> {
+    async fn stays(
+        &self,
+        member: &SetMember,
+        id: &VolumeId,
+        mut seen: bool,
+    ) -> Result<bool, WorkError> {
         let begun = Instant::now();
         loop {
-            let found = self.place.volumes(&self.tags(member)).await.map_err(|error| self.failed(error))?;
+            let found =
+                self.place.volumes(&self.tags(member)).await.map_err(|error| self.failed(error))?;
             match found.iter().find(|volume| volume.id == *id).map(|volume| volume.state.as_str()) {
                 Some("available" | "in-use") => return Ok(true),
                 Some("error") => {
                     self.place.delete_volume(id).await.map_err(|error| self.failed(error))?;
                     return Ok(false);
                 }
-                Some(_) if begun.elapsed() > self.wishes.patience => return Err(self.late(id, "made")),
+                Some(_) if begun.elapsed() > self.wishes.patience => {
+                    return Err(self.late(id, "made"));
+                }
                 Some(_) => seen = true,
                 None if seen || begun.elapsed() > UNSEEN_MAX => return Ok(false),
                 None => {}
@@ -373,16 +417,23 @@ impl SetRestore<'_> {
     async fn tell(&self, member: &SetMember, made: &mut CreatedVolumes) -> Result<(), WorkError> {
         if let Some(volume) = self.there(member).await? {
             made.hydrated_percent = volume.hydrated_percent;
-            made.attached = volume.attached.filter(|_| volume.arrived).map(|at| (at.instance, at.device));
+            made.attached =
+                volume.attached.filter(|_| volume.arrived).map(|at| (at.instance, at.device));
         }
         Ok(())
     }
 
     /// Attaches every volume under the device it had, and waits until each has arrived.
-    async fn attach(&self, instance: &InstanceId, made: &mut [CreatedVolumes]) -> Result<(), WorkError> {
+    async fn attach(
+        &self,
+        instance: &InstanceId,
+        made: &mut [CreatedVolumes],
+    ) -> Result<(), WorkError> {
         for (index, (member, made)) in self.set.members.iter().zip(made).enumerate() {
             let device = member.attached.as_ref().filter(|at| !at.boot).map(|at| at.device.clone());
-            let device = device.unwrap_or_else(|| format!("/dev/sd{}", char::from(b'f' + u8::try_from(index % 11).unwrap_or(0))));
+            let device = device.unwrap_or_else(|| {
+                format!("/dev/sd{}", char::from(b'f' + u8::try_from(index % 11).unwrap_or(0)))
+            });
             let begun = Instant::now();
             if made.attached.is_none() {
                 match self.place.attach(&made.volume, instance, &device).await {
@@ -402,7 +453,9 @@ impl SetRestore<'_> {
                             why: format!("it is attached to {at}"),
                         }));
                     }
-                    None if begun.elapsed() > self.wishes.patience => return Err(self.late(&made.volume, "attached")),
+                    None if begun.elapsed() > self.wishes.patience => {
+                        return Err(self.late(&made.volume, "attached"));
+                    }
                     None => self.pause().await?,
                 }
             }
@@ -411,7 +464,11 @@ impl SetRestore<'_> {
     }
 
     /// Waits until everything is read in.
-    async fn hydrate(&self, made: &mut [CreatedVolumes], clock: Instant) -> Result<Duration, WorkError> {
+    async fn hydrate(
+        &self,
+        made: &mut [CreatedVolumes],
+        clock: Instant,
+    ) -> Result<Duration, WorkError> {
         let stage = self.rig.progress.begin("read in", None);
         loop {
             for (member, made) in self.set.members.iter().zip(made.iter_mut()) {
@@ -432,7 +489,13 @@ impl SetRestore<'_> {
         Ok(clock.elapsed())
     }
 
-    async fn record(&self, verified: bool, begun: Timestamp, recovering: Duration, took: Duration) -> Option<u64> {
+    async fn record(
+        &self,
+        verified: bool,
+        begun: Timestamp,
+        recovering: Duration,
+        took: Duration,
+    ) -> Option<u64> {
         let manifest = self.manifest;
         let record = RestoreRecord {
             datastore: manifest.datastore.clone(),
@@ -462,17 +525,24 @@ pub fn image_name(member: &SetMember) -> String {
     format!("{}.img", member.volume)
 }
 
-/// Writes every volume of a set as a disk image, sparse, each block compared with what was recorded before it is written.
+/// Writes every volume of a set as a disk image, sparse, each block compared with what was recorded
+/// before it is written.
 ///
 /// # Errors
 /// [`WorkError`]; what was written is removed again.
-pub async fn images(rig: &WorkContext, manifest: &Manifest, directory: &Path) -> Result<Vec<(String, u64)>, WorkError> {
+pub async fn images(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    directory: &Path,
+) -> Result<Vec<(String, u64)>, WorkError> {
     let set = set_of(manifest)?;
     let source = SnapshotSource::find(rig, manifest).await?;
     let identity = match set.members.iter().any(|member| member.blocks.is_some()) {
         true => Some(shelf::open_backup(rig, manifest).await?.identity),
         false => {
-            tracing::warn!("no hashes were recorded (hash = false): what is written is what the snapshots hold, compared with nothing");
+            tracing::warn!(
+                "no hashes were recorded (hash = false): what is written is what the snapshots hold, compared with nothing"
+            );
             None
         }
     };
@@ -483,12 +553,24 @@ pub async fn images(rig: &WorkContext, manifest: &Manifest, directory: &Path) ->
         let name = image_name(member);
         let write = async {
             let recorded = match (blocks::payload_of(manifest, index), &identity) {
-                (Some(payload), Some(identity)) => Some(RecordedBlocks::open(rig, payload, identity).await?),
+                (Some(payload), Some(identity)) => {
+                    Some(RecordedBlocks::open(rig, payload, identity).await?)
+                }
                 _ => None,
             };
-            let snapshot = source.snapshot(member).ok_or_else(|| WorkError::Bug("a copied set without a copy".to_owned()))?;
+            let snapshot = source
+                .snapshot(member)
+                .ok_or_else(|| WorkError::Bug("a copied set without a copy".to_owned()))?;
             let from = (source.volumes.as_ref(), snapshot);
-            blocks::to_file(rig, manifest, from, recorded, (&directory.join(&name), member.bytes), &stage).await
+            blocks::to_file(
+                rig,
+                manifest,
+                from,
+                recorded,
+                (&directory.join(&name), member.bytes),
+                &stage,
+            )
+            .await
         };
         if let Err(error) = write.await {
             for (name, _) in written.iter().chain([&(name, 0)]) {

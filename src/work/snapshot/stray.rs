@@ -10,7 +10,9 @@ use crate::config::DatastoreConfig;
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::manifest::Manifest;
 use crate::domain::retention::RemovalGuard;
-use crate::domain::volumes::{ResourceTags, SetPlace, SnapshotId, SnapshotProgress, VolumeSet, tag};
+use crate::domain::volumes::{
+    ResourceTags, SetPlace, SnapshotId, SnapshotProgress, VolumeSet, tag,
+};
 use crate::volumes::{VolumeStore, VolumesError};
 use crate::work::{WorkContext, WorkError, shelf};
 
@@ -37,13 +39,19 @@ fn failed(datastore: &DatastoreName) -> impl Fn(VolumesError) -> WorkError {
 /// Every place that the configuration names for volumes.
 fn places(rig: &WorkContext) -> BTreeSet<&SetPlace> {
     let volumes = rig.config.datastores.values().filter_map(DatastoreConfig::volumes);
-    volumes.flat_map(|volumes| std::iter::once(&volumes.place).chain(volumes.copy.as_ref().map(|copy| &copy.place))).collect()
+    volumes
+        .flat_map(|volumes| {
+            std::iter::once(&volumes.place).chain(volumes.copy.as_ref().map(|copy| &copy.place))
+        })
+        .collect()
 }
 
-/// Looks for snapshots of this vault begun before a time whose backup is not published, and with which no run goes on.
+/// Looks for snapshots of this vault begun before a time whose backup is not published, and with
+/// which no run goes on.
 ///
 /// # Errors
-/// [`WorkError`] if vault or catalog cannot be read; a place that does not answer is passed over, and told.
+/// [`WorkError`] if vault or catalog cannot be read; a place that does not answer is passed over,
+/// and told.
 pub async fn strays(
     rig: &WorkContext,
     vault: &VaultId,
@@ -69,10 +77,16 @@ pub async fn strays(
         };
         for snapshot in snapshots {
             let value = |key: &str| snapshot.tags.get(key);
-            let owner = value(tag::DATASTORE).and_then(|text| text.parse().ok()).zip(value(tag::BACKUP).and_then(|text| text.parse().ok()));
+            let owner = value(tag::DATASTORE)
+                .and_then(|text| text.parse().ok())
+                .zip(value(tag::BACKUP).and_then(|text| text.parse().ok()));
             // Tags that make no sense are somebody else's.
             let Some(owner) = owner else { continue };
-            if published.contains(&owner) || used.holds(&owner) || snapshot.started > before || goes_on(rig, vault, &owner).await? {
+            if published.contains(&owner)
+                || used.holds(&owner)
+                || snapshot.started > before
+                || goes_on(rig, vault, &owner).await?
+            {
                 continue;
             }
             found.push(StraySnapshot {
@@ -87,7 +101,8 @@ pub async fn strays(
     Ok(found)
 }
 
-/// The tags of snapshots that published sets use, and datastores of which not every manifest is believed: nothing of theirs is removed.
+/// The tags of snapshots that published sets use, and datastores of which not every manifest is
+/// believed: nothing of theirs is removed.
 #[derive(Debug, Default)]
 pub struct UsedSnapshots {
     tagged: BTreeSet<(DatastoreName, BackupId)>,
@@ -95,7 +110,8 @@ pub struct UsedSnapshots {
 }
 
 impl UsedSnapshots {
-    /// Reads every manifest of the vault: a datastore that is no longer configured has snapshots all the same.
+    /// Reads every manifest of the vault: a datastore that is no longer configured has snapshots
+    /// all the same.
     ///
     /// # Errors
     /// [`WorkError`] if the vault cannot be read.
@@ -103,7 +119,9 @@ impl UsedSnapshots {
         let mut used = Self::default();
         for entry in shelf::list_entries(rig, None).await? {
             match entry.manifest {
-                Ok(believed) => used.tagged.extend(believed.manifest.set.map(|set| (entry.datastore, set.tagged))),
+                Ok(believed) => used
+                    .tagged
+                    .extend(believed.manifest.set.map(|set| (entry.datastore, set.tagged))),
                 Err(error) => {
                     tracing::warn!(datastore = %entry.datastore, error = &error as &dyn std::error::Error, "a manifest is not believed; no snapshot of its datastore is swept");
                     used.unclear.insert(entry.datastore);
@@ -121,11 +139,22 @@ impl UsedSnapshots {
 }
 
 /// Whether the next run would go on with a set.
-async fn goes_on(rig: &WorkContext, vault: &VaultId, (datastore, backup): &(DatastoreName, BackupId)) -> Result<bool, WorkError> {
+async fn goes_on(
+    rig: &WorkContext,
+    vault: &VaultId,
+    (datastore, backup): &(DatastoreName, BackupId),
+) -> Result<bool, WorkError> {
     let Some(catalog) = rig.catalog() else { return Ok(false) };
-    let noted = catalog.noted_set(vault, datastore).await?.and_then(|text| serde_json::from_str::<OpenSet>(&text).ok());
+    let noted = catalog
+        .noted_set(vault, datastore)
+        .await?
+        .and_then(|text| serde_json::from_str::<OpenSet>(&text).ok());
     let Some(noted) = noted.filter(|noted| noted.backup == *backup) else { return Ok(false) };
-    Ok(rig.config.datastores.get(datastore).is_some_and(|settings| is_younger(noted.begun, settings.rpo)))
+    Ok(rig
+        .config
+        .datastores
+        .get(datastore)
+        .is_some_and(|settings| is_younger(noted.begun, settings.rpo)))
 }
 
 /// Removes a stray snapshot.
@@ -138,7 +167,10 @@ pub async fn remove(rig: &WorkContext, stray: &StraySnapshot) -> Result<(), Work
 }
 
 /// A set's snapshots, by place.
-pub(super) async fn held_in(rig: &WorkContext, set: &VolumeSet) -> Result<Vec<(Arc<dyn VolumeStore>, Vec<SnapshotId>)>, VolumesError> {
+pub(super) async fn held_in(
+    rig: &WorkContext,
+    set: &VolumeSet,
+) -> Result<Vec<(Arc<dyn VolumeStore>, Vec<SnapshotId>)>, VolumesError> {
     let mut all = Vec::new();
     for (place, is_copy) in set.places() {
         all.push((rig.volumes.open(place).await?, set.snapshots(is_copy)));
@@ -150,7 +182,10 @@ pub(super) async fn held_in(rig: &WorkContext, set: &VolumeSet) -> Result<Vec<(A
 ///
 /// # Errors
 /// [`WorkError::Set`] if a place cannot be asked.
-pub async fn guards(rig: &WorkContext, manifest: &Manifest) -> Result<Vec<RemovalGuard>, WorkError> {
+pub async fn guards(
+    rig: &WorkContext,
+    manifest: &Manifest,
+) -> Result<Vec<RemovalGuard>, WorkError> {
     let Some(set) = &manifest.set else { return Ok(Vec::new()) };
     let mut guards = Vec::new();
     for (place, ids) in held_in(rig, set).await.map_err(failed(&manifest.datastore))? {
@@ -158,13 +193,18 @@ pub async fn guards(rig: &WorkContext, manifest: &Manifest) -> Result<Vec<Remova
             guards.extend(snapshot.lock.map(|lock| RemovalGuard::Locked(lock.until)));
         }
         for (snapshot, users) in place.users(&ids).await.map_err(failed(&manifest.datastore))? {
-            guards.extend(users.into_iter().map(|user| RemovalGuard::InUse(format!("{user} uses {snapshot}"))));
+            guards.extend(
+                users
+                    .into_iter()
+                    .map(|user| RemovalGuard::InUse(format!("{user} uses {snapshot}"))),
+            );
         }
     }
     Ok(guards)
 }
 
-/// Removes the snapshots of a backup that is gone, those that its manifest names and no other. What cannot be removed, `sweep` finds.
+/// Removes the snapshots of a backup that is gone, those that its manifest names and no other. What
+/// cannot be removed, `sweep` finds.
 ///
 /// # Errors
 /// What stands in the way, in words.
@@ -174,12 +214,17 @@ pub async fn remove_of(rig: &WorkContext, manifest: &Manifest) -> Result<(), Str
     let own = tags(&manifest.vault, &manifest.datastore, &set.tagged);
     let in_words = |error| failed(&manifest.datastore)(error).to_string();
     for (place, ids) in held_in(rig, set).await.map_err(in_words)? {
-        // A manifest names snapshots; whether they are those that lifeboat made for it, their place says.
+        // A manifest names snapshots; whether they are those that lifeboat made for it, their place
+        // says.
         for snapshot in place.snapshots(&ids).await.map_err(in_words)? {
-            let is_ours = !snapshot.is_foreign() && own.iter().all(|(name, value)| snapshot.tags.get(name) == Some(value));
+            let is_ours = !snapshot.is_foreign()
+                && own.iter().all(|(name, value)| snapshot.tags.get(name) == Some(value));
             let removed = match is_ours {
                 true => place.delete(&snapshot.id).await.map_err(|error| error.to_string()),
-                false => Err(format!("snapshot {} does not carry the marks of this backup, and is left alone", snapshot.id)),
+                false => Err(format!(
+                    "snapshot {} does not carry the marks of this backup, and is left alone",
+                    snapshot.id
+                )),
             };
             first = first.and(removed);
         }
@@ -191,22 +236,39 @@ pub async fn remove_of(rig: &WorkContext, manifest: &Manifest) -> Result<(), Str
 ///
 /// # Errors
 /// [`WorkError::Set`] if its place cannot be asked.
-pub async fn to_archive(rig: &WorkContext, manifest: &Manifest) -> Result<Vec<SnapshotId>, WorkError> {
-    let settings = rig.config.datastores.get(&manifest.datastore).and_then(|settings| settings.volumes());
-    let (Some(set), Some(after)) = (&manifest.set, settings.and_then(|settings| settings.archive_after)) else { return Ok(Vec::new()) };
+pub async fn to_archive(
+    rig: &WorkContext,
+    manifest: &Manifest,
+) -> Result<Vec<SnapshotId>, WorkError> {
+    let settings =
+        rig.config.datastores.get(&manifest.datastore).and_then(|settings| settings.volumes());
+    let (Some(set), Some(after)) =
+        (&manifest.set, settings.and_then(|settings| settings.archive_after))
+    else {
+        return Ok(Vec::new());
+    };
     if is_younger(manifest.source.snapshot_time, after) {
         return Ok(Vec::new());
     }
     let place = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
-    let found = place.snapshots(&set.snapshots(false)).await.map_err(failed(&manifest.datastore))?;
-    Ok(found.into_iter().filter(|snapshot| snapshot.progress == SnapshotProgress::Completed).map(|snapshot| snapshot.id).collect())
+    let found =
+        place.snapshots(&set.snapshots(false)).await.map_err(failed(&manifest.datastore))?;
+    Ok(found
+        .into_iter()
+        .filter(|snapshot| snapshot.progress == SnapshotProgress::Completed)
+        .map(|snapshot| snapshot.id)
+        .collect())
 }
 
 /// Moves the snapshots of a set to the archive tier.
 ///
 /// # Errors
 /// [`WorkError::Set`]
-pub async fn archive(rig: &WorkContext, manifest: &Manifest, ids: &[SnapshotId]) -> Result<(), WorkError> {
+pub async fn archive(
+    rig: &WorkContext,
+    manifest: &Manifest,
+    ids: &[SnapshotId],
+) -> Result<(), WorkError> {
     let Some(set) = &manifest.set else { return Ok(()) };
     let place = rig.volumes.open(&set.place).await.map_err(failed(&manifest.datastore))?;
     for id in ids {

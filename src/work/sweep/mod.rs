@@ -1,6 +1,8 @@
 //! Garbage collection: unfinished uploads, and objects of backups that were never published.
 //!
-//! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age, nothing of a datastore whose lock is held by a run on this host, and nothing that may ever have been a backup (`orphans` says how that is known).
+//! A sweep is shown first and acts only when confirmed. It touches nothing younger than an age,
+//! nothing of a datastore whose lock is held by a run on this host, and nothing that may ever have
+//! been a backup (`orphans` says how that is known).
 
 mod orphans;
 
@@ -71,17 +73,20 @@ pub struct Leftovers {
     pub busy: Vec<DatastoreName>,
     /// Snapshots of volume sets that were never published, or whose backup is removed.
     pub snapshots: Vec<StraySnapshot>,
-    /// Snapshots that other tools have made, with tags of ours that they copied: left alone, and told of.
+    /// Snapshots that other tools have made, with tags of ours that they copied: left alone, and
+    /// told of.
     pub foreign: Vec<StraySnapshot>,
     /// Mount points that a dead run has left frozen.
     pub frozen: usize,
     /// Runs of drills whose sandbox outlived them.
     pub sandboxes: Vec<String>,
-    /// Runs of drills of which something stands in the cloud, or may, though their time is up or their process died.
+    /// Runs of drills of which something stands in the cloud, or may, though their time is up or
+    /// their process died.
     pub scratch: Vec<StrayRun>,
     /// Leases, orders and letters of such runs that are over.
     pub papers: Vec<ObjectKey>,
-    /// Runs of drills of this host whose process died and which have no report: told of, for somebody to resume or abort.
+    /// Runs of drills of this host whose process died and which have no report: told of, for
+    /// somebody to resume or abort.
     pub unreported: Vec<String>,
 }
 
@@ -106,7 +111,8 @@ impl Leftovers {
     }
     /// Everything in vaults, with the name of the copy that it is in.
     pub fn in_vaults(&self) -> impl Iterator<Item = (Option<&str>, &VaultLeftovers)> {
-        std::iter::once((None, &self.home)).chain(self.copies.iter().map(|(name, found)| (Some(name.as_str()), found)))
+        std::iter::once((None, &self.home))
+            .chain(self.copies.iter().map(|(name, found)| (Some(name.as_str()), found)))
     }
 }
 
@@ -123,9 +129,17 @@ pub struct SweepRun {
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be listed.
-pub async fn find_leftovers(rig: &WorkContext, older_than: HumanDuration) -> Result<SweepRun, WorkError> {
-    let before = Timestamp::now() - jiff::SignedDuration::try_from(older_than.duration()).unwrap_or_default();
-    let mut sweep = SweepRun { leftovers: Leftovers::default(), locks: BTreeMap::new(), drills: BTreeMap::new() };
+pub async fn find_leftovers(
+    rig: &WorkContext,
+    older_than: HumanDuration,
+) -> Result<SweepRun, WorkError> {
+    let before = Timestamp::now()
+        - jiff::SignedDuration::try_from(older_than.duration()).unwrap_or_default();
+    let mut sweep = SweepRun {
+        leftovers: Leftovers::default(),
+        locks: BTreeMap::new(),
+        drills: BTreeMap::new(),
+    };
     let vault = super::shelf::vault_id(rig).await?;
     let mut remembered = KnowledgeCache::new(rig, &vault);
     let stored = StoredObjects::list(rig.vault.as_ref()).await?;
@@ -134,11 +148,20 @@ pub async fn find_leftovers(rig: &WorkContext, older_than: HumanDuration) -> Res
             sweep.leftovers.lost.insert(owner.clone(), lost);
         }
     }
-    let has_manifest: BTreeSet<BackupOwner> = stored.published.union(&stored.hidden).cloned().collect();
+    let has_manifest: BTreeSet<BackupOwner> =
+        stored.published.union(&stored.hidden).cloned().collect();
     for (owner, things) in stored.others {
         let touched = orphans::last_change(&things);
         if touched <= before
-            && sweep.may_go(rig, &mut remembered, &owner, touched, orphans::has_manifest_signature(&things, &owner)).await?
+            && sweep
+                .may_go(
+                    rig,
+                    &mut remembered,
+                    &owner,
+                    touched,
+                    orphans::has_manifest_signature(&things, &owner),
+                )
+                .await?
         {
             sweep.leftovers.home.orphans.insert(owner, things);
         }
@@ -152,7 +175,8 @@ pub async fn find_leftovers(rig: &WorkContext, older_than: HumanDuration) -> Res
         match in_copy(copy.as_ref(), &has_manifest, before).await {
             Ok(mut found) => {
                 let mut theirs = BTreeMap::new();
-                // A copy may be the last that has a backup: what may have been one at home is left alone there too.
+                // A copy may be the last that has a backup: what may have been one at home is left
+                // alone there too.
                 for (owner, things) in found.orphans {
                     if remembered.fate(&owner, false).await? == UnpublishedFate::Unpublished {
                         theirs.insert(owner, things);
@@ -165,10 +189,12 @@ pub async fn find_leftovers(rig: &WorkContext, older_than: HumanDuration) -> Res
             Err(error) => sweep.leftovers.not_looked_at.push((name.clone(), error.to_string())),
         }
     }
-    sweep.leftovers.snapshots = sweep.snapshots(rig, &vault, &has_manifest, before, &mut remembered).await?;
+    sweep.leftovers.snapshots =
+        sweep.snapshots(rig, &vault, &has_manifest, before, &mut remembered).await?;
     sweep.leftovers.frozen = watchdog::abandoned(&snapshot::state_directory(rig)).len();
     let probes = rig.vault.list(layout::PROBES).await?;
-    let own = probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
+    let own =
+        probes.into_iter().filter(|f| f.modified <= before && layout::is_probe(f.key.as_str()));
     sweep.leftovers.probes = own.map(|f| f.key).collect();
     claims(rig, before, &mut sweep.leftovers).await?;
     let dead = drills(rig, &vault, &mut sweep).await?;
@@ -182,28 +208,53 @@ pub async fn find_leftovers(rig: &WorkContext, older_than: HumanDuration) -> Res
     Ok(sweep)
 }
 
-/// What a copy that died has left in another vault. Of what has a manifest here, the next copy goes on with it; and nobody holds a lock there, so
-/// only what nothing has changed for a day is left behind.
-async fn in_copy(copy: &dyn Vault, has_manifest: &BTreeSet<BackupOwner>, before: Timestamp) -> Result<VaultLeftovers, VaultError> {
+/// What a copy that died has left in another vault. Of what has a manifest here, the next copy goes
+/// on with it; and nobody holds a lock there, so only what nothing has changed for a day is left
+/// behind.
+async fn in_copy(
+    copy: &dyn Vault,
+    has_manifest: &BTreeSet<BackupOwner>,
+    before: Timestamp,
+) -> Result<VaultLeftovers, VaultError> {
     let before = before.min(Timestamp::now() - SILENCE);
     let mut found = VaultLeftovers::default();
     let stored = StoredObjects::list(copy).await?;
     let is_old = |things: &[OrphanObject]| orphans::last_change(things) <= before;
-    found.orphans = stored.others.into_iter().filter(|(owner, things)| !has_manifest.contains(owner) && is_old(things)).collect();
-    found.uploads = copy.unfinished().await?.into_iter().filter(|upload| upload.touched <= before && is_ours(upload)).collect();
+    found.orphans = stored
+        .others
+        .into_iter()
+        .filter(|(owner, things)| !has_manifest.contains(owner) && is_old(things))
+        .collect();
+    found.uploads = copy
+        .unfinished()
+        .await?
+        .into_iter()
+        .filter(|upload| upload.touched <= before && is_ours(upload))
+        .collect();
     Ok(found)
 }
 
 /// Names that lifeboat does not use belong to somebody else who shares the bucket.
 fn is_ours(upload: &UnfinishedUpload) -> bool {
-    parse_backup_key(&upload.key).is_some() || upload.key == layout::vault_header().as_str() || layout::is_probe(&upload.key)
+    parse_backup_key(&upload.key).is_some()
+        || upload.key == layout::vault_header().as_str()
+        || layout::is_probe(&upload.key)
 }
 
-/// Claims of epochs, but for the last few of each datastore: those may still keep somebody from publishing.
-async fn claims(rig: &WorkContext, before: Timestamp, leftovers: &mut Leftovers) -> Result<(), WorkError> {
+/// Claims of epochs, but for the last few of each datastore: those may still keep somebody from
+/// publishing.
+async fn claims(
+    rig: &WorkContext,
+    before: Timestamp,
+    leftovers: &mut Leftovers,
+) -> Result<(), WorkError> {
     let mut by_datastore: BTreeMap<DatastoreName, Vec<_>> = BTreeMap::new();
     for facts in rig.vault.list(layout::EPOCHS).await? {
-        let datastore = facts.key.as_str().strip_prefix(layout::EPOCHS).and_then(|rest| rest.split('/').next()?.parse().ok());
+        let datastore = facts
+            .key
+            .as_str()
+            .strip_prefix(layout::EPOCHS)
+            .and_then(|rest| rest.split('/').next()?.parse().ok());
         if let Some(datastore) = datastore
             && let Some(epoch) = layout::parse_epoch_key(&datastore, facts.key.as_str())
         {
@@ -212,21 +263,30 @@ async fn claims(rig: &WorkContext, before: Timestamp, leftovers: &mut Leftovers)
     }
     for (datastore, claims) in by_datastore {
         // What stands behind the highest genuine claim was written by somebody else.
-        // Where none is genuine, all may be those of hosts of an earlier version, which signed none.
+        // Where none is genuine, all may be those of hosts of an earlier version, which signed
+        // none.
         let highest = match fence::highest_claim(rig, &datastore).await? {
             0 => u64::MAX,
             highest => highest,
         };
-        let numbers: BTreeSet<u64> = claims.iter().map(|(epoch, _)| *epoch).filter(|epoch| *epoch <= highest).collect();
+        let numbers: BTreeSet<u64> =
+            claims.iter().map(|(epoch, _)| *epoch).filter(|epoch| *epoch <= highest).collect();
         let kept: BTreeSet<u64> = numbers.into_iter().rev().take(CLAIMS_KEPT).collect();
-        let goes = claims.into_iter().filter(|(epoch, facts)| !kept.contains(epoch) && facts.modified <= before);
+        let goes = claims
+            .into_iter()
+            .filter(|(epoch, facts)| !kept.contains(epoch) && facts.modified <= before);
         leftovers.claims.extend(goes.map(|(_, facts)| facts.key));
     }
     Ok(())
 }
 
-/// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more. Returns the runs of this host that died.
-async fn drills(rig: &WorkContext, vault: &VaultId, sweep: &mut SweepRun) -> Result<BTreeSet<String>, WorkError> {
+/// A sandbox is left over if its time is up, or if nobody holds its drill's lock any more. Returns
+/// the runs of this host that died.
+async fn drills(
+    rig: &WorkContext,
+    vault: &VaultId,
+    sweep: &mut SweepRun,
+) -> Result<BTreeSet<String>, WorkError> {
     let open = match rig.catalog() {
         Some(catalog) => catalog.open_drills(vault).await?,
         None => Vec::new(),
@@ -235,7 +295,8 @@ async fn drills(rig: &WorkContext, vault: &VaultId, sweep: &mut SweepRun) -> Res
     for run in open {
         // A drill may have died more than once.
         if !sweep.drills.contains_key(&run.drill)
-            && let Some(lock) = HostLock::acquire_named(&rig.config, &format!("drill-{}", run.drill), "a sweep")?
+            && let Some(lock) =
+                HostLock::acquire_named(&rig.config, &format!("drill-{}", run.drill), "a sweep")?
         {
             sweep.drills.insert(run.drill.clone(), lock);
         }
@@ -245,13 +306,16 @@ async fn drills(rig: &WorkContext, vault: &VaultId, sweep: &mut SweepRun) -> Res
         }
     }
     let found = local::found(&drill::state_directory(rig)).into_iter();
-    sweep.leftovers.sandboxes =
-        found.filter(|lease| lease.expires <= Timestamp::now() || dead.contains(&lease.run)).map(|lease| lease.run).collect();
+    sweep.leftovers.sandboxes = found
+        .filter(|lease| lease.expires <= Timestamp::now() || dead.contains(&lease.run))
+        .map(|lease| lease.run)
+        .collect();
     Ok(dead)
 }
 
 impl SweepRun {
-    /// Snapshots without a backup. Those of a backup that this host published are left alone, unless a signed record says that it is removed.
+    /// Snapshots without a backup. Those of a backup that this host published are left alone,
+    /// unless a signed record says that it is removed.
     async fn snapshots(
         &mut self,
         rig: &WorkContext,
@@ -266,14 +330,17 @@ impl SweepRun {
                 self.leftovers.foreign.push(stray);
                 continue;
             }
-            if stray.started > Timestamp::now() - SILENCE && !remembered.began_here(&stray.owner).await? {
+            if stray.started > Timestamp::now() - SILENCE
+                && !remembered.began_here(&stray.owner).await?
+            {
                 self.leftovers.perhaps_running += 1;
                 continue;
             }
             if !self.may_touch(rig, &stray.owner.0).await? {
                 continue;
             }
-            // A set that was gone on with is published under another name than that of its tags: with a manifest missing, any may be its.
+            // A set that was gone on with is published under another name than that of its tags:
+            // with a manifest missing, any may be its.
             if self.leftovers.lost.keys().any(|(datastore, _)| *datastore == stray.owner.0) {
                 continue;
             }
@@ -285,7 +352,8 @@ impl SweepRun {
         Ok(found)
     }
 
-    /// Whether a backup without a manifest was never published, and nobody is writing it. What was is told of.
+    /// Whether a backup without a manifest was never published, and nobody is writing it. What was
+    /// is told of.
     async fn may_go(
         &mut self,
         rig: &WorkContext,
@@ -299,7 +367,9 @@ impl SweepRun {
         }
         let began_here = remembered.began_here(owner).await?;
         let fate = match remembered.fate(owner, false).await? {
-            UnpublishedFate::Unpublished if is_signed && !began_here => UnpublishedFate::Lost(LostReason::Signed),
+            UnpublishedFate::Unpublished if is_signed && !began_here => {
+                UnpublishedFate::Lost(LostReason::Signed)
+            }
             fate => fate,
         };
         match fate {
@@ -329,7 +399,8 @@ impl SweepRun {
                 if !self.may_touch(rig, &owner.0).await? {
                     return Ok(false);
                 }
-                let is_dead = upload.touched <= Timestamp::now() - SILENCE || remembered.began_here(&owner).await?;
+                let is_dead = upload.touched <= Timestamp::now() - SILENCE
+                    || remembered.began_here(&owner).await?;
                 self.leftovers.perhaps_running += usize::from(!is_dead);
                 Ok(is_dead)
             }
@@ -337,8 +408,13 @@ impl SweepRun {
         }
     }
 
-    /// Holds a datastore, on this host and, where hosts share a catalog, among them: a run of another host may have taken longer than any age.
-    async fn may_touch(&mut self, rig: &WorkContext, datastore: &DatastoreName) -> Result<bool, WorkError> {
+    /// Holds a datastore, on this host and, where hosts share a catalog, among them: a run of
+    /// another host may have taken longer than any age.
+    async fn may_touch(
+        &mut self,
+        rig: &WorkContext,
+        datastore: &DatastoreName,
+    ) -> Result<bool, WorkError> {
         if self.locks.contains_key(datastore) {
             return Ok(true);
         }
@@ -346,17 +422,19 @@ impl SweepRun {
             return Ok(false);
         }
         match HostLock::take(&rig.config, datastore, "a sweep") {
-            Ok(lock) => match HeldDatastore::take(rig, datastore, &rig.cancel.child_token()).await {
-                Ok(held) => {
-                    self.locks.insert(datastore.clone(), (lock, held));
-                    Ok(true)
+            Ok(lock) => {
+                match HeldDatastore::take(rig, datastore, &rig.cancel.child_token()).await {
+                    Ok(held) => {
+                        self.locks.insert(datastore.clone(), (lock, held));
+                        Ok(true)
+                    }
+                    Err(WorkError::AlreadyRunning { .. }) => {
+                        self.leftovers.busy.push(datastore.clone());
+                        Ok(false)
+                    }
+                    Err(error) => Err(error),
                 }
-                Err(WorkError::AlreadyRunning { .. }) => {
-                    self.leftovers.busy.push(datastore.clone());
-                    Ok(false)
-                }
-                Err(error) => Err(error),
-            },
+            }
             Err(WorkError::AlreadyRunning { .. }) => {
                 self.leftovers.busy.push(datastore.clone());
                 Ok(false)
@@ -365,10 +443,12 @@ impl SweepRun {
         }
     }
 
-    /// Removes what was found. The manifest is looked for once more before the objects of its backup go.
+    /// Removes what was found. The manifest is looked for once more before the objects of its
+    /// backup go.
     ///
     /// # Errors
-    /// [`WorkError`] at the first thing that cannot be removed; it is found again by the next sweep.
+    /// [`WorkError`] at the first thing that cannot be removed; it is found again by the next
+    /// sweep.
     pub async fn apply(self, rig: &WorkContext) -> Result<usize, WorkError> {
         let mut removed = 0;
         for run in &self.leftovers.sandboxes {
@@ -389,11 +469,20 @@ impl SweepRun {
                 .map_err(|error| WorkError::Leftovers(error.to_string()))?
                 .len();
         }
-        let used =
-            if self.leftovers.snapshots.is_empty() { stray::UsedSnapshots::default() } else { stray::UsedSnapshots::read(rig).await? };
+        let used = if self.leftovers.snapshots.is_empty() {
+            stray::UsedSnapshots::default()
+        } else {
+            stray::UsedSnapshots::read(rig).await?
+        };
         for stray in &self.leftovers.snapshots {
             let (datastore, backup) = &stray.owner;
-            if used.holds(&stray.owner) || rig.vault.find(&layout::BackupKeys { datastore, backup }.manifest()).await?.is_some() {
+            if used.holds(&stray.owner)
+                || rig
+                    .vault
+                    .find(&layout::BackupKeys { datastore, backup }.manifest())
+                    .await?
+                    .is_some()
+            {
                 continue;
             }
             match stray::remove(rig, stray).await {
@@ -436,7 +525,9 @@ impl SweepRun {
                 without_catalog(catalog.forget_begun(&vault, datastore, backup).await);
             }
         }
-        for key in self.leftovers.probes.iter().chain(&self.leftovers.claims).chain(&self.leftovers.papers) {
+        for key in
+            self.leftovers.probes.iter().chain(&self.leftovers.claims).chain(&self.leftovers.papers)
+        {
             let gone = match rig.vault.find(key).await? {
                 Some(facts) => rig.vault.erase(&facts).await,
                 None => Ok(()),
@@ -455,7 +546,10 @@ impl SweepRun {
                 more => format!("; and {more} more"),
             };
             held.truncate(HELD_SHOWN);
-            Err(WorkError::Leftovers(format!("{removed} things were removed, and not these: {}{more}", held.join("; "))))
+            Err(WorkError::Leftovers(format!(
+                "{removed} things were removed, and not these: {}{more}",
+                held.join("; ")
+            )))
         }
     }
 }

@@ -1,14 +1,19 @@
 //! Objects of backups that were never published, and how that is known.
 //!
-//! Absence alone proves nothing. A backup whose manifest somebody deleted looks like one that was never published, and in a store that keeps versions its manifest may only be hidden. So an object is removed only if all of this holds:
+//! Absence alone proves nothing. A backup whose manifest somebody deleted looks like one that was
+//! never published, and in a store that keeps versions its manifest may only be hidden. So an
+//! object is removed only if all of this holds:
 //!
 //! - no manifest of its backup is there, and no version of one, hidden or not;
-//! - the signature of its manifest, which is written right before it, is not there either, except for a run of this host that died in between;
+//! - the signature of its manifest, which is written right before it, is not there either, except
+//!   for a run of this host that died in between;
 //! - this host's catalog can be asked, and does not know the backup as published;
 //! - no number is missing from the signed sequence that the backup could have had;
-//! - nobody may still be writing it: a run of this host that has ended, or nothing of it has changed for a day.
+//! - nobody may still be writing it: a run of this host that has ended, or nothing of it has
+//!   changed for a day.
 //!
-//! What is left alone for any reason but the last is reported by name: somebody or something may have removed a manifest.
+//! What is left alone for any reason but the last is reported by name: somebody or something may
+//! have removed a manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,7 +26,8 @@ use crate::domain::selector::gaps;
 use crate::vault::{ObjectFacts, ObjectVersionInfo, Vault, VaultError};
 use crate::work::{WorkContext, WorkError, evidence, shelf};
 
-/// How long nothing of an upload must have changed that this host has not begun: it may be another host's, and under way.
+/// How long nothing of an upload must have changed that this host has not begun: it may be another
+/// host's, and under way.
 pub(super) const SILENCE: SignedDuration = SignedDuration::from_hours(24);
 
 /// A backup by its names.
@@ -70,7 +76,9 @@ impl fmt::Display for OrphanObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(facts) => write!(f, "{}", facts.key),
-            Self::Version(version) if version.is_marker => write!(f, "{} (delete marker {})", version.key, version.id),
+            Self::Version(version) if version.is_marker => {
+                write!(f, "{} (delete marker {})", version.key, version.id)
+            }
             Self::Version(version) => write!(f, "{} (version {})", version.key, version.id),
         }
     }
@@ -96,7 +104,8 @@ pub enum LostReason {
     Hidden,
     /// It may have had a number that is missing from the series.
     PerhapsNumbered,
-    /// The signature of its manifest is there, which is written right before it, and no run of this host died in between.
+    /// The signature of its manifest is there, which is written right before it, and no run of this
+    /// host died in between.
     Signed,
     /// This host's catalog cannot be asked.
     NotAsked,
@@ -133,7 +142,8 @@ pub(super) struct StoredObjects {
 }
 
 impl StoredObjects {
-    /// Lists a vault. Payloads are listed before manifests: a backup published in between has its manifest in the second listing.
+    /// Lists a vault. Payloads are listed before manifests: a backup published in between has its
+    /// manifest in the second listing.
     pub(super) async fn list(vault: &dyn Vault) -> Result<Self, VaultError> {
         let mut all: Vec<OrphanObject> = Vec::new();
         let (mut published, mut hidden) = (BTreeSet::new(), BTreeSet::new());
@@ -169,16 +179,27 @@ pub(super) fn last_change(things: &[OrphanObject]) -> Timestamp {
 }
 
 /// Whether the signature of its manifest is among what there is of a backup.
-pub(super) fn has_manifest_signature(things: &[OrphanObject], (datastore, backup): &BackupOwner) -> bool {
+pub(super) fn has_manifest_signature(
+    things: &[OrphanObject],
+    (datastore, backup): &BackupOwner,
+) -> bool {
     let signature = layout::BackupKeys { datastore, backup }.manifest().signature();
-    things.iter().any(|thing| *thing.key() == signature && !matches!(thing, OrphanObject::Version(version) if version.is_marker))
+    things.iter().any(|thing| {
+        *thing.key() == signature
+            && !matches!(thing, OrphanObject::Version(version) if version.is_marker)
+    })
 }
 
 /// Whether nothing of a backup is published by now, looked at right before it goes.
-pub(super) async fn is_unpublished(vault: &dyn Vault, (datastore, backup): &BackupOwner) -> Result<bool, VaultError> {
+pub(super) async fn is_unpublished(
+    vault: &dyn Vault,
+    (datastore, backup): &BackupOwner,
+) -> Result<bool, VaultError> {
     let manifest = layout::BackupKeys { datastore, backup }.manifest();
     Ok(match vault.versions(manifest.as_str()).await? {
-        Some(versions) => !versions.iter().any(|version| version.key == manifest && !version.is_marker),
+        Some(versions) => {
+            !versions.iter().any(|version| version.key == manifest && !version.is_marker)
+        }
         None => vault.find(&manifest).await?.is_none(),
     })
 }
@@ -214,11 +235,17 @@ impl<'a> KnowledgeCache<'a> {
             let knowledge = DatastoreKnowledge::ask(self.rig, self.vault, datastore).await?;
             self.known.insert(datastore.clone(), knowledge);
         }
-        self.known.get(datastore).ok_or_else(|| WorkError::Bug("what was just noted is gone".to_owned()))
+        self.known
+            .get(datastore)
+            .ok_or_else(|| WorkError::Bug("what was just noted is gone".to_owned()))
     }
 
     /// What is known of a backup without a manifest, or with one that is hidden.
-    pub(super) async fn fate(&mut self, owner: &BackupOwner, is_hidden: bool) -> Result<UnpublishedFate, WorkError> {
+    pub(super) async fn fate(
+        &mut self,
+        owner: &BackupOwner,
+        is_hidden: bool,
+    ) -> Result<UnpublishedFate, WorkError> {
         let cannot_ask = self.rig.catalog.is_err();
         let known = self.of(&owner.0).await?;
         Ok(match () {
@@ -226,34 +253,51 @@ impl<'a> KnowledgeCache<'a> {
             () if cannot_ask => UnpublishedFate::Lost(LostReason::NotAsked),
             () if is_hidden => UnpublishedFate::Lost(LostReason::Hidden),
             () if known.published.contains(&owner.1) => UnpublishedFate::Lost(LostReason::Known),
-            () if known.witnessed.contains(&owner.1) => UnpublishedFate::Lost(LostReason::Witnessed),
+            () if known.witnessed.contains(&owner.1) => {
+                UnpublishedFate::Lost(LostReason::Witnessed)
+            }
             () if known.copied.contains(&owner.1) => UnpublishedFate::Lost(LostReason::Copied),
-            () if known.missing_until.is_some_and(|until| owner.1.begun() <= until) => UnpublishedFate::Lost(LostReason::PerhapsNumbered),
+            () if known.missing_until.is_some_and(|until| owner.1.begun() <= until) => {
+                UnpublishedFate::Lost(LostReason::PerhapsNumbered)
+            }
             () => UnpublishedFate::Unpublished,
         })
     }
 
-    /// Whether the run that wrote a backup is one of this host's, or of those that share its catalog: then its lock tells whether it goes on.
+    /// Whether the run that wrote a backup is one of this host's, or of those that share its
+    /// catalog: then its lock tells whether it goes on.
     pub(super) async fn began_here(&mut self, owner: &BackupOwner) -> Result<bool, WorkError> {
         let known = self.of(&owner.0).await?;
-        Ok(known.begun.contains(&owner.1) || known.published.contains(&owner.1) || known.removed.contains(&owner.1))
+        Ok(known.begun.contains(&owner.1)
+            || known.published.contains(&owner.1)
+            || known.removed.contains(&owner.1))
     }
 }
 
 impl DatastoreKnowledge {
-    async fn ask(rig: &WorkContext, vault: &VaultId, datastore: &DatastoreName) -> Result<Self, WorkError> {
+    async fn ask(
+        rig: &WorkContext,
+        vault: &VaultId,
+        datastore: &DatastoreName,
+    ) -> Result<Self, WorkError> {
         let (mut published, mut begun) = (BTreeSet::new(), BTreeSet::new());
         if let Some(catalog) = rig.catalog() {
             published = catalog.known(vault, datastore).await?.into_keys().collect();
             begun = catalog.begun(vault, datastore).await?;
         }
         let removed = evidence::removed(rig, datastore).await?;
-        let witnessed =
-            evidence::all_witnessed(rig).await?.into_iter().filter(|(of, _)| of == datastore).map(|(_, backup)| backup).collect();
+        let witnessed = evidence::all_witnessed(rig)
+            .await?
+            .into_iter()
+            .filter(|(of, _)| of == datastore)
+            .map(|(_, backup)| backup)
+            .collect();
         let mut copied = BTreeSet::new();
         for copy in rig.replicas.values() {
             let listed = copy.list(&layout::manifests_of(datastore)).await.unwrap_or_default();
-            copied.extend(listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)));
+            copied.extend(
+                listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)),
+            );
         }
         let believed: BTreeMap<u64, Timestamp> = shelf::list_entries(rig, Some(datastore))
             .await?
@@ -261,10 +305,25 @@ impl DatastoreKnowledge {
             .filter_map(|entry| entry.manifest.ok())
             .map(|believed| (believed.manifest.sequence, believed.manifest.published))
             .collect();
-        let numbers = believed.keys().copied().chain(removed.iter().map(|(_, number)| *number)).chain([0]).collect();
+        let numbers = believed
+            .keys()
+            .copied()
+            .chain(removed.iter().map(|(_, number)| *number))
+            .chain([0])
+            .collect();
         let above_the_last = gaps(numbers).last().map(|(_, last)| last.saturating_add(1));
-        // A number is given when a backup is published, so whoever had a missing one began before the next was published.
-        let missing_until = above_the_last.and_then(|above| believed.range(above..).next()).map(|(_, published)| *published);
-        Ok(Self { published, begun, removed: removed.into_iter().map(|(backup, _)| backup).collect(), witnessed, copied, missing_until })
+        // A number is given when a backup is published, so whoever had a missing one began before
+        // the next was published.
+        let missing_until = above_the_last
+            .and_then(|above| believed.range(above..).next())
+            .map(|(_, published)| *published);
+        Ok(Self {
+            published,
+            begun,
+            removed: removed.into_iter().map(|(backup, _)| backup).collect(),
+            witnessed,
+            copied,
+            missing_until,
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! Faults on the way: each leaves the whole backup or none, nothing half-finished, and an exit code of the table.
+//! Faults on the way: each leaves the whole backup or none, nothing half-finished, and an exit code
+//! of the table.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -18,7 +19,8 @@ fn filled(rows: usize) -> Cluster {
 /// No manifest, no payload, no upload under way.
 #[track_caller]
 fn nothing_is_left(home: &Home) {
-    let left: Vec<_> = files(&home.vault()).into_iter().filter(|f| !f.ends_with("vault.json")).collect();
+    let left: Vec<_> =
+        files(&home.vault()).into_iter().filter(|f| !f.ends_with("vault.json")).collect();
     assert!(left.is_empty(), "{left:?}");
     home.run(&["sweep", "--older-than", "0s"]).ok();
     assert_eq!(home.run(&["list", "--json"]).ok().json(), serde_json::json!([]));
@@ -30,7 +32,8 @@ fn a_truncated_dump_is_never_finalised_when_pg_dump_fails_late() {
     let home = Home::of(&cluster, "d");
     // The whole archive, then a failure: only the exit status tells.
     wrap_pg_dump(&home, "$real \"$@\"; echo 'disk on fire' >&2; exit 1");
-    home.run(&["backup", "db"]).fails(12, &["reading datastore db failed", "pg_dump exited with 1: disk on fire"]);
+    home.run(&["backup", "db"])
+        .fails(12, &["reading datastore db failed", "pg_dump exited with 1: disk on fire"]);
     nothing_is_left(&home);
 }
 
@@ -92,7 +95,11 @@ fn killed_at_every_failpoint_the_next_run_succeeds_and_sweep_removes_the_leaving
         let killed = home.run_with(&[("LIFEBOAT_FAILPOINT", name)], &["backup", "db"]);
         assert_eq!(killed.code, 128 + 9, "{name}: {killed:?}");
         let published = home.run(&["list", "--json"]).ok().json().as_array().unwrap().len();
-        assert_eq!(published, usize::from(*name == "manifest-written" || *name == "catalog-written"), "{name}");
+        assert_eq!(
+            published,
+            usize::from(*name == "manifest-written" || *name == "catalog-written"),
+            "{name}"
+        );
         // Whatever is listed is whole.
         if published == 1 {
             home.run(&["verify", "--all"]).ok();
@@ -103,7 +110,11 @@ fn killed_at_every_failpoint_the_next_run_succeeds_and_sweep_removes_the_leaving
         assert_eq!(found.code, if (1..=6).contains(&number) { 10 } else { 0 }, "{name}: {found:?}");
         home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
         home.run(&["sweep", "--older-than", "0s"]).ok();
-        assert_eq!(home.run(&["list", "--json"]).ok().json().as_array().unwrap().len(), published + 1, "{name}");
+        assert_eq!(
+            home.run(&["list", "--json"]).ok().json().as_array().unwrap().len(),
+            published + 1,
+            "{name}"
+        );
         home.run(&["verify", "--all"]).ok();
     }
 }
@@ -124,7 +135,8 @@ fn change_between_listing_and_locking(cluster: &Cluster, change: &str) -> (Home,
 
 #[test]
 fn a_table_truncated_altered_or_dropped_between_listing_and_dump_is_never_lost_silently() {
-    // Each change commits before the locks, so the backup must show the world after it, consistently.
+    // Each change commits before the locks, so the backup must show the world after it,
+    // consistently.
     let changes = [
         ("TRUNCATE t", 0),
         ("TRUNCATE t; INSERT INTO t VALUES (7, 'new')", 1),
@@ -140,8 +152,7 @@ fn a_table_truncated_altered_or_dropped_between_listing_and_dump_is_never_lost_s
         run.ok();
         home.restore(&target.conninfo("d")).ok();
         assert_eq!(target.psql("d", "SELECT count(*) FROM t"), rows.to_string(), "{change}");
-        let list =
-            "SELECT string_agg(relname, ',' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+        let list = "SELECT string_agg(relname, ',' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
         assert_eq!(source.psql("d", list), target.psql("d", list), "{change}");
     }
 }
@@ -151,12 +162,21 @@ fn a_truncate_during_the_dump_waits_for_it() {
     let cluster = filled(1000);
     let home = Home::of(&cluster, "d");
     let (go, conninfo) = (home.path("go"), cluster.conninfo("d"));
-    wrap_pg_dump(&home, &format!("touch {0}.reached; while [ ! -e {0} ]; do sleep 0.05; done; exec $real \"$@\"", go.display()));
+    wrap_pg_dump(
+        &home,
+        &format!(
+            "touch {0}.reached; while [ ! -e {0} ]; do sleep 0.05; done; exec $real \"$@\"",
+            go.display()
+        ),
+    );
     let child = spawn(home.command(&["backup", "db"]));
     eventually("pg_dump to be started", || home.path("go.reached").exists());
-    // The snapshot is exported and pg_dump has not locked anything yet: the very gap that loses data elsewhere.
-    let refused =
-        Command::new("psql").args(["-X", "-d", &conninfo, "-c", "SET lock_timeout = '300ms'", "-c", "TRUNCATE t"]).output().unwrap();
+    // The snapshot is exported and pg_dump has not locked anything yet: the very gap that loses
+    // data elsewhere.
+    let refused = Command::new("psql")
+        .args(["-X", "-d", &conninfo, "-c", "SET lock_timeout = '300ms'", "-c", "TRUNCATE t"])
+        .output()
+        .unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("lock timeout"), "{refused:?}");
     std::fs::write(&go, "").unwrap();
     wait(child).ok();
@@ -193,16 +213,26 @@ fn a_queued_exclusive_lock_is_waited_for_only_so_long_and_blocks_nobody_else() {
         cluster.psql("d", &format!("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND mode = '{mode}Lock' AND NOT granted"))
             != "0"
     };
-    // One session reads for long; a migration queues behind it; the backup would queue behind the migration.
+    // One session reads for long; a migration queues behind it; the backup would queue behind the
+    // migration.
     let mut reader = session("BEGIN; SELECT count(*) FROM t; SELECT pg_sleep(120)");
-    eventually("the reader", || cluster.psql("d", "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND granted") != "0");
+    eventually("the reader", || {
+        cluster
+            .psql("d", "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND granted")
+            != "0"
+    });
     let mut migration = session("ALTER TABLE t ADD COLUMN y int");
     eventually("the migration to queue", || waiting("AccessExclusive"));
     let begun = Instant::now();
-    home.run(&["backup", "db"]).fails(6, &["a lock was not given within 2s: public.", "what next:"]);
+    home.run(&["backup", "db"])
+        .fails(6, &["a lock was not given within 2s: public.", "what next:"]);
     assert!(begun.elapsed() < Duration::from_secs(30));
     // Nothing of ours waits or holds anything now.
-    assert_eq!(cluster.psql("d", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lifeboat'"), "0");
+    assert_eq!(
+        cluster
+            .psql("d", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lifeboat'"),
+        "0"
+    );
     nothing_is_left(&home);
     reader.kill().unwrap();
     reader.wait().unwrap();
@@ -218,7 +248,10 @@ fn a_full_disk_leaves_no_backup_and_says_so() {
     let disk = SmallDisk::mount(&home.path("small"), 3);
     crate::support::home::copy_tree(&home.vault(), &disk.0.join("vault"));
     home.reconfigure("directory = \"vault\"", "directory = \"small/vault\"");
-    home.run(&["backup", "db"]).fails(6, &["the vault is not available", "No space left on device", "run the command again"]);
+    home.run(&["backup", "db"]).fails(
+        6,
+        &["the vault is not available", "No space left on device", "run the command again"],
+    );
     home.run(&["sweep", "--older-than", "0s"]).ok();
     assert_eq!(files(&disk.0).len(), 1, "only vault.json is left");
 }
@@ -229,14 +262,21 @@ fn without_pg_dump_the_message_says_where_it_was_looked_for() {
     let home = Home::of(&cluster, "d");
     std::fs::create_dir(home.path("nothing")).unwrap();
     home.configure("[postgres]\npg_bin = \"nothing\"\n");
-    home.run(&["backup", "db"]).fails(2, &["no pg_dump of version", "/nothing; found none", "postgresql-client"]);
+    home.run(&["backup", "db"])
+        .fails(2, &["no pg_dump of version", "/nothing; found none", "postgresql-client"]);
 }
 
 #[test]
 fn ctrl_c_aborts_uploads_and_exits_130() {
     let cluster = filled(700_000);
     let home = Home::of(&cluster, "d");
-    wrap_pg_dump(&home, &format!("$real \"$@\" | (head -c 40000000; touch {}; sleep 60; cat)", home.path("half").display()));
+    wrap_pg_dump(
+        &home,
+        &format!(
+            "$real \"$@\" | (head -c 40000000; touch {}; sleep 60; cat)",
+            home.path("half").display()
+        ),
+    );
     let mut command = home.command(&["backup", "db"]);
     command.process_group(0);
     let child = spawn(command);
@@ -264,7 +304,8 @@ fn two_runs_of_one_datastore_do_not_overlap() {
     let child = spawn(home.command(&["backup", "db"]));
     eventually("the first run", || home.path("go.reached").exists());
     eventually("an upload", || !files(&home.vault().join(".unfinished")).is_empty());
-    home.run(&["backup", "db"]).fails(4, &["a backup is already running for datastore db", "nothing was changed"]);
+    home.run(&["backup", "db"])
+        .fails(4, &["a backup is already running for datastore db", "nothing was changed"]);
     // What is being written is not swept.
     let sweep = home.run(&["sweep", "--older-than", "0s"]);
     assert!(sweep.stderr.contains("a run is under way"), "{sweep:?}");
@@ -276,10 +317,19 @@ fn two_runs_of_one_datastore_do_not_overlap() {
 fn globals_that_change_during_the_dump_are_read_again() {
     let (cluster, target) = (filled(1000), Cluster::start());
     let home = Home::of(&cluster, "d");
-    wrap_pg_dump(&home, &format!("psql -X -q -d \"{}\" -c 'CREATE ROLE latecomer' >&2; exec $real \"$@\"", cluster.conninfo("d")));
+    wrap_pg_dump(
+        &home,
+        &format!(
+            "psql -X -q -d \"{}\" -c 'CREATE ROLE latecomer' >&2; exec $real \"$@\"",
+            cluster.conninfo("d")
+        ),
+    );
     home.backup();
     home.restore(&target.conninfo("d")).ok();
-    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'latecomer'"), "1");
+    assert_eq!(
+        target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'latecomer'"),
+        "1"
+    );
 }
 
 #[test]
@@ -293,10 +343,28 @@ fn a_restore_that_fails_half_way_says_what_state_the_target_is_in() {
     home.backup();
     // The rows do not fit the check any more: a function that the restore cannot know about.
     target.psql("postgres", "CREATE DATABASE d; ");
-    target.psql("d", "CREATE FUNCTION public.f(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false'");
+    target.psql(
+        "d",
+        "CREATE FUNCTION public.f(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false'",
+    );
     let failed = home
-        .run(&["restore", "db", "--to", &target.conninfo("d"), "--yes", "--into-database-with-tables"])
-        .fails(13, &["pre-data section failed", "state of the target:", "To start over:", "The backup is untouched"]);
+        .run(&[
+            "restore",
+            "db",
+            "--to",
+            &target.conninfo("d"),
+            "--yes",
+            "--into-database-with-tables",
+        ])
+        .fails(
+            13,
+            &[
+                "pre-data section failed",
+                "state of the target:",
+                "To start over:",
+                "The backup is untouched",
+            ],
+        );
     assert!(failed.stderr.contains("already exists"), "{}", failed.stderr);
     home.restore(&target.conninfo("d2")).ok();
 }

@@ -1,4 +1,5 @@
-//! Objects are frozen like tables: what `pg_dump` writes down of each is what the snapshot shows, or there is no backup.
+//! Objects are frozen like tables: what `pg_dump` writes down of each is what the snapshot shows,
+//! or there is no backup.
 
 use crate::support::{Cluster, Home, wrap_pg_dump};
 
@@ -7,14 +8,18 @@ const OBJECTS: &str = "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE t (id int 
     CREATE VIEW v AS SELECT id FROM t; CREATE SEQUENCE s; CREATE MATERIALIZED VIEW mv AS SELECT count(*) FROM t;
     CREATE FUNCTION touched() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE STATISTICS st ON id, m FROM t";
 
-/// A home whose `pg_dump` begins only after `change` was made on the source: later than the snapshot, earlier than anything is formatted. `times`
-/// says how often.
+/// A home whose `pg_dump` begins only after `change` was made on the source: later than the
+/// snapshot, earlier than anything is formatted. `times` says how often.
 fn changing(cluster: &Cluster, change: &str, times: u32) -> Home {
     let home = Home::of(cluster, "d");
     let (count, script) = (home.path("count"), home.path("change.sql"));
     std::fs::write(&script, change).unwrap();
     std::fs::write(&count, "0").unwrap();
-    let psql = format!("/usr/lib/postgresql/15/bin/psql -qXv ON_ERROR_STOP=1 '{}' -f {}", cluster.conninfo("d"), script.display());
+    let psql = format!(
+        "/usr/lib/postgresql/15/bin/psql -qXv ON_ERROR_STOP=1 '{}' -f {}",
+        cluster.conninfo("d"),
+        script.display()
+    );
     wrap_pg_dump(
         &home,
         &format!(
@@ -63,7 +68,11 @@ fn what_is_dropped_or_altered_while_it_is_written_down_is_dumped_anew() {
 #[test]
 fn what_changes_every_time_is_refused_by_name_and_leaves_nothing() {
     let cluster = source();
-    let home = changing(&cluster, "CREATE OR REPLACE FUNCTION f(x int) RETURNS int LANGUAGE sql AS 'SELECT x * 2'", 9);
+    let home = changing(
+        &cluster,
+        "CREATE OR REPLACE FUNCTION f(x int) RETURNS int LANGUAGE sql AS 'SELECT x * 2'",
+        9,
+    );
     home.run(&["backup", "db"]).fails(
         6,
         &[
@@ -86,6 +95,11 @@ fn what_is_newer_or_temporary_or_only_stored_anew_is_no_change() {
         let home = changing(&cluster, change, 1);
         let out = home.run(&["backup", "db"]).ok();
         let granted = change.starts_with("GRANT");
-        assert_eq!(out.stderr.contains("changed while pg_dump wrote them down"), granted, "{change}: {}", out.stderr);
+        assert_eq!(
+            out.stderr.contains("changed while pg_dump wrote them down"),
+            granted,
+            "{change}: {}",
+            out.stderr
+        );
     }
 }

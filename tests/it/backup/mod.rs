@@ -1,4 +1,5 @@
-//! Taking backups: the whole way and back, the roles and servers it reads from, and what goes wrong on the way.
+//! Taking backups: the whole way and back, the roles and servers it reads from, and what goes wrong
+//! on the way.
 
 mod faults;
 mod frozen_objects;

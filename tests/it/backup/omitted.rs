@@ -1,4 +1,5 @@
-//! What `pg_dump` leaves out is told: by the backup, in `status`, in the plan, and by the drill, which does not pass without it.
+//! What `pg_dump` leaves out is told: by the backup, in `status`, in the plan, and by the drill,
+//! which does not pass without it.
 
 use super::sources::documented_backup_role;
 use crate::support::{Cluster, Home, Rehearsal, wrap_pg_dump};
@@ -15,9 +16,17 @@ fn omitted(home: &Home) -> Vec<String> {
 
 #[test]
 fn what_the_documented_role_may_not_read_is_told_everywhere() {
-    let (source, target) =
-        (Cluster::start_with(crate::support::Major::Debian15, &["max_prepared_transactions = 2", "wal_level = logical"]), Cluster::start());
-    source.psql("postgres", "CREATE DATABASE d; CREATE ROLE app; ALTER ROLE ALL SET work_mem = '5MB'");
+    let (source, target) = (
+        Cluster::start_with(
+            crate::support::Major::Debian15,
+            &["max_prepared_transactions = 2", "wal_level = logical"],
+        ),
+        Cluster::start(),
+    );
+    source.psql(
+        "postgres",
+        "CREATE DATABASE d; CREATE ROLE app; ALTER ROLE ALL SET work_mem = '5MB'",
+    );
     source.psql("d", &documented_backup_role("d"));
     source.psql(
         "d",
@@ -30,11 +39,21 @@ fn what_the_documented_role_may_not_read_is_told_everywhere() {
     );
     // One that fails leaves an index behind that is not valid.
     let _ = std::process::Command::new("psql")
-        .args(["-Xq", "-d", &source.conninfo("d"), "-c", "CREATE UNIQUE INDEX CONCURRENTLY broken ON t (i)"])
+        .args([
+            "-Xq",
+            "-d",
+            &source.conninfo("d"),
+            "-c",
+            "CREATE UNIQUE INDEX CONCURRENTLY broken ON t (i)",
+        ])
         .output();
     source.psql("d", "BEGIN; INSERT INTO t VALUES (7); PREPARE TRANSACTION 'gid 1'");
     let home = Home::new();
-    home.add_datastore("db", &format!("host={} user=lifeboat_backup dbname=d", source.socket().display()), "");
+    home.add_datastore(
+        "db",
+        &format!("host={} user=lifeboat_backup dbname=d", source.socket().display()),
+        "",
+    );
     let expected = [
         "subscription s",
         "user-mapping app on r",
@@ -48,14 +67,25 @@ fn what_the_documented_role_may_not_read_is_told_everywhere() {
     let told = home.run(&["backup", "db"]).ok().stdout;
     assert!(told.contains("NOT IN IT   subscription s: pg_dump leaves subscriptions out unless its role is a superuser"), "{told}");
     let check = home.run(&["check"]).stdout;
-    assert!(check.contains("everything it holds is in a dump") && check.contains("user mapping app on r"), "{check}");
+    assert!(
+        check.contains("everything it holds is in a dump")
+            && check.contains("user mapping app on r"),
+        "{check}"
+    );
     let status = home.run(&["status"]).stdout;
-    assert!(status.contains("warning: not in the newest backup of db: user mapping app on r"), "{status}");
+    assert!(
+        status.contains("warning: not in the newest backup of db: user mapping app on r"),
+        "{status}"
+    );
     let to = target.conninfo("d");
     let plan = home.run(&["restore", "db", "--to", &to, "--plan"]).ok().stdout;
     assert!(plan.contains("not in the backup: subscription s (pg_dump leaves"), "{plan}");
     let restored = home.restore(&to).ok().stdout;
-    assert!(restored.contains("not in it  prepared transaction gid 1") && restored.contains("all as recorded"), "{restored}");
+    assert!(
+        restored.contains("not in it  prepared transaction gid 1")
+            && restored.contains("all as recorded"),
+        "{restored}"
+    );
     // A superuser's backup holds what could not be read; the rest is in none.
     home.reconfigure("user=lifeboat_backup", "user=postgres");
     assert_eq!(omitted(&home), &expected[2..]);
@@ -80,8 +110,15 @@ fn rows_that_a_standby_does_not_have_are_named_and_no_difference() {
     let home = Home::of(&standby, "d");
     assert_eq!(omitted(&home), ["unlogged-rows public.u"]);
     let restored = home.restore(&target.conninfo("d")).ok().stdout;
-    assert!(restored.contains("rows of unlogged table public.u") && restored.contains("all as recorded"), "{restored}");
-    assert_eq!(target.psql("d", "SELECT (SELECT count(*) FROM u), (SELECT count(*) FROM t)"), "0|100");
+    assert!(
+        restored.contains("rows of unlogged table public.u")
+            && restored.contains("all as recorded"),
+        "{restored}"
+    );
+    assert_eq!(
+        target.psql("d", "SELECT (SELECT count(*) FROM u), (SELECT count(*) FROM t)"),
+        "0|100"
+    );
 }
 
 #[test]
@@ -90,7 +127,10 @@ fn what_pg_dump_warns_of_is_kept() {
     source.psql("postgres", "CREATE DATABASE d");
     source.psql("d", "CREATE TABLE a (i int PRIMARY KEY, b int); CREATE TABLE b (i int PRIMARY KEY, a int REFERENCES a); ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b");
     let home = Home::of(&source, "d");
-    wrap_pg_dump(&home, "echo 'pg_dump: warning: something was passed over' >&2; exec $real \"$@\"");
+    wrap_pg_dump(
+        &home,
+        "echo 'pg_dump: warning: something was passed over' >&2; exec $real \"$@\"",
+    );
     assert_eq!(omitted(&home), ["warning something was passed over"]);
 }
 
@@ -102,7 +142,13 @@ fn a_drill_of_less_than_there_was_does_not_pass_unless_it_is_accepted_by_name() 
     r.script("");
     let report = r.report(8);
     assert_eq!(report["verdict"], "FAIL", "{report:#}");
-    assert!(report["reasons"][0].as_str().unwrap().contains("1 things that the database held are not in the backup"), "{report:#}");
+    assert!(
+        report["reasons"][0]
+            .as_str()
+            .unwrap()
+            .contains("1 things that the database held are not in the backup"),
+        "{report:#}"
+    );
     r.script("accept_omitted = [\"setting of all roles work_mem\"]");
     assert_eq!(r.report(0)["verdict"], "PASS");
     // Accepting another thing accepts nothing.

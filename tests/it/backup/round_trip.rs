@@ -78,11 +78,21 @@ fn a_database_with_nothing_in_it_survives() {
 #[test]
 fn five_thousand_tables_survive() {
     let (source, target) = (Cluster::start(), Cluster::start());
-    // A transaction a table would be slow, and one for all would need more locks than a default server has.
-    let table = |i: usize| format!("CREATE TABLE t{i} (id int, note text); INSERT INTO t{i} VALUES ({i}, 'note {i}');\n");
-    let batch = |from: usize| format!("BEGIN;\n{}COMMIT;\n", (from..from + 250).map(table).collect::<String>());
+    // A transaction a table would be slow, and one for all would need more locks than a default
+    // server has.
+    let table = |i: usize| {
+        format!(
+            "CREATE TABLE t{i} (id int, note text); INSERT INTO t{i} VALUES ({i}, 'note {i}');\n"
+        )
+    };
+    let batch = |from: usize| {
+        format!("BEGIN;\n{}COMMIT;\n", (from..from + 250).map(table).collect::<String>())
+    };
     let tables: String = (0..5000).step_by(250).map(batch).collect();
-    source.psql("postgres", &format!("CREATE DATABASE many;\n\\connect many\nSET synchronous_commit = off;\n{tables}"));
+    source.psql(
+        "postgres",
+        &format!("CREATE DATABASE many;\n\\connect many\nSET synchronous_commit = off;\n{tables}"),
+    );
     let home = Home::of(&source, "many");
     let report = home.run(&["backup", "db", "--json"]).ok().json();
     assert_eq!(report[0]["tables"], 5000);
@@ -119,22 +129,34 @@ fn names_with_quotes_spaces_newlines_and_other_letters_survive() {
 #[test]
 fn an_sql_ascii_database_survives_with_bytes_that_are_no_text() {
     let (source, target) = (Cluster::start(), Cluster::start());
-    source.psql("postgres", "CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
-    source.psql("bytes", r"CREATE TABLE t (x text); INSERT INTO t VALUES (E'\xff\xfe latin \xe9'), (E'plain')");
+    source.psql(
+        "postgres",
+        "CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0",
+    );
+    source.psql(
+        "bytes",
+        r"CREATE TABLE t (x text); INSERT INTO t VALUES (E'\xff\xfe latin \xe9'), (E'plain')",
+    );
     let home = Home::of(&source, "bytes");
     home.backup();
     home.restore(&target.conninfo("bytes")).ok();
-    let bytes = |cluster: &Cluster| cluster.psql("bytes", "SELECT encode(x::bytea, 'hex') FROM t ORDER BY 1");
+    let bytes = |cluster: &Cluster| {
+        cluster.psql("bytes", "SELECT encode(x::bytea, 'hex') FROM t ORDER BY 1")
+    };
     assert_eq!(bytes(&source), bytes(&target));
     target.psql("postgres", "CREATE DATABASE utf8");
-    home.restore(&target.conninfo("utf8")).fails(2, &["has encoding UTF8, and the backup's is SQL_ASCII", "nothing was changed"]);
+    home.restore(&target.conninfo("utf8"))
+        .fails(2, &["has encoding UTF8, and the backup's is SQL_ASCII", "nothing was changed"]);
 }
 
 #[test]
 fn names_that_are_not_utf_8_survive() {
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let (source, target) = (Cluster::start(), Cluster::start());
-        source.psql("postgres", &format!("CREATE DATABASE old ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"));
+        source.psql(
+            "postgres",
+            &format!("CREATE DATABASE old ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"),
+        );
         let client = if encoding == "LATIN1" { "UTF8" } else { "SQL_ASCII" };
         let make = "CREATE TABLE \"caf\u{e9}\" (x text); INSERT INTO \"caf\u{e9}\" VALUES ('caf\u{e9}'); CREATE TABLE b (x int); INSERT INTO b VALUES (1)";
         source.psql("old", &format!("SET client_encoding = '{client}'; {make}"));
@@ -153,13 +175,18 @@ fn sequences_that_move_during_a_parallel_dump_are_as_recorded() {
     let (source, target) = (Cluster::start(), Cluster::start());
     source.psql("postgres", "CREATE DATABASE d");
     let table = |t: &str| {
-        format!("CREATE TABLE {t} (id serial, x text); INSERT INTO {t} (x) SELECT md5(i::text) FROM generate_series(1, 30000) i;")
+        format!(
+            "CREATE TABLE {t} (id serial, x text); INSERT INTO {t} (x) SELECT md5(i::text) FROM generate_series(1, 30000) i;"
+        )
     };
     source.psql("d", &format!("{} {} ANALYZE", table("a"), table("b")));
     let home = Home::new();
     home.add_datastore("db", &source.conninfo("d"), "jobs = 3");
     let moving = "DO $$ BEGIN FOR i IN 1..10000000 LOOP PERFORM nextval('a_id_seq'), nextval('b_id_seq'); COMMIT; END LOOP; END $$";
-    let mut inserting = std::process::Command::new("psql").args(["-X", "-q", "-d", &source.conninfo("d"), "-c", moving]).spawn().unwrap();
+    let mut inserting = std::process::Command::new("psql")
+        .args(["-X", "-q", "-d", &source.conninfo("d"), "-c", moving])
+        .spawn()
+        .unwrap();
     home.backup();
     inserting.kill().unwrap();
     inserting.wait().unwrap();
@@ -183,12 +210,14 @@ fn a_restore_under_another_name_carries_the_properties_along() {
 #[test]
 fn newer_servers_are_backed_up_by_their_own_tools_and_restore_across_majors() {
     for major in [Major::V17, Major::V18] {
-        let (source, target) = (Cluster::start_with(major, &[]), Cluster::start_with(Major::V18, &[]));
+        let (source, target) =
+            (Cluster::start_with(major, &[]), Cluster::start_with(Major::V18, &[]));
         source.psql("postgres", "CREATE ROLE someone; CREATE DATABASE newer");
         source.psql("newer", "CREATE TABLE t (id int PRIMARY KEY, x text); INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 5000) i; SELECT lo_from_bytea(4711, 'large'); ALTER LARGE OBJECT 4711 OWNER TO someone; CREATE SEQUENCE s; SELECT nextval('s')");
         let home = Home::of(&source, "newer");
         // Debian's 15 cannot dump them, and says so.
-        home.run(&["backup", "db"]).fails(2, &["no pg_dump of version", "install postgresql-client"]);
+        home.run(&["backup", "db"])
+            .fails(2, &["no pg_dump of version", "install postgresql-client"]);
         home.configure(&format!("[postgres]\npg_bin = \"{}\"\n", Major::V18.bin().display()));
         home.backup();
         home.run(&["verify", "--all"]).ok();
@@ -217,12 +246,19 @@ fn a_directory_and_stdout_hold_what_pg_restore_reads() {
     home.backup();
     let out = home.path("out");
     home.run(&["restore", "db", "--to", out.to_str().unwrap()]).ok();
-    assert!(std::fs::read_to_string(out.join("globals.sql")).unwrap().contains("CREATE ROLE postgres"));
-    let list = std::process::Command::new(source.bin().join("pg_restore")).arg("--list").arg(out.join("main.pgdump")).output().unwrap();
+    assert!(
+        std::fs::read_to_string(out.join("globals.sql")).unwrap().contains("CREATE ROLE postgres")
+    );
+    let list = std::process::Command::new(source.bin().join("pg_restore"))
+        .arg("--list")
+        .arg(out.join("main.pgdump"))
+        .output()
+        .unwrap();
     assert!(String::from_utf8_lossy(&list.stdout).contains("TABLE DATA public t"));
     let stdout = home.command(&["restore", "db", "--to", "-"]).output().unwrap();
     assert_eq!(stdout.stdout, std::fs::read(out.join("main.pgdump")).unwrap());
-    home.run(&["restore", "db", "--to", out.to_str().unwrap()]).fails(2, &["is not empty", "nothing was changed"]);
+    home.run(&["restore", "db", "--to", out.to_str().unwrap()])
+        .fails(2, &["is not empty", "nothing was changed"]);
 }
 
 #[test]
@@ -231,7 +267,11 @@ fn every_command_works_when_the_catalog_is_deleted() {
     source.psql("postgres", "CREATE DATABASE d");
     let home = Home::of(&source, "d");
     let first = home.backup();
-    let forget = || ["catalog.db", "catalog.db-wal", "catalog.db-shm"].iter().for_each(|name| drop(std::fs::remove_file(home.path(name))));
+    let forget = || {
+        ["catalog.db", "catalog.db-wal", "catalog.db-shm"]
+            .iter()
+            .for_each(|name| drop(std::fs::remove_file(home.path(name))))
+    };
     forget();
     assert!(home.run(&["list"]).ok().stdout.contains(&first));
     forget();
@@ -251,13 +291,17 @@ fn every_command_works_when_the_catalog_is_deleted() {
         let out = std::process::Command::new("python3").args(["-c", &script]).output().unwrap();
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     };
-    sqlite("CREATE TRIGGER dies BEFORE INSERT ON backups WHEN (SELECT count(*) FROM backups) = 1 BEGIN SELECT RAISE(ABORT, 'died'); END");
+    sqlite(
+        "CREATE TRIGGER dies BEFORE INSERT ON backups WHEN (SELECT count(*) FROM backups) = 1 BEGIN SELECT RAISE(ABORT, 'died'); END",
+    );
     home.run(&["catalog", "rebuild"]).fails(6, &["died"]);
     assert_eq!(sqlite("SELECT count(*) FROM backups"), "[(2,)]");
     sqlite("DROP TRIGGER dies");
     // Without its log, from which SQLite would bring the file back to life.
     forget();
-    std::fs::write(home.path("catalog.db"), "this is no database at all, and never was one").unwrap();
+    std::fs::write(home.path("catalog.db"), "this is no database at all, and never was one")
+        .unwrap();
     home.run(&["backup", "db"]).ok();
-    home.run(&["catalog", "rebuild"]).fails(2, &["the catalog", "cannot be opened", "move the catalog's file away"]);
+    home.run(&["catalog", "rebuild"])
+        .fails(2, &["the catalog", "cannot be opened", "move the catalog's file away"]);
 }

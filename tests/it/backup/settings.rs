@@ -1,5 +1,6 @@
-//! Settings of servers, databases, roles, connection strings and poolers that change how values are written or read: none of them may reach a backup
-//! or a restore, and where ours do not arrive nothing is read.
+//! Settings of servers, databases, roles, connection strings and poolers that change how values are
+//! written or read: none of them may reach a backup or a restore, and where ours do not arrive
+//! nothing is read.
 
 use std::process::{Child, Command, Stdio};
 
@@ -21,19 +22,20 @@ const BAD: &str = "bytea_output = 'escape', DateStyle = 'SQL, DMY', IntervalStyl
 
 fn set_all(cluster: &Cluster, whose: &str) {
     // Through a session that none of them is in force in.
-    let statements = BAD.split(", ").fold((String::new(), String::new()), |(mut all, mut one), part| {
-        // Values hold commas, too.
-        if !one.is_empty() {
-            one.push_str(", ");
-        }
-        one.push_str(part);
-        if one.matches('\'').count() == 2 {
-            let (name, value) = one.split_once(" = ").unwrap();
-            all.push_str(&format!("{whose} SET {name} = {value};\n"));
-            one.clear();
-        }
-        (all, one)
-    });
+    let statements =
+        BAD.split(", ").fold((String::new(), String::new()), |(mut all, mut one), part| {
+            // Values hold commas, too.
+            if !one.is_empty() {
+                one.push_str(", ");
+            }
+            one.push_str(part);
+            if one.matches('\'').count() == 2 {
+                let (name, value) = one.split_once(" = ").unwrap();
+                all.push_str(&format!("{whose} SET {name} = {value};\n"));
+                one.clear();
+            }
+            (all, one)
+        });
     cluster.psql("postgres", &statements.0);
 }
 
@@ -42,16 +44,28 @@ fn sanely(cluster: &Cluster, database: &str, query: &str) -> String {
     let options = "-c statement_timeout=0 -c default_transaction_read_only=off -c search_path=public -c lc_monetary=C -c TimeZone=UTC -c DateStyle=ISO,MDY \
         -c IntervalStyle=postgres -c client_encoding=UTF8 -c bytea_output=hex -c extra_float_digits=3 -c quote_all_identifiers=off -c transform_null_equals=off";
     let mut psql = Command::new("psql");
-    psql.args(["-X", "-A", "-t", "-d", &format!("{} options='{options}'", cluster.conninfo(database)), "-c", query]);
+    psql.args([
+        "-X",
+        "-A",
+        "-t",
+        "-d",
+        &format!("{} options='{options}'", cluster.conninfo(database)),
+        "-c",
+        query,
+    ]);
     let output = psql.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn content(cluster: &Cluster, database: &str) -> String {
-    ["SELECT md5(string_agg(s::text, '|')) FROM spoilt s", "SELECT pg_get_viewdef('nothing'::regclass)", "SELECT back()"]
-        .map(|query| sanely(cluster, database, query))
-        .concat()
+    [
+        "SELECT md5(string_agg(s::text, '|')) FROM spoilt s",
+        "SELECT pg_get_viewdef('nothing'::regclass)",
+        "SELECT back()",
+    ]
+    .map(|query| sanely(cluster, database, query))
+    .concat()
 }
 
 fn spoilt() -> Cluster {
@@ -71,7 +85,9 @@ fn settings_of_database_and_role_spoil_nothing_on_either_side() {
         set_all(cluster, "ALTER ROLE reader");
         set_all(cluster, "ALTER ROLE ALL");
     }
-    let as_reader = |cluster: &Cluster, database: &str| cluster.conninfo(database).replace("user=postgres", "user=reader");
+    let as_reader = |cluster: &Cluster, database: &str| {
+        cluster.conninfo(database).replace("user=postgres", "user=reader")
+    };
     for jobs in [1, 3] {
         let home = Home::new();
         home.add_datastore("db", &as_reader(&source, "d"), &format!("jobs = {jobs}"));
@@ -82,8 +98,9 @@ fn settings_of_database_and_role_spoil_nothing_on_either_side() {
         assert!(restored.stdout.contains("all as recorded"), "{restored:?}");
         assert_eq!(content(&target, &database), wanted);
         // The database's own settings came back, too.
-        let settings =
-            format!("SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = '{database}'");
+        let settings = format!(
+            "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = '{database}'"
+        );
         assert_eq!(sanely(&target, "postgres", &settings), "1\n");
     }
 }
@@ -100,7 +117,10 @@ fn money_comes_back_with_its_value_wherever_it_was_written() {
     home.backup();
     home.run(&["restore", "db", "--to", &target.conninfo("back"), "--yes"]).ok();
     let sum = "SELECT sum(m::numeric) FROM t";
-    assert_eq!((source.psql("d", sum).as_str(), target.psql("back", sum).as_str()), ("-1234555.55", "-1234555.55"));
+    assert_eq!(
+        (source.psql("d", sum).as_str(), target.psql("back", sum).as_str()),
+        ("-1234555.55", "-1234555.55")
+    );
 }
 
 #[test]
@@ -109,10 +129,17 @@ fn options_in_the_connection_string_are_kept_and_ours_come_behind_them() {
     let wanted = content(&source, "d");
     set_all(&source, "ALTER DATABASE d");
     let home = Home::new();
-    home.add_datastore("db", &format!("options='-c geqo=off -c TimeZone=Asia/Tokyo' {}", source.conninfo("d")), "");
+    home.add_datastore(
+        "db",
+        &format!("options='-c geqo=off -c TimeZone=Asia/Tokyo' {}", source.conninfo("d")),
+        "",
+    );
     let backup = home.run(&["backup", "db"]).ok();
     assert!(!backup.stderr.contains("error"), "{backup:?}");
-    let to = format!("{} options='-c TimeZone=America/Lima -c array_nulls=off'", target.conninfo("back"));
+    let to = format!(
+        "{} options='-c TimeZone=America/Lima -c array_nulls=off'",
+        target.conninfo("back")
+    );
     assert!(home.restore(&to).ok().stdout.contains("all as recorded"));
     assert_eq!(content(&target, "back"), wanted);
 }
@@ -125,7 +152,8 @@ struct Pooler {
 }
 
 impl Pooler {
-    /// `options`: whether it is told to drop what it does not know, or refuses it as it does by itself.
+    /// `options`: whether it is told to drop what it does not know, or refuses it as it does by
+    /// itself.
     fn before(cluster: &Cluster, options: &str) -> Self {
         let directory = crate::support::directory();
         let port = crate::support::localstack::free_port();
@@ -141,12 +169,34 @@ impl Pooler {
             ),
         )
         .unwrap();
-        assert!(Command::new("chown").args(["-R", "postgres"]).arg(directory.path()).status().unwrap().success());
+        assert!(
+            Command::new("chown")
+                .args(["-R", "postgres"])
+                .arg(directory.path())
+                .status()
+                .unwrap()
+                .success()
+        );
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "/usr/sbin/pgbouncer", "-q"]).arg(path("ini"));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command
+            .args([
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--clear-groups",
+                "/usr/sbin/pgbouncer",
+                "-q",
+            ])
+            .arg(path("ini"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let own = Self { child, directory, port };
-        eventually("the pooler listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        eventually("the pooler listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         own
     }
 
@@ -170,7 +220,8 @@ fn a_pooler_that_drops_our_settings_is_refused_and_nothing_is_left_on_it() {
         let pooler = Pooler::before(&source, options);
         let of_an_application = || {
             let mut psql = Command::new("psql");
-            let query = "SELECT current_setting('search_path') || ' ' || current_setting('TimeZone')";
+            let query =
+                "SELECT current_setting('search_path') || ' ' || current_setting('TimeZone')";
             psql.args(["-X", "-A", "-t", "-d", &pooler.conninfo(), "-c", query]);
             String::from_utf8(psql.output().unwrap().stdout).unwrap()
         };
@@ -178,16 +229,21 @@ fn a_pooler_that_drops_our_settings_is_refused_and_nothing_is_left_on_it() {
         assert!(before.contains("public"), "{before}");
         let home = Home::new();
         home.add_datastore("db", &pooler.conninfo(), "");
-        let words = ["does not take the settings", "as a connection pooler does", "not through a pooler"];
+        let words =
+            ["does not take the settings", "as a connection pooler does", "not through a pooler"];
         home.run(&["backup", "db"]).fails(2, &words);
         let check = home.run(&["check"]);
-        assert!(check.code == 2 && check.stdout.contains("as a connection pooler does"), "{check:?}");
+        assert!(
+            check.code == 2 && check.stdout.contains("as a connection pooler does"),
+            "{check:?}"
+        );
         // As a target as well, and by hand.
         home.reconfigure(&pooler.conninfo(), &source.conninfo("d"));
         let backup = home.backup();
         home.run(&["restore", "db", "--to", &pooler.conninfo(), "--yes"]).fails(2, &words);
         let guide = std::fs::read_to_string(home.meta(&backup).join("RESTORE.md")).unwrap();
-        let (key, identity, port) = (home.path("keys/signing.pub.pem"), home.path("recovery.txt"), pooler.port.to_string());
+        let (key, identity, port) =
+            (home.path("keys/signing.pub.pem"), home.path("recovery.txt"), pooler.port.to_string());
         let environment = [
             ("TRUSTED_KEY", key.to_str().unwrap()),
             ("IDENTITY", identity.to_str().unwrap()),
@@ -197,18 +253,32 @@ fn a_pooler_that_drops_our_settings_is_refused_and_nothing_is_left_on_it() {
         ];
         let stopped = run(&home.path("by-hand"), &commands(&guide, "recovery"), &environment);
         assert!(!stopped.status.success(), "{stopped:?}");
-        let said = String::from_utf8_lossy(&stopped.stdout).into_owned() + &String::from_utf8_lossy(&stopped.stderr);
-        assert!(said.contains("these settings do not arrive") || said.contains("unsupported startup parameter"), "{stopped:?}");
+        let said = String::from_utf8_lossy(&stopped.stdout).into_owned()
+            + &String::from_utf8_lossy(&stopped.stderr);
+        assert!(
+            said.contains("these settings do not arrive")
+                || said.contains("unsupported startup parameter"),
+            "{stopped:?}"
+        );
         assert_eq!(of_an_application(), before);
     }
 }
 
-/// The name of a database is a name, whatever it looks like: read as a connection string it led to another server's roles.
-/// Servers that speak German, to people and about money: they are judged by SQLSTATE.
+/// The name of a database is a name, whatever it looks like: read as a connection string it led to
+/// another server's roles. Servers that speak German, to people and about money: they are judged by
+/// SQLSTATE.
 #[test]
 fn servers_of_another_language_are_understood() {
-    let german = ["lc_messages = 'de_DE.UTF-8'", "lc_monetary = 'de_DE.UTF-8'", "lc_numeric = 'de_DE.UTF-8'", "lc_time = 'de_DE.UTF-8'"];
-    let (source, target) = (Cluster::start_with(Major::Debian15, &german), Cluster::start_with(Major::Debian15, &german));
+    let german = [
+        "lc_messages = 'de_DE.UTF-8'",
+        "lc_monetary = 'de_DE.UTF-8'",
+        "lc_numeric = 'de_DE.UTF-8'",
+        "lc_time = 'de_DE.UTF-8'",
+    ];
+    let (source, target) = (
+        Cluster::start_with(Major::Debian15, &german),
+        Cluster::start_with(Major::Debian15, &german),
+    );
     source.psql("postgres", crate::support::EVERYTHING);
     let home = Home::of(&source, "everything");
     home.backup();
@@ -218,11 +288,25 @@ fn servers_of_another_language_are_understood() {
     target.psql("postgres", "CREATE DATABASE kept");
     target.psql("kept", "CREATE SCHEMA app; CREATE TABLE app.hen (x int)");
     let to = target.conninfo("kept");
-    let kept =
-        home.run(&["restore", "db", "--to", &to, "--yes", "--keep-going", "--into-database-with-tables"]).fails(14, &["restored in part"]);
+    let kept = home
+        .run(&[
+            "restore",
+            "db",
+            "--to",
+            &to,
+            "--yes",
+            "--keep-going",
+            "--into-database-with-tables",
+        ])
+        .fails(14, &["restored in part"]);
     assert!(kept.stdout.contains("REFUSED: CREATE TABLE app.hen"), "{}", kept.stdout);
-    source.psql("everything", "CREATE ROLE weak LOGIN; GRANT CONNECT ON DATABASE everything TO weak");
-    home.add_datastore("weak", &source.conninfo("everything").replace("user=postgres", "user=weak"), "");
+    source
+        .psql("everything", "CREATE ROLE weak LOGIN; GRANT CONNECT ON DATABASE everything TO weak");
+    home.add_datastore(
+        "weak",
+        &source.conninfo("everything").replace("user=postgres", "user=weak"),
+        "",
+    );
     home.run(&["backup", "weak"]).fails(12, &["the backup role lacks a privilege"]);
 }
 
@@ -258,7 +342,10 @@ fn a_database_named_like_a_connection_string_is_that_database() {
         // Under its own name, too.
         home.restore(&target.conninfo(name)).ok();
     }
-    let roles = target.psql("postgres", "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'of_the%'");
+    let roles = target.psql(
+        "postgres",
+        "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'of_the%'",
+    );
     assert_eq!(roles, "of_the_source");
 }
 
@@ -278,7 +365,20 @@ fn checks_and_generated_columns_see_the_settings_of_their_own_database() {
     home.backup();
     for jobs in ["1", "3"] {
         let database = format!("back{jobs}");
-        home.run(&["restore", "db", "--to", &target.conninfo(&database), "--yes", "--check", "--jobs", jobs]).ok();
-        assert_eq!(sanely(&target, &database, "SELECT g.d || ' ' || mv.d FROM g, mv"), "2026-03-05 2026-03-05\n");
+        home.run(&[
+            "restore",
+            "db",
+            "--to",
+            &target.conninfo(&database),
+            "--yes",
+            "--check",
+            "--jobs",
+            jobs,
+        ])
+        .ok();
+        assert_eq!(
+            sanely(&target, &database, "SELECT g.d || ' ' || mv.d FROM g, mv"),
+            "2026-03-05 2026-03-05\n"
+        );
     }
 }

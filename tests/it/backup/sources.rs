@@ -6,7 +6,8 @@ use crate::support::{Cluster, EVERYTHING, Home};
 
 const SECRET: &str = "hunter2-correct-horse";
 
-/// A cluster that listens on a free loopback port with TLS, certificates made for it, and password logins.
+/// A cluster that listens on a free loopback port with TLS, certificates made for it, and password
+/// logins.
 struct Tls {
     cluster: Cluster,
     directory: tempfile::TempDir,
@@ -28,7 +29,11 @@ impl Tls {
             let key = rcgen::KeyPair::generate().unwrap();
             let mut params = rcgen::CertificateParams::new(vec![subject.to_owned()]).unwrap();
             params.distinguished_name.push(rcgen::DnType::CommonName, subject);
-            std::fs::write(path(&format!("{name}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+            std::fs::write(
+                path(&format!("{name}.pem")),
+                params.signed_by(&key, &issuer).unwrap().pem(),
+            )
+            .unwrap();
             write_private(&path(&format!("{name}.key")), &key.serialize_pem());
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -42,7 +47,14 @@ impl Tls {
         for name in ["server.pem", "server.key", "ca.pem"] {
             std::fs::copy(path(name), cluster.data().join(name)).unwrap();
             if rustix::process::geteuid().is_root() {
-                assert!(Command::new("chown").arg("postgres").arg(cluster.data().join(name)).status().unwrap().success());
+                assert!(
+                    Command::new("chown")
+                        .arg("postgres")
+                        .arg(cluster.data().join(name))
+                        .status()
+                        .unwrap()
+                        .success()
+                );
             }
         }
         let settings = format!(
@@ -74,7 +86,10 @@ fn keeps_the_secret(home: &Home, texts: &[&str]) {
         assert!(!text.contains(SECRET), "{text}");
     }
     for file in crate::support::files(&home.path("")) {
-        if file.file_name().unwrap() == "lifeboat.toml" || file.ends_with(".pgpass") || file.ends_with("services") {
+        if file.file_name().unwrap() == "lifeboat.toml"
+            || file.ends_with(".pgpass")
+            || file.ends_with("services")
+        {
             continue;
         }
         let bytes = std::fs::read(&file).unwrap();
@@ -111,17 +126,27 @@ fn passwords_certificates_services_and_variables_work_as_for_psql() {
     // password_command.
     let home = Home::new();
     write_private(&home.path("services"), SECRET);
-    home.add_datastore("db", &tls.conninfo(&format!("user=secretive {verified}")), "password_command = [\"printenv\", \"HOME\"]");
+    home.add_datastore(
+        "db",
+        &tls.conninfo(&format!("user=secretive {verified}")),
+        "password_command = [\"printenv\", \"HOME\"]",
+    );
     let refused = home.run(&["backup", "db"]).fails(6, &["password authentication failed"]);
     keeps_the_secret(&home, &[&refused.stderr]);
-    home.reconfigure("[\"printenv\", \"HOME\"]", &format!("[\"cat\", \"{}\"]", home.path("services").display()));
+    home.reconfigure(
+        "[\"printenv\", \"HOME\"]",
+        &format!("[\"cat\", \"{}\"]", home.path("services").display()),
+    );
     backup(&home);
 
     // A service file, and variables for the rest.
     let mut home = Home::new();
     write_private(
         &home.path("services"),
-        &format!("[chat]\nhost=db.test\nhostaddr=127.0.0.1\nport={}\ndbname=d\nuser=secretive\npassword={SECRET}\n", tls.port),
+        &format!(
+            "[chat]\nhost=db.test\nhostaddr=127.0.0.1\nport={}\ndbname=d\nuser=secretive\npassword={SECRET}\n",
+            tls.port
+        ),
     );
     home.add_datastore("db", "service=chat", "");
     home.set("PGSERVICEFILE", home.path("services").to_str().unwrap());
@@ -130,10 +155,15 @@ fn passwords_certificates_services_and_variables_work_as_for_psql() {
 
     // A client certificate.
     let home = Home::new();
-    let (certificate, key) = (tls.directory.path().join("client.pem"), tls.directory.path().join("client.key"));
+    let (certificate, key) =
+        (tls.directory.path().join("client.pem"), tls.directory.path().join("client.key"));
     home.add_datastore(
         "db",
-        &tls.conninfo(&format!("user=certified {verified} sslcert={} sslkey={}", certificate.display(), key.display())),
+        &tls.conninfo(&format!(
+            "user=certified {verified} sslcert={} sslkey={}",
+            certificate.display(),
+            key.display()
+        )),
         "",
     );
     backup(&home);
@@ -145,15 +175,27 @@ fn a_server_that_cannot_be_verified_is_refused_before_anything_is_sent() {
     let tls = Tls::start();
     let mut home = Home::new();
     home.set("PGPASSWORD", SECRET);
-    // No root certificate: verify-full, which lifeboat sets for hosts that are not local, cannot succeed. 127.0.0.2 is
-    // loopback too, so a made-up name with an address is what counts as remote here.
-    home.add_datastore("db", &format!("host=db.test port={} dbname=d user=secretive sslmode=verify-full", tls.port), "");
+    // No root certificate: verify-full, which lifeboat sets for hosts that are not local, cannot
+    // succeed. 127.0.0.2 is loopback too, so a made-up name with an address is what counts as
+    // remote here.
+    home.add_datastore(
+        "db",
+        &format!("host=db.test port={} dbname=d user=secretive sslmode=verify-full", tls.port),
+        "",
+    );
     let out = home.run(&["backup", "db"]);
     assert_eq!(out.code, 6, "{out:?}");
     // The right name, the wrong authority.
     let home_two = Home::new();
     let stranger = tls.directory.path().join("client.pem");
-    home_two.add_datastore("db", &tls.conninfo(&format!("user=secretive sslmode=verify-full sslrootcert={}", stranger.display())), "");
+    home_two.add_datastore(
+        "db",
+        &tls.conninfo(&format!(
+            "user=secretive sslmode=verify-full sslrootcert={}",
+            stranger.display()
+        )),
+        "",
+    );
     home_two.run(&["backup", "db"]).fails(6, &["certificate verify failed"]);
 }
 
@@ -162,7 +204,11 @@ fn secrets_are_not_in_the_arguments_of_any_child() {
     let cluster = Cluster::start();
     cluster.psql("postgres", "CREATE DATABASE d");
     let home = Home::new();
-    home.add_datastore("db", &cluster.conninfo("d"), &format!("password_command = [\"printf\", \"%s\", \"{SECRET}\"]"));
+    home.add_datastore(
+        "db",
+        &cluster.conninfo("d"),
+        &format!("password_command = [\"printf\", \"%s\", \"{SECRET}\"]"),
+    );
     let mut command = home.command(&["backup", "db"]);
     command.env("LIFEBOAT_WAITPOINT", format!("snapshot-listed={}", home.path("go").display()));
     let child = command.spawn().unwrap();
@@ -183,8 +229,15 @@ fn secrets_are_not_in_the_arguments_of_any_child() {
 
 /// What docs/CONFIG.md says of the backup role, for a database.
 pub fn documented_backup_role(database: &str) -> String {
-    let documented = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIG.md")).unwrap();
-    let sql = documented.split("<!-- backup role -->\n```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    let documented =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIG.md")).unwrap();
+    let sql = documented
+        .split("<!-- backup role -->\n```sql\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
     sql.replace("DATABASE chat", &format!("DATABASE {database}"))
 }
 
@@ -194,7 +247,11 @@ fn the_documented_backup_role_can_back_up_everything() {
     cluster.psql("postgres", EVERYTHING);
     let sql = documented_backup_role("everything");
     let home = Home::new();
-    home.add_datastore("db", &format!("host={} user=lifeboat_backup dbname=everything", cluster.socket().display()), "");
+    home.add_datastore(
+        "db",
+        &format!("host={} user=lifeboat_backup dbname=everything", cluster.socket().display()),
+        "",
+    );
     // Without it, check says what is missing and the backup fails whole.
     cluster.psql("postgres", "CREATE ROLE lifeboat_backup LOGIN; GRANT CONNECT ON DATABASE everything TO lifeboat_backup");
     let check = home.run(&["check"]);
@@ -240,11 +297,15 @@ fn roles_that_exist_are_compared_kept_and_reported() {
     home.backup();
     let out = home.restore(&target.conninfo("d")).ok().stdout;
     assert!(
-        out.contains("1 made, 2 the same already") && out.contains("role kept as it is on the target, though it differs: other"),
+        out.contains("1 made, 2 the same already")
+            && out.contains("role kept as it is on the target, though it differs: other"),
         "{out}"
     );
     assert!(out.contains("membership not made between roles that existed: same to other"), "{out}");
-    assert_eq!(target.psql("postgres", "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'other'"), "5");
+    assert_eq!(
+        target.psql("postgres", "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'other'"),
+        "5"
+    );
     assert_eq!(
         target.psql("postgres", "SELECT string_agg(roleid::regrole::text, ',') FROM pg_auth_members WHERE member = 'other'::regrole"),
         "fresh"
@@ -257,16 +318,47 @@ fn tablespaces_are_remapped_or_left_out() {
     let place = |cluster: &Cluster, name: &str| {
         let path = cluster.socket().join(name);
         std::fs::create_dir(&path).unwrap();
-        assert!(Command::new("chown").arg("--reference").arg(cluster.data()).arg(&path).status().unwrap().success());
+        assert!(
+            Command::new("chown")
+                .arg("--reference")
+                .arg(cluster.data())
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
         path.display().to_string()
     };
-    source.psql("postgres", &format!("CREATE TABLESPACE fast LOCATION '{}'; CREATE DATABASE d TABLESPACE fast", place(&source, "fast")));
+    source.psql(
+        "postgres",
+        &format!(
+            "CREATE TABLESPACE fast LOCATION '{}'; CREATE DATABASE d TABLESPACE fast",
+            place(&source, "fast")
+        ),
+    );
     source.psql("d", "CREATE TABLE t (x int) TABLESPACE fast; INSERT INTO t VALUES (1)");
     let home = Home::of(&source, "d");
     home.backup();
     let out = home.restore(&target.conninfo("left_out")).ok().stdout;
     assert!(out.contains("tablespace left out, its tables are in the default one: fast"), "{out}");
     let mapped = format!("fast={}", place(&target, "elsewhere"));
-    home.run(&["restore", "db", "--to", &target.conninfo("mapped"), "--yes", "--check", "--tablespace", &mapped]).ok();
-    assert!(target.psql("postgres", "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'fast'").ends_with("elsewhere"));
+    home.run(&[
+        "restore",
+        "db",
+        "--to",
+        &target.conninfo("mapped"),
+        "--yes",
+        "--check",
+        "--tablespace",
+        &mapped,
+    ])
+    .ok();
+    assert!(
+        target
+            .psql(
+                "postgres",
+                "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'fast'"
+            )
+            .ends_with("elsewhere")
+    );
 }

@@ -1,9 +1,15 @@
-//! System catalogs that say strange things of healthy databases, and `check`, which must find out before the night what the night would.
+//! System catalogs that say strange things of healthy databases, and `check`, which must find out
+//! before the night what the night would.
 
 use crate::support::{Cluster, Home, Out};
 
 fn line<'a>(lines: &'a serde_json::Value, question: &str) -> &'a serde_json::Value {
-    lines.as_array().unwrap().iter().find(|line| line["question"] == question).unwrap_or_else(|| panic!("{question}: {lines:#}"))
+    lines
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|line| line["question"] == question)
+        .unwrap_or_else(|| panic!("{question}: {lines:#}"))
 }
 
 /// Answer and detail of one question that `check` asked.
@@ -30,12 +36,20 @@ fn partitioned() -> Cluster {
 #[test]
 fn an_analysed_partitioned_table_is_backed_up_and_so_is_what_its_restore_analysed() {
     let (source, target) = (partitioned(), Cluster::start());
-    assert_eq!(source.psql("d", "SELECT relpages FROM pg_class WHERE relname = 'part'"), "-1", "that is what this test is about");
+    assert_eq!(
+        source.psql("d", "SELECT relpages FROM pg_class WHERE relname = 'part'"),
+        "-1",
+        "that is what this test is about"
+    );
     for jobs in [1, 3] {
         let home = Home::new();
         home.add_datastore("db", &source.conninfo("d"), &format!("jobs = {jobs}"));
         std::fs::create_dir_all(home.path("restore")).unwrap();
-        std::fs::write(home.path("restore/db.toml"), "[[restore]]\ndatastore = \"db\"\nafter = [\"ANALYZE\"]\n").unwrap();
+        std::fs::write(
+            home.path("restore/db.toml"),
+            "[[restore]]\ndatastore = \"db\"\nafter = [\"ANALYZE\"]\n",
+        )
+        .unwrap();
         let check = home.run(&["check", "--json"]).ok();
         assert_eq!(answer(&check, LOCKS), ("good".to_owned(), "4 tables".to_owned()));
         home.backup();
@@ -46,7 +60,8 @@ fn an_analysed_partitioned_table_is_backed_up_and_so_is_what_its_restore_analyse
     }
 }
 
-/// Estimates that nobody can believe: as large as the column can be, negative, and of a TOAST table that is not there.
+/// Estimates that nobody can believe: as large as the column can be, negative, and of a TOAST table
+/// that is not there.
 #[test]
 fn sizes_that_make_no_sense_cost_no_backup() {
     let source = partitioned();
@@ -67,7 +82,8 @@ fn sizes_that_make_no_sense_cost_no_backup() {
     }
 }
 
-/// Each of these stops a backup; none of them shows in privileges or in a server's answer to "who are you".
+/// Each of these stops a backup; none of them shows in privileges or in a server's answer to "who
+/// are you".
 #[test]
 fn check_finds_what_would_stop_the_night() {
     let source = partitioned();
@@ -75,7 +91,14 @@ fn check_finds_what_would_stop_the_night() {
     home.run(&["check"]).ok();
     // A table that something else holds.
     let mut holding = std::process::Command::new("psql");
-    holding.args(["-X", "-q", "-d", &source.conninfo("d"), "-c", "BEGIN; LOCK TABLE part1; SELECT pg_sleep(60)"]);
+    holding.args([
+        "-X",
+        "-q",
+        "-d",
+        &source.conninfo("d"),
+        "-c",
+        "BEGIN; LOCK TABLE part1; SELECT pg_sleep(60)",
+    ]);
     let mut holding = holding.stdout(std::process::Stdio::null()).spawn().unwrap();
     crate::support::eventually("the lock is held", || {
         source.psql("d", "SELECT count(*) FROM pg_locks WHERE relation = 'part1'::regclass AND mode = 'AccessExclusiveLock'") == "1"
@@ -85,7 +108,9 @@ fn check_finds_what_would_stop_the_night() {
     assert_eq!((check.code, night.code), (6, 6), "{check:?}\n{night:?}");
     let (said, why) = answer(&check, LOCKS);
     assert!(
-        said == "bad" && why.contains("a lock was not given within 2s: public.part1 is held by session") && why.contains("lock_wait"),
+        said == "bad"
+            && why.contains("a lock was not given within 2s: public.part1 is held by session")
+            && why.contains("lock_wait"),
         "{why}"
     );
     source.psql(
@@ -101,7 +126,10 @@ fn check_finds_what_would_stop_the_night() {
     assert_eq!((check.code, night.code), (12, 12), "{check:?}\n{night:?}");
     assert_eq!(answer(&check, LOCKS).0, "good");
     let (said, why) = answer(&check, SCHEMA);
-    assert!(said == "bad" && why.contains("pg_dump exited with 1") && why.contains("schema with OID"), "{why}");
+    assert!(
+        said == "bad" && why.contains("pg_dump exited with 1") && why.contains("schema with OID"),
+        "{why}"
+    );
 }
 
 /// What stock Postgres cannot mend is a note before the night, and stops nothing.
@@ -123,7 +151,10 @@ fn check_warns_of_what_a_restore_will_meet() {
     let note = |question: &str| answer(&check, question);
     for (question, detail) in [
         ("grants can be given again", "to roles that are gone, such as the one with OID"),
-        ("checks depend on their rows alone", "1 checks call functions, such as that of public.checked"),
+        (
+            "checks depend on their rows alone",
+            "1 checks call functions, such as that of public.checked",
+        ),
         ("passwords of roles are in a backup", "role_passwords = false"),
         ("what a dump does to the server", "ALTER TABLE waits"),
     ] {
@@ -137,6 +168,12 @@ fn check_warns_of_what_a_restore_will_meet() {
     let target = Cluster::start();
     home.reconfigure("load_balance_hosts=random dbname=", "dbname=");
     home.restore(&target.conninfo("d")).fails(13, &["does not exist"]);
-    let kept = home.run(&["restore", "db", "--to", &target.conninfo("kept"), "--yes", "--keep-going"]).fails(14, &[]);
-    assert!(kept.stdout.contains("REFUSED: GRANT SELECT ON TABLE public.other TO"), "{}", kept.stdout);
+    let kept = home
+        .run(&["restore", "db", "--to", &target.conninfo("kept"), "--yes", "--keep-going"])
+        .fails(14, &[]);
+    assert!(
+        kept.stdout.contains("REFUSED: GRANT SELECT ON TABLE public.other TO"),
+        "{}",
+        kept.stdout
+    );
 }

@@ -39,8 +39,9 @@ fn what_is_wrong_with_a_scratch_vpc_is_said_all_at_once() {
          image = \"ami-1\"\nimage_of = \"i-1\"\ninstance_profile = \"scratch\"\ninstance_role = \"arn:aws:iam::123456789012:role/scratch\"\n\
          kms_key = \"arn:aws:kms:eu-west-1:123456789012:alias/drill\"\nflow_logs = \"arn:aws:logs:eu-west-1:123456789012:log-group:flows\"\ntenancy = \"host\"\n"
     )));
-    let text =
-        told(&format!("{VALID}[scratch_vpc]\nregion = \"eu-west-1\"\ncidr = \"10.0.4.0/24\"\nproduction_cidrs = [\"10.0.0.0/16\"]\n"));
+    let text = told(&format!(
+        "{VALID}[scratch_vpc]\nregion = \"eu-west-1\"\ncidr = \"10.0.4.0/24\"\nproduction_cidrs = [\"10.0.0.0/16\"]\n"
+    ));
     assert!(text.contains("10.0.0.0/16 overlaps the scratch VPC's own network"), "{text}");
 }
 
@@ -74,7 +75,9 @@ fn missing_sections_and_broken_toml_are_errors() {
 
 #[test]
 fn a_host_that_is_not_local_must_be_verified() {
-    let text = told(&format!("{VALID}[datastores.chat]\nkind = \"postgres\"\nconnection = \"host=db.example.org sslmode=require\"\n"));
+    let text = told(&format!(
+        "{VALID}[datastores.chat]\nkind = \"postgres\"\nconnection = \"host=db.example.org sslmode=require\"\n"
+    ));
     assert!(text.contains("sslmode=require does not verify the server db.example.org"), "{text}");
 }
 
@@ -91,7 +94,19 @@ fn usage_errors_exit_with_2_and_help_with_0() {
     ] {
         assert_eq!(home.run(arguments).code, 2, "{arguments:?}");
     }
-    for verb in ["init", "check", "backup", "list", "show", "verify", "restore", "sweep", "catalog", "completions", "man"] {
+    for verb in [
+        "init",
+        "check",
+        "backup",
+        "list",
+        "show",
+        "verify",
+        "restore",
+        "sweep",
+        "catalog",
+        "completions",
+        "man",
+    ] {
         let help = home.run(&[verb, "--help"]).ok().stdout;
         assert!(verb == "catalog" || help.contains("Example"), "{verb} has no example");
     }
@@ -106,12 +121,15 @@ fn names_that_refer_to_nothing_get_a_suggestion() {
     cluster.psql("postgres", "CREATE DATABASE d");
     let home = Home::of(&cluster, "d");
     home.run(&["backup", "bd"]).fails(2, &["no datastore bd", "did you mean db?"]);
-    home.run(&["restore", "db", "--to", "-"]).fails(3, &["there is no backup at all of datastore db", "lifeboat list db"]);
+    home.run(&["restore", "db", "--to", "-"])
+        .fails(3, &["there is no backup at all of datastore db", "lifeboat list db"]);
     let id = home.backup();
     home.run(&["restore", "dbb", "--to", "-"]).fails(2, &["no datastore dbb", "did you mean db?"]);
-    home.run(&["show", "20200101T000000Z-AAAAAA"]).fails(3, &["there is no backup 20200101T000000Z-AAAAAA"]);
+    home.run(&["show", "20200101T000000Z-AAAAAA"])
+        .fails(3, &["there is no backup 20200101T000000Z-AAAAAA"]);
     home.run(&["show", "yesterday"]).fails(2, &["\"yesterday\" is not a backup id"]);
-    home.run(&["restore", "db", "--to", "-", "--at", "2001-01-01T00:00:00Z"]).fails(3, &["at or before 2001-01-01T00:00:00Z"]);
+    home.run(&["restore", "db", "--to", "-", "--at", "2001-01-01T00:00:00Z"])
+        .fails(3, &["at or before 2001-01-01T00:00:00Z"]);
     assert!(home.run(&["show", &id]).ok().stdout.contains("RESTORE.md"));
 }
 
@@ -124,15 +142,30 @@ fn a_restore_refuses_a_target_that_holds_tables_and_one_it_was_not_confirmed_for
     let home = Home::of(&cluster, "d");
     home.backup();
     let target = cluster.conninfo("full_one");
-    home.restore(&target)
-        .fails(2, &["is not empty: it holds 1 objects, such as public.precious; nothing was changed", "--into-database-with-tables"]);
+    home.restore(&target).fails(
+        2,
+        &[
+            "is not empty: it holds 1 objects, such as public.precious; nothing was changed",
+            "--into-database-with-tables",
+        ],
+    );
     home.run(&["restore", "db", "--to", &target, "--yes", "--into-database-with-tables"]).ok();
     home.run(&["restore", "db", "--to", &cluster.conninfo("new")])
         .fails(2, &["nobody is there to confirm it; nothing was changed", "--yes"]);
-    let plan = home.run(&["restore", "db", "--to", &cluster.conninfo("new"), "--plan", "--check"]).ok();
-    assert!(plan.stdout.contains("create database \"new\"") && plan.stdout.contains("compare every table"), "{}", plan.stdout);
-    assert_eq!(cluster.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'new'"), "0");
-    home.run(&["restore", "db", "--to", "postgres://u:hunter2@localhost/x"]).fails(2, &["holds a password", "PGPASSWORD"]);
+    let plan =
+        home.run(&["restore", "db", "--to", &cluster.conninfo("new"), "--plan", "--check"]).ok();
+    assert!(
+        plan.stdout.contains("create database \"new\"")
+            && plan.stdout.contains("compare every table"),
+        "{}",
+        plan.stdout
+    );
+    assert_eq!(
+        cluster.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'new'"),
+        "0"
+    );
+    home.run(&["restore", "db", "--to", "postgres://u:hunter2@localhost/x"])
+        .fails(2, &["holds a password", "PGPASSWORD"]);
     home.run(&["restore", "db", "--to", "host=/nowhere dbname=x"])
         .fails(6, &["the target server cannot be used; nothing was changed", "/nowhere"]);
 }
@@ -147,8 +180,10 @@ fn a_key_that_others_may_read_and_a_key_that_nobody_trusts_are_refused() {
     std::fs::copy(other.path("keys/signing.pem"), home.path("keys/signing.pem")).unwrap();
     home.run(&["backup", "db"]).fails(2, &["would not be believed", "trust = [\""]);
     home.run(&["check"]).fails(2, &["something is not as it must be"]);
-    std::fs::set_permissions(home.path("keys/signing.pem"), std::fs::Permissions::from_mode(0o644)).unwrap();
-    home.run(&["backup", "db"]).fails(5, &["others may read this secret file (mode 644)", "chmod 600"]);
+    std::fs::set_permissions(home.path("keys/signing.pem"), std::fs::Permissions::from_mode(0o644))
+        .unwrap();
+    home.run(&["backup", "db"])
+        .fails(5, &["others may read this secret file (mode 644)", "chmod 600"]);
 }
 
 #[cfg(not(feature = "aws"))]

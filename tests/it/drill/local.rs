@@ -1,4 +1,5 @@
-//! Drills: the same restore as on-call runs, in a real sandbox on this machine, with everything that can go wrong with it.
+//! Drills: the same restore as on-call runs, in a real sandbox on this machine, with everything
+//! that can go wrong with it.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,18 +17,30 @@ fn last_line(out: &std::process::Output) -> Value {
 /// Processes whose first uid belongs to any sandbox.
 fn sandboxed_processes_of(uid: u64) -> usize {
     let uids = [uid.to_string(), (uid + 1).to_string()];
-    let statuses = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| std::fs::read_to_string(e.path().join("status")).ok());
+    let statuses = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| std::fs::read_to_string(e.path().join("status")).ok());
     let is = |status: &String| {
-        let field =
-            |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().split_whitespace().next().map(str::to_owned);
-        field("Uid:").is_some_and(|uid| uids.contains(&uid)) && field("State:").as_deref() != Some("Z")
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|l| l.strip_prefix(name))
+                .unwrap_or_default()
+                .split_whitespace()
+                .next()
+                .map(str::to_owned)
+        };
+        field("Uid:").is_some_and(|uid| uids.contains(&uid))
+            && field("State:").as_deref() != Some("Z")
     };
     statuses.filter(is).count()
 }
 
 fn answers(report: &Value) -> Vec<(String, String)> {
     let all = report["checks"].as_array().unwrap().iter();
-    all.map(|c| (c["name"].as_str().unwrap().to_owned(), c["answer"].as_str().unwrap().to_owned())).collect()
+    all.map(|c| (c["name"].as_str().unwrap().to_owned(), c["answer"].as_str().unwrap().to_owned()))
+        .collect()
 }
 
 #[test]
@@ -38,30 +51,51 @@ fn a_drill_restores_checks_damages_tears_down_and_signs() {
     assert_eq!(report["verdict"], "PASS", "{report:#}");
     assert_eq!(report["reasons"].as_array().unwrap().len(), 0);
     assert_eq!(answers(&report), [("fingerprint of db".to_owned(), "pass".to_owned())]);
-    let controls: Vec<_> =
-        report["controls"].as_array().unwrap().iter().map(|c| (c["control"].as_str().unwrap(), c["noticed"].as_bool())).collect();
+    let controls: Vec<_> = report["controls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["control"].as_str().unwrap(), c["noticed"].as_bool()))
+        .collect();
     let noticed = Some(true);
     assert_eq!(
         controls,
-        [("rows-dropped", noticed), ("byte-flipped", noticed), ("payload-truncated", noticed), ("foreign-envelope", noticed)]
+        [
+            ("rows-dropped", noticed),
+            ("byte-flipped", noticed),
+            ("payload-truncated", noticed),
+            ("foreign-envelope", noticed)
+        ]
     );
     assert_eq!(report["leftovers"].as_array().unwrap().len(), 0);
     // Isolation is proven: nothing of the host was reached, and what was tried is named.
     assert_eq!(report["isolation"]["gaps"].as_array().unwrap().len(), 0, "{report:#}");
     let probes = report["isolation"]["probes"].as_array().unwrap();
     let text = serde_json::to_string(probes).unwrap();
-    for tried in
-        ["interfaces", "processes", "127.0.0.1:5432", "example.com", ".s.PGSQL.5432", "signing.pem", "identity.txt", "catalog.db", "/vault"]
-    {
+    for tried in [
+        "interfaces",
+        "processes",
+        "127.0.0.1:5432",
+        "example.com",
+        ".s.PGSQL.5432",
+        "signing.pem",
+        "identity.txt",
+        "catalog.db",
+        "/vault",
+    ] {
         assert!(text.contains(tried), "{tried} was not tried: {text}");
     }
     assert!(probes.iter().all(|p| p["reached"] == false), "{text}");
     // The moments are in order, and the time that counts is to the first query.
-    let moments = ["server_up", "payload_reachable", "loaded", "first_query", "verified", "torn_down"]
-        .map(|m| report["moments"][m].as_f64().unwrap());
+    let moments =
+        ["server_up", "payload_reachable", "loaded", "first_query", "verified", "torn_down"]
+            .map(|m| report["moments"][m].as_f64().unwrap());
     assert!(moments.windows(2).all(|pair| pair[0] <= pair[1]), "{moments:?}");
     assert_eq!(report["rto"]["measured_seconds"].as_f64().unwrap(), moments[3]);
-    assert!(report["backups"][0]["opened_with"] == "local" && report["backups"][0]["signature_verified"] == true);
+    assert!(
+        report["backups"][0]["opened_with"] == "local"
+            && report["backups"][0]["signature_verified"] == true
+    );
     assert_eq!(report["lifeboat_sha256"].as_str().unwrap().len(), 64);
     // No name of a table and no value gets into the report.
     let stored = std::fs::read_to_string(r.home.vault().join("evidence/00000002.json")).unwrap();
@@ -72,16 +106,24 @@ fn a_drill_restores_checks_damages_tears_down_and_signs() {
     assert!(r.report(0)["rto_predicted_seconds"].as_f64().unwrap() > 0.0);
     let run = report["run"].as_str().unwrap();
     r.home.run(&["drill", "certify", run, "--reviewer", "A. Meyer", "--statement", "seen"]).ok();
-    r.home.run(&["drill", "certify", "no-such-run", "--reviewer", "A", "--statement", "x"]).fails(2, &["there is none in the evidence"]);
+    r.home
+        .run(&["drill", "certify", "no-such-run", "--reviewer", "A", "--statement", "x"])
+        .fails(2, &["there is none in the evidence"]);
     let verified = r.home.run(&["evidence", "verify"]).ok();
     assert!(verified.stderr.contains("5 records, 2 of them reports"), "{verified:?}");
     // The next backup carries the head of the series.
     let id = r.home.backup();
-    let manifest: Value = serde_json::from_slice(&std::fs::read(r.home.manifest(&id)).unwrap()).unwrap();
-    let newest = lifeboat::work::shelf::sha256(&std::fs::read(r.home.vault().join("evidence/00000005.json")).unwrap());
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(r.home.manifest(&id)).unwrap()).unwrap();
+    let newest = lifeboat::work::shelf::sha256(
+        &std::fs::read(r.home.vault().join("evidence/00000005.json")).unwrap(),
+    );
     assert_eq!(manifest["evidence_head"], newest);
     // And the plan that was in force.
-    assert!(manifest["payloads"].as_array().unwrap().iter().any(|p| p["role"] == "plan"), "{manifest:#}");
+    assert!(
+        manifest["payloads"].as_array().unwrap().iter().any(|p| p["role"] == "plan"),
+        "{manifest:#}"
+    );
 }
 
 #[test]
@@ -89,7 +131,13 @@ fn the_catalog_is_lost() {
     let r = Rehearsal::new();
     r.script("break = [\"catalog-lost\"]");
     let report = r.report(0);
-    assert!(report["broken"]["catalog-lost"].as_str().unwrap().contains("learned 1 backups from the vault"), "{report:#}");
+    assert!(
+        report["broken"]["catalog-lost"]
+            .as_str()
+            .unwrap()
+            .contains("learned 1 backups from the vault"),
+        "{report:#}"
+    );
 }
 
 #[test]
@@ -124,7 +172,8 @@ fn the_newest_backup_is_damaged_and_the_one_before_is_used() {
     r.script("break = [\"newest-damaged\"]");
     let alone = r.report(8);
     assert!(alone["reasons"][0].as_str().unwrap().contains("there is none before it"), "{alone:#}");
-    let first = r.home.run(&["list", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
+    let first =
+        r.home.run(&["list", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
     r.source.psql("d", "INSERT INTO tiny VALUES (3)");
     r.home.backup();
     let report = r.report(0);
@@ -143,7 +192,10 @@ fn the_home_region_is_lost_and_its_copy_opens_with_another_key() {
     r.home.run(&["copy", "dr"]).ok();
     let report = r.report(0);
     let outcome = report["broken"]["region-lost"].as_str().unwrap();
-    assert!(outcome.contains("from vault dr") && outcome.contains("opened with recovery"), "{outcome}");
+    assert!(
+        outcome.contains("from vault dr") && outcome.contains("opened with recovery"),
+        "{outcome}"
+    );
     std::fs::remove_dir_all(r.home.path("elsewhere")).unwrap();
     let report = r.report(8);
     assert_eq!(report["verdict"], "FAIL", "{report:#}");
@@ -159,7 +211,10 @@ fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
          [[checks]]\nkind = \"catalog\"\nname = \"catalog\"\nextensions = [\"plpgsql\"]\nroles = [\"postgres\"]\n{smoke}"
     ));
     let report = r.report(0);
-    assert!(answers(&report).iter().all(|(_, answer)| answer == "pass") && answers(&report).len() == 6, "{report:#}");
+    assert!(
+        answers(&report).iter().all(|(_, answer)| answer == "pass") && answers(&report).len() == 6,
+        "{report:#}"
+    );
     r.script(
         "\n\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n[[checks]]\nkind = \"sql\"\nname = \"count\"\nquery = \"SELECT count(*) FROM patients\"\nat_least = 5001\n\
          [[checks]]\nkind = \"freshness\"\nname = \"stale\"\nquery = \"SELECT '2020-01-01'::timestamptz\"\n\
@@ -167,7 +222,8 @@ fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
          [[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/bin/false\"]\n",
     );
     let report = r.report(8);
-    let failed = ["count", "stale", "catalog", "smoke"].map(|name| (name.to_owned(), "fail".to_owned()));
+    let failed =
+        ["count", "stale", "catalog", "smoke"].map(|name| (name.to_owned(), "fail".to_owned()));
     assert_eq!(answers(&report)[1..], failed, "{report:#}");
     r.script(
         "\n\n[[checks]]\nkind = \"fingerprint\"\nname = \"all\"\n[[checks]]\nkind = \"sql\"\nname = \"wrong\"\nquery = \"SELECT no_such_column FROM patients\"\nat_least = 1\n\
@@ -176,7 +232,8 @@ fn every_kind_of_check_answers_pass_fail_or_could_not_look() {
          [[checks]]\nkind = \"command\"\nname = \"smoke\"\ncommand = [\"/no/such/program\"]\n",
     );
     let report = r.report(9);
-    let blind = ["wrong", "rows", "future", "smoke"].map(|name| (name.to_owned(), "could-not-look".to_owned()));
+    let blind = ["wrong", "rows", "future", "smoke"]
+        .map(|name| (name.to_owned(), "could-not-look".to_owned()));
     assert_eq!(answers(&report)[1..], blind, "{report:#}");
     assert_eq!(report["verdict"], "NOT_VERIFIED");
     // Without the fingerprint nothing passes.
@@ -199,15 +256,28 @@ fn plans_run_their_statements_and_expect_what_they_say() {
     // A statement that fails is.
     r.plan("after = [\"SELECT 1/0\"]");
     let report = r.report(8);
-    assert!(report["reasons"][0].as_str().unwrap().contains("statement 1 of `after`"), "{report:#}");
-    assert!(!report.to_string().contains("division by zero"), "what a server says is not stored: {report:#}");
+    assert!(
+        report["reasons"][0].as_str().unwrap().contains("statement 1 of `after`"),
+        "{report:#}"
+    );
+    assert!(
+        !report.to_string().contains("division by zero"),
+        "what a server says is not stored: {report:#}"
+    );
     // The same plan is run by a restore.
     let target = Cluster::start();
-    r.home.run(&["restore", "db", "--to", &target.conninfo("back"), "--yes"]).fails(13, &["division by zero", "restore plan"]);
+    r.home
+        .run(&["restore", "db", "--to", &target.conninfo("back"), "--yes"])
+        .fails(13, &["division by zero", "restore plan"]);
     r.plan("after = [\"CREATE TABLE made_by_plan ()\"]\n[[restore.smoke]]\nname = \"answers\"\ncommand = [\"/bin/false\"]");
     let target = Cluster::start();
-    r.home.run(&["restore", "db", "--to", &target.conninfo("back"), "--yes"]).fails(8, &["answers: it exited with 1"]);
-    assert_eq!(target.psql("back", "SELECT count(*) FROM pg_class WHERE relname = 'made_by_plan'"), "1");
+    r.home
+        .run(&["restore", "db", "--to", &target.conninfo("back"), "--yes"])
+        .fails(8, &["answers: it exited with 1"]);
+    assert_eq!(
+        target.psql("back", "SELECT count(*) FROM pg_class WHERE relname = 'made_by_plan'"),
+        "1"
+    );
 }
 
 #[test]
@@ -233,7 +303,10 @@ fn a_plan_may_leave_rows_of_tables_in_the_backup() {
 #[test]
 fn sandboxes_of_newer_majors_are_raised_from_their_own_installation() {
     for (major, number) in [(Major::V17, "17"), (Major::V18, "18")] {
-        let r = Rehearsal::of(Cluster::start_with(major, &[]), &format!("\npg_bin = \"{}\"\n", major.bin().display()));
+        let r = Rehearsal::of(
+            Cluster::start_with(major, &[]),
+            &format!("\npg_bin = \"{}\"\n", major.bin().display()),
+        );
         r.script("\n\n[local]\nsize_mib = 512\nprograms = [\"/var/tmp/lifeboat-postgres\"]\n\n[[checks]]\nkind = \"fingerprint\"\n\n[[checks]]\nkind = \"amcheck\"\n");
         let report = r.report(0);
         assert_eq!(report["verdict"], "PASS", "{report:#}");
@@ -251,7 +324,11 @@ fn a_sandbox_that_is_too_small_or_without_time_is_at_fault_itself() {
     r.home.backup();
     r.script("\n\n[local]\nsize_mib = 128\n");
     let report = r.report(9);
-    assert_eq!((&report["verdict"], &report["halt"]["at-fault"]), (&Value::from("NOT_VERIFIED"), &Value::from("sandbox")), "{report:#}");
+    assert_eq!(
+        (&report["verdict"], &report["halt"]["at-fault"]),
+        (&Value::from("NOT_VERIFIED"), &Value::from("sandbox")),
+        "{report:#}"
+    );
 }
 
 #[test]
@@ -266,8 +343,8 @@ fn objectives_that_are_missed_fail_the_drill() {
     assert!(out.stderr.contains("warning: earlier drills let one expect"), "{out:?}");
 }
 
-/// Code in the dump runs as a superuser of the sandbox while it is restored: it looks for keys and for production, tries to forge
-/// evidence and to stay.
+/// Code in the dump runs as a superuser of the sandbox while it is restored: it looks for keys and
+/// for production, tries to forge evidence and to stay.
 #[test]
 fn a_hostile_dump_finds_nothing_reaches_nothing_and_does_not_outlive_the_drill() {
     let r = Rehearsal::new();
@@ -304,7 +381,10 @@ fn a_hostile_dump_finds_nothing_reaches_nothing_and_does_not_outlive_the_drill()
     assert!(out.stderr.contains("pass  loot"), "{out:?}");
     assert_eq!(out.code, 0, "{out:?}");
     r.assert_nothing_is_left();
-    let sleepers = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+    let sleepers = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
     assert_eq!(sleepers.filter(|line| line.starts_with(b"sleep\x0086399")).count(), 0);
     assert!(!r.home.vault().join("evidence/00000009.json").exists());
     r.home.run(&["evidence", "verify"]).ok();
@@ -328,10 +408,13 @@ fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
         if number == 1 {
             // Nobody changes what is rehearsed while it is under way.
             r.script("backup = \"oldest\"");
-            r.home.run(&["drill", "resume", "nightly"]).fails(2, &["not the one it was declared with", "drill abort"]);
+            r.home
+                .run(&["drill", "resume", "nightly"])
+                .fails(2, &["not the one it was declared with", "drill abort"]);
             r.script("");
         }
-        let (verb, code, verdict) = if number % 2 == 0 { ("abort", 9, "NOT_VERIFIED") } else { ("resume", 0, "PASS") };
+        let (verb, code, verdict) =
+            if number % 2 == 0 { ("abort", 9, "NOT_VERIFIED") } else { ("resume", 0, "PASS") };
         let report = r.report_of(&["drill", verb, "nightly", "--json"], code);
         assert_eq!(report["verdict"], verdict, "{point}: {report:#}");
         let attempts = [0, 2, 1, 2, 1, 2][number];
@@ -342,7 +425,8 @@ fn killed_at_any_step_nothing_runs_on_and_abort_or_resume_ends_in_a_report() {
     assert!(verified.stderr.contains("12 records, 6 of them reports"), "{verified:?}");
 }
 
-/// A reboot is a kill after which process numbers mean somebody else. None is remembered: what is ended is known by its uid and tag.
+/// A reboot is a kill after which process numbers mean somebody else. None is remembered: what is
+/// ended is known by its uid and tag.
 #[test]
 fn after_a_reboot_nobody_is_taken_for_the_sandbox() {
     let r = Rehearsal::new();
@@ -351,10 +435,17 @@ fn after_a_reboot_nobody_is_taken_for_the_sandbox() {
     command.env("LIFEBOAT_FAILPOINT", "drill-loaded");
     assert_eq!(finish(command).code, 137);
     let lease = r.lease().unwrap();
-    assert_eq!(lease.as_object().unwrap().keys().collect::<Vec<_>>(), ["expires", "groups", "run", "uid"]);
+    assert_eq!(
+        lease.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["expires", "groups", "run", "uid"]
+    );
     // Somebody who looks into it, under the run's name, perhaps with a number that the sandbox had.
     let run = lease["run"].as_str().unwrap();
-    let mut bystander = std::process::Command::new("sh").args(["-c", "read line", run]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut bystander = std::process::Command::new("sh")
+        .args(["-c", "read line", run])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let report = r.report_of(&["drill", "abort", "nightly", "--json"], 9);
     assert_eq!(report["verdict"], "NOT_VERIFIED");
     assert!(bystander.try_wait().unwrap().is_none(), "it was killed");
@@ -378,7 +469,11 @@ fn a_sandbox_ends_by_itself_after_its_time_though_lifeboat_stands_still() {
     std::fs::write(&go_on, "").unwrap();
     let out = drill.wait_with_output().unwrap();
     let last = last_line(&out);
-    assert_eq!((out.status.code(), &last["report"]["verdict"]), (Some(9), &Value::from("NOT_VERIFIED")), "{last:#}");
+    assert_eq!(
+        (out.status.code(), &last["report"]["verdict"]),
+        (Some(9), &Value::from("NOT_VERIFIED")),
+        "{last:#}"
+    );
     r.assert_nothing_is_left();
 }
 
@@ -387,7 +482,9 @@ fn what_is_wrong_with_drill_files_is_said_at_once() {
     let r = Rehearsal::new();
     r.script("");
     let steady = |text: &str| text.replace(r.home.path("").to_str().unwrap(), "/HOME/");
-    r.home.run(&["drill", "nigthly"]).fails(2, &["there is no drill nigthly", "did you mean nightly?"]);
+    r.home
+        .run(&["drill", "nigthly"])
+        .fails(2, &["there is no drill nigthly", "did you mean nightly?"]);
     std::fs::write(
         r.home.path("drills/nightly.toml"),
         "plan = \"db\"\nbackup = \"newest\"\nbreak = [\"everything\"]\naccept_gaps = [\"all\"]\ncontrols = []\nsandbx = \"local\"\n[objectives]\nrto = \"soon\"\n[[checks]]\nkind = \"sql\"\nquery = \"SELECT 1\"\n[[checks]]\nkind = \"sql\"\nis = \"1\"\n[[checks]]\nkind = \"guess\"\n[[checks]]\nkind = \"command\"\nname = \"x\"\ncommand = []\n[[checks]]\n",
@@ -397,7 +494,9 @@ fn what_is_wrong_with_drill_files_is_said_at_once() {
     assert_eq!(out.code, 2);
     insta::assert_snapshot!(steady(&out.stderr));
     std::fs::write(r.home.path("drills/nightly.toml"), "plan = \"other\"\n").unwrap();
-    r.home.run(&["drill", "nightly"]).fails(2, &["there is no plan \"other\"", "plans in restore/ are: db"]);
+    r.home
+        .run(&["drill", "nightly"])
+        .fails(2, &["there is no plan \"other\"", "plans in restore/ are: db"]);
     r.script("");
     std::fs::write(
         r.home.path("restore/db.toml"),
@@ -419,25 +518,43 @@ fn without_namespaces_the_verdict_is_not_verified_unless_the_gaps_are_accepted()
     // The same program under an ordinary user, who may make no namespaces.
     let program = r.home.path("lifeboat");
     std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();
-    let own = std::process::Command::new("chown").args(["-R", "postgres"]).arg(r.home.path("")).status().unwrap();
+    let own = std::process::Command::new("chown")
+        .args(["-R", "postgres"])
+        .arg(r.home.path(""))
+        .status()
+        .unwrap();
     assert!(own.success());
     let drill = || {
         let mut command = std::process::Command::new("/usr/bin/setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(&program).args(["drill", "nightly", "--json"]);
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml")).stdin(Stdio::null());
+        command
+            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"])
+            .arg(&program)
+            .args(["drill", "nightly", "--json"]);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("LIFEBOAT_CONFIG", r.home.path("lifeboat.toml"))
+            .stdin(Stdio::null());
         let out = command.output().unwrap();
-        let last: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap_or_default())
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
+        let last: Value = serde_json::from_str(
+            String::from_utf8_lossy(&out.stdout).lines().last().unwrap_or_default(),
+        )
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
         (out.status.code().unwrap(), last["report"].clone())
     };
     let (code, report) = drill();
     assert_eq!((code, &report["verdict"]), (9, &Value::from("NOT_VERIFIED")), "{report:#}");
-    assert!(report["reasons"][0].as_str().unwrap().contains("not isolated: gap network; gap files"), "{report:#}");
+    assert!(
+        report["reasons"][0].as_str().unwrap().contains("not isolated: gap network; gap files"),
+        "{report:#}"
+    );
     // Judged before a server listened that anybody on this host could have talked to.
     let steps = report["steps"].to_string();
     assert!(
         !steps.contains("start-server")
-            || report["steps"].as_array().is_some_and(|steps| steps.iter().all(|step| step["step"] != "start-server")),
+            || report["steps"]
+                .as_array()
+                .is_some_and(|steps| steps.iter().all(|step| step["step"] != "start-server")),
         "{report:#}"
     );
     // Nobody else of this host gets to it: neither through the directory nor through the socket.
@@ -488,7 +605,11 @@ fn evidence_that_was_edited_reordered_removed_cut_off_or_forked_is_found() {
         assert!(old.contains(from));
         std::fs::write(path, old.replace(from, to)).unwrap();
     };
-    flawed(&r, |v| edit(&json(v, 2), "\"PASS\"", "\"FAIL\""), &["record 2 is not signed", "record 3 follows another record"]);
+    flawed(
+        &r,
+        |v| edit(&json(v, 2), "\"PASS\"", "\"FAIL\""),
+        &["record 2 is not signed", "record 3 follows another record"],
+    );
     flawed(
         &r,
         |v| {
@@ -500,18 +621,32 @@ fn evidence_that_was_edited_reordered_removed_cut_off_or_forked_is_found() {
         },
         &["the record at number 2 belongs elsewhere", "the record at number 3 belongs elsewhere"],
     );
-    let remove = |path: std::path::PathBuf| both(&path).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let remove = |path: std::path::PathBuf| {
+        both(&path).iter().for_each(|file| std::fs::remove_file(file).unwrap())
+    };
     flawed(&r, |v| remove(json(v, 2)), &["record 2 is missing"]);
     // A signature left behind does not hide that its record is gone: the next one knows it.
     flawed(&r, |v| std::fs::remove_file(json(v, 2)).unwrap(), &["record 3 follows another record"]);
     // The newest, alone or with its beginning.
     flawed(&r, |v| remove(json(v, 4)), &["a record that this host had seen is gone"]);
-    flawed(&r, |v| (3..=4).for_each(|n| remove(json(v, n))), &["a record that this host had seen is gone"]);
-    flawed(&r, |v| (1..=4).for_each(|n| remove(json(v, n))), &["a record that this host had seen is gone"]);
+    flawed(
+        &r,
+        |v| (3..=4).for_each(|n| remove(json(v, n))),
+        &["a record that this host had seen is gone"],
+    );
+    flawed(
+        &r,
+        |v| (1..=4).for_each(|n| remove(json(v, n))),
+        &["a record that this host had seen is gone"],
+    );
     // On another host the manifests tell.
     r.home.backup();
     std::fs::remove_file(r.home.path("catalog.db")).unwrap();
-    flawed(&r, |v| remove(json(v, 4)), &["had seen is gone: the end of the series was cut off", "backup "]);
+    flawed(
+        &r,
+        |v| remove(json(v, 4)),
+        &["had seen is gone: the end of the series was cut off", "backup "],
+    );
     // A record of somebody else's, in the right place.
     flawed(
         &r,
@@ -553,16 +688,37 @@ fn pages_and_records_are_exported_and_openssl_verifies_them() {
     let r = Rehearsal::new();
     r.script("break = [\"catalog-lost\"]");
     let report = r.report(0);
-    r.home.run(&["drill", "certify", report["run"].as_str().unwrap(), "--reviewer", "A. <b>Meyer", "--statement", "seen"]).ok();
+    r.home
+        .run(&[
+            "drill",
+            "certify",
+            report["run"].as_str().unwrap(),
+            "--reviewer",
+            "A. <b>Meyer",
+            "--statement",
+            "seen",
+        ])
+        .ok();
     let pages = r.home.path("pages");
     r.home.run(&["evidence", "export", pages.to_str().unwrap()]).ok();
     let index = std::fs::read_to_string(pages.join("index.html")).unwrap();
-    assert!(index.contains("PASS") && index.contains("<svg") && index.contains("report-00000002.html"), "{index}");
+    assert!(
+        index.contains("PASS") && index.contains("<svg") && index.contains("report-00000002.html"),
+        "{index}"
+    );
     let page = std::fs::read_to_string(pages.join("report-00000002.html")).unwrap();
-    assert!(page.contains("the catalog is lost") && page.contains("A. &lt;b&gt;Meyer") && !page.contains("<b>Meyer"), "{page}");
+    assert!(
+        page.contains("the catalog is lost")
+            && page.contains("A. &lt;b&gt;Meyer")
+            && !page.contains("<b>Meyer"),
+        "{page}"
+    );
     // Self-contained: nothing is fetched from anywhere.
     for page in [&index, &page] {
-        assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"), "{page}");
+        assert!(
+            !page.contains("http://") && !page.contains("https://") && !page.contains("<script"),
+            "{page}"
+        );
     }
     let verified = std::process::Command::new("openssl")
         .args([
@@ -611,15 +767,31 @@ fn the_examples_that_init_writes_are_sound() {
     // Everything but the drill that loses a KMS nobody has.
     let out = r.home.run(&["check", "--json"]);
     let lines = out.json();
-    let drills: Vec<_> = lines.as_array().unwrap().iter().filter(|l| l["subject"].as_str().unwrap().starts_with("drill ")).collect();
+    let drills: Vec<_> = lines
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|l| l["subject"].as_str().unwrap().starts_with("drill "))
+        .collect();
     assert_eq!(drills.len(), 8, "{out:?}");
     for line in drills {
         let good = line["answer"] == "good";
         assert_eq!(good, line["subject"] != "drill kms-gone", "{line}");
     }
-    let schedules: Vec<_> = lines.as_array().unwrap().iter().filter(|l| l["subject"].as_str().unwrap().starts_with("schedule ")).collect();
+    let schedules: Vec<_> = lines
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|l| l["subject"].as_str().unwrap().starts_with("schedule "))
+        .collect();
     assert_eq!(schedules.len(), 4, "{out:?}");
-    assert!(schedules.iter().all(|line| line["answer"] == "good" && line["detail"].as_str().unwrap().contains("next")), "{schedules:?}");
+    assert!(
+        schedules
+            .iter()
+            .all(|line| line["answer"] == "good"
+                && line["detail"].as_str().unwrap().contains("next")),
+        "{schedules:?}"
+    );
     r.home.run(&["backup", "chat"]).ok();
     r.home.run(&["drill", "nightly"]).ok();
     r.home.run(&["drill", "list"]).ok();
@@ -653,12 +825,19 @@ fn a_server_that_is_killed_is_the_sandboxs_fault() {
     let (drill, go_on) = r.loaded_and_waiting();
     // As the kernel does when memory runs out.
     let uid = r.lease().unwrap()["uid"].as_u64().unwrap().to_string();
-    let killed = std::process::Command::new("setpriv").args(["--reuid", &uid, "--clear-groups", "kill", "-9", "-1"]).status().unwrap();
+    let killed = std::process::Command::new("setpriv")
+        .args(["--reuid", &uid, "--clear-groups", "kill", "-9", "-1"])
+        .status()
+        .unwrap();
     assert!(!killed.success(), "it kills itself as well");
     std::fs::write(&go_on, "").unwrap();
     let out = drill.wait_with_output().unwrap();
     let last = last_line(&out);
-    assert_eq!((out.status.code(), &last["report"]["halt"]["at-fault"]), (Some(9), &"sandbox".into()), "{last:#}");
+    assert_eq!(
+        (out.status.code(), &last["report"]["halt"]["at-fault"]),
+        (Some(9), &"sandbox".into()),
+        "{last:#}"
+    );
     r.assert_nothing_is_left();
 }
 
@@ -673,12 +852,20 @@ fn a_plan_brings_several_datastores_back_in_order_and_each_must_be_compared() {
     std::fs::write(r.home.path("restore/db.toml"), plan).unwrap();
     r.script("");
     let report = r.report(0);
-    let restored: Vec<_> = report["backups"].as_array().unwrap().iter().map(|b| b["datastore"].as_str().unwrap()).collect();
+    let restored: Vec<_> = report["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["datastore"].as_str().unwrap())
+        .collect();
     assert_eq!(restored, ["second", "db"]);
     assert_eq!(answers(&report).len(), 2);
     r.script("\n\n[[checks]]\nkind = \"fingerprint\"\ndatastore = \"db\"\n");
     let report = r.report(9);
-    assert_eq!(report["reasons"][0], "nothing of second was compared with what was recorded at backup time");
+    assert_eq!(
+        report["reasons"][0],
+        "nothing of second was compared with what was recorded at backup time"
+    );
     // With stock tools too.
     r.script("break = [\"lifeboat-lost\"]");
     r.report(0);

@@ -1,5 +1,5 @@
-//! The saga's theorems for every step of a scratch VPC, on paper: whatever fails, is lost or dies, nothing of the run is left, and nothing
-//! else is touched.
+//! The saga's theorems for every step of a scratch VPC, on paper: whatever fails, is lost or dies,
+//! nothing of the run is left, and nothing else is touched.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use lifeboat::domain::human_duration::HumanDuration;
 use lifeboat::domain::scratch::{ScratchSettings, own_tags, tag};
 use lifeboat::saga::{InMemoryJournal, Saga};
 use lifeboat::sandbox::vpc::cloud::{
-    ApiCall, CloudError, CloudResource, FirewallRule, OwnedResource, ResourceFacts, ResourceKind, ResourceTags, ScratchCloud, VpcRoute,
-    placeholder,
+    ApiCall, CloudError, CloudResource, FirewallRule, OwnedResource, ResourceFacts, ResourceKind,
+    ResourceTags, ScratchCloud, VpcRoute, placeholder,
 };
 use lifeboat::sandbox::vpc::gate::open_names;
 use lifeboat::sandbox::vpc::simulated_cloud::{InjectedFault, SimulatedCloud};
@@ -24,7 +24,10 @@ const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/envelope";
 /// A run in a hurry: what takes looks comes within them, and what never comes is not waited for.
 fn scratch(paper: &Arc<SimulatedCloud>) -> ScratchVpc {
     let cloud: Arc<dyn ScratchCloud> = Arc::<SimulatedCloud>::clone(paper);
-    let settings = ScratchSettings { settle_within: HumanDuration::milliseconds(4), ..settings("ami-1", "rslvr-frg-1") };
+    let settings = ScratchSettings {
+        settle_within: HumanDuration::milliseconds(4),
+        ..settings("ami-1", "rslvr-frg-1")
+    };
     crate::support::scratch::scratch(&cloud, &settings, KEY, RUN)
 }
 
@@ -49,13 +52,33 @@ fn foreign() -> Vec<CloudResource> {
         tags,
         facts,
     };
-    let volume = || ResourceFacts::Volume { encrypted: true, key: None, zone: String::new(), instance: None };
+    let volume = || ResourceFacts::Volume {
+        encrypted: true,
+        key: None,
+        zone: String::new(),
+        instance: None,
+    };
     vec![
         thing(ResourceKind::Volume, "vol-production", ResourceTags::new(), volume()),
-        thing(ResourceKind::Volume, "vol-other-run", tags("20200101T000000Z-ffffff", own), volume()),
-        thing(ResourceKind::Volume, "vol-other-vault", tags(RUN, "ffffffffffffffffffffffffffffffff"), volume()),
+        thing(
+            ResourceKind::Volume,
+            "vol-other-run",
+            tags("20200101T000000Z-ffffff", own),
+            volume(),
+        ),
+        thing(
+            ResourceKind::Volume,
+            "vol-other-vault",
+            tags(RUN, "ffffffffffffffffffffffffffffffff"),
+            volume(),
+        ),
         thing(ResourceKind::Volume, "vol-pattern", tags("*", "*"), volume()),
-        thing(ResourceKind::Instance, "i-production", tags("", ""), ResourceFacts::Instance(Box::default())),
+        thing(
+            ResourceKind::Instance,
+            "i-production",
+            tags("", ""),
+            ResourceFacts::Instance(Box::default()),
+        ),
     ]
 }
 
@@ -81,16 +104,15 @@ fn everything_is_made_passes_the_gate_and_goes() {
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
         forward(&mut saga, &mut scratch, 99).await.unwrap();
         assert_eq!(scratch.made.grant_tokens.len(), 1);
-        assert!(
-            paper
-                .things()
-                .iter()
-                .any(|thing| thing.kind == ResourceKind::Instance && thing.tags.get(tag::RUN).is_some_and(|run| run == RUN))
-        );
+        assert!(paper.things().iter().any(|thing| thing.kind == ResourceKind::Instance
+            && thing.tags.get(tag::RUN).is_some_and(|run| run == RUN)));
         assert!(saga.unwind(&mut scratch, &undos()).await.is_empty());
         only_foreign(&paper).unwrap();
         let (census, left) = scratch.census().await;
-        assert!(left.is_empty() && census.values().all(|count| *count == 0) && census.len() == 12, "{census:?}");
+        assert!(
+            left.is_empty() && census.values().all(|count| *count == 0) && census.len() == 12,
+            "{census:?}"
+        );
     });
 }
 
@@ -127,7 +149,9 @@ fn every_violation_closes_the_gate() {
             _ => false,
         }),
         ("may come in", |thing| match &mut thing.facts {
-            ResourceFacts::SecurityGroup { name, ingress, egress, .. } if name == steps::INSTANCE_GROUP => {
+            ResourceFacts::SecurityGroup { name, ingress, egress, .. }
+                if name == steps::INSTANCE_GROUP =>
+            {
                 ingress.append(egress);
                 true
             }
@@ -178,7 +202,9 @@ fn every_violation_closes_the_gate() {
             }
             assert!(violated > 0, "{expected}");
             match scratch.pass_gate().await {
-                Err(ScratchError::NotIsolated(all)) => assert!(all.iter().any(|one| one.contains(expected)), "{expected}: {all:?}"),
+                Err(ScratchError::NotIsolated(all)) => {
+                    assert!(all.iter().any(|one| one.contains(expected)), "{expected}: {all:?}")
+                }
                 other => panic!("{expected}: {other:?}"),
             }
         });
@@ -193,7 +219,8 @@ fn a_firewall_must_block_what_it_does_not_let_through() {
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
         question: None,
     };
-    let only_addresses = FirewallRule { question: Some("A".to_owned()), ..rule(2, "BLOCK", &["*."]) };
+    let only_addresses =
+        FirewallRule { question: Some("A".to_owned()), ..rule(2, "BLOCK", &["*."]) };
     let allow = || rule(1, "ALLOW", &["*.amazonaws.com.", "s3.eu-west-1.amazonaws.com"]);
     assert_eq!(open_names(&[allow(), rule(2, "BLOCK", &["*."])]), None);
     for (rules, why) in [
@@ -201,7 +228,10 @@ fn a_firewall_must_block_what_it_does_not_let_through() {
         (vec![allow()], "blocks no name"),
         (vec![allow(), rule(2, "BLOCK", &["evil.example."])], "blocks no name"),
         (vec![rule(1, "ALLOW", &["*."]), rule(2, "BLOCK", &["*."])], "lets *. through"),
-        (vec![rule(1, "ALERT", &["example.com."]), rule(2, "BLOCK", &["*."])], "lets example.com. through"),
+        (
+            vec![rule(1, "ALERT", &["example.com."]), rule(2, "BLOCK", &["*."])],
+            "lets example.com. through",
+        ),
         (vec![allow(), only_addresses], "blocks no name"),
         (vec![rule(1, "ALLOW", &[]), rule(2, "BLOCK", &["*."])], "cannot be read"),
     ] {
@@ -227,7 +257,8 @@ fn no_capacity_in_one_zone_leads_to_the_next_type() {
         let mut tries = 0;
         let paper = Arc::new(paper().with_weather(0, move |act| {
             tries += u32::from(matches!(act, ApiCall::RunInstances(_)));
-            (matches!(act, ApiCall::RunInstances(_)) && tries == 1).then_some(InjectedFault::NoCapacity)
+            (matches!(act, ApiCall::RunInstances(_)) && tries == 1)
+                .then_some(InjectedFault::NoCapacity)
         }));
         let journal = InMemoryJournal::default();
         let mut scratch = unhurried(&paper);
@@ -240,7 +271,9 @@ fn no_capacity_in_one_zone_leads_to_the_next_type() {
 #[test]
 fn a_refusal_for_good_is_told_and_everything_before_it_goes() {
     block_on(async {
-        let paper = Arc::new(paper().with_weather(0, |act| matches!(act, ApiCall::RunInstances(_)).then_some(InjectedFault::Refuse)));
+        let paper = Arc::new(paper().with_weather(0, |act| {
+            matches!(act, ApiCall::RunInstances(_)).then_some(InjectedFault::Refuse)
+        }));
         let journal = InMemoryJournal::default();
         let mut scratch = unhurried(&paper);
         let mut saga = Saga::open(RUN, &journal).await.unwrap();
@@ -248,15 +281,33 @@ fn a_refusal_for_good_is_told_and_everything_before_it_goes() {
         assert!(error.contains("ec2:RunInstances was refused"), "{error}");
         assert!(saga.unwind(&mut scratch, &undos()).await.is_empty());
         only_foreign(&paper).unwrap();
-        assert!(scratch.act(&ApiCall::RevokeGrant { key: KEY.to_owned(), grant: "grant-99".to_owned() }).await.is_ok());
-        assert!(matches!(scratch.act(&ApiCall::EnableDns { vpc: "vpc-gone".to_owned() }).await, Err(CloudError::Missing { .. })));
+        assert!(
+            scratch
+                .act(&ApiCall::RevokeGrant { key: KEY.to_owned(), grant: "grant-99".to_owned() })
+                .await
+                .is_ok()
+        );
+        assert!(matches!(
+            scratch.act(&ApiCall::EnableDns { vpc: "vpc-gone".to_owned() }).await,
+            Err(CloudError::Missing { .. })
+        ));
     });
 }
 
-const FAULTS: [InjectedFault; 4] = [InjectedFault::Refuse, InjectedFault::Throttle, InjectedFault::LoseAnswer, InjectedFault::Drop];
+const FAULTS: [InjectedFault; 4] = [
+    InjectedFault::Refuse,
+    InjectedFault::Throttle,
+    InjectedFault::LoseAnswer,
+    InjectedFault::Drop,
+];
 
-/// A run with faults at some of its calls, looks that lag, and a death after so many steps; then an end by another process, and another end.
-async fn run(faults: Vec<(usize, InjectedFault)>, lag: u32, die_after: usize) -> Result<(), String> {
+/// A run with faults at some of its calls, looks that lag, and a death after so many steps; then an
+/// end by another process, and another end.
+async fn run(
+    faults: Vec<(usize, InjectedFault)>,
+    lag: u32,
+    die_after: usize,
+) -> Result<(), String> {
     let mut call = 0;
     let paper = Arc::new(paper().with_weather(lag, move |_| {
         call += 1;
@@ -286,7 +337,8 @@ async fn run(faults: Vec<(usize, InjectedFault)>, lag: u32, die_after: usize) ->
     if again.is_empty() { Ok(()) } else { Err(format!("undone again: {again:?}")) }
 }
 
-/// Every fault at every call, alone, in a run that goes to its end and in one that dies at some step: thousands.
+/// Every fault at every call, alone, in a run that goes to its end and in one that dies at some
+/// step: thousands.
 #[test]
 fn one_fault_at_any_call_leaves_nothing_of_ours_and_touches_nothing_else() {
     block_on(async {
@@ -295,7 +347,10 @@ fn one_fault_at_any_call_leaves_nothing_of_ours_and_touches_nothing_else() {
                 for die_after in [99, (at + number) % 14, (at * 5 + number) % 14] {
                     for lag in [0, 2] {
                         let outcome = run(vec![(at, fault)], lag, die_after).await;
-                        assert!(outcome.is_ok(), "{fault:?} at call {at}, lag {lag}, dies after {die_after}: {outcome:?}");
+                        assert!(
+                            outcome.is_ok(),
+                            "{fault:?} at call {at}, lag {lag}, dies after {die_after}: {outcome:?}"
+                        );
                     }
                 }
             }

@@ -1,8 +1,10 @@
-//! The saga's theorems for every step of a scratch VPC, through the front: fail before, act and lose the answer, die, undo twice. Afterwards
-//! the account holds nothing of ours, and everything that was not ours as it was. One contract holds on AWS' stand-in and on paper, and is why
+//! The saga's theorems for every step of a scratch VPC, through the front: fail before, act and
+//! lose the answer, die, undo twice. Afterwards the account holds nothing of ours, and everything
+//! that was not ours as it was. One contract holds on AWS' stand-in and on paper, and is why
 //! some thirty runs here are enough: the thousands are run on paper (`scratch_paper.rs`).
 //!
-//! Storms are random and repeatable: the seed is printed when one fails, and `LIFEBOAT_STORM=seed` runs that one alone.
+//! Storms are random and repeatable: the seed is printed when one fails, and `LIFEBOAT_STORM=seed`
+//! runs that one alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +14,10 @@ use lifeboat::domain::human_duration::HumanDuration;
 use lifeboat::domain::scratch::{ScratchSettings, own_tags};
 use lifeboat::saga::{InMemoryJournal, Saga};
 use lifeboat::sandbox::vpc::aws::AwsCloud;
-use lifeboat::sandbox::vpc::cloud::{ApiCall, CloudError, OwnedResource, ResourceKind, ResourceScope, ResourceTags, ScratchCloud as Trait};
+use lifeboat::sandbox::vpc::cloud::{
+    ApiCall, CloudError, OwnedResource, ResourceKind, ResourceScope, ResourceTags,
+    ScratchCloud as Trait,
+};
 use lifeboat::sandbox::vpc::simulated_cloud::SimulatedCloud;
 use lifeboat::sandbox::vpc::{ScratchVpc, steps};
 use rand::rngs::StdRng;
@@ -33,12 +38,20 @@ impl Sky {
     fn new() -> Self {
         let cloud = Arc::new(Cloud::start());
         let image = cloud.register_image(REGION, "scratch");
-        let firewall = cloud.firewall_group(REGION, &[(10, "ALLOW", &["*.amazonaws.com."][..]), (20, "BLOCK", &["*."][..])]);
+        let firewall = cloud.firewall_group(
+            REGION,
+            &[(10, "ALLOW", &["*.amazonaws.com."][..]), (20, "BLOCK", &["*."][..])],
+        );
         cloud.seed_production(REGION);
-        let credentials = aws_sdk_ec2::config::Credentials::new("testing", "testing", None, None, "test");
-        let retries = aws_config::retry::RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(2));
-        let loader = aws_config::defaults(aws_config::BehaviorVersion::latest()).region(aws_config::Region::new(REGION));
-        let loader = loader.endpoint_url(&cloud.url).credentials_provider(credentials).retry_config(retries);
+        let credentials =
+            aws_sdk_ec2::config::Credentials::new("testing", "testing", None, None, "test");
+        let retries = aws_config::retry::RetryConfig::standard()
+            .with_max_attempts(2)
+            .with_initial_backoff(Duration::from_millis(2));
+        let loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
+            .region(aws_config::Region::new(REGION));
+        let loader =
+            loader.endpoint_url(&cloud.url).credentials_provider(credentials).retry_config(retries);
         let (shared, key) = block_on(async {
             let shared = loader.load().await;
             let made = aws_sdk_kms::Client::new(&shared).create_key().send().await.unwrap();
@@ -71,8 +84,14 @@ impl Sky {
     }
 }
 
-/// A run in bad weather, an end by another process that knows the journal and the tags, and undoing twice. Fails with what is left.
-async fn sail(sky: &Sky, mut scratch: ScratchVpc, rules: Vec<Rule>, die_after: usize) -> Result<Result<(), String>, String> {
+/// A run in bad weather, an end by another process that knows the journal and the tags, and undoing
+/// twice. Fails with what is left.
+async fn sail(
+    sky: &Sky,
+    mut scratch: ScratchVpc,
+    rules: Vec<Rule>,
+    die_after: usize,
+) -> Result<Result<(), String>, String> {
     rules.into_iter().for_each(|rule| sky.cloud.rule(rule));
     let journal = InMemoryJournal::default();
     let run = &scratch.spec.run.clone();
@@ -90,7 +109,9 @@ async fn sail(sky: &Sky, mut scratch: ScratchVpc, rules: Vec<Rule>, die_after: u
         // What could not be undone in the storm is told, and goes in calm.
         let failures = saga.unwind(&mut sky.calm(run), &steps::undos()).await;
         if !failures.is_empty() {
-            return Err(format!("in calm: {failures:?}; in the storm: {stormy:?}; forward: {outcome:?}"));
+            return Err(format!(
+                "in calm: {failures:?}; in the storm: {stormy:?}; forward: {outcome:?}"
+            ));
         }
     }
     // Before it is undone once more: that would hide what the first time left.
@@ -99,9 +120,12 @@ async fn sail(sky: &Sky, mut scratch: ScratchVpc, rules: Vec<Rule>, die_after: u
     let (_, left) = sky.calm(run).census().await;
     let is = if once == sky.foreign { inventory(&sky.cloud, REGION) } else { once };
     if !again.is_empty() || !left.is_empty() || is != sky.foreign {
-        let new: Vec<_> = is.iter().filter(|(id, text)| sky.foreign.get(*id) != Some(text)).collect();
+        let new: Vec<_> =
+            is.iter().filter(|(id, text)| sky.foreign.get(*id) != Some(text)).collect();
         let gone: Vec<_> = sky.foreign.keys().filter(|id| !is.contains_key(*id)).collect();
-        return Err(format!("undone again: {again:?}; census: {left:?}; new or changed: {new:?}; gone: {gone:?}; forward: {outcome:?}"));
+        return Err(format!(
+            "undone again: {again:?}; census: {left:?}; new or changed: {new:?}; gone: {gone:?}; forward: {outcome:?}"
+        ));
     }
     sky.cloud.forget_calls();
     Ok(outcome)
@@ -145,7 +169,8 @@ fn run_of(number: u64) -> String {
     format!("20261125T200000Z-{:06x}", number & 0xff_ffff)
 }
 
-/// One fault at each call, in turn: refused, answer lost, never arrived. Where the answer is what the next step needs, it is lost.
+/// One fault at each call, in turn: refused, answer lost, never arrived. Where the answer is what
+/// the next step needs, it is lost.
 #[test]
 fn every_call_that_changes_something_may_fail_before_it_acts_or_lose_its_answer() {
     let sky = Sky::new();
@@ -161,7 +186,9 @@ fn every_call_that_changes_something_may_fail_before_it_acts_or_lose_its_answer(
         let outcome = outcome.unwrap_or_else(|left| panic!("{action} {name}: {left}"));
         let comes_later = action.starts_with("Delete") || action.starts_with("Terminate");
         match name {
-            "refused" if !comes_later => assert!(outcome.is_err(), "{action} was refused and nobody noticed"),
+            "refused" if !comes_later => {
+                assert!(outcome.is_err(), "{action} was refused and nobody noticed")
+            }
             // What a lost answer said is found by token or by tags.
             "lost" => assert_eq!(outcome, Ok(()), "{action} {name}"),
             _ => {}
@@ -174,7 +201,11 @@ fn storm(seed: u64) -> (Vec<Rule>, usize) {
     let mut rules = Vec::new();
     for _ in 0..random.random_range(1..6) {
         let looks = random.random_range(0..4) == 0;
-        let action = if looks { LOOKS[random.random_range(0..LOOKS.len())] } else { CHANGES[random.random_range(0..CHANGES.len())] };
+        let action = if looks {
+            LOOKS[random.random_range(0..LOOKS.len())]
+        } else {
+            CHANGES[random.random_range(0..CHANGES.len())]
+        };
         let rule = match random.random_range(0..9) {
             0 | 1 => Rule::lose_answer(action),
             2 => Rule::drop_before(action),
@@ -201,7 +232,8 @@ const STORMS: u64 = 10;
 
 #[test]
 fn no_storm_leaves_anything_of_ours_or_touches_anything_else() {
-    let alone: Option<u64> = std::env::var("LIFEBOAT_STORM").ok().and_then(|seed| seed.parse().ok());
+    let alone: Option<u64> =
+        std::env::var("LIFEBOAT_STORM").ok().and_then(|seed| seed.parse().ok());
     let seeds: Vec<u64> = alone.map_or_else(|| (1000..1000 + STORMS).collect(), |seed| vec![seed]);
     let sky = Sky::new();
     for seed in seeds {
@@ -237,35 +269,72 @@ async fn contract(cloud: Arc<dyn Trait>, mut scratch: ScratchVpc) {
         (ResourceKind::Instance, &made.instance),
     ] {
         let tagged = cloud.describe(kind, &ResourceScope::Tagged(own.clone())).await.unwrap();
-        let thing = tagged.iter().find(|thing| thing.id == *id).unwrap_or_else(|| panic!("{kind:?} {id} is not among {tagged:?}"));
+        let thing = tagged
+            .iter()
+            .find(|thing| thing.id == *id)
+            .unwrap_or_else(|| panic!("{kind:?} {id} is not among {tagged:?}"));
         assert!(own.iter().all(|(key, value)| thing.tags.get(key) == Some(value)), "{thing:?}");
-        assert_eq!(cloud.describe(kind, &ResourceScope::Id(id.clone())).await.unwrap().len(), 1, "{kind:?}");
+        assert_eq!(
+            cloud.describe(kind, &ResourceScope::Id(id.clone())).await.unwrap().len(),
+            1,
+            "{kind:?}"
+        );
         if kind != ResourceKind::Vpc {
             assert!(
-                cloud.describe(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap().iter().any(|thing| thing.id == *id),
+                cloud
+                    .describe(kind, &ResourceScope::Vpc(made.vpc.clone()))
+                    .await
+                    .unwrap()
+                    .iter()
+                    .any(|thing| thing.id == *id),
                 "{kind:?}"
             );
         }
         // Another value of the same tag finds nothing.
         let others: ResourceTags = own.keys().map(|key| (key.clone(), "*".to_owned())).collect();
-        assert_eq!(cloud.describe(kind, &ResourceScope::Tagged(others)).await.unwrap(), vec![], "{kind:?}");
+        assert_eq!(
+            cloud.describe(kind, &ResourceScope::Tagged(others)).await.unwrap(),
+            vec![],
+            "{kind:?}"
+        );
     }
     for kind in ResourceKind::WAYS_OUT {
-        assert_eq!(cloud.describe(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap(), vec![], "{kind:?}");
+        assert_eq!(
+            cloud.describe(kind, &ResourceScope::Vpc(made.vpc.clone())).await.unwrap(),
+            vec![],
+            "{kind:?}"
+        );
     }
-    let volumes = cloud.describe(ResourceKind::Volume, &ResourceScope::Tagged(own.clone())).await.unwrap();
+    let volumes =
+        cloud.describe(ResourceKind::Volume, &ResourceScope::Tagged(own.clone())).await.unwrap();
     assert_eq!(volumes.len(), 1, "{volumes:?}");
     // The same call with the same token makes nothing new.
     let act = ApiCall::CreateRouteTable { vpc: made.vpc.clone() };
-    let (one, other) = (cloud.act(&act, &own, "a-token").await.unwrap(), cloud.act(&act, &own, "a-token").await.unwrap());
+    let (one, other) = (
+        cloud.act(&act, &own, "a-token").await.unwrap(),
+        cloud.act(&act, &own, "a-token").await.unwrap(),
+    );
     assert_eq!(one.id, other.id);
     // What holds something keeps it from going; what is gone can be removed again.
-    let owned = |thing: &lifeboat::sandbox::vpc::cloud::CloudResource| ApiCall::Remove(OwnedResource::of(thing, &own).unwrap());
-    let vpc = cloud.describe(ResourceKind::Vpc, &ResourceScope::Id(made.vpc.clone())).await.unwrap().remove(0);
+    let owned = |thing: &lifeboat::sandbox::vpc::cloud::CloudResource| {
+        ApiCall::Remove(OwnedResource::of(thing, &own).unwrap())
+    };
+    let vpc = cloud
+        .describe(ResourceKind::Vpc, &ResourceScope::Id(made.vpc.clone()))
+        .await
+        .unwrap()
+        .remove(0);
     assert!(matches!(cloud.act(&owned(&vpc), &own, "").await, Err(CloudError::Busy { .. })));
     let gone = ApiCall::EnableDns { vpc: "vpc-0123456789abcdef0".to_owned() };
     assert!(matches!(cloud.act(&gone, &own, "").await, Err(CloudError::Missing { .. })));
-    assert!(cloud.grants(&scratch.spec.grants[0].key.clone()).await.unwrap().iter().any(|grant| grant.name == scratch.grant_name()));
+    assert!(
+        cloud
+            .grants(&scratch.spec.grants[0].key.clone())
+            .await
+            .unwrap()
+            .iter()
+            .any(|grant| grant.name == scratch.grant_name())
+    );
     assert_eq!(saga.unwind(&mut scratch, &steps::undos()).await, Vec::<String>::new());
     let removed = cloud.act(&owned(&vpc), &own, "").await;
     assert!(matches!(removed, Ok(_) | Err(CloudError::Missing { .. })), "{removed:?}");
@@ -284,6 +353,11 @@ fn the_contract_holds_against_the_front() {
 fn the_contract_holds_on_paper() {
     let paper: Arc<dyn Trait> = Arc::new(SimulatedCloud::new(REGION, ACCOUNT, "ami-1"));
     let key = "arn:aws:kms:eu-west-1:123456789012:key/k";
-    let scratch = crate::support::scratch::scratch(&paper, &settings("ami-1", "rslvr-frg-1"), key, &run_of(1));
+    let scratch = crate::support::scratch::scratch(
+        &paper,
+        &settings("ami-1", "rslvr-frg-1"),
+        key,
+        &run_of(1),
+    );
     block_on(contract(paper, scratch));
 }

@@ -1,5 +1,6 @@
-//! Names that others rely on: keys and tags of stored documents, flags, metrics. Whoever changes one of them on purpose runs this test with
-//! `LIFEBOAT_BLESS=1` and has the change of format in the diff.
+//! Names that others rely on: keys and tags of stored documents, flags, metrics. Whoever changes
+//! one of them on purpose runs this test with `LIFEBOAT_BLESS=1` and has the change of format in
+//! the diff.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,23 +10,31 @@ use serde_json::Value;
 use crate::support::{Home, Rehearsal, files};
 
 /// Keys whose values are words of the format too.
-const WORDS: [&str; 9] = ["format", "schema", "kind", "role", "verdict", "answer", "at-fault", "compression", "chosen"];
+const WORDS: [&str; 9] =
+    ["format", "schema", "kind", "role", "verdict", "answer", "at-fault", "compression", "chosen"];
 
 /// Every path of a document, with the kind of value at its end.
 fn shape(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     let last = path.rsplit('.').next().unwrap_or_default();
     let kind = match value {
         // What a sandbox on this host is, and whether this checkout is one of git's.
-        _ if ["isolation", "git_commit", "git_dirty"].contains(&last) => "as the host has it".to_owned(),
+        _ if ["isolation", "git_commit", "git_dirty"].contains(&last) => {
+            "as the host has it".to_owned()
+        }
         Value::Object(map) => {
             for (key, value) in map {
                 // Keys that are data: names of objects, of datastores, of tables.
-                let is_data = !key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-') || key == "db";
+                let is_data = !key
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+                    || key == "db";
                 shape(value, &format!("{path}.{}", if is_data { "*" } else { key }), found);
             }
             return;
         }
-        Value::Array(items) => return items.iter().for_each(|item| shape(item, &format!("{path}[]"), found)),
+        Value::Array(items) => {
+            return items.iter().for_each(|item| shape(item, &format!("{path}[]"), found));
+        }
         Value::String(text) if WORDS.contains(&last) => format!("\"{text}\""),
         Value::String(_) => "text".to_owned(),
         Value::Number(_) => "number".to_owned(),
@@ -43,19 +52,26 @@ fn is_golden(name: &str, lines: BTreeSet<String>) {
         std::fs::write(&file, &now).unwrap();
     }
     let golden = std::fs::read_to_string(&file).unwrap_or_default();
-    let (is, was): (BTreeSet<&str>, BTreeSet<&str>) = (now.lines().collect(), golden.lines().collect());
-    let (new, gone) = (is.difference(&was).collect::<Vec<_>>(), was.difference(&is).collect::<Vec<_>>());
+    let (is, was): (BTreeSet<&str>, BTreeSet<&str>) =
+        (now.lines().collect(), golden.lines().collect());
+    let (new, gone) =
+        (is.difference(&was).collect::<Vec<_>>(), was.difference(&is).collect::<Vec<_>>());
     assert!(new.is_empty() && gone.is_empty(), "{name}: new: {new:#?}\ngone: {gone:#?}");
 }
 
 /// What a document is, by its place in the vault.
 fn document(place: &str) -> Option<&'static str> {
     let name = place.rsplit('/').next().unwrap_or_default();
-    [("vault.json", "vault"), ("manifests/", "manifest"), ("evidence/", "evidence"), ("runs/epochs/", "claim")]
-        .into_iter()
-        .find(|(prefix, _)| place.starts_with(prefix) && name.ends_with(".json"))
-        .map(|(_, document)| document)
-        .or_else(|| (name.starts_with("envelope-") && name.ends_with(".json")).then_some("envelope"))
+    [
+        ("vault.json", "vault"),
+        ("manifests/", "manifest"),
+        ("evidence/", "evidence"),
+        ("runs/epochs/", "claim"),
+    ]
+    .into_iter()
+    .find(|(prefix, _)| place.starts_with(prefix) && name.ends_with(".json"))
+    .map(|(_, document)| document)
+    .or_else(|| (name.starts_with("envelope-") && name.ends_with(".json")).then_some("envelope"))
 }
 
 #[test]
@@ -64,13 +80,26 @@ fn stored_documents_keep_their_words() {
     let home = &r.home;
     r.script("");
     let report = r.report(0);
-    home.run(&["drill", "certify", report["run"].as_str().unwrap(), "--reviewer", "A. Meyer", "--statement", "seen"]).ok();
+    home.run(&[
+        "drill",
+        "certify",
+        report["run"].as_str().unwrap(),
+        "--reviewer",
+        "A. Meyer",
+        "--statement",
+        "seen",
+    ])
+    .ok();
     let second = home.backup();
     home.run(&["hold", &second, "--reason", "case 17"]).ok();
     home.run(&["release", &second]).ok();
     home.run(&["restore", "db", "--to", &r.source.conninfo("back"), "--yes", "--check"]).ok();
     std::fs::create_dir_all(home.path("schedules")).unwrap();
-    std::fs::write(home.path("schedules/keep.toml"), "every = \"1h\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n").unwrap();
+    std::fs::write(
+        home.path("schedules/keep.toml"),
+        "every = \"1h\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n",
+    )
+    .unwrap();
     home.backup();
     home.run(&["prune", "--confirm"]).ok();
     let mut found = BTreeSet::new();
@@ -89,11 +118,15 @@ fn stored_documents_keep_their_words() {
 /// A name in the vault, without what differs from one vault to the next.
 fn in_general(place: &str) -> String {
     let parts = place.split('/').map(|part| {
-        let is_id = |part: &str| part.len() >= 23 && part.as_bytes()[8] == b'T' && part.as_bytes()[15] == b'Z';
+        let is_id = |part: &str| {
+            part.len() >= 23 && part.as_bytes()[8] == b'T' && part.as_bytes()[15] == b'Z'
+        };
         match part.split_once('.') {
             Some((stem, rest)) if is_id(stem) => format!("BACKUP.{rest}"),
             _ if is_id(part) => "BACKUP".to_owned(),
-            Some((stem, rest)) if stem.len() == 8 && stem.chars().all(|c| c.is_ascii_digit()) => format!("NUMBER.{rest}"),
+            Some((stem, rest)) if stem.len() == 8 && stem.chars().all(|c| c.is_ascii_digit()) => {
+                format!("NUMBER.{rest}")
+            }
             _ => part.to_owned(),
         }
     });
@@ -117,13 +150,21 @@ fn verbs_and_flags_keep_their_names() {
                 _ => {}
             }
             let word = line.trim_start().split([' ', ',']).next().unwrap_or_default();
-            let is_verb = line.starts_with("  ") && !line.starts_with("   ") && is_in == "Commands" && word != "help";
+            let is_verb = line.starts_with("  ")
+                && !line.starts_with("   ")
+                && is_in == "Commands"
+                && word != "help";
             if is_verb {
                 waiting.push(verb.iter().cloned().chain([word.to_owned()]).collect());
             }
             if line.trim_start().starts_with('-') {
-                let flag = line.trim_start().split([' ', '[', '=', '.']).find(|word| word.starts_with("--"));
-                found.extend(flag.map(|flag| format!("{} {flag}", verb.join(" ")).trim_start().to_owned()));
+                let flag = line
+                    .trim_start()
+                    .split([' ', '[', '=', '.'])
+                    .find(|word| word.starts_with("--"));
+                found.extend(
+                    flag.map(|flag| format!("{} {flag}", verb.join(" ")).trim_start().to_owned()),
+                );
             }
         }
         found.extend((!verb.is_empty()).then(|| verb.join(" ")));

@@ -1,4 +1,5 @@
-//! What the comparison sees: everything a restore can lose. Each thing is changed by the plan's last statements, and must be named.
+//! What the comparison sees: everything a restore can lose. Each thing is changed by the plan's
+//! last statements, and must be named.
 
 use super::extensions::install_extension;
 use crate::support::{Cluster, Home};
@@ -23,8 +24,13 @@ fn everything_that_a_restore_can_lose_is_seen() {
     home.backup();
     let restored = |number: usize, statement: &str| {
         let quoted = serde_json::to_string(statement).unwrap();
-        let after = if statement.is_empty() { String::new() } else { format!("after = [{quoted}]\n") };
-        std::fs::write(home.path("restore/db.toml"), format!("[[restore]]\ndatastore = \"db\"\n{after}")).unwrap();
+        let after =
+            if statement.is_empty() { String::new() } else { format!("after = [{quoted}]\n") };
+        std::fs::write(
+            home.path("restore/db.toml"),
+            format!("[[restore]]\ndatastore = \"db\"\n{after}"),
+        )
+        .unwrap();
         home.restore(&target.conninfo(&format!("d{number}")))
     };
     assert!(restored(0, "").ok().stdout.contains("all as recorded"));
@@ -73,5 +79,9 @@ fn everything_that_a_restore_can_lose_is_seen() {
     target.psql("postgres", "CREATE DATABASE other TEMPLATE template0 LOCALE 'de_DE.UTF-8'");
     std::fs::write(home.path("restore/db.toml"), "[[restore]]\ndatastore = \"db\"\n").unwrap();
     let out = home.restore(&target.conninfo("other")).fails(8, &[]);
-    assert!(out.stdout.contains("encoding and locale of DATABASE: is not as it was recorded"), "{}", out.stdout);
+    assert!(
+        out.stdout.contains("encoding and locale of DATABASE: is not as it was recorded"),
+        "{}",
+        out.stdout
+    );
 }

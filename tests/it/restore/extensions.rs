@@ -1,4 +1,5 @@
-//! Extensions keep rows of their own in their tables, beside those that people put there: a restore that was interrupted loses neither.
+//! Extensions keep rows of their own in their tables, beside those that people put there: a restore
+//! that was interrupted loses neither.
 
 use crate::support::{Cluster, Home};
 
@@ -15,7 +16,8 @@ CREATE FUNCTION stays() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTI
 CREATE TRIGGER stays BEFORE DELETE ON layers FOR EACH ROW EXECUTE FUNCTION stays();
 ";
 
-/// Puts an extension where the server looks for one; the files are the same for every test, come whole, and stay.
+/// Puts an extension where the server looks for one; the files are the same for every test, come
+/// whole, and stay.
 pub fn install_extension() {
     let directory = std::path::Path::new("/usr/share/postgresql/15/extension");
     let control = "default_version = '1.0'\nrelocatable = true\n";
@@ -37,7 +39,9 @@ fn rows_that_an_extension_made_survive_an_interrupted_restore() {
          CREATE TABLE big AS SELECT i, md5(i::text) AS x FROM generate_series(1, 20000) i; ALTER TABLE big ADD PRIMARY KEY (i)",
     );
     let rows = "SELECT string_agg(id || ':' || own || ':' || text, ',' ORDER BY id) || (SELECT string_agg(x, ',' ORDER BY x) FROM everything) || (SELECT count(*) FROM big) || (SELECT string_agg(id || ':' || rule, ',' ORDER BY id) FROM layers) FROM rules";
-    for (jobs, place) in [(1, "restore-schema"), (1, "restore-rows"), (3, "restore-rows"), (3, "restore-indexes")] {
+    for (jobs, place) in
+        [(1, "restore-schema"), (1, "restore-rows"), (3, "restore-rows"), (3, "restore-indexes")]
+    {
         let target = Cluster::start();
         let home = Home::new();
         home.add_datastore("db", &source.conninfo("d"), &format!("jobs = {jobs}"));
@@ -45,27 +49,39 @@ fn rows_that_an_extension_made_survive_an_interrupted_restore() {
         let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check"];
         home.run_with(&[("LIFEBOAT_FAILPOINT", place)], &arguments).fails(137, &[]);
         if place == "restore-rows" {
-            // As if it had died before it noted that the rows are there: all of them are half loaded.
-            let read = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'd'";
+            // As if it had died before it noted that the rows are there: all of them are half
+            // loaded.
+            let read =
+                "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'd'";
             let mark = target.psql("postgres", read);
             let (before, done) = mark.split_once("done=").unwrap();
             let moment = done.split(',').find(|word| word.starts_with("schema-made-at-")).unwrap();
-            target.psql("postgres", &format!("COMMENT ON DATABASE d IS '{before}done={moment},schema'"));
+            target.psql(
+                "postgres",
+                &format!("COMMENT ON DATABASE d IS '{before}done={moment},schema'"),
+            );
         }
         let resumed = home.run(&arguments).ok();
-        assert!(resumed.stdout.contains("went on") && resumed.stdout.contains("all as recorded"), "{place}: {resumed:?}");
+        assert!(
+            resumed.stdout.contains("went on") && resumed.stdout.contains("all as recorded"),
+            "{place}: {resumed:?}"
+        );
         assert!(!resumed.stdout.contains("schema-made-at"), "{place}: {resumed:?}");
         assert_eq!(target.psql("d", rows), source.psql("d", rows), "{jobs} {place}");
     }
 }
 
-/// A mark of an earlier version does not say which rows were there before: then nothing is guessed, and the restore begins anew.
+/// A mark of an earlier version does not say which rows were there before: then nothing is guessed,
+/// and the restore begins anew.
 #[test]
 fn without_knowing_which_rows_were_there_a_restore_begins_anew() {
     install_extension();
     let (source, target) = (Cluster::start(), Cluster::start());
     source.psql("postgres", "CREATE DATABASE d");
-    source.psql("d", "CREATE EXTENSION lifeboat_test_ruled; INSERT INTO rules (id, text) VALUES (10, 'ours')");
+    source.psql(
+        "d",
+        "CREATE EXTENSION lifeboat_test_ruled; INSERT INTO rules (id, text) VALUES (10, 'ours')",
+    );
     let home = Home::of(&source, "d");
     home.backup();
     let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check"];
@@ -75,11 +91,18 @@ fn without_knowing_which_rows_were_there_a_restore_begins_anew() {
     let (before, _) = mark.split_once("done=").unwrap();
     target.psql("postgres", &format!("COMMENT ON DATABASE d IS '{before}done=schema'"));
     let anew = home.run(&arguments).ok();
-    assert!(!anew.stdout.contains("went on") && anew.stdout.contains("all as recorded"), "{anew:?}");
-    assert_eq!(target.psql("d", "SELECT string_agg(id::text, ' ' ORDER BY id) FROM rules"), "1 2 10");
+    assert!(
+        !anew.stdout.contains("went on") && anew.stdout.contains("all as recorded"),
+        "{anew:?}"
+    );
+    assert_eq!(
+        target.psql("d", "SELECT string_agg(id::text, ' ' ORDER BY id) FROM rules"),
+        "1 2 10"
+    );
 }
 
-/// With it every session of the database would be turned away, this restore's too, and that after the setting is there.
+/// With it every session of the database would be turned away, this restore's too, and that after
+/// the setting is there.
 #[test]
 fn a_library_that_every_session_loads_is_missing_before_anything_is_changed() {
     let (source, target) = (Cluster::start(), Cluster::start_with(crate::support::Major::V17, &[]));
@@ -90,11 +113,21 @@ fn a_library_that_every_session_loads_is_missing_before_anything_is_changed() {
     source.psql("postgres", "CREATE ROLE clerk; CREATE DATABASE d");
     source.psql("d", "CREATE TABLE t (i int); ALTER DATABASE d SET session_preload_libraries = 'lifeboat_test_quiet'");
     let home = Home::of(&source, "d");
-    home.configure(&format!("\n[postgres]\npg_bin = \"{}\"\n", crate::support::Major::V18.bin().display()));
+    home.configure(&format!(
+        "\n[postgres]\npg_bin = \"{}\"\n",
+        crate::support::Major::V18.bin().display()
+    ));
     home.backup();
-    home.restore(&target.conninfo("d")).fails(2, &["lacks the library 'lifeboat_test_quiet'", "nothing was changed"]);
-    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'd'"), "0");
-    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'clerk'"), "0");
+    home.restore(&target.conninfo("d"))
+        .fails(2, &["lacks the library 'lifeboat_test_quiet'", "nothing was changed"]);
+    assert_eq!(
+        target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'd'"),
+        "0"
+    );
+    assert_eq!(
+        target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'clerk'"),
+        "0"
+    );
     let here = Cluster::start();
     assert!(home.restore(&here.conninfo("d")).ok().stdout.contains("all as recorded"));
 }

@@ -17,12 +17,16 @@ fn everything(jobs: usize) -> (Cluster, Home, String) {
 
 #[test]
 fn stock_tools_open_every_backup_with_either_key() {
-    for (jobs, slot, identity) in [(1, "local", "keys/identity.txt"), (3, "recovery", "recovery.txt")] {
+    for (jobs, slot, identity) in
+        [(1, "local", "keys/identity.txt"), (3, "recovery", "recovery.txt")]
+    {
         let (source, home, guide) = everything(jobs);
-        // The target is a server in use: the role postgres exists, and so does one of the backup's own.
+        // The target is a server in use: the role postgres exists, and so does one of the backup's
+        // own.
         let target = Cluster::start();
         target.psql("postgres", r##"CREATE ROLE owner_two; CREATE ROLE "$lb$\! touch pwned #""##);
-        let (key, identity, socket) = (home.path("keys/signing.pub.pem"), home.path(identity), target.socket());
+        let (key, identity, socket) =
+            (home.path("keys/signing.pub.pem"), home.path(identity), target.socket());
         let environment = [
             ("TRUSTED_KEY", key.to_str().unwrap()),
             ("IDENTITY", identity.to_str().unwrap()),
@@ -51,7 +55,8 @@ fn stock_tools_open_every_backup_with_either_key() {
 fn the_guide_stops_before_a_damaged_file_reaches_a_server() {
     let (_source, home, guide) = everything(1);
     let target = Cluster::start();
-    let (key, identity, socket) = (home.path("keys/signing.pub.pem"), home.path("recovery.txt"), target.socket());
+    let (key, identity, socket) =
+        (home.path("keys/signing.pub.pem"), home.path("recovery.txt"), target.socket());
     let environment = [
         ("TRUSTED_KEY", key.to_str().unwrap()),
         ("IDENTITY", identity.to_str().unwrap()),
@@ -65,23 +70,39 @@ fn the_guide_stops_before_a_damaged_file_reaches_a_server() {
     let stopped = run(&home.path("damaged"), &commands(&guide, "recovery"), &environment);
     assert!(!stopped.status.success());
     assert!(
-        String::from_utf8_lossy(&stopped.stdout).contains("FAILED") || String::from_utf8_lossy(&stopped.stderr).contains("FAILED"),
+        String::from_utf8_lossy(&stopped.stdout).contains("FAILED")
+            || String::from_utf8_lossy(&stopped.stderr).contains("FAILED"),
         "{stopped:?}"
     );
     std::fs::write(&payload, good).unwrap();
     // A manifest that somebody else signed.
     let stranger = Home::new();
     let strange = stranger.path("keys/signing.pub.pem");
-    let environment = [("TRUSTED_KEY", strange.to_str().unwrap()), environment[1], environment[2], environment[3]];
-    assert!(!run(&home.path("strange"), &commands(&guide, "recovery"), &environment).status.success());
+    let environment = [
+        ("TRUSTED_KEY", strange.to_str().unwrap()),
+        environment[1],
+        environment[2],
+        environment[3],
+    ];
+    assert!(
+        !run(&home.path("strange"), &commands(&guide, "recovery"), &environment).status.success()
+    );
     // A guide whose own sums were changed to fit a forged payload: the signed manifest disagrees.
     let sum = |bytes: &[u8]| lifeboat::work::shelf::sha256(bytes);
     let other = home.payload(&id, "globals.sql");
     let forged = b"forged".to_vec();
     let guide = guide.replace(&sum(&std::fs::read(&other).unwrap()), &sum(&forged));
     std::fs::write(&other, &forged).unwrap();
-    let environment = [("TRUSTED_KEY", key.to_str().unwrap()), environment[1], environment[2], environment[3]];
+    let environment =
+        [("TRUSTED_KEY", key.to_str().unwrap()), environment[1], environment[2], environment[3]];
     let stopped = run(&home.path("forged"), &commands(&guide, "recovery"), &environment);
-    assert!(!stopped.status.success() && String::from_utf8_lossy(&stopped.stdout).contains("no file has it"), "{stopped:?}");
-    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'everything'"), "0");
+    assert!(
+        !stopped.status.success()
+            && String::from_utf8_lossy(&stopped.stdout).contains("no file has it"),
+        "{stopped:?}"
+    );
+    assert_eq!(
+        target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'everything'"),
+        "0"
+    );
 }

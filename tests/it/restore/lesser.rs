@@ -1,5 +1,5 @@
-//! Restores by somebody who is no superuser, and restores of less than everything: what Postgres lets them do is done, and what it does not is said
-//! before anything is changed.
+//! Restores by somebody who is no superuser, and restores of less than everything: what Postgres
+//! lets them do is done, and what it does not is said before anything is changed.
 
 use crate::support::{Cluster, EVERYTHING, Home, Major};
 
@@ -31,7 +31,10 @@ fn a_role_that_may_create_roles_and_databases_restores_everything_that_is_not_a_
         let owners = "SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'v') ORDER BY 1";
         assert_eq!(target.psql("chat", owners), "t|chat\nu|chat\nv|chat", "{major:?}");
         assert_eq!(
-            target.psql("postgres", "SELECT rolcanlogin, rolsuper, rolconfig FROM pg_roles WHERE rolname = 'chat'"),
+            target.psql(
+                "postgres",
+                "SELECT rolcanlogin, rolsuper, rolconfig FROM pg_roles WHERE rolname = 'chat'"
+            ),
             "t|f|{search_path=app}"
         );
     }
@@ -58,9 +61,16 @@ fn what_the_role_may_not_do_is_said_beforehand_and_left_out_if_it_is_told_to_go_
     ] {
         assert!(plan.code == 2 && plan.stdout.contains(what), "{what}: {plan:?}");
     }
-    home.run(&["restore", "db", "--to", &to, "--yes"]).fails(2, &["the connecting role", "nothing was changed"]);
-    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'everything'"), "0");
-    let out = home.run(&["restore", "db", "--to", &to, "--yes", "--keep-going", "--json"]).fails(14, &["restored in part"]).json();
+    home.run(&["restore", "db", "--to", &to, "--yes"])
+        .fails(2, &["the connecting role", "nothing was changed"]);
+    assert_eq!(
+        target.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'everything'"),
+        "0"
+    );
+    let out = home
+        .run(&["restore", "db", "--to", &to, "--yes", "--keep-going", "--json"])
+        .fails(14, &["restored in part"])
+        .json();
     let failed = serde_json::to_string(&out["failed"]).unwrap();
     assert!(["watch", "nothing", "sleeping"].iter().all(|what| failed.contains(what)), "{failed}");
     assert_eq!(
@@ -85,7 +95,11 @@ fn owners_privileges_and_single_objects_can_be_left_out() {
     };
     let out = arguments("bare", &["--no-owner", "--no-privileges", "--no-globals"]);
     assert!(out.code == 0 && out.stdout.contains("not looked at: owners of objects"), "{out:?}");
-    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname IN ('chat', 'reader')"), "0");
+    assert_eq!(
+        target
+            .psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname IN ('chat', 'reader')"),
+        "0"
+    );
     assert_eq!(
         target.psql(
             "bare",
@@ -94,7 +108,10 @@ fn owners_privileges_and_single_objects_can_be_left_out() {
         "postgres|t"
     );
     // As a role that the one that connects is a member of.
-    target.psql("postgres", "CREATE ROLE app_owner CREATEDB; CREATE ROLE member LOGIN; GRANT app_owner TO member");
+    target.psql(
+        "postgres",
+        "CREATE ROLE app_owner CREATEDB; CREATE ROLE member LOGIN; GRANT app_owner TO member",
+    );
     let to = target.conninfo("owned").replace("user=postgres", "user=member");
     let out = home.run(&[
         "restore",
@@ -115,21 +132,36 @@ fn owners_privileges_and_single_objects_can_be_left_out() {
         "app_owner"
     );
     // A table with all that depends on it, an extension, a role, rows.
-    let out = arguments("less", &["--skip", "TABLE:app.t", "--skip", "EXTENSION:hstore", "--skip", "role:reader"])
-        .fails(14, &["restored in part"]);
-    for what in
-        ["left out, as asked: TABLE app.t", "left out, as asked: VIEW app.v", "left out, as asked: EXTENSION hstore", "all as recorded"]
-    {
+    let out = arguments(
+        "less",
+        &["--skip", "TABLE:app.t", "--skip", "EXTENSION:hstore", "--skip", "role:reader"],
+    )
+    .fails(14, &["restored in part"]);
+    for what in [
+        "left out, as asked: TABLE app.t",
+        "left out, as asked: VIEW app.v",
+        "left out, as asked: EXTENSION hstore",
+        "all as recorded",
+    ] {
         assert!(out.stdout.contains(what), "{what}: {}", out.stdout);
     }
     assert_eq!(
         target.psql("less", "SELECT string_agg(relname, ',') FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r'"),
         "u"
     );
-    assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'reader'"), "0");
+    assert_eq!(
+        target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'reader'"),
+        "0"
+    );
     arguments("rows", &["--skip", "TABLE DATA:app.u"]).fails(14, &[]);
-    assert_eq!(target.psql("rows", "SELECT (SELECT count(*) FROM app.t), (SELECT count(*) FROM app.u)"), "100|0");
-    for (word, why) in [("TABEL:app.t", "the backup holds no TABEL:app.t"), ("app.t", "is not of the form KIND:NAME")] {
+    assert_eq!(
+        target.psql("rows", "SELECT (SELECT count(*) FROM app.t), (SELECT count(*) FROM app.u)"),
+        "100|0"
+    );
+    for (word, why) in [
+        ("TABEL:app.t", "the backup holds no TABEL:app.t"),
+        ("app.t", "is not of the form KIND:NAME"),
+    ] {
         arguments("none", &["--skip", word]).fails(2, &[why]);
     }
     // The same in the plan's file.
@@ -140,7 +172,10 @@ fn owners_privileges_and_single_objects_can_be_left_out() {
     )
     .unwrap();
     arguments("filed", &[]).fails(14, &[]);
-    assert_eq!(target.psql("filed", "SELECT count(*) FROM pg_extension WHERE extname = 'hstore'"), "0");
+    assert_eq!(
+        target.psql("filed", "SELECT count(*) FROM pg_extension WHERE extname = 'hstore'"),
+        "0"
+    );
 }
 
 #[test]
@@ -158,12 +193,34 @@ fn what_the_server_refuses_is_listed_in_the_end_and_the_rest_is_there() {
     target.psql("postgres", "CREATE DATABASE chat");
     target.psql("chat", "CREATE TABLE other (another text)");
     let to = target.conninfo("chat");
-    let out =
-        home.run(&["restore", "db", "--to", &to, "--yes", "--into-database-with-tables", "--keep-going"]).fails(14, &["restored in part"]);
-    assert!(out.stdout.contains("REFUSED: CREATE TABLE public.other: ERROR:  relation \"other\" already exists"), "{}", out.stdout);
-    assert!(out.stdout.contains("column \"i\" of relation \"other\" does not exist"), "{}", out.stdout);
+    let out = home
+        .run(&[
+            "restore",
+            "db",
+            "--to",
+            &to,
+            "--yes",
+            "--into-database-with-tables",
+            "--keep-going",
+        ])
+        .fails(14, &["restored in part"]);
+    assert!(
+        out.stdout.contains(
+            "REFUSED: CREATE TABLE public.other: ERROR:  relation \"other\" already exists"
+        ),
+        "{}",
+        out.stdout
+    );
+    assert!(
+        out.stdout.contains("column \"i\" of relation \"other\" does not exist"),
+        "{}",
+        out.stdout
+    );
     assert_eq!(target.psql("chat", "SELECT count(*), one() FROM t"), "100|1");
-    assert_eq!(target.psql("chat", "SELECT count(*) FROM pg_indexes WHERE indexname = 'good'"), "1");
+    assert_eq!(
+        target.psql("chat", "SELECT count(*) FROM pg_indexes WHERE indexname = 'good'"),
+        "1"
+    );
 }
 
 #[test]
@@ -182,6 +239,15 @@ fn statistics_that_cannot_be_gathered_and_functions_that_others_may_not_run_stop
     let home = Home::of(&source, "chat");
     home.backup();
     let out = home.run(&["restore", "db", "--to", &target.conninfo("chat"), "--yes", "--check"]);
-    assert!(out.code == 0 && out.stdout.contains("all as recorded") && out.stdout.contains("no statistics of: public.t:"), "{out:?}");
-    assert_eq!(target.psql("chat", "SELECT count(*) FROM pg_stats WHERE tablename = 'w'"), "1", "the others have theirs");
+    assert!(
+        out.code == 0
+            && out.stdout.contains("all as recorded")
+            && out.stdout.contains("no statistics of: public.t:"),
+        "{out:?}"
+    );
+    assert_eq!(
+        target.psql("chat", "SELECT count(*) FROM pg_stats WHERE tablename = 'w'"),
+        "1",
+        "the others have theirs"
+    );
 }

@@ -1,4 +1,5 @@
-//! Bringing a datastore back: on call, by hand, from a lost region, out of the cold, and the nights of `docs/transcripts`.
+//! Bringing a datastore back: on call, by hand, from a lost region, out of the cold, and the nights
+//! of `docs/transcripts`.
 
 mod compared;
 mod damaged;

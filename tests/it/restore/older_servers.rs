@@ -1,11 +1,13 @@
-//! Clients newer than the servers: what they wrote comes back on every server that is not newer than they are.
+//! Clients newer than the servers: what they wrote comes back on every server that is not newer
+//! than they are.
 
 use crate::support::guide::{commands, run, succeeded};
 use crate::support::{Cluster, EVERYTHING, Home, Major};
 
 const MAJORS: [Major; 3] = [Major::Debian15, Major::V17, Major::V18];
 
-/// What each of the three servers can hold. One value is the very line that is taken out of scripts, and so is one line of a function.
+/// What each of the three servers can hold. One value is the very line that is taken out of
+/// scripts, and so is one line of a function.
 const CONTENT: &str = "CREATE TABLE t (id int PRIMARY KEY, x text, m money DEFAULT 1); INSERT INTO t SELECT i, E'SET transaction_timeout = 0;\\n\\\\\\\\.' || i FROM generate_series(1, 3000) i;
     CREATE TABLE child (id serial PRIMARY KEY, t int REFERENCES t); INSERT INTO child (t) SELECT 1 + i % 3000 FROM generate_series(1, 500) i;
     CREATE INDEX ON t (md5(x)); CREATE VIEW v AS SELECT count(*) FROM t; CREATE MATERIALIZED VIEW mv AS SELECT count(*) FROM child;
@@ -23,7 +25,8 @@ fn sums(cluster: &Cluster, database: &str) -> String {
     cluster.psql(database, query)
 }
 
-/// Source server, clients, target server: fourteen triples in which neither server is newer than the clients.
+/// Source server, clients, target server: fourteen triples in which neither server is newer than
+/// the clients.
 #[test]
 fn every_server_that_is_not_newer_than_the_clients_gets_its_data_back() {
     let sources = MAJORS.map(|major| Cluster::start_with(major, &[]));
@@ -44,14 +47,19 @@ fn every_server_that_is_not_newer_than_the_clients_gets_its_data_back() {
                 triples += 1;
                 let database = format!("of_{from}_by_{newest}");
                 let conninfo = target.conninfo(&database);
-                let mut arguments = vec!["restore", "db", "--to", &conninfo, "--yes", "--check", "--jobs", "2"];
+                let mut arguments =
+                    vec!["restore", "db", "--to", &conninfo, "--yes", "--check", "--jobs", "2"];
                 if to < from {
-                    home.run(&arguments).fails(2, &["an older server may not understand it", "--into-older-server"]);
+                    home.run(&arguments).fails(
+                        2,
+                        &["an older server may not understand it", "--into-older-server"],
+                    );
                     arguments.push("--into-older-server");
                 }
                 let restored = home.run(&arguments).ok();
                 assert!(
-                    restored.stdout.contains("all as recorded") || restored.stdout.contains("not looked at"),
+                    restored.stdout.contains("all as recorded")
+                        || restored.stdout.contains("not looked at"),
                     "{from} {newest} {to}: {restored:?}"
                 );
                 assert_eq!(sums(target, &database), sums(source, "d"), "{from} {newest} {to}");
@@ -61,7 +69,8 @@ fn every_server_that_is_not_newer_than_the_clients_gets_its_data_back() {
     assert_eq!(triples, 14);
 }
 
-/// One of everything, by clients two majors ahead; and what a server refuses in a script is told with its reason.
+/// One of everything, by clients two majors ahead; and what a server refuses in a script is told
+/// with its reason.
 #[test]
 fn everything_comes_back_on_an_older_server_with_newer_clients() {
     let (source, target) = (Cluster::start(), Cluster::start());
@@ -77,7 +86,8 @@ fn everything_comes_back_on_an_older_server_with_newer_clients() {
         // By hand, too, with the clients that took it.
         let guide = std::fs::read_to_string(home.meta(&backup).join("RESTORE.md")).unwrap();
         let by_hand = Cluster::start();
-        let (key, identity, socket) = (home.path("keys/signing.pub.pem"), home.path("recovery.txt"), by_hand.socket());
+        let (key, identity, socket) =
+            (home.path("keys/signing.pub.pem"), home.path("recovery.txt"), by_hand.socket());
         let path = format!("{}:/usr/bin:/bin", Major::V18.bin().display());
         let environment = [
             ("PATH", path.as_str()),
@@ -97,12 +107,22 @@ fn everything_comes_back_on_an_older_server_with_newer_clients() {
 fn what_an_older_server_refuses_in_a_script_has_its_reason() {
     let (source, target) = (Cluster::start(), Cluster::start());
     source.psql("postgres", "CREATE DATABASE d");
-    source.psql("d", "CREATE TABLE t (x int); INSERT INTO t VALUES (1), (2); CREATE VIEW v AS SELECT * FROM t");
+    source.psql(
+        "d",
+        "CREATE TABLE t (x int); INSERT INTO t VALUES (1), (2); CREATE VIEW v AS SELECT * FROM t",
+    );
     let home = Home::of(&source, "d");
     home.configure(&format!("\n[postgres]\npg_bin = \"{}\"\n", Major::V17.bin().display()));
     home.backup();
     target.psql("postgres", "CREATE DATABASE d");
     target.psql("d", "CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not on this server''; END'; CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION no()");
-    let refused = home.run(&["restore", "db", "--to", &target.conninfo("d"), "--yes", "--into-database-with-tables"]);
+    let refused = home.run(&[
+        "restore",
+        "db",
+        "--to",
+        &target.conninfo("d"),
+        "--yes",
+        "--into-database-with-tables",
+    ]);
     assert!(refused.code == 13 && refused.stderr.contains("not on this server"), "{refused:?}");
 }

@@ -1,7 +1,9 @@
-//! Ten nights: what a person types who has `--help` and the runbook, on real servers, and the runbook's own commands.
+//! Ten nights: what a person types who has `--help` and the runbook, on real servers, and the
+//! runbook's own commands.
 //!
-//! A session is a file in `tests/sessions/`: how the night begins (`##` lines, which nobody sees), what is typed, and what must be true in
-//! the end (`#=` lines). With `LIFEBOAT_RECORD=DIR` what the terminal showed is written there; `docs/transcripts/` was made so.
+//! A session is a file in `tests/sessions/`: how the night begins (`##` lines, which nobody sees),
+//! what is typed, and what must be true in the end (`#=` lines). With `LIFEBOAT_RECORD=DIR` what
+//! the terminal showed is written there; `docs/transcripts/` was made so.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,18 +39,38 @@ impl Night {
     fn bash(&self, script: &str) -> std::process::Output {
         let lifeboat = Path::new(env!("CARGO_BIN_EXE_lifeboat")).parent().unwrap();
         let path = format!("{}:{}", lifeboat.display(), std::env::var("PATH").unwrap());
-        let server = |cluster: &Cluster| format!("host={} user=postgres", cluster.socket().display());
+        let server =
+            |cluster: &Cluster| format!("host={} user=postgres", cluster.socket().display());
         let mut bash = Command::new("bash");
-        bash.args(["-c", script]).env_clear().env("PATH", path).env("HOME", self.home.path("")).current_dir(self.home.path(""));
-        bash.env("LIFEBOAT_CONFIG", self.home.path("lifeboat.toml")).env("DATASTORE", "chat").env("DATABASE", "chat");
-        bash.env("TARGET", server(&self.target)).env("LIVE", server(&self.source)).env("RECOVERY", self.home.recovery());
-        bash.env("VAULT", self.home.vault()).env("TRUST", &self.trust).env("TRUSTED_KEY", self.home.path("trusted.pem"));
-        bash.env("PGHOST", self.target.socket()).env("PGUSER", "postgres").env("COLUMNS", "120").output().unwrap()
+        bash.args(["-c", script])
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", self.home.path(""))
+            .current_dir(self.home.path(""));
+        bash.env("LIFEBOAT_CONFIG", self.home.path("lifeboat.toml"))
+            .env("DATASTORE", "chat")
+            .env("DATABASE", "chat");
+        bash.env("TARGET", server(&self.target))
+            .env("LIVE", server(&self.source))
+            .env("RECOVERY", self.home.recovery());
+        bash.env("VAULT", self.home.vault())
+            .env("TRUST", &self.trust)
+            .env("TRUSTED_KEY", self.home.path("trusted.pem"));
+        bash.env("PGHOST", self.target.socket())
+            .env("PGUSER", "postgres")
+            .env("COLUMNS", "120")
+            .output()
+            .unwrap()
     }
 
     /// Runs a session and returns what the terminal showed.
     fn play(&self, text: &str) -> String {
-        let lines = |prefix: &str| text.lines().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect::<Vec<_>>();
+        let lines = |prefix: &str| {
+            text.lines()
+                .filter_map(|line| line.strip_prefix(prefix))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
         let begun = self.bash(&format!("set -eu\n{}", lines("## ").join("\n")));
         assert!(begun.status.success(), "{}", String::from_utf8_lossy(&begun.stderr));
         let mut script = String::from(
@@ -56,7 +78,9 @@ impl Night {
         );
         for line in text.lines().filter(|line| !line.is_empty()) {
             match line.strip_prefix("# ") {
-                Some(thought) => script.push_str(&format!("printf '\\n# %s\\n' {}\n", quoted(thought))),
+                Some(thought) => {
+                    script.push_str(&format!("printf '\\n# %s\\n' {}\n", quoted(thought)))
+                }
                 None if line.starts_with('#') => {}
                 None => script.push_str(&format!("say {}\n", quoted(line))),
             }
@@ -73,7 +97,10 @@ impl Night {
     /// What the terminal showed, with the places that a reader would expect.
     fn readable(&self, shown: &str) -> String {
         let replace = [
-            (self.home.path("").display().to_string().trim_end_matches('/').to_owned(), "/etc/lifeboat"),
+            (
+                self.home.path("").display().to_string().trim_end_matches('/').to_owned(),
+                "/etc/lifeboat",
+            ),
             (self.target.socket().display().to_string(), "/run/new-server"),
             (self.source.socket().display().to_string(), "/run/live-server"),
         ];
@@ -91,13 +118,20 @@ fn root(place: &str) -> PathBuf {
 
 fn session(number: &str) {
     let all = files(&root("tests/sessions"));
-    let file = all.iter().find(|file| file.file_name().unwrap().to_str().unwrap().starts_with(number)).unwrap();
+    let file = all
+        .iter()
+        .find(|file| file.file_name().unwrap().to_str().unwrap().starts_with(number))
+        .unwrap();
     let night = Night::new();
     let shown = night.play(&std::fs::read_to_string(file).unwrap());
     assert!(!shown.contains("AGE-SECRET-KEY"), "{shown}");
     if let Some(directory) = std::env::var_os("LIFEBOAT_RECORD") {
         let name = file.file_stem().unwrap().to_str().unwrap();
-        std::fs::write(Path::new(&directory).join(format!("{name}.txt")), night.readable(&shown).trim_start()).unwrap();
+        std::fs::write(
+            Path::new(&directory).join(format!("{name}.txt")),
+            night.readable(&shown).trim_start(),
+        )
+        .unwrap();
     }
 }
 
@@ -134,7 +168,8 @@ fn the_general_runbook_is_followed_to_the_letter() {
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     std::fs::copy(night.home.path("keys/signing.pub.pem"), night.home.path("trusted.pem")).unwrap();
     let page = std::fs::read_to_string(root("docs/RUNBOOK.md")).unwrap();
-    let blocks: Vec<&str> = page.split("```bash\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let blocks: Vec<&str> =
+        page.split("```bash\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(blocks.len() >= 11, "{} blocks", blocks.len());
     for block in blocks {
         let fresh = block.contains("--check --yes") && !block.contains("_rescue");
@@ -142,9 +177,18 @@ fn the_general_runbook_is_followed_to_the_letter() {
             night.target.psql("postgres", "DROP DATABASE IF EXISTS chat WITH (FORCE)");
         }
         let output = night.bash(&format!("set -euo pipefail\n{block}"));
-        assert!(output.status.success(), "{block}\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{block}\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         if fresh {
-            assert_eq!(night.target.psql("chat", "SELECT count(*) FROM messages"), "10000", "{block}");
+            assert_eq!(
+                night.target.psql("chat", "SELECT count(*) FROM messages"),
+                "10000",
+                "{block}"
+            );
         }
     }
     assert_eq!(night.target.psql("chat_rescue", "SELECT count(*) FROM people"), "200");

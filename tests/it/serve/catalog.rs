@@ -27,24 +27,46 @@ fn job(key: &str, datastore: &str, catch_up: CatchUpPolicy) -> Job {
         in_blackout: InBlackout::Postpone,
     };
     let action = JobAction::Backup(datastore.parse().unwrap());
-    Job { key: key.to_owned(), action, calendar, catch_up, timeout: HumanDuration::seconds(60), retries: 1, hosts: Vec::new() }
+    Job {
+        key: key.to_owned(),
+        action,
+        calendar,
+        catch_up,
+        timeout: HumanDuration::seconds(60),
+        retries: 1,
+        hosts: Vec::new(),
+    }
 }
 
-async fn claim(catalog: &Catalog, host: &str, jobs: &[&Job], in_all: Option<usize>) -> Option<TickClaim> {
+async fn claim(
+    catalog: &Catalog,
+    host: &str,
+    jobs: &[&Job],
+    in_all: Option<usize>,
+) -> Option<TickClaim> {
     let known = |key: &str| jobs.iter().find(|job| job.key == key).map(|job| (*job).clone());
     catalog.claim(host, &known, LEASE, in_all).await.unwrap()
 }
 
 async fn keeps_the_contract(catalog: &Catalog) {
     let now = catalog.now().await.unwrap();
-    let (chat, mail) =
-        (job("a/chat", "chat", CatchUpPolicy::Skip(HumanDuration::seconds(86_400))), job("a/mail", "mail", CatchUpPolicy::Once));
+    let (chat, mail) = (
+        job("a/chat", "chat", CatchUpPolicy::Skip(HumanDuration::seconds(86_400))),
+        job("a/mail", "mail", CatchUpPolicy::Once),
+    );
     let met = |name: &str, calendar: &str| vec![(name.to_owned(), calendar.to_owned())];
     let later = now + SignedDuration::from_hours(9);
-    catalog.register_jobs(&[met("a/chat", "nightly"), met("a/mail", "nightly")].concat(), now).await.unwrap();
+    catalog
+        .register_jobs(&[met("a/chat", "nightly"), met("a/mail", "nightly")].concat(), now)
+        .await
+        .unwrap();
     let known = catalog.register_jobs(&met("a/chat", "nightly"), later).await.unwrap();
     assert!(known["a/chat"] <= now, "a known job keeps its time");
-    assert_eq!(catalog.register_jobs(&met("a/mail", "weekly"), later).await.unwrap()["a/mail"], later, "another calendar begins now");
+    assert_eq!(
+        catalog.register_jobs(&met("a/mail", "weekly"), later).await.unwrap()["a/mail"],
+        later,
+        "another calendar begins now"
+    );
     catalog.register_jobs(&met("a/mail", "nightly"), now).await.unwrap();
     // Planning twice, as two hosts do, is planning once.
     let since = now - SignedDuration::from_mins(3);
@@ -78,7 +100,11 @@ async fn keeps_the_contract(catalog: &Catalog) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let again = again.unwrap();
-    assert_eq!((again.tick, again.attempt, again.epoch), (first.tick, 2, 2), "the oldest first, since each is run");
+    assert_eq!(
+        (again.tick, again.attempt, again.epoch),
+        (first.tick, 2, 2),
+        "the oldest first, since each is run"
+    );
     assert!(!catalog.renew(&first.subject, first.epoch, LEASE).await.unwrap());
     assert!(!catalog.finish(&first, &RunEnd::Done("late".to_owned())).await.unwrap());
     assert_eq!(catalog.hold("three", &again.subject, LEASE).await.unwrap(), None);
@@ -96,15 +122,29 @@ async fn keeps_the_contract(catalog: &Catalog) {
     let later = catalog.now().await.unwrap() + SignedDuration::from_hours(1);
     let fourth = claim(catalog, "one", &[&chat], None).await.unwrap();
     assert_eq!((fourth.tick, fourth.attempt), (third.tick, 1));
-    assert!(catalog.finish(&fourth, &RunEnd::Retry { at: later, outcome: "busy".to_owned() }).await.unwrap());
+    assert!(
+        catalog
+            .finish(&fourth, &RunEnd::Retry { at: later, outcome: "busy".to_owned() })
+            .await
+            .unwrap()
+    );
     let fifth = claim(catalog, "one", &[&chat], None).await.unwrap();
     assert!(fifth.tick > fourth.tick, "the one that is tried again waits");
     assert!(catalog.raise_epoch(&fifth.subject, fifth.epoch, 40).await.unwrap());
-    assert!(catalog.finish(&TickClaim { epoch: 40, ..fifth.clone() }, &RunEnd::Failed("no".to_owned())).await.unwrap());
+    assert!(
+        catalog
+            .finish(&TickClaim { epoch: 40, ..fifth.clone() }, &RunEnd::Failed("no".to_owned()))
+            .await
+            .unwrap()
+    );
     // A host that dies under every attempt does not do so for ever.
     for attempt in 1..=2 {
         let taken = claim_when_free(catalog, &mail).await;
-        assert_eq!(taken.map(|claim| claim.attempt), if attempt == 1 { Some(2) } else { None }, "attempt {attempt}");
+        assert_eq!(
+            taken.map(|claim| claim.attempt),
+            if attempt == 1 { Some(2) } else { None },
+            "attempt {attempt}"
+        );
     }
     assert_eq!(catalog.ticks("a/mail", 1).await.unwrap()[0].state, "failed");
     messages(catalog).await;
@@ -118,23 +158,53 @@ async fn claim_when_free(catalog: &Catalog, job: &Job) -> Option<TickClaim> {
 
 async fn messages(catalog: &Catalog) {
     let now = catalog.now().await.unwrap();
-    let alarm = Alarm { kind: AlarmKind::Stale, subject: "chat".to_owned(), text: "old".to_owned(), next_step: "look".to_owned() };
-    let letter = || AddressedMessage { channels: vec!["nobody".to_owned()], kind: AlarmKind::Stale, body: "{}".to_owned() };
+    let alarm = Alarm {
+        kind: AlarmKind::Stale,
+        subject: "chat".to_owned(),
+        text: "old".to_owned(),
+        next_step: "look".to_owned(),
+    };
+    let letter = || AddressedMessage {
+        channels: vec!["nobody".to_owned()],
+        kind: AlarmKind::Stale,
+        body: "{}".to_owned(),
+    };
     assert!(catalog.raise(&alarm, now, None, letter()).await.unwrap());
     assert!(!catalog.raise(&alarm, now, None, letter()).await.unwrap(), "two hosts raise it once");
     let standing = catalog.alarms().await.unwrap().remove(0);
     assert_eq!(standing.alarm, alarm);
-    assert!(catalog.raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told), letter()).await.unwrap());
-    assert!(!catalog.raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told), letter()).await.unwrap(), "and remind once");
-    assert!(catalog.settle(&alarm, letter()).await.unwrap() && !catalog.settle(&alarm, letter()).await.unwrap());
-    assert_eq!(catalog.message_counts().await.unwrap()["nobody"], (0, 3), "raised, reminded, settled");
+    assert!(
+        catalog
+            .raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told), letter())
+            .await
+            .unwrap()
+    );
+    assert!(
+        !catalog
+            .raise(&alarm, now + SignedDuration::from_hours(1), Some(standing.told), letter())
+            .await
+            .unwrap(),
+        "and remind once"
+    );
+    assert!(
+        catalog.settle(&alarm, letter()).await.unwrap()
+            && !catalog.settle(&alarm, letter()).await.unwrap()
+    );
+    assert_eq!(
+        catalog.message_counts().await.unwrap()["nobody"],
+        (0, 3),
+        "raised, reminded, settled"
+    );
     let take = || catalog.outgoing("nobody", Duration::ZERO, 10);
     let first = take().await.unwrap();
     assert_eq!(first.len(), 1, "what is over is not told before it was told that it began");
     catalog.delivered(first[0].id, Some(("no answer", Duration::from_secs(60)))).await.unwrap();
     assert!(take().await.unwrap().is_empty(), "nor while that is tried again");
     catalog.delivered(first[0].id, None).await.unwrap();
-    assert!(take().await.unwrap().is_empty(), "the reminder is due in an hour, and comes before the end");
+    assert!(
+        take().await.unwrap().is_empty(),
+        "the reminder is due in an hour, and comes before the end"
+    );
     let other = Alarm { subject: "mail".to_owned(), ..alarm.clone() };
     catalog.post(&["nobody".to_owned()], &other, "{}", now).await.unwrap();
     let unordered = take().await.unwrap();
@@ -144,14 +214,24 @@ async fn messages(catalog: &Catalog) {
     let mut outgoing = catalog.outgoing("team", Duration::from_secs(60), 10).await.unwrap();
     outgoing.extend(catalog.outgoing("ops", Duration::from_secs(60), 10).await.unwrap());
     assert_eq!(outgoing.len(), 2);
-    assert!(catalog.outgoing("team", Duration::from_secs(60), 10).await.unwrap().is_empty(), "nobody else takes them meanwhile");
+    assert!(
+        catalog.outgoing("team", Duration::from_secs(60), 10).await.unwrap().is_empty(),
+        "nobody else takes them meanwhile"
+    );
     catalog.delivered(outgoing[0].id, None).await.unwrap();
     catalog.delivered(outgoing[1].id, Some(("no answer", Duration::from_secs(60)))).await.unwrap();
     let undelivered = catalog.undelivered().await.unwrap();
-    assert_eq!((undelivered.len(), undelivered[0].attempts, undelivered[0].error.as_deref()), (1, 1, Some("no answer")));
+    assert_eq!(
+        (undelivered.len(), undelivered[0].attempts, undelivered[0].error.as_deref()),
+        (1, 1, Some("no answer"))
+    );
     assert_eq!(catalog.message_counts().await.unwrap()[&outgoing[0].channel], (1, 0));
     let write = |ticks: &[lifeboat::catalog::ticks::UnreportedMiss]| {
-        vec![AddressedMessage { channels: vec!["team".to_owned()], kind: AlarmKind::Missed, body: format!("{}", ticks.len()) }]
+        vec![AddressedMessage {
+            channels: vec!["team".to_owned()],
+            kind: AlarmKind::Missed,
+            body: format!("{}", ticks.len()),
+        }]
     };
     assert_eq!(catalog.tell_of_missed(&write).await.unwrap(), 2);
     assert_eq!(catalog.tell_of_missed(&write).await.unwrap(), 0, "each is told of once");
@@ -170,13 +250,16 @@ async fn memory(catalog: &Catalog) {
     assert_eq!(catalog.evidence_seen(&vault).await.unwrap(), [(1, "ab".to_owned())]);
     assert!(catalog.open_drills(&vault).await.unwrap().is_empty());
     assert!(!catalog.board().await.unwrap().is_empty());
-    assert!(catalog.forget_ticks(Timestamp::now() + SignedDuration::from_hours(1)).await.unwrap() > 0);
+    assert!(
+        catalog.forget_ticks(Timestamp::now() + SignedDuration::from_hours(1)).await.unwrap() > 0
+    );
 }
 
 #[tokio::test]
 async fn sqlite_keeps_the_contract() {
     let directory = crate::support::directory();
-    keeps_the_contract(&Catalog::open(&directory.path().join("a catalog %20?.db")).await.unwrap()).await;
+    keeps_the_contract(&Catalog::open(&directory.path().join("a catalog %20?.db")).await.unwrap())
+        .await;
 }
 
 #[tokio::test]
@@ -192,14 +275,18 @@ async fn postgres_keeps_the_contract() {
     assert!(all.iter().all(Result::is_ok), "{all:?}");
 }
 
-/// A clock that was a year ahead, and is set right: what it planned in its future is planned again when that comes.
+/// A clock that was a year ahead, and is set right: what it planned in its future is planned again
+/// when that comes.
 #[tokio::test]
 async fn a_clock_that_jumps_both_ways_loses_no_tick() {
     let directory = crate::support::directory();
     let right: Timestamp = "2026-11-24T10:00:30Z".parse().unwrap();
     let clock = Arc::new(AtomicI64::new(right.as_millisecond()));
-    let catalog = Catalog::open_virtual(&directory.path().join("catalog.db"), Arc::clone(&clock)).await.unwrap();
-    let mut scheduler = lifeboat::serve::scheduler::Scheduler::new(catalog.clone(), "one", LEASE, None);
+    let catalog = Catalog::open_virtual(&directory.path().join("catalog.db"), Arc::clone(&clock))
+        .await
+        .unwrap();
+    let mut scheduler =
+        lifeboat::serve::scheduler::Scheduler::new(catalog.clone(), "one", LEASE, None);
     let hourly = Job {
         calendar: Calendar {
             pattern: RecurrencePattern::Cron("0 * * * *".parse().unwrap()),
@@ -221,14 +308,18 @@ async fn a_clock_that_jumps_both_ways_loses_no_tick() {
     let (claim, _) = scheduler.claim(&BTreeSet::new()).await.unwrap().unwrap();
     assert_eq!(claim.tick.to_string(), "2026-11-24T12:00:00Z");
     assert!(catalog.finish(&claim, &RunEnd::Done("in time".to_owned())).await.unwrap());
-    assert!(catalog.ticks("a/chat", 500).await.unwrap().iter().all(|row| row.tick <= claim.tick), "nothing of the wrong year is left");
+    assert!(
+        catalog.ticks("a/chat", 500).await.unwrap().iter().all(|row| row.tick <= claim.tick),
+        "nothing of the wrong year is left"
+    );
     // Set back by seconds, as clocks are: nothing is run twice.
     clock.fetch_sub(90_000, Ordering::SeqCst);
     scheduler.plan().await.unwrap();
     assert!(scheduler.claim(&BTreeSet::new()).await.unwrap().is_none());
 }
 
-/// A disk that was full is not full for ever: whatever was refused then works as soon as there is room.
+/// A disk that was full is not full for ever: whatever was refused then works as soon as there is
+/// room.
 #[tokio::test]
 async fn a_catalog_on_a_disk_that_was_full_is_written_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -237,7 +328,8 @@ async fn a_catalog_on_a_disk_that_was_full_is_written_again() {
     let catalog = Catalog::open(&place.join("catalog.db")).await.unwrap();
     let now = catalog.now().await.unwrap();
     let meet = |number: usize| {
-        let jobs: Vec<_> = (0..200).map(|job| (format!("{number}/{job}"), "nightly".to_owned())).collect();
+        let jobs: Vec<_> =
+            (0..200).map(|job| (format!("{number}/{job}"), "nightly".to_owned())).collect();
         let catalog = catalog.clone();
         async move { catalog.register_jobs(&jobs, now).await.map(drop) }
     };

@@ -1,4 +1,5 @@
-//! A simulated year: the real scheduler, catalog and retention, a virtual clock, and hands that fail, die and hang as a seed says.
+//! A simulated year: the real scheduler, catalog and retention, a virtual clock, and hands that
+//! fail, die and hang as a seed says.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use lifeboat::config::schedules::parse;
 use lifeboat::domain::ErrorClass;
 use lifeboat::domain::id::{BackupId, DatastoreName};
 use lifeboat::domain::job::{Job, JobAction};
-use lifeboat::domain::retention::{PlannedRemoval, RemovalGuard, RetentionCandidate, RetentionPolicy, plan};
+use lifeboat::domain::retention::{
+    PlannedRemoval, RemovalGuard, RetentionCandidate, RetentionPolicy, plan,
+};
 use lifeboat::serve::executor::timed_out;
 use lifeboat::serve::scheduler::{RunFailure, Scheduler, end_of};
 use rand::rngs::SmallRng;
@@ -27,7 +30,9 @@ const BEGIN: &str = "2026-01-01T00:00:00Z";
 fn configuration() -> String {
     let mut text = "[vault]\ndirectory = \"v\"\n[keys.k]\nkind = \"age\"\nidentity_file = \"k\"\n[signing]\nkey_file = \"s\"\n".to_owned();
     for number in 0..STORES {
-        text.push_str(&format!("[datastores.store{number:02}]\nkind = \"postgres\"\nconnection = \"dbname=d\"\n"));
+        text.push_str(&format!(
+            "[datastores.store{number:02}]\nkind = \"postgres\"\nconnection = \"dbname=d\"\n"
+        ));
     }
     text
 }
@@ -36,15 +41,21 @@ fn configuration() -> String {
 fn jobs() -> (Vec<Job>, RetentionPolicy) {
     let config = Config::parse("lifeboat.toml".as_ref(), &configuration()).unwrap();
     let keep = "[keep]\ndaily = 7\nweekly = 4\nmonthly = 6\nat_least = 3\n";
-    let nightly = format!("cron = \"30 2 * * *\"\ntime_zone = \"Europe/Berlin\"\njitter = \"20m\"\nretries = 3\ntimeout = \"6h\"\n{keep}");
+    let nightly = format!(
+        "cron = \"30 2 * * *\"\ntime_zone = \"Europe/Berlin\"\njitter = \"20m\"\nretries = 3\ntimeout = \"6h\"\n{keep}"
+    );
     let schedule = parse(&config, "nightly", "nightly.toml".as_ref(), &nightly).unwrap();
     let mut jobs = schedule.jobs();
-    let cadence =
-        "do = \"sweep\"\nevery = \"2 weeks\"\nstarting = 2026-01-06\nat = \"10:00\"\ntime_zone = \"America/New_York\"\nretries = 1\n";
-    let drill = parse(&config, "cadence", "cadence.toml".as_ref(), cadence).unwrap().jobs().remove(0);
+    let cadence = "do = \"sweep\"\nevery = \"2 weeks\"\nstarting = 2026-01-06\nat = \"10:00\"\ntime_zone = \"America/New_York\"\nretries = 1\n";
+    let drill =
+        parse(&config, "cadence", "cadence.toml".as_ref(), cadence).unwrap().jobs().remove(0);
     for number in 0..STORES {
         let name = format!("store{number:02}");
-        jobs.push(Job { key: format!("drill/{name}"), action: JobAction::Drill(name), ..drill.clone() });
+        jobs.push(Job {
+            key: format!("drill/{name}"),
+            action: JobAction::Drill(name),
+            ..drill.clone()
+        });
     }
     (jobs, schedule.keep.unwrap())
 }
@@ -79,7 +90,8 @@ impl World {
     }
 
     async fn host(&self, number: usize, jobs: &[Job]) -> Scheduler {
-        let mut scheduler = Scheduler::new(self.catalog.clone(), &format!("host{number}"), LEASE, Some(8));
+        let mut scheduler =
+            Scheduler::new(self.catalog.clone(), &format!("host{number}"), LEASE, Some(8));
         scheduler.take_jobs(jobs.to_vec()).await.unwrap();
         scheduler
     }
@@ -89,12 +101,22 @@ impl World {
         let Some(mut scheduler) = self.hosts[host].take() else { return };
         scheduler.plan().await.unwrap();
         while self.underway.values().filter(|run| run.host == host).count() < 4 {
-            let Some((claim, job)) = scheduler.claim(&BTreeSet::new()).await.unwrap() else { break };
+            let Some((claim, job)) = scheduler.claim(&BTreeSet::new()).await.unwrap() else {
+                break;
+            };
             let mut minutes: i64 = self.random.random_range(1..40);
             let result = match self.random.random_range(0..100) {
-                0..4 => Err(RunFailure { trouble: ErrorClass::Unavailable, text: "the store did not answer".to_owned() }),
-                4 => Err(RunFailure { trouble: ErrorClass::KeyRefused, text: "the key is disabled".to_owned() }),
-                5 => Err(RunFailure { trouble: ErrorClass::Interrupted, text: "stopped".to_owned() }),
+                0..4 => Err(RunFailure {
+                    trouble: ErrorClass::Unavailable,
+                    text: "the store did not answer".to_owned(),
+                }),
+                4 => Err(RunFailure {
+                    trouble: ErrorClass::KeyRefused,
+                    text: "the key is disabled".to_owned(),
+                }),
+                5 => {
+                    Err(RunFailure { trouble: ErrorClass::Interrupted, text: "stopped".to_owned() })
+                }
                 // Hangs, until its time is up.
                 6 if minutes < 10 => {
                     minutes = i64::try_from(job.timeout.duration().as_secs()).unwrap() / 60;
@@ -138,7 +160,14 @@ impl World {
                 let id = BackupId::new(now, self.random.random());
                 let all = self.backups.entry(datastore.clone()).or_default();
                 let sequence = all.len() as u64 + 1;
-                all.push(RetentionCandidate { backup: id, sequence, taken: now, bytes: 1, damaged: false, guards: Vec::new() });
+                all.push(RetentionCandidate {
+                    backup: id,
+                    sequence,
+                    taken: now,
+                    bytes: 1,
+                    damaged: false,
+                    guards: Vec::new(),
+                });
             }
             JobAction::Drill(name) => {
                 let all = self.backups.entry(name.parse().unwrap()).or_default();
@@ -156,8 +185,14 @@ impl World {
         let now = self.now();
         for (datastore, all) in &mut self.backups {
             let plan = plan(datastore, std::slice::from_ref(policy), all, now);
-            let gone: BTreeSet<&BackupId> = plan.removals().iter().map(PlannedRemoval::backup).collect();
-            assert!(all.iter().filter(|one| !one.guards.is_empty()).all(|one| !gone.contains(&one.backup)), "a drilled one was to go");
+            let gone: BTreeSet<&BackupId> =
+                plan.removals().iter().map(PlannedRemoval::backup).collect();
+            assert!(
+                all.iter()
+                    .filter(|one| !one.guards.is_empty())
+                    .all(|one| !gone.contains(&one.backup)),
+                "a drilled one was to go"
+            );
             let before = all.len();
             all.retain(|one| !gone.contains(&one.backup));
             assert!(all.len() >= before.min(3), "below the floor");
@@ -167,14 +202,17 @@ impl World {
     }
 }
 
-/// However often hosts die, hang and fail, each due tick is run once, or said to have been missed, covered or failed.
+/// However often hosts die, hang and fail, each due tick is run once, or said to have been missed,
+/// covered or failed.
 #[tokio::test]
 async fn a_year_of_nights_and_drills_of_fifty_datastores() {
     let seed = 20_261_124;
     let directory = crate::support::directory();
     let begin: Timestamp = BEGIN.parse().unwrap();
     let clock = Arc::new(AtomicI64::new(begin.as_millisecond()));
-    let catalog = Catalog::open_virtual(&directory.path().join("catalog.db"), Arc::clone(&clock)).await.unwrap();
+    let catalog = Catalog::open_virtual(&directory.path().join("catalog.db"), Arc::clone(&clock))
+        .await
+        .unwrap();
     let (jobs, policy) = jobs();
     let mut world = World {
         clock,
@@ -204,7 +242,8 @@ async fn a_year_of_nights_and_drills_of_fifty_datastores() {
         if !quiet_times {
             until = until.max(world.now() + settled);
         }
-        // The next moment at which anything happens: a look every twenty minutes, an end, a renewal.
+        // The next moment at which anything happens: a look every twenty minutes, an end, a
+        // renewal.
         let mut next = look_at.as_millisecond();
         for heap in [&world.ends, &world.renewals] {
             next = heap.peek().map_or(next, |first| next.min(first.0.0));
@@ -269,13 +308,25 @@ async fn verify(world: &World, jobs: &[Job], begin: Timestamp) {
     let (mut due, mut run) = (0, 0);
     let mut states: BTreeMap<String, usize> = BTreeMap::new();
     for job in jobs {
-        let rows: BTreeMap<Timestamp, _> =
-            world.catalog.ticks(&job.key, 500).await.unwrap().into_iter().map(|row| (row.tick, row)).collect();
+        let rows: BTreeMap<Timestamp, _> = world
+            .catalog
+            .ticks(&job.key, 500)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| (row.tick, row))
+            .collect();
         let mut here = begin;
-        while let Some(tick) = job.calendar.next_nominal(here).filter(|tick| *tick < now - SignedDuration::from_hours(48)) {
+        while let Some(tick) = job
+            .calendar
+            .next_nominal(here)
+            .filter(|tick| *tick < now - SignedDuration::from_hours(48))
+        {
             here = tick;
             due += 1;
-            let row = rows.get(&tick).unwrap_or_else(|| panic!("{} of {tick} was never heard of", job.key));
+            let row = rows
+                .get(&tick)
+                .unwrap_or_else(|| panic!("{} of {tick} was never heard of", job.key));
             *states.entry(row.state.clone()).or_default() += 1;
             assert!(["done", "failed", "covered"].contains(&row.state.as_str()), "{row:?}");
             let published = world.published.contains(&(job.key.clone(), tick));

@@ -1,4 +1,5 @@
-//! `serve` with real processes: one host and several, a real Postgres for their catalog, and everything that can happen to them.
+//! `serve` with real processes: one host and several, a real Postgres for their catalog, and
+//! everything that can happen to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -77,7 +78,11 @@ struct Listener {
 impl Listener {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let own = Self { port: listener.local_addr().unwrap().port(), hangs: Arc::default(), got: Arc::default() };
+        let own = Self {
+            port: listener.local_addr().unwrap().port(),
+            hangs: Arc::default(),
+            got: Arc::default(),
+        };
         let (hangs, got) = (Arc::clone(&own.hangs), Arc::clone(&own.got));
         std::thread::spawn(move || {
             let mut kept = Vec::new();
@@ -104,17 +109,24 @@ fn answer(mut stream: TcpStream, got: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut head = String::new();
     while reader.read_line(&mut head).is_ok_and(|count| count > 2) {}
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").and_then(|n| n.parse().ok()));
+    let length = head.lines().find_map(|line| {
+        line.to_ascii_lowercase().strip_prefix("content-length: ").and_then(|n| n.parse().ok())
+    });
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body).unwrap();
     got.lock().unwrap().push(format!("{head}{}", String::from_utf8_lossy(&body)));
-    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+    let _ =
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
 }
 
 /// GET of a path of the page, with the given host name.
 fn get(port: u16, host: &str, path: &str) -> String {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+        .unwrap();
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
     text
@@ -129,7 +141,11 @@ fn one_host_backs_up_tells_shows_and_stops() {
         "\n[serve]\nlisten = \"127.0.0.1:{port}\"\n[notify.team]\nkind = \"slack\"\nurl = \"{0}\"\n[notify.ops]\nkind = \"webhook\"\nurl = \"{0}\"\non = [\"never-drilled\"]\n[notify.alive]\nkind = \"ping\"\nurl = \"{0}\"\n",
         told.url()
     ));
-    schedule(&home, "often", "every = \"4s\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n");
+    schedule(
+        &home,
+        "often",
+        "every = \"4s\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n",
+    );
     schedule(&home, "beat", "do = \"heartbeat\"\nevery = \"3s\"\nstarting = 2026-01-01\n");
     // Nobody was told before; a monitor sees it all the same.
     home.run(&["status"]).fails(11, &[]);
@@ -156,26 +172,50 @@ fn one_host_backs_up_tells_shows_and_stops() {
     );
     eventually("three backups were published", || serving.log().matches("published").count() >= 3);
     let page = get(port, "localhost", "/");
-    assert!(page.starts_with("HTTP/1.1 200") && page.contains("script-src").eq(&false) && page.contains("default-src 'none'"), "{page}");
+    assert!(
+        page.starts_with("HTTP/1.1 200")
+            && page.contains("script-src").eq(&false)
+            && page.contains("default-src 'none'"),
+        "{page}"
+    );
     assert!(page.contains("no drill of db ever passed") && page.contains("backup db"), "{page}");
-    assert!(get(port, "evil.example", "/").starts_with("HTTP/1.1 421"), "another site's name is not answered");
+    assert!(
+        get(port, "evil.example", "/").starts_with("HTTP/1.1 421"),
+        "another site's name is not answered"
+    );
     assert!(get(port, "127.0.0.1", "/healthz").contains("ok"));
     let metrics = get(port, "localhost", "/metrics");
-    assert!(metrics.contains("lifeboat_last_verified_restore_age_seconds{datastore=\"db\"} inf"), "{metrics}");
-    assert!(metrics.contains("lifeboat_runs_total{verb=\"backup\",outcome=\"done\"}") && metrics.contains("# EOF"), "{metrics}");
+    assert!(
+        metrics.contains("lifeboat_last_verified_restore_age_seconds{datastore=\"db\"} inf"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("lifeboat_runs_total{verb=\"backup\",outcome=\"done\"}")
+            && metrics.contains("# EOF"),
+        "{metrics}"
+    );
     browser::look(&format!("http://localhost:{port}/"), "status");
-    eventually("somebody was told", || told.got().iter().any(|request| request.contains("NEVER-DRILLED: db")));
-    eventually("the switch was told", || told.got().iter().any(|request| request.starts_with("GET /secret-path")));
+    eventually("somebody was told", || {
+        told.got().iter().any(|request| request.contains("NEVER-DRILLED: db"))
+    });
+    eventually("the switch was told", || {
+        told.got().iter().any(|request| request.starts_with("GET /secret-path"))
+    });
     let got = told.got();
     let slack = got.iter().find(|request| request.contains("{\"text\":\"lifeboat: ")).unwrap();
     assert!(slack.contains("what next") && slack.contains("since"), "{slack}");
     assert!(
-        got.iter().any(|request| request.contains("\"kind\":\"never-drilled\"") && request.contains("\"phase\":\"raised\"")),
+        got.iter().any(|request| request.contains("\"kind\":\"never-drilled\"")
+            && request.contains("\"phase\":\"raised\"")),
         "{got:?}"
     );
     assert!(!serving.log().contains("secret-path"), "{}", serving.log());
     // Each was told once, however often it was looked: two channels.
-    assert_eq!(got.iter().filter(|request| request.contains("NEVER-DRILLED")).count(), 2, "{got:#?}");
+    assert_eq!(
+        got.iter().filter(|request| request.contains("NEVER-DRILLED")).count(),
+        2,
+        "{got:#?}"
+    );
     assert!(
         serving.log().lines().all(|line| serde_json::from_str::<Value>(line).is_ok() || line.starts_with("stopping")),
         "{}",
@@ -183,22 +223,37 @@ fn one_host_backs_up_tells_shows_and_stops() {
     );
     assert_eq!(serving.stop(), 0);
     let said = heard.lock().unwrap().clone();
-    assert!(["READY=1", "WATCHDOG=1", "STOPPING=1"].iter().all(|word| said.contains(word)), "{said}");
+    assert!(
+        ["READY=1", "WATCHDOG=1", "STOPPING=1"].iter().all(|word| said.contains(word)),
+        "{said}"
+    );
     let spans = collector.got().concat();
-    assert!(spans.contains("POST /v1/traces") && spans.contains("often/db"), "spans of runs were sent");
+    assert!(
+        spans.contains("POST /v1/traces") && spans.contains("often/db"),
+        "spans of runs were sent"
+    );
     let status = home.run(&["status", "--json"]);
     assert_eq!(status.code, 11);
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
-    let job = status["status"]["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "often/db").unwrap();
+    let job = status["status"]["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|job| job["job"] == "often/db")
+        .unwrap();
     assert_eq!(job["last"]["state"], "done", "{job:#}");
     // Manifests say which scheduled time they answer.
     let listed = home.run(&["list", "--json"]).ok().json();
     let shown = home.run(&["show", listed[0]["backup"].as_str().unwrap(), "--json"]).ok();
-    assert!(shown.stdout.contains("\"tick\": \"") && shown.stdout.contains("\"epoch\": 1"), "{shown:?}");
+    assert!(
+        shown.stdout.contains("\"tick\": \"") && shown.stdout.contains("\"epoch\": 1"),
+        "{shown:?}"
+    );
 }
 
 #[test]
-fn a_broken_configuration_is_refused_while_the_old_one_goes_on_and_a_failing_job_is_told_of_and_recovers() {
+fn a_broken_configuration_is_refused_while_the_old_one_goes_on_and_a_failing_job_is_told_of_and_recovers()
+ {
     let (source, told) = (source(), Listener::start());
     let home = Home::of(&source, "d");
     home.configure(&format!("\n[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\n", told.url()));
@@ -212,23 +267,45 @@ fn a_broken_configuration_is_refused_while_the_old_one_goes_on_and_a_failing_job
     eventually("it says so", || serving.log().contains("the old one stays in force"));
     let count = serving.log().matches("published").count();
     eventually("it goes on", || serving.log().matches("published").count() > count);
-    eventually("somebody was told", || told.got().iter().any(|got| got.contains("\"kind\":\"configuration\"")));
+    eventually("somebody was told", || {
+        told.got().iter().any(|got| got.contains("\"kind\":\"configuration\""))
+    });
     assert!(!told.got().concat().contains("nonsense"), "lines of the file are not sent");
     std::fs::write(&file, &good).unwrap();
     schedule(&home, "added", "do = \"sweep\"\nevery = \"3s\"\nstarting = 2026-01-01\n");
     serving.signal(Signal::HUP);
-    eventually("a new schedule is in force", || serving.log().contains("\"found nothing\"") || serving.log().contains("found nothing"));
-    eventually("it is over", || told.got().iter().any(|got| got.contains("configuration") && got.contains("recovered")));
+    eventually("a new schedule is in force", || {
+        serving.log().contains("\"found nothing\"") || serving.log().contains("found nothing")
+    });
+    eventually("it is over", || {
+        told.got().iter().any(|got| got.contains("configuration") && got.contains("recovered"))
+    });
     // The source goes away, and comes back.
     source.stop("immediate");
-    eventually("the failure is told", || told.got().iter().any(|got| got.contains("\"kind\":\"failed\"") && got.contains("raised")));
+    eventually("the failure is told", || {
+        told.got().iter().any(|got| got.contains("\"kind\":\"failed\"") && got.contains("raised"))
+    });
     // Several runs fail: it is one alarm, and each new attempt is no recovery.
     let failures = serving.log().matches("Failed(").count();
     eventually("more fail", || serving.log().matches("Failed(").count() > failures + 2);
-    let about = |phase: &str| told.got().iter().filter(|got| got.contains("\"kind\":\"failed\"") && got.contains(phase)).count();
-    assert_eq!((about("\"phase\":\"raised\""), about("\"phase\":\"recovered\"")), (1, 0), "{:#?}", told.got());
+    let about = |phase: &str| {
+        told.got()
+            .iter()
+            .filter(|got| got.contains("\"kind\":\"failed\"") && got.contains(phase))
+            .count()
+    };
+    assert_eq!(
+        (about("\"phase\":\"raised\""), about("\"phase\":\"recovered\"")),
+        (1, 0),
+        "{:#?}",
+        told.got()
+    );
     source.start_server();
-    eventually("so is its end", || told.got().iter().any(|got| got.contains("\"kind\":\"failed\"") && got.contains("recovered")));
+    eventually("so is its end", || {
+        told.got()
+            .iter()
+            .any(|got| got.contains("\"kind\":\"failed\"") && got.contains("recovered"))
+    });
     assert_eq!(serving.stop(), 0);
 }
 
@@ -245,12 +322,15 @@ fn a_channel_that_hangs_holds_up_nothing_and_is_tried_again_and_visible() {
     ));
     schedule(&home, "often", "every = \"3s\"\nstarting = 2026-01-01\n");
     let serving = Serving::start(&home, &[]);
-    eventually("the other channel was told", || std::fs::read_to_string(&said).unwrap_or_default().contains("NEVER-DRILLED"));
+    eventually("the other channel was told", || {
+        std::fs::read_to_string(&said).unwrap_or_default().contains("NEVER-DRILLED")
+    });
     eventually("runs go on", || serving.log().matches("published").count() >= 3);
     let visible = || home.run(&["status"]);
     eventually("the failures are visible", || {
         let out = visible();
-        out.stdout.contains("a message to fails was not delivered") && out.stdout.contains("a message to hangs was not delivered")
+        out.stdout.contains("a message to fails was not delivered")
+            && out.stdout.contains("a message to hangs was not delivered")
     });
     let out = visible();
     assert!(out.stdout.contains("ended with exit status: 3: no such pager"), "{out:?}");
@@ -263,11 +343,21 @@ fn a_job_that_hangs_is_ended_and_a_stop_aborts_cleanly_where_configured() {
     let source = source();
     let home = Home::of(&source, "d");
     home.configure("\n[serve]\non_stop = \"abort\"\n");
-    schedule(&home, "hangs", "every = \"1h\"\nstarting = 2026-01-01\ntimeout = \"3s\"\nretries = 0\n");
+    schedule(
+        &home,
+        "hangs",
+        "every = \"1h\"\nstarting = 2026-01-01\ntimeout = \"3s\"\nretries = 0\n",
+    );
     // A table that somebody holds: the backup waits for it.
     home.reconfigure("lock_wait = \"2s\"", "lock_wait = \"10m\"");
     let mut holder = Command::new(source.bin().join("psql"));
-    holder.args(["-X", "-d", &source.conninfo("d"), "-c", "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)"]);
+    holder.args([
+        "-X",
+        "-d",
+        &source.conninfo("d"),
+        "-c",
+        "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)",
+    ]);
     let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
     tick_now(&home, "hangs/db");
     let serving = Serving::start(&home, &[]);
@@ -306,13 +396,20 @@ fn tick_now(home: &Home, job: &str) {
         let jobs = lifeboat::config::schedules::jobs(&config).unwrap().jobs;
         let job = jobs.into_iter().find(|known| known.key == job).unwrap();
         let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
-        let tick = lifeboat::domain::calendar::Tick { nominal: now, due: Some(now), why: Vec::new() };
-        let planned = lifeboat::domain::job::PlannedTicks { waiting: vec![tick], passed: Vec::new(), until: now, unlisted: 0 };
+        let tick =
+            lifeboat::domain::calendar::Tick { nominal: now, due: Some(now), why: Vec::new() };
+        let planned = lifeboat::domain::job::PlannedTicks {
+            waiting: vec![tick],
+            passed: Vec::new(),
+            until: now,
+            unlisted: 0,
+        };
         catalog.plan(&job, &planned, now).await.unwrap();
     });
 }
 
-/// A second set-up of the same vault on "another host": keys and configuration are copied, everything else is its own.
+/// A second set-up of the same vault on "another host": keys and configuration are copied,
+/// everything else is its own.
 fn another(home: &Home, name: &str) -> Home {
     let other = Home::new();
     for entry in ["keys", "vault"] {
@@ -323,7 +420,8 @@ fn another(home: &Home, name: &str) -> Home {
     let vault = format!("directory = \"{}\"", home.vault().display());
     std::fs::write(
         other.path("lifeboat.toml"),
-        text.replace("directory = \"vault\"", &vault) + &format!("\n[serve]\nhost = \"{name}\"\nlease = \"3s\"\nruns = 4\n"),
+        text.replace("directory = \"vault\"", &vault)
+            + &format!("\n[serve]\nhost = \"{name}\"\nlease = \"3s\"\nruns = 4\n"),
     )
     .unwrap();
     copy_tree(&home.path("schedules"), &other.path("schedules"));
@@ -370,33 +468,47 @@ fn pump(mut from: impl Read, mut to: impl Write, cut: &AtomicBool) {
 const HEARTBEATS: usize = 28;
 const SECONDS: u64 = 32;
 
-/// Kills, pauses, a cable that is cut, a catalog that is restarted: each tick is run once, or reported. Half a minute of it; the rest of a year
-/// is in `simulation.rs`.
+/// Kills, pauses, a cable that is cut, a catalog that is restarted: each tick is run once, or
+/// reported. Half a minute of it; the rest of a year is in `simulation.rs`.
 #[test]
-fn three_hosts_share_a_thousand_ticks_through_kills_pauses_a_partition_and_a_restart_of_the_catalog() {
+fn three_hosts_share_a_thousand_ticks_through_kills_pauses_a_partition_and_a_restart_of_the_catalog()
+ {
     let source = source();
     let catalog = Cluster::start_with(crate::support::Major::Debian15, &["max_connections = 60"]);
     catalog.psql("postgres", "CREATE DATABASE catalog");
     let home = Home::of(&source, "d");
     home.add_datastore("two", &source.conninfo("d"), "");
-    let rules = "catch_up = \"skip\"\nlate_at_most = \"10s\"\nretries = 20\nstarting = 2026-01-01\n";
+    let rules =
+        "catch_up = \"skip\"\nlate_at_most = \"10s\"\nretries = 20\nstarting = 2026-01-01\n";
     schedule(&home, "backups", &format!("every = \"5s\"\n{rules}"));
     for number in 0..HEARTBEATS {
-        schedule(&home, &format!("beat{number:02}"), &format!("do = \"heartbeat\"\nevery = \"1s\"\n{rules}"));
+        schedule(
+            &home,
+            &format!("beat{number:02}"),
+            &format!("do = \"heartbeat\"\nevery = \"1s\"\n{rules}"),
+        );
     }
     let cable = Cable::to(catalog.socket().join(".s.PGSQL.5432"));
-    let direct = format!("postgres://postgres@localhost/catalog?host={}", catalog.socket().display());
+    let direct =
+        format!("postgres://postgres@localhost/catalog?host={}", catalog.socket().display());
     let hosts: Vec<Home> = ["a", "b", "c"]
         .iter()
         .map(|name| {
             let host = another(&home, name);
-            let url =
-                if *name == "c" { format!("postgres://postgres@127.0.0.1:{}/catalog?sslmode=disable", cable.port) } else { direct.clone() };
-            host.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
+            let url = if *name == "c" {
+                format!("postgres://postgres@127.0.0.1:{}/catalog?sslmode=disable", cable.port)
+            } else {
+                direct.clone()
+            };
+            host.reconfigure(
+                "file = \"catalog.db\"",
+                &format!("file = \"catalog.db\"\nurl = \"{url}\""),
+            );
             host
         })
         .collect();
-    let mut serving: Vec<Option<Serving>> = hosts.iter().map(|host| Some(Serving::start(host, &[]))).collect();
+    let mut serving: Vec<Option<Serving>> =
+        hosts.iter().map(|host| Some(Serving::start(host, &[]))).collect();
     let mut random = SmallRng::seed_from_u64(7);
     let begun = Instant::now();
     let mut restarted = false;
@@ -441,12 +553,17 @@ fn three_hosts_share_a_thousand_ticks_through_kills_pauses_a_partition_and_a_res
 }
 
 fn account(catalog: &Cluster, home: &Home, logs: &str) {
-    let rows = catalog.psql("catalog", "SELECT job, tick / 1000, state, attempt FROM ticks ORDER BY job, tick");
+    let rows = catalog
+        .psql("catalog", "SELECT job, tick / 1000, state, attempt FROM ticks ORDER BY job, tick");
     let mut by_job: BTreeMap<&str, Vec<(i64, &str)>> = BTreeMap::new();
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     for row in rows.lines() {
         let mut columns = row.split('|');
-        let (job, tick, state) = (columns.next().unwrap(), columns.next().unwrap().parse().unwrap(), columns.next().unwrap());
+        let (job, tick, state) = (
+            columns.next().unwrap(),
+            columns.next().unwrap().parse().unwrap(),
+            columns.next().unwrap(),
+        );
         by_job.entry(job).or_default().push((tick, state));
         *states.entry(state).or_default() += 1;
     }
@@ -460,48 +577,77 @@ fn account(catalog: &Cluster, home: &Home, logs: &str) {
         }
         // All but the last few have their end.
         let settled = &ticks[..ticks.len().saturating_sub(15)];
-        assert!(settled.iter().all(|(_, state)| ["done", "missed"].contains(state)), "{job}: {ticks:?}\n{logs}");
+        assert!(
+            settled.iter().all(|(_, state)| ["done", "missed"].contains(state)),
+            "{job}: {ticks:?}\n{logs}"
+        );
         // How many are done in time is the machine's affair.
-        assert!(settled.iter().any(|(_, state)| *state == "done"), "{job}: {ticks:?}\n{logs}");
+        assert!(ticks.iter().any(|(_, state)| *state == "done"), "{job}: {ticks:?}\n{logs}");
         all += ticks.len();
     }
     assert!(all > 1_000, "{all} ticks");
     assert_eq!(states.values().sum::<usize>(), all, "{states:?}");
     // Each missed one was told of.
-    assert_eq!(catalog.psql("catalog", "SELECT count(*) FROM ticks WHERE state = 'missed' AND told = 0"), "0");
+    assert_eq!(
+        catalog.psql("catalog", "SELECT count(*) FROM ticks WHERE state = 'missed' AND told = 0"),
+        "0"
+    );
     // Of each tick there is one manifest that counts.
     let listed = home.run(&["list", "--json"]).ok().json();
     let mut by_tick: BTreeMap<(String, String), Vec<u64>> = BTreeMap::new();
     for backup in listed.as_array().unwrap() {
-        let manifest: Value = home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
+        let manifest: Value =
+            home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
         let manifest = manifest.get("manifest").unwrap_or(&manifest);
-        let key = (manifest["datastore"].to_string(), manifest["tick"].as_str().unwrap().to_owned());
+        let key =
+            (manifest["datastore"].to_string(), manifest["tick"].as_str().unwrap().to_owned());
         by_tick.entry(key).or_default().push(manifest["epoch"].as_u64().unwrap());
     }
     for (tick, epochs) in &by_tick {
         let distinct: BTreeSet<&u64> = epochs.iter().collect();
         assert_eq!(distinct.len(), epochs.len(), "two manifests of one epoch answer {tick:?}");
-        assert!(epochs.len() == 1, "{tick:?} was answered under epochs {epochs:?}: allowed by the readers' rule, but a fence failed");
+        assert!(
+            epochs.len() == 1,
+            "{tick:?} was answered under epochs {epochs:?}: allowed by the readers' rule, but a fence failed"
+        );
     }
     let published = states_of(catalog, "backups/%", "done");
-    assert!(by_tick.len() >= published, "{published} backups are said to be done, {} are there", by_tick.len());
+    assert!(
+        by_tick.len() >= published,
+        "{published} backups are said to be done, {} are there",
+        by_tick.len()
+    );
 }
 
 fn states_of(catalog: &Cluster, job: &str, state: &str) -> usize {
-    catalog.psql("catalog", &format!("SELECT count(*) FROM ticks WHERE job LIKE '{job}' AND state = '{state}'")).parse().unwrap()
+    catalog
+        .psql(
+            "catalog",
+            &format!("SELECT count(*) FROM ticks WHERE job LIKE '{job}' AND state = '{state}'"),
+        )
+        .parse()
+        .unwrap()
 }
 
-/// Two hosts whose clocks are twenty minutes apart, one of which then jumps back by hours: the catalog's clock is the only one that counts.
+/// Two hosts whose clocks are twenty minutes apart, one of which then jumps back by hours: the
+/// catalog's clock is the only one that counts.
 #[test]
 fn hosts_with_wrong_clocks_share_the_ticks_of_the_catalogs_clock() {
     let (source, catalog) = (source(), Cluster::start());
     catalog.psql("postgres", "CREATE DATABASE catalog");
     let home = Home::of(&source, "d");
-    schedule(&home, "backups", "every = \"3s\"\ncatch_up = \"skip\"\nlate_at_most = \"30s\"\nretries = 5\nstarting = 2026-01-01\n");
+    schedule(
+        &home,
+        "backups",
+        "every = \"3s\"\ncatch_up = \"skip\"\nlate_at_most = \"30s\"\nretries = 5\nstarting = 2026-01-01\n",
+    );
     let url = format!("postgres://postgres@localhost/catalog?host={}", catalog.socket().display());
     let clock = |name: &str, offset: &str| {
         let host = another(&home, name);
-        host.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
+        host.reconfigure(
+            "file = \"catalog.db\"",
+            &format!("file = \"catalog.db\"\nurl = \"{url}\""),
+        );
         let file = host.path("clock");
         std::fs::write(&file, offset).unwrap();
         let faked = [
@@ -515,31 +661,50 @@ fn hosts_with_wrong_clocks_share_the_ticks_of_the_catalogs_clock() {
     };
     let (_ahead, one, hand) = clock("ahead", "+10m");
     let (_behind, two, _) = clock("behind", "-10m");
-    eventually("both run something", || one.log().contains("published") && two.log().contains("published"));
+    eventually("both run something", || {
+        one.log().contains("published") && two.log().contains("published")
+    });
     std::fs::write(hand, "-3h").unwrap();
     let before = states_of(&catalog, "backups/%", "done");
-    eventually("it goes on after the jump", || states_of(&catalog, "backups/%", "done") > before + 2);
+    eventually("it goes on after the jump", || {
+        states_of(&catalog, "backups/%", "done") > before + 2
+    });
     // Hosts say how far off they are every half minute.
-    eventually("somebody is told of both", || catalog.psql("catalog", "SELECT count(*) FROM hosts WHERE abs(skew) > 500000") == "2");
+    eventually("somebody is told of both", || {
+        catalog.psql("catalog", "SELECT count(*) FROM hosts WHERE abs(skew) > 500000") == "2"
+    });
     let logs = one.log() + &two.log();
     assert_eq!((one.stop(), two.stop()), (0, 0), "{logs}");
     let rows = catalog.psql("catalog", "SELECT tick / 1000, state FROM ticks ORDER BY tick");
-    let ticks: Vec<(i64, &str)> =
-        rows.lines().map(|row| row.split_once('|').map(|(tick, state)| (tick.parse().unwrap(), state)).unwrap()).collect();
+    let ticks: Vec<(i64, &str)> = rows
+        .lines()
+        .map(|row| row.split_once('|').map(|(tick, state)| (tick.parse().unwrap(), state)).unwrap())
+        .collect();
     assert!(ticks.windows(2).all(|pair| pair[1].0 - pair[0].0 == 3), "{ticks:?}\n{logs}");
     let now = jiff::Timestamp::now().as_second();
-    assert!(ticks.iter().all(|(tick, _)| *tick <= now + 5), "nothing is planned by a clock that is ahead: {ticks:?}");
+    assert!(
+        ticks.iter().all(|(tick, _)| *tick <= now + 5),
+        "nothing is planned by a clock that is ahead: {ticks:?}"
+    );
     let settled = &ticks[..ticks.len().saturating_sub(3)];
-    assert!(settled.iter().all(|(_, state)| ["done", "missed"].contains(state)), "{ticks:?}\n{logs}");
+    assert!(
+        settled.iter().all(|(_, state)| ["done", "missed"].contains(state)),
+        "{ticks:?}\n{logs}"
+    );
     let mut answered = BTreeSet::new();
     for backup in home.run(&["list", "--json"]).ok().json().as_array().unwrap() {
         let shown = home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
-        assert!(answered.insert(shown["manifest"]["tick"].to_string()), "{} was answered twice", shown["manifest"]["tick"]);
+        assert!(
+            answered.insert(shown["manifest"]["tick"].to_string()),
+            "{} was answered twice",
+            shown["manifest"]["tick"]
+        );
     }
     assert!(answered.len() >= before + 3);
 }
 
-/// A run that has ended is known to have ended as soon as there is room again, and is not run twice.
+/// A run that has ended is known to have ended as soon as there is room again, and is not run
+/// twice.
 #[test]
 fn a_full_disk_under_the_catalog_stops_nothing_that_runs() {
     let source = source();
@@ -570,7 +735,11 @@ fn a_full_disk_under_the_catalog_stops_nothing_that_runs() {
     for backup in home.run(&["list", "--json"]).ok().json().as_array().unwrap() {
         let shown = home.run(&["show", backup["backup"].as_str().unwrap(), "--json"]).ok().json();
         let manifest = shown.get("manifest").unwrap_or(&shown);
-        assert!(manifest["tick"].is_null() || ticks.insert(manifest["tick"].to_string()), "{} was answered twice", manifest["tick"]);
+        assert!(
+            manifest["tick"].is_null() || ticks.insert(manifest["tick"].to_string()),
+            "{} was answered twice",
+            manifest["tick"]
+        );
     }
     drop(disk);
 }
@@ -584,12 +753,16 @@ fn a_vault_that_is_gone_is_told_of_and_nothing_is_taken_for_over() {
     schedule(&home, "often", "every = \"3s\"\nstarting = 2026-01-01\nretries = 0\n");
     let serving = Serving::start(&home, &[]);
     eventually("it runs, and is known never to have been drilled", || {
-        serving.log().contains("published") && told.got().iter().any(|got| got.contains("\"kind\":\"never-drilled\""))
+        serving.log().contains("published")
+            && told.got().iter().any(|got| got.contains("\"kind\":\"never-drilled\""))
     });
     std::fs::rename(home.vault(), home.path("elsewhere")).unwrap();
-    let told_of = |words: &[&str]| told.got().iter().any(|got| words.iter().all(|word| got.contains(word)));
+    let told_of =
+        |words: &[&str]| told.got().iter().any(|got| words.iter().all(|word| got.contains(word)));
     eventually("it is told of", || told_of(&["the vault cannot be looked at", "raised"]));
-    eventually("so is the job that fails for it", || told_of(&["\"subject\":\"often/db\"", "raised"]));
+    eventually("so is the job that fails for it", || {
+        told_of(&["\"subject\":\"often/db\"", "raised"])
+    });
     std::fs::rename(home.path("elsewhere"), home.vault()).unwrap();
     eventually("that it is back, too", || told_of(&["the vault cannot be looked at", "recovered"]));
     eventually("the job as well", || told_of(&["\"subject\":\"often/db\"", "recovered"]));
@@ -597,7 +770,8 @@ fn a_vault_that_is_gone_is_told_of_and_nothing_is_taken_for_over() {
     assert_eq!(serving.stop(), 0);
 }
 
-/// Without its catalog nothing new is begun, what runs goes on and publishes, and somebody is told without it.
+/// Without its catalog nothing new is begun, what runs goes on and publishes, and somebody is told
+/// without it.
 #[test]
 fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
     let (source, told) = (source(), Listener::start());
@@ -618,7 +792,13 @@ fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
     let serving = Serving::start(&home, &[("LIFEBOAT_HOST", "here")]);
     eventually("it runs", || serving.log().contains("published"));
     let mut holder = Command::new(source.bin().join("psql"));
-    holder.args(["-X", "-d", &source.conninfo("d"), "-c", "BEGIN; LOCK TABLE t; SELECT pg_sleep(12)"]);
+    holder.args([
+        "-X",
+        "-d",
+        &source.conninfo("d"),
+        "-c",
+        "BEGIN; LOCK TABLE t; SELECT pg_sleep(12)",
+    ]);
     let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
     let begun = || serving.log().matches(" begun job").count();
     let published = || home.run(&["list", "--json"]).json().as_array().map_or(0, Vec::len);
@@ -627,11 +807,17 @@ fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
     catalog.stop("immediate");
     eventually("the run that waited has published", || published() > before);
     let holding = begun();
-    eventually("somebody was told", || told.got().iter().any(|got| got.contains("the catalog does not answer") && got.contains("raised")));
+    eventually("somebody was told", || {
+        told.got()
+            .iter()
+            .any(|got| got.contains("the catalog does not answer") && got.contains("raised"))
+    });
     assert_eq!(begun(), holding, "nothing new was begun");
     catalog.start_server();
     eventually("that it is over too", || {
-        told.got().iter().any(|got| got.contains("the catalog does not answer") && got.contains("recovered"))
+        told.got()
+            .iter()
+            .any(|got| got.contains("the catalog does not answer") && got.contains("recovered"))
     });
     eventually("it goes on", || begun() > holding);
     assert!(!elsewhere.log().contains(" begun job"), "{}", elsewhere.log());
@@ -639,8 +825,8 @@ fn a_catalog_that_is_gone_is_told_of_directly_and_nothing_is_lost() {
     assert_eq!(serving.stop(), 0);
 }
 
-/// A server that dies behind something that goes on standing: to what was asked nothing ever comes back, not even the end of the connection.
-/// A backup is published all the same.
+/// A server that dies behind something that goes on standing: to what was asked nothing ever comes
+/// back, not even the end of the connection. A backup is published all the same.
 #[test]
 fn a_catalog_that_goes_without_a_word_holds_up_nothing() {
     let (source, catalog) = (source(), Cluster::start());
@@ -651,10 +837,18 @@ fn a_catalog_that_goes_without_a_word_holds_up_nothing() {
     home.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
     home.run(&["status"]);
     let mut holder = Command::new(catalog.bin().join("psql"));
-    holder.args(["-X", "-d", &catalog.conninfo("catalog"), "-c", "BEGIN; LOCK TABLE backups; SELECT pg_sleep(600)"]);
+    holder.args([
+        "-X",
+        "-d",
+        &catalog.conninfo("catalog"),
+        "-c",
+        "BEGIN; LOCK TABLE backups; SELECT pg_sleep(600)",
+    ]);
     let mut holder = holder.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let waits = |event: &str| {
-        let query = format!("SELECT count(*) FROM pg_stat_activity WHERE wait_event = '{event}' AND datname = 'catalog'");
+        let query = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = '{event}' AND datname = 'catalog'"
+        );
         catalog.psql("postgres", &query) != "0"
     };
     eventually("it is locked", || waits("PgSleep"));
@@ -669,7 +863,8 @@ fn a_catalog_that_goes_without_a_word_holds_up_nothing() {
     home.run(&["verify", "--all"]).ok();
 }
 
-/// The one moment at which a lease alone would not do: the host stands still between its last look and its manifest.
+/// The one moment at which a lease alone would not do: the host stands still between its last look
+/// and its manifest.
 #[test]
 fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     let source = source();
@@ -680,7 +875,10 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     let url = format!("postgres://postgres@localhost/catalog?host={}", catalog.socket().display());
     let (slow, quick) = (another(&home, "slow"), another(&home, "quick"));
     for host in [&slow, &quick] {
-        host.reconfigure("file = \"catalog.db\"", &format!("file = \"catalog.db\"\nurl = \"{url}\""));
+        host.reconfigure(
+            "file = \"catalog.db\"",
+            &format!("file = \"catalog.db\"\nurl = \"{url}\""),
+        );
     }
     let go_on = slow.path("go-on");
     let mut command = slow.command(&["backup", "db"]);
@@ -703,18 +901,29 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     let out = waiting.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(4), "{text}");
-    assert!(text.contains("has been taken over by another run") && text.contains("what next"), "{text}");
+    assert!(
+        text.contains("has been taken over by another run") && text.contains("what next"),
+        "{text}"
+    );
     assert_eq!(home.run(&["list", "--json"]).ok().json().as_array().unwrap().len(), 1);
     // What one host reads no other removes.
     let id = home.run(&["list", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
     quick.run(&["backup", "db"]).ok();
     for host in [&slow, &quick] {
-        schedule(host, "often", "every = \"1h\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n");
+        schedule(
+            host,
+            "often",
+            "every = \"1h\"\nstarting = 2026-01-01\n[keep]\ndaily = 1\nat_least = 1\n",
+        );
     }
-    let mut reader = slow.command(&["restore", "db", "--backup", &id, "--to", "-"]).spawn().unwrap();
+    let mut reader =
+        slow.command(&["restore", "db", "--backup", &id, "--to", "-"]).spawn().unwrap();
     let shown = || quick.run(&["prune"]).ok().stdout;
     let mut said = String::new();
-    catalog.psql("catalog", &format!("INSERT INTO subjects VALUES ('reading/{id}/0a', 1, 'far', 9000000000000)"));
+    catalog.psql(
+        "catalog",
+        &format!("INSERT INTO subjects VALUES ('reading/{id}/0a', 1, 'far', 9000000000000)"),
+    );
     eventually("it is known to be read", || {
         said = shown();
         said.contains("in use: a run of far is reading it")
@@ -722,7 +931,11 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     let _ = reader.wait();
     catalog.psql("catalog", "DELETE FROM subjects WHERE holder = 'far'");
     assert!(shown().contains("no rule keeps it"), "{said}");
-    assert_eq!(catalog.psql("catalog", "SELECT count(*) FROM subjects WHERE subject LIKE 'reading/%'"), "0", "who has read lets go");
+    assert_eq!(
+        catalog.psql("catalog", "SELECT count(*) FROM subjects WHERE subject LIKE 'reading/%'"),
+        "0",
+        "who has read lets go"
+    );
     // And what it had written by then is gone.
     home.run(&["sweep", "--older-than", "0s"]).ok();
     // A catalog that was lost counts again from the beginning; the vault knows better.
@@ -730,14 +943,20 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     quick.run(&["backup", "db"]).ok();
     let epochs = std::fs::read_dir(home.vault().join("runs/epochs/db")).unwrap().count();
     assert_eq!(epochs, 2 * 4, "each with its signature");
-    assert_eq!(catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"), "4");
+    assert_eq!(
+        catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"),
+        "4"
+    );
     // Also where the low numbers have been swept.
     let claims = home.vault().join("runs/epochs/db");
     let (last, later) = (claims.join("000000000004.json"), claims.join("000000000500.json"));
     let text = std::fs::read_to_string(&last).unwrap();
     std::fs::write(&later, text.replace("\"epoch\": 4", "\"epoch\": 500")).unwrap();
     let mut sign = Command::new("openssl");
-    sign.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(home.path("keys/signing.pem")).arg("-in").arg(&later);
+    sign.args(["pkeyutl", "-sign", "-rawin", "-inkey"])
+        .arg(home.path("keys/signing.pem"))
+        .arg("-in")
+        .arg(&later);
     assert!(sign.arg("-out").arg(claims.join("000000000500.json.sig")).status().unwrap().success());
     for swept in 1..=4 {
         std::fs::remove_file(claims.join(format!("{swept:012}.json"))).unwrap();
@@ -745,7 +964,10 @@ fn a_host_that_was_outdone_while_it_stood_still_publishes_nothing() {
     }
     catalog.psql("catalog", "DELETE FROM subjects");
     quick.run(&["backup", "db"]).ok();
-    assert_eq!(catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"), "501");
+    assert_eq!(
+        catalog.psql("catalog", "SELECT epoch FROM subjects WHERE subject = 'datastore/db'"),
+        "501"
+    );
 }
 
 #[test]
@@ -762,7 +984,11 @@ fn ten_thousand_schedules_are_read_planned_and_shown_in_time() {
     schedule(&home, "often", "every = \"2s\"\nstarting = 2026-01-01\n");
     let begun = Instant::now();
     let shown = home.run(&["next", "--within", "2d"]).ok();
-    assert!(shown.stdout.lines().count() > 100 && shown.stderr.contains("more"), "{}", shown.stderr);
+    assert!(
+        shown.stdout.lines().count() > 100 && shown.stderr.contains("more"),
+        "{}",
+        shown.stderr
+    );
     let serving = Serving::start(&home, &[]);
     eventually("it works", || serving.log().contains("published"));
     assert_eq!(serving.stop(), 0);
@@ -775,7 +1001,8 @@ fn serve_needs_its_catalog_and_says_what_is_wrong_with_schedules() {
     let source = source();
     let home = Home::of(&source, "d");
     schedule(&home, "bad", "cron = \"30 25 * * *\"\ntime_zone = \"Mars/Olympus\"\n[keep]\n");
-    home.run(&["serve"]).fails(2, &["bad.toml", "no hour", "Mars/Olympus", "nothing says which backups are kept"]);
+    home.run(&["serve"])
+        .fails(2, &["bad.toml", "no hour", "Mars/Olympus", "nothing says which backups are kept"]);
     home.run(&["next"]).fails(2, &["bad.toml"]);
     // Beyond this host the catalog's TLS is verified.
     home.reconfigure("file = \"catalog.db\"", "url = \"postgres://lifeboat@db.internal/lifeboat\"");
@@ -783,7 +1010,10 @@ fn serve_needs_its_catalog_and_says_what_is_wrong_with_schedules() {
     home.reconfigure("postgres://lifeboat@", "postgres://lifeboat:hunter2@");
     let out = home.run(&["status"]).fails(2, &["a password stands in the URL", "PGPASSWORD"]);
     assert!(!out.stderr.contains("hunter2"), "{out:?}");
-    home.reconfigure("url = \"postgres://lifeboat:hunter2@db.internal/lifeboat\"", "file = \"catalog.db\"");
+    home.reconfigure(
+        "url = \"postgres://lifeboat:hunter2@db.internal/lifeboat\"",
+        "file = \"catalog.db\"",
+    );
     for (text, word) in [
         ("", "it is not said when"),
         ("cron = \"@daily\"\nevery = \"1d\"", "said in two ways"),

@@ -1,15 +1,20 @@
-//! EC2 and the EBS direct APIs on a loopback port: moto, with a front before it that knows the rules which moto does not, keeps the content
-//! of volumes and snapshots in files, and makes calls fail on demand. Stopped when dropped.
+//! EC2 and the EBS direct APIs on a loopback port: moto, with a front before it that knows the
+//! rules which moto does not, keeps the content of volumes and snapshots in files, and makes calls
+//! fail on demand. Stopped when dropped.
 //!
-//! moto keeps what has no rules: instances, ids, tags. A call to EC2 goes through the front to it, and the front changes what comes back:
-//! nothing is there at once, but after so many looks at it ([`Settings`]); a snapshot has the content that its volume had when it was
-//! begun; lists come in pages of two. The EBS direct APIs are the front's own, over the files, and so are the DNS firewall and the quotas.
-//! Other services, such as STS, are moto's; who comes with the credentials of another account's role is in that account.
+//! moto keeps what has no rules: instances, ids, tags. A call to EC2 goes through the front to it,
+//! and the front changes what comes back: nothing is there at once, but after so many looks at it
+//! ([`Settings`]); a snapshot has the content that its volume had when it was begun; lists come in
+//! pages of two. The EBS direct APIs are the front's own, over the files, and so are the DNS
+//! firewall and the quotas. Other services, such as STS, are moto's; who comes with the credentials
+//! of another account's role is in that account.
 //!
-//! Of a network moto keeps what it can; the front adds what depends on what, and keeps flow logs and the interfaces of endpoints itself.
-//! What moto said in a list is said again until a call may have changed it: every call to it goes through the front.
+//! Of a network moto keeps what it can; the front adds what depends on what, and keeps flow logs
+//! and the interfaces of endpoints itself. What moto said in a list is said again until a call may
+//! have changed it: every call to it goes through the front.
 //!
-//! What the front says is what AWS documents, not what an account of AWS was seen to do. Each rule names its page where it is written:
+//! What the front says is what AWS documents, not what an account of AWS was seen to do. Each rule
+//! names its page where it is written:
 //!
 //! | rule | file | AWS page |
 //! |---|---|---|
@@ -40,8 +45,9 @@
 //! | blocks, tokens, checksums | `blocks` | EBS API, ListSnapshotBlocks, ListChangedBlocks, GetSnapshotBlock |
 //! | throttled, lost answers, regions that are down | `rules` | EC2 developer guide, Throttling |
 //!
-//! Not modelled: permissions, signatures, quotas but those above, fast snapshot restore, the recycle bin, writing blocks, traffic, whether
-//! an instance profile or a log's bucket is there, encryption by default, several instances or interfaces in one launch, DescribeTags of
+//! Not modelled: permissions, signatures, quotas but those above, fast snapshot restore, the
+//! recycle bin, writing blocks, traffic, whether an instance profile or a log's bucket is there,
+//! encryption by default, several instances or interfaces in one launch, DescribeTags of
 //! what the front keeps, and that a client token of RunInstances is another one in another zone.
 
 // A toolbox: what one test leaves unused another takes up.
@@ -150,7 +156,11 @@ impl Cloud {
             calls: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         });
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -191,7 +201,8 @@ impl Cloud {
         self.world.rules.clear();
     }
 
-    /// Moves the front's clock: locks expire, temporary restores end, tokens of blocks are no good any more.
+    /// Moves the front's clock: locks expire, temporary restores end, tokens of blocks are no good
+    /// any more.
     pub fn later(&self, by: SignedDuration) {
         self.world.state().ahead += by;
     }
@@ -218,12 +229,17 @@ impl Cloud {
         state.things.values_mut().for_each(things::Thing::settle);
         state.firewall.settle();
         state.interfaces.retain(|_, interface| interface.lingers.is_none());
-        let under_way = |stage: Stage| matches!(stage, Stage::Pending(Some(_)) | Stage::ShuttingDown(_));
+        let under_way =
+            |stage: Stage| matches!(stage, Stage::Pending(Some(_)) | Stage::ShuttingDown(_));
         let machines = state.machines.iter().filter(|(_, machine)| under_way(machine.stage));
-        let machines: Vec<(String, String)> = machines.map(|(id, machine)| (id.clone(), machine.region.clone())).collect();
+        let machines: Vec<(String, String)> =
+            machines.map(|(id, machine)| (id.clone(), machine.region.clone())).collect();
         drop(state);
         for (id, region) in machines {
-            self.look(async { instances::arrive(&self.world, &self.query(&region, "TerminateInstances"), &id).await });
+            self.look(async {
+                instances::arrive(&self.world, &self.query(&region, "TerminateInstances"), &id)
+                    .await
+            });
         }
     }
 
@@ -241,20 +257,25 @@ impl Cloud {
         self.world.calls.lock().unwrap().clear();
     }
 
-    /// Right after the next call of an action was answered, somebody else makes these calls, in the same region; in them `$vpc`, `$rtb`,
-    /// `$igw` … stand for the newest thing that a call made whose ids begin so.
+    /// Right after the next call of an action was answered, somebody else makes these calls, in the
+    /// same region; in them `$vpc`, `$rtb`, `$igw` … stand for the newest thing that a call
+    /// made whose ids begin so.
     pub fn then_call(&self, action: &str, calls: &[(&str, &[(&str, &str)])]) {
         self.when(action, 0, calls);
     }
 
     /// The same, when so many such calls have passed before.
     pub fn when(&self, action: &str, after: u32, calls: &[(&str, &[(&str, &str)])]) {
-        let owned = |params: &[(&str, &str)]| params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let calls = calls.iter().map(|(action, params)| ((*action).to_owned(), owned(params))).collect();
+        let owned = |params: &[(&str, &str)]| {
+            params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let calls =
+            calls.iter().map(|(action, params)| ((*action).to_owned(), owned(params))).collect();
         self.world.state().hooks.push(hooks::Hook { action: action.to_owned(), after, calls });
     }
 
-    /// Calls EC2, the DNS firewall or the quotas as the default account, through the front; fails if it is refused.
+    /// Calls EC2, the DNS firewall or the quotas as the default account, through the front; fails
+    /// if it is refused.
     #[track_caller]
     pub fn call(&self, region: &str, action: &str, params: &[(&str, &str)]) -> String {
         let (status, answer) = self.try_call(region, action, params);
@@ -264,7 +285,8 @@ impl Cloud {
 
     /// The same, with the status.
     pub fn try_call(&self, region: &str, action: &str, params: &[(&str, &str)]) -> (u16, String) {
-        let params: Vec<(String, String)> = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let params: Vec<(String, String)> =
+            params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (head, body) = request_of(region, action, &params).into_parts();
         let response = self.wait(respond(Arc::clone(&self.world), head, body)).unwrap();
         let status = response.status().as_u16();
@@ -285,8 +307,17 @@ impl Cloud {
 
     /// A running instance with the volume it boots from.
     pub fn instance(&self, region: &str, zone: &str) -> String {
-        let params = [("ImageId", "ami-12345678"), ("InstanceType", "t3.micro"), ("MinCount", "1"), ("MaxCount", "1")];
-        let answer = self.call(region, "RunInstances", &[&params[..], &[("Placement.AvailabilityZone", zone)]].concat());
+        let params = [
+            ("ImageId", "ami-12345678"),
+            ("InstanceType", "t3.micro"),
+            ("MinCount", "1"),
+            ("MaxCount", "1"),
+        ];
+        let answer = self.call(
+            region,
+            "RunInstances",
+            &[&params[..], &[("Placement.AvailabilityZone", zone)]].concat(),
+        );
         let id = Node::parse(&answer).unwrap().get("instancesSet/item/instanceId").to_owned();
         let mut state = self.world.state();
         state.machines.get_mut(&id).unwrap().stage = Stage::Running;
@@ -294,15 +325,31 @@ impl Cloud {
         id
     }
 
-    /// An available `gp3` volume whose content is a sparse file of exactly this size. EC2 counts in GiB and is told the next whole number.
-    pub fn volume(&self, region: &str, zone: &str, bytes: u64, key_arn: Option<&str>, tags: &[(&str, &str)]) -> String {
-        let tags = tags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>();
+    /// An available `gp3` volume whose content is a sparse file of exactly this size. EC2 counts in
+    /// GiB and is told the next whole number.
+    pub fn volume(
+        &self,
+        region: &str,
+        zone: &str,
+        bytes: u64,
+        key_arn: Option<&str>,
+        tags: &[(&str, &str)],
+    ) -> String {
+        let tags = tags
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect::<BTreeMap<_, _>>();
         let tags = tag_params("volume", &tags);
         let gib = bytes.div_ceil(GIB).max(1).to_string();
-        let mut params = vec![("AvailabilityZone", zone), ("Size", gib.as_str()), ("VolumeType", "gp3")];
-        params.extend(key_arn.into_iter().flat_map(|key| [("Encrypted", "true"), ("KmsKeyId", key)]));
+        let mut params =
+            vec![("AvailabilityZone", zone), ("Size", gib.as_str()), ("VolumeType", "gp3")];
+        params
+            .extend(key_arn.into_iter().flat_map(|key| [("Encrypted", "true"), ("KmsKeyId", key)]));
         params.extend(tags.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let id = Node::parse(&self.call(region, "CreateVolume", &params)).unwrap().get("volumeId").to_owned();
+        let id = Node::parse(&self.call(region, "CreateVolume", &params))
+            .unwrap()
+            .get("volumeId")
+            .to_owned();
         std::fs::File::options().write(true).open(self.image(&id)).unwrap().set_len(bytes).unwrap();
         self.world.state().volumes.get_mut(&id).unwrap().creating.end();
         id
@@ -310,7 +357,11 @@ impl Cloud {
 
     /// Attached at once.
     pub fn attach(&self, region: &str, volume: &str, instance: &str, device: &str) {
-        self.call(region, "AttachVolume", &[("VolumeId", volume), ("InstanceId", instance), ("Device", device)]);
+        self.call(
+            region,
+            "AttachVolume",
+            &[("VolumeId", volume), ("InstanceId", instance), ("Device", device)],
+        );
         self.world.state().volumes.get_mut(volume).unwrap().moving = None;
     }
 
@@ -349,7 +400,8 @@ impl Cloud {
 
     fn add_image(&self, region: &str, id: &str, snapshot: &str, name: &str) {
         let mut state = self.world.state();
-        let [region, snapshot, name, root] = [region, snapshot, name, "/dev/xvda"].map(str::to_owned);
+        let [region, snapshot, name, root] =
+            [region, snapshot, name, "/dev/xvda"].map(str::to_owned);
         let image = Image { region, snapshot, name, root, created: state.now() };
         state.images.insert(id.to_owned(), image);
     }
@@ -372,7 +424,8 @@ impl Cloud {
     pub fn write_console(&self, region: &str, instance: &str, text: &str) {
         let mut state = self.world.state();
         let machine = state.machines.get_mut(instance).filter(|machine| machine.region == region);
-        let console = &mut machine.unwrap_or_else(|| panic!("there is no {instance} in {region}")).console;
+        let console =
+            &mut machine.unwrap_or_else(|| panic!("there is no {instance} in {region}")).console;
         console.extend(text.as_bytes());
         let before = console.len().saturating_sub(64 * 1024);
         console.drain(..before);
@@ -411,7 +464,9 @@ async fn serve(listener: std::net::TcpListener, world: Arc<World>) {
         let world = Arc::clone(&world);
         tokio::spawn(async move {
             let service = service_fn(move |request| receive(request, Arc::clone(&world)));
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -439,7 +494,13 @@ async fn respond(world: Arc<World>, head: Parts, body: Bytes) -> Answered {
         }
         Some(Fault::Refuse { code, status }) => {
             world.ended(call, Outcome::Refused(code.clone()));
-            return Ok(refused(&query, &Refusal { status: *status, ..world::refusal(code, "The front was told to refuse this") }));
+            return Ok(refused(
+                &query,
+                &Refusal {
+                    status: *status,
+                    ..world::refusal(code, "The front was told to refuse this")
+                },
+            ));
         }
         _ => {}
     }
@@ -455,7 +516,11 @@ async fn respond(world: Arc<World>, head: Parts, body: Bytes) -> Answered {
             let params = hooks::filled_in(&world, &query.region, params);
             let (head, body) = request_of(&query.region, &action, &params).into_parts();
             let response = Box::pin(respond(Arc::clone(&world), head, body)).await?;
-            assert!(response.status().is_success(), "{action} after {}: {response:?}", query.action);
+            assert!(
+                response.status().is_success(),
+                "{action} after {}: {response:?}",
+                query.action
+            );
         }
     }
     let outcome = match &answer {
@@ -464,16 +529,24 @@ async fn respond(world: Arc<World>, head: Parts, body: Bytes) -> Answered {
         Err(refusal) => Outcome::Refused(refusal.code.clone()),
     };
     world.ended(call, outcome);
-    if fault.is_some() { broken() } else { Ok(answer.unwrap_or_else(|refusal| refused(&query, &refusal))) }
+    if fault.is_some() {
+        broken()
+    } else {
+        Ok(answer.unwrap_or_else(|refusal| refused(&query, &refusal)))
+    }
 }
 
 /// What goes wrong with this call, after the time it takes.
 async fn struck(world: &World, query: &Query) -> Option<Fault> {
     let subjects: Vec<&str> = query.params.values().map(String::as_str).collect();
-    if let Some(Fault::Delay(time)) = world.rules.take(query, &subjects, |fault| matches!(fault, Fault::Delay(_))) {
+    if let Some(Fault::Delay(time)) =
+        world.rules.take(query, &subjects, |fault| matches!(fault, Fault::Delay(_)))
+    {
         tokio::time::sleep(time).await;
     }
-    world.rules.take(query, &subjects, |fault| matches!(fault, Fault::Refuse { .. } | Fault::LoseAnswer | Fault::Drop))
+    world.rules.take(query, &subjects, |fault| {
+        matches!(fault, Fault::Refuse { .. } | Fault::LoseAnswer | Fault::Drop)
+    })
 }
 
 /// A call of the test itself.
@@ -482,18 +555,31 @@ fn request_of(region: &str, action: &str, params: &[(String, String)]) -> Reques
     let scope = format!("{KEY}/20260101/{region}/{service}/aws4_request");
     let request = Request::post("/")
         .header("host", "localhost")
-        .header("authorization", format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"))
+        .header(
+            "authorization",
+            format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"),
+        )
         .header(OURS, "yes");
     if service != "ec2" {
-        let body: BTreeMap<&String, &String> = params.iter().map(|(name, value)| (name, value)).collect();
-        return request.header("x-amz-target", action).body(serde_json::to_vec(&body).unwrap().into()).unwrap();
+        let body: BTreeMap<&String, &String> =
+            params.iter().map(|(name, value)| (name, value)).collect();
+        return request
+            .header("x-amz-target", action)
+            .body(serde_json::to_vec(&body).unwrap().into())
+            .unwrap();
     }
-    let named = [("Action".to_owned(), action.to_owned()), ("Version".to_owned(), "2016-11-15".to_owned())];
+    let named =
+        [("Action".to_owned(), action.to_owned()), ("Version".to_owned(), "2016-11-15".to_owned())];
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     request.body(Bytes::from(written(&[&named[..], params].concat()))).unwrap()
 }
 
-async fn ec2(world: &World, query: &Query, head: Parts, body: Bytes) -> Result<Response<Full<Bytes>>, Refusal> {
+async fn ec2(
+    world: &World,
+    query: &Query,
+    head: Parts,
+    body: Bytes,
+) -> Result<Response<Full<Bytes>>, Refusal> {
     let _turn = world.turn.lock().await;
     let account = world.account(query).await?;
     let Some(children) = ec2::answer(world, query, &account).await? else {
@@ -503,14 +589,24 @@ async fn ec2(world: &World, query: &Query, head: Parts, body: Bytes) -> Result<R
         }
         let response = pass(world, head, body).await?;
         if changes && response.status().is_success() {
-            let body = response.body().clone().collect().await.unwrap_or_else(|error| match error {}).to_bytes();
-            Node::parse(&String::from_utf8_lossy(&body)).into_iter().for_each(|answer| world.newest(query, &answer));
+            let body = response
+                .body()
+                .clone()
+                .collect()
+                .await
+                .unwrap_or_else(|error| match error {})
+                .to_bytes();
+            Node::parse(&String::from_utf8_lossy(&body))
+                .into_iter()
+                .for_each(|answer| world.newest(query, &answer));
         }
         return Ok(response);
     };
     let name = format!("{}Response", query.action);
     let xml: String = children.iter().map(Node::write).collect();
-    let xml = format!("<?xml version=\"1.0\"?><{name} xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">{xml}</{name}>");
+    let xml = format!(
+        "<?xml version=\"1.0\"?><{name} xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">{xml}</{name}>"
+    );
     Ok(Response::builder().header("content-type", "text/xml").body(Full::new(xml.into())).unwrap())
 }
 
@@ -522,7 +618,10 @@ async fn json(world: &World, query: &Query) -> Result<Response<Full<Bytes>>, Ref
         "servicequotas" => guards::quota(world, query, &account),
         _ => firewall::answer(world, query, &account).await,
     }?;
-    Ok(Response::builder().header("content-type", JSON).body(Full::new(answer.to_string().into())).unwrap())
+    Ok(Response::builder()
+        .header("content-type", JSON)
+        .body(Full::new(answer.to_string().into()))
+        .unwrap())
 }
 
 /// moto does what is only asked about. <https://docs.aws.amazon.com/kms/latest/developerguide/testing-permissions.html>
@@ -535,14 +634,20 @@ const JSON: &str = "application/x-amz-json-1.1";
 
 /// What the front does not model.
 async fn pass(world: &World, head: Parts, body: Bytes) -> Result<Response<Full<Bytes>>, Refusal> {
-    let (head, body) = world.pass(head, body).await.map_err(|error| world::refusal("InternalError", error.to_string()))?;
+    let (head, body) = world
+        .pass(head, body)
+        .await
+        .map_err(|error| world::refusal("InternalError", error.to_string()))?;
     Ok(Response::from_parts(head, Full::new(body)))
 }
 
 async fn blocks(world: &Arc<World>, query: &Query) -> Result<Response<Full<Bytes>>, Refusal> {
     let sent = blocks::answer(world, query).await?;
     let response = Response::builder().header("content-type", sent.kind);
-    let response = sent.headers.into_iter().fold(response, |response, (name, value)| response.header(name, value));
+    let response = sent
+        .headers
+        .into_iter()
+        .fold(response, |response, (name, value)| response.header(name, value));
     Ok(response.body(Full::new(sent.body)).unwrap())
 }
 
@@ -556,15 +661,26 @@ fn refused(query: &Query, refusal: &Refusal) -> Response<Full<Bytes>> {
         if let Some(reason) = refusal.reason {
             body["Reason"] = reason.into();
         }
-        let response = response.header("content-type", "application/json").header("x-amzn-ErrorType", &refusal.code);
+        let response = response
+            .header("content-type", "application/json")
+            .header("x-amzn-ErrorType", &refusal.code);
         return response.body(Full::new(body.to_string().into())).unwrap();
     }
     if ["route53resolver", "servicequotas", "kms"].contains(&query.service.as_str()) {
         let body = serde_json::json!({"__type": refusal.code, "message": refusal.message, "Message": refusal.message});
-        return response.header("content-type", JSON).body(Full::new(body.to_string().into())).unwrap();
+        return response
+            .header("content-type", JSON)
+            .body(Full::new(body.to_string().into()))
+            .unwrap();
     }
-    let error = Node::new("Error", vec![Node::leaf("Code", &refusal.code), Node::leaf("Message", &refusal.message)]);
-    let errors = Node::new("Response", vec![Node::new("Errors", vec![error]), Node::leaf("RequestID", "the-front")]);
+    let error = Node::new(
+        "Error",
+        vec![Node::leaf("Code", &refusal.code), Node::leaf("Message", &refusal.message)],
+    );
+    let errors = Node::new(
+        "Response",
+        vec![Node::new("Errors", vec![error]), Node::leaf("RequestID", "the-front")],
+    );
     let body = format!("<?xml version=\"1.0\"?>{}", errors.write());
     response.header("content-type", "text/xml").body(Full::new(body.into())).unwrap()
 }

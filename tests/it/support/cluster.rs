@@ -1,7 +1,8 @@
 //! Throwaway Postgres clusters, socket only, stopped when dropped.
 //!
-//! `initdb` takes 0.7 s, a copy of what it made 0.2 s (on two cores, idle): so it runs once for each major and the copy is what a test gets,
-//! as in Postgres' own suite. All clusters of one major therefore have one system identifier; [`Cluster::start_at`] makes its own.
+//! `initdb` takes 0.7 s, a copy of what it made 0.2 s (on two cores, idle): so it runs once for
+//! each major and the copy is what a test gets, as in Postgres' own suite. All clusters of one
+//! major therefore have one system identifier; [`Cluster::start_at`] makes its own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,10 +50,15 @@ fn run(command: &mut Command) -> String {
 
 fn initdb(major: Major, data: &Path, more: &[String]) {
     let mut initdb = as_server(&major.bin().join("initdb"));
-    run(initdb.args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"]).args(more).arg("-D").arg(data));
+    run(initdb
+        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"])
+        .args(more)
+        .arg("-D")
+        .arg(data));
 }
 
-/// A data directory that no server ever ran on, kept between runs for as long as the programs are the same.
+/// A data directory that no server ever ran on, kept between runs for as long as the programs are
+/// the same.
 fn template(major: Major) -> PathBuf {
     let version = run(Command::new(major.bin().join("initdb")).arg("--version"));
     let number = version.split_whitespace().nth(2).unwrap();
@@ -86,8 +92,14 @@ impl Cluster {
         Self::start_at(major, settings, None, None)
     }
 
-    /// A cluster whose data, and whose WAL, stand in directories that the caller made; with `fsync`, since their volumes are cut.
-    pub fn start_at(major: Major, settings: &[&str], data: Option<PathBuf>, wal: Option<&Path>) -> Self {
+    /// A cluster whose data, and whose WAL, stand in directories that the caller made; with
+    /// `fsync`, since their volumes are cut.
+    pub fn start_at(
+        major: Major,
+        settings: &[&str],
+        data: Option<PathBuf>,
+        wal: Option<&Path>,
+    ) -> Self {
         let cluster = Self { directory: super::directory(), data, major };
         let data = cluster.data();
         std::fs::create_dir(cluster.socket()).unwrap();
@@ -97,13 +109,25 @@ impl Cluster {
             }
         }
         if cluster.data.is_none() {
-            run(Command::new("cp").args(["-a", "--reflink=auto", "--no-target-directory"]).arg(template(major)).arg(&data));
+            run(Command::new("cp")
+                .args(["-a", "--reflink=auto", "--no-target-directory"])
+                .arg(template(major))
+                .arg(&data));
         } else {
-            initdb(major, &data, &wal.map(|wal| format!("--waldir={}", wal.display())).into_iter().collect::<Vec<_>>());
+            initdb(
+                major,
+                &data,
+                &wal.map(|wal| format!("--waldir={}", wal.display()))
+                    .into_iter()
+                    .collect::<Vec<_>>(),
+            );
         }
         let mut text = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
         let fsync = if cluster.data.is_some() { "on" } else { "off" };
-        text.push_str(&format!("\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = {fsync}\n", cluster.socket().display()));
+        text.push_str(&format!(
+            "\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = {fsync}\n",
+            cluster.socket().display()
+        ));
         settings.iter().for_each(|setting| text.push_str(&format!("{setting}\n")));
         std::fs::write(data.join("postgresql.conf"), text).unwrap();
         cluster.start_server();
@@ -119,15 +143,13 @@ impl Cluster {
                 run(Command::new("chown").arg("postgres").arg(path));
             }
         }
-        run(as_server(&self.major.bin().join("pg_basebackup")).arg("-D").arg(standby.data()).args([
-            "-R",
-            "-c",
-            "fast",
-            "-d",
-            &self.conninfo("postgres"),
-        ]));
+        run(as_server(&self.major.bin().join("pg_basebackup"))
+            .arg("-D")
+            .arg(standby.data())
+            .args(["-R", "-c", "fast", "-d", &self.conninfo("postgres")]));
         let text = std::fs::read_to_string(standby.data().join("postgresql.conf")).unwrap();
-        let own = text.replace(&self.socket().display().to_string(), &standby.socket().display().to_string());
+        let own = text
+            .replace(&self.socket().display().to_string(), &standby.socket().display().to_string());
         std::fs::write(standby.data().join("postgresql.conf"), own).unwrap();
         standby.start_server();
         standby
@@ -166,7 +188,11 @@ impl Cluster {
     }
 
     pub fn conninfo(&self, database: &str) -> String {
-        format!("host={} user=postgres dbname='{}'", self.socket().display(), database.replace('\\', "\\\\").replace('\'', "\\'"))
+        format!(
+            "host={} user=postgres dbname='{}'",
+            self.socket().display(),
+            database.replace('\\', "\\\\").replace('\'', "\\'")
+        )
     }
 
     /// Runs a script; any error fails the test.
@@ -175,24 +201,46 @@ impl Cluster {
         let file = directory.path().join("script.sql");
         std::fs::write(&file, script).unwrap();
         let output = run(Command::new(self.bin().join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.conninfo(database), "-f"])
+            .args([
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                &self.conninfo(database),
+                "-f",
+            ])
             .arg(&file));
         output.trim_end().to_owned()
     }
 
     /// `pg_dump -C` of a database, without what differs between any two dumps.
     pub fn dump(&self, database: &str, with: Major) -> String {
-        normal(&run(Command::new(with.bin().join("pg_dump")).args(["--create", "-d", &self.conninfo(database)])))
+        normal(&run(Command::new(with.bin().join("pg_dump")).args([
+            "--create",
+            "-d",
+            &self.conninfo(database),
+        ])))
     }
 
     /// `pg_dumpall --globals-only`, likewise.
     pub fn globals(&self, with: Major) -> String {
-        normal(&run(Command::new(with.bin().join("pg_dumpall")).args(["--globals-only", "-d", &self.conninfo("postgres")])))
+        normal(&run(Command::new(with.bin().join("pg_dumpall")).args([
+            "--globals-only",
+            "-d",
+            &self.conninfo("postgres"),
+        ])))
     }
 }
 
 fn normal(dump: &str) -> String {
-    let differs = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict") && !line.starts_with("-- Dumped ");
+    let differs = |line: &&str| {
+        !line.starts_with("\\restrict")
+            && !line.starts_with("\\unrestrict")
+            && !line.starts_with("-- Dumped ")
+    };
     dump.lines().filter(differs).collect::<Vec<_>>().join("\n")
 }
 

@@ -1,4 +1,5 @@
-//! Volumes of the local stand-in with real file systems on them: files on XFS that can clone them, loop devices, mounts. Needs root.
+//! Volumes of the local stand-in with real file systems on them: files on XFS that can clone them,
+//! loop devices, mounts. Needs root.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,8 +11,16 @@ pub struct Disks {
 }
 
 pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -22,7 +31,10 @@ fn sparse(file: &Path, mib: u64) {
 /// Mounts an image; the loop device goes with the mount.
 pub fn mount(image: &Path, at: &Path, options: &str) {
     std::fs::create_dir_all(at).unwrap();
-    run("mount", &["-o", &format!("loop,{options}"), image.to_str().unwrap(), at.to_str().unwrap()]);
+    run(
+        "mount",
+        &["-o", &format!("loop,{options}"), image.to_str().unwrap(), at.to_str().unwrap()],
+    );
 }
 
 /// An image that is mounted until this is dropped.
@@ -57,7 +69,8 @@ impl Disks {
         &self.directory
     }
 
-    /// A volume that says it is encrypted under `local-key`, attached to `i-local`; it holds nothing.
+    /// A volume that says it is encrypted under `local-key`, attached to `i-local`; it holds
+    /// nothing.
     pub fn bare(&self, id: &str, mib: u64, more: &str) -> PathBuf {
         let home = self.directory.join("volumes").join(id);
         std::fs::create_dir_all(&home).unwrap();
@@ -122,13 +135,21 @@ pub struct SmallDisk(pub PathBuf);
 impl SmallDisk {
     /// Makes room.
     pub fn grow(&self, mib: u32) {
-        let grown = Command::new("mount").args(["-o", &format!("remount,size={mib}m")]).arg(&self.0).status().unwrap();
+        let grown = Command::new("mount")
+            .args(["-o", &format!("remount,size={mib}m")])
+            .arg(&self.0)
+            .status()
+            .unwrap();
         assert!(grown.success());
     }
 
     pub fn mount(at: &Path, mib: u32) -> Self {
         std::fs::create_dir_all(at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(at).status().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(at)
+            .status()
+            .unwrap();
         assert!(mounted.success(), "mounting a tmpfs needs root");
         Self(at.to_owned())
     }

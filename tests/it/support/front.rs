@@ -1,5 +1,6 @@
-//! A front before the emulator that adds what AWS does and emulators do not: throttling, resets, slow bytes, refusals, lost
-//! answers. Each fault names the requests it meets and how often it happens; what it did is counted.
+//! A front before the emulator that adds what AWS does and emulators do not: throttling, resets,
+//! slow bytes, refusals, lost answers. Each fault names the requests it meets and how often it
+//! happens; what it did is counted.
 //!
 //! | fault | what AWS documents |
 //! |---|---|
@@ -74,20 +75,36 @@ pub struct Front {
 
 impl Front {
     pub fn start(to_port: u16) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (rules, met) = (Arc::<Mutex<Vec<Rule>>>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (rules, met) =
+            (Arc::<Mutex<Vec<Rule>>>::default(), Arc::<Mutex<Vec<String>>>::default());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
         let glacier = Arc::<Glacier>::default();
-        let (rules_in, met_in, glacier_in) = (Arc::clone(&rules), Arc::clone(&met), Arc::clone(&glacier));
+        let (rules_in, met_in, glacier_in) =
+            (Arc::clone(&rules), Arc::clone(&met), Arc::clone(&glacier));
         runtime.spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                let (rules, met, glacier) = (Arc::clone(&rules_in), Arc::clone(&met_in), Arc::clone(&glacier_in));
+                let (rules, met, glacier) =
+                    (Arc::clone(&rules_in), Arc::clone(&met_in), Arc::clone(&glacier_in));
                 tokio::spawn(async move {
-                    let service =
-                        service_fn(move |request| pass(request, to_port, Arc::clone(&rules), Arc::clone(&met), Arc::clone(&glacier)));
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let service = service_fn(move |request| {
+                        pass(
+                            request,
+                            to_port,
+                            Arc::clone(&rules),
+                            Arc::clone(&met),
+                            Arc::clone(&glacier),
+                        )
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -134,8 +151,12 @@ fn is_checksum(name: &hyper::header::HeaderName) -> bool {
     name.as_str().starts_with("x-amz-checksum-") || name.as_str().starts_with("x-amz-sdk-checksum-")
 }
 
-/// As a store reads a request that knows no checksums. Completing an upload names those of its parts in the body.
-fn without_checksums(mut head: hyper::http::request::Parts, body: Bytes) -> (hyper::http::request::Parts, Bytes) {
+/// As a store reads a request that knows no checksums. Completing an upload names those of its
+/// parts in the body.
+fn without_checksums(
+    mut head: hyper::http::request::Parts,
+    body: Bytes,
+) -> (hyper::http::request::Parts, Bytes) {
     for name in head.headers.keys().filter(|name| is_checksum(name)).cloned().collect::<Vec<_>>() {
         head.headers.remove(name);
     }
@@ -145,14 +166,18 @@ fn without_checksums(mut head: hyper::http::request::Parts, body: Bytes) -> (hyp
     let text = String::from_utf8_lossy(&body).into_owned();
     let mut pieces = text.split("<ChecksumSHA256>");
     let mut kept = pieces.next().unwrap_or_default().to_owned();
-    kept.extend(pieces.map(|piece| piece.split_once("</ChecksumSHA256>").map_or("", |(_, rest)| rest)));
+    kept.extend(
+        pieces.map(|piece| piece.split_once("</ChecksumSHA256>").map_or("", |(_, rest)| rest)),
+    );
     head.headers.insert("content-length", kept.len().into());
     (head, kept.into())
 }
 
 fn matching(rules: &Mutex<Vec<Rule>>, line: &str) -> Option<Fault> {
     let mut rules = rules.lock().unwrap();
-    let rule = rules.iter_mut().find(|rule| rule.times > 0 && rule.when.iter().all(|word| line.contains(word)))?;
+    let rule = rules
+        .iter_mut()
+        .find(|rule| rule.times > 0 && rule.when.iter().all(|word| line.contains(word)))?;
     if rule.after > 0 {
         rule.after -= 1;
         return None;
@@ -161,7 +186,8 @@ fn matching(rules: &Mutex<Vec<Rule>>, line: &str) -> Option<Fault> {
     Some(rule.fault.clone())
 }
 
-/// `kms:ReEncrypt` as KMS documents it, which localstack does not have: its own Decrypt and Encrypt, one after the other. Counted like a fault.
+/// `kms:ReEncrypt` as KMS documents it, which localstack does not have: its own Decrypt and
+/// Encrypt, one after the other. Counted like a fault.
 async fn re_encrypt(to_port: u16, head: &hyper::http::request::Parts, body: &[u8]) -> Answered {
     let asked: serde_json::Value = serde_json::from_slice(body).map_err(std::io::Error::other)?;
     let decrypt = serde_json::json!({
@@ -185,16 +211,24 @@ async fn kms(
     verb: &str,
     body: &serde_json::Value,
 ) -> std::io::Result<(u16, serde_json::Value)> {
-    let stream = tokio::net::TcpStream::connect(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, to_port))).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    let stream =
+        tokio::net::TcpStream::connect(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, to_port)))
+            .await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(std::io::Error::other)?;
     tokio::spawn(connection);
-    let mut request = Request::builder().method("POST").uri("/").header("x-amz-target", format!("TrentService.{verb}"));
+    let mut request = Request::builder()
+        .method("POST")
+        .uri("/")
+        .header("x-amz-target", format!("TrentService.{verb}"));
     for name in ["host", "authorization", "content-type", "x-amz-date"] {
         if let Some(value) = head.headers.get(name) {
             request = request.header(name, value);
         }
     }
-    let request = request.body(Full::new(Bytes::from(body.to_string()))).map_err(std::io::Error::other)?;
+    let request =
+        request.body(Full::new(Bytes::from(body.to_string()))).map_err(std::io::Error::other)?;
     let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
     let status = response.status().as_u16();
     let bytes = response.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
@@ -208,7 +242,8 @@ async fn pass(
     met: Arc<Mutex<Vec<String>>>,
     glacier: Arc<Glacier>,
 ) -> Answered {
-    let target = request.headers().get("x-amz-target").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let target =
+        request.headers().get("x-amz-target").and_then(|v| v.to_str().ok()).unwrap_or_default();
     let range = request.headers().get("range").and_then(|v| v.to_str().ok()).unwrap_or_default();
     let line = format!("{} {} {target} {range}", request.method(), request.uri());
     let fault = matching(&rules, &line);
@@ -245,8 +280,12 @@ async fn pass(
         Some(Fault::Answer(status, kind, body)) => return answer(*status, kind, body.clone()),
         _ => {}
     }
-    // KMS: "DryRun … DryRunOperationException"; the emulator would do it. KMS API reference, CreateGrant; developer guide, Testing your permissions
-    if line.contains("TrentService.") && serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|asked| asked["DryRun"] == true) {
+    // KMS: "DryRun … DryRunOperationException"; the emulator would do it. KMS API reference,
+    // CreateGrant; developer guide, Testing your permissions
+    if line.contains("TrentService.")
+        && serde_json::from_slice::<serde_json::Value>(&body)
+            .is_ok_and(|asked| asked["DryRun"] == true)
+    {
         let told = r#"{"__type":"DryRunOperationException","message":"The request would have succeeded, but the DryRun option is set."}"#;
         return answer(400, "application/x-amz-json-1.1", told);
     }
@@ -257,10 +296,17 @@ async fn pass(
     if let Some((status, body)) = glacier.before(&method, &uri, &body) {
         return answer(status, XML, body);
     }
-    let stream = tokio::net::TcpStream::connect(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, to_port))).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    let stream =
+        tokio::net::TcpStream::connect(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, to_port)))
+            .await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(std::io::Error::other)?;
     tokio::spawn(connection);
-    let response = sender.send_request(Request::from_parts(head, Full::new(body))).await.map_err(std::io::Error::other)?;
+    let response = sender
+        .send_request(Request::from_parts(head, Full::new(body)))
+        .await
+        .map_err(std::io::Error::other)?;
     let (mut head, body) = response.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     if let Some((status, body)) = glacier.after(&method, uri.path(), &mut head) {
@@ -268,7 +314,9 @@ async fn pass(
     }
     match fault {
         Some(Fault::NoEcho | Fault::DamagedBody) => {
-            for name in head.headers.keys().filter(|name| is_checksum(name)).cloned().collect::<Vec<_>>() {
+            for name in
+                head.headers.keys().filter(|name| is_checksum(name)).cloned().collect::<Vec<_>>()
+            {
                 head.headers.remove(name);
             }
             Ok(Response::from_parts(head, whole(body)))
@@ -283,11 +331,20 @@ async fn pass(
         Some(Fault::LoseAnswer) => broken(),
         Some(Fault::Reset) => {
             let half = body.slice(..body.len() / 2);
-            let pieces = futures::stream::iter([Ok(hyper::body::Frame::data(half)), Err(std::io::ErrorKind::ConnectionReset.into())]);
-            Ok(Response::from_parts(head, BodyExt::boxed_unsync(http_body_util::StreamBody::new(pieces))))
+            let pieces = futures::stream::iter([
+                Ok(hyper::body::Frame::data(half)),
+                Err(std::io::ErrorKind::ConnectionReset.into()),
+            ]);
+            Ok(Response::from_parts(
+                head,
+                BodyExt::boxed_unsync(http_body_util::StreamBody::new(pieces)),
+            ))
         }
         Some(Fault::WrongChecksum) => {
-            head.headers.insert("x-amz-checksum-sha256", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".parse().unwrap());
+            head.headers.insert(
+                "x-amz-checksum-sha256",
+                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".parse().unwrap(),
+            );
             Ok(Response::from_parts(head, whole(body)))
         }
         Some(Fault::SlowBytes) => {
@@ -299,7 +356,10 @@ async fn pass(
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 pieces.next().map(|piece| (Ok(hyper::body::Frame::data(piece)), pieces))
             });
-            Ok(Response::from_parts(head, BodyExt::boxed_unsync(http_body_util::StreamBody::new(slow))))
+            Ok(Response::from_parts(
+                head,
+                BodyExt::boxed_unsync(http_body_util::StreamBody::new(slow)),
+            ))
         }
         _ => Ok(Response::from_parts(head, whole(body))),
     }

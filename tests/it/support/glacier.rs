@@ -1,4 +1,5 @@
-//! What S3 does with objects in an archive class and no emulator at hand does: a retrieval takes its time.
+//! What S3 does with objects in an archive class and no emulator at hand does: a retrieval takes
+//! its time.
 //!
 //! | rule | page |
 //! |---|---|
@@ -26,7 +27,12 @@ struct State {
 }
 
 fn error(status: u16, code: &str) -> (u16, String) {
-    (status, format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>the front says {code}</Message></Error>"))
+    (
+        status,
+        format!(
+            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>the front says {code}</Message></Error>"
+        ),
+    )
 }
 
 impl Glacier {
@@ -50,14 +56,25 @@ impl Glacier {
     pub fn before(&self, method: &str, uri: &hyper::Uri, body: &[u8]) -> Option<(u16, String)> {
         let mut state = self.state.lock().unwrap();
         state.takes?;
-        if method != "POST" || !uri.query().is_some_and(|query| query.split('&').any(|word| word.starts_with("restore"))) {
+        if method != "POST"
+            || !uri
+                .query()
+                .is_some_and(|query| query.split('&').any(|word| word.starts_with("restore")))
+        {
             return None;
         }
         let body = String::from_utf8_lossy(body);
-        let tier = ["Expedited", "Standard", "Bulk"].into_iter().find(|tier| body.contains(&format!("<Tier>{tier}</Tier>"))).unwrap();
+        let tier = ["Expedited", "Standard", "Bulk"]
+            .into_iter()
+            .find(|tier| body.contains(&format!("<Tier>{tier}</Tier>")))
+            .unwrap();
         let answer = match state.asked.get(uri.path()) {
-            _ if tier == "Expedited" && state.no_capacity => Some(error(503, "GlacierExpeditedRetrievalNotAvailable")),
-            Some((_, before)) if before == tier || tier == "Bulk" => Some(error(409, "RestoreAlreadyInProgress")),
+            _ if tier == "Expedited" && state.no_capacity => {
+                Some(error(503, "GlacierExpeditedRetrievalNotAvailable"))
+            }
+            Some((_, before)) if before == tier || tier == "Bulk" => {
+                Some(error(409, "RestoreAlreadyInProgress"))
+            }
             _ => {
                 state.asked.insert(uri.path().to_owned(), (Instant::now(), tier.to_owned()));
                 None
@@ -68,7 +85,12 @@ impl Glacier {
     }
 
     /// Changes what the store answered, or refuses in its place.
-    pub fn after(&self, method: &str, path: &str, head: &mut hyper::http::response::Parts) -> Option<(u16, String)> {
+    pub fn after(
+        &self,
+        method: &str,
+        path: &str,
+        head: &mut hyper::http::response::Parts,
+    ) -> Option<(u16, String)> {
         let ready = self.ready(path)?;
         let cold = head.headers.get("x-amz-storage-class").is_some_and(|class| class == "GLACIER");
         if !cold || (method != "HEAD" && method != "GET") {

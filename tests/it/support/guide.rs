@@ -12,7 +12,9 @@ pub fn commands(guide: &str, slot: &str) -> String {
         match line {
             "```bash" => within = true,
             "```" => within = false,
-            _ if within && (heading.is_empty() || heading.starts_with(&format!("Slot `{slot}`"))) => {
+            _ if within
+                && (heading.is_empty() || heading.starts_with(&format!("Slot `{slot}`"))) =>
+            {
                 commands.push_str(&format!("{line}\n"))
             }
             _ if line.starts_with("Slot `") => line.clone_into(&mut heading),
@@ -23,15 +25,24 @@ pub fn commands(guide: &str, slot: &str) -> String {
     commands
 }
 
-/// Runs commands in an empty directory with nothing but Debian's programs (and what `more` adds) in the environment.
+/// Runs commands in an empty directory with nothing but Debian's programs (and what `more` adds) in
+/// the environment.
 pub fn run(directory: &Path, commands: &str, environment: &[(&str, &str)]) -> std::process::Output {
     std::fs::create_dir_all(directory).unwrap();
     let mut bash = Command::new("bash");
-    bash.env_clear().env("PATH", "/usr/lib/postgresql/15/bin:/usr/bin:/bin").env("LC_ALL", "C.UTF-8").envs(environment.iter().copied());
+    bash.env_clear()
+        .env("PATH", "/usr/lib/postgresql/15/bin:/usr/bin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .envs(environment.iter().copied());
     bash.current_dir(directory).arg("-c").arg(commands).output().unwrap()
 }
 
 #[track_caller]
 pub fn succeeded(output: &std::process::Output) {
-    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -37,25 +37,43 @@ impl Out {
 
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 }
 
 impl Home {
-    /// Keys, vault and configuration as `lifeboat init` makes them, and a recovery key at `recovery.txt`.
+    /// Keys, vault and configuration as `lifeboat init` makes them, and a recovery key at
+    /// `recovery.txt`.
     pub fn new() -> Self {
         let home = Self { directory: super::directory(), environment: Vec::new() };
         let recovery = home.path("recovery.txt");
-        home.run(&["init", home.directory.path().to_str().unwrap(), "--new-recovery-key", recovery.to_str().unwrap()]).ok();
+        home.run(&[
+            "init",
+            home.directory.path().to_str().unwrap(),
+            "--new-recovery-key",
+            recovery.to_str().unwrap(),
+        ])
+        .ok();
         home
     }
 
-    /// What an earlier version left, from `tests/fixtures`: keys, configuration, vault, volumes, catalog. The manifest of a set names the
-    /// directory of its snapshots, so that one is put where it was, and stays there for other tests; nothing removes from it.
+    /// What an earlier version left, from `tests/fixtures`: keys, configuration, vault, volumes,
+    /// catalog. The manifest of a set names the directory of its snapshots, so that one is put
+    /// where it was, and stays there for other tests; nothing removes from it.
     pub fn of_version(version: &str) -> Self {
         let home = Self { directory: super::directory(), environment: Vec::new() };
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version).join("boat.tar.zst");
-        let unpacked = Command::new("tar").args(["--zstd", "-xf"]).arg(fixture).arg("-C").arg(home.directory.path()).status().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(version)
+            .join("boat.tar.zst");
+        let unpacked = Command::new("tar")
+            .args(["--zstd", "-xf"])
+            .arg(fixture)
+            .arg("-C")
+            .arg(home.directory.path())
+            .status()
+            .unwrap();
         assert!(unpacked.success());
         let suffix = if version == "0.1.0" { String::new() } else { format!("-{version}") };
         let was = &PathBuf::from(format!("/tmp/lifeboat-fixture{suffix}/boat/volumes"));
@@ -121,21 +139,31 @@ impl Home {
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.directory.path());
-        command.env("LIFEBOAT_CONFIG", self.path("lifeboat.toml")).envs(self.environment.iter().cloned());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", self.directory.path());
+        command
+            .env("LIFEBOAT_CONFIG", self.path("lifeboat.toml"))
+            .envs(self.environment.iter().cloned());
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    /// The same by another way: `words` start the program that they end with, in place of the one of this build.
+    /// The same by another way: `words` start the program that they end with, in place of the one
+    /// of this build.
     pub fn command_by(&self, words: &[&str], arguments: &[&str]) -> Command {
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).args(arguments).env("LIFEBOAT_CONFIG", self.path("lifeboat.toml"));
+        command
+            .args(&words[1..])
+            .args(arguments)
+            .env("LIFEBOAT_CONFIG", self.path("lifeboat.toml"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    /// A copy of the program of this build beside the configuration, for others than its owner, or to be replaced.
+    /// A copy of the program of this build beside the configuration, for others than its owner, or
+    /// to be replaced.
     pub fn program(&self) -> String {
         let program = self.path("lifeboat");
         std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &program).unwrap();

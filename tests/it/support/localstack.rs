@@ -1,6 +1,8 @@
-//! localstack: S3 and KMS on a loopback port. `scripts/test` starts one for the whole run and says where (`LIFEBOAT_TEST_LOCALSTACK`, a port);
-//! a test that finds none starts its own, and stops it when it is dropped. Each test has a bucket of its own, and unless it asks for the
-//! default account an account of its own: localstack takes an access key of twelve digits for the account.
+//! localstack: S3 and KMS on a loopback port. `scripts/test` starts one for the whole run and says
+//! where (`LIFEBOAT_TEST_LOCALSTACK`, a port); a test that finds none starts its own, and stops it
+//! when it is dropped. Each test has a bucket of its own, and unless it asks for the
+//! default account an account of its own: localstack takes an access key of twelve digits for the
+//! account.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -15,13 +17,15 @@ pub struct Localstack {
     cli: Mutex<Option<Cli>>,
 }
 
-/// The AWS CLI, started once for a test and asked many times: its imports take most of a second of a core.
+/// The AWS CLI, started once for a test and asked many times: its imports take most of a second of
+/// a core.
 struct Cli {
     child: Child,
     answers: BufReader<ChildStdout>,
 }
 
-/// Each line is the arguments of one run; the answer is its exit status, what it wrote, and its errors.
+/// Each line is the arguments of one run; the answer is its exit status, what it wrote, and its
+/// errors.
 const CLI: &str = "
 import contextlib, io, json, sys
 from awscli.clidriver import create_clidriver
@@ -38,7 +42,8 @@ impl Cli {
         self.child.stdin.as_mut().unwrap().write_all(asked.as_bytes()).unwrap();
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();
-        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {answer}"))
+        serde_json::from_str(&answer)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {answer}"))
     }
 }
 
@@ -64,14 +69,16 @@ impl Localstack {
         Self::with_key(format!("{:012}", 1 + rand::random::<u64>() % 999_999_999_999))
     }
 
-    /// In the account that localstack gives to whoever comes with an access key that is no number, as instances do.
+    /// In the account that localstack gives to whoever comes with an access key that is no number,
+    /// as instances do.
     pub fn in_default_account() -> Self {
         Self::with_key("test".to_owned())
     }
 
     fn with_key(access_key: String) -> Self {
         let bucket = format!("backups-{}", hex::encode(rand::random::<[u8; 6]>()));
-        let shared = std::env::var("LIFEBOAT_TEST_LOCALSTACK").ok().map(|port| port.parse().unwrap());
+        let shared =
+            std::env::var("LIFEBOAT_TEST_LOCALSTACK").ok().map(|port| port.parse().unwrap());
         let (own, port) = shared.map_or_else(
             || {
                 let (own, port) = Self::launch();
@@ -90,7 +97,10 @@ impl Localstack {
             let directory = super::directory();
             let stderr = std::fs::File::create(directory.path().join("log")).unwrap();
             let mut command = Command::new(&python);
-            command.args(["-m", "localstack.runtime.main"]).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+            command
+                .args(["-m", "localstack.runtime.main"])
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap());
             command.env("HOME", directory.path()).env("TMPDIR", directory.path());
             // An IPv4 address would be bound on all interfaces.
             command
@@ -104,7 +114,10 @@ impl Localstack {
             let begun = std::time::Instant::now();
             while begun.elapsed() < std::time::Duration::from_secs(90) {
                 if let Some(status) = own.child.try_wait().unwrap() {
-                    eprintln!("localstack ended with {status}: {}", std::fs::read_to_string(&log).unwrap_or_default());
+                    eprintln!(
+                        "localstack ended with {status}: {}",
+                        std::fs::read_to_string(&log).unwrap_or_default()
+                    );
                     break;
                 }
                 if answers(port) {
@@ -127,12 +140,17 @@ impl Localstack {
         let mut cli = self.cli.lock().unwrap();
         let cli = cli.get_or_insert_with(|| {
             let mut python = Command::new(super::tools().join("venv/bin/python"));
-            python.args(["-c", CLI]).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).envs(self.credentials());
+            python
+                .args(["-c", CLI])
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap())
+                .envs(self.credentials());
             let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
             let answers = BufReader::new(child.stdout.take().unwrap());
             Cli { child, answers }
         });
-        let (code, out, error) = cli.ask(&[&["--endpoint-url", &endpoint, "--output", "json"], arguments].concat());
+        let (code, out, error) =
+            cli.ask(&[&["--endpoint-url", &endpoint, "--output", "json"], arguments].concat());
         assert_eq!(code, 0, "{arguments:?}: {error}");
         serde_json::from_str(&out).unwrap_or(serde_json::Value::Null)
     }
@@ -141,7 +159,9 @@ impl Localstack {
     pub fn command(&self) -> Command {
         let mut command = Command::new(super::tools().join("venv/bin/aws"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-        command.args(["--endpoint-url", &self.endpoint(), "--output", "json"]).envs(self.credentials());
+        command
+            .args(["--endpoint-url", &self.endpoint(), "--output", "json"])
+            .envs(self.credentials());
         command
     }
 
@@ -159,7 +179,9 @@ impl Localstack {
 fn answers(port: u16) -> bool {
     use std::io::{Read, Write};
     let Ok(mut stream) = std::net::TcpStream::connect(("::1", port)) else { return false };
-    let _ = stream.write_all(b"GET /_localstack/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let _ = stream.write_all(
+        b"GET /_localstack/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    );
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
     answer.starts_with("HTTP/1.1 200")

@@ -1,8 +1,10 @@
-//! EC2 instances that run: the very user data of whatever the emulated EC2 says is running, each in namespaces of its own.
+//! EC2 instances that run: the very user data of whatever the emulated EC2 says is running, each in
+//! namespaces of its own.
 //!
-//! [`Machines`] watches for instances that carry a `lifeboat:run` tag and whose user data begins with `#!`, and runs it once, as
-//! cloud-init does. A machine reaches nothing but what is named here, since its network is a loopback of its own. The listeners on it
-//! are opened inside and served by the test's process, which enforces what stands between an instance and AWS:
+//! [`Machines`] watches for instances that carry a `lifeboat:run` tag and whose user data begins
+//! with `#!`, and runs it once, as cloud-init does. A machine reaches nothing but what is named
+//! here, since its network is a loopback of its own. The listeners on it are opened inside and
+//! served by the test's process, which enforces what stands between an instance and AWS:
 //!
 //! | in the machine | stands for | AWS page |
 //! |---|---|---|
@@ -18,9 +20,10 @@
 //! | no name is resolved | a DNS firewall that lets nothing through | Route 53 developer guide, DNS Firewall |
 //! | `/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol…` | volumes, on loop devices | EBS user guide, NVMe device names |
 //!
-//! An endpoint belongs to one region: what is signed for another finds nothing there. Not modelled: the role's own policies, key and bucket
-//! policies, signatures (but the access key and the session token), TLS, security groups and route tables, the hop limit, an
-//! address that answers nothing at all (here it is "unreachable" at once).
+//! An endpoint belongs to one region: what is signed for another finds nothing there. Not modelled:
+//! the role's own policies, key and bucket policies, signatures (but the access key and the session
+//! token), TLS, security groups and route tables, the hop limit, an address that answers nothing at
+//! all (here it is "unreachable" at once).
 
 // A toolbox: what one test leaves unused another takes up.
 #![allow(dead_code, unused_imports)]
@@ -48,11 +51,12 @@ use super::cloud::Cloud;
 use house::House;
 use site::Site;
 
-/// What happens to the body of an object that a machine puts into an inbox: by its key, what is stored instead; none: nothing is, and the
-/// machine is told that all is well.
+/// What happens to the body of an object that a machine puts into an inbox: by its key, what is
+/// stored instead; none: nothing is, and the machine is told that all is well.
 pub type Tamper = Arc<dyn Fn(&str, Bytes) -> Option<Bytes> + Send + Sync>;
 
-/// What is wrong with the world. Nothing, by default, but that grants are not seen without their token.
+/// What is wrong with the world. Nothing, by default, but that grants are not seen without their
+/// token.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// User data is never run: an instance that hangs while it boots.
@@ -62,7 +66,8 @@ pub struct Settings {
     /// Addresses that answer though nothing should: a way out of the VPC.
     pub reachable: Vec<SocketAddr>,
     pub tamper: Option<Tamper>,
-    /// After so many objects in an inbox, a machine stands still: its processes are stopped, and no request is answered any more.
+    /// After so many objects in an inbox, a machine stands still: its processes are stopped, and
+    /// no request is answered any more.
     pub freeze_after: Option<usize>,
     /// Whether grants are seen by all of KMS already. If not, a request must bring a grant token.
     pub grant_visible: bool,
@@ -95,7 +100,8 @@ impl Shared {
         self.settings.lock().unwrap().clone()
     }
 
-    /// What the harness does not understand, or could not do. Loud, since it would otherwise look like a fault of the program.
+    /// What the harness does not understand, or could not do. Loud, since it would otherwise look
+    /// like a fault of the program.
     fn complain(&self, about: &str, what: &str) {
         let text = format!("{about}: {what}");
         let mut complaints = self.complaints.lock().unwrap();
@@ -119,8 +125,16 @@ const TAG: &str = "lifeboat:run";
 
 impl Machines {
     /// Begins to watch. `emulator` answers for S3 and KMS: localstack or a front before it.
-    pub fn start(cloud: Arc<Cloud>, region: &str, emulator: SocketAddr, settings: Settings) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "machines are made of namespaces, which takes root");
+    pub fn start(
+        cloud: Arc<Cloud>,
+        region: &str,
+        emulator: SocketAddr,
+        settings: Settings,
+    ) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "machines are made of namespaces, which takes root"
+        );
         let shared = Arc::new(Shared {
             cloud,
             region: region.to_owned(),
@@ -165,14 +179,16 @@ impl Machines {
         consoles.iter().map(|(id, text)| format!("--- {id}\n{text}\n")).collect()
     }
 
-    /// The delayed shutdown that a machine last asked for, in its words, such as `-P +30`. Never done by itself.
+    /// The delayed shutdown that a machine last asked for, in its words, such as `-P +30`. Never
+    /// done by itself.
     pub fn timers(&self) -> BTreeMap<String, String> {
         self.shared.timers.lock().unwrap().clone()
     }
 
     /// The delayed shutdown of a machine happens now. False if it asked for none.
     pub fn time_is_up(&self, instance: &str) -> bool {
-        self.shared.timers.lock().unwrap().contains_key(instance) && self.shared.rung.lock().unwrap().insert(instance.to_owned())
+        self.shared.timers.lock().unwrap().contains_key(instance)
+            && self.shared.rung.lock().unwrap().insert(instance.to_owned())
     }
 
     /// Instances whose machine runs.
@@ -180,7 +196,8 @@ impl Machines {
         self.shared.alive.lock().unwrap().keys().cloned().collect()
     }
 
-    /// The first process of a machine, as the host numbers it: its `/proc/PID/root` is the machine's disk.
+    /// The first process of a machine, as the host numbers it: its `/proc/PID/root` is the
+    /// machine's disk.
     pub fn first_process(&self, instance: &str) -> Option<i32> {
         self.shared.alive.lock().unwrap().get(instance).copied()
     }
@@ -198,15 +215,19 @@ impl Drop for Machines {
     }
 }
 
-/// Until the end: runs what is new, ends what is over. The houses are dropped with it, whatever happens.
+/// Until the end: runs what is new, ends what is over. The houses are dropped with it, whatever
+/// happens.
 fn watch(shared: &Arc<Shared>) {
-    let (mut houses, mut seen) = (BTreeMap::<String, House>::new(), BTreeMap::<String, Instant>::new());
+    let (mut houses, mut seen) =
+        (BTreeMap::<String, House>::new(), BTreeMap::<String, Instant>::new());
     let mut handled = BTreeSet::new();
     while !shared.stop.load(Ordering::Relaxed) {
         let views = shared.cloud.running(&shared.region);
         let ids: Vec<String> = houses.keys().cloned().collect();
         for id in ids {
-            let there = views.iter().any(|view| view.id == id && matches!(view.state.as_str(), "pending" | "running"));
+            let there = views
+                .iter()
+                .any(|view| view.id == id && matches!(view.state.as_str(), "pending" | "running"));
             let rung = shared.rung.lock().unwrap().remove(&id);
             let over = houses.get_mut(&id).is_some_and(House::is_over);
             if there && !rung && !over {
@@ -215,19 +236,28 @@ fn watch(shared: &Arc<Shared>) {
             if let Some(house) = houses.remove(&id) {
                 house.end();
             }
-            // Whoever shut itself down is terminated by that; the cloud does not know yet, unless somebody else was quicker.
+            // Whoever shut itself down is terminated by that; the cloud does not know yet, unless
+            // somebody else was quicker.
             if there {
-                let off = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.cloud.power_off(&shared.region, &id)));
+                let off = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    shared.cloud.power_off(&shared.region, &id)
+                }));
                 drop(off);
             }
         }
         let settings = shared.settings();
         for view in &views {
             let script = view.user_data.as_ref().is_some_and(|text| text.starts_with("#!"));
-            if view.state != "running" || !script || !view.tags.contains_key(TAG) || handled.contains(&view.id) {
+            if view.state != "running"
+                || !script
+                || !view.tags.contains_key(TAG)
+                || handled.contains(&view.id)
+            {
                 continue;
             }
-            if seen.entry(view.id.clone()).or_insert_with(Instant::now).elapsed() < settings.boot_delay {
+            if seen.entry(view.id.clone()).or_insert_with(Instant::now).elapsed()
+                < settings.boot_delay
+            {
                 continue;
             }
             handled.insert(view.id.clone());
@@ -235,7 +265,8 @@ fn watch(shared: &Arc<Shared>) {
                 continue;
             }
             // What the cloud told of may be gone again, which it does not forgive.
-            let build = || House::build(Site::new(view, Arc::clone(shared), &settings), &view.volumes);
+            let build =
+                || House::build(Site::new(view, Arc::clone(shared), &settings), &view.volumes);
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(build)) {
                 Ok(Ok(house)) => drop(houses.insert(view.id.clone(), house)),
                 Ok(Err(why)) => shared.complain(&view.id, &format!("it does not boot: {why}")),

@@ -46,10 +46,18 @@ pub fn directory() -> tempfile::TempDir {
 #[cfg(feature = "aws")]
 pub fn tools() -> PathBuf {
     let cache = || {
-        std::env::var_os("XDG_CACHE_HOME").map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from)
+        std::env::var_os("XDG_CACHE_HOME").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
+            PathBuf::from,
+        )
     };
-    let tools = std::env::var_os("LIFEBOAT_TEST_TOOLS").map_or_else(|| cache().join("lifeboat/tools"), PathBuf::from);
-    assert!(tools.join("venv/bin/python").exists(), "run scripts/install test first: {} is missing", tools.display());
+    let tools = std::env::var_os("LIFEBOAT_TEST_TOOLS")
+        .map_or_else(|| cache().join("lifeboat/tools"), PathBuf::from);
+    assert!(
+        tools.join("venv/bin/python").exists(),
+        "run scripts/install test first: {} is missing",
+        tools.display()
+    );
     tools
 }
 
@@ -83,7 +91,11 @@ pub fn wrap_pg_dump(home: &Home, script: &str) {
     let bin = home.path("bin");
     std::fs::create_dir(&bin).unwrap();
     for program in ["psql", "pg_dumpall", "pg_restore"] {
-        std::os::unix::fs::symlink(format!("/usr/lib/postgresql/15/bin/{program}"), bin.join(program)).unwrap();
+        std::os::unix::fs::symlink(
+            format!("/usr/lib/postgresql/15/bin/{program}"),
+            bin.join(program),
+        )
+        .unwrap();
     }
     let text = format!(
         "#!/bin/bash\nreal=/usr/lib/postgresql/15/bin/pg_dump\nif [ \"$1\" = --version ]; then exec $real --version; fi\n{script}\n"

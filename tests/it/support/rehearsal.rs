@@ -1,4 +1,5 @@
-//! A small database, one backup of it, and a drill that can be scripted: `plan "db"`, drill `nightly`, in the sandbox of this host.
+//! A small database, one backup of it, and a drill that can be scripted: `plan "db"`, drill
+//! `nightly`, in the sandbox of this host.
 
 use serde_json::Value;
 
@@ -38,14 +39,22 @@ impl Rehearsal {
     }
 
     pub fn plan(&self, more: &str) {
-        std::fs::write(self.home.path("restore/db.toml"), format!("[[restore]]\ndatastore = \"db\"\n{more}\n")).unwrap();
+        std::fs::write(
+            self.home.path("restore/db.toml"),
+            format!("[[restore]]\ndatastore = \"db\"\n{more}\n"),
+        )
+        .unwrap();
     }
 
     pub fn script(&self, text: &str) {
         let size = if text.contains("[local]") { "" } else { "\n[local]\nsize_mib = 512\n" };
         // Keys of the file's top come before its sections.
         let (top, sections) = text.split_once("\n\n").unwrap_or((text, ""));
-        std::fs::write(self.home.path("drills/nightly.toml"), format!("plan = \"db\"\n{top}\n{size}\n{sections}\n")).unwrap();
+        std::fs::write(
+            self.home.path("drills/nightly.toml"),
+            format!("plan = \"db\"\n{top}\n{size}\n{sections}\n"),
+        )
+        .unwrap();
     }
 
     /// Runs the drill and returns its report, whatever its verdict.
@@ -61,7 +70,8 @@ impl Rehearsal {
     #[track_caller]
     pub fn reported(&self, out: &Out, code: i32) -> Value {
         assert_eq!(out.code, code, "stdout: {}\nstderr: {}", out.stdout, out.stderr);
-        let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+        let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default())
+            .unwrap_or_else(|e| panic!("{e}: {out:?}"));
         self.assert_nothing_is_left();
         last["report"].clone()
     }
@@ -81,7 +91,10 @@ impl Rehearsal {
         self.loaded_and_waiting_by(self.home.command(&["drill", "nightly", "--json"]))
     }
 
-    pub fn loaded_and_waiting_by(&self, mut command: std::process::Command) -> (std::process::Child, std::path::PathBuf) {
+    pub fn loaded_and_waiting_by(
+        &self,
+        mut command: std::process::Command,
+    ) -> (std::process::Child, std::path::PathBuf) {
         let (go_on, reached) = (self.home.path("go-on"), self.home.path("go-on.reached"));
         command.env("LIFEBOAT_WAITPOINT", format!("drill-loaded={}", go_on.display()));
         let drill = command.spawn().unwrap();
@@ -91,15 +104,22 @@ impl Rehearsal {
 
     #[track_caller]
     pub fn assert_nothing_is_left(&self) {
-        let places = std::fs::read_dir(self.home.path("catalog.sandboxes")).map(|all| all.flatten().map(|e| e.path()).collect::<Vec<_>>());
+        let places = std::fs::read_dir(self.home.path("catalog.sandboxes"))
+            .map(|all| all.flatten().map(|e| e.path()).collect::<Vec<_>>());
         assert_eq!(places.unwrap_or_default(), Vec::<std::path::PathBuf>::new());
         assert_eq!(self.processes(), Vec::<String>::new());
     }
 
-    /// Processes that carry the name of one of this set-up's sandboxes in their arguments, or hold its files.
+    /// Processes that carry the name of one of this set-up's sandboxes in their arguments, or hold
+    /// its files.
     fn processes(&self) -> Vec<String> {
         let tag = self.home.path("catalog.sandboxes").display().to_string();
-        let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
-        all.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&tag)).collect()
+        let all = std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+        all.map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+            .filter(|line| line.contains(&tag))
+            .collect()
     }
 }

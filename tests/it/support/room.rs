@@ -1,5 +1,5 @@
-//! Drills in a scratch VPC, the whole path: a vault in emulated S3 with one backup, an account of EC2 with production in it, and machines
-//! that run what is launched.
+//! Drills in a scratch VPC, the whole path: a vault in emulated S3 with one backup, an account of
+//! EC2 with production in it, and machines that run what is launched.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,18 +21,27 @@ const TABLES: &str = "CREATE TABLE patients (id int PRIMARY KEY, name text NOT N
 /// The built program without its symbols: what instances fetch.
 fn agent() -> PathBuf {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_lifeboat"));
-    let built = program.metadata().unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let stripped = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("agent-{}", built.as_nanos()));
+    let built = program
+        .metadata()
+        .unwrap()
+        .modified()
+        .unwrap()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let stripped =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("agent-{}", built.as_nanos()));
     if !stripped.exists() {
         let own = stripped.with_extension(std::process::id().to_string());
-        let strip = std::process::Command::new("strip").arg("-o").arg(&own).arg(&program).status().unwrap();
+        let strip =
+            std::process::Command::new("strip").arg("-o").arg(&own).arg(&program).status().unwrap();
         assert!(strip.success());
         std::fs::rename(&own, &stripped).unwrap();
     }
     stripped
 }
 
-/// A vault in S3 with one backup, an account of EC2 with production in it, and machines that run what is launched.
+/// A vault in S3 with one backup, an account of EC2 with production in it, and machines that run
+/// what is launched.
 pub struct Room {
     pub home: Home,
     pub cloud: Arc<Cloud>,
@@ -49,7 +58,8 @@ impl Room {
         let (stack, cloud) = (Localstack::in_default_account(), Arc::new(Cloud::start()));
         let front = Front::start(stack.port);
         stack.aws(&["s3api", "create-bucket", "--bucket", &stack.bucket]);
-        let key = stack.aws(&["kms", "create-key"])["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+        let key =
+            stack.aws(&["kms", "create-key"])["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
         let source = Cluster::start();
         source.psql("postgres", "CREATE DATABASE d");
         source.psql("d", TABLES);
@@ -60,20 +70,41 @@ impl Room {
         for (name, value) in cloud.env() {
             home.set(name, &value);
         }
-        for (name, value) in
-            [("AWS_REGION", REGION), ("AWS_ENDPOINT_URL_S3", &front.endpoint()), ("AWS_ENDPOINT_URL_KMS", &front.endpoint())]
-        {
+        for (name, value) in [
+            ("AWS_REGION", REGION),
+            ("AWS_ENDPOINT_URL_S3", &front.endpoint()),
+            ("AWS_ENDPOINT_URL_KMS", &front.endpoint()),
+        ] {
             home.set(name, value);
         }
-        home.reconfigure("directory = \"vault\"", &format!("s3 = \"s3://{}/team\"\npath_style = true\npart_mib = 5", stack.bucket));
+        home.reconfigure(
+            "directory = \"vault\"",
+            &format!("s3 = \"s3://{}/team\"\npath_style = true\npart_mib = 5", stack.bucket),
+        );
         home.configure(&format!("\n[keys.home]\nkind = \"aws-kms\"\nkey_id = \"{key}\"\n"));
         home.add_datastore("db", &source.conninfo("d"), "");
         let header = home.path("header");
         home.pin("00112233445566778899aabbccddeeff");
-        std::fs::write(&header, r#"{ "format": "lifeboat.vault/1", "vault": "00112233445566778899aabbccddeeff" }"#).unwrap();
-        stack.aws(&["s3api", "put-object", "--bucket", &stack.bucket, "--key", "team/vault.json", "--body", header.to_str().unwrap()]);
+        std::fs::write(
+            &header,
+            r#"{ "format": "lifeboat.vault/1", "vault": "00112233445566778899aabbccddeeff" }"#,
+        )
+        .unwrap();
+        stack.aws(&[
+            "s3api",
+            "put-object",
+            "--bucket",
+            &stack.bucket,
+            "--key",
+            "team/vault.json",
+            "--body",
+            header.to_str().unwrap(),
+        ]);
         let image = cloud.register_image(REGION, "scratch");
-        let firewall = cloud.firewall_group(REGION, &[(10, "ALLOW", &["*.us-east-1.amazonaws.com."][..]), (20, "BLOCK", &["*."][..])]);
+        let firewall = cloud.firewall_group(
+            REGION,
+            &[(10, "ALLOW", &["*.us-east-1.amazonaws.com."][..]), (20, "BLOCK", &["*."][..])],
+        );
         cloud.seed_production(REGION);
         home.configure(&format!(
             r#"
@@ -116,7 +147,8 @@ silent_within = "1m"
         std::fs::write(self.home.path("drills/nightly.toml"), text).unwrap();
     }
 
-    /// Runs the drill and returns its report, whatever its verdict; nothing of it may be left, and nothing else be touched.
+    /// Runs the drill and returns its report, whatever its verdict; nothing of it may be left, and
+    /// nothing else be touched.
     #[track_caller]
     pub fn report(&self, code: i32) -> Value {
         let report = self.report_of(&["drill", "nightly", "--json"], code);
@@ -127,8 +159,16 @@ silent_within = "1m"
     #[track_caller]
     pub fn report_of(&self, arguments: &[&str], code: i32) -> Value {
         let out = self.home.run(arguments);
-        assert_eq!(out.code, code, "stdout: {}\nstderr: {}\nconsoles: {}", out.stdout, out.stderr, self.machines.consoles());
-        let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+        assert_eq!(
+            out.code,
+            code,
+            "stdout: {}\nstderr: {}\nconsoles: {}",
+            out.stdout,
+            out.stderr,
+            self.machines.consoles()
+        );
+        let last: Value = serde_json::from_str(out.stdout.lines().last().unwrap_or_default())
+            .unwrap_or_else(|e| panic!("{e}: {out:?}"));
         last["report"].clone()
     }
 

@@ -1,4 +1,5 @@
-//! A scratch VPC as tests make one: settings that fit both clouds, and every step of a drill with it.
+//! A scratch VPC as tests make one: settings that fit both clouds, and every step of a drill with
+//! it.
 
 use std::sync::Arc;
 
@@ -47,7 +48,12 @@ pub fn settings(image: &str, firewall: &str) -> ScratchSettings {
 }
 
 /// A run that may decrypt with one key.
-pub fn scratch(cloud: &Arc<dyn ScratchCloud>, settings: &ScratchSettings, key: &str, run: &str) -> ScratchVpc {
+pub fn scratch(
+    cloud: &Arc<dyn ScratchCloud>,
+    settings: &ScratchSettings,
+    key: &str,
+    run: &str,
+) -> ScratchVpc {
     let spec = ScratchSpec {
         settings: settings.clone(),
         vault: VAULT.parse().unwrap(),
@@ -61,7 +67,10 @@ pub fn scratch(cloud: &Arc<dyn ScratchCloud>, settings: &ScratchSettings, key: &
             list: vec!["p/".to_owned()],
             put: vec!["i/*".to_owned()],
         },
-        grants: vec![GrantSpec { key: key.to_owned(), context: [("vault".to_owned(), VAULT.to_owned())].into() }],
+        grants: vec![GrantSpec {
+            key: key.to_owned(),
+            context: [("vault".to_owned(), VAULT.to_owned())].into(),
+        }],
         volumes: Vec::new(),
     };
     let mut scratch = ScratchVpc::new(Arc::clone(cloud), spec, 0.0, CancellationToken::new());
@@ -80,9 +89,19 @@ async fn step<S: SagaStep<ScratchVpc, Error = ScratchError>>(
     saga.step(scratch, step).await.map_err(|error| error.to_string())
 }
 
-/// All steps, as a drill does them; `die_after` so many of them nothing more is done, as after a crash.
-pub async fn forward(saga: &mut Saga<'_>, scratch: &mut ScratchVpc, die_after: usize) -> Result<(), String> {
-    scratch.prefix_list = scratch.cloud().clone().prefix_list(&format!("com.amazonaws.{REGION}.s3")).await.map_err(|e| e.to_string())?;
+/// All steps, as a drill does them; `die_after` so many of them nothing more is done, as after a
+/// crash.
+pub async fn forward(
+    saga: &mut Saga<'_>,
+    scratch: &mut ScratchVpc,
+    die_after: usize,
+) -> Result<(), String> {
+    scratch.prefix_list = scratch
+        .cloud()
+        .clone()
+        .prefix_list(&format!("com.amazonaws.{REGION}.s3"))
+        .await
+        .map_err(|e| e.to_string())?;
     let mut left = die_after;
     macro_rules! steps {
         ($($step:expr),*) => { $(
@@ -114,6 +133,13 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> T {
 
 /// Everything in a region, as text that is the same as long as nothing is changed.
 #[cfg(feature = "ec2")]
-pub fn inventory(cloud: &super::cloud::Cloud, region: &str) -> std::collections::BTreeMap<String, String> {
-    cloud.inventory(region).into_iter().map(|(id, item)| (id, format!("{} {:?} {}", item.kind, item.tags, item.text))).collect()
+pub fn inventory(
+    cloud: &super::cloud::Cloud,
+    region: &str,
+) -> std::collections::BTreeMap<String, String> {
+    cloud
+        .inventory(region)
+        .into_iter()
+        .map(|(id, item)| (id, format!("{} {:?} {}", item.kind, item.tags, item.text)))
+        .collect()
 }

@@ -14,11 +14,21 @@ fn key(text: &str) -> ObjectKey {
 }
 
 /// Sealed parts and their proof: the only way to get any.
-async fn sealed(plain: Vec<u8>, part_bytes: usize, parts_per_object_max: usize) -> (Vec<SealedPart>, SealProof) {
+async fn sealed(
+    plain: Vec<u8>,
+    part_bytes: usize,
+    parts_per_object_max: usize,
+) -> (Vec<SealedPart>, SealProof) {
     let sealing = SealOptions { levels: (1, 1), compressors: 1, part_bytes, parts_per_object_max };
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let pouring =
-        seal_stream(std::io::Cursor::new(plain), || Some(SourceEnd::of_memory()), (), &BackupIdentity::generate(), sealing, sender);
+    let pouring = seal_stream(
+        std::io::Cursor::new(plain),
+        || Some(SourceEnd::of_memory()),
+        (),
+        &BackupIdentity::generate(),
+        sealing,
+        sender,
+    );
     let mut parts = Vec::new();
     while let Some(part) = receiver.recv().await {
         parts.push(part);
@@ -28,7 +38,10 @@ async fn sealed(plain: Vec<u8>, part_bytes: usize, parts_per_object_max: usize) 
 }
 
 fn noise(bytes: usize) -> Vec<u8> {
-    (0..bytes.div_ceil(32)).flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).take(bytes).collect()
+    (0..bytes.div_ceil(32))
+        .flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes())
+        .take(bytes)
+        .collect()
 }
 
 /// Everything [`Vault`] promises.
@@ -91,7 +104,10 @@ pub async fn keeps_its_contract(vault: Arc<dyn Vault>) {
     let (others, other_proof) = sealed(noise(1000), part_bytes, 100).await;
     let mut other = vault.begin(&payload).await.unwrap();
     other.part(others[0].bytes.clone()).await.unwrap();
-    assert!(matches!(other.complete(&other_proof.segments()[0]).await, Err(VaultError::Exists { .. })));
+    assert!(matches!(
+        other.complete(&other_proof.segments()[0]).await,
+        Err(VaultError::Exists { .. })
+    ));
     assert_eq!(vault.find(&payload).await.unwrap().unwrap().bytes, all.len() as u64);
 
     // What does not tally with the proof does not become visible.
@@ -106,7 +122,9 @@ pub async fn keeps_its_contract(vault: Arc<dyn Vault>) {
 
     // Listing is by prefix and in order; removing twice is removing.
     vault.put(&b, text("b")).await.unwrap();
-    let names = |facts: Vec<lifeboat::vault::ObjectFacts>| facts.into_iter().map(|f| f.key.to_string()).collect::<Vec<_>>();
+    let names = |facts: Vec<lifeboat::vault::ObjectFacts>| {
+        facts.into_iter().map(|f| f.key.to_string()).collect::<Vec<_>>()
+    };
     assert_eq!(names(vault.list("meta/db/").await.unwrap()), ["meta/db/a", "meta/db/b"]);
     assert_eq!(names(vault.list("payloads/").await.unwrap()), ["payloads/db/p"]);
     vault.remove(&b).await.unwrap();
@@ -117,7 +135,9 @@ pub async fn keeps_its_contract(vault: Arc<dyn Vault>) {
     let raced = key("meta/db/raced");
     let writers = (0..16).map(|n| {
         let (vault, raced) = (Arc::clone(&vault), raced.clone());
-        tokio::spawn(async move { vault.put(&raced, VaultDocument::restore_guide(format!("writer {n}"))).await })
+        tokio::spawn(async move {
+            vault.put(&raced, VaultDocument::restore_guide(format!("writer {n}"))).await
+        })
     });
     let results = futures::future::join_all(writers).await;
     let winners = results.iter().filter(|r| matches!(r, Ok(Ok(())))).count();
@@ -149,10 +169,22 @@ async fn hostile_names_in_a_listing_are_left_out() {
 async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
     for extra in [0, 1, 500] {
         let identity = BackupIdentity::generate();
-        let sealing = SealOptions { levels: (1, 1), compressors: 2, part_bytes: 1000, parts_per_object_max: 3 };
+        let sealing = SealOptions {
+            levels: (1, 1),
+            compressors: 2,
+            part_bytes: 1000,
+            parts_per_object_max: 3,
+        };
         let plain = noise(9_000 + extra);
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-        let pouring = seal_stream(std::io::Cursor::new(plain.clone()), || Some(SourceEnd::of_memory()), (), &identity, sealing, sender);
+        let pouring = seal_stream(
+            std::io::Cursor::new(plain.clone()),
+            || Some(SourceEnd::of_memory()),
+            (),
+            &identity,
+            sealing,
+            sender,
+        );
         let mut objects: Vec<Vec<u8>> = Vec::new();
         while let Some(part) = receiver.recv().await {
             assert!(part.part <= 3 && part.bytes.len() <= 1000);
@@ -179,7 +211,9 @@ async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
         }
         drop(chunks);
         let read = tokio::task::spawn_blocking(move || {
-            lifeboat::seal::OpenedPayload::new("x", receiver, expected, &identity).unwrap().read_all(1 << 20)
+            lifeboat::seal::OpenedPayload::new("x", receiver, expected, &identity)
+                .unwrap()
+                .read_all(1 << 20)
         })
         .await
         .unwrap()
@@ -191,9 +225,17 @@ async fn a_payload_that_nears_the_limit_of_an_object_goes_on_in_the_next() {
 /// The end of a file is a claim; without the proof nothing is closed, and no proof comes out.
 #[tokio::test]
 async fn end_of_file_without_proof_yields_no_proof() {
-    let sealing = SealOptions { levels: (1, 1), compressors: 1, part_bytes: 1000, parts_per_object_max: 100 };
+    let sealing =
+        SealOptions { levels: (1, 1), compressors: 1, part_bytes: 1000, parts_per_object_max: 100 };
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let pouring = seal_stream(std::io::Cursor::new(noise(5000)), || None, (), &BackupIdentity::generate(), sealing, sender);
+    let pouring = seal_stream(
+        std::io::Cursor::new(noise(5000)),
+        || None,
+        (),
+        &BackupIdentity::generate(),
+        sealing,
+        sender,
+    );
     while receiver.recv().await.is_some() {}
     assert!(matches!(pouring.outcome().await, Err(lifeboat::seal::SealError::SourceEndedBadly)));
 }

@@ -1,5 +1,6 @@
-//! What earlier versions left behind (`tests/fixtures`) goes on working: listed, verified, restored, drilled, rotated, pruned, migrated, and what
-//! they were in the middle of is finished. A document of a later format is refused by its name.
+//! What earlier versions left behind (`tests/fixtures`) goes on working: listed, verified,
+//! restored, drilled, rotated, pruned, migrated, and what they were in the middle of is finished. A
+//! document of a later format is refused by its name.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,12 @@ fn fixture(version: &str, name: &str) -> PathBuf {
 /// Backups of a datastore, oldest first.
 fn backups(home: &Home, datastore: &str) -> Vec<String> {
     let listed = home.run(&["list", datastore, "--json"]).ok().json();
-    let mut ids: Vec<String> = listed.as_array().unwrap().iter().map(|backup| backup["backup"].as_str().unwrap().to_owned()).collect();
+    let mut ids: Vec<String> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|backup| backup["backup"].as_str().unwrap().to_owned())
+        .collect();
     ids.sort();
     ids
 }
@@ -26,11 +32,18 @@ fn source(socket: &Cluster) -> String {
 fn chat() -> Cluster {
     let cluster = Cluster::start();
     cluster.psql("postgres", "CREATE ROLE clerk LOGIN; CREATE DATABASE chat OWNER clerk; COMMENT ON DATABASE chat IS 'the chat'");
-    cluster.psql("chat", &std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/source.sql")).unwrap());
+    cluster.psql(
+        "chat",
+        &std::fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/source.sql"),
+        )
+        .unwrap(),
+    );
     cluster
 }
 
-/// The clock shortly after the drill `halfway` of the fixture was begun: it may last for four hours, and counts as failed after that.
+/// The clock shortly after the drill `halfway` of the fixture was begun: it may last for four
+/// hours, and counts as failed after that.
 const THEN: [(&str, &str); 3] = [
     ("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
     ("FAKETIME", "@2026-11-30 13:00:00"),
@@ -49,7 +62,12 @@ fn same(one: (&Cluster, &str), other: (&Cluster, &str)) {
     };
     let (one, other) = (dump(one), dump(other));
     let first = one.lines().zip(other.lines()).find(|(one, other)| one != other);
-    assert!(one == other, "the dumps have {} and {} lines; the first that differ: {first:?}", one.lines().count(), other.lines().count());
+    assert!(
+        one == other,
+        "the dumps have {} and {} lines; the first that differ: {first:?}",
+        one.lines().count(),
+        other.lines().count()
+    );
 }
 
 #[test]
@@ -57,9 +75,21 @@ fn every_backup_of_an_earlier_version_is_verified_and_comes_back() {
     for version in EARLIER_VERSIONS {
         let (home, original) = (Home::of_version(version), chat());
         let target = Cluster::start();
-        assert_eq!((backups(&home, "chat").len(), backups(&home, "parallel").len(), backups(&home, "disks").len()), (4, 1, 2));
+        assert_eq!(
+            (
+                backups(&home, "chat").len(),
+                backups(&home, "parallel").len(),
+                backups(&home, "disks").len()
+            ),
+            (4, 1, 2)
+        );
         let verified = home.run(&["verify", "--all"]).ok();
-        assert_eq!(verified.stdout.lines().filter(|line| line.starts_with("backup ")).count(), 7, "{}", verified.stdout);
+        assert_eq!(
+            verified.stdout.lines().filter(|line| line.starts_with("backup ")).count(),
+            7,
+            "{}",
+            verified.stdout
+        );
         home.run_with(&THEN, &["evidence", "verify"]).ok();
         for (number, (datastore, backup)) in backups(&home, "chat")
             .iter()
@@ -69,7 +99,8 @@ fn every_backup_of_an_earlier_version_is_verified_and_comes_back() {
         {
             let database = format!("back{number}");
             let to = target.conninfo(&database);
-            let mut arguments = vec!["restore", datastore, "--backup", &backup, "--to", &to, "--yes", "--check"];
+            let mut arguments =
+                vec!["restore", datastore, "--backup", &backup, "--to", &to, "--yes", "--check"];
             // The offline key of the rotation opens those from before it, too.
             let recovery = home.path("recovery-2.txt").display().to_string();
             if number % 2 == 1 {
@@ -84,9 +115,22 @@ fn every_backup_of_an_earlier_version_is_verified_and_comes_back() {
             same((&original, "chat"), (&target, &database));
         }
         for backup in backups(&home, "disks") {
-            home.run(&["restore", "disks", "--backup", &backup, "--to", home.path(&backup).to_str().unwrap(), "--yes"]).ok();
+            home.run(&[
+                "restore",
+                "disks",
+                "--backup",
+                &backup,
+                "--to",
+                home.path(&backup).to_str().unwrap(),
+                "--yes",
+            ])
+            .ok();
             let images = files(&home.path(&backup));
-            assert_eq!(images.iter().map(|image| image.metadata().unwrap().len()).collect::<Vec<_>>(), [2 << 20, 2 << 20], "{images:?}");
+            assert_eq!(
+                images.iter().map(|image| image.metadata().unwrap().len()).collect::<Vec<_>>(),
+                [2 << 20, 2 << 20],
+                "{images:?}"
+            );
         }
     }
 }
@@ -95,10 +139,17 @@ fn every_backup_of_an_earlier_version_is_verified_and_comes_back() {
 fn the_vault_of_an_earlier_version_is_drilled_rotated_pruned_and_added_to() {
     for version in EARLIER_VERSIONS {
         let (home, original) = (Home::of_version(version), chat());
-        home.reconfigure("host=/tmp/lifeboat-fixture/source/socket user=postgres dbname=chat", &source(&original));
+        home.reconfigure(
+            "host=/tmp/lifeboat-fixture/source/socket user=postgres dbname=chat",
+            &source(&original),
+        );
         home.reconfigure("/tmp/lifeboat-fixture/mnt/", &format!("{}/", home.path("mnt").display()));
         let _mounted = ["vol-a", "vol-b"].map(|volume| {
-            Mount::of(&home.path(&format!("volumes/volumes/{volume}/disk")), &home.path(&format!("mnt/{volume}")), "noatime")
+            Mount::of(
+                &home.path(&format!("volumes/volumes/{volume}/disk")),
+                &home.path(&format!("mnt/{volume}")),
+                "noatime",
+            )
         });
         home.run(&["check"]).ok();
         // The fixture gets older every day.
@@ -109,10 +160,16 @@ fn the_vault_of_an_earlier_version_is_drilled_rotated_pruned_and_added_to() {
         home.run(&["drill", "nightly"]).ok();
         // A rotation after theirs.
         let key = home.path("recovery-3.txt");
-        let made = home.run(&["recovery-key", "new", "--out", key.to_str().unwrap(), "--json"]).ok().json();
+        let made = home
+            .run(&["recovery-key", "new", "--out", key.to_str().unwrap(), "--json"])
+            .ok()
+            .json();
         let text = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap();
         let old = text.lines().find(|line| line.starts_with("recipients")).unwrap();
-        home.reconfigure(old, &format!("recipients = [\"{}\"]", made["recipient"].as_str().unwrap()));
+        home.reconfigure(
+            old,
+            &format!("recipients = [\"{}\"]", made["recipient"].as_str().unwrap()),
+        );
         home.run(&["rekey", "--confirm", "--per-second", "100"]).ok();
         home.run(&["verify", "--all", "--identity", key.to_str().unwrap()]).ok();
         // The server is another one than that of the fixture.
@@ -127,8 +184,12 @@ fn the_vault_of_an_earlier_version_is_drilled_rotated_pruned_and_added_to() {
         home.run(&["verify", "--all"]).ok();
         // By now the drill that nobody went on with is one that failed; nothing else is wrong.
         let verified = home.run(&["evidence", "verify"]).fails(7, &[]);
-        let flaws: Vec<&str> = verified.stdout.lines().filter(|line| line.starts_with("FLAW")).collect();
-        assert!(!flaws.is_empty() && flaws.iter().all(|flaw| flaw.contains("drill halfway")), "{flaws:?}");
+        let flaws: Vec<&str> =
+            verified.stdout.lines().filter(|line| line.starts_with("FLAW")).collect();
+        assert!(
+            !flaws.is_empty() && flaws.iter().all(|flaw| flaw.contains("drill halfway")),
+            "{flaws:?}"
+        );
         home.run(&["catalog", "rebuild"]).ok();
         home.run(&["list"]).ok();
     }
@@ -142,9 +203,17 @@ fn what_an_earlier_version_was_in_the_middle_of_is_finished() {
         let resumed = home.run_with(&THEN, &["drill", "resume", "halfway"]);
         assert_eq!(resumed.code, 0, "{resumed:?}");
         target.psql("postgres", "CREATE ROLE clerk LOGIN");
-        target.psql("postgres", &std::fs::read_to_string(fixture(version, "half-restored.sql")).unwrap());
-        let finished = home.run(&["restore", "parallel", "--to", &target.conninfo("halfway"), "--yes", "--check"]).ok();
-        assert!(finished.stdout.contains("went on") && finished.stdout.contains("all as recorded"), "{finished:?}");
+        target.psql(
+            "postgres",
+            &std::fs::read_to_string(fixture(version, "half-restored.sql")).unwrap(),
+        );
+        let finished = home
+            .run(&["restore", "parallel", "--to", &target.conninfo("halfway"), "--yes", "--check"])
+            .ok();
+        assert!(
+            finished.stdout.contains("went on") && finished.stdout.contains("all as recorded"),
+            "{finished:?}"
+        );
         same((&original, "chat"), (&target, "halfway"));
         // Another one that is not gone on with is given up.
         let home = Home::of_version(version);
@@ -174,8 +243,8 @@ fn catalogs_of_an_earlier_version_are_migrated_with_what_they_know() {
     }
 }
 
-/// An older host finds a catalog that a newer one has migrated: it says so, and changes nothing. What a host that has it open may go on doing is what
-/// migrations may not take away: they add.
+/// An older host finds a catalog that a newer one has migrated: it says so, and changes nothing.
+/// What a host that has it open may go on doing is what migrations may not take away: they add.
 #[test]
 fn two_versions_on_one_catalog_never_corrupt_it() {
     let version = EARLIER_VERSIONS[0];
@@ -187,17 +256,25 @@ fn two_versions_on_one_catalog_never_corrupt_it() {
          SELECT 9999, 'of tomorrow', now(), true, '\\x00', 1",
     );
     let dump = server.dump("catalog", Major::Debian15);
-    home.reconfigure("host=/tmp/lifeboat-fixture/source/socket user=postgres dbname=chat", &source(&chat()));
+    home.reconfigure(
+        "host=/tmp/lifeboat-fixture/source/socket user=postgres dbname=chat",
+        &source(&chat()),
+    );
     let refused = home.run(&["backup", "chat"]);
-    assert!(refused.code != 0 && refused.stderr.contains("was migrated by a newer lifeboat (step 9999"), "{refused:?}");
-    home.run(&["drill", "resume", "halfway"]).fails(2, &["was migrated by a newer lifeboat", "use the newer lifeboat here too"]);
+    assert!(
+        refused.code != 0 && refused.stderr.contains("was migrated by a newer lifeboat (step 9999"),
+        "{refused:?}"
+    );
+    home.run(&["drill", "resume", "halfway"])
+        .fails(2, &["was migrated by a newer lifeboat", "use the newer lifeboat here too"]);
     assert_eq!(server.dump("catalog", Major::Debian15), dump);
     // Restoring needs no catalog.
     let target = Cluster::start();
     home.run(&["restore", "chat", "--to", &target.conninfo("back"), "--yes", "--check"]).ok();
 }
 
-/// Migrations that came after the first fixtures only add: a host of the version before goes on with the catalog that it has open.
+/// Migrations that came after the first fixtures only add: a host of the version before goes on
+/// with the catalog that it has open.
 #[test]
 fn migrations_only_add() {
     let frozen = [
@@ -212,29 +289,47 @@ fn migrations_only_add() {
     ];
     let all = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/catalog/migrations"));
     assert!(all.len() >= frozen.len());
-    for file in all.iter().filter(|file| !frozen.contains(&file.file_name().unwrap().to_str().unwrap())) {
+    for file in
+        all.iter().filter(|file| !frozen.contains(&file.file_name().unwrap().to_str().unwrap()))
+    {
         let text = std::fs::read_to_string(file).unwrap();
-        let sql: String = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect::<Vec<_>>().join("\n");
+        let sql: String = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .collect::<Vec<_>>()
+            .join("\n");
         for statement in sql.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
             let upper = statement.to_uppercase();
             let adds = upper.starts_with("CREATE TABLE")
                 || upper.starts_with("CREATE INDEX")
                 || (upper.starts_with("ALTER TABLE") && upper.contains(" ADD COLUMN "));
-            let must_be_given = upper.contains(" ADD COLUMN ") && upper.contains("NOT NULL") && !upper.contains("DEFAULT");
-            assert!(adds && !must_be_given, "{}: a host of the version before would stumble over: {statement}", file.display());
+            let must_be_given = upper.contains(" ADD COLUMN ")
+                && upper.contains("NOT NULL")
+                && !upper.contains("DEFAULT");
+            assert!(
+                adds && !must_be_given,
+                "{}: a host of the version before would stumble over: {statement}",
+                file.display()
+            );
         }
     }
 }
 
-/// Each stored document names its format; one of tomorrow, signed as a later version would, is refused by that name.
+/// Each stored document names its format; one of tomorrow, signed as a later version would, is
+/// refused by that name.
 #[test]
 fn a_document_of_a_later_format_is_refused_by_name() {
     let home = Home::of_version(EARLIER_VERSIONS[0]);
-    let manifest =
-        files(&home.vault().join("manifests/chat")).into_iter().rfind(|file| file.extension().is_some_and(|e| e == "json")).unwrap();
+    let manifest = files(&home.vault().join("manifests/chat"))
+        .into_iter()
+        .rfind(|file| file.extension().is_some_and(|e| e == "json"))
+        .unwrap();
     let id = manifest.file_stem().unwrap().to_str().unwrap().to_owned();
     // The first one has its hash in the manifest, those of rotations have not.
-    let envelope = files(&home.vault().join("meta/chat")).into_iter().find(|file| file.ends_with("envelope-0002.json")).unwrap();
+    let envelope = files(&home.vault().join("meta/chat"))
+        .into_iter()
+        .find(|file| file.ends_with("envelope-0002.json"))
+        .unwrap();
     let rotated = envelope.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     let record = home.vault().join("evidence/00000001.json");
     for (file, format, arguments) in [
@@ -262,7 +357,9 @@ fn a_document_of_a_later_format_is_refused_by_name() {
         let refused = home.run(&arguments);
         let said = refused.stdout.clone() + &refused.stderr;
         assert!(
-            refused.code != 0 && said.contains(&format!("{format}99")) && said.contains("newer lifeboat"),
+            refused.code != 0
+                && said.contains(&format!("{format}99"))
+                && said.contains("newer lifeboat"),
             "{arguments:?}: {refused:?}"
         );
         std::fs::write(file, good).unwrap();

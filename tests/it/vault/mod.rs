@@ -1,4 +1,5 @@
-//! What is stored: the contract of every vault, S3, keys and their rotation, retention, backups that are broken.
+//! What is stored: the contract of every vault, S3, keys and their rotation, retention, backups
+//! that are broken.
 
 pub mod contract;
 mod earlier_versions;

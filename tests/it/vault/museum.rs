@@ -1,11 +1,12 @@
-//! A museum of broken backups. Every exhibit must be noticed, by `verify` and before or during a restore, with the right
-//! exit code; none may pass, and none may crash the program.
+//! A museum of broken backups. Every exhibit must be noticed, by `verify` and before or during a
+//! restore, with the right exit code; none may pass, and none may crash the program.
 
 use std::path::Path;
 
 use crate::support::{Cluster, Home, Major};
 
-/// The age header before the first chunk: everything after it is cut into chunks of 64 KiB and 16 bytes.
+/// The age header before the first chunk: everything after it is cut into chunks of 64 KiB and 16
+/// bytes.
 fn header_bytes(sealed: &[u8]) -> usize {
     let mac = sealed.windows(5).position(|w| w == b"\n--- ").unwrap() + 1;
     let end = mac + sealed[mac..].iter().position(|b| *b == b'\n').unwrap() + 1;
@@ -34,7 +35,12 @@ impl Exhibit {
 
     /// Runs with a file changed, and puts it back.
     #[track_caller]
-    fn with(&self, file: &Path, change: impl FnOnce(&[u8]) -> Option<Vec<u8>>, check: impl FnOnce(&Home)) {
+    fn with(
+        &self,
+        file: &Path,
+        change: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+        check: impl FnOnce(&Home),
+    ) {
         let good = std::fs::read(file).unwrap();
         std::fs::remove_file(file).unwrap();
         if let Some(bad) = change(&good) {
@@ -50,7 +56,11 @@ impl Exhibit {
         self.with(file, change, |home| {
             let out = home.run(&["verify", &self.first]);
             assert_eq!(out.code, 7, "{what}: {out:?}");
-            assert!(out.stderr.starts_with("error: ") && !out.stderr.contains("panicked"), "{what}: {}", out.stderr);
+            assert!(
+                out.stderr.starts_with("error: ") && !out.stderr.contains("panicked"),
+                "{what}: {}",
+                out.stderr
+            );
             let out = home.run(&["restore", "db", "--backup", &self.first, "--to", "-"]);
             assert_eq!(out.code, 7, "{what}: restore: {}", out.stderr);
         });
@@ -71,10 +81,14 @@ fn a_payload_truncated_at_and_around_each_chunk_boundary_is_noticed() {
         .collect();
     lengths.retain(|length| *length < sealed.len());
     for length in lengths {
-        exhibit.refused(&payload, &format!("cut to {length} of {}", sealed.len()), |good| Some(good[..length].to_vec()));
+        exhibit.refused(&payload, &format!("cut to {length} of {}", sealed.len()), |good| {
+            Some(good[..length].to_vec())
+        });
     }
     exhibit.refused(&payload, "bytes appended", |good| Some([good, b"x"].concat()));
-    exhibit.refused(&payload, "a chunk appended", |good| Some([good, &good[header..header + CHUNK]].concat()));
+    exhibit.refused(&payload, "a chunk appended", |good| {
+        Some([good, &good[header..header + CHUNK]].concat())
+    });
     exhibit.refused(&payload, "the file twice", |good| Some([good, good].concat()));
 }
 
@@ -114,10 +128,20 @@ fn any_byte_flipped_in_any_object_is_noticed() {
         |good| Some(good[..100].to_vec()),
         |home| {
             home.run(&["verify", &exhibit.first]).fails(5, &["no key opens backup", "--identity"]);
-            // Opened with the other, and told all the same: some day this slot may be the only one left.
+            // Opened with the other, and told all the same: some day this slot may be the only one
+            // left.
             let words = ["key slot local", "is missing or damaged", "open with slot recovery"];
             home.run(&["verify", &exhibit.first, "--identity", &home.recovery()]).fails(7, &words);
-            let restored = home.run(&["restore", "db", "--backup", &exhibit.first, "--to", "-", "--identity", &home.recovery()]);
+            let restored = home.run(&[
+                "restore",
+                "db",
+                "--backup",
+                &exhibit.first,
+                "--to",
+                "-",
+                "--identity",
+                &home.recovery(),
+            ]);
             assert_eq!(restored.code, 0, "{}", restored.stderr);
         },
     );
@@ -156,7 +180,9 @@ fn a_manifest_that_is_edited_moved_unsigned_or_from_the_future_is_refused() {
     let manifest = home.manifest(&exhibit.first);
     let signature = home.vault().join(format!("manifests/db/{}.json.sig", exhibit.first));
     let edit = |from: &'static str, to: &'static str| {
-        move |good: &[u8]| Some(String::from_utf8(good.to_vec()).unwrap().replace(from, to).into_bytes())
+        move |good: &[u8]| {
+            Some(String::from_utf8(good.to_vec()).unwrap().replace(from, to).into_bytes())
+        }
     };
     exhibit.refused(&manifest, "edited", edit("\"sequence\": 1", "\"sequence\": 9"));
     exhibit.with(
@@ -167,13 +193,18 @@ fn a_manifest_that_is_edited_moved_unsigned_or_from_the_future_is_refused() {
             home.run(&["list"]).fails(7, &["not every manifest is believed"]);
             // The newest that is believed is used, and the other is told of.
             let warned = home.run(&["restore", "db", "--to", "-"]);
-            assert!(warned.stderr.contains(&format!("backup {} is passed over", exhibit.first)), "{}", warned.stderr);
+            assert!(
+                warned.stderr.contains(&format!("backup {} is passed over", exhibit.first)),
+                "{}",
+                warned.stderr
+            );
         },
     );
     // Both files of the second backup under the first one's name: signed, but out of place.
     let (other, other_signature) = (
         std::fs::read(home.manifest(&exhibit.second)).unwrap(),
-        std::fs::read(home.vault().join(format!("manifests/db/{}.json.sig", exhibit.second))).unwrap(),
+        std::fs::read(home.vault().join(format!("manifests/db/{}.json.sig", exhibit.second)))
+            .unwrap(),
     );
     exhibit.with(
         &signature,
@@ -183,21 +214,29 @@ fn a_manifest_that_is_edited_moved_unsigned_or_from_the_future_is_refused() {
                 &manifest,
                 |_| Some(other),
                 |home| {
-                    home.run(&["verify", &exhibit.first]).fails(7, &["which is not where it stands"]);
+                    home.run(&["verify", &exhibit.first])
+                        .fails(7, &["which is not where it stands"]);
                 },
             )
         },
     );
     // Without a pinned key nothing is believed, and everything says so.
-    let trust = std::fs::read_to_string(home.path("lifeboat.toml")).unwrap().lines().find(|l| l.starts_with("trust")).unwrap().to_owned();
+    let trust = std::fs::read_to_string(home.path("lifeboat.toml"))
+        .unwrap()
+        .lines()
+        .find(|l| l.starts_with("trust"))
+        .unwrap()
+        .to_owned();
     home.reconfigure(&trust, "trust = []");
     assert!(home.run(&["verify", &exhibit.first]).ok().stdout.contains("UNVERIFIED"));
     assert!(home.run(&["restore", "db", "--to", "-"]).stderr.contains("UNVERIFIED"));
     exhibit.with(&manifest, edit("lifeboat.manifest/3", "lifeboat.manifest/4"), |home| {
-        home.run(&["verify", &exhibit.first]).fails(7, &["has format \"lifeboat.manifest/4\"", "a newer lifeboat may be needed"]);
+        home.run(&["verify", &exhibit.first])
+            .fails(7, &["has format \"lifeboat.manifest/4\"", "a newer lifeboat may be needed"]);
     });
     exhibit.with(&manifest, edit("lifeboat.manifest/3", "lifeboat.manifest/2"), |home| {
-        home.run(&["verify", &exhibit.first]).fails(7, &["a manifest of format lifeboat.manifest/2 is of a volume set"]);
+        home.run(&["verify", &exhibit.first])
+            .fails(7, &["a manifest of format lifeboat.manifest/2 is of a volume set"]);
     });
     exhibit.with(&manifest, edit("payloads/db/", "payloads/other/"), |home| {
         home.run(&["verify", &exhibit.first]).fails(7, &["outside the backup's place"]);
@@ -210,15 +249,19 @@ fn an_envelope_of_another_backup_or_from_the_future_is_refused() {
     let home = &exhibit.home;
     let (own, other) = (home.meta(&exhibit.first), home.meta(&exhibit.second));
     let read = |path: &Path| std::fs::read(path).unwrap();
-    let (envelope, signature) = (read(&other.join("envelope-0001.json")), read(&other.join("envelope-0001.json.sig")));
+    let (envelope, signature) =
+        (read(&other.join("envelope-0001.json")), read(&other.join("envelope-0001.json.sig")));
     exhibit.with(
         &own.join("envelope-0001.json.sig"),
         |_| Some(signature.clone()),
         |_| {
-            exhibit.refused(&own.join("envelope-0001.json"), "another backup's envelope", |_| Some(envelope.clone()));
+            exhibit.refused(&own.join("envelope-0001.json"), "another backup's envelope", |_| {
+                Some(envelope.clone())
+            });
         },
     );
-    // As a second, rotated envelope it is signed and bound by no manifest; its own content refuses it.
+    // As a second, rotated envelope it is signed and bound by no manifest; its own content refuses
+    // it.
     std::fs::write(own.join("envelope-0002.json"), &envelope).unwrap();
     std::fs::write(own.join("envelope-0002.json.sig"), &signature).unwrap();
     home.run(&["verify", &exhibit.first]).fails(7, &["says it belongs to db/"]);
@@ -241,7 +284,14 @@ fn an_envelope_of_another_backup_or_from_the_future_is_refused() {
     let vault = home.vault().join("vault.json");
     exhibit.with(
         &vault,
-        |good| Some(String::from_utf8(good.to_vec()).unwrap().replace("vault/1", "vault/7").into_bytes()),
+        |good| {
+            Some(
+                String::from_utf8(good.to_vec())
+                    .unwrap()
+                    .replace("vault/1", "vault/7")
+                    .into_bytes(),
+            )
+        },
         |home| {
             home.run(&["list"]).fails(7, &["lifeboat.vault/7"]);
         },
@@ -250,7 +300,10 @@ fn an_envelope_of_another_backup_or_from_the_future_is_refused() {
         &vault,
         |_| None,
         |home| {
-            home.run(&["backup", "db"]).fails(2, &["its vault.json is gone, and its backups are not", "put vault.json back"]);
+            home.run(&["backup", "db"]).fails(
+                2,
+                &["its vault.json is gone, and its backups are not", "put vault.json back"],
+            );
         },
     );
 }
@@ -260,7 +313,8 @@ fn a_missing_key_is_named_and_never_made_anew() {
     let exhibit = Exhibit::new();
     let home = &exhibit.home;
     std::fs::remove_file(home.path("keys/identity.txt")).unwrap();
-    home.run(&["backup", "db"]).fails(5, &["keys/identity.txt: the file is missing", "does not make a new key"]);
+    home.run(&["backup", "db"])
+        .fails(5, &["keys/identity.txt: the file is missing", "does not make a new key"]);
     home.run(&["verify", &exhibit.first]).fails(5, &["no key opens", "the file is missing"]);
     assert!(!home.path("keys/identity.txt").exists());
     home.run(&["verify", &exhibit.first, "--identity", &home.recovery()]).ok();
@@ -269,7 +323,8 @@ fn a_missing_key_is_named_and_never_made_anew() {
     home.run(&["init", elsewhere.to_str().unwrap(), "--vault", home.vault().to_str().unwrap()])
         .fails(2, &["it holds a vault already", "new keys would not open"]);
     assert!(!elsewhere.join("keys").exists());
-    home.run(&["init", home.path("").to_str().unwrap()]).fails(2, &["lifeboat.toml: it exists already"]);
+    home.run(&["init", home.path("").to_str().unwrap()])
+        .fails(2, &["lifeboat.toml: it exists already"]);
 }
 
 #[test]
@@ -280,11 +335,16 @@ fn a_gap_in_the_series_is_shown_before_the_newest_is_used() {
     std::fs::remove_file(home.manifest(&exhibit.second)).unwrap();
     // Its payloads are no leavings: this host remembers that it published them.
     let sweep = home.run(&["sweep", "--older-than", "0s", "--confirm"]).ok();
-    let told = format!("backup {} was published by this host, and its manifest is gone", exhibit.second);
+    let told =
+        format!("backup {} was published by this host, and its manifest is gone", exhibit.second);
     assert!(sweep.stderr.contains(&told), "{}", sweep.stderr);
     assert!(home.payload(&exhibit.second, "main").exists());
     let out = home.run(&["restore", "db", "--to", "-"]);
-    assert!(out.stderr.contains("number 2, is known here and gone from the vault"), "{}", out.stderr);
+    assert!(
+        out.stderr.contains("number 2, is known here and gone from the vault"),
+        "{}",
+        out.stderr
+    );
     // A host that remembers nothing sees the gap.
     std::fs::remove_file(home.path("catalog.db")).unwrap();
     let out = home.run(&["restore", "db", "--to", "-"]);
@@ -297,14 +357,27 @@ fn a_restored_database_that_differs_from_the_fingerprint_is_noticed() {
     let exhibit = Exhibit::new();
     let target = Cluster::start_with(Major::Debian15, &[]);
     target.psql("postgres", "CREATE DATABASE d");
-    // A trigger on the target's template changes a row while it is loaded: a stand-in for any silent difference.
+    // A trigger on the target's template changes a row while it is loaded: a stand-in for any
+    // silent difference.
     target.psql("d", "CREATE FUNCTION gnaw() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF tg_tag = 'CREATE TABLE' THEN EXECUTE 'CREATE RULE gnaw AS ON INSERT TO public.t DO ALSO NOTHING'; EXECUTE 'DROP RULE gnaw ON public.t'; EXECUTE 'ALTER TABLE public.t ADD COLUMN extra int DEFAULT 1'; END IF; END $$; CREATE EVENT TRIGGER gnaw ON ddl_command_end EXECUTE FUNCTION gnaw()");
-    let arguments = ["restore", "db", "--to", &target.conninfo("d"), "--yes", "--check", "--into-database-with-tables"];
-    exhibit.home.run(&arguments).fails(8, &["is not what was recorded at backup time", "table public.t: columns"]);
+    let arguments = [
+        "restore",
+        "db",
+        "--to",
+        &target.conninfo("d"),
+        "--yes",
+        "--check",
+        "--into-database-with-tables",
+    ];
+    exhibit
+        .home
+        .run(&arguments)
+        .fails(8, &["is not what was recorded at backup time", "table public.t: columns"]);
 }
 
-/// Every byte of everything in a small vault, turned once. What is turned is noticed by what reads it: manifests and what they name by `verify`,
-/// records by `evidence verify`, the header by whoever writes.
+/// Every byte of everything in a small vault, turned once. What is turned is noticed by what reads
+/// it: manifests and what they name by `verify`, records by `evidence verify`, the header by
+/// whoever writes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "some quarter of an hour: cargo test --test it -- --ignored every_byte_of_a_small_vault"]
 async fn every_byte_of_a_small_vault_is_noticed() {
@@ -316,7 +389,14 @@ async fn every_byte_of_a_small_vault_is_noticed() {
     let id = home.backup();
     home.run(&["hold", &id, "--reason", "a reason"]).ok();
     let config = lifeboat::config::Config::load(&home.path("lifeboat.toml")).unwrap();
-    let rig = || lifeboat::rig::assemble(config.clone(), Default::default(), Default::default(), Default::default());
+    let rig = || {
+        lifeboat::rig::assemble(
+            config.clone(),
+            Default::default(),
+            Default::default(),
+            Default::default(),
+        )
+    };
     let is_noticed = async || {
         let rig = rig().await.unwrap();
         if shelf::vault_to_write(&rig).await.is_err() {
@@ -325,7 +405,10 @@ async fn every_byte_of_a_small_vault_is_noticed() {
         let (_, flaws) = evidence::examine(&rig).await.unwrap();
         let [entry] = &shelf::list_entries(&rig, None).await.unwrap()[..] else { return true };
         match &entry.manifest {
-            Ok(believed) => !flaws.is_empty() || verify::verify(&rig, &believed.manifest, believed.verified).await.is_err(),
+            Ok(believed) => {
+                !flaws.is_empty()
+                    || verify::verify(&rig, &believed.manifest, believed.verified).await.is_err()
+            }
             Err(_) => true,
         }
     };
@@ -339,10 +422,20 @@ async fn every_byte_of_a_small_vault_is_noticed() {
             std::fs::write(&file, &bad).unwrap();
             turned += 1;
             if !is_noticed().await {
-                silent.push(format!("{} byte {at}: {:?} for {:?}", file.display(), char::from(bad[at]), char::from(good[at])));
+                silent.push(format!(
+                    "{} byte {at}: {:?} for {:?}",
+                    file.display(),
+                    char::from(bad[at]),
+                    char::from(good[at])
+                ));
             }
         }
         std::fs::write(&file, good).unwrap();
     }
-    assert!(turned > 10_000 && silent.is_empty(), "{turned} turned, {} not noticed: {:#?}", silent.len(), silent);
+    assert!(
+        turned > 10_000 && silent.is_empty(),
+        "{turned} turned, {} not noticed: {:#?}",
+        silent.len(),
+        silent
+    );
 }

@@ -1,5 +1,5 @@
-//! Parsers of foreign bytes, hammered: seeds that are genuine, changed in all the ways that files are, and inputs that were once found
-//! (`tests/corpora`).
+//! Parsers of foreign bytes, hammered: seeds that are genuine, changed in all the ways that files
+//! are, and inputs that were once found (`tests/corpora`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,8 @@ fn changed(mut bytes: Vec<u8>, chance: &mut SmallRng) -> Vec<u8> {
             }
             5 => bytes.truncate(at),
             _ => {
-                let number: [u8; 8] = [u64::MAX, 1 << 31, 1 << 62, 0][chance.random_range(0..4)].to_le_bytes();
+                let number: [u8; 8] =
+                    [u64::MAX, 1 << 31, 1 << 62, 0][chance.random_range(0..4)].to_le_bytes();
                 bytes.splice(at..at, number[..chance.random_range(1..9)].iter().copied());
             }
         }
@@ -57,7 +58,12 @@ fn changed(mut bytes: Vec<u8>, chance: &mut SmallRng) -> Vec<u8> {
 fn try_one((name, target): Target, input: &[u8], what: &str) {
     let begun = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| target(input)));
-    assert!(outcome.is_ok() && begun.elapsed() < INPUT_MAX, "{name}, {what}, after {:?}: {}", begun.elapsed(), hex::encode(input));
+    assert!(
+        outcome.is_ok() && begun.elapsed() < INPUT_MAX,
+        "{name}, {what}, after {:?}: {}",
+        begun.elapsed(),
+        hex::encode(input)
+    );
 }
 
 fn hammer(number: usize) {
@@ -66,7 +72,10 @@ fn hammer(number: usize) {
     for (path, bytes) in &seeds {
         try_one(target, bytes, &path.display().to_string());
     }
-    let seed = std::env::var("LIFEBOAT_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed = std::env::var("LIFEBOAT_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
     let mut chance = SmallRng::seed_from_u64(seed);
     let begun = Instant::now();
     let mut inputs = 0_u64;

@@ -1,4 +1,5 @@
-//! Retention on real vaults: what is shown, what goes, what never goes, and what a removal leaves on record.
+//! Retention on real vaults: what is shown, what goes, what never goes, and what a removal leaves
+//! on record.
 
 use serde_json::Value;
 
@@ -14,12 +15,20 @@ fn small() -> Cluster {
 
 fn keep(home: &Home, rules: &str) {
     std::fs::create_dir_all(home.path("schedules")).unwrap();
-    std::fs::write(home.path("schedules/nightly.toml"), format!("cron = \"30 2 * * *\"\n[keep]\n{rules}\n")).unwrap();
+    std::fs::write(
+        home.path("schedules/nightly.toml"),
+        format!("cron = \"30 2 * * *\"\n[keep]\n{rules}\n"),
+    )
+    .unwrap();
 }
 
 fn listed(home: &Home) -> Vec<String> {
     let all = home.run(&["list", "db", "--json"]).ok().json();
-    all.as_array().unwrap().iter().map(|backup| backup["backup"].as_str().unwrap().to_owned()).collect()
+    all.as_array()
+        .unwrap()
+        .iter()
+        .map(|backup| backup["backup"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -29,26 +38,48 @@ fn prune_shows_first_acts_when_confirmed_and_leaves_a_signed_record_and_no_gap()
     let all: Vec<String> = (0..4).map(|_| home.backup()).collect();
     // Nothing says how long: everything stays.
     let shown = home.run(&["prune"]).ok();
-    assert!(shown.stdout.contains("no schedule says how long") && !shown.stdout.contains("remove"), "{shown:?}");
+    assert!(
+        shown.stdout.contains("no schedule says how long") && !shown.stdout.contains("remove"),
+        "{shown:?}"
+    );
     keep(&home, "daily = 1\nat_least = 1");
     let shown = home.run(&["prune", "db"]).ok();
     assert_eq!(shown.stdout.matches(" remove").count(), 3, "{shown:?}");
-    assert!(shown.stdout.contains("daily 1 of 1, one of the newest 1") && shown.stdout.contains("no rule keeps it"), "{shown:?}");
-    assert!(shown.stderr.contains("3 backups would be removed; --confirm removes them"), "{shown:?}");
+    assert!(
+        shown.stdout.contains("daily 1 of 1, one of the newest 1")
+            && shown.stdout.contains("no rule keeps it"),
+        "{shown:?}"
+    );
+    assert!(
+        shown.stderr.contains("3 backups would be removed; --confirm removes them"),
+        "{shown:?}"
+    );
     assert_eq!(listed(&home).len(), 4, "showing removes nothing");
     home.run(&["prune", "dbb"]).fails(2, &["did you mean db?"]);
     // One of them is held.
     home.run(&["hold", &all[1], "--reason", "incident 17"]).ok();
     let shown = home.run(&["prune", "--json"]).ok().json();
-    let held = shown[0]["plan"]["decisions"].as_array().unwrap().iter().find(|d| d["backup"] == all[1].as_str()).unwrap();
-    assert_eq!((&held["keep"], &held["reasons"][0]), (&Value::from(true), &Value::from("held: incident 17")));
+    let held = shown[0]["plan"]["decisions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|d| d["backup"] == all[1].as_str())
+        .unwrap();
+    assert_eq!(
+        (&held["keep"], &held["reasons"][0]),
+        (&Value::from(true), &Value::from("held: incident 17"))
+    );
     let done = home.run(&["prune", "--confirm"]).ok();
     assert!(done.stdout.contains("db: removed 2 backups"), "{done:?}");
     assert_eq!(listed(&home), [all[1].clone(), all[3].clone()]);
     for gone in [&all[0], &all[2]] {
-        assert!(!files(&home.vault()).iter().any(|file| file.to_str().unwrap().contains(gone.as_str())), "{gone}");
+        assert!(
+            !files(&home.vault()).iter().any(|file| file.to_str().unwrap().contains(gone.as_str())),
+            "{gone}"
+        );
     }
-    // The numbers 1 and 3 are explained by the record: nobody is warned of a gap, and sweep finds nothing lost.
+    // The numbers 1 and 3 are explained by the record: nobody is warned of a gap, and sweep finds
+    // nothing lost.
     let target = Cluster::start();
     let restored = home.restore(&target.conninfo("back")).ok();
     assert!(!restored.stderr.contains("missing from the vault"), "{restored:?}");
@@ -61,7 +92,8 @@ fn prune_shows_first_acts_when_confirmed_and_leaves_a_signed_record_and_no_gap()
     home.run(&["release", &all[1]]).ok();
     home.run(&["prune", "--confirm"]).ok();
     assert_eq!(listed(&home), [all[3].clone()]);
-    home.run(&["hold", "20200101T000000Z-AAAAAA", "--reason", "x"]).fails(3, &["20200101T000000Z-AAAAAA"]);
+    home.run(&["hold", "20200101T000000Z-AAAAAA", "--reason", "x"])
+        .fails(3, &["20200101T000000Z-AAAAAA"]);
     // Without the record the gap is told.
     std::fs::remove_dir_all(home.vault().join("evidence")).unwrap();
     home.backup();
@@ -120,17 +152,25 @@ fn a_backup_that_is_being_read_stays_and_a_removal_that_was_cut_short_is_finishe
     r.script("");
     r.report(0);
     let payloads = r.home.vault().join(format!("payloads/db/{old}"));
-    let immutable = |flag: &str| std::process::Command::new("chattr").arg(flag).arg(payloads.join("main.zst.age")).output();
+    let immutable = |flag: &str| {
+        std::process::Command::new("chattr").arg(flag).arg(payloads.join("main.zst.age")).output()
+    };
     if !immutable("+i").is_ok_and(|done| done.status.success()) {
         eprintln!("NOT LOOKED AT: this file system has no immutable files");
         return;
     }
     let failed = r.home.run(&["prune", "--confirm"]);
     assert_eq!(failed.code, 10, "{failed:?}");
-    assert!(failed.stderr.contains("could not be deleted") && failed.stderr.contains(&old), "{failed:?}");
+    assert!(
+        failed.stderr.contains("could not be deleted") && failed.stderr.contains(&old),
+        "{failed:?}"
+    );
     assert_eq!(listed(&r.home).len(), 1, "it is no backup any more");
     let shown = r.home.run(&["prune"]).ok();
-    assert!(shown.stdout.contains("objects of backups removed earlier are still there"), "{shown:?}");
+    assert!(
+        shown.stdout.contains("objects of backups removed earlier are still there"),
+        "{shown:?}"
+    );
     assert!(immutable("-i").unwrap().status.success());
     r.home.run(&["prune", "--confirm"]).ok();
     assert!(!payloads.exists());

@@ -1,4 +1,5 @@
-//! What is gone, cut off or changed in the vault, or in a copy of it, is told by every verb that looks, and by its exit code.
+//! What is gone, cut off or changed in the vault, or in a copy of it, is told by every verb that
+//! looks, and by its exit code.
 
 use std::path::PathBuf;
 
@@ -15,13 +16,15 @@ fn source() -> Cluster {
 /// All that `status` has alarms of, by kind.
 fn alarms(home: &Home) -> Vec<String> {
     let out = home.run(&["status", "--json"]);
-    let status: serde_json::Value = serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+    let status: serde_json::Value =
+        serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
     let alarms = status["status"]["alarms"].as_array().unwrap_or_else(|| panic!("{out:?}"));
     assert_eq!(out.code, if alarms.is_empty() { 0 } else { 11 }, "{out:?}");
     alarms.iter().map(|alarm| alarm["kind"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A monitor that asks `status` alone hears of what no key believes, of what a restore would lack, and of records that are gone.
+/// A monitor that asks `status` alone hears of what no key believes, of what a restore would lack,
+/// and of records that are gone.
 #[test]
 fn status_tells_of_what_is_not_believed_not_there_or_cut_off() {
     let r = Rehearsal::new();
@@ -29,7 +32,8 @@ fn status_tells_of_what_is_not_believed_not_there_or_cut_off() {
     r.home.run(&["drill", "nightly"]).ok();
     let home = &r.home;
     assert_eq!(alarms(home), Vec::<String>::new());
-    let backup = home.run(&["list", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
+    let backup =
+        home.run(&["list", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
     let evidence = |number: u64| home.vault().join(format!("evidence/{number:08}.json"));
     assert!(evidence(2).exists(), "{:?}", crate::support::files(&home.vault()));
     // One manifest more, which nobody signed.
@@ -37,7 +41,11 @@ fn status_tells_of_what_is_not_believed_not_there_or_cut_off() {
     std::fs::copy(home.manifest(&backup), &forged).unwrap();
     assert_eq!(alarms(home), ["untrusted"]);
     let status = home.run(&["status", "--json"]).json()["status"].clone();
-    assert_eq!((&status["datastores"][0]["backups"], &status["datastores"][0]["not_believed"]), (&1.into(), &1.into()), "{status:#}");
+    assert_eq!(
+        (&status["datastores"][0]["backups"], &status["datastores"][0]["not_believed"]),
+        (&1.into(), &1.into()),
+        "{status:#}"
+    );
     std::fs::remove_file(forged).unwrap();
     let lost: [(PathBuf, &str); 5] = [
         (home.vault().join("payloads/db").join(&backup), "damaged"),
@@ -57,7 +65,8 @@ fn status_tells_of_what_is_not_believed_not_there_or_cut_off() {
     assert_eq!(alarms(home), Vec::<String>::new());
 }
 
-/// Whoever cuts off the end of the evidence does not have its numbers used twice: what was cut off can be put back.
+/// Whoever cuts off the end of the evidence does not have its numbers used twice: what was cut off
+/// can be put back.
 #[test]
 fn the_evidence_goes_on_behind_what_was_cut_off() {
     let source = source();
@@ -67,7 +76,9 @@ fn the_evidence_goes_on_behind_what_was_cut_off() {
     home.run(&["release", &backup]).ok();
     home.run(&["hold", &backup, "--reason", "two"]).ok();
     std::fs::create_dir_all(home.path("away/evidence")).unwrap();
-    let move_away = |name: &str| std::fs::rename(home.vault().join(name), home.path("away").join(name)).unwrap();
+    let move_away = |name: &str| {
+        std::fs::rename(home.vault().join(name), home.path("away").join(name)).unwrap()
+    };
     for number in [2, 3] {
         move_away(&format!("evidence/{number:08}.json"));
         move_away(&format!("evidence/{number:08}.json.sig"));
@@ -92,7 +103,9 @@ fn an_emptied_vault_is_told_of_by_every_verb() {
     for directory in ["manifests", "payloads", "meta"] {
         std::fs::remove_dir_all(home.vault().join(directory)).unwrap();
     }
-    let told = format!("backup {backup} of db, number 1, is known here and gone from the vault, and no record says that it was removed");
+    let told = format!(
+        "backup {backup} of db, number 1, is known here and gone from the vault, and no record says that it was removed"
+    );
     for arguments in [
         &["list"][..],
         &["list", "db"],
@@ -115,7 +128,8 @@ fn a_missing_number_is_told_of_by_list_and_verify_too() {
     let (_, second, _) = (home.backup(), home.backup(), home.backup());
     std::fs::remove_file(home.manifest(&second)).unwrap();
     std::fs::remove_file(home.path("catalog.db")).unwrap();
-    let told = "backup number 2 of db is missing from the vault, and no record says that it was removed";
+    let told =
+        "backup number 2 of db is missing from the vault, and no record says that it was removed";
     for arguments in [&["list"][..], &["verify", "--all"]] {
         assert!(home.run(arguments).ok().stderr.contains(told), "{arguments:?}");
     }
@@ -137,7 +151,9 @@ fn a_manifest_that_was_changed_in_a_copy_is_told_of_when_copying() {
     let mut changed = genuine.clone();
     let last = changed.len() - 3;
     changed[last] ^= 1;
-    for (name, bytes) in [(format!("{first}.json"), &changed), (format!("{first}.json.sig"), &vec![7; 64])] {
+    for (name, bytes) in
+        [(format!("{first}.json"), &changed), (format!("{first}.json.sig"), &vec![7; 64])]
+    {
         let kept = std::fs::read(there(&name)).unwrap();
         std::fs::write(there(&name), bytes).unwrap();
         let told = format!(
@@ -151,6 +167,10 @@ fn a_manifest_that_was_changed_in_a_copy_is_told_of_when_copying() {
         std::fs::remove_file(there(&name)).unwrap();
     }
     let copied = home.run(&["copy", "dr"]).ok();
-    assert!(copied.stdout.contains("1 backups are new") && copied.stdout.contains("1 were there already"), "{second}: {copied:?}");
+    assert!(
+        copied.stdout.contains("1 backups are new")
+            && copied.stdout.contains("1 were there already"),
+        "{second}: {copied:?}"
+    );
     home.run(&["verify", "--all", "--vault", "dr"]).ok();
 }

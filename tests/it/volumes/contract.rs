@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use lifeboat::domain::volumes::{
-    BLOCK_BYTES, LockKind, ResourceTags, SnapshotId, SnapshotInfo, SnapshotLock, SnapshotProgress, VolumeId, VolumeInfo, VolumeSelection,
-    tag,
+    BLOCK_BYTES, LockKind, ResourceTags, SnapshotId, SnapshotInfo, SnapshotLock, SnapshotProgress,
+    VolumeId, VolumeInfo, VolumeSelection, tag,
 };
 use lifeboat::volumes::{BlockPage, NewVolume, SnapshotRequest, VolumeStore, VolumesError};
 
-/// What the suite works on: a volume under `key` with block 1 and block 4 written, and what writes further blocks.
+/// What the suite works on: a volume under `key` with block 1 and block 4 written, and what writes
+/// further blocks.
 struct Subject<'a> {
     home: &'a dyn VolumeStore,
     elsewhere: &'a dyn VolumeStore,
@@ -43,7 +44,11 @@ async fn settled(place: &dyn VolumeStore, id: &SnapshotId) -> SnapshotInfo {
     panic!("{id} stays pending");
 }
 
-async fn volume(place: &dyn VolumeStore, tags: &ResourceTags, is: impl Fn(&VolumeInfo) -> bool) -> VolumeInfo {
+async fn volume(
+    place: &dyn VolumeStore,
+    tags: &ResourceTags,
+    is: impl Fn(&VolumeInfo) -> bool,
+) -> VolumeInfo {
     for _ in 0..200 {
         if let Some(found) = place.volumes(tags).await.unwrap().into_iter().find(&is) {
             return found;
@@ -58,7 +63,11 @@ async fn blocks(place: &dyn VolumeStore, id: &SnapshotId, since: Option<&Snapsho
     loop {
         let BlockPage { blocks, next } = place.blocks(id, since, page.as_deref()).await.unwrap();
         for block in blocks {
-            let bytes = if block.token.is_some() { Some(place.read(id, &block).await.unwrap()) } else { None };
+            let bytes = if block.token.is_some() {
+                Some(place.read(id, &block).await.unwrap())
+            } else {
+                None
+            };
             assert!(bytes.is_none_or(|bytes| bytes.len() == BLOCK_BYTES));
             found.push(block.index);
         }
@@ -72,14 +81,32 @@ async fn blocks(place: &dyn VolumeStore, id: &SnapshotId, since: Option<&Snapsho
 /// Everything [`VolumeStore`] promises.
 async fn keeps_its_contract(subject: Subject<'_>) {
     let (home, elsewhere) = (subject.home, subject.elsewhere);
-    let tags = ResourceTags::from([(tag::VAULT.to_owned(), "v".to_owned()), (tag::BACKUP.to_owned(), "b".to_owned())]);
+    let tags = ResourceTags::from([
+        (tag::VAULT.to_owned(), "v".to_owned()),
+        (tag::BACKUP.to_owned(), "b".to_owned()),
+    ]);
 
     // Selected by id, or an error that names what is not there; an empty list is none.
     let found = home.select(&VolumeSelection::Ids(vec![subject.volume.clone()])).await.unwrap();
-    assert_eq!((found.len(), found[0].encrypted, found[0].key.as_ref()), (1, true, Some(&subject.key)));
-    let missing = home.select(&VolumeSelection::Ids(vec!["vol-00000000000000000".parse().unwrap()])).await;
-    assert!(matches!(&missing, Err(VolumesError::Missing { what, .. }) if what.contains("vol-00000000000000000")), "{missing:?}");
-    assert!(home.select(&VolumeSelection::Tags(ResourceTags::from([("no".to_owned(), "body".to_owned())]))).await.unwrap().is_empty());
+    assert_eq!(
+        (found.len(), found[0].encrypted, found[0].key.as_ref()),
+        (1, true, Some(&subject.key))
+    );
+    let missing =
+        home.select(&VolumeSelection::Ids(vec!["vol-00000000000000000".parse().unwrap()])).await;
+    assert!(
+        matches!(&missing, Err(VolumesError::Missing { what, .. }) if what.contains("vol-00000000000000000")),
+        "{missing:?}"
+    );
+    assert!(
+        home.select(&VolumeSelection::Tags(ResourceTags::from([(
+            "no".to_owned(),
+            "body".to_owned()
+        )])))
+        .await
+        .unwrap()
+        .is_empty()
+    );
 
     // Cut: tagged from the beginning, whole only later, under its volume's key.
     let first = home.cut(&cut_of(&subject, &tags)).await.unwrap();
@@ -89,23 +116,36 @@ async fn keeps_its_contract(subject: Subject<'_>) {
         home.name(std::slice::from_ref(&first[0].id)).await.unwrap();
     }
     let first = settled(home, &first[0].id).await;
-    assert_eq!((first.progress, first.encrypted, first.key.as_ref()), (SnapshotProgress::Completed, true, Some(&subject.key)));
+    assert_eq!(
+        (first.progress, first.encrypted, first.key.as_ref()),
+        (SnapshotProgress::Completed, true, Some(&subject.key))
+    );
     assert_eq!(first.tags.get(tag::VOLUME), Some(&subject.volume.to_string()));
     let nobody: SnapshotId = "snap-00000000000000000".parse().unwrap();
-    assert_eq!(home.snapshots(&[nobody.clone(), first.id.clone()]).await.unwrap().len(), 1, "what is not there is left out");
+    assert_eq!(
+        home.snapshots(&[nobody.clone(), first.id.clone()]).await.unwrap().len(),
+        1,
+        "what is not there is left out"
+    );
 
     // Blocks: ascending, as they were at the cut, and only what differs.
     assert_eq!(blocks(home, &first.id, None).await, [1, 4]);
     (subject.write)(2, b"more");
     let second = home.cut(&cut_of(&subject, &tags)).await.unwrap().remove(0);
     let second = settled(home, &second.id).await;
-    assert_eq!((blocks(home, &first.id, None).await, blocks(home, &second.id, None).await), (vec![1, 4], vec![1, 2, 4]));
+    assert_eq!(
+        (blocks(home, &first.id, None).await, blocks(home, &second.id, None).await),
+        (vec![1, 4], vec![1, 2, 4])
+    );
     assert_eq!(blocks(home, &second.id, Some(&first.id)).await, [2]);
 
     // A copy: in the other place, under its key, the same blocks.
     let copy = elsewhere.copy(home, &second.id, &subject.other_key, &tags).await.unwrap();
     let copy = settled(elsewhere, &copy).await;
-    assert_eq!((copy.progress, copy.key.as_ref()), (SnapshotProgress::Completed, Some(&subject.other_key)));
+    assert_eq!(
+        (copy.progress, copy.key.as_ref()),
+        (SnapshotProgress::Completed, Some(&subject.other_key))
+    );
     assert_eq!(blocks(elsewhere, &copy.id, None).await, [1, 2, 4]);
     assert_eq!(elsewhere.tagged(&tags).await.unwrap()[0].id, copy.id);
 
@@ -125,11 +165,17 @@ async fn keeps_its_contract(subject: Subject<'_>) {
     let made = home.create(&wanted).await.unwrap();
     assert_eq!(home.create(&wanted).await.unwrap(), made);
     let there = volume(home, &of_restore, |one| one.state == "available").await;
-    assert_eq!((there.id.clone(), there.key, home.volumes(&of_restore).await.unwrap().len()), (made.clone(), Some(subject.key.clone()), 1));
+    assert_eq!(
+        (there.id.clone(), there.key, home.volumes(&of_restore).await.unwrap().len()),
+        (made.clone(), Some(subject.key.clone()), 1)
+    );
     if let Some(at) = found[0].attached.clone() {
         home.attach(&made, &at.instance, "/dev/sdp").await.unwrap();
         let attached = volume(home, &of_restore, |one| one.arrived).await.attached.unwrap();
-        assert_eq!((attached.instance, attached.device.as_str()), (at.instance.clone(), "/dev/sdp"));
+        assert_eq!(
+            (attached.instance, attached.device.as_str()),
+            (at.instance.clone(), "/dev/sdp")
+        );
         assert!(home.delete_volume(&made).await.is_err(), "it is attached");
         home.detach(&made).await.unwrap();
         volume(home, &of_restore, |one| one.attached.is_none()).await;
@@ -196,7 +242,8 @@ async fn files_keep_the_contract() {
     keeps_its_contract(subject).await;
 }
 
-/// The SDK takes endpoints from its environment, which a test cannot change for itself: it runs itself again.
+/// The SDK takes endpoints from its environment, which a test cannot change for itself: it runs
+/// itself again.
 #[cfg(feature = "ec2")]
 #[test]
 fn ebs_keeps_the_contract() {
@@ -211,9 +258,13 @@ fn ebs_keeps_the_contract() {
         write(&disk, index, b"something");
     }
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", "volumes::contract::ebs_within", "--ignored", "--nocapture"]).envs(cloud.env());
-    let output = again.env("CONTRACT_VOLUME", &volume).env("CONTRACT_DISK", &disk).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    again
+        .args(["--exact", "volumes::contract::ebs_within", "--ignored", "--nocapture"])
+        .envs(cloud.env());
+    let output =
+        again.env("CONTRACT_VOLUME", &volume).env("CONTRACT_DISK", &disk).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
@@ -229,8 +280,10 @@ async fn ebs_within() {
         home: &EbsVolumes::new(&place("eu-west-1")).await.unwrap(),
         elsewhere: &EbsVolumes::new(&place("eu-central-1")).await.unwrap(),
         volume: std::env::var("CONTRACT_VOLUME").unwrap().parse().unwrap(),
-        key: "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111".to_owned(),
-        other_key: "arn:aws:kms:eu-central-1:123456789012:key/22222222-2222-2222-2222-222222222222".to_owned(),
+        key: "arn:aws:kms:eu-west-1:123456789012:key/11111111-1111-1111-1111-111111111111"
+            .to_owned(),
+        other_key: "arn:aws:kms:eu-central-1:123456789012:key/22222222-2222-2222-2222-222222222222"
+            .to_owned(),
         zone: "eu-west-1a".to_owned(),
         write: &|index, bytes| write(&disk, index, bytes),
     };

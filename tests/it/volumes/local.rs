@@ -1,4 +1,5 @@
-//! Volume sets on real file systems: frozen, cloned, hashed, read back; and what goes wrong on the way.
+//! Volume sets on real file systems: frozen, cloned, hashed, read back; and what goes wrong on the
+//! way.
 
 use std::path::Path;
 
@@ -9,7 +10,8 @@ use crate::support::{Cluster, Disks, Home, Major, Out, eventually};
 const BASE: &str = "\n[datastores.disks]\nkind = \"local-volumes\"\ndirectory = \"volumes\"\nkms_keys = [\"local-key\"]\n";
 
 fn frozen(points: &[&Path]) -> String {
-    let points: Vec<String> = points.iter().map(|point| format!("\"{}\"", point.display())).collect();
+    let points: Vec<String> =
+        points.iter().map(|point| format!("\"{}\"", point.display())).collect();
     format!("consistency = \"filesystem\"\nfreeze = [{}]\n", points.join(", "))
 }
 
@@ -21,7 +23,10 @@ fn two() -> (Home, Disks) {
         let inside = disks.volume(id, 400, kind);
         std::fs::write(inside.join("file"), id.repeat(100_000)).unwrap();
     }
-    home.configure(&format!("{BASE}instance = \"i-local\"\n{}", frozen(&[&disks.mounted("vol-a"), &disks.mounted("vol-b")])));
+    home.configure(&format!(
+        "{BASE}instance = \"i-local\"\n{}",
+        frozen(&[&disks.mounted("vol-a"), &disks.mounted("vol-b")])
+    ));
     (home, disks)
 }
 
@@ -61,9 +66,19 @@ fn a_set_is_frozen_cut_hashed_listed_verified_and_the_next_one_reads_only_what_c
     let (home, disks) = two();
     let first = home.run(&["backup", "disks", "--json"]).ok().json();
     let set = &first[0]["set"];
-    assert_eq!((set["consistency"].as_str(), set["one_moment"].as_bool()), (Some("filesystem"), Some(true)), "{set}");
+    assert_eq!(
+        (set["consistency"].as_str(), set["one_moment"].as_bool()),
+        (Some("filesystem"), Some(true)),
+        "{set}"
+    );
     assert!(set["frozen_millis"].as_u64().unwrap() < 10_000);
-    assert!(set["members"].as_array().unwrap().iter().all(|member| member["blocks"].as_u64() > Some(0) && member["changed"].is_null()));
+    assert!(
+        set["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|member| member["blocks"].as_u64() > Some(0) && member["changed"].is_null())
+    );
     assert!(disks.is_writable("vol-a") && disks.is_writable("vol-b"));
     std::fs::write(disks.mounted("vol-a").join("pg/more"), "x".repeat(5_000_000)).unwrap();
     let second = home.run(&["backup", "disks", "--json"]).ok().json();
@@ -73,7 +88,8 @@ fn a_set_is_frozen_cut_hashed_listed_verified_and_the_next_one_reads_only_what_c
     home.run(&["verify", "--all"]).ok();
     let shown = home.run(&["show", second[0]["backup"].as_str().unwrap()]).ok().stdout;
     assert!(
-        shown.contains("filesystem: one moment, frozen for") && shown.contains(&format!("{changed} of {blocks} blocks changed")),
+        shown.contains("filesystem: one moment, frozen for")
+            && shown.contains(&format!("{changed} of {blocks} blocks changed")),
         "{shown}"
     );
     assert!(home.run(&["list"]).ok().stdout.contains("disks"));
@@ -86,14 +102,20 @@ fn what_must_not_be_in_a_set_is_named_and_nothing_is_done() {
     let facts = disks.directory().join("volumes/vol-b/volume.json");
     let sound = std::fs::read_to_string(&facts).unwrap();
     std::fs::write(&facts, sound.replace("\"encrypted\": true", "\"encrypted\": false")).unwrap();
-    home.run(&["backup", "disks"]).fails(2, &["vol-b is not encrypted", "encrypt the volume", "nothing was done"]);
+    home.run(&["backup", "disks"])
+        .fails(2, &["vol-b is not encrypted", "encrypt the volume", "nothing was done"]);
     std::fs::write(&facts, sound.replace("local-key", "alias/aws/ebs")).unwrap();
-    home.run(&["backup", "disks"]).fails(2, &["vol-b is encrypted under alias/aws/ebs, which kms_keys does not allow"]);
+    home.run(&["backup", "disks"])
+        .fails(2, &["vol-b is encrypted under alias/aws/ebs, which kms_keys does not allow"]);
     home.reconfigure("instance = \"i-local\"", "instance = \"i-nothing\"");
-    home.run(&["backup", "disks"]).fails(2, &["no volume is selected", "a volume that is not there is not protected"]);
+    home.run(&["backup", "disks"])
+        .fails(2, &["no volume is selected", "a volume that is not there is not protected"]);
     home.reconfigure("instance = \"i-nothing\"", "volumes = [\"vol-a\", \"vol-none\"]");
     home.run(&["backup", "disks"]).fails(12, &["vol-none", "does not exist"]);
-    home.reconfigure("volumes = [\"vol-a\", \"vol-none\"]", "volumes = [\"vol-a\"]\nexclude = [\"vol-a\"]");
+    home.reconfigure(
+        "volumes = [\"vol-a\", \"vol-none\"]",
+        "volumes = [\"vol-a\"]\nexclude = [\"vol-a\"]",
+    );
     home.run(&["backup", "disks"]).fails(2, &["no volume is selected"]);
     assert_eq!(snapshots(&disks), 0);
 }
@@ -104,16 +126,24 @@ fn less_than_the_consistency_that_was_asked_for_is_a_failure() {
     let (a, b) = (disks.mounted("vol-a"), disks.mounted("vol-b"));
     let both = frozen(&[&a, &b]);
     home.reconfigure(&both, &frozen(&[&a]));
-    home.run(&["backup", "disks"]).fails(2, &["filesystem consistency was asked for", "none of the frozen file systems lies on vol-b"]);
+    home.run(&["backup", "disks"]).fails(
+        2,
+        &["filesystem consistency was asked for", "none of the frozen file systems lies on vol-b"],
+    );
     home.reconfigure(&frozen(&[&a]), &frozen(&[&a.join("pg"), &b]));
     home.run(&["backup", "disks"]).fails(2, &["is no mount point"]);
     home.reconfigure(&frozen(&[&a.join("pg"), &b]), "consistency = \"crash\"\n");
-    home.run(&["backup", "disks"]).fails(2, &["cannot be cut at one moment while they are written to"]);
+    home.run(&["backup", "disks"])
+        .fails(2, &["cannot be cut at one moment while they are written to"]);
     home.reconfigure("consistency = \"crash\"\n", &both);
     // What lifeboat itself writes to must not stand still.
-    home.reconfigure("\ndirectory = \"vault\"", &format!("\ndirectory = \"{}/vault\"", a.display()));
+    home.reconfigure(
+        "\ndirectory = \"vault\"",
+        &format!("\ndirectory = \"{}/vault\"", a.display()),
+    );
     crate::support::home::copy_tree(&home.vault(), &a.join("vault"));
-    home.run(&["backup", "disks"]).fails(2, &["would be frozen, and", "vault lies on it", "another file system"]);
+    home.run(&["backup", "disks"])
+        .fails(2, &["would be frozen, and", "vault lies on it", "another file system"]);
     assert_eq!(snapshots(&disks), 0);
     assert!(disks.is_writable("vol-a") && disks.is_writable("vol-b"));
 }
@@ -125,7 +155,12 @@ fn pids(word: &str) -> Vec<String> {
         let pid = entry.file_name().into_string().ok()?;
         String::from_utf8_lossy(&arguments).contains(word).then_some(pid)
     };
-    std::fs::read_dir("/proc").unwrap().flatten().filter_map(of).filter(|pid| pid.parse::<u32>().is_ok()).collect()
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(of)
+        .filter(|pid| pid.parse::<u32>().is_ok())
+        .collect()
 }
 
 fn kill(pids: &[String]) {
@@ -185,7 +220,8 @@ fn what_somebody_else_has_frozen_is_not_thawed() {
     let (home, disks) = two();
     let theirs = disks.mounted("vol-b");
     run("fsfreeze", &["--freeze", theirs.to_str().unwrap()]);
-    home.run(&["backup", "disks"]).fails(12, &["freezing", "vol-b", "busy", "everything was undone"]);
+    home.run(&["backup", "disks"])
+        .fails(12, &["freezing", "vol-b", "busy", "everything was undone"]);
     assert!(disks.is_writable("vol-a"));
     assert!(!disks.is_writable("vol-b"), "it is still theirs");
     run("fsfreeze", &["--unfreeze", theirs.to_str().unwrap()]);
@@ -193,11 +229,13 @@ fn what_somebody_else_has_frozen_is_not_thawed() {
     assert_eq!(snapshots(&disks), 2);
 }
 
-/// A bind mount, a link and a slash at the end are names of one file system: it is frozen once, and let go.
+/// A bind mount, a link and a slash at the end are names of one file system: it is frozen once, and
+/// let go.
 #[test]
 fn one_file_system_by_many_names_is_frozen_once_and_let_go() {
     let (home, disks) = two();
-    let (a, b, again, link) = (disks.mounted("vol-a"), disks.mounted("vol-b"), home.path("again"), home.path("link"));
+    let (a, b, again, link) =
+        (disks.mounted("vol-a"), disks.mounted("vol-b"), home.path("again"), home.path("link"));
     std::fs::create_dir(&again).unwrap();
     run("mount", &["--bind", a.to_str().unwrap(), again.to_str().unwrap()]);
     std::os::unix::fs::symlink(&b, &link).unwrap();
@@ -224,7 +262,10 @@ fn a_claim_of_consistency_covers_every_file_system_of_every_volume() {
     let disk = disks.directory().join("volumes/vol-a/disk");
     std::fs::File::options().write(true).open(&disk).unwrap().set_len(464 << 20).unwrap();
     let (at, length) = ((400_u64 << 20).to_string(), (64_u64 << 20).to_string());
-    let device = run("losetup", &["--find", "--show", "--offset", &at, "--sizelimit", &length, disk.to_str().unwrap()]);
+    let device = run(
+        "losetup",
+        &["--find", "--show", "--offset", &at, "--sizelimit", &length, disk.to_str().unwrap()],
+    );
     run("mkfs.ext4", &["-qF", &device]);
     std::fs::create_dir(&second).unwrap();
     run("mount", &[&device, second.to_str().unwrap()]);
@@ -241,11 +282,21 @@ fn a_claim_of_consistency_covers_every_file_system_of_every_volume() {
 #[test]
 fn a_freeze_that_lasts_too_long_is_undone_and_there_is_no_set() {
     let (home, disks) = two();
-    home.reconfigure("consistency = \"filesystem\"", "consistency = \"filesystem\"\nfreeze_limit = \"2s\"");
+    home.reconfigure(
+        "consistency = \"filesystem\"",
+        "consistency = \"filesystem\"\nfreeze_limit = \"2s\"",
+    );
     let paused = Paused::at(&home, "set-still");
     // Undone without anybody having asked.
     eventually("the watchdog thaws", || disks.is_writable("vol-a"));
-    paused.goes_on().fails(12, &["nothing stood still any more", "the time was over (freeze_limit)", "nothing was published"]);
+    paused.goes_on().fails(
+        12,
+        &[
+            "nothing stood still any more",
+            "the time was over (freeze_limit)",
+            "nothing was published",
+        ],
+    );
     assert_eq!(snapshots(&disks), 0);
     assert!(home.run(&["list"]).ok().stderr.contains("there is no backup yet"));
 }
@@ -259,17 +310,24 @@ fn a_hook_that_hangs_or_fails_is_undone_and_there_is_no_set() {
         std::fs::set_permissions(home.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
         home.path(name).display().to_string()
     };
-    let (before, after) = (script("before", "touch $0.ran; sleep 1000"), script("after", "touch $0.ran"));
+    let (before, after) =
+        (script("before", "touch $0.ran; sleep 1000"), script("after", "touch $0.ran"));
     home.reconfigure(
         "consistency = \"filesystem\"",
         &format!("consistency = \"filesystem\"\nfreeze_limit = \"2s\"\nbefore = [\"{before}\"]\nafter = [\"{after}\"]"),
     );
     home.run(&["backup", "disks"]).fails(12, &["2 seconds", "everything was undone"]);
     assert!(home.path("before.ran").exists() && home.path("after.ran").exists());
-    assert!(pids("sleep\u{0}1000").is_empty() || !pids(&before).iter().any(|_| true), "what the program started is gone");
+    assert!(
+        pids("sleep\u{0}1000").is_empty() || !pids(&before).iter().any(|_| true),
+        "what the program started is gone"
+    );
     script("before", "echo no snapshots on Sundays >&2; exit 3");
     std::fs::remove_file(home.path("after.ran")).unwrap();
-    home.run(&["backup", "disks"]).fails(12, &["the program before the cut", "no snapshots on Sundays", "everything was undone"]);
+    home.run(&["backup", "disks"]).fails(
+        12,
+        &["the program before the cut", "no snapshots on Sundays", "everything was undone"],
+    );
     assert!(home.path("after.ran").exists());
     assert!(disks.is_writable("vol-a"));
     script("before", "exit 0");
@@ -280,7 +338,11 @@ fn a_hook_that_hangs_or_fails_is_undone_and_there_is_no_set() {
     script("after", "exit 1");
     home.run(&["backup", "disks"]).fails(12, &["may still be frozen", "after", "do it now"]);
     let found = home.run(&["sweep"]).fails(10, &["1 things were left behind"]);
-    assert!(found.stdout.contains("file systems that a dead run has left frozen"), "{}", found.stdout);
+    assert!(
+        found.stdout.contains("file systems that a dead run has left frozen"),
+        "{}",
+        found.stdout
+    );
     script("after", "exit 0");
     home.run(&["sweep", "--confirm"]).ok();
     script("before", "exit 0");
@@ -289,11 +351,20 @@ fn a_hook_that_hangs_or_fails_is_undone_and_there_is_no_set() {
 
 #[test]
 fn killed_anywhere_the_next_run_goes_on_and_no_set_claims_more_than_it_is() {
-    for failpoint in
-        ["set-cut", "set-noted", "set-whole", "set-copied", "set-locked", "envelope-written", "signature-written", "about-to-publish"]
-    {
+    for failpoint in [
+        "set-cut",
+        "set-noted",
+        "set-whole",
+        "set-copied",
+        "set-locked",
+        "envelope-written",
+        "signature-written",
+        "about-to-publish",
+    ] {
         let (home, disks) = two();
-        home.configure("\n[datastores.disks.copy]\ndirectory = \"elsewhere\"\nkms_key = \"other-key\"\n");
+        home.configure(
+            "\n[datastores.disks.copy]\ndirectory = \"elsewhere\"\nkms_key = \"other-key\"\n",
+        );
         let out = home.run_with(&[("LIFEBOAT_FAILPOINT", failpoint)], &["backup", "disks"]);
         assert_eq!(out.code, 137, "{failpoint}: {out:?}");
         assert!(home.run(&["list"]).ok().stderr.contains("there is no backup yet"), "{failpoint}");
@@ -308,18 +379,27 @@ fn killed_anywhere_the_next_run_goes_on_and_no_set_claims_more_than_it_is() {
     }
 }
 
-/// A server whose data is on one volume and whose WAL is on another, or on the same, and pgbench's tables in it.
+/// A server whose data is on one volume and whose WAL is on another, or on the same, and pgbench's
+/// tables in it.
 fn server(disks: &mut Disks, two_volumes: bool) -> (Cluster, String) {
     let data = disks.volume("vol-data", 700, "ext4");
     let wal = two_volumes.then(|| disks.volume("vol-wal", 400, "xfs"));
-    let cluster =
-        Cluster::start_at(Major::Debian15, &["max_wal_size = 128MB"], Some(data.join("main")), wal.map(|wal| wal.join("wal")).as_deref());
+    let cluster = Cluster::start_at(
+        Major::Debian15,
+        &["max_wal_size = 128MB"],
+        Some(data.join("main")),
+        wal.map(|wal| wal.join("wal")).as_deref(),
+    );
     cluster.psql("postgres", "CREATE DATABASE bench");
     run("pgbench", &["-q", "-i", "-s", "2", "-d", &cluster.conninfo("bench")]);
     cluster.psql("bench", "CREATE TABLE still (v text); INSERT INTO still SELECT repeat('x', 100) FROM generate_series(1, 1000)");
     let mounts = match two_volumes {
         true => {
-            format!("\"vol-data\" = \"{}\", \"vol-wal\" = \"{}\"", disks.mounted("vol-data").display(), disks.mounted("vol-wal").display())
+            format!(
+                "\"vol-data\" = \"{}\", \"vol-wal\" = \"{}\"",
+                disks.mounted("vol-data").display(),
+                disks.mounted("vol-wal").display()
+            )
         }
         false => format!("\"vol-data\" = \"{}\"", disks.mounted("vol-data").display()),
     };
@@ -329,7 +409,9 @@ fn server(disks: &mut Disks, two_volumes: bool) -> (Cluster, String) {
 /// A home that dumps the server and cuts its volumes, with a plan for them.
 fn protected(home: &Home, cluster: &Cluster, mounts: &str, more: &str) {
     home.add_datastore("db", &cluster.conninfo("bench"), "");
-    home.configure(&format!("{BASE}instance = \"i-local\"\nconsistency = \"postgres\"\npostgres = \"db\"\n{more}\n"));
+    home.configure(&format!(
+        "{BASE}instance = \"i-local\"\nconsistency = \"postgres\"\npostgres = \"db\"\n{more}\n"
+    ));
     for directory in ["restore", "drills"] {
         std::fs::create_dir_all(home.path(directory)).unwrap();
     }
@@ -341,7 +423,11 @@ fn protected(home: &Home, cluster: &Cluster, mounts: &str, more: &str) {
 }
 
 fn script(home: &Home, checks: &str) {
-    std::fs::write(home.path("drills/disks.toml"), format!("plan = \"disks\"\n{checks}\n\n[local]\nsize_mib = 1500\n")).unwrap();
+    std::fs::write(
+        home.path("drills/disks.toml"),
+        format!("plan = \"disks\"\n{checks}\n\n[local]\nsize_mib = 1500\n"),
+    )
+    .unwrap();
 }
 
 /// Runs the drill; its report, and that nothing is left.
@@ -352,7 +438,11 @@ fn drill(home: &Home, code: i32) -> serde_json::Value {
     let report = last["report"].clone();
     assert_eq!(report["leftovers"].as_array().unwrap().len(), 0, "{report}");
     let run = report["run"].as_str().unwrap();
-    assert_eq!(lifeboat::sandbox::volumes::attached(run), Vec::<String>::new(), "no loop device is left");
+    assert_eq!(
+        lifeboat::sandbox::volumes::attached(run),
+        Vec::<String>::new(),
+        "no loop device is left"
+    );
     report
 }
 
@@ -381,7 +471,8 @@ fn committed(cluster: &Cluster) -> u64 {
     cluster.psql("bench", "SELECT count(*) FROM pgbench_history").parse().unwrap()
 }
 
-/// What must hold of pgbench's tables whenever they are consistent, and what was committed before the cut.
+/// What must hold of pgbench's tables whenever they are consistent, and what was committed before
+/// the cut.
 fn bench_checks(at_least: u64) -> String {
     format!(
         "[[checks]]\nname = \"every committed transaction\"\nkind = \"sql\"\nquery = \"SELECT count(*) FROM pgbench_history\"\nat_least = {at_least}\n
@@ -409,11 +500,21 @@ fn cut_at_full_speed_one_volume_recovers_every_committed_transaction() {
     script(&home, &bench_checks(before));
     let report = drill(&home, 0);
     assert_eq!(report["verdict"], "PASS", "{report}");
-    let answers: Vec<&str> = report["checks"].as_array().unwrap().iter().map(|check| check["answer"].as_str().unwrap()).collect();
+    let answers: Vec<&str> = report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| check["answer"].as_str().unwrap())
+        .collect();
     assert_eq!(answers, ["pass"; 4], "{report}");
     let controls = report["controls"].as_array().unwrap();
     assert!(controls.iter().all(|control| control["noticed"] == true), "{report}");
-    assert!(controls.iter().any(|control| control["summary"] == "a turned bit of a block was noticed by its hash"), "{report}");
+    assert!(
+        controls
+            .iter()
+            .any(|control| control["summary"] == "a turned bit of a block was noticed by its hash"),
+        "{report}"
+    );
     // A check that asks for more than was committed does not pass.
     script(&home, &bench_checks(after + 1_000_000));
     assert_eq!(drill(&home, 8)["verdict"], "FAIL");
@@ -425,11 +526,13 @@ fn cut_one_after_another_within_an_online_backup_two_volumes_recover() {
     let mut disks = Disks::new(&home.path("."));
     let (cluster, mounts) = server(&mut disks, true);
     protected(&home, &cluster, &mounts, "");
-    home.run(&["backup", "disks"]).fails(2, &["postgres consistency was asked for", "wal_volume must name one of the set"]);
+    home.run(&["backup", "disks"])
+        .fails(2, &["postgres consistency was asked for", "wal_volume must name one of the set"]);
     home.reconfigure("postgres = \"db\"", "postgres = \"db\"\nwal_volume = \"vol-wal\"");
     home.backup();
     let writing = Writing::begin(&cluster);
-    // Between the cut of the data and the end of the online backup the server goes on writing for a while.
+    // Between the cut of the data and the end of the online backup the server goes on writing for a
+    // while.
     let paused = Paused::at(&home, "set-half");
     let half = committed(&cluster);
     eventually("it is written to", || committed(&cluster) > half + 100);
@@ -438,12 +541,28 @@ fn cut_one_after_another_within_an_online_backup_two_volumes_recover() {
     let report = paused.goes_on().ok().json();
     drop(writing);
     let set = &report[0]["set"];
-    assert_eq!((set["postgres"]["by"].as_str(), set["one_moment"].as_bool()), (Some("online-backup"), Some(false)), "{set}");
+    assert_eq!(
+        (set["postgres"]["by"].as_str(), set["one_moment"].as_bool()),
+        (Some("online-backup"), Some(false)),
+        "{set}"
+    );
     assert!(set["postgres"]["label"].as_str().unwrap().contains("lifeboat"), "{set}");
-    assert_eq!(cluster.psql("postgres", "SELECT count(*) FROM pg_replication_slots"), "0", "the slot went with the session");
+    assert_eq!(
+        cluster.psql("postgres", "SELECT count(*) FROM pg_replication_slots"),
+        "0",
+        "the slot went with the session"
+    );
     let shown = home.run(&["show", report[0]["backup"].as_str().unwrap()]).ok().stdout;
-    assert!(shown.contains("postgres: an online backup around") && shown.contains("vol-wal with the WAL last"), "{shown}");
-    script(&home, &bench_checks(before).replace("[[checks]]\nname = \"heap and indexes\"\nkind = \"amcheck\"\n", ""));
+    assert!(
+        shown.contains("postgres: an online backup around")
+            && shown.contains("vol-wal with the WAL last"),
+        "{shown}"
+    );
+    script(
+        &home,
+        &bench_checks(before)
+            .replace("[[checks]]\nname = \"heap and indexes\"\nkind = \"amcheck\"\n", ""),
+    );
     let report = drill(&home, 0);
     assert_eq!(report["verdict"], "PASS", "{report}");
 }
@@ -457,42 +576,101 @@ fn two_independent_backups_that_do_not_agree_fail_the_drill() {
     script(&home, "");
     home.run(&["backup", "disks"]).ok();
     let alone = drill(&home, 9);
-    assert!(alone["checks"][0]["summary"].as_str().unwrap().contains("there is no dump of db"), "{alone}");
+    assert!(
+        alone["checks"][0]["summary"].as_str().unwrap().contains("there is no dump of db"),
+        "{alone}"
+    );
     home.backup();
     let agreed = drill(&home, 0);
     assert_eq!(agreed["verdict"], "PASS", "{agreed}");
-    assert!(agreed["checks"][0]["summary"].as_str().unwrap().contains("are as in dump"), "{agreed}");
+    assert!(
+        agreed["checks"][0]["summary"].as_str().unwrap().contains("are as in dump"),
+        "{agreed}"
+    );
     // One row more in the dump than on the volumes.
-    cluster.psql("bench", "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (1, 1, 1, 1, now())");
+    cluster.psql(
+        "bench",
+        "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (1, 1, 1, 1, now())",
+    );
     home.backup();
     std::fs::remove_dir_all(home.vault().join("manifests/db")).unwrap();
     cluster.psql("bench", "SELECT 1");
     home.backup();
     let differs = drill(&home, 8);
-    assert!(differs["checks"][0]["summary"].as_str().unwrap().contains("differences from dump"), "{differs}");
+    assert!(
+        differs["checks"][0]["summary"].as_str().unwrap().contains("differences from dump"),
+        "{differs}"
+    );
 }
 
 #[test]
 fn a_set_is_restored_as_volumes_and_as_images_and_the_same_command_goes_on() {
     let (home, disks) = two();
     home.run(&["backup", "disks"]).ok();
-    home.run(&["restore", "disks", "--to", "zone:local-b"]).fails(2, &["nobody is there to confirm it"]);
-    let plan = home.run(&["restore", "disks", "--to", "zone:local-b", "--attach", "i-new", "--plan"]).ok().stdout;
+    home.run(&["restore", "disks", "--to", "zone:local-b"])
+        .fails(2, &["nobody is there to confirm it"]);
+    let plan = home
+        .run(&["restore", "disks", "--to", "zone:local-b", "--attach", "i-new", "--plan"])
+        .ok()
+        .stdout;
     assert!(plan.contains("make 2 volumes") && plan.contains("attach them to i-new"), "{plan}");
-    let first =
-        home.run(&["restore", "disks", "--to", "zone:local-b", "--attach", "i-new", "--until-hydrated", "--yes", "--json"]).ok().json();
+    let first = home
+        .run(&[
+            "restore",
+            "disks",
+            "--to",
+            "zone:local-b",
+            "--attach",
+            "i-new",
+            "--until-hydrated",
+            "--yes",
+            "--json",
+        ])
+        .ok()
+        .json();
     let made = first["volumes"].as_array().unwrap();
-    assert!(made.iter().all(|one| one["was_there"] == false && one["attached"][0] == "i-new"), "{first}");
-    assert!(first["seconds_to_hydrated"].as_f64() >= first["seconds_to_first_use"].as_f64() && first["recorded"].as_u64().is_some());
-    let again = home.run(&["restore", "disks", "--to", "zone:local-b", "--attach", "i-new", "--yes", "--json"]).ok().json();
-    let ids =
-        |report: &serde_json::Value| report["volumes"].as_array().unwrap().iter().map(|one| one["volume"].clone()).collect::<Vec<_>>();
+    assert!(
+        made.iter().all(|one| one["was_there"] == false && one["attached"][0] == "i-new"),
+        "{first}"
+    );
+    assert!(
+        first["seconds_to_hydrated"].as_f64() >= first["seconds_to_first_use"].as_f64()
+            && first["recorded"].as_u64().is_some()
+    );
+    let again = home
+        .run(&["restore", "disks", "--to", "zone:local-b", "--attach", "i-new", "--yes", "--json"])
+        .ok()
+        .json();
+    let ids = |report: &serde_json::Value| {
+        report["volumes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["volume"].clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids(&first), ids(&again));
-    assert!(again["volumes"].as_array().unwrap().iter().all(|one| one["was_there"] == true) && again["recorded"].is_null());
-    let other = home.run(&["restore", "disks", "--to", "zone:local-b", "--restore-name", "another", "--yes", "--json"]).ok().json();
+    assert!(
+        again["volumes"].as_array().unwrap().iter().all(|one| one["was_there"] == true)
+            && again["recorded"].is_null()
+    );
+    let other = home
+        .run(&[
+            "restore",
+            "disks",
+            "--to",
+            "zone:local-b",
+            "--restore-name",
+            "another",
+            "--yes",
+            "--json",
+        ])
+        .ok()
+        .json();
     assert!(ids(&other).iter().all(|id| !ids(&first).contains(id)));
     // The restored volume holds what was cut.
-    let disk = disks.directory().join("volumes").join(made[0]["volume"].as_str().unwrap()).join("disk");
+    let disk =
+        disks.directory().join("volumes").join(made[0]["volume"].as_str().unwrap()).join("disk");
     let at = home.path("look");
     crate::support::disks::mount(&disk, &at, "ro,noload");
     assert_eq!(std::fs::read_to_string(at.join("pg/file")).unwrap(), "vol-a".repeat(100_000));
@@ -502,9 +680,11 @@ fn a_set_is_restored_as_volumes_and_as_images_and_the_same_command_goes_on() {
     crate::support::disks::mount(&images.join("vol-a.img"), &at, "ro,noload");
     assert_eq!(std::fs::read_to_string(at.join("pg/file")).unwrap(), "vol-a".repeat(100_000));
     run("umount", &[at.to_str().unwrap()]);
-    home.run(&["restore", "disks", "--to", "postgres:///x?host=/nowhere", "--yes"]).fails(2, &["is a set of volumes"]);
+    home.run(&["restore", "disks", "--to", "postgres:///x?host=/nowhere", "--yes"])
+        .fails(2, &["is a set of volumes"]);
     home.run(&["restore", "disks", "--to", "-"]).fails(2, &["is a set of volumes"]);
-    home.run(&["restore", "disks", "--to", "./files", "--attach", "i-new"]).fails(2, &["they are for volumes"]);
+    home.run(&["restore", "disks", "--to", "./files", "--attach", "i-new"])
+        .fails(2, &["they are for volumes"]);
 }
 
 #[test]
@@ -512,7 +692,8 @@ fn a_snapshot_that_is_not_what_was_recorded_is_noticed_and_not_written() {
     let (home, disks) = two();
     let backup = home.run(&["backup", "disks", "--json"]).ok().json();
     let member = &backup[0]["set"]["members"][0];
-    let disk = disks.directory().join("snapshots").join(member["snapshot"].as_str().unwrap()).join("disk");
+    let disk =
+        disks.directory().join("snapshots").join(member["snapshot"].as_str().unwrap()).join("disk");
     {
         use std::os::unix::fs::FileExt;
         let file = std::fs::OpenOptions::new().write(true).read(true).open(&disk).unwrap();
@@ -520,15 +701,19 @@ fn a_snapshot_that_is_not_what_was_recorded_is_noticed_and_not_written() {
         file.read_exact_at(&mut byte, 1080).unwrap();
         file.write_all_at(&[byte[0] ^ 1], 1080).unwrap();
     }
-    home.run(&["verify", "--all"]).fails(7, &["block 0 of snapshot", "its SHA-256 is not what was recorded"]);
+    home.run(&["verify", "--all"])
+        .fails(7, &["block 0 of snapshot", "its SHA-256 is not what was recorded"]);
     let images = home.path("images");
-    home.run(&["restore", "disks", "--to", images.to_str().unwrap()]).fails(7, &["its SHA-256 is not what was recorded"]);
+    home.run(&["restore", "disks", "--to", images.to_str().unwrap()])
+        .fails(7, &["its SHA-256 is not what was recorded"]);
     assert_eq!(std::fs::read_dir(&images).unwrap().count(), 0);
     std::fs::remove_dir_all(disk.parent().unwrap()).unwrap();
     home.run(&["verify", "--all"]).fails(12, &["has vanished"]);
     // A copy that is gone is noticed while the home is whole.
     let (home, disks) = two();
-    home.configure("\n[datastores.disks.copy]\ndirectory = \"elsewhere\"\nkms_key = \"other-key\"\n");
+    home.configure(
+        "\n[datastores.disks.copy]\ndirectory = \"elsewhere\"\nkms_key = \"other-key\"\n",
+    );
     home.run(&["backup", "disks"]).ok();
     home.run(&["verify", "--all"]).ok();
     std::fs::remove_dir_all(home.path("elsewhere/snapshots")).unwrap();
@@ -541,7 +726,10 @@ fn check_says_what_the_servers_role_lacks_before_a_night_goes_by() {
     let home = Home::new();
     let mut disks = Disks::new(&home.path("."));
     let (cluster, mounts) = server(&mut disks, true);
-    cluster.psql("bench", "CREATE ROLE keeper LOGIN IN ROLE pg_read_all_data; GRANT SELECT ON pg_authid TO keeper");
+    cluster.psql(
+        "bench",
+        "CREATE ROLE keeper LOGIN IN ROLE pg_read_all_data; GRANT SELECT ON pg_authid TO keeper",
+    );
     protected(&home, &cluster, &mounts, "wal_volume = \"vol-wal\"");
     home.reconfigure("user=postgres", "user=keeper");
     let told = |words: &str| {
@@ -566,8 +754,13 @@ fn check_says_what_the_servers_role_lacks_before_a_night_goes_by() {
 #[test]
 fn restore_md_of_a_set_works_as_it_stands() {
     let (home, disks) = two();
-    let backup = home.run(&["backup", "disks", "--json"]).ok().json()[0]["backup"].as_str().unwrap().to_owned();
-    let guide = std::fs::read_to_string(home.vault().join(format!("meta/disks/{backup}/RESTORE.md"))).unwrap();
+    let backup = home.run(&["backup", "disks", "--json"]).ok().json()[0]["backup"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let guide =
+        std::fs::read_to_string(home.vault().join(format!("meta/disks/{backup}/RESTORE.md")))
+            .unwrap();
     let at = home.path("by-hand");
     std::fs::create_dir(&at).unwrap();
     let commands = lifeboat::work::guide::commands(&guide, "recovery");
@@ -581,8 +774,12 @@ fn restore_md_of_a_set_works_as_it_stands() {
     script.push_str(&commands.join("\n"));
     script.push_str("\nfor f in meta/disks/*/blocks-001.zst.age; do age -d -i identity.txt $f | zstd -dq > blocks.txt; done\n");
     script.push_str("while read number sum; do [ \"$(dd if=vol-a.img bs=512K skip=$number count=1 status=none | sha256sum | cut -d ' ' -f 1)\" = $sum ]; done < blocks.txt\n");
-    let line =
-        std::fs::read_to_string(home.path("lifeboat.toml")).unwrap().lines().find(|line| line.starts_with("trust")).unwrap().to_owned();
+    let line = std::fs::read_to_string(home.path("lifeboat.toml"))
+        .unwrap()
+        .lines()
+        .find(|line| line.starts_with("trust"))
+        .unwrap()
+        .to_owned();
     let key = line.split('"').nth(1).unwrap();
     let pem = lifeboat::keyring::sign::PublicKey::from_text(key).unwrap().to_pem();
     std::fs::write(home.path("trusted.pem"), pem).unwrap();
@@ -603,14 +800,21 @@ fn the_runbook_of_a_set_names_commands_that_work() {
     for block in page.split("```bash\n").skip(1) {
         script.push_str(block.split("```").next().unwrap());
     }
-    let lifeboat = Path::new(env!("CARGO_BIN_EXE_lifeboat")).parent().unwrap().display().to_string();
+    let lifeboat =
+        Path::new(env!("CARGO_BIN_EXE_lifeboat")).parent().unwrap().display().to_string();
     let script = format!("cd {}\nPATH={lifeboat}:$PATH\n{script}", home.path(".").display());
     let mut command = home.command(&[]);
-    let path = command.get_envs().map(|(name, value)| (name.to_owned(), value.unwrap().to_owned())).collect::<Vec<_>>();
+    let path = command
+        .get_envs()
+        .map(|(name, value)| (name.to_owned(), value.unwrap().to_owned()))
+        .collect::<Vec<_>>();
     command = std::process::Command::new("bash");
     command.args(["-c", &script]).env_clear().envs(path);
     let out = crate::support::home::finish(command).ok();
-    assert!(out.stdout.contains("restored backup") && home.path("disks-images/vol-a.img").exists(), "{out:?}\n{page}");
+    assert!(
+        out.stdout.contains("restored backup") && home.path("disks-images/vol-a.img").exists(),
+        "{out:?}\n{page}"
+    );
 }
 
 #[test]
@@ -618,7 +822,12 @@ fn a_snapshot_that_is_deleted_before_the_manifest_is_written_makes_no_set() {
     let (home, disks) = two();
     home.reconfigure("consistency = \"filesystem\"", "consistency = \"filesystem\"\nhash = false");
     let paused = Paused::at(&home, "set-copied");
-    let one = std::fs::read_dir(disks.directory().join("snapshots")).unwrap().next().unwrap().unwrap().path();
+    let one = std::fs::read_dir(disks.directory().join("snapshots"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     std::fs::remove_dir_all(one).unwrap();
     paused.goes_on().fails(12, &["has vanished", "the snapshots of this set were removed"]);
     assert!(home.run(&["list"]).ok().stderr.contains("there is no backup yet"));

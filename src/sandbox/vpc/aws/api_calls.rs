@@ -1,17 +1,23 @@
 //! Acts, as requests: those that make the network, and what holds for all.
 //!
-//! A request that is only to be tried out goes the same way with `DryRun` set; the answer then is an error that says it would have worked.
+//! A request that is only to be tried out goes the same way with `DryRun` set; the answer then is
+//! an error that says it would have worked.
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{
-    AttributeBooleanValue, FlowLogsResourceType, IpAddressType, IpPermission, IpRange, Ipv6Range, LogDestinationType, PortRange,
-    PrefixListId, ResourceType, RuleAction, TagSpecification, Tenancy, TrafficType, UnsuccessfulItem, UserIdGroupPair, VpcEndpointType,
+    AttributeBooleanValue, FlowLogsResourceType, IpAddressType, IpPermission, IpRange, Ipv6Range,
+    LogDestinationType, PortRange, PrefixListId, ResourceType, RuleAction, TagSpecification,
+    Tenancy, TrafficType, UnsuccessfulItem, UserIdGroupPair, VpcEndpointType,
 };
 
-use super::{AwsCloud, explain, is_busy, is_missing, lacks_capacity, once, refused, tagged_as, unknown};
+use super::{
+    AwsCloud, explain, is_busy, is_missing, lacks_capacity, once, refused, tagged_as, unknown,
+};
 use crate::aws::AwsError;
 use crate::aws::ec2::may_have_happened;
-use crate::sandbox::vpc::cloud::{AclEntry, ApiCall, CallOutcome, CloudError, GroupRule, ResourceTags, RulePeer};
+use crate::sandbox::vpc::cloud::{
+    AclEntry, ApiCall, CallOutcome, CloudError, GroupRule, ResourceTags, RulePeer,
+};
 
 /// Seconds over which a flow log sums up; the shortest there is, since drills are.
 const FLOW_LOG_SECONDS: i32 = 60;
@@ -37,7 +43,8 @@ pub(super) struct CallMode<'a> {
     pub(super) what: String,
     pub(super) tags: &'a ResourceTags,
     pub(super) token: &'a str,
-    /// Whether it is only tried out. Nothing counts as done already then: what is named is not there.
+    /// Whether it is only tried out. Nothing counts as done already then: what is named is not
+    /// there.
     pub(super) dry: bool,
 }
 
@@ -73,7 +80,11 @@ impl CallMode<'_> {
     }
 
     /// Something was made.
-    pub(super) fn made<T, E>(&self, sent: Result<T, SdkError<E>>, id: impl FnOnce(T) -> Option<String>) -> Result<CallOutcome, CallFailed>
+    pub(super) fn made<T, E>(
+        &self,
+        sent: Result<T, SdkError<E>>,
+        id: impl FnOnce(T) -> Option<String>,
+    ) -> Result<CallOutcome, CallFailed>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
@@ -85,13 +96,19 @@ impl CallMode<'_> {
     }
 
     /// Something was done, or has been done `already` as a code says.
-    pub(super) fn done<T, E>(&self, sent: Result<T, SdkError<E>>, already: fn(&str) -> bool) -> Result<CallOutcome, CallFailed>
+    pub(super) fn done<T, E>(
+        &self,
+        sent: Result<T, SdkError<E>>,
+        already: fn(&str) -> bool,
+    ) -> Result<CallOutcome, CallFailed>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         match sent {
             Ok(_) => Ok(CallOutcome::default()),
-            Err(error) if !self.dry && error.code().is_some_and(already) => Ok(CallOutcome::default()),
+            Err(error) if !self.dry && error.code().is_some_and(already) => {
+                Ok(CallOutcome::default())
+            }
             Err(error) => Err(self.failed(&error)),
         }
     }
@@ -122,47 +139,94 @@ impl CallMode<'_> {
     fn item_failed(&self, item: &UnsuccessfulItem) -> CloudError {
         let code = item.error().and_then(|error| error.code()).unwrap_or_default();
         let message = item.error().and_then(|error| error.message()).unwrap_or_default();
-        let status = code.parse().ok().filter(|status: &u16| (400..600).contains(status)).unwrap_or(400);
+        let status =
+            code.parse().ok().filter(|status: &u16| (400..600).contains(status)).unwrap_or(400);
         explain(
             &self.what,
-            AwsError { status: Some(status), code: code.to_owned(), message: format!("{code}: {message}"), is_setup: false },
+            AwsError {
+                status: Some(status),
+                code: code.to_owned(),
+                message: format!("{code}: {message}"),
+                is_setup: false,
+            },
         )
     }
 }
 
 impl AwsCloud {
-    pub(super) async fn perform(&self, act: &ApiCall, call: &CallMode<'_>) -> Result<CallOutcome, CallFailed> {
+    pub(super) async fn perform(
+        &self,
+        act: &ApiCall,
+        call: &CallMode<'_>,
+    ) -> Result<CallOutcome, CallFailed> {
         match act {
             ApiCall::CreateVpc { cidr, tenancy } => self.create_vpc(call, cidr, tenancy).await,
             ApiCall::EnableDns { vpc } => self.enable_dns(call, vpc).await,
             ApiCall::CreateRouteTable { vpc } => self.create_table(call, vpc).await,
             ApiCall::CreateNetworkAcl { vpc } => self.create_acl(call, vpc).await,
             ApiCall::AddAclEntry { acl, entry } => self.add_acl_entry(call, acl, entry).await,
-            ApiCall::CreateSecurityGroup { vpc, name, description } => self.create_group(call, vpc, name, description).await,
-            ApiCall::AddRules { group, egress, rules } => self.add_rules(call, group, *egress, rules).await,
-            ApiCall::DropRules { group, egress, rules } => self.drop_rules(call, group, *egress, rules).await,
-            ApiCall::CreateSubnet { vpc, cidr, zone } => self.create_subnet(call, vpc, cidr, zone).await,
-            ApiCall::AssociateRouteTable { table, subnet } => self.associate_table(call, table, subnet).await,
-            ApiCall::ReplaceAclAssociation { association, acl } => self.replace_acl(call, association, acl).await,
+            ApiCall::CreateSecurityGroup { vpc, name, description } => {
+                self.create_group(call, vpc, name, description).await
+            }
+            ApiCall::AddRules { group, egress, rules } => {
+                self.add_rules(call, group, *egress, rules).await
+            }
+            ApiCall::DropRules { group, egress, rules } => {
+                self.drop_rules(call, group, *egress, rules).await
+            }
+            ApiCall::CreateSubnet { vpc, cidr, zone } => {
+                self.create_subnet(call, vpc, cidr, zone).await
+            }
+            ApiCall::AssociateRouteTable { table, subnet } => {
+                self.associate_table(call, table, subnet).await
+            }
+            ApiCall::ReplaceAclAssociation { association, acl } => {
+                self.replace_acl(call, association, acl).await
+            }
             ApiCall::CreateGatewayEndpoint { vpc, service, table, policy } => {
                 self.create_gateway_endpoint(call, vpc, service, table, policy).await
             }
             ApiCall::CreateInterfaceEndpoint { vpc, service, subnet, group, policy } => {
-                self.create_interface_endpoint(call, vpc, service, (subnet.as_str(), group.as_str()), policy).await
+                self.create_interface_endpoint(
+                    call,
+                    vpc,
+                    service,
+                    (subnet.as_str(), group.as_str()),
+                    policy,
+                )
+                .await
             }
-            ApiCall::AssociateFirewall { vpc, rules, name } => self.associate_firewall(call, vpc, rules, name).await,
-            ApiCall::CreateFlowLogs { vpc, destination, role } => self.create_flow_log(call, vpc, destination, role.as_deref()).await,
-            ApiCall::CreateGrant { key, grantee, context, name } => self.create_grant(call, key, grantee, context, name).await,
+            ApiCall::AssociateFirewall { vpc, rules, name } => {
+                self.associate_firewall(call, vpc, rules, name).await
+            }
+            ApiCall::CreateFlowLogs { vpc, destination, role } => {
+                self.create_flow_log(call, vpc, destination, role.as_deref()).await
+            }
+            ApiCall::CreateGrant { key, grantee, context, name } => {
+                self.create_grant(call, key, grantee, context, name).await
+            }
             ApiCall::RevokeGrant { key, grant } => self.revoke_grant(call, key, grant).await,
             ApiCall::RunInstances(launch) => self.run_instance(call, launch).await,
             ApiCall::Remove(owned) => self.remove(call, owned).await,
         }
     }
 
-    async fn create_vpc(&self, call: &CallMode<'_>, cidr: &str, tenancy: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.ec2.create_vpc().cidr_block(cidr).instance_tenancy(Tenancy::from(tenancy)).set_dry_run(call.dry());
+    async fn create_vpc(
+        &self,
+        call: &CallMode<'_>,
+        cidr: &str,
+        tenancy: &str,
+    ) -> Result<CallOutcome, CallFailed> {
+        let request = self
+            .ec2
+            .create_vpc()
+            .cidr_block(cidr)
+            .instance_tenancy(Tenancy::from(tenancy))
+            .set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::Vpc));
-        call.made(request.customize().config_override(once()).send().await, |reply| reply.vpc?.vpc_id)
+        call.made(request.customize().config_override(once()).send().await, |reply| {
+            reply.vpc?.vpc_id
+        })
     }
 
     /// Each of the two needs a request of its own.
@@ -174,19 +238,38 @@ impl AwsCloud {
         call.done(names.send().await, |_| false)
     }
 
-    async fn create_table(&self, call: &CallMode<'_>, vpc: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.ec2.create_route_table().vpc_id(vpc).set_client_token(call.token()).set_dry_run(call.dry());
+    async fn create_table(
+        &self,
+        call: &CallMode<'_>,
+        vpc: &str,
+    ) -> Result<CallOutcome, CallFailed> {
+        let request = self
+            .ec2
+            .create_route_table()
+            .vpc_id(vpc)
+            .set_client_token(call.token())
+            .set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::RouteTable));
         call.made(request.send().await, |reply| reply.route_table?.route_table_id)
     }
 
     async fn create_acl(&self, call: &CallMode<'_>, vpc: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.ec2.create_network_acl().vpc_id(vpc).set_client_token(call.token()).set_dry_run(call.dry());
+        let request = self
+            .ec2
+            .create_network_acl()
+            .vpc_id(vpc)
+            .set_client_token(call.token())
+            .set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::NetworkAcl));
         call.made(request.send().await, |reply| reply.network_acl?.network_acl_id)
     }
 
-    async fn add_acl_entry(&self, call: &CallMode<'_>, acl: &str, entry: &AclEntry) -> Result<CallOutcome, CallFailed> {
+    async fn add_acl_entry(
+        &self,
+        call: &CallMode<'_>,
+        acl: &str,
+        entry: &AclEntry,
+    ) -> Result<CallOutcome, CallFailed> {
         let (ipv4, ipv6) = families(&entry.cidr);
         let request = self
             .ec2
@@ -203,50 +286,118 @@ impl AwsCloud {
         call.done(request.send().await, |code| code == "NetworkAclEntryAlreadyExists")
     }
 
-    async fn create_group(&self, call: &CallMode<'_>, vpc: &str, name: &str, description: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.ec2.create_security_group().vpc_id(vpc).group_name(name).description(description).set_dry_run(call.dry());
+    async fn create_group(
+        &self,
+        call: &CallMode<'_>,
+        vpc: &str,
+        name: &str,
+        description: &str,
+    ) -> Result<CallOutcome, CallFailed> {
+        let request = self
+            .ec2
+            .create_security_group()
+            .vpc_id(vpc)
+            .group_name(name)
+            .description(description)
+            .set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::SecurityGroup));
         call.made(request.customize().config_override(once()).send().await, |reply| reply.group_id)
     }
 
-    async fn add_rules(&self, call: &CallMode<'_>, group: &str, egress: bool, rules: &[GroupRule]) -> Result<CallOutcome, CallFailed> {
-        // Of several rules one that is there fails all: whoever adds some adds the same again, all of which are there then.
+    async fn add_rules(
+        &self,
+        call: &CallMode<'_>,
+        group: &str,
+        egress: bool,
+        rules: &[GroupRule],
+    ) -> Result<CallOutcome, CallFailed> {
+        // Of several rules one that is there fails all: whoever adds some adds the same again, all
+        // of which are there then.
         let already = |code: &str| code == "InvalidPermission.Duplicate";
         let rules = Some(permissions(rules));
         if egress {
-            let request = self.ec2.authorize_security_group_egress().group_id(group).set_ip_permissions(rules);
+            let request = self
+                .ec2
+                .authorize_security_group_egress()
+                .group_id(group)
+                .set_ip_permissions(rules);
             call.done(request.set_dry_run(call.dry()).send().await, already)
         } else {
-            let request = self.ec2.authorize_security_group_ingress().group_id(group).set_ip_permissions(rules);
+            let request = self
+                .ec2
+                .authorize_security_group_ingress()
+                .group_id(group)
+                .set_ip_permissions(rules);
             call.done(request.set_dry_run(call.dry()).send().await, already)
         }
     }
 
-    async fn drop_rules(&self, call: &CallMode<'_>, group: &str, egress: bool, rules: &[GroupRule]) -> Result<CallOutcome, CallFailed> {
+    async fn drop_rules(
+        &self,
+        call: &CallMode<'_>,
+        group: &str,
+        egress: bool,
+        rules: &[GroupRule],
+    ) -> Result<CallOutcome, CallFailed> {
         let already = |code: &str| code == "InvalidPermission.NotFound";
         let rules = Some(permissions(rules));
         if egress {
-            let request = self.ec2.revoke_security_group_egress().group_id(group).set_ip_permissions(rules);
+            let request =
+                self.ec2.revoke_security_group_egress().group_id(group).set_ip_permissions(rules);
             call.done(request.set_dry_run(call.dry()).send().await, already)
         } else {
-            let request = self.ec2.revoke_security_group_ingress().group_id(group).set_ip_permissions(rules);
+            let request =
+                self.ec2.revoke_security_group_ingress().group_id(group).set_ip_permissions(rules);
             call.done(request.set_dry_run(call.dry()).send().await, already)
         }
     }
 
-    async fn create_subnet(&self, call: &CallMode<'_>, vpc: &str, cidr: &str, zone: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.ec2.create_subnet().vpc_id(vpc).cidr_block(cidr).availability_zone(zone).set_dry_run(call.dry());
+    async fn create_subnet(
+        &self,
+        call: &CallMode<'_>,
+        vpc: &str,
+        cidr: &str,
+        zone: &str,
+    ) -> Result<CallOutcome, CallFailed> {
+        let request = self
+            .ec2
+            .create_subnet()
+            .vpc_id(vpc)
+            .cidr_block(cidr)
+            .availability_zone(zone)
+            .set_dry_run(call.dry());
         let request = request.tag_specifications(call.tagged(ResourceType::Subnet));
-        call.made(request.customize().config_override(once()).send().await, |reply| reply.subnet?.subnet_id)
+        call.made(request.customize().config_override(once()).send().await, |reply| {
+            reply.subnet?.subnet_id
+        })
     }
 
-    async fn associate_table(&self, call: &CallMode<'_>, table: &str, subnet: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.ec2.associate_route_table().route_table_id(table).subnet_id(subnet).set_dry_run(call.dry());
+    async fn associate_table(
+        &self,
+        call: &CallMode<'_>,
+        table: &str,
+        subnet: &str,
+    ) -> Result<CallOutcome, CallFailed> {
+        let request = self
+            .ec2
+            .associate_route_table()
+            .route_table_id(table)
+            .subnet_id(subnet)
+            .set_dry_run(call.dry());
         call.done(request.send().await, |code| code == "Resource.AlreadyAssociated")
     }
 
-    async fn replace_acl(&self, call: &CallMode<'_>, association: &str, acl: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.ec2.replace_network_acl_association().association_id(association).network_acl_id(acl);
+    async fn replace_acl(
+        &self,
+        call: &CallMode<'_>,
+        association: &str,
+        acl: &str,
+    ) -> Result<CallOutcome, CallFailed> {
+        let request = self
+            .ec2
+            .replace_network_acl_association()
+            .association_id(association)
+            .network_acl_id(acl);
         // Replaced twice, the first association is gone: the caller looks which one there is.
         call.done(request.set_dry_run(call.dry()).send().await, |_| false)
     }
@@ -308,7 +459,13 @@ impl AwsCloud {
         let to = match destination.split(':').nth(2) {
             Some("s3") => LogDestinationType::S3,
             Some("logs") => LogDestinationType::CloudWatchLogs,
-            _ => return Err(refused(&call.what, format!("{destination} is neither a bucket's ARN nor a log group's")).into()),
+            _ => {
+                return Err(refused(
+                    &call.what,
+                    format!("{destination} is neither a bucket's ARN nor a log group's"),
+                )
+                .into());
+            }
         };
         let request = self
             .ec2
@@ -329,7 +486,10 @@ impl AwsCloud {
             return Err(call.item_failed(item).into());
         }
         let id = reply.flow_log_ids().first().cloned();
-        Ok(CallOutcome { id: id.ok_or_else(|| unknown(&call.what, "the answer does not say what was made"))?, grant_token: None })
+        Ok(CallOutcome {
+            id: id.ok_or_else(|| unknown(&call.what, "the answer does not say what was made"))?,
+            grant_token: None,
+        })
     }
 }
 
@@ -339,7 +499,8 @@ fn families(cidr: &str) -> (Option<String>, Option<String>) {
     if cidr.contains(':') { (None, cidr_text) } else { (cidr_text, None) }
 }
 
-/// The ports of an entry. Protocols that have none must not be given any, and those that have some must.
+/// The ports of an entry. Protocols that have none must not be given any, and those that have some
+/// must.
 fn port_range(protocol: &str, ports: Option<(i32, i32)>) -> Option<PortRange> {
     let (first, last) = ports.unwrap_or(ALL_PORTS);
     matches!(protocol, "6" | "17").then(|| PortRange::builder().from(first).to(last).build())
@@ -361,10 +522,16 @@ fn permission(rule: &GroupRule) -> IpPermission {
         .set_from_port(ports.map(|(first, _)| first))
         .set_to_port(ports.map(|(_, last)| last));
     let permission = match &rule.peer {
-        RulePeer::Cidr(cidr) if cidr.contains(':') => permission.ipv6_ranges(Ipv6Range::builder().cidr_ipv6(cidr).build()),
+        RulePeer::Cidr(cidr) if cidr.contains(':') => {
+            permission.ipv6_ranges(Ipv6Range::builder().cidr_ipv6(cidr).build())
+        }
         RulePeer::Cidr(cidr) => permission.ip_ranges(IpRange::builder().cidr_ip(cidr).build()),
-        RulePeer::PrefixList(list) => permission.prefix_list_ids(PrefixListId::builder().prefix_list_id(list).build()),
-        RulePeer::Group(group) => permission.user_id_group_pairs(UserIdGroupPair::builder().group_id(group).build()),
+        RulePeer::PrefixList(list) => {
+            permission.prefix_list_ids(PrefixListId::builder().prefix_list_id(list).build())
+        }
+        RulePeer::Group(group) => {
+            permission.user_id_group_pairs(UserIdGroupPair::builder().group_id(group).build())
+        }
     };
     permission.build()
 }
@@ -372,12 +539,25 @@ fn permission(rule: &GroupRule) -> IpPermission {
 /// The rules that a permission stands for, one for each other side.
 pub(super) fn rules_of(permission: &IpPermission) -> Vec<GroupRule> {
     let protocol = permission.ip_protocol().unwrap_or_default();
-    let ports = if protocol == "-1" { None } else { permission.from_port().zip(permission.to_port()) };
+    let ports =
+        if protocol == "-1" { None } else { permission.from_port().zip(permission.to_port()) };
     let owned = |text: &str| text.to_owned();
-    let v4 = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip().map(owned).map(RulePeer::Cidr));
-    let v6 = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6().map(owned).map(RulePeer::Cidr));
-    let lists = permission.prefix_list_ids().iter().filter_map(|list| list.prefix_list_id().map(owned).map(RulePeer::PrefixList));
-    let groups = permission.user_id_group_pairs().iter().filter_map(|pair| pair.group_id().map(owned).map(RulePeer::Group));
+    let v4 = permission
+        .ip_ranges()
+        .iter()
+        .filter_map(|range| range.cidr_ip().map(owned).map(RulePeer::Cidr));
+    let v6 = permission
+        .ipv6_ranges()
+        .iter()
+        .filter_map(|range| range.cidr_ipv6().map(owned).map(RulePeer::Cidr));
+    let lists = permission
+        .prefix_list_ids()
+        .iter()
+        .filter_map(|list| list.prefix_list_id().map(owned).map(RulePeer::PrefixList));
+    let groups = permission
+        .user_id_group_pairs()
+        .iter()
+        .filter_map(|pair| pair.group_id().map(owned).map(RulePeer::Group));
     let rule = |peer| GroupRule { protocol: protocol.to_owned(), ports, peer };
     v4.chain(v6).chain(lists).chain(groups).map(rule).collect()
 }
@@ -413,14 +593,20 @@ mod tests {
             .ip_ranges(IpRange::builder().cidr_ip("10.0.0.0/8").build())
             .user_id_group_pairs(UserIdGroupPair::builder().group_id("sg-1").build())
             .build();
-        let rules = [rule("-1", None, RulePeer::Cidr("10.0.0.0/8".to_owned())), rule("-1", None, RulePeer::Group("sg-1".to_owned()))];
+        let rules = [
+            rule("-1", None, RulePeer::Cidr("10.0.0.0/8".to_owned())),
+            rule("-1", None, RulePeer::Group("sg-1".to_owned())),
+        ];
         assert_eq!(rules_of(&several), rules);
     }
 
     #[test]
     fn ports_are_told_where_a_protocol_has_some() {
         assert_eq!(port_range("-1", Some((1, 2))), None);
-        assert_eq!(port_range("6", Some((443, 444))), Some(PortRange::builder().from(443).to(444).build()));
+        assert_eq!(
+            port_range("6", Some((443, 444))),
+            Some(PortRange::builder().from(443).to(444).build())
+        );
         assert_eq!(port_range("17", None), Some(PortRange::builder().from(0).to(65_535).build()));
         assert_eq!(families("10.0.0.0/8"), (Some("10.0.0.0/8".to_owned()), None));
         assert_eq!(families("::/0"), (None, Some("::/0".to_owned())));

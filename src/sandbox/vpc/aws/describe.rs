@@ -1,17 +1,27 @@
 //! Read-only calls: the resources of each kind, and the parts of a network.
 
 use aws_sdk_ec2::types::{
-    self, Filter, RouteState, RuleAction, State, SubnetCidrBlockState, SubnetCidrBlockStateCode, VpcCidrBlockState, VpcCidrBlockStateCode,
+    self, Filter, RouteState, RuleAction, State, SubnetCidrBlockState, SubnetCidrBlockStateCode,
+    VpcCidrBlockState, VpcCidrBlockStateCode,
 };
 
 use super::api_calls::rules_of;
-use super::{AwsCloud, PAGE_ITEMS, explain, filter, literal, nonsense, pages, refused, sorted, tag_map, text};
+use super::{
+    AwsCloud, PAGE_ITEMS, explain, filter, literal, nonsense, pages, refused, sorted, tag_map, text,
+};
 use crate::aws::AwsError;
 use crate::aws::ec2::tag_filters;
-use crate::sandbox::vpc::cloud::{AclEntry, CloudError, CloudResource, ResourceFacts, ResourceKind, ResourceScope, ResourceTags, VpcRoute};
+use crate::sandbox::vpc::cloud::{
+    AclEntry, CloudError, CloudResource, ResourceFacts, ResourceKind, ResourceScope, ResourceTags,
+    VpcRoute,
+};
 
 impl AwsCloud {
-    pub(super) async fn things(&self, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
+    pub(super) async fn things(
+        &self,
+        kind: ResourceKind,
+        at: &ResourceScope,
+    ) -> Result<Vec<CloudResource>, CloudError> {
         let what = format!("listing {}s {}", kind.name(), place(at));
         let what = what.as_str();
         let filters = filters(what, kind, at)?;
@@ -19,24 +29,47 @@ impl AwsCloud {
         let mut found = match kind {
             // A volume is in a zone, not in a network.
             ResourceKind::Volume if matches!(at, ResourceScope::Vpc(_)) => Vec::new(),
-            ResourceKind::Vpc => made(what, &listed!(self.ec2, what, describe_vpcs.set_filters(filters) -> vpcs)?, vpc)?,
-            ResourceKind::Subnet => made(what, &listed!(self.ec2, what, describe_subnets.set_filters(filters) -> subnets)?, subnet)?,
-            ResourceKind::RouteTable => {
-                made(what, &listed!(self.ec2, what, describe_route_tables.set_filters(filters) -> route_tables)?, table)?
-            }
-            ResourceKind::NetworkAcl => {
-                made(what, &listed!(self.ec2, what, describe_network_acls.set_filters(filters) -> network_acls)?, acl)?
-            }
-            ResourceKind::SecurityGroup => {
-                made(what, &listed!(self.ec2, what, describe_security_groups.set_filters(filters) -> security_groups)?, group)?
-            }
+            ResourceKind::Vpc => made(
+                what,
+                &listed!(self.ec2, what, describe_vpcs.set_filters(filters) -> vpcs)?,
+                vpc,
+            )?,
+            ResourceKind::Subnet => made(
+                what,
+                &listed!(self.ec2, what, describe_subnets.set_filters(filters) -> subnets)?,
+                subnet,
+            )?,
+            ResourceKind::RouteTable => made(
+                what,
+                &listed!(self.ec2, what, describe_route_tables.set_filters(filters) -> route_tables)?,
+                table,
+            )?,
+            ResourceKind::NetworkAcl => made(
+                what,
+                &listed!(self.ec2, what, describe_network_acls.set_filters(filters) -> network_acls)?,
+                acl,
+            )?,
+            ResourceKind::SecurityGroup => made(
+                what,
+                &listed!(self.ec2, what, describe_security_groups.set_filters(filters) -> security_groups)?,
+                group,
+            )?,
             ResourceKind::Endpoint => {
                 let mut raw = listed!(self.ec2, what, describe_vpc_endpoints.set_filters(filters) -> vpc_endpoints)?;
-                // The service writes its states in small letters, and its description in large ones.
-                raw.retain(|raw| raw.state().is_none_or(|state| !state.as_str().eq_ignore_ascii_case(State::Deleted.as_str())));
+                // The service writes its states in small letters, and its description in large
+                // ones.
+                raw.retain(|raw| {
+                    raw.state().is_none_or(|state| {
+                        !state.as_str().eq_ignore_ascii_case(State::Deleted.as_str())
+                    })
+                });
                 made(what, &raw, endpoint)?
             }
-            ResourceKind::FlowLog => made(what, &listed!(self.ec2, what, describe_flow_logs.set_filter(filters) -> flow_logs)?, flow_log)?,
+            ResourceKind::FlowLog => made(
+                what,
+                &listed!(self.ec2, what, describe_flow_logs.set_filter(filters) -> flow_logs)?,
+                flow_log,
+            )?,
             ResourceKind::FirewallAssociation => self.firewall_associations(what, at).await?,
             ResourceKind::Instance => self.instances(what, filters).await?,
             ResourceKind::Volume => self.volumes(what, filters).await?,
@@ -74,8 +107,17 @@ pub(super) fn thing(
     tags: ResourceTags,
     facts: ResourceFacts,
 ) -> Result<CloudResource, CloudError> {
-    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| nonsense(what, format!("a {} has no id", kind.name())))?;
-    Ok(CloudResource { kind, id: id.to_owned(), state: state.to_owned(), reason: None, tags, facts })
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| nonsense(what, format!("a {} has no id", kind.name())))?;
+    Ok(CloudResource {
+        kind,
+        id: id.to_owned(),
+        state: state.to_owned(),
+        reason: None,
+        tags,
+        facts,
+    })
 }
 
 fn place(at: &ResourceScope) -> String {
@@ -115,9 +157,13 @@ fn filters(what: &str, kind: ResourceKind, at: &ResourceScope) -> Result<Vec<Fil
     let (by_vpc, by_id) = filter_names(kind);
     let (name, value) = match at {
         // Without any they would find everything, which nobody means.
-        ResourceScope::Tagged(tags) if tags.is_empty() => return Err(refused(what, "no tags are named")),
+        ResourceScope::Tagged(tags) if tags.is_empty() => {
+            return Err(refused(what, "no tags are named"));
+        }
         // It has no filter by tags.
-        ResourceScope::Tagged(_) if kind == ResourceKind::TransitAttachment => return Ok(Vec::new()),
+        ResourceScope::Tagged(_) if kind == ResourceKind::TransitAttachment => {
+            return Ok(Vec::new());
+        }
         ResourceScope::Tagged(tags) => return Ok(tag_filters(tags)),
         ResourceScope::Vpc(vpc) => (by_vpc, vpc),
         ResourceScope::Id(id) => (by_id, id),
@@ -136,21 +182,34 @@ fn is_meant(thing: &CloudResource, at: &ResourceScope) -> bool {
 
 /// Whether a VPC has a CIDR. One on its way in or out is had: what is looked for is isolation.
 fn vpc_has(state: Option<&VpcCidrBlockState>) -> bool {
-    !matches!(state.and_then(|state| state.state()), Some(VpcCidrBlockStateCode::Disassociated | VpcCidrBlockStateCode::Failed))
+    !matches!(
+        state.and_then(|state| state.state()),
+        Some(VpcCidrBlockStateCode::Disassociated | VpcCidrBlockStateCode::Failed)
+    )
 }
 
 /// The same for a subnet.
 fn subnet_has(state: Option<&SubnetCidrBlockState>) -> bool {
-    !matches!(state.and_then(|state| state.state()), Some(SubnetCidrBlockStateCode::Disassociated | SubnetCidrBlockStateCode::Failed))
+    !matches!(
+        state.and_then(|state| state.state()),
+        Some(SubnetCidrBlockStateCode::Disassociated | SubnetCidrBlockStateCode::Failed)
+    )
 }
 
 fn vpc(what: &str, raw: &types::Vpc) -> Result<CloudResource, CloudError> {
-    let v4 = raw.cidr_block_association_set().iter().filter(|held| vpc_has(held.cidr_block_state()));
-    let v6 = raw.ipv6_cidr_block_association_set().iter().filter(|held| vpc_has(held.ipv6_cidr_block_state()));
+    let v4 =
+        raw.cidr_block_association_set().iter().filter(|held| vpc_has(held.cidr_block_state()));
+    let v6 = raw
+        .ipv6_cidr_block_association_set()
+        .iter()
+        .filter(|held| vpc_has(held.ipv6_cidr_block_state()));
     let facts = ResourceFacts::Vpc {
         cidrs: sorted(v4.map(|held| text(held.cidr_block()))),
         ipv6: sorted(v6.map(|held| text(held.ipv6_cidr_block()))),
-        tenancy: raw.instance_tenancy().map(|tenancy| tenancy.as_str().to_owned()).unwrap_or_default(),
+        tenancy: raw
+            .instance_tenancy()
+            .map(|tenancy| tenancy.as_str().to_owned())
+            .unwrap_or_default(),
         is_default: raw.is_default().unwrap_or_default(),
     };
     let state = raw.state().map(|state| state.as_str()).unwrap_or_default();
@@ -158,7 +217,10 @@ fn vpc(what: &str, raw: &types::Vpc) -> Result<CloudResource, CloudError> {
 }
 
 fn subnet(what: &str, raw: &types::Subnet) -> Result<CloudResource, CloudError> {
-    let v6 = raw.ipv6_cidr_block_association_set().iter().filter(|held| subnet_has(held.ipv6_cidr_block_state()));
+    let v6 = raw
+        .ipv6_cidr_block_association_set()
+        .iter()
+        .filter(|held| subnet_has(held.ipv6_cidr_block_state()));
     let facts = ResourceFacts::Subnet {
         vpc: text(raw.vpc_id()),
         cidr: text(raw.cidr_block()),
@@ -174,14 +236,21 @@ fn table(what: &str, raw: &types::RouteTable) -> Result<CloudResource, CloudErro
     let facts = ResourceFacts::RouteTable {
         vpc: text(raw.vpc_id()),
         routes: sorted(raw.routes().iter().map(route)),
-        subnets: sorted(raw.associations().iter().filter_map(|association| association.subnet_id().map(ToOwned::to_owned))),
+        subnets: sorted(
+            raw.associations()
+                .iter()
+                .filter_map(|association| association.subnet_id().map(ToOwned::to_owned)),
+        ),
         is_main: raw.associations().iter().any(|association| association.main() == Some(true)),
     };
     thing(what, ResourceKind::RouteTable, raw.route_table_id(), "", tag_map(raw.tags()), facts)
 }
 
 fn route(raw: &types::Route) -> VpcRoute {
-    let to = raw.destination_cidr_block().or(raw.destination_ipv6_cidr_block()).or(raw.destination_prefix_list_id());
+    let to = raw
+        .destination_cidr_block()
+        .or(raw.destination_ipv6_cidr_block())
+        .or(raw.destination_prefix_list_id());
     let via = raw
         .gateway_id()
         .or(raw.nat_gateway_id())
@@ -200,11 +269,14 @@ fn route(raw: &types::Route) -> VpcRoute {
 }
 
 fn acl(what: &str, raw: &types::NetworkAcl) -> Result<CloudResource, CloudError> {
-    let association =
-        |held: &types::NetworkAclAssociation| Some((held.network_acl_association_id()?.to_owned(), held.subnet_id()?.to_owned()));
+    let association = |held: &types::NetworkAclAssociation| {
+        Some((held.network_acl_association_id()?.to_owned(), held.subnet_id()?.to_owned()))
+    };
     let mut entries = Vec::new();
     for entry in raw.entries() {
-        entries.push(acl_entry(entry).ok_or_else(|| nonsense(what, "an entry does not say what it does"))?);
+        entries.push(
+            acl_entry(entry).ok_or_else(|| nonsense(what, "an entry does not say what it does"))?,
+        );
     }
     let facts = ResourceFacts::NetworkAcl {
         vpc: text(raw.vpc_id()),
@@ -238,7 +310,8 @@ fn group(what: &str, raw: &types::SecurityGroup) -> Result<CloudResource, CloudE
 
 fn endpoint(what: &str, raw: &types::VpcEndpoint) -> Result<CloudResource, CloudError> {
     let policy = match raw.policy_document() {
-        Some(policy) => serde_json::from_str(policy).map_err(|error| nonsense(what, format!("a policy is not JSON: {error}")))?,
+        Some(policy) => serde_json::from_str(policy)
+            .map_err(|error| nonsense(what, format!("a policy is not JSON: {error}")))?,
         None => serde_json::Value::Null,
     };
     let facts = ResourceFacts::Endpoint {
@@ -252,8 +325,19 @@ fn endpoint(what: &str, raw: &types::VpcEndpoint) -> Result<CloudResource, Cloud
         private_dns: raw.private_dns_enabled().unwrap_or_default(),
     };
     let state = raw.state().map(|state| state.as_str()).unwrap_or_default();
-    let mut found = thing(what, ResourceKind::Endpoint, raw.vpc_endpoint_id(), state, tag_map(raw.tags()), facts)?;
-    found.reason = raw.last_error().and_then(|error| error.message()).or(raw.failure_reason()).map(ToOwned::to_owned);
+    let mut found = thing(
+        what,
+        ResourceKind::Endpoint,
+        raw.vpc_endpoint_id(),
+        state,
+        tag_map(raw.tags()),
+        facts,
+    )?;
+    found.reason = raw
+        .last_error()
+        .and_then(|error| error.message())
+        .or(raw.failure_reason())
+        .map(ToOwned::to_owned);
     Ok(found)
 }
 
@@ -265,37 +349,61 @@ fn flow_log(what: &str, raw: &types::FlowLog) -> Result<CloudResource, CloudErro
         traffic: raw.traffic_type().map(|traffic| traffic.as_str().to_owned()).unwrap_or_default(),
     };
     let state = raw.flow_log_status().unwrap_or_default();
-    let mut found = thing(what, ResourceKind::FlowLog, raw.flow_log_id(), state, tag_map(raw.tags()), facts)?;
+    let mut found =
+        thing(what, ResourceKind::FlowLog, raw.flow_log_id(), state, tag_map(raw.tags()), facts)?;
     found.reason = raw.deliver_logs_error_message().map(ToOwned::to_owned);
     Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_ec2::types::{NetworkAclEntry, PortRange, VpcCidrBlockAssociation, VpcEndpointType};
+    use aws_sdk_ec2::types::{
+        NetworkAclEntry, PortRange, VpcCidrBlockAssociation, VpcEndpointType,
+    };
 
     use super::*;
 
     #[test]
     fn a_look_without_tags_is_refused_and_values_mean_themselves() {
-        assert!(filters("it", ResourceKind::Vpc, &ResourceScope::Tagged(ResourceTags::new())).is_err());
+        assert!(
+            filters("it", ResourceKind::Vpc, &ResourceScope::Tagged(ResourceTags::new())).is_err()
+        );
         let found = filters("it", ResourceKind::Subnet, &ResourceScope::Id("subnet-*".to_owned()));
         assert_eq!(found, Ok(vec![filter("subnet-id", vec![r"subnet-\*".to_owned()])]));
-        assert_eq!(filters("it", ResourceKind::EgressOnlyGateway, &ResourceScope::Vpc("vpc-1".to_owned())), Ok(Vec::new()));
+        assert_eq!(
+            filters("it", ResourceKind::EgressOnlyGateway, &ResourceScope::Vpc("vpc-1".to_owned())),
+            Ok(Vec::new())
+        );
         let tags = ResourceTags::from([("lifeboat:run".to_owned(), "r?1".to_owned())]);
         assert_eq!(
             filters("it", ResourceKind::Vpc, &ResourceScope::Tagged(tags.clone())),
             Ok(vec![filter("tag:lifeboat:run", vec![r"r\?1".to_owned()])])
         );
-        assert_eq!(filters("it", ResourceKind::TransitAttachment, &ResourceScope::Tagged(tags)), Ok(Vec::new()));
+        assert_eq!(
+            filters("it", ResourceKind::TransitAttachment, &ResourceScope::Tagged(tags)),
+            Ok(Vec::new())
+        );
     }
 
     #[test]
     fn routes_say_where_they_lead_and_whether_they_do() {
-        let local = types::Route::builder().destination_cidr_block("10.0.0.0/16").gateway_id("local").build();
-        assert_eq!(route(&local), VpcRoute { to: "10.0.0.0/16".to_owned(), via: "local".to_owned() });
-        let lost = types::Route::builder().destination_prefix_list_id("pl-1").gateway_id("vpce-1").state(RouteState::Blackhole).build();
-        assert_eq!(route(&lost), VpcRoute { to: "pl-1".to_owned(), via: "vpce-1 (blackhole)".to_owned() });
+        let local = types::Route::builder()
+            .destination_cidr_block("10.0.0.0/16")
+            .gateway_id("local")
+            .build();
+        assert_eq!(
+            route(&local),
+            VpcRoute { to: "10.0.0.0/16".to_owned(), via: "local".to_owned() }
+        );
+        let lost = types::Route::builder()
+            .destination_prefix_list_id("pl-1")
+            .gateway_id("vpce-1")
+            .state(RouteState::Blackhole)
+            .build();
+        assert_eq!(
+            route(&lost),
+            VpcRoute { to: "pl-1".to_owned(), via: "vpce-1 (blackhole)".to_owned() }
+        );
         let unknown = types::Route::builder().destination_ipv6_cidr_block("::/0").build();
         assert_eq!(route(&unknown), VpcRoute { to: "::/0".to_owned(), via: "unknown".to_owned() });
     }
@@ -303,12 +411,29 @@ mod tests {
     #[test]
     fn an_entry_is_read_or_it_is_none() {
         let ports = PortRange::builder().from(443).to(443).build();
-        let raw = NetworkAclEntry::builder().egress(true).rule_number(1000).rule_action(RuleAction::Allow).protocol("6");
+        let raw = NetworkAclEntry::builder()
+            .egress(true)
+            .rule_number(1000)
+            .rule_action(RuleAction::Allow)
+            .protocol("6");
         let read = acl_entry(&raw.clone().cidr_block("0.0.0.0/0").port_range(ports).build());
         let (protocol, cidr) = ("6".to_owned(), "0.0.0.0/0".to_owned());
-        assert_eq!(read, Some(AclEntry { egress: true, number: 1000, allow: true, protocol, cidr, ports: Some((443, 443)) }));
+        assert_eq!(
+            read,
+            Some(AclEntry {
+                egress: true,
+                number: 1000,
+                allow: true,
+                protocol,
+                cidr,
+                ports: Some((443, 443))
+            })
+        );
         assert_eq!(acl_entry(&NetworkAclEntry::builder().egress(true).build()), None);
-        assert_eq!(acl_entry(&raw.ipv6_cidr_block("::/0").build()).map(|entry| entry.cidr).as_deref(), Some("::/0"));
+        assert_eq!(
+            acl_entry(&raw.ipv6_cidr_block("::/0").build()).map(|entry| entry.cidr).as_deref(),
+            Some("::/0")
+        );
     }
 
     #[test]
@@ -324,14 +449,26 @@ mod tests {
             .cidr_block_association_set(held("10.0.0.0/16", VpcCidrBlockStateCode::Disassociated))
             .build();
         let cidrs = vec!["10.1.0.0/16".to_owned(), "10.2.0.0/16".to_owned()];
-        let facts = ResourceFacts::Vpc { cidrs, ipv6: Vec::new(), tenancy: String::new(), is_default: false };
+        let facts = ResourceFacts::Vpc {
+            cidrs,
+            ipv6: Vec::new(),
+            tenancy: String::new(),
+            is_default: false,
+        };
         assert_eq!(vpc("it", &raw).map(|found| found.facts), Ok(facts));
     }
 
     #[test]
     fn a_policy_that_is_no_json_makes_no_sense() {
-        let raw = types::VpcEndpoint::builder().vpc_endpoint_id("vpce-1").vpc_endpoint_type(VpcEndpointType::Gateway);
-        assert!(endpoint("it", &raw.clone().policy_document(r#"{"Statement":[]}"#).build()).is_ok());
-        assert!(matches!(endpoint("it", &raw.policy_document("{").build()), Err(CloudError::Nonsense { .. })));
+        let raw = types::VpcEndpoint::builder()
+            .vpc_endpoint_id("vpce-1")
+            .vpc_endpoint_type(VpcEndpointType::Gateway);
+        assert!(
+            endpoint("it", &raw.clone().policy_document(r#"{"Statement":[]}"#).build()).is_ok()
+        );
+        assert!(matches!(
+            endpoint("it", &raw.policy_document("{").build()),
+            Err(CloudError::Nonsense { .. })
+        ));
     }
 }

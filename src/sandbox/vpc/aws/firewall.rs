@@ -1,6 +1,7 @@
 //! The DNS firewall: a rule group associated with the VPC, and what its rules say.
 //!
-//! The service finds nothing by tags. What could be ours is known by its name, and only its tags decide.
+//! The service finds nothing by tags. What could be ours is known by its name, and only its tags
+//! decide.
 
 use aws_sdk_route53resolver::types::{FirewallRuleGroupAssociation, MutationProtectionStatus, Tag};
 
@@ -8,10 +9,12 @@ use super::api_calls::{CallFailed, CallMode};
 use super::{AwsCloud, explain, is_missing, nonsense, pages, refused, sorted, text};
 use crate::aws::AwsError;
 use crate::sandbox::vpc::cloud::{
-    CallOutcome, CloudError, CloudResource, FirewallRule, ResourceFacts, ResourceKind, ResourceScope, ResourceTags,
+    CallOutcome, CloudError, CloudResource, FirewallRule, ResourceFacts, ResourceKind,
+    ResourceScope, ResourceTags,
 };
 
-/// Where the rule group stands among those of the VPC. Low numbers and high ones are the service's own; this one is the first we may use.
+/// Where the rule group stands among those of the VPC. Low numbers and high ones are the service's
+/// own; this one is the first we may use.
 const PRIORITY: i32 = 101;
 /// What names of our associations begin with.
 const NAME: &str = "lifeboat-";
@@ -45,19 +48,32 @@ impl AwsCloud {
         call.made(request.send().await, |reply| reply.firewall_rule_group_association?.id)
     }
 
-    pub(super) async fn disassociate_firewall(&self, call: &CallMode<'_>, id: &str) -> Result<CallOutcome, CallFailed> {
-        let request = self.resolver.disassociate_firewall_rule_group().firewall_rule_group_association_id(id);
+    pub(super) async fn disassociate_firewall(
+        &self,
+        call: &CallMode<'_>,
+        id: &str,
+    ) -> Result<CallOutcome, CallFailed> {
+        let request =
+            self.resolver.disassociate_firewall_rule_group().firewall_rule_group_association_id(id);
         call.done(request.send().await, is_missing)
     }
 
-    pub(super) async fn firewall_associations(&self, what: &str, at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
+    pub(super) async fn firewall_associations(
+        &self,
+        what: &str,
+        at: &ResourceScope,
+    ) -> Result<Vec<CloudResource>, CloudError> {
         let listed = match at {
             ResourceScope::Vpc(vpc) => self.associations(what, Some(vpc)).await?,
             ResourceScope::Id(id) => self.association(what, id).await?.into_iter().collect(),
-            ResourceScope::Tagged(tags) if tags.is_empty() => return Err(refused(what, "no tags are named")),
+            ResourceScope::Tagged(tags) if tags.is_empty() => {
+                return Err(refused(what, "no tags are named"));
+            }
             ResourceScope::Tagged(_) => {
                 let mut all = self.associations(what, None).await?;
-                all.retain(|association| association.name().is_some_and(|name| name.starts_with(NAME)));
+                all.retain(|association| {
+                    association.name().is_some_and(|name| name.starts_with(NAME))
+                });
                 all
             }
         };
@@ -73,9 +89,16 @@ impl AwsCloud {
         Ok(found)
     }
 
-    async fn associations(&self, what: &str, vpc: Option<&str>) -> Result<Vec<FirewallRuleGroupAssociation>, CloudError> {
+    async fn associations(
+        &self,
+        what: &str,
+        vpc: Option<&str>,
+    ) -> Result<Vec<FirewallRuleGroupAssociation>, CloudError> {
         pages(what, |token| async move {
-            let request = self.resolver.list_firewall_rule_group_associations().set_vpc_id(vpc.map(ToOwned::to_owned));
+            let request = self
+                .resolver
+                .list_firewall_rule_group_associations()
+                .set_vpc_id(vpc.map(ToOwned::to_owned));
             let sent = request.max_results(PAGE).set_next_token(token).send().await;
             let page = sent.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.firewall_rule_group_associations.unwrap_or_default(), page.next_token))
@@ -83,8 +106,15 @@ impl AwsCloud {
         .await
     }
 
-    async fn association(&self, what: &str, id: &str) -> Result<Option<FirewallRuleGroupAssociation>, CloudError> {
-        let request = self.resolver.get_firewall_rule_group_association().firewall_rule_group_association_id(id);
+    async fn association(
+        &self,
+        what: &str,
+        id: &str,
+    ) -> Result<Option<FirewallRuleGroupAssociation>, CloudError> {
+        let request = self
+            .resolver
+            .get_firewall_rule_group_association()
+            .firewall_rule_group_association_id(id);
         match request.send().await {
             Ok(reply) => Ok(reply.firewall_rule_group_association),
             Err(error) => match explain(what, AwsError::of(&error)) {
@@ -94,10 +124,19 @@ impl AwsCloud {
         }
     }
 
-    async fn tags_of(&self, what: &str, association: &FirewallRuleGroupAssociation) -> Result<Option<ResourceTags>, CloudError> {
+    async fn tags_of(
+        &self,
+        what: &str,
+        association: &FirewallRuleGroupAssociation,
+    ) -> Result<Option<ResourceTags>, CloudError> {
         let arn = association.arn().ok_or_else(|| nonsense(what, "an association has no ARN"))?;
         let listed = pages(what, |token| async move {
-            let request = self.resolver.list_tags_for_resource().resource_arn(arn).max_results(PAGE).set_next_token(token);
+            let request = self
+                .resolver
+                .list_tags_for_resource()
+                .resource_arn(arn)
+                .max_results(PAGE)
+                .set_next_token(token);
             let page = request.send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.tags.unwrap_or_default(), page.next_token))
         });
@@ -112,7 +151,12 @@ impl AwsCloud {
         let what = format!("listing the rules of {group}");
         let what = what.as_str();
         let listed = pages(what, |token| async move {
-            let request = self.resolver.list_firewall_rules().firewall_rule_group_id(group).max_results(PAGE).set_next_token(token);
+            let request = self
+                .resolver
+                .list_firewall_rules()
+                .firewall_rule_group_id(group)
+                .max_results(PAGE)
+                .set_next_token(token);
             let page = request.send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.firewall_rules.unwrap_or_default(), page.next_token))
         });
@@ -123,8 +167,13 @@ impl AwsCloud {
                 // It speaks of threats, not of names.
                 None => Vec::new(),
             };
-            let priority = rule.priority().ok_or_else(|| nonsense(what, "a rule has no priority"))?;
-            let action = rule.action().ok_or_else(|| nonsense(what, "a rule has no action"))?.as_str().to_owned();
+            let priority =
+                rule.priority().ok_or_else(|| nonsense(what, "a rule has no priority"))?;
+            let action = rule
+                .action()
+                .ok_or_else(|| nonsense(what, "a rule has no action"))?
+                .as_str()
+                .to_owned();
             let question = rule.qtype().filter(|kind| !kind.is_empty()).map(ToOwned::to_owned);
             rules.push(FirewallRule { priority, action, domains, question });
         }
@@ -135,7 +184,12 @@ impl AwsCloud {
     /// The domains of a list; none if it is AWS's own, which nobody may read.
     async fn domains(&self, what: &str, list: &str) -> Result<Vec<String>, CloudError> {
         let listed = pages(what, |token| async move {
-            let request = self.resolver.list_firewall_domains().firewall_domain_list_id(list).max_results(PAGE).set_next_token(token);
+            let request = self
+                .resolver
+                .list_firewall_domains()
+                .firewall_domain_list_id(list)
+                .max_results(PAGE)
+                .set_next_token(token);
             let page = request.send().await.map_err(|error| explain(what, AwsError::of(&error)))?;
             Ok((page.domains.unwrap_or_default(), page.next_token))
         });
@@ -147,8 +201,15 @@ impl AwsCloud {
     }
 }
 
-fn thing(what: &str, raw: &FirewallRuleGroupAssociation, tags: ResourceTags) -> Result<CloudResource, CloudError> {
-    let id = raw.id().filter(|id| !id.is_empty()).ok_or_else(|| nonsense(what, "an association has no id"))?;
+fn thing(
+    what: &str,
+    raw: &FirewallRuleGroupAssociation,
+    tags: ResourceTags,
+) -> Result<CloudResource, CloudError> {
+    let id = raw
+        .id()
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| nonsense(what, "an association has no id"))?;
     Ok(CloudResource {
         kind: ResourceKind::FirewallAssociation,
         id: id.to_owned(),

@@ -1,14 +1,17 @@
 //! Ways out of a VPC. What has been taken away may be listed for a while, and is none.
 
 use aws_sdk_ec2::types::{
-    self, AttachmentStatus, CarrierGatewayState, Ec2InstanceConnectEndpointState, Filter, NatGatewayState, TransitGatewayAttachmentState,
+    self, AttachmentStatus, CarrierGatewayState, Ec2InstanceConnectEndpointState, Filter,
+    NatGatewayState, TransitGatewayAttachmentState,
     VpcPeeringConnectionStateReasonCode as PeeringCode, VpnState,
 };
 
 use super::describe::thing;
 use super::{AwsCloud, PAGE_ITEMS, explain, filter, literal, pages, tag_map};
 use crate::aws::AwsError;
-use crate::sandbox::vpc::cloud::{CloudError, CloudResource, ResourceFacts, ResourceKind, ResourceScope};
+use crate::sandbox::vpc::cloud::{
+    CloudError, CloudResource, ResourceFacts, ResourceKind, ResourceScope,
+};
 
 impl AwsCloud {
     pub(super) async fn internet_gateways(
@@ -21,7 +24,13 @@ impl AwsCloud {
         let there = found.iter().filter(|raw| is_attached(raw.attachments(), at));
         let way = |raw: &types::InternetGateway| -> Result<CloudResource, CloudError> {
             let state = state_of(raw.attachments());
-            way_out(what, ResourceKind::InternetGateway, raw.internet_gateway_id(), state, raw.tags())
+            way_out(
+                what,
+                ResourceKind::InternetGateway,
+                raw.internet_gateway_id(),
+                state,
+                raw.tags(),
+            )
         };
         there.map(way).collect()
     }
@@ -37,17 +46,29 @@ impl AwsCloud {
         let there = found.iter().filter(|raw| is_attached(raw.attachments(), at));
         let way = |raw: &types::EgressOnlyInternetGateway| -> Result<CloudResource, CloudError> {
             let state = state_of(raw.attachments());
-            way_out(what, ResourceKind::EgressOnlyGateway, raw.egress_only_internet_gateway_id(), state, raw.tags())
+            way_out(
+                what,
+                ResourceKind::EgressOnlyGateway,
+                raw.egress_only_internet_gateway_id(),
+                state,
+                raw.tags(),
+            )
         };
         there.map(way).collect()
     }
 
-    pub(super) async fn nat_gateways(&self, what: &str, filters: &[Filter]) -> Result<Vec<CloudResource>, CloudError> {
-        let found = listed!(self.ec2, what, describe_nat_gateways.set_filter(filters) -> nat_gateways)?;
+    pub(super) async fn nat_gateways(
+        &self,
+        what: &str,
+        filters: &[Filter],
+    ) -> Result<Vec<CloudResource>, CloudError> {
+        let found =
+            listed!(self.ec2, what, describe_nat_gateways.set_filter(filters) -> nat_gateways)?;
         let there = found.iter().filter(|raw| raw.state() != Some(&NatGatewayState::Deleted));
         let way = |raw: &types::NatGateway| -> Result<CloudResource, CloudError> {
             let state = raw.state().map(|state| state.as_str());
-            let mut way = way_out(what, ResourceKind::NatGateway, raw.nat_gateway_id(), state, raw.tags())?;
+            let mut way =
+                way_out(what, ResourceKind::NatGateway, raw.nat_gateway_id(), state, raw.tags())?;
             way.reason = raw.failure_message().map(ToOwned::to_owned);
             Ok(way)
         };
@@ -55,11 +76,22 @@ impl AwsCloud {
     }
 
     /// The list has no pages.
-    pub(super) async fn vpn_gateways(&self, what: &str, filters: &[Filter], at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
-        let sent = self.ec2.describe_vpn_gateways().set_filters(Some(filters.to_vec())).send().await;
-        let found = sent.map_err(|error| explain(what, AwsError::of(&error)))?.vpn_gateways.unwrap_or_default();
+    pub(super) async fn vpn_gateways(
+        &self,
+        what: &str,
+        filters: &[Filter],
+        at: &ResourceScope,
+    ) -> Result<Vec<CloudResource>, CloudError> {
+        let sent =
+            self.ec2.describe_vpn_gateways().set_filters(Some(filters.to_vec())).send().await;
+        let found = sent
+            .map_err(|error| explain(what, AwsError::of(&error)))?
+            .vpn_gateways
+            .unwrap_or_default();
         let here = |raw: &types::VpnGateway| match at {
-            ResourceScope::Vpc(vpc) => raw.vpc_attachments().iter().any(|held| holds(held.vpc_id(), held.state(), vpc)),
+            ResourceScope::Vpc(vpc) => {
+                raw.vpc_attachments().iter().any(|held| holds(held.vpc_id(), held.state(), vpc))
+            }
             ResourceScope::Id(_) | ResourceScope::Tagged(_) => true,
         };
         let there = found.iter().filter(|raw| raw.state() != Some(&VpnState::Deleted) && here(raw));
@@ -70,7 +102,11 @@ impl AwsCloud {
         there.map(way).collect()
     }
 
-    pub(super) async fn carrier_gateways(&self, what: &str, filters: &[Filter]) -> Result<Vec<CloudResource>, CloudError> {
+    pub(super) async fn carrier_gateways(
+        &self,
+        what: &str,
+        filters: &[Filter],
+    ) -> Result<Vec<CloudResource>, CloudError> {
         let found = listed!(self.ec2, what, describe_carrier_gateways.set_filters(filters) -> carrier_gateways)?;
         let there = found.iter().filter(|raw| raw.state() != Some(&CarrierGatewayState::Deleted));
         let way = |raw: &types::CarrierGateway| -> Result<CloudResource, CloudError> {
@@ -81,54 +117,92 @@ impl AwsCloud {
     }
 
     /// A VPC is on either side of a connection, and there is no filter for both at once.
-    pub(super) async fn peerings(&self, what: &str, filters: &[Filter], at: &ResourceScope) -> Result<Vec<CloudResource>, CloudError> {
+    pub(super) async fn peerings(
+        &self,
+        what: &str,
+        filters: &[Filter],
+        at: &ResourceScope,
+    ) -> Result<Vec<CloudResource>, CloudError> {
         let lists = match at {
-            ResourceScope::Vpc(vpc) => {
-                ["requester-vpc-info.vpc-id", "accepter-vpc-info.vpc-id"].map(|name| vec![filter(name, vec![literal(vpc)])]).to_vec()
-            }
+            ResourceScope::Vpc(vpc) => ["requester-vpc-info.vpc-id", "accepter-vpc-info.vpc-id"]
+                .map(|name| vec![filter(name, vec![literal(vpc)])])
+                .to_vec(),
             ResourceScope::Id(_) | ResourceScope::Tagged(_) => vec![filters.to_vec()],
         };
         let mut found: Vec<types::VpcPeeringConnection> = Vec::new();
         for filters in &lists {
-            let listed =
-                listed!(self.ec2, what, describe_vpc_peering_connections.set_filters(filters.as_slice()) -> vpc_peering_connections)?;
+            let listed = listed!(self.ec2, what, describe_vpc_peering_connections.set_filters(filters.as_slice()) -> vpc_peering_connections)?;
             found.extend(listed);
         }
         let gone = |raw: &types::VpcPeeringConnection| {
             matches!(
                 raw.status().and_then(|status| status.code()),
-                Some(PeeringCode::Deleted | PeeringCode::Rejected | PeeringCode::Failed | PeeringCode::Expired)
+                Some(
+                    PeeringCode::Deleted
+                        | PeeringCode::Rejected
+                        | PeeringCode::Failed
+                        | PeeringCode::Expired
+                )
             )
         };
         let way = |raw: &types::VpcPeeringConnection| -> Result<CloudResource, CloudError> {
             let state = raw.status().and_then(|status| status.code()).map(|code| code.as_str());
-            let mut way = way_out(what, ResourceKind::Peering, raw.vpc_peering_connection_id(), state, raw.tags())?;
+            let mut way = way_out(
+                what,
+                ResourceKind::Peering,
+                raw.vpc_peering_connection_id(),
+                state,
+                raw.tags(),
+            )?;
             way.reason = raw.status().and_then(|status| status.message()).map(ToOwned::to_owned);
             Ok(way)
         };
         found.iter().filter(|raw| !gone(raw)).map(way).collect()
     }
 
-    pub(super) async fn transit_attachments(&self, what: &str, filters: &[Filter]) -> Result<Vec<CloudResource>, CloudError> {
+    pub(super) async fn transit_attachments(
+        &self,
+        what: &str,
+        filters: &[Filter],
+    ) -> Result<Vec<CloudResource>, CloudError> {
         let found = listed!(
             self.ec2,
             what,
             describe_transit_gateway_vpc_attachments.set_filters(filters) -> transit_gateway_vpc_attachments
         )?;
-        let there = found.iter().filter(|raw| raw.state() != Some(&TransitGatewayAttachmentState::Deleted));
+        let there =
+            found.iter().filter(|raw| raw.state() != Some(&TransitGatewayAttachmentState::Deleted));
         let way = |raw: &types::TransitGatewayVpcAttachment| -> Result<CloudResource, CloudError> {
             let state = raw.state().map(|state| state.as_str());
-            way_out(what, ResourceKind::TransitAttachment, raw.transit_gateway_attachment_id(), state, raw.tags())
+            way_out(
+                what,
+                ResourceKind::TransitAttachment,
+                raw.transit_gateway_attachment_id(),
+                state,
+                raw.tags(),
+            )
         };
         there.map(way).collect()
     }
 
-    pub(super) async fn connect_endpoints(&self, what: &str, filters: &[Filter]) -> Result<Vec<CloudResource>, CloudError> {
+    pub(super) async fn connect_endpoints(
+        &self,
+        what: &str,
+        filters: &[Filter],
+    ) -> Result<Vec<CloudResource>, CloudError> {
         let found = listed!(self.ec2, what, describe_instance_connect_endpoints.set_filters(filters) -> instance_connect_endpoints)?;
-        let there = found.iter().filter(|raw| raw.state() != Some(&Ec2InstanceConnectEndpointState::DeleteComplete));
+        let there = found
+            .iter()
+            .filter(|raw| raw.state() != Some(&Ec2InstanceConnectEndpointState::DeleteComplete));
         let way = |raw: &types::Ec2InstanceConnectEndpoint| -> Result<CloudResource, CloudError> {
             let state = raw.state().map(|state| state.as_str());
-            let mut way = way_out(what, ResourceKind::ConnectEndpoint, raw.instance_connect_endpoint_id(), state, raw.tags())?;
+            let mut way = way_out(
+                what,
+                ResourceKind::ConnectEndpoint,
+                raw.instance_connect_endpoint_id(),
+                state,
+                raw.tags(),
+            )?;
             way.reason = raw.state_message().map(ToOwned::to_owned);
             Ok(way)
         };
@@ -144,7 +218,9 @@ fn holds(to: Option<&str>, state: Option<&AttachmentStatus>, vpc: &str) -> bool 
 /// Whether a gateway is attached to the VPC that is looked at, if it is one.
 fn is_attached(attachments: &[types::InternetGatewayAttachment], at: &ResourceScope) -> bool {
     match at {
-        ResourceScope::Vpc(vpc) => attachments.iter().any(|held| holds(held.vpc_id(), held.state(), vpc)),
+        ResourceScope::Vpc(vpc) => {
+            attachments.iter().any(|held| holds(held.vpc_id(), held.state(), vpc))
+        }
         ResourceScope::Id(_) | ResourceScope::Tagged(_) => true,
     }
 }
@@ -170,8 +246,12 @@ mod tests {
 
     #[test]
     fn a_gateway_counts_until_it_is_detached() {
-        let held =
-            |vpc: &str, state: &str| types::InternetGatewayAttachment::builder().vpc_id(vpc).state(AttachmentStatus::from(state)).build();
+        let held = |vpc: &str, state: &str| {
+            types::InternetGatewayAttachment::builder()
+                .vpc_id(vpc)
+                .state(AttachmentStatus::from(state))
+                .build()
+        };
         let at = ResourceScope::Vpc("vpc-1".to_owned());
         assert!(is_attached(&[held("vpc-1", "available")], &at));
         assert!(is_attached(&[held("vpc-1", "detaching")], &at));

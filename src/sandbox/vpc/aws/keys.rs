@@ -1,6 +1,7 @@
 //! Grants on KMS keys: Decrypt, under one encryption context, for one role.
 //!
-//! A grant asked for twice, with the same name and all the same in it, is one grant. Its token is another each time, and as good.
+//! A grant asked for twice, with the same name and all the same in it, is one grant. Its token is
+//! another each time, and as good.
 
 use std::collections::BTreeMap;
 
@@ -30,17 +31,28 @@ impl AwsCloud {
             .key_id(key)
             .grantee_principal(grantee)
             .operations(GrantOperation::Decrypt)
-            .constraints(GrantConstraints::builder().set_encryption_context_equals(Some(context)).build())
+            .constraints(
+                GrantConstraints::builder().set_encryption_context_equals(Some(context)).build(),
+            )
             .name(name)
             .set_dry_run(call.dry());
         let reply = request.send().await.map_err(|error| call.failed(&error))?;
-        let id = reply.grant_id.ok_or_else(|| unknown(&call.what, "the answer does not say what was made"))?;
+        let id = reply
+            .grant_id
+            .ok_or_else(|| unknown(&call.what, "the answer does not say what was made"))?;
         Ok(CallOutcome { id, grant_token: reply.grant_token })
     }
 
-    pub(super) async fn revoke_grant(&self, call: &CallMode<'_>, key: &str, grant: &str) -> Result<CallOutcome, CallFailed> {
+    pub(super) async fn revoke_grant(
+        &self,
+        call: &CallMode<'_>,
+        key: &str,
+        grant: &str,
+    ) -> Result<CallOutcome, CallFailed> {
         let request = self.kms.revoke_grant().key_id(key).grant_id(grant).set_dry_run(call.dry());
-        call.done(request.send().await, |code| is_missing(code) || code.starts_with("InvalidGrantId"))
+        call.done(request.send().await, |code| {
+            is_missing(code) || code.starts_with("InvalidGrantId")
+        })
     }
 
     pub(super) async fn grants_on(&self, key: &str) -> Result<Vec<KeyGrant>, CloudError> {

@@ -1,10 +1,12 @@
-//! RunInstances: one instance without a public address, metadata by token only, volumes under the drill's key that go with it.
+//! RunInstances: one instance without a public address, metadata by token only, volumes under the
+//! drill's key that go with it.
 
 use aws_sdk_ec2::error::ProvideErrorMetadata;
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification, InstanceMetadataEndpointState,
-    InstanceMetadataOptionsRequest, InstanceMetadataTagsState, InstanceNetworkInterfaceSpecification, InstanceType, Placement,
-    ResourceType, ShutdownBehavior, Tenancy, VolumeType,
+    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
+    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, InstanceMetadataTagsState,
+    InstanceNetworkInterfaceSpecification, InstanceType, Placement, ResourceType, ShutdownBehavior,
+    Tenancy, VolumeType,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,11 +16,16 @@ use super::{AwsCloud, once};
 use crate::aws::AwsError;
 use crate::sandbox::vpc::cloud::{CallOutcome, CloudError, LaunchSpec, LaunchVolume};
 
-/// Hops that an answer of the metadata service may go: no further than the instance, so no container gets its credentials.
+/// Hops that an answer of the metadata service may go: no further than the instance, so no
+/// container gets its credentials.
 const HOPS: i32 = 1;
 
 impl AwsCloud {
-    pub(super) async fn run_instance(&self, call: &CallMode<'_>, launch: &LaunchSpec) -> Result<CallOutcome, CallFailed> {
+    pub(super) async fn run_instance(
+        &self,
+        call: &CallMode<'_>,
+        launch: &LaunchSpec,
+    ) -> Result<CallOutcome, CallFailed> {
         let request = self
             .ec2
             .run_instances()
@@ -27,7 +34,9 @@ impl AwsCloud {
             .image_id(&launch.image)
             .instance_type(InstanceType::from(launch.instance_type.as_str()))
             .network_interfaces(interface(launch))
-            .iam_instance_profile(IamInstanceProfileSpecification::builder().arn(&launch.profile).build())
+            .iam_instance_profile(
+                IamInstanceProfileSpecification::builder().arn(&launch.profile).build(),
+            )
             .metadata_options(metadata())
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
             .placement(Placement::builder().tenancy(Tenancy::from(launch.tenancy.as_str())).build())
@@ -38,13 +47,18 @@ impl AwsCloud {
             .tag_specifications(call.tagged(ResourceType::NetworkInterface))
             .set_client_token(call.token())
             .set_dry_run(call.dry());
-        // Where there is no capacity EC2 answers as if it were broken: another zone is asked rather than this one again.
+        // Where there is no capacity EC2 answers as if it were broken: another zone is asked rather
+        // than this one again.
         let sent = request.customize().config_override(once()).send().await;
         // The type is not offered in the zone, which is as good as none being left there.
         if let Err(error) = &sent
             && error.code() == Some("Unsupported")
         {
-            return Err(CloudError::NoCapacity { what: call.what.clone(), why: AwsError::of(error).message }.into());
+            return Err(CloudError::NoCapacity {
+                what: call.what.clone(),
+                why: AwsError::of(error).message,
+            }
+            .into());
         }
         call.made(sent, |reply| reply.instances?.into_iter().next()?.instance_id)
     }
@@ -99,7 +113,9 @@ mod tests {
         for (snapshot, rate) in [(Some("snap-1"), Some(200)), (None, None)] {
             let mapping = mapping(&volume(snapshot));
             assert_eq!(mapping.device_name(), Some("/dev/sdf"));
-            let told = mapping.ebs().map(|ebs| (ebs.snapshot_id(), ebs.encrypted(), ebs.kms_key_id(), ebs.delete_on_termination()));
+            let told = mapping.ebs().map(|ebs| {
+                (ebs.snapshot_id(), ebs.encrypted(), ebs.kms_key_id(), ebs.delete_on_termination())
+            });
             assert_eq!(told, Some((snapshot, Some(true), Some("key"), Some(true))));
             assert_eq!(mapping.ebs().and_then(|ebs| ebs.volume_initialization_rate()), rate);
         }

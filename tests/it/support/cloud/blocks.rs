@@ -1,13 +1,13 @@
 //! The EBS direct APIs, over the files with the contents. <https://docs.aws.amazon.com/ebs/latest/userguide/readsnapshots.html>
 //!
-//! - Blocks are 512 KiB, in numerical order; only completed snapshots in the standard tier have any.
+//! - Blocks are 512 KiB, in numerical order; only completed snapshots in the standard tier have
+//!   any.
 //!   <https://docs.aws.amazon.com/ebs/latest/userguide/ebsapi-faq.html>
 //! - A page may hold less than was asked for, or nothing: the first one here never holds anything.
-//! - Two snapshots are compared only within one lineage; a block that one of them does not have has no token for it.
-//!   <https://docs.aws.amazon.com/ebs/latest/APIReference/API_ListChangedBlocks.html>
+//! - Two snapshots are compared only within one lineage; a block that one of them does not have has
+//!   no token for it. <https://docs.aws.amazon.com/ebs/latest/APIReference/API_ListChangedBlocks.html>
 //! - A token is for one block of one snapshot, and for seven days. <https://docs.aws.amazon.com/ebs/latest/APIReference/API_Block.html>
-//! - Data comes with length, checksum and algorithm in headers.
-//!   <https://docs.aws.amazon.com/ebs/latest/APIReference/API_GetSnapshotBlock.html>
+//! - Data comes with length, checksum and algorithm in headers. <https://docs.aws.amazon.com/ebs/latest/APIReference/API_GetSnapshotBlock.html>
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -67,7 +67,10 @@ fn readable(world: &World, query: &Query, account: &str, id: &str) -> Answer<Rea
     };
     let snap = state.snapshot(query, account, id).map_err(missing)?;
     if snap.state() != "completed" || !snap.tier.readable(state.now()) {
-        return Err(invalid("INVALID_SNAPSHOT_ID", "The snapshot is not completed, or is archived"));
+        return Err(invalid(
+            "INVALID_SNAPSHOT_ID",
+            "The snapshot is not completed, or is archived",
+        ));
     }
     let content = File::open(world.content(id)).unwrap();
     Ok(Readable { id: id.to_owned(), lineage: snap.lineage.clone(), gib: snap.gib, content })
@@ -113,8 +116,11 @@ fn list(world: &World, query: &Query, account: &str) -> Answer<Sent> {
 }
 
 fn list_changed(world: &World, query: &Query, account: &str) -> Answer<Sent> {
-    let second = readable(world, query, account, query.get("secondSnapshotId").unwrap_or_default())?;
-    let first = query.get("firstSnapshotId").ok_or_else(|| invalid("INVALID_PARAMETER_VALUE", "firstSnapshotId is missing"))?;
+    let second =
+        readable(world, query, account, query.get("secondSnapshotId").unwrap_or_default())?;
+    let first = query
+        .get("firstSnapshotId")
+        .ok_or_else(|| invalid("INVALID_PARAMETER_VALUE", "firstSnapshotId is missing"))?;
     let first = readable(world, query, account, first)?;
     if first.lineage != second.lineage {
         return Err(invalid("UNRELATED_SNAPSHOTS", "The snapshots are not of the same lineage"));
@@ -123,7 +129,9 @@ fn list_changed(world: &World, query: &Query, account: &str) -> Answer<Sent> {
         let index = first.next(from).into_iter().chain(second.next(from)).min()?;
         let (before, now) = (first.block(index), second.block(index));
         let mut changed = json!({"BlockIndex": index});
-        for (name, snapshot, block) in [("FirstBlockToken", &first, &before), ("SecondBlockToken", &second, &now)] {
+        for (name, snapshot, block) in
+            [("FirstBlockToken", &first, &before), ("SecondBlockToken", &second, &now)]
+        {
             if block.is_some() {
                 changed[name] = block_token(world, &snapshot.id, index).into();
             }
@@ -133,8 +141,8 @@ fn list_changed(world: &World, query: &Query, account: &str) -> Answer<Sent> {
     paged(world, query, "ChangedBlocks", &second, &format!("{} {}", first.id, second.id), find)
 }
 
-/// A page of what `find` finds from an index on: each time an index, and what is to be told of it. A page of changes ends after some blocks
-/// that did not change, too.
+/// A page of what `find` finds from an index on: each time an index, and what is to be told of it.
+/// A page of changes ends after some blocks that did not change, too.
 fn paged(
     world: &World,
     query: &Query,
@@ -150,13 +158,16 @@ fn paged(
     let most = match query.get("maxResults").map(str::parse::<usize>) {
         None => size,
         Some(Ok(most @ 1..=10_000)) => size.min(most),
-        Some(_) => return Err(invalid("INVALID_PARAMETER_VALUE", "maxResults is from 100 to 10000")),
+        Some(_) => {
+            return Err(invalid("INVALID_PARAMETER_VALUE", "maxResults is from 100 to 10000"));
+        }
     };
     let mut from = match query.get("pageToken") {
-        Some(token) => {
-            opened(world, &format!("page of {of}"), token).ok_or_else(|| invalid("INVALID_PAGE_TOKEN", "The page token is not valid"))?
+        Some(token) => opened(world, &format!("page of {of}"), token)
+            .ok_or_else(|| invalid("INVALID_PAGE_TOKEN", "The page token is not valid"))?,
+        None => {
+            query.get("startingBlockIndex").and_then(|index| index.parse().ok()).unwrap_or_default()
         }
-        None => query.get("startingBlockIndex").and_then(|index| index.parse().ok()).unwrap_or_default(),
     };
     let mut told = Vec::new();
     let mut next = Some(from).filter(|_| empty && query.get("pageToken").is_none());
@@ -180,7 +191,10 @@ fn paged(
 
 fn get(world: &World, query: &Query, account: &str) -> Answer<Sent> {
     let snapshot = readable(world, query, account, query.get("snapshotId").unwrap_or_default())?;
-    let index = query.get("blockIndex").and_then(|index| index.parse().ok()).filter(|index| *index < snapshot.gib * 2048);
+    let index = query
+        .get("blockIndex")
+        .and_then(|index| index.parse().ok())
+        .filter(|index| *index < snapshot.gib * 2048);
     let index: u64 = index.ok_or_else(|| invalid("INVALID_BLOCK", "There is no such block"))?;
     let token = query.get("blockToken").unwrap_or_default();
     if opened(world, &format!("block of {}", snapshot.id), token) != Some(index) {
@@ -188,8 +202,11 @@ fn get(world: &World, query: &Query, account: &str) -> Answer<Sent> {
     }
     let mut block = snapshot.block(index).unwrap_or_else(|| vec![0; BLOCK as usize]);
     let mut checksum = digest(&SHA256, &block);
-    let flips = |fault: &Fault| matches!(fault, Fault::FlipBit { block, .. } if u64::from(*block) == index);
-    if let Some(Fault::FlipBit { checksum: kind, .. }) = world.rules.take(query, &[&snapshot.id], flips) {
+    let flips =
+        |fault: &Fault| matches!(fault, Fault::FlipBit { block, .. } if u64::from(*block) == index);
+    if let Some(Fault::FlipBit { checksum: kind, .. }) =
+        world.rules.take(query, &[&snapshot.id], flips)
+    {
         block[BLOCK as usize / 2] ^= 1;
         if kind == Checksum::Matching {
             checksum = digest(&SHA256, &block);
@@ -222,7 +239,8 @@ fn opened(world: &World, purpose: &str, token: &str) -> Option<u64> {
     let token = BASE64.decode(token).ok().filter(|token| token.len() == 32)?;
     let (known, proof) = token.split_at(16);
     let until = Timestamp::from_second(i64::from_be_bytes(known[8..].try_into().unwrap())).ok()?;
-    (mac(world, purpose, known) == proof && world.state().now() < until).then(|| u64::from_be_bytes(known[..8].try_into().unwrap()))
+    (mac(world, purpose, known) == proof && world.state().now() < until)
+        .then(|| u64::from_be_bytes(known[..8].try_into().unwrap()))
 }
 
 fn mac(world: &World, purpose: &str, known: &[u8]) -> Vec<u8> {

@@ -4,7 +4,8 @@ use super::query::Query;
 use super::world::{Answer, World};
 use super::xml::Node;
 use super::{
-    acls, endpoints, flow_logs, gateways, groups, guards, images, instances, interfaces, locks, machines, network, snapshots, tables,
+    acls, endpoints, flow_logs, gateways, groups, guards, images, instances, interfaces, locks,
+    machines, network, snapshots, tables,
 };
 use super::{tags, tiers, tokens, volumes};
 
@@ -73,10 +74,13 @@ async fn network(world: &World, query: &Query, account: &str) -> Answer<Option<V
         "CreateSecurityGroup" => groups::create(world, query).await,
         "DescribeSecurityGroups" => groups::describe(world, query).await,
         "DeleteSecurityGroup" => groups::delete(world, query).await,
-        "AuthorizeSecurityGroupEgress" | "AuthorizeSecurityGroupIngress" | "RevokeSecurityGroupEgress" | "RevokeSecurityGroupIngress" => {
-            groups::change(world, query).await
+        "AuthorizeSecurityGroupEgress"
+        | "AuthorizeSecurityGroupIngress"
+        | "RevokeSecurityGroupEgress"
+        | "RevokeSecurityGroupIngress" => groups::change(world, query).await,
+        "DescribeManagedPrefixLists" | "DescribePrefixLists" => {
+            groups::describe_prefix_lists(world, query).await
         }
-        "DescribeManagedPrefixLists" | "DescribePrefixLists" => groups::describe_prefix_lists(world, query).await,
         "CreateVpcEndpoint" => endpoints::create(world, query, account).await,
         "DescribeVpcEndpoints" => endpoints::describe(world, query).await,
         "DeleteVpcEndpoints" => endpoints::delete(world, query).await,

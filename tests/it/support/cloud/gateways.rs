@@ -1,4 +1,5 @@
-//! Ways out of a VPC. moto keeps them, but instance connect endpoints; the front only cuts the lists into pages.
+//! Ways out of a VPC. moto keeps them, but instance connect endpoints; the front only cuts the
+//! lists into pages.
 
 use super::listing::{Listing, found};
 use super::network::{done, missing, subnet};
@@ -64,24 +65,45 @@ const WAYS: [Way; 8] = [
     Way {
         made_by: "CreateNatGateway",
         describe: "DescribeNatGateways",
-        listing: listing("natGatewaySet", "natGatewayId", "NatGatewayId", "NatGatewayNotFound", |item, filter| {
-            found(item, filter, &[("nat-gateway-id", "natGatewayId"), ("state", "state"), ("subnet-id", "subnetId"), ("vpc-id", "vpcId")])
-        }),
+        listing: listing(
+            "natGatewaySet",
+            "natGatewayId",
+            "NatGatewayId",
+            "NatGatewayNotFound",
+            |item, filter| {
+                found(
+                    item,
+                    filter,
+                    &[
+                        ("nat-gateway-id", "natGatewayId"),
+                        ("state", "state"),
+                        ("subnet-id", "subnetId"),
+                        ("vpc-id", "vpcId"),
+                    ],
+                )
+            },
+        ),
         vpcs: &["vpcId"],
     },
     Way {
         made_by: "CreateVpnGateway",
         describe: "DescribeVpnGateways",
-        listing: listing("vpnGatewaySet", "vpnGatewayId", "VpnGatewayId", "InvalidVpnGatewayID.NotFound", |item, filter| {
-            let paths = [
-                ("attachment.state", "attachments/item/state"),
-                ("attachment.vpc-id", "attachments/item/vpcId"),
-                ("state", "state"),
-                ("type", "type"),
-                ("vpn-gateway-id", "vpnGatewayId"),
-            ];
-            found(item, filter, &paths)
-        }),
+        listing: listing(
+            "vpnGatewaySet",
+            "vpnGatewayId",
+            "VpnGatewayId",
+            "InvalidVpnGatewayID.NotFound",
+            |item, filter| {
+                let paths = [
+                    ("attachment.state", "attachments/item/state"),
+                    ("attachment.vpc-id", "attachments/item/vpcId"),
+                    ("state", "state"),
+                    ("type", "type"),
+                    ("vpn-gateway-id", "vpnGatewayId"),
+                ];
+                found(item, filter, &paths)
+            },
+        ),
         vpcs: &["attachments/item/vpcId"],
     },
     Way {
@@ -93,7 +115,12 @@ const WAYS: [Way; 8] = [
             "CarrierGatewayId",
             "InvalidCarrierGatewayID.NotFound",
             |item, filter| {
-                let paths = [("carrier-gateway-id", "carrierGatewayId"), ("owner-id", "ownerId"), ("state", "state"), ("vpc-id", "vpcId")];
+                let paths = [
+                    ("carrier-gateway-id", "carrierGatewayId"),
+                    ("owner-id", "ownerId"),
+                    ("state", "state"),
+                    ("vpc-id", "vpcId"),
+                ];
                 found(item, filter, &paths)
             },
         ),
@@ -171,7 +198,10 @@ async fn all_of(world: &World, query: &Query, way: &Way) -> Answer {
         return Ok(Vec::new());
     }
     let mut items = world.listed(query, way.describe, way.listing.set).await?;
-    items.retain(|item| !["deleted", "detached"].contains(&item.get("state")) && item.get("status/code") != "deleted");
+    items.retain(|item| {
+        !["deleted", "detached"].contains(&item.get("state"))
+            && item.get("status/code") != "deleted"
+    });
     Ok(items)
 }
 
@@ -205,7 +235,8 @@ pub async fn all(world: &World, query: &Query) -> Answer<Vec<(String, Node)>> {
 /// Whether any is attached to a VPC.
 pub async fn attached(world: &World, query: &Query, vpc: &str) -> Answer<bool> {
     for way in &WAYS[..7] {
-        let to = |item: &Node| way.vpcs.iter().any(|path| item.all(path).iter().any(|id| id == vpc));
+        let to =
+            |item: &Node| way.vpcs.iter().any(|path| item.all(path).iter().any(|id| id == vpc));
         if all_of(world, query, way).await?.iter().any(to) {
             return Ok(true);
         }
@@ -248,7 +279,8 @@ pub async fn connect(world: &World, query: &Query, account: &str) -> Answer {
         ("subnetId", subnet.get("subnetId")),
         ("availabilityZone", subnet.get("availabilityZone")),
     ];
-    let mut fields: Vec<Node> = fields.into_iter().map(|(name, value)| Node::leaf(name, value)).collect();
+    let mut fields: Vec<Node> =
+        fields.into_iter().map(|(name, value)| Node::leaf(name, value)).collect();
     fields.push(super::world::tag_set(&query.tags("instance-connect-endpoint")));
     let item = Node::new("item", fields);
     state.connect_endpoints.insert(id, (query.region.clone(), item.clone()));
@@ -267,6 +299,8 @@ pub fn describe_connects(world: &World, query: &Query) -> Answer {
 pub fn disconnect(world: &World, query: &Query) -> Answer {
     let id = query.get("InstanceConnectEndpointId").unwrap_or_default();
     let known = world.state().connect_endpoints.remove(id);
-    known.ok_or_else(|| missing("InvalidInstanceConnectEndpointId.NotFound", "instance connect endpoint", id))?;
+    known.ok_or_else(|| {
+        missing("InvalidInstanceConnectEndpointId.NotFound", "instance connect endpoint", id)
+    })?;
     Ok(done())
 }

@@ -1,4 +1,5 @@
-//! Security groups. moto keeps them and their rules; it does not know who uses a group, and takes peers that are not there.
+//! Security groups. moto keeps them and their rules; it does not know who uses a group, and takes
+//! peers that are not there.
 
 use super::interfaces;
 use super::listing::{Listing, found};
@@ -19,7 +20,10 @@ const LISTING: Listing = Listing {
             ("description", "groupDescription"),
             ("egress.ip-permission.cidr", "ipPermissionsEgress/item/ipRanges/item/cidrIp"),
             ("egress.ip-permission.group-id", "ipPermissionsEgress/item/groups/item/groupId"),
-            ("egress.ip-permission.prefix-list-id", "ipPermissionsEgress/item/prefixListIds/item/prefixListId"),
+            (
+                "egress.ip-permission.prefix-list-id",
+                "ipPermissionsEgress/item/prefixListIds/item/prefixListId",
+            ),
             ("group-id", "groupId"),
             ("group-name", "groupName"),
             ("ip-permission.cidr", "ipPermissions/item/ipRanges/item/cidrIp"),
@@ -47,7 +51,10 @@ pub async fn of_vpc(world: &World, query: &Query, ids: &[String], vpc: &str) -> 
     for id in ids {
         let item = group(world, query, id).await?;
         if item.get("vpcId") != vpc {
-            return Err(refusal("InvalidParameter", format!("Security group {id} and subnet belong to different networks.")));
+            return Err(refusal(
+                "InvalidParameter",
+                format!("Security group {id} and subnet belong to different networks."),
+            ));
         }
         found.push(item);
     }
@@ -63,9 +70,17 @@ pub async fn create(world: &World, query: &Query) -> Answer {
     }
     for name in ["GroupName", "GroupDescription"] {
         let text = query.get(name).unwrap_or_default();
-        let may = |byte: u8| byte.is_ascii_alphanumeric() || b" ._-:/()#,@[]+=&;{}!$*".contains(&byte);
-        if text.is_empty() || text.len() > 255 || !text.bytes().all(may) || (name == "GroupName" && text.starts_with("sg-")) {
-            return Err(refusal("InvalidParameterValue", format!("Invalid value '{text}' for {name}")));
+        let may =
+            |byte: u8| byte.is_ascii_alphanumeric() || b" ._-:/()#,@[]+=&;{}!$*".contains(&byte);
+        if text.is_empty()
+            || text.len() > 255
+            || !text.bytes().all(may)
+            || (name == "GroupName" && text.starts_with("sg-"))
+        {
+            return Err(refusal(
+                "InvalidParameterValue",
+                format!("Invalid value '{text}' for {name}"),
+            ));
         }
     }
     let mut answer = world.moto(query, "CreateSecurityGroup", &query.sent()).await?;
@@ -81,18 +96,22 @@ pub async fn describe(world: &World, query: &Query) -> Answer {
     things::look(world, query, &LISTING, items)
 }
 
-/// Peers have to be there, groups in the same VPC or one that it is peered with, which is not modelled. Refused are duplicates
-/// (InvalidPermission.Duplicate) and revoking what is not there (InvalidPermission.NotFound), which moto knows.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AuthorizeSecurityGroupEgress.html>,
+/// Peers have to be there, groups in the same VPC or one that it is peered with, which is not
+/// modelled. Refused are duplicates (InvalidPermission.Duplicate) and revoking what is not there
+/// (InvalidPermission.NotFound), which moto knows. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AuthorizeSecurityGroupEgress.html>,
 /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RevokeSecurityGroupEgress.html>
 pub async fn change(world: &World, query: &Query) -> Answer {
     let item = group(world, query, query.get("GroupId").unwrap_or_default()).await?;
     let lists = world.listed(query, "DescribeManagedPrefixLists", "prefixListSet").await?;
     for (name, id) in query.params.iter().filter(|(name, _)| name.starts_with("IpPermissions.")) {
-        if name.ends_with(".PrefixListId") && !lists.iter().any(|list| list.get("prefixListId") == id) {
+        if name.ends_with(".PrefixListId")
+            && !lists.iter().any(|list| list.get("prefixListId") == id)
+        {
             return Err(missing("InvalidPrefixListId.NotFound", "prefix list", id));
         }
-        if name.ends_with(".GroupId") && group(world, query, id).await?.get("vpcId") != item.get("vpcId") {
+        if name.ends_with(".GroupId")
+            && group(world, query, id).await?.get("vpcId") != item.get("vpcId")
+        {
             return Err(refusal(
                 "InvalidGroup.NotFound",
                 format!("You have specified two resources that belong to different networks: {id}"),
@@ -107,14 +126,24 @@ pub async fn change(world: &World, query: &Query) -> Answer {
 pub async fn delete(world: &World, query: &Query) -> Answer {
     let id = query.get("GroupId").unwrap_or_default();
     if group(world, query, id).await?.get("groupName") == "default" {
-        return Err(refusal("CannotDelete", format!("the specified group: \"{id}\" name: \"default\" cannot be deleted by a user")));
+        return Err(refusal(
+            "CannotDelete",
+            format!("the specified group: \"{id}\" name: \"default\" cannot be deleted by a user"),
+        ));
     }
-    let paths = ["ipPermissions/item/groups/item/groupId", "ipPermissionsEgress/item/groups/item/groupId"];
-    let names = |item: &Node| item.get("groupId") != id && paths.iter().any(|path| item.all(path).iter().any(|other| other == id));
+    let paths =
+        ["ipPermissions/item/groups/item/groupId", "ipPermissionsEgress/item/groups/item/groupId"];
+    let names = |item: &Node| {
+        item.get("groupId") != id
+            && paths.iter().any(|path| item.all(path).iter().any(|other| other == id))
+    };
     let referenced = all(world, query).await?.iter().any(names);
     let used = |item: &Node| item.all("groupSet/item/groupId").iter().any(|other| other == id);
     if interfaces::in_use(world, query, used).await? || referenced {
-        return Err(refusal("DependencyViolation", format!("resource {id} has a dependent object")));
+        return Err(refusal(
+            "DependencyViolation",
+            format!("resource {id} has a dependent object"),
+        ));
     }
     world.moto(query, "DeleteSecurityGroup", &query.sent()).await?;
     world.state().things.remove(id);
@@ -128,7 +157,15 @@ const PREFIX_LISTS: Listing = Listing {
     missing: Some("InvalidPrefixListId.NotFound"),
     // <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeManagedPrefixLists.html>
     values: |item, filter| {
-        found(item, filter, &[("owner-id", "ownerId"), ("prefix-list-id", "prefixListId"), ("prefix-list-name", "prefixListName")])
+        found(
+            item,
+            filter,
+            &[
+                ("owner-id", "ownerId"),
+                ("prefix-list-id", "prefixListId"),
+                ("prefix-list-name", "prefixListName"),
+            ],
+        )
     },
 };
 

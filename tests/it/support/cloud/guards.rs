@@ -1,4 +1,5 @@
-//! What an account has whatever anybody does: settings that guard it, its quotas, and what is offered where.
+//! What an account has whatever anybody does: settings that guard it, its quotas, and what is
+//! offered where.
 
 use serde_json::{Value, json};
 
@@ -45,22 +46,35 @@ pub const QUOTA_ACTIONS: [&str; 2] = ["GetServiceQuota", "GetAWSDefaultServiceQu
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-on-demand-instances.html>
 pub fn quota(world: &World, query: &Query, account: &str) -> Answer<Value> {
     if !QUOTA_ACTIONS.contains(&query.action.as_str()) {
-        return Err(refusal("UnknownOperationException", format!("{} is not modelled", query.action)));
+        return Err(refusal(
+            "UnknownOperationException",
+            format!("{} is not modelled", query.action),
+        ));
     }
     let (vpcs, vcpus) = {
         let settings = &world.state().settings;
         (settings.vpcs as f64, f64::from(settings.vcpus))
     };
-    let [service, code] = ["ServiceCode", "QuotaCode"].map(|name| query.get(name).unwrap_or_default());
+    let [service, code] =
+        ["ServiceCode", "QuotaCode"].map(|name| query.get(name).unwrap_or_default());
     let (name, value, of_aws) = match (service, code) {
         ("vpc", "L-F678F1CE") => ("VPCs per Region", vpcs, 5.0),
-        ("ec2", "L-1216C47A") => ("Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", vcpus, 5.0),
-        _ => return Err(refusal("NoSuchResourceException", "The request failed because the specified service or quota does not exist.")),
+        ("ec2", "L-1216C47A") => {
+            ("Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", vcpus, 5.0)
+        }
+        _ => {
+            return Err(refusal(
+                "NoSuchResourceException",
+                "The request failed because the specified service or quota does not exist.",
+            ));
+        }
     };
     let value = if query.action == "GetServiceQuota" { value } else { of_aws };
     let arn = format!("arn:aws:servicequotas:{}:{account}:{service}/{code}", query.region);
-    Ok(json!({"Quota": {"ServiceCode": service, "ServiceName": service, "QuotaArn": arn, "QuotaCode": code, "QuotaName": name,
-        "Value": value, "Unit": "None", "Adjustable": true, "GlobalQuota": false}}))
+    Ok(
+        json!({"Quota": {"ServiceCode": service, "ServiceName": service, "QuotaArn": arn, "QuotaCode": code, "QuotaName": name,
+        "Value": value, "Unit": "None", "Adjustable": true, "GlobalQuota": false}}),
+    )
 }
 
 /// Sizes of one family have the same numbers of cores. <https://docs.aws.amazon.com/ec2/latest/instancetypes/gp.html>
@@ -101,7 +115,10 @@ pub fn describe_types(world: &World, query: &Query) -> Answer {
             Node::leaf("bareMetal", false),
             Node::leaf("hypervisor", "nitro"),
             Node::new("processorInfo", vec![architectures]),
-            Node::new("vCpuInfo", vec![Node::leaf("defaultVCpus", cores), Node::leaf("defaultCores", cores / 2)]),
+            Node::new(
+                "vCpuInfo",
+                vec![Node::leaf("defaultVCpus", cores), Node::leaf("defaultCores", cores / 2)],
+            ),
             Node::new("memoryInfo", vec![Node::leaf("sizeInMiB", cores * 4096)]),
         ];
         Node::new("item", fields)
@@ -117,7 +134,9 @@ const OFFERINGS: Listing = Listing {
     asked: "",
     missing: None,
     // <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypeOfferings.html>
-    values: |item, filter| found(item, filter, &[("instance-type", "instanceType"), ("location", "location")]),
+    values: |item, filter| {
+        found(item, filter, &[("instance-type", "instanceType"), ("location", "location")])
+    },
 };
 
 pub fn describe_offerings(world: &World, query: &Query) -> Answer {
@@ -129,7 +148,9 @@ pub fn describe_offerings(world: &World, query: &Query) -> Answer {
     let mut places = Vec::new();
     for (kind, letters) in &world.state().settings.offerings {
         match zones {
-            true => places.extend(letters.chars().map(|letter| (kind.clone(), format!("{}{letter}", query.region)))),
+            true => places.extend(
+                letters.chars().map(|letter| (kind.clone(), format!("{}{letter}", query.region))),
+            ),
             false => places.push((kind.clone(), query.region.clone())),
         }
     }

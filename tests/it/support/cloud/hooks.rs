@@ -29,10 +29,18 @@ pub fn following(world: &World, query: &Query) -> Vec<(String, Vec<(String, Stri
     calls
 }
 
-pub fn filled_in(world: &World, region: &str, params: Vec<(String, String)>) -> Vec<(String, String)> {
+pub fn filled_in(
+    world: &World,
+    region: &str,
+    params: Vec<(String, String)>,
+) -> Vec<(String, String)> {
     let state = world.state();
     let newest = |value: String| match value.strip_prefix('$') {
-        Some(kind) => state.newest.get(&(region.to_owned(), kind.to_owned())).cloned().unwrap_or_else(|| panic!("there is no {value} yet")),
+        Some(kind) => state
+            .newest
+            .get(&(region.to_owned(), kind.to_owned()))
+            .cloned()
+            .unwrap_or_else(|| panic!("there is no {value} yet")),
         None => value,
     };
     params.into_iter().map(|(name, value)| (name, newest(value))).collect()

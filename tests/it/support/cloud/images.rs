@@ -5,8 +5,13 @@ use super::query::Query;
 use super::world::{Answer, Image, Snap, World, refusal, written_time};
 use super::xml::Node;
 
-const LISTING: Listing =
-    Listing { set: "imagesSet", id: "imageId", asked: "ImageId", missing: Some("InvalidAMIID.NotFound"), values: filter_values };
+const LISTING: Listing = Listing {
+    set: "imagesSet",
+    id: "imageId",
+    asked: "ImageId",
+    missing: Some("InvalidAMIID.NotFound"),
+    values: filter_values,
+};
 
 /// Some of the filters of <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeImages.html>
 fn filter_values(item: &Node, filter: &str) -> Option<Vec<String>> {
@@ -25,7 +30,9 @@ fn filter_values(item: &Node, filter: &str) -> Option<Vec<String>> {
 pub fn describe(world: &World, query: &Query, account: &str) -> Answer {
     let mut items = all(world, query, account);
     let owners = query.list("Owner");
-    items.retain(|_| owners.is_empty() || owners.iter().any(|owner| owner == "self" || owner == account));
+    items.retain(|_| {
+        owners.is_empty() || owners.iter().any(|owner| owner == "self" || owner == account)
+    });
     Ok(LISTING.page(world, query, items)?.0)
 }
 
@@ -36,8 +43,11 @@ pub fn all(world: &World, query: &Query, account: &str) -> Vec<Node> {
 }
 
 fn told(id: &str, image: &Image, snap: Option<&Snap>, account: &str) -> Node {
-    let mut disk =
-        vec![Node::leaf("snapshotId", &image.snapshot), Node::leaf("deleteOnTermination", true), Node::leaf("volumeType", "gp3")];
+    let mut disk = vec![
+        Node::leaf("snapshotId", &image.snapshot),
+        Node::leaf("deleteOnTermination", true),
+        Node::leaf("volumeType", "gp3"),
+    ];
     disk.extend(snap.map(|snap| Node::leaf("volumeSize", snap.gib)));
     disk.push(Node::leaf("encrypted", snap.is_some_and(|snap| snap.key.is_some())));
     let disk = vec![Node::leaf("deviceName", &image.root), Node::new("ebs", disk)];
@@ -55,7 +65,8 @@ fn told(id: &str, image: &Image, snap: Option<&Snap>, account: &str) -> Node {
         ("rootDeviceName", &image.root),
         ("virtualizationType", "hvm"),
     ];
-    let mut fields: Vec<Node> = fields.into_iter().map(|(name, value)| Node::leaf(name, value)).collect();
+    let mut fields: Vec<Node> =
+        fields.into_iter().map(|(name, value)| Node::leaf(name, value)).collect();
     fields.push(Node::new("blockDeviceMapping", vec![Node::new("item", disk)]));
     Node::new("item", fields)
 }
@@ -64,6 +75,8 @@ fn told(id: &str, image: &Image, snap: Option<&Snap>, account: &str) -> Node {
 pub fn deregister(world: &World, query: &Query) -> Answer {
     let id = query.get("ImageId").unwrap_or_default();
     let known = world.state().images.remove(id);
-    known.ok_or_else(|| refusal("InvalidAMIID.NotFound", format!("The image id '[{id}]' does not exist")))?;
+    known.ok_or_else(|| {
+        refusal("InvalidAMIID.NotFound", format!("The image id '[{id}]' does not exist"))
+    })?;
     Ok(vec![Node::leaf("return", true)])
 }

@@ -32,7 +32,10 @@ const LISTING: Listing = Listing {
             ("instance-state-code", "instanceState/code"),
             ("instance-state-name", "instanceState/name"),
             ("instance-type", "instanceType"),
-            ("network-interface.network-interface-id", "networkInterfaceSet/item/networkInterfaceId"),
+            (
+                "network-interface.network-interface-id",
+                "networkInterfaceSet/item/networkInterfaceId",
+            ),
             ("network-interface.subnet-id", "networkInterfaceSet/item/subnetId"),
             ("network-interface.vpc-id", "networkInterfaceSet/item/vpcId"),
             ("private-ip-address", "privateIpAddress"),
@@ -52,19 +55,29 @@ pub async fn all(world: &World, query: &Query) -> Answer {
         return Ok(Vec::new());
     }
     // moto never forgets any.
-    let mut params = vec![("MaxResults".to_owned(), "1000".to_owned()), ("Filter.1.Name".to_owned(), "instance-state-name".to_owned())];
+    let mut params = vec![
+        ("MaxResults".to_owned(), "1000".to_owned()),
+        ("Filter.1.Name".to_owned(), "instance-state-name".to_owned()),
+    ];
     for (n, state) in ["pending", "running", "stopping", "stopped"].iter().enumerate() {
         params.push((format!("Filter.1.Value.{}", n + 1), (*state).to_owned()));
     }
     let answer = world.moto(query, "DescribeInstances", &params).await?;
-    let mut items: Vec<Node> = answer.items("reservationSet").iter().flat_map(|item| item.items("instancesSet")).cloned().collect();
+    let mut items: Vec<Node> = answer
+        .items("reservationSet")
+        .iter()
+        .flat_map(|item| item.items("instancesSet"))
+        .cloned()
+        .collect();
     let state = world.state();
     for item in &mut items {
         if let Some(machine) = state.machines.get(item.get("instanceId")) {
             told(machine, item);
         }
     }
-    let over = state.machines.values().filter(|machine| machine.region == query.region && matches!(machine.stage, Stage::Terminated(_)));
+    let over = state.machines.values().filter(|machine| {
+        machine.region == query.region && matches!(machine.stage, Stage::Terminated(_))
+    });
     items.extend(over.filter_map(|machine| machine.last.clone()));
     Ok(items)
 }
@@ -75,7 +88,10 @@ fn put_state(machine: &Machine, item: &mut Node) {
     item.remove("stateReason");
     item.set("reason", machine.reason.as_ref().map_or("", |(code, _)| code));
     if let Some((code, message)) = &machine.reason {
-        item.put(Node::new("stateReason", vec![Node::leaf("code", code), Node::leaf("message", message)]));
+        item.put(Node::new(
+            "stateReason",
+            vec![Node::leaf("code", code), Node::leaf("message", message)],
+        ));
     }
 }
 
@@ -92,11 +108,20 @@ fn told(machine: &Machine, item: &mut Node) {
     if let Some(placement) = item.children.iter_mut().find(|child| child.name == "placement") {
         placement.set("tenancy", &machine.tenancy);
     }
-    let groups = item.child("networkInterfaceSet").and_then(|set| set.children.first()).map(|nic| nic.items("groupSet").to_vec());
+    let groups = item
+        .child("networkInterfaceSet")
+        .and_then(|set| set.children.first())
+        .map(|nic| nic.items("groupSet").to_vec());
     item.put(Node::new("groupSet", groups.unwrap_or_default().iter().map(group_item).collect()));
-    let Some(disks) = item.children.iter_mut().find(|child| child.name == "blockDeviceMapping") else { return };
+    let Some(disks) = item.children.iter_mut().find(|child| child.name == "blockDeviceMapping")
+    else {
+        return;
+    };
     for disk in &mut disks.children {
-        let goes = machine.volumes.iter().any(|(_, volume, goes)| *goes && volume == disk.get("ebs/volumeId"));
+        let goes = machine
+            .volumes
+            .iter()
+            .any(|(_, volume, goes)| *goes && volume == disk.get("ebs/volumeId"));
         if let Some(ebs) = disk.children.iter_mut().find(|child| child.name == "ebs") {
             ebs.set("deleteOnTermination", goes);
         }
@@ -105,7 +130,11 @@ fn told(machine: &Machine, item: &mut Node) {
 
 /// The answer to a repeated launch, with the present state.
 pub fn retold(state: &State, answer: &mut [Node]) {
-    for item in answer.iter_mut().filter(|child| child.name == "instancesSet").flat_map(|set| &mut set.children) {
+    for item in answer
+        .iter_mut()
+        .filter(|child| child.name == "instancesSet")
+        .flat_map(|set| &mut set.children)
+    {
         if let Some(machine) = state.machines.get(item.get("instanceId")) {
             put_state(machine, item);
         }
@@ -121,7 +150,9 @@ pub async fn describe(world: &World, query: &Query, account: &str) -> Answer {
         let arrives = {
             let mut state = world.state();
             match state.machines.get_mut(id).map(|machine| &mut machine.stage) {
-                Some(Stage::Pending(Some(countdown)) | Stage::ShuttingDown(countdown)) => countdown.tick() || countdown.done(),
+                Some(Stage::Pending(Some(countdown)) | Stage::ShuttingDown(countdown)) => {
+                    countdown.tick() || countdown.done()
+                }
                 Some(stage @ Stage::Terminated(_)) => {
                     if let Stage::Terminated(countdown) = stage
                         && (countdown.tick() || countdown.done())
@@ -141,8 +172,15 @@ pub async fn describe(world: &World, query: &Query, account: &str) -> Answer {
     let set = &mut answer[0];
     set.name = "reservationSet".to_owned();
     for item in &mut set.children {
-        let reservation = state.machines.get(item.get("instanceId")).map_or("r-00000000", |machine| &machine.reservation);
-        let fields = vec![Node::leaf("reservationId", reservation), Node::leaf("ownerId", account), Node::leaf("groupSet", "")];
+        let reservation = state
+            .machines
+            .get(item.get("instanceId"))
+            .map_or("r-00000000", |machine| &machine.reservation);
+        let fields = vec![
+            Node::leaf("reservationId", reservation),
+            Node::leaf("ownerId", account),
+            Node::leaf("groupSet", ""),
+        ];
         let instances = Node::new("instancesSet", vec![std::mem::take(item)]);
         *item = Node::new("item", [fields, vec![instances]].concat());
     }
@@ -156,7 +194,8 @@ pub async fn arrive(world: &World, query: &Query, id: &str) -> Answer<()> {
         let machine = state.machines.get_mut(id).unwrap();
         match machine.stage {
             Stage::Pending(Some(_)) if machine.doomed => {
-                let why = ["Client.InternalError", "Client.InternalError: Client error on launch"].map(str::to_owned);
+                let why = ["Client.InternalError", "Client.InternalError: Client error on launch"]
+                    .map(str::to_owned);
                 machine.reason = Some(why.into());
             }
             Stage::Pending(Some(_)) => {
@@ -170,8 +209,8 @@ pub async fn arrive(world: &World, query: &Query, id: &str) -> Answer<()> {
     end(world, query, id).await
 }
 
-/// Its interface goes, and the volumes that go with it, as far as they are still attached; the others are free.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/preserving-volumes-on-termination.html>
+/// Its interface goes, and the volumes that go with it, as far as they are still attached; the
+/// others are free. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/preserving-volumes-on-termination.html>
 async fn end(world: &World, query: &Query, id: &str) -> Answer<()> {
     let mut last = world.instance(query, id).await?;
     let attached = last.all("blockDeviceMapping/item/ebs/volumeId");
@@ -184,13 +223,26 @@ async fn end(world: &World, query: &Query, id: &str) -> Answer<()> {
             state.volumes.get_mut(volume).into_iter().for_each(|volume| volume.moving = None);
         }
         let machine = &state.machines[id];
-        machine.volumes.iter().filter(|(_, volume, goes)| *goes && attached.contains(volume)).map(|(_, volume, _)| volume.clone()).collect()
+        machine
+            .volumes
+            .iter()
+            .filter(|(_, volume, goes)| *goes && attached.contains(volume))
+            .map(|(_, volume, _)| volume.clone())
+            .collect()
     };
     for volume in going {
         world.remove_volume(query, &volume).await?;
     }
-    let gone =
-        ["subnetId", "vpcId", "privateIpAddress", "ipAddress", "networkInterfaceSet", "blockDeviceMapping", "groupSet", "privateDnsName"];
+    let gone = [
+        "subnetId",
+        "vpcId",
+        "privateIpAddress",
+        "ipAddress",
+        "networkInterfaceSet",
+        "blockDeviceMapping",
+        "groupSet",
+        "privateDnsName",
+    ];
     gone.iter().for_each(|name| last.remove(name));
     let mut state = world.state();
     let looks = state.settings.terminated_stays;
@@ -208,7 +260,10 @@ fn not_there(id: &str) -> Refusal {
 
 /// Those that are there, as far as they are still told of.
 fn known(state: &State, query: &Query, id: &str) -> Answer<Machine> {
-    let found = state.machines.get(id).filter(|machine| machine.region == query.region && !matches!(machine.stage, Stage::Gone));
+    let found = state
+        .machines
+        .get(id)
+        .filter(|machine| machine.region == query.region && !matches!(machine.stage, Stage::Gone));
     found.cloned().ok_or_else(|| not_there(id))
 }
 
@@ -222,13 +277,30 @@ pub async fn terminate(world: &World, query: &Query) -> Answer {
     let mut items = Vec::new();
     for id in &ids {
         let before = known(&world.state(), query, id)?.stage;
-        shut_down(world, query, id, ["Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown"]).await?;
-        let after = if before.is_over() { before } else { Stage::ShuttingDown(Countdown::default()) };
+        shut_down(
+            world,
+            query,
+            id,
+            [
+                "Client.UserInitiatedShutdown",
+                "Client.UserInitiatedShutdown: User initiated shutdown",
+            ],
+        )
+        .await?;
+        let after =
+            if before.is_over() { before } else { Stage::ShuttingDown(Countdown::default()) };
         let told = |name: &str, stage: Stage| {
             let (code, word) = stage.told();
             Node::new(name, vec![Node::leaf("code", code), Node::leaf("name", word)])
         };
-        items.push(Node::new("item", vec![Node::leaf("instanceId", id), told("currentState", after), told("previousState", before)]));
+        items.push(Node::new(
+            "item",
+            vec![
+                Node::leaf("instanceId", id),
+                told("currentState", after),
+                told("previousState", before),
+            ],
+        ));
     }
     Ok(vec![Node::new("instancesSet", items)])
 }
@@ -257,7 +329,8 @@ pub async fn stop_or_start(world: &World, query: &Query) -> Answer {
     for id in query.list("InstanceId") {
         let mut state = world.state();
         let machine = state.machines.get_mut(&id).unwrap();
-        machine.stage = if query.action == "StopInstances" { Stage::Stopped } else { Stage::Running };
+        machine.stage =
+            if query.action == "StopInstances" { Stage::Stopped } else { Stage::Running };
         machine.reason = None;
     }
     Ok(super::network::children(answer))
@@ -268,7 +341,10 @@ pub async fn stop_or_start(world: &World, query: &Query) -> Answer {
 pub async fn power_off(world: &World, query: &Query, id: &str) -> Answer<()> {
     let machine = known(&world.state(), query, id)?;
     if machine.shutdown == "terminate" {
-        let reason = ["Client.InstanceInitiatedShutdown", "Client.InstanceInitiatedShutdown: Instance initiated shutdown"];
+        let reason = [
+            "Client.InstanceInitiatedShutdown",
+            "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
+        ];
         return shut_down(world, query, id, reason).await;
     }
     let params = std::collections::BTreeMap::from([("InstanceId.1".to_owned(), id.to_owned())]);
@@ -279,7 +355,9 @@ pub async fn power_off(world: &World, query: &Query, id: &str) -> Answer<()> {
 pub async fn attribute(world: &World, query: &Query) -> Answer {
     let id = query.get("InstanceId").unwrap_or_default();
     known(&world.state(), query, id)?;
-    Ok(super::network::children(world.moto(query, "DescribeInstanceAttribute", &query.sent()).await?))
+    Ok(super::network::children(
+        world.moto(query, "DescribeInstanceAttribute", &query.sent()).await?,
+    ))
 }
 
 /// The last 64 KiB; at first there is nothing of it.
@@ -293,5 +371,9 @@ pub fn console(world: &World, query: &Query) -> Answer {
     let early = !machine.console_looks.done();
     machine.console_looks.tick();
     let output = if early { String::new() } else { BASE64.encode(&machine.console) };
-    Ok(vec![Node::leaf("instanceId", id), Node::leaf("timestamp", written_time(now)), Node::leaf("output", output)])
+    Ok(vec![
+        Node::leaf("instanceId", id),
+        Node::leaf("timestamp", written_time(now)),
+        Node::leaf("output", output),
+    ])
 }

@@ -1,5 +1,5 @@
-//! Network interfaces. moto has those of instances; those of endpoints are the front's: they are in a subnet, use groups, and linger on
-//! after their endpoint. <https://docs.aws.amazon.com/vpc/latest/privatelink/create-interface-endpoint.html>,
+//! Network interfaces. moto has those of instances; those of endpoints are the front's: they are in
+//! a subnet, use groups, and linger on after their endpoint. <https://docs.aws.amazon.com/vpc/latest/privatelink/create-interface-endpoint.html>,
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/requester-managed-eni.html>
 
 use super::listing::{Listing, found};
@@ -49,7 +49,13 @@ const LISTING: Listing = Listing {
 pub async fn all(world: &World, query: &Query) -> Answer {
     let mut items = world.listed(query, "DescribeNetworkInterfaces", "networkInterfaceSet").await?;
     let state = world.state();
-    items.extend(state.interfaces.values().filter(|interface| interface.region == query.region).map(|interface| interface.item.clone()));
+    items.extend(
+        state
+            .interfaces
+            .values()
+            .filter(|interface| interface.region == query.region)
+            .map(|interface| interface.item.clone()),
+    );
     Ok(items)
 }
 
@@ -69,19 +75,32 @@ pub fn linger(world: &World, id: &str) {
     }
 }
 
-/// Whether any is in use so; what lingers is looked at by that, so that what is only ever retried comes to an end, too.
+/// Whether any is in use so; what lingers is looked at by that, so that what is only ever retried
+/// comes to an end, too.
 pub async fn in_use(world: &World, query: &Query, so: impl Fn(&Node) -> bool) -> Answer<bool> {
     let ids: Vec<String> = {
         let items = all(world, query).await?;
-        items.iter().filter(|item| so(item)).map(|item| item.get("networkInterfaceId").to_owned()).collect()
+        items
+            .iter()
+            .filter(|item| so(item))
+            .map(|item| item.get("networkInterfaceId").to_owned())
+            .collect()
     };
     ids.iter().for_each(|id| linger(world, id));
     Ok(!ids.is_empty())
 }
 
 /// One of an endpoint, in a subnet. The endpoint's tags do not reach it.
-pub async fn make(world: &World, query: &Query, account: &str, endpoint: &str, subnet: &Node, groups: &[Node]) -> Answer<String> {
-    let taken: Vec<String> = all(world, query).await?.iter().flat_map(|item| item.all("privateIpAddress")).collect();
+pub async fn make(
+    world: &World,
+    query: &Query,
+    account: &str,
+    endpoint: &str,
+    subnet: &Node,
+    groups: &[Node],
+) -> Answer<String> {
+    let taken: Vec<String> =
+        all(world, query).await?.iter().flat_map(|item| item.all("privateIpAddress")).collect();
     let address = address(subnet.get("cidrBlock"), &taken);
     let id = world.state().new_id("eni");
     let fields = [
@@ -100,14 +119,23 @@ pub async fn make(world: &World, query: &Query, account: &str, endpoint: &str, s
         ("interfaceType", "vpc_endpoint"),
         ("tagSet", ""),
     ];
-    let mut fields: Vec<Node> = fields.into_iter().map(|(name, value)| Node::leaf(name, value)).collect();
+    let mut fields: Vec<Node> =
+        fields.into_iter().map(|(name, value)| Node::leaf(name, value)).collect();
     fields.push(Node::new("groupSet", groups.iter().map(group_item).collect()));
-    let attachment = [("attachmentId", "ela-attach-00000000000000001"), ("instanceOwnerId", "amazon-aws"), ("status", "attached")];
-    fields.push(Node::new("attachment", attachment.into_iter().map(|(name, value)| Node::leaf(name, value)).collect()));
+    let attachment = [
+        ("attachmentId", "ela-attach-00000000000000001"),
+        ("instanceOwnerId", "amazon-aws"),
+        ("status", "attached"),
+    ];
+    fields.push(Node::new(
+        "attachment",
+        attachment.into_iter().map(|(name, value)| Node::leaf(name, value)).collect(),
+    ));
     let private = vec![Node::leaf("privateIpAddress", &address), Node::leaf("primary", true)];
     fields.push(Node::new("privateIpAddressesSet", vec![Node::new("item", private)]));
     things::came(world, query, &id);
-    let interface = Interface { region: query.region.clone(), item: Node::new("item", fields), lingers: None };
+    let interface =
+        Interface { region: query.region.clone(), item: Node::new("item", fields), lingers: None };
     world.state().interfaces.insert(id.clone(), interface);
     Ok(id)
 }
@@ -116,7 +144,8 @@ pub fn group_item(group: &Node) -> Node {
     Node::new("item", ["groupId", "groupName"].map(|name| Node::leaf(name, group.get(name))).into())
 }
 
-/// From the end of the subnet, whose last address is not for use; moto takes those for instances from its beginning.
+/// From the end of the subnet, whose last address is not for use; moto takes those for instances
+/// from its beginning.
 fn address(cidr: &str, taken: &[String]) -> String {
     let (first, bits) = cidr.split_once('/').unwrap();
     let (first, bits): (std::net::Ipv4Addr, u32) = (first.parse().unwrap(), bits.parse().unwrap());
@@ -132,12 +161,19 @@ pub async fn delete(world: &World, query: &Query) -> Answer {
     let id = query.get("NetworkInterfaceId").unwrap_or_default();
     let items = all(world, query).await?;
     let item = items.iter().find(|item| item.get("networkInterfaceId") == id);
-    let item = item.ok_or_else(|| missing("InvalidNetworkInterfaceID.NotFound", "networkInterface", id))?;
+    let item =
+        item.ok_or_else(|| missing("InvalidNetworkInterfaceID.NotFound", "networkInterface", id))?;
     if item.get("requesterManaged") == "true" {
-        return Err(refusal("OperationNotPermitted", format!("You are not allowed to manage '{id}', which a service manages")));
+        return Err(refusal(
+            "OperationNotPermitted",
+            format!("You are not allowed to manage '{id}', which a service manages"),
+        ));
     }
     if item.get("status") == "in-use" {
-        return Err(refusal("InvalidNetworkInterface.InUse", format!("Network interface '{id}' is currently in use.")));
+        return Err(refusal(
+            "InvalidNetworkInterface.InUse",
+            format!("Network interface '{id}' is currently in use."),
+        ));
     }
     world.moto(query, "DeleteNetworkInterface", &query.sent()).await?;
     world.state().things.remove(id);

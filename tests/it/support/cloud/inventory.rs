@@ -1,4 +1,5 @@
-//! Everything there is in a region, in a form that can be compared: looking changes nothing, and what only time changes is left out.
+//! Everything there is in a region, in a form that can be compared: looking changes nothing, and
+//! what only time changes is left out.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,8 @@ use super::views::tags_of;
 use super::world::{Answer, World};
 use super::xml::Node;
 use super::{
-    Cloud, acls, endpoints, flow_logs, gateways, groups, images, instances, interfaces, network, snapshots, tables, things, volumes,
+    Cloud, acls, endpoints, flow_logs, gateways, groups, images, instances, interfaces, network,
+    snapshots, tables, things, volumes,
 };
 
 /// A thing as it is.
@@ -31,13 +33,22 @@ impl Cloud {
         let state = self.world.state();
         let mut found = BTreeMap::new();
         for (id, item) in items {
-            let snap =
-                state.snapshots.get(&id).map(|snap| format!(" shared with {:?}, {:?}, {}", snap.shared, snap.lock, snap.description));
+            let snap = state.snapshots.get(&id).map(|snap| {
+                format!(" shared with {:?}, {:?}, {}", snap.shared, snap.lock, snap.description)
+            });
             let text = canonical(&item) + &snap.unwrap_or_default();
-            found.insert(id.clone(), InventoryItem { kind: things::prefix(&id).to_owned(), tags: tags_of(&item), text });
+            found.insert(
+                id.clone(),
+                InventoryItem { kind: things::prefix(&id).to_owned(), tags: tags_of(&item), text },
+            );
         }
-        for (id, one) in state.firewall.associations.iter().filter(|(_, one)| one.region == region) {
-            let item = InventoryItem { kind: things::prefix(id).to_owned(), tags: one.tags.clone(), text: one.text() };
+        for (id, one) in state.firewall.associations.iter().filter(|(_, one)| one.region == region)
+        {
+            let item = InventoryItem {
+                kind: things::prefix(id).to_owned(),
+                tags: one.tags.clone(),
+                text: one.text(),
+            };
             found.insert(id.clone(), item);
         }
         found
@@ -46,7 +57,9 @@ impl Cloud {
 
 async fn all(world: &World, query: &Query, account: &str) -> Answer<Vec<(String, Node)>> {
     let mut items = gateways::all(world, query).await?;
-    let mut add = |id: &str, found: Vec<Node>| items.extend(found.into_iter().map(|item| (item.get(id).to_owned(), item)));
+    let mut add = |id: &str, found: Vec<Node>| {
+        items.extend(found.into_iter().map(|item| (item.get(id).to_owned(), item)))
+    };
     add("vpcId", network::vpcs(world, query).await?);
     add("subnetId", network::subnets(world, query).await?);
     add("routeTableId", tables::all(world, query).await?);
@@ -66,7 +79,8 @@ async fn all(world: &World, query: &Query, account: &str) -> Answer<Vec<(String,
     Ok(items)
 }
 
-/// What comes and goes by itself, or with others: states of things that come, times, counts of what is inside.
+/// What comes and goes by itself, or with others: states of things that come, times, counts of what
+/// is inside.
 const PASSING: [&str; 14] = [
     "state",
     "status",

@@ -42,7 +42,9 @@ impl Lock {
         match self.compliance {
             _ if self.begun.is_some() && now >= self.expires => "expired",
             false => "governance",
-            true if self.cooling_off_until().is_some_and(|until| now < until) => "compliance-cooloff",
+            true if self.cooling_off_until().is_some_and(|until| now < until) => {
+                "compliance-cooloff"
+            }
             true => "compliance",
         }
     }
@@ -56,14 +58,21 @@ impl Lock {
         ];
         let numbers = [("lockDuration", self.days), ("coolOffPeriod", self.cooling_off_hours)];
         told.extend(numbers.into_iter().filter_map(|(name, value)| Some(Node::leaf(name, value?))));
-        let times = [("coolOffPeriodExpiresOn", self.cooling_off_until()), ("lockDurationStartTime", self.begun)];
-        told.extend(times.into_iter().filter_map(|(name, value)| Some(Node::leaf(name, written_time(value?)))));
+        let times = [
+            ("coolOffPeriodExpiresOn", self.cooling_off_until()),
+            ("lockDurationStartTime", self.begun),
+        ];
+        told.extend(
+            times
+                .into_iter()
+                .filter_map(|(name, value)| Some(Node::leaf(name, written_time(value?)))),
+        );
         told
     }
 }
 
-/// Governance can always be changed, compliance only while it cools off; afterwards only lengthened, and with no further cooling-off.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_LockSnapshot.html>. No page names the code of what is not permitted.
+/// Governance can always be changed, compliance only while it cools off; afterwards only
+/// lengthened, and with no further cooling-off. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_LockSnapshot.html>. No page names the code of what is not permitted.
 pub fn lock(world: &World, query: &Query, account: &str) -> Answer {
     let id = query.get("SnapshotId").unwrap_or_default();
     let mut state = world.state();
@@ -76,10 +85,15 @@ pub fn lock(world: &World, query: &Query, account: &str) -> Answer {
     if let Some(old) = snap.lock.as_ref().filter(|old| old.state(now) == "compliance") {
         let shorter = lock.expires < old.expires;
         if shorter || !lock.compliance || lock.cooling_off_hours.is_some() {
-            return Err(refusal("OperationNotPermitted", format!("{id} is locked in compliance mode: its lock can only be lengthened")));
+            return Err(refusal(
+                "OperationNotPermitted",
+                format!("{id} is locked in compliance mode: its lock can only be lengthened"),
+            ));
         }
     }
-    if let Some(old) = snap.lock.as_ref().filter(|old| old.holds(now) && old.compliance == lock.compliance) {
+    if let Some(old) =
+        snap.lock.as_ref().filter(|old| old.holds(now) && old.compliance == lock.compliance)
+    {
         lock.created = old.created;
     }
     if snap.state() == "completed" {
@@ -90,7 +104,8 @@ pub fn lock(world: &World, query: &Query, account: &str) -> Answer {
     Ok(told)
 }
 
-/// Exactly one of days, from 1 to 36,500, and a date; 1 to 72 hours of cooling-off, for compliance only.
+/// Exactly one of days, from 1 to 36,500, and a date; 1 to 72 hours of cooling-off, for compliance
+/// only.
 fn asked(query: &Query, now: Timestamp) -> Answer<Lock> {
     let compliance = match query.get("LockMode") {
         Some("compliance") => true,
@@ -101,19 +116,32 @@ fn asked(query: &Query, now: Timestamp) -> Answer<Lock> {
         None => Ok(None),
         Some(text) => match text.parse() {
             Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
-            _ => Err(refusal("InvalidParameterValue", format!("{name} {text} is not from 1 to {most}"))),
+            _ => Err(refusal(
+                "InvalidParameterValue",
+                format!("{name} {text} is not from 1 to {most}"),
+            )),
         },
     };
     let (days, cooling_off_hours) = (number("LockDuration", 36_500)?, number("CoolOffPeriod", 72)?);
     let until = query.get("ExpirationDate").map(str::parse::<Timestamp>);
     if cooling_off_hours.is_some() && !compliance {
-        return Err(refusal("InvalidParameterCombination", "CoolOffPeriod is for compliance mode only"));
+        return Err(refusal(
+            "InvalidParameterCombination",
+            "CoolOffPeriod is for compliance mode only",
+        ));
     }
     let expires = match (days, until) {
         (Some(days), None) => now + SignedDuration::from_hours(24 * days),
         (None, Some(Ok(until))) if until > now => until,
-        (None, Some(_)) => return Err(refusal("InvalidParameterValue", "ExpirationDate must be in the future")),
-        _ => return Err(refusal("InvalidParameterCombination", "Either LockDuration or ExpirationDate must be specified")),
+        (None, Some(_)) => {
+            return Err(refusal("InvalidParameterValue", "ExpirationDate must be in the future"));
+        }
+        _ => {
+            return Err(refusal(
+                "InvalidParameterCombination",
+                "Either LockDuration or ExpirationDate must be specified",
+            ));
+        }
     };
     Ok(Lock { compliance, days, created: now, begun: None, cooling_off_hours, expires })
 }
@@ -125,7 +153,9 @@ pub fn unlock(world: &World, query: &Query, account: &str) -> Answer {
     let now = state.now();
     let snap = state.own(query, account, id)?;
     match snap.lock.as_ref().map(|lock| lock.state(now)) {
-        Some("compliance") => Err(refusal("OperationNotPermitted", format!("{id} is locked in compliance mode"))),
+        Some("compliance") => {
+            Err(refusal("OperationNotPermitted", format!("{id} is locked in compliance mode")))
+        }
         Some("governance" | "compliance-cooloff") => {
             snap.lock = None;
             Ok(vec![Node::leaf("snapshotId", id)])
@@ -135,7 +165,13 @@ pub fn unlock(world: &World, query: &Query, account: &str) -> Answer {
 }
 
 /// An id without a lock is no error, one without a snapshot is.
-const LISTING: Listing = Listing { set: "snapshotSet", id: "snapshotId", asked: "SnapshotId", missing: None, values: filter_values };
+const LISTING: Listing = Listing {
+    set: "snapshotSet",
+    id: "snapshotId",
+    asked: "SnapshotId",
+    missing: None,
+    values: filter_values,
+};
 
 fn filter_values(item: &Node, filter: &str) -> Option<Vec<String>> {
     (filter == "lock-state").then(|| vec![item.get("lockState").to_owned()])
@@ -149,7 +185,10 @@ pub fn describe(world: &World, query: &Query, account: &str) -> Answer {
         for id in query.list("SnapshotId") {
             state.snapshot(query, account, &id)?;
         }
-        let here = state.snapshots.iter().filter(|(_, snap)| snap.region == query.region && snap.account == account);
+        let here = state
+            .snapshots
+            .iter()
+            .filter(|(_, snap)| snap.region == query.region && snap.account == account);
         let locked = here.filter_map(|(id, snap)| {
             let mut told = snap.lock.as_ref()?.told(id, state.now());
             told.push(Node::leaf("ownerId", account));

@@ -1,4 +1,5 @@
-//! Instances, begun. moto keeps them and their interfaces; volumes, states and the checks of a launch are the front's.
+//! Instances, begun. moto keeps them and their interfaces; volumes, states and the checks of a
+//! launch are the front's.
 
 use std::collections::BTreeMap;
 
@@ -86,7 +87,9 @@ fn boot(world: &World, query: &Query) -> Answer<Boot> {
     }
     let state = world.state();
     let image = state.images.get(id).filter(|image| image.region == query.region);
-    let image = image.ok_or_else(|| refusal("InvalidAMIID.NotFound", format!("The image id '[{id}]' does not exist")))?;
+    let image = image.ok_or_else(|| {
+        refusal("InvalidAMIID.NotFound", format!("The image id '[{id}]' does not exist"))
+    })?;
     Ok(Boot { snapshot: Some(image.snapshot.clone()), root: image.root.clone() })
 }
 
@@ -99,40 +102,67 @@ struct Place {
     description: Option<String>,
 }
 
-/// One interface, which has the subnet and the groups, or the instance has them; without a subnet it is the default one of the zone.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html>
+/// One interface, which has the subnet and the groups, or the instance has them; without a subnet
+/// it is the default one of the zone. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html>
 async fn place(world: &World, query: &Query) -> Answer<Place> {
-    let of_interface = |name: &str| query.get(&format!("NetworkInterface.1.{name}")).map(str::to_owned);
+    let of_interface =
+        |name: &str| query.get(&format!("NetworkInterface.1.{name}")).map(str::to_owned);
     let with_interface = query.params.keys().any(|name| name.starts_with("NetworkInterface.1."));
     if query.params.keys().any(|name| name.starts_with("NetworkInterface.2.")) {
-        return Err(refusal("InvalidParameterValue", "The front knows instances with one interface only"));
+        return Err(refusal(
+            "InvalidParameterValue",
+            "The front knows instances with one interface only",
+        ));
     }
-    if let Some(name) = ["SubnetId", "SecurityGroupId.1"].iter().find(|name| with_interface && query.get(name).is_some()) {
-        let why = format!("Network interfaces and an instance-level {name} may not be specified on the same request");
+    if let Some(name) = ["SubnetId", "SecurityGroupId.1"]
+        .iter()
+        .find(|name| with_interface && query.get(name).is_some())
+    {
+        let why = format!(
+            "Network interfaces and an instance-level {name} may not be specified on the same request"
+        );
         return Err(refusal("InvalidParameterCombination", why));
     }
     if with_interface && of_interface("DeviceIndex").as_deref() != Some("0") {
-        return Err(refusal("InvalidParameterValue", "Each network interface requires a device index."));
+        return Err(refusal(
+            "InvalidParameterValue",
+            "Each network interface requires a device index.",
+        ));
     }
-    let subnet = match query.get("SubnetId").map(str::to_owned).or_else(|| of_interface("SubnetId")) {
+    let subnet = match query.get("SubnetId").map(str::to_owned).or_else(|| of_interface("SubnetId"))
+    {
         Some(id) => network::subnet(world, query, &id).await?,
         None => {
-            let zone = query.get("Placement.AvailabilityZone").map_or_else(|| format!("{}a", query.region), str::to_owned);
+            let zone = query
+                .get("Placement.AvailabilityZone")
+                .map_or_else(|| format!("{}a", query.region), str::to_owned);
             let subnets = network::subnets(world, query).await?;
-            let default = subnets.into_iter().find(|item| item.get("availabilityZone") == zone && item.get("defaultForAz") == "true");
-            default.ok_or_else(|| refusal("InvalidParameterValue", format!("Invalid availability zone: [{zone}]")))?
+            let default = subnets.into_iter().find(|item| {
+                item.get("availabilityZone") == zone && item.get("defaultForAz") == "true"
+            });
+            default.ok_or_else(|| {
+                refusal("InvalidParameterValue", format!("Invalid availability zone: [{zone}]"))
+            })?
         }
     };
     let vpc = subnet.get("vpcId");
-    let mut ids = [query.list("SecurityGroupId"), query.list("NetworkInterface.1.SecurityGroupId")].concat();
+    let mut ids =
+        [query.list("SecurityGroupId"), query.list("NetworkInterface.1.SecurityGroupId")].concat();
     if ids.is_empty() {
         let all = groups::all(world, query).await?;
-        let default = all.iter().find(|item| item.get("vpcId") == vpc && item.get("groupName") == "default");
+        let default =
+            all.iter().find(|item| item.get("vpcId") == vpc && item.get("groupName") == "default");
         ids.extend(default.map(|item| item.get("groupId").to_owned()));
     }
     let groups = groups::of_vpc(world, query, &ids, vpc).await?;
     let stays = of_interface("DeleteOnTermination").as_deref() == Some("false");
-    Ok(Place { subnet, groups, public: of_interface("AssociatePublicIpAddress"), stays, description: of_interface("Description") })
+    Ok(Place {
+        subnet,
+        groups,
+        public: of_interface("AssociatePublicIpAddress"),
+        stays,
+        description: of_interface("Description"),
+    })
 }
 
 /// A volume of the launch, checked.
@@ -142,18 +172,29 @@ struct Disk {
     goes: bool,
 }
 
-/// Volumes: those of the mappings, and the root volume of the image. All but that stay when the instance goes, unless it is said.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EbsBlockDevice.html>,
+/// Volumes: those of the mappings, and the root volume of the image. All but that stay when the
+/// instance goes, unless it is said. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EbsBlockDevice.html>,
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/block-device-mapping-concepts.html>
-fn disks(world: &World, query: &Query, account: &str, boot: &Boot, zone: &str) -> Answer<Vec<Disk>> {
+fn disks(
+    world: &World,
+    query: &Query,
+    account: &str,
+    boot: &Boot,
+    zone: &str,
+) -> Answer<Vec<Disk>> {
     let mut asked: Vec<(String, BTreeMap<String, String>)> = Vec::new();
     for n in 1.. {
         let Some(device) = query.get(&format!("BlockDeviceMapping.{n}.DeviceName")) else { break };
         if asked.iter().any(|(other, _)| other == device) {
-            return Err(refusal("InvalidBlockDeviceMapping", format!("Invalid device name {device}: it is there twice")));
+            return Err(refusal(
+                "InvalidBlockDeviceMapping",
+                format!("Invalid device name {device}: it is there twice"),
+            ));
         }
         let prefix = format!("BlockDeviceMapping.{n}.Ebs.");
-        let fields = query.params.iter().filter_map(|(name, value)| Some((name.strip_prefix(&prefix)?.to_owned(), value.clone())));
+        let fields = query.params.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix(&prefix)?.to_owned(), value.clone()))
+        });
         asked.push((device.to_owned(), fields.collect()));
     }
     if !asked.iter().any(|(device, _)| *device == boot.root) {
@@ -170,7 +211,10 @@ fn disks(world: &World, query: &Query, account: &str, boot: &Boot, zone: &str) -
         let goes = params.remove("DeleteOnTermination").map_or(is_root, |goes| goes == "true");
         if is_root {
             if params.get("SnapshotId").is_some_and(|id| boot.snapshot.as_ref() != Some(id)) {
-                return Err(refusal("InvalidBlockDeviceMapping", "snapshotId cannot be modified on root device"));
+                return Err(refusal(
+                    "InvalidBlockDeviceMapping",
+                    "snapshotId cannot be modified on root device",
+                ));
             }
             params.extend(boot.snapshot.clone().map(|id| ("SnapshotId".to_owned(), id)));
             if boot.snapshot.is_none() && !params.contains_key("Size") {
@@ -187,7 +231,9 @@ fn disks(world: &World, query: &Query, account: &str, boot: &Boot, zone: &str) -
 /// Base64, of up to 16 KiB. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-add-user-data.html>
 fn user_data(query: &Query) -> Answer<Option<String>> {
     let Some(encoded) = query.get("UserData") else { return Ok(None) };
-    let plain = BASE64.decode(encoded).map_err(|_| refusal("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data."))?;
+    let plain = BASE64.decode(encoded).map_err(|_| {
+        refusal("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data.")
+    })?;
     if plain.len() > 16_384 {
         return Err(refusal("InvalidParameterValue", "User data is limited to 16384 bytes"));
     }
@@ -197,12 +243,19 @@ fn user_data(query: &Query) -> Answer<Option<String>> {
 /// By name or ARN; whether there is one of this name is not known here.
 /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IamInstanceProfileSpecification.html>
 fn profile(query: &Query, account: &str) -> Answer<Option<String>> {
-    let plain =
-        |name: &str| (1..=128).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+=,.@-_".contains(&byte));
+    let plain = |name: &str| {
+        (1..=128).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+=,.@-_".contains(&byte))
+    };
     let before = format!("arn:aws:iam::{account}:instance-profile/");
     match (query.get("IamInstanceProfile.Arn"), query.get("IamInstanceProfile.Name")) {
         (None, None) => Ok(None),
-        (Some(arn), None) if arn.strip_prefix(&before).and_then(|path| path.rsplit('/').next()).is_some_and(plain) => {
+        (Some(arn), None)
+            if arn
+                .strip_prefix(&before)
+                .and_then(|path| path.rsplit('/').next())
+                .is_some_and(plain) =>
+        {
             Ok(Some(arn.to_owned()))
         }
         (None, Some(name)) if plain(name) => Ok(Some(format!("{before}{name}"))),
@@ -210,41 +263,55 @@ fn profile(query: &Query, account: &str) -> Answer<Option<String>> {
             "InvalidParameterCombination",
             "The parameter 'iamInstanceProfile.name' may not be used in combination with 'iamInstanceProfile.arn'",
         )),
-        (Some(text), None) | (None, Some(text)) => {
-            Err(refusal("InvalidParameterValue", format!("Value ({text}) for parameter iamInstanceProfile is invalid")))
-        }
+        (Some(text), None) | (None, Some(text)) => Err(refusal(
+            "InvalidParameterValue",
+            format!("Value ({text}) for parameter iamInstanceProfile is invalid"),
+        )),
     }
 }
 
-/// Types are offered in some zones (Unsupported), there may be no room in one (InsufficientInstanceCapacity), and the cores of what runs
-/// are limited (VcpuLimitExceeded). <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html>,
+/// Types are offered in some zones (Unsupported), there may be no room in one
+/// (InsufficientInstanceCapacity), and the cores of what runs are limited (VcpuLimitExceeded). <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html>,
 /// <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html>
 fn room(world: &World, query: &Query, zone: &str) -> Answer<()> {
     let kind = query.get("InstanceType").unwrap_or("m1.small");
     {
         let state = world.state();
         let zones = state.settings.offerings.get(kind);
-        let zones = zones.ok_or_else(|| refusal("InvalidParameterValue", format!("Invalid value '{kind}' for InstanceType.")))?;
+        let zones = zones.ok_or_else(|| {
+            refusal("InvalidParameterValue", format!("Invalid value '{kind}' for InstanceType."))
+        })?;
         if !zone.strip_prefix(query.region.as_str()).is_some_and(|letter| zones.contains(letter)) {
-            let why = format!("Your requested instance type ({kind}) is not supported in your requested Availability Zone ({zone}).");
+            let why = format!(
+                "Your requested instance type ({kind}) is not supported in your requested Availability Zone ({zone})."
+            );
             return Err(refusal("Unsupported", why));
         }
-        let runs = |machine: &&Machine| machine.region == query.region && matches!(machine.stage, Stage::Pending(_) | Stage::Running);
-        let used: u32 = state.machines.values().filter(runs).map(|machine| vcpus(&machine.kind)).sum();
+        let runs = |machine: &&Machine| {
+            machine.region == query.region
+                && matches!(machine.stage, Stage::Pending(_) | Stage::Running)
+        };
+        let used: u32 =
+            state.machines.values().filter(runs).map(|machine| vcpus(&machine.kind)).sum();
         if used + vcpus(kind) > state.settings.vcpus {
-            let why = format!("You have requested more vCPU capacity than your current vCPU limit of {} allows", state.settings.vcpus);
+            let why = format!(
+                "You have requested more vCPU capacity than your current vCPU limit of {} allows",
+                state.settings.vcpus
+            );
             return Err(refusal("VcpuLimitExceeded", why));
         }
     }
     if world.rules.strikes(query, &[zone, kind], &Fault::NoCapacity) {
-        let why = format!("We currently do not have sufficient {kind} capacity in the Availability Zone you requested ({zone}).");
+        let why = format!(
+            "We currently do not have sufficient {kind} capacity in the Availability Zone you requested ({zone})."
+        );
         return Err(Refusal { status: 500, ..refusal("InsufficientInstanceCapacity", why) });
     }
     Ok(())
 }
 
-/// One instance. A key that is not accessible is noticed later: it ends, with the reason Client.InternalError.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html>,
+/// One instance. A key that is not accessible is noticed later: it ends, with the reason
+/// Client.InternalError. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html>,
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html>
 pub async fn run(world: &World, query: &Query, account: &str) -> Answer {
     if ["MinCount", "MaxCount"].iter().any(|name| query.get(name) != Some("1")) {
@@ -256,25 +323,36 @@ pub async fn run(world: &World, query: &Query, account: &str) -> Answer {
     let (zone, vpc) = (place.subnet.get("availabilityZone"), place.subnet.get("vpcId"));
     let asked = query.get("Placement.Tenancy").unwrap_or("default");
     if !["default", "dedicated", "host"].contains(&asked) {
-        return Err(refusal("InvalidTenancy", format!("The tenancy value {asked} is not supported.")));
+        return Err(refusal(
+            "InvalidTenancy",
+            format!("The tenancy value {asked} is not supported."),
+        ));
     }
     let shutdown = query.get("InstanceInitiatedShutdownBehavior").unwrap_or("stop");
     if !["stop", "terminate"].contains(&shutdown) {
-        return Err(refusal("InvalidParameterValue", format!("InstanceInitiatedShutdownBehavior {shutdown}")));
+        return Err(refusal(
+            "InvalidParameterValue",
+            format!("InstanceInitiatedShutdownBehavior {shutdown}"),
+        ));
     }
     let disks = disks(world, query, account, &boot, zone)?;
     room(world, query, zone)?;
     // Instances of a VPC for one tenant only are always that. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/dedicated-instance.html>
     let of_vpc = network::vpc(world, query, vpc).await?.get("instanceTenancy").to_owned();
-    let mut tenancy = if of_vpc == "dedicated" && asked == "default" { of_vpc } else { asked.to_owned() };
+    let mut tenancy =
+        if of_vpc == "dedicated" && asked == "default" { of_vpc } else { asked.to_owned() };
     let subject = |name: &str| query.get(name).unwrap_or_default();
     if world.rules.strikes(query, &[zone, vpc, subject("ImageId")], &Fault::WrongTenancy) {
         tenancy = if tenancy == "default" { "dedicated" } else { "default" }.to_owned();
     }
-    let subjects: Vec<&str> = query.params.values().map(String::as_str).chain([zone, vpc]).collect();
+    let subjects: Vec<&str> =
+        query.params.values().map(String::as_str).chain([zone, vpc]).collect();
     let refused = world.rules.strikes(query, &subjects, &Fault::LaunchRefused);
     let never = world.rules.strikes(query, &subjects, &Fault::NeverRuns);
-    let doomed = refused || disks.iter().any(|disk| disk.plan.key.as_ref().is_some_and(|key| !key_of(&query.region, key)));
+    let doomed = refused
+        || disks
+            .iter()
+            .any(|disk| disk.plan.key.as_ref().is_some_and(|key| !key_of(&query.region, key)));
 
     let mut answer = world.moto(query, "RunInstances", &params(query, &place)).await?;
     let item = answer.child("instancesSet").unwrap().children[0].clone();
@@ -305,11 +383,18 @@ pub async fn run(world: &World, query: &Query, account: &str) -> Answer {
         let volume = volumes::build(world, query, disk.plan).await?.get("volumeId").to_owned();
         world.state().volumes.get_mut(&volume).unwrap().creating.end();
         let attached = [("VolumeId", &volume), ("InstanceId", &id), ("Device", &disk.device)];
-        world.moto(query, "AttachVolume", &attached.map(|(name, value)| (name.to_owned(), value.clone()))).await?;
+        world
+            .moto(
+                query,
+                "AttachVolume",
+                &attached.map(|(name, value)| (name.to_owned(), value.clone())),
+            )
+            .await?;
         machine.volumes.push((disk.device, volume, disk.goes));
     }
     let looks = world.state().settings.instance;
-    machine.stage = if never { Stage::Pending(None) } else { Stage::Pending(Some(Countdown::of(looks))) };
+    machine.stage =
+        if never { Stage::Pending(None) } else { Stage::Pending(Some(Countdown::of(looks))) };
     things::made(world, query, &id, 0, Fate::Ready);
     world.state().machines.insert(id.clone(), machine);
     // What is told of it, as if it were looked at now.
@@ -333,16 +418,23 @@ fn params(query: &Query, place: &Place) -> Vec<(String, String)> {
         "InstanceInitiatedShutdownBehavior",
     ]);
     params.extend(tag_params("instance", &query.tags("instance")));
-    let none = [("BlockDeviceMapping.1.DeviceName", "/dev/sda1"), ("BlockDeviceMapping.1.NoDevice", "")];
-    let mut more: Vec<(String, String)> = none.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let none =
+        [("BlockDeviceMapping.1.DeviceName", "/dev/sda1"), ("BlockDeviceMapping.1.NoDevice", "")];
+    let mut more: Vec<(String, String)> =
+        none.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     more.push(("ClientToken".to_owned(), query.get("ClientToken").unwrap_or_default().to_owned()));
-    let interface = |name: &str, value: &str| (format!("NetworkInterface.1.{name}"), value.to_owned());
+    let interface =
+        |name: &str, value: &str| (format!("NetworkInterface.1.{name}"), value.to_owned());
     more.push(interface("DeviceIndex", "0"));
     more.push(interface("SubnetId", place.subnet.get("subnetId")));
     more.push(interface("DeleteOnTermination", if place.stays { "false" } else { "true" }));
     more.extend(place.public.as_ref().map(|public| interface("AssociatePublicIpAddress", public)));
     more.extend(place.description.as_ref().map(|text| interface("Description", text)));
-    more.extend(place.groups.iter().enumerate().map(|(n, group)| interface(&format!("SecurityGroupId.{}", n + 1), group.get("groupId"))));
+    more.extend(
+        place.groups.iter().enumerate().map(|(n, group)| {
+            interface(&format!("SecurityGroupId.{}", n + 1), group.get("groupId"))
+        }),
+    );
     params.extend(more);
     params
 }
@@ -355,7 +447,10 @@ async fn tag(world: &World, query: &Query, interface: &str) -> Answer<()> {
     }
     let mut params = vec![("ResourceId.1".to_owned(), interface.to_owned())];
     for (n, (key, value)) in tags.iter().enumerate() {
-        params.extend([(format!("Tag.{}.Key", n + 1), key.clone()), (format!("Tag.{}.Value", n + 1), value.clone())]);
+        params.extend([
+            (format!("Tag.{}.Key", n + 1), key.clone()),
+            (format!("Tag.{}.Value", n + 1), value.clone()),
+        ]);
     }
     world.moto(query, "CreateTags", &params).await.map(drop)
 }

@@ -1,5 +1,6 @@
-//! moto itself, on a loopback port. `scripts/test` starts one for the whole run and says where (`LIFEBOAT_TEST_MOTO`, a port); a test that finds
-//! none starts its own, and stops it when it is dropped. Where it is shared each test is in an account of its own, and sees the number of
+//! moto itself, on a loopback port. `scripts/test` starts one for the whole run and says where
+//! (`LIFEBOAT_TEST_MOTO`, a port); a test that finds none starts its own, and stops it when it is
+//! dropped. Where it is shared each test is in an account of its own, and sees the number of
 //! the default one all the same: the front exchanges the two in both directions.
 
 use std::path::Path;
@@ -34,17 +35,28 @@ impl Moto {
     fn launch() -> Self {
         // Of its own: localstack brings a package of the same name.
         let program = tools().join("moto/bin/moto_server");
-        assert!(program.exists(), "run scripts/install test first: {} is missing", program.display());
+        assert!(
+            program.exists(),
+            "run scripts/install test first: {} is missing",
+            program.display()
+        );
         // A port may be taken between finding and binding it; then the next is tried.
         for _ in 0..3 {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port =
+                std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let directory = directory();
             let log = directory.path().join("log");
-            let mut own = Own { child: Self::spawn(&program, port, directory.path(), &log), _directory: directory };
+            let mut own = Own {
+                child: Self::spawn(&program, port, directory.path(), &log),
+                _directory: directory,
+            };
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(90) {
                 if let Some(status) = own.child.try_wait().unwrap() {
-                    eprintln!("moto ended with {status}: {}", std::fs::read_to_string(&log).unwrap_or_default());
+                    eprintln!(
+                        "moto ended with {status}: {}",
+                        std::fs::read_to_string(&log).unwrap_or_default()
+                    );
                     break;
                 }
                 if answers(port) {
@@ -58,7 +70,10 @@ impl Moto {
 
     fn spawn(program: &Path, port: u16, home: &Path, log: &Path) -> Child {
         let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        command
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap());
         // Thousands of images, which would take seconds.
         command.env("HOME", home).env("TMPDIR", home).env("MOTO_EC2_LOAD_DEFAULT_AMIS", "false");
         let stderr = std::fs::File::create(log).unwrap();
@@ -69,7 +84,8 @@ impl Moto {
 fn answers(port: u16) -> bool {
     use std::io::{Read, Write};
     let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
-    let _ = stream.write_all(b"GET /moto-api/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let _ = stream
+        .write_all(b"GET /moto-api/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
     answer.starts_with("HTTP/1.1 200")

@@ -11,7 +11,10 @@ use super::{acls, endpoints, flow_logs, groups, tables};
 
 /// DependencyViolation does not tell what depends. <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html>
 pub fn depended_on(kind: &str, id: &str) -> Refusal {
-    refusal("DependencyViolation", format!("The {kind} '{id}' has dependencies and cannot be deleted."))
+    refusal(
+        "DependencyViolation",
+        format!("The {kind} '{id}' has dependencies and cannot be deleted."),
+    )
 }
 
 pub fn missing(code: &str, kind: &str, id: &str) -> Refusal {
@@ -41,7 +44,10 @@ const VPCS: Listing = Listing {
             ("cidr-block-association.cidr-block", "cidrBlockAssociationSet/item/cidrBlock"),
             ("cidr-block-association.state", "cidrBlockAssociationSet/item/cidrBlockState/state"),
             ("dhcp-options-id", "dhcpOptionsId"),
-            ("ipv6-cidr-block-association.ipv6-cidr-block", "ipv6CidrBlockAssociationSet/item/ipv6CidrBlock"),
+            (
+                "ipv6-cidr-block-association.ipv6-cidr-block",
+                "ipv6CidrBlockAssociationSet/item/ipv6CidrBlock",
+            ),
             ("is-default", "isDefault"),
             ("owner-id", "ownerId"),
             ("state", "state"),
@@ -94,31 +100,50 @@ fn with_state(world: &World, items: &mut [Node], id: &str) {
 /// One attribute in a call. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ModifyVpcAttribute.html>
 pub async fn modify_vpc(world: &World, query: &Query) -> Answer {
     vpc(world, query, query.get("VpcId").unwrap_or_default()).await?;
-    let changed = ["EnableDnsSupport", "EnableDnsHostnames"].iter().filter(|name| query.get(&format!("{name}.Value")).is_some());
+    let changed = ["EnableDnsSupport", "EnableDnsHostnames"]
+        .iter()
+        .filter(|name| query.get(&format!("{name}.Value")).is_some());
     if changed.count() != 1 {
-        return Err(refusal("InvalidParameterCombination", "Exactly one attribute can be modified in a request"));
+        return Err(refusal(
+            "InvalidParameterCombination",
+            "Exactly one attribute can be modified in a request",
+        ));
     }
     world.moto(query, "ModifyVpcAttribute", &query.sent()).await?;
     Ok(done())
 }
 
 pub async fn attribute(world: &World, query: &Query, vpc: &str, attribute: &str) -> Answer<bool> {
-    let params = [("VpcId", vpc), ("Attribute", attribute)].map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Ok(world.moto(query, "DescribeVpcAttribute", &params).await?.get(&format!("{attribute}/value")) == "true")
+    let params = [("VpcId", vpc), ("Attribute", attribute)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok(world.moto(query, "DescribeVpcAttribute", &params).await?.get(&format!("{attribute}/value"))
+        == "true")
 }
 
-/// Nothing may be in it or attached to it but what came with it: subnets, groups, tables, ACLs, endpoints, interfaces, gateways, and
-/// associations of DNS firewall rule groups. <https://docs.aws.amazon.com/vpc/latest/userguide/delete-vpc.html>,
+/// Nothing may be in it or attached to it but what came with it: subnets, groups, tables, ACLs,
+/// endpoints, interfaces, gateways, and associations of DNS firewall rule groups. <https://docs.aws.amazon.com/vpc/latest/userguide/delete-vpc.html>,
 /// <https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/resolver-dns-firewall-vpc-protections.html>
 pub async fn delete_vpc(world: &World, query: &Query) -> Answer {
     let id = query.get("VpcId").unwrap_or_default();
     vpc(world, query, id).await?;
     let inside = |item: &Node| item.get("vpcId") == id;
     let needed = subnets(world, query).await?.iter().any(inside)
-        || groups::all(world, query).await?.iter().any(|item| inside(item) && item.get("groupName") != "default")
-        || tables::all(world, query).await?.iter().any(|item| inside(item) && !tables::is_main(item))
-        || acls::all(world, query).await?.iter().any(|item| inside(item) && item.get("default") != "true")
-        || endpoints::all(world, query).await?.iter().any(|item| inside(item) && item.get("state") != "deleting")
+        || groups::all(world, query)
+            .await?
+            .iter()
+            .any(|item| inside(item) && item.get("groupName") != "default")
+        || tables::all(world, query)
+            .await?
+            .iter()
+            .any(|item| inside(item) && !tables::is_main(item))
+        || acls::all(world, query)
+            .await?
+            .iter()
+            .any(|item| inside(item) && item.get("default") != "true")
+        || endpoints::all(world, query)
+            .await?
+            .iter()
+            .any(|item| inside(item) && item.get("state") != "deleting")
         || gateways::attached(world, query, id).await?;
     // A refused deletion is a look at what goes away by itself.
     let lingers = interfaces::in_use(world, query, |item| item.get("vpcId") == id).await?;
@@ -168,9 +193,12 @@ pub async fn subnet(world: &World, query: &Query, id: &str) -> Answer<Node> {
 
 /// moto takes zones of any region. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSubnet.html>
 pub async fn create_subnet(world: &World, query: &Query) -> Answer {
-    let zone = query.get("AvailabilityZone").map_or_else(|| format!("{}a", query.region), str::to_owned);
+    let zone =
+        query.get("AvailabilityZone").map_or_else(|| format!("{}a", query.region), str::to_owned);
     if zone.strip_prefix(query.region.as_str()).is_none_or(|letter| letter.len() != 1) {
-        let why = format!("Value ({zone}) for parameter availabilityZone is invalid. Subnets can only be created in this region.");
+        let why = format!(
+            "Value ({zone}) for parameter availabilityZone is invalid. Subnets can only be created in this region."
+        );
         return Err(refusal("InvalidParameterValue", why));
     }
     let mut params = query.sent();
@@ -189,8 +217,8 @@ pub async fn describe_subnets(world: &World, query: &Query) -> Answer {
     things::look(world, query, &SUBNETS, items)
 }
 
-/// Not while there are interfaces in it; its associations with a route table and an ACL go with it, which moto forgets.
-/// <https://docs.aws.amazon.com/vpc/latest/userguide/subnet-deleting.html>
+/// Not while there are interfaces in it; its associations with a route table and an ACL go with it,
+/// which moto forgets. <https://docs.aws.amazon.com/vpc/latest/userguide/subnet-deleting.html>
 pub async fn delete_subnet(world: &World, query: &Query) -> Answer {
     let id = query.get("SubnetId").unwrap_or_default();
     let item = subnet(world, query, id).await?;
@@ -201,7 +229,9 @@ pub async fn delete_subnet(world: &World, query: &Query) -> Answer {
     for table in tables::all(world, query).await? {
         for item in table.items("associationSet").iter().filter(|item| in_it(item)) {
             let association = item.get("routeTableAssociationId").to_owned();
-            world.moto(query, "DisassociateRouteTable", &[("AssociationId".to_owned(), association)]).await?;
+            world
+                .moto(query, "DisassociateRouteTable", &[("AssociationId".to_owned(), association)])
+                .await?;
         }
     }
     acls::free(world, query, item.get("vpcId"), id).await?;

@@ -44,7 +44,8 @@ pub enum Fault {
     WrongTenancy,
     /// An instance is `pending` for ever.
     NeverRuns,
-    /// A block is read with one bit turned; its checksum is that of the turned block, or that of the true one.
+    /// A block is read with one bit turned; its checksum is that of the turned block, or that of
+    /// the true one.
     FlipBit { block: u32, checksum: Checksum },
 }
 
@@ -70,7 +71,14 @@ pub struct Rule {
 
 impl Rule {
     fn new(fault: Fault, action: Option<&str>) -> Self {
-        Self { fault, action: action.map(str::to_owned), region: None, about: None, after: 0, times: 1 }
+        Self {
+            fault,
+            action: action.map(str::to_owned),
+            region: None,
+            about: None,
+            after: 0,
+            times: 1,
+        }
     }
 
     pub fn refuse(action: &str, code: &str, status: u16) -> Self {
@@ -81,7 +89,8 @@ impl Rule {
     /// EBS direct: <https://docs.aws.amazon.com/ebs/latest/APIReference/API_GetSnapshotBlock.html>, Errors,
     /// DNS firewall: <https://docs.aws.amazon.com/Route53/latest/APIReference/API_route53resolver_AssociateFirewallRuleGroup.html>, Errors
     pub fn throttle(action: &str, times: u32) -> Self {
-        let direct = ["ListSnapshotBlocks", "ListChangedBlocks", "GetSnapshotBlock"].contains(&action);
+        let direct =
+            ["ListSnapshotBlocks", "ListChangedBlocks", "GetSnapshotBlock"].contains(&action);
         let (code, status) = match super::hooks::service(action) {
             _ if direct => ("RequestThrottledException", 400),
             "ec2" => ("RequestLimitExceeded", 503),
@@ -112,7 +121,8 @@ impl Rule {
         Self::new(Fault::SnapshotFails, None)
     }
 
-    /// The next copy is refused silently, as if the key had been disabled; `about` a snapshot: of that snapshot.
+    /// The next copy is refused silently, as if the key had been disabled; `about` a snapshot: of
+    /// that snapshot.
     pub fn copy_refused_silently() -> Self {
         Self::new(Fault::CopyRefused, None)
     }
@@ -180,7 +190,8 @@ impl Rule {
         Self { region: Some(region.to_owned()), ..self }
     }
 
-    /// Only calls about this: the id of a volume, a snapshot, an instance, or any other value of a parameter.
+    /// Only calls about this: the id of a volume, a snapshot, an instance, or any other value of a
+    /// parameter.
     pub fn about(self, id: &str) -> Self {
         Self { about: Some(id.to_owned()), ..self }
     }
@@ -209,8 +220,14 @@ impl Rules {
         self.0.lock().unwrap().clear();
     }
 
-    /// The fault of a kind that a call meets, if any; it is used up by that. `subjects` is what the call is about.
-    pub fn take(&self, query: &Query, subjects: &[&str], kind: impl Fn(&Fault) -> bool) -> Option<Fault> {
+    /// The fault of a kind that a call meets, if any; it is used up by that. `subjects` is what the
+    /// call is about.
+    pub fn take(
+        &self,
+        query: &Query,
+        subjects: &[&str],
+        kind: impl Fn(&Fault) -> bool,
+    ) -> Option<Fault> {
         let mut rules = self.0.lock().unwrap();
         let named = |id: &str| subjects.contains(&id);
         let rule = rules.iter_mut().find(|rule| {

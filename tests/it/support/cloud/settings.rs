@@ -15,7 +15,8 @@ pub struct Settings {
     pub attachment: u32,
     /// So often DescribeVolumeStatus tells of it as being read in.
     pub filling: u32,
-    /// So often DescribeSnapshots or DescribeSnapshotTierStatus tell of a snapshot as being archived or restored.
+    /// So often DescribeSnapshots or DescribeSnapshotTierStatus tell of a snapshot as being
+    /// archived or restored.
     pub tier: u32,
     /// Items of a page, whatever is asked for.
     pub page: usize,
@@ -38,7 +39,8 @@ pub struct Settings {
     pub termination: u32,
     /// and as terminated.
     pub terminated_stays: u32,
-    /// The interface of an endpoint that was deleted is there for so many looks or refused deletions.
+    /// The interface of an endpoint that was deleted is there for so many looks or refused
+    /// deletions.
     pub interface_lingers: u32,
     /// A flow log whose VPC was deleted is there for so many looks.
     pub orphaned_logs: u32,
@@ -93,7 +95,9 @@ impl Default for Settings {
             vpcs: 5,
             vcpus: 32,
             acl_entries: 20,
-            offerings: ["m5.large", "m6i.large", "m7i.large", "t3.micro"].map(|kind| (kind.to_owned(), "abc".to_owned())).into(),
+            offerings: ["m5.large", "m6i.large", "m7i.large", "t3.micro"]
+                .map(|kind| (kind.to_owned(), "abc".to_owned()))
+                .into(),
             fail_open: false,
             block_public_access: "block-bidirectional".to_owned(),
             encryption_by_default: true,

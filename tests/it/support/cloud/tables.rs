@@ -17,7 +17,10 @@ const LISTING: Listing = Listing {
         let paths = [
             ("association.gateway-id", "associationSet/item/gatewayId"),
             ("association.main", "associationSet/item/main"),
-            ("association.route-table-association-id", "associationSet/item/routeTableAssociationId"),
+            (
+                "association.route-table-association-id",
+                "associationSet/item/routeTableAssociationId",
+            ),
             ("association.route-table-id", "associationSet/item/routeTableId"),
             ("association.subnet-id", "associationSet/item/subnetId"),
             ("owner-id", "ownerId"),
@@ -60,21 +63,25 @@ pub async fn describe(world: &World, query: &Query) -> Answer {
     things::look(world, query, &LISTING, all(world, query).await?)
 }
 
-/// Again with the same table: the same association; with another one: Resource.AlreadyAssociated. moto answers any with the old one.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AssociateRouteTable.html>,
+/// Again with the same table: the same association; with another one: Resource.AlreadyAssociated.
+/// moto answers any with the old one. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AssociateRouteTable.html>,
 /// <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html>
 pub async fn associate(world: &World, query: &Query) -> Answer {
     let id = query.get("RouteTableId").unwrap_or_default();
     let wanted = table(world, query, id).await?;
     if let Some(subnet_id) = query.get("SubnetId") {
         if subnet(world, query, subnet_id).await?.get("vpcId") != wanted.get("vpcId") {
-            let why = format!("Route table {id} and subnet {subnet_id} belong to different networks");
+            let why =
+                format!("Route table {id} and subnet {subnet_id} belong to different networks");
             return Err(refusal("InvalidParameterValue", why));
         }
         for item in all(world, query).await? {
-            let has = item.items("associationSet").iter().any(|item| item.get("subnetId") == subnet_id);
+            let has =
+                item.items("associationSet").iter().any(|item| item.get("subnetId") == subnet_id);
             if has && item.get("routeTableId") != id {
-                let why = format!("The specified association for route table {id} conflicts with an existing association");
+                let why = format!(
+                    "The specified association for route table {id} conflicts with an existing association"
+                );
                 return Err(refusal("Resource.AlreadyAssociated", why));
             }
         }
@@ -88,7 +95,8 @@ pub async fn associate(world: &World, query: &Query) -> Answer {
 pub async fn delete(world: &World, query: &Query) -> Answer {
     let id = query.get("RouteTableId").unwrap_or_default();
     let item = table(world, query, id).await?;
-    let by_endpoint = item.all("routeSet/item/gatewayId").iter().any(|via| via.starts_with("vpce-"));
+    let by_endpoint =
+        item.all("routeSet/item/gatewayId").iter().any(|via| via.starts_with("vpce-"));
     if !item.items("associationSet").is_empty() || by_endpoint {
         return Err(depended_on("routeTable", id));
     }

@@ -1,9 +1,7 @@
 //! Tags: of what the front keeps itself, and what they may be.
 //!
-//! - Keys have up to 128 characters and do not begin with `aws:`, values up to 256; 50 of a thing.
-//!   <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions>
-//! - An action tags what it makes, and nothing else.
-//!   <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_TagSpecification.html>
+//! - Keys have up to 128 characters and do not begin with `aws:`, values up to 256; 50 of a thing. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions>
+//! - An action tags what it makes, and nothing else. <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_TagSpecification.html>
 
 use std::collections::BTreeMap;
 
@@ -45,8 +43,15 @@ fn check_all(tags: &BTreeMap<String, String>) -> Answer<()> {
         return Err(refusal("TagLimitExceeded", "More than 50 tags"));
     }
     for (key, value) in tags {
-        if key.is_empty() || key.chars().count() > 128 || value.chars().count() > 256 || key.starts_with("aws:") {
-            return Err(refusal("InvalidParameterValue", format!("Tag {key}={value}: keys of 1 to 128 characters, values of up to 256")));
+        if key.is_empty()
+            || key.chars().count() > 128
+            || value.chars().count() > 256
+            || key.starts_with("aws:")
+        {
+            return Err(refusal(
+                "InvalidParameterValue",
+                format!("Tag {key}={value}: keys of 1 to 128 characters, values of up to 256"),
+            ));
         }
     }
     Ok(())
@@ -58,7 +63,9 @@ fn kept<'a>(state: &'a mut State, id: &str) -> Option<&'a mut Node> {
     let log = flow_logs.get_mut(id).map(|log| &mut log.item);
     let interface = interfaces.get_mut(id).map(|interface| &mut interface.item);
     let connect = connect_endpoints.get_mut(id).map(|(_, item)| item);
-    log.or(interface).or(connect).or_else(|| machines.get_mut(id).and_then(|machine| machine.last.as_mut()))
+    log.or(interface)
+        .or(connect)
+        .or_else(|| machines.get_mut(id).and_then(|machine| machine.last.as_mut()))
 }
 
 /// CreateTags and DeleteTags. Without a value a tag is deleted whatever its value is.
@@ -89,7 +96,9 @@ pub async fn change(world: &World, query: &Query) -> Answer {
     };
     if !of_moto.is_empty() {
         let mut params = query.those(&["Tag."]);
-        params.extend(of_moto.into_iter().enumerate().map(|(n, id)| (format!("ResourceId.{}", n + 1), id)));
+        params.extend(
+            of_moto.into_iter().enumerate().map(|(n, id)| (format!("ResourceId.{}", n + 1), id)),
+        );
         world.moto(query, &query.action, &params).await?;
     }
     Ok(super::network::done())

@@ -1,6 +1,7 @@
 //! What was made a moment ago: lists do not have it yet, and it is not ready yet.
 //!
-//! - Eventual consistency: a new thing is missing from so many looks that would have shown it, by id it is NotFound; calls that use it work
+//! - Eventual consistency: a new thing is missing from so many looks that would have shown it, by
+//!   id it is NotFound; calls that use it work
 //!   at once. <https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html>
 //! - A thing in the state `pending` is in it for so many looks.
 
@@ -57,7 +58,8 @@ impl Thing {
 pub fn made(world: &World, query: &Query, id: &str, coming: u32, fate: Fate) {
     let subjects: Vec<&str> = query.params.values().map(String::as_str).collect();
     let unseen = world.rules.take(query, &subjects, |fault| matches!(fault, Fault::Unseen(_)));
-    let looks = if let Some(Fault::Unseen(looks)) = unseen { looks } else { world.state().settings.lag };
+    let looks =
+        if let Some(Fault::Unseen(looks)) = unseen { looks } else { world.state().settings.lag };
     take_in(world, query, id, looks, coming, fate);
 }
 
@@ -69,7 +71,10 @@ pub fn came(world: &World, query: &Query, id: &str) {
 
 fn take_in(world: &World, query: &Query, id: &str, looks: u32, coming: u32, fate: Fate) {
     let mut state = world.state();
-    state.things.insert(id.to_owned(), Thing { unseen: Countdown::of(looks), coming: Countdown::of(coming), fate });
+    state.things.insert(
+        id.to_owned(),
+        Thing { unseen: Countdown::of(looks), coming: Countdown::of(coming), fate },
+    );
     state.newest.insert((query.region.clone(), prefix(id).to_owned()), id.to_owned());
 }
 
@@ -84,10 +89,17 @@ pub fn state_of(state: &State, id: &str, words: [&'static str; 3]) -> &'static s
 }
 
 /// A page of a list that does not have what is too new; each look brings nearer what it asks for.
-pub fn page(world: &World, query: &Query, listing: &Listing, items: Vec<Node>) -> Answer<(Vec<Node>, Vec<String>)> {
+pub fn page(
+    world: &World,
+    query: &Query,
+    listing: &Listing,
+    items: Vec<Node>,
+) -> Answer<(Vec<Node>, Vec<String>)> {
     let (shown, hidden): (Vec<Node>, Vec<Node>) = {
         let state = world.state();
-        let seen = |item: &Node| state.things.get(item.get(listing.id)).is_none_or(|thing| thing.unseen.done());
+        let seen = |item: &Node| {
+            state.things.get(item.get(listing.id)).is_none_or(|thing| thing.unseen.done())
+        };
         items.into_iter().partition(seen)
     };
     // Further pages belong to the same look.

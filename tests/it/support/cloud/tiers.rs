@@ -1,6 +1,7 @@
 //! The archive tier. <https://docs.aws.amazon.com/ebs/latest/userguide/snapshot-archive.html>
 //!
-//! A snapshot can be used while it is being archived, and again when it is restored; a temporary restore ends by itself.
+//! A snapshot can be used while it is being archived, and again when it is restored; a temporary
+//! restore ends by itself.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -49,7 +50,9 @@ impl Tier {
     }
 
     pub fn restoring(&self) -> bool {
-        self.last.as_ref().is_some_and(|last| !matches!(last.kind, Kind::Archival) && !last.countdown.done())
+        self.last
+            .as_ref()
+            .is_some_and(|last| !matches!(last.kind, Kind::Archival) && !last.countdown.done())
     }
 
     fn begin(&mut self, kind: Kind, now: Timestamp, looks: u32) {
@@ -66,8 +69,12 @@ impl Tier {
 
     fn end(&mut self, kind: Kind, now: Timestamp) {
         match kind {
-            Kind::Archival => (self.archived, self.archived_on, self.until) = (true, Some(now), None),
-            Kind::Temporary { days } => self.until = Some(now + SignedDuration::from_hours(24 * days)),
+            Kind::Archival => {
+                (self.archived, self.archived_on, self.until) = (true, Some(now), None)
+            }
+            Kind::Temporary { days } => {
+                self.until = Some(now + SignedDuration::from_hours(24 * days))
+            }
             Kind::Permanent => (self.archived, self.until) = (false, None),
         }
     }
@@ -85,8 +92,15 @@ impl Tier {
             told.push(Node::leaf("lastTieringProgress", last.countdown.percent()));
             told.push(Node::leaf("lastTieringStartTime", written_time(last.begun)));
         }
-        let times = [("archivalCompleteTime", self.archived_on), ("restoreExpiryTime", self.restored_until(now))];
-        told.extend(times.into_iter().filter_map(|(name, time)| Some(Node::leaf(name, written_time(time?)))));
+        let times = [
+            ("archivalCompleteTime", self.archived_on),
+            ("restoreExpiryTime", self.restored_until(now)),
+        ];
+        told.extend(
+            times
+                .into_iter()
+                .filter_map(|(name, time)| Some(Node::leaf(name, written_time(time?)))),
+        );
         told
     }
 }
@@ -104,29 +118,43 @@ pub fn archive(world: &World, query: &Query, account: &str) -> Answer {
     let snap = state.own(query, account, id)?;
     snapshots::usable(snap, now)?;
     if used {
-        return Err(refusal("InvalidSnapshot.InUse", format!("The snapshot {id} is currently in use by an image")));
+        return Err(refusal(
+            "InvalidSnapshot.InUse",
+            format!("The snapshot {id} is currently in use by an image"),
+        ));
     }
     snap.tier.begin(Kind::Archival, now, looks);
     snap.shared.clear();
     Ok(vec![Node::leaf("snapshotId", id), Node::leaf("tieringStartTime", written_time(now))])
 }
 
-/// For 1 to 180 days, 1 if it is not said, or for good; what is restored for some days can be restored for others, from now on.
-/// <https://docs.aws.amazon.com/ebs/latest/userguide/restore-archived-snapshot.html>
+/// For 1 to 180 days, 1 if it is not said, or for good; what is restored for some days can be
+/// restored for others, from now on. <https://docs.aws.amazon.com/ebs/latest/userguide/restore-archived-snapshot.html>
 pub fn restore(world: &World, query: &Query, account: &str) -> Answer {
     let id = query.get("SnapshotId").unwrap_or_default();
     let permanent = query.is("PermanentRestore");
-    let days = query.get("TemporaryRestoreDays").unwrap_or("1").parse().ok().filter(|days| (1..=180).contains(days));
-    let days = days.ok_or_else(|| refusal("InvalidParameterValue", "TemporaryRestoreDays must be from 1 to 180"))?;
+    let days = query
+        .get("TemporaryRestoreDays")
+        .unwrap_or("1")
+        .parse()
+        .ok()
+        .filter(|days| (1..=180).contains(days));
+    let days = days.ok_or_else(|| {
+        refusal("InvalidParameterValue", "TemporaryRestoreDays must be from 1 to 180")
+    })?;
     let mut state = world.state();
     let (now, looks) = (state.now(), state.settings.tier);
     let snap = state.own(query, account, id)?;
     if !snap.tier.archived || snap.tier.restoring() {
-        return Err(refusal("IncorrectState", format!("{id} is not in the archive tier, or being restored")));
+        return Err(refusal(
+            "IncorrectState",
+            format!("{id} is not in the archive tier, or being restored"),
+        ));
     }
     let looks = if snap.tier.readable(now) { 0 } else { looks };
     snap.tier.begin(if permanent { Kind::Permanent } else { Kind::Temporary { days } }, now, looks);
-    let mut told = vec![Node::leaf("snapshotId", id), Node::leaf("restoreStartTime", written_time(now))];
+    let mut told =
+        vec![Node::leaf("snapshotId", id), Node::leaf("restoreStartTime", written_time(now))];
     told.push(Node::leaf("isPermanentRestore", permanent));
     if !permanent {
         told.push(Node::leaf("restoreDuration", days));
@@ -134,7 +162,13 @@ pub fn restore(world: &World, query: &Query, account: &str) -> Answer {
     Ok(told)
 }
 
-const LISTING: Listing = Listing { set: "snapshotTierStatusSet", id: "snapshotId", asked: "", missing: None, values: filter_values };
+const LISTING: Listing = Listing {
+    set: "snapshotTierStatusSet",
+    id: "snapshotId",
+    asked: "",
+    missing: None,
+    values: filter_values,
+};
 
 fn filter_values(item: &Node, filter: &str) -> Option<Vec<String>> {
     let field = match filter {
@@ -153,7 +187,10 @@ pub async fn describe(world: &World, query: &Query, account: &str) -> Answer {
     {
         let state = world.state();
         for item in &mut items {
-            item.children.retain(|child| ["snapshotId", "volumeId", "status", "ownerId", "tagSet"].contains(&child.name.as_str()));
+            item.children.retain(|child| {
+                ["snapshotId", "volumeId", "status", "ownerId", "tagSet"]
+                    .contains(&child.name.as_str())
+            });
             item.children.extend(state.snapshots[item.get("snapshotId")].tier.told(state.now()));
         }
     }

@@ -1,4 +1,5 @@
-//! What EC2 does with every call that changes something: client tokens, and calls that only ask whether they would be allowed.
+//! What EC2 does with every call that changes something: client tokens, and calls that only ask
+//! whether they would be allowed.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +9,14 @@ use super::world::{Answer, Refusal, Token, World, refusal};
 use super::xml::Node;
 
 /// Actions that take a client token, as far as they are modelled.
-const WITH_TOKEN: [&str; 6] =
-    ["CreateVolume", "CreateRouteTable", "CreateNetworkAcl", "CreateVpcEndpoint", "CreateFlowLogs", "RunInstances"];
+const WITH_TOKEN: [&str; 6] = [
+    "CreateVolume",
+    "CreateRouteTable",
+    "CreateNetworkAcl",
+    "CreateVpcEndpoint",
+    "CreateFlowLogs",
+    "RunInstances",
+];
 
 fn token(query: &Query, account: &str) -> Option<Token> {
     let token = query.get("ClientToken").filter(|_| WITH_TOKEN.contains(&query.action.as_str()))?;
@@ -22,9 +29,9 @@ fn asked(query: &Query) -> BTreeMap<String, String> {
     asked
 }
 
-/// The answer that was given before. The same client token with the same parameters: the same answer, also when the thing is gone, but with
-/// the present state of an instance; with others: IdempotentParameterMismatch.
-/// <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html>
+/// The answer that was given before. The same client token with the same parameters: the same
+/// answer, also when the thing is gone, but with the present state of an instance; with others:
+/// IdempotentParameterMismatch. <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html>
 pub fn remembered(world: &World, query: &Query, account: &str) -> Answer<Option<Vec<Node>>> {
     let Some(token) = token(query, account) else { return Ok(None) };
     if token.3.len() > 64 || !token.3.is_ascii() {
@@ -39,7 +46,10 @@ pub fn remembered(world: &World, query: &Query, account: &str) -> Answer<Option<
             }
             Ok(Some(answer))
         }
-        Some(_) => Err(refusal("IdempotentParameterMismatch", "The client token was used with other parameters")),
+        Some(_) => Err(refusal(
+            "IdempotentParameterMismatch",
+            "The client token was used with other parameters",
+        )),
         None => Ok(None),
     }
 }
@@ -50,8 +60,8 @@ pub fn remember(world: &World, query: &Query, account: &str, answer: &[Node]) {
     }
 }
 
-/// Of a call that only asks: DryRunOperation, before it is known whether anything exists; ids have to be well-formed.
-/// <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-troubleshoot.html>. ModifyVpcAttribute has no such parameter:
+/// Of a call that only asks: DryRunOperation, before it is known whether anything exists; ids have
+/// to be well-formed. <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-troubleshoot.html>. ModifyVpcAttribute has no such parameter:
 /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ModifyVpcAttribute.html>
 pub fn tried_out(query: &Query) -> Answer<()> {
     if query.get("DryRun").is_none() {
@@ -96,9 +106,14 @@ const OTHERS: &[Ids] = &[
 pub fn well_formed(query: &Query, ids: &[Ids]) -> Answer<()> {
     for (name, value) in &query.params {
         let plain = name.split('.').rfind(|part| part.parse::<u32>().is_err()).unwrap_or_default();
-        let Some((_, prefixes, code)) = ids.iter().find(|(id, _, _)| *id == plain) else { continue };
-        let digits = prefixes.iter().find_map(|prefix| value.strip_prefix(prefix)?.strip_prefix('-'));
-        let hex = |digits: &str| [8, 17].contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let Some((_, prefixes, code)) = ids.iter().find(|(id, _, _)| *id == plain) else {
+            continue;
+        };
+        let digits =
+            prefixes.iter().find_map(|prefix| value.strip_prefix(prefix)?.strip_prefix('-'));
+        let hex = |digits: &str| {
+            [8, 17].contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
         if !digits.is_some_and(hex) {
             return Err(refusal(code, format!("Invalid id: \"{value}\"")));
         }

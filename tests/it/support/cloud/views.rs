@@ -82,7 +82,8 @@ pub struct VpcView {
 }
 
 impl Cloud {
-    /// All snapshots of a region, of all accounts; looking changes nothing. Tags of other accounts than the default one are not seen.
+    /// All snapshots of a region, of all accounts; looking changes nothing. Tags of other accounts
+    /// than the default one are not seen.
     pub fn snapshots(&self, region: &str) -> Vec<SnapshotView> {
         let query = self.query(region, "DescribeSnapshots");
         let items = self.wait(async {
@@ -110,14 +111,21 @@ impl Cloud {
                 cooling_off_until: lock.cooling_off_until(),
             }),
             shared_with: snap.shared.iter().cloned().collect(),
-            tags: items.iter().find(|item| item.get("snapshotId") == id).map(tags_of).unwrap_or_default(),
+            tags: items
+                .iter()
+                .find(|item| item.get("snapshotId") == id)
+                .map(tags_of)
+                .unwrap_or_default(),
         };
         here.map(view).collect()
     }
 
     #[track_caller]
     pub fn snapshot(&self, region: &str, id: &str) -> SnapshotView {
-        self.snapshots(region).into_iter().find(|snapshot| snapshot.id == id).unwrap_or_else(|| panic!("there is no {id} in {region}"))
+        self.snapshots(region)
+            .into_iter()
+            .find(|snapshot| snapshot.id == id)
+            .unwrap_or_else(|| panic!("there is no {id} in {region}"))
     }
 
     /// All volumes of a region, of the default account; looking changes nothing.
@@ -127,7 +135,9 @@ impl Cloud {
             volumes::all(&self.world, &self.query(region, "DescribeVolumes")).await
         });
         let items = items.unwrap();
-        let told = |item: &Node, name: &str| Some(item.get(name).to_owned()).filter(|text| !text.is_empty());
+        let told = |item: &Node, name: &str| {
+            Some(item.get(name).to_owned()).filter(|text| !text.is_empty())
+        };
         let view = |item: &Node| VolumeView {
             id: item.get("volumeId").to_owned(),
             zone: item.get("availabilityZone").to_owned(),
@@ -135,7 +145,8 @@ impl Cloud {
             key: told(item, "kmsKeyId"),
             snapshot: told(item, "snapshotId"),
             attached: item.items("attachmentSet").first().map(|item| {
-                let [instance, device, state] = ["instanceId", "device", "status"].map(|name| item.get(name).to_owned());
+                let [instance, device, state] =
+                    ["instanceId", "device", "status"].map(|name| item.get(name).to_owned());
                 (instance, device, state)
             }),
             tags: tags_of(item),
@@ -149,13 +160,20 @@ impl Cloud {
         let items = self.look(async { instances::all(&self.world, &query).await });
         let state = self.world.state();
         let there = |id: &str| state.machines.get(id).filter(|machine| !machine.stage.is_over());
-        items.iter().filter_map(|item| Some(instance_view(item, there(item.get("instanceId"))?))).collect()
+        items
+            .iter()
+            .filter_map(|item| Some(instance_view(item, there(item.get("instanceId"))?)))
+            .collect()
     }
 
     pub fn vpcs(&self, region: &str) -> Vec<VpcView> {
         let query = self.query(region, "DescribeVpcs");
         let items = self.look(async { network::vpcs(&self.world, &query).await });
-        let view = |item: &Node| VpcView { id: item.get("vpcId").to_owned(), cidr: item.get("cidrBlock").to_owned(), tags: tags_of(item) };
+        let view = |item: &Node| VpcView {
+            id: item.get("vpcId").to_owned(),
+            cidr: item.get("cidrBlock").to_owned(),
+            tags: tags_of(item),
+        };
         items.iter().map(view).collect()
     }
 
@@ -165,10 +183,19 @@ impl Cloud {
         let items = self.look(async { endpoints::all(&self.world, &query).await });
         let state = self.world.state();
         let available = |item: &&Node| {
-            let word = things::state_of(&state, item.get("vpcEndpointId"), ["pending", "available", "failed"]);
+            let word = things::state_of(
+                &state,
+                item.get("vpcEndpointId"),
+                ["pending", "available", "failed"],
+            );
             item.get("vpcId") == vpc && item.get("state") == "available" && word == "available"
         };
-        let policy = |item: &Node| (item.get("serviceName").to_owned(), serde_json::from_str(item.get("policyDocument")).unwrap());
+        let policy = |item: &Node| {
+            (
+                item.get("serviceName").to_owned(),
+                serde_json::from_str(item.get("policyDocument")).unwrap(),
+            )
+        };
         items.iter().filter(available).map(policy).collect()
     }
 
@@ -184,7 +211,8 @@ impl Cloud {
 
 fn instance_view(item: &Node, machine: &Machine) -> InstanceView {
     let get = |name: &str| item.get(name).to_owned();
-    let disk = |disk: &Node| (disk.get("deviceName").to_owned(), disk.get("ebs/volumeId").to_owned());
+    let disk =
+        |disk: &Node| (disk.get("deviceName").to_owned(), disk.get("ebs/volumeId").to_owned());
     InstanceView {
         id: get("instanceId"),
         state: get("instanceState/name"),
@@ -204,5 +232,8 @@ fn instance_view(item: &Node, machine: &Machine) -> InstanceView {
 }
 
 pub(super) fn tags_of(item: &Node) -> BTreeMap<String, String> {
-    item.items("tagSet").iter().map(|tag| (tag.get("key").to_owned(), tag.get("value").to_owned())).collect()
+    item.items("tagSet")
+        .iter()
+        .map(|tag| (tag.get("key").to_owned(), tag.get("value").to_owned()))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! What the front knows beside moto: states, keys, locks, tiers, contents, and a clock that can be moved.
+//! What the front knows beside moto: states, keys, locks, tiers, contents, and a clock that can be
+//! moved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -205,20 +206,30 @@ impl State {
     }
     /// A snapshot that an account may use; others do not exist for it.
     pub fn snapshot(&self, query: &Query, account: &str, id: &str) -> Answer<&Snap> {
-        let found = self.snapshots.get(id).filter(|snap| snap.region == query.region && snap.open_to(account));
-        found.ok_or_else(|| refusal("InvalidSnapshot.NotFound", format!("The snapshot '{id}' does not exist.")))
+        let found = self
+            .snapshots
+            .get(id)
+            .filter(|snap| snap.region == query.region && snap.open_to(account));
+        found.ok_or_else(|| {
+            refusal("InvalidSnapshot.NotFound", format!("The snapshot '{id}' does not exist."))
+        })
     }
     /// A snapshot that an account owns.
     pub fn own(&mut self, query: &Query, account: &str, id: &str) -> Answer<&mut Snap> {
         if self.snapshot(query, account, id)?.account != account {
-            return Err(refusal("UnauthorizedOperation", format!("{id} belongs to another account")));
+            return Err(refusal(
+                "UnauthorizedOperation",
+                format!("{id} belongs to another account"),
+            ));
         }
         Ok(self.snapshots.get_mut(id).unwrap())
     }
 }
 
 pub fn tag_set(tags: &BTreeMap<String, String>) -> Node {
-    let tag = |(key, value): (&String, &String)| Node::new("item", vec![Node::leaf("key", key), Node::leaf("value", value)]);
+    let tag = |(key, value): (&String, &String)| {
+        Node::new("item", vec![Node::leaf("key", key), Node::leaf("value", value)])
+    };
     Node::new("tagSet", tags.iter().map(tag).collect())
 }
 
@@ -231,7 +242,9 @@ pub fn written_time(time: Timestamp) -> String {
 pub fn key_arn(query: &Query, account: &str) -> String {
     match query.get("KmsKeyId") {
         Some(arn) if arn.starts_with("arn:") => arn.to_owned(),
-        Some(alias) if alias.starts_with("alias/") => format!("arn:aws:kms:{}:{account}:{alias}", query.region),
+        Some(alias) if alias.starts_with("alias/") => {
+            format!("arn:aws:kms:{}:{account}:{alias}", query.region)
+        }
         Some(id) => format!("arn:aws:kms:{}:{account}:key/{id}", query.region),
         None => format!("arn:aws:kms:{}:{account}:alias/aws/ebs", query.region),
     }
@@ -267,13 +280,21 @@ impl World {
     /// The content as it is now, in a file of its own.
     pub fn copy_content(&self, from: &str, to: &str) {
         let mut copy = Command::new("cp");
-        copy.args(["--reflink=auto", "--sparse=always", "--"]).arg(self.content(from)).arg(self.content(to));
+        copy.args(["--reflink=auto", "--sparse=always", "--"])
+            .arg(self.content(from))
+            .arg(self.content(to));
         assert!(copy.status().unwrap().success(), "copying the content of {from} to {to}");
     }
 
     /// Nothing, of this size.
     pub fn new_content(&self, id: &str, bytes: u64) {
-        std::fs::File::options().create(true).append(true).open(self.content(id)).unwrap().set_len(bytes).unwrap();
+        std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.content(id))
+            .unwrap()
+            .set_len(bytes)
+            .unwrap();
     }
 
     pub fn forget_content(&self, id: &str) {
@@ -311,8 +332,14 @@ impl World {
         Ok(account)
     }
 
-    /// Asks moto, for the same account and region; what it said is said again as long as nothing changed.
-    pub async fn moto(&self, query: &Query, action: &str, params: &[(String, String)]) -> Answer<Node> {
+    /// Asks moto, for the same account and region; what it said is said again as long as nothing
+    /// changed.
+    pub async fn moto(
+        &self,
+        query: &Query,
+        action: &str,
+        params: &[(String, String)],
+    ) -> Answer<Node> {
         if query.service != "ec2" {
             return self.ask(query, action, params).await;
         }
@@ -344,13 +371,18 @@ impl World {
         match changed_by(action) {
             [] => memory.said.clear(),
             kinds => memory.said.retain(|what, _| {
-                let kind = what.split(' ').next().and_then(|action| action.strip_prefix("Describe")).unwrap_or_default();
+                let kind = what
+                    .split(' ')
+                    .next()
+                    .and_then(|action| action.strip_prefix("Describe"))
+                    .unwrap_or_default();
                 !kinds.contains(&kind)
             }),
         }
     }
 
-    /// Takes in what a call made that is not modelled: `<internetGateway>` has an `<internetGatewayId>`.
+    /// Takes in what a call made that is not modelled: `<internetGateway>` has an
+    /// `<internetGatewayId>`.
     pub fn newest(&self, query: &Query, answer: &Node) {
         for made in &answer.children {
             let id = made.get(&format!("{}Id", made.name));
@@ -368,17 +400,25 @@ impl World {
 
     async fn ask(&self, query: &Query, action: &str, params: &[(String, String)]) -> Answer<Node> {
         let version = if query.service == "sts" { "2011-06-15" } else { "2016-11-15" };
-        let named = [("Action".to_owned(), action.to_owned()), ("Version".to_owned(), version.to_owned())];
-        let scope = format!("{}/20260101/{}/{}/aws4_request", query.key, query.region, query.service);
+        let named =
+            [("Action".to_owned(), action.to_owned()), ("Version".to_owned(), version.to_owned())];
+        let scope =
+            format!("{}/20260101/{}/{}/aws4_request", query.key, query.region, query.service);
         let request = Request::post("/")
             .header("host", format!("127.0.0.1:{}", self.moto))
-            .header("authorization", format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"))
+            .header(
+                "authorization",
+                format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"),
+            )
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Full::new(Bytes::from(written(&[&named[..], params].concat()))))
             .unwrap();
-        let (head, body) = self.send(request).await.map_err(|error| internal(&error.to_string()))?;
+        let (head, body) =
+            self.send(request).await.map_err(|error| internal(&error.to_string()))?;
         let text = String::from_utf8_lossy(&body);
-        let answer = Node::parse(&text).ok_or_else(|| internal(&format!("moto answers {} to {action}: {text}", head.status)))?;
+        let answer = Node::parse(&text).ok_or_else(|| {
+            internal(&format!("moto answers {} to {action}: {text}", head.status))
+        })?;
         if head.status.is_success() {
             return Ok(answer);
         }
@@ -387,14 +427,27 @@ impl World {
     }
 
     /// Hands a request on to moto.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
+    pub async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
         let Some(account) = &self.account else { return self.send_as_it_is(request).await };
         let (mut head, body) = request.into_parts();
-        let exchange = |bytes: Bytes, from: &str, to: &str| Bytes::from(String::from_utf8_lossy(&bytes).replace(from, to));
-        let body = exchange(body.collect().await.unwrap_or_else(|error| match error {}).to_bytes(), DEFAULT_ACCOUNT, account);
+        let exchange = |bytes: Bytes, from: &str, to: &str| {
+            Bytes::from(String::from_utf8_lossy(&bytes).replace(from, to))
+        };
+        let body = exchange(
+            body.collect().await.unwrap_or_else(|error| match error {}).to_bytes(),
+            DEFAULT_ACCOUNT,
+            account,
+        );
         // Whoever has the credentials of a role is in that role's account.
         let default = format!("Credential={}/", super::KEY);
-        if head.headers.get("authorization").is_some_and(|value| value.to_str().is_ok_and(|value| value.contains(&default))) {
+        if head
+            .headers
+            .get("authorization")
+            .is_some_and(|value| value.to_str().is_ok_and(|value| value.contains(&default)))
+        {
             head.headers.insert("x-moto-account-id", account.parse().unwrap());
         }
         head.headers.remove("content-length");
@@ -402,23 +455,37 @@ impl World {
         Ok((head, exchange(body, account, DEFAULT_ACCOUNT)))
     }
 
-    async fn send_as_it_is(&self, request: Request<Full<Bytes>>) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
+    async fn send_as_it_is(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.moto)).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
         tokio::spawn(connection);
-        let (head, body) = sender.send_request(request).await.map_err(std::io::Error::other)?.into_parts();
+        let (head, body) =
+            sender.send_request(request).await.map_err(std::io::Error::other)?.into_parts();
         Ok((head, body.collect().await.map_err(std::io::Error::other)?.to_bytes()))
     }
 
-    pub async fn pass(&self, head: Parts, body: Bytes) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
+    pub async fn pass(
+        &self,
+        head: Parts,
+        body: Bytes,
+    ) -> std::io::Result<(hyper::http::response::Parts, Bytes)> {
         self.send(Request::from_parts(head, Full::new(body))).await
     }
 
-    /// The volumes that moto has, by id; those that came without us are taken in, such as those that an instance boots from.
+    /// The volumes that moto has, by id; those that came without us are taken in, such as those
+    /// that an instance boots from.
     pub async fn volumes(&self, query: &Query) -> Answer<BTreeMap<String, Node>> {
         let answer = self.moto(query, "DescribeVolumes", &[]).await?;
-        let volumes: BTreeMap<String, Node> =
-            answer.items("volumeSet").iter().map(|item| (item.get("volumeId").to_owned(), item.clone())).collect();
+        let volumes: BTreeMap<String, Node> = answer
+            .items("volumeSet")
+            .iter()
+            .map(|item| (item.get("volumeId").to_owned(), item.clone()))
+            .collect();
         for (id, item) in &volumes {
             if self.state().volumes.contains_key(id) {
                 continue;
@@ -446,12 +513,19 @@ impl World {
 
     pub async fn volume(&self, query: &Query, id: &str) -> Answer<Node> {
         let found = self.volumes(query).await?.remove(id);
-        found.ok_or_else(|| refusal("InvalidVolume.NotFound", format!("The volume '{id}' does not exist.")))
+        found.ok_or_else(|| {
+            refusal("InvalidVolume.NotFound", format!("The volume '{id}' does not exist."))
+        })
     }
 
     pub async fn instance(&self, query: &Query, id: &str) -> Answer<Node> {
-        let found = super::instances::all(self, query).await?.into_iter().find(|item| item.get("instanceId") == id);
-        found.ok_or_else(|| refusal("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist")))
+        let found = super::instances::all(self, query)
+            .await?
+            .into_iter()
+            .find(|item| item.get("instanceId") == id);
+        found.ok_or_else(|| {
+            refusal("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist"))
+        })
     }
 
     /// A volume of moto's, no longer.
@@ -462,10 +536,22 @@ impl World {
         Ok(())
     }
 
-    /// A snapshot of moto's that is of no volume: what stands for a copy, whose volume id means nothing.
-    pub async fn bare_snapshot(&self, query: &Query, gib: u64, encrypted: bool, tags: &BTreeMap<String, String>) -> Answer<Node> {
-        let size = [("Size", gib.to_string()), ("AvailabilityZone", format!("{}a", query.region)), ("Encrypted", encrypted.to_string())];
-        let mut params: Vec<(String, String)> = size.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    /// A snapshot of moto's that is of no volume: what stands for a copy, whose volume id means
+    /// nothing.
+    pub async fn bare_snapshot(
+        &self,
+        query: &Query,
+        gib: u64,
+        encrypted: bool,
+        tags: &BTreeMap<String, String>,
+    ) -> Answer<Node> {
+        let size = [
+            ("Size", gib.to_string()),
+            ("AvailabilityZone", format!("{}a", query.region)),
+            ("Encrypted", encrypted.to_string()),
+        ];
+        let mut params: Vec<(String, String)> =
+            size.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         if encrypted {
             params.push(("KmsKeyId".to_owned(), "none".to_owned()));
         }
@@ -482,13 +568,21 @@ impl World {
 /// What a call may change in moto's lists; nothing known: all of them.
 fn changed_by(action: &str) -> &'static [&'static str] {
     match action {
-        "CreateVpc" | "DeleteVpc" => &["Vpcs", "RouteTables", "NetworkAcls", "SecurityGroups", "VpcAttribute"],
+        "CreateVpc" | "DeleteVpc" => {
+            &["Vpcs", "RouteTables", "NetworkAcls", "SecurityGroups", "VpcAttribute"]
+        }
         "ModifyVpcAttribute" => &["VpcAttribute"],
         "CreateSubnet" | "DeleteSubnet" => &["Subnets", "NetworkAcls", "RouteTables"],
-        "CreateRouteTable" | "DeleteRouteTable" | "AssociateRouteTable" | "DisassociateRouteTable" | "CreateRoute" | "DeleteRoute" => {
-            &["RouteTables"]
-        }
-        "CreateNetworkAcl" | "DeleteNetworkAcl" | "CreateNetworkAclEntry" | "ReplaceNetworkAclAssociation" => &["NetworkAcls"],
+        "CreateRouteTable"
+        | "DeleteRouteTable"
+        | "AssociateRouteTable"
+        | "DisassociateRouteTable"
+        | "CreateRoute"
+        | "DeleteRoute" => &["RouteTables"],
+        "CreateNetworkAcl"
+        | "DeleteNetworkAcl"
+        | "CreateNetworkAclEntry"
+        | "ReplaceNetworkAclAssociation" => &["NetworkAcls"],
         "CreateSecurityGroup"
         | "DeleteSecurityGroup"
         | "AuthorizeSecurityGroupEgress"
@@ -496,8 +590,12 @@ fn changed_by(action: &str) -> &'static [&'static str] {
         | "RevokeSecurityGroupEgress"
         | "RevokeSecurityGroupIngress" => &["SecurityGroups"],
         "CreateVpcEndpoint" | "DeleteVpcEndpoints" => &["VpcEndpoints", "RouteTables"],
-        "RunInstances" | "TerminateInstances" => &["Instances", "NetworkInterfaces", "Subnets", "Volumes"],
-        "CreateVolume" | "DeleteVolume" | "AttachVolume" | "DetachVolume" => &["Volumes", "Instances"],
+        "RunInstances" | "TerminateInstances" => {
+            &["Instances", "NetworkInterfaces", "Subnets", "Volumes"]
+        }
+        "CreateVolume" | "DeleteVolume" | "AttachVolume" | "DetachVolume" => {
+            &["Volumes", "Instances"]
+        }
         "CreateSnapshot" | "DeleteSnapshot" => &["Snapshots"],
         _ => &[],
     }

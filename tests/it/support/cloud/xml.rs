@@ -28,7 +28,11 @@ impl Node {
     }
 
     pub fn write(&self) -> String {
-        let inner: String = if self.children.is_empty() { escaped(&self.text) } else { self.children.iter().map(Self::write).collect() };
+        let inner: String = if self.children.is_empty() {
+            escaped(&self.text)
+        } else {
+            self.children.iter().map(Self::write).collect()
+        };
         format!("<{0}>{inner}</{0}>", self.name)
     }
 
@@ -41,7 +45,8 @@ impl Node {
         self.child(name).map_or(&[], |child| &child.children)
     }
 
-    /// The text at a path of names such as `placement/availabilityZone`, through the first item of each set; empty if it is not there.
+    /// The text at a path of names such as `placement/availabilityZone`, through the first item of
+    /// each set; empty if it is not there.
     pub fn get(&self, path: &str) -> &str {
         path.split('/').try_fold(self, |node, name| node.child(name)).map_or("", |node| &node.text)
     }
@@ -50,7 +55,10 @@ impl Node {
     pub fn all(&self, path: &str) -> Vec<String> {
         let mut nodes = vec![self];
         for name in path.split('/') {
-            nodes = nodes.into_iter().flat_map(|node| node.children.iter().filter(move |child| child.name == name)).collect();
+            nodes = nodes
+                .into_iter()
+                .flat_map(|node| node.children.iter().filter(move |child| child.name == name))
+                .collect();
         }
         nodes.into_iter().map(|node| node.text.clone()).collect()
     }
@@ -104,7 +112,10 @@ fn plain(text: &str) -> String {
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (name, after) = part.split_once(';').unwrap_or((part, ""));
-        let number = |text: &str| text.strip_prefix('x').map_or_else(|| text.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok());
+        let number = |text: &str| {
+            text.strip_prefix('x')
+                .map_or_else(|| text.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok())
+        };
         plain.extend(match name {
             "amp" => Some('&'),
             "lt" => Some('<'),

@@ -1,9 +1,11 @@
-//! Where a machine lives: namespaces for network, mounts, processes, host name and IPC, and a disk in memory over the host's.
+//! Where a machine lives: namespaces for network, mounts, processes, host name and IPC, and a disk
+//! in memory over the host's.
 //!
-//! `unshare` makes them, and runs [`INIT`] as their first process. It builds the disk, moves into it, says that it is ready, waits
-//! until the listeners are there, runs the user data and waits for the end of its standard input, which the test holds: when the test goes,
-//! however it goes, the first process goes, and the kernel ends all there is in the process namespace. With the last process the mounts
-//! and the network go, once the listeners are closed.
+//! `unshare` makes them, and runs [`INIT`] as their first process. It builds the disk, moves into
+//! it, says that it is ready, waits until the listeners are there, runs the user data and waits for
+//! the end of its standard input, which the test holds: when the test goes, however it goes, the
+//! first process goes, and the kernel ends all there is in the process namespace. With the last
+//! process the mounts and the network go, once the listeners are closed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -31,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How often the timer is looked at.
 const TIMER_EVERY: Duration = Duration::from_millis(100);
 
-/// Arguments: directory, tools, host name, volumes as `loopN=vol-…` by commas, then addresses for the loopback.
+/// Arguments: directory, tools, host name, volumes as `loopN=vol-…` by commas, then addresses for
+/// the loopback.
 const INIT: &str = r#"
 set -euo pipefail
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -150,7 +153,8 @@ impl House {
         std::fs::write(at("user-data"), &site.user_data).map_err(said("its user data"))?;
         std::fs::write(at("timer"), "").map_err(said("its timer"))?;
         let all = rustix::fs::Mode::from_raw_mode(0o622);
-        rustix::fs::mknodat(rustix::fs::CWD, at("console"), rustix::fs::FileType::Fifo, all, 0).map_err(|e| format!("its console: {e}"))?;
+        rustix::fs::mknodat(rustix::fs::CWD, at("console"), rustix::fs::FileType::Fifo, all, 0)
+            .map_err(|e| format!("its console: {e}"))?;
         let loops = Loops::attach(&site, volumes)?;
         let settings = site.shared.settings();
         let mut addresses = vec![METADATA.parse::<SocketAddr>().unwrap()];
@@ -162,10 +166,29 @@ impl House {
             .map(|ip| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 }))
             .collect();
 
-        let name = if site.private_ip.is_empty() { site.instance.clone() } else { format!("ip-{}", site.private_ip.replace('.', "-")) };
+        let name = if site.private_ip.is_empty() {
+            site.instance.clone()
+        } else {
+            format!("ip-{}", site.private_ip.replace('.', "-"))
+        };
         let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL", "--propagation", "private", "--"]);
-        command.args(["bash", "-c", INIT, "first-process"]).arg(directory.path()).arg(crate::support::tools()).arg(name);
+        command.args([
+            "--net",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--fork",
+            "--kill-child=KILL",
+            "--propagation",
+            "private",
+            "--",
+        ]);
+        command
+            .args(["bash", "-c", INIT, "first-process"])
+            .arg(directory.path())
+            .arg(crate::support::tools())
+            .arg(name);
         command.arg(loops.words()).args(on_lo).env("S3", S3).env("KMS", KMS);
         let log = std::fs::File::create(at("log")).map_err(said("its log"))?;
         command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
@@ -174,16 +197,28 @@ impl House {
         let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut ready = String::new();
         let _ = BufReader::new(stdout).read_line(&mut ready);
-        let Some(pid) = ready.trim().strip_prefix("ready ").and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw) else {
+        let Some(pid) = ready
+            .trim()
+            .strip_prefix("ready ")
+            .and_then(|pid| pid.parse().ok())
+            .and_then(Pid::from_raw)
+        else {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("its first process ended: {}", std::fs::read_to_string(at("log")).unwrap_or_default()));
+            return Err(format!(
+                "its first process ended: {}",
+                std::fs::read_to_string(at("log")).unwrap_or_default()
+            ));
         };
         let number = pid.as_raw_nonzero().get();
         let opened = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| error.to_string());
         let opened = opened.and_then(|init| {
             let fixed = [S3, KMS].map(|address| address.parse().unwrap());
-            Ok((init, listen(number, &fixed).map_err(said("listening"))?, listen(number, &addresses).map_err(said("listening"))?))
+            Ok((
+                init,
+                listen(number, &fixed).map_err(said("listening"))?,
+                listen(number, &addresses).map_err(said("listening"))?,
+            ))
         });
         let (init, fixed, others) = match opened {
             Ok(opened) => opened,
@@ -193,14 +228,20 @@ impl House {
                 return Err(why);
             }
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let mut listeners = fixed.into_iter().chain(others);
         let mut next = || listeners.next().unwrap();
         let serving = |site: &Arc<Site>| Arc::clone(site);
         let (one, two, three) = (serving(&site), serving(&site), serving(&site));
         runtime.spawn(wire::serve(next(), move |request| s3::respond(Arc::clone(&one), request)));
         runtime.spawn(wire::serve(next(), move |request| kms::respond(Arc::clone(&two), request)));
-        runtime.spawn(wire::serve(next(), move |request| metadata::respond(Arc::clone(&three), request)));
+        runtime.spawn(wire::serve(next(), move |request| {
+            metadata::respond(Arc::clone(&three), request)
+        }));
         for listener in listeners {
             runtime.spawn(wire::accept(listener));
         }
@@ -237,7 +278,8 @@ impl Drop for House {
         let _ = pidfd_send_signal(&self.init, Signal::KILL);
         drop(self.stdin.take());
         let begun = Instant::now();
-        // `unshare` has waited for the first process, which the kernel lets go only when all others of its namespace are gone.
+        // `unshare` has waited for the first process, which the kernel lets go only when all others
+        // of its namespace are gone.
         while !self.is_over() {
             if begun.elapsed() > PATIENCE {
                 self.site.shared.complain(&self.site.instance, "its processes do not end");
@@ -273,8 +315,14 @@ fn listen(init: i32, addresses: &[SocketAddr]) -> std::io::Result<Vec<TcpListene
     })
 }
 
-/// Brings what the machine writes on its console to whoever asks for it, until nothing more can come.
-async fn pump(site: Arc<Site>, console: PathBuf, timer: PathBuf, mut stopped: oneshot::Receiver<()>) {
+/// Brings what the machine writes on its console to whoever asks for it, until nothing more can
+/// come.
+async fn pump(
+    site: Arc<Site>,
+    console: PathBuf,
+    timer: PathBuf,
+    mut stopped: oneshot::Receiver<()>,
+) {
     // Open for writing, too: it does not end when a writer does.
     let receiver = pipe::OpenOptions::new().read_write(true).open_receiver(console).unwrap();
     let (mut last, mut buffer) = (false, vec![0; 64 << 10]);
@@ -301,9 +349,18 @@ async fn pump(site: Arc<Site>, console: PathBuf, timer: PathBuf, mut stopped: on
             continue;
         }
         let text = String::from_utf8_lossy(&read).into_owned();
-        site.shared.consoles.lock().unwrap().entry(site.instance.clone()).or_default().push_str(&text);
+        site.shared
+            .consoles
+            .lock()
+            .unwrap()
+            .entry(site.instance.clone())
+            .or_default()
+            .push_str(&text);
         let (shared, instance) = (Arc::clone(&site.shared), site.instance.clone());
-        let _ = tokio::task::spawn_blocking(move || shared.cloud.write_console(&shared.region, &instance, &text)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            shared.cloud.write_console(&shared.region, &instance, &text)
+        })
+        .await;
     }
 }
 
@@ -314,10 +371,16 @@ impl Loops {
     fn attach(site: &Site, volumes: &[(String, String)]) -> Result<Self, String> {
         let mut this = Self(Vec::new());
         for (_, volume) in volumes {
-            let output = Command::new("losetup").args(["--find", "--show"]).arg(site.shared.cloud.image(volume)).output();
+            let output = Command::new("losetup")
+                .args(["--find", "--show"])
+                .arg(site.shared.cloud.image(volume))
+                .output();
             match output {
                 Ok(output) if output.status.success() => {
-                    let device = String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("/dev/").to_owned();
+                    let device = String::from_utf8_lossy(&output.stdout)
+                        .trim()
+                        .trim_start_matches("/dev/")
+                        .to_owned();
                     this.0.push((device, volume.clone()));
                 }
                 other => return Err(format!("losetup: {other:?}")),
@@ -327,14 +390,22 @@ impl Loops {
     }
 
     fn words(&self) -> String {
-        self.0.iter().map(|(device, volume)| format!("{device}={volume}")).collect::<Vec<_>>().join(",")
+        self.0
+            .iter()
+            .map(|(device, volume)| format!("{device}={volume}"))
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 
 impl Drop for Loops {
     fn drop(&mut self) {
         for (device, _) in &self.0 {
-            let _ = Command::new("losetup").arg("--detach").arg(format!("/dev/{device}")).stderr(Stdio::null()).status();
+            let _ = Command::new("losetup")
+                .arg("--detach")
+                .arg(format!("/dev/{device}"))
+                .stderr(Stdio::null())
+                .status();
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The KMS interface endpoint of a VPC, under its private name: Decrypt by a grant, and nothing else.
+//! The KMS interface endpoint of a VPC, under its private name: Decrypt by a grant, and nothing
+//! else.
 //!
 //! | rule | AWS page |
 //! |---|---|
@@ -37,11 +38,15 @@ pub async fn respond(site: Arc<Site>, request: Request<Incoming>) -> Answered {
     site.unless_frozen().await;
     let (mut head, body) = request.into_parts();
     let body = collected(body).await?;
-    let verb = header(&head.headers, "x-amz-target").rsplit('.').next().unwrap_or_default().to_owned();
+    let verb =
+        header(&head.headers, "x-amz-target").rsplit('.').next().unwrap_or_default().to_owned();
     let action = format!("kms:{verb}");
     let denied = |resource: &str, why: &str| {
         site.note("kms", &action, resource, Some(why));
-        refused("AccessDeniedException", &format!("User: {} is not authorized to perform: {action}", site.role))
+        refused(
+            "AccessDeniedException",
+            &format!("User: {} is not authorized to perform: {action}", site.role),
+        )
     };
     match site.signed(&head.headers) {
         Ok(()) => {}
@@ -63,7 +68,8 @@ pub async fn respond(site: Arc<Site>, request: Request<Incoming>) -> Answered {
         site.note("kms", &action, &key, Some("there is no such key"));
         return answer(status, JSON, told.to_string());
     };
-    let context: BTreeMap<String, String> = serde_json::from_value(asked["EncryptionContext"].clone()).unwrap_or_default();
+    let context: BTreeMap<String, String> =
+        serde_json::from_value(asked["EncryptionContext"].clone()).unwrap_or_default();
     if !policies.iter().any(|policy| passes(&site, policy, &action, arn, &context)) {
         return denied(arn, "the endpoint's policy does not allow it");
     }
@@ -72,13 +78,21 @@ pub async fn respond(site: Arc<Site>, request: Request<Incoming>) -> Answered {
     }
     let (_, told) = call(&site, "ListGrants", &json!({ "KeyId": arn })).await?;
     let fits = |grant: &Value| misfit(&site, grant, &context);
-    let misfits: Vec<Option<String>> = told["Grants"].as_array().into_iter().flatten().map(fits).collect();
+    let misfits: Vec<Option<String>> =
+        told["Grants"].as_array().into_iter().flatten().map(fits).collect();
     if misfits.iter().all(Option::is_some) {
         let why: Vec<String> = misfits.into_iter().flatten().collect();
-        return denied(arn, &format!("no grant fits: {}", if why.is_empty() { "there is none".to_owned() } else { why.join("; ") }));
+        return denied(
+            arn,
+            &format!(
+                "no grant fits: {}",
+                if why.is_empty() { "there is none".to_owned() } else { why.join("; ") }
+            ),
+        );
     }
-    let brings =
-        asked["GrantTokens"].as_array().is_some_and(|tokens| tokens.iter().any(|token| token.as_str().is_some_and(|t| !t.is_empty())));
+    let brings = asked["GrantTokens"].as_array().is_some_and(|tokens| {
+        tokens.iter().any(|token| token.as_str().is_some_and(|t| !t.is_empty()))
+    });
     if !brings && !site.shared.settings().grant_visible {
         return denied(arn, "the grant is not seen yet, and no token of it came");
     }
@@ -95,17 +109,35 @@ fn key_of(asked: &Value) -> Option<String> {
     })
 }
 
-fn passes(site: &Site, policy: &Value, action: &str, arn: &str, given: &BTreeMap<String, String>) -> bool {
+fn passes(
+    site: &Site,
+    policy: &Value,
+    action: &str,
+    arn: &str,
+    given: &BTreeMap<String, String>,
+) -> bool {
     let mut context = site.context();
     context.insert("kms:calleraccount".to_owned(), vec![ACCOUNT.to_owned()]);
     // The emulator's keys are in an account of its own.
-    context.insert("aws:resourceaccount".to_owned(), arn.split(':').nth(4).map(str::to_owned).into_iter().collect());
+    context.insert(
+        "aws:resourceaccount".to_owned(),
+        arn.split(':').nth(4).map(str::to_owned).into_iter().collect(),
+    );
     if !given.is_empty() {
         context.insert("kms:encryptioncontextkeys".to_owned(), given.keys().cloned().collect());
     }
     // Keys of conditions are the same in any case, and so are their last parts.
-    context.extend(given.iter().map(|(name, value)| (format!("kms:encryptioncontext:{}", name.to_lowercase()), vec![value.clone()])));
-    let ask = Ask { action, resource: arn, principal: &site.role, account: ACCOUNT, gateway: false, context: &context };
+    context.extend(given.iter().map(|(name, value)| {
+        (format!("kms:encryptioncontext:{}", name.to_lowercase()), vec![value.clone()])
+    }));
+    let ask = Ask {
+        action,
+        resource: arn,
+        principal: &site.role,
+        account: ACCOUNT,
+        gateway: false,
+        context: &context,
+    };
     let mut complaints = Vec::new();
     let allowed = allows(policy, &ask, &mut complaints);
     for complaint in complaints {
@@ -117,13 +149,17 @@ fn passes(site: &Site, policy: &Value, action: &str, arn: &str, given: &BTreeMap
 /// Why a grant is not for this; none if it is.
 fn misfit(site: &Site, grant: &Value, context: &BTreeMap<String, String>) -> Option<String> {
     if grant["GranteePrincipal"] != json!(site.role) {
-        return Some(format!("one is for {}, and the machine's role is {}", grant["GranteePrincipal"], site.role));
+        return Some(format!(
+            "one is for {}, and the machine's role is {}",
+            grant["GranteePrincipal"], site.role
+        ));
     }
     if !grant["Operations"].as_array().is_some_and(|all| all.contains(&json!("Decrypt"))) {
         return Some(format!("one is for {}", grant["Operations"]));
     }
     let wanted = &grant["Constraints"]["EncryptionContextEquals"];
-    (*wanted != json!(context)).then(|| format!("one is for the context {wanted}, not {}", json!(context)))
+    (*wanted != json!(context))
+        .then(|| format!("one is for the context {wanted}, not {}", json!(context)))
 }
 
 /// Asks the emulator, as the owner of the account.
@@ -131,11 +167,17 @@ async fn call(site: &Site, verb: &str, body: &Value) -> std::io::Result<(u16, Va
     let scope = format!("test/20260101/{}/kms/aws4_request", site.region());
     let request = Request::post("/")
         .header("host", site.shared.emulator.to_string())
-        .header("authorization", format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"))
+        .header(
+            "authorization",
+            format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"),
+        )
         .header("x-amz-target", format!("TrentService.{verb}"))
         .header("content-type", JSON);
     let (head, ()) = request.body(()).unwrap().into_parts();
     let response = forward(site.shared.emulator, head, Bytes::from(body.to_string())).await?;
     let status = response.status().as_u16();
-    Ok((status, serde_json::from_slice(&collected(response.into_body()).await?).unwrap_or_default()))
+    Ok((
+        status,
+        serde_json::from_slice(&collected(response.into_body()).await?).unwrap_or_default(),
+    ))
 }

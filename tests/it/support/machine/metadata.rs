@@ -34,9 +34,15 @@ fn asked(site: &Site, request: &Request<Incoming>, method: &str, path: &str) -> 
         if request.headers().contains_key("x-forwarded-for") {
             return refused(403);
         }
-        let Some(seconds) = ttl.parse().ok().filter(|seconds| (1..=21_600).contains(seconds)) else { return refused(400) };
+        let Some(seconds) = ttl.parse().ok().filter(|seconds| (1..=21_600).contains(seconds))
+        else {
+            return refused(400);
+        };
         let token = format!("AQAE{}==", hex::encode(rand::random::<[u8; 20]>()));
-        site.tokens.lock().unwrap().insert(token.clone(), Instant::now() + Duration::from_secs(seconds));
+        site.tokens
+            .lock()
+            .unwrap()
+            .insert(token.clone(), Instant::now() + Duration::from_secs(seconds));
         return (200, Ok(Response::builder().header(TTL, ttl).body(whole(token)).unwrap()));
     }
     let token = header(request.headers(), TOKEN);
@@ -47,7 +53,14 @@ fn asked(site: &Site, request: &Request<Incoming>, method: &str, path: &str) -> 
         return refused(405);
     }
     match told(site, path) {
-        Some(text) => (200, answer(200, if text.starts_with('{') { "application/json" } else { "text/plain" }, text)),
+        Some(text) => (
+            200,
+            answer(
+                200,
+                if text.starts_with('{') { "application/json" } else { "text/plain" },
+                text,
+            ),
+        ),
         None => refused(404),
     }
 }

@@ -1,5 +1,5 @@
-//! What a policy says of a request: a part of the IAM policy language, and no more than that part. What is not understood never allows
-//! anything, and is told.
+//! What a policy says of a request: a part of the IAM policy language, and no more than that part.
+//! What is not understood never allows anything, and is told.
 //!
 //! | rule | AWS page |
 //! |---|---|
@@ -21,7 +21,8 @@ pub struct Ask<'a> {
     pub account: &'a str,
     /// Whether the policy is a gateway endpoint's.
     pub gateway: bool,
-    /// By key in lower case. Keys of requests in general that this one does not have are simply missing.
+    /// By key in lower case. Keys of requests in general that this one does not have are simply
+    /// missing.
     pub context: &'a BTreeMap<String, Vec<String>>,
 }
 
@@ -93,7 +94,10 @@ pub fn allows(policy: &Value, ask: &Ask, complaints: &mut Vec<String>) -> bool {
 }
 
 fn speaks_of(statement: &Value, ask: &Ask) -> Result<bool, String> {
-    if let Some(other) = statement.as_object().and_then(|all| all.keys().find(|name| !ELEMENTS.contains(&name.as_str()))) {
+    if let Some(other) = statement
+        .as_object()
+        .and_then(|all| all.keys().find(|name| !ELEMENTS.contains(&name.as_str())))
+    {
         return Err(format!("element {other} is not modelled"));
     }
     let any = |name: &str, text: &str, fold: bool| {
@@ -101,12 +105,18 @@ fn speaks_of(statement: &Value, ask: &Ask) -> Result<bool, String> {
         let fold = |text: &str| if fold { text.to_lowercase() } else { text.to_owned() };
         texts.into_iter().any(|pattern| like(&fold(pattern), &fold(text)))
     };
-    let either = |yes: &str, no: &str, text: &str, fold: bool| match (statement.get(yes), statement.get(no)) {
-        (Some(_), None) => Ok(any(yes, text, fold)),
-        (None, Some(_)) => Ok(!any(no, text, fold)),
-        _ => Err(format!("neither {yes} nor {no}, or both")),
-    };
-    if let Some(text) = [statement.get("Resource"), statement.get("NotResource")].into_iter().flatten().find(|value| is_variable(value)) {
+    let either =
+        |yes: &str, no: &str, text: &str, fold: bool| match (statement.get(yes), statement.get(no))
+        {
+            (Some(_), None) => Ok(any(yes, text, fold)),
+            (None, Some(_)) => Ok(!any(no, text, fold)),
+            _ => Err(format!("neither {yes} nor {no}, or both")),
+        };
+    if let Some(text) = [statement.get("Resource"), statement.get("NotResource")]
+        .into_iter()
+        .flatten()
+        .find(|value| is_variable(value))
+    {
         return Err(format!("policy variables are not modelled: {text}"));
     }
     Ok(principal(statement, ask)?
@@ -115,7 +125,8 @@ fn speaks_of(statement: &Value, ask: &Ask) -> Result<bool, String> {
         && conditions(&statement["Condition"], ask.context)?)
 }
 
-const ELEMENTS: [&str; 8] = ["Sid", "Effect", "Principal", "Action", "NotAction", "Resource", "NotResource", "Condition"];
+const ELEMENTS: [&str; 8] =
+    ["Sid", "Effect", "Principal", "Action", "NotAction", "Resource", "NotResource", "Condition"];
 
 fn is_variable(value: &Value) -> bool {
     value.to_string().contains("${")
@@ -146,8 +157,10 @@ fn conditions(conditions: &Value, context: &BTreeMap<String, Vec<String>>) -> Re
             if !KNOWN.contains(&key.as_str()) && !key.starts_with("kms:encryptioncontext:") {
                 return Err(format!("condition key {key} is not modelled"));
             }
-            let wanted: Vec<String> =
-                listed(wanted).into_iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect();
+            let wanted: Vec<String> = listed(wanted)
+                .into_iter()
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                .collect();
             if wanted.iter().any(|text| text.contains("${")) {
                 return Err("policy variables are not modelled".to_owned());
             }
@@ -160,8 +173,10 @@ fn conditions(conditions: &Value, context: &BTreeMap<String, Vec<String>>) -> Re
 }
 
 fn holds(operator: &str, had: Option<&Vec<String>>, wanted: &[String]) -> Result<bool, String> {
-    let (set, name) = operator.split_once(':').map_or((None, operator), |(set, name)| (Some(set), name));
-    let (name, if_exists) = name.strip_suffix("IfExists").map_or((name, false), |name| (name, true));
+    let (set, name) =
+        operator.split_once(':').map_or((None, operator), |(set, name)| (Some(set), name));
+    let (name, if_exists) =
+        name.strip_suffix("IfExists").map_or((name, false), |name| (name, true));
     if name == "Null" {
         return Ok(wanted.iter().any(|text| (text == "true") == had.is_none()));
     }
@@ -180,27 +195,35 @@ fn holds(operator: &str, had: Option<&Vec<String>>, wanted: &[String]) -> Result
     };
     let one = |text: &String| wanted.iter().any(|pattern| compare(pattern, text)) != negated;
     match set {
-        None if had.len() > 1 => Err(format!("{operator} of a key with several values, without ForAnyValue or ForAllValues")),
+        None if had.len() > 1 => Err(format!(
+            "{operator} of a key with several values, without ForAnyValue or ForAllValues"
+        )),
         None | Some("ForAnyValue") => Ok(had.iter().any(one)),
         Some("ForAllValues") => Ok(had.iter().all(one)),
         Some(_) => Err(format!("condition operator {operator} is not modelled")),
     }
 }
 
-/// What an endpoint's policy may not say in a condition, though it would mean something: wildcards in what AWS itself names, or with less than
-/// six characters before and behind.
+/// What an endpoint's policy may not say in a condition, though it would mean something: wildcards
+/// in what AWS itself names, or with less than six characters before and behind.
 fn objections(statement: &Value) -> Vec<String> {
     let mut objections = Vec::new();
     let operators = statement["Condition"].as_object().into_iter().flatten();
     for (operator, keys) in operators.filter(|(name, _)| name.contains("Like")) {
         let keys = keys.as_object().into_iter().flatten();
-        for (key, value) in keys.flat_map(|(key, values)| listed(values).into_iter().filter_map(move |value| Some((key, value.as_str()?))))
-        {
-            let parts: Vec<usize> = value.split(['*', '?']).map(|part| part.chars().count()).collect();
-            let generated = ["aws:principalaccount", "aws:resourceaccount", "aws:sourcevpc"].contains(&key.to_lowercase().as_str());
-            let bare = operator.contains("String") && parts.windows(2).any(|pair| pair.iter().all(|count| *count < 6));
+        for (key, value) in keys.flat_map(|(key, values)| {
+            listed(values).into_iter().filter_map(move |value| Some((key, value.as_str()?)))
+        }) {
+            let parts: Vec<usize> =
+                value.split(['*', '?']).map(|part| part.chars().count()).collect();
+            let generated = ["aws:principalaccount", "aws:resourceaccount", "aws:sourcevpc"]
+                .contains(&key.to_lowercase().as_str());
+            let bare = operator.contains("String")
+                && parts.windows(2).any(|pair| pair.iter().all(|count| *count < 6));
             if parts.len() > 1 && (generated || bare) {
-                objections.push(format!("an endpoint's policy may not have this wildcard: {operator} {key} {value}"));
+                objections.push(format!(
+                    "an endpoint's policy may not have this wildcard: {operator} {key} {value}"
+                ));
             }
         }
     }
@@ -217,7 +240,8 @@ fn listed(value: &Value) -> Vec<&Value> {
 
 /// `*` stands for any text, `?` for any one character.
 fn like(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t, mut star) = (0, 0, None);
     while t < text.len() {
         match pattern.get(p) {
@@ -278,27 +302,69 @@ fn policies() {
         let mut complaints = Vec::new();
         (allows(&json!({ "Statement": [statement] }), &ask, &mut complaints), complaints.is_empty())
     };
-    let condition = |operator: &str, key: &str, value: Value| decide(json!({ "Condition": { operator: { key: value } } }));
+    let condition = |operator: &str, key: &str, value: Value| {
+        decide(json!({ "Condition": { operator: { key: value } } }))
+    };
     assert_eq!(decide(json!({})), (true, true));
-    assert_eq!(decide(json!({ "Principal": { "AWS": "*" }, "Action": ["s3:PutObject", "S3:getobject"] })), (true, true));
+    assert_eq!(
+        decide(json!({ "Principal": { "AWS": "*" }, "Action": ["s3:PutObject", "S3:getobject"] })),
+        (true, true)
+    );
     assert_eq!(decide(json!({ "Resource": "arn:aws:s3:::B/*" })), (false, true));
-    assert_eq!(decide(json!({ "Principal": { "AWS": "arn:aws:iam::1:role/r" } })), (false, false), "of a gateway it must be *");
+    assert_eq!(
+        decide(json!({ "Principal": { "AWS": "arn:aws:iam::1:role/r" } })),
+        (false, false),
+        "of a gateway it must be *"
+    );
     assert_eq!(decide(json!({ "Effect": "Deny" })), (false, true));
     assert_eq!(condition("StringEquals", "aws:PrincipalAccount", json!(["2", "1"])), (true, true));
     assert_eq!(condition("StringEquals", "aws:PrincipalAccount", json!("2")), (false, true));
     assert_eq!(condition("StringNotEquals", "aws:PrincipalAccount", json!("2")), (true, true));
     assert_eq!(condition("StringLike", "s3:prefix", json!("manifests/*")), (true, true));
-    assert_eq!(condition("StringEquals", "s3:delimiter", json!("/")), (false, true), "a key that the request does not have");
+    assert_eq!(
+        condition("StringEquals", "s3:delimiter", json!("/")),
+        (false, true),
+        "a key that the request does not have"
+    );
     assert_eq!(condition("StringEqualsIfExists", "s3:delimiter", json!("/")), (true, true));
     assert_eq!(condition("Null", "s3:delimiter", json!("true")), (true, true));
     assert_eq!(condition("StringEquals", "kms:EncryptionContext:run", json!("r")), (true, true));
-    assert_eq!(condition("ForAllValues:StringEquals", "kms:EncryptionContextKeys", json!(["run", "store"])), (true, true));
-    assert_eq!(condition("ForAllValues:StringEquals", "kms:EncryptionContextKeys", json!(["run"])), (false, true));
-    assert_eq!(condition("ForAnyValue:StringEquals", "kms:EncryptionContextKeys", json!(["run"])), (true, true));
-    assert_eq!(condition("StringLike", "s3:prefix", json!("man*")), (true, false), "less than six characters");
-    assert_eq!(condition("StringLike", "aws:PrincipalAccount", json!("*")), (true, false), "generated by AWS");
-    assert_eq!(condition("StringEquals", "aws:PrincipalOrgID", json!("o")), (false, false), "not understood");
-    assert_eq!(condition("IpAddress", "aws:PrincipalAccount", json!("1")), (false, false), "not understood");
+    assert_eq!(
+        condition(
+            "ForAllValues:StringEquals",
+            "kms:EncryptionContextKeys",
+            json!(["run", "store"])
+        ),
+        (true, true)
+    );
+    assert_eq!(
+        condition("ForAllValues:StringEquals", "kms:EncryptionContextKeys", json!(["run"])),
+        (false, true)
+    );
+    assert_eq!(
+        condition("ForAnyValue:StringEquals", "kms:EncryptionContextKeys", json!(["run"])),
+        (true, true)
+    );
+    assert_eq!(
+        condition("StringLike", "s3:prefix", json!("man*")),
+        (true, false),
+        "less than six characters"
+    );
+    assert_eq!(
+        condition("StringLike", "aws:PrincipalAccount", json!("*")),
+        (true, false),
+        "generated by AWS"
+    );
+    assert_eq!(
+        condition("StringEquals", "aws:PrincipalOrgID", json!("o")),
+        (false, false),
+        "not understood"
+    );
+    assert_eq!(
+        condition("IpAddress", "aws:PrincipalAccount", json!("1")),
+        (false, false),
+        "not understood"
+    );
     assert_eq!(decide(json!({ "NotAction": "x" })), (false, false), "both");
     let mut complaints = Vec::new();
     assert!(allows(&Value::Null, &ask, &mut complaints), "no policy is full access");

@@ -71,10 +71,13 @@ pub enum Unsigned {
 
 impl Site {
     pub fn new(view: &InstanceView, shared: Arc<Shared>, settings: &Settings) -> Arc<Self> {
-        let random = |bytes: usize| (0..bytes).map(|_| format!("{:02x}", rand::rng().random::<u8>())).collect::<String>();
+        let random = |bytes: usize| {
+            (0..bytes).map(|_| format!("{:02x}", rand::rng().random::<u8>())).collect::<String>()
+        };
         let profile = view.profile.clone().unwrap_or_default();
         let name = profile.rsplit('/').next().unwrap_or_default();
-        let role = settings.role.clone().unwrap_or_else(|| format!("arn:aws:iam::{ACCOUNT}:role/{name}"));
+        let role =
+            settings.role.clone().unwrap_or_else(|| format!("arn:aws:iam::{ACCOUNT}:role/{name}"));
         let short: String = view.id.trim_start_matches("i-").chars().take(9).collect();
         Arc::new(Self {
             instance: view.id.clone(),
@@ -105,26 +108,45 @@ impl Site {
     pub fn note(&self, service: &str, action: &str, resource: &str, why_not: Option<&str>) {
         let [service, action, resource] = [service, action, resource].map(str::to_owned);
         let (allowed, why) = (why_not.is_none(), why_not.unwrap_or_default().to_owned());
-        self.shared.requests.lock().unwrap().push(Request { instance: self.instance.clone(), service, action, resource, allowed, why });
+        self.shared.requests.lock().unwrap().push(Request {
+            instance: self.instance.clone(),
+            service,
+            action,
+            resource,
+            allowed,
+            why,
+        });
     }
 
-    /// The policies of the VPC's endpoints for a service, such as `s3`. None: it cannot be reached at all.
+    /// The policies of the VPC's endpoints for a service, such as `s3`. None: it cannot be reached
+    /// at all.
     pub async fn policies(&self, service: &str) -> Vec<Value> {
         let mut kept = self.endpoints.lock().await;
         if kept.as_ref().is_none_or(|(since, _)| since.elapsed() > ENDPOINTS_FOR) {
             let (shared, vpc) = (Arc::clone(&self.shared), self.vpc.clone());
-            let found = tokio::task::spawn_blocking(move || shared.cloud.endpoint_policies(&shared.region, &vpc)).await;
-            let lost = |error: tokio::task::JoinError| self.shared.complain(&self.vpc, &format!("its endpoints are not told: {error}"));
+            let found = tokio::task::spawn_blocking(move || {
+                shared.cloud.endpoint_policies(&shared.region, &vpc)
+            })
+            .await;
+            let lost = |error: tokio::task::JoinError| {
+                self.shared.complain(&self.vpc, &format!("its endpoints are not told: {error}"))
+            };
             *kept = Some((Instant::now(), found.map_err(lost).unwrap_or_default()));
         }
         let name = format!("com.amazonaws.{}.{service}", self.region());
-        kept.iter().flat_map(|(_, found)| found).filter(|(found, _)| *found == name).map(|(_, policy)| policy.clone()).collect()
+        kept.iter()
+            .flat_map(|(_, found)| found)
+            .filter(|(found, _)| *found == name)
+            .map(|(_, policy)| policy.clone())
+            .collect()
     }
 
     /// Whether a request is signed by this machine, for this region: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-signing-elements.html>.
     /// The signature itself is not computed again.
     pub fn signed(&self, headers: &HeaderMap) -> Result<(), Unsigned> {
-        let scope = header(headers, "authorization").split_once("Credential=").map_or("", |(_, rest)| rest.split(',').next().unwrap_or(""));
+        let scope = header(headers, "authorization")
+            .split_once("Credential=")
+            .map_or("", |(_, rest)| rest.split(',').next().unwrap_or(""));
         let scope: Vec<&str> = scope.split('/').collect();
         if scope[0] != self.key_id {
             return Err(Unsigned::Stranger(format!("the access key is {:?}", scope[0])));
@@ -135,13 +157,17 @@ impl Site {
         }
         match scope.get(2) {
             Some(region) if *region == self.region() => Ok(()),
-            region => Err(Unsigned::Elsewhere(format!("it is signed for region {:?}", region.unwrap_or(&"")))),
+            region => Err(Unsigned::Elsewhere(format!(
+                "it is signed for region {:?}",
+                region.unwrap_or(&"")
+            ))),
         }
     }
 
     /// What policies may ask about any request: IAM user guide, Global condition context keys.
     pub fn context(&self) -> BTreeMap<String, Vec<String>> {
-        let session = format!("{}:{}", self.role.rsplit('/').next().unwrap_or_default(), self.instance);
+        let session =
+            format!("{}:{}", self.role.rsplit('/').next().unwrap_or_default(), self.instance);
         let arn = format!("arn:aws:ec2:{}:{ACCOUNT}:instance/{}", self.region(), self.instance);
         let known = [
             ("aws:principalaccount", ACCOUNT),
@@ -185,7 +211,8 @@ impl Site {
     }
 }
 
-/// All descendants of a process. Orphans of a machine fall to its first process, so nothing escapes.
+/// All descendants of a process. Orphans of a machine fall to its first process, so nothing
+/// escapes.
 fn below(init: Pid) -> Vec<Pid> {
     let parents: Vec<(i32, i32)> = std::fs::read_dir("/proc")
         .into_iter()
@@ -201,7 +228,8 @@ fn below(init: Pid) -> Vec<Pid> {
     let mut found = vec![init.as_raw_nonzero().get()];
     let mut at = 0;
     while at < found.len() {
-        let children = parents.iter().filter(|(_, parent)| *parent == found[at]).map(|(child, _)| *child);
+        let children =
+            parents.iter().filter(|(_, parent)| *parent == found[at]).map(|(child, _)| *child);
         found.extend(children.collect::<Vec<_>>());
         at += 1;
     }

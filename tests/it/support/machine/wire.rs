@@ -39,7 +39,9 @@ where
     while let Ok((stream, _)) = listener.accept().await {
         let service = service_fn(handler.clone());
         tokio::spawn(async move {
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -54,13 +56,22 @@ pub async fn accept(listener: std::net::TcpListener) {
 }
 
 /// Hands a request on.
-pub async fn forward(to: SocketAddr, mut head: Parts, body: Bytes) -> std::io::Result<Response<Incoming>> {
+pub async fn forward(
+    to: SocketAddr,
+    mut head: Parts,
+    body: Bytes,
+) -> std::io::Result<Response<Incoming>> {
     let stream = tokio::net::TcpStream::connect(to).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(std::io::Error::other)?;
     tokio::spawn(connection);
     // Already answered, with 100, by having read the body.
     head.headers.remove("expect");
-    sender.send_request(Request::from_parts(head, Full::new(body))).await.map_err(std::io::Error::other)
+    sender
+        .send_request(Request::from_parts(head, Full::new(body)))
+        .await
+        .map_err(std::io::Error::other)
 }
 
 /// An answer as it comes, piece by piece.

@@ -10,7 +10,7 @@ use super::{WorkContext, WorkError, shelf};
 use crate::domain::evidence::{
     Actor, Certificate, DrillReport, EvidenceRecord, FoundRecord, RecordBody, SeenHead, SeriesFlaw,
 };
-use crate::domain::id::{BackupId, DatastoreName};
+use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout;
 use crate::evidence::{self, EvidenceSeries, WrittenRecord, html};
 
@@ -67,19 +67,24 @@ async fn examine_once(rig: &WorkContext) -> Result<(EvidenceSeries, Vec<SeriesFl
     Ok((series, flaws))
 }
 
+/// Numbers and hashes of the records that this host's catalog has seen, newest last. Of a copy it
+/// knows nothing: one may be behind, and is a series of its own until it has become the vault.
+pub(super) async fn seen_here(rig: &WorkContext, vault: &VaultId) -> Vec<(u64, String)> {
+    match rig.catalog() {
+        Some(catalog) if !rig.is_elsewhere => {
+            without_catalog(catalog.evidence_seen(vault).await).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Writes a record and remembers it.
 ///
 /// # Errors
 /// [`WorkError`] if it could not be written.
 pub async fn write(rig: &WorkContext, body: RecordBody) -> Result<WrittenRecord, WorkError> {
     let vault = shelf::vault_to_write(rig).await?;
-    let seen = match rig.catalog() {
-        // A copy may be behind, and is a series of its own until it has become the vault.
-        Some(catalog) if !rig.is_elsewhere => {
-            without_catalog(catalog.evidence_seen(&vault).await).and_then(|mut seen| seen.pop())
-        }
-        _ => None,
-    };
+    let seen = seen_here(rig, &vault).await.pop();
     let written =
         evidence::append(rig.vault.as_ref(), &vault, rig.signer.as_ref(), &actor(), body, seen)
             .await?;
@@ -221,13 +226,18 @@ pub async fn export(
 /// Backups that signed records say were removed, with their numbers.
 pub type RemovedBackups = BTreeMap<DatastoreName, Vec<(BackupId, u64)>>;
 
-/// Reads what signed records say was removed, of all datastores.
+/// Reads the whole series.
 ///
 /// # Errors
 /// [`WorkError`] if the vault cannot be read.
-pub async fn all_removed(rig: &WorkContext) -> Result<RemovedBackups, WorkError> {
+pub async fn series(rig: &WorkContext) -> Result<EvidenceSeries, WorkError> {
     let vault = shelf::vault_id(rig).await?;
-    let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
+    Ok(evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?)
+}
+
+/// What signed records say was removed, of all datastores.
+#[must_use]
+pub fn removed_in(series: &EvidenceSeries) -> RemovedBackups {
     let mut all = RemovedBackups::new();
     for (_, record) in series.believed() {
         if let RecordBody::Removed(removed) = &record.body {
@@ -235,43 +245,38 @@ pub async fn all_removed(rig: &WorkContext) -> Result<RemovedBackups, WorkError>
             all.entry(removed.datastore.clone()).or_default().extend(backups);
         }
     }
-    Ok(all)
+    all
 }
 
-/// The same of one datastore.
+/// The same of one datastore, read for it.
 ///
 /// # Errors
-/// As [`all_removed`].
+/// As [`series`].
 pub async fn removed(
     rig: &WorkContext,
     datastore: &DatastoreName,
 ) -> Result<Vec<(BackupId, u64)>, WorkError> {
-    Ok(all_removed(rig).await?.remove(datastore).unwrap_or_default())
+    Ok(removed_in(&series(rig).await?).remove(datastore).unwrap_or_default())
 }
 
-/// Backups that signed records speak of as there: restored, drilled, held, released.
-///
-/// # Errors
-/// As [`all_removed`].
-pub async fn all_witnessed(
-    rig: &WorkContext,
-) -> Result<BTreeSet<(DatastoreName, BackupId)>, WorkError> {
-    let vault = shelf::vault_id(rig).await?;
-    let series = evidence::read(rig.vault.as_ref(), &vault, &rig.trusted).await?;
+/// Backups of a datastore that signed records speak of as there: restored, drilled, held, released.
+#[must_use]
+pub fn witnessed_in(series: &EvidenceSeries, datastore: &DatastoreName) -> BTreeSet<BackupId> {
     let mut all = BTreeSet::new();
     for (_, record) in series.believed() {
         match &record.body {
-            RecordBody::Report(report) => all.extend(
-                report.backups.iter().map(|one| (one.datastore.clone(), one.backup.clone())),
-            ),
-            RecordBody::Restored(restored) => {
-                all.insert((restored.datastore.clone(), restored.backup.clone()));
+            RecordBody::Report(report) => {
+                let own = report.backups.iter().filter(|one| one.datastore == *datastore);
+                all.extend(own.map(|one| one.backup.clone()));
             }
-            RecordBody::Hold(hold) | RecordBody::Release(hold) => {
-                all.insert((hold.datastore.clone(), hold.backup.clone()));
+            RecordBody::Restored(restored) if restored.datastore == *datastore => {
+                all.insert(restored.backup.clone());
             }
-            RecordBody::Started(_) | RecordBody::Certify(_) | RecordBody::Removed(_) => {}
+            RecordBody::Hold(hold) | RecordBody::Release(hold) if hold.datastore == *datastore => {
+                all.insert(hold.backup.clone());
+            }
+            _ => {}
         }
     }
-    Ok(all)
+    all
 }

@@ -5,8 +5,6 @@
 //! makes payloads visible, writes slots, envelope and `RESTORE.md`, the manifest's signature, and
 //! last the manifest. On a failure before that, everything is rolled back.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use super::fence::FencingToken;
@@ -373,11 +371,7 @@ async fn next_sequence(
     rig: &WorkContext,
     context: &EncryptionContext,
 ) -> Result<NextSequence, WorkError> {
-    let known = match rig.catalog() {
-        Some(catalog) => without_catalog(catalog.known(&context.vault, &context.datastore).await)
-            .unwrap_or_default(),
-        None => BTreeMap::new(),
-    };
+    let known = shelf::known_here(rig, &context.vault, &context.datastore).await;
     let mut highest = known.values().copied().max();
     let mut strangers = Vec::new();
     let begun = match rig.catalog() {

@@ -148,7 +148,7 @@ impl StatusCache {
         Ok(is_there)
     }
 
-    /// The series, read again only if something was added or removed.
+    /// The series, read again only if something was added, removed or changed.
     ///
     /// # Errors
     /// [`WorkError`] if the vault cannot be read.
@@ -257,7 +257,7 @@ pub async fn collect_status(
     }
     let mut alarms: Vec<Alarm> = datastores.iter().flat_map(|health| health.alarms(now)).collect();
     alarms.extend(cache.keys(rig, now).await);
-    alarms.extend(of_evidence(rig, cache, now).await?);
+    alarms.extend(of_evidence(rig, &series, cache, now).await?);
     if let Err(error) = shelf::vault_to_write(rig).await {
         alarms.push(Alarm {
             kind: AlarmKind::Gone,
@@ -286,21 +286,16 @@ pub async fn collect_status(
 /// and is no alarm for ever.
 async fn of_evidence(
     rig: &WorkContext,
+    series: &EvidenceSeries,
     cache: &mut StatusCache,
     now: Timestamp,
 ) -> Result<Option<Alarm>, WorkError> {
-    let seen = match rig.catalog() {
-        Some(catalog) if !rig.is_elsewhere => {
-            without_catalog(catalog.evidence_seen(&shelf::vault_id(rig).await?).await)
-                .unwrap_or_default()
-        }
-        _ => Vec::new(),
-    };
+    let seen = super::evidence::seen_here(rig, &shelf::vault_id(rig).await?).await;
     let heads: Vec<SeenHead> = seen
         .into_iter()
         .map(|(_, sha256)| SeenHead { sha256, seen_by: "this host".to_owned() })
         .collect();
-    let mut flaws = flaws_that_hide(cache.series(rig).await?.as_ref(), &heads, now);
+    let mut flaws = flaws_that_hide(series, &heads, now);
     // A record that is being written has its signature before it is there: what is new is looked at
     // twice.
     if !flaws.is_empty() && flaws != cache.flaws {

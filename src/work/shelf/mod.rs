@@ -9,8 +9,8 @@ use std::ops::Bound;
 use futures::{StreamExt, TryStreamExt};
 
 pub use survey::{
-    GoneBackup, SelectedBackup, all_gone, find_by_id, gone_backups, is_removed, newest_of_each,
-    odd_numbers, same_numbers, select, select_with_context,
+    GoneBackup, SelectedBackup, all_gone, find_by_id, gone_backups, is_removed, known_here,
+    newest_of_each, odd_numbers, same_numbers, select, select_with_context,
 };
 
 use super::fence::ReadLease;

@@ -37,7 +37,7 @@ pub(super) async fn behind(
     if !rig.is_elsewhere {
         return None;
     }
-    let known = known(rig, vault, datastore).await;
+    let known = known_here(rig, vault, datastore).await;
     let listed: BTreeSet<&BackupId> = listed.iter().collect();
     let missing: BTreeMap<u64, &BackupId> = known
         .iter()
@@ -143,7 +143,7 @@ pub async fn gone_backups(
 ) -> Result<Vec<GoneBackup>, WorkError> {
     // A copy may be behind; of it this host remembers nothing.
     let known =
-        if rig.is_elsewhere { Default::default() } else { known(rig, vault, datastore).await };
+        if rig.is_elsewhere { Default::default() } else { known_here(rig, vault, datastore).await };
     let hidden = hidden(rig, datastore).await;
     let listed: BTreeSet<&BackupId> = listed.iter().collect();
     let missing: BTreeSet<&BackupId> =
@@ -183,8 +183,8 @@ async fn hidden(rig: &WorkContext, datastore: &DatastoreName) -> BTreeSet<Backup
     manifests.filter_map(|version| Some(parse_manifest_key(version.key.as_str())?.1)).collect()
 }
 
-/// The same of every datastore of which something stands in the vault or is configured, or of one,
-/// as it is told.
+/// What [`gone_backups`] finds of every datastore that is in the vault or configured, or of one, as
+/// it is told.
 ///
 /// # Errors
 /// As [`gone_backups`].
@@ -239,14 +239,14 @@ pub async fn odd_numbers(
         lines.extend(same_numbers(&manifests).into_iter().map(|(number, one, other)| {
             format!("backups {one} and {other} of {datastore} both have number {number}: one of them was taken while others were hidden")
         }));
-        let known = known(rig, &vault, datastore).await;
+        let known = known_here(rig, &vault, datastore).await;
         // One that is there and not trusted has a number that nobody knows.
         let is_unknown =
             |entry: &&BackupEntry| entry.manifest.is_err() && !known.contains_key(&entry.backup);
         if entries.iter().any(is_unknown) {
             continue;
         }
-        let mut numbers: Vec<u64> = manifests
+        let numbers: Vec<u64> = manifests
             .iter()
             .map(|manifest| manifest.sequence)
             .chain(known.values().copied())
@@ -254,11 +254,10 @@ pub async fn odd_numbers(
         if gaps(numbers.clone()).is_empty() {
             continue;
         }
-        let lowest = numbers.iter().min().copied().unwrap_or_default();
         // Only now is the evidence asked what retention removed, and once for all.
         if removed.is_none() {
-            removed = match evidence::all_removed(rig).await {
-                Ok(all) => Some(all),
+            removed = match evidence::series(rig).await {
+                Ok(series) => Some(evidence::removed_in(&series)),
                 Err(error) => {
                     lines.push(format!(
                         "whether numbers are missing could not be looked at: {}",
@@ -268,9 +267,9 @@ pub async fn odd_numbers(
                 }
             };
         }
-        let removed = removed.iter().filter_map(|all| all.get(datastore)).flatten();
-        numbers.extend(removed.map(|(_, number)| *number).filter(|number| *number > lowest));
-        lines.extend(gaps(numbers).into_iter().map(|gap| tell_gap(datastore, gap)));
+        let removed = removed.as_ref().and_then(|all| all.get(datastore));
+        let gaps = unexplained_gaps(numbers, removed.map_or(&[], Vec::as_slice));
+        lines.extend(gaps.into_iter().map(|gap| tell_gap(datastore, gap)));
     }
     Ok(lines)
 }
@@ -287,8 +286,9 @@ pub fn same_numbers(manifests: &[&Manifest]) -> Vec<(u64, BackupId, BackupId)> {
     pairs.map(|(number, same)| (number, same[0].backup.clone(), same[1].backup.clone())).collect()
 }
 
-/// What this host's catalog knows of a datastore's backups.
-async fn known(
+/// What this host's catalog knows of a datastore's backups: their numbers. One that cannot be asked
+/// knows nothing.
+pub async fn known_here(
     rig: &WorkContext,
     vault: &VaultId,
     datastore: &DatastoreName,
@@ -299,24 +299,12 @@ async fn known(
     }
 }
 
-/// Gaps between numbers that no removal explains, as ranges.
-async fn unexplained_gaps(
-    rig: &WorkContext,
-    datastore: &DatastoreName,
-    mut numbers: Vec<u64>,
-) -> Result<Vec<(u64, u64)>, WorkError> {
+/// Gaps between numbers that no removal explains, as ranges. What was removed below the lowest
+/// number that is there leaves no gap.
+fn unexplained_gaps(mut numbers: Vec<u64>, removed: &[(BackupId, u64)]) -> Vec<(u64, u64)> {
     let lowest = numbers.iter().min().copied().unwrap_or_default();
-    if !gaps(numbers.clone()).is_empty() {
-        // Only now is the evidence asked what retention removed.
-        numbers.extend(
-            evidence::removed(rig, datastore)
-                .await?
-                .into_iter()
-                .map(|(_, number)| number)
-                .filter(|number| *number > lowest),
-        );
-    }
-    Ok(gaps(numbers))
+    numbers.extend(removed.iter().map(|(_, number)| *number).filter(|number| *number > lowest));
+    gaps(numbers)
 }
 
 fn tell_gap(datastore: &DatastoreName, (first, last): (u64, u64)) -> String {
@@ -405,7 +393,7 @@ pub async fn select_with_context(
     let mut names: Vec<BackupId> =
         listed.iter().filter_map(|facts| Some(parse_manifest_key(facts.key.as_str())?.1)).collect();
     names.sort_by_key(BackupId::begun);
-    let names_listed = names.clone();
+    let lacking = behind(rig, &vault, datastore, &names).await;
     let lost = gone_backups(rig, &vault, datastore, &names).await?;
     let Some(oldest) = names.first().map(BackupId::begun) else {
         return Err(no_such_datastore_or_backup(rig, datastore).await?);
@@ -469,7 +457,7 @@ pub async fn select_with_context(
     }
     refused.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.begun()));
     let mut warnings = describe_gone(datastore, &lost);
-    warnings.extend(behind(rig, &vault, datastore, &names_listed).await);
+    warnings.extend(lacking);
     warnings.extend(
         refused
             .iter()
@@ -490,7 +478,11 @@ pub async fn select_with_context(
     numbers.extend(believed.iter().map(|b| b.manifest.sequence));
     numbers.extend(lost.iter().filter_map(|one| one.number));
     numbers.retain(|number| *number >= from_number);
-    let gaps = unexplained_gaps(rig, datastore, numbers).await?;
+    let mut gaps = gaps(numbers.clone());
+    if !gaps.is_empty() {
+        // Only now is the evidence asked what retention removed.
+        gaps = unexplained_gaps(numbers, &evidence::removed(rig, datastore).await?);
+    }
     warnings.extend(
         gaps.into_iter()
             .filter(|(first, _)| *first >= from_number)
@@ -589,7 +581,7 @@ impl NameGroups {
         listed: &[ObjectFacts],
     ) -> Self {
         let keys: BTreeSet<&str> = listed.iter().map(|facts| facts.key.as_str()).collect();
-        let known = known(rig, vault, datastore).await;
+        let known = known_here(rig, vault, datastore).await;
         let soon = Timestamp::now() + CLOCKS_DIFFER;
         let mut sorted = Self {
             groups: [Vec::new(), Vec::new(), Vec::new()],

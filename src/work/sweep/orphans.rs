@@ -19,10 +19,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::OnceCell;
 
 use crate::domain::id::{BackupId, DatastoreName, VaultId};
 use crate::domain::layout::{self, ObjectKey, parse_backup_key, parse_manifest_key};
 use crate::domain::selector::gaps;
+use crate::evidence::EvidenceSeries;
 use crate::vault::{ObjectFacts, ObjectVersionInfo, Vault, VaultError};
 use crate::work::{WorkContext, WorkError, evidence, shelf};
 
@@ -221,18 +223,22 @@ struct DatastoreKnowledge {
 pub(super) struct KnowledgeCache<'a> {
     rig: &'a WorkContext,
     vault: &'a VaultId,
+    series: OnceCell<EvidenceSeries>,
     known: BTreeMap<DatastoreName, DatastoreKnowledge>,
 }
 
 impl<'a> KnowledgeCache<'a> {
     pub(super) fn new(rig: &'a WorkContext, vault: &'a VaultId) -> Self {
-        Self { rig, vault, known: BTreeMap::new() }
+        Self { rig, vault, series: OnceCell::new(), known: BTreeMap::new() }
     }
 
     async fn of(&mut self, datastore: &DatastoreName) -> Result<&DatastoreKnowledge, WorkError> {
         // Not the entry's own way to insert: asking can fail.
         if !self.known.contains_key(datastore) {
-            let knowledge = DatastoreKnowledge::ask(self.rig, self.vault, datastore).await?;
+            // The evidence is read once for all of them.
+            let series = self.series.get_or_try_init(|| evidence::series(self.rig)).await?;
+            let knowledge =
+                DatastoreKnowledge::ask(self.rig, self.vault, series, datastore).await?;
             self.known.insert(datastore.clone(), knowledge);
         }
         self.known
@@ -278,6 +284,7 @@ impl DatastoreKnowledge {
     async fn ask(
         rig: &WorkContext,
         vault: &VaultId,
+        series: &EvidenceSeries,
         datastore: &DatastoreName,
     ) -> Result<Self, WorkError> {
         let (mut published, mut begun) = (BTreeSet::new(), BTreeSet::new());
@@ -285,13 +292,8 @@ impl DatastoreKnowledge {
             published = catalog.known(vault, datastore).await?.into_keys().collect();
             begun = catalog.begun(vault, datastore).await?;
         }
-        let removed = evidence::removed(rig, datastore).await?;
-        let witnessed = evidence::all_witnessed(rig)
-            .await?
-            .into_iter()
-            .filter(|(of, _)| of == datastore)
-            .map(|(_, backup)| backup)
-            .collect();
+        let removed = evidence::removed_in(series).remove(datastore).unwrap_or_default();
+        let witnessed = evidence::witnessed_in(series, datastore);
         let mut copied = BTreeSet::new();
         for copy in rig.replicas.values() {
             let listed = copy.list(&layout::manifests_of(datastore)).await.unwrap_or_default();
